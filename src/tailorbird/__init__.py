@@ -1,0 +1,1 @@
+"""Tailorbird: events in, recommendations out, and the proof that they helped."""

@@ -1,0 +1,306 @@
+"""The contract: one pure, versioned function that says whether an event is accepted, and if not, why and where.
+
+Door and router call it with the same body and the same receipt and so decide the same. It asks no clock and no store.
+
+    body ──split──► rows of JSON ──decode──► Event ──check──► Accepted, or Refusal(code, path, message)
+
+One bad event refuses itself alone; a body that is not JSON at all is one refused row.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+import msgspec
+
+from tailorbird.events.clock import to_iso
+from tailorbird.events.envelope import Event
+from tailorbird.events.plan import PROFILE_TYPES, RoutePlan
+
+CONTRACT_VERSION = 1
+
+ID_LENGTH_MAX = 256
+TEXT_LENGTH_MAX = 2_048
+ITEMS_MAX = 1_000
+PROPERTIES_BYTES_MAX = 65_536
+DEPTH_MAX = 32
+ANONYMOUS_PREFIX = "anon:"
+
+# Inclusive bounds of the properties that have a column of their own.
+NUMBERS = {
+    "dwell_ms": (0.0, 86_400_000.0),
+    "price": (0.0, 1e9),
+    "quantity": (0.0, 1e6),
+    "rating": (-1e6, 1e6),
+}
+
+_COUNTRY = re.compile(r"[A-Za-z]{2}\Z")
+_IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
+_NEEDS_ITEM = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
+_MICROSECONDS_MIN = 100_000_000_000_000  # 1973; below it an integer is in seconds or milliseconds
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What the door noted when a body came in; stands beside the body in the raw log.
+
+    Attributes:
+        received_at: microseconds.
+        source: "door" (a client), "import" (an operator's files) or "server" (our own answers). Only the last two may
+            set server-owned fields.
+        encoding: "json" (one event or a list) or "ndjson" (one event a line).
+    """
+
+    received_at: int
+    source: str = "door"
+    encoding: str = "json"
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """An event that keeps the contract, with its times resolved."""
+
+    row: int
+    event: Event
+    ts: int
+    ts_original: int | None
+    sent_at: int | None
+    received_at: int
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why the row was not taken: a stable code, the path in the document, and a sentence."""
+
+    row: int
+    code: str
+    path: str
+    message: str
+    body: bytes
+
+
+class _Refused(Exception):
+    def __init__(self, code: str, path: str, message: str) -> None:
+        self.code, self.path, self.message = code, path, message
+        super().__init__(message)
+
+
+_event = msgspec.json.Decoder(Event)
+_rows = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted], list[Refusal]]:
+    """Decide on every event of a body; rows are numbered from 0 in the order in which they stand in it."""
+    accepted: list[Accepted] = []
+    refused: list[Refusal] = []
+    for row, raw in enumerate(split(body, receipt.encoding)):
+        try:
+            accepted.append(_check_one(row, _decode(raw), receipt, plan))
+        except _Refused as refusal:
+            refused.append(Refusal(row, refusal.code, refusal.path, refusal.message, bytes(raw)))
+    return accepted, refused
+
+
+def split(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
+    """The rows of a body. A body that cannot be split is one row, which `check` then refuses."""
+    if encoding == "ndjson":
+        return [line for line in body.split(b"\n") if line.strip()] or [body]
+    if body.lstrip()[:1] == b"[":
+        try:
+            return [memoryview(raw) for raw in _rows.decode(body)] or [body]
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return [body]
+    return [body]
+
+
+def _decode(raw: bytes | memoryview) -> Event:
+    try:
+        return _event.decode(raw)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `")
+        path = path.rstrip("`") or "$"
+        if "unknown field" in text:
+            name = text.rpartition("`")[0].rpartition("`")[2]
+            raise _Refused("unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties") from None
+        if "missing required field" in text:
+            name = text.rpartition("`")[0].rpartition("`")[2]
+            raise _Refused("missing", f"{path}.{name}", f"expected {name}") from None
+        raise _Refused("wrong_type", path, text[:1].lower() + text[1:]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _Refused("malformed_json", "$", f"expected JSON: {error}") from None
+    except RecursionError:
+        raise _Refused("malformed_json", "$", "nested too deeply") from None
+
+
+def _check_one(row: int, event: Event, receipt: Receipt, plan: RoutePlan) -> Accepted:
+    _check_ids(event)
+    if event.type not in plan.event_types:
+        raise _Refused("unknown_type", "$.type", f"expected one of {', '.join(plan.event_types)}, got {_show(event.type)}")
+    _check_owner(event, receipt)
+    _check_subject(event)
+    _check_context(event)
+    _check_properties(event)
+    received_at = receipt.received_at
+    if event.received_at is not None:
+        received_at = _time(event.received_at, "$.received_at")
+    ts_original = None if event.ts is None else _time(event.ts, "$.ts")
+    sent_at = None if event.sent_at is None else _time(event.sent_at, "$.sent_at")
+    if event.timeless:
+        return Accepted(row, event, 0, ts_original, sent_at, received_at)
+    if receipt.source == "import" and event.received_at is None and ts_original is not None:
+        received_at = ts_original
+    ts = received_at if ts_original is None else ts_original
+    if sent_at is not None:
+        if ts_original is None:
+            ts = received_at
+        else:
+            ts = ts_original + received_at - sent_at
+    if ts > received_at + plan.skew_us:
+        raise _Refused("ts_in_future", "$.ts", f"expected a time before {to_iso(received_at)}, when it arrived, got {_show(event.ts)}")
+    if ts <= 0:
+        raise _Refused("ts_absurd", "$.ts", f"expected a time after 1970, got {_show(event.ts)}")
+    return Accepted(row, event, ts, ts_original, sent_at, received_at)
+
+
+def _check_ids(event: Event) -> None:
+    for name in _IDS:
+        value = getattr(event, name)
+        if value is None:
+            continue
+        if not value or len(value) > ID_LENGTH_MAX:
+            raise _Refused("bad_id", f"$.{name}", f"expected 1 to {ID_LENGTH_MAX} characters, got {len(value)}")
+        if "\x00" in value:
+            raise _Refused("bad_id", f"$.{name}", "expected text without NUL characters")
+    if event.user_id is not None and event.user_id.startswith(ANONYMOUS_PREFIX):
+        raise _Refused("reserved_prefix", "$.user_id", f"{ANONYMOUS_PREFIX} marks people who are not known; choose another id")
+    if event.items is not None:
+        if len(event.items) > ITEMS_MAX:
+            raise _Refused("too_large", "$.items", f"expected at most {ITEMS_MAX} items, got {len(event.items)}")
+        for index, item in enumerate(event.items):
+            if not item or len(item) > ID_LENGTH_MAX or "\x00" in item:
+                raise _Refused("bad_id", f"$.items[{index}]", f"expected 1 to {ID_LENGTH_MAX} characters without NUL")
+
+
+def _check_owner(event: Event, receipt: Receipt) -> None:
+    if receipt.source != "door":
+        return
+    if event.received_at is not None:
+        raise _Refused("server_owned", "$.received_at", "only the server sets it; leave it out")
+    if event.answer is not None or event.type == "answer":
+        path = "$.type" if event.answer is None else "$.answer"
+        raise _Refused("server_owned", path, "only the server records answers; send an impression instead")
+
+
+def _check_subject(event: Event) -> None:
+    if event.timeless and event.type not in PROFILE_TYPES:
+        raise _Refused("timeless_event", "$.timeless", f"only profiles (user, item) may be timeless, got type {event.type}")
+    if event.type == "item":
+        if event.item_id is None:
+            raise _Refused("missing", "$.item_id", "an item profile needs an item_id")
+        return
+    if event.type == "user" and event.user_id is None:
+        raise _Refused("missing", "$.user_id", "a user profile needs a user_id")
+    if event.type == "identify" and (event.user_id is None or event.anonymous_id is None):
+        path = "$.user_id" if event.user_id is None else "$.anonymous_id"
+        raise _Refused("missing", path, "identify ties an anonymous_id to a user_id and needs both")
+    if event.user_id is None and event.anonymous_id is None:
+        raise _Refused("missing", "$.user_id", "expected a user_id or an anonymous_id")
+    if event.type in _NEEDS_ITEM and event.item_id is None:
+        raise _Refused("missing", "$.item_id", f"a {event.type} needs an item_id")
+    if event.type == "answer":
+        _check_answer(event)
+
+
+def _check_answer(event: Event) -> None:
+    if event.answer is None or event.items is None or event.request_id is None:
+        name = "answer" if event.answer is None else "items" if event.items is None else "request_id"
+        raise _Refused("missing", f"$.{name}", f"an answer needs {name}")
+    given = event.answer.propensities
+    if given and len(given) != len(event.items):
+        raise _Refused("wrong_type", "$.answer.propensities", f"expected {len(event.items)} values, one an item, got {len(given)}")
+    for index, value in enumerate(given):
+        if not 0.0 < value <= 1.0:
+            raise _Refused("number_out_of_range", f"$.answer.propensities[{index}]", f"expected a value in (0, 1], got {value}")
+
+
+def _check_context(event: Event) -> None:
+    context = event.context
+    if context is None:
+        return
+    if context.country is not None and not _COUNTRY.match(context.country):
+        raise _Refused("bad_country", "$.context.country", f"expected a two-letter code, got {_show(context.country)}")
+    for name in ("device", "page", "referrer", "user_agent"):
+        value = getattr(context, name)
+        if value is not None and len(value) > TEXT_LENGTH_MAX:
+            raise _Refused("too_large", f"$.context.{name}", f"expected at most {TEXT_LENGTH_MAX} characters, got {len(value)}")
+    if context.utc_offset_min is not None and abs(context.utc_offset_min) > 14 * 60:
+        raise _Refused("number_out_of_range", "$.context.utc_offset_min", f"expected -840 to 840, got {context.utc_offset_min}")
+
+
+def _check_properties(event: Event) -> None:
+    properties = event.properties
+    if not properties:
+        return
+    query = properties.get("query")
+    if query is not None and not isinstance(query, str):
+        raise _Refused("wrong_type", "$.properties.query", f"expected text, got {_show(query)}")
+    for name, (low, high) in NUMBERS.items():
+        value = properties.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _Refused("wrong_type", f"$.properties.{name}", f"expected a number, got {_show(value)}")
+        if not math.isfinite(value) or not low <= value <= high:
+            raise _Refused("number_out_of_range", f"$.properties.{name}", f"expected {low:g} to {high:g}, got {_show(value)}")
+    for path, depth in _depths(properties):
+        if depth > DEPTH_MAX:
+            raise _Refused("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
+    size = len(msgspec.json.encode(properties))
+    if size > PROPERTIES_BYTES_MAX:
+        raise _Refused("too_large", "$.properties", f"expected at most {PROPERTIES_BYTES_MAX} bytes, got {size}")
+
+
+def _depths(properties: dict) -> Iterator[tuple[str, int]]:
+    """Each nested container below `properties` with its depth; only those are looked at, most events have none."""
+    stack = [(f"$.properties.{name}", value, 1) for name, value in properties.items() if isinstance(value, dict | list)]
+    while stack:
+        path, value, depth = stack.pop()
+        yield path, depth
+        if depth > DEPTH_MAX:
+            continue
+        below = value.values() if isinstance(value, dict) else value
+        stack.extend((path, inner, depth + 1) for inner in below if isinstance(inner, dict | list))
+
+
+def _time(value: int | str, path: str) -> int:
+    """Microseconds from RFC 3339 text with a zone, or from an integer of microseconds."""
+    if isinstance(value, int):
+        if 0 < value < _MICROSECONDS_MIN:
+            unit = "milliseconds" if value > _MICROSECONDS_MIN // 1_000 else "seconds"
+            raise _Refused("bad_time", path, f"expected microseconds since 1970, got {value}, which looks like {unit}")
+        if not 0 < value < 1 << 62:
+            raise _Refused("bad_time", path, f"expected microseconds since 1970, got {value}")
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+        offset = moment.utcoffset()
+    except ValueError:
+        raise _Refused("bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {_show(value)}") from None
+    if offset is None:
+        raise _Refused("bad_time", path, f"expected a time with its zone, such as {value[:19]}Z, got {_show(value)}")
+    naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
+    if naive is None:
+        raise _Refused("bad_time", path, f"expected a year from 1970 to 9998, got {_show(value)}")
+    elapsed = naive - datetime(1970, 1, 1)
+    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
+
+
+def _in_range(moment: datetime) -> bool:
+    return 1970 <= moment.year <= 9998
+
+
+def _show(value: object) -> str:
+    """A value as it stands in a message: JSON, cut to 60 characters."""
+    try:
+        text = msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, OverflowError):
+        text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,46 @@
+"""Stated hashes: entity keys, dictionary codes, tie-breaks and assignment buckets.
+
+Every id that leaves the event's text form becomes 64 bits of BLAKE2b. The same text gives the same key on every machine
+and in every version: these functions have fixed test vectors and must never change. Two of a hundred million keys
+collide with probability 3e-4; of ten million, 3e-6.
+
+    hash64(text)      = first 8 bytes, little endian, of BLAKE2b(text in UTF-8, digest_size=8, person="tailorbird")
+    combine(a, b, …)  = h ← MIX(h ^ part) for each part in order, from h = 0x243F6A8885A308D3
+    MIX               = the finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014), a bijection
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+Keys = npt.NDArray[np.uint64]
+
+_START = np.uint64(0x243F6A8885A308D3)
+
+
+def hash64(text: str) -> int:
+    """The key of one text, in [0, 2**64)."""
+    return int.from_bytes(blake2b(text.encode(), digest_size=8, person=b"tailorbird").digest(), "little")
+
+
+def hash64s(texts: Iterable[str]) -> Keys:
+    """The keys of many texts, shape (n,). Hash unique values where texts repeat: this costs 1 µs a text."""
+    data = b"".join(blake2b(text.encode(), digest_size=8, person=b"tailorbird").digest() for text in texts)
+    return np.frombuffer(data, dtype="<u8").astype(np.uint64, copy=False)
+
+
+def combine(*parts: Keys) -> Keys:
+    """The key of a composite entity from the keys of its parts, in order; shapes broadcast."""
+    key = np.broadcast_to(_START, np.broadcast_shapes(*(np.shape(part) for part in parts)))
+    for part in parts:
+        key = _mix(key ^ np.asarray(part, np.uint64))
+    return key
+
+
+def _mix(z: Keys) -> Keys:
+    with np.errstate(over="ignore"):
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,67 @@
+"""The route plan: what door and router need to know of a project's declarations, as plain data.
+
+`config` compiles it from `tailorbird.toml`, `features.py` and `slots.py`, so that neither the door nor the router
+imports the project's Python. It is stored beside the logs, and its `version` (a hash of its content) stands in each
+routed block.
+"""
+
+from hashlib import blake2b
+
+import msgspec
+
+from tailorbird.events.clock import DAY, HOUR, MINUTE
+
+EVENT_TYPES = (
+    "answer",
+    "impression",
+    "click",
+    "view",
+    "search",
+    "cart",
+    "purchase",
+    "rating",
+    "like",
+    "dislike",
+    "hide",
+    "share",
+    "user",
+    "item",
+    "identify",
+)
+PROFILE_TYPES = ("user", "item")
+
+
+class SlotPlan(msgspec.Struct, frozen=True):
+    """What the router knows of a slot."""
+
+    attribution_us: int = 30 * MINUTE
+    denominator: str = "impression"
+
+
+class RoutePlan(msgspec.Struct, frozen=True):
+    """Everything that the routing of an event depends on besides the events themselves.
+
+    Attributes:
+        event_types: the types that this project knows, the built-in ones included.
+        user_attributes, item_attributes: profile attributes that are kept with each event.
+        skew_us: how far a client's `ts` may lie in the future before the event is quarantined.
+        lateness_us: how late an event may be and still count.
+        horizon_us: an event older than this on arrival does not count.
+        dedup_us: how long the router remembers an event's id.
+        answer_us: how long the router remembers an answer.
+    """
+
+    event_types: tuple[str, ...] = EVENT_TYPES
+    user_attributes: tuple[str, ...] = ()
+    item_attributes: tuple[str, ...] = ()
+    skew_us: int = 5 * MINUTE
+    lateness_us: int = 1 * DAY
+    horizon_us: int = 400 * DAY
+    dedup_us: int = 7 * DAY
+    answer_us: int = 2 * HOUR
+    slots: dict[str, SlotPlan] = {}
+
+    @property
+    def version(self) -> str:
+        """A hash of the plan's content: twelve hexadecimal digits."""
+        return blake2b(msgspec.json.encode(self, order="sorted"), digest_size=6).hexdigest()

@@ -1,0 +1,78 @@
+"""Columns of the routed log and of the quarantine. The lake's tables hold the same columns, so nothing is translated between them.
+
+Times are timestamps in microseconds, UTC; `micros` views a column of them as int64 without a copy.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+TIME = pa.timestamp("us", tz="UTC")
+
+ROUTED = pa.schema(
+    [
+        ("p", pa.int64()),  # the routed position: ascending over the whole log, never reused
+        ("event_id", pa.string()),
+        ("type", pa.string()),
+        ("ts", TIME),  # when it happened, with the client's clock offset taken off
+        ("ts_original", TIME),  # as the client said it; null if it did not
+        ("sent_at", TIME),
+        ("received_at", TIME),
+        ("user_id", pa.string()),
+        ("anonymous_id", pa.string()),
+        ("person", pa.string()),  # decided once, by the router; `anon:…` without a known user
+        ("session_id", pa.string()),
+        ("item_id", pa.string()),
+        ("items", pa.list_(pa.string())),  # what an answer or an impression showed, best first
+        ("request_id", pa.string()),
+        ("device", pa.string()),
+        ("country", pa.string()),
+        ("page", pa.string()),
+        ("referrer", pa.string()),
+        ("agent", pa.string()),  # "person" or "bot"
+        ("local_hour", pa.int8()),
+        ("query", pa.string()),
+        ("dwell_ms", pa.float64()),
+        ("price", pa.float64()),
+        ("quantity", pa.float64()),
+        ("rating", pa.float64()),
+        ("properties", pa.string()),  # the rest, as JSON with sorted keys; for a profile, all of it
+        ("user_version", pa.string()),  # event_id of the profile that applied at `ts`
+        ("user_profile", pa.string()),  # its declared attributes, as JSON with sorted keys
+        ("item_version", pa.string()),
+        ("item_profile", pa.string()),
+        # of the answer: its own row carries them, and the router attaches them to what names its request_id
+        ("slot", pa.string()),
+        ("experiment", pa.string()),
+        ("arm", pa.string()),
+        ("model", pa.string()),
+        ("answer_query", pa.string()),
+        ("position", pa.int32()),  # of item_id in the answer, from 1; null on the answer's own row
+        ("propensity", pa.float64()),  # of item_id in the answer
+        ("propensities", pa.list_(pa.float64())),  # on the answer's own row, one for each of `items`
+        ("counts", pa.bool_()),  # false: too late, or beyond the horizon; kept, but no feature counts it
+        ("timeless", pa.bool_()),
+        ("raw_partition", pa.string()),
+        ("raw_offset", pa.int64()),
+        ("raw_row", pa.int32()),
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        ("received_at", TIME),
+        ("source", pa.string()),  # "door", "import" or "server"
+        ("code", pa.string()),
+        ("path", pa.string()),
+        ("message", pa.string()),
+        ("body", pa.binary()),  # whole, as received
+        ("raw_partition", pa.string()),
+        ("raw_offset", pa.int64()),
+        ("raw_row", pa.int32()),
+    ]
+)
+
+
+def micros(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """The times of a column without nulls as int64 microseconds, shape (n,)."""
+    return column.cast(pa.int64()).to_numpy()

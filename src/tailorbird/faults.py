@@ -1,0 +1,62 @@
+"""Fault points: named places where a test can make the process die, fail or wait, and nothing otherwise.
+
+Production code calls `faults.at("router.before_commit")`, and `faults.cut("sqlite.sync")` where a mutant needs to know
+whether a safety measure is switched off. Without `TAILORBIRD_FAULTS` in the environment both do nothing.
+
+    TAILORBIRD_FAULTS="router.before_commit=kill@3;lake.after_data=raise;door.before_sync=stall:0.5"
+
+The number after `@` is the hit at which the fault fires (default 1). Actions: `kill` (SIGKILL to this process),
+`raise` (OSError EIO), `stall:SECONDS`, and `cut` (only read by `cut()`, which is then true).
+"""
+
+import errno
+import os
+import signal
+import time
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass
+class _Fault:
+    action: str
+    argument: str
+    hit: int
+    hits: int = 0
+
+
+@cache
+def _armed() -> dict[str, _Fault]:
+    text = os.environ.get("TAILORBIRD_FAULTS", "")
+    faults: dict[str, _Fault] = {}
+    for entry in filter(None, text.split(";")):
+        site, _, rest = entry.partition("=")
+        action, _, hit = rest.partition("@")
+        action, _, argument = action.partition(":")
+        faults[site] = _Fault(action, argument, int(hit or 1))
+    return faults
+
+
+def at(site: str) -> None:
+    """Fire the fault that a test armed at `site`, if any."""
+    faults = _armed()
+    if not faults:
+        return
+    fault = faults.get(site)
+    if fault is None or fault.action == "cut":
+        return
+    fault.hits += 1
+    if fault.hits != fault.hit:
+        return
+    if fault.action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif fault.action == "raise":
+        raise OSError(errno.EIO, f"fault injected at {site}")
+    elif fault.action == "stall":
+        time.sleep(float(fault.argument))
+
+
+def cut(site: str) -> bool:
+    """Whether a test switched the safety measure at `site` off, to show that the checks notice."""
+    fault = _armed().get(site)
+    return fault is not None and fault.action == "cut"

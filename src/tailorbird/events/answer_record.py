@@ -1,0 +1,60 @@
+"""What an answer read: the features, scores and propensities behind one request, as the server logs them beside its event.
+
+One record is one answer. A block of kind "answers" in `answers-<producer>.db` is the MessagePack of a list of records;
+the lake turns them into rows of its `answers` table, whose columns are these fields plus `producer` and `offset`.
+The answer's event, which everybody else reads, goes through the raw log; its columns are in `events.schema`.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, omit_defaults=False):
+    """One answer with all that is needed to compute its features again from the lake and to learn from it.
+
+    `ts` is the t of the features and the answer's own time (int64 µs, UTC); `p` is the routed position that the state
+    had reached, `commit` the worker's number for it. Lists by item run in the order shown, best first.
+
+    `array_like`, so that names are not repeated in each record: fields may only be added at the end, with a default.
+    """
+
+    request_id: str
+    ts: int
+    p: int
+    commit: int
+    schema_hash: str
+    person: str | None = None
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    session_id: str | None = None
+    slot: str = ""
+    experiment: str | None = None
+    arm: str | None = None
+    model: str | None = None
+    query: str | None = None
+    device: str | None = None
+    country: str | None = None
+    local_hour: int | None = None
+    items: list[str] = msgspec.field(default_factory=list)
+    sources: list[str] = msgspec.field(default_factory=list)  # of each item: which candidate source proposed it
+    propensities: list[float] = msgspec.field(default_factory=list)
+    scores: list[float] = msgspec.field(default_factory=list)
+    numeric: list[float] = msgspec.field(default_factory=list)  # row-major, items × numeric columns
+    categorical: list[int] = msgspec.field(default_factory=list)  # row-major, items × categorical columns, uint64
+    sequences: bytes = b""  # MessagePack: name → [items, types, times]
+    degraded: list[str] = msgspec.field(default_factory=list)  # what was missing, by name
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(list[AnswerRecord])
+
+
+def encode_answers(records: Sequence[AnswerRecord]) -> bytes:
+    """The payload of a block of kind "answers"."""
+    return _ENCODER.encode(list(records))
+
+
+def decode_answers(payload: bytes) -> list[AnswerRecord]:
+    """The records of a block of kind "answers"; raises msgspec.DecodeError if it is not one."""
+    return _DECODER.decode(payload)

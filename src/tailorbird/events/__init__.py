@@ -1,6 +1,6 @@
 """The contract between a site and Tailorbird: what an event is, how it is checked, and what everything else calls it."""
 
-from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND, Clock, SimulatedClock, SystemClock, to_iso
+from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND, Clock, SimulatedClock, SystemClock, duration, show_duration, to_iso
 from tailorbird.events.contract import Accepted, Receipt, Refusal, check
 from tailorbird.events.envelope import Answer, Context, Event
 from tailorbird.events.keys import combine, hash64, hash64s
@@ -28,8 +28,10 @@ __all__ = [
     "SystemClock",
     "check",
     "combine",
+    "duration",
     "hash64",
     "hash64s",
     "micros",
+    "show_duration",
     "to_iso",
 ]

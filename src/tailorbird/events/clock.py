@@ -3,9 +3,12 @@
 Times are UTC, int64 microseconds since 1970. Latency is measured on the monotonic clock, never on these.
 """
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Protocol
+
+from tailorbird.errors import UsageError
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -49,3 +52,30 @@ class SimulatedClock:
 def to_iso(moment: int) -> str:
     """`2026-11-25T12:00:00.000000Z` for a time in microseconds; used in reports and messages."""
     return datetime.fromtimestamp(moment / SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+_UNITS = {"ms": 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+_DURATION = re.compile(r"(\d+)\s*(ms|s|m|h|d|w)\Z")
+
+
+def duration(text: str) -> int:
+    """Microseconds in a duration written as `90s`, `30m`, `6h`, `7d` or `2w`.
+
+    Raises:
+        UsageError: the text is no such duration, or it is zero.
+
+    >>> duration("6h") == 6 * HOUR
+    True
+    """
+    match = _DURATION.match(text.strip())
+    if match is None or int(match[1]) == 0:
+        raise UsageError(f"expected a duration such as 30m, 6h or 7d, got {text!r}")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def show_duration(span: int) -> str:
+    """The shortest exact way to write a duration: `6h`, not `21600000000`."""
+    for unit in ("w", "d", "h", "m", "s", "ms"):
+        if span % _UNITS[unit] == 0 and span:
+            return f"{span // _UNITS[unit]}{unit}"
+    return f"{span}us"

@@ -1,0 +1,151 @@
+"""A project: the folder with `tailorbird.toml`, `features.py` and `slots.py`, found from any of its subfolders and loaded whole."""
+
+import difflib
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailorbird.config.settings import Origin, Settings, load_settings
+from tailorbird.errors import ConfigError, DeclarationError
+from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
+from tailorbird.features import FeatureSet, load_features
+from tailorbird.ranking import Slot
+
+FILE = "tailorbird.toml"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a project keeps what; one writer each (see ARCHITECTURE.md)."""
+
+    data: Path
+
+    @property
+    def stream(self) -> Path:
+        return self.data / "stream"
+
+    @property
+    def routed(self) -> Path:
+        return self.stream / "routed.db"
+
+    @property
+    def state(self) -> Path:
+        return self.data / "state"
+
+    @property
+    def lake(self) -> Path:
+        return self.data / "lake"
+
+    @property
+    def registry(self) -> Path:
+        return self.data / "registry"
+
+    @property
+    def run(self) -> Path:
+        return self.data / "run"
+
+    @property
+    def reports(self) -> Path:
+        return self.data / "reports"
+
+
+@dataclass(frozen=True)
+class Project:
+    """Everything that a project declares, checked."""
+
+    root: Path
+    settings: Settings
+    origins: list[Origin]
+    features: FeatureSet
+    slots: dict[str, Slot]
+    plan: RoutePlan
+    paths: Paths
+
+
+def find_project(start: Path | None = None) -> Path:
+    """The folder of the project that `start` (the current folder unless told otherwise) lies in.
+
+    Raises:
+        ConfigError: neither it nor any folder above has a tailorbird.toml.
+    """
+    named = os.environ.get("TAILORBIRD_PROJECT")
+    origin = (start or Path(named or ".")).resolve()
+    for folder in (origin, *origin.parents):
+        if (folder / FILE).is_file():
+            return folder
+    fix = "tailorbird init DIR makes one; -C DIR names one"
+    raise ConfigError(f"no {FILE} in {origin} or any folder above it", fix=fix)
+
+
+def open_project(start: Path | None = None) -> Project:
+    """Load a project from its folder or any folder inside it. Touches no data.
+
+    Raises:
+        ConfigError: settings cannot be used.
+        DeclarationError: features.py or slots.py cannot be used; names file and line.
+    """
+    root = find_project(start)
+    settings, origins = load_settings(root / FILE)
+    features = load_features(root / "features.py")
+    slots = load_slots(root / "slots.py")
+    if settings.train.slot not in slots and slots:
+        near = difflib.get_close_matches(settings.train.slot, slots, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"
+        raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
+    plan = compile_plan(settings, features, slots)
+    return Project(root, settings, origins, features, slots, plan, Paths((root / settings.project.data).resolve()))
+
+
+def compile_plan(settings: Settings, features: FeatureSet, slots: dict[str, Slot]) -> RoutePlan:
+    """What door and router need to know, as plain data."""
+    events = settings.events
+    return RoutePlan(
+        event_types=tuple(dict.fromkeys((*EVENT_TYPES, *events.types))),
+        user_attributes=tuple(features.user_attributes),
+        item_attributes=tuple(features.item_attributes),
+        skew_us=duration(events.skew),
+        lateness_us=duration(events.lateness),
+        dedup_us=duration(events.dedup),
+        answer_us=duration(events.answer),
+        slots={name: SlotPlan(duration(slot.attribution), slot.denominator) for name, slot in slots.items()},
+    )
+
+
+def load_slots(file: Path) -> dict[str, Slot]:
+    """The slots that a project's slots.py declares, by name.
+
+    Raises:
+        DeclarationError: the file is missing, does not run, or names two slots alike.
+    """
+    slots: dict[str, Slot] = {}
+    for value in _run(file).values():
+        for slot in value if isinstance(value, list | tuple) else (value,):
+            if not isinstance(slot, Slot):
+                continue
+            if slot.name in slots and slots[slot.name] is not slot:
+                raise DeclarationError(f"two slots are named {slot.name!r}", where=str(file))
+            slots[slot.name] = slot
+    if not slots:
+        raise DeclarationError("declares no Slot", where=str(file), fix="tailorbird init writes an example")
+    return slots
+
+
+def _run(file: Path) -> dict[str, object]:
+    try:
+        source = file.read_text()
+    except OSError as error:
+        raise DeclarationError(f"cannot be read: {error.strerror}", where=str(file), fix="tailorbird init writes an example") from None
+    namespace: dict[str, object] = {"__name__": file.stem, "__file__": str(file)}
+    try:
+        exec(compile(source, str(file), "exec"), namespace)
+    except SyntaxError as error:
+        raise DeclarationError(f"not valid Python: {error.msg}", where=f"{file}:{error.lineno}") from None
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(sys.exc_info()[2]) if frame.filename == str(file)]
+        where = f"{file}:{frames[-1].lineno}" if frames else str(file)
+        if isinstance(error, DeclarationError):
+            raise DeclarationError(error.message, where=f"{where} ({error.where})" if error.where else where, fix=error.fix) from None
+        raise DeclarationError(f"{type(error).__name__}: {error}", where=where) from None
+    return namespace

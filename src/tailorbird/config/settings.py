@@ -1,0 +1,207 @@
+"""Settings: `tailorbird.toml`, overlaid by the environment. How a project is found and loaded stands in `config.project`.
+
+    [serve]                      TAILORBIRD_SERVE__PORT=9000
+    port = 8642
+
+A variable's name is the path in the file, upper case, with `__` between section and key. Unknown keys are refused with
+the nearest known one. Durations are written `30m`, `6h`, `7d`.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from tailorbird.errors import ConfigError, UsageError
+from tailorbird.events import duration
+
+ENV_PREFIX = "TAILORBIRD_"
+# Read by other parts of the program, not settings of a project.
+ENV_OTHER = frozenset(("TAILORBIRD_FAULTS", "TAILORBIRD_PROJECT", "TAILORBIRD_DATA", "TAILORBIRD_DEBUG"))
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class ProjectSection(_Section):
+    name: Annotated[str, Meta(description="what pages and reports call the project")] = "shop"
+    data: Annotated[str, Meta(description="folder of everything that is stored, relative to the project")] = "data"
+
+
+class EventsSection(_Section):
+    types: Annotated[list[str], Meta(description="event types of your own beside the built-in ones")] = []
+    skew: Annotated[str, Meta(description="how far a client's ts may lie in the future before the event is quarantined")] = "5m"
+    lateness: Annotated[str, Meta(description="how late an event may arrive and still count in features")] = "1d"
+    dedup: Annotated[str, Meta(description="how long an event_id is remembered to drop repeats")] = "7d"
+    answer: Annotated[str, Meta(description="how long an answer waits for the clicks that name it")] = "2h"
+
+
+class ServeSection(_Section):
+    host: Annotated[str, Meta(description="address to bind; anything but 127.0.0.1 needs a key")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="port to bind; the next free one is taken if it is busy")] = 8642
+    write_keys: Annotated[list[str], Meta(description="keys that may send events; set them by environment")] = []
+    read_keys: Annotated[list[str], Meta(description="keys that may ask for answers; set them by environment")] = []
+    origins: Annotated[list[str], Meta(description="web origins that browsers may call from")] = []
+    body_bytes_max: Annotated[int, Meta(ge=1_024, description="largest request body, after decompression")] = 1_048_576
+
+
+class LakeSection(_Section):
+    commit_every: Annotated[str, Meta(description="how often the lake commits what has come in")] = "2s"
+    commit_rows: Annotated[int, Meta(ge=1_000, description="rows that make it commit sooner")] = 500_000
+
+
+class TrainSection(_Section):
+    slot: Annotated[str, Meta(description="the slot that `tailorbird train` trains for unless told otherwise")] = "home"
+    window: Annotated[str, Meta(description="how much of the past a training set covers")] = "28d"
+    check_every: Annotated[str, Meta(description="how often live figures are checked for a fall that calls for retraining")] = "1h"
+
+
+class Settings(_Section):
+    project: ProjectSection = ProjectSection()
+    events: EventsSection = EventsSection()
+    serve: ServeSection = ServeSection()
+    lake: LakeSection = LakeSection()
+    train: TrainSection = TrainSection()
+
+
+SECRET = frozenset(("serve.write_keys", "serve.read_keys"))
+_DURATIONS = (
+    "events.skew", "events.lateness", "events.dedup", "events.answer", "lake.commit_every", "train.window", "train.check_every",
+)  # fmt: skip
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """One setting as `config show` prints it."""
+
+    key: str
+    value: Any
+    source: str
+    description: str
+
+
+def load_settings(file: Path, environ: Mapping[str, str] | None = None) -> tuple[Settings, list[Origin]]:
+    """The settings of a project and where each value came from.
+
+    Raises:
+        ConfigError: the file is no TOML, or a key or value cannot be used; names file and line, or the variable.
+    """
+    environ = os.environ if environ is None else environ
+    text = _read(file)
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not valid TOML: {error}", where=str(file)) from None
+    lines = _lines_of(text)
+    sources = {key: f"{file.name}:{line}" for key, line in lines.items()}
+    _check_keys(tree, file, lines)
+    _overlay(tree, sources, environ)
+    try:
+        settings = msgspec.convert(tree, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        key = path.rstrip("`").partition("[")[0]
+        raise ConfigError(f"{key}: {message[:1].lower()}{message[1:]}", where=_where(key, file, sources)) from None
+    _check_durations(settings, file, sources)
+    return settings, _origins(settings, sources)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        raise ConfigError("no such file", where=str(file), fix="tailorbird init DIR makes a project") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}", where=str(file)) from None
+
+
+def _lines_of(text: str) -> dict[str, int]:
+    """`section.key` → line; enough of TOML for a flat file of sections, which is all that a project's file may be."""
+    section, found = "", {}
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("[") and "]" in stripped:
+            section = stripped[1 : stripped.index("]")].strip()
+            found[section] = number
+        elif "=" in stripped and not stripped.startswith("#"):
+            key = stripped.partition("=")[0].strip()
+            found[f"{section}.{key}" if section else key] = number
+    return found
+
+
+def _known() -> dict[str, list[str]]:
+    return {
+        section.name: [entry.name for entry in msgspec.structs.fields(section.type)]  # type: ignore[arg-type]
+        for section in msgspec.structs.fields(Settings)
+    }
+
+
+def _check_keys(tree: dict[str, Any], file: Path, lines: dict[str, int]) -> None:
+    known = _known()
+    for section, content in tree.items():
+        if section not in known:
+            raise _unknown("section", section, list(known), f"{file}:{lines.get(section, 1)}")
+        if not isinstance(content, dict):
+            raise ConfigError(f"expected a section [{section}]", where=f"{file}:{lines.get(section, 1)}")
+        for key in content:
+            if key not in known[section]:
+                raise _unknown(
+                    "key",
+                    f"{section}.{key}",
+                    [f"{section}.{name}" for name in known[section]],
+                    f"{file}:{lines.get(f'{section}.{key}', 1)}",
+                )
+
+
+def _unknown(what: str, name: str, known: list[str], where: str) -> ConfigError:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return ConfigError(f"unknown {what} {name}; {hint}", where=where)
+
+
+def _overlay(tree: dict[str, Any], sources: dict[str, str], environ: Mapping[str, str]) -> None:
+    known = _known()
+    for variable, value in environ.items():
+        if not variable.startswith(ENV_PREFIX) or variable in ENV_OTHER:
+            continue
+        section, _, key = variable[len(ENV_PREFIX) :].lower().partition("__")
+        if section not in known or key not in known[section]:
+            names = [f"{ENV_PREFIX}{s}__{k}".upper() for s, keys in known.items() for k in keys]
+            raise _unknown("variable", variable, names, "environment")
+        listed = isinstance(getattr(getattr(Settings(), section), key), list)
+        tree.setdefault(section, {})[key] = [part.strip() for part in value.split(",") if part.strip()] if listed else value
+        sources[f"{section}.{key}"] = f"environment {variable}"
+
+
+def _check_durations(settings: Settings, file: Path, sources: dict[str, str]) -> None:
+    for path in _DURATIONS:
+        section, _, key = path.partition(".")
+        try:
+            duration(getattr(getattr(settings, section), key))
+        except UsageError as error:
+            raise ConfigError(f"{path}: {error.message}", where=_where(path, file, sources)) from None
+
+
+def _where(key: str, file: Path, sources: dict[str, str]) -> str:
+    source = sources.get(key, file.name)
+    return source if source.startswith("environment") else str(file.parent / source)
+
+
+def _origins(settings: Settings, sources: dict[str, str]) -> list[Origin]:
+    rows = []
+    for section in msgspec.structs.fields(Settings):
+        for entry in msgspec.structs.fields(section.type):  # type: ignore[arg-type]
+            key = f"{section.name}.{entry.name}"
+            value = getattr(getattr(settings, section.name), entry.name)
+            shown = ["***"] * len(value) if key in SECRET else value
+            rows.append(Origin(key, shown, sources.get(key, "default"), _description(entry.type)))
+    return rows
+
+
+def _description(annotated: Any) -> str:
+    return next((str(meta.description) for meta in getattr(annotated, "__metadata__", ()) if meta.description), "")

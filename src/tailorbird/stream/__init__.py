@@ -1,0 +1,21 @@
+"""A durable, partitioned log of blocks: append, and read from a position. The promises are in `stream.protocol`."""
+
+from tailorbird.stream.embedded import EmbeddedReader, EmbeddedWriter, open_reader, open_writer
+from tailorbird.stream.partitions import answer_logs, answers_path, raw_logs, raw_path, routed_path
+from tailorbird.stream.protocol import Block, LogReader, LogWriter, Stored
+
+__all__ = [
+    "Block",
+    "EmbeddedReader",
+    "EmbeddedWriter",
+    "LogReader",
+    "LogWriter",
+    "Stored",
+    "answer_logs",
+    "answers_path",
+    "open_reader",
+    "open_writer",
+    "raw_logs",
+    "raw_path",
+    "routed_path",
+]

@@ -1,0 +1,379 @@
+"""A log in one SQLite file (WAL, synced at each commit), with a checksum chain of our own over its blocks.
+
+SQLite drops a torn tail by itself: what was not synced was not acknowledged. What it does not see is a lost or a flipped
+page, hence the chain. Damaged last blocks are set aside in a file beside the log when the writer opens (or stop it, as
+its owner chooses); damage in the middle always stops, and names the offset.
+
+Checkpoints are run here and their results are checked, since automatic ones swallow a failed sync. Readers never
+checkpoint. The promises are in `stream.protocol`; opening, locks and checkpoints of the file itself in `stream.sqlite`.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from tailorbird import faults
+from tailorbird.errors import DamageError, InputError, StorageError, TailorbirdError
+from tailorbird.stream import chain, sqlite
+from tailorbird.stream.lock import FileLock
+from tailorbird.stream.protocol import Block, Stored
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS log(
+    id INTEGER PRIMARY KEY CHECK (id = 1), format INTEGER NOT NULL, partition TEXT NOT NULL,
+    first INTEGER NOT NULL,     -- where the log begins: behind the last block that was pruned
+    first_crc INTEGER NOT NULL, -- the sum of that block
+    origin INTEGER NOT NULL,    -- where it began when it was made
+    end_min INTEGER NOT NULL    -- offsets below were given once and are not given again
+) STRICT;
+CREATE TABLE IF NOT EXISTS block(
+    offset INTEGER PRIMARY KEY, kind TEXT NOT NULL, rows INTEGER NOT NULL, crc INTEGER NOT NULL,
+    receipt BLOB NOT NULL, payload BLOB NOT NULL
+) STRICT;
+"""
+_FORMAT = 1
+_COLUMNS = "offset, kind, rows, crc, receipt, payload"
+_TAIL_BLOCKS = 64  # how many of the last blocks a writer checks when it opens
+_PRUNE_BLOCKS = 256  # at once, so that a prune never holds the file long
+
+
+def open_writer(path: Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside") -> "EmbeddedWriter":
+    """Open or make the log at `path` as its only writer.
+
+    Args:
+        partition: its name; a log keeps the one it was made with.
+        first: the offset of the first row, if the log is made now.
+        damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and goes on, "stop" raises DamageError.
+    Raises:
+        LockedError: another writer has it.
+        DamageError: a block does not match its checksum, or the file is no log.
+        StorageError: the disk refuses.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        return EmbeddedWriter(path, lock, partition, first, damaged_tail)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def open_reader(path: Path) -> "EmbeddedReader":
+    """Open the log at `path` for reading. Raises InputError if there is none yet."""
+    return EmbeddedReader(Path(path))
+
+
+class EmbeddedWriter:
+    """The one writer of a log in a SQLite file.
+
+    Attributes:
+        connection: for tables of the writer's owner in the same file; change them only within `transaction()`.
+        set_aside: the files into which damaged last blocks were moved when the log was opened.
+    """
+
+    def __init__(self, path: Path, lock: FileLock, partition: str, first: int, damaged_tail: str) -> None:
+        self.path = path
+        self._lock = lock
+        self._failed = ""
+        self._inside = False
+        self.set_aside: list[Path] = []
+        with sqlite.errors(path):
+            self.connection = sqlite.connect_writer(path)
+            try:
+                self._make(partition, first)
+                self._open(partition, damaged_tail)
+            except BaseException:
+                self.connection.close()
+                raise
+
+    def _make(self, partition: str, first: int) -> None:
+        with self.connection:
+            self.connection.execute(_TABLES)
+            row = (_FORMAT, partition, first, chain.origin(partition), first, first)
+            self.connection.execute("INSERT OR IGNORE INTO log VALUES (1, ?, ?, ?, ?, ?, ?)", row)
+        sqlite.sync_folder(self.path.parent)
+
+    def _open(self, partition: str, damaged_tail: str) -> None:
+        row = sqlite.one_row(self.connection, "SELECT format, partition, first, first_crc, end_min FROM log")
+        format_, self.partition, first, crc, end_min = row
+        _check_format(self.path, format_)
+        if self.partition != partition:
+            raise InputError(
+                f"this is the log of {self.partition}, not of {partition}", where=str(self.path), fix="give each producer its own file"
+            )
+        bad = self._damaged_tail()
+        if bad is not None:
+            if damaged_tail == "stop":
+                raise damaged(self.path, bad)
+            self._cut_tail(bad)
+            end_min = self.connection.execute("SELECT end_min FROM log").get
+        last = self.connection.execute("SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1").fetchone()
+        self._end, self._crc = last if last else (first, crc)
+        self._end = max(self._end, end_min)
+
+    def _damaged_tail(self) -> int | None:
+        """The offset from which on every block is damaged, if any; raises DamageError for a damaged block with a whole one behind it."""
+        rows = self.connection.execute(f"SELECT {_COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)).fetchall()
+        if not rows:
+            return None
+        rows.reverse()
+        if len(rows) > _TAIL_BLOCKS:
+            previous = rows.pop(0)[3]
+        else:
+            previous = self.connection.execute("SELECT first_crc FROM log").get
+        bad: int | None = None
+        for row in rows:
+            whole = chain.link(previous, row[0], _block(row)) == row[3]
+            previous = row[3]
+            if whole and bad is not None:
+                raise damaged(self.path, bad)
+            if not whole and bad is None:
+                bad = row[0]
+        return bad
+
+    def _cut_tail(self, offset: int) -> None:
+        """Move the blocks from `offset` on into a file beside the log; their offsets are not given again."""
+        rows = self.connection.execute(f"SELECT {_COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)).fetchall()
+        end = rows[-1][0] + rows[-1][2]
+        aside = self.path.with_name(f"{self.path.name}.damaged-{offset}")
+        sqlite.write_synced(aside, msgspec.msgpack.encode([(row[0], row[3], _block(row)) for row in rows]))
+        with self.connection:
+            self.connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
+            self.connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
+        self.set_aside.append(aside)
+
+    @contextmanager
+    def transaction(self) -> Iterator[apsw.Connection]:
+        """Everything within, the owner's own tables included, is committed and synced as one, or not at all."""
+        self._check_usable()
+        before = self._end, self._crc
+        self._inside = True
+        try:
+            with sqlite.errors(self.path):
+                self.connection.execute("BEGIN IMMEDIATE")
+                yield self.connection
+        except BaseException:
+            self._end, self._crc = before
+            self._roll_back()
+            raise
+        finally:
+            self._inside = False
+        self._commit(before)
+
+    def _commit(self, before: tuple[int, int]) -> None:
+        try:
+            faults.at("stream.before_commit")
+            with sqlite.errors(self.path):
+                self.connection.execute("COMMIT")
+            faults.at("stream.after_commit")
+            self._checkpoint()
+        except (TailorbirdError, OSError) as error:
+            self._end, self._crc = before
+            self._roll_back()
+            if not isinstance(error.__cause__, apsw.FullError):
+                self._failed = str(error)
+            if isinstance(error, TailorbirdError):
+                raise
+            raise StorageError(f"writing failed: {error}", where=str(self.path), fix="look at the disk, then start again") from error
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def _checkpoint(self) -> None:
+        if sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
+            faults.at("stream.before_checkpoint")
+            with sqlite.errors(self.path):
+                sqlite.checkpoint(self.connection, self.path)
+            faults.at("stream.after_checkpoint")
+
+    def append(self, blocks: Iterable[Block]) -> int:
+        """See `LogWriter.append`. Within `transaction()` the blocks become durable with it."""
+        if self._inside:
+            return self._insert(blocks)
+        with self.transaction():
+            return self._insert(blocks)
+
+    def _insert(self, blocks: Iterable[Block]) -> int:
+        faults.at("stream.before_append")
+        first = self._end
+        rows = []
+        for block in blocks:
+            if block.rows < 1:
+                raise ValueError(f"a block takes at least one position, got rows={block.rows}")
+            self._crc = chain.link(self._crc, self._end, block)
+            rows.append((self._end, block.kind, block.rows, self._crc, block.receipt, block.payload))
+            self._end += block.rows
+        with sqlite.errors(self.path):
+            self.connection.executemany(f"INSERT INTO block({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows)
+        faults.at("stream.after_append")
+        return first
+
+    def end(self) -> int:
+        return self._end
+
+    def skip_to(self, offset: int) -> None:
+        """Leave a hole: the next block begins at `offset` or behind. Only within `transaction()`."""
+        if not self._inside:
+            raise ValueError("skip_to is part of a transaction")
+        if offset > self._end:
+            self.connection.execute("UPDATE log SET end_min = ?", (offset,))
+            self._end = offset
+
+    def prune(self, before: int) -> int:
+        """See `LogWriter.prune`. The room is used again by later blocks; the file does not shrink."""
+        count = 0
+        while chunk := self._prune_some(before):
+            count += chunk
+        return count
+
+    def _prune_some(self, before: int) -> int:
+        with self.transaction() as connection:
+            select = "SELECT offset, offset + rows, crc FROM block WHERE offset + rows <= ? ORDER BY offset LIMIT ?"
+            rows = connection.execute(select, (before, _PRUNE_BLOCKS)).fetchall()
+            if rows:
+                connection.execute("DELETE FROM block WHERE offset <= ?", (rows[-1][0],))
+                update = "UPDATE log SET first = ?1, first_crc = ?2, end_min = max(end_min, ?1)"
+                connection.execute(update, rows[-1][1:])
+            faults.at("stream.before_prune_commit")
+        return len(rows)
+
+    def _check_usable(self) -> None:
+        if self._failed:
+            raise StorageError(
+                f"an earlier write failed and its outcome is unknown: {self._failed}", where=str(self.path), fix="start this process again"
+            )
+        if self._inside:
+            raise ValueError("a transaction is open already")
+
+    def close(self) -> None:
+        """Checkpoint, close the file and let the next writer in."""
+        try:
+            if not self._failed:
+                with sqlite.errors(self.path):
+                    sqlite.checkpoint(self.connection, self.path, truncate=True)
+        finally:
+            self.connection.close()
+            self._lock.release()
+
+    def __enter__(self) -> "EmbeddedWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class EmbeddedReader:
+    """A reader of a log in a SQLite file; holds no lock between calls, so that it never keeps the writer's WAL from shrinking."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._version = -1
+        with sqlite.errors(path):
+            self.connection = sqlite.connect_reader(path)
+            try:
+                format_, self.partition = sqlite.one_row(self.connection, "SELECT format, partition FROM log")
+                _check_format(path, format_)
+            except apsw.SQLError:  # its writer has just made the file
+                self.connection.close()
+                raise InputError("this file holds no log yet", where=str(path), fix="start its writer first") from None
+            except BaseException:
+                self.connection.close()
+                raise
+
+    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
+        """See `LogReader.read`."""
+        with self._snapshot():
+            first, previous, origin = sqlite.one_row(self.connection, "SELECT first, first_crc, origin FROM log")
+            if start < first and first > origin:
+                raise InputError(
+                    f"rows before {first} were pruned, asked for {start}",
+                    where=str(self.path),
+                    fix="read them from the lake, then go on here",
+                )
+            end = self._last_end()
+            if start > end:
+                raise DamageError(
+                    f"the log ends at {end}, but was read up to {start} before: rows were lost", where=str(self.path), fix="see `doctor`"
+                )
+            found = self.connection.execute("SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2", (start,))
+            below = found.fetchall()
+            if below and below[0][0] + below[0][1] > start:  # `start` lies within this block
+                start = below.pop(0)[0]
+            if below:
+                previous = below[0][2]
+            blocks = self._checked(start, previous, bytes_max)
+        return blocks
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """One state of the log for all that is read within."""
+        with sqlite.errors(self.path):
+            self.connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self.connection.execute("COMMIT")
+
+    def _checked(self, start: int, previous: int, bytes_max: int) -> list[Stored]:
+        blocks: list[Stored] = []
+        for row in self.connection.execute(f"SELECT {_COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)):
+            block = _block(row)
+            bytes_max -= len(block.payload)
+            if blocks and bytes_max < 0:
+                break
+            if chain.link(previous, row[0], block) != row[3]:
+                raise damaged(self.path, row[0])
+            previous = row[3]
+            blocks.append(Stored(row[0], block))
+        return blocks
+
+    def _last_end(self) -> int:
+        last = self.connection.execute("SELECT offset + rows FROM block ORDER BY offset DESC LIMIT 1").fetchone()
+        return max(self.connection.execute("SELECT end_min FROM log").get, last[0] if last else 0)
+
+    def start(self) -> int:
+        with sqlite.errors(self.path):
+            return self.connection.execute("SELECT first FROM log").get
+
+    def end(self) -> int:
+        with self._snapshot():
+            end = self._last_end()
+        return end
+
+    def changed(self) -> bool:
+        with sqlite.errors(self.path):
+            version = self.connection.execute("PRAGMA data_version").get
+        changed = version != self._version
+        self._version = version
+        return changed
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def __enter__(self) -> "EmbeddedReader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def damaged(path: Path, offset: int) -> DamageError:
+    return DamageError(
+        f"the block at offset {offset} does not match its checksum",
+        where=str(path),
+        fix="stop all roles, keep a copy of the file, and restore it from the archive: tailorbird lake verify",
+    )
+
+
+def _check_format(path: Path, found: int) -> None:
+    if found != _FORMAT:
+        raise InputError(f"expected a log of format {_FORMAT}, got {found}", where=str(path), fix="use the version that wrote it")
+
+
+def _block(row: tuple) -> Block:
+    return Block(row[1], row[2], row[5], row[4])

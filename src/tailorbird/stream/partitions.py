@@ -1,0 +1,48 @@
+"""Which log files a project has, and what they are called.
+
+raw-PRODUCER.db       bodies as received; one door or serve process each, `raw-import.db` for imports
+answers-PRODUCER.db   what each answer read; one serve process each
+routed.db             the router's output
+"""
+
+import re
+from pathlib import Path
+
+from tailorbird.errors import UsageError
+
+_PRODUCER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+
+
+def raw_path(stream: Path, producer: str) -> Path:
+    """Where `producer` writes the bodies that it takes."""
+    return stream / f"raw-{_checked(producer)}.db"
+
+
+def answers_path(stream: Path, producer: str) -> Path:
+    """Where the serve process `producer` writes what its answers read."""
+    return stream / f"answers-{_checked(producer)}.db"
+
+
+def routed_path(stream: Path) -> Path:
+    """Where the router writes."""
+    return stream / "routed.db"
+
+
+def raw_logs(stream: Path) -> dict[str, Path]:
+    """The raw logs there are, by producer, in the order of their names."""
+    return _logs(stream, "raw-")
+
+
+def answer_logs(stream: Path) -> dict[str, Path]:
+    """The answer logs there are, by producer, in the order of their names."""
+    return _logs(stream, "answers-")
+
+
+def _logs(stream: Path, prefix: str) -> dict[str, Path]:
+    return {path.name[len(prefix) : -len(".db")]: path for path in sorted(stream.glob(f"{prefix}*.db"))}
+
+
+def _checked(producer: str) -> str:
+    if not _PRODUCER.match(producer):
+        raise UsageError(f"expected a producer's name of letters, digits, '.', '_' and '-', got {producer!r}")
+    return producer

@@ -1,0 +1,113 @@
+"""How we hold a SQLite file: open it with the settings that durability needs, checkpoint it, and name its errors.
+
+Each setting is read back, since `synchronous` does not persist and libraries have overridden it. One connection writes
+and checkpoints; SQLite below 3.51.3 may corrupt a file that two connections checkpoint at once, and is refused.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from tailorbird.errors import DamageError, InputError, StorageError
+
+CHECKPOINT_BYTES = 8 << 20  # of WAL, from which on a commit is followed by a checkpoint
+WAL_BYTES_MAX = 256 << 20  # from which on a checkpoint waits for readers, to start the WAL anew
+_BUSY_MS = 5_000
+_VERSION_MIN = (3, 51, 3)
+
+
+def connect_writer(path: Path) -> apsw.Connection:
+    """The one connection that writes to `path`: WAL, synced at each commit, no automatic checkpoints."""
+    _check_version(path)
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    connection.set_busy_timeout(_BUSY_MS)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    for setting, value in (("journal_mode", "wal"), ("synchronous", 2), ("wal_autocheckpoint", 0), ("mmap_size", 0)):
+        connection.execute(f"PRAGMA {setting} = {value}").fetchall()
+        found = connection.execute(f"PRAGMA {setting}").get
+        if found != value:
+            connection.close()
+            raise StorageError(
+                f"expected {setting} = {value}, SQLite says {found}", where=str(path), fix="put the data on a local disk (no network share)"
+            )
+    return connection
+
+
+def connect_reader(path: Path) -> apsw.Connection:
+    """A connection that only reads, and does not checkpoint even when it is the last to close."""
+    _check_version(path)
+    if not path.exists():
+        raise InputError("there is no such log", where=str(path), fix="start its writer first")
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    connection.set_busy_timeout(_BUSY_MS)
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection.execute("PRAGMA query_only = 1")
+    return connection
+
+
+def checkpoint(connection: apsw.Connection, path: Path, *, truncate: bool = False) -> None:
+    """Bring the WAL into the file. A failed sync raises; readers in the way only delay it to the next time."""
+    mode = apsw.SQLITE_CHECKPOINT_PASSIVE
+    if truncate or wal_bytes(path) > WAL_BYTES_MAX:
+        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE
+    try:
+        connection.wal_checkpoint(mode=mode)
+    except apsw.BusyError:
+        return  # a reader is in the way: nothing is lost, the WAL stays a while
+
+
+def wal_bytes(path: Path) -> int:
+    """The size of the WAL beside `path`."""
+    try:
+        return os.stat(f"{path}-wal").st_size
+    except FileNotFoundError:
+        return 0
+
+
+def one_row(connection: apsw.Connection, query: str) -> tuple:
+    """The row of a query that has one."""
+    row = connection.execute(query).fetchone()
+    if row is None:
+        raise apsw.CorruptError(f"no row for: {query}")
+    return row
+
+
+@contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours, which say what to do."""
+    try:
+        yield
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise DamageError(f"SQLite: {error}", where=str(path), fix="keep a copy of the file and restore it from the archive") from error
+    except apsw.FullError as error:
+        raise StorageError("the disk is full; nothing was written", where=str(path), fix="free some space") from error
+    except (apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError, apsw.PermissionsError, apsw.BusyError) as error:
+        raise StorageError(f"SQLite: {error}", where=str(path), fix="look at the disk and at the permissions, then start again") from error
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file so that it survives a power cut."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _check_version(path: Path) -> None:
+    if tuple(map(int, apsw.sqlite_lib_version().split("."))) < _VERSION_MIN:
+        raise StorageError(
+            f"SQLite {apsw.sqlite_lib_version()} may corrupt a log (fixed in 3.51.3)", where=str(path), fix='pip install "apsw>=3.53"'
+        )

@@ -1,0 +1,123 @@
+"""Confidence intervals by resampling users: how far a figure would move if other people had come.
+
+Requests of one person resemble each other, so people are resampled, not requests. A replicate gives each person a
+Poisson(1) count, which is the bootstrap's count for many people (Chamandy et al., 2012) and needs no table of indices;
+every figure that is a ratio of sums then costs one matrix product over per-person sums. The same replicates serve all
+models and figures, so that differences are paired. Figures themselves are in `training.metrics`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.training.metrics import Calibration, calibration_errors
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % interval (unless the bootstrap was told another level)."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def known(self) -> bool:
+        return bool(np.isfinite(self.low) and np.isfinite(self.high))
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+class Bootstrap:
+    """Replicates over people, drawn once.
+
+    Args:
+        person: shape (requests,), a code in [0, people) for each request.
+        replicates: how many; 1,000 give the ends of an interval to about 2 % of its width.
+        level: of the intervals.
+        seed: of the draw; the same seed and people give the same replicates.
+    """
+
+    def __init__(self, person: Ints, *, replicates: int = 1_000, level: float = 0.95, seed: int = 0) -> None:
+        self.person = np.asarray(person, np.int64)
+        self.people = int(self.person.max(initial=-1)) + 1
+        self.replicates = replicates
+        self._tail = (1 - level) / 2
+        self._seed = seed
+        self._drawn: npt.NDArray[np.float32] | None = None
+
+    def mean(self, value: Floats) -> Interval:
+        """Interval of the mean over requests of `value` (requests,); NaN are left out."""
+        return self.means([value])[0]
+
+    def means(self, values: Sequence[Floats]) -> list[Interval]:
+        """`mean` for several figures at once, from the same replicates."""
+        numerator, denominator = self._sums(values)
+        centre = _ratio(numerator.sum(axis=0), denominator.sum(axis=0))
+        spread = _ratio(self._resample(numerator), self._resample(denominator))
+        return [self._interval(c, spread[:, i]) for i, c in enumerate(centre)]
+
+    def difference(self, ours: Floats, theirs: Floats) -> Interval:
+        """Interval of mean(ours) − mean(theirs) over the same requests, paired: what both share cancels."""
+        both = np.isfinite(ours) & np.isfinite(theirs)
+        masked = np.where(both, ours - theirs, np.nan)
+        return self.mean(masked)
+
+    def auc(self, value: float, influence: Floats, request: Ints) -> Interval:
+        """Interval of an AUC from `metrics.auc_influence` of its rows and the request of each row, to first order."""
+        sums = np.bincount(self.person[request], influence, minlength=self.people)[:, None]
+        return self._interval(value, value + self._resample(sums)[:, 0] - sums.sum())
+
+    def calibration_error(self, calibration: Calibration, probability: Floats, label: npt.NDArray, request: Ints) -> Interval:
+        """Interval of the ECE, with the bins held fixed. It inherits the ECE's bias upwards."""
+        bins = len(calibration.count)
+        cell = self.person[request] * bins + calibration.bin
+        size = self.people * bins
+        columns = [np.bincount(cell, w, minlength=size).reshape(self.people, bins) for w in (None, probability, label > 0)]
+        count, predicted, observed = (self._resample(column.astype(np.float64)) for column in columns)
+        filled = np.maximum(count, 1e-12)
+        draws = [calibration_errors(c, p, o)[0] for c, p, o in zip(count, predicted / filled, observed / filled, strict=True)]
+        return self._interval(calibration.error, np.array(draws))
+
+    def _sums(self, values: Sequence[Floats]) -> tuple[Floats, Floats]:
+        """Sum and count of each figure for each person, shapes (people, figures)."""
+        known = [np.isfinite(value) for value in values]
+        numerator = [np.bincount(self.person, np.where(k, v, 0.0), minlength=self.people) for v, k in zip(values, known, strict=True)]
+        denominator = [np.bincount(self.person, k, minlength=self.people) for k in known]
+        return np.stack(numerator, axis=1), np.stack(denominator, axis=1).astype(np.float64)
+
+    def _resample(self, sums: Floats) -> Floats:
+        """Weighted sums over people for each replicate, shape (replicates, columns)."""
+        out = np.empty((self.replicates, sums.shape[1]))
+        step = max(1, 20_000_000 // max(self.people, 1))
+        for start in range(0, self.replicates, step):
+            stop = min(start + step, self.replicates)
+            out[start:stop] = self._weights(start, stop) @ sums
+        return out
+
+    def _weights(self, start: int, stop: int) -> Floats:
+        """Poisson counts of replicates start…stop, shape (stop − start, people); kept if they are small."""
+        if self.replicates * self.people <= 50_000_000:
+            if self._drawn is None:
+                rng = np.random.default_rng(self._seed)
+                self._drawn = rng.poisson(1.0, (self.replicates, self.people)).astype(np.float32)
+            return self._drawn[start:stop].astype(np.float64)
+        rng = np.random.default_rng((self._seed, start))
+        return rng.poisson(1.0, (stop - start, self.people)).astype(np.float64)
+
+    def _interval(self, value: float, draws: Floats) -> Interval:
+        draws = draws[np.isfinite(draws)]
+        if not len(draws) or self.people < 2:
+            return Interval(float(value), float("nan"), float("nan"))
+        low, high = np.quantile(draws, [self._tail, 1 - self._tail])
+        return Interval(float(value), float(low), float(high))
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)

@@ -1,0 +1,274 @@
+"""Figures of quality, over ragged lists and over single predictions, as arrays that can be resampled by user.
+
+Two families. *Pointwise* (`auc`, `log_loss`, `calibration`) judge a probability against a label. *Listwise* (`ndcg`,
+`recall`, `reciprocal_rank`, `coverage`, `novelty`) judge the order within each request's list; `rank_lists` does the
+sorting once for all of them. What belongs to one request is returned as one number for each request, so that intervals
+can be taken over users: that is `training.bootstrap`. Which slices and baselines are judged is `training.evaluate`.
+
+A request's rows lie together: request r owns rows offsets[r]:offsets[r + 1]. Ties in score are broken by a stated hash of
+the row's number, never by the order of the rows, which may know the truth.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+CELLS_MAX = 4_000_000  # of the padded matrix that ranks a chunk of lists: 32 MB
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Where the positives of each list ended up, and what stood at the top.
+
+    Attributes:
+        request: shape (positives,), the list of each positive.
+        rank: shape (positives,), from 1.
+        positives: shape (requests,), how many positives a list has.
+        lengths: shape (requests,), how many rows.
+        top: shape (requests, k), row numbers of the first k, −1 where a list is shorter.
+    """
+
+    request: Ints
+    rank: Ints
+    positives: Ints
+    lengths: Ints
+    top: Ints
+
+
+def rank_lists(score: npt.NDArray[np.floating], label: npt.NDArray, offsets: Ints, *, k: int = 10, seed: int = 0) -> Ranked:
+    """Rank all lists at once: O(n · positives of a list) comparisons and a partial sort, no loop over requests.
+
+    Args:
+        score: shape (n,), higher is better; NaN counts as the lowest.
+        label: shape (n,), above 0 is positive.
+        offsets: shape (requests + 1,).
+        k: how many of the top to keep.
+        seed: of the hash that breaks ties.
+    """
+    assert score.shape == label.shape
+    assert offsets[-1] == len(score)
+    lengths = np.diff(offsets)
+    value = np.where(np.isnan(score), -np.inf, score).astype(np.float64)
+    running = np.concatenate(([0], np.cumsum(label > 0)))
+    positives = running[offsets[1:]] - running[offsets[:-1]]
+    top = np.full((len(lengths), k), -1, np.int64)
+    requests, ranks = [], []
+    by_length = np.argsort(lengths, kind="stable")  # lists of like length together, so that padding stays small
+    for chunk in _chunks(by_length, lengths):
+        request, rank = _rank_chunk(value, label, offsets, chunk, top, seed)
+        requests.append(request)
+        ranks.append(rank)
+    request = np.concatenate(requests) if requests else np.zeros(0, np.int64)
+    rank = np.concatenate(ranks) if ranks else np.zeros(0, np.int64)
+    order = np.lexsort((rank, request))
+    return Ranked(request[order], rank[order], positives, lengths, top)
+
+
+def ndcg(ranked: Ranked, k: int = 10) -> Floats:
+    """Normalised discounted cumulative gain with gain 1 for each positive, shape (requests,); NaN for a list without a positive.
+
+    DCG = Σ over positives at rank ≤ k of 1 / log2(rank + 1), divided by that of the best order of the same list.
+    """
+    gain = np.where(ranked.rank <= k, 1.0 / np.log2(ranked.rank + 1.0), 0.0)
+    dcg = np.bincount(ranked.request, gain, minlength=len(ranked.positives))
+    ideal = np.concatenate(([0.0], np.cumsum(1.0 / np.log2(np.arange(1, k + 1) + 1.0))))
+    return _divide(dcg, ideal[np.minimum(ranked.positives, k)])
+
+
+def recall(ranked: Ranked, k: int = 10) -> Floats:
+    """Share of a list's positives among its first k, divided by the best possible (min(positives, k)); NaN without a positive.
+
+    With one positive this is the hit rate.
+    """
+    hits = np.bincount(ranked.request, ranked.rank <= k, minlength=len(ranked.positives))
+    return _divide(hits, np.minimum(ranked.positives, k).astype(np.float64))
+
+
+def reciprocal_rank(ranked: Ranked) -> Floats:
+    """1 / rank of the first positive, shape (requests,); NaN for a list without one. Its mean is MRR."""
+    best = np.full(len(ranked.positives), np.inf)
+    np.minimum.at(best, ranked.request, ranked.rank.astype(np.float64))
+    return np.where(np.isfinite(best), 1.0 / best, np.nan)
+
+
+def coverage(ranked: Ranked, item: Ints, catalogue: int) -> float:
+    """Share of the catalogue that stands in the top k of at least one list; `item` holds the code of each row's item."""
+    shown = ranked.top[ranked.top >= 0]
+    return len(np.unique(item[shown])) / max(catalogue, 1)
+
+
+def novelty(ranked: Ranked, item: Ints, share: Floats) -> Floats:
+    """Mean self-information −log2(share) of the items in each top k, in bits, shape (requests,).
+
+    `share[code]` is the item's share of all interactions before the test; an item never seen gets that of half an interaction.
+    """
+    known = share[share > 0]
+    floor = known.min() / 2 if len(known) else 1.0
+    bits = -np.log2(np.maximum(share, floor))
+    filled = ranked.top >= 0
+    rows = np.where(filled, ranked.top, 0)
+    return _divide((bits[item[rows]] * filled).sum(axis=1), filled.sum(axis=1).astype(np.float64))
+
+
+def auc(score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats | None = None) -> float:
+    """Area under the ROC curve: the chance that a positive is above a negative, ties counted half. NaN if a class is empty."""
+    weight = np.ones(len(score)) if weight is None else weight
+    _, positive, negative = _by_score(score, label, weight)
+    below = np.cumsum(negative) - negative
+    total = positive.sum() * negative.sum()
+    return float((positive * (below + 0.5 * negative)).sum() / total) if total > 0 else float("nan")
+
+
+def auc_influence(score: npt.NDArray[np.floating], label: npt.NDArray) -> Floats:
+    """How much each row moves the AUC, shape (n,); the rows' sum is 0.
+
+    Resampling rows with weights w changes the AUC by Σ (w − 1) · influence, to first order (Obuchowski, Biometrics 1997).
+    """
+    weight = np.ones(len(score))
+    group, positive, negative = _by_score(score, label, weight)
+    positives, negatives = positive.sum(), negative.sum()
+    if not positives or not negatives:
+        return np.full(len(score), np.nan)
+    below = (np.cumsum(negative) - 0.5 * negative) / negatives
+    above = 1.0 - (np.cumsum(positive) - 0.5 * positive) / positives
+    value = (positive * below).sum() / positives
+    return np.where(label > 0, (below[group] - value) / positives, (above[group] - value) / negatives)
+
+
+def log_losses(probability: npt.NDArray[np.floating], label: npt.NDArray) -> Floats:
+    """−ln of the probability given to what happened, shape (n,); probabilities are kept 1e-7 away from 0 and 1."""
+    p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
+    return np.where(label > 0, -np.log(p), -np.log1p(-p))
+
+
+def log_loss(probability: npt.NDArray[np.floating], label: npt.NDArray) -> float:
+    """Mean of `log_losses`."""
+    return float(log_losses(probability, label).mean())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Predictions in bins of equal mass beside what happened: the reliability diagram and two summaries of it.
+
+    Attributes:
+        bin: shape (n,), the bin of each row.
+        count, predicted, observed: shape (bins,).
+        error: Σ count/n · |predicted − observed|: ECE. It is above 0 even for a perfect model, by chance alone, and more so
+            the fewer rows: compare models on the same rows only, and read `debiased` for how far off the model really is.
+        debiased: √max(0, Σ count/n · ((predicted − observed)² − observed(1 − observed)/(count − 1))), an L2 error whose
+            square has the noise's expectation taken off (Kumar, Liang, Ma, NeurIPS 2019, section 5).
+    """
+
+    bin: Ints
+    count: Floats
+    predicted: Floats
+    observed: Floats
+    error: float
+    debiased: float
+
+
+def calibration(probability: npt.NDArray[np.floating], label: npt.NDArray, bins: int = 15) -> Calibration:
+    """Put predictions into bins of equal mass; equal predictions always share a bin."""
+    p = probability.astype(np.float64)
+    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])) if len(p) else np.zeros(0)
+    index = np.searchsorted(edges, p, side="left")
+    bins = len(edges) + 1
+    count = np.bincount(index, minlength=bins).astype(np.float64)
+    predicted = _divide(np.bincount(index, p, minlength=bins), count)
+    observed = _divide(np.bincount(index, label > 0, minlength=bins), count)
+    return Calibration(index, count, predicted, observed, *calibration_errors(count, predicted, observed))
+
+
+def calibration_errors(count: Floats, predicted: Floats, observed: Floats) -> tuple[float, float]:
+    """ECE and its debiased L2 sibling, from what each bin holds; see `Calibration`."""
+    filled = count > 0
+    share = count[filled] / count.sum()
+    gap = predicted[filled] - observed[filled]
+    noise = observed[filled] * (1 - observed[filled]) / np.maximum(count[filled] - 1, 1)
+    return float((share * np.abs(gap)).sum()), float(np.sqrt(max(0.0, (share * (gap**2 - noise)).sum())))
+
+
+def tiebreak(rows: Ints, seed: int = 0) -> npt.NDArray[np.uint32]:
+    """A fixed pseudo-random number for each row: the finaliser of MurmurHash3 over the row's number and the seed."""
+    h = (rows.astype(np.uint64) ^ np.uint64((seed * 0x9E3779B9) & 0xFFFFFFFF)).astype(np.uint32)
+    h ^= h >> np.uint32(16)
+    h *= np.uint32(0x85EBCA6B)
+    h ^= h >> np.uint32(13)
+    h *= np.uint32(0xC2B2AE35)
+    return h ^ (h >> np.uint32(16))
+
+
+def _chunks(by_length: Ints, lengths: Ints) -> list[Ints]:
+    """Requests in runs whose padded matrix stays below CELLS_MAX cells; empty lists are left out."""
+    by_length = by_length[lengths[by_length] > 0]
+    chunks, start = [], 0
+    while start < len(by_length):
+        width = lengths[by_length[start:]]  # ascending, so the last of a run is its width
+        cells = width * np.arange(1, len(width) + 1)
+        stop = start + max(1, int(np.searchsorted(cells, CELLS_MAX, side="right")))
+        chunks.append(by_length[start:stop])
+        start = stop
+    return chunks
+
+
+def _rank_chunk(value: Floats, label: npt.NDArray, offsets: Ints, chunk: Ints, top: Ints, seed: int) -> tuple[Ints, Ints]:
+    """Fill `top` for the requests of `chunk`; return request and rank of each of their positives."""
+    lengths = offsets[chunk + 1] - offsets[chunk]
+    width = int(lengths[-1])
+    column = np.arange(width)
+    padding = column[None, :] >= lengths[:, None]
+    rows = np.where(padding, 0, offsets[chunk][:, None] + column[None, :])
+    score = value[rows]
+    tie = tiebreak(rows, seed)
+    # padding sorts behind everything, a real −inf included
+    k = min(top.shape[1], width)
+    order = _first(score, tie, padding, k)
+    kept = np.take_along_axis(padding, order, axis=1)
+    top[chunk, :k] = np.where(kept, -1, np.take_along_axis(rows, order, axis=1))
+
+    positive = (label[rows] > 0) & ~padding
+    listed, placed = np.nonzero(positive)
+    nth = np.arange(len(listed)) - np.searchsorted(listed, listed)  # which positive of its list this is
+    rank = np.zeros(len(listed), np.int64)
+    for turn in range(int(nth.max(initial=-1)) + 1):
+        mine = np.flatnonzero(nth == turn)
+        own, at = listed[mine], placed[mine]
+        mark, mark_tie = score[own, at][:, None], tie[own, at][:, None]
+        ahead = (score[own] > mark) | ((score[own] == mark) & (tie[own] < mark_tie))
+        rank[mine] = 1 + (ahead & ~padding[own]).sum(axis=1)
+    return chunk[listed], rank
+
+
+def _first(score: Floats, tie: npt.NDArray[np.uint32], padding: npt.NDArray[np.bool_], k: int) -> Ints:
+    """Columns of the k best of each line, in order, ties by `tie`; padding last."""
+    width = score.shape[1]
+    if width > 4 * k:
+        # A partial sort may cut through a run of ties at rank k: such lines are sorted whole.
+        lowered = np.where(padding, -np.inf, score)
+        part = np.argpartition(lowered, width - k, axis=1)[:, width - k :]
+        edge = np.take_along_axis(lowered, part, axis=1).min(axis=1, keepdims=True)
+        whole = (lowered >= edge).sum(axis=1) > k
+        order = np.empty((len(score), k), np.int64)
+        inner = np.lexsort((np.take_along_axis(tie, part, axis=1), -np.take_along_axis(lowered, part, axis=1)), axis=1)
+        order[:] = np.take_along_axis(part, inner, axis=1)
+        if whole.any():
+            order[whole] = np.lexsort((tie[whole], -score[whole], padding[whole]), axis=1)[:, :k]
+        return order
+    return np.lexsort((tie, -score, padding), axis=1)[:, :k]
+
+
+def _by_score(score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats) -> tuple[Ints, Floats, Floats]:
+    """The group of equal scores of each row, ascending, and each group's weight of positives and of negatives."""
+    _, group = np.unique(score, return_inverse=True)
+    positive = np.bincount(group, np.where(label > 0, weight, 0.0))
+    negative = np.bincount(group, np.where(label > 0, 0.0, weight))
+    return group, positive, negative
+
+
+def _divide(a: Floats, b: Floats) -> Floats:
+    """a / b, NaN where b is 0."""
+    return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)

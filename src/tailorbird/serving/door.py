@@ -1,0 +1,472 @@
+"""The door: takes bodies of events, decides on each event, and acknowledges only what is on the disk.
+
+One thread writes. Whoever submits waits for the commit that holds its body, and all bodies that came in during one
+commit share the next one (group commit). Answers that the server gave go through the same queue, so that an answer
+stands in the log before any click on it; nobody waits for those, they ride with the next batch of events or are
+flushed within 50 ms. HTTP is in `serving.app`; what an event must look like, in `events.contract`.
+
+    submit ──check──► queue ──► append … COMMIT (one fsync) ──► acknowledge
+    record_answer ──► the same queue, and afterwards answers-<producer>.db
+
+A failed commit refuses its whole batch and closes the file: the kernel has marked the lost pages as clean, so a second
+fsync would lie. The door takes writes again only after it has opened (and so verified) the log anew.
+"""
+
+import asyncio
+import mmap
+import struct
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tailorbird import faults
+from tailorbird.errors import LockedError, StorageError, TailorbirdError
+from tailorbird.events import Clock, Receipt, Refusal, RoutePlan, check
+from tailorbird.events.answer_record import AnswerRecord, encode_answers
+from tailorbird.stream import Block, EmbeddedWriter, answers_path, open_writer, raw_path
+
+FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
+BATCH_BYTES_MAX = 8 << 20
+QUEUE_BYTES_MAX = 64 << 20
+CHECK_INLINE_BYTES = 16_384  # larger bodies are checked off the event loop
+_RECEIPT = msgspec.json.Encoder()
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one event: accepted and durable, or refused, kept for quarantine, and why."""
+
+    accepted: bool
+    code: str = ""
+    path: str = ""
+    message: str = ""
+
+
+class BusyError(StorageError):
+    """More is coming in than the disk takes; nothing was kept of this call, and it may be sent again."""
+
+    code = "busy"
+    retry_after_s = 1
+
+
+class ClosedError(StorageError):
+    """The log cannot be written at the moment; nothing was acknowledged of this call."""
+
+    code = "log_unavailable"
+    retry_after_s = 5
+
+
+@dataclass(frozen=True)
+class DoorFigures:
+    """A snapshot of what went through the door since it was opened.
+
+    Attributes:
+        accepted: events acknowledged.
+        refused: events refused, by code; they are in the log as well.
+        batches: commits of the raw log.
+        failures: commits that failed.
+        answers: answers taken, synced or not.
+        answers_waiting: answers that a crash now would lose.
+        answers_dropped: answers given up because the log was full or broken.
+        answers_lost: at most so many did the last run of this producer lose by dying.
+        queue_bytes: what waits for the writer.
+        open: whether writes are taken.
+    """
+
+    accepted: int
+    refused: dict[str, int]
+    batches: int
+    failures: int
+    answers: int
+    answers_waiting: int
+    answers_dropped: int
+    answers_lost: int
+    queue_bytes: int
+    open: bool
+
+
+@dataclass(slots=True, frozen=True)
+class _Entry:
+    block: Block
+    decisions: Sequence[Decision]
+    done: "Future[None] | None"  # None: an answer, nobody waits for it
+
+
+class Door:
+    """The one writer of raw-<producer>.db and answers-<producer>.db in the folder `stream`. Safe to call from any thread.
+
+    Args:
+        patience_s: how long `record_answer` waits for room in the queue before it gives an answer up and counts it.
+        reopen_after_s: how long after a failed commit the log is opened anew.
+    Raises:
+        LockedError: another process is this producer.
+    """
+
+    def __init__(
+        self,
+        stream: Path,
+        producer: str,
+        plan: RoutePlan,
+        clock: Clock,
+        *,
+        queue_bytes_max: int = QUEUE_BYTES_MAX,
+        flush_s: float = FLUSH_S,
+        patience_s: float = 0.02,
+        reopen_after_s: float = 5.0,
+    ) -> None:
+        self.producer, self._plan, self._clock = producer, plan, clock
+        self._raw_path, self._answers_path = raw_path(stream, producer), answers_path(stream, producer)
+        self._queue_bytes_max, self._flush_s = queue_bytes_max, flush_s
+        self._patience_s, self._reopen_after_s = patience_s, reopen_after_s
+        self._queue: deque[_Entry] = deque()
+        self._records: deque[AnswerRecord] = deque()
+        self._prunes: list[tuple[int, int]] = []
+        self._queue_bytes = self._events_waiting = self._records_ready = 0
+        self._oldest_answer = 0.0  # monotonic time at which the oldest waiting answer came
+        self._newest_received = 0
+        self._accepted = self._batches = self._failures = self._dropped = 0
+        self._refused: Counter[str] = Counter()
+        self._changed = threading.Condition()
+        self._failure: str = ""
+        self._failed_at = 0.0
+        self._closing = False
+        stream.mkdir(parents=True, exist_ok=True)
+        self._raw, self._answers = self._open()
+        self._ledger = _AnswerCount(stream / f"answers-{producer}.count")
+        self._lost = self._ledger.settle()
+        self._thread = threading.Thread(target=self._run, name=f"door-{producer}", daemon=True)
+        self._thread.start()
+
+    def submit(self, body: bytes, encoding: str = "json", *, source: str = "door") -> list[Decision]:
+        """Check, append and sync a body; one decision for each event, in order. Returns after the sync.
+
+        Refused events are appended as well: the router finds them by the same check and keeps them in quarantine.
+
+        Raises:
+            BusyError: the queue is full. ClosedError: the log cannot be written. Nothing was acknowledged either way.
+        """
+        decisions, done = self._enqueue(body, encoding, source)
+        done.result()
+        return decisions
+
+    async def submit_async(self, body: bytes, encoding: str = "json", *, source: str = "door") -> list[Decision]:
+        """As `submit`, for an event loop: a large body is checked in a thread, and nothing blocks the loop."""
+        if len(body) > CHECK_INLINE_BYTES:
+            decisions, done = await asyncio.to_thread(self._enqueue, body, encoding, source)
+        else:
+            decisions, done = self._enqueue(body, encoding, source)
+        await asyncio.wrap_future(done)
+        return decisions
+
+    def record_answer(self, event_body: bytes, record: AnswerRecord) -> bool:
+        """Queue an answer that was given: its event and the features that it read. Returns before the sync.
+
+        False if it had to be given up: an answer is never failed because it cannot be logged, but it is counted.
+        """
+        size = len(event_body)
+        with self._changed:
+            if self._queue_bytes + size > self._queue_bytes_max and not self._failure:
+                self._changed.wait_for(lambda: self._queue_bytes + size <= self._queue_bytes_max, self._patience_s)
+            self._ledger.given()
+            if self._failure or self._closing or self._queue_bytes + size > self._queue_bytes_max:
+                self._dropped += 1
+                self._ledger.kept(1)
+                return False
+            receipt = _RECEIPT.encode(Receipt(self._stamp(), "server"))
+            if not self._records:
+                self._oldest_answer = time.monotonic()
+            self._queue.append(_Entry(Block("body", 1, event_body, receipt), (), None))
+            self._records.append(record)
+            self._queue_bytes += size
+            if len(self._records) == 1:
+                self._changed.notify_all()
+        return True
+
+    def prune(self, raw_before: int, answers_before: int = 0) -> None:
+        """Let the writer delete blocks before these offsets; the caller vouches that lake and router are past them."""
+        with self._changed:
+            self._prunes.append((raw_before, answers_before))
+            self._changed.notify_all()
+
+    def figures(self) -> DoorFigures:
+        """What went through the door, for metrics and tests."""
+        with self._changed:
+            return DoorFigures(
+                accepted=self._accepted,
+                refused=dict(self._refused),
+                batches=self._batches,
+                failures=self._failures,
+                answers=self._ledger.total,
+                answers_waiting=len(self._records),
+                answers_dropped=self._dropped,
+                answers_lost=self._lost,
+                queue_bytes=self._queue_bytes,
+                open=not self._failure and not self._closing,
+            )
+
+    def close(self) -> None:
+        """Write what waits, close the files and give up their locks. What comes later is refused."""
+        with self._changed:
+            if self._closing:
+                return
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._close_files()
+        self._ledger.close()
+
+    def __enter__(self) -> "Door":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Below: the queue (any thread), then the writer (its own thread only).
+
+    def _enqueue(self, body: bytes, encoding: str, source: str) -> tuple[list[Decision], "Future[None]"]:
+        self._refuse_if_full(len(body))  # before the work of checking: shedding must be cheap
+        receipt = Receipt(self._clock.now(), source, encoding)
+        decisions = decide(body, receipt, self._plan)
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
+        with self._changed:
+            self._refuse_if_full(len(body))
+            if receipt.received_at < self._newest_received:
+                # Another thread came in between. Within a partition received_at never goes back, and the router
+                # decides by the stored receipt, so the decision is made again by that one.
+                receipt = Receipt(self._stamp(), source, encoding)
+                decisions = decide(body, receipt, self._plan)
+            self._newest_received = receipt.received_at
+            self._queue.append(_Entry(Block("body", len(decisions), body, _RECEIPT.encode(receipt)), decisions, done))
+            self._queue_bytes += len(body)
+            self._events_waiting += 1
+            self._changed.notify_all()
+        return decisions, done
+
+    def _refuse_if_full(self, size: int) -> None:
+        if self._closing:
+            raise ClosedError("the server is stopping", fix="send the events again, they will be taken once")
+        if self._failure:
+            raise ClosedError(f"the log cannot be written ({self._failure})", fix="send the events again later")
+        if self._queue_bytes + size > self._queue_bytes_max:
+            raise BusyError("events come in faster than the disk takes them", fix="send the events again in a second")
+
+    def _stamp(self) -> int:
+        self._newest_received = max(self._newest_received, self._clock.now())
+        return self._newest_received
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._wait()
+                closing = self._closing
+                entries = self._take()
+                prunes, self._prunes = self._prunes, []
+            if self._failure:
+                self._reject(entries)
+                if not closing:
+                    self._try_reopen()
+            else:
+                self._write(entries, prunes)
+            if closing and not self._queue:
+                return
+
+    def _wait(self) -> None:
+        """Sleep until events wait, or something is due; answers alone do not wake the writer before their time."""
+        while not (self._events_waiting or self._prunes or self._closing):
+            pause_s = self._pause_s()
+            if pause_s is not None and pause_s <= 0:
+                return
+            self._changed.wait(pause_s)
+
+    def _flush_due(self) -> bool:
+        return bool(self._records) and time.monotonic() - self._oldest_answer >= self._flush_s
+
+    def _pause_s(self) -> float | None:
+        """How long the writer may sleep: to the end of the oldest answer's wait, or until the log is opened anew."""
+        if self._failure:
+            return max(0.0, self._failed_at + self._reopen_after_s - time.monotonic())
+        if self._records:
+            return max(0.0, self._oldest_answer + self._flush_s - time.monotonic())
+        return None
+
+    def _take(self) -> list[_Entry]:
+        """The next batch, first in first out, so that answers stand before what came after them."""
+        entries: list[_Entry] = []
+        size = 0
+        while self._queue and size < BATCH_BYTES_MAX:
+            entry = self._queue.popleft()
+            size += len(entry.block.payload)
+            self._events_waiting -= entry.done is not None
+            entries.append(entry)
+        return entries
+
+    def _write(self, entries: list[_Entry], prunes: list[tuple[int, int]]) -> None:
+        try:
+            if entries:
+                self._commit(entries)
+            if self._flush_due() or self._closing:
+                self._commit_records()
+            for raw_before, answers_before in prunes:
+                self._raw.prune(raw_before)
+                self._answers.prune(answers_before)
+        except Exception as error:  # whatever the disk or SQLite raises: the log is closed, never retried
+            self._fail(error, entries)
+
+    def _commit(self, entries: list[_Entry]) -> None:
+        early = faults.cut("door.sync_before_ack")  # the mutant that a test of durability must catch
+        if early:
+            self._acknowledge(entries)
+        faults.at("door.before_append")
+        with self._raw.transaction():
+            self._raw.append([entry.block for entry in entries])
+            faults.at("door.before_sync")
+        faults.at("door.before_ack")
+        self._batches += 1
+        if not early:
+            self._acknowledge(entries)
+
+    def _commit_records(self) -> None:
+        """The records of those answers whose events are in the raw log, which comes first."""
+        with self._changed:
+            records = [self._records[index] for index in range(self._records_ready)]
+        if not records:
+            return
+        faults.at("door.before_records")
+        self._answers.append([Block("answers", len(records), encode_answers(records))])
+        faults.at("door.after_records")
+        with self._changed:
+            for _ in records:
+                self._records.popleft()
+            self._records_ready -= len(records)
+            self._oldest_answer = time.monotonic()
+            self._ledger.kept(len(records))
+
+    def _acknowledge(self, entries: list[_Entry]) -> None:
+        with self._changed:
+            for entry in entries:
+                self._queue_bytes -= len(entry.block.payload)
+                self._records_ready += entry.done is None
+                refused = [decision.code for decision in entry.decisions if not decision.accepted]
+                self._accepted += len(entry.decisions) - len(refused)
+                self._refused.update(refused)
+            self._changed.notify_all()
+        for entry in entries:
+            if entry.done is not None and not entry.done.done():
+                entry.done.set_result(None)
+
+    def _fail(self, error: Exception, entries: list[_Entry]) -> None:
+        with self._changed:
+            self._failures += 1
+            self._failure = error.message if isinstance(error, TailorbirdError) else f"{type(error).__name__}: {error}"
+            self._failed_at = time.monotonic()
+        self._close_files()
+        self._reject(entries)
+
+    def _reject(self, entries: list[_Entry]) -> None:
+        """Tell everybody who waits that nothing was acknowledged; give up the answers and count them."""
+        with self._changed:
+            while self._queue:
+                entries.append(self._queue.popleft())
+            self._queue_bytes = self._events_waiting = 0
+            self._dropped += len(self._records)
+            self._ledger.kept(len(self._records))
+            self._records.clear()
+            self._records_ready = 0
+            self._changed.notify_all()
+        for entry in entries:
+            if entry.done is not None and not entry.done.done():
+                entry.done.set_exception(ClosedError(f"the log cannot be written ({self._failure})", fix="send the events again later"))
+
+    def _try_reopen(self) -> None:
+        if time.monotonic() - self._failed_at < self._reopen_after_s:
+            return
+        try:
+            # What the failed commit left may be in the kernel's memory only. Closing an opened log checkpoints and
+            # syncs it, so nothing is ever appended behind frames that a power cut could take away.
+            for path in (self._raw_path, self._answers_path):
+                open_writer(path, partition=self.producer).close()
+            self._raw, self._answers = self._open()
+        except Exception as error:  # still broken: say so, and look again later
+            with self._changed:
+                self._failure, self._failed_at = str(error), time.monotonic()
+            return
+        with self._changed:
+            self._failure = ""
+
+    def _open(self) -> tuple[EmbeddedWriter, EmbeddedWriter]:
+        raw = open_writer(self._raw_path, partition=self.producer)
+        try:
+            return raw, open_writer(self._answers_path, partition=self.producer)
+        except BaseException:
+            raw.close()
+            raise
+
+    def _close_files(self) -> None:
+        for writer in (self._raw, self._answers):
+            try:
+                writer.close()
+            except Exception:  # a broken file may refuse even this; the lock goes with the process
+                continue
+
+
+def decide(body: bytes, receipt: Receipt, plan: RoutePlan) -> list[Decision]:
+    """One decision for each row of a body, in order, by the contract that the router applies again."""
+    accepted, refused = check(body, receipt, plan)
+    decisions = [_ACCEPTED] * (len(accepted) + len(refused))
+    for refusal in refused:
+        decisions[refusal.row] = _refusal(refusal)
+    return decisions
+
+
+def first_free(stream: Path, plan: RoutePlan, clock: Clock, *, prefix: str = "serve") -> Door:
+    """The door of the first producer `serve-1`, `serve-2`, … that no living process holds."""
+    for number in range(1, 1_000):
+        try:
+            return Door(stream, f"{prefix}-{number}", plan, clock)
+        except LockedError:
+            continue
+    raise LockedError("a thousand servers write here already", where=str(stream), fix="stop some, or use another project")
+
+
+_ACCEPTED = Decision(True)
+
+
+def _refusal(refusal: Refusal) -> Decision:
+    return Decision(False, refusal.code, refusal.path, refusal.message)
+
+
+class _AnswerCount:
+    """How many answers were given and how many of them were settled (synced, or given up and counted), in a mapped file.
+
+    It survives the death of the process, not of the machine, and costs no sync: 16 bytes, given i64 | settled i64.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists() or path.stat().st_size != 16:
+            path.write_bytes(bytes(16))
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 16)
+        self.total = self._kept = 0
+
+    def settle(self) -> int:
+        """How many the last run left unsettled, at most; starts counting anew."""
+        given, kept = struct.unpack("<qq", self._map[:])
+        self._map[:] = bytes(16)
+        return max(0, given - kept)
+
+    def given(self) -> None:
+        self.total += 1
+        struct.pack_into("<q", self._map, 0, self.total)
+
+    def kept(self, count: int) -> None:
+        self._kept += count
+        struct.pack_into("<q", self._map, 8, self._kept)
+
+    def close(self) -> None:
+        self._map.close()

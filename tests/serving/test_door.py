@@ -1,0 +1,230 @@
+"""The door: what is acknowledged is in the log, in order, whatever happens to the process or the disk."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tailorbird import faults
+from tailorbird.errors import LockedError, StorageError
+from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
+from tailorbird.events.answer_record import AnswerRecord, decode_answers
+from tailorbird.serving.door import BusyError, ClosedError, Door, first_free
+from tailorbird.stream import answers_path, open_reader, raw_path
+
+NOW = 1_800_000_000_000_000
+
+
+def click(number: int, **more: object) -> dict:
+    return {"event_id": f"e{number}", "type": "click", "user_id": "u1", "item_id": "i1", **more}
+
+
+def body(*events: dict) -> bytes:
+    return msgspec.json.encode(list(events))
+
+
+def record(number: int) -> AnswerRecord:
+    return AnswerRecord(request_id=f"r{number}", ts=NOW, p=1, commit=1, schema_hash="abc", items=["i1"])
+
+
+def blocks(stream: Path, producer: str = "serve-1") -> list:
+    with open_reader(raw_path(stream, producer)) as reader:
+        return [stored.block for stored in reader.read(0)]
+
+
+@pytest.fixture
+def door(tmp_path):
+    with Door(tmp_path, "serve-1", RoutePlan(), SimulatedClock(NOW)) as door:
+        yield door
+
+
+def wait_for(condition, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.005)
+
+
+def test_an_acknowledged_body_is_in_the_log_as_it_came(door, tmp_path):
+    sent = body(click(1), click(2))
+    assert [decision.accepted for decision in door.submit(sent)] == [True, True]
+    [block] = blocks(tmp_path)
+    assert (block.kind, block.rows, block.payload) == ("body", 2, sent)
+    assert msgspec.json.decode(block.receipt, type=Receipt) == Receipt(NOW, "door", "json")
+
+
+def test_each_event_gets_its_own_decision_and_a_refused_one_is_kept(door, tmp_path):
+    decisions = door.submit(body(click(1), click(2, context={"country": "Norway"}), {"event_id": "e3"}))
+    assert [(decision.accepted, decision.code, decision.path) for decision in decisions] == [
+        (True, "", ""),
+        (False, "bad_country", "$.context.country"),
+        (False, "missing", "$.type"),
+    ]
+    assert blocks(tmp_path)[0].rows == 3
+    assert door.figures().refused == {"bad_country": 1, "missing": 1}
+
+
+@pytest.mark.parametrize("sent", [b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_a_body_that_is_no_json_is_one_refused_row_and_kept(door, tmp_path, sent):
+    [decision] = door.submit(sent)
+    assert not decision.accepted
+    assert blocks(tmp_path)[0].payload == sent
+
+
+def test_lines_are_events(door):
+    lines = b"\n".join(msgspec.json.encode(click(number)) for number in range(3)) + b"\n{broken\n"
+    assert [decision.accepted for decision in door.submit(lines, "ndjson")] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("field", ["received_at", "answer", "position", "propensity", "person", "counts", "raw_offset"])
+def test_a_client_cannot_set_what_the_server_owns(door, field):
+    values = {"received_at": NOW, "answer": {"slot": "home"}}
+    [decision] = door.submit(msgspec.json.encode(click(1, **{field: values.get(field, 1)})))
+    assert decision.code in ("server_owned", "unknown_field")
+
+
+def test_an_answer_stands_before_a_click_that_came_after_it(door, tmp_path):
+    for number in range(20):
+        door.record_answer(b'{"answer": %d}' % number, record(number))
+        door.submit(body(click(number)))
+    kinds = [msgspec.json.decode(block.receipt, type=Receipt).source for block in blocks(tmp_path)]
+    assert kinds == ["server", "door"] * 20
+
+
+def test_an_answer_alone_is_synced_within_the_flush_time_with_its_record(door, tmp_path):
+    door.record_answer(b"{}", record(1))
+    assert door.figures().answers_waiting == 1
+    wait_for(lambda: door.figures().answers_waiting == 0)
+    assert [block.payload for block in blocks(tmp_path)] == [b"{}"]
+    with open_reader(answers_path(tmp_path, "serve-1")) as reader:
+        [stored] = reader.read(0)
+    assert (stored.block.kind, stored.block.rows) == ("answers", 1)
+    assert decode_answers(stored.block.payload) == [record(1)]
+
+
+def test_many_senders_share_commits(tmp_path):
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        threads = [
+            threading.Thread(target=lambda start=start: [door.submit(body(click(start + number))) for number in range(20)])
+            for start in range(0, 400, 50)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        figures = door.figures()
+    assert figures.accepted == 160
+    assert figures.batches < 160
+    stamps = [msgspec.json.decode(block.receipt, type=Receipt).received_at for block in blocks(tmp_path)]
+    assert stamps == sorted(stamps)
+
+
+def test_the_loop_is_free_while_bodies_are_synced(tmp_path):
+    async def send(door: Door) -> list:
+        return await asyncio.gather(*(door.submit_async(body(click(number))) for number in range(50)))
+
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        assert all(decision.accepted for [decision] in asyncio.run(send(door)))
+        assert door.figures().batches < 50
+
+
+def test_a_producer_has_one_door_and_the_next_takes_the_next_name(tmp_path):
+    with first_free(tmp_path, RoutePlan(), SystemClock()) as door:
+        assert door.producer == "serve-1"
+        with pytest.raises(LockedError, match="writing this file"):
+            Door(tmp_path, "serve-1", RoutePlan(), SystemClock())
+        with first_free(tmp_path, RoutePlan(), SystemClock()) as other:
+            assert other.producer == "serve-2"
+    with first_free(tmp_path, RoutePlan(), SystemClock()) as door:
+        assert door.producer == "serve-1"
+
+
+def arm(monkeypatch, text: str) -> None:
+    monkeypatch.setenv("TAILORBIRD_FAULTS", text)
+    faults._armed.cache_clear()
+
+
+@pytest.fixture
+def disarm(monkeypatch):
+    yield
+    monkeypatch.delenv("TAILORBIRD_FAULTS", raising=False)
+    faults._armed.cache_clear()
+
+
+@pytest.mark.parametrize("site", ["door.before_append", "door.before_sync", "stream.before_commit"])
+def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(tmp_path, monkeypatch, disarm, site):
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), reopen_after_s=0.3) as door:
+        door.submit(body(click(1)))
+        arm(monkeypatch, f"{site}=raise")
+        with pytest.raises(StorageError):
+            door.submit(body(click(2)))
+        assert not door.figures().open
+        with pytest.raises(ClosedError):
+            door.submit(body(click(3)))
+        assert not door.record_answer(b"{}", record(1))
+        wait_for(lambda: door.figures().open)
+        door.submit(body(click(4)))
+        assert (door.figures().failures, door.figures().answers_dropped) == (1, 1)
+    ids = [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)]
+    assert ids == ["e1", "e4"]
+
+
+def test_a_full_queue_refuses_before_memory_grows(tmp_path, monkeypatch, disarm):
+    arm(monkeypatch, "door.before_append=stall:0.5")
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=400) as door:
+        first = threading.Thread(target=lambda: door.submit(body(click(1))))
+        first.start()
+        wait_for(lambda: door.figures().queue_bytes > 0)
+        with pytest.raises(BusyError):
+            door.submit(b" " * 400)
+        first.join()
+        assert door.submit(body(click(2)))[0].accepted
+
+
+CHILD = """
+import sys, os
+from pathlib import Path
+from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.events.answer_record import AnswerRecord
+from tailorbird.serving.door import Door
+door = Door(Path(sys.argv[1]), "serve-1", RoutePlan(), SystemClock())
+print("lost", door.figures().answers_lost, flush=True)
+for number in range(100_000):
+    door.record_answer(b'{"event_id": "a%d"}' % number, AnswerRecord(request_id=f"r{number}", ts=1, p=1, commit=1, schema_hash="x"))
+    door.submit(b'{"event_id": "e%d", "type": "click", "user_id": "u", "item_id": "i"}' % number)
+    os.write(1, b"ack %d\\n" % number)
+"""
+
+
+def run_child(folder: Path, faults_text: str = "") -> subprocess.Popen:
+    environ = {**os.environ, "TAILORBIRD_FAULTS": faults_text}
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, env=environ)
+
+
+@pytest.mark.parametrize(
+    "faults_text", ["", "door.before_append=kill@30", "door.before_sync=kill@30", "door.before_ack=kill@30", "door.after_records=kill@2"]
+)
+def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, faults_text):
+    child = run_child(tmp_path, faults_text)
+    assert child.stdout is not None
+    acknowledged = []
+    for line in child.stdout:
+        if line.startswith(b"ack"):
+            acknowledged.append(int(line.split()[1]))
+            if not faults_text and len(acknowledged) == 50:
+                child.send_signal(signal.SIGKILL)
+    assert child.wait(10) == -signal.SIGKILL
+    stored = [msgspec.json.decode(block.payload)["event_id"] for block in blocks(tmp_path)]
+    assert len(acknowledged) >= 20
+    assert {f"e{number}" for number in acknowledged} <= set(stored)
+    assert stored == sorted(stored, key=lambda text: (int(text[1:]), text[0])), "each answer stands before its click"
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        assert 0 <= door.figures().answers_lost <= len(stored)
+        assert door.submit(body(click(1)))[0].accepted

@@ -1,0 +1,343 @@
+"""What was known at (t, p): sums, newest events and last L events of many entities, for many moments at once.
+
+A moment asks about the events of one entity with ts < t that were routed at or before p. Events are sorted once by
+(entity, ts, id); a window's edge is then a position in that order, found by binary search, and a sum is a difference of
+prefix sums. That is exact wherever all events before the edge were known, which one gather from the running maximum of p
+tells. For the few moments with events in flight (happened, not yet routed) only the stretch from the first of them to the
+edge is looked at, by a wavelet matrix for sums and by a tree of minima for the newest: O(log n) a moment, however late.
+
+    order:     entity 0: ts ts ts … | entity 1: ts ts …          edge x: events [start, x) have ts < x's time
+    p:         5  6  9  7 … | …                                  known(x) at p = 7: prefix[y] + stretch [y, x) with p ≤ 7
+    running:   5  6  9  9 … | …                                  y: the first position whose running maximum exceeds p
+
+Which events belong to which entity, and what is finished from the sums, stands in `features.backfill`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Int64s = npt.NDArray[np.int64]
+Intps = npt.NDArray[np.intp]
+Bools = npt.NDArray[np.bool_]
+Keys = npt.NDArray[np.uint64]
+TieBreak = Callable[[Intps], Sequence[npt.NDArray]]  # positions of events → sort keys, the most significant first
+
+_RAGGED_MAX = 1 << 22  # entries of a ragged intermediate that are held at a time
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Maps (segment, value) to one int64 in the same order, values below and above all known ones included.
+
+    Codes of known values start at 1. Where segment and span do not fit into 63 bits, codes are ranks.
+    """
+
+    low: int
+    high: int
+    bits: int
+    ranks: Int64s | None
+
+    @classmethod
+    def over(cls, values: Int64s, segments: int) -> "_Axis":
+        low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+        bits = (high - low + 2).bit_length()
+        if bits + (segments + 1).bit_length() <= 63:
+            return cls(low, high, bits, None)
+        ranks = np.unique(values)
+        return cls(low, high, (len(ranks) + 1).bit_length(), ranks)
+
+    def pack(self, segment: Intps, values: Int64s, *, side: str = "left") -> Int64s:
+        """`side` is that of the search to come: a value between two known ones must fall on the right side of it."""
+        if self.ranks is None:
+            codes = np.clip(values, self.low - 1, self.high + 1) - (self.low - 1)
+        else:
+            codes = np.searchsorted(self.ranks, values, side) + (side == "left")
+        return (segment.astype(np.int64) << self.bits) | codes
+
+
+class Timeline:
+    """The events of the entities that are asked about, sorted by (entity, ts, tie-break).
+
+    Args:
+        asked: keys of the entities that moments will name, any order, repeats allowed.
+        keys: shape (n,), the entity of each event; events of entities that nobody asks about are dropped.
+        ts, p: shape (n,).
+        tie: gives the order of events of one entity with equal ts; called for those alone.
+
+    Attributes:
+        order: shape (m,), which of the n events stands at each position.
+    """
+
+    def __init__(self, asked: Keys, keys: Keys, ts: Int64s, p: Int64s, tie: TieBreak | None = None) -> None:
+        assert keys.shape == ts.shape == p.shape
+        self._entities = pc.unique(pa.array(asked))
+        self._count = len(self._entities)
+        segment = self._segments(keys)
+        chosen = np.flatnonzero(segment < self._count)
+        segment = segment[chosen]
+        self._time = _Axis.over(ts[chosen], self._count)
+        packed = self._time.pack(segment, ts[chosen])
+        rank = _sorted(packed, chosen, tie)
+        self.order: Intps = chosen[rank]
+        self.p: Int64s = p[self.order]
+        self._packed = packed[rank]
+        segment = segment[rank]
+        self._starts = np.concatenate(([0], np.cumsum(np.bincount(segment, minlength=self._count)), [len(rank)]))
+        self._position = _Axis.over(self.p, self._count)
+        self._known = np.concatenate(([-1], np.maximum.accumulate(self._position.pack(segment, self.p))))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def prefix(self, values: Int64s) -> Int64s:
+        """Prefix sums, shape (m + 1,), of `values` (n,), given in the order of the events that came in."""
+        sums = np.zeros(len(self.order) + 1, np.int64)
+        np.cumsum(values[self.order], dtype=np.int64, out=sums[1:])
+        return sums
+
+    def at(self, keys: Keys, t: Int64s, p: Int64s) -> "Moments":
+        """Moments, shape (q,) each; a key without events is a moment before all events."""
+        return Moments(self, self._segments(keys), t, p)
+
+    def series(self, chosen: Bools) -> "Series":
+        """The events with `chosen` (n,) true, for questions about the newest of them."""
+        return Series(self, np.flatnonzero(chosen[self.order]))
+
+    def _segments(self, keys: Keys) -> Intps:
+        found = pc.index_in(pa.array(keys), value_set=self._entities)
+        return pc.fill_null(found, self._count).to_numpy().astype(np.intp)
+
+
+def _sorted(packed: Int64s, chosen: Intps, tie: TieBreak | None) -> Intps:
+    rank = np.argsort(packed)
+    if tie is None or not len(rank):
+        return rank
+    ordered = packed[rank]
+    same = np.zeros(len(rank) + 1, bool)
+    np.equal(ordered[1:], ordered[:-1], out=same[1:-1])
+    tied = np.flatnonzero(same[1:] | same[:-1])
+    if len(tied):
+        subset = rank[tied]
+        rank[tied] = subset[np.lexsort((*reversed(tie(chosen[subset])), packed[subset]))]
+    return rank
+
+
+class Moments:
+    """Questions to a timeline, kept sorted by (entity, t) so that the searches run through memory in order.
+
+    All arrays that are taken and given have one entry for each moment, in the order in which the moments came in.
+    """
+
+    def __init__(self, timeline: Timeline, segment: Intps, t: Int64s, p: Int64s) -> None:
+        self.timeline = timeline
+        packed = timeline._time.pack(segment, t)
+        self.order = np.argsort(packed)
+        self.segment = segment[self.order]
+        self.t = t
+        self.p = p[self.order]
+        self.position = timeline._position.pack(self.segment, self.p, side="right")
+        self.start = timeline._starts[self.segment]
+        self.stop = self._cut(np.searchsorted(timeline._packed, packed[self.order]))
+
+    def before(self, times: Int64s | None = None) -> "Cut":
+        """The edge at `times` (q,), or at t itself: what happened before it and was known."""
+        if times is None:
+            return self.stop
+        packed = self.timeline._time.pack(self.segment, times[self.order])
+        return self._cut(np.searchsorted(self.timeline._packed, packed))
+
+    def _cut(self, edge: Intps) -> "Cut":
+        slow = np.flatnonzero(self.timeline._known[edge] > self.position)
+        first = np.searchsorted(self.timeline._known[1:], self.position[slow], side="right")
+        return Cut(self, edge, slow, first)
+
+    def restore(self, values: npt.NDArray) -> npt.NDArray:
+        """From the sorted order back to that of the moments."""
+        restored = np.empty_like(values)
+        restored[self.order] = values
+        return restored
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One time edge of every moment. `slow` are the moments with events in flight before it, `first` the first of these."""
+
+    moments: Moments
+    edge: Intps
+    slow: Intps
+    first: Intps
+
+    def sums(self, prefixes: Sequence[Int64s]) -> list[Int64s]:
+        """Of each measure, given by its prefix sums (m + 1,), the sum over all known events before the edge.
+
+        The constant part, of the entities that come earlier in the order, is left in: it cancels in a difference of cuts.
+        """
+        totals = [prefix[self.edge] for prefix in prefixes]
+        if len(self.slow):
+            timeline = self.moments.timeline
+            last, bound = self.edge[self.slow], self.moments.p[self.slow]
+            rest = _stretch_sums(timeline.p, self.first, last, bound, prefixes)
+            for total, prefix, extra in zip(totals, prefixes, rest, strict=True):
+                total[self.slow] = prefix[self.first] + extra
+        return totals
+
+
+def _stretch_sums(p: Int64s, first: Intps, last: Intps, bound: Int64s, prefixes: Sequence[Int64s]) -> list[Int64s]:
+    """Sums over the positions [first, last) with p ≤ bound, by a wavelet matrix that is built and left level by level.
+
+    Cost O((n + q) log n) for the n events that lie in any stretch; memory O(n + q), since only one level is held.
+    """
+    marks = np.zeros(len(p) + 1, np.int64)
+    np.add.at(marks, first, 1)
+    np.subtract.at(marks, last, 1)
+    covered = np.flatnonzero(np.cumsum(marks[:-1]))
+    low = np.searchsorted(covered, first)
+    high = np.searchsorted(covered, last)
+    distinct, ranks = np.unique(p[covered], return_inverse=True)
+    limit = np.searchsorted(distinct, bound, side="right")  # events with rank < limit were known
+    values = [prefix[covered + 1] - prefix[covered] for prefix in prefixes]
+    sums = [np.zeros(len(first), np.int64) for _ in prefixes]
+    for bit in reversed(range(len(distinct).bit_length())):
+        ones = (ranks >> bit) & 1 == 1
+        zeros_before = np.concatenate(([0], np.cumsum(~ones)))
+        below = (limit >> bit) & 1 == 1  # the zeros of this level are below the limit whole; go on among the ones
+        for index, column in enumerate(values):
+            partial = np.concatenate(([0], np.cumsum(np.where(ones, 0, column))))
+            sums[index] += np.where(below, partial[high] - partial[low], 0)
+        split = np.concatenate((np.flatnonzero(~ones), np.flatnonzero(ones)))
+        ranks, values = ranks[split], [column[split] for column in values]
+        low = np.where(below, zeros_before[-1] + low - zeros_before[low], zeros_before[low])
+        high = np.where(below, zeros_before[-1] + high - zeros_before[high], zeros_before[high])
+    return sums
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """For each moment a run of events, oldest first: `events[offsets[i]:offsets[i + 1]]` are indices of the n events."""
+
+    offsets: Int64s
+    events: Intps
+
+
+class Series:
+    """Some of a timeline's events, in its order, for questions about the newest known ones."""
+
+    def __init__(self, timeline: Timeline, places: Intps) -> None:
+        self._timeline = timeline
+        self._places = places  # position in the timeline of each event of the series
+        self._p = timeline.p[places]
+        self._minima: list[Int64s] = []
+        self._before = np.zeros(len(timeline) + 1, np.intp)
+        self._before[places + 1] = 1
+        np.cumsum(self._before, out=self._before)
+
+    def newest(self, moments: Moments, since: Int64s | None = None) -> Intps:
+        """For each moment the index of the newest known event (at or after `since`, if given), −1 without one."""
+        floor = self._before[moments.start if since is None else moments.before(since).edge]
+        place = self._newest(self._before[moments.stop.edge], moments.p)
+        event = np.full(len(place), -1, np.intp)
+        found = np.flatnonzero(place >= floor)
+        event[found] = self._timeline.order[self._places[place[found]]]
+        return moments.restore(event)
+
+    def last(self, moments: Moments, length: int, since: Int64s | None = None) -> Ragged:
+        """For each moment its last `length` known events (at or after `since`, if given), oldest first."""
+        floor = self._before[moments.start if since is None else moments.before(since).edge]
+        stop = self._before[moments.stop.edge]
+        start = np.maximum(stop - length, floor)
+        pools = [self._places]
+        slow = moments.stop.slow
+        slow = slow[stop[slow] > floor[slow]]
+        if len(slow):
+            sizes, pool = self._last_in_flight(floor[slow], stop[slow], moments.p[slow], length)
+            start[slow] = len(self._places) + np.cumsum(sizes) - sizes
+            stop[slow] = start[slow] + sizes
+            pools.append(pool)
+        start, stop = moments.restore(start), moments.restore(stop)
+        picks, offsets = ragged(start, stop)
+        return Ragged(offsets, self._timeline.order[np.concatenate(pools)[picks]])
+
+    def _newest(self, stop: Intps, bound: Int64s) -> Intps:
+        """The greatest place < stop with p ≤ bound, in whatever entity; −1 without one. O(log n) a question at worst."""
+        place = stop - 1
+        if not len(self._p):
+            return np.full(len(stop), -1, np.intp)
+        slow = np.flatnonzero((place >= 0) & (self._p[place] > bound))
+        if len(slow):
+            place[slow] = self._climb(stop[slow], bound[slow])
+        return place
+
+    def _climb(self, stop: Intps, bound: Int64s) -> Intps:
+        """Up a tree of minima until a block to the left has a small enough p, then down to its last such place."""
+        minima = self._tree()
+        node = np.full(len(stop), -1, np.intp)
+        found_at = np.full(len(stop), -1, np.intp)
+        end = stop.copy()
+        for level, lows in enumerate(minima):
+            open_ = np.flatnonzero((node < 0) & (end & 1 == 1))
+            hit = open_[lows[end[open_] - 1] <= bound[open_]]
+            node[hit] = end[hit] - 1
+            found_at[hit] = level
+            end >>= 1
+        for level in range(len(minima) - 2, -1, -1):
+            below = np.flatnonzero(found_at > level)
+            right = 2 * node[below] + 1
+            node[below] = np.where(minima[level][right] <= bound[below], right, right - 1)
+        return node
+
+    def _tree(self) -> list[Int64s]:
+        if not self._minima:
+            unreachable = np.iinfo(np.int64).max
+            level = self._p
+            self._minima.append(np.append(level, [unreachable] * (len(level) & 1)))
+            while len(self._minima[-1]) > 1:
+                level = self._minima[-1].reshape(-1, 2).min(axis=1)
+                self._minima.append(np.append(level, [unreachable] * (len(level) & 1 if len(level) > 1 else 0)))
+        return self._minima
+
+    def _last_in_flight(self, floor: Intps, stop: Intps, bound: Int64s, length: int) -> tuple[Intps, Intps]:
+        """The last `length` known places of each question, for questions with events in flight: sizes and all places."""
+        stop = np.maximum(self._newest(stop, bound) + 1, floor)  # what follows the newest known one is skipped whole
+        sizes = np.zeros(len(stop), np.intp)
+        kept: list[tuple[Intps, Intps]] = []
+        reach = 2 * length
+        rest = np.arange(len(stop))
+        while len(rest):
+            again = []
+            for some in _chunks(rest, reach):
+                start = np.maximum(stop[some] - reach, floor[some])
+                picks, offsets = ragged(start, stop[some])
+                owner = np.repeat(np.arange(len(some)), np.diff(offsets))
+                known = self._p[picks] <= bound[some][owner]
+                picks, owner = picks[known], owner[known]
+                count = np.bincount(owner, minlength=len(some))
+                done = (count >= length) | (start == floor[some])
+                from_end = np.cumsum(count)[owner] - np.arange(len(owner))  # 1 for the newest
+                take = done[owner] & (from_end <= length)
+                kept.append((some[owner[take]], picks[take]))
+                sizes[some[done]] = np.minimum(count[done], length)
+                again.append(some[~done])
+            rest = np.concatenate(again)
+            reach *= 4
+        owners = np.concatenate([owner for owner, _ in kept]) if kept else np.zeros(0, np.intp)
+        places = np.concatenate([place for _, place in kept]) if kept else np.zeros(0, np.intp)
+        return sizes, self._places[places[np.argsort(owners, kind="stable")]]
+
+
+def ragged(start: Intps, stop: Intps) -> tuple[Intps, Int64s]:
+    """The positions of all ranges [start, stop), one after the other, and the offsets (q + 1,) where each begins."""
+    sizes = np.maximum(stop - start, 0)
+    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    picks = np.arange(offsets[-1], dtype=np.intp) + np.repeat(start - offsets[:-1], sizes)
+    return picks, offsets
+
+
+def _chunks(rows: Intps, width: int) -> Iterator[Intps]:
+    size = max(1, _RAGGED_MAX // width)
+    for at in range(0, len(rows), size):
+        yield rows[at : at + size]

@@ -1,0 +1,93 @@
+"""From a fitted model to ONNX, the only form in which serving loads it, and the proof that both say the same.
+
+    input   features     float32 (n, columns)
+    output  probability  float32 (n,)    of a binary head; for `lambdarank` it is the raw order score
+
+The converter's own outputs (a label, a table of both classes) are dropped: nobody reads them, and ONNX Runtime warns of
+the label's shape at each run. A model holds all its tensors itself; one that refers to another file is refused here and again
+by the loader.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+from onnxmltools.convert import convert_lightgbm
+from onnxmltools.convert.common.data_types import FloatTensorType
+
+from tailorbird.errors import BundleError
+from tailorbird.models.gbdt import Gbdt, Matrix
+
+INPUT = "features"
+OUTPUT = "probability"
+TOLERANCE = 1e-5  # of a probability; measured differences are below 1e-6
+OPSET = 15
+
+
+def gbdt_to_onnx(model: Gbdt) -> bytes:
+    """The model as a self-contained ONNX file; the same model gives the same bytes."""
+    booster = model.booster
+    if booster.best_iteration > 0:  # the converter takes all trees: leave the ones after the best behind
+        booster = type(booster)(model_str=booster.model_to_string(num_iteration=model.trees))
+    features = (INPUT, FloatTensorType([None, len(model.columns)]))
+    graph = convert_lightgbm(booster, name="head", initial_types=[features], zipmap=False, target_opset=OPSET)
+    _keep_one_output(graph, binary=model.settings.objective == "binary")
+    refuse_external(graph)
+    onnx.checker.check_model(graph)
+    return graph.SerializeToString(deterministic=True)
+
+
+def refuse_external(graph: onnx.ModelProto) -> None:
+    """Raise BundleError if any tensor of the model lies in another file."""
+    for tensor in graph.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise BundleError(f"tensor {tensor.name!r} lies outside the model", fix="export with all tensors inside")
+
+
+def score_onnx(model: bytes | Path, matrix: Matrix) -> npt.NDArray[np.float64]:
+    """What ONNX Runtime answers for a matrix, one thread, as serving runs it; shape (n,)."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model if isinstance(model, bytes) else model.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([OUTPUT], {INPUT: matrix})[0], np.float64)
+
+
+def largest_difference(model: Gbdt, exported: bytes, matrix: Matrix) -> float:
+    """The largest difference between model and export over the rows of a matrix.
+
+    Raises:
+        BundleError: it is above TOLERANCE, relative to the score's size for an order score.
+    """
+    ours = model.score(matrix)
+    difference = np.abs(ours - score_onnx(exported, matrix)) / np.maximum(1.0, np.abs(ours))
+    worst = float(difference.max(initial=0.0))
+    if not worst <= TOLERANCE:
+        raise BundleError(f"the exported model differs from the trained one by {worst:.2g} (at most {TOLERANCE:g} is allowed)")
+    return worst
+
+
+def _keep_one_output(model: onnx.ModelProto, *, binary: bool) -> None:
+    """Make `OUTPUT` of shape (n,) the only output, and drop the nodes that only the others needed."""
+    graph = model.graph
+    source = next(o.name for o in graph.output if o.name != "label") if binary else graph.output[0].name
+    if binary:
+        graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "positive_class"))
+        graph.node.append(helper.make_node("Gather", [source, "positive_class"], [OUTPUT], axis=1))
+    else:
+        graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "flat"))
+        graph.node.append(helper.make_node("Reshape", [source, "flat"], [OUTPUT]))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [None]))
+    needed = {OUTPUT}
+    kept = []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))

@@ -1,0 +1,183 @@
+"""Gradient-boosted trees on the encoded feature matrix: one LightGBM booster for each head.
+
+A binary booster gives the probability of its target; a `lambdarank` one gives a score that orders a list and has no
+scale until it is calibrated. Early stopping watches the validation part, which is later in time than the training part.
+What the columns are is decided by `ranking.encode`; how a booster becomes a file that serving loads, in `models.export`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import lightgbm as lgb
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import UsageError
+
+Matrix = npt.NDArray[np.float32]
+
+OBJECTIVES = ("binary", "lambdarank")
+
+
+@dataclass(frozen=True)
+class GbdtSettings:
+    """How the trees are grown. The defaults are plain on purpose: `tune` looks for better ones.
+
+    Attributes:
+        objective: `binary` or `lambdarank`.
+        trees: at most this many; early stopping usually ends sooner.
+        patience: stop after this many trees without a better validation figure; 0 grows all.
+        leaves, leaf_rows, rate, l2: size of a tree, least rows of a leaf, learning rate, penalty on leaf values.
+        columns, rows: share of columns for each tree and of rows for every tree.
+        threads: 0 takes all cores. The number does not change the model (`deterministic`, `force_row_wise`).
+        seed: of every draw.
+    """
+
+    objective: str = "binary"
+    trees: int = 400
+    patience: int = 30
+    leaves: int = 31
+    leaf_rows: int = 50
+    rate: float = 0.06
+    l2: float = 2.0
+    columns: float = 0.8
+    rows: float = 0.8
+    threads: int = 0
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise UsageError(f"unknown objective {self.objective!r}", fix=f"use one of {', '.join(OBJECTIVES)}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows to learn from or to watch.
+
+    Attributes:
+        matrix: shape (n, columns), float32: serving computes in float32, so training must see the same numbers.
+        label: shape (n,), 0 or 1.
+        lengths: rows of each request, in order; only `lambdarank` needs them.
+        weight: shape (n,), or None for 1 everywhere.
+    """
+
+    matrix: Matrix
+    label: npt.NDArray
+    lengths: npt.NDArray[np.int64] | None = None
+    weight: npt.NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.matrix.dtype != np.float32:
+            raise UsageError(f"expected a float32 matrix, got {self.matrix.dtype}", fix="cast before training, not after")
+
+
+@dataclass(frozen=True)
+class Gbdt:
+    """A fitted booster.
+
+    Attributes:
+        columns: names of the matrix's columns, in order.
+        curve: metric by tree, for `train` and `validation`: the learning curve.
+    """
+
+    booster: lgb.Booster
+    columns: tuple[str, ...]
+    settings: GbdtSettings
+    curve: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def trees(self) -> int:
+        return self.booster.current_iteration() if self.booster.best_iteration <= 0 else self.booster.best_iteration
+
+    def score(self, matrix: Matrix) -> npt.NDArray[np.float64]:
+        """Probability (binary) or order score (lambdarank) of each row, shape (n,)."""
+        if not len(matrix):
+            return np.zeros(0)
+        return np.asarray(self.booster.predict(matrix, num_iteration=self.trees), np.float64)
+
+    def importance(self) -> dict[str, float]:
+        """Share of the total gain that each column brought, largest first."""
+        gain = self.booster.feature_importance("gain", iteration=self.trees)
+        share = gain / max(gain.sum(), 1e-12)
+        return {self.columns[i]: float(share[i]) for i in np.argsort(-share, kind="stable")}
+
+
+def fit_gbdt(
+    train: Sample,
+    validation: Sample,
+    columns: Sequence[str],
+    settings: GbdtSettings = GbdtSettings(),
+    *,
+    categorical: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Gbdt:
+    """Grow trees on `train` until `validation` stops improving.
+
+    Args:
+        columns: a name for each column of the matrix.
+        categorical: columns that hold small non-negative codes, split as sets rather than ranges.
+        progress: called with (trees so far, trees at most).
+
+    Raises:
+        UsageError: the training part has only one class, so there is nothing to learn.
+    """
+    if not 0 < np.count_nonzero(train.label > 0) < len(train.label):
+        found = f"{np.count_nonzero(train.label > 0)} positives of {len(train.label)} rows"
+        fix = 'take a longer window, or see whether clicks arrive: tailorbird sql "select type, count(*) from events group by type"'
+        raise UsageError(f"the training part has {found}: nothing to tell apart", fix=fix)
+    data = _dataset(train, columns, categorical)
+    held = _dataset(validation, columns, categorical, reference=data)
+    curve: dict[str, dict[str, list[float]]] = {}
+    callbacks = [lgb.record_evaluation(curve), lgb.log_evaluation(0)]
+    watch = len(validation.label) > 0 and 0 < np.count_nonzero(validation.label > 0) < len(validation.label)
+    if settings.patience and watch:
+        callbacks.append(lgb.early_stopping(settings.patience, first_metric_only=True, verbose=False))
+    if progress is not None:
+        callbacks.append(lambda env: progress(env.iteration + 1, settings.trees))
+    booster = lgb.train(
+        _parameters(settings),
+        data,
+        settings.trees,
+        valid_sets=[held, data] if watch else [data],
+        valid_names=["validation", "train"] if watch else ["train"],
+        callbacks=callbacks,
+    )
+    return Gbdt(booster, tuple(columns), settings, {name: next(iter(series.values())) for name, series in curve.items()})
+
+
+def _dataset(sample: Sample, columns: Sequence[str], categorical: Sequence[str], reference: lgb.Dataset | None = None) -> lgb.Dataset:
+    return lgb.Dataset(
+        sample.matrix,
+        (sample.label > 0).astype(np.float32),
+        reference=reference,
+        weight=sample.weight,
+        group=sample.lengths,
+        feature_name=[f"c{i}" for i in range(len(columns))],  # ours may hold characters that LightGBM refuses
+        categorical_feature=[list(columns).index(name) for name in categorical],
+        free_raw_data=True,
+        params={"verbosity": -1},
+    )
+
+
+def _parameters(settings: GbdtSettings) -> dict[str, object]:
+    ranking = settings.objective == "lambdarank"
+    return {
+        "objective": settings.objective,
+        "metric": ["ndcg"] if ranking else ["binary_logloss"],
+        "eval_at": [10],
+        "num_leaves": settings.leaves,
+        "min_data_in_leaf": settings.leaf_rows,
+        "learning_rate": settings.rate,
+        "lambda_l2": settings.l2,
+        "feature_fraction": settings.columns,
+        "bagging_fraction": settings.rows,
+        "bagging_freq": 1 if settings.rows < 1 else 0,
+        "max_cat_to_onehot": 8,
+        "cat_smooth": 20.0,
+        "lambdarank_truncation_level": 20,
+        "num_threads": settings.threads,
+        "seed": settings.seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }

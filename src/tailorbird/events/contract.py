@@ -146,7 +146,7 @@ def _check_one(row: int, event: Event, receipt: Receipt, plan: RoutePlan) -> Acc
     if event.timeless:
         return Accepted(row, event, 0, ts_original, sent_at, received_at)
     if receipt.source == "import" and event.received_at is None and ts_original is not None:
-        received_at = ts_original
+        received_at = min(ts_original, receipt.received_at)
     ts = received_at if ts_original is None else ts_original
     if sent_at is not None:
         if ts_original is None:

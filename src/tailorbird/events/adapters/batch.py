@@ -1,0 +1,66 @@
+"""What every adapter yields: batches of events in the wire format, with the place in the source that each came from.
+
+What an adapter cannot read it passes on as it is: the contract then refuses it, and it goes whole to the quarantine.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import msgspec
+
+from tailorbird.events.envelope import Event
+
+BATCH_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events as JSON lines.
+
+    Attributes:
+        file: the source file, for messages.
+        lines: one JSON document an event.
+        numbers: for each, the line or row in the source, from 1.
+    """
+
+    file: str
+    lines: list[bytes]
+    numbers: list[int]
+
+
+class Adapter(Protocol):
+    """Reads one foreign format. `digests` maps each file to its SHA-256, from which event ids are made where there are none."""
+
+    def __call__(self, files: dict, options: "AdapterOptions") -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """What a user may say beside the path.
+
+    Attributes:
+        slot: the slot that imported answers belong to.
+        mapping: text of a mapping file (format `mapping` only), and its name for messages.
+        root: the folder or file that was named.
+    """
+
+    slot: str = "home"
+    mapping: str = ""
+    mapping_name: str = ""
+    root: str = ""
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_event(event: Event) -> bytes:
+    """An event in the wire format, one line."""
+    return _encode(event)
+
+
+def in_batches(file: str, rows: Iterator[tuple[int, bytes]]) -> Iterator[Batch]:
+    """Group numbered lines of one file into batches."""
+    while chunk := list(islice(rows, BATCH_ROWS)):
+        yield Batch(file, [line for _, line in chunk], [number for number, _ in chunk])

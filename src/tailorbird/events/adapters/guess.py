@@ -1,0 +1,191 @@
+"""Proposes a mapping for CSV and Parquet files from the names and values of their columns, and says why.
+
+Rules are few and visible: a name is looked up in a table of usual names; a value decides the unit of a time, whether a
+country is a two-letter code, and whether a file holds events (it has a time or a user and an item) or profiles (each
+row a different item or user, and no time).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import InputError
+from tailorbird.events.adapters.mapping import read_columns
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "ts": ("ts", "timestamp", "time", "event_time", "datetime", "created_at", "date", "clicked_at", "occurred_at", "event_date"),
+    "user_id": ("user_id", "userid", "user", "visitorid", "visitor_id", "customer_id", "customer", "household_id", "member_id"),
+    "anonymous_id": ("anonymous_id", "cookie_id", "device_id", "client_id"),
+    "session_id": ("session_id", "sessionid", "session", "user_session", "visit_id", "basket_id", "order_id", "invoice"),
+    "item_id": (
+        "item_id", "itemid", "item", "product_id", "productid", "article_id", "movie_id", "movieid", "video_id",
+        "content_id", "sku", "stock_code", "aid",
+    ),
+    "event_id": ("event_id", "eventid", "uuid", "message_id"),
+    "request_id": ("request_id", "recommendation_id", "impression_id"),
+    "type": ("type", "event_type", "event", "action", "behavior", "behaviour"),
+}  # fmt: skip
+_CONTEXT: dict[str, tuple[str, ...]] = {
+    "device": ("device", "device_type", "device_group", "platform"),
+    "country": ("country", "country_code"),
+    "page": ("page_url", "url"),
+    "referrer": ("referrer", "referer"),
+}
+_PROPERTIES: dict[str, tuple[str, ...]] = {
+    "price": ("price", "unit_price", "sales_value", "amount", "price_usd"),
+    "quantity": ("quantity", "qty", "units"),
+    "rating": ("rating", "score", "stars"),
+    "query": ("query", "search_term"),
+    "dwell_ms": ("dwell_ms", "play_time_ms"),
+}
+_TYPE_VALUES = {"addtocart": "cart", "add_to_cart": "cart", "carts": "cart", "transaction": "purchase", "order": "purchase",
+                "orders": "purchase", "buy": "purchase", "clicks": "click", "pageview": "view", "page_view": "view"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ColumnGuess:
+    """What was decided about one column."""
+
+    column: str
+    role: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SourceGuess:
+    """What was decided about one file: its kind, its columns and the TOML that says so."""
+
+    file: Path
+    kind: str
+    columns: list[ColumnGuess]
+    toml: str
+
+
+def guess_source(file: Path) -> SourceGuess:
+    """Propose how the rows of a file become events or profiles.
+
+    Raises:
+        InputError: the file is empty or has neither an item nor a user.
+    """
+    sample = next(read_columns(file), None)
+    if sample is None or sample.num_rows == 0:
+        raise InputError("holds no row", where=str(file))
+    roles, columns = _roles(sample)
+    if "item_id" not in roles and "user_id" not in roles:
+        raise InputError(
+            f"no column looks like an item or a user: {', '.join(sample.schema.names)}",
+            where=str(file),
+            fix="write the mapping by hand: see docs/how-to/import.md",
+        )
+    kind = _kind(sample, roles)
+    columns += [_rest(sample, name, kind) for name in sample.schema.names if name not in {entry.column for entry in columns}]
+    return SourceGuess(file, kind, columns, _toml(file, kind, sample, roles, columns))
+
+
+def _roles(sample: pa.RecordBatch) -> tuple[dict[str, str], list[ColumnGuess]]:
+    roles: dict[str, str] = {}
+    columns: list[ColumnGuess] = []
+    lower = {name.lower(): name for name in sample.schema.names}
+    for role, names in _NAMES.items():
+        for name in names:
+            if name in lower and role not in roles and (role != "ts" or _can_be_time(sample.column(lower[name]))):
+                roles[role] = lower[name]
+                columns.append(ColumnGuess(lower[name], role, "its name is usual for it"))
+    if "session_id" in roles and "user_id" not in roles and "anonymous_id" not in roles:
+        roles["anonymous_id"] = roles["session_id"]
+        columns.append(ColumnGuess(roles["session_id"], "anonymous_id", "there is no user, so each session is a person of its own"))
+    return roles, columns
+
+
+def _can_be_time(column: pa.Array) -> bool:
+    if pa.types.is_string(column.type):
+        first = next((value for value in column.to_pylist() if value), "")
+        return first[:4].isdigit() and "-" in first
+    return not pa.types.is_boolean(column.type)
+
+
+def _kind(sample: pa.RecordBatch, roles: dict[str, str]) -> str:
+    if "ts" in roles:
+        return "events"
+    if "item_id" in roles and "user_id" not in roles and _is_unique(sample.column(roles["item_id"])):
+        return "items"
+    if "user_id" in roles and "item_id" not in roles and _is_unique(sample.column(roles["user_id"])):
+        return "users"
+    return "events"
+
+
+def _is_unique(column: pa.Array) -> bool:
+    return pc.count_distinct(column).as_py() == len(column)
+
+
+def _rest(sample: pa.RecordBatch, name: str, kind: str) -> ColumnGuess:
+    column = sample.column(name)
+    if kind != "events":
+        return ColumnGuess(name, f"properties.{_slug(name)}", "an attribute of the profile")
+    for role, names in _CONTEXT.items():
+        if name.lower() in names:
+            if role == "country" and not _two_letters(column):
+                return ColumnGuess(name, f"properties.{_slug(name)}", "a country, but not in two letters, so it stays a property")
+            return ColumnGuess(name, f"context.{role}", "its name is usual for it")
+    for role, names in _PROPERTIES.items():
+        if name.lower() in names:
+            if role == "query" or pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+                return ColumnGuess(name, f"properties.{role}", "its name is usual for it")
+            return ColumnGuess(name, f"properties.{_slug(name)}_text", f"named like {role}, but it holds no numbers")
+    if name.lower().endswith(("_size", "_total")):
+        return ColumnGuess(name, "", "left out: it looks like a total that is known only afterwards, a leak; add it by hand if not")
+    return ColumnGuess(name, f"properties.{_slug(name)}", "kept as a property of the event")
+
+
+def _two_letters(column: pa.Array) -> bool:
+    if not pa.types.is_string(column.type):
+        return False
+    return all(len(value) == 2 and value.isalpha() for value in column.drop_null().unique().to_pylist())
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "_" for letter in name.lower())
+
+
+def _ts_unit(column: pa.Array) -> str:
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return "us"
+    typical = pc.quantile(column, 0.5)[0].as_py()
+    return "s" if typical < 1e11 else "ms" if typical < 1e14 else "us"
+
+
+def _toml(file: Path, kind: str, sample: pa.RecordBatch, roles: dict[str, str], columns: list[ColumnGuess]) -> str:
+    lines = ["[[source]]", f'file = "{file.name}"', f'kind = "{kind}"']
+    if kind == "events":
+        lines.append(_type_line(sample, roles))
+    if "ts" in roles:
+        lines.append(f'ts = "{roles["ts"]}"')
+        unit = _ts_unit(sample.column(roles["ts"]))
+        if unit != "us":
+            lines.append(f'ts_unit = "{unit}"')
+    lines += [
+        f'{role} = "{roles[role]}"'
+        for role in ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
+        if role in roles
+    ]
+    for section in ("context", "properties"):
+        chosen = [entry for entry in columns if entry.role.startswith(section + ".")]
+        if chosen:
+            lines.append(f"[source.{section}]")
+            lines += [f'{entry.role.partition(".")[2]} = "{entry.column}"' for entry in chosen]
+    return "\n".join(lines) + "\n"
+
+
+def _type_line(sample: pa.RecordBatch, roles: dict[str, str]) -> str:
+    if "type" in roles:
+        seen = [str(value) for value in sample.column(roles["type"]).unique().to_pylist() if value is not None]
+        values = ", ".join(f'"{value}" = "{_TYPE_VALUES[value.lower()]}"' for value in seen if value.lower() in _TYPE_VALUES)
+        return f'type = {{ column = "{roles["type"]}", values = {{ {values} }} }}'
+    names = {name.lower() for name in sample.schema.names}
+    if names & {"rating", "stars"}:
+        return 'type = "rating"'
+    if names & {"basket_id", "invoice", "order_id", "sales_value", "quantity"}:
+        return 'type = "purchase"'
+    return 'type = "click"'

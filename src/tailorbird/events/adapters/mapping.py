@@ -1,0 +1,253 @@
+"""Any CSV or Parquet by a short mapping file, which `tailorbird import --guess` proposes.
+
+[[source]]
+file = "clicks.parquet"     # or a pattern, "*.csv.gz"
+kind = "events"             # or "items", "users": profiles, timeless without ts
+type = "click"              # or: type = { column = "event", values = { addtocart = "cart" } }
+ts = "clicked_at"           # a column of times; for numbers say ts_unit = "s", "ms" or "us"
+user_id = "visitor"
+item_id = "article_id"
+[source.context]            # device, country, page, referrer, user_agent: column names
+device = "device_group"
+[source.properties]         # property: column
+price = "sales_value"
+"""
+
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from fnmatch import fnmatch
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from tailorbird.errors import InputError
+from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, encode_event
+from tailorbird.events.adapters.files import bare_suffix, open_file
+from tailorbird.events.envelope import Context, Event
+
+PATTERNS = ("*.csv", "*.tsv", "*.parquet")
+UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+
+class TypeColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Event types read from a column, translated where `values` says so."""
+
+    column: str
+    values: dict[str, str] = {}
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the rows of some files become events or profiles."""
+
+    file: str
+    kind: str = "events"
+    type: str | TypeColumn = "click"
+    ts: str | None = None
+    ts_unit: str = "us"
+    event_id: str | None = None
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    session_id: str | None = None
+    item_id: str | None = None
+    request_id: str | None = None
+    context: dict[str, str] = {}
+    properties: dict[str, str] = {}
+
+
+class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole mapping file."""
+
+    source: list[Source]
+
+
+def parse_mapping(text: str, name: str) -> Mapping:
+    """A mapping file, checked as far as that goes without the data.
+
+    Raises:
+        InputError: it is no TOML, or a key or value cannot be used; names the path in the file.
+    """
+    try:
+        mapping = msgspec.convert(tomllib.loads(text), Mapping)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise InputError(
+            f"not a mapping that can be used: {error}", where=name, fix="tailorbird import --guess PATH proposes one"
+        ) from None
+    for index, source in enumerate(mapping.source):
+        where = f"{name}: $.source[{index}]"
+        if source.kind not in ("events", "items", "users"):
+            raise InputError(f"expected kind events, items or users, got {source.kind!r}", where=where)
+        if source.ts_unit not in UNITS:
+            raise InputError(f"expected ts_unit s, ms or us, got {source.ts_unit!r}", where=where)
+        if source.kind == "items" and source.item_id is None:
+            raise InputError("items need item_id", where=where)
+        if source.kind == "users" and source.user_id is None:
+            raise InputError("users need user_id", where=where)
+        unknown = set(source.context) - {field.name for field in msgspec.structs.fields(Context)}
+        if unknown:
+            raise InputError(f"context has no {', '.join(sorted(unknown))}; put it under properties", where=where)
+    return mapping
+
+
+def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Turn the rows of each mapped file into events.
+
+    Raises:
+        InputError: a file matches no source, a mapped column is missing, or a file cannot be read.
+    """
+    mapping = parse_mapping(options.mapping, options.mapping_name)
+    used = False
+    for file, digest in files.items():
+        for source in mapping.source:
+            if fnmatch(file.name, source.file) or fnmatch(str(file), f"*/{source.file}"):
+                used = True
+                yield from _read_source(file, digest[:12], source, options.mapping_name)
+    if not used:
+        wanted = ", ".join(source.file for source in mapping.source)
+        raise InputError(f"the mapping names {wanted}, and no such file is there", where=options.root)
+
+
+def read_columns(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """A CSV, TSV or Parquet file in batches; only `columns`, where given."""
+    try:
+        if bare_suffix(file) == ".parquet":
+            yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
+            return
+        delimiter = "\t" if bare_suffix(file) == ".tsv" else ","
+        reader = pacsv.open_csv(
+            pa.PythonFile(open_file(file), mode="r"),
+            parse_options=pacsv.ParseOptions(delimiter=delimiter),
+            convert_options=pacsv.ConvertOptions(include_columns=columns, strings_can_be_null=True),
+        )
+        for batch in reader:
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                yield batch.slice(start, BATCH_ROWS)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"cannot be read: {error}", where=str(file)) from None
+
+
+def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator[Batch]:
+    wanted = _columns_of(source)
+    present = _names(file)
+    missing = [column for column in wanted if column not in present]
+    if missing:
+        raise InputError(f"{file.name} has no column {', '.join(missing)}; it has {', '.join(present)}", where=name)
+    done = 0
+    for batch in read_columns(file, wanted):
+        yield Batch(str(file), _events(batch, done, digest, source), list(range(done + 1, done + 1 + batch.num_rows)))
+        done += batch.num_rows
+
+
+def _names(file: Path) -> list[str]:
+    if bare_suffix(file) == ".parquet":
+        try:
+            return pq.ParquetFile(file).schema_arrow.names
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"not a Parquet file that can be read: {error}", where=str(file)) from None
+    first = next(read_columns(file), None)
+    return [] if first is None else first.schema.names
+
+
+def _columns_of(source: Source) -> list[str]:
+    direct = (source.ts, source.event_id, source.user_id, source.anonymous_id, source.session_id, source.item_id, source.request_id)
+    typed = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
+    every = (*direct, *typed, *source.context.values(), *source.properties.values())
+    return list(dict.fromkeys(column for column in every if column is not None))
+
+
+def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> list[bytes]:
+    rows = batch.num_rows
+    texts = {name: _texts(batch, getattr(source, name)) for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")}
+    ids = _texts(batch, source.event_id) if source.event_id else [f"{digest}:{done + row}" for row in range(1, rows + 1)]
+    times = _times(batch, source)
+    types = _types(batch, source)
+    contexts = _contexts(batch, source)
+    properties = _properties(batch, source)
+    timeless = source.kind != "events" and source.ts is None
+    return [
+        encode_event(
+            Event(
+                event_id=event_id or f"{digest}:{done + row}",
+                type=kind or "",
+                ts=ts,
+                user_id=user,
+                anonymous_id=anonymous,
+                session_id=session,
+                item_id=item,
+                request_id=request,
+                context=context,
+                properties=props,
+                timeless=timeless,
+            )
+        )
+        for row, (event_id, kind, ts, user, anonymous, session, item, request, context, props) in enumerate(
+            zip(ids, types, times, *texts.values(), contexts, properties, strict=True), 1
+        )
+    ]
+
+
+def _texts(batch: pa.RecordBatch, column: str | None) -> Any:
+    if column is None:
+        return list(repeat(None, batch.num_rows))
+    values = batch.column(column)
+    if pa.types.is_floating(values.type):
+        return [None if value is None else f"{value:.15g}" for value in values.to_pylist()]
+    return values.cast(pa.string()).to_pylist()
+
+
+def _types(batch: pa.RecordBatch, source: Source) -> Any:
+    if source.kind != "events":
+        return repeat(source.kind.removesuffix("s"), batch.num_rows)
+    if isinstance(source.type, str):
+        return repeat(source.type, batch.num_rows)
+    values = source.type.values
+    return [values.get(text, text) for text in _texts(batch, source.type.column)]
+
+
+def _times(batch: pa.RecordBatch, source: Source) -> Any:
+    if source.ts is None:
+        return repeat(None, batch.num_rows)
+    column = batch.column(source.ts)
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.timestamp("us")).cast(pa.int64()).to_pylist()
+    if pa.types.is_date(column.type):
+        return column.cast(pa.timestamp("us")).cast(pa.int64()).to_pylist()
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        unit = UNITS[source.ts_unit]
+        return [None if value is None else int(value * unit) for value in column.to_pylist()]
+    return [value if value is None or value.endswith("Z") or "+" in value else f"{value}Z" for value in column.to_pylist()]
+
+
+def _contexts(batch: pa.RecordBatch, source: Source) -> Any:
+    if not source.context:
+        return repeat(None, batch.num_rows)
+    columns = [_texts(batch, column) for column in source.context.values()]
+    return [Context(**dict(zip(source.context, row, strict=True))) for row in zip(*columns, strict=True)]
+
+
+def _properties(batch: pa.RecordBatch, source: Source) -> Any:
+    if not source.properties:
+        return repeat(None, batch.num_rows)
+    names = list(source.properties)
+    columns = [batch.column(column).to_pylist() for column in source.properties.values()]
+    return [
+        {name: _plain(value) for name, value in zip(names, row, strict=True) if value is not None} or None
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold."""
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    return value

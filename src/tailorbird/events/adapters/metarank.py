@@ -1,0 +1,98 @@
+"""Metarank's JSON lines: every record an item, a user, a ranking or an interaction.
+
+    item         → item profile from its fields
+    user         → user profile from its fields
+    ranking      → an answer with the items in shown order, and an impression of them (Metarank takes what was ranked as seen)
+    interaction  → an event of its type, with `ranking` as request_id
+
+Source: Metarank's documentation, "Supported events".
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches
+from tailorbird.events.adapters.files import read_lines
+from tailorbird.events.envelope import Answer, Event
+
+PATTERNS = ("*.jsonl", "*.json", "*.ndjson")
+
+
+class _Field(msgspec.Struct):
+    name: str
+    value: Any = None
+
+
+class _Item(msgspec.Struct):
+    id: str
+    fields: list[_Field] = []
+
+
+class _Record(msgspec.Struct):
+    event: str
+    id: str
+    timestamp: int | str
+    item: str | None = None
+    user: str | None = None
+    session: str | None = None
+    ranking: str | None = None
+    type: str | None = None
+    items: list[_Item] = []
+    fields: list[_Field] = []
+
+
+_decode = msgspec.json.Decoder(_Record).decode
+
+
+def read_metarank(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Turn Metarank's records into events; a record that cannot be read goes on as it is, to be quarantined."""
+    for file in files:
+        yield from in_batches(str(file), _events(file, options))
+
+
+def _events(file: Path, options: AdapterOptions) -> Iterator[tuple[int, bytes]]:
+    for number, line in read_lines(file):
+        try:
+            record = _decode(line)
+            ts = _time(record.timestamp)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            yield number, line
+            continue
+        for event in _convert(record, ts, options):
+            yield number, encode_event(event)
+
+
+def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterator[Event]:
+    properties = {entry.name: entry.value for entry in record.fields} or None
+    who = {"user_id": record.user, "session_id": record.session}
+    if record.user is None:
+        who["anonymous_id"] = record.session or record.ranking or record.id
+    if record.event == "item":
+        yield Event(event_id=record.id, type="item", ts=ts, item_id=record.item, properties=properties)
+    elif record.event == "user":
+        yield Event(event_id=record.id, type="user", ts=ts, user_id=record.user, properties=properties)
+    elif record.event == "ranking":
+        items = [item.id for item in record.items]
+        answer = Answer(slot=options.slot, query=_text((properties or {}).get("query")))
+        shown = {"ts": ts, "items": items, "request_id": record.id, "properties": properties, **who}
+        yield Event(event_id=record.id, type="answer", answer=answer, **shown)
+        yield Event(event_id=f"{record.id}#impression", type="impression", **shown)
+    else:
+        name = record.type or record.event
+        yield Event(event_id=record.id, type=name, ts=ts, item_id=record.item, request_id=record.ranking, properties=properties, **who)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _time(value: int | str) -> int | str:
+    """Milliseconds, as number or text, to microseconds; ISO text goes on, with the zone UTC where it names none."""
+    if isinstance(value, int) or value.isdigit():
+        return int(value) * 1_000
+    moment = datetime.fromisoformat(value)
+    return value if moment.tzinfo is not None else f"{value}Z"

@@ -1,0 +1,154 @@
+"""MovieLens in every layout: 100k (`u.data`), 1m (`ratings.dat`), 20m and later (CSV), and the same tables as Parquet.
+
+ratings → rating events;  movies → timeless item profiles (title, genres, year);  users → timeless user profiles
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from tailorbird.errors import InputError
+from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, encode_event, in_batches
+from tailorbird.events.adapters.files import open_file
+from tailorbird.events.envelope import Event
+
+PATTERNS = (
+    "u.data", "u.item", "u.user", "ratings.dat", "movies.dat", "users.dat",
+    "ratings.csv", "movies.csv", "ratings.parquet", "movies.parquet",
+)  # fmt: skip
+
+_YEAR = re.compile(r"\((\d{4})\)\s*$")
+# u.item marks genres by 19 columns of 0 and 1, in this order (its README).
+_GENRES_100K = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+
+Row = list[str]
+
+
+def read_movielens(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Read whichever of the known files are there.
+
+    Raises:
+        InputError: none of the files is one of a MovieLens layout.
+    """
+    known = [file for file in files if _bare(file) in _READERS]
+    if not known:
+        names = ", ".join(file.name for file in files)
+        raise InputError(f"expected ratings and movies of a MovieLens layout ({', '.join(PATTERNS)}), got {names}", where=options.root)
+    for file in known:
+        rows, convert = _READERS[_bare(file)]
+        yield from in_batches(str(file), _convert(file, rows, convert, files[file][:12]))
+
+
+def _bare(file: Path) -> str:
+    return file.name.removesuffix(".gz").removesuffix(".zst")
+
+
+def _convert(
+    file: Path, rows: Callable[[Path], Iterator[Row]], convert: Callable[[Row, str], Event], digest: str
+) -> Iterator[tuple[int, bytes]]:
+    for number, row in enumerate(rows(file), 1):
+        try:
+            yield number, encode_event(convert(row, f"{digest}:{number}"))
+        except (ValueError, IndexError):
+            yield number, "\t".join(row).encode()
+
+
+def _separated(separator: str) -> Callable[[Path], Iterator[Row]]:
+    def rows(file: Path) -> Iterator[Row]:
+        with io.TextIOWrapper(open_file(file), encoding="latin-1") as stream:
+            for line in stream:
+                if line.strip():
+                    yield line.rstrip("\n").split(separator)
+
+    return rows
+
+
+def _csv_rows(file: Path) -> Iterator[Row]:
+    with io.TextIOWrapper(open_file(file), encoding="utf-8", newline="") as stream:
+        reader = csv.reader(stream)
+        next(reader, None)
+        yield from reader
+
+
+def _parquet_rows(columns: tuple[str, ...]) -> Callable[[Path], Iterator[Row]]:
+    def rows(file: Path) -> Iterator[Row]:
+        source = pq.ParquetFile(file)
+        missing = [name for name in columns if name not in source.schema_arrow.names]
+        if missing:
+            raise InputError(f"expected the columns {', '.join(columns)}, missing {', '.join(missing)}", where=str(file))
+        for batch in source.iter_batches(BATCH_ROWS, columns=list(columns)):
+            values = [_texts(batch.column(name)) for name in columns]
+            yield from (list(row) for row in zip(*values, strict=True))
+
+    return rows
+
+
+def _texts(column: Any) -> list[str]:
+    if str(column.type).startswith("timestamp"):
+        return [str(value) for value in column.cast("timestamp[us]").cast("int64").to_pylist()]
+    return [str(value) for value in column.to_pylist()]
+
+
+def _rating(user: str, item: str, rating: str, ts: int, event_id: str) -> Event:
+    return Event(event_id=event_id, type="rating", ts=ts, user_id=user, item_id=item, properties={"rating": float(rating)})
+
+
+def _rating_in_seconds(row: Row, event_id: str) -> Event:
+    return _rating(row[0], row[1], row[2], int(float(row[3])) * 1_000_000, event_id)
+
+
+def _rating_in_microseconds(row: Row, event_id: str) -> Event:
+    return _rating(row[0], row[1], row[2], int(row[3]), event_id)
+
+
+def _movie(item: str, title: str, genres: list[str], event_id: str) -> Event:
+    properties: dict[str, Any] = {"title": title, "genres": genres}
+    if genres:
+        properties["category"] = genres[0]
+    if match := _YEAR.search(title):
+        properties["year"] = int(match[1])
+    return Event(event_id=event_id, type="item", item_id=item, timeless=True, properties=properties)
+
+
+def _movie_of_names(row: Row, event_id: str) -> Event:
+    genres = [genre for genre in row[2].split("|") if genre and genre != "(no genres listed)"]
+    return _movie(row[0], row[1], genres, event_id)
+
+
+def _movie_of_flags(row: Row, event_id: str) -> Event:
+    genres = [name for name, flag in zip(_GENRES_100K, row[5:24], strict=False) if flag == "1"]
+    return _movie(row[0], row[1], genres, event_id)
+
+
+def _user_1m(row: Row, event_id: str) -> Event:
+    return _user(row[0], {"gender": row[1], "age": int(row[2]), "occupation": row[3], "zip": row[4]}, event_id)
+
+
+def _user_100k(row: Row, event_id: str) -> Event:
+    return _user(row[0], {"age": int(row[1]), "gender": row[2], "occupation": row[3], "zip": row[4]}, event_id)
+
+
+def _user(user: str, properties: dict[str, Any], event_id: str) -> Event:
+    return Event(event_id=event_id, type="user", user_id=user, timeless=True, properties=properties)
+
+
+_READERS: dict[str, tuple[Callable[[Path], Iterator[Row]], Callable[[Row, str], Event]]] = {
+    "u.item": (_separated("|"), _movie_of_flags),
+    "u.user": (_separated("|"), _user_100k),
+    "u.data": (_separated("\t"), _rating_in_seconds),
+    "movies.dat": (_separated("::"), _movie_of_names),
+    "users.dat": (_separated("::"), _user_1m),
+    "ratings.dat": (_separated("::"), _rating_in_seconds),
+    "movies.csv": (_csv_rows, _movie_of_names),
+    "ratings.csv": (_csv_rows, _rating_in_seconds),
+    "movies.parquet": (_parquet_rows(("movie_id", "title", "genres")), _movie_of_names),
+    "ratings.parquet": (_parquet_rows(("user_id", "movie_id", "rating", "ts")), _rating_in_microseconds),
+}

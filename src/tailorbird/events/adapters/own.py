@@ -1,0 +1,53 @@
+"""Our own format: the wire format in JSON lines, or the same fields as columns of Parquet."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tailorbird.errors import InputError
+from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, in_batches
+from tailorbird.events.adapters.files import bare_suffix, read_lines
+from tailorbird.events.envelope import Event
+
+PATTERNS = ("*.jsonl", "*.ndjson", "*.json", "*.parquet")
+
+
+def read_own(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Pass JSON lines on as they are; turn Parquet rows into the same."""
+    for file in files:
+        if bare_suffix(file) == ".parquet":
+            yield from _read_parquet(file)
+        else:
+            yield from in_batches(str(file), read_lines(file))
+
+
+def _read_parquet(file: Path) -> Iterator[Batch]:
+    try:
+        source = pq.ParquetFile(file)
+        known = {field.name for field in msgspec.structs.fields(Event)}
+        unknown = [name for name in source.schema_arrow.names if name not in known]
+        if unknown:
+            raise InputError(
+                f"columns {', '.join(unknown)} are no fields of an event",
+                where=str(file),
+                fix="tailorbird import --guess PATH proposes a mapping for files with other columns",
+            )
+        done = 0
+        for batch in source.iter_batches(BATCH_ROWS):
+            rows = [{name: value for name, value in row.items() if value is not None} for row in _plain(batch).to_pylist()]
+            yield Batch(str(file), [msgspec.json.encode(row) for row in rows], list(range(done + 1, done + 1 + len(rows))))
+            done += len(rows)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"not a Parquet file that can be read: {error}", where=str(file)) from None
+
+
+def _plain(batch: pa.RecordBatch) -> pa.Table:
+    """Times as microseconds, which is what the wire format takes."""
+    table = pa.Table.from_batches([batch])
+    for index, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            table = table.set_column(index, field.name, table[field.name].cast(pa.timestamp("us")).cast(pa.int64()))
+    return table

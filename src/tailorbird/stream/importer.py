@@ -1,0 +1,241 @@
+"""Import: files of any known format, checked, put in order of time and appended to the raw log of the producer `import`.
+
+    files ──adapter──► JSON lines ──contract──► sorted by (ts, event_id) ──► raw-import.db, and how far it got, in one transaction
+
+An import that was killed goes on where it was: the order is a function of the files alone. Sorting needs the memory of one
+run; longer histories are sorted in runs on disk and merged by slices of time. What the contract refuses is appended
+behind the rest, so that the router puts it whole into the quarantine.
+"""
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from tailorbird import faults
+from tailorbird.errors import InputError, UsageError
+from tailorbird.events import Clock, Receipt, RoutePlan, check
+from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
+from tailorbird.stream.embedded import EmbeddedWriter, open_writer
+from tailorbird.stream.protocol import Block
+
+PRODUCER = "import"
+RUN_ROWS = 2_000_000  # sorted in memory at once: about 1 GB of typical events
+BODY_ROWS = 2_000
+COMMIT_BODIES = 25
+_EXAMPLES = 5
+
+Progress = Callable[[str, int, int | None], None]
+
+_IMPORTS = """
+CREATE TABLE IF NOT EXISTS import(
+    key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, rows_done INTEGER NOT NULL, finished_at INTEGER
+) STRICT
+"""
+
+
+@dataclass
+class ImportReport:
+    """What an import did.
+
+    Attributes:
+        rows: events and profiles in the files; accepted + refused.
+        refused: reason code → rows, all of which go to the quarantine.
+        examples: a sentence for each of the first refused rows, with file and line.
+        resumed_at: how many rows an earlier, interrupted import of the same files had done.
+        already: whether these files had been imported before, so that nothing was to do.
+    """
+
+    files: list[str]
+    rows: int = 0
+    accepted: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+    resumed_at: int = 0
+    already: bool = False
+
+
+def import_files(
+    stream: Path,
+    format_: str,
+    path: Path,
+    *,
+    plan: RoutePlan,
+    clock: Clock,
+    options: AdapterOptions | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> ImportReport:
+    """Import the files at `path` into the raw log in the folder `stream`.
+
+    Raises:
+        UsageError: no such format.
+        InputError: nothing there, no row in it, or a file that cannot be read.
+        DamageError: a file does not match SHA256SUMS.
+        LockedError: another import is running.
+    """
+    if format_ not in FORMATS:
+        raise UsageError(f"unknown format {format_!r}", fix=f"use one of {', '.join(FORMATS)}")
+    read, patterns = FORMATS[format_]
+    files = find_files(path, patterns)
+    size = sum(file.stat().st_size for file in files)
+    seen = 0
+
+    def digested(count: int) -> None:
+        nonlocal seen
+        seen += count
+        progress("checksums", seen, size)
+
+    options = options or AdapterOptions(root=str(path))
+    digests = digest_files(files, digested)
+    report = ImportReport([str(file) for file in files])
+    writer = open_writer(stream / f"raw-{PRODUCER}.db", partition=PRODUCER)
+    folder = Path(tempfile.mkdtemp(prefix="import-", dir=stream))
+    try:
+        log = _Progress(writer, _key(format_, options, digests), path, format_)
+        if log.finished:
+            report.already = True
+            return report
+        report.resumed_at = log.rows_done
+        runs = _Runs(folder)
+        receipt = Receipt(clock.now(), "import", "ndjson")
+        refused = _collect(read(digests, options), receipt, plan, runs, report, progress)
+        if report.rows == 0:
+            raise InputError("no row was found in it", where=str(path), fix="look at the file, or choose another format")
+        _append(log, runs, refused, receipt, report.rows, progress)
+        log.finish(clock.now())
+        return report
+    finally:
+        writer.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str:
+    parts = (format_, options.slot, options.mapping, *sorted(digests.values()))
+    return sha256("\x00".join(parts).encode()).hexdigest()
+
+
+def _collect(
+    batches: Iterator[Batch], receipt: Receipt, plan: RoutePlan, runs: "_Runs", report: ImportReport, progress: Progress
+) -> list[bytes]:
+    """Check every batch, give what is accepted to `runs`, and return the lines that are refused."""
+    refused: list[bytes] = []
+    for batch in batches:
+        body = b"\n".join(batch.lines)
+        accepted, refusals = check(body, receipt, plan)
+        # Checked on a receipt with its own time; `ts` of an accepted row is what the router will find again.
+        runs.add([row.ts for row in accepted], [row.event.event_id for row in accepted], [batch.lines[row.row] for row in accepted])
+        for refusal in refusals:
+            report.refused[refusal.code] += 1
+            refused.append(batch.lines[refusal.row])
+            if len(report.examples) < _EXAMPLES:
+                report.examples.append(f"{batch.file}:{batch.numbers[refusal.row]}: {refusal.path}: {refusal.message}")
+        report.rows += len(batch.lines)
+        report.accepted += len(accepted)
+        progress("read and check", report.rows, None)
+    return refused
+
+
+def _append(log: "_Progress", runs: "_Runs", refused: list[bytes], receipt: Receipt, rows: int, progress: Progress) -> None:
+    pending: list[Block] = []
+    done = 0
+    encoded = msgspec.json.encode(receipt)
+    for lines in _bodies(runs, refused):
+        done += len(lines)
+        if done <= log.rows_done:
+            continue
+        if done - len(lines) < log.rows_done:
+            lines = lines[log.rows_done - (done - len(lines)) :]
+        pending.append(Block("body", len(lines), b"\n".join(lines), encoded))
+        if len(pending) == COMMIT_BODIES:
+            log.append(pending, done)
+            pending = []
+            progress("append", done, rows)
+    log.append(pending, done)
+    progress("append", done, rows)
+
+
+def _bodies(runs: "_Runs", refused: list[bytes]) -> Iterator[list[bytes]]:
+    for column in runs.merged():
+        for start in range(0, len(column), BODY_ROWS):
+            yield column.slice(start, BODY_ROWS).to_pylist()
+    for start in range(0, len(refused), BODY_ROWS):
+        yield refused[start : start + BODY_ROWS]
+
+
+class _Progress:
+    """How far an import got, kept in the file that it appends to and committed with what it appends."""
+
+    def __init__(self, writer: EmbeddedWriter, key: str, path: Path, format_: str) -> None:
+        self._writer = writer
+        self._key = key
+        with writer.transaction() as connection:
+            connection.execute(_IMPORTS)
+            connection.execute("INSERT OR IGNORE INTO import VALUES (?, ?, ?, 0, NULL)", (key, str(path), format_))
+        row = writer.connection.execute("SELECT rows_done, finished_at FROM import WHERE key = ?", (key,)).fetchone()
+        self.rows_done, self.finished = (row[0], row[1] is not None) if row else (0, False)
+
+    def append(self, blocks: list[Block], rows_done: int) -> None:
+        with self._writer.transaction() as connection:
+            if blocks:
+                self._writer.append(blocks)
+            faults.at("import.before_commit")
+            connection.execute("UPDATE import SET rows_done = ? WHERE key = ?", (rows_done, self._key))
+        faults.at("import.after_commit")
+
+    def finish(self, moment: int) -> None:
+        with self._writer.transaction() as connection:
+            connection.execute("UPDATE import SET finished_at = ? WHERE key = ?", (moment, self._key))
+
+
+class _Runs:
+    """Rows in order of (ts, event_id), sorted in memory up to `RUN_ROWS` and beyond that in files, a slice of time at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._batches: list[pa.RecordBatch] = []
+        self._rows = 0
+        self._runs: list[pa.Table] = []
+
+    def add(self, ts: list[int], ids: list[str], lines: list[bytes]) -> None:
+        arrays = [pa.array(ts, pa.int64()), pa.array(ids, pa.string()), pa.array(lines, pa.large_binary())]
+        self._batches.append(pa.record_batch(arrays, names=["ts", "id", "line"]))
+        self._rows += len(ts)
+        if self._rows >= RUN_ROWS:
+            self._spill()
+
+    def _spill(self) -> None:
+        path = self._folder / f"run-{len(self._runs)}.arrow"
+        run = _in_order(pa.Table.from_batches(self._batches))
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, run.schema) as writer:
+            writer.write_table(run)
+        self._runs.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+        self._batches, self._rows = [], 0
+
+    def merged(self) -> Iterator[pa.ChunkedArray]:
+        """The lines, in order, in pieces."""
+        runs = [*self._runs]
+        if self._batches:
+            runs.append(_in_order(pa.Table.from_batches(self._batches)))
+        if len(runs) == 1:
+            yield runs[0]["line"]
+            return
+        times = [run["ts"].to_numpy() for run in runs]
+        every = np.sort(np.concatenate(times)) if times else np.zeros(0, np.int64)
+        edges = [*np.unique(every[RUN_ROWS // 2 :: RUN_ROWS // 2]), np.iinfo(np.int64).max]
+        starts = [0] * len(runs)
+        for edge in edges:
+            ends = [int(np.searchsorted(ts, edge, side="left")) for ts in times]
+            parts = [run.slice(start, end - start) for run, start, end in zip(runs, starts, ends, strict=True)]
+            yield _in_order(pa.concat_tables(parts))["line"]
+            starts = ends
+
+
+def _in_order(rows: pa.Table) -> pa.Table:
+    return rows.sort_by([("ts", "ascending"), ("id", "ascending")])

@@ -1,0 +1,294 @@
+"""The registry on a local folder: numbered versions, aliases, and a log of who changed them and why.
+
+    ROOT/v0001/…         bundles, read-only once they are there
+    ROOT/aliases.json    champion, challenger, and the champions before, newest last; replaced whole
+    ROOT/audit.jsonl     one line for each change
+    ROOT/lock            held while something changes
+
+A bundle is copied into `ROOT/.incoming`, synced file by file, and renamed to its version: it is there whole or not at
+all. What a bundle is stands in `registry.manifest`.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from tailorbird import faults
+from tailorbird.errors import BundleError, DamageError, NotReadyError, StorageError, UsageError
+from tailorbird.registry.manifest import DIGEST, MANIFEST, Manifest, Sealed, encode, read_sealed
+
+_HISTORY_MAX = 50
+
+
+class Clock(Protocol):
+    """The time in microseconds; `events.Clock`, which this package does not import."""
+
+    def now(self) -> int: ...
+
+
+class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names of versions: the one that serves, the one that is being tried, and those that served before, newest last."""
+
+    champion: str = ""
+    challenger: str = ""
+    history: tuple[str, ...] = ()
+
+    @property
+    def previous(self) -> str:
+        """The champion before this one, which a rollback brings back."""
+        return self.history[-1] if self.history else ""
+
+    def of(self, version: str) -> tuple[str, ...]:
+        """The names that a version bears."""
+        named = (("champion", self.champion), ("challenger", self.challenger), ("previous", self.previous))
+        return tuple(name for name, held in named if held == version)
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """One change: what, to which version, by whom, why and when; `digest` is the SHA-256 of the manifest that was added."""
+
+    at: int
+    action: str
+    version: str
+    by: str
+    why: str
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class VersionInfo:
+    """A version as a list shows it, from its manifest alone; its files are not checked."""
+
+    version: str
+    path: Path
+    created_at: int
+    schema_hash: str
+    heads: tuple[str, ...]
+    metrics: dict[str, Any]
+    aliases: tuple[str, ...]
+
+
+class Registry:
+    """Bundles by version.
+
+    Promised: `add`, `promote` and `rollback` survive the death of the process and of the power once they return, and
+    happen whole or not at all; a version never changes; what `champion` names was whole when it was promoted.
+
+    Args:
+        path: the folder; made on the first change.
+        clock: what the audit log's times come from.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock) -> None:
+        self.path = path
+        self._clock = clock
+
+    def add(self, folder: Path, *, by: str = "", why: str = "") -> str:
+        """Take a copy of a sealed bundle and return the version that it got, such as `v0001`."""
+        sealed = read_sealed(folder)
+        with self._changing():
+            incoming = self.path / ".incoming"
+            shutil.rmtree(incoming, ignore_errors=True)  # of an `add` that died
+            version = f"v{max((_number(name) for name in self._names()), default=0) + 1:04d}"
+            digest = _write_synced(incoming, sealed, version)
+            self._audit(AuditEntry(self._clock.now(), "add", version, by, why, digest))
+            faults.at("registry.before_rename")
+            os.rename(incoming, self.path / version)
+            _sync_folder(self.path)
+            faults.at("registry.after_rename")
+        return version
+
+    def promote(self, version: str, *, by: str, why: str) -> None:
+        """Make a version the champion, after checking all of it."""
+        self.verify(version)
+        with self._changing():
+            aliases = self.aliases()
+            if aliases.champion == version:
+                return
+            history = (*aliases.history, aliases.champion) if aliases.champion else aliases.history
+            challenger = "" if aliases.challenger == version else aliases.challenger
+            self._audit(AuditEntry(self._clock.now(), "promote", version, by, why))
+            self._rename_aliases(Aliases(version, challenger, history[-_HISTORY_MAX:]))
+
+    def challenge(self, version: str, *, by: str, why: str) -> None:
+        """Name a version the challenger, or nobody with ""."""
+        if version:
+            self.verify(version)
+        with self._changing():
+            self._audit(AuditEntry(self._clock.now(), "challenge", version, by, why))
+            self._rename_aliases(msgspec.structs.replace(self.aliases(), challenger=version))
+
+    def rollback(self, *, by: str, why: str) -> str:
+        """Bring the previous champion back and return its version. Rolling back again goes one further back."""
+        previous = self.aliases().previous
+        if not previous:
+            raise NotReadyError("there is no earlier champion to go back to", where=str(self.path), fix="tailorbird models list")
+        self.verify(previous)
+        with self._changing():
+            aliases = self.aliases()
+            if aliases.previous != previous:
+                raise UsageError("another process changed the champion meanwhile", where=str(self.path), fix="look at it and try again")
+            self._audit(AuditEntry(self._clock.now(), "rollback", previous, by, why))
+            self._rename_aliases(Aliases(previous, aliases.challenger, aliases.history[:-1]))
+        return previous
+
+    def champion(self) -> Path | None:
+        """The folder of the version that serves, or None."""
+        return self._folder_of(self.aliases().champion)
+
+    def challenger(self) -> Path | None:
+        """The folder of the version that is being tried, or None."""
+        return self._folder_of(self.aliases().challenger)
+
+    def previous(self) -> Path | None:
+        """The folder of the champion before this one, or None."""
+        return self._folder_of(self.aliases().previous)
+
+    def resolve(self, name: str) -> Path:
+        """The folder of a version or of an alias."""
+        aliases = self.aliases()
+        version = {"champion": aliases.champion, "challenger": aliases.challenger, "previous": aliases.previous}.get(name, name)
+        folder = self._folder_of(version) if _number(version) else None
+        if folder is None or not folder.is_dir():
+            raise UsageError(f"there is no version {name!r}", where=str(self.path), fix="tailorbird models list")
+        return folder
+
+    def aliases(self) -> Aliases:
+        """The aliases as they are now."""
+        try:
+            return msgspec.json.decode((self.path / "aliases.json").read_bytes(), type=Aliases)
+        except FileNotFoundError:
+            return Aliases()
+        except msgspec.DecodeError as error:
+            where = str(self.path / "aliases.json")
+            raise DamageError(f"cannot be read: {error}", where=where, fix="restore it from audit.jsonl") from error
+
+    def versions(self) -> list[VersionInfo]:
+        """All versions, oldest first."""
+        aliases = self.aliases()
+        return [self._info(name, aliases) for name in self._names()]
+
+    def verify(self, version: str) -> Manifest:
+        """Read every byte of a version and check it, also against the checksum that the audit log took down when it was added."""
+        sealed = read_sealed(self.resolve(version))
+        name = sealed.path.name
+        if sealed.manifest.version != name:
+            raise BundleError(f"its manifest says version {sealed.manifest.version!r}", where=str(sealed.path))
+        added = [entry.digest for entry in self.audit() if entry.action == "add" and entry.version == name]
+        if added and added[-1] != sealed.digest:
+            raise BundleError(
+                "its manifest is not the one that was added", where=str(sealed.path), fix="roll back, and find out who changed it"
+            )
+        return sealed.manifest
+
+    def audit(self) -> list[AuditEntry]:
+        """Every change, oldest first; a last line that a crash cut short is left out."""
+        try:
+            lines = (self.path / "audit.jsonl").read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        entries: list[AuditEntry] = []
+        for line in lines:
+            try:
+                entries.append(msgspec.json.decode(line, type=AuditEntry))
+            except msgspec.DecodeError:
+                continue
+        return entries
+
+    def _names(self) -> list[str]:
+        if not self.path.is_dir():
+            return []
+        return sorted((entry.name for entry in os.scandir(self.path) if _number(entry.name)), key=_number)
+
+    def _folder_of(self, version: str) -> Path | None:
+        return self.path / version if version else None
+
+    def _info(self, name: str, aliases: Aliases) -> VersionInfo:
+        folder = self.path / name
+        try:
+            manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        except (OSError, msgspec.DecodeError):
+            return VersionInfo(name, folder, 0, "", (), {"damaged": True}, aliases.of(name))
+        heads = tuple(head.name for head in manifest.heads)
+        return VersionInfo(name, folder, manifest.created_at, manifest.schema_hash, heads, manifest.metrics, aliases.of(name))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Only one process changes the registry at a time; changes are short, so the second one waits."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with open(self.path / "lock", "a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise StorageError(f"the registry cannot be changed: {error.strerror or error}", where=str(self.path)) from error
+
+    def _rename_aliases(self, aliases: Aliases) -> None:
+        data = msgspec.json.format(msgspec.json.encode(aliases), indent=1) + b"\n"
+        _write_file(self.path / "aliases.json.new", data)
+        faults.at("registry.before_alias")
+        os.replace(self.path / "aliases.json.new", self.path / "aliases.json")
+        _sync_folder(self.path)
+        faults.at("registry.after_alias")
+
+    def _audit(self, entry: AuditEntry) -> None:
+        """Take a change down before it is made: one that then fails stands in the log, one that happened is never missing."""
+        # A leading newline ends a line that a crash cut short, so that it cannot swallow this one.
+        with open(self.path / "audit.jsonl", "ab") as file:
+            torn = file.tell() > 0 and not _ends_with_newline(self.path / "audit.jsonl")
+            file.write((b"\n" if torn else b"") + msgspec.json.encode(entry) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(self.path)
+
+
+def _number(name: str) -> int:
+    """The number of a version's name, 0 if it is none."""
+    return int(name[1:]) if name[:1] == "v" and name[1:].isascii() and name[1:].isdigit() and len(name) >= 5 else 0
+
+
+def _write_synced(folder: Path, sealed: Sealed, version: str) -> str:
+    """Write a bundle under its version, from the bytes that were checked, all of it on the disk; the manifest's checksum."""
+    folders = {folder}
+    for name, data in sealed.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folders.update(parent for parent in path.parents if parent.is_relative_to(folder))
+        _write_file(path, data)
+    folder.mkdir(exist_ok=True)
+    data = encode(msgspec.structs.replace(sealed.manifest, version=version))
+    digest = hashlib.sha256(data).hexdigest()
+    _write_file(folder / MANIFEST, data)
+    _write_file(folder / DIGEST, f"{digest}\n".encode())
+    for each in folders:
+        _sync_folder(each)
+    return digest
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -1,0 +1,21 @@
+"""Candidate indexes: built once from events and items, carried in the bundle, and asked many times a second."""
+
+from tailorbird.retrieval.build import build_index
+from tailorbird.retrieval.candidates import SOURCES, Candidates, candidates
+from tailorbird.retrieval.columns import Column, TextColumn
+from tailorbird.retrieval.cooccurrence import Cooccurrence, cooccurrence
+from tailorbird.retrieval.index import Found, Index, NewItem
+
+__all__ = [
+    "SOURCES",
+    "Candidates",
+    "Column",
+    "Cooccurrence",
+    "Found",
+    "Index",
+    "NewItem",
+    "TextColumn",
+    "build_index",
+    "candidates",
+    "cooccurrence",
+]

@@ -1,0 +1,138 @@
+"""Building an index from the events and items of the lake, as columns. What it holds stands in `retrieval.index`."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import InputError
+from tailorbird.events.clock import DAY
+from tailorbird.events.keys import hash64s
+from tailorbird.events.schema import micros
+from tailorbird.retrieval.columns import Column, TextColumn, columns_of
+from tailorbird.retrieval.cooccurrence import Cooccurrence, cooccurrence
+from tailorbird.retrieval.index import FORMAT, Meta, documents_of
+from tailorbird.retrieval.text import write_text_index
+
+INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
+_WINDOWS_US = {"1d": DAY, "7d": 7 * DAY, "all": 1 << 62}
+_NUMPY = npt.NDArray[np.int64]
+
+
+def build_index(
+    folder: Path,
+    events: pa.Table,
+    items: pa.Table,
+    *,
+    as_of: int,
+    event_types: Sequence[str] = INTERESTS,
+    gap_us: int = DAY,
+    backward: bool = True,
+) -> None:
+    """Build an index in a new folder from what was known before `as_of`.
+
+    Args:
+        folder: made here.
+        events: with at least `type, ts, person, item_id`; `agent` and `counts` are heeded if there. Any order.
+        items: `id, valid_from, attributes` (JSON) and, if there, `timeless`: of each item the newest version counts.
+        as_of: later events and versions are left out.
+        event_types: which events show interest in an item.
+        gap_us: a person's sequence is cut where more time passes between two events.
+        backward: whether an item also leads to what came before it.
+    """
+    seen = _interests(events, as_of, event_types)
+    profiles, valid_from = _profiles(items, as_of)
+    ids = sorted(set(profiles) | set(pc.unique(seen["item_id"]).to_pylist()))
+    keys = hash64s(ids)
+    order = np.argsort(keys, kind="stable")
+    keys, ids = keys[order], [ids[row] for row in order.tolist()]
+    if np.any(keys[1:] == keys[:-1]):
+        raise InputError("two items have the same 64-bit key", where=str(folder), fix="rename one of them")
+
+    row = pc.index_in(seen["item_id"], pa.array(ids, pa.string())).to_numpy().astype(np.int64)
+    ts = micros(seen["ts"])
+    counts = {name: np.bincount(row[ts >= as_of - span], minlength=len(ids)) for name, span in _WINDOWS_US.items()}
+    first_seen = _first_seen(ids, valid_from, row, ts)
+    attributes = columns_of([profiles.get(each, {}) for each in ids])
+    person = seen["person"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    by_person = np.lexsort((row, ts, person))
+    matrix = cooccurrence(person[by_person], row[by_person], ts[by_person], items=len(ids), gap_us=gap_us, backward=backward)
+
+    folder.mkdir(parents=True)
+    _write_items(folder / "items.arrow", ids, keys, first_seen, counts, attributes)
+    _write_matrix(folder, matrix)
+    write_text_index(folder / "text", documents_of(attributes, np.arange(len(ids))))
+    (folder / "meta.json").write_bytes(msgspec.json.encode(Meta(FORMAT, as_of)))
+
+
+def _interests(events: pa.Table, as_of: int, event_types: Sequence[str]) -> pa.Table:
+    """The events that show a person's interest in an item, before `as_of`; bots and late events are left out."""
+    columns = [name for name in ("type", "ts", "person", "item_id", "agent", "counts") if name in events.column_names]
+    table = events.select(columns)
+    kept = pc.and_(pc.is_in(table["type"], pa.array(event_types, pa.string())), pc.is_valid(table["item_id"]))
+    kept = pc.and_(kept, pc.and_(pc.is_valid(table["person"]), pc.less(table["ts"].cast(pa.int64()), as_of)))
+    if "agent" in columns:
+        kept = pc.and_(kept, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
+    if "counts" in columns:
+        kept = pc.and_(kept, pc.fill_null(table["counts"], True))
+    return table.filter(kept).select(["ts", "person", "item_id"])
+
+
+def _profiles(items: pa.Table, as_of: int) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Of each item the newest version at `as_of`, and when its first dated version began."""
+    profiles: dict[str, dict[str, Any]] = {}
+    began: dict[str, int] = {}
+    if not items.num_rows:
+        return profiles, began
+    table = items.set_column(items.column_names.index("valid_from"), "valid_from", pc.fill_null(items["valid_from"].cast(pa.int64()), 0))
+    timeless = table["timeless"].to_pylist() if "timeless" in table.column_names else [False] * table.num_rows
+    rows = zip(table["id"].to_pylist(), table["valid_from"].to_pylist(), table["attributes"].to_pylist(), timeless, strict=True)
+    for each, start, attributes, always in sorted(rows, key=lambda entry: (0 if entry[3] else entry[1], entry[2] or "")):
+        if not always and start >= as_of:
+            continue
+        profiles[each] = msgspec.json.decode(attributes) if attributes else {}
+        if not always:
+            began.setdefault(each, start)
+    return profiles, began
+
+
+def _first_seen(ids: Sequence[str], valid_from: dict[str, int], row: _NUMPY, ts: _NUMPY) -> _NUMPY:
+    """When each item came: its first dated version or its first event; 0 if it has neither."""
+    never = np.iinfo(np.int64).max
+    first = np.array([valid_from.get(each, never) for each in ids], np.int64)
+    np.minimum.at(first, row, ts)
+    first[first == never] = 0
+    return first
+
+
+def _write_items(
+    path: Path, ids: Sequence[str], keys: Any, first_seen: _NUMPY, counts: dict[str, Any], attributes: dict[str, Column]
+) -> None:
+    columns: dict[str, pa.Array] = {
+        "id": pa.array(ids, pa.string()),
+        "key": pa.array(keys, pa.uint64()),
+        "first_seen": pa.array(first_seen, pa.int64()),
+    }
+    columns |= {f"count_{name}": pa.array(count, pa.int64()) for name, count in counts.items()}
+    for name, column in attributes.items():
+        if isinstance(column, TextColumn):
+            codes = pa.array(column.codes, pa.int32(), mask=column.codes < 0)
+            columns[f"a:{name}"] = pa.DictionaryArray.from_arrays(codes, pa.array(column.values, pa.string()))
+        else:
+            columns[f"a:{name}"] = pa.array(column, pa.float64())
+    table = pa.table(columns)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _write_matrix(folder: Path, matrix: Cooccurrence) -> None:
+    for name in ("indptr", "items", "weights"):
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, getattr(matrix, name), allow_pickle=False)
+        (folder / f"i2i_{name}.npy").write_bytes(buffer.getvalue())

@@ -1,0 +1,124 @@
+"""Which items follow which: a sparse matrix over items, built from sequences and asked by row.
+
+    M[i, j] = sum of 1/k over each time that j is the k-th item after or before i in a person's sequence, k <= 10,
+              divided by (the sum of row i) + 10; the best 100 of a row are kept
+
+The damping of 10 keeps rows with few events small. Repeats of an item right after itself are dropped, and a sequence is
+cut where more than a day passes. Everything is counted in units of 1/2520 (which all of 1..10 divide), so the result
+does not depend on the order of the events.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.intp]
+
+DISTANCE_MAX = 10
+DAMPING = 10.0
+ROW_MAX = 100
+UNIT = 2520
+
+
+@dataclass(frozen=True)
+class Cooccurrence:
+    """The matrix by rows: the entries of row i are at indptr[i]:indptr[i + 1], ascending by column.
+
+    Attributes:
+        indptr: int64 (n + 1,).
+        items: int32 (entries,): columns.
+        weights: float32 (entries,).
+    """
+
+    indptr: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+
+    def entries(self, rows: Rows) -> tuple[Rows, Rows]:
+        """The entries of several rows: where each is in `items`, and which of `rows` it belongs to."""
+        starts = self.indptr[rows]
+        lengths = self.indptr[rows + 1] - starts
+        owner = np.repeat(np.arange(rows.size), lengths)
+        within = np.arange(owner.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return (np.repeat(starts, lengths) + within).astype(np.intp, copy=False), owner
+
+    def lookup(self, left: Rows, right: Rows) -> npt.NDArray[np.float32]:
+        """M[left, right], element by element, 0 where there is no entry or a row is negative. O(n log 100)."""
+        known = (left >= 0) & (right >= 0)
+        row = np.where(known, left, 0)
+        low, end = self.indptr[row], self.indptr[row + 1]
+        high = end
+        if not self.items.size:
+            return np.zeros(left.shape, np.float32)
+        for _ in range(ROW_MAX.bit_length()):
+            middle = (low + high) >> 1
+            below = (low < high) & (self.items[np.minimum(middle, self.items.size - 1)] < right)
+            low, high = np.where(below, middle + 1, low), np.where(below | (low >= high), high, middle)
+        at = np.minimum(low, self.items.size - 1)
+        found = known & (low < end) & (self.items[at] == right)
+        return np.where(found, self.weights[at], np.float32(0))
+
+    def widened(self, total: int) -> "Cooccurrence":
+        """The same matrix over more items, whose rows are empty."""
+        more = np.full(total + 1 - self.indptr.size, self.indptr[-1])
+        return Cooccurrence(np.concatenate([self.indptr, more]), self.items, self.weights)
+
+
+def cooccurrence(
+    sequence: npt.NDArray[np.int64],
+    item: npt.NDArray[np.int64],
+    ts: npt.NDArray[np.int64],
+    *,
+    items: int,
+    gap_us: int,
+    backward: bool = True,
+) -> Cooccurrence:
+    """Build the matrix from events ordered by (sequence, time).
+
+    Args:
+        sequence: (n,): whose sequence an event belongs to, in runs.
+        item: (n,): the row of the item.
+        ts: (n,): its time.
+        items: how many items there are.
+        gap_us: a longer pause cuts a sequence.
+        backward: whether i also counts as following j, where j follows i.
+    """
+    repeat = (sequence[1:] == sequence[:-1]) & (item[1:] == item[:-1])
+    kept = np.concatenate([[True], ~repeat]) if item.size else np.zeros(0, bool)
+    sequence, item, ts = sequence[kept], item[kept], ts[kept]
+    cut = np.ones(item.size, bool)
+    cut[1:] = (sequence[1:] != sequence[:-1]) | (ts[1:] - ts[:-1] > gap_us)
+    run = np.cumsum(cut)
+
+    keys: list[npt.NDArray[np.int64]] = []
+    sums: list[npt.NDArray[np.int64]] = []
+    for k in range(1, min(DISTANCE_MAX, item.size - 1) + 1):
+        near = (run[k:] == run[:-k]) & (item[k:] != item[:-k])
+        i, j = item[:-k][near], item[k:][near]
+        pairs = [i * items + j, j * items + i] if backward else [i * items + j]
+        for pair in pairs:
+            key, count = np.unique(pair, return_counts=True)
+            keys.append(key)
+            sums.append(count * (UNIT // k))
+    if not keys:
+        return Cooccurrence(np.zeros(items + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    return _from_runs(np.concatenate(keys), np.concatenate(sums), items)
+
+
+def _from_runs(key: npt.NDArray[np.int64], weight: npt.NDArray[np.int64], items: int) -> Cooccurrence:
+    """Sum equal keys, normalise rows and keep the best of each."""
+    order = np.argsort(key, kind="stable")  # merges the sorted runs it is given
+    key, weight = key[order], weight[order]
+    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if key.size else np.zeros(0, np.intp)
+    key, weight = key[first], np.add.reduceat(weight, first) if first.size else weight
+    row, column = key // items, key % items
+    total = np.bincount(row, weights=weight, minlength=items) / UNIT  # exact below 2**53
+    value = (weight / UNIT) / (total[row] + DAMPING)
+
+    best = np.lexsort((column, -weight, row))
+    sizes = np.bincount(row, minlength=items)
+    rank = np.arange(best.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept = np.sort(best[rank < ROW_MAX])
+    indptr = np.concatenate([[0], np.cumsum(np.minimum(sizes, ROW_MAX))]).astype(np.int64)
+    return Cooccurrence(indptr, column[kept].astype(np.int32), value[kept].astype(np.float32))

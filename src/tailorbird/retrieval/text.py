@@ -1,0 +1,106 @@
+"""Full text over items: BM25 by tantivy, first as typed, then with one typing error a word if that found too little.
+
+An index is a folder of files. Serving opens a private copy of the bytes that were checked, since tantivy maps files and
+writes lock files beside them; the copy is unlinked at once and lives on in the mappings.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tantivy
+
+# Field and weight: a word of the title says more than one of the description.
+FIELDS = {"title": 3.0, "category": 2.0, "brand": 2.0, "text": 1.0}
+QUERY_CHARACTERS_MAX = 256
+_WRITER_BYTES = 64_000_000
+
+
+@dataclass(frozen=True)
+class TextIndex:
+    """An open index. `search` gives rows of the items that it was built from."""
+
+    index: tantivy.Index
+
+    @classmethod
+    def load(cls, files: Mapping[str, bytes]) -> "TextIndex":
+        """Open an index from the bytes of its files."""
+        folder = Path(tempfile.mkdtemp(prefix="tailorbird-text-"))
+        try:
+            for name, data in files.items():
+                (folder / name).write_bytes(data)
+            index = tantivy.Index.open(str(folder))
+            index.config_reader(reload_policy="manual")
+            index.reload()
+            index.searcher()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return cls(index)
+
+    @classmethod
+    def in_memory(cls, documents: Mapping[str, Sequence[str]]) -> "TextIndex":
+        """An index of a few documents that lives in memory, for items that came after the bundle was built."""
+        index = tantivy.Index(_schema())
+        _write(index, documents, heap=15_000_000)
+        index.reload()
+        return cls(index)
+
+    def search(self, query: str, limit: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        """Rows and scores of the best items for a query as a person typed it, best first. Never raises on its syntax."""
+        words = "".join(character if character.isalnum() else " " for character in query[:QUERY_CHARACTERS_MAX]).strip()
+        if not words or limit < 1:
+            return np.zeros(0, np.intp), np.zeros(0)
+        exact = self._search(words, limit, fuzzy=False)
+        if exact[0].size >= min(limit, 3):
+            return exact
+        loose = self._search(words, limit, fuzzy=True)
+        fresh = ~np.isin(loose[0], exact[0])
+        # A loose hit never stands above an exact one: fuzzy scores are constants of another scale.
+        ceiling = 0.5 * float(exact[1].min()) / max(float(loose[1].max(initial=0.0)), 1e-9) if exact[0].size else 1.0
+        rows = np.concatenate([exact[0], loose[0][fresh]])[:limit]
+        return rows, np.concatenate([exact[1], loose[1][fresh] * min(ceiling, 1.0)])[:limit]
+
+    def _search(self, words: str, limit: int, *, fuzzy: bool) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        # Lower case: AND, OR and NOT are words of a person here, no operators.
+        spelt = dict.fromkeys(FIELDS, (False, 1, True)) if fuzzy else None
+        parsed, _ = self.index.parse_query_lenient(words.lower(), list(FIELDS), FIELDS, spelt)
+        searcher = self.index.searcher()
+        hits = searcher.search(parsed, limit, count=False).hits
+        rows = searcher.fast_field_values("row", [address for _, address in hits])
+        return np.array(rows, np.intp), np.array([score for score, _ in hits], np.float64)
+
+
+def write_text_index(folder: Path, documents: Mapping[str, Sequence[str]]) -> None:
+    """Build an index in a new folder. `documents`: field → one text for each item, in the order of its rows."""
+    folder.mkdir(parents=True)
+    index = tantivy.Index(_schema(), path=str(folder))
+    _write(index, documents, heap=_WRITER_BYTES)
+    del index
+    for lock in folder.glob(".*.lock"):
+        lock.unlink()
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder()
+    builder.add_unsigned_field("row", fast=True)
+    for name in FIELDS:
+        builder.add_text_field(name, tokenizer_name="en_stem")
+    return builder.build()
+
+
+def _write(index: tantivy.Index, documents: Mapping[str, Sequence[str]], *, heap: int) -> None:
+    writer = index.writer(heap_size=heap, num_threads=1)  # one thread: the same input gives the same segments
+    used = [name for name in FIELDS if name in documents]
+    for row, texts in enumerate(zip(*(documents[name] for name in used), strict=True)):
+        document = tantivy.Document()
+        document.add_unsigned("row", row)  # as a keyword it would be a signed column
+        for name, text in zip(used, texts, strict=True):
+            if text:
+                document.add_text(name, text)
+        writer.add_document(document)
+    writer.commit()
+    writer.wait_merging_threads()

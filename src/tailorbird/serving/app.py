@@ -1,0 +1,299 @@
+"""The HTTP side: routes, each with the scope that it needs, and errors as `{code, message, path}`.
+
+Handlers read, decode and encode; what an answer is, `serving.pipeline` decides, in threads of its own, so that the loop
+stays free to accept. Who may call is `serving.access`; the limits of a body, `serving.body`.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, UsageError
+from tailorbird.events import Event
+from tailorbird.serving import access, openapi
+from tailorbird.serving.access import OPEN, READ, WRITE, AccessError, Guard, Keys, Perimeter
+from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, read_body
+from tailorbird.serving.door import Door
+from tailorbird.serving.messages import (
+    Answer,
+    EventDecision,
+    Fault,
+    Item,
+    QueryError,
+    RankQuery,
+    Receipts,
+    RecommendQuery,
+    SearchQuery,
+    Similar,
+    decode,
+)
+from tailorbird.serving.metrics import CONTENT_TYPE, Metrics
+from tailorbird.serving.openapi import Operation
+
+WAITING_MAX = 64  # requests that run or wait for a thread; more are refused at once, while refusing is cheap
+log = logging.getLogger(__name__)
+
+
+class Answers(Protocol):
+    """What the HTTP side asks of a pipeline; `serving.pipeline.Pipeline` is the one."""
+
+    def answer(self, query: RecommendQuery) -> Answer: ...
+    def rank(self, query: RankQuery) -> Answer: ...
+    def search(self, query: SearchQuery) -> Answer: ...
+    def similar(self, item_id: str, size: int) -> Similar: ...
+    def item(self, item_id: str) -> Item | None: ...
+    def missing(self) -> list[str]: ...
+
+
+@dataclass
+class Service:
+    """What the handlers of one process share.
+
+    Attributes:
+        draining: set at shutdown; answers then close their connections and `/readyz` says no.
+    """
+
+    pipeline: Answers
+    door: Door
+    keys: Keys = field(default_factory=Keys)
+    perimeter: Perimeter = field(default_factory=lambda: Perimeter(hosts=access.LOCAL_HOSTS))
+    metrics: Metrics = field(default_factory=Metrics)
+    body_bytes_max: int = BODY_BYTES_MAX
+    body_deadline_s: float = BODY_DEADLINE_S
+    threads: int = 2
+    draining: bool = False
+    waiting: int = 0
+    pool: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="answer")
+
+
+class OverloadedError(StorageError):
+    """Too many requests wait already."""
+
+    code = "overloaded"
+    retry_after_s = 1
+
+
+Handler = Callable[[Request, Service], Awaitable[Response]]
+_recommend = msgspec.json.Decoder(RecommendQuery)
+_rank = msgspec.json.Decoder(RankQuery)
+_search = msgspec.json.Decoder(SearchQuery)
+_encode = msgspec.json.Encoder().encode
+
+
+async def post_events(request: Request, service: Service) -> Response:
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    encoding = "ndjson" if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson") else "json"
+    body = await read_body(request, bytes_max=service.body_bytes_max, deadline_s=service.body_deadline_s)
+    decisions = await service.door.submit_async(body, encoding)
+    refused = sum(not decision.accepted for decision in decisions)
+    events = [EventDecision(each.accepted, each.code, each.path, each.message) for each in decisions]
+    # All refused is the sender's mistake, and said as one; with some accepted, a retry of the whole would be wrong.
+    return _json(Receipts(len(decisions) - refused, refused, events), 400 if refused == len(decisions) else 200)
+
+
+async def recommend(request: Request, service: Service) -> Response:
+    query = decode(await _body(request, service), _recommend)
+    return _json(await _in_thread(service, service.pipeline.answer, query))
+
+
+async def rank(request: Request, service: Service) -> Response:
+    query = decode(await _body(request, service), _rank)
+    return _json(await _in_thread(service, service.pipeline.rank, query))
+
+
+async def search(request: Request, service: Service) -> Response:
+    query = decode(await _body(request, service), _search)
+    return _json(await _in_thread(service, service.pipeline.search, query))
+
+
+async def similar(request: Request, service: Service) -> Response:
+    text = request.query_params.get("size", "12")
+    if not text.isdecimal() or not 1 <= int(text[:4]) <= 200:
+        raise QueryError(f"expected a number from 1 to 200, got {text[:20]!r}", path="size")
+    found = await _in_thread(service, service.pipeline.similar, request.path_params["id"], int(text))
+    return _json(found)
+
+
+async def item(request: Request, service: Service) -> Response:
+    found = await _in_thread(service, service.pipeline.item, request.path_params["id"])
+    if found is None:
+        return _fault(404, "unknown_item", "the live index has no such item")
+    return _json(found)
+
+
+async def healthz(request: Request, service: Service) -> Response:
+    """The process answers; that is all it says, so that a dead dependency never gets a healthy process killed."""
+    return Response(b"ok\n", media_type="text/plain")
+
+
+async def readyz(request: Request, service: Service) -> Response:
+    """Whether a balancer should send traffic: the log takes writes, and we are not stopping. Details are in /metrics."""
+    if service.draining or not service.door.figures().open:
+        return Response(b"not ready\n", 503, media_type="text/plain")
+    missing = service.pipeline.missing()
+    return Response(b"degraded\n" if missing else b"ready\n", media_type="text/plain")
+
+
+async def metrics(request: Request, service: Service) -> Response:
+    return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+
+async def spec(request: Request, service: Service) -> Response:
+    return _json(openapi.document(OPERATIONS, Fault))
+
+
+async def docs(request: Request, service: Service) -> Response:
+    html = openapi.page(openapi.document(OPERATIONS, Fault))
+    policy = access.SECURITY_HEADERS["content-security-policy"].replace("style-src 'self'", f"style-src {openapi.STYLE_HASH}")
+    return Response(html, media_type="text/html", headers={"content-security-policy": policy})
+
+
+_QUERY_STATUSES = (400, 401, 403, 408, 413, 415, 503)
+_GET_STATUSES = (401, 403, 503)
+ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
+    ("/v1/events", "POST"): (
+        post_events,
+        Operation(
+            WRITE,
+            "Take one event, a list, or one a line; what is accepted is on the disk when this answers.",
+            Event | list[Event],
+            Receipts,
+            body_types=("application/json", "application/x-ndjson"),
+            statuses=(400, 401, 403, 408, 413, 415, 429, 503),
+        ),
+    ),
+    ("/v1/recommend", "POST"): (recommend, Operation(READ, "Fill a slot for a person.", RecommendQuery, Answer, statuses=_QUERY_STATUSES)),
+    ("/v1/rank", "POST"): (
+        rank,
+        Operation(READ, "Order the caller's own items for a person.", RankQuery, Answer, statuses=_QUERY_STATUSES),
+    ),
+    ("/v1/search", "POST"): (
+        search,
+        Operation(READ, "Find items by words, ordered for a person.", SearchQuery, Answer, statuses=_QUERY_STATUSES),
+    ),
+    ("/v1/items/{id}/similar", "GET"): (
+        similar,
+        Operation(
+            READ,
+            "Items that go with an item.",
+            gives=Similar,
+            queries={"size": "how many, 12 unless said"},
+            statuses=(400, *_GET_STATUSES),
+        ),
+    ),
+    ("/v1/items/{id}", "GET"): (item, Operation(READ, "An item as the live index knows it.", gives=Item, statuses=(404, *_GET_STATUSES))),
+    ("/healthz", "GET"): (healthz, Operation(OPEN, "Whether the process answers.")),
+    ("/readyz", "GET"): (readyz, Operation(OPEN, "Whether traffic should be sent here.", statuses=(503,))),
+    ("/metrics", "GET"): (metrics, Operation(READ, "Figures for Prometheus.", statuses=(401, 403))),
+    ("/openapi.json", "GET"): (spec, Operation(READ, "This document.", gives=dict, statuses=(401, 403))),
+    ("/docs", "GET"): (docs, Operation(READ, "This document as a page.", statuses=(401, 403))),
+}
+OPERATIONS = {key: operation for key, (_, operation) in ROUTES.items()}
+
+
+def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
+    """The ASGI application of a serve process.
+
+    Args:
+        routes: more routes, such as a demo's shop page, each made by `route`, so that none goes without a declared scope.
+    Raises:
+        ValueError: a route declares no scope; that is a bug, not a user's mistake.
+    """
+    own = [route(path, method, handler, operation.scope, service) for (path, method), (handler, operation) in ROUTES.items()]
+    for each in (*own, *routes):
+        if getattr(getattr(each, "endpoint", None), "scope", None) not in access.SCOPES:
+            raise ValueError(f"route {each} declares no scope")
+    service.metrics.watch_door(service.door.figures)
+    app = Starlette(routes=[*own, *routes], exception_handlers={HTTPException: _http_fault, Exception: _bug})
+    app.router.redirect_slashes = False
+    return Guard(app, service.perimeter, lambda: service.draining)
+
+
+def route(path: str, method: str, handler: Handler, scope: str, service: Service) -> Route:
+    """A route whose handler is reached only with a key of `scope`; errors are turned into their bodies, times measured."""
+
+    async def endpoint(request: Request) -> Response:
+        start = time.perf_counter()
+        response = await _guarded(request, handler, scope, service)
+        service.metrics.request(path, response.status_code, time.perf_counter() - start)
+        return response
+
+    endpoint.scope = scope  # type: ignore[attr-defined]
+    return Route(path, endpoint, methods=[method])
+
+
+async def _guarded(request: Request, handler: Handler, scope: str, service: Service) -> Response:
+    try:
+        service.keys.require(scope, request.headers.get("authorization"))
+        return await handler(request, service)
+    except AccessError as error:
+        challenge = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+        return _fault(error.status, error.code, error.message, headers={**challenge, "connection": "close"})
+    except BodyError as error:
+        # The rest of the body is not read, so the connection cannot be used again.
+        return _fault(error.status, error.code, error.message, fix=error.fix, headers={"connection": "close"})
+    except TailorbirdError as error:
+        return _fault_of(error)
+
+
+def _fault_of(error: TailorbirdError) -> Response:
+    retry_after_s = getattr(error, "retry_after_s", 1)
+    if isinstance(error, UsageError):
+        return _fault(400, error.code, error.message, path=error.where, fix=error.fix)
+    if isinstance(error, StorageError | NotReadyError):
+        status = 429 if error.code == "busy" else 503
+        return _fault(status, error.code, error.message, fix=error.fix, headers={"retry-after": str(retry_after_s)})
+    log.error("a request failed: %s", error.code, exc_info=error)
+    return _fault(503, error.code, "this cannot be answered at the moment", headers={"retry-after": "5"})
+
+
+async def _body(request: Request, service: Service) -> bytes:
+    if service.waiting >= WAITING_MAX:
+        service.metrics.shed()
+        raise OverloadedError("too many requests wait already", fix="ask again in a second")
+    return await read_body(request, bytes_max=service.body_bytes_max, deadline_s=service.body_deadline_s)
+
+
+async def _in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
+    if service.waiting >= WAITING_MAX:
+        service.metrics.shed()
+        raise OverloadedError("too many requests wait already", fix="ask again in a second")
+    service.waiting += 1
+    try:
+        return await asyncio.get_running_loop().run_in_executor(service.pool, call, *args)
+    finally:
+        service.waiting -= 1
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(_encode(value), status, media_type="application/json")
+
+
+def _fault(status: int, code: str, message: str, *, path: str = "", fix: str = "", headers: dict[str, str] | None = None) -> Response:
+    return Response(_encode(Fault(code, message, path, fix)), status, media_type="application/json", headers=headers)
+
+
+async def _http_fault(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http")
+    return _fault(error.status_code, code, error.detail, headers=dict(error.headers or {}))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    """What nobody foresaw: logged by the server with its traceback, told without it."""
+    return _fault(500, "internal", "this is a fault of the server's; it has been logged")

@@ -1,0 +1,164 @@
+"""The bundle that serves, and its swap under running requests.
+
+A thread looks at the registry's alias file five times a second. When it changed, the new champion is loaded beside the
+old one (checked, golden rows compared, warmed up) and then the reference is replaced: requests that began with the old
+bundle end with it, and it is freed with the last of them. One that cannot be loaded is refused, counted, and leaves
+the previous one serving.
+
+A bundle may crash its loader (a native parser reads it), so a server first loads it in a child process.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from tailorbird import faults
+from tailorbird.errors import BundleError, TailorbirdError
+from tailorbird.registry import Registry
+
+POLL_S = 0.2
+PROBE_S = 60.0
+log = logging.getLogger(__name__)
+
+
+class Versioned(Protocol):
+    """What the holder asks of a bundle."""
+
+    @property
+    def version(self) -> str: ...
+
+
+B = TypeVar("B", bound=Versioned)
+
+
+class Watcher(Protocol):
+    """Who wants to know of swaps; `serving.metrics.Metrics` does."""
+
+    def bundle_loaded(self, version: str) -> None: ...
+    def bundle_refused(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What tells one state of the alias file from another; a rename makes a new inode."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+class BundleHolder(Generic[B]):
+    """The bundle of a registry's champion. `current` may be called from any thread; take it once a request.
+
+    Args:
+        registry: where the champion is named.
+        load: makes a bundle of a folder, whole and warm, or raises BundleError.
+        watcher: told of each swap and each refusal.
+        probe: tries a folder in a child process before it is loaded here, and raises BundleError; None trusts it.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        load: Callable[[Path], B],
+        watcher: Watcher,
+        *,
+        probe: Callable[[Path], None] | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._registry, self._load, self._watcher, self._probe, self._poll_s = registry, load, watcher, probe, poll_s
+        self._bundle: B | None = None
+        self._seen: _Seen | None = None
+        self._problem = ""
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def current(self) -> B | None:
+        """The bundle to answer with, or None if there has been none yet."""
+        return self._bundle
+
+    @property
+    def problem(self) -> str:
+        """Why the champion of the registry does not serve; "" if it does."""
+        return self._problem
+
+    def start(self) -> None:
+        """Load the champion, or the one before it if that cannot be loaded, and watch for changes from then on."""
+        self.look()
+        if self._bundle is None and self._problem:
+            self._take(self._registry.previous())
+        self._thread = threading.Thread(target=self._watch, name="bundles", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def look(self) -> bool:
+        """Swap the champion in if the alias file changed since the last look; whether it was swapped."""
+        seen = self._stat()
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            folder = self._registry.champion()
+        except TailorbirdError as error:
+            self._refuse(str(error))
+            return False
+        return self._take(folder)
+
+    def _take(self, folder: Path | None) -> bool:
+        if folder is None or (self._bundle is not None and self._bundle.version == folder.name):
+            return False
+        try:
+            if self._probe is not None:
+                self._probe(folder)
+            faults.at("serving.before_bundle_load")
+            bundle = self._load(folder)
+        except Exception as error:  # whatever is wrong with a bundle, the previous one goes on serving
+            self._refuse(f"{folder.name}: {error}")
+            return False
+        self._bundle = bundle
+        self._problem = ""
+        self._watcher.bundle_loaded(bundle.version)
+        log.info("bundle %s serves", bundle.version)
+        return True
+
+    def _refuse(self, problem: str) -> None:
+        self._problem = problem
+        self._watcher.bundle_refused()
+        serving = self._bundle.version if self._bundle is not None else "none"
+        log.error("the champion was refused, %s serves on: %s", serving, problem)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._poll_s):
+            self.look()
+
+    def _stat(self) -> _Seen | None:
+        try:
+            stat = os.stat(self._registry.path / "aliases.json")
+        except FileNotFoundError:
+            return None
+        return _Seen(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+def probe_in_child(folder: Path, schema_hash: str) -> None:
+    """Load a bundle in a process of its own. Raises BundleError if that refuses it, dies of it, or takes a minute."""
+    command = [sys.executable, "-m", "tailorbird.serving.probe", str(folder), schema_hash]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=PROBE_S, text=True, check=False)
+    except subprocess.TimeoutExpired:
+        raise BundleError(f"loading took more than {PROBE_S:g} s", where=str(folder)) from None
+    if done.returncode < 0:
+        raise BundleError(
+            f"loading it ended a process by signal {-done.returncode}", where=str(folder), fix="train again; do not promote it"
+        )
+    if done.returncode:
+        raise BundleError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it cannot be loaded", where=str(folder))

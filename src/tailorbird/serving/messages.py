@@ -1,0 +1,160 @@
+"""What goes over the wire besides events: queries and answers. Their JSON Schemas make up `/openapi.json`.
+
+Bounds stand in the types, so that a wrong value is refused with its path before anything looks at it.
+"""
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from tailorbird.errors import UsageError
+from tailorbird.events import Context
+
+T = TypeVar("T")
+
+Id = Annotated[str, Meta(min_length=1, max_length=256)]
+Ids = Annotated[list[Id], Meta(max_length=1_000)]
+Size = Annotated[int, Meta(ge=1, le=200)]
+Attributes = Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=50)]
+Filters = Annotated[dict[str, Any], Meta(max_length=20, description="attribute → the value it must have, or a list of allowed values")]
+
+
+class Query(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
+    """What every request says of who asks and what may be shown.
+
+    Without `user_id` and `anonymous_id` the answer is for a stranger, and is not remembered for anybody.
+    """
+
+    user_id: Id | None = None
+    anonymous_id: Id | None = None
+    session_id: Id | None = None
+    size: Size | None = None
+    context: Context = Context()
+    exclude: Ids = []
+    filters: Filters = {}
+    attributes: Attributes = []
+    explain: bool = False
+
+
+class RecommendQuery(Query, frozen=True, kw_only=True):
+    """Fill a slot: candidates are retrieved, ranked and chosen."""
+
+    slot: Id
+
+
+class RankQuery(Query, frozen=True, kw_only=True):
+    """Order the caller's own candidates for a slot."""
+
+    slot: Id
+    items: Annotated[list[Id], Meta(min_length=1, max_length=1_000)]
+
+
+class SearchQuery(Query, frozen=True, kw_only=True):
+    """Find items by words, ordered for this person."""
+
+    query: Annotated[str, Meta(max_length=512)]
+    slot: Id | None = None
+
+
+class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What stood behind one item's score: the features as read, each head's calibrated probability."""
+
+    features: dict[str, float | str | None] = {}
+    heads: dict[str, float] = {}
+    contributions: dict[str, float] = {}
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One item of an answer. `position` counts from 1; `source` is what proposed the item."""
+
+    item_id: str
+    position: int
+    score: float | None
+    reason: str
+    reason_code: str
+    source: str
+    propensity: float = 1.0
+    attributes: dict[str, Any] | None = None
+    explanation: Explanation | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer. Send its `request_id` with the impressions and clicks that follow it.
+
+    `degraded` names what was missing (`model`, `features`, `index`, `log`); the answer is then less personal.
+    `t` is the time for which its features hold, `commit` the state's version that they were read from.
+    """
+
+    request_id: str
+    slot: str
+    items: list[Shown]
+    arm: str
+    model: str
+    degraded: list[str]
+    t: int
+    commit: int = 0
+
+
+class Similar(msgspec.Struct, frozen=True, kw_only=True):
+    """Items that go with an item. Not personal and not logged, so that it may be cached."""
+
+    item_id: str
+    items: list[Shown]
+    model: str
+    degraded: list[str] = []
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    """An item as the live index knows it."""
+
+    item_id: str
+    attributes: dict[str, Any]
+
+
+class EventDecision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one event; a refused one says why and where."""
+
+    accepted: bool
+    code: str = ""
+    path: str = ""
+    message: str = ""
+
+
+class Receipts(msgspec.Struct, frozen=True):
+    """The decision on each event of a body, in order. Everything counted here is on the disk."""
+
+    accepted: int
+    refused: int
+    events: list[EventDecision]
+
+
+class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a request was not answered: a stable code, a sentence, the path in the document, and what to do."""
+
+    code: str
+    message: str
+    path: str = ""
+    fix: str = ""
+
+
+class QueryError(UsageError):
+    """A query that cannot be answered as asked."""
+
+    code = "bad_query"
+
+    def __init__(self, message: str, *, path: str = "", code: str = "bad_query", fix: str = "") -> None:
+        super().__init__(message, where=path, fix=fix)
+        self.code = code
+        self.path = path
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A query from JSON. Raises QueryError with the path of what is wrong."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `")
+        raise QueryError(text[:1].lower() + text[1:], path=path.rstrip("`") or "$") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise QueryError(f"expected JSON: {error}", path="$", code="malformed_json") from None

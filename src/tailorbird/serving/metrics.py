@@ -1,0 +1,102 @@
+"""What a serve process tells Prometheus. Labels are routes, stages, codes and sources: never an id of a person or an item.
+
+The registry is this process's own, so that tests and several servers in one process do not meet in a global one.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from tailorbird.serving.door import DoorFigures
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class Metrics:
+    """The figures of one serve process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter("tailorbird_requests", "Requests by route and status.", ["route", "status"], registry=self.registry)
+        self._latency = self._histogram("tailorbird_request_seconds", "Time from the first byte to the answer.", "route")
+        self._stage = self._histogram("tailorbird_stage_seconds", "Time in one stage of an answer.", "stage")
+        self._degraded = Counter("tailorbird_degraded", "Answers by what was missing.", ["what"], registry=self.registry)
+        self._faults = Counter("tailorbird_internal_faults", "Parts that failed and were worked around.", ["part"], registry=self.registry)
+        self._loads = Counter("tailorbird_bundle_loads", "Bundles loaded and swapped in.", registry=self.registry)
+        self._load_failures = Counter(
+            "tailorbird_bundle_load_failures", "Bundles refused; the previous one serves on. Alarm on any.", registry=self.registry
+        )
+        self._bundle = Gauge("tailorbird_bundle_info", "1 for the bundle that serves.", ["version"], registry=self.registry)
+        self._shed = Counter("tailorbird_shed", "Requests refused because too many waited.", registry=self.registry)
+        self._version = ""
+        self._lock = threading.Lock()
+
+    def _histogram(self, name: str, text: str, label: str) -> Histogram:
+        return Histogram(name, text, [label], buckets=_SECONDS, registry=self.registry)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, str(status)).inc()
+        self._latency.labels(route).observe(seconds)
+
+    def stage(self, name: str, seconds: float) -> None:
+        self._stage.labels(name).observe(seconds)
+
+    def degraded(self, what: Iterable[str]) -> None:
+        for name in what:
+            self._degraded.labels(name).inc()
+
+    def fault(self, part: str) -> None:
+        """A part failed and the answer was made without it."""
+        self._faults.labels(part).inc()
+
+    def shed(self) -> None:
+        self._shed.inc()
+
+    def bundle_loaded(self, version: str) -> None:
+        with self._lock:
+            if self._version:
+                self._bundle.remove(self._version)
+            self._bundle.labels(version).set(1)
+            self._version = version
+        self._loads.inc()
+
+    def bundle_refused(self) -> None:
+        self._load_failures.inc()
+
+    def watch_door(self, figures: Callable[[], DoorFigures]) -> None:
+        """Let each scrape read the door."""
+        self.registry.register(_DoorCollector(figures))
+
+    def text(self) -> bytes:
+        """The exposition that `/metrics` answers with."""
+        return generate_latest(self.registry)
+
+
+class _DoorCollector:
+    def __init__(self, figures: Callable[[], DoorFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._figures()
+        refused = CounterMetricFamily("tailorbird_events_refused", "Events refused, by code.", labels=["code"])
+        for code, count in now.refused.items():
+            refused.add_metric([code], count)
+        yield refused
+        for name, text, value in (
+            ("tailorbird_events_accepted", "Events acknowledged.", now.accepted),
+            ("tailorbird_log_commits", "Commits of the raw log.", now.batches),
+            ("tailorbird_log_failures", "Commits of the raw log that failed.", now.failures),
+            ("tailorbird_answers", "Answers given.", now.answers),
+            ("tailorbird_answers_dropped", "Answers that could not be logged.", now.answers_dropped),
+            ("tailorbird_answers_lost", "Answers that the last run lost by dying, at most.", now.answers_lost),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        for name, text, value in (
+            ("tailorbird_answers_waiting", "Answers that a crash now would lose.", now.answers_waiting),
+            ("tailorbird_log_queue_bytes", "Bytes that wait for the log.", now.queue_bytes),
+            ("tailorbird_log_open", "1 while the log takes writes.", int(now.open)),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)

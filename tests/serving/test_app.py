@@ -1,0 +1,318 @@
+"""The HTTP side with a pipeline that answers at once: scopes, limits, errors, and what stands in the headers."""
+
+import gzip
+import threading
+import time
+
+import msgspec
+import pytest
+from starlette.testclient import TestClient
+
+from tailorbird.errors import BundleError, ConfigError
+from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.serving import access
+from tailorbird.serving.access import Keys, Perimeter, require_safe_bind
+from tailorbird.serving.app import OPERATIONS, ROUTES, Service, create_app, route
+from tailorbird.serving.door import Door
+from tailorbird.serving.messages import Answer, Item, QueryError, Shown, Similar
+
+READ_KEY, WRITE_KEY = "read-key-0123456789", "write-key-0123456789"
+SHOWN = Shown(item_id="i1", position=1, score=0.5, reason="Popular", reason_code="popular", source="popular")
+
+
+class Prompt:
+    """A pipeline that answers at once, so that what is tested is HTTP."""
+
+    def answer(self, query) -> Answer:
+        if query.slot != "home":
+            raise QueryError("there is no slot of that name", path="$.slot", code="unknown_slot")
+        return Answer(request_id="r1", slot=query.slot, items=[SHOWN], arm="", model="v0001", degraded=[], t=1)
+
+    rank = answer
+
+    def search(self, query) -> Answer:
+        return Answer(request_id="r1", slot="search", items=[SHOWN], arm="", model="v0001", degraded=[], t=1)
+
+    def similar(self, item_id: str, size: int) -> Similar:
+        return Similar(item_id=item_id, items=[SHOWN][:size], model="v0001")
+
+    def item(self, item_id: str) -> Item | None:
+        return Item(item_id=item_id, attributes={"title": "Rain coat"}) if item_id == "i1" else None
+
+    def missing(self) -> list[str]:
+        return []
+
+
+@pytest.fixture
+def service(tmp_path):
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        yield Service(Prompt(), door, body_bytes_max=4_096, body_deadline_s=0.5)
+
+
+@pytest.fixture
+def client(service):
+    with TestClient(create_app(service), base_url="http://127.0.0.1:8642") as client:
+        yield client
+
+
+CLICK = {"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}
+BODIES = {
+    "/v1/events": CLICK,
+    "/v1/recommend": {"slot": "home"},
+    "/v1/rank": {"slot": "home", "items": ["i1"]},
+    "/v1/search": {"query": "coat"},
+}
+
+
+def call(client: TestClient, path: str, method: str, **more):
+    body = msgspec.json.encode(BODIES[path]) if path in BODIES else None
+    return client.request(method, path.replace("{id}", "i1"), content=body, **more)
+
+
+@pytest.mark.parametrize(("path", "method"), ROUTES)
+def test_every_route_answers(client, path, method):
+    answer = call(client, path, method)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+# What each route needs, written down apart from the code, so that opening one by mistake fails here.
+MATRIX = {
+    ("/v1/events", "POST"): "write",
+    ("/v1/recommend", "POST"): "read",
+    ("/v1/rank", "POST"): "read",
+    ("/v1/search", "POST"): "read",
+    ("/v1/items/{id}/similar", "GET"): "read",
+    ("/v1/items/{id}", "GET"): "read",
+    ("/healthz", "GET"): "open",
+    ("/readyz", "GET"): "open",
+    ("/metrics", "GET"): "read",
+    ("/openapi.json", "GET"): "read",
+    ("/docs", "GET"): "read",
+}
+
+
+def test_every_route_is_declared_in_the_matrix():
+    assert {key: operation.scope for key, operation in OPERATIONS.items()} == MATRIX
+
+
+@pytest.mark.parametrize(("path", "method"), MATRIX)
+@pytest.mark.parametrize("key", [None, "unknown-key-0123456789", READ_KEY, WRITE_KEY])
+def test_each_route_takes_its_own_scope_only(service, path, method, key):
+    service.keys = Keys(write=[WRITE_KEY], read=[READ_KEY])
+    needs = MATRIX[path, method]
+    has = {READ_KEY: "read", WRITE_KEY: "write"}.get(key)
+    expected = 200 if needs in ("open", has) else 403 if has else 401
+    with TestClient(create_app(service), base_url="http://127.0.0.1") as client:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        answer = call(client, path, method, headers=headers)
+    assert answer.status_code == expected
+    if expected != 200:
+        assert set(answer.json()) == {"code", "message"}
+        assert key is None or key not in answer.text
+
+
+def test_a_route_without_a_scope_is_not_built(service):
+    bare = route("/debug", "GET", ROUTES["/healthz", "GET"][0], "open", service)
+    del bare.endpoint.scope
+    with pytest.raises(ValueError, match="declares no scope"):
+        create_app(service, [bare])
+
+
+def test_a_public_address_needs_a_key():
+    with pytest.raises(ConfigError, match="no key is set"):
+        require_safe_bind("0.0.0.0", Keys())
+    with pytest.raises(ConfigError, match="fewer than 16"):
+        Keys(write=["secret"])
+    require_safe_bind("127.0.0.1", Keys())
+    require_safe_bind("0.0.0.0", Keys(read=[READ_KEY]))
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", ""])
+def test_a_foreign_host_is_refused_on_this_machine(client, host):
+    assert client.get("/v1/items/i1", headers={"host": host}).status_code == 421
+
+
+def test_only_listed_origins_may_call_from_a_browser(service):
+    service.perimeter = Perimeter(access.LOCAL_HOSTS, frozenset(["https://shop.example"]))
+    asked = {"access-control-request-method": "POST"}
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        good = client.options("/v1/events", headers={"origin": "https://shop.example", **asked})
+        bad = client.options("/v1/events", headers={"origin": "https://evil.example", **asked})
+        plain = client.get("/healthz", headers={"origin": "https://shop.example"})
+    assert (good.status_code, good.headers["access-control-allow-origin"]) == (204, "https://shop.example")
+    assert "access-control-allow-origin" not in bad.headers
+    assert plain.headers["access-control-allow-origin"] == "https://shop.example"
+
+
+def test_events_are_decided_one_by_one(client):
+    answer = client.post("/v1/events", json=[CLICK, {**CLICK, "context": {"country": "Norway"}}])
+    assert answer.status_code == 200
+    assert answer.json()["accepted"] == 1
+    assert answer.json()["events"][1]["path"] == "$.context.country"
+
+
+def test_events_by_line(client):
+    lines = b"\n".join([msgspec.json.encode(CLICK)] * 3)
+    answer = client.post("/v1/events", content=lines, headers={"content-type": "application/x-ndjson"})
+    assert answer.json()["accepted"] == 3
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"[" * 4_000, b"\xff\xfe\x00", b'{"event_id": 1}', b"null", b"1" * 4_000, b"[]"])
+def test_a_malformed_body_is_a_400_and_kept(client, service, body):
+    answer = client.post("/v1/events", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["events"][0]["code"]
+    assert sum(service.door.figures().refused.values()) == 1
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"[" * 4_000, b"\xff\xfe\x00", b"null", b'{"slot": 1}', b'{"slot": "home", "sise": 2}'])
+def test_a_malformed_query_is_a_400_with_its_path(client, body):
+    answer = client.post("/v1/recommend", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["path"].startswith("$")
+
+
+def test_an_error_names_code_message_and_path(client):
+    answer = client.post("/v1/recommend", json={"slot": "hom"})
+    assert answer.status_code == 400
+    assert answer.json() == {"code": "unknown_slot", "message": "there is no slot of that name", "path": "$.slot"}
+
+
+def test_a_body_above_the_limit_is_a_413(client):
+    assert client.post("/v1/events", content=b"x" * 5_000).status_code == 413
+
+
+def test_a_body_of_unknown_length_is_cut_off_while_it_comes(client):
+    assert client.post("/v1/events", content=(b"x" * 1_000 for _ in range(100))).status_code == 413
+
+
+def test_gzip_is_unpacked_within_the_limit(client):
+    packed = {"content-encoding": "gzip"}
+    assert client.post("/v1/events", content=gzip.compress(msgspec.json.encode(CLICK)), headers=packed).status_code == 200
+    assert client.post("/v1/events", content=gzip.compress(b" " * 3_000_000), headers=packed).status_code == 413
+    assert client.post("/v1/events", content=b"no gzip", headers=packed).status_code == 400
+    assert client.post("/v1/events", content=gzip.compress(b"{}")[:-4], headers=packed).status_code == 400
+    assert client.post("/v1/events", content=b"x", headers={"content-encoding": "br"}).status_code == 415
+
+
+def test_unknown_items_routes_and_methods_are_told_in_json(client):
+    assert client.get("/v1/items/nope").json()["code"] == "unknown_item"
+    assert client.get("/nope").json()["code"] == "no_such_route"
+    assert client.get("/v1/events").json()["code"] == "method_not_allowed"
+    assert client.get("/v1/items/i1/similar?size=x").status_code == 400
+
+
+def test_a_broken_log_is_a_503_that_says_when_to_come_back(client, service):
+    service.door.close()
+    answer = client.post("/v1/events", json=CLICK)
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+    assert client.post("/v1/recommend", json={"slot": "home"}).status_code == 200
+
+
+def test_a_draining_server_closes_its_connections(client, service):
+    assert client.get("/readyz").status_code == 200
+    service.draining = True
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").headers["connection"] == "close"
+
+
+def test_a_fault_of_ours_tells_no_details(service):
+    service.pipeline.search = lambda query: 1 / 0
+    service.pipeline.rank = lambda query: (_ for _ in ()).throw(BundleError("secret path"))
+    with TestClient(create_app(service), base_url="http://localhost", raise_server_exceptions=False) as client:
+        bug = client.post("/v1/search", json={"query": "x"})
+        fault = client.post("/v1/rank", json=BODIES["/v1/rank"])
+    assert (bug.status_code, bug.json()["code"]) == (500, "internal")
+    assert fault.status_code == 503
+    assert "secret" not in fault.text
+
+
+def test_too_many_waiting_requests_are_shed(service, monkeypatch):
+    monkeypatch.setattr("tailorbird.serving.app.WAITING_MAX", 2)
+    entered = threading.Semaphore(0)
+    release = threading.Event()
+
+    def slow(query):
+        entered.release()
+        release.wait(5)
+        return Prompt().answer(query)
+
+    service.pipeline.answer = slow
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        threads = [threading.Thread(target=lambda: client.post("/v1/recommend", json={"slot": "home"})) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert entered.acquire(timeout=5)
+        answer = client.post("/v1/recommend", json={"slot": "home"})
+        release.set()
+        for thread in threads:
+            thread.join()
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+
+
+def test_metrics_count_routes_and_events_without_ids(client):
+    client.post("/v1/events", json=[CLICK, {"event_id": "e2"}])
+    client.get("/v1/items/a-very-special-id")
+    text = client.get("/metrics").text
+    assert 'tailorbird_requests_total{route="/v1/events",status="200"} 1.0' in text
+    assert "tailorbird_events_accepted_total 1.0" in text
+    assert 'tailorbird_events_refused_total{code="missing"} 1.0' in text
+    assert "a-very-special-id" not in text
+
+
+def test_the_document_describes_every_route_and_the_page_shows_them(client):
+    spec = client.get("/openapi.json").json()
+    assert {(path, method.upper()) for path, methods in spec["paths"].items() for method in methods} == set(MATRIX)
+    assert spec["openapi"] == "3.1.0"
+    refs = set(_refs(spec))
+    assert refs <= {f"#/components/schemas/{name}" for name in spec["components"]["schemas"]}
+    page = client.get("/docs")
+    assert "/v1/recommend" in page.text
+    assert "<script" not in page.text
+    assert "http" not in page.text.replace("httpx", "").split("</style>")[0]
+
+
+def _refs(part):
+    if isinstance(part, dict):
+        if isinstance(part.get("$ref"), str):
+            yield part["$ref"]
+        for value in part.values():
+            yield from _refs(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _refs(value)
+
+
+def test_a_slow_body_is_cut_off(service):
+    """Straight through ASGI, since the test client sends a body at once."""
+    import anyio
+
+    answers = []
+
+    async def receive():
+        await anyio.sleep(10)
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    async def send(message):
+        answers.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/events",
+        "raw_path": b"/v1/events",
+        "query_string": b"",
+        "scheme": "http",
+        "headers": [(b"host", b"localhost")],
+    }
+    start = time.monotonic()
+    anyio.run(create_app(service), scope, receive, send)
+    assert answers[0]["status"] == 408
+    assert time.monotonic() - start < 5

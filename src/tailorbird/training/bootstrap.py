@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.training.metrics import Calibration, calibration_errors
+from tailorbird.training.metrics import Calibration, calibration_errors, totals
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -71,7 +71,7 @@ class Bootstrap:
 
     def auc(self, value: float, influence: Floats, request: Ints) -> Interval:
         """Interval of an AUC from `metrics.auc_influence` of its rows and the request of each row, to first order."""
-        sums = np.bincount(self.person[request], influence, minlength=self.people)[:, None]
+        sums = totals(self.person[request], influence, self.people)[:, None]
         return self._interval(value, value + self._resample(sums)[:, 0] - sums.sum())
 
     def calibration_error(self, calibration: Calibration, probability: Floats, label: npt.NDArray, request: Ints) -> Interval:
@@ -79,8 +79,8 @@ class Bootstrap:
         bins = len(calibration.count)
         cell = self.person[request] * bins + calibration.bin
         size = self.people * bins
-        columns = [np.bincount(cell, w, minlength=size).reshape(self.people, bins) for w in (None, probability, label > 0)]
-        count, predicted, observed = (self._resample(column.astype(np.float64)) for column in columns)
+        weights = (np.ones(len(cell)), probability, label > 0)
+        count, predicted, observed = (self._resample(totals(cell, w, size).reshape(self.people, bins)) for w in weights)
         filled = np.maximum(count, 1e-12)
         draws = [calibration_errors(c, p, o)[0] for c, p, o in zip(count, predicted / filled, observed / filled, strict=True)]
         return self._interval(calibration.error, np.array(draws))
@@ -88,9 +88,9 @@ class Bootstrap:
     def _sums(self, values: Sequence[Floats]) -> tuple[Floats, Floats]:
         """Sum and count of each figure for each person, shapes (people, figures)."""
         known = [np.isfinite(value) for value in values]
-        numerator = [np.bincount(self.person, np.where(k, v, 0.0), minlength=self.people) for v, k in zip(values, known, strict=True)]
-        denominator = [np.bincount(self.person, k, minlength=self.people) for k in known]
-        return np.stack(numerator, axis=1), np.stack(denominator, axis=1).astype(np.float64)
+        numerator = [totals(self.person, np.where(k, v, 0.0), self.people) for v, k in zip(values, known, strict=True)]
+        denominator = [totals(self.person, k, self.people) for k in known]
+        return np.stack(numerator, axis=1), np.stack(denominator, axis=1)
 
     def _resample(self, sums: Floats) -> Floats:
         """Weighted sums over people for each replicate, shape (replicates, columns)."""

@@ -27,6 +27,7 @@ class Ranked:
     Attributes:
         request: shape (positives,), the list of each positive.
         rank: shape (positives,), from 1.
+        gain: shape (positives,), the positive's label: 1, or more where some outcomes are worth more than others.
         positives: shape (requests,), how many positives a list has.
         lengths: shape (requests,), how many rows.
         top: shape (requests, k), row numbers of the first k, −1 where a list is shorter.
@@ -34,6 +35,7 @@ class Ranked:
 
     request: Ints
     rank: Ints
+    gain: Floats
     positives: Ints
     lengths: Ints
     top: Ints
@@ -44,7 +46,7 @@ def rank_lists(score: npt.NDArray[np.floating], label: npt.NDArray, offsets: Int
 
     Args:
         score: shape (n,), higher is better; NaN counts as the lowest.
-        label: shape (n,), above 0 is positive.
+        label: shape (n,), above 0 is positive, and its gain.
         offsets: shape (requests + 1,).
         k: how many of the top to keep.
         seed: of the hash that breaks ties.
@@ -56,27 +58,29 @@ def rank_lists(score: npt.NDArray[np.floating], label: npt.NDArray, offsets: Int
     running = np.concatenate(([0], np.cumsum(label > 0)))
     positives = running[offsets[1:]] - running[offsets[:-1]]
     top = np.full((len(lengths), k), -1, np.int64)
-    requests, ranks = [], []
+    rows, ranks = [], []
     by_length = np.argsort(lengths, kind="stable")  # lists of like length together, so that padding stays small
     for chunk in _chunks(by_length, lengths):
-        request, rank = _rank_chunk(value, label, offsets, chunk, top, seed)
-        requests.append(request)
+        found, rank = _rank_chunk(value, label, offsets, chunk, top, seed)
+        rows.append(found)
         ranks.append(rank)
-    request = np.concatenate(requests) if requests else np.zeros(0, np.int64)
+    row = np.concatenate(rows) if rows else np.zeros(0, np.int64)
     rank = np.concatenate(ranks) if ranks else np.zeros(0, np.int64)
+    request = np.searchsorted(offsets, row, side="right") - 1
     order = np.lexsort((rank, request))
-    return Ranked(request[order], rank[order], positives, lengths, top)
+    return Ranked(request[order], rank[order], label[row[order]].astype(np.float64), positives, lengths, top)
 
 
 def ndcg(ranked: Ranked, k: int = 10) -> Floats:
-    """Normalised discounted cumulative gain with gain 1 for each positive, shape (requests,); NaN for a list without a positive.
+    """Normalised discounted cumulative gain, shape (requests,); NaN for a list without a positive.
 
-    DCG = Σ over positives at rank ≤ k of 1 / log2(rank + 1), divided by that of the best order of the same list.
+    DCG = Σ over positives at rank ≤ k of gain / log2(rank + 1), divided by that of the best order of the same list.
     """
-    gain = np.where(ranked.rank <= k, 1.0 / np.log2(ranked.rank + 1.0), 0.0)
-    dcg = np.bincount(ranked.request, gain, minlength=len(ranked.positives))
-    ideal = np.concatenate(([0.0], np.cumsum(1.0 / np.log2(np.arange(1, k + 1) + 1.0))))
-    return _divide(dcg, ideal[np.minimum(ranked.positives, k)])
+    size = len(ranked.positives)
+    best = np.lexsort((-ranked.gain, ranked.request))
+    nth = 1 + np.arange(len(best)) - np.searchsorted(ranked.request, ranked.request)  # rank in the best order
+    dcg = totals(ranked.request, ranked.gain * _discount(ranked.rank, k), size)
+    return _divide(dcg, totals(ranked.request, ranked.gain[best] * _discount(nth, k), size))
 
 
 def recall(ranked: Ranked, k: int = 10) -> Floats:
@@ -84,7 +88,7 @@ def recall(ranked: Ranked, k: int = 10) -> Floats:
 
     With one positive this is the hit rate.
     """
-    hits = np.bincount(ranked.request, ranked.rank <= k, minlength=len(ranked.positives))
+    hits = totals(ranked.request, ranked.rank <= k, len(ranked.positives))
     return _divide(hits, np.minimum(ranked.positives, k).astype(np.float64))
 
 
@@ -177,9 +181,9 @@ def calibration(probability: npt.NDArray[np.floating], label: npt.NDArray, bins:
     edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1])) if len(p) else np.zeros(0)
     index = np.searchsorted(edges, p, side="left")
     bins = len(edges) + 1
-    count = np.bincount(index, minlength=bins).astype(np.float64)
-    predicted = _divide(np.bincount(index, p, minlength=bins), count)
-    observed = _divide(np.bincount(index, label > 0, minlength=bins), count)
+    count = totals(index, np.ones(len(p)), bins)
+    predicted = _divide(totals(index, p, bins), count)
+    observed = _divide(totals(index, label > 0, bins), count)
     return Calibration(index, count, predicted, observed, *calibration_errors(count, predicted, observed))
 
 
@@ -190,6 +194,11 @@ def calibration_errors(count: Floats, predicted: Floats, observed: Floats) -> tu
     gap = predicted[filled] - observed[filled]
     noise = observed[filled] * (1 - observed[filled]) / np.maximum(count[filled] - 1, 1)
     return float((share * np.abs(gap)).sum()), float(np.sqrt(max(0.0, (share * (gap**2 - noise)).sum())))
+
+
+def totals(index: Ints, weight: npt.NDArray, size: int = 0) -> Floats:
+    """Σ weight of the rows with each index, shape (max(size, largest index + 1),), in float64."""
+    return np.bincount(index, weight, minlength=size).astype(np.float64, copy=False)
 
 
 def tiebreak(rows: Ints, seed: int = 0) -> npt.NDArray[np.uint32]:
@@ -216,7 +225,7 @@ def _chunks(by_length: Ints, lengths: Ints) -> list[Ints]:
 
 
 def _rank_chunk(value: Floats, label: npt.NDArray, offsets: Ints, chunk: Ints, top: Ints, seed: int) -> tuple[Ints, Ints]:
-    """Fill `top` for the requests of `chunk`; return request and rank of each of their positives."""
+    """Fill `top` for the requests of `chunk`; return row and rank of each of their positives."""
     lengths = offsets[chunk + 1] - offsets[chunk]
     width = int(lengths[-1])
     column = np.arange(width)
@@ -240,7 +249,7 @@ def _rank_chunk(value: Floats, label: npt.NDArray, offsets: Ints, chunk: Ints, t
         mark, mark_tie = score[own, at][:, None], tie[own, at][:, None]
         ahead = (score[own] > mark) | ((score[own] == mark) & (tie[own] < mark_tie))
         rank[mine] = 1 + (ahead & ~padding[own]).sum(axis=1)
-    return chunk[listed], rank
+    return rows[listed, placed], rank
 
 
 def _first(score: Floats, tie: npt.NDArray[np.uint32], padding: npt.NDArray[np.bool_], k: int) -> Ints:
@@ -261,11 +270,15 @@ def _first(score: Floats, tie: npt.NDArray[np.uint32], padding: npt.NDArray[np.b
     return np.lexsort((tie, -score, padding), axis=1)[:, :k]
 
 
+def _discount(rank: Ints, k: int) -> Floats:
+    return np.where(rank <= k, 1.0 / np.log2(rank + 1.0), 0.0)
+
+
 def _by_score(score: npt.NDArray[np.floating], label: npt.NDArray, weight: Floats) -> tuple[Ints, Floats, Floats]:
     """The group of equal scores of each row, ascending, and each group's weight of positives and of negatives."""
     _, group = np.unique(score, return_inverse=True)
-    positive = np.bincount(group, np.where(label > 0, weight, 0.0))
-    negative = np.bincount(group, np.where(label > 0, 0.0, weight))
+    positive = totals(group, np.where(label > 0, weight, 0.0))
+    negative = totals(group, np.where(label > 0, 0.0, weight))
     return group, positive, negative
 
 

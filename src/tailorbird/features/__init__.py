@@ -1,0 +1,47 @@
+"""Features: declared once, updated by the stream, read at a request, recomputed from the lake; equal to the bit.
+
+A project's `features.py` imports its vocabulary from here. `features.read` and `features.worker` are the online half,
+`features.backfill` the offline one; `features.reference` says in plain Python what every value is.
+"""
+
+from tailorbird.features.declare import (
+    Entity,
+    Feature,
+    attribute,
+    context,
+    count,
+    derived,
+    entity,
+    last,
+    mean,
+    ratio,
+    sequence,
+    session,
+    time_since,
+    total,
+)
+from tailorbird.features.featureset import Column, FeatureSet, load_features
+from tailorbird.features.request import ReadRequest, Rows, Sequence
+
+__all__ = [
+    "Column",
+    "Entity",
+    "Feature",
+    "FeatureSet",
+    "ReadRequest",
+    "Rows",
+    "Sequence",
+    "attribute",
+    "context",
+    "count",
+    "derived",
+    "entity",
+    "last",
+    "load_features",
+    "mean",
+    "ratio",
+    "sequence",
+    "session",
+    "time_since",
+    "total",
+]

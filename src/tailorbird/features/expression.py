@@ -1,0 +1,334 @@
+"""Expressions of declarations (`where=`, `of=`, `derived`): Python's syntax, a small whitelist, column operations.
+
+Nothing is ever handed to `eval`. An expression is parsed once, checked against the columns that it may name, and then
+walked with NumPy over whole columns; `features.reference` walks the same tree value by value.
+
+    numbers: float64, missing = NaN      + - * / -x, min(a, b), max(a, b), abs(x), sqrt(x), a if test else b
+    texts:   hash64, missing = 0         == != in not in
+    truths:  bool                        and or not, < <= > >= == != (chained too), missing(x), x is None
+
+What is missing equals nothing but None and is never above or below anything: `agent != 'bot'` holds where agent is
+missing, `price < 5` does not hold where price is. Division by zero is missing. A truth used as a number is 1 or 0.
+"""
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events.keys import hash64
+
+LENGTH_MAX = 500
+DEPTH_MAX = 30
+
+Array = npt.NDArray
+# Says what a name is: "number", "text", "either" (a profile attribute, decided by what it is compared with), or None.
+KindOf = Callable[[str], str | None]
+ColumnOf = Callable[[str, str], Array]
+
+_COMPARISONS: dict[type[ast.cmpop], str] = {
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.In: "in",
+    ast.NotIn: "not in",
+    ast.Is: "is",
+    ast.IsNot: "is not",
+}
+_FUNCTIONS = {"abs": 1, "sqrt": 1, "min": 2, "max": 2, "missing": 1}
+_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
+
+
+class ExpressionError(ValueError):
+    """The expression cannot be used; the message says which part. Declarations add the line."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A checked expression.
+
+    Attributes:
+        text: as it was written.
+        kind: "number", "text" or "truth": what it yields.
+        names: each column that it reads, with the kind it is read as, sorted.
+        tree: the checked syntax tree.
+    """
+
+    text: str
+    kind: str
+    names: tuple[tuple[str, str], ...]
+    tree: ast.expr = field(compare=False, repr=False)
+
+    def columns(self, column: ColumnOf) -> Array:
+        """The value in each row; `column(name, kind)` gives float64 for numbers and uint64 hashes for texts."""
+        return _Columns(column, dict(self.names)).of(self.tree)
+
+    def numbers(self, column: ColumnOf, rows: int) -> npt.NDArray[np.float64]:
+        """Shape (rows,): a truth as 1 or 0; what is not finite is missing."""
+        value = _plain(self.columns(column))
+        return np.broadcast_to(np.where(np.isfinite(value), value, np.nan), (rows,))
+
+    def truths(self, column: ColumnOf, rows: int) -> npt.NDArray[np.bool_]:
+        """Shape (rows,): a number holds where it is neither 0 nor missing."""
+        return np.broadcast_to(_truth(self.columns(column)), (rows,))
+
+
+def parse(text: str, kind_of: KindOf, *, expect: str) -> Expression:
+    """Check `text` and say what it reads.
+
+    Args:
+        expect: "number" or "truth" (each is also taken for the other), or "text" or "either" (a bare column).
+    Raises:
+        ExpressionError: it is no expression, uses something outside the whitelist, or mixes numbers and texts.
+    """
+    if len(text) > LENGTH_MAX:
+        raise ExpressionError(f"expected at most {LENGTH_MAX} characters, got {len(text)}")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ExpressionError(f"{text!r} is not an expression") from None
+    if _depth(tree) > DEPTH_MAX:
+        raise ExpressionError(f"nested more than {DEPTH_MAX} levels deep")
+    checker = _Checker(kind_of)
+    kind = checker.kind(tree, expect)
+    if (kind == "text") != (expect == "text") and expect != "either":
+        raise ExpressionError(f"expected a {expect}, {text!r} is a {kind}")
+    return Expression(text.strip(), kind, tuple(sorted(checker.names.items())), tree)
+
+
+def dotted(node: ast.expr) -> str | None:
+    """`item.category` for such a node, `price` for a bare name, None for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return None
+
+
+def constant(node: ast.expr) -> float | str | None:
+    """The value of a constant: numbers and truths as float."""
+    assert isinstance(node, ast.Constant)
+    return node.value if isinstance(node.value, str) or node.value is None else float(node.value)
+
+
+def comparison(operator: ast.cmpop) -> str:
+    return _COMPARISONS[type(operator)]
+
+
+def _depth(tree: ast.AST) -> int:
+    deepest, stack = 0, [(tree, 1)]
+    while stack:
+        node, depth = stack.pop()
+        deepest = max(deepest, depth)
+        stack.extend((child, depth + 1) for child in ast.iter_child_nodes(node))
+    return deepest
+
+
+class _Checker:
+    def __init__(self, kind_of: KindOf) -> None:
+        self._kind_of = kind_of
+        self.names: dict[str, str] = {}
+
+    def kind(self, node: ast.expr, expect: str) -> str:
+        """The kind of a node, where an attribute of unknown kind becomes what is expected."""
+        name = dotted(node)
+        if name is not None:
+            return self._name(name, expect)
+        if isinstance(node, ast.Constant):
+            return self._constant(node)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd | ast.Not):
+            self._numbers(node.operand)
+            return "truth" if isinstance(node.op, ast.Not) else "number"
+        if isinstance(node, ast.BinOp) and isinstance(node.op, _OPERATORS):
+            self._numbers(node.left, node.right)
+            return "number"
+        if isinstance(node, ast.BoolOp):
+            self._numbers(*node.values)
+            return "truth"
+        if isinstance(node, ast.IfExp):
+            self._numbers(node.test, node.body, node.orelse)
+            return "number"
+        if isinstance(node, ast.Call):
+            return self._call(node)
+        if isinstance(node, ast.Compare):
+            return self._compare(node)
+        raise ExpressionError(f"{ast.unparse(node)} cannot be used in an expression")
+
+    def _numbers(self, *nodes: ast.expr) -> None:
+        for node in nodes:
+            if self.kind(node, "number") == "text":
+                raise ExpressionError(f"{ast.unparse(node)} is text, expected a number")
+
+    def _name(self, name: str, expect: str) -> str:
+        kind = self._kind_of(name)
+        if kind is None:
+            raise ExpressionError(f"{name} is no field")
+        if kind == "either":
+            kind = "text" if expect in ("text", "either") else "number"
+        if self.names.setdefault(name, kind) != kind:
+            raise ExpressionError(f"{name} is used both as a number and as text")
+        return kind
+
+    def _constant(self, node: ast.Constant) -> str:
+        if isinstance(node.value, str):
+            return "text"
+        if isinstance(node.value, bool | int | float) and abs(node.value) <= 1e300:
+            return "number"
+        raise ExpressionError(f"{ast.unparse(node)} cannot be used here")
+
+    def _call(self, node: ast.Call) -> str:
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name not in _FUNCTIONS or node.keywords or len(node.args) != _FUNCTIONS[name]:
+            raise ExpressionError(f"{ast.unparse(node)}: expected one of {', '.join(_FUNCTIONS)} with its arguments")
+        if name == "missing":
+            self.kind(node.args[0], "either")
+            return "truth"
+        self._numbers(*node.args)
+        return "number"
+
+    def _compare(self, node: ast.Compare) -> str:
+        left = node.left
+        for operator, right in zip(node.ops, node.comparators, strict=True):
+            self._pair(left, comparison(operator), right)
+            left = right
+        return "truth"
+
+    def _pair(self, left: ast.expr, sign: str, right: ast.expr) -> None:
+        if sign in ("is", "is not"):
+            if not (isinstance(right, ast.Constant) and right.value is None):
+                raise ExpressionError(f"{sign} is for None only")
+            self.kind(left, "either")
+            return
+        if sign in ("in", "not in"):
+            if not isinstance(right, ast.Tuple | ast.List) or not all(isinstance(e, ast.Constant) for e in right.elts):
+                raise ExpressionError(f"{sign} needs constants in brackets, such as {sign} ('phone', 'tablet')")
+            kinds = {self._constant(e) for e in right.elts if isinstance(e, ast.Constant)}
+            if len(kinds) != 1 or kinds != {self._as(left, next(iter(kinds)))}:
+                raise ExpressionError(f"{ast.unparse(left)} {sign} …: numbers and texts are mixed")
+            return
+        known = [side for side in (left, right) if self._known(side)]
+        if not known:
+            raise ExpressionError(f"{ast.unparse(left)} {sign} {ast.unparse(right)}: compare a profile attribute with a constant")
+        expect = self._as(known[0], "number")
+        if self._as(left, expect) != self._as(right, expect):
+            raise ExpressionError(f"{ast.unparse(left)} {sign} {ast.unparse(right)}: numbers and texts are mixed")
+        if expect == "text" and sign not in ("==", "!="):
+            raise ExpressionError(f"{sign} is not for texts")
+
+    def _known(self, node: ast.expr) -> bool:
+        name = dotted(node)
+        return name is None or self._kind_of(name) != "either" or name in self.names
+
+    def _as(self, node: ast.expr, expect: str) -> str:
+        name = dotted(node)
+        if name in self.names:
+            return self.names[name]
+        return "text" if self.kind(node, expect) == "text" else "number"
+
+
+class _Columns:
+    """Walks a checked tree over columns. Truths stay bool until a number is wanted."""
+
+    def __init__(self, column: ColumnOf, kinds: dict[str, str]) -> None:
+        self._column = column
+        self._kinds = kinds
+
+    def of(self, node: ast.expr) -> Array:
+        name = dotted(node)
+        if name is not None:
+            return self._column(name, self._kinds[name])
+        if isinstance(node, ast.Constant):
+            value = constant(node)
+            return np.uint64(hash64(value)) if isinstance(value, str) else np.float64(value)  # ty: a 0-d array will do
+        with np.errstate(all="ignore"):
+            return self._operation(node)
+
+    def _operation(self, node: ast.expr) -> Array:
+        if isinstance(node, ast.UnaryOp):
+            return ~self._truth(node.operand) if isinstance(node.op, ast.Not) else _signed(node.op, self._number(node.operand))
+        if isinstance(node, ast.BinOp):
+            return _arithmetic(node.op, self._number(node.left), self._number(node.right))
+        if isinstance(node, ast.BoolOp):
+            combine = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
+            result = self._truth(node.values[0])
+            for other in node.values[1:]:
+                result = combine(result, self._truth(other))
+            return result
+        if isinstance(node, ast.IfExp):
+            return np.where(self._truth(node.test), self._number(node.body), self._number(node.orelse))
+        if isinstance(node, ast.Call):
+            return self._call(node)
+        assert isinstance(node, ast.Compare)
+        left, result = node.left, None
+        for operator, right in zip(node.ops, node.comparators, strict=True):
+            holds = self._pair(left, comparison(operator), right)
+            result = holds if result is None else result & holds
+            left = right
+        assert result is not None
+        return result
+
+    def _number(self, node: ast.expr) -> Array:
+        return _plain(self.of(node))
+
+    def _truth(self, node: ast.expr) -> Array:
+        return _truth(self.of(node))
+
+    def _call(self, node: ast.Call) -> Array:
+        assert isinstance(node.func, ast.Name)
+        if node.func.id == "missing":
+            return _missing(self.of(node.args[0]))
+        arguments = [self._number(argument) for argument in node.args]
+        if node.func.id == "abs":
+            return np.abs(arguments[0])
+        if node.func.id == "sqrt":
+            return np.sqrt(arguments[0])
+        a, b = arguments
+        return np.where(b < a, b, a) if node.func.id == "min" else np.where(b > a, b, a)
+
+    def _pair(self, left: ast.expr, sign: str, right: ast.expr) -> Array:
+        if sign in ("is", "is not"):
+            absent = _missing(self.of(left))
+            return absent if sign == "is" else ~absent
+        if sign in ("in", "not in"):
+            assert isinstance(right, ast.Tuple | ast.List)
+            a = self.of(left)
+            found = np.zeros(np.shape(a), np.bool_)
+            for element in right.elts:
+                found = found | (_plain(a) == self.of(element))
+            return found if sign == "in" else ~found
+        a, b = _plain(self.of(left)), _plain(self.of(right))
+        compare = {"==": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
+        return compare[sign](a, b)
+
+
+def _plain(value: Array) -> Array:
+    return value.astype(np.float64) if value.dtype == np.bool_ else value
+
+
+def _truth(value: Array) -> Array:
+    return value if value.dtype == np.bool_ else (value != 0) & ~np.isnan(value)
+
+
+def _missing(value: Array) -> Array:
+    if value.dtype == np.uint64:
+        return value == 0
+    return np.isnan(value) if value.dtype == np.float64 else np.zeros(np.shape(value), np.bool_)
+
+
+def _signed(operator: ast.unaryop, value: Array) -> Array:
+    return -value if isinstance(operator, ast.USub) else value
+
+
+def _arithmetic(operator: ast.operator, a: Array, b: Array) -> Array:
+    if isinstance(operator, ast.Add):
+        return a + b
+    if isinstance(operator, ast.Sub):
+        return a - b
+    if isinstance(operator, ast.Mult):
+        return a * b
+    return np.where(b == 0, np.nan, a / b)

@@ -1,0 +1,236 @@
+"""A project's declarations as one checked whole, with the schema that everything built from them is filed under.
+
+`load_features` runs a project's `features.py`, which is the project's own code, and collects what it declares. The
+vocabulary is in `features.declare`; the records that follow from it, in `features.layout`.
+"""
+
+import json
+import runpy
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+
+from tailorbird.errors import DeclarationError
+from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.features.declare import (
+    Attribute,
+    Counted,
+    Derived,
+    Entity,
+    Feature,
+    Ratio,
+    SequenceOf,
+    SessionCount,
+    collecting,
+)
+from tailorbird.features.expression import Expression, ExpressionError, parse
+from tailorbird.features.layout import Layout, Spot, attribute_spot, compile_layout
+
+# Part of the schema hash: raise it when the same declarations lead to other records or other bits.
+ENGINE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of what a request reads. `kind`: numeric, categorical or sequence; `entity` is "" for request and derived."""
+
+    name: str
+    kind: str
+    entity: str
+    description: str
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Checked declarations, in order, and the layout compiled from them. Made by `from_declarations` or `load_features`."""
+
+    features: tuple[Feature, ...]
+    layout: Layout
+
+    @classmethod
+    def from_declarations(cls, declarations: Sequence[Feature], *, event_types: Sequence[str] = EVENT_TYPES) -> "FeatureSet":
+        """Check the declarations together.
+
+        Args:
+            event_types: the types that the project knows, the built-in ones included.
+        Raises:
+            DeclarationError: a name twice, an unknown event type, or a derived column that cannot be computed; names the line.
+        """
+        _check_names(declarations)
+        _check_types(declarations, event_types)
+        expressions = {f.name: _derived(f, declarations) for f in declarations if isinstance(f, Derived)}
+        order = _order(declarations, expressions)
+        return cls(tuple(declarations), compile_layout(declarations, expressions, order))
+
+    @cached_property
+    def numeric(self) -> tuple[str, ...]:
+        return tuple(step.name for step in self.layout.steps if step.kind == "numeric")
+
+    @cached_property
+    def categorical(self) -> tuple[str, ...]:
+        return tuple(step.name for step in self.layout.steps if step.kind == "categorical")
+
+    @cached_property
+    def sequences(self) -> tuple[str, ...]:
+        return tuple(step.name for step in self.layout.steps if step.kind == "sequence")
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """Each column with what it is about, in order of declaration."""
+        steps = zip(self.features, self.layout.steps, strict=True)
+        return tuple(Column(feature.name, step.kind, _entity_of(feature), feature.description) for feature, step in steps)
+
+    @cached_property
+    def schema_hash(self) -> str:
+        """Twelve hexadecimal digits over everything that decides the records and the columns; names the state's folder."""
+        content = {"engine": ENGINE_VERSION, "features": [_plain(f) for f in self.features], "layout": _plain(self.layout)}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return blake2b(text.encode(), digest_size=6, person=b"tb-schema").hexdigest()
+
+    @cached_property
+    def user_attributes(self) -> tuple[str, ...]:
+        """Profile attributes of users that declarations name; the router keeps them with each event."""
+        return self._attributes("user")
+
+    @cached_property
+    def item_attributes(self) -> tuple[str, ...]:
+        return self._attributes("item")
+
+    @cached_property
+    def composite_spots(self) -> dict[tuple[int, int], Spot]:
+        """(entity, part) → the lane of the user's or item's record that holds this part of the entity's key."""
+        return {
+            (one.index, part): attribute_spot(self.layout, name)
+            for one in self.layout.entities
+            for part, name in enumerate(one.entity.fields)
+            if "." in name
+        }
+
+    def feature(self, name: str) -> Feature:
+        """The declaration of a column; raises KeyError for an unknown name."""
+        for one in self.features:
+            if one.name == name:
+                return one
+        raise KeyError(name)
+
+    def describe(self) -> dict:
+        """Columns and records as plain data, for `features show`, the docs and `--json`."""
+        return {
+            "schema_hash": self.schema_hash,
+            "columns": [asdict(column) for column in self.columns],
+            "entities": [
+                {
+                    "entity": one.entity.name,
+                    "state_bytes": one.state_bytes,
+                    "reading_bytes": one.reading_bytes,
+                    "rings": len(one.rings),
+                    "sequences": [sequence.length for sequence in one.sequences],
+                }
+                for one in self.layout.entities
+            ],
+            "user_attributes": list(self.user_attributes),
+            "item_attributes": list(self.item_attributes),
+        }
+
+    def _attributes(self, owner: str) -> tuple[str, ...]:
+        found = {name for one in self.layout.entities for name in one.entity.fields}
+        for feature in self.features:
+            if isinstance(feature, Attribute):
+                found.add(f"{feature.entity.name}.{feature.attribute}")
+        for one in self.layout.entities:
+            sources = [r.source for r in one.rings] + [s.source for s in (*one.lasts, *one.sequences)]
+            for source in sources:
+                for expression in (source.where, getattr(source.value, "of", source.value)):
+                    found.update(() if expression is None else (name for name, _ in expression.names))
+        return tuple(sorted(name.partition(".")[2] for name in found if name.startswith(owner + ".")))
+
+
+def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> FeatureSet:
+    """Run a project's `features.py` and check what it declares.
+
+    Raises:
+        DeclarationError: the file is missing, fails, declares nothing, or declares something wrong; names the line.
+    """
+    if not path.is_file():
+        raise DeclarationError("no such file", where=str(path), fix="tailorbird init makes a project with one")
+    with collecting() as declared:
+        try:
+            runpy.run_path(str(path))
+        except DeclarationError:
+            raise
+        except Exception as error:
+            line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None)
+            line = error.lineno if isinstance(error, SyntaxError) else line
+            raise DeclarationError(f"{type(error).__name__}: {error}", where=f"{path}:{line}" if line else str(path)) from error
+    if not declared:
+        raise DeclarationError("declares no feature", where=str(path))
+    return FeatureSet.from_declarations(declared, event_types=event_types)
+
+
+def _check_names(declarations: Sequence[Feature]) -> None:
+    seen: dict[str, Feature] = {}
+    for feature in declarations:
+        first = seen.setdefault(feature.name, feature)
+        if first is not feature:
+            raise DeclarationError(f"{feature.name} is declared twice, first at {first.place}", where=feature.place)
+
+
+def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) -> None:
+    for feature in declarations:
+        types: tuple[str, ...] = ()
+        if isinstance(feature, Counted):
+            types = feature.types + (feature.below if isinstance(feature, Ratio) else ())
+        elif isinstance(feature, SessionCount):
+            types = (feature.type,)
+        for one in types:
+            if one not in event_types:
+                known = ", ".join(event_types)
+                raise DeclarationError(f"{feature.name}: {one!r} is no event type; expected one of {known}", where=feature.place)
+
+
+def _derived(feature: Derived, declarations: Sequence[Feature]) -> Expression:
+    numeric = {f.name for f in declarations if getattr(f, "kind", "numeric") == "numeric" and not isinstance(f, SequenceOf)}
+    try:
+        return parse(feature.text, lambda name: "number" if name in numeric else None, expect="number")
+    except ExpressionError as error:
+        fix = f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}" if "no field" in str(error) else ""
+        raise DeclarationError(f"{feature.name}: {error}", where=feature.place, fix=fix) from None
+
+
+def _order(declarations: Sequence[Feature], expressions: dict[str, Expression]) -> tuple[str, ...]:
+    """Derived columns, each after those that it reads."""
+    place = {feature.name: feature.place for feature in declarations}
+    done: dict[str, None] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            loop = " → ".join((*path[path.index(name) :], name))
+            raise DeclarationError(f"derived columns go in a circle: {loop}", where=place[name])
+        if name in expressions and name not in done:
+            for other, _ in expressions[name].names:
+                visit(other, (*path, name))
+            done[name] = None
+
+    for name in expressions:
+        visit(name, ())
+    return tuple(done)
+
+
+def _entity_of(feature: Feature) -> str:
+    if isinstance(feature, SessionCount):
+        return "user"
+    entity = getattr(feature, "entity", None)
+    return entity.name if isinstance(entity, Entity) else ""
+
+
+def _plain(value: object) -> object:
+    """Plain data of what decides the schema: places, descriptions and syntax trees are left out."""
+    if is_dataclass(value):
+        kept = {name: _plain(getattr(value, name)) for name, one in value.__dataclass_fields__.items() if one.compare}
+        return {"": type(value).__name__, **kept}
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return value

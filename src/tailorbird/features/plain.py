@@ -1,0 +1,116 @@
+"""Expressions walked value by value, and what a JSON value is as a number or a category: the reference's half.
+
+`features.expression` checks the same trees and walks them over columns.
+"""
+
+import ast
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tailorbird.features.expression import Expression, comparison, constant, dotted
+
+Get = Callable[[str, str], Any]
+
+
+def text_of(value: object) -> str | None:
+    """A profile's value as a category; of a list, its first element; None for what is none."""
+    if isinstance(value, list):
+        return text_of(value[0]) if value else None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(int(value)) if float(value).is_integer() else repr(value)
+    return value if isinstance(value, str) else None
+
+
+def number_of(value: object) -> float:
+    """A profile's value as a number; of a list, its first element; NaN for what is none."""
+    if isinstance(value, list):
+        return number_of(value[0]) if value else math.nan
+    return float(value) if isinstance(value, int | float) and abs(value) <= 1.7e308 else math.nan
+
+
+def number(expression: Expression, get: Get) -> float:
+    """The expression as a number: a truth is 1 or 0, what is not finite is missing."""
+    found = float(evaluate(expression, get))
+    return found if math.isfinite(found) else math.nan
+
+
+def truth(expression: Expression, get: Get) -> bool:
+    """Whether the expression holds: a number does where it is neither 0 nor missing."""
+    return _truth(evaluate(expression, get))
+
+
+def evaluate(expression: Expression, get: Get) -> Any:
+    """A float (NaN = missing), a text or None, or a bool; `get(name, kind)` gives the columns."""
+    kinds = dict(expression.names)
+    return _walk(expression.tree, lambda name: get(name, kinds[name]))
+
+
+def _truth(value: Any) -> bool:
+    return value == value and bool(value)
+
+
+def _walk(node: ast.expr, get: Callable[[str], Any]) -> Any:
+    name = dotted(node)
+    if name is not None:
+        return get(name)
+    if isinstance(node, ast.Constant):
+        return constant(node)
+    if isinstance(node, ast.UnaryOp):
+        value = _walk(node.operand, get)
+        return not _truth(value) if isinstance(node.op, ast.Not) else -float(value) if isinstance(node.op, ast.USub) else value
+    if isinstance(node, ast.BinOp):
+        return _arithmetic(node.op, float(_walk(node.left, get)), float(_walk(node.right, get)))
+    if isinstance(node, ast.BoolOp):
+        holds = [_truth(_walk(value, get)) for value in node.values]
+        return all(holds) if isinstance(node.op, ast.And) else any(holds)
+    if isinstance(node, ast.IfExp):
+        return float(_walk(node.body if _truth(_walk(node.test, get)) else node.orelse, get))
+    if isinstance(node, ast.Call):
+        assert isinstance(node.func, ast.Name)
+        return _call(node.func.id, [_walk(argument, get) for argument in node.args])
+    assert isinstance(node, ast.Compare)
+    left = _walk(node.left, get)
+    for operator, side in zip(node.ops, node.comparators, strict=True):
+        right = [constant(e) for e in side.elts] if isinstance(side, ast.Tuple | ast.List) else _walk(side, get)  # ty: constants
+        if not _compare(left, comparison(operator), right):
+            return False
+        left = right
+    return True
+
+
+def _arithmetic(operator: ast.operator, a: float, b: float) -> float:
+    if isinstance(operator, ast.Add):
+        return a + b
+    if isinstance(operator, ast.Sub):
+        return a - b
+    if isinstance(operator, ast.Mult):
+        return a * b
+    return a / b if b else math.nan
+
+
+def _call(name: str, arguments: list[Any]) -> Any:
+    if name == "missing":
+        return _is_missing(arguments[0])
+    a, b = float(arguments[0]), float(arguments[-1])
+    if name == "abs":
+        return abs(a)
+    if name == "sqrt":
+        return math.sqrt(a) if a >= 0 else math.nan
+    return (b if b < a else a) if name == "min" else (b if b > a else a)
+
+
+def _compare(a: Any, sign: str, b: Any) -> bool:
+    if sign in ("is", "is not"):
+        return _is_missing(a) == (sign == "is")
+    if sign in ("in", "not in"):
+        return (a in b) == (sign == "in")
+    if sign in ("==", "!="):
+        return (a == b) == (sign == "==")
+    return {"<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[sign]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value

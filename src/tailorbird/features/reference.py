@@ -1,0 +1,267 @@
+"""What every feature is, in plain Python: the oracle that stream, reading and backfill are held against, bit for bit.
+
+Slow and obviously right: it looks at all events for each value. `value(features, name, request, item, t, p, events)` is
+the value that a request would read at time t from a worker that has applied everything routed up to p.
+
+An event is a dict of the columns of `events.schema.ROUTED`, times in integer microseconds (`routed_events` makes them
+from a table). It is counted if `counts`, ts < t and its p is at or before p. One without an item_id but with `items` is
+taken once for each of them if it is an impression or an answer, or if the feature is about the item.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tailorbird.events.keys import combine, hash64
+from tailorbird.features.declare import (
+    HORIZON,
+    SESSION_GAP,
+    SESSION_LENGTH,
+    Amount,
+    Attribute,
+    ContextValue,
+    Count,
+    Counted,
+    Derived,
+    Entity,
+    Last,
+    Mean,
+    Ratio,
+    SequenceOf,
+    SessionCount,
+    TimeSince,
+    Total,
+    Window,
+)
+from tailorbird.features.expression import Expression
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.plain import evaluate, number, number_of, text_of, truth
+from tailorbird.features.request import ReadRequest
+
+Event = Mapping[str, Any]
+# A numeric value (rounded to float32), a categorical one (hash64, 0 = missing), or a sequence of (item, type, ts).
+Value = float | int | list[tuple[int, int, int]]
+SHOWN = ("impression", "answer")
+
+
+def routed_events(table: pa.Table) -> list[Event]:
+    """The rows of a table of routed events, times as integers."""
+    fields = [pa.field(f.name, pa.int64()) if pa.types.is_timestamp(f.type) else f for f in table.schema]
+    return table.cast(pa.schema(fields)).to_pylist()
+
+
+def value(features: FeatureSet, name: str, request: ReadRequest, item: str | None, t: int, p: int, events: Sequence[Event]) -> Value:
+    """The value of one column for `request.person` (already resolved) and `item`, at the two times t and p."""
+    known = [event for event in events if event["counts"] and event["ts"] < t and event["p"] <= p]
+    return _Moment(features, request, item, t, known).value(name)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An event as it counts for one item; `index` is the item's place in `items`."""
+
+    event: Event
+    item: str | None
+    index: int
+
+    def field(self, name: str, kind: str) -> Any:
+        owner, _, attribute = name.partition(".")
+        if not attribute:
+            found = self.event.get(name)
+        elif owner == "properties":
+            found = json.loads(self.event.get("properties") or "{}").get(attribute)
+        else:
+            profile = json.loads(self.event.get(f"{owner}_profile") or "{}")
+            if isinstance(profile, list):  # one for each of `items`
+                profile = profile[self.index] if self.index < len(profile) else None
+            found = (profile or {}).get(attribute)
+        return number_of(found) if kind == "number" else text_of(found)
+
+    def has(self, value: Expression) -> bool:
+        if value.kind == "text":
+            return evaluate(value, self.field) is not None
+        return not math.isnan(number(value, self.field))
+
+    def part(self, name: str) -> str | None:
+        """A part of an entity's key."""
+        if name == "item":
+            return self.item
+        column = {"user": "person", "session": "session_id"}.get(name, name)
+        return self.field(column, "text")
+
+    def order(self) -> tuple[int, int]:
+        """By time; ties by a hash of the event's id and its owner, then by the item's place in `items`."""
+        event = self.event
+        owner = event["user_id"] or event["anonymous_id"] or event["item_id"] or ""
+        parts = [np.array([hash64(text)], np.uint64) for text in (event["event_id"], owner)]
+        return event["ts"], (int(combine(*parts)[0]) + self.index) % 2**64
+
+
+@dataclass(frozen=True)
+class _Moment:
+    features: FeatureSet
+    request: ReadRequest
+    item: str | None
+    t: int
+    events: list[Event]
+
+    def value(self, name: str) -> Value:
+        feature = self.features.feature(name)
+        if isinstance(feature, ContextValue):
+            asked = getattr(self.request, feature.field)
+            return float32(number_of(asked)) if feature.kind == "numeric" else category(asked)
+        if isinstance(feature, Derived):
+            expression = next(step.expression for step in self.features.layout.steps if step.name == name)
+            assert expression is not None
+            return float32(number(expression, lambda column, kind: self.value(column)))
+        if isinstance(feature, Attribute):
+            found = self.profile(feature.entity.fields[0], feature.attribute)
+            return float32(number_of(found)) if feature.kind == "numeric" else category(text_of(found))
+        about = Entity(("user",)) if isinstance(feature, SessionCount) else feature.entity
+        if None in self.key(about):
+            return [] if isinstance(feature, SequenceOf) else 0 if getattr(feature, "kind", "") == "categorical" else math.nan
+        if isinstance(feature, SequenceOf):
+            rows = self.last_rows(self.rows(feature, per_item=True), feature.length)
+            return [(category(row.item), hash64(row.event["type"]), row.event["ts"]) for row in rows]
+        if isinstance(feature, SessionCount):
+            return float32(self.session(feature))
+        return self.counted(feature)
+
+    def counted(self, feature: Counted) -> Value:
+        if isinstance(feature, Count):
+            return float32(float(len(self.within(self.rows(feature), feature.window))))
+        if isinstance(feature, Total | Mean):
+            rows = self.within(self.rows(feature, value=feature.amount.of), feature.window)
+            amount = float(sum(units(row, feature.amount) for row in rows)) * feature.amount.unit
+            if isinstance(feature, Total):
+                return float32(amount)
+            return float32(amount / float(len(rows))) if rows else math.nan
+        if isinstance(feature, Ratio):
+            return float32(self.ratio(feature))
+        if isinstance(feature, Last):
+            rows = self.last_rows(self.rows(feature, value=feature.of), 1)
+            if not rows:
+                return 0 if feature.kind == "categorical" else math.nan
+            if feature.kind == "categorical":
+                return category(evaluate(feature.of, rows[0].field))
+            return float32(number(feature.of, rows[0].field))
+        assert isinstance(feature, TimeSince)
+        rows = self.last_rows(self.rows(feature), 1)
+        return float32(float(self.t - rows[0].event["ts"]) / 1e6) if rows else math.nan
+
+    def ratio(self, feature: Ratio) -> float:
+        a, b = self.pair(feature, feature.entity)
+        if feature.prior is None:
+            return a / b if b else math.nan
+        rate = feature.prior
+        if isinstance(rate, Entity):
+            above, below = self.pair(feature, rate) if None not in self.key(rate) else (0.0, 0.0)
+            rate = above / below if below else 0.0
+        return (a + feature.weight * rate) / (b + feature.weight) if b + feature.weight else math.nan
+
+    def pair(self, feature: Ratio, about: Entity) -> tuple[float, float]:
+        """Numerator and denominator of an entity."""
+        both = (self.rows(feature, types=types, about=about) for types in (feature.types, feature.below))
+        a, b = (float(len(self.within(rows, feature.window))) for rows in both)
+        return a, b
+
+    def session(self, feature: SessionCount) -> float:
+        plain = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
+        rows = self.last_rows(self.rows(plain, per_item=True), SESSION_LENGTH)
+        if self.request.session_id is not None:
+            current = [row for row in rows if row.event["session_id"] == self.request.session_id]
+        else:
+            current, edge = [], self.t
+            for row in reversed(rows):
+                if edge - row.event["ts"] > SESSION_GAP:
+                    break
+                current.append(row)
+                edge = row.event["ts"]
+        return float(sum(row.event["type"] == feature.type for row in current))
+
+    def rows(
+        self,
+        feature: Counted,
+        *,
+        types: Sequence[str] = (),
+        about: Entity | None = None,
+        value: Expression | None = None,
+        per_item: bool = False,
+    ) -> list[_Row]:
+        """The events of the entity that the request is about, once for each item where that is meant."""
+        about = about or feature.entity
+        names = [*about.fields, *(name for e in (feature.where, value) if e is not None for name, _ in e.names)]
+        per_item = per_item or any(name == "item" or name.startswith("item.") for name in names)
+        key, found = self.key(about), []
+        for event in self.events:
+            if event["type"] not in (types or feature.types) or event["ts"] <= 0:
+                continue
+            for row in expanded(event, per_item):
+                if [row.part(name) for name in about.fields] != key:
+                    continue
+                if feature.where is not None and not truth(feature.where, row.field):
+                    continue
+                if value is None or row.has(value):
+                    found.append(row)
+        return found
+
+    def within(self, rows: list[_Row], window: Window) -> list[_Row]:
+        """The tile that t stands in, and the window before it."""
+        since = self.t // window.hop * window.hop - window.length
+        return [row for row in rows if row.event["ts"] >= since]
+
+    def last_rows(self, rows: list[_Row], length: int) -> list[_Row]:
+        recent = [row for row in rows if row.event["ts"] >= self.t - HORIZON]
+        return sorted(recent, key=_Row.order)[-length:]
+
+    def key(self, about: Entity) -> list[str | None]:
+        """The values that the entity has in this request; a part such as item.category is the item's own attribute."""
+        return [self.part(name) for name in about.fields]
+
+    def part(self, name: str) -> str | None:
+        if "." in name:
+            owner, _, attribute = name.partition(".")
+            return text_of(self.profile(owner, attribute))
+        asked = {"user": self.request.person, "item": self.item, "session": self.request.session_id}
+        return asked[name] if name in asked else getattr(self.request, name)
+
+    def profile(self, owner: str, attribute: str) -> object:
+        """Of the newest profile event; a newer profile replaces the older one whole."""
+        column, subject = ("user_id", self.request.person) if owner == "user" else ("item_id", self.item)
+        rows = [_Row(event, None, 0) for event in self.events if event["type"] == owner and event[column] == subject]
+        newest = max(rows, key=_Row.order, default=None) if subject is not None else None
+        return None if newest is None else json.loads(newest.event["properties"] or "{}").get(attribute)
+
+
+def expanded(event: Event, per_item: bool) -> Iterator[_Row]:
+    items = event.get("items")
+    if event["item_id"] is not None or not items:
+        yield _Row(event, event["item_id"], 0)
+    elif per_item or event["type"] in SHOWN:
+        yield from (_Row(event, item, index) for index, item in enumerate(items))
+    else:
+        yield _Row(event, None, 0)
+
+
+def units(row: _Row, amount: Amount) -> int:
+    """Whole units, rounded half to even, cut off at the declared maximum."""
+    limit = float(amount.units_max)
+    return round(min(max(number(amount.of, row.field) / amount.unit, -limit), limit))
+
+
+def float32(number: Any) -> float:
+    """Rounded to the nearest float32; what is too large is infinite."""
+    try:
+        return struct.unpack("<f", struct.pack("<f", number))[0]
+    except OverflowError:
+        return math.copysign(math.inf, number)
+
+
+def category(text: str | None) -> int:
+    return 0 if text is None else hash64(text)

@@ -1,0 +1,58 @@
+"""What is asked of the features and what comes back; plain values, shared by reading, backfill and serving."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class ReadRequest:
+    """Who asks, and when.
+
+    Attributes:
+        person: the user's id; None if only an `anonymous_id` is known, which is then looked up.
+        local_hour: 0 to 23 where the person is; None if unknown.
+        now: the clock, microseconds; the values are read at this time or later.
+    """
+
+    person: str | None = None
+    anonymous_id: str | None = None
+    session_id: str | None = None
+    device: str | None = None
+    country: str | None = None
+    local_hour: int | None = None
+    now: int = 0
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The last events of an entity, oldest first: hashes of item (0: none) and type, times in microseconds; shape (k,) each."""
+
+    item: npt.NDArray[np.uint64]
+    type: npt.NDArray[np.uint64]
+    ts: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The features of one request: a row for each item asked for.
+
+    Attributes:
+        numeric: float32, shape (n, len(features.numeric)); missing is NaN.
+        categorical: hash64 of the text, shape (n, len(features.categorical)); 0 is missing.
+        sequences: by name.
+        t: what was read is what was true just before this time; the answer's own `ts`.
+        commit, p: of the state that was read.
+        person: as resolved, `anon:…` for a person who is not known, None without any id.
+        stale: rows whose reading record had run out, so that the state was read; for metrics.
+    """
+
+    numeric: npt.NDArray[np.float32]
+    categorical: npt.NDArray[np.uint64]
+    sequences: dict[str, Sequence]
+    t: int
+    commit: int
+    p: int
+    person: str | None = None
+    stale: int = 0

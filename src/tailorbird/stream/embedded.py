@@ -16,7 +16,7 @@ import apsw
 import msgspec
 
 from tailorbird import faults
-from tailorbird.errors import DamageError, InputError, StorageError, TailorbirdError
+from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError, TailorbirdError
 from tailorbird.stream import chain, sqlite
 from tailorbird.stream.lock import FileLock
 from tailorbird.stream.protocol import Block, Stored
@@ -63,7 +63,7 @@ def open_writer(path: Path, *, partition: str, first: int = 0, damaged_tail: str
 
 
 def open_reader(path: Path) -> "EmbeddedReader":
-    """Open the log at `path` for reading. Raises InputError if there is none yet."""
+    """Open the log at `path` for reading. Raises NotReadyError if there is none yet."""
     return EmbeddedReader(Path(path))
 
 
@@ -280,7 +280,7 @@ class EmbeddedReader:
                 _check_format(path, format_)
             except apsw.SQLError:  # its writer has just made the file
                 self.connection.close()
-                raise InputError("this file holds no log yet", where=str(path), fix="start its writer first") from None
+                raise NotReadyError("this file holds no log yet", where=str(path), fix="start its writer first") from None
             except BaseException:
                 self.connection.close()
                 raise

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import apsw
 
-from tailorbird.errors import DamageError, InputError, StorageError
+from tailorbird.errors import DamageError, NotReadyError, StorageError
 
 CHECKPOINT_BYTES = 8 << 20  # of WAL, from which on a commit is followed by a checkpoint
 WAL_BYTES_MAX = 256 << 20  # from which on a checkpoint waits for readers, to start the WAL anew
@@ -37,10 +37,10 @@ def connect_writer(path: Path) -> apsw.Connection:
 
 
 def connect_reader(path: Path) -> apsw.Connection:
-    """A connection that only reads, and does not checkpoint even when it is the last to close."""
+    """A connection that only reads, and does not checkpoint even when it is the last to close; NotReadyError without a file."""
     _check_version(path)
     if not path.exists():
-        raise InputError("there is no such log", where=str(path), fix="start its writer first")
+        raise NotReadyError("there is no such log", where=str(path), fix="start its writer first")
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     connection.set_busy_timeout(_BUSY_MS)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)

@@ -1,0 +1,7 @@
+"""What an event is, decided once for all who read it: contract, repeats, identity, profiles, attribution."""
+
+from tailorbird.router.columns import DUPLICATES, table
+from tailorbird.router.role import run
+from tailorbird.router.router import Router, RouteReport
+
+__all__ = ["DUPLICATES", "RouteReport", "Router", "run", "table"]

@@ -1,0 +1,60 @@
+"""Profiles of users and items, as versions: an event carries the version at or before its time, among those applied.
+
+A version is the `event_id` of the profile event, which holds the whole profile. One without a time ("timeless") has been
+valid from the beginning. The table keeps all of a profile's properties, so that an attribute that is declared later is
+attached to the events routed from then on; memory keeps the declared ones.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import apsw
+import msgspec
+
+from tailorbird.router.timeline import Timeline
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS profile(
+    kind TEXT NOT NULL, id TEXT NOT NULL, ts INTEGER NOT NULL, p INTEGER NOT NULL, version TEXT NOT NULL, properties TEXT NOT NULL,
+    PRIMARY KEY (kind, id, ts, p)
+) STRICT, WITHOUT ROWID;
+"""
+_decode = msgspec.json.Decoder(dict[str, Any])
+
+
+class Profile(msgspec.Struct, frozen=True, gc=False):
+    """One version: its id, and the declared attributes as JSON with sorted keys."""
+
+    version: str
+    attributes: str
+
+
+class Catalogue:
+    """The versions of one kind of profile, "user" or "item"."""
+
+    def __init__(self, connection: apsw.Connection, kind: str, declared: Sequence[str]) -> None:
+        self._kind = kind
+        self._declared = tuple(sorted(declared))
+        self._profiles: Timeline[Profile] = Timeline()
+        self._new: list[tuple[str, str, int, int, str, str]] = []
+        query = "SELECT id, ts, version, properties FROM profile WHERE kind = ? ORDER BY id, ts, p"
+        for id_, ts, version, properties in connection.execute(query, (kind,)):
+            self._profiles.put(id_, ts, Profile(version, self._attributes(_decode.decode(properties))))
+
+    def apply(self, id_: str, ts: int, p: int, version: str, properties: dict[str, Any], text: str) -> None:
+        """From `ts` on, the profile of `id_` is this version; `text` is its properties as JSON."""
+        self._profiles.put(id_, ts, Profile(version, self._attributes(properties)))
+        self._new.append((self._kind, id_, ts, p, version, text))
+
+    def at(self, id_: str, ts: int) -> Profile | None:
+        """The version of `id_` that applies at `ts`."""
+        return self._profiles.at(id_, ts)
+
+    def save(self, connection: apsw.Connection) -> None:
+        """Write what was applied since the last time."""
+        if self._new:
+            connection.executemany("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?)", self._new)
+            self._new = []
+
+    def _attributes(self, properties: dict[str, Any]) -> str:
+        return msgspec.json.encode({name: properties[name] for name in self._declared if name in properties}).decode()

@@ -1,0 +1,76 @@
+"""The blocks that the router writes: columns of repeats, and tables to and from bytes.
+
+    kind "events"       Arrow IPC of events.ROUTED; row i of the block has p = offset + i
+    kind "quarantine"   Arrow IPC of events.QUARANTINE
+    kind "duplicates"   Arrow IPC of DUPLICATES
+
+All rows take positions in the log, so every row of the raw logs is accounted for. A block's receipt is JSON: the versions
+of the plan and of the contract that decided.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import pyarrow as pa
+
+from tailorbird.events import QUARANTINE, Refusal
+from tailorbird.stream import Block
+
+DUPLICATES = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("raw_partition", pa.string()),
+        ("raw_offset", pa.int64()),
+        ("raw_row", pa.int32()),
+        ("first_partition", pa.string()),  # where the event stands that was accepted
+        ("first_offset", pa.int64()),
+        ("first_row", pa.int32()),
+    ]
+)
+_LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """The receipt of a routed block."""
+
+    plan: str
+    contract: int
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A refusal, and where its row stands."""
+
+    refusal: Refusal
+    received_at: int
+    source: str
+    partition: str
+    offset: int
+
+
+def block(kind: str, batch: pa.RecordBatch, decided: Decided) -> Block:
+    """A batch as a block of the routed log."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=_LZ4) as writer:
+        writer.write_batch(batch)
+    return Block(kind, batch.num_rows, sink.getvalue().to_pybytes(), msgspec.json.encode(decided))
+
+
+def table(block: Block) -> pa.Table:
+    """The rows of a routed block."""
+    return pa.ipc.open_stream(block.payload).read_all()
+
+
+def quarantine_batch(refused: Sequence[Refused]) -> pa.RecordBatch:
+    """Refused rows as events.QUARANTINE."""
+    columns = {
+        "received_at": [one.received_at for one in refused],
+        "source": [one.source for one in refused],
+        "code": [one.refusal.code for one in refused],
+        "path": [one.refusal.path for one in refused],
+        "message": [one.refusal.message for one in refused],
+        "body": [one.refusal.body for one in refused],
+        "raw_partition": [one.partition for one in refused],
+        "raw_offset": [one.offset for one in refused],
+        "raw_row": [one.refusal.row for one in refused],
+    }
+    return pa.RecordBatch.from_arrays([pa.array(columns[column.name], column.type) for column in QUARANTINE], schema=QUARANTINE)

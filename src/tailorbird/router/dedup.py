@@ -1,0 +1,223 @@
+"""Which events were accepted before: an index of fingerprints that needs no random writes and little memory.
+
+    fingerprint = 128 bits of BLAKE2b over kind of subject, subject, event_id;  split into `key` and `check`, 64 bits each
+    open run    the newest entries: in memory by key, in the table `dedup_run` one blob a step
+    segment     2**18 entries, sealed: sorted by key, in `dedup_page` by 256; in memory a Bloom filter (16 bits an entry,
+                six probes: about one false alarm in a thousand) and the first key of each page
+
+An event is a repeat if an accepted one has its fingerprint and came at most the horizon before or after it. Segments that
+lie wholly behind the horizon are dropped, except the newest few, so that a file imported again soon is noticed.
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import apsw
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events import Event
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS dedup_run(id INTEGER PRIMARY KEY, entries BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS dedup_segment(
+    id INTEGER PRIMARY KEY, oldest INTEGER NOT NULL, newest INTEGER NOT NULL, bloom BLOB NOT NULL, first_keys BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS dedup_page(
+    segment INTEGER NOT NULL, page INTEGER NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (segment, page)
+) STRICT;
+"""
+
+ENTRY = np.dtype([("key", "<u8"), ("check", "<u8"), ("received_at", "<i8"), ("offset", "<i8"), ("producer", "<i4"), ("row", "<i4")])
+Entries = npt.NDArray[np.void]
+Keys = npt.NDArray[np.uint64]
+
+_PAGE = 256
+_PROBES = 6
+_BITS_PER_ENTRY = 16
+_KEEP_SEGMENTS = 16
+
+
+def fingerprints(events: Sequence[Event]) -> npt.NDArray[np.uint64]:
+    """Shape (n, 2): key and check of each event. The subject is its user, else its anonymous id, else its item."""
+    return np.frombuffer(b"".join(map(_digest, events)), "<u8").reshape(-1, 2)
+
+
+def _digest(event: Event) -> bytes:
+    if event.user_id is not None:
+        text = f"u{event.user_id}\0{event.event_id}"
+    elif event.anonymous_id is not None:
+        text = f"a{event.anonymous_id}\0{event.event_id}"
+    else:
+        text = f"i{event.item_id}\0{event.event_id}"
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+class _Segment:
+    """What memory holds of a sealed segment."""
+
+    def __init__(self, id_: int, oldest: int, newest: int, bloom: bytes, first_keys: bytes) -> None:
+        self.id, self.oldest, self.newest = id_, oldest, newest
+        self.bloom = np.frombuffer(bloom, np.uint8)
+        self.first_keys = np.frombuffer(first_keys, "<u8")
+
+
+class DedupIndex:
+    """The index. `repeats` and `add` per step, then `save` within the step's transaction."""
+
+    def __init__(self, connection: apsw.Connection, dedup_us: int, *, segment_rows: int = 1 << 18) -> None:
+        self._connection = connection
+        self._dedup_us = dedup_us
+        self._segment_rows = segment_rows
+        self._segments = [
+            _Segment(*row)
+            for row in connection.execute("SELECT id, oldest, newest, bloom, first_keys FROM dedup_segment ORDER BY id").fetchall()
+        ]
+        self._newest = max((segment.newest for segment in self._segments), default=0)
+        self._start_open()
+        for (entries,) in connection.execute("SELECT entries FROM dedup_run ORDER BY id").fetchall():
+            self.add(np.frombuffer(entries, ENTRY))
+        self._unsaved = []
+
+    def _start_open(self) -> None:
+        self._open = np.empty(0, ENTRY)
+        self._open_rows = 0
+        self._unsaved: list[Entries] = []
+        self._by_key: dict[int, int] = {}  # where the first entry with a key stands in `_open`
+        self._also: dict[int, list[int]] = {}  # and the others, if any
+
+    def repeats(self, entries: Entries) -> dict[int, tuple]:
+        """For each row that repeats an accepted event, or an earlier row of these: the entry it repeats, as a tuple of ENTRY."""
+        keys = entries["key"]
+        suspect = np.fromiter(map(self._by_key.__contains__, keys.tolist()), bool, len(entries))
+        suspect |= _repeated(keys)
+        sealed = self._look_in_segments(entries, suspect)
+        found: dict[int, tuple] = {}
+        here: dict[int, list[tuple]] = {}
+        for row in np.flatnonzero(suspect).tolist():
+            entry = entries[row].item()
+            key = entry[0]
+            first = self._match(entry, [*sealed.get(row, ()), *self._held_open(key), *here.get(key, ())])
+            if first is None:
+                here.setdefault(key, []).append(entry)
+            else:
+                found[row] = first
+        return found
+
+    def _match(self, entry: tuple, candidates: Sequence[tuple]) -> tuple | None:
+        for candidate in candidates:
+            if candidate[0] == entry[0] and candidate[1] == entry[1] and abs(candidate[2] - entry[2]) <= self._dedup_us:
+                return candidate
+        return None
+
+    def _held_open(self, key: int) -> list[tuple]:
+        first = self._by_key.get(key)
+        return [] if first is None else [self._open[row].item() for row in (first, *self._also.get(key, ()))]
+
+    def _look_in_segments(self, entries: Entries, suspect: npt.NDArray[np.bool_]) -> dict[int, list[tuple]]:
+        """What the segments hold under the keys of `entries`, by row; sets the rows in `suspect`."""
+        found: dict[int, list[tuple]] = {}
+        if not self._segments or not len(entries):
+            return found
+        oldest = int(entries["received_at"].min()) - self._dedup_us
+        newest = int(entries["received_at"].max()) + self._dedup_us
+        for segment in self._segments:
+            if segment.newest < oldest or segment.oldest > newest:
+                continue
+            for row in np.flatnonzero(_bloom_has(segment.bloom, entries["key"], entries["check"])).tolist():
+                held = self._read(segment, entries["key"][row])
+                if held:
+                    suspect[row] = True
+                    found.setdefault(row, []).extend(held)
+        return found
+
+    def _read(self, segment: _Segment, key: np.uint64) -> list[tuple]:
+        page = max(int(np.searchsorted(segment.first_keys, key, "left")) - 1, 0)  # equal keys may begin on the page before
+        last = int(np.searchsorted(segment.first_keys, key, "right")) - 1
+        query = "SELECT entries FROM dedup_page WHERE segment = ? AND page BETWEEN ? AND ?"
+        held: list[tuple] = []
+        for (data,) in self._connection.execute(query, (segment.id, page, last)):
+            entries = np.frombuffer(data, ENTRY)
+            held.extend(entries[entries["key"] == key].tolist())
+        return held
+
+    def add(self, entries: Entries) -> None:
+        """Take accepted events into the index."""
+        if not len(entries):
+            return
+        start, end = self._open_rows, self._open_rows + len(entries)
+        if end > len(self._open):
+            self._open = np.concatenate([self._open[:start], np.empty(max(end, self._segment_rows // 4), ENTRY)])
+        self._open[start:end] = entries
+        self._open_rows = end
+        self._unsaved.append(entries)
+        self._newest = max(self._newest, int(entries["received_at"].max()))
+        for row, key in enumerate(entries["key"].tolist(), start):
+            if self._by_key.setdefault(key, row) != row:
+                self._also.setdefault(key, []).append(row)
+
+    def save(self, connection: apsw.Connection) -> None:
+        """Write what was added, seal the open entries if they are many, and drop what lies behind the horizon."""
+        for entries in self._unsaved:
+            connection.execute("INSERT INTO dedup_run(entries) VALUES (?)", (entries.tobytes(),))
+        self._unsaved = []
+        if self._open_rows >= self._segment_rows:
+            self._seal(connection)
+            self._drop_old(connection)
+
+    def _seal(self, connection: apsw.Connection) -> None:
+        entries = self._open[: self._open_rows]
+        entries = entries[np.argsort(entries["key"], kind="stable")]
+        received_at = entries["received_at"]
+        id_ = self._segments[-1].id + 1 if self._segments else 1
+        bloom = _bloom(entries["key"], entries["check"]).tobytes()
+        row = (id_, int(received_at.min()), int(received_at.max()), bloom, entries["key"][::_PAGE].tobytes())
+        connection.execute("INSERT INTO dedup_segment VALUES (?, ?, ?, ?, ?)", row)
+        pages = ((id_, page, entries[start : start + _PAGE].tobytes()) for page, start in enumerate(range(0, len(entries), _PAGE)))
+        connection.executemany("INSERT INTO dedup_page VALUES (?, ?, ?)", pages)
+        connection.execute("DELETE FROM dedup_run")
+        self._segments.append(_Segment(*row))
+        self._start_open()
+
+    def _drop_old(self, connection: apsw.Connection) -> None:
+        horizon = self._newest - self._dedup_us
+        for segment in self._segments[:-_KEEP_SEGMENTS]:
+            if segment.newest < horizon:
+                connection.execute("DELETE FROM dedup_page WHERE segment = ?", (segment.id,))
+                connection.execute("DELETE FROM dedup_segment WHERE id = ?", (segment.id,))
+                self._segments.remove(segment)
+
+
+def _repeated(keys: Keys) -> npt.NDArray[np.bool_]:
+    """Which keys stand more than once in `keys`."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    same = ordered[1:] == ordered[:-1]
+    repeated = np.zeros(len(keys), bool)
+    repeated[order[1:][same]] = True
+    repeated[order[:-1][same]] = True
+    return repeated
+
+
+def _bits(key: Keys, check: Keys, probe: int, bits: int) -> npt.NDArray[np.intp]:
+    """The `probe`-th bit of each entry (double hashing); `bits` is a power of two."""
+    return ((key + np.uint64(probe) * (check | np.uint64(1))) & np.uint64(bits - 1)).astype(np.intp)
+
+
+def _bloom(key: Keys, check: Keys) -> npt.NDArray[np.uint8]:
+    bits = 1 << max((len(key) * _BITS_PER_ENTRY - 1).bit_length(), 6)
+    flags = np.zeros(bits, bool)
+    for probe in range(_PROBES):
+        flags[_bits(key, check, probe, bits)] = True
+    return np.packbits(flags, bitorder="little")
+
+
+def _bloom_has(bloom: npt.NDArray[np.uint8], key: Keys, check: Keys) -> npt.NDArray[np.bool_]:
+    """Which entries may be in; those ruled out by one probe are not looked at by the next."""
+    rows = np.arange(len(key))
+    for probe in range(_PROBES):
+        bits = _bits(key[rows], check[rows], probe, len(bloom) * 8)
+        rows = rows[(bloom[bits >> 3] >> (bits & 7).astype(np.uint8)) & 1 == 1]
+    has = np.zeros(len(key), bool)
+    has[rows] = True
+    return has

@@ -1,0 +1,39 @@
+"""What is added to an event from itself alone: the class of its agent, the local hour, its properties as text."""
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from tailorbird.events import HOUR, MINUTE
+
+# What crawlers, monitors and HTTP libraries call themselves. Bots are marked, never dropped.
+_BOT = re.compile(
+    r"bot\b|bot[/_-]|crawl|spider|slurp|scrap|headless|phantom|selenium|puppeteer|playwright|lighthouse|pingdom|uptime|monitor"
+    r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww|python-|python/|aiohttp|httpx|okhttp|go-http|java/|axios|node-fetch",
+    re.IGNORECASE,
+)
+_COLUMNS = ("query", "dwell_ms", "price", "quantity", "rating")
+
+
+@lru_cache(maxsize=4096)
+def agent_class(user_agent: str | None) -> str:
+    """ "bot" or "person", from what the client calls itself; one that says nothing counts as a person."""
+    return "bot" if user_agent and _BOT.search(user_agent) else "person"
+
+
+def local_hour(ts: int, utc_offset_min: int | None) -> int:
+    """The hour of the day, 0 to 23, where the event happened; of UTC where the client did not say its offset."""
+    return (ts + (utc_offset_min or 0) * MINUTE) // HOUR % 24
+
+
+def as_text(properties: dict[str, Any]) -> str:
+    """All properties as JSON with sorted keys."""
+    return msgspec.json.encode(properties, order="sorted").decode()
+
+
+def rest_as_text(properties: dict[str, Any]) -> str | None:
+    """The properties without a column of their own as JSON with sorted keys; None without any."""
+    rest = {name: value for name, value in properties.items() if name not in _COLUMNS}
+    return as_text(rest) if rest else None

@@ -1,0 +1,252 @@
+"""The router: reads the raw logs, decides on each event once, and writes the routed log. It alone writes `routed.db`.
+
+A step is one transaction: blocks, dedup index, answers, identity, catalogue, and how far each raw log was read. So a kill
+at any point leaves all of a step or none of it. What is decided depends on the raw logs, the plan and the order of the
+steps, never on the clock. The decision itself is in `router.route`; the loop that calls `step`, in `router.role`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from tailorbird import faults
+from tailorbird.errors import NotReadyError
+from tailorbird.events import Clock, Receipt, RoutePlan, check
+from tailorbird.events.contract import CONTRACT_VERSION
+from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quarantine_batch
+from tailorbird.router.dedup import ENTRY, Entries, fingerprints
+from tailorbird.router.route import Arrivals, Memory, route
+from tailorbird.stream import Block, EmbeddedReader, Stored, open_reader, open_writer, raw_logs, routed_path
+
+FIRST_P = 1
+_BYTES_MAX = 32 << 20  # of raw bodies a step, shared by the producers
+_TABLE = """
+CREATE TABLE IF NOT EXISTS raw_position(
+    id INTEGER PRIMARY KEY, producer TEXT NOT NULL UNIQUE,
+    offset INTEGER NOT NULL,   -- the next row to route
+    newest INTEGER NOT NULL    -- the newest time of receipt so far
+) STRICT;
+"""
+_receipt = msgspec.json.Decoder(Receipt)
+
+
+class RouteReport(msgspec.Struct, frozen=True):
+    """What a step did.
+
+    Attributes:
+        positions: for each producer, how far its raw log has been routed, this step included.
+        lag_us: how long ago the newest event of the step came in; 0 if there was none.
+    """
+
+    accepted: int = 0
+    duplicates: int = 0
+    quarantined: int = 0
+    positions: dict[str, int] = {}
+    lag_us: int = 0
+
+    @property
+    def rows(self) -> int:
+        """All rows that were taken from the raw logs."""
+        return self.accepted + self.duplicates + self.quarantined
+
+
+class _Source(msgspec.Struct):
+    """A raw log and how far it was routed."""
+
+    id: int
+    producer: str
+    offset: int
+    newest: int
+    reader: EmbeddedReader | None = None
+
+
+class Router:
+    """Routes what stands in the raw logs under `stream`.
+
+    Raises:
+        LockedError: another router is at work here.
+        DamageError: a log does not match its checksums; nothing is routed past the damage.
+    """
+
+    def __init__(self, stream: Path, plan: RoutePlan, *, clock: Clock) -> None:
+        self._stream = stream
+        self._plan = plan
+        self._clock = clock
+        self._decided = Decided(plan.version, CONTRACT_VERSION)
+        self._sources: dict[str, _Source] = {}
+        # A damaged tail stops: its positions are committed with it, so setting it aside would lose events without a word.
+        self._log = open_writer(routed_path(stream), partition="routed", first=FIRST_P, damaged_tail="stop")
+        with self._log.transaction() as connection:
+            Memory.make_tables(connection)
+            connection.execute(_TABLE)
+        self._load()
+
+    def _load(self) -> None:
+        """Take up what the last committed step left."""
+        connection = self._log.connection
+        for source in self._sources.values():
+            if source.reader is not None:
+                source.reader.close()
+        rows = connection.execute("SELECT id, producer, offset, newest FROM raw_position ORDER BY producer").fetchall()
+        self._sources = {producer: _Source(id_, producer, offset, newest) for id_, producer, offset, newest in rows}
+        self._memory = Memory(connection, self._plan)
+
+    def step(self, rows_max: int = 20_000) -> RouteReport:
+        """Route about `rows_max` rows of what is there (whole bodies), durably; a report of zeros if there is nothing.
+
+        Raises:
+            DamageError: a raw log is damaged, or lost rows that were routed.
+            StorageError: the disk refused; what was committed before is safe, and a new router goes on from there.
+        """
+        try:
+            return self._step(rows_max)
+        except BaseException:
+            self._load()  # memory may hold what was not committed
+            raise
+
+    def _step(self, rows_max: int) -> RouteReport:
+        arrivals, refused, offsets = self._read(rows_max)
+        if not offsets:
+            return RouteReport(positions=self.positions)
+        faults.at("router.after_read")
+        entries = _entries(arrivals)
+        repeats = {} if faults.cut("router.dedup") else self._memory.seen.repeats(entries)
+        first_p = self._log.end()
+        kept = arrivals.without(set(repeats)) if repeats else arrivals
+        batch = route(kept, self._memory, self._plan, first_p)
+        mask = np.ones(len(entries), bool)
+        mask[list(repeats)] = False
+        self._memory.seen.add(entries[mask])
+        duplicates = self._duplicates(arrivals, entries, repeats)
+        newest = self._newest(arrivals, refused)
+        with self._log.transaction() as connection:
+            faults.at("router.before_append")
+            self._log.append(self._blocks(batch, refused, duplicates))
+            faults.at("router.after_append")
+            self._memory.save(connection, newest)
+            faults.at("router.before_positions")
+            update = "UPDATE raw_position SET offset = ?, newest = max(newest, ?) WHERE producer = ?"
+            connection.executemany(update, [(offset, newest.get(self._sources[name].id, 0), name) for name, offset in offsets.items()])
+            faults.at("router.before_commit")
+        faults.at("router.after_commit")
+        for name, offset in offsets.items():
+            source = self._sources[name]
+            source.offset = offset
+            source.newest = max(source.newest, newest.get(source.id, 0))
+        lag_us = max(0, self._clock.now() - max(newest.values(), default=self._clock.now()))
+        return RouteReport(batch.num_rows, duplicates.num_rows, len(refused), self.positions, lag_us)
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """For each producer, the next row of its raw log to be routed; what stands before may be pruned once it is archived."""
+        return {source.producer: source.offset for source in self._sources.values()}
+
+    def end(self) -> int:
+        """The position behind the last routed row."""
+        return self._log.end()
+
+    def prune(self, before: int) -> int:
+        """Delete routed blocks that end at or before `before`, when lake and workers have them; how many."""
+        return self._log.prune(before)
+
+    def changed(self) -> bool:
+        """Whether any raw log has grown since this was last asked; cheap enough to poll."""
+        return any(source.reader.changed() for source in self._find_sources() if source.reader is not None)
+
+    def _read(self, rows_max: int) -> tuple[Arrivals, list[Refused], dict[str, int]]:
+        """Decoded and checked events, producer by producer; and how far each was read."""
+        arrivals, refused = Arrivals(), []
+        offsets: dict[str, int] = {}
+        sources = self._find_sources()
+        taken = 0
+        for index, source in enumerate(sources):
+            share = len(sources) - index  # what others leave is for those behind
+            for stored in self._bodies(source, max(1, (rows_max - taken) // share), _BYTES_MAX // len(sources)):
+                receipt = _receipt.decode(stored.block.receipt)
+                accepted, refusals = check(stored.block.payload, receipt, self._plan)
+                arrivals.add(accepted, source.producer, source.id, stored.offset)
+                refused += [Refused(one, receipt.received_at, receipt.source, source.producer, stored.offset) for one in refusals]
+                taken += stored.block.rows
+                offsets[source.producer] = stored.end
+        return arrivals, refused, offsets
+
+    def _bodies(self, source: _Source, rows_max: int, bytes_max: int) -> Iterator[Stored]:
+        if source.reader is None:
+            return
+        for stored in source.reader.read(source.offset, bytes_max=bytes_max):
+            yield stored
+            rows_max -= stored.block.rows
+            if rows_max <= 0:
+                return
+
+    def _find_sources(self) -> list[_Source]:
+        """The raw logs there are, in order of name; a new one gets its number at once, for the dedup index refers to it."""
+        for producer, path in raw_logs(self._stream).items():
+            source = self._sources.get(producer)
+            if source is None:
+                with self._log.transaction() as connection:
+                    insert = "INSERT INTO raw_position(producer, offset, newest) VALUES (?, 0, 0)"
+                    connection.execute(insert, (producer,))
+                    source = self._sources[producer] = _Source(connection.last_insert_rowid(), producer, 0, 0)
+            if source.reader is None:
+                try:
+                    source.reader = open_reader(path)
+                except NotReadyError:
+                    continue  # its writer is just making it
+        return [source for _, source in sorted(self._sources.items()) if source.reader is not None]
+
+    def _newest(self, arrivals: Arrivals, refused: list[Refused]) -> dict[int, int]:
+        newest: dict[int, int] = {}
+        for producer, accepted in zip(arrivals.producers, arrivals.accepted, strict=True):
+            if accepted.received_at > newest.get(producer, 0):
+                newest[producer] = accepted.received_at
+        return newest
+
+    def _duplicates(self, arrivals: Arrivals, entries: Entries, repeats: dict[int, tuple]) -> pa.RecordBatch:
+        names = {source.id: source.producer for source in self._sources.values()}
+        # An event that stands where the index says it stood is itself, read again: not even a repeat.
+        rows = [row for row, first in sorted(repeats.items()) if first[3:] != entries[row].item()[3:]]
+        columns = [
+            [arrivals.accepted[row].event.event_id for row in rows],
+            [arrivals.partitions[row] for row in rows],
+            [arrivals.offsets[row] for row in rows],
+            [arrivals.accepted[row].row for row in rows],
+            [names[repeats[row][4]] for row in rows],
+            [repeats[row][3] for row in rows],
+            [repeats[row][5] for row in rows],
+        ]
+        return pa.RecordBatch.from_arrays(
+            [pa.array(column, kind.type) for column, kind in zip(columns, DUPLICATES, strict=True)], schema=DUPLICATES
+        )
+
+    def _blocks(self, batch: pa.RecordBatch, refused: list[Refused], duplicates: pa.RecordBatch) -> list[Block]:
+        batches = (("events", batch), ("quarantine", quarantine_batch(refused)), ("duplicates", duplicates))
+        return [block(kind, rows, self._decided) for kind, rows in batches if rows.num_rows]
+
+    def close(self) -> None:
+        """Close all logs; another router may start."""
+        for source in self._sources.values():
+            if source.reader is not None:
+                source.reader.close()
+        self._log.close()
+
+    def __enter__(self) -> "Router":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _entries(arrivals: Arrivals) -> Entries:
+    """The arrivals as the dedup index knows them, shape (n,)."""
+    entries = np.empty(len(arrivals), ENTRY)
+    prints = fingerprints([one.event for one in arrivals.accepted])
+    entries["key"], entries["check"] = prints[:, 0], prints[:, 1]
+    entries["received_at"] = [one.received_at for one in arrivals.accepted]
+    entries["offset"] = arrivals.offsets
+    entries["producer"] = arrivals.producers
+    entries["row"] = [one.row for one in arrivals.accepted]
+    return entries

@@ -1,0 +1,55 @@
+# The whole day: set up, demo, test, lint, bench, docs. Everything lives in .venv; remove it to start afresh.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup setup-dev demo test lint format bench results docs clean
+
+help:          ## this list
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Tailorbird needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.all: pyproject.toml | $(BIN)/python
+	@echo "Installing Tailorbird into $(VENV) (about two minutes, once)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.all
+
+setup: $(VENV)/.all         ## install what running needs
+setup-dev: $(VENV)/.dev     ## install what developing needs too
+
+demo: setup    ## the whole loop on a synthetic site; ONCE=1 ends by itself and prints the figures
+	$(BIN)/tailorbird demo $(if $(ONCE),--once) $(DEMO)
+
+test: setup-dev    ## lint, types and every test
+	@sh tests/system_packages.sh
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: setup-dev    ## style and types (the import rules are a test)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+format: setup-dev    ## rewrite to the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup-dev    ## the benchmarks, small; full ones: python -m benchmarks.NAME
+	@for name in $$(ls benchmarks/*.py | xargs -n1 basename | sed 's/\.py//' | grep -v __init__); do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --small || exit 1; done
+
+results: setup-dev    ## model quality on the real data sets (DATA=folder) into docs/results.md
+	$(BIN)/python -m benchmarks.quality.results $(if $(DATA),--data $(DATA))
+
+docs: setup-dev    ## the documentation as a site in site/
+	$(BIN)/zensical build
+
+clean:         ## remove everything that was installed or built
+	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .hypothesis demo

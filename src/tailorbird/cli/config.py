@@ -1,0 +1,21 @@
+"""`tailorbird config show`."""
+
+from tailorbird.cli.output import Json, print_json, print_table
+
+
+def show(*, json: Json = False) -> None:
+    """Show each setting, its value, and where that came from: the file and line, the environment, or the default.
+
+    Keys that are secrets are shown as stars.
+
+    Example:  TAILORBIRD_SERVE__PORT=9000 tailorbird config show
+    """
+    from tailorbird.config import FILE, find_project, load_settings
+
+    root = find_project()
+    _, origins = load_settings(root / FILE)
+    if json:
+        print_json({"project": str(root), "settings": [{"key": o.key, "value": o.value, "source": o.source} for o in origins]})
+        return
+    rows = [(origin.key, repr(origin.value), origin.source, origin.description) for origin in origins]
+    print_table(f"Settings of {root}", ["setting", "value", "from", "what it is"], rows)

@@ -1,0 +1,154 @@
+"""`tailorbird doctor`."""
+
+import platform
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.errors import TailorbirdError
+
+_PACKAGES = ("apsw", "lmdb", "numpy", "pyarrow", "deltalake", "onnxruntime", "starlette", "uvicorn", "tantivy", "lightgbm", "msgspec")
+_SQLITE_MIN = (3, 51, 3)
+_DISK_FREE_MIN = 2 << 30
+
+Finding = tuple[str, str, str, str]  # what, "ok" | "warning" | "error", what was found, what to do
+
+
+def doctor(*, json: Json = False) -> None:
+    """Look at this machine and this project, and say what to do. Changes nothing; ends with status 1 if something is broken.
+
+    Prints versions, disk, locks, clock, ports, settings and the state of the logs; no secrets. Fit for a bug report.
+
+    Example:  tailorbird -C shop doctor
+    """
+    findings = list(_look())
+    broken = any(state == "error" for _, state, _, _ in findings)
+    if json:
+        print_json({"findings": [dict(zip(("what", "state", "found", "fix"), row, strict=True)) for row in findings], "broken": broken})
+    else:
+        print_table("", ["what", "state", "found"], [row[:3] for row in findings])
+        todo = [(what, fix) for what, _, _, fix in findings if fix]
+        console().print("\nNothing to do." if not todo else "\nWhat to do:")
+        for what, fix in todo:
+            console().print(f"  {what}: {fix}")
+    raise SystemExit(1 if broken else 0)
+
+
+def _look() -> Iterator[Finding]:
+    yield "python", "ok" if sys.version_info >= (3, 11) else "error", platform.python_version(), ""
+    yield "system", "ok", f"{platform.system()} {platform.release()} {platform.machine()}", ""
+    yield from _packages()
+    yield _sqlite()
+    yield _clock()
+    yield from _project()
+
+
+def _packages() -> Iterator[Finding]:
+    for name in ("tailorbird", *_PACKAGES):
+        try:
+            yield name, "ok", version(name), ""
+        except PackageNotFoundError:
+            yield name, "warning", "not installed", "pip install 'tailorbird[all]' for everything, [serve] for servers"
+
+
+def _sqlite() -> Finding:
+    import apsw
+
+    found = apsw.sqlite_lib_version()
+    if tuple(int(part) for part in found.split(".")) < _SQLITE_MIN:
+        return "sqlite", "error", found, "upgrade apsw: SQLite below 3.51.3 can corrupt a log that is written and read at once"
+    return "sqlite", "ok", found, ""
+
+
+def _clock() -> Finding:
+    now = time.time()
+    if now < 1_750_000_000:
+        return "clock", "error", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)), "set the machine's clock; it is years behind"
+    return "clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)), ""
+
+
+def _project() -> Iterator[Finding]:
+    from tailorbird.config import open_project
+
+    try:
+        project = open_project()
+    except TailorbirdError as error:
+        first = error.message if not error.where else f"{error.where}: {error.message}"
+        yield "project", "error", first, error.fix or "mend the declaration; tailorbird check says when it loads"
+        return
+    yield "project", "ok", str(project.root), ""
+    yield _folder(project.paths.data)
+    yield _disk(project.paths.data)
+    yield _port(project.settings.serve.host, project.settings.serve.port)
+    yield from _logs(project.paths.stream)
+
+
+def _folder(data: Path) -> Finding:
+    folder = data
+    while not folder.exists():
+        folder = folder.parent
+    probe = folder / ".tailorbird-doctor"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        return "data folder", "error", f"{folder}: {error.strerror}", "make it writable, or set project.data to another folder"
+    return "data folder", "ok", str(data), ""
+
+
+def _disk(data: Path) -> Finding:
+    folder = data
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    text = f"{free / (1 << 30):.1f} GiB free"
+    if free < _DISK_FREE_MIN:
+        return "disk", "warning", text, "free some space: with a full disk the door refuses events"
+    return "disk", "ok", text, ""
+
+
+def _port(host: str, port: int) -> Finding:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return "port", "warning", f"{host}:{port} {error.strerror}", "in use, perhaps by this project's own serve; else set serve.port"
+    return "port", "ok", f"{host}:{port} is free", ""
+
+
+def _logs(stream: Path) -> Iterator[Finding]:
+    from tailorbird.stream import answer_logs, open_reader, raw_logs, routed_path
+
+    routed = {"routed": routed_path(stream)} if routed_path(stream).exists() else {}
+    raw = {f"raw {name}": path for name, path in raw_logs(stream).items()}
+    answers = {f"answers {name}": path for name, path in answer_logs(stream).items()}
+    for name, path in {**raw, **answers, **routed}.items():
+        wal = path.with_name(path.name + "-wal")
+        size = path.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
+        try:
+            reader = open_reader(path)
+            text = f"{reader.end():,} rows, {size / (1 << 20):,.1f} MiB, {_holder(path)}"
+            reader.close()
+            yield f"log {name}", "ok", text, ""
+        except TailorbirdError as error:
+            yield f"log {name}", "error", error.message, error.fix or "tailorbird lake verify says what is damaged"
+
+
+def _holder(path: Path) -> str:
+    import fcntl
+
+    lock = path.with_name(path.name + ".lock")
+    if not lock.exists():
+        return "no writer"
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return f"written by process {file.read().decode(errors='replace').strip() or '?'}"
+        return "no writer"

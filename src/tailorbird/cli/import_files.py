@@ -1,0 +1,121 @@
+"""`tailorbird import`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tailorbird.cli.output import Json, console, print_json, progress_bars
+from tailorbird.errors import LockedError, UsageError
+
+_ROWS_SHOWN = 10
+
+
+def import_files(
+    format_: Annotated[str, Parameter(name="FORMAT", help="tailorbird, metarank, movielens or mapping")] = "",
+    path: Annotated[Path | None, Parameter(name="PATH", help="a file or a folder; .gz and .zst are read as they are")] = None,
+    *,
+    mapping: Path | None = None,
+    guess: Path | None = None,
+    slot: str = "home",
+    route: bool = True,
+    json: Json = False,
+) -> None:
+    """Import files into the raw log, then route them and load them into the lake.
+
+    Files are verified against a SHA256SUMS beside them. An import that was interrupted goes on where it was; files that
+    were imported before are not taken twice. What cannot be read goes whole to the quarantine, with its reason.
+
+    Example:  tailorbird import movielens ./ml-20m
+
+    Example:  tailorbird import --guess clicks.parquet > mapping.toml
+
+    Example:  tailorbird import mapping clicks.parquet --mapping mapping.toml
+
+    Parameters
+    ----------
+    mapping:
+        for the format `mapping`: how columns become events
+    guess:
+        propose a mapping for this file and show ten rows as they would be read; imports nothing
+    slot:
+        the slot that imported answers (Metarank's rankings) belong to
+    route:
+        also route the events and load the lake here; not needed where `up` is running
+    """
+    if guess is not None:
+        _guess(guess, json)
+        return
+    if not format_ or path is None:
+        raise UsageError("expected FORMAT and PATH", fix="tailorbird import --help shows examples")
+    from tailorbird.cli.roles import drain
+    from tailorbird.config import open_project
+    from tailorbird.events import SystemClock
+    from tailorbird.events.adapters import AdapterOptions
+    from tailorbird.stream.importer import import_files as run_import
+
+    project = open_project()
+    options = AdapterOptions(slot, _read_mapping(format_, mapping), str(mapping or ""), str(path))
+    with progress_bars(quiet=json) as progress:
+        report = run_import(project.paths.stream, format_, path, plan=project.plan, clock=SystemClock(), options=options, progress=progress)
+        try:
+            routed = drain(project, SystemClock(), progress=progress) if route else None
+        except LockedError:
+            routed = None
+    if json:
+        done = {"rows": report.rows, "accepted": report.accepted, "refused": dict(report.refused), "already": report.already}
+        print_json({**done, "examples": report.examples, "routed": routed})
+        return
+    out = console()
+    if report.already:
+        out.print(f"{path}: these files were imported before; nothing to do.")
+    else:
+        resumed = f" (went on after row {report.resumed_at:,})" if report.resumed_at else ""
+        out.print(f"Imported {report.accepted:,} of {report.rows:,} rows from {len(report.files)} file(s){resumed}.")
+    if report.refused:
+        reasons = ", ".join(f"{count:,} {code}" for code, count in report.refused.most_common())
+        out.print(f"{sum(report.refused.values()):,} rows are in quarantine: {reasons}. See: tailorbird lake quarantine")
+        for example in report.examples:
+            out.print(f"  {example}")
+    if routed is not None:
+        counts = f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, {routed['quarantined']:,} to quarantine"
+        out.print(f"Routed {counts}; all in the lake.")
+    elif route:
+        out.print('The roles are running and take it from here: tailorbird sql "SELECT count(*) FROM events"')
+
+
+def _read_mapping(format_: str, mapping: Path | None) -> str:
+    if format_ != "mapping":
+        return ""
+    if mapping is None:
+        raise UsageError("the format mapping needs --mapping FILE", fix="tailorbird import --guess PATH > mapping.toml proposes one")
+    if not mapping.is_file():
+        raise UsageError("no such file", where=str(mapping), fix="tailorbird import --guess PATH > mapping.toml proposes one")
+    return mapping.read_text()
+
+
+def _guess(path: Path, json: bool) -> None:
+    import msgspec
+
+    from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files, guess_source
+
+    files = find_files(path, FORMATS["mapping"][1])
+    guesses = [guess_source(file) for file in files]
+    toml = "\n".join(guess.toml for guess in guesses)
+    options = AdapterOptions(mapping=toml, mapping_name="the proposed mapping", root=str(path))
+    rows: list[bytes] = []
+    for batch in FORMATS["mapping"][0](dict.fromkeys(files, "0" * 64), options):
+        rows += batch.lines[: _ROWS_SHOWN - len(rows)]
+        if len(rows) >= _ROWS_SHOWN:
+            break
+    columns = [(guess.file.name, column.column, column.role or "left out", column.why) for guess in guesses for column in guess.columns]
+    if json:
+        print_json({"mapping": toml, "columns": columns, "rows": [msgspec.json.decode(row) for row in rows]})
+        return
+    print(toml)
+    out = console(stderr=True)
+    for name, column, role, why in columns:
+        out.print(f"# {name}: {column:<20} → {role:<28} {why}", style="dim")
+    out.print(f"# The first {len(rows)} rows, as they would be read:", style="dim")
+    for row in rows:
+        out.print(f"#   {row.decode()}", style="dim", markup=False)

@@ -1,0 +1,79 @@
+"""`tailorbird init`."""
+
+import shlex
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.errors import UsageError
+
+_FILES = ("tailorbird.toml", "features.py", "slots.py")
+_GITIGNORE = "data/\n"
+
+
+def init(folder: Path, *, from_: Annotated[Path | None, Parameter(name="--from")] = None, json: Json = False) -> None:
+    """Make a project: tailorbird.toml, features.py and slots.py, each short, commented and ready to run.
+
+    Prints the next commands; each works when pasted.
+
+    Example:  tailorbird init shop
+
+    Example:  tailorbird init news --from clicks.parquet
+
+    Parameters
+    ----------
+    folder:
+        where to make it; files that are already there are not touched
+    from_:
+        a CSV or Parquet file, or a folder of them: proposes a mapping and declarations from its columns, and says why
+    """
+    taken = [name for name in _FILES if (folder / name).exists()]
+    if taken:
+        raise UsageError(f"{', '.join(taken)} already there; nothing was written", where=str(folder), fix="choose another folder")
+    contents = {name: (files("tailorbird.cli") / "templates" / name).read_text() for name in _FILES}
+    reasons: list[tuple[str, str, str]] = []
+    if from_ is not None:
+        from tailorbird.cli.propose import propose
+
+        proposal = propose(from_)
+        contents |= {"features.py": proposal.features, "slots.py": proposal.slots, "mapping.toml": proposal.mapping}
+        reasons = proposal.reasons
+    contents["tailorbird.toml"] = contents["tailorbird.toml"].replace('name = "shop"', f'name = "{folder.resolve().name}"')
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in {**contents, ".gitignore": _GITIGNORE}.items():
+        if not (folder / name).exists():
+            (folder / name).write_text(text)
+    steps = _next_steps(folder, from_)
+    if json:
+        print_json({"project": str(folder), "files": list(contents), "next": steps, "why": [list(reason) for reason in reasons]})
+        return
+    if reasons:
+        print_table("What the data proposes", ["column or feature", "taken as", "why"], reasons)
+    out = console()
+    out.print(f"Made {folder} with {', '.join(contents)}.\n\nNext:")
+    for step in steps:
+        out.print(f"  {step}")
+
+
+def _next_steps(folder: Path, data: Path | None) -> list[str]:
+    here = f"tailorbird -C {shlex.quote(str(folder))}"
+    if data is None:
+        events = shlex.quote(str(folder / "history.jsonl"))
+        return [
+            f"{here} check",
+            f"{here} simulate --days 14 --out {events}",
+            f"{here} import tailorbird {events}",
+            f"{here} train",
+            f"{here} recommend --user u1",
+            f"{here} up",
+        ]
+    mapping = shlex.quote(str(folder / "mapping.toml"))
+    return [
+        f"{here} check",
+        f"{here} import mapping {shlex.quote(str(data))} --mapping {mapping}",
+        f"{here} train",
+        f"{here} up",
+    ]

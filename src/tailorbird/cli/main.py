@@ -1,0 +1,123 @@
+"""`tailorbird`: the list of commands, the options that all share, and what happens to an error.
+
+Modules of commands import what is heavy only inside their functions, so that `--help` answers at once.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from cyclopts import App
+
+from tailorbird.errors import TailorbirdError
+from tailorbird.version import __version__
+
+_HELP = """Turn a site's events into recommendations, learn from what happens next, and prove that it helped.
+
+First evening:  tailorbird demo
+
+Your own site:  tailorbird init shop, then the lines that it prints.
+
+Options before the command: `-C DIR` works on the project in DIR (else the folder you are in, or one above it),
+`--debug` shows tracebacks.
+"""
+
+# command → module and function in this package
+_VERBS = {
+    "init": "init:init",
+    "import": "import_files:import_files",
+    "check": "check:check",
+    "up": "up:up",
+    "train": "train:train",
+    "evaluate": "evaluate:evaluate",
+    "recommend": "recommend:recommend",
+    "sql": "sql:sql",
+    "doctor": "doctor:doctor",
+    "demo": "demo:demo",
+    "simulate": "simulate:simulate",
+}
+_GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "config": ("Settings and where each came from.", ("show",)),
+    "run": ("Run one role in this terminal, as `up` does with all.", ("serve", "router", "worker", "lake", "trainer")),
+    "features": ("Look at features, and hold their readings against each other.", ("list", "show", "verify")),
+    "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
+    "experiment": ("What the arms of an experiment did.", ("report",)),
+    "lake": ("Check the lake, and see what was refused.", ("verify", "quarantine")),
+}
+
+
+def build_app() -> App:
+    """The command line as an object, for running and for tests."""
+    app = App(name="tailorbird", help=_HELP, version=__version__, help_format="markdown", result_action="return_value")
+    for name, target in _VERBS.items():
+        module, _, function = target.partition(":")
+        app.command(_load(module, function), name=name)
+    for name, (text, commands) in _GROUPS.items():
+        group = App(name=name, help=text)
+        for command in commands:
+            group.command(_load(name, f"{command}_" if command == "list" else command), name=command)
+        app.command(group)
+    return app
+
+
+def _load(module: str, function: str) -> Callable[..., object]:
+    return getattr(import_module(f"tailorbird.cli.{module}"), function)
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 if all went well, 1 if not, 2 for a wrong use, 130 if interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = _take_options(words)
+    try:
+        status = build_app()(words)
+        sys.stdout.flush()
+    except TailorbirdError as error:
+        if debug:
+            raise
+        _say(str(error))
+        status = error.exit_status
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        status = 0
+    except OSError as error:
+        sentence = _sentence(error)
+        if debug or sentence is None:
+            raise
+        _say(sentence)
+        status = 1
+    raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _take_options(words: list[str]) -> bool:
+    """Take `-C DIR`, `--project DIR` and `--debug` off the front; whether to debug."""
+    debug = bool(os.environ.get("TAILORBIRD_DEBUG"))
+    while words and words[0] in ("-C", "--project", "--debug"):
+        option = words.pop(0)
+        if option == "--debug":
+            debug = True
+        elif not words:
+            _say(f"{option} needs a folder, such as {option} shop")
+            raise SystemExit(2)
+        else:
+            os.environ["TAILORBIRD_PROJECT"] = words.pop(0)
+    return debug
+
+
+def _sentence(error: OSError) -> str | None:
+    """A user's sentence for what the disk or the network refused; None if it looks like a bug of ours."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{where}not permitted ({os.strerror(error.errno)})\n  fix: choose a folder that you may write to"
+    if error.errno == errno.ENOSPC:
+        return f"{where}the disk is full; nothing that was acknowledged is lost\n  fix: free some space, then run the same command again"
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT) and error.filename:
+        return f"{where}{os.strerror(error.errno).lower()}"
+    return None
+
+
+def _say(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)

@@ -1,0 +1,214 @@
+"""Declarations proposed from data: what `tailorbird init --from DATA` writes into mapping.toml, features.py and slots.py, and why."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import InputError
+from tailorbird.events.adapters import SourceGuess, find_files, guess_source
+from tailorbird.events.adapters.mapping import read_columns
+
+DAY_S = 86_400
+_CATEGORY_NAMES = ("category", "product_category", "department", "genre", "brand", "topic", "section", "colour", "color")
+
+
+@dataclass
+class Proposal:
+    """What was found in the data and what is proposed from it.
+
+    Attributes:
+        reasons: (column or feature, taken or left out, why), in the order in which they were decided.
+    """
+
+    mapping: str
+    features: str
+    slots: str
+    files: list[Path]
+    reasons: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def propose(data: Path) -> Proposal:
+    """Read the first rows of each CSV or Parquet file at `data` and propose declarations.
+
+    Raises:
+        InputError: no file holds events that could be used.
+    """
+    files = find_files(data, ("*.csv", "*.tsv", "*.parquet"))
+    reasons: list[tuple[str, str, str]] = []
+    guesses: list[SourceGuess] = []
+    for file in files:
+        try:
+            guess = guess_source(file)
+        except InputError as error:
+            reasons.append((file.name, "left out", error.message))
+            continue
+        guesses.append(guess)
+        for column in guess.columns:
+            reasons.append((f"{file.name}: {column.column}", column.role or "left out", column.why))
+    events = [guess for guess in guesses if guess.kind == "events"]
+    if not events:
+        raise InputError("no file holds events (a user or a session, an item and a time)", where=str(data))
+    main = max(events, key=lambda guess: guess.file.stat().st_size)
+    chosen = [main, *(guess for guess in guesses if guess.kind != "events")]
+    reasons += [
+        (guess.file.name, "left out", "a second file of events; add its [[source]] by hand") for guess in events if guess is not main
+    ]
+    mapping = "# How the columns of the files become events and profiles; edit it, then import with --mapping.\n\n"
+    mapping += "\n".join(guess.toml for guess in chosen)
+    facts = _facts(main, chosen)
+    features = _features(facts, reasons)
+    return Proposal(mapping, features, _slots(facts), [guess.file for guess in chosen], reasons)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    type: str
+    span_days: float
+    has_price: bool
+    has_session: bool
+    context: tuple[str, ...]
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    user_categorical: tuple[str, ...]
+    category: str
+
+
+def _facts(main: SourceGuess, chosen: list[SourceGuess]) -> _Facts:
+    roles = {column.role: column.column for column in main.columns}
+    numeric: list[str] = []
+    categorical: list[str] = []
+    user_categorical: list[str] = []
+    for guess in chosen:
+        if guess.kind == "events":
+            continue
+        sample = next(read_columns(guess.file))
+        for column in guess.columns:
+            name = column.role.removeprefix("properties.")
+            if not column.role.startswith("properties."):
+                continue
+            kind = _kind_of(column.column, sample.column(column.column))
+            if guess.kind == "users":
+                user_categorical += [name] if kind == "categorical" else []
+            elif kind == "categorical":
+                categorical.append(name)
+            elif kind == "numeric":
+                numeric.append(name)
+    kind = main.toml.split('type = "')[1].split('"')[0] if 'type = "' in main.toml else "click"
+    return _Facts(
+        type=kind,
+        span_days=_span_days(main.file, roles.get("ts")),
+        has_price="properties.price" in roles,
+        has_session="session_id" in roles,
+        context=tuple(name for name in ("device", "country") if f"context.{name}" in roles),
+        numeric=tuple(numeric[:6]),
+        categorical=tuple(categorical[:6]),
+        user_categorical=tuple(user_categorical[:6]),
+        category=next((name for name in _CATEGORY_NAMES if name in categorical), categorical[0] if categorical else ""),
+    )
+
+
+def _kind_of(name: str, column: pa.Array) -> str:
+    if pa.types.is_floating(column.type):
+        return "numeric"
+    if pa.types.is_list(column.type) or pa.types.is_nested(column.type):
+        return "other"
+    distinct = pc.count_distinct(column).as_py()
+    if name.lower().endswith("_id"):
+        return "categorical"
+    if pa.types.is_integer(column.type) and distinct > 50:
+        return "numeric"
+    return "categorical" if distinct <= 2_000 else "other"
+
+
+def _span_days(file: Path, column: str | None) -> float:
+    if column is None:
+        return 0.0
+    lows, highs = [], []
+    for batch in read_columns(file, [column]):
+        times = batch.column(0)
+        if not pa.types.is_timestamp(times.type):
+            return 30.0
+        bounds = pc.min_max(times.cast(pa.timestamp("s"), safe=False).cast(pa.int64()))
+        lows.append(bounds["min"].as_py())
+        highs.append(bounds["max"].as_py())
+    return (max(highs) - min(lows)) / DAY_S if lows else 0.0
+
+
+def _windows(span_days: float) -> list[str]:
+    if span_days > 120:
+        return ["1d", "7d", "28d", "84d"]
+    if span_days > 21:
+        return ["1d", "7d", "28d"]
+    return ["1h", "6h", "1d", "7d"]
+
+
+def _features(facts: _Facts, reasons: list[tuple[str, str, str]]) -> str:
+    lines = list(_declarations(facts, reasons))
+    used = sorted({line.split(" = ")[1].split("(")[0] for line in lines if " = " in line and "(" in line and not line.startswith("#")})
+    head = '"""What is known about people and items, proposed from the data. Edit freely; `tailorbird check` says whether it loads."""\n\n'
+    return head + f"from tailorbird.features import {', '.join(used)}\n\n" + "\n".join(lines) + "\n"
+
+
+def _declarations(facts: _Facts, reasons: list[tuple[str, str, str]]) -> Iterator[str]:
+    kind, windows = facts.type, _windows(facts.span_days)
+    long = windows[-1]
+    yield 'user = entity("user")'
+    yield 'item = entity("item")'
+    yield 'user_item = entity("user", "item")'
+    if facts.category:
+        yield f'category = entity("item.{facts.category}")'
+        yield f'user_category = entity("user", "item.{facts.category}")'
+    yield f"\n# items: how much they are wanted; windows chosen for {facts.span_days:.0f} days of data"
+    for window in windows:
+        yield f'item_{window} = count("item_{window}", item, "{kind}", window="{window}")'
+        reasons.append((f"item_{window}", "feature", f"popularity over {window}: the data covers {facts.span_days:.0f} days"))
+    yield "\n# people: habits and the last things they did"
+    yield f'user_{long} = count("user_{long}", user, "{kind}", window="{long}")'
+    yield f'user_item_{long} = count("user_item_{long}", user_item, "{kind}", window="{long}")'
+    reasons.append((f"user_item_{long}", "feature", "people come back to the same items, or never do; both tell"))
+    yield f'user_since = time_since("user_since", user, "{kind}")'
+    yield f'user_item_since = time_since("user_item_since", user_item, "{kind}")'
+    yield f'recent = sequence("recent", user, ["{kind}"], length=64)'
+    if facts.has_session:
+        yield f'session_events = session("session_events", "{kind}")'
+    if facts.has_price:
+        yield f'user_spend_{long} = total("user_spend_{long}", user, "{kind}", of="price", unit=0.01, max=100_000, window="{long}")'
+        yield f'item_price_{long} = mean("item_price_{long}", item, "{kind}", of="price", unit=0.01, max=100_000, window="{long}")'
+        reasons.append(("price", "features", "a number on each event: what people spend, what items cost"))
+    if facts.category:
+        yield f'user_category_{long} = count("user_category_{long}", user_category, "{kind}", window="{long}")'
+        yield f'category_{long} = count("category_{long}", category, "{kind}", window="{long}")'
+        reasons.append((facts.category, "entity", "few values on many items: a category, counted for each person"))
+    yield "\n# profiles and the request"
+    for name in facts.categorical:
+        yield f'item_{name} = attribute("{name}", item, "{name}", kind="categorical")'
+    for name in facts.numeric:
+        yield f'item_{name} = attribute("{name}", item, "{name}", kind="numeric")'
+    for name in facts.user_categorical:
+        yield f'user_{name} = attribute("user_{name}", user, "{name}", kind="categorical")'
+    for name in (*facts.context, "local_hour"):
+        yield f'{name} = context("{name}")'
+
+
+def _slots(facts: _Facts) -> str:
+    sources = {"item_to_item": 200, "popular": 300, "fresh": 50}
+    if facts.category:
+        sources["popular_in_category"] = 100
+    seen = "()" if facts.type == "purchase" else f'("{facts.type}",)'
+    return f'''"""The places of the site that show something, proposed from the data."""
+
+from tailorbird.ranking import Explore, Slot
+
+home = Slot(
+    "home",
+    size=12,
+    sources={sources!r},
+    objective={{"{facts.type}": 1.0}},
+    hide_seen={seen},
+    denominator="answer",
+    explore=Explore(rate=0.1, pool=50),
+)
+'''.replace("'", '"')

@@ -1,0 +1,118 @@
+"""Keeps the roles of a project running as processes: starts them, waits until they are ready, restarts one that dies, stops them in order.
+
+A role that dies again and again is started less and less often (up to `BACKOFF_MAX_S`), and said so. A role never outlives
+the supervisor: each child asks the kernel for a SIGTERM when its parent dies, and exits if that has happened already.
+"""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BACKOFF_MIN_S = 0.25
+BACKOFF_MAX_S = 15.0
+STABLE_S = 10.0  # a role that lived this long starts again at once
+STOP_S = 10.0
+PARENT_VARIABLE = "TAILORBIRD_PARENT"
+
+_PR_SET_PDEATHSIG = 1
+
+Say = Callable[[str, str], None]
+
+
+@dataclass
+class Role:
+    """A role as the supervisor sees it."""
+
+    name: str
+    arguments: list[str]
+    restarts: int = 0
+    process: asyncio.subprocess.Process | None = None
+
+
+@dataclass
+class Supervisor:
+    """Runs `roles`, in this order, and stops them in the reverse order.
+
+    Args:
+        project: the folder of the project.
+        say: called with a role's name and a line that it printed or that is about it.
+    """
+
+    project: Path
+    roles: list[Role]
+    say: Say
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        """Run until SIGINT, SIGTERM or `stop()`; returns when every role has ended."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        keepers = [asyncio.create_task(self._keep(role)) for role in self.roles]
+        await self._stopping.wait()
+        for role in reversed(self.roles):
+            await self._end(role)
+        await asyncio.gather(*keepers)
+
+    def stop(self) -> None:
+        """End every role and return from `run`."""
+        self._stopping.set()
+
+    async def _keep(self, role: Role) -> None:
+        wait = BACKOFF_MIN_S
+        loop = asyncio.get_running_loop()
+        while not self._stopping.is_set():
+            started = loop.time()
+            status = await self._run_once(role)
+            if self._stopping.is_set():
+                return
+            wait = BACKOFF_MIN_S if loop.time() - started > STABLE_S else min(wait * 2, BACKOFF_MAX_S)
+            role.restarts += 1
+            self.say(role.name, f"ended with {_describe(status)}; starting it again in {wait:.2g} s")
+            try:
+                await asyncio.wait_for(self._stopping.wait(), wait)
+            except TimeoutError:
+                continue
+
+    async def _run_once(self, role: Role) -> int:
+        environment = {**os.environ, PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        role.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tailorbird", "-C", str(self.project), *role.arguments,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+        assert role.process.stdout is not None
+        async for line in role.process.stdout:
+            self.say(role.name, line.decode(errors="replace").rstrip())
+        return await role.process.wait()
+
+    async def _end(self, role: Role) -> None:
+        process = role.process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            self.say(role.name, f"did not stop within {STOP_S:.0f} s; killed, which it survives")
+            process.kill()
+
+
+def die_with_parent() -> None:
+    """In a role's process: end when the supervisor does, even when that was killed. Nothing without a supervisor."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):
+        raise SystemExit(0)
+
+
+def _describe(status: int) -> str:
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

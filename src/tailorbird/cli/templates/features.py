@@ -1,0 +1,43 @@
+"""What is known about people and items, declared once: the stream keeps it, training reads it, answers use it.
+
+`tailorbird check` says whether it loads; `tailorbird features show user:u1` shows values and the events behind them.
+A window is written 1h, 7d, 28d; money is counted in `unit`s up to `max`, so that sums are exact.
+"""
+
+from tailorbird.features import attribute, context, count, derived, entity, last, mean, ratio, sequence, session, time_since, total
+
+user = entity("user")
+item = entity("item")
+category = entity("item.category")
+user_category = entity("user", "item.category")
+everyone = entity()
+PEOPLE = "agent != 'bot'"
+
+# items: how much they are wanted, now and lately
+item_clicks_1d = count("item_clicks_1d", item, "click", window="1d", where=PEOPLE)
+item_clicks_7d = count("item_clicks_7d", item, "click", window="7d", where=PEOPLE)
+item_ctr_7d = ratio("item_ctr_7d", item, "click", "impression", window="7d", prior=category, weight=20, where=PEOPLE)
+item_purchases_28d = count("item_purchases_28d", item, "purchase", window="28d", where=PEOPLE)
+category_ctr_7d = ratio("category_ctr_7d", category, "click", "impression", window="7d", prior=everyone, weight=100, where=PEOPLE)
+
+# people: habits
+user_clicks_7d = count("user_clicks_7d", user, "click", window="7d")
+user_spend_28d = total("user_spend_28d", user, "purchase", of="price", unit=0.01, max=10_000, window="28d")
+user_price_28d = mean("user_price_28d", user, "click", of="item.price", unit=0.01, max=10_000, window="28d")
+user_since_click = time_since("user_since_click", user, "click")
+user_last_category = last("user_last_category", user, "click", of="item.category")
+user_recent = sequence("user_recent", user, ["click", "cart", "purchase"], length=64)
+session_clicks = session("session_clicks", "click")
+
+# people and items: what this person thinks of this category
+user_category_clicks_28d = count("user_category_clicks_28d", user_category, "click", window="28d")
+user_category_ctr_28d = ratio("user_category_ctr_28d", user_category, "click", "impression", window="28d", prior=category, weight=10)
+
+# profiles and the request
+item_category = attribute("category", item, "category", kind="categorical")
+item_price = attribute("price", item, "price", kind="numeric")
+device = context("device")
+local_hour = context("local_hour")
+
+# from the others
+price_to_habit = derived("price_to_habit", "price / user_price_28d")

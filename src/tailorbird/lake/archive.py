@@ -1,0 +1,171 @@
+"""The archive: every body as it was received, in compressed files that nothing of ours ever changes.
+
+    archive/<partition>/<first row, 20 digits>.blocks.zst     MessagePack: list of [offset, kind, rows, receipt, payload]
+    archive/manifest.jsonl                                    one line a file, each with the SHA-256 of the line before
+
+A file is closed when it holds `bytes_max` of bodies or when its oldest body has waited for `age_us`; until then its bodies
+are safe in their log, which is not pruned before the manifest's line is synced. The manifest is the archive's position.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+
+from tailorbird import faults
+from tailorbird.errors import DamageError, StorageError
+from tailorbird.events.clock import MINUTE, Clock
+from tailorbird.lake import durable
+from tailorbird.stream import Block, LogReader, Stored
+
+BYTES_MAX = 16 << 20
+AGE_US = 1 * MINUTE
+
+_ORIGIN = hashlib.sha256(b"tailorbird archive 1").hexdigest()
+_PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
+
+
+class Archived(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the archive, as its manifest's line tells of it. `first` and `end` are rows of the partition."""
+
+    n: int
+    chain: str
+    partition: str
+    first: int
+    end: int
+    blocks: int
+    rows: int
+    bytes: int  # of the bodies
+    file: str
+    size: int
+    sha256: str
+    written_at: int
+
+
+_decode = msgspec.json.Decoder(Archived).decode
+_encode = msgspec.json.Encoder().encode
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(list[tuple[int, str, int, bytes, bytes]]).decode
+
+
+class Archive:
+    """Writes bodies into files and their checksums into the manifest; reads them back, checked.
+
+    Args:
+        path: the folder, made if it is not there.
+        writer: drops a torn last line of the manifest; its file is written again.
+    Raises:
+        DamageError: a line of the manifest does not follow from the one before.
+    """
+
+    def __init__(
+        self, path: Path, *, clock: Clock | None = None, writer: bool = False, bytes_max: int = BYTES_MAX, age_us: int = AGE_US
+    ) -> None:
+        self.path = path
+        self.files: list[Archived] = []
+        self._clock = clock
+        self._bytes_max = bytes_max
+        self._age_us = age_us
+        self._waiting_since: dict[str, int] = {}
+        self._chain = _ORIGIN
+        self._manifest = path / "manifest.jsonl"
+        if writer:
+            durable.make_folder(path)
+        data = self._manifest.read_bytes() if self._manifest.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        for number, raw in enumerate(whole.splitlines()):
+            self._take(number, raw)
+        if writer and len(whole) < len(data):
+            durable.replace(self._manifest, whole)
+
+    def _take(self, number: int, raw: bytes) -> None:
+        where = f"{self._manifest}:{number + 1}"
+        try:
+            line = _decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise DamageError(f"is not a line of the manifest ({error})", where=where, fix="restore it from a copy") from error
+        if line.n != number or line.chain != self._chain:
+            raise DamageError(
+                "does not follow from the line before: one was changed, moved or removed", where=where, fix="restore it from a copy"
+            )
+        self.files.append(line)
+        self._chain = hashlib.sha256(raw).hexdigest()
+
+    def positions(self) -> dict[str, int]:
+        """For each partition the position behind its last archived row."""
+        return {line.partition: line.end for line in self.files}
+
+    def take(self, reader: LogReader, *, flush: bool = False) -> int:
+        """Archive what stands in a raw log behind what was archived before, if it fills a file, waited long enough, or `flush`.
+
+        Returns:
+            The rows that were archived, at most one file's.
+        """
+        assert self._clock is not None
+        start = self.positions().get(reader.partition)
+        start = reader.start() if start is None else start
+        waiting = reader.end() - start
+        if waiting <= 0:
+            self._waiting_since.pop(reader.partition, None)
+            return 0
+        now = self._clock.now()
+        since = self._waiting_since.setdefault(reader.partition, now)
+        old = flush or now - since >= self._age_us
+        blocks: list[Stored] = []
+        size = 0
+        while size < self._bytes_max and (more := reader.read(start, bytes_max=self._bytes_max - size)):
+            blocks += more
+            size += sum(len(stored.block.payload) for stored in more)
+            start = more[-1].end
+        if not blocks or not (old or size >= self._bytes_max):
+            return 0
+        self._write(reader.partition, blocks, size, now)
+        self._waiting_since.pop(reader.partition, None)
+        return sum(stored.block.rows for stored in blocks)
+
+    def _write(self, partition: str, blocks: list[Stored], size: int, now: int) -> None:
+        if not _PARTITION.match(partition):
+            raise StorageError(f"cannot archive a partition of the name {partition!r}", fix="rename the producer")
+        name = f"{partition}/{blocks[0].offset:020d}.blocks.zst"
+        path = self.path / name
+        durable.make_folder(path.parent)
+        path.unlink(missing_ok=True)  # of a try that died before its line was written
+        data = _compress(_pack([[s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload] for s in blocks]))
+        durable.write_new(path, data)
+        durable.sync_folder(path.parent)
+        faults.at("archive.after_file")
+        line = Archived(
+            n=len(self.files), chain=self._chain, partition=partition, first=blocks[0].offset, end=blocks[-1].end,
+            blocks=len(blocks), rows=sum(s.block.rows for s in blocks), bytes=size,
+            file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), written_at=now,
+        )  # fmt: skip
+        raw = _encode(line)
+        durable.append(self._manifest, raw + b"\n")
+        faults.at("archive.after_manifest")
+        self.files.append(line)
+        self._chain = hashlib.sha256(raw).hexdigest()
+
+    def read(self, file: Archived) -> Iterator[Stored]:
+        """The blocks of a file, once its checksum was found to be right. Raises DamageError."""
+        path = self.path / file.file
+        fix = "restore it from a copy of the archive"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DamageError(f"an archived file cannot be read: {error.strerror}", where=str(path), fix=fix) from error
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise DamageError("an archived file does not match its checksum", where=str(path), fix=fix)
+        with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
+            entries = _unpack(stream.read())
+        for offset, kind, rows, receipt, payload in entries:
+            yield Stored(offset, Block(kind=kind, rows=rows, payload=payload, receipt=receipt))
+
+
+def _compress(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,224 @@
+"""The check of a table before the lake role writes to it: what the last run left, held against the ledger.
+
+    last commit not in the ledger, whole        → entered into the ledger: the crash came between the two
+    last commit not in the ledger, torn         → set aside; its position was never given, so its rows are appended again
+    last commit in the ledger, damaged          → set aside and withdrawn, if the log still has its rows
+    any other commit missing or damaged         → DamageError that names file and version: nothing is guessed
+    a checkpoint that the ledger does not know  → set aside: the commit files hold everything
+    a data file that no commit names            → removed: the crash came before the commit
+
+Every commit file is read and hashed; of data files only name and size are checked here, their content by `lake.verify`.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tailorbird.errors import DamageError
+from tailorbird.events.clock import Clock
+from tailorbird.lake import durable
+from tailorbird.lake.delta import COMMIT_INFO, FILE_PREFIX, CommitInfo, checkpoint_path, commit_path
+from tailorbird.lake.ledger import File, Ledger, Line
+from tailorbird.lake.tables import TableSpec
+
+_COMMIT = re.compile(r"(\d{20})\.json\Z")
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
+_REPAIR = "rebuild the table from the archive, or restore the file from a copy"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the check mended: where, and what it did."""
+
+    table: str
+    version: int
+    what: str  # "recovered", "set aside", "withdrawn" or "removed"
+    detail: str
+
+
+def check_table(
+    path: Path, spec: TableSpec, ledger: Ledger, aside: Path, clock: Clock, *, may_replay: Callable[[dict[str, int]], bool]
+) -> list[Finding]:
+    """Check one table and mend what a crash may have left; the table may be absent.
+
+    Args:
+        aside: the folder into which damaged files are moved.
+        may_replay: whether the logs still hold the rows from these positions on.
+    Raises:
+        DamageError: something is damaged that no crash explains, or that the logs no longer hold.
+    """
+    known = ledger.commits(spec.name)
+    versions = _versions(path)
+    newest = max([*known, *versions], default=-1)
+    findings: list[Finding] = []
+    for version in range(newest + 1):
+        if _fault(path, version, known.get(version)) is None and version in known:
+            continue
+        findings.append(_mend_last(path, spec, version, newest, known, ledger, aside, clock, may_replay))
+    _check_files(path, spec, ledger.commits(spec.name))
+    findings += _set_checkpoints_aside(path, spec, ledger, aside)
+    findings += _remove_orphans(path, spec, ledger)
+    return findings
+
+
+def commit_fault(path: Path, version: int, line: Line) -> str | None:
+    """What is wrong with a commit file that the ledger knows; None if nothing is."""
+    return _fault(path, version, line)
+
+
+def _versions(path: Path) -> list[int]:
+    log = path / "_delta_log"
+    names = [entry.name for entry in log.iterdir()] if log.is_dir() else []
+    return sorted(int(match[1]) for name in names if (match := _COMMIT.match(name)))
+
+
+def _fault(path: Path, version: int, line: Line | None) -> str | None:
+    file = commit_path(path, version)
+    if not file.exists():
+        return "is missing"
+    data = file.read_bytes()
+    if line is None:
+        return _torn(data, version)
+    if hashlib.sha256(data).hexdigest() == line.commit_sha256:
+        return None
+    return "is empty" if not data else "does not match the ledger's checksum"
+
+
+def _torn(data: bytes, version: int) -> str | None:
+    """What is missing from a commit that the ledger does not know: it says itself how many files and rows it has."""
+    if not data:
+        return "is empty"
+    try:
+        actions = [json.loads(line) for line in data.splitlines()]
+        keys = [next(iter(action)) for action in actions]
+        if version == 0:
+            return None if {"protocol", "metaData"} <= set(keys) else "is not whole"
+        info = msgspec.convert(actions[keys.index("commitInfo")]["commitInfo"][COMMIT_INFO], CommitInfo)
+        rows = [json.loads(action["add"]["stats"])["numRecords"] for action in actions if "add" in action]
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, msgspec.ValidationError):
+        return "is not whole"
+    return None if len(rows) == info.files and sum(rows) == info.rows and "txn" in keys else "is not whole"
+
+
+def _mend_last(
+    path: Path, spec: TableSpec, version: int, newest: int, known: dict[int, Line], ledger: Ledger, aside: Path, clock: Clock,
+    may_replay: Callable[[dict[str, int]], bool],
+) -> Finding:  # fmt: skip
+    file = commit_path(path, version)
+    fault = _fault(path, version, known.get(version))
+    if fault is None:
+        return _recover(path, spec, version, ledger, clock)
+    if version != newest:
+        raise DamageError(f"version {version} of table {spec.name} {fault}, and later versions stand on it", where=str(file), fix=_REPAIR)
+    line = known.get(version)
+    if line is not None and not (version > 0 and may_replay(_before(line, known))):
+        raise DamageError(
+            f"version {version} of table {spec.name} {fault}, and the log no longer holds its rows", where=str(file), fix=_REPAIR
+        )
+    moved = durable.move_aside(file, aside / spec.name) if file.exists() else None
+    if line is None:
+        return Finding(
+            spec.name, version, "set aside", f"{file} {fault}; its rows are appended again" + (f"; kept as {moved}" if moved else "")
+        )
+    ledger.append("withdrawn", spec.name, version, written_at=clock.now())
+    return Finding(spec.name, version, "withdrawn", f"{file} {fault}; its {line.rows} rows are appended again")
+
+
+def _before(line: Line, known: dict[int, Line]) -> dict[str, int]:
+    """For each log of a commit, the position from which its rows have to be read again."""
+    earlier: dict[str, int] = {}
+    for version in sorted(known):
+        if version < line.version:
+            earlier.update(known[version].positions)
+    return {log: earlier.get(log, 0) for log in line.positions}
+
+
+def _recover(path: Path, spec: TableSpec, version: int, ledger: Ledger, clock: Clock) -> Finding:
+    """Enter a whole commit that the ledger does not know; its data was synced before it was made."""
+    file = commit_path(path, version)
+    durable.sync_file(file)
+    durable.sync_folder(file.parent)
+    files: list[File] = []
+    positions: dict[str, int] = {}
+    rows = 0
+    data = file.read_bytes()
+    for action in map(json.loads, data.splitlines()):
+        if "add" in action:
+            name, count = action["add"]["path"], json.loads(action["add"]["stats"])["numRecords"]
+            target = path / name
+            if not target.exists() or target.stat().st_size != action["add"]["size"]:
+                raise DamageError(f"version {version} of table {spec.name} names a file that is not whole", where=str(target), fix=_REPAIR)
+            files.append(File(name, action["add"]["size"], durable.sha256_of(target), count))
+            rows += count
+        elif "txn" in action:
+            positions[action["txn"]["appId"]] = action["txn"]["version"]
+    ledger.append(
+        "commit", spec.name, version, rows=rows, positions=positions, files=files,
+        commit_sha256=hashlib.sha256(data).hexdigest(), written_at=clock.now(),
+    )  # fmt: skip
+    return Finding(spec.name, version, "recovered", f"{rows} rows were committed just before the crash")
+
+
+def _check_files(path: Path, spec: TableSpec, known: dict[int, Line]) -> None:
+    for version, line in known.items():
+        for file in line.files:
+            target = path / file.path
+            try:
+                size = target.stat().st_size
+            except OSError:
+                size = -1
+            if size != file.size:
+                what = "is missing" if size < 0 else f"has {size} bytes, the ledger says {file.size}"
+                raise DamageError(f"a file of version {version} of table {spec.name} {what}", where=str(target), fix=_REPAIR)
+
+
+def _set_checkpoints_aside(path: Path, spec: TableSpec, ledger: Ledger, aside: Path) -> list[Finding]:
+    """A checkpoint is used only if the ledger vouches for it: a hint to a missing one makes a table unreadable."""
+    log = path / "_delta_log"
+    if not log.is_dir():
+        return []
+    known = ledger.checkpoints(spec.name)
+    newest = max(ledger.commits(spec.name), default=-1)
+    good: set[int] = set()
+    findings: list[Finding] = []
+    for file in sorted(log.iterdir()):
+        match = _CHECKPOINT.match(file.name)
+        if not match:
+            continue
+        version = int(match[1])
+        line = known.get(version)
+        if version <= newest and line is not None and durable.sha256_of(file) == line.files[0].sha256:
+            good.add(version)
+        else:
+            moved = durable.move_aside(file, aside / spec.name)
+            findings.append(
+                Finding(spec.name, version, "set aside", f"a checkpoint that was not whole, as {moved}; the commits hold everything")
+            )
+    hint = log / "_last_checkpoint"
+    if hint.exists() and _hinted(hint) != max(good, default=None):
+        durable.move_aside(hint, aside / spec.name)
+        findings.append(Finding(spec.name, -1, "set aside", "the hint to a checkpoint that is not there"))
+    return findings
+
+
+def _hinted(hint: Path) -> int | None:
+    try:
+        return json.loads(hint.read_bytes())["version"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _remove_orphans(path: Path, spec: TableSpec, ledger: Ledger) -> list[Finding]:
+    named = {file.path for line in ledger.commits(spec.name).values() for file in line.files}
+    orphans = [file for file in path.rglob(f"{FILE_PREFIX}*.parquet") if file.relative_to(path).as_posix() not in named]
+    for file in orphans:
+        file.unlink()
+    return [Finding(spec.name, -1, "removed", f"{file}: written, but not committed before the crash") for file in orphans]
+
+
+__all__ = ["Finding", "check_table", "checkpoint_path", "commit_fault"]

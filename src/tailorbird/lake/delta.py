@@ -1,0 +1,265 @@
+"""A Delta table with durable appends: what deltalake does not do on a local disk, we do here.
+
+deltalake syncs nothing: after a power cut its commits may be empty files, which read as "no change". So an append is
+
+    Parquet by us ─ sync ─ sync folders ─► commit by deltalake ─ sync it, sync _delta_log ─► ledger, synced ─► positions count
+
+A crash between any two of these leaves files that no commit names, or a last commit that `lake.check` judges when the
+role starts again. Each commit carries the position behind its rows as an application transaction, so that an append
+that was made is not made again, and in its commit info how many files and rows it holds, so that half a commit shows.
+
+Deletion vectors are off and stay off; old commit files are never cleaned up, since the ledger names them.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake.transaction import AddAction
+
+from tailorbird import faults
+from tailorbird.errors import DamageError
+from tailorbird.events.clock import DAY, Clock
+from tailorbird.lake import durable
+from tailorbird.lake.ledger import File, Ledger, Line
+from tailorbird.lake.tables import TableSpec
+
+COMMIT_INFO = "tailorbird"  # our key in a commit's info
+FILE_PREFIX = "part-"
+CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
+
+_EPOCH = date(1970, 1, 1)
+_START = datetime(1970, 1, 1)
+_ROW_GROUP_ROWS = 128 * 1024
+_CONFIGURATION: dict[str, str | None] = {
+    "delta.enableDeletionVectors": "false",
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.checkpointInterval": "1000000000",  # ours are made and synced by `DurableTable.checkpoint`
+}
+_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+
+
+class CommitInfo(msgspec.Struct, frozen=True):
+    """What a commit of ours says of itself."""
+
+    files: int
+    rows: int
+
+
+def commit_path(table: Path, version: int) -> Path:
+    """The file of a table's commit."""
+    return table / "_delta_log" / f"{version:020d}.json"
+
+
+def checkpoint_path(table: Path, version: int) -> Path:
+    """The file of a table's checkpoint."""
+    return table / "_delta_log" / f"{version:020d}.checkpoint.parquet"
+
+
+def create_table(path: Path, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+    """Make an empty table whose first commit lasts."""
+    durable.make_folder(path)
+    with durable.disk_errors(path):
+        DeltaTable.create(
+            path,
+            spec.schema,
+            partition_by=[spec.partition] if spec.partition else None,
+            configuration={**_CONFIGURATION, "delta.dataSkippingStatsColumns": ",".join(spec.statistics)},
+        )
+    faults.at("lake.after_create")
+    seal(path, spec.name, 0, ledger, written_at=clock.now())
+
+
+def seal(
+    path: Path, table: str, version: int, ledger: Ledger, *, written_at: int, rows: int = 0,
+    positions: dict[str, int] | None = None, files: list[File] | None = None,
+) -> Line:  # fmt: skip
+    """Sync a commit file that deltalake wrote, and enter it into the ledger."""
+    commit = commit_path(path, version)
+    durable.sync_file(commit)
+    durable.sync_folder(commit.parent)
+    durable.sync_folder(path)
+    faults.at("lake.after_sync")
+    line = ledger.append(
+        "commit",
+        table,
+        version,
+        rows=rows,
+        positions=positions,
+        files=files,
+        commit_sha256=durable.sha256_of(commit),
+        written_at=written_at,
+    )
+    faults.at("lake.after_ledger")
+    return line
+
+
+class DurableTable:
+    """The one writer of a table. Open it after `lake.check` has found the table whole.
+
+    Raises:
+        DamageError: the table has other columns than this version writes, or deletion vectors.
+    """
+
+    def __init__(self, path: Path, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+        self.path = path
+        self.spec = spec
+        self._ledger = ledger
+        self._clock = clock
+        self._delta = DeltaTable(path)
+        self._check_shape()
+        self._positions: dict[str, int] = {}
+
+    def _check_shape(self) -> None:
+        found = [field.name for field in self._delta.schema().fields]
+        if found != self.spec.schema.names:
+            odd = sorted(set(found) ^ set(self.spec.schema.names)) or found
+            raise DamageError(
+                f"the table's columns are not those of this version; they differ in: {', '.join(odd)}",
+                where=str(self.path),
+                fix="use the version that wrote it, or make the lake anew from the archive",
+            )
+        if "deletionVectors" in (self._delta.protocol().reader_features or []):
+            raise DamageError(
+                "the table has deletion vectors, which not all readers honour", where=str(self.path), fix="purge and rewrite it"
+            )
+
+    @property
+    def version(self) -> int:
+        """The newest version."""
+        return self._delta.version()
+
+    def position(self, log: str) -> int | None:
+        """The position behind the last row of `log` that the table holds; None if it holds none."""
+        if log not in self._positions:
+            found = self._delta.transaction_version(log)
+            if found is None:
+                return None
+            self._positions[log] = found
+        return self._positions[log]
+
+    def append(self, rows: pa.Table, log: str, position: int) -> Line | None:
+        """Append the rows that a log holds up to `position`, durably; the ledger's line, or None if that was done before."""
+        reached = self.position(log)
+        if rows.num_rows == 0 or (reached is not None and position <= reached):
+            return None
+        version = self.version + 1
+        now = self._clock.now()
+        files, actions = self._write(rows, version, now)
+        faults.at("lake.after_data")
+        with durable.disk_errors(self.path):
+            self._delta.create_write_transaction(
+                actions,
+                "append",
+                self._delta.schema(),
+                [self.spec.partition] if self.spec.partition else None,
+                commit_properties=CommitProperties(
+                    custom_metadata={COMMIT_INFO: {"files": len(files), "rows": rows.num_rows}},
+                    app_transactions=[Transaction(log, position)],
+                ),
+                post_commithook_properties=_NO_HOOKS,
+            )
+        faults.at("lake.after_commit")
+        self._delta.update_incremental()
+        if self.version != version:
+            raise DamageError(f"expected version {version}, found {self.version}: somebody else writes to it", where=str(self.path))
+        positions = {log: position}
+        line = seal(self.path, self.spec.name, version, self._ledger, rows=rows.num_rows, positions=positions, files=files, written_at=now)
+        self._positions[log] = position
+        if version % CHECKPOINT_EVERY == 0:
+            self.checkpoint()
+        return line
+
+    def _write(self, rows: pa.Table, version: int, now: int) -> tuple[list[File], list[AddAction]]:
+        files: list[File] = []
+        actions: list[AddAction] = []
+        folders: set[Path] = set()
+        for value, part in split_by_partition(rows, self.spec):
+            folder = f"{self.spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/" if self.spec.partition else ""
+            name = f"{folder}{FILE_PREFIX}{version:08d}-{len(files):04d}-{uuid.uuid4().hex[:8]}.parquet"
+            path = self.path / name
+            if path.parent not in folders:
+                durable.make_folder(path.parent)
+                folders.add(path.parent)
+            data = parquet_of(part, self.spec)
+            durable.write_new(path, data)
+            files.append(File(name, len(data), hashlib.sha256(data).hexdigest(), part.num_rows))
+            values = {self.spec.partition: value} if self.spec.partition else {}
+            actions.append(AddAction(name, len(data), values, now // 1000, True, statistics_of(part, self.spec)))
+        faults.at("lake.before_folder_sync")
+        for folder_path in folders:
+            durable.sync_folder(folder_path)
+        return files, actions
+
+    def checkpoint(self) -> None:
+        """Let deltalake summarise the log, so that readers open the table fast; enter it into the ledger once it lasts."""
+        with durable.disk_errors(self.path):
+            self._delta.create_checkpoint()
+        faults.at("lake.after_checkpoint")
+        path = checkpoint_path(self.path, self.version)
+        durable.sync_file(path)
+        durable.sync_file(path.with_name("_last_checkpoint"))
+        durable.sync_folder(path.parent)
+        file = File(path.name, path.stat().st_size, durable.sha256_of(path))
+        self._ledger.append("checkpoint", self.spec.name, self.version, files=[file], written_at=self._clock.now())
+
+
+def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | None, pa.Table]]:
+    """The rows of each day, as the text of the partition value and a table in the order of the files' columns."""
+    if spec.partition is None:
+        yield None, rows.select(spec.schema.names)
+        return
+    days = np.asarray(rows.column("ts").cast(pa.int64()).to_numpy(zero_copy_only=False)) // DAY
+    columns = rows.select(spec.file_schema.names)
+    values, counts = np.unique(days, return_counts=True)
+    if len(values) > 1 and np.any(days[1:] < days[:-1]):
+        columns = columns.take(pa.array(np.argsort(days, kind="stable")))
+    start = 0
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        yield (_EPOCH + timedelta(days=value)).isoformat(), columns.slice(start, count)
+        start += count
+
+
+def parquet_of(rows: pa.Table, spec: TableSpec) -> memoryview:
+    """The rows as a Parquet file, with statistics for the columns that may have them."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        rows.cast(spec.file_schema),
+        sink,
+        compression="zstd",
+        compression_level=1,
+        row_group_size=_ROW_GROUP_ROWS,
+        write_statistics=list(spec.statistics),
+        store_schema=False,
+    )
+    return memoryview(sink.getvalue())
+
+
+def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
+    """The file's statistics in Delta's JSON: rows, and least, greatest and nulls of the columns that may have them."""
+    least: dict[str, object] = {}
+    greatest: dict[str, object] = {}
+    nulls: dict[str, int] = {}
+    for name in spec.statistics:
+        column = rows.column(name)
+        nulls[name] = column.null_count
+        if column.null_count == len(column):
+            continue
+        time = pa.types.is_timestamp(column.type)
+        bounds = pc.min_max(column.cast(pa.int64()) if time else column)
+        least[name], greatest[name] = (_iso(bounds[side].as_py()) if time else bounds[side].as_py() for side in ("min", "max"))
+    return json.dumps({"numRecords": rows.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls})
+
+
+def _iso(moment: int) -> str:
+    # Exact over the whole range of dates, which a division in floating point is not.
+    return (_START + timedelta(microseconds=moment)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

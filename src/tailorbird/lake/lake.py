@@ -1,0 +1,121 @@
+"""Reading the lake: tables as Arrow, with only the columns and the time that are asked for; SQL. It never writes.
+
+Times are int64 microseconds, from inclusive, to exclusive. Rows come in no particular order.
+
+>>> Lake(Path("no-such-lake")).exists("events")
+False
+"""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+
+from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.events.clock import DAY
+from tailorbird.events.schema import ROUTED, TIME
+from tailorbird.lake.query import run_query
+from tailorbird.lake.tables import TABLES
+
+_EPOCH = date(1970, 1, 1)
+
+
+class Lake:
+    """The tables below `path`, each as of its newest commit at the time of the call. For one thread; open one each.
+
+    Raises:
+        NotReadyError: there is no such table yet.
+        UsageError: a table or a column of that name is not known.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._open: dict[str, DeltaTable] = {}
+
+    def exists(self, name: str) -> bool:
+        """Whether the table was made."""
+        return (self.path / name / "_delta_log" / f"{0:020d}.json").exists()
+
+    def version(self, name: str) -> int:
+        """The newest version of a table."""
+        return self._table(name).version()
+
+    def count(self, name: str) -> int:
+        """The rows of a table, from its log alone."""
+        return self._table(name).count()
+
+    def table(self, name: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
+        """A table's rows, all columns unless said."""
+        names = list(columns) if columns is not None else TABLES[self._known(name)].schema.names
+        unknown = [column for column in names if column not in TABLES[self._known(name)].schema.names]
+        if unknown:
+            raise UsageError(f"table {name} has no column {unknown[0]!r}", fix=f"its columns: {', '.join(TABLES[name].schema.names)}")
+        return self._dataset(name).to_table(columns=names, filter=where)
+
+    def events(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table:
+        """Events that happened in [ts_from, ts_to), with the columns of `events.schema.ROUTED` unless said."""
+        return self.table("events", columns if columns is not None else ROUTED.names, _span("day", ts_from, ts_to))
+
+    def answers(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table:
+        """Answers whose t lies in [ts_from, ts_to)."""
+        return self.table("answers", columns, _span(None, ts_from, ts_to))
+
+    def sql(self, query: str) -> pa.Table:
+        """The rows of one SELECT (or WITH, SHOW, DESCRIBE, EXPLAIN) over all tables."""
+        tables = {name: self._table(name) for name in TABLES if self.exists(name)}
+        if not tables:
+            raise self._nothing_yet()
+        return run_query(query, tables)
+
+    def files(self, name: str, version: int) -> dict[str, int]:
+        """The data files of a table as of a version, by path below its folder, with the rows of each."""
+        delta = DeltaTable(self.path / self._known(name), version=version)
+        actions = pa.table(delta.get_add_actions())
+        return dict(zip(actions.column("path").to_pylist(), actions.column("num_records").to_pylist(), strict=True))
+
+    def rows_of_days(self, days: Sequence[int], p: int, columns: Sequence[str]) -> pa.Table:
+        """Of `events` on these days (since 1970), the rows below p."""
+        values = pa.array(list(days), pa.int32()).cast(pa.date32())
+        return self.table("events", columns, ds.field("day").isin(values) & (ds.field("p") < p))
+
+    def _known(self, name: str) -> str:
+        if name not in TABLES:
+            raise UsageError(f"there is no table {name!r}", fix=f"the tables: {', '.join(TABLES)}")
+        return name
+
+    def _table(self, name: str) -> DeltaTable:
+        if not self.exists(self._known(name)):
+            raise self._nothing_yet()
+        if name in self._open:
+            self._open[name].update_incremental()
+        else:
+            self._open[name] = DeltaTable(self.path / name)
+        return self._open[name]
+
+    def _dataset(self, name: str) -> ds.Dataset:
+        return self._table(name).to_pyarrow_dataset()
+
+    def _nothing_yet(self) -> NotReadyError:
+        return NotReadyError(
+            "there is nothing in the lake yet", where=str(self.path), fix="tailorbird import FORMAT PATH, or tailorbird up"
+        )
+
+
+def _span(day: str | None, ts_from: int | None, ts_to: int | None) -> ds.Expression | None:
+    """The filter for a span of `ts`, on the partition as well where there is one, so that whole files are left out."""
+    parts: list[ds.Expression] = []
+    if ts_from is not None:
+        parts.append(ds.field("ts") >= pa.scalar(ts_from, TIME))
+        if day is not None:
+            parts.append(ds.field(day) >= pa.scalar(_EPOCH + timedelta(days=ts_from // DAY), pa.date32()))
+    if ts_to is not None:
+        parts.append(ds.field("ts") < pa.scalar(ts_to, TIME))
+        if day is not None:
+            parts.append(ds.field(day) <= pa.scalar(_EPOCH + timedelta(days=(ts_to - 1) // DAY), pa.date32()))
+    where: ds.Expression | None = None
+    for part in parts:
+        where = part if where is None else where & part
+    return where

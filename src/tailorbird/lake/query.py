@@ -1,0 +1,76 @@
+"""SQL over the lake, read only: DataFusion, as it comes with deltalake, over the tables as they are now.
+
+One statement that begins with SELECT, WITH, SHOW, DESCRIBE or EXPLAIN. Text is looked at before it reaches the engine, so that
+what is refused is refused with a sentence and not by luck; string literals, quoted names and comments are not looked into.
+"""
+
+import re
+from collections.abc import Mapping
+
+import pyarrow as pa
+from deltalake import DeltaTable, QueryBuilder
+
+from tailorbird.errors import UsageError
+
+_READS = ("SELECT", "WITH", "SHOW", "DESCRIBE", "EXPLAIN")
+_WRITES = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "DROP", "ALTER", "COPY", "TRUNCATE", "INTO", "VACUUM", "OPTIMIZE"))
+_TOKEN = re.compile(
+    r"""(?P<skip>\s+|--[^\n]*|/\*.*?\*/)|(?P<quoted>'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`)|(?P<word>[A-Za-z_][A-Za-z_0-9]*)|(?P<other>.)""",
+    re.DOTALL,
+)
+_SETTINGS = {"datafusion.catalog.information_schema": "true"}
+_EXAMPLE = "SELECT type, count(*) FROM events GROUP BY type"
+
+
+def check_query(query: str) -> str:
+    """The query without a closing semicolon. Raises UsageError if it is not one statement that only reads."""
+    tokens = [(match.lastgroup, match[0]) for match in _TOKEN.finditer(query) if match.lastgroup != "skip"]
+    while tokens and tokens[-1][1] == ";":
+        tokens.pop()
+    if not tokens:
+        raise UsageError("the query is empty", fix=f'try "{_EXAMPLE}"')
+    if any(kind == "other" and text == ";" for kind, text in tokens):
+        raise UsageError("expected one statement, got several", fix="run them one by one")
+    first = next((text.upper() for kind, text in tokens if text != "("), "")
+    if first not in _READS:
+        raise UsageError(f"the lake can only be read here: expected one of {', '.join(_READS)}, got {first[:40]}", fix=f'try "{_EXAMPLE}"')
+    for kind, text in tokens:
+        if kind == "word" and text.upper() in _WRITES:
+            raise UsageError(
+                f"the lake can only be read here, and the query says {text.upper()}", fix=f'if that is a column, quote it: "{text}"'
+            )
+    return query.strip().rstrip(";")
+
+
+def run_query(query: str, tables: Mapping[str, DeltaTable]) -> pa.Table:
+    """The rows of a query over these tables. Raises UsageError for a query that cannot be run."""
+    text = check_query(query)
+    if text.upper().split() == ["SHOW", "TABLES"]:  # ours only, not the engine's own
+        return pa.table({"table_name": pa.array(sorted(tables), pa.string())})
+    engine = QueryBuilder(_SETTINGS)
+    for name, table in tables.items():
+        engine = engine.register(name, table)
+    try:
+        return _plain(pa.table(engine.execute(text).read_all()))
+    except Exception as error:  # deltalake raises its own errors, ValueError and OSError alike
+        raise UsageError(
+            f"the query cannot be run: {_first_line(error)}", fix="SHOW TABLES lists the tables, DESCRIBE events its columns"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """With the types that the rest of the package uses, in place of the views that the engine makes."""
+    fields = [field.with_type(_plain_type(field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields)) if fields != list(table.schema) else table
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
+        return pa.string()
+    if pa.types.is_binary_view(kind) or pa.types.is_large_binary(kind):
+        return pa.binary()
+    return kind

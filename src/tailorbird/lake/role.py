@@ -1,0 +1,355 @@
+"""The lake role: brings the logs into archive and tables, each exactly once. What it writes, only it writes, under a lock.
+
+    raw-*.db      ─► archive
+    routed.db     ─► events, quarantine, duplicates, users, items
+    answers-*.db  ─► answers
+    ledger        ─► commits
+
+Each table's commit carries its own position, so each can be repeated alone: after a crash anywhere a table goes on from
+its own last commit. Reading the lake is `lake.lake`; checking it from outside, `lake.verify`.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from tailorbird import faults
+from tailorbird.errors import DamageError, StorageError
+from tailorbird.events.clock import SECOND, Clock
+from tailorbird.lake import durable, etl
+from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
+from tailorbird.lake.check import Finding, check_table
+from tailorbird.lake.delta import DurableTable, commit_path, create_table
+from tailorbird.lake.lake import Lake
+from tailorbird.lake.ledger import Ledger, Line
+from tailorbird.lake.positions import load_positions, store_positions
+from tailorbird.lake.tables import COMMITS, TABLES
+from tailorbird.stream import EmbeddedReader, Stored, answer_logs, open_reader, raw_logs, routed_path
+from tailorbird.stream.lock import FileLock
+
+ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
+COMMIT_EVERY_US = 1 * SECOND
+POLL_S = 0.05
+
+_ROUTED = "routed"
+_BATCH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class LakeReport:
+    """What one step did.
+
+    Attributes:
+        rows: for each table that got any, how many.
+        archived: rows of raw logs that went into the archive.
+        positions: for each log, below which position the lake no longer needs it.
+    """
+
+    rows: dict[str, int] = field(default_factory=dict)
+    archived: int = 0
+    positions: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to do."""
+        return not self.rows and not self.archived
+
+
+class LakeRole:
+    """The writer of the lake at `lake`, fed from the logs in `stream`.
+
+    Opening it checks every table against the ledger and mends what a crash left; `findings` says what.
+
+    Args:
+        archive_bytes, archive_age_us: when a file of the archive is closed.
+    Raises:
+        LockedError: another process writes to this lake.
+        DamageError: something is damaged that cannot be mended from the logs.
+    """
+
+    def __init__(
+        self, stream: Path, lake: Path, *, clock: Clock, archive_bytes: int = BYTES_MAX, archive_age_us: int = AGE_US
+    ) -> None:  # fmt: skip
+        self._stream = Path(stream)
+        self._path = Path(lake)
+        self._clock = clock
+        self._failed = ""
+        self._readers: dict[Path, EmbeddedReader] = {}
+        durable.make_folder(self._path)
+        self._lock = FileLock(self._path / "ledger.jsonl")
+        try:
+            self._ledger = Ledger(self._path / "ledger.jsonl", writer=True)
+            self._positions = load_positions(self._path)
+            self._verified = len(self._ledger.lines)
+            self._moved = False
+            self.findings = self._check()
+            self._tables = {name: self._open_table(name) for name in TABLES}
+            self._archive = Archive(
+                self._path / "archive", clock=clock, writer=True, bytes_max=archive_bytes, age_us=archive_age_us
+            )  # fmt: skip
+            self._reader = Lake(self._path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self) -> list[Finding]:
+        findings: list[Finding] = []
+        for name, spec in TABLES.items():
+            found = check_table(
+                self._path / name, spec, self._ledger, self._path / "set-aside", self._clock, may_replay=self._holds
+            )  # fmt: skip
+            if any(finding.what == "withdrawn" for finding in found):
+                self._positions.tables.pop(name, None)  # what it says lies behind the commit that is gone
+            findings += found
+        return findings
+
+    def _holds(self, positions: dict[str, int]) -> bool:
+        """Whether the logs still have the rows from these positions on."""
+        for log, position in positions.items():
+            if log == "ledger":
+                continue
+            path = self._stream / f"{log}.db"
+            if not path.exists() or self._log(path).start() > max(position, 1):
+                return False
+        return True
+
+    def _open_table(self, name: str) -> DurableTable:
+        path, spec = self._path / name, TABLES[name]
+        if 0 not in self._ledger.commits(name):
+            create_table(path, spec, self._ledger, self._clock)
+        return DurableTable(path, spec, self._ledger, self._clock)
+
+    def step(self, rows_max: int = ROWS_MAX, *, flush: bool = False) -> LakeReport:
+        """Bring in what is there, at most about `rows_max` rows of each log; `flush` closes archive files early.
+
+        Raises:
+            DamageError, StorageError: the step is undone by opening the role again; until then every step refuses.
+        """
+        if self._failed:
+            raise StorageError(f"the lake role stopped: {self._failed}", where=str(self._path), fix="start the role again")
+        try:
+            rows: dict[str, int] = {}
+            archived = self._archive_raw(flush)
+            self._take_routed(rows_max, rows)
+            for producer, path in answer_logs(self._stream).items():
+                self._take_answers(producer, path, rows_max, rows)
+            self._mirror_ledger(rows)
+            if rows or archived or self._moved:
+                self._publish()
+            return LakeReport(rows, archived, dict(self._positions.safe))
+        except BaseException as error:
+            self._failed = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise
+
+    def drain(self) -> LakeReport:
+        """Steps until everything that is in the logs now is in archive and tables."""
+        rows: dict[str, int] = {}
+        archived = 0
+        while not (report := self.step(flush=True)).idle:
+            archived += report.archived
+            for name, count in report.rows.items():
+                rows[name] = rows.get(name, 0) + count
+        return LakeReport(rows, archived, report.positions)
+
+    def pending(self) -> int:
+        """Rows of the routed and answer logs that are not yet in the tables."""
+        waiting = 0
+        path = routed_path(self._stream)
+        if path.exists():
+            end = self._log(path).end()
+            waiting += max(0, end - min(self._position(name, self._log(path), _ROUTED) for name in etl.ROUTED_TABLES))
+        for path in answer_logs(self._stream).values():
+            waiting += max(0, self._log(path).end() - self._position("answers", self._log(path), path.stem))
+        return waiting
+
+    def changed(self) -> bool:
+        """Whether any log may have more than at the last call; cheap enough to poll."""
+        paths = [*raw_logs(self._stream).values(), *answer_logs(self._stream).values()]
+        if routed_path(self._stream).exists():
+            paths.append(routed_path(self._stream))
+        return sum(self._log(path).changed() for path in paths) > 0  # not any(…): each must be asked
+
+    def close(self) -> None:
+        """Let go of logs and lock; harmless when already closed."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        self._lock.release()
+
+    def __enter__(self) -> "LakeRole":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _log(self, path: Path) -> EmbeddedReader:
+        if path not in self._readers:
+            self._readers[path] = open_reader(path)
+        return self._readers[path]
+
+    def _position(self, table: str, reader: EmbeddedReader, log: str) -> int:
+        """From where a table has to be fed."""
+        reached = self._positions.tables.get(table, {}).get(log, 0)
+        position = max(self._tables[table].position(log) or 0, reached)
+        if position == 0:
+            if reader.start() > 1:
+                raise DamageError(
+                    f"the log begins at {reader.start()}, but table {table} has none of its rows",
+                    where=f"{self._path / table}",
+                    fix="restore the lake from a copy, or make it anew from the archive",
+                )
+            return reader.start()
+        return position
+
+    def _archive_raw(self, flush: bool) -> int:
+        archived = 0
+        for path in raw_logs(self._stream).values():
+            reader = self._log(path)
+            archived += self._archive.take(reader, flush=flush)
+            end = self._archive.positions().get(reader.partition)
+            if end is not None:
+                self._positions.archive[path.stem] = end
+        return archived
+
+    def _take_routed(self, rows_max: int, rows: dict[str, int]) -> None:
+        path = routed_path(self._stream)
+        if not path.exists():
+            return
+        reader = self._log(path)
+        starts = {name: self._position(name, reader, _ROUTED) for name in etl.ROUTED_TABLES}
+        blocks = _read(reader, min(starts.values()), rows_max)
+        if not blocks:
+            return
+        end = blocks[-1].end
+        new = {name: [stored for stored in blocks if stored.offset >= start] for name, start in starts.items()}
+        arrived = {kind: etl.routed_rows(blocks, kind) for kind in ("events", "quarantine", "duplicates")}
+        events, repeats = etl.split_repeats(arrived["events"], self._known)
+        duplicates = [etl.routed_rows(new["duplicates"], "duplicates"), etl.as_duplicates(etl.behind(repeats, starts["duplicates"]))]
+        self._append("events", etl.with_day(etl.behind(events, starts["events"])), _ROUTED, end, rows)
+        faults.at("lake.between_tables")
+        self._append("quarantine", etl.routed_rows(new["quarantine"], "quarantine"), _ROUTED, end, rows)
+        self._append("duplicates", pa.concat_tables(duplicates), _ROUTED, end, rows)
+        self._append("users", etl.profiles(etl.behind(events, starts["users"]), "user"), _ROUTED, end, rows)
+        self._append("items", etl.profiles(etl.behind(events, starts["items"]), "item"), _ROUTED, end, rows)
+        for partition, row in etl.raw_ends(*arrived.values()).items():
+            self._positions.routed[partition] = max(row, self._positions.routed.get(partition, 0))
+
+    def _known(self, days: list[int], p: int) -> pa.Table:
+        return self._reader.rows_of_days(days, p, list(etl.KEY_COLUMNS))
+
+    def _take_answers(self, producer: str, path: Path, rows_max: int, rows: dict[str, int]) -> None:
+        reader = self._log(path)
+        blocks = _read(reader, self._position("answers", reader, path.stem), rows_max)
+        if blocks:
+            self._append("answers", etl.answer_rows(blocks, producer), path.stem, blocks[-1].end, rows)
+
+    def _append(self, table: str, data: pa.Table, log: str, position: int, rows: dict[str, int]) -> None:
+        if self._tables[table].append(data, log, position) is not None:
+            rows[table] = rows.get(table, 0) + len(data)
+        self._positions.tables.setdefault(table, {})[log] = position
+        self._moved = True
+
+    def _mirror_ledger(self, rows: dict[str, int]) -> None:
+        table = self._tables["commits"]
+        position = table.position("ledger") or 0
+        lines = [line for line in self._ledger.lines[position:] if line.kind == "commit" and line.table != "commits"]
+        if lines:
+            table.append(_mirrored(lines), "ledger", len(self._ledger.lines))
+            rows["commits"] = len(lines)
+
+    def _publish(self) -> None:
+        """Say what may be pruned, once the commits since the last time were read back and found to be what was written."""
+        lines = self._ledger.lines
+        for line in lines[self._verified :]:
+            self._read_back(line)
+        self._verified = len(lines)
+        safe = dict(self._positions.archive)
+        for log in {log for logs in self._positions.tables.values() for log in logs}:
+            tables = ["answers"] if log != _ROUTED else list(etl.ROUTED_TABLES)
+            safe[log] = min(self._positions.tables.get(table, {}).get(log, 0) for table in tables)
+        self._positions.safe = safe
+        faults.at("lake.before_positions")
+        store_positions(self._path, self._positions)
+        self._moved = False
+        faults.at("lake.after_positions")
+
+    def _read_back(self, line: Line) -> None:
+        if line.kind != "commit":
+            return
+        folder = self._path / line.table
+        for path, expected in [
+            (commit_path(folder, line.version), line.commit_sha256),
+            *((folder / file.path, file.sha256) for file in line.files),
+        ]:
+            if durable.sha256_of(path) != expected:
+                raise DamageError(
+                    f"version {line.version} of table {line.table} does not read back as it was written",
+                    where=str(path),
+                    fix="look at the disk; the log still has the rows",
+                )
+
+
+def _read(reader: EmbeddedReader, start: int, rows_max: int) -> list[Stored]:
+    blocks: list[Stored] = []
+    rows = size = 0
+    while rows < rows_max and size < _BATCH_BYTES:
+        more = reader.read(start)
+        if not more:
+            break
+        blocks += more
+        rows += sum(stored.block.rows for stored in more)
+        size += sum(len(stored.block.payload) for stored in more)
+        start = more[-1].end
+    return blocks
+
+
+def _mirrored(lines: list[Line]) -> pa.Table:
+    columns = {
+        "table": [line.table for line in lines],
+        "version": [line.version for line in lines],
+        "rows": [line.rows for line in lines],
+        "positions": [json.dumps(line.positions, sort_keys=True) for line in lines],
+        "written_at": [line.written_at for line in lines],
+    }
+    return pa.table({name: pa.array(values, COMMITS.field(name).type) for name, values in columns.items()}, schema=COMMITS)
+
+
+def run(
+    stream: Path,
+    lake: Path,
+    clock: Clock,
+    stop: threading.Event,
+    *,
+    on_step: Callable[[LakeReport], None] | None = None,
+    commit_every_us: int = COMMIT_EVERY_US,
+    rows_max: int = ROWS_MAX,
+) -> None:
+    """The role's loop: a step a second at most, sooner when `rows_max` rows wait; until `stop`, then once more."""
+    with LakeRole(stream, lake, clock=clock) as role:
+        due = 0
+        while not stop.is_set():
+            now = clock.now()
+            if now >= due or role.pending() >= rows_max:
+                report = role.step(rows_max)
+                due = now + commit_every_us
+                if on_step is not None and not report.idle:
+                    on_step(report)
+            stop.wait(POLL_S)
+        role.step(rows_max)
+
+
+def leave(status: int) -> None:
+    """End the process at once, after everything was flushed.
+
+    deltalake's threads may abort a process that ends in the usual way ("terminate called without an active exception"),
+    after its work was done; a supervisor would take that for a failure.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,119 @@
+"""The tables of the lake: their columns, how they are cut into files, and of which columns a file's statistics are kept.
+
+The columns of `events` and `quarantine` are those of the routed log (`events.schema`); those of `answers` are the fields
+of `events.answer_record.AnswerRecord`. How rows get into them stands in `lake.etl`, how files get onto the disk in
+`lake.delta`.
+
+    events      everything that was accepted, by day of `ts`         position in: routed
+    quarantine  what was refused, whole, with code and path                      routed
+    duplicates  which raw rows repeated which accepted ones                      routed
+    users       each version of each user's profile                              routed
+    items       each version of each item's profile                              routed
+    answers     the features, scores and propensities of each answer             answers-<producer>
+    commits     the ledger, to be queried                                        ledger
+
+Statistics are kept of times and positions only. Ids and free text must not stand in the log of a table, where a deletion
+does not reach them.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from tailorbird.events.schema import QUARANTINE, ROUTED, TIME
+
+DAY = pa.field("day", pa.date32())  # of `ts`, UTC; stands in the file's path, not in the file
+
+ANSWERS = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("ts", TIME),  # t: when the features were read
+        ("p", pa.int64()),  # the routed position that they counted
+        ("commit", pa.int64()),  # the worker's number for it
+        ("schema_hash", pa.string()),
+        ("person", pa.string()),
+        ("user_id", pa.string()),
+        ("anonymous_id", pa.string()),
+        ("session_id", pa.string()),
+        ("slot", pa.string()),
+        ("experiment", pa.string()),
+        ("arm", pa.string()),
+        ("model", pa.string()),
+        ("query", pa.string()),
+        ("device", pa.string()),
+        ("country", pa.string()),
+        ("local_hour", pa.int8()),
+        ("items", pa.list_(pa.string())),
+        ("sources", pa.list_(pa.string())),
+        ("propensities", pa.list_(pa.float64())),
+        ("scores", pa.list_(pa.float32())),
+        ("numeric", pa.list_(pa.float32())),  # row-major, items × numeric columns
+        ("categorical", pa.list_(pa.int64())),  # row-major; the bits of uint64, which Delta does not know
+        ("sequences", pa.binary()),  # MessagePack
+        ("degraded", pa.list_(pa.string())),
+        ("producer", pa.string()),
+        ("offset", pa.int64()),  # in the producer's log
+    ]
+)
+
+PROFILES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("valid_from", TIME),
+        ("version", pa.string()),  # event_id of the profile event
+        ("attributes", pa.string()),  # all its properties, as JSON with sorted keys
+        ("timeless", pa.bool_()),
+        ("p", pa.int64()),
+        ("received_at", TIME),
+    ]
+)
+
+DUPLICATES = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("raw_partition", pa.string()),
+        ("raw_offset", pa.int64()),
+        ("raw_row", pa.int32()),
+        ("first_partition", pa.string()),  # of the raw row that was accepted; null if the lake found the repeat
+        ("first_offset", pa.int64()),
+        ("first_row", pa.int32()),
+    ]
+)
+
+COMMITS = pa.schema(
+    [
+        ("table", pa.string()),
+        ("version", pa.int64()),
+        ("rows", pa.int64()),
+        ("positions", pa.string()),  # JSON: log → the position behind the last row that this commit holds
+        ("written_at", TIME),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A table's name, columns, partition column and the columns with statistics."""
+
+    name: str
+    schema: pa.Schema
+    partition: str | None = None
+    statistics: tuple[str, ...] = ()
+
+    @property
+    def file_schema(self) -> pa.Schema:
+        """The columns that stand in the Parquet files."""
+        return pa.schema([field for field in self.schema if field.name != self.partition])
+
+
+_SPECS = (
+    TableSpec("events", ROUTED.append(DAY), partition="day", statistics=("p", "ts", "received_at", "raw_offset")),
+    TableSpec("quarantine", QUARANTINE, statistics=("received_at", "raw_offset")),
+    TableSpec("duplicates", DUPLICATES, statistics=("raw_offset",)),
+    TableSpec("users", PROFILES, statistics=("p", "valid_from", "received_at")),
+    TableSpec("items", PROFILES, statistics=("p", "valid_from", "received_at")),
+    TableSpec("answers", ANSWERS, statistics=("ts", "p", "commit", "offset")),
+    TableSpec("commits", COMMITS, statistics=("version", "written_at")),
+)
+
+TABLES: dict[str, TableSpec] = {spec.name: spec for spec in _SPECS}

@@ -1,0 +1,205 @@
+"""The lake against itself: archive ↔ ledger ↔ tables, every byte and every row. It reads only, and may run beside the role.
+
+    1. every commit file and data file has the size and the SHA-256 that the ledger says
+    2. Delta, asked for itself, names the same files and counts the same rows
+    3. every file of the archive has the SHA-256 that the manifest says, and no rows are missing between two
+    4. every archived raw row is in exactly one of events, quarantine, duplicates, as far as the router has come
+
+What is wrong is listed, not raised: one report tells of all of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import DamageError, NotReadyError
+from tailorbird.lake import durable
+from tailorbird.lake.archive import Archive, Archived
+from tailorbird.lake.check import commit_fault
+from tailorbird.lake.lake import Lake
+from tailorbird.lake.ledger import Ledger
+from tailorbird.lake.positions import load_positions
+from tailorbird.lake.tables import TABLES
+
+_RAW = ["raw_partition", "raw_offset", "raw_row"]
+_HOLDING = ("events", "quarantine", "duplicates")
+_SHOWN_MAX = 5
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is not as it was written: where, and what."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass
+class Accounted:
+    """Where the raw rows of one partition are. `missing` and `repeated` are 0 in a lake that is whole.
+
+    Attributes:
+        archived: rows in the archive.
+        events, quarantine, duplicates: of the archived rows, how many each table holds.
+        pending: archived, but the lake has not yet seen what the router made of them.
+        missing: routed, but in no table.
+        repeated: rows that more than one table, or one table more than once, holds.
+    """
+
+    archived: int = 0
+    events: int = 0
+    quarantine: int = 0
+    duplicates: int = 0
+    pending: int = 0
+    missing: int = 0
+    repeated: int = 0
+
+
+@dataclass
+class VerifyReport:
+    """What `verify` looked at and what it found."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    commits: int = 0
+    files: int = 0
+    bytes: int = 0
+    archive_files: int = 0
+    partitions: dict[str, Accounted] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything is as it was written, and every row is accounted for."""
+        return not self.faults
+
+
+def verify(lake: Path, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
+    """Check a lake whole. Costs the reading of every byte of it.
+
+    Args:
+        progress: is told the bytes that were read since it was last told.
+    Raises:
+        NotReadyError: there is no lake yet.
+    """
+    lake = Path(lake)
+    if not (lake / "ledger.jsonl").exists():
+        raise NotReadyError("there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH")
+    report = VerifyReport()
+    tell = progress or (lambda _: None)
+    try:
+        routed = load_positions(lake).routed  # before the tables are read: they may grow meanwhile
+        ledger = Ledger(lake / "ledger.jsonl")
+    except DamageError as error:
+        report.faults.append(Fault(error.where, error.message))
+        return report
+    reader = Lake(lake)
+    readable = [name for name in TABLES if _table_whole(lake, name, ledger, reader, report, tell)]
+    archived = _archive_whole(lake, report, tell)
+    if set(_HOLDING) <= set(readable):
+        _account(reader, archived, routed, report)
+    return report
+
+
+def _table_whole(lake: Path, name: str, ledger: Ledger, reader: Lake, report: VerifyReport, tell: Callable[[int], None]) -> bool:
+    known = ledger.commits(name)
+    before = len(report.faults)
+    for version, line in sorted(known.items()):
+        report.commits += 1
+        fault = commit_fault(lake / name, version, line)
+        if fault is not None:
+            report.faults.append(Fault(f"{name}/_delta_log/{version:020d}.json", f"version {version} {fault}"))
+        for file in line.files:
+            report.files += 1
+            report.bytes += file.size
+            fault = _file_fault(lake / name / file.path, file.size, file.sha256)
+            if fault is not None:
+                report.faults.append(Fault(f"{name}/{file.path}", f"{fault} (version {version}, {file.rows} rows)"))
+            tell(file.size)
+    if len(report.faults) > before:
+        return False
+    return _delta_agrees(name, ledger, reader, report)
+
+
+def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport) -> bool:
+    """Whether Delta's own reading of the table has the ledger's files, as of the newest version that the ledger knows."""
+    known = ledger.commits(name)
+    try:
+        files = reader.files(name, max(known, default=0))
+    except Exception as error:  # deltalake raises what it likes; whatever it is, the table cannot be read
+        report.faults.append(Fault(name, f"cannot be read: {str(error).splitlines()[0]}"))
+        return False
+    expected = {file.path: file.rows for line in known.values() for file in line.files}
+    if files != expected:
+        odd = sorted(set(files.items()) ^ set(expected.items()))[0][0]
+        report.faults.append(Fault(f"{name}/{odd}", "table and ledger do not agree about it"))
+        return False
+    report.rows[name] = sum(expected.values())
+    return True
+
+
+def _file_fault(path: Path, size: int, sha256: str) -> str | None:
+    if not path.exists():
+        return "is missing"
+    if path.stat().st_size != size:
+        return f"has {path.stat().st_size} bytes, {size} were written"
+    return None if durable.sha256_of(path) == sha256 else "does not match its checksum"
+
+
+def _archive_whole(lake: Path, report: VerifyReport, tell: Callable[[int], None]) -> dict[str, list[Archived]]:
+    try:
+        archive = Archive(lake / "archive")
+    except DamageError as error:
+        report.faults.append(Fault(error.where, error.message))
+        return {}
+    partitions: dict[str, list[Archived]] = {}
+    for file in archive.files:
+        report.archive_files += 1
+        report.bytes += file.size
+        fault = _file_fault(archive.path / file.file, file.size, file.sha256)
+        if fault is not None:
+            report.faults.append(Fault(f"archive/{file.file}", f"{fault} ({file.rows} rows of {file.partition})"))
+        earlier = partitions.setdefault(file.partition, [])
+        if earlier and file.first != earlier[-1].end:
+            report.faults.append(Fault(f"archive/{file.file}", f"begins at row {file.first}, the file before ends at {earlier[-1].end}"))
+        earlier.append(file)
+        tell(file.size)
+    return partitions
+
+
+def _account(reader: Lake, archived: dict[str, list[Archived]], routed: dict[str, int], report: VerifyReport) -> None:
+    places = {name: _raw_rows(reader, name) for name in _HOLDING}
+    for partition, files in archived.items():
+        base, end = files[0].first, files[-1].end
+        account = Accounted(archived=sum(file.rows for file in files))
+        held = np.zeros(end - base, np.int64)
+        for name in _HOLDING:
+            rows = places[name].get(partition, np.empty(0, np.int64)) - base
+            rows = rows[(rows >= 0) & (rows < end - base)]
+            setattr(account, name, len(rows))
+            held += np.bincount(rows, minlength=end - base)
+        frontier = min(max(routed.get(partition, base) - base, 0), end - base)
+        account.pending = end - base - frontier
+        missing, repeated = np.flatnonzero(held[:frontier] == 0), np.flatnonzero(held > 1)
+        account.missing, account.repeated = len(missing), len(repeated)
+        report.partitions[partition] = account
+        for rows, what in ((missing, "in no table"), (repeated, "more than once in the tables")):
+            if len(rows):
+                shown = ", ".join(str(row + base) for row in rows[:_SHOWN_MAX].tolist())
+                report.faults.append(Fault(f"raw rows of {partition}", f"{len(rows)} {what}, such as {shown}"))
+
+
+def _raw_rows(reader: Lake, name: str) -> dict[str, npt.NDArray[np.int64]]:
+    """For each partition, the raw rows that a table holds, by their number in the partition."""
+    table = reader.table(name, _RAW)
+    if len(table) == 0:
+        return {}
+    rows = table.column("raw_offset").to_numpy() + table.column("raw_row").to_numpy()
+    names = table.column("raw_partition").combine_chunks().dictionary_encode()
+    codes = names.indices.to_numpy()
+    return {str(partition): rows[codes == code] for code, partition in enumerate(names.dictionary.to_pylist())}

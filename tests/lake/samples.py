@@ -1,0 +1,116 @@
+"""Logs as door, router and server would write them, small and made by hand, for the tests of the lake."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from tailorbird.events.answer_record import AnswerRecord, encode_answers
+from tailorbird.events.clock import DAY, SECOND
+from tailorbird.events.contract import Receipt
+from tailorbird.events.schema import QUARANTINE, ROUTED
+from tailorbird.lake.tables import DUPLICATES
+from tailorbird.stream import Block, answers_path, open_writer, raw_path, routed_path
+
+START = 20_000 * DAY  # 2024-10-04
+KINDS = ("click", "view", "item", "user")
+
+
+def ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def columns(schema: pa.Schema, rows: int, **given: object) -> pa.Table:
+    """A table of nulls but for what is given."""
+    return pa.table({f.name: pa.array(given[f.name], f.type) if f.name in given else pa.nulls(rows, f.type) for f in schema}, schema=schema)
+
+
+def events(first: int, rows: int, *, partition: str = "door", span: int = 3 * DAY, raw: np.ndarray | None = None) -> pa.Table:
+    """`rows` events from p = `first` on; event k is made of raw row k - 1 unless `raw` says."""
+    p = np.arange(first, first + rows)
+    raw = p - 1 if raw is None else raw
+    kinds = [KINDS[k % len(KINDS)] for k in raw.tolist()]
+    ts = START + (p * 7_919 * SECOND) % span
+    return columns(
+        ROUTED,
+        rows,
+        p=p,
+        event_id=[f"e{k}" for k in raw.tolist()],
+        type=kinds,
+        ts=ts,
+        received_at=START + p * SECOND,
+        user_id=[None if kind == "item" else f"u{k % 50}" for k, kind in zip(raw.tolist(), kinds, strict=True)],
+        person=[None if kind == "item" else f"u{k % 50}" for k, kind in zip(raw.tolist(), kinds, strict=True)],
+        item_id=[None if kind == "user" else f"i{k % 20}" for k, kind in zip(raw.tolist(), kinds, strict=True)],
+        properties=['{"colour": "red"}'] * rows,
+        counts=[True] * rows,
+        timeless=[False] * rows,
+        raw_partition=[partition] * rows,
+        raw_offset=raw,
+        raw_row=[0] * rows,
+    )
+
+
+def quarantine(raw: list[int], *, partition: str = "door") -> pa.Table:
+    n = len(raw)
+    return columns(
+        QUARANTINE, n, received_at=[START + k for k in raw], source=["door"] * n, code=["bad"] * n, path=["$.ts"] * n, message=["no"] * n,
+        body=[b'\x00{"half": ' + bytes([255, 10, k % 256]) for k in raw], raw_partition=[partition] * n, raw_offset=raw, raw_row=[0] * n,
+    )  # fmt: skip
+
+
+def duplicates(raw: list[int], first: list[int], *, partition: str = "door") -> pa.Table:
+    n = len(raw)
+    return columns(
+        DUPLICATES, n, event_id=[f"e{k}" for k in first], raw_partition=[partition] * n, raw_offset=raw, raw_row=[0] * n,
+        first_partition=[partition] * n, first_offset=first, first_row=[0] * n,
+    )  # fmt: skip
+
+
+def answer(k: int) -> AnswerRecord:
+    return AnswerRecord(
+        request_id=f"r{k}", ts=START + k, p=k, commit=k, schema_hash="abc", person=f"u{k}", slot="home", local_hour=k % 24, items=["i1", "i2"],
+        sources=["popular", "fresh"], propensities=[1.0, 0.5], scores=[0.25, 0.125], numeric=[1.0, float("nan"), 2.0, 3.0],
+        categorical=[2**64 - 1, 0], sequences=b"\x80", degraded=["store"],
+    )  # fmt: skip
+
+
+class Site:
+    """Logs in `stream`, to which whole rounds of traffic can be added: each is 10 raw rows, one refused, one repeated."""
+
+    def __init__(self, stream: Path, *, producer: str = "door") -> None:
+        self.stream = stream
+        self.producer = producer
+        self.rounds = 0
+        self.raw = open_writer(raw_path(stream, producer), partition=producer)
+        self.routed = open_writer(routed_path(stream), partition="routed", first=1)
+        self.answers = open_writer(answers_path(stream, "serve-1"), partition="serve-1")
+
+    def add(self, rounds: int = 1) -> None:
+        for _ in range(rounds):
+            first = self.rounds * 10
+            receipt = msgspec.json.encode(Receipt(received_at=START + first))
+            self.raw.append(
+                [Block(kind="body", rows=10, payload=b"".join(b'{"n": %d}\n' % k for k in range(first, first + 10)), receipt=receipt)]
+            )
+            good = np.arange(first, first + 8)
+            table = events(self.routed.end(), 8, partition=self.producer, raw=good)
+            self.routed.append(
+                [
+                    Block(kind="events", rows=8, payload=ipc(table)),
+                    Block(kind="quarantine", rows=1, payload=ipc(quarantine([first + 8], partition=self.producer))),
+                    Block(kind="duplicates", rows=1, payload=ipc(duplicates([first + 9], [first], partition=self.producer))),
+                ]
+            )
+            self.answers.append(
+                [Block(kind="answers", rows=2, payload=encode_answers([answer(2 * self.rounds), answer(2 * self.rounds + 1)]))]
+            )
+            self.rounds += 1
+
+    def close(self) -> None:
+        for log in (self.raw, self.routed, self.answers):
+            log.close()

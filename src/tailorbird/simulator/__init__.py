@@ -1,0 +1,25 @@
+"""A synthetic site with known truth: for the demo, for load, and for closed-loop tests. Starts at `Site`."""
+
+from tailorbird.simulator.history import History
+from tailorbird.simulator.live import Live, Outbox, Request
+from tailorbird.simulator.picture import item_picture
+from tailorbird.simulator.population import Population
+from tailorbird.simulator.site import Site
+from tailorbird.simulator.truth import Expected, Truth
+from tailorbird.simulator.wire import BOT, Arrival, Dirt, Injected
+
+__all__ = [
+    "BOT",
+    "Arrival",
+    "Dirt",
+    "Expected",
+    "History",
+    "Injected",
+    "Live",
+    "Outbox",
+    "Population",
+    "Request",
+    "Site",
+    "Truth",
+    "item_picture",
+]

@@ -1,0 +1,72 @@
+"""The simulated site: one object that makes history and live traffic and holds the truth. Everything follows from its seed."""
+
+import numpy as np
+
+from tailorbird.events import DAY
+from tailorbird.simulator.history import History
+from tailorbird.simulator.live import Live
+from tailorbird.simulator.population import Population, fresh_population
+from tailorbird.simulator.search import SearchBox
+from tailorbird.simulator.taste import Taste, first_era, next_era
+from tailorbird.simulator.truth import Truth
+from tailorbird.simulator.wire import Dirt
+from tailorbird.simulator.world import draw_items, draw_users
+
+START = 1_790_553_600_000_000 // DAY * DAY  # a midnight in September 2026
+
+
+class Site:
+    """A shop with users and items, both growing.
+
+    Args:
+        seed: the same seed and arguments give the same world, history and (for the same answers) live traffic.
+        users, items: how many there are at the start.
+        start: when history begins, microseconds; a midnight UTC.
+        days: how long the world lasts; users and items stop arriving after it.
+        new_users_per_day, new_items_per_day: by default 1 and 0.6 % of those at the start.
+        list_size: how many items the house policy shows.
+
+    >>> site = Site(seed=1, users=50, items=120, days=10)
+    >>> lines = list(site.history(days=2))
+    >>> 0 < site.truth.expected_clicks("u000007", ["i00001", "i00002"], site.start + DAY) < 2
+    True
+    """
+
+    def __init__(
+        self,
+        seed: int = 1,
+        *,
+        users: int = 4_000,
+        items: int = 1_500,
+        start: int = START,
+        days: int = 120,
+        new_users_per_day: float | None = None,
+        new_items_per_day: float | None = None,
+        list_size: int = 12,
+    ) -> None:
+        self.seed, self.start, self.days = seed, start, days
+        rng = np.random.default_rng([seed, 1])
+        self.items = draw_items(rng, items, 0.006 * items if new_items_per_day is None else new_items_per_day, days)
+        self.users = draw_users(rng, users, 0.01 * users if new_users_per_day is None else new_users_per_day, days)
+        self._list_size = list_size
+        self.taste = Taste(self.users, self.items, [first_era(rng, self.users, self.items)], seed)
+        self.box = SearchBox(self.items)
+        self.truth = Truth(self.taste, self.box, start)
+
+    def shift(self, at: int, strength: float = 0.7) -> None:
+        """From `at` on tastes are different: strength 0 changes nothing, 1 leaves nothing of what was. `at` must ascend."""
+        rng = np.random.default_rng([self.seed, 2, len(self.taste.eras)])
+        last = self.taste.eras[-1]
+        day = (at - self.start) / DAY
+        if day <= last.start or not 0 <= strength <= 1:
+            raise ValueError(f"expected a time after the last shift and a strength in [0, 1], got {at} and {strength}")
+        self.taste.eras.append(next_era(rng, self.users, self.items, last, day, strength))
+
+    def history(self, days: int, *, dirt: Dirt | None = None) -> History:
+        """Days of traffic from the start under the house policy; iterate it once."""
+        return History(self.seed, self.start, days, self.taste, self.box, dirt=dirt or Dirt(), size=self._list_size)
+
+    def live(self, start: int, population: Population | None = None, *, dirt: Dirt | None = None, prefix: str = "l") -> Live:
+        """Live traffic from `start` on, with the users as history left them. `prefix` keeps ids of several lives apart."""
+        state = fresh_population(self.users) if population is None else population.copy()
+        return Live(self.seed, self.start, start, self.taste, self.box, state, dirt=dirt or Dirt(), prefix=prefix)

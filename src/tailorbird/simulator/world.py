@@ -1,0 +1,184 @@
+"""The world of the simulated site: who its users are and what its items are. Drawn once from a seed, then only read.
+
+What people want of it stands in `simulator.taste`; what they do with a list, in `simulator.behaviour`. Everything hidden
+(tastes, quality, appeal) stays here and in `simulator.truth`; `catalogue` turns the visible part into profile events.
+
+Arrays are indexed by user u or item i. Both are numbered in the order in which they arrive. Times are days since the
+site's start, float64; the events' microseconds are made where events are made.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.simulator.words import BRANDS, COLOURS, SHELVES
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Day = Floats | np.float64 | float  # one time or many
+Item = Ints | int
+
+STYLES = 6  # dimensions of style, which brand, material and adjective carry
+DEVICES = ("phone", "desktop", "tablet")
+DEVICE_SHARES = (0.58, 0.34, 0.08)
+AGE_GROUPS = ("18-24", "25-34", "35-44", "45-54", "55+")
+COUNTRIES = ("NO", "SE", "DE", "FR", "GB", "US")
+COUNTRY_SHARES = (0.12, 0.15, 0.25, 0.16, 0.17, 0.15)
+UTC_OFFSETS_MIN = (60, 60, 60, 60, 0, -300)
+AGENTS = {
+    "phone": "Mozilla/5.0 (Linux; Android 16; Pixel 10) Mobile",
+    "desktop": "Mozilla/5.0 (X11; Linux x86_64) Firefox/150.0",
+    "tablet": "Mozilla/5.0 (iPad; CPU OS 26_0 like Mac OS X)",
+}
+
+
+@dataclass(frozen=True)
+class Items:
+    """The catalogue, shape (items,) unless said. Hidden: `quality`, `style`, and the life of the appeal."""
+
+    titles: list[str]
+    descriptions: list[str]
+    category: Ints
+    brand: Ints
+    colour: Ints
+    price: Floats
+    arrival: Floats  # days since start, negative for what was there before
+    quality: Floats  # about N(0, 1): good items please, bad ones disappoint
+    style: Floats  # (items, STYLES)
+    wave_size: Floats  # the appeal goes up and down by this much …
+    wave_days: Floats  # … with this period
+    wave_phase: Floats
+    sale_days: Floats  # every so many days a price cut for four days; 0: never
+    sale_phase: Floats
+    sold_out_days: Floats  # every so many days it is out of stock for two days; 0: never
+    sold_out_phase: Floats
+
+    @property
+    def count(self) -> int:
+        return len(self.titles)
+
+    def price_at(self, item: Item, day: Day) -> Floats:
+        """What an item costs at a time, price cuts included; shapes broadcast."""
+        return np.round(self.price[item] * np.where(self.on_sale(item, day), 0.75, 1.0), 2)
+
+    def on_sale(self, item: Item, day: Day) -> npt.NDArray[np.bool_]:
+        return _in_phase(self.sale_days[item], self.sale_phase[item], day, 4.0)
+
+    def in_stock(self, item: Item, day: Day) -> npt.NDArray[np.bool_]:
+        return ~_in_phase(self.sold_out_days[item], self.sold_out_phase[item], day, 2.0)
+
+    def available(self, day: float) -> Ints:
+        """The items that a sensible shop would show: arrived and in stock. Shape (k,), ascending."""
+        arrived = np.arange(np.searchsorted(self.arrival, day, side="right"))
+        return arrived[self.in_stock(arrived, day)]
+
+
+@dataclass(frozen=True)
+class Users:
+    """Everybody who will ever come, shape (users,). Hidden: all but device, country and age group."""
+
+    joined: Floats  # days since start, negative for who was there before
+    device: Ints
+    country: Ints
+    age_group: Ints
+    member: npt.NDArray[np.bool_]  # has an account when first seen
+    visits_a_day: Floats
+    price_sensitivity: Floats  # about 1
+    drift: Floats  # radians a day by which the taste turns
+
+    @property
+    def count(self) -> int:
+        return len(self.joined)
+
+    def offset_min(self, user: Ints) -> Ints:
+        """Minutes by which a user's local time is ahead of UTC."""
+        return np.asarray(UTC_OFFSETS_MIN)[self.country[user]]
+
+
+def user_id(user: int) -> str:
+    return f"u{user:06d}"
+
+
+def anonymous_id(user: int) -> str:
+    return f"a{user:06d}"
+
+
+def item_id(item: int) -> str:
+    return f"i{item:05d}"
+
+
+def draw_items(rng: np.random.Generator, at_start: int, per_day: float, days: int) -> Items:
+    """The catalogue at the start and what arrives in the `days` after it."""
+    later = round(per_day * days)
+    count = at_start + later
+    before = -rng.exponential(60.0, at_start) - 0.5
+    arrival = np.sort(np.concatenate([before, rng.uniform(0, days, later)]))
+    category = rng.choice(len(SHELVES), count, p=_zipf(len(SHELVES), 0.5))
+    # A brand makes things of a few categories only, so brand and category both tell something.
+    brand = (category * 3 + rng.integers(0, 9, count)) % len(BRANDS)
+    words = [rng.integers(0, n, count) for n in (8, 8, 6)]
+    colour = rng.integers(0, len(COLOURS), count)
+    titles, descriptions = _texts(category, brand, colour, *words)
+    style = (
+        0.75 * rng.normal(size=(len(BRANDS), STYLES))[brand]
+        + 0.5 * rng.normal(size=(len(SHELVES), 6, STYLES))[category, words[2]]
+        + 0.35 * rng.normal(size=(count, STYLES))
+    )
+    level = np.exp(0.35 * rng.normal(size=len(BRANDS)))[brand] * np.exp(0.3 * rng.normal(size=count))
+    price = np.round(np.array([shelf.price for shelf in SHELVES])[category] * level) - 0.05
+    return Items(
+        titles=titles,
+        descriptions=descriptions,
+        category=category,
+        brand=brand,
+        colour=colour,
+        price=np.maximum(price, 2.95),
+        arrival=arrival,
+        quality=rng.normal(size=count),
+        style=style,
+        wave_size=rng.gamma(2.0, 0.06, count),
+        wave_days=rng.uniform(12, 60, count),
+        wave_phase=rng.uniform(0, 2 * np.pi, count),
+        sale_days=np.where(rng.random(count) < 0.3, rng.uniform(20, 60, count), 0.0),
+        sale_phase=rng.uniform(0, 60, count),
+        sold_out_days=np.where(rng.random(count) < 0.2, rng.uniform(15, 50, count), 0.0),
+        sold_out_phase=rng.uniform(0, 50, count),
+    )
+
+
+def draw_users(rng: np.random.Generator, at_start: int, per_day: float, days: int) -> Users:
+    """The users at the start and those who come in the `days` after it."""
+    later = round(per_day * days)
+    count = at_start + later
+    return Users(
+        joined=np.sort(np.concatenate([-rng.exponential(120.0, at_start) - 0.01, rng.uniform(0, days, later)])),
+        device=rng.choice(len(DEVICES), count, p=DEVICE_SHARES),
+        country=rng.choice(len(COUNTRIES), count, p=COUNTRY_SHARES),
+        age_group=rng.choice(len(AGE_GROUPS), count, p=(0.15, 0.28, 0.25, 0.18, 0.14)),
+        member=np.concatenate([rng.random(at_start) < 0.7, np.zeros(later, bool)]),
+        visits_a_day=np.clip(rng.gamma(0.9, 0.45, count), 0.02, 4.0),
+        price_sensitivity=rng.gamma(4.0, 0.25, count),
+        drift=(np.pi / 2) / 90 * rng.uniform(0.3, 1.5, count),
+    )
+
+
+def _texts(category: Ints, brand: Ints, colour: Ints, noun: Ints, adjective: Ints, material: Ints) -> tuple[list[str], list[str]]:
+    titles, descriptions = [], []
+    colours = tuple(COLOURS)
+    for c, b, k, n, a, m in zip(category, brand, colour, noun, adjective, material, strict=True):
+        shelf = SHELVES[c]
+        titles.append(f"{shelf.adjectives[a]} {shelf.materials[m]} {shelf.nouns[n]}".capitalize())
+        descriptions.append(f"{titles[-1]} in {colours[k]}, by {BRANDS[b]}. {shelf.sentence}")
+    return titles, descriptions
+
+
+def _zipf(n: int, exponent: float) -> Floats:
+    weights = 1.0 / np.arange(1, n + 1) ** exponent
+    return weights / weights.sum()
+
+
+def _in_phase(period: Floats, phase: Floats, day: Day, length: float) -> npt.NDArray[np.bool_]:
+    """Whether `day` lies in the first `length` days of a period that repeats; never where the period is 0."""
+    never = period == 0
+    return ~never & (np.mod(day + phase, np.where(never, 1.0, period)) < length)

@@ -1,0 +1,309 @@
+"""From routed events to what accumulators add: one pure function of a block, the same for the stream and the backfill.
+
+    Frame(table)            the columns of a block as numbers and hashes, each made once, when first asked for
+    extract(source, frame)  of the events that count: entity key, ts, id, p, value; and item, type, session for sequences
+
+A row of a frame is an event, or an event and one of its `items` where it has no item_id of its own; `features.reference`
+says in plain Python which events a source has.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.keys import combine, hash64, hash64s
+from tailorbird.events.schema import micros
+from tailorbird.features.declare import Amount, Entity
+from tailorbird.features.expression import Expression
+from tailorbird.features.layout import Source
+from tailorbird.features.plain import number_of, text_of
+
+Int64s = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp]
+
+SHOWN_TYPES = ("answer", "impression")
+_JSON_COLUMNS = {"item": "item_profile", "user": "user_profile", "properties": "properties"}
+
+
+def entity_key(entity: Entity, parts: list[Keys]) -> Keys:
+    """The key of an entity from the hashes of its fields: of one field, its hash; else mixed with the entity's name."""
+    if len(parts) == 1:
+        return parts[0]
+    return combine(np.uint64(hash64(entity.name)), *parts)
+
+
+@dataclass(frozen=True)
+class Extract:
+    """What a source takes out of a frame; arrays of shape (n,), in the frame's order.
+
+    Attributes:
+        rows: of the frame, for columns that are made only when asked for.
+        key: of the entity.
+        value: 1, int64 units, or 64 bits (a float64 or a hash) of the last value; see `layout.Source.value`.
+    """
+
+    frame: "Frame" = field(repr=False)
+    rows: Rows
+    key: Keys
+    ts: Int64s
+    value: Int64s
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def id(self) -> Keys:
+        """Breaks ties in time: no two rows of an entity share ts and id."""
+        return self.frame.id[self.rows]
+
+    @property
+    def p(self) -> Int64s:
+        return self.frame.p[self.rows]
+
+    @property
+    def item(self) -> Keys:
+        return self.frame.text("item")[self.rows]
+
+    @property
+    def type(self) -> Keys:
+        return self.frame.text("type")[self.rows]
+
+    @property
+    def session(self) -> Keys:
+        return self.frame.text("session")[self.rows]
+
+
+class Frame:
+    """A block of routed events (columns of `events.schema.ROUTED`, any order of rows), expanded over `items`."""
+
+    def __init__(self, table: pa.Table | pa.RecordBatch) -> None:
+        self._table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table.combine_chunks()
+        self._texts: dict[str, Keys] = {}
+        self._numbers: dict[str, Floats] = {}
+        self._masks: dict[object, Bools] = {}
+        self._keys: dict[Entity, tuple[Keys, Bools]] = {}
+        self._json: dict[str, _Json] = {}
+        self.capped = 0  # values that were cut off at their declared maximum, so far
+        events = np.arange(self._table.num_rows)
+        own = self._table["item_id"].is_valid().to_numpy()
+        lengths = pc.fill_null(pc.list_value_length(self._table["items"]), 0).to_numpy().astype(np.int64)
+        lengths[own] = 0
+        self._expanded = bool(lengths.any())
+        copies = np.maximum(lengths, 1)
+        self._event: Rows = np.repeat(events, copies) if self._expanded else events
+        # The place in `items`; 0 where an event is not expanded.
+        starts = np.cumsum(copies) - copies
+        self.index: Int64s = np.arange(len(self._event)) - np.repeat(starts, copies) if self._expanded else np.zeros(len(events), np.int64)
+        self._lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self._event)
+
+    @cached_property
+    def ts(self) -> Int64s:
+        return micros(self._table["ts"])[self._event]
+
+    @cached_property
+    def p(self) -> Int64s:
+        return self._table["p"].to_numpy()[self._event]
+
+    @cached_property
+    def id(self) -> Keys:
+        """hash(event, owner) + place in `items`; the owner is whose event ids are told apart by: user, anonymous or item."""
+        owner = pc.coalesce(self._table["user_id"], self._table["anonymous_id"], self._table["item_id"], pa.scalar(""))
+        key = combine(_hashes(self._table["event_id"]), _hashes(owner))
+        with np.errstate(over="ignore"):
+            return key[self._event] + self.index.astype(np.uint64)
+
+    @cached_property
+    def counts(self) -> Bools:
+        """Events that count and have a time: a timeless profile is no event."""
+        return self._table["counts"].to_numpy()[self._event] & (self.ts > 0)
+
+    def of_types(self, types: tuple[str, ...]) -> Bools:
+        mask = self._masks.get(types)
+        if mask is None:
+            mask = self._masks[types] = pc.is_in(self._table["type"], pa.array(types)).to_numpy()[self._event]
+        return mask
+
+    def once(self, per_item: bool) -> Bools:
+        """Rows to be taken: each item of impressions and answers, and of others if `per_item`; else the event's first."""
+        if per_item or not self._expanded:
+            return np.ones(len(self), np.bool_)
+        return (self.index == 0) | self.of_types(SHOWN_TYPES)
+
+    def text(self, name: str) -> Keys:
+        """The hash of a text column, 0 where it is missing; "user", "item" and "session" are those of entities."""
+        found = self._texts.get(name)
+        if found is None:
+            found = self._texts[name] = self._text(name)
+        return found
+
+    def number(self, name: str) -> Floats:
+        """A number column as float64, NaN where it is missing."""
+        found = self._numbers.get(name)
+        if found is None:
+            owner, _, attribute = name.partition(".")
+            if attribute:
+                found = self._of(owner).values(lambda profile: number_of(profile.get(attribute)), np.nan, np.float64)
+            else:
+                found = _floats(self._table[name])[self._event]
+            self._numbers[name] = found
+        return found
+
+    def column(self, name: str, kind: str) -> npt.NDArray:
+        """What `Expression` asks for."""
+        return self.text(name) if kind == "text" else self.number(name)
+
+    def holds(self, where: Expression) -> Bools:
+        mask = self._masks.get(where)
+        if mask is None:
+            mask = self._masks[where] = where.truths(self.column, len(self))
+        return mask
+
+    def key(self, entity: Entity) -> tuple[Keys, Bools]:
+        """The entity of each row, and whether the row has one."""
+        found = self._keys.get(entity)
+        if found is None:
+            parts = [self.text(name) for name in entity.fields]
+            has = np.ones(len(self), np.bool_)
+            for part in parts:
+                has &= part != 0
+            found = self._keys[entity] = np.broadcast_to(entity_key(entity, parts), (len(self),)), has
+        return found
+
+    def _text(self, name: str) -> Keys:
+        owner, _, attribute = name.partition(".")
+        if attribute:
+            return self._of(owner).values(lambda profile: _category(profile.get(attribute)), 0, np.uint64)
+        if name == "item":
+            return self._items()
+        column = self._table[{"user": "person", "session": "session_id"}.get(name, name)]
+        hashes = _hashes(column)
+        return hashes[self._event] if self._expanded else hashes
+
+    def _items(self) -> Keys:
+        own = _hashes(self._table["item_id"])
+        if not self._expanded:
+            return own
+        found = own[self._event]
+        taken = pc.filter(self._table["items"], pa.array(self._lengths > 0))
+        found[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = _hashes(pc.list_flatten(taken))
+        return found
+
+    def _of(self, owner: str) -> "_Json":
+        if owner not in self._json:
+            self._json[owner] = _Json(self._table[_JSON_COLUMNS[owner]], self._event, self.index)
+        return self._json[owner]
+
+
+def extract(source: Source, frame: Frame) -> Extract:
+    """The rows of the frame that the source counts, with their entity and value."""
+    key, has = frame.key(source.entity)
+    mask = frame.counts & frame.of_types(source.types) & has & frame.once(source.per_item)
+    if source.where is not None:
+        mask &= frame.holds(source.where)
+    if source.value is None:
+        rows = np.flatnonzero(mask)
+        value = np.ones(len(rows), np.int64)
+    elif isinstance(source.value, Amount):
+        numbers = source.value.of.numbers(frame.column, len(frame))
+        rows = np.flatnonzero(mask & ~np.isnan(numbers))
+        value = _units(numbers[rows], source.value, frame)
+    elif source.value.kind == "text":
+        hashes = np.broadcast_to(source.value.columns(frame.column), (len(frame),))
+        rows = np.flatnonzero(mask & (hashes != 0))
+        value = hashes[rows].view(np.int64)
+    else:
+        numbers = source.value.numbers(frame.column, len(frame))
+        rows = np.flatnonzero(mask & ~np.isnan(numbers))
+        value = numbers[rows].view(np.int64)
+    return Extract(frame, rows, key[rows], frame.ts[rows], value)
+
+
+@dataclass(frozen=True)
+class ProfileExtract:
+    """Profile events: the key of their user or item, ts, id, p, and a column of 64-bit values for each attribute."""
+
+    key: Keys
+    ts: Int64s
+    id: Keys
+    p: Int64s
+    values: Int64s  # (n, attributes)
+
+
+def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: Frame) -> ProfileExtract:
+    """The profiles in the frame: `attributes` are (name, kind); a number is the bits of a float64, a category a hash."""
+    table = frame._table
+    mask = pc.and_(pc.equal(table["type"], type), table["counts"])
+    events = np.flatnonzero(mask.to_numpy())
+    first = np.flatnonzero(frame.index == 0)[events]  # the frame's row of each event
+    column = table["item_id" if type == "item" else "user_id"].take(pa.array(events))
+    parsed = [json.loads(text) if text else {} for text in table["properties"].take(pa.array(events)).to_pylist()]
+    values = np.zeros((len(events), len(attributes)), np.int64)
+    for lane, (name, kind) in enumerate(attributes):
+        if kind == "numeric":
+            values[:, lane] = np.array([number_of(one.get(name)) for one in parsed], np.float64).view(np.int64)
+        else:
+            values[:, lane] = np.array([_category(one.get(name)) for one in parsed], np.uint64).view(np.int64)
+    if not len(events):
+        return ProfileExtract(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64), values)
+    return ProfileExtract(_hashes(column), frame.ts[first], frame.id[first], frame.p[first], values)
+
+
+class _Json:
+    """A column of JSON objects, or of lists with one object for each of an event's `items`; each text is read once."""
+
+    def __init__(self, column: pa.ChunkedArray, event: Rows, index: Int64s) -> None:
+        codes = column.combine_chunks().dictionary_encode()
+        codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+        parsed = [json.loads(text) for text in codes.dictionary.to_pylist()]
+        self._objects: list[dict | None] = []
+        offsets, lengths = np.zeros(len(parsed) + 1, np.int64), np.zeros(len(parsed) + 1, np.int64)
+        for code, one in enumerate(parsed):
+            offsets[code] = len(self._objects)
+            lengths[code] = len(one) if isinstance(one, list) else -1
+            self._objects += one if isinstance(one, list) else [one]
+        missing = len(self._objects)
+        code = pc.fill_null(codes.indices, len(parsed)).to_numpy()[event].astype(np.int64)
+        length = lengths[code]
+        place = offsets[code] + np.where(length >= 0, index, 0)
+        self._place = np.where((code == len(parsed)) | ((length >= 0) & (index >= length)), missing, place)
+
+    def values(self, get: Callable[[dict], float], missing: float, dtype: type) -> npt.NDArray:
+        found = [get(one) if isinstance(one, dict) else missing for one in self._objects]
+        return np.array([*found, missing], dtype)[self._place]
+
+
+def _category(value: object) -> int:
+    text = text_of(value)
+    return 0 if text is None else hash64(text)
+
+
+def _units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
+    with np.errstate(over="ignore"):
+        units = numbers / amount.unit
+    limit = float(amount.units_max)
+    frame.capped += int(np.count_nonzero(np.abs(units) > limit))
+    return np.rint(np.clip(units, -limit, limit)).astype(np.int64)
+
+
+def _floats(column: pa.ChunkedArray) -> Floats:
+    return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+
+
+def _hashes(column: pa.ChunkedArray | pa.Array) -> Keys:
+    """hash64 of each text, each different one hashed once; 0 for null."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
+    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]

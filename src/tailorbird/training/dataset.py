@@ -1,0 +1,290 @@
+"""Training sets from logged answers: a row for each item that was seen, with what came of it.
+
+    answer (t, p, person, items shown)  ×  item   →   position, propensity, labels {click, purchase, …}
+
+An outcome belongs to the answer that its request_id and item name; without a request_id, to the person's last answer with the
+item, if that is no longer ago than the slot's attribution window. Only answers whose window and the allowed lateness have passed are
+taken: a younger row without a click may still get one. Where a slot's denominator is `impression`, only positions that the client
+reported as seen (or that led to an outcome, so must have been) are rows; with `answer` all shown items are.
+
+Sets from logs that hold clicks and no answers are drawn in `training.clicks`; how rows become features, in `training.matrix`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import MINUTE, micros
+from tailorbird.models.baselines import Questions
+from tailorbird.training.coding import Codes, people_only
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+CONTEXT = ("person", "session_id", "device", "country", "local_hour")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Requests in order of time, and the rows of each, one after the other.
+
+    Attributes:
+        t, p: shape (requests,): the features of a row are those known at (t, p).
+        person: shape (requests,), code in `people`, −1 for nobody.
+        context: a table of requests with the columns `CONTEXT`, as the request gave them.
+        offsets: shape (requests + 1,).
+        item: shape (n,), code in `items`.
+        position: shape (n,), from 1 as shown; 0 for a candidate that was never shown.
+        propensity: shape (n,), with which probability it was shown there; 1 where unknown.
+        labels: target → shape (n,).
+        weight: shape (n,), how many rows of the full set a sampled row stands for.
+        people, items: the codes.
+        scheme: how rows were chosen, in words and numbers, for reports and manifests.
+    """
+
+    t: Ints
+    p: Ints
+    person: Ints
+    context: pa.Table
+    offsets: Ints
+    item: Ints
+    position: npt.NDArray[np.int32]
+    propensity: npt.NDArray[np.float64]
+    labels: Mapping[str, Bools]
+    weight: npt.NDArray[np.float64]
+    people: Codes
+    items: Codes
+    scheme: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def requests(self) -> int:
+        return len(self.t)
+
+    @property
+    def rows(self) -> int:
+        return len(self.item)
+
+    @property
+    def request(self) -> Ints:
+        """The request of each row, shape (n,)."""
+        return np.repeat(np.arange(self.requests), np.diff(self.offsets))
+
+    def questions(self) -> Questions:
+        """The rows as baselines are asked about them."""
+        return Questions(self.t, self.person, self.request, self.item)
+
+    def gain(self, objective: Mapping[str, float]) -> npt.NDArray[np.float64]:
+        """What each row was worth by the slot's value formula, shape (n,)."""
+        return sum((weight * self.labels[head] for head, weight in objective.items() if head in self.labels), np.zeros(self.rows))
+
+    def take(self, requests: Ints) -> "Dataset":
+        """Some requests, in the given order."""
+        size = np.diff(self.offsets)[requests]
+        offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
+        rows = np.arange(offsets[-1]) + np.repeat(self.offsets[requests] - offsets[:-1], size)
+        return self._chosen(requests, offsets, rows)
+
+    def keep(self, rows: Bools) -> "Dataset":
+        """Some rows; requests left without any are dropped."""
+        size = np.bincount(self.request[rows], minlength=self.requests)
+        requests = np.flatnonzero(size)
+        return self._chosen(requests, np.concatenate(([0], np.cumsum(size[requests]))).astype(np.int64), np.flatnonzero(rows))
+
+    def chunks(self, rows_max: int) -> Iterator["Dataset"]:
+        """The same requests in order, in pieces of at most `rows_max` rows (or one request)."""
+        start = 0
+        while start < self.requests:
+            stop = max(start + 1, int(np.searchsorted(self.offsets, self.offsets[start] + rows_max, side="right")) - 1)
+            yield self.take(np.arange(start, min(stop, self.requests)))
+            start = stop
+
+    def _chosen(self, requests: Ints, offsets: Ints, rows: Ints) -> "Dataset":
+        labels = {name: label[rows] for name, label in self.labels.items()}
+        of_requests = (self.t[requests], self.p[requests], self.person[requests], self.context.take(pa.array(requests)))
+        of_rows = (self.item[rows], self.position[rows], self.propensity[rows], labels, self.weight[rows])
+        return Dataset(*of_requests, offsets, *of_rows, self.people, self.items, self.scheme)
+
+
+def answers_dataset(
+    events: pa.Table,
+    slot: str,
+    heads: Sequence[str],
+    *,
+    ts_from: int,
+    mature_before: int,
+    attribution: int = 30 * MINUTE,
+    denominator: str = "impression",
+    answers: pa.Table | None = None,
+    people: Codes | None = None,
+    items: Codes | None = None,
+) -> Dataset:
+    """Rows and labels of a slot's answers with ts_from ≤ t and t + attribution ≤ mature_before.
+
+    Args:
+        events: the lake's `events` (columns of ROUTED), any order; answers, impressions and outcomes are found in it.
+        heads: event types that are targets.
+        mature_before: now less the allowed lateness.
+        answers: the lake's `answers`, if there: gives the p that an answer's features were read at. An answer without a row there
+            (imported history) gets its own routed position.
+        people, items: codes to use; those of the events otherwise.
+
+    Raises:
+        NotReadyError: no such answer.
+    """
+    people = people or Codes.of(events["person"])
+    items = items or Codes.of(events["item_id"], pc.list_flatten(events["items"]))
+    shown = events.filter(pc.and_(pc.equal(events["type"], "answer"), pc.and_(pc.equal(events["slot"], slot), people_only(events))))
+    shown = shown.filter(pc.and_(pc.is_valid(shown["request_id"]), pc.greater(pc.list_value_length(shown["items"]), 0)))
+    t = micros(shown["ts"])
+    shown = shown.take(pa.array(np.flatnonzero((t >= ts_from) & (t + attribution <= mature_before))))
+    shown = shown.sort_by([("ts", "ascending"), ("p", "ascending")]).combine_chunks()
+    if not shown.num_rows:
+        fix = "let traffic run longer than the attribution window plus the allowed lateness, or import history with answers"
+        raise NotReadyError(f"slot {slot!r} has no answer whose outcomes are known by now", fix=fix)
+    base = _rows_of(shown, answers, people, items)
+    matcher = _Matcher(base, Codes.of(shown["request_id"]).encode(shown["request_id"]), attribution)
+    request_ids = Codes.of(shown["request_id"])
+    labels = {head: matcher.match(_outcomes(events, head, request_ids, people, items)) for head in heads}
+    seen = np.ones(base.rows, bool)
+    if denominator == "impression":
+        seen = matcher.match(_seen(events, request_ids, people, items))
+        # an outcome of any kind proves that the item was seen
+        seen |= np.logical_or.reduce(list(labels.values())) if labels else False
+    scheme = {
+        "rows": f"items of answers of slot {slot!r}" + (", seen by the client" if denominator == "impression" else ""),
+        "answers": shown.num_rows,
+        "attribution_us": attribution,
+        "mature_before": mature_before,
+    }
+    full = Dataset(**{**base.__dict__, "labels": labels, "scheme": scheme})
+    return full if seen.all() else full.keep(seen)
+
+
+def _rows_of(shown: pa.Table, answers: pa.Table | None, people: Codes, items: Codes) -> Dataset:
+    """The answers as a data set without labels."""
+    lists = shown["items"].combine_chunks() if isinstance(shown["items"], pa.ChunkedArray) else shown["items"]
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    size = pc.list_value_length(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+    offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
+    item = items.encode(pc.list_flatten(lists))
+    position = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], size) + 1).astype(np.int32)
+    given = pc.list_flatten(shown["propensities"])
+    propensity = given.to_numpy().astype(np.float64) if len(given) == len(item) else np.ones(len(item))
+    p = shown["p"].to_numpy().copy()
+    if answers is not None and answers.num_rows:
+        at = (
+            pc.fill_null(pc.index_in(shown["request_id"], value_set=answers["request_id"].combine_chunks()), -1).to_numpy().astype(np.int64)
+        )
+        p[at >= 0] = answers["p"].to_numpy()[at[at >= 0]]
+    return Dataset(
+        micros(shown["ts"]).copy(),
+        p,
+        people.encode(shown["person"]),
+        shown.select(list(CONTEXT)),
+        offsets,
+        item,
+        position,
+        propensity,
+        {},
+        np.ones(len(item)),
+        people,
+        items,
+    )
+
+
+@dataclass(frozen=True)
+class _Outcomes:
+    """Events that may belong to an answer: codes of request (−1: names none), person and item, and the time; shape (m,) each."""
+
+    request: Ints
+    person: Ints
+    item: Ints
+    ts: Ints
+
+
+class _Matcher:
+    """Finds the row of an answer that an outcome belongs to."""
+
+    def __init__(self, base: Dataset, request_code: Ints, attribution: int) -> None:
+        self._base = base
+        self._attribution = attribution
+        self._items = len(base.items)
+        request = base.request
+        self._by_request = _Lookup(request_code[request] * self._items + base.item)
+        self._request = request
+        known = np.flatnonzero(base.person[request] >= 0)
+        pair = base.person[request[known]] * self._items + base.item[known]
+        self._order = known[np.lexsort((base.t[request[known]], pair))]
+        self._pair = base.person[request[self._order]] * self._items + base.item[self._order]
+        self._times, self._rank = np.unique(base.t, return_inverse=True)
+        self._bits = len(self._times).bit_length()
+        self._pairs, self._pair_code = np.unique(self._pair, return_inverse=True)
+        self._packed = (self._pair_code << self._bits) | self._rank[request[self._order]]
+
+    def match(self, outcomes: _Outcomes) -> Bools:
+        """Which rows got at least one of the outcomes, shape (n,)."""
+        hit = np.zeros(self._base.rows, bool)
+        named = (outcomes.request >= 0) & (outcomes.item >= 0)
+        row = self._by_request.find(outcomes.request[named] * self._items + outcomes.item[named])
+        late = outcomes.ts[named] - self._base.t[self._request[row]]
+        hit[row[(row >= 0) & (late >= 0) & (late < self._attribution)]] = True
+        free = (outcomes.request < 0) & (outcomes.person >= 0) & (outcomes.item >= 0)
+        hit[self._last_answer(outcomes.person[free], outcomes.item[free], outcomes.ts[free])] = True
+        return hit
+
+    def _last_answer(self, person: Ints, item: Ints, ts: Ints) -> Ints:
+        """Rows of the person's last answer with the item before ts and within the window; outcomes without one are left out."""
+        if not len(self._pairs) or not len(person):
+            return np.zeros(0, np.int64)
+        pair = person * self._items + item
+        code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
+        rank = np.searchsorted(self._times, ts)  # answers with t < ts have a smaller rank
+        at = np.searchsorted(self._packed, (code << self._bits) | rank) - 1
+        place = np.maximum(at, 0)
+        row = self._order[place]
+        age = ts - self._base.t[self._request[row]]
+        fits = (at >= 0) & (self._pairs[code] == pair) & (self._pair_code[place] == code) & (age < self._attribution)
+        return row[fits]
+
+
+class _Lookup:
+    """First row with each key."""
+
+    def __init__(self, key: Ints) -> None:
+        self._order = np.argsort(key, kind="stable")
+        self._sorted = key[self._order]
+
+    def find(self, key: Ints) -> Ints:
+        if not len(self._sorted):
+            return np.full(len(key), -1, np.int64)
+        at = np.minimum(np.searchsorted(self._sorted, key), len(self._sorted) - 1)
+        return np.where(self._sorted[at] == key, self._order[at], -1)
+
+
+def _outcomes(events: pa.Table, type_: str, request_ids: Codes, people: Codes, items: Codes) -> _Outcomes:
+    found = events.filter(pc.and_(pc.equal(events["type"], type_), pc.is_valid(events["item_id"])))
+    request = request_ids.encode(found["request_id"])
+    # an outcome that names another slot's answer, or one outside the window, belongs there and to no answer of ours
+    elsewhere = pc.is_valid(found["request_id"]).to_numpy() & (request < 0)
+    kept = ~elsewhere
+    return _Outcomes(request[kept], people.encode(found["person"])[kept], items.encode(found["item_id"])[kept], micros(found["ts"])[kept])
+
+
+def _seen(events: pa.Table, request_ids: Codes, people: Codes, items: Codes) -> _Outcomes:
+    """Impressions, one for each item; an impression names one item or several."""
+    found = events.filter(pc.equal(events["type"], "impression")).combine_chunks()
+    one = found.filter(pc.is_valid(found["item_id"]))
+    many = found.filter(pc.and_(pc.is_null(found["item_id"]), pc.is_valid(found["items"])))
+    parents = pc.list_parent_indices(many["items"]).to_numpy() if many.num_rows else np.zeros(0, np.int64)
+    return _Outcomes(
+        np.concatenate([request_ids.encode(one["request_id"]), request_ids.encode(many["request_id"])[parents]]),
+        np.concatenate([people.encode(one["person"]), people.encode(many["person"])[parents]]),
+        np.concatenate([items.encode(one["item_id"]), items.encode(pc.list_flatten(many["items"]))]),
+        np.concatenate([micros(one["ts"]), micros(many["ts"])[parents]]),
+    )

@@ -1,0 +1,73 @@
+"""Splits by time: what is learned from lies before what is chosen by, and that before what is judged.
+
+    ──── train ────|── validation ──|──── test ────►  t
+                 gap              gap
+
+A row's label is only known when its label window has passed. A row of an earlier part whose window reaches over the border
+would carry knowledge from behind it, so it is dropped (`gap`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import UsageError
+from tailorbird.events import MINUTE, to_iso
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which requests belong to which part, as indices in order of time.
+
+    Attributes:
+        train_until, validation_until: the two borders, microseconds.
+        dropped: requests whose label window reaches over a border.
+    """
+
+    train: Ints
+    validation: Ints
+    test: Ints
+    train_until: int
+    validation_until: int
+    dropped: int
+
+
+def split_by_time(t: Ints, *, validation: float = 0.15, test: float = 0.2, gap: int = 0) -> Split:
+    """Cut at the moments before which the given shares of requests lie; requests of one moment stay together.
+
+    Args:
+        t: shape (requests,), the time of each request.
+        validation, test: shares of all requests, the newest being `test`.
+        gap: the label window, microseconds.
+
+    Raises:
+        UsageError: a part would be empty.
+    """
+    if len(t) < 3:
+        raise UsageError(f"expected at least 3 requests to split by time, got {len(t)}", fix="import more history, or widen the window")
+    ordered = np.sort(t)
+    train_until = int(ordered[round(len(t) * (1 - validation - test))])
+    validation_until = int(ordered[min(round(len(t) * (1 - test)), len(t) - 1)])
+    return split_at(t, train_until, validation_until, gap=gap)
+
+
+def split_at(t: Ints, train_until: int, validation_until: int, *, gap: int = 0) -> Split:
+    """Cut at two given moments.
+
+    Raises:
+        UsageError: a part would be empty.
+    """
+    order = np.argsort(t, kind="stable")
+    at = t[order]
+    train = order[(at < train_until) & (at + gap <= train_until)]
+    held = order[(at >= train_until) & (at < validation_until) & (at + gap <= validation_until)]
+    test = order[at >= validation_until]
+    for name, part in (("training", train), ("validation", held), ("test", test)):
+        if not len(part):
+            span = f"{len(t)} requests from {to_iso(int(t.min(initial=0)))} to {to_iso(int(t.max(initial=0)))}"
+            cuts = f"cut at {to_iso(train_until)} and {to_iso(validation_until)}, {gap / MINUTE:g} min dropped before each"
+            raise UsageError(f"the {name} part is empty: {span}, {cuts}", fix="widen the window, or shorten the slot's attribution")
+    return Split(train, held, test, train_until, validation_until, len(t) - len(train) - len(held) - len(test))

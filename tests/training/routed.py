@@ -1,0 +1,43 @@
+"""Small routed tables for tests: rows as dictionaries, everything else null or plain."""
+
+import pyarrow as pa
+
+from tailorbird.events import ROUTED
+
+
+def table(*rows):
+    full = []
+    for p, row in enumerate(rows, 1):
+        event = dict.fromkeys(ROUTED.names)
+        event |= {
+            "p": p,
+            "event_id": f"e{p}",
+            "counts": True,
+            "timeless": False,
+            "agent": "person",
+            "raw_partition": "t",
+            "raw_offset": p,
+            "raw_row": 0,
+        }
+        event |= row
+        event.setdefault("received_at", event["ts"])
+        event["user_id"] = event["user_id"] or event["person"]
+        full.append(event)
+    return pa.Table.from_pylist(full, schema=ROUTED)
+
+
+def answer(t, person, items, request, slot="home", **more):
+    return {
+        "type": "answer",
+        "ts": t,
+        "person": person,
+        "items": items,
+        "request_id": request,
+        "slot": slot,
+        "propensities": [1.0] * len(items),
+        **more,
+    }
+
+
+def event(type_, t, person, item, request=None, **more):
+    return {"type": type_, "ts": t, "person": person, "item_id": item, "request_id": request, **more}

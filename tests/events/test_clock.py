@@ -1,0 +1,27 @@
+"""Clocks never go back; reports show times in UTC."""
+
+import time
+
+import pytest
+
+from tailorbird.events import DAY, SimulatedClock, SystemClock, to_iso
+
+
+def test_the_systems_clock_stands_still_while_the_machines_is_set_back(monkeypatch):
+    moments = iter([2_000_000, 1_000_000, 3_000_000])
+    monkeypatch.setattr(time, "time_ns", lambda: next(moments))
+    clock = SystemClock()
+    assert [clock.now(), clock.now(), clock.now()] == [2_000, 2_000, 3_000]
+
+
+def test_a_simulated_clock_moves_only_when_told_and_never_back():
+    clock = SimulatedClock(10 * DAY)
+    assert clock.now() == clock.now() == 10 * DAY
+    clock.advance_to(11 * DAY)
+    assert clock.now() == 11 * DAY
+    with pytest.raises(ValueError, match="cannot go back"):
+        clock.advance_to(10 * DAY)
+
+
+def test_a_time_is_shown_in_utc():
+    assert to_iso(1_764_072_000_000_000) == "2025-11-25T12:00:00.000000Z"

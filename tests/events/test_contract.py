@@ -1,0 +1,223 @@
+"""The contract: each way to be refused with its code and path, times and skew, both encodings, and that nothing crashes it."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Receipt, RoutePlan, check
+from tailorbird.events.contract import split
+
+NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
+PLAN = RoutePlan()
+CLICK = {"event_id": "e1", "type": "click", "user_id": "42", "item_id": "i1"}
+ANSWER = {
+    "event_id": "a1",
+    "type": "answer",
+    "user_id": "42",
+    "request_id": "r1",
+    "items": ["i1", "i2"],
+    "answer": {"slot": "home", "propensities": [1.0, 0.5]},
+}
+
+
+def decide(event, source="door", plan=PLAN):
+    return check(json.dumps(event).encode(), Receipt(NOW, source), plan)
+
+
+def accepted(event, source="door", plan=PLAN):
+    taken, refused = decide(event, source, plan)
+    assert refused == []
+    return taken[0]
+
+
+def refusal(event, source="door"):
+    taken, refused = decide(event, source)
+    assert taken == []
+    return refused[0].code, refused[0].path
+
+
+def click(**fields):
+    event = CLICK | fields
+    return {name: value for name, value in event.items() if value is not ...}
+
+
+def deep(levels):
+    value = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("event", "code", "path"),
+    [
+        (click(event_id=...), "missing", "$.event_id"),
+        (click(type=...), "missing", "$.type"),
+        (click(event_id=""), "bad_id", "$.event_id"),
+        (click(user_id="u" * 257), "bad_id", "$.user_id"),
+        (click(item_id="a\0b"), "bad_id", "$.item_id"),
+        (click(items=["i1", ""]), "bad_id", "$.items[1]"),
+        (click(items=["i"] * 1_001), "too_large", "$.items"),
+        (click(event_id=7), "wrong_type", "$.event_id"),
+        (click(colour="red"), "unknown_field", "$.colour"),
+        (click(context={"colour": "red"}), "unknown_field", "$.context.colour"),
+        (click(type="clack"), "unknown_type", "$.type"),
+        (click(user_id="anon:7"), "reserved_prefix", "$.user_id"),
+        (click(user_id=...), "missing", "$.user_id"),
+        (click(item_id=...), "missing", "$.item_id"),
+        ({"event_id": "e", "type": "item"}, "missing", "$.item_id"),
+        ({"event_id": "e", "type": "user"}, "missing", "$.user_id"),
+        ({"event_id": "e", "type": "identify", "user_id": "42"}, "missing", "$.anonymous_id"),
+        ({"event_id": "e", "type": "identify", "anonymous_id": "c0"}, "missing", "$.user_id"),
+        (click(timeless=True), "timeless_event", "$.timeless"),
+        (click(context={"country": "Norway"}), "bad_country", "$.context.country"),
+        (click(context={"country": "NO\n"}), "bad_country", "$.context.country"),
+        (click(context={"page": "p" * 2_049}), "too_large", "$.context.page"),
+        (click(context={"utc_offset_min": 841}), "number_out_of_range", "$.context.utc_offset_min"),
+        (click(properties={"query": 7}), "wrong_type", "$.properties.query"),
+        (click(properties={"price": "7"}), "wrong_type", "$.properties.price"),
+        (click(properties={"price": True}), "wrong_type", "$.properties.price"),
+        (click(properties={"price": -1}), "number_out_of_range", "$.properties.price"),
+        (click(properties={"price": 10**400}), "number_out_of_range", "$.properties.price"),
+        (click(properties={"dwell_ms": 86_400_001}), "number_out_of_range", "$.properties.dwell_ms"),
+        (click(properties={"text": "x" * 65_536}), "too_large", "$.properties"),
+        (click(properties={"a": deep(33)}), "too_large", "$.properties.a"),
+        (click(ts="yesterday"), "bad_time", "$.ts"),
+        (click(ts="2025-11-25T12:00:00"), "bad_time", "$.ts"),
+        (click(ts="0000-01-01T00:00:00Z"), "bad_time", "$.ts"),
+        (click(ts="9999-12-31T23:59:59-14:00"), "bad_time", "$.ts"),
+        (click(ts=NOW // 1_000), "bad_time", "$.ts"),
+        (click(ts=-1), "bad_time", "$.ts"),
+        (click(ts=1 << 61), "bad_time", "$.ts"),
+        (click(ts=1.5), "wrong_type", "$.ts"),
+        (click(sent_at="noon"), "bad_time", "$.sent_at"),
+        (click(ts=NOW + 5 * MINUTE + 1), "ts_in_future", "$.ts"),
+        (click(ts="1970-01-01T00:00:00+01:00"), "ts_absurd", "$.ts"),
+    ],
+)
+def test_what_breaks_the_contract_is_refused_with_code_and_path(event, code, path):
+    assert refusal(event) == (code, path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"received_at": NOW}, "$.received_at"),
+        ({"answer": {"slot": "home"}}, "$.answer"),
+        ({"type": "answer"}, "$.type"),
+    ],
+)
+def test_what_the_server_owns_is_not_taken_from_a_client(fields, path):
+    assert refusal(click(**fields)) == ("server_owned", path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "path"),
+    [
+        ({"answer": None}, "missing", "$.answer"),
+        ({"items": None}, "missing", "$.items"),
+        ({"request_id": None}, "missing", "$.request_id"),
+        ({"answer": {"slot": "home", "propensities": [1.0]}}, "wrong_type", "$.answer.propensities"),
+        ({"answer": {"slot": "home", "propensities": [1.0, 0.0]}}, "number_out_of_range", "$.answer.propensities[1]"),
+        ({"answer": {"slot": "home", "propensities": [1.0, 1.5]}}, "number_out_of_range", "$.answer.propensities[1]"),
+    ],
+)
+def test_our_own_answers_are_checked_too(fields, code, path):
+    assert refusal(ANSWER | fields, "server") == (code, path)
+    assert accepted(ANSWER, "server").event.items == ["i1", "i2"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b" ", b"{", b"[{]", b'[{"event_id":', b"\xff\xfe", b'{"event_id": "\\ud800"}', b"[" * 100_000, b"NaN"]
+)
+def test_a_body_that_is_no_json_is_one_refused_row(body):
+    taken, refused = check(body, Receipt(NOW), PLAN)
+    assert taken == []
+    assert [(one.row, one.code, one.path, one.body) for one in refused] == [(0, "malformed_json", "$", body)]
+
+
+def test_an_empty_list_is_refused_since_it_holds_no_event():
+    assert refusal([]) == ("missing", "$")
+
+
+def test_one_bad_event_refuses_itself_alone():
+    taken, refused = decide([CLICK, {"event_id": "e2"}, 7, CLICK | {"event_id": "e3"}])
+    assert [(one.row, one.event.event_id) for one in taken] == [(0, "e1"), (3, "e3")]
+    assert [(one.row, one.code, one.path) for one in refused] == [(1, "missing", "$.type"), (2, "wrong_type", "$")]
+    assert refused[0].body == b'{"event_id": "e2"}'
+
+
+def test_newline_delimited_events_are_decided_line_by_line():
+    lines = [json.dumps(CLICK), "", "{broken", json.dumps(CLICK | {"event_id": "e2"}), ""]
+    taken, refused = check("\r\n".join(lines).encode(), Receipt(NOW, encoding="ndjson"), PLAN)
+    assert [(one.row, one.event.event_id) for one in taken] == [(0, "e1"), (2, "e2")]
+    assert [(one.row, one.code) for one in refused] == [(1, "malformed_json")]
+
+
+def test_without_a_time_an_event_happened_when_it_came_in():
+    one = accepted(CLICK)
+    assert (one.ts, one.ts_original, one.sent_at, one.received_at) == (NOW, None, None, NOW)
+    assert accepted(click(sent_at=NOW - HOUR)).ts == NOW
+
+
+@pytest.mark.parametrize("text", ["2025-11-25T11:00:00Z", "2025-11-25T12:00:00+01:00", "2025-11-25T11:00:00.000000Z", NOW - HOUR])
+def test_times_are_text_with_a_zone_or_microseconds(text):
+    assert accepted(click(ts=text)).ts == NOW - HOUR
+
+
+def test_the_offset_of_the_clients_clock_is_taken_off_and_the_original_kept():
+    one = accepted(click(ts=NOW + 3 * DAY, sent_at=NOW + 3 * DAY + 10 * SECOND))
+    assert (one.ts, one.ts_original, one.sent_at) == (NOW - 10 * SECOND, NOW + 3 * DAY, NOW + 3 * DAY + 10 * SECOND)
+
+
+def test_a_time_within_the_allowed_skew_is_taken():
+    assert accepted(click(ts=NOW + 5 * MINUTE)).ts == NOW + 5 * MINUTE
+
+
+def test_an_import_came_in_when_it_happened_unless_the_source_says_otherwise():
+    assert accepted(click(ts=NOW - 300 * DAY), "import").received_at == NOW - 300 * DAY
+    assert accepted(click(ts=NOW - 300 * DAY, received_at=NOW - 299 * DAY), "import").received_at == NOW - 299 * DAY
+    assert accepted(click(ts=NOW - DAY), "door").received_at == NOW
+
+
+def test_a_timeless_profile_is_valid_from_the_beginning():
+    assert accepted({"event_id": "p", "type": "item", "item_id": "i1", "timeless": True}).ts == 0
+
+
+def test_a_project_may_declare_types_of_its_own():
+    plan = RoutePlan(event_types=(*PLAN.event_types, "listen"))
+    assert accepted(click(type="listen"), plan=plan).event.type == "listen"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = [*list(CLICK | ANSWER), "ts", "sent_at", "context", "properties", "timeless", "received_at", "anonymous_id", "session_id"]
+EVENTS = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5).map(lambda fields: CLICK | fields)
+
+
+def every_row_is_accounted_for(body, receipt):
+    rows = len(split(body, receipt.encoding))
+    taken, refused = check(body, receipt, PLAN)
+    assert sorted(one.row for one in [*taken, *refused]) == list(range(rows))
+    assert rows >= 1
+    assert check(body, receipt, PLAN) == (taken, refused)
+
+
+@given(st.binary(max_size=200), st.sampled_from(["json", "ndjson"]), st.sampled_from(["door", "import", "server"]))
+def test_no_bytes_crash_it(body, encoding, source):
+    every_row_is_accounted_for(body, Receipt(NOW, source, encoding))
+
+
+@settings(max_examples=200)
+@given(st.lists(EVENTS, max_size=4), st.sampled_from(["door", "import", "server"]), st.data())
+def test_no_event_crashes_it_and_every_row_is_accounted_for(events, source, data):
+    body = json.dumps(events).encode()
+    every_row_is_accounted_for(body, Receipt(NOW, source))
+    cut = data.draw(st.integers(0, len(body)))
+    every_row_is_accounted_for(body[:cut], Receipt(NOW, source))
+    every_row_is_accounted_for(b"\n".join(json.dumps(event).encode() for event in events), Receipt(NOW, source, "ndjson"))

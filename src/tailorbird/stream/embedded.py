@@ -53,7 +53,6 @@ def open_writer(path: Path, *, partition: str, first: int = 0, damaged_tail: str
         StorageError: the disk refuses.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         return EmbeddedWriter(path, lock, partition, first, damaged_tail)
@@ -98,8 +97,7 @@ class EmbeddedWriter:
         sqlite.sync_folder(self.path.parent)
 
     def _open(self, partition: str, damaged_tail: str) -> None:
-        row = sqlite.one_row(self.connection, "SELECT format, partition, first, first_crc, end_min FROM log")
-        format_, self.partition, first, crc, end_min = row
+        format_, self.partition, first, crc, _, end_min = _log_row(self.connection)
         _check_format(self.path, format_)
         if self.partition != partition:
             raise InputError(
@@ -110,7 +108,7 @@ class EmbeddedWriter:
             if damaged_tail == "stop":
                 raise damaged(self.path, bad)
             self._cut_tail(bad)
-            end_min = self.connection.execute("SELECT end_min FROM log").get
+            end_min = _log_row(self.connection)[5]
         last = self.connection.execute("SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1").fetchone()
         self._end, self._crc = last if last else (first, crc)
         self._end = max(self._end, end_min)
@@ -124,10 +122,10 @@ class EmbeddedWriter:
         if len(rows) > _TAIL_BLOCKS:
             previous = rows.pop(0)[3]
         else:
-            previous = self.connection.execute("SELECT first_crc FROM log").get
+            previous = _log_row(self.connection)[3]
         bad: int | None = None
         for row in rows:
-            whole = chain.link(previous, row[0], _block(row)) == row[3]
+            whole = _fitting(row, previous) is not None
             previous = row[3]
             if whole and bad is not None:
                 raise damaged(self.path, bad)
@@ -140,7 +138,7 @@ class EmbeddedWriter:
         rows = self.connection.execute(f"SELECT {_COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)).fetchall()
         end = rows[-1][0] + rows[-1][2]
         aside = self.path.with_name(f"{self.path.name}.damaged-{offset}")
-        sqlite.write_synced(aside, msgspec.msgpack.encode([(row[0], row[3], _block(row)) for row in rows]))
+        sqlite.write_synced(aside, msgspec.msgpack.encode(rows))
         with self.connection:
             self.connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
             self.connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
@@ -276,7 +274,7 @@ class EmbeddedReader:
         with sqlite.errors(path):
             self.connection = sqlite.connect_reader(path)
             try:
-                format_, self.partition = sqlite.one_row(self.connection, "SELECT format, partition FROM log")
+                format_, self.partition, *_ = _log_row(self.connection)
                 _check_format(path, format_)
             except apsw.SQLError:  # its writer has just made the file
                 self.connection.close()
@@ -288,7 +286,7 @@ class EmbeddedReader:
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
         """See `LogReader.read`."""
         with self._snapshot():
-            first, previous, origin = sqlite.one_row(self.connection, "SELECT first, first_crc, origin FROM log")
+            _, _, first, previous, origin, _ = _log_row(self.connection)
             if start < first and first > origin:
                 raise InputError(
                     f"rows before {first} were pruned, asked for {start}",
@@ -316,29 +314,31 @@ class EmbeddedReader:
             self.connection.execute("BEGIN")
             try:
                 yield
+            except apsw.SQLError as error:
+                raise apsw.CorruptError(f"the log's tables are damaged: {error}") from error
             finally:
                 self.connection.execute("COMMIT")
 
     def _checked(self, start: int, previous: int, bytes_max: int) -> list[Stored]:
         blocks: list[Stored] = []
         for row in self.connection.execute(f"SELECT {_COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)):
-            block = _block(row)
+            block = _fitting(row, previous)
+            if block is None:
+                raise damaged(self.path, row[0])
             bytes_max -= len(block.payload)
             if blocks and bytes_max < 0:
                 break
-            if chain.link(previous, row[0], block) != row[3]:
-                raise damaged(self.path, row[0])
             previous = row[3]
             blocks.append(Stored(row[0], block))
         return blocks
 
     def _last_end(self) -> int:
         last = self.connection.execute("SELECT offset + rows FROM block ORDER BY offset DESC LIMIT 1").fetchone()
-        return max(self.connection.execute("SELECT end_min FROM log").get, last[0] if last else 0)
+        return max(_log_row(self.connection)[5], last[0] if last else 0)
 
     def start(self) -> int:
         with sqlite.errors(self.path):
-            return self.connection.execute("SELECT first FROM log").get
+            return _log_row(self.connection)[2]
 
     def end(self) -> int:
         with self._snapshot():
@@ -375,5 +375,18 @@ def _check_format(path: Path, found: int) -> None:
         raise InputError(f"expected a log of format {_FORMAT}, got {found}", where=str(path), fix="use the version that wrote it")
 
 
-def _block(row: tuple) -> Block:
-    return Block(row[1], row[2], row[5], row[4])
+def _fitting(row: tuple, previous: int) -> Block | None:
+    """The block in a row of `_COLUMNS`, if it fits behind one whose sum is `previous`; flipped bits may change even types."""
+    offset, kind, rows, crc, receipt, payload = row
+    if not (isinstance(kind, str) and isinstance(rows, int) and isinstance(receipt, bytes) and isinstance(payload, bytes)):
+        return None
+    block = Block(kind, rows, payload, receipt)
+    return block if chain.link(previous, offset, block) == crc else None
+
+
+def _log_row(connection: apsw.Connection) -> tuple[int, str, int, int, int, int]:
+    """format, partition, first, first_crc, origin, end_min"""
+    row = sqlite.one_row(connection, "SELECT format, partition, first, first_crc, origin, end_min FROM log")
+    if [type(value) for value in row] != [int, str, int, int, int, int]:
+        raise apsw.CorruptError("the log's own row is damaged")
+    return row  # pyrefly: ignore  # its types were just checked

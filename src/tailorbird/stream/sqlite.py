@@ -80,7 +80,7 @@ def errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours, which say what to do."""
     try:
         yield
-    except (apsw.CorruptError, apsw.NotADBError) as error:
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError) as error:
         raise DamageError(f"SQLite: {error}", where=str(path), fix="keep a copy of the file and restore it from the archive") from error
     except apsw.FullError as error:
         raise StorageError("the disk is full; nothing was written", where=str(path), fix="free some space") from error

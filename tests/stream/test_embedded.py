@@ -1,0 +1,239 @@
+"""What only the file can suffer: kills at fault points, damaged pages, a full or a failing disk; and how it is held."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import apsw
+import pytest
+
+from tailorbird.errors import DamageError, InputError, LockedError, NotReadyError, StorageError, UsageError
+from tailorbird.stream import Block, answer_logs, answers_path, open_reader, open_writer, raw_logs, raw_path, routed_path, sqlite
+
+CHILD = """
+import sys
+from tailorbird.stream import Block, open_writer
+writer = open_writer(sys.argv[1], partition="door")
+print("open", flush=True)
+for number in range(int(sys.argv[2])):
+    if number % 5 == 4:
+        writer.prune(3 * (number // 2))
+    with writer.transaction() as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS mine(number INTEGER)")
+        writer.append([Block("body", 2, b"%d" % number), Block("body", 1, b"x" * 1000)])
+        connection.execute("INSERT INTO mine VALUES (?)", (number,))
+    print(number, flush=True)
+"""
+
+
+def child(path, count, faults):
+    """Run a writer that dies at the fault; the numbers that it acknowledged, and its exit status."""
+    command = [sys.executable, "-c", CHILD, str(path), str(count)]
+    done = subprocess.run(command, env=os.environ | {"TAILORBIRD_FAULTS": faults}, capture_output=True, text=True, timeout=60, check=False)
+    return [int(line) for line in done.stdout.split()[1:]], done
+
+
+@pytest.mark.parametrize(
+    ("site", "hit"),
+    [
+        ("stream.before_append", 1),
+        ("stream.after_append", 3),
+        ("stream.before_commit", 3),
+        ("stream.after_commit", 3),
+        ("stream.before_prune_commit", 1),
+        ("stream.after_append", 7),
+    ],
+)
+def test_after_a_kill_everything_acknowledged_is_there_and_nothing_by_halves(tmp_path, site, hit):
+    path = tmp_path / "raw-door.db"
+    acknowledged, done = child(path, 10, f"{site}=kill@{hit}")
+    assert done.returncode == -signal.SIGKILL
+    with open_writer(path, partition="door") as writer, open_reader(path) as reader:
+        start = reader.start()
+        numbers = [int(one.block.payload) for one in reader.read(start) if one.block.rows == 2]
+        assert reader.end() % 3 == 0
+        assert numbers == list(range(start // 3, reader.end() // 3))
+        assert reader.end() // 3 - len(acknowledged) in (0, 1)  # one more may be durable than was acknowledged
+        if reader.end():
+            assert [row[0] for row in writer.connection.execute("SELECT number FROM mine")] == list(range(reader.end() // 3))
+        assert writer.append([Block("body", 1, b"on")]) == reader.end() - 1
+
+
+def test_a_kill_in_the_middle_of_a_checkpoint_loses_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "raw-door.db"
+    for site in ("stream.before_checkpoint", "stream.after_checkpoint"):
+        code = CHILD.replace('x" * 1000', 'x" * 3_000_000')
+        command = [sys.executable, "-c", code, str(path), "6"]
+        env = os.environ | {"TAILORBIRD_FAULTS": f"{site}=kill"}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == -signal.SIGKILL
+    with open_writer(path, partition="door"), open_reader(path) as reader:
+        blocks = reader.read(reader.start(), bytes_max=1 << 30)
+    assert blocks
+    assert all(len(one.block.payload) in (1, 3_000_000) for one in blocks)
+
+
+def test_a_failed_commit_ends_the_writer_until_it_is_opened_again(tmp_path):
+    code = """
+import sys
+from tailorbird.errors import StorageError
+from tailorbird.stream import Block, open_writer
+writer = open_writer(sys.argv[1], partition="door")
+writer.append([Block("body", 1, b"1")])
+for _ in range(2):
+    try:
+        writer.append([Block("body", 1, b"2")])
+    except StorageError as error:
+        print(error.message)
+writer.close()
+with open_writer(sys.argv[1], partition="door") as writer:
+    print(writer.end())
+"""
+    for action, end in (("stream.before_commit=raise@2", "1"), ("stream.after_commit=raise@2", "3")):
+        command = [sys.executable, "-c", code, str(tmp_path / f"{end}.db")]
+        done = subprocess.run(
+            command, env=os.environ | {"TAILORBIRD_FAULTS": action}, capture_output=True, text=True, timeout=60, check=True
+        )
+        first, second, found = done.stdout.splitlines()
+        assert first.startswith("writing failed")
+        assert second.startswith("an earlier write failed and its outcome is unknown")
+        assert found == {"1": "1", "3": "2"}[end]
+
+
+def test_a_full_disk_is_told_and_what_was_acknowledged_stays(tmp_path):
+    with open_writer(tmp_path / "a.db", partition="a") as writer:
+        writer.append([Block("body", 1, b"kept")])
+        pages = writer.connection.execute("PRAGMA page_count").get
+        writer.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+        with pytest.raises(StorageError, match="the disk is full; nothing was written"):
+            writer.append([Block("body", 1, b"x" * 100_000)])
+        writer.connection.execute("PRAGMA max_page_count = 100000")
+        assert writer.append([Block("body", 1, b"room again")]) == 1
+        with open_reader(tmp_path / "a.db") as reader:
+            assert [one.block.payload for one in reader.read(0)] == [b"kept", b"room again"]
+
+
+def filled(path, count=6):
+    with open_writer(path, partition="door") as writer:
+        writer.append([Block("body", 2, f"payload {number}".encode()) for number in range(count)])
+
+
+def overwrite(path, change, *bindings):
+    connection = apsw.Connection(str(path))
+    connection.execute(change, bindings)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["payload = x'00'", "receipt = x'00'", "kind = 'events'", "crc = crc + 1"],
+)
+def test_damage_in_the_middle_stops_readers_and_writer_and_names_the_offset(tmp_path, change):
+    path = tmp_path / "raw-door.db"
+    filled(path)
+    overwrite(path, f"UPDATE block SET {change} WHERE offset = 4")
+    with open_reader(path) as reader, pytest.raises(DamageError, match="block at offset 4 does not match its checksum"):
+        reader.read(0)
+    with pytest.raises(DamageError, match=r"raw-door\.db: the block at offset 4"):
+        open_writer(path, partition="door")
+
+
+def test_a_block_that_went_missing_breaks_the_chain(tmp_path):
+    path = tmp_path / "raw-door.db"
+    filled(path)
+    overwrite(path, "DELETE FROM block WHERE offset = 4")
+    with open_reader(path) as reader, pytest.raises(DamageError, match="block at offset 6"):
+        reader.read(0)
+
+
+def test_a_damaged_tail_is_set_aside_and_its_offsets_are_not_given_again(tmp_path):
+    path = tmp_path / "raw-door.db"
+    filled(path)
+    overwrite(path, "UPDATE block SET payload = x'00' WHERE offset >= 8")
+    with pytest.raises(DamageError, match="block at offset 8"):
+        open_writer(path, partition="door", damaged_tail="stop")
+    with open_writer(path, partition="door") as writer:
+        assert [aside.name for aside in writer.set_aside] == ["raw-door.db.damaged-8"]
+        assert writer.set_aside[0].stat().st_size > 0
+        assert writer.append([Block("body", 1, b"on")]) == 12
+    with open_reader(path) as reader:
+        assert [one.offset for one in reader.read(0)] == [0, 2, 4, 6, 12]
+        assert [one.offset for one in reader.read(10)] == [12]
+
+
+def test_rows_that_were_read_and_are_gone_are_noticed(tmp_path):
+    path = tmp_path / "raw-door.db"
+    filled(path)
+    overwrite(path, "DELETE FROM block WHERE offset = 10")
+    with open_reader(path) as reader, pytest.raises(DamageError, match="the log ends at 10, but was read up to 12 before"):
+        reader.read(12)
+
+
+def test_flipped_bytes_never_come_out_as_data(tmp_path):
+    path = tmp_path / "raw-door.db"
+    filled(path, 40)
+    whole = path.read_bytes()
+    with open_reader(path) as reader:
+        blocks = [one.block for one in reader.read(0)]
+    for at in range(100, len(whole), len(whole) // 300):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            with open_reader(path) as reader:
+                found = [one.block for one in reader.read(0)]
+        except (DamageError, StorageError, InputError, NotReadyError):
+            continue
+        assert found == blocks[: len(found)]
+
+
+def test_a_file_that_is_no_log_or_anothers_is_refused(tmp_path):
+    (tmp_path / "a.db").write_bytes(b"not a database, but long enough to be looked at" * 100)
+    with pytest.raises(DamageError, match="not a database"):
+        open_writer(tmp_path / "a.db", partition="a")
+    open_writer(tmp_path / "b.db", partition="b").close()
+    with pytest.raises(InputError, match="this is the log of b, not of c"):
+        open_writer(tmp_path / "b.db", partition="c")
+    open_writer(tmp_path / "b.db", partition="b").close()  # a refusal lets go of the lock
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError):
+        open_writer(tmp_path / "file" / "a.db", partition="a")
+
+
+def test_each_commit_is_synced_and_checkpoints_are_ours(tmp_path):
+    with open_writer(tmp_path / "a.db", partition="a") as writer:
+        settings = {name: writer.connection.execute(f"PRAGMA {name}").get for name in ("synchronous", "wal_autocheckpoint", "journal_mode")}
+        assert settings == {"synchronous": 2, "wal_autocheckpoint": 0, "journal_mode": "wal"}
+
+
+def test_the_wal_does_not_grow_without_bound(tmp_path):
+    with open_writer(tmp_path / "a.db", partition="a") as writer, open_reader(tmp_path / "a.db") as reader:
+        for _ in range(40):
+            writer.append([Block("body", 1, b"x" * 1_000_000)])
+            reader.read(0, bytes_max=1)
+        assert sqlite.wal_bytes(tmp_path / "a.db") < 2 * sqlite.CHECKPOINT_BYTES
+
+
+def test_the_lock_dies_with_its_process(tmp_path):
+    path = tmp_path / "raw-door.db"
+    code = CHILD + "\nsys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path), "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"open\n"
+        with pytest.raises(LockedError, match=f"process {process.pid} is writing"):
+            open_writer(path, partition="door")
+    finally:
+        process.kill()
+        process.wait()
+    open_writer(path, partition="door").close()
+
+
+def test_files_are_found_by_their_producers(tmp_path):
+    for path in (raw_path(tmp_path, "b"), raw_path(tmp_path, "a-1"), answers_path(tmp_path, "b"), routed_path(tmp_path)):
+        open_writer(path, partition="x").close()
+    assert list(raw_logs(tmp_path)) == ["a-1", "b"]
+    assert list(answer_logs(tmp_path)) == ["b"]
+    with pytest.raises(UsageError):
+        raw_path(tmp_path, "../b")

@@ -1,4 +1,7 @@
-"""From a bundle and features to an ordered answer with known propensities: pure functions, used by serving and by evaluation."""
+"""From a bundle and features to an ordered answer with known propensities: pure functions, used by serving and by evaluation.
+
+`ranking.bundle` (ONNX Runtime) and `ranking.encoders` are imported by their own names, so that declaring slots needs neither.
+"""
 
 from tailorbird.ranking.slot import Explore, Slot
 

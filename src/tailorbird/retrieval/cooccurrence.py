@@ -35,6 +35,14 @@ class Cooccurrence:
     items: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32]
 
+    def check(self, rows: int) -> None:
+        """Raise ValueError unless this is a matrix of so many rows and columns, whose every entry can be looked up."""
+        shape_fits = self.indptr.shape == (rows + 1,) and self.items.shape == self.weights.shape == (self.indptr[-1],)
+        if not shape_fits or self.indptr[0] != 0 or (np.diff(self.indptr) < 0).any():
+            raise ValueError("the item-to-item matrix has another shape than the items")
+        if self.items.size and not (int(self.items.min()) >= 0 and int(self.items.max()) < rows):
+            raise ValueError("the item-to-item matrix names an item that does not exist")
+
     def entries(self, rows: Rows) -> tuple[Rows, Rows]:
         """The entries of several rows: where each is in `items`, and which of `rows` it belongs to."""
         starts = self.indptr[rows]

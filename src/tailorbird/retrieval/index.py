@@ -106,14 +106,15 @@ class Index:
                 raise BundleError(f"the index has format {meta.format}, expected {FORMAT}", fix="tailorbird train")
             table = pa.ipc.open_file(pa.BufferReader(files["items.arrow"])).read_all()
             item_item = Cooccurrence(*(_array(files[f"i2i_{name}.npy"]) for name in ("indptr", "items", "weights")))
-        except (KeyError, ValueError, pa.ArrowInvalid, msgspec.DecodeError) as error:
+            item_item.check(table.num_rows)
+            texts = {name.removeprefix("text/"): data for name, data in files.items() if name.startswith("text/")}
+            text = TextIndex.load(texts) if texts else None
+            attributes = {name[2:]: _column(table[name]) for name in table.column_names if name.startswith("a:")}
+            counts = {window: table[f"count_{window}"].to_numpy() for window in WINDOWS}
+            ids = tuple(table["id"].to_pylist())
+            keys, first_seen = table["key"].to_numpy(), table["first_seen"].to_numpy()
+        except (KeyError, ValueError, OSError, pa.ArrowException, msgspec.DecodeError) as error:
             raise BundleError(f"the index cannot be read: {error}", fix="tailorbird train") from error
-        texts = {name.removeprefix("text/"): data for name, data in files.items() if name.startswith("text/")}
-        text = TextIndex.load(texts) if texts else None
-        attributes = {name[2:]: _column(table[name]) for name in table.column_names if name.startswith("a:")}
-        counts = {window: table[f"count_{window}"].to_numpy() for window in WINDOWS}
-        ids = tuple(table["id"].to_pylist())
-        keys, first_seen = table["key"].to_numpy(), table["first_seen"].to_numpy()
         index = cls(meta.as_of, ids, keys, first_seen, counts, attributes, item_item, text, None, len(ids))
         index._prepare()
         return index

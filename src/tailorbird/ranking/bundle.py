@@ -1,0 +1,279 @@
+"""A bundle: everything that turns features into values, loaded as one thing and swapped as one thing.
+
+    manifest.json, manifest.sha256    see `registry.manifest`
+    encoder.json                      see `ranking.encoders`
+    calibration.json                  head → table, see `ranking.calibration`
+    model/NAME.onnx                   one input (n, D) float32; tensors inside
+    golden_input.npy, golden_raw.npy  rows of the matrix, and what each head made of them when the bundle was written
+    index/…                           see `retrieval.index`
+
+`Bundle.load` uses the very bytes that it checked. What happens to the values afterwards stands in `ranking.policy`.
+"""
+
+import dataclasses
+import io
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from tailorbird.errors import BundleError
+from tailorbird.ranking.calibration import Calibration, Identity
+from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, SequenceLike
+from tailorbird.ranking.formula import value
+from tailorbird.ranking.onnx_check import check_onnx
+from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
+from tailorbird.retrieval import Index
+from tailorbird.version import __version__
+
+Floats = npt.NDArray[np.float64]
+
+ROWS_MAX = 4096  # ONNX Runtime's arena keeps the largest batch it ever saw
+GOLDEN_ROWS = 32
+_GOLDEN_RELATIVE, _GOLDEN_ABSOLUTE = 1e-5, 1e-6
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a bundle says of n items.
+
+    Attributes:
+        heads: target → calibrated probability (n,).
+        value: (n,): the objective's value, by which they are ranked.
+    """
+
+    heads: Mapping[str, Floats]
+    value: Floats
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle. Its methods are pure, and may be called from several threads at once."""
+
+    manifest: Manifest
+    encoder: Encoder
+    calibration: Mapping[str, Calibration]
+    index: Index
+    sessions: Mapping[str, ort.InferenceSession]
+
+    @classmethod
+    def load(cls, path: Path, *, schema_hash: str | None) -> "Bundle":
+        """Read, check and warm up a bundle.
+
+        Args:
+            path: its folder, such as `Registry.champion()`.
+            schema_hash: of the feature set that its rows will come from; None to take any, for looking at a bundle.
+        Raises:
+            BundleError: it does not match its manifest, the schema, or its own golden rows.
+        """
+        sealed = read_sealed(path)
+        manifest, files = sealed.manifest, sealed.files
+        if schema_hash is not None and manifest.schema_hash != schema_hash:
+            message = f"was trained on the features {manifest.schema_hash}, this project declares {schema_hash}"
+            raise BundleError(message, where=str(path), fix="tailorbird train")
+        try:
+            encoder = msgspec.json.decode(files["encoder.json"], type=Encoder)
+            calibration = msgspec.json.decode(files["calibration.json"], type=dict[str, Calibration])
+            models = {head.file: files[head.file] for head in manifest.heads}
+            golden = _array(files["golden_input.npy"]), _array(files["golden_raw.npy"])
+        except KeyError as error:
+            raise BundleError(f"{error.args[0]} is missing", where=str(path)) from error
+        except (ValueError, msgspec.DecodeError) as error:
+            raise BundleError(f"cannot be read: {error}", where=str(path)) from error
+        if encoder.columns != manifest.columns:
+            raise BundleError("its encoder was made for other columns than the manifest names", where=str(path))
+        sessions = {name: _session(data, width=len(encoder.names), where=f"{path}/{name}") for name, data in models.items()}
+        bundle = cls(manifest, encoder, calibration, Index.load(sealed.folder("index")), sessions)
+        bundle._check_golden(*golden, where=str(path))
+        return bundle
+
+    @property
+    def version(self) -> str:
+        """As the registry numbers it."""
+        return self.manifest.version
+
+    @property
+    def schema_hash(self) -> str:
+        """Of the feature set that it was trained on."""
+        return self.manifest.schema_hash
+
+    @property
+    def columns(self) -> Columns:
+        """The feature columns that it reads."""
+        return self.manifest.columns
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The targets that it predicts."""
+        return tuple(head.name for head in self.manifest.heads)
+
+    def with_index(self, index: Index) -> "Bundle":
+        """The same bundle over an index that knows more items."""
+        return dataclasses.replace(self, index=index)
+
+    def recent(self, rows: RowsLike) -> SequenceLike | None:
+        """The sequence that the encoder and item-to-item look at, or None."""
+        return rows.sequences.get(self.encoder.sequence)
+
+    def score(self, rows: RowsLike, item_keys: Keys, *, objective: Mapping[str, float] | None = None) -> Scores:
+        """Score one request's items.
+
+        Args:
+            rows: the features of n items.
+            item_keys: uint64 (n,).
+            objective: head → weight, as a slot has it; the manifest's formula by default.
+        Raises:
+            BundleError: the model gave something that is no number; serve with the previous bundle.
+        """
+        return self.score_matrix(self.encoder.encode_request(rows, item_keys, self.index), objective=objective)
+
+    def score_matrix(self, matrix: Matrix, *, objective: Mapping[str, float] | None = None) -> Scores:
+        """Score rows that `encoder.encode` made, of any number of requests: for evaluation and verification."""
+        raw = self.raw(matrix)
+        heads = {name: self.calibration.get(name, Identity()).apply(column) for name, column in raw.items()}
+        return Scores(heads, value(heads, objective or self.manifest.formula or {self.heads[0]: 1.0}))
+
+    def raw(self, matrix: Matrix) -> dict[str, Floats]:
+        """What the models say before calibration: target → (n,)."""
+        raw = _run(self.sessions, self.manifest.heads, matrix)
+        for name, column in raw.items():
+            if not np.isfinite(column).all():
+                raise BundleError(
+                    f"head {name} gave a value that is no finite number", where=self.version, fix="tailorbird models rollback"
+                )
+        return raw
+
+    def _check_golden(self, matrix: Matrix, expected: Floats, *, where: str) -> None:
+        if matrix.ndim != 2 or matrix.shape[1] != len(self.encoder.names) or expected.shape != (matrix.shape[0], len(self.heads)):
+            raise BundleError("its golden rows have another shape than its model", where=where)
+        if not matrix.shape[0]:
+            raise BundleError("it has no golden rows", where=where)
+        raw = np.column_stack(list(self.raw(matrix.astype(np.float32, copy=False)).values()))
+        if not np.allclose(raw, expected, rtol=_GOLDEN_RELATIVE, atol=_GOLDEN_ABSOLUTE):
+            worst = float(np.abs(raw - expected).max())
+            raise BundleError(
+                f"its model answers its golden rows differently here, by up to {worst:.2g}", where=where, fix="tailorbird train"
+            )
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    created_at: int,
+    schema_hash: str,
+    encoder: Encoder,
+    models: Mapping[str, bytes],
+    heads: Sequence[Head],
+    index: Path,
+    golden: Matrix,
+    calibration: Mapping[str, Calibration] | None = None,
+    formula: Mapping[str, float] | None = None,
+    window: Window | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    libraries: Mapping[str, str] | None = None,
+    card: str = "",
+) -> Manifest:
+    """Write a sealed bundle into a new folder, ready for `Registry.add`.
+
+    Args:
+        models: file name such as `model/click.onnx` → ONNX bytes.
+        heads: what to read from which file.
+        index: the folder that `retrieval.build_index` made.
+        golden: rows of the matrix, of which up to 32 are kept to be scored again at each load.
+        calibration: head → table; the output as it is for a head that is not there.
+        formula: head → weight, used where a slot declares no objective.
+    """
+    calibration = dict(calibration or {})
+    folder.mkdir(parents=True)
+    for name, data in models.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    shutil.copytree(index, folder / "index")
+    (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
+    (folder / "calibration.json").write_bytes(msgspec.json.encode(calibration, order="sorted"))
+    sessions = {name: _session(data, width=len(encoder.names), where=name) for name, data in models.items()}
+    rows = np.ascontiguousarray(golden[np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))], np.float32)
+    raw = np.column_stack(list(_run(sessions, heads, rows).values()))
+    _save(folder / "golden_input.npy", rows)
+    _save(folder / "golden_raw.npy", raw)
+    named = tuple(msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name) for head in heads)
+    manifest = Manifest(
+        created_at=created_at,
+        schema_hash=schema_hash,
+        columns=encoder.columns,
+        heads=named,
+        formula=dict(formula or {}),
+        window=window or Window(),
+        metrics=dict(metrics or {}),
+        libraries={"onnxruntime": ort.__version__, "numpy": np.__version__, **(libraries or {})},
+        golden_rows=len(rows),
+        engine=__version__,
+        index_as_of=Index.open(index).as_of,
+        card=card,
+    )
+    return seal(folder, manifest)
+
+
+def _session(data: bytes, *, width: int, where: str) -> ort.InferenceSession:
+    check_onnx(data, where=where)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1  # a server runs one process a core
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # converted LightGBM models warn about their label's shape at each run
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    try:
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base; their text may name paths
+        raise BundleError(f"ONNX Runtime refuses the model ({type(error).__name__})", where=where) from error
+    inputs = session.get_inputs()
+    shape = list(inputs[0].shape) if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
+    if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):
+        raise BundleError(f"the model must take one float matrix of {width} columns", where=where)
+    return session
+
+
+def _run(sessions: Mapping[str, ort.InferenceSession], heads: Sequence[Head], matrix: Matrix) -> dict[str, Floats]:
+    parts = [_run_batch(sessions, heads, matrix[start : start + ROWS_MAX]) for start in range(0, max(len(matrix), 1), ROWS_MAX)]
+    return parts[0] if len(parts) == 1 else {head.name: np.concatenate([part[head.name] for part in parts]) for head in heads}
+
+
+def _run_batch(sessions: Mapping[str, ort.InferenceSession], heads: Sequence[Head], matrix: Matrix) -> dict[str, Floats]:
+    if not len(matrix):
+        return {head.name: np.zeros(0) for head in heads}
+    raw: dict[str, Floats] = {}
+    for file, session in sessions.items():
+        mine = [head for head in heads if head.file == file]
+        last = session.get_outputs()[-1].name
+        wanted = list(dict.fromkeys(head.output or last for head in mine))
+        try:
+            outputs = dict(zip(wanted, session.run(wanted, {session.get_inputs()[0].name: matrix}), strict=True))
+        except Exception as error:  # as above
+            raise BundleError(f"the model failed to run ({type(error).__name__})", where=file) from error
+        for head in mine:
+            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(matrix))
+    return {head.name: raw[head.name] for head in heads}
+
+
+def _column(output: npt.NDArray[Any], head: Head, rows: int) -> Floats:
+    if output.ndim > 2 or output.shape[:1] != (rows,) or not np.issubdtype(output.dtype, np.floating):
+        raise BundleError(f"head {head.name} gave {output.dtype}{output.shape} for {rows} rows", where=head.file)
+    column = output[:, head.column] if output.ndim == 2 else output
+    return column.astype(np.float64)
+
+
+def _array(data: bytes) -> npt.NDArray[Any]:
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+
+
+def _save(path: Path, array: npt.NDArray[Any]) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)

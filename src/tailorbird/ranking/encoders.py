@@ -1,0 +1,286 @@
+"""From features to the matrix of a model: one function for training, in bulk, and for serving, one request at a time.
+
+The columns of the matrix, in this order:
+
+    numeric        float32 as read; NaN is missing
+    categorical    codes of a vocabulary: 0 missing, 1 unknown, 2.. as learned
+    computed       from the index and the person's recent sequence, see `COMPUTED`
+    position       where the item was shown in training, 1 in serving; only if the model was trained with it
+
+Each row depends on nothing but its own request, and sums run in a fixed order, so that rows come out bit for bit the
+same however many are encoded at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import BundleError
+from tailorbird.events.clock import DAY
+from tailorbird.registry import Columns
+from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX, Index
+
+Matrix = npt.NDArray[np.float32]
+Keys = npt.NDArray[np.uint64]
+Times = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+
+COMPUTED = {
+    "i2i_score": "how much the item goes with the person's last ten: their weights times 0.8 ** age, summed",
+    "i2i_last": "how much it goes with the last one",
+    "recent_age": "how many of the last ten came after the person last had this very item; NaN if it is not among them",
+    "category_share": "share of the last ten that are of its category; NaN without any of known category",
+    "popularity": "share of items that are less popular, as of the index",
+    "age_days": "days since the item came; NaN if it has been there from the beginning",
+}
+POSITION = "position"
+MISSING, UNKNOWN = 0, 1
+
+
+class SequenceLike(Protocol):
+    """One person's sequence, oldest first: `features.Sequence`."""
+
+    @property
+    def item(self) -> Keys: ...
+    @property
+    def ts(self) -> Times: ...
+
+
+class RaggedLike(Protocol):
+    """The sequences of many requests, one after the other: `features.RaggedSequence`; request r has offsets[r]:offsets[r + 1]."""
+
+    @property
+    def offsets(self) -> Times: ...
+    @property
+    def item(self) -> Keys: ...
+
+
+class RowsLike(Protocol):
+    """The features of one request's items: `features.Rows`."""
+
+    @property
+    def numeric(self) -> Matrix: ...
+    @property
+    def categorical(self) -> Keys: ...
+    @property
+    def sequences(self) -> Mapping[str, SequenceLike]: ...
+    @property
+    def t(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Sequences by request, where the caller has no such thing of its own."""
+
+    offsets: Times
+    item: Keys
+
+
+class Vocabulary(msgspec.Struct, frozen=True, dict=True):
+    """The values of a categorical column: the key at place i has the code i + 2."""
+
+    name: str
+    keys: list[int]
+
+    @cached_property
+    def _sorted(self) -> tuple[Keys, npt.NDArray[np.float32]]:
+        keys = np.array(self.keys, np.uint64)
+        order = np.argsort(keys)
+        return keys[order], (order + 2).astype(np.float32)
+
+    @property
+    def size(self) -> int:
+        """How many codes there are, missing and unknown included."""
+        return len(self.keys) + 2
+
+    def encode(self, column: Keys) -> Matrix:
+        """Codes (n,) as float32, exact below 2**24."""
+        known, codes = self._sorted
+        if not known.size:
+            return np.where(column == 0, np.float32(MISSING), np.float32(UNKNOWN))
+        at = np.minimum(np.searchsorted(known, column), known.size - 1)
+        code = np.where(known[at] == column, codes[at], np.float32(UNKNOWN))
+        return np.where(column == 0, np.float32(MISSING), code)
+
+
+class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """How a matrix is made; `encoder.json` of the bundle.
+
+    Attributes:
+        columns: the columns of the feature set, in the order in which they are read.
+        numeric: the numeric columns that the model uses.
+        vocabularies: of the categorical columns that the model uses.
+        computed: which of `COMPUTED` it uses.
+        sequence: the sequence that the computed columns look at; "" for none.
+        position: whether the model was trained with the position.
+    """
+
+    columns: Columns
+    numeric: tuple[str, ...]
+    vocabularies: tuple[Vocabulary, ...] = ()
+    computed: tuple[str, ...] = tuple(COMPUTED)
+    sequence: str = ""
+    position: bool = False
+
+    def __post_init__(self) -> None:
+        categorical = [vocabulary.name for vocabulary in self.vocabularies]
+        for names, known in ((self.numeric, self.columns.numeric), (categorical, self.columns.categorical), (self.computed, COMPUTED)):
+            if unknown := [name for name in names if name not in known]:
+                raise BundleError(f"the encoder uses a column {unknown[0]!r} that does not exist")
+        if self.sequence and self.sequence not in self.columns.sequences:
+            raise BundleError(f"the encoder uses a sequence {self.sequence!r} that does not exist")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the matrix's columns."""
+        categorical = tuple(vocabulary.name for vocabulary in self.vocabularies)
+        return (*self.numeric, *categorical, *self.computed, *((POSITION,) if self.position else ()))
+
+    @property
+    def categorical_names(self) -> tuple[str, ...]:
+        """Names of the columns that hold codes, for a model that treats them apart."""
+        return tuple(vocabulary.name for vocabulary in self.vocabularies)
+
+    @cached_property
+    def _places(self) -> tuple[Rows, Rows]:
+        numeric = np.array([self.columns.numeric.index(name) for name in self.numeric], np.intp)
+        categorical = np.array([self.columns.categorical.index(each.name) for each in self.vocabularies], np.intp)
+        return numeric, categorical
+
+    def encode(
+        self,
+        numeric: Matrix,
+        categorical: Keys,
+        item_keys: Keys,
+        request: Rows,
+        sequences: Mapping[str, RaggedLike],
+        t: Times,
+        index: Index,
+        position: npt.NDArray[np.generic] | None = None,
+    ) -> Matrix:
+        """The matrix (n, len(names)) of n rows that belong to some requests.
+
+        Args:
+            numeric, categorical: (n, F) and (n, C), all columns of the feature set.
+            item_keys: (n,): the candidates.
+            request: (n,): which request a row belongs to.
+            sequences: name → sequences by request.
+            t: (requests,): the time of each request.
+            index: for the computed columns; in training, one whose `as_of` is not after the first t.
+            position: (n,), from 1; None in serving, which scores every item as if it stood first.
+        """
+        n = item_keys.size
+        matrix = np.empty((n, len(self.names)), np.float32)
+        numeric_at, categorical_at = self._places
+        matrix[:, : numeric_at.size] = numeric[:, numeric_at]
+        at = numeric_at.size
+        for vocabulary, place in zip(self.vocabularies, categorical_at, strict=True):
+            matrix[:, at] = vocabulary.encode(categorical[:, place])
+            at += 1
+        if self.computed:
+            columns = _computed(self.computed, item_keys, request, sequences.get(self.sequence), t, index)
+            for name in self.computed:
+                matrix[:, at] = columns[name]
+                at += 1
+        if self.position:
+            matrix[:, at] = 1.0 if position is None else position
+        return matrix
+
+    def encode_request(self, rows: RowsLike, item_keys: Keys, index: Index) -> Matrix:
+        """The matrix of one request's candidates."""
+        ragged: dict[str, RaggedLike] = {}
+        if self.sequence in rows.sequences:
+            item = rows.sequences[self.sequence].item
+            ragged[self.sequence] = Ragged(np.array([0, item.size], np.int64), item)
+        request = np.zeros(item_keys.size, np.intp)
+        return self.encode(rows.numeric, rows.categorical, item_keys, request, ragged, np.array([rows.t], np.int64), index)
+
+
+def fit_encoder(
+    columns: Columns,
+    categorical: Keys,
+    *,
+    numeric: Sequence[str] | None = None,
+    computed: Sequence[str] = tuple(COMPUTED),
+    position: bool = False,
+    count_min: int = 5,
+    size_max: int = 100_000,
+    leave_out: Sequence[str] = (),
+) -> Encoder:
+    """Learn the vocabularies from training rows.
+
+    Args:
+        columns: of the feature set.
+        categorical: (n, C): the training rows' keys.
+        numeric: the numeric columns to use; all by default.
+        count_min: a value seen less often is unknown, so that the model learns what unknown means.
+        size_max: the most values of one column, the most frequent ones.
+        leave_out: columns of any kind that the model must not see.
+    """
+    vocabularies: list[Vocabulary] = []
+    for place, name in enumerate(columns.categorical):
+        if name in leave_out:
+            continue
+        keys, counts = np.unique(categorical[:, place], return_counts=True)
+        kept = (keys != 0) & (counts >= count_min)
+        keys, counts = keys[kept], counts[kept]
+        order = np.lexsort((keys, -counts))[:size_max]
+        vocabularies.append(Vocabulary(name, keys[order].tolist()))
+    used = tuple(name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out)
+    chosen = tuple(name for name in computed if name not in leave_out)
+    sequence = columns.sequences[0] if columns.sequences else ""
+    return Encoder(columns, used, tuple(vocabularies), chosen, sequence, position)
+
+
+def _computed(
+    wanted: Sequence[str],
+    item_keys: Keys,
+    request: Rows,
+    sequence: RaggedLike | None,
+    t: Times,
+    index: Index,
+) -> dict[str, npt.NDArray[np.generic]]:
+    """The computed columns, each (n,). One step for each age of the recent items, ten in all; no loop over rows."""
+    row = index.find(item_keys)
+    known = row >= 0
+    at = np.where(known, row, 0)
+    columns: dict[str, npt.NDArray[np.generic]] = {}
+    if len(index) == 0:
+        return {name: np.full(item_keys.size, np.nan, np.float32) for name in wanted}
+    columns["popularity"] = np.where(known, index.popularity[at], np.float32(0))
+    first_seen = np.where(known, index.first_seen[at], 0)
+    columns["age_days"] = np.where(first_seen > 0, (t[request] - first_seen) / DAY, np.nan)
+
+    category = np.where(known, index.category.codes[at], -1)
+    score, last = np.zeros(item_keys.size), np.zeros(item_keys.size, np.float32)
+    same, any_category = np.zeros(item_keys.size), np.zeros(item_keys.size)
+    age_of_item = np.full(item_keys.size, np.nan)
+    for age in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
+        assert sequence is not None
+        recent_key, there = _recent(sequence, age)
+        recent_row = np.where(there, index.find(recent_key), -1)
+        weight = index.item_item.lookup(recent_row[request], row)
+        score += RECENT_DECAY**age * weight
+        if age == 0:
+            last = weight
+        recent_category = np.where(recent_row >= 0, index.category.codes[np.maximum(recent_row, 0)], -1)[request]
+        any_category += recent_category >= 0
+        same += (recent_category >= 0) & (recent_category == category)
+        is_item = there[request] & (recent_key[request] == item_keys) & np.isnan(age_of_item)
+        age_of_item[is_item] = age
+    columns["i2i_score"], columns["i2i_last"], columns["recent_age"] = score, last, age_of_item
+    columns["category_share"] = np.divide(same, any_category, out=np.full(same.size, np.nan), where=any_category > 0)
+    return columns
+
+
+def _recent(sequence: RaggedLike, age: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
+    """For each request the key of its item `age` places before the newest, and whether there is one."""
+    at = sequence.offsets[1:] - 1 - age
+    there = at >= sequence.offsets[:-1]
+    return sequence.item[np.where(there, at, 0)], there

@@ -1,0 +1,121 @@
+"""What an ONNX file must be before ONNX Runtime may see it. Walks the protobuf itself, so that serving needs no `onnx` package.
+
+Refused: tensors whose data lie in another file, by whichever route (ONNX Runtime reads such a file from the current
+directory even when it loads from bytes); ORT's own format; operators of foreign domains; malformed or deeply nested
+messages. The walk follows every message that can hold a tensor or a graph, subgraphs and functions included.
+"""
+
+from collections.abc import Iterator
+
+from tailorbird.errors import BundleError
+
+BYTES_MAX = 2 << 30
+NODES_MAX = 200_000
+DEPTH_MAX = 60
+DOMAINS = frozenset({b"", b"ai.onnx", b"ai.onnx.ml"})
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+# Message → field number → message. Field numbers are from onnx.proto of ONNX 1.20; those of 1.23 that are not here hold no tensor.
+_CHILDREN: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "Sparse"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "Sparse", 23: "Sparse"},
+    "Sparse": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {},
+}
+# Where a node, and a function that the model defines, keep their domain and name.
+_DOMAIN = {"Node": 7, "Function": 10}
+_NAME = {"Node": 4, "Function": 1}
+_TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+
+
+def check_onnx(data: bytes, *, where: str) -> None:
+    """Raise BundleError unless the model is self-contained and made of standard operators."""
+    try:
+        _Walk(data, where).run()
+    except (IndexError, ValueError) as error:
+        raise BundleError(f"is no readable ONNX model: {error}", where=where) from error
+
+
+class _Walk:
+    def __init__(self, data: bytes, where: str) -> None:
+        self.data = data
+        self.where = where
+        self.nodes = 0
+        self.used: set[tuple[bytes, bytes]] = set()  # (domain, operator)
+        self.defined: set[tuple[bytes, bytes]] = set()
+
+    def run(self) -> None:
+        if not self.data or len(self.data) > BYTES_MAX:
+            raise BundleError(f"a model has between 1 and {BYTES_MAX} bytes, this has {len(self.data)}", where=self.where)
+        if self.data[4:8] == b"ORTM":
+            raise BundleError("is in ORT's own format, expected ONNX", where=self.where)
+        self._message("Model", 0, len(self.data), 0)
+        if not self.nodes:
+            raise BundleError("is no ONNX model: it has no nodes", where=self.where)
+        if foreign := sorted(each for each in self.used - self.defined if each[0] not in DOMAINS):
+            domain, name = (text.decode(errors="replace")[:60] for text in foreign[0])
+            message = f"uses the operator {name!r} of the domain {domain!r}"
+            raise BundleError(message, where=self.where, fix="export with standard operators only")
+
+    def _message(self, kind: str, start: int, end: int, depth: int) -> None:
+        if depth > DEPTH_MAX:
+            raise BundleError("is nested too deeply", where=self.where)
+        self.nodes += kind == "Node"
+        if self.nodes > NODES_MAX:
+            raise BundleError(f"has more than {NODES_MAX} nodes", where=self.where)
+        children = _CHILDREN[kind]
+        domain, name = b"", b""
+        for number, wire, at, stop in self._fields(start, end):
+            if kind == "Tensor" and (number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and at != 0)):
+                raise BundleError("keeps a tensor in another file", where=self.where, fix="save the model with its tensors inside")
+            if number in children:
+                if wire != _BYTES:
+                    raise ValueError(f"field {number} of {kind} has wire type {wire}")
+                self._message(children[number], at, stop, depth + 1)
+            elif wire == _BYTES and number == _DOMAIN.get(kind):
+                domain = self.data[at:stop]
+            elif wire == _BYTES and number == _NAME.get(kind):
+                name = self.data[at:stop]
+        if kind == "Node":
+            self.used.add((domain, name))
+        elif kind == "Function":
+            self.defined.add((domain, name))
+
+    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """(number, wire type, begin, end) of each field; of a varint the value stands for `begin`."""
+        at = start
+        while at < end:
+            tag, at = self._varint(at, end)
+            number, wire = tag >> 3, tag & 7
+            if number == 0:
+                raise ValueError("field 0")
+            if wire == _VARINT:
+                value, at = self._varint(at, end)
+                yield number, wire, value, at
+                continue
+            if wire == _BYTES:
+                length, at = self._varint(at, end)
+            elif wire in (_FIXED64, _FIXED32):
+                length = 8 if wire == _FIXED64 else 4
+            else:
+                raise ValueError(f"wire type {wire}")
+            if at + length > end:
+                raise ValueError(f"field {number} is longer than its message")
+            yield number, wire, at, at + length
+            at += length
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        value = 0
+        for shift in range(0, 70, 7):
+            if at >= end:
+                raise ValueError("a number is cut short")
+            byte = self.data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value & 0xFFFFFFFFFFFFFFFF, at
+        raise ValueError("a number is too long")

@@ -1,0 +1,177 @@
+"""A bundle scores as the model it was written from, or is refused with a sentence; it never serves something else."""
+
+import os
+import shutil
+
+import msgspec
+import numpy as np
+import pytest
+import world
+
+from tailorbird.errors import BundleError
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.registry import Manifest, Registry, read_sealed, seal
+
+SCHEMA = "abc123abc123"
+
+
+class Clock:
+    def now(self):
+        return world.T0
+
+
+@pytest.fixture
+def copy(bundle_folder, tmp_path):
+    return shutil.copytree(bundle_folder, tmp_path / "bundle")
+
+
+def test_scores_are_the_formula_over_calibrated_heads(bundle_folder):
+    bundle = Bundle.load(bundle_folder, schema_hash=SCHEMA)
+    numbers = list(range(20))
+    rows, keys = world.make_rows(numbers, recent=[3, 4, 5]), world.keys_of(numbers)
+
+    scores = bundle.score(rows, keys)
+
+    raw = bundle.raw(bundle.encoder.encode_request(rows, keys, bundle.index))
+    click, purchase = 1 / (1 + np.exp(1 - raw["click"])), 1 / (1 + np.exp(3 - raw["purchase"]))
+    np.testing.assert_allclose(scores.heads["click"], click)
+    np.testing.assert_allclose(scores.value, click + 8 * purchase)
+    only_clicks = bundle.score(rows, keys, objective={"click": 2.0})
+    np.testing.assert_allclose(only_clicks.value, 2 * click)
+
+
+def test_an_objective_may_name_a_head_that_is_not_there_but_not_only_such(bundle_folder):
+    bundle = Bundle.load(bundle_folder, schema_hash=SCHEMA)
+    rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
+    scores = bundle.score(rows, keys, objective={"click": 1.0, "dwell": 3.0})
+    np.testing.assert_array_equal(scores.value, scores.heads["click"])
+    with pytest.raises(BundleError, match="objective asks for dwell"):
+        bundle.score(rows, keys, objective={"dwell": 3.0})
+
+
+def test_no_items_are_no_scores(bundle_folder):
+    bundle = Bundle.load(bundle_folder, schema_hash=SCHEMA)
+    assert bundle.score(world.make_rows([]), world.keys_of([])).value.shape == (0,)
+
+
+def test_a_bundle_for_other_features_is_refused(bundle_folder):
+    with pytest.raises(BundleError, match="this project declares ffffffffffff"):
+        Bundle.load(bundle_folder, schema_hash="ffffffffffff")
+    assert Bundle.load(bundle_folder, schema_hash=None).schema_hash == SCHEMA
+
+
+def test_scores_survive_the_registry(bundle_folder, tmp_path):
+    registry = Registry(tmp_path / "registry", clock=Clock())
+    version = registry.add(bundle_folder)
+    registry.promote(version, by="test", why="first")
+    served = Bundle.load(registry.champion(), schema_hash=SCHEMA)
+    assert served.version == "v0001"
+    rows, keys = world.make_rows([1, 2, 3], recent=[7]), world.keys_of([1, 2, 3])
+    written = Bundle.load(bundle_folder, schema_hash=SCHEMA)
+    np.testing.assert_array_equal(served.score(rows, keys).value, written.score(rows, keys).value)
+
+
+def test_every_flipped_byte_is_refused(copy):
+    """One bit in each file, at three places each; the manifest and its checksum included."""
+    rng = np.random.default_rng(0)
+    files = sorted(path for path in copy.rglob("*") if path.is_file())
+    for path in files:
+        whole = path.read_bytes()
+        for at in {0, len(whole) - 1, int(rng.integers(len(whole)))} if whole else ():
+            broken = bytearray(whole)
+            broken[at] ^= 1 << int(rng.integers(8))
+            path.write_bytes(bytes(broken))
+            if path.name == "manifest.sha256" and broken.strip() == whole.strip():
+                continue  # the newline at its end
+            with pytest.raises(BundleError):
+                Bundle.load(copy, schema_hash=SCHEMA)
+        path.write_bytes(whole)
+    Bundle.load(copy, schema_hash=SCHEMA)
+
+
+def test_cut_longer_missing_and_extra_files_are_refused(copy):
+    model = copy / "model" / "all.onnx"
+    whole = model.read_bytes()
+    for content in (whole[:-1], whole + b"\0", b""):
+        model.write_bytes(content)
+        with pytest.raises(BundleError, match="all.onnx"):
+            Bundle.load(copy, schema_hash=SCHEMA)
+    model.unlink()
+    with pytest.raises(BundleError, match="all.onnx is missing"):
+        Bundle.load(copy, schema_hash=SCHEMA)
+    model.write_bytes(whole)
+    (copy / "index" / "surprise.bin").write_bytes(b"x")
+    with pytest.raises(BundleError, match="index/surprise.bin is not in the manifest"):
+        Bundle.load(copy, schema_hash=SCHEMA)
+
+
+def test_links_are_refused(copy, tmp_path):
+    model = copy / "model" / "all.onnx"
+    outside = tmp_path / "outside.onnx"
+    shutil.move(model, outside)
+    model.symlink_to(outside)
+    with pytest.raises(BundleError, match="is a link"):
+        Bundle.load(copy, schema_hash=SCHEMA)
+    model.unlink()
+    os.link(outside, model)
+    with pytest.raises(BundleError, match="hard link"):
+        Bundle.load(copy, schema_hash=SCHEMA)
+    model.unlink()
+    shutil.copy(outside, model)
+    shutil.move(copy / "model", tmp_path / "elsewhere")
+    (copy / "model").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="is a link"):
+        Bundle.load(copy, schema_hash=SCHEMA)
+    pipe = copy / "pipe"
+    (copy / "model").unlink()
+    shutil.move(tmp_path / "elsewhere", copy / "model")
+    os.mkfifo(pipe)
+    with pytest.raises(BundleError, match="pipe is not in the manifest"):
+        Bundle.load(copy, schema_hash=SCHEMA)
+
+
+@pytest.mark.parametrize("where", ["../secret.bin", "/etc/hostname", "weights.bin", "model/weights.bin", "*/_ORT_MEM_ADDR_/*"])
+def test_a_model_with_tensors_in_another_file_is_refused(copy, where, tmp_path, monkeypatch):
+    encoder = world.make_encoder()
+    (tmp_path / "weights.bin").write_bytes(b"\0" * 4096)  # what from-bytes loading would read from the current directory
+    monkeypatch.chdir(tmp_path)
+    (copy / "model" / "all.onnx").write_bytes(world.linear_model(len(encoder.names), external=where))
+    seal(copy, read_manifest(copy))
+    with pytest.raises(BundleError, match="keeps a tensor in another file"):
+        Bundle.load(copy, schema_hash=SCHEMA)
+
+
+def test_a_model_that_answers_its_golden_rows_differently_is_refused(copy):
+    width = len(world.make_encoder().names)
+    (copy / "model" / "all.onnx").write_bytes(world.linear_model(width, seed=5))
+    seal(copy, read_manifest(copy))
+    with pytest.raises(BundleError, match="golden rows differently"):
+        Bundle.load(copy, schema_hash=SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no model", b"\x00" * 100, b"\xff" * 100, b"\x08\x07ORTM" + b"\0" * 50, b"    ORTM" + b"\0" * 50]
+)
+def test_what_is_no_model_is_refused(copy, content):
+    (copy / "model" / "all.onnx").write_bytes(content)
+    seal(copy, read_manifest(copy))
+    with pytest.raises(BundleError):
+        Bundle.load(copy, schema_hash=SCHEMA)
+
+
+def test_a_model_of_another_width_is_refused(copy):
+    (copy / "model" / "all.onnx").write_bytes(world.linear_model(3))
+    seal(copy, read_manifest(copy))
+    with pytest.raises(BundleError, match="one float matrix"):
+        Bundle.load(copy, schema_hash=SCHEMA)
+
+
+def read_manifest(folder):
+    """The manifest as it is, before a test changes what it describes."""
+    return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+
+
+def test_sealing_again_makes_a_bundle_whole_again(copy):
+    (copy / "notes.txt").write_text("added")
+    seal(copy, read_manifest(copy))
+    assert "notes.txt" in read_sealed(copy).manifest.files

@@ -119,9 +119,12 @@ def behind(events: pa.Table, p: int) -> pa.Table:
 
 
 def _keys(events: pa.Table) -> pa.ChunkedArray:
-    """What makes an event the same event: its id and whose it is."""
-    subject = pc.coalesce(events.column("user_id"), events.column("anonymous_id"), events.column("item_id"), pa.scalar(""))
-    return pc.binary_join_element_wise(events.column("event_id"), subject, "\x1f")
+    """What makes an event the same event, as for the router: its id, and the user, else the visitor, else the item that it is of."""
+    subjects = [
+        pc.binary_join_element_wise(pa.scalar(mark), events.column(name), "")
+        for mark, name in (("u", "user_id"), ("a", "anonymous_id"), ("i", "item_id"))
+    ]
+    return pc.binary_join_element_wise(events.column("event_id"), pc.coalesce(*subjects, pa.scalar("")), "\x1f")
 
 
 def answer_rows(blocks: Sequence[Stored], producer: str) -> pa.Table:

@@ -105,9 +105,15 @@ class LakeRole:
                 self._path / name, spec, self._ledger, self._path / "set-aside", self._clock, may_replay=self._holds
             )  # fmt: skip
             if any(finding.what == "withdrawn" for finding in found):
-                self._positions.tables.pop(name, None)  # what it says lies behind the commit that is gone
+                self._forget(name)
             findings += found
         return findings
+
+    def _forget(self, table: str) -> None:
+        """Take back what was said of a table that lost its last commit, before anybody prunes by it."""
+        for log in self._positions.tables.pop(table, {}):
+            self._positions.safe.pop(log, None)
+        store_positions(self._path, self._positions)
 
     def _holds(self, positions: dict[str, int]) -> bool:
         """Whether the logs still have the rows from these positions on."""
@@ -302,9 +308,12 @@ def _read(reader: EmbeddedReader, start: int, rows_max: int) -> list[Stored]:
         more = reader.read(start)
         if not more:
             break
-        blocks += more
-        rows += sum(stored.block.rows for stored in more)
-        size += sum(len(stored.block.payload) for stored in more)
+        for stored in more:
+            if rows >= rows_max:
+                return blocks
+            blocks.append(stored)
+            rows += stored.block.rows
+            size += len(stored.block.payload)
         start = more[-1].end
     return blocks
 

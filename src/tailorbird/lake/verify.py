@@ -78,6 +78,16 @@ class VerifyReport:
         """Whether everything is as it was written, and every row is accounted for."""
         return not self.faults
 
+    def __str__(self) -> str:
+        lines = [f"{self.commits:,} commits, {self.files:,} data files and {self.archive_files:,} archived files read, {self.bytes:,} bytes"]
+        lines += [f"  {name:<12}{rows:>14,} rows" for name, rows in self.rows.items()]
+        for name, a in sorted(self.partitions.items()):
+            parts = f"{a.events:,} events + {a.quarantine:,} refused + {a.duplicates:,} repeats + {a.pending:,} not yet routed"
+            lines.append(f"  raw {name}: {a.archived:,} archived = {parts}" + (f" + {a.missing:,} MISSING" if a.missing else ""))
+        lines += [f"  damaged: {fault}" for fault in self.faults]
+        lines.append("all is as it was written, and every row is accounted for" if self.clean else f"{len(self.faults)} faults")
+        return "\n".join(lines)
+
 
 def verify(lake: Path, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
     """Check a lake whole. Costs the reading of every byte of it.

@@ -1,10 +1,14 @@
 """Logs as door, router and server would write them, small and made by hand, for the tests of the lake."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.clock import DAY, SECOND
@@ -114,3 +118,18 @@ class Site:
     def close(self) -> None:
         for log in (self.raw, self.routed, self.answers):
             log.close()
+
+
+@pytest.fixture
+def samples() -> ModuleType:
+    """The builders of this module."""
+    return sys.modules[__name__]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """Logs in `tmp_path / "stream"` with three rounds of traffic."""
+    made = Site(tmp_path / "stream")
+    made.add(3)
+    yield made
+    made.close()

@@ -1,0 +1,83 @@
+"""Killed at any point between two effects, the role starts again and every row is in the lake once."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tailorbird.events import SystemClock
+from tailorbird.lake import Lake, LakeRole, verify
+
+# One round a step, so that each site is passed several times.
+CHILD = """
+import sys
+from pathlib import Path
+from tailorbird.events import SystemClock
+from tailorbird.lake import LakeRole, delta, leave
+delta.CHECKPOINT_EVERY = 2
+with LakeRole(Path(sys.argv[1]), Path(sys.argv[2]), clock=SystemClock()) as role:
+    while not role.step(rows_max=10, flush=True).idle:
+        pass
+leave(0)
+"""
+
+SITES = [
+    ("lake.after_create", 1),
+    ("lake.after_create", 4),
+    ("lake.before_folder_sync", 2),
+    ("lake.after_data", 1),
+    ("lake.after_data", 9),
+    ("lake.after_commit", 1),
+    ("lake.after_commit", 3),
+    ("lake.after_commit", 10),
+    ("lake.after_sync", 9),
+    ("lake.after_sync", 16),
+    ("lake.after_ledger", 8),
+    ("lake.after_ledger", 12),
+    ("lake.after_checkpoint", 1),
+    ("lake.between_tables", 2),
+    ("lake.before_positions", 1),
+    ("lake.before_positions", 2),
+    ("lake.after_positions", 1),
+    ("archive.after_file", 1),
+    ("archive.after_manifest", 1),
+]
+
+
+def run_child(tmp_path, faults=""):
+    environment = {**os.environ, "TAILORBIRD_FAULTS": faults}
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "stream"), str(tmp_path / "lake")]
+    return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("site_name", "hit"), SITES)
+def test_a_kill_loses_nothing_and_repeats_nothing(tmp_path, site, site_name, hit):
+    killed = run_child(tmp_path, f"{site_name}=kill@{hit}")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    site.add()
+    with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=SystemClock()) as role:
+        role.drain()
+    lake = Lake(tmp_path / "lake")
+    ids = lake.events(["event_id"]).column("event_id").to_pylist()
+    assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(4) for k in range(8))
+    assert sorted(lake.answers(["request_id"]).column("request_id").to_pylist()) == sorted(f"r{k}" for k in range(8))
+    assert (lake.count("users"), lake.count("items"), lake.count("quarantine"), lake.count("duplicates")) == (8, 8, 4, 4)
+    report = verify(tmp_path / "lake")
+    assert report.clean, str(report)
+    assert report.partitions["door"].archived == 40
+
+
+def test_a_disk_that_refuses_stops_the_role_until_it_is_opened_again(tmp_path, site):
+    refused = run_child(tmp_path, "lake.after_data=raise@2")
+    assert refused.returncode == 1
+    assert b"injected" in refused.stderr
+    assert run_child(tmp_path).returncode == 0
+    assert Lake(tmp_path / "lake").count("events") == 24
+    assert verify(tmp_path / "lake").clean
+
+
+def test_a_clean_run_ends_with_status_0(tmp_path, site):
+    done = run_child(tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -142,3 +142,19 @@ def test_coverage_and_novelty():
     assert metrics.novelty(ranked, item, np.array([0.5, 0.25, 0.25, 0.0])).tolist() == [1.0, 1.0]
     both = metrics.rank_lists(score, label, offsets, k=2)
     assert metrics.novelty(both, item, np.array([0.5, 0.25, 0.25, 0.0])).tolist() == [1.5, 2.0]  # never seen: half of 0.25
+
+
+def test_the_chance_within_a_list():
+    score, label, offsets = lists(([4, 3, 2, 1], [0, 1, 0, 1]), ([2, 1], [1, 0]), ([1.0], [1]))
+    result = metrics.list_auc(metrics.rank_lists(score, label, offsets))
+    assert result[:2].tolist() == [0.25, 1.0]
+    assert np.isnan(result[2])
+
+
+def test_counting_only_some_positives_leaves_ranks_alone():
+    score, label, offsets = lists(([4, 3, 2, 1], [1, 0, 1, 0]), ([2, 1], [1, 0]))
+    ranked = metrics.rank_lists(score, label, offsets)
+    tail = ranked.only(np.array([False, True, False]))
+    assert tail.rank.tolist() == [3]
+    assert metrics.ndcg(tail).tolist()[0] == pytest.approx(0.5)
+    assert np.isnan(metrics.ndcg(tail)[1])

@@ -26,6 +26,7 @@ class Ranked:
 
     Attributes:
         request: shape (positives,), the list of each positive.
+        row: shape (positives,), its row.
         rank: shape (positives,), from 1.
         gain: shape (positives,), the positive's label: 1, or more where some outcomes are worth more than others.
         positives: shape (requests,), how many positives a list has.
@@ -34,11 +35,18 @@ class Ranked:
     """
 
     request: Ints
+    row: Ints
     rank: Ints
     gain: Floats
     positives: Ints
     lengths: Ints
     top: Ints
+
+    def only(self, positives: npt.NDArray[np.bool_]) -> "Ranked":
+        """The same lists where only some of the positives count as such; ranks stay those in the whole list."""
+        request = self.request[positives]
+        count = np.bincount(request, minlength=len(self.positives))
+        return Ranked(request, self.row[positives], self.rank[positives], self.gain[positives], count, self.lengths, self.top)
 
 
 def rank_lists(score: npt.NDArray[np.floating], label: npt.NDArray, offsets: Ints, *, k: int = 10, seed: int = 0) -> Ranked:
@@ -68,7 +76,7 @@ def rank_lists(score: npt.NDArray[np.floating], label: npt.NDArray, offsets: Int
     rank = np.concatenate(ranks) if ranks else np.zeros(0, np.int64)
     request = np.searchsorted(offsets, row, side="right") - 1
     order = np.lexsort((rank, request))
-    return Ranked(request[order], rank[order], label[row[order]].astype(np.float64), positives, lengths, top)
+    return Ranked(request[order], row[order], rank[order], label[row[order]].astype(np.float64), positives, lengths, top)
 
 
 def ndcg(ranked: Ranked, k: int = 10) -> Floats:
@@ -97,6 +105,18 @@ def reciprocal_rank(ranked: Ranked) -> Floats:
     best = np.full(len(ranked.positives), np.inf)
     np.minimum.at(best, ranked.request, ranked.rank.astype(np.float64))
     return np.where(np.isfinite(best), 1.0 / best, np.nan)
+
+
+def list_auc(ranked: Ranked) -> Floats:
+    """The chance that a positive stands above a negative of its own list, shape (requests,); NaN where a class is empty.
+
+    From ranks alone: the j-th best positive at rank r has r − j negatives above it.
+    """
+    size = len(ranked.positives)
+    nth = 1 + np.arange(len(ranked.rank)) - np.searchsorted(ranked.request, ranked.request)
+    above = totals(ranked.request, ranked.rank - nth, size)
+    negatives = ranked.lengths - ranked.positives
+    return 1.0 - _divide(above, (ranked.positives * negatives).astype(np.float64))
 
 
 def coverage(ranked: Ranked, item: Ints, catalogue: int) -> float:

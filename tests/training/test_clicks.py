@@ -1,0 +1,110 @@
+"""Candidates as serving would draw them: nothing of the request's own moment or after it, and the truth told apart."""
+
+import numpy as np
+import pytest
+
+from tailorbird.events import DAY, HOUR
+from tailorbird.models.baselines import History
+from tailorbird.training.clicks import Scheme, clicks_dataset
+from tailorbird.training.coding import Codes, interactions
+from tailorbird.training.item_to_item import roll
+
+
+class Codings:
+    def __init__(self, events):
+        self.people, self.items = Codes.of(events["person"]), Codes.of(events["item_id"])
+
+
+def draw(events, scheme, ts_from, ts_to, **more):
+    codes = Codings(events)
+    history = History(interactions(events, codes.people, codes.items, (scheme.type,)))
+    return clicks_dataset(events, history, codes, scheme, ts_from=ts_from, ts_to=ts_to, **more)
+
+
+def lists(data):
+    items = data.items.decode(data.item)
+    return [sorted(items[a:b]) for a, b in zip(data.offsets, data.offsets[1:], strict=False)]
+
+
+def truths(data, type_="click"):
+    items = data.items.decode(data.item)
+    return [[items[row] for row in range(a, b) if data.labels[type_][row]] for a, b in zip(data.offsets, data.offsets[1:], strict=False)]
+
+
+def test_the_pool_is_that_of_the_day_before_the_last_full_hour(routed):
+    e = routed.event
+    events = routed.table(
+        e("click", 1 * HOUR, "a", "old"),
+        e("click", 9 * HOUR, "b", "x"),
+        e("click", 20 * HOUR, "b", "y"),
+        e("click", 28 * HOUR + 5, "b", "z"),  # within the request's hour: not counted yet
+        e("click", 28 * HOUR + 9, "c", "truth"),
+    )
+    data = draw(events, Scheme(popular=10, item_to_item=0), 28 * HOUR + 9, 30 * HOUR)
+    assert lists(data) == [["truth", "x", "y"]]
+    assert truths(data) == [["truth"]]
+    assert data.scheme["found"] == 0
+    assert data.p.tolist() == [4]  # all but the request's own event
+
+
+def test_what_the_person_had_before_is_no_candidate_unless_people_repeat(routed):
+    e = routed.event
+    events = routed.table(
+        e("click", 1 * HOUR, "a", "x"), e("click", 2 * HOUR, "b", "y"), e("click", 5 * HOUR, "a", "y"), e("click", 6 * HOUR, "a", "x")
+    )
+    once = draw(events, Scheme(popular=10, item_to_item=0), 5 * HOUR, DAY)
+    assert lists(once) == [["y"]]  # the second request chose x again: no question where nobody repeats
+    again = draw(events, Scheme(popular=10, item_to_item=0, repeats=True), 5 * HOUR, DAY)
+    assert lists(again) == [["x", "y"], ["x", "y"]]
+    assert truths(again) == [["y"], ["x"]]
+    assert again.scheme["found"] == 1
+
+
+def test_a_basket_is_one_question_before_its_first_item(routed):
+    e = routed.event
+    events = routed.table(
+        e("purchase", 1 * HOUR, "a", "milk", session_id="s1"),
+        e("purchase", 1 * HOUR + 1, "a", "bread", session_id="s1"),
+        e("purchase", 5 * HOUR, "a", "milk", session_id="s2"),
+        e("purchase", 5 * HOUR + 1, "a", "eggs", session_id="s2"),
+        e("purchase", 5 * HOUR + 2, "a", "milk", session_id="s2"),
+    )
+    scheme = Scheme(type="purchase", truth="session", popular=0, item_to_item=0, own_history=5, repeats=True)
+    data = draw(events, scheme, 4 * HOUR, DAY)
+    assert lists(data) == [["bread", "eggs", "milk"]]
+    assert sorted(truths(data, "purchase")[0]) == ["eggs", "milk"]
+    assert data.t.tolist() == [5 * HOUR]
+
+
+def test_sampled_negatives_keep_the_prior_by_weight(routed):
+    e = routed.event
+    events = routed.table(
+        *(e("click", n, f"b{n}", f"i{n}") for n in range(1, 101)), *(e("click", 2 * HOUR + n, f"a{n}", f"i{n}") for n in range(1, 51))
+    )
+    full = draw(events, Scheme(popular=1_000, item_to_item=0), 2 * HOUR, DAY)
+    some = draw(events, Scheme(popular=1_000, item_to_item=0, negatives=7), 2 * HOUR, DAY)
+    assert full.rows == 50 * 100
+    assert some.rows == 50 * 8
+    assert some.weight.sum() == pytest.approx(full.rows)
+    assert some.labels["click"].sum() == 50
+    assert np.unique(some.weight[~some.labels["click"]]) == pytest.approx([99 / 7])
+
+
+def test_item_to_item_candidates_come_from_a_table_of_the_past(routed):
+    e = routed.event
+    pairs = [e("click", HOUR + 10 * n + k, f"p{n}", item) for n in range(20) for k, item in enumerate("xy")]
+    events = routed.table(*pairs, e("click", 3 * DAY, "me", "x"), e("click", 3 * DAY + 5, "me", "q"))
+    codes = Codings(events)
+    history = History(interactions(events, codes.people, codes.items))
+    rolling = roll(history, [2 * DAY])
+    scheme = Scheme(popular=10, item_to_item=5)
+    data = clicks_dataset(events, history, codes, scheme, ts_from=3 * DAY + 1, ts_to=4 * DAY, rolling=rolling)
+    assert lists(data) == [["q", "y"]]
+
+
+def test_a_sample_is_drawn_evenly_and_repeats_itself(routed):
+    events = routed.table(*(routed.event("click", HOUR * n, f"a{n}", f"i{n % 9}") for n in range(1, 200)))
+    first, second = (draw(events, Scheme(popular=10, item_to_item=0), 2 * HOUR, 300 * HOUR, requests=40) for _ in range(2))
+    assert first.requests == 40
+    assert np.array_equal(first.t, second.t)
+    assert np.all(np.diff(first.t) > 0)

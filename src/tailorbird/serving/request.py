@@ -1,0 +1,102 @@
+"""One request as it goes through the pipeline: who asks, what has been gathered, and which items are candidates."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events import Event, Receipt, RoutePlan, check
+from tailorbird.features import ReadRequest
+from tailorbird.features import Sequence as Recent
+from tailorbird.ranking import Slot
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.retrieval import Index, TextColumn
+from tailorbird.serving.messages import Query, QueryError
+
+Places = npt.NDArray[np.intp]
+Keys = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+SEARCH_PERSONAL = 1.0  # how far the ranker may lift a hit: at most to twice its text score
+_encode = msgspec.json.Encoder().encode
+_PLAN = RoutePlan()
+
+
+@dataclass
+class Request:
+    """What one request has gathered so far."""
+
+    id: str
+    slot: Slot
+    query: Query
+    bundle: Bundle | None
+    index: Index | None
+    now: int
+    read: ReadRequest
+    anonymous_id: str | None
+    text: str | None = None
+    person: str = ""
+    arm: str = ""
+    policy: str = "model"
+    recent: Recent | None = None
+    user: Mapping[str, str | float | bool | None] = field(default_factory=dict)
+    degraded: list[str] = field(default_factory=list)
+
+    def lacks(self, what: str) -> None:
+        if what not in self.degraded:
+            self.degraded.append(what)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items to be ranked: rows of the index (-1: not in it), ids, keys, which source each came from, and its score there."""
+
+    rows: Places
+    ids: Sequence[str]
+    keys: Keys
+    sources: Sequence[str]
+    scores: Floats
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, kept: Places) -> "Candidates":
+        places = kept.tolist()
+        ids, sources = [self.ids[place] for place in places], [self.sources[place] for place in places]
+        return Candidates(self.rows[kept], ids, self.keys[kept], sources, self.scores[kept])
+
+
+NO_CANDIDATES = Candidates(np.zeros(0, np.intp), (), np.zeros(0, np.uint64), (), np.zeros(0))
+
+
+def require_contract(query: Query, now: int) -> None:
+    """Refuse ids and context that the contract would refuse in the answer's own event: that answer could not be logged."""
+    probe = Event("query", "search", now, None, query.user_id, query.anonymous_id or "anyone", query.session_id, context=query.context)
+    _, refused = check(_encode(probe), Receipt(now), _PLAN)
+    for refusal in refused:
+        raise QueryError(refusal.message, path=refusal.path, code=refusal.code)
+
+
+def filter_mask(index: Index, rows: Places, query: Query) -> Mask:
+    """Which candidates have the attributes that the query asks for."""
+    kept = np.ones(rows.size, bool)
+    for name, wanted in query.filters.items():
+        column = index.attributes.get(name)
+        if column is None:
+            raise QueryError(f"no item has an attribute {name[:60]!r}", path=f"$.filters.{name[:60]}", code="unknown_attribute")
+        values = wanted if isinstance(wanted, list) else [wanted]
+        if isinstance(column, TextColumn):
+            kept &= np.isin(column.codes[rows], [column.code(str(value)) for value in values])
+        else:
+            kept &= np.isin(column[rows], [float(value) for value in values if isinstance(value, int | float)])
+    return kept
+
+
+def search_values(text: Floats, values: Floats) -> Floats:
+    """Text score first; the ranker lifts a hit at most to (1 + SEARCH_PERSONAL) times its own."""
+    highest = float(values.max(initial=0.0))
+    personal = np.maximum(values, 0.0) / highest if highest > 0 else np.zeros_like(values)
+    return text * (1.0 + SEARCH_PERSONAL * personal)

@@ -1,0 +1,258 @@
+"""The serve process: a socket, one event loop, threads for answers, and a clean way to start and to stop.
+
+It writes `<producer>.json` with its address into the run folder once it listens. SIGTERM drains: `/readyz` says no and
+answers close their connections, then nothing new is accepted, what runs is finished, the log is flushed; all within a
+second. What the HTTP server under us leaves open, `PatientProtocol` closes: connections that say nothing, or only half
+a request.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import numpy as np
+import uvicorn
+from starlette.routing import BaseRoute
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tailorbird.errors import StorageError, UsageError
+from tailorbird.events import Clock, RoutePlan, SystemClock
+from tailorbird.features import FeatureSet
+from tailorbird.ranking import Slot
+from tailorbird.registry import Registry
+from tailorbird.serving.access import LOCAL_HOSTS, Keys, Perimeter, is_local, require_safe_bind
+from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.body import BODY_BYTES_MAX
+from tailorbird.serving.bundles import BundleHolder, probe_in_child
+from tailorbird.serving.catalogue import Catalogue
+from tailorbird.serving.door import first_free
+from tailorbird.serving.metrics import Metrics
+from tailorbird.serving.pipeline import Pipeline, load_bundle
+from tailorbird.serving.state import StateReader
+
+PORT = 8642
+PORTS_TRIED = 20
+DRAIN_S = 0.3
+STOP_S = 0.5
+HEADER_DEADLINE_S = 10.0
+CONNECTIONS_MAX = 4_096
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where a serve process finds its parts, and how it may be reached.
+
+    Attributes:
+        stream, routed, state, registry, run: folders and files of a project, see `config.Paths`.
+        port_asked: whether the port was named by somebody; only a default one is replaced by the next free one.
+        probe: load each bundle in a child process first.
+        routes: more routes, given the service, such as a demo's shop page.
+    """
+
+    stream: Path
+    routed: Path
+    state: Path
+    registry: Path
+    run: Path
+    features: FeatureSet
+    slots: Mapping[str, Slot]
+    plan: RoutePlan
+    host: str = "127.0.0.1"
+    port: int = PORT
+    port_asked: bool = False
+    write_keys: Sequence[str] = ()
+    read_keys: Sequence[str] = ()
+    origins: Sequence[str] = ()
+    body_bytes_max: int = BODY_BYTES_MAX
+    probe: bool = True
+    threads: int = 2
+    routes: Callable[[Service], Sequence[BaseRoute]] | None = None
+
+
+def run(options: ServeOptions, clock: Clock | None = None) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: a public address without a key. UsageError: the port is taken. LockedError, StorageError: the log.
+    """
+    clock = clock or SystemClock()
+    keys = Keys(options.write_keys, options.read_keys)
+    require_safe_bind(options.host, keys)
+    listener = bind(options.host, options.port, asked=options.port_asked)
+    with listener, first_free(options.stream, options.plan, clock) as door:
+        metrics = Metrics()
+        schema_hash = options.features.schema_hash
+        probe = partial(probe_in_child, schema_hash=schema_hash) if options.probe else None
+        load = partial(load_bundle, schema_hash=schema_hash)
+        bundles = BundleHolder(Registry(options.registry, clock=clock), load, metrics, probe=probe)
+        catalogue = Catalogue(options.routed)
+        reader = StateReader(options.state, options.features)
+        pipeline = Pipeline(
+            slots=options.slots,
+            features=options.features,
+            bundles=bundles,
+            catalogue=catalogue,
+            reader=reader,
+            answers=door,
+            clock=clock,
+            rng=np.random.default_rng(),
+            watcher=metrics,
+        )
+        hosts = LOCAL_HOSTS if is_local(options.host) else None
+        service = Service(
+            pipeline,
+            door,
+            keys,
+            Perimeter(hosts, frozenset(options.origins)),
+            metrics,
+            body_bytes_max=options.body_bytes_max,
+            threads=options.threads,
+        )
+        bundles.start()
+        catalogue.start()
+        try:
+            with _address(options, listener, door.producer) as url:
+                log.info("serving on %s", url)
+                _Server(service, options).run([listener])
+        finally:
+            service.pool.shutdown(wait=True, cancel_futures=True)
+            bundles.stop()
+            catalogue.stop()
+            reader.close()
+
+
+def bind(host: str, port: int, *, asked: bool) -> socket.socket:
+    """A listening socket; the next free port is taken if this one is busy and nobody asked for it.
+
+    Raises:
+        UsageError: the port is taken, or the address is not ours.
+    """
+    ports = [port] if asked or port == 0 else range(port, min(port + PORTS_TRIED, 65_536))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for number in ports:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host.strip("[]"), number))
+            listener.listen(2_048)
+            listener.set_inheritable(False)
+            return listener
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise UsageError(f"cannot bind {host}:{number}: {error.strerror}", where="serve.host") from None
+    if len(ports) == 1:
+        raise UsageError(f"port {port} is in use", where="serve.port", fix="stop what uses it, or choose another: --port 0 takes any")
+    raise UsageError(f"ports {ports[0]} to {ports[-1]} are in use", where="serve.port", fix="choose another: --port 0 takes any")
+
+
+@contextmanager
+def _address(options: ServeOptions, listener: socket.socket, producer: str) -> Iterator[str]:
+    """The address file, as long as the process serves."""
+    host = f"[{options.host}]" if ":" in options.host and options.host[0] != "[" else options.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    path = options.run / f"{producer}.json"
+    fresh = path.with_suffix(f".{os.getpid()}")
+    try:
+        options.run.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(msgspec.json.encode({"url": url, "pid": os.getpid(), "producer": producer}))
+        fresh.rename(path)
+    except OSError as error:
+        raise StorageError(f"cannot be written: {error.strerror}", where=str(path), fix="make the folder writable") from error
+    try:
+        yield url
+    finally:
+        path.unlink(missing_ok=True)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with our way to stop, and quiet signals: a drained server exits with status 0."""
+
+    def __init__(self, service: Service, options: ServeOptions) -> None:
+        routes = options.routes(service) if options.routes else ()
+        config = uvicorn.Config(
+            create_app(service, routes),
+            loop="uvloop",
+            http=PatientProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # nobody's word is taken for who is calling
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=STOP_S,  # type: ignore[arg-type]
+            limit_concurrency=CONNECTIONS_MAX,
+        )
+        super().__init__(config)
+        self._service = service
+        self._stop_at: float | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        held = {number: signal.signal(number, self._drain) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in held.items():
+                signal.signal(number, handler)
+
+    def _drain(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_at is not None:  # asked twice: at once
+            self.should_exit = self.force_exit = True
+            return
+        self._service.draining = True
+        self._stop_at = time.monotonic() + DRAIN_S
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stop_at is not None and time.monotonic() >= self._stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """Closes a connection that has not brought a whole request head in time; the body's deadline is in `serving.body`."""
+
+    _impatience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._impatience is None and (self.cycle is None or self.cycle.response_complete):
+            self._expect_head()
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._calm()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._calm()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        self._impatience = self.loop.call_later(HEADER_DEADLINE_S, self._give_up)
+
+    def _calm(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
+    def _give_up(self) -> None:
+        self._impatience = None
+        if not self.transport.is_closing():
+            self.transport.close()

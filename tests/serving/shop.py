@@ -1,0 +1,159 @@
+"""A tiny shop: a feature set, slots, an index and a bundle whose scores are known, and features read from a table in memory."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow as pa
+from onnx import TensorProto, helper, numpy_helper
+
+from tailorbird.events import DAY, hash64, hash64s
+from tailorbird.events.schema import TIME
+from tailorbird.experiments import Experiment
+from tailorbird.features import FeatureSet, ReadRequest, Rows, attribute, context, count, entity, sequence
+from tailorbird.features import Sequence as Recent
+from tailorbird.ranking import Explore, Slot
+from tailorbird.ranking.bundle import write_bundle
+from tailorbird.ranking.encoders import fit_encoder
+from tailorbird.registry import Columns, Head
+from tailorbird.retrieval import Index, build_index
+
+NOW = 1_800_000_000_000_000
+ITEMS = 40
+CATEGORIES = ("coats", "hats", "shoes", "bags")
+
+
+def feature_set() -> FeatureSet:
+    user, item = entity("user"), entity("item")
+    return FeatureSet.from_declarations(
+        [
+            count("item_clicks", item, "click", window="7d"),
+            count("user_clicks", user, "click", window="7d"),
+            attribute("price", item, "price", kind="numeric"),
+            attribute("category", item, "category", kind="categorical"),
+            context("device"),
+            sequence("recent", user, ["click", "purchase"], length=16),
+        ]
+    )
+
+
+def slots(**home) -> dict[str, Slot]:
+    settings = {
+        "size": 6,
+        "sources": {"item_to_item": 20, "popular": 30, "fresh": 5},
+        "objective": {"click": 1.0},
+        "rules": ["item.stock > 0"],
+    }
+    return {
+        "home": Slot("home", **(settings | home)),
+        "search": Slot("search", size=5, sources={"search": 50}, hide_seen=()),
+        "tried": Slot(
+            "tried",
+            size=6,
+            sources={"popular": 40},
+            explore=Explore(rate=0.5, pool=10),
+            experiment=Experiment("home-model", arms={"popular": 0.5, "model": 0.5}),
+        ),
+    }
+
+
+def item_id(number: int) -> str:
+    return f"i{number}"
+
+
+def profile(number: int) -> dict:
+    return {
+        "title": f"{'Rain' if number % 2 else 'Sun'} {CATEGORIES[number % 4]} {number}",
+        "category": CATEGORIES[number % 4],
+        "price": float(number),
+        "stock": 0 if number % 10 == 3 else 5,
+    }
+
+
+def times(values: Sequence[int]) -> pa.Array:
+    return pa.array(values, pa.int64()).cast(TIME)
+
+
+def build(folder: Path) -> Index:
+    """Item 0 is the most popular, item 1 the next, and so on."""
+    items = pa.table(
+        {
+            "id": [item_id(number) for number in range(ITEMS)],
+            "valid_from": times([NOW - 20 * DAY + number for number in range(ITEMS)]),
+            "attributes": [json.dumps(profile(number)) for number in range(ITEMS)],
+        }
+    )
+    clicks = [number for number in range(ITEMS) for _ in range(2 * (ITEMS - number))]
+    events = pa.table(
+        {
+            "type": ["click"] * len(clicks),
+            "ts": times([NOW - DAY - place for place in range(len(clicks))]),
+            "person": [f"p{place % 50}" for place in range(len(clicks))],
+            "item_id": [item_id(number) for number in clicks],
+        }
+    )
+    build_index(folder, events, items, as_of=NOW)
+    return Index.open(folder)
+
+
+def model(names: Sequence[str], weights: Mapping[str, float]) -> bytes:
+    """An ONNX model: sigmoid of the weighted columns, missing ones as 0."""
+    column = np.array([[weights.get(name, 0.0)] for name in names], np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("IsNaN", ["x"], ["missing"]),
+            helper.make_node("Where", ["missing", "zero", "x"], ["filled"]),
+            helper.make_node("MatMul", ["filled", "w"], ["logit"]),
+            helper.make_node("Sigmoid", ["logit"], ["probability"]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, len(names)])],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None, 1])],
+        [numpy_helper.from_array(column, "w"), numpy_helper.from_array(np.zeros(1, np.float32), "zero")],
+    )
+    return onnx.ModelProto(ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test").SerializeToString()
+
+
+def write(folder: Path, features: FeatureSet, *, weights: Mapping[str, float] | None = None, schema_hash: str = "") -> Path:
+    """A sealed bundle, which by default likes dear items: by price / 20."""
+    index_folder = folder.with_name(f"{folder.name}-index")
+    index = build(index_folder)
+    columns = Columns(features.numeric, features.categorical, features.sequences)
+    categories = np.array([[hash64(name), hash64("phone")] for name in CATEGORIES for _ in range(10)], np.uint64)
+    encoder = fit_encoder(columns, categories)
+    rows = FakeReader(features).read(ReadRequest(person="u1", now=NOW), list(index.ids))
+    write_bundle(
+        folder,
+        created_at=NOW,
+        schema_hash=schema_hash or features.schema_hash,
+        encoder=encoder,
+        models={"model/click.onnx": model(encoder.names, weights or {"price": 0.05})},
+        heads=[Head("click", "model/click.onnx")],
+        index=index_folder,
+        golden=encoder.encode_request(rows, index.keys, index),
+        formula={"click": 1.0},
+    )
+    return folder
+
+
+class FakeReader:
+    """Features by rule instead of by state: the price is the item's number; a person's recent items are what `recent` says."""
+
+    def __init__(self, features: FeatureSet, recent: Mapping[str, Sequence[tuple[int, str]]] | None = None) -> None:
+        self.features, self.recent = features, dict(recent or {})
+        self.commit = 7
+
+    def read(self, request: ReadRequest, items: Sequence[str]) -> Rows:
+        person = request.person or f"anon:{request.anonymous_id}"
+        numbers = [float(item[1:]) if item[1:].isdecimal() else np.nan for item in items]
+        events = self.recent.get(person, ())
+        numeric = np.array([[1.0, float(len(events)), number] for number in numbers], np.float32).reshape(len(items), 3)
+        known = [CATEGORIES[int(number) % 4] if number == number else "" for number in numbers]
+        device = hash64(request.device) if request.device else 0
+        categorical = np.array([[hash64(name) if name else 0, device] for name in known], np.uint64).reshape(len(items), 2)
+        keys = hash64s([item_id(number) for number, _ in events])
+        types = hash64s([kind for _, kind in events])
+        stamps = np.arange(len(events), dtype=np.int64) + request.now - 1_000
+        return Rows(numeric, categorical, {"recent": Recent(keys, types, stamps)}, request.now, self.commit, 42, person)

@@ -1,0 +1,277 @@
+"""The pipeline in process: what is shown, why, with which probability, what is logged, and what happens when parts are missing."""
+
+from collections import Counter
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import shop
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import Context, Event, Receipt, RoutePlan, SimulatedClock, check
+from tailorbird.experiments import Experiment, assign
+from tailorbird.ranking import Explore, Slot
+from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
+from tailorbird.serving.pipeline import Fixed, Pipeline
+
+
+class Kept:
+    """Keeps what would be logged."""
+
+    def __init__(self, room: int = 1_000_000) -> None:
+        self.events: list[Event] = []
+        self.records = []
+        self.room = room
+
+    def record_answer(self, event_body, record) -> bool:
+        if len(self.records) >= self.room:
+            return False
+        self.events.append(msgspec.json.decode(event_body, type=Event))
+        self.records.append(record)
+        return True
+
+
+class Broken:
+    """A store that is gone."""
+
+    def read(self, request, items):
+        raise NotReadyError("there is no state")
+
+
+@pytest.fixture
+def kept():
+    return Kept()
+
+
+@pytest.fixture
+def make(features, bundle, kept):
+    def make(*, slots=None, bundles=None, reader=None, recent=None, seed=0, answers=kept) -> Pipeline:
+        return Pipeline(
+            slots=slots or shop.slots(),
+            features=features,
+            bundles=bundles or Fixed(bundle),
+            reader=reader or shop.FakeReader(features, recent),
+            answers=answers,
+            clock=SimulatedClock(shop.NOW),
+            rng=np.random.default_rng(seed),
+        )
+
+    return make
+
+
+def ids(answer) -> list[str]:
+    return [item.item_id for item in answer.items]
+
+
+def numbers(answer) -> list[int]:
+    return [int(item.item_id[1:]) for item in answer.items]
+
+
+def test_the_model_orders_and_rules_leave_out(make):
+    answer = make().answer(RecommendQuery(slot="home", user_id="u1"))
+    assert answer.degraded == []
+    # The bundle likes dear items; the fresh source holds the newest, which are the dearest; none of them is out of stock.
+    assert numbers(answer) == [39, 38, 37, 36, 35, 29]
+    assert [item.position for item in answer.items] == [1, 2, 3, 4, 5, 6]
+    assert all(item.reason and item.reason_code and item.source for item in answer.items)
+
+
+def test_seen_bought_excluded_and_filtered_items_are_not_shown(make):
+    pipeline = make(recent={"u1": [(39, "purchase"), (38, "click")]})
+    query = RecommendQuery(slot="home", user_id="u1", exclude=["i37"], filters={"category": ["shoes", "bags"]}, size=20)
+    shown = numbers(pipeline.answer(query))
+    assert shown[:2] == [38, 35]
+    assert {number % 4 for number in shown} == {2, 3}
+    assert 39 not in shown
+    assert not {3, 13, 23} & set(shown), "out of stock"
+
+
+def test_a_filter_by_number_and_by_an_unknown_attribute(make):
+    pipeline = make()
+    assert numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"price": 4}))) == [4]
+    with pytest.raises(QueryError) as told:
+        pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"colour": "red"}))
+    assert told.value.path == "$.filters.colour"
+
+
+def test_rules_may_look_at_the_person(make):
+    slots = {"home": Slot("home", rules=["item.price < 10 * user.user_clicks"], sources={"popular": 40})}
+    pipeline = make(slots=slots, recent={"u1": [(1, "click")]})
+    assert set(numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1", size=40)))) == set(range(10))
+
+
+def test_what_is_logged_is_what_was_shown(make, kept, features):
+    context = Context(device="phone", country="NO", utc_offset_min=60)
+    answer = make().answer(RecommendQuery(slot="home", user_id="u1", session_id="s1", context=context))
+    [event], [record] = kept.events, kept.records
+    assert (event.type, event.request_id, event.items, event.ts) == ("answer", answer.request_id, ids(answer), answer.t)
+    assert (record.request_id, record.items, record.ts, record.p, record.commit) == (answer.request_id, ids(answer), answer.t, 42, 7)
+    assert record.schema_hash == features.schema_hash
+    numeric = np.array(record.numeric, np.float32).reshape(6, -1)
+    assert numeric[:, features.numeric.index("price")].tolist() == numbers(answer)
+    assert len(record.categorical) == 6 * len(features.categorical)
+    assert (record.device, record.country, record.local_hour) == ("phone", "NO", (shop.NOW // 3_600_000_000 + 1) % 24)
+    assert list(msgspec.msgpack.decode(record.sequences)) == ["recent"]
+    accepted, refused = check(msgspec.json.encode(event), Receipt(shop.NOW, "server"), RoutePlan())
+    assert (len(accepted), refused) == (1, [])
+
+
+def test_a_stranger_is_answered_and_logged_as_nobody_else(make, kept):
+    pipeline = make()
+    first, second = (pipeline.answer(RecommendQuery(slot="home")) for _ in range(2))
+    assert ids(first) == ids(second)
+    assert kept.events[0].anonymous_id != kept.events[1].anonymous_id
+    assert check(msgspec.json.encode(kept.events[0]), Receipt(shop.NOW, "server"), RoutePlan())[1] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [
+        (RecommendQuery(slot="nope"), "$.slot"),
+        (RecommendQuery(slot="home", user_id="anon:1"), "$.user_id"),
+        (RecommendQuery(slot="home", context=Context(country="Norway")), "$.context.country"),
+        (RecommendQuery(slot="home", session_id="a\x00b"), "$.session_id"),
+    ],
+)
+def test_what_could_not_be_logged_is_refused_with_its_path(make, kept, query, path):
+    with pytest.raises(QueryError) as told:
+        make().answer(query)
+    assert told.value.path == path
+    assert not kept.events
+
+
+def test_arms_are_sticky_and_the_popular_one_orders_by_popularity(make, kept):
+    pipeline = make(slots=shop.slots() | {"tried": replace(shop.slots()["tried"], explore=None)})
+    answers = {f"u{number}": pipeline.answer(RecommendQuery(slot="tried", user_id=f"u{number}")) for number in range(40)}
+    experiment = Experiment("home-model", arms={"popular": 0.5, "model": 0.5})
+    assert {user: answer.arm for user, answer in answers.items()} == {user: assign(experiment, user) for user in answers}
+    orders = {arm: {tuple(numbers(answer)) for answer in answers.values() if answer.arm == arm} for arm in ("popular", "model")}
+    assert orders == {"popular": {(0, 1, 2, 3, 4, 5)}, "model": {(39, 38, 37, 36, 35, 34)}}
+    assert {event.answer.experiment for event in kept.events} == {"home-model"}
+    assert all(len(record.numeric) == 6 * 3 for record in kept.records), "a baseline's answers are training data too"
+
+
+@pytest.mark.parametrize("policy", ["popular", "recent", "random", "model"])
+def test_each_policy_answers_by_the_same_rules(make, policy):
+    experiment = Experiment("e", arms={"a": 1.0}, policies={"a": policy})
+    pipeline = make(slots={"home": Slot("home", size=30, rules=["item.stock > 0"], sources={"popular": 40}, experiment=experiment)})
+    shown = numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1")))
+    assert len(set(shown)) == 30
+    assert not {3, 13, 23, 33} & set(shown)
+
+
+def test_logged_propensities_are_the_frequencies(make, kept):
+    slots = {"home": Slot("home", size=4, sources={"popular": 40}, explore=Explore(rate=0.6, pool=5, first=2))}
+    pipeline = make(slots=slots)
+    draws = 3_000
+    for _ in range(draws):
+        pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
+    shown = Counter()
+    told: dict[tuple[int, str], float] = {}
+    for event in kept.events:
+        for position, (item, propensity) in enumerate(zip(event.items, event.answer.propensities, strict=True)):
+            shown[position, item] += 1
+            told[position, item] = propensity
+    for place, propensity in told.items():
+        spread = 4.5 * (propensity * (1 - propensity) / draws) ** 0.5
+        assert abs(shown[place] / draws - propensity) <= spread + 1e-9, place
+    assert sum(propensity for (position, _), propensity in told.items() if position == 2) == pytest.approx(1.0)
+
+
+def test_a_seed_repeats_the_answers(make):
+    def ask():
+        pipeline = make(seed=5)
+        return [pipeline.answer(RecommendQuery(slot="tried", user_id=f"u{number}")) for number in range(10)]
+
+    assert ask() == ask()
+
+
+def test_rank_orders_the_callers_items_and_knows_strangers_among_them(make, kept):
+    answer = make().rank(RankQuery(slot="home", user_id="u1", items=["i3", "i20", "unknown", "i5", "i20"]))
+    assert ids(answer) == ["i20", "i5", "i3", "unknown"]
+    assert {item.source for item in answer.items} == {"given"}
+    assert kept.records[0].items == ids(answer)
+
+
+def test_search_finds_words_and_lifts_what_the_person_likes(make):
+    answer = make().search(SearchQuery(query="rain", user_id="u1"))
+    assert len(answer.items) == 5
+    assert all(number % 2 for number in numbers(answer))
+    assert numbers(answer)[0] > 20, "among equal hits the dearest, which the model likes"
+    assert answer.items[0].reason_code == "search"
+    nothing = make().search(SearchQuery(query='"(zzzz', user_id="u1"))
+    assert nothing.items == []
+
+
+def test_similar_items_and_an_items_attributes(make):
+    pipeline = make()
+    similar = pipeline.similar("i5", 4)
+    assert len(similar.items) == 4
+    assert "i5" not in ids(similar)
+    assert pipeline.similar("nope", 4).items == []
+    item = pipeline.item("i5")
+    assert item is not None
+    assert item.attributes == {"category": "hats", "price": 5.0, "stock": 5.0, "title": "Rain hats 5"}
+    assert pipeline.item("nope") is None
+
+
+def test_explain_tells_features_heads_and_contributions(make):
+    query = RecommendQuery(slot="home", user_id="u1", explain=True, attributes=["title", "price"], context=Context(device="phone"))
+    first = make().answer(query).items[0]
+    assert first.attributes == {"title": "Rain bags 39", "price": 39.0}
+    explanation = first.explanation
+    assert explanation is not None
+    assert explanation.features == {"item_clicks": 1.0, "user_clicks": 0.0, "price": 39.0, "category": "bags", "device": "phone"}
+    assert explanation.heads["click"] == pytest.approx(first.score)
+    [(name, moved)] = explanation.contributions.items()
+    assert name == "price"
+    assert moved == pytest.approx(explanation.heads["click"] - 0.5, abs=1e-6)
+
+
+def test_without_a_store_the_popular_items_are_shown(make, kept):
+    answer = make(reader=Broken()).answer(RecommendQuery(slot="home", user_id="u1"))
+    assert numbers(answer) == [0, 1, 2, 4, 5, 6]
+    assert answer.degraded == ["features"]
+    assert kept.records[0].degraded == ["features"]
+    assert kept.records[0].numeric == []
+
+
+def test_without_a_bundle_there_is_an_answer_that_says_so(make, kept):
+    answer = make(bundles=Fixed(None)).answer(RecommendQuery(slot="home", user_id="u1"))
+    assert answer.items == []
+    assert set(answer.degraded) == {"model", "index"}
+    assert answer.model == "fallback"
+    assert len(kept.events) == 1
+
+
+def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
+    class Failing:
+        version = "v0009"
+        index, encoder, recent = bundle.index, bundle.encoder, bundle.recent
+
+        def with_index(self, index):
+            return self
+
+        def score(self, rows, keys, *, objective):
+            raise RuntimeError("segfault, nearly")
+
+    answer = make(bundles=Fixed(Failing())).answer(RecommendQuery(slot="home", user_id="u1"))
+    assert numbers(answer) == [0, 1, 2, 4, 5, 6]
+    assert (answer.degraded, answer.model) == (["model"], "fallback")
+
+
+def test_a_full_log_does_not_stop_answers(make):
+    answer = make(answers=Kept(room=0)).answer(RecommendQuery(slot="home", user_id="u1"))
+    assert answer.items
+    assert answer.degraded == ["log"]
+
+
+def test_a_person_known_by_alias_is_the_person(make, kept, features):
+    class Aliased(shop.FakeReader):
+        def read(self, request, items):
+            return replace(super().read(request, items), person="u9")
+
+    make(reader=Aliased(features)).answer(RecommendQuery(slot="home", anonymous_id="a1"))
+    assert kept.records[0].person == "u9"
+    assert (kept.events[0].user_id, kept.events[0].anonymous_id) == (None, "a1")

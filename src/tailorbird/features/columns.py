@@ -92,6 +92,7 @@ class Frame:
         self._masks: dict[object, Bools] = {}
         self._keys: dict[Entity, tuple[Keys, Bools]] = {}
         self._json: dict[str, _Json] = {}
+        self.extracts: dict[Source, Extract] = {}
         self.capped = 0  # values that were cut off at their declared maximum, so far
         events = np.arange(self._table.num_rows)
         own = self._table["item_id"].is_valid().to_numpy()
@@ -207,7 +208,14 @@ class Frame:
 
 
 def extract(source: Source, frame: Frame) -> Extract:
-    """The rows of the frame that the source counts, with their entity and value."""
+    """The rows of the frame that the source counts, with their entity and value; made once a frame."""
+    found = frame.extracts.get(source)
+    if found is None:
+        found = frame.extracts[source] = _extract(source, frame)
+    return found
+
+
+def _extract(source: Source, frame: Frame) -> Extract:
     key, has = frame.key(source.entity)
     mask = frame.counts & frame.of_types(source.types) & has & frame.once(source.per_item)
     if source.where is not None:

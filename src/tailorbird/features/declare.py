@@ -331,6 +331,8 @@ def sequence(
     base = _counted(name, entity, type)
     if not isinstance(length, int) or not 1 <= length <= SEQUENCE_LENGTH_MAX:
         raise _error(f"length: expected 1 to {SEQUENCE_LENGTH_MAX}, got {length!r}")
+    if any(name.partition(".")[0] == "item" for name in entity.fields):
+        raise _error(f"a sequence belongs to who asks, not to each candidate; got {entity.name}", fix='entity("user")')
     text = f"the last {length} of {_types(type)} of the {entity.name}"
     return _declare(SequenceOf(*base, text, entity, *_what(type, where), length))
 

@@ -1,0 +1,259 @@
+"""Accumulators: how an entity's state takes events up in any order, and what is read out of it at a time.
+
+Each works on many entities at once: `states` is (entities, lanes) of int64 and is changed in place. None depends on the
+order of events or on how they are cut into batches, so that a late, reordered or repeated-after-a-crash batch leads to the
+same bits. Times are never asked of a clock: a state is read at some t after the newest event in it.
+
+    tile of ts = floor(ts / H)      slot = tile mod (tiles + 1)      the ring of 3 tiles at head 7:  slot 0 1 2 3
+                                                                                                     tile 4 5 6 7
+
+A ring's head is the tile of the entity's newest event. A tile older than head − tiles can be in no window that is read
+after the newest event, and is dropped. Which lanes belong to what is in `features.layout`.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird import faults
+from tailorbird.features.columns import Extract, Frame, Keys, ProfileExtract, extract, extract_profiles
+from tailorbird.features.layout import EntityLayout, LastEvents, LastValue, Profile, Ring, WindowSum
+
+Int64s = npt.NDArray[np.int64]
+States = npt.NDArray[np.int64]  # (entities, state lanes)
+Readings = npt.NDArray[np.int64]  # (entities, reading lanes)
+Rows = npt.NDArray[np.intp]
+
+NEVER = np.iinfo(np.int64).max
+
+
+class Additions(Protocol):
+    """A micro-batch for one accumulator: which key, and when; the rest depends on the accumulator."""
+
+    @property
+    def key(self) -> Keys: ...
+    @property
+    def ts(self) -> Int64s: ...
+
+
+class Accumulator(Protocol):
+    """One kind of state within the record of an entity.
+
+    `old` and `new`, shape (entities,), are the newest ts of each entity before and after the batch (0: none).
+    """
+
+    def take(self, frame: Frame) -> Additions:
+        """What this accumulator adds of a block."""
+        ...
+
+    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Additions) -> None:
+        """Add the batch in place: its row i belongs to entity `rows[i]`."""
+        ...
+
+    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
+        """Make `states` what they would be had they also seen the events of `other`."""
+        ...
+
+    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
+        """Write what is read at t (entities,), with t above the newest ts, into its lanes of the readings."""
+        ...
+
+    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
+        """The earliest time after t at which `finish` writes something else although no event came; NEVER if none."""
+        ...
+
+
+class RingSums:
+    """Tile sums, and the windows over them."""
+
+    def __init__(self, ring: Ring, windows: list[WindowSum]) -> None:
+        self._ring = ring
+        self._windows = windows
+        self._lanes = slice(ring.lane, ring.lane + ring.lanes)
+
+    def take(self, frame: Frame) -> Extract:
+        return extract(self._ring.source, frame)
+
+    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
+        ring = self._ring
+        self._advance(states[:, self._lanes], old, new)
+        tile = batch.ts // ring.hop
+        kept = tile >= new[rows] // ring.hop - ring.tiles
+        value = batch.value if ring.measure == "sum" else np.ones(len(rows), np.int64)
+        # Not states[rows, lanes] += value, which keeps one of several equal places.
+        np.add.at(states, (rows[kept], ring.lane + tile[kept] % ring.lanes), value[kept])
+
+    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
+        mine, theirs = states[:, self._lanes], other[:, self._lanes].copy()
+        self._advance(mine, old, new)
+        self._advance(theirs, other_newest, new)
+        mine += theirs
+
+    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
+        age, sums = self._ages(newest, t), states[:, self._lanes]
+        for window in self._windows:
+            readings[:, window.reading_lane] = np.where(age <= self._reach(window), sums, 0).sum(axis=1)
+
+    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
+        hop, age = self._ring.hop, self._ages(newest, t)
+        filled = states[:, self._lanes] != 0
+        soonest = np.full(len(states), NEVER)
+        for window in self._windows:
+            # The oldest filled tile inside leaves when t reaches the tile that is window.tiles + 1 after it.
+            oldest = np.where(filled & (age <= window.tiles), age, -1).max(axis=1, initial=-1)
+            leaves = (t // hop - oldest + window.tiles + 1) * hop
+            soonest = np.minimum(soonest, np.where(oldest < 0, NEVER, leaves))
+        return soonest
+
+    def _reach(self, window: WindowSum) -> int:
+        return window.tiles - 1 if faults.cut("features.tile") else window.tiles
+
+    def _ages(self, newest: Int64s, t: Int64s) -> Int64s:
+        """How many tiles each slot lies before the tile of t, shape (entities, slots); the head's slot is the youngest."""
+        head = newest // self._ring.hop
+        slots = np.arange(self._ring.lanes)
+        behind = (head[:, None] - slots) % self._ring.lanes
+        return behind + (t // self._ring.hop - head)[:, None]
+
+    def _advance(self, sums: Int64s, old: Int64s, new: Int64s) -> None:
+        """Clear the slots that the tiles after the old head, up to the new, come to stand in."""
+        old_head, new_head = old // self._ring.hop, new // self._ring.hop
+        moved = np.flatnonzero(new_head > old_head)
+        if len(moved):
+            behind = (new_head[moved, None] - np.arange(self._ring.lanes)) % self._ring.lanes
+            cleared = new_head[moved, None] - behind > old_head[moved, None]
+            sums[moved] = np.where(cleared, 0, sums[moved])
+
+
+class Newest:
+    """The last event that has the value: ts, id, value. The newest of (ts, id) stays."""
+
+    def __init__(self, spot: LastValue) -> None:
+        self._spot = spot
+
+    def take(self, frame: Frame) -> Extract:
+        return extract(self._spot.source, frame)
+
+    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
+        values = np.stack([batch.ts, batch.id.view(np.int64), batch.value], axis=1)
+        _keep_newest(states[:, self._spot.lane : self._spot.lane + 3], rows, values)
+
+    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
+        lanes = slice(self._spot.lane, self._spot.lane + 3)
+        _keep_newest(states[:, lanes], np.arange(len(states)), other[:, lanes])
+
+    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
+        readings[:, self._spot.reading_lane] = states[:, self._spot.lane]
+        readings[:, self._spot.reading_lane + 1] = states[:, self._spot.lane + 2]
+
+    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
+        return np.full(len(states), NEVER)  # that it is too old is seen from its ts, at reading
+
+
+class Sequences:
+    """The last L events by (ts, id), oldest first, aligned to the end; a ts of 0 is an empty place."""
+
+    def __init__(self, spot: LastEvents) -> None:
+        self._spot = spot
+
+    def take(self, frame: Frame) -> Extract:
+        return extract(self._spot.source, frame)
+
+    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
+        columns = (batch.ts, batch.id, batch.item, batch.type, batch.session)
+        self._add(states, rows, np.stack([column.view(np.int64) for column in columns], axis=1))
+
+    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
+        entities, places = np.nonzero(self._view(other)[:, 0])
+        self._add(states, entities, self._view(other)[entities, :, places])
+
+    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
+        length, out = self._spot.length, self._spot.reading_lane
+        for place, column in enumerate((0, 2, 3, 4)):  # without the id
+            readings[:, out + place * length : out + (place + 1) * length] = self._view(states)[:, column]
+
+    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
+        return np.full(len(states), NEVER)
+
+    def _view(self, states: States) -> Int64s:
+        """(entities, 5, L)"""
+        lane, length = self._spot.lane, self._spot.length
+        return states[:, lane : lane + 5 * length].reshape(len(states), 5, length)
+
+    def _add(self, states: States, rows: Rows, events: Int64s) -> None:
+        """Add events (n, 5) to the sequences of `rows` (n,): sort all by (row, ts, id), keep the last L of each row."""
+        if not len(rows):
+            return
+        length = self._spot.length
+        touched, local = np.unique(rows, return_inverse=True)
+        view = self._view(states)[touched]  # a copy
+        held, places = np.nonzero(view[:, 0])
+        row = np.concatenate([held, local])
+        all_events = np.concatenate([view[held, :, places], events])
+        order = np.lexsort((all_events[:, 1].view(np.uint64), all_events[:, 0], row))
+        row, all_events = row[order], all_events[order]
+        # Place from the end: L − 1 for a row's newest event.
+        ends = np.cumsum(np.bincount(row, minlength=len(touched)))
+        place = length - ends[row] + np.arange(len(row))
+        kept = place >= 0
+        view[:] = 0
+        view[row[kept], :, place[kept]] = all_events[kept]
+        lane = self._spot.lane
+        states[touched, lane : lane + 5 * length] = view.reshape(len(touched), -1)
+
+
+class Profiles:
+    """The newest profile, whole: ts, id, and a value for each attribute. An id of 0 with a ts of 0: none yet."""
+
+    def __init__(self, spot: Profile) -> None:
+        self._spot = spot
+        self._lanes = slice(spot.lane, spot.lane + 2 + len(spot.attributes))
+        self._missing = np.array([_MISSING[kind] for _, kind in spot.attributes], np.int64)
+
+    def take(self, frame: Frame) -> ProfileExtract:
+        return extract_profiles(self._spot.type, self._spot.attributes, frame)
+
+    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: ProfileExtract) -> None:
+        values = np.concatenate([np.stack([batch.ts, batch.id.view(np.int64)], axis=1), batch.values], axis=1)
+        _keep_newest(states[:, self._lanes], rows, values)
+
+    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
+        _keep_newest(states[:, self._lanes], np.arange(len(states)), other[:, self._lanes])
+
+    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
+        none = (states[:, self._lanes][:, :2] == 0).all(axis=1)
+        values = states[:, self._spot.lane + 2 : self._lanes.stop]
+        out = self._spot.reading_lane
+        readings[:, out : out + len(self._missing)] = np.where(none[:, None], self._missing, values)
+
+    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
+        return np.full(len(states), NEVER)
+
+
+_MISSING = {"numeric": int(np.array(np.nan).view(np.int64)), "categorical": 0}
+
+
+def accumulators(layout: EntityLayout) -> list[Accumulator]:
+    """All accumulators of an entity, in the order of its lanes."""
+    found: list[Accumulator] = [
+        RingSums(ring, [window for window in layout.windows if window.ring == number]) for number, ring in enumerate(layout.rings)
+    ]
+    found += [Newest(spot) for spot in layout.lasts]
+    found += [Sequences(spot) for spot in layout.sequences]
+    if layout.profile is not None:
+        found.append(Profiles(layout.profile))
+    return found
+
+
+def _keep_newest(lanes: Int64s, rows: Rows, values: Int64s) -> None:
+    """Where values (n, k), which begin with ts and id, are newer than the lanes of their row, put them there, in place."""
+    if not len(rows):
+        return
+    order = np.lexsort((values[:, 1].view(np.uint64), values[:, 0], rows))
+    newest = order[np.append(rows[order][1:] != rows[order][:-1], True)]
+    rows, values = rows[newest], values[newest]
+    held = lanes[rows]
+    ties = (values[:, 0] == held[:, 0]) & (values[:, 1].view(np.uint64) > held[:, 1].view(np.uint64))
+    newer = (values[:, 0] > held[:, 0]) | ties
+    lanes[rows[newer]] = values[newer]

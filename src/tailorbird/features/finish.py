@@ -1,0 +1,176 @@
+"""From the lanes of reading records to columns: one fixed order of float64 operations for each kind, rounded once to float32.
+
+Reading and backfill both come through here, each with its own way to the lanes, so that equal sums are equal bits. The
+arithmetic is + − × ÷ only, whose result IEEE 754 fixes; NumPy neither fuses nor reorders it within an element.
+
+    count = n    total = S·unit    mean = S·unit / n    ratio = (a + m·(A/B)) / (b + m)    since = (t − ts) / 1e6
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events.keys import hash64
+from tailorbird.features.declare import HORIZON, SESSION_GAP
+from tailorbird.features.layout import Layout, Spot, Step
+from tailorbird.features.request import Sequence
+
+Int64s = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Keys = npt.NDArray[np.uint64]
+
+
+class Lanes(Protocol):
+    """Where columns are finished from. Arrays are (rows,), or (1,) where all rows have the same.
+
+    Of an entity that a row has not (no item.category, no person), `known` is False and `lane` 0 (any value for attributes).
+    """
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def t(self) -> Int64s:
+        """When each row is read."""
+        ...
+
+    def lane(self, spot: Spot) -> Int64s: ...
+
+    def known(self, entity: int) -> Bools: ...
+
+    def session(self, step: Step) -> Floats:
+        """Events of the step's type in the current session; `count_session` does it for one sequence."""
+        ...
+
+    def context_number(self, field: str) -> Floats: ...
+
+    def context_key(self, field: str) -> Keys: ...
+
+
+def numeric(layout: Layout, lanes: Lanes) -> npt.NDArray[np.float32]:
+    """All numeric columns in order of declaration, shape (rows, columns)."""
+    steps = [step for step in layout.steps if step.kind == "numeric"]
+    table = np.empty((lanes.rows, len(steps)), np.float32)
+    place = {step.name: column for column, step in enumerate(steps)}
+    with np.errstate(all="ignore"):
+        for column, step in enumerate(steps):
+            if step.operation != "derived":
+                table[:, column] = number(step, lanes)
+        by_name = {step.name: step for step in steps}
+        for name in layout.derived_order:
+            expression = by_name[name].expression
+            assert expression is not None
+            table[:, place[name]] = expression.numbers(lambda other, kind: table[:, place[other]].astype(np.float64), lanes.rows)
+    return table
+
+
+def categorical(layout: Layout, lanes: Lanes) -> Keys:
+    """All categorical columns in order of declaration, shape (rows, columns)."""
+    steps = [step for step in layout.steps if step.kind == "categorical"]
+    table = np.empty((lanes.rows, len(steps)), np.uint64)
+    for column, step in enumerate(steps):
+        table[:, column] = category(step, lanes)
+    return table
+
+
+def number(step: Step, lanes: Lanes) -> Floats:
+    """One numeric column that is not derived, before rounding."""
+    if step.operation == "context":
+        return lanes.context_number(step.text)
+    known = lanes.known(step.spots[0].entity)
+    if step.operation == "session":
+        return np.where(known, lanes.session(step), np.nan)
+    return np.where(known, _NUMBERS[step.operation](step, lanes), np.nan)
+
+
+def category(step: Step, lanes: Lanes) -> Keys:
+    if step.operation == "context":
+        return lanes.context_key(step.text)
+    known = lanes.known(step.spots[0].entity)
+    value = lanes.lane(step.spots[-1])
+    if step.operation == "last":
+        known = known & _recent(step, lanes)
+    return np.where(known, value, 0).astype(np.int64).view(np.uint64)
+
+
+def count_session(ts: Int64s, types: Keys, sessions: Keys, t: int, session: int | None, type: int) -> float:
+    """Events of `type` in the current session of one person's sequence (k,), oldest first; `session` is the asked id's hash."""
+    ts, types, sessions = recent(ts, t, ts, types, sessions)
+    if session is not None:
+        current = sessions == np.uint64(session)
+    else:
+        gaps = np.diff(ts, append=t) <= SESSION_GAP
+        current = np.logical_and.accumulate(gaps[::-1])[::-1]
+    return float(np.count_nonzero(current & (types == np.uint64(type))))
+
+
+def recent(ts: Int64s, t: int, *columns: npt.NDArray) -> tuple[npt.NDArray, ...]:
+    """The columns where a sequence has an event within the horizon of t."""
+    kept = (ts > 0) & (ts >= t - HORIZON)
+    return tuple(column[kept] for column in columns)
+
+
+def sequence(ts: Int64s, item: Keys, type: Keys, t: int) -> Sequence:
+    """A sequence column of one person."""
+    ts, item, type = recent(ts, t, ts, item, type)
+    return Sequence(item, type, ts)
+
+
+def _recent(step: Step, lanes: Lanes) -> Bools:
+    ts = lanes.lane(step.spots[0])
+    return (ts > 0) & (ts >= lanes.t - HORIZON)
+
+
+def _count(step: Step, lanes: Lanes) -> Floats:
+    return lanes.lane(step.spots[0]).astype(np.float64)
+
+
+def _total(step: Step, lanes: Lanes) -> Floats:
+    return lanes.lane(step.spots[0]).astype(np.float64) * step.numbers[0]
+
+
+def _mean(step: Step, lanes: Lanes) -> Floats:
+    events = lanes.lane(step.spots[1]).astype(np.float64)
+    return np.where(events > 0, _total(step, lanes) / events, np.nan)
+
+
+def _ratio(step: Step, lanes: Lanes) -> Floats:
+    a, b = (lanes.lane(spot).astype(np.float64) for spot in step.spots[:2])
+    constant, weight = step.numbers
+    if weight < 0:
+        return np.where(b > 0, a / b, np.nan)
+    rate: Floats | float = constant
+    if len(step.spots) == 4:
+        above, below = (lanes.lane(spot).astype(np.float64) for spot in step.spots[2:])
+        rate = np.where(below > 0, above / below, 0.0)
+    return np.where(b + weight > 0, (a + weight * rate) / (b + weight), np.nan)
+
+
+def _last(step: Step, lanes: Lanes) -> Floats:
+    return np.where(_recent(step, lanes), lanes.lane(step.spots[1]).view(np.float64), np.nan)
+
+
+def _since(step: Step, lanes: Lanes) -> Floats:
+    elapsed = (lanes.t - lanes.lane(step.spots[0])).astype(np.float64) / 1e6
+    return np.where(_recent(step, lanes), elapsed, np.nan)
+
+
+def _attribute(step: Step, lanes: Lanes) -> Floats:
+    return lanes.lane(step.spots[0]).view(np.float64)
+
+
+def session_key(session_id: str | None) -> int | None:
+    return None if session_id is None else hash64(session_id)
+
+
+_NUMBERS = {
+    "count": _count,
+    "total": _total,
+    "mean": _mean,
+    "ratio": _ratio,
+    "last": _last,
+    "since": _since,
+    "attribute": _attribute,
+}

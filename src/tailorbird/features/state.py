@@ -1,0 +1,168 @@
+"""The records of a feature set in a store: their keys, and arrays of them in and out. One folder a schema: `state/<schema hash>/`.
+
+    m                        position: commit, p, offset, newest ts, applied rows, ready
+    c  commit u64            p, written_at: what each commit stands for; answers log the commit that they read
+    a  key u64               alias: ts, p, user id of the newest identify of an anonymous id
+    s  entity u16  key u64   state record        (big-endian keys, so that a batch is written in the order of the tree;
+    r  entity u16  key u64   reading record       records are little-endian lanes of 64 bits)
+
+The worker writes all of them, readers read all but the first and second kinds together with the rest of one commit.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events.keys import hash64
+from tailorbird.features.accumulators import NEVER, Accumulator, accumulators
+from tailorbird.features.columns import Keys
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, VALID_FROM, EntityLayout, Layout
+from tailorbird.store import EmbeddedStore, Snapshot, open_store
+
+Int64s = npt.NDArray[np.int64]
+LANE = np.dtype("<i8")
+
+_POSITION = struct.Struct("<6q")
+_COMMIT = struct.Struct("<2q")
+_ALIAS = struct.Struct("<2q")
+_POSITION_KEY = b"m"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the state is.
+
+    Attributes:
+        commit: numbered from 1.
+        p: everything routed up to here is applied; `value(entity, t, p)` of what is read.
+        offset: of the routed log, from where to read on.
+        newest: the newest ts applied.
+        rows: how many events were applied.
+        ready: 0 while the history is still being taken in.
+    """
+
+    commit: int = 0
+    p: int = 0
+    offset: int = 0
+    newest: int = 0
+    rows: int = 0
+    ready: int = 1
+
+    def encode(self) -> tuple[bytes, bytes]:
+        return _POSITION_KEY, _POSITION.pack(self.commit, self.p, self.offset, self.newest, self.rows, self.ready)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Who an anonymous id is: the newest identify by (ts, p)."""
+
+    ts: int
+    p: int
+    user_id: str
+
+    def encode(self) -> bytes:
+        return _ALIAS.pack(self.ts, self.p) + self.user_id.encode()
+
+
+def state_folder(state: Path, features: FeatureSet) -> Path:
+    return state / features.schema_hash
+
+
+def open_state(state: Path, features: FeatureSet, *, create: bool = False) -> EmbeddedStore:
+    """The store of this schema below `state`; raises NotReadyError if there is none and `create` is not set."""
+    return open_store(state_folder(state, features), create=create)
+
+
+def read_position(snapshot: Snapshot) -> Position:
+    found = snapshot.get(_POSITION_KEY)
+    return Position() if found is None else Position(*_POSITION.unpack(found))
+
+
+def commit_record(position: Position, written_at: int) -> tuple[bytes, bytes]:
+    return b"c" + position.commit.to_bytes(8, "big"), _COMMIT.pack(position.p, written_at)
+
+
+def commits(snapshot: Snapshot) -> Iterator[tuple[int, int, int]]:
+    """(commit, p, written_at) of each commit, oldest first."""
+    for key, value in snapshot.scan(b"c"):
+        yield int.from_bytes(key[1:], "big"), *_COMMIT.unpack(value)
+
+
+def alias_key(anonymous_id: str) -> bytes:
+    return b"a" + hash64(anonymous_id).to_bytes(8, "big")
+
+
+def read_alias(snapshot: Snapshot, anonymous_id: str) -> Alias | None:
+    found = snapshot.get(alias_key(anonymous_id))
+    return None if found is None else Alias(*_ALIAS.unpack_from(found), found[_ALIAS.size :].decode())
+
+
+class Records:
+    """The records of one entity, as arrays: a row for each key."""
+
+    def __init__(self, layout: EntityLayout) -> None:
+        self.layout = layout
+        self.accumulators: list[Accumulator] = accumulators(layout)
+        self._index = layout.index.to_bytes(2, "big")
+        self._no_state = bytes(layout.state_bytes)
+        none = self.finish(np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64))
+        self._no_reading = none.astype(LANE).tobytes()
+
+    def states(self, snapshot: Snapshot, keys: Keys) -> Int64s:
+        """(n, state lanes), a copy; of keys that are not there, zeros."""
+        data = snapshot.get_many(self._keys(b"s", keys), default=self._no_state)
+        return np.frombuffer(bytearray(data), LANE).reshape(len(keys), self.layout.state_lanes)
+
+    def readings(self, snapshot: Snapshot, keys: Keys) -> Int64s:
+        """(n, reading lanes), read-only; of keys that are not there, what is read of an entity without events."""
+        data = snapshot.get_many(self._keys(b"r", keys), default=self._no_reading)
+        return np.frombuffer(data, LANE).reshape(len(keys), self.layout.reading_lanes)
+
+    def finish(self, states: Int64s, t: Int64s, commit: int = 0) -> Int64s:
+        """The reading records of the states at t (n,), each above its state's newest ts."""
+        readings = np.zeros((len(states), self.layout.reading_lanes), np.int64)
+        newest = states[:, NEWEST]
+        change = np.full(len(states), NEVER)
+        for one in self.accumulators:
+            one.finish(states, newest, t, readings)
+            change = np.minimum(change, one.next_change(states, newest, t))
+        readings[:, NEWEST] = newest
+        readings[:, VALID_FROM] = t
+        readings[:, NEXT_CHANGE] = change
+        readings[:, COMMIT] = commit
+        return readings
+
+    def written(self, keys: Keys, states: Int64s) -> list[tuple[bytes, bytes]]:
+        return _rows(self._keys(b"s", keys), states)
+
+    def published(self, keys: Keys, readings: Int64s) -> list[tuple[bytes, bytes]]:
+        return _rows(self._keys(b"r", keys), readings)
+
+    def _keys(self, kind: bytes, keys: Keys) -> list[bytes]:
+        head = np.frombuffer(kind + self._index, np.uint8)
+        table = np.empty((len(keys), 11), np.uint8)
+        table[:, :3] = head
+        table[:, 3:] = keys.astype(">u8").view(np.uint8).reshape(len(keys), 8)
+        data = table.tobytes()
+        return [data[start : start + 11] for start in range(0, len(data), 11)]
+
+
+def all_records(layout: Layout) -> list[Records]:
+    """By index of the entity."""
+    return [Records(one) for one in layout.entities]
+
+
+def scan_keys(snapshot: Snapshot, layout: EntityLayout) -> Iterator[int]:
+    """The keys of all entities of a kind that have a state."""
+    for key, _ in snapshot.scan(b"s" + layout.index.to_bytes(2, "big")):
+        yield int.from_bytes(key[3:], "big")
+
+
+def _rows(keys: list[bytes], lanes: Int64s) -> list[tuple[bytes, bytes]]:
+    data, width = lanes.astype(LANE, copy=False).tobytes(), 8 * lanes.shape[1]
+    return [(key, data[start : start + width]) for key, start in zip(keys, range(0, len(data), width), strict=True)]

@@ -1,0 +1,288 @@
+"""The worker: takes the routed log into the state of its features, micro-batch by micro-batch. It alone writes `state/<schema hash>/`.
+
+A step is one transaction of the store: state records, reading records, aliases, how far the log was read, and which p the
+commit stands for. So a kill at any point leaves all of a step or none of it, and the step that is repeated leads to the
+same bits. How a batch changes a state is in `features.accumulators`; who reads it, in `features.read`.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird import faults
+from tailorbird.errors import InputError, StorageError
+from tailorbird.events.clock import Clock
+from tailorbird.events.schema import ROUTED, micros
+from tailorbird.features.accumulators import NEVER, Accumulator, Additions
+from tailorbird.features.columns import Frame, Keys
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.layout import NEWEST, NEXT_CHANGE
+from tailorbird.features.state import (
+    Alias,
+    Position,
+    Records,
+    alias_key,
+    all_records,
+    commit_record,
+    open_state,
+    read_alias,
+    read_position,
+    state_folder,
+)
+from tailorbird.store import Transaction
+from tailorbird.stream import EmbeddedReader, open_reader
+from tailorbird.stream.lock import FileLock
+
+Int64s = npt.NDArray[np.int64]
+
+ROWS_MAX = 20_000
+POLL_S = 0.003
+REFRESH_S = 1.0
+HOT_MAX = 20_000  # entities of a kind whose reading records are renewed when they run out
+
+
+@dataclass(frozen=True)
+class WorkerReport:
+    """What a step did: rows of the log taken (0: there was nothing), the commit that is now the newest, and its p."""
+
+    rows: int
+    commit: int
+    p: int
+    capped: int = 0
+
+
+@dataclass(frozen=True)
+class _Additions:
+    """What a batch adds to one entity kind: its keys, each once, and for each accumulator the batch with its rows."""
+
+    keys: Keys
+    newest: Int64s  # (keys,), of the batch
+    parts: list[tuple[Accumulator, npt.NDArray[np.intp], Additions]]
+
+
+class FeatureWorker:
+    """Keeps the state of one schema up with the routed log.
+
+    Args:
+        routed: the router's log; it need not be there yet.
+        state: the folder of all states; this schema's is below it.
+    Raises:
+        LockedError: another worker keeps this state.
+    """
+
+    def __init__(self, routed: Path, state: Path, features: FeatureSet, *, clock: Clock) -> None:
+        self.features = features
+        self._routed = routed
+        self._clock = clock
+        folder = state_folder(state, features)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / "worker")
+        try:
+            self._store = open_state(state, features, create=True)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._records = all_records(features.layout)
+        self._hot: list[dict[int, int]] = [{} for _ in self._records]
+        self._reader: EmbeddedReader | None = None
+        with self._store.snapshot() as snapshot:
+            self.position = read_position(snapshot)
+
+    def step(self, rows_max: int = ROWS_MAX) -> WorkerReport:
+        """Take in what the log has, up to about `rows_max` rows, and commit.
+
+        Raises:
+            InputError: the log no longer has what comes next; `bootstrap` from the lake.
+            DamageError: the log does not match its checksums.
+            StorageError: the state could not be written; nothing of the step is in it.
+        """
+        reader = self._open_reader()
+        blocks = [] if reader is None else reader.read(self.position.offset)
+        rows, tables = 0, []
+        position = self.position
+        for stored in blocks:
+            if rows >= rows_max:
+                break
+            rows += stored.block.rows
+            if stored.block.kind == "events":
+                tables.append(_decode(stored.block.payload, self._routed, stored.offset))
+            position = replace(position, offset=stored.end, p=stored.end - 1)
+        if not rows:
+            return WorkerReport(0, self.position.commit, self.position.p)
+        faults.at("worker.before_step")
+        capped = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
+        return WorkerReport(rows, self.position.commit, self.position.p, capped)
+
+    def bootstrap(self, history: Iterable[pa.Table], p: int) -> None:
+        """Build the state anew from events of the lake (all with p up to `p`, in any order), then go on in the log behind it.
+
+        Until it returns, readers are told that the state is not ready; one that was cut short starts again from nothing.
+        """
+        self._store.write(lambda transaction: transaction.delete_many([key for key, _ in transaction.scan(b"")]))
+        self.position = Position(ready=0)
+        for table in history:
+            if len(table):
+                self._commit(table, replace(self.position, p=0))
+        faults.at("worker.before_ready")
+        self._commit(ROUTED.empty_table(), replace(self.position, p=p, offset=p + 1, ready=1))
+
+    def refresh(self) -> int:
+        """Renew the reading records, of entities changed lately, that have run out by now; the number of them."""
+        now, count = self._clock.now(), 0
+        for records, hot in zip(self._records, self._hot, strict=True):
+            due = np.array([key for key, change in hot.items() if change <= now], np.uint64)
+            if len(due):
+                count += self._store.write(lambda transaction, records=records, due=due: self._renew(transaction, records, due, now))
+                for key in due.tolist():
+                    del hot[key]
+        return count
+
+    def run(self, stop: threading.Event) -> None:
+        """Step while there is something, else look again every few milliseconds, until `stop` is set."""
+        refresh_at = time.monotonic() + REFRESH_S
+        while not stop.is_set():
+            reader = self._open_reader()
+            while reader is not None and reader.changed() and not stop.is_set():
+                while self.step().rows and not stop.is_set():
+                    pass
+            stop.wait(POLL_S)
+            if time.monotonic() >= refresh_at:
+                self.refresh()
+                refresh_at = time.monotonic() + REFRESH_S
+
+    def close(self) -> None:
+        """Close state and log, and let the next worker in."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        self._store.close()
+        self._lock.release()
+
+    def __enter__(self) -> "FeatureWorker":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _open_reader(self) -> EmbeddedReader | None:
+        if self._reader is None and self._routed.exists():
+            self._reader = open_reader(self._routed)
+        return self._reader
+
+    def _commit(self, table: pa.Table, position: Position) -> int:
+        """Apply a table of events and move to `position`, numbered as the next commit; the number of capped values."""
+        frame = Frame(table)
+        additions = [_additions(records, frame) for records in self._records]
+        aliases = _aliases(table)
+        before = self.position
+        newest = int(frame.ts.max(initial=0))
+        after = replace(position, commit=before.commit + 1, newest=max(before.newest, newest), rows=before.rows + len(table))
+        written_at = self._clock.now()
+
+        def change(transaction: Transaction) -> list[Int64s]:
+            if read_position(transaction).commit != before.commit:
+                raise StorageError("another process wrote this state", where=str(self._store.path), fix="run one worker a schema")
+            changes = [self._apply(transaction, *pair, after.commit) for pair in zip(self._records, additions, strict=True)]
+            transaction.put_many(_newer_aliases(transaction, aliases))
+            transaction.put_many([after.encode(), commit_record(after, written_at)])
+            faults.at("worker.before_commit")
+            return changes
+
+        changes = self._store.write(change)
+        faults.at("worker.after_commit")
+        self.position = after
+        for hot, added, soonest in zip(self._hot, additions, changes, strict=True):
+            _remember(hot, added.keys, soonest)
+        return frame.capped
+
+    def _apply(self, transaction: Transaction, records: Records, additions: _Additions, commit: int) -> Int64s:
+        """Bring the states of the batch's keys up to date and publish their readings; when each next changes by itself."""
+        keys = additions.keys
+        if not len(keys):
+            return np.zeros(0, np.int64)
+        states = records.states(transaction, keys)
+        old = states[:, NEWEST].copy()
+        new = np.maximum(old, additions.newest)
+        for accumulator, rows, batch in additions.parts:
+            accumulator.update(states, old, new, rows, batch)
+        states[:, NEWEST] = new
+        readings = records.finish(states, new + 1, commit)
+        transaction.put_many(records.written(keys, states))
+        transaction.put_many(records.published(keys, readings))
+        return readings[:, NEXT_CHANGE]
+
+    def _renew(self, transaction: Transaction, records: Records, keys: Keys, now: int) -> int:
+        states = records.states(transaction, keys)
+        readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, now), self.position.commit)
+        transaction.put_many(records.published(keys, readings))
+        return len(keys)
+
+
+def run(routed: Path, state: Path, features: FeatureSet, *, clock: Clock, stop: threading.Event) -> None:
+    """The role: a worker that runs until `stop` is set; the step under way is finished first."""
+    with FeatureWorker(routed, state, features, clock=clock) as worker:
+        worker.run(stop)
+
+
+def _decode(payload: bytes, path: Path, offset: int) -> pa.Table:
+    try:
+        with pa.ipc.open_stream(payload) as stream:
+            return stream.read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"the block at {offset} is no table of events: {error}", where=str(path)) from error
+
+
+def _additions(records: Records, frame: Frame) -> _Additions:
+    taken = [(one, one.take(frame)) for one in records.accumulators]
+    keys, places = np.unique(np.concatenate([batch.key for _, batch in taken]), return_inverse=True)
+    newest = np.zeros(len(keys), np.int64)
+    parts, start = [], 0
+    for accumulator, batch in taken:
+        rows = places[start : start + len(batch.key)]
+        start += len(batch.key)
+        if len(rows):
+            np.maximum.at(newest, rows, batch.ts)
+            parts.append((accumulator, rows, batch))
+    return _Additions(keys, newest, parts)
+
+
+def _aliases(table: pa.Table) -> dict[str, Alias]:
+    """The newest identify of each anonymous id in the table. Whether it counts is for features, not for who someone is."""
+    found: dict[str, Alias] = {}
+    rows = table.filter(pc.equal(table["type"], "identify"))
+    columns = (rows["anonymous_id"].to_pylist(), micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows["user_id"].to_pylist())
+    for anonymous_id, ts, p, user_id in zip(*columns, strict=True):
+        if anonymous_id is not None and user_id is not None:
+            _keep(found, anonymous_id, Alias(ts, p, user_id))
+    return found
+
+
+def _keep(aliases: dict[str, Alias], anonymous_id: str, alias: Alias) -> None:
+    held = aliases.get(anonymous_id)
+    if held is None or (held.ts, held.p) < (alias.ts, alias.p):
+        aliases[anonymous_id] = alias
+
+
+def _newer_aliases(transaction: Transaction, aliases: dict[str, Alias]) -> Sequence[tuple[bytes, bytes]]:
+    records = []
+    for anonymous_id, alias in aliases.items():
+        held = read_alias(transaction, anonymous_id)
+        if held is None or (held.ts, held.p) < (alias.ts, alias.p):
+            records.append((alias_key(anonymous_id), alias.encode()))
+    return records
+
+
+def _remember(hot: dict[int, int], keys: Keys, soonest: Int64s) -> None:
+    for key, change in zip(keys.tolist(), soonest.tolist(), strict=True):
+        hot.pop(key, None)
+        if change != NEVER:
+            hot[key] = change
+    while len(hot) > HOT_MAX:
+        del hot[next(iter(hot))]

@@ -1,0 +1,212 @@
+"""The store in LMDB: a memory-mapped B-tree in one folder, one writer, readers that never wait.
+
+What the defaults do not do, and is done here: an environment is opened once a process and path (LMDB forbids twice) and
+refused after a fork; slots of dead readers are cleared at opening and on a timer, since one stops the reuse of pages;
+values are copied out, since they live only as long as their transaction; the map grows when it is full, and follows when
+another process grew it. Never WRITEMAP: on a full disk it kills the process. See docs/decisions/0003-lmdb.md.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import lmdb
+
+from tailorbird.errors import DamageError, NotReadyError, StorageError
+from tailorbird.store.protocol import Transaction
+
+T = TypeVar("T")
+
+MAP_BYTES = 1 << 30
+MAP_BYTES_MAX = 1 << 44
+READERS_MAX = 1_024
+READER_CHECK_S = 30.0
+
+
+class _Environment:
+    """An open environment, shared by its stores in this process, with the gate that growing the map needs."""
+
+    def __init__(self, lmdb_environment: lmdb.Environment) -> None:
+        self.lmdb = lmdb_environment
+        self.stores = 1
+        self._gate = threading.Condition()
+        self._snapshots = 0
+        self._growing = False
+        self._checked = time.monotonic()
+
+    def enter(self) -> None:
+        with self._gate:
+            while self._growing:
+                self._gate.wait()
+            self._snapshots += 1
+
+    def leave(self) -> None:
+        with self._gate:
+            self._snapshots -= 1
+            if self._growing:
+                self._gate.notify_all()
+
+    def resize(self, size: int) -> None:
+        """Set how far the map reaches (0: as another process set it), once no snapshot of this process is open."""
+        with self._gate:
+            self._growing = True
+            try:
+                self._gate.wait_for(lambda: self._snapshots == 0)
+                self.lmdb.set_mapsize(size)
+            finally:
+                self._growing = False
+                self._gate.notify_all()
+
+    def check_readers(self) -> None:
+        """Now and then, clear the slots of readers that died: each holds back the reuse of pages."""
+        if time.monotonic() - self._checked > READER_CHECK_S:
+            self._checked = time.monotonic()
+            self.lmdb.reader_check()
+
+
+# The environments of each process, by process and path: LMDB's locks break when one is opened twice or after a fork.
+_open: dict[tuple[int, str], _Environment] = {}
+_open_lock = threading.Lock()
+
+
+class EmbeddedSnapshot:
+    """Implements `store.Snapshot`, and with a writing transaction `store.Transaction`."""
+
+    def __init__(self, transaction: lmdb.Transaction) -> None:
+        self._transaction = transaction
+
+    def get(self, key: bytes) -> bytes | None:
+        found = self._transaction.get(key)
+        return None if found is None else bytes(found)
+
+    def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
+        get = self._transaction.get
+        return b"".join([get(key, default) for key in keys])  # join copies out of the map
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._transaction.cursor() as cursor:
+            found = cursor.set_range(prefix)
+            while found and bytes(cursor.key()).startswith(prefix):
+                yield bytes(cursor.key()), bytes(cursor.value())
+                found = cursor.next()
+
+    def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        with self._transaction.cursor() as cursor:
+            cursor.putmulti(list(records), dupdata=False)
+
+    def delete_many(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._transaction.delete(key)
+
+
+class EmbeddedStore:
+    """Implements `store.Store` in a folder; made by `open_store`."""
+
+    def __init__(self, path: Path, environment: _Environment) -> None:
+        self.path = path
+        self._environment: _Environment | None = environment
+        self._key = (os.getpid(), os.path.realpath(path))
+
+    @contextmanager
+    def snapshot(self) -> Iterator[EmbeddedSnapshot]:
+        environment = self._ready()
+        environment.enter()
+        try:
+            transaction = self._begin(environment)
+            try:
+                yield EmbeddedSnapshot(transaction)
+            finally:
+                transaction.abort()
+        finally:
+            environment.leave()
+
+    def write(self, change: Callable[[Transaction], T]) -> T:
+        environment = self._ready()
+        while True:
+            try:
+                with environment.lmdb.begin(write=True, buffers=True) as transaction:
+                    return change(EmbeddedSnapshot(transaction))
+            except lmdb.MapFullError:
+                self._grow(environment)
+            except lmdb.MapResizedError:
+                environment.resize(0)
+            except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError) as error:
+                raise DamageError(f"the store is damaged: {error}", where=str(self.path), fix="rebuild the state from the lake") from error
+            except lmdb.Error as error:
+                raise StorageError(f"cannot write: {error}", where=str(self.path), fix="see to the disk, then start again") from error
+
+    def size_bytes(self) -> int:
+        """How much of the disk the records take, free pages included."""
+        return (self.path / "data.mdb").stat().st_size
+
+    def close(self) -> None:
+        """Harmless when already closed. The environment goes when its last store in this process is closed."""
+        if self._environment is None:
+            return
+        environment, self._environment = self._environment, None
+        with _open_lock:
+            environment.stores -= 1
+            if environment.stores == 0 and self._key[0] == os.getpid():
+                del _open[self._key]
+                environment.lmdb.close()
+
+    def _ready(self) -> _Environment:
+        if self._environment is None:
+            raise StorageError("the store is closed", where=str(self.path))
+        if self._key[0] != os.getpid():
+            raise StorageError("the store was opened before a fork; open it in the new process", where=str(self.path))
+        self._environment.check_readers()
+        return self._environment
+
+    def _begin(self, environment: _Environment) -> lmdb.Transaction:
+        try:
+            return environment.lmdb.begin(buffers=True)
+        except lmdb.MapResizedError:  # another process grew it
+            environment.leave()
+            try:
+                environment.resize(0)
+            finally:
+                environment.enter()
+            return environment.lmdb.begin(buffers=True)
+        except lmdb.ReadersFullError as error:
+            environment.lmdb.reader_check()
+            raise StorageError(f"more than {READERS_MAX} readers at a time", where=str(self.path)) from error
+
+    def _grow(self, environment: _Environment) -> None:
+        size = 2 * environment.lmdb.info()["map_size"]
+        if size > MAP_BYTES_MAX:
+            raise StorageError(f"the store would exceed {MAP_BYTES_MAX >> 40} TiB", where=str(self.path))
+        environment.resize(size)
+
+
+def open_store(path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) -> EmbeddedStore:
+    """Open the store in the folder `path`.
+
+    Args:
+        create: make it if it is not there; readers leave that to the writer.
+        map_bytes: how far the map reaches at first; it grows by itself and takes no disk before it is used.
+    Raises:
+        NotReadyError: there is none.
+        StorageError: the folder cannot be used.
+    """
+    if not create and not (path / "data.mdb").exists():
+        raise NotReadyError("no records yet", where=str(path), fix="start the worker: tailorbird run worker")
+    key = (os.getpid(), os.path.realpath(path))
+    with _open_lock:
+        known = _open.get(key)
+        if known is not None:
+            known.stores += 1
+            return EmbeddedStore(path, known)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            environment = lmdb.open(str(path), map_size=map_bytes, max_readers=READERS_MAX, readahead=False)
+            environment.reader_check()
+        except (lmdb.Error, OSError) as error:
+            fix = "check the folder's permissions and the disk"
+            raise StorageError(f"cannot open the store: {error}", where=str(path), fix=fix) from error
+        opened = _open[key] = _Environment(environment)
+    return EmbeddedStore(path, opened)

@@ -165,12 +165,14 @@ class Router:
         for index, source in enumerate(sources):
             share = len(sources) - index  # what others leave is for those behind
             for stored in self._bodies(source, max(1, (rows_max - taken) // share), _BYTES_MAX // len(sources)):
+                offsets[source.producer] = stored.end
+                if stored.block.kind != "body":
+                    continue
                 receipt = _receipt.decode(stored.block.receipt)
                 accepted, refusals = check(stored.block.payload, receipt, self._plan)
                 arrivals.add(accepted, source.producer, source.id, stored.offset)
                 refused += [Refused(one, receipt.received_at, receipt.source, source.producer, stored.offset) for one in refusals]
                 taken += stored.block.rows
-                offsets[source.producer] = stored.end
         return arrivals, refused, offsets
 
     def _bodies(self, source: _Source, rows_max: int, bytes_max: int) -> Iterator[Stored]:
@@ -190,7 +192,8 @@ class Router:
                 with self._log.transaction() as connection:
                     insert = "INSERT INTO raw_position(producer, offset, newest) VALUES (?, 0, 0)"
                     connection.execute(insert, (producer,))
-                    source = self._sources[producer] = _Source(connection.last_insert_rowid(), producer, 0, 0)
+                    id_ = connection.last_insert_rowid()
+                source = self._sources[producer] = _Source(id_, producer, 0, 0)
             if source.reader is None:
                 try:
                     source.reader = open_reader(path)

@@ -1,0 +1,209 @@
+"""The report of an experiment: its arms, the uplift with its interval, whether the split can be trusted, and a verdict in words.
+
+    report = experiment_report(lake, experiment, "home")
+    print(report.verdict)
+
+The uplift is in clicks per item shown, relative to the control. Persons seen in more than one arm are counted, reported
+and left out of the comparison. With several treatments the intervals are Bonferroni's.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tailorbird.experiments.assign import Experiment
+from tailorbird.experiments.counts import COLUMNS, Counts, count_events
+from tailorbird.experiments.statistics import NOTHING_KNOWN, Interval, Moments, always_valid_uplift, relative_uplift, sample_ratio_p
+
+SRM_ALARM = 0.001
+MULTIPLE_ALARM = 0.01  # share of persons in several arms above which the verdict warns
+
+
+class EventSource(Protocol):
+    """What a report reads: the lake, or whatever has its events."""
+
+    def events(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table: ...
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """One arm. `ctr` is clicks per item shown; `conversion` the share of users who bought through the slot."""
+
+    arm: str
+    users: int
+    impressions: int
+    clicks: int
+    ctr: float
+    ctr_low: float
+    ctr_high: float
+    purchases: int
+    conversion: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A treatment against the control: relative uplift in CTR as fractions."""
+
+    arm: str
+    control: str
+    uplift: float
+    low: float
+    high: float
+    p: float
+    always_low: float  # of the interval that may be looked at at any time
+    always_high: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an experiment has shown so far."""
+
+    experiment: str
+    slot: str
+    level: float
+    ts_from: int | None
+    ts_to: int | None
+    arms: tuple[ArmFigures, ...]  # the control first
+    comparisons: tuple[Comparison, ...]
+    srm_p: float
+    multiple_exposures: int
+    persons: int
+    verdict: str
+
+    @property
+    def uplift(self) -> float:
+        return self._first.uplift
+
+    @property
+    def low(self) -> float:
+        return self._first.low
+
+    @property
+    def high(self) -> float:
+        return self._first.high
+
+    @property
+    def p(self) -> float:
+        return self._first.p
+
+    @property
+    def _first(self) -> Comparison:
+        return self.comparisons[0]
+
+
+def experiment_report(
+    lake: EventSource,
+    experiment: Experiment,
+    slot: str,
+    ts_from: int | None = None,
+    ts_to: int | None = None,
+    *,
+    denominator: str = "impression",
+    level: float = 0.95,
+) -> Report:
+    """The report of an experiment on a slot, over events with ts_from ≤ ts < ts_to (microseconds)."""
+    events = lake.events(columns=COLUMNS, ts_from=ts_from, ts_to=ts_to)
+    return report_on(events, experiment, slot, ts_from, ts_to, denominator=denominator, level=level)
+
+
+def report_on(
+    events: pa.Table,
+    experiment: Experiment,
+    slot: str,
+    ts_from: int | None = None,
+    ts_to: int | None = None,
+    *,
+    denominator: str = "impression",
+    level: float = 0.95,
+) -> Report:
+    """The same from a table with the columns of the lake's `events`."""
+    counts = _within(count_events(events, slot, experiment=experiment.name, denominator=denominator), ts_from, ts_to)
+    names = [experiment.control_arm, *(arm for arm in experiment.arms if arm != experiment.control_arm)]
+    members = {name: _members(counts, name) for name in names}
+    several = np.stack(list(members.values())).sum(axis=0) > 1
+    sums = {name: _moments(counts, name, mask & ~several) for name, mask in members.items()}
+    figures = tuple(_figures(counts, name, members[name] & ~several, sums[name], level) for name in names)
+    corrected = 1 - (1 - level) / max(len(names) - 1, 1)
+    comparisons = tuple(_compare(name, names[0], sums, corrected) for name in names[1:])
+    srm_p = sample_ratio_p({name: int(mask.sum()) for name, mask in members.items()}, experiment.arms)
+    persons = int(np.logical_or.reduce(list(members.values())).sum())
+    verdict = _verdict(figures, comparisons, srm_p, int(several.sum()), persons, level)
+    return Report(experiment.name, slot, level, ts_from, ts_to, figures, comparisons, srm_p, int(several.sum()), persons, verdict)
+
+
+def _within(counts: Counts, ts_from: int | None, ts_to: int | None) -> Counts:
+    rows = np.ones(len(counts.ts), bool)
+    if ts_from is not None:
+        rows &= counts.ts >= ts_from
+    if ts_to is not None:
+        rows &= counts.ts < ts_to
+    return counts.where(rows)
+
+
+def _members(counts: Counts, arm: str) -> npt.NDArray[np.bool_]:
+    if arm not in counts.arms:
+        return np.zeros(len(counts.persons), bool)
+    return counts.persons_of(counts.arms.index(arm))
+
+
+def _per_person(counts: Counts, arm: str, measure: str) -> npt.NDArray[np.float64]:
+    if arm not in counts.arms:
+        return np.zeros(len(counts.persons))
+    return counts.per_person(counts.arms.index(arm), measure)
+
+
+def _moments(counts: Counts, arm: str, mask: npt.NDArray[np.bool_]) -> Moments:
+    return Moments.of(_per_person(counts, arm, "clicks")[mask], _per_person(counts, arm, "impressions")[mask])
+
+
+def _figures(counts: Counts, arm: str, mask: npt.NDArray[np.bool_], sums: Moments, level: float) -> ArmFigures:
+    purchases = _per_person(counts, arm, "purchases")[mask]
+    half = 0.0 if math.isnan(sums.variance) else 1.96 * math.sqrt(sums.variance)
+    return ArmFigures(
+        arm=arm,
+        users=sums.users,
+        impressions=int(sums.y),
+        clicks=int(sums.x),
+        ctr=sums.ratio,
+        ctr_low=max(sums.ratio - half, 0.0),
+        ctr_high=sums.ratio + half,
+        purchases=int(purchases.sum()),
+        conversion=float((purchases > 0).mean()) if sums.users else math.nan,
+    )
+
+
+def _compare(arm: str, control: str, sums: dict[str, Moments], level: float) -> Comparison:
+    enough = sums[arm].x > 0 and sums[control].x > 0
+    fixed: Interval = relative_uplift(sums[arm], sums[control], level=level) if enough else NOTHING_KNOWN
+    always = always_valid_uplift(sums[arm], sums[control], level=level) if enough else NOTHING_KNOWN
+    return Comparison(arm, control, fixed.value, fixed.low, fixed.high, fixed.p, always.low, always.high)
+
+
+def _verdict(
+    arms: tuple[ArmFigures, ...], comparisons: tuple[Comparison, ...], srm_p: float, several: int, persons: int, level: float
+) -> str:
+    if not persons:
+        return "Nobody has been in this experiment yet: start it in slots.py and send traffic to the slot."
+    users = " and ".join(f"{figures.users:,}" for figures in arms)
+    sentences = []
+    if srm_p < SRM_ALARM:
+        sentences.append(f"Do not trust this yet: the split of users ({users}) is not the declared one (p = {srm_p:.2g}).")
+    if several > MULTIPLE_ALARM * persons:
+        sentences.append(f"{several:,} of {persons:,} persons were in more than one arm and are left out.")
+    for found in comparisons:
+        if math.isnan(found.uplift):
+            sentences.append(f"{found.arm} against {found.control}: too few clicks to say anything.")
+            continue
+        interval = f"{level:.0%} interval {found.low:+.1%} to {found.high:+.1%}"
+        if found.low > 0:
+            sentences.append(f"{found.arm} beats {found.control}: {found.uplift:+.1%} clicks per item shown ({interval}).")
+        elif found.high < 0:
+            sentences.append(f"{found.arm} is worse than {found.control}: {found.uplift:+.1%} clicks per item shown ({interval}).")
+        else:
+            sentences.append(f"No difference between {found.arm} and {found.control} is shown: {found.uplift:+.1%} ({interval}).")
+    return " ".join(sentences)

@@ -1,7 +1,7 @@
 """The archive: every body as it was received, in compressed files that nothing of ours ever changes.
 
     archive/<partition>/<first row, 20 digits>.blocks.zst     MessagePack: list of [offset, kind, rows, receipt, payload]
-    archive/manifest.jsonl                                    one line a file, each with the SHA-256 of the line before
+    archive/manifest.jsonl                                    one line a file, chained as `lake.chained` says
 
 A file is closed when it holds `bytes_max` of bodies or when its oldest body has waited for `age_us`; until then its bodies
 are safe in their log, which is not pruned before the manifest's line is synced. The manifest is the archive's position.
@@ -19,12 +19,13 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake import durable
+from tailorbird.lake.chained import ChainedFile
 from tailorbird.stream import Block, LogReader, Stored
 
 BYTES_MAX = 16 << 20
 AGE_US = 1 * MINUTE
 
-_ORIGIN = hashlib.sha256(b"tailorbird archive 1").hexdigest()
+_ORIGIN = "tailorbird archive 1"
 _PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
 
@@ -32,7 +33,6 @@ class Archived(msgspec.Struct, frozen=True, kw_only=True):
     """One file of the archive, as its manifest's line tells of it. `first` and `end` are rows of the partition."""
 
     n: int
-    chain: str
     partition: str
     first: int
     end: int
@@ -58,7 +58,7 @@ class Archive:
         path: the folder, made if it is not there.
         writer: drops a torn last line of the manifest; its file is written again.
     Raises:
-        DamageError: a line of the manifest does not follow from the one before.
+        DamageError: a line of the manifest is not what was written.
     """
 
     def __init__(
@@ -66,37 +66,34 @@ class Archive:
     ) -> None:
         self.path = path
         self.files: list[Archived] = []
+        self._ends: dict[str, int] = {}
         self._clock = clock
         self._bytes_max = bytes_max
         self._age_us = age_us
         self._waiting_since: dict[str, int] = {}
-        self._chain = _ORIGIN
-        self._manifest = path / "manifest.jsonl"
         if writer:
             durable.make_folder(path)
-        data = self._manifest.read_bytes() if self._manifest.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, raw in enumerate(whole.splitlines()):
-            self._take(number, raw)
-        if writer and len(whole) < len(data):
-            durable.replace(self._manifest, whole)
+        self._manifest = ChainedFile(path / "manifest.jsonl", _ORIGIN, writer=writer)
+        for number, body in enumerate(self._manifest.bodies):
+            self._take(number, body)
+        self._manifest.bodies.clear()
 
-    def _take(self, number: int, raw: bytes) -> None:
-        where = f"{self._manifest}:{number + 1}"
+    def _take(self, number: int, body: bytes) -> None:
         try:
-            line = _decode(raw)
+            line = _decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise DamageError(f"is not a line of the manifest ({error})", where=where, fix="restore it from a copy") from error
-        if line.n != number or line.chain != self._chain:
-            raise DamageError(
-                "does not follow from the line before: one was changed, moved or removed", where=where, fix="restore it from a copy"
-            )
+            raise self._manifest.damaged(number, f"is not a line of a manifest: {error}") from error
+        if line.n != number:
+            raise self._manifest.damaged(number, f"says that it is line {line.n}")
+        self._keep(line)
+
+    def _keep(self, line: Archived) -> None:
         self.files.append(line)
-        self._chain = hashlib.sha256(raw).hexdigest()
+        self._ends[line.partition] = line.end
 
     def positions(self) -> dict[str, int]:
         """For each partition the position behind its last archived row."""
-        return {line.partition: line.end for line in self.files}
+        return dict(self._ends)
 
     def take(self, reader: LogReader, *, flush: bool = False) -> int:
         """Archive what stands in a raw log behind what was archived before, if it fills a file, waited long enough, or `flush`.
@@ -105,10 +102,10 @@ class Archive:
             The rows that were archived, at most one file's.
         """
         assert self._clock is not None
-        start = self.positions().get(reader.partition)
-        start = reader.start() if start is None else start
-        waiting = reader.end() - start
-        if waiting <= 0:
+        start = self._ends.get(reader.partition)
+        if start is None:
+            start = self._begin(reader)
+        if reader.end() <= start:
             self._waiting_since.pop(reader.partition, None)
             return 0
         now = self._clock.now()
@@ -126,6 +123,15 @@ class Archive:
         self._waiting_since.pop(reader.partition, None)
         return sum(stored.block.rows for stored in blocks)
 
+    def _begin(self, reader: LogReader) -> int:
+        if reader.start() > 0:
+            raise DamageError(
+                f"the log begins at {reader.start()}, but none of its rows are in the archive",
+                where=f"{self.path / reader.partition}",
+                fix="restore the archive from a copy",
+            )
+        return 0
+
     def _write(self, partition: str, blocks: list[Stored], size: int, now: int) -> None:
         if not _PARTITION.match(partition):
             raise StorageError(f"cannot archive a partition of the name {partition!r}", fix="rename the producer")
@@ -138,15 +144,13 @@ class Archive:
         durable.sync_folder(path.parent)
         faults.at("archive.after_file")
         line = Archived(
-            n=len(self.files), chain=self._chain, partition=partition, first=blocks[0].offset, end=blocks[-1].end,
+            n=len(self.files), partition=partition, first=blocks[0].offset, end=blocks[-1].end,
             blocks=len(blocks), rows=sum(s.block.rows for s in blocks), bytes=size,
             file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), written_at=now,
         )  # fmt: skip
-        raw = _encode(line)
-        durable.append(self._manifest, raw + b"\n")
+        self._manifest.append(_encode(line))
         faults.at("archive.after_manifest")
-        self.files.append(line)
-        self._chain = hashlib.sha256(raw).hexdigest()
+        self._keep(line)
 
     def read(self, file: Archived) -> Iterator[Stored]:
         """The blocks of a file, once its checksum was found to be right. Raises DamageError."""

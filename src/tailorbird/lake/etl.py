@@ -27,7 +27,7 @@ from tailorbird.stream import Stored
 IMPORT_PARTITIONS = ("import", "raw-import")
 ROUTED_TABLES = ("events", "quarantine", "duplicates", "users", "items")
 
-KEY_COLUMNS = ("event_id", "user_id", "anonymous_id", "item_id")  # of `events`, for `split_repeats`
+KEY_COLUMNS = ("event_id", "user_id", "anonymous_id", "item_id", "ts")  # of `events`, for `split_repeats`
 
 _SCHEMAS = {"events": ROUTED, "quarantine": QUARANTINE, "duplicates": DUPLICATES}
 
@@ -119,12 +119,13 @@ def behind(events: pa.Table, p: int) -> pa.Table:
 
 
 def _keys(events: pa.Table) -> pa.ChunkedArray:
-    """What makes an event the same event, as for the router: its id, and the user, else the visitor, else the item that it is of."""
+    """What makes an event the same event: its id, its day, and whose it is: the user's, else the visitor's, else the item's."""
     subjects = [
         pc.binary_join_element_wise(pa.scalar(mark), events.column(name), "")
         for mark, name in (("u", "user_id"), ("a", "anonymous_id"), ("i", "item_id"))
     ]
-    return pc.binary_join_element_wise(events.column("event_id"), pc.coalesce(*subjects, pa.scalar("")), "\x1f")
+    day = pc.cast(pc.floor_temporal(events.column("ts"), unit="day"), pa.int64()).cast(pa.string())
+    return pc.binary_join_element_wise(events.column("event_id"), pc.coalesce(*subjects, pa.scalar("")), day, "\x1f")
 
 
 def answer_rows(blocks: Sequence[Stored], producer: str) -> pa.Table:

@@ -1,24 +1,21 @@
 """The ledger: our own record of every commit to the lake, beside the tables, so that damage in them cannot go unseen.
 
-One JSON object a line, appended and synced after the commit that it tells of. Each carries the SHA-256 of the line
-before, so that a line cannot be changed, moved or taken out:
+One JSON object a line, appended and synced after the commit that it tells of, chained as `lake.chained` says:
 
-    {"n": 7, "chain": sha256(line 6), "kind": "commit", "table": "events", "version": 3, "rows": 20000,
-     "positions": {"routed": 60001}, "commit_sha256": …, "files": [{"path", "size", "sha256", "rows"}, …], "written_at": …}
+    {"n": 7, "kind": "commit", "table": "events", "version": 3, "rows": 20000, "positions": {"routed": 60001},
+     "commit_sha256": …, "files": [{"path", "size", "sha256", "rows"}, …], "written_at": …, "chain": …}
 
 Kinds: `commit`; `withdrawn` (a damaged last commit was set aside and its rows are replayed); `checkpoint` (Delta's own
 summary of its log). Reading needs nothing but a JSON parser.
 """
 
-import hashlib
 from pathlib import Path
 
 import msgspec
 
-from tailorbird.errors import DamageError
-from tailorbird.lake import durable
+from tailorbird.lake.chained import ChainedFile
 
-_ORIGIN = hashlib.sha256(b"tailorbird ledger 1").hexdigest()
+_ORIGIN = "tailorbird ledger 1"
 
 
 class File(msgspec.Struct, frozen=True):
@@ -34,7 +31,6 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the ledger."""
 
     n: int
-    chain: str
     kind: str
     table: str
     version: int
@@ -56,29 +52,24 @@ class Ledger:
         path: `ledger.jsonl`; an absent file is an empty ledger.
         writer: drops a torn last line, which tells of a commit that the start-up check then finds by itself.
     Raises:
-        DamageError: a line does not follow from the one before.
+        DamageError: a line is not what was written.
     """
 
     def __init__(self, path: Path, *, writer: bool = False) -> None:
-        self.path = path
+        self._file = ChainedFile(path, _ORIGIN, writer=writer)
         self.lines: list[Line] = []
-        self._chain = _ORIGIN
-        data = path.read_bytes() if path.exists() else b""
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, raw in enumerate(whole.splitlines()):
-            self._take(number, raw)
-        if writer and len(whole) < len(data):
-            durable.replace(path, whole)
+        for number, body in enumerate(self._file.bodies):
+            self._take(number, body)
+        self._file.bodies.clear()
 
-    def _take(self, number: int, raw: bytes) -> None:
+    def _take(self, number: int, body: bytes) -> None:
         try:
-            line = _decode(raw)
+            line = _decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise _damaged(self.path, number, f"is not a line of the ledger ({error})") from error
-        if line.n != number or line.chain != self._chain:
-            raise _damaged(self.path, number, "does not follow from the line before: a line was changed, moved or removed")
+            raise self._file.damaged(number, f"is not a line of a ledger: {error}") from error
+        if line.n != number:
+            raise self._file.damaged(number, f"says that it is line {line.n}")
         self.lines.append(line)
-        self._chain = hashlib.sha256(raw).hexdigest()
 
     def append(
         self,
@@ -95,7 +86,6 @@ class Ledger:
         """Add a line and sync it."""
         line = Line(
             n=len(self.lines),
-            chain=self._chain,
             kind=kind,
             table=table,
             version=version,
@@ -105,10 +95,8 @@ class Ledger:
             files=files or [],
             written_at=written_at,
         )
-        raw = _encode(line)
-        durable.append(self.path, raw + b"\n")
+        self._file.append(_encode(line))
         self.lines.append(line)
-        self._chain = hashlib.sha256(raw).hexdigest()
         return line
 
     def commits(self, table: str) -> dict[int, Line]:
@@ -126,7 +114,3 @@ class Ledger:
     def checkpoints(self, table: str) -> dict[int, Line]:
         """The checkpoints of a table that were synced, by version."""
         return {line.version: line for line in self.lines if line.table == table and line.kind == "checkpoint"}
-
-
-def _damaged(path: Path, number: int, what: str) -> DamageError:
-    return DamageError(what, where=f"{path}:{number + 1}", fix="restore the ledger from a copy; the tables themselves were not touched")

@@ -1,12 +1,12 @@
 """Up to where each log stands in the lake, in one small synced file that the logs' writers read before they prune.
 
     positions.json   {"tables": {"events": {"routed": 60001}, …}, "archive": {"raw-door": 812},
-                      "routed": {"door": 900}, "safe": {"routed": 60001, …}}
+                      "routed": {"door": 900}, "ledger": 42, "safe": {"routed": 60001, …}}
 
 `tables` says how far each table was brought, rows or none: a table's own transactions know only of commits with rows.
 `routed` says, for each raw partition, behind which row nothing has come out of the router yet: every row before it must
-be in a table. `safe` is what may be deleted as far as the lake is concerned: rows below it are committed, synced, and were read back and
-compared with the ledger. Logs are named by their files, without the ending.
+be in a table. `ledger` is its number of lines. `safe` is what may be deleted as far as the lake is concerned: rows below
+it are committed, synced, and were read back and compared with the ledger. Logs are named by their files, without the ending.
 """
 
 from pathlib import Path
@@ -25,6 +25,7 @@ class Positions(msgspec.Struct):
     tables: dict[str, dict[str, int]] = {}
     archive: dict[str, int] = {}
     routed: dict[str, int] = {}
+    ledger: int = 0
     safe: dict[str, int] = {}
 
 

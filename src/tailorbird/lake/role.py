@@ -280,6 +280,7 @@ class LakeRole:
             tables = ["answers"] if log != _ROUTED else list(etl.ROUTED_TABLES)
             safe[log] = min(self._positions.tables.get(table, {}).get(log, 0) for table in tables)
         self._positions.safe = safe
+        self._positions.ledger = len(lines)
         faults.at("lake.before_positions")
         store_positions(self._path, self._positions)
         self._moved = False

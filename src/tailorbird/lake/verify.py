@@ -21,7 +21,7 @@ from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.check import commit_fault
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import Ledger
-from tailorbird.lake.positions import load_positions
+from tailorbird.lake.positions import Positions, load_positions
 from tailorbird.lake.tables import TABLES
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]
@@ -79,7 +79,9 @@ class VerifyReport:
         return not self.faults
 
     def __str__(self) -> str:
-        lines = [f"{self.commits:,} commits, {self.files:,} data files and {self.archive_files:,} archived files read, {self.bytes:,} bytes"]
+        lines = [
+            f"{self.commits:,} commits, {self.files:,} data files and {self.archive_files:,} archived files read, {self.bytes:,} bytes"
+        ]
         lines += [f"  {name:<12}{rows:>14,} rows" for name, rows in self.rows.items()]
         for name, a in sorted(self.partitions.items()):
             parts = f"{a.events:,} events + {a.quarantine:,} refused + {a.duplicates:,} repeats + {a.pending:,} not yet routed"
@@ -103,16 +105,18 @@ def verify(lake: Path, *, progress: Callable[[int], None] | None = None) -> Veri
     report = VerifyReport()
     tell = progress or (lambda _: None)
     try:
-        routed = load_positions(lake).routed  # before the tables are read: they may grow meanwhile
+        positions = load_positions(lake)  # before all else, which may grow meanwhile
         ledger = Ledger(lake / "ledger.jsonl")
     except DamageError as error:
         report.faults.append(Fault(error.where, error.message))
         return report
+    if len(ledger.lines) < positions.ledger:
+        report.faults.append(Fault("ledger.jsonl", f"has {len(ledger.lines)} lines, {positions.ledger} were written"))
     reader = Lake(lake)
     readable = [name for name in TABLES if _table_whole(lake, name, ledger, reader, report, tell)]
-    archived = _archive_whole(lake, report, tell)
+    archived = _archive_whole(lake, positions, report, tell)
     if set(_HOLDING) <= set(readable):
-        _account(reader, archived, routed, report)
+        _account(reader, archived, positions.routed, report)
     return report
 
 
@@ -161,7 +165,7 @@ def _file_fault(path: Path, size: int, sha256: str) -> str | None:
     return None if durable.sha256_of(path) == sha256 else "does not match its checksum"
 
 
-def _archive_whole(lake: Path, report: VerifyReport, tell: Callable[[int], None]) -> dict[str, list[Archived]]:
+def _archive_whole(lake: Path, positions: Positions, report: VerifyReport, tell: Callable[[int], None]) -> dict[str, list[Archived]]:
     try:
         archive = Archive(lake / "archive")
     except DamageError as error:
@@ -179,6 +183,10 @@ def _archive_whole(lake: Path, report: VerifyReport, tell: Callable[[int], None]
             report.faults.append(Fault(f"archive/{file.file}", f"begins at row {file.first}, the file before ends at {earlier[-1].end}"))
         earlier.append(file)
         tell(file.size)
+    ends = {f"raw-{partition}": files[-1].end for partition, files in partitions.items()}
+    for log, end in positions.archive.items():
+        if ends.get(log, 0) < end:
+            report.faults.append(Fault("archive/manifest.jsonl", f"ends at row {ends.get(log, 0)} of {log}, {end} were archived"))
     return partitions
 
 

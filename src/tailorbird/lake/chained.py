@@ -1,0 +1,59 @@
+"""A file of JSON lines in which none can be changed, moved or taken out unseen: each line ends with a checksum of all before it.
+
+    {"n":7, …, "chain":"<sha256>"}        chain(n) = SHA-256( chain(n-1) ‖ the bytes of line n before `,"chain":` )
+
+Only the loss of whole last lines does not show here; who needs to know that keeps the number of lines elsewhere.
+"""
+
+import hashlib
+from pathlib import Path
+
+from tailorbird.errors import DamageError
+from tailorbird.lake import durable
+
+_KEY = b',"chain":"'
+_TAIL = len(_KEY) + 64 + len(b'"}')
+
+
+class ChainedFile:
+    """Appends lines and syncs each; what was there when it was opened is in `bodies`, checked.
+
+    Args:
+        origin: a text that names the kind of file; the first line's checksum starts from it.
+        writer: drops a torn last line, which was never acknowledged.
+    Raises:
+        DamageError: a line is not what was written.
+    """
+
+    def __init__(self, path: Path, origin: str, *, writer: bool = False) -> None:
+        self.path = path
+        self._chain = hashlib.sha256(origin.encode()).hexdigest()
+        self._lines = 0
+        data = path.read_bytes() if path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        self.bodies = [self._check(raw) for raw in whole.split(b"\n")[:-1]]
+        if writer and len(whole) < len(data):
+            durable.replace(path, whole)
+
+    def _check(self, raw: bytes) -> bytes:
+        body, tail = raw[:-_TAIL], raw[-_TAIL:]
+        chain = self._next(body)
+        if tail != _KEY + chain.encode() + b'"}':
+            raise self.damaged(self._lines, "does not match its checksum: it or a line before it was changed, moved or removed")
+        self._chain = chain
+        self._lines += 1
+        return body + b"}"
+
+    def append(self, body: bytes) -> None:
+        """Append an object, given as JSON without spaces, and sync it."""
+        chain = self._next(body[:-1])
+        durable.append(self.path, body[:-1] + _KEY + chain.encode() + b'"}\n')
+        self._chain = chain
+        self._lines += 1
+
+    def damaged(self, number: int, what: str) -> DamageError:
+        """The error for the line of this number, from 0."""
+        return DamageError(what, where=f"{self.path}:{number + 1}", fix="restore the file from a copy; nothing else was touched")
+
+    def _next(self, body: bytes) -> str:
+        return hashlib.sha256(self._chain.encode() + body).hexdigest()

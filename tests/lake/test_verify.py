@@ -1,0 +1,94 @@
+"""`verify` finds every changed byte, every lost file and every row that is not accounted for."""
+
+import random
+
+import pytest
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import SystemClock
+from tailorbird.lake import LakeRole, verify
+from tailorbird.stream import Block
+
+
+@pytest.fixture
+def lake(tmp_path, site):
+    with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=SystemClock()) as role:
+        role.drain()
+    return tmp_path / "lake"
+
+
+def files_of(lake):
+    """All that the lake's truth is made of; positions only say what was done with it."""
+    return sorted(path for path in lake.rglob("*") if path.is_file() and path.name not in ("positions.json", "ledger.jsonl.lock"))
+
+
+def test_a_flipped_bit_in_any_file_is_found(lake):
+    rng = random.Random(7)
+    assert verify(lake).clean
+    files = files_of(lake)
+    assert {path.suffix for path in files} >= {".parquet", ".json", ".jsonl", ".zst"}
+    for path in files:
+        whole = path.read_bytes()
+        for at in {0, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(3))}:
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << rng.randrange(8))]) + whole[at + 1 :])
+            report = verify(lake)
+            assert not report.clean, f"byte {at} of {path}"
+            path.write_bytes(whole)
+    assert verify(lake).clean
+
+
+def test_a_lost_file_is_found_and_named(lake):
+    for path in files_of(lake):
+        away = path.rename(path.with_suffix(".away"))
+        if path.name == "ledger.jsonl":
+            with pytest.raises(NotReadyError):
+                verify(lake)
+        else:
+            report = verify(lake)
+            assert not report.clean, path
+            assert path.name in str(report) or path.name == "manifest.jsonl"
+        away.rename(path)
+
+
+def test_a_row_that_the_router_forgot_is_missing(tmp_path, site, samples, lake):
+    site.raw.append([Block(kind="body", rows=3, payload=b"{}\n{}\n{}\n", receipt=b"{}")])
+    table = samples.quarantine([30, 32])  # not 31
+    site.routed.append([Block(kind="quarantine", rows=2, payload=samples.ipc(table))])
+    with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as role:
+        role.drain()
+    report = verify(lake)
+    assert report.partitions["door"].missing == 1
+    assert "1 in no table, such as 31" in str(report)
+
+
+def test_a_row_that_was_routed_twice_is_found(tmp_path, site, samples, lake):
+    site.routed.append([Block(kind="quarantine", rows=1, payload=samples.ipc(samples.quarantine([0])))])
+    with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as role:
+        role.drain()
+    report = verify(lake)
+    assert report.partitions["door"].repeated == 1
+    assert not report.clean
+
+
+def test_rows_that_were_not_yet_routed_are_pending_not_missing(tmp_path, site, samples, lake):
+    site.raw.append([Block(kind="body", rows=3, payload=b"{}\n{}\n{}\n", receipt=b"{}")])
+    with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as role:
+        role.drain()
+    report = verify(lake)
+    assert report.clean
+    assert report.partitions["door"].pending == 3
+
+
+def test_the_report_counts_what_it_read(lake):
+    report = verify(lake)
+    assert report.rows["events"] == 24
+    account = report.partitions["door"]
+    assert (account.archived, account.events, account.quarantine, account.duplicates) == (30, 24, 3, 3)
+    assert report.bytes > 0
+    assert "every row is accounted for" in str(report)
+
+
+def test_progress_tells_the_bytes(lake):
+    told = []
+    report = verify(lake, progress=told.append)
+    assert sum(told) == report.bytes

@@ -8,9 +8,9 @@ import msgspec
 
 from tailorbird.events import HOUR, MINUTE
 
-# What crawlers, monitors and HTTP libraries call themselves. Bots are marked, never dropped.
+# What crawlers, monitors and HTTP libraries call themselves (a Cubot is a phone). Bots are marked, never dropped.
 _BOT = re.compile(
-    r"bot\b|bot[/_-]|crawl|spider|slurp|scrap|headless|phantom|selenium|puppeteer|playwright|lighthouse|pingdom|uptime|monitor"
+    r"(?<!cu)bot(?:\b|_)|crawl|spider|slurp|scrap|headless|phantom|selenium|puppeteer|playwright|lighthouse|pingdom|uptime|monitor"
     r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww|python-|python/|aiohttp|httpx|okhttp|go-http|java/|axios|node-fetch",
     re.IGNORECASE,
 )

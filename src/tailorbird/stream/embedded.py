@@ -16,7 +16,7 @@ import apsw
 import msgspec
 
 from tailorbird import faults
-from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError, TailorbirdError
+from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError
 from tailorbird.stream import chain, sqlite
 from tailorbird.stream.lock import FileLock
 from tailorbird.stream.protocol import Block, Stored
@@ -169,14 +169,14 @@ class EmbeddedWriter:
                 self.connection.execute("COMMIT")
             faults.at("stream.after_commit")
             self._checkpoint()
-        except (TailorbirdError, OSError) as error:
+        except BaseException as error:
             self._end, self._crc = before
             self._roll_back()
             if not isinstance(error.__cause__, apsw.FullError):
-                self._failed = str(error)
-            if isinstance(error, TailorbirdError):
-                raise
-            raise StorageError(f"writing failed: {error}", where=str(self.path), fix="look at the disk, then start again") from error
+                self._failed = str(error) or type(error).__name__
+            if isinstance(error, OSError):
+                raise StorageError(f"writing failed: {error}", where=str(self.path), fix="look at the disk, then start again") from error
+            raise
 
     def _roll_back(self) -> None:
         if self.connection.in_transaction:

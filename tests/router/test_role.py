@@ -1,0 +1,38 @@
+"""The role: routes what comes in until told to stop, within a second, and survives `kill -9`."""
+
+import threading
+import time
+
+from tailorbird.events import SystemClock
+from tailorbird.router import run
+from tailorbird.stream import open_reader, routed_path
+
+
+def wait_for(condition, seconds=10.0):
+    """Poll until the condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def routed(stream):
+    if not routed_path(stream.folder).exists():
+        return 0
+    with open_reader(routed_path(stream.folder)) as reader:
+        return reader.end() - 1
+
+
+def test_the_role_routes_what_comes_in_and_stops_when_told(stream):
+    stop = threading.Event()
+    role = threading.Thread(target=run, args=(stream.folder, stream.plan, SystemClock(), stop))
+    role.start()
+    try:
+        for number in range(3):
+            stream.post({"event_id": f"e{number}", "type": "view", "user_id": "u1"}, producer=f"door-{number % 2}")
+            wait_for(lambda expected=number + 1: routed(stream) == expected)
+    finally:
+        stop.set()
+        role.join(timeout=1)
+    assert not role.is_alive()
+    assert stream.events("event_id") == ["e0", "e1", "e2"]

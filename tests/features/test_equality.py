@@ -1,0 +1,280 @@
+"""The three readings of a feature are one: plain reference = backfill = stream, bit for bit, whatever comes in whatever order.
+
+Hypothesis draws declarations of every kind, events (late, tied in time, profiles late or without a time, an identify in
+the middle, values at their bounds, some that do not count), how the log is cut into batches, restarts of the worker, and
+requests between commits. Each request is read from the state, then recomputed both from all events that ever came.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tailorbird import faults
+from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND, SimulatedClock
+from tailorbird.events.schema import ROUTED
+from tailorbird.features import FeatureSet, ReadRequest, Rows, attribute, context, count, derived, entity, last, mean, ratio
+from tailorbird.features import reference as plain
+from tailorbird.features import sequence, session, time_since, total
+from tailorbird.features.backfill import Requests, backfill
+from tailorbird.features.read import Reader
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.stream import Block, open_writer
+
+START = 1_790_000_000 * SECOND
+ITEMS = ("i1", "i2", "i3")
+ENTITIES = (
+    entity("user"),
+    entity("item"),
+    entity("session"),
+    entity("item.category"),
+    entity("user", "item.category"),
+    entity("user", "item"),
+    entity("user.segment"),
+    entity("country", "item"),
+    entity(),
+)
+OF_REQUEST = (ENTITIES[0], ENTITIES[2], ENTITIES[6], ENTITIES[8])
+TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
+FILTERS = (None, "agent != 'bot'", "price > 5", "device == 'phone' or missing(dwell_ms)", "item.category == 'a'", "properties.tag in ('x', 'y')")
+NUMBERS = ("price", "price * quantity", "dwell_ms", "rating", "item.price", "properties.depth")
+WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None))
+
+settings.register_profile("equality", max_examples=int(os.environ.get("EQUALITY_EXAMPLES", "60")), deadline=None, derandomize="EQUALITY_EXAMPLES" not in os.environ)
+
+
+@st.composite
+def declarations(draw):
+    """Some features of every kind that hypothesis likes, and columns derived from them."""
+    one_type = st.sampled_from(TYPES)
+    types = st.lists(one_type, min_size=1, max_size=3)
+    about, where = st.sampled_from(ENTITIES), st.sampled_from(FILTERS)
+    found = []
+    for number in range(draw(st.integers(1, 7))):
+        name = f"f{number}"
+        kind = draw(st.sampled_from(["count", "total", "mean", "ratio", "last", "since", "sequence", "session", "attribute", "context"]))
+        window, hop = draw(st.sampled_from(WINDOWS))
+        span = {"window": window, "hop": hop}
+        amount = {"of": draw(st.sampled_from(NUMBERS)), "unit": draw(st.sampled_from([0.01, 0.3, 1.0])), "max": draw(st.sampled_from([10, 1e6]))}
+        if kind == "count":
+            found.append(count(name, draw(about), draw(types), where=draw(where), **span))
+        elif kind == "total":
+            found.append(total(name, draw(about), draw(types), where=draw(where), **amount, **span))
+        elif kind == "mean":
+            found.append(mean(name, draw(about), draw(types), where=draw(where), **amount, **span))
+        elif kind == "ratio":
+            prior = draw(st.sampled_from([None, 0.1, *ENTITIES]))
+            weight = draw(st.sampled_from([0, 3, 20.5]))
+            found.append(ratio(name, draw(about), draw(types), draw(types), prior=prior, weight=weight, where=draw(where), **span))
+        elif kind == "last":
+            of, told = draw(st.sampled_from([("price", None), ("item.category", "categorical"), ("item.price", "numeric"), ("query", None)]))
+            found.append(last(name, draw(about), draw(types), of=of, kind=told, where=draw(where)))
+        elif kind == "since":
+            found.append(time_since(name, draw(about), draw(types), where=draw(where)))
+        elif kind == "sequence":
+            found.append(sequence(name, draw(st.sampled_from(OF_REQUEST)), draw(types), length=draw(st.integers(1, 5)), where=draw(where)))
+        elif kind == "session":
+            found.append(session(name, draw(one_type)))
+        elif kind == "attribute":
+            owner, attribute_name, told = draw(
+                st.sampled_from(
+                    [(0, "segment", "categorical"), (0, "age", "numeric"), (1, "category", "categorical"), (1, "price", "numeric"), (1, "tags", "categorical")]
+                )
+            )
+            found.append(attribute(name, ENTITIES[owner], attribute_name, kind=told))
+        else:
+            field = draw(st.sampled_from(["device", "country", "local_hour"]))
+            if field not in [one.name for one in found]:
+                found.append(context(field))
+    numbers = [one.name for one in found if one.name in FeatureSet.from_declarations(found).numeric]
+    if numbers:
+        a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
+        found.append(derived("d1", draw(st.sampled_from([f"{a} / {b}", f"{a} - 0.1 * {b}", f"sqrt({a} + 1) if {b} > 1 else {b}"]))))
+        found.append(derived("d2", f"max(d1, {a}) * 3"))
+    return found
+
+
+PROFILE = st.fixed_dictionaries(
+    {},
+    optional={
+        "category": st.sampled_from(["a", "b"]),
+        "price": st.sampled_from([0.1, 7, 1e9]),
+        "segment": st.sampled_from(["s", "t"]),
+        "age": st.sampled_from([1, 33.3]),
+        "tags": st.sampled_from([["x", "y"], [], ["y"]]),
+    },
+)
+
+
+@st.composite
+def event(draw, span):
+    """One routed event without its p, at START plus up to `span`: each draw is small, so that ties and repeats are common."""
+    kind = draw(st.sampled_from([*TYPES, "item", "user", "identify"]))
+    row = dict.fromkeys(ROUTED.names)
+    moment = START + draw(st.integers(0, 12)) * span // 12 + draw(st.sampled_from([0, 0, 1, -1]))
+    user, anonymous = draw(st.sampled_from([("u1", None), ("u2", "a1"), (None, "a1"), (None, "a2")]))
+    row |= {"event_id": draw(st.sampled_from("abcdefgh")), "type": kind, "ts": moment, "received_at": moment, "counts": draw(st.integers(0, 9)) > 0}
+    row |= {"timeless": False, "raw_partition": "d1", "raw_offset": 0, "raw_row": 0}
+    if kind == "item":
+        timeless = draw(st.booleans())
+        row |= {"item_id": draw(st.sampled_from(ITEMS)), "properties": json.dumps(draw(PROFILE)), "timeless": timeless, "counts": True}
+        return row | {"ts": 0 if timeless else moment}
+    if kind == "user":
+        return row | {"user_id": "u1", "person": "u1", "properties": json.dumps(draw(PROFILE)), "counts": True}
+    if kind == "identify":
+        return row | {"user_id": "u2", "anonymous_id": "a2", "person": "u2"}
+    row |= {"user_id": user, "anonymous_id": anonymous, "person": user or draw(st.sampled_from([f"anon:{anonymous}", "u2"]))}
+    row |= {"session_id": draw(st.sampled_from([None, "s1", "s2"])), "device": draw(st.sampled_from([None, "phone", "tablet"]))}
+    row |= {"country": draw(st.sampled_from([None, "NO"])), "agent": draw(st.sampled_from(["person", "bot", None]))}
+    row |= {"price": draw(st.sampled_from([None, 0.0, 0.005, 9.994999, 10.0, 1e9])), "quantity": draw(st.sampled_from([None, 1.0, 3.0]))}
+    row |= {"dwell_ms": draw(st.sampled_from([None, 86_400_000.0, 0.15])), "rating": draw(st.sampled_from([None, -1e6, 4.5]))}
+    row |= {"properties": draw(st.sampled_from([None, '{"depth":3,"tag":"x"}', '{"depth":"deep","tag":1}']))}
+    row |= {"query": draw(st.sampled_from([None, "shoes"])), "user_profile": json.dumps(draw(PROFILE)) if draw(st.booleans()) else None}
+    if kind in ("answer", "impression") and draw(st.booleans()):
+        row["items"] = draw(st.lists(st.sampled_from(ITEMS), min_size=0, max_size=4))
+        return row | {"item_profile": json.dumps([draw(st.none() | PROFILE) for _ in row["items"]]) if draw(st.booleans()) else None}
+    if kind == "search" and draw(st.booleans()):
+        return row | {"items": ["i1", "i2"]}
+    item = draw(st.sampled_from([*ITEMS, None] if kind in ("search", "view") else ITEMS))
+    return row | {"item_id": item, "item_profile": json.dumps(draw(PROFILE)) if item and draw(st.booleans()) else None}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A batch of events that the worker takes in at once, then a request; `restart` first."""
+
+    events: list[dict]
+    restart: bool
+    request: ReadRequest
+
+
+@st.composite
+def steps(draw):
+    span = draw(st.sampled_from([20 * SECOND, 50 * MINUTE, 30 * HOUR, 9 * DAY, 390 * DAY]))
+    found = []
+    for _ in range(draw(st.integers(1, 4))):
+        events = draw(st.lists(event(span), max_size=12))
+        now = START + draw(st.integers(-1, 14)) * span // 12 + draw(st.sampled_from([0, 1, -1]))
+        person, anonymous = draw(st.sampled_from([("u1", None), ("u2", None), (None, "a1"), (None, "a2"), (None, None)]))
+        request = ReadRequest(
+            person=person,
+            anonymous_id=anonymous,
+            session_id=draw(st.sampled_from([None, "s1", "s3"])),
+            device=draw(st.sampled_from([None, "phone"])),
+            country=draw(st.sampled_from([None, "NO"])),
+            local_hour=draw(st.sampled_from([None, 0, 23])),
+            now=now,
+        )
+        found.append(Step(events, draw(st.booleans()), request))
+    return found
+
+
+@dataclass(frozen=True)
+class Asked:
+    request: ReadRequest
+    rows: Rows
+
+
+def table(rows) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=ROUTED)
+
+
+def stream(folder: Path, features: FeatureSet, script: list[Step]) -> tuple[pa.Table, list[Asked]]:
+    """Play the script through log, worker and reader: all events with their p, and what was read."""
+    clock = SimulatedClock(START)
+    routed, asked = folder / "routed.db", []
+    all_rows: list[dict] = []
+    with open_writer(routed, partition="routed", first=1) as log:
+        worker = FeatureWorker(routed, folder / "state", features, clock=clock)
+        try:
+            for step in script:
+                if step.restart:
+                    worker.close()
+                    worker = FeatureWorker(routed, folder / "state", features, clock=clock)
+                rows = [row | {"p": log.end() + index} for index, row in enumerate(step.events)]
+                all_rows += rows
+                if rows:
+                    log.append([Block("events", len(rows), payload(table(rows)))])
+                worker.step()
+                reader = Reader(folder / "state", features)
+                asked.append(Asked(step.request, reader.read(step.request, list(ITEMS))))
+                reader.close()
+        finally:
+            worker.close()
+    return table(all_rows), asked
+
+
+def payload(events: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, events.schema) as writer:
+        writer.write_table(events)
+    return sink.getvalue().to_pybytes()
+
+
+def requests(asked: list[Asked]) -> Requests:
+    return Requests(
+        t=np.array([one.rows.t for one in asked]),
+        p=np.array([one.rows.p for one in asked]),
+        person=[one.rows.person for one in asked],
+        session_id=[one.request.session_id for one in asked],
+        device=[one.request.device for one in asked],
+        country=[one.request.country for one in asked],
+        local_hour=[one.request.local_hour for one in asked],
+        row_request=np.repeat(np.arange(len(asked)), len(ITEMS)),
+        row_item=list(ITEMS) * len(asked),
+    )
+
+
+def bits(value: float) -> int:
+    number = np.float32(value)
+    return 0x7FC00000 if np.isnan(number) else int(number.view(np.uint32))
+
+
+def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> list[str]:
+    """Every value that is not the same in reference, backfill and stream."""
+    found = []
+    rows = backfill(features, events, requests(asked))
+    known = plain.routed_events(events)
+    for index, one in enumerate(asked):
+        person = plain.ReadRequest(**{**vars(one.request), "person": one.rows.person})
+        for place, item in enumerate(ITEMS):
+
+            def expected(name, person=person, item=item, one=one):
+                return plain.value(features, name, person, item, one.rows.t, one.rows.p, known)
+
+            row = index * len(ITEMS) + place
+            for column, name in enumerate(features.numeric):
+                values = [float(expected(name)), rows.numeric[row, column], one.rows.numeric[place, column]]
+                if len({bits(value) for value in values}) > 1:
+                    found.append(f"{name} of {item} in request {index}: reference, backfill, stream = {values}")
+            for column, name in enumerate(features.categorical):
+                values = [int(expected(name)), int(rows.categorical[row, column]), int(one.rows.categorical[place, column])]
+                if len(set(values)) > 1:
+                    found.append(f"{name} of {item} in request {index}: reference, backfill, stream = {values}")
+            for name in features.sequences:
+                own, read = rows.sequences[name], one.rows.sequences[name]
+                part = slice(own.offsets[index], own.offsets[index + 1])
+                values = [
+                    list(expected(name)),
+                    list(zip(own.item[part].tolist(), own.type[part].tolist(), own.ts[part].tolist(), strict=True)),
+                    list(zip(read.item.tolist(), read.type.tolist(), read.ts.tolist(), strict=True)),
+                ]
+                if not values[0] == values[1] == values[2]:
+                    found.append(f"{name} in request {index}: reference, backfill, stream = {values}")
+    return found
+
+
+@settings(settings.get_profile("equality"), suppress_health_check=list(HealthCheck))
+@given(declarations(), steps())
+def test_reference_backfill_and_stream_are_equal_to_the_bit(declared, script):
+    features = FeatureSet.from_declarations(declared)
+    with tempfile.TemporaryDirectory() as folder:
+        events, asked = stream(Path(folder), features, script)
+        assert differences(features, events, asked) == []

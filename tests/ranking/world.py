@@ -51,17 +51,15 @@ def times(micros):
 
 def items_table(n=ITEMS):
     categories = ("coats", "hats", "shoes", "bags")
-    attributes = [
-        json.dumps(
-            {"title": f"Thing {i} {'rain coat' if i % 4 == 0 else 'felt'}", "category": categories[i % 4], "price": i * 2.0, "stock": i % 3}
-        )
+    profiles = [
+        {"title": f"Thing {i} {'rain coat' if i % 4 == 0 else 'felt'}", "category": categories[i % 4], "price": i * 2.0, "stock": i % 3}
         for i in range(n)
     ]
     return pa.table(
         {
             "id": [item_id(i) for i in range(n)],
             "valid_from": times([T0 + i * 3_600_000_000 for i in range(n)]),
-            "attributes": attributes,
+            "attributes": [json.dumps(profile) for profile in profiles],
             "timeless": [i % 10 == 0 for i in range(n)],
         }
     )

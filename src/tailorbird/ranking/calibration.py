@@ -88,8 +88,9 @@ def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
         masses.append(share)
         while len(starts) > 1 and sums[-2] * masses[-1] >= sums[-1] * masses[-2]:
             starts.pop()
-            sums[-2] += sums.pop()
-            masses[-2] += masses.pop()
+            value, share = sums.pop(), masses.pop()
+            sums[-1] += value
+            masses[-1] += share
     return np.array(starts, np.intp)
 
 

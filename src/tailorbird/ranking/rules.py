@@ -137,7 +137,7 @@ class _Parser:
     def compile(self) -> Compiled:
         if len(self.text) > CHARACTERS_MAX:
             raise DeclarationError(f"is longer than {CHARACTERS_MAX} characters", where=self.where, fix="split it into several rules")
-        # `30d` is no Python; a text of the same length keeps columns as the user counts them.
+        # `30d` is no Python: it becomes a text. Columns behind it are told two too high, which is near enough.
         source = _SPAN.sub(lambda match: match[0].replace(match[1] + match[2], f"'{match[1]}{match[2]}'"), self.text)
         try:
             tree = ast.parse(source.strip(), mode="eval")

@@ -1,0 +1,71 @@
+"""Calibration is monotone, strictly so within its range, and ends up right on average."""
+
+import msgspec
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailorbird.ranking.calibration import Calibration, Isotonic, Platt, fit_isotonic, fit_platt
+
+
+def sample(n=20_000, seed=0):
+    rng = np.random.default_rng(seed)
+    raw = rng.normal(size=n)
+    return raw, (rng.random(n) < 1 / (1 + np.exp(-(2 * raw - 3)))).astype(float)
+
+
+def test_three_points_that_one_sees_at_once():
+    # 0.4 and 0.6 are out of order and become one block of mean 0.5.
+    fitted = fit_isotonic(np.array([0.2, 0.4, 0.6, 0.8]), np.array([0.0, 1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(fitted.x, [0.2, 0.5, 0.8])
+    np.testing.assert_allclose(fitted.y, [0.0, 0.5, 1.0])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(-50, 50), st.booleans()), min_size=1, max_size=60), st.lists(st.floats(-100, 100), min_size=2, max_size=30)
+)
+def test_isotonic_keeps_the_order_of_the_model(pairs, asked):
+    raw, label = (np.array(part, float) for part in zip(*pairs, strict=True))
+    p = fit_isotonic(raw, label).apply(np.sort(np.array(asked)))
+    assert (np.diff(p) >= 0).all()
+    assert ((p >= 0) & (p <= 1)).all()
+
+
+def test_two_items_within_a_flat_part_keep_their_order():
+    p = Isotonic([0.0, 1.0], [0.3, 0.3]).apply(np.array([0.2, 0.4, 2.0, 3.0]))
+    assert (np.diff(p) > 0).all()
+
+
+def test_both_end_up_right_on_average_on_later_data():
+    raw, label = sample()
+    later, outcome = sample(seed=1)
+    for fitted in (fit_isotonic(raw, label), fit_platt(raw, label)):
+        p = fitted.apply(later)
+        assert abs(p.mean() - outcome.mean()) < 0.01
+        top = later > 1
+        assert abs(p[top].mean() - outcome[top].mean()) < 0.03
+
+
+def test_platt_finds_the_logistic_curve():
+    fitted = fit_platt(*sample(100_000))
+    assert abs(fitted.slope - 2) < 0.1
+    assert abs(fitted.intercept + 3) < 0.1
+
+
+def test_platt_never_turns_the_order_round():
+    raw, label = sample()
+    assert fit_platt(raw, 1 - label).slope == 0
+
+
+def test_weights_count_as_repeats():
+    raw, label = np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0])
+    repeated = fit_isotonic(np.array([0.0, 1.0, 1.0, 1.0, 2.0]), np.array([0.0, 1.0, 1.0, 1.0, 0.0]))
+    weighted = fit_isotonic(raw, label, np.array([1.0, 3.0, 1.0]))
+    np.testing.assert_allclose(weighted.y, repeated.y)
+    np.testing.assert_allclose(weighted.x, repeated.x)
+
+
+def test_tables_go_through_json_unchanged():
+    tables = {"click": fit_isotonic(*sample(500)), "purchase": Platt(1.5, -2.0)}
+    assert msgspec.json.decode(msgspec.json.encode(tables), type=dict[str, Calibration]) == tables

@@ -1,0 +1,119 @@
+"""The matrix: its columns mean what they say, and a row is the same bit for bit however many are encoded at once."""
+
+import numpy as np
+import pytest
+import world
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailorbird.errors import BundleError
+from tailorbird.events import DAY, hash64
+from tailorbird.ranking.encoders import Ragged, Vocabulary, fit_encoder
+from tailorbird.retrieval.index import RECENT_DECAY
+
+
+def column(encoder, matrix, name):
+    return matrix[:, encoder.names.index(name)]
+
+
+def test_numeric_columns_are_taken_by_name_and_categories_by_vocabulary(index):
+    encoder = world.make_encoder()
+    rows = world.make_rows(range(12))
+    matrix = encoder.encode_request(rows, world.keys_of(range(12)), index)
+    np.testing.assert_array_equal(column(encoder, matrix, "price"), rows.numeric[:, 1])
+    np.testing.assert_array_equal(column(encoder, matrix, "clicks"), rows.numeric[:, 0])
+    code = {0: 0, hash64("coats"): 2, hash64("hats"): 3, hash64("shoes"): 4}
+    expected = [code.get(key, 1) for key in rows.categorical[:, 0].tolist()]
+    np.testing.assert_array_equal(column(encoder, matrix, "category"), expected)
+
+
+def test_item_to_item_columns_are_the_weighted_sum_over_the_last_ten(index):
+    encoder = world.make_encoder()
+    recent = [4, 1, 2, 3, 5, 6, 7, 8, 9, 2, 0, 3]
+    matrix = encoder.encode_request(world.make_rows(range(world.ITEMS), recent=recent), world.keys_of(range(world.ITEMS)), index)
+    dense = np.zeros((len(index), len(index)))
+    for row in range(len(index)):
+        entries = slice(index.item_item.indptr[row], index.item_item.indptr[row + 1])
+        dense[row, index.item_item.items[entries]] = index.item_item.weights[entries]
+    rows = index.find(world.keys_of(range(world.ITEMS)))
+    expected = np.zeros(world.ITEMS)
+    for age, item in enumerate(recent[::-1][:10]):
+        expected += RECENT_DECAY**age * dense[index.find(world.keys_of([item]))[0], rows]
+    np.testing.assert_allclose(column(encoder, matrix, "i2i_score"), expected, rtol=1e-6)
+    np.testing.assert_allclose(column(encoder, matrix, "i2i_last"), dense[index.find(world.keys_of([3]))[0], rows])
+
+
+def test_recent_age_and_category_share(index):
+    encoder = world.make_encoder()
+    # Categories go round by four: 0 and 4 are coats, 1 a hat.
+    matrix = encoder.encode_request(world.make_rows([0, 1, 2, 4], recent=[1, 0, 4]), world.keys_of([0, 1, 2, 4]), index)
+    np.testing.assert_array_equal(column(encoder, matrix, "recent_age"), [1, 2, np.nan, 0])
+    np.testing.assert_allclose(column(encoder, matrix, "category_share"), [2 / 3, 1 / 3, 0, 2 / 3], rtol=1e-6)
+
+
+def test_a_person_without_a_past_and_an_item_that_the_index_does_not_know(index):
+    encoder = world.make_encoder()
+    matrix = encoder.encode_request(world.make_rows([1, 9999]), world.keys_of([1, 9999]), index)
+    assert np.isnan(column(encoder, matrix, "recent_age")).all()
+    assert np.isnan(column(encoder, matrix, "category_share")).all()
+    np.testing.assert_array_equal(column(encoder, matrix, "i2i_score"), [0, 0])
+    assert column(encoder, matrix, "popularity")[1] == 0
+    assert np.isnan(column(encoder, matrix, "age_days")[1])
+
+
+def test_age_is_counted_from_the_first_version_or_event(index):
+    encoder = world.make_encoder()
+    matrix = encoder.encode_request(world.make_rows([39]), world.keys_of([39]), index)
+    first = min(index.first_seen[index.find(world.keys_of([39]))[0]], world.T0 + 39 * 3_600_000_000)
+    np.testing.assert_allclose(column(encoder, matrix, "age_days"), (world.T0 + 9 * DAY - first) / DAY, rtol=1e-6)
+
+
+def test_position_is_what_was_shown_in_training_and_one_in_serving(index):
+    encoder = world.make_encoder(position=True)
+    rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
+    assert encoder.names[-1] == "position"
+    np.testing.assert_array_equal(encoder.encode_request(rows, keys, index)[:, -1], [1, 1])
+    ragged = {"recent": Ragged(np.array([0, 0]), np.zeros(0, np.uint64))}
+    shown = encoder.encode(rows.numeric, rows.categorical, keys, np.zeros(2, np.intp), ragged, np.array([rows.t]), index, np.array([3, 7]))
+    np.testing.assert_array_equal(shown[:, -1], [3, 7])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.lists(st.integers(0, 50), max_size=8), st.lists(st.integers(0, 50), max_size=14)), min_size=1, max_size=6))
+def test_many_requests_at_once_are_the_same_as_one_by_one(index, requests):
+    encoder = world.make_encoder()
+    singles, numeric, categorical, keys, request, items, offsets = [], [], [], [], [], [], [0]
+    for number, (candidates, recent) in enumerate(requests):
+        rows = world.make_rows(candidates, recent=recent, seed=number)
+        singles.append(encoder.encode_request(rows, world.keys_of(candidates), index))
+        numeric.append(rows.numeric)
+        categorical.append(rows.categorical)
+        keys.append(world.keys_of(candidates))
+        request.append(np.full(len(candidates), number))
+        items.append(rows.sequences["recent"].item)
+        offsets.append(offsets[-1] + len(recent))
+    t = np.full(len(requests), world.T0 + 9 * DAY)
+    whole = encoder.encode(
+        np.concatenate(numeric),
+        np.concatenate(categorical),
+        np.concatenate(keys),
+        np.concatenate(request).astype(np.intp),
+        {"recent": Ragged(np.array(offsets), np.concatenate(items))},
+        t,
+        index,
+    )
+    np.testing.assert_array_equal(whole.view(np.uint32), np.concatenate(singles).view(np.uint32))
+
+
+def test_rare_values_are_unknown_and_the_most_frequent_come_first():
+    keys = np.array([[7, 1]] * 5 + [[9, 1]] * 8 + [[3, 0]] * 2, np.uint64)
+    encoder = fit_encoder(world.COLUMNS, keys, count_min=3, leave_out=("device", "popularity"))
+    (vocabulary,) = encoder.vocabularies
+    assert vocabulary == Vocabulary("category", [9, 7])
+    np.testing.assert_array_equal(vocabulary.encode(np.array([9, 7, 3, 0], np.uint64)), [2, 3, 1, 0])
+    assert "popularity" not in encoder.names
+
+
+def test_a_column_that_does_not_exist_is_named():
+    with pytest.raises(BundleError, match="'colour' that does not exist"):
+        world.make_encoder(numeric=("colour",))

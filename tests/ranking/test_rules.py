@@ -1,0 +1,188 @@
+"""Rules are compared with the same expression evaluated by Python, item by item; what is not of the language is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import world
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailorbird.errors import DeclarationError
+from tailorbird.events import DAY, hash64
+from tailorbird.ranking.rules import Request, compile_rules, seen_mask
+from tailorbird.retrieval import NewItem
+
+NOW = world.T0 + 9 * DAY
+
+
+def mask(index, *rules, **settings_):
+    return compile_rules(rules).mask(Request(index, np.arange(len(index)), now=NOW, **settings_))
+
+
+def numbers(index, kept):
+    return sorted(int(index.ids[row][1:]) for row in np.flatnonzero(kept))
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("item.price < 6", lambda i: i * 2 < 6),
+        ("item.price < 50 and item.stock > 0", lambda i: i * 2 < 50 and i % 3 > 0),
+        ("item.category in ('coats', 'hats')", lambda i: i % 4 in (0, 1)),
+        ("item.category not in ['coats', 'hats']", lambda i: i % 4 in (2, 3)),
+        ("item.category == 'shoes' or item.price == 4", lambda i: i % 4 == 2 or i == 2),
+        ("not item.category == 'shoes'", lambda i: i % 4 != 2),
+        ("10 <= item.price <= 20", lambda i: 5 <= i <= 10),
+        ("item.stock in (0, 2)", lambda i: i % 3 in (0, 2)),
+        ("item.price / 2 - 1 > 2 * item.stock + 30", lambda i: i - 1 > 2 * (i % 3) + 30),
+        ("-item.price > -5", lambda i: -i * 2 > -5),
+        ("item.stock", lambda i: i % 3 != 0),
+        ("item.id == 'i7'", lambda i: i == 7),
+        ("item.id != 'i7'", lambda i: i != 7),
+        ("context.country == 'NO'", lambda i: True),
+        ("context.country != 'NO' or item.price < 3", lambda i: i < 2),
+        ("context.device == 'phone'", lambda i: False),
+        ("context.device != 'phone'", lambda i: True),
+        ("item.price < 2 * user.avg_price", lambda i: i * 2 < 20),
+        ("item.colour == 'red'", lambda i: False),
+        ("item.colour != 'red'", lambda i: True),
+        ("item.colour > 3", lambda i: False),
+        ("item.category > 3", lambda i: False),
+        ("item.category == 3", lambda i: False),
+        ("item.price == 'cheap'", lambda i: False),
+        ("item.price / 0 > 1", lambda i: i > 0),
+        ("True", lambda i: True),
+        ("None", lambda i: False),
+    ],
+)
+def test_a_rule_means_what_python_says(index, rule, expected):
+    kept = mask(index, rule, context={"country": "NO"}, user={"avg_price": 10})
+    assert numbers(index, kept) == [i for i in range(world.ITEMS) if expected(i)]
+
+
+OPERANDS = st.sampled_from(["item.price", "item.stock", "3", "item.price / 2", "user.avg_price", "2 * item.stock + 1"])
+COMPARISONS = st.tuples(OPERANDS, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), OPERANDS).map(" ".join)
+EXPRESSIONS = st.recursive(
+    COMPARISONS | st.sampled_from(["item.category == 'hats'", "item.category in ('hats', 'bags')", "context.country == 'NO'"]),
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from([" and ", " or "]), inner).map(lambda parts: f"({''.join(parts)})"),
+        inner.map(lambda text: f"(not {text})"),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(EXPRESSIONS)
+def test_any_rule_means_what_python_says(index, rule):
+    kept = mask(index, rule, context={"country": "NO"}, user={"avg_price": 10.0})
+
+    class Fields:
+        def __init__(self, **fields):
+            self.__dict__.update(fields)
+
+    categories = ("coats", "hats", "shoes", "bags")
+    scope = {"user": Fields(avg_price=10.0), "context": Fields(country="NO")}
+    items = [Fields(price=i * 2.0, stock=float(i % 3), category=categories[i % 4]) for i in range(world.ITEMS)]
+    assert numbers(index, kept) == [i for i in range(world.ITEMS) if eval(rule, {}, scope | {"item": items[i]})]
+
+
+def test_a_missing_value_equals_nothing_and_compares_as_false(index):
+    later = index.with_items([NewItem("n1", {"title": "New"}, NOW), NewItem("n2", {"category": "hats", "price": 1}, NOW)])
+    request = Request(later, later.find_ids(["n1", "n2"]), now=NOW)
+    for rule, expected in {
+        "item.price < 50": [False, True],
+        "item.price >= 50": [False, False],
+        "item.price != 1": [True, False],
+        "item.category == 'hats'": [False, True],
+        "item.category not in ('hats', 'coats')": [True, False],
+        "item.category != 'coats'": [True, True],
+    }.items():
+        assert compile_rules([rule]).mask(request).tolist() == expected, rule
+
+
+def test_parts_of_a_list(index):
+    later = index.with_items([NewItem("n1", {"tags": ["warm", "red"]}, NOW), NewItem("n2", {"tags": ["warmer"]}, NOW)])
+    request = Request(later, later.find_ids(["n1", "n2", "i0"]), now=NOW)
+    assert compile_rules(["'warm' in item.tags"]).mask(request).tolist() == [True, False, False]
+    assert compile_rules(["'warm' not in item.tags"]).mask(request).tolist() == [False, True, True]
+
+
+def test_seen_looks_at_the_recent_sequence_and_its_time(index):
+    sequence = world.make_rows([], recent=[3, 5]).sequences["recent"]
+    sequence = dataclasses.replace(sequence, ts=np.array([NOW - 40 * DAY, NOW - 2 * DAY]))
+    assert numbers(index, ~mask(index, "not seen", recent=sequence)) == [3, 5]
+    assert numbers(index, ~mask(index, "not seen(30d)", recent=sequence)) == [5]
+    assert numbers(index, mask(index, "seen(1h) or item.price > 76")) == [39]
+    assert not mask(index, "seen").any()
+
+
+def test_seen_by_type_of_event(index):
+    sequence = world.make_rows([], recent=[3, 5]).sequences["recent"]
+    sequence = dataclasses.replace(sequence, type=np.array([hash64("click"), hash64("purchase")], np.uint64))
+    rows = np.arange(len(index))
+    assert numbers(index, seen_mask(index, rows, sequence, types=("purchase", "cart"))) == [5]
+    assert numbers(index, seen_mask(index, rows, sequence)) == [3, 5]
+    assert not seen_mask(index, rows, None).any()
+
+
+def test_all_rules_must_hold_and_each_tells_what_it_removes(index):
+    rules = compile_rules(["item.price < 20", "item.stock > 0"])
+    request = Request(index, np.arange(len(index)))
+    assert rules.item_fields == {"price", "stock"}
+    assert rules.mask(request).sum() == 6
+    assert rules.removed(request) == {"item.price < 20": 30, "item.stock > 0": 14}
+    assert compile_rules([]).mask(request).all()
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("item.price <", r"column \d+: invalid syntax"),
+        ("", "column"),
+        ("item.price < 5; 1", "invalid syntax"),
+        ("__import__('os').system('true')", "not allowed in a rule"),
+        ("item.__class__.__bases__", "not allowed in a rule"),
+        ("().__class__", "not allowed in a rule"),
+        ("[x for x in (1,)]", "not allowed in a rule"),
+        ("lambda: 1", "not allowed in a rule"),
+        ("(x := 1)", "not allowed in a rule"),
+        ("f'{item.price}'", "not allowed in a rule"),
+        ("2 ** 100000000", "not allowed in a rule"),
+        ("item.price if True else 1", "not allowed in a rule"),
+        ("item.price is None", "only < <= > >="),
+        ("order.price > 1", "expected item, user or context before the dot, got 'order'"),
+        ("price > 1", "'price' is not allowed"),
+        ("item.id in (item.price, 3)", "list of at most"),
+        ("seen('x')", "expected a time such as 30d"),
+        ("seen(30)", "not allowed in a rule"),
+        ("b'x' == item.id", "not allowed in a rule"),
+        ("1j < 2", "not allowed in a rule"),
+        (" and ".join(["item.price > 0"] * 100), "longer than 1000 characters"),
+        ("not " * 30 + "True", "too long or too deep"),
+        ("(" * 240 + "1" + ")" * 240, "column|cannot be read"),
+        ("1 in (" + "1," * 400 + ")", "list of at most"),
+        ("item.price > 1\x00", "column|cannot be read"),
+    ],
+)
+def test_what_is_not_of_the_language_is_refused_with_its_place(rule, message):
+    with pytest.raises(DeclarationError, match=message) as refused:
+        compile_rules([rule], where="slot home")
+    assert str(refused.value).startswith("slot home, rule ")
+
+
+def test_an_unknown_attribute_is_refused_with_the_nearest_one(index):
+    with pytest.raises(DeclarationError, match=r"items have no attribute 'prize'\n  fix: did you mean item\.price\?"):
+        compile_rules(["item.prize < 3"], item_fields=index.attributes)
+    compile_rules(["item.price < 3 and item.age_days < 7 and item.popularity > 0.5"], item_fields=index.attributes)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(st.sampled_from("itemuserconx.()<>=!+-*/'\"0123456789 andornotin[],seen"), max_size=60) | st.text(max_size=40))
+def test_foreign_text_is_refused_or_compiles_but_never_raises_anything_else(index, text):
+    try:
+        rules = compile_rules([text])
+    except DeclarationError:
+        return
+    assert rules.mask(Request(index, np.arange(5))).shape == (5,)

@@ -1,0 +1,203 @@
+"""What the index finds in a shop small enough to know by heart, and what it does with items that came later."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import shop
+
+from tailorbird.errors import BundleError
+from tailorbird.events import DAY, HOUR, hash64s
+from tailorbird.retrieval import Index, NewItem, TextColumn, build_index
+from tailorbird.retrieval.columns import column_of, extended
+
+ALL = {"coat", "parka", "hat", "cap", "gift", "unlisted"}
+
+
+def test_items_are_those_with_a_profile_or_an_event(index):
+    assert set(index.ids) == ALL
+    np.testing.assert_array_equal(index.keys, hash64s(index.ids))
+    assert index.find_ids(["nothing"]).tolist() == [-1]
+    assert shop.ids(index, index.find_ids(["hat", "coat"])) == ["hat", "coat"]
+    assert index.as_of == shop.AS_OF
+
+
+def test_attributes_keep_their_kinds(index):
+    def of(name, item):
+        row = index.find_ids([item])[0]
+        column = index.attributes[name]
+        return column.text(row) if isinstance(column, TextColumn) else column[row]
+
+    assert of("price", "parka") == 120.5
+    assert of("category", "hat") == "hats"
+    assert of("tags", "coat") == "warm|red"
+    assert of("brand", "hat") == ""
+    assert np.isnan(of("stock", "hat"))
+    assert index.title(index.find_ids(["coat"])[0]) == "Rain coat"
+    assert index.title(index.find_ids(["unlisted"])[0]) == "unlisted"
+
+
+def test_bots_late_events_impressions_and_the_future_do_not_count(index):
+    row = index.find_ids(["gift"])[0]
+    assert [index.counts[window][row] for window in ("1d", "7d", "all")] == [0, 0, 0]
+
+
+def test_popular_over_seven_days_then_over_all_time(index):
+    assert shop.ids(index, index.popular(4).rows) == ["coat", "parka", "hat", "cap"]
+    assert shop.ids(index, index.popular(2, window="1d").rows) == ["hat", "coat"]
+    assert shop.ids(index, index.popular(5, "hats").rows) == ["hat", "cap"]
+    assert index.popular(5, "boats").rows.size == 0
+    popularity = dict(zip(index.ids, index.popularity.tolist(), strict=True))
+    assert popularity["coat"] > popularity["parka"] > popularity["hat"] > popularity["cap"] > 0 == popularity["gift"]
+
+
+def test_fresh_items_newest_first_without_those_that_were_always_there(index):
+    # The hat is timeless: its first event dates it. The unlisted item came with its event, as old as the parka's and the cap's.
+    found = shop.ids(index, index.fresh(10).rows)
+    assert (found[:2], set(found[2:5]), found[5:]) == (["hat", "gift"], {"cap", "parka", "unlisted"}, ["coat"])
+
+
+def test_item_to_item_leaves_the_sequence_out_and_sums_its_items(index):
+    assert shop.ids(index, index.item_to_item(shop.keys("coat"), 5).rows) == ["parka"]
+    assert index.item_to_item(shop.keys("coat", "parka"), 5).rows.size == 0
+    assert index.item_to_item(shop.keys("nothing"), 5).rows.size == 0
+    assert index.item_to_item(shop.keys(), 5).rows.size == 0
+    assert index.item_to_item(shop.keys("coat"), 0).rows.size == 0
+
+
+def test_similar_is_filled_up_with_the_category_and_then_with_what_is_popular(index):
+    assert shop.ids(index, index.similar("coat", 3).rows) == ["parka", "hat", "cap"]
+    assert shop.ids(index, index.similar("cap", 2).rows) == ["hat", "coat"]
+    assert index.similar("nothing", 3).rows.size == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("rain coat", ["coat", "parka"]),
+        ("RAIN AND coats", ["coat", "parka"]),
+        ("hats", ["hat", "cap"]),
+        ("parkka", ["parka"]),
+        ("wniter", ["parka"]),
+        ("nord", ["coat"]),
+        ("warm", ["coat"]),
+        ('"(', []),
+        ("title:coat^", None),
+        ("", []),
+        ("zzzz", []),
+        ("a" * 10_000, []),
+        ("* NOT (( ] [ TO", []),
+    ],
+)
+def test_search_by_words_as_people_type_them(index, query, expected):
+    found = shop.ids(index, index.search(query, 10).rows)
+    if expected is not None:
+        assert set(found) == set(expected)
+        assert found[:1] == expected[:1]
+    assert (np.diff(index.search(query, 10).scores) <= 0).all()
+
+
+def test_a_later_version_replaces_what_was_known_and_a_future_one_does_not(tmp_path):
+    versions = [("coat", shop.T0 + 2 * DAY, {"title": "Storm coat", "price": 60}), ("coat", shop.AS_OF, {"title": "Never"})]
+    build_index(tmp_path / "index", shop.events(), shop.items(versions), as_of=shop.AS_OF)
+    index = Index.open(tmp_path / "index")
+    row = index.find_ids(["coat"])[0]
+    assert index.title(row) == "Storm coat"
+    assert index.first_seen[row] == shop.T0
+    assert index.attributes["price"][row] == 60
+
+
+def test_the_order_of_the_events_does_not_matter(tmp_path, index):
+    shuffled = shop.events().take(np.random.default_rng(0).permutation(len(shop.EVENTS)))
+    build_index(tmp_path / "index", shuffled, shop.items(), as_of=shop.AS_OF)
+    again = Index.open(tmp_path / "index")
+    assert again.ids == index.ids
+    np.testing.assert_array_equal(again.item_item.weights, index.item_item.weights)
+    np.testing.assert_array_equal(again.item_item.items, index.item_item.items)
+    for window in index.counts:
+        np.testing.assert_array_equal(again.counts[window], index.counts[window])
+
+
+def test_without_items_without_events_and_without_either(tmp_path):
+    no_items, no_events = shop.items().slice(0, 0), shop.events().slice(0, 0)
+    build_index(tmp_path / "events", shop.events(), no_items, as_of=shop.AS_OF)
+    only_events = Index.open(tmp_path / "events")
+    assert shop.ids(only_events, only_events.popular(1).rows) == ["coat"]
+    assert only_events.popular(3, "coats").rows.size == only_events.search("coat", 3).rows.size == 0
+    build_index(tmp_path / "items", no_events, shop.items(), as_of=shop.AS_OF)
+    only_items = Index.open(tmp_path / "items")
+    assert len(only_items) == 5
+    assert only_items.item_to_item(shop.keys("coat"), 3).rows.size == 0
+    build_index(tmp_path / "nothing", no_events, no_items, as_of=shop.AS_OF)
+    nothing = Index.open(tmp_path / "nothing")
+    assert len(nothing) == 0
+    assert nothing.popular(3).rows.size == nothing.fresh(3).rows.size == nothing.search("x", 3).rows.size == 0
+    assert nothing.item_to_item(shop.keys("coat"), 3).rows.size == 0
+    more = nothing.with_items([NewItem("first", {"title": "First thing", "price": 3}, shop.AS_OF)])
+    assert shop.ids(more, more.search("thing", 3).rows) == ["first"]
+
+
+def test_an_item_that_came_later_is_found_by_every_source(index):
+    later = index.with_items(
+        [NewItem("scarf", {"title": "Wool scarf", "category": "scarves", "price": 30, "eco": True}, shop.AS_OF + HOUR)]
+    )
+    assert len(later) == len(index) + 1
+    assert shop.ids(later, later.fresh(1).rows) == ["scarf"]
+    assert shop.ids(later, later.search("wool", 5).rows) == ["scarf"]
+    assert shop.ids(later, later.search("rain coat", 1).rows) == ["coat"]
+    assert shop.ids(later, later.popular(5, "scarves").rows) == ["scarf"]
+    row = later.find_ids(["scarf"])[0]
+    assert later.attributes["price"][row] == 30
+    assert later.attributes["eco"][row] == 1
+    assert np.isnan(later.attributes["eco"][0])
+    assert later.item_to_item(shop.keys("scarf"), 3).rows.size == 0
+    assert shop.ids(later, later.similar("scarf", 2).rows) == ["coat", "parka"]
+    assert "scarf" not in index.ids
+
+
+def test_an_item_that_changed_has_its_new_attributes(index):
+    later = index.with_items([NewItem("coat", PROFILE := {"title": "Rain coat", "category": "sale", "price": 40, "stock": 0}, 0)])
+    row = later.find_ids(["coat"])[0]
+    assert (later.attributes["price"][row], later.category.text(row), later.title(row)) == (40, "sale", PROFILE["title"])
+    assert later.first_seen[row] == shop.T0
+    assert shop.ids(later, later.popular(1, "sale").rows) == ["coat"]
+    assert shop.ids(later, later.item_to_item(shop.keys("coat"), 1).rows) == ["parka"]
+    twice = later.with_items([NewItem("x1", {}, 1), NewItem("x2", {"title": "Second"}, 2)]).with_items(
+        [NewItem("x3", {"title": "Third"}, 3)]
+    )
+    assert shop.ids(twice, twice.search("second", 1).rows) == ["x2"]
+    assert shop.ids(twice, twice.search("third", 1).rows) == ["x3"]
+
+
+def test_a_damaged_index_is_refused_with_a_sentence(tmp_path):
+    build_index(tmp_path / "index", shop.events(), shop.items(), as_of=shop.AS_OF)
+    files = {
+        path.relative_to(tmp_path / "index").as_posix(): path.read_bytes() for path in (tmp_path / "index").rglob("*") if path.is_file()
+    }
+    for name in ("meta.json", "items.arrow", "i2i_items.npy", "i2i_indptr.npy"):
+        for content in (None, b"", files[name][: len(files[name]) // 2]):
+            broken = {key: data for key, data in files.items() if key != name} | ({} if content is None else {name: content})
+            with pytest.raises(BundleError):
+                Index.load(broken)
+    with pytest.raises(BundleError, match="format 2, expected 1"):
+        Index.load(files | {"meta.json": b'{"format":2,"as_of":0}'})
+    texts = {key: b"" for key in files if key.startswith("text/")}
+    with pytest.raises(BundleError):
+        Index.load(files | texts)
+
+
+def test_columns_of_mixed_values():
+    mixed = column_of([1, "two", None, 3.0])
+    assert [mixed.text(row) for row in range(4)] == ["1", "two", "", "3"]
+    numbers = column_of([True, None, 2.5])
+    np.testing.assert_array_equal(numbers, [1.0, np.nan, 2.5])
+    np.testing.assert_array_equal(extended(numbers, 3, {1: 7, 4: "text"}, 5), [1, 7, 2.5, np.nan, np.nan])
+    assert [extended(mixed, 4, {0: "zero", 4: "two"}, 5).text(row) for row in range(5)] == ["zero", "two", "", "3", "two"]
+    assert column_of([None, None]).codes.tolist() == [-1, -1]
+
+
+def test_an_event_table_with_chunks_and_dictionaries(tmp_path):
+    table = shop.events()
+    chunked = pa.concat_tables([table.slice(0, 7), table.slice(7)])
+    coded = chunked.set_column(chunked.column_names.index("item_id"), "item_id", chunked["item_id"].dictionary_encode())
+    build_index(tmp_path / "index", coded, shop.items(), as_of=shop.AS_OF)
+    assert set(Index.open(tmp_path / "index").ids) == ALL

@@ -34,8 +34,8 @@ class Counts:
     clicks: Floats
     purchases: Floats
 
-    def where(self, rows: npt.NDArray[np.bool_]) -> "Counts":
-        """The rows for which the mask is true; persons and arms keep their indexes."""
+    def where(self, rows: npt.NDArray[np.bool_] | Ints) -> "Counts":
+        """Some of the rows, by mask or number; persons and arms keep their indexes."""
         columns = ("ts", "person", "arm", "exposed", "impressions", "clicks", "purchases")
         return Counts(persons=self.persons, arms=self.arms, **{name: getattr(self, name)[rows] for name in columns})
 

@@ -47,7 +47,7 @@ def _seen_table() -> Floats:
 
 
 def _attention_table() -> Floats:
-    return 1.0 / (1.0 + ATTENTION_LOST[:, None] * np.arange(POSITIONS_MAX))
+    return np.float64(1.0) / (1.0 + ATTENTION_LOST[:, None] * np.arange(POSITIONS_MAX))
 
 
 _SEEN = _seen_table()  # (devices, positions)

@@ -162,7 +162,7 @@ def after_click(courier: Courier, ts: int, place: int, *, dwell_s: float, cart: 
     """The events of a click at a place (from 0) of a list that was answered at `ts`, without person and item."""
     clicked = ts + int((1.5 + 1.2 * place + courier.uniform(0.0, 3.0)) * SECOND)
     dwell = int(dwell_s * 1_000)
-    events = [
+    events: list[dict] = [
         {"type": "click", "ts": clicked},
         {"type": "view", "ts": clicked + dwell * 1_000, "properties": {"dwell_ms": dwell}},
     ]

@@ -1,0 +1,132 @@
+"""The report, from a table of routed events to a verdict and a picture."""
+
+import math
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tailorbird.events.schema import ROUTED, TIME
+from tailorbird.experiments import Experiment
+from tailorbird.experiments.drawing import report_html, report_svg
+from tailorbird.experiments.report import experiment_report, report_on
+
+TEST = Experiment("home-model", arms={"popular": 0.5, "model": 0.5})
+START = 1_790_000_000_000_000
+ITEMS = ["a", "b", "c", "d"]
+
+
+def table(rows):
+    columns = ("type", "ts", "person", "agent", "slot", "experiment", "arm", "items", "item_id", "request_id")
+    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in columns})
+
+
+def event(kind, person, arm, ts=START, **more):
+    row = {"type": kind, "ts": ts, "person": person, "agent": "person", "slot": "home", "experiment": TEST.name, "arm": arm}
+    return row | ({"items": ITEMS} if kind in ("answer", "impression") else {"item_id": "a"}) | more
+
+
+def visits(person, arm, clicks, lists=5, **more):
+    shown = [event(kind, person, arm, **more) for _ in range(lists) for kind in ("answer", "impression")]
+    return shown + [event("click", person, arm, **more) for _ in range(clicks)]
+
+
+def experiment(rates, people=400, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for arm, rate in rates.items():
+        for person in range(people):
+            lists = int(rng.integers(1, 8))
+            rows += visits(f"{arm}-{person}", arm, int(rng.binomial(lists * len(ITEMS), rate)), lists)
+    return rows
+
+
+def test_figures_of_the_arms():
+    rows = visits("u1", "popular", 2) + visits("u2", "popular", 0) + visits("u3", "model", 3) + [event("purchase", "u3", "model")]
+    popular, model = report_on(table(rows), TEST, "home").arms
+    assert (popular.arm, popular.users, popular.impressions, popular.clicks, popular.ctr) == ("popular", 2, 40, 2, 0.05)
+    assert (model.arm, model.users, model.impressions, model.clicks, model.purchases, model.conversion) == ("model", 1, 20, 3, 1, 1.0)
+
+
+def test_answers_as_denominator():
+    rows = [event("answer", "u1", "popular"), event("click", "u1", "popular")]
+    assert report_on(table(rows), TEST, "home", denominator="answer").arms[0].ctr == 0.25
+
+
+def test_a_better_arm_is_called_better():
+    report = report_on(table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home")
+    assert report.low > 0
+    assert report.low < 0.6 < report.high
+    assert report.p < 0.001
+    assert report.verdict.startswith("model beats popular: +")
+    assert report.comparisons[0].always_low < report.low
+
+
+def test_no_difference_is_not_called_one():
+    report = report_on(table(experiment({"popular": 0.05, "model": 0.05})), TEST, "home")
+    assert report.low < 0 < report.high
+    assert "No difference between model and popular is shown" in report.verdict
+
+
+def test_a_broken_split_comes_first_in_the_verdict():
+    rows = experiment({"popular": 0.05, "model": 0.08}, people=300) + experiment({"model": 0.08}, people=420, seed=1)
+    report = report_on(table(rows), TEST, "home")
+    assert report.srm_p < 0.001
+    assert report.verdict.startswith("Do not trust this yet: the split of users (300 and 420)")
+
+
+def test_persons_in_both_arms_are_reported_and_left_out():
+    rows = experiment({"popular": 0.05, "model": 0.08}, people=50)
+    both = visits("both", "popular", 20) + visits("both", "model", 0)
+    with_them, without = report_on(table(rows + both), TEST, "home"), report_on(table(rows), TEST, "home")
+    assert with_them.multiple_exposures == 1
+    assert with_them.uplift == without.uplift
+    assert with_them.persons == without.persons + 1
+
+
+def test_crawlers_other_slots_and_other_experiments_do_not_count():
+    rows = visits("u1", "popular", 1)
+    noise = visits("bot", "popular", 9, agent="bot") + visits("u2", "popular", 9, slot="search")
+    noise += visits("u3", "popular", 9, experiment="another") + visits("u4", None, 9, slot=None, experiment=None)
+    assert report_on(table(rows + noise), TEST, "home").arms[0].clicks == 1
+
+
+def test_the_lake_is_asked_for_the_time_and_rows_outside_it_are_dropped():
+    class Days:  # a lake that prunes by whole days, as partitions do
+        def events(self, columns=None, ts_from=None, ts_to=None):
+            self.asked = (ts_from, ts_to)
+            return table(visits("u1", "popular", 1) + visits("u1", "popular", 5, ts=START + 10)).select(list(columns))
+
+    lake = Days()
+    report = experiment_report(lake, TEST, "home", START, START + 10)
+    assert lake.asked == (START, START + 10)
+    assert report.arms[0].clicks == 1
+
+
+def test_an_empty_experiment_says_what_to_do():
+    report = report_on(table([]), TEST, "home")
+    assert math.isnan(report.uplift)
+    assert "Nobody has been in this experiment yet" in report.verdict
+    ElementTree.fromstring(report_svg(report))
+
+
+def test_several_treatments_get_wider_intervals():
+    three = Experiment(TEST.name, arms={"popular": 0.4, "model": 0.3, "recent": 0.3})
+    rows = experiment({"popular": 0.05, "model": 0.08, "recent": 0.05})
+    alone, among = report_on(table(rows), TEST, "home"), report_on(table(rows), three, "home")
+    assert [found.arm for found in among.comparisons] == ["model", "recent"]
+    assert among.low < alone.low
+
+
+@pytest.mark.parametrize("name", ["model", '<img src=x onerror="alert(1)">'])
+def test_pictures_are_well_formed_and_escape_names(name):
+    odd = Experiment(TEST.name, arms={"popular": 0.5, name: 0.5})
+    report = report_on(table(experiment({"popular": 0.05, name: 0.08}, people=100)), odd, "home")
+    ElementTree.fromstring(report_svg(report))
+    ElementTree.fromstring(report_html(report))
+    assert "<img" not in report_html(report)
+
+
+def test_times_are_those_of_the_schema():
+    assert table(visits("u1", "popular", 1)).schema.field("ts").type == TIME

@@ -1,0 +1,109 @@
+"""Statistics of experiments: against SciPy, against each other, and against simulated truth."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tailorbird.experiments.statistics import (
+    Moments,
+    always_valid_uplift,
+    difference,
+    proportion_interval,
+    relative_uplift,
+    sample_ratio_p,
+)
+
+
+def users(rng, n, rate):
+    """Items seen and clicks of users who differ in both: the heavy ones click more."""
+    taste = rng.gamma(3.0, 1 / 3.0, n)
+    seen = 1 + rng.poisson(20 * taste)
+    return rng.binomial(seen, np.clip(rate * taste, 0, 1)), seen
+
+
+def test_moments_of_shards_add_up_to_those_of_the_whole():
+    rng = np.random.default_rng(0)
+    x, y = users(rng, 100, 0.1)
+    parts = Moments.of(x[:30], y[:30]) + Moments.of(x[30:], y[30:])
+    assert parts == Moments.of(x, y)
+
+
+def test_difference_of_means_is_welchs_test():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(1.0, 2.0, 40), rng.normal(0.3, 0.5, 25)
+    found, expected = difference(Moments.of(a), Moments.of(b)), stats.ttest_ind(a, b, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-6)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), rel=1e-6)
+
+
+def test_delta_variance_agrees_with_the_bootstrap():
+    rng = np.random.default_rng(2)
+    x, y = users(rng, 800, 0.08)
+    draws = rng.integers(0, len(x), (2_000, len(x)))
+    bootstrap = np.var(x[draws].sum(axis=1) / y[draws].sum(axis=1))
+    assert Moments.of(x, y).variance == pytest.approx(bootstrap, rel=0.1)
+
+
+def test_users_as_units_are_less_sure_than_clicks_as_units():
+    rng = np.random.default_rng(3)
+    x, y = users(rng, 2_000, 0.08)
+    rate = x.sum() / y.sum()
+    assert Moments.of(x, y).variance > 1.5 * rate * (1 - rate) / y.sum()
+
+
+def test_uplift_interval_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(4)
+    held = 0
+    for _ in range(1_000):
+        control, treatment = Moments.of(*users(rng, 300, 0.05)), Moments.of(*users(rng, 200, 0.06))
+        interval = relative_uplift(treatment, control)
+        held += interval.low <= 0.2 <= interval.high
+    low, high = proportion_interval(held, 1_000, level=0.999)
+    assert low <= 0.95 <= high
+
+
+def test_swapping_the_arms_inverts_the_interval():
+    rng = np.random.default_rng(5)
+    a, b = Moments.of(*users(rng, 300, 0.05)), Moments.of(*users(rng, 300, 0.07))
+    there, back = relative_uplift(b, a), relative_uplift(a, b)
+    assert 1 + there.low == pytest.approx(1 / (1 + back.high))
+    assert there.p == pytest.approx(back.p)
+
+
+def test_without_clicks_nothing_is_claimed():
+    nothing, some = Moments.of([0, 0], [5, 5]), Moments.of([1, 2], [5, 5])
+    assert math.isnan(relative_uplift(some, nothing).value)
+    assert not relative_uplift(some, nothing).excludes_zero
+
+
+def test_looking_every_day_finds_too_much_with_the_fixed_interval_and_not_with_the_always_valid():
+    rng = np.random.default_rng(6)
+    fixed = always = 0
+    runs = 200
+    for _ in range(runs):
+        a, b = Moments.of([], []), Moments.of([], [])
+        fixed_found = always_found = False
+        for _ in range(40):
+            a, b = a + Moments.of(*users(rng, 50, 0.06)), b + Moments.of(*users(rng, 50, 0.06))
+            fixed_found |= relative_uplift(b, a).excludes_zero
+            always_found |= always_valid_uplift(b, a, tuned_for=4_000).excludes_zero
+        fixed += fixed_found
+        always += always_found
+    assert fixed / runs > 0.15
+    assert always / runs < 0.08
+
+
+def test_sample_ratio_alarms_on_a_broken_split_only():
+    shares = {"a": 0.5, "b": 0.5}
+    assert sample_ratio_p({"a": 5_050, "b": 4_950}, shares) > 0.1
+    assert sample_ratio_p({"a": 5_300, "b": 4_700}, shares) < 1e-6
+    assert sample_ratio_p({"a": 100}, {"a": 0.5}) != sample_ratio_p({"a": 100}, {"a": 0.5})  # one arm: NaN
+
+
+def test_sample_ratio_equals_scipys_chi_square():
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.chisquare([330, 290, 380], np.array([0.3, 0.3, 0.4]) * 1_000).pvalue
+    assert sample_ratio_p({"a": 330, "b": 290, "c": 380}, {"a": 0.3, "b": 0.3, "c": 0.4}) == pytest.approx(expected)

@@ -8,55 +8,22 @@ import numpy as np
 import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
+from shop_plan import feature_set, slots
 
 from tailorbird.events import DAY, hash64, hash64s
 from tailorbird.events.schema import TIME
-from tailorbird.experiments import Experiment
-from tailorbird.features import FeatureSet, ReadRequest, Rows, attribute, context, count, entity, sequence
+from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.features import Sequence as Recent
-from tailorbird.ranking import Explore, Slot
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Columns, Head
 from tailorbird.retrieval import Index, build_index
 
+__all__ = ["feature_set", "slots"]
+
 NOW = 1_800_000_000_000_000
 ITEMS = 40
 CATEGORIES = ("coats", "hats", "shoes", "bags")
-
-
-def feature_set() -> FeatureSet:
-    user, item = entity("user"), entity("item")
-    return FeatureSet.from_declarations(
-        [
-            count("item_clicks", item, "click", window="7d"),
-            count("user_clicks", user, "click", window="7d"),
-            attribute("price", item, "price", kind="numeric"),
-            attribute("category", item, "category", kind="categorical"),
-            context("device"),
-            sequence("recent", user, ["click", "purchase"], length=16),
-        ]
-    )
-
-
-def slots(**home) -> dict[str, Slot]:
-    settings = {
-        "size": 6,
-        "sources": {"item_to_item": 20, "popular": 30, "fresh": 5},
-        "objective": {"click": 1.0},
-        "rules": ["item.stock > 0"],
-    }
-    return {
-        "home": Slot("home", **(settings | home)),
-        "search": Slot("search", size=5, sources={"search": 50}, hide_seen=()),
-        "tried": Slot(
-            "tried",
-            size=6,
-            sources={"popular": 40},
-            explore=Explore(rate=0.5, pool=10),
-            experiment=Experiment("home-model", arms={"popular": 0.5, "model": 0.5}),
-        ),
-    }
 
 
 def item_id(number: int) -> str:
@@ -145,7 +112,7 @@ class FakeReader:
         self.features, self.recent = features, dict(recent or {})
         self.commit = 7
 
-    def read(self, request: ReadRequest, items: Sequence[str]) -> Rows:
+    def read(self, request: ReadRequest, items: Sequence[str], item_keys: object = None) -> Rows:
         person = request.person or f"anon:{request.anonymous_id}"
         numbers = [float(item[1:]) if item[1:].isdecimal() else np.nan for item in items]
         events = self.recent.get(person, ())

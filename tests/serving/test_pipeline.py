@@ -35,7 +35,7 @@ class Kept:
 class Broken:
     """A store that is gone."""
 
-    def read(self, request, items):
+    def read(self, request, items, item_keys=None):
         raise NotReadyError("there is no state")
 
 
@@ -269,8 +269,8 @@ def test_a_full_log_does_not_stop_answers(make):
 
 def test_a_person_known_by_alias_is_the_person(make, kept, features):
     class Aliased(shop.FakeReader):
-        def read(self, request, items):
-            return replace(super().read(request, items), person="u9")
+        def read(self, request, items, item_keys=None):
+            return replace(super().read(request, items, item_keys), person="u9")
 
     make(reader=Aliased(features)).answer(RecommendQuery(slot="home", anonymous_id="a1"))
     assert kept.records[0].person == "u9"

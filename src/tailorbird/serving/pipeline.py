@@ -43,11 +43,22 @@ from tailorbird.serving.messages import (
     Similar,
 )
 from tailorbird.serving.record import attributes_of, logged, reasons_for
-from tailorbird.serving.request import NO_CANDIDATES, Candidates, Floats, Mask, Request, filter_mask, require_contract, search_values
+from tailorbird.serving.request import (
+    NO_CANDIDATES,
+    Candidates,
+    Floats,
+    Keys,
+    Mask,
+    Request,
+    filter_mask,
+    require_contract,
+    search_values,
+)
 
 SEARCH_CANDIDATES = 200
 FALLBACK = "fallback"
 log = logging.getLogger(__name__)
+_NOBODY = np.zeros(1, np.uint64)  # stands for an item where only the person is of interest
 
 
 class Bundles(Protocol):
@@ -59,7 +70,7 @@ class Overlay(Protocol):
 
 
 class FeatureReader(Protocol):
-    def read(self, request: ReadRequest, items: Sequence[str]) -> Rows: ...
+    def read(self, request: ReadRequest, items: Sequence[str], item_keys: Keys | None = None) -> Rows: ...
 
 
 class AnswerLog(Protocol):
@@ -129,8 +140,8 @@ class Pipeline:
         catalogue: Overlay | None = None,
         watcher: Watcher | None = None,
     ) -> None:
-        self._slots, self._features, self._bundles, self._reader = slots, features, bundles, reader
-        self._answers, self._clock, self._rng = answers, clock, rng
+        self._slots, self.features, self._bundles, self.reader = slots, features, bundles, reader
+        self._answers, self.clock, self._rng = answers, clock, rng
         self._catalogue: Overlay = catalogue or NoOverlay()
         self._watcher: Watcher = watcher or Unwatched()
         self._drawing = threading.Lock()  # a Generator is not safe to share
@@ -199,15 +210,15 @@ class Pipeline:
 
     def missing(self) -> list[str]:
         """What an answer would lack now, as `degraded` would name it."""
-        ready = getattr(self._reader, "ready", None)
-        features = self._reader is not None and (ready is None or ready())
+        ready = getattr(self.reader, "ready", None)
+        features = self.reader is not None and (ready is None or ready())
         return [name for name, there in (("model", self._bundles.current() is not None), ("features", features)) if not there]
 
     # The steps
 
     def _begin(self, query: Query, slot: Slot) -> Request:
         """Check the query, find out who asks, and assign the arm."""
-        now = self._clock.now()
+        now = self.clock.now()
         require_contract(query, now)
         with self._drawing:
             request_id = self._rng.bytes(12).hex()
@@ -232,7 +243,7 @@ class Pipeline:
 
     def _know_person(self, request: Request) -> None:
         """The person's recent items and own figures, before there are candidates to read features for."""
-        rows = self._read(request, [""])
+        rows = self._read(request, [""], _NOBODY)
         if rows is None:
             return
         request.person = rows.person or request.person
@@ -288,7 +299,7 @@ class Pipeline:
         rows = scores = None
         if request.policy == "model" and request.bundle is not None and len(found):
             with self._timed("features"):
-                rows = self._read(request, found.ids)
+                rows = self._read(request, found.ids, found.keys)
             with self._timed("score"):
                 scores = self._score(request, found, rows)
         values = scores.value if scores is not None else self._baseline(request, found)
@@ -301,7 +312,7 @@ class Pipeline:
             rows = take(rows, choice.items)
         elif len(shown):
             with self._timed("features"):
-                rows = self._read(request, shown.ids)
+                rows = self._read(request, shown.ids, shown.keys)
         if scores is not None:
             scores = Scores({name: column[choice.items] for name, column in scores.heads.items()}, scores.value[choice.items])
         answer = self._tell(request, shown, values[choice.items], choice, rows, scores)
@@ -310,12 +321,12 @@ class Pipeline:
         self._watcher.degraded(request.degraded)
         return answer
 
-    def _read(self, request: Request, items: Sequence[str]) -> Rows | None:
-        if self._reader is None:
+    def _read(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
+        if self.reader is None:
             request.lacks("features")
             return None
         try:
-            return self._reader.read(request.read, items)
+            return self.reader.read(request.read, items, keys)
         except NotReadyError:
             request.lacks("features")
             return None
@@ -364,7 +375,7 @@ class Pipeline:
             with self._timed("explain"):
                 bundle = request.bundle if scores is not None else None
                 explained = explanations(
-                    self._features, bundle, index, shown.rows, shown.keys, rows, scores, request.slot.objective, query.context
+                    self.features, bundle, index, shown.rows, shown.keys, rows, scores, request.slot.objective, query.context
                 )
         items = []
         for place, item_id in enumerate(shown.ids):
@@ -397,7 +408,7 @@ class Pipeline:
     def _log(self, request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None) -> None:
         if self._answers is None:
             return
-        event, record = logged(request, answer, shown, choice, rows, self._features.schema_hash)
+        event, record = logged(request, answer, shown, choice, rows, self.features.schema_hash)
         if not self._answers.record_answer(event, record):
             request.lacks("log")
 

@@ -43,8 +43,9 @@ from tailorbird.serving.state import StateReader
 
 PORT = 8642
 PORTS_TRIED = 20
-DRAIN_S = 0.3
-STOP_S = 0.5
+DRAIN_S = 0.25  # for balancers to notice, and clients to be told to close
+LINGER_S = 0.3  # for those who connected before we stopped listening and have not asked yet
+STOP_S = 0.3  # for answers under way
 HEADER_DEADLINE_S = 10.0
 CONNECTIONS_MAX = 4_096
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class ServeOptions:
         stream, routed, state, registry, run: folders and files of a project, see `config.Paths`.
         port_asked: whether the port was named by somebody; only a default one is replaced by the next free one.
         probe: load each bundle in a child process first.
+        threads: how many answers are made at a time.
+        header_deadline_s: how long a connection may take to bring a request's head.
         routes: more routes, given the service, such as a demo's shop page.
     """
 
@@ -78,6 +81,7 @@ class ServeOptions:
     body_bytes_max: int = BODY_BYTES_MAX
     probe: bool = True
     threads: int = 2
+    header_deadline_s: float = HEADER_DEADLINE_S
     routes: Callable[[Service], Sequence[BaseRoute]] | None = None
 
 
@@ -182,10 +186,11 @@ class _Server(uvicorn.Server):
 
     def __init__(self, service: Service, options: ServeOptions) -> None:
         routes = options.routes(service) if options.routes else ()
+        self._protocol = type("Protocol", (PatientProtocol,), {"deadline_s": options.header_deadline_s})
         config = uvicorn.Config(
             create_app(service, routes),
             loop="uvloop",
-            http=PatientProtocol,
+            http=self._protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -216,6 +221,30 @@ class _Server(uvicorn.Server):
         self._service.draining = True
         self._stop_at = time.monotonic() + DRAIN_S
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening without turning away anybody who has already knocked: a closed listener resets its queue."""
+        spares = [listener.dup() for listener in sockets or []]
+        for server in self.servers:
+            server.close()
+        for spare in spares:
+            await self._accept_queued(spare)
+        until = time.monotonic() + LINGER_S
+        while self.server_state.connections and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    async def _accept_queued(self, spare: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        spare.setblocking(False)
+        with spare:
+            while True:
+                try:
+                    connection, _ = spare.accept()
+                except OSError:
+                    return
+                connection.setblocking(False)
+                await loop.connect_accepted_socket(partial(self._protocol, self.config, self.server_state, {}, loop), connection)
+
     async def on_tick(self, counter: int) -> bool:
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self.should_exit = True
@@ -225,6 +254,7 @@ class _Server(uvicorn.Server):
 class PatientProtocol(HttpToolsProtocol):
     """Closes a connection that has not brought a whole request head in time; the body's deadline is in `serving.body`."""
 
+    deadline_s = HEADER_DEADLINE_S
     _impatience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -245,7 +275,7 @@ class PatientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _expect_head(self) -> None:
-        self._impatience = self.loop.call_later(HEADER_DEADLINE_S, self._give_up)
+        self._impatience = self.loop.call_later(self.deadline_s, self._give_up)
 
     def _calm(self) -> None:
         if self._impatience is not None:

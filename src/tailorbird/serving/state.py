@@ -1,19 +1,34 @@
 """The features of a request, from the worker's state; opened when it is there, and opened anew when it went away.
 
-A server may start before the worker has written anything, and goes on when the state is gone: each read then raises
-NotReadyError at once, and the answer is made without features. What is read is `features.read`.
+A server may start before the worker has written anything, and goes on when the state is gone, damaged or replaced: each
+read then raises NotReadyError at once, and the answer is made without features. What is read is `features.read`.
 """
 
+import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from tailorbird.errors import NotReadyError
 from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.features.read import Reader
 
-RETRY_S = 1.0
+RETRY_S = 1.0  # between attempts to open, and between looks whether the folder is still the one that is open
+
+
+@dataclass
+class _Held:
+    """An open reader with those who are inside it: it is closed by the last of them, since LMDB maps its file."""
+
+    reader: Reader
+    inode: int
+    uses: int = 0
+    retired: bool = False
 
 
 class StateReader:
@@ -21,53 +36,91 @@ class StateReader:
 
     def __init__(self, state: Path, features: FeatureSet, *, retry_s: float = RETRY_S) -> None:
         self._state, self._features, self._retry_s = state, features, retry_s
-        self._reader: Reader | None = None
-        self._retry_at = 0.0
-        self._problem = ""
-        self._opening = threading.Lock()
+        self._file = state / features.schema_hash / "data.mdb"
+        self._held: _Held | None = None
+        self._look_at = 0.0
+        self._problem = "there is no state yet"
+        self._lock = threading.Lock()
 
-    def read(self, request: ReadRequest, items: Sequence[str]) -> Rows:
+    def read(self, request: ReadRequest, items: Sequence[str], item_keys: npt.NDArray[np.uint64] | None = None) -> Rows:
         """As `features.read.Reader.read`.
 
         Raises:
-            NotReadyError: there is no state, or it could not be opened within the last second.
+            NotReadyError: there is no state, it is being built, or it could not be read within the last second.
         """
-        reader = self._reader or self._open()
+        held = self._enter()
         try:
-            return reader.read(request, list(items))
-        except Exception as error:  # the store's own errors have no common base; whatever it is, it is opened anew later
-            with self._opening:
-                if self._reader is reader:
-                    self._drop(str(error))
+            return held.reader.read(request, items, item_keys=item_keys)
+        except NotReadyError:
+            raise
+        except Exception as error:  # the store's errors have no common base; whatever it is, it is opened anew later
+            self._retire(held, f"{type(error).__name__}: {error}")
             raise NotReadyError(f"the features cannot be read: {error}", where=str(self._state), fix="tailorbird run worker") from error
+        finally:
+            self._leave(held)
 
     def ready(self) -> bool:
-        """Whether features can be read, as far as is known; tries to open them if they are not."""
+        """Whether features can be read now; opens the state if need be."""
         try:
-            return (self._reader or self._open()) is not None
+            held = self._enter()
         except NotReadyError:
             return False
+        try:
+            return bool(held.reader.position().ready)
+        except Exception as error:
+            self._retire(held, f"{type(error).__name__}: {error}")
+            return False
+        finally:
+            self._leave(held)
 
     def close(self) -> None:
-        with self._opening:
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+        with self._lock:
+            self._drop("closed")
+            self._look_at = float("inf")
 
-    def _open(self) -> Reader:
-        with self._opening:
-            if self._reader is not None:
-                return self._reader
-            if time.monotonic() < self._retry_at:
+    def _enter(self) -> _Held:
+        with self._lock:
+            now = time.monotonic()
+            if now >= self._look_at:
+                self._look_at = now + self._retry_s
+                self._look()
+            if self._held is None:
                 raise NotReadyError(self._problem, where=str(self._state), fix="tailorbird run worker")
+            self._held.uses += 1
+            return self._held
+
+    def _look(self) -> None:
+        """Open the state if it is not; let it go if its folder was deleted or replaced, which a mapping would not notice."""
+        inode = self._inode()
+        if self._held is not None and self._held.inode != inode:
+            self._drop("the state was removed")
+        if self._held is None and inode:
             try:
-                self._reader = Reader(self._state, self._features)
-            except Exception as error:
-                self._retry_at, self._problem = time.monotonic() + self._retry_s, f"there are no features yet: {error}"
-                raise NotReadyError(self._problem, where=str(self._state), fix="tailorbird run worker") from error
-            return self._reader
+                self._held = _Held(Reader(self._state, self._features), inode)
+            except Exception as error:  # as above
+                self._problem = f"the state cannot be opened: {error}"
+
+    def _inode(self) -> int:
+        try:
+            return os.stat(self._file).st_ino
+        except OSError:
+            return 0
+
+    def _retire(self, held: _Held, problem: str) -> None:
+        with self._lock:
+            if self._held is held:
+                self._drop(problem)
 
     def _drop(self, problem: str) -> None:
-        """Forget a reader that failed. Not closed: another thread may be inside it; it goes with its last user."""
-        self._reader = None
-        self._retry_at, self._problem = time.monotonic() + self._retry_s, problem
+        held, self._held = self._held, None
+        self._problem = problem
+        if held is not None:
+            held.retired = True
+            if not held.uses:
+                held.reader.close()
+
+    def _leave(self, held: _Held) -> None:
+        with self._lock:
+            held.uses -= 1
+            if held.retired and not held.uses:
+                held.reader.close()

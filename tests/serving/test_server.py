@@ -1,0 +1,281 @@
+"""The serve process as a whole: it starts, takes events, swaps bundles under load, stops cleanly, and stays light."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import shop
+
+from tailorbird.errors import UsageError
+from tailorbird.events import Event, SystemClock
+from tailorbird.registry import Registry
+from tailorbird.serving.server import bind
+from tailorbird.stream import open_reader, raw_path
+
+NEVER = {"torch", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib", "pickle5", "joblib"}
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import shop_plan
+from tailorbird.events import RoutePlan
+from tailorbird.serving.server import ServeOptions, run
+data = Path(sys.argv[2])
+run(ServeOptions(
+    stream=data / "stream", routed=data / "stream" / "routed.db", state=data / "state", registry=data / "registry", run=data / "run",
+    features=shop_plan.feature_set(), slots=shop_plan.slots(), plan=RoutePlan(), port=0, probe=sys.argv[3] == "probe",
+    header_deadline_s=float(sys.argv[4]),
+))
+print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+class Server:
+    """A serve process over a data folder; asks it over one connection pool."""
+
+    def __init__(self, data: Path, *, probe: bool = False, header_deadline_s: float = 10.0) -> None:
+        self.data = data
+        command = [
+            sys.executable,
+            "-c",
+            CHILD,
+            str(Path(__file__).parent),
+            str(data),
+            "probe" if probe else "trust",
+            str(header_deadline_s),
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        address = data / "run" / "serve-1.json"
+        wait_for(lambda: address.exists() or self.process.poll() is not None, 30)
+        assert address.exists(), self.process.communicate()[1]
+        self.url = json.loads(address.read_bytes())["url"]
+        self.http = httpx.Client(base_url=self.url, timeout=10)
+
+    def recommend(self, **query) -> dict:
+        answer = self.http.post("/v1/recommend", json={"slot": "home", "user_id": "u1", **query})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def stop(self) -> tuple[int, str]:
+        """Ask it to stop; its status and what it printed."""
+        self.process.send_signal(signal.SIGTERM)
+        out, error = self.process.communicate(timeout=10)
+        assert "Traceback" not in error, error
+        return self.process.returncode, out
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+        self.http.close()
+
+
+def wait_for(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def start(tmp_path):
+    servers = []
+
+    def start(**more) -> Server:
+        servers.append(Server(tmp_path, **more))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return Registry(tmp_path / "registry", clock=SystemClock())
+
+
+CLICK = {"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}
+
+
+def test_it_serves_stays_light_and_stops_within_a_second(start, registry, bundle_folder, tmp_path):
+    registry.promote(registry.add(bundle_folder), by="test", why="first")
+    server = start()
+    assert server.recommend()["model"] == "v0001"
+    assert server.http.post("/v1/events", json=CLICK).json()["accepted"] == 1
+    assert server.http.get("/readyz").text == "degraded\n"  # there is no state here
+    begun = time.monotonic()
+    status, printed = server.stop()
+    assert time.monotonic() - begun < 3.0, "a second, with some air for a busy machine"
+    assert status == 0
+    assert not NEVER & set(printed.split())
+    assert not (tmp_path / "run" / "serve-1.json").exists()
+
+
+def test_an_answer_stands_in_the_log_before_its_click(start, registry, bundle_folder, tmp_path):
+    registry.promote(registry.add(bundle_folder), by="test", why="first")
+    server = start()
+    for number in range(10):
+        answer = server.recommend()
+        click = CLICK | {"event_id": f"e{number}", "request_id": answer["request_id"], "item_id": answer["items"][0]["item_id"]}
+        assert server.http.post("/v1/events", json=click).status_code == 200
+    server.process.kill()
+    with open_reader(raw_path(tmp_path / "stream", "serve-1")) as reader:
+        events = [msgspec.json.decode(stored.block.payload, type=Event) for stored in reader.read(0)]
+    assert [event.type for event in events] == ["answer", "click"] * 10
+    assert all(one.request_id == two.request_id for one, two in zip(events[::2], events[1::2], strict=True))
+
+
+def test_a_promoted_bundle_is_swapped_in_without_a_failed_request(start, registry, features, bundle_folder, tmp_path):
+    registry.promote(registry.add(bundle_folder), by="test", why="first")
+    cheap = registry.add(shop.write(tmp_path / "cheap", features, weights={"price": -0.05}))
+    server = start()
+    answers: list[tuple[str, str]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=server.url, timeout=10) as http:
+            while not stop.is_set():
+                answer = http.post("/v1/recommend", json={"slot": "home"})
+                assert answer.status_code == 200, answer.text
+                told = answer.json()
+                answers.append((told["model"], told["items"][0]["item_id"] if not told["degraded"] else "degraded"))
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        wait_for(lambda: len(answers) > 30)
+        registry.promote(cheap, by="test", why="cheaper")
+        wait_for(lambda: any(model == "v0002" for model, _ in answers[-20:]))
+        registry.rollback(by="test", why="dearer after all")
+        wait_for(lambda: answers[-1][0] == "v0001")
+        stop.set()
+        for one in asking:
+            one.result()
+    assert {model for model, _ in answers} == {"v0001", "v0002"}
+
+
+def test_a_bundle_that_cannot_be_loaded_leaves_the_previous_one(start, registry, features, bundle_folder, tmp_path):
+    registry.promote(registry.add(bundle_folder), by="test", why="first")
+    server = start(probe=True)
+    other = registry.add(shop.write(tmp_path / "other", features, schema_hash="0" * 12))
+    registry.promote(other, by="test", why="made for other features")
+    wait_for(lambda: "tailorbird_bundle_load_failures_total 1.0" in server.http.get("/metrics").text, 20)
+    assert server.recommend()["model"] == "v0001"
+    third = registry.add(shop.write(tmp_path / "third", features))
+    registry.promote(third, by="test", why="good again")
+    wait_for(lambda: server.recommend()["model"] == "v0003", 20)
+
+
+def test_without_bundle_and_state_it_answers_and_says_so(start):
+    answer = start().recommend()
+    assert answer["items"] == []
+    assert set(answer["degraded"]) == {"model", "features", "index"}
+
+
+def test_what_was_acknowledged_survives_kill_9_and_the_name_is_taken_again(start, tmp_path):
+    acknowledged = []
+    server = start()
+    killer = threading.Timer(0.7, server.process.kill)
+    killer.start()
+    try:
+        for number in range(100_000):
+            server.http.post("/v1/events", json=CLICK | {"event_id": f"e{number}"}).raise_for_status()
+            acknowledged.append(f"e{number}")
+    except httpx.TransportError:
+        pass
+    killer.join()
+    server.process.wait()
+    (tmp_path / "run" / "serve-1.json").unlink()
+    with open_reader(raw_path(tmp_path / "stream", "serve-1")) as reader:
+        stored = {msgspec.json.decode(stored.block.payload)["event_id"] for stored in reader.read(0, bytes_max=1 << 30)}
+    assert acknowledged
+    assert set(acknowledged) <= stored
+    assert start().http.post("/v1/events", json=CLICK).status_code == 200
+
+
+def test_a_drain_fails_no_request(start):
+    server = start()
+    failed, served = [], []
+
+    def ask() -> None:
+        with httpx.Client(base_url=server.url, timeout=10) as http:
+            while True:
+                try:
+                    answer = http.post("/v1/events", json=CLICK)
+                except httpx.ConnectError:
+                    return  # it no longer listens: the balancer's other servers would have been asked
+                except httpx.TransportError as error:
+                    failed.append(repr(error))
+                    return
+                (served if answer.status_code == 200 else failed).append(answer.status_code)
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask) for _ in range(3)]
+        wait_for(lambda: len(served) > 50)
+        server.process.send_signal(signal.SIGTERM)
+        for one in asking:
+            one.result(timeout=10)
+    assert failed == []
+
+
+WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HALF = b"POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConte"
+
+
+@pytest.mark.parametrize("said", [[b""], [HALF], [WHOLE, HALF]], ids=["nothing", "half", "half after a whole"])
+def test_a_silent_and_a_half_said_connection_are_closed(start, said):
+    server = start(header_deadline_s=0.5)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as peer:
+        peer.settimeout(8)
+        for part in said:
+            peer.sendall(part)
+            if part is WHOLE:
+                heard = b""
+                while not heard.endswith(b"ok\n"):
+                    heard += peer.recv(1_000)
+        assert peer.recv(1_000) == b"", "closed by the server"
+    assert server.http.get("/healthz").text == "ok\n"
+
+
+SMUGGLED = [
+    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + WHOLE,
+    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+    b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA\x00B: c\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("said", SMUGGLED)
+def test_ambiguous_requests_are_refused_and_closed(start, said):
+    server = start(header_deadline_s=0.5)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as peer:
+        peer.sendall(said)
+        peer.settimeout(8)
+        heard = b""
+        while more := peer.recv(10_000):
+            heard += more
+    assert heard.startswith(b"HTTP/1.1 4"), heard
+    assert heard.count(b"HTTP/1.1") == 1
+
+
+def test_a_taken_port_is_one_sentence_or_the_next_one():
+    with bind("127.0.0.1", 0, asked=True) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {port} is in use"):
+            bind("127.0.0.1", port, asked=True)
+        with bind("127.0.0.1", port, asked=False) as other:
+            assert other.getsockname()[1] > port
+    with pytest.raises(UsageError, match="cannot bind"):
+        bind("192.0.2.1", 0, asked=True)

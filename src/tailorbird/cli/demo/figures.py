@@ -1,0 +1,89 @@
+"""What the demo prints at its end: one object of figures as measured, and the same as a table for people."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from tailorbird.cli.output import console, print_table
+from tailorbird.simulator import Injected
+
+
+@dataclass
+class Figures:
+    """Filled stage by stage; `plain` is what `--json` prints."""
+
+    events: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    offline: dict[str, Any] = field(default_factory=dict)
+    online: dict[str, Any] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    freshness_ms: dict[str, float] = field(default_factory=dict)
+    retrained: dict[str, Any] = field(default_factory=dict)
+    http: dict[str, Any] = field(default_factory=dict)
+    first_page_s: float = 0.0
+    stages_s: dict[str, float] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def event_figures(accepted: int, duplicates: int, quarantined: int, injected: list[Injected]) -> dict[str, Any]:
+    """What the router decided beside what the simulator had put in; `found` says whether the two agree."""
+    expected = {
+        "duplicates": sum(each.duplicates for each in injected),
+        "quarantined": sum(each.malformed_total for each in injected),
+        "accepted": sum(each.events for each in injected),
+    }
+    decided = {"accepted": accepted, "duplicates": duplicates, "quarantined": quarantined}
+    found = all(decided[name] == expected[name] for name in ("duplicates", "quarantined"))
+    return {**decided, "injected": expected, "found": found}
+
+
+def print_figures(figures: Figures) -> None:
+    """The closing table."""
+    online, parity, events = figures.online, figures.parity, figures.events
+    rows: list[tuple[str, str]] = [
+        (
+            "events",
+            f"{events['accepted']:,} accepted, {events['duplicates']:,} repeats and {events['quarantined']:,} malformed found"
+            f" ({'all' if events['found'] else 'NOT all'} that were injected)",
+        )
+    ]
+    rows.append(("features", f"{parity['compared']:,} logged values recomputed from the lake, {parity['unequal']:,} unequal"))
+    rows += [(f"offline {name}", _offline(metrics)) for name, metrics in figures.offline.items()]
+    for arm, values in online["arms"].items():
+        rows.append((f"online {arm}", f"{values['users']:,} users, {values['impressions']:,} items seen, CTR {values['ctr']:.2%}"))
+    rows.append(
+        (
+            "uplift",
+            f"{online['uplift']:+.1%} (95 %: {online['low']:+.1%} to {online['high']:+.1%}), true {online['true_uplift']:+.1%};"
+            f" split p = {online['srm_p']:.3f}",
+        )
+    )
+    rows.append(("retrained", _retrained(figures.retrained)))
+    rows.append(("latency", _milliseconds(figures.latency_ms, "request → answer")))
+    rows.append(("freshness", _milliseconds(figures.freshness_ms, "click accepted → changed answer")))
+    rows.append(("first page", f"{figures.first_page_s:.1f} s after the start"))
+    print_table("\nThe loop, as measured", ["", ""], rows)
+
+
+def _offline(metrics: dict[str, Any]) -> str:
+    shown = [name for name in ("ndcg_10", "auc") if metrics.get(name) is not None]
+    return ", ".join(f"{name} {metrics[name]:.4f} ({metrics[name + '_low']:.4f} to {metrics[name + '_high']:.4f})" for name in shown)
+
+
+def _retrained(retrained: dict[str, Any]) -> str:
+    if not retrained.get("trigger"):
+        return "nothing called for it"
+    outcome = "promoted" if retrained["promoted"] else "kept, not promoted"
+    fell = f"lift {retrained['figure_before']:+.1%} → {retrained['figure_fallen']:+.1%}"
+    return f"{fell}, {retrained['old']} → {retrained['new']} ({outcome}), then {retrained['figure_after']:+.1%}"
+
+
+def _milliseconds(values: dict[str, float], what: str) -> str:
+    return f"{what}: median {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms ({values['n']:,} measured)"
+
+
+def say(text: str, *, quiet: bool) -> None:
+    """A line on the terminal, unless a machine listens."""
+    if not quiet:
+        console().print(text)

@@ -1,0 +1,71 @@
+"""A project's pipeline in this process: for `recommend` without a server, and for the demo's bulk traffic on a simulated clock."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+
+from tailorbird.config import Project
+from tailorbird.events import Clock
+from tailorbird.ranking import Slot
+from tailorbird.registry import Registry
+from tailorbird.serving.bundles import BundleHolder
+from tailorbird.serving.catalogue import Catalogue
+from tailorbird.serving.door import Door
+from tailorbird.serving.metrics import Metrics
+from tailorbird.serving.pipeline import Pipeline, load_bundle
+from tailorbird.serving.state import StateReader
+
+
+class InProcess:
+    """The parts of a serve process without HTTP: `pipeline` answers, `look()` takes in new bundles and items.
+
+    Args:
+        door: where answers are logged; None logs nothing.
+        seed: of exploration and request ids; None draws one.
+    """
+
+    def __init__(self, project: Project, clock: Clock, *, door: Door | None, seed: int | None) -> None:
+        self._project, self._clock = project, clock
+        load = partial(load_bundle, schema_hash=project.features.schema_hash)
+        self._bundles = BundleHolder(Registry(project.paths.registry, clock=clock), load, Metrics())
+        self._catalogue = Catalogue(project.paths.routed)
+        self._reader = StateReader(project.paths.state, project.features)
+        self.look()
+        self.pipeline = self._pipeline(project.slots, door, seed)
+
+    def pipeline_for(self, slots: Mapping[str, Slot], seed: int | None) -> Pipeline:
+        """Another pipeline over the same parts, with slots of its own, that logs nothing."""
+        return self._pipeline(slots, None, seed)
+
+    def _pipeline(self, slots: Mapping[str, Slot], door: Door | None, seed: int | None) -> Pipeline:
+        return Pipeline(
+            slots=slots,
+            features=self._project.features,
+            bundles=self._bundles,
+            catalogue=self._catalogue,
+            reader=self._reader,
+            answers=door,
+            clock=self._clock,
+            rng=np.random.default_rng(seed),
+        )
+
+    def look(self) -> None:
+        """Take in what is new: a promoted bundle, items that came since."""
+        self._bundles.look()
+        self._catalogue.refresh()
+
+    def close(self) -> None:
+        self._reader.close()
+        self._catalogue.stop()
+
+
+@contextmanager
+def open_pipeline(project: Project, clock: Clock, *, seed: int | None) -> Iterator[Pipeline]:
+    """A pipeline that logs nothing, until the end of the block."""
+    parts = InProcess(project, clock, door=None, seed=seed)
+    try:
+        yield parts.pipeline
+    finally:
+        parts.close()

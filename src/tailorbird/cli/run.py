@@ -1,0 +1,123 @@
+"""`tailorbird run ROLE`: one role as a process, until SIGTERM; `up` runs all of them."""
+
+import logging
+import signal
+import sys
+import threading
+
+from tailorbird.cli.supervisor import die_with_parent
+
+
+def serve(*, host: str | None = None, port: int | None = None, shop: bool = False) -> None:
+    """Answer over HTTP: events in, recommendations out. The address is printed last, and stands in data/run/.
+
+    Example:  tailorbird -C shop run serve --port 9000
+
+    Parameters
+    ----------
+    host:
+        address to bind instead of serve.host; anything but this machine needs a key
+    port:
+        port to bind instead of serve.port; 0 takes any
+    shop:
+        also show the demo shop at /shop
+    """
+    from tailorbird.config import open_project
+    from tailorbird.serving.server import ServeOptions, run
+
+    _begin()
+    project = open_project()
+    settings, paths = project.settings.serve, project.paths
+    routes = None
+    if shop:
+        from tailorbird.console.shop import shop_routes
+
+        routes = shop_routes
+    asked = port is not None or any(origin.key == "serve.port" and origin.source.startswith("environment") for origin in project.origins)
+    paths.stream.mkdir(parents=True, exist_ok=True)
+    options = ServeOptions(
+        stream=paths.stream,
+        routed=paths.routed,
+        state=paths.state,
+        registry=paths.registry,
+        run=paths.run,
+        features=project.features,
+        slots=project.slots,
+        plan=project.plan,
+        host=host or settings.host,
+        port=settings.port if port is None else port,
+        port_asked=asked,
+        write_keys=settings.write_keys,
+        read_keys=settings.read_keys,
+        origins=settings.origins,
+        body_bytes_max=settings.body_bytes_max,
+        routes=routes,
+    )
+    run(options)
+
+
+def router() -> None:
+    """Decide on every event once: contract, repeats, identity, profiles, attribution.
+
+    Example:  tailorbird -C shop run router
+    """
+    from tailorbird.config import open_project
+    from tailorbird.events import SystemClock
+    from tailorbird.router import run
+
+    stop = _begin()
+    project = open_project()
+    project.paths.stream.mkdir(parents=True, exist_ok=True)
+    run(project.paths.stream, project.plan, SystemClock(), stop)
+
+
+def worker() -> None:
+    """Keep the state of every feature up to date with the routed log.
+
+    Example:  tailorbird -C shop run worker
+    """
+    from tailorbird.config import open_project
+    from tailorbird.events import SystemClock
+    from tailorbird.features.worker import run
+
+    stop = _begin()
+    project = open_project()
+    run(project.paths.routed, project.paths.state, project.features, SystemClock(), stop)
+
+
+def lake() -> None:
+    """Archive what came in and load it into the tables.
+
+    Example:  tailorbird -C shop run lake
+    """
+    from tailorbird.config import open_project
+    from tailorbird.events import SystemClock
+    from tailorbird.lake import leave, run
+
+    stop = _begin()
+    project = open_project()
+    run(project.paths.stream, project.paths.lake, SystemClock(), stop)
+    leave(0)
+
+
+def trainer() -> None:
+    """Watch the live figures and train anew when they fall; a new model goes live only through the gate.
+
+    Example:  tailorbird -C shop run trainer
+    """
+    from tailorbird.cli.trainer import watch
+    from tailorbird.config import open_project
+    from tailorbird.events import SystemClock
+
+    stop = _begin()
+    watch(open_project(), SystemClock(), stop)
+
+
+def _begin() -> threading.Event:
+    """What every role does first: die with the supervisor, log to stderr, stop on SIGTERM."""
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -1,0 +1,80 @@
+"""`tailorbird train`."""
+
+import getpass
+
+from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
+from tailorbird.errors import UsageError
+
+
+def train(slot: str = "", *, window: str = "", quick: bool = False, promote: bool = True, json: Json = False) -> None:
+    """Train a model for a slot on what the lake holds, judge it beside the baselines, and promote it if it passes the gate.
+
+    Everything is split by time. A model that does not beat the incumbent, or the best baseline, outside the noise is
+    kept and not promoted, with the reason. Writes a report with pictures.
+
+    Example:  tailorbird -C shop train
+
+    Example:  tailorbird -C shop train home --window 14d --quick
+
+    Parameters
+    ----------
+    slot:
+        train.slot unless told otherwise
+    window:
+        how much of the past to learn from, train.window unless told otherwise
+    quick:
+        fewer rows and trees: a first model within seconds
+    promote:
+        let it go live if it passes the gate
+    """
+    from dataclasses import replace
+
+    from tailorbird.config import open_project
+    from tailorbird.events import SystemClock, duration
+    from tailorbird.training.train import TrainSettings
+    from tailorbird.training.train import train as run_train
+
+    project = open_project()
+    name = slot or project.settings.train.slot
+    if name not in project.slots:
+        raise UsageError(f"slots.py declares no slot {name!r}", fix=f"use one of {', '.join(project.slots)}")
+    settings = TrainSettings(window_us=duration(window or project.settings.train.window), lateness_us=project.plan.lateness_us)
+    paths = project.paths
+    with progress_bars(quiet=json) as progress:
+        report = run_train(
+            project.features,
+            project.slots[name],
+            lake=paths.lake,
+            registry=paths.registry,
+            reports=paths.reports,
+            clock=SystemClock(),
+            settings=replace(settings, quick=quick),
+            by=getpass.getuser(),
+            promote=promote,
+            progress=progress,
+        )
+    if json:
+        print_json(report.plain())
+        return
+    print_results(report.evaluation.plain()["results"])
+    out = console()
+    out.print(f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: {report.decision.reason}")
+    for note in (*report.decision.reasons[1:], *report.notes):
+        out.print(f"  {note}")
+    out.print(f"Report: {report.report}")
+
+
+def print_results(results: dict[str, dict[str, float | None]]) -> None:
+    """Figures of a model and its baselines, best first, with their 95 % intervals."""
+    columns = ["ndcg_10", "recall_10", "mrr", "auc", "coverage_10"]
+    known = [name for name in columns if any(name in figures for figures in results.values())]
+
+    def cell(figures: dict[str, float | None], name: str) -> str:
+        value, low, high = figures.get(name), figures.get(f"{name}_low"), figures.get(f"{name}_high")
+        if value is None:
+            return ""
+        return f"{value:.4f}" if low is None or high is None else f"{value:.4f} ({low:.4f} – {high:.4f})"
+
+    ranked = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
+    rows = [(name, *(cell(figures, column) for column in known)) for name, figures in ranked]
+    print_table("On the last part of the time, which nothing learned from", ["", *known], rows, right=known)

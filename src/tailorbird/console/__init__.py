@@ -1,0 +1,1 @@
+"""Pages: the demo shop now, the console of a running site later."""

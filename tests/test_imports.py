@@ -1,0 +1,128 @@
+"""Imports run down the path of the data and never back. The table is ARCHITECTURE.md's; a running server stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "tailorbird"
+
+BASE = {"errors", "faults", "version"}
+EVERYTHING = {
+    "events", "stream", "router", "store", "lake", "features", "registry", "ranking", "retrieval", "models", "training", "serving",
+    "experiments", "monitoring", "simulator", "console", "config", "cli",
+}  # fmt: skip
+
+# package → what it may import besides itself and BASE. A longer key is a module that may import more than its package.
+ALLOWED: dict[str, set[str]] = {
+    "events": set(),
+    "stream": {"events"},
+    "router": {"events", "stream"},
+    "store": set(),
+    "lake": {"events", "stream"},
+    "features": {"events", "store"},
+    "features.worker": {"events", "store", "stream"},
+    "features.backfill": {"events", "store", "lake", "stream"},
+    "features.recompute": {"events", "store", "lake", "stream"},
+    "registry": set(),
+    "experiments.assign": {"events"},
+    "experiments": {"events", "lake", "ranking"},
+    "ranking": {"events", "features", "registry", "retrieval", "experiments.assign"},
+    "retrieval": {"events", "registry"},
+    "models": {"events", "features"},
+    "training": {"events", "lake", "features", "models", "ranking", "retrieval", "registry", "experiments"},
+    "serving": {"events", "stream", "store", "features", "ranking", "retrieval", "registry", "experiments.assign"},
+    "monitoring": {"events", "lake", "experiments", "training"},
+    "simulator": {"events"},
+    "console": EVERYTHING,
+    "config": EVERYTHING,
+    "cli": EVERYTHING,
+    "__main__": {"cli"},
+    "__init__": set(),
+    "errors": set(),
+    "faults": set(),
+    "version": set(),
+}
+OFFLINE_ONLY = {"features.backfill", "features.recompute", "features.chains"}
+NEVER_IN_A_SERVER = ("torch", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib")
+UNPICKLERS = {"pickle", "joblib", "cloudpickle", "dill", "marshal", "shelve"}
+
+
+def _modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def _imports(path: Path) -> list[tuple[int, str]]:
+    """Each `tailorbird.X.Y` that a module imports, without the first part, with its line; imports in functions included."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names = [node.module or ""]
+            if node.module in ("tailorbird", *(f"tailorbird.{package}" for package in EVERYTHING)):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found += [(node.lineno, name.removeprefix("tailorbird.")) for name in names if name.startswith("tailorbird.")]
+    return found
+
+
+def _rule(module: str) -> set[str]:
+    matching = [key for key in ALLOWED if module == key or module.startswith(key + ".")]
+    assert matching, f"{module} stands in no package of the table"
+    return ALLOWED[max(matching, key=len)]
+
+
+def _may(module: str, target: str) -> bool:
+    package = module.partition(".")[0]
+    allowed = {package, *BASE, *_rule(module)}
+    return any(target == entry or target.startswith(entry + ".") for entry in allowed)
+
+
+@pytest.mark.parametrize("path", _modules(), ids=_name)
+def test_imports_run_one_way(path: Path) -> None:
+    module = _name(path)
+    wrong = [f"{path}:{line}: {module} imports {target}" for line, target in _imports(path) if not _may(module, target)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_rule_can_fail() -> None:
+    assert not _may("events.contract", "stream.embedded")
+    assert not _may("serving.app", "training.train")
+    assert _may("serving.app", "features.read.Reader")
+
+
+def test_serving_reaches_no_offline_module() -> None:
+    for path in (SOURCE / "serving").rglob("*.py"):
+        for line, target in _imports(path):
+            assert not any(target.startswith(module) for module in OFFLINE_ONLY), f"{path}:{line}: serving imports {target}"
+
+
+def test_nothing_is_unpickled_anywhere() -> None:
+    for path in _modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                assert isinstance(node.value, ast.Constant), f"{path}:{node.value.lineno}: allow_pickle"
+                assert node.value.value is False, f"{path}:{node.value.lineno}: allow_pickle"
+            assert not UNPICKLERS & {name.partition(".")[0] for name in names}, f"{path}: imports {names}"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys; from tailorbird.cli.main import build_app; build_app(); print('\\n'.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    heavy = {"numpy", "pyarrow", "apsw", "lmdb", "onnxruntime", "starlette", *NEVER_IN_A_SERVER}
+    assert not heavy & set(loaded)

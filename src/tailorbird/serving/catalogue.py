@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import TailorbirdError
-from tailorbird.events import micros
+from tailorbird.events import ROUTED, micros
 from tailorbird.retrieval import Cooccurrence, Index, NewItem
 from tailorbird.retrieval.build import INTERESTS
 from tailorbird.stream import EmbeddedReader, open_reader
@@ -119,7 +119,7 @@ class Catalogue:
         return index.with_items([_new_item(item) for item in later]) if later else index
 
     def _take(self, payload: bytes) -> int:
-        table = pa.ipc.open_stream(payload).read_all().select(_COLUMNS)
+        table = pa.ipc.open_stream(payload, options=_ONLY).read_all()
         interests = table["item_id"].filter(pc.is_in(table["type"], _INTERESTS))
         for counted in pc.value_counts(interests.drop_null()).to_pylist():
             self._interests[counted["values"]] += counted["counts"]
@@ -147,6 +147,7 @@ class Catalogue:
             self._stop.wait(self._poll_s)
 
 
+_ONLY = pa.ipc.IpcReadOptions(included_fields=[ROUTED.get_field_index(name) for name in _COLUMNS])  # the rest stays packed
 _INTERESTS = pa.array(INTERESTS, pa.string())
 _NONE = np.zeros(0, np.int64)
 _EMPTY = Index(

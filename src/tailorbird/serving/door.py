@@ -13,8 +13,6 @@ fsync would lie. The door takes writes again only after it has opened (and so ve
 """
 
 import asyncio
-import mmap
-import struct
 import threading
 import time
 from collections import Counter, deque
@@ -26,9 +24,11 @@ from pathlib import Path
 import msgspec
 
 from tailorbird import faults
-from tailorbird.errors import LockedError, StorageError, TailorbirdError
-from tailorbird.events import Clock, Receipt, Refusal, RoutePlan, check
+from tailorbird.errors import LockedError, TailorbirdError
+from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
+from tailorbird.serving.answer_count import AnswerCount
+from tailorbird.serving.decisions import BusyError, ClosedError, Decision, DoorFigures, decide
 from tailorbird.stream import Block, EmbeddedWriter, answers_path, open_writer, raw_path
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
@@ -36,58 +36,6 @@ BATCH_BYTES_MAX = 8 << 20
 QUEUE_BYTES_MAX = 64 << 20
 CHECK_INLINE_BYTES = 16_384  # larger bodies are checked off the event loop
 _RECEIPT = msgspec.json.Encoder()
-
-
-class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one event: accepted and durable, or refused, kept for quarantine, and why."""
-
-    accepted: bool
-    code: str = ""
-    path: str = ""
-    message: str = ""
-
-
-class BusyError(StorageError):
-    """More is coming in than the disk takes; nothing was kept of this call, and it may be sent again."""
-
-    code = "busy"
-    retry_after_s = 1
-
-
-class ClosedError(StorageError):
-    """The log cannot be written at the moment; nothing was acknowledged of this call."""
-
-    code = "log_unavailable"
-    retry_after_s = 5
-
-
-@dataclass(frozen=True)
-class DoorFigures:
-    """A snapshot of what went through the door since it was opened.
-
-    Attributes:
-        accepted: events acknowledged.
-        refused: events refused, by code; they are in the log as well.
-        batches: commits of the raw log.
-        failures: commits that failed.
-        answers: answers taken, synced or not.
-        answers_waiting: answers that a crash now would lose.
-        answers_dropped: answers given up because the log was full or broken.
-        answers_lost: at most so many did the last run of this producer lose by dying.
-        queue_bytes: what waits for the writer.
-        open: whether writes are taken.
-    """
-
-    accepted: int
-    refused: dict[str, int]
-    batches: int
-    failures: int
-    answers: int
-    answers_waiting: int
-    answers_dropped: int
-    answers_lost: int
-    queue_bytes: int
-    open: bool
 
 
 @dataclass(slots=True, frozen=True)
@@ -137,7 +85,7 @@ class Door:
         self._closing = False
         stream.mkdir(parents=True, exist_ok=True)
         self._raw, self._answers = self._open()
-        self._ledger = _AnswerCount(stream / f"answers-{producer}.count")
+        self._ledger = AnswerCount(stream / f"answers-{producer}.count")
         self._lost = self._ledger.settle()
         self._thread = threading.Thread(target=self._run, name=f"door-{producer}", daemon=True)
         self._thread.start()
@@ -415,15 +363,6 @@ class Door:
                 continue
 
 
-def decide(body: bytes, receipt: Receipt, plan: RoutePlan) -> list[Decision]:
-    """One decision for each row of a body, in order, by the contract that the router applies again."""
-    accepted, refused = check(body, receipt, plan)
-    decisions = [_ACCEPTED] * (len(accepted) + len(refused))
-    for refusal in refused:
-        decisions[refusal.row] = _refusal(refusal)
-    return decisions
-
-
 def first_free(stream: Path, plan: RoutePlan, clock: Clock, *, prefix: str = "serve") -> Door:
     """The door of the first producer `serve-1`, `serve-2`, … that no living process holds."""
     for number in range(1, 1_000):
@@ -432,41 +371,3 @@ def first_free(stream: Path, plan: RoutePlan, clock: Clock, *, prefix: str = "se
         except LockedError:
             continue
     raise LockedError("a thousand servers write here already", where=str(stream), fix="stop some, or use another project")
-
-
-_ACCEPTED = Decision(True)
-
-
-def _refusal(refusal: Refusal) -> Decision:
-    return Decision(False, refusal.code, refusal.path, refusal.message)
-
-
-class _AnswerCount:
-    """How many answers were given and how many of them were settled (synced, or given up and counted), in a mapped file.
-
-    It survives the death of the process, not of the machine, and costs no sync: 16 bytes, given i64 | settled i64.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if not path.exists() or path.stat().st_size != 16:
-            path.write_bytes(bytes(16))
-        with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 16)
-        self.total = self._kept = 0
-
-    def settle(self) -> int:
-        """How many the last run left unsettled, at most; starts counting anew."""
-        given, kept = struct.unpack("<qq", self._map[:])
-        self._map[:] = bytes(16)
-        return max(0, given - kept)
-
-    def given(self) -> None:
-        self.total += 1
-        struct.pack_into("<q", self._map, 0, self.total)
-
-    def kept(self, count: int) -> None:
-        self._kept += count
-        struct.pack_into("<q", self._map, 8, self._kept)
-
-    def close(self) -> None:
-        self._map.close()

@@ -369,7 +369,7 @@ class Pipeline:
         self, request: Request, shown: Candidates, values: Floats, choice: Choice, rows: Rows | None, scores: Scores | None
     ) -> Answer:
         index, query = request.index, request.query
-        told = reasons_for(request, shown, choice)
+        told = reasons_for(request, shown, choice, ranked=scores is not None)
         explained = None
         if query.explain and index is not None:
             with self._timed("explain"):

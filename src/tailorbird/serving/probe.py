@@ -3,12 +3,14 @@
 import sys
 from pathlib import Path
 
+from tailorbird import faults
 from tailorbird.errors import TailorbirdError
 from tailorbird.ranking.bundle import Bundle
 
 
 def main(folder: str, schema_hash: str) -> int:
     """0 if the bundle loads; else 1, with the reason on the last line of stderr."""
+    faults.at("serving.probe")
     try:
         Bundle.load(Path(folder), schema_hash=schema_hash)
     except TailorbirdError as error:

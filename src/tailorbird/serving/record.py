@@ -68,13 +68,19 @@ def logged(
     return _encode_event(event), record
 
 
-def reasons_for(request: Request, shown: Candidates, choice: Choice) -> list[tuple[str, str]]:
+def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: bool) -> list[tuple[str, str]]:
+    """Code and text for each shown item; `ranked` is whether a model ordered them."""
     if request.index is None:
         return [("for_you", "Picked for you")] * len(shown)
     known = np.flatnonzero(shown.rows >= 0)
     explored = int(np.searchsorted(known, choice.explored - 1)) + 1 if choice.explored else 0
     sources = [shown.sources[place] for place in known.tolist()]
-    personal = request.recent if request.policy == "model" else None  # a baseline is not personal, and must not say so
+    personal = request.recent
+    if not ranked or request.policy != "model":
+        # A baseline is not personal, and must not say so: its reason is its own order, wherever an item came from.
+        personal = None
+        if request.text is None:
+            sources = ["fresh" if request.policy == "recent" else "popular"] * len(sources)
     told = reasons(request.index, shown.rows[known], sources, recent=personal, query=request.text, explored=explored)
     by_place = {place: (reason.code, reason.text) for place, reason in zip(known.tolist(), told, strict=True)}
     return [by_place.get(place, ("for_you", "Picked for you")) for place in range(len(shown))]

@@ -8,10 +8,12 @@ a request.
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -126,6 +128,7 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
         )
         bundles.start()
         catalogue.start()
+        _be_prompt()
         try:
             with _address(options, listener, door.producer) as url:
                 log.info("serving on %s", url)
@@ -135,6 +138,14 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
             bundles.stop()
             catalogue.stop()
             reader.close()
+
+
+def _be_prompt() -> None:
+    """Keep single requests from waiting for the interpreter: long collections, and threads that hold the lock for 5 ms."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    sys.setswitchinterval(0.0005)
 
 
 def bind(host: str, port: int, *, asked: bool) -> socket.socket:

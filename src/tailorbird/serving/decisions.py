@@ -1,0 +1,76 @@
+"""What the door says of each event, and of itself: decisions, the reasons why it takes nothing, and its figures."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from tailorbird.errors import StorageError
+from tailorbird.events import Receipt, Refusal, RoutePlan, check
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one event: accepted and durable, or refused, kept for quarantine, and why."""
+
+    accepted: bool
+    code: str = ""
+    path: str = ""
+    message: str = ""
+
+
+class BusyError(StorageError):
+    """More is coming in than the disk takes; nothing was kept of this call, and it may be sent again."""
+
+    code = "busy"
+    retry_after_s = 1
+
+
+class ClosedError(StorageError):
+    """The log cannot be written at the moment; nothing was acknowledged of this call."""
+
+    code = "log_unavailable"
+    retry_after_s = 5
+
+
+@dataclass(frozen=True)
+class DoorFigures:
+    """A snapshot of what went through the door since it was opened.
+
+    Attributes:
+        accepted: events acknowledged.
+        refused: events refused, by code; they are in the log as well.
+        batches: commits of the raw log.
+        failures: commits that failed.
+        answers: answers taken, synced or not.
+        answers_waiting: answers that a crash now would lose.
+        answers_dropped: answers given up because the log was full or broken.
+        answers_lost: at most so many did the last run of this producer lose by dying.
+        queue_bytes: what waits for the writer.
+        open: whether writes are taken.
+    """
+
+    accepted: int
+    refused: dict[str, int]
+    batches: int
+    failures: int
+    answers: int
+    answers_waiting: int
+    answers_dropped: int
+    answers_lost: int
+    queue_bytes: int
+    open: bool
+
+
+def decide(body: bytes, receipt: Receipt, plan: RoutePlan) -> list[Decision]:
+    """One decision for each row of a body, in order, by the contract that the router applies again."""
+    accepted, refused = check(body, receipt, plan)
+    decisions = [_ACCEPTED] * (len(accepted) + len(refused))
+    for refusal in refused:
+        decisions[refusal.row] = _refusal(refusal)
+    return decisions
+
+
+_ACCEPTED = Decision(True)
+
+
+def _refusal(refusal: Refusal) -> Decision:
+    return Decision(False, refusal.code, refusal.path, refusal.message)

@@ -1,0 +1,108 @@
+"""The bundle holder: what serves after a promotion, a refusal, a crash of the loader."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from tailorbird.errors import BundleError
+from tailorbird.events import SystemClock
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.registry import Registry
+from tailorbird.serving.bundles import BundleHolder, probe_in_child
+from tailorbird.serving.pipeline import load_bundle
+
+
+@dataclass
+class Seen:
+    loaded: list[str]
+    refused: int = 0
+
+    def bundle_loaded(self, version: str) -> None:
+        self.loaded.append(version)
+
+    def bundle_refused(self) -> None:
+        self.refused += 1
+
+
+@pytest.fixture
+def seen():
+    return Seen([])
+
+
+@pytest.fixture
+def registry(tmp_path, bundle_folder):
+    registry = Registry(tmp_path / "registry", clock=SystemClock())
+    for _ in range(3):
+        registry.add(bundle_folder)
+    return registry
+
+
+@pytest.fixture
+def load(features):
+    return lambda folder: load_bundle(folder, schema_hash=features.schema_hash)
+
+
+def test_nothing_serves_before_the_first_promotion(registry, load, seen):
+    holder = BundleHolder(registry, load, seen)
+    holder.look()
+    assert (holder.current(), holder.problem, seen.refused) == (None, "", 0)
+
+
+def test_the_champion_serves_and_an_unchanged_registry_is_left_alone(registry, load, seen):
+    registry.promote("v0001", by="test", why="first")
+    holder = BundleHolder(registry, load, seen)
+    assert holder.look()
+    assert not holder.look()
+    registry.promote("v0002", by="test", why="second")
+    assert holder.look()
+    bundle = holder.current()
+    assert isinstance(bundle, Bundle)
+    assert (bundle.version, seen.loaded) == ("v0002", ["v0001", "v0002"])
+
+
+def test_a_damaged_champion_is_refused_and_the_previous_one_serves_on(registry, load, seen):
+    registry.promote("v0001", by="test", why="first")
+    holder = BundleHolder(registry, load, seen)
+    holder.look()
+    registry.promote("v0002", by="test", why="second")
+    encoder = registry.path / "v0002" / "encoder.json"
+    encoder.chmod(0o644)
+    encoder.write_bytes(encoder.read_bytes().replace(b"price", b"prize"))
+    assert not holder.look()
+    assert holder.current().version == "v0001"
+    assert (seen.refused, "v0002" in holder.problem) == (1, True)
+    registry.promote("v0003", by="test", why="third")
+    assert holder.look()
+    assert (holder.current().version, holder.problem) == ("v0003", "")
+
+
+def test_a_server_that_starts_with_a_damaged_champion_takes_the_one_before(registry, load, seen):
+    registry.promote("v0001", by="test", why="first")
+    registry.promote("v0002", by="test", why="second")
+    manifest = registry.path / "v0002" / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_bytes(b"{}")
+    holder = BundleHolder(registry, load, seen)
+    holder.start()
+    holder.stop()
+    assert holder.current().version == "v0001"
+
+
+def test_an_old_bundle_lives_as_long_as_a_request_holds_it(registry, load, seen):
+    registry.promote("v0001", by="test", why="first")
+    holder = BundleHolder(registry, load, seen)
+    holder.look()
+    held = holder.current()
+    registry.promote("v0002", by="test", why="second")
+    holder.look()
+    assert held.version == "v0001"
+    assert len(held.index)
+
+
+def test_a_loader_that_dies_of_a_bundle_dies_alone(registry, bundle_folder, features, monkeypatch):
+    probe_in_child(bundle_folder, features.schema_hash)
+    with pytest.raises(BundleError, match="was trained on the features"):
+        probe_in_child(bundle_folder, "0" * 12)
+    monkeypatch.setenv("TAILORBIRD_FAULTS", "serving.probe=kill")
+    with pytest.raises(BundleError, match="by signal 9"):
+        probe_in_child(bundle_folder, features.schema_hash)

@@ -1,0 +1,190 @@
+"""Serving on the real parts: door, router, feature worker, state and routed log, stepped by hand on a simulated clock."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import numpy as np
+import pytest
+import shop
+
+from tailorbird.events import MINUTE, SECOND, RoutePlan, SimulatedClock, hash64
+from tailorbird.events.answer_record import decode_answers
+from tailorbird.features import ReadRequest
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.router import Router, table
+from tailorbird.serving.catalogue import Catalogue
+from tailorbird.serving.door import Door
+from tailorbird.serving.messages import RecommendQuery
+from tailorbird.serving.pipeline import Fixed, Pipeline
+from tailorbird.serving.state import StateReader
+from tailorbird.stream import answers_path, open_reader, routed_path
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Loop:
+    """A project's roles around one pipeline."""
+
+    def __init__(self, folder, features, bundle=None) -> None:
+        self.folder, self.features, self.bundle = folder, features, bundle
+        self.clock = SimulatedClock(shop.NOW)
+        plan = RoutePlan(user_attributes=features.user_attributes, item_attributes=features.item_attributes)
+        self.door = Door(folder / "stream", "serve-1", plan, self.clock)
+        self.router = Router(folder / "stream", plan, clock=self.clock)
+        self.worker = FeatureWorker(routed_path(folder / "stream"), folder / "state", features, clock=self.clock)
+        self.reader = StateReader(folder / "state", features, retry_s=0)
+        self.catalogue = Catalogue(routed_path(folder / "stream"))
+        self.pipeline = self.make_pipeline(bundle)
+        self.sent = 0
+
+    def make_pipeline(self, bundle) -> Pipeline:
+        return Pipeline(
+            slots=shop.slots(),
+            features=self.features,
+            bundles=Fixed(bundle),
+            catalogue=self.catalogue,
+            reader=self.reader,
+            answers=self.door,
+            clock=self.clock,
+            rng=np.random.default_rng(0),
+        )
+
+    def send(self, type_: str, **more) -> None:
+        self.sent += 1
+        self.clock.advance_to(self.clock.now() + SECOND)
+        event = {"event_id": f"e{self.sent}", "type": type_, "ts": self.clock.now(), **more}
+        [decision] = self.door.submit(msgspec.json.encode(event))
+        assert decision.accepted, decision
+
+    def settle(self) -> None:
+        while self.router.step().rows:
+            pass
+        while self.worker.step().rows:
+            pass
+        self.catalogue.refresh()
+
+    def routed(self):
+        with open_reader(routed_path(self.folder / "stream")) as reader:
+            return [row for stored in reader.read(0) if stored.block.kind == "events" for row in table(stored.block).to_pylist()]
+
+    def close(self) -> None:
+        for part in (self.door, self.router, self.worker, self.reader):
+            part.close()
+        self.catalogue.stop()
+
+
+@pytest.fixture
+def loop(tmp_path, features, bundle):
+    loop = Loop(tmp_path, features, bundle)
+    yield loop
+    loop.close()
+
+
+def test_a_click_is_in_the_next_answer(loop):
+    query = RecommendQuery(slot="home", anonymous_id="a1", explain=True)
+    loop.send("item", item_id="i7", properties=shop.profile(7))
+    loop.settle()
+    before = loop.pipeline.answer(query)
+    assert before.degraded == []
+    assert before.items[0].explanation.features["user_clicks"] == 0
+    loop.send("click", anonymous_id="a1", item_id="i7", request_id=before.request_id)
+    loop.settle()
+    after = loop.pipeline.answer(query)
+    assert after.items[0].explanation.features["user_clicks"] == 1
+    assert after.t > before.t
+    assert after.commit > before.commit
+
+
+def test_a_click_gets_what_its_answer_knew(loop):
+    loop.settle()
+    answer = loop.pipeline.answer(RecommendQuery(slot="tried", user_id="u1"))
+    loop.send("click", user_id="u1", item_id=answer.items[2].item_id, request_id=answer.request_id)
+    loop.settle()
+    given, click = loop.routed()
+    assert (given["type"], given["items"]) == ("answer", [item.item_id for item in answer.items])
+    assert (click["slot"], click["arm"], click["position"]) == ("tried", answer.arm, 3)
+    assert click["propensity"] == pytest.approx(answer.items[2].propensity)
+    assert (given["experiment"], given["model"]) == ("home-model", answer.model)
+
+
+def test_the_record_holds_what_the_state_says_at_its_time(loop, features):
+    for number in (5, 6, 5):
+        loop.send("item", item_id=f"i{number}", properties=shop.profile(number))
+        loop.send("click", user_id="u1", item_id=f"i{number}")
+    loop.settle()
+    answer = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
+    loop.door.close()
+    with open_reader(answers_path(loop.folder / "stream", "serve-1")) as reader:
+        [record] = [record for stored in reader.read(0) for record in decode_answers(stored.block.payload)]
+    rows = loop.reader.read(ReadRequest("u1", None, None, None, None, record.local_hour, answer.t), record.items)
+    assert record.ts == answer.t
+    assert (record.commit, record.p) == (rows.commit, rows.p)
+    assert np.array(record.numeric, np.float32).tobytes() == rows.numeric.tobytes()
+    assert record.categorical == rows.categorical.ravel().tolist()
+    items, types, stamps = msgspec.msgpack.decode(record.sequences)["recent"]
+    assert items == [hash64(f"i{number}") for number in (5, 6, 5)]
+    assert types == [hash64("click")] * 3
+    assert stamps == rows.sequences["recent"].ts.tolist()
+
+
+def test_an_anonymous_person_who_identified_is_the_user(loop):
+    loop.send("click", user_id="u1", item_id="i7")
+    loop.send("identify", user_id="u1", anonymous_id="a1")
+    loop.settle()
+    answer = loop.pipeline.answer(RecommendQuery(slot="home", anonymous_id="a1", explain=True))
+    assert answer.items[0].explanation.features["user_clicks"] == 1
+
+
+def test_a_new_item_is_found_and_one_that_sold_out_disappears(loop):
+    loop.settle()
+    first = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1")).items[0].item_id
+    loop.send("item", item_id=first, properties=shop.profile(int(first[1:])) | {"stock": 0})
+    loop.send("item", item_id="brand-new", properties={"title": "Umbrella", "category": "bags", "price": 500.0, "stock": 3})
+    loop.settle()
+    shown = [item.item_id for item in loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1")).items]
+    assert first not in shown
+    assert shown[0] == "brand-new", "the newest, and by far the dearest"
+    item = loop.pipeline.item("brand-new")
+    assert item is not None
+    assert item.attributes["title"] == "Umbrella"
+
+
+def test_without_a_bundle_the_items_seen_so_far_are_shown_by_popularity(loop):
+    loop.pipeline = loop.make_pipeline(None)
+    for number in (3, 1, 1, 2, 1, 2):
+        loop.send("click", user_id=f"u{number}", item_id=f"i{number}")
+    loop.settle()
+    answer = loop.pipeline.answer(RecommendQuery(slot="tried", user_id="u9", size=3))
+    assert {item.item_id for item in answer.items} <= {"i1", "i2", "i3"}
+    assert answer.items[0].item_id == "i1"
+    assert answer.degraded == ["model"]
+
+
+def test_the_state_may_go_and_come_back(loop):
+    loop.settle()
+    query = RecommendQuery(slot="home", user_id="u1")
+    assert loop.pipeline.answer(query).degraded == []
+    assert loop.pipeline.missing() == []
+    loop.worker.close()
+    shutil.rmtree(loop.folder / "state")
+    gone = loop.pipeline.answer(query)
+    assert gone.items
+    assert gone.degraded == ["features"]
+    assert loop.pipeline.missing() == ["features"]
+    loop.worker = FeatureWorker(routed_path(loop.folder / "stream"), loop.folder / "state", loop.features, clock=loop.clock)
+    loop.settle()
+    assert loop.pipeline.answer(query).degraded == []
+
+
+def test_an_answers_time_is_after_all_that_it_read(loop):
+    ahead = loop.clock.now() + 2 * MINUTE  # within the skew that is allowed
+    loop.send("click", user_id="u1", item_id="i7")
+    loop.door.submit(msgspec.json.encode({"event_id": "ahead", "type": "click", "user_id": "u1", "item_id": "i8", "ts": ahead}))
+    loop.settle()
+    answer = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
+    assert answer.t == ahead + 1
+    loop.send("click", user_id="u2", item_id="i1")  # whose commit takes the answer along
+    loop.settle()
+    [row] = [row for row in loop.routed() if row["type"] == "answer"]
+    assert row["ts"] == EPOCH + timedelta(microseconds=answer.t)

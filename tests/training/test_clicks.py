@@ -5,20 +5,16 @@ import pytest
 
 from tailorbird.events import DAY, HOUR
 from tailorbird.models.baselines import History
-from tailorbird.training.clicks import Scheme, clicks_dataset
+from tailorbird.training.clicks import Scheme, choices, guess_scheme, with_candidates
 from tailorbird.training.coding import Codes, interactions
 from tailorbird.training.item_to_item import roll
 
 
-class Codings:
-    def __init__(self, events):
-        self.people, self.items = Codes.of(events["person"]), Codes.of(events["item_id"])
-
-
-def draw(events, scheme, ts_from, ts_to, **more):
-    codes = Codings(events)
-    history = History(interactions(events, codes.people, codes.items, (scheme.type,)))
-    return clicks_dataset(events, history, codes, scheme, ts_from=ts_from, ts_to=ts_to, **more)
+def draw(events, scheme, ts_from, ts_to, *, moments=(), negatives=0):
+    people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
+    history = History(interactions(events, people, items, (scheme.type,)))
+    data = choices(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to)
+    return with_candidates(data, history, scheme, rolling=roll(history, moments) if moments else None, negatives=negatives)
 
 
 def lists(data):
@@ -82,7 +78,7 @@ def test_sampled_negatives_keep_the_prior_by_weight(routed):
         *(e("click", n, f"b{n}", f"i{n}") for n in range(1, 101)), *(e("click", 2 * HOUR + n, f"a{n}", f"i{n}") for n in range(1, 51))
     )
     full = draw(events, Scheme(popular=1_000, item_to_item=0), 2 * HOUR, DAY)
-    some = draw(events, Scheme(popular=1_000, item_to_item=0, negatives=7), 2 * HOUR, DAY)
+    some = draw(events, Scheme(popular=1_000, item_to_item=0), 2 * HOUR, DAY, negatives=7)
     assert full.rows == 50 * 100
     assert some.rows == 50 * 8
     assert some.weight.sum() == pytest.approx(full.rows)
@@ -94,17 +90,15 @@ def test_item_to_item_candidates_come_from_a_table_of_the_past(routed):
     e = routed.event
     pairs = [e("click", HOUR + 10 * n + k, f"p{n}", item) for n in range(20) for k, item in enumerate("xy")]
     events = routed.table(*pairs, e("click", 3 * DAY, "me", "x"), e("click", 3 * DAY + 5, "me", "q"))
-    codes = Codings(events)
-    history = History(interactions(events, codes.people, codes.items))
-    rolling = roll(history, [2 * DAY])
-    scheme = Scheme(popular=10, item_to_item=5)
-    data = clicks_dataset(events, history, codes, scheme, ts_from=3 * DAY + 1, ts_to=4 * DAY, rolling=rolling)
+    data = draw(events, Scheme(popular=10, item_to_item=5), 3 * DAY + 1, 4 * DAY, moments=[2 * DAY])
     assert lists(data) == [["q", "y"]]
 
 
-def test_a_sample_is_drawn_evenly_and_repeats_itself(routed):
-    events = routed.table(*(routed.event("click", HOUR * n, f"a{n}", f"i{n % 9}") for n in range(1, 200)))
-    first, second = (draw(events, Scheme(popular=10, item_to_item=0), 2 * HOUR, 300 * HOUR, requests=40) for _ in range(2))
-    assert first.requests == 40
-    assert np.array_equal(first.t, second.t)
-    assert np.all(np.diff(first.t) > 0)
+def test_a_log_tells_how_it_wants_to_be_asked(routed):
+    news = routed.table(*(routed.event("click", n * HOUR, f"u{n % 9}", f"i{n}") for n in range(1, 100)))
+    assert not guess_scheme(news, "click").repeats
+    shop = routed.table(*(routed.event("purchase", n * HOUR, "u", f"i{n % 5}", session_id=f"s{n // 9}") for n in range(1, 100)))
+    guessed = guess_scheme(shop, "purchase")
+    assert guessed.repeats
+    assert guessed.truth == "session"
+    assert guessed.own_history > 0

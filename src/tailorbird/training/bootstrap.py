@@ -69,6 +69,13 @@ class Bootstrap:
         masked = np.where(both, ours - theirs, np.nan)
         return self.mean(masked)
 
+    def ratio(self, numerator: Floats, denominator: Floats) -> Interval:
+        """Interval of Σ numerator ÷ Σ denominator, both by request."""
+        sums = np.stack([totals(self.person, each, self.people) for each in (numerator, denominator)], axis=1)
+        draws = self._resample(sums)
+        centre = sums.sum(axis=0)
+        return self._interval(float(_ratio(centre[0], centre[1])), _ratio(draws[:, 0], draws[:, 1]))
+
     def auc(self, value: float, influence: Floats, request: Ints) -> Interval:
         """Interval of an AUC from `metrics.auc_influence` of its rows and the request of each row, to first order."""
         sums = totals(self.person[request], influence, self.people)[:, None]

@@ -9,11 +9,11 @@ A request is put before an event (or before a session's first event), and its ca
 
 Where people never choose an item twice, what the person chose before is taken out, of candidates and truth alike. Negatives may be
 sampled: `negatives` of a request's candidates, evenly, each with the weight (all ÷ kept), so that weighted rows have the prior of
-the full list. Requests are drawn evenly from all; nothing of the request's own event or after it is known to any source.
+the full list. Nothing of the request's own event or after it is known to any source.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, micros
 from tailorbird.models.baselines import History
-from tailorbird.training.coding import interesting
+from tailorbird.training.coding import Codes, interesting
 from tailorbird.training.dataset import CONTEXT, Dataset
 from tailorbird.training.item_to_item import Rolling
 
@@ -44,7 +44,6 @@ class Scheme:
         popular, popular_window, refresh: see the module; 1,000 items of the day before, counted anew each hour.
         item_to_item, own_history: how many candidates at most.
         repeats: whether people choose the same item again.
-        negatives: how many negatives a request keeps; 0 keeps all.
         seed: of every draw.
     """
 
@@ -56,114 +55,120 @@ class Scheme:
     item_to_item: int = 200
     own_history: int = 0
     repeats: bool = False
-    negatives: int = 0
     seed: int = 7
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """Moments at which somebody chose something: one a request, in order of time, with the true items ragged beside."""
+def choices(events: pa.Table, people: Codes, items: Codes, scheme: Scheme, *, ts_from: int, ts_to: int) -> Dataset:
+    """All requests with ts_from ≤ t < ts_to, in order of time, whose only rows are the truth.
 
-    row: Ints  # of the first event of the request in the table that it was drawn from
-    t: Ints
-    p: Ints
-    person: Ints
-    offsets: Ints
-    truth: Ints
-    context: pa.Table = field(repr=False, default_factory=lambda: pa.table({}))
+    Args:
+        events: the lake's `events` (columns of ROUTED), at least over that time.
 
-
-def choices(events: pa.Table, history: History, codes: Any, scheme: Scheme, ts_from: int, ts_to: int) -> Chosen:
-    """All requests with ts_from ≤ t < ts_to. `codes` has `people` and `items`."""
+    Raises:
+        NotReadyError: no such event.
+    """
     kept = events.filter(interesting(events, (scheme.type,)))
     t = micros(kept["ts"])
     order = np.lexsort((kept["p"].to_numpy(), t))
     kept = kept.take(pa.array(order)).combine_chunks()
     t, p = t[order], kept["p"].to_numpy()
-    person, item = codes.people.encode(kept["person"]), codes.items.encode(kept["item_id"])
-    if scheme.truth == "session":
-        named = pc.if_else(pc.is_valid(kept["session_id"]), kept["session_id"], kept["event_id"])
-        group = named.dictionary_encode().combine_chunks() if isinstance(named, pa.ChunkedArray) else named.dictionary_encode()
-        group = group.chunk(0) if isinstance(group, pa.ChunkedArray) else group
-        _, member = np.unique(group.indices.to_numpy().astype(np.int64) * (len(codes.people) + 1) + person + 1, return_inverse=True)
-    else:
-        member = np.arange(len(t))
+    person, item = people.encode(kept["person"]), items.encode(kept["item_id"])
+    member = _sessions(kept, person, len(people)) if scheme.truth == "session" else np.arange(len(t))
     first = np.full(member.max(initial=-1) + 1, len(t))
     np.minimum.at(first, member, np.arange(len(t)))
-    inside = (t[first] >= ts_from) & (t[first] < ts_to)
-    by_request = np.lexsort((np.arange(len(t)), first[member]))
-    by_request = by_request[inside[member[by_request]]]
-    starts = np.sort(first[inside])
-    size = np.bincount(np.searchsorted(starts, first[member[by_request]]), minlength=len(starts))
-    offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
-    # the request's own event is routed at p, so what was known just before it is p − 1
-    context = kept.select(list(CONTEXT)).take(pa.array(starts))
-    return Chosen(starts, t[starts], p[starts] - 1, person[starts], offsets, item[by_request], context)
+    begin = first[member]
+    rows = np.lexsort((np.arange(len(t)), begin))
+    rows = rows[(t[begin[rows]] >= ts_from) & (t[begin[rows]] < ts_to)]
+    if not len(rows):
+        raise NotReadyError(f"no event of type {scheme.type!r} in the window", fix="tailorbird import FORMAT PATH, or widen the window")
+    starts, size = np.unique(begin[rows], return_counts=True)
+    ones = np.ones(len(rows))
+    return Dataset(
+        t[starts],
+        p[starts] - 1,  # the request's own event is routed at p, so what was known just before it is p − 1
+        person[starts],
+        kept.select(list(CONTEXT)).take(pa.array(starts)),
+        np.concatenate(([0], np.cumsum(size))).astype(np.int64),
+        item[rows],
+        np.zeros(len(rows), np.int32),
+        ones,
+        {scheme.type: ones > 0},
+        ones,
+        people,
+        items,
+        asdict(scheme) | {"rows": "the truth alone", "requests": len(starts)},
+    )
 
 
-def clicks_dataset(
-    events: pa.Table,
-    history: History,
-    codes: Any,
-    scheme: Scheme,
-    *,
-    ts_from: int,
-    ts_to: int,
-    requests: int = 0,
-    rolling: Rolling | None = None,
-) -> Dataset:
-    """Draw requests, candidates and labels from the log.
+def with_candidates(data: Dataset, history: History, scheme: Scheme, *, rolling: Rolling | None = None, negatives: int = 0) -> Dataset:
+    """The same requests with the candidates that the sources give beside the truth.
 
     Args:
-        events: the lake's `events` (columns of ROUTED), at least over [ts_from, ts_to).
-        history: interactions from the beginning of what is known; candidates look into it.
-        codes: `people` and `items`, as in `history`.
-        requests: how many to draw evenly from all; 0 takes all.
+        data: from `choices`.
+        history: interactions from the beginning of what is known; the sources look into it.
         rolling: item-to-item tables, where that source is used.
+        negatives: how many of a request's negatives are kept, drawn evenly and weighted; 0 keeps all.
 
     Raises:
-        NotReadyError: no such event.
+        NotReadyError: nothing is left to ask about.
     """
-    chosen = choices(events, history, codes, scheme, ts_from, ts_to)
-    total = len(chosen.t)
-    if not total:
-        raise NotReadyError(f"no event of type {scheme.type!r} in the window", fix="tailorbird import FORMAT PATH, or widen the window")
     rng = np.random.default_rng(scheme.seed)
-    picked = np.sort(rng.choice(total, requests, replace=False)) if 0 < requests < total else np.arange(total)
     pools = _Pools(history, scheme)
-    parts = [
-        _draw(chosen, picked[start : start + REQUESTS_AT_ONCE], pools, history, rolling, scheme, rng)
-        for start in range(0, len(picked), REQUESTS_AT_ONCE)
-    ]
-    parts = [part for part in parts if len(part.size)]
-    if not parts:
+    starts = range(0, data.requests, REQUESTS_AT_ONCE)
+    slices = [np.arange(start, min(start + REQUESTS_AT_ONCE, data.requests)) for start in starts]
+    parts = [_draw(data, picked, pools, history, rolling, scheme, negatives, rng) for picked in slices]
+    request, size = (np.concatenate([getattr(part, name) for part in parts]) for name in ("request", "size"))
+    if not len(request):
         raise NotReadyError("no request is left after what people had before was taken out", fix="set repeats, or widen the window")
-    request = np.concatenate([part.request for part in parts])
-    size = np.concatenate([part.size for part in parts])
-    n = int(size.sum())
-    found = sum(part.found for part in parts) / max(sum(part.truths for part in parts), 1)
-    told = asdict(scheme) | {
-        "rows": "candidates drawn from sources and the truth",
-        "requests_of": total,
+    told = {
+        "rows": "candidates drawn from sources, and the truth",
         "requests": len(request),
-        "candidates_mean": sum(part.drawn for part in parts) / len(request),
-        "found": found,
+        "candidates_mean": round(sum(part.drawn for part in parts) / len(request), 1),
+        "found": sum(part.found for part in parts) / max(sum(part.truths for part in parts), 1),
+        "negatives": negatives,
     }
+    item, label, weight = (np.concatenate([getattr(part, name) for part in parts]) for name in ("item", "label", "weight"))
     return Dataset(
-        chosen.t[request],
-        chosen.p[request],
-        chosen.person[request],
-        chosen.context.take(pa.array(request)),
+        data.t[request],
+        data.p[request],
+        data.person[request],
+        data.context.take(pa.array(request)),
         np.concatenate(([0], np.cumsum(size))).astype(np.int64),
-        np.concatenate([part.item for part in parts]),
-        np.zeros(n, np.int32),
-        np.ones(n),
-        {scheme.type: np.concatenate([part.label for part in parts])},
-        np.concatenate([part.weight for part in parts]),
-        codes.people,
-        codes.items,
-        told,
+        item,
+        np.zeros(len(item), np.int32),
+        np.ones(len(item)),
+        {scheme.type: label},
+        weight,
+        data.people,
+        data.items,
+        {**data.scheme, **told},
     )
+
+
+def guess_scheme(events: pa.Table, head: str) -> Scheme:
+    """A scheme that fits a log: whether people choose the same item again, and whether a session is one basket."""
+    kept = events.filter(interesting(events, (head,)))
+    if not kept.num_rows:
+        return Scheme(type=head)
+    pairs = kept.group_by(["person", "item_id"]).aggregate([]).num_rows
+    repeats = pairs < 0.8 * kept.num_rows
+    sessions = kept.filter(pc.is_valid(kept["session_id"]))
+    basket = head == "purchase" and sessions.num_rows > 2 * max(1, len(pc.unique(sessions["session_id"])))
+    ts = micros(kept["ts"])
+    days = max(1.0, (int(ts.max()) - int(ts.min())) / DAY)
+    # a pool of 1,000 items needs enough choices to be counted from
+    window = next((span for span in (1, 7, 28, 90) if kept.num_rows / days * span >= 5_000), 365)
+    refresh = HOUR if window == 1 else DAY
+    truth, own = ("session" if basket else "event"), (300 if repeats else 0)
+    return Scheme(type=head, truth=truth, popular_window=window * DAY, refresh=refresh, own_history=own, repeats=repeats)
+
+
+def _sessions(kept: pa.Table, person: Ints, people: int) -> Ints:
+    """Which session each event belongs to; an event without one is its own."""
+    named = pc.if_else(pc.is_valid(kept["session_id"]), kept["session_id"], kept["event_id"])
+    code = Codes.of(named).encode(named)
+    _, member = np.unique(code * (people + 1) + person + 1, return_inverse=True)
+    return member
 
 
 @dataclass(frozen=True)
@@ -213,16 +218,17 @@ class _Pools:
 
 
 def _draw(
-    chosen: Chosen,
+    data: Dataset,
     picked: Ints,
     pools: _Pools,
     history: History,
     rolling: Rolling | None,
     scheme: Scheme,
+    negatives: int,
     rng: np.random.Generator,
 ) -> _Part:
-    """Candidates and labels of some requests."""
-    t, person = chosen.t[picked], chosen.person[picked]
+    """Candidates and labels of some requests, which follow each other."""
+    t, person = data.t[picked], data.person[picked]
     items = history.interactions.items
     sources = [pools.of(t)]
     if rolling is not None and scheme.item_to_item:
@@ -231,9 +237,9 @@ def _draw(
         own, offsets = history.recent(person, t, scheme.own_history)
         sources.append((np.repeat(np.arange(len(t)), np.diff(offsets)), own))
     key = np.unique(np.concatenate([request * items + item for request, item in sources]))
-    size = chosen.offsets[picked + 1] - chosen.offsets[picked]
-    rows = np.arange(size.sum()) + np.repeat(chosen.offsets[picked] - np.cumsum(size) + size, size)
-    truth = np.unique(np.repeat(np.arange(len(t)), size) * items + chosen.truth[rows])
+    low, high = data.offsets[picked[0]], data.offsets[picked[-1] + 1]
+    size = np.diff(data.offsets[picked[0] : picked[-1] + 2])
+    truth = np.unique(np.repeat(np.arange(len(t)), size) * items + data.item[low:high])
     if not scheme.repeats:
         past, offsets = history.recent(person, t, 1 << 40)
         seen = np.repeat(np.arange(len(t)), np.diff(offsets)) * items + past
@@ -245,7 +251,7 @@ def _draw(
     answerable = np.bincount(request, label, minlength=len(t)) > 0
     key, label, request = key[answerable[request]], label[answerable[request]], request[answerable[request]]
     drawn = len(key)
-    kept, weight = _sample(request, label, scheme.negatives, len(t), rng)
+    kept, weight = _sample(request, label, negatives, len(t), rng)
     key, label, request = key[kept], label[kept], request[kept]
     counts = np.bincount(request, minlength=len(t))
     return _Part(picked[counts > 0], counts[counts > 0], key % items, label, weight, drawn, found, len(truth))

@@ -32,8 +32,7 @@ class Evidence:
         over_baselines: baseline → paired interval of (new − baseline).
         over_incumbent: paired interval of (new − incumbent), or None without an incumbent that can be judged.
         incumbent: its version, "" without one.
-        requests, people: sizes of the test part.
-        parity: largest difference between the trained model and its export.
+        people: of the test part, with something good to find.
         leaks: columns that look as if they knew the answer, with why.
     """
 
@@ -41,9 +40,7 @@ class Evidence:
     over_baselines: Mapping[str, Interval]
     over_incumbent: Interval | None = None
     incumbent: str = ""
-    requests: int = 0
     people: int = 0
-    parity: float = 0.0
     leaks: Mapping[str, str] | None = None
 
 

@@ -1,0 +1,134 @@
+"""Who is judged on what: models, versions of the registry and all baselines on the same requests, through the path that serving takes."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import UsageError
+from tailorbird.events import Clock, duration
+from tailorbird.features import FeatureSet
+from tailorbird.lake import Lake
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.slot import Slot
+from tailorbird.registry import Registry
+from tailorbird.training.dataset import Dataset
+from tailorbird.training.indexes import IndexSeries, build_series
+from tailorbird.training.item_to_item import Rolling
+from tailorbird.training.judge import Evaluation, Judge, shares
+from tailorbird.training.matrix import Featured, encoded, featured
+from tailorbird.training.rows import Material, baselines_of, load_material
+from tailorbird.training.settings import Progress, TrainSettings
+from tailorbird.training.split import split_at, split_by_time
+
+Floats = npt.NDArray[np.float64]
+Scorer = Callable[[Featured], tuple[Mapping[str, Floats], Floats]]  # probability by head, and the value
+
+ROWS_AT_ONCE = 1_000_000
+
+
+def judge(
+    material: Material,
+    features: FeatureSet,
+    test: Dataset,
+    rolling: Rolling,
+    scorers: Mapping[str, Scorer],
+    objective: Mapping[str, float],
+    *,
+    before: int,
+    seed: int = 0,
+    progress: Progress = lambda stage, done, total: None,
+) -> Evaluation:
+    """Judge scorers and baselines on a test part. The first scorer is the one that others are compared with.
+
+    Args:
+        before: when the test part begins: popularity, novelty and the long tail are as of then.
+    """
+    model = next(iter(scorers))
+    panel = Judge(material.history, shares(material.history, before), objective, seed=seed)
+    done = 0
+    # requests with few rows each are completed together; with many candidates, piece by piece, so that memory holds one piece
+    for start in range(0, test.requests, _STEP):
+        whole = material.complete(test.take(np.arange(start, min(start + _STEP, test.requests))), rolling, sampled=False)
+        for piece in featured(whole, features, material.events, rows_max=ROWS_AT_ONCE):
+            scores: dict[str, Floats] = {}
+            heads: Mapping[str, Floats] = {}
+            for name, scorer in scorers.items():
+                found, scores[name] = scorer(piece)
+                heads = found if name == model else heads
+            panel.add(piece.part, scores | baselines_of(material, piece.part, rolling, seed), heads)
+        done = min(start + _STEP, test.requests)
+        progress("judge", done, test.requests)
+    return panel.result(model)
+
+
+_STEP = 20_000
+
+
+def version_scorer(bundle: Bundle, series: IndexSeries, objective: Mapping[str, float]) -> Scorer:
+    """A bundle as a scorer, over the indexes of the time instead of its own, which may know what came later."""
+
+    def score(piece: Featured) -> tuple[Mapping[str, Floats], Floats]:
+        scores = bundle.score_matrix(encoded(piece, bundle.encoder, series), objective=objective)
+        return scores.heads, scores.value
+
+    return score
+
+
+def evaluate(
+    features: FeatureSet,
+    slot: Slot,
+    versions: tuple[str, ...] = (),
+    *,
+    lake: Path,
+    registry: Path,
+    clock: Clock,
+    settings: TrainSettings | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Evaluation:
+    """Judge versions of the registry, the champion by default, on the newest part of the lake, beside all baselines.
+
+    Raises:
+        UsageError: there is no such version, or no champion to judge.
+        BundleError: a version reads other features than this project declares.
+    """
+    settings = (settings or TrainSettings()).hurried()
+    now = clock.now()
+    bundles = [Bundle.load(path, schema_hash=features.schema_hash) for path in _paths(Registry(registry, clock=clock), versions)]
+    progress("read", 0, 1)
+    material = load_material(Lake(lake), features, slot, now=now, scheme=settings.scheme, windows=settings.windows)
+    progress("read", 1, 1)
+    data = material.dataset(slot, ts_from=now - settings.window_us, now=now, lateness_us=settings.lateness_us)
+    gap = duration(slot.attribution) if material.logged else 0
+    border = settings.test_from
+    split = split_at(data.t, settings.validation_from or border, border, gap=gap) if border else split_by_time(data.t, gap=gap)
+    last = int(data.t[split.test[-1]])
+    every = settings.index_every_us
+    moments = range(split.validation_until, last + 1, every) if every else [split.validation_until]
+    series = build_series(material.events, material.items, moments, settings.index, progress=partial(progress, "index"))
+    scorers = {bundle.version: version_scorer(bundle, series, slot.objective) for bundle in bundles}
+    test = data.take(thinned(split.test, settings.test_requests, settings.seed))
+    rolling = series.rolling(material.codes)
+    before = split.validation_until
+    return judge(material, features, test, rolling, scorers, slot.objective, before=before, seed=settings.seed, progress=progress)
+
+
+def thinned(chosen: npt.NDArray[np.int64], limit: int, seed: int) -> npt.NDArray[np.int64]:
+    """At most `limit` of the indices, drawn evenly, in order; 0 keeps all."""
+    if not limit or len(chosen) <= limit:
+        return chosen
+    return np.sort(np.random.default_rng(seed).choice(chosen, limit, replace=False))
+
+
+def _paths(registry: Registry, versions: tuple[str, ...]) -> list[Path]:
+    if versions:
+        known = {info.version: info.path for info in registry.versions()}
+        if unknown := [version for version in versions if version not in known]:
+            raise UsageError(f"there is no version {unknown[0]!r}", fix="tailorbird models list")
+        return [known[version] for version in versions]
+    champion = registry.champion()
+    if champion is None:
+        raise UsageError("there is no champion to judge", fix="tailorbird train, or name a version")
+    return [champion]

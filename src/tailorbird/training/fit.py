@@ -1,0 +1,139 @@
+"""Heads: trees for each target, calibrated on the later part, exported, and proven equal to their export."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tailorbird.errors import NotReadyError
+from tailorbird.features import FeatureSet
+from tailorbird.models.export import gbdt_to_onnx, largest_difference
+from tailorbird.models.gbdt import Gbdt, Sample, fit_gbdt
+from tailorbird.ranking.calibration import Calibration, fit_isotonic, fit_platt
+from tailorbird.ranking.encoders import Encoder, fit_encoder
+from tailorbird.training.dataset import Dataset
+from tailorbird.training.indexes import IndexSeries
+from tailorbird.training.judge import suspicious
+from tailorbird.training.matrix import Featured, columns_of, encoded, featured
+from tailorbird.training.settings import Progress, TrainSettings
+
+Matrix = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+POSITIVES_MIN = 30  # of a head in the training part; a head with fewer is left out, and said so
+POSITIVES_ISOTONIC = 300  # of a head in the validation part; below, the two numbers of Platt's curve are all that can be learned
+PARITY_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of a split, with all their rows."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training made.
+
+    Attributes:
+        exported: head → ONNX bytes.
+        golden: rows of the matrix that a bundle carries to check itself.
+        parity: the largest difference between a trained model and its export.
+        leaks: columns that look as if they knew the answer, with why.
+    """
+
+    encoder: Encoder
+    models: dict[str, Gbdt]
+    exported: dict[str, bytes]
+    calibration: dict[str, Calibration]
+    golden: Matrix
+    parity: float
+    leaks: dict[str, str]
+    notes: tuple[str, ...]
+
+    def score(self, piece: Featured, series: IndexSeries, objective: Mapping[str, float]) -> tuple[dict[str, Floats], Floats]:
+        """Calibrated probability by head, and the value, of each row of a piece: what serving computes from the export."""
+        matrix = encoded(piece, self.encoder, series)
+        heads = {name: self.calibration[name].apply(model.score(matrix)) for name, model in self.models.items()}
+        value = sum((weight * heads[name] for name, weight in objective.items() if name in heads), np.zeros(len(matrix)))
+        return heads, value
+
+
+def fit(
+    events: pa.Table,
+    features: FeatureSet,
+    parts: Parts,
+    series: IndexSeries,
+    objective: Mapping[str, float],
+    settings: TrainSettings,
+    *,
+    position: bool,
+    progress: Progress,
+) -> Fitted:
+    """Learn from the training part, watch and calibrate by the validation part.
+
+    Args:
+        position: whether rows were shown at positions, which the model then takes into account and serving sets to the first.
+
+    Raises:
+        NotReadyError: no head has enough positives.
+    """
+    progress("features", 0, 2)
+    pieces = list(featured(parts.train, features, events))
+    categorical = np.concatenate([piece.rows.categorical for piece in pieces])
+    encoder = fit_encoder(columns_of(features), categorical, position=position, leave_out=settings.leave_out)
+    matrix = _stack(pieces, encoder, series, position=position)
+    del pieces, categorical
+    progress("features", 1, 2)
+    held = list(featured(parts.validation, features, events))
+    shown = _stack(held, encoder, series, position=position)
+    served = _stack(held, encoder, series, position=False) if position else shown
+    del held
+    progress("features", 2, 2)
+
+    rng = np.random.default_rng(settings.seed)
+    sample = _some(served, rng)
+    models: dict[str, Gbdt] = {}
+    exported: dict[str, bytes] = {}
+    calibration: dict[str, Calibration] = {}
+    leaks: dict[str, str] = {}
+    notes: list[str] = []
+    parity = 0.0
+    for head in (head for head in objective if head in parts.train.labels):
+        label = parts.train.labels[head]
+        label = rng.permutation(label) if settings.shuffle else label
+        if (count := int(label.sum())) < POSITIVES_MIN:
+            notes.append(f"head {head} was left out: {count} positives in the training part, at least {POSITIVES_MIN} are needed")
+            continue
+        train = Sample(matrix, label, np.diff(parts.train.offsets), parts.train.weight)
+        watch = Sample(shown, parts.validation.labels[head], np.diff(parts.validation.offsets), parts.validation.weight)
+        told = partial(progress, f"trees of {head}")
+        models[head] = fit_gbdt(train, watch, encoder.names, settings.gbdt, categorical=encoder.categorical_names, progress=told)
+        leaks |= suspicious(encoder.names, matrix, label)
+        calibration[head] = _calibrated(models[head].score(served), parts.validation.labels[head], parts.validation.weight)
+        exported[head] = gbdt_to_onnx(models[head])
+        parity = max(parity, largest_difference(models[head], exported[head], sample))
+    if not models:
+        raise NotReadyError("; ".join(notes) or f"none of {', '.join(objective)} ever happened", fix="train on a longer window")
+    return Fitted(encoder, models, exported, calibration, sample, parity, leaks, tuple(notes))
+
+
+def _stack(pieces: list[Featured], encoder: Encoder, series: IndexSeries, *, position: bool) -> Matrix:
+    return np.concatenate([encoded(piece, encoder, series, position=position) for piece in pieces])
+
+
+def _calibrated(raw: Floats, label: npt.NDArray[np.bool_], weight: Floats) -> Calibration:
+    target = label.astype(np.float64)
+    return fit_isotonic(raw, target, weight) if label.sum() >= POSITIVES_ISOTONIC else fit_platt(raw, target, weight)
+
+
+def _some(matrix: Matrix, rng: np.random.Generator) -> Matrix:
+    if len(matrix) <= PARITY_ROWS:
+        return matrix
+    return matrix[np.sort(rng.choice(len(matrix), PARITY_ROWS, replace=False))]

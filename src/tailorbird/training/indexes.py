@@ -1,0 +1,113 @@
+"""Indexes as of several moments, so that no training row sees an index that knows its own future.
+
+A row at t is encoded with the newest index whose `as_of` is not after t. Training rows before the first one are not used. The bundle
+gets yet another index, as of now: what was judged is the model over an index about as old as the one that will serve.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events import DAY
+from tailorbird.events.schema import TIME
+from tailorbird.retrieval import Cooccurrence, Index, build_index
+from tailorbird.training.coding import INTERESTS, Codes
+from tailorbird.training.item_to_item import Rolling
+
+Ints = npt.NDArray[np.int64]
+
+ITEMS = pa.schema([("id", pa.string()), ("valid_from", TIME), ("attributes", pa.string()), ("timeless", pa.bool_())])
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """How indexes are built, for training and for serving alike.
+
+    Attributes:
+        memory_us: only events of this long before `as_of` are counted; None counts all.
+        gap_us: a person's sequence is cut where more time passes.
+        backward: whether an item also leads to what came before it.
+        event_types: what shows interest.
+    """
+
+    memory_us: int | None = None
+    gap_us: int = DAY
+    backward: bool = True
+    event_types: tuple[str, ...] = INTERESTS
+
+
+@dataclass(frozen=True)
+class IndexSeries:
+    """Indexes by the moment of which they are, ascending."""
+
+    moments: Ints
+    indexes: tuple[Index, ...]
+
+    def place_of(self, t: Ints) -> Ints:
+        """Which index a row at t may use; −1 where there is none yet."""
+        return np.searchsorted(self.moments, t, side="right") - 1
+
+    def rolling(self, items: Codes) -> Rolling:
+        """Their item-to-item tables, with items by code."""
+        return Rolling(self.moments, [_recoded(index, items) for index in self.indexes], len(items))
+
+
+def build_series(
+    events: pa.Table,
+    items: pa.Table,
+    moments: Sequence[int],
+    settings: IndexSettings = IndexSettings(),
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> IndexSeries:
+    """Build an index for each moment, in a temporary folder, and open it."""
+    ordered = sorted(set(moments))
+    indexes = []
+    with tempfile.TemporaryDirectory(prefix="tailorbird-index-") as folder:
+        for done, moment in enumerate(ordered, 1):
+            path = Path(folder) / str(moment)
+            write_index(path, events, items, moment, settings)
+            indexes.append(Index.open(path))
+            if progress is not None:
+                progress(done, len(ordered))
+    return IndexSeries(np.array(ordered, np.int64), tuple(indexes))
+
+
+def write_index(folder: Path, events: pa.Table, items: pa.Table, as_of: int, settings: IndexSettings = IndexSettings()) -> None:
+    """Build the index as of one moment in a new folder."""
+    columns = [name for name in ("type", "ts", "person", "item_id", "agent", "counts") if name in events.column_names]
+    seen = events.select(columns)
+    if settings.memory_us is not None:
+        ts = seen["ts"].cast(pa.int64())
+        seen = seen.filter(pc.and_(pc.less(ts, as_of), pc.greater_equal(ts, as_of - settings.memory_us)))
+    build_index(
+        folder, seen, items, as_of=as_of, event_types=settings.event_types, gap_us=settings.gap_us, backward=settings.backward
+    )  # fmt: skip
+
+
+def no_items() -> pa.Table:
+    """A table of items for a log without item profiles."""
+    return ITEMS.empty_table()
+
+
+def _recoded(index: Index, items: Codes) -> Cooccurrence:
+    """The index's table with item codes in place of rows."""
+    row = index.find(items.keys)
+    code = np.full(len(index) + 1, -1, np.int64)
+    code[row] = np.arange(len(items))  # items that the index does not know have row −1, which is the spare last place
+    code[-1] = -1
+    table = index.item_item
+    known = np.flatnonzero(row >= 0)
+    at, nth = table.entries(row[known].astype(np.intp))
+    owner, follower = known[nth], code[table.items[at]]
+    kept = follower >= 0
+    owner, follower, weight = owner[kept], follower[kept], table.weights[at][kept]
+    order = np.lexsort((follower, owner))
+    indptr = np.concatenate(([0], np.cumsum(np.bincount(owner, minlength=len(items))))).astype(np.int64)
+    return Cooccurrence(indptr, follower[order].astype(np.int32), weight[order])

@@ -1,0 +1,253 @@
+"""Judging: the same test requests, every model and baseline, figures with intervals over people, by slice, and paired differences.
+
+    judge = Judge(…)
+    for part in test.chunks(…): judge.add(part, {"tailorbird": scores, "popular_7d": …})
+    evaluation = judge.result("tailorbird")
+
+Figures of a list are those of the whole list of a request, ordered by score; `gain` is the slot's value formula over what happened, so
+that a purchase weighs as much as the slot says. Who is judged on what is decided in `training.evaluate`; what decides on promotion is in
+`training.gate`; pictures are in `training.report`.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.models.baselines import History
+from tailorbird.training import metrics
+from tailorbird.training.bootstrap import Bootstrap, Interval
+from tailorbird.training.dataset import Dataset
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+K = 10
+TAIL_SHARE = 0.8  # the long tail: all items but the fifth that is most popular
+ROWS_OF_HEADS_MAX = 2_000_000  # rows kept for the pointwise figures of the model's heads
+DEVICES_MAX = 4
+LISTWISE = (f"ndcg_{K}", f"recall_{K}", "mrr", "list_auc", f"novelty_{K}")
+PRIMARY = f"ndcg_{K}"
+
+
+@dataclass(frozen=True)
+class HeadFigures:
+    """How good a head's probabilities are: AUC, log loss (and that of always saying the mean), calibration."""
+
+    auc: Interval
+    log_loss: Interval
+    log_loss_mean: float
+    calibration_error: Interval
+    calibration: metrics.Calibration
+    positives: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came of it.
+
+    Attributes:
+        figures: model or baseline → figure → interval.
+        differences: baseline → paired interval of (judged model − baseline) in `PRIMARY`.
+        slices: slice → (requests, model → interval of `PRIMARY`).
+        heads: head → figures of the judged model's probabilities.
+        model: the name of the judged model.
+        requests, people, rows: sizes of the test part; people with a positive.
+    """
+
+    model: str
+    figures: dict[str, dict[str, Interval]]
+    differences: dict[str, Interval]
+    slices: dict[str, tuple[int, dict[str, Interval]]]
+    heads: dict[str, HeadFigures]
+    requests: int
+    people: int
+    rows: int
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best_baseline(self) -> str:
+        """The other with the best `PRIMARY`, "" without any."""
+        others = {name: figures[PRIMARY].value for name, figures in self.figures.items() if name != self.model}
+        return max(others, key=lambda name: others[name]) if others else ""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON: each figure with `_low` and `_high` beside it."""
+        return {
+            "results": {name: flat(figures) for name, figures in self.figures.items()},
+            "differences": {name: flat({PRIMARY: gain}) for name, gain in self.differences.items()},
+            "slices": {
+                name: {"requests": count, **{model: flat({PRIMARY: figure}) for model, figure in figures.items()}}
+                for name, (count, figures) in self.slices.items()
+            },
+            "heads": {name: _plain_head(head) for name, head in self.heads.items()},
+            "requests": self.requests,
+            "people": self.people,
+            "rows": self.rows,
+        }
+
+
+class Judge:
+    """Collects, part by part, what figures are made of.
+
+    Args:
+        history: interactions; tells who is new at a request's time.
+        share: shape (items,), share of interactions of each item before the test part.
+        objective: head → weight of the gain.
+        seed: of the bootstrap and of chance.
+    """
+
+    def __init__(self, history: History, share: Floats, objective: Mapping[str, float], *, replicates: int = 1_000, seed: int = 0) -> None:
+        self._history = history
+        self._share = share
+        self._tail = _tail(share)
+        self._objective = objective
+        self._replicates = replicates
+        self._seed = seed
+        self._values: dict[str, dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
+        self._shown: dict[str, npt.NDArray[np.bool_]] = {}
+        self._offered = np.zeros(len(share), bool)
+        self._person: list[Ints] = []
+        self._new: list[npt.NDArray[np.bool_]] = []
+        self._device: list[list[str | None]] = []
+        self._heads: dict[str, list[tuple[Floats, npt.NDArray, Ints]]] = defaultdict(list)
+        self._rows = 0
+
+    def add(self, part: Dataset, scores: Mapping[str, Floats], probabilities: Mapping[str, Floats] | None = None) -> None:
+        """Judge some requests: scores by model, shape (rows,) each, and the judged model's probability by head."""
+        gain = part.gain(self._objective)
+        for name, score in scores.items():
+            ranked = metrics.rank_lists(score, gain, part.offsets, k=K, seed=self._seed)
+            tail = ranked.only(self._tail[part.item[ranked.row]])
+            for figure, value in _listwise(ranked, tail, part.item, self._share).items():
+                self._values[name][figure].append(value)
+            shown = self._shown.setdefault(name, np.zeros(len(self._share), bool))
+            shown[part.item[ranked.top[ranked.top >= 0]]] = True
+        self._offered[part.item] = True
+        done = sum(len(each) for each in self._person)
+        for head, probability in (probabilities or {}).items():
+            if self._rows < ROWS_OF_HEADS_MAX:
+                self._heads[head].append((probability, part.labels[head], part.request + done))
+        self._person.append(part.person)
+        self._new.append(self._history.by_person.count(part.person, part.t, np.arange(part.requests)) == 0)
+        self._device.append(part.context["device"].to_pylist())
+        self._rows += part.rows
+
+    def result(self, model: str) -> Evaluation:
+        """All figures; `model` is the one that the others are compared with."""
+        person = np.concatenate(self._person)
+        _, code = np.unique(np.where(person < 0, -1 - np.arange(len(person)), person), return_inverse=True)  # nobody known: each alone
+        bootstrap = Bootstrap(code, replicates=self._replicates, seed=self._seed)
+        values = {name: {figure: np.concatenate(parts) for figure, parts in figures.items()} for name, figures in self._values.items()}
+        figures = {name: self._figures(name, each, bootstrap) for name, each in values.items()}
+        ours = values[model][PRIMARY]
+        differences = {name: bootstrap.difference(ours, each[PRIMARY]) for name, each in values.items() if name != model}
+        judged = np.isfinite(ours)
+        people = len(np.unique(code[judged]))
+        heads = {name: _head(parts, bootstrap) for name, parts in self._heads.items()}
+        return Evaluation(model, figures, differences, self._slices(values, bootstrap), heads, int(judged.sum()), people, self._rows)
+
+    def _figures(self, name: str, values: Mapping[str, Floats], bootstrap: Bootstrap) -> dict[str, Interval]:
+        found = dict(zip(LISTWISE, bootstrap.means([values[figure] for figure in LISTWISE]), strict=True))
+        covered = self._shown[name].sum() / max(self._offered.sum(), 1)
+        return found | {f"coverage_{K}": Interval(float(covered), float("nan"), float("nan"))}
+
+    def _slices(self, values: Mapping[str, Mapping[str, Floats]], bootstrap: Bootstrap) -> dict[str, tuple[int, dict[str, Interval]]]:
+        new = np.concatenate(self._new)
+        device = np.array([each or "unknown" for part in self._device for each in part])
+        names, counts = np.unique(device, return_counts=True)
+        devices = names[np.argsort(-counts)][:DEVICES_MAX] if len(names) > 1 else []
+        masks = {"new users": new, "known users": ~new} | {f"device {name}": device == name for name in devices}
+        slices: dict[str, tuple[int, dict[str, Interval]]] = {}
+        for name, mask in masks.items():
+            masked = [np.where(mask, each[PRIMARY], np.nan) for each in values.values()]
+            count = int(np.isfinite(masked[0]).sum())
+            if count:
+                slices[name] = (count, dict(zip(values, bootstrap.means(masked), strict=True)))
+        tail = [each["tail"] for each in values.values()]
+        if count := int(np.isfinite(tail[0]).sum()):
+            slices["long-tail items"] = (count, dict(zip(values, bootstrap.means(tail), strict=True)))
+        return slices
+
+
+def shares(history: History, before: int) -> Floats:
+    """Share of interactions of each item before a moment, shape (items,)."""
+    seen = history.interactions.before(before)
+    count = np.bincount(seen.item[seen.item >= 0], minlength=seen.items).astype(np.float64)
+    return count / max(count.sum(), 1.0)
+
+
+def flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
+    """figure, figure_low, figure_high; what is not known is null."""
+    out: dict[str, float | None] = {}
+    for name, figure in figures.items():
+        out[name], out[f"{name}_low"], out[f"{name}_high"] = (_rounded(x) for x in (figure.value, figure.low, figure.high))
+    return out
+
+
+def suspicious(columns: Sequence[str], matrix: npt.NDArray[np.float32], label: npt.NDArray, *, limit: float = 0.98) -> dict[str, str]:
+    """Columns that alone tell positives from negatives better than an honest one could, by name, with why.
+
+    Both directions count, and so does missingness: a column that is filled in only after the fact gives itself away by being there.
+    """
+    found: dict[str, str] = {}
+    if not 0 < np.count_nonzero(label) < len(label):
+        return found
+    for place, name in enumerate(columns):
+        column = matrix[:, place].astype(np.float64)
+        missing = np.isnan(column)
+        value = metrics.auc(np.where(missing, -np.inf, column), label)
+        there = metrics.auc(missing.astype(np.float64), label)
+        for worth, what in ((value, "its value"), (there, "whether it is there")):
+            if max(worth, 1 - worth) >= limit:
+                found[name] = f"by {what} alone it reaches an AUC of {max(worth, 1 - worth):.3f}"
+    return found
+
+
+def _listwise(ranked: metrics.Ranked, tail: metrics.Ranked, item: Ints, share: Floats) -> dict[str, Floats]:
+    judged = ranked.positives > 0
+    return {
+        f"ndcg_{K}": metrics.ndcg(ranked, K),
+        f"recall_{K}": metrics.recall(ranked, K),
+        "mrr": metrics.reciprocal_rank(ranked),
+        "list_auc": metrics.list_auc(ranked),
+        f"novelty_{K}": np.where(judged, metrics.novelty(ranked, item, share), np.nan),
+        "tail": metrics.ndcg(tail, K),
+    }
+
+
+def _head(parts: list[tuple[Floats, npt.NDArray, Ints]], bootstrap: Bootstrap) -> HeadFigures:
+    probability, label, request = (np.concatenate(column) for column in zip(*parts, strict=True))
+    losses = metrics.log_losses(probability, label)
+    size = len(bootstrap.person)
+    rate = float(np.mean(label > 0))
+    # the mean over rows as a ratio of sums over requests
+    loss = bootstrap.ratio(metrics.totals(request, losses, size), metrics.totals(request, np.ones(len(request)), size))
+    area = bootstrap.auc(metrics.auc(probability, label), metrics.auc_influence(probability, label), request)
+    calibration = metrics.calibration(probability, label)
+    error = bootstrap.calibration_error(calibration, probability, label, request)
+    mean = metrics.log_loss(np.full(len(label), rate), label)
+    return HeadFigures(area, loss, mean, error, calibration, int(np.count_nonzero(label)), len(label))
+
+
+def _plain_head(head: HeadFigures) -> dict[str, Any]:
+    figures = flat({"auc": head.auc, "log_loss": head.log_loss, "calibration_error": head.calibration_error})
+    more = {"log_loss_mean": _rounded(head.log_loss_mean), "calibration_error_debiased": _rounded(head.calibration.debiased)}
+    return {**figures, **more, "positives": head.positives, "rows": head.rows}
+
+
+def _tail(share: Floats) -> npt.NDArray[np.bool_]:
+    """Items outside the most popular fifth of those that were ever chosen."""
+    chosen = np.count_nonzero(share)
+    head = np.argsort(-share, kind="stable")[: round(chosen * (1 - TAIL_SHARE))]
+    tail = np.ones(len(share), bool)
+    tail[head] = False
+    return tail
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None

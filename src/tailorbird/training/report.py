@@ -1,0 +1,202 @@
+"""The report of a training: one HTML file without anything from the net, tables with intervals and pictures as inline SVG.
+
+What stands in it is what `TrainReport` holds; nothing is computed here but pictures.
+"""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from tailorbird.models.gbdt import Gbdt
+from tailorbird.training.bootstrap import Interval
+from tailorbird.training.judge import PRIMARY, Evaluation, HeadFigures
+from tailorbird.training.settings import TrainReport
+
+matplotlib.use("Agg")
+from matplotlib.figure import Figure
+
+COLUMNS_SHOWN = 25
+OURS, OTHERS = "#1b6e5f", "#9aa5ab"
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2529; --soft: #5c6b73; --line: #d7dee2; --ours: #1b6e5f; --paper: #fff; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4eaed; --soft: #9aa8b0; --line: #37444b; --ours: #58c2ab; --paper: #141a1d; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: .6rem 0 1.4rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } th { font-weight: 600; } small, .soft { color: var(--soft); }
+.ours td { color: var(--ours); font-weight: 600; } .verdict { font-size: 1.15rem; border-left: 4px solid var(--ours); padding-left: .8rem; }
+.verdict.kept { border-color: #b3541e; } figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; background: #fff; }
+h2 { margin-top: 2.2rem; font-size: 1.2rem; }
+"""
+
+
+def write_report(path: Path, report: TrainReport, models: Mapping[str, Gbdt]) -> Path:
+    """Write the page and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = [
+        _head(report),
+        _figures(report.evaluation),
+        _slices(report.evaluation),
+        *(_of_head(name, report.evaluation.heads.get(name), model) for name, model in models.items()),
+        _facts(report),
+    ]
+    title = f"{escape(report.version)} · {escape(report.about['slot'])} · Tailorbird"
+    opening = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style><body>'
+    page = f"{opening}{''.join(parts)}</body></html>"
+    temporary = path.with_suffix(".part")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.rename(path)
+    return path
+
+
+def _head(report: TrainReport) -> str:
+    verdict = "goes live" if report.promoted else "passed the gate" if report.decision.promote else "is kept, not promoted"
+    kind = "" if report.decision.promote else " kept"
+    more = "".join(f"<li>{escape(reason)}</li>" for reason in (*report.decision.reasons[1:], *report.notes))
+    window = report.about["window_text"]
+    evaluation = report.evaluation
+    return (
+        f"<h1>{escape(report.version)}, ranker of slot {escape(report.about['slot'])}</h1>"
+        f'<p class="verdict{kind}">{escape(report.version)} {verdict}: {escape(report.decision.reason)}</p><ul>{more}</ul>'
+        f'<p class="soft">Learned from {window["from"][:16]} to {window["train_until"][:16]}, judged on {window["test_from"][:16]} to '
+        f"{window['test_to'][:16]} UTC: {evaluation.requests:,} requests with something to find, by {evaluation.people:,} people.</p>"
+    )
+
+
+def _figures(evaluation: Evaluation) -> str:
+    names = list(next(iter(evaluation.figures.values())))
+    ordered = sorted(evaluation.figures, key=lambda name: -evaluation.figures[name][PRIMARY].value)
+    rows = []
+    for name in ordered:
+        gain = evaluation.differences.get(name)
+        told = "" if gain is None else f"{gain.value:+.4f} <small>{gain.low:+.4f} … {gain.high:+.4f}</small>"
+        cells = [escape(name), *(_cell(evaluation.figures[name][figure]) for figure in names), told]
+        rows.append((cells, name == evaluation.model))
+    table = _table(["", *names, f"gain of {evaluation.model} in {PRIMARY}"], rows)
+    intro = "95 % intervals from resampling people; differences are paired over the same requests."
+    return f"<h2>Beside the baselines</h2><p class='soft'>{intro}</p>{table}{_picture(_compared(evaluation, ordered))}"
+
+
+def _slices(evaluation: Evaluation) -> str:
+    best = evaluation.best_baseline
+    rows = [
+        ([escape(name), f"{count:,}", _cell(figures[evaluation.model]), _cell(figures[best]) if best else ""], False)
+        for name, (count, figures) in evaluation.slices.items()
+    ]
+    return f"<h2>For whom</h2>{_table(['slice', 'requests', evaluation.model, best or '–'], rows)}"
+
+
+def _of_head(name: str, head: HeadFigures | None, model: Gbdt) -> str:
+    pictures = [_picture(_importance(model)), _picture(_curve(model))]
+    table = ""
+    if head is not None:
+        figures = {"AUC": head.auc, "log loss": head.log_loss, "calibration error": head.calibration_error}
+        rows = [([label, _cell(figure)], False) for label, figure in figures.items()]
+        rows.append((["log loss of always the mean", f"{head.log_loss_mean:.4f}"], False))
+        rows.append((["calibration error, debiased", f"{head.calibration.debiased:.4f}"], False))
+        rows.append((["positives of rows", f"{head.positives:,} of {head.rows:,}"], False))
+        table = _table(["figure", "value"], rows)
+        pictures.insert(0, _picture(_reliability(head)))
+    return f"<h2>Head {escape(name)}</h2>{table}{''.join(pictures)}"
+
+
+def _facts(report: TrainReport) -> str:
+    rows = [([escape(key), escape(value)], False) for key, value in _flattened(report.about)]
+    rows += [([f"rows of {escape(part)}", f"{count:,}"], False) for part, count in report.rows.items()]
+    rows += [([f"seconds, {escape(stage)}", f"{seconds:.1f}"], False) for stage, seconds in report.seconds.items()]
+    return f"<h2>What to know</h2>{_table(['', ''], rows)}"
+
+
+def _compared(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(6.4, 0.34 * len(ordered) + 0.8), layout="constrained")
+    axes = figure.subplots()
+    for place, name in enumerate(reversed(ordered)):
+        interval = evaluation.figures[name][PRIMARY]
+        colour = OURS if name == evaluation.model else OTHERS
+        axes.plot([interval.low, interval.high], [place, place], color=colour, linewidth=3, solid_capstyle="round")
+        axes.plot([interval.value], [place], "o", color=colour)
+    axes.set_yticks(range(len(ordered)), list(reversed(ordered)))
+    axes.set_title(f"{PRIMARY} on the test part, 95 % intervals", fontsize=10)
+    return _plain(figure)
+
+
+def _reliability(head: HeadFigures) -> Figure:
+    figure = Figure(figsize=(4.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    bins = head.calibration
+    filled = bins.count > 0
+    spread = 1.96 * np.sqrt(bins.observed * (1 - bins.observed) / np.maximum(bins.count, 1))
+    top = float(np.nanmax([bins.predicted[filled].max(), (bins.observed + spread)[filled].max()]))
+    axes.plot([0, top], [0, top], color=OTHERS, linewidth=1)
+    axes.errorbar(bins.predicted[filled], bins.observed[filled], spread[filled], fmt="o", color=OURS, markersize=4, linewidth=1)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("happened")
+    axes.set_title("Reliability, bins of equal mass", fontsize=10)
+    return _plain(figure)
+
+
+def _importance(model: Gbdt) -> Figure:
+    shown = list(model.importance().items())[:COLUMNS_SHOWN]
+    figure = Figure(figsize=(5.2, 0.22 * len(shown) + 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([name for name, _ in reversed(shown)], [share for _, share in reversed(shown)], color=OURS)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_title("Share of the gain by column", fontsize=10)
+    return _plain(figure)
+
+
+def _curve(model: Gbdt) -> Figure:
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, series in model.curve.items():
+        axes.plot(np.arange(1, len(series) + 1), series, color=OURS if name == "validation" else OTHERS, label=name)
+    axes.axvline(model.trees, color=OTHERS, linewidth=0.8, linestyle="--")
+    axes.set_xlabel("trees")
+    axes.set_title(f"Learning curve; {model.trees} trees kept", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
+    return _plain(figure)
+
+
+def _plain(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    return figure
+
+
+def _picture(figure: Figure) -> str:
+    """The figure as inline SVG, the same for the same figure."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "tailorbird", "svg.fonttype": "none", "font.size": 9}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return f"<figure>{text[text.index('<svg') :]}</figure>"
+
+
+def _table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> str:
+    """A table; cells are HTML already, and rows marked true are ours."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(f"<tr{' class=ours' if ours else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells, ours in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(interval: Interval) -> str:
+    spread = f" <small>{interval.low:.4f} … {interval.high:.4f}</small>" if interval.known else ""
+    return f"{interval.value:.4f}{spread}"
+
+
+def _flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            rows += _flattened(entry, f"{prefix}{key}: ")
+        elif key != "window":
+            rows.append((f"{prefix}{key}", ", ".join(map(str, entry)) if isinstance(entry, list) else str(entry)))
+    return rows

@@ -1,0 +1,92 @@
+"""How a model is trained, and what a training returns: plain values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tailorbird.events import DAY
+from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.training.clicks import Scheme
+from tailorbird.training.gate import Decision
+from tailorbird.training.indexes import IndexSettings
+from tailorbird.training.judge import Evaluation
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a model is trained.
+
+    Attributes:
+        window_us: how much of the past the rows cover; features look further back, as they declare.
+        lateness_us: how late events may come: younger answers are left out.
+        quick: fewer rows, trees and indexes: a first model within seconds.
+        scheme: how requests are drawn from a log without answers; None guesses it from the log.
+        requests: of training at most, the newest; 0 takes all.
+        test_requests: of validation and of test at most, drawn evenly; 0 takes all.
+        validation_from, test_from: fixed borders, microseconds; 0 cuts by shares of requests.
+        index: how item-to-item and popularity are counted.
+        index_every_us: a new index this often over training and test; 0 divides the training part into `index_parts`.
+        windows: name → length of the popularity baselines; None counts all.
+        leave_out: columns that the model must not see.
+        shuffle: train on shuffled labels, to see that the gate refuses the result.
+    """
+
+    window_us: int = 28 * DAY
+    lateness_us: int = DAY
+    quick: bool = False
+    scheme: Scheme | None = None
+    requests: int = 0
+    test_requests: int = 0
+    validation_from: int = 0
+    test_from: int = 0
+    index: IndexSettings = field(default_factory=IndexSettings)
+    index_every_us: int = 0
+    index_parts: int = 4
+    gbdt: GbdtSettings = field(default_factory=GbdtSettings)
+    windows: dict[str, int | None] = field(default_factory=lambda: {"1d": DAY, "7d": 7 * DAY, "ever": None})
+    leave_out: tuple[str, ...] = ()
+    seed: int = 7
+    shuffle: bool = False
+
+    def hurried(self) -> "TrainSettings":
+        """The same with what `quick` means filled in."""
+        if not self.quick:
+            return self
+        gbdt = replace(self.gbdt, trees=min(self.gbdt.trees, 80), rate=max(self.gbdt.rate, 0.12), patience=10)
+        return replace(self, requests=self.requests or 6_000, test_requests=self.test_requests or 3_000, index_parts=2, gbdt=gbdt)
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What came of it.
+
+    Attributes:
+        version: in the registry.
+        promoted: whether it became the champion; `decision` says why or why not.
+        incumbent: the champion before, "" without one.
+        rows: of each part.
+        notes: what was left out, and what a reader must know to trust the figures.
+        seconds: stage → wall time.
+        report: the page with tables and pictures, if one was asked for.
+    """
+
+    version: str
+    promoted: bool
+    incumbent: str
+    decision: Decision
+    evaluation: Evaluation
+    rows: dict[str, int]
+    heads: tuple[str, ...]
+    notes: tuple[str, ...]
+    about: dict[str, Any]
+    seconds: dict[str, float]
+    report: Path | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        told = {"version": self.version, "promoted": self.promoted, "reasons": list(self.decision.reasons), "incumbent": self.incumbent}
+        more = {"heads": list(self.heads), "notes": list(self.notes), "rows": self.rows, "about": self.about, "seconds": self.seconds}
+        return {**told, **more, **self.evaluation.plain(), "report": str(self.report) if self.report else None}

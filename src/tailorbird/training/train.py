@@ -1,0 +1,255 @@
+"""Training, start to end, read in one sitting: window → requests → split → indexes → rows → features → heads → judgement → gate →
+registry.
+
+Everything is cut by time: heads learn from the first part, early stopping and calibration look at the second, every figure is of the
+third. What is judged is the model over the index as of the test part's beginning; the bundle carries the same model over an index as of
+now (`index_as_of` in its manifest), since a server that starts now should know today's items.
+"""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pyarrow as pa
+
+from tailorbird import faults
+from tailorbird.errors import BundleError, UsageError
+from tailorbird.events import Clock, duration, to_iso
+from tailorbird.features import FeatureSet
+from tailorbird.lake import Lake
+from tailorbird.ranking.bundle import Bundle, write_bundle
+from tailorbird.ranking.slot import Slot
+from tailorbird.registry import Head, Registry, Window
+from tailorbird.training.card import model_card
+from tailorbird.training.dataset import Dataset
+from tailorbird.training.evaluate import Scorer, judge, thinned, version_scorer
+from tailorbird.training.fit import Fitted, Parts, fit
+from tailorbird.training.gate import Decision, Evidence, decide
+from tailorbird.training.indexes import IndexSeries, build_series, write_index
+from tailorbird.training.item_to_item import Rolling
+from tailorbird.training.judge import PRIMARY, Evaluation
+from tailorbird.training.rows import Material, load_material
+from tailorbird.training.settings import Progress, TrainReport, TrainSettings
+from tailorbird.training.split import Split, split_at, split_by_time
+
+NAME = "tailorbird"
+
+
+def train(
+    features: FeatureSet,
+    slot: Slot,
+    *,
+    lake: Path,
+    registry: Path,
+    clock: Clock,
+    reports: Path | None = None,
+    settings: TrainSettings | None = None,
+    by: str = "train",
+    promote: bool = True,
+    progress: Progress = lambda stage, done, total: None,
+) -> TrainReport:
+    """Train a model for a slot, judge it, and promote it if it passes the gate.
+
+    Args:
+        reports: folder that gets a page with tables and pictures, `VERSION.html`; None writes none.
+        promote: False keeps the model without promoting it, whatever the gate says.
+        progress: called with (stage, done, total).
+
+    Raises:
+        NotReadyError: the lake has nothing to learn from yet.
+        UsageError: what there is cannot be split or told apart.
+    """
+    settings = (settings or TrainSettings()).hurried()
+    now = clock.now()
+    watch = _Watch(progress)
+    store = Registry(registry, clock=clock)
+
+    watch.tell("read", 0, 1)
+    material = load_material(Lake(lake), features, slot, now=now, scheme=settings.scheme, windows=settings.windows)
+    data = material.dataset(slot, ts_from=now - settings.window_us, now=now, lateness_us=settings.lateness_us)
+    split = _split(data, material, slot, settings)
+    watch.tell("read", 1, 1)
+    series = build_series(
+        material.events, material.items, _moments(data, split, settings), settings.index, progress=partial(watch.tell, "index")
+    )
+    rolling = series.rolling(material.codes)
+    parts, dropped = _parts(material, data, split, series, rolling, settings)
+    fitted = fit(material.events, features, parts, series, slot.objective, settings, position=material.logged, progress=watch.tell)
+    scorers: dict[str, Scorer] = {NAME: partial(fitted.score, series=series, objective=slot.objective)}
+    champion, bundle = _champion(store, features)
+    if bundle is not None:
+        scorers[champion] = version_scorer(bundle, series, slot.objective)
+    before = split.validation_until
+    evaluation = judge(
+        material, features, parts.test, rolling, scorers, slot.objective, before=before, seed=settings.seed, progress=watch.tell
+    )
+    decision = _decide(evaluation, fitted, champion, judged=bundle is not None)
+    notes = (*fitted.notes, *_fairness(bundle, parts.test, before))
+    about = _about(slot, material, data, split, parts, series, dropped, settings, now)
+    watch.tell("bundle", 0, 1)
+    card = model_card(slot, evaluation, decision, about, notes, by)
+    with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
+        _write(Path(folder), material, features, fitted, slot, settings, now, about, evaluation, decision, card)
+        faults.at("train.before_add")
+        version = store.add(Path(folder) / "bundle", by=by, why=decision.reason)
+    faults.at("train.after_add")
+    promoted = decision.promote and promote
+    if promoted:
+        store.promote(version, by=by, why=decision.reason)
+    watch.tell("bundle", 1, 1)
+
+    rows = {"train": parts.train.rows, "validation": parts.validation.rows, "test": evaluation.rows}
+    heads = tuple(fitted.models)
+    report = TrainReport(version, promoted, champion, decision, evaluation, rows, heads, notes, about, watch.seconds)
+    if reports is None:
+        return report
+    from tailorbird.training.report import write_report  # half a second of matplotlib, for those who want pictures
+
+    return replace(report, report=write_report(reports / f"{version}.html", report, fitted.models))
+
+
+class _Watch:
+    """Passes progress on, and keeps how long each stage took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        moment = time.monotonic()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + moment - self._last, 3)
+        self._last = moment
+        self._progress(stage, done, total)
+
+
+def _split(data: Dataset, material: Material, slot: Slot, settings: TrainSettings) -> Split:
+    gap = duration(slot.attribution) if material.logged else 0
+    if settings.test_from:
+        return split_at(data.t, settings.validation_from or settings.test_from, settings.test_from, gap=gap)
+    return split_by_time(data.t, gap=gap)
+
+
+def _moments(data: Dataset, split: Split, settings: TrainSettings) -> list[int]:
+    """When indexes are built: over the training part, at both borders, and at regular times if asked.
+
+    The first part of the training requests only fills the first index: a model that learns from rows without any would trust it less.
+    """
+    train = split.train[-settings.requests :] if settings.requests else split.train
+    last = int(data.t[split.test[-1]])
+    borders = [split.train_until, split.validation_until]
+    if settings.index_every_us:
+        every = settings.index_every_us
+        return [*range(int(data.t[train[0]]) // every * every, last + 1, every), *borders]
+    spare = len(split.train) // (settings.index_parts + 1)  # at least so many requests lie before the first index
+    first = max(len(split.train) - len(train), spare)
+    places = np.linspace(first, len(split.train), settings.index_parts + 1).astype(int)[:-1]
+    return [*(int(data.t[split.train[place]]) for place in places), *borders]
+
+
+def _parts(
+    material: Material, data: Dataset, split: Split, series: IndexSeries, rolling: Rolling, settings: TrainSettings
+) -> tuple[Parts, int]:
+    """The rows of the three parts, and how many training requests lie before the first index or beyond the number asked for."""
+    train = split.train[series.place_of(data.t[split.train]) >= 0]
+    train = train[-settings.requests :] if settings.requests else train
+    if not len(train):
+        raise UsageError("no training request is left after the first index", fix="train on a longer window")
+    held = thinned(split.validation, settings.test_requests, settings.seed)
+    test = thinned(split.test, settings.test_requests, settings.seed)
+    learned, watched = (material.complete(data.take(chosen), rolling, sampled=True) for chosen in (train, held))
+    return Parts(learned, watched, data.take(test)), len(split.train) - len(train)
+
+
+def _champion(store: Registry, features: FeatureSet) -> tuple[str, Bundle | None]:
+    """The champion's version, and its bundle if it reads the same features."""
+    path = store.champion()
+    if path is None:
+        return "", None
+    try:
+        return path.name, Bundle.load(path, schema_hash=features.schema_hash)
+    except BundleError:
+        return path.name, None
+
+
+def _decide(evaluation: Evaluation, fitted: Fitted, champion: str, *, judged: bool) -> Decision:
+    over = {name: gain for name, gain in evaluation.differences.items() if name != champion}
+    against = evaluation.differences[champion] if judged else None
+    return decide(Evidence(PRIMARY, over, against, champion, evaluation.people, fitted.leaks))
+
+
+def _fairness(incumbent: Bundle | None, test: Dataset, before: int) -> list[str]:
+    """What a reader must know of the comparison with the incumbent."""
+    if incumbent is None or incumbent.manifest.window.ts_to <= before:
+        return []
+    share = float(np.mean(test.t < incumbent.manifest.window.ts_to))
+    return [f"the incumbent {incumbent.version} learned from {share:.0%} of the test requests, so the comparison favours it"]
+
+
+def _about(
+    slot: Slot,
+    material: Material,
+    data: Dataset,
+    split: Split,
+    parts: Parts,
+    series: IndexSeries,
+    dropped: int,
+    settings: TrainSettings,
+    now: int,
+) -> dict[str, Any]:
+    """What a reader must know to trust the figures, as JSON."""
+    borders = {"from": parts.train.t[0], "train_until": split.train_until, "test_from": split.validation_until, "test_to": data.t[-1]}
+    judged = series.moments[series.place_of(parts.test.t)]
+    return {
+        "slot": slot.name,
+        "objective": dict(slot.objective),
+        "source": "logged answers" if material.logged else "a log without answers: candidates are drawn",
+        "scheme": dict(parts.train.scheme),
+        "window": {name: int(moment) for name, moment in borders.items()},
+        "window_text": {name: to_iso(int(moment)) for name, moment in borders.items()},
+        "requests": {"train": parts.train.requests, "validation": parts.validation.requests, "test": parts.test.requests},
+        "dropped": {"label window reaches over a border": split.dropped, "before the first index or above the limit": dropped},
+        "index_judged_as_of": [to_iso(int(judged.min())), to_iso(int(judged.max()))],
+        "index_served_as_of": to_iso(now),
+        "seed": settings.seed,
+        "shuffled": settings.shuffle,
+    }
+
+
+def _write(
+    folder: Path,
+    material: Material,
+    features: FeatureSet,
+    fitted: Fitted,
+    slot: Slot,
+    settings: TrainSettings,
+    now: int,
+    about: Mapping[str, Any],
+    evaluation: Evaluation,
+    decision: Decision,
+    card: str,
+) -> None:
+    """Write the bundle, with an index as of now."""
+    write_index(folder / "index", material.events, material.items, now, settings.index)
+    write_bundle(
+        folder / "bundle",
+        created_at=now,
+        schema_hash=features.schema_hash,
+        encoder=fitted.encoder,
+        models={f"model/{head}.onnx": data for head, data in fitted.exported.items()},
+        heads=[Head(head, f"model/{head}.onnx") for head in fitted.models],
+        index=folder / "index",
+        golden=fitted.golden,
+        calibration=fitted.calibration,
+        formula={head: weight for head, weight in slot.objective.items() if head in fitted.models},
+        window=Window(about["window"]["from"], about["window"]["test_from"]),
+        metrics={**evaluation.plain(), "decision": list(decision.reasons), "about": dict(about), "parity": fitted.parity},
+        libraries={"lightgbm": lightgbm.__version__, "pyarrow": pa.__version__},
+        card=card,
+    )

@@ -79,13 +79,14 @@ class Outbox:
 
 
 class Live:
-    """Live traffic from `start` on; see the module. Draws from its own generator: the same answers give the same visitors."""
+    """Live traffic from `start` on; see the module. The same answers give the same visitors, however the calls are spaced."""
 
     def __init__(
         self, seed: int, site_start: int, start: int, taste: Taste, box: SearchBox, population: Population, *, dirt: Dirt, prefix: str
     ) -> None:
         self.population = population
         self._rng = np.random.default_rng([seed, 4, start % (1 << 62)])
+        self._rng_background = np.random.default_rng([seed, 5, start % (1 << 62)])
         self._site_start, self._taste, self._box = site_start, taste, box
         self._drawn_until = start  # visits are drawn up to here
         self._background_until = start
@@ -108,7 +109,7 @@ class Live:
             if self._due and self._due[0][0] < min(self._drawn_until, until):
                 yield self._request(*heapq.heappop(self._due))
             elif self._drawn_until < until:
-                self._draw_visits(self._drawn_until, min(self._drawn_until + _STEP, until))
+                self._draw_visits(self._drawn_until, self._drawn_until + _STEP)
             else:
                 return
 
@@ -134,8 +135,9 @@ class Live:
             hours = (now - self._site_start) // HOUR
             arrivals += catalogue_changes(self._courier, self._paper, self._taste, self._site_start, hours // 24, hours % 24, 1)
             available = self._taste.items.available(hours / 24)
-            for when in self._rng.uniform(0, HOUR, self._rng.poisson(self._bot_views / 24)).astype(np.int64).tolist():
-                item = self._paper.item_ids[int(self._rng.choice(available))]
+            rng = self._rng_background
+            for when in rng.uniform(0, HOUR, rng.poisson(self._bot_views / 24)).astype(np.int64).tolist():
+                item = self._paper.item_ids[int(rng.choice(available))]
                 arrivals += self._courier.send_bot({"type": "view", "ts": now + when, "item_id": item})
             self._background_until += HOUR
         return sorted(arrivals)

@@ -13,7 +13,8 @@ from tailorbird.simulator.world import Floats, Ints, Users
 
 MEMORY = 0.9  # weight of what was before, per list seen
 EAGERNESS = 1.5  # by how much satisfaction changes the rate of visits (log)
-LEAVING = 0.012  # chance after a visit day to leave for good, at usual satisfaction
+LEAVING = 0.01  # chance after a visit to leave for good, at usual satisfaction …
+DISAPPOINTMENT = 6.0  # … and by how much satisfaction lowers it (log)
 # Visits by local hour, and by day of the week from Monday.
 _HOURS = np.array([2, 1, 1, 1, 1, 2, 4, 7, 8, 8, 8, 9, 11, 10, 8, 8, 9, 11, 14, 17, 19, 18, 12, 6], dtype=np.float64)
 HOUR_SHARE = _HOURS / _HOURS.sum()
@@ -48,7 +49,7 @@ class Population:
 
     def let_go(self, rng: np.random.Generator, user: Ints) -> None:
         """Some of the users who visited leave for good: likelier the disappointed. user: distinct."""
-        chance = LEAVING * np.exp(-2.0 * self.satisfaction[user])
+        chance = LEAVING * np.exp(-DISAPPOINTMENT * self.satisfaction[user])
         self.left[user[rng.random(len(user)) < chance]] = True
 
 

@@ -6,9 +6,10 @@
                      + urge, if the category is what u came for in these four hours            passing
                      − price sensitivity[u] · thrift · (log price − what the category costs)
 
-Own tastes turn slowly (a rotation, so their spread stays), country and age group shift them, and a `shift` starts a new
-era: everything but the items and the price sensitivities is drawn anew and mixed in by its strength, and thrift and love
-of novelty change too. A model trained before it is then wrong in what it learned of everybody and of each.
+Own tastes turn slowly (a rotation, so their spread stays), and country and age group shift them. A `shift` starts a new
+era, as a season does: people have had enough of what they wanted most and want something else, in part the opposite; what
+is dear is no longer shunned and what is new no longer loved. What everybody likes changes less. A model trained before it
+is then wrong in what it learned, and long memories mislead; lists of what is popular suffer less.
 """
 
 from dataclasses import dataclass
@@ -46,19 +47,25 @@ def first_era(rng: np.random.Generator, users: Users, items: Items) -> Era:
 
 def next_era(rng: np.random.Generator, users: Users, items: Items, before: Era, start: float, strength: float) -> Era:
     """The era after a shift of a strength in [0, 1]; 0 changes nothing, 1 leaves nothing of the tastes before."""
-    new = _draw_era(rng, users, items, start=start, thrift=-0.5, novelty=0.1)
+    new = _draw_era(rng, users, items, start=start, thrift=-0.4, novelty=0.1)
+    shared = 0.3 * strength
 
-    def mix(a: Floats, b: Floats) -> Floats:
+    def mix(a: Floats, b: Floats, share: float) -> Floats:
         # Divided by the norm, so that the spread, and with it the difficulty, stays what it was.
-        return ((1 - strength) * a + strength * b) / np.hypot(1 - strength, strength)
+        return ((1 - share) * a + share * b) / np.hypot(1 - share, share)
+
+    def tire(a: Floats, b: Floats) -> Floats:
+        enough = 0.8 * b - 0.6 * a  # as widely spread as a, and against it
+        mixed = (1 - strength) * a + strength * enough
+        return mixed * (np.std(a) / np.std(mixed))
 
     return Era(
         start=start,
-        base=mix(before.base, new.base),
-        season=mix(before.season, new.season),
-        group=mix(before.group, new.group),
-        own=mix(before.own, new.own),
-        style=mix(before.style, new.style),
+        base=mix(before.base, new.base, shared),
+        season=mix(before.season, new.season, shared),
+        group=tire(before.group, new.group),
+        own=tire(before.own, new.own),
+        style=tire(before.style, new.style),
         thrift=(1 - strength) * before.thrift + strength * new.thrift,
         novelty=(1 - strength) * before.novelty + strength * new.novelty,
     )

@@ -1,0 +1,63 @@
+"""Live figures by time and arm, and calibration from logged scores."""
+
+import math
+
+import pyarrow as pa
+import pytest
+
+from tailorbird.events import DAY, HOUR
+from tailorbird.events.schema import ROUTED
+from tailorbird.monitoring import figures_by_period
+from tailorbird.monitoring.live import calibration
+
+START = 1_790_553_600_000_000
+NAMES = ("type", "ts", "person", "agent", "slot", "experiment", "arm", "items", "item_id", "request_id")
+
+
+def table(rows):
+    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in NAMES})
+
+
+def event(kind, person, arm, ts, **more):
+    row = {"type": kind, "ts": ts, "person": person, "agent": "person", "slot": "home", "arm": arm}
+    return row | ({"items": ["a", "b"]} if kind == "impression" else {"item_id": "a"}) | more
+
+
+def test_figures_stand_by_day_and_arm():
+    rows = [event("impression", f"u{n}", "popular", START + HOUR) for n in range(5)]
+    rows += [event("impression", f"v{n}", "model", START + DAY + HOUR) for n in range(3)]
+    rows += [event("click", "u1", "popular", START + 2 * HOUR), event("purchase", "v1", "model", START + DAY + 2 * HOUR)]
+    first, second = figures_by_period(table(rows), "home", baseline="popular")
+    assert (first.start, first.arm, first.users, first.impressions, first.clicks, first.ctr) == (START, "popular", 5, 10, 1, 0.1)
+    assert (second.start, second.arm, second.impressions, second.purchases) == (START + DAY, "model", 6, 1)
+    assert math.isnan(second.lift)
+
+
+def test_lift_is_relative_to_the_baseline_of_the_same_period():
+    rows = []
+    for arm, clicks in (("popular", 1), ("model", 2)):
+        for n in range(20):
+            rows.append(event("impression", f"{arm}{n}", arm, START))
+            rows += [event("click", f"{arm}{n}", arm, START + 1)] * (clicks if n % 2 else 0)
+    popular, model = sorted(figures_by_period(table(rows), "home", baseline="popular"), key=lambda figure: figure.arm != "popular")
+    assert model.lift == pytest.approx(1.0)
+    assert model.lift_low < 1.0 < model.lift_high
+    assert math.isnan(popular.lift)
+
+
+def test_hours_where_nothing_was_shown_are_left_out():
+    rows = [event("impression", "u", "popular", START + hour * HOUR) for hour in (0, 5)]
+    figures = figures_by_period(table(rows), "home", baseline="popular", period=HOUR)
+    assert [figure.start for figure in figures] == [START, START + 5 * HOUR]
+
+
+def test_an_empty_table_has_no_figures():
+    assert figures_by_period(table([]), "home", baseline="popular") == []
+
+
+def test_calibration_compares_scores_with_clicks_on_what_was_seen():
+    rows = [event("impression", "u", "model", START, request_id="r1", items=["a"])]  # b was scored, but not seen
+    rows += [event("click", "u", "model", START + 1, request_id="r1"), event("click", "x", "model", START, request_id="unknown")]
+    answers = pa.table({"request_id": ["r1"], "arm": ["model"], "items": [["a", "b"]], "scores": [[0.5, 0.25]]})
+    (found,) = calibration(table(rows), answers, "home")
+    assert (found.arm, found.items, found.predicted, found.clicks, found.ratio) == ("model", 1, 0.5, 1, 0.5)

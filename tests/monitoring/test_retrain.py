@@ -1,0 +1,141 @@
+"""The retraining trigger: it stays quiet as often as it says, and sees a fall soon, small and late ones included."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tailorbird.errors import UsageError
+from tailorbird.events import DAY, HOUR
+from tailorbird.events.schema import ROUTED
+from tailorbird.experiments.statistics import proportion_interval
+from tailorbird.monitoring import Trigger, decide, decide_on
+from tailorbird.monitoring.retrain import Step, scan_threshold
+
+TRIGGER = Trigger("home", "model", "popular", false_alarm=0.05, periods_max=30)
+START = 1_790_553_600_000_000
+ITEMS = list("abcdefgh")
+
+
+def sequence(rng, lifts, error=0.1):
+    """Steps with these true lifts, and errors as a real step would have."""
+    return [Step(START + n * TRIGGER.period, math.log1p(lift) + error * rng.normal(), error**2) for n, lift in enumerate(lifts)]
+
+
+def alarms(reference, watched, runs=1_000, seed=0, trigger=TRIGGER):
+    rng = np.random.default_rng(seed)
+    return sum(decide_on(sequence(rng, reference), sequence(rng, watched), trigger).retrain for _ in range(runs))
+
+
+@pytest.mark.parametrize("reference", [4, 16])
+@pytest.mark.parametrize("false_alarm", [0.02, 0.10])
+def test_the_false_alarm_rate_of_a_whole_watch_is_the_stated_one(reference, false_alarm):
+    trigger = Trigger("home", "model", "popular", false_alarm=false_alarm, periods_max=30, fall=0.0)
+    low, high = proportion_interval(alarms([0.3] * reference, [0.3] * 30, trigger=trigger), 1_000, level=0.999)
+    assert low <= false_alarm <= high
+
+
+def test_the_threshold_falls_with_the_false_alarm_rate_and_rises_with_the_length():
+    assert scan_threshold(0.3, 30, 0.01) > scan_threshold(0.3, 30, 0.1)
+    assert scan_threshold(0.3, 60, 0.05) > scan_threshold(0.3, 10, 0.05)
+
+
+def test_a_steep_fall_is_seen_within_a_few_periods():
+    rng = np.random.default_rng(1)
+    decision = decide_on(sequence(rng, [0.4] * 12), sequence(rng, [0.4] * 8 + [-0.1] * 8), TRIGGER)
+    assert decision.retrain
+    assert decision.figure_before == pytest.approx(0.4, abs=0.15)
+    assert decision.figure_after == pytest.approx(-0.1, abs=0.2)
+    assert START + 6 * TRIGGER.period <= decision.since <= START + 9 * TRIGGER.period
+    assert decision.decided_at <= START + 11 * TRIGGER.period
+    assert "more than chance allows" in decision.reason
+
+
+def test_a_slight_fall_is_seen_when_it_lasts():
+    few, many = alarms([0.4] * 20, [0.28] * 3, runs=200), alarms([0.4] * 20, [0.28] * 30, runs=200)
+    assert few < 40 < 120 < many
+
+
+def test_a_rise_is_no_reason_to_retrain():
+    assert alarms([0.2] * 12, [0.5] * 30, runs=200) == 0
+
+
+def test_a_fall_too_small_to_matter_is_left_alone():
+    trigger = Trigger("home", "model", "popular", fall=0.2, periods_max=30)
+    rng = np.random.default_rng(2)
+    exact = [sequence(rng, [lift] * 30, error=0.01) for lift in (0.4, 0.3)]
+    assert not decide_on(exact[0], exact[1], trigger).retrain
+    assert decide_on(exact[0], exact[1], Trigger("home", "model", "popular", fall=0.02, periods_max=30)).retrain
+
+
+def test_the_decision_does_not_change_when_more_is_seen():
+    rng = np.random.default_rng(3)
+    reference, watched = sequence(rng, [0.4] * 12), sequence(rng, [-0.2] * 20)
+    first = next(n for n in range(1, 21) if decide_on(reference, watched[:n], TRIGGER).retrain)
+    assert decide_on(reference, watched, TRIGGER).decided_at == watched[first - 1].start
+
+
+def test_without_data_it_says_what_is_missing():
+    decision = decide_on([], sequence(np.random.default_rng(4), [0.3]), TRIGGER)
+    assert not decision.retrain
+    assert "too few clicks in the reference window" in decision.reason
+
+
+def routed(rates_by_day, people=120, seed=0):
+    """A table of impressions and clicks: each person sees two lists a day in its arm."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for day, rates in enumerate(rates_by_day):
+        for arm, rate in rates.items():
+            for person in range(people):
+                ts = START + day * DAY + int(rng.integers(0, DAY - HOUR))
+                base = {"person": f"{arm}{person}", "agent": "person", "slot": "home", "experiment": "test", "arm": arm}
+                rows += [base | {"type": "impression", "ts": ts, "items": ITEMS}] * 2
+                rows += [base | {"type": "click", "ts": ts + 5_000_000}] * int(rng.binomial(2 * len(ITEMS), rate))
+    names = ("type", "ts", "person", "agent", "slot", "experiment", "arm", "items")
+    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in names})
+
+
+def watch(events, control="popular", **more):
+    trigger = Trigger("home", "model", control, experiment="test", period=6 * HOUR, **more)
+    return decide(events, trigger, reference_from=START, reference_to=START + 3 * DAY)
+
+
+def test_from_events_a_fallen_lift_asks_for_a_new_model():
+    decision = watch(routed([{"popular": 0.06, "model": 0.10}] * 3 + [{"popular": 0.06, "model": 0.05}] * 3))
+    assert decision.retrain
+    assert decision.figure == "lift"
+    assert decision.figure_before > 0.4
+    assert decision.figure_after < 0.1
+    assert decision.since >= START + 3 * DAY
+
+
+def test_when_both_arms_fall_the_model_is_not_to_blame_but_its_click_rate_alone_would_say_so():
+    events = routed([{"popular": 0.10, "model": 0.14}] * 3 + [{"popular": 0.05, "model": 0.07}] * 3)
+    assert not watch(events).retrain
+    alone = watch(events, control="")
+    assert alone.retrain
+    assert alone.figure == "ctr"
+    assert alone.figure_before == pytest.approx(0.14, abs=0.02)
+
+
+def test_only_periods_that_have_ended_are_judged():
+    events = routed([{"popular": 0.06, "model": 0.10}] * 3 + [{"popular": 0.06, "model": 0.02}] * 2)
+    trigger = Trigger("home", "model", "popular", period=DAY, clicks_min=10)
+    early = decide(events, trigger, reference_from=START, reference_to=START + 3 * DAY, until=START + 4 * DAY - HOUR)
+    assert early.periods == 0
+    later = decide(events, trigger, reference_from=START, reference_to=START + 3 * DAY, until=START + 4 * DAY)
+    assert later.periods == 1
+
+
+def test_thin_periods_are_joined():
+    events = routed([{"popular": 0.06, "model": 0.10}] * 6, people=30)
+    fine = watch(events, clicks_min=5)
+    joined = watch(events, clicks_min=60)
+    assert 0 < joined.periods < fine.periods
+
+
+def test_a_reference_that_ends_before_it_begins_is_refused():
+    with pytest.raises(UsageError, match="ends after it begins"):
+        decide(routed([]), TRIGGER, reference_from=START, reference_to=START)

@@ -76,6 +76,8 @@ def test_look_up_is_the_dense_matrix(made):
     left, right = (part.ravel() for part in np.meshgrid(np.arange(-1, ITEMS), np.arange(-1, ITEMS), indexing="ij"))
     expected = np.where((left < 0) | (right < 0), 0, dense(matrix)[left, right])
     np.testing.assert_array_equal(matrix.lookup(left, right), expected)
+    for row in range(-1, ITEMS):
+        np.testing.assert_array_equal(matrix.lookup_row(row, right[left == row]), expected[left == row])
     np.testing.assert_array_equal(matrix.widened(ITEMS + 3).lookup(np.array([ITEMS + 2]), np.array([0])), [0])
 
 

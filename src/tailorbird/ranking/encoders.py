@@ -265,7 +265,10 @@ def _computed(
         assert sequence is not None
         recent_key, there = _recent(sequence, age)
         recent_row = np.where(there, index.find(recent_key), -1)
-        weight = index.item_item.lookup(recent_row[request], row)
+        if recent_row.size == 1:
+            weight = index.item_item.lookup_row(int(recent_row[0]), row)
+        else:
+            weight = index.item_item.lookup(recent_row[request], row)
         score += RECENT_DECAY**age * weight
         if age == 0:
             last = weight

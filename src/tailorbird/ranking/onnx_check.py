@@ -67,7 +67,7 @@ class _Walk:
         self.nodes += kind == "Node"
         if self.nodes > NODES_MAX:
             raise BundleError(f"has more than {NODES_MAX} nodes", where=self.where)
-        children = _CHILDREN[kind]
+        children, domain_at, name_at = _CHILDREN[kind], _DOMAIN.get(kind), _NAME.get(kind)
         domain, name = b"", b""
         for number, wire, at, stop in self._fields(start, end):
             if kind == "Tensor" and (number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and at != 0)):
@@ -76,9 +76,9 @@ class _Walk:
                 if wire != _BYTES:
                     raise ValueError(f"field {number} of {kind} has wire type {wire}")
                 self._message(children[number], at, stop, depth + 1)
-            elif wire == _BYTES and number == _DOMAIN.get(kind):
+            elif wire == _BYTES and number == domain_at:
                 domain = self.data[at:stop]
-            elif wire == _BYTES and number == _NAME.get(kind):
+            elif wire == _BYTES and number == name_at:
                 name = self.data[at:stop]
         if kind == "Node":
             self.used.add((domain, name))
@@ -86,27 +86,31 @@ class _Walk:
             self.defined.add((domain, name))
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """(number, wire type, begin, end) of each field; of a varint the value stands for `begin`."""
-        at = start
+        """(number, wire type, begin, end) of each field but plain floats; of a varint the value stands for `begin`."""
+        data, at = self.data, start
         while at < end:
-            tag, at = self._varint(at, end)
+            tag = data[at]
+            if tag < 0x80:
+                at += 1
+            else:
+                tag, at = self._varint(at, end)
             number, wire = tag >> 3, tag & 7
             if number == 0:
                 raise ValueError("field 0")
-            if wire == _VARINT:
+            if wire == _FIXED32 or wire == _FIXED64:  # the thresholds of a forest: most of a file, and no field that is asked for
+                at += 4 if wire == _FIXED32 else 8
+            elif wire == _VARINT:
                 value, at = self._varint(at, end)
                 yield number, wire, value, at
-                continue
-            if wire == _BYTES:
-                length, at = self._varint(at, end)
-            elif wire in (_FIXED64, _FIXED32):
-                length = 8 if wire == _FIXED64 else 4
+            elif wire == _BYTES:
+                length, start = self._varint(at, end)
+                at = start + length
+                if at <= end:
+                    yield number, wire, start, at
             else:
                 raise ValueError(f"wire type {wire}")
-            if at + length > end:
+            if at > end:
                 raise ValueError(f"field {number} is longer than its message")
-            yield number, wire, at, at + length
-            at += length
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
         value = 0

@@ -1,4 +1,4 @@
-"""The role: routes what comes in until told to stop, within a second, and survives `kill -9`."""
+"""The role routes what comes in until told to stop, and stops within a second. How it survives a kill: `test_recovery`."""
 
 import threading
 import time

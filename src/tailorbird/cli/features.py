@@ -1,0 +1,99 @@
+"""`tailorbird features list|show|verify`."""
+
+from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.errors import UsageError
+
+
+def list_(*, json: Json = False) -> None:
+    """List the features that the project declares: what each is, of what entity, and what its entity's records take.
+
+    Example:  tailorbird -C shop features list
+    """
+    from tailorbird.config import open_project
+
+    features = open_project().features
+    columns = [(column.name, column.kind, column.entity, column.description) for column in features.columns]
+    if json:
+        keys = ("name", "kind", "entity", "description")
+        print_json({"schema_hash": features.schema_hash, "features": [dict(zip(keys, row, strict=True)) for row in columns]})
+        return
+    print_table(f"Schema {features.schema_hash}", ["feature", "kind", "of", "what it is"], columns)
+
+
+def show(entity: str, *, item: str = "", events: int = 10, json: Json = False) -> None:
+    """Show what the state says of a person now, alone or with an item, and the person's newest events in the lake.
+
+    Example:  tailorbird -C shop features show user:u000001
+
+    Example:  tailorbird -C shop features show user:u000001 --item i00001
+
+    Parameters
+    ----------
+    entity:
+        user:ID, or anonymous:ID for somebody who is not known
+    item:
+        also the features of this item, and of the two together
+    events:
+        how many events to show
+    """
+    from tailorbird.config import open_project
+    from tailorbird.events import SystemClock, to_iso
+    from tailorbird.features import ReadRequest
+    from tailorbird.features.read import Reader
+    from tailorbird.lake import Lake
+
+    kind, _, name = entity.partition(":")
+    if kind not in ("user", "anonymous") or not name:
+        raise UsageError(f"expected user:ID or anonymous:ID, got {entity!r}")
+    project = open_project()
+    user, anonymous = (name, None) if kind == "user" else (None, name)
+    reader = Reader(project.paths.state, project.features)
+    rows = reader.read(ReadRequest(user, anonymous, None, None, None, None, SystemClock().now()), [item])
+    reader.close()
+    person = rows.person or ""
+    values = dict(zip(project.features.numeric, rows.numeric[0].tolist(), strict=True))
+    known = {key: value for key, value in values.items() if value == value}
+    columns = "ts, type, item_id, request_id, counts"
+    escaped = person.replace("'", "''")
+    query = f"SELECT {columns} FROM events WHERE person = '{escaped}' ORDER BY ts DESC, event_id DESC LIMIT {max(0, int(events))}"
+    newest = Lake(project.paths.lake).sql(query).to_pylist() if events > 0 else []
+    if json:
+        print_json({"person": person, "t": rows.t, "commit": rows.commit, "p": rows.p, "features": known, "events": newest})
+        return
+    title = f"{person or 'nobody'}{' and ' + item if item else ''} at {to_iso(rows.t)}, known up to {rows.p:,}"
+    print_table(title, ["feature", "value"], list(known.items()), right=["value"])
+    missing = [key for key, value in values.items() if value != value]
+    if missing:
+        console().print(f"missing: {', '.join(missing)}")
+    print_table("\nNewest events", columns.split(", "), [list(row.values()) for row in newest])
+
+
+def verify(*, answers: int = 2_000, json: Json = False) -> None:
+    """Recompute the features of logged answers from the lake, at their own (t, p), and compare to the bit.
+
+    Ends with status 1 if any value differs.
+
+    Example:  tailorbird -C shop features verify
+
+    Parameters
+    ----------
+    answers:
+        how many logged answers, spread evenly over all of this schema
+    """
+    from tailorbird.config import open_project
+    from tailorbird.features.recompute import parity
+    from tailorbird.lake import Lake
+
+    project = open_project()
+    lake = Lake(project.paths.lake)
+    logged = lake.table("answers")
+    logged = logged.take(list(range(0, logged.num_rows, max(1, logged.num_rows // max(1, answers)))))
+    report = parity(project.features, lake.events(), logged)
+    unequal = {name: count for name, count in report.by_feature.items() if count}
+    if json:
+        print_json({"answers": report.answers, "compared": report.compared, "unequal": report.unequal, "by_feature": unequal})
+    else:
+        console().print(f"{report.answers:,} answers, {report.compared:,} values compared, {report.unequal:,} unequal.")
+        if unequal:
+            print_table("Unequal, by feature", ["feature", "values"], list(unequal.items()), right=["values"])
+    raise SystemExit(1 if report.unequal else 0)

@@ -82,7 +82,7 @@ def worker() -> None:
 
     stop = _begin()
     project = open_project()
-    run(project.paths.routed, project.paths.state, project.features, SystemClock(), stop)
+    run(project.paths.routed, project.paths.state, project.features, clock=SystemClock(), stop=stop)
 
 
 def lake() -> None:
@@ -91,12 +91,13 @@ def lake() -> None:
     Example:  tailorbird -C shop run lake
     """
     from tailorbird.config import open_project
-    from tailorbird.events import SystemClock
+    from tailorbird.events import SystemClock, duration
     from tailorbird.lake import leave, run
 
     stop = _begin()
     project = open_project()
-    run(project.paths.stream, project.paths.lake, SystemClock(), stop)
+    every, rows = duration(project.settings.lake.commit_every), project.settings.lake.commit_rows
+    run(project.paths.stream, project.paths.lake, SystemClock(), stop, commit_every_us=every, rows_max=rows)
     leave(0)
 
 

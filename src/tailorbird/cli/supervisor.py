@@ -15,7 +15,7 @@ from pathlib import Path
 
 BACKOFF_MIN_S = 0.25
 BACKOFF_MAX_S = 15.0
-STABLE_S = 10.0  # a role that lived this long starts again at once
+STABLE_S = 2.5  # a role that lived this long starts again at once
 STOP_S = 10.0
 PARENT_VARIABLE = "TAILORBIRD_PARENT"
 

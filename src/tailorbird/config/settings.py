@@ -22,7 +22,7 @@ from tailorbird.events import duration
 
 ENV_PREFIX = "TAILORBIRD_"
 # Read by other parts of the program, not settings of a project.
-ENV_OTHER = frozenset(("TAILORBIRD_FAULTS", "TAILORBIRD_PROJECT", "TAILORBIRD_DATA", "TAILORBIRD_DEBUG"))
+ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in ("CHROMIUM", "DATA", "DEBUG", "FAULTS", "PARENT", "PROJECT"))
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

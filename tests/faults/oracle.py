@@ -1,0 +1,181 @@
+"""The oracle: a load generator outside the system with a synced ledger of its own, and the checks that follow a run.
+
+    ledger line:  {"ids": […], "outcome": "sent" | "acked" | "refused" | "unknown"}
+
+An event is `acked` or `refused` as the door said; `unknown` if no answer came, and then it is sent again with the same id until
+one does. Whatever the system went through in between, afterwards:
+
+    a  every acked event is in the lake
+    b  no refused event is in the lake; each is in the quarantine
+    c  no event is in the lake twice
+    d  archive, ledger and tables agree to the last row
+    e  the state equals what the lake's events make, bit for bit
+"""
+
+import http.client
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+
+from tailorbird.config import Project
+from tailorbird.features import ReadRequest
+from tailorbird.features.backfill import Requests, backfill
+from tailorbird.features.read import Reader
+from tailorbird.lake import Lake, verify
+
+PEOPLE = [f"u{n}" for n in range(25)]
+ITEMS = [f"i{n}" for n in range(30)]
+
+
+class Ledger:
+    """Append-only and synced before anything is sent, so that it survives whatever the system does."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a")
+        self._lock = threading.Lock()
+        self.acked: set[str] = set()
+        self.refused: set[str] = set()
+        self.sent: set[str] = set()
+
+    def write(self, outcome: str, ids: list[str]) -> None:
+        with self._lock:
+            self._file.write(json.dumps({"outcome": outcome, "ids": ids}) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            {"acked": self.acked, "refused": self.refused, "sent": self.sent}.get(outcome, set()).update(ids)
+
+
+@dataclass
+class Load:
+    """Sends events to `port` from `threads` threads until `stop()`."""
+
+    port: int
+    ledger: Ledger
+    threads: int = 2
+    seed: int = 1
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _running: list[threading.Thread] = field(default_factory=list)
+
+    def start(self) -> None:
+        for number in range(self.threads):
+            thread = threading.Thread(target=self._send, args=(number,), daemon=True)
+            thread.start()
+            self._running.append(thread)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._running:
+            thread.join(60)
+            assert not thread.is_alive(), "the door never answered again"
+
+    def _send(self, thread: int) -> None:
+        rng = random.Random(f"{self.seed}/{thread}")
+        sent = 0
+        earlier: list[dict] = []
+        while not self._stop.is_set():
+            events = [_event(rng, f"t{thread}-{sent + n}") for n in range(rng.randint(1, 6))]
+            sent += len(events)
+            if earlier and rng.random() < 0.2:
+                events.append(rng.choice(earlier))  # a client that sends an event again
+            self.ledger.write("sent", [event["event_id"] for event in events])
+            self._until_answered(events)
+            earlier = [event for event in events if event["type"] != "nonsense"]
+            time.sleep(0.005)
+
+    def _until_answered(self, events: list[dict]) -> None:
+        body = json.dumps(events)
+        give_up = time.monotonic() + 60
+        while time.monotonic() < give_up:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+                connection.request("POST", "/v1/events", body, {"content-type": "application/json"})
+                response = connection.getresponse()
+                answer = json.loads(response.read())
+                connection.close()
+            except (OSError, http.client.HTTPException, ValueError):
+                self.ledger.write("unknown", [event["event_id"] for event in events])
+                time.sleep(0.05)
+                continue
+            if response.status in (200, 400) and "events" in answer:
+                pairs = list(zip(events, answer["events"], strict=True))
+                self.ledger.write("acked", [event["event_id"] for event, each in pairs if each["accepted"]])
+                self.ledger.write("refused", [event["event_id"] for event, each in pairs if not each["accepted"]])
+                return
+            time.sleep(0.05)
+
+
+def _event(rng: random.Random, event_id: str) -> dict:
+    if rng.random() < 0.04:
+        return {"event_id": event_id, "type": "nonsense", "user_id": rng.choice(PEOPLE)}
+    event = {"event_id": event_id, "user_id": rng.choice(PEOPLE), "session_id": f"s{rng.randint(0, 60)}"}
+    kind = rng.choice(["click", "click", "click", "purchase", "impression", "identify"])
+    if kind == "identify":
+        return {**event, "type": kind, "anonymous_id": f"a{rng.randint(0, 20)}"}
+    if kind == "impression":
+        return {**event, "type": kind, "items": rng.sample(ITEMS, 5)}
+    if rng.random() < 0.3:
+        del event["user_id"]
+        event["anonymous_id"] = f"a{rng.randint(0, 20)}"
+    return {**event, "type": kind, "item_id": rng.choice(ITEMS), "properties": {"price": rng.randint(1, 9_999) / 100}}
+
+
+def in_lake(project: Project) -> Counter[str]:
+    """How often each event id of the load is in `events`."""
+    events = Lake(project.paths.lake).events(columns=["event_id", "type"])
+    return Counter(event_id for event_id in events["event_id"].to_pylist() if event_id.startswith("t"))
+
+
+def check(project: Project, ledger: Ledger) -> list[str]:
+    """What is wrong; empty if nothing is."""
+    found = in_lake(project)
+    wrong = [f"acknowledged and lost: {event_id}" for event_id in sorted(ledger.acked - found.keys())[:5]]
+    wrong += [f"refused and in the lake: {event_id}" for event_id in sorted(ledger.refused & found.keys())[:5]]
+    wrong += [f"in the lake {count} times: {event_id}" for event_id, count in found.items() if count > 1][:5]
+    wrong += [f"in the lake and never sent: {event_id}" for event_id in sorted(found.keys() - ledger.sent)[:5]]
+    bodies = b"\n".join(Lake(project.paths.lake).table("quarantine")["body"].to_pylist())
+    wrong += [f"refused and not in quarantine: {each}" for each in sorted(ledger.refused) if f'"{each}"'.encode() not in bodies][:5]
+    report = verify(project.paths.lake)
+    if not report.clean:
+        wrong.append(f"the lake does not verify: {report}")
+    return wrong + unequal_state(project)
+
+
+def unequal_state(project: Project) -> list[str]:
+    """Features in the state, read as a server reads them, that differ from those that the lake's events make at the same (t, p)."""
+    events = Lake(project.paths.lake).events()
+    newest = int(pc.max(events["ts"].cast("int64")).as_py())
+    persons = sorted({person for person in events["person"].to_pylist() if person})
+    features = project.features
+    reader = Reader(project.paths.state, features)
+    rows = [reader.read(ReadRequest(person, None, None, "phone", "NO", 12, newest + 1), ITEMS) for person in persons]
+    reader.close()
+    count = len(persons)
+    requests = Requests(
+        t=np.array([row.t for row in rows]),
+        p=np.array([row.p for row in rows]),
+        person=persons,
+        session_id=[None] * count,
+        device=["phone"] * count,
+        country=["NO"] * count,
+        local_hour=np.full(count, 12),
+        row_request=np.repeat(np.arange(count), len(ITEMS)),
+        row_item=ITEMS * count,
+    )
+    again = backfill(features, events, requests)
+    numeric = np.concatenate([row.numeric for row in rows])
+    same = (numeric.view(np.uint32) == again.numeric.view(np.uint32)) | (np.isnan(numeric) & np.isnan(again.numeric))
+    wrong = []
+    for row, column in np.argwhere(~same)[:5].tolist():
+        where = f"{features.numeric[column]} of {persons[row // len(ITEMS)]}, {ITEMS[row % len(ITEMS)]}"
+        wrong.append(f"state differs from the lake: {where}: {numeric[row, column]} against {again.numeric[row, column]}")
+    if not (np.concatenate([row.categorical for row in rows]) == again.categorical).all():
+        wrong.append("state differs from the lake in a categorical feature")
+    return wrong

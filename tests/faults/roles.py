@@ -1,0 +1,85 @@
+"""A project run by `tailorbird up` as a user runs it, whose processes a test can find and kill."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from tailorbird.cli.init import init
+from tailorbird.config import Project, open_project
+
+ROLES = ("router", "worker", "lake", "serve")
+
+
+def make_project(folder: Path) -> Project:
+    init(folder, json=True)
+    return open_project(folder)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Up:
+    """`tailorbird up` on a project."""
+
+    def __init__(self, project: Project, *, faults: str = "") -> None:
+        self.project, self.port = project, free_port()
+        self.log = project.root / "up.log"
+        command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "up", "--port", str(self.port), "--no-train"]
+        environment = {**os.environ, **({"TAILORBIRD_FAULTS": faults} if faults else {})}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    def wait(self, deadline_s: float = 60) -> "Up":
+        until(self.answers, deadline_s, f"no answer on port {self.port}; see {self.log}")
+        return self
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as response:
+                return response.status == 200
+        except OSError:
+            return False
+
+    def pid(self, role: str) -> int | None:
+        """The role's process, by its command line among the children of `up`; None while there is none."""
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdigit():
+                continue
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+            except (OSError, IndexError, ValueError):
+                continue
+            if parent == self.process.pid and b"run" in words and role.encode() in words:
+                return int(folder.name)
+        return None
+
+    def kill(self, role: str) -> None:
+        """`kill -9` the role, and return once another process has taken its place."""
+        until(lambda: self.pid(role) is not None, 60, f"{role} does not run; see {self.log}")
+        victim = self.pid(role)
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: self.pid(role) not in (None, victim), 60, f"{role} was not started again; see {self.log}")
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(60)
+
+
+def until(condition: Callable[[], bool], deadline_s: float, otherwise: str) -> None:
+    """Poll for a condition."""
+    give_up = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < give_up, otherwise
+        time.sleep(0.02)

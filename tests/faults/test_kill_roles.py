@@ -1,0 +1,81 @@
+"""`kill -9` of every role, again and again, under load: nothing acknowledged is lost, nothing counts twice, the state stays true."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from tests.faults.oracle import Ledger, Load, check, in_lake
+from tests.faults.roles import ROLES, Up, make_project, until
+
+from tailorbird.cli.roles import drain
+from tailorbird.events import SystemClock
+
+KILLS = 20
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
+
+
+def _settle(project, ledger: Ledger) -> None:
+    """Stop sending, wait until what was acknowledged is in the lake, and take in the rest."""
+    drain(project, SystemClock(), progress=lambda *_: None)
+
+
+def test_twenty_kills_of_each_role_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "shop")
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    up = Up(project).wait()
+    load = Load(up.port, ledger)
+    try:
+        load.start()
+        for _ in range(KILLS):
+            for role in ROLES:
+                before = len(ledger.acked)
+                up.kill(role)
+                # The load goes on before the next one dies, so that kills meet work under way.
+                until(lambda seen=before: len(ledger.acked) > seen + 5, 60, f"nothing was acknowledged after {role} was killed")
+        load.stop()
+        until(lambda: ledger.acked <= in_lake(project).keys(), 120, "what was acknowledged did not reach the lake by itself")
+    finally:
+        up.stop()
+    _settle(project, ledger)
+    assert len(ledger.acked) > 500
+    assert ledger.refused, "the load sends events that must be refused"
+    assert check(project, ledger) == []
+
+
+@pytest.mark.parametrize(
+    ("mutant", "kills", "caught"),
+    [
+        # acknowledged before it is on the disk, and killed in between
+        ("door.sync_before_ack=cut;door.before_append=stall:0.5@25;door.before_sync=kill@25", "serve", "acknowledged and lost"),
+        # no deduplication, and clients that send again
+        ("router.dedup=cut", "", "times:"),
+    ],
+)
+def test_the_oracle_catches_an_unsafe_change(tmp_path: Path, mutant: str, kills: str, caught: str) -> None:
+    project = make_project(tmp_path / "shop")
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    up = Up(project, faults=mutant).wait()
+    load = Load(up.port, ledger)
+    try:
+        load.start()
+        first = up.pid(kills) if kills else None
+        until(lambda: len(ledger.acked) > 60 and (not kills or up.pid(kills) not in (None, first)), 90, "the mutant had no chance")
+        load.stop()
+    finally:
+        up.stop()
+    _settle(project, ledger)
+    assert any(caught in each for each in check(project, ledger))
+
+
+def test_a_second_up_on_the_same_project_is_refused(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "shop")
+    up = Up(project).wait()
+    try:
+        second = Up(project)
+        second.process.wait(60)
+        assert second.process.returncode == 1
+        assert "these roles are running already" in second.log.read_text()
+    finally:
+        up.stop()
+    assert up.process.returncode == 0

@@ -97,7 +97,7 @@ class _Walk:
             number, wire = tag >> 3, tag & 7
             if number == 0:
                 raise ValueError("field 0")
-            if wire == _FIXED32 or wire == _FIXED64:  # the thresholds of a forest: most of a file, and no field that is asked for
+            if wire in (_FIXED32, _FIXED64):  # the thresholds of a forest: most of a file, and no field that is asked for
                 at += 4 if wire == _FIXED32 else 8
             elif wire == _VARINT:
                 value, at = self._varint(at, end)

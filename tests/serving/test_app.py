@@ -3,6 +3,7 @@
 import gzip
 import threading
 import time
+from hashlib import sha256
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from starlette.testclient import TestClient
 from tailorbird.errors import BundleError, ConfigError
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving import access
-from tailorbird.serving.access import Keys, Perimeter, require_safe_bind
+from tailorbird.serving.access import AccessError, Keys, Perimeter, require_safe_bind
 from tailorbird.serving.app import OPERATIONS, ROUTES, Service, create_app, route
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import Answer, Item, QueryError, Shown, Similar
@@ -126,6 +127,17 @@ def test_a_public_address_needs_a_key():
         Keys(write=["secret"])
     require_safe_bind("127.0.0.1", Keys())
     require_safe_bind("0.0.0.0", Keys(read=[READ_KEY]))
+
+
+def test_a_key_may_be_given_by_its_hash_and_two_may_have_a_scope():
+    keys = Keys(read=["sha256:" + sha256(READ_KEY.encode()).hexdigest(), "another-key-0123456789"])
+    for key in (READ_KEY, "another-key-0123456789"):
+        keys.require("read", f"Bearer {key}")
+    for wrong in ("Bearer sha256:" + sha256(READ_KEY.encode()).hexdigest(), f"Basic {READ_KEY}", "Bearer ", None):
+        with pytest.raises(AccessError):
+            keys.require("read", wrong)
+    with pytest.raises(ConfigError, match="64 hexadecimal digits"):
+        Keys(read=["sha256:abc"])
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", ""])

@@ -18,6 +18,7 @@ from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
 from tailorbird.serving.decisions import BusyError, ClosedError
 from tailorbird.serving.door import Door, first_free
+from tailorbird.serving.pruning import Pruner
 from tailorbird.stream import answers_path, open_reader, raw_path
 
 NOW = 1_800_000_000_000_000
@@ -187,6 +188,27 @@ def test_a_full_queue_refuses_before_memory_grows(tmp_path, monkeypatch, disarm)
             door.submit(b" " * 400)
         first.join()
         assert door.submit(body(click(2)))[0].accepted
+
+
+def test_logs_are_pruned_where_the_lake_vouches_for_them(tmp_path):
+    stream, lake = tmp_path / "stream", tmp_path / "lake"
+    lake.mkdir()
+    with Door(stream, "serve-1", RoutePlan(), SystemClock()) as door:
+        for number in range(5):
+            door.record_answer(b"{}", record(number))
+            door.submit(body(click(number)))
+        wait_for(lambda: door.figures().answers_waiting == 0)
+        pruner = Pruner(door, lake)
+        (lake / "positions.json").write_bytes(b"{torn")
+        pruner.look()
+        (lake / "positions.json").write_text('{"safe": {"raw-serve-1": 6, "answers-serve-1": 5}, "routed": {"serve-1": 4}}')
+        pruner.look()
+        door.submit(body(click(9)))  # a commit after the prune, so that it has happened
+    with open_reader(raw_path(stream, "serve-1")) as reader:
+        assert reader.start() == 4, "archived to 6, but routed to 4 only"
+        assert reader.end() == 11
+    with open_reader(answers_path(stream, "serve-1")) as reader:
+        assert reader.start() == 5
 
 
 CHILD = """

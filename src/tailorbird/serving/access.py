@@ -27,6 +27,7 @@ SECURITY_HEADERS = {
     "cache-control": "no-store",
 }
 KEY_LENGTH_MIN = 16
+_HASHED = "sha256:"
 
 
 class AccessError(TailorbirdError):
@@ -40,20 +41,19 @@ class AccessError(TailorbirdError):
 
 
 class Keys:
-    """The keys of a server, held as hashes only.
+    """The keys of a server, held as hashes only. A setting may also give a key's SHA-256, as `sha256:` and 64 hexadecimal digits.
+
+    Several keys may have one scope, so that a new one is given out before the old one is taken back.
 
     Raises:
-        ConfigError: a key is shorter than 16 characters, which can be guessed.
+        ConfigError: a key is shorter than 16 characters, which can be guessed, or its hash is no SHA-256.
     """
 
     def __init__(self, write: Iterable[str] = (), read: Iterable[str] = ()) -> None:
         held: dict[bytes, set[str]] = {}
         for scope, keys in ((WRITE, write), (READ, read)):
             for key in keys:
-                if len(key) < KEY_LENGTH_MIN:
-                    fix = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
-                    raise ConfigError(f"a {scope} key has fewer than {KEY_LENGTH_MIN} characters", where=f"serve.{scope}_keys", fix=fix)
-                held.setdefault(_hash(key), set()).add(scope)
+                held.setdefault(_digest(key, f"serve.{scope}_keys"), set()).add(scope)
         self._held = [(digest, frozenset(scopes)) for digest, scopes in held.items()]
 
     def __bool__(self) -> bool:
@@ -77,8 +77,25 @@ class Keys:
             raise AccessError(f"this key has no {scope} scope", status=403, code="key_scope")
 
 
+def _digest(key: str, where: str) -> bytes:
+    """The hash of a key from a setting, or the hash that the setting gives in its place."""
+    if key.startswith(_HASHED):
+        try:
+            digest = bytes.fromhex(key.removeprefix(_HASHED))
+        except ValueError:
+            digest = b""
+        if len(digest) != 32:
+            raise ConfigError(f"expected 64 hexadecimal digits after {_HASHED}", where=where, fix="printf %s KEY | sha256sum")
+        return digest
+    if len(key) < KEY_LENGTH_MIN:
+        fix = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
+        raise ConfigError(f"a key has fewer than {KEY_LENGTH_MIN} characters", where=where, fix=fix)
+    return _hash(key)
+
+
 def _hash(key: str) -> bytes:
-    return sha256(b"tailorbird key\0" + key.encode()).digest()
+    # One round is enough for what was drawn at random; the length is checked for keys that were not.
+    return sha256(key.encode()).digest()
 
 
 def is_local(host: str) -> bool:

@@ -13,7 +13,7 @@ from tailorbird.features import Sequence as Recent
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index, TextColumn
-from tailorbird.serving.messages import Query, QueryError
+from tailorbird.serving.messages import Query, QueryError, RankQuery
 
 Places = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
@@ -74,7 +74,16 @@ NO_CANDIDATES = Candidates(np.zeros(0, np.intp), (), np.zeros(0, np.uint64), (),
 
 def require_contract(query: Query, now: int) -> None:
     """Refuse ids and context that the contract would refuse in the answer's own event: that answer could not be logged."""
-    probe = Event("query", "search", now, None, query.user_id, query.anonymous_id or "anyone", query.session_id, context=query.context)
+    probe = Event(
+        "query",
+        "search",
+        ts=now,
+        user_id=query.user_id,
+        anonymous_id=query.anonymous_id or "anyone",
+        session_id=query.session_id,
+        items=query.items if isinstance(query, RankQuery) else None,
+        context=query.context,
+    )
     _, refused = check(_encode(probe), Receipt(now), _PLAN)
     for refusal in refused:
         raise QueryError(refusal.message, path=refusal.path, code=refusal.code)

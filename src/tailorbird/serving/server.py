@@ -41,6 +41,7 @@ from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import first_free
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
+from tailorbird.serving.pruning import Pruner
 from tailorbird.serving.state import StateReader
 
 PORT = 8642
@@ -60,6 +61,7 @@ class ServeOptions:
     Attributes:
         stream, routed, state, registry, run: folders and files of a project, see `config.Paths`.
         port_asked: whether the port was named by somebody; only a default one is replaced by the next free one.
+        lake: the lake's folder, whose word lets our logs be pruned; None keeps them whole.
         probe: load each bundle in a child process first.
         threads: how many answers are made at a time.
         header_deadline_s: how long a connection may take to bring a request's head.
@@ -81,6 +83,7 @@ class ServeOptions:
     read_keys: Sequence[str] = ()
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
+    lake: Path | None = None
     probe: bool = True
     threads: int = 2
     header_deadline_s: float = HEADER_DEADLINE_S
@@ -126,8 +129,11 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
             body_bytes_max=options.body_bytes_max,
             threads=options.threads,
         )
+        pruner = Pruner(door, options.lake) if options.lake is not None else None
         bundles.start()
         catalogue.start()
+        if pruner is not None:
+            pruner.start()
         _be_prompt()
         try:
             with _address(options, listener, door.producer) as url:
@@ -135,6 +141,8 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
                 _Server(service, options).run([listener])
         finally:
             service.pool.shutdown(wait=True, cancel_futures=True)
+            if pruner is not None:
+                pruner.stop()
             bundles.stop()
             catalogue.stop()
             reader.close()

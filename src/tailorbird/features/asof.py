@@ -15,6 +15,7 @@ Which events belong to which entity, and what is finished from the sums, stands 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,7 @@ class _Axis:
         ranks = np.unique(values)
         return cls(low, high, (len(ranks) + 1).bit_length(), ranks)
 
-    def pack(self, segment: Intps, values: Int64s, *, side: str = "left") -> Int64s:
+    def pack(self, segment: Intps, values: Int64s, *, side: Literal["left", "right"] = "left") -> Int64s:
         """`side` is that of the search to come: a value between two known ones must fall on the right side of it."""
         if self.ranks is None:
             codes = np.clip(values, self.low - 1, self.high + 1) - (self.low - 1)

@@ -1,0 +1,76 @@
+"""Many requests of the past at once, and their features: plain values in columns. One request is in `features.request`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tailorbird.errors import UsageError
+
+Int64s = npt.NDArray[np.int64]
+Intps = npt.NDArray[np.intp]
+Keys = npt.NDArray[np.uint64]
+Texts = Sequence[str | None] | pa.Array | pa.ChunkedArray
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What was asked: m requests, and n rows, each an item of one of them.
+
+    Attributes:
+        t, p: shape (m,), the two times of each request: events with ts < t, routed at or before p.
+        person: m ids as the router decides them: a user's id, `anon:…`, or None.
+        session_id, device, country, local_hour: m values each, None where unknown; None for the whole column: all unknown.
+        row_request: shape (n,), which request each row belongs to.
+        row_item: n item ids.
+    """
+
+    t: Int64s
+    p: Int64s
+    person: Texts
+    row_request: Intps
+    row_item: Texts
+    session_id: Texts | None = None
+    device: Texts | None = None
+    country: Texts | None = None
+    local_hour: Sequence[int | None] | pa.Array | pa.ChunkedArray | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.t)
+        for name in ("p", "person", "session_id", "device", "country", "local_hour"):
+            column = getattr(self, name)
+            if column is not None and len(column) != count:
+                raise UsageError(f"expected {count:,} values, one a request, got {len(column):,}", where=f"requests.{name}")
+        if len(self.row_item) != len(self.row_request):
+            raise UsageError(f"expected {len(self.row_request):,} items, one a row, got {len(self.row_item):,}", where="requests.row_item")
+        if len(self.row_request) and not 0 <= self.row_request.min() <= self.row_request.max() < count:
+            raise UsageError(f"a row names a request outside 0 to {count - 1}", where="requests.row_request")
+
+
+@dataclass(frozen=True)
+class RaggedSequence:
+    """A sequence of each request: entries `offsets[i]` to `offsets[i + 1]`, oldest first. `item` 0 is none."""
+
+    offsets: Int64s
+    item: Keys
+    type: Keys
+    ts: Int64s
+
+
+@dataclass(frozen=True)
+class BackfilledRows:
+    """What `Reader.read` would have answered.
+
+    Attributes:
+        numeric: float32, shape (n, len(numeric_names)); missing is NaN.
+        categorical: hash64, shape (n, len(categorical_names)); 0 is missing.
+        sequences: by name, one for each request.
+    """
+
+    numeric: npt.NDArray[np.float32]
+    categorical: Keys
+    sequences: dict[str, RaggedSequence]
+    numeric_names: tuple[str, ...]
+    categorical_names: tuple[str, ...]

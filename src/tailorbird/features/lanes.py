@@ -1,0 +1,283 @@
+"""The lanes of reading records as they were at each of many past (t, p), computed from all events instead of kept.
+
+What belongs to the request (user, session, everyone) is computed once a request, what belongs to the item once a row. The
+events of an entity are one `asof.Timeline`, which all its windows, lasts and sequences share.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import UsageError
+from tailorbird.events.keys import hash64, hash64s
+from tailorbird.features.asof import Moments, Ragged, Series, Timeline
+from tailorbird.features.bulk import RaggedSequence, Requests, Texts
+from tailorbird.features.columns import Extract, Frame, ProfileExtract, entity_key, extract, extract_profiles
+from tailorbird.features.declare import HORIZON, SESSION_GAP
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.layout import EntityLayout, LastEvents, Profile, Source, Spot, Step
+
+Int64s = npt.NDArray[np.int64]
+Intps = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+
+class PastLanes:
+    """The lanes of all entities; implements `finish.Lanes` for the rows of many requests."""
+
+    def __init__(self, features: FeatureSet, frames: "Frames", requests: Requests) -> None:
+        self._features = features
+        self._frames = frames
+        self._requests = requests
+        self._row_request = np.asarray(requests.row_request, np.intp)
+        self._times = np.asarray(requests.t, np.int64), np.asarray(requests.p, np.int64)
+        self._values: dict[Spot, Int64s] = {}
+        self._known: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
+        self._runs: dict[Spot, _Runs] = {}
+        self._by_row = [_is_by_row(one) for one in features.layout.entities]
+        composite = {entity for entity, _ in features.composite_spots}
+        for index in sorted(range(len(features.layout.entities)), key=lambda index: index in composite):
+            self._compute(features.layout.entities[index])
+
+    @property
+    def rows(self) -> int:
+        return len(self._row_request)
+
+    @cached_property
+    def t(self) -> Int64s:
+        return self._times[0][self._row_request]
+
+    def lane(self, spot: Spot) -> Int64s:
+        return self._spread(self._values[spot], self._by_row[spot.entity])
+
+    def known(self, entity: int) -> Bools:
+        return self._spread(self._known[entity], self._by_row[entity])
+
+    def session(self, step: Step) -> Floats:
+        counts = self._runs[step.spots[0]].count_sessions(self._times[0], self._texts("session"), hash64(step.text))
+        return counts[self._row_request]
+
+    def sequence(self, step: Step) -> RaggedSequence:
+        return self._runs[step.spots[0]].sequence()
+
+    def context_number(self, field: str) -> Floats:
+        column = getattr(self._requests, field)
+        if column is None:
+            return np.full(1, np.nan)
+        numbers = pa.array(column) if not isinstance(column, pa.Array | pa.ChunkedArray) else column
+        return pc.fill_null(numbers.cast(pa.float64()), np.nan).to_numpy()[self._row_request]
+
+    def context_key(self, field: str) -> Keys:
+        return self._texts(field)[self._row_request]
+
+    def _spread(self, values: npt.NDArray, by_row: bool) -> npt.NDArray:
+        return values if by_row else values[self._row_request]
+
+    def _texts(self, name: str) -> Keys:
+        """A text of each request as a key."""
+        column = {"user": "person", "session": "session_id"}.get(name, name)
+        return _keys(getattr(self._requests, column), len(self._times[0]))
+
+    def _compute(self, layout: EntityLayout) -> None:
+        """All lanes of one entity, at its requests or rows."""
+        by_row = self._by_row[layout.index]
+        key, known = self._entity_keys(layout, by_row)
+        self._known[layout.index] = known
+        t, p = (times[self._row_request] if by_row else times for times in self._times)
+        if layout.profile is not None:
+            self._profile(layout, layout.profile, key, t, p)
+        if not sources_of(layout):
+            return
+        history = _Record(layout, self._frames, key)
+        moments = history.timeline.at(key, t, p)
+        for spot, values in history.windows(moments, t) + history.lasts(moments):
+            self._values[spot] = values
+        for one in layout.sequences:
+            if by_row:
+                message = "a sequence belongs to the request: it is about user, session, device or country"
+                raise UsageError(message, where=f"entity {layout.entity.name}")
+            spot = Spot(layout.index, one.reading_lane)
+            self._runs[spot] = history.runs(moments, one, t)
+
+    def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
+        count = self.rows if by_row else len(self._times[0])
+        parts: list[Keys] = []
+        for place, name in enumerate(layout.entity.fields):
+            if name == "item":
+                parts.append(_keys(self._requests.row_item, self.rows))
+            elif "." in name:
+                spot = self._features.composite_spots[layout.index, place]
+                values = self.lane(spot) if by_row else self._values[spot]
+                parts.append(values.view(np.uint64))
+            else:
+                parts.append(self._spread(self._texts(name), not by_row))
+        known = np.ones(count, np.bool_)
+        for part in parts:
+            known &= part != 0
+        return np.ascontiguousarray(np.broadcast_to(entity_key(layout.entity, parts), (count,))), known
+
+    def _profile(self, layout: EntityLayout, profile: Profile, key: Keys, t: Int64s, p: Int64s) -> None:
+        found = self._frames.profiles(profile)
+        timeline = Timeline(key, found.key, found.ts, found.p, tie=lambda rows: (found.id[rows],))
+        newest = timeline.series(np.ones(len(found.key), np.bool_)).newest(timeline.at(key, t, p))
+        for place, (_, kind) in enumerate(profile.attributes):
+            missing = np.array(np.nan).view(np.int64) if kind == "numeric" else np.int64(0)
+            values = np.append(found.values[:, place], missing)[newest]  # −1, no profile, is the last
+            self._values[Spot(layout.index, profile.reading_lane + place)] = values
+
+
+def _is_by_row(layout: EntityLayout) -> bool:
+    return any(name == "item" or name.startswith("item.") for name in layout.entity.fields)
+
+
+class Frames:
+    """The events with what has been taken out of them so far."""
+
+    def __init__(self, events: pa.Table) -> None:
+        self.events = events
+        self.frame = Frame(events)
+        self._taken: dict[Source, Extract] = {}
+        self._profiles: dict[Profile, ProfileExtract] = {}
+
+    def taken(self, source: Source) -> Extract:
+        if source not in self._taken:
+            self._taken[source] = extract(source, self.frame)
+        return self._taken[source]
+
+    def profiles(self, profile: Profile) -> ProfileExtract:
+        if profile not in self._profiles:
+            frame = Frame(self.events.filter(pc.equal(self.events["type"], profile.type)))
+            self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
+        return self._profiles[profile]
+
+    def ids(self, rows: Intps) -> Keys:
+        """What breaks ties in time. Hashing ids is dear, so only those of the rows that are tied are hashed."""
+        event = np.cumsum(self.frame.index == 0)[rows] - 1
+        unique, place = np.unique(event, return_inverse=True)
+        some = Frame(self.events.take(pa.array(unique)))
+        first = some.id[some.index == 0]
+        with np.errstate(over="ignore"):
+            return first[place] + self.frame.index[rows].astype(np.uint64)
+
+
+class _Record:
+    """The lanes of one entity: the rows of the frame that any of its sources counts, as one timeline."""
+
+    def __init__(self, layout: EntityLayout, frames: Frames, asked: Keys) -> None:
+        self._layout = layout
+        self._frame = frame = frames.frame
+        self._taken = {source: frames.taken(source) for source in sources_of(layout)}
+        chosen = np.zeros(len(frame), np.bool_)
+        for taken in self._taken.values():
+            chosen[taken.rows] = True
+        self._rows = rows = np.flatnonzero(chosen)
+        self._place = np.cumsum(chosen) - 1  # row of the frame → its place among the chosen ones
+        # Sums do not depend on the order of ties.
+        tie = (lambda tied: (frames.ids(rows[tied]),)) if layout.lasts or layout.sequences else None
+        key, _ = frame.key(layout.entity)
+        self.timeline = Timeline(asked, key[rows], frame.ts[rows], frame.p[rows], tie)
+
+    def windows(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+        """The sum of each window at its spot. Edges are shared by windows of one length and hop, prefix sums by all."""
+        layout = self._layout
+        # Rings that differ in nothing but their hop have one prefix sum.
+        measures = list(dict.fromkeys((ring.source, ring.measure) for ring in layout.rings))
+        prefixes = [self.timeline.prefix(self._measure(source, measure)) for source, measure in measures]
+        measure_of = [measures.index((ring.source, ring.measure)) for ring in layout.rings]
+        upper = moments.before().sums(prefixes)
+        edges: dict[tuple[int, int], list[int]] = {}
+        for index, window in enumerate(layout.windows):
+            edges.setdefault((layout.rings[window.ring].hop, window.tiles), []).append(index)
+
+        def at_edge(edge: tuple[int, int]) -> list[tuple[Spot, Int64s]]:
+            hop, tiles = edge
+            sums = [measure_of[layout.windows[index].ring] for index in edges[edge]]
+            lower = moments.before(t // hop * hop - hop * tiles).sums([prefixes[one] for one in sums])
+            return [
+                (Spot(layout.index, layout.windows[index].reading_lane), moments.restore(upper[one] - below))
+                for index, one, below in zip(edges[edge], sums, lower, strict=True)
+            ]
+
+        # NumPy lets go of the interpreter in searches and sums, so edges run on all cores.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [found for some in pool.map(at_edge, edges) for found in some]
+
+    def lasts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """Time and value of the newest event of each source, 0 without one."""
+        found = []
+        for one in self._layout.lasts:
+            taken = self._taken[one.source]
+            newest = self._series(one.source).newest(moments)
+            value = self._measure(one.source, "sum")
+            for lane, column in enumerate((self._frame.ts[self._rows], value)):
+                spot = Spot(self._layout.index, one.reading_lane + lane)
+                found.append((spot, np.where(newest >= 0, column[newest], 0) if len(taken) else np.zeros(len(newest), np.int64)))
+        return found
+
+    def runs(self, moments: Moments, sequence: LastEvents, t: Int64s) -> "_Runs":
+        run = self._series(sequence.source).last(moments, sequence.length, t - HORIZON)
+        return _Runs(self._frame, run, self._rows[run.events])
+
+    def _series(self, source: Source) -> Series:
+        chosen = np.zeros(len(self._rows), np.bool_)
+        chosen[self._place[self._taken[source].rows]] = True
+        return self.timeline.series(chosen)
+
+    def _measure(self, source: Source, measure: str) -> Int64s:
+        """What each of the entity's events adds; 0 where the source does not count it."""
+        taken = self._taken[source]
+        values = np.zeros(len(self._rows), np.int64)
+        values[self._place[taken.rows]] = 1 if measure == "count" else taken.value
+        return values
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The last events of each request, as rows of the frame."""
+
+    frame: Frame
+    run: Ragged
+    rows: Intps
+
+    def sequence(self) -> RaggedSequence:
+        frame, rows = self.frame, self.rows
+        return RaggedSequence(self.run.offsets, frame.text("item")[rows], frame.text("type")[rows], frame.ts[rows])
+
+    def count_sessions(self, t: Int64s, session: Keys, type: int) -> Floats:
+        """As `finish.count_session`, of many requests: `session` (m,) is 0 where none was given."""
+        offsets, ts = self.run.offsets, self.frame.ts[self.rows]
+        owner = np.repeat(np.arange(len(t)), np.diff(offsets))
+        following = np.append(ts[1:], 0)
+        ends = offsets[1:][np.diff(offsets) > 0] - 1
+        following[ends] = t[owner[ends]]
+        breaks = np.flatnonzero(following - ts > SESSION_GAP)
+        last_break = np.full(len(t), -1, np.int64)
+        np.maximum.at(last_break, owner[breaks], breaks)
+        named = session[owner]
+        current = np.where(named != 0, self.frame.text("session")[self.rows] == named, np.arange(len(ts)) > last_break[owner])
+        counted = owner[current & (self.frame.text("type")[self.rows] == np.uint64(type))]
+        return np.bincount(counted, minlength=len(t)).astype(np.float64)
+
+
+def sources_of(layout: EntityLayout) -> list[Source]:
+    """Each source of an entity once."""
+    found = [*(ring.source for ring in layout.rings), *(one.source for one in (*layout.lasts, *layout.sequences))]
+    return list(dict.fromkeys(found))
+
+
+def _keys(texts: Texts | None, count: int) -> Keys:
+    """hash64 of each text, 0 for None; each different one is hashed once."""
+    if texts is None:
+        return np.zeros(count, np.uint64)
+    array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else pa.array(texts, pa.string())
+    encoded = array.dictionary_encode()
+    hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
+    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]

@@ -11,7 +11,7 @@ A ring's head is the tile of the entity's newest event. A tile older than head â
 after the newest event, and is dropped. Which lanes belong to what is in `features.layout`.
 """
 
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,17 +37,20 @@ class Additions(Protocol):
     def ts(self) -> Int64s: ...
 
 
-class Accumulator(Protocol):
+B = TypeVar("B", bound=Additions)
+
+
+class Accumulator(Protocol[B]):
     """One kind of state within the record of an entity.
 
     `old` and `new`, shape (entities,), are the newest ts of each entity before and after the batch (0: none).
     """
 
-    def take(self, frame: Frame) -> Additions:
+    def take(self, frame: Frame) -> B:
         """What this accumulator adds of a block."""
         ...
 
-    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Additions) -> None:
+    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: B) -> None:
         """Add the batch in place: its row i belongs to entity `rows[i]`."""
         ...
 
@@ -234,9 +237,9 @@ class Profiles:
 _MISSING = {"numeric": int(np.array(np.nan).view(np.int64)), "categorical": 0}
 
 
-def accumulators(layout: EntityLayout) -> list[Accumulator]:
+def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
     """All accumulators of an entity, in the order of its lanes."""
-    found: list[Accumulator] = [
+    found: list[Accumulator[Any]] = [
         RingSums(ring, [window for window in layout.windows if window.ring == number]) for number, ring in enumerate(layout.rings)
     ]
     found += [Newest(spot) for spot in layout.lasts]

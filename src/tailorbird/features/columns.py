@@ -38,7 +38,7 @@ def entity_key(entity: Entity, parts: list[Keys]) -> Keys:
     """The key of an entity from the hashes of its fields: of one field, its hash; else mixed with the entity's name."""
     if len(parts) == 1:
         return parts[0]
-    return combine(np.uint64(hash64(entity.name)), *parts)
+    return combine(np.array(hash64(entity.name), np.uint64), *parts)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,9 @@ def dotted(node: ast.expr) -> str | None:
 def constant(node: ast.expr) -> float | str | None:
     """The value of a constant: numbers and truths as float."""
     assert isinstance(node, ast.Constant)
-    return node.value if isinstance(node.value, str) or node.value is None else float(node.value)
+    value = node.value
+    assert value is None or isinstance(value, str | int | float)  # what `parse` lets through
+    return value if isinstance(value, str) or value is None else float(value)
 
 
 def comparison(operator: ast.cmpop) -> str:
@@ -244,7 +246,7 @@ class _Columns:
             return self._column(name, self._kinds[name])
         if isinstance(node, ast.Constant):
             value = constant(node)
-            return np.uint64(hash64(value)) if isinstance(value, str) else np.float64(value)  # ty: a 0-d array will do
+            return np.array(hash64(value), np.uint64) if isinstance(value, str) else np.array(value, np.float64)
         with np.errstate(all="ignore"):
             return self._operation(node)
 

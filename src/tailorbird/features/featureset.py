@@ -16,6 +16,7 @@ from pathlib import Path
 from tailorbird.errors import DeclarationError
 from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.features.declare import (
+    Amount,
     Attribute,
     Counted,
     Derived,
@@ -143,7 +144,7 @@ class FeatureSet:
         for one in self.layout.entities:
             sources = [r.source for r in one.rings] + [s.source for s in (*one.lasts, *one.sequences)]
             for source in sources:
-                for expression in (source.where, getattr(source.value, "of", source.value)):
+                for expression in (source.where, source.value.of if isinstance(source.value, Amount) else source.value):
                     found.update(() if expression is None else (name for name, _ in expression.names))
         return tuple(sorted(name.partition(".")[2] for name in found if name.startswith(owner + ".")))
 

@@ -74,7 +74,7 @@ def _walk(node: ast.expr, get: Callable[[str], Any]) -> Any:
     assert isinstance(node, ast.Compare)
     left = _walk(node.left, get)
     for operator, side in zip(node.ops, node.comparators, strict=True):
-        right = [constant(e) for e in side.elts] if isinstance(side, ast.Tuple | ast.List) else _walk(side, get)  # ty: constants
+        right = [constant(e) for e in side.elts] if isinstance(side, ast.Tuple | ast.List) else _walk(side, get)
         if not _compare(left, comparison(operator), right):
             return False
         left = right

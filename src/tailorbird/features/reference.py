@@ -123,7 +123,8 @@ class _Moment:
         if isinstance(feature, Attribute):
             found = self.profile(feature.entity.fields[0], feature.attribute)
             return float32(number_of(found)) if feature.kind == "numeric" else category(text_of(found))
-        about = Entity(("user",)) if isinstance(feature, SessionCount) else feature.entity
+        assert isinstance(feature, Counted | SessionCount)
+        about = feature.entity if isinstance(feature, Counted) else Entity(("user",))
         if None in self.key(about):
             return [] if isinstance(feature, SequenceOf) else 0 if getattr(feature, "kind", "") == "categorical" else math.nan
         if isinstance(feature, SequenceOf):

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +100,10 @@ def alias_key(anonymous_id: str) -> bytes:
 
 def read_alias(snapshot: Snapshot, anonymous_id: str) -> Alias | None:
     found = snapshot.get(alias_key(anonymous_id))
-    return None if found is None else Alias(*_ALIAS.unpack_from(found), found[_ALIAS.size :].decode())
+    if found is None:
+        return None
+    ts, p = _ALIAS.unpack_from(found)
+    return Alias(ts, p, found[_ALIAS.size :].decode())
 
 
 class Records:
@@ -107,7 +111,7 @@ class Records:
 
     def __init__(self, layout: EntityLayout) -> None:
         self.layout = layout
-        self.accumulators: list[Accumulator] = accumulators(layout)
+        self.accumulators: list[Accumulator[Any]] = accumulators(layout)
         self._index = layout.index.to_bytes(2, "big")
         self._no_state = bytes(layout.state_bytes)
         none = self.finish(np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64))

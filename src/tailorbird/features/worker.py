@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ class _Additions:
 
     keys: Keys
     newest: Int64s  # (keys,), of the batch
-    parts: list[tuple[Accumulator, npt.NDArray[np.intp], Additions]]
+    parts: list[tuple[Accumulator[Any], npt.NDArray[np.intp], Additions]]
 
 
 class FeatureWorker:
@@ -247,9 +248,8 @@ def _additions(records: Records, frame: Frame) -> _Additions:
     for accumulator, batch in taken:
         rows = places[start : start + len(batch.key)]
         start += len(batch.key)
-        if len(rows):
-            np.maximum.at(newest, rows, batch.ts)
-            parts.append((accumulator, rows, batch))
+        np.maximum.at(newest, rows, batch.ts)
+        parts.append((accumulator, rows, batch))  # one without events too: its rings move with the entity's newest ts
     return _Additions(keys, newest, parts)
 
 

@@ -79,8 +79,8 @@ def answer(k: int) -> AnswerRecord:
     return AnswerRecord(
         request_id=f"r{k}", ts=START + k, p=k, commit=k, schema_hash="abc", person=f"u{k}", slot="home",
         local_hour=k % 24,
-        items=["i1", "i2"], sources=["popular", "fresh"], propensities=[1.0, 0.5], scores=[0.25, 0.125], numeric=[1.0, float("nan"), 2.0, 3.0],
-        categorical=[2**64 - 1, 0], sequences=b"\x80", degraded=["store"],
+        items=["i1", "i2"], sources=["popular", "fresh"], propensities=[1.0, 0.5], scores=[0.25, 0.125],
+        numeric=[1.0, float("nan"), 2.0, 3.0], categorical=[2**64 - 1, 0], sequences=b"\x80", degraded=["store"],
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from tailorbird.events import SystemClock
 from tailorbird.lake import LakeRole, delta, leave
-delta.CHECKPOINT_EVERY = 2
+delta.CHECKPOINT_EVERY = delta.SMALL_FILES = 2
 with LakeRole(Path(sys.argv[1]), Path(sys.argv[2]), clock=SystemClock()) as role:
     while not role.step(rows_max=10, flush=True).idle:
         pass

@@ -22,7 +22,7 @@ import msgspec
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable
-from tailorbird.lake.delta import COMMIT_INFO, FILE_PREFIX, CommitInfo, checkpoint_path, commit_path
+from tailorbird.lake.delta import COMMIT_INFO, FILE_PREFIX, RETENTION_US, CommitInfo, commit_path
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.tables import TableSpec
 
@@ -60,9 +60,9 @@ def check_table(
         if _fault(path, version, known.get(version)) is None and version in known:
             continue
         findings.append(_mend_last(path, spec, version, newest, known, ledger, aside, clock, may_replay))
-    _check_files(path, spec, ledger.commits(spec.name))
+    _check_files(path, spec, ledger)
     findings += _set_checkpoints_aside(path, spec, ledger, aside)
-    findings += _remove_orphans(path, spec, ledger)
+    findings += _remove_orphans(path, spec, ledger, clock.now())
     return findings
 
 
@@ -102,7 +102,8 @@ def _torn(data: bytes, version: int) -> str | None:
         rows = [json.loads(action["add"]["stats"])["numRecords"] for action in actions if "add" in action]
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, msgspec.ValidationError):
         return "is not whole"
-    return None if len(rows) == info.files and sum(rows) == info.rows and "txn" in keys else "is not whole"
+    whole = len(rows) == info.files and sum(rows) == info.rows and keys.count("remove") == info.removed
+    return None if whole and ("txn" in keys or info.removed) else "is not whole"
 
 
 def _mend_last(
@@ -126,6 +127,8 @@ def _mend_last(
             spec.name, version, "set aside", f"{file} {fault}; its rows are appended again" + (f"; kept as {moved}" if moved else "")
         )
     ledger.append("withdrawn", spec.name, version, written_at=clock.now())
+    if line.removed:
+        return Finding(spec.name, version, "set aside", f"{file} {fault}; it only put files together, and they are still there")
     return Finding(spec.name, version, "withdrawn", f"{file} {fault}; its {line.rows} rows are appended again")
 
 
@@ -145,6 +148,7 @@ def _recover(path: Path, spec: TableSpec, version: int, ledger: Ledger, clock: C
     durable.sync_folder(file.parent)
     files: list[File] = []
     positions: dict[str, int] = {}
+    removed: list[str] = []
     rows = 0
     data = file.read_bytes()
     for action in map(json.loads, data.splitlines()):
@@ -155,26 +159,27 @@ def _recover(path: Path, spec: TableSpec, version: int, ledger: Ledger, clock: C
                 raise DamageError(f"version {version} of table {spec.name} names a file that is not whole", where=str(target), fix=_REPAIR)
             files.append(File(name, action["add"]["size"], durable.sha256_of(target), count))
             rows += count
+        elif "remove" in action:
+            removed.append(action["remove"]["path"])
         elif "txn" in action:
             positions[action["txn"]["appId"]] = action["txn"]["version"]
     ledger.append(
-        "commit", spec.name, version, rows=rows, positions=positions, files=files,
+        "commit", spec.name, version, rows=0 if removed else rows, positions=positions, files=files, removed=removed,
         commit_sha256=hashlib.sha256(data).hexdigest(), written_at=clock.now(),
     )  # fmt: skip
     return Finding(spec.name, version, "recovered", f"{rows} rows were committed just before the crash")
 
 
-def _check_files(path: Path, spec: TableSpec, known: dict[int, Line]) -> None:
-    for version, line in known.items():
-        for file in line.files:
-            target = path / file.path
-            try:
-                size = target.stat().st_size
-            except OSError:
-                size = -1
-            if size != file.size:
-                what = "is missing" if size < 0 else f"has {size} bytes, the ledger says {file.size}"
-                raise DamageError(f"a file of version {version} of table {spec.name} {what}", where=str(target), fix=_REPAIR)
+def _check_files(path: Path, spec: TableSpec, ledger: Ledger) -> None:
+    for file in ledger.files(spec.name).values():
+        target = path / file.path
+        try:
+            size = target.stat().st_size
+        except OSError:
+            size = -1
+        if size != file.size:
+            what = "is missing" if size < 0 else f"has {size} bytes, the ledger says {file.size}"
+            raise DamageError(f"a file of table {spec.name} {what}", where=str(target), fix=_REPAIR)
 
 
 def _set_checkpoints_aside(path: Path, spec: TableSpec, ledger: Ledger, aside: Path) -> list[Finding]:
@@ -213,12 +218,13 @@ def _hinted(hint: Path) -> int | None:
         return None
 
 
-def _remove_orphans(path: Path, spec: TableSpec, ledger: Ledger) -> list[Finding]:
-    named = {file.path for line in ledger.commits(spec.name).values() for file in line.files}
-    orphans = [file for file in path.rglob(f"{FILE_PREFIX}*.parquet") if file.relative_to(path).as_posix() not in named]
-    for file in orphans:
+def _remove_orphans(path: Path, spec: TableSpec, ledger: Ledger, now: int) -> list[Finding]:
+    """Remove what no commit names, and what was put together with other files so long ago that no reader needs it."""
+    named: set[str] = set(ledger.files(spec.name))
+    for line in ledger.commits(spec.name).values():
+        if now - line.written_at < RETENTION_US:
+            named.update(line.removed)
+    needless = [file for file in path.rglob(f"{FILE_PREFIX}*.parquet") if file.relative_to(path).as_posix() not in named]
+    for file in needless:
         file.unlink()
-    return [Finding(spec.name, -1, "removed", f"{file}: written, but not committed before the crash") for file in orphans]
-
-
-__all__ = ["Finding", "check_table", "checkpoint_path", "commit_fault"]
+    return [Finding(spec.name, -1, "removed", f"{file}: not, or no longer, part of the table") for file in needless]

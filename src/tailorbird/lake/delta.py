@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from tailorbird import faults
 from tailorbird.errors import DamageError
@@ -36,6 +36,10 @@ from tailorbird.lake.tables import TableSpec
 COMMIT_INFO = "tailorbird"  # our key in a commit's info
 FILE_PREFIX = "part-"
 CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
+SMALL_BYTES = 8 << 20  # files below are put together
+SMALL_FILES = 32  # in one folder
+MERGED_BYTES = 64 << 20  # of files that are put together at once
+RETENTION_US = 7 * DAY  # for which a file that was put together with others stays for readers
 
 _EPOCH = date(1970, 1, 1)
 _START = datetime(1970, 1, 1)
@@ -53,6 +57,7 @@ class CommitInfo(msgspec.Struct, frozen=True):
 
     files: int
     rows: int
+    removed: int = 0  # files that a compaction put together
 
 
 def commit_path(table: Path, version: int) -> Path:
@@ -81,7 +86,7 @@ def create_table(path: Path, spec: TableSpec, ledger: Ledger, clock: Clock) -> N
 
 def seal(
     path: Path, table: str, version: int, ledger: Ledger, *, written_at: int, rows: int = 0,
-    positions: dict[str, int] | None = None, files: list[File] | None = None,
+    positions: dict[str, int] | None = None, files: list[File] | None = None, removed: list[str] | None = None,
 ) -> Line:  # fmt: skip
     """Sync a commit file that deltalake wrote, and enter it into the ledger."""
     commit = commit_path(path, version)
@@ -96,6 +101,7 @@ def seal(
         rows=rows,
         positions=positions,
         files=files,
+        removed=removed,
         commit_sha256=durable.sha256_of(commit),
         written_at=written_at,
     )
@@ -118,6 +124,7 @@ class DurableTable:
         self._delta = DeltaTable(path)
         self._check_shape()
         self._positions: dict[str, int] = {}
+        self._files = ledger.files(spec.name)
 
     def _check_shape(self) -> None:
         found = [field.name for field in self._delta.schema().fields]
@@ -152,9 +159,21 @@ class DurableTable:
         reached = self.position(log)
         if rows.num_rows == 0 or (reached is not None and position <= reached):
             return None
-        version = self.version + 1
         now = self._clock.now()
-        files, actions = self._write(rows, version, now)
+        files, actions = self._write(rows, now)
+        line = self._commit(actions, files, now, rows=rows.num_rows, positions={log: position})
+        self._positions[log] = position
+        if line.version % CHECKPOINT_EVERY == 0:
+            self.compact()
+            self.checkpoint()
+        return line
+
+    def _commit(
+        self, actions: list[AddAction | RemoveAction], files: list[File], now: int, *, rows: int = 0,
+        positions: dict[str, int] | None = None, removed: list[str] | None = None,
+    ) -> Line:  # fmt: skip
+        version = self.version + 1
+        info = {"files": len(files), "rows": sum(file.rows for file in files), "removed": len(removed or [])}
         faults.at("lake.after_data")
         with durable.disk_errors(self.path):
             self._delta.create_write_transaction(
@@ -163,8 +182,8 @@ class DurableTable:
                 self._delta.schema(),
                 [self.spec.partition] if self.spec.partition else None,
                 commit_properties=CommitProperties(
-                    custom_metadata={COMMIT_INFO: {"files": len(files), "rows": rows.num_rows}},
-                    app_transactions=[Transaction(log, position)],
+                    custom_metadata={COMMIT_INFO: info},
+                    app_transactions=[Transaction(log, position) for log, position in (positions or {}).items()],
                 ),
                 post_commithook_properties=_NO_HOOKS,
             )
@@ -172,20 +191,22 @@ class DurableTable:
         self._delta.update_incremental()
         if self.version != version:
             raise DamageError(f"expected version {version}, found {self.version}: somebody else writes to it", where=str(self.path))
-        positions = {log: position}
-        line = seal(self.path, self.spec.name, version, self._ledger, rows=rows.num_rows, positions=positions, files=files, written_at=now)
-        self._positions[log] = position
-        if version % CHECKPOINT_EVERY == 0:
-            self.checkpoint()
+        line = seal(
+            self.path, self.spec.name, version, self._ledger,
+            rows=rows, positions=positions, files=files, removed=removed, written_at=now,
+        )  # fmt: skip
+        self._files.update({file.path: file for file in files})
+        for path in removed or []:
+            del self._files[path]
         return line
 
-    def _write(self, rows: pa.Table, version: int, now: int) -> tuple[list[File], list[AddAction]]:
+    def _write(self, rows: pa.Table, now: int, *, data_change: bool = True) -> tuple[list[File], list[AddAction | RemoveAction]]:
         files: list[File] = []
-        actions: list[AddAction] = []
+        actions: list[AddAction | RemoveAction] = []
         folders: set[Path] = set()
         for value, part in split_by_partition(rows, self.spec):
             folder = f"{self.spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/" if self.spec.partition else ""
-            name = f"{folder}{FILE_PREFIX}{version:08d}-{len(files):04d}-{uuid.uuid4().hex[:8]}.parquet"
+            name = f"{folder}{FILE_PREFIX}{self.version + 1:08d}-{len(files):04d}-{uuid.uuid4().hex[:8]}.parquet"
             path = self.path / name
             if path.parent not in folders:
                 durable.make_folder(path.parent)
@@ -194,11 +215,37 @@ class DurableTable:
             durable.write_new(path, data)
             files.append(File(name, len(data), hashlib.sha256(data).hexdigest(), part.num_rows))
             values = {self.spec.partition: value} if self.spec.partition else {}
-            actions.append(AddAction(name, len(data), values, now // 1000, True, statistics_of(part, self.spec)))
+            actions.append(AddAction(name, len(data), values, now // 1000, data_change, statistics_of(part, self.spec)))
         faults.at("lake.before_folder_sync")
         for folder_path in folders:
             durable.sync_folder(folder_path)
         return files, actions
+
+    def compact(self) -> int:
+        """Put the small files of each folder together, in log order; how many files there are less.
+
+        The old ones stay for readers that began before, and are removed after `RETENTION_US` when the role starts.
+        """
+        folders: dict[str, list[File]] = {}
+        for path, file in sorted(self._files.items()):
+            if file.size < SMALL_BYTES:
+                folders.setdefault(path.rpartition("/")[0], []).append(file)
+        less = 0
+        for small in folders.values():
+            if len(small) >= SMALL_FILES:
+                sizes = np.cumsum([file.size for file in small])
+                less += self._put_together(small[: max(2, int(np.searchsorted(sizes, MERGED_BYTES)))])
+        return less
+
+    def _put_together(self, small: list[File]) -> int:
+        now = self._clock.now()
+        tables = [pq.ParquetFile(self.path / file.path).read().cast(self.spec.file_schema) for file in small]
+        files, actions = self._write(pa.concat_tables(tables), now, data_change=False)
+        folder = small[0].path.rpartition("/")[0]
+        values: dict[str, str | None] = {self.spec.partition: folder.partition("=")[2]} if self.spec.partition else {}
+        actions += [RemoveAction(file.path, False, now // 1000, file.size, values) for file in small]
+        self._commit(actions, files, now, removed=[file.path for file in small])
+        return len(small) - len(files)
 
     def checkpoint(self) -> None:
         """Let deltalake summarise the log, so that readers open the table fast; enter it into the ledger once it lasts."""
@@ -211,6 +258,7 @@ class DurableTable:
         durable.sync_folder(path.parent)
         file = File(path.name, path.stat().st_size, durable.sha256_of(path))
         self._ledger.append("checkpoint", self.spec.name, self.version, files=[file], written_at=self._clock.now())
+        self._delta = DeltaTable(self.path)  # a handle that is only ever brought up to date gets slower with each commit
 
 
 def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | None, pa.Table]]:

@@ -38,6 +38,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     positions: dict[str, int] = {}
     commit_sha256: str = ""
     files: list[File] = []
+    removed: list[str] = []  # of earlier commits, whose rows are in `files` now
     written_at: int = 0
 
 
@@ -82,6 +83,7 @@ class Ledger:
         positions: dict[str, int] | None = None,
         commit_sha256: str = "",
         files: list[File] | None = None,
+        removed: list[str] | None = None,
     ) -> Line:
         """Add a line and sync it."""
         line = Line(
@@ -93,6 +95,7 @@ class Ledger:
             positions=positions or {},
             commit_sha256=commit_sha256,
             files=files or [],
+            removed=removed or [],
             written_at=written_at,
         )
         self._file.append(_encode(line))
@@ -110,6 +113,15 @@ class Ledger:
             elif line.kind == "withdrawn":
                 standing.pop(line.version, None)
         return standing
+
+    def files(self, table: str) -> dict[str, File]:
+        """The data files that hold the table's rows now, by path."""
+        live: dict[str, File] = {}
+        for _, line in sorted(self.commits(table).items()):
+            live.update({file.path: file for file in line.files})
+            for path in line.removed:
+                live.pop(path, None)
+        return live
 
     def checkpoints(self, table: str) -> dict[int, Line]:
         """The checkpoints of a table that were synced, by version."""

@@ -39,6 +39,7 @@ POLL_S = 0.05
 
 _ROUTED = "routed"
 _BATCH_BYTES = 256 << 20
+_MIRROR_LINES = 50  # of the ledger that make a commit of `commits`; a commit for each would double the small files
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class LakeRole:
             self._take_routed(rows_max, rows)
             for producer, path in answer_logs(self._stream).items():
                 self._take_answers(producer, path, rows_max, rows)
-            self._mirror_ledger(rows)
+            self._mirror_ledger(rows, _MIRROR_LINES if not flush else 1)
             if rows or archived or self._moved:
                 self._publish()
             return LakeReport(rows, archived, dict(self._positions.safe))
@@ -261,11 +262,11 @@ class LakeRole:
         self._positions.tables.setdefault(table, {})[log] = position
         self._moved = True
 
-    def _mirror_ledger(self, rows: dict[str, int]) -> None:
+    def _mirror_ledger(self, rows: dict[str, int], lines_min: int) -> None:
         table = self._tables["commits"]
         position = table.position("ledger") or 0
         lines = [line for line in self._ledger.lines[position:] if line.kind == "commit" and line.table != "commits"]
-        if lines:
+        if len(lines) >= lines_min:
             table.append(_mirrored(lines), "ledger", len(self._ledger.lines))
             rows["commits"] = len(lines)
 

@@ -128,13 +128,13 @@ def _table_whole(lake: Path, name: str, ledger: Ledger, reader: Lake, report: Ve
         fault = commit_fault(lake / name, version, line)
         if fault is not None:
             report.faults.append(Fault(f"{name}/_delta_log/{version:020d}.json", f"version {version} {fault}"))
-        for file in line.files:
-            report.files += 1
-            report.bytes += file.size
-            fault = _file_fault(lake / name / file.path, file.size, file.sha256)
-            if fault is not None:
-                report.faults.append(Fault(f"{name}/{file.path}", f"{fault} (version {version}, {file.rows} rows)"))
-            tell(file.size)
+    for file in ledger.files(name).values():
+        report.files += 1
+        report.bytes += file.size
+        fault = _file_fault(lake / name / file.path, file.size, file.sha256)
+        if fault is not None:
+            report.faults.append(Fault(f"{name}/{file.path}", f"{fault} ({file.rows} rows)"))
+        tell(file.size)
     if len(report.faults) > before:
         return False
     return _delta_agrees(name, ledger, reader, report)
@@ -148,7 +148,7 @@ def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport)
     except Exception as error:  # deltalake raises what it likes; whatever it is, the table cannot be read
         report.faults.append(Fault(name, f"cannot be read: {str(error).splitlines()[0]}"))
         return False
-    expected = {file.path: file.rows for line in known.values() for file in line.files}
+    expected = {file.path: file.rows for file in ledger.files(name).values()}
     if files != expected:
         odd = sorted(set(files.items()) ^ set(expected.items()))[0][0]
         report.faults.append(Fault(f"{name}/{odd}", "table and ledger do not agree about it"))

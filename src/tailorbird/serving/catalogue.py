@@ -38,6 +38,15 @@ class _Version:
     known_since: int
 
 
+@dataclass(frozen=True)
+class _Overlaid:
+    """An index over its base, as of one version of the catalogue."""
+
+    base: Index | None
+    version: int
+    index: Index
+
+
 class Catalogue:
     """Follows the routed log at `routed`, and lays what came later over a bundle's index.
 
@@ -51,7 +60,7 @@ class Catalogue:
         self._items: dict[str, _Version] = {}
         self._interests: Counter[str] = Counter()
         self._version = 0
-        self._overlaid: tuple[Index | None, int, Index] | None = None
+        self._overlaid: tuple[_Overlaid, ...] = ()
         self._base: Index | None = None
         self._changed = threading.Lock()
         self._stop = threading.Event()
@@ -92,19 +101,25 @@ class Catalogue:
 
     def over(self, index: Index | None) -> Index | None:
         """An index that knows the items as they are now; `index` itself if nothing changed, None if there is nothing."""
-        overlaid = self._overlaid
-        if overlaid is not None and overlaid[0] is index and overlaid[1] == self._version:
-            return overlaid[2]
+        made = self._made(index)
+        if made is not None:
+            return made.index
         with self._changed:
-            overlaid = self._overlaid
-            version = self._version
-            if overlaid is not None and overlaid[0] is index and overlaid[1] == version:
-                return overlaid[2]
-            made = self._overlay(index)
+            made = self._made(index)
             if made is not None:
-                self._base = index
-                self._overlaid = (index, version, made)
-            return made
+                return made.index
+            version = self._version
+            overlay = self._overlay(index)
+            if overlay is None:
+                return None
+            # Two are kept: during a swap, requests ask for the old bundle's and the new one's in turn.
+            others = [one for one in self._overlaid if one.base is not index]
+            self._base = index
+            self._overlaid = (_Overlaid(index, version, overlay), *others[:1])
+            return overlay
+
+    def _made(self, index: Index | None) -> "_Overlaid | None":
+        return next((one for one in self._overlaid if one.base is index and one.version == self._version), None)
 
     def _overlay(self, index: Index | None) -> Index | None:
         items = list(self._items.items())

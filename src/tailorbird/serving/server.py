@@ -32,6 +32,7 @@ from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.ranking import Slot
+from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.serving.access import LOCAL_HOSTS, Keys, Perimeter, is_local, require_safe_bind
 from tailorbird.serving.app import Service, create_app
@@ -103,10 +104,15 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
     with listener, first_free(options.stream, options.plan, clock) as door:
         metrics = Metrics()
         schema_hash = options.features.schema_hash
-        probe = partial(probe_in_child, schema_hash=schema_hash) if options.probe else None
-        load = partial(load_bundle, schema_hash=schema_hash)
-        bundles = BundleHolder(Registry(options.registry, clock=clock), load, metrics, probe=probe)
         catalogue = Catalogue(options.routed)
+
+        def load(folder: Path) -> Bundle:
+            bundle = load_bundle(folder, schema_hash=schema_hash)
+            catalogue.over(bundle.index)  # here, rather than in the first request after the swap
+            return bundle
+
+        probe = partial(probe_in_child, schema_hash=schema_hash) if options.probe else None
+        bundles = BundleHolder(Registry(options.registry, clock=clock), load, metrics, probe=probe)
         reader = StateReader(options.state, options.features)
         pipeline = Pipeline(
             slots=options.slots,

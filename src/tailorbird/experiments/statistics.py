@@ -145,7 +145,8 @@ def proportion_interval(hits: int, runs: int, *, level: float = 0.95) -> tuple[f
     z = student_quantile(1 - (1 - level) / 2, math.inf)
     p, z2 = hits / runs, z * z
     centre, half = p + z2 / (2 * runs), z * math.sqrt(p * (1 - p) / runs + z2 / (4 * runs * runs))
-    return (centre - half) / (1 + z2 / runs), (centre + half) / (1 + z2 / runs)
+    low, high = (centre - half) / (1 + z2 / runs), (centre + half) / (1 + z2 / runs)
+    return (low if hits else 0.0), (high if hits < runs else 1.0)  # exact where rounding would miss the end
 
 
 def _welch_freedom(va: float, na: int, vb: float, nb: int) -> float:

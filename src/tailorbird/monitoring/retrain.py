@@ -12,6 +12,10 @@ Statistics 1995) against a reference that is itself an estimate: a steep fall is
 when enough of them agree, whenever it began. The threshold is computed, not chosen: the level that no-change sequences
 exceed at any step of the whole watch with probability `false_alarm`, found by simulation with normal errors, the error of
 the reference (which all steps share) included. A fall must also be as large as `fall` to be acted on.
+
+The stated rate is exact for independent steps. Where the same people come again and again, what is special about them is
+in the reference and in what follows, and cancels: then there are fewer false alarms (for 5 % stated, 1 to 3 % measured on
+people with persistent tastes). Where the lift depends on the hour of the day, take a period of a day.
 """
 
 import math

@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -175,3 +178,13 @@ def test_sealing_again_makes_a_bundle_whole_again(copy):
     (copy / "notes.txt").write_text("added")
     seal(copy, read_manifest(copy))
     assert "notes.txt" in read_sealed(copy).manifest.files
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_damage_under_fitting_checksums_is_refused_or_harmless_and_never_crashes(copy, seed):
+    script = Path(__file__).parent / "mutants.py"
+    done = subprocess.run([sys.executable, script, copy, str(seed), "80"], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    refused, loaded = map(int, done.stdout.split())
+    assert refused + loaded == 80
+    assert refused > 40

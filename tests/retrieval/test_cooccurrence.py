@@ -91,4 +91,4 @@ def test_look_up_in_a_full_row():
 @pytest.mark.parametrize(("indptr", "items"), [([0, 1, 1], [2]), ([0, 2], [1, 0]), ([0, 2, 1], [0]), ([0, 1, 1], [-1]), ([1, 1, 1], [0])])
 def test_a_matrix_that_does_not_fit_its_items_is_refused(indptr, items):
     with pytest.raises(ValueError, match="item-to-item matrix"):
-        Cooccurrence(np.array(indptr), np.array(items, np.int32), np.ones(len(items), np.float32)).check(2)
+        Cooccurrence(np.array(indptr, np.int64), np.array(items, np.int32), np.ones(len(items), np.float32)).check(2)

@@ -11,7 +11,6 @@
 """
 
 import dataclasses
-import io
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from tailorbird.ranking.formula import value
 from tailorbird.ranking.onnx_check import check_onnx
 from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
 from tailorbird.retrieval import Index
+from tailorbird.retrieval.arrays import read_array, write_array
 from tailorbird.version import __version__
 
 Floats = npt.NDArray[np.float64]
@@ -81,7 +81,7 @@ class Bundle:
             encoder = msgspec.json.decode(files["encoder.json"], type=Encoder)
             calibration = msgspec.json.decode(files["calibration.json"], type=dict[str, Calibration])
             models = {head.file: files[head.file] for head in manifest.heads}
-            golden = _array(files["golden_input.npy"]), _array(files["golden_raw.npy"])
+            golden = read_array(files["golden_input.npy"]), read_array(files["golden_raw.npy"])
         except KeyError as error:
             raise BundleError(f"{error.args[0]} is missing", where=str(path)) from error
         except (ValueError, msgspec.DecodeError) as error:
@@ -150,11 +150,13 @@ class Bundle:
         return raw
 
     def _check_golden(self, matrix: Matrix, expected: Floats, *, where: str) -> None:
+        if matrix.dtype != np.float32 or expected.dtype != np.float64:
+            raise BundleError("its golden rows have other types of numbers than its model", where=where)
         if matrix.ndim != 2 or matrix.shape[1] != len(self.encoder.names) or expected.shape != (matrix.shape[0], len(self.heads)):
             raise BundleError("its golden rows have another shape than its model", where=where)
         if not matrix.shape[0]:
             raise BundleError("it has no golden rows", where=where)
-        raw = np.column_stack(list(self.raw(matrix.astype(np.float32, copy=False)).values()))
+        raw = np.column_stack(list(self.raw(matrix).values()))
         if not np.allclose(raw, expected, rtol=_GOLDEN_RELATIVE, atol=_GOLDEN_ABSOLUTE):
             worst = float(np.abs(raw - expected).max())
             raise BundleError(
@@ -200,8 +202,8 @@ def write_bundle(
     sessions = {name: _session(data, width=len(encoder.names), where=name) for name, data in models.items()}
     rows = np.ascontiguousarray(golden[np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))], np.float32)
     raw = np.column_stack(list(_run(sessions, heads, rows).values()))
-    _save(folder / "golden_input.npy", rows)
-    _save(folder / "golden_raw.npy", raw)
+    write_array(folder / "golden_input.npy", rows)
+    write_array(folder / "golden_raw.npy", raw)
     named = tuple(msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name) for head in heads)
     manifest = Manifest(
         created_at=created_at,
@@ -231,7 +233,7 @@ def _session(data: bytes, *, width: int, where: str) -> ort.InferenceSession:
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")
     try:
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no common base; their text may name paths
         raise BundleError(f"ONNX Runtime refuses the model ({type(error).__name__})", where=where) from error
     inputs = session.get_inputs()
@@ -268,12 +270,3 @@ def _column(output: npt.NDArray[Any], head: Head, rows: int) -> Floats:
         raise BundleError(f"head {head.name} gave {output.dtype}{output.shape} for {rows} rows", where=head.file)
     column = output[:, head.column] if output.ndim == 2 else output
     return column.astype(np.float64)
-
-
-def _array(data: bytes) -> npt.NDArray[Any]:
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    with path.open("wb") as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)

@@ -161,6 +161,8 @@ def read_sealed(folder: Path) -> Sealed:
         if extra := sorted(present - manifest.files.keys() - {MANIFEST, DIGEST}):
             raise BundleError(f"{extra[0]} is not in the manifest", where=str(folder), fix="remove it, or add the bundle again")
         files = {name: _read_checked(root, folder, name, entry) for name, entry in sorted(manifest.files.items())}
+    except OSError as error:
+        raise StorageError(f"cannot be read: {error.strerror}", where=str(folder)) from error
     finally:
         os.close(root)
     return Sealed(folder, manifest, digest, files)

@@ -1,6 +1,5 @@
 """Building an index from the events and items of the lake, as columns. What it holds stands in `retrieval.index`."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tailorbird.errors import InputError
 from tailorbird.events.clock import DAY
 from tailorbird.events.keys import hash64s
 from tailorbird.events.schema import micros
+from tailorbird.retrieval.arrays import write_array
 from tailorbird.retrieval.columns import Column, TextColumn, columns_of
 from tailorbird.retrieval.cooccurrence import Cooccurrence, cooccurrence
 from tailorbird.retrieval.index import FORMAT, Meta, documents_of
@@ -133,6 +133,4 @@ def _write_items(
 
 def _write_matrix(folder: Path, matrix: Cooccurrence) -> None:
     for name in ("indptr", "items", "weights"):
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, getattr(matrix, name), allow_pickle=False)
-        (folder / f"i2i_{name}.npy").write_bytes(buffer.getvalue())
+        write_array(folder / f"i2i_{name}.npy", getattr(matrix, name))

@@ -37,6 +37,8 @@ class Cooccurrence:
 
     def check(self, rows: int) -> None:
         """Raise ValueError unless this is a matrix of so many rows and columns, whose every entry can be looked up."""
+        if (self.indptr.dtype, self.items.dtype, self.weights.dtype) != (np.int64, np.int32, np.float32):
+            raise ValueError("the item-to-item matrix has other types of numbers")
         shape_fits = self.indptr.shape == (rows + 1,) and self.items.shape == self.weights.shape == (self.indptr[-1],)
         if not shape_fits or self.indptr[0] != 0 or (np.diff(self.indptr) < 0).any():
             raise ValueError("the item-to-item matrix has another shape than the items")

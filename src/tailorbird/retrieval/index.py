@@ -12,7 +12,6 @@ How it is built stands in `retrieval.build`; how sources are merged, in `retriev
 """
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +25,7 @@ import pyarrow as pa
 
 from tailorbird.errors import BundleError
 from tailorbird.events.keys import hash64s
+from tailorbird.retrieval.arrays import read_array
 from tailorbird.retrieval.columns import Column, TextColumn, extended
 from tailorbird.retrieval.cooccurrence import Cooccurrence
 from tailorbird.retrieval.text import TextIndex
@@ -105,7 +105,8 @@ class Index:
             if meta.format != FORMAT:
                 raise BundleError(f"the index has format {meta.format}, expected {FORMAT}", fix="tailorbird train")
             table = pa.ipc.open_file(pa.BufferReader(files["items.arrow"])).read_all()
-            item_item = Cooccurrence(*(_array(files[f"i2i_{name}.npy"]) for name in ("indptr", "items", "weights")))
+            table.validate(full=True)  # Arrow trusts offsets and codes otherwise, and reads beyond its buffers
+            item_item = Cooccurrence(*(read_array(files[f"i2i_{name}.npy"]) for name in ("indptr", "items", "weights")))
             item_item.check(table.num_rows)
             texts = {name.removeprefix("text/"): data for name, data in files.items() if name.startswith("text/")}
             text = TextIndex.load(texts) if texts else None
@@ -241,11 +242,20 @@ class Index:
         return Found(np.concatenate([near.rows, fill]), np.concatenate([near.scores, np.zeros(fill.size)]))
 
     def search(self, text: str, n: int) -> Found:
-        """The items whose words match a query as typed, best first; empty without a text index."""
-        rows, scores = self.text.search(text, n) if self.text else (np.zeros(0, np.intp), np.zeros(0))
-        if self.later is not None:
-            more, their = self.later.search(text, n)
-            rows, scores = np.concatenate([rows, more + self.later_at]), np.concatenate([scores, their])
+        """The items whose words match a query as typed, best first; empty without a text index.
+
+        Raises:
+            BundleError: the text index is damaged, which a checksum did not show. No query does this.
+        """
+        try:
+            rows, scores = self.text.search(text, n) if self.text else (np.zeros(0, np.intp), np.zeros(0))
+            if self.later is not None:
+                more, their = self.later.search(text, n)
+                rows, scores = np.concatenate([rows, more + self.later_at]), np.concatenate([scores, their])
+        except (ValueError, OSError) as error:
+            raise BundleError(f"cannot search: {error}", fix="tailorbird models rollback") from error
+        if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
+            raise BundleError("the text index names an item that does not exist", fix="tailorbird models rollback")
         return _best(rows, scores, n)
 
     # Items that came later
@@ -303,10 +313,6 @@ def _best(rows: Rows, scores: Floats, n: int) -> Found:
         kept = kept[np.argpartition(-scores[kept], n - 1)[:n]] if n > 0 else kept[:0]
     kept = kept[np.lexsort((rows[kept], -scores[kept]))]
     return Found(rows[kept], scores[kept])
-
-
-def _array(data: bytes) -> npt.NDArray[Any]:
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
 
 
 def _column(column: pa.ChunkedArray) -> Column:

@@ -6,7 +6,8 @@ writes lock files beside them; the copy is unlinked at once and lives on in the 
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +33,14 @@ class TextIndex:
         folder = Path(tempfile.mkdtemp(prefix="tailorbird-text-"))
         try:
             for name, data in files.items():
+                if "/" in name:
+                    raise ValueError(f"the text index has a file {name!r}")
                 (folder / name).write_bytes(data)
-            index = tantivy.Index.open(str(folder))
-            index.config_reader(reload_policy="manual")
-            index.reload()
-            index.searcher()
+            with _panics_told():
+                index = tantivy.Index.open(str(folder))
+                index.config_reader(reload_policy="manual")
+                index.reload()
+                index.searcher()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return cls(index)
@@ -67,11 +71,25 @@ class TextIndex:
     def _search(self, words: str, limit: int, *, fuzzy: bool) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
         # Lower case: AND, OR and NOT are words of a person here, no operators.
         spelt = dict.fromkeys(FIELDS, (False, 1, True)) if fuzzy else None
-        parsed, _ = self.index.parse_query_lenient(words.lower(), list(FIELDS), FIELDS, spelt)
-        searcher = self.index.searcher()
-        hits = searcher.search(parsed, limit, count=False).hits
-        rows = searcher.fast_field_values("row", [address for _, address in hits])
+        with _panics_told():
+            parsed, _ = self.index.parse_query_lenient(words.lower(), list(FIELDS), FIELDS, spelt)
+            searcher = self.index.searcher()
+            hits = searcher.search(parsed, limit, count=False).hits
+            rows = searcher.fast_field_values("row", [address for _, address in hits])
+        if None in rows:
+            raise ValueError("the text index names no row for a document")
         return np.array(rows, np.intp), np.array([score for score, _ in hits], np.float64)
+
+
+@contextmanager
+def _panics_told() -> Iterator[None]:
+    """Turn a panic of tantivy into a ValueError: a panic is no Exception in Python and would end the server."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError("the text index is damaged") from error
 
 
 def write_text_index(folder: Path, documents: Mapping[str, Sequence[str]]) -> None:

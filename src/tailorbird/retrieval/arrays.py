@@ -1,0 +1,30 @@
+"""Arrays in bundles: NumPy's `.npy` format, without pickle, and without trusting what the header says of the length."""
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def read_array(data: bytes) -> npt.NDArray[Any]:
+    """The array in a `.npy` file. Raises ValueError if the bytes are none, or not as many as the header says."""
+    file = io.BytesIO(data)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("expected version 1.0 of the format")
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=10_000)
+    except Exception as error:  # NumPy's reader lets errors of Python's tokenizer through
+        raise ValueError(f"is no array: {error}") from error
+    content = data[file.tell() :]
+    if dtype.hasobject or any(each < 0 for each in shape) or math.prod(shape) * dtype.itemsize != len(content):
+        raise ValueError(f"is no array of {dtype} with the shape {shape}")
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write a `.npy` file that `read_array` reads."""
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)

@@ -1,0 +1,55 @@
+"""Loads damaged bundles whose checksums fit, in a process of its own: python mutants.py FOLDER SEED COUNT.
+
+Prints how many were refused and how many load and answer; anything else that is raised ends it, as a crash does.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+import msgspec
+import world
+
+from tailorbird.errors import TailorbirdError
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.registry import Manifest, seal
+
+
+def mutate(data, source):
+    changed = bytearray(data)
+    kind = source.choice(("byte", "bytes", "cut"))
+    if kind == "cut":
+        return bytes(changed[: source.randrange(len(changed))])
+    for _ in range(1 if kind == "byte" else 8):
+        changed[source.randrange(len(changed))] = source.randrange(256)
+    return bytes(changed)
+
+
+def use(folder):
+    bundle = Bundle.load(folder, schema_hash=None)
+    bundle.score(world.make_rows([1, 2, 3], recent=[4, 5]), world.keys_of([1, 2, 3]))
+    bundle.index.search("rain coat", 3)
+    bundle.index.item_to_item(world.keys_of([4]), 5)
+    bundle.index.popular(3, "coats")
+
+
+def main(folder, seed, count):
+    source = random.Random(seed)
+    manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+    names = [name for name, entry in sorted(manifest.files.items()) if entry.bytes]
+    told = {"refused": 0, "loaded": 0}
+    for _ in range(count):
+        path = folder / source.choice(names)
+        whole = path.read_bytes()
+        path.write_bytes(mutate(whole, source))
+        seal(folder, manifest)
+        try:
+            use(folder)
+            told["loaded"] += 1
+        except TailorbirdError:
+            told["refused"] += 1
+        path.write_bytes(whole)
+    sys.stdout.write(f"{told['refused']} {told['loaded']}\n")
+
+
+main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -11,22 +11,39 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailorbird import faults
+from tailorbird.events import Receipt, RoutePlan
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND, SimulatedClock
 from tailorbird.events.schema import ROUTED
-from tailorbird.features import FeatureSet, ReadRequest, Rows, attribute, context, count, derived, entity, last, mean, ratio
+from tailorbird.features import (
+    FeatureSet,
+    ReadRequest,
+    Rows,
+    attribute,
+    context,
+    count,
+    derived,
+    entity,
+    last,
+    mean,
+    ratio,
+    sequence,
+    session,
+    time_since,
+    total,
+)
 from tailorbird.features import reference as plain
-from tailorbird.features import sequence, session, time_since, total
 from tailorbird.features.backfill import Requests, backfill
 from tailorbird.features.read import Reader
 from tailorbird.features.worker import FeatureWorker
-from tailorbird.stream import Block, open_writer
+from tailorbird.router import Router
+from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 
 START = 1_790_000_000 * SECOND
 ITEMS = ("i1", "i2", "i3")
@@ -56,7 +73,7 @@ WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d")
 
 settings.register_profile(
     "equality",
-    max_examples=int(os.environ.get("EQUALITY_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("EQUALITY_EXAMPLES", "100")),
     deadline=None,
     derandomize="EQUALITY_EXAMPLES" not in os.environ,
 )
@@ -228,6 +245,7 @@ def table(rows) -> pa.Table:
 def stream(folder: Path, features: FeatureSet, script: list[Step]) -> tuple[pa.Table, list[Asked]]:
     """Play the script through log, worker and reader: all events with their p, and what was read."""
     clock = SimulatedClock(START)
+    folder.mkdir(exist_ok=True)
     routed, asked = folder / "routed.db", []
     all_rows: list[dict] = []
     with open_writer(routed, partition="routed", first=1) as log:
@@ -316,4 +334,131 @@ def test_reference_backfill_and_stream_are_equal_to_the_bit(declared, script):
     features = FeatureSet.from_declarations(declared)
     with tempfile.TemporaryDirectory() as folder:
         events, asked = stream(Path(folder), features, script)
+        assert differences(features, events, asked) == []
+
+
+def test_a_window_that_is_short_of_a_tile_is_noticed(tmp_path, monkeypatch):
+    features = FeatureSet.from_declarations([count("clicks", entity("item"), "click", window="1m", hop="10s")])
+    click = dict.fromkeys(ROUTED.names) | {"type": "click", "user_id": "u1", "person": "u1", "item_id": "i1"}
+    click |= {"counts": True, "timeless": False, "received_at": START}
+    clicks = [click | {"event_id": "a", "ts": START}, click | {"event_id": "b", "ts": START + 60 * SECOND}]
+    script = [Step(clicks, False, ReadRequest(person="u1", now=START + 61 * SECOND))]
+    assert differences(features, *stream(tmp_path / "sound", features, script)) == []
+    monkeypatch.setattr(faults, "cut", lambda site: site == "features.tile")
+    found = differences(features, *stream(tmp_path / "short", features, script))
+    assert found == ["clicks of i1 in request 0: reference, backfill, stream = [2.0, np.float32(2.0), np.float32(1.0)]"]
+
+
+@dataclass(frozen=True)
+class Post:
+    """A body that comes in at a door, whose clock and whose client's clock are off; then perhaps a request."""
+
+    door: str
+    received_at: int
+    events: list[dict]
+    request: ReadRequest | None
+
+
+SHOP = (
+    lambda user, item, category: [
+        count("item_clicks", item, "click", window="1h", where="agent != 'bot'"),
+        ratio("ctr", item, "click", "impression", window="1d", prior=category, weight=5),
+        count("mine", entity("user", "item.category"), ["click", "purchase"], window="1d"),
+        total("spend", user, "purchase", of="price * quantity", window="7d"),
+        last("last_category", user, "click", of="item.category", kind="categorical"),
+        time_since("since", user, "click"),
+        sequence("recent", user, ["click", "purchase", "search"], length=4),
+        session("in_session", "click"),
+        attribute("category", item, "category", kind="categorical"),
+        attribute("price", item, "price", kind="numeric"),
+        attribute("segment", user, "segment", kind="categorical"),
+        derived("price_ratio", "price / (spend + 1)"),
+    ]
+)(entity("user"), entity("item"), entity("item.category"))
+
+
+@st.composite
+def posts(draw):
+    """A visit to a shop as two doors see it: clients and doors with skewed clocks, repeats, a login, profiles that come late."""
+    span = draw(st.sampled_from([10 * MINUTE, 5 * HOUR, 3 * DAY]))
+    now, found, sent = START, [], []
+    for _ in range(draw(st.integers(1, 6))):
+        now += draw(st.integers(0, 6)) * span // 6
+        door, skew = draw(st.sampled_from([("north", 0), ("south", -90 * SECOND), ("south", 45 * SECOND)]))
+        offset = draw(st.sampled_from([0, HOUR, -40 * DAY]))  # of the client's clock
+        body = []
+        for _ in range(draw(st.integers(0, 5))):
+            if sent and draw(st.integers(0, 4)) == 0:
+                body.append(draw(st.sampled_from(sent)))
+                continue
+            one = draw(sent_event(now, span)) | {"event_id": f"e{len(sent)}", "sent_at": now + offset}
+            if "ts" in one:
+                one["ts"] += offset
+            sent.append(one)
+            body.append(one)
+        person, anonymous = draw(st.sampled_from([("u1", None), (None, "a1"), (None, "a2")]))
+        request = ReadRequest(person=person, anonymous_id=anonymous, session_id=draw(st.sampled_from([None, "s1"])), now=now)
+        found.append(Post(door, now + skew, body, request if draw(st.integers(0, 3)) else None))
+    return found
+
+
+@st.composite
+def sent_event(draw, now, span):
+    kind = draw(st.sampled_from(["click", "click", "impression", "purchase", "search", "item", "user", "identify"]))
+    one: dict = {"type": kind, "ts": now - draw(st.sampled_from([0, 0, span // 12, span // 2, 2 * DAY]))}
+    if kind == "item":
+        one |= {"item_id": draw(st.sampled_from(ITEMS)), "properties": draw(PROFILE)}
+        if draw(st.booleans()):
+            one["timeless"] = True
+            del one["ts"]
+        return one
+    if kind == "user":
+        return one | {"user_id": "u1", "properties": draw(PROFILE)}
+    if kind == "identify":
+        return one | {"user_id": "u1", "anonymous_id": draw(st.sampled_from(["a1", "a2"]))}
+    one |= draw(st.sampled_from([{"user_id": "u1"}, {"anonymous_id": "a1"}, {"anonymous_id": "a2", "session_id": "s1"}]))
+    if kind == "impression":
+        return one | {"items": draw(st.lists(st.sampled_from(ITEMS), max_size=3))}
+    if kind == "search":
+        return one | {"properties": {"query": "boots"}}
+    agent = draw(st.sampled_from(["Mozilla/5.0 (X11) Firefox/140", "Googlebot/2.1"]))
+    one |= {"item_id": draw(st.sampled_from(ITEMS)), "context": {"user_agent": agent}}
+    return one | {"properties": {"price": draw(st.sampled_from([0.1, 19.99])), "quantity": 3}} if kind == "purchase" else one
+
+
+def through_the_router(folder: Path, features: FeatureSet, visit: list[Post]) -> tuple[pa.Table, list[Asked]]:
+    plan = RoutePlan(user_attributes=features.user_attributes, item_attributes=features.item_attributes)
+    clock = SimulatedClock(START)
+    asked = []
+    router = Router(folder, plan, clock=clock)
+    worker = FeatureWorker(routed_path(folder), folder / "state", features, clock=clock)
+    try:
+        for post in visit:
+            if post.events:
+                receipt = msgspec.json.encode(Receipt(post.received_at))
+                with open_writer(raw_path(folder, post.door), partition=post.door) as log:
+                    log.append([Block("body", len(post.events), msgspec.json.encode(post.events), receipt)])
+            if post.request is None:
+                continue  # the router takes several bodies in one step
+            router.step()
+            worker.step()
+            reader = Reader(folder / "state", features)
+            asked.append(Asked(post.request, reader.read(post.request, list(ITEMS))))
+            reader.close()
+        router.step()
+        with open_reader(routed_path(folder)) as log:
+            blocks = [stored.block for stored in log.read(0) if stored.block.kind == "events"]
+    finally:
+        worker.close()
+        router.close()
+    tables = [pa.ipc.open_stream(block.payload).read_all() for block in blocks]
+    return (pa.concat_tables(tables) if tables else ROUTED.empty_table()), asked
+
+
+@settings(settings.get_profile("equality"), suppress_health_check=list(HealthCheck))
+@given(posts())
+def test_they_are_equal_for_what_two_doors_and_the_router_make_of_a_visit(visit):
+    features = FeatureSet.from_declarations(SHOP)
+    with tempfile.TemporaryDirectory() as folder:
+        events, asked = through_the_router(Path(folder), features, visit)
         assert differences(features, events, asked) == []

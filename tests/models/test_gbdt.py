@@ -28,7 +28,7 @@ SMALL = GbdtSettings(trees=80, patience=10, threads=1)
 
 @pytest.fixture(scope="module", params=["binary", "lambdarank"])
 def model(request):
-    settings = GbdtSettings(objective=request.param, trees=80, patience=10, threads=1)
+    settings = GbdtSettings(objective=request.param, trees=80, patience=10, threads=1, rate=0.1, leaves=15, sets_from=0)
     return fit_gbdt(TRAIN, VALIDATION, COLUMNS, settings, categorical=["category"])
 
 
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_model_whatever_the_threads():
 
 
 def test_it_stops_when_validation_stops_improving():
-    settings = GbdtSettings(trees=1_000, patience=5, leaves=63, rate=0.3, threads=1)
+    settings = GbdtSettings(trees=1_000, patience=5, leaves=63, leaf_rows=20, rate=0.3, threads=1)
     model = fit_gbdt(TRAIN, VALIDATION, COLUMNS, settings)
     assert model.trees < 200
     assert int(np.argmin(model.curve["validation"])) + 1 == model.trees

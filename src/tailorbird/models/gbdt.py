@@ -5,8 +5,9 @@ scale until it is calibrated. Early stopping watches the validation part, which 
 What the columns are is decided by `ranking.encode`; how a booster becomes a file that serving loads, in `models.export`.
 """
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import lightgbm as lgb
 import numpy as np
@@ -27,27 +28,39 @@ class GbdtSettings:
         objective: `binary` or `lambdarank`.
         trees: at most this many; early stopping usually ends sooner.
         patience: stop after this many trees without a better validation figure; 0 grows all.
-        leaves, leaf_rows, rate, l2: size of a tree, least rows of a leaf, learning rate, penalty on leaf values.
+        leaves: of a tree; 0 takes one for each 600 positives, from 5 to 31: clicks are rare, and trees that are too fine for them
+            learn noise (on 3,400 clicks of a simulated shop NDCG@10 was .550 with 31 leaves, .558 with 5, .540 by popularity).
+        leaf_rows: least rows of a leaf; 0 takes as many as hold 15 positives on average.
+        rate, l2: learning rate, penalty on leaf values.
         columns, rows: share of columns for each tree and of rows for every tree.
-        threads: 0 takes all cores. The number does not change the model (`deterministic`, `force_row_wise`).
+        sets_from: positives from which codes are split as sets; below, as ranges of codes, which are ordered by frequency.
+        threads: 0 takes half the cores: LightGBM's threads spin while they wait, so that on cores which others use too, two were ten
+            times slower than one. The number does not change the model (`deterministic`, `force_row_wise`).
         seed: of every draw.
     """
 
     objective: str = "binary"
-    trees: int = 400
-    patience: int = 30
-    leaves: int = 31
-    leaf_rows: int = 50
-    rate: float = 0.06
-    l2: float = 2.0
-    columns: float = 0.8
-    rows: float = 0.8
+    trees: int = 800
+    patience: int = 50
+    leaves: int = 0
+    leaf_rows: int = 0
+    rate: float = 0.03
+    l2: float = 20.0
+    columns: float = 0.4
+    rows: float = 0.7
+    sets_from: int = 10_000
     threads: int = 0
     seed: int = 7
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise UsageError(f"unknown objective {self.objective!r}", fix=f"use one of {', '.join(OBJECTIVES)}")
+
+    def sized(self, positives: int, rows: int) -> "GbdtSettings":
+        """The same with what depends on the data filled in."""
+        leaves = self.leaves or min(max(positives // 600, 5), 31)
+        leaf_rows = self.leaf_rows or min(max(round(15 * rows / max(positives, 1)), 20), max(rows // 20, 1))
+        return replace(self, leaves=leaves, leaf_rows=leaf_rows, threads=self.threads or max(1, (os.cpu_count() or 2) // 2))
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,7 @@ class Gbdt:
 
     @property
     def trees(self) -> int:
+        """How many trees count: up to the best one, if early stopping watched."""
         return self.booster.current_iteration() if self.booster.best_iteration <= 0 else self.booster.best_iteration
 
     def score(self, matrix: Matrix) -> npt.NDArray[np.float64]:
@@ -125,6 +139,9 @@ def fit_gbdt(
         found = f"{np.count_nonzero(train.label > 0)} positives of {len(train.label)} rows"
         fix = 'take a longer window, or see whether clicks arrive: tailorbird sql "select type, count(*) from events group by type"'
         raise UsageError(f"the training part has {found}: nothing to tell apart", fix=fix)
+    positives = int(np.count_nonzero(train.label > 0))
+    settings = settings.sized(positives, len(train.label))
+    categorical = categorical if positives >= settings.sets_from else ()
     data = _dataset(train, columns, categorical)
     held = _dataset(validation, columns, categorical, reference=data)
     curve: dict[str, dict[str, list[float]]] = {}

@@ -79,7 +79,8 @@ def fit(
     """Learn from the training part, watch and calibrate by the validation part.
 
     Args:
-        position: whether rows were shown at positions, which the model then takes into account and serving sets to the first.
+        position: whether rows are all that was shown, looked at or not: the model then takes the position into account, which
+            serving sets to the first. Where only seen items are rows, position tells nothing but what the old policy liked.
 
     Raises:
         NotReadyError: no head has enough positives.

@@ -55,8 +55,8 @@ class TrainSettings:
         """The same with what `quick` means filled in."""
         if not self.quick:
             return self
-        gbdt = replace(self.gbdt, trees=min(self.gbdt.trees, 80), rate=max(self.gbdt.rate, 0.12), patience=10)
-        return replace(self, requests=self.requests or 6_000, test_requests=self.test_requests or 3_000, index_parts=2, gbdt=gbdt)
+        gbdt = replace(self.gbdt, trees=min(self.gbdt.trees, 150), rate=max(self.gbdt.rate, 0.08), patience=15)
+        return replace(self, requests=self.requests or 15_000, test_requests=self.test_requests or 6_000, index_parts=2, gbdt=gbdt)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,16 @@ def train(
     )
     rolling = series.rolling(material.codes)
     parts, dropped = _parts(material, data, split, series, rolling, settings)
-    fitted = fit(material.events, features, parts, series, slot.objective, settings, position=material.logged, progress=watch.tell)
+    fitted = fit(
+        material.events,
+        features,
+        parts,
+        series,
+        slot.objective,
+        settings,
+        position=material.logged and slot.denominator == "answer",
+        progress=watch.tell,
+    )
     scorers: dict[str, Scorer] = {NAME: partial(fitted.score, series=series, objective=slot.objective)}
     champion, bundle = _champion(store, features)
     if bundle is not None:

@@ -1,0 +1,143 @@
+"""Declarations: what is refused, with its line; what is proposed instead; and the schema that follows from what is accepted."""
+
+from pathlib import Path
+
+import pytest
+
+from tailorbird.errors import DeclarationError
+from tailorbird.events import EVENT_TYPES
+from tailorbird.features import (
+    FeatureSet,
+    attribute,
+    context,
+    count,
+    derived,
+    entity,
+    last,
+    load_features,
+    mean,
+    ratio,
+    sequence,
+    session,
+    total,
+)
+
+HEAD = """\
+from tailorbird.features import *
+user = entity("user"); item = entity("item"); category = entity("item.category")
+count("clicks", item, "click", window="7d")
+"""
+
+
+def refused(tmp_path: Path, line: str) -> str:
+    """The message for a features.py whose fourth line is `line`, without the path."""
+    path = tmp_path / "features.py"
+    path.write_text(HEAD + line + "\n")
+    with pytest.raises(DeclarationError) as caught:
+        load_features(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:4: "), message
+    return message.removeprefix(f"{path}:4: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('count("x", item, "klick", window="7d")', "x: 'klick' is no event type"),
+        ('count("clicks", item, "view", window="7d")', "clicks is declared twice, first at"),
+        ('count("x", item, "click", window="7d", hop="5h")', "the window of 7d is not a multiple of its hop of 5h\n  fix: hop='14h'"),
+        ('count("x", item, "click", window="7d", hop="1h")', "7d by 1h is 168 hops, more than 64"),
+        ('count("x", item, "click", window="401d")', "window: expected 1m to 400d, got 401d"),
+        ('count("x", item, "click", window="soon")', "'soon' is no duration; write it as 90s, 30m, 6h, 7d or 2w"),
+        ('count("x", item, "click", hop="1h")', "hop needs a window"),
+        ('count("x", item, "click", where="agnet != \'bot\'")', "\"agnet != 'bot'\": agnet is no field"),
+        ('count("x", item, "click", where="price > \'a\'")', "numbers and texts are mixed"),
+        ('count("x", item, "click", where="__import__(\'os\')")', "expected one of abs, sqrt, min, max, missing"),
+        ('count("x", item, "click", where="device.__class__ == 1")', "device.__class__ is no field"),
+        ('count("x", item, "click", where="query")', "expected a truth, 'query' is a text"),
+        ('count("x", item, "click", where="1 +")', "'1 +' is not an expression"),
+        ('count("x", "item", "click")', "expected an entity such as entity(\"item\"), got 'item'"),
+        ('count("1x", item, "click")', "a feature's name is letters, digits and _, got '1x'"),
+        ('total("x", user, "purchase", of="query")', "query is text, expected a number|expected a number, 'query' is a text"),
+        ('total("x", user, "purchase", of="price", max=1e9)', "max / unit = 100,000,000,000 is too fine"),
+        ('total("x", user, "purchase", of="price", unit=0)', "expected 0 < unit <= max"),
+        ('sequence("x", user, "click", length=5000)', "length: expected 1 to 1024, got 5000"),
+        ('sequence("x", item, "click")', "a sequence belongs to who asks"),
+        ('attribute("x", category, "price", kind="numeric")', "only user and item have profiles, got item.category"),
+        ('attribute("x", item, "price", kind="number")', "kind: expected numeric or categorical, got 'number'"),
+        ('context("browser")', "a request has no 'browser'; expected device, country, local_hour"),
+        ('entity("items")', "'items' is no field of an entity"),
+        ('derived("x", "clicks / view")', "x: view is no field\n  fix: numeric columns: clicks"),
+        ('derived("x", "x + 1")', "derived columns go in a circle: x → x"),
+        ('derived("x", "clicks + ")', "x: 'clicks +' is not an expression|'clicks + ' is not an expression"),
+        ('ratio("x", item, "click", "impression", weight=-1)', "weight: expected a number from 0 to 1e9, got -1"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("count(", "SyntaxError: '(' was never closed"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_its_line(tmp_path, line, message):
+    said = refused(tmp_path, line)
+    assert any(one in said for one in message.split("|")), said
+
+
+def test_a_circle_of_derived_columns_names_all_of_it():
+    with pytest.raises(DeclarationError, match="a → b → c → a"):
+        FeatureSet.from_declarations([derived("a", "b + 1"), derived("b", "c"), derived("c", "a * 2")])
+
+
+def test_a_file_that_is_missing_or_declares_nothing_is_refused(tmp_path):
+    with pytest.raises(DeclarationError, match="no such file"):
+        load_features(tmp_path / "features.py")
+    (tmp_path / "features.py").write_text("x = 1\n")
+    with pytest.raises(DeclarationError, match="declares no feature"):
+        load_features(tmp_path / "features.py")
+
+
+def test_a_projects_own_event_types_can_be_counted(tmp_path):
+    (tmp_path / "features.py").write_text(HEAD + 'count("plays", item, "play", window="1d")\n')
+    assert "plays" in load_features(tmp_path / "features.py", event_types=(*EVENT_TYPES, "play")).numeric
+
+
+def declarations() -> list:
+    user, item, category = entity("user"), entity("item"), entity("item.category")
+    return [
+        count("clicks", item, "click", window="7d", where="agent != 'bot'"),
+        ratio("ctr", item, "click", "impression", window="7d", prior=category, weight=20),
+        total("spend", user, "purchase", of="price", window="30d"),
+        mean("habit", user, "purchase", of="price", window="30d"),
+        last("last_category", user, "click", of="item.category"),
+        sequence("recent", user, ["purchase", "click"], length=64),
+        session("session_clicks", "click"),
+        attribute("price", item, "price", kind="numeric"),
+        context("device"),
+        derived("price_to_habit", "price / habit"),
+    ]
+
+
+def test_columns_are_by_kind_in_order_of_declaration():
+    features = FeatureSet.from_declarations(declarations())
+    assert features.numeric == ("clicks", "ctr", "spend", "habit", "session_clicks", "price", "price_to_habit")
+    assert features.categorical == ("last_category", "device")
+    assert features.sequences == ("recent",)
+    assert features.item_attributes == ("category", "price")
+    assert features.columns[1].description == "click for each of impression of the item in 7d by 14h, smoothed by item.category × 20"
+
+
+def test_the_schema_hash_is_of_the_content_and_nothing_else():
+    one, two = FeatureSet.from_declarations(declarations()), FeatureSet.from_declarations(declarations())
+    assert one.schema_hash == two.schema_hash == "cc32565f7008"  # another: raise ENGINE_VERSION, states are built anew
+    assert FeatureSet.from_declarations(declarations()[:-1]).schema_hash != one.schema_hash
+    assert FeatureSet.from_declarations(declarations()[::-1]).schema_hash != one.schema_hash
+
+
+def test_windows_over_the_same_events_with_the_same_hop_share_their_tiles():
+    item = entity("item")
+    shared = FeatureSet.from_declarations(
+        [count("a", item, "click", window="6h", hop="1h"), count("b", item, "click", window="3h", hop="1h")]
+    )
+    layout = shared.layout.entities[0]
+    assert [ring.tiles for ring in layout.rings] == [6]
+    assert [window.tiles for window in layout.windows] == [6, 3]
+    # newest ts and seven tiles; newest, valid from, next change, commit and two sums
+    assert (layout.state_bytes, layout.reading_bytes) == (8 * 8, 8 * 6)
+    assert shared.describe()["entities"][0]["reading_bytes"] == 48

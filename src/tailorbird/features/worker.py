@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird import faults
-from tailorbird.errors import InputError, StorageError
+from tailorbird.errors import InputError, NotReadyError, StorageError
 from tailorbird.events.clock import Clock
 from tailorbird.events.schema import ROUTED, micros
 from tailorbird.features.accumulators import NEVER, Accumulator, Additions
@@ -100,10 +100,14 @@ class FeatureWorker:
         """Take in what the log has, up to about `rows_max` rows, and commit.
 
         Raises:
+            NotReadyError: the building of this state was cut short; `bootstrap` it again.
             InputError: the log no longer has what comes next; `bootstrap` from the lake.
             DamageError: the log does not match its checksums.
             StorageError: the state could not be written; nothing of the step is in it.
         """
+        if not self.position.ready:
+            path = str(self._store.path)
+            raise NotReadyError("the building of this state was cut short", where=path, fix="tailorbird features backfill")
         reader = self._open_reader()
         blocks = [] if reader is None else reader.read(self.position.offset)
         rows, tables = 0, []

@@ -82,9 +82,9 @@ def test_an_attribute_is_what_it_is_compared_with():
 @pytest.mark.parametrize(
     "text",
     [
-        "(lambda: 1)()", "[a for a in (1,)]", "a.__class__", "print(a)", "a ** 2", "a if word else b", "'x' + word", "word < 'x'",
-        "a == 'x'",         "item.x == item.x", "item.x > 1 and item.x == 'a'", "f'{a}'", "a := 1", "a[0]", "*a", "1j", "word in (1, 'x')", "a in b", "min(a)",
-        "min(a, b, a)", "abs(x=a)", "a is b", "1e999", "(" * 60 + "a" + ")" * 60 + " +" , "-" * 40 + "a", "a" + " + a" * 200,
+        "(lambda: 1)()", "[a for a in (1,)]", "a.__class__", "print(a)", "a ** 2", "f'{a}'", "a := 1", "a[0]", "*a", "1j", "1e999",
+        "a if word else b", "'x' + word", "word < 'x'", "a == 'x'", "item.x == item.x", "item.x > 1 and item.x == 'a'", "a is b",
+        "word in (1, 'x')", "a in b", "min(a)", "min(a, b, a)", "abs(x=a)", "(" * 60 + "a", "-" * 40 + "a", "a" + " + a" * 200,
     ],
 )  # fmt: skip
 def test_anything_outside_the_small_language_is_refused(text):

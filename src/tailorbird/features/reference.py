@@ -58,12 +58,16 @@ def routed_events(table: pa.Table) -> list[Event]:
 
 def value(features: FeatureSet, name: str, request: ReadRequest, item: str | None, t: int, p: int, events: Sequence[Event]) -> Value:
     """The value of one column for `request.person` (already resolved) and `item`, at the two times t and p."""
+    return moment(features, request, item, t, p, events).value(name)
+
+
+def moment(features: FeatureSet, request: ReadRequest, item: str | None, t: int, p: int, events: Sequence[Event]) -> "Moment":
     known = [event for event in events if event["counts"] and event["ts"] < t and event["p"] <= p]
-    return _Moment(features, request, item, t, known).value(name)
+    return Moment(features, request, item, t, known)
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """An event as it counts for one item; `index` is the item's place in `items`."""
 
     event: Event
@@ -104,7 +108,9 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Moment:
+class Moment:
+    """A request at t, with the events that were known then; `rows` and what follows it say which of them a feature counts."""
+
     features: FeatureSet
     request: ReadRequest
     item: str | None
@@ -173,18 +179,21 @@ class _Moment:
         return a, b
 
     def session(self, feature: SessionCount) -> float:
+        return float(sum(row.event["type"] == feature.type for row in self.session_rows(feature)))
+
+    def session_rows(self, feature: SessionCount) -> list[Row]:
+        """The current session: what has the request's session_id, else the run of events that ends within the gap of t."""
         plain = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
         rows = self.last_rows(self.rows(plain, per_item=True), SESSION_LENGTH)
         if self.request.session_id is not None:
-            current = [row for row in rows if row.event["session_id"] == self.request.session_id]
-        else:
-            current, edge = [], self.t
-            for row in reversed(rows):
-                if edge - row.event["ts"] > SESSION_GAP:
-                    break
-                current.append(row)
-                edge = row.event["ts"]
-        return float(sum(row.event["type"] == feature.type for row in current))
+            return [row for row in rows if row.event["session_id"] == self.request.session_id]
+        current, edge = [], self.t
+        for row in reversed(rows):
+            if edge - row.event["ts"] > SESSION_GAP:
+                break
+            current.append(row)
+            edge = row.event["ts"]
+        return current
 
     def rows(
         self,
@@ -194,7 +203,7 @@ class _Moment:
         about: Entity | None = None,
         value: Expression | None = None,
         per_item: bool = False,
-    ) -> list[_Row]:
+    ) -> list[Row]:
         """The events of the entity that the request is about, once for each item where that is meant."""
         about = about or feature.entity
         names = [*about.fields, *(name for e in (feature.where, value) if e is not None for name, _ in e.names)]
@@ -212,14 +221,14 @@ class _Moment:
                     found.append(row)
         return found
 
-    def within(self, rows: list[_Row], window: Window) -> list[_Row]:
+    def within(self, rows: list[Row], window: Window) -> list[Row]:
         """The tile that t stands in, and the window before it."""
         since = self.t // window.hop * window.hop - window.length
         return [row for row in rows if row.event["ts"] >= since]
 
-    def last_rows(self, rows: list[_Row], length: int) -> list[_Row]:
+    def last_rows(self, rows: list[Row], length: int) -> list[Row]:
         recent = [row for row in rows if row.event["ts"] >= self.t - HORIZON]
-        return sorted(recent, key=_Row.order)[-length:]
+        return sorted(recent, key=Row.order)[-length:]
 
     def key(self, about: Entity) -> list[str | None]:
         """The values that the entity has in this request; a part such as item.category is the item's own attribute."""
@@ -234,23 +243,26 @@ class _Moment:
 
     def profile(self, owner: str, attribute: str) -> object:
         """Of the newest profile event; a newer profile replaces the older one whole."""
-        column, subject = ("user_id", self.request.person) if owner == "user" else ("item_id", self.item)
-        rows = [_Row(event, None, 0) for event in self.events if event["type"] == owner and event[column] == subject]
-        newest = max(rows, key=_Row.order, default=None) if subject is not None else None
+        newest = self.profile_row(owner)
         return None if newest is None else json.loads(newest.event["properties"] or "{}").get(attribute)
 
+    def profile_row(self, owner: str) -> Row | None:
+        column, subject = ("user_id", self.request.person) if owner == "user" else ("item_id", self.item)
+        rows = [Row(event, None, 0) for event in self.events if event["type"] == owner and event[column] == subject]
+        return max(rows, key=Row.order, default=None) if subject is not None else None
 
-def expanded(event: Event, per_item: bool) -> Iterator[_Row]:
+
+def expanded(event: Event, per_item: bool) -> Iterator[Row]:
     items = event.get("items")
     if event["item_id"] is not None or not items:
-        yield _Row(event, event["item_id"], 0)
+        yield Row(event, event["item_id"], 0)
     elif per_item or event["type"] in SHOWN:
-        yield from (_Row(event, item, index) for index, item in enumerate(items))
+        yield from (Row(event, item, index) for index, item in enumerate(items))
     else:
-        yield _Row(event, None, 0)
+        yield Row(event, None, 0)
 
 
-def units(row: _Row, amount: Amount) -> int:
+def units(row: Row, amount: Amount) -> int:
     """Whole units, rounded half to even, cut off at the declared maximum."""
     limit = float(amount.units_max)
     return round(min(max(number(amount.of, row.field) / amount.unit, -limit), limit))

@@ -28,6 +28,8 @@ from tailorbird.store import EmbeddedStore, Snapshot, open_store
 Int64s = npt.NDArray[np.int64]
 LANE = np.dtype("<i8")
 
+COMMITS_KEPT = 100_000  # answers carry commit and p themselves; the table is for looking back a day or so
+
 _POSITION = struct.Struct("<6q")
 _COMMIT = struct.Struct("<2q")
 _ALIAS = struct.Struct("<2q")
@@ -85,13 +87,22 @@ def read_position(snapshot: Snapshot) -> Position:
 
 
 def commit_record(position: Position, written_at: int) -> tuple[bytes, bytes]:
-    return b"c" + position.commit.to_bytes(8, "big"), _COMMIT.pack(position.p, written_at)
+    return _commit_key(position.commit), _COMMIT.pack(position.p, written_at)
+
+
+def outlived_commits(position: Position) -> list[bytes]:
+    """The keys that go when `position` is committed, so that the table stays bounded."""
+    return [_commit_key(position.commit - COMMITS_KEPT)] if position.commit > COMMITS_KEPT else []
 
 
 def commits(snapshot: Snapshot) -> Iterator[tuple[int, int, int]]:
     """(commit, p, written_at) of each commit, oldest first."""
     for key, value in snapshot.scan(b"c"):
         yield int.from_bytes(key[1:], "big"), *_COMMIT.unpack(value)
+
+
+def _commit_key(commit: int) -> bytes:
+    return b"c" + commit.to_bytes(8, "big")
 
 
 def alias_key(anonymous_id: str) -> bytes:

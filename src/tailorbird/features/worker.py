@@ -33,6 +33,7 @@ from tailorbird.features.state import (
     all_records,
     commit_record,
     open_state,
+    outlived_commits,
     read_alias,
     read_position,
     state_folder,
@@ -197,6 +198,7 @@ class FeatureWorker:
             changes = [self._apply(transaction, *pair, after.commit) for pair in zip(self._records, additions, strict=True)]
             transaction.put_many(_newer_aliases(transaction, aliases))
             transaction.put_many([after.encode(), commit_record(after, written_at)])
+            transaction.delete_many(outlived_commits(after))
             faults.at("worker.before_commit")
             return changes
 

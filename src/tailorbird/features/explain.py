@@ -1,0 +1,83 @@
+"""Why a feature has its value: the value at (t, p) and the events that made it, by the plain-Python reference.
+
+For one value at a time, as `features show` asks; it looks at every event that it is given, so give it the person's and
+the item's. Whole tables are compared by `features.recompute`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tailorbird.features.declare import (
+    HORIZON,
+    Attribute,
+    Counted,
+    Derived,
+    Entity,
+    Feature,
+    Last,
+    Mean,
+    Ratio,
+    SequenceOf,
+    SessionCount,
+    TimeSince,
+    Total,
+    Window,
+)
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.reference import Event, Moment, Row, Value, moment
+from tailorbird.features.request import ReadRequest
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A value, the events that it was made of (oldest first), and for a derived column the values that it read."""
+
+    name: str
+    value: Value
+    events: tuple[Event, ...]
+    reads: tuple["Explanation", ...] = ()
+
+
+def explain(
+    features: FeatureSet, name: str, request: ReadRequest, item: str | None, t: int, p: int, events: Sequence[Event]
+) -> Explanation:
+    """The value of a column for `request.person` (already resolved) and `item` at (t, p), with what made it.
+
+    Args:
+        events: as for `reference.value`; those of a parent entity too, if its rate is to be right.
+    Raises:
+        KeyError: no such column.
+    """
+    return _explain(moment(features, request, item, t, p, events), name)
+
+
+def _explain(now: Moment, name: str) -> Explanation:
+    feature = now.features.feature(name)
+    reads: tuple[Explanation, ...] = ()
+    if isinstance(feature, Derived):
+        expression = next(step.expression for step in now.features.layout.steps if step.name == name)
+        assert expression is not None
+        reads = tuple(_explain(now, column) for column, _ in expression.names)
+    rows = {id(row.event): row for row in _rows(now, feature)}
+    return Explanation(name, now.value(name), tuple(row.event for row in sorted(rows.values(), key=Row.order)), reads)
+
+
+def _rows(now: Moment, feature: Feature) -> list[Row]:
+    if isinstance(feature, Attribute):
+        newest = now.profile_row(feature.entity.fields[0])
+        return [] if newest is None else [newest]
+    if isinstance(feature, SessionCount):
+        return [row for row in now.session_rows(feature) if row.event["type"] == feature.type] if now.request.person else []
+    if not isinstance(feature, Counted) or None in now.key(feature.entity):
+        return []
+    if isinstance(feature, SequenceOf):
+        return now.last_rows(now.rows(feature, per_item=True), feature.length)
+    if isinstance(feature, Last | TimeSince):
+        return now.last_rows(now.rows(feature, value=feature.of if isinstance(feature, Last) else None), 1)
+    window = getattr(feature, "window", Window(HORIZON, HORIZON))
+    if not isinstance(feature, Ratio):
+        amount = feature.amount.of if isinstance(feature, Total | Mean) else None
+        return now.within(now.rows(feature, value=amount), window)
+    abouts = [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else [])
+    pairs = [(about, types) for about in abouts if None not in now.key(about) for types in (feature.types, feature.below)]
+    return [row for about, types in pairs for row in now.within(now.rows(feature, types=types, about=about), window)]

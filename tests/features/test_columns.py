@@ -1,0 +1,103 @@
+"""Columns: which rows a source takes out of a block, with which value."""
+
+import numpy as np
+import pytest
+
+from tailorbird.events.keys import combine, hash64
+from tailorbird.features import FeatureSet, count, entity, last, sequence, total
+from tailorbird.features.columns import Frame, entity_key, extract, extract_profiles
+from tailorbird.features.layout import source_of
+
+user, item, category = entity("user"), entity("item"), entity("item.category")
+
+
+def taken(kit, feature, *events):
+    return extract(source_of(feature), Frame(kit.table(kit.routed(events))))
+
+
+def shown(kit, type: str, **columns):
+    return kit.event(type, kit.T0, user_id="u1", items=["i1", "i2", "i3"], **columns)
+
+
+@pytest.mark.parametrize(
+    ("about", "type", "rows"),
+    [
+        (item, "impression", 3),
+        (user, "impression", 3),
+        (user, "answer", 3),
+        (item, "purchase", 3),
+        (user, "purchase", 1),
+        (entity(), "purchase", 1),
+    ],
+)
+def test_what_was_shown_counts_for_each_item_and_other_events_only_where_it_is_about_items(kit, about, type, rows):
+    assert len(taken(kit, count("n", about, type), shown(kit, type, price=9.0))) == rows
+
+
+def test_a_purchase_of_several_items_is_spent_once_and_stands_in_a_sequence_for_each(kit):
+    assert taken(kit, total("s", user, "purchase", of="price"), shown(kit, "purchase", price=9.0)).value.tolist() == [900]
+    in_sequence = taken(kit, sequence("r", user, "purchase"), shown(kit, "purchase"))
+    assert in_sequence.item.tolist() == [hash64(one) for one in ("i1", "i2", "i3")]
+    assert np.diff(in_sequence.id).tolist() == [1, 1]  # in the order in which they stand in the event
+
+
+def test_an_event_with_an_item_of_its_own_counts_for_that(kit):
+    found = taken(kit, count("n", item, "impression"), shown(kit, "impression", item_id="i9"))
+    assert found.key.tolist() == [hash64("i9")]
+
+
+def test_profiles_of_shown_items_stand_in_a_list_beside_them(kit):
+    found = taken(
+        kit, count("n", category, "impression"), shown(kit, "impression", item_profile='[{"category":"c1"},null,{"category":["c2"]}]')
+    )
+    assert found.key.tolist() == [hash64("c1"), hash64("c2")]
+    shorter = taken(kit, count("n", category, "impression"), shown(kit, "impression", item_profile='[{"category":"c1"}]'))
+    assert shorter.key.tolist() == [hash64("c1")]
+
+
+def test_what_does_not_count_or_has_no_time_is_left_out(kit):
+    events = (kit.event("click", kit.T0, item_id="i1", counts=False), kit.event("item", 0, item_id="i1", timeless=True))
+    assert len(taken(kit, count("n", item, ["click", "item"]), *events)) == 0
+
+
+def test_events_without_the_value_are_left_out(kit):
+    clicks = [kit.event("click", kit.T0, item_id="i1", user_id="u1", item_profile=one) for one in (None, "{}", '{"category":5}')]
+    assert taken(kit, last("l", user, "click", of="item.category"), *clicks).value.view(np.uint64).tolist() == [hash64("5")]
+
+
+def test_keys_of_composites_are_told_apart_by_name_and_order(kit):
+    one, other = np.array([1], np.uint64), np.array([2], np.uint64)
+    keys = [
+        entity_key(user, [one]),
+        entity_key(entity("user", "item"), [one, other]),
+        entity_key(entity("item", "user"), [one, other]),
+        entity_key(entity("user", "session"), [one, other]),
+        entity_key(entity("item", "user"), [other, one]),
+    ]
+    assert keys[0] == 1
+    assert len({int(key[0]) for key in keys}) == 5
+    assert keys[1] == combine(np.array(hash64("user+item"), np.uint64), one, other)
+
+
+def test_profiles_are_taken_with_their_attributes(kit):
+    table = kit.table(kit.routed([kit.event("item", 0, item_id="i1", properties='{"price": 3, "category": true}', timeless=True)]))
+    found = extract_profiles("item", (("category", "categorical"), ("price", "numeric"), ("stock", "numeric")), Frame(table))
+    assert found.key.tolist() == [hash64("i1")]
+    assert found.values[:, 0].view(np.uint64).tolist() == [hash64("true")]
+    np.testing.assert_array_equal(found.values[0, 1:].view(np.float64), [3, np.nan])
+
+
+def test_a_block_without_events_gives_nothing(kit):
+    frame = Frame(kit.table([]))
+    for feature in kit.every_kind().features:
+        if hasattr(feature, "types") and hasattr(feature, "entity"):
+            assert len(extract(source_of(feature), frame)) == 0
+    assert len(extract_profiles("item", (("price", "numeric"),), frame).key) == 0
+
+
+def test_attributes_that_expressions_and_entities_name_are_kept_with_each_event():
+    features = FeatureSet.from_declarations(
+        [count("a", entity("user", "item.category"), "click", where="user.plan == 'paid' and item.stock > 0")]
+    )
+    assert features.item_attributes == ("category", "stock")
+    assert features.user_attributes == ("plan",)

@@ -52,7 +52,7 @@ class _Axis:
         ranks = np.unique(values)
         return cls(low, high, (len(ranks) + 1).bit_length(), ranks)
 
-    def pack(self, segment: Intps, values: Int64s, *, side: Literal["left", "right"] = "left") -> Int64s:
+    def pack(self, segment: Intps | Int64s, values: Int64s, *, side: Literal["left", "right"] = "left") -> Int64s:
         """`side` is that of the search to come: a value between two known ones must fall on the right side of it."""
         if self.ranks is None:
             codes = np.clip(values, self.low - 1, self.high + 1) - (self.low - 1)
@@ -80,17 +80,18 @@ class Timeline:
         self._count = len(self._entities)
         segment = self._segments(keys)
         chosen = np.flatnonzero(segment < self._count)
-        segment = segment[chosen]
-        self._time = _Axis.over(ts[chosen], self._count)
-        packed = self._time.pack(segment, ts[chosen])
+        if len(chosen) < len(segment):
+            segment, ts = segment[chosen], ts[chosen]
+        self._time = _Axis.over(ts, self._count)
+        packed = self._time.pack(segment, ts)
         rank = _sorted(packed, chosen, tie)
-        self.order: Intps = chosen[rank]
+        self.order: Intps = chosen[rank] if len(chosen) < len(keys) else rank
         self.p: Int64s = p[self.order]
         self._packed = packed[rank]
-        segment = segment[rank]
         self._starts = np.concatenate(([0], np.cumsum(np.bincount(segment, minlength=self._count)), [len(rank)]))
         self._position = _Axis.over(self.p, self._count)
-        self._known = np.concatenate(([-1], np.maximum.accumulate(self._position.pack(segment, self.p))))
+        owner = self._packed >> self._time.bits
+        self._known = np.concatenate(([-1], np.maximum.accumulate(self._position.pack(owner, self.p))))
 
     def __len__(self) -> int:
         return len(self.order)

@@ -1,8 +1,63 @@
 """`tailorbird evaluate`."""
 
-from tailorbird.cli.output import Json
+from tailorbird.cli.output import Json, console, print_json, progress_bars
 
 
-def evaluate(slot: str = "", *, json: Json = False) -> None:
-    """Judge the champion beside the baselines on what came in since."""
-    raise NotImplementedError
+def evaluate(*versions: str, slot: str = "", window: str = "", quick: bool = False, json: Json = False) -> None:
+    """Judge the champion, or the versions named, beside all baselines on the newest part of what the lake holds. Changes nothing.
+
+    Every figure has its 95 % interval over people. For each version it says up to when that one has learned: where this
+    reaches into the part that it is judged on, its figures flatter it.
+
+    Example:  tailorbird -C shop evaluate
+
+    Example:  tailorbird -C shop evaluate v0001 v0002 --slot home --window 14d
+
+    Parameters
+    ----------
+    versions:
+        versions of the registry, or champion, previous, challenger; the champion unless told otherwise
+    slot:
+        train.slot unless told otherwise
+    window:
+        of how much of the past the newest part is taken, train.window unless told otherwise
+    quick:
+        judge fewer requests
+    """
+    from tailorbird.cli.train import print_results
+    from tailorbird.config import open_project
+    from tailorbird.errors import NotReadyError
+    from tailorbird.events import SystemClock, duration, to_iso
+    from tailorbird.registry import Registry
+    from tailorbird.training.evaluate import evaluate as run_evaluate
+    from tailorbird.training.train import TrainSettings
+
+    project, clock = open_project(), SystemClock()
+    declared = project.slot(slot)
+    registry = Registry(project.paths.registry, clock=clock)
+    if not versions and registry.champion() is None:
+        known = ", ".join(info.version for info in registry.versions())
+        fix = f"tailorbird evaluate VERSION judges one of {known}" if known else "tailorbird train makes one"
+        raise NotReadyError("there is no champion to judge yet", where=str(registry.path), fix=fix)
+    chosen = [registry.resolve(name).name for name in versions or ("champion",)]
+    learned = {version: to_iso(registry.verify(version).window.ts_to) for version in chosen}
+    window_us = duration(window or project.settings.train.window)
+    with progress_bars(quiet=json) as progress:
+        found = run_evaluate(
+            project.features,
+            declared,
+            tuple(chosen),
+            lake=project.paths.lake,
+            registry=project.paths.registry,
+            clock=clock,
+            settings=TrainSettings(window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick),
+            progress=progress,
+        )
+    if json:
+        print_json({"slot": declared.name, "learned_until": learned, **found.plain()})
+        return
+    title = f"Slot {declared.name}: {found.requests:,} requests, {found.people:,} people, {found.rows:,} rows of the newest part"
+    print_results(found.plain()["results"], title)
+    out = console()
+    for version, moment in learned.items():
+        out.print(f"{version} learned from what came before {moment}")

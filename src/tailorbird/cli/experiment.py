@@ -1,9 +1,29 @@
 """`tailorbird experiment report`."""
 
+import math
+from html import escape
 from pathlib import Path
 
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import UsageError
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="content-security-policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse; width: 100% }}
+td, th {{ padding: .25rem .6rem .25rem 0; text-align: right }}
+td:first-child, th:first-child {{ text-align: left }}
+svg {{ max-width: 100%; height: auto }}
+</style>
+{body}
+</html>
+"""
 
 
 def report(slot: str = "", *, since: str = "", html: Path | None = None, json: Json = False) -> None:
@@ -30,31 +50,35 @@ def report(slot: str = "", *, since: str = "", html: Path | None = None, json: J
     from tailorbird.lake import Lake
 
     project = open_project()
-    name = slot or project.settings.train.slot
-    if name not in project.slots:
-        raise UsageError(f"slots.py declares no slot {name!r}", fix=f"use one of {', '.join(project.slots)}")
-    declared = project.slots[name]
+    declared = project.slot(slot)
     if declared.experiment is None:
-        raise UsageError(f"slot {name} runs no experiment", fix=f"give it one in {project.root / 'slots.py'}")
+        raise UsageError(f"slot {declared.name} runs no experiment", fix=f"give it one in {project.root / 'slots.py'}")
     ts_from = SystemClock().now() - duration(since) if since else None
     found = experiment_report(
-        Lake(project.paths.lake), declared.experiment, name, ts_from=ts_from, denominator=declared.denominator
+        Lake(project.paths.lake), declared.experiment, declared.name, ts_from=ts_from, denominator=declared.denominator
     )  # fmt: skip
     if html is not None:
-        from tailorbird.experiments.picture import report_page
+        from tailorbird.experiments.drawing import report_html
 
-        html.write_text(report_page(found))
+        html.write_text(_PAGE.format(title=escape(f"{project.settings.project.name}: {found.experiment}"), body=report_html(found)))
     if json:
         print_json(dataclasses.asdict(found))
         return
     console().print(f"[bold]{found.verdict}[/bold]\n")
-    rows = [(a.arm, a.users, a.impressions, a.clicks, f"{a.ctr:.2%}", a.purchases, f"{a.conversion:.2%}") for a in found.arms]
+    rows = [(a.arm, a.users, a.impressions, a.clicks, _percent(a.ctr), a.purchases, _percent(a.conversion)) for a in found.arms]
     columns = ["arm", "users", "impressions", "clicks", "CTR", "purchases", "conversion"]
     print_table("", columns, rows, right=columns[1:])
     for each in found.comparisons:
+        if math.isnan(each.uplift):
+            console().print(f"{each.arm} over {each.control}: too little data yet")
+            continue
         interval = f"{each.uplift:+.1%}, 95 % interval {each.low:+.1%} to {each.high:+.1%}, p = {each.p:.3g}"
         always = f"{each.always_low:+.1%} to {each.always_high:+.1%} if looked at any time"
         console().print(f"{each.arm} over {each.control}: {interval} ({always})")
     console().print(f"split as declared: p = {found.srm_p:.3g}; users in several arms: {found.multiple_exposures}")
     if html is not None:
         console().print(f"Page: {html}")
+
+
+def _percent(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2%}"

@@ -1,7 +1,7 @@
 """`tailorbird features list|show|verify`."""
 
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.errors import UsageError
+from tailorbird.errors import NotReadyError, UsageError
 
 
 def list_(*, json: Json = False) -> None:
@@ -51,7 +51,8 @@ def show(entity: str, *, item: str = "", events: int = 10, json: Json = False) -
     rows = reader.read(ReadRequest(user, anonymous, None, None, None, None, SystemClock().now()), [item])
     reader.close()
     person = rows.person or ""
-    values = dict(zip(project.features.numeric, rows.numeric[0].tolist(), strict=True))
+    about = {column.name for column in project.features.columns if item or "item" not in column.entity}
+    values = {name: value for name, value in zip(project.features.numeric, rows.numeric[0].tolist(), strict=True) if name in about}
     known = {key: value for key, value in values.items() if value == value}
     columns = "ts, type, item_id, request_id, counts"
     escaped = person.replace("'", "''")
@@ -87,6 +88,8 @@ def verify(*, answers: int = 2_000, json: Json = False) -> None:
     project = open_project()
     lake = Lake(project.paths.lake)
     logged = lake.table("answers")
+    if not logged.num_rows:
+        raise NotReadyError("no answer has been logged yet", where=str(lake.path), fix="tailorbird up, then ask it for some")
     logged = logged.take(list(range(0, logged.num_rows, max(1, logged.num_rows // max(1, answers)))))
     report = parity(project.features, lake.events(), logged)
     unequal = {name: count for name, count in report.by_feature.items() if count}

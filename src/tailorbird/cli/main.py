@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.version import __version__
@@ -71,8 +71,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = _take_options(words)
     try:
-        status = build_app()(words)
+        status = build_app()(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
+    except CycloptsError as error:
+        _say(f"{' '.join(str(error).split())}\n  fix: {_help_for(words)}")
+        status = 2
     except TailorbirdError as error:
         if debug:
             raise
@@ -107,9 +110,18 @@ def _take_options(words: list[str]) -> bool:
     return debug
 
 
+def _help_for(words: list[str]) -> str:
+    """The command whose help tells how it is used."""
+    command = words[:1] if words[:1] and words[0] in {**_VERBS, **_GROUPS} else []
+    command += [word for word in words[1:2] if command and word in _GROUPS.get(command[0], ("", ()))[1]]
+    return " ".join(["tailorbird", *command, "--help"])
+
+
 def _sentence(error: OSError) -> str | None:
     """A user's sentence for what the disk or the network refused; None if it looks like a bug of ours."""
     where = f"{error.filename}: " if error.filename else ""
+    if error.errno is None:
+        return None
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{where}not permitted ({os.strerror(error.errno)})\n  fix: choose a folder that you may write to"
     if error.errno == errno.ENOSPC:

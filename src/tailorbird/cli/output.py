@@ -14,12 +14,15 @@ from rich.text import Text
 
 Json = Annotated[bool, Parameter(negative="", help="Print one JSON object and nothing else.")]
 
+_WIDTH_OF_FILES = 240  # columns of a table that is written to a file or a pipe
+
 Report = Callable[[str, int, int | None], None]
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A terminal if it is one, plain lines if not."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+    """A terminal if it is one; else plain lines that are not broken, in a file or a pipe."""
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, soft_wrap=not terminal, width=None if terminal else _WIDTH_OF_FILES)
 
 
 def print_json(value: Any) -> None:

@@ -2,11 +2,16 @@
 
 import urllib.error
 import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import NotReadyError, UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
 
 
 def recommend(
@@ -36,8 +41,8 @@ def recommend(
     from tailorbird.config import open_project
 
     project = open_project()
-    body = {"slot": slot or ("search" if query and "search" in project.slots else project.settings.train.slot), "explain": explain}
-    body |= {"attributes": ["title", "price", "category"]}
+    named = slot or ("search" if query and "search" in project.slots else project.settings.train.slot)
+    body: dict[str, object] = {"slot": named, "explain": explain, "attributes": ["title", "price", "category"]}
     if user:
         body["user_id"] = user
     if size:
@@ -65,13 +70,14 @@ def recommend(
             print_table(f"\n{item['item_id']}", ["feature", "value"], [list(pair) for pair in features.items()], right=["value"])
 
 
-def _running(run) -> str:
+def _running(run: Path) -> str:
+    """The address of a server of this project that answers, or ""."""
     for path in sorted(run.glob("serve*.json")):
-        address = msgspec.json.decode(path.read_bytes())["url"]
         try:
+            address = msgspec.json.decode(path.read_bytes())["url"]
             with urllib.request.urlopen(f"{address}/healthz", timeout=2):
                 return address
-        except OSError:
+        except (OSError, msgspec.MsgspecError):  # gone meanwhile
             continue
     return ""
 
@@ -85,20 +91,29 @@ def _ask(url: str, path: str, body: dict, keys: list[str]) -> dict:
         with urllib.request.urlopen(request, timeout=30) as response:
             return msgspec.json.decode(response.read())
     except urllib.error.HTTPError as error:
-        fault = msgspec.json.decode(error.read())
-        raise UsageError(fault.get("message", "refused"), where=f"{url}{path} {fault.get('path', '')}".strip()) from None
+        raise _refusal(error, f"{url}{path}") from None
     except OSError as error:
         raise NotReadyError(f"no answer from {url}: {error}", fix="tailorbird up starts the server") from None
 
 
-def _here(project, body: dict) -> dict:
+def _refusal(error: urllib.error.HTTPError, where: str) -> UsageError:
+    try:
+        fault = msgspec.json.decode(error.read(), type=dict[str, str])
+    except msgspec.MsgspecError:
+        return UsageError(f"refused with status {error.code}", where=where)
+    return UsageError(fault.get("message", "refused"), where=f"{where} {fault.get('path', '')}".strip(), fix=fault.get("fix", ""))
+
+
+def _here(project: "Project", body: dict) -> dict:
     from tailorbird.cli.inprocess import open_pipeline
     from tailorbird.events import SystemClock
-    from tailorbird.serving.messages import RecommendQuery, SearchQuery
+    from tailorbird.serving.messages import RecommendQuery, SearchQuery, decode
 
+    # Through JSON, so that a wrong value is refused with the same sentence as a server's.
+    asked = msgspec.json.encode(body)
     with open_pipeline(project, SystemClock(), seed=None) as pipeline:
         if "query" in body:
-            answer = pipeline.search(msgspec.convert(body, SearchQuery))
+            answer = pipeline.search(decode(asked, msgspec.json.Decoder(SearchQuery)))
         else:
-            answer = pipeline.answer(msgspec.convert(body, RecommendQuery))
+            answer = pipeline.answer(decode(asked, msgspec.json.Decoder(RecommendQuery)))
     return msgspec.to_builtins(answer)

@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 import threading
+from functools import partial
 
 from tailorbird.cli.supervisor import die_with_parent
 
@@ -32,7 +33,8 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     if shop:
         from tailorbird.console.shop import shop_routes
 
-        routes = shop_routes
+        slot = "front" if "front" in project.slots else project.slot().name  # the demo's page has a slot without an experiment
+        routes = partial(shop_routes, slot=slot)
     asked = port is not None or any(origin.key == "serve.port" and origin.source.startswith("environment") for origin in project.origins)
     paths.stream.mkdir(parents=True, exist_ok=True)
     options = ServeOptions(
@@ -40,6 +42,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         routed=paths.routed,
         state=paths.state,
         registry=paths.registry,
+        lake=paths.lake,
         run=paths.run,
         features=project.features,
         slots=project.slots,

@@ -3,7 +3,6 @@
 import getpass
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
-from tailorbird.errors import UsageError
 
 
 def train(slot: str = "", *, window: str = "", quick: bool = False, promote: bool = True, json: Json = False) -> None:
@@ -27,28 +26,25 @@ def train(slot: str = "", *, window: str = "", quick: bool = False, promote: boo
     promote:
         let it go live if it passes the gate
     """
-    from dataclasses import replace
-
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock, duration
     from tailorbird.training.train import TrainSettings
     from tailorbird.training.train import train as run_train
 
     project = open_project()
-    name = slot or project.settings.train.slot
-    if name not in project.slots:
-        raise UsageError(f"slots.py declares no slot {name!r}", fix=f"use one of {', '.join(project.slots)}")
-    settings = TrainSettings(window_us=duration(window or project.settings.train.window), lateness_us=project.plan.lateness_us)
+    declared = project.slot(slot)
+    window_us = duration(window or project.settings.train.window)
+    settings = TrainSettings(window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick)
     paths = project.paths
     with progress_bars(quiet=json) as progress:
         report = run_train(
             project.features,
-            project.slots[name],
+            declared,
             lake=paths.lake,
             registry=paths.registry,
             reports=paths.reports,
             clock=SystemClock(),
-            settings=replace(settings, quick=quick),
+            settings=settings,
             by=getpass.getuser(),
             promote=promote,
             progress=progress,
@@ -56,15 +52,17 @@ def train(slot: str = "", *, window: str = "", quick: bool = False, promote: boo
     if json:
         print_json(report.plain())
         return
-    print_results(report.evaluation.plain()["results"])
+    print_results(report.evaluation.plain()["results"], "On the last part of the time, which nothing learned from")
     out = console()
     out.print(f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: {report.decision.reason}")
+    if not report.promoted:
+        out.print(f'  To let it answer nevertheless:  tailorbird models promote {report.version} --why "a first try"')
     for note in (*report.decision.reasons[1:], *report.notes):
         out.print(f"  {note}")
     out.print(f"Report: {report.report}")
 
 
-def print_results(results: dict[str, dict[str, float | None]]) -> None:
+def print_results(results: dict[str, dict[str, float | None]], title: str) -> None:
     """Figures of a model and its baselines, best first, with their 95 % intervals."""
     columns = ["ndcg_10", "recall_10", "mrr", "auc", "coverage_10"]
     known = [name for name in columns if any(name in figures for figures in results.values())]
@@ -77,4 +75,4 @@ def print_results(results: dict[str, dict[str, float | None]]) -> None:
 
     ranked = sorted(results.items(), key=lambda pair: -(pair[1].get("ndcg_10") or 0.0))
     rows = [(name, *(cell(figures, column) for column in known)) for name, figures in ranked]
-    print_table("On the last part of the time, which nothing learned from", ["", *known], rows, right=known)
+    print_table(title, ["", *known], rows, right=known)

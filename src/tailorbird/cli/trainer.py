@@ -18,6 +18,7 @@ from tailorbird.lake import Lake
 from tailorbird.monitoring import Decision, Trigger, decide
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
+from tailorbird.training.baseline import ensure_champion
 from tailorbird.training.train import TrainReport, TrainSettings, train
 
 REFERENCE_US = 2 * DAY  # of live traffic after a promotion, before falls are looked for
@@ -62,6 +63,7 @@ def train_once(
 def run_train(project: Project, clock: Clock, slot: Slot, settings: TrainSettings, *, by: str, progress: Report) -> TrainReport:
     """`training.train` on a project's folders."""
     paths = project.paths
+    ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by)
     return train(
         project.features,
         slot,

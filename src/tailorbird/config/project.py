@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailorbird.config.settings import Origin, Settings, load_settings
-from tailorbird.errors import ConfigError, DeclarationError
+from tailorbird.errors import ConfigError, DeclarationError, UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.ranking import Slot
@@ -62,6 +62,19 @@ class Project:
     slots: dict[str, Slot]
     plan: RoutePlan
     paths: Paths
+
+    def slot(self, name: str = "") -> Slot:
+        """A slot by its name; without one, that of `train.slot`.
+
+        Raises:
+            UsageError: slots.py declares no such slot.
+        """
+        name = name or self.settings.train.slot
+        if name not in self.slots:
+            near = difflib.get_close_matches(name, self.slots, n=1)
+            fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(self.slots)}"
+            raise UsageError(f"slots.py declares no slot {name!r}", where=str(self.root / "slots.py"), fix=fix)
+        return self.slots[name]
 
 
 def find_project(start: Path | None = None) -> Path:

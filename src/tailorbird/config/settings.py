@@ -25,16 +25,12 @@ ENV_PREFIX = "TAILORBIRD_"
 ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in ("CHROMIUM", "DATA", "DEBUG", "FAULTS", "PARENT", "PROJECT"))
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class ProjectSection(_Section):
+class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Annotated[str, Meta(description="what pages and reports call the project")] = "shop"
     data: Annotated[str, Meta(description="folder of everything that is stored, relative to the project")] = "data"
 
 
-class EventsSection(_Section):
+class EventsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     types: Annotated[list[str], Meta(description="event types of your own beside the built-in ones")] = []
     skew: Annotated[str, Meta(description="how far a client's ts may lie in the future before the event is quarantined")] = "5m"
     lateness: Annotated[str, Meta(description="how late an event may arrive and still count in features")] = "1d"
@@ -42,7 +38,7 @@ class EventsSection(_Section):
     answer: Annotated[str, Meta(description="how long an answer waits for the clicks that name it")] = "2h"
 
 
-class ServeSection(_Section):
+class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host: Annotated[str, Meta(description="address to bind; anything but 127.0.0.1 needs a key")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65_535, description="port to bind; the next free one is taken if it is busy")] = 8642
     write_keys: Annotated[list[str], Meta(description="keys that may send events; set them by environment")] = []
@@ -51,18 +47,18 @@ class ServeSection(_Section):
     body_bytes_max: Annotated[int, Meta(ge=1_024, description="largest request body, after decompression")] = 1_048_576
 
 
-class LakeSection(_Section):
+class LakeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     commit_every: Annotated[str, Meta(description="how often the lake commits what has come in")] = "2s"
     commit_rows: Annotated[int, Meta(ge=1_000, description="rows that make it commit sooner")] = 500_000
 
 
-class TrainSection(_Section):
+class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     slot: Annotated[str, Meta(description="the slot that `tailorbird train` trains for unless told otherwise")] = "home"
     window: Annotated[str, Meta(description="how much of the past a training set covers")] = "28d"
     check_every: Annotated[str, Meta(description="how often live figures are checked for a fall that calls for retraining")] = "1h"
 
 
-class Settings(_Section):
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     project: ProjectSection = ProjectSection()
     events: EventsSection = EventsSection()
     serve: ServeSection = ServeSection()

@@ -1,16 +1,16 @@
 """The demo shop: a page on which a brand-new visitor sees each click change the next list, and why.
 
-    GET  /shop, /shop/shop.js, /shop/shop.css    the page, from this package
+    GET  /shop, /shop/shop.js, /shop/shop.css    the page, from this package; it is told which slot to show
     GET  /shop/picture/{id}.svg                  drawn from the item's attributes
     POST /shop/person                            the person's own features as the state holds them now
 
 Everything else the page asks of the ordinary API.
 """
 
+from html import escape
 from importlib.resources import files
 
 import msgspec
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -18,7 +18,7 @@ from starlette.routing import Route
 from tailorbird.errors import NotReadyError
 from tailorbird.features import ReadRequest
 from tailorbird.serving.access import OPEN, READ, SECURITY_HEADERS
-from tailorbird.serving.app import Service, route
+from tailorbird.serving.app import Handler, Service, route
 from tailorbird.serving.body import read_body
 from tailorbird.serving.messages import decode
 from tailorbird.serving.pipeline import Pipeline
@@ -41,9 +41,9 @@ class PersonQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _person = msgspec.json.Decoder(PersonQuery)
 
 
-def shop_routes(service: Service) -> list[Route]:
-    """The shop's routes, to be mounted beside the API's."""
-    page = [route(f"/{path}", "GET", _static(*file), OPEN, service) for path, file in _FILES.items()]
+def shop_routes(service: Service, slot: str) -> list[Route]:
+    """The shop's routes, to be mounted beside the API's; the page shows `slot`."""
+    page = [route(f"/{path}", "GET", _static(*file, slot), OPEN, service) for path, file in _FILES.items()]
     return [
         route("/", "GET", _home, OPEN, service),
         *page,
@@ -56,8 +56,10 @@ async def _home(request: Request, service: Service) -> Response:
     return RedirectResponse("/shop", 302)
 
 
-def _static(name: str, kind: str):
-    content = (files("tailorbird.console") / "static" / name).read_bytes()
+def _static(name: str, kind: str, slot: str) -> Handler:
+    content = (files("tailorbird.console") / "static" / name).read_text()
+    if name.endswith(".html"):
+        content = content.replace("{slot}", escape(slot))
 
     async def handler(request: Request, service: Service) -> Response:
         return Response(content, media_type=kind, headers={"content-security-policy": _POLICY})
@@ -79,15 +81,18 @@ async def _read_person(request: Request, service: Service) -> Response:
 
 
 def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
-    """The person's features without any item: what is about an item is missing. `newest_ts` moves with each counted event."""
+    """The person's features without any item: what is about an item is missing.
+
+    `seen` moves when an event of theirs has come in: the time of the newest one in a sequence, or the state's commit where none is kept.
+    """
     pipeline = service.pipeline
-    assert isinstance(pipeline, Pipeline)
+    if not isinstance(pipeline, Pipeline) or pipeline.reader is None:
+        return {"seen": 0, "features": {}}
     request = ReadRequest(None, query.anonymous_id, query.session_id, None, None, 0, pipeline.clock.now())
     try:
         rows = pipeline.reader.read(request, [""])
     except NotReadyError:
-        return {"newest_ts": 0, "commit": 0, "features": {}}
+        return {"seen": 0, "features": {}}
     newest = max((int(sequence.ts[-1]) for sequence in rows.sequences.values() if len(sequence.ts)), default=0)
-    values = dict(zip(pipeline.features.numeric, rows.numeric[0].tolist(), strict=True))
-    own = {name: value for name, value in values.items() if not np.isnan(value)}
-    return {"newest_ts": newest, "commit": rows.commit, "features": own}
+    values = zip(pipeline.features.numeric, rows.numeric[0].tolist(), strict=True)
+    return {"seen": newest if rows.sequences else rows.commit, "features": {name: value for name, value in values if value == value}}

@@ -1,7 +1,7 @@
 // The demo shop: asks for a list, shows it, sends what the visitor does, and shows what that changed.
 "use strict";
 
-const SLOT = "front";
+const SLOT = document.documentElement.dataset.slot;
 const ATTRIBUTES = ["title", "price", "category", "colour", "brand"];
 const CONTEXT = { device: matchMedia("(max-width: 60rem)").matches ? "phone" : "desktop", utc_offset_min: -new Date().getTimezoneOffset() };
 const state = { visitor: "", session: "", answer: null, query: "", busy: false };
@@ -27,7 +27,7 @@ function event(type, more) {
 function ask() {
   const who = { anonymous_id: state.visitor, session_id: state.session, context: CONTEXT, explain: true, attributes: ATTRIBUTES };
   return state.query
-    ? call("/v1/search", { ...who, query: state.query, slot: "search", size: 12 })
+    ? call("/v1/search", { ...who, query: state.query, size: 12 })
     : call("/v1/recommend", { ...who, slot: SLOT, size: 12 });
 }
 
@@ -39,7 +39,7 @@ function look() {
 async function untilSeen(before, deadline) {
   for (;;) {
     const person = await look();
-    if (person.newest_ts > before.newest_ts || performance.now() > deadline) return person;
+    if (person.seen > before.seen || performance.now() > deadline) return person;
     await new Promise((done) => setTimeout(done, 2));
   }
 }

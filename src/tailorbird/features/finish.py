@@ -80,9 +80,8 @@ def number(step: Step, lanes: Lanes) -> Floats:
     if step.operation == "context":
         return lanes.context_number(step.text)
     known = lanes.known(step.spots[0].entity)
-    if step.operation == "session":
-        return np.where(known, lanes.session(step), np.nan)
-    return np.where(known, _NUMBERS[step.operation](step, lanes), np.nan)
+    value = lanes.session(step) if step.operation == "session" else _NUMBERS[step.operation](step, lanes)
+    return value if known.all() else np.where(known, value, np.nan)
 
 
 def category(step: Step, lanes: Lanes) -> Keys:

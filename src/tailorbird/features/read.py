@@ -122,8 +122,10 @@ class _Moment:
 
     def lane(self, spot: Spot) -> Int64s:
         column = self._readings[spot.entity][:, spot.lane]
-        place = self._place[spot.entity]
-        return np.where(self._known[spot.entity], column if place is None else column[place], 0)
+        place, known = self._place[spot.entity], self._known[spot.entity]
+        if place is not None:
+            column = column[place]
+        return column if known.all() else np.where(known, column, 0)
 
     def known(self, entity: int) -> Bools:
         return self._known[entity]

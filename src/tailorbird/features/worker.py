@@ -45,6 +45,7 @@ from tailorbird.stream.lock import FileLock
 Int64s = npt.NDArray[np.int64]
 
 ROWS_MAX = 20_000
+ROW_BYTES = 300  # about what an event takes in a block: how much of the log a step reads
 POLL_S = 0.003
 REFRESH_S = 1.0
 HOT_MAX = 20_000  # entities of a kind whose reading records are renewed when they run out
@@ -110,7 +111,7 @@ class FeatureWorker:
             path = str(self._store.path)
             raise NotReadyError("the building of this state was cut short", where=path, fix="tailorbird features backfill")
         reader = self._open_reader()
-        blocks = [] if reader is None else reader.read(self.position.offset)
+        blocks = [] if reader is None else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
         rows, tables = 0, []
         position = self.position
         for stored in blocks:

@@ -124,7 +124,7 @@ def _duckdb(work: Workload, query: str, before: str = "SELECT 1") -> np.ndarray:
         connection.register("e", e)
         connection.register("q", q)
         began = time.perf_counter()
-        connection.execute(before)
+        connection.execute(before).fetchall()
         found = connection.sql(query).to_arrow_table()
         seconds.append(time.perf_counter() - began)
     return np.stack([column.cast(pa.float64()).to_numpy() for column in found.columns], axis=1)

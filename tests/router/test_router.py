@@ -304,6 +304,17 @@ def test_an_event_carries_the_version_that_applied_at_its_time(stream):
     ]
 
 
+def test_an_event_about_several_items_carries_the_version_of_each(stream):
+    stream.post(item("p1", "coat", properties={"category": "coats"}, timeless=True))
+    shown = {"type": "impression", "user_id": "u1"}
+    stream.post({"event_id": "both", **shown, "items": ["coat", "unknown"]}, {"event_id": "none", **shown, "items": ["unknown"]})
+    stream.route()
+    assert stream.events("event_id", "item_version", "item_profile")[1:] == [
+        ("both", '["p1",null]', '[{"category":"coats"},null]'),
+        ("none", None, None),
+    ]
+
+
 def test_only_profiles_applied_before_are_attached(stream):
     stream.post(click("c1"), item("p1", timeless=True), click("c2"))
     stream.route()

@@ -39,8 +39,8 @@ ROUTED = pa.schema(
         ("properties", pa.string()),  # the rest, as JSON with sorted keys; for a profile, all of it
         ("user_version", pa.string()),  # event_id of the profile that applied at `ts`
         ("user_profile", pa.string()),  # its declared attributes, as JSON with sorted keys
-        ("item_version", pa.string()),
-        ("item_profile", pa.string()),
+        ("item_version", pa.string()),  # of an event with `items` and no item_id: a JSON list, one for each, null where none
+        ("item_profile", pa.string()),  # likewise
         # of the answer: its own row carries them, and the router attaches them to what names its request_id
         ("slot", pa.string()),
         ("experiment", pa.string()),

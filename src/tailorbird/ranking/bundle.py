@@ -8,6 +8,8 @@
     index/…                           see `retrieval.index`
 
 `Bundle.load` uses the very bytes that it checked. What happens to the values afterwards stands in `ranking.policy`.
+
+A bundle without heads carries an index alone: candidates, similar items and search, until a model has earned its place.
 """
 
 import dataclasses
@@ -154,6 +156,8 @@ class Bundle:
             raise BundleError("its golden rows have other types of numbers than its model", where=where)
         if matrix.ndim != 2 or matrix.shape[1] != len(self.encoder.names) or expected.shape != (matrix.shape[0], len(self.heads)):
             raise BundleError("its golden rows have another shape than its model", where=where)
+        if not self.heads:
+            return
         if not matrix.shape[0]:
             raise BundleError("it has no golden rows", where=where)
         raw = np.column_stack(list(self.raw(matrix).values()))
@@ -185,7 +189,7 @@ def write_bundle(
 
     Args:
         models: file name such as `model/click.onnx` → ONNX bytes.
-        heads: what to read from which file.
+        heads: what to read from which file; none for an index alone.
         index: the folder that `retrieval.build_index` made.
         golden: rows of the matrix, of which up to 32 are kept to be scored again at each load.
         calibration: head → table; the output as it is for a head that is not there.
@@ -200,8 +204,9 @@ def write_bundle(
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
     (folder / "calibration.json").write_bytes(msgspec.json.encode(calibration, order="sorted"))
     sessions = {name: _session(data, width=len(encoder.names), where=name) for name, data in models.items()}
-    rows = np.ascontiguousarray(golden[np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp))], np.float32)
-    raw = np.column_stack(list(_run(sessions, heads, rows).values()))
+    kept = np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp)) if heads else np.zeros(0, np.intp)
+    rows = np.ascontiguousarray(golden[kept], np.float32)
+    raw = np.column_stack(list(_run(sessions, heads, rows).values())) if heads else np.zeros((0, 0))
     write_array(folder / "golden_input.npy", rows)
     write_array(folder / "golden_raw.npy", raw)
     named = tuple(msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name) for head in heads)

@@ -50,6 +50,14 @@ class Catalogue:
         """The version of `id_` that applies at `ts`."""
         return self._profiles.at(id_, ts)
 
+    def of_each(self, ids: Sequence[str], ts: int) -> Profile | None:
+        """The versions of several that apply at `ts`, each column a JSON list in the order of `ids`; None if none has one."""
+        found = [self._profiles.at(id_, ts) for id_ in ids]
+        if not any(found):
+            return None
+        versions = msgspec.json.encode([profile and profile.version for profile in found]).decode()
+        return Profile(versions, f"[{','.join(profile.attributes if profile else 'null' for profile in found)}]")
+
     def save(self, connection: apsw.Connection) -> None:
         """Write what was applied since the last time."""
         if self._new:

@@ -139,6 +139,8 @@ def _route_event(row: int, accepted: Accepted, attached: _Attached, memory: Memo
         attached.user[row] = memory.users.at(person, ts)
     if event.item_id is not None:
         attached.item[row] = memory.items.at(event.item_id, ts)
+    elif event.items:
+        attached.item[row] = memory.items.of_each(event.items, ts)
     attached.local_hour[row] = enrich.local_hour(ts, None if event.context is None else event.context.utc_offset_min)
     if event.properties:
         attached.properties[row] = enrich.rest_as_text(event.properties)

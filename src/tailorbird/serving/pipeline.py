@@ -297,7 +297,7 @@ class Pipeline:
     def _finish(self, request: Request, found: Candidates, size: int) -> Answer:
         """Score the candidates, choose, give reasons, log."""
         rows = scores = None
-        if request.policy == "model" and request.bundle is not None and len(found):
+        if request.policy == "model" and request.bundle is not None and request.bundle.heads and len(found):
             with self._timed("features"):
                 rows = self._read(request, found.ids, found.keys)
             with self._timed("score"):

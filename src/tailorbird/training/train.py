@@ -177,14 +177,15 @@ def _parts(
 
 
 def _champion(store: Registry, features: FeatureSet) -> tuple[str, Bundle | None]:
-    """The champion's version, and its bundle if it reads the same features."""
+    """The champion's version, and its bundle if it reads the same features; an index without a model is no incumbent."""
     path = store.champion()
     if path is None:
         return "", None
     try:
-        return path.name, Bundle.load(path, schema_hash=features.schema_hash)
+        bundle = Bundle.load(path, schema_hash=features.schema_hash)
     except BundleError:
         return path.name, None
+    return (path.name, bundle) if bundle.heads else ("", None)
 
 
 def _decide(evaluation: Evaluation, fitted: Fitted, champion: str, *, judged: bool) -> Decision:

@@ -1,0 +1,55 @@
+"""The first bundle of a project: an index alone, so that lists, similar items and search work before a model has earned its place."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import Clock
+from tailorbird.features import FeatureSet
+from tailorbird.features.declare import HORIZON
+from tailorbird.lake import Lake
+from tailorbird.ranking.bundle import write_bundle
+from tailorbird.ranking.encoders import fit_encoder
+from tailorbird.registry import Registry
+from tailorbird.training.indexes import IndexSettings, no_items, write_index
+from tailorbird.training.matrix import columns_of
+
+WHY = "there was no champion: popular items, until a model has earned its place"
+
+
+def ensure_champion(features: FeatureSet, *, lake: Path, registry: Path, clock: Clock, by: str) -> str:
+    """The champion's version. Where there is none, an index of what the lake holds becomes it, as a bundle without heads.
+
+    Raises:
+        NotReadyError: there is none, and the lake has nothing to make an index of.
+    """
+    store = Registry(registry, clock=clock)
+    champion = store.champion()
+    if champion is not None:
+        return champion.name
+    source, now = Lake(lake), clock.now()
+    if not source.exists("events"):
+        raise NotReadyError("the lake is empty", where=str(lake), fix="tailorbird import brings events in")
+    events = source.events(columns=["type", "ts", "person", "item_id", "agent", "counts"], ts_from=now - HORIZON)
+    items = source.table("items", ["id", "valid_from", "attributes", "timeless"]) if source.exists("items") else no_items()
+    if not events.num_rows:
+        raise NotReadyError("the lake holds no event", where=str(lake), fix="tailorbird import brings events in")
+    columns = columns_of(features)
+    with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
+        write_index(Path(folder) / "index", events, items, now, IndexSettings())
+        write_bundle(
+            Path(folder) / "bundle",
+            created_at=now,
+            schema_hash=features.schema_hash,
+            encoder=fit_encoder(columns, np.zeros((0, len(columns.categorical)), np.uint64)),
+            models={},
+            heads=[],
+            index=Path(folder) / "index",
+            golden=np.zeros((0, 0), np.float32),
+            card=f"# An index without a model\n\nMade because {WHY}.",
+        )
+        version = store.add(Path(folder) / "bundle", by=by, why=WHY)
+    store.promote(version, by=by, why=WHY)
+    return version

@@ -20,8 +20,8 @@ from tailorbird.events import combine
 from tailorbird.simulator.words import SHELVES
 from tailorbird.simulator.world import AGE_GROUPS, COUNTRIES, STYLES, Day, Floats, Ints, Items, Users
 
-LEVEL = -3.9
-URGE = 0.85
+LEVEL = -3.5
+URGE = 0.9
 URGES_A_DAY = 6  # what a user came for changes every four hours
 NOVELTY_DAYS = 7.0
 _C = len(SHELVES)
@@ -78,7 +78,7 @@ def _draw_era(rng: np.random.Generator, users: Users, items: Items, start: float
         base=base - np.euler_gamma * 0.19 + 0.08 * items.quality,
         season=0.12 * rng.normal(size=_C),
         group=0.2 * rng.normal(size=(len(COUNTRIES), 1, _C)) + 0.2 * rng.normal(size=(1, len(AGE_GROUPS), _C)),
-        own=0.31 * rng.normal(size=(2, users.count, _C)),
+        own=0.45 * rng.normal(size=(2, users.count, _C)),
         style=0.09 * rng.normal(size=(users.count, STYLES)),
         thrift=thrift,
         novelty=novelty,

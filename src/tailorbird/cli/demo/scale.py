@@ -22,9 +22,9 @@ class Scale:
         parity_answers: logged answers whose every feature is recomputed from the lake.
     """
 
-    users: int = 2_500
-    items: int = 800
-    history_days: int = 14
+    users: int = 1_500
+    items: int = 600
+    history_days: int = 28
     trial_days: int = 4
     shift_strength: float = 0.85
     fall_days_max: int = 5

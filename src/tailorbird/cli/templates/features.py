@@ -30,6 +30,7 @@ user_recent = sequence("user_recent", user, ["click", "cart", "purchase"], lengt
 session_clicks = session("session_clicks", "click")
 
 # people and items: what this person thinks of this category
+user_category_clicks_1h = count("user_category_clicks_1h", user_category, "click", window="1h")
 user_category_clicks_28d = count("user_category_clicks_28d", user_category, "click", window="28d")
 user_category_ctr_28d = ratio("user_category_ctr_28d", user_category, "click", "impression", window="28d", prior=category, weight=10)
 

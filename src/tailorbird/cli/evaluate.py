@@ -3,7 +3,7 @@
 from tailorbird.cli.output import Json, console, print_json, progress_bars
 
 
-def evaluate(*versions: str, slot: str = "", window: str = "", quick: bool = False, json: Json = False) -> None:
+def evaluate(*versions: str, slot: str = "", window: str = "", quick: bool = False, as_of: str = "", json: Json = False) -> None:
     """Judge the champion, or the versions named, beside all baselines on the newest part of what the lake holds. Changes nothing.
 
     Every figure has its 95 % interval over people. For each version it says up to when that one has learned: where this
@@ -23,17 +23,21 @@ def evaluate(*versions: str, slot: str = "", window: str = "", quick: bool = Fal
         of how much of the past the newest part is taken, train.window unless told otherwise
     quick:
         judge fewer requests
+    as_of:
+        judge as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
     """
+    from tailorbird.cli.moment import clock_as_of
     from tailorbird.cli.train import print_results
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError
-    from tailorbird.events import SystemClock, duration, to_iso
+    from tailorbird.events import duration, to_iso
     from tailorbird.registry import Registry
     from tailorbird.training.evaluate import evaluate as run_evaluate
     from tailorbird.training.train import TrainSettings
 
-    project, clock = open_project(), SystemClock()
+    project = open_project()
     declared = project.slot(slot)
+    clock = clock_as_of(as_of, project, declared)
     registry = Registry(project.paths.registry, clock=clock)
     if not versions and registry.champion() is None:
         known = ", ".join(info.version for info in registry.versions())

@@ -1,12 +1,15 @@
 """`tailorbird import`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from tailorbird.cli.output import Json, console, print_json, progress_bars
-from tailorbird.errors import LockedError, UsageError
+from tailorbird.errors import InputError, LockedError, UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.stream.importer import ImportReport
 
 _ROWS_SHOWN = 10
 
@@ -65,7 +68,14 @@ def import_files(
     if json:
         done = {"rows": report.rows, "accepted": report.accepted, "refused": dict(report.refused), "already": report.already}
         print_json({**done, "examples": report.examples, "routed": routed})
-        return
+    else:
+        _tell(report, routed, path, route)
+    if report.rows and not report.accepted:
+        fix = "look at them with tailorbird lake quarantine; for other columns, tailorbird import --guess PATH"
+        raise InputError(f"none of its {report.rows:,} rows is an event; all are kept in the quarantine", where=str(path), fix=fix)
+
+
+def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, route: bool) -> None:
     out = console()
     if report.already:
         out.print(f"{path}: these files were imported before; nothing to do.")

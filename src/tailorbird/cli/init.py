@@ -1,5 +1,6 @@
 """`tailorbird init`."""
 
+import json as json_
 import shlex
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +12,7 @@ from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import UsageError
 
 _FILES = ("tailorbird.toml", "features.py", "slots.py")
+_ENDED_DAYS = 3.0  # data whose newest event is older is trained on as of then
 _GITIGNORE = "data/\n"
 
 
@@ -35,18 +37,25 @@ def init(folder: Path, *, from_: Annotated[Path | None, Parameter(name="--from")
         raise UsageError(f"{', '.join(taken)} already there; nothing was written", where=str(folder), fix="choose another folder")
     contents = {name: (files("tailorbird.cli") / "templates" / name).read_text() for name in _FILES}
     reasons: list[tuple[str, str, str]] = []
+    ended_long_ago = False
     if from_ is not None:
         from tailorbird.cli.propose import propose
+        from tailorbird.events import SystemClock
 
-        proposal = propose(from_)
+        proposal = propose(from_, SystemClock().now())
+        ended_long_ago = proposal.ended_days > _ENDED_DAYS
         contents |= {"features.py": proposal.features, "slots.py": proposal.slots, "mapping.toml": proposal.mapping}
+        toml = contents["tailorbird.toml"].replace("types = []", f"types = {json_.dumps(proposal.types)}")
+        contents["tailorbird.toml"] = toml
         reasons = proposal.reasons
-    contents["tailorbird.toml"] = contents["tailorbird.toml"].replace('name = "shop"', f'name = "{folder.resolve().name}"')
+    contents["tailorbird.toml"] = contents["tailorbird.toml"].replace(
+        'name = "shop"', f"name = {json_.dumps(folder.resolve().name, ensure_ascii=False)}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in {**contents, ".gitignore": _GITIGNORE}.items():
         if not (folder / name).exists():
             (folder / name).write_text(text)
-    steps = _next_steps(folder, from_)
+    steps = _next_steps(folder, from_, ended_long_ago)
     if json:
         print_json({"project": str(folder), "files": list(contents), "next": steps, "why": [list(reason) for reason in reasons]})
         return
@@ -58,7 +67,7 @@ def init(folder: Path, *, from_: Annotated[Path | None, Parameter(name="--from")
         out.print(f"  {step}")
 
 
-def _next_steps(folder: Path, data: Path | None) -> list[str]:
+def _next_steps(folder: Path, data: Path | None, ended_long_ago: bool) -> list[str]:
     here = f"tailorbird -C {shlex.quote(str(folder))}"
     if data is None:
         events = shlex.quote(str(folder / "history.jsonl"))
@@ -67,13 +76,14 @@ def _next_steps(folder: Path, data: Path | None) -> list[str]:
             f"{here} simulate --days 14 --out {events}",
             f"{here} import tailorbird {events}",
             f"{here} train",
-            f"{here} recommend --user u1",
+            f"{here} recommend --user u000001",
             f"{here} up",
         ]
     mapping = shlex.quote(str(folder / "mapping.toml"))
     return [
         f"{here} check",
         f"{here} import mapping {shlex.quote(str(data))} --mapping {mapping}",
-        f"{here} train",
+        f"{here} train{' --as-of latest' if ended_long_ago else ''}",
+        f"{here} recommend",
         f"{here} up",
     ]

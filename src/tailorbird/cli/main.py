@@ -126,8 +126,8 @@ def _sentence(error: OSError) -> str | None:
         return f"{where}not permitted ({os.strerror(error.errno)})\n  fix: choose a folder that you may write to"
     if error.errno == errno.ENOSPC:
         return f"{where}the disk is full; nothing that was acknowledged is lost\n  fix: free some space, then run the same command again"
-    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT) and error.filename:
-        return f"{where}{os.strerror(error.errno).lower()}"
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST) and error.filename:
+        return f"{where}{os.strerror(error.errno).lower()}\n  fix: choose another path"
     return None
 
 

@@ -1,5 +1,6 @@
 """Declarations proposed from data: what `tailorbird init --from DATA` writes into mapping.toml, features.py and slots.py, and why."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
+from tailorbird.events import DAY, EVENT_TYPES
 from tailorbird.events.adapters import SourceGuess, find_files, guess_source
-from tailorbird.events.adapters.mapping import read_columns
+from tailorbird.events.adapters.columns import read_columns
 
-DAY_S = 86_400
+_UNKNOWN_SPAN = 30.0  # days, of times that are text
+_US = {"s": 1e6, "ms": 1e3, "us": 1.0}
+_LISTS_FOR = ("click", "view", "purchase", "rating")  # what a list is made for: the first of these that the data has
 _CATEGORY_NAMES = ("category", "product_category", "department", "genre", "brand", "topic", "section", "colour", "color")
 
 
@@ -20,18 +24,21 @@ class Proposal:
     """What was found in the data and what is proposed from it.
 
     Attributes:
+        ended_days: how long ago the newest event was; 0 where that cannot be told.
+        types: event types of the data that are not built in, for `[events] types`.
         reasons: (column or feature, taken or left out, why), in the order in which they were decided.
     """
 
     mapping: str
     features: str
     slots: str
-    files: list[Path]
+    types: list[str]
+    ended_days: float
     reasons: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def propose(data: Path) -> Proposal:
-    """Read the first rows of each CSV or Parquet file at `data` and propose declarations.
+def propose(data: Path, now: int) -> Proposal:
+    """Read the first rows of each CSV or Parquet file at `data` and propose declarations. `now` is in microseconds.
 
     Raises:
         InputError: no file holds events that could be used.
@@ -58,28 +65,34 @@ def propose(data: Path) -> Proposal:
     ]
     mapping = "# How the columns of the files become events and profiles; edit it, then import with --mapping.\n\n"
     mapping += "\n".join(guess.toml for guess in chosen)
-    facts = _facts(main, chosen)
+    facts = _facts(main, chosen, now)
     features = _features(facts, reasons)
-    return Proposal(mapping, features, _slots(facts), [guess.file for guess in chosen], reasons)
+    own = [name for name in main.types if name not in EVENT_TYPES]
+    reasons += [(name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own]
+    return Proposal(mapping, features, _slots(facts), own, facts.ended_days, reasons)
 
 
 @dataclass(frozen=True)
 class _Facts:
-    type: str
+    type: str  # what lists are made for
+    types: tuple[str, ...]
     span_days: float
+    ended_days: float
     has_price: bool
     has_session: bool
     context: tuple[str, ...]
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
+    user_numeric: tuple[str, ...]
     user_categorical: tuple[str, ...]
     category: str
 
 
-def _facts(main: SourceGuess, chosen: list[SourceGuess]) -> _Facts:
+def _facts(main: SourceGuess, chosen: list[SourceGuess], now: int) -> _Facts:
     roles = {column.role: column.column for column in main.columns}
     numeric: list[str] = []
     categorical: list[str] = []
+    user_numeric: list[str] = []
     user_categorical: list[str] = []
     for guess in chosen:
         if guess.kind == "events":
@@ -92,19 +105,24 @@ def _facts(main: SourceGuess, chosen: list[SourceGuess]) -> _Facts:
             kind = _kind_of(column.column, sample.column(column.column))
             if guess.kind == "users":
                 user_categorical += [name] if kind == "categorical" else []
+                user_numeric += [name] if kind == "numeric" else []
             elif kind == "categorical":
                 categorical.append(name)
             elif kind == "numeric":
                 numeric.append(name)
-    kind = main.toml.split('type = "')[1].split('"')[0] if 'type = "' in main.toml else "click"
+    span, ended = _span(main, now)
+    shown = [name for name in main.types if name not in ("impression", "answer", "search", "identify")]
     return _Facts(
-        type=kind,
-        span_days=_span_days(main.file, roles.get("ts")),
+        type=next((name for name in _LISTS_FOR if name in shown), shown[0] if shown else "click"),
+        types=tuple(shown),
+        span_days=span,
+        ended_days=ended,
         has_price="properties.price" in roles,
         has_session="session_id" in roles,
         context=tuple(name for name in ("device", "country") if f"context.{name}" in roles),
         numeric=tuple(numeric[:6]),
         categorical=tuple(categorical[:6]),
+        user_numeric=tuple(user_numeric[:6]),
         user_categorical=tuple(user_categorical[:6]),
         category=next((name for name in _CATEGORY_NAMES if name in categorical), categorical[0] if categorical else ""),
     )
@@ -120,21 +138,31 @@ def _kind_of(name: str, column: pa.Array) -> str:
         return "categorical"
     if pa.types.is_integer(column.type) and distinct > 50:
         return "numeric"
+    if distinct > 20 and distinct > len(column) / 2:
+        return "other"  # nearly each its own, such as a title: nothing to learn from as a category
     return "categorical" if distinct <= 2_000 else "other"
 
 
-def _span_days(file: Path, column: str | None) -> float:
+def _span(guess: SourceGuess, now: int) -> tuple[float, float]:
+    """How many days the events of a file cover, and how many days ago they ended."""
+    column = next((entry.column for entry in guess.columns if entry.role == "ts" and entry.column), None)
     if column is None:
-        return 0.0
+        return 0.0, 0.0
+    unit = _US[guess.ts_unit]
     lows, highs = [], []
-    for batch in read_columns(file, [column]):
+    for batch in read_columns(guess.file, [column]):
         times = batch.column(0)
-        if not pa.types.is_timestamp(times.type):
-            return 30.0
-        bounds = pc.min_max(times.cast(pa.timestamp("s"), safe=False).cast(pa.int64()))
-        lows.append(bounds["min"].as_py())
-        highs.append(bounds["max"].as_py())
-    return (max(highs) - min(lows)) / DAY_S if lows else 0.0
+        if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
+            times = times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(pa.int64())
+        elif pa.types.is_integer(times.type) or pa.types.is_floating(times.type):
+            times = pc.multiply(times.cast(pa.float64()), float(unit))
+        else:
+            return _UNKNOWN_SPAN, 0.0
+        bounds = pc.min_max(times)
+        if bounds["min"].as_py() is not None:
+            lows.append(bounds["min"].as_py())
+            highs.append(bounds["max"].as_py())
+    return ((max(highs) - min(lows)) / DAY, max(0.0, (now - max(highs)) / DAY)) if lows else (0.0, 0.0)
 
 
 def _windows(span_days: float) -> list[str]:
@@ -171,12 +199,14 @@ def _declarations(facts: _Facts, reasons: list[tuple[str, str, str]]) -> Iterato
     reasons.append((f"user_item_{long}", "feature", "people come back to the same items, or never do; both tell"))
     yield f'user_since = time_since("user_since", user, "{kind}")'
     yield f'user_item_since = time_since("user_item_since", user_item, "{kind}")'
-    yield f'recent = sequence("recent", user, ["{kind}"], length=64)'
+    followed = [kind, *(name for name in ("cart", "purchase") if name in facts.types and name != kind)]
+    yield f'recent = sequence("recent", user, {json.dumps(followed)}, length=64)'
     if facts.has_session:
         yield f'session_events = session("session_events", "{kind}")'
     if facts.has_price:
-        yield f'user_spend_{long} = total("user_spend_{long}", user, "{kind}", of="price", unit=0.01, max=100_000, window="{long}")'
-        yield f'item_price_{long} = mean("item_price_{long}", item, "{kind}", of="price", unit=0.01, max=100_000, window="{long}")'
+        paid = "purchase" if "purchase" in facts.types else kind
+        yield f'user_spend_{long} = total("user_spend_{long}", user, "{paid}", of="price", unit=0.01, max=100_000, window="{long}")'
+        yield f'item_price_{long} = mean("item_price_{long}", item, "{paid}", of="price", unit=0.01, max=100_000, window="{long}")'
         reasons.append(("price", "features", "a number on each event: what people spend, what items cost"))
     if facts.category:
         yield f'user_category_{long} = count("user_category_{long}", user_category, "{kind}", window="{long}")'
@@ -189,6 +219,8 @@ def _declarations(facts: _Facts, reasons: list[tuple[str, str, str]]) -> Iterato
         yield f'item_{name} = attribute("{name}", item, "{name}", kind="numeric")'
     for name in facts.user_categorical:
         yield f'user_{name} = attribute("user_{name}", user, "{name}", kind="categorical")'
+    for name in facts.user_numeric:
+        yield f'user_{name} = attribute("user_{name}", user, "{name}", kind="numeric")'
     for name in (*facts.context, "local_hour"):
         yield f'{name} = context("{name}")'
 
@@ -197,7 +229,8 @@ def _slots(facts: _Facts) -> str:
     sources = {"item_to_item": 200, "popular": 300, "fresh": 50}
     if facts.category:
         sources["popular_in_category"] = 100
-    seen = "()" if facts.type == "purchase" else f'("{facts.type}",)'
+    seen = "()" if facts.type == "purchase" else '("purchase",)' if "purchase" in facts.types else f'("{facts.type}",)'
+    objective = {facts.type: 1.0} | ({"purchase": 5.0} if "purchase" in facts.types and facts.type != "purchase" else {})
     return f'''"""The places of the site that show something, proposed from the data."""
 
 from tailorbird.ranking import Explore, Slot
@@ -206,7 +239,7 @@ home = Slot(
     "home",
     size=12,
     sources={sources!r},
-    objective={{"{facts.type}": 1.0}},
+    objective={objective!r},
     hide_seen={seen},
     denominator="answer",
     explore=Explore(rate=0.1, pool=50),

@@ -51,16 +51,13 @@ def recommend(
         body["query"] = query
     url = url or _running(project.paths.run)
     answer = _ask(url, "/v1/search" if query else "/v1/recommend", body, project.settings.serve.read_keys) if url else _here(project, body)
+    if "index" in answer["degraded"]:
+        fix = "tailorbird import FORMAT PATH, then tailorbird train"
+        raise NotReadyError("there is nothing to recommend yet: no model, and no item is known", where=url or str(project.root), fix=fix)
     if json:
         print_json(answer)
         return
-    rows = []
-    for item in answer["items"]:
-        attributes = item.get("attributes") or {}
-        score = item.get("score")
-        rows.append(
-            (item["position"], item["item_id"], attributes.get("title", ""), score, item["reason"], f"{item.get('propensity', 1.0):.4g}")
-        )
+    rows = [_row(item) for item in answer["items"]]
     print_table("", ["", "item", "title", "score", "reason", "propensity"], rows, right=["", "score", "propensity"])
     degraded = f", degraded: {', '.join(answer['degraded'])}" if answer["degraded"] else ""
     console().print(f"model {answer['model']}, arm {answer['arm'] or 'none'}, request {answer['request_id']}{degraded}")
@@ -68,6 +65,11 @@ def recommend(
         for item in answer["items"][:3]:
             features = (item.get("explanation") or {}).get("features", {})
             print_table(f"\n{item['item_id']}", ["feature", "value"], [list(pair) for pair in features.items()], right=["value"])
+
+
+def _row(item: dict) -> tuple[object, ...]:
+    title = (item.get("attributes") or {}).get("title", "")
+    return item["position"], item["item_id"], title, item.get("score"), item["reason"], f"{item.get('propensity', 1.0):.4g}"
 
 
 def _running(run: Path) -> str:

@@ -1,6 +1,7 @@
 """Keeps the roles of a project running as processes: starts them, waits until they are ready, restarts one that dies, stops them in order.
 
-A role that dies again and again is started less and less often (up to `BACKOFF_MAX_S`), and said so. A role never outlives
+A role that dies again and again is started less and less often (up to `BACKOFF_MAX_S`), and said so; one that ends with
+`REFUSED`, since it was asked for something that cannot be, ends all. A role never outlives
 the supervisor: each child asks the kernel for a SIGTERM when its parent dies, and exits if that has happened already.
 """
 
@@ -17,6 +18,7 @@ BACKOFF_MIN_S = 0.25
 BACKOFF_MAX_S = 15.0
 STABLE_S = 2.5  # a role that lived this long starts again at once
 STOP_S = 10.0
+REFUSED = 2  # exit status of a wrong setting, declaration or option: starting again would not help
 PARENT_VARIABLE = "TAILORBIRD_PARENT"
 
 _PR_SET_PDEATHSIG = 1
@@ -47,9 +49,10 @@ class Supervisor:
     roles: list[Role]
     say: Say
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _status: int = 0
 
-    async def run(self) -> None:
-        """Run until SIGINT, SIGTERM or `stop()`; returns when every role has ended."""
+    async def run(self) -> int:
+        """Run until SIGINT, SIGTERM, `stop()` or a role that cannot run at all; when all have ended, the status to exit with."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
@@ -58,6 +61,7 @@ class Supervisor:
         for role in reversed(self.roles):
             await self._end(role)
         await asyncio.gather(*keepers)
+        return self._status
 
     def stop(self) -> None:
         """End every role and return from `run`."""
@@ -70,6 +74,11 @@ class Supervisor:
             started = loop.time()
             status = await self._run_once(role)
             if self._stopping.is_set():
+                return
+            if status == REFUSED:
+                self.say(role.name, "cannot run as it is set up; stopping the others")
+                self._status = REFUSED
+                self.stop()
                 return
             wait = BACKOFF_MIN_S if loop.time() - started > STABLE_S else min(wait * 2, BACKOFF_MAX_S)
             role.restarts += 1

@@ -5,7 +5,7 @@ import getpass
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
 
 
-def train(slot: str = "", *, window: str = "", quick: bool = False, promote: bool = True, json: Json = False) -> None:
+def train(slot: str = "", *, window: str = "", quick: bool = False, promote: bool = True, as_of: str = "", json: Json = False) -> None:
     """Train a model for a slot on what the lake holds, judge it beside the baselines, and promote it if it passes the gate.
 
     Everything is split by time. A model that does not beat the incumbent, or the best baseline, outside the noise is
@@ -14,6 +14,8 @@ def train(slot: str = "", *, window: str = "", quick: bool = False, promote: boo
     Example:  tailorbird -C shop train
 
     Example:  tailorbird -C shop train home --window 14d --quick
+
+    Example:  tailorbird -C news train --as-of latest
 
     Parameters
     ----------
@@ -25,9 +27,13 @@ def train(slot: str = "", *, window: str = "", quick: bool = False, promote: boo
         fewer rows and trees: a first model within seconds
     promote:
         let it go live if it passes the gate
+    as_of:
+        train as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event, for a history that ended long ago
     """
+    from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
-    from tailorbird.events import SystemClock, duration
+    from tailorbird.events import duration
+    from tailorbird.training.baseline import ensure_champion
     from tailorbird.training.train import TrainSettings
     from tailorbird.training.train import train as run_train
 
@@ -35,7 +41,8 @@ def train(slot: str = "", *, window: str = "", quick: bool = False, promote: boo
     declared = project.slot(slot)
     window_us = duration(window or project.settings.train.window)
     settings = TrainSettings(window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick)
-    paths = project.paths
+    paths, clock, by = project.paths, clock_as_of(as_of, project, declared), getpass.getuser()
+    ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by)
     with progress_bars(quiet=json) as progress:
         report = run_train(
             project.features,
@@ -43,9 +50,9 @@ def train(slot: str = "", *, window: str = "", quick: bool = False, promote: boo
             lake=paths.lake,
             registry=paths.registry,
             reports=paths.reports,
-            clock=SystemClock(),
+            clock=clock,
             settings=settings,
-            by=getpass.getuser(),
+            by=by,
             promote=promote,
             progress=progress,
         )

@@ -29,6 +29,10 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
 
     die_with_parent()
     project = open_project()
+    if port:
+        from tailorbird.serving.server import bind
+
+        bind(project.settings.serve.host, port, asked=True).close()  # taken: said here, rather than by a role that starts again and again
     project.paths.run.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(project.paths.run / "up")
@@ -46,6 +50,8 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         sys.stdout.flush()
 
     try:
-        asyncio.run(Supervisor(project.root, roles, say).run())
+        status = asyncio.run(Supervisor(project.root, roles, say).run())
     finally:
         lock.release()
+    if status:
+        raise SystemExit(status)

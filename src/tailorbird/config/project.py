@@ -107,8 +107,16 @@ def open_project(start: Path | None = None) -> Project:
         near = difflib.get_close_matches(settings.train.slot, slots, n=1)
         hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"
         raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
-    plan = compile_plan(settings, features, slots)
-    return Project(root, settings, origins, features, slots, plan, Paths((root / settings.project.data).resolve()))
+    data = (root / settings.project.data).resolve()
+    _check_folder(data, next(origin.source for origin in origins if origin.key == "project.data"))
+    return Project(root, settings, origins, features, slots, compile_plan(settings, features, slots), Paths(data))
+
+
+def _check_folder(data: Path, source: str) -> None:
+    """That the data folder is one, or can be made: otherwise each role would say so in its own way."""
+    nearest = next(path for path in (data, *data.parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"project.data needs a folder, and {nearest} is a file", where=source, fix="set project.data to another folder")
 
 
 def compile_plan(settings: Settings, features: FeatureSet, slots: dict[str, Slot]) -> RoutePlan:

@@ -2,18 +2,19 @@
 
     files ──adapter──► JSON lines ──contract──► sorted by (ts, event_id) ──► raw-import.db, and how far it got, in one transaction
 
-An import that was killed goes on where it was: the order is a function of the files alone. Sorting needs the memory of one
-run; longer histories are sorted in runs on disk and merged by slices of time. What the contract refuses is appended
-behind the rest, so that the router puts it whole into the quarantine.
+An import that was killed goes on where it was: the order is a function of the files, of the time at which the import began
+and of the plan that it began with, which are kept beside its position. Sorting needs the memory of one run; longer
+histories are sorted in runs on disk and merged by slices of time. What the contract refuses is appended behind the rest,
+so that the router puts it whole into the quarantine.
 """
 
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,7 +28,7 @@ from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.protocol import Block
 
 PRODUCER = "import"
-RUN_ROWS = 2_000_000  # sorted in memory at once: about 1 GB of typical events
+RUN_ROWS = 1_000_000  # sorted in memory at once: about half a GB of typical events
 BODY_ROWS = 2_000
 COMMIT_BODIES = 25
 _EXAMPLES = 5
@@ -36,7 +37,8 @@ Progress = Callable[[str, int, int | None], None]
 
 _IMPORTS = """
 CREATE TABLE IF NOT EXISTS import(
-    key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, rows_done INTEGER NOT NULL, finished_at INTEGER
+    key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, began_at INTEGER NOT NULL, plan BLOB NOT NULL,
+    rows_done INTEGER NOT NULL, finished_at INTEGER
 ) STRICT
 """
 
@@ -71,8 +73,12 @@ def import_files(
     clock: Clock,
     options: AdapterOptions | None = None,
     progress: Progress = lambda stage, done, total: None,
+    run_rows: int = RUN_ROWS,
 ) -> ImportReport:
     """Import the files at `path` into the raw log in the folder `stream`.
+
+    Args:
+        run_rows: how many rows are sorted in memory at once; the order does not depend on it.
 
     Raises:
         UsageError: no such format.
@@ -96,24 +102,25 @@ def import_files(
     digests = digest_files(files, digested)
     report = ImportReport([str(file) for file in files])
     writer = open_writer(stream / f"raw-{PRODUCER}.db", partition=PRODUCER)
-    folder = Path(tempfile.mkdtemp(prefix="import-", dir=stream))
+    folder = stream / "import-runs"  # one import at a time: the writer's lock is held
     try:
-        log = _Progress(writer, _key(format_, options, digests), path, format_)
+        log = _Progress(writer, _key(format_, options, digests), path, format_, clock.now(), plan)
         if log.finished:
             report.already = True
             return report
         report.resumed_at = log.rows_done
-        runs = _Runs(folder)
-        receipt = Receipt(clock.now(), "import", "ndjson")
-        refused = _collect(read(digests, options), receipt, plan, runs, report, progress)
+        shutil.rmtree(folder, ignore_errors=True)  # of an import that died
+        runs = _Runs(folder, run_rows)
+        receipt = Receipt(log.began_at, "import", "ndjson")
+        refused = _collect(read(digests, options), receipt, log.plan, runs, report, progress)
         if report.rows == 0:
             raise InputError("no row was found in it", where=str(path), fix="look at the file, or choose another format")
         _append(log, runs, refused, receipt, report.rows, progress)
         log.finish(clock.now())
         return report
     finally:
-        writer.close()
         shutil.rmtree(folder, ignore_errors=True)
+        writer.close()
 
 
 def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str:
@@ -172,14 +179,19 @@ def _bodies(runs: "_Runs", refused: list[bytes]) -> Iterator[list[bytes]]:
 class _Progress:
     """How far an import got, kept in the file that it appends to and committed with what it appends."""
 
-    def __init__(self, writer: EmbeddedWriter, key: str, path: Path, format_: str) -> None:
+    def __init__(self, writer: EmbeddedWriter, key: str, path: Path, format_: str, now: int, plan: RoutePlan) -> None:
         self._writer = writer
         self._key = key
         with writer.transaction() as connection:
             connection.execute(_IMPORTS)
-            connection.execute("INSERT OR IGNORE INTO import VALUES (?, ?, ?, 0, NULL)", (key, str(path), format_))
-        row = writer.connection.execute("SELECT rows_done, finished_at FROM import WHERE key = ?", (key,)).fetchone()
-        self.rows_done, self.finished = (row[0], row[1] is not None) if row else (0, False)
+            begun = (key, str(path), format_, now, msgspec.json.encode(plan))
+            connection.execute("INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL)", begun)
+            query = "SELECT began_at, plan, rows_done, finished_at IS NOT NULL FROM import WHERE key = ?"
+            row: tuple[Any, ...] = next(iter(connection.execute(query, (key,))))
+        self.began_at: int = row[0]
+        self.plan = msgspec.json.decode(row[1], type=RoutePlan)
+        self.rows_done: int = row[2]
+        self.finished = bool(row[3])
 
     def append(self, blocks: list[Block], rows_done: int) -> None:
         with self._writer.transaction() as connection:
@@ -195,10 +207,14 @@ class _Progress:
 
 
 class _Runs:
-    """Rows in order of (ts, event_id), sorted in memory up to `RUN_ROWS` and beyond that in files, a slice of time at once."""
+    """Rows in order of (ts, event_id), sorted in memory up to `run_rows` and beyond that in files, a slice of time at once.
 
-    def __init__(self, folder: Path) -> None:
+    Rows that are equal in both keep the order in which they were added.
+    """
+
+    def __init__(self, folder: Path, run_rows: int) -> None:
         self._folder = folder
+        self._run_rows = run_rows
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
         self._runs: list[pa.Table] = []
@@ -207,10 +223,11 @@ class _Runs:
         arrays = [pa.array(ts, pa.int64()), pa.array(ids, pa.string()), pa.array(lines, pa.large_binary())]
         self._batches.append(pa.record_batch(arrays, names=["ts", "id", "line"]))
         self._rows += len(ts)
-        if self._rows >= RUN_ROWS:
+        if self._rows >= self._run_rows:
             self._spill()
 
     def _spill(self) -> None:
+        self._folder.mkdir(exist_ok=True)
         path = self._folder / f"run-{len(self._runs)}.arrow"
         run = _in_order(pa.Table.from_batches(self._batches))
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, run.schema) as writer:
@@ -227,13 +244,15 @@ class _Runs:
             yield runs[0]["line"]
             return
         times = [run["ts"].to_numpy() for run in runs]
-        every = np.sort(np.concatenate(times)) if times else np.zeros(0, np.int64)
-        edges = [*np.unique(every[RUN_ROWS // 2 :: RUN_ROWS // 2]), np.iinfo(np.int64).max]
+        every = np.sort(np.concatenate([np.zeros(0, np.int64), *times]))
+        step = max(1, self._run_rows // 2)
+        edges = [*np.unique(every[step::step]), np.iinfo(np.int64).max]
         starts = [0] * len(runs)
         for edge in edges:
             ends = [int(np.searchsorted(ts, edge, side="left")) for ts in times]
             parts = [run.slice(start, end - start) for run, start, end in zip(runs, starts, ends, strict=True)]
-            yield _in_order(pa.concat_tables(parts))["line"]
+            if parts:
+                yield _in_order(pa.concat_tables(parts))["line"]
             starts = ends
 
 

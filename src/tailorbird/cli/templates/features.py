@@ -1,6 +1,6 @@
 """What is known about people and items, declared once: the stream keeps it, training reads it, answers use it.
 
-`tailorbird check` says whether it loads; `tailorbird features show user:u1` shows values and the events behind them.
+`tailorbird check` says whether it loads; `tailorbird features show user:u000001` shows values and the events behind them.
 A window is written 1h, 7d, 28d; money is counted in `unit`s up to `max`, so that sums are exact.
 """
 

@@ -1,6 +1,6 @@
 """The places of the site that show something: where candidates come from, what is forbidden, what is aimed at, what is tried.
 
-A request names a slot; `tailorbird recommend --slot home --user u1` asks from the shell.
+A request names a slot; `tailorbird recommend --slot home --user u000001` asks from the shell.
 """
 
 from tailorbird.experiments import Experiment

@@ -5,6 +5,8 @@ country is a two-letter code, and whether a file holds events (it has a time or 
 row a different item or user, and no time).
 """
 
+import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.mapping import read_columns
+from tailorbird.events.adapters.columns import read_columns
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "ts": ("ts", "timestamp", "time", "event_time", "datetime", "created_at", "date", "clicked_at", "occurred_at", "event_date"),
@@ -42,6 +44,7 @@ _PROPERTIES: dict[str, tuple[str, ...]] = {
 }
 _TYPE_VALUES = {"addtocart": "cart", "add_to_cart": "cart", "carts": "cart", "transaction": "purchase", "order": "purchase",
                 "orders": "purchase", "buy": "purchase", "clicks": "click", "pageview": "view", "page_view": "view"}  # fmt: skip
+_EPOCH_S_MIN = 3e8  # 1979 in seconds: a smaller number is a year, a week or a date written as a number
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ class ColumnGuess:
 
 @dataclass(frozen=True)
 class SourceGuess:
-    """What was decided about one file: its kind, its columns and the TOML that says so."""
+    """What was decided about one file: its kind, its columns, the TOML that says so, and which event types its first rows have."""
 
     file: Path
     kind: str
     columns: list[ColumnGuess]
     toml: str
+    ts_unit: str
+    types: dict[str, int]
 
 
 def guess_source(file: Path) -> SourceGuess:
@@ -80,8 +85,13 @@ def guess_source(file: Path) -> SourceGuess:
             fix="write the mapping by hand: see docs/how-to/import.md",
         )
     kind = _kind(sample, roles)
+    if kind == "events" and "ts" not in roles:
+        columns.append(ColumnGuess("", "ts", "no column is a time (ISO 8601, or seconds since 1970): each row counts as of its import"))
     columns += [_rest(sample, name, kind) for name in sample.schema.names if name not in {entry.column for entry in columns}]
-    return SourceGuess(file, kind, columns, _toml(file, kind, sample, roles, columns))
+    unit = _ts_unit(sample.column(roles["ts"])) if "ts" in roles else "us"
+    return SourceGuess(
+        file, kind, columns, _toml(file, kind, sample, roles, columns), unit, _types(sample, roles) if kind == "events" else {}
+    )
 
 
 def _roles(sample: pa.RecordBatch) -> tuple[dict[str, str], list[ColumnGuess]]:
@@ -103,7 +113,15 @@ def _can_be_time(column: pa.Array) -> bool:
     if pa.types.is_string(column.type):
         first = next((value for value in column.to_pylist() if value), "")
         return first[:4].isdigit() and "-" in first
-    return not pa.types.is_boolean(column.type)
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        return True
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return False
+    return (_typical(column) or 0) > _EPOCH_S_MIN
+
+
+def _typical(column: pa.Array) -> float | None:
+    return pc.quantile(column, 0.5)[0].as_py()
 
 
 def _kind(sample: pa.RecordBatch, roles: dict[str, str]) -> str:
@@ -152,21 +170,21 @@ def _slug(name: str) -> str:
 def _ts_unit(column: pa.Array) -> str:
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return "us"
-    typical = pc.quantile(column, 0.5)[0].as_py()
+    typical = _typical(column) or 0
     return "s" if typical < 1e11 else "ms" if typical < 1e14 else "us"
 
 
 def _toml(file: Path, kind: str, sample: pa.RecordBatch, roles: dict[str, str], columns: list[ColumnGuess]) -> str:
-    lines = ["[[source]]", f'file = "{file.name}"', f'kind = "{kind}"']
+    lines = ["[[source]]", f"file = {quoted(file.name)}", f'kind = "{kind}"']
     if kind == "events":
         lines.append(_type_line(sample, roles))
     if "ts" in roles:
-        lines.append(f'ts = "{roles["ts"]}"')
+        lines.append(f"ts = {quoted(roles['ts'])}")
         unit = _ts_unit(sample.column(roles["ts"]))
         if unit != "us":
             lines.append(f'ts_unit = "{unit}"')
     lines += [
-        f'{role} = "{roles[role]}"'
+        f"{role} = {quoted(roles[role])}"
         for role in ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
         if role in roles
     ]
@@ -174,18 +192,44 @@ def _toml(file: Path, kind: str, sample: pa.RecordBatch, roles: dict[str, str], 
         chosen = [entry for entry in columns if entry.role.startswith(section + ".")]
         if chosen:
             lines.append(f"[source.{section}]")
-            lines += [f'{entry.role.partition(".")[2]} = "{entry.column}"' for entry in chosen]
+            lines += [f"{key(entry.role.partition('.')[2])} = {quoted(entry.column)}" for entry in chosen]
     return "\n".join(lines) + "\n"
 
 
+def quoted(text: str) -> str:
+    """A TOML string."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def key(name: str) -> str:
+    """A TOML key, in quotes where it needs them."""
+    return name if name.isascii() and name.replace("_", "a").replace("-", "a").isalnum() else quoted(name)
+
+
+def _types(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, int]:
+    """Event types, most frequent first, as the mapping will call them."""
+    if "type" not in roles:
+        return {_one_type(sample): sample.num_rows}
+    found = Counter(str(value) for value in sample.column(roles["type"]).to_pylist() if value is not None)
+    renamed: Counter[str] = Counter()
+    for value, count in found.items():
+        renamed[_TYPE_VALUES.get(value.lower(), value)] += count
+    return dict(renamed.most_common())
+
+
 def _type_line(sample: pa.RecordBatch, roles: dict[str, str]) -> str:
-    if "type" in roles:
-        seen = [str(value) for value in sample.column(roles["type"]).unique().to_pylist() if value is not None]
-        values = ", ".join(f'"{value}" = "{_TYPE_VALUES[value.lower()]}"' for value in seen if value.lower() in _TYPE_VALUES)
-        return f'type = {{ column = "{roles["type"]}", values = {{ {values} }} }}'
+    if "type" not in roles:
+        return f'type = "{_one_type(sample)}"'
+    seen = [str(value) for value in sample.column(roles["type"]).unique().to_pylist() if value is not None]
+    values = ", ".join(f'{quoted(value)} = "{_TYPE_VALUES[value.lower()]}"' for value in seen if value.lower() in _TYPE_VALUES)
+    return f"type = {{ column = {quoted(roles['type'])}, values = {{ {values} }} }}"
+
+
+def _one_type(sample: pa.RecordBatch) -> str:
+    """The type of all rows of a file that has no column of types."""
     names = {name.lower() for name in sample.schema.names}
     if names & {"rating", "stars"}:
-        return 'type = "rating"'
+        return "rating"
     if names & {"basket_id", "invoice", "order_id", "sales_value", "quantity"}:
-        return 'type = "purchase"'
-    return 'type = "click"'
+        return "purchase"
+    return "click"

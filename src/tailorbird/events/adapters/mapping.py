@@ -5,6 +5,7 @@ file = "clicks.parquet"     # or a pattern, "*.csv.gz"
 kind = "events"             # or "items", "users": profiles, timeless without ts
 type = "click"              # or: type = { column = "event", values = { addtocart = "cart" } }
 ts = "clicked_at"           # a column of times; for numbers say ts_unit = "s", "ms" or "us"
+ts_zone = "Europe/Oslo"     # of times that name no zone; UTC unless said
 user_id = "visitor"
 item_id = "article_id"
 [source.context]            # device, country, page, referrer, user_agent: column names
@@ -16,20 +17,21 @@ price = "sales_value"
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatch
 from itertools import repeat
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, encode_event
-from tailorbird.events.adapters.files import bare_suffix, open_file
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches
+from tailorbird.events.adapters.columns import column_names, mostly, read_columns
 from tailorbird.events.envelope import Context, Event
 
 PATTERNS = ("*.csv", "*.tsv", "*.parquet")
@@ -51,6 +53,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: str | TypeColumn = "click"
     ts: str | None = None
     ts_unit: str = "us"
+    ts_zone: str = "UTC"
     event_id: str | None = None
     user_id: str | None = None
     anonymous_id: str | None = None
@@ -85,6 +88,8 @@ def parse_mapping(text: str, name: str) -> Mapping:
             raise InputError(f"expected kind events, items or users, got {source.kind!r}", where=where)
         if source.ts_unit not in UNITS:
             raise InputError(f"expected ts_unit s, ms or us, got {source.ts_unit!r}", where=where)
+        if not _is_zone(source.ts_zone):
+            raise InputError(f"expected ts_zone such as Europe/Oslo, got {source.ts_zone!r}", where=where)
         if source.kind == "items" and source.item_id is None:
             raise InputError("items need item_id", where=where)
         if source.kind == "users" and source.user_id is None:
@@ -93,6 +98,14 @@ def parse_mapping(text: str, name: str) -> Mapping:
         if unknown:
             raise InputError(f"context has no {', '.join(sorted(unknown))}; put it under properties", where=where)
     return mapping
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
 def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -104,67 +117,54 @@ def read_mapping(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
     mapping = parse_mapping(options.mapping, options.mapping_name)
     used = False
     for file, digest in files.items():
-        for source in mapping.source:
+        for place, source in enumerate(mapping.source):
             if fnmatch(file.name, source.file) or fnmatch(str(file), f"*/{source.file}"):
                 used = True
-                yield from _read_source(file, digest[:12], source, options.mapping_name)
+                # Two sources may read one file, and their events must not pass for repeats of each other.
+                yield from _read_source(file, digest[:12] if place == 0 else f"{digest[:12]}.{place}", source, options.mapping_name)
     if not used:
         wanted = ", ".join(source.file for source in mapping.source)
         raise InputError(f"the mapping names {wanted}, and no such file is there", where=options.root)
 
 
-def read_columns(file: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """A CSV, TSV or Parquet file in batches; only `columns`, where given."""
-    try:
-        if bare_suffix(file) == ".parquet":
-            yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
-            return
-        delimiter = "\t" if bare_suffix(file) == ".tsv" else ","
-        reader = pacsv.open_csv(
-            pa.PythonFile(open_file(file), mode="r"),
-            parse_options=pacsv.ParseOptions(delimiter=delimiter),
-            convert_options=pacsv.ConvertOptions(include_columns=columns, strings_can_be_null=True),
-        )
-        for batch in reader:
-            for start in range(0, batch.num_rows, BATCH_ROWS):
-                yield batch.slice(start, BATCH_ROWS)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"cannot be read: {error}", where=str(file)) from None
-
-
 def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator[Batch]:
     wanted = _columns_of(source)
-    present = _names(file)
+    present = column_names(file)
     missing = [column for column in wanted if column not in present]
     if missing:
         raise InputError(f"{file.name} has no column {', '.join(missing)}; it has {', '.join(present)}", where=name)
     done = 0
-    for batch in read_columns(file, wanted):
-        yield Batch(str(file), _events(batch, done, digest, source), list(range(done + 1, done + 1 + batch.num_rows)))
-        done += batch.num_rows
-
-
-def _names(file: Path) -> list[str]:
-    if bare_suffix(file) == ".parquet":
-        try:
-            return pq.ParquetFile(file).schema_arrow.names
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"not a Parquet file that can be read: {error}", where=str(file)) from None
-    first = next(read_columns(file), None)
-    return [] if first is None else first.schema.names
+    broken: list[str] = []
+    try:
+        for batch in read_columns(file, wanted, texts=_texts_of(source), broken=broken):
+            yield Batch(str(file), _events(batch, done, digest, source), list(range(done + 1, done + 1 + batch.num_rows)))
+            done += batch.num_rows
+    except pa.ArrowException as error:
+        raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
+    # Rows of another width than the header: as JSON text, which is no event, they are refused and kept whole.
+    yield from in_batches(str(file), ((done + number, msgspec.json.encode(row)) for number, row in enumerate(broken, 1)))
 
 
 def _columns_of(source: Source) -> list[str]:
-    direct = (source.ts, source.event_id, source.user_id, source.anonymous_id, source.session_id, source.item_id, source.request_id)
+    direct = (*_ids_of(source), source.ts)
     typed = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
     every = (*direct, *typed, *source.context.values(), *source.properties.values())
     return list(dict.fromkeys(column for column in every if column is not None))
 
 
+def _texts_of(source: Source) -> frozenset[str]:
+    """Columns that are read as they are written, so that 007 stays 007."""
+    typed = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
+    return frozenset(column for column in (*_ids_of(source), *typed) if column is not None)
+
+
+def _ids_of(source: Source) -> tuple[str | None, ...]:
+    return source.event_id, source.user_id, source.anonymous_id, source.session_id, source.item_id, source.request_id
+
+
 def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> list[bytes]:
-    rows = batch.num_rows
     texts = {name: _texts(batch, getattr(source, name)) for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")}
-    ids = _texts(batch, source.event_id) if source.event_id else [f"{digest}:{done + row}" for row in range(1, rows + 1)]
+    ids = _texts(batch, source.event_id)
     times = _times(batch, source)
     types = _types(batch, source)
     contexts = _contexts(batch, source)
@@ -196,8 +196,8 @@ def _texts(batch: pa.RecordBatch, column: str | None) -> Any:
     if column is None:
         return list(repeat(None, batch.num_rows))
     values = batch.column(column)
-    if pa.types.is_floating(values.type):
-        return [None if value is None else f"{value:.15g}" for value in values.to_pylist()]
+    if pa.types.is_floating(values.type):  # whole numbers with gaps, as pandas writes them
+        return [None if value is None or isnan(value) else f"{value:.15g}" for value in values.to_pylist()]
     return values.cast(pa.string()).to_pylist()
 
 
@@ -214,20 +214,43 @@ def _times(batch: pa.RecordBatch, source: Source) -> Any:
     if source.ts is None:
         return repeat(None, batch.num_rows)
     column = batch.column(source.ts)
-    if pa.types.is_timestamp(column.type):
-        return column.cast(pa.timestamp("us")).cast(pa.int64()).to_pylist()
     if pa.types.is_date(column.type):
-        return column.cast(pa.timestamp("us")).cast(pa.int64()).to_pylist()
-    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        unit = UNITS[source.ts_unit]
-        return [None if value is None else int(value * unit) for value in column.to_pylist()]
-    return [value if value is None or value.endswith("Z") or "+" in value else f"{value}Z" for value in column.to_pylist()]
+        column = column.cast(pa.timestamp("us"))
+    if pa.types.is_timestamp(column.type):
+        if column.type.tz is None and source.ts_zone != "UTC":
+            column = pc.assume_timezone(column, source.ts_zone, ambiguous="earliest", nonexistent="earliest")
+        return column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_pylist()
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+        return [_microseconds(value, UNITS[source.ts_unit]) for value in column.to_pylist()]
+    zone = ZoneInfo(source.ts_zone)
+    return [_time_text(value, UNITS[source.ts_unit], zone) for value in column.cast(pa.string()).to_pylist()]
+
+
+def _microseconds(value: float | Decimal | None, unit: int) -> int | None:
+    return None if value is None or not isfinite(value) else int(value * unit)
+
+
+def _time_text(text: str | None, unit: int, zone: ZoneInfo) -> int | str | None:
+    """A time that stands in text, in the zone that the mapping says where it names none; what is no time is left to the contract."""
+    if text is None:
+        return None
+    try:
+        return _microseconds(Decimal(text), unit)
+    except InvalidOperation:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).isoformat()
 
 
 def _contexts(batch: pa.RecordBatch, source: Source) -> Any:
     if not source.context:
         return repeat(None, batch.num_rows)
-    columns = [_texts(batch, column) for column in source.context.values()]
+    columns = [
+        batch.column(column).to_pylist() if name == "utc_offset_min" else _texts(batch, column) for name, column in source.context.items()
+    ]
     return [Context(**dict(zip(source.context, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
@@ -235,11 +258,29 @@ def _properties(batch: pa.RecordBatch, source: Source) -> Any:
     if not source.properties:
         return repeat(None, batch.num_rows)
     names = list(source.properties)
-    columns = [batch.column(column).to_pylist() for column in source.properties.values()]
+    columns = [_values(batch, column) for column in source.properties.values()]
     return [
         {name: _plain(value) for name, value in zip(names, row, strict=True) if value is not None} or None
         for row in zip(*columns, strict=True)
     ]
+
+
+def _values(batch: pa.RecordBatch, column: str) -> list[Any]:
+    values = batch.column(column).to_pylist()
+    kind = mostly(batch.schema.field(column))
+    return [_number(value) for value in values] if kind in ("int64", "double") else values
+
+
+def _number(text: str | None) -> int | float | str | None:
+    """The number that a text holds; one that holds none stays text, for the contract to judge."""
+    if text is None:
+        return None
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _plain(value: Any) -> Any:

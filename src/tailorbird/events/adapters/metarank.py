@@ -35,7 +35,7 @@ class _Item(msgspec.Struct):
 class _Record(msgspec.Struct):
     event: str
     id: str
-    timestamp: int | str
+    timestamp: int | float | str
     item: str | None = None
     user: str | None = None
     session: str | None = None
@@ -59,7 +59,7 @@ def _events(file: Path, options: AdapterOptions) -> Iterator[tuple[int, bytes]]:
         try:
             record = _decode(line)
             ts = _time(record.timestamp)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
             yield number, line
             continue
         for event in _convert(record, ts, options):
@@ -90,9 +90,9 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _time(value: int | str) -> int | str:
+def _time(value: float | str) -> int | str:
     """Milliseconds, as number or text, to microseconds; ISO text goes on, with the zone UTC where it names none."""
-    if isinstance(value, int) or value.isdigit():
-        return int(value) * 1_000
+    if not isinstance(value, str) or value.isdigit():
+        return int(float(value) * 1_000) if isinstance(value, float) else int(value) * 1_000
     moment = datetime.fromisoformat(value)
     return value if moment.tzinfo is not None else f"{value}Z"

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
@@ -54,11 +56,15 @@ def _bare(file: Path) -> str:
 def _convert(
     file: Path, rows: Callable[[Path], Iterator[Row]], convert: Callable[[Row, str], Event], digest: str
 ) -> Iterator[tuple[int, bytes]]:
-    for number, row in enumerate(rows(file), 1):
-        try:
-            yield number, encode_event(convert(row, f"{digest}:{number}"))
-        except (ValueError, IndexError):
-            yield number, "\t".join(row).encode()
+    number = 0
+    try:
+        for number, row in enumerate(rows(file), 1):
+            try:
+                yield number, encode_event(convert(row, f"{digest}:{number}"))
+            except (ValueError, OverflowError, IndexError):
+                yield number, msgspec.json.encode(row)  # as a list, which is no event: refused, and kept whole
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise InputError(f"damaged after row {number}: {error}", where=str(file)) from None
 
 
 def _separated(separator: str) -> Callable[[Path], Iterator[Row]]:
@@ -93,7 +99,7 @@ def _parquet_rows(columns: tuple[str, ...]) -> Callable[[Path], Iterator[Row]]:
 
 def _texts(column: Any) -> list[str]:
     if str(column.type).startswith("timestamp"):
-        return [str(value) for value in column.cast("timestamp[us]").cast("int64").to_pylist()]
+        return [str(value) for value in column.cast(pa.timestamp("us", column.type.tz), safe=False).cast("int64").to_pylist()]
     return [str(value) for value in column.to_pylist()]
 
 

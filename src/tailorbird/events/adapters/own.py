@@ -49,5 +49,7 @@ def _plain(batch: pa.RecordBatch) -> pa.Table:
     table = pa.Table.from_batches([batch])
     for index, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
-            table = table.set_column(index, field.name, table[field.name].cast(pa.timestamp("us")).cast(pa.int64()))
+            table = table.set_column(
+                index, field.name, table[field.name].cast(pa.timestamp("us", field.type.tz), safe=False).cast(pa.int64())
+            )
     return table

@@ -1,0 +1,31 @@
+"""`--as-of`: training and judging as if it were another time, for histories that ended long ago."""
+
+from datetime import UTC, datetime
+
+from tailorbird.config import Project
+from tailorbird.errors import UsageError
+from tailorbird.events import Clock, SimulatedClock, SystemClock, duration
+from tailorbird.lake import Lake
+from tailorbird.ranking import Slot
+
+LATEST = "latest"
+
+
+def clock_as_of(text: str, project: Project, slot: Slot) -> Clock:
+    """The machine's clock for ""; else one that stands still at a time, or behind the newest event of the lake for `latest`.
+
+    Raises:
+        UsageError: the text is no time.
+        NotReadyError: `latest`, and the lake holds nothing.
+    """
+    if not text:
+        return SystemClock()
+    if text == LATEST:
+        newest = Lake(project.paths.lake).sql("SELECT max(ts) AS ts FROM events WHERE NOT timeless").column("ts")[0]
+        # So late that the outcomes of the last answers are known.
+        return SimulatedClock((newest.value or 0) + project.plan.lateness_us + duration(slot.attribution))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"expected a time such as 2026-11-25, or {LATEST}, got {text!r}", where="--as-of") from None
+    return SimulatedClock(int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6))

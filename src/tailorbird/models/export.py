@@ -8,6 +8,7 @@ the label's shape at each run. A model holds all its tensors itself; one that re
 by the loader.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +26,34 @@ INPUT = "features"
 OUTPUT = "probability"
 TOLERANCE = 1e-5  # of a probability; measured differences are below 1e-6
 OPSET = 15
+_THRESHOLDS = re.compile(r"^threshold=(.*)$", re.MULTILINE)
+_TREE_SIZES = re.compile(r"^tree_sizes=.*\n", re.MULTILINE)  # lengths in bytes, which no longer hold; LightGBM does without
 
 
 def gbdt_to_onnx(model: Gbdt) -> bytes:
     """The model as a self-contained ONNX file; the same model gives the same bytes."""
-    booster = model.booster
-    if booster.best_iteration > 0:  # the converter takes all trees: leave the ones after the best behind
-        booster = type(booster)(model_str=booster.model_to_string(num_iteration=model.trees))
+    # The converter takes all trees: leave those after the best behind.
+    text = model.booster.model_to_string(num_iteration=model.trees if model.booster.best_iteration > 0 else None)
+    text = _TREE_SIZES.sub("", _THRESHOLDS.sub(_rounded_down, text))
+    booster = type(model.booster)(model_str=text)
     features = (INPUT, FloatTensorType([None, len(model.columns)]))
     graph = convert_lightgbm(booster, name="head", initial_types=[features], zipmap=False, target_opset=OPSET)
     _keep_one_output(graph, binary=model.settings.objective == "binary")
     refuse_external(graph)
     onnx.checker.check_model(graph)
     return graph.SerializeToString(deterministic=True)
+
+
+def _rounded_down(line: re.Match[str]) -> str:
+    """Thresholds as the largest float32 that is not above them.
+
+    LightGBM compares with a double, ONNX with a float32. A threshold between two neighbouring float32 values may be rounded up onto
+    the upper one, which then falls on the other side. For float32 features x, x <= t is the same as x <= (t rounded down).
+    """
+    exact = np.array(line[1].split(), np.float64)
+    near = exact.astype(np.float32)
+    lower = np.where(near.astype(np.float64) > exact, np.nextafter(near, np.float32(-np.inf)), near)
+    return "threshold=" + " ".join(repr(float(value)) for value in lower)
 
 
 def refuse_external(graph: onnx.ModelProto) -> None:

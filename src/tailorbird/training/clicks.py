@@ -5,11 +5,15 @@ A request is put before an event (or before a session's first event), and its ca
     popular        the `popular` items most chosen in the `popular_window` before the last full `refresh` before the request
     item-to-item   what follows the person's last items, from the newest table with trained_until ≤ t
     own history    what the person chose before, newest first (where people choose the same item again)
-    + the truth    which is added where no source found it; its share is told (`found`), since a real system cannot do so
+    + the truth    which is added to a test list where no source found it; how often that was needed is told (`found`), since a real
+                   system cannot do so. In training such a truth is left out: a candidate that no source could have given would
+                   be known by that, and a model would learn to tell truths from how they got into the list
 
-Where people never choose an item twice, what the person chose before is taken out, of candidates and truth alike. Negatives may be
-sampled: `negatives` of a request's candidates, evenly, each with the weight (all ÷ kept), so that weighted rows have the prior of
-the full list. Nothing of the request's own event or after it is known to any source.
+Where people never choose an item twice, what the person chose before is taken out, of candidates and truth alike.
+
+Negatives may be sampled: each is kept with a chance that falls with its rank in the source that ranks it best, since a model has to
+tell the truth from what is hot now rather than from what hardly anybody wants; a kept one has the weight 1 ÷ chance, so that
+weighted rows have the prior of the full list. Nothing of the request's own event or after it is known to any source.
 """
 
 from collections.abc import Mapping
@@ -31,6 +35,8 @@ from tailorbird.training.item_to_item import Rolling
 Ints = npt.NDArray[np.int64]
 
 REQUESTS_AT_ONCE = 2_000
+HOT = 8  # the pool is ordered by the last eighth of its window
+HARD = 20  # ranks up to about here are kept alike often
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,8 @@ def with_candidates(data: Dataset, history: History, scheme: Scheme, *, rolling:
         data: from `choices`.
         history: interactions from the beginning of what is known; the sources look into it.
         rolling: item-to-item tables, where that source is used.
-        negatives: how many of a request's negatives are kept, drawn evenly and weighted; 0 keeps all.
+        negatives: how many of a request's negatives are kept, weighted, and truths that no source found are left out: for training;
+            0 keeps all rows, for a test.
 
     Raises:
         NotReadyError: nothing is left to ask about.
@@ -184,7 +191,7 @@ class _Part:
 
 
 class _Pools:
-    """The most popular items before each full `refresh`, counted once for each."""
+    """The most popular items before each full `refresh`, hottest first, counted once for each."""
 
     def __init__(self, history: History, scheme: Scheme) -> None:
         i = history.interactions
@@ -194,27 +201,37 @@ class _Pools:
         self._scheme = scheme
         self._known: dict[int, Ints] = {}
 
-    def of(self, t: Ints) -> tuple[Ints, Ints]:
-        """(request, item) of the pool of each request."""
+    def of(self, t: Ints) -> "_Found":
+        """The pool of each request."""
         tick = t // self._scheme.refresh
         ticks, which = np.unique(tick, return_inverse=True)
         pools = [self._pool(int(each)) for each in ticks]
         size = np.array([len(pool) for pool in pools])
         flat, begin = np.concatenate(pools), np.cumsum(size) - size
         mine = size[which]
-        at = np.arange(mine.sum()) + np.repeat(begin[which] - np.cumsum(mine) + mine, mine)
-        return np.repeat(np.arange(len(t)), mine), flat[at]
+        rank = np.arange(mine.sum()) - np.repeat(np.cumsum(mine) - mine, mine)
+        return _Found(np.repeat(np.arange(len(t)), mine), flat[np.repeat(begin[which], mine) + rank], rank)
 
     def _pool(self, tick: int) -> Ints:
         if tick not in self._known:
             end = tick * self._scheme.refresh
-            low, high = np.searchsorted(self._ts, [end - self._scheme.popular_window, end])
+            window = self._scheme.popular_window
+            low, hot, high = np.searchsorted(self._ts, [end - window, end - window // HOT, end])
             count = np.bincount(self._item[low:high], minlength=self._items)
+            now = np.bincount(self._item[hot:high], minlength=self._items)
             chosen = np.flatnonzero(count)
-            if len(chosen) > self._scheme.popular:
-                chosen = chosen[np.lexsort((chosen, -count[chosen]))[: self._scheme.popular]]
-            self._known[tick] = np.sort(chosen)
+            chosen = chosen[np.lexsort((chosen, -count[chosen]))[: self._scheme.popular]]
+            self._known[tick] = chosen[np.argsort(-now[chosen], kind="stable")]
         return self._known[tick]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a source found: request, item and the item's rank in it, from 0; shape (m,) each."""
+
+    request: Ints
+    item: Ints
+    rank: Ints
 
 
 def _draw(
@@ -230,48 +247,79 @@ def _draw(
     """Candidates and labels of some requests, which follow each other."""
     t, person = data.t[picked], data.person[picked]
     items = history.interactions.items
-    sources = [pools.of(t)]
-    if rolling is not None and scheme.item_to_item:
-        sources.append(rolling.best(history, t, person, scheme.item_to_item))
-    if scheme.own_history:
-        own, offsets = history.recent(person, t, scheme.own_history)
-        sources.append((np.repeat(np.arange(len(t)), np.diff(offsets)), own))
-    key = np.unique(np.concatenate([request * items + item for request, item in sources]))
+    key, ease = _merged(_sources(t, person, pools, history, rolling, scheme), items)
     low, high = data.offsets[picked[0]], data.offsets[picked[-1] + 1]
     size = np.diff(data.offsets[picked[0] : picked[-1] + 2])
     truth = np.unique(np.repeat(np.arange(len(t)), size) * items + data.item[low:high])
     if not scheme.repeats:
         past, offsets = history.recent(person, t, 1 << 40)
         seen = np.repeat(np.arange(len(t)), np.diff(offsets)) * items + past
-        key, truth = np.setdiff1d(key, seen, assume_unique=True), np.setdiff1d(truth, seen)
-    found = int(np.isin(truth, key).sum())
-    key = np.union1d(key, truth)
-    label = np.isin(key, truth, assume_unique=True)
+        kept = ~_among(key, seen)
+        key, ease, truth = key[kept], ease[kept], truth[~_among(truth, np.unique(seen))]
+    found = _among(key, truth)
+    missing = truth[~_among(truth, key[found])] if not negatives else truth[:0]
+    order = np.argsort(np.concatenate([key, missing]), kind="stable")
+    key, ease = np.concatenate([key, missing])[order], np.concatenate([ease, np.zeros(len(missing))])[order]
+    label = np.concatenate([found, np.ones(len(missing), bool)])[order]
     request = key // items
-    answerable = np.bincount(request, label, minlength=len(t)) > 0
-    key, label, request = key[answerable[request]], label[answerable[request]], request[answerable[request]]
-    drawn = len(key)
-    kept, weight = _sample(request, label, negatives, len(t), rng)
-    key, label, request = key[kept], label[kept], request[kept]
-    counts = np.bincount(request, minlength=len(t))
-    return _Part(picked[counts > 0], counts[counts > 0], key % items, label, weight, drawn, found, len(truth))
+    answerable = (np.bincount(request, label, minlength=len(t)) > 0)[request]
+    key, ease, label, request = key[answerable], ease[answerable], label[answerable], request[answerable]
+    kept, weight = _sample(request, label, ease, negatives, len(t), rng)
+    chosen = key[kept]
+    counts = np.bincount(request[kept], minlength=len(t))
+    told = (len(key), int(found.sum()), len(truth))
+    return _Part(picked[counts > 0], counts[counts > 0], chosen % items, label[kept], weight, *told)
+
+
+def _sources(t: Ints, person: Ints, pools: _Pools, history: History, rolling: Rolling | None, scheme: Scheme) -> list[_Found]:
+    found = [pools.of(t)]
+    if rolling is not None and scheme.item_to_item:
+        request, item = rolling.best(history, t, person, scheme.item_to_item)
+        order = np.argsort(request, kind="stable")
+        request, item = request[order], item[order]
+        found.append(_Found(request, item, np.arange(len(request)) - np.searchsorted(request, request)))
+    if scheme.own_history:
+        own, offsets = history.recent(person, t, scheme.own_history)
+        request = np.repeat(np.arange(len(t)), np.diff(offsets))
+        found.append(_Found(request, own, offsets[request + 1] - 1 - np.arange(len(own))))
+    return found
+
+
+def _merged(found: list[_Found], items: int) -> tuple[Ints, npt.NDArray[np.float64]]:
+    """Each (request, item) once, as a key, ascending, and its best rank in any source."""
+    key = np.concatenate([each.request * items + each.item for each in found])
+    rank = np.concatenate([each.rank for each in found]).astype(np.float64)
+    order = np.argsort(key, kind="stable")
+    key, rank = key[order], rank[order]
+    first = np.flatnonzero(np.diff(key, prepend=-1))
+    return key[first], np.minimum.reduceat(rank, first) if len(first) else rank
+
+
+def _among(key: Ints, some: Ints) -> npt.NDArray[np.bool_]:
+    """Which of the ascending keys are among `some`; `some` is the shorter one."""
+    among = np.zeros(len(key), bool)
+    if len(key):
+        at = np.minimum(np.searchsorted(key, some), len(key) - 1)
+        among[at[key[at] == some]] = True
+    return among
 
 
 def _sample(
-    request: Ints, label: npt.NDArray[np.bool_], negatives: int, requests: int, rng: np.random.Generator
+    request: Ints, label: npt.NDArray[np.bool_], rank: npt.NDArray[np.float64], negatives: int, requests: int, rng: np.random.Generator
 ) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """Rows to keep, ascending, and their weights."""
+    """Rows to keep, ascending, and their weights: each negative by itself, with a chance that falls with its rank."""
     if not negatives:
         return np.arange(len(request)), np.ones(len(request))
-    draw = np.where(label, -1.0, rng.random(len(request)))
-    order = np.lexsort((draw, request))
-    positives = np.bincount(request, label, minlength=requests).astype(np.int64)
-    nth = np.arange(len(order)) - np.searchsorted(request, request[order])
-    kept = np.sort(order[nth < positives[request[order]] + negatives])
-    all_negatives = np.bincount(request, ~label, minlength=requests)
-    kept_negatives = np.minimum(all_negatives, negatives)
-    each = all_negatives / np.maximum(kept_negatives, 1)
-    return kept, np.where(label[kept], 1.0, each[request[kept]])
+    wanted = np.where(label, 0.0, 1.0 / (rank + HARD))
+    chance = np.where(label, 1.0, 0.0)
+    for _ in range(4):  # those that reach 1 leave their surplus to the others
+        open_ = ~label & (chance < 1.0)
+        spare = negatives - np.bincount(request, ~label & ~open_, minlength=requests)
+        total = np.bincount(request, np.where(open_, wanted, 0.0), minlength=requests)
+        share = np.maximum(spare, 0.0) / np.maximum(total, 1e-12)
+        chance[open_] = np.minimum(1.0, wanted[open_] * share[request[open_]])
+    kept = np.flatnonzero(rng.random(len(request)) < chance)
+    return kept, 1.0 / chance[kept]
 
 
 def sources_told(scheme: Mapping[str, Any]) -> str:

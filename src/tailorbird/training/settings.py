@@ -24,8 +24,8 @@ class TrainSettings:
         lateness_us: how late events may come: younger answers are left out.
         quick: fewer rows, trees and indexes: a first model within seconds.
         scheme: how requests are drawn from a log without answers; None guesses it from the log.
-        requests: of training at most, the newest; 0 takes all.
-        test_requests: of validation and of test at most, drawn evenly; 0 takes all.
+        requests, test_requests: of training, and of validation and test each, at most; drawn evenly over the part's whole time, so
+            that all hours and weekdays are in it; 0 takes all.
         validation_from, test_from: fixed borders, microseconds; 0 cuts by shares of requests.
         index: how item-to-item and popularity are counted.
         index_every_us: a new index this often over training and test; 0 divides the training part into `index_parts`.

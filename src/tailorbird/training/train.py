@@ -150,15 +150,12 @@ def _moments(data: Dataset, split: Split, settings: TrainSettings) -> list[int]:
 
     The first part of the training requests only fills the first index: a model that learns from rows without any would trust it less.
     """
-    train = split.train[-settings.requests :] if settings.requests else split.train
     last = int(data.t[split.test[-1]])
     borders = [split.train_until, split.validation_until]
     if settings.index_every_us:
         every = settings.index_every_us
-        return [*range(int(data.t[train[0]]) // every * every, last + 1, every), *borders]
-    spare = len(split.train) // (settings.index_parts + 1)  # at least so many requests lie before the first index
-    first = max(len(split.train) - len(train), spare)
-    places = np.linspace(first, len(split.train), settings.index_parts + 1).astype(int)[:-1]
+        return [*range(int(data.t[split.train[0]]) // every * every, last + 1, every), *borders]
+    places = np.linspace(0, len(split.train), settings.index_parts + 2).astype(int)[1:-1]
     return [*(int(data.t[split.train[place]]) for place in places), *borders]
 
 
@@ -167,7 +164,7 @@ def _parts(
 ) -> tuple[Parts, int]:
     """The rows of the three parts, and how many training requests lie before the first index or beyond the number asked for."""
     train = split.train[series.place_of(data.t[split.train]) >= 0]
-    train = train[-settings.requests :] if settings.requests else train
+    train = thinned(train, settings.requests, settings.seed)
     if not len(train):
         raise UsageError("no training request is left after the first index", fix="train on a longer window")
     held = thinned(split.validation, settings.test_requests, settings.seed)

@@ -1,6 +1,6 @@
 """The demo shop: a page on which a brand-new visitor sees each click change the next list, and why.
 
-    GET  /shop, /shop/shop.js, /shop/shop.css    the page, from this package; it is told which slot to show
+    GET  /shop, /shop/shop.js, …                 the page, from this package; it is told which slot to show
     GET  /shop/picture/{id}.svg                  drawn from the item's attributes
     POST /shop/person                            the person's own features as the state holds them now
 
@@ -24,7 +24,12 @@ from tailorbird.serving.messages import decode
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.simulator import item_picture
 
-_FILES = {"shop": ("shop.html", "text/html"), "shop/shop.js": ("shop.js", "text/javascript"), "shop/shop.css": ("shop.css", "text/css")}
+_FILES = {
+    "shop": ("shop.html", "text/html"),
+    "shop/shop.js": ("shop.js", "text/javascript"),
+    "shop/shop.css": ("shop.css", "text/css"),
+    "shop/icon.svg": ("icon.svg", "image/svg+xml"),
+}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"

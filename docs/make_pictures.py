@@ -1,0 +1,57 @@
+"""Makes the pictures of the documentation anew: a small trained shop is served, and a browser looks at it.
+
+    python docs/make_pictures.py        needs chromium; writes docs/images/shop.png
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.cli.kit import must, must_json  # noqa: E402
+from tests.console.shop_server import FRONT, launch, serving  # noqa: E402
+
+IMAGES = ROOT / "docs" / "images"
+
+
+def shop(folder: Path) -> Path:
+    """A shop with a history that is long enough for a model that has something to say."""
+    project = folder / "shop"
+    must("init", project)
+    must("-C", project, "simulate", "--days", 14, "--users", 1500, "--items", 400, "--seed", 3, "--out", project / "history.jsonl")
+    must("-C", project, "import", "tailorbird", project / "history.jsonl")
+    version = must_json("-C", project, "train")["version"]
+    must("-C", project, "models", "promote", version, "--why", "for the picture")
+    slots = project / "slots.py"
+    slots.write_text(slots.read_text() + FRONT)
+    return project
+
+
+def click(page: Page, place: int) -> None:
+    """Click the card at a place, and wait until the list has changed."""
+    note = page.locator("#list-note").text_content() or ""
+    page.locator("#list > li").nth(place).locator("button.open").click()
+    expect(page.locator("#list-note")).not_to_have_text(note)
+
+
+def main() -> None:
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, serving(shop(Path(folder))) as url, sync_playwright() as playwright:
+        browser = launch(playwright)
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+        page.goto(f"{url}/shop")
+        page.wait_for_selector("#list > li")
+        for place in (5, 1):
+            click(page, place)
+        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(1_600)  # the flash of what moved has faded
+        page.screenshot(path=IMAGES / "shop.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

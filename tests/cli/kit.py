@@ -1,0 +1,61 @@
+"""The real command line in a process of its own, and a small shop that was simulated, imported and trained."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+EXAMPLE_USER = "u000001"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment without what another project's settings might have left in it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("TAILORBIRD_")}
+    return {**kept, "COLUMNS": "200", **more}
+
+
+def tailorbird(
+    *words: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    command = [sys.executable, "-m", "tailorbird", *(str(word) for word in words)]
+    return subprocess.run(
+        command, cwd=cwd, env=environment(**(env or {})), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+    )
+
+
+def must(*words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    """What a command prints that has to succeed."""
+    done = tailorbird(*words, cwd=cwd, env=env)
+    assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def must_json(*words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Any:
+    """The JSON object that a command prints that has to succeed."""
+    return json.loads(must(*words, "--json", cwd=cwd, env=env))
+
+
+def refused(done: subprocess.CompletedProcess[str], *expected: str, status: int | None = None) -> None:
+    """Assert that a command said exactly one sentence on stderr, perhaps with a remedy, and no traceback."""
+    told = [line for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in told if line.startswith("error: ")]
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr
+    assert done.returncode not in (0, None), done.stdout
+    assert status is None or done.returncode == status, done.stderr
+    assert len(errors) == 1, done.stderr
+    assert all(line.startswith(("error: ", "  fix: ")) for line in told), done.stderr
+    for text in expected:
+        assert text in done.stderr, done.stderr
+
+
+def make_shop(folder: Path) -> Path:
+    """A project with six days of history, and a model that answers."""
+    must("init", folder)
+    must("-C", folder, "simulate", "--days", 6, "--users", 300, "--items", 120, "--out", folder / "history.jsonl")
+    must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
+    version = must_json("-C", folder, "train", "--quick")["version"]
+    must("-C", folder, "models", "promote", version, "--why", "small on purpose, so the gate may not like it")
+    return folder

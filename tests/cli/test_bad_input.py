@@ -1,0 +1,179 @@
+"""Whatever is wrong from outside: one sentence on stderr with its remedy, a status that is not 0, no traceback, nothing lost."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.kit import environment, must, must_json, refused, tailorbird
+
+EVENT = '{"event_id": "e1", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": "u1", "item_id": "i1"}'
+
+
+@pytest.mark.parametrize(
+    ("words", "expected", "status"),
+    [
+        (["trian"], 'Did you mean "train"?', 2),
+        (["import", "--gues", "x"], "Did you mean --guess?", 2),
+        (["models", "promote", "v0001"], "requires an argument", 2),
+        (["sql", "--rows", "many", "SELECT 1"], "unable to convert", 2),
+        (["-C"], "-C needs a folder", 2),
+        (["import", "parquet", "."], "use one of tailorbird, metarank, movielens, mapping", 2),
+        (["import", "tailorbird", "no-such-file.jsonl"], "no such file or folder", 1),
+        (["import", "tailorbird"], "expected FORMAT and PATH", 2),
+        (["import", "mapping", "."], "--mapping FILE", 2),
+        (["import", "mapping", ".", "--mapping", "gone.toml"], "no such file", 2),
+        (["import", "--guess", "no-such-file.csv"], "no such file or folder", 1),
+        (["recommend", "--slot", "hme"], "no slot 'hme'", 2),
+        (["train", "hme"], "did you mean home?", 2),
+        (["train", "--window", "7x"], "expected a duration", 2),
+        (["train", "--as-of", "yesterday"], "expected a time", 2),
+        (["experiment", "report", "hme"], "no slot 'hme'", 2),
+        (["experiment", "report", "search"], "runs no experiment", 2),
+        (["recommend", "--size", "1000"], "<= 200", 2),
+        (["features", "show", "u1"], "expected user:ID", 2),
+        (["recommend", "--url", "http://127.0.0.1:9"], "no answer from", 1),
+        (["recommend"], "nothing to recommend yet", 1),
+        (["train"], "tailorbird import", 1),
+        (["evaluate"], "tailorbird train makes one", 1),
+        (["models", "list"], "tailorbird train makes one", 1),
+        (["models", "show"], "there is no version", 2),
+        (["models", "rollback", "--why", "x"], "no earlier champion", 1),
+        (["sql", "SELECT 1"], "nothing in the lake yet", 1),
+        (["experiment", "report"], "nothing in the lake yet", 1),
+        (["features", "verify"], "nothing in the lake yet", 1),
+        (["lake", "verify"], "nothing in the lake yet", 1),
+        (["lake", "quarantine"], "nothing in the lake yet", 1),
+        (["simulate", "--out", "tailorbird.toml"], "already there", 2),
+        (["simulate", "--out", "new.jsonl", "--days", "0"], "at least 1 day", 2),
+        (["init", "."], "already there; nothing was written", 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use(fresh: Path, words: list[str], expected: str, status: int) -> None:
+    refused(tailorbird(*words, cwd=fresh), expected, status=status)
+
+
+def test_a_folder_that_is_no_project(tmp_path: Path) -> None:
+    refused(tailorbird("check", cwd=tmp_path), "no tailorbird.toml", "tailorbird init DIR", status=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[serve]\nprot = 1", "tailorbird.toml:2: unknown key serve.prot; did you mean serve.port?"),
+        ("[server]\nport = 1", "tailorbird.toml:1: unknown section server; did you mean serve?"),
+        ("[serve]\nport = 'high'", "tailorbird.toml:2: serve.port: expected `int`"),
+        ("[serve]\nport = 70000", "serve.port: expected `int` <= 65535"),
+        ("[train]\nwindow = 'a week'", "train.window: expected a duration"),
+        ("[train]\nslot = 'hoem'", "did you mean home?"),
+        ("serve = [", "not valid TOML"),
+        ("serve = 3", "expected a section [serve]"),
+    ],
+)
+def test_wrong_settings(fresh: Path, text: str, expected: str) -> None:
+    (fresh / "tailorbird.toml").write_text(text)
+    refused(tailorbird("check", cwd=fresh), expected, status=2)
+
+
+def test_a_wrong_variable(fresh: Path) -> None:
+    refused(tailorbird("check", cwd=fresh, env={"TAILORBIRD_SERVE__PROT": "1"}), "environment", "TAILORBIRD_SERVE__PORT", status=2)
+    refused(tailorbird("check", cwd=fresh, env={"TAILORBIRD_SERVE__PORT": "x"}), "environment TAILORBIRD_SERVE__PORT", status=2)
+
+
+def test_rows_that_cannot_be_read_are_kept_and_the_rest_is_imported(fresh: Path) -> None:
+    wrong = ["not json", '{"event_id": "e2", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": 5, "item_id": "i"}']
+    (fresh / "events.jsonl").write_text("\n".join([EVENT, *wrong]) + "\n")
+    done = tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh)
+    assert done.returncode == 0, done.stderr
+    assert "Imported 1 of 3 rows" in done.stdout
+    assert "events.jsonl:2: $: expected JSON" in done.stdout
+    assert "events.jsonl:3: $.user_id: expected" in done.stdout
+    found = must_json("lake", "quarantine", cwd=fresh)
+    assert {sample["body"] for sample in found["samples"]} == set(wrong)
+
+
+def test_a_file_of_which_nothing_can_be_read_is_an_error_and_is_kept(fresh: Path) -> None:
+    (fresh / "events.jsonl").write_text("not json\nnor this\n")
+    done = tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh)
+    refused(done, "none of its 2 rows is an event", "tailorbird lake quarantine", status=1)
+    assert must_json("lake", "quarantine", cwd=fresh)["counts"] == [{"code": "malformed_json", "rows": 2}]
+
+
+def test_an_empty_file_is_an_error(fresh: Path) -> None:
+    (fresh / "events.jsonl").touch()
+    refused(tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh), "no row was found in it", status=1)
+
+
+@pytest.mark.parametrize("words", [["import", "tailorbird", "events.jsonl"], ["up"], ["run", "router"], ["run", "serve"], ["run", "lake"],
+                                   ["run", "worker"], ["train"], ["recommend"], ["sql", "SELECT 1"]], ids=" ".join)  # fmt: skip
+def test_a_data_path_that_is_a_file(fresh: Path, words: list[str]) -> None:
+    (fresh / "events.jsonl").write_text(EVENT)
+    (fresh / "data").write_text("in the way")
+    refused(tailorbird(*words, cwd=fresh), "project.data needs a folder", status=2)
+    assert (fresh / "data").read_text() == "in the way"
+
+
+def test_a_folder_below_data_that_cannot_be_made(fresh: Path) -> None:
+    (fresh / "events.jsonl").write_text(EVENT)
+    (fresh / "data").mkdir()
+    (fresh / "data" / "stream").write_text("in the way")
+    refused(tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh), "data/stream")
+
+
+def test_a_port_in_use_that_was_asked_for(fresh: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for words in (["run", "serve"], ["up"]):
+            refused(tailorbird(*words, "--port", port, cwd=fresh), f"port {port} is in use", "--port 0", status=2)
+
+
+def test_a_public_address_without_a_key(fresh: Path) -> None:
+    refused(tailorbird("run", "serve", "--host", "0.0.0.0", cwd=fresh), "key", status=2)
+    done = tailorbird("up", cwd=fresh, env={"TAILORBIRD_SERVE__HOST": "0.0.0.0"})
+    assert done.returncode == 2
+    assert "cannot run as it is set up" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("DROP TABLE events", "can only be read here"),
+        ("SELECT 1; SELECT 2", "several"),
+        ("SELEC 1", "expected one of SELECT"),
+        ("SELECT nope FROM events", "cannot be run"),
+        ("", "is empty"),
+    ],
+)
+def test_sql_that_is_no_select(shop: Path, query: str, expected: str) -> None:
+    before = must_json("sql", "SELECT count(*) AS n FROM events", cwd=shop)
+    refused(tailorbird("sql", query, cwd=shop), expected, status=2)
+    assert must_json("sql", "SELECT count(*) AS n FROM events", cwd=shop) == before
+
+
+def test_a_second_writer(fresh: Path) -> None:
+    command = [sys.executable, "-m", "tailorbird", "run", "router"]
+    first = subprocess.Popen(command, cwd=fresh, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        lock = fresh / "data" / "stream" / "routed.db.lock"
+        while not (lock.exists() and lock.read_text().strip()):
+            assert time.monotonic() < deadline
+            assert first.poll() is None
+            time.sleep(0.02)
+        refused(tailorbird("run", "router", cwd=fresh), "routed.db", str(first.pid), status=1)
+    finally:
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(10) == 0
+
+
+def test_declarations_that_do_not_load(fresh: Path) -> None:
+    (fresh / "features.py").write_text("from tailorbird.features import count, entity\n\nx = count('x', entity('usr'), 'click', window='1d')\n")
+    refused(tailorbird("check", cwd=fresh), "features.py:3", status=2)
+    must("config", "show", cwd=fresh)  # what does not need them goes on working

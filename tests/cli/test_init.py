@@ -1,0 +1,122 @@
+"""What `init` prints as next steps works when it is pasted, line by line, in this order."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cli.kit import environment, must, must_json
+
+CLICKS, USERS, ITEMS = 3_000, 120, 40
+
+
+def paste(line: str, folder: Path) -> str:
+    """Run a line in a shell that finds `tailorbird` as a newcomer's would."""
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=folder, env=_shell_environment(), capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def paste_up(line: str, folder: Path, project: Path) -> None:
+    """Start `up`, ask the server that it starts, and stop it."""
+    process = subprocess.Popen(["sh", "-c", f"exec {line}"], cwd=folder, env=_shell_environment(TAILORBIRD_SERVE__PORT="0"))
+    try:
+        url = _address(project, process)
+        with urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
+            assert response.status == 200
+        ask = urllib.request.Request(f"{url}/v1/recommend", b'{"slot": "home"}', {"content-type": "application/json"})
+        with urllib.request.urlopen(ask, timeout=10) as response:
+            assert json.load(response)["items"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def _shell_environment(**more: str) -> dict[str, str]:
+    return environment(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more)
+
+
+def _address(project: Path, process: subprocess.Popen) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        for path in (project / "data" / "run").glob("serve*.json"):
+            return json.loads(path.read_text())["url"]
+        time.sleep(0.05)
+    raise AssertionError("no address file")
+
+
+def _steps(printed: str) -> list[str]:
+    return [line.strip() for line in printed.split("Next:\n")[1].splitlines() if line.strip()]
+
+
+def test_every_next_step_works_when_pasted(tmp_path: Path) -> None:
+    steps = _steps(must("init", "my shop", cwd=tmp_path))
+    assert [step.split("'")[2].split()[0] for step in steps] == ["check", "simulate", "import", "train", "recommend", "up"]
+    for step in steps[:-1]:
+        # As printed, but for the size of the history, which only takes time.
+        printed = paste(step.replace("--days 14", "--days 5 --users 200 --items 80"), tmp_path)
+    assert "u0" in steps[-2]
+    assert len([line for line in printed.splitlines() if " i0" in line]) == 12
+    paste_up(steps[-1], tmp_path, tmp_path / "my shop")
+
+
+def _write(path: Path, head: list[str], rows: list[list[object]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """Events, items and users as a shop might export them, a year ago."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    start, step = 1_761_955_200, 20 * 86_400 // CLICKS
+    kinds = ["view", "view", "view", "cart", "purchase", "wish"]
+    events = [
+        [start + i * step, f"u{i * 7919 % USERS:03}", f"{i * i % ITEMS:03}", kinds[i % 6], 5 + i * i % ITEMS, "phone" if i % 3 else "desktop"]
+        for i in range(CLICKS)
+    ]
+    _write(folder / "events.csv", ["time", "user_id", "product_id", "event_type", "price", "device"], events)
+    items = [[f"{i:03}", f'Lamp "no {i}", bright', "abc"[i % 3], 5 + i] for i in range(ITEMS)]
+    _write(folder / "items.csv", ["product_id", "title", "category", "price"], items)
+    _write(folder / "users.csv", ["user_id", "age", "segment"], [[f"u{i:03}", 18 + i % 70, "xy"[i % 2]] for i in range(USERS)])
+    return folder
+
+
+def test_every_next_step_works_from_ones_own_tables(tmp_path: Path, tables: Path) -> None:
+    printed = must("init", "mine", "--from", "export", cwd=tmp_path)
+    assert "its name is usual for it" in printed
+    assert "not built in, so it is declared in tailorbird.toml" in printed
+    steps = _steps(printed)
+    assert [step.split()[3] for step in steps] == ["check", "import", "train", "recommend", "up"]
+    for step in steps[:-1]:
+        printed = paste(step, tmp_path)
+    assert len([line for line in printed.splitlines() if "Lamp" in line]) == 12
+    counts = must_json("sql", "SELECT type, count(*) AS n FROM events GROUP BY type", cwd=tmp_path / "mine")["rows"]
+    by_type = {row["type"]: row["n"] for row in counts}
+    assert by_type == {"view": CLICKS // 2, "cart": CLICKS // 6, "purchase": CLICKS // 6, "wish": CLICKS // 6, "item": ITEMS, "user": USERS}
+    paste_up(steps[-1], tmp_path, tmp_path / "mine")
+
+
+def test_files_that_are_there_are_not_touched(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("mine\n")
+    must("init", tmp_path)
+    assert (tmp_path / ".gitignore").read_text() == "mine\n"
+
+
+def test_a_name_that_toml_must_quote(tmp_path: Path) -> None:
+    must("init", 'a "shop" \\ more', cwd=tmp_path)
+    shown = must_json("config", "show", cwd=tmp_path / 'a "shop" \\ more')["settings"]
+    assert next(row["value"] for row in shown if row["key"] == "project.name") == 'a "shop" \\ more'

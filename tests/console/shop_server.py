@@ -1,0 +1,59 @@
+"""A trained shop served with its page, and a browser that may go nowhere else."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, Playwright
+
+from tests.cli.kit import environment
+
+# Like the demo: a slot without an experiment or exploration, so that only what the visitor does changes the list.
+FRONT = '\nfront = Slot("front", size=12, sources=home.sources, objective=home.objective, rules=home.rules, per_category=5)\n'
+ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+def chromium() -> str | None:
+    """The browser to use: TAILORBIRD_CHROMIUM, or Debian's."""
+    return os.environ.get("TAILORBIRD_CHROMIUM") or shutil.which("chromium")
+
+
+def launch(playwright: Playwright) -> Browser:
+    """A browser with a folder of its own that is thrown away."""
+    return playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+
+
+@contextmanager
+def serving(project: Path) -> Iterator[str]:
+    """`up --shop` on a project; gives the address once features and model are there."""
+    command = [sys.executable, "-m", "tailorbird", "-C", str(project), "up", "--shop", "--no-train", "--port", "0"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        yield _ready(project, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def _ready(project: Path, process: subprocess.Popen) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None
+        for path in (project / "data" / "run").glob("serve*.json"):
+            url = json.loads(path.read_text())["url"]
+            with urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
+                if response.read() == b"ready\n":
+                    return url
+        time.sleep(0.05)
+    raise AssertionError("the shop did not get ready")

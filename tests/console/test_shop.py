@@ -105,7 +105,7 @@ def test_a_search_for_nothing_that_is_there_says_so(page: Page) -> None:
 
 
 def test_into_the_cart(page: Page) -> None:
-    page.locator("#list > li").nth(2).get_by_role("button", name="Into the cart").click()
+    page.locator("#list > li").nth(2).get_by_role("button", name="Add to cart").click()
     expect(page.locator("#list-note")).to_contain_text("into the cart")
     expect(page.locator("#event")).to_contain_text('"type": "cart"')
 

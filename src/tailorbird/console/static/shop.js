@@ -112,10 +112,10 @@ function card(item, before) {
   open.append(picture, text);
   open.addEventListener("click", () => act("click", item));
   const bar = element("div", "bar");
-  const cart = element("button", "", "Into the cart");
+  const cart = element("button", "", "Add to cart");
   cart.type = "button";
   cart.addEventListener("click", () => act("cart", item));
-  bar.append(element("span", "score", item.score === null ? "" : `score ${number(item.score)}`), cart);
+  bar.append(element("span", "score", item.score === null ? "" : `score ${item.score.toFixed(3)}`), cart);
   made.append(open, element("p", "reason", item.reason), bar, badge(item.position, before));
   return made;
 }
@@ -146,7 +146,7 @@ function rows(table, values) {
 function showSteps(sent, steps, total) {
   byId("took").textContent = `${Math.round(total)} ms`;
   byId("steps").replaceChildren(...steps.map(([what, ms]) => element("li", "", `${what}: ${ms.toFixed(1)} ms`)));
-  byId("event").textContent = JSON.stringify(sent, null, 1);
+  byId("event").textContent = JSON.stringify(sent).replaceAll('":', '": ').replaceAll(',"', ', "');
 }
 
 function featuresOf(answer, id) {
@@ -157,7 +157,7 @@ function featuresOf(answer, id) {
 // The person's own features first, then those of the item that was clicked and of an item that both lists hold.
 function showFeatures(before, now, old, answer, clicked) {
   const moved = changes(before.features, now.features, "");
-  const both = answer.items.find((item) => old && old.items.some((each) => each.item_id === item.item_id));
+  const both = answer.items.find((item) => item.item_id !== clicked.item_id && old && old.items.some((each) => each.item_id === item.item_id));
   const seen = new Set(moved.map((row) => row[0]));
   for (const item of [clicked, both].filter(Boolean)) {
     const title = (item.attributes && item.attributes.title) || item.item_id;
@@ -165,7 +165,7 @@ function showFeatures(before, now, old, answer, clicked) {
       if (!seen.has(row[0].replace(` of ${title}`, ""))) moved.push(row);
     }
   }
-  rows("features", moved.length ? moved.slice(0, 16) : [["none moved", "", ""]]);
+  rows("features", moved.length ? moved.slice(0, 12) : [["none moved", "", ""]]);
 }
 
 function changes(before, now, suffix) {

@@ -1,6 +1,6 @@
 """Makes the pictures of the documentation anew: a small trained shop is served, and a browser looks at it.
 
-    python docs/make_pictures.py        needs chromium; writes docs/images/shop.png
+python docs/make_pictures.py        needs chromium; writes docs/images/shop.png
 """
 
 import sys

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from tests.cli.kit import make_shop, must
 
 

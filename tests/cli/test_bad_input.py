@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.cli.kit import environment, must, must_json, refused, tailorbird
 
 EVENT = '{"event_id": "e1", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": "u1", "item_id": "i1"}'
@@ -174,6 +173,8 @@ def test_a_second_writer(fresh: Path) -> None:
 
 
 def test_declarations_that_do_not_load(fresh: Path) -> None:
-    (fresh / "features.py").write_text("from tailorbird.features import count, entity\n\nx = count('x', entity('usr'), 'click', window='1d')\n")
+    (fresh / "features.py").write_text(
+        "from tailorbird.features import count, entity\n\nx = count('x', entity('usr'), 'click', window='1d')\n"
+    )
     refused(tailorbird("check", cwd=fresh), "features.py:3", status=2)
     must("config", "show", cwd=fresh)  # what does not need them goes on working

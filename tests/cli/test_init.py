@@ -11,7 +11,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-
 from tests.cli.kit import environment, must, must_json
 
 CLICKS, USERS, ITEMS = 3_000, 120, 40
@@ -85,7 +84,14 @@ def tables(tmp_path: Path) -> Path:
     start, step = 1_761_955_200, 20 * 86_400 // CLICKS
     kinds = ["view", "view", "view", "cart", "purchase", "wish"]
     events = [
-        [start + i * step, f"u{i * 7919 % USERS:03}", f"{i * i % ITEMS:03}", kinds[i % 6], 5 + i * i % ITEMS, "phone" if i % 3 else "desktop"]
+        [
+            start + i * step,
+            f"u{i * 7919 % USERS:03}",
+            f"{i * i % ITEMS:03}",
+            kinds[i % 6],
+            5 + i * i % ITEMS,
+            "phone" if i % 3 else "desktop",
+        ]
         for i in range(CLICKS)
     ]
     _write(folder / "events.csv", ["time", "user_id", "product_id", "event_type", "price", "device"], events)

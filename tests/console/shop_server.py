@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Browser, Playwright
-
 from tests.cli.kit import environment
 
 # Like the demo: a slot without an experiment or exploration, so that only what the visitor does changes the list.

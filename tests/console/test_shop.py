@@ -6,7 +6,6 @@ from importlib.resources import files
 
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, Request, expect, sync_playwright
-
 from tests.cli.kit import make_shop
 from tests.console.shop_server import FRONT, chromium, launch, serving
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
@@ -98,7 +99,10 @@ def _typed(batch: pa.RecordBatch, schema: pa.Schema, texts: frozenset[str]) -> p
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = schema.field(name).type
         metadata = None
-        if not pa.types.is_null(kind) and (name not in texts or pa.types.is_floating(kind)):
+        if name in texts:
+            if pa.types.is_floating(kind):  # whole numbers with gaps, as pandas writes them
+                column = pc.replace_substring_regex(column, r"^(\d+)\.0$", r"\1")
+        elif not pa.types.is_null(kind):
             try:
                 column = column.cast(kind)
             except pa.ArrowInvalid:

@@ -1,0 +1,30 @@
+"""Reading what an adapter makes of some files, as the contract would see it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tailorbird.events import Receipt, RoutePlan, check
+from tailorbird.events.adapters import FORMATS, AdapterOptions, digest_files, find_files
+
+NOW = 1_800_000_000_000_000
+
+
+def lines(format_: str, path: Path, **options: Any) -> list[bytes]:
+    """What the adapter passes on, one document an event."""
+    read, patterns = FORMATS[format_]
+    found = digest_files(find_files(path, patterns))
+    return [line for batch in read(found, AdapterOptions(root=str(path), **options)) for line in batch.lines]
+
+
+def events(format_: str, path: Path, **options: Any) -> list[dict[str, Any]]:
+    """The same, decoded; every one must keep the contract."""
+    made = lines(format_, path, **options)
+    _, refused = check(b"\n".join(made), Receipt(NOW, "import", "ndjson"), RoutePlan())
+    assert refused == []
+    return [json.loads(line) for line in made]
+
+
+def mapped(path: Path, mapping: str) -> list[dict[str, Any]]:
+    """Events by a mapping."""
+    return events("mapping", path, mapping=mapping, mapping_name="mapping.toml")

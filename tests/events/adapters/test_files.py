@@ -1,0 +1,70 @@
+import gzip
+import hashlib
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tailorbird.errors import DamageError, InputError
+from tailorbird.events.adapters import digest_files, find_files
+from tailorbird.events.adapters.files import bare_suffix, read_lines
+
+TEXT = b"one\n\n  two \nthree"
+
+
+def test_a_folder_gives_what_matches_compressed_or_not_sorted(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("b.csv", "a.csv.gz", "deep/c.csv.zst", "note.txt"):
+        (tmp_path / name).touch()
+    found = find_files(tmp_path, ("*.csv",))
+    assert [str(file.relative_to(tmp_path)) for file in found] == ["a.csv.gz", "b.csv", "deep/c.csv.zst"]
+
+
+def test_a_named_file_is_taken_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "odd").touch()
+    assert find_files(tmp_path / "odd", ("*.csv",)) == [tmp_path / "odd"]
+
+
+@pytest.mark.parametrize(("name", "message"), [("gone", "no such file or folder"), ("", r"no file like \*\.csv")])
+def test_nothing_there(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_files(tmp_path / name, ("*.csv",))
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+def test_lines_are_numbered_and_blank_ones_left_out(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"lines.jsonl{ending}"
+    if ending == ".zst":
+        with pa.CompressedOutputStream(str(file), "zstd") as sink:
+            sink.write(TEXT)
+    else:
+        file.write_bytes(gzip.compress(TEXT) if ending == ".gz" else TEXT)
+    assert list(read_lines(file)) == [(1, b"one"), (3, b"two"), (4, b"three")]
+    assert bare_suffix(file) == ".jsonl"
+
+
+@pytest.mark.parametrize("cut", [-12, 40])
+def test_damaged_compression_names_the_file(tmp_path: Path, cut: int) -> None:
+    whole = gzip.compress(b"\n".join(b"%d" % i for i in range(5_000)))
+    (tmp_path / "cut.gz").write_bytes(whole[:cut])
+    with pytest.raises(InputError, match=r"cut\.gz: damaged after line"):
+        list(read_lines(tmp_path / "cut.gz"))
+
+
+def test_a_file_with_the_wrong_ending_is_damaged_too(tmp_path: Path) -> None:
+    for name in ("plain.gz", "plain.zst"):
+        (tmp_path / name).write_bytes(TEXT)
+        with pytest.raises(InputError, match="damaged after line 0"):
+            list(read_lines(tmp_path / name))
+
+
+def test_checksums_beside_the_files_are_verified(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_bytes(TEXT)
+    digest = hashlib.sha256(TEXT).hexdigest()
+    assert digest_files([file]) == {file: digest}
+    (tmp_path / "SHA256SUMS").write_text(f"{digest} *./a.csv\n{'0' * 64}  other.csv\n")
+    assert digest_files([file]) == {file: digest}
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  a.csv\n")
+    with pytest.raises(DamageError, match="SHA256SUMS says 000000000000"):
+        digest_files([file])

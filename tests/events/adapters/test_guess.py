@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.events.adapters.kit import mapped
+
+from tailorbird.errors import InputError
+from tailorbird.events.adapters import guess_source
+
+HEAD = "event_time,user_id,product_id,event_type,price,country,session_size,colour\n"
+
+
+def _csv(folder: Path, text: str, name: str = "e.csv") -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_each_column_is_taken_or_left_out_with_its_reason(tmp_path: Path) -> None:
+    file = _csv(tmp_path, HEAD + "1500000000,7,12,addtocart,2.5,NO,4,red\n1500000001,8,13,view,3.5,SE,2,blue\n")
+    guess = guess_source(file)
+    roles = {column.column: column.role for column in guess.columns}
+    assert roles == {
+        "event_time": "ts", "user_id": "user_id", "product_id": "item_id", "event_type": "type", "price": "properties.price",
+        "country": "context.country", "session_size": "", "colour": "properties.colour",
+    }  # fmt: skip
+    assert all(column.why for column in guess.columns)
+    assert guess.kind == "events"
+    assert guess.types == {"cart": 1, "view": 1}
+
+
+def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
+    file = _csv(tmp_path, HEAD + "1500000000000,7,12,addtocart,2.5,NO,4,red\n")
+    (event,) = mapped(file, guess_source(file).toml)
+    del event["event_id"]
+    assert event == {
+        "type": "cart", "ts": 1_500_000_000_000_000, "user_id": "7", "item_id": "12", "context": {"country": "NO"},
+        "properties": {"price": 2.5, "colour": "red"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "kinds"),
+    [
+        ("product_id,title\n1,a\n2,b\n", "items", {}),
+        ("user_id,age\n1,30\n2,40\n", "users", {}),
+        ("user_id,product_id\n1,2\n1,3\n", "events", {"click": 2}),
+        ("customer_id,product_id,invoice,date\n1,2,x,2020-01-01\n", "events", {"purchase": 1}),
+        ("user,movie_id,rating,timestamp\n1,2,3.5,1500000000\n", "events", {"rating": 1}),
+    ],
+)
+def test_what_kind_of_rows_a_file_holds(tmp_path: Path, text: str, kind: str, kinds: dict[str, int]) -> None:
+    guess = guess_source(_csv(tmp_path, text))
+    assert (guess.kind, guess.types) == (kind, kinds)
+
+
+def test_a_session_stands_for_a_person_where_there_is_no_user(tmp_path: Path) -> None:
+    toml = guess_source(_csv(tmp_path, "session_id,item_id,ts\ns,i,2020-01-01T00:00:00Z\n")).toml
+    assert 'anonymous_id = "session_id"' in toml
+    assert 'session_id = "session_id"' in toml
+
+
+def test_a_number_that_is_no_time_is_not_taken_for_one(tmp_path: Path) -> None:
+    guess = guess_source(_csv(tmp_path, "user_id,item_id,date\n1,2,20170101\n1,3,20170102\n"))
+    assert "\nts = " not in guess.toml
+    assert any("no column is a time" in column.why for column in guess.columns)
+
+
+def test_a_country_that_is_no_code_stays_a_property(tmp_path: Path) -> None:
+    guess = guess_source(_csv(tmp_path, "user_id,item_id,ts,country\n1,2,1500000000,Norway\n"))
+    assert next(column for column in guess.columns if column.column == "country").role == "properties.country"
+
+
+def test_names_are_quoted_for_toml(tmp_path: Path) -> None:
+    file = tmp_path / 'a "b".parquet'
+    columns = {"user_id": ["u"], "item_id": ["i"], "ts": [1500000000], 'größe "x"': ["L"], "back\\slash": [1]}
+    pq.write_table(pa.table(columns), file)
+    (event,) = mapped(file, guess_source(file).toml)
+    assert set(event["properties"].values()) == {"L", 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a,b\n1,2\n", "no column looks like an item or a user: a, b"), ("user_id,item_id\n", "holds no row")]
+)
+def test_a_file_that_nothing_can_be_made_of(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        guess_source(_csv(tmp_path, text))

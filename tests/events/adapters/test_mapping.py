@@ -1,0 +1,199 @@
+"""Any CSV, TSV or Parquet by a mapping: times in every form, ids as they are written, rows that are wrong kept whole."""
+
+import gzip
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.events.adapters.kit import lines, mapped
+
+from tailorbird.errors import InputError
+
+TS = 1_500_000_000_250_000  # 2017-07-14T02:40:00.25Z
+CLICKS = '[[source]]\nfile = "c.*"\nts = "when"\nuser_id = "who"\nitem_id = "what"\n'
+
+
+def _one(folder: Path, when: str, mapping: str = "", name: str = "c.csv") -> Any:
+    (folder / name).write_text(f"who,what,when\nu,i,{when}\n")
+    return mapped(folder, CLICKS.replace('ts = "when"', f'ts = "when"\n{mapping}'))[0]["ts"]
+
+
+@pytest.mark.parametrize(("written", "unit"), [("1500000000.25", "s"), ("1500000000250", "ms"), ("1500000000250000", "us")])
+def test_units_of_numbers(tmp_path: Path, written: str, unit: str) -> None:
+    assert _one(tmp_path, written, f'ts_unit = "{unit}"') == TS
+
+
+@pytest.mark.parametrize(
+    ("written", "zone", "expected"),
+    [
+        ("2017-07-14 02:40:00", "UTC", TS - 250_000),
+        ("2017-07-14T02:40:00.25", "UTC", TS),
+        ("2017-07-14 04:40:00", "Europe/Oslo", TS - 250_000),
+        ("2017-07-14 02:40:00Z", "Europe/Oslo", TS - 250_000),  # it names its zone itself
+        ("2017-07-14T04:40:00+02:00", "UTC", TS - 250_000),
+        ("2017-07-13T23:40:00-03:00", "UTC", TS - 250_000),
+        ("2017-07-14", "UTC", 1_499_990_400_000_000),
+    ],
+)
+def test_zones_of_text(tmp_path: Path, written: str, zone: str, expected: int) -> None:
+    assert _one(tmp_path, written, f'ts_zone = "{zone}"') == expected
+
+
+def test_times_of_mixed_forms_are_each_read(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("who,what,when\nu,i,2017-07-14T02:40:00Z\nu,j,yesterday\nu,k,\n")
+    made = lines("mapping", tmp_path, mapping=CLICKS + 'ts_zone = "Europe/Oslo"\n')
+    assert b"2017-07-14T02:40:00+00:00" in made[0]
+    assert b'"ts":"yesterday"' in made[1]  # for the contract to refuse
+    assert b'"ts"' not in made[2]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pa.array([TS * 1_000 + 3], pa.timestamp("ns")),
+        pa.array([TS], pa.timestamp("us", "America/Sao_Paulo")),
+        pa.array([TS // 1_000], pa.timestamp("ms")),
+        pa.array([datetime(2017, 7, 14, 4, 40, 0, 250_000, timezone(timedelta(hours=2)))]),
+    ],
+    ids=["ns", "zone", "ms", "offset"],
+)
+def test_times_of_parquet(tmp_path: Path, times: pa.Array) -> None:
+    pq.write_table(pa.table({"who": [7], "what": ["i"], "when": times}), tmp_path / "c.parquet")
+    (made,) = mapped(tmp_path, CLICKS)
+    assert (made["ts"], made["user_id"]) == (TS, "7")
+
+
+def test_naive_times_of_parquet_are_in_the_mappings_zone(tmp_path: Path) -> None:
+    times = pa.array([datetime(2017, 7, 14, 4, 40)], pa.timestamp("us"))
+    pq.write_table(pa.table({"who": [7], "what": ["i"], "when": times}), tmp_path / "c.parquet")
+    assert mapped(tmp_path, CLICKS + 'ts_zone = "Europe/Oslo"\n')[0]["ts"] == TS - 250_000
+
+
+def test_a_day_is_its_first_moment(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"who": ["u"], "what": ["i"], "when": pa.array([date(2017, 7, 14)])}), tmp_path / "c.parquet")
+    assert mapped(tmp_path, CLICKS)[0]["ts"] == 1_499_990_400_000_000
+
+
+def test_ids_are_taken_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("who,what,when\n007,00012,1500000000\n8,1e3,1500000001\n")
+    made = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n')
+    assert [(event["user_id"], event["item_id"]) for event in made] == [("007", "00012"), ("8", "1e3")]
+
+
+def test_whole_numbers_that_were_written_as_fractions(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("who,what,when\n7.0,1,1500000000\n,2,1500000001\n")
+    first, second = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+    assert b'"user_id":"7"' in first
+    assert b"user_id" not in second
+
+
+def test_whole_numbers_with_gaps_are_whole_numbers(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"who": [7.0, None], "what": ["i", "j"], "anon": ["", "x"], "when": [1500000000, 1500000001]}), tmp_path / "c.parquet"
+    )
+    first, second = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+    assert b'"user_id":"7"' in first
+    assert b"user_id" not in second
+
+
+def test_types_from_a_column_context_and_properties(tmp_path: Path) -> None:
+    (tmp_path / "c.tsv.gz").write_bytes(
+        gzip.compress(b'who\twhat\twhen\tdo\tdev\toffset\tpaid\tnote\nu\ti\t1500000000\taddtocart\tphone\t120\t9.5\t"two\nlines"\n')
+    )
+    mapping = CLICKS + (
+        'type = { column = "do", values = { addtocart = "cart" } }\nts_unit = "s"\n'
+        '[source.context]\ndevice = "dev"\nutc_offset_min = "offset"\n[source.properties]\nprice = "paid"\nnote = "note"\n'
+    )
+    (made,) = mapped(tmp_path, mapping)
+    assert (made["type"], made["context"]) == ("cart", {"device": "phone", "utc_offset_min": 120})
+    assert made["properties"] == {"price": 9.5, "note": "two\nlines"}
+
+
+def test_values_that_json_has_no_word_for(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "who": ["u"], "what": ["i"], "when": [1500000000], "price": [Decimal("2.50")], "day": [date(2020, 1, 2)],
+            "at": pa.array([datetime(2020, 1, 2)], pa.timestamp("us")), "none": pa.array([None], pa.string()), "list": [["a"]],
+        }
+    )  # fmt: skip
+    pq.write_table(table, tmp_path / "c.parquet")
+    names = "".join(f'{name} = "{name}"\n' for name in ("price", "day", "at", "none", "list"))
+    (made,) = mapped(tmp_path, CLICKS + f'ts_unit = "s"\n[source.properties]\n{names}')
+    assert made["properties"] == {"price": 2.5, "day": "2020-01-02", "at": "2020-01-02T00:00:00+00:00", "list": ["a"]}
+
+
+def test_profiles_are_timeless_without_a_time(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text('id,title\n1,"Coat, warm"\n')
+    (tmp_path / "users.csv").write_text("id,since\nu,2020-01-01\n")
+    mapping = (
+        '[[source]]\nfile = "items.csv"\nkind = "items"\nitem_id = "id"\n[source.properties]\ntitle = "title"\n'
+        '[[source]]\nfile = "users.csv"\nkind = "users"\nuser_id = "id"\nts = "since"\n'
+    )
+    item, user = mapped(tmp_path, mapping)
+    assert (item["type"], item["timeless"], item["properties"]) == ("item", True, {"title": "Coat, warm"})
+    assert (user["type"], user.get("timeless", False)) == ("user", False)
+
+
+def test_a_number_that_is_none_spoils_only_its_row(tmp_path: Path) -> None:
+    rows = "".join(f"u,i,1500000000,{'cheap' if row == 30_000 else row}\n" for row in range(40_000))
+    (tmp_path / "c.csv").write_text("who,what,when,price\n" + rows)
+    made = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n[source.properties]\nprice = "price"\n')
+    assert b'"price":"cheap"' in made[30_000]
+    assert b'"price":30001' in made[30_001]
+    assert b'"price":29999' in made[29_999]
+
+
+def test_rows_of_another_width_are_passed_on_whole(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("who,what,when\nu,i,1500000000\nu,i\nu,j,1500000001,extra\nu,k,1500000002\n")
+    made = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+    assert len(made) == 4
+    assert made[2:] == [b'"u,i"', b'"u,j,1500000001,extra"']
+
+
+def test_two_sources_of_one_file_make_different_events(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("who,what,when\nu,i,1500000000\n")
+    first, second = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n' + CLICKS + 'type = "view"\nts_unit = "s"\n')
+    assert first["event_id"] != second["event_id"]
+
+
+def test_the_same_file_gives_the_same_ids(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("who,what,when\nu,i,1500000000\n")
+    assert lines("mapping", tmp_path, mapping=CLICKS) == lines("mapping", tmp_path, mapping=CLICKS)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ("source = 3", r"not a mapping.*\$\.source"),
+        ("[[source]]", "missing required field `file`"),
+        ('[[source]]\nfile = "c.csv"\nitem = "x"', "unknown field `item`"),
+        ('[[source]]\nfile = "c.csv"\nkind = "clicks"', r"\$\.source\[0\]: expected kind events, items or users"),
+        ('[[source]]\nfile = "c.csv"\nkind = "items"', "items need item_id"),
+        ('[[source]]\nfile = "c.csv"\nts_unit = "m"', "expected ts_unit s, ms or us"),
+        ('[[source]]\nfile = "c.csv"\nts_zone = "Mars/Olympus"', "expected ts_zone such as Europe/Oslo"),
+        ('[[source]]\nfile = "c.csv"\n[source.context]\ncolour = "x"', "context has no colour"),
+        ('[[source]]\nfile = "d.csv"\nuser_id = "who"', "the mapping names d.csv"),
+        ('[[source]]\nfile = "c.csv"\nuser_id = "whom"', "c.csv has no column whom; it has who, what, when"),
+    ],
+)
+def test_a_mapping_that_cannot_be_used(tmp_path: Path, mapping: str, message: str) -> None:
+    (tmp_path / "c.csv").write_text("who,what,when\nu,i,1500000000\n")
+    with pytest.raises(InputError, match=message):
+        lines("mapping", tmp_path, mapping=mapping, mapping_name="m.toml")
+
+
+def test_a_column_of_lists_is_no_id(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"who": [["u"]], "what": ["i"], "when": [1500000000]}), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="cannot be used as the mapping says"):
+        lines("mapping", tmp_path, mapping=CLICKS)
+
+
+@pytest.mark.parametrize("content", [b"", b"who,what,when\n\xff\xfe\x00,i,3\n"], ids=["empty", "no UTF-8"])
+def test_a_csv_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"c\.csv"):
+        lines("mapping", tmp_path, mapping=CLICKS)

@@ -1,0 +1,88 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests.events.adapters.kit import events, lines
+
+from tailorbird.errors import InputError
+
+SECOND = 881250949
+RATING = {"type": "rating", "ts": SECOND * 1_000_000, "user_id": "196", "item_id": "242", "properties": {"rating": 3.5}}
+
+
+def _without_ids(found: list[dict]) -> list[dict]:
+    ids = [event.pop("event_id") for event in found]
+    assert len(set(ids)) == len(ids)
+    return found
+
+
+def test_100k(tmp_path: Path) -> None:
+    (tmp_path / "u.data").write_text(f"196\t242\t3.5\t{SECOND}\n")
+    flags = "|".join("1" if place in (5, 14) else "0" for place in range(19))
+    title = "Cité des enfants perdus, La (1995)"
+    (tmp_path / "u.item").write_bytes(f"242|{title}|01-Jan-1995||http://x|{flags}\n".encode("latin-1"))
+    (tmp_path / "u.user").write_text("196|49|M|writer|55105\n")
+    rating, movie, user = _without_ids(events("movielens", tmp_path))
+    properties = {"title": title, "genres": ["Comedy", "Romance"], "category": "Comedy", "year": 1995}
+    assert movie == {"type": "item", "item_id": "242", "timeless": True, "properties": properties}
+    assert user == {
+        "type": "user", "user_id": "196", "timeless": True,
+        "properties": {"age": 49, "gender": "M", "occupation": "writer", "zip": "55105"},
+    }  # fmt: skip
+    assert rating == RATING
+
+
+def test_1m(tmp_path: Path) -> None:
+    (tmp_path / "ratings.dat").write_text(f"196::242::3.5::{SECOND}\n")
+    (tmp_path / "movies.dat").write_bytes("242::Amélie (2001)::Comedy|Romance\n".encode("latin-1"))
+    (tmp_path / "users.dat").write_text("196::F::25::10::48067\n")
+    found = {event["type"]: event for event in _without_ids(events("movielens", tmp_path))}
+    assert found["rating"] == RATING
+    assert found["item"]["properties"] == {"title": "Amélie (2001)", "genres": ["Comedy", "Romance"], "category": "Comedy", "year": 2001}
+    assert found["user"]["properties"] == {"gender": "F", "age": 25, "occupation": "10", "zip": "48067"}
+
+
+def test_20m_and_later(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n196,242,3.5,{SECOND}\n")
+    titles = '1,"American President, The (1995)",Comedy|Drama\n2,"No ""year"" here",(no genres listed)\n'
+    (tmp_path / "movies.csv").write_text(f"movieId,title,genres\n{titles}", encoding="utf-8")
+    (tmp_path / "tags.csv").write_text("userId,movieId,tag,timestamp\n1,1,x,1\n")  # not read
+    first, second, rating = _without_ids(events("movielens", tmp_path))
+    assert first["properties"] == {
+        "title": "American President, The (1995)",
+        "genres": ["Comedy", "Drama"],
+        "category": "Comedy",
+        "year": 1995,
+    }
+    assert second["properties"] == {"title": 'No "year" here', "genres": []}
+    assert rating == RATING
+
+
+def test_parquet(tmp_path: Path) -> None:
+    times = pa.array([datetime.fromtimestamp(SECOND, UTC)], pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table({"user_id": [196], "movie_id": [242], "rating": [3.5], "ts": times}), tmp_path / "ratings.parquet")
+    pq.write_table(pa.table({"movie_id": [242], "title": ["X (1990)"], "genres": ["Drama"]}), tmp_path / "movies.parquet")
+    movie, rating = _without_ids(events("movielens", tmp_path))
+    assert rating == RATING
+    assert movie["properties"]["year"] == 1990
+
+
+def test_rows_that_cannot_be_read_are_passed_on_whole(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text('userId,movieId,rating,timestamp\n1,2,good,3\n1,2\n"a\nb",2,x,inf\n')
+    assert lines("movielens", tmp_path) == [b'["1","2","good","3"]', b'["1","2"]', b'["a\\nb","2","x","inf"]']
+
+
+def test_files_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "clicks.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"expected ratings and movies of a MovieLens layout.*got clicks\.csv"):
+        lines("movielens", tmp_path / "clicks.csv")
+    with pytest.raises(InputError, match=r"no file like u\.data"):
+        lines("movielens", tmp_path)
+
+
+def test_parquet_without_its_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user_id": [1]}), tmp_path / "ratings.parquet")
+    with pytest.raises(InputError, match="missing movie_id, rating, ts"):
+        lines("movielens", tmp_path)

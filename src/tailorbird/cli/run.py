@@ -5,8 +5,12 @@ import signal
 import sys
 import threading
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tailorbird.cli.supervisor import die_with_parent
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
 
 
 def serve(*, host: str | None = None, port: int | None = None, shop: bool = False) -> None:
@@ -71,7 +75,19 @@ def router() -> None:
     stop = _begin()
     project = open_project()
     project.paths.stream.mkdir(parents=True, exist_ok=True)
-    run(project.paths.stream, project.plan, SystemClock(), stop)
+    run(project.paths.stream, project.plan, SystemClock(), stop, released=partial(_released, project))
+
+
+def _released(project: "Project") -> int:
+    """Below which row neither the lake nor the worker of these declarations needs the routed log."""
+    from tailorbird.errors import NotReadyError
+    from tailorbird.features.state import needed_from
+    from tailorbird.stream import read_released
+
+    try:
+        return min(read_released(project.paths.lake).of_routed(), needed_from(project.paths.state, project.features))
+    except NotReadyError:  # no state yet: its worker will read the log from the beginning
+        return 0
 
 
 def worker() -> None:

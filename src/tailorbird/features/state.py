@@ -86,6 +86,21 @@ def read_position(snapshot: Snapshot) -> Position:
     return Position() if found is None else Position(*_POSITION.unpack(found))
 
 
+def needed_from(state: Path, features: FeatureSet) -> int:
+    """From which row on this schema's worker needs the routed log; 0, all of it, while its state is being built.
+
+    Raises:
+        NotReadyError: there is no state of this schema.
+    """
+    store = open_state(state, features)
+    try:
+        with store.snapshot() as snapshot:
+            position = read_position(snapshot)
+    finally:
+        store.close()
+    return position.offset if position.ready else 0
+
+
 def commit_record(position: Position, written_at: int) -> tuple[bytes, bytes]:
     return _commit_key(position.commit), _COMMIT.pack(position.p, written_at)
 

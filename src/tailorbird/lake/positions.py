@@ -15,8 +15,7 @@ import msgspec
 
 from tailorbird.errors import DamageError
 from tailorbird.lake import durable
-
-FILE = "positions.json"
+from tailorbird.stream.released import FILE
 
 
 class Positions(msgspec.Struct):

@@ -21,11 +21,12 @@ import pyarrow as pa
 
 from tailorbird import faults
 from tailorbird.errors import DamageError, StorageError
-from tailorbird.events.clock import SECOND, Clock
+from tailorbird.events.clock import MINUTE, SECOND, Clock
 from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
 from tailorbird.lake.check import Finding, check_table
 from tailorbird.lake.delta import DurableTable, commit_path, create_table
+from tailorbird.lake.idle import IDLE_US, prune_idle
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import Ledger, Line
 from tailorbird.lake.positions import load_positions, store_positions
@@ -35,6 +36,7 @@ from tailorbird.stream.lock import FileLock
 
 ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
 COMMIT_EVERY_US = 1 * SECOND
+PRUNE_EVERY_US = 1 * MINUTE
 POLL_S = 0.05
 
 _ROUTED = "routed"
@@ -340,10 +342,15 @@ def run(
     on_step: Callable[[LakeReport], None] | None = None,
     commit_every_us: int = COMMIT_EVERY_US,
     rows_max: int = ROWS_MAX,
+    prune_every_us: int = PRUNE_EVERY_US,
+    idle_us: int = IDLE_US,
 ) -> None:
-    """The role's loop: a step a second at most, sooner when `rows_max` rows wait; until `stop`, then once more."""
+    """The role's loop: a step a second at most, sooner when `rows_max` rows wait; until `stop`, then once more.
+
+    Once a minute it looks after logs that nobody writes any more, see `lake.idle`.
+    """
     with LakeRole(stream, lake, clock=clock) as role:
-        due = 0
+        due, prune_due = 0, clock.now() + prune_every_us
         while not stop.is_set():
             now = clock.now()
             if now >= due or role.pending() >= rows_max:
@@ -351,6 +358,9 @@ def run(
                 due = now + commit_every_us
                 if on_step is not None and not report.idle:
                     on_step(report)
+            if now >= prune_due:
+                prune_idle(stream, lake, clock, idle_us=idle_us)
+                prune_due = now + prune_every_us
             stop.wait(POLL_S)
         role.step(rows_max)
 

@@ -6,6 +6,7 @@ steps, never on the clock. The decision itself is in `router.route`; the loop th
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from tailorbird import faults
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.contract import CONTRACT_VERSION
+from tailorbird.router import pruned
 from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quarantine_batch
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints
 from tailorbird.router.route import Arrivals, Memory, route
@@ -82,6 +84,7 @@ class Router:
         with self._log.transaction() as connection:
             Memory.make_tables(connection)
             connection.execute(_TABLE)
+            connection.execute(pruned.TABLES)
         self._load()
 
     def _load(self) -> None:
@@ -150,7 +153,14 @@ class Router:
 
     def prune(self, before: int) -> int:
         """Delete routed blocks that end at or before `before`, when lake and workers have them; how many."""
-        return self._log.prune(before)
+        count = 0
+        while some := self.prune_some(before):
+            count += some
+        return count
+
+    def prune_some(self, before: int) -> int:
+        """A piece of `prune`, in one transaction; 0 when nothing is left. What they said of items stays, see `router.pruned`."""
+        return self._log.prune_some(before, last_look=partial(pruned.sum_up, self._log.connection))
 
     def changed(self) -> bool:
         """Whether any raw log has grown since this was last asked; cheap enough to poll."""

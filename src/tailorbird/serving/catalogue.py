@@ -4,7 +4,8 @@ A new item can be shown, and one that went out of stock disappears, within a sec
 Without any bundle the items seen so far, ordered by how often people took interest in them, are what is left to show.
 
 The routed log is read from its beginning once, in the background, and then followed; only `item` events and the item
-ids of interests are looked at. The index itself is `retrieval.index`; a changed one is made beside the one in use.
+ids of interests are looked at. What stood in the part that the router has deleted, it has summed up in two tables beside
+the log (`router.pruned`). The index itself is `retrieval.index`; a changed one is made beside the one in use.
 """
 
 import logging
@@ -56,7 +57,7 @@ class Catalogue:
     def __init__(self, routed: Path, *, poll_s: float = POLL_S) -> None:
         self._routed, self._poll_s = routed, poll_s
         self._log: EmbeddedReader | None = None
-        self._position = 0
+        self._position = -1
         self._items: dict[str, _Version] = {}
         self._interests: Counter[str] = Counter()
         self._version = 0
@@ -85,7 +86,8 @@ class Catalogue:
             if not self._routed.exists():
                 return 0
             self._log = open_reader(self._routed)
-            self._position = self._log.start()
+        if self._position < self._log.start():  # at first, or when the router deleted what was not read yet
+            found = self._begin(self._log)
         while stored := self._log.read(self._position, bytes_max=bytes_max):
             for each in stored:
                 if each.block.kind == "events":
@@ -98,6 +100,21 @@ class Catalogue:
         if found and self._base is not None:
             self.over(self._base)  # here, rather than in the next request
         return found
+
+    def _begin(self, reader: EmbeddedReader) -> int:
+        """Start from what the deleted part of the log said; how many items that was."""
+        items: dict[str, _Version] = {}
+        interests: Counter[str] = Counter()
+        with reader.snapshot() as connection:
+            self._position = reader.start()
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'pruned_item'").fetchone():
+                for item_id, *version in connection.execute("SELECT item_id, properties, valid_from, known_since FROM pruned_item"):
+                    items[item_id] = _Version(*version)
+                for type_, item_id, events in connection.execute("SELECT type, item_id, events FROM pruned_interest"):
+                    if type_ in INTERESTS:
+                        interests[item_id] += events
+        self._items, self._interests = items, interests
+        return len(items)
 
     def over(self, index: Index | None) -> Index | None:
         """An index that knows the items as they are now; `index` itself if nothing changed, None if there is nothing."""

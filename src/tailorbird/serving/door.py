@@ -261,8 +261,8 @@ class Door:
             if self._flush_due() or self._closing:
                 self._commit_records()
             for raw_before, answers_before in prunes:
-                self._raw.prune(raw_before)
-                self._answers.prune(answers_before)
+                if self._raw.prune_some(raw_before) + self._answers.prune_some(answers_before):
+                    self.prune(raw_before, answers_before)  # go on behind the events that came meanwhile
         except Exception as error:  # whatever the disk or SQLite raises: the log is closed, never retried
             self._fail(error, entries)
 

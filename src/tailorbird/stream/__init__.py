@@ -3,6 +3,7 @@
 from tailorbird.stream.embedded import EmbeddedReader, EmbeddedWriter, open_reader, open_writer
 from tailorbird.stream.partitions import answer_logs, answers_path, raw_logs, raw_path, routed_path
 from tailorbird.stream.protocol import Block, LogReader, LogWriter, Stored
+from tailorbird.stream.released import Released, read_released
 
 __all__ = [
     "Block",
@@ -10,6 +11,7 @@ __all__ = [
     "EmbeddedWriter",
     "LogReader",
     "LogWriter",
+    "Released",
     "Stored",
     "answer_logs",
     "answers_path",
@@ -17,5 +19,6 @@ __all__ = [
     "open_writer",
     "raw_logs",
     "raw_path",
+    "read_released",
     "routed_path",
 ]

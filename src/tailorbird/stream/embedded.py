@@ -8,8 +8,10 @@ Checkpoints are run here and their results are checked, since automatic ones swa
 checkpoint. The promises are in `stream.protocol`; opening, locks and checkpoints of the file itself in `stream.sqlite`.
 """
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import apsw
@@ -37,7 +39,7 @@ CREATE TABLE IF NOT EXISTS block(
 _FORMAT = 1
 _COLUMNS = "offset, kind, rows, crc, receipt, payload"
 _TAIL_BLOCKS = 64  # how many of the last blocks a writer checks when it opens
-_PRUNE_BLOCKS = 256  # at once, so that a prune never holds the file long
+_PRUNE_BLOCKS, _PRUNE_BYTES = 256, 64 << 20  # at once, so that a prune never holds the file long
 
 
 def open_writer(path: Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside") -> "EmbeddedWriter":
@@ -225,20 +227,38 @@ class EmbeddedWriter:
     def prune(self, before: int) -> int:
         """See `LogWriter.prune`. The room is used again by later blocks; the file does not shrink."""
         count = 0
-        while chunk := self._prune_some(before):
+        while chunk := self.prune_some(before):
             count += chunk
         return count
 
-    def _prune_some(self, before: int) -> int:
+    def prune_some(self, before: int, *, last_look: Callable[[list[Stored]], None] | None = None) -> int:
+        """One transaction's worth of `prune`, for those who have other things to do in between; 0 if nothing is left.
+
+        Args:
+            last_look: gets the blocks that go, unchecked, within the transaction; what it writes is committed with it.
+        """
         with self.transaction() as connection:
-            select = "SELECT offset, offset + rows, crc FROM block WHERE offset + rows <= ? ORDER BY offset LIMIT ?"
+            select = "SELECT offset, rows, crc, length(payload) FROM block WHERE offset + rows <= ? ORDER BY offset LIMIT ?"
             rows = connection.execute(select, (before, _PRUNE_BLOCKS)).fetchall()
+            sizes = list(accumulate(row[3] for row in rows))
+            rows = rows[: max(1, bisect_right(sizes, _PRUNE_BYTES))]
             if rows:
-                connection.execute("DELETE FROM block WHERE offset <= ?", (rows[-1][0],))
+                offset, count, crc, _ = rows[-1]
+                if last_look is not None:
+                    gone = connection.execute(f"SELECT {_COLUMNS} FROM block WHERE offset <= ? ORDER BY offset", (offset,))
+                    last_look([Stored(at, Block(kind, n, payload, receipt)) for at, kind, n, _, receipt, payload in gone.fetchall()])
+                connection.execute("DELETE FROM block WHERE offset <= ?", (offset,))
                 update = "UPDATE log SET first = ?1, first_crc = ?2, end_min = max(end_min, ?1)"
-                connection.execute(update, rows[-1][1:])
+                connection.execute(update, (offset + count, crc))
             faults.at("stream.before_prune_commit")
         return len(rows)
+
+    def shrink(self) -> None:
+        """Give the room of a log without blocks back to the disk; harmless, and cheap, when there are some."""
+        self._check_usable()
+        with sqlite.errors(self.path):
+            if self.connection.execute("SELECT 1 FROM block LIMIT 1").fetchone() is None:
+                self.connection.execute("VACUUM")
 
     def _check_usable(self) -> None:
         if self._failed:
@@ -285,7 +305,7 @@ class EmbeddedReader:
 
     def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
         """See `LogReader.read`."""
-        with self._snapshot():
+        with self.snapshot():
             _, _, first, previous, origin, _ = _log_row(self.connection)
             if start < first and first > origin:
                 raise InputError(
@@ -308,12 +328,12 @@ class EmbeddedReader:
         return blocks
 
     @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """One state of the log for all that is read within."""
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """One state of the file for all that is read within: where the log begins, and its owner's tables."""
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN")
             try:
-                yield
+                yield self.connection
             except apsw.SQLError as error:
                 raise apsw.CorruptError(f"the log's tables are damaged: {error}") from error
             finally:
@@ -341,7 +361,7 @@ class EmbeddedReader:
             return _log_row(self.connection)[2]
 
     def end(self) -> int:
-        with self._snapshot():
+        with self.snapshot():
             end = self._last_end()
         return end
 

@@ -9,6 +9,7 @@ so that the router puts it whole into the quarantine.
 """
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird import faults
-from tailorbird.errors import InputError, UsageError
+from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
@@ -31,6 +32,7 @@ PRODUCER = "import"
 RUN_ROWS = 1_000_000  # sorted in memory at once: about half a GB of typical events
 BODY_ROWS = 2_000
 COMMIT_BODIES = 25
+LOCK_S = 3.0  # how long an import waits for its log
 _EXAMPLES = 5
 
 Progress = Callable[[str, int, int | None], None]
@@ -101,7 +103,7 @@ def import_files(
     options = options or AdapterOptions(root=str(path))
     digests = digest_files(files, digested)
     report = ImportReport([str(file) for file in files])
-    writer = open_writer(stream / f"raw-{PRODUCER}.db", partition=PRODUCER)
+    writer = _open_log(stream / f"raw-{PRODUCER}.db")
     folder = stream / "import-runs"  # one import at a time: the writer's lock is held
     try:
         log = _Progress(writer, _key(format_, options, digests), path, format_, clock.now(), plan)
@@ -121,6 +123,18 @@ def import_files(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         writer.close()
+
+
+def _open_log(path: Path) -> EmbeddedWriter:
+    """The log of imports; the lake role may hold it for a second, to prune what earlier imports left."""
+    until = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return open_writer(path, partition=PRODUCER)
+        except LockedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str:

@@ -1,0 +1,59 @@
+"""Deleting what nobody needs from logs whose writer is gone: that of imports, and of serve processes that run no more.
+
+Writers that live prune for themselves. Of the others the lake role becomes the writer for a moment, under their lock, and
+for a second at most: an import that begins meanwhile waits that long (`stream.importer`).
+"""
+
+import logging
+import os
+import time
+from pathlib import Path
+
+from tailorbird.errors import LockedError, TailorbirdError
+from tailorbird.events.clock import MINUTE, Clock
+from tailorbird.stream import answer_logs, open_reader, open_writer, raw_logs, read_released
+
+IDLE_US = 5 * MINUTE  # without a write; a server that is only being started again finds its log as it left it
+HOLD_S = 1.0
+log = logging.getLogger(__name__)
+
+
+def prune_idle(stream: Path, lake: Path, clock: Clock, *, idle_us: int = IDLE_US, hold_s: float = HOLD_S) -> dict[str, int]:
+    """Prune each log in `stream` that nobody has written for `idle_us`, by what `lake` has released; blocks by file."""
+    released = read_released(lake)
+    logs = [(path, producer, released.raw(producer)) for producer, path in raw_logs(stream).items()]
+    logs += [(path, producer, released.answers(producer)) for producer, path in answer_logs(stream).items()]
+    pruned: dict[str, int] = {}
+    for path, producer, before in logs:
+        try:
+            if clock.now() - _written_at(path) >= idle_us and _begins_before(path, before):
+                pruned[path.stem] = _prune(path, producer, before, hold_s)
+        except LockedError:
+            continue  # its writer lives, and prunes for itself
+        except TailorbirdError as error:
+            log.warning("not pruned: %s", error)
+    return pruned
+
+
+def _written_at(path: Path) -> int:
+    times = [os.stat(name).st_mtime for name in (path, Path(f"{path}-wal")) if name.exists()]
+    return int(max(times, default=0) * 1e6)
+
+
+def _begins_before(path: Path, before: int) -> bool:
+    if before == 0:
+        return False
+    with open_reader(path) as reader:
+        return reader.start() < before
+
+
+def _prune(path: Path, producer: str, before: int, hold_s: float) -> int:
+    until = time.monotonic() + hold_s
+    # What stands at a damaged end is its own writer's to see.
+    with open_writer(path, partition=producer, damaged_tail="stop") as writer:
+        count = 0
+        while (some := writer.prune_some(before)) and time.monotonic() < until:
+            count += some
+        if not some:
+            writer.shrink()
+        return count + some

@@ -1,0 +1,239 @@
+"""Logs stay bounded: each is pruned behind all who need it, and nothing is missed by those who start afterwards."""
+
+import json
+import threading
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import pytest
+from tests.faults.roles import make_project, until
+
+from tailorbird.cli.run import _released
+from tailorbird.events import SystemClock
+from tailorbird.features import ReadRequest
+from tailorbird.features.read import Reader
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.features.worker import run as run_worker
+from tailorbird.lake import Lake, LakeRole, verify
+from tailorbird.lake.idle import prune_idle
+from tailorbird.router import Router
+from tailorbird.router import run as run_router
+from tailorbird.serving.catalogue import Catalogue
+from tailorbird.serving.door import Door
+from tailorbird.serving.pruning import Pruner
+from tailorbird.stream import answers_path, open_reader, open_writer, raw_path
+from tailorbird.stream.importer import import_files
+
+CLOCK = SystemClock()
+BODIES, ROWS = 12, 5
+
+
+@pytest.fixture
+def project(tmp_path):
+    return make_project(tmp_path / "shop")
+
+
+def bodies(first: int):
+    for number in range(first, first + BODIES):
+        profile = {
+            "event_id": f"p{number}",
+            "type": "item",
+            "item_id": f"i{number}",
+            "properties": {"category": f"c{number}", "price": 5.0},
+        }
+        clicks = [{"event_id": f"e{number}-{row}", "type": "click", "user_id": f"u{row}", "item_id": f"i{row}"} for row in range(ROWS - 1)]
+        yield json.dumps([profile, *clicks]).encode()
+
+
+def send(door: Door, first: int) -> None:
+    for body in bodies(first):
+        assert all(decision.accepted for decision in door.submit(body))
+
+
+@contextmanager
+def roles(project, *, keep_rows: int = 0):
+    """Router and worker as they run; the lake is drained by hand, so that its archive need not wait for a minute."""
+    stop, paths = threading.Event(), project.paths
+    released = partial(_released, project)
+    route = partial(run_router, paths.stream, project.plan, CLOCK, stop, released=released, keep_rows=keep_rows, prune_every_s=0.01)
+    work = partial(run_worker, paths.routed, paths.state, project.features, clock=CLOCK, stop=stop)
+    threads = [threading.Thread(target=role) for role in (route, work)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+
+
+def routed(project) -> tuple[int, int]:
+    """Where the routed log begins and ends."""
+    try:
+        with open_reader(project.paths.routed) as reader:
+            return reader.start(), reader.end()
+    except Exception:  # not made yet
+        return 0, 0
+
+
+def applied(project) -> int:
+    try:
+        reader = Reader(project.paths.state, project.features)
+    except Exception:  # not made yet
+        return 0
+    try:
+        return reader.position().offset
+    finally:
+        reader.close()
+
+
+def settle(project, rows: int) -> None:
+    """Wait until `rows` were routed and applied, and bring them into the lake."""
+    until(lambda: routed(project)[1] == rows + 1, 30, "not routed")
+    until(lambda: applied(project) == rows + 1, 30, "not applied")
+    with LakeRole(project.paths.stream, project.paths.lake, clock=CLOCK) as role:
+        role.drain()
+
+
+def values(project) -> bytes:
+    reader = Reader(project.paths.state, project.features)
+    try:
+        rows = reader.read(ReadRequest("u1", None, None, None, None, 12, 4_000_000_000_000_000), [f"i{n}" for n in range(BODIES)])
+        return rows.numeric.tobytes() + rows.categorical.tobytes()
+    finally:
+        reader.close()
+
+
+def catalogue(project) -> tuple:
+    found = Catalogue(project.paths.routed)
+    found.refresh()
+    index = found.over(None)
+    found.stop()
+    assert index is not None
+    order = np.argsort(np.array(index.ids))
+    return sorted(index.ids), index.counts["all"][order].tolist(), found._items
+
+
+def test_all_logs_are_pruned_and_everything_goes_on(project):
+    paths = project.paths
+    total = BODIES * ROWS
+    with Door(paths.stream, "serve-1", project.plan, CLOCK) as door:
+        send(door, 0)
+        with Router(paths.stream, project.plan, clock=CLOCK) as router:
+            router.step()
+        whole = catalogue(project)
+        with roles(project):
+            settle(project, total)
+            until(lambda: routed(project)[0] == total + 1, 10, "the routed log was not pruned")
+        Pruner(door, paths.lake).look()
+        raw = open_reader(raw_path(paths.stream, "serve-1"))
+        until(lambda: raw.start() == total, 10, "the raw log was not pruned")
+        raw.close()
+        assert catalogue(project) == whole, "what deleted blocks said of items is kept"
+        send(door, BODIES)
+        with roles(project):  # all of them anew, on the pruned logs
+            settle(project, 2 * total)
+    assert verify(paths.lake).clean
+    assert Lake(paths.lake).count("events") == 2 * total
+    ids, counts, _ = catalogue(project)
+    assert len(ids) == 2 * BODIES
+    assert sum(counts) == 2 * BODIES * (ROWS - 1)
+
+
+def test_the_newest_rows_stay(project):
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door, roles(project, keep_rows=2 * ROWS):
+        for first in range(3):
+            send(door, first * BODIES)
+            settle(project, (first + 1) * BODIES * ROWS)
+        until(lambda: routed(project)[0] > 1, 10, "nothing was pruned")
+        start, end = routed(project)
+        assert end - start >= 2 * ROWS
+
+
+def test_nothing_goes_while_the_worker_has_not_begun(project):
+    paths = project.paths
+    with Door(paths.stream, "serve-1", project.plan, CLOCK) as door:
+        send(door, 0)
+    with Router(paths.stream, project.plan, clock=CLOCK) as router:
+        router.step()
+    with LakeRole(paths.stream, paths.lake, clock=CLOCK) as role:
+        role.drain()
+    assert _released(project) == 0
+    with FeatureWorker(paths.routed, paths.state, project.features, clock=CLOCK) as worker:
+        assert _released(project) == 0, "a state without a commit"
+        worker.step()
+        assert _released(project) == BODIES * ROWS + 1
+
+
+def test_a_follower_that_was_overtaken_begins_again(project):
+    paths = project.paths
+    follower = Catalogue(paths.routed)
+    with Door(paths.stream, "serve-1", project.plan, CLOCK) as door, Router(paths.stream, project.plan, clock=CLOCK) as router:
+        send(door, 0)
+        router.step()
+        follower.refresh()
+        send(door, BODIES)
+        router.step()
+        router.prune(router.end())
+        follower.refresh()
+        index = follower.over(None)
+        follower.stop()
+        assert index is not None
+        assert len(index.ids) == 2 * BODIES
+        assert int(index.counts["all"].sum()) == 2 * BODIES * (ROWS - 1), "and counts nothing twice"
+
+
+def history(folder, name: str, first: int):
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    lines = [line for body in bodies(first) for line in json.loads(body)]
+    path.write_text("".join(json.dumps({**line, "ts": "2025-01-01T00:00:00Z"}) + "\n" for line in lines))
+    return path
+
+
+def drain(project) -> None:
+    with Router(project.paths.stream, project.plan, clock=CLOCK) as router:
+        while router.step().rows:
+            pass
+    with LakeRole(project.paths.stream, project.paths.lake, clock=CLOCK) as role:
+        role.drain()
+
+
+def test_the_logs_of_imports_and_of_dead_servers_are_pruned_by_the_lake(project, tmp_path):
+    paths, total = project.paths, BODIES * ROWS
+    first = history(tmp_path / "files", "first", 0)
+    assert import_files(paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK).accepted == total
+    with Door(paths.stream, "serve-1", project.plan, CLOCK) as door:
+        send(door, BODIES)
+    drain(project)
+    assert prune_idle(paths.stream, paths.lake, CLOCK) == {}, "somebody wrote just now"
+    with open_writer(raw_path(paths.stream, "serve-1"), partition="serve-1"):
+        assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {"raw-import": 1}, "the other has a writer"
+    assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {"raw-serve-1": BODIES}
+    assert prune_idle(paths.stream, paths.lake, CLOCK, idle_us=0) == {}
+    assert not open_reader(answers_path(paths.stream, "serve-1")).start()
+
+    assert import_files(paths.stream, "tailorbird", first, plan=project.plan, clock=CLOCK).already
+    second = history(tmp_path / "files", "second", 2 * BODIES)
+    assert import_files(paths.stream, "tailorbird", second, plan=project.plan, clock=CLOCK).accepted == total
+    drain(project)
+    assert Lake(paths.lake).count("events") == 3 * total
+    assert verify(paths.lake).clean
+
+
+def test_the_room_of_an_import_is_given_back(project, tmp_path):
+    path = tmp_path / "big.jsonl"
+    events = (
+        {"event_id": f"e{n}", "type": "view", "user_id": "u1", "ts": "2025-01-01T00:00:00Z", "page": f"{n}" * 40} for n in range(20_000)
+    )
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    import_files(project.paths.stream, "tailorbird", path, plan=project.plan, clock=CLOCK)
+    drain(project)
+    log = raw_path(project.paths.stream, "import")
+    before = log.stat().st_size
+    assert prune_idle(project.paths.stream, project.paths.lake, CLOCK, idle_us=0)
+    assert log.stat().st_size < before / 10
+    with open_reader(log) as reader:
+        assert (reader.start(), reader.end()) == (20_000, 20_000)

@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "features": {"events", "store"},
     "features.worker": {"events", "store", "stream"},
     "features.backfill": {"events", "store", "lake", "stream"},
+    "features.bootstrap": {"events", "store", "lake", "stream"},
     "features.recompute": {"events", "store", "lake", "stream"},
     "registry": set(),
     "experiments.assign": {"events"},
@@ -45,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "faults": set(),
     "version": set(),
 }
-OFFLINE_ONLY = {"features.backfill", "features.recompute", "features.chains"}
+OFFLINE_ONLY = {"features.backfill", "features.bootstrap", "features.recompute", "features.chains"}
 NEVER_IN_A_SERVER = ("torch", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib")
 UNPICKLERS = {"pickle", "joblib", "cloudpickle", "dill", "marshal", "shelve"}
 

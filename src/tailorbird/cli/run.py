@@ -93,15 +93,29 @@ def _released(project: "Project") -> int:
 def worker() -> None:
     """Keep the state of every feature up to date with the routed log.
 
+    When the declarations changed, the state is built anew: from the lake, as far as the log was pruned, then from the log.
+    Until it is there, answers are made without features.
+
     Example:  tailorbird -C shop run worker
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
-    from tailorbird.features.worker import run
+    from tailorbird.features.worker import FeatureWorker
 
     stop = _begin()
     project = open_project()
-    run(project.paths.routed, project.paths.state, project.features, clock=SystemClock(), stop=stop)
+    with FeatureWorker(project.paths.routed, project.paths.state, project.features, clock=SystemClock()) as worker:
+        from_lake = worker.needs_history()
+        if from_lake:
+            from tailorbird.features.bootstrap import build_from_lake
+            from tailorbird.lake import Lake
+
+            build_from_lake(worker, Lake(project.paths.lake), stop)
+        worker.run(stop)
+    if from_lake:
+        from tailorbird.lake import leave
+
+        leave(0)
 
 
 def lake() -> None:

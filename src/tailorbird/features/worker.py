@@ -109,7 +109,7 @@ class FeatureWorker:
         """
         if not self.position.ready:
             path = str(self._store.path)
-            raise NotReadyError("the building of this state was cut short", where=path, fix="tailorbird features backfill")
+            raise NotReadyError("the building of this state was cut short", where=path, fix="tailorbird run worker builds it anew")
         reader = self._open_reader()
         blocks = [] if reader is None else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
         rows, tables = 0, []
@@ -132,13 +132,27 @@ class FeatureWorker:
 
         Until it returns, readers are told that the state is not ready; one that was cut short starts again from nothing.
         """
-        self._store.write(lambda transaction: transaction.delete_many([key for key, _ in transaction.scan(b"")]))
         self.position = Position(ready=0)
+
+        def begin(transaction: Transaction) -> None:
+            transaction.delete_many([key for key, _ in transaction.scan(b"")])
+            transaction.put_many([self.position.encode()])
+
+        self._store.write(begin)
         for table in history:
             if len(table):
                 self._commit(table, replace(self.position, p=0))
         faults.at("worker.before_ready")
         self._commit(ROUTED.empty_table(), replace(self.position, p=p, offset=p + 1, ready=1))
+
+    def needs_history(self) -> bool:
+        """Whether the log alone cannot bring this state up: its building was cut short, or what comes next was deleted."""
+        return not self.position.ready or max(self.position.offset, 1) < self.log_start()
+
+    def log_start(self) -> int:
+        """The first row that the log still has."""
+        reader = self._open_reader()
+        return 0 if reader is None else reader.start()
 
     def refresh(self) -> int:
         """Renew the reading records, of entities changed lately, that have run out by now; the number of them."""

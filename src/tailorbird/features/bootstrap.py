@@ -1,0 +1,58 @@
+"""Building a state from the lake, where the routed log no longer reaches back far enough: after the declarations changed, or a
+state was lost. The worker then goes on in the log at the exact position behind what the lake gave.
+
+    lake: events with p in [1, P)  ─ in batches, in order of p ─►  state at P - 1  ─►  the log from P on
+
+P is what the lake has released, so every event below it is in its table, synced and read back. While this goes on readers are
+told that the state is not ready, and the router deletes nothing. A building that was cut short begins again from nothing.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from tailorbird.errors import DamageError
+from tailorbird.events.schema import ROUTED
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.lake import Lake
+from tailorbird.stream import read_released
+
+BATCH_ROWS = 100_000
+log = logging.getLogger(__name__)
+
+
+def build_from_lake(worker: FeatureWorker, lake: Lake, stop: threading.Event, *, batch_rows: int = BATCH_ROWS) -> bool:
+    """Build the worker's state from `lake`; False if `stop` was set before it was done.
+
+    Raises:
+        DamageError: the lake does not have all that the log has deleted.
+    """
+    end, start = read_released(lake.path).of_routed(), worker.log_start()
+    if end < start:
+        raise DamageError(
+            f"the routed log begins at {start}, the lake has only what stood before {end}",
+            where=str(lake.path),
+            fix="restore the lake from a copy, or let the lake role catch up",
+        )
+    log.info("building the state of schema %s from %d rows of the lake", worker.features.schema_hash, end - 1)
+    try:
+        worker.bootstrap(_history(lake, end, stop, batch_rows), end - 1)
+    except _Stopped:
+        return False
+    log.info("built the state of schema %s", worker.features.schema_hash)
+    return True
+
+
+class _Stopped(Exception):
+    """The role is to stop before the state is built."""
+
+
+def _history(lake: Lake, end: int, stop: threading.Event, batch_rows: int) -> Iterator[pa.Table]:
+    for first in range(1, end, batch_rows):
+        if stop.is_set():
+            raise _Stopped
+        where = (ds.field("p") >= first) & (ds.field("p") < min(first + batch_rows, end))
+        yield lake.table("events", ROUTED.names, where)

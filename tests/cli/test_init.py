@@ -29,7 +29,7 @@ def paste_up(line: str, folder: Path, project: Path) -> None:
     """Start `up`, ask the server that it starts, and stop it."""
     process = subprocess.Popen(["sh", "-c", f"exec {line}"], cwd=folder, env=_shell_environment(TAILORBIRD_SERVE__PORT="0"))
     try:
-        url = _address(project, process)
+        url = address_of(project, process)
         with urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
             assert response.status == 200
         ask = urllib.request.Request(f"{url}/v1/recommend", b'{"slot": "home"}', {"content-type": "application/json"})
@@ -44,7 +44,7 @@ def _shell_environment(**more: str) -> dict[str, str]:
     return environment(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more)
 
 
-def _address(project: Path, process: subprocess.Popen) -> str:
+def address_of(project: Path, process: subprocess.Popen) -> str:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert process.poll() is None

@@ -9,14 +9,16 @@ from tailorbird.cli.output import Json, console, print_json, progress_bars
 from tailorbird.errors import InputError, LockedError, UsageError
 
 if TYPE_CHECKING:
+    from tailorbird.events.adapters import SourceGuess
     from tailorbird.stream.importer import ImportReport
 
 _ROWS_SHOWN = 10
 
 
 def import_files(
-    format_: Annotated[str, Parameter(name="FORMAT", help="tailorbird, metarank, movielens or mapping")] = "",
+    format_: Annotated[str, Parameter(name="FORMAT", help="the format of the files: tailorbird, metarank, movielens or mapping")] = "",
     path: Annotated[Path | None, Parameter(name="PATH", help="a file or a folder; .gz and .zst are read as they are")] = None,
+    /,
     *,
     mapping: Path | None = None,
     guess: Path | None = None,
@@ -107,10 +109,10 @@ def _read_mapping(format_: str, mapping: Path | None) -> str:
 def _guess(path: Path, json: bool) -> None:
     import msgspec
 
-    from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files, guess_source
+    from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files
 
     files = find_files(path, FORMATS["mapping"][1])
-    guesses = [guess_source(file) for file in files]
+    guesses, left_out = _guesses(files)
     toml = "\n".join(guess.toml for guess in guesses)
     options = AdapterOptions(mapping=toml, mapping_name="the proposed mapping", root=str(path))
     rows: list[bytes] = []
@@ -119,6 +121,7 @@ def _guess(path: Path, json: bool) -> None:
         if len(rows) >= _ROWS_SHOWN:
             break
     columns = [(guess.file.name, column.column, column.role or "left out", column.why) for guess in guesses for column in guess.columns]
+    columns += [(file.name, "", "left out", why) for file, why in left_out]
     if json:
         print_json({"mapping": toml, "columns": columns, "rows": [msgspec.json.decode(row) for row in rows]})
         return
@@ -129,3 +132,19 @@ def _guess(path: Path, json: bool) -> None:
     out.print(f"# The first {len(rows)} rows, as they would be read:", style="dim")
     for row in rows:
         out.print(f"#   {row.decode()}", style="dim", markup=False)
+
+
+def _guesses(files: list[Path]) -> tuple[list["SourceGuess"], list[tuple[Path, str]]]:
+    """What is proposed for each file, and which are left out and why. If that is the only one, it is an error."""
+    from tailorbird.events.adapters import guess_source
+
+    guesses: list[SourceGuess] = []
+    left_out: list[tuple[Path, str]] = []
+    for file in files:
+        try:
+            guesses.append(guess_source(file))
+        except InputError as error:
+            if len(files) == 1:
+                raise
+            left_out.append((file, error.message))
+    return guesses, left_out

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.version import __version__
@@ -50,7 +50,14 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 def build_app() -> App:
     """The command line as an object, for running and for tests."""
-    app = App(name="tailorbird", help=_HELP, version=__version__, help_format="markdown", result_action="return_value")
+    app = App(
+        name="tailorbird",
+        help=_HELP,
+        version=__version__,
+        help_format="markdown",
+        result_action="return_value",
+        default_parameter=Parameter(show_default=_told),
+    )
     for name, target in _VERBS.items():
         module, _, function = target.partition(":")
         app.command(_load(module, function), name=name)
@@ -60,6 +67,11 @@ def build_app() -> App:
             group.command(_load(name, f"{command}_" if command == "list" else command), name=command)
         app.command(group)
     return app
+
+
+def _told(default: object) -> object:
+    """A default as help shows it: none where the option's own text says what happens without it."""
+    return None if default in ("", None, False) else default
 
 
 def _load(module: str, function: str) -> Callable[..., object]:

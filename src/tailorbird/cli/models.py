@@ -52,6 +52,8 @@ def promote(version: str, *, why: str, by: str = "") -> None:
 
     Parameters
     ----------
+    version:
+        a version that `tailorbird models list` shows
     why:
         stands in the audit log
     by:
@@ -65,6 +67,13 @@ def rollback(*, why: str, by: str = "") -> None:
     """Make the champion before this one answer again.
 
     Example:  tailorbird -C shop models rollback --why "clicks fell"
+
+    Parameters
+    ----------
+    why:
+        stands in the audit log
+    by:
+        who decided; the name of this account unless told otherwise
     """
     version = _registry().rollback(by=by or getpass.getuser(), why=why)
     console().print(f"{version} is the champion again.")

@@ -85,12 +85,18 @@ def guess_source(file: Path) -> SourceGuess:
             fix="write the mapping by hand: see docs/how-to/import.md",
         )
     kind = _kind(sample, roles)
+    if kind == "events" and "ts" not in roles and not ("item_id" in roles and {"user_id", "anonymous_id"} & roles.keys()):
+        raise InputError(
+            "its rows are no events (a user and an item, or a time) and no profiles (each a different item or user)",
+            where=str(file),
+            fix="write the mapping by hand: see docs/how-to/import.md",
+        )
     if kind == "events" and "ts" not in roles:
         columns.append(ColumnGuess("", "ts", "no column is a time (ISO 8601, or seconds since 1970): each row counts as of its import"))
     columns += [_rest(sample, name, kind) for name in sample.schema.names if name not in {entry.column for entry in columns}]
     unit = _ts_unit(sample.column(roles["ts"])) if "ts" in roles else "us"
     return SourceGuess(
-        file, kind, columns, _toml(file, kind, sample, roles, columns), unit, _types(sample, roles) if kind == "events" else {}
+        file, kind, columns, _toml(file, kind, sample, roles, columns), unit, _types(sample, roles, _stem(file)) if kind == "events" else {}
     )
 
 
@@ -103,6 +109,11 @@ def _roles(sample: pa.RecordBatch) -> tuple[dict[str, str], list[ColumnGuess]]:
             if name in lower and role not in roles and (role != "ts" or _can_be_time(sample.column(lower[name]))):
                 roles[role] = lower[name]
                 columns.append(ColumnGuess(lower[name], role, "its name is usual for it"))
+    times = [name for name in sample.schema.names if pa.types.is_timestamp(sample.column(name).type) or name.lower().endswith("_date")]
+    times = [name for name in times if _can_be_time(sample.column(name))]
+    if "ts" not in roles and len(times) == 1:
+        roles["ts"] = times[0]
+        columns.append(ColumnGuess(times[0], "ts", "the only column of times"))
     if "session_id" in roles and "user_id" not in roles and "anonymous_id" not in roles:
         roles["anonymous_id"] = roles["session_id"]
         columns.append(ColumnGuess(roles["session_id"], "anonymous_id", "there is no user, so each session is a person of its own"))
@@ -177,7 +188,7 @@ def _ts_unit(column: pa.Array) -> str:
 def _toml(file: Path, kind: str, sample: pa.RecordBatch, roles: dict[str, str], columns: list[ColumnGuess]) -> str:
     lines = ["[[source]]", f"file = {quoted(file.name)}", f'kind = "{kind}"']
     if kind == "events":
-        lines.append(_type_line(sample, roles))
+        lines.append(_type_line(sample, roles, _stem(file)))
     if "ts" in roles:
         lines.append(f"ts = {quoted(roles['ts'])}")
         unit = _ts_unit(sample.column(roles["ts"]))
@@ -196,6 +207,10 @@ def _toml(file: Path, kind: str, sample: pa.RecordBatch, roles: dict[str, str], 
     return "\n".join(lines) + "\n"
 
 
+def _stem(file: Path) -> str:
+    return _slug(file.name.partition(".")[0])
+
+
 def quoted(text: str) -> str:
     """A TOML string."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -206,10 +221,10 @@ def key(name: str) -> str:
     return name if name.isascii() and name.replace("_", "a").replace("-", "a").isalnum() else quoted(name)
 
 
-def _types(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, int]:
+def _types(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> dict[str, int]:
     """Event types, most frequent first, as the mapping will call them."""
     if "type" not in roles:
-        return {_one_type(sample): sample.num_rows}
+        return {_one_type(sample, roles, stem): sample.num_rows}
     found = Counter(str(value) for value in sample.column(roles["type"]).to_pylist() if value is not None)
     renamed: Counter[str] = Counter()
     for value, count in found.items():
@@ -217,17 +232,19 @@ def _types(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, int]:
     return dict(renamed.most_common())
 
 
-def _type_line(sample: pa.RecordBatch, roles: dict[str, str]) -> str:
+def _type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     if "type" not in roles:
-        return f'type = "{_one_type(sample)}"'
+        return f'type = "{_one_type(sample, roles, stem)}"'
     seen = [str(value) for value in sample.column(roles["type"]).unique().to_pylist() if value is not None]
     values = ", ".join(f'{quoted(value)} = "{_TYPE_VALUES[value.lower()]}"' for value in seen if value.lower() in _TYPE_VALUES)
     return f"type = {{ column = {quoted(roles['type'])}, values = {{ {values} }} }}"
 
 
-def _one_type(sample: pa.RecordBatch) -> str:
+def _one_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     """The type of all rows of a file that has no column of types."""
     names = {name.lower() for name in sample.schema.names}
+    if "item_id" not in roles:
+        return stem
     if names & {"rating", "stars"}:
         return "rating"
     if names & {"basket_id", "invoice", "order_id", "sales_value", "quantity"}:

@@ -1,0 +1,180 @@
+"""Writes the reference pages that follow from the code: commands, settings, features. A test fails when one is stale.
+
+python docs/generate.py             writes docs/reference/{commands,settings,features}.md
+python docs/generate.py --check     writes nothing; exit status 1 if a page is not what it would write
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cyclopts import App
+
+from tailorbird import features
+from tailorbird.cli.main import build_app
+from tailorbird.config import Settings
+from tailorbird.config.settings import ENV_PREFIX, SECRET
+from tailorbird.features.declare import CONTEXT_FIELDS, EVENT_FIELDS
+
+FOLDER = Path(__file__).parent / "reference"
+_SECTIONS = {"Args:": "Arguments", "Raises:": "Raises", "Attributes:": "Attributes"}
+_MADE = "<!-- Made by docs/generate.py; edit the code, not this page. -->\n"
+
+
+def commands_of(app: App, words: tuple[str, ...] = ("tailorbird",)) -> Iterator[tuple[tuple[str, ...], App]]:
+    """Each command with the words that call it; groups of commands are walked into."""
+    for name in app:
+        if name.startswith("-"):
+            continue
+        command = app[name]
+        if command.default_command is None:
+            yield from commands_of(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+def examples_of(command: App) -> list[str]:
+    """The command lines that its help gives as examples."""
+    return re.findall(r"^\s*Example:\s+(\S.*)$", inspect.getdoc(command.default_command) or "", re.MULTILINE)
+
+
+def prose_of(command: App) -> list[str]:
+    """The paragraphs of its help, the one-line summary first, without examples and parameters."""
+    text = (inspect.getdoc(command.default_command) or "").split("\nParameters\n")[0]
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+    return [part for part in paragraphs if part and not part.startswith("Example:")]
+
+
+def commands() -> str:
+    lines = [
+        "# Commands", "", _MADE,
+        "Before any command: `-C DIR` works on the project in `DIR` (else the folder you are in, or one above it), `--debug` shows "
+        "tracebacks. After it: `--help`, and `--json` for one JSON object instead of text. A command ends with status 0 if all went "
+        "well, 1 if not, 2 for a wrong use.", "",
+    ]  # fmt: skip
+    for words, command in commands_of(build_app()):
+        lines += [f"## {' '.join(words)}", "", *(f"{part}\n" for part in prose_of(command))]
+        lines += ["```sh", *examples_of(command), "```", ""]
+        rows = [_parameter(argument) for argument in command.assemble_argument_collection(parse_docstring=True)]
+        if rows:
+            lines += ["| parameter | what it does |", "|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _parameter(argument: Any) -> str:
+    positional = argument.field_info.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    several = argument.field_info.kind is inspect.Parameter.VAR_POSITIONAL
+    name = argument.names[0].lstrip("-").upper().replace("-", "_") if positional or several else " ".join(argument.names)
+    default = argument.field_info.default
+    shown = "" if default in ("", None, False, inspect.Parameter.empty) else f" Default: `{default}`."
+    needed = "" if not argument.required or positional else " Needed."
+    help_ = " ".join((argument.parameter.help or "").split()).rstrip(".")
+    return f"| `{name}{' …' if several else ''}` | {help_[:1].upper()}{help_[1:]}.{needed}{shown} |"
+
+
+def settings() -> str:
+    lines = [
+        "# Settings", "", _MADE,
+        "They stand in `tailorbird.toml` of the project; the environment goes before the file: "
+        f"`[serve] port` is `{ENV_PREFIX}SERVE__PORT`. `tailorbird config show` prints each value and where it came from. "
+        "Durations are written `90s`, `30m`, `6h`, `7d`, `2w`. A list in the environment is separated by commas. "
+        "Unknown keys are refused.", "",
+    ]  # fmt: skip
+    for section in msgspec.structs.fields(Settings):
+        lines += [f"## [{section.name}]", "", "| key | default | what it is |", "|---|---|---|"]
+        for entry in msgspec.structs.fields(section.type):  # type: ignore[arg-type]
+            description = next(str(meta.description) for meta in entry.type.__metadata__ if meta.description)  # type: ignore[union-attr]
+            default = getattr(getattr(Settings(), section.name), entry.name)
+            secret = " Shown as stars everywhere." if f"{section.name}.{entry.name}" in SECRET else ""
+            lines.append(
+                f"| `{entry.name}` | `{msgspec.json.encode(default).decode()}` | {description[:1].upper()}{description[1:]}.{secret} |"
+            )
+        lines.append("")
+    lines += [
+        "## Elsewhere", "",
+        "| variable | what it does |", "|---|---|",
+        "| `TAILORBIRD_PROJECT` | The project to work on, as `-C` does. |",
+        "| `TAILORBIRD_DEBUG` | Shows tracebacks, as `--debug` does. |", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def vocabulary() -> list[str]:
+    """What `features.py` may call, in the order of a project's file."""
+    return ["entity", "count", "total", "mean", "ratio", "last", "time_since", "sequence", "session", "attribute", "context", "derived"]
+
+
+def features_page() -> str:
+    lines = [
+        "# Features", "", _MADE,
+        "A project declares what is known about people and items in `features.py`, once; the stream keeps it up to date, training reads "
+        "it as it was at any past moment, and answers use it: the same values, to the bit.", "",
+        "```python", _EXAMPLE.strip(), "```", "",
+    ]  # fmt: skip
+    for name in vocabulary():
+        function = getattr(features, name)
+        signature = re.sub(r"(tailorbird\.features\.declare|collections\.abc)\.", "", str(inspect.signature(function)).partition(" -> ")[0])
+        lines += [f"## {name}", "", "```text", f"{name}{signature}", "```", "", _as_markdown(inspect.getdoc(function) or ""), ""]
+    lines += [
+        "## What expressions may name", "",
+        "`where=` and `of=` see the columns of an event, and `item.x`, `user.x`, `properties.x`:", "",
+        "| column | kind |", "|---|---|", *(f"| `{name}` | {kind} |" for name, kind in EVENT_FIELDS.items()), "",
+        f"`context` knows {', '.join(f'`{name}` ({kind})' for name, kind in CONTEXT_FIELDS.items())}; "
+        "`derived` names other numeric features.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+_EXAMPLE = """
+from tailorbird.features import attribute, count, derived, entity, mean, ratio
+
+user, item, category = entity("user"), entity("item"), entity("item.category")
+
+item_clicks_7d = count("item_clicks_7d", item, "click", window="7d")
+item_ctr_7d = ratio("item_ctr_7d", item, "click", "impression", window="7d", prior=category, weight=20)
+user_price_28d = mean("user_price_28d", user, "click", of="item.price", unit=0.01, max=10_000, window="28d")
+price = attribute("price", item, "price", kind="numeric")
+price_to_habit = derived("price_to_habit", "price / user_price_28d")
+"""
+
+
+def _as_markdown(docstring: str) -> str:
+    """A docstring as prose: its sections become lists, its examples code."""
+    lines: list[str] = []
+    for line in docstring.splitlines():
+        stripped = line.strip()
+        if stripped in _SECTIONS:
+            lines += [f"**{_SECTIONS[stripped]}**", ""]
+        elif match := re.match(r"    ([\w, ]+): (.*)", line):
+            lines.append(f"- `{match[1]}`: {match[2]}")
+        elif line.startswith("        ") and lines and lines[-1].startswith("- "):
+            lines[-1] += f" {stripped}"
+        else:
+            lines.append(stripped)
+    return "\n".join(lines).strip()
+
+
+PAGES = {"commands.md": commands, "settings.md": settings, "features.md": features_page}
+
+
+def main() -> int:
+    stale = []
+    for name, make in PAGES.items():
+        text = make().rstrip() + "\n"
+        file = FOLDER / name
+        if not file.exists() or file.read_text() != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                file.write_text(text)
+    if stale and "--check" in sys.argv:
+        sys.stderr.write(f"stale: {', '.join(stale)}\n  fix: python docs/generate.py\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,73 @@
+"""The whole loop, small: `tailorbird demo --once --small --json` as a user would run it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+KEYS = {
+    "events", "parity", "offline", "online", "latency_ms", "freshness_ms", "retrained", "http", "first_page_s", "stages_s",
+}  # fmt: skip
+
+
+def _demo(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tailorbird", "demo", "--once", "--small", "--folder", str(folder), "--port", "0", *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory) -> dict:
+    done = _demo(tmp_path_factory.mktemp("demo") / "demo", "--json")
+    assert done.returncode == 0, done.stderr[-2_000:]
+    return json.loads(done.stdout)  # one object and nothing else
+
+
+def test_prints_every_figure(figures: dict) -> None:
+    assert figures.keys() >= KEYS
+    assert figures["first_page_s"] > 0
+    for name in ("latency_ms", "freshness_ms"):
+        assert 0 < figures[name]["p50"] <= figures[name]["p99"]
+    for metrics in figures["offline"].values():
+        assert metrics["ndcg_10_low"] <= metrics["ndcg_10"] <= metrics["ndcg_10_high"]
+    assert {"tailorbird", "popular_7d", "random", "item_to_item"} <= figures["offline"].keys()
+    assert figures["offline"]["tailorbird"].keys() >= {"auc", "log_loss", "calibration_error"}
+
+
+def test_finds_every_injected_fault(figures: dict) -> None:
+    events = figures["events"]
+    assert events["injected"]["duplicates"] > 10
+    assert events["injected"]["quarantined"] > 10
+    assert events["found"]
+
+
+def test_logged_features_equal_those_recomputed_from_the_lake(figures: dict) -> None:
+    assert figures["parity"]["compared"] > 2_000
+    assert figures["parity"]["unequal"] == 0
+
+
+def test_the_experiment_reports_both_arms_beside_the_truth(figures: dict) -> None:
+    online = figures["online"]
+    assert online["arms"].keys() == {"model", "popular"}
+    assert all(arm["impressions"] > 0 for arm in online["arms"].values())
+    assert online["low"] <= online["uplift"] <= online["high"]
+    assert -1 < online["true_uplift"] < 5
+    assert 0 <= online["srm_p"] <= 1
+
+
+def test_no_request_over_http_failed(figures: dict) -> None:
+    assert figures["http"]["requests"] >= 60
+    assert figures["http"]["failed"] == 0
+    assert figures["http"]["unchanged"] == 0
+
+
+def test_a_folder_that_is_no_demo_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = _demo(tmp_path)
+    assert done.returncode == 2
+    assert "not from an earlier demo" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"

@@ -1,0 +1,146 @@
+"""The documentation is true: made pages are fresh, links lead somewhere, blocks run where that is cheap and parse where it is not."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import msgspec
+import pytest
+from docs.generate import FOLDER, PAGES
+from tests.cli.kit import environment
+from tests.cli.test_help import parse
+from tests.cli.test_init import address_of
+
+from tailorbird.cli.main import build_app
+from tailorbird.config import load_settings
+from tailorbird.events import Receipt, RoutePlan, check
+from tailorbird.events.adapters.mapping import parse_mapping
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md"))
+TEXTS = [path for path in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *DOCS) if path.exists()]
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+# Names of the vocabulary that a snippet may use without the line that imports them.
+_GIVEN = "from tailorbird.features import *\nfrom tailorbird.ranking import Explore, Slot\nfrom tailorbird.experiments import Experiment\n"
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _blocks(path: Path, language: str) -> Iterator[str]:
+    for found, text in _BLOCK.findall(path.read_text()):
+        if found == language:
+            yield text
+
+
+def _lines(path: Path) -> list[str]:
+    """Each command of the page's shell blocks, continued lines joined."""
+    text = "\n".join(_blocks(path, "sh")).replace("\\\n", " ")
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_made_from_the_code_is_fresh(name: str) -> None:
+    assert (FOLDER / name).read_text() == PAGES[name]().rstrip() + "\n", "stale; run: python docs/generate.py"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=_name)
+def test_links_lead_somewhere(path: Path) -> None:
+    targets = [target.partition("#")[0] for target in _LINK.findall(path.read_text()) if not re.match(r"\w+:", target)]
+    missing = [target for target in targets if target and not (path.parent / target).exists()]
+    assert missing == []
+
+
+def test_the_menu_names_pages_that_are_there() -> None:
+    def pages(entries: list) -> Iterator[str]:
+        for entry in entries:
+            for value in entry.values():
+                if isinstance(value, list):
+                    yield from pages(value)
+                else:
+                    yield value
+
+    menu = list(pages(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]))
+    assert [page for page in menu if not (ROOT / "docs" / page).exists()] == []
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=_name)
+def test_commands_exist(path: Path) -> None:
+    app = build_app()
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for line in _lines(path):
+        for part in re.split(r"\s&&\s", line):
+            words = shlex.split(part, comments=True)
+            if not words:
+                continue
+            if words[0] == "tailorbird":
+                parse(app, part)
+            elif words[0] == "make":
+                assert words[1] in targets, line
+            elif words[0] == "python" and words[1] == "-m":
+                assert find_spec(words[2]) is not None, line
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=_name)
+def test_python_runs(path: Path) -> None:
+    names: dict[str, object] = {}
+    exec(_GIVEN, names)
+    for block in _blocks(path, "python"):
+        code = compile(block, str(path), "exec")
+        if path.parent.name not in ("explanation", "decisions"):  # those show parts of something
+            exec(code, names)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=_name)
+def test_toml_and_json_say_what_the_code_reads(path: Path, tmp_path: Path) -> None:
+    for block in _blocks(path, "toml"):
+        if "[[source]]" in block:
+            parse_mapping(block, str(path))
+        else:
+            (tmp_path / "tailorbird.toml").write_text(block)
+            load_settings(tmp_path / "tailorbird.toml", {})
+    for block in _blocks(path, "json"):
+        found = msgspec.json.decode(block)
+        if isinstance(found, dict) and "event_id" in found:
+            now = 1_900_000_000_000_000
+            _, refused = check(json.dumps(found).encode(), Receipt(now), RoutePlan())
+            assert refused == []
+
+
+def test_the_first_evening_works_as_it_is_written(tmp_path: Path) -> None:
+    """Each line of the tutorial in a shell, in order; only the history is made smaller, and the shop has another port."""
+    lines = _lines(ROOT / "docs" / "tutorials" / "first-evening.md")
+    lines = [line for line in lines if line.split()[0] in ("tailorbird", "curl")]
+    assert [line for line in lines if "init mine" in line] == [lines[-1]]
+    shop = tmp_path / "shop"
+    url, server = "", None
+    try:
+        for line in lines[:-1]:
+            if line.endswith(" up"):
+                server = subprocess.Popen(["sh", "-c", f"exec {line}"], cwd=tmp_path, env=_environment(TAILORBIRD_SERVE__PORT="0"))
+                url = address_of(shop, server)
+                continue
+            smaller = line.replace("--days 14", "--days 5 --users 200 --items 80").replace("http://127.0.0.1:8642", url)
+            done = subprocess.run(["sh", "-c", smaller], cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            if line.startswith("curl"):
+                answer = json.loads(done.stdout)
+                assert answer.get("accepted") == 1 or len(answer["items"]) == 3, done.stdout
+    finally:
+        if server is not None:
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(20) == 0
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return environment(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more)

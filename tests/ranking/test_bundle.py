@@ -12,7 +12,7 @@ import pytest
 import world
 
 from tailorbird.errors import BundleError
-from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.registry import Manifest, Registry, read_sealed, seal
 
 SCHEMA = "abc123abc123"
@@ -188,3 +188,21 @@ def test_damage_under_fitting_checksums_is_refused_or_harmless_and_never_crashes
     refused, loaded = map(int, done.stdout.split())
     assert refused + loaded == 80
     assert refused > 40
+
+
+def test_without_heads_it_is_an_index_alone(bundle_folder, tmp_path):
+    encoder = Bundle.load(bundle_folder, schema_hash=SCHEMA).encoder
+    manifest = write_bundle(
+        tmp_path / "index-alone",
+        created_at=1,
+        schema_hash=SCHEMA,
+        encoder=encoder,
+        models={},
+        heads=[],
+        index=bundle_folder / "index",
+        golden=np.zeros((0, 0), np.float32),
+    )
+    assert manifest.heads == ()
+    bundle = Bundle.load(tmp_path / "index-alone", schema_hash=SCHEMA)
+    assert bundle.heads == ()
+    assert len(bundle.index) > 0

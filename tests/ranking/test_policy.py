@@ -102,3 +102,14 @@ def test_baselines_order_by_popularity_and_by_age(index):
     assert (np.diff(index.counts["7d"][popular]) <= 0).all()
     recent = ranked(baseline_values("recent", index, rows), 5)[0]
     assert index.first_seen[recent] == index.first_seen.max()
+
+
+def test_without_a_model_what_goes_with_the_recent_items_comes_before_what_is_popular(index):
+    rows = np.arange(len(index))
+    recent = index.keys[:1]
+    near = index.item_to_item(recent, 3)
+    assert near.rows.size, "the world's people leave pairs"
+    related = ranked(baseline_values("related", index, rows, recent), 3)
+    assert related[0] == near.rows[0]
+    stranger = baseline_values("related", index, rows, None)
+    assert ranked(stranger, len(index)).tolist() == ranked(baseline_values("popular", index, rows), len(index)).tolist()

@@ -248,7 +248,7 @@ def test_without_a_bundle_there_is_an_answer_that_says_so(make, kept):
 def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
     class Failing:
         version = "v0009"
-        index, encoder, recent = bundle.index, bundle.encoder, bundle.recent
+        index, encoder, recent, heads = bundle.index, bundle.encoder, bundle.recent, bundle.heads
 
         def with_index(self, index):
             return self

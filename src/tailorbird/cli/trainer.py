@@ -78,7 +78,10 @@ def run_train(project: Project, clock: Clock, slot: Slot, settings: TrainSetting
 
 
 def outcome_of(report: TrainReport) -> TrainOutcome:
-    offline = report.evaluation.plain()["results"]
+    plain = report.evaluation.plain()
+    offline = plain["results"]
+    # Probabilities are judged by head; those of the first one stand beside the model's own figures.
+    offline[report.evaluation.model] |= next(iter(plain["heads"].values()), {})
     return TrainOutcome(report.version, report.incumbent, report.promoted, report.decision.reason, report.report, offline)
 
 

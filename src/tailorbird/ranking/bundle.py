@@ -152,12 +152,12 @@ class Bundle:
         return raw
 
     def _check_golden(self, matrix: Matrix, expected: Floats, *, where: str) -> None:
+        if not self.heads:
+            return
         if matrix.dtype != np.float32 or expected.dtype != np.float64:
             raise BundleError("its golden rows have other types of numbers than its model", where=where)
         if matrix.ndim != 2 or matrix.shape[1] != len(self.encoder.names) or expected.shape != (matrix.shape[0], len(self.heads)):
             raise BundleError("its golden rows have another shape than its model", where=where)
-        if not self.heads:
-            return
         if not matrix.shape[0]:
             raise BundleError("it has no golden rows", where=where)
         raw = np.column_stack(list(self.raw(matrix).values()))

@@ -16,6 +16,7 @@ from tailorbird.ranking.diversity import limit_groups
 from tailorbird.ranking.slot import Explore
 from tailorbird.retrieval import Index
 
+Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 
@@ -79,10 +80,20 @@ def choose_evenly(n: int, size: int, rng: np.random.Generator) -> Choice:
     return Choice(shown, np.full(shown.size, 1.0 / max(n, 1)))
 
 
-def baseline_values(policy: str, index: Index, rows: Rows) -> Floats:
-    """The values (n,) of a policy without a model: `popular` or `recent`."""
-    if policy == "popular":
-        return index.popularity[rows].astype(np.float64)
+def baseline_values(policy: str, index: Index, rows: Rows, recent: Keys | None = None) -> Floats:
+    """The values (n,) of a policy without a model: `popular`, `recent`, or `related`.
+
+    `related` puts first what goes with the items of the person's sequence `recent` (keys, oldest first), then what is popular.
+    """
     if policy == "recent":
         return index.first_seen[rows].astype(np.float64)
-    raise ValueError(f"{policy!r} is no baseline")
+    popularity = index.popularity.astype(np.float64)
+    if policy == "popular":
+        return popularity[rows]
+    if policy != "related":
+        raise ValueError(f"{policy!r} is no baseline")
+    values = popularity / max(float(popularity.max(initial=0.0)), 1.0)
+    if recent is not None and recent.size:
+        near = index.item_to_item(recent, len(index))
+        values[near.rows] += near.scores / max(float(near.scores.max(initial=0.0)), 1e-12)
+    return values[rows]

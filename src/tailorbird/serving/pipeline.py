@@ -344,11 +344,12 @@ class Pipeline:
             return None
 
     def _baseline(self, request: Request, found: Candidates) -> Floats:
-        """Values without a model: by the arm's own policy, else by popularity."""
+        """Values without a model: by the arm's own policy; where a model is wanted, what goes with the person's recent items."""
         if request.index is None or not len(found):
             return np.zeros(len(found))
-        policy = request.policy if request.policy == "recent" else "popular"
-        values = baseline_values(policy, request.index, np.maximum(found.rows, 0))
+        policy = "related" if request.policy == "model" else "recent" if request.policy == "recent" else "popular"
+        recent = request.recent.item if request.recent is not None else None
+        values = baseline_values(policy, request.index, np.maximum(found.rows, 0), recent)
         return np.where(found.rows >= 0, values, 0.0)
 
     def _choose(self, request: Request, found: Candidates, values: Floats, size: int) -> Choice:

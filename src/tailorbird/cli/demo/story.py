@@ -138,11 +138,16 @@ class Story:
         if not decision.retrain:
             figures.update(trigger="", reason=decision.reason)
             return
-        enough = shifted + int(self.scale.learn_days * DAY)
-        if clock.now() < enough:
-            traffic.run(enough, None, self.progress, "tastes have shifted")
-        outcome = train_once(project, clock, SLOT, since=shifted, quick=True, progress=self.progress)
-        self._tell_training(outcome)
+        assert decision.since is not None
+        outcome, attempts = None, 0
+        while attempts < self.scale.attempts and (outcome is None or not outcome.promoted):
+            enough = decision.since + int((self.scale.learn_days + attempts) * DAY)
+            if clock.now() < enough:
+                traffic.run(enough, None, self.progress, "tastes have shifted")
+            outcome = train_once(project, clock, SLOT, since=decision.since, quick=True, by="demo", progress=self.progress)
+            self._tell_training(outcome)
+            attempts += 1
+        assert outcome is not None
         traffic.parts.look()
         renewed = clock.now()
         traffic.run(renewed + self.scale.recovery_days * DAY, None, self.progress, "with the new model")
@@ -152,6 +157,7 @@ class Story:
             old=outcome.incumbent,
             new=outcome.version,
             promoted=outcome.promoted,
+            attempts=attempts,
             gate=outcome.reason,
             figure="lift of model over popular",
             figure_before=decision.figure_before,

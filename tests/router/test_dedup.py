@@ -31,13 +31,13 @@ def entries(*rows):
     return made
 
 
-def take(index, connection, batch):
+def take(index, connection, batch, lasting=()):
     """A step of the router: the rows that are repeats; the others are added and saved."""
     repeats = index.repeats(batch)
     mask = np.ones(len(batch), bool)
     mask[list(repeats)] = False
     index.add(batch[mask])
-    index.save(connection)
+    index.save(connection, lasting)
     return sorted(repeats)
 
 
@@ -82,6 +82,21 @@ def test_segments_behind_the_horizon_are_dropped_but_for_the_newest_few(connecti
     assert connection.execute("SELECT min(segment), count(*) FROM dedup_page").fetchall() == [(25, 16)]
     index = DedupIndex(connection, HORIZON, segment_rows=10)
     assert take(index, connection, entries((399, 39 * DAY), (240, 24 * DAY), (239, 23 * DAY))) == [0, 1]
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_what_was_imported_is_remembered_for_ever(connection, reopened):
+    index = DedupIndex(connection, HORIZON, segment_rows=10)
+    imported = entries(*((number, number * DAY) for number in range(10)))
+    imported["producer"] = 3
+    take(index, connection, imported, lasting=(3,))
+    for day in range(100, 140):
+        take(index, connection, entries(*((day * 10 + number, day * DAY) for number in range(10))), lasting=(3,))
+    if reopened:
+        index = DedupIndex(connection, HORIZON, segment_rows=10)
+    assert [row[0] for row in connection.execute("SELECT id FROM dedup_segment ORDER BY id")] == [1, *range(26, 42)]
+    assert take(index, connection, imported) == list(range(10))
+    assert take(index, connection, entries((1_000, 100 * DAY))) == [], "others are forgotten as before"
 
 
 def test_many_entries_are_found_again_and_others_are_not(connection):

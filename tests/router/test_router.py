@@ -7,7 +7,7 @@ import pytest
 
 from tailorbird.errors import DamageError, LockedError
 from tailorbird.events import DAY, HOUR, MINUTE, QUARANTINE, ROUTED, SECOND, RoutePlan
-from tailorbird.router import DUPLICATES, table
+from tailorbird.router import DUPLICATES, dedup, table
 from tailorbird.stream import open_writer, raw_path
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
@@ -253,6 +253,18 @@ def test_an_import_is_compared_by_the_time_that_its_source_gives(stream):
     stream.post(old, view("e1", ts=NOW - 200 * DAY), producer="import", source="import")
     stream.post(old, producer="import", source="import")
     assert stream.route() == (2, 1, 0, {"import": 3})
+
+
+def test_an_import_that_overlaps_one_of_long_ago_repeats_nothing(stream, monkeypatch):
+    monkeypatch.setattr(dedup, "_KEEP_SEGMENTS", 1)
+    monkeypatch.setattr(dedup.DedupIndex.__init__, "__kwdefaults__", {"segment_rows": 10})
+    history = [view(f"h{day}", ts=NOW - (300 - day) * DAY) for day in range(10)]
+    stream.post(*history, producer="import", source="import")
+    for first in range(0, 100, 10):
+        stream.post(*(view(f"e{n}") for n in range(first, first + 10)))
+    assert stream.route(rows_max=10)[0] == 110
+    stream.post(view("new", ts=NOW - 290 * DAY), *history, producer="import", source="import")
+    assert stream.route()[:2] == (1, 10)
 
 
 # --- who -----------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ depends on the events before it and on the plan, on nothing else. Files, positio
                                                 └─► identify, profile, answer: applied to what comes after
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +36,9 @@ class Memory:
         for table in (dedup.TABLE, identity.TABLE, catalogue.TABLE, attribution.TABLE):
             connection.execute(table)
 
-    def save(self, connection: apsw.Connection, newest: dict[int, int]) -> None:
-        """Write all that changed; `newest` is each producer's newest time of receipt so far."""
-        self.seen.save(connection)
+    def save(self, connection: apsw.Connection, newest: dict[int, int], imports: Sequence[int]) -> None:
+        """Write all that changed; `newest` is each producer's newest time of receipt so far, `imports` the producers of imports."""
+        self.seen.save(connection, imports)
         self.identity.save(connection)
         self.users.save(connection)
         self.items.save(connection)

@@ -26,9 +26,10 @@ from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
+from tailorbird.stream.partitions import IMPORTS
 from tailorbird.stream.protocol import Block
 
-PRODUCER = "import"
+PRODUCER = IMPORTS
 RUN_ROWS = 1_000_000  # sorted in memory at once: about half a GB of typical events
 BODY_ROWS = 2_000
 COMMIT_BODIES = 25

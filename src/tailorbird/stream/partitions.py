@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tailorbird.errors import UsageError
 
+IMPORTS = "import"  # the producer of imported files
 _PRODUCER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 

@@ -63,6 +63,7 @@ def refused(tmp_path: Path, line: str) -> str:
         ('total("x", user, "purchase", of="price", unit=0)', "expected 0 < unit <= max"),
         ('sequence("x", user, "click", length=5000)', "length: expected 1 to 1024, got 5000"),
         ('sequence("x", item, "click")', "a sequence belongs to who asks"),
+        ('sequence("x", entity("user", "item.category"), "click")', "a sequence belongs to who asks, not to each candidate; got user"),
         ('attribute("x", category, "price", kind="numeric")', "only user and item have profiles, got item.category"),
         ('attribute("x", item, "price", kind="number")', "kind: expected numeric or categorical, got 'number'"),
         ('context("browser")', "a request has no 'browser'; expected device, country, local_hour"),

@@ -18,8 +18,9 @@ from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
 from tailorbird.serving.decisions import BusyError, ClosedError
 from tailorbird.serving.door import Door, first_free
+from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pruning import Pruner
-from tailorbird.stream import answers_path, open_reader, raw_path
+from tailorbird.stream import answers_path, open_reader, open_writer, raw_path, set_aside_files
 
 NOW = 1_800_000_000_000_000
 
@@ -209,6 +210,25 @@ def test_logs_are_pruned_where_the_lake_vouches_for_them(tmp_path):
         assert reader.end() == 11
     with open_reader(answers_path(stream, "serve-1")) as reader:
         assert reader.start() == 5
+
+
+def test_a_damaged_end_of_the_log_is_counted_until_somebody_took_it_away(tmp_path, caplog):
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        door.submit(body(click(1)))
+        door.submit(body(click(2)))
+        assert door.figures().set_aside == 0
+    with open_writer(raw_path(tmp_path, "serve-1"), partition="serve-1") as writer, writer.transaction() as connection:
+        connection.execute("UPDATE block SET payload = x'00' WHERE offset = 1")
+    for _ in range(2):
+        with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+            metrics = Metrics()
+            metrics.watch_door(door.figures)
+            assert "tailorbird_log_set_aside 1.0" in metrics.text().decode()
+            assert door.submit(body(click(3)))[0].accepted
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"], "told once, when it was found"
+    set_aside_files(raw_path(tmp_path, "serve-1"))[0].unlink()
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        assert door.figures().set_aside == 0
 
 
 CHILD = """

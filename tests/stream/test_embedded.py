@@ -9,7 +9,18 @@ import apsw
 import pytest
 
 from tailorbird.errors import DamageError, InputError, LockedError, NotReadyError, StorageError, UsageError
-from tailorbird.stream import Block, answer_logs, answers_path, open_reader, open_writer, raw_logs, raw_path, routed_path, sqlite
+from tailorbird.stream import (
+    Block,
+    answer_logs,
+    answers_path,
+    open_reader,
+    open_writer,
+    raw_logs,
+    raw_path,
+    routed_path,
+    set_aside_files,
+    sqlite,
+)
 
 CHILD = """
 import sys
@@ -147,7 +158,7 @@ def test_a_block_that_went_missing_breaks_the_chain(tmp_path):
         reader.read(0)
 
 
-def test_a_damaged_tail_is_set_aside_and_its_offsets_are_not_given_again(tmp_path):
+def test_a_damaged_tail_is_set_aside_and_its_offsets_are_not_given_again(tmp_path, caplog):
     path = tmp_path / "raw-door.db"
     filled(path)
     overwrite(path, "UPDATE block SET payload = x'00' WHERE offset >= 8")
@@ -156,6 +167,11 @@ def test_a_damaged_tail_is_set_aside_and_its_offsets_are_not_given_again(tmp_pat
     with open_writer(path, partition="door") as writer:
         assert [aside.name for aside in writer.set_aside] == ["raw-door.db.damaged-8"]
         assert writer.set_aside[0].stat().st_size > 0
+        assert set_aside_files(path) == writer.set_aside
+        [told] = caplog.records
+        assert told.levelname == "CRITICAL"
+        assert "the blocks at 8 to 12 do not match their checksums" in told.message
+        assert "may hold events that were acknowledged" in told.message
         assert writer.append([Block("body", 1, b"on")]) == 12
     with open_reader(path) as reader:
         assert [one.offset for one in reader.read(0)] == [0, 2, 4, 6, 12]

@@ -204,3 +204,16 @@ def _stopped_before_the_end(stream: Path, path: Path, plan: RoutePlan) -> None:
             raise RuntimeError
 
     import_files(stream, "tailorbird", path, plan=plan, clock=SimulatedClock(NOW), progress=stop)
+
+
+def test_files_whose_rows_may_be_in_a_damaged_end_are_taken_again(tmp_path):
+    stream = tmp_path / "stream"
+    _history(tmp_path / "e.jsonl")
+    _import(stream, tmp_path / "e.jsonl")
+    with open_writer(stream / "raw-import.db", partition="import") as writer, writer.transaction() as connection:
+        connection.execute("UPDATE block SET payload = x'00'")
+    report = _import(stream, tmp_path / "e.jsonl")
+    assert [Path(name).name for name in report.set_aside] == ["raw-import.db.damaged-0"]
+    assert (report.already, report.accepted) == (False, 500)
+    with Router(stream, PLAN, clock=SimulatedClock(NOW)) as router:
+        assert router.step().accepted == 500

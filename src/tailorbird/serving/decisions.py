@@ -44,6 +44,7 @@ class DoorFigures:
         answers_waiting: answers that a crash now would lose.
         answers_dropped: answers given up because the log was full or broken.
         answers_lost: at most so many did the last run of this producer lose by dying.
+        set_aside: files into which damaged ends of this producer's logs were moved; they may hold what was acknowledged.
         queue_bytes: what waits for the writer.
         open: whether writes are taken.
     """
@@ -56,6 +57,7 @@ class DoorFigures:
     answers_waiting: int
     answers_dropped: int
     answers_lost: int
+    set_aside: int
     queue_bytes: int
     open: bool
 

@@ -29,7 +29,7 @@ from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.serving.answer_count import AnswerCount
 from tailorbird.serving.decisions import BusyError, ClosedError, Decision, DoorFigures, decide
-from tailorbird.stream import Block, EmbeddedWriter, answers_path, open_writer, raw_path
+from tailorbird.stream import Block, EmbeddedWriter, answers_path, open_writer, raw_path, set_aside_files
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
 BATCH_BYTES_MAX = 8 << 20
@@ -153,6 +153,7 @@ class Door:
                 answers_waiting=len(self._records),
                 answers_dropped=self._dropped,
                 answers_lost=self._lost,
+                set_aside=self._set_aside,
                 queue_bytes=self._queue_bytes,
                 open=not self._failure and not self._closing,
             )
@@ -350,10 +351,12 @@ class Door:
     def _open(self) -> tuple[EmbeddedWriter, EmbeddedWriter]:
         raw = open_writer(self._raw_path, partition=self.producer)
         try:
-            return raw, open_writer(self._answers_path, partition=self.producer)
+            answers = open_writer(self._answers_path, partition=self.producer)
         except BaseException:
             raw.close()
             raise
+        self._set_aside = sum(len(set_aside_files(path)) for path in (self._raw_path, self._answers_path))
+        return raw, answers
 
     def _close_files(self) -> None:
         for writer in (self._raw, self._answers):

@@ -95,6 +95,11 @@ class _DoorCollector:
         ):
             yield CounterMetricFamily(name, text, value=value)
         for name, text, value in (
+            (
+                "tailorbird_log_set_aside",
+                "Damaged ends of logs in files beside them; they may hold acknowledged events. Alarm on any.",
+                now.set_aside,
+            ),
             ("tailorbird_answers_waiting", "Answers that a crash now would lose.", now.answers_waiting),
             ("tailorbird_log_queue_bytes", "Bytes that wait for the log.", now.queue_bytes),
             ("tailorbird_log_open", "1 while the log takes writes.", int(now.open)),

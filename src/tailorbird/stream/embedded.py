@@ -8,6 +8,7 @@ Checkpoints are run here and their results are checked, since automatic ones swa
 checkpoint. The promises are in `stream.protocol`; opening, locks and checkpoints of the file itself in `stream.sqlite`.
 """
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ CREATE TABLE IF NOT EXISTS block(
     receipt BLOB NOT NULL, payload BLOB NOT NULL
 ) STRICT;
 """
+log = logging.getLogger(__name__)
 _FORMAT = 1
 _COLUMNS = "offset, kind, rows, crc, receipt, payload"
 _TAIL_BLOCKS = 64  # how many of the last blocks a writer checks when it opens
@@ -145,6 +147,11 @@ class EmbeddedWriter:
             self.connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
             self.connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
         self.set_aside.append(aside)
+        log.critical(
+            "%s: the blocks at %d to %d do not match their checksums; they were moved to %s. They may hold events that were acknowledged: "
+            "keep the file, and look at the disk",
+            self.path, offset, end, aside,
+        )  # fmt: skip
 
     @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:

@@ -56,6 +56,7 @@ class ImportReport:
         examples: a sentence for each of the first refused rows, with file and line.
         resumed_at: how many rows an earlier, interrupted import of the same files had done.
         already: whether these files had been imported before, so that nothing was to do.
+        set_aside: files into which a damaged end of the log was moved; rows of earlier imports may be missing.
     """
 
     files: list[str]
@@ -65,6 +66,7 @@ class ImportReport:
     examples: list[str] = field(default_factory=list)
     resumed_at: int = 0
     already: bool = False
+    set_aside: list[str] = field(default_factory=list)
 
 
 def import_files(
@@ -107,6 +109,7 @@ def import_files(
     writer = _open_log(stream / f"raw-{PRODUCER}.db")
     folder = stream / "import-runs"  # one import at a time: the writer's lock is held
     try:
+        report.set_aside = [str(aside) for aside in writer.set_aside]
         log = _Progress(writer, _key(format_, options, digests), path, format_, clock.now(), plan)
         if log.finished:
             report.already = True
@@ -199,6 +202,8 @@ class _Progress:
         self._key = key
         with writer.transaction() as connection:
             connection.execute(_IMPORTS)
+            if writer.set_aside:  # whose rows they were is not known: files given again are taken again, the router drops repeats
+                connection.execute("DELETE FROM import")
             begun = (key, str(path), format_, now, msgspec.json.encode(plan))
             connection.execute("INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL)", begun)
             query = "SELECT began_at, plan, rows_done, finished_at IS NOT NULL FROM import WHERE key = ?"

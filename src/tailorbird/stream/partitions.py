@@ -3,6 +3,7 @@
 raw-PRODUCER.db       bodies as received; one door or serve process each, `raw-import.db` for imports
 answers-PRODUCER.db   what each answer read; one serve process each
 routed.db             the router's output
+LOG.db.damaged-N      blocks from offset N on that did not match their checksums, moved out of the way when LOG.db was opened
 """
 
 import re
@@ -37,6 +38,11 @@ def raw_logs(stream: Path) -> dict[str, Path]:
 def answer_logs(stream: Path) -> dict[str, Path]:
     """The answer logs there are, by producer, in the order of their names."""
     return _logs(stream, "answers-")
+
+
+def set_aside_files(log: Path) -> list[Path]:
+    """The files into which damaged ends of a log were moved when its writer opened it, oldest first by offset."""
+    return sorted(log.parent.glob(f"{log.name}.damaged-*"), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def _logs(stream: Path, prefix: str) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from tailorbird.events import DAY, EVENT_TYPES
 from tailorbird.events.adapters import SourceGuess, find_files, guess_source
 from tailorbird.events.adapters.columns import read_columns
 
+_REPEATS = 0.05  # from this share on, each pair of a person and an item is worth counting
 _UNKNOWN_SPAN = 30.0  # days, of times that are text
 _US = {"s": 1e6, "ms": 1e3, "us": 1.0}
 _LISTS_FOR = ("click", "view", "purchase", "rating")  # what a list is made for: the first of these that the data has
@@ -78,6 +79,7 @@ class _Facts:
     types: tuple[str, ...]
     span_days: float
     ended_days: float
+    repeats: float  # share of the first rows whose person had the same item before
     has_price: bool
     has_session: bool
     context: tuple[str, ...]
@@ -117,6 +119,7 @@ def _facts(main: SourceGuess, chosen: list[SourceGuess], now: int) -> _Facts:
         types=tuple(shown),
         span_days=span,
         ended_days=ended,
+        repeats=_repeats(main, roles),
         has_price="properties.price" in roles,
         has_session="session_id" in roles,
         context=tuple(name for name in ("device", "country") if f"context.{name}" in roles),
@@ -165,6 +168,14 @@ def _span(guess: SourceGuess, now: int) -> tuple[float, float]:
     return ((max(highs) - min(lows)) / DAY, max(0.0, (now - max(highs)) / DAY)) if lows else (0.0, 0.0)
 
 
+def _repeats(main: SourceGuess, roles: dict[str, str]) -> float:
+    person, item = roles.get("user_id") or roles.get("anonymous_id"), roles.get("item_id")
+    if person is None or item is None:
+        return 0.0
+    sample = pa.Table.from_batches([next(read_columns(main.file, [person, item]))])
+    return 1 - sample.group_by([person, item]).aggregate([]).num_rows / max(1, sample.num_rows)
+
+
 def _windows(span_days: float) -> list[str]:
     if span_days > 120:
         return ["1d", "7d", "28d", "84d"]
@@ -185,7 +196,9 @@ def _declarations(facts: _Facts, reasons: list[tuple[str, str, str]]) -> Iterato
     long = windows[-1]
     yield 'user = entity("user")'
     yield 'item = entity("item")'
-    yield 'user_item = entity("user", "item")'
+    again = facts.repeats >= _REPEATS
+    if again:
+        yield 'user_item = entity("user", "item")'
     if facts.category:
         yield f'category = entity("item.{facts.category}")'
         yield f'user_category = entity("user", "item.{facts.category}")'
@@ -195,10 +208,14 @@ def _declarations(facts: _Facts, reasons: list[tuple[str, str, str]]) -> Iterato
         reasons.append((f"item_{window}", "feature", f"popularity over {window}: the data covers {facts.span_days:.0f} days"))
     yield "\n# people: habits and the last things they did"
     yield f'user_{long} = count("user_{long}", user, "{kind}", window="{long}")'
-    yield f'user_item_{long} = count("user_item_{long}", user_item, "{kind}", window="{long}")'
-    reasons.append((f"user_item_{long}", "feature", "people come back to the same items, or never do; both tell"))
+    if again:
+        yield f'user_item_{long} = count("user_item_{long}", user_item, "{kind}", window="{long}")'
+        yield f'user_item_since = time_since("user_item_since", user_item, "{kind}")'
+    told = f"in {facts.repeats:.0%} of the first rows a person comes back to an item"
+    reasons.append(
+        (f"user_item_{long}", "feature" if again else "left out", told if again else f"{told}: not worth a record for each pair")
+    )
     yield f'user_since = time_since("user_since", user, "{kind}")'
-    yield f'user_item_since = time_since("user_item_since", user_item, "{kind}")'
     followed = [kind, *(name for name in ("cart", "purchase") if name in facts.types and name != kind)]
     yield f'recent = sequence("recent", user, {json.dumps(followed)}, length=64)'
     if facts.has_session:

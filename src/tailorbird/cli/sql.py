@@ -1,6 +1,10 @@
 """`tailorbird sql`."""
 
+import csv as csv_module
 import sys
+from datetime import datetime
+
+import msgspec
 
 from tailorbird.cli.output import Json, print_json, print_table
 
@@ -28,11 +32,21 @@ def sql(query: str, *, rows: int = 50, json: Json = False, csv: bool = False) ->
     if json:
         print_json({"columns": table.column_names, "rows": table.to_pylist()})
     elif csv:
-        import pyarrow.csv
-
-        pyarrow.csv.write_csv(table, sys.stdout.buffer)
+        writer = csv_module.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(table.column_names)
+        for batch in table.to_batches():
+            writer.writerows([_cell(value) for value in row.values()] for row in batch.to_pylist())
     else:
         shown = table.slice(0, rows).to_pylist()
         print_table("", table.column_names, [list(row.values()) for row in shown])
         if table.num_rows > rows:
             print(f"… {table.num_rows - rows:,} more rows (--rows {table.num_rows})")
+
+
+def _cell(value: object) -> object:
+    """A value as a spreadsheet takes it: times as text, lists as JSON."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value

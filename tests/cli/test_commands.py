@@ -1,0 +1,263 @@
+"""What each command prints and does, on a small trained shop."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.kit import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
+from tests.cli.test_init import address_of
+
+
+@pytest.fixture
+def copy(shop: Path, tmp_path: Path) -> Path:
+    """The shop, to be changed."""
+    shutil.copytree(shop, tmp_path / "shop", ignore=shutil.ignore_patterns("*.lock"))
+    return tmp_path / "shop"
+
+
+@pytest.fixture(scope="module")
+def served(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A copy of the shop with all roles running; the project and the address."""
+    project = tmp_path_factory.mktemp("served") / "shop"
+    shutil.copytree(shop, project, ignore=shutil.ignore_patterns("*.lock"))
+    command = [sys.executable, "-m", "tailorbird", "-C", str(project), "up", "--no-train", "--port", "0"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        yield project, address_of(project, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def _post(url: str, body: dict[str, Any]) -> Any:
+    asked = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=10) as response:
+        return json.load(response)
+
+
+def test_check_says_what_is_declared(shop: Path) -> None:
+    found = must_json("-C", shop, "check")
+    assert found["slots"] == ["home", "search"]
+    assert found["experiments"] == {"home": "home-model"}
+    assert "item_ctr_7d" in found["numeric"]
+    assert found["schema_hash"] in must("-C", shop, "check")
+
+
+def test_from_a_subfolder_and_with_a_relative_folder(shop: Path) -> None:
+    (shop / "notebooks").mkdir(exist_ok=True)
+    assert must_json("check", cwd=shop / "notebooks") == must_json("-C", shop.name, "check", cwd=shop.parent)
+
+
+def test_config_show_says_where_each_value_came_from_and_hides_keys(shop: Path) -> None:
+    env = {"TAILORBIRD_SERVE__READ_KEYS": "a-secret-key", "TAILORBIRD_SERVE__BODY_BYTES_MAX": "2048"}
+    rows = {row["key"]: row for row in must_json("-C", shop, "config", "show", env=env)["settings"]}
+    assert rows["serve.body_bytes_max"] == {
+        "key": "serve.body_bytes_max", "value": 2048, "source": "environment TAILORBIRD_SERVE__BODY_BYTES_MAX",
+    }  # fmt: skip
+    assert rows["serve.port"]["source"].startswith("tailorbird.toml:")
+    assert rows["lake.commit_rows"]["source"] == "default"
+    for words in (["config", "show"], ["config", "show", "--json"], ["doctor"]):
+        assert "a-secret-key" not in tailorbird("-C", shop, *words, env=env).stdout
+
+
+def test_doctor_finds_a_healthy_project_healthy(shop: Path) -> None:
+    found = {row["what"]: row for row in must_json("-C", shop, "doctor")["findings"]}
+    assert found["sqlite"]["state"] == found["data folder"]["state"] == found["clock"]["state"] == "ok"
+    assert "rows" in found["log raw import"]["found"]
+
+
+def test_doctor_says_what_is_broken_and_what_to_do(copy: Path) -> None:
+    (copy / "slots.py").write_text("1 / 0")
+    done = tailorbird("-C", copy, "doctor")
+    assert done.returncode == 1
+    assert "slots.py:1" in done.stdout
+    assert "What to do" in done.stdout
+
+
+def test_doctor_names_a_damaged_log(copy: Path) -> None:
+    log = copy / "data" / "stream" / "raw-import.db"
+    content = bytearray(log.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 4_096] = bytes(4_096)
+    log.write_bytes(content)
+    done = tailorbird("-C", copy, "doctor")
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_without_a_project(tmp_path: Path) -> None:
+    done = tailorbird("doctor", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "tailorbird init DIR" in done.stdout
+
+
+def test_recommend_in_this_process(shop: Path) -> None:
+    answer = must_json("-C", shop, "recommend", "--user", EXAMPLE_USER, "--size", 5)
+    assert len(answer["items"]) == 5
+    assert answer["degraded"] == []
+    assert answer["model"] != "fallback"
+    assert all(item["attributes"]["title"] for item in answer["items"])
+
+
+def test_recommend_finds_by_words_and_explains(shop: Path) -> None:
+    title = must_json("-C", shop, "recommend")["items"][0]["attributes"]["title"]
+    found = must_json("-C", shop, "recommend", "--query", title, "--explain")
+    assert title in [item["attributes"]["title"] for item in found["items"]]
+    assert found["items"][0]["explanation"]["features"]
+    assert "item_ctr_7d" in must("-C", shop, "recommend", "--query", title, "--explain")
+
+
+def test_sql_as_table_json_and_csv(shop: Path) -> None:
+    query = "SELECT type, count(*) AS n FROM events WHERE type IN ('click', 'purchase') GROUP BY type ORDER BY type"
+    rows = must_json("-C", shop, "sql", query)["rows"]
+    assert [row["type"] for row in rows] == ["click", "purchase"]
+    assert must("-C", shop, "sql", query, "--csv") == f"type,n\nclick,{rows[0]['n']}\npurchase,{rows[1]['n']}\n"
+    assert f"{rows[0]['n']:,}" in must("-C", shop, "sql", query)
+    assert "more rows" in must("-C", shop, "sql", "SELECT event_id FROM events", "--rows", 3)
+
+
+def test_a_reader_that_stops_early_is_no_error(shop: Path) -> None:
+    line = f"{sys.executable} -m tailorbird -C {shop} sql 'SELECT * FROM events' --csv | head -1"
+    done = subprocess.run(["sh", "-c", line], env=environment(), capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("\n") == 1
+
+
+def test_features_list_and_show(shop: Path) -> None:
+    names = [feature["name"] for feature in must_json("-C", shop, "features", "list")["features"]]
+    assert {"item_clicks_7d", "user_recent", "price_to_habit"} <= set(names)
+    someone = must_json(
+        "-C", shop, "sql", "SELECT user_id AS u FROM events WHERE type = 'click' AND user_id IS NOT NULL ORDER BY ts DESC LIMIT 1"
+    )
+    user = someone["rows"][0]["u"]
+    shown = must_json("-C", shop, "features", "show", f"user:{user}", "--events", 3)
+    assert shown["person"] == user
+    assert shown["features"]["user_clicks_7d"] > 0
+    assert len(shown["events"]) == 3
+    assert "item_clicks_7d" not in shown["features"]
+    item = must_json("-C", shop, "recommend")["items"][0]["item_id"]
+    assert "item_clicks_7d" in must_json("-C", shop, "features", "show", f"user:{user}", "--item", item)["features"]
+
+
+def test_lake_verify_and_quarantine(shop: Path) -> None:
+    assert must_json("-C", shop, "lake", "verify")
+    assert "every row is accounted for" in must("-C", shop, "lake", "verify")
+    counts = must_json("-C", shop, "lake", "quarantine", "--rows", 2)
+    assert len(counts["samples"]) == 2
+    assert sum(row["rows"] for row in counts["counts"]) >= 2
+    assert "Refused, by reason" in must("-C", shop, "lake", "quarantine")
+
+
+def test_lake_verify_finds_a_changed_byte(copy: Path) -> None:
+    archived = next(path for path in (copy / "data" / "lake" / "archive").rglob("*") if path.is_file() and path.stat().st_size > 10_000)
+    content = bytearray(archived.read_bytes())
+    content[5_000] ^= 1
+    archived.write_bytes(content)
+    done = tailorbird("-C", copy, "lake", "verify")
+    assert done.returncode == 1
+    assert archived.name in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_models_are_listed_shown_promoted_and_rolled_back(copy: Path) -> None:
+    versions = must_json("-C", copy, "models", "list")["versions"]
+    assert versions[0]["aliases"] == ["champion"]
+    newest, oldest = versions[0]["version"], versions[-1]["version"]
+    assert must_json("-C", copy, "models", "show")["version"] == newest
+    assert "Quality" in must("-C", copy, "models", "show", newest)
+    if newest != oldest:
+        must("-C", copy, "models", "promote", oldest, "--why", "to see")
+        assert must_json("-C", copy, "models", "show")["version"] == oldest
+        must("-C", copy, "models", "rollback", "--why", "seen")
+        assert must_json("-C", copy, "models", "show")["version"] == newest
+    refused(tailorbird("-C", copy, "models", "promote", "v9999", "--why", "x"), "no version 'v9999'", status=2)
+
+
+def test_a_damaged_model_is_not_promoted(copy: Path) -> None:
+    folder = copy / "data" / "registry"
+    version = must_json("-C", copy, "models", "show")["version"]
+    file = next(path for path in (folder / version).rglob("*.onnx"))
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    refused(tailorbird("-C", copy, "models", "show"), version)
+    refused(tailorbird("-C", copy, "evaluate"), version)
+
+
+def test_evaluate_judges_the_champion_beside_the_baselines(shop: Path) -> None:
+    champion = must_json("-C", shop, "models", "show")["version"]
+    found = must_json("-C", shop, "evaluate", "--quick")
+    assert {champion, "random", "popular_7d"} <= set(found["results"])
+    for figures in found["results"].values():
+        assert figures["ndcg_10_low"] <= figures["ndcg_10"] <= figures["ndcg_10_high"]
+    assert list(found["learned_until"]) == [champion]
+    assert "learned from what came before" in must("-C", shop, "evaluate", champion, "--quick")
+    refused(tailorbird("-C", shop, "evaluate", "v9999"), "no version 'v9999'", status=2)
+
+
+def test_an_experiment_that_nobody_has_seen_says_so(shop: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert "Nobody has been in this experiment yet" in must("-C", shop, "experiment", "report", "--html", page)
+    assert "<svg" in page.read_text()
+
+
+def test_guess_proposes_shows_ten_rows_and_says_why(fresh: Path) -> None:
+    rows = "".join(f"{1_700_000_000 + i},u{i},i{i}\n" for i in range(20))
+    (fresh / "clicks.csv").write_text("time,user_id,item_id\n" + rows)
+    done = tailorbird("import", "--guess", "clicks.csv", cwd=fresh)
+    assert done.returncode == 0
+    assert "its name is usual for it" in done.stderr
+    assert done.stderr.count('"type":"click"') == 10
+    (fresh / "mapping.toml").write_text(done.stdout)
+    report = must_json("import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh)
+    assert (report["accepted"], report["routed"]) == (20, {"accepted": 20, "duplicates": 0, "quarantined": 0})
+    assert must_json("import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh)["already"]
+    assert "imported before" in must("import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh)
+
+
+def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(served: tuple[Path, str], tmp_path: Path) -> None:
+    project, url = served
+    for number in range(30):
+        who = {"user_id": f"u{number:06}", "session_id": f"s{number}"}
+        answer = _post(f"{url}/v1/recommend", {"slot": "home", **who})
+        shown = [item["item_id"] for item in answer["items"]]
+        seen = {"event_id": f"i{number}", "type": "impression", "items": shown, "request_id": answer["request_id"], **who}
+        clicked = {"event_id": f"c{number}", "type": "click", "item_id": shown[0], "request_id": answer["request_id"], **who}
+        assert _post(f"{url}/v1/events", seen)["accepted"] == _post(f"{url}/v1/events", clicked)["accepted"] == 1
+    asked = must_json("-C", project, "recommend", "--user", EXAMPLE_USER)
+    assert len(asked["items"]) == 12
+    assert must_json("-C", project, "recommend", "--url", url)["items"]
+    refused(tailorbird("-C", project, "recommend", "--size", 1_000), "<= 200", status=2)
+    deadline = time.monotonic() + 60
+    query = "SELECT count(*) AS n FROM answers"
+    while must_json("-C", project, "sql", query)["rows"][0]["n"] < 31:
+        assert time.monotonic() < deadline
+    report = must_json("-C", project, "features", "verify")
+    assert report["answers"] >= 31
+    assert report["compared"] > 0
+    assert report["unequal"] == 0
+    page = tmp_path / "report.html"
+    found = must_json("-C", project, "experiment", "report", "home", "--since", "1h", "--html", page)
+    assert sum(arm["users"] for arm in found["arms"]) >= 30
+    assert sum(arm["clicks"] for arm in found["arms"]) == 30
+    assert found["verdict"] in page.read_text()
+
+
+def test_import_where_the_roles_are_running_leaves_the_rest_to_them(served: tuple[Path, str], tmp_path: Path) -> None:
+    project, _ = served
+    event = '{"event_id": "late", "type": "wish", "ts": "2026-01-02T03:04:05Z", "user_id": "nobody-else"}'
+    (tmp_path / "e.jsonl").write_text(event.replace("wish", "view"))
+    assert "The roles are running" in must("-C", project, "import", "tailorbird", tmp_path / "e.jsonl")
+    deadline = time.monotonic() + 30
+    query = "SELECT count(*) AS n FROM events WHERE user_id = 'nobody-else'"
+    while must_json("-C", project, "sql", query)["rows"][0]["n"] != 1:
+        assert time.monotonic() < deadline
+
+
+def test_up_twice_is_refused(served: tuple[Path, str]) -> None:
+    refused(tailorbird("-C", served[0], "up"), "running already", status=1)

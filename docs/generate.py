@@ -105,7 +105,8 @@ def settings() -> str:
 
 def vocabulary() -> list[str]:
     """What `features.py` may call, in the order of a project's file."""
-    return ["entity", "count", "total", "mean", "ratio", "last", "time_since", "sequence", "session", "attribute", "context", "derived"]
+    counted = ["count", "total", "mean", "ratio", "trend", "share", "decayed", "last", "time_since"]
+    return ["entity", *counted, "sequence", "session", "attribute", "context", "derived"]
 
 
 def features_page() -> str:

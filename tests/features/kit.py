@@ -23,6 +23,7 @@ from tailorbird.features import (
     attribute,
     context,
     count,
+    decayed,
     derived,
     entity,
     last,
@@ -31,8 +32,10 @@ from tailorbird.features import (
     reference,
     sequence,
     session,
+    share,
     time_since,
     total,
+    trend,
 )
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.stream import Block, EmbeddedWriter, open_writer
@@ -63,6 +66,12 @@ def every_kind() -> FeatureSet:
             ratio("ctr_all", item, "click", "impression", window="2m", hop="30s", prior=everyone, weight=0.5),
             ratio("ctr_fixed", category, "click", ["impression", "view"], window="1m", prior=0.1, weight=2),
             ratio("ctr_bare", user, "purchase", "click", window="2m"),
+            trend("click_trend", item, ["click", "view"], short="1m", long="3m"),
+            trend("user_trend", user, ["click", "view"], short="1m", long="2m", hop="30s", where="agent != 'bot'"),
+            share("of_category", item, ["click", "view"], within=category, window="2m", hop="30s"),
+            share("of_mine", mine, "purchase", within=user, of="price", unit=0.01, max=100, window="2m"),
+            decayed("clicks_fading", item, ["click", "view"], half_life="1m"),
+            decayed("spend_fading", user, "purchase", half_life="15s", of="price * quantity", max=1000),
             last("last_category", user, "click", of="item.category"),
             last("last_price", item, "purchase", of="price"),
             last("last_stock", item, "view", of="item.stock", kind="numeric", where="item.stock >= 0"),

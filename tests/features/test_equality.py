@@ -28,6 +28,7 @@ from tailorbird.features import (
     attribute,
     context,
     count,
+    decayed,
     derived,
     entity,
     last,
@@ -35,8 +36,10 @@ from tailorbird.features import (
     ratio,
     sequence,
     session,
+    share,
     time_since,
     total,
+    trend,
 )
 from tailorbird.features import reference as plain
 from tailorbird.features.backfill import Requests, backfill
@@ -69,6 +72,9 @@ FILTERS = (
     "properties.tag in ('x', 'y')",
 )
 NUMBERS = ("price", "price * quantity", "dwell_ms", "rating", "item.price", "properties.depth")
+KINDS = ("count", "total", "mean", "ratio", "trend", "share", "decayed")
+KINDS += ("last", "since", "sequence", "session", "attribute", "context")
+TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
 WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None))
 
 settings.register_profile(
@@ -88,7 +94,7 @@ def declarations(draw):
     found = []
     for number in range(draw(st.integers(1, 7))):
         name = f"f{number}"
-        kind = draw(st.sampled_from(["count", "total", "mean", "ratio", "last", "since", "sequence", "session", "attribute", "context"]))
+        kind = draw(st.sampled_from(KINDS))
         window, hop = draw(st.sampled_from(WINDOWS))
         span = {"window": window, "hop": hop}
         amount = {
@@ -106,6 +112,16 @@ def declarations(draw):
             prior = draw(st.sampled_from([None, 0.1, *ENTITIES]))
             weight = draw(st.sampled_from([0, 3, 20.5]))
             found.append(ratio(name, draw(about), draw(types), draw(types), prior=prior, weight=weight, where=draw(where), **span))
+        elif kind == "trend":
+            short, long, both = draw(st.sampled_from(TRENDS))
+            found.append(trend(name, draw(about), draw(types), short=short, long=long, hop=both, where=draw(where)))
+        elif kind == "share":
+            own, group = draw(st.lists(about, min_size=2, max_size=2, unique=True))
+            summed = amount if draw(st.booleans()) else {}
+            found.append(share(name, own, draw(types), within=group, where=draw(where), **summed, **span))
+        elif kind == "decayed":
+            half_life, summed = draw(st.sampled_from(["15s", "1h", "3d", "50d"])), amount if draw(st.booleans()) else {}
+            found.append(decayed(name, draw(about), draw(types), half_life=half_life, where=draw(where), **summed))
         elif kind == "last":
             of, told = draw(
                 st.sampled_from([("price", None), ("item.category", "categorical"), ("item.price", "numeric"), ("query", None)])

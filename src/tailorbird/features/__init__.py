@@ -4,12 +4,14 @@ A project's `features.py` imports its vocabulary from here. `features.read` and 
 `features.backfill` the offline one; `features.reference` says in plain Python what every value is.
 """
 
-from tailorbird.features.declare import (
-    Entity,
-    Feature,
+from tailorbird.features.declare import Entity, Feature
+from tailorbird.features.featureset import Column, FeatureSet, load_features
+from tailorbird.features.request import ReadRequest, Rows, Sequence
+from tailorbird.features.vocabulary import (
     attribute,
     context,
     count,
+    decayed,
     derived,
     entity,
     last,
@@ -17,11 +19,11 @@ from tailorbird.features.declare import (
     ratio,
     sequence,
     session,
+    share,
     time_since,
     total,
+    trend,
 )
-from tailorbird.features.featureset import Column, FeatureSet, load_features
-from tailorbird.features.request import ReadRequest, Rows, Sequence
 
 __all__ = [
     "Column",
@@ -34,6 +36,7 @@ __all__ = [
     "attribute",
     "context",
     "count",
+    "decayed",
     "derived",
     "entity",
     "last",
@@ -42,6 +45,8 @@ __all__ = [
     "ratio",
     "sequence",
     "session",
+    "share",
     "time_since",
     "total",
+    "trend",
 ]

@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from tailorbird import faults
 from tailorbird.features.columns import Extract, Frame, Keys, ProfileExtract, extract, extract_profiles
-from tailorbird.features.layout import EntityLayout, LastEvents, LastValue, Profile, Ring, WindowSum
+from tailorbird.features.finish import DECAY_WEIGHTS
+from tailorbird.features.layout import DecayedSum, EntityLayout, LastEvents, LastValue, Profile, Ring, WindowSum
 
 Int64s = npt.NDArray[np.int64]
 States = npt.NDArray[np.int64]  # (entities, state lanes)
 Readings = npt.NDArray[np.int64]  # (entities, reading lanes)
 Rows = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
 
 NEVER = np.iinfo(np.int64).max
 
@@ -68,11 +70,12 @@ class Accumulator(Protocol[B]):
 
 
 class RingSums:
-    """Tile sums, and the windows over them."""
+    """Tile sums, and the windows and decays over them."""
 
-    def __init__(self, ring: Ring, windows: list[WindowSum]) -> None:
+    def __init__(self, ring: Ring, windows: list[WindowSum], decays: list[DecayedSum]) -> None:
         self._ring = ring
         self._windows = windows
+        self._decays = decays
         self._lanes = slice(ring.lane, ring.lane + ring.lanes)
 
     def take(self, frame: Frame) -> Extract:
@@ -97,6 +100,8 @@ class RingSums:
         age, sums = self._ages(newest, t), states[:, self._lanes]
         for window in self._windows:
             readings[:, window.reading_lane] = np.where(age <= self._reach(window), sums, 0).sum(axis=1)
+        for decay in self._decays:
+            readings[:, decay.reading_lane] = self._decayed(decay, age, sums, newest).view(np.int64)
 
     def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
         hop, age = self._ring.hop, self._ages(newest, t)
@@ -107,7 +112,22 @@ class RingSums:
             oldest = np.where(filled & (age <= window.tiles), age, -1).max(axis=1, initial=-1)
             leaves = (t // hop - oldest + window.tiles + 1) * hop
             soonest = np.minimum(soonest, np.where(oldest < 0, NEVER, leaves))
+        for decay in self._decays:
+            fades = (filled & (age <= decay.tiles)).any(axis=1)
+            soonest = np.where(fades, np.minimum(soonest, (t // hop + 1) * hop), soonest)
         return soonest
+
+    def _decayed(self, decay: DecayedSum, age: Int64s, sums: Int64s, newest: Int64s) -> Floats:
+        """The weighted sum (entities,), one tile after another from the oldest: the order decides the last bit."""
+        weights = np.zeros(max(self._ring.tiles, decay.tiles) + 2)
+        weights[: decay.tiles + 1] = DECAY_WEIGHTS
+        head, lanes = newest // self._ring.hop, self._ring.lanes
+        rows, total = np.arange(len(sums)), np.zeros(len(sums))
+        for behind in range(lanes - 1, -1, -1):
+            slot = (head - behind) % lanes
+            weight = weights[np.minimum(age[rows, slot], len(weights) - 1)]
+            total += sums[rows, slot].astype(np.float64) * weight
+        return total
 
     def _reach(self, window: WindowSum) -> int:
         return window.tiles - 1 if faults.cut("features.tile") else window.tiles
@@ -240,7 +260,8 @@ _MISSING = {"numeric": int(np.array(np.nan).view(np.int64)), "categorical": 0}
 def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
     """All accumulators of an entity, in the order of its lanes."""
     found: list[Accumulator[Any]] = [
-        RingSums(ring, [window for window in layout.windows if window.ring == number]) for number, ring in enumerate(layout.rings)
+        RingSums(ring, [one for one in layout.windows if one.ring == number], [one for one in layout.decays if one.ring == number])
+        for number, ring in enumerate(layout.rings)
     ]
     found += [Newest(spot) for spot in layout.lasts]
     found += [Sequences(spot) for spot in layout.sequences]

@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 from tailorbird.errors import UsageError
 from tailorbird.features import finish
 from tailorbird.features.bulk import BackfilledRows, RaggedSequence, Requests
+from tailorbird.features.compile import compile_layout
 from tailorbird.features.declare import Amount, Derived, Feature
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.lanes import Frames, PastLanes, sources_of
-from tailorbird.features.layout import Layout, compile_layout
+from tailorbird.features.layout import Layout
 
 __all__ = ["BackfilledRows", "History", "RaggedSequence", "Requests", "backfill", "event_columns"]
 

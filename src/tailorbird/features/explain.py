@@ -11,6 +11,7 @@ from tailorbird.features.declare import (
     HORIZON,
     Attribute,
     Counted,
+    Decayed,
     Derived,
     Entity,
     Feature,
@@ -19,12 +20,15 @@ from tailorbird.features.declare import (
     Ratio,
     SequenceOf,
     SessionCount,
+    Share,
     TimeSince,
     Total,
+    Trend,
     Window,
 )
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.reference import Event, Moment, Row, Value, moment
+from tailorbird.features.reference_counted import shared_by_item
 from tailorbird.features.request import ReadRequest
 
 
@@ -74,9 +78,15 @@ def _rows(now: Moment, feature: Feature) -> list[Row]:
         return now.last_rows(now.rows(feature, per_item=True), feature.length)
     if isinstance(feature, Last | TimeSince):
         return now.last_rows(now.rows(feature, value=feature.of if isinstance(feature, Last) else None), 1)
+    if isinstance(feature, Trend):
+        return now.within(now.rows(feature), feature.long)
     window = getattr(feature, "window", Window(HORIZON, HORIZON))
+    amount = feature.amount.of if isinstance(feature, Total | Mean | Decayed | Share) and feature.amount else None
+    if isinstance(feature, Share):
+        groups = [about for about in (feature.entity, feature.group) if None not in now.key(about)]
+        per_item = shared_by_item(feature)
+        return [row for about in groups for row in now.within(now.rows(feature, about=about, value=amount, per_item=per_item), window)]
     if not isinstance(feature, Ratio):
-        amount = feature.amount.of if isinstance(feature, Total | Mean) else None
         return now.within(now.rows(feature, value=amount), window)
     abouts = [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else [])
     pairs = [(about, types) for about in abouts if None not in now.key(about) for types in (feature.types, feature.below)]

@@ -1,7 +1,7 @@
 """A project's declarations as one checked whole, with the schema that everything built from them is filed under.
 
 `load_features` runs a project's `features.py`, which is the project's own code, and collects what it declares. The
-vocabulary is in `features.declare`; the records that follow from it, in `features.layout`.
+vocabulary is in `features.vocabulary`; the records that follow from it, in `features.layout`.
 """
 
 import json
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.features.compile import attribute_spot, compile_layout
 from tailorbird.features.declare import (
     Amount,
     Attribute,
@@ -28,7 +29,7 @@ from tailorbird.features.declare import (
     collecting,
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
-from tailorbird.features.layout import Layout, Spot, attribute_spot, compile_layout
+from tailorbird.features.layout import Layout, Spot
 
 # Part of the schema hash: raise it when the same declarations lead to other records or other bits.
 ENGINE_VERSION = 1
@@ -230,7 +231,8 @@ def _entity_of(feature: Feature) -> str:
 def _plain(value: object) -> object:
     """Plain data of what decides the schema: places, descriptions and syntax trees are left out."""
     if is_dataclass(value):
-        kept = {name: _plain(getattr(value, name)) for name, one in value.__dataclass_fields__.items() if one.compare}
+        held = ((name, one, getattr(value, name)) for name, one in value.__dataclass_fields__.items() if one.compare)
+        kept = {name: _plain(content) for name, one, content in held if content or "later" not in one.metadata}
         return {"": type(value).__name__, **kept}
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]

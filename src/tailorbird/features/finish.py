@@ -4,6 +4,7 @@ Reading and backfill both come through here, each with its own way to the lanes,
 arithmetic is + − × ÷ only, whose result IEEE 754 fixes; NumPy neither fuses nor reorders it within an element.
 
     count = n    total = S·unit    mean = S·unit / n    ratio = (a + m·(A/B)) / (b + m)    since = (t − ts) / 1e6
+    trend = (a / b)·(L / l)    share = a / A    decayed = (Σ tile·weight, the oldest first)·unit
 """
 
 from typing import Protocol
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare import HORIZON, SESSION_GAP
+from tailorbird.features.declare import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SESSION_GAP
 from tailorbird.features.layout import Layout, Spot, Step
 from tailorbird.features.request import Sequence
 
@@ -20,6 +21,10 @@ Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
+
+# 2^(−k/4) for k quarters of a half-life, written out: what `**` gives is not the same everywhere. Whole powers are exact.
+_QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
+DECAY_WEIGHTS = tuple(_QUARTERS[age % DECAY_STEPS] / 2.0 ** (age // DECAY_STEPS) for age in range(DECAY_STEPS * DECAY_HALF_LIVES + 1))
 
 
 class Lanes(Protocol):
@@ -147,6 +152,20 @@ def _ratio(step: Step, lanes: Lanes) -> Floats:
     return np.where(b + weight > 0, (a + weight * rate) / (b + weight), np.nan)
 
 
+def _trend(step: Step, lanes: Lanes) -> Floats:
+    short, long = (lanes.lane(spot).astype(np.float64) for spot in step.spots)
+    return np.where(long > 0, short / long * step.numbers[0], np.nan)
+
+
+def _share(step: Step, lanes: Lanes) -> Floats:
+    own, group = (lanes.lane(spot).astype(np.float64) for spot in step.spots)
+    return np.where(group > 0, own / group, np.nan)
+
+
+def _decayed(step: Step, lanes: Lanes) -> Floats:
+    return lanes.lane(step.spots[0]).view(np.float64) * step.numbers[0]
+
+
 def _last(step: Step, lanes: Lanes) -> Floats:
     return np.where(_recent(step, lanes), lanes.lane(step.spots[1]).view(np.float64), np.nan)
 
@@ -169,6 +188,9 @@ _NUMBERS = {
     "total": _total,
     "mean": _mean,
     "ratio": _ratio,
+    "trend": _trend,
+    "share": _share,
+    "decayed": _decayed,
     "last": _last,
     "since": _since,
     "attribute": _attribute,

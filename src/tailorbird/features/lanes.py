@@ -21,7 +21,8 @@ from tailorbird.features.bulk import RaggedSequence, Requests, Texts
 from tailorbird.features.columns import Extract, Frame, ProfileExtract, entity_key, extract, extract_profiles
 from tailorbird.features.declare import HORIZON, SESSION_GAP
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout import EntityLayout, LastEvents, Profile, Source, Spot, Step
+from tailorbird.features.finish import DECAY_WEIGHTS
+from tailorbird.features.layout import DecayedSum, EntityLayout, LastEvents, Profile, Source, Spot, Step
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -98,7 +99,7 @@ class PastLanes:
             return
         history = _Record(layout, self._frames, key)
         moments = history.timeline.at(key, t, p)
-        for spot, values in history.windows(moments, t) + history.lasts(moments):
+        for spot, values in history.windows(moments, t) + history.decays(moments, t) + history.lasts(moments):
             self._values[spot] = values
         for one in layout.sequences:
             if by_row:
@@ -209,6 +210,28 @@ class _Record:
         # NumPy lets go of the interpreter in searches and sums, so edges run on all cores.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return [found for some in pool.map(at_edge, edges) for found in some]
+
+    def decays(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+        """The weighted sum of each decay at its spot: its tiles one after another, from the oldest. Decays of one hop share edges."""
+        layout = self._layout
+        by_edges: dict[tuple[int, int], list[DecayedSum]] = {}
+        for decay in layout.decays:
+            by_edges.setdefault((layout.rings[decay.ring].hop, decay.tiles), []).append(decay)
+        found = []
+        for (hop, tiles), decays in by_edges.items():
+            rings = [layout.rings[decay.ring] for decay in decays]
+            prefixes = [self.timeline.prefix(self._measure(ring.source, ring.measure)) for ring in rings]
+            totals = [np.zeros(len(t)) for _ in decays]
+            below = moments.before((t // hop - tiles) * hop).sums(prefixes)
+            for age in range(tiles, -1, -1):
+                edge = moments.before((t // hop - age + 1) * hop) if age else moments.before()
+                above = edge.sums(prefixes)
+                for total, low, high in zip(totals, below, above, strict=True):
+                    total += (high - low).astype(np.float64) * DECAY_WEIGHTS[age]
+                below = above
+            for decay, total in zip(decays, totals, strict=True):
+                found.append((Spot(layout.index, decay.reading_lane), moments.restore(total).view(np.int64)))
+        return found
 
     def lasts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
         """Time and value of the newest event of each source, 0 without one."""

@@ -5,9 +5,11 @@
 
 import ast
 import math
+import struct
 from collections.abc import Callable
 from typing import Any
 
+from tailorbird.events.keys import hash64
 from tailorbird.features.expression import Expression, comparison, constant, dotted
 
 Get = Callable[[str, str], Any]
@@ -29,6 +31,18 @@ def number_of(value: object) -> float:
     if isinstance(value, list):
         return number_of(value[0]) if value else math.nan
     return float(value) if isinstance(value, int | float) and abs(value) <= 1.7e308 else math.nan
+
+
+def float32(number: Any) -> float:
+    """Rounded to the nearest float32; what is too large is infinite."""
+    try:
+        return struct.unpack("<f", struct.pack("<f", number))[0]
+    except OverflowError:
+        return math.copysign(math.inf, number)
+
+
+def category(text: str | None) -> int:
+    return 0 if text is None else hash64(text)
 
 
 def number(expression: Expression, get: Get) -> float:

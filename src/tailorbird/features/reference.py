@@ -10,7 +10,6 @@ taken once for each of them if it is an impression or an answer, or if the featu
 
 import json
 import math
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,25 +22,19 @@ from tailorbird.features.declare import (
     HORIZON,
     SESSION_GAP,
     SESSION_LENGTH,
-    Amount,
     Attribute,
     ContextValue,
-    Count,
     Counted,
     Derived,
     Entity,
-    Last,
-    Mean,
-    Ratio,
     SequenceOf,
     SessionCount,
-    TimeSince,
-    Total,
     Window,
 )
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.plain import evaluate, number, number_of, text_of, truth
+from tailorbird.features.plain import category, evaluate, float32, number, number_of, text_of, truth
+from tailorbird.features.reference_counted import counted
 from tailorbird.features.request import ReadRequest
 
 Event = Mapping[str, Any]
@@ -138,45 +131,7 @@ class Moment:
             return [(category(row.item), hash64(row.event["type"]), row.event["ts"]) for row in rows]
         if isinstance(feature, SessionCount):
             return float32(self.session(feature))
-        return self.counted(feature)
-
-    def counted(self, feature: Counted) -> Value:
-        if isinstance(feature, Count):
-            return float32(float(len(self.within(self.rows(feature), feature.window))))
-        if isinstance(feature, Total | Mean):
-            rows = self.within(self.rows(feature, value=feature.amount.of), feature.window)
-            amount = float(sum(units(row, feature.amount) for row in rows)) * feature.amount.unit
-            if isinstance(feature, Total):
-                return float32(amount)
-            return float32(amount / float(len(rows))) if rows else math.nan
-        if isinstance(feature, Ratio):
-            return float32(self.ratio(feature))
-        if isinstance(feature, Last):
-            rows = self.last_rows(self.rows(feature, value=feature.of), 1)
-            if not rows:
-                return 0 if feature.kind == "categorical" else math.nan
-            if feature.kind == "categorical":
-                return category(evaluate(feature.of, rows[0].field))
-            return float32(number(feature.of, rows[0].field))
-        assert isinstance(feature, TimeSince)
-        rows = self.last_rows(self.rows(feature), 1)
-        return float32(float(self.t - rows[0].event["ts"]) / 1e6) if rows else math.nan
-
-    def ratio(self, feature: Ratio) -> float:
-        a, b = self.pair(feature, feature.entity)
-        if feature.prior is None:
-            return a / b if b else math.nan
-        rate = feature.prior
-        if isinstance(rate, Entity):
-            above, below = self.pair(feature, rate) if None not in self.key(rate) else (0.0, 0.0)
-            rate = above / below if below else 0.0
-        return (a + feature.weight * rate) / (b + feature.weight) if b + feature.weight else math.nan
-
-    def pair(self, feature: Ratio, about: Entity) -> tuple[float, float]:
-        """Numerator and denominator of an entity."""
-        both = (self.rows(feature, types=types, about=about) for types in (feature.types, feature.below))
-        a, b = (float(len(self.within(rows, feature.window))) for rows in both)
-        return a, b
+        return counted(self, feature)
 
     def session(self, feature: SessionCount) -> float:
         return float(sum(row.event["type"] == feature.type for row in self.session_rows(feature)))
@@ -260,21 +215,3 @@ def expanded(event: Event, per_item: bool) -> Iterator[Row]:
         yield from (Row(event, item, index) for index, item in enumerate(items))
     else:
         yield Row(event, None, 0)
-
-
-def units(row: Row, amount: Amount) -> int:
-    """Whole units, rounded half to even, cut off at the declared maximum."""
-    limit = float(amount.units_max)
-    return round(min(max(number(amount.of, row.field) / amount.unit, -limit), limit))
-
-
-def float32(number: Any) -> float:
-    """Rounded to the nearest float32; what is too large is infinite."""
-    try:
-        return struct.unpack("<f", struct.pack("<f", number))[0]
-    except OverflowError:
-        return math.copysign(math.inf, number)
-
-
-def category(text: str | None) -> int:
-    return 0 if text is None else hash64(text)

@@ -1,0 +1,277 @@
+"""From declarations to a layout: what each entity needs is gathered, then given its lanes, then each column its steps.
+
+    declarations ──_gather──► a draft for each entity ──_entity──► EntityLayout ──_step──► where each column is finished from
+
+What records look like is in `features.layout`.
+"""
+
+from collections.abc import Sequence
+
+from tailorbird.features.declare import (
+    SESSION_LENGTH,
+    Amount,
+    Attribute,
+    ContextValue,
+    Count,
+    Counted,
+    Decayed,
+    Derived,
+    Entity,
+    Feature,
+    Last,
+    Mean,
+    Ratio,
+    SequenceOf,
+    SessionCount,
+    Share,
+    TimeSince,
+    Total,
+    Trend,
+    Window,
+)
+from tailorbird.features.expression import Expression
+from tailorbird.features.layout import (
+    LAST_READING,
+    LAST_STATE,
+    PROFILE_HEADER,
+    READING_HEADER,
+    SEQUENCE_READING,
+    SEQUENCE_STATE,
+    STATE_HEADER,
+    DecayedSum,
+    EntityLayout,
+    LastEvents,
+    LastValue,
+    Layout,
+    Profile,
+    Ring,
+    Source,
+    Spot,
+    Step,
+    WindowSum,
+)
+
+
+class _Draft:
+    """What an entity needs, gathered before lanes are given out."""
+
+    def __init__(self) -> None:
+        self.rings: dict[tuple[Source, str, int], int] = {}
+        self.windows: dict[tuple[tuple[Source, str, int], int], None] = {}
+        self.decays: dict[tuple[tuple[Source, str, int], int], None] = {}
+        self.lasts: dict[Source, None] = {}
+        self.sequences: dict[tuple[Source, int], None] = {}
+        self.attributes: dict[tuple[str, str], None] = {}
+
+    def window(self, source: Source, measure: str, window: Window) -> None:
+        self.windows[self._ring(source, measure, window), window.tiles] = None
+
+    def decay(self, source: Source, measure: str, window: Window) -> None:
+        self.decays[self._ring(source, measure, window), window.tiles] = None
+
+    def _ring(self, source: Source, measure: str, window: Window) -> tuple[Source, str, int]:
+        ring = (source, measure, window.hop)
+        self.rings[ring] = max(self.rings.get(ring, 0), window.tiles)
+        return ring
+
+
+def source_of(feature: Counted, types: tuple[str, ...] | None = None, entity: Entity | None = None) -> Source:
+    """The events of a feature; `types` and `entity` stand in for its own (denominators and parents of ratios)."""
+    about = feature.entity if entity is None else entity
+    value: Amount | Expression | None = None
+    if isinstance(feature, Total | Mean | Share | Decayed):
+        value = feature.amount
+    elif isinstance(feature, Last):
+        value = feature.of
+    named = [*about.fields, *feature.entity.fields, *feature.group.fields] if isinstance(feature, Share) else [*about.fields]
+    for expression in (feature.where, value.of if isinstance(value, Amount) else value):
+        named += [] if expression is None else [name for name, _ in expression.names]
+    per_item = isinstance(feature, SequenceOf) or any(name == "item" or name.startswith("item.") for name in named)
+    return Source(about, feature.types if types is None else types, feature.where, value, per_item)
+
+
+def session_source(feature: SessionCount) -> Source:
+    return Source(Entity(("user",)), feature.types, None, None, True)
+
+
+def compile_layout(features: Sequence[Feature], derived: dict[str, Expression], derived_order: tuple[str, ...]) -> Layout:
+    """Lay the records out; `features` have been checked, `derived` holds their expressions by name."""
+    drafts: dict[Entity, _Draft] = {}
+    for feature in features:
+        _gather(feature, drafts)
+    for about in list(drafts):
+        _gather_parts(about, drafts)
+    entities = tuple(_entity(index, about, draft) for index, (about, draft) in enumerate(drafts.items()))
+    finder = _Finder(entities)
+    return Layout(entities, tuple(_step(feature, finder, derived) for feature in features), derived_order)
+
+
+def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
+    def draft(about: Entity) -> _Draft:
+        return drafts.setdefault(about, _Draft())
+
+    if isinstance(feature, Count):
+        draft(feature.entity).window(source_of(feature), "count", feature.window)
+    elif isinstance(feature, Total | Mean):
+        draft(feature.entity).window(source_of(feature), "sum", feature.window)
+        if isinstance(feature, Mean):
+            draft(feature.entity).window(source_of(feature), "count", feature.window)
+    elif isinstance(feature, Ratio):
+        for about in [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else []):
+            for types in (feature.types, feature.below):
+                draft(about).window(source_of(feature, types, about), "count", feature.window)
+    elif isinstance(feature, Trend):
+        for window in (feature.short, feature.long):
+            draft(feature.entity).window(source_of(feature), "count", window)
+    elif isinstance(feature, Share):
+        for about in (feature.entity, feature.group):
+            draft(about).window(source_of(feature, entity=about), _measure(feature), feature.window)
+    elif isinstance(feature, Decayed):
+        draft(feature.entity).decay(source_of(feature), _measure(feature), feature.window)
+    elif isinstance(feature, Last | TimeSince):
+        draft(feature.entity).lasts[source_of(feature)] = None
+    elif isinstance(feature, SequenceOf):
+        draft(feature.entity).sequences[source_of(feature), feature.length] = None
+    elif isinstance(feature, SessionCount):
+        draft(Entity(("user",))).sequences[session_source(feature), SESSION_LENGTH] = None
+    elif isinstance(feature, Attribute):
+        draft(feature.entity).attributes[feature.attribute, feature.kind] = None
+
+
+def _measure(feature: Share | Decayed) -> str:
+    return "count" if feature.amount is None else "sum"
+
+
+def _gather_parts(about: Entity, drafts: dict[Entity, _Draft]) -> None:
+    """An entity such as `item.category` is found at reading by the item's own attribute."""
+    for name in about.fields:
+        if "." in name:
+            owner, _, attribute = name.partition(".")
+            drafts.setdefault(Entity((owner,)), _Draft()).attributes[attribute, "categorical"] = None
+
+
+def _entity(index: int, about: Entity, draft: _Draft) -> EntityLayout:
+    state, reading = STATE_HEADER, READING_HEADER
+    rings: list[Ring] = []
+    for (source, measure, hop), tiles in draft.rings.items():
+        rings.append(Ring(source, measure, hop, tiles, state))
+        state += tiles + 1
+    order = {ring: number for number, ring in enumerate(draft.rings)}
+    windows = []
+    for ring, tiles in draft.windows:
+        windows.append(WindowSum(order[ring], tiles, reading))
+        reading += 1
+    decays = []
+    for ring, tiles in draft.decays:
+        decays.append(DecayedSum(order[ring], tiles, reading))
+        reading += 1
+    lasts = []
+    for source in draft.lasts:
+        lasts.append(LastValue(source, state, reading))
+        state, reading = state + LAST_STATE, reading + LAST_READING
+    sequences = []
+    for source, length in draft.sequences:
+        sequences.append(LastEvents(source, length, state, reading))
+        state, reading = state + SEQUENCE_STATE * length, reading + SEQUENCE_READING * length
+    profile = None
+    if draft.attributes:
+        profile = Profile(about.fields[0], tuple(draft.attributes), state, reading)
+        state, reading = state + PROFILE_HEADER + len(draft.attributes), reading + len(draft.attributes)
+    contents = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
+    return EntityLayout(index, about, *contents, state, reading, tuple(decays))
+
+
+class _Finder:
+    """Where a feature's numbers stand."""
+
+    def __init__(self, entities: tuple[EntityLayout, ...]) -> None:
+        self._by_entity = {one.entity: one for one in entities}
+
+    def window(self, source: Source, measure: str, window: Window) -> Spot:
+        return self._over_ring(self._by_entity[source.entity].windows, source, measure, window)
+
+    def decay(self, source: Source, measure: str, window: Window) -> Spot:
+        return self._over_ring(self._by_entity[source.entity].decays, source, measure, window)
+
+    def _over_ring(self, found: Sequence[WindowSum | DecayedSum], source: Source, measure: str, window: Window) -> Spot:
+        layout = self._by_entity[source.entity]
+        for one in found:
+            ring = layout.rings[one.ring]
+            if (ring.source, ring.measure, ring.hop, one.tiles) == (source, measure, window.hop, window.tiles):
+                return Spot(layout.index, one.reading_lane)
+        raise KeyError(source)
+
+    def last(self, source: Source) -> tuple[Spot, Spot]:
+        layout = self._by_entity[source.entity]
+        lane = next(one.reading_lane for one in layout.lasts if one.source == source)
+        return Spot(layout.index, lane), Spot(layout.index, lane + 1)
+
+    def sequence(self, source: Source, length: int) -> Spot:
+        layout = self._by_entity[source.entity]
+        found = next(one for one in layout.sequences if (one.source, one.length) == (source, length))
+        return Spot(layout.index, found.reading_lane)
+
+    def attribute(self, about: Entity, name: str, kind: str) -> Spot:
+        layout = self._by_entity[about]
+        assert layout.profile is not None
+        return Spot(layout.index, layout.profile.reading_lane + layout.profile.attributes.index((name, kind)))
+
+
+def attribute_spot(layout: Layout, name: str) -> Spot:
+    """Where the category that names an entity stands: `item.category` → a lane of the item's record."""
+    owner, _, attribute = name.partition(".")
+    return _Finder(layout.entities).attribute(Entity((owner,)), attribute, "categorical")
+
+
+def _step(feature: Feature, finder: _Finder, derived: dict[str, Expression]) -> Step:
+    name = feature.name
+    if isinstance(feature, Count):
+        return Step(name, "numeric", "count", (finder.window(source_of(feature), "count", feature.window),))
+    if isinstance(feature, Total):
+        spot = finder.window(source_of(feature), "sum", feature.window)
+        return Step(name, "numeric", "total", (spot,), (feature.amount.unit,))
+    if isinstance(feature, Mean):
+        source = source_of(feature)
+        spots = (finder.window(source, "sum", feature.window), finder.window(source, "count", feature.window))
+        return Step(name, "numeric", "mean", spots, (feature.amount.unit,))
+    if isinstance(feature, Ratio):
+        return _ratio(feature, finder)
+    if isinstance(feature, Trend):
+        spots = tuple(finder.window(source_of(feature), "count", window) for window in (feature.short, feature.long))
+        return Step(name, "numeric", "trend", spots, (feature.long.length / feature.short.length,))
+    if isinstance(feature, Share):
+        pair = (source_of(feature, entity=about) for about in (feature.entity, feature.group))
+        spots = tuple(finder.window(source, _measure(feature), feature.window) for source in pair)
+        return Step(name, "numeric", "share", spots)
+    if isinstance(feature, Decayed):
+        spot = finder.decay(source_of(feature), _measure(feature), feature.window)
+        return Step(name, "numeric", "decayed", (spot,), (1.0 if feature.amount is None else feature.amount.unit,))
+    if isinstance(feature, Last):
+        return Step(name, feature.kind, "last", finder.last(source_of(feature)))
+    if isinstance(feature, TimeSince):
+        return Step(name, "numeric", "since", finder.last(source_of(feature))[:1])
+    if isinstance(feature, SequenceOf):
+        spot = finder.sequence(source_of(feature), feature.length)
+        return Step(name, "sequence", "sequence", (spot,), length=feature.length)
+    if isinstance(feature, SessionCount):
+        spot = finder.sequence(session_source(feature), SESSION_LENGTH)
+        return Step(name, "numeric", "session", (spot,), text=feature.type, length=SESSION_LENGTH)
+    if isinstance(feature, Attribute):
+        spot = finder.attribute(feature.entity, feature.attribute, feature.kind)
+        return Step(name, feature.kind, "attribute", (spot,))
+    if isinstance(feature, ContextValue):
+        return Step(name, feature.kind, "context", text=feature.field)
+    assert isinstance(feature, Derived)
+    return Step(name, "numeric", "derived", expression=derived[name])
+
+
+def _ratio(feature: Ratio, finder: _Finder) -> Step:
+    abouts = [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else [])
+    spots = [
+        finder.window(source_of(feature, types, about), "count", feature.window)
+        for about in abouts
+        for types in (feature.types, feature.below)
+    ]
+    rate = feature.prior if isinstance(feature.prior, float) else 0.0
+    weight = -1.0 if feature.prior is None else feature.weight
+    return Step(feature.name, "numeric", "ratio", tuple(spots), (rate, weight))

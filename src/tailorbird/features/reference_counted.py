@@ -1,0 +1,146 @@
+"""What each feature made of events is: the second half of the reference, one function for each kind.
+
+`counted(now, feature)` gets a moment of `features.reference`, which says which events there are; here stands what is
+made of them. Sums of floats go in the order written, so that their last bit is defined.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+from tailorbird.features.declare import (
+    DECAY_STEPS,
+    Amount,
+    Count,
+    Counted,
+    Decayed,
+    Entity,
+    Last,
+    Mean,
+    Ratio,
+    Share,
+    TimeSince,
+    Total,
+    Trend,
+)
+from tailorbird.features.plain import category, evaluate, float32, number
+
+if TYPE_CHECKING:
+    from tailorbird.features.reference import Moment, Row
+
+
+def counted(now: "Moment", feature: Counted) -> float | int:
+    """The value, rounded to float32, or a category; of an entity that the request has."""
+    if isinstance(feature, Last):
+        return last(now, feature)
+    return float32(_of_kind(now, feature))
+
+
+def _of_kind(now: "Moment", feature: Counted) -> float:
+    if isinstance(feature, Count):
+        return float(len(now.within(now.rows(feature), feature.window)))
+    if isinstance(feature, Total):
+        return total(now, feature)
+    if isinstance(feature, Mean):
+        return mean(now, feature)
+    if isinstance(feature, Ratio):
+        return ratio(now, feature)
+    if isinstance(feature, Trend):
+        return trend(now, feature)
+    if isinstance(feature, Share):
+        return share(now, feature)
+    if isinstance(feature, Decayed):
+        return decayed(now, feature)
+    assert isinstance(feature, TimeSince)
+    return time_since(now, feature)
+
+
+def total(now: "Moment", feature: Total | Mean) -> float:
+    rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
+    return float(sum(units(row, feature.amount) for row in rows)) * feature.amount.unit
+
+
+def mean(now: "Moment", feature: Mean) -> float:
+    rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
+    return total(now, feature) / float(len(rows)) if rows else math.nan
+
+
+def ratio(now: "Moment", feature: Ratio) -> float:
+    a, b = pair(now, feature, feature.entity)
+    if feature.prior is None:
+        return a / b if b else math.nan
+    rate = feature.prior
+    if isinstance(rate, Entity):
+        above, below = pair(now, feature, rate) if None not in now.key(rate) else (0.0, 0.0)
+        rate = above / below if below else 0.0
+    return (a + feature.weight * rate) / (b + feature.weight) if b + feature.weight else math.nan
+
+
+def pair(now: "Moment", feature: Ratio, about: Entity) -> tuple[float, float]:
+    """Numerator and denominator of an entity."""
+    both = (now.rows(feature, types=types, about=about) for types in (feature.types, feature.below))
+    a, b = (float(len(now.within(rows, feature.window))) for rows in both)
+    return a, b
+
+
+def trend(now: "Moment", feature: Trend) -> float:
+    """The rate in the short window for that in the long one, missing where the long one is empty."""
+    rows = now.rows(feature)
+    short, long = (float(len(now.within(rows, window))) for window in (feature.short, feature.long))
+    return short / long * (feature.long.length / feature.short.length) if long else math.nan
+
+
+def share(now: "Moment", feature: Share) -> float:
+    """Own sum for the group's, missing where the group is not known or its sum is not above 0."""
+    if None in now.key(feature.group):
+        return math.nan
+    value = feature.amount.of if feature.amount else None
+    by_item = shared_by_item(feature)
+    own, group = (
+        summed(now.within(now.rows(feature, about=about, value=value, per_item=by_item), feature.window), feature.amount)
+        for about in (feature.entity, feature.group)
+    )
+    return own / group if group > 0 else math.nan
+
+
+def shared_by_item(feature: Share) -> bool:
+    """Whether both sums take an event of several items once for each of them."""
+    return any(name.partition(".")[0] == "item" for about in (feature.entity, feature.group) for name in about.fields)
+
+
+def decayed(now: "Moment", feature: Decayed) -> float:
+    """Each quarter of a half-life counts 2^(−k/4), k of them before the one that t lies in; added up from the oldest."""
+    rows = now.rows(feature, value=feature.amount.of if feature.amount else None)
+    hop, result = feature.window.hop, 0.0
+    for age in range(feature.window.tiles, -1, -1):
+        tile = [row for row in rows if row.event["ts"] // hop == now.t // hop - age]
+        result += summed(tile, feature.amount) * DECAY_QUARTERS[age % DECAY_STEPS] / 2.0 ** (age // DECAY_STEPS)
+    return result * feature.amount.unit if feature.amount else result
+
+
+# 2^(−k/4) for k = 0 to 3: numbers of the definition, which are not computed anew by each machine.
+DECAY_QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
+
+
+def last(now: "Moment", feature: Last) -> float | int:
+    rows = now.last_rows(now.rows(feature, value=feature.of), 1)
+    if not rows:
+        return 0 if feature.kind == "categorical" else math.nan
+    if feature.kind == "categorical":
+        return category(evaluate(feature.of, rows[0].field))
+    return float32(number(feature.of, rows[0].field))
+
+
+def time_since(now: "Moment", feature: TimeSince) -> float:
+    rows = now.last_rows(now.rows(feature), 1)
+    return float(now.t - rows[0].event["ts"]) / 1e6 if rows else math.nan
+
+
+def summed(rows: "list[Row]", amount: Amount | None) -> float:
+    """Whole units, or events."""
+    return float(len(rows) if amount is None else sum(units(row, amount) for row in rows))
+
+
+def units(row: "Row", amount: Amount) -> int:
+    """Whole units, rounded half to even, cut off at the declared maximum."""
+    limit = float(amount.units_max)
+    return round(min(max(number(amount.of, row.field) / amount.unit, -limit), limit))

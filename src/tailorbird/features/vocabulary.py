@@ -1,0 +1,303 @@
+"""The vocabulary of `features.py`: each call declares one feature, is checked on the spot, and knows its line.
+
+    user = entity("user"); item = entity("item"); category = entity("item.category")
+    count("item_clicks_7d", item, "click", window="7d", where="agent != 'bot'")
+    ratio("item_ctr_7d", item, "click", "impression", window="7d", prior=category, weight=20)
+
+What a window is, and the values that come of these calls, is in `features.declare`.
+"""
+
+from collections.abc import Sequence
+
+from tailorbird.events.clock import SECOND
+from tailorbird.features.declare import (
+    CONTEXT_FIELDS,
+    DECAY_HALF_LIVES,
+    DECAY_STEPS,
+    ENTITY_FIELDS,
+    HORIZON,
+    SEQUENCE_LENGTH,
+    SEQUENCE_LENGTH_MAX,
+    SESSION_TYPES,
+    Attribute,
+    ContextValue,
+    Count,
+    Decayed,
+    Derived,
+    Entity,
+    Last,
+    Mean,
+    Ratio,
+    SequenceOf,
+    SessionCount,
+    Share,
+    TimeSince,
+    Total,
+    Trend,
+    Window,
+    amount_of,
+    counted,
+    counts_what,
+    declare,
+    duration,
+    expression_of,
+    is_profile_field,
+    named,
+    spelled,
+    told_types,
+    told_window,
+    types_of,
+    window_of,
+    wrong,
+)
+
+
+def entity(*fields: str) -> Entity:
+    """What features are about.
+
+    Args:
+        fields: none (everyone together) or some of user, item, session, device, country, `item.NAME`, `user.NAME`.
+    """
+    for name in fields:
+        if name not in ENTITY_FIELDS and not is_profile_field(name):
+            raise wrong(f"{name!r} is no field of an entity; expected {', '.join(ENTITY_FIELDS)}, item.NAME or user.NAME")
+    if len(set(fields)) != len(fields):
+        raise wrong(f"a field is named twice: {', '.join(fields)}")
+    return Entity(tuple(fields))
+
+
+def count(
+    name: str, entity: Entity, type: str | Sequence[str], *, window: str | None = None, hop: str | None = None, where: str | None = None
+) -> Count:
+    """How many events there were: `count("item_clicks_7d", item, "click", window="7d")`."""
+    base = counted(name, entity, type)
+    span = window_of(window, hop)
+    return declare(Count(*base, f"{told_types(type)} of the {entity.name} in {told_window(span)}", entity, *counts_what(type, where), span))
+
+
+def total(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    of: str,
+    unit: float = 0.01,
+    max: float = 1e6,
+    window: str | None = None,
+    hop: str | None = None,
+    where: str | None = None,
+) -> Total:
+    """The sum of a number of the events that have it.
+
+    Args:
+        of: a number of the event, or an expression over several: `price * quantity`.
+        unit: what is told apart; sums are whole numbers of it, so that order does not matter.
+        max: larger values count as this one.
+    """
+    base = counted(name, entity, type)
+    span, amount = window_of(window, hop), amount_of(of, unit, max)
+    text = f"sum of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
+    return declare(Total(*base, text, entity, *counts_what(type, where), span, amount))
+
+
+def mean(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    of: str,
+    unit: float = 0.01,
+    max: float = 1e6,
+    window: str | None = None,
+    hop: str | None = None,
+    where: str | None = None,
+) -> Mean:
+    """The mean of a number over the events that have it; missing without any. Arguments as for `total`."""
+    base = counted(name, entity, type)
+    span, amount = window_of(window, hop), amount_of(of, unit, max)
+    text = f"mean of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
+    return declare(Mean(*base, text, entity, *counts_what(type, where), span, amount))
+
+
+def ratio(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    below: str | Sequence[str],
+    *,
+    window: str | None = None,
+    hop: str | None = None,
+    prior: Entity | float | None = None,
+    weight: float = 20,
+    where: str | None = None,
+) -> Ratio:
+    """Events of `type` for each of `below`, smoothed: (a + weight·rate)/(b + weight).
+
+    Args:
+        prior: whose rate: another entity's, read at the same time (0 where it has no events), or a number. Without one
+            the ratio is a/b, missing where b is 0.
+    """
+    base = counted(name, entity, type)
+    if not (isinstance(weight, int | float) and 0 <= weight <= 1e9):
+        raise wrong(f"weight: expected a number from 0 to 1e9, got {weight!r}")
+    if isinstance(prior, int | float) and not 0 <= prior <= 1e9:
+        raise wrong(f"prior: expected an entity or a rate of at least 0, got {prior!r}")
+    span, rate = window_of(window, hop), float(prior) if isinstance(prior, int | float) else prior
+    text = f"{told_types(type)} for each of {told_types(below)} of the {entity.name} in {told_window(span)}"
+    if prior is not None:
+        text += f", smoothed by {rate if not isinstance(rate, Entity) else rate.name} × {weight:g}"
+    types, expression = counts_what(type, where)
+    return declare(Ratio(*base, text, entity, types, expression, types_of(below), span, rate, float(weight)))
+
+
+def trend(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    short: str = "1d",
+    long: str = "7d",
+    hop: str | None = None,
+    where: str | None = None,
+) -> Trend:
+    """Events a day in the short window for those in the long one: 1 is steady, 2 is twice the usual; missing without any in the long.
+
+    (events in short / events in long) · (long / short), with the lengths of the windows as declared.
+
+    Args:
+        hop: of both windows; without it each has its own, a twelfth of it.
+    """
+    base = counted(name, entity, type)
+    near, far = window_of(short, hop), window_of(long, hop)
+    if near.length >= far.length:
+        raise wrong(f"short: expected less than long, {long}, got {short}")
+    text = f"{told_types(type)} of the {entity.name}: rate in {told_window(near)} for that in {told_window(far)}"
+    return declare(Trend(*base, text, entity, *counts_what(type, where), near, far))
+
+
+def share(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    within: Entity,
+    of: str | None = None,
+    unit: float = 0.01,
+    max: float = 1e6,
+    window: str | None = None,
+    hop: str | None = None,
+    where: str | None = None,
+) -> Share:
+    """The entity's events as a part of those of its group, at the same time: an item's clicks among its category's.
+
+    own / group's; missing where the group has none. An event of several items counts once for each of them in both, if
+    either is about the item.
+
+    Args:
+        within: the group; an item is in that of its newest profile, an event in that of the profile that it came with.
+        of, unit, max: a number to be summed instead, as for `total`.
+    """
+    base = counted(name, entity, type)
+    if not isinstance(within, Entity) or within == entity:
+        raise wrong(f'within: expected another entity, such as entity("item.category"), got {within!r}')
+    span, amount = window_of(window, hop), None if of is None else amount_of(of, unit, max)
+    text = f"{told_types(type)} of the {entity.name} among those of its {within.name} in {told_window(span)}"
+    if of is not None:
+        text = f"{of} over {text}"
+    return declare(Share(*base, text, entity, *counts_what(type, where), within, span, amount))
+
+
+def decayed(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    half_life: str,
+    of: str | None = None,
+    unit: float = 0.01,
+    max: float = 1e6,
+    where: str | None = None,
+) -> Decayed:
+    """How many events there were, or the sum of a number of them, each worth half as much after every half-life.
+
+    Time is cut into quarters of a half-life: an event in the k-th quarter before the one that now lies in counts 2^(−k/4);
+    what is older than 8 half-lives (1/256) is forgotten.
+
+    Args:
+        half_life: 15s to 50d.
+        of, unit, max: a number to be summed instead, as for `total`.
+    """
+    base = counted(name, entity, type)
+    length, amount = duration(half_life), None if of is None else amount_of(of, unit, max)
+    if not 15 * SECOND <= length <= HORIZON // DECAY_HALF_LIVES:
+        raise wrong(f"half_life: expected 15s to 50d, got {half_life}")
+    text = f"{told_types(type)} of the {entity.name}, worth half after each {spelled(length)}"
+    if of is not None:
+        text = f"sum of {of} over {text}"
+    span = Window(DECAY_HALF_LIVES * length, length // DECAY_STEPS)
+    return declare(Decayed(*base, text, entity, *counts_what(type, where), span, amount))
+
+
+def last(name: str, entity: Entity, type: str | Sequence[str], *, of: str, kind: str | None = None, where: str | None = None) -> Last:
+    """The value of the last event that has it. `kind` (numeric or categorical) is asked for where the field can be both."""
+    base = counted(name, entity, type)
+    expect = {"numeric": "number", "categorical": "text", None: "either"}.get(kind)
+    if expect is None:
+        raise wrong(f"kind: expected numeric or categorical, got {kind!r}")
+    expression = expression_of(of, expect)
+    told = "categorical" if expression.kind == "text" else "numeric"
+    text = f"{of} of the last {told_types(type)} of the {entity.name}"
+    return declare(Last(*base, text, entity, *counts_what(type, where), expression, told))
+
+
+def time_since(name: str, entity: Entity, type: str | Sequence[str], *, where: str | None = None) -> TimeSince:
+    """Seconds since the last such event; missing without one in the last 400 days."""
+    base = counted(name, entity, type)
+    return declare(TimeSince(*base, f"seconds since the last {told_types(type)} of the {entity.name}", entity, *counts_what(type, where)))
+
+
+def sequence(
+    name: str, entity: Entity, type: str | Sequence[str], *, length: int = SEQUENCE_LENGTH, where: str | None = None
+) -> SequenceOf:
+    """The last events with their items, types and times, oldest first."""
+    base = counted(name, entity, type)
+    if not isinstance(length, int) or not 1 <= length <= SEQUENCE_LENGTH_MAX:
+        raise wrong(f"length: expected 1 to {SEQUENCE_LENGTH_MAX}, got {length!r}")
+    if any(name.partition(".")[0] == "item" for name in entity.fields):
+        raise wrong(f"a sequence belongs to who asks, not to each candidate; got {entity.name}", fix='entity("user")')
+    text = f"the last {length} of {told_types(type)} of the {entity.name}"
+    return declare(SequenceOf(*base, text, entity, *counts_what(type, where), length))
+
+
+def session(name: str, type: str) -> SessionCount:
+    """How many events of `type` the person's current session has, among the last 64 events of the person.
+
+    The session is the request's `session_id`; without one, the run of events that ends within 30 minutes of now.
+    """
+    base = named(name)
+    types = tuple(sorted({*SESSION_TYPES, *types_of(type)}))
+    return declare(SessionCount(*base, f"{type} in the current session", type, types))
+
+
+def attribute(name: str, entity: Entity, attribute: str, *, kind: str) -> Attribute:
+    """An attribute of the newest profile of the user or the item; of a list, its first element."""
+    base = named(name)
+    if entity.fields not in (("user",), ("item",)):
+        raise wrong(f"only user and item have profiles, got {entity.name}")
+    if kind not in ("numeric", "categorical"):
+        raise wrong(f"kind: expected numeric or categorical, got {kind!r}")
+    return declare(Attribute(*base, f"{attribute} of the {entity.name}", entity, attribute, kind))
+
+
+def context(field: str, *, name: str | None = None) -> ContextValue:
+    """Something of the request itself: device, country or local_hour."""
+    base = named(name or field)
+    if field not in CONTEXT_FIELDS:
+        raise wrong(f"a request has no {field!r}; expected {', '.join(CONTEXT_FIELDS)}")
+    return declare(ContextValue(*base, f"{field} of the request", field, CONTEXT_FIELDS[field]))
+
+
+def derived(name: str, expression: str) -> Derived:
+    """A number made of other numeric columns of the same row: `derived("price_to_habit", "price / user_price_30d")`."""
+    base = named(name)
+    return declare(Derived(*base, expression, expression))

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import apsw
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -114,3 +115,13 @@ def test_a_worker_killed_at_any_point_goes_on_as_if_nothing_had_been(kit, site, 
 def run_worker(folder: Path, faults: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, str(Path(__file__).with_name("kit.py")), str(folder)]
     return subprocess.run(program, env={**os.environ, "TAILORBIRD_FAULTS": faults}, capture_output=True, text=True, timeout=60)
+
+
+def test_a_log_that_is_just_being_made_is_waited_for(kit, tmp_path):
+    apsw.Connection(str(tmp_path / "routed.db")).execute("PRAGMA journal_mode = wal").fetchall()
+    with FeatureWorker(tmp_path / "routed.db", tmp_path / "state", kit.every_kind(), clock=SimulatedClock(kit.T0)) as worker:
+        assert worker.step().rows == 0
+        log = kit.Log(tmp_path)
+        log.append([kit.routed([kit.event("click", kit.T0, item_id="i1", user_id="u1")])])
+        assert worker.step().rows == 1
+        log.close()

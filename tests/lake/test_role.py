@@ -4,6 +4,7 @@ import json
 import threading
 import time
 
+import apsw
 import pytest
 
 from tailorbird.errors import DamageError, LockedError, NotReadyError
@@ -191,3 +192,14 @@ def test_time_and_columns_are_pruned_together(tmp_path, site, samples):
     part = lake.events(["event_id"], start, end)
     assert part.column_names == ["event_id"]
     assert set(part.column("event_id").to_pylist()) == expected != set()
+
+
+def test_logs_that_are_just_being_made_are_left_for_later(tmp_path):
+    stream = tmp_path / "stream"
+    stream.mkdir()
+    for name in ("raw-door", "answers-serve-1", "routed"):
+        apsw.Connection(str(stream / f"{name}.db")).execute("PRAGMA journal_mode = wal").fetchall()
+    with open_role(tmp_path) as role:
+        assert role.pending() == 0
+        role.changed()
+        assert role.step().idle

@@ -193,8 +193,11 @@ class FeatureWorker:
         self.close()
 
     def _open_reader(self) -> EmbeddedReader | None:
-        if self._reader is None and self._routed.exists():
-            self._reader = open_reader(self._routed)
+        if self._reader is None:
+            try:
+                self._reader = open_reader(self._routed)
+            except NotReadyError:  # there is no router yet, or it is just making its file
+                return None
         return self._reader
 
     def _commit(self, table: pa.Table, position: Position) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tailorbird import faults
-from tailorbird.errors import DamageError, StorageError
+from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.events.clock import MINUTE, SECOND, Clock
 from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
@@ -146,7 +146,7 @@ class LakeRole:
             rows: dict[str, int] = {}
             archived = self._archive_raw(flush)
             self._take_routed(rows_max, rows)
-            for producer, path in answer_logs(self._stream).items():
+            for producer, path in self._made(answer_logs(self._stream)).items():
                 self._take_answers(producer, path, rows_max, rows)
             self._mirror_ledger(rows, _MIRROR_LINES if not flush else 1)
             if rows or archived or self._moved:
@@ -169,20 +169,17 @@ class LakeRole:
     def pending(self) -> int:
         """Rows of the routed and answer logs that are not yet in the tables."""
         waiting = 0
-        path = routed_path(self._stream)
-        if path.exists():
+        for path in self._made(self._routed).values():
             end = self._log(path).end()
             waiting += max(0, end - min(self._position(name, self._log(path), _ROUTED) for name in etl.ROUTED_TABLES))
-        for path in answer_logs(self._stream).values():
+        for path in self._made(answer_logs(self._stream)).values():
             waiting += max(0, self._log(path).end() - self._position("answers", self._log(path), path.stem))
         return waiting
 
     def changed(self) -> bool:
         """Whether any log may have more than at the last call; cheap enough to poll."""
-        paths = [*raw_logs(self._stream).values(), *answer_logs(self._stream).values()]
-        if routed_path(self._stream).exists():
-            paths.append(routed_path(self._stream))
-        return sum(self._log(path).changed() for path in paths) > 0  # not any(…): each must be asked
+        logs = (self._made(found) for found in (raw_logs(self._stream), answer_logs(self._stream), self._routed))
+        return sum(self._log(path).changed() for found in logs for path in found.values()) > 0  # not any(…): each must be asked
 
     def close(self) -> None:
         """Let go of logs and lock; harmless when already closed."""
@@ -196,6 +193,21 @@ class LakeRole:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _routed(self) -> dict[str, Path]:
+        return {_ROUTED: routed_path(self._stream)}
+
+    def _made(self, logs: dict[str, Path]) -> dict[str, Path]:
+        """Those of the logs that are there; one whose writer is just making it comes with the next step."""
+        found: dict[str, Path] = {}
+        for name, path in logs.items():
+            try:
+                self._log(path)
+            except NotReadyError:
+                continue
+            found[name] = path
+        return found
 
     def _log(self, path: Path) -> EmbeddedReader:
         if path not in self._readers:
@@ -218,7 +230,7 @@ class LakeRole:
 
     def _archive_raw(self, flush: bool) -> int:
         archived = 0
-        for path in raw_logs(self._stream).values():
+        for path in self._made(raw_logs(self._stream)).values():
             reader = self._log(path)
             archived += self._archive.take(reader, flush=flush)
             end = self._archive.positions().get(reader.partition)
@@ -227,10 +239,9 @@ class LakeRole:
         return archived
 
     def _take_routed(self, rows_max: int, rows: dict[str, int]) -> None:
-        path = routed_path(self._stream)
-        if not path.exists():
+        if not self._made(self._routed):
             return
-        reader = self._log(path)
+        reader = self._log(routed_path(self._stream))
         starts = {name: self._position(name, reader, _ROUTED) for name in etl.ROUTED_TABLES}
         blocks = _read(reader, min(starts.values()), rows_max)
         if not blocks:

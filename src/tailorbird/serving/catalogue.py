@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.errors import TailorbirdError
+from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import ROUTED, micros
 from tailorbird.retrieval import Cooccurrence, Index, NewItem
 from tailorbird.retrieval.build import INTERESTS
@@ -83,9 +83,10 @@ class Catalogue:
         """Read what is new in the log; how many item events were among it."""
         found = 0
         if self._log is None:
-            if not self._routed.exists():
+            try:
+                self._log = open_reader(self._routed)
+            except NotReadyError:  # there is no router yet, or it is just making its file
                 return 0
-            self._log = open_reader(self._routed)
         if self._position < self._log.start():  # at first, or when the router deleted what was not read yet
             found = self._begin(self._log)
         while stored := self._log.read(self._position, bytes_max=bytes_max):

@@ -27,7 +27,9 @@ from tailorbird.features import (
     derived,
     entity,
     last,
+    maximum,
     mean,
+    minimum,
     ratio,
     reference,
     sequence,
@@ -36,6 +38,7 @@ from tailorbird.features import (
     time_since,
     total,
     trend,
+    variance,
 )
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.stream import Block, EmbeddedWriter, open_writer
@@ -66,6 +69,9 @@ def every_kind() -> FeatureSet:
             ratio("ctr_all", item, "click", "impression", window="2m", hop="30s", prior=everyone, weight=0.5),
             ratio("ctr_fixed", category, "click", ["impression", "view"], window="1m", prior=0.1, weight=2),
             ratio("ctr_bare", user, "purchase", "click", window="2m"),
+            variance("price_variance", item, "purchase", of="price", unit=0.01, max=1e6, window="2m", hop="30s"),
+            maximum("dearest", user, "purchase", of="price - 50", unit=0.01, max=1000, window="1m", hop="30s"),
+            minimum("cheapest", item, "purchase", of="price - 50", unit=0.25, max=1000, window="2m"),
             trend("click_trend", item, ["click", "view"], short="1m", long="3m"),
             trend("user_trend", user, ["click", "view"], short="1m", long="2m", hop="30s", where="agent != 'bot'"),
             share("of_category", item, ["click", "view"], within=category, window="2m", hop="30s"),

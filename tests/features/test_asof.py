@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tailorbird.features.asof import Timeline, ragged
+from tailorbird.features.asof_peaks import Peaks
 
 EVENT = st.tuples(st.integers(0, 3), st.integers(0, 12), st.integers(1, 15), st.integers(-5, 5), st.booleans())
 MOMENT = st.tuples(st.integers(0, 4), st.integers(-1, 14), st.integers(0, 16), st.integers(-2, 14))
@@ -30,6 +31,7 @@ def test_a_timeline_answers_as_a_loop_over_its_events_does(events, moments, leng
     prefixes = [timeline.prefix(value), timeline.prefix(chosen)]
     upper, lower = at.before().sums(prefixes), at.before(since).sums(prefixes)
     sums, counts = (at.restore(high - low) for high, low in zip(upper, lower, strict=True))
+    peaks = Peaks(timeline, np.maximum(value, 0)).since(at, since)
     series = timeline.series(chosen.astype(bool))
     newest, recent = series.newest(at), series.newest(at, since)
     last, last_recent = series.last(at, length), series.last(at, length, since)
@@ -38,6 +40,7 @@ def test_a_timeline_answers_as_a_loop_over_its_events_does(events, moments, leng
         inside = [i for i in counted if ts[i] >= since[row]]
         assert sums[row] == sum(value[i] for i in inside)
         assert counts[row] == sum(chosen[i] for i in inside)
+        assert peaks[row] == max((max(value[i], 0) for i in inside), default=0)
         ordered = sorted((i for i in counted if chosen[i]), key=lambda i: (ts[i], i))
         ordered_inside = [i for i in ordered if ts[i] >= since[row]]
         assert newest[row] == (ordered[-1] if ordered else -1)
@@ -60,12 +63,14 @@ def test_one_crowded_entity_is_exact_however_late_its_events_are(arrival):
     at = timeline.at(keys, t, known)
     prefixes = [timeline.prefix(value)]
     sums = at.restore(at.before().sums(prefixes)[0] - at.before(t - 500).sums(prefixes)[0])
+    peaks = Peaks(timeline, value + 1000).since(at, t - 500)
     chosen = value > 0
     series = timeline.series(chosen)
     newest, last = series.newest(at), series.last(at, 20)
     for row in range(q):
         counted = (ts < t[row]) & (p <= known[row])
         assert sums[row] == value[counted & (ts >= t[row] - 500)].sum()
+        assert peaks[row] == (value[counted & (ts >= t[row] - 500)] + 1000).max(initial=0)
         expected = np.flatnonzero(counted & chosen)
         assert newest[row] == (expected[-1] if len(expected) else -1)
         assert last.events[last.offsets[row] : last.offsets[row + 1]].tolist() == expected[-20:].tolist()

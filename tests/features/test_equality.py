@@ -32,7 +32,9 @@ from tailorbird.features import (
     derived,
     entity,
     last,
+    maximum,
     mean,
+    minimum,
     ratio,
     sequence,
     session,
@@ -40,6 +42,7 @@ from tailorbird.features import (
     time_since,
     total,
     trend,
+    variance,
 )
 from tailorbird.features import reference as plain
 from tailorbird.features.backfill import Requests, backfill
@@ -72,7 +75,7 @@ FILTERS = (
     "properties.tag in ('x', 'y')",
 )
 NUMBERS = ("price", "price * quantity", "dwell_ms", "rating", "item.price", "properties.depth")
-KINDS = ("count", "total", "mean", "ratio", "trend", "share", "decayed")
+KINDS = ("count", "total", "mean", "variance", "extreme", "ratio", "trend", "share", "decayed")
 KINDS += ("last", "since", "sequence", "session", "attribute", "context")
 TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
 WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None))
@@ -108,6 +111,11 @@ def declarations(draw):
             found.append(total(name, draw(about), draw(types), where=draw(where), **amount, **span))
         elif kind == "mean":
             found.append(mean(name, draw(about), draw(types), where=draw(where), **amount, **span))
+        elif kind == "variance":
+            found.append(variance(name, draw(about), draw(types), where=draw(where), **amount, **span))
+        elif kind == "extreme":
+            largest = draw(st.sampled_from([minimum, maximum]))
+            found.append(largest(name, draw(about), draw(types), where=draw(where), **amount, **span))
         elif kind == "ratio":
             prior = draw(st.sampled_from([None, 0.1, *ENTITIES]))
             weight = draw(st.sampled_from([0, 3, 20.5]))

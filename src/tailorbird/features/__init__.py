@@ -15,7 +15,9 @@ from tailorbird.features.vocabulary import (
     derived,
     entity,
     last,
+    maximum,
     mean,
+    minimum,
     ratio,
     sequence,
     session,
@@ -23,6 +25,7 @@ from tailorbird.features.vocabulary import (
     time_since,
     total,
     trend,
+    variance,
 )
 
 __all__ = [
@@ -41,7 +44,9 @@ __all__ = [
     "entity",
     "last",
     "load_features",
+    "maximum",
     "mean",
+    "minimum",
     "ratio",
     "sequence",
     "session",
@@ -49,4 +54,5 @@ __all__ = [
     "time_since",
     "total",
     "trend",
+    "variance",
 ]

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import faults
-from tailorbird.features.columns import Extract, Frame, Keys, ProfileExtract, extract, extract_profiles
+from tailorbird.features.columns import Extract, Frame, Keys, ProfileExtract, extract, extract_profiles, measured
 from tailorbird.features.finish import DECAY_WEIGHTS
-from tailorbird.features.layout import DecayedSum, EntityLayout, LastEvents, LastValue, Profile, Ring, WindowSum
+from tailorbird.features.layout import PEAKS, DecayedSum, EntityLayout, LastEvents, LastValue, Profile, Ring, WindowSum
 
 Int64s = npt.NDArray[np.int64]
 States = npt.NDArray[np.int64]  # (entities, state lanes)
@@ -70,7 +70,9 @@ class Accumulator(Protocol[B]):
 
 
 class RingSums:
-    """Tile sums, and the windows and decays over them."""
+    """Tile sums, and the windows and decays over them. An empty tile is 0, which `_join` leaves as it is."""
+
+    _join: np.ufunc = np.add
 
     def __init__(self, ring: Ring, windows: list[WindowSum], decays: list[DecayedSum]) -> None:
         self._ring = ring
@@ -86,20 +88,20 @@ class RingSums:
         self._advance(states[:, self._lanes], old, new)
         tile = batch.ts // ring.hop
         kept = tile >= new[rows] // ring.hop - ring.tiles
-        value = batch.value if ring.measure == "sum" else np.ones(len(rows), np.int64)
+        value = measured(ring.measure, batch.value)
         # Not states[rows, lanes] += value, which keeps one of several equal places.
-        np.add.at(states, (rows[kept], ring.lane + tile[kept] % ring.lanes), value[kept])
+        self._join.at(states, (rows[kept], ring.lane + tile[kept] % ring.lanes), value[kept])
 
     def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
         mine, theirs = states[:, self._lanes], other[:, self._lanes].copy()
         self._advance(mine, old, new)
         self._advance(theirs, other_newest, new)
-        mine += theirs
+        self._join(mine, theirs, out=mine)
 
     def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
         age, sums = self._ages(newest, t), states[:, self._lanes]
         for window in self._windows:
-            readings[:, window.reading_lane] = np.where(age <= self._reach(window), sums, 0).sum(axis=1)
+            readings[:, window.reading_lane] = self._join.reduce(np.where(age <= self._reach(window), sums, 0), axis=1)
         for decay in self._decays:
             readings[:, decay.reading_lane] = self._decayed(decay, age, sums, newest).view(np.int64)
 
@@ -108,14 +110,18 @@ class RingSums:
         filled = states[:, self._lanes] != 0
         soonest = np.full(len(states), NEVER)
         for window in self._windows:
-            # The oldest filled tile inside leaves when t reaches the tile that is window.tiles + 1 after it.
-            oldest = np.where(filled & (age <= window.tiles), age, -1).max(axis=1, initial=-1)
-            leaves = (t // hop - oldest + window.tiles + 1) * hop
-            soonest = np.minimum(soonest, np.where(oldest < 0, NEVER, leaves))
+            # A tile leaves when t reaches the tile that is window.tiles + 1 after it.
+            decisive = self._decisive(np.where(age <= window.tiles, states[:, self._lanes], 0), age)
+            leaves = (t // hop - decisive + window.tiles + 1) * hop
+            soonest = np.minimum(soonest, np.where(decisive < 0, NEVER, leaves))
         for decay in self._decays:
             fades = (filled & (age <= decay.tiles)).any(axis=1)
             soonest = np.where(fades, np.minimum(soonest, (t // hop + 1) * hop), soonest)
         return soonest
+
+    def _decisive(self, inside: Int64s, age: Int64s) -> Int64s:
+        """The age of the tile with whose leaving a window first changes, −1 if all are empty: of sums, the oldest filled one."""
+        return np.where(inside != 0, age, -1).max(axis=1, initial=-1)
 
     def _decayed(self, decay: DecayedSum, age: Int64s, sums: Int64s, newest: Int64s) -> Floats:
         """The weighted sum (entities,), one tile after another from the oldest: the order decides the last bit."""
@@ -147,6 +153,18 @@ class RingSums:
             behind = (new_head[moved, None] - np.arange(self._ring.lanes)) % self._ring.lanes
             cleared = new_head[moved, None] - behind > old_head[moved, None]
             sums[moved] = np.where(cleared, 0, sums[moved])
+
+
+class RingPeaks(RingSums):
+    """The largest code of each tile, and the windows over them; see `columns.measured`."""
+
+    _join = np.maximum
+
+    def _decisive(self, inside: Int64s, age: Int64s) -> Int64s:
+        """The youngest tile that holds the peak: when it goes, another is the peak."""
+        peak = inside.max(axis=1, initial=0)
+        youngest = np.where(inside == peak[:, None], age, NEVER).min(axis=1)
+        return np.where(peak > 0, youngest, -1)
 
 
 class Newest:
@@ -259,10 +277,11 @@ _MISSING = {"numeric": int(np.array(np.nan).view(np.int64)), "categorical": 0}
 
 def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
     """All accumulators of an entity, in the order of its lanes."""
-    found: list[Accumulator[Any]] = [
-        RingSums(ring, [one for one in layout.windows if one.ring == number], [one for one in layout.decays if one.ring == number])
-        for number, ring in enumerate(layout.rings)
-    ]
+    found: list[Accumulator[Any]] = []
+    for number, ring in enumerate(layout.rings):
+        kind = RingPeaks if ring.measure in PEAKS else RingSums
+        windows = [one for one in layout.windows if one.ring == number]
+        found.append(kind(ring, windows, [one for one in layout.decays if one.ring == number]))
     found += [Newest(spot) for spot in layout.lasts]
     found += [Sequences(spot) for spot in layout.sequences]
     if layout.profile is not None:

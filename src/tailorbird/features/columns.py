@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from tailorbird.events.keys import combine, hash64, hash64s
 from tailorbird.events.schema import micros
-from tailorbird.features.declare import Amount, Entity
+from tailorbird.features.declare import SQUARE_BITS, Amount, Entity
 from tailorbird.features.expression import Expression
-from tailorbird.features.layout import Source
+from tailorbird.features.layout import PEAKS, Source
 from tailorbird.features.plain import number_of, text_of
 
 Int64s = npt.NDArray[np.int64]
@@ -236,6 +236,22 @@ def _extract(source: Source, frame: Frame) -> Extract:
         rows = np.flatnonzero(mask & ~np.isnan(numbers))
         value = numbers[rows].view(np.int64)
     return Extract(frame, rows, key[rows], frame.ts[rows], value)
+
+
+PEAK_ZERO = 1 << 62  # the code of the value 0
+
+
+def measured(measure: str, value: Int64s) -> Int64s:
+    """What events put into a tile of a `layout.Ring`; of a peak, a code above 0 whose largest stays: 0 is an empty tile."""
+    if measure == "count":
+        return np.ones(len(value), np.int64)
+    if measure == "square_low":
+        return (value * value) & ((1 << SQUARE_BITS) - 1)
+    if measure == "square_high":
+        return (value * value) >> SQUARE_BITS
+    if measure in PEAKS:
+        return PEAK_ZERO + value if measure == "largest" else PEAK_ZERO - value
+    return value
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tailorbird.features.declare import (
     Decayed,
     Derived,
     Entity,
+    Extreme,
     Feature,
     Last,
     Mean,
@@ -27,6 +28,7 @@ from tailorbird.features.declare import (
     TimeSince,
     Total,
     Trend,
+    Variance,
     Window,
 )
 from tailorbird.features.expression import Expression
@@ -79,7 +81,7 @@ def source_of(feature: Counted, types: tuple[str, ...] | None = None, entity: En
     """The events of a feature; `types` and `entity` stand in for its own (denominators and parents of ratios)."""
     about = feature.entity if entity is None else entity
     value: Amount | Expression | None = None
-    if isinstance(feature, Total | Mean | Share | Decayed):
+    if isinstance(feature, Total | Mean | Variance | Extreme | Share | Decayed):
         value = feature.amount
     elif isinstance(feature, Last):
         value = feature.of
@@ -116,6 +118,11 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
         draft(feature.entity).window(source_of(feature), "sum", feature.window)
         if isinstance(feature, Mean):
             draft(feature.entity).window(source_of(feature), "count", feature.window)
+    elif isinstance(feature, Variance):
+        for measure in _SQUARES:
+            draft(feature.entity).window(source_of(feature), measure, feature.window)
+    elif isinstance(feature, Extreme):
+        draft(feature.entity).window(source_of(feature), _peak(feature), feature.window)
     elif isinstance(feature, Ratio):
         for about in [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else []):
             for types in (feature.types, feature.below):
@@ -136,6 +143,13 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
         draft(Entity(("user",))).sequences[session_source(feature), SESSION_LENGTH] = None
     elif isinstance(feature, Attribute):
         draft(feature.entity).attributes[feature.attribute, feature.kind] = None
+
+
+_SQUARES = ("count", "sum", "square_low", "square_high")
+
+
+def _peak(feature: Extreme) -> str:
+    return "largest" if feature.largest else "smallest"
 
 
 def _measure(feature: Share | Decayed) -> str:
@@ -234,6 +248,12 @@ def _step(feature: Feature, finder: _Finder, derived: dict[str, Expression]) -> 
         source = source_of(feature)
         spots = (finder.window(source, "sum", feature.window), finder.window(source, "count", feature.window))
         return Step(name, "numeric", "mean", spots, (feature.amount.unit,))
+    if isinstance(feature, Variance):
+        spots = tuple(finder.window(source_of(feature), measure, feature.window) for measure in _SQUARES)
+        return Step(name, "numeric", "variance", spots, (feature.amount.unit,))
+    if isinstance(feature, Extreme):
+        spot = finder.window(source_of(feature), _peak(feature), feature.window)
+        return Step(name, "numeric", "extreme", (spot,), (feature.amount.unit if feature.largest else -feature.amount.unit,))
     if isinstance(feature, Ratio):
         return _ratio(feature, finder)
     if isinstance(feature, Trend):

@@ -32,6 +32,8 @@ SESSION_TYPES = ("cart", "click", "dislike", "hide", "like", "purchase", "rating
 # A decay has 4 tiles a half-life and forgets what is older than 8, a weight of 1/256.
 DECAY_STEPS = 4
 DECAY_HALF_LIVES = 8
+# Squares are summed in two limbs: what is below this many bits, and the rest.
+SQUARE_BITS = 31
 # A sum must hold this many events of the largest value.
 EVENTS_MAX = 1 << 30
 
@@ -134,6 +136,21 @@ class Total(Counted):
 class Mean(Counted):
     window: Window
     amount: Amount
+
+
+@dataclass(frozen=True)
+class Variance(Counted):
+    window: Window
+    amount: Amount
+
+
+@dataclass(frozen=True)
+class Extreme(Counted):
+    """The largest amount, or the smallest."""
+
+    window: Window
+    amount: Amount
+    largest: bool
 
 
 @dataclass(frozen=True)

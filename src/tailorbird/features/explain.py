@@ -14,6 +14,7 @@ from tailorbird.features.declare import (
     Decayed,
     Derived,
     Entity,
+    Extreme,
     Feature,
     Last,
     Mean,
@@ -24,6 +25,7 @@ from tailorbird.features.declare import (
     TimeSince,
     Total,
     Trend,
+    Variance,
     Window,
 )
 from tailorbird.features.featureset import FeatureSet
@@ -81,7 +83,7 @@ def _rows(now: Moment, feature: Feature) -> list[Row]:
     if isinstance(feature, Trend):
         return now.within(now.rows(feature), feature.long)
     window = getattr(feature, "window", Window(HORIZON, HORIZON))
-    amount = feature.amount.of if isinstance(feature, Total | Mean | Decayed | Share) and feature.amount else None
+    amount = feature.amount.of if isinstance(feature, Total | Mean | Variance | Extreme | Decayed | Share) and feature.amount else None
     if isinstance(feature, Share):
         groups = [about for about in (feature.entity, feature.group) if None not in now.key(about)]
         per_item = shared_by_item(feature)

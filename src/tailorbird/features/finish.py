@@ -4,6 +4,7 @@ Reading and backfill both come through here, each with its own way to the lanes,
 arithmetic is + − × ÷ only, whose result IEEE 754 fixes; NumPy neither fuses nor reorders it within an element.
 
     count = n    total = S·unit    mean = S·unit / n    ratio = (a + m·(A/B)) / (b + m)    since = (t − ts) / 1e6
+    variance = max(Q/n − (S/n)², 0)·unit², Q = high·2^31 + low    extreme = v·unit
     trend = (a / b)·(L / l)    share = a / A    decayed = (Σ tile·weight, the oldest first)·unit
 """
 
@@ -13,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SESSION_GAP
+from tailorbird.features.columns import PEAK_ZERO
+from tailorbird.features.declare import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SESSION_GAP, SQUARE_BITS
 from tailorbird.features.layout import Layout, Spot, Step
 from tailorbird.features.request import Sequence
 
@@ -140,6 +142,20 @@ def _mean(step: Step, lanes: Lanes) -> Floats:
     return np.where(events > 0, _total(step, lanes) / events, np.nan)
 
 
+def _variance(step: Step, lanes: Lanes) -> Floats:
+    events, amount, low, high = (lanes.lane(spot).astype(np.float64) for spot in step.spots)
+    mean = amount / events
+    spread = np.maximum((high * 2.0**SQUARE_BITS + low) / events - mean * mean, 0.0)
+    return np.where(events > 0, spread * (step.numbers[0] * step.numbers[0]), np.nan)
+
+
+def _extreme(step: Step, lanes: Lanes) -> Floats:
+    code = lanes.lane(step.spots[0])
+    unit = step.numbers[0]
+    units = code - PEAK_ZERO if unit > 0 else PEAK_ZERO - code
+    return np.where(code > 0, units.astype(np.float64) * abs(unit), np.nan)
+
+
 def _ratio(step: Step, lanes: Lanes) -> Floats:
     a, b = (lanes.lane(spot).astype(np.float64) for spot in step.spots[:2])
     constant, weight = step.numbers
@@ -187,6 +203,8 @@ _NUMBERS = {
     "count": _count,
     "total": _total,
     "mean": _mean,
+    "variance": _variance,
+    "extreme": _extreme,
     "ratio": _ratio,
     "trend": _trend,
     "share": _share,

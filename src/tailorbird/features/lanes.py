@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 from tailorbird.errors import UsageError
 from tailorbird.events.keys import hash64, hash64s
 from tailorbird.features.asof import Moments, Ragged, Series, Timeline
+from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.bulk import RaggedSequence, Requests, Texts
-from tailorbird.features.columns import Extract, Frame, ProfileExtract, entity_key, extract, extract_profiles
+from tailorbird.features.columns import Extract, Frame, ProfileExtract, entity_key, extract, extract_profiles, measured
 from tailorbird.features.declare import HORIZON, SESSION_GAP
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.finish import DECAY_WEIGHTS
-from tailorbird.features.layout import DecayedSum, EntityLayout, LastEvents, Profile, Source, Spot, Step
+from tailorbird.features.layout import PEAKS, DecayedSum, EntityLayout, LastEvents, Profile, Source, Spot, Step
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -99,7 +100,7 @@ class PastLanes:
             return
         history = _Record(layout, self._frames, key)
         moments = history.timeline.at(key, t, p)
-        for spot, values in history.windows(moments, t) + history.decays(moments, t) + history.lasts(moments):
+        for spot, values in history.values(moments, t):
             self._values[spot] = values
         for one in layout.sequences:
             if by_row:
@@ -186,16 +187,22 @@ class _Record:
         key, _ = frame.key(layout.entity)
         self.timeline = Timeline(asked, key[rows], frame.ts[rows], frame.p[rows], tie)
 
+    def values(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+        """Every lane that is one number."""
+        return self.windows(moments, t) + self.peaks(moments, t) + self.decays(moments, t) + self.lasts(moments)
+
     def windows(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """The sum of each window at its spot. Edges are shared by windows of one length and hop, prefix sums by all."""
         layout = self._layout
         # Rings that differ in nothing but their hop have one prefix sum.
-        measures = list(dict.fromkeys((ring.source, ring.measure) for ring in layout.rings))
+        measures = list(dict.fromkeys((ring.source, ring.measure) for ring in layout.rings if ring.measure not in PEAKS))
         prefixes = [self.timeline.prefix(self._measure(source, measure)) for source, measure in measures]
-        measure_of = [measures.index((ring.source, ring.measure)) for ring in layout.rings]
+        measure_of = [-1 if ring.measure in PEAKS else measures.index((ring.source, ring.measure)) for ring in layout.rings]
         upper = moments.before().sums(prefixes)
         edges: dict[tuple[int, int], list[int]] = {}
         for index, window in enumerate(layout.windows):
+            if layout.rings[window.ring].measure in PEAKS:
+                continue
             edges.setdefault((layout.rings[window.ring].hop, window.tiles), []).append(index)
 
         def at_edge(edge: tuple[int, int]) -> list[tuple[Spot, Int64s]]:
@@ -210,6 +217,19 @@ class _Record:
         # NumPy lets go of the interpreter in searches and sums, so edges run on all cores.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return [found for some in pool.map(at_edge, edges) for found in some]
+
+    def peaks(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+        """The code of the largest or smallest value of each window that asks for one."""
+        found = []
+        trees: dict[tuple[Source, str], Peaks] = {}
+        for window in self._layout.windows:
+            ring = self._layout.rings[window.ring]
+            if ring.measure in PEAKS:
+                if (ring.source, ring.measure) not in trees:
+                    trees[ring.source, ring.measure] = Peaks(self.timeline, self._measure(ring.source, ring.measure))
+                since = t // ring.hop * ring.hop - ring.hop * window.tiles
+                found.append((Spot(self._layout.index, window.reading_lane), trees[ring.source, ring.measure].since(moments, since)))
+        return found
 
     def decays(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """The weighted sum of each decay at its spot: its tiles one after another, from the oldest. Decays of one hop share edges."""
@@ -258,7 +278,7 @@ class _Record:
         """What each of the entity's events adds; 0 where the source does not count it."""
         taken = self._taken[source]
         values = np.zeros(len(self._rows), np.int64)
-        values[self._place[taken.rows]] = 1 if measure == "count" else taken.value
+        values[self._place[taken.rows]] = measured(measure, taken.value)
         return values
 
 

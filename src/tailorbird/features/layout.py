@@ -34,6 +34,7 @@ LAST_STATE, LAST_READING = 3, 2  # ts, id, value; ts, value
 SEQUENCE_STATE, SEQUENCE_READING = 5, 4  # ts, id, item, type, session; ts, item, type, session
 PROFILE_HEADER = 2  # ts, id
 # A field that came later is no part of the schema where it is empty, so that states without the new kind stay as they are.
+PEAKS = ("largest", "smallest")  # measures that are not summed
 LATER = {"later": True}
 assert SEQUENCE_LENGTH_MAX >= SESSION_LENGTH
 
@@ -58,7 +59,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Ring:
-    """Tile sums of a source: slot `tile mod (tiles + 1)` at `lane + slot` of the state. `measure`: "count" or "sum"."""
+    """Tiles of a source: slot `tile mod (tiles + 1)` at `lane + slot` of the state.
+
+    `measure`: what an event adds, "count", "sum" or a limb of its square, "square_low" and "square_high"; or that the tile
+    keeps the "largest" or "smallest" value, coded as in `columns.measured`.
+    """
 
     source: Source
     measure: str
@@ -73,7 +78,7 @@ class Ring:
 
 @dataclass(frozen=True)
 class WindowSum:
-    """The sum of a ring over the tile of t and the `tiles` before it; `ring` counts within the entity."""
+    """The sum, or the peak, of a ring over the tile of t and the `tiles` before it; `ring` counts within the entity."""
 
     ring: int
     tiles: int
@@ -153,13 +158,12 @@ class Step:
     """How one column is finished from spots; `operation` names a function of `features.finish`.
 
     Attributes:
-        operation: count, total, mean, ratio, trend, share, decayed, last, since, session, attribute, context, derived or
-            sequence.
-        spots: count: sum. total: sum. mean: sum, count. ratio: a, b (and the parent's A, B). trend: short, long. share:
-            own, group's. decayed: weighted sum. last: ts, value. since: ts. session, sequence: first lane.
-            attribute: value.
-        numbers: total, mean, decayed: unit. trend: the long length over the short. ratio: rate (of a constant prior, 0 for a
-            parent's), weight (negative: no smoothing).
+        operation: which; the list follows.
+        spots: count: sum. total: sum. mean: sum, count. variance: count, sum, low limb, high limb. extreme: coded value.
+            ratio: a, b (and the parent's A, B). trend: short, long. share: own, group's. decayed: weighted sum.
+            last: ts, value. since: ts. session, sequence: first lane. attribute: value. context, derived: none.
+        numbers: total, mean, variance, decayed: unit. extreme: unit, negative for the smallest. trend: the long length over
+            the short. ratio: rate (of a constant prior, 0 for a parent's), weight (negative: no smoothing).
         text: session: the type. context: the field.
         length: session, sequence: of the sequence.
         expression: derived.

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from tailorbird.features.declare import (
     DECAY_STEPS,
+    SQUARE_BITS,
     Amount,
     Count,
     Counted,
     Decayed,
     Entity,
+    Extreme,
     Last,
     Mean,
     Ratio,
@@ -21,6 +23,7 @@ from tailorbird.features.declare import (
     TimeSince,
     Total,
     Trend,
+    Variance,
 )
 from tailorbird.features.plain import category, evaluate, float32, number
 
@@ -42,6 +45,10 @@ def _of_kind(now: "Moment", feature: Counted) -> float:
         return total(now, feature)
     if isinstance(feature, Mean):
         return mean(now, feature)
+    if isinstance(feature, Variance):
+        return variance(now, feature)
+    if isinstance(feature, Extreme):
+        return extreme(now, feature)
     if isinstance(feature, Ratio):
         return ratio(now, feature)
     if isinstance(feature, Trend):
@@ -62,6 +69,25 @@ def total(now: "Moment", feature: Total | Mean) -> float:
 def mean(now: "Moment", feature: Mean) -> float:
     rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
     return total(now, feature) / float(len(rows)) if rows else math.nan
+
+
+def variance(now: "Moment", feature: Variance) -> float:
+    """Mean of the squares less the square of the mean, in units, not below 0. Squares are summed in two limbs of 31 bits."""
+    rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
+    if not rows:
+        return math.nan
+    amounts = [units(row, feature.amount) for row in rows]
+    low = float(sum(amount**2 % 2**SQUARE_BITS for amount in amounts))
+    high = float(sum(amount**2 // 2**SQUARE_BITS for amount in amounts))
+    average = float(sum(amounts)) / float(len(rows))
+    spread = (high * 2.0**SQUARE_BITS + low) / float(len(rows)) - average * average
+    return max(spread, 0.0) * (feature.amount.unit * feature.amount.unit)
+
+
+def extreme(now: "Moment", feature: Extreme) -> float:
+    rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
+    amounts = [units(row, feature.amount) for row in rows]
+    return float(max(amounts) if feature.largest else min(amounts)) * feature.amount.unit if rows else math.nan
 
 
 def ratio(now: "Moment", feature: Ratio) -> float:

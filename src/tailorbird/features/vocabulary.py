@@ -19,12 +19,14 @@ from tailorbird.features.declare import (
     SEQUENCE_LENGTH,
     SEQUENCE_LENGTH_MAX,
     SESSION_TYPES,
+    SQUARE_BITS,
     Attribute,
     ContextValue,
     Count,
     Decayed,
     Derived,
     Entity,
+    Extreme,
     Last,
     Mean,
     Ratio,
@@ -34,6 +36,7 @@ from tailorbird.features.declare import (
     TimeSince,
     Total,
     Trend,
+    Variance,
     Window,
     amount_of,
     counted,
@@ -117,6 +120,69 @@ def mean(
     span, amount = window_of(window, hop), amount_of(of, unit, max)
     text = f"mean of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
     return declare(Mean(*base, text, entity, *counts_what(type, where), span, amount))
+
+
+def variance(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    of: str,
+    unit: float = 0.01,
+    max: float = 1e6,
+    window: str | None = None,
+    hop: str | None = None,
+    where: str | None = None,
+) -> Variance:
+    """The variance of a number over the events that have it (mean of squares − square of the mean); missing without any.
+
+    0 for one event; its root is `derived("x", "sqrt(variance)")`. Arguments as for `total`, with max / unit below 2^31.
+    """
+    base = counted(name, entity, type)
+    span, amount = window_of(window, hop), amount_of(of, unit, max)
+    if amount.units_max >= 1 << SQUARE_BITS:
+        finest = amount.max / ((1 << SQUARE_BITS) - 1)
+        raise wrong(f"max / unit = {amount.units_max:,} is too fine: its square does not fit", fix=f"unit={finest:.3g} or coarser")
+    text = f"variance of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
+    return declare(Variance(*base, text, entity, *counts_what(type, where), span, amount))
+
+
+def minimum(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    of: str,
+    unit: float = 0.01,
+    max: float = 1e6,
+    window: str | None = None,
+    hop: str | None = None,
+    where: str | None = None,
+) -> Extreme:
+    """The smallest value of a number over the events that have it, in whole units; missing without any. Arguments as for `total`."""
+    base = counted(name, entity, type)
+    span, amount = window_of(window, hop), amount_of(of, unit, max)
+    text = f"smallest {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
+    return declare(Extreme(*base, text, entity, *counts_what(type, where), span, amount, False))
+
+
+def maximum(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    of: str,
+    unit: float = 0.01,
+    max: float = 1e6,
+    window: str | None = None,
+    hop: str | None = None,
+    where: str | None = None,
+) -> Extreme:
+    """The largest value of a number over the events that have it, in whole units; missing without any. Arguments as for `total`."""
+    base = counted(name, entity, type)
+    span, amount = window_of(window, hop), amount_of(of, unit, max)
+    text = f"largest {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
+    return declare(Extreme(*base, text, entity, *counts_what(type, where), span, amount, True))
 
 
 def ratio(

@@ -1,8 +1,10 @@
 """Who is judged on what: models, versions of the registry and all baselines on the same requests, through the path that serving takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,7 @@ from tailorbird.lake import Lake
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
+from tailorbird.training.clicks import sources_told
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries, build_series
 from tailorbird.training.item_to_item import Rolling
@@ -27,6 +30,7 @@ Floats = npt.NDArray[np.float64]
 Scorer = Callable[[Featured], tuple[Mapping[str, Floats], Floats]]  # probability by head, and the value
 
 ROWS_AT_ONCE = 1_000_000
+_STEP = 4_000  # requests that are given their candidates at once
 
 
 def judge(
@@ -47,11 +51,12 @@ def judge(
         before: when the test part begins: popularity, novelty and the long tail are as of then.
     """
     model = next(iter(scorers))
+    schemes: list[Mapping[str, Any]] = []
     panel = Judge(material.history, shares(material.history, before), objective, seed=seed)
     done = 0
-    # requests with few rows each are completed together; with many candidates, piece by piece, so that memory holds one piece
     for start in range(0, test.requests, _STEP):
         whole = material.complete(test.take(np.arange(start, min(start + _STEP, test.requests))), rolling, sampled=False)
+        schemes.append(whole.scheme)
         for piece in featured(whole, features, material.events, rows_max=ROWS_AT_ONCE):
             scores: dict[str, Floats] = {}
             heads: Mapping[str, Floats] = {}
@@ -61,10 +66,15 @@ def judge(
             panel.add(piece.part, scores | baselines_of(material, piece.part, rolling, seed), heads)
         done = min(start + _STEP, test.requests)
         progress("judge", done, test.requests)
-    return panel.result(model)
+    found = panel.result(model)
+    return replace(found, about=_drawn(schemes)) if material.scheme is not None else found
 
 
-_STEP = 20_000
+def _drawn(schemes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How candidates were drawn, over all steps."""
+    requests = [scheme["requests"] for scheme in schemes]
+    mean = {name: float(np.average([scheme[name] for scheme in schemes], weights=requests)) for name in ("found", "candidates_mean")}
+    return {**mean, "candidates": sources_told({**schemes[-1], **mean})}
 
 
 def version_scorer(bundle: Bundle, series: IndexSeries, objective: Mapping[str, float]) -> Scorer:

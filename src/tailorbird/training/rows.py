@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, duration
 from tailorbird.features import FeatureSet
-from tailorbird.features.declare import HORIZON
 from tailorbird.lake import Lake
 from tailorbird.models.baselines import History, simple_baselines
 from tailorbird.ranking.slot import Slot
@@ -103,9 +102,6 @@ def load_material(
     events = lake.events(needed_columns(features), ts_to=now).combine_chunks()
     if not events.num_rows:
         raise NotReadyError("the lake holds no event yet", where=str(lake.path), fix="tailorbird import FORMAT PATH")
-    ts = events["ts"].cast(pa.int64())
-    timeless = pc.less_equal(ts, 0)
-    events = events.filter(pc.or_(timeless, pc.greater_equal(ts, now - HORIZON)))
     people = Codes.of(events["person"])
     codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
     items = lake.table("items", ["id", "valid_from", "attributes", "timeless"]) if lake.exists("items") else no_items()

@@ -88,5 +88,5 @@ class TrainReport:
     def plain(self) -> dict[str, Any]:
         """As JSON."""
         told = {"version": self.version, "promoted": self.promoted, "reasons": list(self.decision.reasons), "incumbent": self.incumbent}
-        more = {"heads": list(self.heads), "notes": list(self.notes), "rows": self.rows, "about": self.about, "seconds": self.seconds}
-        return {**told, **more, **self.evaluation.plain(), "report": str(self.report) if self.report else None}
+        more = {"notes": list(self.notes), "rows": self.rows, "about": self.about, "seconds": self.seconds}
+        return {**self.evaluation.plain(), **told, **more, "report": str(self.report) if self.report else None}

@@ -1,0 +1,84 @@
+"""Judging: who counts as new, what is long tail, which columns know too much."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tailorbird.models.baselines import History, Interactions
+from tailorbird.training.coding import Codes
+from tailorbird.training.dataset import Dataset
+from tailorbird.training.judge import Judge, shares, suspicious
+
+
+def questions(people=60, items=40, seed=0):
+    rng = np.random.default_rng(seed)
+    n = 5
+    person = np.repeat(np.arange(people), 2)
+    requests = len(person)
+    item = np.concatenate([rng.choice(items, n, replace=False) for _ in range(requests)])
+    label = np.zeros(requests * n, bool)
+    label[np.arange(requests) * n + rng.integers(0, n, requests)] = True
+    context = pa.table({name: [None] * requests for name in ("person", "session_id", "country", "local_hour")})
+    context = context.append_column("device", pa.array(["phone", "desktop"] * (requests // 2)))
+    ones = np.ones(requests * n)
+    codes = Codes(pa.array([f"i{code}" for code in range(items)]))
+    fields = (np.full(requests, 100), np.zeros(requests, np.int64), person, context, np.arange(requests + 1) * n)
+    return Dataset(*fields, item, np.zeros(requests * n, np.int32), ones, {"click": label}, ones, codes, codes)
+
+
+def history(items=40):
+    # people 0 to 29 were there before; item 0 is what nearly everybody chose
+    person, ts = np.arange(30), np.full(30, 50)
+    item = np.where(person < 20, 0, person)
+    return History(Interactions(person, item, ts, 60, items))
+
+
+def test_the_truth_beats_chance_and_slices_add_up():
+    data, past = questions(), history()
+    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=200)
+    for part in data.chunks(50):
+        truth = part.labels["click"].astype(float)
+        judge.add(part, {"oracle": truth, "random": np.random.default_rng(1).random(part.rows)}, {"click": 0.1 + 0.8 * truth})
+    found = judge.result("oracle")
+    assert found.figures["oracle"]["ndcg_10"].value == 1.0
+    assert found.differences["random"].low > 0
+    assert found.best_baseline == "random"
+    assert found.slices["new users"][0] == found.slices["known users"][0] == 60
+    assert found.slices["device phone"][0] == 60
+    assert found.slices["long-tail items"][0] < 120  # those whose truth is not item 0
+    assert found.heads["click"].auc.value == 1.0
+    assert found.people == 60
+    plain = found.plain()
+    assert plain["results"]["oracle"]["ndcg_10_low"] == 1.0
+    assert plain["results"]["oracle"]["coverage_10_low"] is None
+
+
+def test_parts_do_not_change_the_result():
+    data, past = questions(), history()
+    results = []
+    for size in (10_000, 35):
+        judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+        for part in data.chunks(size):
+            # a score that depends on the row alone
+            judge.add(part, {"m": (part.item * 7 % 11).astype(float), "o": part.labels["click"].astype(float)})
+        results.append(judge.result("o").figures["m"]["recall_10"])
+    assert results[0] == results[1]
+
+
+def test_a_planted_leak_is_named_whichever_way_it_shows():
+    rng = np.random.default_rng(2)
+    label = rng.random(5_000) < 0.1
+    matrix = rng.normal(size=(5_000, 4)).astype(np.float32)
+    matrix[:, 1] = label + rng.normal(0, 0.1, 5_000)
+    matrix[:, 2] = np.where(label, 1.0, np.nan)  # filled in only after the fact
+    matrix[:, 3] = -label.astype(np.float32)
+    found = suspicious(["honest", "session_size", "paid_at", "inverse"], matrix, label)
+    assert set(found) == {"session_size", "paid_at", "inverse"}
+    assert "AUC of 1.000" in found["paid_at"]
+    assert not suspicious(["honest"], matrix[:, :1], np.zeros(5_000))
+
+
+def test_shares_are_of_what_came_before():
+    past = history()
+    assert shares(past, 100)[0] == pytest.approx(20 / 30)
+    assert shares(past, 50).sum() == 0

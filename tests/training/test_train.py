@@ -1,0 +1,187 @@
+"""The whole of training on a simulated shop's lake: what it promises, and what it refuses."""
+
+import re
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
+from tailorbird.features import load_features
+from tailorbird.lake import LakeRole
+from tailorbird.ranking import Slot
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.registry import Registry
+from tailorbird.router import Router
+from tailorbird.simulator import Site
+from tailorbird.stream.importer import import_files
+from tailorbird.training.evaluate import evaluate
+from tailorbird.training.settings import TrainSettings
+from tailorbird.training.train import train
+
+DAYS = 8
+HOME = Slot("home", objective={"click": 1.0, "purchase": 5.0})
+
+
+class Shop:
+    """A lake that was filled as a project's is, and what training needs beside it."""
+
+    def __init__(self, folder):
+        (folder / "features.py").write_text((files("tailorbird.cli") / "templates" / "features.py").read_text())
+        self.features = load_features(folder / "features.py")
+        self.folder, self.lake = folder, folder / "lake"
+        site = Site(3, users=900, items=250, days=DAYS + 2)
+        self.clock = SimulatedClock(site.start + DAYS * DAY)
+        site.history(DAYS).write(folder / "history.jsonl")
+        plan = RoutePlan(
+            user_attributes=self.features.user_attributes, item_attributes=self.features.item_attributes, slots={"home": SlotPlan()}
+        )
+        stream = folder / "stream"
+        stream.mkdir()
+        import_files(stream, "tailorbird", folder / "history.jsonl", plan=plan, clock=self.clock)
+        with Router(stream, plan, clock=self.clock) as router:
+            while router.step().rows:
+                pass
+        with LakeRole(stream, self.lake, clock=self.clock) as role:
+            role.drain()
+
+    def train(self, name, slot=HOME, **more):
+        settings = TrainSettings(quick=True, **more)
+        folders = {"lake": self.lake, "registry": self.folder / name, "reports": self.folder / f"{name}-reports"}
+        return train(self.features, slot, **folders, clock=self.clock, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def report(shop):
+    return shop.train("registry")
+
+
+def test_it_says_what_it_did(report):
+    told = report.plain()
+    assert report.version == "v0001"
+    assert set(told["results"]) == {
+        "tailorbird", "random", "popular_1d", "popular_7d", "popular_ever", "own_history", "item_to_item", "newest",
+    }  # fmt: skip
+    for figures in told["results"].values():
+        assert figures["ndcg_10_low"] <= figures["ndcg_10"] <= figures["ndcg_10_high"]
+    assert told["results"]["tailorbird"]["ndcg_10"] > told["results"]["random"]["ndcg_10"]
+    assert {"new users", "known users", "long-tail items"} <= set(told["slices"])
+    assert told["heads"]["click"]["log_loss"] < told["heads"]["click"]["log_loss_mean"] + 0.01
+    window = told["about"]["window"]
+    assert window["from"] < window["train_until"] < window["test_from"] < window["test_to"]
+    assert min(told["rows"].values()) > 1_000
+
+
+def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
+    path = shop.folder / "registry" / report.version
+    bundle = Bundle.load(path, schema_hash=shop.features.schema_hash)
+    assert bundle.heads == report.heads
+    assert bundle.manifest.index_as_of == shop.clock.now()
+    assert bundle.manifest.window.ts_to == report.about["window"]["test_from"]
+    assert bundle.manifest.metrics["results"]["tailorbird"] == report.plain()["results"]["tailorbird"]
+    assert "## Limits" in bundle.manifest.card
+
+
+def test_the_page_holds_tables_and_pictures_and_nothing_from_the_net(report):
+    page = report.report.read_text()
+    assert page.count("<svg") >= 4
+    assert "popular_7d" in page
+    assert "long-tail items" in page
+    assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', re.sub(r'xlink:href="#[^"]*"', "", page))
+
+
+def test_evaluating_a_version_again_gives_its_figures_again(shop, report):
+    found = evaluate(
+        shop.features,
+        HOME,
+        (report.version,),
+        lake=shop.lake,
+        registry=shop.folder / "registry",
+        clock=shop.clock,
+        settings=TrainSettings(quick=True),
+    )
+    again, first = found.figures[report.version]["ndcg_10"], report.evaluation.figures["tailorbird"]["ndcg_10"]
+    assert again.value == pytest.approx(first.value, abs=2e-3)  # ONNX in float32 for LightGBM in float64: a rank or two
+
+
+def test_the_same_seed_gives_the_same_model(shop, report):
+    other = shop.train("other")
+    files = [(shop.folder / name / "v0001" / "model" / "click.onnx").read_bytes() for name in ("registry", "other")]
+    assert files[0] == files[1]
+    assert other.plain()["results"] == report.plain()["results"]
+
+
+def test_shuffled_labels_are_refused_and_kept_with_the_reason(shop):
+    report = shop.train("shuffled", shuffle=True)
+    assert not report.promoted
+    assert "no gain that could not be chance" in report.decision.reason
+    registry = Registry(shop.folder / "shuffled", clock=shop.clock)
+    assert registry.champion() is None
+    assert [info.version for info in registry.versions()] == ["v0001"]
+
+
+def test_the_incumbent_is_judged_on_the_same_requests_and_not_replaced_by_its_equal(shop):
+    first = shop.train("twice")
+    Registry(shop.folder / "twice", clock=shop.clock).promote(first.version, by="test", why="to have an incumbent")
+    second = shop.train("twice")
+    assert second.incumbent == first.version
+    assert first.version in second.evaluation.figures
+    assert not second.promoted
+    assert "does not beat the incumbent" in " ".join(second.decision.reasons)
+    assert Registry(shop.folder / "twice", clock=shop.clock).champion().name == first.version
+
+
+def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
+    report = shop.train("share", slot=Slot("home", objective={"click": 1.0, "share": 3.0}))
+    assert report.heads == ("click",)
+    assert any("head share was left out: 0 positives" in note for note in report.notes)
+
+
+def test_without_answers_requests_are_drawn_from_the_log(shop):
+    report = shop.train("drawn", slot=Slot("elsewhere", objective={"click": 1.0}), requests=800, test_requests=300)
+    assert report.about["source"].startswith("a log without answers")
+    assert report.about["scheme"]["candidates_mean"] > 50
+    assert "counted anew" in report.evaluation.about["candidates"]
+    figures = report.evaluation.figures
+    assert figures["tailorbird"]["list_auc"].value > figures["random"]["list_auc"].value
+
+
+def test_columns_that_are_left_out_are_not_seen(shop):
+    report = shop.train("without", leave_out=("popularity", "item_ctr_7d"))
+    bundle = Bundle.load(shop.folder / "without" / report.version, schema_hash=shop.features.schema_hash)
+    assert not {"popularity", "item_ctr_7d"} & set(bundle.encoder.names)
+
+
+def test_a_lake_that_is_too_young_says_so(shop, tmp_path):
+    with pytest.raises(NotReadyError, match="outcomes are known"):
+        train(
+            shop.features, HOME, lake=shop.lake, registry=tmp_path, clock=shop.clock, settings=TrainSettings(window_us=60, lateness_us=0)
+        )  # fmt: skip
+
+
+def test_borders_that_leave_a_part_empty_are_told(shop, tmp_path):
+    late = TrainSettings(test_from=shop.clock.now() + DAY)
+    with pytest.raises(UsageError, match=r"the .* part is empty"):
+        train(shop.features, HOME, lake=shop.lake, registry=tmp_path, clock=shop.clock, settings=late)
+
+
+def test_progress_names_its_stages(shop, tmp_path):
+    seen: dict[str, list[tuple[int, int]]] = {}
+    train(
+        shop.features,
+        HOME,
+        lake=shop.lake,
+        registry=tmp_path,
+        clock=shop.clock,
+        settings=TrainSettings(quick=True),
+        progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
+    )
+    assert {"read", "index", "features", "trees of click", "judge", "bundle"} <= set(seen)
+    assert all(calls[-1][0] <= calls[-1][1] for calls in seen.values())
+    assert np.all(np.diff([done for done, _ in seen["judge"]]) >= 0)

@@ -104,9 +104,9 @@ def settings() -> str:
 
 
 def vocabulary() -> list[str]:
-    """What `features.py` may call, in the order of a project's file."""
-    counted = ["count", "total", "mean", "ratio", "trend", "share", "decayed", "last", "time_since"]
-    return ["entity", *counted, "sequence", "session", "attribute", "context", "derived"]
+    """What `features.py` may call: entities first, since all else is about them."""
+    names = [name for name in features.__all__ if inspect.isfunction(getattr(features, name)) and name != "load_features"]
+    return sorted(names, key=lambda name: (name != "entity", name))
 
 
 def features_page() -> str:
@@ -118,7 +118,7 @@ def features_page() -> str:
     ]  # fmt: skip
     for name in vocabulary():
         function = getattr(features, name)
-        signature = re.sub(r"(tailorbird\.features\.declare|collections\.abc)\.", "", str(inspect.signature(function)).partition(" -> ")[0])
+        signature = re.sub(r"(tailorbird\.features\.\w+|collections\.abc)\.", "", str(inspect.signature(function)).partition(" -> ")[0])
         lines += [f"## {name}", "", "```text", f"{name}{signature}", "```", "", _as_markdown(inspect.getdoc(function) or ""), ""]
     lines += [
         "## What expressions may name", "",

@@ -17,7 +17,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def tailorbird(
-    *words: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 120
+    *words: object, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 1_200
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     command = [sys.executable, "-m", "tailorbird", *(str(word) for word in words)]

@@ -145,6 +145,23 @@ def test_features_list_and_show(shop: Path) -> None:
     assert "item_clicks_7d" in must_json("-C", shop, "features", "show", f"user:{user}", "--item", item)["features"]
 
 
+def test_a_feature_is_taken_apart_into_its_events(shop: Path) -> None:
+    query = (
+        "SELECT user_id AS u, count(*) AS n FROM events WHERE type = 'click' AND counts AND user_id IS NOT NULL "
+        "GROUP BY u ORDER BY n DESC, u LIMIT 1"
+    )
+    most = must_json("-C", shop, "sql", query)["rows"][0]
+    found = must_json("-C", shop, "features", "show", f"user:{most['u']}", "--why", "user_clicks_7d")
+    assert found["value"] == len(found["events"]) == most["n"]
+    first = found["events"][0]["ts"]
+    before = must_json("-C", shop, "features", "show", f"user:{most['u']}", "--why", "user_clicks_7d", "--at", "2020-01-01")
+    assert (before["value"], before["events"]) == (0, [])
+    assert all(event["type"] == "click" and event["ts"] >= first for event in found["events"])
+    wrong = tailorbird("-C", shop, "features", "show", "user:u", "--why", "user_clics_7d")
+    refused(wrong, "did you mean user_clicks_7d?", status=2)
+    refused(tailorbird("-C", shop, "features", "show", "user:u", "--why", "user_clicks_7d", "--at", "noon"), "expected a time", status=2)
+
+
 def test_lake_verify_and_quarantine(shop: Path) -> None:
     assert must_json("-C", shop, "lake", "verify")
     assert "every row is accounted for" in must("-C", shop, "lake", "verify")

@@ -1,7 +1,15 @@
 """`tailorbird features list|show|verify`."""
 
+import difflib
+from typing import TYPE_CHECKING
+
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import NotReadyError, UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+
+_SHOWN = ("ts", "type", "item_id", "request_id", "p")
 
 
 def list_(*, json: Json = False) -> None:
@@ -20,12 +28,16 @@ def list_(*, json: Json = False) -> None:
     print_table(f"Schema {features.schema_hash}", ["feature", "kind", "of", "what it is"], columns)
 
 
-def show(entity: str, *, item: str = "", events: int = 10, json: Json = False) -> None:
+def show(entity: str, *, item: str = "", events: int = 10, why: str = "", at: str = "", json: Json = False) -> None:
     """Show what the state says of a person now, alone or with an item, and the person's newest events in the lake.
+
+    With `--why` it shows one feature instead: its value by the lake, and the events that it was made of, now or at another time.
 
     Example:  tailorbird -C shop features show user:u000001
 
     Example:  tailorbird -C shop features show user:u000001 --item i00001
+
+    Example:  tailorbird -C shop features show user:u000001 --why user_clicks_7d --at 2026-11-25T12:00:00Z
 
     Parameters
     ----------
@@ -35,6 +47,10 @@ def show(entity: str, *, item: str = "", events: int = 10, json: Json = False) -
         also the features of this item, and of the two together
     events:
         how many events to show
+    why:
+        a feature, to be taken apart into the events behind it
+    at:
+        with --why: as it was at this time, now unless told otherwise
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock, to_iso
@@ -46,6 +62,9 @@ def show(entity: str, *, item: str = "", events: int = 10, json: Json = False) -
     if kind not in ("user", "anonymous") or not name:
         raise UsageError(f"expected user:ID or anonymous:ID, got {entity!r}")
     project = open_project()
+    if why:
+        _explain(project, name if kind == "user" else f"anon:{name}", item, why, at, json)
+        return
     user, anonymous = (name, None) if kind == "user" else (None, name)
     reader = Reader(project.paths.state, project.features)
     rows = reader.read(ReadRequest(user, anonymous, None, None, None, None, SystemClock().now()), [item])
@@ -67,6 +86,35 @@ def show(entity: str, *, item: str = "", events: int = 10, json: Json = False) -
     if missing:
         console().print(f"missing: {', '.join(missing)}")
     print_table("\nNewest events", columns.split(", "), [list(row.values()) for row in newest])
+
+
+def _explain(project: "Project", person: str, item: str, name: str, at: str, json: bool) -> None:
+    import pyarrow.compute as pc
+
+    from tailorbird.cli.moment import time_of
+    from tailorbird.events import SystemClock, to_iso
+    from tailorbird.features import ReadRequest
+    from tailorbird.features.explain import explain
+    from tailorbird.features.reference import routed_events
+    from tailorbird.lake import Lake
+
+    names = [column.name for column in project.features.columns]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        fix = f"did you mean {near[0]}?" if near else "tailorbird features list"
+        raise UsageError(f"features.py declares no feature {name!r}", fix=fix)
+    t = time_of(at, "--at") if at else SystemClock().now()
+    known = Lake(project.paths.lake).events(ts_to=t)
+    p = int(pc.max(known["p"]).as_py() or 0) + 1 if known.num_rows else 1
+    found = explain(project.features, name, ReadRequest(person=person), item or None, t, p, routed_events(known))
+    rows = [{key: event.get(key) for key in _SHOWN} for event in found.events]
+    if json:
+        print_json({"person": person, "feature": name, "t": t, "p": p, "value": found.value, "events": rows})
+        return
+    console().print(f"{name} of {person}{' and ' + item if item else ''} at {to_iso(t)}: {found.value}", markup=False)
+    for read in found.reads:
+        console().print(f"  {read.name}: {read.value}", markup=False)
+    print_table("", list(_SHOWN), [(to_iso(row["ts"] or 0), *list(row.values())[1:]) for row in rows])
 
 
 def verify(*, answers: int = 2_000, json: Json = False) -> None:

@@ -1,4 +1,4 @@
-"""`--as-of`: training and judging as if it were another time, for histories that ended long ago."""
+"""Times on the command line; `--as-of`: training and judging as if it were then, for histories that ended long ago."""
 
 from datetime import UTC, datetime
 
@@ -24,8 +24,13 @@ def clock_as_of(text: str, project: Project, slot: Slot) -> Clock:
         newest = Lake(project.paths.lake).sql("SELECT max(ts) AS ts FROM events WHERE NOT timeless").column("ts")[0]
         # So late that the outcomes of the last answers are known.
         return SimulatedClock((newest.value or 0) + project.plan.lateness_us + duration(slot.attribution))
+    return SimulatedClock(time_of(text, "--as-of", f", or {LATEST}"))
+
+
+def time_of(text: str, option: str, otherwise: str = "") -> int:
+    """Microseconds of a date or a time, in UTC where it names no zone."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"expected a time such as 2026-11-25, or {LATEST}, got {text!r}", where="--as-of") from None
-    return SimulatedClock(int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6))
+        raise UsageError(f"expected a time such as 2026-11-25{otherwise}, got {text!r}", where=option) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6)

@@ -45,6 +45,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(show(value)) for value in row))
+    if not table.row_count:
+        table.add_row("none")
     console().print(table)
 
 

@@ -44,12 +44,14 @@ def simulate(
     history = site.history(days, dirt=Dirt() if dirt else Dirt.none())
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = 0
-    with progress_bars(quiet=json) as progress, out.open("wb") as file:
+    unfinished = out.with_name(f"{out.name}.part")
+    with progress_bars(quiet=json) as progress, unfinished.open("wb") as file:
         for lines, arrival in enumerate(history, 1):
             file.write(arrival.body + b"\n")
             if lines % 5_000 == 0:
                 progress("simulate", lines, None)
         progress("simulate", lines, lines)
+    unfinished.rename(out)
     if json:
         print_json({"file": str(out), "lines": lines, "injected": history.injected})
         return

@@ -1,4 +1,4 @@
-"""Keeps the roles of a project running as processes: starts them, waits until they are ready, restarts one that dies, stops them in order.
+"""Keeps the roles of a project running as processes: starts them, restarts one that dies, stops them in order.
 
 A role that dies again and again is started less and less often (up to `BACKOFF_MAX_S`), and said so; one that ends with
 `REFUSED`, since it was asked for something that cannot be, ends all. A role never outlives
@@ -96,8 +96,13 @@ class Supervisor:
             env=environment, start_new_session=True,
         )  # fmt: skip
         assert role.process.stdout is not None
-        async for line in role.process.stdout:
-            self.say(role.name, line.decode(errors="replace").rstrip())
+        while not role.process.stdout.at_eof():
+            try:
+                line = await role.process.stdout.readline()
+            except ValueError:  # longer than a line may be; what was read of it is dropped
+                continue
+            if line:
+                self.say(role.name, line.decode(errors="replace").rstrip())
         return await role.process.wait()
 
     async def _end(self, role: Role) -> None:

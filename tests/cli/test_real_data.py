@@ -1,0 +1,87 @@
+"""Real sets from files to lake, to the event. Needs the optional folder of data sets: TAILORBIRD_DATA, or ../shared/data."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.kit import must, must_json
+
+DATA = Path(os.environ.get("TAILORBIRD_DATA") or Path(__file__).parents[3] / "shared" / "data")
+FEATURES = """
+from tailorbird.features import count, entity
+
+item_1d = count("item_1d", entity("item"), "{}", window="1d")
+"""
+
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(not DATA.is_dir(), reason=f"no data sets in {DATA}; name their folder by TAILORBIRD_DATA"),
+]
+
+
+def _project(folder: Path, kind: str) -> Path:
+    """A project with one feature: what is tested is that every event arrives."""
+    must("init", folder)
+    (folder / "features.py").write_text(FEATURES.format(kind))
+    (folder / "slots.py").write_text('from tailorbird.ranking import Slot\n\nhome = Slot("home")\n')
+    return folder
+
+
+def _one(project: Path, query: str) -> dict[str, Any]:
+    (row,) = must_json("-C", project, "sql", query)["rows"]
+    return row
+
+
+def _import(project: Path, *words: object) -> dict[str, Any]:
+    report = must_json("-C", project, "import", *words)
+    assert report["accepted"] == report["rows"]
+    assert report["routed"] == {"accepted": report["rows"], "duplicates": 0, "quarantined": 0}
+    return report
+
+
+@pytest.mark.slow
+def test_globo_clicks(tmp_path: Path) -> None:
+    project = _project(tmp_path / "globo", "click")
+    (project / "mapping.toml").write_text(must("import", "--guess", DATA / "globo-clicks"))
+    _import(project, "mapping", DATA / "globo-clicks", "--mapping", project / "mapping.toml")
+    query = (
+        "SELECT count(*) AS clicks, count(distinct user_id) AS users, count(distinct session_id) AS sessions, "
+        "count(distinct item_id) AS articles, min(ts) AS first, max(ts) AS last FROM events WHERE type = 'click' AND counts"
+    )
+    found = _one(project, query)
+    assert found.pop("first") >= "2017-10-01T03:00"
+    assert found.pop("last") < "2017-10-15T03:01"
+    assert found == {"clicks": 2_697_554, "users": 308_049, "sessions": 945_085, "articles": 40_934}
+    must("-C", project, "lake", "verify")
+
+
+@pytest.mark.slow
+def test_movielens(tmp_path: Path) -> None:
+    project = _project(tmp_path / "ml", "rating")
+    _import(project, "movielens", DATA / "ml-latest-small")
+    query = (
+        "SELECT count(*) AS ratings, count(distinct user_id) AS users, sum(CASE WHEN rating BETWEEN 0.5 AND 5 THEN 1 ELSE 0 END) AS valid "
+        "FROM events WHERE type = 'rating'"
+    )
+    assert _one(project, query) == {"ratings": 100_004, "users": 671, "valid": 100_004}
+    assert _one(project, "SELECT count(*) AS n FROM items") == {"n": 9_125}
+
+
+@pytest.mark.slow
+def test_complete_journey(tmp_path: Path) -> None:
+    project = _project(tmp_path / "journey", "purchase")
+    # Three of its tables; coupons and campaigns are no events and no profiles.
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for name in ("transactions", "products", "demographics"):
+        (folder / f"{name}.parquet").symlink_to(DATA / "complete-journey" / f"{name}.parquet")
+    (project / "mapping.toml").write_text(must("import", "--guess", folder))
+    _import(project, "mapping", folder, "--mapping", project / "mapping.toml")
+    query = (
+        "SELECT count(*) AS lines, count(distinct session_id) AS baskets, count(distinct user_id) AS households, "
+        "count(distinct item_id) AS products FROM events WHERE type = 'purchase' AND counts"
+    )
+    assert _one(project, query) == {"lines": 1_469_307, "baskets": 155_848, "households": 2_469, "products": 68_509}
+    assert _one(project, "SELECT count(*) AS n FROM items") == {"n": 92_331}
+    assert _one(project, "SELECT count(*) AS n FROM users") == {"n": 801}

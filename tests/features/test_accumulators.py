@@ -9,8 +9,9 @@ from tailorbird.events import HOUR
 from tailorbird.features import FeatureSet, count, entity, total
 from tailorbird.features.accumulators import NEVER
 from tailorbird.features.columns import Frame
-from tailorbird.features.finish import count_session
-from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, VALID_FROM
+from tailorbird.features.finish import recent
+from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, VALID_FROM, Step
+from tailorbird.features.runs import Runs
 from tailorbird.features.state import Records
 
 item = entity("item")
@@ -113,6 +114,12 @@ def test_a_session_is_the_one_asked_for_or_the_run_that_ends_now(kit, of_session
     ts = np.array([0, kit.T0 - 100 * minute, kit.T0 - 50 * minute, kit.T0 - 20 * minute, kit.T0], np.int64)
     click, view, s1, s2 = (np.uint64(kit.key(text)) for text in ("click", "view", "s1", "s2"))
     types, sessions = np.array([0, click, click, view, click], np.uint64), np.array([0, s1, s1, s1, s2], np.uint64)
-    asked = None if of_session is None else kit.key(of_session)
-    assert count_session(ts, types, sessions, kit.T0 + 30 * minute, asked, int(click)) == 2
-    assert count_session(ts, types, sessions, kit.T0 + 30 * minute + 1, asked, int(click)) == (0 if asked is None else 2)
+    asked = np.array([0 if of_session is None else kit.key(of_session)], np.uint64)
+    step = Step("clicks", "numeric", "session", text="click")
+
+    def clicks(t: int) -> float:
+        columns = recent(ts, t, ts, np.zeros(5, np.uint64), types, sessions)
+        return Runs(np.array([0, len(columns[0])]), *columns, np.array([t]), asked).value(step)[0]
+
+    assert clicks(kit.T0 + 30 * minute) == 2
+    assert clicks(kit.T0 + 30 * minute + 1) == (0 if of_session is None else 2)

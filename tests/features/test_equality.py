@@ -31,6 +31,7 @@ from tailorbird.features import (
     decayed,
     derived,
     entity,
+    gap_mean,
     last,
     maximum,
     mean,
@@ -38,8 +39,12 @@ from tailorbird.features import (
     ratio,
     sequence,
     session,
+    session_depth,
+    session_duration,
+    session_length,
     share,
     time_since,
+    time_since_first,
     total,
     trend,
     variance,
@@ -76,7 +81,7 @@ FILTERS = (
 )
 NUMBERS = ("price", "price * quantity", "dwell_ms", "rating", "item.price", "properties.depth")
 KINDS = ("count", "total", "mean", "variance", "extreme", "ratio", "trend", "share", "decayed")
-KINDS += ("last", "since", "sequence", "session", "attribute", "context")
+KINDS += ("last", "since", "first", "gap", "measure", "sequence", "session", "attribute", "context")
 TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
 WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None))
 
@@ -137,6 +142,13 @@ def declarations(draw):
             found.append(last(name, draw(about), draw(types), of=of, kind=told, where=draw(where)))
         elif kind == "since":
             found.append(time_since(name, draw(about), draw(types), where=draw(where)))
+        elif kind == "first":
+            found.append(time_since_first(name, draw(about), draw(types), where=draw(where)))
+        elif kind == "gap":
+            found.append(gap_mean(name, draw(st.sampled_from(OF_REQUEST)), draw(types), length=draw(st.integers(2, 6)), where=draw(where)))
+        elif kind == "measure":
+            measure = draw(st.sampled_from([session_length, session_depth, session_duration]))
+            found.append(measure(name, draw(st.none() | types)))
         elif kind == "sequence":
             found.append(sequence(name, draw(st.sampled_from(OF_REQUEST)), draw(types), length=draw(st.integers(1, 5)), where=draw(where)))
         elif kind == "session":

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird import faults
-from tailorbird.features.columns import Extract, Frame, Keys, ProfileExtract, extract, extract_profiles, measured
+from tailorbird.features.columns import PEAK_ZERO, Extract, Frame, Keys, ProfileExtract, extract, extract_profiles, measured
 from tailorbird.features.finish import DECAY_WEIGHTS
-from tailorbird.features.layout import PEAKS, DecayedSum, EntityLayout, LastEvents, LastValue, Profile, Ring, WindowSum
+from tailorbird.features.layout import PEAKS, DecayedSum, EntityLayout, FirstTime, LastEvents, LastValue, Profile, Ring, WindowSum
 
 Int64s = npt.NDArray[np.int64]
 States = npt.NDArray[np.int64]  # (entities, state lanes)
@@ -192,6 +192,29 @@ class Newest:
         return np.full(len(states), NEVER)  # that it is too old is seen from its ts, at reading
 
 
+class Oldest:
+    """When the first event was: the largest code of a time, and the code of an earlier time is larger."""
+
+    def __init__(self, spot: FirstTime) -> None:
+        self._spot = spot
+
+    def take(self, frame: Frame) -> Extract:
+        return extract(self._spot.source, frame)
+
+    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
+        np.maximum.at(states[:, self._spot.lane], rows, PEAK_ZERO - batch.ts)
+
+    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
+        lane = self._spot.lane
+        states[:, lane] = np.maximum(states[:, lane], other[:, lane])
+
+    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
+        readings[:, self._spot.reading_lane] = states[:, self._spot.lane]
+
+    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
+        return np.full(len(states), NEVER)
+
+
 class Sequences:
     """The last L events by (ts, id), oldest first, aligned to the end; a ts of 0 is an empty place."""
 
@@ -283,6 +306,7 @@ def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
         windows = [one for one in layout.windows if one.ring == number]
         found.append(kind(ring, windows, [one for one in layout.decays if one.ring == number]))
     found += [Newest(spot) for spot in layout.lasts]
+    found += [Oldest(spot) for spot in layout.firsts]
     found += [Sequences(spot) for spot in layout.sequences]
     if layout.profile is not None:
         found.append(Profiles(layout.profile))

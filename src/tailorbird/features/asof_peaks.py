@@ -39,6 +39,7 @@ class Peaks:
         stop[cut.slow] = np.maximum(cut.first, start[cut.slow])
         found = self._largest(start, stop)
         slow = cut.slow[stop[cut.slow] < cut.edge[cut.slow]]
+        slow = slow[self._largest(stop[slow], cut.edge[slow]) > found[slow]]  # known or not, the others are no larger
         for some in _lots(slow, cut.edge[slow] - stop[slow]):
             found[some] = np.maximum(found[some], self._known(stop[some], cut.edge[some], moments.p[some]))
         return moments.restore(found)

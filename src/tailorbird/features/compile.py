@@ -19,13 +19,17 @@ from tailorbird.features.declare import (
     Entity,
     Extreme,
     Feature,
+    GapMean,
     Last,
     Mean,
+    OfSession,
     Ratio,
     SequenceOf,
     SessionCount,
+    SessionMeasure,
     Share,
     TimeSince,
+    TimeSinceFirst,
     Total,
     Trend,
     Variance,
@@ -42,6 +46,7 @@ from tailorbird.features.layout import (
     STATE_HEADER,
     DecayedSum,
     EntityLayout,
+    FirstTime,
     LastEvents,
     LastValue,
     Layout,
@@ -61,6 +66,7 @@ class _Draft:
         self.rings: dict[tuple[Source, str, int], int] = {}
         self.windows: dict[tuple[tuple[Source, str, int], int], None] = {}
         self.decays: dict[tuple[tuple[Source, str, int], int], None] = {}
+        self.firsts: dict[Source, None] = {}
         self.lasts: dict[Source, None] = {}
         self.sequences: dict[tuple[Source, int], None] = {}
         self.attributes: dict[tuple[str, str], None] = {}
@@ -92,7 +98,7 @@ def source_of(feature: Counted, types: tuple[str, ...] | None = None, entity: En
     return Source(about, feature.types if types is None else types, feature.where, value, per_item)
 
 
-def session_source(feature: SessionCount) -> Source:
+def session_source(feature: OfSession) -> Source:
     return Source(Entity(("user",)), feature.types, None, None, True)
 
 
@@ -137,9 +143,11 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
         draft(feature.entity).decay(source_of(feature), _measure(feature), feature.window)
     elif isinstance(feature, Last | TimeSince):
         draft(feature.entity).lasts[source_of(feature)] = None
-    elif isinstance(feature, SequenceOf):
+    elif isinstance(feature, TimeSinceFirst):
+        draft(feature.entity).firsts[source_of(feature)] = None
+    elif isinstance(feature, SequenceOf | GapMean):
         draft(feature.entity).sequences[source_of(feature), feature.length] = None
-    elif isinstance(feature, SessionCount):
+    elif isinstance(feature, OfSession):
         draft(Entity(("user",))).sequences[session_source(feature), SESSION_LENGTH] = None
     elif isinstance(feature, Attribute):
         draft(feature.entity).attributes[feature.attribute, feature.kind] = None
@@ -183,6 +191,10 @@ def _entity(index: int, about: Entity, draft: _Draft) -> EntityLayout:
     for source in draft.lasts:
         lasts.append(LastValue(source, state, reading))
         state, reading = state + LAST_STATE, reading + LAST_READING
+    firsts = []
+    for source in draft.firsts:
+        firsts.append(FirstTime(source, state, reading))
+        state, reading = state + 1, reading + 1
     sequences = []
     for source, length in draft.sequences:
         sequences.append(LastEvents(source, length, state, reading))
@@ -192,7 +204,7 @@ def _entity(index: int, about: Entity, draft: _Draft) -> EntityLayout:
         profile = Profile(about.fields[0], tuple(draft.attributes), state, reading)
         state, reading = state + PROFILE_HEADER + len(draft.attributes), reading + len(draft.attributes)
     contents = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
-    return EntityLayout(index, about, *contents, state, reading, tuple(decays))
+    return EntityLayout(index, about, *contents, state, reading, tuple(decays), tuple(firsts))
 
 
 class _Finder:
@@ -219,6 +231,10 @@ class _Finder:
         layout = self._by_entity[source.entity]
         lane = next(one.reading_lane for one in layout.lasts if one.source == source)
         return Spot(layout.index, lane), Spot(layout.index, lane + 1)
+
+    def first(self, source: Source) -> Spot:
+        layout = self._by_entity[source.entity]
+        return Spot(layout.index, next(one.reading_lane for one in layout.firsts if one.source == source))
 
     def sequence(self, source: Source, length: int) -> Spot:
         layout = self._by_entity[source.entity]
@@ -270,12 +286,20 @@ def _step(feature: Feature, finder: _Finder, derived: dict[str, Expression]) -> 
         return Step(name, feature.kind, "last", finder.last(source_of(feature)))
     if isinstance(feature, TimeSince):
         return Step(name, "numeric", "since", finder.last(source_of(feature))[:1])
+    if isinstance(feature, TimeSinceFirst):
+        return Step(name, "numeric", "first", (finder.first(source_of(feature)),))
+    if isinstance(feature, GapMean):
+        spot = finder.sequence(source_of(feature), feature.length)
+        return Step(name, "numeric", "gap", (spot,), length=feature.length)
     if isinstance(feature, SequenceOf):
         spot = finder.sequence(source_of(feature), feature.length)
         return Step(name, "sequence", "sequence", (spot,), length=feature.length)
     if isinstance(feature, SessionCount):
         spot = finder.sequence(session_source(feature), SESSION_LENGTH)
         return Step(name, "numeric", "session", (spot,), text=feature.type, length=SESSION_LENGTH)
+    if isinstance(feature, SessionMeasure):
+        spot = finder.sequence(session_source(feature), SESSION_LENGTH)
+        return Step(name, "numeric", feature.measure, (spot,), length=SESSION_LENGTH, types=feature.only)
     if isinstance(feature, Attribute):
         spot = finder.attribute(feature.entity, feature.attribute, feature.kind)
         return Step(name, feature.kind, "attribute", (spot,))

@@ -28,6 +28,7 @@ SEQUENCE_LENGTH = 128
 SEQUENCE_LENGTH_MAX = 1_024
 SESSION_GAP = 30 * MINUTE
 SESSION_LENGTH = 64
+GAP_LENGTH = 32
 SESSION_TYPES = ("cart", "click", "dislike", "hide", "like", "purchase", "rating", "search", "share", "view")
 # A decay has 4 tiles a half-life and forgets what is older than 8, a weight of 1/256.
 DECAY_STEPS = 4
@@ -202,16 +203,55 @@ class TimeSince(Counted):
 
 
 @dataclass(frozen=True)
+class TimeSinceFirst(Counted):
+    pass
+
+
+@dataclass(frozen=True)
 class SequenceOf(Counted):
     length: int
 
 
 @dataclass(frozen=True)
-class SessionCount(Feature):
-    """Events of `type` in the person's current session. `types` are those of the sequence that it is counted in."""
+class GapMean(Counted):
+    """Over the last `length` events."""
+
+    length: int
+
+
+@dataclass(frozen=True)
+class OfSession(Feature):
+    """Something of the person's current session. `types` are those of the sequence that the session is the end of."""
+
+    types: tuple[str, ...]
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The types that are looked at."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SessionCount(OfSession):
+    """Events of `type`."""
 
     type: str
-    types: tuple[str, ...]
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return (self.type,)
+
+
+@dataclass(frozen=True)
+class SessionMeasure(OfSession):
+    """`measure`: "length" (events), "depth" (different items) or "duration" (seconds since the first) of the `only` types."""
+
+    measure: str
+    only: tuple[str, ...]
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return self.only
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,15 @@ from tailorbird.features.declare import (
     Entity,
     Extreme,
     Feature,
+    GapMean,
     Last,
     Mean,
+    OfSession,
     Ratio,
     SequenceOf,
-    SessionCount,
     Share,
     TimeSince,
+    TimeSinceFirst,
     Total,
     Trend,
     Variance,
@@ -72,12 +74,16 @@ def _rows(now: Moment, feature: Feature) -> list[Row]:
     if isinstance(feature, Attribute):
         newest = now.profile_row(feature.entity.fields[0])
         return [] if newest is None else [newest]
-    if isinstance(feature, SessionCount):
-        return [row for row in now.session_rows(feature) if row.event["type"] == feature.type] if now.request.person else []
+    if isinstance(feature, OfSession):
+        return [row for row in now.session_rows(feature) if row.event["type"] in feature.asked] if now.request.person else []
     if not isinstance(feature, Counted) or None in now.key(feature.entity):
         return []
     if isinstance(feature, SequenceOf):
         return now.last_rows(now.rows(feature, per_item=True), feature.length)
+    if isinstance(feature, GapMean):
+        return now.last_rows(now.rows(feature), feature.length)
+    if isinstance(feature, TimeSinceFirst):
+        return sorted(now.rows(feature), key=Row.order)[:1]
     if isinstance(feature, Last | TimeSince):
         return now.last_rows(now.rows(feature, value=feature.of if isinstance(feature, Last) else None), 1)
     if isinstance(feature, Trend):

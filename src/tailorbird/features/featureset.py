@@ -23,9 +23,9 @@ from tailorbird.features.declare import (
     Derived,
     Entity,
     Feature,
+    OfSession,
     Ratio,
     SequenceOf,
-    SessionCount,
     collecting,
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
@@ -143,7 +143,7 @@ class FeatureSet:
             if isinstance(feature, Attribute):
                 found.add(f"{feature.entity.name}.{feature.attribute}")
         for one in self.layout.entities:
-            sources = [r.source for r in one.rings] + [s.source for s in (*one.lasts, *one.sequences)]
+            sources = [r.source for r in one.rings] + [s.source for s in (*one.lasts, *one.firsts, *one.sequences)]
             for source in sources:
                 for expression in (source.where, source.value.of if isinstance(source.value, Amount) else source.value):
                     found.update(() if expression is None else (name for name, _ in expression.names))
@@ -185,8 +185,8 @@ def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) ->
         types: tuple[str, ...] = ()
         if isinstance(feature, Counted):
             types = feature.types + (feature.below if isinstance(feature, Ratio) else ())
-        elif isinstance(feature, SessionCount):
-            types = (feature.type,)
+        elif isinstance(feature, OfSession):
+            types = feature.asked
         for one in types:
             if one not in event_types:
                 known = ", ".join(event_types)
@@ -222,7 +222,7 @@ def _order(declarations: Sequence[Feature], expressions: dict[str, Expression]) 
 
 
 def _entity_of(feature: Feature) -> str:
-    if isinstance(feature, SessionCount):
+    if isinstance(feature, OfSession):
         return "user"
     entity = getattr(feature, "entity", None)
     return entity.name if isinstance(entity, Entity) else ""

@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.events.keys import hash64
 from tailorbird.features.columns import PEAK_ZERO
-from tailorbird.features.declare import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SESSION_GAP, SQUARE_BITS
+from tailorbird.features.declare import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SQUARE_BITS
 from tailorbird.features.layout import Layout, Spot, Step
 from tailorbird.features.request import Sequence
+from tailorbird.features.runs import OF_RUN
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -47,8 +47,8 @@ class Lanes(Protocol):
 
     def known(self, entity: int) -> Bools: ...
 
-    def session(self, step: Step) -> Floats:
-        """Events of the step's type in the current session; `count_session` does it for one sequence."""
+    def of_run(self, step: Step) -> Floats:
+        """What the step makes of the last events of who asks, by `runs.Runs.value`."""
         ...
 
     def context_number(self, field: str) -> Floats: ...
@@ -87,7 +87,7 @@ def number(step: Step, lanes: Lanes) -> Floats:
     if step.operation == "context":
         return lanes.context_number(step.text)
     known = lanes.known(step.spots[0].entity)
-    value = lanes.session(step) if step.operation == "session" else _NUMBERS[step.operation](step, lanes)
+    value = lanes.of_run(step) if step.operation in OF_RUN else _NUMBERS[step.operation](step, lanes)
     return value if known.all() else np.where(known, value, np.nan)
 
 
@@ -99,17 +99,6 @@ def category(step: Step, lanes: Lanes) -> Keys:
     if step.operation == "last":
         known = known & _recent(step, lanes)
     return np.where(known, value, 0).astype(np.int64).view(np.uint64)
-
-
-def count_session(ts: Int64s, types: Keys, sessions: Keys, t: int, session: int | None, type: int) -> float:
-    """Events of `type` in the current session of one person's sequence (k,), oldest first; `session` is the asked id's hash."""
-    ts, types, sessions = recent(ts, t, ts, types, sessions)
-    if session is not None:
-        current = sessions == np.uint64(session)
-    else:
-        gaps = np.diff(ts, append=t) <= SESSION_GAP
-        current = np.logical_and.accumulate(gaps[::-1])[::-1]
-    return float(np.count_nonzero(current & (types == np.uint64(type))))
 
 
 def recent(ts: Int64s, t: int, *columns: npt.NDArray) -> tuple[npt.NDArray, ...]:
@@ -191,12 +180,14 @@ def _since(step: Step, lanes: Lanes) -> Floats:
     return np.where(_recent(step, lanes), elapsed, np.nan)
 
 
+def _first(step: Step, lanes: Lanes) -> Floats:
+    code = lanes.lane(step.spots[0])
+    elapsed = np.minimum(lanes.t - (PEAK_ZERO - code), HORIZON).astype(np.float64) / 1e6
+    return np.where(code > 0, elapsed, np.nan)
+
+
 def _attribute(step: Step, lanes: Lanes) -> Floats:
     return lanes.lane(step.spots[0]).view(np.float64)
-
-
-def session_key(session_id: str | None) -> int | None:
-    return None if session_id is None else hash64(session_id)
 
 
 _NUMBERS = {
@@ -211,5 +202,6 @@ _NUMBERS = {
     "decayed": _decayed,
     "last": _last,
     "since": _since,
+    "first": _first,
     "attribute": _attribute,
 }

@@ -15,15 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import UsageError
-from tailorbird.events.keys import hash64, hash64s
+from tailorbird.events.keys import hash64s
 from tailorbird.features.asof import Moments, Ragged, Series, Timeline
 from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.bulk import RaggedSequence, Requests, Texts
-from tailorbird.features.columns import Extract, Frame, ProfileExtract, entity_key, extract, extract_profiles, measured
-from tailorbird.features.declare import HORIZON, SESSION_GAP
+from tailorbird.features.columns import PEAK_ZERO, Extract, Frame, ProfileExtract, entity_key, extract, extract_profiles, measured
+from tailorbird.features.declare import HORIZON
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.finish import DECAY_WEIGHTS
 from tailorbird.features.layout import PEAKS, DecayedSum, EntityLayout, LastEvents, Profile, Source, Spot, Step
+from tailorbird.features.runs import Runs
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -43,7 +44,7 @@ class PastLanes:
         self._times = np.asarray(requests.t, np.int64), np.asarray(requests.p, np.int64)
         self._values: dict[Spot, Int64s] = {}
         self._known: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
-        self._runs: dict[Spot, _Runs] = {}
+        self._runs: dict[Spot, _LastEvents] = {}
         self._by_row = [_is_by_row(one) for one in features.layout.entities]
         composite = {entity for entity, _ in features.composite_spots}
         for index in sorted(range(len(features.layout.entities)), key=lambda index: index in composite):
@@ -63,9 +64,9 @@ class PastLanes:
     def known(self, entity: int) -> Bools:
         return self._spread(self._known[entity], self._by_row[entity])
 
-    def session(self, step: Step) -> Floats:
-        counts = self._runs[step.spots[0]].count_sessions(self._times[0], self._texts("session"), hash64(step.text))
-        return counts[self._row_request]
+    def of_run(self, step: Step) -> Floats:
+        runs = self._runs[step.spots[0]].runs(self._times[0], self._texts("session"))
+        return runs.value(step)[self._row_request]
 
     def sequence(self, step: Step) -> RaggedSequence:
         return self._runs[step.spots[0]].sequence()
@@ -107,7 +108,7 @@ class PastLanes:
                 message = "a sequence belongs to the request: it is about user, session, device or country"
                 raise UsageError(message, where=f"entity {layout.entity.name}")
             spot = Spot(layout.index, one.reading_lane)
-            self._runs[spot] = history.runs(moments, one, t)
+            self._runs[spot] = history.last_events(moments, one, t)
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
@@ -219,7 +220,7 @@ class _Record:
             return [found for some in pool.map(at_edge, edges) for found in some]
 
     def peaks(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
-        """The code of the largest or smallest value of each window that asks for one."""
+        """The code of the largest or smallest value of each window that asks for one, and of each first time."""
         found = []
         trees: dict[tuple[Source, str], Peaks] = {}
         for window in self._layout.windows:
@@ -229,6 +230,11 @@ class _Record:
                     trees[ring.source, ring.measure] = Peaks(self.timeline, self._measure(ring.source, ring.measure))
                 since = t // ring.hop * ring.hop - ring.hop * window.tiles
                 found.append((Spot(self._layout.index, window.reading_lane), trees[ring.source, ring.measure].since(moments, since)))
+        for one in self._layout.firsts:
+            # The code of an earlier time is larger.
+            codes = np.zeros(len(self._frame), np.int64)
+            codes[self._taken[one.source].rows] = PEAK_ZERO - self._taken[one.source].ts
+            found.append((Spot(self._layout.index, one.reading_lane), Peaks(self.timeline, codes[self._rows]).since(moments, t * 0)))
         return found
 
     def decays(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
@@ -265,9 +271,9 @@ class _Record:
                 found.append((spot, np.where(newest >= 0, column[newest], 0) if len(taken) else np.zeros(len(newest), np.int64)))
         return found
 
-    def runs(self, moments: Moments, sequence: LastEvents, t: Int64s) -> "_Runs":
+    def last_events(self, moments: Moments, sequence: LastEvents, t: Int64s) -> "_LastEvents":
         run = self._series(sequence.source).last(moments, sequence.length, t - HORIZON)
-        return _Runs(self._frame, run, self._rows[run.events])
+        return _LastEvents(self._frame, run, self._rows[run.events])
 
     def _series(self, source: Source) -> Series:
         chosen = np.zeros(len(self._rows), np.bool_)
@@ -283,7 +289,7 @@ class _Record:
 
 
 @dataclass(frozen=True)
-class _Runs:
+class _LastEvents:
     """The last events of each request, as rows of the frame."""
 
     frame: Frame
@@ -294,25 +300,16 @@ class _Runs:
         frame, rows = self.frame, self.rows
         return RaggedSequence(self.run.offsets, frame.text("item")[rows], frame.text("type")[rows], frame.ts[rows])
 
-    def count_sessions(self, t: Int64s, session: Keys, type: int) -> Floats:
-        """As `finish.count_session`, of many requests: `session` (m,) is 0 where none was given."""
-        offsets, ts = self.run.offsets, self.frame.ts[self.rows]
-        owner = np.repeat(np.arange(len(t)), np.diff(offsets))
-        following = np.append(ts[1:], 0)
-        ends = offsets[1:][np.diff(offsets) > 0] - 1
-        following[ends] = t[owner[ends]]
-        breaks = np.flatnonzero(following - ts > SESSION_GAP)
-        last_break = np.full(len(t), -1, np.int64)
-        np.maximum.at(last_break, owner[breaks], breaks)
-        named = session[owner]
-        current = np.where(named != 0, self.frame.text("session")[self.rows] == named, np.arange(len(ts)) > last_break[owner])
-        counted = owner[current & (self.frame.text("type")[self.rows] == np.uint64(type))]
-        return np.bincount(counted, minlength=len(t)).astype(np.float64)
+    def runs(self, t: Int64s, asked: Keys) -> Runs:
+        """Of requests at t (m,) that name the sessions `asked` (m,), 0 where none was named."""
+        frame, rows = self.frame, self.rows
+        item, type, session = (frame.text(name)[rows] for name in ("item", "type", "session"))
+        return Runs(self.run.offsets, frame.ts[rows], item, type, session, t, asked)
 
 
 def sources_of(layout: EntityLayout) -> list[Source]:
     """Each source of an entity once."""
-    found = [*(ring.source for ring in layout.rings), *(one.source for one in (*layout.lasts, *layout.sequences))]
+    found = [*(ring.source for ring in layout.rings), *(one.source for one in (*layout.lasts, *layout.firsts, *layout.sequences))]
     return list(dict.fromkeys(found))
 
 

@@ -5,6 +5,7 @@ Everything in a record is a 64-bit lane. The state record of an entity, written 
     newest ts
     rings       tiles + 1 sums each
     lasts       ts, id, value each
+    firsts      one time each
     sequences   ts × L, id × L, item × L, type × L, session × L each
     profile     ts, id, values
 
@@ -14,6 +15,7 @@ The reading record, what a request reads; derived from the state at one time:
     windows     one sum each
     decays      one weighted sum each, the bits of a float64
     lasts       ts, value each
+    firsts      one time each
     sequences   ts × L, item × L, type × L, session × L each
     profile     values
 
@@ -102,6 +104,15 @@ class LastValue:
 
 
 @dataclass(frozen=True)
+class FirstTime:
+    """When the first event was, coded as `columns.PEAK_ZERO` − ts in state and reading record alike; 0 is none yet."""
+
+    source: Source
+    lane: int
+    reading_lane: int
+
+
+@dataclass(frozen=True)
 class LastEvents:
     """A sequence, oldest first, aligned to the end; lanes are arrays of `length`, one after another."""
 
@@ -135,6 +146,7 @@ class EntityLayout:
     state_lanes: int
     reading_lanes: int
     decays: tuple[DecayedSum, ...] = field(default=(), metadata=LATER)
+    firsts: tuple[FirstTime, ...] = field(default=(), metadata=LATER)
 
     @property
     def state_bytes(self) -> int:
@@ -161,11 +173,13 @@ class Step:
         operation: which; the list follows.
         spots: count: sum. total: sum. mean: sum, count. variance: count, sum, low limb, high limb. extreme: coded value.
             ratio: a, b (and the parent's A, B). trend: short, long. share: own, group's. decayed: weighted sum.
-            last: ts, value. since: ts. session, sequence: first lane. attribute: value. context, derived: none.
+            last: ts, value. since: ts. first: time. session, length, depth,
+            duration, gap, sequence: first lane. attribute: value. context, derived: none.
         numbers: total, mean, variance, decayed: unit. extreme: unit, negative for the smallest. trend: the long length over
             the short. ratio: rate (of a constant prior, 0 for a parent's), weight (negative: no smoothing).
         text: session: the type. context: the field.
-        length: session, sequence: of the sequence.
+        length: of the sequence that is read.
+        types: length, depth, duration: those looked at.
         expression: derived.
     """
 
@@ -177,6 +191,7 @@ class Step:
     text: str = ""
     length: int = 0
     expression: Expression | None = None
+    types: tuple[str, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE, VALID_FROM, Spot, Step
 from tailorbird.features.request import ReadRequest, Rows, Sequence
+from tailorbird.features.runs import Runs
 from tailorbird.features.state import Position, Records, all_records, open_state, read_alias, read_position
 from tailorbird.store import Snapshot
 
@@ -130,11 +131,12 @@ class _Moment:
     def known(self, entity: int) -> Bools:
         return self._known[entity]
 
-    def session(self, step: Step) -> Floats:
-        ts, _, types, sessions = self._events(step)
-        asked = finish.session_key(self._request.session_id)
-        count = finish.count_session(ts, types, sessions, int(self.t[0]), asked, hash64(step.text))
-        return np.full(1, count)
+    def of_run(self, step: Step) -> Floats:
+        ts, item, types, sessions = self._events(step)
+        ts, item, types, sessions = finish.recent(ts, int(self.t[0]), ts, item, types, sessions)
+        session_id = self._request.session_id
+        asked = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
+        return Runs(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked).value(step)
 
     def context_number(self, field: str) -> Floats:
         value = getattr(self._request, field)

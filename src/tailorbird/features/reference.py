@@ -27,14 +27,14 @@ from tailorbird.features.declare import (
     Counted,
     Derived,
     Entity,
+    OfSession,
     SequenceOf,
-    SessionCount,
     Window,
 )
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.plain import category, evaluate, float32, number, number_of, text_of, truth
-from tailorbird.features.reference_counted import counted
+from tailorbird.features.reference_counted import counted, of_session
 from tailorbird.features.request import ReadRequest
 
 Event = Mapping[str, Any]
@@ -122,21 +122,18 @@ class Moment:
         if isinstance(feature, Attribute):
             found = self.profile(feature.entity.fields[0], feature.attribute)
             return float32(number_of(found)) if feature.kind == "numeric" else category(text_of(found))
-        assert isinstance(feature, Counted | SessionCount)
+        assert isinstance(feature, Counted | OfSession)
         about = feature.entity if isinstance(feature, Counted) else Entity(("user",))
         if None in self.key(about):
             return [] if isinstance(feature, SequenceOf) else 0 if getattr(feature, "kind", "") == "categorical" else math.nan
         if isinstance(feature, SequenceOf):
             rows = self.last_rows(self.rows(feature, per_item=True), feature.length)
             return [(category(row.item), hash64(row.event["type"]), row.event["ts"]) for row in rows]
-        if isinstance(feature, SessionCount):
-            return float32(self.session(feature))
+        if isinstance(feature, OfSession):
+            return float32(of_session(self, feature))
         return counted(self, feature)
 
-    def session(self, feature: SessionCount) -> float:
-        return float(sum(row.event["type"] == feature.type for row in self.session_rows(feature)))
-
-    def session_rows(self, feature: SessionCount) -> list[Row]:
+    def session_rows(self, feature: OfSession) -> list[Row]:
         """The current session: what has the request's session_id, else the run of events that ends within the gap of t."""
         plain = Counted(feature.name, "", "", Entity(("user",)), feature.types, None)
         rows = self.last_rows(self.rows(plain, per_item=True), SESSION_LENGTH)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.features.declare import (
     DECAY_STEPS,
+    HORIZON,
     SQUARE_BITS,
     Amount,
     Count,
@@ -16,11 +17,15 @@ from tailorbird.features.declare import (
     Decayed,
     Entity,
     Extreme,
+    GapMean,
     Last,
     Mean,
+    OfSession,
     Ratio,
+    SessionMeasure,
     Share,
     TimeSince,
+    TimeSinceFirst,
     Total,
     Trend,
     Variance,
@@ -57,6 +62,10 @@ def _of_kind(now: "Moment", feature: Counted) -> float:
         return share(now, feature)
     if isinstance(feature, Decayed):
         return decayed(now, feature)
+    if isinstance(feature, TimeSinceFirst):
+        return time_since_first(now, feature)
+    if isinstance(feature, GapMean):
+        return gap_mean(now, feature)
     assert isinstance(feature, TimeSince)
     return time_since(now, feature)
 
@@ -159,6 +168,29 @@ def last(now: "Moment", feature: Last) -> float | int:
 def time_since(now: "Moment", feature: TimeSince) -> float:
     rows = now.last_rows(now.rows(feature), 1)
     return float(now.t - rows[0].event["ts"]) / 1e6 if rows else math.nan
+
+
+def time_since_first(now: "Moment", feature: TimeSinceFirst) -> float:
+    """Of the first event ever, and at most the horizon."""
+    times = [row.event["ts"] for row in now.rows(feature)]
+    return float(min(now.t - min(times), HORIZON)) / 1e6 if times else math.nan
+
+
+def gap_mean(now: "Moment", feature: GapMean) -> float:
+    """Over the last events; those of the same time are one."""
+    times = sorted({row.event["ts"] for row in now.last_rows(now.rows(feature), feature.length)})
+    return float(times[-1] - times[0]) / 1e6 / float(len(times) - 1) if len(times) > 1 else math.nan
+
+
+def of_session(now: "Moment", feature: OfSession) -> float:
+    """Of the events in the current session that are of the types asked for."""
+    rows = [row for row in now.session_rows(feature) if row.event["type"] in feature.asked]
+    measure = feature.measure if isinstance(feature, SessionMeasure) else "length"
+    if measure == "depth":
+        return float(len({row.item for row in rows if row.item is not None}))
+    if measure == "duration":
+        return float(now.t - min(row.event["ts"] for row in rows)) / 1e6 if rows else math.nan
+    return float(len(rows))
 
 
 def summed(rows: "list[Row]", amount: Amount | None) -> float:

@@ -15,6 +15,7 @@ from tailorbird.features.declare import (
     DECAY_HALF_LIVES,
     DECAY_STEPS,
     ENTITY_FIELDS,
+    GAP_LENGTH,
     HORIZON,
     SEQUENCE_LENGTH,
     SEQUENCE_LENGTH_MAX,
@@ -27,13 +28,16 @@ from tailorbird.features.declare import (
     Derived,
     Entity,
     Extreme,
+    GapMean,
     Last,
     Mean,
     Ratio,
     SequenceOf,
     SessionCount,
+    SessionMeasure,
     Share,
     TimeSince,
+    TimeSinceFirst,
     Total,
     Trend,
     Variance,
@@ -322,6 +326,26 @@ def time_since(name: str, entity: Entity, type: str | Sequence[str], *, where: s
     return declare(TimeSince(*base, f"seconds since the last {told_types(type)} of the {entity.name}", entity, *counts_what(type, where)))
 
 
+def time_since_first(name: str, entity: Entity, type: str | Sequence[str], *, where: str | None = None) -> TimeSinceFirst:
+    """Seconds since the first such event ever, at most 400 days; missing without one."""
+    base = counted(name, entity, type)
+    text = f"seconds since the first {told_types(type)} of the {entity.name}"
+    return declare(TimeSinceFirst(*base, text, entity, *counts_what(type, where)))
+
+
+def gap_mean(name: str, entity: Entity, type: str | Sequence[str], *, length: int = GAP_LENGTH, where: str | None = None) -> GapMean:
+    """Seconds between one such event and the next, on average over the last `length` of them; missing with fewer than two.
+
+    Events of the same time are one: (newest − oldest) / (different times − 1).
+    """
+    base = counted(name, entity, type)
+    if not isinstance(length, int) or not 2 <= length <= SEQUENCE_LENGTH_MAX:
+        raise wrong(f"length: expected 2 to {SEQUENCE_LENGTH_MAX}, got {length!r}")
+    _of_request("a gap", entity)
+    text = f"mean seconds between the last {length} of {told_types(type)} of the {entity.name}"
+    return declare(GapMean(*base, text, entity, *counts_what(type, where), length))
+
+
 def sequence(
     name: str, entity: Entity, type: str | Sequence[str], *, length: int = SEQUENCE_LENGTH, where: str | None = None
 ) -> SequenceOf:
@@ -329,8 +353,7 @@ def sequence(
     base = counted(name, entity, type)
     if not isinstance(length, int) or not 1 <= length <= SEQUENCE_LENGTH_MAX:
         raise wrong(f"length: expected 1 to {SEQUENCE_LENGTH_MAX}, got {length!r}")
-    if any(name.partition(".")[0] == "item" for name in entity.fields):
-        raise wrong(f"a sequence belongs to who asks, not to each candidate; got {entity.name}", fix='entity("user")')
+    _of_request("a sequence", entity)
     text = f"the last {length} of {told_types(type)} of the {entity.name}"
     return declare(SequenceOf(*base, text, entity, *counts_what(type, where), length))
 
@@ -342,7 +365,29 @@ def session(name: str, type: str) -> SessionCount:
     """
     base = named(name)
     types = tuple(sorted({*SESSION_TYPES, *types_of(type)}))
-    return declare(SessionCount(*base, f"{type} in the current session", type, types))
+    return declare(SessionCount(*base, f"{type} in the current session", types, type))
+
+
+def session_length(name: str, type: str | Sequence[str] | None = None) -> SessionMeasure:
+    """How many events the person's current session has so far: the position of what comes next, less one.
+
+    Args:
+        type: only these types; by default all that people do. What a session is says `session`.
+    """
+    return _of_session(name, type, "length", "events of")
+
+
+def session_depth(name: str, type: str | Sequence[str] | None = None) -> SessionMeasure:
+    """How many different items the person's current session has seen so far. Arguments as for `session_length`."""
+    return _of_session(name, type, "depth", "different items of")
+
+
+def session_duration(name: str, type: str | Sequence[str] | None = None) -> SessionMeasure:
+    """Seconds since the first event of the person's current session; missing without one. Arguments as for `session_length`.
+
+    Dwell so far is `total("dwell", entity("session"), "view", of="dwell_ms", unit=1, window="1d")`.
+    """
+    return _of_session(name, type, "duration", "seconds since the first of")
 
 
 def attribute(name: str, entity: Entity, attribute: str, *, kind: str) -> Attribute:
@@ -367,3 +412,16 @@ def derived(name: str, expression: str) -> Derived:
     """A number made of other numeric columns of the same row: `derived("price_to_habit", "price / user_price_30d")`."""
     base = named(name)
     return declare(Derived(*base, expression, expression))
+
+
+def _of_request(what: str, about: Entity) -> None:
+    if any(name.partition(".")[0] == "item" for name in about.fields):
+        raise wrong(f"{what} belongs to who asks, not to each candidate; got {about.name}", fix='entity("user")')
+
+
+def _of_session(name: str, type: str | Sequence[str] | None, measure: str, told: str) -> SessionMeasure:
+    base = named(name)
+    only = SESSION_TYPES if type is None else types_of(type)
+    types = tuple(sorted({*SESSION_TYPES, *only}))
+    text = f"{told} the current session" if type is None else f"{told} {told_types(type)} in the current session"
+    return declare(SessionMeasure(*base, text, types, measure, only))

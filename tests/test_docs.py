@@ -130,7 +130,7 @@ def test_the_first_evening_works_as_it_is_written(tmp_path: Path) -> None:
                 server = subprocess.Popen(["sh", "-c", f"exec {line}"], cwd=tmp_path, env=_environment(TAILORBIRD_SERVE__PORT="0"))
                 url = address_of(shop, server)
                 continue
-            smaller = line.replace("--days 14", "--days 5 --users 200 --items 80").replace("http://127.0.0.1:8642", url)
+            smaller = line.replace("--days 28", "--days 5 --users 200 --items 80").replace("http://127.0.0.1:8642", url)
             done = subprocess.run(["sh", "-c", smaller], cwd=tmp_path, env=_environment(), capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             if line.startswith("curl"):

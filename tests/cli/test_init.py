@@ -63,7 +63,7 @@ def test_every_next_step_works_when_pasted(tmp_path: Path) -> None:
     assert [step.split("'")[2].split()[0] for step in steps] == ["check", "simulate", "import", "train", "recommend", "up"]
     for step in steps[:-1]:
         # As printed, but for the size of the history, which only takes time.
-        printed = paste(step.replace("--days 14", "--days 5 --users 200 --items 80"), tmp_path)
+        printed = paste(step.replace("--days 28", "--days 5 --users 200 --items 80"), tmp_path)
     assert "u0" in steps[-2]
     assert len([line for line in printed.splitlines() if " i0" in line]) == 12
     paste_up(steps[-1], tmp_path, tmp_path / "my shop")

@@ -73,7 +73,7 @@ def _next_steps(folder: Path, data: Path | None, ended_long_ago: bool) -> list[s
         events = shlex.quote(str(folder / "history.jsonl"))
         return [
             f"{here} check",
-            f"{here} simulate --days 14 --out {events}",
+            f"{here} simulate --days 28 --out {events}",
             f"{here} import tailorbird {events}",
             f"{here} train",
             f"{here} recommend --user u000001",

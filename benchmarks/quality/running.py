@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class Case:
         settings: from the time of the first and the last event.
         small: cuts the settings down, for `--small`.
         trim: makes a smaller copy of the data, for `--small`; None takes all.
+        data: makes the data in a folder, where they are no files of others; told whether the run is small.
+        project: makes the project folder, where it is none of those beside this file.
         protocol: what a reader must know, a sentence each.
         expected: figures of the data set that the lake must agree with: SQL → value.
     """
@@ -56,6 +59,8 @@ class Case:
     protocol: tuple[str, ...]
     trim: Callable[[Path, Path], None] | None = None
     expected: dict[str, int] = field(default_factory=dict)
+    data: Callable[[Path, bool], None] | None = None
+    project: Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def main(case: Case) -> None:
     parser.add_argument("--shuffle", action="store_true", help="train on shuffled labels: the gate must refuse the result")
     given = parser.parse_args()
     data = folder_of(case, given.data)
-    if data is None:
+    if data is None and case.data is None:
         print(f"skipped: no {case.folder} in {given.data or 'any folder'}; name it by --data or TAILORBIRD_DATA", file=sys.stderr)
         raise SystemExit(3)
     result = run(case, data, small=given.small, keep=given.keep, shuffle=given.shuffle)
@@ -96,24 +101,20 @@ def default_data() -> Path | None:
 
 def folder_of(case: Case, data: Path | None) -> Path | None:
     """Where the data set lies, or None."""
-    if data is None:
+    if data is None or not case.folder:
         return None
     if (data / case.folder).is_dir():
         return data / case.folder
     return data if data.is_dir() and data.name == case.folder else None
 
 
-def run(case: Case, data: Path, *, small: bool = False, keep: Path | None = None, shuffle: bool = False) -> dict[str, Any]:
+def run(case: Case, data: Path | None, *, small: bool = False, keep: Path | None = None, shuffle: bool = False) -> dict[str, Any]:
     """Import, train, judge."""
     with tempfile.TemporaryDirectory(prefix=f"tailorbird-{case.name}-") as scratch:
         root = keep or Path(scratch) / case.name
         if not root.exists():
-            shutil.copytree(PROJECTS / case.name, root)
-        if small and case.trim is not None:
-            part = Path(scratch) / "data"
-            part.mkdir()
-            case.trim(data, part)
-            data = part
+            (case.project or partial(shutil.copytree, PROJECTS / case.name))(root)
+        data = _data(case, data, Path(scratch) / "data", small)
         begin = time.monotonic()
         imported = _import(case, root, data)
         import_s = time.monotonic() - begin
@@ -134,12 +135,27 @@ def run(case: Case, data: Path, *, small: bool = False, keep: Path | None = None
         "requests": told["requests"],
         "people": told["people"],
         "rows": told["rows"],
+        "notes": told["notes"],
         "about": told["about"],
         "imported": {name: imported[name] for name in ("rows", "accepted", "routed")},
         "counted": [vars(each) for each in counted],
         "seconds": {"import": round(import_s, 1), **told["seconds"]},
         "environment": environment(),
     }
+
+
+def _data(case: Case, given: Path | None, scratch: Path, small: bool) -> Path:
+    """The data set, a smaller copy of it, or data made here."""
+    if case.data is not None:
+        scratch.mkdir()
+        case.data(scratch, small)
+        return scratch
+    assert given is not None
+    if not small or case.trim is None:
+        return given
+    scratch.mkdir()
+    case.trim(given, scratch)
+    return scratch
 
 
 def show(result: dict[str, Any]) -> None:

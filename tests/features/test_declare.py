@@ -72,6 +72,8 @@ def refused(tmp_path: Path, line: str) -> str:
         ('derived("x", "x + 1")', "derived columns go in a circle: x → x"),
         ('derived("x", "clicks + ")', "x: 'clicks +' is not an expression|'clicks + ' is not an expression"),
         ('ratio("x", item, "click", "impression", weight=-1)', "weight: expected a number from 0 to 1e9, got -1"),
+        ('distinct("x", item, "click", of="user", precision=9)', "precision: expected 4 to 8, got 9"),
+        ('distinct("x", item, "click", of="price")', "price is a number, expected a text|expected a text, 'price' is a number"),
         ('gap_mean("x", item, "click")', "a gap belongs to who asks, not to each candidate; got item"),
         ('gap_mean("x", user, "click", length=1)', "length: expected 2 to 1024, got 1"),
         ('session_depth("x", "klick")', "x: 'klick' is no event type"),

@@ -30,6 +30,7 @@ from tailorbird.features import (
     count,
     decayed,
     derived,
+    distinct,
     entity,
     gap_mean,
     last,
@@ -77,10 +78,11 @@ FILTERS = (
     "price > 5",
     "device == 'phone' or missing(dwell_ms)",
     "item.category == 'a'",
+    "item != 'i1' and user == 'u1'",
     "properties.tag in ('x', 'y')",
 )
 NUMBERS = ("price", "price * quantity", "dwell_ms", "rating", "item.price", "properties.depth")
-KINDS = ("count", "total", "mean", "variance", "extreme", "ratio", "trend", "share", "decayed")
+KINDS = ("count", "total", "mean", "variance", "extreme", "distinct", "ratio", "trend", "share", "decayed")
 KINDS += ("last", "since", "first", "gap", "measure", "sequence", "session", "attribute", "context")
 TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
 WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None))
@@ -121,6 +123,9 @@ def declarations(draw):
         elif kind == "extreme":
             largest = draw(st.sampled_from([minimum, maximum]))
             found.append(largest(name, draw(about), draw(types), where=draw(where), **amount, **span))
+        elif kind == "distinct":
+            of, precision = draw(st.sampled_from(["item", "user", "query", "item.category"])), draw(st.integers(4, 8))
+            found.append(distinct(name, draw(about), draw(types), of=of, precision=precision, where=draw(where), **span))
         elif kind == "ratio":
             prior = draw(st.sampled_from([None, 0.1, *ENTITIES]))
             weight = draw(st.sampled_from([0, 3, 20.5]))

@@ -2,13 +2,8 @@
 
 Each works on many entities at once: `states` is (entities, lanes) of int64 and is changed in place. None depends on the
 order of events or on how they are cut into batches, so that a late, reordered or repeated-after-a-crash batch leads to the
-same bits. Times are never asked of a clock: a state is read at some t after the newest event in it.
-
-    tile of ts = floor(ts / H)      slot = tile mod (tiles + 1)      the ring of 3 tiles at head 7:  slot 0 1 2 3
-                                                                                                     tile 4 5 6 7
-
-A ring's head is the tile of the entity's newest event. A tile older than head − tiles can be in no window that is read
-after the newest event, and is dropped. Which lanes belong to what is in `features.layout`.
+same bits. Times are never asked of a clock: a state is read at some t after the newest event in it. Those of windows are
+in `features.rings`; which lanes belong to what, in `features.layout`.
 """
 
 from typing import Any, Protocol, TypeVar
@@ -16,18 +11,15 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird import faults
-from tailorbird.features.columns import PEAK_ZERO, Extract, Frame, Keys, ProfileExtract, extract, extract_profiles, measured
-from tailorbird.features.finish import DECAY_WEIGHTS
-from tailorbird.features.layout import PEAKS, DecayedSum, EntityLayout, FirstTime, LastEvents, LastValue, Profile, Ring, WindowSum
+from tailorbird.features.columns import PEAK_ZERO, Extract, Frame, Keys, ProfileExtract, extract, extract_profiles
+from tailorbird.features.layout import PEAKS, EntityLayout, FirstTime, LastEvents, LastValue, Profile
+from tailorbird.features.rings import NEVER, RingPeaks, RingSketches, RingSums
 
 Int64s = npt.NDArray[np.int64]
 States = npt.NDArray[np.int64]  # (entities, state lanes)
 Readings = npt.NDArray[np.int64]  # (entities, reading lanes)
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
-
-NEVER = np.iinfo(np.int64).max
 
 
 class Additions(Protocol):
@@ -67,104 +59,6 @@ class Accumulator(Protocol[B]):
     def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
         """The earliest time after t at which `finish` writes something else although no event came; NEVER if none."""
         ...
-
-
-class RingSums:
-    """Tile sums, and the windows and decays over them. An empty tile is 0, which `_join` leaves as it is."""
-
-    _join: np.ufunc = np.add
-
-    def __init__(self, ring: Ring, windows: list[WindowSum], decays: list[DecayedSum]) -> None:
-        self._ring = ring
-        self._windows = windows
-        self._decays = decays
-        self._lanes = slice(ring.lane, ring.lane + ring.lanes)
-
-    def take(self, frame: Frame) -> Extract:
-        return extract(self._ring.source, frame)
-
-    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
-        ring = self._ring
-        self._advance(states[:, self._lanes], old, new)
-        tile = batch.ts // ring.hop
-        kept = tile >= new[rows] // ring.hop - ring.tiles
-        value = measured(ring.measure, batch.value)
-        # Not states[rows, lanes] += value, which keeps one of several equal places.
-        self._join.at(states, (rows[kept], ring.lane + tile[kept] % ring.lanes), value[kept])
-
-    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
-        mine, theirs = states[:, self._lanes], other[:, self._lanes].copy()
-        self._advance(mine, old, new)
-        self._advance(theirs, other_newest, new)
-        self._join(mine, theirs, out=mine)
-
-    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
-        age, sums = self._ages(newest, t), states[:, self._lanes]
-        for window in self._windows:
-            readings[:, window.reading_lane] = self._join.reduce(np.where(age <= self._reach(window), sums, 0), axis=1)
-        for decay in self._decays:
-            readings[:, decay.reading_lane] = self._decayed(decay, age, sums, newest).view(np.int64)
-
-    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
-        hop, age = self._ring.hop, self._ages(newest, t)
-        filled = states[:, self._lanes] != 0
-        soonest = np.full(len(states), NEVER)
-        for window in self._windows:
-            # A tile leaves when t reaches the tile that is window.tiles + 1 after it.
-            decisive = self._decisive(np.where(age <= window.tiles, states[:, self._lanes], 0), age)
-            leaves = (t // hop - decisive + window.tiles + 1) * hop
-            soonest = np.minimum(soonest, np.where(decisive < 0, NEVER, leaves))
-        for decay in self._decays:
-            fades = (filled & (age <= decay.tiles)).any(axis=1)
-            soonest = np.where(fades, np.minimum(soonest, (t // hop + 1) * hop), soonest)
-        return soonest
-
-    def _decisive(self, inside: Int64s, age: Int64s) -> Int64s:
-        """The age of the tile with whose leaving a window first changes, −1 if all are empty: of sums, the oldest filled one."""
-        return np.where(inside != 0, age, -1).max(axis=1, initial=-1)
-
-    def _decayed(self, decay: DecayedSum, age: Int64s, sums: Int64s, newest: Int64s) -> Floats:
-        """The weighted sum (entities,), one tile after another from the oldest: the order decides the last bit."""
-        weights = np.zeros(max(self._ring.tiles, decay.tiles) + 2)
-        weights[: decay.tiles + 1] = DECAY_WEIGHTS
-        head, lanes = newest // self._ring.hop, self._ring.lanes
-        rows, total = np.arange(len(sums)), np.zeros(len(sums))
-        for behind in range(lanes - 1, -1, -1):
-            slot = (head - behind) % lanes
-            weight = weights[np.minimum(age[rows, slot], len(weights) - 1)]
-            total += sums[rows, slot].astype(np.float64) * weight
-        return total
-
-    def _reach(self, window: WindowSum) -> int:
-        return window.tiles - 1 if faults.cut("features.tile") else window.tiles
-
-    def _ages(self, newest: Int64s, t: Int64s) -> Int64s:
-        """How many tiles each slot lies before the tile of t, shape (entities, slots); the head's slot is the youngest."""
-        head = newest // self._ring.hop
-        slots = np.arange(self._ring.lanes)
-        behind = (head[:, None] - slots) % self._ring.lanes
-        return behind + (t // self._ring.hop - head)[:, None]
-
-    def _advance(self, sums: Int64s, old: Int64s, new: Int64s) -> None:
-        """Clear the slots that the tiles after the old head, up to the new, come to stand in."""
-        old_head, new_head = old // self._ring.hop, new // self._ring.hop
-        moved = np.flatnonzero(new_head > old_head)
-        if len(moved):
-            behind = (new_head[moved, None] - np.arange(self._ring.lanes)) % self._ring.lanes
-            cleared = new_head[moved, None] - behind > old_head[moved, None]
-            sums[moved] = np.where(cleared, 0, sums[moved])
-
-
-class RingPeaks(RingSums):
-    """The largest code of each tile, and the windows over them; see `columns.measured`."""
-
-    _join = np.maximum
-
-    def _decisive(self, inside: Int64s, age: Int64s) -> Int64s:
-        """The youngest tile that holds the peak: when it goes, another is the peak."""
-        peak = inside.max(axis=1, initial=0)
-        youngest = np.where(inside == peak[:, None], age, NEVER).min(axis=1)
-        return np.where(peak > 0, youngest, -1)
 
 
 class Newest:
@@ -305,6 +199,8 @@ def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
         kind = RingPeaks if ring.measure in PEAKS else RingSums
         windows = [one for one in layout.windows if one.ring == number]
         found.append(kind(ring, windows, [one for one in layout.decays if one.ring == number]))
+    for number, sketch in enumerate(layout.sketches):
+        found.append(RingSketches(sketch, [one for one in layout.distincts if one.sketch == number]))
     found += [Newest(spot) for spot in layout.lasts]
     found += [Oldest(spot) for spot in layout.firsts]
     found += [Sequences(spot) for spot in layout.sequences]

@@ -40,7 +40,7 @@ class Peaks:
         found = self._largest(start, stop)
         slow = cut.slow[stop[cut.slow] < cut.edge[cut.slow]]
         slow = slow[self._largest(stop[slow], cut.edge[slow]) > found[slow]]  # known or not, the others are no larger
-        for some in _lots(slow, cut.edge[slow] - stop[slow]):
+        for some in in_lots(slow, cut.edge[slow] - stop[slow]):
             found[some] = np.maximum(found[some], self._known(stop[some], cut.edge[some], moments.p[some]))
         return moments.restore(found)
 
@@ -67,7 +67,7 @@ class Peaks:
         return np.maximum.reduceat(values, offsets[:-1])
 
 
-def _lots(rows: Intps, sizes: Intps) -> list[Intps]:
+def in_lots(rows: Intps, sizes: Intps) -> list[Intps]:
     """The rows in lots of about `_RAGGED_MAX` events."""
     if not len(rows):
         return []

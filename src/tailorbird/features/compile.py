@@ -16,6 +16,7 @@ from tailorbird.features.declare import (
     Counted,
     Decayed,
     Derived,
+    Distinct,
     Entity,
     Extreme,
     Feature,
@@ -45,6 +46,7 @@ from tailorbird.features.layout import (
     SEQUENCE_STATE,
     STATE_HEADER,
     DecayedSum,
+    DistinctValues,
     EntityLayout,
     FirstTime,
     LastEvents,
@@ -52,6 +54,7 @@ from tailorbird.features.layout import (
     Layout,
     Profile,
     Ring,
+    Sketch,
     Source,
     Spot,
     Step,
@@ -66,6 +69,8 @@ class _Draft:
         self.rings: dict[tuple[Source, str, int], int] = {}
         self.windows: dict[tuple[tuple[Source, str, int], int], None] = {}
         self.decays: dict[tuple[tuple[Source, str, int], int], None] = {}
+        self.sketches: dict[tuple[Source, int, int], int] = {}
+        self.distincts: dict[tuple[tuple[Source, int, int], int], None] = {}
         self.firsts: dict[Source, None] = {}
         self.lasts: dict[Source, None] = {}
         self.sequences: dict[tuple[Source, int], None] = {}
@@ -76,6 +81,11 @@ class _Draft:
 
     def decay(self, source: Source, measure: str, window: Window) -> None:
         self.decays[self._ring(source, measure, window), window.tiles] = None
+
+    def distinct(self, feature: Distinct) -> None:
+        sketch = (source_of(feature), feature.precision, feature.window.hop)
+        self.sketches[sketch] = max(self.sketches.get(sketch, 0), feature.window.tiles)
+        self.distincts[sketch, feature.window.tiles] = None
 
     def _ring(self, source: Source, measure: str, window: Window) -> tuple[Source, str, int]:
         ring = (source, measure, window.hop)
@@ -89,7 +99,7 @@ def source_of(feature: Counted, types: tuple[str, ...] | None = None, entity: En
     value: Amount | Expression | None = None
     if isinstance(feature, Total | Mean | Variance | Extreme | Share | Decayed):
         value = feature.amount
-    elif isinstance(feature, Last):
+    elif isinstance(feature, Last | Distinct):
         value = feature.of
     named = [*about.fields, *feature.entity.fields, *feature.group.fields] if isinstance(feature, Share) else [*about.fields]
     for expression in (feature.where, value.of if isinstance(value, Amount) else value):
@@ -129,6 +139,8 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
             draft(feature.entity).window(source_of(feature), measure, feature.window)
     elif isinstance(feature, Extreme):
         draft(feature.entity).window(source_of(feature), _peak(feature), feature.window)
+    elif isinstance(feature, Distinct):
+        draft(feature.entity).distinct(feature)
     elif isinstance(feature, Ratio):
         for about in [feature.entity] + ([feature.prior] if isinstance(feature.prior, Entity) else []):
             for types in (feature.types, feature.below):
@@ -191,6 +203,15 @@ def _entity(index: int, about: Entity, draft: _Draft) -> EntityLayout:
     for source in draft.lasts:
         lasts.append(LastValue(source, state, reading))
         state, reading = state + LAST_STATE, reading + LAST_READING
+    sketches = []
+    for (source, precision, hop), tiles in draft.sketches.items():
+        sketches.append(Sketch(source, precision, hop, tiles, state))
+        state += sketches[-1].lanes
+    sketch_order = {sketch: number for number, sketch in enumerate(draft.sketches)}
+    distincts = []
+    for sketch, tiles in draft.distincts:
+        distincts.append(DistinctValues(sketch_order[sketch], tiles, reading))
+        reading += 2
     firsts = []
     for source in draft.firsts:
         firsts.append(FirstTime(source, state, reading))
@@ -204,7 +225,8 @@ def _entity(index: int, about: Entity, draft: _Draft) -> EntityLayout:
         profile = Profile(about.fields[0], tuple(draft.attributes), state, reading)
         state, reading = state + PROFILE_HEADER + len(draft.attributes), reading + len(draft.attributes)
     contents = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
-    return EntityLayout(index, about, *contents, state, reading, tuple(decays), tuple(firsts))
+    later = (tuple(decays), tuple(firsts), tuple(sketches), tuple(distincts))
+    return EntityLayout(index, about, *contents, state, reading, *later)
 
 
 class _Finder:
@@ -231,6 +253,15 @@ class _Finder:
         layout = self._by_entity[source.entity]
         lane = next(one.reading_lane for one in layout.lasts if one.source == source)
         return Spot(layout.index, lane), Spot(layout.index, lane + 1)
+
+    def distinct(self, feature: Distinct) -> tuple[Spot, Spot]:
+        layout = self._by_entity[feature.entity]
+        wanted = (source_of(feature), feature.precision, feature.window.hop, feature.window.tiles)
+        for one in layout.distincts:
+            sketch = layout.sketches[one.sketch]
+            if (sketch.source, sketch.precision, sketch.hop, one.tiles) == wanted:
+                return Spot(layout.index, one.reading_lane), Spot(layout.index, one.reading_lane + 1)
+        raise KeyError(feature.name)
 
     def first(self, source: Source) -> Spot:
         layout = self._by_entity[source.entity]
@@ -270,6 +301,8 @@ def _step(feature: Feature, finder: _Finder, derived: dict[str, Expression]) -> 
     if isinstance(feature, Extreme):
         spot = finder.window(source_of(feature), _peak(feature), feature.window)
         return Step(name, "numeric", "extreme", (spot,), (feature.amount.unit if feature.largest else -feature.amount.unit,))
+    if isinstance(feature, Distinct):
+        return Step(name, "numeric", "distinct", finder.distinct(feature), (float(feature.precision),))
     if isinstance(feature, Ratio):
         return _ratio(feature, finder)
     if isinstance(feature, Trend):

@@ -35,12 +35,18 @@ DECAY_STEPS = 4
 DECAY_HALF_LIVES = 8
 # Squares are summed in two limbs: what is below this many bits, and the rest.
 SQUARE_BITS = 31
+# A sketch has 2^precision registers; ranks are cut off here, so that sums of 2^−rank are exact.
+PRECISION_MIN, PRECISION_MAX = 4, 8
+RANK_MAX = 40
 # A sum must hold this many events of the largest value.
 EVENTS_MAX = 1 << 30
 
 # Columns of an event that expressions may name; `item.x`, `user.x` and `properties.x` come on top.
 EVENT_FIELDS = {
     "type": "text",
+    "user": "text",
+    "item": "text",
+    "session": "text",
     "agent": "text",
     "device": "text",
     "country": "text",
@@ -152,6 +158,15 @@ class Extreme(Counted):
     window: Window
     amount: Amount
     largest: bool
+
+
+@dataclass(frozen=True)
+class Distinct(Counted):
+    """Different values of `of`, by a sketch of 2^`precision` registers."""
+
+    of: Expression
+    window: Window
+    precision: int
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tailorbird.features.declare import (
     Counted,
     Decayed,
     Derived,
+    Distinct,
     Entity,
     Extreme,
     Feature,
@@ -90,6 +91,7 @@ def _rows(now: Moment, feature: Feature) -> list[Row]:
         return now.within(now.rows(feature), feature.long)
     window = getattr(feature, "window", Window(HORIZON, HORIZON))
     amount = feature.amount.of if isinstance(feature, Total | Mean | Variance | Extreme | Decayed | Share) and feature.amount else None
+    amount = feature.of if isinstance(feature, Distinct) else amount
     if isinstance(feature, Share):
         groups = [about for about in (feature.entity, feature.group) if None not in now.key(about)]
         per_item = shared_by_item(feature)

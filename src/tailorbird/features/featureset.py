@@ -143,7 +143,7 @@ class FeatureSet:
             if isinstance(feature, Attribute):
                 found.add(f"{feature.entity.name}.{feature.attribute}")
         for one in self.layout.entities:
-            sources = [r.source for r in one.rings] + [s.source for s in (*one.lasts, *one.firsts, *one.sequences)]
+            sources = [r.source for r in one.rings] + [s.source for s in (*one.sketches, *one.lasts, *one.firsts, *one.sequences)]
             for source in sources:
                 for expression in (source.where, source.value.of if isinstance(source.value, Amount) else source.value):
                     found.update(() if expression is None else (name for name, _ in expression.names))

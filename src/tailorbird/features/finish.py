@@ -18,6 +18,7 @@ from tailorbird.features.declare import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, 
 from tailorbird.features.layout import Layout, Spot, Step
 from tailorbird.features.request import Sequence
 from tailorbird.features.runs import OF_RUN
+from tailorbird.features.sketch import estimate
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -145,6 +146,11 @@ def _extreme(step: Step, lanes: Lanes) -> Floats:
     return np.where(code > 0, units.astype(np.float64) * abs(unit), np.nan)
 
 
+def _distinct(step: Step, lanes: Lanes) -> Floats:
+    empty, weight = (lanes.lane(spot) for spot in step.spots)
+    return estimate(empty, weight, int(step.numbers[0]))
+
+
 def _ratio(step: Step, lanes: Lanes) -> Floats:
     a, b = (lanes.lane(spot).astype(np.float64) for spot in step.spots[:2])
     constant, weight = step.numbers
@@ -196,6 +202,7 @@ _NUMBERS = {
     "mean": _mean,
     "variance": _variance,
     "extreme": _extreme,
+    "distinct": _distinct,
     "ratio": _ratio,
     "trend": _trend,
     "share": _share,

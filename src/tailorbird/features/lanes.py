@@ -18,6 +18,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events.keys import hash64s
 from tailorbird.features.asof import Moments, Ragged, Series, Timeline
 from tailorbird.features.asof_peaks import Peaks
+from tailorbird.features.asof_sketches import Unions
 from tailorbird.features.bulk import RaggedSequence, Requests, Texts
 from tailorbird.features.columns import PEAK_ZERO, Extract, Frame, ProfileExtract, entity_key, extract, extract_profiles, measured
 from tailorbird.features.declare import HORIZON
@@ -190,7 +191,8 @@ class _Record:
 
     def values(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """Every lane that is one number."""
-        return self.windows(moments, t) + self.peaks(moments, t) + self.decays(moments, t) + self.lasts(moments)
+        over_tiles = (self.windows, self.peaks, self.distincts, self.decays)
+        return [lane for kind in over_tiles for lane in kind(moments, t)] + self.lasts(moments)
 
     def windows(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """The sum of each window at its spot. Edges are shared by windows of one length and hop, prefix sums by all."""
@@ -237,6 +239,17 @@ class _Record:
             found.append((Spot(self._layout.index, one.reading_lane), Peaks(self.timeline, codes[self._rows]).since(moments, t * 0)))
         return found
 
+    def distincts(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+        """The summary of each window that counts different values."""
+        found = []
+        for number, sketch in enumerate(self._layout.sketches):
+            hashes = self._measure(sketch.source, "sum").view(np.uint64)
+            unions = Unions(self.timeline, hashes, self._chosen(sketch.source), sketch.precision)
+            for window in (one for one in self._layout.distincts if one.sketch == number):
+                both = unions.since(moments, t // sketch.hop * sketch.hop - sketch.hop * window.tiles)
+                found += [(Spot(self._layout.index, window.reading_lane + place), values) for place, values in enumerate(both)]
+        return found
+
     def decays(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """The weighted sum of each decay at its spot: its tiles one after another, from the oldest. Decays of one hop share edges."""
         layout = self._layout
@@ -276,9 +289,13 @@ class _Record:
         return _LastEvents(self._frame, run, self._rows[run.events])
 
     def _series(self, source: Source) -> Series:
+        return self.timeline.series(self._chosen(source))
+
+    def _chosen(self, source: Source) -> Bools:
+        """Which of the entity's events the source counts."""
         chosen = np.zeros(len(self._rows), np.bool_)
         chosen[self._place[self._taken[source].rows]] = True
-        return self.timeline.series(chosen)
+        return chosen
 
     def _measure(self, source: Source, measure: str) -> Int64s:
         """What each of the entity's events adds; 0 where the source does not count it."""
@@ -309,8 +326,8 @@ class _LastEvents:
 
 def sources_of(layout: EntityLayout) -> list[Source]:
     """Each source of an entity once."""
-    found = [*(ring.source for ring in layout.rings), *(one.source for one in (*layout.lasts, *layout.firsts, *layout.sequences))]
-    return list(dict.fromkeys(found))
+    holders = (*layout.rings, *layout.sketches, *layout.lasts, *layout.firsts, *layout.sequences)
+    return list(dict.fromkeys(one.source for one in holders))
 
 
 def _keys(texts: Texts | None, count: int) -> Keys:

@@ -4,6 +4,7 @@ Everything in a record is a 64-bit lane. The state record of an entity, written 
 
     newest ts
     rings       tiles + 1 sums each
+    sketches    tiles + 1 times 2^precision bytes each
     lasts       ts, id, value each
     firsts      one time each
     sequences   ts × L, id × L, item × L, type × L, session × L each
@@ -13,6 +14,7 @@ The reading record, what a request reads; derived from the state at one time:
 
     newest ts, valid from, next change, commit
     windows     one sum each
+    distincts   two numbers each
     decays      one weighted sum each, the bits of a float64
     lasts       ts, value each
     firsts      one time each
@@ -76,6 +78,38 @@ class Ring:
     @property
     def lanes(self) -> int:
         return self.tiles + 1
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """As a ring, of which each tile is the registers of a sketch, a byte each; see `features.sketch`."""
+
+    source: Source
+    precision: int
+    hop: int
+    tiles: int
+    lane: int
+
+    @property
+    def registers(self) -> int:
+        return 1 << self.precision
+
+    @property
+    def slots(self) -> int:
+        return self.tiles + 1
+
+    @property
+    def lanes(self) -> int:
+        return self.slots * self.registers // 8
+
+
+@dataclass(frozen=True)
+class DistinctValues:
+    """What is known of the union of a sketch's tiles, that of t and the `tiles` before it: `sketch.summary`, two lanes."""
+
+    sketch: int
+    tiles: int
+    reading_lane: int
 
 
 @dataclass(frozen=True)
@@ -147,6 +181,8 @@ class EntityLayout:
     reading_lanes: int
     decays: tuple[DecayedSum, ...] = field(default=(), metadata=LATER)
     firsts: tuple[FirstTime, ...] = field(default=(), metadata=LATER)
+    sketches: tuple[Sketch, ...] = field(default=(), metadata=LATER)
+    distincts: tuple[DistinctValues, ...] = field(default=(), metadata=LATER)
 
     @property
     def state_bytes(self) -> int:
@@ -172,6 +208,7 @@ class Step:
     Attributes:
         operation: which; the list follows.
         spots: count: sum. total: sum. mean: sum, count. variance: count, sum, low limb, high limb. extreme: coded value.
+            distinct: summary (numbers: precision).
             ratio: a, b (and the parent's A, B). trend: short, long. share: own, group's. decayed: weighted sum.
             last: ts, value. since: ts. first: time. session, length, depth,
             duration, gap, sequence: first lane. attribute: value. context, derived: none.

@@ -68,6 +68,8 @@ class Row:
     index: int
 
     def field(self, name: str, kind: str) -> Any:
+        if name in ("user", "item", "session"):
+            return self.part(name)
         owner, _, attribute = name.partition(".")
         if not attribute:
             found = self.event.get(name)

@@ -5,16 +5,19 @@ made of them. Sums of floats go in the order written, so that their last bit is 
 """
 
 import math
+from decimal import Context, Decimal
 from typing import TYPE_CHECKING
 
 from tailorbird.features.declare import (
     DECAY_STEPS,
     HORIZON,
+    RANK_MAX,
     SQUARE_BITS,
     Amount,
     Count,
     Counted,
     Decayed,
+    Distinct,
     Entity,
     Extreme,
     GapMean,
@@ -54,6 +57,8 @@ def _of_kind(now: "Moment", feature: Counted) -> float:
         return variance(now, feature)
     if isinstance(feature, Extreme):
         return extreme(now, feature)
+    if isinstance(feature, Distinct):
+        return distinct(now, feature)
     if isinstance(feature, Ratio):
         return ratio(now, feature)
     if isinstance(feature, Trend):
@@ -97,6 +102,23 @@ def extreme(now: "Moment", feature: Extreme) -> float:
     rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
     amounts = [units(row, feature.amount) for row in rows]
     return float(max(amounts) if feature.largest else min(amounts)) * feature.amount.unit if rows else math.nan
+
+
+def distinct(now: "Moment", feature: Distinct) -> float:
+    """HyperLogLog: the largest rank of each register, then the estimate, for few values by the registers left empty."""
+    bits, registers = feature.precision, [0] * 2**feature.precision
+    for row in now.within(now.rows(feature, value=feature.of), feature.window):
+        key = category(evaluate(feature.of, row.field))
+        rest = key % 2 ** (64 - bits)  # its first 1, counted from the left
+        rank = min(64 - bits - rest.bit_length() + 1, RANK_MAX)
+        registers[key >> 64 - bits] = max(registers[key >> 64 - bits], rank)
+    m, empty = float(2**bits), registers.count(0)
+    alpha = {4: 0.673, 5: 0.697, 6: 0.709}.get(bits, 0.7213 / (1 + 1.079 / m))
+    raw = alpha * m * m * 2.0**RANK_MAX / float(sum(2 ** (RANK_MAX - rank) for rank in registers))
+    if raw <= 2.5 * m and empty:
+        precise = Context(prec=30)
+        raw = float(precise.multiply(Decimal(m), precise.ln(precise.divide(Decimal(m), Decimal(empty)))))
+    return float(round(raw))
 
 
 def ratio(now: "Moment", feature: Ratio) -> float:

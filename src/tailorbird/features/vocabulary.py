@@ -17,6 +17,8 @@ from tailorbird.features.declare import (
     ENTITY_FIELDS,
     GAP_LENGTH,
     HORIZON,
+    PRECISION_MAX,
+    PRECISION_MIN,
     SEQUENCE_LENGTH,
     SEQUENCE_LENGTH_MAX,
     SESSION_TYPES,
@@ -26,6 +28,7 @@ from tailorbird.features.declare import (
     Count,
     Decayed,
     Derived,
+    Distinct,
     Entity,
     Extreme,
     GapMean,
@@ -187,6 +190,33 @@ def maximum(
     span, amount = window_of(window, hop), amount_of(of, unit, max)
     text = f"largest {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
     return declare(Extreme(*base, text, entity, *counts_what(type, where), span, amount, True))
+
+
+def distinct(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    of: str,
+    precision: int = 6,
+    window: str | None = None,
+    hop: str | None = None,
+    where: str | None = None,
+) -> Distinct:
+    """About how many different values of a text the events have: `distinct("reach", item, "view", of="user", window="7d")`.
+
+    HyperLogLog, in whole numbers: nearly exact up to a dozen or two, then off by about 13 % (precision 6) or 6.5 % (8).
+
+    Args:
+        of: a text of the event: `user`, `item`, `query`, `item.category` …; events without it are left out.
+        precision: 4 to 8; the state takes 2^precision bytes a tile.
+    """
+    base = counted(name, entity, type)
+    if not isinstance(precision, int) or not PRECISION_MIN <= precision <= PRECISION_MAX:
+        raise wrong(f"precision: expected {PRECISION_MIN} to {PRECISION_MAX}, got {precision!r}")
+    span, expression = window_of(window, hop), expression_of(of, "text")
+    text = f"different {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
+    return declare(Distinct(*base, text, entity, *counts_what(type, where), expression, span, precision))
 
 
 def ratio(

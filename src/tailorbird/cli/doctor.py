@@ -124,6 +124,7 @@ def _port(host: str, port: int) -> Finding:
 
 def _logs(stream: Path) -> Iterator[Finding]:
     from tailorbird.stream import answer_logs, open_reader, raw_logs, routed_path
+    from tailorbird.stream.partitions import set_aside_files
 
     routed = {"routed": routed_path(stream)} if routed_path(stream).exists() else {}
     raw = {f"raw {name}": path for name, path in raw_logs(stream).items()}
@@ -138,6 +139,8 @@ def _logs(stream: Path) -> Iterator[Finding]:
             yield f"log {name}", "ok", text, ""
         except TailorbirdError as error:
             yield f"log {name}", "error", error.message, error.fix or "tailorbird lake verify says what is damaged"
+        for aside in set_aside_files(path):
+            yield f"log {name}", "warning", f"{aside.name} was moved aside", "it may hold acknowledged events; keep it, and look at the disk"
 
 
 def _holder(path: Path) -> str:

@@ -1,10 +1,13 @@
 """The roles of a project in one process, stepped by hand: what `import` and `demo` do, and what `up` does as processes."""
 
+import threading
+
 from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.events import Clock
+from tailorbird.features.bootstrap import build_from_lake
 from tailorbird.features.worker import FeatureWorker
-from tailorbird.lake import LakeRole
+from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
 
 
@@ -25,6 +28,8 @@ class Roles:
             self.router.close()
             raise
         try:
+            if self.worker.needs_history():  # the declarations changed, and the log was pruned since
+                build_from_lake(self.worker, Lake(paths.lake), threading.Event())
             self.lake = LakeRole(paths.stream, paths.lake, clock=clock)
         except BaseException:
             self.worker.close()

@@ -73,9 +73,8 @@ def _summary(results: list[dict[str, Any]]) -> str:
         verdict = "ahead" if low is not None and low > 0 else "**not ahead outside the noise**"
         span = f"{gain['ndcg_10']:+.4f} ({_signed(low)} to {_signed(gain['ndcg_10_high'])})"
         theirs = f"{best} {result['results'][best]['ndcg_10']:.4f}"
-        lines.append(
-            f"| [{result['benchmark']}](#{result['benchmark']}) | {result['results'][OURS]['ndcg_10']:.4f} | {theirs} | {span} | {verdict} |"
-        )
+        ours, name = result["results"][OURS]["ndcg_10"], result["benchmark"]
+        lines.append(f"| [{name}](#{name}) | {ours:.4f} | {theirs} | {span} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 

@@ -140,7 +140,7 @@ def _logs(stream: Path) -> Iterator[Finding]:
         except TailorbirdError as error:
             yield f"log {name}", "error", error.message, error.fix or "tailorbird lake verify says what is damaged"
         for aside in set_aside_files(path):
-            yield f"log {name}", "warning", f"{aside.name} was moved aside", "it may hold acknowledged events; keep it, and look at the disk"
+            yield f"log {name}", "warning", f"{aside.name} moved aside", "it may hold acknowledged events; keep it, look at the disk"
 
 
 def _holder(path: Path) -> str:

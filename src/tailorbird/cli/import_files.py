@@ -85,7 +85,7 @@ def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, rou
         resumed = f" (went on after row {report.resumed_at:,})" if report.resumed_at else ""
         out.print(f"Imported {report.accepted:,} of {report.rows:,} rows from {len(report.files)} file(s){resumed}.")
     for file in report.set_aside:
-        out.print(f"The log had a damaged end, which was moved to {file}; its rows were imported again.")
+        out.print(f"The log had a damaged end, which was moved to {file}; import earlier files again.")
     if report.refused:
         reasons = ", ".join(f"{count:,} {code}" for code, count in report.refused.most_common())
         out.print(f"{sum(report.refused.values()):,} rows are in quarantine: {reasons}. See: tailorbird lake quarantine")

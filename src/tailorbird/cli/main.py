@@ -93,6 +93,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
             raise
         _say(str(error))
         status = error.exit_status
+    except SystemExit as end:
+        status = end.code
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:
@@ -104,7 +106,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
             raise
         _say(sentence)
         status = 1
-    raise SystemExit(status if isinstance(status, int) else 0)
+    code = status if isinstance(status, int) else 0
+    if arguments is None and "deltalake" in sys.modules:
+        from tailorbird.lake import leave
+
+        leave(code)  # its threads may abort a process that ends in the usual way, after the work was done
+    raise SystemExit(code)
 
 
 def _take_options(words: list[str]) -> bool:

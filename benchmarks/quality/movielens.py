@@ -15,9 +15,9 @@ def settings(low: int, high: int) -> TrainSettings:
     return TrainSettings(
         window_us=high - low,
         lateness_us=0,
-        scheme=Scheme(type="rating", popular_window=3_650 * DAY, refresh=DAY, item_to_item=400),
-        requests=25_000,
-        test_requests=8_000,
+        scheme=Scheme(type="rating", popular=2_000, popular_window=3_650 * DAY, refresh=DAY, item_to_item=400),
+        requests=40_000,
+        test_requests=6_000,
         index=IndexSettings(),
         index_every_us=90 * DAY,
         windows={"7d": 7 * DAY, "30d": 30 * DAY, "365d": 365 * DAY, "ever": None},

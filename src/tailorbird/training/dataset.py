@@ -11,7 +11,7 @@ Sets from logs that hold clicks and no answers are drawn in `training.clicks`; h
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -81,7 +81,11 @@ class Dataset:
 
     def gain(self, objective: Mapping[str, float]) -> npt.NDArray[np.float64]:
         """What each row was worth by the slot's value formula, shape (n,)."""
-        return sum((weight * self.labels[head] for head, weight in objective.items() if head in self.labels), np.zeros(self.rows))
+        gain = np.zeros(self.rows)
+        for head, weight in objective.items():
+            if head in self.labels:
+                gain += weight * self.labels[head]
+        return gain
 
     def take(self, requests: Ints) -> "Dataset":
         """Some requests, in the given order."""
@@ -162,7 +166,7 @@ def answers_dataset(
         "attribution_us": attribution,
         "mature_before": mature_before,
     }
-    full = Dataset(**{**base.__dict__, "labels": labels, "scheme": scheme})
+    full = replace(base, labels=labels, scheme=scheme)
     return full if seen.all() else full.keep(seen)
 
 

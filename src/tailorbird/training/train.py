@@ -257,6 +257,6 @@ def _write(
         formula={head: weight for head, weight in slot.objective.items() if head in fitted.models},
         window=Window(about["window"]["from"], about["window"]["test_from"]),
         metrics={**evaluation.plain(), "decision": list(decision.reasons), "about": dict(about), "parity": fitted.parity},
-        libraries={"lightgbm": lightgbm.__version__, "pyarrow": pa.__version__},
+        libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
         card=card,
     )

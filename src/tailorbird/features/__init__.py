@@ -8,30 +8,32 @@ from tailorbird.features.declare import Entity, Feature
 from tailorbird.features.featureset import Column, FeatureSet, load_features
 from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.vocabulary import (
-    attribute,
-    context,
     count,
     decayed,
-    derived,
     distinct,
     entity,
-    gap_mean,
-    last,
     maximum,
     mean,
     minimum,
     ratio,
+    share,
+    total,
+    trend,
+    variance,
+)
+from tailorbird.features.vocabulary_last import (
+    attribute,
+    context,
+    derived,
+    gap_mean,
+    last,
     sequence,
     session,
     session_depth,
     session_duration,
     session_length,
-    share,
     time_since,
     time_since_first,
-    total,
-    trend,
-    variance,
 )
 
 __all__ = [

@@ -1,24 +1,16 @@
-"""What is declared: the kinds of features as plain values, and the checks that all declarations share.
+"""What is declared: the kinds of features as plain values.
 
 A window of length W with hop H counts, at time t, the events with floor(t/H)·H − W ≤ ts < t: the tile that t stands in
 and the W/H before it. Without a hop it is W/12. A count without a window counts the horizon of 400 days by 25.
-The calls that a `features.py` makes are in `features.vocabulary`. Which events a declaration counts is in
-`features.columns`; how declarations become records, in `features.compile`; what each means, in plain Python, in
-`features.reference`.
+The calls that a `features.py` makes are in `features.vocabulary` and `features.vocabulary_last`. Which events a declaration
+counts is in `features.columns`; how declarations become records, in `features.compile`; what each means, in plain Python,
+in `features.reference`.
 """
 
-import re
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
 
-from tailorbird.errors import DeclarationError
-from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
-from tailorbird.features.expression import Expression, ExpressionError, parse
+from tailorbird.events.clock import DAY, MINUTE
+from tailorbird.features.expression import Expression
 
 HORIZON = 400 * DAY
 HORIZON_HOP = 25 * DAY
@@ -68,10 +60,6 @@ EVENT_FIELDS = {
 }
 ENTITY_FIELDS = ("user", "item", "session", "device", "country")
 CONTEXT_FIELDS = {"device": "categorical", "country": "categorical", "local_hour": "numeric"}
-_ATTRIBUTE = re.compile(r"(item|user|properties)\.[A-Za-z_]\w*\Z")
-_NAME = re.compile(r"[A-Za-z_]\w*\Z")
-_DURATION = re.compile(r"(\d+)\s*(s|m|h|d|w)\Z")
-_UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 
 
 @dataclass(frozen=True)
@@ -289,138 +277,3 @@ class Derived(Feature):
     """`text` is checked once all columns are known, in `features.layout`."""
 
     text: str
-
-
-F = TypeVar("F", bound=Feature)
-_HERE = str(Path(__file__).parent)
-_collector: ContextVar[list[Feature] | None] = ContextVar("declarations", default=None)
-
-
-@contextmanager
-def collecting() -> Iterator[list[Feature]]:
-    """Collect, in order, every feature declared within the block: how `load_features` reads a project's file."""
-    declared: list[Feature] = []
-    token = _collector.set(declared)
-    try:
-        yield declared
-    finally:
-        _collector.reset(token)
-
-
-def is_profile_field(name: str) -> bool:
-    """`item.x` or `user.x`: what an entity may be made of."""
-    return bool(_ATTRIBUTE.match(name)) and not name.startswith("properties.")
-
-
-def event_kind(name: str) -> str | None:
-    """What an expression over events may name, and as which kind; see `features.expression`."""
-    return EVENT_FIELDS.get(name) or ("either" if _ATTRIBUTE.match(name) else None)
-
-
-def duration(text: str) -> int:
-    """Microseconds of `90s`, `30m`, `6h`, `7d` or `2w`."""
-    match = _DURATION.match(text.strip()) if isinstance(text, str) else None
-    if match is None:
-        raise wrong(f"{text!r} is no duration; write it as 90s, 30m, 6h, 7d or 2w")
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def declare(feature: F) -> F:
-    declared = _collector.get()
-    if declared is not None:
-        declared.append(feature)
-    return feature
-
-
-def place() -> str:
-    """The nearest line outside this package: the project's."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and str(Path(frame.f_code.co_filename).parent) == _HERE:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-
-
-def wrong(message: str, fix: str = "") -> DeclarationError:
-    return DeclarationError(message, where=place(), fix=fix)
-
-
-def named(name: str) -> tuple[str, str]:
-    if not isinstance(name, str) or not _NAME.match(name):
-        raise wrong(f"a feature's name is letters, digits and _, got {name!r}")
-    return name, place()
-
-
-def counted(name: str, about: Entity, type: str | Sequence[str]) -> tuple[str, str]:
-    if not isinstance(about, Entity):
-        raise wrong(f'expected an entity such as entity("item"), got {about!r}')
-    types_of(type)
-    return named(name)
-
-
-def types_of(type: str | Sequence[str]) -> tuple[str, ...]:
-    """The event types, sorted; that they exist is checked by FeatureSet, which knows the project's own."""
-    types = (type,) if isinstance(type, str) else tuple(type)
-    if not types or not all(isinstance(one, str) and one for one in types):
-        raise wrong(f"expected an event type or several, got {type!r}")
-    return tuple(sorted(set(types)))
-
-
-def told_types(type: str | Sequence[str]) -> str:
-    return ", ".join(types_of(type))
-
-
-def counts_what(type: str | Sequence[str], where: str | None) -> tuple[tuple[str, ...], Expression | None]:
-    return types_of(type), None if where is None else expression_of(where, "truth")
-
-
-def expression_of(text: str, expect: str) -> Expression:
-    try:
-        return parse(text, event_kind, expect=expect)
-    except ExpressionError as error:
-        fields = f"fields: {', '.join(EVENT_FIELDS)}, item.NAME, user.NAME, properties.NAME"
-        raise wrong(f"{text!r}: {error}", fix=fields if "no field" in str(error) else "") from None
-
-
-def amount_of(of: str, unit: float, max: float) -> Amount:
-    if not (isinstance(unit, int | float) and isinstance(max, int | float) and 0 < unit <= max <= 1e15):
-        raise wrong(f"expected 0 < unit <= max, got unit={unit!r}, max={max!r}")
-    amount = Amount(expression_of(of, "number"), float(unit), float(max))
-    if amount.units_max * EVENTS_MAX >= 1 << 63:
-        raise wrong(
-            f"max / unit = {amount.units_max:,} is too fine: {EVENTS_MAX:,} such events do not fit into 64 bits",
-            fix=f"unit={2 * amount.max * EVENTS_MAX / (1 << 63):.3g} or coarser, or a smaller max",
-        )
-    return amount
-
-
-def window_of(window: str | None, hop: str | None) -> Window:
-    if window is None:
-        if hop is not None:
-            raise wrong("hop needs a window")
-        return Window(HORIZON, HORIZON_HOP)
-    length = duration(window)
-    if not MINUTE <= length <= HORIZON:
-        raise wrong(f"window: expected 1m to 400d, got {window}")
-    if hop is None:
-        if length % HOPS_DEFAULT:
-            raise wrong(f"the window of {window} is not a multiple of {HOPS_DEFAULT}", fix="give it a hop")
-        return Window(length, length // HOPS_DEFAULT)
-    step = duration(hop)
-    if step <= 0 or length % step:
-        raise wrong(f"the window of {window} is not a multiple of its hop of {hop}", fix=f"hop={spelled(length // HOPS_DEFAULT)!r}")
-    if length // step > HOPS_MAX:
-        least = spelled(-(-length // HOPS_MAX))
-        raise wrong(f"{window} by {hop} is {length // step} hops, more than {HOPS_MAX}", fix=f"a hop of at least {least}")
-    return Window(length, step)
-
-
-def told_window(span: Window) -> str:
-    return f"{spelled(span.length)} by {spelled(span.hop)}"
-
-
-def spelled(length: int) -> str:
-    """`7d`, `14h`: a length in the largest unit that it is a multiple of."""
-    for letter, unit in (("d", DAY), ("h", HOUR), ("m", MINUTE)):
-        if length % unit == 0:
-            return f"{length // unit}{letter}"
-    return f"{length / SECOND:g}s"

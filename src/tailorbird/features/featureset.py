@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.features.checks import collecting
 from tailorbird.features.compile import attribute_spot, compile_layout
 from tailorbird.features.declare import (
     Amount,
@@ -26,7 +27,6 @@ from tailorbird.features.declare import (
     OfSession,
     Ratio,
     SequenceOf,
-    collecting,
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
 from tailorbird.features.layout import Layout, Spot

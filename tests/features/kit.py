@@ -82,6 +82,9 @@ def every_kind() -> FeatureSet:
             distinct("reach_longer", item, ["click", "view"], of="user", window="2m", hop="30s"),
             distinct("items_seen", user, ["click", "impression"], of="item", precision=4, window="2m"),
             distinct("categories", everyone, ["click", "purchase"], of="item.category", precision=8, where="agent != 'bot'"),
+            count("query_searches", entity("query"), "search", window="2m"),
+            ratio("query_item_ctr", entity("query", "item"), "click", "impression", window="2m", prior=item, weight=2),
+            time_since("since_query", entity("user", "query"), "search"),
             last("last_item", user, "click", of="item"),
             trend("click_trend", item, ["click", "view"], short="1m", long="3m"),
             trend("user_trend", user, ["click", "view"], short="1m", long="2m", hop="30s", where="agent != 'bot'"),
@@ -231,6 +234,7 @@ def _details(draw: st.DrawFn, type: str) -> dict:
         profiles = draw(st.lists(_profile, max_size=4))
         attached = "[" + ",".join(one or "null" for one in profiles) + "]"
         return columns | {"items": shown, "item_profile": draw(st.sampled_from([None, attached]))}
+    columns["query" if type == "search" else "answer_query"] = draw(st.sampled_from([None, "Red  Shoes", "red shoes", " ", "ﬁt"]))
     if type == "search":
         return columns
     return columns | {"item_id": draw(_items), "item_profile": draw(_profile)}
@@ -244,12 +248,13 @@ requests = st.builds(
     device=st.sampled_from([None, "phone"]),
     local_hour=st.sampled_from([None, 3, 15]),
     now=times,
+    query=st.sampled_from([None, "red shoes ", "Fit", "?"]),
 )
 
 
 def differences(features: FeatureSet, rows: Rows, request: ReadRequest, items: Sequence[str], events: Sequence[dict]) -> list[str]:
     """Each value of the rows whose bits are not those of the reference at the rows' (t, p)."""
-    asked = ReadRequest(rows.person, None, request.session_id, request.device, request.country, request.local_hour)
+    asked = ReadRequest(rows.person, None, request.session_id, request.device, request.country, request.local_hour, query=request.query)
     found = []
     for row, item in enumerate(items):
         for names, values in ((features.numeric, rows.numeric), (features.categorical, rows.categorical)):

@@ -102,3 +102,14 @@ def test_attributes_that_expressions_and_entities_name_are_kept_with_each_event(
     )
     assert features.item_attributes == ("category", "stock")
     assert features.user_attributes == ("plan",)
+
+
+def test_a_query_is_the_same_however_it_is_typed_and_is_that_of_the_answer_where_the_event_has_none(kit):
+    typed = [("Red  Shoes", None), (None, "red shoes "), ("ＲＥＤ shoes", "boots"), (" ", "RED SHOES"), (None, None), ("", " ")]
+    events = [
+        kit.event("click", kit.T0 + row, item_id="i1", user_id="u1", query=own, answer_query=answered)
+        for row, (own, answered) in enumerate(typed)
+    ]
+    key, has = Frame(kit.table(kit.routed(events))).key(entity("query"))
+    assert has.tolist() == [True, True, True, True, False, False]
+    assert set(key[has].tolist()) == {kit.key("red shoes")}

@@ -69,8 +69,10 @@ ENTITIES = (
     entity("user.segment"),
     entity("country", "item"),
     entity(),
+    entity("query"),
+    entity("query", "item"),
 )
-OF_REQUEST = (ENTITIES[0], ENTITIES[2], ENTITIES[6], ENTITIES[8])
+OF_REQUEST = (ENTITIES[0], ENTITIES[2], ENTITIES[6], ENTITIES[8], ENTITIES[9])
 TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
 FILTERS = (
     None,
@@ -224,7 +226,11 @@ def event(draw, span):
     row |= {"price": draw(st.sampled_from([None, 0.0, 0.005, 9.994999, 10.0, 1e9])), "quantity": draw(st.sampled_from([None, 1.0, 3.0]))}
     row |= {"dwell_ms": draw(st.sampled_from([None, 86_400_000.0, 0.15])), "rating": draw(st.sampled_from([None, -1e6, 4.5]))}
     row |= {"properties": draw(st.sampled_from([None, '{"depth":3,"tag":"x"}', '{"depth":"deep","tag":1}']))}
-    row |= {"query": draw(st.sampled_from([None, "shoes"])), "user_profile": json.dumps(draw(PROFILE)) if draw(st.booleans()) else None}
+    row |= {"answer_query": draw(st.sampled_from([None, "Big  SHOES"]))}
+    row |= {
+        "query": draw(st.sampled_from([None, "shoes", " Shoes"])),
+        "user_profile": json.dumps(draw(PROFILE)) if draw(st.booleans()) else None,
+    }
     if kind in ("answer", "impression") and draw(st.booleans()):
         row["items"] = draw(st.lists(st.sampled_from(ITEMS), min_size=0, max_size=4))
         return row | {"item_profile": json.dumps([draw(st.none() | PROFILE) for _ in row["items"]]) if draw(st.booleans()) else None}
@@ -267,6 +273,7 @@ def steps(draw):
             device=draw(st.sampled_from([None, "phone"])),
             country=draw(st.sampled_from([None, "NO"])),
             local_hour=draw(st.sampled_from([None, 0, 23])),
+            query=draw(st.sampled_from([None, "shoes", "big shoes"])),
             now=now,
         )
         found.append(Step(events, draw(st.booleans()), request))
@@ -325,6 +332,7 @@ def requests(asked: list[Asked]) -> Requests:
         device=[one.request.device for one in asked],
         country=[one.request.country for one in asked],
         local_hour=[one.request.local_hour for one in asked],
+        query=[one.request.query for one in asked],
         row_request=np.repeat(np.arange(len(asked)), len(ITEMS)),
         row_item=list(ITEMS) * len(asked),
     )

@@ -70,6 +70,7 @@ def event_columns(features: FeatureSet) -> list[str]:
     names: set[str] = set()
     for one in features.layout.entities:
         names.update("session_id" if name == "session" else name for name in one.entity.fields if name not in ("user", "item"))
+        names.update(["answer_query"] if "query" in one.entity.fields else [])
         names.update(["properties"] if one.profile else [], ["session_id"] if one.sequences else [])
         for source in sources_of(one):
             value = source.value.of if isinstance(source.value, Amount) else source.value

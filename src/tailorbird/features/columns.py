@@ -22,7 +22,7 @@ from tailorbird.events.schema import micros
 from tailorbird.features.declare import SQUARE_BITS, Amount, Entity
 from tailorbird.features.expression import Expression
 from tailorbird.features.layout import PEAKS, Source
-from tailorbird.features.plain import number_of, text_of
+from tailorbird.features.plain import number_of, query_text, text_of
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -175,7 +175,7 @@ class Frame:
         """The entity of each row, and whether the row has one."""
         found = self._keys.get(entity)
         if found is None:
-            parts = [self.text(name) for name in entity.fields]
+            parts = [self._queries() if name == "query" else self.text(name) for name in entity.fields]
             has = np.ones(len(self), np.bool_)
             for part in parts:
                 has &= part != 0
@@ -191,6 +191,11 @@ class Frame:
         column = self._table[{"user": "person", "session": "session_id"}.get(name, name)]
         hashes = _hashes(column)
         return hashes[self._event] if self._expanded else hashes
+
+    def _queries(self) -> Keys:
+        """The normalised query of each row, its own or that of the answer that it follows."""
+        own, answered = (query_keys(self._table[name]) for name in ("query", "answer_query"))
+        return np.where(own != 0, own, answered)[self._event]
 
     def _items(self) -> Keys:
         own = _hashes(self._table["item_id"])
@@ -323,6 +328,15 @@ def _units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
 
 def _floats(column: pa.ChunkedArray) -> Floats:
     return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+
+
+def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
+    """hash64 of each query as `plain.query_text` has it, 0 for none; each different one is made once."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    texts = [query_text(one) for one in encoded.dictionary.to_pylist()]
+    hashes = np.array([*(0 if one is None else hash64(one) for one in texts), 0], np.uint64)
+    return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
 
 
 def _hashes(column: pa.ChunkedArray | pa.Array) -> Keys:

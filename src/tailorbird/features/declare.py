@@ -58,7 +58,7 @@ EVENT_FIELDS = {
     "position": "number",
     "propensity": "number",
 }
-ENTITY_FIELDS = ("user", "item", "session", "device", "country")
+ENTITY_FIELDS = ("user", "item", "session", "device", "country", "query")
 CONTEXT_FIELDS = {"device": "categorical", "country": "categorical", "local_hour": "numeric"}
 
 

@@ -20,7 +20,17 @@ from tailorbird.features.asof import Moments, Ragged, Series, Timeline
 from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.asof_sketches import Unions
 from tailorbird.features.bulk import RaggedSequence, Requests, Texts
-from tailorbird.features.columns import PEAK_ZERO, Extract, Frame, ProfileExtract, entity_key, extract, extract_profiles, measured
+from tailorbird.features.columns import (
+    PEAK_ZERO,
+    Extract,
+    Frame,
+    ProfileExtract,
+    entity_key,
+    extract,
+    extract_profiles,
+    measured,
+    query_keys,
+)
 from tailorbird.features.declare import HORIZON
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.finish import DECAY_WEIGHTS
@@ -87,6 +97,9 @@ class PastLanes:
 
     def _texts(self, name: str) -> Keys:
         """A text of each request as a key."""
+        if name == "query":
+            queries = self._requests.query
+            return np.zeros(len(self._times[0]), np.uint64) if queries is None else query_keys(_array(queries))
         column = {"user": "person", "session": "session_id"}.get(name, name)
         return _keys(getattr(self._requests, column), len(self._times[0]))
 
@@ -330,11 +343,14 @@ def sources_of(layout: EntityLayout) -> list[Source]:
     return list(dict.fromkeys(one.source for one in holders))
 
 
+def _array(texts: Texts) -> pa.Array:
+    return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else pa.array(texts, pa.string())
+
+
 def _keys(texts: Texts | None, count: int) -> Keys:
     """hash64 of each text, 0 for None; each different one is hashed once."""
     if texts is None:
         return np.zeros(count, np.uint64)
-    array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else pa.array(texts, pa.string())
-    encoded = array.dictionary_encode()
+    encoded = _array(texts).dictionary_encode()
     hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
     return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]

@@ -6,6 +6,7 @@
 import ast
 import math
 import struct
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,11 @@ def number_of(value: object) -> float:
     if isinstance(value, list):
         return number_of(value[0]) if value else math.nan
     return float(value) if isinstance(value, int | float) and abs(value) <= 1.7e308 else math.nan
+
+
+def query_text(text: str | None) -> str | None:
+    """A query as an entity knows it: compatible characters made one, case folded, spaces single; None where nothing is left."""
+    return None if text is None else " ".join(unicodedata.normalize("NFKC", text).casefold().split()) or None
 
 
 def float32(number: Any) -> float:

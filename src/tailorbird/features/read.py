@@ -20,6 +20,7 @@ from tailorbird.features import finish
 from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE, VALID_FROM, Spot, Step
+from tailorbird.features.plain import query_text
 from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.runs import Runs
 from tailorbird.features.state import Position, Records, all_records, open_state, read_alias, read_position
@@ -177,7 +178,10 @@ class _Moment:
         if "." in name:
             spot = self._features.composite_spots[index, place]
             return np.atleast_1d(self.lane(spot)).view(np.uint64)
-        asked = self._request.person if name == "user" else self._request.session_id if name == "session" else getattr(self._request, name)
+        if name == "query":
+            asked = query_text(self._request.query)
+        else:
+            asked = getattr(self._request, {"user": "person", "session": "session_id"}.get(name, name))
         return np.full(1, 0 if asked is None else hash64(asked), np.uint64)
 
     def _renew(self, index: int) -> int:

@@ -117,6 +117,7 @@ def _requests(answers: pa.Table) -> Requests:
         device=answers["device"],
         country=answers["country"],
         local_hour=answers["local_hour"],
+        query=answers["query"],
         row_request=np.repeat(np.arange(answers.num_rows), _lengths(answers)),
         row_item=pc.list_flatten(answers["items"]),
     )

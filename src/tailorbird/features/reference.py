@@ -33,7 +33,7 @@ from tailorbird.features.declare import (
 )
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.plain import category, evaluate, float32, number, number_of, text_of, truth
+from tailorbird.features.plain import category, evaluate, float32, number, number_of, query_text, text_of, truth
 from tailorbird.features.reference_counted import counted, of_session
 from tailorbird.features.request import ReadRequest
 
@@ -91,6 +91,8 @@ class Row:
         """A part of an entity's key."""
         if name == "item":
             return self.item
+        if name == "query":
+            return query_text(self.event["query"]) or query_text(self.event["answer_query"])
         column = {"user": "person", "session": "session_id"}.get(name, name)
         return self.field(column, "text")
 
@@ -193,6 +195,7 @@ class Moment:
             owner, _, attribute = name.partition(".")
             return text_of(self.profile(owner, attribute))
         asked = {"user": self.request.person, "item": self.item, "session": self.request.session_id}
+        asked["query"] = query_text(self.request.query)
         return asked[name] if name in asked else getattr(self.request, name)
 
     def profile(self, owner: str, attribute: str) -> object:

@@ -13,6 +13,7 @@ class ReadRequest:
     Attributes:
         person: the user's id; None if only an `anonymous_id` is known, which is then looked up.
         local_hour: 0 to 23 where the person is; None if unknown.
+        query: what is searched for, as it was typed.
         now: the clock, microseconds; the values are read at this time or later.
     """
 
@@ -23,6 +24,7 @@ class ReadRequest:
     country: str | None = None
     local_hour: int | None = None
     now: int = 0
+    query: str | None = None
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,9 @@ def entity(*fields: str) -> Entity:
     """What features are about.
 
     Args:
-        fields: none (everyone together) or some of user, item, session, device, country, `item.NAME`, `user.NAME`.
+        fields: none (everyone together) or some of user, item, session, device, country, query, `item.NAME`, `user.NAME`.
+            `query` is what is searched for, in lower case and with single spaces: of an event its own, else that of the
+            answer that it follows.
     """
     for name in fields:
         if name not in ENTITY_FIELDS and not is_profile_field(name):

@@ -92,8 +92,10 @@ def _section(result: dict[str, Any]) -> str:
     counted = [f"- `{each['query']}`: {each['found']:,} ({_agrees(each)})" for each in result["counted"]]
     heads = [_head(head, figures) for head, figures in result["heads"].items()]
     day = f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} cores), Tailorbird {environment['tailorbird']}, "
-    day += f"LightGBM {environment['lightgbm']}; import {result['seconds']['import']:.0f} s, all else "
-    day += f"{sum(seconds for stage, seconds in result['seconds'].items() if stage != 'import'):.0f} s on a machine that was busy."
+    seconds = result["seconds"]
+    imported = f"import {seconds['import']:.0f} s, " if "import" in seconds else ""
+    rest = sum(spent for stage, spent in seconds.items() if stage != "import")
+    day += f"LightGBM {environment['lightgbm']}; {imported}training and judging {rest:.0f} s, on a machine that others used too."
     parts = [
         f"## {name}",
         result["title"],

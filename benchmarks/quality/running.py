@@ -139,7 +139,7 @@ def run(case: Case, data: Path | None, *, small: bool = False, keep: Path | None
         "about": told["about"],
         "imported": {name: imported[name] for name in ("rows", "accepted", "routed")},
         "counted": [vars(each) for each in counted],
-        "seconds": {"import": round(import_s, 1), **told["seconds"]},
+        "seconds": {**({} if imported["already"] else {"import": round(import_s, 1)}), **told["seconds"]},
         "environment": environment(),
     }
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, HOUR, micros
+from tailorbird.events import DAY, HOUR, MINUTE, micros
 from tailorbird.models.baselines import History
 from tailorbird.training.coding import Codes, interesting
 from tailorbird.training.dataset import CONTEXT, Dataset
@@ -324,11 +324,19 @@ def _sample(
 
 def sources_told(scheme: Mapping[str, Any]) -> str:
     """A sentence on how candidates were drawn, for reports."""
-    window = scheme["popular_window"] / DAY
-    text = f"{scheme['popular']:,} items most chosen in the {window:g} day(s) before, counted anew every {scheme['refresh'] / HOUR:g} h"
+    window, refresh = _span(scheme["popular_window"]), _span(scheme["refresh"])
+    text = f"the {scheme['popular']:,} items most chosen in the {window} before, counted anew every {refresh}"
     if scheme["item_to_item"]:
-        text += f"; {scheme['item_to_item']} by item-to-item"
+        text += f"; up to {scheme['item_to_item']} by item-to-item"
     if scheme["own_history"]:
-        text += f"; the person's own last {scheme['own_history']}"
-    text += f"; the truth, which these sources had found in {scheme['found']:.1%}"
-    return text + ("" if scheme["repeats"] else "; without what the person had before")
+        text += f"; what the person chose in the last {scheme['own_history']} choices"
+    text += f"; and the truth, which these sources had found in {scheme['found']:.1%} of cases"
+    text += "" if scheme["repeats"] else "; without what the person had before"
+    return f"{text}: {scheme['candidates_mean']:,.0f} candidates a request"
+
+
+def _span(microseconds: int) -> str:
+    for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "min")):
+        if microseconds >= unit:
+            return f"{microseconds / unit:g} {name}"
+    return f"{microseconds / 1e6:g} s"

@@ -11,15 +11,25 @@ from tailorbird.features import (
     attribute,
     context,
     count,
+    decayed,
     derived,
+    distinct,
     entity,
+    gap_mean,
     last,
     load_features,
+    maximum,
     mean,
+    minimum,
     ratio,
     sequence,
     session,
+    session_depth,
+    share,
+    time_since_first,
     total,
+    trend,
+    variance,
 )
 
 HEAD = """\
@@ -143,6 +153,27 @@ def test_the_schema_hash_is_of_the_content_and_nothing_else():
     assert one.schema_hash == two.schema_hash == "cc32565f7008"  # another: raise ENGINE_VERSION, states are built anew
     assert FeatureSet.from_declarations(declarations()[:-1]).schema_hash != one.schema_hash
     assert FeatureSet.from_declarations(declarations()[::-1]).schema_hash != one.schema_hash
+
+
+def test_the_schema_hash_of_every_other_kind_stays_too():
+    user, item, price = entity("user"), entity("item"), {"of": "price", "window": "7d"}
+    features = FeatureSet.from_declarations(
+        [
+            variance("spread", item, "purchase", **price),
+            minimum("least", item, "purchase", **price),
+            maximum("most", item, "purchase", **price),
+            distinct("reach", item, "view", of="user", window="7d"),
+            trend("trend", item, "view"),
+            share("part", item, "view", within=entity("item.category"), window="7d"),
+            decayed("fading", item, "view", half_life="3d"),
+            time_since_first("known_for", item, "view"),
+            gap_mean("gap", user, "click"),
+            session_depth("depth"),
+            count("searched", entity("query"), "search", window="7d"),
+        ]
+    )
+    assert features.schema_hash == "e44c6260ade2"  # another: raise ENGINE_VERSION, states are built anew
+    assert [one["sketches"] for one in features.describe()["entities"]] == [[64], [], [], []]
 
 
 def test_windows_over_the_same_events_with_the_same_hop_share_their_tiles():

@@ -129,6 +129,7 @@ class FeatureSet:
                     "state_bytes": one.state_bytes,
                     "reading_bytes": one.reading_bytes,
                     "rings": len(one.rings),
+                    "sketches": [sketch.registers for sketch in one.sketches],
                     "sequences": [sequence.length for sequence in one.sequences],
                 }
                 for one in self.layout.entities

@@ -39,8 +39,11 @@ def test_prints_every_figure(figures: dict) -> None:
 
 def test_finds_every_injected_fault(figures: dict) -> None:
     events = figures["events"]
-    assert events["injected"]["duplicates"] > 10
-    assert events["injected"]["quarantined"] > 10
+    assert events["expected"]["duplicates"] > 10
+    assert events["expected"]["quarantined"] > 10
+    assert events["answers"] > 100
+    for name, expected in events["expected"].items():
+        assert events[name] == expected, f"{name}: {events}"
     assert events["found"]
 
 

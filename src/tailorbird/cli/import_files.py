@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tailorbird.cli.output import Json, console, print_json, progress_bars
+from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
 from tailorbird.errors import InputError, LockedError, UsageError
 
 if TYPE_CHECKING:
@@ -88,14 +88,14 @@ def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, rou
         out.print(f"The log had a damaged end, which was moved to {file}; import earlier files again.")
     if report.refused:
         reasons = ", ".join(f"{count:,} {code}" for code, count in report.refused.most_common())
-        out.print(f"{sum(report.refused.values()):,} rows are in quarantine: {reasons}. See: tailorbird lake quarantine")
+        out.print(f"{sum(report.refused.values()):,} rows are in quarantine: {reasons}. See: {this_command()} lake quarantine")
         for example in report.examples:
             out.print(f"  {example}")
     if routed is not None:
         counts = f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, {routed['quarantined']:,} to quarantine"
         out.print(f"Routed {counts}; all in the lake.")
     elif route:
-        out.print('The roles are running and take it from here: tailorbird sql "SELECT count(*) FROM events"')
+        out.print(f'The roles are running and take it from here: {this_command()} sql "SELECT count(*) FROM events"')
 
 
 def _read_mapping(format_: str, mapping: Path | None) -> str:

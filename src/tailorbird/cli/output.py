@@ -1,5 +1,7 @@
 """What commands print: tables and bars for people, one JSON object for machines."""
 
+import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,12 @@ def console(*, stderr: bool = False) -> Console:
     """A terminal if it is one; else plain lines that are not broken, in a file or a pipe."""
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, highlight=False, soft_wrap=not terminal, width=None if terminal else _WIDTH_OF_FILES)
+
+
+def this_command() -> str:
+    """How this project's next command begins: with `-C` where this one was given it."""
+    project = os.environ.get("TAILORBIRD_PROJECT")
+    return f"tailorbird -C {shlex.quote(project)}" if project else "tailorbird"
 
 
 def print_json(value: Any) -> None:

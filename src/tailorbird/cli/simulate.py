@@ -1,9 +1,10 @@
 """`tailorbird simulate`."""
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tailorbird.cli.output import Json, console, print_json, progress_bars
+from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
 from tailorbird.errors import UsageError
 
 
@@ -56,4 +57,5 @@ def simulate(
         print_json({"file": str(out), "lines": lines, "injected": history.injected})
         return
     first = datetime.fromtimestamp(start / 1e6, UTC).date()
-    console().print(f"Wrote {lines:,} lines of {days} days from {first} on to {out}.\nNext:  tailorbird import tailorbird {out}")
+    next_step = f"{this_command()} import tailorbird {shlex.quote(str(out))}"
+    console().print(f"Wrote {lines:,} lines of {days} days from {first} on to {out}.\nNext:  {next_step}")

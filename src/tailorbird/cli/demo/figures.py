@@ -26,16 +26,19 @@ class Figures:
         return dict(vars(self))
 
 
-def event_figures(accepted: int, duplicates: int, quarantined: int, injected: list[Injected]) -> dict[str, Any]:
-    """What the router decided beside what the simulator had put in; `found` says whether the two agree."""
+def event_figures(accepted: int, duplicates: int, quarantined: int, injected: list[Injected], answers: int) -> dict[str, Any]:
+    """What the router decided beside what the simulator sent and what was answered; `found` says whether they agree to the event.
+
+    Args:
+        answers: answers that the door took during live traffic, each an event of our own.
+    """
     expected = {
+        "accepted": sum(each.events for each in injected) + answers,
         "duplicates": sum(each.duplicates for each in injected),
         "quarantined": sum(each.malformed_total for each in injected),
-        "accepted": sum(each.events for each in injected),
     }
     decided = {"accepted": accepted, "duplicates": duplicates, "quarantined": quarantined}
-    found = all(decided[name] == expected[name] for name in ("duplicates", "quarantined"))
-    return {**decided, "injected": expected, "found": found}
+    return {**decided, "expected": expected, "answers": answers, "found": decided == expected}
 
 
 def print_figures(figures: Figures) -> None:
@@ -45,7 +48,7 @@ def print_figures(figures: Figures) -> None:
         (
             "events",
             f"{events['accepted']:,} accepted, {events['duplicates']:,} repeats and {events['quarantined']:,} malformed found"
-            f" ({'all' if events['found'] else 'NOT all'} that were injected)",
+            f" ({'exactly' if events['found'] else 'NOT'} what was sent and injected)",
         )
     ]
     rows.append(("features", f"{parity['compared']:,} logged values recomputed from the lake, {parity['unequal']:,} unequal"))

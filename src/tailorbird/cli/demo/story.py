@@ -187,7 +187,7 @@ class Story:
         """Hold what was found against what was injected, and logged features against the lake, by a reader of its own."""
         roles = traffic.roles
         totals = [a + b for a, b in zip(decided, (roles.accepted, roles.duplicates, roles.quarantined), strict=True)]
-        self.figures.events = event_figures(totals[0], totals[1], totals[2], [history.injected, traffic.live.injected])
+        self.figures.events = event_figures(totals[0], totals[1], totals[2], [history.injected, traffic.live.injected], traffic.answers)
         lake = Lake(project.paths.lake)
         answers = lake.table("answers")
         step = max(1, answers.num_rows // self.scale.parity_answers)

@@ -51,6 +51,7 @@ class Traffic:
         self._arms = {policy: self._arm(policy, seed) for policy in ("model", "popular")}
         self.requests = 0
         self.sent = 0  # events handed to the door
+        self.answers = 0  # answers that the door took, known when everything has settled
 
     def _arm(self, policy: str, seed: int) -> Pipeline:
         """A pipeline that gives everybody one arm's list and logs nothing."""
@@ -103,6 +104,7 @@ class Traffic:
             self._clock.advance_to(self._clock.now() + HOUR)
             self._deliver(self._clock.now())
         self.roles.drain()
+        self.answers = self._door.figures().answers
 
     def close(self) -> None:
         self._door.close()

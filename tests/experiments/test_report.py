@@ -63,6 +63,14 @@ def test_a_better_arm_is_called_better():
     assert report.comparisons[0].always_low < report.low
 
 
+@pytest.mark.parametrize(("level", "z"), [(0.8, 1.281552), (0.95, 1.959964), (0.99, 2.575829)])
+def test_the_interval_of_an_arm_has_the_level_that_was_asked_for(level, z):
+    popular = report_on(table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home", level=level).arms[0]
+    usual = report_on(table(experiment({"popular": 0.05, "model": 0.08})), TEST, "home").arms[0]
+    assert popular.ctr_high - popular.ctr == pytest.approx((usual.ctr_high - usual.ctr) * z / 1.959964, rel=1e-5)
+    assert popular.ctr - popular.ctr_low == pytest.approx(popular.ctr_high - popular.ctr)
+
+
 def test_no_difference_is_not_called_one():
     report = report_on(table(experiment({"popular": 0.05, "model": 0.05})), TEST, "home")
     assert report.low < 0 < report.high

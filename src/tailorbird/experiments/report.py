@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from tailorbird.experiments.assign import Experiment
 from tailorbird.experiments.counts import COLUMNS, Counts, count_events
+from tailorbird.experiments.distributions import normal_quantile
 from tailorbird.experiments.statistics import NOTHING_KNOWN, Interval, Moments, always_valid_uplift, relative_uplift, sample_ratio_p
 
 SRM_ALARM = 0.001
@@ -163,7 +164,7 @@ def _moments(counts: Counts, arm: str, mask: npt.NDArray[np.bool_]) -> Moments:
 
 def _figures(counts: Counts, arm: str, mask: npt.NDArray[np.bool_], sums: Moments, level: float) -> ArmFigures:
     purchases = _per_person(counts, arm, "purchases")[mask]
-    half = 0.0 if math.isnan(sums.variance) else 1.96 * math.sqrt(sums.variance)
+    half = 0.0 if math.isnan(sums.variance) else normal_quantile(0.5 + level / 2) * math.sqrt(sums.variance)
     return ArmFigures(
         arm=arm,
         users=sums.users,

@@ -67,7 +67,7 @@ def split_at(t: Ints, train_until: int, validation_until: int, *, gap: int = 0) 
     test = order[at >= validation_until]
     for name, part in (("training", train), ("validation", held), ("test", test)):
         if not len(part):
-            span = f"{len(t)} requests from {to_iso(int(t.min(initial=0)))} to {to_iso(int(t.max(initial=0)))}"
+            span = f"{len(t)} requests from {to_iso(int(at[0]))} to {to_iso(int(at[-1]))}" if len(t) else "no request"
             cuts = f"cut at {to_iso(train_until)} and {to_iso(validation_until)}, {gap / MINUTE:g} min dropped before each"
             raise UsageError(f"the {name} part is empty: {span}, {cuts}", fix="widen the window, or shorten the slot's attribution")
     return Split(train, held, test, train_until, validation_until, len(t) - len(train) - len(held) - len(test))

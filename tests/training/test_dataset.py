@@ -78,6 +78,41 @@ def test_only_seen_positions_are_rows_where_impressions_are_the_denominator(rout
     assert labelled(data) == [(0, "w")]
 
 
+def test_an_impression_of_another_slots_answer_shows_nothing_of_ours(routed):
+    a, e = routed.answer, routed.event
+    events = routed.table(
+        a(1 * MINUTE, "u1", ["x", "y"], "r1"),
+        a(1 * MINUTE, "u1", ["x", "y"], "r2", slot="cart"),
+        e("impression", 2 * MINUTE, "u1", "x", "r1"),
+        e("impression", 2 * MINUTE, "u1", "y", "r2"),
+        {"type": "impression", "ts": 3 * MINUTE, "person": "u1", "items": ["x", "y"], "request_id": "r2"},
+    )
+    data = dataset(events, denominator="impression")
+    assert data.items.decode(data.item) == ["x"]
+
+
+def test_an_outcome_without_a_name_belongs_to_the_last_answer_over_all_slots(routed):
+    a, e = routed.answer, routed.event
+    events = routed.table(
+        a(1 * MINUTE, "u1", ["x", "y"], "r1"),
+        a(2 * MINUTE, "u1", ["x"], "r2", slot="cart"),
+        a(2 * MINUTE, "u2", ["y"], "r3", slot="cart"),  # somebody else's
+        e("click", 3 * MINUTE, "u1", "x"),
+        e("click", 3 * MINUTE, "u1", "y"),
+    )
+    assert labelled(dataset(events)) == [(0, "y")]
+    cart = answers_dataset(events, "cart", ["click"], ts_from=0, mature_before=NOW, denominator="answer")
+    assert labelled(cart) == [(0, "x")]
+
+
+def test_an_outcome_without_a_name_may_belong_to_an_answer_that_is_no_row_yet(routed):
+    a, e = routed.answer, routed.event
+    events = routed.table(a(1 * MINUTE, "u1", ["x"], "r1"), a(20 * MINUTE, "u1", ["x"], "r2"), e("click", 25 * MINUTE, "u1", "x"))
+    data = dataset(events, mature_before=40 * MINUTE)
+    assert data.requests == 1
+    assert labelled(data) == []
+
+
 def test_answers_whose_outcomes_may_still_come_are_left_out(routed):
     events = routed.table(routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(71 * MINUTE, "u1", ["x"], "r2"))
     data = dataset(events, mature_before=100 * MINUTE)

@@ -3,9 +3,10 @@
     answer (t, p, person, items shown)  ×  item   →   position, propensity, labels {click, purchase, …}
 
 An outcome belongs to the answer that its request_id and item name; without a request_id, to the person's last answer with the
-item, if that is no longer ago than the slot's attribution window. Only answers whose window and the allowed lateness have passed are
-taken: a younger row without a click may still get one. Where a slot's denominator is `impression`, only positions that the client
-reported as seen (or that led to an outcome, so must have been) are rows; with `answer` all shown items are.
+item, in whichever slot, if that is no longer ago than the slot's attribution window: two slots never both have it. Only answers
+whose window and the allowed lateness have passed are taken: a younger row without a click may still get one. Where a slot's
+denominator is `impression`, only positions that the client reported as seen (or that led to an outcome, so must have been) are
+rows; with `answer` all shown items are.
 
 Sets from logs that hold clicks and no answers are drawn in `training.clicks`; how rows become features, in `training.matrix`.
 """
@@ -152,8 +153,9 @@ def answers_dataset(
         fix = "let traffic run longer than the attribution window plus the allowed lateness, or import history with answers"
         raise NotReadyError(f"slot {slot!r} has no answer whose outcomes are known by now", fix=fix)
     base = _rows_of(shown, answers, people, items)
-    matcher = _Matcher(base, Codes.of(shown["request_id"]).encode(shown["request_id"]), attribution)
     request_ids = Codes.of(shown["request_id"])
+    ours, others = _listed(shown, people, items), _listed(_others(events, shown, ts_from), people, items)
+    matcher = _Matcher(base, request_ids.encode(shown["request_id"]), ours, others, attribution)
     labels = {head: matcher.match(_outcomes(events, head, request_ids, people, items)) for head in heads}
     seen = np.ones(base.rows, bool)
     if denominator == "impression":
@@ -212,24 +214,41 @@ class _Outcomes:
     ts: Ints
 
 
-class _Matcher:
-    """Finds the row of an answer that an outcome belongs to."""
+@dataclass(frozen=True)
+class _Listed:
+    """Items of answers, one after the other: codes of person and item, time and routed position; shape (m,) each."""
 
-    def __init__(self, base: Dataset, request_code: Ints, attribution: int) -> None:
+    person: Ints
+    item: Ints
+    ts: Ints
+    p: Ints
+
+
+class _Matcher:
+    """Finds the row of an answer that an outcome belongs to.
+
+    Args:
+        request_code: shape (requests,), the code of each answer's request_id.
+        ours: the rows of `base`.
+        others: items of answers that are no rows; what follows them is theirs.
+    """
+
+    def __init__(self, base: Dataset, request_code: Ints, ours: _Listed, others: _Listed, attribution: int) -> None:
         self._base = base
         self._attribution = attribution
         self._items = len(base.items)
-        request = base.request
-        self._by_request = _Lookup(request_code[request] * self._items + base.item)
-        self._request = request
-        known = np.flatnonzero(base.person[request] >= 0)
-        pair = base.person[request[known]] * self._items + base.item[known]
-        self._order = known[np.lexsort((base.t[request[known]], pair))]
-        self._pair = base.person[request[self._order]] * self._items + base.item[self._order]
-        self._times, self._rank = np.unique(base.t, return_inverse=True)
+        self._request = base.request
+        self._by_request = _Lookup(request_code[self._request] * self._items + base.item)
+        person, item, ts, p = (np.concatenate([getattr(ours, name), getattr(others, name)]) for name in ("person", "item", "ts", "p"))
+        row = np.concatenate([np.arange(base.rows), np.full(len(others.ts), -1)])
+        known = np.flatnonzero(person >= 0)
+        pair = person[known] * self._items + item[known]
+        order = known[np.lexsort((p[known], ts[known], pair))]
+        self._row, self._ts = row[order], ts[order]
+        self._times, rank = np.unique(self._ts, return_inverse=True)
         self._bits = len(self._times).bit_length()
-        self._pairs, self._pair_code = np.unique(self._pair, return_inverse=True)
-        self._packed = (self._pair_code << self._bits) | self._rank[request[self._order]]
+        self._pairs, self._pair_code = np.unique(person[order] * self._items + item[order], return_inverse=True)
+        self._packed = (self._pair_code << self._bits) | rank
 
     def match(self, outcomes: _Outcomes) -> Bools:
         """Which rows got at least one of the outcomes, shape (n,)."""
@@ -251,10 +270,9 @@ class _Matcher:
         rank = np.searchsorted(self._times, ts)  # answers with t < ts have a smaller rank
         at = np.searchsorted(self._packed, (code << self._bits) | rank) - 1
         place = np.maximum(at, 0)
-        row = self._order[place]
-        age = ts - self._base.t[self._request[row]]
+        row, age = self._row[place], ts - self._ts[place]
         fits = (at >= 0) & (self._pairs[code] == pair) & (self._pair_code[place] == code) & (age < self._attribution)
-        return row[fits]
+        return row[fits & (row >= 0)]
 
 
 class _Lookup:
@@ -271,18 +289,38 @@ class _Lookup:
         return np.where(self._sorted[at] == key, self._order[at], -1)
 
 
+def _others(events: pa.Table, shown: pa.Table, ts_from: int) -> pa.Table:
+    """Answers since `ts_from` that are not among `shown`: of other slots, or so young that they are no rows yet."""
+    found = events.filter(pc.and_(pc.equal(events["type"], "answer"), pc.is_valid(events["items"])))
+    other = ~np.isin(found["p"].to_numpy(), shown["p"].to_numpy()) & (micros(found["ts"]) >= ts_from)
+    return found.take(pa.array(np.flatnonzero(other))).combine_chunks()
+
+
+def _listed(answers: pa.Table, people: Codes, items: Codes) -> _Listed:
+    size = pc.list_value_length(answers["items"]).to_numpy().astype(np.int64)
+    of_answers = (people.encode(answers["person"]), micros(answers["ts"]), answers["p"].to_numpy())
+    person, ts, p = (np.repeat(column, size) for column in of_answers)
+    return _Listed(person, items.encode(pc.list_flatten(answers["items"])), ts, p)
+
+
 def _outcomes(events: pa.Table, type_: str, request_ids: Codes, people: Codes, items: Codes) -> _Outcomes:
+    """Events of a type that name an item."""
     found = events.filter(pc.and_(pc.equal(events["type"], type_), pc.is_valid(events["item_id"])))
-    request = request_ids.encode(found["request_id"])
-    # an outcome that names another slot's answer, or one outside the window, belongs there and to no answer of ours
-    elsewhere = pc.is_valid(found["request_id"]).to_numpy() & (request < 0)
-    kept = ~elsewhere
-    return _Outcomes(request[kept], people.encode(found["person"])[kept], items.encode(found["item_id"])[kept], micros(found["ts"])[kept])
+    found = _here(found, request_ids)
+    return _Outcomes(
+        request_ids.encode(found["request_id"]), people.encode(found["person"]), items.encode(found["item_id"]), micros(found["ts"])
+    )
+
+
+def _here(found: pa.Table, request_ids: Codes) -> pa.Table:
+    """Without what names another slot's answer, or one outside the window: that belongs there and to no answer of ours."""
+    ours = pc.is_in(found["request_id"], value_set=request_ids.values)
+    return found.filter(pc.or_(pc.is_null(found["request_id"]), ours))
 
 
 def _seen(events: pa.Table, request_ids: Codes, people: Codes, items: Codes) -> _Outcomes:
     """Impressions, one for each item; an impression names one item or several."""
-    found = events.filter(pc.equal(events["type"], "impression")).combine_chunks()
+    found = _here(events.filter(pc.equal(events["type"], "impression")), request_ids).combine_chunks()
     one = found.filter(pc.is_valid(found["item_id"]))
     many = found.filter(pc.and_(pc.is_null(found["item_id"]), pc.is_valid(found["items"])))
     parents = pc.list_parent_indices(many["items"]).to_numpy() if many.num_rows else np.zeros(0, np.int64)

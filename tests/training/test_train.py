@@ -145,11 +145,19 @@ def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
 
 def test_without_answers_requests_are_drawn_from_the_log(shop):
     report = shop.train("drawn", slot=Slot("elsewhere", objective={"click": 1.0}), requests=800, test_requests=300)
-    assert report.about["source"].startswith("a log without answers")
+    assert report.about["source"].startswith("what people chose")
+    assert "slot 'elsewhere' has no logged answer" in report.notes[0]
     assert report.about["scheme"]["candidates_mean"] > 50
     assert "counted anew" in report.evaluation.about["candidates"]
     figures = report.evaluation.figures
     assert figures["tailorbird"]["list_auc"].value > figures["random"]["list_auc"].value
+
+
+def test_a_slot_with_answers_learns_from_clicks_if_asked(shop, report):
+    assert "rows are logged answers" in report.notes[0]
+    other = shop.train("clicks", rows="clicks", requests=800, test_requests=300)
+    assert other.about["source"].startswith("what people chose")
+    assert "as asked for" in other.notes[0]
 
 
 def test_columns_that_are_left_out_are_not_seen(shop):

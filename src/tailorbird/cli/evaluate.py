@@ -1,9 +1,12 @@
 """`tailorbird evaluate`."""
 
 from tailorbird.cli.output import Json, console, print_json, progress_bars
+from tailorbird.cli.train import Rows
 
 
-def evaluate(*versions: str, slot: str = "", window: str = "", quick: bool = False, as_of: str = "", json: Json = False) -> None:
+def evaluate(
+    *versions: str, slot: str = "", window: str = "", quick: bool = False, rows: Rows = "auto", as_of: str = "", json: Json = False
+) -> None:
     """Judge the champion, or the versions named, beside all baselines on the newest part of what the lake holds. Changes nothing.
 
     Every figure has its 95 % interval over people. For each version it says up to when that one has learned: where this
@@ -23,6 +26,8 @@ def evaluate(*versions: str, slot: str = "", window: str = "", quick: bool = Fal
         of how much of the past the newest part is taken, train.window unless told otherwise
     quick:
         judge fewer requests
+    rows:
+        judge on logged answers, or on clicks and the like with drawn candidates; auto: answers, where enough have a known outcome
     as_of:
         judge as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
     """
@@ -54,14 +59,15 @@ def evaluate(*versions: str, slot: str = "", window: str = "", quick: bool = Fal
             lake=project.paths.lake,
             registry=project.paths.registry,
             clock=clock,
-            settings=TrainSettings(window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick),
+            settings=TrainSettings(window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows),
             progress=progress,
         )
     if json:
-        print_json({"slot": declared.name, "learned_until": learned, **found.plain()})
+        print_json({"slot": declared.name, "learned_until": learned, "source": found.about["source"], **found.plain()})
         return
     title = f"Slot {declared.name}: {found.requests:,} requests, {found.people:,} people, {found.rows:,} rows of the newest part"
     print_results(found.plain()["results"], title)
     out = console()
+    out.print(found.about["source"])
     for version, moment in learned.items():
         out.print(f"{version} learned from what came before {moment}")

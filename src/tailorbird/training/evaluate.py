@@ -67,7 +67,7 @@ def judge(
         done = min(start + _STEP, test.requests)
         progress("judge", done, test.requests)
     found = panel.result(model)
-    return replace(found, about=_drawn(schemes)) if material.scheme is not None else found
+    return replace(found, about={"source": material.why, **(_drawn(schemes) if material.scheme is not None else {})})
 
 
 def _drawn(schemes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -108,9 +108,9 @@ def evaluate(
     now = clock.now()
     bundles = [Bundle.load(path, schema_hash=features.schema_hash) for path in _paths(Registry(registry, clock=clock), versions)]
     progress("read", 0, 1)
-    material = load_material(Lake(lake), features, slot, now=now, scheme=settings.scheme, windows=settings.windows)
+    material = load_material(Lake(lake), features, slot, settings.wanted(now))
     progress("read", 1, 1)
-    data = material.dataset(slot, ts_from=now - settings.window_us, now=now, lateness_us=settings.lateness_us)
+    data = material.data
     gap = duration(slot.attribution) if material.logged else 0
     border = settings.test_from
     split = split_at(data.t, settings.validation_from or border, border, gap=gap) if border else split_by_time(data.t, gap=gap)

@@ -1,12 +1,13 @@
 """What training takes from the lake: events, items and logged answers in columns, coded once; and the rows that come of them.
 
-A lake with answers gives rows of what was shown (`training.dataset`); one without gives requests with drawn candidates
-(`training.clicks`). Everything after that treats both alike.
+Logged answers give rows of what was shown (`training.dataset`); where too few of them have a known outcome, what people chose gives
+requests with drawn candidates (`training.clicks`). Everything after that treats both alike.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, duration
+from tailorbird.events import DAY, duration, micros
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.baselines import History, simple_baselines
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.clicks import Scheme, choices, guess_scheme, with_candidates
-from tailorbird.training.coding import INTERESTS, Codes, interactions
+from tailorbird.training.coding import INTERESTS, Codes, interactions, interesting
 from tailorbird.training.dataset import Dataset, answers_dataset
 from tailorbird.training.indexes import no_items
 from tailorbird.training.item_to_item import Rolling
@@ -28,29 +29,54 @@ from tailorbird.training.matrix import needed_columns
 
 Floats = npt.NDArray[np.float64]
 
+Rows = Literal["auto", "answers", "clicks"]
+
 WINDOWS: dict[str, int | None] = {"1d": DAY, "7d": 7 * DAY, "ever": None}
 NEGATIVES = 60  # of a drawn request in training and validation
+ANSWERS_MIN = 300  # answers with an outcome, below which the log's choices teach more: split in three, fewer leave too few positives
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which requests, and what they become rows of.
+
+    Attributes:
+        ts_from, now: of the window.
+        lateness_us: how late events may come: younger answers are left out.
+        rows: `answers` or `clicks`; `auto` takes answers where enough have an outcome, else what people chose, where that is more.
+        scheme: how requests are drawn although there may be answers; None guesses it where it is needed.
+        windows: name → length of the popularity baselines; None counts all.
+    """
+
+    ts_from: int
+    now: int
+    lateness_us: int = DAY
+    rows: Rows = "auto"
+    scheme: Scheme | None = None
+    windows: Mapping[str, int | None] = field(default_factory=lambda: WINDOWS)
 
 
 @dataclass(frozen=True)
 class Material:
-    """The lake's columns, loaded and coded.
+    """The lake's columns, loaded and coded, and the requests.
 
     Attributes:
         events: all that features may look back at, up to now.
         items: item profiles, all versions.
-        answers: request_id and p of logged answers, or None.
         people, codes: of persons and items.
-        scheme: how requests are drawn, or None where answers were logged.
+        data: all requests of the window: of logged answers with their rows, else with the truth alone (see `complete`).
+        scheme: how requests are drawn, or None where they are logged answers.
+        why: which of the two was taken and why, as a sentence.
         windows: name → length of the popularity baselines; None counts all.
     """
 
     events: pa.Table
     items: pa.Table
-    answers: pa.Table | None
     people: Codes
     codes: Codes
+    data: Dataset
     scheme: Scheme | None
+    why: str
     windows: Mapping[str, int | None]
 
     @property
@@ -64,23 +90,6 @@ class Material:
         types = INTERESTS if self.scheme is None else (self.scheme.type,)
         return History(interactions(self.events, self.people, self.codes, types))
 
-    def dataset(self, slot: Slot, *, ts_from: int, now: int, lateness_us: int) -> Dataset:
-        """All requests since `ts_from`: of logged answers with their rows, else with the truth alone (see `complete`)."""
-        if self.scheme is not None:
-            return choices(self.events, self.people, self.codes, self.scheme, ts_from=ts_from, ts_to=now)
-        return answers_dataset(
-            self.events,
-            slot.name,
-            list(slot.objective),
-            ts_from=ts_from,
-            mature_before=now - lateness_us,
-            attribution=duration(slot.attribution),
-            denominator=slot.denominator,
-            answers=self.answers,
-            people=self.people,
-            items=self.codes,
-        )
-
     def complete(self, part: Dataset, rolling: Rolling, *, sampled: bool) -> Dataset:
         """The rows of a part: as logged, or with drawn candidates, of which `sampled` keeps some."""
         if self.scheme is None:
@@ -88,28 +97,86 @@ class Material:
         return with_candidates(part, self.history, self.scheme, rolling=rolling, negatives=NEGATIVES if sampled else 0)
 
 
-def load_material(
-    lake: Lake, features: FeatureSet, slot: Slot, *, now: int, scheme: Scheme | None = None, windows: Mapping[str, int | None] = WINDOWS
-) -> Material:
+def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted) -> Material:
     """Read what training needs.
 
-    Args:
-        scheme: how to draw requests although there may be answers; None looks whether the slot has answers, and else guesses.
-
     Raises:
-        NotReadyError: the lake holds no event yet.
+        NotReadyError: the lake holds no event yet, or none that rows could be made of.
     """
-    events = lake.events(needed_columns(features), ts_to=now).combine_chunks()
+    events = lake.events(needed_columns(features), ts_to=wanted.now).combine_chunks()
     if not events.num_rows:
         raise NotReadyError("the lake holds no event yet", where=str(lake.path), fix="tailorbird import FORMAT PATH")
     people = Codes.of(events["person"])
     codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
     items = lake.table("items", ["id", "valid_from", "attributes", "timeless"]) if lake.exists("items") else no_items()
-    shown = pc.and_(pc.equal(events["type"], "answer"), pc.fill_null(pc.equal(events["slot"], slot.name), False))
-    if scheme is None and not pc.any(shown).as_py():
-        scheme = guess_scheme(events, next(iter(slot.objective)))
-    answers = lake.answers(["request_id", "p"]) if scheme is None and lake.exists("answers") else None
-    return Material(events, items, answers, people, codes, scheme, windows)
+    data, scheme, why = _requests(lake, events, people, codes, slot, wanted)
+    return Material(events, items, people, codes, data, scheme, why, wanted.windows)
+
+
+def _requests(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted) -> tuple[Dataset, Scheme | None, str]:
+    """Requests of logged answers or of what people chose, the scheme of the latter, and which it is and why."""
+    shown = None
+    if wanted.rows != "clicks" and wanted.scheme is None:
+        try:
+            shown = _shown(lake, events, people, codes, slot, wanted)
+        except NotReadyError:
+            if wanted.rows == "answers" or (_answered(events, slot) and not _chosen(events, slot, wanted)[1]):
+                raise
+    count = _with_outcome(shown) if shown else 0
+    known = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
+    if shown and wanted.rows == "answers":
+        return shown, None, f"rows are logged answers, as asked for: {known}"
+    if shown and count >= ANSWERS_MIN:
+        return shown, None, f"rows are logged answers: {known}"
+    head, chosen = _chosen(events, slot, wanted)
+    if shown and chosen < 2 * count:  # nearly all that people chose, they chose from these very answers
+        return shown, None, f"rows are logged answers, though only {known}: the log holds hardly any {head} beside them"
+    scheme = wanted.scheme or guess_scheme(events, head)
+    data = choices(events, people, codes, scheme, ts_from=wanted.ts_from, ts_to=wanted.now)
+    drawn = f"rows are drawn from what people chose ({data.rows:,} of type {scheme.type})"
+    if wanted.scheme or wanted.rows == "clicks":
+        return data, scheme, f"{drawn}, as asked for"
+    if not _answered(events, slot):
+        return data, scheme, f"{drawn}: slot {slot.name!r} has no logged answer"
+    return data, scheme, f"{drawn}: only {known}, and {ANSWERS_MIN} are needed to learn from them"
+
+
+def _shown(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted) -> Dataset:
+    return answers_dataset(
+        events,
+        slot.name,
+        list(slot.objective),
+        ts_from=wanted.ts_from,
+        mature_before=wanted.now - wanted.lateness_us,
+        attribution=duration(slot.attribution),
+        denominator=slot.denominator,
+        answers=lake.answers(["request_id", "p"]) if lake.exists("answers") else None,
+        people=people,
+        items=codes,
+    )
+
+
+def _answered(events: pa.Table, slot: Slot) -> bool:
+    """Whether the slot has answers at all."""
+    mine = pc.and_(pc.equal(events["type"], "answer"), pc.fill_null(pc.equal(events["slot"], slot.name), False))
+    return bool(pc.any(mine).as_py())
+
+
+def _with_outcome(shown: Dataset) -> int:
+    """How many answers led to something that the slot's objective asks for."""
+    good = np.logical_or.reduce(list(shown.labels.values()))
+    return len(np.unique(shown.request[good]))
+
+
+def _chosen(events: pa.Table, slot: Slot, wanted: Wanted) -> tuple[str, int]:
+    """The objective's first target that people chose anything by in the window, and how often they did."""
+    t = micros(events["ts"])
+    recent = (t >= wanted.ts_from) & (t < wanted.now)
+    for head in slot.objective:
+        chosen = pc.and_(interesting(events, (head,)), pc.is_valid(events["person"])).to_numpy()
+        if count := int(np.count_nonzero(chosen & recent)):
+            return head, count
+    return next(iter(slot.objective)), 0
 
 
 def baselines_of(material: Material, part: Dataset, rolling: Rolling, seed: int) -> dict[str, Floats]:

@@ -11,6 +11,7 @@ from tailorbird.training.clicks import Scheme
 from tailorbird.training.gate import Decision
 from tailorbird.training.indexes import IndexSettings
 from tailorbird.training.judge import Evaluation
+from tailorbird.training.rows import Rows, Wanted
 
 Progress = Callable[[str, int, int], None]
 
@@ -23,7 +24,8 @@ class TrainSettings:
         window_us: how much of the past the rows cover; features look further back, as they declare.
         lateness_us: how late events may come: younger answers are left out.
         quick: fewer rows, trees and indexes: a first model within seconds.
-        scheme: how requests are drawn from a log without answers; None guesses it from the log.
+        rows: what is learned from: `answers`, or what people chose, `clicks`; `auto` takes answers where enough have an outcome.
+        scheme: how requests are drawn from what people chose, and that they are; None guesses it from the log.
         requests, test_requests: of training, and of validation and test each, at most; drawn evenly over the part's whole time, so
             that all hours and weekdays are in it; 0 takes all.
         validation_from, test_from: fixed borders, microseconds; 0 cuts by shares of requests.
@@ -37,6 +39,7 @@ class TrainSettings:
     window_us: int = 28 * DAY
     lateness_us: int = DAY
     quick: bool = False
+    rows: Rows = "auto"
     scheme: Scheme | None = None
     requests: int = 0
     test_requests: int = 0
@@ -50,6 +53,10 @@ class TrainSettings:
     leave_out: tuple[str, ...] = ()
     seed: int = 7
     shuffle: bool = False
+
+    def wanted(self, now: int) -> Wanted:
+        """Which requests are learned from at a moment."""
+        return Wanted(now - self.window_us, now, self.lateness_us, self.rows, self.scheme, self.windows)
 
     def hurried(self) -> "TrainSettings":
         """The same with what `quick` means filled in."""

@@ -71,8 +71,8 @@ def train(
     store = Registry(registry, clock=clock)
 
     watch.tell("read", 0, 1)
-    material = load_material(Lake(lake), features, slot, now=now, scheme=settings.scheme, windows=settings.windows)
-    data = material.dataset(slot, ts_from=now - settings.window_us, now=now, lateness_us=settings.lateness_us)
+    material = load_material(Lake(lake), features, slot, settings.wanted(now))
+    data = material.data
     split = _split(data, material, slot, settings)
     watch.tell("read", 1, 1)
     series = build_series(
@@ -99,7 +99,7 @@ def train(
         material, features, parts.test, rolling, scorers, slot.objective, before=before, seed=settings.seed, progress=watch.tell
     )
     decision = _decide(evaluation, fitted, champion, judged=bundle is not None)
-    notes = (*fitted.notes, *_fairness(bundle, parts.test, before))
+    notes = (material.why, *fitted.notes, *_fairness(bundle, parts.test, before))
     about = _about(slot, material, data, split, parts, series, dropped, settings, now)
     watch.tell("bundle", 0, 1)
     card = model_card(slot, evaluation, decision, about, notes, by)
@@ -216,7 +216,7 @@ def _about(
     return {
         "slot": slot.name,
         "objective": dict(slot.objective),
-        "source": "logged answers" if material.logged else "a log without answers: candidates are drawn",
+        "source": "logged answers" if material.logged else "what people chose: candidates are drawn",
         "scheme": dict(parts.train.scheme),
         "window": {name: int(moment) for name, moment in borders.items()},
         "window_text": {name: to_iso(int(moment)) for name, moment in borders.items()},

@@ -1,0 +1,101 @@
+"""Whether rows are made of logged answers or of what people chose, and that it is said."""
+
+import pyarrow as pa
+import pytest
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import DAY, MINUTE
+from tailorbird.features import load_features
+from tailorbird.ranking import Slot
+from tailorbird.training.rows import ANSWERS_MIN, Wanted, load_material
+
+NOW = 20 * DAY
+HOME = Slot("home", denominator="answer")
+
+
+class Lake:
+    """Events alone."""
+
+    path = "lake"
+
+    def __init__(self, events):
+        self._events = events
+
+    def events(self, columns, ts_to):
+        return self._events.select(columns)
+
+    def exists(self, table):
+        return False
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    path = tmp_path_factory.mktemp("declared") / "features.py"
+    path.write_text('from tailorbird.features import count, entity\n\nclicks = count("clicks", entity("item"), "click", window="7d")\n')
+    return load_features(path)
+
+
+def clicks(routed, count):
+    return [routed.event("click", n * MINUTE, f"u{n % 50}", f"i{n % 7}") for n in range(count)]
+
+
+def answers(routed, count, start=10 * DAY):
+    rows = []
+    for n in range(count):
+        t, request = start + n * MINUTE, f"r{n}"
+        rows += [routed.answer(t, f"u{n % 50}", ["i1", "i2"], request), routed.event("click", t + 1, f"u{n % 50}", "i1", request)]
+    return rows
+
+
+def load(features, *rows, routed, slot=HOME, **more):
+    return load_material(Lake(routed.table(*rows)), features, slot, Wanted(**({"ts_from": 0, "now": NOW} | more)))
+
+
+def test_a_handful_of_answers_does_not_make_a_history_of_clicks_forgotten(routed, features):
+    found = load(features, *clicks(routed, 900), *answers(routed, 5), routed=routed)
+    assert not found.logged
+    assert found.data.requests == 905
+    assert f"only 5 answers of slot 'home' have an outcome that is known by now, and {ANSWERS_MIN} are needed" in found.why
+
+
+def test_answers_too_young_to_learn_from_do_not_either(routed, features):
+    found = load(features, *clicks(routed, 900), *answers(routed, 5, start=NOW - DAY // 2), routed=routed)
+    assert not found.logged
+
+
+def test_enough_answers_are_learned_from_whatever_clicks_there_are(routed, features):
+    found = load(features, *clicks(routed, 900), *answers(routed, ANSWERS_MIN), routed=routed)
+    assert found.logged
+    assert found.data.requests == ANSWERS_MIN
+    assert found.why == f"rows are logged answers: {ANSWERS_MIN} answers of slot 'home' have an outcome that is known by now"
+
+
+def test_answers_without_outcomes_are_not_enough(routed, features):
+    shown = [routed.answer(10 * DAY + n, f"u{n % 50}", ["i1"], f"r{n}") for n in range(2 * ANSWERS_MIN)]
+    assert not load(features, *clicks(routed, 900), *shown, routed=routed).logged
+
+
+def test_few_answers_are_learned_from_where_the_log_holds_nothing_else(routed, features):
+    found = load(features, *answers(routed, 40), routed=routed)
+    assert found.logged
+    assert "hardly any click beside them" in found.why
+
+
+def test_clicks_outside_the_window_are_none(routed, features):
+    assert load(features, *clicks(routed, 900), *answers(routed, 5), routed=routed, ts_from=9 * DAY).logged
+
+
+def test_one_may_choose(routed, features):
+    rows = [*clicks(routed, 900), *answers(routed, 5)]
+    assert load(features, *rows, routed=routed, rows="answers").data.requests == 5
+    many = [*clicks(routed, 10), *answers(routed, ANSWERS_MIN)]
+    assert not load(features, *many, routed=routed, rows="clicks").logged
+    with pytest.raises(NotReadyError, match="slot 'cart' has no answer"):
+        load(features, *rows, routed=routed, slot=Slot("cart"), rows="answers")
+
+
+def test_choices_are_of_the_first_target_that_happened(routed, features):
+    slot = Slot("cart", objective={"purchase": 5.0, "click": 1.0})
+    found = load(features, *clicks(routed, 900), routed=routed, slot=slot)
+    assert isinstance(found.events, pa.Table)
+    assert found.scheme.type == "click"

@@ -2,10 +2,10 @@
 
 A step is one transaction: blocks, dedup index, answers, identity, catalogue, and how far each raw log was read. So a kill
 at any point leaves all of a step or none of it. What is decided depends on the raw logs, the plan and the order of the
-steps, never on the clock. The decision itself is in `router.route`; the loop that calls `step`, in `router.role`.
+steps, never on the clock. In which order logs are taken stands in `router.merge`; the decision itself in `router.route`; the
+loop that calls `step`, in `router.role`.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,12 @@ import pyarrow as pa
 
 from tailorbird import faults
 from tailorbird.errors import NotReadyError
-from tailorbird.events import Clock, Receipt, RoutePlan, check
+from tailorbird.events import Clock, RoutePlan, check
 from tailorbird.events.contract import CONTRACT_VERSION
 from tailorbird.router import pruned
 from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quarantine_batch
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints
+from tailorbird.router.merge import Run, merged
 from tailorbird.router.route import Arrivals, Memory, route
 from tailorbird.stream import IMPORTS, Block, EmbeddedReader, Stored, open_reader, open_writer, raw_logs, routed_path
 
@@ -32,7 +33,6 @@ CREATE TABLE IF NOT EXISTS raw_position(
     newest INTEGER NOT NULL    -- the newest time of receipt so far
 ) STRICT;
 """
-_receipt = msgspec.json.Decoder(Receipt)
 
 
 class RouteReport(msgspec.Struct, frozen=True):
@@ -167,32 +167,37 @@ class Router:
         return any(source.reader.changed() for source in self._find_sources() if source.reader is not None)
 
     def _read(self, rows_max: int) -> tuple[Arrivals, list[Refused], dict[str, int]]:
-        """Decoded and checked events, producer by producer; and how far each was read."""
+        """Decoded and checked events, in order of receipt; and how far each log is routed with them."""
         arrivals, refused = Arrivals(), []
         offsets: dict[str, int] = {}
-        sources = self._find_sources()
-        taken = 0
-        for index, source in enumerate(sources):
-            share = len(sources) - index  # what others leave is for those behind
-            for stored in self._bodies(source, max(1, (rows_max - taken) // share), _BYTES_MAX // len(sources)):
-                offsets[source.producer] = stored.end
-                if stored.block.kind != "body":
-                    continue
-                receipt = _receipt.decode(stored.block.receipt)
-                accepted, refusals = check(stored.block.payload, receipt, self._plan)
-                arrivals.add(accepted, source.producer, source.id, stored.offset)
-                refused += [Refused(one, receipt.received_at, receipt.source, source.producer, stored.offset) for one in refusals]
-                taken += stored.block.rows
+        for body in merged(self._runs(rows_max)):
+            producer, stored, receipt = body.producer, body.stored, body.receipt
+            offsets[producer] = stored.end
+            if receipt is None:
+                continue
+            accepted, refusals = check(stored.block.payload, receipt, self._plan)
+            arrivals.add(accepted, producer, self._sources[producer].id, stored.offset)
+            refused += [Refused(one, receipt.received_at, receipt.source, producer, stored.offset) for one in refusals]
         return arrivals, refused, offsets
 
-    def _bodies(self, source: _Source, rows_max: int, bytes_max: int) -> Iterator[Stored]:
-        if source.reader is None:
-            return
-        for stored in source.reader.read(source.offset, bytes_max=bytes_max):
-            yield stored
-            rows_max -= stored.block.rows
-            if rows_max <= 0:
-                return
+    def _runs(self, rows_max: int) -> list[Run]:
+        """What each raw log has next, whole bodies, about `rows_max` rows in all."""
+        readers = [(source, source.reader) for source in self._find_sources() if source.reader is not None]
+        seen_ends = [reader.end() for _, reader in readers]
+        runs: list[Run] = []
+        taken = 0
+        for index, (source, reader) in enumerate(readers):
+            share = max(1, (rows_max - taken) // (len(readers) - index))  # what others leave is for those behind
+            bodies: list[Stored] = []
+            for stored in reader.read(source.offset, bytes_max=_BYTES_MAX // len(readers)):
+                bodies.append(stored)
+                share -= stored.block.rows
+                if share <= 0:
+                    break
+            taken += sum(stored.block.rows for stored in bodies)
+            more = bool(bodies) and bodies[-1].end < reader.end()
+            runs.append(Run(source.producer, bodies, seen_ends[index], more))
+        return runs
 
     def _find_sources(self) -> list[_Source]:
         """The raw logs there are, in order of name; a new one gets its number at once, for the dedup index refers to it."""

@@ -1,5 +1,6 @@
 """The report, from a table of routed events to a verdict and a picture."""
 
+import itertools
 import math
 import xml.etree.ElementTree as ElementTree
 
@@ -7,19 +8,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tailorbird.events import MINUTE
 from tailorbird.events.schema import ROUTED, TIME
 from tailorbird.experiments import Experiment
+from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.drawing import report_html, report_svg
 from tailorbird.experiments.report import experiment_report, report_on
 
 TEST = Experiment("home-model", arms={"popular": 0.5, "model": 0.5})
 START = 1_790_000_000_000_000
 ITEMS = ["a", "b", "c", "d"]
+REQUESTS = itertools.count()
 
 
 def table(rows):
-    columns = ("type", "ts", "person", "agent", "slot", "experiment", "arm", "items", "item_id", "request_id")
-    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in columns})
+    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in COLUMNS})
 
 
 def event(kind, person, arm, ts=START, **more):
@@ -28,8 +31,14 @@ def event(kind, person, arm, ts=START, **more):
 
 
 def visits(person, arm, clicks, lists=5, **more):
-    shown = [event(kind, person, arm, **more) for _ in range(lists) for kind in ("answer", "impression")]
-    return shown + [event("click", person, arm, **more) for _ in range(clicks)]
+    """Answers, each seen whole, and clicks on as many of their items."""
+    requests = [f"r{next(REQUESTS)}" for _ in range(lists)]
+    rows = [event(kind, person, arm, request_id=request, **more) for request in requests for kind in ("answer", "impression")]
+    places = list(itertools.product(requests, enumerate(ITEMS, 1)))
+    return rows + [
+        event("click", person, arm, request_id=request, item_id=item, position=position, **more)
+        for request, (position, item) in places[:clicks]
+    ]
 
 
 def experiment(rates, people=400, seed=0):
@@ -43,14 +52,16 @@ def experiment(rates, people=400, seed=0):
 
 
 def test_figures_of_the_arms():
-    rows = visits("u1", "popular", 2) + visits("u2", "popular", 0) + visits("u3", "model", 3) + [event("purchase", "u3", "model")]
+    rows = (
+        visits("u1", "popular", 2) + visits("u2", "popular", 0) + visits("u3", "model", 3) + [event("purchase", "u3", "model", START + 1)]
+    )
     popular, model = report_on(table(rows), TEST, "home").arms
     assert (popular.arm, popular.users, popular.impressions, popular.clicks, popular.ctr) == ("popular", 2, 40, 2, 0.05)
     assert (model.arm, model.users, model.impressions, model.clicks, model.purchases, model.conversion) == ("model", 1, 20, 3, 1, 1.0)
 
 
 def test_answers_as_denominator():
-    rows = [event("answer", "u1", "popular"), event("click", "u1", "popular")]
+    rows = [event(kind, "u1", "popular", request_id="r", position=1) for kind in ("answer", "click")]
     assert report_on(table(rows), TEST, "home", denominator="answer").arms[0].ctr == 0.25
 
 
@@ -108,7 +119,7 @@ def test_the_lake_is_asked_for_the_time_and_rows_outside_it_are_dropped():
 
     lake = Days()
     report = experiment_report(lake, TEST, "home", START, START + 10)
-    assert lake.asked == (START, START + 10)
+    assert lake.asked == (START - 30 * MINUTE, START + 10)  # with the answers that the first clicks belong to
     assert report.arms[0].clicks == 1
 
 

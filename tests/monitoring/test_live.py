@@ -7,20 +7,20 @@ import pytest
 
 from tailorbird.events import DAY, HOUR
 from tailorbird.events.schema import ROUTED
+from tailorbird.experiments.counts import COLUMNS
 from tailorbird.monitoring import figures_by_period
 from tailorbird.monitoring.live import calibration
 
 START = 1_790_553_600_000_000
-NAMES = ("type", "ts", "person", "agent", "slot", "experiment", "arm", "items", "item_id", "request_id")
 
 
 def table(rows):
-    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in NAMES})
+    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in COLUMNS})
 
 
 def event(kind, person, arm, ts, **more):
-    row = {"type": kind, "ts": ts, "person": person, "agent": "person", "slot": "home", "arm": arm}
-    return row | ({"items": ["a", "b"]} if kind == "impression" else {"item_id": "a"}) | more
+    row = {"type": kind, "ts": ts, "person": person, "agent": "person", "slot": "home", "arm": arm, "request_id": f"r-{person}-{ts // DAY}"}
+    return row | ({"items": ["a", "b"]} if kind == "impression" else {"item_id": "a", "position": 1}) | more
 
 
 def test_figures_stand_by_day_and_arm():
@@ -38,7 +38,8 @@ def test_lift_is_relative_to_the_baseline_of_the_same_period():
     for arm, clicks in (("popular", 1), ("model", 2)):
         for n in range(20):
             rows.append(event("impression", f"{arm}{n}", arm, START))
-            rows += [event("click", f"{arm}{n}", arm, START + 1)] * (clicks if n % 2 else 0)
+            if n % 2:
+                rows += [event("click", f"{arm}{n}", arm, START + 1, item_id=item) for item in "ab"[:clicks]]
     popular, model = sorted(figures_by_period(table(rows), "home", baseline="popular"), key=lambda figure: figure.arm != "popular")
     assert model.lift == pytest.approx(1.0)
     assert model.lift_low < 1.0 < model.lift_high
@@ -46,7 +47,7 @@ def test_lift_is_relative_to_the_baseline_of_the_same_period():
 
 
 def test_hours_where_nothing_was_shown_are_left_out():
-    rows = [event("impression", "u", "popular", START + hour * HOUR) for hour in (0, 5)]
+    rows = [event("impression", "u", "popular", START + hour * HOUR, request_id=f"r{hour}") for hour in (0, 5)]
     figures = figures_by_period(table(rows), "home", baseline="popular", period=HOUR)
     assert [figure.start for figure in figures] == [START, START + 5 * HOUR]
 
@@ -61,3 +62,12 @@ def test_calibration_compares_scores_with_clicks_on_what_was_seen():
     answers = pa.table({"request_id": ["r1"], "arm": ["model"], "items": [["a", "b"]], "scores": [[0.5, 0.25]]})
     (found,) = calibration(table(rows), answers, "home")
     assert (found.arm, found.items, found.predicted, found.clicks, found.ratio) == ("model", 1, 0.5, 1, 0.5)
+
+
+def test_calibration_counts_an_item_once_for_each_answer_and_single_impressions_too():
+    rows = [event("impression", "u", "model", START, request_id="r1", items=None, item_id="a")] * 2
+    rows += [event("click", "u", "model", START + n, request_id="r1") for n in (1, 2, 3)]
+    rows += [event("click", "u", "model", START + 4, request_id="r1", item_id="elsewhere", position=None)]
+    answers = pa.table({"request_id": ["r1"], "arm": ["model"], "items": [["a", "b"]], "scores": [[0.5, 0.25]]})
+    (found,) = calibration(table(rows), answers, "home")
+    assert (found.items, found.predicted, found.clicks) == (1, 0.5, 1)

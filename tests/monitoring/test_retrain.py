@@ -9,6 +9,7 @@ import pytest
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY, HOUR
 from tailorbird.events.schema import ROUTED
+from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.statistics import proportion_interval
 from tailorbird.monitoring import Trigger, decide, decide_on
 from tailorbird.monitoring.retrain import Step, scan_threshold
@@ -91,10 +92,13 @@ def routed(rates_by_day, people=120, seed=0):
             for person in range(people):
                 ts = START + day * DAY + int(rng.integers(0, DAY - HOUR))
                 base = {"person": f"{arm}{person}", "agent": "person", "slot": "home", "experiment": "test", "arm": arm}
-                rows += [base | {"type": "impression", "ts": ts, "items": ITEMS}] * 2
-                rows += [base | {"type": "click", "ts": ts + 5_000_000}] * int(rng.binomial(2 * len(ITEMS), rate))
-    names = ("type", "ts", "person", "agent", "slot", "experiment", "arm", "items")
-    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in names})
+                requests = [f"{arm}{person}-{day}-{number}" for number in range(2)]
+                rows += [base | {"type": "impression", "ts": ts, "items": ITEMS, "request_id": request} for request in requests]
+                for place in rng.permutation(2 * len(ITEMS))[: int(rng.binomial(2 * len(ITEMS), rate))].tolist():
+                    request, position = requests[place % 2], place // 2 + 1
+                    click = {"type": "click", "ts": ts + 5_000_000, "request_id": request, "item_id": ITEMS[position - 1]}
+                    rows.append(base | click | {"position": position})
+    return pa.table({name: pa.array([row.get(name) for row in rows], ROUTED.field(name).type) for name in COLUMNS})
 
 
 def watch(events, control="popular", **more):

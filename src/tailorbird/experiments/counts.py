@@ -1,7 +1,8 @@
 """From the lake's `events` to counts: what each person was shown in each arm of a slot, and what it did.
 
-Only routed columns are read: the router has attached slot, experiment, arm and agent class to what followed an answer.
-An impression that shows twelve items counts twelve. Crawlers are left out.
+Which answer a click belongs to is decided in `experiments.outcomes`, as it is for training. An impression of twelve items
+counts twelve, one that names a single item counts one; an item of an answer counts as seen, clicked and bought once each.
+All of it counts for the person that the answer was given to. Crawlers are left out.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-COLUMNS = ("type", "ts", "person", "agent", "slot", "experiment", "arm", "items")
+from tailorbird.events import MINUTE
+from tailorbird.events.schema import micros
+from tailorbird.experiments.outcomes import ANSWER, CLICK, COLUMNS, IMPRESSION, PURCHASE, codes, what_followed
+
+__all__ = ["ATTRIBUTION", "COLUMNS", "Counts", "count_events"]
+
+ATTRIBUTION = 30 * MINUTE  # a slot's window, unless it says otherwise
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -19,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Counts:
-    """One row an event that was shown or done in the slot, in the order of the table; shapes (n,).
+    """One row for each answer, and for each item that was seen, clicked or bought, in no particular order; shapes (n,).
 
     `person` and `arm` are indexes into `persons` and `arms`. `exposed` marks the answers.
     """
@@ -52,41 +59,43 @@ class Counts:
         return there
 
 
-def count_events(events: pa.Table, slot: str, *, experiment: str | None = None, denominator: str = "impression") -> Counts:
+def count_events(
+    events: pa.Table,
+    slot: str,
+    *,
+    experiment: str | None = None,
+    denominator: str = "impression",
+    attribution: int = ATTRIBUTION,
+) -> Counts:
     """Count a slot's events.
 
     Args:
-        events: with at least `COLUMNS`, as the lake's `events` has them.
+        events: with at least `COLUMNS`, as the lake's `events` has them. Begin it `attribution` before the time of interest,
+            so that the answers are there which the first clicks belong to.
         slot: the place of the site.
         experiment: only what was decided under it; None takes all arms of the slot.
         denominator: "impression" or "answer": which of them counts as shown.
+        attribution: the slot's window, microseconds; what comes later after its answer does not count.
     """
-    wanted = pc.equal(events["slot"], slot)
+    found = what_followed(events, slot, attribution)
+    table, answers = found.table, np.flatnonzero(found.kind == ANSWER)
+    row, source = np.concatenate([answers, found.row]), np.concatenate([answers, found.answer])
     if experiment is not None:
-        wanted = pc.and_kleene(wanted, pc.equal(events["experiment"], experiment))
-    wanted = pc.and_kleene(wanted, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
-    wanted = pc.and_kleene(wanted, pc.is_in(events["type"], pa.array(["answer", "impression", "click", "purchase"])))
-    wanted = pc.and_kleene(wanted, pc.is_valid(events["person"]))
-    table = events.select(COLUMNS).filter(wanted)  # null in the mask drops the row
-    kind = np.asarray(table["type"].to_pylist(), dtype=object)
-    shown = np.nan_to_num(pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy().astype(np.float64))
-    person, persons = _codes(table["person"])
-    arm, arms = _codes(pc.fill_null(table["arm"], ""))
+        wanted = pc.fill_null(pc.equal(table["experiment"], experiment), False).to_numpy()[source]
+        row, source = row[wanted], source[wanted]
+    kind = found.kind[row]
+    size = pc.fill_null(pc.list_value_length(table["items"]), 0).to_numpy()
+    shown = (kind == IMPRESSION) if denominator == "impression" else np.where(kind == ANSWER, size[row], 0)
+    person, persons = codes(table["person"])
+    arm, arms = codes(pc.fill_null(table["arm"], ""))
     return Counts(
-        ts=table["ts"].cast(pa.int64()).to_numpy(),
-        person=person,
-        arm=arm,
+        ts=micros(table["ts"])[row],
+        person=person[source],
+        arm=arm[source],
         persons=persons,
         arms=arms,
-        exposed=kind == "answer",
-        impressions=np.where(kind == denominator, shown, 0.0),
-        clicks=(kind == "click").astype(np.float64),
-        purchases=(kind == "purchase").astype(np.float64),
+        exposed=kind == ANSWER,
+        impressions=shown.astype(np.float64),
+        clicks=(kind == CLICK).astype(np.float64),
+        purchases=(kind == PURCHASE).astype(np.float64),
     )
-
-
-def _codes(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
-    if not len(column):
-        return np.empty(0, np.int64), []
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()

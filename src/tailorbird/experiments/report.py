@@ -3,8 +3,10 @@
     report = experiment_report(lake, experiment, "home")
     print(report.verdict)
 
-The uplift is in clicks per item shown, relative to the control. Persons seen in more than one arm are counted, reported
-and left out of the comparison. With several treatments the intervals are Bonferroni's.
+The uplift is in clicks per item shown, relative to the control. Clicks and purchases are those that training learns from:
+of an item that the answer showed, within the slot's attribution window, once for each answer and item. Persons seen in
+more than one arm are counted, reported and left out of the comparison. With several treatments the intervals are
+Bonferroni's.
 """
 
 import math
@@ -17,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.experiments.assign import Experiment
-from tailorbird.experiments.counts import COLUMNS, Counts, count_events
+from tailorbird.experiments.counts import ATTRIBUTION, COLUMNS, Counts, count_events
 from tailorbird.experiments.distributions import normal_quantile
 from tailorbird.experiments.statistics import NOTHING_KNOWN, Interval, Moments, always_valid_uplift, relative_uplift, sample_ratio_p
 
@@ -33,7 +35,7 @@ class EventSource(Protocol):
 
 @dataclass(frozen=True)
 class ArmFigures:
-    """One arm. `ctr` is clicks per item shown; `conversion` the share of users who bought through the slot."""
+    """One arm. `ctr` is clicks per item shown; `conversion` the share of users who bought what the slot had shown them."""
 
     arm: str
     users: int
@@ -106,10 +108,16 @@ def experiment_report(
     *,
     denominator: str = "impression",
     level: float = 0.95,
+    attribution: int = ATTRIBUTION,
 ) -> Report:
-    """The report of an experiment on a slot, over events with ts_from ≤ ts < ts_to (microseconds)."""
-    events = lake.events(columns=COLUMNS, ts_from=ts_from, ts_to=ts_to)
-    return report_on(events, experiment, slot, ts_from, ts_to, denominator=denominator, level=level)
+    """The report of an experiment on a slot, over events with ts_from ≤ ts < ts_to (microseconds).
+
+    Args:
+        denominator, attribution: as the slot has them.
+    """
+    begin = None if ts_from is None else ts_from - attribution  # answers from before, which the first clicks belong to
+    events = lake.events(columns=COLUMNS, ts_from=begin, ts_to=ts_to)
+    return report_on(events, experiment, slot, ts_from, ts_to, denominator=denominator, level=level, attribution=attribution)
 
 
 def report_on(
@@ -121,9 +129,11 @@ def report_on(
     *,
     denominator: str = "impression",
     level: float = 0.95,
+    attribution: int = ATTRIBUTION,
 ) -> Report:
     """The same from a table with the columns of the lake's `events`."""
-    counts = _within(count_events(events, slot, experiment=experiment.name, denominator=denominator), ts_from, ts_to)
+    counts = count_events(events, slot, experiment=experiment.name, denominator=denominator, attribution=attribution)
+    counts = _within(counts, ts_from, ts_to)
     names = [experiment.control_arm, *(arm for arm in experiment.arms if arm != experiment.control_arm)]
     members = {name: _members(counts, name) for name in names}
     several = np.stack(list(members.values())).sum(axis=0) > 1

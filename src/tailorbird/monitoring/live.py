@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tailorbird.events import DAY
-from tailorbird.experiments.counts import Counts, count_events
+from tailorbird.experiments.counts import ATTRIBUTION, Counts, count_events
+from tailorbird.experiments.outcomes import CLICK, IMPRESSION, what_followed
 from tailorbird.experiments.statistics import NOTHING_KNOWN, Interval, Moments, relative_uplift
 
 
@@ -57,6 +57,7 @@ def figures_by_period(
     experiment: str | None = None,
     denominator: str = "impression",
     level: float = 0.95,
+    attribution: int = ATTRIBUTION,
 ) -> list[Figure]:
     """Figures of a slot for each period in which it was shown, in order of time and arm.
 
@@ -64,9 +65,9 @@ def figures_by_period(
         events: with the columns of `experiments.counts.COLUMNS`, as in the lake's `events`.
         baseline: the arm that lifts are relative to.
         period: microseconds; periods begin at multiples of it since 1970.
-        experiment, denominator: as in `experiments.counts.count_events`.
+        experiment, denominator, attribution: as in `experiments.counts.count_events`.
     """
-    counts = count_events(events, slot, experiment=experiment, denominator=denominator)
+    counts = count_events(events, slot, experiment=experiment, denominator=denominator, attribution=attribution)
     figures = []
     for start, moments, purchases in sums_by_period(counts, period):
         for arm, sums in sorted(moments.items()):
@@ -98,31 +99,39 @@ def sums_by_period(counts: Counts, period: int) -> Iterator[tuple[int, dict[str,
             yield value * period, moments, purchases
 
 
-def calibration(events: pa.Table, answers: pa.Table, slot: str, *, head: str = "scores") -> list[Calibration]:
+def calibration(
+    events: pa.Table, answers: pa.Table, slot: str, *, head: str = "scores", attribution: int = ATTRIBUTION
+) -> list[Calibration]:
     """Logged scores, read as chances of a click, against the clicks on the items seen; by arm.
 
+    An item counts once for each answer, as in training; a click without an impression proves that the item was seen.
+
     Args:
-        events: with type, slot, request_id, item_id, items and agent.
+        events: with the columns of `experiments.counts.COLUMNS`.
         answers: with request_id, arm, items and the column named by `head`, one value an item.
+        attribution: the slot's window.
     """
     scores: dict[tuple[str, str], float] = {}
     arms: dict[str, str] = {}
     for request, arm, items, values in zip(*(answers[name].to_pylist() for name in ("request_id", "arm", "items", head)), strict=True):
         arms[request] = arm or ""
         scores.update(((request, item), value) for item, value in zip(items or (), values or (), strict=False))
-    wanted = pc.and_kleene(pc.equal(events["slot"], slot), pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
-    table = events.select(["type", "request_id", "item_id", "items"]).filter(wanted)
+    found = what_followed(events, slot, attribution)
+    requests = found.table["request_id"].to_pylist()
+    seen: set[tuple[str, str]] = set()
+    clicked: set[tuple[str, str]] = set()
+    for row, answer, item in zip(found.row.tolist(), found.answer.tolist(), found.item.tolist(), strict=True):
+        shown = (requests[answer], found.items[item])
+        if shown in scores and found.kind[row] in (IMPRESSION, CLICK):
+            seen.add(shown)
+            if found.kind[row] == CLICK:
+                clicked.add(shown)
     totals: dict[str, list[float]] = {}
-    for kind, request, item, items in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
-        if request not in arms:
-            continue
-        total = totals.setdefault(arms[request], [0, 0.0, 0.0])
-        if kind == "impression":
-            known = [scores[request, shown] for shown in items or () if (request, shown) in scores]
-            total[0] += len(known)
-            total[1] += sum(known)
-        elif kind == "click" and (request, item) in scores:
-            total[2] += 1
+    for shown in sorted(seen):
+        total = totals.setdefault(arms[shown[0]], [0, 0.0, 0.0])
+        total[0] += 1
+        total[1] += scores[shown]
+        total[2] += shown in clicked
     return [Calibration(arm, int(total[0]), total[1], total[2]) for arm, total in sorted(totals.items())]
 
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from tailorbird.errors import UsageError
 from tailorbird.events import HOUR, to_iso
-from tailorbird.experiments.counts import Counts, count_events
+from tailorbird.experiments.counts import ATTRIBUTION, Counts, count_events
 from tailorbird.experiments.statistics import Moments
 from tailorbird.monitoring.live import sums_by_period
 
@@ -94,7 +94,14 @@ class Decision:
 
 
 def decide(
-    events: pa.Table, trigger: Trigger, *, reference_from: int, reference_to: int, until: int | None = None, denominator: str = "impression"
+    events: pa.Table,
+    trigger: Trigger,
+    *,
+    reference_from: int,
+    reference_to: int,
+    until: int | None = None,
+    denominator: str = "impression",
+    attribution: int = ATTRIBUTION,
 ) -> Decision:
     """Judge what came after the reference window [reference_from, reference_to), up to `until` (by default the newest event).
 
@@ -103,7 +110,7 @@ def decide(
     """
     if not reference_from < reference_to:
         raise UsageError(f"expected a reference window that ends after it begins, got {reference_from} to {reference_to}")
-    counts = count_events(events, trigger.slot, experiment=trigger.experiment, denominator=denominator)
+    counts = count_events(events, trigger.slot, experiment=trigger.experiment, denominator=denominator, attribution=attribution)
     reference = counts.where((counts.ts >= reference_from) & (counts.ts < reference_to))
     if until is None:
         until = int(counts.ts.max(initial=reference_to))

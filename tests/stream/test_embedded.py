@@ -125,6 +125,79 @@ def test_a_full_disk_is_told_and_what_was_acknowledged_stays(tmp_path):
             assert [one.block.payload for one in reader.read(0)] == [b"kept", b"room again"]
 
 
+@pytest.fixture
+def full_at_checkpoints(monkeypatch):
+    """Every commit is followed by a checkpoint, for which there is no room until the returned list is emptied."""
+    checkpoint, full = sqlite.checkpoint, [True]
+
+    def checkpoint_or_fail(connection, path, *, truncate=False):
+        if full:
+            raise apsw.FullError("database or disk is full")
+        checkpoint(connection, path, truncate=truncate)
+
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 0)
+    monkeypatch.setattr(sqlite, "checkpoint", checkpoint_or_fail)
+    return full
+
+
+def test_a_disk_that_is_full_at_the_checkpoint_takes_nothing_back(tmp_path, full_at_checkpoints, caplog):
+    path = tmp_path / "a.db"
+    with open_writer(path, partition="a") as writer:
+        assert writer.append([Block("body", 3, b"committed")]) == 0
+        assert "the disk is full; nothing is lost" in caplog.text
+        assert writer.end() == 3
+        for _ in range(2):  # what comes next is refused before anything of it is written
+            with pytest.raises(StorageError, match="the disk is full; nothing was written"):
+                writer.append([Block("body", 1, b"refused")])
+        full_at_checkpoints.clear()
+        assert writer.append([Block("body", 1, b"room again")]) == 3
+    with open_writer(path, partition="a") as writer, open_reader(path) as reader:
+        assert [(one.offset, one.block.payload) for one in reader.read(0)] == [(0, b"committed"), (3, b"room again")]
+        assert writer.end() == 4
+
+
+def test_a_checkpoint_that_is_tried_again_and_fails_otherwise_ends_the_writer(tmp_path, monkeypatch, full_at_checkpoints):
+    def fail(connection, path, *, truncate=False):
+        raise apsw.IOError("disk I/O error")
+
+    with open_writer(tmp_path / "a.db", partition="a") as writer:
+        writer.append([Block("body", 3, b"committed")])
+        full_at_checkpoints.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite, "checkpoint", fail)
+            with pytest.raises(StorageError, match="disk I/O error"):
+                writer.append([Block("body", 1, b"refused")])
+        with pytest.raises(StorageError, match="an earlier write failed"):
+            writer.append([Block("body", 1, b"refused")])
+
+
+def test_a_full_disk_when_the_log_is_closed_loses_nothing(tmp_path, full_at_checkpoints):
+    path = tmp_path / "a.db"
+    with open_writer(path, partition="a") as writer:
+        writer.append([Block("body", 3, b"committed")])
+    full_at_checkpoints.clear()
+    with open_writer(path, partition="a") as writer:
+        assert writer.append([Block("body", 1, b"on")]) == 3
+
+
+def test_a_checkpoint_that_fails_otherwise_ends_the_writer_but_keeps_the_commit(tmp_path, monkeypatch):
+    def fail(connection, path, *, truncate=False):
+        raise apsw.IOError("disk I/O error")
+
+    monkeypatch.setattr(sqlite, "CHECKPOINT_BYTES", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "checkpoint", fail)
+        writer = open_writer(tmp_path / "a.db", partition="a")
+        with pytest.raises(StorageError, match="disk I/O error"):
+            writer.append([Block("body", 3, b"committed")])
+        assert writer.end() == 3
+        with pytest.raises(StorageError, match="an earlier write failed"):
+            writer.append([Block("body", 1, b"refused")])
+        writer.close()
+    with open_writer(tmp_path / "a.db", partition="a") as writer:
+        assert writer.append([Block("body", 1, b"on")]) == 3
+
+
 def filled(path, count=6):
     with open_writer(path, partition="door") as writer:
         writer.append([Block("body", 2, f"payload {number}".encode()) for number in range(count)])

@@ -82,6 +82,7 @@ class EmbeddedWriter:
         self.path = path
         self._lock = lock
         self._failed = ""
+        self._checkpoint_failed = False
         self._inside = False
         self.set_aside: list[Path] = []
         with sqlite.errors(path):
@@ -157,6 +158,8 @@ class EmbeddedWriter:
     def transaction(self) -> Iterator[apsw.Connection]:
         """Everything within, the owner's own tables included, is committed and synced as one, or not at all."""
         self._check_usable()
+        if self._checkpoint_failed:
+            self._retry_checkpoint()
         before = self._end, self._crc
         self._inside = True
         try:
@@ -172,16 +175,23 @@ class EmbeddedWriter:
         self._commit(before)
 
     def _commit(self, before: tuple[int, int]) -> None:
+        committed = False
         try:
             faults.at("stream.before_commit")
             with sqlite.errors(self.path):
                 self.connection.execute("COMMIT")
+            committed = True
             faults.at("stream.after_commit")
-            self._checkpoint()
+            self._checkpoint_if_due()
         except BaseException as error:
-            self._end, self._crc = before
-            self._roll_back()
-            if not isinstance(error.__cause__, apsw.FullError):
+            if committed and _is_full(error):
+                # What was appended is durable in the WAL. The next transaction tries again before it writes anything.
+                log.warning("%s: the disk is full; nothing is lost, but nothing more may fit: free some space", self.path)
+                return
+            if not committed:  # else the blocks are there, and their offsets are taken
+                self._end, self._crc = before
+                self._roll_back()
+            if committed or not _is_full(error):
                 self._failed = str(error) or type(error).__name__
             if isinstance(error, OSError):
                 raise StorageError(f"writing failed: {error}", where=str(self.path), fix="look at the disk, then start again") from error
@@ -191,12 +201,22 @@ class EmbeddedWriter:
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
 
-    def _checkpoint(self) -> None:
-        if sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
+    def _checkpoint_if_due(self) -> None:
+        if self._checkpoint_failed or sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
             faults.at("stream.before_checkpoint")
+            self._checkpoint_failed = True
             with sqlite.errors(self.path):
                 sqlite.checkpoint(self.connection, self.path)
+            self._checkpoint_failed = False
             faults.at("stream.after_checkpoint")
+
+    def _retry_checkpoint(self) -> None:
+        try:
+            self._checkpoint_if_due()
+        except Exception as error:
+            if not _is_full(error):
+                self._failed = str(error)
+            raise
 
     def append(self, blocks: Iterable[Block]) -> int:
         """See `LogWriter.append`. Within `transaction()` the blocks become durable with it."""
@@ -281,6 +301,10 @@ class EmbeddedWriter:
             if not self._failed:
                 with sqlite.errors(self.path):
                     sqlite.checkpoint(self.connection, self.path, truncate=True)
+        except StorageError as error:
+            if not _is_full(error):
+                raise
+            log.warning("%s: the disk is full; what was not moved into the file stays in the WAL beside it", self.path)
         finally:
             self.connection.close()
             self._lock.release()
@@ -395,6 +419,10 @@ def damaged(path: Path, offset: int) -> DamageError:
         where=str(path),
         fix="stop all roles, keep a copy of the file, and restore it from the archive: tailorbird lake verify",
     )
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error.__cause__, apsw.FullError)
 
 
 def _check_format(path: Path, found: int) -> None:

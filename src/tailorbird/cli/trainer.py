@@ -1,7 +1,11 @@
 """Training as the command, the demo and the trainer role do it; and the role: watch live figures, train anew when they fall.
 
 The role looks at each slot that runs an experiment with an arm `model` against a control, every `train.check_every`. The
-reference is the time since the champion went live, up to a quarter of the watch; see `monitoring.retrain` for the rule.
+reference is the first `REFERENCE_US` from the champion's first answer on; see `monitoring.retrain` for the rule. When it was
+promoted is no such moment: `train --as-of` promotes at a simulated time, long before the model answers anybody.
+
+A training whose model the gate refused is tried again when there is enough more to learn from, not at each look. When the
+last one was stands in the registry's audit log, so a restart changes nothing.
 """
 
 import logging
@@ -10,12 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import DAY, HOUR, Clock, duration
+from tailorbird.events import DAY, HOUR, Clock, duration, micros
+from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
-from tailorbird.monitoring import Decision, Trigger, decide
+from tailorbird.monitoring import Trigger, decide
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.training.baseline import ensure_champion
@@ -23,6 +33,9 @@ from tailorbird.training.train import TrainReport, TrainSettings, train
 
 REFERENCE_US = 2 * DAY  # of live traffic after a promotion, before falls are looked for
 RETRAIN_US = 2 * DAY  # at least this much traffic since the fall began is learned from
+RETRY_US = DAY  # after a model that the gate refused,
+RETRY_SHARE = 0.25  # or when this much more traffic than it had learned from has come, if that is sooner
+BY = "trainer"  # how this role signs in the registry
 log = logging.getLogger(__name__)
 
 
@@ -98,37 +111,79 @@ def watch(project: Project, clock: Clock, stop: threading.Event) -> None:
 
 
 def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
-    """Judge a slot's live figures; train anew if they have fallen. None if there was no call for it."""
+    """Judge a slot's live figures; train anew if they have fallen. None if there was no call for it, or not yet again."""
     experiment = slot.experiment
     arm = next((name for name in experiment.arms if experiment.policy_of(name) == "model"), None) if experiment else None
-    promoted = _promoted_at(project, clock)
-    if experiment is None or arm is None or arm == experiment.control_arm or promoted is None:
+    watched = _watched(Registry(project.paths.registry, clock=clock), slot.name)
+    if experiment is None or arm is None or arm == experiment.control_arm or watched is None:
+        return None
+    lake, now, attribution = Lake(project.paths.lake), clock.now(), duration(slot.attribution)
+    start = _live_from(lake, slot.name, watched)
+    if start is None or now < start + REFERENCE_US:
         return None
     trigger = Trigger(slot=slot.name, arm=arm, control=experiment.control_arm, experiment=experiment.name)
-    now = clock.now()
-    if now < promoted + REFERENCE_US:
-        return None
-    events = Lake(project.paths.lake).events(ts_from=promoted)
+    events = lake.events(columns=COLUMNS, ts_from=start - attribution)
     decision = decide(
-        events, trigger, reference_from=promoted, reference_to=promoted + REFERENCE_US, until=now, denominator=slot.denominator
+        events,
+        trigger,
+        reference_from=start,
+        reference_to=start + REFERENCE_US,
+        until=now,
+        denominator=slot.denominator,
+        attribution=attribution,
     )
     log.info("slot %s: %s", slot.name, decision.reason)
-    if not decision.retrain:
+    if decision.since is None or not _due(slot.name, _answered(events, slot.name), decision.since, watched.tried_at, now):
         return None
-    return _train_after(project, clock, slot, decision)
-
-
-def _train_after(project: Project, clock: Clock, slot: Slot, decision: Decision) -> TrainOutcome | None:
-    assert decision.since is not None
-    if clock.now() < decision.since + RETRAIN_US:
-        log.info("slot %s: waiting until there are %d days of traffic since the fall", slot.name, RETRAIN_US // DAY)
-        return None
-    outcome = train_once(project, clock, slot.name, since=decision.since, by="trainer")
+    outcome = train_once(project, clock, slot.name, since=decision.since, by=BY)
     log.info("slot %s: %s %s: %s", slot.name, outcome.version, "promoted" if outcome.promoted else "kept", outcome.reason)
     return outcome
 
 
-def _promoted_at(project: Project, clock: Clock) -> int | None:
-    """When the champion went live."""
-    changes = [entry.at for entry in Registry(project.paths.registry, clock=clock).audit() if entry.action in ("promote", "rollback")]
-    return max(changes, default=None)
+@dataclass(frozen=True)
+class _Watched:
+    """The champion, when it was promoted, and when this role last trained for the slot since then and was refused."""
+
+    version: str
+    promoted_at: int
+    tried_at: int | None
+
+
+def _watched(registry: Registry, slot: str) -> _Watched | None:
+    champion, audit = registry.aliases().champion, registry.audit()
+    # By their order in the log, not by their times, some of which are simulated.
+    places = [place for place, entry in enumerate(audit) if entry.action in ("promote", "rollback") and entry.version == champion]
+    if not champion or not places:
+        return None
+    ours = {info.version for info in registry.versions() if info.metrics.get("about", {}).get("slot") == slot}
+    tries = [entry.at for entry in audit[places[-1] :] if entry.action == "add" and entry.by == BY and entry.version in ours]
+    return _Watched(champion, audit[places[-1]].at, tries[-1] if tries else None)
+
+
+def _live_from(lake: Lake, slot: str, watched: _Watched) -> int | None:
+    """When the champion first answered a person in the slot since it was promoted."""
+    given = lake.events(columns=("type", "ts", "slot", "model", "agent"), ts_from=watched.promoted_at)
+    answered = _answered(given.filter(pc.equal(given["model"], watched.version)), slot)
+    return int(answered.min()) if len(answered) else None
+
+
+def _answered(events: pa.Table, slot: str) -> npt.NDArray[np.int64]:
+    """The times of a slot's answers to people."""
+    wanted = pc.and_kleene(pc.equal(events["type"], "answer"), pc.equal(events["slot"], slot))
+    wanted = pc.and_kleene(wanted, pc.not_equal(pc.fill_null(events["agent"], "person"), "bot"))
+    return micros(events["ts"].filter(wanted))
+
+
+def _due(slot: str, answered: npt.NDArray[np.int64], since: int, tried_at: int | None, now: int) -> bool:
+    """Whether there is enough traffic since the fall to learn from, and enough more than the last time."""
+    if now < since + RETRAIN_US:
+        log.info("slot %s: waiting until there are %d days of traffic since the fall", slot, RETRAIN_US // DAY)
+        return False
+    if tried_at is None or now >= tried_at + RETRY_US:
+        return True
+    before = int(np.sum((answered >= since) & (answered < tried_at)))
+    more = int(np.sum((answered >= max(since, tried_at)) & (answered < now)))
+    if more >= RETRY_SHARE * before:
+        return True
+    log.info("slot %s: the gate refused the last model; waiting for a day, or a quarter more traffic, to try again", slot)
+    return False

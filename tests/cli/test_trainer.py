@@ -1,0 +1,161 @@
+"""The trainer role on a small lake and a registry: when it looks, from when on, and how often it tries again."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+
+from tailorbird.cli import trainer
+from tailorbird.config.project import Paths
+from tailorbird.events import DAY, HOUR, SimulatedClock
+from tailorbird.events.schema import ROUTED
+from tailorbird.experiments import Experiment
+from tailorbird.experiments.counts import COLUMNS
+from tailorbird.lake import Lake
+from tailorbird.lake.tables import TABLES
+from tailorbird.ranking import Slot
+from tailorbird.registry import Manifest, Registry, seal
+
+LIVE = 1_790_553_600_000_000  # midnight: the first answer of the champion
+ITEMS = list("abcdefgh")
+SLOT = Slot("home", experiment=Experiment("test", arms={"popular": 0.5, "model": 0.5}))
+GOOD, FALLEN = {"popular": 0.06, "model": 0.12}, {"popular": 0.06, "model": 0.03}
+
+
+def add(registry, folder, by, slot="home"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.bin").write_bytes(b"weights")
+    seal(folder, Manifest(created_at=0, schema_hash="s", metrics={"about": {"slot": slot}}))
+    return registry.add(folder, by=by, why="test")
+
+
+def traffic(rates_by_day, model, start=LIVE, people=100, seed=0):
+    """Each person gets an answer every six hours, sees all of it and clicks at its arm's rate."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for day, rates in enumerate(rates_by_day):
+        for hour in range(0, 24, 6):
+            for arm, rate in rates.items():
+                for person in range(people):
+                    ts = start + day * DAY + hour * HOUR + person * 1_000_000
+                    request = f"{start}-{day}-{hour}-{arm}-{person}"
+                    base = {"person": f"{arm}{person}", "agent": "person", "slot": "home", "experiment": "test", "arm": arm}
+                    base |= {"request_id": request, "model": model}
+                    rows += [base | {"type": "answer", "ts": ts, "items": ITEMS}]
+                    rows += [base | {"type": "impression", "ts": ts + 1, "items": ITEMS}]
+                    for place in np.flatnonzero(rng.random(len(ITEMS)) < rate).tolist():
+                        rows.append(base | {"type": "click", "ts": ts + 2, "item_id": ITEMS[place], "position": place + 1})
+    return rows
+
+
+def write(lake, rows):
+    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in ROUTED}
+    days = pa.array([row["ts"] // DAY for row in rows], pa.int32()).cast(pa.date32())
+    table = pa.table(columns).append_column("day", days)
+    write_deltalake(lake / "events", table, partition_by=[TABLES["events"].partition], mode="append")
+
+
+class Shop:
+    """A project with a champion that was promoted at a given time, and a training that only notes that it was called."""
+
+    def __init__(self, folder, monkeypatch, promoted_at=LIVE - HOUR):
+        self.folder, self.trained = folder, []
+        self.project = SimpleNamespace(paths=Paths(folder))
+        registry = Registry(folder / "registry", clock=SimulatedClock(promoted_at))
+        self.champion = add(registry, folder / "new", "train")
+        registry.promote(self.champion, by="train", why="test")
+        monkeypatch.setattr(trainer, "train_once", self._train)
+
+    def _train(self, project, clock, slot, *, since, by):
+        version = add(Registry(project.paths.registry, clock=clock), self.folder / "new", by, slot)
+        self.trained.append(clock.now())
+        self.since = since
+        return trainer.TrainOutcome(version, self.champion, False, "refused by the gate", None, {})
+
+    def write(self, rows):
+        write(self.project.paths.lake, rows)
+
+    def look(self, now):
+        return trainer.look(self.project, SimulatedClock(now), SLOT)
+
+    def looks(self, begin, end, every=HOUR):
+        for now in range(begin, end, every):
+            self.look(now)
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    return Shop(tmp_path, monkeypatch)
+
+
+def test_a_fallen_model_is_trained_anew_on_what_came_since(shop):
+    shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
+    outcome = shop.look(LIVE + 6 * DAY)
+    assert outcome is not None
+    assert abs(shop.since - (LIVE + 3 * DAY)) <= 12 * HOUR
+
+
+def test_a_model_that_keeps_its_lift_is_left_alone(shop):
+    shop.write(traffic([GOOD] * 6, shop.champion))
+    assert shop.look(LIVE + 6 * DAY) is None
+    assert shop.trained == []
+
+
+def test_the_reference_covers_live_traffic_where_the_promotion_was_simulated_long_ago(tmp_path, monkeypatch):
+    shop = Shop(tmp_path, monkeypatch, promoted_at=LIVE - 300 * DAY)
+    history = traffic([FALLEN], "another-model", start=LIVE - 300 * DAY, people=10)
+    shop.write(history + traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
+    assert shop.look(LIVE + 6 * DAY) is not None
+
+
+def test_without_an_answer_of_the_champion_there_is_nothing_to_judge(shop):
+    shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, "another-model", people=30))
+    assert shop.look(LIVE + 6 * DAY) is None
+
+
+def test_the_promotion_that_counts_is_the_last_in_the_log_whatever_its_time(tmp_path, monkeypatch):
+    shop = Shop(tmp_path, monkeypatch, promoted_at=LIVE + 100 * DAY)
+    registry = Registry(shop.project.paths.registry, clock=SimulatedClock(LIVE - DAY))
+    shop.champion = add(registry, tmp_path / "new", "train")
+    registry.promote(shop.champion, by="train", why="as of an earlier day")
+    shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
+    assert shop.look(LIVE + 6 * DAY) is not None
+
+
+def test_a_refused_training_is_not_repeated_at_each_look(shop):
+    shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
+    begin = LIVE + 6 * DAY
+    shop.looks(begin, begin + DAY, every=4 * HOUR)
+    assert shop.trained == [begin]
+    shop.look(begin + DAY)
+    assert shop.trained == [begin, begin + DAY]
+
+
+def test_a_quarter_more_traffic_is_reason_enough_to_try_again(shop):
+    shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
+    begin = LIVE + 6 * DAY
+    shop.look(begin)
+    crowd = [row for row in traffic([FALLEN], shop.champion, start=begin, people=400, seed=1) if row["ts"] < begin + 6 * HOUR]
+    shop.write(crowd)
+    shop.look(begin + 3 * HOUR)
+    assert shop.trained == [begin, begin + 3 * HOUR]
+
+
+def test_what_others_train_does_not_hold_the_role_back(shop, tmp_path):
+    shop.write(traffic([GOOD] * 3 + [FALLEN] * 3, shop.champion))
+    registry = Registry(shop.project.paths.registry, clock=SimulatedClock(LIVE + 6 * DAY - HOUR))
+    add(registry, tmp_path / "new", "train")
+    add(registry, tmp_path / "new", "trainer", slot="search")
+    assert shop.look(LIVE + 6 * DAY) is not None
+
+
+def test_only_the_columns_that_are_needed_are_read(shop, monkeypatch):
+    asked = []
+    events = Lake.events
+    monkeypatch.setattr(Lake, "events", lambda self, columns=None, **span: asked.append(columns) or events(self, columns, **span))
+    shop.write(traffic([GOOD] * 3, shop.champion, people=20))
+    shop.look(LIVE + 3 * DAY)
+    assert len(asked) == 2
+    assert all(columns is not None and set(columns) <= {*COLUMNS, "model"} for columns in asked)

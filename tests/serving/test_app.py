@@ -34,7 +34,9 @@ class Prompt:
     def search(self, query) -> Answer:
         return Answer(request_id="r1", slot="search", items=[SHOWN], arm="", model="v0001", degraded=[], t=1)
 
-    def similar(self, item_id: str, size: int) -> Similar:
+    def similar(self, item_id: str, size: int) -> Similar | None:
+        if item_id != "i1":
+            return None
         return Similar(item_id=item_id, items=[SHOWN][:size], model="v0001")
 
     def item(self, item_id: str) -> Item | None:
@@ -209,10 +211,25 @@ def test_gzip_is_unpacked_within_the_limit(client):
 
 
 def test_unknown_items_routes_and_methods_are_told_in_json(client):
-    assert client.get("/v1/items/nope").json()["code"] == "unknown_item"
     assert client.get("/nope").json()["code"] == "no_such_route"
     assert client.get("/v1/events").json()["code"] == "method_not_allowed"
-    assert client.get("/v1/items/i1/similar?size=x").status_code == 400
+    for path in ("/v1/items/nope", "/v1/items/nope/similar"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_item")
+
+
+@pytest.mark.parametrize("size", ["x", "", "0", "-1", "201", "0200999999", "9" * 5_000, "1e1", "\u0663", "\u00b2"])
+def test_a_size_that_is_none_is_refused_with_its_path(client, size):
+    answer = client.get("/v1/items/i1/similar", params={"size": size})
+    assert (answer.status_code, answer.json()["path"]) == (400, "size")
+
+
+@pytest.mark.parametrize(("size", "asked"), [("1", 1), ("200", 200), ("007", 7)])
+def test_a_size_is_what_the_pipeline_is_asked_for(client, service, monkeypatch, size, asked):
+    sizes = []
+    monkeypatch.setattr(service.pipeline, "similar", lambda item_id, size: sizes.append(size))
+    client.get("/v1/items/i1/similar", params={"size": size})
+    assert sizes == [asked]
 
 
 def test_a_broken_log_is_a_503_that_says_when_to_come_back(client, service):

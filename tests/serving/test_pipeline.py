@@ -79,9 +79,11 @@ def test_the_model_orders_and_rules_leave_out(make):
 
 def test_seen_bought_excluded_and_filtered_items_are_not_shown(make):
     pipeline = make(recent={"u1": [(39, "purchase"), (38, "click")]})
-    query = RecommendQuery(slot="home", user_id="u1", exclude=["i37"], filters={"category": ["shoes", "bags"]}, size=20)
-    shown = numbers(pipeline.answer(query))
-    assert shown[:2] == [38, 35]
+    query = RecommendQuery(slot="home", user_id="u1", filters={"category": ["shoes", "bags"]}, size=20)
+    assert numbers(pipeline.answer(query))[:3] == [38, 35, 30]
+    shown = numbers(pipeline.answer(msgspec.structs.replace(query, exclude=["i35", "nope"])))
+    assert shown[:2] == [38, 30]
+    assert 35 not in shown
     assert {number % 4 for number in shown} == {2, 3}
     assert 39 not in shown
     assert not {3, 13, 23} & set(shown), "out of stock"
@@ -93,6 +95,18 @@ def test_a_filter_by_number_and_by_an_unknown_attribute(make):
     with pytest.raises(QueryError) as told:
         pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"colour": "red"}))
     assert told.value.path == "$.filters.colour"
+
+
+@pytest.mark.parametrize("wanted", [{"a": 1}, None, [4, None], [[4]], [4, {"a": 1}], "dear", [4, "dear"], 10**400, -(1 << 63)])
+def test_a_filter_that_nothing_could_match_is_refused(make, wanted):
+    with pytest.raises(QueryError) as told:
+        make().answer(RecommendQuery(slot="home", user_id="u1", filters={"price": wanted}))
+    assert (told.value.code, told.value.path) == ("bad_query", "$.filters.price")
+
+
+def test_a_filter_is_checked_also_where_there_is_nothing_to_filter(make):
+    with pytest.raises(QueryError):
+        make(bundles=Fixed(None)).answer(RecommendQuery(slot="home", user_id="u1", filters={"price": {"a": 1}}))
 
 
 def test_rules_may_look_at_the_person(make):
@@ -209,7 +223,7 @@ def test_similar_items_and_an_items_attributes(make):
     similar = pipeline.similar("i5", 4)
     assert len(similar.items) == 4
     assert "i5" not in ids(similar)
-    assert pipeline.similar("nope", 4).items == []
+    assert pipeline.similar("nope", 4) is None
     item = pipeline.item("i5")
     assert item is not None
     assert item.attributes == {"category": "hats", "price": 5.0, "stock": 5.0, "title": "Rain hats 5"}

@@ -27,6 +27,7 @@ from tailorbird.serving.access import OPEN, READ, WRITE, AccessError, Guard, Key
 from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, read_body
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import (
+    SIZE_MAX,
     Answer,
     EventDecision,
     Fault,
@@ -52,7 +53,7 @@ class Answers(Protocol):
     def answer(self, query: RecommendQuery) -> Answer: ...
     def rank(self, query: RankQuery) -> Answer: ...
     def search(self, query: SearchQuery) -> Answer: ...
-    def similar(self, item_id: str, size: int) -> Similar: ...
+    def similar(self, item_id: str, size: int) -> Similar | None: ...
     def item(self, item_id: str) -> Item | None: ...
     def missing(self) -> list[str]: ...
 
@@ -122,18 +123,14 @@ async def search(request: Request, service: Service) -> Response:
 
 
 async def similar(request: Request, service: Service) -> Response:
-    text = request.query_params.get("size", "12")
-    if not text.isdecimal() or not 1 <= int(text[:4]) <= 200:
-        raise QueryError(f"expected a number from 1 to 200, got {text[:20]!r}", path="size")
-    found = await _in_thread(service, service.pipeline.similar, request.path_params["id"], int(text))
-    return _json(found)
+    size = _size(request.query_params.get("size", "12"))
+    found = await _in_thread(service, service.pipeline.similar, request.path_params["id"], size)
+    return _unknown_item() if found is None else _json(found)
 
 
 async def item(request: Request, service: Service) -> Response:
     found = await _in_thread(service, service.pipeline.item, request.path_params["id"])
-    if found is None:
-        return _fault(404, "unknown_item", "the live index has no such item")
-    return _json(found)
+    return _unknown_item() if found is None else _json(found)
 
 
 async def healthz(request: Request, service: Service) -> Response:
@@ -193,7 +190,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             "Items that go with an item.",
             gives=Similar,
             queries={"size": "how many, 12 unless said"},
-            statuses=(400, *_GET_STATUSES),
+            statuses=(400, 404, *_GET_STATUSES),
         ),
     ),
     ("/v1/items/{id}", "GET"): (item, Operation(READ, "An item as the live index knows it.", gives=Item, statuses=(404, *_GET_STATUSES))),
@@ -278,6 +275,17 @@ async def _in_thread(service: Service, call: Callable[..., Any], *args: Any) -> 
         return await asyncio.get_running_loop().run_in_executor(service.pool, call, *args)
     finally:
         service.waiting -= 1
+
+
+def _size(text: str) -> int:
+    size = int(text) if text.isascii() and text.isdecimal() and len(text) <= 3 else 0
+    if not 1 <= size <= SIZE_MAX:
+        raise QueryError(f"expected a number from 1 to {SIZE_MAX}, got {text[:20]!r}", path="size")
+    return size
+
+
+def _unknown_item() -> Response:
+    return _fault(404, "unknown_item", "the live index has no such item")
 
 
 def _json(value: Any, status: int = 200) -> Response:

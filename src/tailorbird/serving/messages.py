@@ -13,9 +13,10 @@ from tailorbird.events import Context
 
 T = TypeVar("T")
 
+SIZE_MAX = 200  # items of an answer
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Ids = Annotated[list[Id], Meta(max_length=1_000)]
-Size = Annotated[int, Meta(ge=1, le=200)]
+Size = Annotated[int, Meta(ge=1, le=SIZE_MAX)]
 Attributes = Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=50)]
 Filters = Annotated[dict[str, Any], Meta(max_length=20, description="attribute → the value it must have, or a list of allowed values")]
 

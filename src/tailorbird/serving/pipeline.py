@@ -52,6 +52,7 @@ from tailorbird.serving.request import (
     Request,
     filter_mask,
     require_contract,
+    require_filters,
     search_values,
 )
 
@@ -177,13 +178,15 @@ class Pipeline:
             found = self._retrieve(request, {"search": slot.sources.get("search", SEARCH_CANDIDATES)})
         return self._finish(request, self._allowed(request, found), query.size or slot.size)
 
-    def similar(self, item_id: str, size: int) -> Similar:
-        """What goes with an item: the same for everybody, and not logged."""
+    def similar(self, item_id: str, size: int) -> Similar | None:
+        """What goes with an item: the same for everybody, and not logged. None if the live index does not know the item."""
         bundle = self._bundles.current()
         index = self._catalogue.over(bundle.index if bundle else None)
         model = bundle.version if bundle else FALLBACK
         if index is None:
             return Similar(item_id=item_id, items=[], model=model, degraded=["model"])
+        if index.find_ids([item_id])[0] < 0:
+            return None
         found = index.similar(item_id, size)
         told = reasons(index, found.rows, ["item_to_item"] * found.rows.size)
         items = [
@@ -220,6 +223,7 @@ class Pipeline:
         """Check the query, find out who asks, and assign the arm."""
         now = self.clock.now()
         require_contract(query, now)
+        require_filters(query)
         with self._drawing:
             request_id = self._rng.bytes(12).hex()
         bundle = self._bundles.current()

@@ -89,19 +89,37 @@ def require_contract(query: Query, now: int) -> None:
         raise QueryError(refusal.message, path=refusal.path, code=refusal.code)
 
 
+def require_filters(query: Query) -> None:
+    """Refuse filters that no attribute could match, rather than show nothing."""
+    for name, wanted in query.filters.items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        for value in values:
+            if not isinstance(value, str | int | float):
+                kind = "null" if value is None else "a list" if isinstance(value, list) else "an object"
+                raise QueryError(f"expected a text, a number or a list of them, got {kind}", path=_path(name))
+            if isinstance(value, int) and abs(value) >= 1 << 63:
+                raise QueryError("expected a number of at most 64 bits", path=_path(name))
+
+
 def filter_mask(index: Index, rows: Places, query: Query) -> Mask:
     """Which candidates have the attributes that the query asks for."""
     kept = np.ones(rows.size, bool)
     for name, wanted in query.filters.items():
         column = index.attributes.get(name)
         if column is None:
-            raise QueryError(f"no item has an attribute {name[:60]!r}", path=f"$.filters.{name[:60]}", code="unknown_attribute")
+            raise QueryError(f"no item has an attribute {name[:60]!r}", path=_path(name), code="unknown_attribute")
         values = wanted if isinstance(wanted, list) else [wanted]
         if isinstance(column, TextColumn):
             kept &= np.isin(column.codes[rows], [column.code(str(value)) for value in values])
         else:
-            kept &= np.isin(column[rows], [float(value) for value in values if isinstance(value, int | float)])
+            if any(isinstance(value, str) for value in values):
+                raise QueryError("expected a number or a list of numbers, got text", path=_path(name))
+            kept &= np.isin(column[rows], [float(value) for value in values])
     return kept
+
+
+def _path(attribute: str) -> str:
+    return f"$.filters.{attribute[:60]}"
 
 
 def search_values(text: Floats, values: Floats) -> Floats:

@@ -55,8 +55,13 @@ def report(slot: str = "", *, since: str = "", html: Path | None = None, json: J
         raise UsageError(f"slot {declared.name} runs no experiment", fix=f"give it one in {project.root / 'slots.py'}")
     ts_from = SystemClock().now() - duration(since) if since else None
     found = experiment_report(
-        Lake(project.paths.lake), declared.experiment, declared.name, ts_from=ts_from, denominator=declared.denominator
-    )  # fmt: skip
+        Lake(project.paths.lake),
+        declared.experiment,
+        declared.name,
+        ts_from=ts_from,
+        denominator=declared.denominator,
+        attribution=duration(declared.attribution),
+    )
     if html is not None:
         from tailorbird.experiments.drawing import report_html
 

@@ -5,7 +5,7 @@ import pytest
 
 from tailorbird.events import DAY, HOUR
 from tailorbird.models.baselines import History
-from tailorbird.training.clicks import Scheme, choices, guess_scheme, with_candidates
+from tailorbird.training.clicks import Happened, Scheme, choices, guess_scheme, with_candidates
 from tailorbird.training.coding import Codes, interactions
 from tailorbird.training.item_to_item import roll
 
@@ -103,3 +103,26 @@ def test_a_log_tells_how_it_wants_to_be_asked(routed):
     assert guessed.repeats
     assert guessed.truth == "session"
     assert guessed.own_history > 0
+
+
+def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after(routed):
+    e = routed.event
+    events = routed.table(
+        e("click", 1 * HOUR, "a", "x"),
+        e("click", 1 * HOUR, "a", "y"),
+        e("purchase", 10 * HOUR - 1, "b", "x"),  # before
+        e("click", 10 * HOUR, "b", "y"),
+        e("purchase", 10 * HOUR + 5, "b", "y"),
+        e("purchase", 10 * HOUR + 5, "c", "x"),  # somebody else
+        e("purchase", 11 * HOUR, "b", "x"),  # too late
+    )
+    data = draw(events, Scheme(item_to_item=0), 10 * HOUR, 11 * HOUR)
+    bought = Happened(interactions(events, data.people, data.items, ("purchase",)))
+    assert lists(data) == [["x", "y"]]
+    named = data.items.decode(data.item)
+    assert [item for item, label in zip(named, bought.within(data, HOUR), strict=True) if label] == ["y"]
+    assert bought.within(data, HOUR + 1).all()
+    assert not bought.within(data, 5).any()
+    shared = Happened(interactions(events, data.people, data.items, ("share",)))
+    assert not len(shared)
+    assert not shared.within(data, HOUR).any()

@@ -113,6 +113,19 @@ def test_an_outcome_without_a_name_may_belong_to_an_answer_that_is_no_row_yet(ro
     assert labelled(data) == []
 
 
+def test_targets_of_other_slots_get_labels_and_make_no_rows(routed):
+    a, e = routed.answer, routed.event
+    events = routed.table(
+        a(1 * MINUTE, "u1", ["x", "y"], "r1"),
+        e("impression", 2 * MINUTE, "u1", "x", "r1"),
+        e("cart", 3 * MINUTE, "u1", "x", "r1"),
+        e("cart", 3 * MINUTE, "u1", "y", "r1"),
+    )
+    data = dataset(events, denominator="impression", further=["cart"])
+    assert data.items.decode(data.item) == ["x"]
+    assert labelled(data, "cart") == [(0, "x")]
+
+
 def test_answers_whose_outcomes_may_still_come_are_left_out(routed):
     events = routed.table(routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(71 * MINUTE, "u1", ["x"], "r2"))
     data = dataset(events, mature_before=100 * MINUTE)

@@ -44,6 +44,8 @@ def test_an_incumbent_of_another_schema_is_said_so():
     result = decision(incumbent="v0003")
     assert result.promote
     assert any("another schema" in reason for reason in result.reasons)
+    result = decision(incumbent="v0003", unjudged="predicts view")
+    assert any("v0003 could not be judged on this test part: it predicts view" in reason for reason in result.reasons)
 
 
 def test_nothing_to_compare_with_is_refused():

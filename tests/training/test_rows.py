@@ -99,3 +99,15 @@ def test_choices_are_of_the_first_target_that_happened(routed, features):
     found = load(features, *clicks(routed, 900), routed=routed, slot=slot)
     assert isinstance(found.events, pa.Table)
     assert found.scheme.type == "click"
+
+
+def test_drawn_rows_have_labels_of_all_targets(routed, features):
+    bought = [routed.event("purchase", n * MINUTE + 1, f"u{n % 50}", f"i{n % 7}") for n in range(0, 900, 3)]
+    rows = [*clicks(routed, 900), *bought]
+    slot = Slot("cart", objective={"click": 1.0})
+    alone = load(features, *rows, routed=routed, slot=slot)
+    assert alone.heads == ("click",)
+    assert alone.label_window == 0
+    more = load(features, *rows, routed=routed, slot=slot, heads=("purchase", "click"))
+    assert more.heads == ("click", "purchase")
+    assert more.label_window == 30 * MINUTE

@@ -12,6 +12,7 @@ from tailorbird.features import load_features
 from tailorbird.lake import LakeRole
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.calibration import Isotonic
 from tailorbird.registry import Registry
 from tailorbird.router import Router
 from tailorbird.simulator import Site
@@ -46,10 +47,14 @@ class Shop:
         with LakeRole(stream, self.lake, clock=self.clock) as role:
             role.drain()
 
-    def train(self, name, slot=HOME, **more):
+    def train(self, name, slot=HOME, heads=(), **more):
         settings = TrainSettings(quick=True, **more)
         folders = {"lake": self.lake, "registry": self.folder / name, "reports": self.folder / f"{name}-reports"}
-        return train(self.features, slot, **folders, clock=self.clock, settings=settings)
+        return train(self.features, slot, **folders, clock=self.clock, settings=settings, heads=heads)
+
+    def evaluate(self, name, slot, version):
+        folders = {"lake": self.lake, "registry": self.folder / name}
+        return evaluate(self.features, slot, (version,), **folders, clock=self.clock, settings=TrainSettings(quick=True))
 
 
 @pytest.fixture(scope="module")
@@ -97,15 +102,7 @@ def test_the_page_holds_tables_and_pictures_and_nothing_from_the_net(report):
 
 
 def test_evaluating_a_version_again_gives_its_figures_again(shop, report):
-    found = evaluate(
-        shop.features,
-        HOME,
-        (report.version,),
-        lake=shop.lake,
-        registry=shop.folder / "registry",
-        clock=shop.clock,
-        settings=TrainSettings(quick=True),
-    )
+    found = shop.evaluate("registry", HOME, report.version)
     again, first = found.figures[report.version]["ndcg_10"], report.evaluation.figures["tailorbird"]["ndcg_10"]
     assert again.value == pytest.approx(first.value, abs=2e-3)  # ONNX in float32 for LightGBM in float64: a rank or two
 
@@ -141,6 +138,54 @@ def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
     report = shop.train("share", slot=Slot("home", objective={"click": 1.0, "share": 3.0}))
     assert report.heads == ("click",)
     assert any("head share was left out: 0 positives" in note for note in report.notes)
+
+
+CLICKS = Slot("home", objective={"click": 1.0})
+CARTS = Slot("home", objective={"purchase": 1.0})
+
+
+@pytest.fixture(scope="module")
+def several(shop):
+    """Trained for one slot of several."""
+    return shop.train("several", slot=CLICKS, heads=("purchase", "click", "share"))
+
+
+def test_the_bundle_carries_heads_of_all_slots(shop, several):
+    assert several.heads == ("click", "purchase")
+    bundle = Bundle.load(shop.folder / "several" / several.version, schema_hash=shop.features.schema_hash)
+    assert bundle.heads == ("click", "purchase")
+    assert bundle.manifest.formula == {"click": 1.0}
+    assert any("head share was left out: 0 positives" in note for note in several.notes)
+    assert any(note.startswith("carries purchase for other slots") for note in several.notes)
+    assert shop.evaluate("several", CARTS, several.version).figures[several.version]["ndcg_10"].known
+
+
+def test_other_slots_heads_have_no_part_in_the_judgement(shop, several):
+    alone = shop.train("alone", slot=CLICKS)
+    assert several.plain()["results"] == alone.plain()["results"]
+    assert several.decision == alone.decision
+    assert several.rows == alone.rows
+
+
+def test_an_incumbent_that_does_not_predict_what_the_slot_asks_for_is_not_judged(shop):
+    first = shop.train("lacking", slot=CLICKS)
+    Registry(shop.folder / "lacking", clock=shop.clock).promote(first.version, by="test", why="to have an incumbent")
+    second = shop.train("lacking", slot=CARTS)
+    assert second.incumbent == first.version
+    assert first.version not in second.evaluation.figures
+    told = " ".join((*second.decision.reasons, *second.notes))
+    assert told.count("v0001 could not be judged on this test part: it predicts click, while slot home asks for purchase") == 1
+    assert any("does not predict click, as the incumbent v0001 does" in note for note in second.notes)
+    with pytest.raises(UsageError, match="v0001 predicts click, while slot home asks for purchase"):
+        shop.evaluate("lacking", CARTS, first.version)
+
+
+def test_probabilities_are_calibrated_by_a_free_curve_where_there_are_positives_enough(shop, report):
+    bundle = Bundle.load(shop.folder / "registry" / report.version, schema_hash=shop.features.schema_hash)
+    assert report.evaluation.heads["click"].positives > 300 > report.evaluation.heads["purchase"].positives
+    assert {head.name: head.calibration for head in bundle.manifest.heads} == {"click": "isotonic", "purchase": "platt"}
+    assert isinstance(bundle.calibration["click"], Isotonic)
+    assert len(bundle.calibration["click"].x) > 5  # steps of its own, no curve of two numbers
 
 
 def test_without_answers_requests_are_drawn_from_the_log(shop):

@@ -59,6 +59,7 @@ def train(
             reports=paths.reports,
             clock=clock,
             settings=settings,
+            heads=[head for other in project.slots.values() for head in other.objective],
             by=by,
             promote=promote,
             progress=progress,

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, micros
-from tailorbird.models.baselines import History
+from tailorbird.models.baselines import History, Interactions
 from tailorbird.training.coding import Codes, interesting
 from tailorbird.training.dataset import CONTEXT, Dataset
 from tailorbird.training.item_to_item import Rolling
@@ -150,6 +150,38 @@ def with_candidates(data: Dataset, history: History, scheme: Scheme, *, rolling:
         data.items,
         {**data.scheme, **told},
     )
+
+
+class Happened:
+    """When people did something with items, to label drawn rows with more than what was drawn for.
+
+    Args:
+        interactions: events of the one target.
+    """
+
+    def __init__(self, interactions: Interactions) -> None:
+        known = (interactions.person >= 0) & (interactions.item >= 0)
+        self._items = interactions.items
+        pair = interactions.person[known] * self._items + interactions.item[known]
+        self._times, rank = np.unique(interactions.ts[known], return_inverse=True)
+        self._bits = len(self._times).bit_length()
+        self._pairs, code = np.unique(pair, return_inverse=True)
+        self._packed = np.sort((code << self._bits) | rank)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def within(self, data: Dataset, span: int) -> npt.NDArray[np.bool_]:
+        """Whether it happened to the row's person and item in [t, t + span), shape (rows,)."""
+        if not len(self):
+            return np.zeros(data.rows, bool)
+        person, t = data.person[data.request], data.t[data.request]
+        pair = person * self._items + data.item
+        code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
+        at = np.searchsorted(self._packed, (code << self._bits) | np.searchsorted(self._times, t))
+        found = self._packed[np.minimum(at, len(self) - 1)]
+        there = (at < len(self)) & (found >> self._bits == code) & (self._pairs[code] == pair) & (person >= 0)
+        return there & (self._times[found & ((1 << self._bits) - 1)] < t + span)
 
 
 def guess_scheme(events: pa.Table, head: str) -> Scheme:

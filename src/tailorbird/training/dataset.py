@@ -128,6 +128,7 @@ def answers_dataset(
     answers: pa.Table | None = None,
     people: Codes | None = None,
     items: Codes | None = None,
+    further: Sequence[str] = (),
 ) -> Dataset:
     """Rows and labels of a slot's answers with ts_from ≤ t and t + attribution ≤ mature_before.
 
@@ -138,6 +139,7 @@ def answers_dataset(
         answers: the lake's `answers`, if there: gives the p that an answer's features were read at. An answer without a row there
             (imported history) gets its own routed position.
         people, items: codes to use; those of the events otherwise.
+        further: targets of other slots, which get labels and have no say in what a row is.
 
     Raises:
         NotReadyError: no such answer.
@@ -168,6 +170,7 @@ def answers_dataset(
         "attribution_us": attribution,
         "mature_before": mature_before,
     }
+    labels |= {head: matcher.match(_outcomes(events, head, request_ids, people, items)) for head in further if head not in labels}
     full = replace(base, labels=labels, scheme=scheme)
     return full if seen.all() else full.keep(seen)
 

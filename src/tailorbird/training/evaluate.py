@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.events import Clock, duration
+from tailorbird.events import Clock
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.ranking.bundle import Bundle
@@ -87,6 +87,13 @@ def version_scorer(bundle: Bundle, series: IndexSeries, objective: Mapping[str, 
     return score
 
 
+def foreign(bundle: Bundle, slot: Slot) -> str:
+    """Why a bundle cannot order items for a slot, "" if it can: it must predict something that the slot asks for."""
+    if set(bundle.heads) & set(slot.objective):
+        return ""
+    return f"predicts {', '.join(bundle.heads) or 'nothing'}, while slot {slot.name} asks for {', '.join(slot.objective)}"
+
+
 def evaluate(
     features: FeatureSet,
     slot: Slot,
@@ -101,17 +108,20 @@ def evaluate(
     """Judge versions of the registry, the champion by default, on the newest part of the lake, beside all baselines.
 
     Raises:
-        UsageError: there is no such version, or no champion to judge.
+        UsageError: there is no such version, none that predicts what the slot asks for, or no champion to judge.
         BundleError: a version reads other features than this project declares.
     """
     settings = (settings or TrainSettings()).hurried()
     now = clock.now()
     bundles = [Bundle.load(path, schema_hash=features.schema_hash) for path in _paths(Registry(registry, clock=clock), versions)]
+    for bundle in bundles:
+        if why := foreign(bundle, slot):
+            raise UsageError(f"{bundle.version} {why}", where=f"slot {slot.name}", fix="judge it on another slot: --slot NAME")
     progress("read", 0, 1)
     material = load_material(Lake(lake), features, slot, settings.wanted(now))
     progress("read", 1, 1)
     data = material.data
-    gap = duration(slot.attribution) if material.logged else 0
+    gap = material.label_window
     border = settings.test_from
     split = split_at(data.t, settings.validation_from or border, border, gap=gap) if border else split_by_time(data.t, gap=gap)
     last = int(data.t[split.test[-1]])

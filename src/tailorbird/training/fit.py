@@ -1,6 +1,6 @@
 """Heads: trees for each target, calibrated on the later part, exported, and proven equal to their export."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -75,15 +75,17 @@ def fit(
     *,
     position: bool,
     progress: Progress,
+    heads: Sequence[str] = (),
 ) -> Fitted:
     """Learn from the training part, watch and calibrate by the validation part.
 
     Args:
         position: whether rows are all that was shown, looked at or not: the model then takes the position into account, which
             serving sets to the first. Where only seen items are rows, position tells nothing but what the old policy liked.
+        heads: further targets, of other slots, that have labels; one that cannot be learned here is left out.
 
     Raises:
-        NotReadyError: no head has enough positives.
+        NotReadyError: no head of the objective has enough positives.
     """
     progress("features", 0, 2)
     pieces = list(featured(parts.train, features, events))
@@ -106,21 +108,25 @@ def fit(
     leaks: dict[str, str] = {}
     notes: list[str] = []
     parity = 0.0
-    for head in (head for head in objective if head in parts.train.labels):
+    for head in dict.fromkeys((*objective, *heads)):
         label = parts.train.labels[head]
         label = rng.permutation(label) if settings.shuffle else label
         if (count := int(label.sum())) < POSITIVES_MIN:
             notes.append(f"head {head} was left out: {count} positives in the training part, at least {POSITIVES_MIN} are needed")
             continue
+        known = suspicious(encoder.names, matrix, label)
+        if known and head not in objective:
+            notes.append(f"head {head} of another slot was left out: columns that look as if they knew the answer: {', '.join(known)}")
+            continue
+        leaks |= known
         train = Sample(matrix, label, np.diff(parts.train.offsets), parts.train.weight)
         watch = Sample(shown, parts.validation.labels[head], np.diff(parts.validation.offsets), parts.validation.weight)
         told = partial(progress, f"trees of {head}")
         models[head] = fit_gbdt(train, watch, encoder.names, settings.gbdt, categorical=encoder.categorical_names, progress=told)
-        leaks |= suspicious(encoder.names, matrix, label)
         calibration[head] = _calibrated(models[head].score(served), parts.validation.labels[head], parts.validation.weight)
         exported[head] = gbdt_to_onnx(models[head])
         parity = max(parity, largest_difference(models[head], exported[head], sample))
-    if not models:
+    if not any(head in models for head in objective):
         raise NotReadyError("; ".join(notes) or f"none of {', '.join(objective)} ever happened", fix="train on a longer window")
     return Fitted(encoder, models, exported, calibration, sample, parity, leaks, tuple(notes))
 

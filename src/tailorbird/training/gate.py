@@ -32,6 +32,7 @@ class Evidence:
         over_baselines: baseline → paired interval of (new − baseline).
         over_incumbent: paired interval of (new − incumbent), or None without an incumbent that can be judged.
         incumbent: its version, "" without one.
+        unjudged: why the incumbent could not be judged, such as `has another schema`.
         people: of the test part, with something good to find.
         leaks: columns that look as if they knew the answer, with why.
     """
@@ -40,6 +41,7 @@ class Evidence:
     over_baselines: Mapping[str, Interval]
     over_incumbent: Interval | None = None
     incumbent: str = ""
+    unjudged: str = "has another schema"
     people: int = 0
     leaks: Mapping[str, str] | None = None
 
@@ -68,10 +70,15 @@ def decide(evidence: Evidence) -> Decision:
         else:
             refusals.append(f"does not beat the incumbent: {text}")
     elif evidence.incumbent:
-        notes.append(f"the incumbent {evidence.incumbent} has another schema and could not be judged on this test part")
+        notes.append(not_judged(evidence.incumbent, evidence.unjudged))
     if not notes and not refusals:
         refusals.append("nothing to compare with: neither a baseline nor an incumbent was judged")
     return Decision(not refusals, tuple(refusals or notes))
+
+
+def not_judged(incumbent: str, why: str) -> str:
+    """A sentence on an incumbent that the new model could not be compared with."""
+    return f"the incumbent {incumbent} could not be judged on this test part: it {why}"
 
 
 def _above(gain: Interval) -> bool:

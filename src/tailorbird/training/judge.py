@@ -130,7 +130,7 @@ class Judge:
         self._offered[part.item] = True
         done = sum(len(each) for each in self._person)
         for head, probability in (probabilities or {}).items():
-            if self._rows < ROWS_OF_HEADS_MAX:
+            if head in part.labels and self._rows < ROWS_OF_HEADS_MAX:  # a bundle may predict for other slots what nobody labelled here
                 self._heads[head].append((probability, part.labels[head], part.request + done))
         self._person.append(part.person)
         self._new.append(self._history.by_person.count(part.person, part.t, np.arange(part.requests)) == 0)

@@ -4,8 +4,8 @@ Logged answers give rows of what was shown (`training.dataset`); where too few o
 requests with drawn candidates (`training.clicks`). Everything after that treats both alike.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -20,7 +20,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.baselines import History, simple_baselines
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.clicks import Scheme, choices, guess_scheme, with_candidates
+from tailorbird.training.clicks import Happened, Scheme, choices, guess_scheme, with_candidates
 from tailorbird.training.coding import INTERESTS, Codes, interactions, interesting
 from tailorbird.training.dataset import Dataset, answers_dataset
 from tailorbird.training.indexes import no_items
@@ -46,6 +46,7 @@ class Wanted:
         rows: `answers` or `clicks`; `auto` takes answers where enough have an outcome, else what people chose, where that is more.
         scheme: how requests are drawn although there may be answers; None guesses it where it is needed.
         windows: name → length of the popularity baselines; None counts all.
+        heads: targets of other slots, which get labels as well.
     """
 
     ts_from: int
@@ -54,6 +55,7 @@ class Wanted:
     rows: Rows = "auto"
     scheme: Scheme | None = None
     windows: Mapping[str, int | None] = field(default_factory=lambda: WINDOWS)
+    heads: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Material:
         scheme: how requests are drawn, or None where they are logged answers.
         why: which of the two was taken and why, as a sentence.
         windows: name → length of the popularity baselines; None counts all.
+        heads: all targets: the slot's, then those of other slots.
+        attribution: the slot's: how long after a request something still belongs to it.
     """
 
     events: pa.Table
@@ -78,6 +82,8 @@ class Material:
     scheme: Scheme | None
     why: str
     windows: Mapping[str, int | None]
+    heads: tuple[str, ...]
+    attribution: int
 
     @property
     def logged(self) -> bool:
@@ -90,11 +96,24 @@ class Material:
         types = INTERESTS if self.scheme is None else (self.scheme.type,)
         return History(interactions(self.events, self.people, self.codes, types))
 
+    @property
+    def label_window(self) -> int:
+        """How long after a request its labels may still change; what is drawn for happens at the request itself."""
+        return self.attribution if self.logged or any(len(each) for each in self._further.values()) else 0
+
+    @cached_property
+    def _further(self) -> dict[str, Happened]:
+        """Of drawn requests, all targets but the one that they are drawn for."""
+        others = [head for head in self.heads if self.scheme is not None and head != self.scheme.type]
+        return {head: Happened(interactions(self.events, self.people, self.codes, (head,))) for head in others}
+
     def complete(self, part: Dataset, rolling: Rolling, *, sampled: bool) -> Dataset:
         """The rows of a part: as logged, or with drawn candidates, of which `sampled` keeps some."""
         if self.scheme is None:
             return part
-        return with_candidates(part, self.history, self.scheme, rolling=rolling, negatives=NEGATIVES if sampled else 0)
+        drawn = with_candidates(part, self.history, self.scheme, rolling=rolling, negatives=NEGATIVES if sampled else 0)
+        further = {head: happened.within(drawn, self.attribution) for head, happened in self._further.items()}
+        return replace(drawn, labels={**drawn.labels, **further})
 
 
 def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted) -> Material:
@@ -110,7 +129,8 @@ def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted) 
     codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
     items = lake.table("items", ["id", "valid_from", "attributes", "timeless"]) if lake.exists("items") else no_items()
     data, scheme, why = _requests(lake, events, people, codes, slot, wanted)
-    return Material(events, items, people, codes, data, scheme, why, wanted.windows)
+    heads = tuple(dict.fromkeys((*slot.objective, *wanted.heads)))
+    return Material(events, items, people, codes, data, scheme, why, wanted.windows, heads, duration(slot.attribution))
 
 
 def _requests(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted) -> tuple[Dataset, Scheme | None, str]:
@@ -122,7 +142,7 @@ def _requests(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: S
         except NotReadyError:
             if wanted.rows == "answers" or (_answered(events, slot) and not _chosen(events, slot, wanted)[1]):
                 raise
-    count = _with_outcome(shown) if shown else 0
+    count = _with_outcome(shown, slot) if shown else 0
     known = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
     if shown and wanted.rows == "answers":
         return shown, None, f"rows are logged answers, as asked for: {known}"
@@ -153,6 +173,7 @@ def _shown(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot
         answers=lake.answers(["request_id", "p"]) if lake.exists("answers") else None,
         people=people,
         items=codes,
+        further=wanted.heads,
     )
 
 
@@ -162,9 +183,9 @@ def _answered(events: pa.Table, slot: Slot) -> bool:
     return bool(pc.any(mine).as_py())
 
 
-def _with_outcome(shown: Dataset) -> int:
+def _with_outcome(shown: Dataset, slot: Slot) -> int:
     """How many answers led to something that the slot's objective asks for."""
-    good = np.logical_or.reduce(list(shown.labels.values()))
+    good = np.logical_or.reduce([shown.labels[head] for head in slot.objective])
     return len(np.unique(shown.request[good]))
 
 

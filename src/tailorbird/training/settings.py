@@ -1,6 +1,6 @@
 """How a model is trained, and what a training returns: plain values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,9 @@ class TrainSettings:
     seed: int = 7
     shuffle: bool = False
 
-    def wanted(self, now: int) -> Wanted:
-        """Which requests are learned from at a moment."""
-        return Wanted(now - self.window_us, now, self.lateness_us, self.rows, self.scheme, self.windows)
+    def wanted(self, now: int, heads: Sequence[str] = ()) -> Wanted:
+        """Which requests are learned from at a moment, with labels for further targets as well."""
+        return Wanted(now - self.window_us, now, self.lateness_us, self.rows, self.scheme, self.windows, heads)
 
     def hurried(self) -> "TrainSettings":
         """The same with what `quick` means filled in."""
@@ -75,6 +75,7 @@ class TrainReport:
         promoted: whether it became the champion; `decision` says why or why not.
         incumbent: the champion before, "" without one.
         rows: of each part.
+        heads: those that the bundle carries: of the slot, then of other slots.
         notes: what was left out, and what a reader must know to trust the figures.
         seconds: stage → wall time.
         report: the page with tables and pictures, if one was asked for.

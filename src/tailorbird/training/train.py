@@ -8,7 +8,7 @@ now (`index_as_of` in its manifest), since a server that starts now should know 
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from tailorbird import faults
 from tailorbird.errors import BundleError, UsageError
-from tailorbird.events import Clock, duration, to_iso
+from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.ranking.bundle import Bundle, write_bundle
@@ -28,9 +28,9 @@ from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Registry, Window
 from tailorbird.training.card import model_card
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.evaluate import Scorer, judge, thinned, version_scorer
+from tailorbird.training.evaluate import Scorer, foreign, judge, thinned, version_scorer
 from tailorbird.training.fit import Fitted, Parts, fit
-from tailorbird.training.gate import Decision, Evidence, decide
+from tailorbird.training.gate import Decision, Evidence, decide, not_judged
 from tailorbird.training.indexes import IndexSeries, build_series, write_index
 from tailorbird.training.item_to_item import Rolling
 from tailorbird.training.judge import PRIMARY, Evaluation
@@ -50,6 +50,7 @@ def train(
     clock: Clock,
     reports: Path | None = None,
     settings: TrainSettings | None = None,
+    heads: Sequence[str] = (),
     by: str = "train",
     promote: bool = True,
     progress: Progress = lambda stage, done, total: None,
@@ -57,6 +58,8 @@ def train(
     """Train a model for a slot, judge it, and promote it if it passes the gate.
 
     Args:
+        heads: targets that other slots ask for. There is one champion for all slots, so it carries their heads too, learned from this
+            slot's rows; they have no part in the judgement or the gate. One with too few positives is left out, and said so.
         reports: folder that gets a page with tables and pictures, `VERSION.html`; None writes none.
         promote: False keeps the model without promoting it, whatever the gate says.
         progress: called with (stage, done, total).
@@ -71,9 +74,9 @@ def train(
     store = Registry(registry, clock=clock)
 
     watch.tell("read", 0, 1)
-    material = load_material(Lake(lake), features, slot, settings.wanted(now))
+    material = load_material(Lake(lake), features, slot, settings.wanted(now, heads))
     data = material.data
-    split = _split(data, material, slot, settings)
+    split = _split(data, material, settings)
     watch.tell("read", 1, 1)
     series = build_series(
         material.events, material.items, _moments(data, split, settings), settings.index, progress=partial(watch.tell, "index")
@@ -89,17 +92,20 @@ def train(
         settings,
         position=material.logged and slot.denominator == "answer",
         progress=watch.tell,
+        heads=heads,
     )
     scorers: dict[str, Scorer] = {NAME: partial(fitted.score, series=series, objective=slot.objective)}
-    champion, bundle = _champion(store, features)
+    champion, bundle, unjudged = _champion(store, features, slot)
     if bundle is not None:
         scorers[champion] = version_scorer(bundle, series, slot.objective)
     before = split.validation_until
     evaluation = judge(
         material, features, parts.test, rolling, scorers, slot.objective, before=before, seed=settings.seed, progress=watch.tell
     )
-    decision = _decide(evaluation, fitted, champion, judged=bundle is not None)
-    notes = (material.why, *fitted.notes, *_fairness(bundle, parts.test, before))
+    decision = _decide(evaluation, fitted, champion, unjudged)
+    others = _further(fitted, slot, store, champion)
+    told = (material.why, *fitted.notes, *others, *_fairness(champion, bundle, unjudged, parts.test, before))
+    notes = tuple(note for note in told if note not in decision.reasons)
     about = _about(slot, material, data, split, parts, series, dropped, settings, now)
     watch.tell("bundle", 0, 1)
     card = model_card(slot, evaluation, decision, about, notes, by)
@@ -114,8 +120,7 @@ def train(
     watch.tell("bundle", 1, 1)
 
     rows = {"train": parts.train.rows, "validation": parts.validation.rows, "test": evaluation.rows}
-    heads = tuple(fitted.models)
-    report = TrainReport(version, promoted, champion, decision, evaluation, rows, heads, notes, about, watch.seconds)
+    report = TrainReport(version, promoted, champion, decision, evaluation, rows, tuple(fitted.models), notes, about, watch.seconds)
     if reports is None:
         return report
     from tailorbird.training.report import write_report  # half a second of matplotlib, for those who want pictures
@@ -138,8 +143,8 @@ class _Watch:
         self._progress(stage, done, total)
 
 
-def _split(data: Dataset, material: Material, slot: Slot, settings: TrainSettings) -> Split:
-    gap = duration(slot.attribution) if material.logged else 0
+def _split(data: Dataset, material: Material, settings: TrainSettings) -> Split:
+    gap = material.label_window
     if settings.test_from:
         return split_at(data.t, settings.validation_from or settings.test_from, settings.test_from, gap=gap)
     return split_by_time(data.t, gap=gap)
@@ -173,26 +178,44 @@ def _parts(
     return Parts(learned, watched, data.take(test)), len(split.train) - len(train)
 
 
-def _champion(store: Registry, features: FeatureSet) -> tuple[str, Bundle | None]:
-    """The champion's version, and its bundle if it reads the same features; an index without a model is no incumbent."""
+def _champion(store: Registry, features: FeatureSet, slot: Slot) -> tuple[str, Bundle | None, str]:
+    """The champion's version, its bundle if it can be judged on the slot, and else why not; an index without a model is no incumbent."""
     path = store.champion()
     if path is None:
-        return "", None
+        return "", None, ""
     try:
         bundle = Bundle.load(path, schema_hash=features.schema_hash)
     except BundleError:
-        return path.name, None
-    return (path.name, bundle) if bundle.heads else ("", None)
+        return path.name, None, "has another schema"
+    if not bundle.heads:
+        return "", None, ""
+    why = foreign(bundle, slot)
+    return path.name, None if why else bundle, why
 
 
-def _decide(evaluation: Evaluation, fitted: Fitted, champion: str, *, judged: bool) -> Decision:
+def _decide(evaluation: Evaluation, fitted: Fitted, champion: str, unjudged: str) -> Decision:
     over = {name: gain for name, gain in evaluation.differences.items() if name != champion}
-    against = evaluation.differences[champion] if judged else None
-    return decide(Evidence(PRIMARY, over, against, champion, evaluation.people, fitted.leaks))
+    against = evaluation.differences.get(champion)
+    return decide(Evidence(PRIMARY, over, against, champion, unjudged, evaluation.people, fitted.leaks))
 
 
-def _fairness(incumbent: Bundle | None, test: Dataset, before: int) -> list[str]:
+def _further(fitted: Fitted, slot: Slot, store: Registry, champion: str) -> list[str]:
+    """What other slots gain and lose by this model, which is judged on this slot alone."""
+    notes = []
+    if gained := [head for head in fitted.models if head not in slot.objective]:
+        notes.append(
+            f"carries {', '.join(gained)} for other slots, learned from the rows of slot {slot.name}; the gate does not look at it"
+        )
+    before = next((info.heads for info in store.versions() if info.version == champion), ())
+    if lost := [head for head in before if head not in fitted.models]:
+        notes.append(f"does not predict {', '.join(lost)}, as the incumbent {champion} does: slots that ask for it would lose it")
+    return notes
+
+
+def _fairness(champion: str, incumbent: Bundle | None, unjudged: str, test: Dataset, before: int) -> list[str]:
     """What a reader must know of the comparison with the incumbent."""
+    if unjudged:
+        return [not_judged(champion, unjudged)]
     if incumbent is None or incumbent.manifest.window.ts_to <= before:
         return []
     share = float(np.mean(test.t < incumbent.manifest.window.ts_to))

@@ -272,7 +272,8 @@ class LakeRole:
     def _append(self, table: str, data: pa.Table, log: str, position: int, rows: dict[str, int]) -> None:
         if self._tables[table].append(data, log, position) is not None:
             rows[table] = rows.get(table, 0) + len(data)
-        self._positions.tables.setdefault(table, {})[log] = position
+        reached = self._positions.tables.setdefault(table, {})
+        reached[log] = max(position, reached.get(log, 0))  # a table may be ahead of one that lost its last commit
         self._moved = True
 
     def _mirror_ledger(self, rows: dict[str, int], lines_min: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tailorbird.cli.init import init
 from tailorbird.config import Project, open_project
 
-ROLES = ("router", "worker", "lake", "serve")
+ROLES = ("router", "worker", "lake", "serve", "trainer")  # all that `up` runs
 
 
 def make_project(folder: Path) -> Project:
@@ -28,12 +28,14 @@ def free_port() -> int:
 
 
 class Up:
-    """`tailorbird up` on a project."""
+    """`tailorbird up` on a project, with the trainer only where asked: it takes long to start and has nothing to do at first."""
 
-    def __init__(self, project: Project, *, faults: str = "") -> None:
+    def __init__(self, project: Project, *, faults: str = "", train: bool = False) -> None:
         self.project, self.port = project, free_port()
         self.log = project.root / "up.log"
-        command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "up", "--port", str(self.port), "--no-train"]
+        command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "up", "--port", str(self.port)]
+        if not train:
+            command.append("--no-train")
         environment = {**os.environ, **({"TAILORBIRD_FAULTS": faults} if faults else {})}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

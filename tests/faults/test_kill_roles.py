@@ -23,7 +23,7 @@ def _settle(project, ledger: Ledger) -> None:
 def test_twenty_kills_of_each_role_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     project = make_project(tmp_path / "shop")
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    up = Up(project).wait()
+    up = Up(project, train=True).wait()
     load = Load(up.port, ledger)
     try:
         load.start()
@@ -38,6 +38,9 @@ def test_twenty_kills_of_each_role_lose_nothing_and_double_nothing(tmp_path: Pat
     finally:
         up.stop()
     _settle(project, ledger)
+    told = up.log.read_text()
+    assert {role for role in ROLES if f"{role:<8} ended with signal SIGKILL" in told} == set(ROLES)
+    assert "trainer  ended with status" not in told, "it ran until it was killed"
     assert len(ledger.acked) > 500
     assert ledger.refused, "the load sends events that must be refused"
     assert check(project, ledger) == []

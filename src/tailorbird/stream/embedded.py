@@ -1,11 +1,12 @@
-"""A log in one SQLite file (WAL, synced at each commit), with a checksum chain of our own over its blocks.
+"""The writer of a log in one SQLite file (WAL, synced at each commit), with a checksum chain of our own over its blocks.
 
 SQLite drops a torn tail by itself: what was not synced was not acknowledged. What it does not see is a lost or a flipped
 page, hence the chain. Damaged last blocks are set aside in a file beside the log when the writer opens (or stop it, as
 its owner chooses); damage in the middle always stops, and names the offset.
 
 Checkpoints are run here and their results are checked, since automatic ones swallow a failed sync. Readers never
-checkpoint. The promises are in `stream.protocol`; opening, locks and checkpoints of the file itself in `stream.sqlite`.
+checkpoint. The promises are in `stream.protocol`; tables and reader in `stream.reading`; opening and checkpoints of the
+file itself in `stream.sqlite`.
 """
 
 import logging
@@ -19,27 +20,13 @@ import apsw
 import msgspec
 
 from tailorbird import faults
-from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError
+from tailorbird.errors import InputError, StorageError
 from tailorbird.stream import chain, sqlite
 from tailorbird.stream.lock import FileLock
 from tailorbird.stream.protocol import Block, Stored
+from tailorbird.stream.reading import COLUMNS, FORMAT, TABLES, check_format, damaged, fitting, log_row
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS log(
-    id INTEGER PRIMARY KEY CHECK (id = 1), format INTEGER NOT NULL, partition TEXT NOT NULL,
-    first INTEGER NOT NULL,     -- where the log begins: behind the last block that was pruned
-    first_crc INTEGER NOT NULL, -- the sum of that block
-    origin INTEGER NOT NULL,    -- where it began when it was made
-    end_min INTEGER NOT NULL    -- offsets below were given once and are not given again
-) STRICT;
-CREATE TABLE IF NOT EXISTS block(
-    offset INTEGER PRIMARY KEY, kind TEXT NOT NULL, rows INTEGER NOT NULL, crc INTEGER NOT NULL,
-    receipt BLOB NOT NULL, payload BLOB NOT NULL
-) STRICT;
-"""
 log = logging.getLogger(__name__)
-_FORMAT = 1
-_COLUMNS = "offset, kind, rows, crc, receipt, payload"
 _TAIL_BLOCKS = 64  # how many of the last blocks a writer checks when it opens
 _PRUNE_BLOCKS, _PRUNE_BYTES = 256, 64 << 20  # at once, so that a prune never holds the file long
 
@@ -63,11 +50,6 @@ def open_writer(path: Path, *, partition: str, first: int = 0, damaged_tail: str
     except BaseException:
         lock.release()
         raise
-
-
-def open_reader(path: Path) -> "EmbeddedReader":
-    """Open the log at `path` for reading. Raises NotReadyError if there is none yet."""
-    return EmbeddedReader(Path(path))
 
 
 class EmbeddedWriter:
@@ -96,14 +78,14 @@ class EmbeddedWriter:
 
     def _make(self, partition: str, first: int) -> None:
         with self.connection:
-            self.connection.execute(_TABLES)
-            row = (_FORMAT, partition, first, chain.origin(partition), first, first)
+            self.connection.execute(TABLES)
+            row = (FORMAT, partition, first, chain.origin(partition), first, first)
             self.connection.execute("INSERT OR IGNORE INTO log VALUES (1, ?, ?, ?, ?, ?, ?)", row)
         sqlite.sync_folder(self.path.parent)
 
     def _open(self, partition: str, damaged_tail: str) -> None:
-        format_, self.partition, first, crc, _, end_min = _log_row(self.connection)
-        _check_format(self.path, format_)
+        format_, self.partition, first, crc, _, end_min = log_row(self.connection)
+        check_format(self.path, format_)
         if self.partition != partition:
             raise InputError(
                 f"this is the log of {self.partition}, not of {partition}", where=str(self.path), fix="give each producer its own file"
@@ -113,24 +95,24 @@ class EmbeddedWriter:
             if damaged_tail == "stop":
                 raise damaged(self.path, bad)
             self._cut_tail(bad)
-            end_min = _log_row(self.connection)[5]
+            end_min = log_row(self.connection)[5]
         last = self.connection.execute("SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1").fetchone()
         self._end, self._crc = last if last else (first, crc)
         self._end = max(self._end, end_min)
 
     def _damaged_tail(self) -> int | None:
         """The offset from which on every block is damaged, if any; raises DamageError for a damaged block with a whole one behind it."""
-        rows = self.connection.execute(f"SELECT {_COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)).fetchall()
+        rows = self.connection.execute(f"SELECT {COLUMNS} FROM block ORDER BY offset DESC LIMIT ?", (_TAIL_BLOCKS + 1,)).fetchall()
         if not rows:
             return None
         rows.reverse()
         if len(rows) > _TAIL_BLOCKS:
             previous = rows.pop(0)[3]
         else:
-            previous = _log_row(self.connection)[3]
+            previous = log_row(self.connection)[3]
         bad: int | None = None
         for row in rows:
-            whole = _fitting(row, previous) is not None
+            whole = fitting(row, previous) is not None
             previous = row[3]
             if whole and bad is not None:
                 raise damaged(self.path, bad)
@@ -140,7 +122,7 @@ class EmbeddedWriter:
 
     def _cut_tail(self, offset: int) -> None:
         """Move the blocks from `offset` on into a file beside the log; their offsets are not given again."""
-        rows = self.connection.execute(f"SELECT {_COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)).fetchall()
+        rows = self.connection.execute(f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)).fetchall()
         end = rows[-1][0] + rows[-1][2]
         aside = self.path.with_name(f"{self.path.name}.damaged-{offset}")
         sqlite.write_synced(aside, msgspec.msgpack.encode(rows))
@@ -236,7 +218,7 @@ class EmbeddedWriter:
             rows.append((self._end, block.kind, block.rows, self._crc, block.receipt, block.payload))
             self._end += block.rows
         with sqlite.errors(self.path):
-            self.connection.executemany(f"INSERT INTO block({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self.connection.executemany(f"INSERT INTO block({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows)
         faults.at("stream.after_append")
         return first
 
@@ -272,7 +254,7 @@ class EmbeddedWriter:
             if rows:
                 offset, count, crc, _ = rows[-1]
                 if last_look is not None:
-                    gone = connection.execute(f"SELECT {_COLUMNS} FROM block WHERE offset <= ? ORDER BY offset", (offset,))
+                    gone = connection.execute(f"SELECT {COLUMNS} FROM block WHERE offset <= ? ORDER BY offset", (offset,))
                     last_look([Stored(at, Block(kind, n, payload, receipt)) for at, kind, n, _, receipt, payload in gone.fetchall()])
                 connection.execute("DELETE FROM block WHERE offset <= ?", (offset,))
                 update = "UPDATE log SET first = ?1, first_crc = ?2, end_min = max(end_min, ?1)"
@@ -316,132 +298,5 @@ class EmbeddedWriter:
         self.close()
 
 
-class EmbeddedReader:
-    """A reader of a log in a SQLite file; holds no lock between calls, so that it never keeps the writer's WAL from shrinking."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._version = -1
-        with sqlite.errors(path):
-            self.connection = sqlite.connect_reader(path)
-            try:
-                format_, self.partition, *_ = _log_row(self.connection)
-                _check_format(path, format_)
-            except apsw.SQLError:  # its writer has just made the file
-                self.connection.close()
-                raise NotReadyError("this file holds no log yet", where=str(path), fix="start its writer first") from None
-            except BaseException:
-                self.connection.close()
-                raise
-
-    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
-        """See `LogReader.read`."""
-        with self.snapshot():
-            _, _, first, previous, origin, _ = _log_row(self.connection)
-            if start < first and first > origin:
-                raise InputError(
-                    f"rows before {first} were pruned, asked for {start}",
-                    where=str(self.path),
-                    fix="read them from the lake, then go on here",
-                )
-            end = self._last_end()
-            if start > end:
-                raise DamageError(
-                    f"the log ends at {end}, but was read up to {start} before: rows were lost", where=str(self.path), fix="see `doctor`"
-                )
-            found = self.connection.execute("SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2", (start,))
-            below = found.fetchall()
-            if below and below[0][0] + below[0][1] > start:  # `start` lies within this block
-                start = below.pop(0)[0]
-            if below:
-                previous = below[0][2]
-            blocks = self._checked(start, previous, bytes_max)
-        return blocks
-
-    @contextmanager
-    def snapshot(self) -> Iterator[apsw.Connection]:
-        """One state of the file for all that is read within: where the log begins, and its owner's tables."""
-        with sqlite.errors(self.path):
-            self.connection.execute("BEGIN")
-            try:
-                yield self.connection
-            except apsw.SQLError as error:
-                raise apsw.CorruptError(f"the log's tables are damaged: {error}") from error
-            finally:
-                self.connection.execute("COMMIT")
-
-    def _checked(self, start: int, previous: int, bytes_max: int) -> list[Stored]:
-        blocks: list[Stored] = []
-        for row in self.connection.execute(f"SELECT {_COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)):
-            block = _fitting(row, previous)
-            if block is None:
-                raise damaged(self.path, row[0])
-            bytes_max -= len(block.payload)
-            if blocks and bytes_max < 0:
-                break
-            previous = row[3]
-            blocks.append(Stored(row[0], block))
-        return blocks
-
-    def _last_end(self) -> int:
-        last = self.connection.execute("SELECT offset + rows FROM block ORDER BY offset DESC LIMIT 1").fetchone()
-        return max(_log_row(self.connection)[5], last[0] if last else 0)
-
-    def start(self) -> int:
-        with sqlite.errors(self.path):
-            return _log_row(self.connection)[2]
-
-    def end(self) -> int:
-        with self.snapshot():
-            end = self._last_end()
-        return end
-
-    def changed(self) -> bool:
-        with sqlite.errors(self.path):
-            version = self.connection.execute("PRAGMA data_version").get
-        changed = version != self._version
-        self._version = version
-        return changed
-
-    def close(self) -> None:
-        self.connection.close()
-
-    def __enter__(self) -> "EmbeddedReader":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def damaged(path: Path, offset: int) -> DamageError:
-    return DamageError(
-        f"the block at offset {offset} does not match its checksum",
-        where=str(path),
-        fix="stop all roles, keep a copy of the file, and restore it from the archive: tailorbird lake verify",
-    )
-
-
 def _is_full(error: BaseException) -> bool:
     return isinstance(error.__cause__, apsw.FullError)
-
-
-def _check_format(path: Path, found: int) -> None:
-    if found != _FORMAT:
-        raise InputError(f"expected a log of format {_FORMAT}, got {found}", where=str(path), fix="use the version that wrote it")
-
-
-def _fitting(row: tuple, previous: int) -> Block | None:
-    """The block in a row of `_COLUMNS`, if it fits behind one whose sum is `previous`; flipped bits may change even types."""
-    offset, kind, rows, crc, receipt, payload = row
-    if not (isinstance(kind, str) and isinstance(rows, int) and isinstance(receipt, bytes) and isinstance(payload, bytes)):
-        return None
-    block = Block(kind, rows, payload, receipt)
-    return block if chain.link(previous, offset, block) == crc else None
-
-
-def _log_row(connection: apsw.Connection) -> tuple[int, str, int, int, int, int]:
-    """format, partition, first, first_crc, origin, end_min"""
-    row = sqlite.one_row(connection, "SELECT format, partition, first, first_crc, origin, end_min FROM log")
-    if [type(value) for value in row] != [int, str, int, int, int, int]:
-        raise apsw.CorruptError("the log's own row is damaged")
-    return row  # pyrefly: ignore  # its types were just checked

@@ -1,0 +1,164 @@
+"""What a log looks like in its SQLite file, and reading it; its writer is `stream.embedded`.
+
+Every block carries a sum over itself and the sum before it. What a reader gives out was checked against that chain.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from tailorbird.errors import DamageError, InputError, NotReadyError
+from tailorbird.stream import chain, sqlite
+from tailorbird.stream.protocol import Block, Stored
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS log(
+    id INTEGER PRIMARY KEY CHECK (id = 1), format INTEGER NOT NULL, partition TEXT NOT NULL,
+    first INTEGER NOT NULL,     -- where the log begins: behind the last block that was pruned
+    first_crc INTEGER NOT NULL, -- the sum of that block
+    origin INTEGER NOT NULL,    -- where it began when it was made
+    end_min INTEGER NOT NULL    -- offsets below were given once and are not given again
+) STRICT;
+CREATE TABLE IF NOT EXISTS block(
+    offset INTEGER PRIMARY KEY, kind TEXT NOT NULL, rows INTEGER NOT NULL, crc INTEGER NOT NULL,
+    receipt BLOB NOT NULL, payload BLOB NOT NULL
+) STRICT;
+"""
+FORMAT = 1
+COLUMNS = "offset, kind, rows, crc, receipt, payload"
+
+
+def open_reader(path: Path) -> "EmbeddedReader":
+    """Open the log at `path` for reading. Raises NotReadyError if there is none yet."""
+    return EmbeddedReader(Path(path))
+
+
+class EmbeddedReader:
+    """A reader of a log in a SQLite file; holds no lock between calls, so that it never keeps the writer's WAL from shrinking."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._version = -1
+        with sqlite.errors(path):
+            self.connection = sqlite.connect_reader(path)
+            try:
+                format_, self.partition, *_ = log_row(self.connection)
+                check_format(path, format_)
+            except apsw.SQLError:  # its writer has just made the file
+                self.connection.close()
+                raise NotReadyError("this file holds no log yet", where=str(path), fix="start its writer first") from None
+            except BaseException:
+                self.connection.close()
+                raise
+
+    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
+        """See `LogReader.read`."""
+        with self.snapshot():
+            _, _, first, previous, origin, _ = log_row(self.connection)
+            if start < first and first > origin:
+                raise InputError(
+                    f"rows before {first} were pruned, asked for {start}",
+                    where=str(self.path),
+                    fix="read them from the lake, then go on here",
+                )
+            end = self._last_end()
+            if start > end:
+                raise DamageError(
+                    f"the log ends at {end}, but was read up to {start} before: rows were lost", where=str(self.path), fix="see `doctor`"
+                )
+            found = self.connection.execute("SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2", (start,))
+            below = found.fetchall()
+            if below and below[0][0] + below[0][1] > start:  # `start` lies within this block
+                start = below.pop(0)[0]
+            if below:
+                previous = below[0][2]
+            blocks = self._checked(start, previous, bytes_max)
+        return blocks
+
+    @contextmanager
+    def snapshot(self) -> Iterator[apsw.Connection]:
+        """One state of the file for all that is read within: where the log begins, and its owner's tables."""
+        with sqlite.errors(self.path):
+            self.connection.execute("BEGIN")
+            try:
+                yield self.connection
+            except apsw.SQLError as error:
+                raise apsw.CorruptError(f"the log's tables are damaged: {error}") from error
+            finally:
+                self.connection.execute("COMMIT")
+
+    def _checked(self, start: int, previous: int, bytes_max: int) -> list[Stored]:
+        blocks: list[Stored] = []
+        for row in self.connection.execute(f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (start,)):
+            block = fitting(row, previous)
+            if block is None:
+                raise damaged(self.path, row[0])
+            bytes_max -= len(block.payload)
+            if blocks and bytes_max < 0:
+                break
+            previous = row[3]
+            blocks.append(Stored(row[0], block))
+        return blocks
+
+    def _last_end(self) -> int:
+        last = self.connection.execute("SELECT offset + rows FROM block ORDER BY offset DESC LIMIT 1").fetchone()
+        return max(log_row(self.connection)[5], last[0] if last else 0)
+
+    def start(self) -> int:
+        with sqlite.errors(self.path):
+            return log_row(self.connection)[2]
+
+    def end(self) -> int:
+        with self.snapshot():
+            end = self._last_end()
+        return end
+
+    def changed(self) -> bool:
+        with sqlite.errors(self.path):
+            version = self.connection.execute("PRAGMA data_version").get
+        changed = version != self._version
+        self._version = version
+        return changed
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def __enter__(self) -> "EmbeddedReader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def damaged(path: Path, offset: int) -> DamageError:
+    """The error for a block that is not what was written."""
+    return DamageError(
+        f"the block at offset {offset} does not match its checksum",
+        where=str(path),
+        fix="stop all roles, keep a copy of the file, and restore it from the archive: tailorbird lake verify",
+    )
+
+
+def check_format(path: Path, found: int) -> None:
+    """Raise InputError if the file is of another version."""
+    if found != FORMAT:
+        raise InputError(f"expected a log of format {FORMAT}, got {found}", where=str(path), fix="use the version that wrote it")
+
+
+def fitting(row: tuple, previous: int) -> Block | None:
+    """The block in a row of `COLUMNS`, if it fits behind one whose sum is `previous`; flipped bits may change even types."""
+    offset, kind, rows, crc, receipt, payload = row
+    if not (isinstance(kind, str) and isinstance(rows, int) and isinstance(receipt, bytes) and isinstance(payload, bytes)):
+        return None
+    block = Block(kind, rows, payload, receipt)
+    return block if chain.link(previous, offset, block) == crc else None
+
+
+def log_row(connection: apsw.Connection) -> tuple[int, str, int, int, int, int]:
+    """format, partition, first, first_crc, origin, end_min"""
+    row = sqlite.one_row(connection, "SELECT format, partition, first, first_crc, origin, end_min FROM log")
+    if [type(value) for value in row] != [int, str, int, int, int, int]:
+        raise apsw.CorruptError("the log's own row is damaged")
+    return row  # pyrefly: ignore  # its types were just checked

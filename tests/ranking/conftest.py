@@ -1,13 +1,7 @@
-"""Makes the sample shop of `world.py` importable by the tests of this package."""
-
-import sys
-from pathlib import Path
+"""The index and the bundle of the sample shop in `world.py`, made once."""
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import world
+from tests.ranking import world
 
 
 @pytest.fixture(scope="session")

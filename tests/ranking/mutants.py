@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import msgspec
-import world
+from tests.ranking import world
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.ranking.bundle import Bundle

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-import world
+from tests.ranking import world
 
 from tailorbird.errors import BundleError
 from tailorbird.ranking.bundle import Bundle, write_bundle
@@ -182,8 +182,9 @@ def test_sealing_again_makes_a_bundle_whole_again(copy):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_damage_under_fitting_checksums_is_refused_or_harmless_and_never_crashes(copy, seed):
-    script = Path(__file__).parent / "mutants.py"
-    done = subprocess.run([sys.executable, script, copy, str(seed), "80"], capture_output=True, text=True, check=False, timeout=120)
+    command = [sys.executable, "-m", "tests.ranking.mutants", copy, str(seed), "80"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=root)
     assert done.returncode == 0, done.stderr[-2000:]
     refused, loaded = map(int, done.stdout.split())
     assert refused + loaded == 80

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.ranking import world
 
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, hash64

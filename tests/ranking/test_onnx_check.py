@@ -3,11 +3,11 @@
 import numpy as np
 import onnx
 import pytest
-import world
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from tests.ranking import world
 
 from tailorbird.errors import BundleError
 from tailorbird.ranking.onnx_check import check_onnx

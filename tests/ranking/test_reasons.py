@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-import world
+from tests.ranking import world
 
 from tailorbird.events import hash64
 from tailorbird.ranking.reasons import CODES, Reason, reasons

@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.ranking import world
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, hash64

@@ -1,13 +1,7 @@
-"""Makes the small shop of `shop.py` importable, and builds its index once."""
-
-import sys
-from pathlib import Path
+"""The index of the small shop in `shop.py`, built once."""
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import shop
+from tests.retrieval import shop
 
 from tailorbird.retrieval import Index, build_index
 

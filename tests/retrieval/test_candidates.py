@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import shop
+from tests.retrieval import shop
 
 from tailorbird.ranking import slot
 from tailorbird.retrieval import SOURCES, candidates

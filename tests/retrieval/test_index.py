@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-import shop
+from tests.retrieval import shop
 
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, HOUR, hash64s

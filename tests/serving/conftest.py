@@ -1,13 +1,7 @@
-"""Makes the shop of `shop.py` importable by the tests of this package, and its bundle once for all of them."""
-
-import sys
-from pathlib import Path
+"""The bundle of the shop in `shop.py`, made once for all tests of this package."""
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import shop
+from tests.serving import shop
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
-from shop_plan import feature_set, slots
+from tests.serving.shop_plan import feature_set, slots
 
 from tailorbird.events import DAY, hash64, hash64s
 from tailorbird.events.schema import TIME

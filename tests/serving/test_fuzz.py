@@ -6,15 +6,16 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 import pytest
-import shop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from tests.serving import shop
 
 from tailorbird.events import Receipt, RoutePlan, SystemClock, check
 from tailorbird.serving.app import Service, create_app
 from tailorbird.serving.door import Door
-from tailorbird.serving.pipeline import Fixed, Pipeline
+from tailorbird.serving.parts import Fixed
+from tailorbird.serving.pipeline import Pipeline
 from tailorbird.stream import open_reader, raw_path
 
 FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import numpy as np
 import pytest
-import shop
+from tests.serving import shop
 
 from tailorbird.events import MINUTE, SECOND, RoutePlan, SimulatedClock, hash64
 from tailorbird.events.answer_record import decode_answers
@@ -16,7 +16,8 @@ from tailorbird.router import Router, table
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
-from tailorbird.serving.pipeline import Fixed, Pipeline
+from tailorbird.serving.parts import Fixed
+from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.state import StateReader
 from tailorbird.stream import answers_path, open_reader, routed_path
 

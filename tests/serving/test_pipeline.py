@@ -6,14 +6,15 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-import shop
+from tests.serving import shop
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Context, Event, Receipt, RoutePlan, SimulatedClock, check
 from tailorbird.experiments import Experiment, assign
 from tailorbird.ranking import Explore, Slot
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
-from tailorbird.serving.pipeline import Fixed, Pipeline
+from tailorbird.serving.parts import Fixed
+from tailorbird.serving.pipeline import Pipeline
 
 
 class Kept:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-import shop
+from tests.serving import shop
 
 from tailorbird.errors import UsageError
 from tailorbird.events import Event, SystemClock
@@ -27,7 +27,7 @@ CHILD = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import shop_plan
+from tests.serving import shop_plan
 from tailorbird.events import RoutePlan
 from tailorbird.serving.server import ServeOptions, run
 data = Path(sys.argv[2])
@@ -49,7 +49,7 @@ class Server:
             sys.executable,
             "-c",
             CHILD,
-            str(Path(__file__).parent),
+            str(Path(__file__).parents[2]),
             str(data),
             "probe" if probe else "trust",
             str(header_deadline_s),

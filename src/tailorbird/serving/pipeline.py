@@ -2,25 +2,23 @@
 
 It knows no HTTP and no files, and may be called from several threads. Whatever is missing makes an answer less personal
 and is named in `degraded`, never an error: without features or a model the popular items are shown, by the same rules,
-exploration and log. What a query and an answer are stands in `serving.messages`; each step's own logic in `retrieval`
-and `ranking`. How much of a request goes where is in `serving.metrics`, by stage.
+exploration and log. What a query and an answer are stands in `serving.messages`, what a pipeline is made of in
+`serving.parts`, each step's own logic in `retrieval` and `ranking`. How much of a request goes where is in
+`serving.metrics`, by stage.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import numpy as np
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, Clock, hash64s
-from tailorbird.events.answer_record import AnswerRecord
 from tailorbird.experiments.assign import assign
 from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking import Slot
@@ -29,7 +27,7 @@ from tailorbird.ranking.policy import Choice, baseline_values, choose, choose_ev
 from tailorbird.ranking.reasons import reasons
 from tailorbird.ranking.rules import Request as RuleAsked
 from tailorbird.ranking.rules import Rules, compile_rules, seen_mask
-from tailorbird.retrieval import Index, candidates
+from tailorbird.retrieval import candidates
 from tailorbird.serving.explain import explanations, take
 from tailorbird.serving.messages import (
     Answer,
@@ -42,6 +40,7 @@ from tailorbird.serving.messages import (
     Shown,
     Similar,
 )
+from tailorbird.serving.parts import AnswerLog, Bundles, FeatureReader, NoOverlay, Overlay, Unwatched, Watcher
 from tailorbird.serving.record import attributes_of, logged, reasons_for
 from tailorbird.serving.request import (
     NO_CANDIDATES,
@@ -60,55 +59,6 @@ SEARCH_CANDIDATES = 200
 FALLBACK = "fallback"
 log = logging.getLogger(__name__)
 _NOBODY = np.zeros(1, np.uint64)  # stands for an item where only the person is of interest
-
-
-class Bundles(Protocol):
-    def current(self) -> Bundle | None: ...
-
-
-class Overlay(Protocol):
-    def over(self, index: Index | None) -> Index | None: ...
-
-
-class FeatureReader(Protocol):
-    def read(self, request: ReadRequest, items: Sequence[str], item_keys: Keys | None = None) -> Rows: ...
-
-
-class AnswerLog(Protocol):
-    def record_answer(self, event_body: bytes, record: AnswerRecord) -> bool: ...
-
-
-class Watcher(Protocol):
-    """Who counts stages and faults; `serving.metrics.Metrics` does."""
-
-    def stage(self, name: str, seconds: float) -> None: ...
-    def degraded(self, what: Iterable[str]) -> None: ...
-    def fault(self, part: str) -> None: ...
-
-
-class Unwatched:
-    """Counts nothing: for bulk traffic and tests."""
-
-    def stage(self, name: str, seconds: float) -> None: ...
-    def degraded(self, what: Iterable[str]) -> None: ...
-    def fault(self, part: str) -> None: ...
-
-
-class NoOverlay:
-    """The bundle's index as it is."""
-
-    def over(self, index: Index | None) -> Index | None:
-        return index
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Always the same bundle, for evaluation and tests."""
-
-    bundle: Bundle | None = None
-
-    def current(self) -> Bundle | None:
-        return self.bundle
 
 
 class Pipeline:

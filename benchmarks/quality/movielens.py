@@ -3,6 +3,8 @@
 python -m benchmarks.quality.movielens [--data PATH] [--small] [--json]
 """
 
+from dataclasses import replace
+
 from benchmarks.quality.running import Case, fewer, main
 from tailorbird.events import DAY
 from tailorbird.training.clicks import Scheme
@@ -30,7 +32,7 @@ CASE = Case(
     folder="ml-latest-small",
     import_=("movielens",),
     settings=settings,
-    small=lambda settings: fewer(settings, requests=4_000, test=1_000),
+    small=lambda settings: replace(fewer(settings, requests=4_000, test=600), index_every_us=720 * DAY),
     protocol=(
         "One request before each rating of the last fifth of the time; the film that was rated is the truth, whatever the rating.",
         "People rate what they remember in sittings, seconds apart: this predicts typing, not watching.",

@@ -10,12 +10,12 @@ from tests.serving import shop
 
 from tailorbird.events import MINUTE, SECOND, RoutePlan, SimulatedClock, hash64
 from tailorbird.events.answer_record import decode_answers
-from tailorbird.features import ReadRequest
+from tailorbird.features import FeatureSet, ReadRequest, count, entity, sequence
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.router import Router, table
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
-from tailorbird.serving.messages import RecommendQuery
+from tailorbird.serving.messages import RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.state import StateReader
@@ -189,3 +189,20 @@ def test_an_answers_time_is_after_all_that_it_read(loop):
     loop.settle()
     [row] = [row for row in loop.routed() if row["type"] == "answer"]
     assert row["ts"] == EPOCH + timedelta(microseconds=answer.t)
+
+
+def test_what_was_searched_for_is_known_to_features(tmp_path, bundle):
+    found = count("query_item_clicks", entity("query", "item"), "click", window="7d")
+    loop = Loop(tmp_path, FeatureSet.from_declarations([found, sequence("recent", entity("user"), ["click"], length=16)]), bundle)
+    try:
+        loop.settle()
+        first = loop.pipeline.search(SearchQuery(query="Rain", user_id="u1"))
+        clicked = first.items[-1].item_id
+        loop.send("click", user_id="u1", item_id=clicked, request_id=first.request_id)
+        loop.settle()
+        again = loop.pipeline.search(SearchQuery(query=" RAIN", user_id="u2", explain=True))
+        clicks = {item.item_id: item.explanation.features["query_item_clicks"] for item in again.items}
+        assert clicks.pop(clicked) == 1
+        assert set(clicks.values()) == {0}
+    finally:
+        loop.close()

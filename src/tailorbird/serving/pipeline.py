@@ -183,7 +183,8 @@ class Pipeline:
         if query.user_id is None and anonymous_id is None:
             anonymous_id = f"stranger-{request_id}"
         hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
-        read = ReadRequest(query.user_id, anonymous_id, query.session_id, context.device, context.country, hour, now)
+        text = query.query if isinstance(query, SearchQuery) else None
+        read = ReadRequest(query.user_id, anonymous_id, query.session_id, context.device, context.country, hour, now, text)
         request = Request(request_id, slot, query, bundle, index, now, read, anonymous_id)
         request.person = query.user_id or f"anon:{anonymous_id}"
         with self._timed("person"):

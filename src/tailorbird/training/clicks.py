@@ -29,7 +29,7 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, micros
 from tailorbird.models.baselines import History, Interactions
 from tailorbird.training.coding import Codes, interesting
-from tailorbird.training.dataset import CONTEXT, Dataset
+from tailorbird.training.dataset import Dataset, context_of
 from tailorbird.training.item_to_item import Rolling
 
 Ints = npt.NDArray[np.int64]
@@ -93,7 +93,7 @@ def choices(events: pa.Table, people: Codes, items: Codes, scheme: Scheme, *, ts
         t[starts],
         p[starts] - 1,  # the request's own event is routed at p, so what was known just before it is p − 1
         person[starts],
-        kept.select(list(CONTEXT)).take(pa.array(starts)),
+        context_of(kept).take(pa.array(starts)),
         np.concatenate(([0], np.cumsum(size))).astype(np.int64),
         item[rows],
         np.zeros(len(rows), np.int32),

@@ -38,7 +38,7 @@ class Dataset:
     Attributes:
         t, p: shape (requests,): the features of a row are those known at (t, p).
         person: shape (requests,), code in `people`, −1 for nobody.
-        context: a table of requests with the columns `CONTEXT`, as the request gave them.
+        context: a table of requests as `context_of` gives it.
         offsets: shape (requests + 1,).
         item: shape (n,), code in `items`.
         position: shape (n,), from 1 as shown; 0 for a candidate that was never shown.
@@ -114,6 +114,11 @@ class Dataset:
         of_requests = (self.t[requests], self.p[requests], self.person[requests], self.context.take(pa.array(requests)))
         of_rows = (self.item[rows], self.position[rows], self.propensity[rows], labels, self.weight[rows])
         return Dataset(*of_requests, offsets, *of_rows, self.people, self.items, self.scheme)
+
+
+def context_of(events: pa.Table) -> pa.Table:
+    """The columns `CONTEXT` of events, and what was searched for, where that was loaded: only features about a query need it."""
+    return events.select([*CONTEXT, *(name for name in ("answer_query",) if name in events.column_names)])
 
 
 def answers_dataset(
@@ -195,7 +200,7 @@ def _rows_of(shown: pa.Table, answers: pa.Table | None, people: Codes, items: Co
         micros(shown["ts"]).copy(),
         p,
         people.encode(shown["person"]),
-        shown.select(list(CONTEXT)),
+        context_of(shown),
         offsets,
         item,
         position,

@@ -113,6 +113,7 @@ def _requests(part: Dataset) -> Requests:
         device=context["device"],
         country=context["country"],
         local_hour=context["local_hour"],
+        query=context["answer_query"] if "answer_query" in context.column_names else None,
         row_request=part.request,
         row_item=part.items.values.take(pa.array(part.item)),
     )

@@ -86,6 +86,7 @@ def run_train(project: Project, clock: Clock, slot: Slot, settings: TrainSetting
         clock=clock,
         settings=settings,
         by=by,
+        heads=[head for other in project.slots.values() for head in other.objective],
         progress=progress,
     )
 

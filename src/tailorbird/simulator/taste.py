@@ -8,7 +8,7 @@
 
 Own tastes turn slowly (a rotation, so their spread stays), and country and age group shift them. A `shift` starts a new
 era, as a season does: people have had enough of what they wanted most and want something else, in part the opposite; what
-is dear is no longer shunned and what is new no longer loved. What everybody likes changes less. A model trained before it
+is dear comes into fashion and what is new is no longer loved. What everybody likes changes less. A model trained before it
 is then wrong in what it learned, and long memories mislead; lists of what is popular suffer less.
 """
 
@@ -47,7 +47,7 @@ def first_era(rng: np.random.Generator, users: Users, items: Items) -> Era:
 
 def next_era(rng: np.random.Generator, users: Users, items: Items, before: Era, start: float, strength: float) -> Era:
     """The era after a shift of a strength in [0, 1]; 0 changes nothing, 1 leaves nothing of the tastes before."""
-    new = _draw_era(rng, users, items, start=start, thrift=-0.4, novelty=0.1)
+    new = _draw_era(rng, users, items, start=start, thrift=-1.0, novelty=-0.3)
     shared = 0.3 * strength
 
     def mix(a: Floats, b: Floats, share: float) -> Floats:

@@ -19,6 +19,8 @@ from tailorbird.cli.trainer import TrainOutcome, train_once
 from tailorbird.config import Project, open_project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, SimulatedClock, SystemClock
+from tailorbird.experiments import Experiment
+from tailorbird.experiments.counts import COLUMNS
 from tailorbird.experiments.report import experiment_report
 from tailorbird.features.recompute import parity
 from tailorbird.lake import Lake
@@ -99,8 +101,7 @@ class Story:
             traffic.settle()
 
     def _report(self, project: Project, site: Site, judged: Judged, ts_from: int, ts_to: int) -> None:
-        experiment = project.slots[SLOT].experiment
-        assert experiment is not None
+        experiment = _experiment(project)
         report = experiment_report(Lake(project.paths.lake), experiment, SLOT, ts_from=ts_from, ts_to=ts_to)
         arms = {arm.arm: {"users": arm.users, "impressions": arm.impressions, "clicks": arm.clicks, "ctr": arm.ctr} for arm in report.arms}
         self.figures.online = {
@@ -122,15 +123,14 @@ class Story:
         until = shifted + self.scale.fall_days_max * DAY
         while True:
             traffic.run(min(clock.now() + 6 * HOUR, until), None, self.progress, "tastes have shifted")
-            events = lake.events(ts_from=opened)
+            events = lake.events(COLUMNS, ts_from=opened)
             decision = decide(events, trigger, reference_from=opened, reference_to=shifted, until=clock.now())
             if decision.retrain or clock.now() >= until:
                 say(f"  monitoring: {decision.reason}", quiet=self.quiet)
                 return decision
 
     def _trigger(self, project: Project) -> Trigger:
-        experiment = project.slots[SLOT].experiment
-        assert experiment is not None
+        experiment = _experiment(project)
         return Trigger(slot=SLOT, arm="model", control="popular", experiment=experiment.name)
 
     def _retrain(self, project: Project, clock: SimulatedClock, traffic: Traffic, decision: Decision, shifted: int) -> None:
@@ -167,9 +167,8 @@ class Story:
         )
 
     def _lift(self, project: Project, ts_from: int, ts_to: int) -> float:
-        events = Lake(project.paths.lake).events(ts_from=ts_from, ts_to=ts_to)
-        experiment = project.slots[SLOT].experiment
-        assert experiment is not None
+        events = Lake(project.paths.lake).events(COLUMNS, ts_from=ts_from, ts_to=ts_to)
+        experiment = _experiment(project)
         found = figures_by_period(events, SLOT, baseline="popular", period=1_000 * DAY, experiment=experiment.name)
         return next((figure.lift for figure in found if figure.arm == "model"), float("nan"))
 
@@ -210,3 +209,9 @@ class Story:
         say(f"[bold]{name}[/bold]", quiet=self.quiet)
         yield
         self.figures.stages_s[name] = round(time.monotonic() - start, 1)
+
+
+def _experiment(project: Project) -> Experiment:
+    experiment = project.slots[SLOT].experiment
+    assert experiment is not None, "the template of slots.py declares it"
+    return experiment

@@ -50,7 +50,6 @@ class Traffic:
         self._outbox = Outbox()
         self._arms = {policy: self._arm(policy, seed) for policy in ("model", "popular")}
         self.requests = 0
-        self.sent = 0  # events handed to the door
         self.answers = 0  # answers that the door took, known when everything has settled
 
     def _arm(self, policy: str, seed: int) -> Pipeline:
@@ -84,7 +83,6 @@ class Traffic:
         due = self._outbox.due(now)
         if due:
             self._door.submit(b"\n".join(arrival.body for arrival in due), "ndjson")
-            self.sent += len(due)
         while self.roles.step():
             pass
 

@@ -3,7 +3,7 @@
 import getpass
 from typing import Literal
 
-from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
+from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
 
 Rows = Literal["auto", "answers", "clicks"]  # as training.rows has it, which takes half a second to load
 
@@ -71,7 +71,7 @@ def train(
     out = console()
     out.print(f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: {report.decision.reason}")
     if not report.promoted:
-        out.print(f'  To let it answer nevertheless:  tailorbird models promote {report.version} --why "a first try"')
+        out.print(f'  To let it answer nevertheless:  {this_command()} models promote {report.version} --why "a first try"')
     for note in (*report.decision.reasons[1:], *report.notes):
         out.print(f"  {note}")
     out.print(f"Report: {report.report}")

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "faults": set(),
     "version": set(),
 }
-OFFLINE_ONLY = {"features.backfill", "features.bootstrap", "features.recompute", "features.chains"}
+OFFLINE_ONLY = {"features.backfill", "features.shards", "features.bootstrap", "features.recompute", "features.chains"}
 NEVER_IN_A_SERVER = ("torch", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib")
 UNPICKLERS = {"pickle", "joblib", "cloudpickle", "dill", "marshal", "shelve"}
 

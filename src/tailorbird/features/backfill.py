@@ -22,7 +22,7 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.lanes import Frames, PastLanes, sources_of
 from tailorbird.features.layout import Layout
 
-__all__ = ["BackfilledRows", "History", "RaggedSequence", "Requests", "backfill", "event_columns"]
+__all__ = ["BackfilledRows", "History", "RaggedSequence", "Requests", "backfill", "event_columns", "subset"]
 
 # Columns of an event that any feature needs; expressions and entities add theirs.
 _BASE_COLUMNS = ("p", "event_id", "type", "ts", "user_id", "anonymous_id", "person", "item_id", "items", "counts")
@@ -47,7 +47,7 @@ class History:
     """
 
     def __init__(self, features: FeatureSet, events: pa.Table, *, only: Sequence[str] | None = None) -> None:
-        self._features = features if only is None else _subset(features, only)
+        self._features = features if only is None else subset(features, only)
         self._only = self._features.numeric if only is None else only
         self._frames = Frames(_needed(self._features.layout, events))
 
@@ -86,7 +86,7 @@ def _profile_column(name: str) -> str:
     return owner if owner == "properties" else f"{owner}_profile"
 
 
-def _subset(features: FeatureSet, only: Sequence[str]) -> FeatureSet:
+def subset(features: FeatureSet, only: Sequence[str]) -> FeatureSet:
     """The declarations of some columns and of what these are derived from."""
     by_name = {feature.name: feature for feature in features.features}
     expressions = {step.name: step.expression for step in features.layout.steps if step.expression is not None}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,16 @@ class Requests:
             raise UsageError(f"expected {len(self.row_request):,} items, one a row, got {len(self.row_item):,}", where="requests.row_item")
         if len(self.row_request) and not 0 <= self.row_request.min() <= self.row_request.max() < count:
             raise UsageError(f"a row names a request outside 0 to {count - 1}", where="requests.row_request")
+
+    def part(self, start: int, stop: int, rows: slice) -> "Requests":
+        """The requests [start, stop) with their rows, which lie together."""
+
+        def cut(column: Any) -> Any:
+            return None if column is None else column[start:stop]
+
+        texts = {name: cut(getattr(self, name)) for name in ("session_id", "device", "country", "local_hour", "query")}
+        row_request = self.row_request[rows] - start
+        return Requests(cut(self.t), cut(self.p), cut(self.person), row_request, self.row_item[rows], **texts)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,171 @@
+"""A backfill on disk: Parquet parts by group of columns and range of requests, and a manifest that says what they answer.
+
+    folder/manifest.json         what was asked; where the requests are cut; which group holds which column
+    folder/<group>/rows-00003.parquet       a row for each item asked about: numbers as float32, categories as hash64
+    folder/<group>/requests-00003.parquet   a row for each request: of each sequence, lists of item, type and ts
+
+A group is what one run computed. A part is named once it is whole, so what is there is never computed again. A column belongs to
+its definition (the schema hash of a set of it alone): changed, it is another column. Other events or requests make the folder
+begin anew. All of it can be made again from the lake, so nothing is synced.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tailorbird.errors import DamageError, NotReadyError
+from tailorbird.features.bulk import BackfilledRows, RaggedSequence
+
+FORMAT = 1
+
+
+class Group(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Columns that were computed together; `columns` maps each to its definition. Whole once every part is there."""
+
+    columns: dict[str, str]
+    whole: bool = False
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a folder answers.
+
+    Attributes:
+        inputs: hash of the requests and the name of the events.
+        cuts: request at which each part begins, and the number of requests; as `row_cuts`, of rows.
+    """
+
+    inputs: str
+    cuts: list[int]
+    row_cuts: list[int]
+    groups: dict[str, Group] = {}
+    format: int = FORMAT
+
+    @property
+    def parts(self) -> int:
+        return len(self.cuts) - 1
+
+    def group_of(self, name: str, definition: str) -> str | None:
+        """The whole group that has the column as it is defined."""
+        return next((key for key, one in self.groups.items() if one.whole and one.columns.get(name) == definition), None)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The columns of requests [start, stop), whose rows are [row_start, row_stop)."""
+
+    start: int
+    stop: int
+    row_start: int
+    row_stop: int
+    rows: BackfilledRows
+
+
+class Folder:
+    """A folder of parts, opened for what is asked; a manifest about something else is dropped with all that it names."""
+
+    def __init__(self, path: Path, asked: Manifest) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        found = read_manifest(path) if (path / "manifest.json").exists() else None
+        if found is not None and (found.format, found.inputs) != (asked.format, asked.inputs):
+            for key in found.groups:
+                shutil.rmtree(path / key, ignore_errors=True)
+            found = None
+        # A cut that was made under another memory setting stays: parts that are there fit to it.
+        self.manifest = found or asked
+        self._write()
+
+    def begin(self, key: str, columns: Mapping[str, str]) -> None:
+        (self.path / key).mkdir(exist_ok=True)
+        self._put(key, Group(dict(columns)))
+
+    def end(self, key: str) -> None:
+        self._put(key, msgspec.structs.replace(self.manifest.groups[key], whole=True))
+
+    def has(self, key: str, part: int) -> bool:
+        return all(self._file(key, kind, part).exists() for kind in ("rows", "requests"))
+
+    def write(self, key: str, part: int, rows: BackfilledRows) -> None:
+        numbers = {name: pa.array(np.ascontiguousarray(rows.numeric[:, i])) for i, name in enumerate(rows.numeric_names)}
+        keys = {name: pa.array(np.ascontiguousarray(rows.categorical[:, i])) for i, name in enumerate(rows.categorical_names)}
+        lists = {}
+        for name, one in rows.sequences.items():
+            offsets = pa.array(one.offsets)
+            for column in ("item", "type", "ts"):
+                lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(getattr(one, column)))
+        for kind, columns in (("rows", numbers | keys), ("requests", lists)):
+            file = self._file(key, kind, part)
+            draft = file.with_suffix(".new")
+            pq.write_table(pa.table(columns), draft, compression="lz4", use_dictionary=False)
+            draft.replace(file)
+
+    def _file(self, key: str, kind: str, part: int) -> Path:
+        return self.path / key / f"{kind}-{part:05d}.parquet"
+
+    def _put(self, key: str, group: Group) -> None:
+        self.manifest = msgspec.structs.replace(self.manifest, groups=self.manifest.groups | {key: group})
+        self._write()
+
+    def _write(self) -> None:
+        draft = self.path / "manifest.json.new"
+        draft.write_bytes(msgspec.json.format(msgspec.json.encode(self.manifest)))
+        draft.replace(self.path / "manifest.json")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """What a folder holds.
+
+    Raises:
+        NotReadyError: there is no backfill in the folder.
+        DamageError: its manifest cannot be read.
+    """
+    path = folder / "manifest.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise NotReadyError("there is no backfill here", where=str(folder), fix="tailorbird features backfill") from None
+    except msgspec.MsgspecError as error:
+        raise DamageError(f"not the manifest of a backfill: {error}", where=str(path), fix="remove the folder and run it again") from None
+
+
+def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
+    """The columns (name → definition, as `shards.definitions` gives them) part by part, in order of the requests.
+
+    Raises:
+        NotReadyError: a column is not there, or not wholly.
+    """
+    manifest = read_manifest(folder)
+    homes: dict[str, list[str]] = {}
+    for name, definition in columns.items():
+        key = manifest.group_of(name, definition)
+        if key is None:
+            raise NotReadyError(f"{name} was not backfilled to the end", where=str(folder), fix="tailorbird features backfill")
+        homes.setdefault(key, []).append(name)
+    for part in range(manifest.parts):
+        tables = {kind: {key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet") for key in homes} for kind in ("rows", "requests")}
+        home_of = {name: key for key, names in homes.items() for name in names}
+        span = (*manifest.cuts[part : part + 2], *manifest.row_cuts[part : part + 2])
+        yield Part(*span, _rows(list(columns), home_of, tables, span[3] - span[2]))
+
+
+def _rows(names: Sequence[str], home_of: Mapping[str, str], tables: Mapping[str, Mapping[str, pa.Table]], rows: int) -> BackfilledRows:
+    found = {name: tables["rows"][key][name] for name, key in home_of.items() if name in tables["rows"][key].column_names}
+    numeric = tuple(name for name in names if name in found and found[name].type == pa.float32())
+    categorical = tuple(name for name in names if name in found and found[name].type == pa.uint64())
+    numbers, keys = np.empty((rows, len(numeric)), np.float32), np.empty((rows, len(categorical)), np.uint64)
+    for table, columns in ((numbers, numeric), (keys, categorical)):
+        for place, name in enumerate(columns):
+            table[:, place] = found[name].to_numpy()
+    sequences = {}
+    for name in (one for one in names if one not in found):
+        lists = {column: tables["requests"][home_of[name]][f"{name}.{column}"].combine_chunks() for column in ("item", "type", "ts")}
+        flat = {column: one.flatten().to_numpy() for column, one in lists.items()}
+        offsets = lists["ts"].offsets.to_numpy()
+        sequences[name] = RaggedSequence(offsets - offsets[0], flat["item"], flat["type"], flat["ts"])
+    return BackfilledRows(numbers, keys, sequences, numeric, categorical)

@@ -1,0 +1,123 @@
+"""A backfill into a folder: equal to one in memory, resumed where it was cut short, and no column computed twice."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+from tests.features.test_backfill import FEATURES, USER, events, requests
+
+from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.features import FeatureSet, count
+from tailorbird.features.backfill import Requests, backfill
+from tailorbird.features.shards import backfill_to, definitions, read_manifest, read_parts
+
+SMALL = 1 << 15  # cuts 90 rows into several parts
+
+
+def tables(table, size=37):
+    return lambda columns: (table.slice(at, size).select(columns) for at in range(0, len(table), size))
+
+
+def all_of(folder, features, only=None):
+    return list(read_parts(folder, definitions(features, only)))
+
+
+def assert_same(parts, asked, expected):
+    assert np.array_equal(np.concatenate([part.rows.numeric for part in parts]).view(np.uint32), expected.numeric.view(np.uint32))
+    assert np.array_equal(np.concatenate([part.rows.categorical for part in parts]), expected.categorical)
+    for name, one in expected.sequences.items():
+        got = [part.rows.sequences[name] for part in parts]
+        assert np.concatenate([np.diff(part.offsets) for part in got]).tolist() == np.diff(one.offsets).tolist()
+        for column in ("item", "type", "ts"):
+            assert np.array_equal(np.concatenate([getattr(part, column) for part in got]), getattr(one, column))
+    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
+    assert parts[-1].row_stop == len(asked.row_request)
+
+
+@pytest.mark.parametrize("memory", [SMALL, 1 << 30])
+def test_the_parts_of_a_folder_are_the_backfill(tmp_path, memory):
+    asked = requests()
+    folder = backfill_to(FEATURES, tables(events()), asked, tmp_path / "out", memory_bytes=memory)
+    parts = all_of(folder, FEATURES)
+    assert (len(parts) > 1) == (memory == SMALL)
+    assert parts[0].rows.numeric_names == FEATURES.numeric
+    assert_same(parts, asked, backfill(FEATURES, events(), asked))
+
+
+def test_a_dataset_of_files_is_read_like_tables(tmp_path):
+    ds.write_dataset(events(), tmp_path / "lake", format="parquet")
+    folder = backfill_to(FEATURES, ds.dataset(tmp_path / "lake"), requests(), tmp_path / "out")
+    assert_same(all_of(folder, FEATURES), requests(), backfill(FEATURES, events(), requests()))
+
+
+class Killed(Exception):
+    pass
+
+
+def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
+    asked, read = requests(), []
+
+    def counted(columns):
+        read.append(1)
+        return tables(events())(columns)
+
+    def until_the_second(stage, done, of):
+        if stage == "parts" and done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL, progress=until_the_second)
+    with pytest.raises(NotReadyError, match="clicks was not backfilled to the end"):
+        all_of(tmp_path, FEATURES)
+    finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*-0000[01].parquet")}
+    assert len(finished) == 4
+    (tmp_path / read_manifest(tmp_path).groups.popitem()[0] / "rows-00002.new").write_bytes(b"half of a par")
+    backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL)
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished
+    assert_same(all_of(tmp_path, FEATURES), asked, backfill(FEATURES, events(), asked))
+    read.clear()
+    backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL)
+    assert read == []
+
+
+def test_one_feature_more_computes_that_one_alone(tmp_path):
+    asked = requests()
+    backfill_to(FEATURES, tables(events()), asked, tmp_path)
+    more = FeatureSet.from_declarations([*FEATURES.features, count("carts", USER, "cart", window="1d")])
+    asked_for = []
+
+    def seen(columns):
+        asked_for.append(columns)
+        return tables(events())(columns)
+
+    backfill_to(more, seen, asked, tmp_path)
+    assert all("item_profile" not in columns for columns in asked_for)
+    groups = read_manifest(tmp_path).groups.values()
+    assert sorted(len(group.columns) for group in groups) == [1, len(FEATURES.features)]
+    assert_same(all_of(tmp_path, more), asked, backfill(more, events(), asked))
+
+
+def test_a_changed_column_or_other_events_are_computed_anew(tmp_path):
+    asked = requests()
+    backfill_to(FEATURES, tables(events()), asked, tmp_path, only=["clicks"], version="1")
+    changed = FeatureSet.from_declarations([count("clicks", USER, "click", window="2d")])
+    with pytest.raises(NotReadyError):
+        all_of(tmp_path, changed)
+    backfill_to(changed, tables(events()), asked, tmp_path, version="1")
+    assert_same(all_of(tmp_path, changed), asked, backfill(changed, events(), asked))
+    backfill_to(changed, tables(events(seed=5)), asked, tmp_path, version="2")
+    assert len(read_manifest(tmp_path).groups) == 1
+    assert_same(all_of(tmp_path, changed), asked, backfill(changed, events(seed=5), asked))
+
+
+def test_requests_out_of_order_are_refused(tmp_path):
+    asked = requests()
+    turned = Requests(asked.t, asked.p, asked.person, asked.row_request[::-1], asked.row_item)
+    with pytest.raises(UsageError, match="rows are not in order of their requests"):
+        backfill_to(FEATURES, tables(events()), turned, tmp_path)
+
+
+def test_without_requests_there_is_an_empty_folder(tmp_path):
+    none = Requests(np.zeros(0, np.int64), np.zeros(0, np.int64), pa.array([], pa.string()), np.zeros(0, np.intp), [])
+    backfill_to(FEATURES, tables(events()), none, tmp_path)
+    assert sum(part.rows.numeric.shape[0] for part in all_of(tmp_path, FEATURES)) == 0

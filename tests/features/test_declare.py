@@ -76,7 +76,7 @@ def refused(tmp_path: Path, line: str) -> str:
         ('sequence("x", entity("user", "item.category"), "click")', "a sequence belongs to who asks, not to each candidate; got user"),
         ('attribute("x", category, "price", kind="numeric")', "only user and item have profiles, got item.category"),
         ('attribute("x", item, "price", kind="number")', "kind: expected numeric or categorical, got 'number'"),
-        ('context("browser")', "a request has no 'browser'; expected device, country, local_hour"),
+        ('context("browser")', "a request has no 'browser'; expected device, country, query, local_hour, weekday"),
         ('entity("items")', "'items' is no field of an entity"),
         ('derived("x", "clicks / view")', "x: view is no field\n  fix: numeric columns: clicks"),
         ('derived("x", "x + 1")', "derived columns go in a circle: x → x"),

@@ -24,6 +24,7 @@ class Requests:
         t, p: shape (m,), the two times of each request: events with ts < t, routed at or before p.
         person: m ids as the router decides them: a user's id, `anon:…`, or None.
         session_id, device, country, local_hour, query: m values each, None where unknown; None for the whole column: all unknown.
+        position: m whole numbers from 1, where items are to be thought of as shown; None: 1.
         row_request: shape (n,), which request each row belongs to.
         row_item: n item ids.
     """
@@ -38,10 +39,11 @@ class Requests:
     country: Texts | None = None
     local_hour: Sequence[int | None] | pa.Array | pa.ChunkedArray | None = None
     query: Texts | None = None
+    position: Sequence[int] | Int64s | None = None
 
     def __post_init__(self) -> None:
         count = len(self.t)
-        for name in ("p", "person", "session_id", "device", "country", "local_hour", "query"):
+        for name in ("p", "person", "session_id", "device", "country", "local_hour", "query", "position"):
             column = getattr(self, name)
             if column is not None and len(column) != count:
                 raise UsageError(f"expected {count:,} values, one a request, got {len(column):,}", where=f"requests.{name}")

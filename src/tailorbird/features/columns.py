@@ -17,9 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import combine, hash64, hash64s
 from tailorbird.events.schema import micros
-from tailorbird.features.declare import SQUARE_BITS, Amount, Entity
+from tailorbird.features.declare import SQUARE_BITS, WHOLE_FIELDS, Amount, Entity
 from tailorbird.features.expression import Expression
 from tailorbird.features.layout import PEAKS, Source
 from tailorbird.features.plain import number_of, query_text, text_of
@@ -156,8 +157,12 @@ class Frame:
             owner, _, attribute = name.partition(".")
             if attribute:
                 found = self._of(owner).values(lambda profile: number_of(profile.get(attribute)), np.nan, np.float64)
+            elif name == "weekday":
+                found = weekdays(self.ts, self.number("local_hour"))
             else:
                 found = _floats(self._table[name])[self._event]
+            if name == "position":  # of what was shown at once, its place in it
+                found = np.where(np.isnan(found) & self.of_types(SHOWN_TYPES) & self._shown_at_once(), self.index + 1.0, found)
             self._numbers[name] = found
         return found
 
@@ -188,9 +193,15 @@ class Frame:
             return self._of(owner).values(lambda profile: _category(profile.get(attribute)), 0, np.uint64)
         if name == "item":
             return self._items()
+        if name in WHOLE_FIELDS:
+            return whole_keys(self.number(name))
         column = self._table[{"user": "person", "session": "session_id"}.get(name, name)]
         hashes = _hashes(column)
         return hashes[self._event] if self._expanded else hashes
+
+    def _shown_at_once(self) -> Bools:
+        """The rows that stand for one of an event's `items`."""
+        return (self._lengths > 0)[self._event]
 
     def _queries(self) -> Keys:
         """The normalised query of each row, its own or that of the answer that it follows."""
@@ -328,6 +339,23 @@ def _units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
 
 def _floats(column: pa.ChunkedArray) -> Floats:
     return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+
+
+def weekdays(ts: Int64s, local_hour: Floats) -> Floats:
+    """As `plain.weekday`, of many."""
+    hours = ts // HOUR
+    known = ~np.isnan(local_hour)
+    ahead = np.where(known, (np.where(known, local_hour, 0).astype(np.int64) - hours + 12) % 24 - 12, 0)
+    return (((hours + ahead) // 24 + 3) % 7).astype(np.float64)
+
+
+def whole_keys(numbers: Floats) -> Keys:
+    """hash64 of each whole number as text, 0 where it is missing; each different one is hashed once."""
+    known = ~np.isnan(numbers)
+    unique, place = np.unique(numbers[known].astype(np.int64), return_inverse=True)
+    found = np.zeros(len(numbers), np.uint64)
+    found[known] = hash64s(str(one) for one in unique.tolist())[place]
+    return found
 
 
 def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:

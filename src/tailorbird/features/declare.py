@@ -51,6 +51,7 @@ EVENT_FIELDS = {
     "model": "text",
     "answer_query": "text",
     "local_hour": "number",
+    "weekday": "number",
     "dwell_ms": "number",
     "price": "number",
     "quantity": "number",
@@ -58,8 +59,9 @@ EVENT_FIELDS = {
     "position": "number",
     "propensity": "number",
 }
-ENTITY_FIELDS = ("user", "item", "session", "device", "country", "query")
-CONTEXT_FIELDS = {"device": "categorical", "country": "categorical", "local_hour": "numeric"}
+ENTITY_FIELDS = ("user", "item", "session", "device", "country", "query", "local_hour", "weekday", "position")
+WHOLE_FIELDS = ("local_hour", "weekday", "position")  # numbers of which each is a value of its own
+CONTEXT_FIELDS = {"device": "categorical", "country": "categorical", "query": "categorical", "local_hour": "numeric", "weekday": "numeric"}
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,10 @@ from tailorbird.features.columns import (
     extract_profiles,
     measured,
     query_keys,
+    weekdays,
+    whole_keys,
 )
-from tailorbird.features.declare import HORIZON
+from tailorbird.features.declare import HORIZON, WHOLE_FIELDS
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.finish import DECAY_WEIGHTS
 from tailorbird.features.layout import PEAKS, DecayedSum, EntityLayout, LastEvents, Profile, Source, Spot, Step
@@ -83,11 +85,7 @@ class PastLanes:
         return self._runs[step.spots[0]].sequence()
 
     def context_number(self, field: str) -> Floats:
-        column = getattr(self._requests, field)
-        if column is None:
-            return np.full(1, np.nan)
-        numbers = pa.array(column) if not isinstance(column, pa.Array | pa.ChunkedArray) else column
-        return pc.fill_null(numbers.cast(pa.float64()), np.nan).to_numpy()[self._row_request]
+        return self._wholes(field)[self._row_request]
 
     def context_key(self, field: str) -> Keys:
         return self._texts(field)[self._row_request]
@@ -95,8 +93,20 @@ class PastLanes:
     def _spread(self, values: npt.NDArray, by_row: bool) -> npt.NDArray:
         return values if by_row else values[self._row_request]
 
+    def _wholes(self, name: str) -> Floats:
+        """A number of each request, NaN where it is unknown."""
+        if name == "weekday":
+            return weekdays(self._times[0], self._wholes("local_hour"))
+        column = getattr(self._requests, name)
+        if column is None:
+            return np.full(len(self._times[0]), 1.0 if name == "position" else np.nan)
+        numbers = pa.array(column) if not isinstance(column, pa.Array | pa.ChunkedArray) else column
+        return pc.fill_null(numbers.cast(pa.float64()), np.nan).to_numpy()
+
     def _texts(self, name: str) -> Keys:
         """A text of each request as a key."""
+        if name in WHOLE_FIELDS:
+            return whole_keys(self._wholes(name))
         if name == "query":
             queries = self._requests.query
             return np.zeros(len(self._times[0]), np.uint64) if queries is None else query_keys(_array(queries))

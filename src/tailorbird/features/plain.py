@@ -10,8 +10,11 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
+from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import hash64
+from tailorbird.features.declare import WHOLE_FIELDS
 from tailorbird.features.expression import Expression, comparison, constant, dotted
+from tailorbird.features.request import ReadRequest
 
 Get = Callable[[str, str], Any]
 
@@ -37,6 +40,23 @@ def number_of(value: object) -> float:
 def query_text(text: str | None) -> str | None:
     """A query as an entity knows it: compatible characters made one, case folded, spaces single; None where nothing is left."""
     return None if text is None else " ".join(unicodedata.normalize("NFKC", text).casefold().split()) or None
+
+
+def weekday(ts: int, local_hour: int | None) -> int:
+    """0 (Monday) to 6 where it is `local_hour`, at most 12 hours behind UTC or 11 ahead; of UTC where that is unknown."""
+    hours = ts // HOUR  # the first of them began a Thursday
+    ahead = 0 if local_hour is None else (local_hour - hours + 12) % 24 - 12
+    return ((hours + ahead) // 24 + 3) % 7
+
+
+def asked_text(request: ReadRequest, name: str, t: int) -> str | None:
+    """What a request that is read at t has of an entity's field, but for items and profiles."""
+    if name == "query":
+        return query_text(request.query)
+    if name in WHOLE_FIELDS:
+        number = weekday(t, request.local_hour) if name == "weekday" else getattr(request, name)
+        return None if number is None else str(number)
+    return getattr(request, {"user": "person", "session": "session_id"}.get(name, name))
 
 
 def float32(number: Any) -> float:

@@ -19,8 +19,8 @@ from tailorbird.events.keys import hash64, hash64s
 from tailorbird.features import finish
 from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout import NEWEST, NEXT_CHANGE, VALID_FROM, Spot, Step
-from tailorbird.features.plain import query_text
+from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, VALID_FROM, Spot, Step
+from tailorbird.features.plain import asked_text, weekday
 from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.runs import Runs
 from tailorbird.features.state import Position, Records, all_records, open_state, read_alias, read_position
@@ -96,7 +96,7 @@ class _Moment:
         self._items = items
         count = len(records)
         self._unique: list[Keys] = [items] * count  # keys that were read, each once
-        self._readings: list[Int64s] = [np.zeros((0, 0), np.int64)] * count
+        self._readings: list[Int64s] = [np.zeros((0, READING_HEADER), np.int64)] * count
         self._place: list[npt.NDArray[np.intp] | None] = [None] * count  # row → place among them; None: as they are
         self._known: list[Bools] = [np.ones(1, np.bool_)] * count
         self.rows = len(items)
@@ -105,11 +105,17 @@ class _Moment:
     def rows_read(self, position: Position, alias_ts: int) -> Rows:
         layout = self._features.layout
         composite = {entity for entity, _ in self._features.composite_spots}
-        for index in sorted(range(len(layout.entities)), key=lambda index: index in composite):
+        by_day = [one.index for one in layout.entities if "weekday" in one.entity.fields]
+        for index in sorted(set(range(len(layout.entities))).difference(by_day), key=lambda index: index in composite):
             self._fetch(index)
-        newest = max((int(readings[:, NEWEST].max(initial=0)) for readings in self._readings), default=0)
-        t = max(self._request.now, 1 + newest, 1 + alias_ts)
-        self.t = np.full(1, t, np.int64)
+        t = self._time(alias_ts)
+        while by_day:  # the day decides what is read, and what is read may move t into another day
+            day = weekday(t, self._request.local_hour)
+            for index in by_day:
+                self._fetch(index)
+            t = self._time(alias_ts)
+            if weekday(t, self._request.local_hour) == day:
+                break
         stale = sum(self._renew(index) for index in range(len(layout.entities)))
         return Rows(
             numeric=finish.numeric(layout, self),
@@ -121,6 +127,13 @@ class _Moment:
             person=self._request.person,
             stale=stale,
         )
+
+    def _time(self, alias_ts: int) -> int:
+        """The clock, or just after the newest of what was read so far."""
+        newest = max((int(readings[:, NEWEST].max(initial=0)) for readings in self._readings), default=0)
+        t = max(self._request.now, 1 + newest, 1 + alias_ts, int(self.t[0]))
+        self.t = np.full(1, t, np.int64)
+        return t
 
     def lane(self, spot: Spot) -> Int64s:
         column = self._readings[spot.entity][:, spot.lane]
@@ -140,11 +153,11 @@ class _Moment:
         return Runs(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked).value(step)
 
     def context_number(self, field: str) -> Floats:
-        value = getattr(self._request, field)
+        value = asked_text(self._request, field, int(self.t[0]))
         return np.full(1, np.nan if value is None else float(value))
 
     def context_key(self, field: str) -> Keys:
-        value = getattr(self._request, field)
+        value = asked_text(self._request, field, int(self.t[0]))
         return np.full(1, 0 if value is None else hash64(value), np.uint64)
 
     def _sequence(self, step: Step) -> Sequence:
@@ -178,11 +191,7 @@ class _Moment:
         if "." in name:
             spot = self._features.composite_spots[index, place]
             return np.atleast_1d(self.lane(spot)).view(np.uint64)
-        if name == "query":
-            asked = query_text(self._request.query)
-        else:
-            asked = getattr(self._request, {"user": "person", "session": "session_id"}.get(name, name))
-        return np.full(1, 0 if asked is None else hash64(asked), np.uint64)
+        return self.context_key(name)
 
     def _renew(self, index: int) -> int:
         """Finish from the state what has changed since its reading record was written; the number of such records."""

@@ -33,7 +33,7 @@ from tailorbird.features.declare import (
 )
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.plain import category, evaluate, float32, number, number_of, query_text, text_of, truth
+from tailorbird.features.plain import asked_text, category, evaluate, float32, number, number_of, query_text, text_of, truth, weekday
 from tailorbird.features.reference_counted import counted, of_session
 from tailorbird.features.request import ReadRequest
 
@@ -71,7 +71,11 @@ class Row:
         if name in ("user", "item", "session"):
             return self.part(name)
         owner, _, attribute = name.partition(".")
-        if not attribute:
+        if name == "weekday":
+            found = weekday(self.event["ts"], self.event["local_hour"])
+        elif name == "position":
+            found = self.position()
+        elif not attribute:
             found = self.event.get(name)
         elif owner == "properties":
             found = json.loads(self.event.get("properties") or "{}").get(attribute)
@@ -96,6 +100,12 @@ class Row:
         column = {"user": "person", "session": "session_id"}.get(name, name)
         return self.field(column, "text")
 
+    def position(self) -> int | None:
+        """Where the item was shown, from 1: as the answer had it; of what was shown at once, its place."""
+        event = self.event
+        at_once = event["item_id"] is None and event["items"] and event["type"] in SHOWN
+        return self.index + 1 if event["position"] is None and at_once else event["position"]
+
     def order(self) -> tuple[int, int]:
         """By time; ties by a hash of the event's id and its owner, then by the item's place in `items`."""
         event = self.event
@@ -117,8 +127,8 @@ class Moment:
     def value(self, name: str) -> Value:
         feature = self.features.feature(name)
         if isinstance(feature, ContextValue):
-            asked = getattr(self.request, feature.field)
-            return float32(number_of(asked)) if feature.kind == "numeric" else category(asked)
+            asked = asked_text(self.request, feature.field, self.t)
+            return category(asked) if feature.kind == "categorical" else float32(math.nan if asked is None else float(asked))
         if isinstance(feature, Derived):
             expression = next(step.expression for step in self.features.layout.steps if step.name == name)
             assert expression is not None
@@ -194,9 +204,7 @@ class Moment:
         if "." in name:
             owner, _, attribute = name.partition(".")
             return text_of(self.profile(owner, attribute))
-        asked = {"user": self.request.person, "item": self.item, "session": self.request.session_id}
-        asked["query"] = query_text(self.request.query)
-        return asked[name] if name in asked else getattr(self.request, name)
+        return self.item if name == "item" else asked_text(self.request, name, self.t)
 
     def profile(self, owner: str, attribute: str) -> object:
         """Of the newest profile event; a newer profile replaces the older one whole."""

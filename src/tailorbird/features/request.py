@@ -15,6 +15,7 @@ class ReadRequest:
         local_hour: 0 to 23 where the person is; None if unknown.
         query: what is searched for, as it was typed.
         now: the clock, microseconds; the values are read at this time or later.
+        position: where the items are to be thought of as shown, from 1.
     """
 
     person: str | None = None
@@ -25,6 +26,7 @@ class ReadRequest:
     local_hour: int | None = None
     now: int = 0
     query: str | None = None
+    position: int = 1
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,11 @@ def entity(*fields: str) -> Entity:
     """What features are about.
 
     Args:
-        fields: none (everyone together) or some of user, item, session, device, country, query, `item.NAME`, `user.NAME`.
-            `query` is what is searched for, in lower case and with single spaces: of an event its own, else that of the
-            answer that it follows.
+        fields: none (everyone together) or some of user, item, session, device, country, query, local_hour, weekday,
+            position, `item.NAME`, `user.NAME`. `query` is what is searched for, in lower case and with single spaces: of an
+            event its own, else that of the answer that it follows. `weekday` is 0 (Monday) to 6, where the person is if the
+            local hour is known, else in UTC. `position` is where the item was shown, from 1; of a request 1, as if it
+            were to be shown first.
     """
     for name in fields:
         if name not in ENTITY_FIELDS and not is_profile_field(name):

@@ -128,7 +128,7 @@ def attribute(name: str, entity: Entity, attribute: str, *, kind: str) -> Attrib
 
 
 def context(field: str, *, name: str | None = None) -> ContextValue:
-    """Something of the request itself: device, country or local_hour."""
+    """Something of the request itself: device, country, query (as entities have it), local_hour or weekday (0 is Monday)."""
     base = named(name or field)
     if field not in CONTEXT_FIELDS:
         raise wrong(f"a request has no {field!r}; expected {', '.join(CONTEXT_FIELDS)}")

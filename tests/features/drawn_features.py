@@ -1,0 +1,177 @@
+"""Declarations of every kind, as Hypothesis likes them; the events that they count are in `drawn_events`.
+
+A new kind of feature is one more function here: `KINDS` has a maker for each, which gets `draw` and a name.
+"""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tailorbird.features import (
+    Feature,
+    FeatureSet,
+    attribute,
+    context,
+    count,
+    decayed,
+    derived,
+    distinct,
+    entity,
+    gap_mean,
+    last,
+    maximum,
+    mean,
+    minimum,
+    ratio,
+    sequence,
+    session,
+    session_depth,
+    session_duration,
+    session_length,
+    share,
+    time_since,
+    time_since_first,
+    total,
+    trend,
+    variance,
+)
+
+USER, ITEM = entity("user"), entity("item")
+OF_REQUEST = (USER, entity("session"), entity("user.segment"), entity(), entity("query"), entity("user", "weekday"))
+ENTITIES = (
+    *OF_REQUEST,
+    ITEM,
+    entity("item.category"),
+    entity("user", "item.category"),
+    entity("user", "item"),
+    entity("session", "item.category"),
+    entity("country", "item"),
+    entity("query", "item"),
+    entity("user", "local_hour"),
+    entity("item", "weekday"),
+    entity("item", "position"),
+)
+TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
+FILTERS = (
+    None,
+    "agent != 'bot'",
+    "price > 5",
+    "device == 'phone' or missing(dwell_ms)",
+    "item.category == 'a'",
+    "item != 'i1' and user == 'u1'",
+    "properties.tag in ('x', 'y')",
+    "weekday in (0, 6) or position < 3",
+)
+NUMBERS = ("price", "price * quantity", "dwell_ms", "rating", "item.price", "properties.depth", "weekday - local_hour")
+TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
+WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None))
+
+one_type = st.sampled_from(TYPES)
+types = st.lists(one_type, min_size=1, max_size=3)
+about = st.sampled_from(ENTITIES)
+of_request = st.sampled_from(OF_REQUEST)
+where = st.sampled_from(FILTERS).map(lambda text: {"where": text})
+window = st.sampled_from(WINDOWS).map(lambda pair: {"window": pair[0], "hop": pair[1]})
+amount = st.fixed_dictionaries(
+    {"of": st.sampled_from(NUMBERS), "unit": st.sampled_from([0.01, 0.3, 1.0]), "max": st.sampled_from([10, 1e6])}
+)
+maybe_amount = st.just({}) | amount
+
+
+def _summed(kind: Any) -> Any:
+    return lambda draw, name: kind(name, draw(about), draw(types), **draw(amount), **draw(window), **draw(where))
+
+
+def _measure(draw: st.DrawFn, name: str) -> Feature:
+    return draw(st.sampled_from([session_length, session_depth, session_duration]))(name, draw(st.none() | types))
+
+
+def _distinct(draw: st.DrawFn, name: str) -> Feature:
+    of = draw(st.sampled_from(["item", "user", "query", "item.category"]))
+    return distinct(name, draw(about), draw(types), of=of, precision=draw(st.integers(4, 8)), **draw(window), **draw(where))
+
+
+def _ratio(draw: st.DrawFn, name: str) -> Feature:
+    smoothed = {"prior": draw(st.sampled_from([None, 0.1, *ENTITIES])), "weight": draw(st.sampled_from([0, 3, 20.5]))}
+    return ratio(name, draw(about), draw(types), draw(types), **smoothed, **draw(window), **draw(where))
+
+
+def _trend(draw: st.DrawFn, name: str) -> Feature:
+    short, long, hop = draw(st.sampled_from(TRENDS))
+    return trend(name, draw(about), draw(types), short=short, long=long, hop=hop, **draw(where))
+
+
+def _share(draw: st.DrawFn, name: str) -> Feature:
+    own, group = draw(st.lists(about, min_size=2, max_size=2, unique=True))
+    return share(name, own, draw(types), within=group, **draw(maybe_amount), **draw(window), **draw(where))
+
+
+def _decayed(draw: st.DrawFn, name: str) -> Feature:
+    half_life = draw(st.sampled_from(["15s", "1h", "3d", "50d"]))
+    return decayed(name, draw(about), draw(types), half_life=half_life, **draw(maybe_amount), **draw(where))
+
+
+LASTS = (("price", None), ("item.category", "categorical"), ("item.price", "numeric"), ("query", None), ("position", None))
+
+
+def _last(draw: st.DrawFn, name: str) -> Feature:
+    of, kind = draw(st.sampled_from(LASTS))
+    return last(name, draw(about), draw(types), of=of, kind=kind, **draw(where))
+
+
+ATTRIBUTES = (
+    (USER, "segment", "categorical"),
+    (USER, "age", "numeric"),
+    (ITEM, "category", "categorical"),
+    (ITEM, "price", "numeric"),
+    (ITEM, "tags", "categorical"),
+)
+
+
+def _attribute(draw: st.DrawFn, name: str) -> Feature:
+    owner, column, kind = draw(st.sampled_from(ATTRIBUTES))
+    return attribute(name, owner, column, kind=kind)
+
+
+def _context(draw: st.DrawFn, name: str) -> Feature:
+    return context(draw(st.sampled_from(["device", "country", "query", "local_hour", "weekday"])), name=name)
+
+
+KINDS: dict[str, Any] = {
+    "count": lambda draw, name: count(name, draw(about), draw(types), **draw(window), **draw(where)),
+    "total": _summed(total),
+    "mean": _summed(mean),
+    "variance": _summed(variance),
+    "minimum": _summed(minimum),
+    "maximum": _summed(maximum),
+    "distinct": _distinct,
+    "ratio": _ratio,
+    "trend": _trend,
+    "share": _share,
+    "decayed": _decayed,
+    "last": _last,
+    "since": lambda draw, name: time_since(name, draw(about), draw(types), **draw(where)),
+    "first": lambda draw, name: time_since_first(name, draw(about), draw(types), **draw(where)),
+    "gap": lambda draw, name: gap_mean(name, draw(of_request), draw(types), length=draw(st.integers(2, 6)), **draw(where)),
+    "measure": _measure,
+    "sequence": lambda draw, name: sequence(name, draw(of_request), draw(types), length=draw(st.integers(1, 5)), **draw(where)),
+    "session": lambda draw, name: session(name, draw(one_type)),
+    "attribute": _attribute,
+    "context": _context,
+}
+
+
+@st.composite
+def declarations(draw: st.DrawFn) -> list[Feature]:
+    """Some features of every kind that hypothesis likes, and columns derived from them."""
+    kinds = draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=7))
+    found: list[Feature] = []
+    for number, kind in enumerate(kinds):
+        made = KINDS[kind](draw, f"f{number}")
+        found += made if isinstance(made, tuple) else [made]
+    numbers = [one.name for one in found if one.name in FeatureSet.from_declarations(found).numeric]
+    if numbers:
+        a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
+        found.append(derived("d1", draw(st.sampled_from([f"{a} / {b}", f"{a} - 0.1 * {b}", f"sqrt({a} + 1) if {b} > 1 else {b}"]))))
+        found.append(derived("d2", f"max(d1, {a}) * 3"))
+    return found

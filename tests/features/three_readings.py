@@ -1,0 +1,115 @@
+"""One script of events and requests, read three ways: by the plain reference, the backfill and the stream; what differs is told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tests.features.drawn_events import ITEMS, START, Step
+
+from tailorbird.events.clock import SimulatedClock
+from tailorbird.events.schema import ROUTED
+from tailorbird.features import FeatureSet, ReadRequest, Rows
+from tailorbird.features import reference as plain
+from tailorbird.features.backfill import Requests, backfill
+from tailorbird.features.read import Reader
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.stream import Block, open_writer
+
+
+@dataclass(frozen=True)
+class Asked:
+    request: ReadRequest
+    rows: Rows
+
+
+def table(rows) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=ROUTED)
+
+
+def stream(folder: Path, features: FeatureSet, script: list[Step]) -> tuple[pa.Table, list[Asked]]:
+    """Play the script through log, worker and reader: all events with their p, and what was read."""
+    clock = SimulatedClock(START)
+    folder.mkdir(exist_ok=True)
+    routed, asked = folder / "routed.db", []
+    all_rows: list[dict] = []
+    with open_writer(routed, partition="routed", first=1) as log:
+        worker = FeatureWorker(routed, folder / "state", features, clock=clock)
+        try:
+            for step in script:
+                if step.restart:
+                    worker.close()
+                    worker = FeatureWorker(routed, folder / "state", features, clock=clock)
+                rows = [row | {"p": log.end() + index} for index, row in enumerate(step.events)]
+                all_rows += rows
+                if rows:
+                    log.append([Block("events", len(rows), payload(table(rows)))])
+                worker.step()
+                reader = Reader(folder / "state", features)
+                asked.append(Asked(step.request, reader.read(step.request, list(ITEMS))))
+                reader.close()
+        finally:
+            worker.close()
+    return table(all_rows), asked
+
+
+def payload(events: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, events.schema) as writer:
+        writer.write_table(events)
+    return sink.getvalue().to_pybytes()
+
+
+def requests(asked: list[Asked]) -> Requests:
+    return Requests(
+        t=np.array([one.rows.t for one in asked]),
+        p=np.array([one.rows.p for one in asked]),
+        person=[one.rows.person for one in asked],
+        session_id=[one.request.session_id for one in asked],
+        device=[one.request.device for one in asked],
+        country=[one.request.country for one in asked],
+        local_hour=[one.request.local_hour for one in asked],
+        query=[one.request.query for one in asked],
+        position=[one.request.position for one in asked],
+        row_request=np.repeat(np.arange(len(asked)), len(ITEMS)),
+        row_item=list(ITEMS) * len(asked),
+    )
+
+
+def bits(value: float) -> int:
+    number = np.float32(value)
+    return 0x7FC00000 if np.isnan(number) else int(number.view(np.uint32))
+
+
+def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> list[str]:
+    """Every value that is not the same in reference, backfill and stream."""
+    found = []
+    rows = backfill(features, events, requests(asked))
+    known = plain.routed_events(events)
+    for index, one in enumerate(asked):
+        person = plain.ReadRequest(**{**vars(one.request), "person": one.rows.person})
+        for place, item in enumerate(ITEMS):
+
+            def expected(name, person=person, item=item, one=one):
+                return plain.value(features, name, person, item, one.rows.t, one.rows.p, known)
+
+            row = index * len(ITEMS) + place
+            for column, name in enumerate(features.numeric):
+                values = [float(expected(name)), rows.numeric[row, column], one.rows.numeric[place, column]]
+                if len({bits(value) for value in values}) > 1:
+                    found.append(f"{name} of {item} in request {index}: reference, backfill, stream = {values}")
+            for column, name in enumerate(features.categorical):
+                values = [int(expected(name)), int(rows.categorical[row, column]), int(one.rows.categorical[place, column])]
+                if len(set(values)) > 1:
+                    found.append(f"{name} of {item} in request {index}: reference, backfill, stream = {values}")
+            for name in features.sequences:
+                own, read = rows.sequences[name], one.rows.sequences[name]
+                part = slice(own.offsets[index], own.offsets[index + 1])
+                values = [
+                    list(expected(name)),
+                    list(zip(own.item[part].tolist(), own.type[part].tolist(), own.ts[part].tolist(), strict=True)),
+                    list(zip(read.item.tolist(), read.type.tolist(), read.ts.tolist(), strict=True)),
+                ]
+                if not values[0] == values[1] == values[2]:
+                    found.append(f"{name} in request {index}: reference, backfill, stream = {values}")
+    return found

@@ -150,8 +150,9 @@ def read_parts(folder: Path, columns: Mapping[str, str]) -> Iterator[Part]:
     for part in range(manifest.parts):
         tables = {kind: {key: pq.read_table(folder / key / f"{kind}-{part:05d}.parquet") for key in homes} for kind in ("rows", "requests")}
         home_of = {name: key for key, names in homes.items() for name in names}
-        span = (*manifest.cuts[part : part + 2], *manifest.row_cuts[part : part + 2])
-        yield Part(*span, _rows(list(columns), home_of, tables, span[3] - span[2]))
+        start, stop = manifest.cuts[part : part + 2]
+        row_start, row_stop = manifest.row_cuts[part : part + 2]
+        yield Part(start, stop, row_start, row_stop, _rows(list(columns), home_of, tables, row_stop - row_start))
 
 
 def _rows(names: Sequence[str], home_of: Mapping[str, str], tables: Mapping[str, Mapping[str, pa.Table]], rows: int) -> BackfilledRows:

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "lake": {"events", "stream"},
     "features": {"events", "store"},
     "features.worker": {"events", "store", "stream"},
+    "features.schemas": {"events", "store", "stream"},
     "features.backfill": {"events", "store", "lake", "stream"},
     "features.bootstrap": {"events", "store", "lake", "stream"},
     "features.recompute": {"events", "store", "lake", "stream"},

@@ -1,12 +1,13 @@
 """Reading and the worker's duties around it: who someone is, what has run out, building anew, one worker a state."""
 
+import shutil
 import threading
 
 import numpy as np
 import pytest
 
-from tailorbird.errors import InputError, LockedError, NotReadyError
-from tailorbird.events import DAY, MINUTE, SECOND, SimulatedClock
+from tailorbird.errors import DamageError, InputError, LockedError, NotReadyError
+from tailorbird.events import MINUTE, SECOND, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, attribute, count, entity, sequence
 from tailorbird.features.read import Reader
 from tailorbird.features.state import commits, open_state
@@ -179,7 +180,7 @@ def test_a_state_built_from_history_goes_on_in_the_log_behind_it(running, kit, t
     clicks = kit.routed([click(kit, kit.T0 + n, event_id=f"e{n}") for n in range(6)])
     running.take(*clicks[:4])
     with FeatureWorker(running.log.path, tmp_path / "anew", running.features, clock=running.clock) as worker:
-        worker.bootstrap([kit.table(clicks[2:4]), kit.table(clicks[:2])], p=4)
+        worker.bootstrap(lambda after: [kit.table(clicks[:2]), kit.table(clicks[2:4])], p=4)
         running.take(*clicks[4:])
         assert worker.step().rows == 2
         reader = Reader(tmp_path / "anew", running.features)
@@ -191,22 +192,35 @@ def test_a_state_built_from_history_goes_on_in_the_log_behind_it(running, kit, t
     assert (built.p, streamed.p) == (6, 6)
 
 
-def test_a_state_whose_building_was_cut_short_is_not_read(running, kit, tmp_path):
-    def breaking():
-        yield kit.table(kit.routed([click(kit, kit.T0)]))
-        raise ZeroDivisionError
+def test_a_state_whose_building_was_cut_short_is_not_read_and_goes_on_where_it_was(running, kit, tmp_path):
+    clicks, asked = kit.routed([click(kit, kit.T0 + n, event_id=f"e{n}") for n in range(4)]), []
 
+    def history(after, breaks):
+        asked.append(after)
+        yield kit.table(clicks[after : after + 2])
+        if breaks:
+            raise ZeroDivisionError
+
+    worker = FeatureWorker(running.log.path, tmp_path / "anew", running.features, clock=running.clock)
+    with worker, pytest.raises(ZeroDivisionError):
+        worker.bootstrap(lambda after: history(after, True), p=4)
     with FeatureWorker(running.log.path, tmp_path / "anew", running.features, clock=running.clock) as worker:
-        with pytest.raises(ZeroDivisionError):
-            worker.bootstrap(breaking(), p=1)
         reader = Reader(tmp_path / "anew", running.features)
         with pytest.raises(NotReadyError, match="still being built"):
             reader.read(ReadRequest(person="u1"), ["i1"])
         with pytest.raises(NotReadyError, match="cut short"):
             worker.step()
-        worker.bootstrap([], p=0)
-        assert reader.read(ReadRequest(person="u1", now=DAY), ["i1"]).numeric[0, 0] == 0
+        worker.bootstrap(lambda after: history(after, False), p=4)
+        assert asked == [0, 2], "the second time goes on behind what was committed"
+        assert reader.read(ReadRequest(person="u1", now=kit.T0 + SECOND), ["i1"]).numeric[0, 0] == 4
         reader.close()
+
+
+def test_a_folder_under_the_name_of_another_schema_is_refused(running, tmp_path):
+    other = FeatureSet.from_declarations([count("n", user, "click")])
+    shutil.copytree(tmp_path / "state" / running.features.schema_hash, tmp_path / "state" / other.schema_hash)
+    with pytest.raises(DamageError, match=f"holds the state of schema {running.features.schema_hash}"):
+        Reader(tmp_path / "state", other)
 
 
 def test_a_block_that_is_no_table_stops_the_worker_before_anything_is_written(running):

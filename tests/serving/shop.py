@@ -94,7 +94,8 @@ def write(folder: Path, features: FeatureSet, *, weights: Mapping[str, float] | 
     write_bundle(
         folder,
         created_at=NOW,
-        schema_hash=schema_hash or features.schema_hash,
+        features=None if schema_hash else features,
+        schema_hash=schema_hash,
         encoder=encoder,
         models={"model/click.onnx": model(encoder.names, weights or {"price": 0.05})},
         heads=[Head("click", "model/click.onnx")],

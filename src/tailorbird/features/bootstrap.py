@@ -4,12 +4,13 @@ state was lost. The worker then goes on in the log at the exact position behind 
     lake: events with p in [1, P)  ─ in batches, in order of p ─►  state at P - 1  ─►  the log from P on
 
 P is what the lake has released, so every event below it is in its table, synced and read back. While this goes on readers are
-told that the state is not ready, and the router deletes nothing. A building that was cut short begins again from nothing.
+told that the state is not ready, and the router deletes nothing. A building that was cut short, even by `kill -9`, goes on behind
+the last batch that it committed.
 """
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -24,9 +25,18 @@ BATCH_ROWS = 100_000
 log = logging.getLogger(__name__)
 
 
-def build_from_lake(worker: FeatureWorker, lake: Lake, stop: threading.Event, *, batch_rows: int = BATCH_ROWS) -> bool:
+def build_from_lake(
+    worker: FeatureWorker,
+    lake: Lake,
+    stop: threading.Event,
+    *,
+    batch_rows: int = BATCH_ROWS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> bool:
     """Build the worker's state from `lake`; False if `stop` was set before it was done.
 
+    Args:
+        progress: told how many rows of how many are taken in.
     Raises:
         DamageError: the lake does not have all that the log has deleted.
     """
@@ -37,9 +47,9 @@ def build_from_lake(worker: FeatureWorker, lake: Lake, stop: threading.Event, *,
             where=str(lake.path),
             fix="restore the lake from a copy, or let the lake role catch up",
         )
-    log.info("building the state of schema %s from %d rows of the lake", worker.features.schema_hash, end - 1)
+    log.info("building the state of schema %s from %d rows of the lake", worker.features.schema_hash, end - 1 - worker.position.p)
     try:
-        worker.bootstrap(_history(lake, end, stop, batch_rows), end - 1)
+        worker.bootstrap(lambda after: _history(lake, after, end, stop, batch_rows, progress), end - 1)
     except _Stopped:
         return False
     log.info("built the state of schema %s", worker.features.schema_hash)
@@ -50,9 +60,13 @@ class _Stopped(Exception):
     """The role is to stop before the state is built."""
 
 
-def _history(lake: Lake, end: int, stop: threading.Event, batch_rows: int) -> Iterator[pa.Table]:
-    for first in range(1, end, batch_rows):
+def _history(
+    lake: Lake, after: int, end: int, stop: threading.Event, batch_rows: int, progress: Callable[[int, int], None]
+) -> Iterator[pa.Table]:
+    for first in range(after + 1, end, batch_rows):
         if stop.is_set():
             raise _Stopped
+        progress(first - 1, end - 1)
         where = (ds.field("p") >= first) & (ds.field("p") < min(first + batch_rows, end))
         yield lake.table("events", ROUTED.names, where)
+    progress(end - 1, end - 1)

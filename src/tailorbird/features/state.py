@@ -1,5 +1,6 @@
 """The records of a feature set in a store: their keys, and arrays of them in and out. One folder a schema: `state/<schema hash>/`.
 
+    h                        the schema hash: a folder under another name is refused
     m                        position: commit, p, offset, newest ts, applied rows, ready
     c  commit u64            p, written_at: what each commit stands for; answers log the commit that they read
     a  key u64               alias: ts, p, user id of the newest identify of an anonymous id
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.errors import DamageError
 from tailorbird.events.keys import hash64
 from tailorbird.features.accumulators import NEVER, Accumulator, accumulators
 from tailorbird.features.columns import Keys
@@ -34,6 +36,7 @@ _POSITION = struct.Struct("<6q")
 _COMMIT = struct.Struct("<2q")
 _ALIAS = struct.Struct("<2q")
 _POSITION_KEY = b"m"
+_SCHEMA_KEY = b"h"
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,26 @@ def state_folder(state: Path, features: FeatureSet) -> Path:
 
 
 def open_state(state: Path, features: FeatureSet, *, create: bool = False) -> EmbeddedStore:
-    """The store of this schema below `state`; raises NotReadyError if there is none and `create` is not set."""
-    return open_store(state_folder(state, features), create=create)
+    """The store of this schema below `state`.
+
+    Raises:
+        NotReadyError: there is none, and `create` is not set.
+        DamageError: what lies there is the state of another schema.
+    """
+    store = open_store(state_folder(state, features), create=create)
+    with store.snapshot() as snapshot:
+        told = snapshot.get(_SCHEMA_KEY)
+    if told is not None and told.decode(errors="replace") != features.schema_hash:
+        store.close()
+        message = f"holds the state of schema {told.decode(errors='replace')}, not of {features.schema_hash}"
+        raise DamageError(message, where=str(state_folder(state, features)), fix="remove the folder; its worker builds it anew")
+    if create and told is None:
+        store.write(lambda transaction: transaction.put_many([schema_record(features)]))
+    return store
+
+
+def schema_record(features: FeatureSet) -> tuple[bytes, bytes]:
+    return _SCHEMA_KEY, features.schema_hash.encode()
 
 
 def read_position(snapshot: Snapshot) -> Position:

@@ -7,7 +7,7 @@ same bits. How a batch changes a state is in `features.accumulators`; who reads 
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tailorbird.features.accumulators import NEVER, Accumulator, Additions
 from tailorbird.features.columns import Frame, Keys
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE
+from tailorbird.features.schemas import keep
 from tailorbird.features.state import (
     Alias,
     Position,
@@ -36,6 +37,7 @@ from tailorbird.features.state import (
     outlived_commits,
     read_alias,
     read_position,
+    schema_record,
     state_folder,
 )
 from tailorbird.store import Transaction
@@ -88,6 +90,7 @@ class FeatureWorker:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "worker")
         try:
+            keep(state, features)
             self._store = open_state(state, features, create=True)
         except BaseException:
             self._lock.release()
@@ -127,21 +130,30 @@ class FeatureWorker:
         capped = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
         return WorkerReport(rows, self.position.commit, self.position.p, capped)
 
-    def bootstrap(self, history: Iterable[pa.Table], p: int) -> None:
-        """Build the state anew from events of the lake (all with p up to `p`, in any order), then go on in the log behind it.
+    def bootstrap(self, history: Callable[[int], Iterable[pa.Table]], p: int) -> None:
+        """Bring the state up to `p` with events of the lake, then go on in the log behind it.
 
-        Until it returns, readers are told that the state is not ready; one that was cut short starts again from nothing.
+        Until it returns, readers are told that the state is not ready. One that was cut short goes on where it was, as does a
+        state that was left behind by a log that was pruned since; one of which nobody knows how far it is begins from nothing.
+
+        Args:
+            history: given a p, all events behind it up to `p`, as tables in order of p.
         """
-        self.position = Position(ready=0)
+        start = replace(self.position, ready=0)
+        if not start.p or start.p > p:
+            start = Position(ready=0)
 
         def begin(transaction: Transaction) -> None:
-            transaction.delete_many([key for key, _ in transaction.scan(b"")])
-            transaction.put_many([self.position.encode()])
+            if not start.p:
+                transaction.delete_many([key for key, _ in transaction.scan(b"")])
+                transaction.put_many([schema_record(self.features)])
+            transaction.put_many([start.encode()])
 
         self._store.write(begin)
-        for table in history:
+        self.position = start
+        for table in history(start.p):
             if len(table):
-                self._commit(table, replace(self.position, p=0))
+                self._commit(table, replace(self.position, p=pc.max(table["p"]).as_py()))
         faults.at("worker.before_ready")
         self._commit(ROUTED.empty_table(), replace(self.position, p=p, offset=p + 1, ready=1))
 

@@ -1,6 +1,7 @@
 """A bundle: everything that turns features into values, loaded as one thing and swapped as one thing.
 
     manifest.json, manifest.sha256    see `registry.manifest`
+    features.json                     the declarations that its rows are made by, see `features.codec`
     encoder.json                      see `ranking.encoders`
     calibration.json                  head → table, see `ranking.calibration`
     model/NAME.onnx                   one input (n, D) float32; tensors inside
@@ -24,7 +25,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from tailorbird.errors import BundleError
+from tailorbird.errors import BundleError, DamageError, DeclarationError
+from tailorbird.features import FeatureSet
+from tailorbird.features.codec import FILE as DECLARED
+from tailorbird.features.codec import decode_features, encode_features
 from tailorbird.ranking.calibration import Calibration, Identity
 from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, SequenceLike
 from tailorbird.ranking.formula import value
@@ -63,6 +67,7 @@ class Bundle:
     calibration: Mapping[str, Calibration]
     index: Index
     sessions: Mapping[str, ort.InferenceSession]
+    features: FeatureSet | None = None  # None: it was written before bundles had them
 
     @classmethod
     def load(cls, path: Path, *, schema_hash: str | None) -> "Bundle":
@@ -88,10 +93,11 @@ class Bundle:
             raise BundleError(f"{error.args[0]} is missing", where=str(path)) from error
         except (ValueError, msgspec.DecodeError) as error:
             raise BundleError(f"cannot be read: {error}", where=str(path)) from error
+        features = _declared(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
         if encoder.columns != manifest.columns:
             raise BundleError("its encoder was made for other columns than the manifest names", where=str(path))
         sessions = {name: _session(data, width=len(encoder.names), where=f"{path}/{name}") for name, data in models.items()}
-        bundle = cls(manifest, encoder, calibration, Index.load(sealed.folder("index")), sessions)
+        bundle = cls(manifest, encoder, calibration, Index.load(sealed.folder("index")), sessions, features)
         bundle._check_golden(*golden, where=str(path))
         return bundle
 
@@ -172,12 +178,13 @@ def write_bundle(
     folder: Path,
     *,
     created_at: int,
-    schema_hash: str,
     encoder: Encoder,
     models: Mapping[str, bytes],
     heads: Sequence[Head],
     index: Path,
     golden: Matrix,
+    features: FeatureSet | None = None,
+    schema_hash: str = "",
     calibration: Mapping[str, Calibration] | None = None,
     formula: Mapping[str, float] | None = None,
     window: Window | None = None,
@@ -191,6 +198,9 @@ def write_bundle(
         models: file name such as `model/click.onnx` → ONNX bytes.
         heads: what to read from which file; none for an index alone.
         index: the folder that `retrieval.build_index` made.
+        features: the set that its rows are made by; it travels with the bundle, so that a server can read for it when the project's own
+            declarations have moved on.
+        schema_hash: of the set, where `features` is not given.
         golden: rows of the matrix, of which up to 32 are kept to be scored again at each load.
         calibration: head → table; the output as it is for a head that is not there.
         formula: head → weight, used where a slot declares no objective.
@@ -201,6 +211,9 @@ def write_bundle(
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     shutil.copytree(index, folder / "index")
+    if features is not None:
+        (folder / DECLARED).write_bytes(encode_features(features))
+        schema_hash = features.schema_hash
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
     (folder / "calibration.json").write_bytes(msgspec.json.encode(calibration, order="sorted"))
     sessions = {name: _session(data, width=len(encoder.names), where=name) for name, data in models.items()}
@@ -225,6 +238,16 @@ def write_bundle(
         card=card,
     )
     return seal(folder, manifest)
+
+
+def _declared(files: Mapping[str, bytes], schema_hash: str, *, where: str) -> FeatureSet | None:
+    """The declarations that a bundle brings, which must be those of its manifest."""
+    if DECLARED not in files:
+        return None
+    try:
+        return decode_features(files[DECLARED], where=where, expect=schema_hash)
+    except (DamageError, DeclarationError) as error:
+        raise BundleError(error.message, where=where, fix="tailorbird train") from error
 
 
 def _session(data: bytes, *, width: int, where: str) -> ort.InferenceSession:

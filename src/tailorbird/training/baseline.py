@@ -42,7 +42,7 @@ def ensure_champion(features: FeatureSet, *, lake: Path, registry: Path, clock: 
         write_bundle(
             Path(folder) / "bundle",
             created_at=now,
-            schema_hash=features.schema_hash,
+            features=features,
             encoder=fit_encoder(columns, np.zeros((0, len(columns.categorical)), np.uint64)),
             models={},
             heads=[],

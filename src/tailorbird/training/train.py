@@ -270,7 +270,7 @@ def _write(
     write_bundle(
         folder / "bundle",
         created_at=now,
-        schema_hash=features.schema_hash,
+        features=features,
         encoder=fitted.encoder,
         models={f"model/{head}.onnx": data for head, data in fitted.exported.items()},
         heads=[Head(head, f"model/{head}.onnx") for head in fitted.models],

@@ -1,0 +1,117 @@
+"""Declarations as plain data: whatever is declared comes back as it was, with its schema; whatever was tampered with is refused."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.features.test_equality import declarations
+
+from tailorbird.errors import DamageError, DeclarationError
+from tailorbird.features import FeatureSet
+from tailorbird.features.codec import decode_features, encode_features, kinds
+from tailorbird.features.declare import Counted, Feature, OfSession
+
+ABSTRACT = {Feature, Counted, OfSession}
+FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+
+
+def back(features: FeatureSet) -> FeatureSet:
+    return decode_features(encode_features(features), where="features.json", expect=features.schema_hash)
+
+
+def same(one: FeatureSet, other: FeatureSet) -> bool:
+    return (one, one.schema_hash, one.columns, one.describe()) == (other, other.schema_hash, other.columns, other.describe())
+
+
+@FEW
+@given(st.data())
+def test_what_is_declared_comes_back_as_it_was(data):
+    features = FeatureSet.from_declarations(data.draw(declarations()))
+    assert same(back(features), features)
+    assert encode_features(back(features)) == encode_features(features)
+
+
+def test_every_kind_there_is_comes_back_as_it_was(kit):
+    """Fails when a kind is added to `declare` that the tests' set of every kind, and with it the codec, does not cover."""
+    features = kit.every_kind()
+    missing = {one for one in kinds().values() if issubclass(one, Feature)} - ABSTRACT - {type(one) for one in features.features}
+    assert not missing
+    assert same(back(features), features)
+
+
+def test_places_are_kept_without_the_folder_of_a_machine(kit):
+    features = kit.every_kind()
+    place = back(features).features[0].place
+    assert place.startswith("kit.py:")
+    assert features.features[0].place.endswith(place)
+
+
+def change(data: bytes, path: list, value: object) -> bytes:
+    content = json.loads(data)
+    at = content
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = value
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["features", 0, "window", "length"], 120_000_000, "its declarations are schema"),
+        (["features", 0, "where", "text"], "__import__('os')", "expected one of abs, sqrt"),
+        (["features", 0, "where", "text"], "agent != 'b'", "its declarations are schema"),
+        (["features", 0, "where", "text"], "nobody != 'bot'", "nobody is no field"),
+        (["features", 0, "where", "names"], [["agent", "number"]], "not what was stored"),
+        (["features", 0, "window", "hop"], 1, "is no window"),
+        (["features", 0, "types"], "click", "expected a list"),
+        (["features", 0, "is"], "Window", "'Window' is no kind of Feature"),
+        (["features", 0, "is"], "FeatureSet", "'FeatureSet' is no kind of Feature"),
+        (["features", 0, "more"], 1, "a Count has no 'more'"),
+        (["features", 0, "name"], 1, "expected str, got int"),
+        (["features"], [], "expected 1 to 10,000 declarations, got 0"),
+        (["schema_hash"], "0" * 12, "the file says 000000000000"),
+        (["format"], 9, "expected an object of format 1"),
+    ],
+)
+def test_what_was_tampered_with_is_refused(kit, path, value, message):
+    data = change(encode_features(kit.every_kind()), path, value)
+    with pytest.raises(DamageError) as caught:
+        decode_features(data, where="features.json")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("features.json: ")
+
+
+def test_another_schema_than_was_asked_for_is_refused(kit):
+    with pytest.raises(DamageError, match="it is kept as 000000000000"):
+        decode_features(encode_features(kit.every_kind()), where="features.json", expect="0" * 12)
+
+
+def test_another_engine_is_named(kit):
+    data = change(encode_features(kit.every_kind()), ["engine"], 99)
+    with pytest.raises(DeclarationError, match="under version 99 of the feature engine"):
+        decode_features(data, where="features.json")
+
+
+@FEW
+@given(st.data())
+def test_a_changed_byte_is_never_another_schema(kit, data):
+    features = kit.every_kind()
+    stored = bytearray(encode_features(features))
+    place = data.draw(st.integers(0, len(stored) - 1))
+    stored[place] = data.draw(st.integers(0, 255))
+    try:
+        found = decode_features(bytes(stored), where="features.json", expect=features.schema_hash)
+    except (DamageError, DeclarationError):
+        return
+    assert found.schema_hash == features.schema_hash
+
+
+def test_fields_that_came_later_are_stored_where_they_are_set_only(kit):
+    for one in kinds().values():
+        for field in dataclasses.fields(one):
+            if "later" in field.metadata:
+                assert field.default is not dataclasses.MISSING, f"{one.__name__}.{field.name} has no default"
+    assert same(back(kit.every_kind()), kit.every_kind())

@@ -1,0 +1,67 @@
+"""Which schema is applied, which were before, and what is kept of each."""
+
+import pytest
+
+from tailorbird.errors import DamageError, NotReadyError
+from tailorbird.events import SimulatedClock
+from tailorbird.features import FeatureSet, count, entity
+from tailorbird.features.schemas import applied_features, apply, go_back, kept_features, prune, read_applied, state_folders
+from tailorbird.features.worker import FeatureWorker
+
+
+def declared(*names: str) -> FeatureSet:
+    return FeatureSet.from_declarations([count(name, entity("item"), "click", window="1h") for name in names])
+
+
+ONE, TWO, THREE = declared("a"), declared("a", "b"), declared("c")
+
+
+def test_nothing_is_applied_at_first(tmp_path):
+    assert read_applied(tmp_path / "state").schema == ""
+    assert applied_features(tmp_path / "state") is None
+
+
+def test_what_is_applied_is_kept_with_what_was_before(tmp_path):
+    assert apply(tmp_path, ONE, at=1)
+    assert not apply(tmp_path, ONE, at=2)
+    assert apply(tmp_path, TWO, at=3)
+    found = read_applied(tmp_path)
+    assert (found.schema, found.at, found.before) == (TWO.schema_hash, 3, (ONE.schema_hash,))
+    assert applied_features(tmp_path) == TWO
+    assert kept_features(tmp_path, ONE.schema_hash) == ONE
+
+
+def test_going_back_is_remembered_until_it_is_applied_again(tmp_path):
+    for at, features in enumerate((ONE, TWO, THREE)):
+        apply(tmp_path, features, at=at)
+    assert go_back(tmp_path, at=4) == TWO.schema_hash
+    assert read_applied(tmp_path).left == (THREE.schema_hash,)
+    assert go_back(tmp_path, at=5) == ONE.schema_hash, "not to the one that was left"
+    with pytest.raises(NotReadyError, match="no earlier schema"):
+        go_back(tmp_path, at=6)
+    assert apply(tmp_path, THREE, at=7)
+    assert read_applied(tmp_path).left == (TWO.schema_hash,)
+
+
+def test_states_that_nobody_wants_are_removed_but_never_one_at_work_or_applied(tmp_path):
+    for features in (ONE, TWO, THREE):
+        apply(tmp_path, features, at=0)
+        FeatureWorker(tmp_path / "routed.db", tmp_path, features, clock=SimulatedClock(0)).close()
+    with FeatureWorker(tmp_path / "routed.db", tmp_path, ONE, clock=SimulatedClock(0)):
+        assert list(prune(tmp_path, set())) == [TWO.schema_hash]
+    assert state_folders(tmp_path) == sorted([ONE.schema_hash, THREE.schema_hash])
+    removed = prune(tmp_path, {THREE.schema_hash})
+    assert removed[ONE.schema_hash] > 0
+    assert state_folders(tmp_path) == [THREE.schema_hash]
+    with pytest.raises(NotReadyError, match="are not kept here"):
+        kept_features(tmp_path, ONE.schema_hash)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    apply(tmp_path, ONE, at=0)
+    (tmp_path / "applied.json").write_text("{")
+    with pytest.raises(DamageError, match=r"applied\.json: cannot be read"):
+        read_applied(tmp_path)
+    (tmp_path / ONE.schema_hash / "features.json").write_text("{}")
+    with pytest.raises(DamageError, match=r"features\.json: no stored declarations"):
+        kept_features(tmp_path, ONE.schema_hash)

@@ -29,10 +29,19 @@ def test_many_records_come_in_the_order_asked_for_with_a_default_for_those_not_t
         assert snapshot.get(b"x") is None
 
 
+def test_values_of_any_length_come_with_their_lengths(store):
+    put(store, (b"a", b"1"), (b"b", b"22"), (b"c", b""))
+    with store.snapshot() as snapshot:
+        assert snapshot.get_sized([b"b", b"x", b"a", b"c", b"b"]) == (b"22122", [2, 0, 1, 0, 2])
+
+
 def test_a_scan_gives_what_begins_with_the_prefix_in_order(store):
     put(store, (b"b2", b"2"), (b"a9", b"0"), (b"b1", b"1"), (b"c", b"3"))
     with store.snapshot() as snapshot:
         assert list(snapshot.scan(b"b")) == [(b"b1", b"1"), (b"b2", b"2")]
+        assert list(snapshot.scan(b"b", after=b"b1")) == [(b"b2", b"2")]
+        assert list(snapshot.scan(b"b", after=b"b10")) == [(b"b2", b"2")]
+        assert list(snapshot.scan(b"b", after=b"b2")) == []
 
 
 def test_a_snapshot_does_not_see_what_is_written_after_it(store):

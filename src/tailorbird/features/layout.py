@@ -1,6 +1,6 @@
 """From declarations to records: which accumulators each entity carries, at which lane, and how columns are finished.
 
-Everything in a record is a 64-bit lane. The state record of an entity, written and read by the worker alone:
+Everything in a record is a 64-bit lane. The state record of an entity, packed when it is stored (`features.packing`):
 
     newest ts
     rings       tiles + 1 sums each
@@ -10,7 +10,7 @@ Everything in a record is a 64-bit lane. The state record of an entity, written 
     sequences   ts × L, id × L, item × L, type × L, session × L each
     profile     ts, id, values
 
-The reading record, what a request reads; derived from the state at one time:
+The reading record, what a request reads; derived from the state at one time, and stored without its sequences:
 
     newest ts, valid from, next change, commit
     windows     one sum each
@@ -186,11 +186,13 @@ class EntityLayout:
 
     @property
     def state_bytes(self) -> int:
+        """Of a state whose lanes are all filled, before it is packed."""
         return 8 * self.state_lanes
 
     @property
     def reading_bytes(self) -> int:
-        return 8 * self.reading_lanes
+        """Of a reading record as it is stored: sequences are read from the state."""
+        return 8 * (self.reading_lanes - sum(SEQUENCE_READING * one.length for one in self.sequences))
 
 
 @dataclass(frozen=True)

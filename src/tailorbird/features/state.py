@@ -5,7 +5,7 @@
     c  commit u64            p, written_at: what each commit stands for; answers log the commit that they read
     a  key u64               alias: ts, p, user id of the newest identify of an anonymous id
     s  entity u16  key u64   state record        (big-endian keys, so that a batch is written in the order of the tree;
-    r  entity u16  key u64   reading record       records are little-endian lanes of 64 bits)
+    r  entity u16  key u64   reading record       lanes of 64 bits are little-endian, those of states packed)
 
 The worker writes all of them, readers read all but the first and second kinds together with the rest of one commit.
 """
@@ -21,15 +21,17 @@ import numpy.typing as npt
 
 from tailorbird.errors import DamageError
 from tailorbird.events.keys import hash64
-from tailorbird.features.accumulators import NEVER, Accumulator, accumulators
+from tailorbird.features.accumulators import NEVER, Accumulator, Sequences, accumulators
 from tailorbird.features.columns import Keys
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, VALID_FROM, EntityLayout, Layout
+from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, SEQUENCE_READING, VALID_FROM, EntityLayout, Layout
+from tailorbird.features.packing import Packing
 from tailorbird.store import EmbeddedStore, Snapshot, open_store
 
 Int64s = npt.NDArray[np.int64]
 LANE = np.dtype("<i8")
 
+TAG_BITS = 16  # of a reading record's commit, the highest
 COMMITS_KEPT = 100_000  # answers carry commit and p themselves; the table is for looking back a day or so
 
 _POSITION = struct.Struct("<6q")
@@ -153,26 +155,65 @@ def read_alias(snapshot: Snapshot, anonymous_id: str) -> Alias | None:
     return Alias(ts, p, found[_ALIAS.size :].decode())
 
 
+@dataclass(frozen=True)
+class Held:
+    """State records as they were read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0 for one that is not there."""
+
+    states: Int64s
+    sizes: Int64s
+
+
 class Records:
-    """The records of one entity, as arrays: a row for each key."""
+    """The records of one entity, as arrays: a row for each key.
+
+    State records are packed (`features.packing`). Reading records have a fixed width, without the lanes of sequences,
+    which are read from the state; the high bits of their commit say which records they are, so that none is misread.
+    """
 
     def __init__(self, layout: EntityLayout) -> None:
         self.layout = layout
         self.accumulators: list[Accumulator[Any]] = accumulators(layout)
+        self._packing = Packing(layout)
         self._index = layout.index.to_bytes(2, "big")
-        self._no_state = bytes(layout.state_bytes)
+        self._kept = kept_lanes(layout)
+        self._sequences = [one for one in self.accumulators if isinstance(one, Sequences)]
+        self._tag = hash64(f"{layout.entity.name}/{layout.reading_lanes}") % (1 << TAG_BITS - 1)
         none = self.finish(np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64))
-        self._no_reading = none.astype(LANE).tobytes()
+        self._no_reading = self._stored(none).tobytes()
 
     def states(self, snapshot: Snapshot, keys: Keys) -> Int64s:
         """(n, state lanes), a copy; of keys that are not there, zeros."""
-        data = snapshot.get_many(self._keys(b"s", keys), default=self._no_state)
-        return np.frombuffer(bytearray(data), LANE).reshape(len(keys), self.layout.state_lanes)
+        return self.held(snapshot, keys).states
+
+    def held(self, snapshot: Snapshot, keys: Keys) -> Held:
+        """As `states`, with the bytes of each record."""
+        joined, sizes = snapshot.get_sized(self.keys(b"s", keys))
+        return self.unpacked(joined, np.array(sizes, np.int64))
+
+    def unpacked(self, joined: bytes, sizes: Int64s) -> Held:
+        return Held(self._packing.unpack(joined, sizes), sizes)
 
     def readings(self, snapshot: Snapshot, keys: Keys) -> Int64s:
-        """(n, reading lanes), read-only; of keys that are not there, what is read of an entity without events."""
-        data = snapshot.get_many(self._keys(b"r", keys), default=self._no_reading)
-        return np.frombuffer(data, LANE).reshape(len(keys), self.layout.reading_lanes)
+        """(n, reading lanes); of keys that are not there, what is read of an entity without events.
+
+        Raises:
+            DamageError: a record is cut short, or of other lanes than these.
+        """
+        data = snapshot.get_many(self.keys(b"r", keys), default=self._no_reading)
+        lanes = len(self._kept)
+        whole = len(data) == 8 * lanes * len(keys)
+        stored = np.frombuffer(data, LANE).reshape(len(keys), lanes) if whole else np.zeros((1, lanes), LANE)
+        if (stored[:, COMMIT] >> 64 - TAG_BITS != self._tag).any():
+            message = f"a reading record of {self.layout.entity.name} is cut short, or of another format"
+            raise DamageError(message, fix="delete the schema's folder below state/; the worker builds it anew from the lake")
+        if not self._sequences:
+            return stored
+        readings = np.zeros((len(keys), self.layout.reading_lanes), np.int64)
+        readings[:, self._kept] = stored
+        states = self.states(snapshot, keys)
+        for one in self._sequences:
+            one.finish(states, states[:, NEWEST], states[:, NEWEST], readings)
+        return readings
 
     def finish(self, states: Int64s, t: Int64s, commit: int = 0) -> Int64s:
         """The reading records of the states at t (n,), each above its state's newest ts."""
@@ -188,19 +229,28 @@ class Records:
         readings[:, COMMIT] = commit
         return readings
 
-    def written(self, keys: Keys, states: Int64s) -> list[tuple[bytes, bytes]]:
-        return _rows(self._keys(b"s", keys), states)
+    def packed(self, states: Int64s) -> list[bytes]:
+        return self._packing.pack(states)
 
     def published(self, keys: Keys, readings: Int64s) -> list[tuple[bytes, bytes]]:
-        return _rows(self._keys(b"r", keys), readings)
+        """The reading records to be written of `finish`'s readings."""
+        data, width = self._stored(readings).tobytes(), 8 * len(self._kept)
+        starts = range(0, len(data), width)
+        return [(key, data[start : start + width]) for key, start in zip(self.keys(b"r", keys), starts, strict=True)]
 
-    def _keys(self, kind: bytes, keys: Keys) -> list[bytes]:
+    def keys(self, kind: bytes, keys: Keys) -> list[bytes]:
+        """Under which keys the state ("s") and reading ("r") records stand."""
         head = np.frombuffer(kind + self._index, np.uint8)
         table = np.empty((len(keys), 11), np.uint8)
         table[:, :3] = head
         table[:, 3:] = keys.astype(">u8").view(np.uint8).reshape(len(keys), 8)
         data = table.tobytes()
         return [data[start : start + 11] for start in range(0, len(data), 11)]
+
+    def _stored(self, readings: Int64s) -> Int64s:
+        stored = readings[:, self._kept].astype(LANE)
+        stored[:, COMMIT] |= self._tag << 64 - TAG_BITS
+        return stored
 
 
 def all_records(layout: Layout) -> list[Records]:
@@ -214,6 +264,9 @@ def scan_keys(snapshot: Snapshot, layout: EntityLayout) -> Iterator[int]:
         yield int.from_bytes(key[3:], "big")
 
 
-def _rows(keys: list[bytes], lanes: Int64s) -> list[tuple[bytes, bytes]]:
-    data, width = lanes.astype(LANE, copy=False).tobytes(), 8 * lanes.shape[1]
-    return [(key, data[start : start + width]) for key, start in zip(keys, range(0, len(data), width), strict=True)]
+def kept_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
+    """The lanes of a reading that are stored: all but those of sequences."""
+    kept = np.ones(layout.reading_lanes, np.bool_)
+    for one in layout.sequences:
+        kept[one.reading_lane : one.reading_lane + SEQUENCE_READING * one.length] = False
+    return np.flatnonzero(kept)

@@ -251,7 +251,7 @@ class FeatureWorker:
             accumulator.update(states, old, new, rows, batch)
         states[:, NEWEST] = new
         readings = records.finish(states, new + 1, commit)
-        transaction.put_many(records.written(keys, states))
+        transaction.put_many(zip(records.keys(b"s", keys), records.packed(states), strict=True))
         transaction.put_many(records.published(keys, readings))
         return readings[:, NEXT_CHANGE]
 

@@ -87,9 +87,16 @@ class EmbeddedSnapshot:
         get = self._transaction.get
         return b"".join([get(key, default) for key in keys])  # join copies out of the map
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
+        get = self._transaction.get
+        found = [get(key, b"") for key in keys]
+        return b"".join(found), [len(one) for one in found]
+
+    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         with self._transaction.cursor() as cursor:
-            found = cursor.set_range(prefix)
+            found = cursor.set_range(max(prefix, after))
+            if found and after and bytes(cursor.key()) == after:
+                found = cursor.next()
             while found and bytes(cursor.key()).startswith(prefix):
                 yield bytes(cursor.key()), bytes(cursor.value())
                 found = cursor.next()

@@ -19,8 +19,12 @@ class Snapshot(Protocol):
         """The values of the keys, one after another; `default` stands in for each that is not there."""
         ...
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """All records whose key begins with `prefix`, in order of their keys."""
+    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
+        """The values of the keys, one after another, and the length of each; 0 for one that is not there."""
+        ...
+
+    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """All records whose key begins with `prefix`, in order of their keys; only those behind the key `after`, if given."""
         ...
 
 

@@ -17,6 +17,7 @@ from tailorbird.features import (
     derived,
     distinct,
     entity,
+    first,
     gap_mean,
     last,
     maximum,
@@ -63,6 +64,7 @@ FILTERS = (
     "weekday in (0, 6) or position < 3",
 )
 NUMBERS = ("price", "price * quantity", "dwell_ms", "rating", "item.price", "properties.depth", "weekday - local_hour")
+FURTHER = ("dwell_ms", "price * quantity - 10", "item.category", "query", "number(item.price)", "price > 5")
 TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
 WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None))
 
@@ -119,6 +121,16 @@ def _last(draw: st.DrawFn, name: str) -> Feature:
     return last(name, draw(about), draw(types), of=of, kind=kind, **draw(where))
 
 
+def _first(draw: st.DrawFn, name: str) -> Feature:
+    of, kind = draw(st.sampled_from(LASTS))
+    return first(name, draw(about), draw(types), of=of, kind=kind, **draw(where))
+
+
+def _sequence(draw: st.DrawFn, name: str) -> Feature:
+    further = draw(st.lists(st.sampled_from(FURTHER), max_size=3, unique=True))
+    return sequence(name, draw(of_request), draw(types), length=draw(st.integers(1, 5)), of=further, **draw(where))
+
+
 ATTRIBUTES = (
     (USER, "segment", "categorical"),
     (USER, "age", "numeric"),
@@ -154,7 +166,8 @@ KINDS: dict[str, Any] = {
     "first": lambda draw, name: time_since_first(name, draw(about), draw(types), **draw(where)),
     "gap": lambda draw, name: gap_mean(name, draw(of_request), draw(types), length=draw(st.integers(2, 6)), **draw(where)),
     "measure": _measure,
-    "sequence": lambda draw, name: sequence(name, draw(of_request), draw(types), length=draw(st.integers(1, 5)), **draw(where)),
+    "sequence": _sequence,
+    "first_value": _first,
     "session": lambda draw, name: session(name, draw(one_type)),
     "attribute": _attribute,
     "context": _context,

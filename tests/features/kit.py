@@ -27,6 +27,7 @@ from tailorbird.features import (
     derived,
     distinct,
     entity,
+    first,
     gap_mean,
     last,
     maximum,
@@ -105,7 +106,9 @@ def every_kind() -> FeatureSet:
             session_depth("session_depth", ["click", "impression"]),
             session_duration("session_duration"),
             sequence("recent", user, ["click", "purchase"], length=4),
-            sequence("seen", user, "impression", length=7),
+            sequence("seen", user, "impression", length=7, of=["position", "item.category", "number(item.stock) * 2"]),
+            first("first_category", user, "click", of="item.category"),
+            first("first_price", item, "purchase", of="price"),
             session("session_clicks", "click"),
             session("session_seen", "impression"),
             attribute("category", item, "category", kind="categorical"),
@@ -265,7 +268,8 @@ def differences(features: FeatureSet, rows: Rows, request: ReadRequest, items: S
     for name in features.sequences:
         expected = reference.value(features, name, asked, None, rows.t, rows.p, events)
         got = rows.sequences[name]
-        if list(zip(got.item.tolist(), got.type.tolist(), got.ts.tolist(), strict=True)) != expected:
+        bits = [[int(np.float64(one).view(np.uint64)) if isinstance(one, float) else one for one in row] for row in expected]
+        if [list(row) for row in zip(*got.lists(), strict=True)] != bits:
             found.append(f"{name} at t={rows.t - T0} p={rows.p}")
     return found
 

@@ -81,6 +81,15 @@ def bits(value: float) -> int:
     return 0x7FC00000 if np.isnan(number) else int(number.view(np.uint32))
 
 
+def _whole(value: int | float) -> int:
+    """A number of a sequence as its bits; what is no number is an int as it is."""
+    return int(np.float64(value).view(np.uint64)) if isinstance(value, float) else value
+
+
+def _rows(columns: list[list[int]]) -> list[list[int]]:
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
 def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> list[str]:
     """Every value that is not the same in reference, backfill and stream."""
     found = []
@@ -103,13 +112,8 @@ def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> l
                 if len(set(values)) > 1:
                     found.append(f"{name} of {item} in request {index}: reference, backfill, stream = {values}")
             for name in features.sequences:
-                own, read = rows.sequences[name], one.rows.sequences[name]
-                part = slice(own.offsets[index], own.offsets[index + 1])
-                values = [
-                    list(expected(name)),
-                    list(zip(own.item[part].tolist(), own.type[part].tolist(), own.ts[part].tolist(), strict=True)),
-                    list(zip(read.item.tolist(), read.type.tolist(), read.ts.tolist(), strict=True)),
-                ]
+                own, read = rows.sequences[name].of(index).lists(), one.rows.sequences[name].lists()
+                values = [[[_whole(value) for value in row] for row in expected(name)], *map(_rows, (own, read))]
                 if not values[0] == values[1] == values[2]:
                     found.append(f"{name} in request {index}: reference, backfill, stream = {values}")
     return found

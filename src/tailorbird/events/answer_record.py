@@ -42,7 +42,7 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     scores: list[float] = msgspec.field(default_factory=list)
     numeric: list[float] = msgspec.field(default_factory=list)  # row-major, items × numeric columns
     categorical: list[int] = msgspec.field(default_factory=list)  # row-major, items × categorical columns, uint64
-    sequences: bytes = b""  # MessagePack: name → [items, types, times]
+    sequences: bytes = b""  # MessagePack: name → [items, types, times, bits of further values …]
     degraded: list[str] = msgspec.field(default_factory=list)  # what was missing, by name
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.columns import PEAK_ZERO, Extract, Frame, Keys, ProfileExtract, extract, extract_profiles
-from tailorbird.features.layout import PEAKS, EntityLayout, FirstTime, LastEvents, LastValue, Profile
+from tailorbird.features.layout import PEAKS, EntityLayout, FirstTime, FirstValue, LastEvents, LastValue, Profile
 from tailorbird.features.rings import NEVER, RingPeaks, RingSketches, RingSums
 
 Int64s = npt.NDArray[np.int64]
@@ -64,7 +64,7 @@ class Accumulator(Protocol[B]):
 class Newest:
     """The last event that has the value: ts, id, value. The newest of (ts, id) stays."""
 
-    def __init__(self, spot: LastValue) -> None:
+    def __init__(self, spot: LastValue | FirstValue) -> None:
         self._spot = spot
 
     def take(self, frame: Frame) -> Extract:
@@ -109,6 +109,14 @@ class Oldest:
         return np.full(len(states), NEVER)
 
 
+class Earliest(Newest):
+    """The first event that has the value, as the newest of (code of ts, ~id): the code of an earlier time is larger."""
+
+    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
+        values = np.stack([PEAK_ZERO - batch.ts, (~batch.id).view(np.int64), batch.value], axis=1)
+        _keep_newest(states[:, self._spot.lane : self._spot.lane + 3], rows, values)
+
+
 class Sequences:
     """The last L events by (ts, id), oldest first, aligned to the end; a ts of 0 is an empty place."""
 
@@ -119,7 +127,7 @@ class Sequences:
         return extract(self._spot.source, frame)
 
     def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
-        columns = (batch.ts, batch.id, batch.item, batch.type, batch.session)
+        columns = (batch.ts, batch.id, batch.item, batch.type, batch.session, *(batch.of(one) for one in self._spot.of))
         self._add(states, rows, np.stack([column.view(np.int64) for column in columns], axis=1))
 
     def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
@@ -128,19 +136,19 @@ class Sequences:
 
     def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
         length, out = self._spot.length, self._spot.reading_lane
-        for place, column in enumerate((0, 2, 3, 4)):  # without the id
+        for place, column in enumerate((0, *range(2, self._spot.state_columns))):  # without the id
             readings[:, out + place * length : out + (place + 1) * length] = self._view(states)[:, column]
 
     def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
         return np.full(len(states), NEVER)
 
     def _view(self, states: States) -> Int64s:
-        """(entities, 5, L)"""
-        lane, length = self._spot.lane, self._spot.length
-        return states[:, lane : lane + 5 * length].reshape(len(states), 5, length)
+        """(entities, columns, L)"""
+        lane, length, columns = self._spot.lane, self._spot.length, self._spot.state_columns
+        return states[:, lane : lane + columns * length].reshape(len(states), columns, length)
 
     def _add(self, states: States, rows: Rows, events: Int64s) -> None:
-        """Add events (n, 5) to the sequences of `rows` (n,): sort all by (row, ts, id), keep the last L of each row."""
+        """Add events (n, columns) to the sequences of `rows` (n,): sort all by (row, ts, id), keep the last L of each row."""
         if not len(rows):
             return
         length = self._spot.length
@@ -158,7 +166,7 @@ class Sequences:
         view[:] = 0
         view[row[kept], :, place[kept]] = all_events[kept]
         lane = self._spot.lane
-        states[touched, lane : lane + 5 * length] = view.reshape(len(touched), -1)
+        states[touched, lane : lane + self._spot.state_columns * length] = view.reshape(len(touched), -1)
 
 
 class Profiles:
@@ -203,6 +211,7 @@ def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
         found.append(RingSketches(sketch, [one for one in layout.distincts if one.sketch == number]))
     found += [Newest(spot) for spot in layout.lasts]
     found += [Oldest(spot) for spot in layout.firsts]
+    found += [Earliest(spot) for spot in layout.first_values]
     found += [Sequences(spot) for spot in layout.sequences]
     if layout.profile is not None:
         found.append(Profiles(layout.profile))

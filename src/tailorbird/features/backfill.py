@@ -76,6 +76,7 @@ def event_columns(features: FeatureSet) -> list[str]:
             value = source.value.of if isinstance(source.value, Amount) else source.value
             for expression in (source.where, value):
                 names.update(() if expression is None else (name for name, _ in expression.names))
+        names.update(name for sequence in one.sequences for expression in sequence.of for name, _ in expression.names)
     names = {{"user": "person", "item": "item_id", "session": "session_id", "weekday": "local_hour"}.get(name, name) for name in names}
     plain = {name if "." not in name else _profile_column(name) for name in names}
     return [*_BASE_COLUMNS, *sorted(plain - set(_BASE_COLUMNS))]

@@ -1,7 +1,7 @@
 """Many requests of the past at once, and their features: plain values in columns. One request is in `features.request`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.errors import UsageError
+from tailorbird.features.request import Sequence as One
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -65,12 +66,18 @@ class Requests:
 
 @dataclass(frozen=True)
 class RaggedSequence:
-    """A sequence of each request: entries `offsets[i]` to `offsets[i + 1]`, oldest first. `item` 0 is none."""
+    """A sequence of each request: entries `offsets[i]` to `offsets[i + 1]`, oldest first; else as `request.Sequence`."""
 
     offsets: Int64s
     item: Keys
     type: Keys
     ts: Int64s
+    values: dict[str, npt.NDArray] = field(default_factory=dict)
+
+    def of(self, request: int) -> One:
+        """The sequence of one request."""
+        here = slice(self.offsets[request], self.offsets[request + 1])
+        return One(self.item[here], self.type[here], self.ts[here], {name: one[here] for name, one in self.values.items()})
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,15 @@ def expression_of(text: str, expect: str) -> Expression:
         raise wrong(f"{text!r}: {error}", fix=fields if "no field" in str(error) else "") from None
 
 
+def value_of(of: str, kind: str | None) -> tuple[Expression, str]:
+    """One value of an event, with whether it is numeric or categorical; `kind` decides where the field can be both."""
+    expect = {"numeric": "number", "categorical": "text", None: "either"}.get(kind)
+    if expect is None:
+        raise wrong(f"kind: expected numeric or categorical, got {kind!r}")
+    expression = expression_of(of, expect)
+    return expression, "categorical" if expression.kind == "text" else "numeric"
+
+
 def amount_of(of: str, unit: float, max: float) -> Amount:
     if not (isinstance(unit, int | float) and isinstance(max, int | float) and 0 < unit <= max <= 1e15):
         raise wrong(f"expected 0 < unit <= max, got unit={unit!r}, max={max!r}")

@@ -82,6 +82,10 @@ class Extract:
     def session(self) -> Keys:
         return self.frame.text("session")[self.rows]
 
+    def of(self, value: Expression) -> Int64s:
+        """A further value of each row, as `Frame.bits` has it."""
+        return self.frame.bits(value)[self.rows]
+
 
 class Frame:
     """A block of routed events (columns of `events.schema.ROUTED`, any order of rows), expanded over `items`."""
@@ -91,6 +95,7 @@ class Frame:
         self._texts: dict[str, Keys] = {}
         self._numbers: dict[str, Floats] = {}
         self._masks: dict[object, Bools] = {}
+        self._bits: dict[Expression, Int64s] = {}
         self._keys: dict[Entity, tuple[Keys, Bools]] = {}
         self._json: dict[str, _Json] = {}
         self.extracts: dict[Source, Extract] = {}
@@ -175,6 +180,14 @@ class Frame:
         if mask is None:
             mask = self._masks[where] = where.truths(self.column, len(self))
         return mask
+
+    def bits(self, value: Expression) -> Int64s:
+        """An expression as 64 bits a row: hash64 of a text, 0 where it is missing, or a float64, NaN where it is missing."""
+        found = self._bits.get(value)
+        if found is None:
+            columns = value.columns(self.column) if value.kind == "text" else value.numbers(self.column, len(self))
+            found = self._bits[value] = np.ascontiguousarray(np.broadcast_to(columns, (len(self),))).view(np.int64)
+        return found
 
     def key(self, entity: Entity) -> tuple[Keys, Bools]:
         """The entity of each row, and whether the row has one."""

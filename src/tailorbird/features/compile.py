@@ -20,6 +20,7 @@ from tailorbird.features.declare import (
     Entity,
     Extreme,
     Feature,
+    First,
     GapMean,
     Last,
     Mean,
@@ -42,13 +43,12 @@ from tailorbird.features.layout import (
     LAST_STATE,
     PROFILE_HEADER,
     READING_HEADER,
-    SEQUENCE_READING,
-    SEQUENCE_STATE,
     STATE_HEADER,
     DecayedSum,
     DistinctValues,
     EntityLayout,
     FirstTime,
+    FirstValue,
     LastEvents,
     LastValue,
     Layout,
@@ -73,7 +73,8 @@ class _Draft:
         self.distincts: dict[tuple[tuple[Source, int, int], int], None] = {}
         self.firsts: dict[Source, None] = {}
         self.lasts: dict[Source, None] = {}
-        self.sequences: dict[tuple[Source, int], None] = {}
+        self.first_values: dict[Source, None] = {}
+        self.sequences: dict[tuple[Source, int, tuple[Expression, ...]], None] = {}
         self.attributes: dict[tuple[str, str], None] = {}
 
     def window(self, source: Source, measure: str, window: Window) -> None:
@@ -99,7 +100,7 @@ def source_of(feature: Counted, types: tuple[str, ...] | None = None, entity: En
     value: Amount | Expression | None = None
     if isinstance(feature, Total | Mean | Variance | Extreme | Share | Decayed):
         value = feature.amount
-    elif isinstance(feature, Last | Distinct):
+    elif isinstance(feature, Last | First | Distinct):
         value = feature.of
     named = [*about.fields, *feature.entity.fields, *feature.group.fields] if isinstance(feature, Share) else [*about.fields]
     for expression in (feature.where, value.of if isinstance(value, Amount) else value):
@@ -155,12 +156,15 @@ def _gather(feature: Feature, drafts: dict[Entity, _Draft]) -> None:
         draft(feature.entity).decay(source_of(feature), _measure(feature), feature.window)
     elif isinstance(feature, Last | TimeSince):
         draft(feature.entity).lasts[source_of(feature)] = None
+    elif isinstance(feature, First):
+        draft(feature.entity).first_values[source_of(feature)] = None
     elif isinstance(feature, TimeSinceFirst):
         draft(feature.entity).firsts[source_of(feature)] = None
     elif isinstance(feature, SequenceOf | GapMean):
-        draft(feature.entity).sequences[source_of(feature), feature.length] = None
+        of = feature.of if isinstance(feature, SequenceOf) else ()
+        draft(feature.entity).sequences[source_of(feature), feature.length, of] = None
     elif isinstance(feature, OfSession):
-        draft(Entity(("user",))).sequences[session_source(feature), SESSION_LENGTH] = None
+        draft(Entity(("user",))).sequences[session_source(feature), SESSION_LENGTH, ()] = None
     elif isinstance(feature, Attribute):
         draft(feature.entity).attributes[feature.attribute, feature.kind] = None
 
@@ -216,16 +220,20 @@ def _entity(index: int, about: Entity, draft: _Draft) -> EntityLayout:
     for source in draft.firsts:
         firsts.append(FirstTime(source, state, reading))
         state, reading = state + 1, reading + 1
+    first_values = []
+    for source in draft.first_values:
+        first_values.append(FirstValue(source, state, reading))
+        state, reading = state + LAST_STATE, reading + LAST_READING
     sequences = []
-    for source, length in draft.sequences:
-        sequences.append(LastEvents(source, length, state, reading))
-        state, reading = state + SEQUENCE_STATE * length, reading + SEQUENCE_READING * length
+    for source, length, of in draft.sequences:
+        sequences.append(LastEvents(source, length, state, reading, of))
+        state, reading = state + sequences[-1].state_columns * length, reading + sequences[-1].reading_columns * length
     profile = None
     if draft.attributes:
         profile = Profile(about.fields[0], tuple(draft.attributes), state, reading)
         state, reading = state + PROFILE_HEADER + len(draft.attributes), reading + len(draft.attributes)
     contents = (tuple(rings), tuple(windows), tuple(lasts), tuple(sequences), profile)
-    later = (tuple(decays), tuple(firsts), tuple(sketches), tuple(distincts))
+    later = (tuple(decays), tuple(firsts), tuple(sketches), tuple(distincts), tuple(first_values))
     return EntityLayout(index, about, *contents, state, reading, *later)
 
 
@@ -267,9 +275,14 @@ class _Finder:
         layout = self._by_entity[source.entity]
         return Spot(layout.index, next(one.reading_lane for one in layout.firsts if one.source == source))
 
-    def sequence(self, source: Source, length: int) -> Spot:
+    def earliest(self, source: Source) -> tuple[Spot, Spot]:
         layout = self._by_entity[source.entity]
-        found = next(one for one in layout.sequences if (one.source, one.length) == (source, length))
+        lane = next(one.reading_lane for one in layout.first_values if one.source == source)
+        return Spot(layout.index, lane), Spot(layout.index, lane + 1)
+
+    def sequence(self, source: Source, length: int, of: tuple[Expression, ...] = ()) -> Spot:
+        layout = self._by_entity[source.entity]
+        found = next(one for one in layout.sequences if (one.source, one.length, one.of) == (source, length, of))
         return Spot(layout.index, found.reading_lane)
 
     def attribute(self, about: Entity, name: str, kind: str) -> Spot:
@@ -317,6 +330,8 @@ def _step(feature: Feature, finder: _Finder, derived: dict[str, Expression]) -> 
         return Step(name, "numeric", "decayed", (spot,), (1.0 if feature.amount is None else feature.amount.unit,))
     if isinstance(feature, Last):
         return Step(name, feature.kind, "last", finder.last(source_of(feature)))
+    if isinstance(feature, First):
+        return Step(name, feature.kind, "earliest", finder.earliest(source_of(feature)))
     if isinstance(feature, TimeSince):
         return Step(name, "numeric", "since", finder.last(source_of(feature))[:1])
     if isinstance(feature, TimeSinceFirst):
@@ -325,8 +340,8 @@ def _step(feature: Feature, finder: _Finder, derived: dict[str, Expression]) -> 
         spot = finder.sequence(source_of(feature), feature.length)
         return Step(name, "numeric", "gap", (spot,), length=feature.length)
     if isinstance(feature, SequenceOf):
-        spot = finder.sequence(source_of(feature), feature.length)
-        return Step(name, "sequence", "sequence", (spot,), length=feature.length)
+        spot = finder.sequence(source_of(feature), feature.length, feature.of)
+        return Step(name, "sequence", "sequence", (spot,), length=feature.length, of=feature.of)
     if isinstance(feature, SessionCount):
         spot = finder.sequence(session_source(feature), SESSION_LENGTH)
         return Step(name, "numeric", "session", (spot,), text=feature.type, length=SESSION_LENGTH)

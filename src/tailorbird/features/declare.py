@@ -18,6 +18,7 @@ HOPS_MAX = 64
 HOPS_DEFAULT = 12
 SEQUENCE_LENGTH = 128
 SEQUENCE_LENGTH_MAX = 1_024
+FURTHER_MAX = 8  # values of each event of a sequence besides item, type and time
 SESSION_GAP = 30 * MINUTE
 SESSION_LENGTH = 64
 GAP_LENGTH = 32
@@ -32,6 +33,9 @@ PRECISION_MIN, PRECISION_MAX = 4, 8
 RANK_MAX = 40
 # A sum must hold this many events of the largest value.
 EVENTS_MAX = 1 << 30
+
+# A field that came later is no part of the schema where it is empty, so that states without the new kind stay as they are.
+LATER = {"later": True}
 
 # Columns of an event that expressions may name; `item.x`, `user.x` and `properties.x` come on top.
 EVENT_FIELDS = {
@@ -203,6 +207,14 @@ class Last(Counted):
 
 
 @dataclass(frozen=True)
+class First(Counted):
+    """`kind`: "numeric" or "categorical"."""
+
+    of: Expression
+    kind: str
+
+
+@dataclass(frozen=True)
 class TimeSince(Counted):
     pass
 
@@ -214,7 +226,10 @@ class TimeSinceFirst(Counted):
 
 @dataclass(frozen=True)
 class SequenceOf(Counted):
+    """`of`: what is kept of each event besides item, type and time."""
+
     length: int
+    of: tuple[Expression, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True)

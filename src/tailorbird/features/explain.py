@@ -17,6 +17,7 @@ from tailorbird.features.declare import (
     Entity,
     Extreme,
     Feature,
+    First,
     GapMean,
     Last,
     Mean,
@@ -83,8 +84,8 @@ def _rows(now: Moment, feature: Feature) -> list[Row]:
         return now.last_rows(now.rows(feature, per_item=True), feature.length)
     if isinstance(feature, GapMean):
         return now.last_rows(now.rows(feature), feature.length)
-    if isinstance(feature, TimeSinceFirst):
-        return sorted(now.rows(feature), key=Row.order)[:1]
+    if isinstance(feature, TimeSinceFirst | First):
+        return sorted(now.rows(feature, value=feature.of if isinstance(feature, First) else None), key=Row.order)[:1]
     if isinstance(feature, Last | TimeSince):
         return now.last_rows(now.rows(feature, value=feature.of if isinstance(feature, Last) else None), 1)
     if isinstance(feature, Trend):

@@ -3,7 +3,7 @@
 Nothing is ever handed to `eval`. An expression is parsed once, checked against the columns that it may name, and then
 walked with NumPy over whole columns; `features.reference` walks the same tree value by value.
 
-    numbers: float64, missing = NaN      + - * / -x, min(a, b), max(a, b), abs(x), sqrt(x), a if test else b
+    numbers: float64, missing = NaN      + - * / -x, min(a, b), max(a, b), abs(x), sqrt(x), number(x), a if test else b
     texts:   hash64, missing = 0         == != in not in
     truths:  bool                        and or not, < <= > >= == != (chained too), missing(x), x is None
 
@@ -40,7 +40,7 @@ _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Is: "is",
     ast.IsNot: "is not",
 }
-_FUNCTIONS = {"abs": 1, "sqrt": 1, "min": 2, "max": 2, "missing": 1}
+_FUNCTIONS = {"abs": 1, "sqrt": 1, "min": 2, "max": 2, "missing": 1, "number": 1}
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 
 
@@ -287,6 +287,8 @@ class _Columns:
         arguments = [self._number(argument) for argument in node.args]
         if node.func.id == "abs":
             return np.abs(arguments[0])
+        if node.func.id == "number":
+            return arguments[0]
         if node.func.id == "sqrt":
             return np.sqrt(arguments[0])
         a, b = arguments

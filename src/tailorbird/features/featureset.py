@@ -144,10 +144,11 @@ class FeatureSet:
             if isinstance(feature, Attribute):
                 found.add(f"{feature.entity.name}.{feature.attribute}")
         for one in self.layout.entities:
-            sources = [r.source for r in one.rings] + [s.source for s in (*one.sketches, *one.lasts, *one.firsts, *one.sequences)]
-            for source in sources:
+            holders = (*one.rings, *one.sketches, *one.lasts, *one.firsts, *one.first_values, *one.sequences)
+            for source in (holder.source for holder in holders):
                 for expression in (source.where, source.value.of if isinstance(source.value, Amount) else source.value):
                     found.update(() if expression is None else (name for name, _ in expression.names))
+            found.update(name for sequence in one.sequences for expression in sequence.of for name, _ in expression.names)
         return tuple(sorted(name.partition(".")[2] for name in found if name.startswith(owner + ".")))
 
 

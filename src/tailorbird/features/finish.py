@@ -8,6 +8,7 @@ arithmetic is + − × ÷ only, whose result IEEE 754 fixes; NumPy neither fuses
     trend = (a / b)·(L / l)    share = a / A    decayed = (Σ tile·weight, the oldest first)·unit
 """
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +17,6 @@ import numpy.typing as npt
 from tailorbird.features.columns import PEAK_ZERO
 from tailorbird.features.declare import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SQUARE_BITS
 from tailorbird.features.layout import Layout, Spot, Step
-from tailorbird.features.request import Sequence
 from tailorbird.features.runs import OF_RUN
 from tailorbird.features.sketch import estimate
 
@@ -99,19 +99,20 @@ def category(step: Step, lanes: Lanes) -> Keys:
     value = lanes.lane(step.spots[-1])
     if step.operation == "last":
         known = known & _recent(step, lanes)
+    if step.operation == "earliest":
+        known = known & (lanes.lane(step.spots[0]) > 0)
     return np.where(known, value, 0).astype(np.int64).view(np.uint64)
 
 
-def recent(ts: Int64s, t: int, *columns: npt.NDArray) -> tuple[npt.NDArray, ...]:
-    """The columns where a sequence has an event within the horizon of t."""
+def recent(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
+    """Times and other columns of a sequence where it has an event within the horizon of t."""
     kept = (ts > 0) & (ts >= t - HORIZON)
-    return tuple(column[kept] for column in columns)
+    return tuple(column[kept] for column in (ts, *columns))
 
 
-def sequence(ts: Int64s, item: Keys, type: Keys, t: int) -> Sequence:
-    """A sequence column of one person."""
-    ts, item, type = recent(ts, t, ts, item, type)
-    return Sequence(item, type, ts)
+def values_of(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
+    """The further values of a sequence by their text, as numbers or hashes."""
+    return {one.text: each.view(np.uint64 if one.kind == "text" else np.float64) for one, each in zip(step.of, bits, strict=True)}
 
 
 def _recent(step: Step, lanes: Lanes) -> Bools:
@@ -181,6 +182,10 @@ def _last(step: Step, lanes: Lanes) -> Floats:
     return np.where(_recent(step, lanes), lanes.lane(step.spots[1]).view(np.float64), np.nan)
 
 
+def _earliest(step: Step, lanes: Lanes) -> Floats:
+    return np.where(lanes.lane(step.spots[0]) > 0, lanes.lane(step.spots[1]).view(np.float64), np.nan)
+
+
 def _since(step: Step, lanes: Lanes) -> Floats:
     elapsed = (lanes.t - lanes.lane(step.spots[0])).astype(np.float64) / 1e6
     return np.where(_recent(step, lanes), elapsed, np.nan)
@@ -208,6 +213,7 @@ _NUMBERS = {
     "share": _share,
     "decayed": _decayed,
     "last": _last,
+    "earliest": _earliest,
     "since": _since,
     "first": _first,
     "attribute": _attribute,

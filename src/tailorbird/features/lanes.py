@@ -35,7 +35,7 @@ from tailorbird.features.columns import (
 )
 from tailorbird.features.declare import HORIZON, WHOLE_FIELDS
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.finish import DECAY_WEIGHTS
+from tailorbird.features.finish import DECAY_WEIGHTS, values_of
 from tailorbird.features.layout import PEAKS, DecayedSum, EntityLayout, LastEvents, Profile, Source, Spot, Step
 from tailorbird.features.runs import Runs
 
@@ -82,7 +82,7 @@ class PastLanes:
         return runs.value(step)[self._row_request]
 
     def sequence(self, step: Step) -> RaggedSequence:
-        return self._runs[step.spots[0]].sequence()
+        return self._runs[step.spots[0]].sequence(step)
 
     def context_number(self, field: str) -> Floats:
         return self._wholes(field)[self._row_request]
@@ -208,14 +208,14 @@ class _Record:
         self._rows = rows = np.flatnonzero(chosen)
         self._place = np.cumsum(chosen) - 1  # row of the frame → its place among the chosen ones
         # Sums do not depend on the order of ties.
-        tie = (lambda tied: (frames.ids(rows[tied]),)) if layout.lasts or layout.sequences else None
+        tie = (lambda tied: (frames.ids(rows[tied]),)) if layout.lasts or layout.first_values or layout.sequences else None
         key, _ = frame.key(layout.entity)
         self.timeline = Timeline(asked, key[rows], frame.ts[rows], frame.p[rows], tie)
 
     def values(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """Every lane that is one number."""
         over_tiles = (self.windows, self.peaks, self.distincts, self.decays)
-        return [lane for kind in over_tiles for lane in kind(moments, t)] + self.lasts(moments)
+        return [lane for kind in over_tiles for lane in kind(moments, t)] + self.lasts(moments) + self.first_values(moments)
 
     def windows(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """The sum of each window at its spot. Edges are shared by windows of one length and hop, prefix sums by all."""
@@ -307,6 +307,21 @@ class _Record:
                 found.append((spot, np.where(newest >= 0, column[newest], 0) if len(taken) else np.zeros(len(newest), np.int64)))
         return found
 
+    def first_values(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """Coded time and value of the first event of each source, 0 without one."""
+        found: list[tuple[Spot, Int64s]] = []
+        order = self.timeline.order
+        for one in self._layout.first_values:
+            places = np.zeros(len(self._rows), np.int64)
+            places[order] = np.arange(len(order), 0, -1)  # earlier is larger
+            best = Peaks(self.timeline, np.where(self._chosen(one.source), places, 0)).since(moments, np.zeros_like(moments.t))
+            event = order[len(order) - best] if len(order) else best
+            columns = (PEAK_ZERO - self._frame.ts[self._rows], self._measure(one.source, "sum"))
+            for lane, column in enumerate(columns):
+                value = np.where(best > 0, column[event], 0) if len(order) else best
+                found.append((Spot(self._layout.index, one.reading_lane + lane), value))
+        return found
+
     def last_events(self, moments: Moments, sequence: LastEvents, t: Int64s) -> "_LastEvents":
         run = self._series(sequence.source).last(moments, sequence.length, t - HORIZON)
         return _LastEvents(self._frame, run, self._rows[run.events])
@@ -336,9 +351,10 @@ class _LastEvents:
     run: Ragged
     rows: Intps
 
-    def sequence(self) -> RaggedSequence:
+    def sequence(self, step: Step) -> RaggedSequence:
         frame, rows = self.frame, self.rows
-        return RaggedSequence(self.run.offsets, frame.text("item")[rows], frame.text("type")[rows], frame.ts[rows])
+        values = values_of(step, (frame.bits(one)[rows] for one in step.of))
+        return RaggedSequence(self.run.offsets, frame.text("item")[rows], frame.text("type")[rows], frame.ts[rows], values)
 
     def runs(self, t: Int64s, asked: Keys) -> Runs:
         """Of requests at t (m,) that name the sessions `asked` (m,), 0 where none was named."""
@@ -349,7 +365,7 @@ class _LastEvents:
 
 def sources_of(layout: EntityLayout) -> list[Source]:
     """Each source of an entity once."""
-    holders = (*layout.rings, *layout.sketches, *layout.lasts, *layout.firsts, *layout.sequences)
+    holders = (*layout.rings, *layout.sketches, *layout.lasts, *layout.firsts, *layout.first_values, *layout.sequences)
     return list(dict.fromkeys(one.source for one in holders))
 
 

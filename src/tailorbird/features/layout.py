@@ -7,7 +7,8 @@ Everything in a record is a 64-bit lane. The state record of an entity, packed w
     sketches    tiles + 1 times 2^precision bytes each
     lasts       ts, id, value each
     firsts      one time each
-    sequences   ts × L, id × L, item × L, type × L, session × L each
+    first values   time, id, value each
+    sequences   ts × L, id × L, item × L, type × L, session × L each, and × L for each further value
     profile     ts, id, values
 
 The reading record, what a request reads; derived from the state at one time, and stored without its sequences:
@@ -18,7 +19,8 @@ The reading record, what a request reads; derived from the state at one time, an
     decays      one weighted sum each, the bits of a float64
     lasts       ts, value each
     firsts      one time each
-    sequences   ts × L, item × L, type × L, session × L each
+    first values   time, value each
+    sequences   ts × L, item × L, type × L, session × L each, and × L for each further value
     profile     values
 
 Windows and decays over the same events with the same hop share a ring. A `Spot` names a lane of an entity's reading
@@ -28,7 +30,7 @@ and given its lanes in `features.compile`.
 
 from dataclasses import dataclass, field
 
-from tailorbird.features.declare import SEQUENCE_LENGTH_MAX, SESSION_LENGTH, Amount, Entity
+from tailorbird.features.declare import LATER, SEQUENCE_LENGTH_MAX, SESSION_LENGTH, Amount, Entity
 from tailorbird.features.expression import Expression
 
 STATE_HEADER = 1  # newest ts
@@ -37,9 +39,7 @@ READING_HEADER = 4
 LAST_STATE, LAST_READING = 3, 2  # ts, id, value; ts, value
 SEQUENCE_STATE, SEQUENCE_READING = 5, 4  # ts, id, item, type, session; ts, item, type, session
 PROFILE_HEADER = 2  # ts, id
-# A field that came later is no part of the schema where it is empty, so that states without the new kind stay as they are.
 PEAKS = ("largest", "smallest")  # measures that are not summed
-LATER = {"later": True}
 assert SEQUENCE_LENGTH_MAX >= SESSION_LENGTH
 
 
@@ -147,13 +147,34 @@ class FirstTime:
 
 
 @dataclass(frozen=True)
+class FirstValue:
+    """The value of the first event by (ts, id): the time coded as in `FirstTime`, ~id, value."""
+
+    source: Source
+    lane: int
+    reading_lane: int
+
+
+@dataclass(frozen=True)
 class LastEvents:
-    """A sequence, oldest first, aligned to the end; lanes are arrays of `length`, one after another."""
+    """A sequence, oldest first, aligned to the end; lanes are arrays of `length`, one after another.
+
+    `of`: further values of each event, as the bits of a float64 or hash64 of a text.
+    """
 
     source: Source
     length: int
     lane: int
     reading_lane: int
+    of: tuple[Expression, ...] = field(default=(), metadata=LATER)
+
+    @property
+    def state_columns(self) -> int:
+        return SEQUENCE_STATE + len(self.of)
+
+    @property
+    def reading_columns(self) -> int:
+        return SEQUENCE_READING + len(self.of)
 
 
 @dataclass(frozen=True)
@@ -183,6 +204,7 @@ class EntityLayout:
     firsts: tuple[FirstTime, ...] = field(default=(), metadata=LATER)
     sketches: tuple[Sketch, ...] = field(default=(), metadata=LATER)
     distincts: tuple[DistinctValues, ...] = field(default=(), metadata=LATER)
+    first_values: tuple[FirstValue, ...] = field(default=(), metadata=LATER)
 
     @property
     def state_bytes(self) -> int:
@@ -197,7 +219,7 @@ class EntityLayout:
 
 @dataclass(frozen=True)
 class Spot:
-    """A lane of an entity's reading record. For `sequence` columns, the first lane of `length` × 4."""
+    """A lane of an entity's reading record. For `sequence` columns, the first lane of `length` × 4, or more with further values."""
 
     entity: int
     lane: int
@@ -212,7 +234,7 @@ class Step:
         spots: count: sum. total: sum. mean: sum, count. variance: count, sum, low limb, high limb. extreme: coded value.
             distinct: summary (numbers: precision).
             ratio: a, b (and the parent's A, B). trend: short, long. share: own, group's. decayed: weighted sum.
-            last: ts, value. since: ts. first: time. session, length, depth,
+            last: ts, value. since: ts. first: time. earliest: time, value. session, length, depth,
             duration, gap, sequence: first lane. attribute: value. context, derived: none.
         numbers: total, mean, variance, decayed: unit. extreme: unit, negative for the smallest. trend: the long length over
             the short. ratio: rate (of a constant prior, 0 for a parent's), weight (negative: no smoothing).
@@ -220,6 +242,7 @@ class Step:
         length: of the sequence that is read.
         types: length, depth, duration: those looked at.
         expression: derived.
+        of: the further values of a sequence.
     """
 
     name: str
@@ -231,6 +254,7 @@ class Step:
     length: int = 0
     expression: Expression | None = None
     types: tuple[str, ...] = field(default=(), metadata=LATER)
+    of: tuple[Expression, ...] = field(default=(), metadata=LATER)
 
 
 @dataclass(frozen=True)

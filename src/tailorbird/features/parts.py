@@ -97,8 +97,9 @@ class Folder:
         lists = {}
         for name, one in rows.sequences.items():
             offsets = pa.array(one.offsets)
-            for column in ("item", "type", "ts"):
-                lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(getattr(one, column)))
+            columns = {"item": one.item, "type": one.type, "ts": one.ts, **{f"of {text}": each for text, each in one.values.items()}}
+            for column, each in columns.items():
+                lists[f"{name}.{column}"] = pa.LargeListArray.from_arrays(offsets, pa.array(each))
         for kind, columns in (("rows", numbers | keys), ("requests", lists)):
             file = self._file(key, kind, part)
             draft = file.with_suffix(".new")
@@ -165,8 +166,11 @@ def _rows(names: Sequence[str], home_of: Mapping[str, str], tables: Mapping[str,
             table[:, place] = found[name].to_numpy()
     sequences = {}
     for name in (one for one in names if one not in found):
-        lists = {column: tables["requests"][home_of[name]][f"{name}.{column}"].combine_chunks() for column in ("item", "type", "ts")}
-        flat = {column: one.flatten().to_numpy() for column, one in lists.items()}
-        offsets = lists["ts"].offsets.to_numpy()
-        sequences[name] = RaggedSequence(offsets - offsets[0], flat["item"], flat["type"], flat["ts"])
+        table = tables["requests"][home_of[name]]
+        own = [column for column in table.column_names if column.startswith(f"{name}.")]
+        columns = {column.removeprefix(f"{name}."): table[column].combine_chunks() for column in own}
+        flat = {column: one.flatten().to_numpy() for column, one in columns.items()}
+        offsets = columns["ts"].offsets.to_numpy()
+        values = {column.removeprefix("of "): one for column, one in flat.items() if column.startswith("of ")}
+        sequences[name] = RaggedSequence(offsets - offsets[0], flat["item"], flat["type"], flat["ts"], values)
     return BackfilledRows(numbers, keys, sequences, numeric, categorical)

@@ -137,6 +137,8 @@ def _call(name: str, arguments: list[Any]) -> Any:
     a, b = float(arguments[0]), float(arguments[-1])
     if name == "abs":
         return abs(a)
+    if name == "number":
+        return a
     if name == "sqrt":
         return math.sqrt(a) if a >= 0 else math.nan
     return (b if b < a else a) if name == "min" else (b if b > a else a)

@@ -19,7 +19,7 @@ from tailorbird.events.keys import hash64, hash64s
 from tailorbird.features import finish
 from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, VALID_FROM, Spot, Step
+from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, SEQUENCE_READING, VALID_FROM, Spot, Step
 from tailorbird.features.plain import asked_text, weekday
 from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.runs import Runs
@@ -146,10 +146,10 @@ class _Moment:
         return self._known[entity]
 
     def of_run(self, step: Step) -> Floats:
-        ts, item, types, sessions = self._events(step)
-        ts, item, types, sessions = finish.recent(ts, int(self.t[0]), ts, item, types, sessions)
+        ts, item, types, sessions, *_ = finish.recent(int(self.t[0]), *self._events(step))
         session_id = self._request.session_id
         asked = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
+        item, types, sessions = item.view(np.uint64), types.view(np.uint64), sessions.view(np.uint64)
         return Runs(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked).value(step)
 
     def context_number(self, field: str) -> Floats:
@@ -161,15 +161,16 @@ class _Moment:
         return np.full(1, 0 if value is None else hash64(value), np.uint64)
 
     def _sequence(self, step: Step) -> Sequence:
-        ts, item, types, _ = self._events(step)
+        events = self._events(step)
         if not self._known[step.spots[0].entity].all():
-            ts = np.zeros_like(ts)
-        return finish.sequence(ts, item, types, int(self.t[0]))
+            events = np.zeros_like(events)
+        ts, item, types, _, *bits = finish.recent(int(self.t[0]), *events)
+        return Sequence(item.view(np.uint64), types.view(np.uint64), ts, finish.values_of(step, bits))
 
-    def _events(self, step: Step) -> tuple[Int64s, Keys, Keys, Keys]:
-        spot = step.spots[0]
-        lanes = self._readings[spot.entity][0, spot.lane : spot.lane + 4 * step.length].reshape(4, step.length)
-        return lanes[0], lanes[1].view(np.uint64), lanes[2].view(np.uint64), lanes[3].view(np.uint64)
+    def _events(self, step: Step) -> Int64s:
+        """Columns of the last events: ts, item, type, session, further values; (columns, length)."""
+        spot, columns = step.spots[0], SEQUENCE_READING + len(step.of)
+        return self._readings[spot.entity][0, spot.lane : spot.lane + columns * step.length].reshape(columns, step.length)
 
     def _fetch(self, index: int) -> None:
         """Read the reading records of an entity, each key once."""

@@ -24,7 +24,7 @@ Bools = npt.NDArray[np.bool_]
 ROWS_MAX = 200_000  # rows (items of answers) that are recomputed at a time
 EXAMPLES_MAX = 20
 
-_sequences = msgspec.msgpack.Decoder(dict[str, tuple[list[int], list[int], list[int]]])
+_sequences = msgspec.msgpack.Decoder(dict[str, list[list[int]]])
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,7 @@ def _compare_sequences(answers: pa.Table, found: dict[str, RaggedSequence], repo
     for index, packed in enumerate(answers["sequences"].to_pylist()):
         logged = _sequences.decode(packed) if packed else {}
         for name, sequence in found.items():
-            part = slice(sequence.offsets[index], sequence.offsets[index + 1])
-            recomputed = (sequence.item[part].tolist(), sequence.type[part].tolist(), sequence.ts[part].tolist())
+            recomputed = sequence.of(index).lists()
             if logged.get(name) != recomputed:
                 report.count(name, 1)
                 if len(report.examples) < EXAMPLES_MAX:

@@ -38,8 +38,8 @@ from tailorbird.features.reference_counted import counted, of_session
 from tailorbird.features.request import ReadRequest
 
 Event = Mapping[str, Any]
-# A numeric value (rounded to float32), a categorical one (hash64, 0 = missing), or a sequence of (item, type, ts).
-Value = float | int | list[tuple[int, int, int]]
+# A numeric value (rounded to float32), a categorical one (hash64, 0 = missing), or a sequence of (item, type, ts, further values).
+Value = float | int | list[tuple[int | float, ...]]
 SHOWN = ("impression", "answer")
 
 
@@ -90,6 +90,10 @@ class Row:
         if value.kind == "text":
             return evaluate(value, self.field) is not None
         return not math.isnan(number(value, self.field))
+
+    def value(self, value: Expression) -> float | int:
+        """A number, or a text as a category."""
+        return category(evaluate(value, self.field)) if value.kind == "text" else number(value, self.field)
 
     def part(self, name: str) -> str | None:
         """A part of an entity's key."""
@@ -142,7 +146,7 @@ class Moment:
             return [] if isinstance(feature, SequenceOf) else 0 if getattr(feature, "kind", "") == "categorical" else math.nan
         if isinstance(feature, SequenceOf):
             rows = self.last_rows(self.rows(feature, per_item=True), feature.length)
-            return [(category(row.item), hash64(row.event["type"]), row.event["ts"]) for row in rows]
+            return [(category(row.item), hash64(row.event["type"]), row.event["ts"], *map(row.value, feature.of)) for row in rows]
         if isinstance(feature, OfSession):
             return float32(of_session(self, feature))
         return counted(self, feature)

@@ -20,6 +20,7 @@ from tailorbird.features.declare import (
     Distinct,
     Entity,
     Extreme,
+    First,
     GapMean,
     Last,
     Mean,
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
 def counted(now: "Moment", feature: Counted) -> float | int:
     """The value, rounded to float32, or a category; of an entity that the request has."""
-    if isinstance(feature, Last):
-        return last(now, feature)
+    if isinstance(feature, Last | First):
+        return last_or_first(now, feature)
     return float32(_of_kind(now, feature))
 
 
@@ -178,8 +179,10 @@ def decayed(now: "Moment", feature: Decayed) -> float:
 DECAY_QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
 
 
-def last(now: "Moment", feature: Last) -> float | int:
-    rows = now.last_rows(now.rows(feature, value=feature.of), 1)
+def last_or_first(now: "Moment", feature: Last | First) -> float | int:
+    """The last one within the horizon, the first one ever."""
+    rows = now.rows(feature, value=feature.of)
+    rows = now.last_rows(rows, 1) if isinstance(feature, Last) else sorted(rows, key=lambda row: row.order())[:1]
     if not rows:
         return 0 if feature.kind == "categorical" else math.nan
     if feature.kind == "categorical":

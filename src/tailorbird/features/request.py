@@ -1,6 +1,6 @@
 """What is asked of the features and what comes back; plain values, shared by reading, backfill and serving."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +31,20 @@ class ReadRequest:
 
 @dataclass(frozen=True)
 class Sequence:
-    """The last events of an entity, oldest first: hashes of item (0: none) and type, times in microseconds; shape (k,) each."""
+    """The last events of an entity, oldest first: hashes of item (0: none) and type, times in microseconds; shape (k,) each.
+
+    `values` has what the declaration asks for besides, by its text: float64 (NaN: missing) or hashes of texts (0: missing).
+    """
 
     item: npt.NDArray[np.uint64]
     type: npt.NDArray[np.uint64]
     ts: npt.NDArray[np.int64]
+    values: dict[str, npt.NDArray] = field(default_factory=dict)
+
+    def lists(self) -> list[list[int]]:
+        """Items, types, times and the bits of each further value: how the log keeps it, and how it is compared."""
+        values = (one.view(np.uint64).tolist() for one in self.values.values())
+        return [self.item.tolist(), self.type.tolist(), self.ts.tolist(), *values]
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ from tailorbird.features.checks import (
     named,
     told_types,
     types_of,
+    value_of,
     wrong,
 )
 from tailorbird.features.declare import (
     CONTEXT_FIELDS,
+    FURTHER_MAX,
     GAP_LENGTH,
     SEQUENCE_LENGTH,
     SEQUENCE_LENGTH_MAX,
@@ -25,6 +27,7 @@ from tailorbird.features.declare import (
     ContextValue,
     Derived,
     Entity,
+    First,
     GapMean,
     Last,
     SequenceOf,
@@ -38,13 +41,17 @@ from tailorbird.features.declare import (
 def last(name: str, entity: Entity, type: str | Sequence[str], *, of: str, kind: str | None = None, where: str | None = None) -> Last:
     """The value of the last event that has it. `kind` (numeric or categorical) is asked for where the field can be both."""
     base = counted(name, entity, type)
-    expect = {"numeric": "number", "categorical": "text", None: "either"}.get(kind)
-    if expect is None:
-        raise wrong(f"kind: expected numeric or categorical, got {kind!r}")
-    expression = expression_of(of, expect)
-    told = "categorical" if expression.kind == "text" else "numeric"
+    expression, told = value_of(of, kind)
     text = f"{of} of the last {told_types(type)} of the {entity.name}"
     return declare(Last(*base, text, entity, *counts_what(type, where), expression, told))
+
+
+def first(name: str, entity: Entity, type: str | Sequence[str], *, of: str, kind: str | None = None, where: str | None = None) -> First:
+    """The value of the first event ever that has it: `first("came_by", user, "view", of="referrer")`. Arguments as for `last`."""
+    base = counted(name, entity, type)
+    expression, told = value_of(of, kind)
+    text = f"{of} of the first {told_types(type)} of the {entity.name}"
+    return declare(First(*base, text, entity, *counts_what(type, where), expression, told))
 
 
 def time_since(name: str, entity: Entity, type: str | Sequence[str], *, where: str | None = None) -> TimeSince:
@@ -74,15 +81,29 @@ def gap_mean(name: str, entity: Entity, type: str | Sequence[str], *, length: in
 
 
 def sequence(
-    name: str, entity: Entity, type: str | Sequence[str], *, length: int = SEQUENCE_LENGTH, where: str | None = None
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    length: int = SEQUENCE_LENGTH,
+    of: str | Sequence[str] = (),
+    where: str | None = None,
 ) -> SequenceOf:
-    """The last events with their items, types and times, oldest first."""
+    """The last events with their items, types and times, oldest first.
+
+    Args:
+        of: what to keep of each event besides, texts or numbers: `of=("dwell_ms", "item.category", "number(item.price)")`.
+            An attribute is a text unless it stands in `number(…)` or in arithmetic.
+    """
     base = counted(name, entity, type)
     if not isinstance(length, int) or not 1 <= length <= SEQUENCE_LENGTH_MAX:
         raise wrong(f"length: expected 1 to {SEQUENCE_LENGTH_MAX}, got {length!r}")
     _of_request("a sequence", entity)
+    further = tuple(expression_of(one, "either") for one in ((of,) if isinstance(of, str) else of))
+    if len(further) > FURTHER_MAX or len({one.text for one in further}) < len(further):
+        raise wrong(f"of: expected at most {FURTHER_MAX} different values, got {', '.join(one.text for one in further)}")
     text = f"the last {length} of {told_types(type)} of the {entity.name}"
-    return declare(SequenceOf(*base, text, entity, *counts_what(type, where), length))
+    return declare(SequenceOf(*base, text, entity, *counts_what(type, where), length, further))
 
 
 def session(name: str, type: str) -> SessionCount:

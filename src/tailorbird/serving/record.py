@@ -99,5 +99,5 @@ def attributes_of(index: Index, row: int, names: Iterable[str]) -> dict[str, str
 
 
 def _pack(rows: Rows) -> bytes:
-    """The sequences as the log keeps them: name → [items, types, times]."""
-    return _encode_sequences({name: [each.item.tolist(), each.type.tolist(), each.ts.tolist()] for name, each in rows.sequences.items()})
+    """The sequences as the log keeps them: name → [items, types, times, bits of further values …]."""
+    return _encode_sequences({name: each.lists() for name, each in rows.sequences.items()})

@@ -278,3 +278,17 @@ def test_import_where_the_roles_are_running_leaves_the_rest_to_them(served: tupl
 
 def test_up_twice_is_refused(served: tuple[Path, str]) -> None:
     refused(tailorbird("-C", served[0], "up"), "running already", status=1)
+
+
+def test_import_finds_out_the_format_itself(fresh: Path, tmp_path: Path) -> None:
+    (tmp_path / "interactions.csv").write_text("USER_ID,ITEM_ID,TIMESTAMP\nu,i,1586735164\nu,i,soon\n")
+    report = must_json("-C", fresh, "import", "auto", tmp_path / "interactions.csv")
+    assert (report["format"], report["accepted"], report["refused"]) == ("personalize", 1, {"bad_time": 1})
+    assert report["examples"] == [f'{tmp_path}/interactions.csv:3: $.TIMESTAMP: expected seconds since 1970, got "soon"']
+    assert must_json("import", "--guess", tmp_path / "interactions.csv") == {"format": "personalize"}
+
+
+def test_import_says_what_it_left_out(fresh: Path, tmp_path: Path) -> None:
+    rows = [{"event_name": name, "event_timestamp": 1586735164000000, "user_pseudo_id": "v"} for name in ("scroll", "page_view", "scroll")]
+    (tmp_path / "e.json").write_text("\n".join(json.dumps(row) for row in rows))
+    assert "Left out, since they say nothing about people and items: 2 scroll." in must("-C", fresh, "import", "ga4", tmp_path / "e.json")

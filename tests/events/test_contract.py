@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Receipt, RoutePlan, check
@@ -213,7 +213,7 @@ def test_no_bytes_crash_it(body, encoding, source):
     every_row_is_accounted_for(body, Receipt(NOW, source, encoding))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(EVENTS, max_size=4), st.sampled_from(["door", "import", "server"]), st.data())
 def test_no_event_crashes_it_and_every_row_is_accounted_for(events, source, data):
     body = json.dumps(events).encode()

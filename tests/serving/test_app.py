@@ -345,3 +345,37 @@ def test_a_slow_body_is_cut_off(service):
     anyio.run(create_app(service), scope, receive, send)
     assert answers[0]["status"] == 408
     assert time.monotonic() - start < 5
+
+
+TRACK = {
+    "type": "track", "messageId": "m1", "userId": "u1", "event": "Order Completed", "timestamp": "2025-11-25T12:00:00Z",
+    "properties": {"order_id": "o1", "products": [{"product_id": "i1", "price": 5}, {"product_id": "i2"}]},
+}  # fmt: skip
+
+
+def test_events_of_segment_are_taken_one_a_product(client):
+    answer = client.post("/v1/events?format=segment", json={"batch": [TRACK, {"type": "group"}]})
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 2)
+
+
+def test_events_of_cloudevents_are_taken(client):
+    envelope = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "shop.click", "data": {"user_id": "u1", "item_id": "i1"}}
+    answer = client.post("/v1/events?format=cloudevents", json=[envelope])
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+
+
+def test_what_a_webhook_cannot_be_read_says_so_and_is_kept(client, service):
+    answer = client.post("/v1/events?format=segment", json={**TRACK, "messageId": None})
+    assert answer.status_code == 400
+    assert answer.json()["events"] == [{"accepted": False, "code": "missing", "path": "$.messageId", "message": "expected messageId"}]
+    assert service.door.figures().refused == {"missing": 1}
+
+
+def test_a_webhook_that_says_nothing_about_items_is_answered(client):
+    answer = client.post("/v1/events?format=segment", json={"type": "group", "messageId": "m"})
+    assert (answer.status_code, answer.json()) == (200, {"accepted": 0, "refused": 0, "events": []})
+
+
+def test_an_unknown_format_is_a_wrong_use(client):
+    answer = client.post("/v1/events?format=ga5", json=TRACK)
+    assert (answer.status_code, answer.json()["path"]) == (400, "format")

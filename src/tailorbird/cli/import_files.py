@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from tailorbird.stream.importer import ImportReport
 
 _ROWS_SHOWN = 10
+_NAMES = "tailorbird, metarank, movielens, personalize, gorse, segment, ga4, snowplow, cloudevents, mapping"
 
 
 def import_files(
-    format_: Annotated[str, Parameter(name="FORMAT", help="the format of the files: tailorbird, metarank, movielens or mapping")] = "",
+    format_: Annotated[str, Parameter(name="FORMAT", help=f"the format of the files: {_NAMES}; or auto")] = "",
     path: Annotated[Path | None, Parameter(name="PATH", help="a file or a folder; .gz and .zst are read as they are")] = None,
     /,
     *,
@@ -29,9 +30,12 @@ def import_files(
     """Import files into the raw log, then route them and load them into the lake.
 
     Files are verified against a SHA256SUMS beside them. An import that was interrupted goes on where it was; files that
-    were imported before are not taken twice. What cannot be read goes whole to the quarantine, with its reason.
+    were imported before are not taken twice. What cannot be read goes whole to the quarantine, with its reason. `auto` looks
+    at names and first records to find out which format it is.
 
     Example:  tailorbird import movielens ./ml-20m
+
+    Example:  tailorbird import auto ./export-of-segment
 
     Example:  tailorbird import --guess clicks.parquet > mapping.toml
 
@@ -60,6 +64,9 @@ def import_files(
     from tailorbird.stream.importer import import_files as run_import
 
     project = open_project()
+    if format_ == "auto":
+        format_ = _recognised(path)
+        console(stderr=True).print(f"{path}: this is {format_}.")
     options = AdapterOptions(slot, _read_mapping(format_, mapping), str(mapping or ""), str(path))
     with progress_bars(quiet=json) as progress:
         report = run_import(project.paths.stream, format_, path, plan=project.plan, clock=SystemClock(), options=options, progress=progress)
@@ -69,7 +76,7 @@ def import_files(
             routed = None
     if json:
         done = {"rows": report.rows, "accepted": report.accepted, "refused": dict(report.refused), "already": report.already}
-        print_json({**done, "examples": report.examples, "routed": routed})
+        print_json({**done, "format": format_, "left_out": dict(report.left_out), "examples": report.examples, "routed": routed})
     else:
         _tell(report, routed, path, route)
     if report.rows and not report.accepted:
@@ -86,6 +93,9 @@ def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, rou
         out.print(f"Imported {report.accepted:,} of {report.rows:,} rows from {len(report.files)} file(s){resumed}.")
     for file in report.set_aside:
         out.print(f"The log had a damaged end, which was moved to {file}; import earlier files again.")
+    if report.left_out:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.left_out.most_common())
+        out.print(f"Left out, since they say nothing about people and items: {kinds}.")
     if report.refused:
         reasons = ", ".join(f"{count:,} {code}" for code, count in report.refused.most_common())
         out.print(f"{sum(report.refused.values()):,} rows are in quarantine: {reasons}. See: {this_command()} lake quarantine")
@@ -96,6 +106,22 @@ def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, rou
         out.print(f"Routed {counts}; all in the lake.")
     elif route:
         out.print(f'The roles are running and take it from here: {this_command()} sql "SELECT count(*) FROM events"')
+
+
+def _recognised(path: Path) -> str:
+    """The format of what is at `path`."""
+    from tailorbird.events.adapters import look_in, recognise
+
+    found = recognise(look_in(path))
+    if found is None:
+        raise InputError(
+            "which format this is cannot be seen", where=str(path), fix=f"name it: tailorbird import FORMAT PATH, with one of {_NAMES}"
+        )
+    if found == "mapping":
+        raise InputError(
+            "a table that needs a mapping", where=str(path), fix=f"{this_command()} import --guess {path} > mapping.toml proposes one"
+        )
+    return found
 
 
 def _read_mapping(format_: str, mapping: Path | None) -> str:
@@ -111,8 +137,15 @@ def _read_mapping(format_: str, mapping: Path | None) -> str:
 def _guess(path: Path, json: bool) -> None:
     import msgspec
 
-    from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files
+    from tailorbird.events.adapters import FORMATS, AdapterOptions, find_files, look_in, recognise
 
+    known = recognise(look_in(path))
+    if known not in (None, "mapping", "tailorbird"):
+        if json:
+            print_json({"format": known})
+        else:
+            console(stderr=True).print(f"{path}: this is {known}, which needs no mapping: {this_command()} import {known} {path}")
+        return
     files = find_files(path, FORMATS["mapping"][1])
     guesses, left_out = _guesses(files)
     toml = "\n".join(guess.toml for guess in guesses)

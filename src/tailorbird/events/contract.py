@@ -4,12 +4,14 @@ Door and router call it with the same body and the same receipt and so decide th
 
     body ──split──► rows of JSON ──decode──► Event ──check──► Accepted, or Refusal(code, path, message)
 
-One bad event refuses itself alone; a body that is not JSON at all is one refused row.
+One bad event refuses itself alone; a body that is not JSON at all is one refused row. A line that an adapter wrote in place of a
+foreign record that it could not read (`Unread`) is refused with the reason that stands in it.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Annotated, Any
 
 import msgspec
 
@@ -41,7 +43,15 @@ _MICROSECONDS_MIN = 100_000_000_000_000  # 1973; below it an integer is in secon
 _MICROSECONDS_END = 253_370_764_800_000_000  # the year 9999, which text does not reach either
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Origin(msgspec.Struct, frozen=True, array_like=True):
+    """Where an event that is replayed stood first: the row of a raw log that was refused."""
+
+    partition: str
+    offset: int
+    row: int
+
+
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the door noted when a body came in; stands beside the body in the raw log.
 
     Attributes:
@@ -49,11 +59,15 @@ class Receipt(msgspec.Struct, frozen=True):
         source: "door" (a client), "import" (an operator's files) or "server" (our own answers). Only the last two may
             set server-owned fields.
         encoding: "json" (one event or a list) or "ndjson" (one event a line).
+        format: from which format the lines were made; "" for our own, as it came in.
+        origins: of a replay, for each row where it stood when it was refused.
     """
 
     received_at: int
     source: str = "door"
     encoding: str = "json"
+    format: str = ""
+    origins: list[Origin] = []
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -77,6 +91,26 @@ class Refusal(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class Unread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A foreign record that its adapter could not read, in place of an event; only adapters write it.
+
+    Attributes:
+        place: where it stood; ids of events are made from it where the record has none.
+        record: the record, whole.
+    """
+
+    format: str
+    place: str
+    code: Annotated[str, msgspec.Meta(pattern="^[a-z_]{1,40}$")]
+    path: str
+    message: str
+    record: Any
+
+
+class _UnreadLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    unread: Unread
+
+
 class _Refused(Exception):
     def __init__(self, code: str, path: str, message: str) -> None:
         self.code, self.path, self.message = code, path, message
@@ -84,6 +118,7 @@ class _Refused(Exception):
 
 
 _event = msgspec.json.Decoder(Event)
+_unread = msgspec.json.Decoder(_UnreadLine)
 _rows = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -93,7 +128,7 @@ def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted
     refused: list[Refusal] = []
     for row, raw in enumerate(split(body, receipt.encoding)):
         try:
-            accepted.append(_check_one(row, _decode(raw), receipt, plan))
+            accepted.append(_check_one(row, _decode(raw, receipt), receipt, plan))
         except _Refused as refusal:
             refused.append(Refusal(row, refusal.code, refusal.path, refusal.message, bytes(raw)))
     return accepted, refused
@@ -111,10 +146,20 @@ def split(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
     return [body]
 
 
-def _decode(raw: bytes | memoryview) -> Event:
+def unread_of(line: bytes | memoryview) -> Unread | None:
+    """What an adapter said of a record that it could not read; None if the line is something else."""
+    try:
+        return _unread.decode(line).unread
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
     try:
         return _event.decode(raw)
     except msgspec.ValidationError as error:
+        if (receipt.format or receipt.source == "import") and (unread := unread_of(raw)) is not None:
+            raise _Refused(unread.code, unread.path, unread.message) from None
         if bytes(raw).lstrip()[:1] == b"[":
             _check_list(raw)
         text, _, path = str(error).partition(" - at `")
@@ -147,7 +192,7 @@ def _check_list(raw: bytes | memoryview) -> None:
 def _check_one(row: int, event: Event, receipt: Receipt, plan: RoutePlan) -> Accepted:
     _check_ids(event)
     if event.type not in plan.event_types:
-        raise _Refused("unknown_type", "$.type", f"expected one of {', '.join(plan.event_types)}, got {_show(event.type)}")
+        raise _Refused("unknown_type", "$.type", f"expected one of {', '.join(plan.event_types)}, got {show(event.type)}")
     _check_owner(event, receipt)
     _check_subject(event)
     _check_context(event)
@@ -168,9 +213,9 @@ def _check_one(row: int, event: Event, receipt: Receipt, plan: RoutePlan) -> Acc
         else:
             ts = ts_original + received_at - sent_at
     if ts > received_at + plan.skew_us:
-        raise _Refused("ts_in_future", "$.ts", f"expected a time before {to_iso(received_at)}, when it arrived, got {_show(event.ts)}")
+        raise _Refused("ts_in_future", "$.ts", f"expected a time before {to_iso(received_at)}, when it arrived, got {show(event.ts)}")
     if ts <= 0:
-        raise _Refused("ts_absurd", "$.ts", f"expected a time after 1970, got {_show(event.ts)}")
+        raise _Refused("ts_absurd", "$.ts", f"expected a time after 1970, got {show(event.ts)}")
     return Accepted(row, event, ts, ts_original, sent_at, received_at)
 
 
@@ -240,7 +285,7 @@ def _check_context(event: Event) -> None:
     if context is None:
         return
     if context.country is not None and not _COUNTRY.match(context.country):
-        raise _Refused("bad_country", "$.context.country", f"expected a two-letter code, got {_show(context.country)}")
+        raise _Refused("bad_country", "$.context.country", f"expected a two-letter code, got {show(context.country)}")
     for name in ("device", "page", "referrer", "user_agent"):
         value = getattr(context, name)
         if value is not None and len(value) > TEXT_LENGTH_MAX:
@@ -255,15 +300,15 @@ def _check_properties(event: Event) -> None:
         return
     query = properties.get("query")
     if query is not None and not isinstance(query, str):
-        raise _Refused("wrong_type", "$.properties.query", f"expected text, got {_show(query)}")
+        raise _Refused("wrong_type", "$.properties.query", f"expected text, got {show(query)}")
     for name, (low, high) in NUMBERS.items():
         value = properties.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _Refused("wrong_type", f"$.properties.{name}", f"expected a number, got {_show(value)}")
+            raise _Refused("wrong_type", f"$.properties.{name}", f"expected a number, got {show(value)}")
         if not low <= value <= high:  # false for NaN too; compares an integer of any length exactly
-            raise _Refused("number_out_of_range", f"$.properties.{name}", f"expected {low:g} to {high:g}, got {_show(value)}")
+            raise _Refused("number_out_of_range", f"$.properties.{name}", f"expected {low:g} to {high:g}, got {show(value)}")
     for path, depth in _depths(properties):
         if depth > DEPTH_MAX:
             raise _Refused("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
@@ -297,12 +342,12 @@ def _time(value: int | str, path: str) -> int:
         moment = datetime.fromisoformat(value)
         offset = moment.utcoffset()
     except ValueError:
-        raise _Refused("bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {_show(value)}") from None
+        raise _Refused("bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}") from None
     if offset is None:
-        raise _Refused("bad_time", path, f"expected a time with its zone, such as 2026-11-25T12:00:00Z, got {_show(value)}")
+        raise _Refused("bad_time", path, f"expected a time with its zone, such as 2026-11-25T12:00:00Z, got {show(value)}")
     naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
     if naive is None:
-        raise _Refused("bad_time", path, f"expected a year from 1970 to 9998, got {_show(value)}")
+        raise _Refused("bad_time", path, f"expected a year from 1970 to 9998, got {show(value)}")
     elapsed = naive - datetime(1970, 1, 1)
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
 
@@ -311,7 +356,7 @@ def _in_range(moment: datetime) -> bool:
     return 1970 <= moment.year <= 9998
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
     """A value as it stands in a message: JSON, cut to 60 characters."""
     try:
         text = msgspec.json.encode(value).decode()

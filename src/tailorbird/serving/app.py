@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, UsageError
 from tailorbird.events import Event
+from tailorbird.events.adapters.webhook import lines_of_body
 from tailorbird.serving import access, openapi
 from tailorbird.serving.access import OPEN, READ, WRITE, AccessError, Guard, Keys, Perimeter
 from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, read_body
@@ -100,7 +101,13 @@ async def post_events(request: Request, service: Service) -> Response:
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     encoding = "ndjson" if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson") else "json"
     body = await read_body(request, bytes_max=service.body_bytes_max, deadline_s=service.body_deadline_s)
-    decisions = await service.door.submit_async(body, encoding)
+    format_ = request.query_params.get("format", "")
+    if not format_:
+        decisions = await service.door.submit_async(body, encoding)
+    elif lines := await asyncio.to_thread(lines_of_body, format_, body):
+        decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", format_=format_)
+    else:
+        return _json(Receipts(0, 0, []))  # nothing in it says anything about people and items
     refused = sum(not decision.accepted for decision in decisions)
     events = [EventDecision(each.accepted, each.code, each.path, each.message) for each in decisions]
     # All refused is the sender's mistake, and said as one; with some accepted, a retry of the whole would be wrong.
@@ -170,6 +177,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             "Take one event, a list, or one a line; what is accepted is on the disk when this answers.",
             Event | list[Event],
             Receipts,
+            queries={"format": "`segment` or `cloudevents`, for what those send; our own events without it"},
             body_types=("application/json", "application/x-ndjson"),
             statuses=(400, 401, 403, 408, 413, 415, 429, 503),
         ),

@@ -90,24 +90,26 @@ class Door:
         self._thread = threading.Thread(target=self._run, name=f"door-{producer}", daemon=True)
         self._thread.start()
 
-    def submit(self, body: bytes, encoding: str = "json", *, source: str = "door") -> list[Decision]:
+    def submit(self, body: bytes, encoding: str = "json", *, source: str = "door", format_: str = "") -> list[Decision]:
         """Check, append and sync a body; one decision for each event, in order. Returns after the sync.
+
+        `format_` says from which other format an adapter made the lines.
 
         Refused events are appended as well: the router finds them by the same check and keeps them in quarantine.
 
         Raises:
             BusyError: the queue is full. ClosedError: the log cannot be written. Nothing was acknowledged either way.
         """
-        decisions, done = self._enqueue(body, encoding, source)
+        decisions, done = self._enqueue(body, encoding, source, format_)
         done.result()
         return decisions
 
-    async def submit_async(self, body: bytes, encoding: str = "json", *, source: str = "door") -> list[Decision]:
+    async def submit_async(self, body: bytes, encoding: str = "json", *, source: str = "door", format_: str = "") -> list[Decision]:
         """As `submit`, for an event loop: a large body is checked in a thread, and nothing blocks the loop."""
         if len(body) > CHECK_INLINE_BYTES:
-            decisions, done = await asyncio.to_thread(self._enqueue, body, encoding, source)
+            decisions, done = await asyncio.to_thread(self._enqueue, body, encoding, source, format_)
         else:
-            decisions, done = self._enqueue(body, encoding, source)
+            decisions, done = self._enqueue(body, encoding, source, format_)
         await asyncio.wrap_future(done)
         return decisions
 
@@ -177,9 +179,9 @@ class Door:
 
     # Below: the queue (any thread), then the writer (its own thread only).
 
-    def _enqueue(self, body: bytes, encoding: str, source: str) -> tuple[list[Decision], "Future[None]"]:
+    def _enqueue(self, body: bytes, encoding: str, source: str, format_: str) -> tuple[list[Decision], "Future[None]"]:
         self._refuse_if_full(len(body))  # before the work of checking: shedding must be cheap
-        receipt = Receipt(self._clock.now(), source, encoding)
+        receipt = Receipt(self._clock.now(), source, encoding, format_)
         decisions = decide(body, receipt, self._plan)
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
@@ -188,7 +190,7 @@ class Door:
             if receipt.received_at < self._newest_received:
                 # Another thread came in between. Within a partition received_at never goes back, and the router
                 # decides by the stored receipt, so the decision is made again by that one.
-                receipt = Receipt(self._stamp(), source, encoding)
+                receipt = Receipt(self._stamp(), source, encoding, format_)
                 decisions = decide(body, receipt, self._plan)
             self._newest_received = receipt.received_at
             self._queue.append(_Entry(Block("body", len(decisions), body, _RECEIPT.encode(receipt)), decisions, done))

@@ -53,6 +53,7 @@ class ImportReport:
     Attributes:
         rows: events and profiles in the files; accepted + refused.
         refused: reason code → rows, all of which go to the quarantine.
+        left_out: kind of record → how many were left out, since they say nothing about people and items.
         examples: a sentence for each of the first refused rows, with file and line.
         resumed_at: how many rows an earlier, interrupted import of the same files had done.
         already: whether these files had been imported before, so that nothing was to do.
@@ -63,6 +64,7 @@ class ImportReport:
     rows: int = 0
     accepted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     resumed_at: int = 0
     already: bool = False
@@ -120,7 +122,8 @@ def import_files(
         receipt = Receipt(log.began_at, "import", "ndjson")
         refused = _collect(read(digests, options), receipt, log.plan, runs, report, progress)
         if report.rows == 0:
-            raise InputError("no row was found in it", where=str(path), fix="look at the file, or choose another format")
+            found = f"only records that say nothing about people and items: {', '.join(report.left_out)}" if report.left_out else "no row"
+            raise InputError(f"{found} was found in it", where=str(path), fix="look at the file, or choose another format")
         _append(log, runs, refused, receipt, report.rows, progress)
         log.finish(clock.now())
         return report
@@ -161,6 +164,7 @@ def _collect(
             refused.append(batch.lines[refusal.row])
             if len(report.examples) < _EXAMPLES:
                 report.examples.append(f"{batch.file}:{batch.numbers[refusal.row]}: {refusal.path}: {refusal.message}")
+        report.left_out.update(batch.left_out)
         report.rows += len(batch.lines)
         report.accepted += len(accepted)
         progress("read and check", report.rows, None)

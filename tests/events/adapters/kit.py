@@ -28,3 +28,16 @@ def events(format_: str, path: Path, **options: Any) -> list[dict[str, Any]]:
 def mapped(path: Path, mapping: str) -> list[dict[str, Any]]:
     """Events by a mapping."""
     return events("mapping", path, mapping=mapping, mapping_name="mapping.toml")
+
+
+def refusals(format_: str, path: Path, **options: Any) -> tuple[int, list[tuple[str, str, str, Any]]]:
+    """How many lines keep the contract, and of the others: code, path, message and what an adapter said of it, if one did."""
+    accepted, refused = check(b"\n".join(lines(format_, path, **options)), Receipt(NOW, "import", "ndjson"), RoutePlan())
+    return len(accepted), [(one.code, one.path, one.message, _unread(one.body)) for one in refused]
+
+
+def _unread(body: bytes) -> Any:
+    try:
+        return json.loads(body).get("unread")
+    except ValueError:
+        return None

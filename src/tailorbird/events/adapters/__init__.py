@@ -1,16 +1,44 @@
-"""Other formats: each adapter turns files into events of the wire format. How they get into the log stands in `stream.importer`."""
+"""Other formats: each adapter turns files into events of the wire format. How they get into the log stands in `stream.importer`.
 
-from tailorbird.events.adapters import mapping, metarank, movielens, own
+Formats of which each record stands by itself also have a function `convert(record, place)` (`CONVERTERS`), by which what could
+not be read is read again, and by which the door takes them (`adapters.webhook`).
+"""
+
+from tailorbird.events.adapters import cloudevents, ga4, gorse, mapping, metarank, movielens, own, personalize, segment, snowplow
 from tailorbird.events.adapters.batch import Adapter, AdapterOptions, Batch
 from tailorbird.events.adapters.files import digest_files, find_files
 from tailorbird.events.adapters.guess import ColumnGuess, SourceGuess, guess_source
+from tailorbird.events.adapters.recognise import look_in, recognise
+from tailorbird.events.adapters.record import Convert
 
 # format → (reads it, which files of a folder it looks at)
 FORMATS: dict[str, tuple[Adapter, tuple[str, ...]]] = {
     "tailorbird": (own.read_own, own.PATTERNS),
     "metarank": (metarank.read_metarank, metarank.PATTERNS),
     "movielens": (movielens.read_movielens, movielens.PATTERNS),
+    "personalize": (personalize.read_personalize, personalize.PATTERNS),
+    "gorse": (gorse.read_gorse, gorse.PATTERNS),
+    "segment": (segment.read_segment, segment.PATTERNS),
+    "ga4": (ga4.read_ga4, ga4.PATTERNS),
+    "snowplow": (snowplow.read_snowplow, snowplow.PATTERNS),
+    "cloudevents": (cloudevents.read_cloudevents, cloudevents.PATTERNS),
     "mapping": (mapping.read_mapping, mapping.PATTERNS),
 }
 
-__all__ = ["FORMATS", "Adapter", "AdapterOptions", "Batch", "ColumnGuess", "SourceGuess", "digest_files", "find_files", "guess_source"]
+CONVERTERS: dict[str, Convert] = {module.FORMAT: module.convert for module in (personalize, gorse, segment, ga4, snowplow, cloudevents)}
+
+__all__ = [
+    "CONVERTERS",
+    "FORMATS",
+    "Adapter",
+    "AdapterOptions",
+    "Batch",
+    "ColumnGuess",
+    "Convert",
+    "SourceGuess",
+    "digest_files",
+    "find_files",
+    "guess_source",
+    "look_in",
+    "recognise",
+]

@@ -4,7 +4,7 @@ What an adapter cannot read it passes on as it is: the contract then refuses it,
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol
 
@@ -23,11 +23,13 @@ class Batch:
         file: the source file, for messages.
         lines: one JSON document an event.
         numbers: for each, the line or row in the source, from 1.
+        left_out: kind of record → how many were left out, since they say nothing about people and items.
     """
 
     file: str
     lines: list[bytes]
     numbers: list[int]
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 class Adapter(Protocol):

@@ -4,15 +4,19 @@ import gzip
 import hashlib
 import io
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import pyarrow as pa
 
 from tailorbird.errors import DamageError, InputError
 
 _COMPRESSED = (".gz", ".zst")
 _CHUNK = 1 << 20
+_LIST_BYTES_MAX = 1 << 30
+_elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -54,9 +58,11 @@ def open_file(file: Path) -> BinaryIO:
         raise InputError(f"cannot be opened: {error.strerror or error}", where=str(file)) from None
 
 
-def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]:
     """Each line that is not blank, with its number from 1.
 
+    Args:
+        strip: take spaces and tabs off both ends as well, not only the end of the line.
     Raises:
         InputError: the compression is damaged; names the line that it was found behind.
     """
@@ -65,9 +71,42 @@ def read_lines(file: Path) -> Iterator[tuple[int, bytes]]:
         with open_file(file) as stream:
             for number, line in enumerate(stream, 1):
                 if stripped := line.strip():
-                    yield number, stripped
+                    yield number, stripped if strip else line.rstrip(b"\r\n")
     except (OSError, EOFError, pa.ArrowException) as error:
         raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
+
+
+def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Each JSON document of a file with one a line, or each element of a file that is one list, numbered from 1.
+
+    Raises:
+        InputError: the compression is damaged, or a list is so large that it has to be rewritten with one element a line.
+    """
+    lines = read_lines(file)
+    first = next(lines, None)
+    if first is None:
+        return
+    if first[1][:1] != b"[":
+        yield first
+        yield from lines
+        return
+    whole = bytearray()
+    for _, line in chain([first], lines):
+        whole += line + b"\n"
+        if len(whole) > _LIST_BYTES_MAX:
+            raise InputError("a list of more than a gigabyte", where=str(file), fix="write one element a line, such as: jq -c '.[]'")
+    yield from enumerate(split_records(bytes(whole)), 1)
+
+
+def split_records(body: bytes) -> list[bytes]:
+    """The records of a body: those of a list, or one a line, or the one that it is. What cannot be split is one."""
+    if body.lstrip()[:1] == b"[":
+        try:
+            return [bytes(raw) for raw in _elements(body)]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return [body]
+    lines = [line.strip() for line in body.split(b"\n") if line.strip()]
+    return lines if len(lines) > 1 and all(line[:1] == b"{" and line[-1:] == b"}" for line in lines) else [body]
 
 
 def digest_files(files: list[Path], progress: Callable[[int], None] = lambda _: None) -> dict[Path, str]:

@@ -1,0 +1,97 @@
+"""CloudEvents 1.0 in the JSON format: single events, one a line, or a batch (a list). What is inside is ours or another system's.
+
+    data with Segment's, Gorse's or GA4's fields → as those adapters have it
+    other data                                    → our own event; what the envelope says fills in what it leaves out:
+                                                    event_id (source#id), ts (time), type (the last word of the envelope's type)
+
+`data_base64` is read where it holds JSON. The binary mode of the HTTP binding, whose attributes are headers, is not read.
+
+Source: CloudEvents specification 1.0.2, "JSON Event Format".
+"""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.events.adapters import ga4, gorse, segment
+from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.fields import as_record, needed_text, slug, text_at, time_of_text
+from tailorbird.events.adapters.files import read_records
+from tailorbird.events.adapters.record import Convert, Record, UnreadableError, batches_of
+from tailorbird.events.contract import ID_LENGTH_MAX
+from tailorbird.events.envelope import Event
+
+FORMAT = "cloudevents"
+PATTERNS = ("*.json", "*.jsonl", "*.ndjson")
+
+_SERVERS = ("received_at", "answer")
+
+
+def read_cloudevents(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Read the files in order of their names."""
+    for file, digest in files.items():
+        yield from batches_of(FORMAT, str(file), read_records(file), digest, convert)
+
+
+def convert(record: Any, place: str) -> list[Event]:
+    """One event in its envelope."""
+    envelope = as_record(record)
+    version = needed_text(envelope, "specversion")
+    if version not in ("1.0", "0.3"):
+        raise UnreadableError("unknown_kind", "$.specversion", f"expected 1.0, got {version[:20]}")
+    identity = f"{needed_text(envelope, 'source')}#{needed_text(envelope, 'id')}"
+    if len(identity) > ID_LENGTH_MAX - 12:
+        identity = sha256(identity.encode()).hexdigest()
+    data = _data(envelope)
+    foreign = _foreign(data)
+    return foreign(data, identity) if foreign is not None else [_own(envelope, data, identity)]
+
+
+def _foreign(data: Record) -> Convert | None:
+    if "messageId" in data and "type" in data:
+        return segment.convert
+    if "event_name" in data and "event_timestamp" in data:
+        return ga4.convert
+    if ("FeedbackType" in data or "ItemId" in data or "UserId" in data) and "type" not in data:
+        return gorse.convert
+    return None
+
+
+def _data(envelope: Record) -> Record:
+    value = envelope.get("data")
+    if "data_base64" in envelope:
+        try:
+            value = msgspec.json.decode(b64decode(text_at(envelope, "data_base64") or "", validate=True))
+        except (binascii.Error, ValueError, msgspec.MsgspecError, RecursionError) as error:
+            raise UnreadableError("malformed_json", "$.data_base64", f"expected JSON in base64: {error}") from None
+    elif isinstance(value, str) and "json" not in (text_at(envelope, "datacontenttype") or "json"):
+        try:  # JSON under another name, as some brokers pass it on
+            value = msgspec.json.decode(value)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise UnreadableError("malformed_json", "$.data", f"expected JSON: {error}") from None
+    return as_record(value, "$.data")
+
+
+def _own(envelope: Record, data: Record, identity: str) -> Event:
+    given = {name: value for name, value in data.items() if value is not None}
+    given.setdefault("event_id", identity)
+    given.setdefault("type", slug(needed_text(envelope, "type").rpartition(".")[2]))
+    if "ts" not in given and not given.get("timeless") and envelope.get("time"):
+        given["ts"] = time_of_text(envelope["time"], "$.time")
+    for name in _SERVERS:
+        if name in given:
+            raise UnreadableError("server_owned", f"$.data.{name}", "only the server sets it; leave it out")
+    try:
+        return msgspec.convert(given, Event)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `")
+        path = path.rstrip("`").removeprefix("$")
+        name = text.rpartition("`")[0].rpartition("`")[2]
+        if "unknown field" in text:
+            raise UnreadableError("unknown_field", f"$.data{path}.{name}", f"{name} is no field; put it into properties") from None
+        raise UnreadableError("wrong_type", f"$.data{path}", text[:1].lower() + text[1:]) from None

@@ -1,0 +1,186 @@
+"""Google Analytics 4: rows of the BigQuery export's `events_…` tables, extracted as JSON lines or Parquet.
+
+    view_item → view   view_item_list → impression   select_item → click   add_to_cart → cart   add_to_wishlist → like
+    purchase → a purchase a product   search, view_search_results → search   share → share   page_view, screen_view → view, without item
+    session_start, first_visit, user_engagement, scroll, … (`LEFT_OUT`) → left out and counted; `click` is a link away from the site
+    any other name, such as begin_checkout → a type of the site's own, to be declared in `[events] types`
+
+The person is `user_id`, the visitor `user_pseudo_id`, the session that and `ga_session_id`. A `request_id` among the event's
+parameters joins it to the answer that it follows. Where a row has its place in its batch, ids are made of that, so that
+a day exported twice is taken once; else of file and row.
+
+Source: Google Analytics Help, "[GA4] BigQuery Export schema"; Google for Developers, "Measure ecommerce" and "Recommended events".
+"""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tailorbird.errors import InputError
+from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch
+from tailorbird.events.adapters.fields import (
+    as_record,
+    context_of,
+    kept,
+    needed_text,
+    number_of,
+    record_at,
+    records_at,
+    text_at,
+    time_since_1970,
+)
+from tailorbird.events.adapters.files import bare_suffix, read_records
+from tailorbird.events.adapters.products import product_events, with_numbers
+from tailorbird.events.adapters.record import LeftOutError, Record, batches_of
+from tailorbird.events.envelope import Event
+
+FORMAT = "ga4"
+PATTERNS = ("*.json", "*.jsonl", "*.ndjson", "*.parquet")
+
+TYPES = {
+    "view_item": "view",
+    "view_item_list": "impression",
+    "select_item": "click",
+    "add_to_cart": "cart",
+    "add_to_wishlist": "like",
+    "purchase": "purchase",
+    "ecommerce_purchase": "purchase",
+    "in_app_purchase": "purchase",
+    "search": "search",
+    "view_search_results": "search",
+    "share": "share",
+    "page_view": "view",
+    "screen_view": "view",
+}
+LEFT_OUT = frozenset(
+    (
+        "session_start", "first_visit", "first_open", "user_engagement", "scroll", "click", "file_download", "form_start", "form_submit",
+        "video_start", "video_progress", "video_complete", "app_remove", "app_update", "os_update", "app_clear_data", "app_exception",
+        "notification_receive", "notification_dismiss", "notification_foreground", "ad_impression", "ad_click",
+    )
+)  # fmt: skip
+_IDS = ("item_id", "item_name")
+_PLACE = (
+    "user_pseudo_id",
+    "event_timestamp",
+    "event_name",
+    "event_bundle_sequence_id",
+    "batch_page_id",
+    "batch_ordering_id",
+    "batch_event_index",
+)
+_JOINING = ("request_id", "ga_session_id", "ga_session_number", "page_location", "page_referrer", "engagement_time_msec", "session_engaged")
+_NOT_SET = ("(not set)", "(other)")
+
+
+def read_ga4(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Read the files in order of their names. Raises InputError for a Parquet file that is no such export."""
+    for file, digest in files.items():
+        rows = _parquet_rows(file) if bare_suffix(file) == ".parquet" else read_records(file)
+        yield from batches_of(FORMAT, str(file), rows, digest, convert)
+
+
+def convert(record: Any, place: str) -> list[Event]:
+    """One row."""
+    row = as_record(record)
+    name = needed_text(row, "event_name")
+    if name in LEFT_OUT:
+        raise LeftOutError(name)
+    type_ = TYPES.get(name, name)
+    parameters = _parameters(row)
+    items = [_without_unset(item) for item in _elements(row, "items")]
+    if not items and type_ == "share" and parameters.get("item_id") is not None:
+        items = [{"item_id": parameters["item_id"]}]
+    if name in ("page_view", "screen_view"):
+        items = []
+    base = _event(row, type_, parameters, place)
+    return product_events(base, items, _IDS, "$.items")
+
+
+def _event(row: Record, type_: str, parameters: Record, place: str) -> Event:
+    properties = with_numbers(kept(parameters, ("search_term", "item_id", *_JOINING)))
+    if type_ == "search" and (term := text_at(parameters, "search_term", "$.event_params")) is not None:
+        properties["query"] = term
+    ecommerce = record_at(row, "ecommerce")
+    transaction = ecommerce.get("transaction_id")
+    if transaction not in (None, "", *_NOT_SET):
+        properties.setdefault("transaction_id", transaction)
+    visitor = text_at(row, "user_pseudo_id")
+    session = text_at(parameters, "ga_session_id", "$.event_params")
+    device, geo = record_at(row, "device"), record_at(row, "geo")
+    offset = number_of(device.get("time_zone_offset_seconds"))
+    return Event(
+        event_id=_id(row, place),
+        type=type_,
+        ts=time_since_1970(row.get("event_timestamp"), "$.event_timestamp", "microseconds"),
+        user_id=text_at(row, "user_id"),
+        anonymous_id=visitor,
+        session_id=None if session is None else f"{visitor or ''}.{session}",
+        request_id=text_at(parameters, "request_id", "$.event_params"),
+        context=context_of(
+            device=device.get("category"),
+            country=geo.get("country"),
+            page=parameters.get("page_location"),
+            referrer=parameters.get("page_referrer"),
+            utc_offset_min=int(offset) // 60 if isinstance(offset, int) and not isinstance(offset, bool) else None,
+        ),
+        properties=properties or None,
+    )
+
+
+def _id(row: Record, place: str) -> str:
+    """Rows have no id of their own; those of newer exports are numbered within their batch."""
+    if any(row.get(name) in (None, "") for name in _PLACE):
+        return place
+    text = "\0".join(str(row[name]) for name in _PLACE)
+    return f"ga4:{sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _parameters(row: Record) -> Record:
+    """`event_params`, an array of keys and typed values, as one object."""
+    made: Record = {}
+    for index, entry in enumerate(_elements(row, "event_params")):
+        value = entry.get("value")
+        if isinstance(value, dict):
+            typed = [(kind, value.get(kind)) for kind in ("string_value", "int_value", "float_value", "double_value")]
+            value = next((number_of(each) if kind != "string_value" else each for kind, each in typed if each is not None), None)
+        if value is not None and value not in _NOT_SET:
+            made[needed_text(entry, "key", path=f"$.event_params[{index}]")] = value
+    return made
+
+
+def _elements(row: Record, name: str) -> list[Record]:
+    """A repeated field; some extracts to Parquet wrap it as `{"list": [{"element": …}]}`."""
+    value = row.get(name)
+    if isinstance(value, dict) and isinstance(value.get("list"), list):
+        wrapped = [each.get("element", each.get("item", each)) if isinstance(each, dict) else each for each in value["list"]]
+        return records_at({name: wrapped}, name)
+    return records_at(row, name)
+
+
+def _without_unset(item: Record) -> Record:
+    """An item without what was not set; its own parameters, which are nested, stay as they are."""
+    return {name: value for name, value in item.items() if value not in (None, "", []) and value not in _NOT_SET}
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    try:
+        source = pq.ParquetFile(file)
+        if not {"event_name", "event_timestamp"} <= set(source.schema_arrow.names):
+            raise InputError(
+                f"expected the columns event_name and event_timestamp of the export, got {', '.join(source.schema_arrow.names)[:200]}",
+                where=str(file),
+                fix="tailorbird import --guess PATH proposes a mapping for files with other columns",
+            )
+        for batch in source.iter_batches(min(BATCH_ROWS, 2_000)):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, msgspec.json.encode(row, enc_hook=str)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"not a Parquet file that can be read, after row {number}: {error}", where=str(file)) from None

@@ -1,0 +1,100 @@
+"""Gorse's JSON lines, as `gorse-cli` and its dashboard export them: users, items and feedback, told apart by their fields.
+
+    FeedbackType, UserId, ItemId, Value, Timestamp                → an event of FeedbackType; `read` is a view, `star` a like
+    ItemId, IsHidden, Categories, Timestamp, Labels, Comment      → item profile, from Timestamp on where there is one
+    UserId, Labels, Comment                                       → timeless user profile
+
+Labels may be a list or an object, whose fields become properties. Times are dates, or dates and times, UTC unless they say.
+
+Source: Gorse's documentation, "Data Objects" and "RESTful API", and the structs of its REST clients.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.fields import as_record, kept, needed_text, number_of, slug, time_of_text
+from tailorbird.events.adapters.files import read_records
+from tailorbird.events.adapters.record import Record, UnreadableError, batches_of
+from tailorbird.events.envelope import Event
+
+FORMAT = "gorse"
+PATTERNS = ("*.jsonl", "*.ndjson", "*.json")
+
+_TYPES = {"read": "view", "star": "like", "buy": "purchase", "add_to_cart": "cart", "rate": "rating"}
+_NO_TIME = "0001-01-01"  # what Gorse writes where there is none
+
+
+def read_gorse(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Read the files in order of their names."""
+    for file, digest in files.items():
+        yield from batches_of(FORMAT, str(file), read_records(file), digest, convert)
+
+
+def convert(record: Any, place: str) -> list[Event]:
+    """A user, an item or a feedback."""
+    fields = as_record(record)
+    if "FeedbackType" in fields:
+        return [feedback(fields, place)]
+    if "ItemId" in fields:
+        return [item(fields, place)]
+    if "UserId" in fields:
+        return [user(fields, place)]
+    raise UnreadableError("missing", "$.UserId", "expected FeedbackType, ItemId or UserId: is this Gorse's?")
+
+
+def feedback(fields: Record, event_id: str) -> Event:
+    """A feedback as an event."""
+    name = slug(needed_text(fields, "FeedbackType"))
+    type_ = _TYPES.get(name, name)
+    properties = _described(kept(fields, ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated")))
+    value = number_of(fields.get("Value"))
+    if value is not None and (type_ == "rating" or value != 0):
+        properties["rating" if type_ == "rating" else "value"] = value
+    return Event(
+        event_id=event_id,
+        type=type_,
+        ts=_time(fields),
+        user_id=needed_text(fields, "UserId"),
+        item_id=needed_text(fields, "ItemId"),
+        properties=properties or None,
+    )
+
+
+def item(fields: Record, event_id: str) -> Event:
+    """An item's profile; `category` is its first category, since one-valued attributes are the more useful ones."""
+    properties = _described(kept(fields, ("ItemId", "Timestamp", "Categories", "IsHidden")))
+    categories = fields.get("Categories")
+    if categories:
+        properties["categories"] = categories
+        if isinstance(categories, list) and isinstance(categories[0], str):
+            properties.setdefault("category", categories[0])
+    if fields.get("IsHidden") is True:
+        properties["is_hidden"] = True
+    ts = _time(fields)
+    item_id = needed_text(fields, "ItemId")
+    return Event(event_id=event_id, type="item", ts=ts, item_id=item_id, timeless=ts is None, properties=properties or None)
+
+
+def user(fields: Record, event_id: str) -> Event:
+    """A user's profile."""
+    properties = _described(kept(fields, ("UserId",)))
+    return Event(event_id=event_id, type="user", user_id=needed_text(fields, "UserId"), timeless=True, properties=properties or None)
+
+
+def _described(fields: Record) -> dict[str, Any]:
+    """Properties: those in Labels by their own names, the others in small letters."""
+    labels = fields.get("Labels")
+    named = {name: value for name, value in labels.items() if value is not None} if isinstance(labels, dict) else {}
+    return {
+        **{slug(name): value for name, value in fields.items() if not (name == "Labels" and isinstance(value, dict)) and value != []},
+        **named,
+    }
+
+
+def _time(fields: Record) -> int | None:
+    value = fields.get("Timestamp")
+    if value in (None, "") or (isinstance(value, str) and value.startswith(_NO_TIME)):
+        return None
+    return time_of_text(value, "$.Timestamp")

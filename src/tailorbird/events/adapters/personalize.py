@@ -1,0 +1,155 @@
+"""Amazon Personalize: the CSV files of its item interactions, users and items datasets, told apart by their columns.
+
+    USER_ID, ITEM_ID, TIMESTAMP, …   → an event of EVENT_TYPE (a click where there is none)
+        IMPRESSION                   → and an impression of its items, once for each RECOMMENDATION_ID where that is given
+        EVENT_VALUE                  → properties.rating of a rating, else properties.event_value
+    USER_ID, …                       → timeless user profile
+    ITEM_ID, …                       → item profile, from CREATION_TIMESTAMP on where there is one, else timeless
+
+Times are seconds since 1970; `|` joins several values. Other columns become properties in small letters.
+
+Source: Amazon Personalize Developer Guide, "Item interaction data", "Impressions data", "User metadata", "Item metadata"
+and "Data format guidelines".
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.errors import InputError
+from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.fields import as_record, context_of, kept, needed_text, number_of, slug, text_at, time_since_1970, typed
+from tailorbird.events.adapters.files import open_file
+from tailorbird.events.adapters.record import Record, UnreadableError, batches_of
+from tailorbird.events.envelope import Event
+
+FORMAT = "personalize"
+PATTERNS = ("*.csv",)
+
+_TYPES = {
+    "watch": "view",
+    "detailpageview": "view",
+    "addtocart": "cart",
+    "add_to_cart": "cart",
+    "clicked": "click",
+    "purchased": "purchase",
+}
+_DEVICES = ("DEVICE", "DEVICE_TYPE")
+_WRONG_ROW = "#row"  # a column of this name holds a row that does not fit the header
+
+
+def read_personalize(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Read the files in order of their names.
+
+    Raises:
+        InputError: a file has neither USER_ID nor ITEM_ID, or both and no TIMESTAMP.
+    """
+    for file, digest in files.items():
+        yield from batches_of(FORMAT, str(file), _rows(file), digest, convert)
+
+
+def convert(record: Any, place: str) -> list[Event]:
+    """A row, as column → text, as events."""
+    row = as_record(record)
+    if _WRONG_ROW in row:
+        raise UnreadableError("wrong_width", "$", "its columns are not those of the header, or it is no text in UTF-8")
+    if "USER_ID" in row and "ITEM_ID" in row:
+        return _interaction(row, place)
+    if "USER_ID" in row:
+        return [
+            Event(
+                event_id=place, type="user", user_id=needed_text(row, "USER_ID"), timeless=True, properties=_properties(row, ("USER_ID",))
+            )
+        ]
+    item = needed_text(row, "ITEM_ID")
+    properties = _properties(row, ("ITEM_ID", "CREATION_TIMESTAMP"))
+    created = row.get("CREATION_TIMESTAMP")
+    if created in (None, ""):
+        return [Event(event_id=place, type="item", item_id=item, timeless=True, properties=properties)]
+    ts = time_since_1970(created, "$.CREATION_TIMESTAMP", "seconds")
+    return [Event(event_id=place, type="item", ts=ts, item_id=item, properties=properties)]
+
+
+def _interaction(row: Record, place: str) -> list[Event]:
+    ts = time_since_1970(row.get("TIMESTAMP"), "$.TIMESTAMP", "seconds")
+    user, item = needed_text(row, "USER_ID"), needed_text(row, "ITEM_ID")
+    name = text_at(row, "EVENT_TYPE") or "click"
+    type_ = _TYPES.get(name.lower().replace(" ", ""), slug(name))
+    request = text_at(row, "RECOMMENDATION_ID")
+    device = next((row[column] for column in _DEVICES if row.get(column)), None)
+    context = context_of(device=device, country=row.get("COUNTRY"))
+    own = ("USER_ID", "ITEM_ID", "TIMESTAMP", "EVENT_TYPE", "EVENT_VALUE", "IMPRESSION", "RECOMMENDATION_ID", *_DEVICES)
+    properties = _properties(row, own) or {}
+    if row.get("EVENT_VALUE") not in (None, ""):
+        properties["rating" if type_ == "rating" else "event_value"] = number_of(row["EVENT_VALUE"])
+    click = Event(
+        event_id=place, type=type_, ts=ts, user_id=user, item_id=item, request_id=request, context=context, properties=properties or None
+    )  # fmt: skip
+    shown = [each for each in (text_at(row, "IMPRESSION") or "").split("|") if each]
+    if not shown:
+        return [click]
+    seen = f"{request or place}#impression"
+    return [Event(event_id=seen, type="impression", ts=ts, user_id=user, items=shown, request_id=request, context=context), click]
+
+
+def _properties(row: Record, without: tuple[str, ...]) -> dict[str, Any] | None:
+    return {name.lower(): _value(value) for name, value in kept(row, without).items()} or None
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return [part for part in value.split("|") if part] if "|" in value else typed(value)
+
+
+def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Each row as JSON, column → text, with the number of its line; one that does not fit the header under `#row`."""
+    number = 0
+    try:
+        with io.TextIOWrapper(open_file(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            reader = csv.reader(stream)
+            header = _header(file, reader)
+            while True:
+                try:
+                    row = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    row = [str(error)]
+                number = reader.line_num
+                if row:
+                    yield number, _encoded(header, row)
+    except (OSError, EOFError) as error:
+        raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
+
+
+def _encoded(header: list[str], row: list[str]) -> bytes:
+    if len(row) == len(header):
+        try:
+            return msgspec.json.encode(dict(zip(header, row, strict=True)))
+        except UnicodeEncodeError:
+            pass  # bytes that are no UTF-8
+    return msgspec.json.encode({_WRONG_ROW: [value.encode(errors="surrogateescape").decode(errors="backslashreplace") for value in row]})
+
+
+def _header(file: Path, reader: Any) -> list[str]:
+    try:
+        header = [name.strip().upper() for name in next(reader, [])]
+    except csv.Error as error:
+        raise InputError(f"cannot be read: {error}", where=str(file)) from None
+    shown = ", ".join(header)[:200].encode(errors="backslashreplace").decode()
+    if not {"USER_ID", "ITEM_ID"} & set(header):
+        raise InputError(
+            f"expected columns USER_ID, ITEM_ID and TIMESTAMP, or USER_ID or ITEM_ID alone, got {shown or 'none'}",
+            where=f"{file}:1",
+            fix="tailorbird import --guess PATH proposes a mapping for files with other columns",
+        )
+    if {"USER_ID", "ITEM_ID"} <= set(header) and "TIMESTAMP" not in header:
+        raise InputError(f"interactions need a column TIMESTAMP, got {shown}", where=f"{file}:1", fix="add it, in seconds since 1970")
+    if len(set(header)) < len(header):
+        raise InputError(f"two columns have the same name: {shown}", where=f"{file}:1", fix="rename one")
+    return [name.encode(errors="backslashreplace").decode() for name in header]

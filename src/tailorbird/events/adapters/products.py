@@ -1,0 +1,56 @@
+"""Events about products, as shops report them: one foreign event names a list of products, ours name one each.
+
+clicks, views, carts, purchases   one event a product; the first keeps the event's id, the others get `id#1`, `id#2`, …
+lists that were shown             one impression with all of them
+types of the site's own           one event; with its product if there is exactly one, else with all of them in `items`
+"""
+
+from typing import Any
+
+import msgspec
+
+from tailorbird.events.adapters.fields import kept, needed_text, number_of
+from tailorbird.events.adapters.record import Record, UnreadableError
+from tailorbird.events.contract import ITEMS_MAX, NUMBERS
+from tailorbird.events.envelope import Event
+
+ONE_EACH = frozenset(("click", "view", "cart", "purchase", "like", "dislike", "hide", "share", "rating"))
+_NEED_ITEM = ONE_EACH - {"view", "purchase"}
+_COPIES_BYTES_MAX = 1 << 18  # of what the products of one event share
+
+
+def product_events(base: Event, products: list[Record], ids: tuple[str, ...], path: str) -> list[Event]:
+    """The events of a list of products.
+
+    Args:
+        base: everything but the product; its properties are shared by all.
+        ids: names of the field with the product's id, the best first.
+        path: of the list, for messages.
+    """
+    named = [needed_text(product, *ids, path=f"{path}[{index}]") for index, product in enumerate(products)]
+    if not named:
+        if base.type in _NEED_ITEM or base.type == "impression":
+            raise UnreadableError("missing", path, f"a {base.type} needs a product")
+        return [base]
+    if len(named) > ITEMS_MAX:
+        raise UnreadableError("too_large", path, f"expected at most {ITEMS_MAX} products, got {len(named)}")
+    if base.type in ONE_EACH or (base.type != "impression" and len(named) == 1):
+        copies = (len(named) - 1) * len(msgspec.json.encode(base.properties))
+        if copies > _COPIES_BYTES_MAX:  # or a small body would become a very large one
+            raise UnreadableError(
+                "too_large", path, f"so many products with {len(msgspec.json.encode(base.properties))} bytes of properties each"
+            )
+        return [_one(base, item, product, ids, index) for index, (item, product) in enumerate(zip(named, products, strict=True))]
+    return [msgspec.structs.replace(base, items=named)]
+
+
+def _one(base: Event, item: str, product: Record, ids: tuple[str, ...], index: int) -> Event:
+    used = next(name for name in ids if product.get(name) not in (None, ""))
+    properties = {**(base.properties or {}), **with_numbers(kept(product, (used,)))}
+    event_id = base.event_id if index == 0 else f"{base.event_id}#{index}"
+    return msgspec.structs.replace(base, event_id=event_id, item_id=item, properties=properties or None)
+
+
+def with_numbers(properties: dict[str, Any]) -> dict[str, Any]:
+    """Price, quantity and the like as numbers, where they were sent as text."""
+    return {name: number_of(value) if name in NUMBERS else value for name, value in properties.items()}

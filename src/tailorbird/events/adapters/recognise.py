@@ -1,0 +1,119 @@
+"""Which format files are in, by their names and their first records: what `tailorbird import auto` and `--guess` ask."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tailorbird.errors import InputError
+from tailorbird.events.adapters import movielens, snowplow
+from tailorbird.events.adapters.files import bare_suffix, read_lines, read_records
+
+_LOOKED_AT = 20
+_METARANK = ("item", "user", "ranking", "interaction")
+
+
+def recognise(files: list[Path]) -> str | None:
+    """The one format that all of the files are in, `mapping` for tables that no adapter knows; None if there is no such one.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    found = {_format_of(file) for file in files}
+    return found.pop() if len(found) == 1 else None
+
+
+def _format_of(file: Path) -> str | None:
+    name = file.name.removesuffix(".gz").removesuffix(".zst")
+    suffix = bare_suffix(file)
+    if suffix == ".parquet":
+        return _of_columns(name, _parquet_columns(file))
+    if name in movielens.PATTERNS and suffix != ".csv":
+        return "movielens"
+    if suffix in (".tsv", ".txt", ""):
+        _, first = next(iter(read_lines(file, strip=False)), (0, b""))
+        if first.count(b"\t") == snowplow.FIELDS - 1:
+            return "snowplow"
+    if suffix in (".csv", ".tsv"):
+        return _of_columns(name, _csv_columns(file))
+    return _of_records(file)
+
+
+def _of_columns(name: str, columns: list[str]) -> str:
+    names = set(columns)
+    if {"event_name", "event_timestamp", "event_params"} <= names:
+        return "ga4"
+    if {"event_id", "type"} <= names:
+        return "tailorbird"
+    if name in movielens.PATTERNS and (names & {"movieId", "movie_id"}):
+        return "movielens"
+    if names & {"USER_ID", "ITEM_ID"} and all(column == column.upper() for column in columns):
+        return "personalize"
+    return "mapping"
+
+
+def _of_records(file: Path) -> str | None:
+    for number, (_, raw) in enumerate(read_records(file)):
+        try:
+            found = _of_record(msgspec.json.decode(raw))
+        except (msgspec.MsgspecError, RecursionError):
+            found = None
+        if found is not None:
+            return found
+        if number == _LOOKED_AT:
+            return None
+    return None
+
+
+def _of_record(record: Any) -> str | None:
+    if not isinstance(record, dict):
+        return None
+    if "specversion" in record and "source" in record:
+        return "cloudevents"
+    if "event_name" in record and "event_timestamp" in record:
+        return "ga4"
+    if "messageId" in record and "type" in record:
+        return "segment"
+    if {"FeedbackType", "ItemId", "UserId"} & record.keys():
+        return "gorse"
+    if record.get("event") in _METARANK and "timestamp" in record:
+        return "metarank"
+    return "tailorbird" if "event_id" in record and "type" in record else None
+
+
+def _csv_columns(file: Path) -> list[str]:
+    _, first = next(iter(read_lines(file)), (0, b""))
+    try:
+        separator = "\t" if bare_suffix(file) == ".tsv" else ","
+        return next(csv.reader([first.decode("utf-8-sig", errors="replace")], delimiter=separator), [])
+    except csv.Error:
+        return []
+
+
+def _parquet_columns(file: Path) -> list[str]:
+    try:
+        return pq.ParquetFile(file).schema_arrow.names
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"not a Parquet file that can be read: {error}", where=str(file)) from None
+
+
+def look_in(path: Path) -> list[Path]:
+    """The files at `path` that any format might read.
+
+    Raises:
+        InputError: there is nothing there.
+    """
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise InputError("no such file or folder", where=str(path))
+    known = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".dat", ".data", ".item", ".user")
+    found = sorted(
+        file for file in path.rglob("*") if file.is_file() and bare_suffix(file) in known and not file.name.lower().startswith("readme")
+    )
+    if not found:
+        raise InputError("no file in it that any format reads", where=str(path), fix="name the format: tailorbird import --help")
+    return found

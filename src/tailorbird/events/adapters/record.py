@@ -1,0 +1,93 @@
+"""From one foreign record to events: what the adapters of other systems share. Each has a pure function `convert(record, place)`.
+
+    raw JSON ──decode──► record ──convert──► events, one line each
+                            └─ cannot be read ──► {"unread": …}: the record, whole, with the reason and the field
+
+The contract refuses an `unread` line with the reason that stands in it, so that the quarantine tells what the adapter found and
+where. What a record needs to be read again stands in it too, so `tailorbird lake replay` can, once the adapter is mended.
+
+`place` is where the record stands, `digest of the file:row`; the ids of events are made from it where the source has none.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from tailorbird.events.adapters.batch import BATCH_ROWS, Batch, encode_event
+from tailorbird.events.contract import Unread
+from tailorbird.events.envelope import Event
+
+Record = dict[str, Any]
+Convert = Callable[[Any, str], list[Event]]
+
+_decode = msgspec.json.Decoder().decode
+_BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
+
+
+class UnreadableError(Exception):
+    """A record, or a field of it, is not as its format has it."""
+
+    def __init__(self, code: str, path: str, message: str) -> None:
+        self.code, self.path, self.message = code, path, message
+        super().__init__(message)
+
+
+class LeftOutError(Exception):
+    """A record of a kind that says nothing about people and items, such as a ping. It is counted, not kept."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        super().__init__(kind)
+
+
+def lines_of(format_: str, raw: bytes, place: str, convert: Convert, left_out: dict[str, int]) -> list[bytes]:
+    """The lines that a record's JSON becomes; never raises for what stands in it.
+
+    Args:
+        left_out: kind of record → how many were left out; counted on.
+    """
+    raw = raw.replace(b"\n", b" ").replace(b"\r", b" ")  # outside of texts, where JSON has them escaped
+    try:
+        record = _decode(raw)
+    except _BROKEN as error:
+        return [_unread(format_, place, UnreadableError("malformed_json", "$", f"expected JSON: {error}"), _as_text(raw))]
+    try:
+        return [encode_event(event) for event in convert(record, place)]
+    except LeftOutError as error:
+        left_out[error.kind] = left_out.get(error.kind, 0) + 1
+        return []
+    except UnreadableError as error:
+        return [_unread(format_, place, error, msgspec.Raw(raw))]
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a value that JSON can hold and we cannot
+        return [_unread(format_, place, UnreadableError("wrong_type", "$", f"cannot be kept: {error}"), _as_text(raw))]
+
+
+def batches_of(format_: str, file: str, rows: Iterable[tuple[int, bytes]], digest: str, convert: Convert) -> Iterator[Batch]:
+    """Batches from the numbered records of one file."""
+    lines: list[bytes] = []
+    numbers: list[int] = []
+    left_out: dict[str, int] = {}
+    for number, raw in rows:
+        made = lines_of(format_, raw, f"{digest[:12]}:{number}", convert, left_out)
+        lines += made
+        numbers += [number] * len(made)
+        if len(lines) >= BATCH_ROWS:
+            yield Batch(file, lines, numbers, left_out)
+            lines, numbers, left_out = [], [], {}
+    if lines or left_out:
+        yield Batch(file, lines, numbers, left_out)
+
+
+def unreadable_line(format_: str, place: str, code: str, message: str, record: Any) -> bytes:
+    """The line of what is no record at all, such as a row of a CSV file with too many columns."""
+    return _unread(format_, place, UnreadableError(code, "$", message), record)
+
+
+def _unread(format_: str, place: str, error: UnreadableError, record: Any) -> bytes:
+    unread = Unread(format=format_, place=place, code=error.code, path=error.path, message=error.message, record=record)
+    return msgspec.json.encode({"unread": unread})
+
+
+def _as_text(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace")

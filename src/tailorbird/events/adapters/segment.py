@@ -1,0 +1,140 @@
+"""Segment: messages of its spec, from a warehouse or S3 archive as JSON lines, or as a webhook destination sends them.
+
+    identify   → identify (where both ids are given) and, with traits, a user profile
+    alias      → identify: previousId is userId from then on
+    page, screen → view, without an item
+    track      → by the v2 e-commerce spec (and the names of v1): Products Searched → search; Product List Viewed and Filtered →
+                 impression; Product Clicked → click; Product Viewed → view; Product Added → cart; Order Completed → a purchase
+                 a product; Product Added to Wishlist → like; Product Shared → share; Product Reviewed → rating.
+                 Any other name is a type of the site's own: `Video Played` is `video_played`, to be declared in `[events] types`.
+    group      → left out
+
+`timestamp` is taken as it is, for Segment has corrected it by the client's clock; without it `originalTimestamp` and `sentAt`
+are. A `request_id` among the properties joins the event to the answer that it follows.
+
+Source: Segment's documentation, "Spec: Common Fields", "Spec: Track", "Spec: Identify", "Spec: V2 Ecommerce Events".
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.fields import as_record, context_of, kept, needed_text, record_at, records_at, slug, text_at, time_of_text
+from tailorbird.events.adapters.files import read_records
+from tailorbird.events.adapters.products import product_events, with_numbers
+from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
+from tailorbird.events.envelope import Context, Event
+
+FORMAT = "segment"
+PATTERNS = ("*.jsonl", "*.ndjson", "*.json")
+
+_TYPES = {
+    "products_searched": "search",
+    "product_list_viewed": "impression",
+    "viewed_product_category": "impression",
+    "product_list_filtered": "impression",
+    "product_clicked": "click",
+    "clicked_product": "click",
+    "product_viewed": "view",
+    "viewed_product": "view",
+    "product_added": "cart",
+    "added_product": "cart",
+    "wishlist_product_added_to_cart": "cart",
+    "order_completed": "purchase",
+    "completed_order": "purchase",
+    "product_added_to_wishlist": "like",
+    "product_shared": "share",
+    "product_reviewed": "rating",
+}
+_IDS = ("product_id", "productId", "sku", "id")
+_JOINING = ("request_id", "session_id")
+
+
+def read_segment(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Read the files in order of their names."""
+    for file, digest in files.items():
+        yield from batches_of(FORMAT, str(file), read_records(file), digest, convert)
+
+
+def convert(record: Any, place: str) -> list[Event]:
+    """One message."""
+    message = as_record(record)
+    kind = needed_text(message, "type")
+    if kind == "track":
+        return _track(message)
+    if kind in ("page", "screen"):
+        properties = record_at(message, "properties")
+        name = kept({"name": message.get("name"), "category": message.get("category")})
+        return [_event(message, "view", {**kept(properties, ("url", "referrer", "path", *_JOINING)), **name})]
+    if kind == "identify":
+        return _identify(message)
+    if kind == "alias":
+        previous = needed_text(message, "previousId")
+        return [msgspec.structs.replace(_event(message, "identify", {}), anonymous_id=previous, user_id=needed_text(message, "userId"))]
+    if kind == "group":
+        raise LeftOutError("group")
+    raise UnreadableError("unknown_kind", "$.type", f"expected track, identify, page, screen, alias or group, got {kind[:60]}")
+
+
+def _track(message: Record) -> list[Event]:
+    name = slug(needed_text(message, "event"))
+    type_ = _TYPES.get(name, name)
+    properties = record_at(message, "properties")
+    if type_ == "search" and not isinstance(properties.get("query", ""), str):
+        properties = {**properties, "query": msgspec.json.encode(properties["query"]).decode()}
+    products = records_at(properties, "products", "$.properties")
+    if products:
+        shared = kept(properties, ("products", *_JOINING))
+        return product_events(_event(message, type_, shared), products, _IDS, "$.properties.products")
+    if any(properties.get(field) not in (None, "") for field in _IDS[:3]):
+        return product_events(_event(message, type_, {}), [kept(properties, _JOINING)], _IDS, "$.properties")
+    return product_events(_event(message, type_, with_numbers(kept(properties, _JOINING))), [], _IDS, "$.properties.product_id")
+
+
+def _identify(message: Record) -> list[Event]:
+    base = _event(message, "identify", {})
+    traits = kept(record_at(message, "traits"))
+    made = [base] if base.user_id is not None and base.anonymous_id is not None else []
+    if traits and base.user_id is not None:
+        profile = Event(
+            event_id=f"{base.event_id}#traits", type="user", ts=base.ts, sent_at=base.sent_at, user_id=base.user_id, properties=traits
+        )
+        made.append(profile)
+    if not made:
+        raise LeftOutError("identify without userId" if base.user_id is None else "identify without traits")
+    return made
+
+
+def _event(message: Record, type_: str, properties: dict[str, Any]) -> Event:
+    given = record_at(message, "properties")
+    ts = message.get("timestamp")
+    sent_at = None
+    if ts in (None, ""):
+        ts, sent_at = message.get("originalTimestamp"), message.get("sentAt")
+    return Event(
+        event_id=needed_text(message, "messageId"),
+        type=type_,
+        ts=None if ts in (None, "") else time_of_text(ts, "$.timestamp"),
+        sent_at=None if sent_at in (None, "") or ts in (None, "") else time_of_text(sent_at, "$.sentAt"),
+        user_id=text_at(message, "userId"),
+        anonymous_id=text_at(message, "anonymousId"),
+        session_id=text_at(given, "session_id", "$.properties") or text_at(record_at(message, "context"), "sessionId", "$.context"),
+        request_id=text_at(given, "request_id", "$.properties"),
+        context=_context(message, given),
+        properties=properties or None,
+    )
+
+
+def _context(message: Record, properties: Record) -> Context | None:
+    context = record_at(message, "context")
+    page = record_at(context, "page", "$.context")
+    return context_of(
+        device=record_at(context, "device", "$.context").get("type"),
+        country=record_at(context, "location", "$.context").get("country"),
+        page=page.get("url") or (properties.get("url") if message.get("type") == "page" else None),
+        referrer=page.get("referrer") or (properties.get("referrer") if message.get("type") == "page" else None),
+        user_agent=context.get("userAgent"),
+    )

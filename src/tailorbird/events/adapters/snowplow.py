@@ -1,0 +1,193 @@
+"""Snowplow: enriched events, the tab-separated lines of 131 fields that its pipeline writes.
+
+    atomic events       page_view → view, without an item;  transaction_item → purchase of `ti_sku`;  struct → a type of the site's own,
+                        called as `se_action`;  page_ping and transaction (its items come by themselves) are left out
+    self-describing     com.snowplowanalytics.snowplow.ecommerce/snowplow_ecommerce_action 1-0-*: product_view → view, list_view →
+                        impression, list_click → click, add_to_cart → cart, transaction → a purchase a product; others keep their name
+                        com.snowplowanalytics.snowplow/add_to_cart 1-0-* → cart, site_search 1-0-* → search
+                        link_click, *_form, application_*, screen_end, … (`LEFT_OUT`) are left out
+                        any other → a type of the site's own, called as its schema, with its data as properties
+    entities (contexts) com.snowplowanalytics.snowplow.ecommerce/product, transaction and user 1-0-*
+
+The time is `derived_tstamp`, which Snowplow has corrected by the client's clock, else `collector_tstamp`; the person `user_id`, else
+the entity `user`; the visitor `domain_userid`, else `network_userid`. A type of the site's own must stand in `[events] types`.
+
+Source: Snowplow's documentation, "Understanding the enriched TSV format", "Ecommerce events", Iglu Central's schemas; the order of
+the fields is that of its analytics SDKs.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.fields import as_record, context_of, kept, number_of, record_at, slug, text_at, time_of_text
+from tailorbird.events.adapters.files import read_lines
+from tailorbird.events.adapters.products import product_events, with_numbers
+from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
+from tailorbird.events.envelope import Event
+
+FORMAT = "snowplow"
+PATTERNS = ("*.tsv", "*.txt")
+
+FIELDS = 131
+# Where the fields stand that are read here, from 0.
+_AT = {
+    "app_id": 0, "collector_tstamp": 3, "event": 5, "event_id": 6, "user_id": 12, "domain_userid": 15, "network_userid": 17,
+    "geo_country": 18, "page_url": 29, "page_title": 30, "page_referrer": 31, "contexts": 52, "se_category": 53, "se_action": 54,
+    "se_label": 55, "se_property": 56, "se_value": 57, "unstruct_event": 58, "ti_orderid": 67, "ti_sku": 68, "ti_name": 69,
+    "ti_category": 70, "ti_price": 71, "ti_quantity": 72, "useragent": 77, "dvce_type": 98, "domain_sessionid": 120,
+    "derived_tstamp": 121, "event_vendor": 122, "event_name": 123,
+}  # fmt: skip
+_ACTIONS = {
+    "product_view": "view",
+    "list_view": "impression",
+    "list_click": "click",
+    "add_to_cart": "cart",
+    "transaction": "purchase",
+}
+LEFT_OUT = frozenset(
+    (
+        "link_click", "submit_form", "change_form", "focus_form", "application_background", "application_foreground", "screen_end",
+        "application_install", "application_error", "timing", "consent_granted", "consent_withdrawn", "ad_impression", "ad_click",
+    )
+)  # fmt: skip
+_ECOMMERCE = "com.snowplowanalytics.snowplow.ecommerce"
+_CORE = "com.snowplowanalytics.snowplow"
+
+
+def read_snowplow(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
+    """Read the files in order of their names."""
+    for file, digest in files.items():
+        yield from batches_of(FORMAT, str(file), _rows(file), digest, convert)
+
+
+def convert(record: Any, place: str) -> list[Event]:
+    """One line, as name → text of the fields that are read here; a line of another shape comes as text."""
+    if isinstance(record, str):
+        raise UnreadableError(
+            "wrong_width", "$", f"expected {FIELDS} fields in UTF-8 with tabs between them, got {record.count(chr(9)) + 1}"
+        )
+    fields = as_record(record)
+    kind = text_at(fields, "event")
+    if kind == "page_view":
+        return [_event(fields, place, "view", kept({"title": fields.get("page_title")}))]
+    if kind == "page_ping" or kind == "transaction":
+        raise LeftOutError(kind)
+    if kind == "transaction_item":
+        product = {name: fields.get(f"ti_{name}") for name in ("sku", "name", "category", "price", "quantity")}
+        base = _event(fields, place, "purchase", kept({"order_id": fields.get("ti_orderid")}))
+        return product_events(base, [kept(product)], ("sku",), "$.ti_sku")
+    if kind == "struct":
+        names = ("se_category", "se_label", "se_property")
+        value = number_of(fields.get("se_value"))
+        properties = kept({**{name[3:]: fields.get(name) for name in names}, "value": value})
+        return [_event(fields, place, slug(text_at(fields, "se_action") or ""), properties)]
+    if kind == "unstruct":
+        return _self_describing(fields, place)
+    raise UnreadableError(
+        "unknown_kind", "$.event", f"expected page_view, page_ping, struct, transaction, transaction_item or unstruct, got {kind}"
+    )
+
+
+def _self_describing(fields: Record, place: str) -> list[Event]:
+    outer = _json(fields, "unstruct_event")
+    vendor, name = _schema(record_at(outer, "data", "$.unstruct_event"), "$.unstruct_event.data")
+    data = record_at(record_at(outer, "data", "$.unstruct_event"), "data", "$.unstruct_event.data")
+    if vendor == _CORE and name in LEFT_OUT:
+        raise LeftOutError(name)
+    if (vendor, name) == (_ECOMMERCE, "snowplow_ecommerce_action"):
+        return _ecommerce_action(fields, place, data)
+    if (vendor, name) == (_CORE, "site_search"):
+        terms = data.get("terms")
+        query = " ".join(str(term) for term in terms) if isinstance(terms, list) else terms
+        return [_event(fields, place, "search", {**kept(data, ("terms",)), "query": query})]
+    if (vendor, name) in ((_CORE, "add_to_cart"), (_CORE, "remove_from_cart")):
+        product = {**kept(data, ("unitPrice",)), **kept({"price": data.get("unitPrice")})}
+        return product_events(
+            _event(fields, place, "cart" if name == "add_to_cart" else name, {}), [product], ("sku",), "$.unstruct_event.data.data"
+        )
+    return [_event(fields, place, slug(name), with_numbers(kept(data)))]
+
+
+def _ecommerce_action(fields: Record, place: str, data: Record) -> list[Event]:
+    action = text_at(data, "type", "$.unstruct_event.data.data") or ""
+    type_ = _ACTIONS.get(action, slug(action))
+    properties = kept({"list": data.get("name")})
+    products: list[Record] = []
+    for name, entity in _entities(fields):
+        if name == "product":
+            products.append(entity)
+        elif name == "transaction":
+            properties.update({key: value for key, value in kept(entity).items() if key in ("transaction_id", "revenue", "discount_code")})
+    return product_events(_event(fields, place, type_, properties), products, ("id",), "$.contexts")
+
+
+def _event(fields: Record, place: str, type_: str, properties: dict[str, Any]) -> Event:
+    user = text_at(fields, "user_id")
+    if user is None:
+        user = next((text_at(entity, "id", "$.contexts") for name, entity in _entities(fields) if name == "user"), None)
+    moment = "derived_tstamp" if fields.get("derived_tstamp") else "collector_tstamp"
+    return Event(
+        event_id=text_at(fields, "event_id") or place,
+        type=type_,
+        ts=time_of_text(fields.get(moment), f"$.{moment}"),
+        user_id=user,
+        anonymous_id=text_at(fields, "domain_userid") or text_at(fields, "network_userid"),
+        session_id=text_at(fields, "domain_sessionid"),
+        context=context_of(
+            device=fields.get("dvce_type"),
+            country=fields.get("geo_country"),
+            page=fields.get("page_url"),
+            referrer=fields.get("page_referrer"),
+            user_agent=fields.get("useragent"),
+        ),
+        properties=properties or None,
+    )
+
+
+def _entities(fields: Record) -> list[tuple[str, Record]]:
+    """Name and data of each of the e-commerce entities that the event came with."""
+    if not fields.get("contexts"):
+        return []
+    listed = _json(fields, "contexts").get("data")
+    if not isinstance(listed, list):
+        raise UnreadableError("wrong_type", "$.contexts.data", "expected a list of entities")
+    found = []
+    for index, entity in enumerate(listed):
+        path = f"$.contexts.data[{index}]"
+        vendor, name = _schema(as_record(entity, path), path)
+        if vendor == _ECOMMERCE:
+            found.append((name, record_at(entity, "data", path)))
+    return found
+
+
+def _schema(described: Record, path: str) -> tuple[str, str]:
+    """Vendor and name of `iglu:vendor/name/jsonschema/1-0-0`."""
+    parts = (text_at(described, "schema", path) or "").removeprefix("iglu:").split("/")
+    if len(parts) != 4:
+        raise UnreadableError("wrong_type", f"{path}.schema", "expected iglu:vendor/name/jsonschema/version")
+    return parts[0], parts[1]
+
+
+def _json(fields: Record, name: str) -> Record:
+    try:
+        value = msgspec.json.decode(text_at(fields, name) or "")
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise UnreadableError("malformed_json", f"$.{name}", f"expected JSON: {error}") from None
+    return as_record(value, f"$.{name}")
+
+
+def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
+    for number, line in read_lines(file, strip=False):
+        values = line.split(b"\t")
+        try:
+            if len(values) == FIELDS:
+                record: Any = {name: values[at].decode() for name, at in _AT.items() if values[at]}
+            else:
+                record = line.decode()
+        except UnicodeDecodeError:
+            record = line.decode(errors="backslashreplace")
+        yield number, msgspec.json.encode(record)

@@ -1,0 +1,82 @@
+"""CloudEvents, single and in batches, around our own events and others'."""
+
+import json
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.events.adapters.kit import events, refusals
+
+OURS = {"user_id": "u", "item_id": "i", "properties": {"dwell_ms": 5}}
+ENVELOPE = {
+    "specversion": "1.0", "type": "com.example.shop.click", "source": "/shop", "id": "A234-1234-1234", "time": "2018-04-05T17:31:00Z",
+    "datacontenttype": "application/json", "comexampleextension1": "value", "subject": None,
+}  # fmt: skip
+
+
+def _made(folder: Path, *envelopes: dict[str, Any]) -> list[dict[str, Any]]:
+    (folder / "e.jsonl").write_text("\n".join(json.dumps(each) for each in envelopes))
+    return events("cloudevents", folder / "e.jsonl")
+
+
+def test_the_envelope_fills_in_what_our_event_leaves_out(tmp_path: Path) -> None:
+    (made,) = _made(tmp_path, {**ENVELOPE, "data": OURS})
+    assert made == {"event_id": "/shop#A234-1234-1234", "type": "click", "ts": 1_522_949_460_000_000, **OURS}
+
+
+def test_what_our_event_says_itself_stands(tmp_path: Path) -> None:
+    (made,) = _made(tmp_path, {**ENVELOPE, "data": {**OURS, "event_id": "e1", "type": "view", "ts": "2018-04-05T17:00:00Z"}})
+    assert (made["event_id"], made["type"], made["ts"]) == ("e1", "view", "2018-04-05T17:00:00Z")
+
+
+def test_a_batch_and_binary_data(tmp_path: Path) -> None:
+    binary = {**ENVELOPE, "id": "B", "data_base64": b64encode(json.dumps(OURS).encode()).decode()}
+    (tmp_path / "batch.json").write_text(json.dumps([{**ENVELOPE, "data": OURS}, binary], indent=1))
+    assert [one["event_id"] for one in events("cloudevents", tmp_path / "batch.json")] == ["/shop#A234-1234-1234", "/shop#B"]
+
+
+def test_around_the_events_of_other_systems(tmp_path: Path) -> None:
+    track = {
+        "type": "track",
+        "messageId": "m1",
+        "userId": "u",
+        "event": "Product Clicked",
+        "properties": {"sku": "i"},
+        "timestamp": ENVELOPE["time"],
+    }
+    read = {"FeedbackType": "read", "UserId": "u", "ItemId": "i", "Timestamp": "2018-04-05"}
+    row = {"event_name": "view_item", "event_timestamp": 1522949460000000, "user_pseudo_id": "v", "items": [{"item_id": "i"}]}
+    clicked, was_read, viewed = _made(tmp_path, *({**ENVELOPE, "data": data} for data in (track, read, row)))
+    assert (clicked["event_id"], clicked["type"]) == ("m1", "click")
+    assert (was_read["event_id"], was_read["type"]) == ("/shop#A234-1234-1234", "view")
+    assert (viewed["anonymous_id"], viewed["type"]) == ("v", "view")
+
+
+def test_a_very_long_identity_is_hashed(tmp_path: Path) -> None:
+    (made,) = _made(tmp_path, {**ENVELOPE, "source": "s" * 300, "data": OURS})
+    assert len(made["event_id"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "path"),
+    [
+        ({"specversion": "2.0"}, "unknown_kind", "$.specversion"),
+        ({"id": ""}, "missing", "$.id"),
+        ({"data": "text"}, "wrong_type", "$.data"),
+        ({"data": None}, "wrong_type", "$.data"),
+        ({"data": "<much wow='xml'/>", "datacontenttype": "application/xml"}, "malformed_json", "$.data"),
+        ({"data_base64": "no"}, "malformed_json", "$.data_base64"),
+        ({"data": {**OURS, "colour": 1}}, "unknown_field", "$.data.colour"),
+        ({"data": {**OURS, "user_id": 7}}, "wrong_type", "$.data.user_id"),
+        ({"data": {**OURS, "context": {"country": 7}}}, "wrong_type", "$.data.context.country"),
+        ({"data": {**OURS, "received_at": 7}}, "server_owned", "$.data.received_at"),
+        ({"time": "soon"}, "bad_time", "$.time"),
+        ({"data": {"user_id": "u"}}, "missing", "$.item_id"),
+    ],
+)
+def test_what_is_wrong_is_kept_with_the_reason(tmp_path: Path, change: dict[str, Any], code: str, path: str) -> None:
+    (tmp_path / "e.jsonl").write_text(json.dumps({**ENVELOPE, "data": OURS, **change}))
+    accepted, refused = refusals("cloudevents", tmp_path / "e.jsonl")
+    assert accepted == 0
+    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]

@@ -1,0 +1,69 @@
+"""Gorse's users, items and feedback, as it exports and takes them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.events.adapters.kit import events, refusals
+
+
+def _write(folder: Path, *records: Any, name: str = "data.jsonl") -> Path:
+    (folder / name).write_text("\n".join(json.dumps(record) for record in records))
+    return folder / name
+
+
+USER = {"UserId": "bob", "Labels": ["male", "engineer"], "Subscribe": None, "Comment": "zhenghaoz"}
+ITEM = {
+    "ItemId": "vuejs:vue", "IsHidden": False, "Categories": ["framework", "frontend"], "Timestamp": "2022-02-24T00:00:00Z",
+    "Labels": {"language": "TypeScript", "topics": ["vue", "web"]}, "Comment": "The progressive framework",
+}  # fmt: skip
+STAR = {"FeedbackType": "star", "UserId": "bob", "ItemId": "vuejs:vue", "Timestamp": "2022-02-24"}
+
+
+def test_each_kind_of_record(tmp_path: Path) -> None:
+    user, item, star = events("gorse", _write(tmp_path, USER, ITEM, STAR))
+    assert user["properties"] == {"labels": ["male", "engineer"], "comment": "zhenghaoz"}
+    assert user["timeless"] is True
+    assert (item["item_id"], item["ts"]) == ("vuejs:vue", 1_645_660_800_000_000)
+    assert item["properties"] == {
+        "language": "TypeScript", "topics": ["vue", "web"], "comment": "The progressive framework",
+        "categories": ["framework", "frontend"], "category": "framework",
+    }  # fmt: skip
+    assert (star["type"], star["user_id"], star["item_id"], star["ts"]) == ("like", "bob", "vuejs:vue", 1_645_660_800_000_000)
+
+
+@pytest.mark.parametrize(
+    ("change", "type_", "properties"),
+    [
+        ({"FeedbackType": "read"}, "view", None),
+        ({"FeedbackType": "rating", "Value": 3.5}, "rating", {"rating": 3.5}),
+        ({"FeedbackType": "read", "Value": 0.8}, "view", {"value": 0.8}),
+        ({"FeedbackType": "click", "Value": 0, "Comment": "good"}, "click", {"comment": "good"}),
+    ],
+)
+def test_types_and_values_of_feedback(tmp_path: Path, change: dict[str, Any], type_: str, properties: Any) -> None:
+    (made,) = events("gorse", _write(tmp_path, {**STAR, **change}))
+    assert (made["type"], made.get("properties")) == (type_, properties)
+
+
+def test_an_item_without_a_time_is_timeless_and_a_hidden_one_says_so(tmp_path: Path) -> None:
+    (item,) = events("gorse", _write(tmp_path, {"ItemId": "a", "IsHidden": True, "Categories": [], "Timestamp": "0001-01-01T00:00:00Z"}))
+    assert (item["timeless"], item["properties"]) == (True, {"is_hidden": True})
+
+
+def test_a_list_is_read_like_lines(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text(json.dumps([USER, STAR], indent=2))
+    assert [one["type"] for one in events("gorse", tmp_path / "list.json")] == ["user", "like"]
+
+
+def test_what_is_wrong_is_kept_with_the_reason(tmp_path: Path) -> None:
+    file = _write(tmp_path, {**STAR, "Timestamp": "soon"}, {**STAR, "ItemId": ["a"]}, {"Id": 1}, {"FeedbackType": "star", "UserId": "u"}, 7)
+    file.write_text(file.read_text() + "\nnot JSON\n")
+    accepted, refused = refusals("gorse", file)
+    assert accepted == 0
+    assert [(code, path) for code, path, _, _ in refused] == [
+        ("bad_time", "$.Timestamp"), ("wrong_type", "$.ItemId"), ("missing", "$.UserId"), ("missing", "$.ItemId"), ("wrong_type", "$"),
+        ("malformed_json", "$"),
+    ]  # fmt: skip
+    assert refused[-1][3]["record"] == "not JSON"

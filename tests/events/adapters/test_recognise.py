@@ -1,0 +1,44 @@
+"""Which format files are in."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tailorbird.errors import InputError
+from tailorbird.events.adapters import look_in, recognise
+
+SAMPLES = [
+    ("i.csv", "USER_ID,ITEM_ID,TIMESTAMP\n1,2,3\n", "personalize"),
+    ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n", "movielens"),
+    ("u.data", "1\t2\t3\t4\n", "movielens"),
+    ("t.csv", "user,item\n1,2\n", "mapping"),
+    ("e.tsv", "shop" + "\t" * 130 + "\n", "snowplow"),
+    ("e.jsonl", json.dumps({"FeedbackType": "star", "UserId": "u", "ItemId": "i"}), "gorse"),
+    ("e.jsonl", json.dumps({"type": "track", "messageId": "m"}), "segment"),
+    ("e.json", "\nnot JSON\n" + json.dumps({"event_name": "x", "event_timestamp": 1}), "ga4"),
+    ("e.json", json.dumps([{"specversion": "1.0", "source": "/", "id": "1"}], indent=1), "cloudevents"),
+    ("e.jsonl", json.dumps({"event": "ranking", "id": "1", "timestamp": 1}), "metarank"),
+    ("e.jsonl", json.dumps({"event_id": "e", "type": "click"}), "tailorbird"),
+    ("e.jsonl", "{}\n" * 100, None),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "format_"), SAMPLES)
+def test_files_are_known_by_what_stands_in_them(tmp_path: Path, name: str, content: str, format_: str | None) -> None:
+    (tmp_path / name).write_text(content)
+    (tmp_path / "README.txt").write_text("not this one")
+    assert recognise(look_in(tmp_path)) == format_
+
+
+def test_files_of_several_formats_are_no_one_format(tmp_path: Path) -> None:
+    for name, content, _ in SAMPLES[:2]:
+        (tmp_path / name).write_text(content)
+    assert recognise(look_in(tmp_path)) is None
+
+
+def test_nothing_to_look_at(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no file in it that any format reads"):
+        look_in(tmp_path)
+    with pytest.raises(InputError, match="no such file or folder"):
+        look_in(tmp_path / "gone")

@@ -1,0 +1,154 @@
+"""Segment's messages: the examples of its spec, with the common fields that its archive and webhooks have."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.events.adapters.kit import events, lines, refusals
+
+COMMON = {
+    "anonymousId": "507f191e810c19729de860ea", "channel": "browser",
+    "context": {
+        "ip": "8.8.8.8", "userAgent": "Mozilla/5.0 (Macintosh)", "locale": "en-US",
+        "page": {"path": "/academy/", "referrer": "https://www.foo.com/", "search": "", "title": "Analytics", "url": "https://segment.com/academy/"},
+        "device": {"type": "ios"}, "library": {"name": "analytics.js", "version": "2.11.1"},
+    },
+    "integrations": {"All": True}, "messageId": "ajs-f8ca1e4de5024d9430b3928bd8ac6b96", "receivedAt": "2015-12-12T19:11:01.266Z",
+    "sentAt": "2015-12-12T19:11:01.169Z", "timestamp": "2015-12-12T19:11:01.249Z", "type": "track", "userId": "AiUGstSDIg",
+    "originalTimestamp": "2015-12-12T19:11:01.152Z", "version": 2,
+}  # fmt: skip
+MONOPOLY = {
+    "product_id": "507f1f77bcf86cd799439011",
+    "sku": "45790-32",
+    "name": "Monopoly: 3rd Edition",
+    "price": "19",
+    "position": 1,
+    "category": "Games",
+}
+UNO = {"product_id": "505bd76785ebb509fc183733", "sku": "46493-32", "name": "Uno Card Game", "price": 3, "position": 2, "category": "Games"}
+TS = 1_449_947_461_249_000
+
+
+def _made(folder: Path, *messages: dict[str, Any]) -> list[dict[str, Any]]:
+    (folder / "s.jsonl").write_text("\n".join(json.dumps({**COMMON, **message}) for message in messages))
+    return events("segment", folder / "s.jsonl")
+
+
+def _track(event: str, **properties: Any) -> dict[str, Any]:
+    return {"event": event, "properties": properties}
+
+
+def test_the_common_fields(tmp_path: Path) -> None:
+    (made,) = _made(tmp_path, _track("Product Viewed", **MONOPOLY, request_id="r1"))
+    assert made == {
+        "event_id": "ajs-f8ca1e4de5024d9430b3928bd8ac6b96", "type": "view", "ts": TS, "user_id": "AiUGstSDIg",
+        "anonymous_id": "507f191e810c19729de860ea", "item_id": "507f1f77bcf86cd799439011", "request_id": "r1",
+        "context": {
+            "device": "ios", "page": "https://segment.com/academy/", "referrer": "https://www.foo.com/",
+            "user_agent": "Mozilla/5.0 (Macintosh)",
+        },
+        "properties": {"sku": "45790-32", "name": "Monopoly: 3rd Edition", "price": 19, "position": 1, "category": "Games"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("event", "type_"),
+    [
+        ("Product Clicked", "click"), ("Product Viewed", "view"), ("Product Added", "cart"), ("Product Added to Wishlist", "like"),
+        ("Product Shared", "share"), ("Wishlist Product Added to Cart", "cart"), ("Viewed Product", "view"),
+    ],
+)  # fmt: skip
+def test_events_about_one_product(tmp_path: Path, event: str, type_: str) -> None:
+    (made,) = _made(tmp_path, _track(event, **UNO))
+    assert (made["type"], made["item_id"]) == (type_, "505bd76785ebb509fc183733")
+
+
+def test_an_order_is_a_purchase_a_product(tmp_path: Path) -> None:
+    order = _track(
+        "Order Completed", order_id="50314b8e9bcf000000000000", total=27.5, currency="USD", products=[{**MONOPOLY, "quantity": "1"}, UNO]
+    )
+    first, second = _made(tmp_path, order)
+    assert (first["item_id"], second["item_id"]) == ("507f1f77bcf86cd799439011", "505bd76785ebb509fc183733")
+    assert (first["event_id"], second["event_id"]) == (COMMON["messageId"], f"{COMMON['messageId']}#1")
+    assert first["properties"]["order_id"] == second["properties"]["order_id"] == "50314b8e9bcf000000000000"
+    assert (first["properties"]["price"], first["properties"]["quantity"]) == (19, 1)
+
+
+def test_a_list_that_was_shown_and_a_search(tmp_path: Path) -> None:
+    shown, search = _made(
+        tmp_path,
+        _track("Product List Viewed", list_id="hot_deals_1", products=[MONOPOLY, UNO]),
+        _track("Products Searched", query="blue roses"),
+    )
+    assert (shown["type"], shown["items"]) == ("impression", ["507f1f77bcf86cd799439011", "505bd76785ebb509fc183733"])
+    assert shown["properties"] == {"list_id": "hot_deals_1"}
+    assert (search["type"], search["properties"]) == ("search", {"query": "blue roses"})
+
+
+def test_a_review_is_a_rating(tmp_path: Path) -> None:
+    (made,) = _made(tmp_path, _track("Product Reviewed", product_id="p", review_id="kdfjrj39fj39jf3", review_body="I love it", rating="5"))
+    assert (made["type"], made["item_id"], made["properties"]["rating"]) == ("rating", "p", 5)
+
+
+def test_identify_ties_the_ids_and_its_traits_are_a_profile(tmp_path: Path) -> None:
+    tied, profile = _made(tmp_path, {"type": "identify", "traits": {"name": "Peter Gibbons", "plan": "premium", "logins": 5}})
+    assert (tied["type"], tied["user_id"], tied["anonymous_id"]) == ("identify", "AiUGstSDIg", "507f191e810c19729de860ea")
+    assert (profile["type"], profile["properties"]) == ("user", {"name": "Peter Gibbons", "plan": "premium", "logins": 5})
+    assert profile["event_id"] != tied["event_id"]
+
+
+def test_alias_ties_what_was_before(tmp_path: Path) -> None:
+    (tied,) = _made(tmp_path, {"type": "alias", "previousId": "old", "anonymousId": None})
+    assert (tied["type"], tied["anonymous_id"], tied["user_id"]) == ("identify", "old", "AiUGstSDIg")
+
+
+def test_a_page_is_a_view_without_an_item(tmp_path: Path) -> None:
+    page = {"type": "page", "name": "Home", "properties": {"title": "Welcome", "url": "http://www.example.com"}}
+    (made,) = _made(tmp_path, page)
+    assert (made["type"], "item_id" in made, made["properties"]) == ("view", False, {"title": "Welcome", "name": "Home"})
+
+
+def test_without_a_corrected_time_both_clocks_go_on(tmp_path: Path) -> None:
+    (made,) = _made(tmp_path, {**_track("Product Viewed", **UNO), "timestamp": None})
+    assert (made["ts"], made["sent_at"]) == (TS - 97_000, TS - 80_000)
+
+
+def test_groups_and_empty_identifies_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(
+        "\n".join(json.dumps({**COMMON, **one}) for one in ({"type": "group", "groupId": "g"}, {"type": "identify", "userId": None}))
+    )
+    assert lines("segment", tmp_path / "s.jsonl") == []
+
+
+def test_a_name_of_the_sites_own_is_a_type_to_declare(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text(json.dumps({**COMMON, **_track("Video Played", title="x")}))
+    _, ((code, path, message, _),) = refusals("segment", tmp_path / "s.jsonl")
+    assert (code, path) == ("unknown_type", "$.type")
+    assert message.endswith('got "video_played"')
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "path"),
+    [
+        ({"messageId": None, **_track("Product Viewed", **UNO)}, "missing", "$.messageId"),
+        ({"timestamp": 1449947461, **_track("Product Viewed", **UNO)}, "bad_time", "$.timestamp"),
+        (_track("Product Added"), "missing", "$.properties.product_id"),
+        (_track("Order Completed", products=[{"name": "x"}]), "missing", "$.properties.products[0].product_id"),
+        (_track("Order Completed", products="none"), "wrong_type", "$.properties.products"),
+        ({"type": "delete"}, "unknown_kind", "$.type"),
+        ({"type": None}, "missing", "$.type"),
+    ],
+)
+def test_what_is_wrong_is_kept_with_the_reason(tmp_path: Path, change: dict[str, Any], code: str, path: str) -> None:
+    (tmp_path / "s.jsonl").write_text(json.dumps({**COMMON, **change}))
+    accepted, refused = refusals("segment", tmp_path / "s.jsonl")
+    assert accepted == 0
+    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]
+    assert refused[0][3]["record"]["channel"] == "browser"
+
+
+def test_a_small_message_does_not_become_a_very_large_one(tmp_path: Path) -> None:
+    order = _track("Order Completed", note="x" * 5_000, products=[{"sku": str(n)} for n in range(900)])
+    (tmp_path / "s.jsonl").write_text(json.dumps({**COMMON, **order}))
+    assert [code for code, *_ in refusals("segment", tmp_path / "s.jsonl")[1]] == ["too_large"]

@@ -1,0 +1,146 @@
+"""Snowplow's enriched lines: 131 fields, with the schemas and examples of its documentation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.events.adapters.kit import events, lines, refusals
+
+NAMES = {
+    "app_id": 0, "platform": 1, "etl_tstamp": 2, "collector_tstamp": 3, "dvce_created_tstamp": 4, "event": 5, "event_id": 6,
+    "user_id": 12, "domain_userid": 15, "network_userid": 17, "geo_country": 18, "page_url": 29, "page_title": 30, "page_referrer": 31,
+    "contexts": 52, "se_category": 53, "se_action": 54, "se_label": 55, "se_property": 56, "se_value": 57, "unstruct_event": 58,
+    "ti_orderid": 67, "ti_sku": 68, "ti_name": 69, "ti_category": 70, "ti_price": 71, "ti_quantity": 72, "useragent": 77, "dvce_type": 98,
+    "domain_sessionid": 120, "derived_tstamp": 121, "event_vendor": 122, "event_name": 123,
+}  # fmt: skip
+PAGE = {
+    "app_id": "angry-birds", "platform": "web", "etl_tstamp": "2017-01-26 00:01:25.292", "collector_tstamp": "2013-11-26 00:02:05.123",
+    "event": "page_view", "event_id": "c6ef3124-b53a-4b13-a233-0088f79dcbcb",
+    "user_id": "jon.doe@email.com", "domain_userid": "bc2e92ec6c204a14",
+    "geo_country": "GB", "page_url": "http://www.snowplowanalytics.com", "page_title": "On Analytics", "useragent": "Mozilla/5.0",
+    "dvce_type": "Computer", "domain_sessionid": "2b15e5c8-d3b1-11e4-b9d6-1681e6b88ec1", "derived_tstamp": "2013-11-26 00:03:57.886",
+}  # fmt: skip
+ECOMMERCE = "iglu:com.snowplowanalytics.snowplow.ecommerce/{}/jsonschema/1-0-0"
+PRODUCT = {
+    "id": "P125",
+    "name": "Baseball T",
+    "brand": "Snowplow",
+    "category": "Mens/Apparel",
+    "price": 200,
+    "currency": "USD",
+    "quantity": 2,
+}
+
+
+def _line(**fields: str) -> str:
+    values = [""] * 131
+    for name, value in {**PAGE, **fields}.items():
+        values[NAMES[name]] = value
+    return "\t".join(values)
+
+
+def _unstruct(schema: str, data: Any) -> dict[str, str]:
+    outer = {"schema": "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0", "data": {"schema": schema, "data": data}}
+    return {"event": "unstruct", "unstruct_event": json.dumps(outer)}
+
+
+def _contexts(*entities: tuple[str, Any]) -> dict[str, str]:
+    data = [{"schema": name if "/" in name else ECOMMERCE.format(name), "data": value} for name, value in entities]
+    return {"contexts": json.dumps({"schema": "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-1", "data": data})}
+
+
+def _action(type_: str, *entities: tuple[str, Any], **more: Any) -> dict[str, str]:
+    return {**_unstruct(ECOMMERCE.format("snowplow_ecommerce_action"), {"type": type_, **more}), **_contexts(*entities)}
+
+
+def _made(folder: Path, *rows: str) -> list[dict[str, Any]]:
+    (folder / "e.tsv").write_text("\n".join(rows))
+    return events("snowplow", folder / "e.tsv")
+
+
+def test_a_page_view(tmp_path: Path) -> None:
+    (made,) = _made(tmp_path, _line())
+    assert made == {
+        "event_id": "c6ef3124-b53a-4b13-a233-0088f79dcbcb", "type": "view", "ts": 1_385_424_237_886_000, "user_id": "jon.doe@email.com",
+        "anonymous_id": "bc2e92ec6c204a14", "session_id": "2b15e5c8-d3b1-11e4-b9d6-1681e6b88ec1",
+        "context": {"device": "Computer", "country": "GB", "page": "http://www.snowplowanalytics.com", "user_agent": "Mozilla/5.0"},
+        "properties": {"title": "On Analytics"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("action", "type_"), [("product_view", "view"), ("list_click", "click"), ("add_to_cart", "cart"), ("transaction", "purchase")]
+)
+def test_actions_with_a_product_each(tmp_path: Path, action: str, type_: str) -> None:
+    web_page = ("iglu:com.snowplowanalytics.snowplow/web_page/jsonschema/1-0-0", {"id": "x"})
+    entities = [
+        web_page,
+        ("product", PRODUCT),
+        ("product", {**PRODUCT, "id": "P7"}),
+        ("transaction", {"transaction_id": "T12345", "revenue": 50}),
+    ]
+    first, second = _made(tmp_path, _line(**_action(action, *entities)))
+    assert [(one["type"], one["item_id"]) for one in (first, second)] == [(type_, "P125"), (type_, "P7")]
+    assert first["properties"] == {**{name: PRODUCT[name] for name in PRODUCT if name != "id"}, "transaction_id": "T12345", "revenue": 50}
+    assert second["event_id"] == f"{PAGE['event_id']}#1"
+
+
+def test_a_list_that_was_shown(tmp_path: Path) -> None:
+    (made,) = _made(
+        tmp_path, _line(**_action("list_view", ("product", PRODUCT), ("product", {**PRODUCT, "id": "P7"}), name="shop the look"))
+    )
+    assert (made["type"], made["items"], made["properties"]) == ("impression", ["P125", "P7"], {"list": "shop the look"})
+
+
+def test_the_user_entity_stands_in_for_a_user(tmp_path: Path) -> None:
+    (made,) = _made(tmp_path, _line(**_action("product_view", ("product", PRODUCT), ("user", {"id": "U1", "is_guest": False})), user_id=""))
+    assert made["user_id"] == "U1"
+
+
+def test_a_search_an_older_cart_event_and_an_order_of_the_atomic_kind(tmp_path: Path) -> None:
+    search, cart, bought = _made(
+        tmp_path,
+        _line(
+            **_unstruct(
+                "iglu:com.snowplowanalytics.snowplow/site_search/jsonschema/1-0-0", {"terms": ["unified", "log"], "totalResults": 14}
+            )
+        ),
+        _line(
+            **_unstruct(
+                "iglu:com.snowplowanalytics.snowplow/add_to_cart/jsonschema/1-0-0", {"sku": "000345", "unitPrice": 49.95, "quantity": 1}
+            )
+        ),
+        _line(event="transaction_item", ti_orderid="order-123", ti_sku="1001", ti_name="Blue t-shirt", ti_price="2000", ti_quantity="2"),
+    )
+    assert (search["type"], search["properties"]) == ("search", {"totalResults": 14, "query": "unified log"})
+    assert (cart["type"], cart["item_id"], cart["properties"]) == ("cart", "000345", {"quantity": 1, "price": 49.95})
+    assert (bought["type"], bought["item_id"]) == ("purchase", "1001")
+    assert bought["properties"] == {"order_id": "order-123", "name": "Blue t-shirt", "price": 2000, "quantity": 2}
+
+
+def test_pings_and_totals_are_left_out(tmp_path: Path) -> None:
+    link = _unstruct("iglu:com.snowplowanalytics.snowplow/link_click/jsonschema/1-0-1", {"targetUrl": "http://www.example.com"})
+    (tmp_path / "e.tsv").write_text("\n".join([_line(event="page_ping"), _line(event="transaction"), _line(**link)]))
+    assert lines("snowplow", tmp_path / "e.tsv") == []
+
+
+@pytest.mark.parametrize(
+    ("row", "code", "path"),
+    [
+        ("a\tb", "wrong_width", "$"),
+        (_line(derived_tstamp="", collector_tstamp="soon"), "bad_time", "$.collector_tstamp"),
+        (_line(event="unstruct", unstruct_event="{"), "malformed_json", "$.unstruct_event"),
+        (_line(**_unstruct("product", {})), "wrong_type", "$.unstruct_event.data.schema"),
+        (_line(**_action("add_to_cart")), "missing", "$.contexts"),
+        (_line(**_action("add_to_cart", ("product", {"name": "x"}))), "missing", "$.contexts[0].id"),
+        (_line(event="odd"), "unknown_kind", "$.event"),
+        (_line(event="struct", se_category="Mixes", se_action="Play"), "unknown_type", "$.type"),
+        (_line(**_unstruct("iglu:com.acme/quiz_done/jsonschema/1-0-0", {"score": 3})), "unknown_type", "$.type"),
+    ],
+)
+def test_what_is_wrong_is_kept_with_the_reason(tmp_path: Path, row: str, code: str, path: str) -> None:
+    (tmp_path / "e.tsv").write_text(row)
+    accepted, refused = refusals("snowplow", tmp_path / "e.tsv")
+    assert accepted == 0
+    assert [(found, where) for found, where, _, _ in refused] == [(code, path)]

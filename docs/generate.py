@@ -1,13 +1,13 @@
-"""Writes the reference pages that follow from the code: commands, settings, features. A test fails when one is stale.
+"""Writes the reference pages that follow from the code: commands, settings, features, transforms. A test fails when one is stale.
 
-python docs/generate.py             writes docs/reference/{commands,settings,features}.md
+python docs/generate.py             writes docs/reference/{commands,settings,features,transforms}.md
 python docs/generate.py --check     writes nothing; exit status 1 if a page is not what it would write
 """
 
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tailorbird import features
 from tailorbird.cli.main import build_app
 from tailorbird.config import Settings
 from tailorbird.config.settings import ENV_PREFIX, SECRET
+from tailorbird.features import transforms
 from tailorbird.features.declare import CONTEXT_FIELDS, EVENT_FIELDS
 
 FOLDER = Path(__file__).parent / "reference"
@@ -117,9 +118,7 @@ def features_page() -> str:
         "```python", _EXAMPLE.strip(), "```", "",
     ]  # fmt: skip
     for name in vocabulary():
-        function = getattr(features, name)
-        signature = re.sub(r"(tailorbird\.features\.\w+|collections\.abc)\.", "", str(inspect.signature(function)).partition(" -> ")[0])
-        lines += [f"## {name}", "", "```text", f"{name}{signature}", "```", "", _as_markdown(inspect.getdoc(function) or ""), ""]
+        lines += _call(getattr(features, name))
     lines += [
         "## What expressions may name", "",
         "`where=` and `of=` see the columns of an event, and `item.x`, `user.x`, `properties.x`:", "",
@@ -128,6 +127,27 @@ def features_page() -> str:
         "`derived` names other numeric features.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def transforms_page() -> str:
+    """What `features.transforms` offers to a project: the calls that make a transform and its steps."""
+    made = [one for _, one in inspect.getmembers(transforms, inspect.isfunction) if one.__module__ == transforms.__name__]
+    gives = (transforms.Transform, transforms.Step)
+    calls = [one for one in made if isinstance(kind := inspect.signature(one).return_annotation, type) and issubclass(kind, gives)]
+    calls.sort(key=lambda one: (one.__name__ != "transform", inspect.getsourcelines(one)[1]))
+    lines = [
+        "# Transforms", "", _MADE,
+        "How a model sees a column, declared in `features.py`; how to use them is in [Transform columns for a model]"
+        "(../how-to/transforms.md). All are imported from `tailorbird.features.transforms`.", "",
+    ]  # fmt: skip
+    return "\n".join([*lines, *(line for one in calls for line in _call(one))])
+
+
+def _call(function: Callable[..., Any]) -> list[str]:
+    """A call of a vocabulary: its signature and what its docstring says."""
+    name = function.__name__
+    signature = re.sub(r"(tailorbird\.features\.\w+|collections\.abc)\.", "", str(inspect.signature(function)).partition(" -> ")[0])
+    return [f"## {name}", "", "```text", f"{name}{signature}", "```", "", _as_markdown(inspect.getdoc(function) or ""), ""]
 
 
 _EXAMPLE = """
@@ -159,7 +179,7 @@ def _as_markdown(docstring: str) -> str:
     return "\n".join(lines).strip()
 
 
-PAGES = {"commands.md": commands, "settings.md": settings, "features.md": features_page}
+PAGES = {"commands.md": commands, "settings.md": settings, "features.md": features_page, "transforms.md": transforms_page}
 
 
 def main() -> int:

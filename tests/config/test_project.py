@@ -88,3 +88,15 @@ def test_a_data_folder_that_is_a_file(project: Path) -> None:
     (project / "data").write_text("")
     with pytest.raises(ConfigError, match=r"project\.data needs a folder"):
         open_project(project)
+
+
+def test_a_transform_must_learn_from_a_head_of_some_slot(project: Path) -> None:
+    features = project / "features.py"
+    declared = 'from tailorbird.features.transforms import target, transform\ntransform("category", target("{}"))\n'
+    text = features.read_text()
+    features.write_text(text + declared.format("purchase"))
+    assert open_project(project).features.transforms[0].heads == ("purchase",)
+    features.write_text(text + declared.format("buy"))
+    line = text.count("\n") + 2
+    with pytest.raises(DeclarationError, match=rf"features.py:{line}: transform: 'buy' is no head of any slot's objective\n.*purchase"):
+        open_project(project)

@@ -1,14 +1,17 @@
 """The whole of training on a simulated shop's lake: what it promises, and what it refuses."""
 
 import re
+from dataclasses import dataclass, replace
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.errors import DeclarationError, NotReadyError, UsageError
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
-from tailorbird.features import load_features
+from tailorbird.features import FeatureSet, load_features
+from tailorbird.features.transforms import clip, frequency, impute, log, standardise, target, transform
 from tailorbird.lake import LakeRole
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
@@ -25,29 +28,35 @@ DAYS = 8
 HOME = Slot("home", objective={"click": 1.0, "purchase": 5.0})
 
 
+@dataclass(frozen=True)
 class Shop:
     """A lake that was filled as a project's is, and what training needs beside it."""
 
-    def __init__(self, folder, answers=None):
+    folder: Path
+    features: FeatureSet
+    lake: Path
+    clock: SimulatedClock
+
+    @classmethod
+    def open(cls, folder, answers=None):
         (folder / "features.py").write_text((files("tailorbird.cli") / "templates" / "features.py").read_text())
-        self.features = load_features(folder / "features.py")
-        self.folder, self.lake = folder, folder / "lake"
+        features = load_features(folder / "features.py")
+        lake = folder / "lake"
         site = Site(3, users=900, items=250, days=DAYS + 2)
-        self.clock = SimulatedClock(site.start + DAYS * DAY)
+        clock = SimulatedClock(site.start + DAYS * DAY)
         site.history(DAYS).write(folder / "history.jsonl")
         if answers is not None:
             keep_answers(folder / "history.jsonl", answers)
-        plan = RoutePlan(
-            user_attributes=self.features.user_attributes, item_attributes=self.features.item_attributes, slots={"home": SlotPlan()}
-        )
+        plan = RoutePlan(user_attributes=features.user_attributes, item_attributes=features.item_attributes, slots={"home": SlotPlan()})
         stream = folder / "stream"
         stream.mkdir()
-        import_files(stream, "tailorbird", folder / "history.jsonl", plan=plan, clock=self.clock)
-        with Router(stream, plan, clock=self.clock) as router:
+        import_files(stream, "tailorbird", folder / "history.jsonl", plan=plan, clock=clock)
+        with Router(stream, plan, clock=clock) as router:
             while router.step().rows:
                 pass
-        with LakeRole(stream, self.lake, clock=self.clock) as role:
+        with LakeRole(stream, lake, clock=clock) as role:
             role.drain()
+        return cls(folder, features, lake, clock)
 
     def train(self, name, slot=HOME, heads=(), **more):
         settings = TrainSettings(quick=True, **more)
@@ -69,7 +78,7 @@ def keep_answers(path, last):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    return Shop(tmp_path_factory.mktemp("shop"))
+    return Shop.open(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +227,7 @@ def test_a_slot_with_answers_learns_from_clicks_if_asked(shop, report):
 
 
 def test_the_first_answers_do_not_make_a_history_of_clicks_useless(tmp_path):
-    young = Shop(tmp_path, answers=1_100)
+    young = Shop.open(tmp_path, answers=1_100)
     report = young.train("registry", requests=800, test_requests=300)
     assert report.about["source"].startswith("what people chose")
     assert re.search(r"only \d+ answers of slot 'home' have an outcome that is known by now, and 300 are needed", report.notes[0])
@@ -229,6 +238,76 @@ def test_columns_that_are_left_out_are_not_seen(shop):
     report = shop.train("without", leave_out=("popularity", "item_ctr_7d"))
     bundle = Bundle.load(shop.folder / "without" / report.version, schema_hash=shop.features.schema_hash)
     assert not {"popularity", "item_ctr_7d"} & set(bundle.encoder.names)
+
+
+TRANSFORMS = (
+    transform("price", log(), clip(), standardise(), impute("median"), indicator=True),
+    transform("category"),
+    transform("category", target("click", smoothing=50)),
+    transform("user_last_category", frequency()),
+)
+
+
+def transformed(shop, **more):
+    return replace(shop, features=replace(shop.features, transforms=TRANSFORMS), **more)
+
+
+@pytest.fixture(scope="module")
+def declared(shop):
+    return transformed(shop).train("transforms")
+
+
+def test_declared_transforms_are_in_the_bundle_the_card_and_the_report(shop, declared):
+    bundle = Bundle.load(shop.folder / "transforms" / declared.version, schema_hash=shop.features.schema_hash)
+    names = bundle.encoder.names
+    assert {"price", "price_missing", "category", "category_target_click", "user_last_category_frequency"} <= set(names)
+    assert "user_last_category" not in names
+    assert names.count("price") == 1
+    assert "item_clicks_7d" in bundle.encoder.numeric  # what no transform names is taken as it is
+    told = declared.about["columns"]["price"]
+    assert told.startswith("price: log, clip to [")
+    assert f"| price | {told} |" in bundle.manifest.card
+    assert "rate of click by" in declared.report.read_text()
+    assert bundle.encoder.categorical_names == ("device", "category")
+
+
+def test_a_transformed_model_is_judged_as_it_will_serve(shop, declared):
+    found = transformed(shop).evaluate("transforms", HOME, declared.version)
+    again, first = found.figures[declared.version]["ndcg_10"], declared.evaluation.figures["tailorbird"]["ndcg_10"]
+    assert again.value == pytest.approx(first.value, abs=2e-3)
+
+
+def test_transforms_are_learned_from_the_training_part_alone(shop):
+    """What came after the border is other data at the other time, and no label of it, nor any value, is in the tables."""
+    now = shop.clock.now()
+    borders = {"validation_from": now - 3 * DAY, "test_from": now - 2 * DAY}
+    encoders = []
+    for name, later in (("sooner", DAY), ("later", 0)):
+        earlier = transformed(shop, clock=SimulatedClock(now - later))
+        report = earlier.train(name, window_us=7 * DAY - later, lateness_us=0, **borders)
+        encoders.append(Bundle.load(shop.folder / name / report.version, schema_hash=None).encoder)
+    assert encoders[0] == encoders[1]
+
+
+def test_a_target_encoding_of_shuffled_labels_is_refused(shop):
+    report = transformed(shop).train("shuffled-transforms", shuffle=True)
+    assert not report.promoted
+    assert "no gain that could not be chance" in report.decision.reason
+
+
+def test_the_preset_for_nets_leaves_nothing_missing(shop):
+    report = shop.train("nets", preset="nets")
+    encoder = Bundle.load(shop.folder / "nets" / report.version, schema_hash=shop.features.schema_hash).encoder
+    assert encoder.numeric == encoder.vocabularies == encoder.computed == ()
+    assert {"price", "price_missing", "i2i_score", "category"} <= set(encoder.names)
+    assert np.isfinite(encoder.absent).all()
+    assert encoder.sizes.keys() == set(shop.features.categorical)
+
+
+def test_a_transform_that_learns_from_a_head_without_labels_is_told(shop):
+    features = replace(shop.features, transforms=(transform("category", target("share")),))
+    with pytest.raises(DeclarationError, match="learns from share, which has no labels here"):
+        replace(shop, features=features).train("unlabelled")
 
 
 def test_a_lake_that_is_too_young_says_so(shop, tmp_path):

@@ -11,6 +11,7 @@ from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.errors import ConfigError, DeclarationError, UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
 from tailorbird.features import FeatureSet, load_features
+from tailorbird.features.transforms import check_heads
 from tailorbird.ranking import Slot
 
 FILE = "tailorbird.toml"
@@ -103,6 +104,7 @@ def open_project(start: Path | None = None) -> Project:
     settings, origins = load_settings(root / FILE)
     features = load_features(root / "features.py")
     slots = load_slots(root / "slots.py")
+    check_heads(features.transforms, (head for slot in slots.values() for head in slot.objective))
     if settings.train.slot not in slots and slots:
         near = difflib.get_close_matches(settings.train.slot, slots, n=1)
         hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"

@@ -30,6 +30,7 @@ from tailorbird.features.declare import (
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
 from tailorbird.features.layout import Layout, Spot
+from tailorbird.features.transforms import Transform, check_transforms, collecting_transforms
 
 # Part of the schema hash: raise it when the same declarations lead to other records or other bits.
 ENGINE_VERSION = 2
@@ -47,17 +48,24 @@ class Column:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Checked declarations, in order, and the layout compiled from them. Made by `from_declarations` or `load_features`."""
+    """Checked declarations, in order, and the layout compiled from them. Made by `from_declarations` or `load_features`.
+
+    `transforms` say what a model sees of the columns; they are no part of the schema.
+    """
 
     features: tuple[Feature, ...]
     layout: Layout
+    transforms: tuple[Transform, ...] = ()
 
     @classmethod
-    def from_declarations(cls, declarations: Sequence[Feature], *, event_types: Sequence[str] = EVENT_TYPES) -> "FeatureSet":
+    def from_declarations(
+        cls, declarations: Sequence[Feature], *, event_types: Sequence[str] = EVENT_TYPES, transforms: Sequence[Transform] = ()
+    ) -> "FeatureSet":
         """Check the declarations together.
 
         Args:
             event_types: the types that the project knows, the built-in ones included.
+            transforms: what a model sees of the columns.
         Raises:
             DeclarationError: a name twice, an unknown event type, or a derived column that cannot be computed; names the line.
         """
@@ -65,7 +73,9 @@ class FeatureSet:
         _check_types(declarations, event_types)
         expressions = {f.name: _derived(f, declarations) for f in declarations if isinstance(f, Derived)}
         order = _order(declarations, expressions)
-        return cls(tuple(declarations), compile_layout(declarations, expressions, order))
+        layout = compile_layout(declarations, expressions, order)
+        check_transforms(transforms, {step.name: step.kind for step in layout.steps})
+        return cls(tuple(declarations), layout, tuple(transforms))
 
     @cached_property
     def numeric(self) -> tuple[str, ...]:
@@ -160,7 +170,7 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
     """
     if not path.is_file():
         raise DeclarationError("no such file", where=str(path), fix="tailorbird init makes a project with one")
-    with collecting() as declared:
+    with collecting() as declared, collecting_transforms() as transforms:
         try:
             runpy.run_path(str(path))
         except DeclarationError:
@@ -171,7 +181,7 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
             raise DeclarationError(f"{type(error).__name__}: {error}", where=f"{path}:{line}" if line else str(path)) from error
     if not declared:
         raise DeclarationError("declares no feature", where=str(path))
-    return FeatureSet.from_declarations(declared, event_types=event_types)
+    return FeatureSet.from_declarations(declared, event_types=event_types, transforms=transforms)
 
 
 def _check_names(declarations: Sequence[Feature]) -> None:

@@ -30,7 +30,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.codec import FILE as DECLARED
 from tailorbird.features.codec import decode_features, encode_features
 from tailorbird.ranking.calibration import Calibration, Identity
-from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, SequenceLike
+from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, SequenceLike, read_encoder
 from tailorbird.ranking.formula import value
 from tailorbird.ranking.onnx_check import check_onnx
 from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
@@ -85,7 +85,7 @@ class Bundle:
             message = f"was trained on the features {manifest.schema_hash}, this project declares {schema_hash}"
             raise BundleError(message, where=str(path), fix="tailorbird train")
         try:
-            encoder = msgspec.json.decode(files["encoder.json"], type=Encoder)
+            encoder = read_encoder(files["encoder.json"], where=str(path))
             calibration = msgspec.json.decode(files["calibration.json"], type=dict[str, Calibration])
             models = {head.file: files[head.file] for head in manifest.heads}
             golden = read_array(files["golden_input.npy"]), read_array(files["golden_raw.npy"])

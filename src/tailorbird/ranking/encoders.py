@@ -6,6 +6,7 @@ The columns of the matrix, in this order:
     categorical    codes of a vocabulary: 0 missing, 1 unknown, 2.. as learned
     computed       from the index and the person's recent sequence, see `COMPUTED`
     position       where the item was shown in training, 1 in serving; only if the model was trained with it
+    transformed    made of any of these by what was learned in training, see `ranking.transforms`
 
 Each row depends on nothing but its own request, and sums run in a fixed order, so that rows come out bit for bit the
 same however many are encoded at once.
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import BundleError
 from tailorbird.events.clock import DAY
+from tailorbird.ranking.transforms import MISSING, UNKNOWN, Column, Output
 from tailorbird.registry import Columns
 from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX, Index
 
@@ -40,7 +42,7 @@ COMPUTED = {
     "age_days": "days since the item came; NaN if it has been there from the beginning",
 }
 POSITION = "position"
-MISSING, UNKNOWN = 0, 1
+FORMAT = 2  # of encoder.json: 1 knows no transforms
 
 
 class SequenceLike(Protocol):
@@ -119,6 +121,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         computed: which of `COMPUTED` it uses.
         sequence: the sequence that the computed columns look at; "" for none.
         position: whether the model was trained with the position.
+        transforms: further columns, made of any of these by learned steps.
+        format: of the file.
     """
 
     columns: Columns
@@ -127,6 +131,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     computed: tuple[str, ...] = tuple(COMPUTED)
     sequence: str = ""
     position: bool = False
+    transforms: tuple[Output, ...] = ()
+    format: int = 1
 
     def __post_init__(self) -> None:
         categorical = [vocabulary.name for vocabulary in self.vocabularies]
@@ -135,17 +141,55 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
                 raise BundleError(f"the encoder uses a column {unknown[0]!r} that does not exist")
         if self.sequence and self.sequence not in self.columns.sequences:
             raise BundleError(f"the encoder uses a sequence {self.sequence!r} that does not exist")
+        for output in self.transforms:
+            self._check(output)
+        if self.transforms and len(set(self.names)) != len(self.names):
+            raise BundleError("two columns of the encoder are called alike")
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the matrix's columns."""
         categorical = tuple(vocabulary.name for vocabulary in self.vocabularies)
-        return (*self.numeric, *categorical, *self.computed, *((POSITION,) if self.position else ()))
+        made = (name for output in self.transforms for name in output.names)
+        return (*self.numeric, *categorical, *self.computed, *((POSITION,) if self.position else ()), *made)
 
     @property
     def categorical_names(self) -> tuple[str, ...]:
         """Names of the columns that hold codes, for a model that treats them apart."""
-        return tuple(vocabulary.name for vocabulary in self.vocabularies)
+        return tuple(self.sizes)
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Of each column that holds codes, how many there are, 0 (missing) and 1 (unknown) included: the rows of an embedding."""
+        made = {output.name: output.size for output in self.transforms if output.size}
+        return {vocabulary.name: vocabulary.size for vocabulary in self.vocabularies} | made
+
+    @cached_property
+    def absent(self) -> Matrix:
+        """What each column of the matrix, shape (width,), holds where there is nothing."""
+        numeric = np.full((1, len(self.columns.numeric)), np.nan, np.float32)
+        categorical = np.zeros((1, len(self.columns.categorical)), np.uint64)
+        computed = dict.fromkeys(COMPUTED, np.full(1, np.nan, np.float32))
+        return self._filled(numeric, categorical, computed, np.full(1, np.nan), {})[0]
+
+    def told(self) -> dict[str, str]:
+        """What each column of the matrix is, in words."""
+        told = dict.fromkeys(self.names, "as read")
+        told |= {vocabulary.name: f"codes of {len(vocabulary.keys):,} values" for vocabulary in self.vocabularies}
+        told |= {name: COMPUTED[name] for name in self.computed}
+        told |= {name: f"{output.column}: {output.told()}" for output in self.transforms for name in output.names}
+        return told
+
+    def _check(self, output: Output) -> None:
+        name = output.column
+        if name in self.columns.categorical:
+            right = output.of_keys or output.either
+        elif name in self.columns.numeric or name in COMPUTED or name == POSITION:
+            right = not output.of_keys
+        else:
+            raise BundleError(f"the encoder uses a column {name!r} that does not exist")
+        if not right:
+            raise BundleError(f"the encoder's steps do not fit the column {name!r}")
 
     @cached_property
     def _places(self) -> tuple[Rows, Rows]:
@@ -163,6 +207,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         t: Times,
         index: Index,
         position: npt.NDArray[np.generic] | None = None,
+        learned: Mapping[str, Floats] | None = None,
     ) -> Matrix:
         """The matrix (n, len(names)) of n rows that belong to some requests.
 
@@ -174,23 +219,59 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             t: (requests,): the time of each request.
             index: for the computed columns; in training, one whose `as_of` is not after the first t.
             position: (n,), from 1; None in serving, which scores every item as if it stood first.
+            learned: of training rows, name of a transform → (n,): what its target encoding was as of each row's time.
         """
-        n = item_keys.size
-        matrix = np.empty((n, len(self.names)), np.float32)
+        wanted = self._wanted
+        columns = _computed(wanted, item_keys, request, sequences.get(self.sequence), t, index) if wanted else {}
+        shown = np.ones(item_keys.size, np.float32) if position is None else position
+        return self._filled(numeric, categorical, columns, shown, learned or {})
+
+    @cached_property
+    def _wanted(self) -> tuple[str, ...]:
+        """The computed columns that any column of the matrix needs."""
+        sources = {*self.computed, *(output.column for output in self.transforms)}
+        return tuple(name for name in COMPUTED if name in sources)
+
+    def _filled(
+        self,
+        numeric: Matrix,
+        categorical: Keys,
+        computed: Mapping[str, npt.NDArray[np.generic]],
+        position: npt.NDArray[np.generic],
+        learned: Mapping[str, Floats],
+    ) -> Matrix:
+        matrix = np.empty((len(numeric), len(self.names)), np.float32)
         numeric_at, categorical_at = self._places
         matrix[:, : numeric_at.size] = numeric[:, numeric_at]
         at = numeric_at.size
         for vocabulary, place in zip(self.vocabularies, categorical_at, strict=True):
             matrix[:, at] = vocabulary.encode(categorical[:, place])
             at += 1
-        if self.computed:
-            columns = _computed(self.computed, item_keys, request, sequences.get(self.sequence), t, index)
-            for name in self.computed:
-                matrix[:, at] = columns[name]
-                at += 1
+        for name in self.computed:
+            matrix[:, at] = computed[name]
+            at += 1
         if self.position:
-            matrix[:, at] = 1.0 if position is None else position
+            matrix[:, at] = position
+            at += 1
+        for output in self.transforms:
+            made = output.apply(self._source(output.column, numeric, categorical, computed, position), learned.get(output.name))
+            matrix[:, at : at + output.width] = made.reshape(len(matrix), output.width)
+            at += output.width
         return matrix
+
+    def _source(
+        self,
+        name: str,
+        numeric: Matrix,
+        categorical: Keys,
+        computed: Mapping[str, npt.NDArray[np.generic]],
+        position: npt.NDArray[np.generic],
+    ) -> Column:
+        if name in self.columns.categorical:
+            return categorical[:, self.columns.categorical.index(name)]
+        if name in self.columns.numeric:
+            return numeric[:, self.columns.numeric.index(name)]
+        return (position if name == POSITION else computed[name]).astype(np.float32)
 
     def encode_request(self, rows: RowsLike, item_keys: Keys, index: Index) -> Matrix:
         """The matrix of one request's candidates."""
@@ -200,6 +281,26 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             ragged[self.sequence] = Ragged(np.array([0, item.size], np.int64), item)
         request = np.zeros(item_keys.size, np.intp)
         return self.encode(rows.numeric, rows.categorical, item_keys, request, ragged, np.array([rows.t], np.int64), index)
+
+
+def read_encoder(data: bytes, *, where: str) -> Encoder:
+    """The encoder of a bundle's `encoder.json`, of this format or an older one.
+
+    Raises:
+        BundleError: it cannot be read, contradicts itself, or was written by a later version.
+    """
+    try:
+        if (found := msgspec.json.decode(data, type=_Format).format) > FORMAT:
+            raise BundleError(f"its encoder has the format {found}, this version reads up to {FORMAT}", where=where, fix="upgrade")
+        return msgspec.json.decode(data, type=Encoder)
+    except BundleError as error:
+        raise error if error.where else BundleError(error.message, where=where, fix=error.fix) from None
+    except (ValueError, msgspec.DecodeError) as error:
+        raise BundleError(f"its encoder cannot be read: {error}", where=where) from error
+
+
+class _Format(msgspec.Struct):
+    format: int = 1
 
 
 def fit_encoder(
@@ -235,7 +336,7 @@ def fit_encoder(
     used = tuple(name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out)
     chosen = tuple(name for name in computed if name not in leave_out)
     sequence = columns.sequences[0] if columns.sequences else ""
-    return Encoder(columns, used, tuple(vocabularies), chosen, sequence, position)
+    return Encoder(columns, used, tuple(vocabularies), chosen, sequence, position, format=FORMAT)
 
 
 def _computed(
@@ -252,7 +353,7 @@ def _computed(
     at = np.where(known, row, 0)
     columns: dict[str, npt.NDArray[np.generic]] = {}
     if len(index) == 0:
-        return {name: np.full(item_keys.size, np.nan, np.float32) for name in wanted}
+        return dict.fromkeys(wanted, np.full(item_keys.size, np.nan, np.float32))
     columns["popularity"] = np.where(known, index.popularity[at], np.float32(0))
     first_seen = np.where(known, index.first_seen[at], 0)
     columns["age_days"] = np.where(first_seen > 0, (t[request] - first_seen) / DAY, np.nan)

@@ -77,9 +77,8 @@ def _contributions(
     matrix = encoder.encode_request(shown, keys, index)
     n, width = matrix.shape
     without = np.repeat(matrix[None], width, axis=0)
-    codes = {encoder.names.index(name) for name in encoder.categorical_names}
     for column in range(width):
-        without[column, :, column] = 0.0 if column in codes else np.nan
+        without[column, :, column] = encoder.absent[column]
     everything = np.concatenate([matrix, without.reshape(n * width, width)])
     value = bundle.score_matrix(everything, objective=objective).value
     moved = value[:n] - value[n:].reshape(width, n)

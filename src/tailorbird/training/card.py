@@ -28,6 +28,9 @@ def model_card(slot: Slot, evaluation: Evaluation, decision: Decision, about: Ma
         f"judged until {window['test_to']} ({requests['test']:,}).",
         f"Judged over an index as of {' to '.join(dict.fromkeys(about['index_judged_as_of']))}; "
         f"carries one as of {about['index_served_as_of']}.",
+        "## Columns",
+        "Learned from the training part alone.",
+        "\n".join(["| column | how it is taken |", "|---|---|", *(f"| {name} | {told} |" for name, told in about["columns"].items())]),
         "## Quality",
         "\n".join([f"| | {PRIMARY} |", "|---|---|", *rows]),
         "\n".join(heads),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -13,12 +14,15 @@ from tailorbird.features import FeatureSet
 from tailorbird.models.export import gbdt_to_onnx, largest_difference
 from tailorbird.models.gbdt import Gbdt, Sample, fit_gbdt
 from tailorbird.ranking.calibration import Calibration, fit_isotonic, fit_platt
-from tailorbird.ranking.encoders import Encoder, fit_encoder
+from tailorbird.ranking.encoders import COMPUTED, POSITION, Encoder, fit_encoder
+from tailorbird.ranking.transforms import Column
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.judge import suspicious
 from tailorbird.training.matrix import Featured, columns_of, encoded, featured
 from tailorbird.training.settings import Progress, TrainSettings
+from tailorbird.training.target import Labelled
+from tailorbird.training.transforms import fit_transforms, plan, preset
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -74,6 +78,7 @@ def fit(
     settings: TrainSettings,
     *,
     position: bool,
+    label_window: int,
     progress: Progress,
     heads: Sequence[str] = (),
 ) -> Fitted:
@@ -82,6 +87,7 @@ def fit(
     Args:
         position: whether rows are all that was shown, looked at or not: the model then takes the position into account, which
             serving sets to the first. Where only seen items are rows, position tells nothing but what the old policy liked.
+        label_window: microseconds until a row's label is known; target encodings look at no younger one.
         heads: further targets, of other slots, that have labels; one that cannot be learned here is left out.
 
     Raises:
@@ -89,10 +95,11 @@ def fit(
     """
     progress("features", 0, 2)
     pieces = list(featured(parts.train, features, events))
-    categorical = np.concatenate([piece.rows.categorical for piece in pieces])
-    encoder = fit_encoder(columns_of(features), categorical, position=position, leave_out=settings.leave_out)
-    matrix = _stack(pieces, encoder, series, position=position)
-    del pieces, categorical
+    labels = _labels(parts.train, settings)
+    labelled = Labelled(parts.train.t[parts.train.request], labels, parts.train.weight, label_window)
+    encoder, in_time = _learned(pieces, features, series, settings, labelled, position=position)
+    matrix = _stack(pieces, encoder, series, position=position, learned=in_time)
+    del pieces, in_time
     progress("features", 1, 2)
     held = list(featured(parts.validation, features, events))
     shown = _stack(held, encoder, series, position=position)
@@ -109,8 +116,7 @@ def fit(
     notes: list[str] = []
     parity = 0.0
     for head in dict.fromkeys((*objective, *heads)):
-        label = parts.train.labels[head]
-        label = rng.permutation(label) if settings.shuffle else label
+        label = labels[head]
         if (count := int(label.sum())) < POSITIVES_MIN:
             notes.append(f"head {head} was left out: {count} positives in the training part, at least {POSITIVES_MIN} are needed")
             continue
@@ -131,8 +137,45 @@ def fit(
     return Fitted(encoder, models, exported, calibration, sample, parity, leaks, tuple(notes))
 
 
-def _stack(pieces: list[Featured], encoder: Encoder, series: IndexSeries, *, position: bool) -> Matrix:
-    return np.concatenate([encoded(piece, encoder, series, position=position) for piece in pieces])
+def _labels(train: Dataset, settings: TrainSettings) -> dict[str, npt.NDArray[np.bool_]]:
+    """What is learned from: the labels, or the same shuffled, which no transform may see through either."""
+    rng = np.random.default_rng([settings.seed, 1])
+    return {head: rng.permutation(label) if settings.shuffle else label for head, label in train.labels.items()}
+
+
+def _learned(
+    pieces: list[Featured], features: FeatureSet, series: IndexSeries, settings: TrainSettings, labelled: Labelled, *, position: bool
+) -> tuple[Encoder, Mapping[str, Floats]]:
+    """The encoder, learned from training rows, and the target encodings of these very rows as of their times."""
+    columns = columns_of(features)
+    wanted = plan(columns, features.transforms, preset(settings.preset), position=position, leave_out=settings.leave_out)
+    categorical = np.concatenate([piece.rows.categorical for piece in pieces])
+    placed = position and POSITION not in wanted.hidden
+    encoder = fit_encoder(columns, categorical, position=placed, leave_out=wanted.hidden)
+    sources = {one.column for one in wanted.transforms}
+    rows: dict[str, Column] = {name: categorical[:, place] for place, name in enumerate(columns.categorical) if name in sources}
+    for place, name in enumerate(columns.numeric):
+        if name in sources:
+            rows[name] = np.concatenate([piece.rows.numeric[:, place] for piece in pieces])
+    if others := [name for name in (*COMPUTED, POSITION) if name in sources]:
+        probe = msgspec.structs.replace(
+            encoder, numeric=(), vocabularies=(), computed=tuple(name for name in others if name != POSITION), position=POSITION in others
+        )
+        computed = _stack(pieces, probe, series, position=position)
+        rows |= {name: computed[:, place] for place, name in enumerate(probe.names)}
+    learned = fit_transforms(wanted.transforms, rows, labelled)
+    return msgspec.structs.replace(encoder, transforms=learned.outputs), learned.in_time
+
+
+def _stack(
+    pieces: list[Featured], encoder: Encoder, series: IndexSeries, *, position: bool, learned: Mapping[str, Floats] | None = None
+) -> Matrix:
+    matrices, at = [], 0
+    for piece in pieces:
+        here = slice(at, at := at + piece.part.rows)
+        mine = {name: column[here] for name, column in (learned or {}).items()}
+        matrices.append(encoded(piece, encoder, series, position=position, learned=mine))
+    return np.concatenate(matrices)
 
 
 def _calibrated(raw: Floats, label: npt.NDArray[np.bool_], weight: Floats) -> Calibration:

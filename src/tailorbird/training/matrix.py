@@ -4,7 +4,7 @@ Backfill is what serving would have read, to the bit; encoding is the very funct
 pieces, so that memory holds one piece's features at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,12 +55,20 @@ def featured(data: Dataset, features: FeatureSet, events: pa.Table, *, rows_max:
         yield Featured(part, backfill(features, events, _requests(part)))
 
 
-def encoded(piece: Featured, encoder: Encoder, series: IndexSeries, *, position: bool = False) -> Matrix:
+def encoded(
+    piece: Featured,
+    encoder: Encoder,
+    series: IndexSeries,
+    *,
+    position: bool = False,
+    learned: Mapping[str, npt.NDArray[np.float64]] | None = None,
+) -> Matrix:
     """The matrix of a piece, shape (rows, columns).
 
     Args:
         series: each request takes the newest index that is not after its t; there must be one.
         position: whether rows carry the position at which they were shown; False puts all at the first, as serving does.
+        learned: of training rows, target encodings as of each row's time; see `Encoder.encode`.
     """
     part, rows = piece.part, piece.rows
     place = series.place_of(part.t)
@@ -82,6 +90,7 @@ def encoded(piece: Featured, encoder: Encoder, series: IndexSeries, *, position:
             part.t[low:high],
             series.indexes[index],
             part.position[here] if position else None,
+            {name: column[here] for name, column in (learned or {}).items()},
         )
     return matrix
 

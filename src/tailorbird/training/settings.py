@@ -33,6 +33,7 @@ class TrainSettings:
         index_every_us: a new index this often over training and test; 0 divides the training part into `index_parts`.
         windows: name → length of the popularity baselines; None counts all.
         leave_out: columns that the model must not see.
+        preset: how columns are taken that no transform names: as `trees` like them, or `nets`; see `training.transforms`.
         shuffle: train on shuffled labels, to see that the gate refuses the result.
     """
 
@@ -51,6 +52,7 @@ class TrainSettings:
     gbdt: GbdtSettings = field(default_factory=GbdtSettings)
     windows: dict[str, int | None] = field(default_factory=lambda: {"1d": DAY, "7d": 7 * DAY, "ever": None})
     leave_out: tuple[str, ...] = ()
+    preset: str = "trees"
     seed: int = 7
     shuffle: bool = False
 

@@ -91,6 +91,7 @@ def train(
         slot.objective,
         settings,
         position=material.logged and slot.denominator == "answer",
+        label_window=material.label_window,
         progress=watch.tell,
         heads=heads,
     )
@@ -106,7 +107,7 @@ def train(
     others = _further(fitted, slot, store, champion)
     told = (material.why, *fitted.notes, *others, *_fairness(champion, bundle, unjudged, parts.test, before))
     notes = tuple(note for note in told if note not in decision.reasons)
-    about = _about(slot, material, data, split, parts, series, dropped, settings, now)
+    about = {**_about(slot, material, data, split, parts, series, dropped, settings, now), "columns": fitted.encoder.told()}
     watch.tell("bundle", 0, 1)
     card = model_card(slot, evaluation, decision, about, notes, by)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:

@@ -1,0 +1,103 @@
+"""Target encoding in time order: how often rows with a value led to a head, from nothing but what was known.
+
+    rate(value, t) = (hits + s · mean) / (rows + s)     over rows of that value whose label was known at t; the mean is of all such rows
+
+A row's label is known when its label window has passed. At the end of the window all rows are known: that table is what serving gets.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+Numbers = Ints | Floats
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """When training rows were, and what came of them.
+
+    Attributes:
+        t: shape (n,), microseconds.
+        labels: head → shape (n,).
+        weight: shape (n,), how many rows of the full set each stands for.
+        label_window: microseconds after t until a label is known; what is known at once counts from the next microsecond on.
+    """
+
+    t: Ints
+    labels: Mapping[str, Bools]
+    weight: Floats
+    label_window: int
+
+    @property
+    def known_at(self) -> Ints:
+        """When the label of each row is known."""
+        return self.t + max(self.label_window, 1)
+
+
+def final_rates(keys: Keys, kept: Keys, head: str, labelled: Labelled, smoothing: float) -> tuple[Floats, float]:
+    """The rate of each kept key over all rows, and the mean of all (0 without rows)."""
+    weight, hit = _units(labelled, head)
+    mean = float(hit.sum() / weight.sum()) if weight.sum() else 0.0
+    if not len(kept):
+        return np.zeros(0), mean
+    order = np.argsort(kept)
+    at = np.minimum(np.searchsorted(kept[order], keys), len(kept) - 1)
+    known = kept[order][at] == keys
+    hits, rows = (np.bincount(order[at[known]], amount[known], minlength=len(kept)) for amount in (hit, weight))
+    return _smoothed(hits, rows, mean, smoothing * _unit(labelled)), mean
+
+
+def rates_in_time(keys: Keys, unknown: Bools, head: str, labelled: Labelled, smoothing: float) -> Floats:
+    """The rate of each row's key as of the row's time; NaN where nothing was known yet. Rows that are `unknown` get the mean."""
+    weight, hit = _units(labelled, head)
+    hits, rows = _before(np.zeros(len(keys), np.int64), labelled, hit, weight)
+    mean = np.divide(hits, rows, out=np.full(len(keys), np.nan), where=rows > 0)
+    _, code = np.unique(keys, return_inverse=True)
+    hits, rows = _before(code.astype(np.int64), labelled, hit, weight)
+    return np.where(unknown, mean, _smoothed(hits, rows, mean, smoothing * _unit(labelled)))
+
+
+def _unit(labelled: Labelled) -> float:
+    """Weights are counted in whole parts of this: sums are exact below 2^53, so that no label reaches a rate by a rounding."""
+    total = float(labelled.weight.sum())
+    return 2.0 ** min(20, 51 - max(math.frexp(total)[1], 0))
+
+
+def _units(labelled: Labelled, head: str) -> tuple[Ints, Ints]:
+    """Of each row its weight, and its weight if it led to the head, in units."""
+    weight = np.rint(labelled.weight * _unit(labelled)).astype(np.int64)
+    return weight, weight * labelled.labels[head]
+
+
+def _smoothed(hits: Numbers, rows: Numbers, mean: Floats | float, smoothing: float) -> Floats:
+    below = rows + smoothing
+    rate = np.divide(hits + smoothing * mean, below, out=np.full(len(hits), np.nan), where=below > 0)
+    return np.clip(np.where(below > 0, rate, mean), 0.0, 1.0)
+
+
+def _before(code: Ints, labelled: Labelled, *amounts: Ints) -> list[Ints]:
+    """Of each amount its sum over the rows of the same code that were known at each row's time.
+
+    Rows and questions are put in one order of (code, time), known before asked; a running sum less what it was where the code begins.
+    """
+    n = len(code)
+    when = np.concatenate([labelled.known_at, labelled.t])
+    both = np.concatenate([code, code])
+    order = np.lexsort((np.repeat([0, 1], n), when, both))
+    start = np.flatnonzero(np.diff(both[order], prepend=-1))
+    length = np.diff(np.append(start, 2 * n))
+    sums = []
+    for amount in amounts:
+        running = np.cumsum(np.concatenate([amount, np.zeros(n, np.int64)])[order])
+        begin = np.concatenate(([0], running))[start]
+        of_code = np.empty(2 * n, np.int64)
+        of_code[order] = running - np.repeat(begin, length)
+        sums.append(of_code[n:])
+    return sums

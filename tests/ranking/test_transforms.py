@@ -1,0 +1,257 @@
+"""Transforms as a bundle applies them: what each makes of a value, bit for bit the same in any company, and what damage is refused."""
+
+import json
+import math
+from decimal import Decimal, getcontext
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from tests.ranking import world
+
+from tailorbird.errors import BundleError
+from tailorbird.events import hash64
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.encoders import FORMAT, Encoder, Ragged, read_encoder
+from tailorbird.ranking.transforms import (
+    Clip,
+    Codes,
+    Fill,
+    FillKey,
+    Frequency,
+    Hashed,
+    Log,
+    Missing,
+    Output,
+    Quantile,
+    Standardise,
+    Target,
+    Vectors,
+    log1p,
+)
+
+GOLDEN_LOG1P = [4591532242907186886, 4604418534313441775, 4612581998928541515, 4621493249683862269, 4634561317577555908]
+COATS, HATS = hash64("coats"), hash64("hats")
+NUMERIC = (
+    Output("logged", "price", (Log(), Clip(-1.0, 2.0), Standardise(0.3, 0.7), Fill(0.1, "median"))),
+    Output("rank", "clicks", (Quantile([-1.0, 0.0, 0.0, 2.0], [0.0, 1 / 3, 2 / 3, 1.0]), Fill(0.5, "median"))),
+    Output("rank_missing", "clicks", (Missing(),)),
+    Output("age", "age_days", (Standardise(3.0, 2.0), Fill(0.0, "mean"))),
+)
+CATEGORICAL = (
+    Output("category", "category", (Codes([HATS, COATS]),)),
+    Output("filled", "category", (FillKey(COATS, "mode"), Codes([HATS, COATS]))),
+    Output("bucket", "device", (Hashed(5),)),
+    Output("share", "category", (Frequency([HATS], [0.25]), Log())),
+    Output("rate", "category", (Target([0, HATS], [0.125, 0.5], 0.0625, "click", 20.0),)),
+    Output("device_missing", "device", (Missing(),)),
+    Output("place", "category", (Vectors([HATS, COATS], 2, [1.0, 2.0, 3.0, 4.0], 0), Fill(-1.0, "constant"))),
+)
+
+
+def make_encoder(outputs=NUMERIC + CATEGORICAL, **changes):
+    return world.make_encoder(**({"numeric": (), "vocabularies": (), "computed": (), "transforms": outputs, "format": FORMAT} | changes))
+
+
+def floats32(*values):
+    return np.array(values, np.float32)
+
+
+def test_each_numeric_step_does_what_it_says():
+    x = floats32(-math.inf, -3, 0, 1, math.inf, math.nan)
+    logged = Output("x", "x", (Log(),)).apply(x)
+    np.testing.assert_allclose(
+        logged, [-math.log1p(3.4028235e38), -math.log(4), 0, math.log(2), math.log1p(3.4028235e38), math.nan], rtol=1e-6
+    )
+    np.testing.assert_array_equal(Output("x", "x", (Clip(-1, 0.5),)).apply(x), floats32(-1, -1, 0, 0.5, 0.5, math.nan))
+    np.testing.assert_array_equal(Output("x", "x", (Standardise(1, 2), Fill(7, "mean"))).apply(x)[1:4], floats32(-2, -0.5, 0))
+    assert np.isfinite(Output("x", "x", (Standardise(1, 1e-3), Fill(7, "mean"))).apply(x)).all()
+    np.testing.assert_array_equal(Output("x", "x", (Missing(),)).apply(x), floats32(0, 0, 0, 0, 0, 1))
+    np.testing.assert_array_equal(Output("x", "x", ()).apply(floats32(2, math.nan)), floats32(2, math.nan))
+
+
+def test_a_rank_is_linear_between_cut_points_and_the_middle_of_a_tie():
+    step = Quantile([0, 1, 1, 1, 5], [0, 0.25, 0.5, 0.75, 1])
+    x = np.array([-9, 0, 0.5, 1, 3, 5, 9, math.nan])
+    np.testing.assert_array_equal(step.apply(x), [0, 0, 0.125, 0.5, 0.875, 1, 1, math.nan])
+    np.testing.assert_array_equal(Quantile([2, 2], [0, 1]).apply(np.array([1.0, 2.0, 3.0])), [0, 0, 1])
+
+
+def test_each_categorical_step_does_what_it_says():
+    keys = np.array([0, HATS, COATS, hash64("boats")], np.uint64)
+    made = {output.name: output.apply(keys) for output in CATEGORICAL}
+    np.testing.assert_array_equal(made["category"], [0, 2, 3, 1])
+    np.testing.assert_array_equal(made["filled"], [3, 2, 3, 1])
+    np.testing.assert_array_equal(made["bucket"], [0, *(2 + key % 5 for key in (HATS, COATS, hash64("boats")))])
+    np.testing.assert_allclose(made["share"], [math.nan, math.log(1.25), 0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(made["rate"], floats32(0.125, 0.5, 0.0625, 0.0625))
+    np.testing.assert_array_equal(made["device_missing"], [1, 0, 0, 0])
+    np.testing.assert_array_equal(made["place"], [[-1, -1], [1, 2], [3, 4], [-1, -1]])
+
+
+@given(st.one_of(st.floats(0, 3.5e38), st.floats(0, 1), st.sampled_from([0.0, 0.41, 0.42, 1e-30, 5e-324])))
+def test_the_logarithm_is_the_logarithm(x):
+    getcontext().prec = 60
+    exact = float((Decimal(1) + Decimal(x)).ln()) if x > 1e-25 else x
+    found = float(log1p(np.array([x]))[0])
+    assert found == pytest.approx(exact, rel=4e-16, abs=1e-320)
+
+
+def test_the_logarithm_has_the_bits_that_it_always_had():
+    bits = log1p(np.array([0.1, 1.0, 10.0, 12345.678, 1e30])).view(np.uint64).tolist()
+    assert bits == GOLDEN_LOG1P
+
+
+@given(arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32)), st.data())
+def test_a_value_is_the_same_however_many_come_with_it(x, data):
+    picked = data.draw(st.lists(st.integers(0, max(len(x) - 1, 0)), max_size=10)) if len(x) else []
+    for output in NUMERIC:
+        whole = output.apply(x)
+        assert whole.dtype == np.float32
+        np.testing.assert_array_equal(whole[picked].view(np.uint32), output.apply(x[picked]).view(np.uint32))
+        assert not np.isinf(whole).any()
+        assert not np.isnan(whole).any() or not any(isinstance(step, Fill) for step in output.steps)
+
+
+@given(st.lists(st.lists(st.integers(0, 50), max_size=9), min_size=1, max_size=6))
+def test_in_bulk_and_one_request_at_a_time_are_the_same_bits(index, requests):
+    encoder = make_encoder(numeric=("price",), computed=("i2i_score",))
+    rows = [world.make_rows(candidates, seed=number) for number, candidates in enumerate(requests)]
+    singles = [encoder.encode_request(each, world.keys_of(candidates), index) for each, candidates in zip(rows, requests, strict=True)]
+    whole = encoder.encode(
+        np.concatenate([each.numeric for each in rows]),
+        np.concatenate([each.categorical for each in rows]),
+        np.concatenate([world.keys_of(candidates) for candidates in requests]),
+        np.repeat(np.arange(len(requests)), [len(candidates) for candidates in requests]).astype(np.intp),
+        {"recent": Ragged(np.zeros(len(requests) + 1, np.int64), np.zeros(0, np.uint64))},
+        np.full(len(requests), rows[0].t),
+        index,
+    )
+    assert whole.shape[1] == len(encoder.names)
+    np.testing.assert_array_equal(whole.view(np.uint32), np.concatenate(singles).view(np.uint32))
+
+
+def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):
+    encoder = make_encoder((Output("rate", "category", (Target([HATS], [0.5], 0.1, "click", 1.0), Standardise(0.1, 0.5))),))
+    rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
+    none = {"recent": Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64))}
+    known = np.array([0.1, 0.6])
+    made = encoder.encode(
+        rows.numeric, rows.categorical, keys, np.zeros(2, np.intp), none, np.array([rows.t]), index, None, {"rate": known}
+    )
+    np.testing.assert_array_equal(made[:, 0], ((known - 0.1) / 0.5).astype(np.float32))
+
+
+def test_a_transform_may_be_made_of_the_position(index):
+    encoder = make_encoder((Output("position", "position", (Standardise(3, 2),)),))
+    rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
+    np.testing.assert_array_equal(encoder.encode_request(rows, keys, index)[:, 0], [-1, -1])
+
+
+def test_sizes_of_embeddings_and_what_nothing_looks_like():
+    encoder = make_encoder(vocabularies=world.make_encoder().vocabularies, outputs=NUMERIC + CATEGORICAL[1:4])
+    assert encoder.sizes == {"category": 5, "filled": 4, "bucket": 7}
+    assert encoder.categorical_names == ("category", "filled", "bucket")
+    absent = dict(zip(encoder.names, encoder.absent.tolist(), strict=True))
+    assert absent["category"] == 0
+    assert absent["filled"] == 3
+    assert absent["rank"] == 0.5
+    assert absent["rank_missing"] == 1
+    assert math.isnan(absent["share"])
+
+
+def test_it_says_of_each_column_what_it_is():
+    told = make_encoder(numeric=("price",)).told()
+    assert told["price"] == "as read"
+    assert told["logged"] == "price: log, clip to [-1, 2], standardise (mean 0.3, deviation 0.7), missing is the median 0.1"
+    assert told["rate"] == "category: rate of click by 2 values, drawn to the mean 0.0625 by 20 rows"
+    assert told["place_1"] == told["place_0"]
+
+
+def test_it_survives_the_file():
+    encoder = make_encoder()
+    again = read_encoder(msgspec.json.encode(encoder), where="here")
+    assert again == encoder
+    assert "step" in json.loads(msgspec.json.encode(encoder))["transforms"][0]["steps"][0]
+
+
+def test_a_file_from_before_transforms_still_loads(index):
+    old = b"""{"columns":{"numeric":["clicks","price"],"categorical":["category","device"],"sequences":["recent"]},
+        "numeric":["price","clicks"],"vocabularies":[{"name":"category","keys":[3,5]}],"computed":["popularity"],
+        "sequence":"recent","position":false}"""
+    encoder = read_encoder(old, where="here")
+    assert encoder.names == ("price", "clicks", "category", "popularity")
+    assert encoder.encode_request(world.make_rows([1]), world.keys_of([1]), index).shape == (1, 4)
+
+
+def with_step(step, column="price"):
+    plain = json.loads(msgspec.json.encode(make_encoder(())))
+    plain["transforms"] = [{"name": "x", "column": column, "steps": step if isinstance(step, list) else [step]}]
+    return json.dumps(plain).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (with_step({"step": "standardise", "mean": 0, "std": 0}), "deviation"),
+        (with_step({"step": "standardise", "mean": 0, "std": None}), "cannot be read"),
+        (with_step({"step": "standardise", "mean": 0}), "cannot be read"),
+        (with_step({"step": "unheard_of"}), "cannot be read"),
+        (with_step({"step": "log", "base": 2}), "cannot be read"),
+        (with_step({"step": "clip", "low": 2, "high": 1}), "borders"),
+        (with_step({"step": "quantile", "cuts": [1, 0], "values": [0, 1]}), "cut points"),
+        (with_step({"step": "quantile", "cuts": [0], "values": [0]}), "cut points"),
+        (with_step({"step": "quantile", "cuts": [0, 1], "values": [0, 1, 2]}), "cut points"),
+        (with_step({"step": "vocabulary", "keys": [1]}), "do not fit the column 'price'"),
+        (with_step({"step": "log"}, "category"), "do not fit the column 'category'"),
+        (with_step([], "category"), "do not fit the column 'category'"),
+        (with_step({"step": "log"}, "colour"), "'colour' that does not exist"),
+        (with_step([{"step": "vocabulary", "keys": [1]}, {"step": "log"}], "category"), "a step after codes"),
+        (with_step([{"step": "log"}, {"step": "vocabulary", "keys": [1]}], "category"), "does not come first"),
+        (with_step([{"step": "fill_key", "key": 1, "how": "mode"}], "category"), "keys as numbers"),
+        (with_step([{"step": "fill_key", "key": 1, "how": "mode"}, {"step": "log"}], "category"), "numbers of keys"),
+        (with_step([{"step": "missing"}, {"step": "log"}], "category"), "indicator"),
+        (with_step({"step": "vocabulary", "keys": [1, 1]}, "category"), "keys and numbers do not match"),
+        (with_step({"step": "vocabulary", "keys": [-1]}, "category"), "a key that is none"),
+        (with_step({"step": "vocabulary", "keys": [1 << 64]}, "category"), "a key that is none|cannot be read"),
+        (with_step({"step": "frequency", "keys": [1], "shares": []}, "category"), "keys and numbers do not match"),
+        (with_step({"step": "hashing", "buckets": 0}, "category"), "without buckets"),
+        (
+            with_step({"step": "target", "keys": [1], "rates": [2], "mean": 0, "head": "click", "smoothing": 1}, "category"),
+            "outside 0 to 1",
+        ),
+        (
+            with_step({"step": "vectors", "keys": [1], "width": 2, "flat": [1], "trained_until": 0}, "category"),
+            "several lengths",
+        ),
+        (json.dumps({"format": FORMAT + 1, "new": 1}).encode(), "reads up to"),
+        (b"{", "cannot be read"),
+        (b"\xff", "cannot be read"),
+    ],
+)
+def test_a_damaged_or_inconsistent_file_is_refused(data, told):
+    with pytest.raises(BundleError, match=told) as caught:
+        read_encoder(data, where="bundle v7")
+    assert str(caught.value).startswith("bundle v7: ")
+
+
+def test_two_columns_of_one_name_are_refused():
+    with pytest.raises(BundleError, match="called alike"):
+        make_encoder(NUMERIC, numeric=("price",), transforms=(Output("price", "clicks", (Log(),)),))
+
+
+def test_a_bundle_scores_through_its_transforms(index, tmp_path):
+    encoder = make_encoder(NUMERIC + CATEGORICAL)
+    numbers = list(range(20))
+    rows, keys = world.make_rows(numbers, recent=[3]), world.keys_of(numbers)
+    golden = encoder.encode_request(rows, keys, index)
+    models = {"model/all.onnx": world.linear_model(len(encoder.names))}
+    world.make_bundle(tmp_path / "bundle", encoder=encoder, models=models, golden=golden)
+    bundle = Bundle.load(tmp_path / "bundle", schema_hash="abc123abc123")
+    assert isinstance(bundle.encoder, Encoder)
+    weights = np.random.default_rng(0).normal(size=(len(encoder.names), 2)).astype(np.float32) * 0.1
+    expected = np.nan_to_num(golden) @ weights
+    np.testing.assert_allclose(bundle.raw(encoder.encode_request(rows, keys, index))["click"], expected[:, 0], rtol=1e-4, atol=1e-5)

@@ -47,8 +47,16 @@ ALLOWED: dict[str, set[str]] = {
     "faults": set(),
     "version": set(),
 }
-OFFLINE_ONLY = {"features.backfill", "features.shards", "features.bootstrap", "features.recompute", "features.chains"}
-NEVER_IN_A_SERVER = ("torch", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib")
+OFFLINE_ONLY = {
+    "features.backfill",
+    "features.shards",
+    "features.kernels",
+    "features.hashing",
+    "features.bootstrap",
+    "features.recompute",
+    "features.chains",
+}
+NEVER_IN_A_SERVER = ("torch", "numba", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib")
 UNPICKLERS = {"pickle", "joblib", "cloudpickle", "dill", "marshal", "shelve"}
 
 

@@ -21,7 +21,7 @@ from tailorbird.registry import Registry
 from tailorbird.serving.server import bind
 from tailorbird.stream import open_reader, raw_path
 
-NEVER = {"torch", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib", "pickle5", "joblib"}
+NEVER = {"torch", "numba", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib", "pickle5", "joblib"}
 
 CHILD = """
 import sys

@@ -15,12 +15,12 @@ Which events belong to which entity, and what is finished from the sums, stands 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
+
+from tailorbird.features import kernels
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -29,36 +29,7 @@ Keys = npt.NDArray[np.uint64]
 TieBreak = Callable[[Intps], Sequence[npt.NDArray]]  # positions of events → sort keys, the most significant first
 
 _RAGGED_MAX = 1 << 22  # entries of a ragged intermediate that are held at a time
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Maps (segment, value) to one int64 in the same order, values below and above all known ones included.
-
-    Codes of known values start at 1. Where segment and span do not fit into 63 bits, codes are ranks.
-    """
-
-    low: int
-    high: int
-    bits: int
-    ranks: Int64s | None
-
-    @classmethod
-    def over(cls, values: Int64s, segments: int) -> "_Axis":
-        low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-        bits = (high - low + 2).bit_length()
-        if bits + (segments + 1).bit_length() <= 63:
-            return cls(low, high, bits, None)
-        ranks = np.unique(values)
-        return cls(low, high, (len(ranks) + 1).bit_length(), ranks)
-
-    def pack(self, segment: Intps | Int64s, values: Int64s, *, side: Literal["left", "right"] = "left") -> Int64s:
-        """`side` is that of the search to come: a value between two known ones must fall on the right side of it."""
-        if self.ranks is None:
-            codes = np.clip(values, self.low - 1, self.high + 1) - (self.low - 1)
-        else:
-            codes = np.searchsorted(self.ranks, values, side) + (side == "left")
-        return (segment.astype(np.int64) << self.bits) | codes
+IN_FLIGHT_MAX = 256  # events in flight that are looked at one by one
 
 
 class Timeline:
@@ -72,91 +43,94 @@ class Timeline:
 
     Attributes:
         order: shape (m,), which of the n events stands at each position.
+        ts, p: shape (m,).
+        starts: shape (entities + 2,), where each entity's positions begin; the last but one is nobody, who has none.
+        known: shape (m,), the largest p of the entity up to each position.
     """
 
     def __init__(self, asked: Keys, keys: Keys, ts: Int64s, p: Int64s, tie: TieBreak | None = None) -> None:
         assert keys.shape == ts.shape == p.shape
-        self._entities = pc.unique(pa.array(asked))
-        self._count = len(self._entities)
-        segment = self._segments(keys)
-        chosen = np.flatnonzero(segment < self._count)
-        if len(chosen) < len(segment):
-            segment, ts = segment[chosen], ts[chosen]
-        self._time = _Axis.over(ts, self._count)
-        packed = self._time.pack(segment, ts)
-        rank = _sorted(packed, chosen, tie)
-        self.order: Intps = chosen[rank] if len(chosen) < len(keys) else rank
-        self.p: Int64s = p[self.order]
-        self._packed = packed[rank]
-        self._starts = np.concatenate(([0], np.cumsum(np.bincount(segment, minlength=self._count)), [len(rank)]))
-        self._position = _Axis.over(self.p, self._count)
-        owner = self._packed >> self._time.bits
-        self._known = np.concatenate(([-1], np.maximum.accumulate(self._position.pack(owner, self.p))))
+        self._numbers = kernels.Numbers(asked)
+        count = self._numbers.count
+        starts, self.order, self.ts, self.p = kernels.grouped(self._numbers.of(keys), count, ts, p)
+        self.starts: Int64s = np.append(starts, starts[-1])
+        if tie is not None:
+            self._break_ties(tie, p)
+        self.known: Int64s = np.empty(len(self.p), np.int64)
+        kernels.in_shares(kernels.running_maximum, count, starts, self.p, self.known, bounds=kernels.shares_of(starts))
 
     def __len__(self) -> int:
         return len(self.order)
 
     def prefix(self, values: Int64s) -> Int64s:
         """Prefix sums, shape (m + 1,), of `values` (n,), given in the order of the events that came in."""
-        sums = np.zeros(len(self.order) + 1, np.int64)
-        np.cumsum(values[self.order], dtype=np.int64, out=sums[1:])
+        return self.prefixes([values])[0]
+
+    def prefixes(self, values: Sequence[Int64s]) -> Int64s:
+        """The prefix sums of several measures, shape (measures, m + 1)."""
+        sums = np.empty((len(values), len(self) + 1), np.int64)
+        sums[:, 0] = 0
+        for row, column in zip(sums, values, strict=True):
+            kernels.in_shares(kernels.gather, len(self), column, self.order, row[1:])
+            kernels.accumulate(row)
         return sums
 
     def at(self, keys: Keys, t: Int64s, p: Int64s) -> "Moments":
         """Moments, shape (q,) each; a key without events is a moment before all events."""
-        return Moments(self, self._segments(keys), t, p)
+        return Moments(self, self._numbers.of(keys), t, p)
 
     def series(self, chosen: Bools) -> "Series":
         """The events with `chosen` (n,) true, for questions about the newest of them."""
         return Series(self, np.flatnonzero(chosen[self.order]))
 
-    def _segments(self, keys: Keys) -> Intps:
-        found = pc.index_in(pa.array(keys), value_set=self._entities)
-        return pc.fill_null(found, self._count).to_numpy().astype(np.intp)
-
-
-def _sorted(packed: Int64s, chosen: Intps, tie: TieBreak | None) -> Intps:
-    rank = np.argsort(packed)
-    if tie is None or not len(rank):
-        return rank
-    ordered = packed[rank]
-    same = np.zeros(len(rank) + 1, bool)
-    np.equal(ordered[1:], ordered[:-1], out=same[1:-1])
-    tied = np.flatnonzero(same[1:] | same[:-1])
-    if len(tied):
-        subset = rank[tied]
-        rank[tied] = subset[np.lexsort((*reversed(tie(chosen[subset])), packed[subset]))]
-    return rank
+    def _break_ties(self, tie: TieBreak, p: Int64s) -> None:
+        places = np.flatnonzero(kernels.tied(self.starts, self.ts))
+        if len(places):
+            some = self.order[places]
+            # Places of one entity and time lie together, and each of these runs is put in order of the tie-break.
+            entity = np.searchsorted(self.starts, places, side="right")
+            some = some[np.lexsort((*reversed(tie(some)), self.ts[places], entity))]
+            self.order[places], self.p[places] = some, p[some]
 
 
 class Moments:
-    """Questions to a timeline, kept sorted by (entity, t) so that the searches run through memory in order.
+    """Questions to a timeline, kept sorted by (entity, t) so that edges run through memory in order.
 
     All arrays that are taken and given have one entry for each moment, in the order in which the moments came in.
     """
 
-    def __init__(self, timeline: Timeline, segment: Intps, t: Int64s, p: Int64s) -> None:
+    def __init__(self, timeline: Timeline, entity: npt.NDArray[np.int32], t: Int64s, p: Int64s) -> None:
         self.timeline = timeline
-        packed = timeline._time.pack(segment, t)
-        self.order = np.argsort(packed)
-        self.segment = segment[self.order]
+        self.starts, self.order, self.sorted_t, self.p = kernels.grouped(entity, len(timeline.starts) - 1, t, p)
+        self.entity = entity[self.order]
         self.t = t
-        self.p = p[self.order]
-        self.position = timeline._position.pack(self.segment, self.p, side="right")
-        self.start = timeline._starts[self.segment]
-        self.stop = self._cut(np.searchsorted(timeline._packed, packed[self.order]))
+        self._keep = entity, p
+        self.start = timeline.starts[self.entity]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @cached_property
+    def stop(self) -> "Cut":
+        """The edge at t."""
+        return self._cut(self.sorted_t)
 
     def before(self, times: Int64s | None = None) -> "Cut":
         """The edge at `times` (q,), or at t itself: what happened before it and was known."""
-        if times is None:
-            return self.stop
-        packed = self.timeline._time.pack(self.segment, times[self.order])
-        return self._cut(np.searchsorted(self.timeline._packed, packed))
+        return self.stop if times is None else self._cut(times[self.order])
 
-    def _cut(self, edge: Intps) -> "Cut":
-        slow = np.flatnonzero(self.timeline._known[edge] > self.position)
-        first = np.searchsorted(self.timeline._known[1:], self.position[slow], side="right")
-        return Cut(self, edge, slow, first)
+    def some(self, rows: Intps) -> "Moments":
+        """These moments alone."""
+        entity, p = self._keep
+        return Moments(self.timeline, entity[rows], self.t[rows], p[rows])
+
+    def _cut(self, times: Int64s) -> "Cut":
+        timeline = self.timeline
+        edge, first = np.empty(len(times), np.intp), np.empty(len(times), np.intp)
+        kernels.in_shares(kernels.edges, len(times), self.entity, times, timeline.starts, timeline.ts, edge)
+        kernels.in_shares(kernels.in_flight, len(times), self.start, edge, self.p, timeline.known, first)
+        slow = np.flatnonzero(first < edge)
+        return Cut(timeline, self.p, edge, slow, first[slow])
 
     def restore(self, values: npt.NDArray) -> npt.NDArray:
         """From the sorted order back to that of the moments."""
@@ -164,12 +138,36 @@ class Moments:
         restored[self.order] = values
         return restored
 
+    def window_sums(self, prefixes: Int64s, windows: Sequence[tuple[int, int, int]], *, in_flight_max: int = IN_FLIGHT_MAX) -> Int64s:
+        """The sum of each window, shape (q, windows).
+
+        Args:
+            prefixes: as of `Timeline.prefixes`.
+            windows: (hop, length, which of the prefixes): the events from t // hop · hop − length on.
+            in_flight_max: moments with more events in flight are answered by a wavelet matrix, in time that does not grow with them.
+        """
+        timeline = self.timeline
+        hop, length, prefix_of = (np.array([window[place] for window in windows], np.int64) for place in range(3))
+        sums, far = np.empty((len(self), len(windows)), np.int64), np.zeros(len(self), np.bool_)
+        of_moments = (self.order, self.entity, self.sorted_t, self.p)
+        of_events = (timeline.starts, timeline.ts, timeline.p, timeline.known, prefixes)
+        kernels.in_shares(kernels.window_sums, len(self), *of_moments, *of_events, hop, length, prefix_of, in_flight_max, sums, far)
+        rest = np.flatnonzero(far)
+        if len(rest):
+            some = self.some(rest)
+            upper = some.before().sums(list(prefixes))
+            for place, (hop_of, length_of, prefix) in enumerate(windows):
+                lower = some.before(some.t // hop_of * hop_of - length_of).sums([prefixes[prefix]])[0]
+                sums[rest, place] = some.restore(upper[prefix] - lower)
+        return sums
+
 
 @dataclass(frozen=True)
 class Cut:
     """One time edge of every moment. `slow` are the moments with events in flight before it, `first` the first of these."""
 
-    moments: Moments
+    timeline: Timeline
+    p: Int64s
     edge: Intps
     slow: Intps
     first: Intps
@@ -181,9 +179,8 @@ class Cut:
         """
         totals = [prefix[self.edge] for prefix in prefixes]
         if len(self.slow):
-            timeline = self.moments.timeline
-            last, bound = self.edge[self.slow], self.moments.p[self.slow]
-            rest = _stretch_sums(timeline.p, self.first, last, bound, prefixes)
+            last, bound = self.edge[self.slow], self.p[self.slow]
+            rest = _stretch_sums(self.timeline.p, self.first, last, bound, prefixes)
             for total, prefix, extra in zip(totals, prefixes, rest, strict=True):
                 total[self.slow] = prefix[self.first] + extra
         return totals

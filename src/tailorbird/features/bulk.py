@@ -1,7 +1,7 @@
 """Many requests of the past at once, and their features: plain values in columns. One request is in `features.request`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,9 @@ class Requests:
 
     def part(self, start: int, stop: int, rows: slice) -> "Requests":
         """The requests [start, stop) with their rows, which lie together."""
-
-        def cut(column: Any) -> Any:
-            return None if column is None else column[start:stop]
-
-        texts = {name: cut(getattr(self, name)) for name in ("session_id", "device", "country", "local_hour", "query")}
-        row_request = self.row_request[rows] - start
-        return Requests(cut(self.t), cut(self.p), cut(self.person), row_request, self.row_item[rows], **texts)
+        held: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self) if not one.name.startswith("row_")}
+        cut: dict[str, Any] = {name: None if column is None else column[start:stop] for name, column in held.items()}
+        return Requests(**cut, row_request=self.row_request[rows] - start, row_item=self.row_item[rows])
 
 
 @dataclass(frozen=True)

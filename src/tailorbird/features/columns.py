@@ -48,18 +48,25 @@ class Extract:
 
     Attributes:
         rows: of the frame, for columns that are made only when asked for.
-        key: of the entity.
         value: 1, int64 units, or 64 bits (a float64 or a hash) of the last value; see `layout.Source.value`.
     """
 
     frame: "Frame" = field(repr=False)
+    source: Source = field(repr=False)
     rows: Rows
-    key: Keys
-    ts: Int64s
     value: Int64s
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def key(self) -> Keys:
+        """Of the entity."""
+        return chosen_of(self.frame.key(self.source.entity)[0], self.rows)
+
+    @cached_property
+    def ts(self) -> Int64s:
+        return chosen_of(self.frame.ts, self.rows)
 
     @property
     def id(self) -> Keys:
@@ -90,7 +97,8 @@ class Extract:
 class Frame:
     """A block of routed events (columns of `events.schema.ROUTED`, any order of rows), expanded over `items`."""
 
-    def __init__(self, table: pa.Table | pa.RecordBatch) -> None:
+    def __init__(self, table: pa.Table | pa.RecordBatch, hashes: "Callable[[pa.ChunkedArray], Keys] | None" = None) -> None:
+        self._hashes = hashes or _hashes
         self._table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table.combine_chunks()
         self._texts: dict[str, Keys] = {}
         self._numbers: dict[str, Floats] = {}
@@ -100,20 +108,28 @@ class Frame:
         self._json: dict[str, _Json] = {}
         self.extracts: dict[Source, Extract] = {}
         self.capped = 0  # values that were cut off at their declared maximum, so far
-        events = np.arange(self._table.num_rows)
-        own = self._table["item_id"].is_valid().to_numpy()
-        lengths = pc.fill_null(pc.list_value_length(self._table["items"]), 0).to_numpy().astype(np.int64)
-        lengths[own] = 0
-        self._expanded = bool(lengths.any())
-        copies = np.maximum(lengths, 1)
-        self._event: Rows = np.repeat(events, copies) if self._expanded else events
-        # The place in `items`; 0 where an event is not expanded.
-        starts = np.cumsum(copies) - copies
-        self.index: Int64s = np.arange(len(self._event)) - np.repeat(starts, copies) if self._expanded else np.zeros(len(events), np.int64)
+        count = self._table.num_rows
+        lengths = np.zeros(count, np.int64)
+        if self._table["items"].null_count < count:
+            lengths += pc.fill_null(pc.list_value_length(self._table["items"]), 0).to_numpy()
+            lengths[self._table["item_id"].is_valid().to_numpy()] = 0
         self._lengths = lengths
+        self._expanded = bool(lengths.any())
+        # Which event each row is; columns of events that are not expanded are taken as they are, not copied.
+        self._event: Rows | slice = slice(None)
+        # The place in `items`; 0 where an event is not expanded.
+        self.index: Int64s = np.zeros(count, np.int64)
+        if self._expanded:
+            copies = np.maximum(lengths, 1)
+            self._event = np.repeat(np.arange(count), copies)
+            self.index = np.arange(len(self._event)) - np.repeat(np.cumsum(copies) - copies, copies)
 
     def __len__(self) -> int:
-        return len(self._event)
+        return len(self.index)
+
+    def event(self, rows: Rows) -> Rows:
+        """The event, by its place in the table, that each row is of."""
+        return rows if isinstance(self._event, slice) else self._event[rows]
 
     @cached_property
     def ts(self) -> Int64s:
@@ -127,7 +143,7 @@ class Frame:
     def id(self) -> Keys:
         """hash(event, owner) + place in `items`; the owner is whose event ids are told apart by: user, anonymous or item."""
         owner = pc.coalesce(self._table["user_id"], self._table["anonymous_id"], self._table["item_id"], pa.scalar(""))
-        key = combine(_hashes(self._table["event_id"]), _hashes(owner))
+        key = combine(self._hashes(self._table["event_id"]), self._hashes(owner))
         with np.errstate(over="ignore"):
             return key[self._event] + self.index.astype(np.uint64)
 
@@ -193,7 +209,7 @@ class Frame:
         """The entity of each row, and whether the row has one."""
         found = self._keys.get(entity)
         if found is None:
-            parts = [self._queries() if name == "query" else self.text(name) for name in entity.fields]
+            parts = [self.part(entity, name) for name in entity.fields]
             has = np.ones(len(self), np.bool_)
             for part in parts:
                 has &= part != 0
@@ -204,13 +220,23 @@ class Frame:
         owner, _, attribute = name.partition(".")
         if attribute:
             return self._of(owner).values(lambda profile: _category(profile.get(attribute)), 0, np.uint64)
-        if name == "item":
-            return self._items()
         if name in WHOLE_FIELDS:
             return whole_keys(self.number(name))
-        column = self._table[{"user": "person", "session": "session_id"}.get(name, name)]
-        hashes = _hashes(column)
-        return hashes[self._event] if self._expanded else hashes
+        return self.of_text(name, self._hashes)
+
+    def part(self, entity: Entity, name: str) -> Keys:
+        """What a field adds to the entity's key, 0 where it is missing."""
+        return self._queries() if name == "query" else self.text(name)
+
+    def of_text(self, name: str, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
+        """A column of text as keys that a function makes of it; 0 where it is missing."""
+        if name == "item":
+            return self._items(keyed)
+        return keyed(self._table[{"user": "person", "session": "session_id"}.get(name, name)])[self._event]
+
+    def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
+        """The keys of the users or items whose ids these are."""
+        return self._hashes(ids)
 
     def _shown_at_once(self) -> Bools:
         """The rows that stand for one of an event's `items`."""
@@ -221,13 +247,13 @@ class Frame:
         own, answered = (query_keys(self._table[name]) for name in ("query", "answer_query"))
         return np.where(own != 0, own, answered)[self._event]
 
-    def _items(self) -> Keys:
-        own = _hashes(self._table["item_id"])
+    def _items(self, keyed: Callable[[pa.ChunkedArray], Keys]) -> Keys:
+        own = keyed(self._table["item_id"])
         if not self._expanded:
             return own
         found = own[self._event]
         taken = pc.filter(self._table["items"], pa.array(self._lengths > 0))
-        found[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = _hashes(pc.list_flatten(taken))
+        found[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = keyed(pc.list_flatten(taken))
         return found
 
     def _of(self, owner: str) -> "_Json":
@@ -240,12 +266,13 @@ def extract(source: Source, frame: Frame) -> Extract:
     """The rows of the frame that the source counts, with their entity and value; made once a frame."""
     found = frame.extracts.get(source)
     if found is None:
-        found = frame.extracts[source] = _extract(source, frame)
+        found = frame.extracts[source] = extracted(source, frame)
     return found
 
 
-def _extract(source: Source, frame: Frame) -> Extract:
-    key, has = frame.key(source.entity)
+def extracted(source: Source, frame: Frame) -> Extract:
+    """`extract` without keeping it."""
+    _, has = frame.key(source.entity)
     mask = frame.counts & frame.of_types(source.types) & has & frame.once(source.per_item)
     if source.where is not None:
         mask &= frame.holds(source.where)
@@ -255,16 +282,21 @@ def _extract(source: Source, frame: Frame) -> Extract:
     elif isinstance(source.value, Amount):
         numbers = source.value.of.numbers(frame.column, len(frame))
         rows = np.flatnonzero(mask & ~np.isnan(numbers))
-        value = _units(numbers[rows], source.value, frame)
+        value = _units(chosen_of(numbers, rows), source.value, frame)
     elif source.value.kind == "text":
         hashes = np.broadcast_to(source.value.columns(frame.column), (len(frame),))
         rows = np.flatnonzero(mask & (hashes != 0))
-        value = hashes[rows].view(np.int64)
+        value = chosen_of(hashes, rows).view(np.int64)
     else:
         numbers = source.value.numbers(frame.column, len(frame))
         rows = np.flatnonzero(mask & ~np.isnan(numbers))
-        value = numbers[rows].view(np.int64)
-    return Extract(frame, rows, key[rows], frame.ts[rows], value)
+        value = chosen_of(numbers, rows).view(np.int64)
+    return Extract(frame, source, rows, value)
+
+
+def chosen_of(values: npt.NDArray, rows: Rows) -> npt.NDArray:
+    """The values at rows that ascend; not a copy where these are all."""
+    return values if len(rows) == len(values) else values[rows]
 
 
 PEAK_ZERO = 1 << 62  # the code of the value 0
@@ -310,13 +342,13 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
             values[:, lane] = np.array([_category(one.get(name)) for one in parsed], np.uint64).view(np.int64)
     if not len(events):
         return ProfileExtract(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64), values)
-    return ProfileExtract(_hashes(column), frame.ts[first], frame.id[first], frame.p[first], values)
+    return ProfileExtract(frame.profile_keys(column), frame.ts[first], frame.id[first], frame.p[first], values)
 
 
 class _Json:
     """A column of JSON objects, or of lists with one object for each of an event's `items`; each text is read once."""
 
-    def __init__(self, column: pa.ChunkedArray, event: Rows, index: Int64s) -> None:
+    def __init__(self, column: pa.ChunkedArray, event: Rows | slice, index: Int64s) -> None:
         codes = column.combine_chunks().dictionary_encode()
         codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
         parsed = [json.loads(text) for text in codes.dictionary.to_pylist()]
@@ -342,12 +374,18 @@ def _category(value: object) -> int:
     return 0 if text is None else hash64(text)
 
 
+_UNITS_AT_ONCE = 1 << 15  # so that what is between stays in the cache
+
+
 def _units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
-    with np.errstate(over="ignore"):
-        units = numbers / amount.unit
     limit = float(amount.units_max)
-    frame.capped += int(np.count_nonzero(np.abs(units) > limit))
-    return np.rint(np.clip(units, -limit, limit)).astype(np.int64)
+    found = np.empty(len(numbers), np.int64)
+    for start in range(0, len(numbers), _UNITS_AT_ONCE):
+        with np.errstate(over="ignore"):
+            units = numbers[start : start + _UNITS_AT_ONCE] / amount.unit
+        frame.capped += int(np.count_nonzero(np.abs(units) > limit))
+        found[start : start + len(units)] = np.rint(np.clip(units, -limit, limit))
+    return found
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

@@ -4,10 +4,10 @@ What belongs to the request (user, session, everyone) is computed once a request
 events of an entity are one `asof.Timeline`, which all its windows, lasts and sequences share.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import UsageError
-from tailorbird.events.keys import hash64s
 from tailorbird.features.asof import Moments, Ragged, Series, Timeline
 from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.asof_sketches import Unions
@@ -25,17 +24,19 @@ from tailorbird.features.columns import (
     Extract,
     Frame,
     ProfileExtract,
+    chosen_of,
     entity_key,
-    extract,
     extract_profiles,
+    extracted,
     measured,
     query_keys,
     weekdays,
     whole_keys,
 )
-from tailorbird.features.declare import HORIZON, WHOLE_FIELDS
+from tailorbird.features.declare import HORIZON, WHOLE_FIELDS, Entity
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.finish import DECAY_WEIGHTS, values_of
+from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.layout import PEAKS, DecayedSum, EntityLayout, LastEvents, Profile, Source, Spot, Step
 from tailorbird.features.runs import Runs
 
@@ -103,7 +104,7 @@ class PastLanes:
         numbers = pa.array(column) if not isinstance(column, pa.Array | pa.ChunkedArray) else column
         return pc.fill_null(numbers.cast(pa.float64()), np.nan).to_numpy()
 
-    def _texts(self, name: str) -> Keys:
+    def _texts(self, name: str, keyed: Callable[[pa.Array], Keys] = hashes) -> Keys:
         """A text of each request as a key."""
         if name in WHOLE_FIELDS:
             return whole_keys(self._wholes(name))
@@ -111,7 +112,7 @@ class PastLanes:
             queries = self._requests.query
             return np.zeros(len(self._times[0]), np.uint64) if queries is None else query_keys(_array(queries))
         column = {"user": "person", "session": "session_id"}.get(name, name)
-        return _keys(getattr(self._requests, column), len(self._times[0]))
+        return _keys(getattr(self._requests, column), len(self._times[0]), keyed)
 
     def _compute(self, layout: EntityLayout) -> None:
         """All lanes of one entity, at its requests or rows."""
@@ -137,15 +138,16 @@ class PastLanes:
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
         parts: list[Keys] = []
+        keyed = partial(identities, start=self._frames.start) if _of_plain_texts(layout.entity) else hashes
         for place, name in enumerate(layout.entity.fields):
             if name == "item":
-                parts.append(_keys(self._requests.row_item, self.rows))
+                parts.append(_keys(self._requests.row_item, self.rows, keyed))
             elif "." in name:
                 spot = self._features.composite_spots[layout.index, place]
                 values = self.lane(spot) if by_row else self._values[spot]
                 parts.append(values.view(np.uint64))
             else:
-                parts.append(self._spread(self._texts(name), not by_row))
+                parts.append(self._spread(self._texts(name, keyed), not by_row))
         known = np.ones(count, np.bool_)
         for part in parts:
             known &= part != 0
@@ -165,31 +167,51 @@ def _is_by_row(layout: EntityLayout) -> bool:
     return any(name == "item" or name.startswith("item.") for name in layout.entity.fields)
 
 
+class _PastFrame(Frame):
+    """A frame whose entities that are made of plain texts have identities for keys: nothing but grouping looks at them."""
+
+    def __init__(self, events: pa.Table, start: int) -> None:
+        super().__init__(events, hashes)
+        self._start = start
+        self._identities: dict[str, Keys] = {}
+
+    def part(self, entity: Entity, name: str) -> Keys:
+        if not _of_plain_texts(entity):
+            return super().part(entity, name)
+        if name not in self._identities:
+            self._identities[name] = self.of_text(name, partial(identities, start=self._start))
+        return self._identities[name]
+
+    def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
+        return identities(ids, start=self._start)
+
+
 class Frames:
     """The events with what has been taken out of them so far."""
 
     def __init__(self, events: pa.Table) -> None:
         self.events = events
-        self.frame = Frame(events)
+        self.start = secrets.randbits(64)
+        self.frame = _PastFrame(events, self.start)
         self._taken: dict[Source, Extract] = {}
         self._profiles: dict[Profile, ProfileExtract] = {}
 
     def taken(self, source: Source) -> Extract:
         if source not in self._taken:
-            self._taken[source] = extract(source, self.frame)
+            self._taken[source] = extracted(source, self.frame)
         return self._taken[source]
 
     def profiles(self, profile: Profile) -> ProfileExtract:
         if profile not in self._profiles:
-            frame = Frame(self.events.filter(pc.equal(self.events["type"], profile.type)))
+            frame = _PastFrame(self.events.filter(pc.equal(self.events["type"], profile.type)), self.start)
             self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
         return self._profiles[profile]
 
     def ids(self, rows: Intps) -> Keys:
         """What breaks ties in time. Hashing ids is dear, so only those of the rows that are tied are hashed."""
-        event = np.cumsum(self.frame.index == 0)[rows] - 1
+        event = self.frame.event(rows)
         unique, place = np.unique(event, return_inverse=True)
-        some = Frame(self.events.take(pa.array(unique)))
+        some = Frame(self.events.take(pa.array(unique)), hashes)
         first = some.id[some.index == 0]
         with np.errstate(over="ignore"):
             return first[place] + self.frame.index[rows].astype(np.uint64)
@@ -202,15 +224,12 @@ class _Record:
         self._layout = layout
         self._frame = frame = frames.frame
         self._taken = {source: frames.taken(source) for source in sources_of(layout)}
-        chosen = np.zeros(len(frame), np.bool_)
-        for taken in self._taken.values():
-            chosen[taken.rows] = True
-        self._rows = rows = np.flatnonzero(chosen)
-        self._place = np.cumsum(chosen) - 1  # row of the frame → its place among the chosen ones
+        self._rows, self._place = _union([taken.rows for taken in self._taken.values()], len(frame))
         # Sums do not depend on the order of ties.
-        tie = (lambda tied: (frames.ids(rows[tied]),)) if layout.lasts or layout.first_values or layout.sequences else None
+        tie = (lambda tied: (frames.ids(self._rows[tied]),)) if layout.lasts or layout.first_values or layout.sequences else None
         key, _ = frame.key(layout.entity)
-        self.timeline = Timeline(asked, key[rows], frame.ts[rows], frame.p[rows], tie)
+        key, ts, p = (chosen_of(column, self._rows) for column in (key, frame.ts, frame.p))
+        self.timeline = Timeline(asked, key, ts, p, tie)
 
     def values(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """Every lane that is one number."""
@@ -218,31 +237,15 @@ class _Record:
         return [lane for kind in over_tiles for lane in kind(moments, t)] + self.lasts(moments) + self.first_values(moments)
 
     def windows(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
-        """The sum of each window at its spot. Edges are shared by windows of one length and hop, prefix sums by all."""
+        """The sum of each window at its spot."""
         layout = self._layout
+        windows = [(one, layout.rings[one.ring]) for one in layout.windows if layout.rings[one.ring].measure not in PEAKS]
         # Rings that differ in nothing but their hop have one prefix sum.
-        measures = list(dict.fromkeys((ring.source, ring.measure) for ring in layout.rings if ring.measure not in PEAKS))
-        prefixes = [self.timeline.prefix(self._measure(source, measure)) for source, measure in measures]
-        measure_of = [-1 if ring.measure in PEAKS else measures.index((ring.source, ring.measure)) for ring in layout.rings]
-        upper = moments.before().sums(prefixes)
-        edges: dict[tuple[int, int], list[int]] = {}
-        for index, window in enumerate(layout.windows):
-            if layout.rings[window.ring].measure in PEAKS:
-                continue
-            edges.setdefault((layout.rings[window.ring].hop, window.tiles), []).append(index)
-
-        def at_edge(edge: tuple[int, int]) -> list[tuple[Spot, Int64s]]:
-            hop, tiles = edge
-            sums = [measure_of[layout.windows[index].ring] for index in edges[edge]]
-            lower = moments.before(t // hop * hop - hop * tiles).sums([prefixes[one] for one in sums])
-            return [
-                (Spot(layout.index, layout.windows[index].reading_lane), moments.restore(upper[one] - below))
-                for index, one, below in zip(edges[edge], sums, lower, strict=True)
-            ]
-
-        # NumPy lets go of the interpreter in searches and sums, so edges run on all cores.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return [found for some in pool.map(at_edge, edges) for found in some]
+        measures = list(dict.fromkeys((ring.source, ring.measure) for _, ring in windows))
+        prefixes = self.timeline.prefixes([self._measure(source, measure) for source, measure in measures])
+        asked = [(ring.hop, ring.hop * one.tiles, measures.index((ring.source, ring.measure))) for one, ring in windows]
+        sums = moments.window_sums(prefixes, asked)
+        return [(Spot(layout.index, one.reading_lane), sums[:, place]) for place, (one, _) in enumerate(windows)]
 
     def peaks(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """The code of the largest or smallest value of each window that asks for one, and of each first time."""
@@ -332,15 +335,22 @@ class _Record:
     def _chosen(self, source: Source) -> Bools:
         """Which of the entity's events the source counts."""
         chosen = np.zeros(len(self._rows), np.bool_)
-        chosen[self._place[self._taken[source].rows]] = True
+        chosen[self._places(source)] = True
         return chosen
 
     def _measure(self, source: Source, measure: str) -> Int64s:
         """What each of the entity's events adds; 0 where the source does not count it."""
-        taken = self._taken[source]
+        added = measured(measure, self._taken[source].value)
+        if len(added) == len(self._rows):
+            return added
         values = np.zeros(len(self._rows), np.int64)
-        values[self._place[taken.rows]] = measured(measure, taken.value)
+        values[self._places(source)] = added
         return values
+
+    def _places(self, source: Source) -> Intps | slice:
+        """Where the source's events stand among the entity's."""
+        taken = self._taken[source]
+        return slice(None) if self._place is None or len(taken) == len(self._rows) else self._place[taken.rows]
 
 
 @dataclass(frozen=True)
@@ -363,6 +373,17 @@ class _LastEvents:
         return Runs(self.run.offsets, frame.ts[rows], item, type, session, t, asked)
 
 
+def _union(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
+    """The rows that are in any part, in order, and where each row of the frame stands among them; None where that is not needed."""
+    longest = max(parts, key=len)
+    if len(parts) == 1 or len(longest) == size:
+        return longest, None if len(parts) == 1 else np.arange(size)
+    chosen = np.zeros(size, np.bool_)
+    for rows in parts:
+        chosen[rows] = True
+    return np.flatnonzero(chosen), np.cumsum(chosen) - 1
+
+
 def sources_of(layout: EntityLayout) -> list[Source]:
     """Each source of an entity once."""
     holders = (*layout.rings, *layout.sketches, *layout.lasts, *layout.firsts, *layout.first_values, *layout.sequences)
@@ -373,10 +394,11 @@ def _array(texts: Texts) -> pa.Array:
     return texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else pa.array(texts, pa.string())
 
 
-def _keys(texts: Texts | None, count: int) -> Keys:
-    """hash64 of each text, 0 for None; each different one is hashed once."""
-    if texts is None:
-        return np.zeros(count, np.uint64)
-    encoded = _array(texts).dictionary_encode()
-    hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
-    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
+def _keys(texts: Texts | None, count: int, keyed: Callable[[pa.Array], Keys]) -> Keys:
+    """A key of each text, 0 for None."""
+    return np.zeros(count, np.uint64) if texts is None else keyed(_array(texts))
+
+
+def _of_plain_texts(entity: Entity) -> bool:
+    """Whether all parts are columns of text as they are, so that no stated hash is needed to compare events with requests."""
+    return bool(entity.fields) and all(name in ("user", "item", "session", "device", "country") for name in entity.fields)

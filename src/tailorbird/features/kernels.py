@@ -1,0 +1,313 @@
+"""Loops of the backfill, compiled by Numba: keys to numbers, entries in groups, edges by pointers that only move on, window sums.
+
+Nothing but the offline half imports this module; what the loops mean is told in `features.asof`. Each runs over a range of groups
+or of moments without the interpreter's lock, so that `in_shares` has one on each core. They are compiled at their first use and kept
+on disk. Integers wrap around as NumPy's do, and no float operation is fused or reordered.
+
+    group   0: ts ts ts … | 1: ts ts …      starts[g] … starts[g + 1]: the positions of group g, in order of ts
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+Intps = npt.NDArray[np.intp]
+Keys = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+THREADS = os.cpu_count() or 1
+_SMALL = 1 << 14  # entries below which a second thread costs more than it brings
+
+compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+def in_shares(loop: Callable[..., Any], count: int, *arguments: Any, bounds: Sequence[int] | None = None) -> list[Any]:
+    """`loop(low, high, *arguments)` over 0 to `count`, or between the `bounds`, a thread for each share."""
+    shares = min(THREADS, 1 + count // _SMALL)
+    cuts = list(bounds) if bounds is not None else [count * share // shares for share in range(shares + 1)]
+    spans = [(low, high) for low, high in pairwise(cuts) if low < high]
+    if len(spans) < 2:
+        return [loop(low, high, *arguments) for low, high in spans]
+    with ThreadPoolExecutor(len(spans)) as pool:
+        return list(pool.map(lambda span: loop(*span, *arguments), spans))
+
+
+def shares_of(starts: Int64s) -> list[int]:
+    """Groups at which to cut so that each core has about as many entries."""
+    shares = min(THREADS, 1 + int(starts[-1]) // _SMALL)
+    inner = [int(np.searchsorted(starts, starts[-1] * share // shares)) for share in range(1, shares)]
+    return [0, *inner, len(starts) - 1]
+
+
+class Numbers:
+    """Different keys, numbered from 0 in order of their first place.
+
+    Attributes:
+        count: how many there are.
+        first: shape (count,), the first place of each.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        bits = 12
+        while True:
+            self._slot_key, self._slot_number = np.zeros(1 << bits, np.uint64), np.full(1 << bits, -1, np.int32)
+            first = np.empty(1 << (bits - 1), np.int64)
+            self.count = int(_number_keys(keys, self._slot_key, self._slot_number, first))
+            if self.count >= 0:
+                break
+            bits += 2
+        self.first = first[: self.count].copy()
+
+    def of(self, keys: Keys) -> Int32s:
+        """The number of each key; `count` for one that is not known."""
+        found = np.empty(len(keys), np.int32)
+        in_shares(_find_keys, len(keys), keys, self._slot_key, self._slot_number, self.count, found)
+        return found
+
+
+@compiled
+def _number_keys(keys: Keys, slot_key: Keys, slot_number: Int32s, first: Int64s) -> int:
+    """How many different keys there are; −1 if the slots are too few."""
+    mask, count = len(slot_key) - 1, 0
+    for row in range(len(keys)):
+        key = keys[row]
+        slot = np.int64(key ^ (key >> np.uint64(32))) & mask
+        while slot_number[slot] >= 0 and slot_key[slot] != key:
+            slot = (slot + 1) & mask
+        if slot_number[slot] < 0:
+            if count == len(first):
+                return -1
+            first[count] = row
+            slot_key[slot] = key
+            slot_number[slot] = count
+            count += 1
+    return count
+
+
+@compiled
+def _find_keys(low: int, high: int, keys: Keys, slot_key: Keys, slot_number: Int32s, none: int, found: Int32s) -> None:
+    mask = len(slot_key) - 1
+    for row in range(low, high):
+        key = keys[row]
+        slot = np.int64(key ^ (key >> np.uint64(32))) & mask
+        while slot_number[slot] >= 0 and slot_key[slot] != key:
+            slot = (slot + 1) & mask
+        found[row] = slot_number[slot] if slot_number[slot] >= 0 else none
+
+
+def grouped(group: Int32s, groups: int, times: Int64s, p: Int64s) -> tuple[Int64s, Intps, Int64s, Int64s]:
+    """Entries sorted by (group, time), equal ones in the order in which they came; those of no group, `groups`, are left out.
+
+    Returns: starts (groups + 1,), and of each position (m,) which entry stands there, its time and its p.
+    """
+    counts = np.zeros(groups + 1, np.int64)
+    _count(group, counts)
+    starts = np.concatenate(([0], np.cumsum(counts[:-1])))
+    size = int(starts[-1])
+    order, times_of, p_of = np.empty(size, np.intp), np.empty(size, np.int64), np.empty(size, np.int64)
+    cuts = shares_of(starts)
+    in_shares(_scatter, groups, group, starts[:-1].copy(), times, p, order, times_of, p_of, bounds=cuts)
+    in_shares(_sort_groups, groups, starts, order, times_of, p_of, bounds=cuts)
+    return starts, order, times_of, p_of
+
+
+@compiled
+def _count(group: Int32s, counts: Int64s) -> None:
+    for row in range(len(group)):
+        counts[group[row]] += 1
+
+
+@compiled
+def _scatter(
+    low: int, high: int, group: Int32s, next_of: Int64s, times: Int64s, p: Int64s, order: Intps, times_of: Int64s, p_of: Int64s
+) -> None:
+    for row in range(len(group)):
+        one = group[row]
+        if low <= one < high:
+            at = next_of[one]
+            next_of[one] = at + 1
+            order[at] = row
+            times_of[at] = times[row]
+            p_of[at] = p[row]
+
+
+@compiled
+def _sort_groups(low: int, high: int, starts: Int64s, order: Intps, times: Int64s, p: Int64s) -> None:
+    """Stable; what comes in order of time, as a lake's events nearly do, costs one look."""
+    for group in range(low, high):
+        start, stop = starts[group], starts[group + 1]
+        unsorted = False
+        for at in range(start + 1, stop):
+            if times[at] < times[at - 1]:
+                unsorted = True
+                break
+        if not unsorted:
+            continue
+        if stop - start <= 32:
+            for at in range(start + 1, stop):
+                time, row, position = times[at], order[at], p[at]
+                to = at
+                while to > start and times[to - 1] > time:
+                    times[to], order[to], p[to] = times[to - 1], order[to - 1], p[to - 1]
+                    to -= 1
+                times[to], order[to], p[to] = time, row, position
+        else:
+            rank = np.argsort(times[start:stop], kind="mergesort")
+            times[start:stop] = times[start:stop][rank]
+            order[start:stop] = order[start:stop][rank]
+            p[start:stop] = p[start:stop][rank]
+
+
+@compiled
+def tied(starts: Int64s, times: Int64s) -> Bools:
+    """Of each position, whether another one of the group has its time."""
+    found = np.zeros(len(times), np.bool_)
+    for group in range(len(starts) - 1):
+        for at in range(starts[group] + 1, starts[group + 1]):
+            if times[at - 1] == times[at]:
+                found[at - 1] = found[at] = True
+    return found
+
+
+@compiled
+def running_maximum(low: int, high: int, starts: Int64s, p: Int64s, known: Int64s) -> None:
+    """For each position the largest p of its group so far."""
+    for group in range(low, high):
+        largest = np.int64(-(2**63))
+        for at in range(starts[group], starts[group + 1]):
+            largest = max(largest, p[at])
+            known[at] = largest
+
+
+@compiled
+def gather(low: int, high: int, values: Int64s, order: Intps, found: Int64s) -> None:
+    for at in range(low, high):
+        found[at] = values[order[at]]
+
+
+@compiled
+def accumulate(sums: Int64s) -> None:
+    for at in range(1, len(sums)):
+        sums[at] += sums[at - 1]
+
+
+@compiled
+def advance(times: Int64s, at: int, stop: int, time: int) -> int:
+    """The first position from `at` on, at most `stop`, whose time is not before `time`: by steps that double, then by halves."""
+    step = 1
+    while at + step <= stop and times[at + step - 1] < time:
+        at += step
+        step *= 2
+    high = min(at + step - 1, stop)
+    while at < high:
+        middle = (at + high) >> 1
+        if times[middle] < time:
+            at = middle + 1
+        else:
+            high = middle
+    return at
+
+
+@compiled
+def first_above(values: Int64s, low: int, high: int, bound: int) -> int:
+    """The first position of [low, high), where values do not fall, that is above the bound."""
+    while low < high:
+        middle = (low + high) >> 1
+        if values[middle] > bound:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@compiled
+def edges(low: int, high: int, group: Int32s, at_times: Int64s, starts: Int64s, times: Int64s, found: Intps) -> None:
+    """Of moments in order of (group, t), the first position of the group that is not before a time; fast where these rise as well."""
+    last_group, last_time, at = -1, 0, 0
+    for moment in range(low, high):
+        one, time = group[moment], at_times[moment]
+        if one != last_group or time < last_time:
+            at = starts[one]
+        last_group, last_time = one, time
+        at = advance(times, at, starts[one + 1], time)
+        found[moment] = at
+
+
+@compiled
+def in_flight(low: int, high: int, start: Int64s, edge: Intps, p: Int64s, known: Int64s, first: Intps) -> None:
+    """The first position before the edge that was not known at p; the edge itself where all were."""
+    for moment in range(low, high):
+        stop = edge[moment]
+        if stop > start[moment] and known[stop - 1] > p[moment]:
+            stop = first_above(known, start[moment], stop, p[moment])
+        first[moment] = stop
+
+
+@compiled
+def window_sums(
+    low: int,
+    high: int,
+    order: Intps,
+    group: Int32s,
+    t: Int64s,
+    p: Int64s,
+    starts: Int64s,
+    times: Int64s,
+    event_p: Int64s,
+    known: Int64s,
+    prefixes: Int64s,
+    hop: Int64s,
+    length: Int64s,
+    prefix_of: Intps,
+    limit: int,
+    sums: Int64s,
+    far: Bools,
+) -> None:
+    """Of moments in order of (group, t), each window's sum over the known events in [t // hop · hop − length, t).
+
+    `sums` (q, windows) and `far` (q,) are in the order in which moments came in. Stretches in flight longer than `limit` are left to
+    the caller: `far`.
+    """
+    windows = len(hop)
+    at = np.zeros(windows, np.int64)
+    stop = last_group = np.int64(-1)
+    for moment in range(low, high):
+        one, time, bound, row = group[moment], t[moment], p[moment], order[moment]
+        start, end = starts[one], starts[one + 1]
+        if start == end:
+            for window in range(windows):
+                sums[row, window] = 0
+            continue
+        if one != last_group:
+            last_group, stop = one, start
+            for window in range(windows):
+                at[window] = start
+        stop = advance(times, stop, end, time)
+        for window in range(windows):
+            at[window] = advance(times, at[window], end, time // hop[window] * hop[window] - length[window])
+        if stop == start or known[stop - 1] <= bound:
+            for window in range(windows):
+                prefix = prefix_of[window]
+                sums[row, window] = prefixes[prefix, stop] - prefixes[prefix, at[window]]
+            continue
+        first = first_above(known, start, stop, bound)
+        if stop - first > limit:
+            far[row] = True
+            continue
+        for window in range(windows):
+            prefix = prefix_of[window]
+            sums[row, window] = prefixes[prefix, first] - prefixes[prefix, at[window]] if at[window] < first else 0
+        for event in range(first, stop):
+            if event_p[event] <= bound:
+                for window in range(windows):
+                    if event >= at[window]:
+                        sums[row, window] += prefixes[prefix_of[window], event + 1] - prefixes[prefix_of[window], event]

@@ -100,7 +100,8 @@ def test_a_file_of_which_nothing_can_be_read_is_an_error_and_is_kept(fresh: Path
     (fresh / "events.jsonl").write_text("not json\nnor this\n")
     done = tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh)
     refused(done, "none of its 2 rows is an event", "tailorbird lake quarantine", status=1)
-    assert must_json("lake", "quarantine", cwd=fresh)["counts"] == [{"code": "malformed_json", "rows": 2}]
+    (counted,) = must_json("lake", "quarantine", cwd=fresh)["counts"]
+    assert (counted["code"], counted["rows"], counted["paths"]) == ("malformed_json", 2, {"$": 2})
 
 
 def test_an_empty_file_is_an_error(fresh: Path) -> None:

@@ -169,6 +169,12 @@ def test_lake_verify_and_quarantine(shop: Path) -> None:
     assert len(counts["samples"]) == 2
     assert sum(row["rows"] for row in counts["counts"]) >= 2
     assert "Refused, by reason" in must("-C", shop, "lake", "quarantine")
+    code = counts["counts"][0]["code"]
+    (only,) = must_json("-C", shop, "lake", "quarantine", "--reason", code, "--limit", 1)["counts"]
+    assert only == counts["counts"][0]
+    assert (only["replayed"], only["first"] <= only["last"]) == (0, True)
+    assert must_json("-C", shop, "lake", "quarantine", "--since", "2100-01-01")["counts"] == []
+    refused(tailorbird("-C", shop, "lake", "replay", "--reason", "bad_tiem"), "nothing was refused for 'bad_tiem'", code, status=2)
 
 
 def test_lake_verify_finds_a_changed_byte(copy: Path) -> None:
@@ -292,3 +298,23 @@ def test_import_says_what_it_left_out(fresh: Path, tmp_path: Path) -> None:
     rows = [{"event_name": name, "event_timestamp": 1586735164000000, "user_pseudo_id": "v"} for name in ("scroll", "page_view", "scroll")]
     (tmp_path / "e.json").write_text("\n".join(json.dumps(row) for row in rows))
     assert "Left out, since they say nothing about people and items: 2 scroll." in must("-C", fresh, "import", "ga4", tmp_path / "e.json")
+
+
+def test_what_was_refused_is_replayed_after_a_fix(fresh: Path) -> None:
+    events = [{"event_id": f"e{n}", "type": "zoomed", "user_id": "u", "item_id": "i", "ts": "2026-01-02T03:04:05Z"} for n in range(3)]
+    (fresh / "events.jsonl").write_text(
+        "\n".join(json.dumps(event) for event in [*events, {**events[0], "event_id": "e9", "type": "click"}])
+    )
+    must("import", "tailorbird", "events.jsonl", cwd=fresh)
+    before = must_json("lake", "replay", "--reason", "unknown_type", cwd=fresh)
+    assert (before["accepted"], before["refused"]) == (0, {"unknown_type": 3})
+    settings = fresh / "tailorbird.toml"
+    settings.write_text(settings.read_text().replace("types = []", 'types = ["zoomed"]'))
+    dry = must_json("lake", "replay", "--reason", "unknown_type", "--dry-run", cwd=fresh)
+    assert (dry["accepted"], dry["routed"]) == (3, None)
+    told = must("lake", "replay", "--reason", "unknown_type", cwd=fresh)
+    assert "Routed 3 events, 0 repeats, 0 to quarantine" in told
+    assert must_json("lake", "replay", "--reason", "unknown_type", cwd=fresh)["replayed_before"] == 3
+    assert must_json("lake", "quarantine", cwd=fresh)["counts"][0]["replayed"] == 3
+    assert must_json("sql", "SELECT count(*) AS n FROM events WHERE type = 'zoomed'", cwd=fresh)["rows"] == [{"n": 3}]
+    assert must_json("lake", "verify", cwd=fresh)["faults"] == []

@@ -1,6 +1,19 @@
-"""`tailorbird lake verify|quarantine`."""
+"""`tailorbird lake verify|quarantine|replay`."""
 
-from tailorbird.cli.output import Json, console, print_json, print_table
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
+from tailorbird.errors import LockedError, UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+    from tailorbird.lake.refused import Choice
+    from tailorbird.lake.replay import ReplayReport
+
+_BODY_SHOWN = 160
+_PATHS_SHOWN = 3
 
 
 def verify(*, json: Json = False) -> None:
@@ -21,31 +34,184 @@ def verify(*, json: Json = False) -> None:
     raise SystemExit(0 if report.clean else 1)
 
 
-def quarantine(*, rows: int = 10, json: Json = False) -> None:
-    """Show what was refused: counts by reason, and samples with their path and message. Everything is kept whole.
+def quarantine(
+    *,
+    reason: list[str] | None = None,
+    path: str = "",
+    since: str = "",
+    limit: Annotated[int, Parameter(name=["--limit", "--rows"])] = 10,
+    json: Json = False,
+) -> None:
+    """Show what was refused: by reason how many, since when, until when, which fields; and samples. Everything is kept whole.
+
+    After a fix, `lake replay` sends it again; `replayed` counts the rows that were.
 
     Example:  tailorbird -C shop lake quarantine
 
+    Example:  tailorbird -C shop lake quarantine --reason bad_time --limit 3
+
     Parameters
     ----------
-    rows:
-        how many samples to print
+    reason:
+        only this reason; may be given several times
+    path:
+        only where this field was wrong, or one below it, such as $.properties
+    since:
+        only what came in at this time or later
+    limit:
+        how many samples to print, the newest first
     """
     from tailorbird.config import open_project
-    from tailorbird.lake import Lake
+    from tailorbird.events import to_iso
+    from tailorbird.lake import Lake, refused
+    from tailorbird.lake.replay import replayed
 
-    lake = Lake(open_project().paths.lake)
-    counts = lake.sql("SELECT code, count(*) AS rows FROM quarantine GROUP BY code ORDER BY rows DESC").to_pylist()
-    samples = lake.sql(f"SELECT received_at, source, code, path, message, body FROM quarantine LIMIT {max(0, int(rows))}").to_pylist()
+    project = open_project()
+    lake, choice = Lake(project.paths.lake), _choice(reason, path, since)
+    found = refused.reasons(lake, choice, replayed(project.paths.stream))
+    shown = refused.samples(lake, choice, limit)
     if json:
-        print_json({"counts": counts, "samples": [{**row, "body": _text(row["body"])} for row in samples]})
+        counts = [
+            {
+                "code": one.code,
+                "rows": one.rows,
+                "replayed": one.replayed,
+                "first": to_iso(one.first),
+                "last": to_iso(one.last),
+                "paths": one.paths,
+            }
+            for one in found
+        ]
+        print_json({"counts": counts, "samples": [{**row, "body": _text(row["body"])} for row in shown]})
         return
-    if not counts:
-        console().print("The quarantine is empty.")
+    if not found:
+        console().print("The quarantine is empty." if choice.filter() is None else "Nothing was refused for that.")
         return
-    print_table("Refused, by reason", ["code", "rows"], [list(row.values()) for row in counts], right=["rows"])
-    shown = [(row["code"], row["path"], row["message"], _text(row["body"])[:120]) for row in samples]
-    print_table("Samples", ["code", "path", "message", "body"], shown)
+    rows = [(one.code, one.rows, one.replayed, _short(one.first), _short(one.last), _named(one.paths)) for one in found]
+    print_table("Refused, by reason", ["code", "rows", "replayed", "first", "last", "fields"], rows, right=["rows", "replayed"])
+    print_table(
+        "Samples", ["code", "path", "message", "body"], [(row["code"], row["path"], row["message"], _record(row["body"])) for row in shown]
+    )
+
+
+def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool = False, route: bool = True, json: Json = False) -> None:
+    """Send what was refused again, after the declarations, an adapter or the contract were mended.
+
+    What is accepted now goes through the raw log as it came, with the time at which it was first received, and from there into
+    features and lake; what is still refused stays in the quarantine. Nothing is taken twice: not by a second replay, not where
+    the sender has sent it again meanwhile. A replay that was interrupted goes on where it was. Roles that are running decide by
+    the declarations with which they were started: start `up` again first.
+
+    Example:  tailorbird -C shop lake replay --reason unknown_type --dry-run
+
+    Example:  tailorbird -C shop lake replay --reason bad_time --path $.ts --since 2026-11-01
+
+    Parameters
+    ----------
+    reason:
+        which reason, as `lake quarantine` lists them; may be given several times
+    path:
+        only where this field was wrong, or one below it, such as $.properties
+    since:
+        only what came in at this time or later
+    dry_run:
+        only say what would be accepted
+    route:
+        also route the events and load the lake here; not needed where `up` is running
+    """
+    from tailorbird.cli.roles import drain
+    from tailorbird.config import open_project
+    from tailorbird.events import SystemClock
+    from tailorbird.lake.replay import replay as run_replay
+
+    project, choice = open_project(), _choice(reason, path, since)
+    _check_reasons(project, choice)
+    routed = None
+    with progress_bars(quiet=json) as progress:
+        report = run_replay(
+            project.paths.lake, project.paths.stream, choice, plan=project.plan, clock=SystemClock(), dry_run=dry_run, progress=progress
+        )
+        if route and not dry_run:
+            try:
+                routed = drain(project, SystemClock(), progress=progress)
+            except LockedError:
+                routed = None  # the roles are running
+    if json:
+        print_json(_as_json(report, routed, dry_run))
+    else:
+        _tell(report, routed, dry_run, route)
+
+
+def _choice(reason: list[str] | None, path: str, since: str) -> "Choice":
+    from tailorbird.cli.moment import time_of
+    from tailorbird.lake.refused import Choice
+
+    return Choice(tuple(reason or ()), path, time_of(since, "--since") if since else None)
+
+
+def _check_reasons(project: "Project", choice: "Choice") -> None:
+    """A reason that nothing was refused for is a slip of the pen, if anything was refused at all."""
+    from tailorbird.lake import Lake, refused
+
+    known = [one.code for one in refused.reasons(Lake(project.paths.lake), refused.Choice(), frozenset())]
+    unknown = [reason for reason in choice.reasons if reason not in known]
+    if known and unknown:
+        raise UsageError(f"nothing was refused for {unknown[0]!r}", where="--reason", fix=f"the reasons there are: {', '.join(known)}")
+
+
+def _as_json(report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run, "examined": report.examined, "replayed_before": report.before, "accepted": report.accepted, "sent": report.sent,
+        "repeats": report.repeats, "left_out": report.left_out, "refused": dict(report.refused),
+        "by_reason": {reason: dict(outcomes) for reason, outcomes in report.by_reason.items()},
+        "examples": report.examples, "routed": routed,
+    }  # fmt: skip
+
+
+def _tell(report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, route: bool) -> None:
+    out = console()
+    if report.before:
+        out.print(f"{report.before:,} rows were replayed before.")
+    if not report.examined:
+        out.print("Nothing else was refused for that.")
+        return
+    columns = ["accepted", "repeats", "left_out", "refused"]
+    rows = [(reason, *(outcomes.get(column, 0) for column in columns)) for reason, outcomes in sorted(report.by_reason.items())]
+    title = f"{report.examined:,} rows, as they would be taken now" if dry_run else f"{report.examined:,} rows, read again"
+    print_table(title, ["refused for", "accepted", "in the lake already", "left out", "refused again"], rows,
+                right=["accepted", "in the lake already", "left out", "refused again"])  # fmt: skip
+    if report.refused:
+        out.print(f"Refused again for: {', '.join(f'{count:,} {code}' for code, count in report.refused.most_common())}.")
+        for example in report.examples:
+            out.print(f"  {example}", markup=False)
+    if dry_run:
+        out.print("Nothing was sent.")
+    elif routed is not None:
+        counts = f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, {routed['quarantined']:,} to quarantine"
+        out.print(f"Routed {counts}; all in the lake.")
+    elif route and report.sent:
+        out.print(f"The roles are running and take the {report.sent:,} events from here: {this_command()} lake quarantine")
+
+
+def _named(paths: dict[str, int]) -> str:
+    names = list(paths)
+    return ", ".join(names[:_PATHS_SHOWN]) + (", …" if len(names) > _PATHS_SHOWN else "")
+
+
+def _short(moment: int) -> str:
+    from tailorbird.events import to_iso
+
+    return to_iso(moment)[:19] + "Z"
+
+
+def _record(body: bytes) -> str:
+    """The body as it came, without what an adapter put around it."""
+    import msgspec
+
+    from tailorbird.events.contract import unread_of
+
+    unread = unread_of(body)
+    return (_text(body) if unread is None else f"{unread.format}: {msgspec.json.encode(unread.record).decode()}")[:_BODY_SHOWN]
 
 
 def _text(body: bytes) -> str:

@@ -44,7 +44,7 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "features": ("Look at features, and hold their readings against each other.", ("list", "show", "verify")),
     "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
     "experiment": ("What the arms of an experiment did.", ("report",)),
-    "lake": ("Check the lake, and see what was refused.", ("verify", "quarantine")),
+    "lake": ("Check the lake, see what was refused, and send it again.", ("verify", "quarantine", "replay")),
 }
 
 

@@ -5,7 +5,7 @@
     routed "duplicates"  → duplicates
     answers              → answers
 
-Repeats within its horizon are dropped by the router. Imports may repeat what is older: for them `split_repeats` drops an
+Repeats within its horizon are dropped by the router. Imports and replays may repeat what is older: for them `split_repeats` drops an
 event whose id and subject (user, visitor or item) stand in the table on the same day at a smaller p. It is a function of
 the rows below, however they are cut into batches, so that an append that is repeated drops the same.
 """
@@ -22,9 +22,9 @@ from tailorbird.events.answer_record import AnswerRecord, decode_answers
 from tailorbird.events.clock import DAY
 from tailorbird.events.schema import QUARANTINE, ROUTED
 from tailorbird.lake.tables import ANSWERS, DUPLICATES, PROFILES, TABLES
-from tailorbird.stream import Stored
+from tailorbird.stream import PAST, Stored
 
-IMPORT_PARTITIONS = ("import", "raw-import")
+PAST_PARTITIONS = (*PAST, "raw-import")
 ROUTED_TABLES = ("events", "quarantine", "duplicates", "users", "items")
 
 KEY_COLUMNS = ("event_id", "user_id", "anonymous_id", "item_id", "ts")  # of `events`, for `split_repeats`
@@ -74,13 +74,13 @@ def profiles(events: pa.Table, kind: str) -> pa.Table:
 
 
 def split_repeats(events: pa.Table, known: Callable[[list[int], int], pa.Table]) -> tuple[pa.Table, pa.Table]:
-    """The events without what imports repeat, and the repeats.
+    """The events without what imports and replays repeat, and the repeats.
 
     Args:
         events: in log order.
         known: gives, for days (since 1970) and a p, the table's rows of these days below that p, with `KEY_COLUMNS`.
     """
-    imported = pc.is_in(events.column("raw_partition"), value_set=pa.array(IMPORT_PARTITIONS))
+    imported = pc.is_in(events.column("raw_partition"), value_set=pa.array(PAST_PARTITIONS))
     if not pc.any(imported).as_py():
         return events, ROUTED.empty_table()
     candidates = events.filter(imported)

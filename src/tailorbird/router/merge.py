@@ -8,7 +8,8 @@ likes. A step therefore stops where it does not know what another log says next:
 
 Of equal times, the log that is first by name goes first. A log whose clock was set back keeps its own order: a body counts
 as received when the newest one before it in the same read was. Imports are history, stamped with the time at which the
-import began: they stand in line by that, but wait for nobody, and nobody waits for them.
+import began: they stand in line by that, but wait for nobody, and nobody waits for them; nor for replays, which keep their
+first time of receipt.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from tailorbird.events import Receipt
-from tailorbird.stream import IMPORTS, Stored
+from tailorbird.stream import PAST, Stored
 
 _decode = msgspec.json.Decoder(Receipt).decode
 
@@ -63,10 +64,10 @@ def merged(runs: Sequence[Run]) -> list[Body]:
             line.append((moment, Body(run.producer, stored, receipt)))
             if stored.offset < run.seen_end:
                 seen = max(seen, moment)
-        if run.more and run.bodies and run.producer != IMPORTS:
+        if run.more and run.bodies and run.producer not in PAST:
             until.append(moment)
     # Logs are read one after the other. What one got meanwhile may follow from what another, read before it, got meanwhile
     # too; so nothing is taken that is newer than all that was there before. The rest has its turn a moment later.
     end = min([seen, *until])
     line.sort(key=lambda entry: entry[0])
-    return [body for moment, body in line if moment <= end or body.producer == IMPORTS]
+    return [body for moment, body in line if moment <= end or body.producer in PAST]

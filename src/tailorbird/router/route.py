@@ -36,9 +36,9 @@ class Memory:
         for table in (dedup.TABLE, identity.TABLE, catalogue.TABLE, attribution.TABLE):
             connection.execute(table)
 
-    def save(self, connection: apsw.Connection, newest: dict[int, int], imports: Sequence[int]) -> None:
-        """Write all that changed; `newest` is each producer's newest time of receipt so far, `imports` the producers of imports."""
-        self.seen.save(connection, imports)
+    def save(self, connection: apsw.Connection, newest: dict[int, int], past: Sequence[int]) -> None:
+        """Write all that changed; `newest` is each producer's newest time of receipt, `past` the producers of imports and replays."""
+        self.seen.save(connection, past)
         self.identity.save(connection)
         self.users.save(connection)
         self.items.save(connection)

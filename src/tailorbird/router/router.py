@@ -22,7 +22,7 @@ from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quara
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints
 from tailorbird.router.merge import Run, merged
 from tailorbird.router.route import Arrivals, Memory, route
-from tailorbird.stream import IMPORTS, Block, EmbeddedReader, Stored, open_reader, open_writer, raw_logs, routed_path
+from tailorbird.stream import PAST, Block, EmbeddedReader, Stored, open_reader, open_writer, raw_logs, routed_path
 
 FIRST_P = 1
 _BYTES_MAX = 32 << 20  # of raw bodies a step, shared by the producers
@@ -129,7 +129,7 @@ class Router:
             faults.at("router.before_append")
             self._log.append(self._blocks(batch, refused, duplicates))
             faults.at("router.after_append")
-            self._memory.save(connection, newest, [source.id for source in self._sources.values() if source.producer == IMPORTS])
+            self._memory.save(connection, newest, [source.id for source in self._sources.values() if source.producer in PAST])
             faults.at("router.before_positions")
             update = "UPDATE raw_position SET offset = ?, newest = max(newest, ?) WHERE producer = ?"
             connection.executemany(update, [(offset, newest.get(self._sources[name].id, 0), name) for name, offset in offsets.items()])

@@ -1,6 +1,6 @@
 """Which log files a project has, and what they are called.
 
-raw-PRODUCER.db       bodies as received; one door or serve process each, `raw-import.db` for imports
+raw-PRODUCER.db       bodies as received; one door or serve process each, `raw-import.db` for imports, `raw-replay.db` for replays
 answers-PRODUCER.db   what each answer read; one serve process each
 routed.db             the router's output
 LOG.db.damaged-N      blocks from offset N on that did not match their checksums, moved out of the way when LOG.db was opened
@@ -12,6 +12,8 @@ from pathlib import Path
 from tailorbird.errors import UsageError
 
 IMPORTS = "import"  # the producer of imported files
+REPLAYS = "replay"  # the producer of what was refused once and is sent again
+PAST = (IMPORTS, REPLAYS)  # their events were received before: in the order of receipt they wait for nobody, nor anybody for them
 _PRODUCER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 

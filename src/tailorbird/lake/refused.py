@@ -1,0 +1,115 @@
+"""What was refused: the table `quarantine`, chosen by reason, path and time. Sending it again is `lake.replay`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from tailorbird.events.schema import TIME, micros
+from tailorbird.lake.lake import Lake
+
+SLICE_ROWS = 10_000
+PLACE = ("raw_partition", "raw_offset", "raw_row")
+
+Place = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which refused rows.
+
+    Attributes:
+        reasons: these codes; all of them if there is none.
+        path: the field that was wrong, `$.properties.price`, or one above it, `$.properties`.
+        since: received at this time (microseconds) or later.
+    """
+
+    reasons: tuple[str, ...] = ()
+    path: str = ""
+    since: int | None = None
+
+    def filter(self) -> ds.Expression | None:
+        """The choice as a filter; None if it takes all."""
+        parts: list[ds.Expression] = []
+        if self.reasons:
+            parts.append(ds.field("code").isin(list(self.reasons)))
+        if self.path:
+            below = [pc.starts_with(ds.field("path"), pattern=self.path + end) for end in (".", "[")]
+            parts.append((ds.field("path") == self.path) | below[0] | below[1])
+        if self.since is not None:
+            parts.append(ds.field("received_at") >= pa.scalar(self.since, TIME))
+        return _all_of(parts)
+
+
+@dataclass
+class Reason:
+    """What was refused for one reason.
+
+    Attributes:
+        replayed: how many of the rows were sent again since, and taken or found to be there already.
+        first, last: when the first and the last of them was received, microseconds.
+        paths: the fields that were wrong, most frequent first.
+    """
+
+    code: str
+    rows: int = 0
+    replayed: int = 0
+    first: int = 0
+    last: int = 0
+    paths: dict[str, int] = field(default_factory=dict)
+
+
+def reasons(lake: Lake, choice: Choice, replayed: frozenset[Place]) -> list[Reason]:
+    """The reasons among the chosen rows, most frequent first."""
+    table = lake.table("quarantine", ["code", "path", "received_at", *PLACE], choice.filter())
+    found: list[Reason] = []
+    for code in pc.unique(table.column("code")).to_pylist():
+        rows = table.filter(pc.equal(table.column("code"), code))
+        times = micros(rows.column("received_at"))
+        counted = rows.group_by("path").aggregate([("path", "count")]).sort_by([("path_count", "descending"), ("path", "ascending")])
+        paths = dict(zip(counted.column("path").to_pylist(), counted.column("path_count").to_pylist(), strict=True))
+        again = sum(place in replayed for place in places(rows)) if replayed else 0
+        found.append(Reason(code, len(rows), again, int(times.min()), int(times.max()), paths))
+    return sorted(found, key=lambda reason: (-reason.rows, reason.code))
+
+
+def samples(lake: Lake, choice: Choice, limit: int) -> list[dict[str, Any]]:
+    """Some of the chosen rows, the newest first."""
+    table = lake.table("quarantine", where=choice.filter()).sort_by([("received_at", "descending"), ("raw_offset", "descending")])
+    return table.slice(0, max(0, limit)).to_pylist()
+
+
+def slices(lake: Lake, choice: Choice, rows_max: int = SLICE_ROWS) -> Iterator[pa.Table]:
+    """The chosen rows in order of receipt, in pieces of about `rows_max`; rows of one moment stay together."""
+    chosen = choice.filter()
+    times = np.sort(micros(lake.table("quarantine", ["received_at"], chosen).column("received_at")))
+    edges = [*np.unique(times[::rows_max]).tolist(), None]
+    for start, end in pairwise(edges):
+        parts = [] if chosen is None else [chosen]
+        parts.append(ds.field("received_at") >= pa.scalar(start, TIME))
+        if end is not None:
+            parts.append(ds.field("received_at") < pa.scalar(end, TIME))
+        order = [(name, "ascending") for name in ("received_at", *PLACE)]
+        yield lake.table("quarantine", where=_all_of(parts)).sort_by(order)
+
+
+def count(lake: Lake, choice: Choice) -> int:
+    """How many rows are chosen."""
+    return lake.table("quarantine", ["code"], choice.filter()).num_rows
+
+
+def places(rows: pa.Table) -> list[Place]:
+    """Where each row stands in the raw logs."""
+    return list(zip(*(rows.column(name).to_pylist() for name in PLACE), strict=True))
+
+
+def _all_of(parts: Sequence[ds.Expression]) -> ds.Expression | None:
+    found: ds.Expression | None = None
+    for part in parts:
+        found = part if found is None else found & part
+    return found

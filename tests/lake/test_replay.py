@@ -1,0 +1,222 @@
+"""Replay of what was refused: taken once, with its first time of receipt and its origin; whatever dies, and however often."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow.compute as pc
+import pytest
+
+from tailorbird.events import MINUTE, SECOND, Receipt, RoutePlan, SimulatedClock
+from tailorbird.events.adapters.webhook import lines_of_body
+from tailorbird.events.clock import DAY
+from tailorbird.events.contract import Origin
+from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.lake import Lake, LakeRole, verify
+from tailorbird.lake.refused import Choice, reasons, samples
+from tailorbird.lake.replay import ReplayReport, replay, replayed
+from tailorbird.router import Router
+from tailorbird.stream import REPLAYS, Block, open_reader, open_writer, raw_path
+
+NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
+OLD, MENDED = RoutePlan(), RoutePlan(event_types=(*EVENT_TYPES, "video_played"))
+PLAYED = Choice(("unknown_type",))
+
+
+def played(number: int, **more: Any) -> dict[str, Any]:
+    return {"event_id": f"e{number}", "type": "video_played", "user_id": "u", "item_id": "i", **more}
+
+
+class Site:
+    """Logs and lake of a site; what is posted is routed and loaded by the plan that is given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stream, self.lake = folder / "stream", folder / "lake"
+        self.now = NOW
+
+    def post(self, *events: Any, source: str = "door", format_: str = "") -> None:
+        body = msgspec.json.encode(events) if not format_ else b"\n".join(lines_of_body(format_, msgspec.json.encode(events)))
+        receipt = Receipt(self.now, source, "ndjson" if format_ else "json", format_)
+        rows = body.count(b"\n") + 1 if format_ else len(events)
+        with open_writer(raw_path(self.stream, "serve-1"), partition="serve-1") as writer:
+            writer.append([Block("body", rows, body, msgspec.json.encode(receipt))])
+        self.now += SECOND
+
+    def load(self, plan: RoutePlan = OLD) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        with Router(self.stream, plan, clock=SimulatedClock(self.now)) as router:
+            while (report := router.step()).rows:
+                counts.update(accepted=report.accepted, repeats=report.duplicates, refused=report.quarantined)
+        with LakeRole(self.stream, self.lake, clock=SimulatedClock(self.now)) as role:
+            role.drain()
+        return +counts
+
+    def replay(self, choice: Choice = PLAYED, plan: RoutePlan = MENDED, **more: Any) -> ReplayReport:
+        return replay(self.lake, self.stream, choice, plan=plan, clock=SimulatedClock(self.now + MINUTE), **more)
+
+    def events(self, *columns: str) -> list[dict[str, Any]]:
+        return Lake(self.lake).events(["p", *columns]).sort_by("p").to_pylist()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    made = Site(tmp_path)
+    made.post(played(1), {"event_id": "ok", "type": "click", "user_id": "u", "item_id": "i"}, played(2, ts="2025-11-25T11:00:00Z"))
+    made.post(played(3, ts=5), played(4))
+    assert made.load() == {"accepted": 1, "refused": 4}  # e3 has no time that can be, but its type is looked at first
+    return made
+
+
+def test_what_is_accepted_now_is_taken_with_its_first_time_of_receipt(site: Site) -> None:
+    report = site.replay()
+    assert (report.examined, report.accepted, report.sent, report.refused) == (4, 3, 3, {"bad_time": 1})
+    assert report.by_reason == {"unknown_type": {"accepted": 3, "refused": 1}}
+    assert "expected microseconds since 1970" in report.examples[0]
+    assert site.load(MENDED) == {"accepted": 3}
+    made = [one for one in site.events("event_id", "type", "received_at", "raw_partition") if one["type"] == "video_played"]
+    assert [one["event_id"] for one in made] == ["e1", "e2", "e4"]
+    assert [int(one["received_at"].timestamp()) for one in made] == [NOW // SECOND, NOW // SECOND, NOW // SECOND + 1]
+    assert {one["raw_partition"] for one in made} == {REPLAYS}
+    assert verify(site.lake).clean
+
+
+def test_each_row_keeps_a_trace_of_where_it_came_from(site: Site) -> None:
+    site.replay()
+    origins: dict[str, Origin] = {}
+    with open_reader(raw_path(site.stream, REPLAYS)) as reader:
+        for stored in reader.read(0):
+            receipt = msgspec.json.decode(stored.block.receipt, type=Receipt)
+            events = msgspec.json.decode(stored.block.payload)
+            origins |= {event["event_id"]: origin for event, origin in zip(events, receipt.origins, strict=True)}
+    assert origins == {"e1": Origin("serve-1", 0, 0), "e2": Origin("serve-1", 0, 2), "e4": Origin("serve-1", 3, 1)}
+    assert replayed(site.stream) == {("serve-1", 0, 0), ("serve-1", 0, 2), ("serve-1", 3, 1)}
+
+
+def test_a_second_replay_sends_nothing(site: Site) -> None:
+    site.replay()
+    again = site.replay()
+    assert (again.examined, again.before, again.sent) == (1, 3, 0)
+    site.load(MENDED)
+    assert (site.replay().sent, site.load(MENDED)) == (0, {})
+
+
+def test_a_dry_run_says_what_would_be_and_does_nothing(site: Site) -> None:
+    report = site.replay(dry_run=True)
+    assert (report.accepted, report.refused) == (3, {"bad_time": 1})
+    assert not raw_path(site.stream, REPLAYS).exists()
+    assert site.load(MENDED) == {}
+
+
+def test_before_the_fix_nothing_is_sent(site: Site) -> None:
+    report = site.replay(plan=OLD)
+    assert (report.sent, report.refused) == (0, {"unknown_type": 4})
+    assert site.load() == {}
+
+
+def test_what_its_sender_sent_again_meanwhile_is_a_repeat(site: Site) -> None:
+    site.now += 30 * DAY  # far beyond what the router remembers
+    site.post(played(1, ts=NOW, type="click"))
+    site.load()
+    report = site.replay()
+    assert (report.accepted, report.repeats) == (2, 1)
+    assert site.load(MENDED) == {"accepted": 2}
+    assert Counter(one["event_id"] for one in site.events("event_id")) == {"ok": 1, "e1": 1, "e2": 1, "e4": 1}
+    assert site.replay().examined == 1
+
+
+def test_a_row_that_was_refused_five_times_counts_once(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    for _ in range(5):
+        site.post(played(1))
+    site.load()
+    assert site.replay().sent == 5
+    assert site.load(MENDED) == {"accepted": 1, "repeats": 4}
+
+
+def test_roles_with_the_old_declarations_refuse_it_once_more_and_it_can_be_replayed_again(site: Site) -> None:
+    site.replay()
+    assert site.load(OLD) == {"refused": 3}
+    again = site.replay()
+    assert (again.before, again.sent) == (3, 3)
+    assert site.load(MENDED) == {"accepted": 3}
+
+
+def test_only_what_is_chosen_is_sent(site: Site) -> None:
+    assert site.replay(Choice(("unknown_type",), since=NOW + SECOND)).sent == 1
+    assert site.replay(Choice(("bad_id",))).examined == 0
+    assert site.replay(Choice(path="$.properties")).examined == 0
+    assert site.replay(Choice(path="$.type")).sent == 2
+
+
+def test_what_an_adapter_could_not_read_is_read_again_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path)
+    track = {"type": "track", "messageId": "m1", "userId": "u", "event": "Product Clicked", "properties": {"article": "i7"}}
+    site.post(track, {**track, "messageId": "m2", "properties": {}}, format_="segment")
+    site.load()
+    assert site.replay(Choice(("missing",))).refused == {"missing": 2}
+    monkeypatch.setattr("tailorbird.events.adapters.segment._IDS", ("product_id", "sku", "article"))  # the adapter, mended
+    report = site.replay(Choice(("missing",)))
+    assert (report.sent, report.refused) == (1, {"missing": 1})
+    assert site.load() == {"accepted": 1}
+    ((event_id, item),) = [(one["event_id"], one["item_id"]) for one in site.events("event_id", "item_id")]
+    assert (event_id, item) == ("m1", "i7")
+
+
+def test_several_documents_in_one_row_do_not_pass_for_one(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    with open_writer(raw_path(site.stream, "serve-1"), partition="serve-1") as writer:
+        two = b",".join(msgspec.json.encode(played(number, type="click")) for number in (1, 2))
+        writer.append([Block("body", 1, two, msgspec.json.encode(Receipt(NOW)))])
+    site.load()
+    assert site.replay(Choice(("malformed_json",))).refused == {"malformed_json": 1}
+
+
+def test_reasons_have_counts_times_and_fields(site: Site) -> None:
+    site.replay()
+    (found,) = reasons(Lake(site.lake), Choice(), replayed(site.stream))
+    assert (found.code, found.rows, found.replayed, found.first, found.last) == ("unknown_type", 4, 3, NOW, NOW + SECOND)
+    assert found.paths == {"$.type": 4}
+    assert [row["raw_offset"] for row in samples(Lake(site.lake), Choice(), 2)] == [3, 3]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+import msgspec
+from tailorbird.events import RoutePlan, SimulatedClock
+from tailorbird.lake import refused
+from tailorbird.lake.replay import replay
+plan = msgspec.json.decode(sys.argv[3], type=RoutePlan)
+refused.slices.__defaults__ = (3,)  # many small transactions
+replay(Path(sys.argv[1]), Path(sys.argv[2]), refused.Choice(), plan=plan, clock=SimulatedClock(1_764_072_000_000_000))
+"""
+SITES = [
+    "stream.before_append", "stream.after_append", "replay.before_note", "replay.before_commit", "stream.before_commit",
+    "stream.after_commit", "replay.after_commit",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", SITES)
+@pytest.mark.parametrize("hit", [1, 3])
+def test_a_kill_at_any_point_loses_nothing_and_doubles_nothing(tmp_path: Path, fault: str, hit: int) -> None:
+    site = Site(tmp_path)
+    for number in range(12):
+        site.post(played(number), {"event_id": f"n{number}"})
+    site.load()
+    command = [sys.executable, "-c", CHILD, str(site.lake), str(site.stream), msgspec.json.encode(MENDED).decode()]
+    env = os.environ | {"TAILORBIRD_FAULTS": f"{fault}=kill@{hit}"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    after = site.replay(Choice())
+    assert after.before + after.accepted == 12
+    assert site.load(MENDED) == {"accepted": 12}  # none was sent twice either
+    assert site.replay(Choice()).sent == 0
+    table = Lake(site.lake).events(["event_id", "raw_partition"])
+    assert sorted(table.column("event_id").to_pylist()) == sorted(f"e{number}" for number in range(12))
+    assert pc.all(pc.equal(table.column("raw_partition"), REPLAYS)).as_py()
+    assert verify(site.lake).clean

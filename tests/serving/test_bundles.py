@@ -99,10 +99,50 @@ def test_an_old_bundle_lives_as_long_as_a_request_holds_it(registry, load, seen)
     assert len(held.index)
 
 
-def test_a_loader_that_dies_of_a_bundle_dies_alone(registry, bundle_folder, features, monkeypatch):
-    probe_in_child(bundle_folder, features.schema_hash)
-    with pytest.raises(BundleError, match="was trained on the features"):
-        probe_in_child(bundle_folder, "0" * 12)
+class Gate:
+    """Lets a version serve once it is named."""
+
+    def __init__(self) -> None:
+        self.open: set[str] = set()
+        self.serving: list[str] = []
+
+    def caught_up(self, bundle, serving) -> bool:
+        return bundle.version in self.open
+
+    def serves(self, bundle) -> None:
+        self.serving.append(bundle.version)
+
+
+def test_a_champion_whose_features_are_not_there_waits_beside_the_one_that_serves(registry, load, seen):
+    gate = Gate()
+    registry.promote("v0001", by="test", why="first")
+    holder = BundleHolder(registry, load, seen, gate=gate)
+    assert holder.look(), "without one that serves there is nothing to wait beside"
+    registry.promote("v0002", by="test", why="second")
+    assert not holder.look()
+    assert (holder.current().version, "v0002 waits" in holder.problem) == ("v0001", True)
+    gate.open.add("v0002")
+    assert holder.look()
+    assert (holder.current().version, holder.problem, seen.refused) == ("v0002", "", 0)
+    assert (seen.loaded, gate.serving) == (["v0001", "v0002"], ["v0001", "v0002"])
+
+
+def test_a_champion_that_waits_is_forgotten_when_another_is_named(registry, load, seen):
+    gate = Gate()
+    registry.promote("v0001", by="test", why="first")
+    holder = BundleHolder(registry, load, seen, gate=gate)
+    holder.look()
+    registry.promote("v0002", by="test", why="second")
+    holder.look()
+    registry.rollback(by="test", why="not yet")
+    assert not holder.look()
+    gate.open.add("v0002")
+    assert not holder.look()
+    assert (holder.current().version, holder.problem) == ("v0001", "")
+
+
+def test_a_loader_that_dies_of_a_bundle_dies_alone(registry, bundle_folder, monkeypatch):
+    probe_in_child(bundle_folder)
     monkeypatch.setenv("TAILORBIRD_FAULTS", "serving.probe=kill")
     with pytest.raises(BundleError, match="by signal 9"):
-        probe_in_child(bundle_folder, features.schema_hash)
+        probe_in_child(bundle_folder)

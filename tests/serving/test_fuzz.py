@@ -16,6 +16,7 @@ from tailorbird.serving.app import Service, create_app
 from tailorbird.serving.door import Door
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.schemas import OneSchema
 from tailorbird.stream import open_reader, raw_path
 
 FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
@@ -71,9 +72,8 @@ def client(stream, features, bundle):
     with Door(stream, "serve-1", RoutePlan(), clock) as door:
         pipeline = Pipeline(
             slots=shop.slots(),
-            features=features,
             bundles=Fixed(bundle),
-            reader=shop.FakeReader(features),
+            readings=OneSchema(features, shop.FakeReader(features)),
             answers=door,
             clock=clock,
             rng=np.random.default_rng(0),

@@ -18,6 +18,7 @@ from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.state import StateReader
 from tailorbird.stream import answers_path, open_reader, routed_path
 
@@ -42,10 +43,9 @@ class Loop:
     def make_pipeline(self, bundle) -> Pipeline:
         return Pipeline(
             slots=shop.slots(),
-            features=self.features,
             bundles=Fixed(bundle),
             catalogue=self.catalogue,
-            reader=self.reader,
+            readings=OneSchema(self.features, self.reader),
             answers=self.door,
             clock=self.clock,
             rng=np.random.default_rng(0),

@@ -15,6 +15,7 @@ from tailorbird.ranking import Explore, Slot
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.schemas import OneSchema
 
 
 class Kept:
@@ -50,9 +51,8 @@ def make(features, bundle, kept):
     def make(*, slots=None, bundles=None, reader=None, recent=None, seed=0, answers=kept) -> Pipeline:
         return Pipeline(
             slots=slots or shop.slots(),
-            features=features,
             bundles=bundles or Fixed(bundle),
-            reader=reader or shop.FakeReader(features, recent),
+            readings=OneSchema(features, reader or shop.FakeReader(features, recent)),
             answers=answers,
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(seed),

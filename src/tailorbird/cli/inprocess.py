@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
-from tailorbird.serving.state import StateReader
+from tailorbird.serving.schemas import Schemas
 
 
 class InProcess:
@@ -27,11 +26,15 @@ class InProcess:
     """
 
     def __init__(self, project: Project, clock: Clock, *, door: Door | None, seed: int | None) -> None:
-        self._project, self._clock = project, clock
-        load = partial(load_bundle, schema_hash=project.features.schema_hash)
-        self._bundles = BundleHolder(Registry(project.paths.registry, clock=clock), load, Metrics())
+        self._clock = clock
+        self._schemas = Schemas(project.paths.state, project.features)
+        self._bundles = BundleHolder(
+            Registry(project.paths.registry, clock=clock),
+            lambda folder: self._schemas.complete(load_bundle(folder)),
+            Metrics(),
+            gate=self._schemas,
+        )
         self._catalogue = Catalogue(project.paths.routed)
-        self._reader = StateReader(project.paths.state, project.features)
         self.look()
         self.pipeline = self._pipeline(project.slots, door, seed)
 
@@ -42,10 +45,9 @@ class InProcess:
     def _pipeline(self, slots: Mapping[str, Slot], door: Door | None, seed: int | None) -> Pipeline:
         return Pipeline(
             slots=slots,
-            features=self._project.features,
             bundles=self._bundles,
+            readings=self._schemas,
             catalogue=self._catalogue,
-            reader=self._reader,
             answers=door,
             clock=self._clock,
             rng=np.random.default_rng(seed),
@@ -57,7 +59,7 @@ class InProcess:
         self._catalogue.refresh()
 
     def close(self) -> None:
-        self._reader.close()
+        self._schemas.close()
         self._catalogue.stop()
 
 

@@ -91,13 +91,16 @@ def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
     `seen` moves when an event of theirs has come in: the time of the newest one in a sequence, or the state's commit where none is kept.
     """
     pipeline = service.pipeline
-    if not isinstance(pipeline, Pipeline) or pipeline.reader is None:
+    if not isinstance(pipeline, Pipeline):
         return {"seen": 0, "features": {}}
     request = ReadRequest(None, query.anonymous_id, query.session_id, None, None, 0, pipeline.clock.now())
-    try:
-        rows = pipeline.reader.read(request, [""])
-    except NotReadyError:
+    with pipeline.reading() as reading:
+        try:
+            rows = None if reading.reader is None else reading.reader.read(request, [""])
+        except NotReadyError:
+            rows = None
+    if rows is None:
         return {"seen": 0, "features": {}}
     newest = max((int(sequence.ts[-1]) for sequence in rows.sequences.values() if len(sequence.ts)), default=0)
-    values = zip(pipeline.features.numeric, rows.numeric[0].tolist(), strict=True)
+    values = zip(reading.features.numeric, rows.numeric[0].tolist(), strict=True)
     return {"seen": newest if rows.sequences else rows.commit, "features": {name: value for name, value in values if value == value}}

@@ -3,7 +3,8 @@
 A thread looks at the registry's alias file five times a second. When it changed, the new champion is loaded beside the
 old one (checked, golden rows compared, warmed up) and then the reference is replaced: requests that began with the old
 bundle end with it, and it is freed with the last of them. One that cannot be loaded is refused, counted, and leaves
-the previous one serving.
+the previous one serving. One whose features are still being built, after a change of the declarations, waits beside the
+one that serves until their state has caught up.
 
 A bundle may crash its loader (a native parser reads it), so a server first loads it in a child process.
 """
@@ -35,6 +36,7 @@ class Versioned(Protocol):
 
 
 B = TypeVar("B", bound=Versioned)
+B_contra = TypeVar("B_contra", bound=Versioned, contravariant=True)
 
 
 class Watcher(Protocol):
@@ -42,6 +44,13 @@ class Watcher(Protocol):
 
     def bundle_loaded(self, version: str) -> None: ...
     def bundle_refused(self) -> None: ...
+
+
+class Gate(Protocol[B_contra]):
+    """Says when a loaded bundle may serve; `serving.schemas.Schemas` does."""
+
+    def caught_up(self, bundle: B_contra, serving: B_contra | None) -> bool: ...
+    def serves(self, bundle: B_contra) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class BundleHolder(Generic[B]):
         registry: where the champion is named.
         load: makes a bundle of a folder, whole and warm, or raises BundleError.
         watcher: told of each swap and each refusal.
+        gate: lets a bundle serve once its features are there, and is told which one serves; None lets it serve at once.
         probe: tries a folder in a child process before it is loaded here, and raises BundleError; None trusts it.
     """
 
@@ -69,11 +79,14 @@ class BundleHolder(Generic[B]):
         load: Callable[[Path], B],
         watcher: Watcher,
         *,
+        gate: Gate[B] | None = None,
         probe: Callable[[Path], None] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
         self._registry, self._load, self._watcher, self._probe, self._poll_s = registry, load, watcher, probe, poll_s
+        self._gate = gate
         self._bundle: B | None = None
+        self._waiting: B | None = None
         self._seen: _Seen | None = None
         self._problem = ""
         self._stop = threading.Event()
@@ -102,11 +115,12 @@ class BundleHolder(Generic[B]):
             self._thread.join()
 
     def look(self) -> bool:
-        """Swap the champion in if the alias file changed since the last look; whether it was swapped."""
+        """Swap the champion in if the alias file changed since the last look, or if it has waited long enough; whether it was swapped."""
         seen = self._stat()
         if seen == self._seen:
-            return False
+            return self._waiting is not None and self._try(self._waiting)
         self._seen = seen
+        self._stop_waiting()
         try:
             folder = self._registry.champion()
         except TailorbirdError as error:
@@ -125,11 +139,31 @@ class BundleHolder(Generic[B]):
         except Exception as error:  # whatever is wrong with a bundle, the previous one goes on serving
             self._refuse(f"{folder.name}: {error}")
             return False
+        return self._try(bundle)
+
+    def _try(self, bundle: B) -> bool:
+        """Let a loaded bundle serve, or wait for its features if there is one that serves meanwhile."""
+        if self._gate is not None and self._bundle is not None and not self._gate.caught_up(bundle, self._bundle):
+            if self._waiting is not bundle:
+                self._waiting = bundle
+                self._problem = f"{bundle.version} waits until the state of its features is built"
+                log.info("%s; %s serves until then", self._problem, self._bundle.version)
+            return False
+        self._waiting = None
         self._bundle = bundle
         self._problem = ""
+        if self._gate is not None:
+            self._gate.serves(bundle)
         self._watcher.bundle_loaded(bundle.version)
         log.info("bundle %s serves", bundle.version)
         return True
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is None:
+            return
+        self._waiting, self._problem = None, ""
+        if self._gate is not None and self._bundle is not None:
+            self._gate.serves(self._bundle)
 
     def _refuse(self, problem: str) -> None:
         self._problem = problem
@@ -149,9 +183,9 @@ class BundleHolder(Generic[B]):
         return _Seen(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
-def probe_in_child(folder: Path, schema_hash: str) -> None:
+def probe_in_child(folder: Path) -> None:
     """Load a bundle in a process of its own. Raises BundleError if that refuses it, dies of it, or takes a minute."""
-    command = [sys.executable, "-m", "tailorbird.serving.probe", str(folder), schema_hash]
+    command = [sys.executable, "-m", "tailorbird.serving.probe", str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=PROBE_S, text=True, check=False)
     except subprocess.TimeoutExpired:

@@ -1,14 +1,19 @@
 """What a pipeline is put together from, as it sees each part; and stand-ins for the parts that it can do without."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from tailorbird.events.answer_record import AnswerRecord
-from tailorbird.features import ReadRequest, Rows
+from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
-from tailorbird.serving.request import Keys
+
+Keys = npt.NDArray[np.uint64]
 
 
 class Bundles(Protocol):
@@ -21,6 +26,27 @@ class Overlay(Protocol):
 
 class FeatureReader(Protocol):
     def read(self, request: ReadRequest, items: Sequence[str], item_keys: Keys | None = None) -> Rows: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a request reads its features with; `user_columns` are the columns about the person alone, with their places."""
+
+    features: FeatureSet
+    reader: FeatureReader | None
+    user_columns: tuple[tuple[int, str], ...]
+
+    @classmethod
+    def of(cls, features: FeatureSet, reader: FeatureReader | None) -> "Reading":
+        of_user = {column.name for column in features.columns if column.entity == "user"}
+        return cls(features, reader, tuple((place, name) for place, name in enumerate(features.numeric) if name in of_user))
+
+
+class Readings(Protocol):
+    """Says what a request reads with, by its bundle; `schemas.Schemas` does."""
+
+    def reading(self, bundle: Bundle | None) -> AbstractContextManager[Reading]: ...
+    def ready(self, bundle: Bundle | None) -> bool: ...
 
 
 class AnswerLog(Protocol):

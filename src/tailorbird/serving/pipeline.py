@@ -10,7 +10,7 @@ exploration and log. What a query and an answer are stands in `serving.messages`
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, Clock, hash64s
 from tailorbird.experiments.assign import assign
-from tailorbird.features import FeatureSet, ReadRequest, Rows
+from tailorbird.features import ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, Scores
 from tailorbird.ranking.policy import Choice, baseline_values, choose, choose_evenly, ranked
@@ -40,7 +40,7 @@ from tailorbird.serving.messages import (
     Shown,
     Similar,
 )
-from tailorbird.serving.parts import AnswerLog, Bundles, FeatureReader, NoOverlay, Overlay, Unwatched, Watcher
+from tailorbird.serving.parts import AnswerLog, Bundles, NoOverlay, Overlay, Reading, Readings, Unwatched, Watcher
 from tailorbird.serving.record import attributes_of, logged, reasons_for
 from tailorbird.serving.request import (
     NO_CANDIDATES,
@@ -66,9 +66,8 @@ class Pipeline:
 
     Args:
         slots: by name.
-        features: the feature set that `reader` reads.
         bundles: gives the bundle that serves; `bundles.BundleHolder`, or `Fixed`.
-        reader: reads features; None serves without.
+        readings: says with which features and state a bundle's requests are answered; `schemas.Schemas`, or `OneSchema`.
         answers: where answers are logged; `door.Door`. None logs nothing: for evaluation.
         clock: for `now`; the answer's own time is the t of its features.
         rng: for exploration and request ids; with the same seed and the same calls it gives the same answers.
@@ -82,51 +81,45 @@ class Pipeline:
         self,
         *,
         slots: Mapping[str, Slot],
-        features: FeatureSet,
         bundles: Bundles,
-        reader: FeatureReader | None,
+        readings: Readings,
         answers: AnswerLog | None,
         clock: Clock,
         rng: np.random.Generator,
         catalogue: Overlay | None = None,
         watcher: Watcher | None = None,
     ) -> None:
-        self._slots, self.features, self._bundles, self.reader = slots, features, bundles, reader
+        self._slots, self._bundles, self._readings = slots, bundles, readings
         self._answers, self.clock, self._rng = answers, clock, rng
         self._catalogue: Overlay = catalogue or NoOverlay()
         self._watcher: Watcher = watcher or Unwatched()
         self._drawing = threading.Lock()  # a Generator is not safe to share
         self._rules = {name: compile_rules(slot.rules, where=f"slot {name}") for name, slot in slots.items()}
-        self._user_columns = [
-            (place, name)
-            for place, name in enumerate(features.numeric)
-            if any(column.name == name and column.entity == "user" for column in features.columns)
-        ]
 
     def answer(self, query: RecommendQuery) -> Answer:
         """Fill a slot from its own candidate sources."""
-        request = self._begin(query, self._slot(query.slot, "$.slot"))
-        with self._timed("retrieve"):
-            found = self._retrieve(request, request.slot.sources)
-        return self._finish(request, self._allowed(request, found), query.size or request.slot.size)
+        with self._begun(query, self._slot(query.slot, "$.slot")) as request:
+            with self._timed("retrieve"):
+                found = self._retrieve(request, request.slot.sources)
+            return self._finish(request, self._allowed(request, found), query.size or request.slot.size)
 
     def rank(self, query: RankQuery) -> Answer:
         """Order the caller's own items; all of them unless `size` says less. What may be shown, the caller knows: no rule is applied."""
-        request = self._begin(query, self._slot(query.slot, "$.slot"))
-        ids = [item for item in dict.fromkeys(query.items) if item not in set(query.exclude)]
-        keys = hash64s(ids)
-        rows = request.index.find(keys) if request.index is not None else np.full(len(ids), -1, np.intp)
-        found = Candidates(rows, ids, keys, ["given"] * len(ids), np.zeros(len(ids)))
-        return self._finish(request, found, query.size or len(ids))
+        with self._begun(query, self._slot(query.slot, "$.slot")) as request:
+            ids = [item for item in dict.fromkeys(query.items) if item not in set(query.exclude)]
+            keys = hash64s(ids)
+            rows = request.index.find(keys) if request.index is not None else np.full(len(ids), -1, np.intp)
+            found = Candidates(rows, ids, keys, ["given"] * len(ids), np.zeros(len(ids)))
+            return self._finish(request, found, query.size or len(ids))
 
     def search(self, query: SearchQuery) -> Answer:
         """Find items by words: text score times what the ranker makes of each hit for this person."""
         slot = self._slot(query.slot or "search", "$.slot") if query.slot or "search" in self._slots else next(iter(self._slots.values()))
-        request = self._begin(query, slot)
-        request.text = query.query
-        with self._timed("retrieve"):
-            found = self._retrieve(request, {"search": slot.sources.get("search", SEARCH_CANDIDATES)})
-        return self._finish(request, self._allowed(request, found), query.size or slot.size)
+        with self._begun(query, slot) as request:
+            request.text = query.query
+            with self._timed("retrieve"):
+                found = self._retrieve(request, {"search": slot.sources.get("search", SEARCH_CANDIDATES)})
+            return self._finish(request, self._allowed(request, found), query.size or slot.size)
 
     def similar(self, item_id: str, size: int) -> Similar | None:
         """What goes with an item: the same for everybody, and not logged. None if the live index does not know the item."""
@@ -163,20 +156,32 @@ class Pipeline:
 
     def missing(self) -> list[str]:
         """What an answer would lack now, as `degraded` would name it."""
-        ready = getattr(self.reader, "ready", None)
-        features = self.reader is not None and (ready is None or ready())
-        return [name for name, there in (("model", self._bundles.current() is not None), ("features", features)) if not there]
+        bundle = self._bundles.current()
+        features = self._readings.ready(bundle)
+        return [name for name, there in (("model", bundle is not None), ("features", features)) if not there]
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """What a request would read its features with now: for pages that show them."""
+        with self._readings.reading(self._bundles.current()) as reading:
+            yield reading
 
     # The steps
 
-    def _begin(self, query: Query, slot: Slot) -> Request:
-        """Check the query, find out who asks, and assign the arm."""
+    @contextmanager
+    def _begun(self, query: Query, slot: Slot) -> Iterator[Request]:
+        """Check the query and take the bundle, whose features are read until the end of the block."""
         now = self.clock.now()
         require_contract(query, now)
         require_filters(query)
+        bundle = self._bundles.current()
+        with self._readings.reading(bundle) as reading:
+            yield self._begin(query, slot, now, bundle, reading)
+
+    def _begin(self, query: Query, slot: Slot, now: int, bundle: Bundle | None, reading: Reading) -> Request:
+        """Find out who asks, and assign the arm."""
         with self._drawing:
             request_id = self._rng.bytes(12).hex()
-        bundle = self._bundles.current()
         index = self._catalogue.over(bundle.index if bundle else None)
         context = query.context
         anonymous_id = query.anonymous_id
@@ -185,7 +190,7 @@ class Pipeline:
         hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
         text = query.query if isinstance(query, SearchQuery) else None
         read = ReadRequest(query.user_id, anonymous_id, query.session_id, context.device, context.country, hour, now, text)
-        request = Request(request_id, slot, query, bundle, index, now, read, anonymous_id)
+        request = Request(request_id, slot, query, bundle, reading, index, now, read, anonymous_id)
         request.person = query.user_id or f"anon:{anonymous_id}"
         with self._timed("person"):
             self._know_person(request)
@@ -207,7 +212,7 @@ class Pipeline:
         if wanted in rows.sequences or names:
             request.recent = rows.sequences[wanted if wanted in rows.sequences else names[0]]
         values = rows.numeric[0].tolist()
-        request.user = {name: None if values[place] != values[place] else values[place] for place, name in self._user_columns}
+        request.user = {name: None if values[place] != values[place] else values[place] for place, name in request.reading.user_columns}
 
     def _retrieve(self, request: Request, sources: Mapping[str, int]) -> Candidates:
         index = request.index
@@ -277,11 +282,12 @@ class Pipeline:
         return answer
 
     def _read(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
-        if self.reader is None:
+        reader = request.reading.reader
+        if reader is None:
             request.lacks("features")
             return None
         try:
-            return self.reader.read(request.read, items, keys)
+            return reader.read(request.read, items, keys)
         except NotReadyError:
             request.lacks("features")
             return None
@@ -331,7 +337,7 @@ class Pipeline:
             with self._timed("explain"):
                 bundle = request.bundle if scores is not None else None
                 explained = explanations(
-                    self.features, bundle, index, shown.rows, shown.keys, rows, scores, request.slot.objective, query.context
+                    request.reading.features, bundle, index, shown.rows, shown.keys, rows, scores, request.slot.objective, query.context
                 )
         items = []
         for place, item_id in enumerate(shown.ids):
@@ -364,7 +370,7 @@ class Pipeline:
     def _log(self, request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None) -> None:
         if self._answers is None:
             return
-        event, record = logged(request, answer, shown, choice, rows, self.features.schema_hash)
+        event, record = logged(request, answer, shown, choice, rows, request.reading.features.schema_hash)
         if not self._answers.record_answer(event, record):
             request.lacks("log")
 
@@ -381,6 +387,6 @@ class Pipeline:
         self._watcher.stage(stage, time.perf_counter() - start)
 
 
-def load_bundle(folder: Path, *, schema_hash: str) -> Bundle:
+def load_bundle(folder: Path, *, schema_hash: str | None = None) -> Bundle:
     """A bundle that is ready to serve: checked, its golden rows compared, its orders computed."""
     return Bundle.load(folder, schema_hash=schema_hash)

@@ -1,4 +1,4 @@
-"""Load a bundle and say whether it can be: `python -m tailorbird.serving.probe FOLDER SCHEMA_HASH`. See `serving.bundles`."""
+"""Load a bundle and say whether it can be: `python -m tailorbird.serving.probe FOLDER`. See `serving.bundles`."""
 
 import sys
 from pathlib import Path
@@ -8,11 +8,11 @@ from tailorbird.errors import TailorbirdError
 from tailorbird.ranking.bundle import Bundle
 
 
-def main(folder: str, schema_hash: str) -> int:
+def main(folder: str) -> int:
     """0 if the bundle loads; else 1, with the reason on the last line of stderr."""
     faults.at("serving.probe")
     try:
-        Bundle.load(Path(folder), schema_hash=schema_hash)
+        Bundle.load(Path(folder), schema_hash=None)
     except TailorbirdError as error:
         sys.stderr.write(f"{error.message}\n")
         return 1
@@ -20,4 +20,4 @@ def main(folder: str, schema_hash: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1]))

@@ -14,6 +14,7 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.serving.messages import Query, QueryError, RankQuery
+from tailorbird.serving.parts import Reading
 
 Places = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
@@ -33,6 +34,7 @@ class Request:
     slot: Slot
     query: Query
     bundle: Bundle | None
+    reading: Reading
     index: Index | None
     now: int
     read: ReadRequest

@@ -43,7 +43,7 @@ from tailorbird.serving.door import first_free
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.pruning import Pruner
-from tailorbird.serving.state import StateReader
+from tailorbird.serving.schemas import Schemas
 
 PORT = 8642
 PORTS_TRIED = 20
@@ -61,6 +61,7 @@ class ServeOptions:
 
     Attributes:
         stream, routed, state, registry, run: folders and files of a project, see `config.Paths`.
+        features: the applied ones, read with as long as there is no bundle; see `serving.schemas`.
         port_asked: whether the port was named by somebody; only a default one is replaced by the next free one.
         lake: the lake's folder, whose word lets our logs be pruned; None keeps them whole.
         probe: load each bundle in a child process first.
@@ -103,23 +104,21 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
     listener = bind(options.host, options.port, asked=options.port_asked)
     with listener, first_free(options.stream, options.plan, clock) as door:
         metrics = Metrics()
-        schema_hash = options.features.schema_hash
+        schemas = Schemas(options.state, options.features)
         catalogue = Catalogue(options.routed)
 
         def load(folder: Path) -> Bundle:
-            bundle = load_bundle(folder, schema_hash=schema_hash)
+            bundle = schemas.complete(load_bundle(folder))
             catalogue.over(bundle.index)  # here, rather than in the first request after the swap
             return bundle
 
-        probe = partial(probe_in_child, schema_hash=schema_hash) if options.probe else None
-        bundles = BundleHolder(Registry(options.registry, clock=clock), load, metrics, probe=probe)
-        reader = StateReader(options.state, options.features)
+        probe = probe_in_child if options.probe else None
+        bundles = BundleHolder(Registry(options.registry, clock=clock), load, metrics, gate=schemas, probe=probe)
         pipeline = Pipeline(
             slots=options.slots,
-            features=options.features,
             bundles=bundles,
+            readings=schemas,
             catalogue=catalogue,
-            reader=reader,
             answers=door,
             clock=clock,
             rng=np.random.default_rng(),
@@ -151,7 +150,7 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
                 pruner.stop()
             bundles.stop()
             catalogue.stop()
-            reader.close()
+            schemas.close()
 
 
 def _be_prompt() -> None:

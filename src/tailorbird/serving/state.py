@@ -62,16 +62,24 @@ class StateReader:
     def ready(self) -> bool:
         """Whether features can be read now; opens the state if need be."""
         try:
-            held = self._enter()
+            self.position()
         except NotReadyError:
             return False
+        return True
+
+    def position(self) -> int:
+        """The p up to which the state is there. Raises NotReadyError as `read`."""
+        held = self._enter()
         try:
-            return bool(held.reader.position().ready)
-        except Exception as error:
+            position = held.reader.position()
+        except Exception as error:  # as above
             self._retire(held, f"{type(error).__name__}: {error}")
-            return False
+            raise NotReadyError(f"the features cannot be read: {error}", where=str(self._state)) from error
         finally:
             self._leave(held)
+        if not position.ready:
+            raise NotReadyError("the state is still being built", where=str(self._state))
+        return position.p
 
     def close(self) -> None:
         with self._lock:

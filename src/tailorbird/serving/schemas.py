@@ -1,0 +1,180 @@
+"""With which schema a request reads: that of the bundle that it is answered with, whatever is declared meanwhile.
+
+A bundle brings its declarations. Their state is opened when the bundle is loaded and closed when the last request that reads with
+it has left, so that a promotion or a rollback switches features, encoder and model at one moment. A bundle whose state is not yet
+there, or lies behind the one that serves, waits: `BundleHolder` asks `caught_up`. Without a bundle the applied schema is read.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tailorbird.errors import BundleError, NotReadyError, TailorbirdError
+from tailorbird.features import FeatureSet
+from tailorbird.features.schemas import kept_features, read_applied
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.serving.parts import FeatureReader, Reading
+from tailorbird.serving.state import RETRY_S, StateReader
+
+LOOK_S = 1.0  # between looks at what is applied, where there is no bundle
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Open:
+    """A schema that is read, with how many requests read with it."""
+
+    reading: Reading
+    reader: StateReader
+    uses: int = 0
+
+
+class Schemas:
+    """The schemas of a project's bundles, as its workers keep their states. Safe to use from several threads.
+
+    Args:
+        state: the folder of all states.
+        declared: what to read with as long as there is no bundle and nothing was applied.
+    """
+
+    def __init__(self, state: Path, declared: FeatureSet, *, retry_s: float = RETRY_S) -> None:
+        self._state, self._declared, self._retry_s = state, declared, retry_s
+        self._open: dict[str, _Open] = {}
+        self._wanted = {declared.schema_hash}  # kept open without anybody inside: what serves, and what is to serve next
+        self._targets: dict[str, int] = {}
+        self._look_at = 0.0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def reading(self, bundle: Bundle | None) -> Iterator[Reading]:
+        """What a request reads its features with, from its beginning to its end."""
+        features = self._without_bundle() if bundle is None else _features(bundle)
+        opened = self._enter(features)
+        try:
+            yield opened.reading
+        finally:
+            self._leave(features.schema_hash, opened)
+
+    def complete(self, bundle: Bundle) -> Bundle:
+        """The bundle with its declarations; they are looked for here where it does not bring them.
+
+        Raises:
+            BundleError: they are not here either.
+        """
+        if bundle.features is not None:
+            return bundle
+        if bundle.schema_hash == self._declared.schema_hash:
+            return replace(bundle, features=self._declared)
+        try:
+            return replace(bundle, features=kept_features(self._state, bundle.schema_hash))
+        except TailorbirdError as error:
+            message = f"was trained on the features {bundle.schema_hash}, whose declarations are not here: {error.message}"
+            raise BundleError(message, where=bundle.version, fix="tailorbird train") from error
+
+    def serves(self, bundle: Bundle) -> None:
+        """From now on requests are answered with this bundle; others' states are closed once nobody reads them."""
+        with self._lock:
+            self._wanted = {_features(bundle).schema_hash}
+            self._targets.clear()
+            self._close_idle()
+
+    def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
+        """Whether the state of a bundle is there, and as far as that of the bundle that serves was when it came to be there."""
+        features = _features(bundle)
+        if serving is not None and serving.schema_hash == features.schema_hash:
+            return True
+        return self._caught_up(features, None if serving is None else _features(serving))
+
+    def ready(self, bundle: Bundle | None) -> bool:
+        """Whether features can be read for a bundle now."""
+        with self.reading(bundle) as reading:
+            return isinstance(reading.reader, StateReader) and reading.reader.ready()
+
+    def close(self) -> None:
+        with self._lock:
+            for opened in self._open.values():
+                opened.reader.close()
+            self._open.clear()
+
+    def _caught_up(self, features: FeatureSet, beside: FeatureSet | None) -> bool:
+        with self._lock:
+            self._wanted.add(features.schema_hash)
+        p = self._position(features)
+        if p is None:
+            return False
+        if features.schema_hash not in self._targets:
+            there = None if beside is None else self._position(beside)
+            self._targets[features.schema_hash] = there or 0
+        return p >= self._targets[features.schema_hash]
+
+    def _position(self, features: FeatureSet) -> int | None:
+        opened = self._enter(features)
+        try:
+            return opened.reader.position()
+        except NotReadyError:
+            return None
+        finally:
+            self._leave(features.schema_hash, opened)
+
+    def _without_bundle(self) -> FeatureSet:
+        """The applied schema, once its state is as far as that of the one before it."""
+        with self._lock:
+            if time.monotonic() < self._look_at:
+                return self._declared
+            self._look_at = time.monotonic() + LOOK_S
+        try:
+            schema = read_applied(self._state).schema
+            if not schema or schema == self._declared.schema_hash:
+                return self._declared
+            applied = kept_features(self._state, schema)
+        except TailorbirdError as error:
+            log.warning("the applied schema cannot be read with: %s", error)
+            return self._declared
+        if self._caught_up(applied, self._declared):
+            with self._lock:
+                self._declared, self._wanted = applied, {applied.schema_hash}
+                self._close_idle()
+        return self._declared
+
+    def _enter(self, features: FeatureSet) -> _Open:
+        with self._lock:
+            opened = self._open.get(features.schema_hash)
+            if opened is None:
+                reader = StateReader(self._state, features, retry_s=self._retry_s)
+                opened = self._open[features.schema_hash] = _Open(Reading.of(features, reader), reader)
+            opened.uses += 1
+            return opened
+
+    def _leave(self, schema: str, opened: _Open) -> None:
+        with self._lock:
+            opened.uses -= 1
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        for schema in [schema for schema, opened in self._open.items() if not opened.uses and schema not in self._wanted]:
+            self._open.pop(schema).reader.close()
+
+
+def _features(bundle: Bundle) -> FeatureSet:
+    assert bundle.features is not None  # `complete` saw to it
+    return bundle.features
+
+
+class OneSchema:
+    """Reads with one schema whatever the bundle: for evaluation and tests."""
+
+    def __init__(self, features: FeatureSet, reader: FeatureReader | None) -> None:
+        self._reading = Reading.of(features, reader)
+
+    @contextmanager
+    def reading(self, bundle: Bundle | None) -> Iterator[Reading]:
+        yield self._reading
+
+    def ready(self, bundle: Bundle | None) -> bool:
+        reader = self._reading.reader
+        ready = getattr(reader, "ready", None)
+        return reader is not None and (ready is None or bool(ready()))

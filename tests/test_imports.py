@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "features.schemas": {"events", "store", "stream"},
     "features.backfill": {"events", "store", "lake", "stream"},
     "features.bootstrap": {"events", "store", "lake", "stream"},
+    "features.plan": {"events", "store", "lake", "stream"},
     "features.recompute": {"events", "store", "lake", "stream"},
     "registry": set(),
     "experiments.assign": {"events"},
@@ -49,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 OFFLINE_ONLY = {
     "features.backfill",
+    "features.plan",
     "features.shards",
     "features.kernels",
     "features.hashing",

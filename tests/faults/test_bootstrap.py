@@ -11,8 +11,8 @@ from functools import partial
 import pytest
 from tests.faults.roles import make_project, until
 
-from tailorbird.cli.run import _released
 from tailorbird.config import open_project
+from tailorbird.config.schemas import released as _released
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import ReadRequest

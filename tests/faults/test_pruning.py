@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.faults.roles import make_project, until
 
-from tailorbird.cli.run import _released
+from tailorbird.config.schemas import released as _released
 from tailorbird.events import SystemClock
 from tailorbird.features import ReadRequest
 from tailorbird.features.read import Reader

@@ -58,7 +58,7 @@ def test_no_items_are_no_scores(bundle_folder):
 
 
 def test_a_bundle_for_other_features_is_refused(bundle_folder):
-    with pytest.raises(BundleError, match="this project declares ffffffffffff"):
+    with pytest.raises(BundleError, match="not on ffffffffffff"):
         Bundle.load(bundle_folder, schema_hash="ffffffffffff")
     assert Bundle.load(bundle_folder, schema_hash=None).schema_hash == SCHEMA
 

@@ -40,7 +40,7 @@ def evaluate(
     from tailorbird.training.evaluate import evaluate as run_evaluate
     from tailorbird.training.train import TrainSettings
 
-    project = open_project()
+    project = open_project(applied=True)
     declared = project.slot(slot)
     clock = clock_as_of(as_of, project, declared)
     registry = Registry(project.paths.registry, clock=clock)

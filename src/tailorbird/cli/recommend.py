@@ -40,7 +40,7 @@ def recommend(
     """
     from tailorbird.config import open_project
 
-    project = open_project()
+    project = open_project(applied=True)
     named = slot or ("search" if query and "search" in project.slots else project.settings.train.slot)
     body: dict[str, object] = {"slot": named, "explain": explain, "attributes": ["title", "price", "category"]}
     if user:

@@ -4,6 +4,7 @@ import threading
 
 from tailorbird.cli.output import Report
 from tailorbird.config import Project
+from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
 from tailorbird.events import Clock
 from tailorbird.features.bootstrap import build_from_lake
 from tailorbird.features.worker import FeatureWorker
@@ -12,39 +13,67 @@ from tailorbird.router import Router
 
 
 class Roles:
-    """Router, feature worker and lake of one project, each under its lock.
+    """Router, feature workers and lake of one project, each under its lock. Applies `features.py`, as `up` does.
 
     Raises:
         LockedError: one of them runs elsewhere.
     """
 
     def __init__(self, project: Project, clock: Clock) -> None:
+        self._project, self._clock = settle(project, clock).project, clock
         paths = project.paths
         paths.stream.mkdir(parents=True, exist_ok=True)
-        self.router = Router(paths.stream, project.plan, clock=clock)
-        try:
-            self.worker = FeatureWorker(paths.routed, paths.state, project.features, clock=clock)
-        except BaseException:
-            self.router.close()
-            raise
-        try:
-            if self.worker.needs_history():  # the declarations changed, and the log was pruned since
-                build_from_lake(self.worker, Lake(paths.lake), threading.Event())
-            self.lake = LakeRole(paths.stream, paths.lake, clock=clock)
-        except BaseException:
-            self.worker.close()
-            self.router.close()
-            raise
+        self._watch = ActiveWatch(project)
+        self._plan = project.plan
+        self._router: Router | None = None
+        self._lake: LakeRole | None = None
+        self.workers: dict[str, FeatureWorker] = {}
         self.accepted = self.duplicates = self.quarantined = 0
+        try:
+            self.look()
+            self._lake = LakeRole(paths.stream, paths.lake, clock=clock)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def router(self) -> Router:
+        assert self._router is not None
+        return self._router
+
+    @property
+    def lake(self) -> LakeRole:
+        assert self._lake is not None
+        return self._lake
+
+    def look(self) -> None:
+        """Have a worker for each active schema, if these may have changed; a new one's state is built from the lake where it must be."""
+        if not self._watch.changed():
+            return
+        paths = self._project.paths
+        schemas = {features.schema_hash: features for features in active_schemas(self._project)}
+        plan = plan_for(self._project, list(schemas.values()))
+        if self._router is None or plan != self._plan:
+            if self._router is not None:
+                self._router.close()
+            self._router, self._plan = Router(paths.stream, plan, clock=self._clock), plan
+        for schema in self.workers.keys() - schemas.keys():
+            self.workers.pop(schema).close()
+        for schema in schemas.keys() - self.workers.keys():
+            worker = self.workers[schema] = FeatureWorker(paths.routed, paths.state, schemas[schema], clock=self._clock)
+            if worker.needs_history():  # it is new, and the log was pruned
+                build_from_lake(worker, Lake(paths.lake), threading.Event())
 
     def step(self) -> int:
-        """Route what came in and update the state; how many raw rows there were. The lake is stepped apart."""
+        """Route what came in and update the states; how many raw rows there were. The lake is stepped apart."""
+        self.look()
         report = self.router.step()
         self.accepted += report.accepted
         self.duplicates += report.duplicates
         self.quarantined += report.quarantined
-        while self.worker.step().rows:
-            pass
+        for worker in self.workers.values():
+            while worker.step().rows:
+                pass
         return report.rows
 
     def drain(self, progress: Report = lambda stage, done, total: None, *, label: str = "route") -> None:
@@ -57,9 +86,12 @@ class Roles:
 
     def close(self) -> None:
         """Let go of all files."""
-        self.lake.close()
-        self.worker.close()
-        self.router.close()
+        if self._lake is not None:
+            self._lake.close()
+        for worker in self.workers.values():
+            worker.close()
+        if self._router is not None:
+            self._router.close()
 
     def __enter__(self) -> "Roles":
         return self

@@ -5,12 +5,10 @@ import signal
 import sys
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
 
 from tailorbird.cli.supervisor import die_with_parent
 
-if TYPE_CHECKING:
-    from tailorbird.config import Project
+log = logging.getLogger(__name__)
 
 
 def serve(*, host: str | None = None, port: int | None = None, shop: bool = False) -> None:
@@ -31,7 +29,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     from tailorbird.serving.server import ServeOptions, run
 
     _begin()
-    project = open_project()
+    project = open_project(applied=True)
     settings, paths = project.settings.serve, project.paths
     routes = None
     if shop:
@@ -69,42 +67,45 @@ def router() -> None:
     Example:  tailorbird -C shop run router
     """
     from tailorbird.config import open_project
+    from tailorbird.config.schemas import active_schemas, plan_for, released
     from tailorbird.events import SystemClock
     from tailorbird.router import run
 
     stop = _begin()
-    project = open_project()
+    project = open_project(applied=True)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
-    run(project.paths.stream, project.plan, SystemClock(), stop, released=partial(_released, project))
+    plan = plan_for(project, active_schemas(project))
+    run(project.paths.stream, plan, SystemClock(), stop, released=partial(released, project))
 
 
-def _released(project: "Project") -> int:
-    """Below which row neither the lake nor the worker of these declarations needs the routed log."""
-    from tailorbird.errors import NotReadyError
-    from tailorbird.features.state import needed_from
-    from tailorbird.stream import read_released
-
-    try:
-        return min(read_released(project.paths.lake).of_routed(), needed_from(project.paths.state, project.features))
-    except NotReadyError:  # no state yet: its worker will read the log from the beginning
-        return 0
-
-
-def worker() -> None:
+def worker(*, schema: str = "") -> None:
     """Keep the state of every feature up to date with the routed log.
 
-    When the declarations changed, the state is built anew: from the lake, as far as the log was pruned, then from the log.
-    Until it is there, answers are made without features.
+    When a schema is new, its state is built: from the lake, as far as the log was pruned, then from the log. The worker of the
+    old one runs beside it, and answers are read from that, until a model of the new one is promoted. `up` starts one for each.
 
     Example:  tailorbird -C shop run worker
+
+    Parameters
+    ----------
+    schema:
+        of which schema, as `tailorbird features plan` names it; the applied one unless told otherwise
     """
     from tailorbird.config import open_project
+    from tailorbird.config.schemas import find_schema, settle
     from tailorbird.events import SystemClock
     from tailorbird.features.worker import FeatureWorker
 
     stop = _begin()
-    project = open_project()
-    with FeatureWorker(project.paths.routed, project.paths.state, project.features, clock=SystemClock()) as worker:
+    if schema:
+        project = open_project(applied=True)
+        features = find_schema(project, schema)
+    else:
+        settled = settle(open_project(), SystemClock())
+        project, features = settled.project, settled.project.features
+        if settled.said:
+            log.warning("%s", settled.said)
+    with FeatureWorker(project.paths.routed, project.paths.state, features, clock=SystemClock()) as worker:
         from_lake = worker.needs_history()
         if from_lake:
             from tailorbird.features.bootstrap import build_from_lake
@@ -128,7 +129,7 @@ def lake() -> None:
     from tailorbird.lake import leave, run
 
     stop = _begin()
-    project = open_project()
+    project = open_project(applied=True)
     every, rows = duration(project.settings.lake.commit_every), project.settings.lake.commit_rows
     run(project.paths.stream, project.paths.lake, SystemClock(), stop, commit_every_us=every, rows_max=rows)
     leave(0)
@@ -144,7 +145,7 @@ def trainer() -> None:
     from tailorbird.events import SystemClock
 
     stop = _begin()
-    watch(open_project(), SystemClock(), stop)
+    watch(open_project(applied=True), SystemClock(), stop)
 
 
 def _begin() -> threading.Event:

@@ -1,5 +1,8 @@
 """Keeps the roles of a project running as processes: starts them, restarts one that dies, stops them in order.
 
+Which roles there are may change while it runs: it asks now and then, starts what is new, ends what is no longer wanted, and
+replaces what is wanted otherwise; the others go on undisturbed.
+
 A role that dies again and again is started less and less often (up to `BACKOFF_MAX_S`), and said so; one that ends with
 `REFUSED`, since it was asked for something that cannot be, ends all. A role never outlives
 the supervisor: each child asks the kernel for a SIGTERM when its parent dies, and exits if that has happened already.
@@ -11,11 +14,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tailorbird.errors import TailorbirdError
+
 BACKOFF_MIN_S = 0.25
 BACKOFF_MAX_S = 15.0
+LOOK_S = 0.5  # between looks at which roles are wanted
 STABLE_S = 2.5  # a role that lived this long starts again at once
 STOP_S = 10.0
 REFUSED = 2  # exit status of a wrong setting, declaration or option: starting again would not help
@@ -26,14 +33,19 @@ _PR_SET_PDEATHSIG = 1
 Say = Callable[[str, str], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class Role:
-    """A role as the supervisor sees it."""
+    """A role as the supervisor sees it. One that is wanted with other arguments, or `made_for` something else, is another."""
 
     name: str
     arguments: list[str]
+    made_for: str = ""
     restarts: int = 0
     process: asyncio.subprocess.Process | None = None
+    retired: bool = False
+
+    def same(self, other: "Role") -> bool:
+        return (self.name, self.arguments, self.made_for) == (other.name, other.arguments, other.made_for)
 
 
 @dataclass
@@ -43,11 +55,14 @@ class Supervisor:
     Args:
         project: the folder of the project.
         say: called with a role's name and a line that it printed or that is about it.
+        wanted: the roles that there should be, in order, or None where nothing has changed since it was last asked.
     """
 
     project: Path
     roles: list[Role]
     say: Say
+    wanted: Callable[[], list[Role] | None] = lambda: None
+    _keepers: list[asyncio.Task[None]] = field(default_factory=list)
     _stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _status: int = 0
 
@@ -56,24 +71,50 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
-        keepers = [asyncio.create_task(self._keep(role)) for role in self.roles]
-        await self._stopping.wait()
+        for role in self.roles:
+            self._start(role)
+        while not self._stopping.is_set():
+            await self._look()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), LOOK_S)
         for role in reversed(self.roles):
             await self._end(role)
-        await asyncio.gather(*keepers)
+        await asyncio.gather(*self._keepers)
         return self._status
 
     def stop(self) -> None:
         """End every role and return from `run`."""
         self._stopping.set()
 
+    def _start(self, role: Role) -> None:
+        self._keepers = [task for task in self._keepers if not task.done()]
+        self._keepers.append(asyncio.create_task(self._keep(role)))
+
+    async def _look(self) -> None:
+        """Become what is wanted. What cannot be found out now is said, and looked at again when it has changed."""
+        try:
+            wanted = self.wanted()
+        except TailorbirdError as error:
+            self.say("up", f"the roles stay as they are: {error}")
+            return
+        if wanted is None:
+            return
+        kept = [role for role in self.roles if any(role.same(other) for other in wanted)]
+        for role in reversed([role for role in self.roles if role not in kept]):
+            role.retired = True
+            await self._end(role)
+        self.roles = [next((role for role in kept if role.same(other)), other) for other in wanted]
+        for role in self.roles:
+            if role not in kept:
+                self._start(role)
+
     async def _keep(self, role: Role) -> None:
         wait = BACKOFF_MIN_S
         loop = asyncio.get_running_loop()
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not role.retired:
             started = loop.time()
             status = await self._run_once(role)
-            if self._stopping.is_set():
+            if self._stopping.is_set() or role.retired:
                 return
             if status == REFUSED:
                 self.say(role.name, "cannot run as it is set up; stopping the others")
@@ -96,6 +137,8 @@ class Supervisor:
             env=environment, start_new_session=True,
         )  # fmt: skip
         assert role.process.stdout is not None
+        if self._stopping.is_set() or role.retired:  # while it was being started, when there was nothing to end yet
+            role.process.terminate()
         while not role.process.stdout.at_eof():
             try:
                 line = await role.process.stdout.readline()

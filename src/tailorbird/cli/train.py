@@ -39,12 +39,16 @@ def train(
     """
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
-    from tailorbird.events import duration
+    from tailorbird.config.schemas import for_training
+    from tailorbird.events import SystemClock, duration
     from tailorbird.training.baseline import ensure_champion
     from tailorbird.training.train import TrainSettings
     from tailorbird.training.train import train as run_train
 
-    project = open_project()
+    settled = for_training(open_project(), SystemClock())
+    project = settled.project
+    if settled.said:
+        console(stderr=True).print(settled.said, markup=False)
     declared = project.slot(slot)
     window_us = duration(window or project.settings.train.window)
     settings = TrainSettings(window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows)

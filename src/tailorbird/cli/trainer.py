@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from tailorbird.cli.output import Report
 from tailorbird.config import Project
+from tailorbird.config.schemas import applied
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, HOUR, Clock, duration, micros
 from tailorbird.experiments.counts import COLUMNS
@@ -102,6 +103,7 @@ def outcome_of(report: TrainReport) -> TrainOutcome:
 def watch(project: Project, clock: Clock, stop: threading.Event) -> None:
     """The trainer role: look every `train.check_every` until told to stop. A training that fails is logged and tried again."""
     while not stop.wait(duration(project.settings.train.check_every) / 1e6):
+        project = applied(project)
         for slot in project.slots.values():
             try:
                 look(project, clock, slot)

@@ -12,6 +12,9 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
 
     A role that dies is started again. Ctrl-C stops them in order; whatever was acknowledged is safe, also after `kill -9`.
 
+    Where features.py has changed since, it is applied: its state is built beside the old one, which answers until a model of the
+    new features is promoted. While this runs, `tailorbird features apply` does the same without a restart.
+
     Example:  tailorbird -C shop up
 
     Parameters
@@ -25,6 +28,8 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
     """
     from tailorbird.cli.supervisor import Role, Supervisor, die_with_parent
     from tailorbird.config import open_project
+    from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
+    from tailorbird.events import SystemClock
     from tailorbird.stream.lock import FileLock
 
     die_with_parent()
@@ -39,9 +44,20 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
     except LockedError:
         raise LockedError("these roles are running already", where=str(project.root), fix="stop the other `tailorbird up`") from None
     serve = ["run", "serve", *(["--shop"] if shop else []), *([] if port is None else ["--port", str(port)])]
-    roles = [Role("router", ["run", "router"]), Role("worker", ["run", "worker"]), Role("lake", ["run", "lake"]), Role("serve", serve)]
-    if train:
-        roles.append(Role("trainer", ["run", "trainer"]))
+    watch = ActiveWatch(project)
+
+    def wanted() -> list[Role] | None:
+        """A worker for each active schema; the router anew where it is to keep other attributes with the events."""
+        if not watch.changed():
+            return None
+        schemas = active_schemas(project)
+        plan = plan_for(project, schemas)
+        kept = ",".join([*plan.user_attributes, "", *plan.item_attributes])
+        names = ["worker", *(f"worker {features.schema_hash[:4]}" for features in schemas[1:])]
+        workers = [Role(name, ["run", "worker", "--schema", features.schema_hash]) for name, features in zip(names, schemas, strict=True)]
+        trainer = [Role("trainer", ["run", "trainer"])] if train else []
+        return [Role("router", ["run", "router"], made_for=kept), *workers, Role("lake", ["run", "lake"]), Role("serve", serve), *trainer]
+
     out = console()
 
     def say(role: str, line: str) -> None:
@@ -50,7 +66,9 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         sys.stdout.flush()
 
     try:
-        status = asyncio.run(Supervisor(project.root, roles, say).run())
+        if said := settle(project, SystemClock()).said:
+            say("up", said)
+        status = asyncio.run(Supervisor(project.root, wanted() or [], say, wanted).run())
     finally:
         lock.release()
     if status:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailorbird.config.settings import Origin, Settings, load_settings
-from tailorbird.errors import ConfigError, DeclarationError, UsageError
+from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.transforms import check_heads
+from tailorbird.features.schemas import applied_features
 from tailorbird.ranking import Slot
 
 FILE = "tailorbird.toml"
@@ -93,25 +94,35 @@ def find_project(start: Path | None = None) -> Path:
     raise ConfigError(f"no {FILE} in {origin} or any folder above it", fix=fix)
 
 
-def open_project(start: Path | None = None) -> Project:
+def open_project(start: Path | None = None, *, applied: bool = False) -> Project:
     """Load a project from its folder or any folder inside it. Touches no data.
 
+    Args:
+        applied: take the features that are applied, see `features.schemas`, rather than those of `features.py`, which need not be
+            readable then; where none are, or an older engine stored them, `features.py` is taken.
     Raises:
         ConfigError: settings cannot be used.
         DeclarationError: features.py or slots.py cannot be used; names file and line.
     """
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
-    features = load_features(root / "features.py")
+    data = (root / settings.project.data).resolve()
+    features = (_applied(Paths(data).state) if applied else None) or load_features(root / "features.py")
     slots = load_slots(root / "slots.py")
     check_heads(features.transforms, (head for slot in slots.values() for head in slot.objective))
     if settings.train.slot not in slots and slots:
         near = difflib.get_close_matches(settings.train.slot, slots, n=1)
         hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"
         raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
-    data = (root / settings.project.data).resolve()
     _check_folder(data, next(origin.source for origin in origins if origin.key == "project.data"))
     return Project(root, settings, origins, features, slots, compile_plan(settings, features, slots), Paths(data))
+
+
+def _applied(state: Path) -> FeatureSet | None:
+    try:
+        return applied_features(state)
+    except (DeclarationError, NotReadyError):
+        return None
 
 
 def _check_folder(data: Path, source: str) -> None:

@@ -82,7 +82,7 @@ class Bundle:
         sealed = read_sealed(path)
         manifest, files = sealed.manifest, sealed.files
         if schema_hash is not None and manifest.schema_hash != schema_hash:
-            message = f"was trained on the features {manifest.schema_hash}, this project declares {schema_hash}"
+            message = f"was trained on the features {manifest.schema_hash}, not on {schema_hash}"
             raise BundleError(message, where=str(path), fix="tailorbird train")
         try:
             encoder = read_encoder(files["encoder.json"], where=str(path))

@@ -109,11 +109,14 @@ def evaluate(
 
     Raises:
         UsageError: there is no such version, none that predicts what the slot asks for, or no champion to judge.
-        BundleError: a version reads other features than this project declares.
+        BundleError: the versions read different features.
     """
     settings = (settings or TrainSettings()).hurried()
     now = clock.now()
-    bundles = [Bundle.load(path, schema_hash=features.schema_hash) for path in _paths(Registry(registry, clock=clock), versions)]
+    paths = _paths(Registry(registry, clock=clock), versions)
+    # With the features of the versions themselves, whatever the project has gone on to.
+    features = Bundle.load(paths[0], schema_hash=None).features or features
+    bundles = [Bundle.load(path, schema_hash=features.schema_hash) for path in paths]
     for bundle in bundles:
         if why := foreign(bundle, slot):
             raise UsageError(f"{bundle.version} {why}", where=f"slot {slot.name}", fix="judge it on another slot: --slot NAME")

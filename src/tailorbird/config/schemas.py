@@ -1,0 +1,173 @@
+"""Which schemas of a project are active: the applied one, the champion's, and the previous champion's, so that a rollback finds its state.
+
+Each active schema has a worker of its own, side by side; the routed log is pruned behind all of them, and the router keeps the
+attributes that any of them names. When `features.py` is applied by itself, and when it is not, is decided by `settle`.
+"""
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tailorbird.config.project import Project, compile_plan
+from tailorbird.errors import DeclarationError, LockedError, NotReadyError, TailorbirdError
+from tailorbird.events import Clock, RoutePlan, SystemClock
+from tailorbird.features import FeatureSet
+from tailorbird.features.codec import FILE, read_features
+from tailorbird.features.schemas import APPLIED, applied_features, apply, kept_features, read_applied
+from tailorbird.features.state import needed_from
+from tailorbird.registry import Registry
+from tailorbird.stream import read_released
+from tailorbird.stream.lock import FileLock
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of `features.py` when roles started.
+
+    Attributes:
+        project: with the applied features.
+        said: what a user should know; "" where there is nothing to say.
+    """
+
+    project: Project
+    said: str
+
+
+def settle(project: Project, clock: Clock) -> Settled:
+    """Apply what `features.py` declares, where roles are about to start and nobody has gone back from it.
+
+    Args:
+        project: with the features of `features.py`.
+    """
+    declared, now = project.features.schema_hash, read_applied(project.paths.state)
+    if declared == now.schema:
+        return Settled(project, "")
+    if declared in now.left:
+        said = f"features.py declares schema {declared}, which was gone back from; schema {now.schema} stays applied. "
+        return Settled(applied(project), said + "To apply it nevertheless: tailorbird features apply")
+    apply(project.paths.state, project.features, at=clock.now())
+    if not now.schema:
+        return Settled(project, "")
+    said = f"features.py has changed: schema {declared} is applied and built beside {now.schema}; "
+    return Settled(project, said + "answers are read from the champion's until a model of the new one is promoted")
+
+
+def applied(project: Project) -> Project:
+    """The project with the features that are applied; with those of `features.py` before any were, or after an upgrade of the engine."""
+    try:
+        features = applied_features(project.paths.state)
+    except (DeclarationError, NotReadyError) as error:
+        log.warning("%s", error)
+        return project
+    return project if features is None else replace(project, features=features)
+
+
+def differs(project: Project) -> str:
+    """What to tell whoever relies on `features.py` while another schema is applied; "" where it is the applied one.
+
+    Args:
+        project: with the features of `features.py`.
+    """
+    now = read_applied(project.paths.state).schema
+    if not now or now == project.features.schema_hash:
+        return ""
+    return f"features.py differs from the applied schema {now}, which is used; see tailorbird features plan"
+
+
+def for_training(project: Project, clock: Clock) -> Settled:
+    """The project with the features to train on: the applied ones while `up` runs, else what `features.py` declares, applied by this.
+
+    Args:
+        project: with the features of `features.py`.
+    """
+    return Settled(applied(project), differs(project)) if is_running(project) else settle(project, clock)
+
+
+def is_running(project: Project) -> bool:
+    """Whether `tailorbird up` runs on the project."""
+    if not project.paths.run.is_dir():
+        return False
+    try:
+        FileLock(project.paths.run / "up").release()
+    except LockedError:
+        return True
+    return False
+
+
+def active_schemas(project: Project) -> list[FeatureSet]:
+    """The active schemas, the applied one first. One whose declarations cannot be had is left out, and logged."""
+    newest = applied(project).features
+    found = {newest.schema_hash: newest}
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    aliases = registry.aliases()
+    for version in (aliases.champion, aliases.previous):
+        if not version:
+            continue
+        info = registry.info(version)
+        if info.schema_hash and info.schema_hash not in found:
+            try:
+                found[info.schema_hash] = _features_of(project, info.schema_hash, info.path)
+            except (TailorbirdError, FileNotFoundError) as error:
+                log.warning("the features of %s are not kept up: %s", version, error)
+    return list(found.values())
+
+
+def find_schema(project: Project, schema: str) -> FeatureSet:
+    """The declarations of an active or kept schema by its hash. Raises NotReadyError."""
+    known = {features.schema_hash: features for features in (*active_schemas(project), project.features)}
+    return known[schema] if schema in known else kept_features(project.paths.state, schema)
+
+
+def plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
+    """What the router needs to know: the attributes that any of the schemas names."""
+    plan = compile_plan(project.settings, project.features, project.slots)
+    return replace(
+        plan,
+        user_attributes=tuple(sorted({name for features in schemas for name in features.user_attributes})),
+        item_attributes=tuple(sorted({name for features in schemas for name in features.item_attributes})),
+    )
+
+
+def released(project: Project) -> int:
+    """Below which row neither the lake nor a worker of an active schema needs the routed log."""
+    marks = [read_released(project.paths.lake).of_routed()]
+    for features in active_schemas(project):
+        try:
+            marks.append(needed_from(project.paths.state, features))
+        except NotReadyError:  # no state yet: its worker will read the log from where it begins
+            return 0
+    return min(marks)
+
+
+class ActiveWatch:
+    """Notices that the active schemas may have changed, by the two files that say so: what is applied, and who is champion."""
+
+    def __init__(self, project: Project) -> None:
+        self._files = (project.paths.state / APPLIED, project.paths.registry / "aliases.json")
+        self._seen: list[tuple[int, int, int]] = []
+
+    def changed(self) -> bool:
+        """Whether either file is another than at the last call; yes at the first."""
+        seen = [_stamp(file) for file in self._files]
+        self._seen, before = seen, self._seen
+        return seen != before
+
+
+def _features_of(project: Project, schema: str, bundle: Path) -> FeatureSet:
+    try:
+        return kept_features(project.paths.state, schema)
+    except NotReadyError:
+        if project.features.schema_hash == schema:
+            return project.features
+        return read_features(bundle / FILE, expect=schema)
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return (0, 0, 0)
+    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)

@@ -1,0 +1,222 @@
+"""What a change of the declarations comes to, before it is made: columns, records and their bytes, proofs, and how long it takes.
+
+`compare` looks at two feature sets alone. `measure` takes a sample of the lake into a state of the new set, in a folder that is
+thrown away, and tells how fast this machine does it now and how many entities there were; `entities` counts those of a state.
+"""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events.clock import SimulatedClock
+from tailorbird.events.schema import ROUTED
+from tailorbird.features.checks import spelled
+from tailorbird.features.codec import short_place
+from tailorbird.features.declare import SQUARE_BITS, Amount, Entity, Feature, Variance, Window
+from tailorbird.features.expression import Expression
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.state import open_state, read_position, scan_keys
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.lake import Lake
+
+SAMPLE_ROWS = 20_000
+SAMPLE_PARTS = 5
+LARGEST = (1 << 63) - 1
+
+
+@dataclass(frozen=True)
+class Change:
+    """A column that is "added", "changed" or "removed"; `place` is its line, `what` the fields that differ."""
+
+    name: str
+    change: str
+    entity: str
+    place: str
+    what: str
+
+
+@dataclass(frozen=True)
+class RecordChange:
+    """The records of an entity, in bytes of each; 0 where it has none."""
+
+    entity: str
+    state_before: int
+    state_after: int
+    reading_before: int
+    reading_after: int
+
+    @property
+    def before(self) -> int:
+        return self.state_before + self.reading_before
+
+    @property
+    def after(self) -> int:
+        return self.state_after + self.reading_after
+
+
+@dataclass(frozen=True)
+class Proof:
+    """That a sum cannot overflow: of events of the largest value, `events` fit into 64 bits."""
+
+    name: str
+    place: str
+    units_max: int
+    events: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between two sets. `before` is "" where there was none."""
+
+    before: str
+    after: str
+    changes: tuple[Change, ...]
+    records: tuple[RecordChange, ...]
+    proofs: tuple[Proof, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A sample that was taken in.
+
+    Attributes:
+        rows: of the sample.
+        rows_total: in the lake.
+        per_second: rows taken in a second, of the slowest, the middle and the fastest part of the sample.
+        entities: entity → how many there were in the sample.
+        state_bytes: of the sample's store on the disk.
+    """
+
+    rows: int
+    rows_total: int
+    per_second: tuple[float, float, float]
+    entities: dict[str, int]
+    state_bytes: int
+
+    @property
+    def seconds(self) -> tuple[float, float, float]:
+        """How long it takes to build a state of all rows: least, likely, most."""
+        slow, middle, fast = self.per_second
+        return self.rows_total / fast, self.rows_total / middle, self.rows_total / slow
+
+
+def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
+    """What changes from one set to another."""
+    old = {} if before is None else {feature.name: feature for feature in before.features}
+    new = {feature.name: feature for feature in after.features}
+    changes = [Change(name, "added", _about(one), short_place(one.place), one.description) for name, one in new.items() if name not in old]
+    changes += [
+        Change(name, "changed", _about(one), short_place(one.place), _differences(old[name], one))
+        for name, one in new.items()
+        if name in old and old[name] != one
+    ]
+    changes += [
+        Change(name, "removed", _about(one), short_place(one.place), one.description) for name, one in old.items() if name not in new
+    ]
+    proofs = tuple(proof for feature in after.features if (proof := _proof(feature)) is not None)
+    return Comparison("" if before is None else before.schema_hash, after.schema_hash, tuple(changes), _records(before, after), proofs)
+
+
+def entities(state: Path, features: FeatureSet) -> dict[str, int] | None:
+    """How many of each entity the state of a schema has; None while there is none, or it is being built."""
+    try:
+        store = open_state(state, features)
+    except NotReadyError:
+        return None
+    try:
+        with store.snapshot() as snapshot:
+            if not read_position(snapshot).ready:
+                return None
+            return {one.entity.name: sum(1 for _ in scan_keys(snapshot, one)) for one in features.layout.entities}
+    finally:
+        store.close()
+
+
+def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Measured | None:
+    """Build a state of a sample of the lake's newest rows, and throw it away; None where the lake has no rows."""
+    if not lake.exists("events") or not (total := lake.count("events")):
+        return None
+    newest = int(pc.max(lake.table("events", ["p"])["p"]).as_py())
+    sample = lake.table("events", ROUTED.names, ds.field("p") > newest - rows)
+    parts = list(_parts(sample.sort_by("p")))
+    with tempfile.TemporaryDirectory(prefix="tailorbird-plan-") as folder:
+        seconds: list[float] = []
+        with FeatureWorker(Path(folder) / "routed.db", Path(folder), features, clock=SimulatedClock(0)) as worker:
+
+            def timed(after: int) -> Iterator[pa.Table]:
+                for part in parts:
+                    start = time.perf_counter()
+                    yield part
+                    seconds.append(time.perf_counter() - start)
+
+            worker.bootstrap(timed, newest)
+        found = entities(Path(folder), features) or {}
+        size = (Path(folder) / features.schema_hash / "data.mdb").stat().st_size
+    rates = np.array([len(part) / max(took, 1e-9) for part, took in zip(parts, seconds, strict=True)])
+    rates = rates[1:] if len(rates) > 2 else rates  # the first warms up
+    return Measured(len(sample), total, (float(rates.min()), float(np.median(rates)), float(rates.max())), found, size)
+
+
+def _parts(sample: pa.Table) -> Iterator[pa.Table]:
+    step = max(1, -(-len(sample) // SAMPLE_PARTS))
+    for start in range(0, len(sample), step):
+        yield sample.slice(start, step)
+
+
+def _records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange, ...]:
+    old = {} if before is None else {one.entity.name: (one.state_bytes, one.reading_bytes) for one in before.layout.entities}
+    new = {one.entity.name: (one.state_bytes, one.reading_bytes) for one in after.layout.entities}
+    found = []
+    for name in dict.fromkeys((*new, *old)):
+        (was_state, was_reading), (state, reading) = old.get(name, (0, 0)), new.get(name, (0, 0))
+        found.append(RecordChange(name, was_state, state, was_reading, reading))
+    return tuple(found)
+
+
+def _about(feature: Feature) -> str:
+    entity = getattr(feature, "entity", None)
+    return entity.name if isinstance(entity, Entity) else ""
+
+
+def _differences(old: Feature, new: Feature) -> str:
+    if type(old) is not type(new):
+        return f"{type(old).__name__} → {type(new).__name__}"
+    compared = [one.name for one in dataclasses.fields(new) if one.compare]
+    pairs = [(name, getattr(old, name), getattr(new, name)) for name in compared]
+    return "; ".join(f"{name}: {_told(was)} → {_told(now)}" for name, was, now in pairs if was != now)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Window):
+        return f"{spelled(value.length)} by {spelled(value.hop)}"
+    if isinstance(value, Amount):
+        return f"{value.of.text} in units of {value.unit:g} up to {value.max:g}"
+    if isinstance(value, Expression):
+        return value.text
+    if isinstance(value, Entity):
+        return value.name
+    if isinstance(value, tuple):
+        return ", ".join(_told(one) for one in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def _proof(feature: Feature) -> Proof | None:
+    """Of a feature that sums amounts; counts add 1, and fit for longer than there are events."""
+    amounts = [value for one in dataclasses.fields(feature) if isinstance(value := getattr(feature, one.name), Amount)]
+    if not amounts:
+        return None
+    units = max(amount.units_max for amount in amounts)
+    events = LARGEST // max(1, units)
+    if isinstance(feature, Variance):  # squares are summed in two limbs
+        events = min(events, LARGEST // ((1 << SQUARE_BITS) - 1), LARGEST // max(1, units * units >> SQUARE_BITS))
+    return Proof(feature.name, short_place(feature.place), units, events)

@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from tailorbird.config.project import Project, compile_plan
 from tailorbird.errors import DeclarationError, LockedError, NotReadyError, TailorbirdError
 from tailorbird.events import Clock, RoutePlan, SystemClock
@@ -124,7 +126,7 @@ def find_schema(project: Project, schema: str) -> FeatureSet:
 def plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
     """What the router needs to know: the attributes that any of the schemas names."""
     plan = compile_plan(project.settings, project.features, project.slots)
-    return replace(
+    return msgspec.structs.replace(
         plan,
         user_attributes=tuple(sorted({name for features in schemas for name in features.user_attributes})),
         item_attributes=tuple(sorted({name for features in schemas for name in features.item_attributes})),

@@ -1,13 +1,21 @@
-"""`tailorbird features list|show|verify`."""
+"""`tailorbird features list|show|verify`; `plan`, `apply`, `prune` and `backfill` are in modules of their own, and only named here."""
 
 import difflib
 from typing import TYPE_CHECKING
 
+from tailorbird.cli.features_apply import apply, plan, prune
+from tailorbird.cli.features_backfill import backfill
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tailorbird.config import Project
+    from tailorbird.features.recompute import ParityReport
+    from tailorbird.lake import Lake
+
+__all__ = ["apply", "backfill", "list_", "plan", "prune", "show", "verify"]
 
 _SHOWN = ("ts", "type", "item_id", "request_id", "p")
 
@@ -61,7 +69,7 @@ def show(entity: str, *, item: str = "", events: int = 10, why: str = "", at: st
     kind, _, name = entity.partition(":")
     if kind not in ("user", "anonymous") or not name:
         raise UsageError(f"expected user:ID or anonymous:ID, got {entity!r}")
-    project = open_project()
+    project = open_project(applied=True)
     if why:
         _explain(project, name if kind == "user" else f"anon:{name}", item, why, at, json)
         return
@@ -127,24 +135,51 @@ def verify(*, answers: int = 2_000, json: Json = False) -> None:
     Parameters
     ----------
     answers:
-        how many logged answers, spread evenly over all of this schema
+        how many logged answers, spread evenly over all
     """
     from tailorbird.config import open_project
-    from tailorbird.features.recompute import parity
     from tailorbird.lake import Lake
 
-    project = open_project()
+    project = open_project(applied=True)
     lake = Lake(project.paths.lake)
     logged = lake.table("answers")
     if not logged.num_rows:
         raise NotReadyError("no answer has been logged yet", where=str(lake.path), fix="tailorbird up, then ask it for some")
     logged = logged.take(list(range(0, logged.num_rows, max(1, logged.num_rows // max(1, answers)))))
-    report = parity(project.features, lake.events(), logged)
-    unequal = {name: count for name, count in report.by_feature.items() if count}
+    found = _verified(project, lake, logged)
+    compared, unequal = sum(report.compared for report in found.values()), sum(report.unequal for report in found.values())
+    answered = sum(report.answers for report in found.values())
+    by_feature = [(schema, name, count) for schema, report in found.items() for name, count in report.by_feature.items() if count]
     if json:
-        print_json({"answers": report.answers, "compared": report.compared, "unequal": report.unequal, "by_feature": unequal})
+        schemas = {
+            schema: {"answers": report.answers, "compared": report.compared, "unequal": report.unequal} for schema, report in found.items()
+        }
+        told = {name: count for _, name, count in by_feature}
+        print_json({"answers": answered, "compared": compared, "unequal": unequal, "by_feature": told, "schemas": schemas})
     else:
-        console().print(f"{report.answers:,} answers, {report.compared:,} values compared, {report.unequal:,} unequal.")
-        if unequal:
-            print_table("Unequal, by feature", ["feature", "values"], list(unequal.items()), right=["values"])
-    raise SystemExit(1 if report.unequal else 0)
+        console().print(f"{answered:,} answers, {compared:,} values compared, {unequal:,} unequal.")
+        if len(found) > 1:
+            rows = [(schema, report.answers, report.compared, report.unequal) for schema, report in found.items()]
+            numbers = ["answers", "compared", "unequal"]
+            print_table("By schema", ["schema", *numbers], rows, right=numbers)
+        if by_feature:
+            print_table("Unequal, by feature", ["schema", "feature", "values"], by_feature, right=["values"])
+    raise SystemExit(1 if unequal else 0)
+
+
+def _verified(project: "Project", lake: "Lake", logged: "pa.Table") -> "dict[str, ParityReport]":
+    """Each schema that answers were given with, and whose declarations are kept, against the lake."""
+    import pyarrow.compute as pc
+
+    from tailorbird.config.schemas import find_schema
+    from tailorbird.features.recompute import parity
+
+    events, found = lake.events(), {}
+    for schema in sorted(pc.unique(logged["schema_hash"]).to_pylist()):
+        try:
+            features = find_schema(project, schema)
+        except TailorbirdError as error:
+            console(stderr=True).print(f"answers of schema {schema} are not compared: {error.message}", markup=False)
+            continue
+        found[schema] = parity(features, events, logged.filter(pc.equal(logged["schema_hash"], schema)))
+    return found

@@ -41,7 +41,10 @@ _VERBS = {
 _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "config": ("Settings and where each came from.", ("show",)),
     "run": ("Run one role in this terminal, as `up` does with all.", ("serve", "router", "worker", "lake", "trainer")),
-    "features": ("Look at features, and hold their readings against each other.", ("list", "show", "verify")),
+    "features": (
+        "Look at features, hold their readings against each other, and change what is declared.",
+        ("list", "show", "plan", "apply", "backfill", "prune", "verify"),
+    ),
     "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
     "experiment": ("What the arms of an experiment did.", ("report",)),
     "lake": ("Check the lake, see what was refused, and send it again.", ("verify", "quarantine", "replay")),

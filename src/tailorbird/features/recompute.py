@@ -81,7 +81,7 @@ def parity(features: FeatureSet, events: pa.Table, answers: pa.Table) -> ParityR
     history = History(features, events)
     for part in _parts(logged):
         _check_shapes(features, part)
-        _compare(features, part, history.rows(_requests(part)), report)
+        _compare(features, part, history.rows(requests_of(part)), report)
     return report
 
 
@@ -108,7 +108,8 @@ def _parts(answers: pa.Table) -> Iterator[pa.Table]:
         start = stop
 
 
-def _requests(answers: pa.Table) -> Requests:
+def requests_of(answers: pa.Table) -> Requests:
+    """Logged answers as requests of the past, with a row for each of their items."""
     return Requests(
         t=micros(answers["ts"]),
         p=answers["p"].to_numpy(),

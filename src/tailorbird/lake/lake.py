@@ -6,7 +6,7 @@ Times are int64 microseconds, from inclusive, to exclusive. Rows come in no part
 False
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -54,6 +54,10 @@ class Lake:
         if unknown:
             raise UsageError(f"table {name} has no column {unknown[0]!r}", fix=f"its columns: {', '.join(TABLES[name].schema.names)}")
         return self._dataset(name).to_table(columns=names, filter=where)
+
+    def batches(self, name: str, columns: Sequence[str], where: ds.Expression | None = None) -> Iterator[pa.RecordBatch]:
+        """A table's rows piece by piece, for what is larger than memory."""
+        yield from self._dataset(self._known(name)).to_batches(columns=list(columns), filter=where)
 
     def events(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table:
         """Events that happened in [ts_from, ts_to), with the columns of `events.schema.ROUTED` unless said."""

@@ -1,0 +1,346 @@
+"""`tailorbird features plan|apply|prune`: a change of the declarations, looked at, made, and tidied up after."""
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.cli.output import Json, Report, console, print_json, print_table, progress_bars, this_command
+from tailorbird.errors import LockedError, NotReadyError, UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+    from tailorbird.features import FeatureSet
+    from tailorbird.features.plan import Comparison, Measured
+
+POLL_S = 0.2
+CHANGES = 2  # exit status of a plan that has something to do
+
+
+def plan(*, measure: bool = True, json: Json = False) -> None:
+    """Show what a changed features.py comes to, before it is applied; exit status 0 if there is nothing to do, 2 if there is.
+
+    Columns that are added, changed and removed, each with its line; the bytes of each entity's records before and after, and of all
+    entities that there are now; the proof that no sum overflows; how long the new state takes to build, by a sample of the lake that
+    is taken in right now; what has to be trained anew.
+
+    Example:  tailorbird -C shop features plan
+
+    Parameters
+    ----------
+    measure:
+        also take a sample of the lake in, to tell how long it takes
+    """
+    from tailorbird.config import open_project
+    from tailorbird.features import plan as planning
+    from tailorbird.lake import Lake
+
+    project = open_project()
+    before = _applied(project)
+    found = planning.compare(before, project.features)
+    same = found.before == found.after
+    counted = planning.entities(project.paths.state, before) if before is not None else None
+    measured = planning.measure(project.features, Lake(project.paths.lake)) if measure and not same else None
+    retrain = _to_retrain(project)
+    if json:
+        print_json(_plain(found, counted, measured, retrain))
+    else:
+        _tell(found, counted, measured, retrain)
+    raise SystemExit(0 if same else CHANGES)
+
+
+def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Json = False) -> None:
+    """Apply a changed features.py without stopping the service, and wait until the new state has caught up.
+
+    A running `up` starts a worker that builds the new state beside the old one: from the lake, then from the log at the exact position.
+    Answers go on with the schema of the model that serves, until one of the new schema is promoted. Without a running `up` this
+    builds the state itself. Interrupted, it goes on where it was when it is given again.
+
+    Example:  tailorbird -C shop features apply --yes
+
+    Example:  tailorbird -C shop features apply --back --yes
+
+    Parameters
+    ----------
+    yes:
+        do not ask; needed where this is no terminal
+    back:
+        apply the schema before the applied one again, whatever features.py declares
+    wait:
+        wait until the state has caught up
+    """
+    from tailorbird.config import open_project
+    from tailorbird.config.schemas import find_schema, is_running
+    from tailorbird.events import SystemClock
+    from tailorbird.features import schemas
+    from tailorbird.features.plan import compare
+
+    project = open_project(applied=back)
+    before = schemas.read_applied(project.paths.state).schema
+    if back:
+        _agree(yes, f"Go back from schema {before or 'none'} to the one before it?")
+        features = find_schema(project, schemas.go_back(project.paths.state, at=SystemClock().now()))
+    else:
+        features = project.features
+        if features.schema_hash != before and not json:
+            _tell_changes(compare(_applied(project), features))
+        if features.schema_hash != before:
+            _agree(yes, f"Apply schema {features.schema_hash}?")
+        schemas.apply(project.paths.state, features, at=SystemClock().now())
+    took, p = None, 0
+    if wait:
+        start = time.monotonic()
+        with progress_bars(quiet=json) as progress:
+            p = _follow(project, features, progress) if is_running(project) else _build(project, features, progress)
+        took = round(time.monotonic() - start, 1)
+    if json:
+        told = {"schema": features.schema_hash, "before": before, "changed": features.schema_hash != before, "ready": wait, "seconds": took}
+        print_json(told)
+        return
+    out = console()
+    if took is not None:
+        out.print(f"Schema {features.schema_hash} is applied, and its state knows everything up to row {p:,} ({took} s).")
+    else:
+        out.print(f"Schema {features.schema_hash} is applied; its state is being built.")
+    for line in _to_retrain_told(_to_retrain(project, features.schema_hash)):
+        out.print(line, markup=False)
+    if back and _declared(project) != features.schema_hash:
+        out.print("features.py still declares another schema; it stays unapplied until you apply it.", markup=False)
+
+
+def prune(*, json: Json = False) -> None:
+    """Remove the states of schemas that nothing needs: neither applied, nor the champion's, nor the previous champion's.
+
+    They can be built again from the lake.
+
+    Example:  tailorbird -C shop features prune
+    """
+    from tailorbird.config import open_project
+    from tailorbird.config.schemas import active_schemas
+    from tailorbird.features import schemas
+
+    project = open_project(applied=True)
+    wanted = {features.schema_hash for features in active_schemas(project)}
+    removed = schemas.prune(project.paths.state, wanted)
+    if json:
+        print_json({"removed": removed, "kept": schemas.state_folders(project.paths.state)})
+        return
+    for schema, size in removed.items():
+        console().print(f"schema {schema}: removed, {_bytes(size)}")
+    kept = ", ".join(schemas.state_folders(project.paths.state)) or "none"
+    console().print(f"{'Nothing to remove. ' if not removed else ''}Kept: {kept}")
+
+
+def _applied(project: "Project") -> "FeatureSet | None":
+    """The applied declarations; None before the first, and where an older engine made them, so that all is new."""
+    from tailorbird.errors import DeclarationError
+    from tailorbird.features.schemas import applied_features
+
+    try:
+        return applied_features(project.paths.state)
+    except (DeclarationError, NotReadyError):
+        return None
+
+
+def _declared(project: "Project") -> str:
+    from tailorbird.features import load_features
+
+    return load_features(project.root / "features.py").schema_hash
+
+
+def _agree(yes: bool, question: str) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("this changes what is applied, and nobody can be asked here", fix="add --yes")
+    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise SystemExit(1)
+
+
+def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
+    """Build the state here, since no `up` does it; the p that it has reached."""
+    from tailorbird.events import SystemClock
+    from tailorbird.features.bootstrap import build_from_lake
+    from tailorbird.features.worker import FeatureWorker
+    from tailorbird.lake import Lake
+
+    try:
+        worker = FeatureWorker(project.paths.routed, project.paths.state, features, clock=SystemClock())
+    except LockedError:  # a worker of its own runs without `up`
+        return _follow(project, features, progress)
+    with worker:
+        if worker.needs_history():
+            lake = Lake(project.paths.lake)
+            build_from_lake(worker, lake, threading.Event(), progress=lambda done, total: progress("from the lake", done, total))
+        end = _log_end(project)
+        while (report := worker.step()).rows:
+            progress("from the log", report.p, max(end, report.p))
+        return worker.position.p
+
+
+def _follow(project: "Project", features: "FeatureSet", progress: Report) -> int:
+    """Wait until the worker of a running `up` has caught up with what is in the log now; the p that it has reached."""
+    from tailorbird.config.schemas import is_running
+
+    end = _log_end(project)
+    while True:
+        p, ready = _position(project, features)
+        progress("build", min(p, end), end)
+        if ready and p >= end:
+            return p
+        if not is_running(project) and not _worker_runs(project, features):
+            again = f"{this_command()} features apply --yes"
+            raise NotReadyError("tailorbird up ended before the state was built", where=str(project.root), fix=f"{again} goes on")
+        time.sleep(POLL_S)
+
+
+def _worker_runs(project: "Project", features: "FeatureSet") -> bool:
+    from tailorbird.stream.lock import FileLock
+
+    try:
+        FileLock(project.paths.state / features.schema_hash / "worker").release()
+    except LockedError:
+        return True
+    return False
+
+
+def _position(project: "Project", features: "FeatureSet") -> tuple[int, bool]:
+    from tailorbird.features.state import open_state, read_position
+
+    try:
+        store = open_state(project.paths.state, features)
+    except NotReadyError:
+        return 0, False
+    try:
+        with store.snapshot() as snapshot:
+            position = read_position(snapshot)
+    finally:
+        store.close()
+    return position.p, bool(position.ready)
+
+
+def _log_end(project: "Project") -> int:
+    """The newest p of the routed log; 0 where there is none."""
+    from tailorbird.stream import open_reader
+
+    try:
+        with open_reader(project.paths.routed) as reader:
+            return max(0, reader.end() - 1)
+    except NotReadyError:
+        return 0
+
+
+def _to_retrain(project: "Project", schema: str = "") -> dict[str, Any]:
+    """The champion, and whether it reads another schema than the one that is to be applied."""
+    from tailorbird.events import SystemClock
+    from tailorbird.registry import Registry
+
+    registry = Registry(project.paths.registry, clock=SystemClock())
+    champion = registry.aliases().champion
+    reads = registry.info(champion).schema_hash if champion else ""
+    return {"champion": champion, "reads": reads, "retrain": bool(champion) and reads != (schema or project.features.schema_hash)}
+
+
+def _to_retrain_told(retrain: dict[str, Any]) -> list[str]:
+    if not retrain["champion"]:
+        return [f"There is no champion yet:  {this_command()} train"]
+    if not retrain["retrain"]:
+        return []
+    told = (
+        f"{retrain['champion']} reads schema {retrain['reads']} and goes on answering with it, its state being kept up beside the new one."
+    )
+    return [told, f"A model of the new schema:  {this_command()} train"]
+
+
+def _plain(found: "Comparison", counted: dict[str, int] | None, measured: "Measured | None", retrain: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    records = [
+        {**asdict(one), "entities": (counted or {}).get(one.entity), "sampled": measured.entities.get(one.entity) if measured else None}
+        for one in found.records
+    ]
+    built = None
+    if measured is not None:
+        least, likely, most = measured.seconds
+        built = {"rows": measured.rows_total, "sample": measured.rows, "seconds": likely, "seconds_least": least, "seconds_most": most}
+    return {
+        "schema": found.after,
+        "applied": found.before,
+        "changes": [asdict(one) for one in found.changes],
+        "records": records,
+        "bytes_before": _total(found, counted, "before"),
+        "bytes_after": _total(found, counted, "after"),
+        "proofs": [asdict(one) for one in found.proofs],
+        "build": built,
+        **retrain,
+    }
+
+
+def _total(found: "Comparison", counted: dict[str, int] | None, when: str) -> int | None:
+    """Bytes of the records of all entities that the applied state has, at their full width."""
+    if counted is None:
+        return None
+    return sum(getattr(one, when) * counted.get(one.entity, 0) for one in found.records)
+
+
+def _tell(found: "Comparison", counted: dict[str, int] | None, measured: "Measured | None", retrain: dict[str, Any]) -> None:
+    out = console()
+    if found.before == found.after:
+        out.print(f"Nothing to do: schema {found.after} is applied.")
+    else:
+        _tell_changes(found)
+    sampled = measured.entities if measured is not None else {}
+    rows = [
+        (one.entity, one.state_before, one.state_after, one.reading_before, one.reading_after, _count(one.entity, counted, sampled))
+        for one in found.records
+    ]
+    numbers = ["state now", "then", "reading now", "then ", "how many"]
+    print_table("\nBytes of an entity's records, at most", ["entity", *numbers], rows, right=numbers)
+    if counted is not None:
+        was, now = _total(found, counted, "before") or 0, _total(found, counted, "after") or 0
+        out.print(f"Together at most {_bytes(was)} now, {_bytes(now)} then; empty parts of a record take no space.")
+    if found.proofs:
+        least = min(found.proofs, key=lambda proof: proof.events)
+        out.print(
+            f"No sum overflows: each of {len(found.proofs)} holds the largest value {least.events:,} times or more "
+            f"({least.name}, {least.place}: {least.units_max:,} units).",
+            markup=False,
+        )
+    if found.before == found.after:
+        return
+    if measured is not None:
+        least_s, likely, most = measured.seconds
+        told = f"The new state takes about {_seconds(likely)} to build ({_seconds(least_s)} to {_seconds(most)}): "
+        out.print(f"{told}{measured.rows_total:,} rows, by a sample of {measured.rows:,} taken in just now.")
+    else:
+        out.print("How long the new state takes to build was not measured: the lake has no rows, or --no-measure.")
+    for line in _to_retrain_told(retrain):
+        out.print(line, markup=False)
+    out.print(f"To apply it without stopping anything:  {this_command()} features apply", markup=False)
+
+
+def _tell_changes(found: "Comparison") -> None:
+    title = f"Schema {found.before or '(none)'} → {found.after}"
+    rows = [(one.change, one.name, one.entity, one.place, one.what) for one in found.changes]
+    print_table(title, ["change", "column", "of", "line", "what"], rows)
+    if not found.changes:
+        console().print("No column changes, but their order or the engine does, and with it the records.")
+
+
+def _count(entity: str, counted: dict[str, int] | None, sampled: dict[str, int]) -> str:
+    if counted is not None and entity in counted:
+        return f"{counted[entity]:,}"
+    return f"{sampled[entity]:,} in the sample" if entity in sampled else ""
+
+
+def _bytes(size: int) -> str:
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds >= 90 * 60:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.1f} s"

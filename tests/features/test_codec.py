@@ -12,6 +12,21 @@ from tailorbird.errors import DamageError, DeclarationError
 from tailorbird.features import FeatureSet
 from tailorbird.features.codec import decode_features, encode_features, kinds
 from tailorbird.features.declare import Counted, Feature, OfSession
+from tailorbird.features.transforms import (
+    Step,
+    Table,
+    clip,
+    frequency,
+    hashing,
+    impute,
+    log,
+    quantile,
+    standardise,
+    target,
+    transform,
+    vectors,
+    vocabulary,
+)
 
 ABSTRACT = {Feature, Counted, OfSession}
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -46,6 +61,26 @@ def test_places_are_kept_without_the_folder_of_a_machine(kit):
     place = back(features).features[0].place
     assert place.startswith("kit.py:")
     assert features.features[0].place.endswith(place)
+
+
+def test_transforms_travel_along_and_are_no_part_of_the_schema(kit):
+    steps = [log(), clip(0, quantiles=(0.1, 0.9)), standardise(), quantile(bins=7), impute("median")]
+    made = [
+        transform("habit", *steps, indicator=True),
+        transform("category", impute("constant", "none"), frequency(), name="often"),
+        transform("category", target("click", smoothing=3)),
+        transform("category", vocabulary(), name="code"),
+        transform("plan", hashing(16)),
+        transform("category", vectors({"c1": [0.5, 1], "c2": [2, -1]}, trained_until=1_700_000_000)),
+    ]
+    plain = kit.every_kind()
+    features = FeatureSet.from_declarations(plain.features, transforms=made)
+    steps = {type(step) for one in made for step in one.steps}
+    missing = {one for one in kinds().values() if issubclass(one, Step)} - {Step, Table} - steps
+    assert not missing
+    assert same(back(features), features)
+    assert back(features).transforms == features.transforms
+    assert features.schema_hash == plain.schema_hash
 
 
 def change(data: bytes, path: list, value: object) -> bytes:

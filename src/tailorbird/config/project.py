@@ -11,8 +11,8 @@ from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
 from tailorbird.features import FeatureSet, load_features
-from tailorbird.features.transforms import check_heads
 from tailorbird.features.schemas import applied_features
+from tailorbird.features.transforms import check_heads
 from tailorbird.ranking import Slot
 
 FILE = "tailorbird.toml"
@@ -98,8 +98,8 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     """Load a project from its folder or any folder inside it. Touches no data.
 
     Args:
-        applied: take the features that are applied, see `features.schemas`, rather than those of `features.py`, which need not be
-            readable then; where none are, or an older engine stored them, `features.py` is taken.
+        applied: take the features that are applied, see `features.schemas`, where `features.py` declares another schema or cannot be
+            read; where none are, or an older engine stored them, `features.py` is taken.
     Raises:
         ConfigError: settings cannot be used.
         DeclarationError: features.py or slots.py cannot be used; names file and line.
@@ -107,9 +107,10 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
     data = (root / settings.project.data).resolve()
-    features = (_applied(Paths(data).state) if applied else None) or load_features(root / "features.py")
+    features = _applied(root, Paths(data).state) if applied else load_features(root / "features.py")
     slots = load_slots(root / "slots.py")
-    check_heads(features.transforms, (head for slot in slots.values() for head in slot.objective))
+    if not applied:
+        check_heads(features.transforms, (head for slot in slots.values() for head in slot.objective))
     if settings.train.slot not in slots and slots:
         near = difflib.get_close_matches(settings.train.slot, slots, n=1)
         hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"
@@ -118,11 +119,19 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     return Project(root, settings, origins, features, slots, compile_plan(settings, features, slots), Paths(data))
 
 
-def _applied(state: Path) -> FeatureSet | None:
+def _applied(root: Path, state: Path) -> FeatureSet:
     try:
-        return applied_features(state)
+        stored = applied_features(state)
     except (DeclarationError, NotReadyError):
-        return None
+        stored = None
+    try:
+        declared = load_features(root / "features.py")
+    except DeclarationError:
+        if stored is None:
+            raise
+        return stored
+    # The same schema may have other transforms by now, which training is to take.
+    return declared if stored is None or stored.schema_hash == declared.schema_hash else stored
 
 
 def _check_folder(data: Path, source: str) -> None:

@@ -46,6 +46,7 @@ def settle(project: Project, clock: Clock) -> Settled:
     """
     declared, now = project.features.schema_hash, read_applied(project.paths.state)
     if declared == now.schema:
+        apply(project.paths.state, project.features, at=clock.now())  # for what is no part of the schema
         return Settled(project, "")
     if declared in now.left:
         said = f"features.py declares schema {declared}, which was gone back from; schema {now.schema} stays applied. "
@@ -64,7 +65,9 @@ def applied(project: Project) -> Project:
     except (DeclarationError, NotReadyError) as error:
         log.warning("%s", error)
         return project
-    return project if features is None else replace(project, features=features)
+    if features is None or features.schema_hash == project.features.schema_hash:  # transforms may differ, and ours are newer
+        return project
+    return replace(project, features=features)
 
 
 def differs(project: Project) -> str:

@@ -2,9 +2,10 @@
 
     {"format": 1, "engine": 1, "schema_hash": "8c1f…", "features": [{"is": "Count", "name": "clicks", "entity": {"is": "Entity", …}, …}]}
 
-It knows no kind by name: each dataclass of `features.declare` is a kind, its fields are what is stored, and its type hints are what
-they are checked against. Expressions are stored as text with what they were found to be, and are parsed and checked again; nothing
-is executed. A set that does not come out with the hash that it was stored under is refused, so no record is ever read by it.
+It knows no kind by name: each dataclass of `features.declare` and `features.transforms` is a kind, its fields are what is stored, and
+its type hints are what they are checked against. Expressions are stored as text with what they were found to be, and are parsed and
+checked again; nothing is executed. A set that does not come out with the hash that it was stored under is refused, so no record is
+ever read by it.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ import msgspec
 
 from tailorbird.errors import DamageError, DeclarationError
 from tailorbird.events.plan import EVENT_TYPES
-from tailorbird.features import declare
+from tailorbird.features import declare, transforms
 from tailorbird.features.checks import event_kind
 from tailorbird.features.declare import (
     HOPS_MAX,
@@ -37,9 +38,9 @@ from tailorbird.features.featureset import ENGINE_VERSION, FeatureSet
 
 FILE = "features.json"
 FORMAT = 1
-BYTES_MAX = 16 << 20
+BYTES_MAX = 64 << 20
 FEATURES_MAX = 10_000
-LENGTH_MAX = 1 << 16  # of a text or a list in a declaration
+LENGTH_MAX = 1 << 20  # of a text or a list in a declaration
 
 
 class Unreadable(ValueError):
@@ -53,6 +54,7 @@ def encode_features(features: FeatureSet) -> bytes:
         "engine": ENGINE_VERSION,
         "schema_hash": features.schema_hash,
         "features": [_plain(one) for one in features.features],
+        "transforms": [_plain(one) for one in features.transforms],
     }
     return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
 
@@ -77,7 +79,9 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
                 fix="tailorbird features apply builds a new state; then train anew",
             )
         declared = [_object(one, Feature, f"$.features[{place}]") for place, one in enumerate(content["features"])]
-        found = FeatureSet.from_declarations(declared, event_types=_types(declared))
+        seen = content.get("transforms", [])
+        made = [_object(one, transforms.Transform, f"$.transforms[{place}]") for place, one in enumerate(seen)]
+        found = FeatureSet.from_declarations(declared, event_types=_types(declared), transforms=made)
     except Unreadable as error:
         raise DamageError(f"no stored declarations: {error}", where=where, fix="restore the file from a copy") from error
     except DeclarationError as error:
@@ -92,7 +96,8 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
 
 def kinds() -> dict[str, type]:
     """Every dataclass that declarations are made of, by name."""
-    return {name: one for name, one in vars(declare).items() if isinstance(one, type) and dataclasses.is_dataclass(one)}
+    named = vars(declare) | vars(transforms)
+    return {name: one for name, one in named.items() if isinstance(one, type) and dataclasses.is_dataclass(one)}
 
 
 def short_place(place: str) -> str:

@@ -73,17 +73,22 @@ def kept_features(state: Path, schema: str) -> FeatureSet:
         raise NotReadyError(f"the declarations of schema {schema} are not kept here", where=str(path)) from None
 
 
-def keep(state: Path, features: FeatureSet) -> None:
-    """Write the declarations beside the state that is, or will be, built by them."""
+def keep(state: Path, features: FeatureSet, *, anew: bool = False) -> None:
+    """Write the declarations beside the state that is, or will be, built by them.
+
+    Args:
+        anew: also where they are kept already: places, descriptions and transforms are no part of the schema, and may have changed.
+    """
     path = state / features.schema_hash / FILE
-    if not path.exists():
-        _write(path, encode_features(features))
+    data = encode_features(features)
+    if not path.exists() or (anew and path.read_bytes() != data):
+        _write(path, data)
 
 
 def apply(state: Path, features: FeatureSet, *, at: int) -> bool:
     """Make this the applied schema; whether it was not yet. Its state is built by the worker that is then started."""
     with _changing(state):
-        keep(state, features)
+        keep(state, features, anew=True)
         before = read_applied(state)
         left = tuple(schema for schema in before.left if schema != features.schema_hash)
         if before.schema == features.schema_hash and left == before.left:

@@ -30,6 +30,8 @@ class Additions(Protocol):
     @property
     def ts(self) -> Int64s: ...
 
+    def part(self, some: Rows | slice, /) -> "Additions": ...
+
 
 B = TypeVar("B", bound=Additions)
 

@@ -30,6 +30,7 @@ Keys = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
+Some = Rows | slice
 
 SHOWN_TYPES = ("answer", "impression")
 _JSON_COLUMNS = {"item": "item_profile", "user": "user_profile", "properties": "properties"}
@@ -67,6 +68,10 @@ class Extract:
     @cached_property
     def ts(self) -> Int64s:
         return chosen_of(self.frame.ts, self.rows)
+
+    def part(self, some: Some) -> "Extract":
+        """The extract with some of its rows."""
+        return Extract(self.frame, self.source, self.rows[some], self.value[some])
 
     @property
     def id(self) -> Keys:
@@ -324,6 +329,10 @@ class ProfileExtract:
     id: Keys
     p: Int64s
     values: Int64s  # (n, attributes)
+
+    def part(self, some: Some) -> "ProfileExtract":
+        """The extract with some of its profiles."""
+        return ProfileExtract(self.key[some], self.ts[some], self.id[some], self.p[some], self.values[some])
 
 
 def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: Frame) -> ProfileExtract:

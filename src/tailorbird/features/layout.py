@@ -214,7 +214,7 @@ class EntityLayout:
     @property
     def reading_bytes(self) -> int:
         """Of a reading record as it is stored: sequences are read from the state."""
-        return 8 * (self.reading_lanes - sum(SEQUENCE_READING * one.length for one in self.sequences))
+        return 8 * (self.reading_lanes - sum(one.reading_columns * one.length for one in self.sequences))
 
 
 @dataclass(frozen=True)

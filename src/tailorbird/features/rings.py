@@ -7,6 +7,8 @@ A ring's head is the tile of the entity's newest event. A tile older than head â
 after the newest event, and is dropped. The other accumulators, and what all of them promise, are in `features.accumulators`.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,8 +30,15 @@ NEVER = np.iinfo(np.int64).max
 def ages(hop: int, slots: int, newest: Int64s, t: Int64s) -> Int64s:
     """How many tiles each slot lies before the tile of t, shape (entities, slots); the head's slot is the youngest."""
     head = newest // hop
-    behind = (head[:, None] - np.arange(slots)) % slots
-    return behind + (t // hop - head)[:, None]
+    behind = _behind(slots)[head % slots]
+    since = t // hop - head
+    return behind + since[:, None] if since.any() else behind
+
+
+@lru_cache(maxsize=256)
+def _behind(slots: int) -> Int64s:
+    """How many tiles each slot lies before the head's, for each slot of the head; (slots, slots)."""
+    return (np.arange(slots)[:, None] - np.arange(slots)) % slots
 
 
 def advance(tiles: npt.NDArray, hop: int, old: Int64s, new: Int64s) -> None:
@@ -38,9 +47,10 @@ def advance(tiles: npt.NDArray, hop: int, old: Int64s, new: Int64s) -> None:
     old_head, new_head = old // hop, new // hop
     moved = np.flatnonzero(new_head > old_head)
     if len(moved):
-        behind = (new_head[moved, None] - np.arange(slots)) % slots
-        cleared = new_head[moved, None] - behind > old_head[moved, None]
-        tiles[moved] = np.where(cleared.reshape(*cleared.shape, *(1,) * (tiles.ndim - 2)), 0, tiles[moved])
+        filled = tiles[moved].reshape(len(moved), -1).any(axis=1)
+        moved = moved[filled]
+        kept = _behind(slots)[new_head[moved] % slots] >= (new_head[moved] - old_head[moved])[:, None]
+        tiles[moved] = np.where(kept.reshape(*kept.shape, *(1,) * (tiles.ndim - 2)), tiles[moved], 0)
 
 
 class RingSums:

@@ -24,7 +24,7 @@ from tailorbird.events.keys import hash64
 from tailorbird.features.accumulators import NEVER, Accumulator, Sequences, accumulators
 from tailorbird.features.columns import Keys
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, SEQUENCE_READING, VALID_FROM, EntityLayout, Layout
+from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, VALID_FROM, EntityLayout, Layout
 from tailorbird.features.packing import Packing
 from tailorbird.store import EmbeddedStore, Snapshot, open_store
 
@@ -215,12 +215,14 @@ class Records:
             one.finish(states, states[:, NEWEST], states[:, NEWEST], readings)
         return readings
 
-    def finish(self, states: Int64s, t: Int64s, commit: int = 0) -> Int64s:
-        """The reading records of the states at t (n,), each above its state's newest ts."""
+    def finish(self, states: Int64s, t: Int64s, commit: int = 0, *, sequences: bool = True) -> Int64s:
+        """The reading records of the states at t (n,), each above its state's newest ts; the lanes of sequences only if asked for."""
         readings = np.zeros((len(states), self.layout.reading_lanes), np.int64)
         newest = states[:, NEWEST]
         change = np.full(len(states), NEVER)
         for one in self.accumulators:
+            if not sequences and isinstance(one, Sequences):
+                continue  # they never change by themselves
             one.finish(states, newest, t, readings)
             change = np.minimum(change, one.next_change(states, newest, t))
         readings[:, NEWEST] = newest
@@ -268,5 +270,5 @@ def kept_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
     """The lanes of a reading that are stored: all but those of sequences."""
     kept = np.ones(layout.reading_lanes, np.bool_)
     for one in layout.sequences:
-        kept[one.reading_lane : one.reading_lane + SEQUENCE_READING * one.length] = False
+        kept[one.reading_lane : one.reading_lane + one.reading_columns * one.length] = False
     return np.flatnonzero(kept)

@@ -2,7 +2,7 @@
 
 A step is one transaction of the store: state records, reading records, aliases, how far the log was read, and which p the
 commit stands for. So a kill at any point leaves all of a step or none of it, and the step that is repeated leads to the
-same bits. How a batch changes a state is in `features.accumulators`; who reads it, in `features.read`.
+same bits. How a batch is applied is in `features.applying`; who reads the state, in `features.read`.
 """
 
 import threading
@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +20,10 @@ from tailorbird import faults
 from tailorbird.errors import InputError, NotReadyError, StorageError
 from tailorbird.events.clock import Clock
 from tailorbird.events.schema import ROUTED, micros
-from tailorbird.features.accumulators import NEVER, Accumulator, Additions
+from tailorbird.features.applying import Change, Hot, additions, apply
 from tailorbird.features.columns import Frame, Keys
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout import NEWEST, NEXT_CHANGE
+from tailorbird.features.layout import NEWEST
 from tailorbird.features.schemas import keep
 from tailorbird.features.state import (
     Alias,
@@ -50,7 +49,6 @@ ROWS_MAX = 20_000
 ROW_BYTES = 300  # about what an event takes in a block: how much of the log a step reads
 POLL_S = 0.003
 REFRESH_S = 1.0
-HOT_MAX = 20_000  # entities of a kind whose reading records are renewed when they run out
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,6 @@ class WorkerReport:
     commit: int
     p: int
     capped: int = 0
-
-
-@dataclass(frozen=True)
-class _Additions:
-    """What a batch adds to one entity kind: its keys, each once, and for each accumulator the batch with its rows."""
-
-    keys: Keys
-    newest: Int64s  # (keys,), of the batch
-    parts: list[tuple[Accumulator[Any], npt.NDArray[np.intp], Additions]]
 
 
 class FeatureWorker:
@@ -96,7 +85,7 @@ class FeatureWorker:
             self._lock.release()
             raise
         self._records = all_records(features.layout)
-        self._hot: list[dict[int, int]] = [{} for _ in self._records]
+        self._hot = [Hot.none() for _ in self._records]
         self._reader: EmbeddedReader | None = None
         with self._store.snapshot() as snapshot:
             self.position = read_position(snapshot)
@@ -169,12 +158,11 @@ class FeatureWorker:
     def refresh(self) -> int:
         """Renew the reading records, of entities changed lately, that have run out by now; the number of them."""
         now, count = self._clock.now(), 0
-        for records, hot in zip(self._records, self._hot, strict=True):
-            due = np.array([key for key, change in hot.items() if change <= now], np.uint64)
+        for index, records in enumerate(self._records):
+            due, rest = self._hot[index].due(now)
             if len(due):
                 count += self._store.write(lambda transaction, records=records, due=due: self._renew(transaction, records, due, now))
-                for key in due.tolist():
-                    del hot[key]
+                self._hot[index] = rest
         return count
 
     def run(self, stop: threading.Event) -> None:
@@ -215,17 +203,17 @@ class FeatureWorker:
     def _commit(self, table: pa.Table, position: Position) -> int:
         """Apply a table of events and move to `position`, numbered as the next commit; the number of capped values."""
         frame = Frame(table)
-        additions = [_additions(records, frame) for records in self._records]
+        batches = [additions(records, frame) for records in self._records]
         aliases = _aliases(table)
         before = self.position
         newest = int(frame.ts.max(initial=0))
         after = replace(position, commit=before.commit + 1, newest=max(before.newest, newest), rows=before.rows + len(table))
         written_at = self._clock.now()
 
-        def change(transaction: Transaction) -> list[Int64s]:
+        def change(transaction: Transaction) -> list[Change]:
             if read_position(transaction).commit != before.commit:
                 raise StorageError("another process wrote this state", where=str(self._store.path), fix="run one worker a schema")
-            changes = [self._apply(transaction, *pair, after.commit) for pair in zip(self._records, additions, strict=True)]
+            changes = [apply(transaction, *pair, after.commit) for pair in zip(self._records, batches, strict=True)]
             transaction.put_many(_newer_aliases(transaction, aliases))
             transaction.put_many([after.encode(), commit_record(after, written_at)])
             transaction.delete_many(outlived_commits(after))
@@ -235,29 +223,13 @@ class FeatureWorker:
         changes = self._store.write(change)
         faults.at("worker.after_commit")
         self.position = after
-        for hot, added, soonest in zip(self._hot, additions, changes, strict=True):
-            _remember(hot, added.keys, soonest)
+        pairs = zip(self._hot, batches, changes, strict=True)
+        self._hot = [hot.after(batch.keys, changed.soonest) for hot, batch, changed in pairs]
         return frame.capped
-
-    def _apply(self, transaction: Transaction, records: Records, additions: _Additions, commit: int) -> Int64s:
-        """Bring the states of the batch's keys up to date and publish their readings; when each next changes by itself."""
-        keys = additions.keys
-        if not len(keys):
-            return np.zeros(0, np.int64)
-        states = records.states(transaction, keys)
-        old = states[:, NEWEST].copy()
-        new = np.maximum(old, additions.newest)
-        for accumulator, rows, batch in additions.parts:
-            accumulator.update(states, old, new, rows, batch)
-        states[:, NEWEST] = new
-        readings = records.finish(states, new + 1, commit)
-        transaction.put_many(zip(records.keys(b"s", keys), records.packed(states), strict=True))
-        transaction.put_many(records.published(keys, readings))
-        return readings[:, NEXT_CHANGE]
 
     def _renew(self, transaction: Transaction, records: Records, keys: Keys, now: int) -> int:
         states = records.states(transaction, keys)
-        readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, now), self.position.commit)
+        readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, now), self.position.commit, sequences=False)
         transaction.put_many(records.published(keys, readings))
         return len(keys)
 
@@ -274,19 +246,6 @@ def _decode(payload: bytes, path: Path, offset: int) -> pa.Table:
             return stream.read_all()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"the block at {offset} is no table of events: {error}", where=str(path)) from error
-
-
-def _additions(records: Records, frame: Frame) -> _Additions:
-    taken = [(one, one.take(frame)) for one in records.accumulators]
-    keys, places = np.unique(np.concatenate([batch.key for _, batch in taken]), return_inverse=True)
-    newest = np.zeros(len(keys), np.int64)
-    parts, start = [], 0
-    for accumulator, batch in taken:
-        rows = places[start : start + len(batch.key)]
-        start += len(batch.key)
-        np.maximum.at(newest, rows, batch.ts)
-        parts.append((accumulator, rows, batch))  # one without events too: its rings move with the entity's newest ts
-    return _Additions(keys, newest, parts)
 
 
 def _aliases(table: pa.Table) -> dict[str, Alias]:
@@ -313,12 +272,3 @@ def _newer_aliases(transaction: Transaction, aliases: dict[str, Alias]) -> Seque
         if held is None or (held.ts, held.p) < (alias.ts, alias.p):
             records.append((alias_key(anonymous_id), alias.encode()))
     return records
-
-
-def _remember(hot: dict[int, int], keys: Keys, soonest: Int64s) -> None:
-    for key, change in zip(keys.tolist(), soonest.tolist(), strict=True):
-        hot.pop(key, None)
-        if change != NEVER:
-            hot[key] = change
-    while len(hot) > HOT_MAX:
-        del hot[next(iter(hot))]

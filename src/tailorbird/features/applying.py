@@ -1,0 +1,131 @@
+"""From a micro-batch to changed records: what a frame adds to each entity, and how states take it up, in the worker's transaction.
+
+    frame ─ additions() ─► keys, each once; for each accumulator its events, in order of their key
+                             │ in pieces of some hundred keys, so that the unpacked states stay in the processor's cache
+                             ▼
+    read and unpack states ─► update ─► finish readings ─► pack, write both
+
+When a batch is applied and committed is the business of `features.worker`; what events do to a state, of `features.accumulators`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.accumulators import NEVER, Accumulator, Additions
+from tailorbird.features.columns import Frame, Keys
+from tailorbird.features.layout import NEWEST, NEXT_CHANGE
+from tailorbird.features.state import Records
+from tailorbird.store import Transaction
+
+Int64s = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.intp]
+
+PIECE_BYTES = 4 << 20  # of unpacked states at a time
+HOT_MAX = 20_000  # entities of a kind whose reading records are renewed when they run out
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a frame adds to one entity kind: its keys, each once and ascending, and what each accumulator takes up.
+
+    Attributes:
+        newest: shape (keys,), the newest ts of the batch.
+        parts: accumulator, the place among the keys of each of its events, ascending, and the events.
+    """
+
+    keys: Keys
+    newest: Int64s
+    parts: list[tuple[Accumulator[Any], Rows, Additions]]
+
+    def pieces(self, keys_max: int) -> Iterator["Batch"]:
+        """The batch in pieces of at most so many keys."""
+        for start in range(0, len(self.keys), keys_max):
+            end = min(start + keys_max, len(self.keys))
+            cut: dict[int, tuple[Rows, Additions]] = {}
+            for _, rows, added in self.parts:
+                if id(added) not in cut:
+                    first, last = np.searchsorted(rows, (start, end))
+                    cut[id(added)] = rows[first:last] - start, added.part(slice(first, last))
+            parts = [(one, *cut[id(added)]) for one, _, added in self.parts]
+            yield Batch(self.keys[start:end], self.newest[start:end], parts)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What applying a batch did: when each key's reading next changes by itself, how many keys are new, by how many bytes states grew."""
+
+    soonest: Int64s
+    new: int
+    bytes: int
+
+
+def additions(records: Records, frame: Frame) -> Batch:
+    """What the frame adds. An accumulator without events is among the parts too: its rings move with the entity's newest ts."""
+    taken = [(one, one.take(frame)) for one in records.accumulators]
+    distinct = {id(batch): batch for _, batch in taken}  # sources that are the same give one extract
+    keys, places = np.unique(np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True)
+    newest = np.zeros(len(keys), np.int64)
+    ordered: dict[int, tuple[Rows, Additions]] = {}
+    start = 0
+    for name, batch in distinct.items():
+        rows = places[start : start + len(batch.key)]
+        start += len(batch.key)
+        order = np.argsort(rows, kind="stable")
+        rows, batch = rows[order], batch.part(order)
+        ordered[name] = rows, batch
+        if len(rows):
+            first = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
+            newest[rows[first]] = np.maximum(newest[rows[first]], np.maximum.reduceat(batch.ts, first))
+    return Batch(keys, newest, [(one, *ordered[id(batch)]) for one, batch in taken])
+
+
+def apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
+    """Bring the states of the batch's keys up to date and publish their readings."""
+    keys_max = max(64, PIECE_BYTES // records.layout.state_bytes)
+    changes = [_apply(transaction, records, piece, commit) for piece in batch.pieces(keys_max)]
+    soonest = np.concatenate([np.zeros(0, np.int64), *(one.soonest for one in changes)])
+    return Change(soonest, sum(one.new for one in changes), sum(one.bytes for one in changes))
+
+
+def _apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
+    held = records.held(transaction, batch.keys)
+    states = held.states
+    old = states[:, NEWEST].copy()
+    new = np.maximum(old, batch.newest)
+    for accumulator, rows, added in batch.parts:
+        accumulator.update(states, old, new, rows, added)
+    states[:, NEWEST] = new
+    readings = records.finish(states, new + 1, commit, sequences=False)
+    packed = records.packed(states)
+    transaction.put_many(zip(records.keys(b"s", batch.keys), packed, strict=True))
+    transaction.put_many(records.published(batch.keys, readings))
+    grown = sum(map(len, packed)) - int(held.sizes.sum())
+    return Change(readings[:, NEXT_CHANGE], int(np.count_nonzero(held.sizes == 0)), grown)
+
+
+@dataclass(frozen=True)
+class Hot:
+    """Entities of a kind that were changed lately, the latest last, and when the reading of each changes by itself."""
+
+    keys: Keys
+    change: Int64s
+
+    @classmethod
+    def none(cls) -> "Hot":
+        return cls(np.zeros(0, np.uint64), np.zeros(0, np.int64))
+
+    def after(self, keys: Keys, change: Int64s) -> "Hot":
+        """With those that were changed now."""
+        stay = ~np.isin(self.keys, keys)
+        comes = change != NEVER
+        keys, change = np.append(self.keys[stay], keys[comes]), np.append(self.change[stay], change[comes])
+        return Hot(keys[-HOT_MAX:], change[-HOT_MAX:])
+
+    def due(self, now: int) -> tuple[Keys, "Hot"]:
+        """The keys that have run out by now, and the rest."""
+        over = self.change <= now
+        return self.keys[over], Hot(self.keys[~over], self.change[~over])

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from tailorbird.events import HOUR
 from tailorbird.features import FeatureSet, count, entity, total
-from tailorbird.features.accumulators import NEVER
 from tailorbird.features.columns import Frame
 from tailorbird.features.finish import recent
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, VALID_FROM, Step
 from tailorbird.features.runs import Runs
-from tailorbird.features.state import Records
+from tailorbird.features.state import Held, Records
+from tailorbird.features.tiles import NEVER, Filled
 
 item = entity("item")
 PHASES = [Phase.reuse, Phase.generate]
@@ -21,15 +21,15 @@ PHASES = [Phase.reuse, Phase.generate]
 def absorbed(kit, records: Records, keys: np.ndarray, batches: list[list[dict]]) -> np.ndarray:
     """The states of `keys` after the batches."""
     states = np.zeros((len(keys), records.layout.state_lanes), np.int64)
+    sizes = np.zeros(len(keys), np.int64)
     for batch in batches:
         frame = Frame(kit.table(batch))
         taken = [(one, one.take(frame)) for one in records.accumulators]
         new = states[:, NEWEST].copy()
         for _, added in taken:
             np.maximum.at(new, np.searchsorted(keys, added.key), added.ts)
-        for one, added in taken:
-            one.update(states, states[:, NEWEST].copy(), new, np.searchsorted(keys, added.key), added)
-        states[:, NEWEST] = new
+        parts = [(one, np.searchsorted(keys, added.key), added) for one, added in taken]
+        records.update(Held(states, Filled.of(states), sizes), new, parts)
     return states
 
 

@@ -45,7 +45,8 @@ def states(draw: st.DrawFn, layout: EntityLayout) -> np.ndarray:
 
 
 def unpacked(packing: Packing, records: list[bytes]) -> np.ndarray:
-    return packing.unpack(b"".join(records), np.array([len(one) for one in records], np.int64))
+    sizes = np.array([len(one) for one in records], np.int64)
+    return packing.unpack(b"".join(records), sizes).states(packing.width)
 
 
 @pytest.mark.parametrize("layout", [FILLED, BARE], ids=["sequence", "windows"])

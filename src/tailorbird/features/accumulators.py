@@ -3,17 +3,17 @@
 Each works on many entities at once: `states` is (entities, lanes) of int64 and is changed in place. None depends on the
 order of events or on how they are cut into batches, so that a late, reordered or repeated-after-a-crash batch leads to the
 same bits. Times are never asked of a clock: a state is read at some t after the newest event in it. Those of windows are
-in `features.rings`; which lanes belong to what, in `features.layout`.
+in `features.rings`, and read in `features.tiles`; which lanes belong to what, in `features.layout`.
 """
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.columns import PEAK_ZERO, Extract, Frame, Keys, ProfileExtract, extract, extract_profiles
 from tailorbird.features.layout import PEAKS, EntityLayout, FirstTime, FirstValue, LastEvents, LastValue, Profile
-from tailorbird.features.rings import NEVER, RingPeaks, RingSketches, RingSums
+from tailorbird.features.rings import RingPeaks, RingSketches, RingSums
 
 Int64s = npt.NDArray[np.int64]
 States = npt.NDArray[np.int64]  # (entities, state lanes)
@@ -37,29 +37,36 @@ B = TypeVar("B", bound=Additions)
 
 
 class Accumulator(Protocol[B]):
-    """One kind of state within the record of an entity.
-
-    `old` and `new`, shape (entities,), are the newest ts of each entity before and after the batch (0: none).
-    """
+    """One kind of state within the record of an entity."""
 
     def take(self, frame: Frame) -> B:
         """What this accumulator adds of a block."""
         ...
 
-    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: B) -> None:
-        """Add the batch in place: its row i belongs to entity `rows[i]`."""
+    def update(self, states: States, new: Int64s, rows: Rows, batch: B) -> None:
+        """Add the batch in place: its row i belongs to entity `rows[i]`.
+
+        `new`, shape (entities,), is the newest ts of each with the batch; tiles too old for it are cleared (`tiles.advance`).
+        """
         ...
 
     def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
-        """Make `states` what they would be had they also seen the events of `other`."""
+        """Make `states` what they would be had they also seen the events of `other`.
+
+        `old` and `new` are the newest ts of each entity before and after (0: none).
+        """
         ...
 
-    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
-        """Write what is read at t (entities,), with t above the newest ts, into its lanes of the readings."""
-        ...
 
-    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
-        """The earliest time after t at which `finish` writes something else although no event came; NEVER if none."""
+Part = tuple[Accumulator[Any], Rows, Any]  # of a batch: whose events, of which entity each, and they
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An accumulator whose lanes are read as they are, whatever the time; tiles are read together, in `features.tiles`."""
+
+    def finish(self, states: States, readings: Readings) -> None:
+        """Write what is read into its lanes of the readings."""
         ...
 
 
@@ -72,7 +79,7 @@ class Newest:
     def take(self, frame: Frame) -> Extract:
         return extract(self._spot.source, frame)
 
-    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
+    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         values = np.stack([batch.ts, batch.id.view(np.int64), batch.value], axis=1)
         _keep_newest(states[:, self._spot.lane : self._spot.lane + 3], rows, values)
 
@@ -80,12 +87,9 @@ class Newest:
         lanes = slice(self._spot.lane, self._spot.lane + 3)
         _keep_newest(states[:, lanes], np.arange(len(states)), other[:, lanes])
 
-    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
+    def finish(self, states: States, readings: Readings) -> None:
         readings[:, self._spot.reading_lane] = states[:, self._spot.lane]
         readings[:, self._spot.reading_lane + 1] = states[:, self._spot.lane + 2]
-
-    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
-        return np.full(len(states), NEVER)  # that it is too old is seen from its ts, at reading
 
 
 class Oldest:
@@ -97,24 +101,21 @@ class Oldest:
     def take(self, frame: Frame) -> Extract:
         return extract(self._spot.source, frame)
 
-    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
+    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         np.maximum.at(states[:, self._spot.lane], rows, PEAK_ZERO - batch.ts)
 
     def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
         lane = self._spot.lane
         states[:, lane] = np.maximum(states[:, lane], other[:, lane])
 
-    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
+    def finish(self, states: States, readings: Readings) -> None:
         readings[:, self._spot.reading_lane] = states[:, self._spot.lane]
-
-    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
-        return np.full(len(states), NEVER)
 
 
 class Earliest(Newest):
     """The first event that has the value, as the newest of (code of ts, ~id): the code of an earlier time is larger."""
 
-    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
+    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         values = np.stack([PEAK_ZERO - batch.ts, (~batch.id).view(np.int64), batch.value], axis=1)
         _keep_newest(states[:, self._spot.lane : self._spot.lane + 3], rows, values)
 
@@ -128,7 +129,7 @@ class Sequences:
     def take(self, frame: Frame) -> Extract:
         return extract(self._spot.source, frame)
 
-    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: Extract) -> None:
+    def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         columns = (batch.ts, batch.id, batch.item, batch.type, batch.session, *(batch.of(one) for one in self._spot.of))
         self._add(states, rows, np.stack([column.view(np.int64) for column in columns], axis=1))
 
@@ -136,13 +137,10 @@ class Sequences:
         entities, places = np.nonzero(self._view(other)[:, 0])
         self._add(states, entities, self._view(other)[entities, :, places])
 
-    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
+    def finish(self, states: States, readings: Readings) -> None:
         length, out = self._spot.length, self._spot.reading_lane
         for place, column in enumerate((0, *range(2, self._spot.state_columns))):  # without the id
             readings[:, out + place * length : out + (place + 1) * length] = self._view(states)[:, column]
-
-    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
-        return np.full(len(states), NEVER)
 
     def _view(self, states: States) -> Int64s:
         """(entities, columns, L)"""
@@ -182,21 +180,18 @@ class Profiles:
     def take(self, frame: Frame) -> ProfileExtract:
         return extract_profiles(self._spot.type, self._spot.attributes, frame)
 
-    def update(self, states: States, old: Int64s, new: Int64s, rows: Rows, batch: ProfileExtract) -> None:
+    def update(self, states: States, new: Int64s, rows: Rows, batch: ProfileExtract) -> None:
         values = np.concatenate([np.stack([batch.ts, batch.id.view(np.int64)], axis=1), batch.values], axis=1)
         _keep_newest(states[:, self._lanes], rows, values)
 
     def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
         _keep_newest(states[:, self._lanes], np.arange(len(states)), other[:, self._lanes])
 
-    def finish(self, states: States, newest: Int64s, t: Int64s, readings: Readings) -> None:
+    def finish(self, states: States, readings: Readings) -> None:
         none = (states[:, self._lanes][:, :2] == 0).all(axis=1)
         values = states[:, self._spot.lane + 2 : self._lanes.stop]
         out = self._spot.reading_lane
         readings[:, out : out + len(self._missing)] = np.where(none[:, None], self._missing, values)
-
-    def next_change(self, states: States, newest: Int64s, t: Int64s) -> Int64s:
-        return np.full(len(states), NEVER)
 
 
 _MISSING = {"numeric": int(np.array(np.nan).view(np.int64)), "categorical": 0}
@@ -205,12 +200,8 @@ _MISSING = {"numeric": int(np.array(np.nan).view(np.int64)), "categorical": 0}
 def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:
     """All accumulators of an entity, in the order of its lanes."""
     found: list[Accumulator[Any]] = []
-    for number, ring in enumerate(layout.rings):
-        kind = RingPeaks if ring.measure in PEAKS else RingSums
-        windows = [one for one in layout.windows if one.ring == number]
-        found.append(kind(ring, windows, [one for one in layout.decays if one.ring == number]))
-    for number, sketch in enumerate(layout.sketches):
-        found.append(RingSketches(sketch, [one for one in layout.distincts if one.sketch == number]))
+    found += [RingPeaks(ring) if ring.measure in PEAKS else RingSums(ring) for ring in layout.rings]
+    found += [RingSketches(sketch) for sketch in layout.sketches]
     found += [Newest(spot) for spot in layout.lasts]
     found += [Oldest(spot) for spot in layout.firsts]
     found += [Earliest(spot) for spot in layout.first_values]

@@ -10,15 +10,15 @@ When a batch is applied and committed is the business of `features.worker`; what
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.accumulators import NEVER, Accumulator, Additions
+from tailorbird.features.accumulators import Additions, Part
 from tailorbird.features.columns import Frame, Keys
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE
 from tailorbird.features.state import Records
+from tailorbird.features.tiles import NEVER, Filled
 from tailorbird.store import Transaction
 
 Int64s = npt.NDArray[np.int64]
@@ -39,7 +39,7 @@ class Batch:
 
     keys: Keys
     newest: Int64s
-    parts: list[tuple[Accumulator[Any], Rows, Additions]]
+    parts: list[Part]
 
     def pieces(self, keys_max: int) -> Iterator["Batch"]:
         """The batch in pieces of at most so many keys."""
@@ -64,7 +64,7 @@ class Change:
 
 
 def additions(records: Records, frame: Frame) -> Batch:
-    """What the frame adds. An accumulator without events is among the parts too: its rings move with the entity's newest ts."""
+    """What the frame adds."""
     taken = [(one, one.take(frame)) for one in records.accumulators]
     distinct = {id(batch): batch for _, batch in taken}  # sources that are the same give one extract
     keys, places = np.unique(np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True)
@@ -94,13 +94,11 @@ def apply(transaction: Transaction, records: Records, batch: Batch, commit: int)
 def _apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
     held = records.held(transaction, batch.keys)
     states = held.states
-    old = states[:, NEWEST].copy()
-    new = np.maximum(old, batch.newest)
-    for accumulator, rows, added in batch.parts:
-        accumulator.update(states, old, new, rows, added)
-    states[:, NEWEST] = new
-    readings = records.finish(states, new + 1, commit, sequences=False)
-    packed = records.packed(states)
+    new = np.maximum(states[:, NEWEST], batch.newest)
+    records.update(held, new, batch.parts)
+    filled = Filled.of(states)
+    readings = records.finish(states, new + 1, commit, sequences=False, filled=filled)
+    packed = records.packed(states, filled)
     transaction.put_many(zip(records.keys(b"s", batch.keys), packed, strict=True))
     transaction.put_many(records.published(batch.keys, readings))
     grown = sum(map(len, packed)) - int(held.sizes.sum())

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from tailorbird.errors import DamageError
 from tailorbird.events.keys import hash64
 from tailorbird.features.layout import NEWEST, EntityLayout
+from tailorbird.features.tiles import Filled
 
 Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
@@ -40,7 +41,7 @@ class Packing:
 
     def __init__(self, layout: EntityLayout) -> None:
         self._name = layout.entity.name
-        self._width = width = layout.state_lanes
+        self.width = width = layout.state_lanes
         self._groups = -(-width // 8)
         self._top = -(-self._groups // 8)
         counts = "<u2" if width < 1 << 16 else "<u4"
@@ -56,19 +57,17 @@ class Packing:
         types = {name for one in layout.sequences for name in one.source.types}
         self._types = np.sort(np.array([hash64(one) for one in types], np.uint64))
 
-    def pack(self, states: Int64s) -> list[bytes]:
-        """The records of states (n, lanes)."""
+    def pack(self, states: Int64s, filled: Filled | None = None) -> list[bytes]:
+        """The records of states (n, lanes), whose filled lanes are `filled`."""
         if not len(states):
             return []
-        flat = np.flatnonzero(states)
-        ends = np.searchsorted(flat, np.arange(len(states) + 1) * self._width)
-        record = np.repeat(np.arange(len(states)), np.diff(ends))
-        lane = flat - record * self._width
-        values = states.ravel()[flat]
+        found = Filled.of(states) if filled is None else filled
+        record, lane, values = found.row, found.lane, found.value.copy()
+        ends = np.searchsorted(record, np.arange(len(states) + 1))
         if len(self._types):
             self._shrink(values, lane, states[:, NEWEST][record])
-        filled = values.astype("<i8", copy=False).view(np.bool_)
-        lane_bits = np.packbits(filled, bitorder="little")
+        octets = values.astype("<i8", copy=False).view(np.uint8)
+        lane_bits = np.packbits(octets != 0, bitorder="little")
         group = record * self._groups + (lane >> 3)
         starts = _starts(group)
         group_bits = np.bitwise_or.reduceat(np.left_shift(1, lane & 7).astype(np.uint8), starts) if len(starts) else lane_bits
@@ -81,21 +80,19 @@ class Packing:
         heads["check"] = self._check(values, lane, ends)
         heads["groups"], heads["lanes"] = np.diff(group_ends), np.diff(ends)
         first = np.concatenate([heads.view(np.uint8).reshape(len(states), -1), np.packbits(top, axis=1, bitorder="little")], axis=1)
-        octets = values.view(np.uint8)[filled]
-        sections = (_parts(group_bits, group_ends), _parts(lane_bits, ends), _parts(octets, byte_ends))
+        sections = (_parts(group_bits, group_ends), _parts(lane_bits, ends), _parts(octets[octets != 0], byte_ends))
         width, head = first.shape[1], first.tobytes()
         return [head[at : at + width] + a + b + c for at, a, b, c in zip(range(0, len(head), width), *sections, strict=True)]
 
-    def unpack(self, joined: bytes, sizes: Intps) -> Int64s:
-        """The states (n, lanes) of records that lie one after another, each of so many bytes; zeros where one has none.
+    def unpack(self, joined: bytes, sizes: Intps) -> Filled:
+        """The states of records that lie one after another, each of so many bytes; one without any has nothing filled.
 
         Raises:
             DamageError: a record is cut, damaged or of another format.
         """
-        states = np.zeros((len(sizes), self._width), np.int64)
-        held = np.flatnonzero(sizes)
+        held, count = np.flatnonzero(sizes), len(sizes)
         if not len(held):
-            return states
+            return Filled.none(count)
         data, sizes = np.frombuffer(joined, np.uint8), sizes[held]
         heads = self._heads(data, sizes)
         sections = self._section_sizes(heads, sizes)
@@ -109,7 +106,7 @@ class Packing:
         record, lane = record[place], group[place] * 8 + (in_lanes & 7)
         counts = np.bincount(record, minlength=len(held))
         self._refuse(counts != sections[:, 3])
-        self._refuse_at(record[lane >= self._width], len(held))
+        self._refuse_at(record[lane >= self.width], len(held))
         ends = np.append(0, np.cumsum(counts))
         self._refuse(np.diff(np.append(0, np.cumsum(_BITS[lane_bits]))[ends]) != sections[:, 4])
         filled = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
@@ -122,8 +119,7 @@ class Packing:
             newest = np.where(lane[first] == NEWEST, values[first], 0) if len(values) else np.zeros(len(held), np.int64)
             self._refuse_at(record[(self._kinds[lane] == _TYPE) & ((values < 1) | (values > len(self._types)))], len(held))
             self._restore(values, lane, newest[record])
-        states.reshape(-1)[held[record] * self._width + lane] = values
-        return states
+        return Filled(count, held[record], lane, values)
 
     def _shrink(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
         """Make the lanes of sequences small, in place; `newest` is that of each value's record."""

@@ -11,7 +11,7 @@ The worker writes all of them, readers read all but the first and second kinds t
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ import numpy.typing as npt
 
 from tailorbird.errors import DamageError
 from tailorbird.events.keys import hash64
-from tailorbird.features.accumulators import NEVER, Accumulator, Sequences, accumulators
+from tailorbird.features.accumulators import Accumulator, Part, Readable, Sequences, accumulators
 from tailorbird.features.columns import Keys
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, VALID_FROM, EntityLayout, Layout
 from tailorbird.features.packing import Packing
+from tailorbird.features.tiles import Filled, Tiles
 from tailorbird.store import EmbeddedStore, Snapshot, open_store
 
 Int64s = npt.NDArray[np.int64]
@@ -160,6 +161,7 @@ class Held:
     """State records as they were read: `states` (n, state lanes), a copy; `sizes` (n,) in bytes, 0 for one that is not there."""
 
     states: Int64s
+    filled: Filled
     sizes: Int64s
 
 
@@ -174,9 +176,12 @@ class Records:
         self.layout = layout
         self.accumulators: list[Accumulator[Any]] = accumulators(layout)
         self._packing = Packing(layout)
+        self._tiles = Tiles(layout)
         self._index = layout.index.to_bytes(2, "big")
         self._kept = kept_lanes(layout)
-        self._sequences = [one for one in self.accumulators if isinstance(one, Sequences)]
+        readable = [one for one in self.accumulators if isinstance(one, Readable)]
+        self._sequences = [one for one in readable if isinstance(one, Sequences)]
+        self._read_directly = [one for one in readable if not isinstance(one, Sequences)]
         self._tag = hash64(f"{layout.entity.name}/{layout.reading_lanes}") % (1 << TAG_BITS - 1)
         none = self.finish(np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64))
         self._no_reading = self._stored(none).tobytes()
@@ -191,7 +196,17 @@ class Records:
         return self.unpacked(joined, np.array(sizes, np.int64))
 
     def unpacked(self, joined: bytes, sizes: Int64s) -> Held:
-        return Held(self._packing.unpack(joined, sizes), sizes)
+        filled = self._packing.unpack(joined, sizes)
+        return Held(filled.states(self.layout.state_lanes), filled, sizes)
+
+    def update(self, held: Held, new: Int64s, parts: Sequence[Part]) -> None:
+        """Take up events, in place; `new` (n,) is the newest ts of each state with them."""
+        states, old = held.states, held.states[:, NEWEST].copy()
+        self._tiles.advance(states, held.filled, old, new)
+        for accumulator, rows, added in parts:
+            if len(rows):
+                accumulator.update(states, new, rows, added)
+        states[:, NEWEST] = new
 
     def readings(self, snapshot: Snapshot, keys: Keys) -> Int64s:
         """(n, reading lanes); of keys that are not there, what is read of an entity without events.
@@ -212,27 +227,27 @@ class Records:
         readings[:, self._kept] = stored
         states = self.states(snapshot, keys)
         for one in self._sequences:
-            one.finish(states, states[:, NEWEST], states[:, NEWEST], readings)
+            one.finish(states, readings)
         return readings
 
-    def finish(self, states: Int64s, t: Int64s, commit: int = 0, *, sequences: bool = True) -> Int64s:
-        """The reading records of the states at t (n,), each above its state's newest ts; the lanes of sequences only if asked for."""
+    def finish(self, states: Int64s, t: Int64s, commit: int = 0, *, sequences: bool = True, filled: Filled | None = None) -> Int64s:
+        """The reading records of the states at t (n,), each above its state's newest ts; the lanes of sequences only if asked for.
+
+        `filled`: the states' filled lanes, where the caller has them.
+        """
         readings = np.zeros((len(states), self.layout.reading_lanes), np.int64)
-        newest = states[:, NEWEST]
-        change = np.full(len(states), NEVER)
-        for one in self.accumulators:
-            if not sequences and isinstance(one, Sequences):
-                continue  # they never change by themselves
-            one.finish(states, newest, t, readings)
-            change = np.minimum(change, one.next_change(states, newest, t))
-        readings[:, NEWEST] = newest
+        readings[:, NEWEST] = newest = states[:, NEWEST]
         readings[:, VALID_FROM] = t
-        readings[:, NEXT_CHANGE] = change
         readings[:, COMMIT] = commit
+        readings[:, NEXT_CHANGE] = self._tiles.finish(Filled.of(states) if filled is None else filled, newest, t, readings)
+        for one in self._read_directly:
+            one.finish(states, readings)
+        for one in self._sequences if sequences else ():
+            one.finish(states, readings)
         return readings
 
-    def packed(self, states: Int64s) -> list[bytes]:
-        return self._packing.pack(states)
+    def packed(self, states: Int64s, filled: Filled | None = None) -> list[bytes]:
+        return self._packing.pack(states, filled)
 
     def published(self, keys: Keys, readings: Int64s) -> list[tuple[bytes, bytes]]:
         """The reading records to be written of `finish`'s readings."""

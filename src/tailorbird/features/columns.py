@@ -11,7 +11,9 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -71,12 +73,12 @@ class Extract:
 
     def part(self, some: Some) -> "Extract":
         """The extract with some of its rows."""
-        return Extract(self.frame, self.source, self.rows[some], self.value[some])
+        return _Part(self.frame, self.source, self.rows[some], self.value[some])
 
     @property
     def id(self) -> Keys:
         """Breaks ties in time: no two rows of an entity share ts and id."""
-        return self.frame.id[self.rows]
+        return self.frame.ids(self.rows)
 
     @property
     def p(self) -> Int64s:
@@ -99,6 +101,18 @@ class Extract:
         return self.frame.bits(value)[self.rows]
 
 
+class _Part(Extract):
+    """Some rows of an extract, in any order."""
+
+    @cached_property
+    def key(self) -> Keys:
+        return self.frame.key(self.source.entity)[0][self.rows]
+
+    @cached_property
+    def ts(self) -> Int64s:
+        return self.frame.ts[self.rows]
+
+
 class Frame:
     """A block of routed events (columns of `events.schema.ROUTED`, any order of rows), expanded over `items`."""
 
@@ -119,6 +133,7 @@ class Frame:
             lengths += pc.fill_null(pc.list_value_length(self._table["items"]), 0).to_numpy()
             lengths[self._table["item_id"].is_valid().to_numpy()] = 0
         self._lengths = lengths
+        self._id_of, self._has_id = np.zeros(count, np.uint64), np.zeros(count, np.bool_)
         self._expanded = bool(lengths.any())
         # Which event each row is; columns of events that are not expanded are taken as they are, not copied.
         self._event: Rows | slice = slice(None)
@@ -144,13 +159,27 @@ class Frame:
     def p(self) -> Int64s:
         return self._table["p"].to_numpy()[self._event]
 
-    @cached_property
+    @property
     def id(self) -> Keys:
-        """hash(event, owner) + place in `items`; the owner is whose event ids are told apart by: user, anonymous or item."""
-        owner = pc.coalesce(self._table["user_id"], self._table["anonymous_id"], self._table["item_id"], pa.scalar(""))
-        key = combine(self._hashes(self._table["event_id"]), self._hashes(owner))
+        """Of all rows, as `ids`."""
+        return self.ids(np.arange(len(self)))
+
+    def ids(self, rows: Rows) -> Keys:
+        """hash(event, owner) + place in `items`; the owner is whose event ids are told apart by: user, anonymous or item.
+
+        Hashing is dear: an event is hashed when a row of it is first asked for.
+        """
+        event = self.event(rows)
+        wanted = np.zeros(len(self._id_of), np.bool_)
+        wanted[event] = True
+        missing = np.flatnonzero(wanted & ~self._has_id)
+        if len(missing):
+            some = self._table.select(["event_id", "user_id", "anonymous_id", "item_id"]).take(pa.array(missing))
+            owner = pc.coalesce(some["user_id"], some["anonymous_id"], some["item_id"], pa.scalar(""))
+            self._id_of[missing] = combine(self._hashes(some["event_id"]), self._hashes(owner))
+            self._has_id[missing] = True
         with np.errstate(over="ignore"):
-            return key[self._event] + self.index.astype(np.uint64)
+            return self._id_of[event] + self.index[rows].astype(np.uint64)
 
     @cached_property
     def counts(self) -> Bools:
@@ -342,7 +371,7 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
     events = np.flatnonzero(mask.to_numpy())
     first = np.flatnonzero(frame.index == 0)[events]  # the frame's row of each event
     column = table["item_id" if type == "item" else "user_id"].take(pa.array(events))
-    parsed = [json.loads(text) if text else {} for text in table["properties"].take(pa.array(events)).to_pylist()]
+    parsed = [_parsed(text) if text else {} for text in table["properties"].take(pa.array(events)).to_pylist()]
     values = np.zeros((len(events), len(attributes)), np.int64)
     for lane, (name, kind) in enumerate(attributes):
         if kind == "numeric":
@@ -360,7 +389,7 @@ class _Json:
     def __init__(self, column: pa.ChunkedArray, event: Rows | slice, index: Int64s) -> None:
         codes = column.combine_chunks().dictionary_encode()
         codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
-        parsed = [json.loads(text) for text in codes.dictionary.to_pylist()]
+        parsed = [_parsed(text) for text in codes.dictionary.to_pylist()]
         self._objects: list[dict | None] = []
         offsets, lengths = np.zeros(len(parsed) + 1, np.int64), np.zeros(len(parsed) + 1, np.int64)
         for code, one in enumerate(parsed):
@@ -376,6 +405,13 @@ class _Json:
     def values(self, get: Callable[[dict], float], missing: float, dtype: type) -> npt.NDArray:
         found = [get(one) if isinstance(one, dict) else missing for one in self._objects]
         return np.array([*found, missing], dtype)[self._place]
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:  # such as NaN, or numbers beyond a float64
+        return json.loads(text)
 
 
 def _category(value: object) -> int:

@@ -51,6 +51,16 @@ def test_the_plan_holds_what_routing_depends_on(project: Path) -> None:
     assert set(plan.slots) == {"home", "search"}
 
 
+def test_a_type_of_its_own_may_be_counted(project: Path) -> None:
+    counted = '\nfrom tailorbird.features import count, entity\nwishes = count("wishes", entity("user"), "wish", window="7d")\n'
+    (project / "features.py").write_text((project / "features.py").read_text() + counted)
+    with pytest.raises(DeclarationError, match="'wish' is no event type"):
+        open_project(project)
+    text = (project / "tailorbird.toml").read_text().replace("types = []", 'types = ["wish"]')
+    (project / "tailorbird.toml").write_text(text)
+    assert "wishes" in open_project(project).features.numeric
+
+
 def test_a_slot_by_name_or_the_one_that_is_trained(project: Path) -> None:
     opened = open_project(project)
     assert opened.slot().name == "home"

@@ -145,7 +145,7 @@ def _applied(project: "Project") -> "FeatureSet | None":
 def _declared(project: "Project") -> str:
     from tailorbird.features import load_features
 
-    return load_features(project.root / "features.py").schema_hash
+    return load_features(project.root / "features.py", event_types=project.plan.event_types).schema_hash
 
 
 def _agree(yes: bool, question: str) -> None:

@@ -107,7 +107,8 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
     data = (root / settings.project.data).resolve()
-    features = _applied(root, Paths(data).state) if applied else load_features(root / "features.py")
+    types = event_types(settings)
+    features = _applied(root, Paths(data).state, types) if applied else load_features(root / "features.py", event_types=types)
     slots = load_slots(root / "slots.py")
     if not applied:
         check_heads(features.transforms, (head for slot in slots.values() for head in slot.objective))
@@ -119,13 +120,13 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     return Project(root, settings, origins, features, slots, compile_plan(settings, features, slots), Paths(data))
 
 
-def _applied(root: Path, state: Path) -> FeatureSet:
+def _applied(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
     try:
         stored = applied_features(state)
     except (DeclarationError, NotReadyError):
         stored = None
     try:
-        declared = load_features(root / "features.py")
+        declared = load_features(root / "features.py", event_types=types)
     except DeclarationError:
         if stored is None:
             raise
@@ -141,11 +142,16 @@ def _check_folder(data: Path, source: str) -> None:
         raise ConfigError(f"project.data needs a folder, and {nearest} is a file", where=source, fix="set project.data to another folder")
 
 
+def event_types(settings: Settings) -> tuple[str, ...]:
+    """The types of events that the project knows: the built-in ones and its own."""
+    return tuple(dict.fromkeys((*EVENT_TYPES, *settings.events.types)))
+
+
 def compile_plan(settings: Settings, features: FeatureSet, slots: dict[str, Slot]) -> RoutePlan:
     """What door and router need to know, as plain data."""
     events = settings.events
     return RoutePlan(
-        event_types=tuple(dict.fromkeys((*EVENT_TYPES, *events.types))),
+        event_types=event_types(settings),
         user_attributes=tuple(features.user_attributes),
         item_attributes=tuple(features.item_attributes),
         skew_us=duration(events.skew),

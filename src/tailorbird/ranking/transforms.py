@@ -77,7 +77,7 @@ class Clip(NumericStep, frozen=True, tag="clip"):
         _expect(self.low <= self.high, "a clip whose borders do not ascend")
 
     def apply(self, x: Floats) -> Floats:
-        return np.clip(x, self.low, self.high)
+        return np.minimum(np.maximum(x, self.low), self.high)
 
     def told(self) -> str:
         return f"clip to [{self.low:g}, {self.high:g}]"
@@ -109,22 +109,22 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
         _expect(len(self.cuts) == len(self.values) >= 2 and ascending, "cut points that do not ascend")
 
     @cached_property
-    def _tables(self) -> tuple[Floats, Floats]:
-        return np.array(self.cuts), np.array(self.values)
+    def _tables(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """The cuts; and by how many of them lie below x: where the line begins, its value there, its slope, the value on the next cut."""
+        cuts, values = np.array(self.cuts), np.array(self.values)
+        begin, value = np.concatenate((cuts[:1], cuts)), np.concatenate((values[:1], values))
+        width = np.diff(cuts)
+        slope = np.divide(np.diff(values), width, out=np.zeros(width.shape), where=width > 0)
+        last = np.searchsorted(cuts, cuts, side="right") - 1
+        tied = np.where(cuts == cuts[-1], values[-1], (values + values[last]) / 2)
+        tied = np.where(cuts == cuts[0], values[0], tied)
+        return cuts, begin, value, np.concatenate(([0.0], slope, [0.0])), np.append(tied, values[-1])
 
     def apply(self, x: Floats) -> Floats:
-        cuts, values = self._tables
-        left, right = np.searchsorted(cuts, x, side="left"), np.searchsorted(cuts, x, side="right")
-        last = len(cuts) - 1
-        low, high = np.clip(left - 1, 0, last), np.clip(left, 0, last)
-        step = cuts[high] - cuts[low]
-        share = np.divide(x - cuts[low], step, out=np.zeros(x.shape), where=step > 0)
-        between = values[low] + share * (values[high] - values[low])
-        tied = (values[high] + values[np.clip(right - 1, 0, last)]) / 2
-        out = np.where(right > left, tied, between)
-        out = np.where(x >= cuts[-1], values[-1], out)
-        out = np.where(x <= cuts[0], values[0], out)
-        return np.where(np.isnan(x), np.nan, out)
+        cuts, begin, value, slope, tied = self._tables
+        below = np.searchsorted(cuts, x)
+        between = value[below] + (x - begin[below]) * slope[below]
+        return np.where(x == cuts[np.minimum(below, len(cuts) - 1)], tied[below], between)
 
     def told(self) -> str:
         return f"{'normal score of the ' if self.normal else ''}rank in {len(self.cuts) - 1} bins"
@@ -367,7 +367,7 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
         if self.either:
             return (np.isnan(column) if column.dtype == np.float32 else column == 0).astype(np.float32)
         if column.dtype == np.float32:
-            x = np.clip(column.astype(np.float64), -LARGEST, LARGEST)  # an infinite value counts as the largest
+            x = np.minimum(np.maximum(column.astype(np.float64), -LARGEST), LARGEST)  # an infinite value counts as the largest
         else:
             x = column
         for step in self.steps:
@@ -377,7 +377,7 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
                 x = learned
             else:
                 x = step.apply(x)  # type: ignore[arg-type]
-        return np.clip(x, -LARGEST, LARGEST).astype(np.float32)
+        return np.minimum(np.maximum(x, -LARGEST), LARGEST).astype(np.float32)
 
     def told(self) -> str:
         return ", ".join(step.told() for step in self.steps) or "as read"

@@ -85,19 +85,13 @@ def _smoothed(hits: Numbers, rows: Numbers, mean: Floats | float, smoothing: flo
 def _before(code: Ints, labelled: Labelled, *amounts: Ints) -> list[Ints]:
     """Of each amount its sum over the rows of the same code that were known at each row's time.
 
-    Rows and questions are put in one order of (code, time), known before asked; a running sum less what it was where the code begins.
+    Rows are sorted by (code, when they were known), packed into one number; each sum is the difference of two running sums.
     """
-    n = len(code)
-    when = np.concatenate([labelled.known_at, labelled.t])
-    both = np.concatenate([code, code])
-    order = np.lexsort((np.repeat([0, 1], n), when, both))
-    start = np.flatnonzero(np.diff(both[order], prepend=-1))
-    length = np.diff(np.append(start, 2 * n))
-    sums = []
-    for amount in amounts:
-        running = np.cumsum(np.concatenate([amount, np.zeros(n, np.int64)])[order])
-        begin = np.concatenate(([0], running))[start]
-        of_code = np.empty(2 * n, np.int64)
-        of_code[order] = running - np.repeat(begin, length)
-        sums.append(of_code[n:])
-    return sums
+    times, rank = np.unique(labelled.known_at, return_inverse=True)
+    bits = len(times).bit_length()
+    packed = (code << bits) | rank
+    order = np.argsort(packed)
+    asked = (code << bits) | np.searchsorted(times, labelled.t, side="right")  # what is known by then has a smaller rank
+    until, start = np.searchsorted(packed[order], asked), np.searchsorted(packed[order], code << bits)
+    running = [np.concatenate(([0], np.cumsum(amount[order]))) for amount in amounts]
+    return [sums[until] - sums[start] for sums in running]

@@ -9,7 +9,6 @@ otherwise: each gives a column of the matrix. Transforms are no part of the sche
 carries its own. They are learned in `training.transforms` and applied, in training and at a request alike, by `ranking.transforms`.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +22,8 @@ NUMBER, KEY, CODE = "a number", "a category", "a code"
 CODES_MAX = (1 << 24) - 2  # float32 holds every whole number up to here
 TABLE_MAX = 1_000_000
 BINS_MAX = 10_000
+LARGEST = 3.4028234663852886e38  # of float32
+_GIVEN = {"numeric": NUMBER, "categorical": KEY}
 HOW = ("mean", "median", "mode", "constant")
 
 _collector: ContextVar["list[Transform] | None"] = ContextVar("transforms", default=None)
@@ -290,7 +291,7 @@ def vectors(table: dict[str, Sequence[float]], *, trained_until: int) -> Vectors
         raise wrong("vectors: expected text → a list of numbers") from None
     if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
         raise wrong("vectors: expected at least one vector, and all of one length")
-    if not all(map(math.isfinite, (number for row in rows for number in row))):
+    if not all(_finite(number) for row in rows for number in row):
         raise wrong("vectors: expected finite numbers")
     if len(rows) * len(rows[0]) > TABLE_MAX:
         raise wrong(f"vectors: {len(rows):,} of {len(rows[0])} numbers are more than {TABLE_MAX:,}", fix="keep the frequent values")
@@ -323,11 +324,11 @@ def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> 
     for one in transforms:
         kind = kinds.get(one.column)
         if kind is None:
-            near = ", ".join(sorted(name for name, kind in kinds.items() if kind != "sequence"))
+            near = ", ".join(sorted(name for name, kind in kinds.items() if kind in _GIVEN))
             raise DeclarationError(f"transform: there is no column {one.column!r}", where=one.place, fix=f"columns: {near}")
-        if kind == "sequence":
-            raise DeclarationError(f"transform: {one.column} is a sequence, which no step takes", where=one.place)
-        _check_chain(one, NUMBER if kind == "numeric" else KEY)
+        if kind not in _GIVEN:
+            raise DeclarationError(f"transform: {one.column} is a {kind}, which no step takes", where=one.place)
+        _check_chain(one, _GIVEN[kind])
         for name in one.outputs:
             if name in taken:
                 told = f", as at {taken[name]}" if taken[name] else ", as a feature is"
@@ -388,4 +389,4 @@ def _whole(value: object, low: int, high: int) -> bool:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

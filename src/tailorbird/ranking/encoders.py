@@ -90,6 +90,10 @@ class Vocabulary(msgspec.Struct, frozen=True, dict=True):
     name: str
     keys: list[int]
 
+    def __post_init__(self) -> None:
+        if not all(0 <= key < 1 << 64 for key in self.keys):
+            raise BundleError(f"the vocabulary of {self.name!r} holds a key that is none")
+
     @cached_property
     def _sorted(self) -> tuple[Keys, npt.NDArray[np.float32]]:
         keys = np.array(self.keys, np.uint64)

@@ -384,7 +384,7 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
 
 
 def log1p(x: Floats) -> Floats:
-    """ln(1 + x) of x ≥ 0, to about 1e-16 of the value; made of + − × ÷ alone, so that all CPUs give the same bits.
+    """ln(1 + x) of x ≥ 0, to within 1e-15 of the value; made of + − × ÷ alone, so that all CPUs give the same bits.
 
     ln m = 2 (s + s³/3 + s⁵/5 + …) with s = (m − 1)/(m + 1), for m between √½ and √2; ln (2^e · m) = e · ln 2 + ln m.
     """

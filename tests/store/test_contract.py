@@ -1,21 +1,48 @@
-"""What `store.protocol` promises, and what LMDB needs to keep it: growth, one environment a process, forks, other processes."""
+"""What `store.protocol` promises, held against LMDB and against its copies in Valkey, alone and in a cluster."""
 
-import os
-import subprocess
-import sys
-import threading
+from contextlib import contextmanager
 
 import pytest
+from tests.store.servers import BINARY, running
 
-from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.store import open_store
+from tailorbird.store.published import PublishedStore
+from tailorbird.store.valkey import CopiedStore, open_copies
 
 
-@pytest.fixture
-def store(tmp_path):
-    opened = open_store(tmp_path / "records", create=True, map_bytes=1 << 20)
-    yield opened
-    opened.close()
+class Copied:
+    """Written through a store that publishes, read from what it published."""
+
+    def __init__(self, published, copies):
+        self._published, self._copies = published, copies
+
+    def write(self, change):
+        result = self._published.write(change)
+        assert self._published.settle(20), self._published.problem
+        return result
+
+    @contextmanager
+    def snapshot(self):
+        with self._copies.snapshot() as snapshot:
+            yield snapshot
+
+
+@pytest.fixture(params=["lmdb", "valkey", "valkey cluster"])
+def store(request, tmp_path):
+    local = open_store(tmp_path / "records", create=True)
+    if request.param == "lmdb":
+        yield local
+        local.close()
+        return
+    if BINARY is None:
+        pytest.skip("no valkey-server here (Debian: apt-get install valkey-server)")
+    with running(tmp_path / "server", cluster="cluster" in request.param) as server:
+        published = PublishedStore(local, open_copies(server.url, "test", timeout_s=5))
+        assert published.settle(20), published.problem
+        copies = CopiedStore(open_copies(server.url, "test", timeout_s=5))
+        yield Copied(published, copies)
+        copies.close()
+        published.close()
 
 
 def put(store, *records):
@@ -65,84 +92,20 @@ def test_a_change_that_fails_leaves_nothing(store):
         assert snapshot.get(b"a") is None
 
 
-def test_the_map_grows_when_it_is_full_and_the_change_is_run_again(store):
-    put(store, *((b"%06d" % n, bytes(10_000)) for n in range(500)))  # 5 MB into a map of 1 MB
+def test_a_record_that_is_deleted_is_gone_for_later_snapshots_only(store):
+    put(store, (b"a", b"1"), (b"b", b"2"))
     with store.snapshot() as snapshot:
-        assert len(list(snapshot.scan(b""))) == 500
-
-
-def test_growing_waits_for_the_snapshots_of_this_process(store):
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold():
-        with store.snapshot() as snapshot:
-            entered.set()
-            leave.wait(20)
-            assert snapshot.get(b"000001") is None
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    entered.wait(20)
-    writer = threading.Thread(target=lambda: put(store, *((b"%06d" % n, bytes(10_000)) for n in range(500))))
-    writer.start()
-    writer.join(0.2)
-    assert writer.is_alive()
-    leave.set()
-    holder.join(20)
-    writer.join(20)
-    with store.snapshot() as snapshot:
-        assert snapshot.get(b"000001") is not None
-
-
-def test_a_store_opened_twice_is_one_environment_and_lives_until_both_are_closed(store):
-    second = open_store(store.path)
-    put(store, (b"a", b"1"))
-    store.close()
-    with second.snapshot() as snapshot:
+        store.write(lambda transaction: transaction.delete_many([b"a"]))
         assert snapshot.get(b"a") == b"1"
-    second.close()
-    with pytest.raises(StorageError, match="the store is closed"), second.snapshot():
-        pass
+    with store.snapshot() as snapshot:
+        assert snapshot.get(b"a") is None
+        assert list(snapshot.scan(b"")) == [(b"b", b"2")]
+        assert snapshot.get_sized([b"a", b"b"]) == (b"2", [0, 1])
 
 
-def test_there_must_be_one_to_open_unless_it_is_to_be_created(tmp_path):
-    with pytest.raises(NotReadyError, match="no records yet"):
-        open_store(tmp_path / "none")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot open the store"):
-        open_store(tmp_path / "file", create=True)
-
-
-def test_a_store_from_before_a_fork_is_refused(store):
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with store.snapshot():
-                os.write(writer, b"opened")
-        except StorageError as error:
-            os.write(writer, str(error).encode())
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    assert b"opened before a fork" in os.read(reader, 1000)
-
-
-def test_another_process_reads_on_after_the_map_has_grown(store):
-    program = (
-        "import sys, pathlib; from tailorbird.store import open_store\n"
-        "store = open_store(pathlib.Path(sys.argv[1]), map_bytes=1 << 20)\n"
-        "for _ in range(2):\n"
-        "    with store.snapshot() as snapshot: print(len(list(snapshot.scan(b''))), flush=True)\n"
-        "    sys.stdin.readline()\n"
-    )
-    command = [sys.executable, "-c", program, str(store.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        assert child.stdout.readline() == "0\n"
-        put(store, *((b"%06d" % n, bytes(10_000)) for n in range(500)))
-        child.stdin.write("\n")
-        child.stdin.flush()
-        assert child.stdout.readline() == "500\n"
-        child.stdin.write("\n")
+def test_keys_and_values_are_any_bytes(store):
+    records = [(bytes([byte]) + b"*?[x]\\^-\r\n", bytes([byte, 0, 255])) for byte in range(1, 255)]
+    put(store, *records)
+    with store.snapshot() as snapshot:
+        assert [snapshot.get(key) for key, _ in records] == [value for _, value in records]
+        assert list(snapshot.scan(b"*")) == [record for record in records if record[0].startswith(b"*")]

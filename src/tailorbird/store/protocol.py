@@ -1,4 +1,4 @@
-"""What a store promises, whoever implements it. `store.embedded` does it in LMDB.
+"""What a store promises, whoever implements it. `store.embedded` does it in LMDB; `store.valkey` for readers elsewhere.
 
 Keys and values are bytes; a key has at most 511. What stands in them is for those who use the store to say.
 """
@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
+from tailorbird.errors import StorageError
+
 T = TypeVar("T")
+
+
+class MovedError(StorageError):
+    """What a snapshot should show is no longer kept: begin another. Only stores that keep few versions raise it."""
+
+    code = "moved"
 
 
 class Snapshot(Protocol):

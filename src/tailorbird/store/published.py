@@ -1,0 +1,342 @@
+"""A store whose commits are copied to Valkey in the background, for readers on other machines.
+
+    write ──► the local store, and in the same transaction which keys commit n changed
+                  └──► a thread ──► copies: records as of n, with what they were at the head before ──► head n
+
+The local store is the truth: nothing waits for the server, and nothing of it is ever read back but its head. A head that is
+behind is caught up with by the keys of the commits since; where these are no longer known, or where the server's process is
+another (it may have lost what it had), everything is copied anew under another epoch. Two that publish under one name are
+kept apart by a claim that has to be renewed.
+"""
+
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from tailorbird import faults
+from tailorbird.errors import StorageError
+from tailorbird.store.protocol import Snapshot, Store, Transaction
+from tailorbird.store.valkey import CHUNK, Change, Copies, Head
+
+T = TypeVar("T")
+Progress = Callable[[int], None]
+
+OURS = b"\xff"  # keys of the local store that begin so are this module's
+_COMMIT_KEY = OURS + b"n"
+_CHANGED = OURS + b"k"
+_STATE = struct.Struct("<2Q")  # epoch, sequence
+COMMITS_KEPT = 1_000
+KEYS_MAX = 200_000  # of a commit, or waiting: beyond, everything is copied
+OLD_BYTES_MAX = 64 << 20
+CLAIM_MS = 10_000
+RETRY_S = 1.0
+RENEW_S = 1.0
+
+
+@dataclass
+class _Waiting:
+    """What has changed since the head: each key with what it was then, as far as that is known. `all`: copy everything."""
+
+    old: dict[bytes, tuple[bool, bytes | None]]
+    held_bytes: int = 0
+    all: bool = False
+
+    def add(self, key: bytes, known: bool, old: bytes | None) -> None:
+        if self.all or key in self.old:
+            return
+        known = known and self.held_bytes < OLD_BYTES_MAX
+        self.old[key] = known, old if known else None
+        self.held_bytes += len(old or b"") if known else 0
+        if len(self.old) > KEYS_MAX:
+            self.old, self.all = {}, True
+
+
+class PublishedStore:
+    """Implements `store.Store`: the local store, copied.
+
+    Args:
+        skip: keys that begin so are not copied.
+    """
+
+    def __init__(self, local: Store, copies: Copies, *, skip: tuple[bytes, ...] = ()) -> None:
+        self._local, self._copies, self._skip = local, copies, (*skip, OURS)
+        self._gate = threading.Lock()  # held while a commit and what waits of it are made, so that both agree
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._settled = threading.Condition()
+        self._token = os.urandom(8)
+        self._servers: tuple[str, ...] = ()
+        self._head: Head | None = None
+        self._waiting = _Waiting({}, all=True)
+        self._compared = False  # whether the server's head has been looked at since it was last out of reach
+        self.problem = ""
+        with local.snapshot() as snapshot:
+            found = snapshot.get(_COMMIT_KEY)
+        if found is None:
+            found = _STATE.pack(_new_epoch(), 0)
+            local.write(lambda transaction: transaction.put_many([(_COMMIT_KEY, found)]))
+        self._epoch, self._sequence = _STATE.unpack(found)
+        self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        with self._local.snapshot() as snapshot:
+            yield _Visible(snapshot)
+
+    def write(self, change: Callable[[Transaction], T]) -> T:
+        with self._gate:
+
+            def recorded(transaction: Transaction) -> tuple[T, _Recording]:
+                recording = _Recording(transaction, self._skip)
+                result = change(recording)
+                keys = list(recording.old)
+                sequence = self._sequence + 1
+                packed = b"".join(len(key).to_bytes(2, "big") + key for key in keys) if len(keys) <= KEYS_MAX else b"*"
+                transaction.put_many([(_COMMIT_KEY, _STATE.pack(self._epoch, sequence)), (_changed_key(sequence), packed)])
+                transaction.delete_many([_changed_key(sequence - COMMITS_KEPT)] if sequence > COMMITS_KEPT else [])
+                return result, recording
+
+            result, recording = self._local.write(recorded)
+            self._sequence += 1
+            for key, old in recording.old.items():
+                self._waiting.add(key, True, old)
+        self._wake.set()
+        return result
+
+    def behind(self) -> int:
+        """How many commits the copies are behind."""
+        return self._sequence - (0 if self._head is None else self._head.sequence)
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until the copies have what has been written by now; whether they have."""
+        wanted = self._sequence
+
+        def there() -> bool:
+            return self._head is not None and self._head.epoch == self._epoch and self._head.sequence >= wanted and not self.problem
+
+        with self._settled:
+            self._wake.set()
+            return self._settled.wait_for(there, timeout_s)
+
+    def republish(self, progress: Progress | None = None) -> int:
+        """Copy everything anew, now; the number of records. `progress` is told how many are there.
+
+        Raises:
+            StorageError: the server cannot be reached, or another process publishes under this name.
+        """
+        self._stop()
+        self._claim()
+        with self._gate:
+            self._waiting = _Waiting({}, all=True)
+        copied = self._copy_all(progress)
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
+        self._thread.start()
+        return copied
+
+    def close(self) -> None:
+        self._stop()
+        try:
+            self._copies.release(self._token)
+        except StorageError:  # the claim ends by itself
+            self.problem = "closed without letting go of the claim"
+        self._copies.close()
+        self._local.close()
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(RENEW_S)
+            self._wake.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                self._claim()
+                self._compare()
+                self._push()
+                self.problem = ""
+            except StorageError as error:
+                self.problem, self._compared = str(error), False
+                self._stopping.wait(RETRY_S)
+                self._wake.set()
+            with self._settled:
+                self._settled.notify_all()
+
+    def _claim(self) -> None:
+        if not self._copies.claim(self._token, CLAIM_MS):
+            raise StorageError("another process publishes under this name", where=self._copies.where, fix="run one worker a schema")
+
+    def _compare(self) -> None:
+        """See what the server has: once at first, and again after each failure or where a process is another."""
+        servers = self._copies.servers()
+        if self._compared and servers == self._servers:
+            return
+        head = self._copies.head()
+        same = head is not None and head.epoch == self._epoch and head.sequence <= self._sequence
+        restarted = bool(self._servers) and servers != self._servers
+        with self._gate:
+            if not same or restarted:
+                self._waiting = _Waiting({}, all=True)
+            elif head != self._head:
+                assert head is not None
+                self._waiting = self._since(head.sequence)
+        self._head, self._servers, self._compared = head if same else None, servers, True
+
+    def _since(self, sequence: int) -> _Waiting:
+        """The keys that the commits after `sequence` changed, by what the local store remembers."""
+        waiting = _Waiting({}, all=sequence < self._sequence - COMMITS_KEPT)
+        with self._local.snapshot() as snapshot:
+            for one in range(sequence + 1, self._sequence + 1):
+                packed = snapshot.get(_changed_key(one))
+                if packed is None or packed == b"*":
+                    return _Waiting({}, all=True)
+                for key in _unpacked(packed):
+                    waiting.add(key, False, None)
+        return waiting
+
+    def _push(self) -> None:
+        if self._waiting.all:
+            self._copy_all(None)
+            return
+        waiting, sequence, changes = self._take()
+        head = self._head
+        if head is not None and sequence == head.sequence:
+            return
+        try:
+            faults.at("publish.before_records")
+            self._copies.publish(changes, self._epoch, sequence, 0 if head is None else head.sequence)
+            faults.at("publish.before_head")
+            self._set_head(sequence)
+        except BaseException:
+            with self._gate:
+                newer, self._waiting = self._waiting, waiting
+                for key, (known, old) in newer.old.items():
+                    self._waiting.add(key, known, old)
+                self._waiting.all |= newer.all
+            raise
+
+    def _take(self) -> tuple[_Waiting, int, list[Change]]:
+        """What waits, the commit that it is as of, and the records as they are then."""
+        with self._gate:
+            waiting, self._waiting = self._waiting, _Waiting({})
+            with self._local.snapshot() as snapshot:
+                return waiting, self._sequence, [Change(key, snapshot.get(key), old[1], old[0]) for key, old in waiting.old.items()]
+
+    def _copy_all(self, progress: Progress | None) -> int:
+        """Under a new epoch, so that nothing older can be taken for new; readers wait until all is there.
+
+        Records are read piece by piece, each piece as of its own time, so that no snapshot is held for long; what changes
+        meanwhile waits and is copied again at the end, before there is a head.
+        """
+        epoch = _new_epoch()
+        self._copies.drop_head()
+        with self._gate:
+            self._local.write(lambda transaction: transaction.put_many([(_COMMIT_KEY, _STATE.pack(epoch, self._sequence))]))
+            self._epoch, self._head, self._waiting = epoch, None, _Waiting({})
+            sequence = self._sequence
+        copied, after = 0, b""
+        try:
+            while some := self._piece(after):
+                after = some[-1][0]
+                changes = [Change(key, value) for key, value in some if not key.startswith(self._skip)]
+                self._claim()
+                self._copies.publish(changes, epoch, sequence, 0)
+                copied += len(changes)
+                if progress is not None:
+                    progress(copied)
+            self._push()
+        except BaseException:
+            with self._gate:
+                self._waiting = _Waiting({}, all=True)
+            raise
+        self._copies.drop_foreign(epoch)
+        return copied
+
+    def _piece(self, after: bytes) -> list[tuple[bytes, bytes]]:
+        with self._local.snapshot() as snapshot:
+            return list(islice(snapshot.scan(b"", after=after), CHUNK))
+
+    def _set_head(self, sequence: int) -> None:
+        self._claim()
+        head = Head(self._epoch, sequence)
+        self._copies.set_head(head)
+        self._head = head
+
+
+class _Recording:
+    """A transaction that remembers what the records were that it changes."""
+
+    def __init__(self, transaction: Transaction, skip: tuple[bytes, ...]) -> None:
+        self._transaction, self._skip = transaction, skip
+        self.old: dict[bytes, bytes | None] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._transaction.get(key)
+
+    def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
+        return self._transaction.get_many(keys, default=default)
+
+    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
+        return self._transaction.get_sized(keys)
+
+    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return _Visible(self._transaction).scan(prefix, after=after)
+
+    def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        listed = list(records)
+        self._remember(key for key, _ in listed)
+        self._transaction.put_many(listed)
+
+    def delete_many(self, keys: Iterable[bytes]) -> None:
+        listed = list(keys)
+        self._remember(listed)
+        self._transaction.delete_many(listed)
+
+    def _remember(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            if key not in self.old and not key.startswith(self._skip):
+                self.old[key] = self._transaction.get(key)
+
+
+class _Visible:
+    """A snapshot without the records of this module."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._snapshot.get(key)
+
+    def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
+        return self._snapshot.get_many(keys, default=default)
+
+    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
+        return self._snapshot.get_sized(keys)
+
+    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return ((key, value) for key, value in self._snapshot.scan(prefix, after=after) if not key.startswith(OURS))
+
+
+def _new_epoch() -> int:
+    return int.from_bytes(os.urandom(8), "little")
+
+
+def _changed_key(sequence: int) -> bytes:
+    return _CHANGED + sequence.to_bytes(8, "big")
+
+
+def _unpacked(packed: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(packed):
+        length = int.from_bytes(packed[at : at + 2], "big")
+        yield packed[at + 2 : at + 2 + length]
+        at += 2 + length

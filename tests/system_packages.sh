@@ -1,12 +1,19 @@
 #!/bin/sh
-# What the tests need from the system: a browser for the shop page. Installed when root on Debian; else its tests skip, saying so.
+# What the tests need from the system: a browser for the shop page, a Valkey for its store. Installed when root on Debian; else
+# the tests that need it skip, saying so.
 set -eu
-if command -v chromium >/dev/null 2>&1 || [ -n "${TAILORBIRD_CHROMIUM:-}" ]; then exit 0; fi
+wanted=""
+if ! command -v chromium >/dev/null 2>&1 && [ -z "${TAILORBIRD_CHROMIUM:-}" ]; then wanted="$wanted chromium"; fi
+if ! command -v valkey-server >/dev/null 2>&1 && ! command -v redis-server >/dev/null 2>&1; then wanted="$wanted valkey-server"; fi
+[ -n "$wanted" ] || exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    echo "Installing chromium for the browser tests"
     apt-get update -qq >/dev/null 2>&1 || true
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 \
-        || echo "chromium could not be installed: the browser tests will be skipped"
+    for package in $wanted; do
+        echo "Installing $package for the tests"
+        # The service that Debian starts with it is not wanted: tests start their own.
+        RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null 2>&1 \
+            || echo "$package could not be installed: its tests will be skipped"
+    done
 else
-    echo "no chromium here: the browser tests will be skipped (set TAILORBIRD_CHROMIUM to one)"
+    echo "not here:$wanted; their tests will be skipped (Debian: apt-get install$wanted)"
 fi

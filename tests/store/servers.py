@@ -37,7 +37,7 @@ class Server:
             options += ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([BINARY, *options], stdout=log, stderr=log)
-        self._wait("PING", b"+PONG")
+        self._wait("PING", b"PONG", b"NOAUTH")
         if self._cluster:
             self.ask("CLUSTER ADDSLOTSRANGE 0 16383")
             self._wait("CLUSTER INFO", b"cluster_state:ok")
@@ -52,11 +52,12 @@ class Server:
             self._process.kill()
             self._process.wait()
 
-    def _wait(self, command: str, expected: bytes) -> None:
+    def _wait(self, command: str, *expected: bytes) -> None:
         until = time.monotonic() + 20
         while True:
             try:
-                if expected in self.ask(command):
+                answer = self.ask(command)
+                if any(one in answer for one in expected):
                     return
             except OSError:
                 pass

@@ -72,7 +72,6 @@ class PublishedStore:
         self._servers: tuple[str, ...] = ()
         self._head: Head | None = None
         self._waiting = _Waiting({}, all=True)
-        self._compared = False  # whether the server's head has been looked at since it was last out of reach
         self.problem = ""
         with local.snapshot() as snapshot:
             found = snapshot.get(_COMMIT_KEY)
@@ -165,7 +164,7 @@ class PublishedStore:
                 self._push()
                 self.problem = ""
             except StorageError as error:
-                self.problem, self._compared = str(error), False
+                self.problem = str(error)
                 self._stopping.wait(RETRY_S)
                 self._wake.set()
             with self._settled:
@@ -176,20 +175,19 @@ class PublishedStore:
             raise StorageError("another process publishes under this name", where=self._copies.where, fix="run one worker a schema")
 
     def _compare(self) -> None:
-        """See what the server has: once at first, and again after each failure or where a process is another."""
+        """See what the server has. It may have lost all of it, or be another process, which may have lost some."""
         servers = self._copies.servers()
-        if self._compared and servers == self._servers:
-            return
-        head = self._copies.head()
-        same = head is not None and head.epoch == self._epoch and head.sequence <= self._sequence
         restarted = bool(self._servers) and servers != self._servers
-        with self._gate:
-            if not same or restarted:
-                self._waiting = _Waiting({}, all=True)
-            elif head != self._head:
-                assert head is not None
-                self._waiting = self._since(head.sequence)
-        self._head, self._servers, self._compared = head if same else None, servers, True
+        if servers != self._servers:
+            self._copies.check()
+        head = self._copies.head()
+        if restarted or head is None or head.epoch != self._epoch or head.sequence > self._sequence:
+            with self._gate:
+                self._waiting, self._head = _Waiting({}, all=True), None
+        elif head != self._head:
+            with self._gate:
+                self._waiting, self._head = self._since(head.sequence), head
+        self._servers = servers
 
     def _since(self, sequence: int) -> _Waiting:
         """The keys that the commits after `sequence` changed, by what the local store remembers."""

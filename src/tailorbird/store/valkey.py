@@ -99,6 +99,10 @@ class Client(Protocol):
         """The identity of each primary's process: another one may have lost what was written."""
         ...
 
+    def memory(self) -> Sequence[Mapping[str, Any]]:
+        """What each primary says of its memory."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -160,6 +164,16 @@ class Copies:
     def servers(self) -> tuple[str, ...]:
         with self._told():
             return self._client.servers()
+
+    def check(self) -> None:
+        """Raises StorageError where a server drops records when it is full: they would look as if nothing had happened."""
+        with self._told():
+            settings = self._client.memory()
+        for one in settings:
+            policy = one.get("maxmemory_policy", "noeviction")
+            if int(one.get("maxmemory", 0)) and policy != "noeviction":
+                message = f"maxmemory-policy is {policy}, which drops records in silence"
+                raise StorageError(message, where=self.where, fix="maxmemory-policy noeviction")
 
     def key(self, key: bytes) -> bytes:
         return self._prefix + b"." + key
@@ -258,10 +272,13 @@ def open_copies(url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> Co
     Raises:
         ConfigError: no such scheme, or the client library is not installed.
     """
-    parts = urlsplit(url)
-    where = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"  # never the password
+    fix = "write it as valkey://host:6379, valkeys:// for TLS, valkey+cluster:// for a cluster"
+    try:
+        parts = urlsplit(url)
+        where = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"  # never the password
+    except ValueError as error:
+        raise ConfigError(f"no address: {error}", where="store.url", fix=fix) from None
     if parts.scheme not in SCHEMES:
-        fix = "write it as valkey://host:6379, valkeys:// for TLS, valkey+cluster:// for a cluster"
         raise ConfigError(f"{parts.scheme!r} is no scheme of a store", where="store.url", fix=fix)
     try:
         from tailorbird.store.valkey_client import connect
@@ -272,9 +289,3 @@ def open_copies(url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> Co
 
 def _of_epoch(stored: bytes, epoch: int) -> bool:
     return len(stored) >= 8 and int.from_bytes(stored[:8], "little") == epoch
-
-
-def eviction_problem(settings: Mapping[str, Any]) -> str:
-    """Why a server may not hold records: one that evicts would make them look as if nothing had ever happened."""
-    policy, limit = settings.get("maxmemory_policy", "noeviction"), int(settings.get("maxmemory", 0))
-    return f"maxmemory-policy is {policy}: it drops records in silence" if limit and policy != "noeviction" else ""

@@ -1,0 +1,222 @@
+"""Copies in Valkey under faults: lost, behind, half written, written by two, on a server that must not be used."""
+
+import threading
+
+import pytest
+from tests.store.servers import needs_valkey, running
+
+from tailorbird.errors import ConfigError, DamageError, NotReadyError, StorageError
+from tailorbird.store import open_store
+from tailorbird.store.protocol import MovedError
+from tailorbird.store.published import PublishedStore
+from tailorbird.store.valkey import Change, CopiedStore, Head, encode_versions, open_copies, version_at
+
+pytestmark = needs_valkey
+
+
+@pytest.fixture
+def server(tmp_path):
+    with running(tmp_path / "server") as started:
+        yield started
+
+
+@pytest.fixture
+def local(tmp_path):
+    return open_store(tmp_path / "records", create=True)
+
+
+def copies(server, name="test"):
+    return open_copies(server.url, name, timeout_s=5)
+
+
+def put(store, *records):
+    store.write(lambda transaction: transaction.put_many(records))
+
+
+def settled(published):
+    assert published.settle(30), published.problem
+    return published
+
+
+def everything(store):
+    with store.snapshot() as snapshot:
+        return dict(snapshot.scan(b""))
+
+
+def test_what_was_there_before_the_first_publisher_is_copied_and_what_is_skipped_is_not(server, local):
+    put(local, (b"a", b"1"), (b"c1", b"x"))
+    published = settled(PublishedStore(local, copies(server), skip=(b"c",)))
+    put(published, (b"b", b"2"), (b"c2", b"y"))
+    settled(published)
+    assert everything(CopiedStore(copies(server))) == {b"a": b"1", b"b": b"2"}
+    assert everything(published) == {b"a": b"1", b"b": b"2", b"c1": b"x", b"c2": b"y"}
+    published.close()
+
+
+def test_a_reader_sees_none_of_a_commit_that_is_half_written(server, local):
+    remote = copies(server)
+    published = settled(PublishedStore(local, remote))
+    put(published, (b"a", b"old"), (b"gone", b"here"))
+    settled(published)
+    written, go_on = threading.Event(), threading.Event()
+    set_head = remote.set_head
+
+    def held_back(head):
+        written.set()
+        go_on.wait(20)
+        set_head(head)
+
+    remote.set_head = held_back
+    published.write(lambda transaction: [transaction.put_many([(b"a", b"new"), (b"b", b"new")]), transaction.delete_many([b"gone"])])
+    assert written.wait(20)
+    reader = CopiedStore(copies(server))
+    assert everything(reader) == {b"a": b"old", b"gone": b"here"}
+    go_on.set()
+    settled(published)
+    assert everything(reader) == {b"a": b"new", b"b": b"new"}
+    published.close()
+
+
+def test_a_snapshot_whose_record_was_written_twice_says_so(server, local):
+    published = settled(PublishedStore(local, copies(server)))
+    put(published, (b"a", b"0"))
+    settled(published)
+    with CopiedStore(copies(server)).snapshot() as snapshot:
+        for value in (b"1", b"2"):
+            put(published, (b"a", value))
+            settled(published)
+        with pytest.raises(MovedError, match="written again"):
+            snapshot.get(b"a")
+    published.close()
+
+
+def test_a_publisher_that_comes_back_copies_only_what_it_missed(server, local, tmp_path):
+    published = settled(PublishedStore(local, copies(server)))
+    put(published, *((b"%04d" % n, b"old") for n in range(3_000)))
+    settled(published)
+    first = copies(server).head()
+    remote = copies(server)
+    published._stop()  # as if the server could not be reached
+    put(published, (b"0001", b"new"), (b"x", b"new"))
+    published.close()
+    counted = []
+    publish = remote.publish
+    remote.publish = lambda changes, *rest: [counted.extend(changes), publish(changes, *rest)]
+    again = settled(PublishedStore(open_store(tmp_path / "records"), remote))
+    assert sorted(one.key for one in counted) == [b"0001", b"x"]
+    head = copies(server).head()
+    assert (head.epoch, head.sequence) == (first.epoch, first.sequence + 1)
+    with CopiedStore(copies(server)).snapshot() as snapshot:
+        assert snapshot.get_many([b"0001", b"x", b"0002"], default=b"") == b"newnewold"
+    again.close()
+
+
+@pytest.mark.parametrize("loss", ["FLUSHALL", "kill"])
+def test_lost_copies_are_told_to_readers_and_written_anew(server, local, loss):
+    published = settled(PublishedStore(local, copies(server)))
+    put(published, *((b"%04d" % n, b"%d" % n) for n in range(2_500)))
+    settled(published)
+    if loss == "kill":
+        server.kill()
+        with pytest.raises(StorageError, match="fix: is the server up"):
+            everything(CopiedStore(copies(server)))
+        put(published, (b"meanwhile", b"1"))
+        assert not published.settle(0.1)
+        server.start()
+    else:
+        server.ask("FLUSHALL")
+        with pytest.raises(NotReadyError, match="no records have been published"):
+            everything(CopiedStore(copies(server)))
+        put(published, (b"meanwhile", b"1"))
+    settled(published)
+    found = everything(CopiedStore(copies(server)))
+    assert len(found) == 2_501
+    assert found == everything(published)
+    published.close()
+
+
+def test_only_one_publishes_under_a_name_and_the_next_takes_over_when_it_ends(server, local, tmp_path):
+    first = settled(PublishedStore(local, copies(server)))
+    other = open_store(tmp_path / "other", create=True)
+    put(other, (b"other", b"1"))
+    second = PublishedStore(other, copies(server))
+    assert not second.settle(0.5)
+    assert "another process publishes under this name" in second.problem
+    put(first, (b"a", b"1"))
+    settled(first)
+    assert everything(CopiedStore(copies(server))) == {b"a": b"1"}
+    first.close()
+    settled(second)
+    assert everything(CopiedStore(copies(server))) == {b"other": b"1"}
+    second.close()
+
+
+def test_names_do_not_mix(server, local, tmp_path):
+    one = settled(PublishedStore(local, copies(server, "one")))
+    two = settled(PublishedStore(open_store(tmp_path / "two", create=True), copies(server, "two")))
+    put(one, (b"a", b"1"))
+    put(two, (b"a", b"2"))
+    settled(one), settled(two)
+    two.republish()
+    assert [everything(CopiedStore(copies(server, name))) for name in ("one", "two")] == [{b"a": b"1"}, {b"a": b"2"}]
+    one.close(), two.close()
+
+
+def test_republishing_tells_its_progress(server, local):
+    published = settled(PublishedStore(local, copies(server)))
+    put(published, *((b"%04d" % n, b"") for n in range(2_500)))
+    told = []
+    assert published.republish(told.append) == 2_500
+    assert told[-1] == 2_500
+    assert told == sorted(told)
+    settled(published)
+    assert len(everything(CopiedStore(copies(server)))) == 2_500
+    published.close()
+
+
+def test_a_server_that_evicts_is_refused(tmp_path, local):
+    with running(tmp_path / "evicting", "--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as server:
+        published = PublishedStore(local, copies(server))
+        assert not published.settle(0.5)
+        assert "allkeys-lru, which drops records in silence" in published.problem
+        published.close()
+
+
+def test_a_full_server_stops_the_copies_and_not_the_store(tmp_path, local):
+    with running(tmp_path / "full", "--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
+        published = settled(PublishedStore(local, copies(server)))
+        put(published, *((b"%04d" % n, bytes(10_000)) for n in range(500)))
+        assert not published.settle(1)
+        assert "command not allowed when used memory" in published.problem
+        assert len(everything(published)) == 500
+        server.ask("CONFIG SET maxmemory 100mb")
+        settled(published)
+        assert everything(CopiedStore(copies(server))) == everything(published)
+        published.close()
+
+
+def test_a_wrong_password_is_told_without_it(tmp_path):
+    with running(tmp_path / "closed", "--requirepass", "right") as server:
+        url = server.url.replace("//", "//:wrong-secret@")
+        with pytest.raises(StorageError) as told:
+            open_copies(url, "test", timeout_s=5).head()
+        assert "wrong-secret" not in str(told.value)
+        assert open_copies(server.url.replace("//", "//:right@"), "test", timeout_s=5).head() is None
+
+
+@pytest.mark.parametrize("url", ["http://localhost:1", "valkey://localhost:port", "localhost"])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(ConfigError, match=r"store\.url"):
+        open_copies(url, "test")
+
+
+def test_foreign_and_cut_records_are_never_taken_for_ours():
+    stored = encode_versions(Change(b"k", b"value", b"old", True), 7, 5, 3)
+    assert version_at(stored, Head(7, 5)) == b"value"
+    assert version_at(stored, Head(7, 4)) == b"old"
+    for head in (Head(7, 2), Head(8, 5)):
+        with pytest.raises(MovedError):
+            version_at(stored, head)
+    for cut in range(len(stored)):
+        with pytest.raises(DamageError, match="record"):
+            version_at(stored[:cut], Head(7, 5))

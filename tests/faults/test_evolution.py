@@ -1,0 +1,384 @@
+"""Declarations that change under traffic: no answer without features, none with a wrong value, one moment at which answers switch."""
+
+import http.client
+import itertools
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from tests.faults.roles import Up, make_project, until
+from tests.serving import shop
+
+from tailorbird.cli.inprocess import InProcess
+from tailorbird.cli.roles import Roles
+from tailorbird.config import Project, open_project
+from tailorbird.config.schemas import active_schemas, settle
+from tailorbird.events import SystemClock
+from tailorbird.features import FeatureSet
+from tailorbird.features.recompute import parity
+from tailorbird.features.schemas import apply, go_back, read_applied
+from tailorbird.lake import Lake
+from tailorbird.ranking.bundle import write_bundle
+from tailorbird.ranking.encoders import fit_encoder
+from tailorbird.registry import Columns, Head, Registry
+from tailorbird.serving.door import Door
+from tailorbird.serving.messages import RecommendQuery
+from tailorbird.stream import open_reader, read_released
+
+CLOCK = SystemClock()
+# One column more, one changed, one gone: another entity, and an attribute of items that the router did not keep before.
+CHANGES = (
+    (
+        'item_clicks_1d = count("item_clicks_1d", item, "click", window="1d"',
+        'item_clicks_1d = count("item_clicks_1d", item, "click", window="2d"',
+    ),
+    ('device = context("device")\n', ""),
+)
+MORE = """
+brand_views = count("brand_views", entity("item.brand"), "view", window="7d")
+user_dear = count("user_dear", user, "click", window="7d", where="item.price > 20 and item.stock > 0")
+"""
+
+
+def change(project: Project) -> Project:
+    file = project.root / "features.py"
+    text = file.read_text()
+    for old, new in CHANGES:
+        assert old in text
+        text = text.replace(old, new)
+    file.write_text(text + MORE)
+    return open_project(project.root)
+
+
+def bundle_of(folder: Path, features: FeatureSet) -> Path:
+    """A bundle whose model looks at the clicks of an item."""
+    index = folder.with_name(f"{folder.name}-index")
+    shop.build(index)
+    columns = Columns(features.numeric, features.categorical, features.sequences)
+    encoder = fit_encoder(columns, np.zeros((0, len(columns.categorical)), np.uint64))
+    write_bundle(
+        folder,
+        created_at=shop.NOW,
+        features=features,
+        encoder=encoder,
+        models={"model/click.onnx": shop.model(encoder.names, {"item_clicks_7d": 0.1})},
+        heads=[Head("click", "model/click.onnx")],
+        index=index,
+        golden=np.zeros((4, len(encoder.names)), np.float32),
+        formula={"click": 1.0},
+    )
+    return folder
+
+
+def promote(project: Project, features: FeatureSet, name: str) -> str:
+    registry = Registry(project.paths.registry, clock=CLOCK)
+    version = registry.add(bundle_of(project.root / name, features), by="test")
+    registry.promote(version, by="test", why="to see it answer")
+    return version
+
+
+def item_events() -> list[dict]:
+    profiles = [shop.profile(number) | {"brand": f"b{number % 5}"} for number in range(shop.ITEMS)]
+    return [{"event_id": f"item-{n}", "type": "item", "item_id": f"i{n}", "properties": one} for n, one in enumerate(profiles)]
+
+
+def some_events(number: int) -> list[dict]:
+    who = {"user_id": f"u{number % 7}"} if number % 3 else {"anonymous_id": f"a{number % 5}"}
+    kinds = ("view", "click", "click", "purchase")
+
+    def one(n: int) -> dict:
+        return {"event_id": f"e{number}-{n}", "type": kinds[(number + n) % 4], "item_id": f"i{(number * 7 + n) % 20}"}
+
+    return [one(n) | who | {"properties": {"price": 9.5}} for n in range(3)]
+
+
+def require_equal(project: Project, schemas: dict[str, FeatureSet]) -> dict[str, int]:
+    """Recompute every logged answer with the schema that it says; the answers of each model."""
+    lake = Lake(project.paths.lake)
+    logged, events = lake.table("answers"), lake.events()
+    assert Counter(logged["schema_hash"].to_pylist()).keys() == {one.schema_hash for one in schemas.values()}
+    for version, features in schemas.items():
+        mine = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
+        assert set(mine["model"].to_pylist()) == {version}
+        report = parity(features, events, mine)
+        assert (report.unequal, report.pending, report.skipped) == (0, 0, 0), report.examples[:3]
+        assert report.answers == mine.num_rows > 0
+    return dict(Counter(logged["model"].to_pylist()))
+
+
+class Live:
+    """The parts of `up` in threads of this process, with people who ask all the time."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.door = Door(project.paths.stream, "serve-1", project.plan, CLOCK)
+        assert all(one.accepted for one in self.door.submit(msgspec.json.encode(item_events())))
+        self.roles = Roles(project, CLOCK)
+        self.roles.step()
+        self.parts = InProcess(project, CLOCK, door=self.door, seed=0)
+        self.answers: list[tuple[str, tuple[str, ...]]] = []
+        self.failures: list[BaseException] = []
+        self._jobs: queue.Queue[tuple[Callable[[], object], threading.Event]] = queue.Queue()
+        self._paused, self._quiet, self._stop = threading.Event(), threading.Event(), threading.Event()
+        self._numbers = itertools.count()
+        loops = (self._keep_roles, self._look, self._ask, self._ask)
+        self._threads = [threading.Thread(target=self._guarded, args=(loop,)) for loop in loops]
+        for thread in self._threads:
+            thread.start()
+
+    def in_roles(self, job: Callable[[], object]) -> None:
+        """Run something in the thread of the roles, which own their files."""
+        done = threading.Event()
+        self._jobs.put((job, done))
+        assert done.wait(30)
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nobody asks, so that the lake can come to an end."""
+        self._quiet.set()
+        yield
+        self._quiet.clear()
+
+    def pause(self) -> None:
+        self._paused.set()
+
+    def go_on(self) -> None:
+        self._paused.clear()
+
+    def more(self, count: int = 150) -> None:
+        """Wait for so many answers more."""
+        wanted = len(self.answers) + count
+        until(lambda: len(self.answers) >= wanted or bool(self.failures), 60, "no more answers")
+
+    def until_answered_by(self, version: str) -> None:
+        until(
+            lambda: self.answers[-1][0] == version or bool(self.failures), 60, f"{version} does not answer: {self.parts._bundles.problem}"
+        )
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+        self.door.close()
+        self.roles.drain()
+        self.roles.close()
+        self.parts.close()
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            while not self._stop.is_set():
+                loop()
+        except BaseException as error:
+            self.failures.append(error)
+
+    def _keep_roles(self) -> None:
+        if not self._paused.is_set():
+            self.roles.step()
+        try:
+            job, done = self._jobs.get(timeout=0.005)
+        except queue.Empty:
+            return
+        job()
+        done.set()
+
+    def _look(self) -> None:
+        self.parts.look()
+        time.sleep(0.01)
+
+    def _ask(self) -> None:
+        time.sleep(0.01)
+        if self._quiet.is_set():
+            return
+        number = next(self._numbers)
+        assert all(one.accepted for one in self.door.submit(msgspec.json.encode(some_events(number))))
+        answer = self.parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))
+        self.answers.append((answer.model, tuple(answer.degraded)))
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["from the log", "from the lake"])
+def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
+    project = make_project(tmp_path / "shop")
+    old = promote(project, project.features, "old")
+    live = Live(project)
+    try:
+        live.more()
+        if pruned:
+            with live.quiet():
+                live.in_roles(live.roles.lake.drain)
+            end = read_released(project.paths.lake).of_routed()
+            assert end > 100
+            live.in_roles(lambda: live.roles.router.prune(end))
+            with open_reader(project.paths.routed) as log:
+                assert log.start() > 1, "the log alone cannot build the new state"
+        live.pause()
+        changed = change(project)
+        apply(project.paths.state, changed.features, at=CLOCK.now())
+        new = promote(project, changed.features, "new")
+        until(lambda: "waits until the state" in live.parts._bundles.problem, 30, "the new model does not wait for its features")
+        live.more(60)
+        assert {model for model, _ in live.answers} == {old}, "answered on while the new state was not there"
+        live.go_on()
+        live.until_answered_by(new)
+        live.more()
+        Registry(project.paths.registry, clock=CLOCK).rollback(by="test", why="to see it go back")
+        live.until_answered_by(old)
+        live.more()
+    finally:
+        live.stop()
+    assert not live.failures
+    assert set(live.answers) == {(old, ()), (new, ())}, "an answer was degraded"
+    changes = sum(before[0] != after[0] for before, after in itertools.pairwise(live.answers))
+    assert changes <= 2 + 2 * 2, "two people ask: each swap is one moment for each"
+    assert min(require_equal(project, {old: project.features, new: changed.features}).values()) > 100
+    assert [one.schema_hash for one in active_schemas(changed)] == [changed.features.schema_hash, project.features.schema_hash]
+
+
+class Clients:
+    """People who ask a server, each on one connection after another, until told to stop."""
+
+    def __init__(self, port: int, people: int = 2) -> None:
+        self.port = port
+        self.answers: list[tuple[str, tuple[str, ...]]] = []
+        self.failures: list[str] = []
+        self._stop = threading.Event()
+        self._numbers = itertools.count()
+        self._threads = [threading.Thread(target=self._run) for _ in range(people)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def more(self, count: int = 80) -> None:
+        wanted = len(self.answers) + count
+        until(lambda: len(self.answers) >= wanted or bool(self.failures), 60, "no more answers")
+
+    def _run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        while not self._stop.is_set():
+            number = next(self._numbers)
+            try:
+                self.post(connection, "/v1/events", some_events(number))
+                answer = self.post(connection, "/v1/recommend", {"slot": "home", "user_id": f"u{number % 7}"})
+            except Exception as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+                return
+            self.answers.append((answer["model"], tuple(answer["degraded"])))
+            time.sleep(0.01)
+        connection.close()
+
+    @staticmethod
+    def post(connection: http.client.HTTPConnection, path: str, body: object) -> dict:
+        connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+        response = connection.getresponse()
+        data = response.read()
+        assert response.status == 200, data
+        return json.loads(data)
+
+
+def command(project: Project, *words: str) -> subprocess.Popen:
+    line = [sys.executable, "-m", "tailorbird", "-C", str(project.root), *words]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
+
+
+def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_path):
+    project = make_project(tmp_path / "shop")
+    old = promote(project, project.features, "old")
+    up = Up(project).wait()
+    clients = None
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=20)
+        Clients.post(connection, "/v1/events", item_events())
+        until(lambda: Clients.post(connection, "/v1/recommend", {"slot": "home", "user_id": "u1"})["degraded"] == [], 60, "no features")
+        clients = Clients(up.port)
+        clients.more()
+        serve, router = up.pid("serve"), up.pid("router")
+        changed = change(project)
+        planned = command(project, "features", "plan", "--json")
+        told = json.loads(planned.communicate(timeout=60)[0])
+        assert planned.returncode == 2
+        assert {(one["change"], one["name"]) for one in told["changes"]} == {
+            ("added", "brand_views"), ("added", "user_dear"), ("changed", "item_clicks_1d"), ("removed", "device"),
+        }  # fmt: skip
+        assert told["retrain"]
+        applying = command(project, "features", "apply", "--yes")
+        for _ in range(2):  # as soon as it is there, in the middle of its building
+            before = None
+            until(lambda: up.pid(changed.features.schema_hash) is not None, 60, "the new worker was not started")
+            before = up.pid(changed.features.schema_hash)
+            os.kill(before, signal.SIGKILL)
+            until(lambda before=before: up.pid(changed.features.schema_hash) not in (None, before), 60, "it was not started again")
+        said = applying.communicate(timeout=90)[0]
+        assert applying.returncode == 0, said
+        assert changed.features.schema_hash in said
+        clients.more()
+        assert {model for model, _ in clients.answers} == {old}
+        new = promote(project, changed.features, "new")
+        until(lambda: clients.answers[-1][0] == new or bool(clients.failures), 60, "the new model does not answer")
+        clients.more()
+        rolled = command(project, "models", "rollback", "--why", "to see it go back")
+        assert rolled.wait(60) == 0, rolled.communicate()[0]
+        until(lambda: clients.answers[-1][0] == old or bool(clients.failures), 60, "the old model does not answer again")
+        clients.more()
+        assert up.pid("serve") == serve, "the server was never stopped"
+        assert up.pid("router") != router, "the router keeps another attribute now"
+    finally:
+        if clients is not None:
+            clients.stop()
+        up.stop()
+    assert not clients.failures
+    assert set(clients.answers) == {(old, ()), (new, ())}
+    with Roles(open_project(project.root), CLOCK) as roles:
+        roles.drain()
+    answered = require_equal_but_first(project, {old: project.features, new: changed.features})
+    assert min(answered.values()) > 50
+
+
+def require_equal_but_first(project: Project, schemas: dict[str, FeatureSet]) -> dict[str, int]:
+    """As `require_equal`, where the first answers, before the state was there, may have no features."""
+    lake = Lake(project.paths.lake)
+    logged, events = lake.table("answers"), lake.events()
+    for features in schemas.values():
+        mine = logged.filter(pc.equal(logged["schema_hash"], features.schema_hash))
+        report = parity(features, events, mine)
+        assert (report.unequal, report.pending) == (0, 0), report.examples[:3]
+        assert report.answers > 0
+    return dict(Counter(logged["model"].to_pylist()))
+
+
+def test_roles_that_start_take_features_py_as_it_is_unless_it_was_gone_back_from(tmp_path):
+    project = make_project(tmp_path / "shop")
+    state = project.paths.state
+    assert settle(project, CLOCK).said == ""
+    assert read_applied(state).schema == project.features.schema_hash
+    changed = change(project)
+    assert "features.py has changed" in settle(changed, CLOCK).said
+    assert read_applied(state).schema == changed.features.schema_hash
+    go_back(state, at=CLOCK.now())
+    settled = settle(open_project(project.root), CLOCK)
+    assert "gone back from" in settled.said
+    assert settled.project.features.schema_hash == project.features.schema_hash == read_applied(state).schema
+    apply(state, changed.features, at=CLOCK.now())
+    assert settle(open_project(project.root), CLOCK).said == ""
+
+
+def test_a_features_py_that_is_broken_later_stops_no_role(tmp_path):
+    project = make_project(tmp_path / "shop")
+    settle(project, CLOCK)
+    (project.root / "features.py").write_text("1 / 0")
+    assert open_project(project.root, applied=True).features.schema_hash == project.features.schema_hash

@@ -179,3 +179,13 @@ def test_declarations_that_do_not_load(fresh: Path) -> None:
     )
     refused(tailorbird("check", cwd=fresh), "features.py:3", status=2)
     must("config", "show", cwd=fresh)  # what does not need them goes on working
+
+
+def test_transforms_are_listed_and_a_wrong_one_is_told_with_its_line(fresh: Path) -> None:
+    text = (fresh / "features.py").read_text() + "\nfrom tailorbird.features.transforms import impute, log, target, transform\n"
+    (fresh / "features.py").write_text(text + 'transform("price", log(), impute("median"), indicator=True)\n')
+    assert "price: gives a model price, price_missing" in must("check", cwd=fresh)
+    line = text.count("\n") + 1
+    for wrong in ('transform("category", log())', 'transform("colour")', 'transform("category", target("wish"))'):
+        (fresh / "features.py").write_text(f"{text}{wrong}\n")
+        refused(tailorbird("check", cwd=fresh), f"features.py:{line}: transform: ", status=2)

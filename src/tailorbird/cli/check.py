@@ -20,6 +20,7 @@ def check(*, json: Json = False) -> None:
         "numeric": list(features.numeric),
         "categorical": list(features.categorical),
         "sequences": list(features.sequences),
+        "transforms": {one.output: {"column": one.column, "gives": list(one.outputs)} for one in features.transforms},
         "slots": list(project.slots),
         "experiments": {name: slot.experiment.name for name, slot in project.slots.items() if slot.experiment},
     }
@@ -30,6 +31,8 @@ def check(*, json: Json = False) -> None:
     counts = f"{len(features.numeric)} numeric, {len(features.categorical)} categorical, {len(features.sequences)} sequences"
     out.print(f"{project.root}: all declarations load.")
     out.print(f"  features   {counts} (schema {features.schema_hash})")
+    for one in features.transforms:
+        out.print(f"  transform  {one.column}: gives a model {', '.join(one.outputs)}")
     for name, slot in project.slots.items():
         experiment = f", experiment {slot.experiment.name}" if slot.experiment else ""
         out.print(f"  slot       {name}: {slot.size} items from {', '.join(slot.sources)}{experiment}")

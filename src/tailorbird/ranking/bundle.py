@@ -99,6 +99,7 @@ class Bundle:
         sessions = {name: _session(data, width=len(encoder.names), where=f"{path}/{name}") for name, data in models.items()}
         bundle = cls(manifest, encoder, calibration, Index.load(sealed.folder("index")), sessions, features)
         bundle._check_golden(*golden, where=str(path))
+        encoder.warm_up()
         return bundle
 
     @property

@@ -176,6 +176,10 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         computed = dict.fromkeys(COMPUTED, np.full(1, np.nan, np.float32))
         return self._filled(numeric, categorical, computed, np.full(1, np.nan), {})[0]
 
+    def warm_up(self) -> None:
+        """Sort all tables now, which the first request would wait for."""
+        assert self.absent.shape == (len(self.names),)
+
     def told(self) -> dict[str, str]:
         """What each column of the matrix is, in words."""
         told = dict.fromkeys(self.names, "as read")

@@ -273,7 +273,7 @@ def test_any_damage_is_refused_or_still_gives_a_matrix(index, data):
 
 
 def test_two_columns_of_one_name_are_refused():
-    with pytest.raises(BundleError, match="called alike"):
+    with pytest.raises(BundleError, match="called like another"):
         make_encoder(NUMERIC, numeric=("price",), transforms=(Output("price", "clicks", (Log(),)),))
 
 

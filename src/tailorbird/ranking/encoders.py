@@ -147,8 +147,9 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             raise BundleError(f"the encoder uses a sequence {self.sequence!r} that does not exist")
         for output in self.transforms:
             self._check(output)
-        if self.transforms and len(set(self.names)) != len(self.names):
-            raise BundleError("two columns of the encoder are called alike")
+        made = [name for output in self.transforms for name in output.names]
+        if len(set(made)) != len(made) or set(made) & set(self.names[: len(self.names) - len(made)]):
+            raise BundleError("a transform of the encoder is called like another of its columns", fix="give it a name=")
 
     @cached_property
     def names(self) -> tuple[str, ...]:

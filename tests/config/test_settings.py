@@ -46,10 +46,11 @@ def test_a_list_in_the_environment_is_split_at_commas(tmp_path: Path) -> None:
 
 def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
     file = _write(tmp_path, '[serve]\nread_keys = ["hush"]\n')
-    shown = _shown(file, {"TAILORBIRD_SERVE__WRITE_KEYS": "one,two"})
+    shown = _shown(file, {"TAILORBIRD_SERVE__WRITE_KEYS": "one,two", "TAILORBIRD_STORE__URL": "valkey://:hush@host"})
     assert shown["serve.read_keys"][0] == ["***"]
     assert shown["serve.write_keys"][0] == ["***", "***"]
-    assert set(SECRET) == {key for key in shown if "key" in key.partition(".")[2]}
+    assert shown["store.url"][0] == "***"
+    assert set(SECRET) == {key for key in shown if key.partition(".")[2] in ("write_keys", "read_keys", "url")}
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         stream=paths.stream,
         routed=paths.routed,
         state=paths.state,
+        copies=project.settings.store.url,
         registry=paths.registry,
         lake=paths.lake,
         run=paths.run,
@@ -105,7 +106,8 @@ def worker(*, schema: str = "") -> None:
         project, features = settled.project, settled.project.features
         if settled.said:
             log.warning("%s", settled.said)
-    with FeatureWorker(project.paths.routed, project.paths.state, features, clock=SystemClock()) as worker:
+    paths, copies = project.paths, project.settings.store.url
+    with FeatureWorker(paths.routed, paths.state, features, clock=SystemClock(), copies=copies) as worker:
         from_lake = worker.needs_history()
         if from_lake:
             from tailorbird.features.bootstrap import build_from_lake

@@ -47,6 +47,10 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     body_bytes_max: Annotated[int, Meta(ge=1_024, description="largest request body, after decompression")] = 1_048_576
 
 
+class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    url: Annotated[str, Meta(description="a Valkey or Redis to copy features to and read them from; empty: this machine's files")] = ""
+
+
 class LakeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     commit_every: Annotated[str, Meta(description="how often the lake commits what has come in")] = "2s"
     commit_rows: Annotated[int, Meta(ge=1_000, description="rows that make it commit sooner")] = 500_000
@@ -62,11 +66,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     project: ProjectSection = ProjectSection()
     events: EventsSection = EventsSection()
     serve: ServeSection = ServeSection()
+    store: StoreSection = StoreSection()
     lake: LakeSection = LakeSection()
     train: TrainSection = TrainSection()
 
 
-SECRET = frozenset(("serve.write_keys", "serve.read_keys"))
+SECRET = frozenset(("serve.write_keys", "serve.read_keys", "store.url"))
 _DURATIONS = (
     "events.skew", "events.lateness", "events.dedup", "events.answer", "lake.commit_every", "train.window", "train.check_every",
 )  # fmt: skip
@@ -194,9 +199,14 @@ def _origins(settings: Settings, sources: dict[str, str]) -> list[Origin]:
         for entry in msgspec.structs.fields(section.type):  # type: ignore[arg-type]
             key = f"{section.name}.{entry.name}"
             value = getattr(getattr(settings, section.name), entry.name)
-            shown = ["***"] * len(value) if key in SECRET else value
-            rows.append(Origin(key, shown, sources.get(key, "default"), _description(entry.type)))
+            rows.append(Origin(key, _shown(value, key), sources.get(key, "default"), _description(entry.type)))
     return rows
+
+
+def _shown(value: Any, key: str) -> Any:
+    if key not in SECRET or not value:
+        return value
+    return "***" if isinstance(value, str) else ["***"] * len(value)
 
 
 def _description(annotated: Any) -> str:

@@ -25,12 +25,15 @@ from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.runs import Runs
 from tailorbird.features.state import Position, Records, all_records, open_state, read_alias, read_position
 from tailorbird.store import Snapshot
+from tailorbird.store.protocol import MovedError
+from tailorbird.store.valkey import CopiedStore, open_copies
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
+ATTEMPTS = 5  # to read copies that are written meanwhile
 ANONYMOUS_PREFIX = "anon:"
 
 
@@ -39,13 +42,14 @@ class Reader:
 
     Args:
         state: the folder of all states; the one of this schema is below it.
+        copies: the address of a Valkey, to read from what the worker copied there instead.
     Raises:
         NotReadyError: there is none yet.
     """
 
-    def __init__(self, state: Path, features: FeatureSet) -> None:
+    def __init__(self, state: Path, features: FeatureSet, *, copies: str = "") -> None:
         self.features = features
-        self._store = open_state(state, features)
+        self._store = CopiedStore(open_copies(copies, features.schema_hash)) if copies else open_state(state, features)
         self._records = all_records(features.layout)
 
     def read(self, request: ReadRequest, items: Ids[str], *, item_keys: Keys | None = None) -> Rows:
@@ -55,7 +59,17 @@ class Reader:
             item_keys: hash64 of each item, where the caller has them; else they are made.
         Raises:
             NotReadyError: the state is still being built.
+            MovedError: copies were written again and again while they were read.
         """
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._read(request, items, item_keys)
+            except MovedError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError
+
+    def _read(self, request: ReadRequest, items: Ids[str], item_keys: Keys | None) -> Rows:
         with self._store.snapshot() as snapshot:
             position = read_position(snapshot)
             if not position.ready:

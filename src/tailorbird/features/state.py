@@ -39,6 +39,7 @@ _POSITION = struct.Struct("<6q")
 _COMMIT = struct.Struct("<2q")
 _ALIAS = struct.Struct("<2q")
 _POSITION_KEY = b"m"
+COMMITS = b"c"
 _SCHEMA_KEY = b"h"
 
 
@@ -136,12 +137,12 @@ def outlived_commits(position: Position) -> list[bytes]:
 
 def commits(snapshot: Snapshot) -> Iterator[tuple[int, int, int]]:
     """(commit, p, written_at) of each commit, oldest first."""
-    for key, value in snapshot.scan(b"c"):
+    for key, value in snapshot.scan(COMMITS):
         yield int.from_bytes(key[1:], "big"), *_COMMIT.unpack(value)
 
 
 def _commit_key(commit: int) -> bytes:
-    return b"c" + commit.to_bytes(8, "big")
+    return COMMITS + commit.to_bytes(8, "big")
 
 
 def alias_key(anonymous_id: str) -> bytes:

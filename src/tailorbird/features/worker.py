@@ -26,6 +26,7 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout import NEWEST
 from tailorbird.features.schemas import keep
 from tailorbird.features.state import (
+    COMMITS,
     Alias,
     Position,
     Records,
@@ -39,7 +40,8 @@ from tailorbird.features.state import (
     schema_record,
     state_folder,
 )
-from tailorbird.store import Transaction
+from tailorbird.store import Store, Transaction
+from tailorbird.store.valkey import WRITE_TIMEOUT_S, open_copies
 from tailorbird.stream import EmbeddedReader, open_reader
 from tailorbird.stream.lock import FileLock
 
@@ -67,20 +69,21 @@ class FeatureWorker:
     Args:
         routed: the router's log; it need not be there yet.
         state: the folder of all states; this schema's is below it.
+        copies: the address of a Valkey to which the records are copied for readers elsewhere, "" for none.
     Raises:
         LockedError: another worker keeps this state.
     """
 
-    def __init__(self, routed: Path, state: Path, features: FeatureSet, *, clock: Clock) -> None:
+    def __init__(self, routed: Path, state: Path, features: FeatureSet, *, clock: Clock, copies: str = "") -> None:
         self.features = features
         self._routed = routed
         self._clock = clock
-        folder = state_folder(state, features)
+        self._folder = folder = state_folder(state, features)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "worker")
         try:
             keep(state, features)
-            self._store = open_state(state, features, create=True)
+            self._store = _store(state, features, copies)
         except BaseException:
             self._lock.release()
             raise
@@ -100,7 +103,7 @@ class FeatureWorker:
             StorageError: the state could not be written; nothing of the step is in it.
         """
         if not self.position.ready:
-            path = str(self._store.path)
+            path = str(self._folder)
             raise NotReadyError("the building of this state was cut short", where=path, fix="tailorbird run worker builds it anew")
         reader = self._open_reader()
         blocks = [] if reader is None else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
@@ -212,7 +215,7 @@ class FeatureWorker:
 
         def change(transaction: Transaction) -> list[Change]:
             if read_position(transaction).commit != before.commit:
-                raise StorageError("another process wrote this state", where=str(self._store.path), fix="run one worker a schema")
+                raise StorageError("another process wrote this state", where=str(self._folder), fix="run one worker a schema")
             changes = [apply(transaction, *pair, after.commit) for pair in zip(self._records, batches, strict=True)]
             transaction.put_many(_newer_aliases(transaction, aliases))
             transaction.put_many([after.encode(), commit_record(after, written_at)])
@@ -232,6 +235,19 @@ class FeatureWorker:
         readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, now), self.position.commit, sequences=False)
         transaction.put_many(records.published(keys, readings))
         return len(keys)
+
+
+def _store(state: Path, features: FeatureSet, copies: str) -> Store:
+    store = open_state(state, features, create=True)
+    if not copies:
+        return store
+    from tailorbird.store.published import PublishedStore
+
+    try:
+        return PublishedStore(store, open_copies(copies, features.schema_hash, timeout_s=WRITE_TIMEOUT_S), skip=(COMMITS,))
+    except BaseException:
+        store.close()
+        raise
 
 
 def run(routed: Path, state: Path, features: FeatureSet, *, clock: Clock, stop: threading.Event) -> None:

@@ -38,11 +38,12 @@ class Schemas:
 
     Args:
         state: the folder of all states.
+        copies: the address of a Valkey that holds them for servers elsewhere, "" to read the folder.
         declared: what to read with as long as there is no bundle and nothing was applied.
     """
 
-    def __init__(self, state: Path, declared: FeatureSet, *, retry_s: float = RETRY_S) -> None:
-        self._state, self._declared, self._retry_s = state, declared, retry_s
+    def __init__(self, state: Path, declared: FeatureSet, *, copies: str = "", retry_s: float = RETRY_S) -> None:
+        self._state, self._declared, self._copies, self._retry_s = state, declared, copies, retry_s
         self._open: dict[str, _Open] = {}
         self._wanted = {declared.schema_hash}  # kept open without anybody inside: what serves, and what is to serve next
         self._targets: dict[str, int] = {}
@@ -144,7 +145,7 @@ class Schemas:
         with self._lock:
             opened = self._open.get(features.schema_hash)
             if opened is None:
-                reader = StateReader(self._state, features, retry_s=self._retry_s)
+                reader = StateReader(self._state, features, copies=self._copies, retry_s=self._retry_s)
                 opened = self._open[features.schema_hash] = _Open(Reading.of(features, reader), reader)
             opened.uses += 1
             return opened

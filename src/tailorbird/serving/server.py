@@ -67,6 +67,7 @@ class ServeOptions:
         probe: load each bundle in a child process first.
         threads: how many answers are made at a time.
         header_deadline_s: how long a connection may take to bring a request's head.
+        copies: the address of a Valkey to read features from; "" reads the folder `state`.
         routes: more routes, given the service, such as a demo's shop page.
     """
 
@@ -90,6 +91,7 @@ class ServeOptions:
     threads: int = 2
     header_deadline_s: float = HEADER_DEADLINE_S
     routes: Callable[[Service], Sequence[BaseRoute]] | None = None
+    copies: str = ""
 
 
 def run(options: ServeOptions, clock: Clock | None = None) -> None:
@@ -104,7 +106,7 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
     listener = bind(options.host, options.port, asked=options.port_asked)
     with listener, first_free(options.stream, options.plan, clock) as door:
         metrics = Metrics()
-        schemas = Schemas(options.state, options.features)
+        schemas = Schemas(options.state, options.features, copies=options.copies)
         catalogue = Catalogue(options.routed)
 
         def load(folder: Path) -> Bundle:

@@ -32,10 +32,10 @@ class _Held:
 
 
 class StateReader:
-    """Reads features from the folder `state`. Safe to call from several threads."""
+    """Reads features from the folder `state`, or from its copies in a Valkey. Safe to call from several threads."""
 
-    def __init__(self, state: Path, features: FeatureSet, *, retry_s: float = RETRY_S) -> None:
-        self._state, self._features, self._retry_s = state, features, retry_s
+    def __init__(self, state: Path, features: FeatureSet, *, copies: str = "", retry_s: float = RETRY_S) -> None:
+        self._state, self._features, self._copies, self._retry_s = state, features, copies, retry_s
         self._file = state / features.schema_hash / "data.mdb"
         self._held: _Held | None = None
         self._look_at = 0.0
@@ -104,11 +104,13 @@ class StateReader:
             self._drop("the state was removed")
         if self._held is None and inode:
             try:
-                self._held = _Held(Reader(self._state, self._features), inode)
+                self._held = _Held(Reader(self._state, self._features, copies=self._copies), inode)
             except Exception as error:  # as above
                 self._problem = f"the state cannot be opened: {error}"
 
     def _inode(self) -> int:
+        if self._copies:
+            return 1
         try:
             return os.stat(self._file).st_ino
         except OSError:

@@ -10,7 +10,7 @@ import pytest
 
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
-from tailorbird.features import FeatureSet, load_features
+from tailorbird.features import FeatureSet, count, entity, load_features
 from tailorbird.features.transforms import clip, frequency, impute, log, standardise, target, transform
 from tailorbird.lake import LakeRole
 from tailorbird.ranking import Slot
@@ -151,6 +151,20 @@ def test_the_incumbent_is_judged_on_the_same_requests_and_not_replaced_by_its_eq
     assert not second.promoted
     assert "does not beat the incumbent" in " ".join(second.decision.reasons)
     assert Registry(shop.folder / "twice", clock=shop.clock).champion().name == first.version
+
+
+def test_an_incumbent_of_another_schema_is_judged_with_its_own_features(shop):
+    first = shop.train("evolving")
+    Registry(shop.folder / "evolving", clock=shop.clock).promote(first.version, by="test", why="an incumbent")
+    fewer = [one for one in shop.features.features if one.name not in ("item_ctr_7d", "device")]
+    changed = replace(shop, features=FeatureSet.from_declarations([*fewer, count("item_views_3d", entity("item"), "view", window="3d")]))
+    assert changed.features.schema_hash != shop.features.schema_hash
+    second = changed.train("evolving")
+    assert second.incumbent == first.version
+    own, judged = first.evaluation.figures["tailorbird"]["ndcg_10"], second.evaluation.figures[first.version]["ndcg_10"]
+    assert judged.value == pytest.approx(own.value, abs=2e-3), "on the same requests, the incumbent is as good as it was found to be"
+    again = changed.evaluate("evolving", HOME, first.version)
+    assert again.figures[first.version]["ndcg_10"].value == judged.value
 
 
 def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock
@@ -77,10 +78,20 @@ def _drawn(schemes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**mean, "candidates": sources_told({**schemes[-1], **mean})}
 
 
-def version_scorer(bundle: Bundle, series: IndexSeries, objective: Mapping[str, float]) -> Scorer:
-    """A bundle as a scorer, over the indexes of the time instead of its own, which may know what came later."""
+def version_scorer(
+    bundle: Bundle, series: IndexSeries, objective: Mapping[str, float], features: FeatureSet | None = None, events: pa.Table | None = None
+) -> Scorer:
+    """A bundle as a scorer, over the indexes of the time instead of its own, which may know what came later.
+
+    Args:
+        features: what the pieces to score were made by, where it may be another schema than the bundle's; the bundle is then given
+            values of its own, made of the same `events`.
+    """
+    own = bundle.features if features is not None and bundle.schema_hash != features.schema_hash else None
 
     def score(piece: Featured) -> tuple[Mapping[str, Floats], Floats]:
+        if own is not None and events is not None:
+            piece = next(featured(piece.part, own, events, rows_max=max(1, piece.part.rows)))
         scores = bundle.score_matrix(encoded(piece, bundle.encoder, series), objective=objective)
         return scores.heads, scores.value
 

@@ -116,13 +116,16 @@ class Material:
         return replace(drawn, labels={**drawn.labels, **further})
 
 
-def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted) -> Material:
+def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, *, beside: Sequence[FeatureSet] = ()) -> Material:
     """Read what training needs.
 
+    Args:
+        beside: other sets whose values are asked for too: those of an incumbent that reads another schema.
     Raises:
         NotReadyError: the lake holds no event yet, or none that rows could be made of.
     """
-    events = lake.events(needed_columns(features), ts_to=wanted.now).combine_chunks()
+    needed = list(dict.fromkeys(name for each in (features, *beside) for name in needed_columns(each)))
+    events = lake.events(needed, ts_to=wanted.now).combine_chunks()
     if not events.num_rows:
         raise NotReadyError("the lake holds no event yet", where=str(lake.path), fix="tailorbird import FORMAT PATH")
     people = Codes.of(events["person"])

@@ -74,7 +74,9 @@ def train(
     store = Registry(registry, clock=clock)
 
     watch.tell("read", 0, 1)
-    material = load_material(Lake(lake), features, slot, settings.wanted(now, heads))
+    champion, bundle, unjudged = _champion(store, features, slot)
+    beside = [bundle.features] if bundle is not None and bundle.features is not None else []
+    material = load_material(Lake(lake), features, slot, settings.wanted(now, heads), beside=beside)
     data = material.data
     split = _split(data, material, settings)
     watch.tell("read", 1, 1)
@@ -96,9 +98,8 @@ def train(
         heads=heads,
     )
     scorers: dict[str, Scorer] = {NAME: partial(fitted.score, series=series, objective=slot.objective)}
-    champion, bundle, unjudged = _champion(store, features, slot)
     if bundle is not None:
-        scorers[champion] = version_scorer(bundle, series, slot.objective)
+        scorers[champion] = version_scorer(bundle, series, slot.objective, features, material.events)
     before = split.validation_until
     evaluation = judge(
         material, features, parts.test, rolling, scorers, slot.objective, before=before, seed=settings.seed, progress=watch.tell
@@ -185,11 +186,13 @@ def _champion(store: Registry, features: FeatureSet, slot: Slot) -> tuple[str, B
     if path is None:
         return "", None, ""
     try:
-        bundle = Bundle.load(path, schema_hash=features.schema_hash)
-    except BundleError:
-        return path.name, None, "has another schema"
+        bundle = Bundle.load(path, schema_hash=None)
+    except BundleError as error:
+        return path.name, None, f"cannot be loaded: {error.message}"
     if not bundle.heads:
         return "", None, ""
+    if bundle.schema_hash != features.schema_hash and bundle.features is None:
+        return path.name, None, "has another schema, whose declarations it does not bring"
     why = foreign(bundle, slot)
     return path.name, None if why else bundle, why
 

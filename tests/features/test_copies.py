@@ -36,9 +36,8 @@ def events(kit, rng, count, at):
     made = []
     for n in range(count):
         if rng.random() < 0.2:
-            made.append(
-                kit.event("item", at + n, item_id=rng.choice(ITEMS), properties=json.dumps({"category": str(rng.choice(["a", "b"]))}))
-            )
+            profile = json.dumps({"category": str(rng.choice(["a", "b"]))})
+            made.append(kit.event("item", at + n, item_id=rng.choice(ITEMS), properties=profile))
         elif rng.random() < 0.05:
             made.append(kit.event("identify", at + n, user_id=rng.choice(PEOPLE), anonymous_id="a1"))
         else:

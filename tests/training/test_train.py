@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tailorbird.registry import Registry
 from tailorbird.router import Router
 from tailorbird.simulator import Site
 from tailorbird.stream.importer import import_files
+from tailorbird.training import fit, matrix
 from tailorbird.training.evaluate import evaluate
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
@@ -283,6 +285,35 @@ def test_declared_transforms_are_in_the_bundle_the_card_and_the_report(shop, dec
     assert f"| price | {told} |" in bundle.manifest.card
     assert "rate of click by" in declared.report.read_text()
     assert bundle.encoder.categorical_names == ("device", "category")
+
+
+class Seen(Exception):
+    """Ends a training as soon as its rows are known."""
+
+
+def matrices(shop, monkeypatch, rows_max):
+    """The training and the validation rows as trees are grown on them, with features made in pieces of at most so many rows."""
+
+    def seen(train, watch, columns, *_, **__):
+        raise Seen(train, watch, columns)
+
+    monkeypatch.setattr(fit, "fit_gbdt", seen)
+    monkeypatch.setattr(fit, "featured", partial(matrix.featured, rows_max=rows_max))
+    with pytest.raises(Seen) as caught:
+        transformed(shop).train("seen")
+    return caught.value.args
+
+
+def test_training_rows_get_encodings_of_their_time_and_later_ones_the_final_table(shop, monkeypatch):
+    train, watch, columns = matrices(shop, monkeypatch, 1_000_000)
+    in_time, later = (sample.matrix[:, columns.index("category_target_click")] for sample in (train, watch))
+    first = int(train.lengths[0])
+    assert np.isnan(in_time[:first]).all()  # nothing was known yet
+    assert not np.isnan(in_time[len(in_time) // 2 :]).any()
+    assert len(np.unique(in_time)) > 10 * len(np.unique(later))  # rates that move, and one for each category
+    assert not np.isnan(later).any()
+    pieces, _, _ = matrices(shop, monkeypatch, 2_000)
+    np.testing.assert_array_equal(pieces.matrix, train.matrix)
 
 
 def test_a_transformed_model_is_judged_as_it_will_serve(shop, declared):

@@ -23,7 +23,7 @@ from tailorbird.features.transforms import (
     vectors,
     vocabulary,
 )  # fmt: skip
-from tailorbird.ranking.encoders import COMPUTED
+from tailorbird.ranking.encoders import COMPUTED, fit_encoder
 from tailorbird.ranking.transforms import Quantile
 from tailorbird.registry import Columns
 from tailorbird.training.target import Labelled
@@ -144,6 +144,15 @@ def test_codes_are_contiguous_and_by_frequency():
     np.testing.assert_array_equal(codes, np.arange(2, 2 + len(codes)))
     assert (np.diff(counts) <= 0).all()
     assert (made == 1).any()
+
+
+@given(st.lists(st.integers(0, 6), max_size=60), st.lists(st.integers(0, 9), max_size=9))
+def test_codes_are_those_of_a_column_that_no_transform_names(keys, later):
+    column = np.array(keys, np.uint64)
+    (plain,) = fit_encoder(COLUMNS, column[:, None]).vocabularies
+    (output,) = fit_transforms([transform("x")], {"x": column}, nothing(len(column))).outputs
+    for values in (column, np.array(later, np.uint64)):
+        np.testing.assert_array_equal(output.apply(values), plain.encode(values))
 
 
 def test_vectors_are_passed_through_and_must_not_know_the_future():

@@ -271,6 +271,7 @@ def _plain(found: "Comparison", counted: dict[str, int] | None, measured: "Measu
         "bytes_before": _total(found, counted, "before"),
         "bytes_after": _total(found, counted, "after"),
         "proofs": [asdict(one) for one in found.proofs],
+        "attached": list(found.attached),
         "build": built,
         **retrain,
     }
@@ -308,6 +309,8 @@ def _tell(found: "Comparison", counted: dict[str, int] | None, measured: "Measur
         )
     if found.before == found.after:
         return
+    if found.attached:
+        out.print(f"Events routed so far do not carry {', '.join(found.attached)}: what counts by it counts from the change on.")
     if measured is not None:
         least_s, likely, most = measured.seconds
         told = f"The new state takes about {_seconds(likely)} to build ({_seconds(least_s)} to {_seconds(most)}): "

@@ -76,13 +76,19 @@ class Proof:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between two sets. `before` is "" where there was none."""
+    """What differs between two sets.
+
+    Attributes:
+        before: the schema hash, "" where there was none.
+        attached: attributes of users and items that events are to carry from the change on; those routed before do not.
+    """
 
     before: str
     after: str
     changes: tuple[Change, ...]
     records: tuple[RecordChange, ...]
     proofs: tuple[Proof, ...]
+    attached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,9 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
         Change(name, "removed", _about(one), short_place(one.place), one.description) for name, one in old.items() if name not in new
     ]
     proofs = tuple(proof for feature in after.features if (proof := _proof(feature)) is not None)
-    return Comparison("" if before is None else before.schema_hash, after.schema_hash, tuple(changes), _records(before, after), proofs)
+    attached = set() if before is None else _attached(after.features) - _attached(before.features)
+    was = "" if before is None else before.schema_hash
+    return Comparison(was, after.schema_hash, tuple(changes), _records(before, after), proofs, tuple(sorted(attached)))
 
 
 def entities(state: Path, features: FeatureSet) -> dict[str, int] | None:
@@ -181,6 +189,19 @@ def _records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange
         (was_state, was_reading), (state, reading) = old.get(name, (0, 0)), new.get(name, (0, 0))
         found.append(RecordChange(name, was_state, state, was_reading, reading))
     return tuple(found)
+
+
+def _attached(value: object) -> set[str]:
+    """The attributes that declarations take from events: of their entities and expressions. Profiles are kept whole."""
+    if isinstance(value, Entity):
+        return {name for name in value.fields if name.startswith(("item.", "user."))}
+    if isinstance(value, Expression):
+        return {name for name, _ in value.names if name.startswith(("item.", "user."))}
+    if isinstance(value, tuple):
+        return set().union(*map(_attached, value))
+    if dataclasses.is_dataclass(value):
+        return set().union(*(_attached(getattr(value, one.name)) for one in dataclasses.fields(value)))
+    return set()
 
 
 def _about(feature: Feature) -> str:

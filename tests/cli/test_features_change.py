@@ -1,0 +1,213 @@
+"""`features plan|apply|prune|backfill`: what each prints and does, on a small project with a few hundred answers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from tests.cli.kit import must, must_json, refused, tailorbird
+from tests.faults.roles import make_project
+from tests.faults.test_evolution import change, item_events, promote, some_events
+
+from tailorbird.cli.inprocess import InProcess
+from tailorbird.cli.roles import Roles
+from tailorbird.config import open_project
+from tailorbird.events import SystemClock
+from tailorbird.features.schemas import read_applied, state_folders
+from tailorbird.features.state import open_state, read_position
+from tailorbird.lake import Lake
+from tailorbird.serving.door import Door
+from tailorbird.serving.messages import RecommendQuery
+from tailorbird.stream import open_reader
+
+CLOCK = SystemClock()
+ASKED = 60
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A project with answers in its lake; tests take copies."""
+    project = make_project(tmp_path_factory.mktemp("change") / "shop")
+    promote(project, project.features, "old")
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+        door.submit(json.dumps(item_events()).encode())
+        roles.step()
+        parts = InProcess(project, CLOCK, door=door, seed=1)
+        for number in range(ASKED):
+            door.submit(json.dumps(some_events(number)).encode())
+            answer = parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"u{number % 7}"))
+            assert answer.degraded == []
+            roles.step()
+        parts.close()
+        door.close()
+        roles.drain()
+    return project.root
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "shop", ignore=shutil.ignore_patterns("*.lock"))
+    return tmp_path / "shop"
+
+
+def plan(project: Path, status: int) -> dict:
+    done = tailorbird("-C", project, "features", "plan", "--json")
+    assert done.returncode == status, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_plan_without_a_change_says_so_with_status_0(project):
+    told = plan(project, 0)
+    assert told["schema"] == told["applied"] == open_project(project).features.schema_hash
+    assert (told["changes"], told["build"], told["retrain"]) == ([], None, False)
+    assert told["bytes_before"] == told["bytes_after"] > 0
+    done = tailorbird("-C", project, "features", "plan")
+    assert (done.returncode, "Nothing to do" in done.stdout) == (0, True)
+
+
+def test_a_plan_says_what_changes_and_what_it_takes(project):
+    changed = change(open_project(project))
+    told = plan(project, 2)
+    assert told["schema"] == changed.features.schema_hash
+    changes = {one["name"]: one for one in told["changes"]}
+    assert {name: one["change"] for name, one in changes.items()} == {
+        "brand_views": "added", "user_dear": "added", "item_clicks_1d": "changed", "device": "removed",
+    }  # fmt: skip
+    assert changes["item_clicks_1d"]["what"] == "window: 1d by 2h → 2d by 4h"
+    lines = (project / "features.py").read_text().splitlines()
+    place = changes["brand_views"]["place"]
+    assert place.startswith("features.py:")
+    assert lines[int(place.partition(":")[2]) - 1].startswith("brand_views =")
+    records = {one["entity"]: one for one in told["records"]}
+    layouts = {one.entity.name: one for one in changed.features.layout.entities}
+    assert records["user"]["state_after"] == layouts["user"].state_bytes > records["user"]["state_before"]
+    assert records["item"]["entities"] == 40
+    assert (records["item.brand"]["state_before"], records["item.brand"]["entities"], records["item.brand"]["sampled"]) == (0, None, 0)
+    assert told["attached"] == ["item.brand", "item.stock"], "which no event carries yet; item.price they do"
+    count = {name: one["entities"] or 0 for name, one in records.items()}
+    assert told["bytes_after"] == sum(count[name] * (one["state_after"] + one["reading_after"]) for name, one in records.items())
+    assert told["build"]["rows"] == Lake(project / "data" / "lake").count("events")
+    assert 0 < told["build"]["seconds_least"] <= told["build"]["seconds"] <= told["build"]["seconds_most"]
+    assert (told["champion"], told["retrain"]) == ("v0001", True)
+    proofs = {one["name"]: one for one in told["proofs"]}
+    assert proofs["user_spend_28d"]["units_max"] * proofs["user_spend_28d"]["events"] < 1 << 63
+    assert proofs["user_spend_28d"]["events"] >= 1 << 30
+    done = tailorbird("-C", project, "features", "plan", "--no-measure")
+    for text in ("brand_views", "No sum overflows", "features apply", "train"):
+        assert text in done.stdout
+    assert read_applied(project / "data" / "state").schema == told["applied"], "a plan changes nothing"
+
+
+def test_a_plan_of_a_broken_file_names_the_line(project):
+    with open(project / "features.py", "a") as file:
+        file.write('count("x", item, "klick", window="7d")\n')
+    refused(tailorbird("-C", project, "features", "plan"), "features.py:", "'klick' is no event type", status=2)
+
+
+def position(project: Path):
+    opened = open_project(project, applied=True)
+    store = open_state(opened.paths.state, opened.features)
+    with store.snapshot() as snapshot:
+        found = read_position(snapshot)
+    store.close()
+    return found
+
+
+def test_a_change_is_applied_without_up_resumed_gone_back_from_and_tidied_up(project):
+    state, old = project / "data" / "state", open_project(project).features.schema_hash
+    new = change(open_project(project)).features.schema_hash
+    refused(tailorbird("-C", project, "features", "apply"), "nobody can be asked", "--yes", status=2)
+    assert read_applied(state).schema == old
+    killed = tailorbird("-C", project, "features", "apply", "--yes", env={"TAILORBIRD_FAULTS": "worker.before_commit=kill@1"})
+    assert killed.returncode == -9
+    told = must_json("-C", project, "features", "apply", "--yes")
+    assert (told["schema"], told["ready"]) == (new, True)
+    with open_reader(project / "data" / "stream" / "routed.db") as log:
+        assert position(project).p == log.end() - 1
+    assert must_json("-C", project, "features", "apply")["changed"] is False, "nothing to ask about"
+    assert must_json("-C", project, "features", "prune")["removed"] == {}, "the champion reads the old one"
+    assert must_json("-C", project, "features", "verify")["unequal"] == 0, "answers of the old schema too"
+    said = must("-C", project, "features", "apply", "--back", "--yes")
+    assert "features.py still declares another schema" in said
+    assert read_applied(state).schema == old
+    removed = must_json("-C", project, "features", "prune")
+    assert (list(removed["removed"]), removed["kept"]) == ([new], [old])
+    assert state_folders(state) == [old]
+    refused(tailorbird("-C", project, "features", "apply", "--back", "--yes"), "no earlier schema", status=1)
+
+
+def test_train_takes_features_py_where_nothing_runs(project):
+    changed = change(open_project(project))
+    tailorbird("-C", project, "train", "--quick")  # too few answers to learn from; what counts is what it would have learned from
+    assert read_applied(project / "data" / "state").schema == changed.features.schema_hash
+
+
+def rows(folder: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(file) for file in sorted(folder.glob("rows-*.parquet"))])
+
+
+def test_a_backfill_of_logged_answers_is_what_was_logged(project, tmp_path):
+    features = open_project(project).features
+    told = must_json("-C", project, "features", "backfill", "--out", tmp_path / "out")
+    found = rows(tmp_path / "out")
+    logged = Lake(project / "data" / "lake").table("answers").sort_by([("ts", "ascending"), ("request_id", "ascending")])
+    assert (told["requests"], told["rows"], found.num_rows) == (ASKED, found.num_rows, len(pc.list_flatten(logged["items"])))
+    assert found["item_id"].to_pylist() == pc.list_flatten(logged["items"]).to_pylist()
+    read = pc.list_flatten(logged["numeric"]).to_numpy().astype(np.float32).reshape(-1, len(features.numeric))
+    for place, name in enumerate(features.numeric):
+        assert np.array_equal(found[name].to_numpy(), read[:, place], equal_nan=True), name
+    sequences = pq.read_table(tmp_path / "out" / "requests-00000.parquet")
+    assert len(sequences["user_recent.ts"][-1]) > 3
+
+
+def test_one_feature_more_is_computed_alone_and_spans_are_kept_to(project, tmp_path):
+    out = tmp_path / "out"
+    told = must_json("-C", project, "features", "backfill", "--out", out, "--only", "item_clicks_7d", "--only", "price")
+    assert told["columns"] == ["item_clicks_7d", "price"]
+    [first] = (out / "columns").glob("*/rows-00000.parquet")
+    stamp = first.stat().st_mtime_ns
+    told = must_json("-C", project, "features", "backfill", "--out", out, "--only", "user_clicks_7d")
+    assert set(told["columns"]) == {"item_clicks_7d", "price", "user_clicks_7d"}
+    assert first.stat().st_mtime_ns == stamp
+    groups = [pq.read_schema(file).names for file in (out / "columns").glob("*/rows-00000.parquet")]
+    assert sorted(groups) == [["item_clicks_7d", "price"], ["user_clicks_7d"]]
+    refused(
+        tailorbird("-C", project, "features", "backfill", "--out", out, "--from", "2100-01-01"),
+        "no answer was logged in that time",
+        status=1,
+    )
+
+
+def test_a_backfill_of_a_file_of_requests(project, tmp_path):
+    events = Lake(project / "data" / "lake").events(["type", "person", "item_id", "ts"])
+    clicks = events.filter(pc.equal(events["type"], "click")).sort_by("ts")
+    pq.write_table(pa.table({"person": clicks["person"], "item": clicks["item_id"], "ts": clicks["ts"]}), tmp_path / "asked.parquet")
+    must(
+        "-C",
+        project,
+        "features",
+        "backfill",
+        "--requests",
+        tmp_path / "asked.parquet",
+        "--out",
+        tmp_path / "out",
+        "--only",
+        "user_clicks_7d",
+    )
+    found = rows(tmp_path / "out")
+    assert found["person"].to_pylist() == clicks["person"].to_pylist()
+    moments = clicks["ts"].cast(pa.int64()).to_numpy()
+    people = np.array(clicks["person"].to_pylist())
+    before = [int(np.sum((people == who) & (moments < t))) for who, t in zip(people, moments, strict=True)]
+    assert found["user_clicks_7d"].to_pylist() == before
+    pq.write_table(pa.table({"who": ["u1"]}), tmp_path / "wrong.parquet")
+    wrong = tailorbird("-C", project, "features", "backfill", "--requests", tmp_path / "wrong.parquet", "--out", tmp_path / "out")
+    refused(wrong, "expected columns person, item and ts, found who", status=2)
+    near = tailorbird("-C", project, "features", "backfill", "--out", tmp_path / "out", "--only", "user_clicks")
+    refused(near, "features.py declares no feature 'user_clicks'", "did you mean", status=2)
+    small = tailorbird("-C", project, "features", "backfill", "--out", tmp_path / "out", "--memory", "lots")
+    refused(small, "expected a size such as 2GB", status=2)

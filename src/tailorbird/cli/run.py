@@ -106,8 +106,9 @@ def worker(*, schema: str = "") -> None:
         project, features = settled.project, settled.project.features
         if settled.said:
             log.warning("%s", settled.said)
-    paths, copies = project.paths, project.settings.store.url
-    with FeatureWorker(paths.routed, paths.state, features, clock=SystemClock(), copies=copies) as worker:
+    paths, settings = project.paths, project.settings
+    entities_max, copies = settings.features.entities_max, settings.store.url
+    with FeatureWorker(paths.routed, paths.state, features, clock=SystemClock(), copies=copies, entities_max=entities_max) as worker:
         from_lake = worker.needs_history()
         if from_lake:
             from tailorbird.features.bootstrap import build_from_lake

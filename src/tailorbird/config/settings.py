@@ -51,6 +51,15 @@ class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     url: Annotated[str, Meta(description="a Valkey or Redis to copy features to and read them from; empty: this machine's files")] = ""
 
 
+class FeaturesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    entities_max: Annotated[
+        int,
+        Meta(
+            ge=1_000, description="past so many users, items or crosses, those of the kind that are idle longest are dropped, and counted"
+        ),
+    ] = 20_000_000
+
+
 class LakeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     commit_every: Annotated[str, Meta(description="how often the lake commits what has come in")] = "2s"
     commit_rows: Annotated[int, Meta(ge=1_000, description="rows that make it commit sooner")] = 500_000
@@ -67,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     events: EventsSection = EventsSection()
     serve: ServeSection = ServeSection()
     store: StoreSection = StoreSection()
+    features: FeaturesSection = FeaturesSection()
     lake: LakeSection = LakeSection()
     train: TrainSection = TrainSection()
 

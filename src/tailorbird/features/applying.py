@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.accumulators import Additions, Part
-from tailorbird.features.columns import Frame, Keys
+from tailorbird.features.accumulators import Additions, Part, Readable
+from tailorbird.features.columns import Extract, Frame, Keys
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE
 from tailorbird.features.state import Records
 from tailorbird.features.tiles import NEVER, Filled
@@ -70,6 +70,9 @@ def additions(records: Records, frame: Frame) -> Batch:
     keys, places = np.unique(np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True)
     newest = np.zeros(len(keys), np.int64)
     ordered: dict[int, tuple[Rows, Additions]] = {}
+    for one, batch in taken:
+        if isinstance(one, Readable) and isinstance(batch, Extract) and len(batch):
+            batch.frame.ids(batch.rows)  # they keep ids: hashed for the batch, not for each piece of it
     start = 0
     for name, batch in distinct.items():
         rows = places[start : start + len(batch.key)]

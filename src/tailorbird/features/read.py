@@ -19,6 +19,7 @@ from tailorbird.events.keys import hash64, hash64s
 from tailorbird.features import finish
 from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.idle import read_swept
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, SEQUENCE_READING, VALID_FROM, Spot, Step
 from tailorbird.features.plain import asked_text, weekday
 from tailorbird.features.request import ReadRequest, Rows, Sequence
@@ -114,7 +115,7 @@ class _Moment:
         self._place: list[npt.NDArray[np.intp] | None] = [None] * count  # row → place among them; None: as they are
         self._known: list[Bools] = [np.ones(1, np.bool_)] * count
         self.rows = len(items)
-        self.t: Int64s = np.zeros(1, np.int64)
+        self.t: Int64s = np.full(1, read_swept(snapshot), np.int64)
 
     def rows_read(self, position: Position, alias_ts: int) -> Rows:
         layout = self._features.layout
@@ -143,7 +144,7 @@ class _Moment:
         )
 
     def _time(self, alias_ts: int) -> int:
-        """The clock, or just after the newest of what was read so far."""
+        """The clock, or just after the newest of what was read so far; never before what has expired."""
         newest = max((int(readings[:, NEWEST].max(initial=0)) for readings in self._readings), default=0)
         t = max(self._request.now, 1 + newest, 1 + alias_ts, int(self.t[0]))
         self.t = np.full(1, t, np.int64)

@@ -4,6 +4,8 @@
     m                        position: commit, p, offset, newest ts, applied rows, ready
     c  commit u64            p, written_at: what each commit stands for; answers log the commit that they read
     a  key u64               alias: ts, p, user id of the newest identify of an anonymous id
+    n  entity u16            tally: how many entities of a kind, and their bytes (`features.idle`)
+    e                        up to when idle entities have expired
     s  entity u16  key u64   state record        (big-endian keys, so that a batch is written in the order of the tree;
     r  entity u16  key u64   reading record       lanes of 64 bits are little-endian, those of states packed)
 

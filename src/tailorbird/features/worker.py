@@ -5,6 +5,7 @@ commit stands for. So a kill at any point leaves all of a step or none of it, an
 same bits. How a batch is applied is in `features.applying`; who reads the state, in `features.read`.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +24,7 @@ from tailorbird.events.schema import ROUTED, micros
 from tailorbird.features.applying import Change, Hot, additions, apply
 from tailorbird.features.columns import Frame, Keys
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, Swept, read_tally
 from tailorbird.features.layout import NEWEST
 from tailorbird.features.schemas import keep
 from tailorbird.features.state import (
@@ -47,6 +49,8 @@ from tailorbird.stream.lock import FileLock
 
 Int64s = npt.NDArray[np.int64]
 
+log = logging.getLogger(__name__)
+
 ROWS_MAX = 20_000
 ROW_BYTES = 300  # about what an event takes in a block: how much of the log a step reads
 POLL_S = 0.003
@@ -70,11 +74,14 @@ class FeatureWorker:
         routed: the router's log; it need not be there yet.
         state: the folder of all states; this schema's is below it.
         copies: the address of a Valkey to which the records are copied for readers elsewhere, "" for none.
+        entities_max: past so many of a kind, those idle longest are dropped; see `features.idle`.
     Raises:
         LockedError: another worker keeps this state.
     """
 
-    def __init__(self, routed: Path, state: Path, features: FeatureSet, *, clock: Clock, copies: str = "") -> None:
+    def __init__(
+        self, routed: Path, state: Path, features: FeatureSet, *, clock: Clock, copies: str = "", entities_max: int = ENTITIES_MAX
+    ) -> None:
         self.features = features
         self._routed = routed
         self._clock = clock
@@ -88,6 +95,7 @@ class FeatureWorker:
             self._lock.release()
             raise
         self._records = all_records(features.layout)
+        self._sweep = Sweep(self._records, entities_max)
         self._hot = [Hot.none() for _ in self._records]
         self._reader: EmbeddedReader | None = None
         with self._store.snapshot() as snapshot:
@@ -168,6 +176,29 @@ class FeatureWorker:
                 self._hot[index] = rest
         return count
 
+    def sweep(self) -> Swept:
+        """Look at some more entities, and let those go that are idle for too long or past the cap. No other value changes."""
+        if not self.position.ready:
+            return Swept()
+        with self._store.snapshot() as snapshot:
+            index, look = self._sweep.look(snapshot)
+            tally = read_tally(snapshot, self._records[index].layout)
+        until = max(0, min(self._clock.now(), self.position.newest) - SLACK)
+        expired, dropped = self._sweep.idle(index, look, until, tally.entities)
+        if expired.any() or dropped.any():
+
+            def change(transaction: Transaction) -> None:
+                self._sweep.apply(transaction, index, look, expired, dropped, until, self.position.commit)
+                faults.at("worker.before_swept")
+
+            self._store.write(change)
+            faults.at("worker.after_swept")
+        report = Swept(len(look.keys), int(expired.sum()), int(dropped.sum()))
+        if report.dropped:
+            name = self._records[index].layout.entity.name
+            log.warning("dropped %d of %d entities of %s, idle longest: there are too many", report.dropped, tally.entities, name)
+        return report
+
     def run(self, stop: threading.Event) -> None:
         """Step while there is something, else look again every few milliseconds, until `stop` is set."""
         refresh_at = time.monotonic() + REFRESH_S
@@ -179,6 +210,7 @@ class FeatureWorker:
             stop.wait(POLL_S)
             if time.monotonic() >= refresh_at:
                 self.refresh()
+                self.sweep()
                 refresh_at = time.monotonic() + REFRESH_S
 
     def close(self) -> None:
@@ -217,6 +249,10 @@ class FeatureWorker:
             if read_position(transaction).commit != before.commit:
                 raise StorageError("another process wrote this state", where=str(self._folder), fix="run one worker a schema")
             changes = [apply(transaction, *pair, after.commit) for pair in zip(self._records, batches, strict=True)]
+            for records, changed in zip(self._records, changes, strict=True):
+                if changed.new or changed.bytes:
+                    tally = read_tally(transaction, records.layout).after(changed.new, changed.bytes)
+                    transaction.put_many([tally.encode(records.layout)])
             transaction.put_many(_newer_aliases(transaction, aliases))
             transaction.put_many([after.encode(), commit_record(after, written_at)])
             transaction.delete_many(outlived_commits(after))
@@ -250,9 +286,9 @@ def _store(state: Path, features: FeatureSet, copies: str) -> Store:
         raise
 
 
-def run(routed: Path, state: Path, features: FeatureSet, *, clock: Clock, stop: threading.Event) -> None:
+def run(routed: Path, state: Path, features: FeatureSet, *, clock: Clock, stop: threading.Event, entities_max: int = ENTITIES_MAX) -> None:
     """The role: a worker that runs until `stop` is set; the step under way is finished first."""
-    with FeatureWorker(routed, state, features, clock=clock) as worker:
+    with FeatureWorker(routed, state, features, clock=clock, entities_max=entities_max) as worker:
         worker.run(stop)
 
 

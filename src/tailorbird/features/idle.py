@@ -1,0 +1,200 @@
+"""Entities that nobody has heard of for long: they expire without a change of any value, and a cap drops the idle longest.
+
+    newest ts ────── reach: the longest that any of its features looks back ──────► from here on all of it reads as empty
+
+Expiry: an idle entity's record goes, but for what is for good: profile, first time, first value. A state tells up to when it
+was swept, and requests are read at no earlier time, so each value is what it was, and what the lake says.
+
+The cap is for floods of ids: past `entities_max` of a kind the entities idle longest are dropped whole, profile included, and
+read as if there had never been any. The lake knows better, so a drop is counted and leaves its mark in the kind's tally: values
+of entities last heard of up to `dropped_newest` may differ from those that are computed from the lake.
+"""
+
+import struct
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events.clock import DAY, MINUTE
+from tailorbird.features.columns import Keys
+from tailorbird.features.declare import HORIZON
+from tailorbird.features.layout import NEWEST, PROFILE_HEADER, EntityLayout, Layout
+from tailorbird.features.state import Held, Records
+from tailorbird.store import Snapshot, Transaction
+
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+SLACK = DAY  # a reader whose clock is behind by less does not notice
+ENTITIES_MAX = 20_000_000
+LOOK_RECORDS = 1_000  # a step of the sweep, while no kind is past its cap
+LOOK_RECORDS_MAX = 20_000
+
+_TALLY = struct.Struct("<5q")
+_SWEPT_KEY = b"e"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How much there is of one kind of entity.
+
+    Attributes:
+        entities: that have records.
+        state_bytes: of their state records; a reading record has a fixed width.
+        expired: how many were let go because nothing of them could be read any more.
+        dropped: how many were let go to stay within the cap.
+        dropped_newest: the newest ts of any that was dropped.
+    """
+
+    entities: int = 0
+    state_bytes: int = 0
+    expired: int = 0
+    dropped: int = 0
+    dropped_newest: int = 0
+
+    def encode(self, layout: EntityLayout) -> tuple[bytes, bytes]:
+        return _tally_key(layout), _TALLY.pack(self.entities, self.state_bytes, self.expired, self.dropped, self.dropped_newest)
+
+    def after(self, new: int, grown: int) -> "Tally":
+        return replace(self, entities=self.entities + new, state_bytes=self.state_bytes + grown)
+
+
+def read_tally(snapshot: Snapshot, layout: EntityLayout) -> Tally:
+    found = snapshot.get(_tally_key(layout))
+    return Tally() if found is None else Tally(*_TALLY.unpack(found))
+
+
+def tallies(snapshot: Snapshot, layout: Layout) -> dict[str, Tally]:
+    """By name of the entity."""
+    return {one.entity.name: read_tally(snapshot, one) for one in layout.entities}
+
+
+def read_swept(snapshot: Snapshot) -> int:
+    """Up to when idle entities have expired: no request is read at an earlier time."""
+    found = snapshot.get(_SWEPT_KEY)
+    return 0 if found is None else int.from_bytes(found, "little")
+
+
+def reach(layout: EntityLayout) -> int:
+    """How long after its newest event an entity may still have a value that is not for good."""
+    tiles = [(one.tiles + 1) * one.hop for one in (*layout.rings, *layout.sketches)]
+    return max([0, *tiles, *([HORIZON] if layout.lasts or layout.sequences else [])])
+
+
+def lasting_lanes(layout: EntityLayout) -> Bools:
+    """The lanes that stay when an entity expires; shape (state lanes,)."""
+    lasting = np.zeros(layout.state_lanes, np.bool_)
+    spans = [(one.lane, 1) for one in layout.firsts] + [(one.lane, 3) for one in layout.first_values]
+    if layout.profile is not None:
+        spans.append((layout.profile.lane, PROFILE_HEADER + len(layout.profile.attributes)))
+    for lane, lanes in spans:
+        lasting[lane : lane + lanes] = True
+    return lasting
+
+
+@dataclass(frozen=True)
+class Look:
+    """Some records of a kind, as they were found; `end` is whether the kind has none behind them."""
+
+    keys: Keys
+    held: Held
+    end: bool
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a step of the sweep did."""
+
+    looked: int = 0
+    expired: int = 0
+    dropped: int = 0
+
+
+class Sweep:
+    """Goes round all entities of all kinds, some at a time. Where it is, is nothing to keep: it may begin anywhere."""
+
+    def __init__(self, records: list[Records], entities_max: int) -> None:
+        self._records = records
+        self._entities_max = entities_max
+        self._kinds = [_Kind(one) for one in records]
+        self._at, self._after = 0, b""
+
+    def look(self, snapshot: Snapshot) -> tuple[int, Look]:
+        """The kind whose turn it is, and its next records."""
+        index, records = self._at, self._records[self._at]
+        layout = records.layout
+        prefix = b"s" + layout.index.to_bytes(2, "big")
+        excess = any(read_tally(snapshot, one.layout).entities > self._entities_max for one in self._records)
+        count = LOOK_RECORDS_MAX if excess else LOOK_RECORDS
+        found = list(islice(snapshot.scan(prefix, after=self._after), count))
+        keys = np.array([int.from_bytes(key[3:], "big") for key, _ in found], np.uint64)
+        held = records.unpacked(b"".join(value for _, value in found), np.array([len(value) for _, value in found], np.int64))
+        end = len(found) < count
+        self._at, self._after = ((index + 1) % len(self._records), b"") if end else (index, found[-1][0])
+        return index, Look(keys, held, end)
+
+    def idle(self, index: int, look: Look, until: int, entities: int) -> tuple[Bools, Bools]:
+        """Of the records looked at, which have expired by `until`, and which are to be dropped for the cap."""
+        kind, states = self._kinds[index], look.held.states
+        newest = states[:, NEWEST]
+        dropped = newest < kind.drop_before
+        nothing_lasts = ~(states[:, kind.lasting] != 0).any(axis=1)
+        expired = (newest + kind.reach < until) & ~dropped & (nothing_lasts | (states[:, kind.fleeting] != 0).any(axis=1))
+        stay = ~dropped & ~(expired & nothing_lasts)
+        kind.ages.update((newest[stay] // MINUTE).tolist())
+        if look.end:
+            kind.drop_before = _oldest(kind.ages, entities - int(np.count_nonzero(~stay)) - self._entities_max)
+            kind.ages = Counter()
+        return expired, dropped
+
+    def apply(self, transaction: Transaction, index: int, look: Look, expired: Bools, dropped: Bools, until: int, commit: int) -> Tally:
+        """Let them go, in the worker's transaction; the kind's tally with that."""
+        kind, records = self._kinds[index], self._records[index]
+        rows = np.flatnonzero(expired)
+        states = np.where(kind.lasting, look.held.states[rows], 0)
+        stays = states.any(axis=1)
+        states[:, NEWEST] = look.held.states[rows, NEWEST]
+        gone = np.concatenate([look.keys[rows[~stays]], look.keys[dropped]])
+        transaction.delete_many(records.keys(b"s", gone) + records.keys(b"r", gone))
+        keys, states = look.keys[rows[stays]], states[stays]
+        packed = records.packed(states)
+        transaction.put_many(zip(records.keys(b"s", keys), packed, strict=True))
+        readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, until), commit, sequences=False)
+        transaction.put_many(records.published(keys, readings))
+        tally = read_tally(transaction, records.layout)
+        grown = sum(map(len, packed)) - int(look.held.sizes[expired | dropped].sum())
+        tally = replace(tally.after(-len(gone), grown), expired=tally.expired + len(rows), dropped=tally.dropped + int(dropped.sum()))
+        newest = int(look.held.states[dropped, NEWEST].max(initial=tally.dropped_newest))
+        tally = replace(tally, dropped_newest=newest)
+        transaction.put_many([tally.encode(records.layout), (_SWEPT_KEY, max(until, read_swept(transaction)).to_bytes(8, "little"))])
+        return tally
+
+
+class _Kind:
+    """What the sweep knows of one kind of entity."""
+
+    def __init__(self, records: Records) -> None:
+        self.reach = reach(records.layout)
+        self.lasting = lasting_lanes(records.layout)
+        self.fleeting = ~self.lasting
+        self.fleeting[NEWEST] = False  # stays beside what is for good
+        self.ages: Counter[int] = Counter()  # how many were last heard of in each minute, on this way round
+        self.drop_before = 0
+
+
+def _oldest(ages: Counter[int], excess: int) -> int:
+    """The time before which at least `excess` entities were last heard of; 0 if there is no excess."""
+    before = 0
+    for minute in sorted(ages) if excess > 0 else ():
+        if excess <= 0:
+            break
+        excess -= ages[minute]
+        before = (minute + 1) * MINUTE
+    return before
+
+
+def _tally_key(layout: EntityLayout) -> bytes:
+    return b"n" + layout.index.to_bytes(2, "big")

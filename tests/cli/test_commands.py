@@ -131,6 +131,10 @@ def test_a_reader_that_stops_early_is_no_error(shop: Path) -> None:
 
 def test_features_list_and_show(shop: Path) -> None:
     names = [feature["name"] for feature in must_json("-C", shop, "features", "list")["features"]]
+    held = {kind["entity"]: kind for kind in must_json("-C", shop, "features", "list", "--bytes")["kinds"]}
+    assert held["user"]["entities"] > 0
+    assert 0 < held["user"]["state_bytes_each"] < 2_000
+    assert (held["user"]["expired"], held["user"]["dropped"]) == (0, 0)
     assert {"item_clicks_7d", "user_recent", "price_to_habit"} <= set(names)
     someone = must_json(
         "-C", shop, "sql", "SELECT user_id AS u FROM events WHERE type = 'click' AND user_id IS NOT NULL ORDER BY ts DESC LIMIT 1"

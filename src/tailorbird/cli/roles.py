@@ -60,7 +60,9 @@ class Roles:
         for schema in self.workers.keys() - schemas.keys():
             self.workers.pop(schema).close()
         for schema in schemas.keys() - self.workers.keys():
-            worker = self.workers[schema] = FeatureWorker(paths.routed, paths.state, schemas[schema], clock=self._clock)
+            entities_max = self._project.settings.features.entities_max
+            worker = FeatureWorker(paths.routed, paths.state, schemas[schema], clock=self._clock, entities_max=entities_max)
+            self.workers[schema] = worker
             if worker.needs_history():  # it is new, and the log was pruned
                 build_from_lake(worker, Lake(paths.lake), threading.Event())
 

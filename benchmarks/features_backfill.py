@@ -19,6 +19,7 @@ from importlib.metadata import version
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.forty import TYPES
 from tailorbird.events.clock import DAY, HOUR
 from tailorbird.events.schema import TIME
 from tailorbird.features import FeatureSet, entity, total
@@ -87,47 +88,73 @@ def ours(work: Workload) -> np.ndarray:
     seconds.append(time.perf_counter() - began)
     return sums
 
+def mixed(work: Workload) -> tuple[pa.Table, Requests]:
+    """The events and requests of the set of forty: the same people and times, each event about one of the items."""
+    rng = np.random.default_rng(20261126)
+    n, m = len(work.ts), len(work.t)
+    items = max(1, len(work.names()) // 20)
+    item_names = pa.array([f"i{item}" for item in range(items)])
+    # A few items have most of the events, as everywhere.
+    chosen = (items * rng.random(n) ** 3).astype(np.int64)
+    profiles = pa.array([json.dumps({"category": f"c{item % 50}", "brand": f"b{item % 300}", "price": item % 90}) for item in range(items)])
+    type_of = rng.choice(len(TYPES), n, p=[0.55, 0.2, 0.2, 0.05])
+    person = work.names().take(pa.array(work.user))
+    bought = type_of == TYPES.index("purchase")
+    events = {
+        "p": pa.array(np.arange(1, n + 1)),
+        "event_id": pa.array(np.char.add("e", np.arange(n).astype(str))),
+        "type": pa.array(TYPES).take(pa.array(type_of)),
+        "ts": pa.array(work.ts, TIME),
+        "user_id": person,
+        "anonymous_id": pa.nulls(n, pa.string()),
+        "person": person,
+        "session_id": _sessions(work.user, work.ts),
+        "item_id": item_names.take(pa.array(chosen)),
+        "items": pa.nulls(n, pa.list_(pa.string())),
+        "counts": pa.array(np.ones(n, np.bool_)),
+        "price": pa.array(work.cents / 100, mask=~bought),
+        "country": pa.array(["NO", "SE", "DK"]).take(pa.array(work.user % 3)),
+        "item_profile": profiles.take(pa.array(chosen)),
+        "properties": pa.nulls(n, pa.string()),
+    }
+    described = _described(items, item_names, profiles, work.names())
+    table = pa.concat_tables([pa.table({name: described[name].cast(column.type) for name, column in events.items()}), pa.table(events)])
+    asked = (items * rng.random(m) ** 3).astype(np.int64)
+    who = work.names().take(pa.array(work.asked))
+    country = pa.array(["NO", "SE", "DK"]).take(pa.array(work.asked % 3))
+    # Position = order of time, so that what was known is what had happened.
+    p = np.searchsorted(work.ts, work.t)
+    return table, Requests(work.t, p, who, np.arange(m), item_names.take(pa.array(asked)), session_id=_sessions(work.asked, work.t), country=country)
 
-def duckdb_join(work: Workload) -> np.ndarray:
-    """A plain join over the longest window, with one filtered sum for each window."""
-    sums = ", ".join(
-        f"coalesce(sum(e.cents) FILTER (e.ts >= q.t // {size // TILES} * {size // TILES} - {size}), 0) AS w{index}"
-        for index, size in enumerate(WINDOWS.values())
-    )
-    longest = max(WINDOWS.values())
-    return _duckdb(
-        work,
-        f"SELECT {sums} FROM q LEFT JOIN e ON e.user = q.user AND e.ts < q.t "
-        f"AND e.ts >= q.t // {longest // TILES} * {longest // TILES} - {longest} GROUP BY q.row ORDER BY q.row",
-    )
+
+def _sessions(user: np.ndarray, t: np.ndarray) -> pa.Array:
+    """One a person and half hour."""
+    number = (user * 7_919 + (t - START) // (HOUR // 2)) % 1_000_000
+    return pa.array([f"s{one}" for one in range(1_000_000)]).take(pa.array(number))
 
 
-def duckdb_asof(work: Workload) -> np.ndarray:
-    """One ASOF join over cumulative sums for each edge: now, and where each window begins."""
-    edges = ["q.t", *(f"q.t // {size // TILES} * {size // TILES} - {size}" for size in WINDOWS.values())]
-    joins = [
-        f"LEFT JOIN (SELECT q.row, c.total FROM q ASOF JOIN c ON c.user = q.user AND c.ts < {edge}) j{index} ON j{index}.row = q.row"
-        for index, edge in enumerate(edges)
-    ]
-    sums = ", ".join(f"coalesce(j0.total, 0) - coalesce(j{index + 1}.total, 0)" for index in range(len(WINDOWS)))
-    total_of = "CREATE OR REPLACE TEMP TABLE c AS SELECT user, ts, sum(cents) OVER (PARTITION BY user ORDER BY ts) AS total FROM e"
-    return _duckdb(work, f"SELECT {sums} FROM q {' '.join(joins)} ORDER BY q.row", total_of)
-
-
-def _duckdb(work: Workload, query: str, before: str = "SELECT 1") -> np.ndarray:
-    import duckdb
-
-    names = work.names()
-    e = pa.table({"user": names.take(pa.array(work.user)), "ts": work.ts, "cents": work.cents})
-    q = pa.table({"row": np.arange(len(work.t)), "user": names.take(pa.array(work.asked)), "t": work.t})
-    with duckdb.connect() as connection:
-        connection.register("e", e)
-        connection.register("q", q)
-        began = time.perf_counter()
-        connection.execute(before).fetchall()
-        found = connection.sql(query).to_arrow_table()
-        seconds.append(time.perf_counter() - began)
-    return np.stack([column.cast(pa.float64()).to_numpy() for column in found.columns], axis=1)
+def _described(items: int, item_names: pa.Array, profiles: pa.Array, names: pa.Array) -> dict[str, pa.Array]:
+    """Columns of a profile event of each item and each user, before all others."""
+    count = items + len(names)
+    plans = [json.dumps({"plan": f"p{user % 3}", "age": user % 80, "segment": f"s{user % 12}"}) for user in range(len(names))]
+    nulls = pa.nulls(count, pa.string())
+    return {
+        "p": pa.array(np.zeros(count, np.int64)),
+        "event_id": pa.array([f"d{row}" for row in range(count)]),
+        "type": pa.array(["item"] * items + ["user"] * len(names)),
+        "ts": pa.array(np.full(count, START - DAY), TIME),
+        "user_id": pa.concat_arrays([pa.nulls(items, pa.string()), names]),
+        "anonymous_id": nulls,
+        "person": pa.concat_arrays([pa.nulls(items, pa.string()), names]),
+        "session_id": nulls,
+        "item_id": pa.concat_arrays([item_names, pa.nulls(len(names), pa.string())]),
+        "items": pa.nulls(count, pa.list_(pa.string())),
+        "counts": pa.array(np.ones(count, np.bool_)),
+        "price": pa.nulls(count, pa.float64()),
+        "country": nulls,
+        "item_profile": nulls,
+        "properties": pa.concat_arrays([profiles, pa.array(plans)]),
+    }
 
 
 seconds: list[float] = []

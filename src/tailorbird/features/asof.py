@@ -20,11 +20,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features import kernels
+from tailorbird.features import kernels, kernels_more
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 TieBreak = Callable[[Intps], Sequence[npt.NDArray]]  # positions of events → sort keys, the most significant first
 
@@ -161,6 +162,28 @@ class Moments:
                 sums[rest, place] = some.restore(upper[prefix] - lower)
         return sums
 
+    def decayed_sums(self, prefix: Int64s, hop: int, weights: Floats, *, in_flight_max: int = IN_FLIGHT_MAX) -> Floats:
+        """The tiles of t and of the len(weights) − 1 hops before it, each times the weight of its age, added up from the oldest on."""
+        timeline = self.timeline
+        totals, far = np.empty(len(self)), np.zeros(len(self), np.bool_)
+        of_moments = (self.order, self.entity, self.sorted_t, self.p)
+        of_events = (timeline.starts, timeline.ts, timeline.p, timeline.known, prefix)
+        kernels.in_shares(kernels_more.decayed_sums, len(self), *of_moments, *of_events, hop, weights, in_flight_max, totals, far)
+        rest = np.flatnonzero(far)
+        if len(rest):
+            totals[rest] = self.some(rest)._tile_by_tile(prefix, hop, weights)
+        return totals
+
+    def _tile_by_tile(self, prefix: Int64s, hop: int, weights: Floats) -> Floats:
+        total = np.zeros(len(self))
+        below = self.before((self.t // hop - len(weights) + 1) * hop).sums([prefix])[0]
+        for age in range(len(weights) - 1, -1, -1):
+            edge = self.before((self.t // hop - age + 1) * hop) if age else self.before()
+            above = edge.sums([prefix])[0]
+            total += (above - below).astype(np.float64) * weights[age]
+            below = above
+        return self.restore(total)
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -171,6 +194,12 @@ class Cut:
     edge: Intps
     slow: Intps
     first: Intps
+
+    def reach(self) -> Intps:
+        """Of each moment the first event in flight; the edge where there is none."""
+        found = self.edge.copy()
+        found[self.slow] = self.first
+        return found
 
     def sums(self, prefixes: Sequence[Int64s]) -> list[Int64s]:
         """Of each measure, given by its prefix sums (m + 1,), the sum over all known events before the edge.
@@ -293,10 +322,11 @@ class Series:
         if not self._minima:
             unreachable = np.iinfo(np.int64).max
             level = self._p
-            self._minima.append(np.append(level, [unreachable] * (len(level) & 1)))
-            while len(self._minima[-1]) > 1:
-                level = self._minima[-1].reshape(-1, 2).min(axis=1)
-                self._minima.append(np.append(level, [unreachable] * (len(level) & 1 if len(level) > 1 else 0)))
+            minima = [np.append(level, [unreachable] * (len(level) & 1))]
+            while len(minima[-1]) > 1:
+                level = minima[-1].reshape(-1, 2).min(axis=1)
+                minima.append(np.append(level, [unreachable] * (len(level) & 1 if len(level) > 1 else 0)))
+            self._minima = minima
         return self._minima
 
     def _last_in_flight(self, floor: Intps, stop: Intps, bound: Int64s, length: int) -> tuple[Intps, Intps]:

@@ -12,12 +12,11 @@ looked at event by event, which is little unless events of crowded entities come
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.asof import Moments, Timeline, ragged
+from tailorbird.features.asof import Moments, Timeline
+from tailorbird.features.kernels import in_shares
+from tailorbird.features.kernels_more import peaks
 
 Int64s = npt.NDArray[np.int64]
-Intps = npt.NDArray[np.intp]
-
-_RAGGED_MAX = 1 << 22  # events that are looked at one by one at a time
 
 
 class Peaks:
@@ -25,50 +24,18 @@ class Peaks:
 
     def __init__(self, timeline: Timeline, values: Int64s) -> None:
         self._timeline = timeline
-        self._levels = [values[timeline.order]]
-        while len(self._levels[-1]) > 1:
-            level = self._levels[-1]
+        levels = [values[timeline.order]]
+        while len(levels[-1]) > 1:
+            level = levels[-1]
             if len(level) & 1:
-                level = self._levels[-1] = np.append(level, 0)
-            self._levels.append(level.reshape(-1, 2).max(axis=1))
+                level = levels[-1] = np.append(level, 0)
+            levels.append(level.reshape(-1, 2).max(axis=1))
+        self._flat = np.concatenate(levels)
+        self._levels = np.cumsum([0, *(len(level) for level in levels)])
 
     def since(self, moments: Moments, since: Int64s) -> Int64s:
         """For each moment the largest value of the known events at or after `since`, 0 without one."""
-        start, cut = moments.before(since).edge, moments.stop
-        stop = cut.edge.copy()
-        stop[cut.slow] = np.maximum(cut.first, start[cut.slow])
-        found = self._largest(start, stop)
-        slow = cut.slow[stop[cut.slow] < cut.edge[cut.slow]]
-        slow = slow[self._largest(stop[slow], cut.edge[slow]) > found[slow]]  # known or not, the others are no larger
-        for some in in_lots(slow, cut.edge[slow] - stop[slow]):
-            found[some] = np.maximum(found[some], self._known(stop[some], cut.edge[some], moments.p[some]))
-        return moments.restore(found)
-
-    def _largest(self, start: Intps, stop: Intps) -> Int64s:
-        """Over the positions [start, stop): on each level the ends that have no sibling inside are taken, then up."""
-        found = np.zeros(len(start), np.int64)
-        low, high = start.copy(), stop.copy()
-        for level in self._levels:
-            left = np.flatnonzero((low < high) & (low & 1 == 1))
-            found[left] = np.maximum(found[left], level[low[left]])
-            low[left] += 1
-            right = np.flatnonzero((low < high) & (high & 1 == 1))
-            high[right] -= 1
-            found[right] = np.maximum(found[right], level[high[right]])
-            low >>= 1
-            high >>= 1
+        start, cut, found = moments.before(since).edge, moments.stop, np.empty(len(moments), np.int64)
+        of_moments = (moments.order, start, cut.edge, cut.reach(), moments.p)
+        in_shares(peaks, len(moments), *of_moments, self._timeline.p, self._flat, self._levels, found)
         return found
-
-    def _known(self, start: Intps, stop: Intps, p: Int64s) -> Int64s:
-        """Over the events of [start, stop), none of them empty, that were known at p, one by one."""
-        picks, offsets = ragged(start, stop)
-        owner = np.repeat(np.arange(len(start)), np.diff(offsets))
-        values = np.where(self._timeline.p[picks] <= p[owner], self._levels[0][picks], 0)
-        return np.maximum.reduceat(values, offsets[:-1])
-
-
-def in_lots(rows: Intps, sizes: Intps) -> list[Intps]:
-    """The rows in lots of about `_RAGGED_MAX` events."""
-    if not len(rows):
-        return []
-    return np.split(rows, np.flatnonzero(np.diff(np.cumsum(sizes) // _RAGGED_MAX)) + 1)

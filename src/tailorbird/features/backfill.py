@@ -9,7 +9,9 @@ are found in `features.asof`.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,10 +21,13 @@ from tailorbird.features.bulk import BackfilledRows, RaggedSequence, Requests
 from tailorbird.features.compile import compile_layout
 from tailorbird.features.declare import Amount, Derived, Feature
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.kernels import THREADS
 from tailorbird.features.lanes import Frames, PastLanes, sources_of
 from tailorbird.features.layout import Layout
 
 __all__ = ["BackfilledRows", "History", "RaggedSequence", "Requests", "backfill", "event_columns", "subset"]
+
+_FINISHED_AT_ONCE = 1 << 14  # rows: what is between lane and column stays in the cache
 
 # Columns of an event that any feature needs; expressions and entities add theirs.
 _BASE_COLUMNS = ("p", "event_id", "type", "ts", "user_id", "anonymous_id", "person", "item_id", "items", "counts")
@@ -55,7 +60,16 @@ class History:
         """The features of the requests' rows."""
         layout = self._features.layout
         lanes = PastLanes(self._features, self._frames, requests)
-        table, categories = finish.numeric(layout, lanes), finish.categorical(layout, lanes)
+        table = np.empty((lanes.rows, len(self._features.numeric)), np.float32)
+        categories = np.empty((lanes.rows, len(self._features.categorical)), np.uint64)
+
+        def finished(start: int) -> None:
+            some = lanes.some(start, min(start + _FINISHED_AT_ONCE, lanes.rows))
+            table[start : start + some.rows] = finish.numeric(layout, some)
+            categories[start : start + some.rows] = finish.categorical(layout, some)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(finished, range(0, lanes.rows, _FINISHED_AT_ONCE)))
         sequences = {step.name: lanes.sequence(step) for step in layout.steps if step.kind == "sequence"}
         # What a derived column is made of was computed too, and is left out unless it was asked for.
         kept = [index for index, name in enumerate(self._features.numeric) if name in self._only]

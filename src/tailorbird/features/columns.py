@@ -189,8 +189,17 @@ class Frame:
     def of_types(self, types: tuple[str, ...]) -> Bools:
         mask = self._masks.get(types)
         if mask is None:
-            mask = self._masks[types] = pc.is_in(self._table["type"], pa.array(types)).to_numpy()[self._event]
+            codes, known = self._types
+            mask = self._masks[types] = np.array([one in types for one in known])[codes][self._event]
         return mask
+
+    @cached_property
+    def _types(self) -> tuple[npt.NDArray, list[str]]:
+        """The type of each event as a code, and what the codes stand for, with one for none at the end."""
+        codes = self._table["type"].combine_chunks()
+        codes = codes if pa.types.is_dictionary(codes.type) else codes.dictionary_encode()
+        known = codes.dictionary.to_pylist()
+        return pc.fill_null(codes.indices, len(known)).to_numpy(), [*known, ""]
 
     def once(self, per_item: bool) -> Bools:
         """Rows to be taken: each item of impressions and answers, and of others if `per_item`; else the event's first."""

@@ -6,6 +6,7 @@ events of an entity are one `asof.Timeline`, which all its windows, lasts and se
 
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -37,8 +38,9 @@ from tailorbird.features.declare import HORIZON, WHOLE_FIELDS, Entity
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.finish import DECAY_WEIGHTS, values_of
 from tailorbird.features.hashing import hashes, identities
-from tailorbird.features.layout import PEAKS, DecayedSum, EntityLayout, LastEvents, Profile, Source, Spot, Step
-from tailorbird.features.runs import Runs
+from tailorbird.features.kernels import THREADS
+from tailorbird.features.layout import PEAKS, EntityLayout, LastEvents, Profile, Source, Spot, Step
+from tailorbird.features.runs import OF_RUN, Runs
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -47,8 +49,11 @@ Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
 
+_RUNS_AT_ONCE = 1 << 13  # moments; each has up to a hundred events and more
+
+
 class PastLanes:
-    """The lanes of all entities; implements `finish.Lanes` for the rows of many requests."""
+    """The lanes of all entities for the rows of many requests, which are finished some at a time."""
 
     def __init__(self, features: FeatureSet, frames: "Frames", requests: Requests) -> None:
         self._features = features
@@ -59,6 +64,9 @@ class PastLanes:
         self._values: dict[Spot, Int64s] = {}
         self._known: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
         self._runs: dict[Spot, _LastEvents] = {}
+        self._of_runs: dict[str, Floats] = {}
+        self._numbers: dict[str, Floats] = {}
+        self._contexts: dict[str, Keys] = {}
         self._by_row = [_is_by_row(one) for one in features.layout.entities]
         composite = {entity for entity, _ in features.composite_spots}
         for index in sorted(range(len(features.layout.entities)), key=lambda index: index in composite):
@@ -68,36 +76,31 @@ class PastLanes:
     def rows(self) -> int:
         return len(self._row_request)
 
-    @cached_property
-    def t(self) -> Int64s:
-        return self._times[0][self._row_request]
-
-    def lane(self, spot: Spot) -> Int64s:
-        return self._spread(self._values[spot], self._by_row[spot.entity])
-
-    def known(self, entity: int) -> Bools:
-        return self._spread(self._known[entity], self._by_row[entity])
-
-    def of_run(self, step: Step) -> Floats:
-        runs = self._runs[step.spots[0]].runs(self._times[0], self._texts("session"))
-        return runs.value(step)[self._row_request]
-
     def sequence(self, step: Step) -> RaggedSequence:
         return self._runs[step.spots[0]].sequence(step)
 
-    def context_number(self, field: str) -> Floats:
-        return self._wholes(field)[self._row_request]
-
-    def context_key(self, field: str) -> Keys:
-        return self._texts(field)[self._row_request]
+    def some(self, start: int, stop: int) -> "LanesOfRows":
+        return LanesOfRows(self, slice(start, stop))
 
     def _spread(self, values: npt.NDArray, by_row: bool) -> npt.NDArray:
         return values if by_row else values[self._row_request]
 
+    def wholes(self, name: str) -> Floats:
+        """A number of each request, NaN where it is unknown."""
+        if name not in self._numbers:
+            self._numbers[name] = self._wholes(name)
+        return self._numbers[name]
+
+    def context(self, name: str) -> Keys:
+        """A text of each request, hashed."""
+        if name not in self._contexts:
+            self._contexts[name] = self._texts(name)
+        return self._contexts[name]
+
     def _wholes(self, name: str) -> Floats:
         """A number of each request, NaN where it is unknown."""
         if name == "weekday":
-            return weekdays(self._times[0], self._wholes("local_hour"))
+            return weekdays(self._times[0], self.wholes("local_hour"))
         column = getattr(self._requests, name)
         if column is None:
             return np.full(len(self._times[0]), 1.0 if name == "position" else np.nan)
@@ -107,7 +110,7 @@ class PastLanes:
     def _texts(self, name: str, keyed: Callable[[pa.Array], Keys] = hashes) -> Keys:
         """A text of each request as a key."""
         if name in WHOLE_FIELDS:
-            return whole_keys(self._wholes(name))
+            return whole_keys(self.wholes(name))
         if name == "query":
             queries = self._requests.query
             return np.zeros(len(self._times[0]), np.uint64) if queries is None else query_keys(_array(queries))
@@ -133,7 +136,28 @@ class PastLanes:
                 message = "a sequence belongs to the request: it is about user, session, device or country"
                 raise UsageError(message, where=f"entity {layout.entity.name}")
             spot = Spot(layout.index, one.reading_lane)
-            self._runs[spot] = history.last_events(moments, one, t)
+            steps = [step for step in self._features.layout.steps if spot in step.spots[:1]]
+            if any(step.kind == "sequence" for step in steps):
+                self._runs[spot] = history.last_events(moments, one, t)
+            self._of_run(history, moments, one, [step for step in steps if step.operation in OF_RUN], t)
+
+    def _of_run(self, history: "_Record", moments: Moments, sequence: LastEvents, steps: list[Step], t: Int64s) -> None:
+        """What steps make of the last events, for some moments at a time: all runs at once may be a hundred events a request."""
+        if not steps:
+            return
+        asked = self._texts("session", partial(identities, start=self._frames.start))
+        for step in steps:
+            self._of_runs[step.name] = np.empty(len(t))
+        history.prepare(sequence)
+
+        def some(rows: Intps) -> None:
+            runs = history.last_events(moments.some(rows), sequence, t[rows]).runs(t[rows], asked[rows])
+            for step in steps:
+                self._of_runs[step.name][rows] = runs.value(step)
+
+        cuts = range(_RUNS_AT_ONCE, len(t), _RUNS_AT_ONCE)
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(some, np.split(moments.order, list(cuts))))
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
@@ -144,7 +168,8 @@ class PastLanes:
                 parts.append(_keys(self._requests.row_item, self.rows, keyed))
             elif "." in name:
                 spot = self._features.composite_spots[layout.index, place]
-                values = self.lane(spot) if by_row else self._values[spot]
+                values = self._values[spot]
+                values = self._spread(values, self._by_row[spot.entity]) if by_row else values
                 parts.append(values.view(np.uint64))
             else:
                 parts.append(self._spread(self._texts(name, keyed), not by_row))
@@ -167,6 +192,40 @@ def _is_by_row(layout: EntityLayout) -> bool:
     return any(name == "item" or name.startswith("item.") for name in layout.entity.fields)
 
 
+class LanesOfRows:
+    """Some rows of `PastLanes`; implements `finish.Lanes`. Columns of few rows at a time are finished within the cache."""
+
+    def __init__(self, all_rows: PastLanes, here: slice) -> None:
+        self._all, self._here = all_rows, here
+        self._request = all_rows._row_request[here]
+
+    @property
+    def rows(self) -> int:
+        return len(self._request)
+
+    @cached_property
+    def t(self) -> Int64s:
+        return self._all._times[0][self._request]
+
+    def lane(self, spot: Spot) -> Int64s:
+        return self._some(self._all._values[spot], spot.entity)
+
+    def known(self, entity: int) -> Bools:
+        return self._some(self._all._known[entity], entity)
+
+    def of_run(self, step: Step) -> Floats:
+        return self._all._of_runs[step.name][self._request]
+
+    def context_number(self, field: str) -> Floats:
+        return self._all.wholes(field)[self._request]
+
+    def context_key(self, field: str) -> Keys:
+        return self._all.context(field)[self._request]
+
+    def _some(self, values: npt.NDArray, entity: int) -> npt.NDArray:
+        return values[self._here if self._all._by_row[entity] else self._request]
+
+
 class _PastFrame(Frame):
     """A frame whose entities that are made of plain texts have identities for keys: nothing but grouping looks at them."""
 
@@ -178,6 +237,10 @@ class _PastFrame(Frame):
     def part(self, entity: Entity, name: str) -> Keys:
         if not _of_plain_texts(entity):
             return super().part(entity, name)
+        return self.identity(name)
+
+    def identity(self, name: str) -> Keys:
+        """A column of text as identities."""
         if name not in self._identities:
             self._identities[name] = self.of_text(name, partial(identities, start=self._start))
         return self._identities[name]
@@ -224,6 +287,7 @@ class _Record:
         self._layout = layout
         self._frame = frame = frames.frame
         self._taken = {source: frames.taken(source) for source in sources_of(layout)}
+        self._all_series: dict[Source, Series] = {}
         self._rows, self._place = _union([taken.rows for taken in self._taken.values()], len(frame))
         # Sums do not depend on the order of ties.
         tie = (lambda tied: (frames.ids(self._rows[tied]),)) if layout.lasts or layout.first_values or layout.sequences else None
@@ -233,10 +297,10 @@ class _Record:
 
     def values(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """Every lane that is one number."""
-        over_tiles = (self.windows, self.peaks, self.distincts, self.decays)
-        return [lane for kind in over_tiles for lane in kind(moments, t)] + self.lasts(moments) + self.first_values(moments)
+        over_tiles = (*self.windows(moments), *self.peaks(moments, t), *self.distincts(moments, t), *self.decays(moments))
+        return [*over_tiles, *self.lasts(moments), *self.first_values(moments)]
 
-    def windows(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+    def windows(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
         """The sum of each window at its spot."""
         layout = self._layout
         windows = [(one, layout.rings[one.ring]) for one in layout.windows if layout.rings[one.ring].measure not in PEAKS]
@@ -276,26 +340,14 @@ class _Record:
                 found += [(Spot(self._layout.index, window.reading_lane + place), values) for place, values in enumerate(both)]
         return found
 
-    def decays(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
-        """The weighted sum of each decay at its spot: its tiles one after another, from the oldest. Decays of one hop share edges."""
-        layout = self._layout
-        by_edges: dict[tuple[int, int], list[DecayedSum]] = {}
-        for decay in layout.decays:
-            by_edges.setdefault((layout.rings[decay.ring].hop, decay.tiles), []).append(decay)
+    def decays(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """The weighted sum of each decay at its spot: its tiles one after another, from the oldest."""
         found = []
-        for (hop, tiles), decays in by_edges.items():
-            rings = [layout.rings[decay.ring] for decay in decays]
-            prefixes = [self.timeline.prefix(self._measure(ring.source, ring.measure)) for ring in rings]
-            totals = [np.zeros(len(t)) for _ in decays]
-            below = moments.before((t // hop - tiles) * hop).sums(prefixes)
-            for age in range(tiles, -1, -1):
-                edge = moments.before((t // hop - age + 1) * hop) if age else moments.before()
-                above = edge.sums(prefixes)
-                for total, low, high in zip(totals, below, above, strict=True):
-                    total += (high - low).astype(np.float64) * DECAY_WEIGHTS[age]
-                below = above
-            for decay, total in zip(decays, totals, strict=True):
-                found.append((Spot(layout.index, decay.reading_lane), moments.restore(total).view(np.int64)))
+        for decay in self._layout.decays:
+            ring = self._layout.rings[decay.ring]
+            prefix = self.timeline.prefix(self._measure(ring.source, ring.measure))
+            total = moments.decayed_sums(prefix, ring.hop, np.array(DECAY_WEIGHTS[: decay.tiles + 1]))
+            found.append((Spot(self._layout.index, decay.reading_lane), total.view(np.int64)))
         return found
 
     def lasts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
@@ -329,8 +381,15 @@ class _Record:
         run = self._series(sequence.source).last(moments, sequence.length, t - HORIZON)
         return _LastEvents(self._frame, run, self._rows[run.events])
 
+    def prepare(self, sequence: LastEvents) -> None:
+        """Make what `_LastEvents.runs` reads, before threads ask for it."""
+        self._series(sequence.source)
+        self._frame.text("item"), self._frame.text("type"), self._frame.identity("session")
+
     def _series(self, source: Source) -> Series:
-        return self.timeline.series(self._chosen(source))
+        if source not in self._all_series:
+            self._all_series[source] = self.timeline.series(self._chosen(source))
+        return self._all_series[source]
 
     def _chosen(self, source: Source) -> Bools:
         """Which of the entity's events the source counts."""
@@ -357,7 +416,7 @@ class _Record:
 class _LastEvents:
     """The last events of each request, as rows of the frame."""
 
-    frame: Frame
+    frame: _PastFrame
     run: Ragged
     rows: Intps
 
@@ -367,10 +426,10 @@ class _LastEvents:
         return RaggedSequence(self.run.offsets, frame.text("item")[rows], frame.text("type")[rows], frame.ts[rows], values)
 
     def runs(self, t: Int64s, asked: Keys) -> Runs:
-        """Of requests at t (m,) that name the sessions `asked` (m,), 0 where none was named."""
+        """Of requests at t (m,) that name the sessions `asked` (m,), identities, 0 where none was named."""
         frame, rows = self.frame, self.rows
-        item, type, session = (frame.text(name)[rows] for name in ("item", "type", "session"))
-        return Runs(self.run.offsets, frame.ts[rows], item, type, session, t, asked)
+        item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
+        return Runs(self.run.offsets, frame.ts[rows], item[rows], type[rows], session[rows], t, asked)
 
 
 def _union(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:

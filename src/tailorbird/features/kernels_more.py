@@ -1,0 +1,177 @@
+"""Loops of the backfill beside window sums: decays, peaks, unions of sketches. As `features.kernels`.
+
+All go over moments in order of (group, t), from `low` to `high`; `order` says which moment came in where, and what is found is put there.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.kernels import Bools, Floats, Int32s, Int64s, Intps, advance, compiled
+
+Registers = npt.NDArray[np.uint8]
+
+_ONE_BY_ONE = 256  # events of a window that are looked at one by one where a tree would do
+BLOCK = 64  # events: about as many as a union of registers costs
+
+
+@compiled
+def decayed_sums(
+    low: int,
+    high: int,
+    order: Intps,
+    group: Int32s,
+    t: Int64s,
+    p: Int64s,
+    starts: Int64s,
+    times: Int64s,
+    event_p: Int64s,
+    known: Int64s,
+    prefix: Int64s,
+    hop: int,
+    weights: Floats,
+    limit: int,
+    totals: Floats,
+    far: Bools,
+) -> None:
+    """The sum of tiles with their weights, by age, the oldest first. What is in flight beyond `limit` events is `far`.
+
+    A tile without events adds 0.0, which changes no bit, so that few events are gone through one by one.
+    """
+    tiles = len(weights) - 1
+    at = stop = np.int64(0)
+    last_group = np.int64(-1)
+    for moment in range(low, high):
+        one, time, bound, row = group[moment], t[moment], p[moment], order[moment]
+        start, end = starts[one], starts[one + 1]
+        total = 0.0
+        if start < end:
+            if one != last_group:
+                last_group, at, stop = one, start, start
+            tile = time // hop
+            stop = advance(times, stop, end, time)
+            at = advance(times, at, end, (tile - tiles) * hop)
+            slow = stop > at and known[stop - 1] > bound
+            if stop - at <= limit:
+                units, age, tile_end = np.int64(0), np.int64(-1), np.int64(0)
+                for event in range(at, stop):
+                    if slow and event_p[event] > bound:
+                        continue
+                    if age < 0 or times[event] >= tile_end:
+                        if age >= 0:
+                            total += float(units) * weights[age]
+                        of_event = times[event] // hop
+                        units, age, tile_end = np.int64(0), tile - of_event, (of_event + 1) * hop
+                    units += prefix[event + 1] - prefix[event]
+                if age >= 0:
+                    total += float(units) * weights[age]
+            elif slow:
+                far[row] = True
+            else:
+                below = at
+                for younger in range(tiles + 1):
+                    age = tiles - younger
+                    edge = advance(times, below, stop, (tile - age + 1) * hop) if age > 0 else stop
+                    total += float(prefix[edge] - prefix[below]) * weights[age]
+                    below = edge
+        totals[row] = total
+
+
+@compiled
+def largest(flat: Int64s, levels: Int64s, low: int, high: int) -> np.int64:
+    """Over the positions [low, high) of the lowest level of a tree of maxima, 0 for none: on each level the ends, then up."""
+    found = np.int64(0)
+    level = 0
+    while low < high:
+        base = levels[level]
+        if low & 1:
+            found = max(found, flat[base + low])
+            low += 1
+        if high & 1:
+            high -= 1
+            found = max(found, flat[base + high])
+        low >>= 1
+        high >>= 1
+        level += 1
+    return found
+
+
+@compiled
+def peaks(
+    low: int, high: int, order: Intps, begin: Intps, edge: Intps, first: Intps, p: Int64s, event_p: Int64s, flat: Int64s, levels: Int64s,
+    found: Int64s,
+) -> None:  # fmt: skip
+    """The largest value of the known events of [begin, edge); `first` is the first one in flight."""
+    for moment in range(low, high):
+        start, stop, bound = begin[moment], edge[moment], p[moment]
+        whole = max(first[moment], start)
+        best = largest(flat, levels, start, min(whole, stop))
+        # Known or not, the others may be no larger.
+        if whole < stop and largest(flat, levels, whole, stop) > best:
+            for event in range(whole, stop):
+                if event_p[event] <= bound:
+                    best = max(best, flat[event])
+        found[order[moment]] = best
+
+
+@compiled
+def unions(
+    low: int, high: int, order: Intps, begin: Intps, edge: Intps, first: Intps, p: Int64s, event_p: Int64s, register: Registers,
+    rank: Registers, flat: Registers, levels: Int64s, rank_max: int, empty: Int64s, weight: Int64s,
+) -> None:  # fmt: skip
+    """The summary of the union of the known events of [begin, edge): `sketch.summary`. `flat` (blocks, registers) is a tree of unions."""
+    registers = flat.shape[1]
+    union = np.zeros(registers, np.uint8)
+    whole = np.int64(registers) << rank_max
+    for moment in range(low, high):
+        start, stop, bound, row = begin[moment], edge[moment], p[moment], order[moment]
+        known = min(max(first[moment], start), stop)
+        if stop - start <= _ONE_BY_ONE:
+            none, sum_ = np.int64(registers), whole
+            for event in range(start, stop):
+                if rank[event] > union[register[event]] and (event < known or event_p[event] <= bound):
+                    before = union[register[event]]
+                    none -= before == 0
+                    sum_ += (np.int64(1) << np.int64(rank_max - rank[event])) - (np.int64(1) << np.int64(rank_max - before))
+                    union[register[event]] = rank[event]
+            for event in range(start, stop):
+                union[register[event]] = 0
+            empty[row], weight[row] = none, sum_
+            continue
+        left, right = (start + BLOCK - 1) // BLOCK, known // BLOCK
+        middle = known if left >= right else left * BLOCK
+        for event in range(start, middle):
+            union[register[event]] = max(union[register[event]], rank[event])
+        if left < right:
+            for event in range(right * BLOCK, known):
+                union[register[event]] = max(union[register[event]], rank[event])
+        level = 0
+        while left < right:
+            base = levels[level]
+            if left & 1:
+                for one in range(registers):
+                    union[one] = max(union[one], flat[base + left, one])
+                left += 1
+            if right & 1:
+                right -= 1
+                for one in range(registers):
+                    union[one] = max(union[one], flat[base + right, one])
+            left >>= 1
+            right >>= 1
+            level += 1
+        for event in range(known, stop):
+            if event_p[event] <= bound:
+                union[register[event]] = max(union[register[event]], rank[event])
+        none, sum_ = np.int64(0), np.int64(0)
+        for one in range(registers):
+            none += union[one] == 0
+            sum_ += np.int64(1) << np.int64(rank_max - union[one])
+            union[one] = 0
+        empty[row], weight[row] = none, sum_
+
+
+@compiled
+def union_of_blocks(low: int, high: int, register: Registers, rank: Registers, flat: Registers) -> None:
+    """The registers of each whole block of events."""
+    for block in range(low, high):
+        for event in range(block * BLOCK, (block + 1) * BLOCK):
+            flat[block, register[event]] = max(flat[block, register[event]], rank[event])

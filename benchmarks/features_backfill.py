@@ -1,25 +1,31 @@
-"""Sliding-window sums for many past requests: ours against DuckDB's formulations, the same answers, on this machine.
+"""Sliding-window sums for many past requests: ours against DuckDB's, Polars' and Feast's, the same answers, on this machine.
 
-    python -m benchmarks.features_backfill [--small] [--json] [--events N] [--requests N] [--users N] [--skew]
+    python -m benchmarks.features_backfill [--small] [--json] [--events N] [--requests N] [--users N] [--runs N] [--plot FILE]
 
-DuckDB is optional: without it only ours is measured. Windows are tiles in all, so that every peer has the same sums, which
-are compared to the last unit.
+Eight windows over purchases, once with users drawn evenly and once with 1 % of them having half of all; then the set of forty mixed
+features at the price of those eight windows. Windows are tiles in all, so that every peer has the same sums, which are compared to the
+last unit. Peers (`benchmarks.features_backfill_peers`) run in this process, each in turn, `--runs` times or until a minute is used up;
+one that is not installed is left out and named. Feast is measured at the size that it finishes, with ours at that size beside it.
+`--plot` draws the cost from a million events to `--plot-events`.
 """
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.forty import TYPES
+from benchmarks.features_backfill_peers import formulations
+from benchmarks.forty import TYPES, forty
 from tailorbird.events.clock import DAY, HOUR
 from tailorbird.events.schema import TIME
 from tailorbird.features import FeatureSet, entity, total
@@ -28,7 +34,6 @@ from tailorbird.features.backfill import Requests, backfill
 START = 1_700_000_000 * 1_000_000 // DAY * DAY
 SPAN = 60 * DAY
 WINDOWS = {"1h": HOUR, "6h": 6 * HOUR, "1d": DAY, "3d": 3 * DAY, "7d": 7 * DAY, "14d": 14 * DAY, "30d": 30 * DAY, "60d": 60 * DAY}
-TILES = 12
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,11 @@ class Workload:
 
         ts, t = START + np.sort(rng.integers(0, SPAN, events)), START + np.sort(rng.integers(0, SPAN, requests))
         return cls(people(events), ts, rng.integers(1, 10_000, events), people(requests), t)
+
+    def joined(self) -> int:
+        """Pairs of an event and a request about one user."""
+        size = len(self.names())
+        return int(np.bincount(self.user, minlength=size) @ np.bincount(self.asked, minlength=size))
 
     def names(self) -> pa.Array:
         """User ids as text, which is what events hold; ours and the peers get them so."""
@@ -88,6 +98,7 @@ def ours(work: Workload) -> np.ndarray:
     seconds.append(time.perf_counter() - began)
     return sums
 
+
 def mixed(work: Workload) -> tuple[pa.Table, Requests]:
     """The events and requests of the set of forty: the same people and times, each event about one of the items."""
     rng = np.random.default_rng(20261126)
@@ -124,7 +135,9 @@ def mixed(work: Workload) -> tuple[pa.Table, Requests]:
     country = pa.array(["NO", "SE", "DK"]).take(pa.array(work.asked % 3))
     # Position = order of time, so that what was known is what had happened.
     p = np.searchsorted(work.ts, work.t)
-    return table, Requests(work.t, p, who, np.arange(m), item_names.take(pa.array(asked)), session_id=_sessions(work.asked, work.t), country=country)
+    return table, Requests(
+        work.t, p, who, np.arange(m), item_names.take(pa.array(asked)), session_id=_sessions(work.asked, work.t), country=country
+    )
 
 
 def _sessions(user: np.ndarray, t: np.ndarray) -> pa.Array:
@@ -158,51 +171,146 @@ def _described(items: int, item_names: pa.Array, profiles: pa.Array, names: pa.A
 
 
 seconds: list[float] = []
+ENOUGH_S = 60.0
+JOIN_MAX = 400_000_000  # rows of a join that a peer is given memory for
+FEAST_EVENTS = 50_000
 
 
-def timed(run: Callable[[Workload], np.ndarray], work: Workload, runs: int) -> tuple[np.ndarray, dict]:
+def timed(run: Callable[[], tuple[np.ndarray, float]], runs: int) -> tuple[np.ndarray, dict]:
+    taken: list[float] = []
+    found = np.zeros(0)
+    while len(taken) < runs and sum(taken) < ENOUGH_S:
+        found, one = run()
+        taken.append(one)
+    summary = {"median_s": statistics.median(taken), "min_s": min(taken), "max_s": max(taken)}
+    return found, {name: round(value, 4) for name, value in summary.items()} | {"runs": len(taken)}
+
+
+def timed_ours(work: Workload) -> tuple[np.ndarray, float]:
     seconds.clear()
-    found = [run(work) for _ in range(runs)][-1]
-    return found, {"median_s": round(statistics.median(seconds), 3), "min_s": round(min(seconds), 3), "max_s": round(max(seconds), 3)}
+    found = ours(work)
+    return found, seconds[-1]
 
 
-def peers() -> dict[str, Callable[[Workload], np.ndarray]]:
-    try:
-        import duckdb  # noqa: F401
-    except ImportError:
-        return {}
-    return {"duckdb_join": duckdb_join, "duckdb_asof": duckdb_asof}
+def compared(work: Workload, names: Sequence[str], runs: int) -> dict:
+    """Ours and these peers over one workload: results, equal, and what was left out."""
+    peers = formulations()
+    ours(work)  # compiles
+    sums, result = timed(lambda: timed_ours(work), runs)
+    results, equal, left_out = {"tailorbird": result}, {}, {}
+    for name in names:
+        if name not in peers:
+            left_out[name] = "not installed"
+        elif name == "polars_join" and (rows := work.joined()) > JOIN_MAX:
+            left_out[name] = f"its join has {rows:,} rows"
+        else:
+            found, results[name] = timed(lambda name=name: peers[name](work, WINDOWS), runs)
+            equal[name] = bool(np.array_equal(found.astype(np.float32), sums))
+    ratios = {name: round(results[name]["median_s"] / result["median_s"], 2) for name in equal}
+    return {"results": results, "ratios": ratios, "equal": equal, "left_out": left_out}
+
+
+def cost_of_forty(work: Workload, runs: int) -> dict:
+    """The set of forty over as many events and requests as the eight windows, and how many times as much it costs."""
+    table, asked = mixed(work)
+    backfill(forty(), table, asked.part(0, 100, slice(0, 100)))  # compiles
+
+    def run() -> tuple[np.ndarray, float]:
+        began = time.perf_counter()
+        found = backfill(forty(), table, asked).numeric
+        return found, time.perf_counter() - began
+
+    _, result = timed(run, runs)
+    _, eight = timed(lambda: timed_ours(work), runs)
+    return result | {"eight_windows_s": eight["median_s"], "cost": round(result["median_s"] / eight["median_s"], 2)}
+
+
+def drawn(path: Path, events_max: int) -> dict[int, float]:
+    """A picture of seconds over events, from a million on; two requests for five events, 25 events a user."""
+    from matplotlib.figure import Figure
+
+    found: dict[int, float] = {}
+    for millions in (1, 2, 5, 10, 20, 50):
+        events = millions * 1_000_000
+        if events <= events_max:
+            work = Workload.draw(events, events * 2 // 5, events // 25, skew=False)
+            found[events] = round(min(timed_ours(work)[1] for _ in range(3)), 3)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    sizes = np.array(list(found))
+    axes.loglog(sizes, list(found.values()), "o-", label="8 windows")
+    first = sizes[0]
+    axes.loglog(sizes, found[int(first)] * sizes * np.log(sizes) / (first * np.log(first)), "--", color="grey", label="n log n")
+    axes.set(xlabel="events (and two requests for five)", ylabel="seconds")
+    axes.legend()
+    figure.savefig(path)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a tenth of the size, for a minute at most")
+    parser.add_argument("--small", action="store_true", help="a twentieth of the size, for a minute at most")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--skew", action="store_true", help="1 %% of the users have half of the events")
+    parser.add_argument("--plot", type=Path, help="write a picture of the cost by size")
+    parser.add_argument("--plot-events", type=int, default=50_000_000)
     for name, default in (("events", 5_000_000), ("requests", 2_000_000), ("users", 200_000), ("runs", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
-    share = 10 if arguments.small else 1
+    share = 20 if arguments.small else 1
     sizes = {name: getattr(arguments, name) // share for name in ("events", "requests", "users")}
-    work = Workload.draw(**sizes, skew=arguments.skew)
-    sums, results = ours(work), {}
-    sums, results["tailorbird"] = timed(ours, work, arguments.runs)
-    equal = {}
-    for name, run in peers().items():
-        found, results[name] = timed(run, work, arguments.runs)
-        equal[name] = bool(np.array_equal(found.astype(np.float32), sums))
-    ratios = {name: round(results[name]["median_s"] / results["tailorbird"]["median_s"], 2) for name in equal}
-    if ratios:
-        ratios["duckdb_best"] = min(ratios.values())
-    about = {
-        "sizes": sizes | {"windows": len(WINDOWS), "skew": arguments.skew},
-        "versions": {"numpy": version("numpy"), "pyarrow": version("pyarrow"), "python": platform.python_version()},
-        "cpu": platform.processor() or platform.machine(),
+    parts: dict[str, dict] = {}
+    for spread in ("even", "skewed"):
+        work = Workload.draw(**sizes, skew=spread == "skewed")
+        parts[spread] = compared(work, ("duckdb_join", "duckdb_range", "duckdb_asof", "polars_asof", "polars_join"), arguments.runs)
+    few = FEAST_EVENTS // (5 if arguments.small else 1)
+    parts["feast"] = compared(Workload.draw(few, few * 2 // 5, few // 25, skew=False), ("feast",), arguments.runs)
+    parts["forty"] = cost_of_forty(Workload.draw(**sizes, skew=False), arguments.runs)
+    report = {
+        "results": {name: part.get("results", part) for name, part in parts.items()},
+        "ratios": _ratios(parts),
+        "ratios_by_spread": {name: parts[name]["ratios"] for name in ("even", "skewed", "feast")},
+        "equal": {name: parts[name]["equal"] for name in ("even", "skewed", "feast")},
+        "left_out": {name: parts[name]["left_out"] for name in ("even", "skewed", "feast")},
+        "sizes": sizes | {"windows": len(WINDOWS), "feast_events": few},
+        "versions": _versions(),
+        "cpu": {"model": _cpu(), "cores": os.cpu_count(), "load": [round(one, 1) for one in os.getloadavg()]},
     }
-    report = {"results": results, "ratios": ratios, "equal": equal, **about}
+    if arguments.plot:
+        report["by_events_s"] = drawn(arguments.plot, arguments.plot_events)
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
-    sys.exit(0 if all(equal.values()) else 1)
+    sys.exit(0 if all(one for part in report["equal"].values() for one in part.values()) else 1)
+
+
+def _ratios(parts: dict[str, dict]) -> dict[str, float]:
+    """The least over both spreads of each peer's best formulation, and of its ASOF form; 40 features over 8 windows apart."""
+
+    def least(*names: str) -> list[float]:
+        best = [[one for name, one in parts[spread]["ratios"].items() if name in names] for spread in ("even", "skewed")]
+        return [min(min(some) for some in best)] if all(best) else []
+
+    found = {
+        "duckdb_best": least("duckdb_join", "duckdb_range", "duckdb_asof"),
+        "duckdb_asof": least("duckdb_asof"),
+        "polars": least("polars_asof", "polars_join"),
+        "feast": list(parts["feast"]["ratios"].values()),
+    }
+    return {name: some[0] for name, some in found.items() if some}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("numpy", "pyarrow", "numba", "duckdb", "polars", "feast"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

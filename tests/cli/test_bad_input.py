@@ -134,6 +134,11 @@ def test_a_port_in_use_that_was_asked_for(fresh: Path) -> None:
             refused(tailorbird(*words, "--port", port, cwd=fresh), f"port {port} is in use", "--port 0", status=2)
 
 
+def test_a_slot_for_gorse_that_is_not_there(fresh: Path) -> None:
+    done = tailorbird("run", "serve", cwd=fresh, env={"TAILORBIRD_SERVE__GORSE_SLOT": "nope"})
+    refused(done, "serve.gorse_slot: there is no slot 'nope'", "use one of home", status=2)
+
+
 def test_a_public_address_without_a_key(fresh: Path) -> None:
     refused(tailorbird("run", "serve", "--host", "0.0.0.0", cwd=fresh), "key", status=2)
     done = tailorbird("up", cwd=fresh, env={"TAILORBIRD_SERVE__HOST": "0.0.0.0"})

@@ -42,6 +42,9 @@ class Prompt:
     def item(self, item_id: str) -> Item | None:
         return Item(item_id=item_id, attributes={"title": "Rain coat"}) if item_id == "i1" else None
 
+    def listed(self, source: str, size: int, category: str | None = None) -> list[Shown]:
+        return [SHOWN][:size]
+
     def missing(self) -> list[str]:
         return []
 

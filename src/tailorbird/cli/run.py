@@ -4,9 +4,17 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tailorbird.cli.supervisor import die_with_parent
+from tailorbird.errors import ConfigError
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+    from tailorbird.serving.app import Service
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +39,20 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     _begin()
     project = open_project(applied=True)
     settings, paths = project.settings.serve, project.paths
-    routes = None
+    more: list[Callable[[Service], Sequence[BaseRoute]]] = []  # beside the API's own
+    if settings.gorse_slot:
+        from tailorbird.serving.gorse import gorse_routes
+
+        if settings.gorse_slot not in project.slots:
+            raise ConfigError(
+                f"there is no slot {settings.gorse_slot!r}", where="serve.gorse_slot", fix=f"use one of {', '.join(project.slots)}"
+            )
+        more.append(partial(gorse_routes, slot=settings.gorse_slot))
     if shop:
         from tailorbird.console.shop import shop_routes
 
         slot = "front" if "front" in project.slots else project.slot().name  # the demo's page has a slot without an experiment
-        routes = partial(shop_routes, slot=slot)
+        more.append(partial(shop_routes, slot=slot))
     asked = port is not None or any(origin.key == "serve.port" and origin.source.startswith("environment") for origin in project.origins)
     paths.stream.mkdir(parents=True, exist_ok=True)
     options = ServeOptions(
@@ -57,7 +73,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         read_keys=settings.read_keys,
         origins=settings.origins,
         body_bytes_max=settings.body_bytes_max,
-        routes=routes,
+        routes=lambda service: [each for routes in more for each in routes(service)],
     )
     run(options)
 

@@ -45,6 +45,9 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     read_keys: Annotated[list[str], Meta(description="keys that may ask for answers; set them by environment")] = []
     origins: Annotated[list[str], Meta(description="web origins that browsers may call from")] = []
     body_bytes_max: Annotated[int, Meta(ge=1_024, description="largest request body, after decompression")] = 1_048_576
+    gorse_slot: Annotated[
+        str, Meta(description="speak Gorse's REST API under /api too, with the answers of this slot; off where empty")
+    ] = ""
 
 
 class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -38,6 +38,7 @@ from tailorbird.serving.messages import (
     Receipts,
     RecommendQuery,
     SearchQuery,
+    Shown,
     Similar,
     decode,
 )
@@ -56,6 +57,7 @@ class Answers(Protocol):
     def search(self, query: SearchQuery) -> Answer: ...
     def similar(self, item_id: str, size: int) -> Similar | None: ...
     def item(self, item_id: str) -> Item | None: ...
+    def listed(self, source: str, size: int, category: str | None = None) -> list[Shown]: ...
     def missing(self) -> list[str]: ...
 
 
@@ -107,37 +109,37 @@ async def post_events(request: Request, service: Service) -> Response:
     elif lines := await asyncio.to_thread(lines_of_body, format_, body):
         decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", format_=format_)
     else:
-        return _json(Receipts(0, 0, []))  # nothing in it says anything about people and items
+        return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
     refused = sum(not decision.accepted for decision in decisions)
     events = [EventDecision(each.accepted, each.code, each.path, each.message) for each in decisions]
     # All refused is the sender's mistake, and said as one; with some accepted, a retry of the whole would be wrong.
-    return _json(Receipts(len(decisions) - refused, refused, events), 400 if refused == len(decisions) else 200)
+    return as_json(Receipts(len(decisions) - refused, refused, events), 400 if refused == len(decisions) else 200)
 
 
 async def recommend(request: Request, service: Service) -> Response:
     query = decode(await _body(request, service), _recommend)
-    return _json(await _in_thread(service, service.pipeline.answer, query))
+    return as_json(await in_thread(service, service.pipeline.answer, query))
 
 
 async def rank(request: Request, service: Service) -> Response:
     query = decode(await _body(request, service), _rank)
-    return _json(await _in_thread(service, service.pipeline.rank, query))
+    return as_json(await in_thread(service, service.pipeline.rank, query))
 
 
 async def search(request: Request, service: Service) -> Response:
     query = decode(await _body(request, service), _search)
-    return _json(await _in_thread(service, service.pipeline.search, query))
+    return as_json(await in_thread(service, service.pipeline.search, query))
 
 
 async def similar(request: Request, service: Service) -> Response:
     size = _size(request.query_params.get("size", "12"))
-    found = await _in_thread(service, service.pipeline.similar, request.path_params["id"], size)
-    return _unknown_item() if found is None else _json(found)
+    found = await in_thread(service, service.pipeline.similar, request.path_params["id"], size)
+    return _unknown_item() if found is None else as_json(found)
 
 
 async def item(request: Request, service: Service) -> Response:
-    found = await _in_thread(service, service.pipeline.item, request.path_params["id"])
-    return _unknown_item() if found is None else _json(found)
+    found = await in_thread(service, service.pipeline.item, request.path_params["id"])
+    return _unknown_item() if found is None else as_json(found)
 
 
 async def healthz(request: Request, service: Service) -> Response:
@@ -158,7 +160,7 @@ async def metrics(request: Request, service: Service) -> Response:
 
 
 async def spec(request: Request, service: Service) -> Response:
-    return _json(openapi.document(OPERATIONS, Fault))
+    return as_json(openapi.document(OPERATIONS, Fault))
 
 
 async def docs(request: Request, service: Service) -> Response:
@@ -229,12 +231,15 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     return Guard(app, service.perimeter, lambda: service.draining)
 
 
-def route(path: str, method: str, handler: Handler, scope: str, service: Service) -> Route:
-    """A route whose handler is reached only with a key of `scope`; errors are turned into their bodies, times measured."""
+def route(path: str, method: str, handler: Handler, scope: str, service: Service, *, key_header: str = "") -> Route:
+    """A route whose handler is reached only with a key of `scope`; errors are turned into their bodies, times measured.
+
+    `key_header` names another header that may carry the bare key, for the clients of others.
+    """
 
     async def endpoint(request: Request) -> Response:
         start = time.perf_counter()
-        response = await _guarded(request, handler, scope, service)
+        response = await _guarded(request, handler, scope, service, key_header)
         service.metrics.request(path, response.status_code, time.perf_counter() - start)
         return response
 
@@ -242,16 +247,19 @@ def route(path: str, method: str, handler: Handler, scope: str, service: Service
     return Route(path, endpoint, methods=[method])
 
 
-async def _guarded(request: Request, handler: Handler, scope: str, service: Service) -> Response:
+async def _guarded(request: Request, handler: Handler, scope: str, service: Service, key_header: str) -> Response:
+    authorization = request.headers.get("authorization")
+    if authorization is None and key_header and (key := request.headers.get(key_header)) is not None:
+        authorization = f"Bearer {key}"
     try:
-        service.keys.require(scope, request.headers.get("authorization"))
+        service.keys.require(scope, authorization)
         return await handler(request, service)
     except AccessError as error:
         challenge = {"www-authenticate": "Bearer"} if error.status == 401 else {}
-        return _fault(error.status, error.code, error.message, headers={**challenge, "connection": "close"})
+        return fault(error.status, error.code, error.message, headers={**challenge, "connection": "close"})
     except BodyError as error:
         # The rest of the body is not read, so the connection cannot be used again.
-        return _fault(error.status, error.code, error.message, fix=error.fix, headers={"connection": "close"})
+        return fault(error.status, error.code, error.message, fix=error.fix, headers={"connection": "close"})
     except TailorbirdError as error:
         return _fault_of(error)
 
@@ -259,12 +267,12 @@ async def _guarded(request: Request, handler: Handler, scope: str, service: Serv
 def _fault_of(error: TailorbirdError) -> Response:
     retry_after_s = getattr(error, "retry_after_s", 1)
     if isinstance(error, UsageError):
-        return _fault(400, error.code, error.message, path=error.where, fix=error.fix)
+        return fault(400, error.code, error.message, path=error.where, fix=error.fix)
     if isinstance(error, StorageError | NotReadyError):
         status = 429 if error.code == "busy" else 503
-        return _fault(status, error.code, error.message, fix=error.fix, headers={"retry-after": str(retry_after_s)})
+        return fault(status, error.code, error.message, fix=error.fix, headers={"retry-after": str(retry_after_s)})
     log.error("a request failed: %s", error.code, exc_info=error)
-    return _fault(503, error.code, "this cannot be answered at the moment", headers={"retry-after": "5"})
+    return fault(503, error.code, "this cannot be answered at the moment", headers={"retry-after": "5"})
 
 
 async def _body(request: Request, service: Service) -> bytes:
@@ -274,7 +282,8 @@ async def _body(request: Request, service: Service) -> bytes:
     return await read_body(request, bytes_max=service.body_bytes_max, deadline_s=service.body_deadline_s)
 
 
-async def _in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
+async def in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
+    """What a call gives that may take a while, made in a thread, unless too many wait already."""
     if service.waiting >= WAITING_MAX:
         service.metrics.shed()
         raise OverloadedError("too many requests wait already", fix="ask again in a second")
@@ -293,23 +302,25 @@ def _size(text: str) -> int:
 
 
 def _unknown_item() -> Response:
-    return _fault(404, "unknown_item", "the live index has no such item")
+    return fault(404, "unknown_item", "the live index has no such item")
 
 
-def _json(value: Any, status: int = 200) -> Response:
+def as_json(value: Any, status: int = 200) -> Response:
+    """An answer of JSON."""
     return Response(_encode(value), status, media_type="application/json")
 
 
-def _fault(status: int, code: str, message: str, *, path: str = "", fix: str = "", headers: dict[str, str] | None = None) -> Response:
+def fault(status: int, code: str, message: str, *, path: str = "", fix: str = "", headers: dict[str, str] | None = None) -> Response:
+    """Why there is no answer."""
     return Response(_encode(Fault(code, message, path, fix)), status, media_type="application/json", headers=headers)
 
 
 async def _http_fault(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "no_such_route", 405: "method_not_allowed"}.get(error.status_code, "http")
-    return _fault(error.status_code, code, error.detail, headers=dict(error.headers or {}))
+    return fault(error.status_code, code, error.detail, headers=dict(error.headers or {}))
 
 
 async def _bug(request: Request, error: Exception) -> Response:
     """What nobody foresaw: logged by the server with its traceback, told without it."""
-    return _fault(500, "internal", "this is a fault of the server's; it has been logged")
+    return fault(500, "internal", "this is a fault of the server's; it has been logged")

@@ -27,8 +27,9 @@ from tailorbird.ranking.policy import Choice, baseline_values, choose, choose_ev
 from tailorbird.ranking.reasons import reasons
 from tailorbird.ranking.rules import Request as RuleAsked
 from tailorbird.ranking.rules import Rules, compile_rules, seen_mask
-from tailorbird.retrieval import candidates
+from tailorbird.retrieval import Index, candidates
 from tailorbird.serving.explain import explanations, take
+from tailorbird.serving.listing import list_items
 from tailorbird.serving.messages import (
     Answer,
     Item,
@@ -123,8 +124,7 @@ class Pipeline:
 
     def similar(self, item_id: str, size: int) -> Similar | None:
         """What goes with an item: the same for everybody, and not logged. None if the live index does not know the item."""
-        bundle = self._bundles.current()
-        index = self._catalogue.over(bundle.index if bundle else None)
+        bundle, index = self._live()
         model = bundle.version if bundle else FALLBACK
         if index is None:
             return Similar(item_id=item_id, items=[], model=model, degraded=["model"])
@@ -147,12 +147,16 @@ class Pipeline:
 
     def item(self, item_id: str) -> Item | None:
         """An item's attributes as the live index has them, or None if it does not know the item."""
-        bundle = self._bundles.current()
-        index = self._catalogue.over(bundle.index if bundle else None)
+        _, index = self._live()
         row = -1 if index is None else int(index.find_ids([item_id])[0])
         if index is None or row < 0:
             return None
         return Item(item_id=item_id, attributes=attributes_of(index, row, sorted(index.attributes)))
+
+    def listed(self, source: str, size: int, category: str | None = None) -> list[Shown]:
+        """What is `popular` or `fresh`, perhaps of one category: the same for everybody, not logged; empty while there is no index."""
+        _, index = self._live()
+        return [] if index is None else list_items(index, source, size, category)
 
     def missing(self) -> list[str]:
         """What an answer would lack now, as `degraded` would name it."""
@@ -167,6 +171,11 @@ class Pipeline:
             yield reading
 
     # The steps
+
+    def _live(self) -> tuple[Bundle | None, Index | None]:
+        """The bundle that serves, and the items as they are known now."""
+        bundle = self._bundles.current()
+        return bundle, self._catalogue.over(bundle.index if bundle else None)
 
     @contextmanager
     def _begun(self, query: Query, slot: Slot) -> Iterator[Request]:

@@ -1,0 +1,219 @@
+"""Gorse's REST API under /api, so that its clients need not be changed: feedback, users and items in, recommendations out.
+
+    POST, PUT /api/feedback                       events, as `tailorbird import gorse` has them; counted once, however often they are sent
+    POST /api/user, /api/users, /api/item(s)      profiles, valid from now on
+    GET  /api/recommend/{user}[/{category}]       an answer of the slot that `[serve] gorse_slot` names; `write-back-type` notes what
+                                                  was shown as an impression
+    GET  /api/item/{id}/neighbors                 similar items
+    GET  /api/popular, /api/latest [/{category}], /api/non-personalized/{name}
+    GET  /api/item/{id}, /api/health/live, /api/health/ready
+
+Keys come in `X-API-Key` (or as a bearer): give the one key of a Gorse client both scopes, read and write. Gorse's clients know no
+`request_id`; the newest answers of each person are therefore remembered here, in this process, and feedback on an item
+that one of them showed is joined to it. What is not spoken: deletions, cursors over users, items and feedback, and sessions.
+
+Source: Gorse's documentation, "RESTful API", and its `server/rest.go`.
+"""
+
+import asyncio
+import threading
+import uuid
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from tailorbird.events import Event
+from tailorbird.events.adapters import gorse
+from tailorbird.events.adapters.batch import encode_event
+from tailorbird.events.adapters.fields import as_record
+from tailorbird.events.adapters.files import split_records
+from tailorbird.events.adapters.record import Record, lines_of
+from tailorbird.serving.access import OPEN, READ, WRITE
+from tailorbird.serving.app import Service, as_json, fault, in_thread, route
+from tailorbird.serving.body import read_body
+from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown
+
+SIZE = 10  # Gorse's own default
+PEOPLE_MAX = 20_000
+ANSWERS_MAX = 3
+_LISTS = {"popular": "popular", "latest": "fresh"}
+_KNOWN = ("categories", "category", "comment", "is_hidden", "timestamp")
+
+Convert = Callable[[Record, bytes], Event]
+
+
+class Remembered:
+    """The newest answers of each person, as far as this process gave them. Safe to call from any thread."""
+
+    def __init__(self, people_max: int = PEOPLE_MAX) -> None:
+        self._people: OrderedDict[str, deque[tuple[str, frozenset[str]]]] = OrderedDict()
+        self._people_max = people_max
+        self._lock = threading.Lock()
+
+    def keep(self, user: str, request_id: str, items: list[str]) -> None:
+        """Note what was shown to a person."""
+        with self._lock:
+            answers = self._people.setdefault(user, deque(maxlen=ANSWERS_MAX))
+            answers.append((request_id, frozenset(items)))
+            self._people.move_to_end(user)
+            while len(self._people) > self._people_max:
+                self._people.popitem(last=False)
+
+    def request_of(self, user: str, item: str) -> str | None:
+        """The newest answer that showed this item to this person."""
+        with self._lock:
+            answers = self._people.get(user, ())
+            return next((request_id for request_id, items in reversed(answers) if item in items), None)
+
+
+def gorse_routes(service: Service, slot: str) -> list[Route]:
+    """Gorse's routes, to be mounted beside the API's; answers are those of `slot`."""
+    remembered = Remembered()
+    recommended = partial(_recommend, slot=slot, remembered=remembered)
+    feedback, user, item = partial(_feedback, remembered=remembered), _user, _item
+    routes = [
+        *(("/api/feedback", method, partial(_insert, convert=feedback), WRITE) for method in ("POST", "PUT")),
+        *((f"/api/user{end}", "POST", partial(_insert, convert=user), WRITE) for end in ("", "s")),
+        *((f"/api/item{end}", "POST", partial(_insert, convert=item), WRITE) for end in ("", "s")),
+        ("/api/recommend/{user}", "GET", recommended, READ),
+        ("/api/recommend/{user}/{category}", "GET", recommended, READ),
+        *((f"/api/item/{{id}}/neighbors{end}", "GET", _neighbors, READ) for end in ("", "/")),
+        *((f"/api/{name}{end}", "GET", partial(_list, name=name), READ) for name in _LISTS for end in ("", "/{category}")),
+        ("/api/non-personalized/{name}", "GET", _non_personalized, READ),
+        ("/api/item/{id}", "GET", _get_item, READ),
+        *((f"/api/health/{name}", "GET", _health, OPEN) for name in ("live", "ready")),
+    ]
+    return [route(path, method, handler, scope, service, key_header="x-api-key") for path, method, handler, scope in routes]
+
+
+# What comes in
+
+
+async def _insert(request: Request, service: Service, *, convert: Convert) -> Response:
+    body = await read_body(request, bytes_max=service.body_bytes_max, deadline_s=service.body_deadline_s)
+    lines = await asyncio.to_thread(_lines, body, convert)
+    decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", format_=gorse.FORMAT) if lines else []
+    refused = [decision for decision in decisions if not decision.accepted]
+    if refused and len(refused) == len(decisions):
+        return fault(400, refused[0].code, refused[0].message, path=refused[0].path, fix="it is kept: tailorbird lake quarantine")
+    return as_json({"RowAffected": len(decisions) - len(refused)})
+
+
+def _lines(body: bytes, convert: Convert) -> list[bytes]:
+    lines: list[bytes] = []
+    for raw in split_records(body):
+        place = f"gorse:{sha256(raw).hexdigest()[:32]}"
+        lines += lines_of(gorse.FORMAT, raw, place, lambda record, _, raw=raw: [convert(as_record(record), raw)], {})
+    return lines
+
+
+def _feedback(fields: Record, raw: bytes, *, remembered: Remembered) -> Event:
+    """The same feedback of the same time is the same event, as with Gorse; without a time, of whatever time."""
+    same = msgspec.json.encode([fields.get(name) for name in ("FeedbackType", "UserId", "ItemId", "Timestamp")])
+    event = gorse.feedback(fields, f"gorse:{sha256(same).hexdigest()[:32]}")
+    return msgspec.structs.replace(event, request_id=remembered.request_of(event.user_id or "", event.item_id or ""))
+
+
+def _user(fields: Record, raw: bytes) -> Event:
+    return msgspec.structs.replace(gorse.user(fields, _new_id()), timeless=False)
+
+
+def _item(fields: Record, raw: bytes) -> Event:
+    """What an item is from now on; when it came to be is an attribute."""
+    event = gorse.item(fields, _new_id())
+    since = {"timestamp": fields["Timestamp"]} if event.ts is not None else {}
+    return msgspec.structs.replace(event, ts=None, timeless=False, properties={**(event.properties or {}), **since} or None)
+
+
+def _new_id() -> str:
+    """A profile may go back to what it was before, so that each one sent is an event of its own."""
+    return f"gorse:{uuid.uuid4().hex}"
+
+
+# What goes out
+
+
+async def _recommend(request: Request, service: Service, *, slot: str, remembered: Remembered) -> Response:
+    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
+    if count == 0 or offset >= SIZE_MAX:
+        return as_json([])
+    user = request.path_params["user"]
+    category = request.path_params.get("category") or request.query_params.get("category")
+    query = RecommendQuery(
+        slot=slot, user_id=user, size=min(count + offset, SIZE_MAX), filters={"category": category} if category else {}
+    )  # fmt: skip
+    answer = await in_thread(service, service.pipeline.answer, query)
+    shown = [item.item_id for item in answer.items][offset : offset + count]
+    remembered.keep(user, answer.request_id, shown)
+    if shown and request.query_params.get("write-back-type"):
+        seen = Event(f"{answer.request_id}#impression", "impression", user_id=user, items=shown, request_id=answer.request_id)
+        await service.door.submit_async(encode_event(seen))
+    return as_json(shown)
+
+
+async def _neighbors(request: Request, service: Service) -> Response:
+    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
+    found = await in_thread(service, service.pipeline.similar, request.path_params["id"], min(count + offset, SIZE_MAX))
+    return _no_item() if found is None else _scored(found.items[offset : offset + count])
+
+
+async def _list(request: Request, service: Service, *, name: str) -> Response:
+    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
+    category = request.path_params.get("category") or request.query_params.get("category") or None
+    found = await in_thread(service, service.pipeline.listed, _LISTS[name], count + offset, category)
+    return _scored(found[offset : offset + count])
+
+
+async def _non_personalized(request: Request, service: Service) -> Response:
+    name = request.path_params["name"]
+    if name not in _LISTS:
+        return fault(404, "unknown_list", f"there is no such list; there are {', '.join(_LISTS)}")
+    return await _list(request, service, name=name)
+
+
+async def _get_item(request: Request, service: Service) -> Response:
+    found = await in_thread(service, service.pipeline.item, request.path_params["id"])
+    if found is None:
+        return _no_item()
+    given: dict[str, Any] = found.attributes
+    categories = given.get("categories") or ([given["category"]] if given.get("category") else [])
+    return as_json(
+        {
+            "ItemId": found.item_id,
+            "IsHidden": bool(given.get("is_hidden", False)),
+            "Categories": categories if isinstance(categories, list) else [categories],
+            "Timestamp": given.get("timestamp") or "0001-01-01T00:00:00Z",
+            "Labels": {name: value for name, value in given.items() if name not in _KNOWN and value is not None},
+            "Comment": given.get("comment") or "",
+        }
+    )
+
+
+async def _health(request: Request, service: Service) -> Response:
+    ready = service.door.figures().open and not service.draining
+    told = {"Ready": ready, "DataStoreConnected": ready, "CacheStoreConnected": ready, "DataStoreError": None, "CacheStoreError": None}
+    return as_json(told, 200 if ready or request.url.path.endswith("/live") else 503)
+
+
+def _scored(items: list[Shown]) -> Response:
+    return as_json([{"Id": item.item_id, "Score": item.score or 0.0} for item in items])
+
+
+def _no_item() -> Response:
+    return fault(404, "unknown_item", "the live index has no such item")
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) <= 6):
+        raise QueryError(f"expected a number, got {text[:20]!r}", path=name)
+    return int(text)

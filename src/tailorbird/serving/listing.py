@@ -1,0 +1,26 @@
+"""Lists that are the same for everybody: what is popular, what is new."""
+
+import numpy as np
+
+from tailorbird.retrieval import Index
+from tailorbird.serving.messages import Shown
+
+_REASONS = {"popular": "Popular", "fresh": "New"}
+
+
+def list_items(index: Index, source: str, size: int, category: str | None = None) -> list[Shown]:
+    """The first items of `popular` or `fresh`, of one category if it is named; none of a category that no item has."""
+    if source == "popular":
+        found = index.popular(size, category)
+    else:
+        found = index.fresh(size if category is None else len(index))
+    rows, scores = found.rows, found.scores
+    if source == "fresh" and category is not None:
+        code = index.category.code(category)
+        kept = np.flatnonzero((index.category.codes[rows] == code) & (code >= 0))[:size]
+        rows, scores = rows[kept], scores[kept]
+    shown = zip(rows.tolist(), scores.tolist(), strict=True)
+    return [
+        Shown(item_id=index.ids[row], position=place, score=score, reason=_REASONS[source], reason_code=source, source=source)
+        for place, (row, score) in enumerate(shown, 1)
+    ]

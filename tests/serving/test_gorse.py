@@ -1,0 +1,208 @@
+"""Gorse's REST API over a real pipeline, door and router, called as its clients call it."""
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+from tests.serving import shop
+
+from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.router import Router, table
+from tailorbird.serving.access import SCOPES, Keys
+from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.door import Door
+from tailorbird.serving.gorse import Remembered, gorse_routes
+from tailorbird.serving.parts import Fixed
+from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.schemas import OneSchema
+from tailorbird.stream import open_reader, routed_path
+
+KEY = "key-of-gorse-0123456789"
+STAR = {"FeedbackType": "star", "UserId": "bob", "ItemId": "i5", "Timestamp": "2025-02-24"}
+
+
+class Site:
+    """A server that speaks Gorse's API too, and what the router makes of what came in."""
+
+    def __init__(self, folder, features, bundle, keys: Keys) -> None:
+        self.folder = folder
+        self.door = Door(folder, "serve-1", RoutePlan(), SystemClock())
+        pipeline = Pipeline(
+            slots=shop.slots(), bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features, None)), answers=self.door,
+            clock=SystemClock(), rng=np.random.default_rng(1),
+        )  # fmt: skip
+        self.service = Service(pipeline, self.door, keys)
+        app = create_app(self.service, gorse_routes(self.service, "home"))
+        self.client = TestClient(app, base_url="http://127.0.0.1:8642")
+
+    def events(self) -> list[dict]:
+        """What was accepted, by the router, in order; closes the door."""
+        self.door.close()
+        with Router(self.folder, RoutePlan(), clock=SystemClock()) as router:
+            while router.step().rows:
+                pass
+        with open_reader(routed_path(self.folder)) as reader:
+            return [row for stored in reader.read(0) if stored.block.kind == "events" for row in table(stored.block).to_pylist()]
+
+    def close(self) -> None:
+        self.door.close()
+        self.service.pool.shutdown()
+
+
+@pytest.fixture
+def make(tmp_path, features, bundle):
+    made = []
+
+    def make(keys: Keys | None = None) -> Site:
+        made.append(Site(tmp_path, features, bundle, keys or Keys()))
+        return made[-1]
+
+    yield make
+    for site in made:
+        site.close()
+
+
+def test_feedback_is_taken_and_counted_once(make):
+    site = make()
+    for _ in range(2):
+        answer = site.client.post("/api/feedback", json=[STAR, {**STAR, "ItemId": "i6", "FeedbackType": "read"}])
+        assert (answer.status_code, answer.json()) == (200, {"RowAffected": 2})
+    assert site.client.put("/api/feedback", json=[STAR]).json() == {"RowAffected": 1}
+    assert [(event["type"], event["user_id"], event["item_id"]) for event in site.events()] == [
+        ("like", "bob", "i5"),
+        ("view", "bob", "i6"),
+    ]
+
+
+def test_users_and_items_become_profiles_that_hold_from_now_on(make):
+    site = make()
+    item = {
+        "ItemId": "new",
+        "IsHidden": False,
+        "Labels": {"topic": "vue"},
+        "Categories": ["web"],
+        "Timestamp": "2022-02-22",
+        "Comment": "c",
+    }
+    assert site.client.post("/api/user", json={"UserId": "bob", "Labels": {"company": "gorse"}}).json() == {"RowAffected": 1}
+    assert site.client.post("/api/item", json=item).json() == {"RowAffected": 1}
+    assert site.client.post("/api/items", json=[item, {**item, "ItemId": "newer"}]).json() == {"RowAffected": 2}
+    user, first, again, newer = site.events()
+    assert (user["type"], user["user_id"], user["properties"], user["timeless"]) == ("user", "bob", '{"company":"gorse"}', False)
+    assert (first["item_id"], again["item_id"], newer["item_id"]) == ("new", "new", "newer")
+    assert first["properties"] == '{"categories":["web"],"category":"web","comment":"c","timestamp":"2022-02-22","topic":"vue"}'
+    assert first["ts"] == first["received_at"]
+
+
+def test_recommendations_are_ids_page_by_page(make):
+    site = make()
+    first = site.client.get("/api/recommend/bob?n=5").json()
+    assert len(first) == len(set(first)) == 5
+    assert len(site.client.get("/api/recommend/bob").json()) == 10
+    assert site.client.get("/api/recommend/bob?n=0").json() == []
+    coats = site.client.get("/api/recommend/bob/coats?n=4").json()
+    assert coats
+    assert all(int(item[1:]) % 4 == 0 for item in coats)  # how the shop gives out its categories
+    assert coats == site.client.get("/api/recommend/bob", params={"category": "coats", "n": 4}).json()
+
+
+def test_feedback_on_what_was_shown_is_joined_to_its_answer(make):
+    site = make()
+    shown = site.client.get("/api/recommend/bob?n=5&write-back-type=read").json()
+    site.client.post("/api/feedback", json=[{**STAR, "ItemId": shown[2]}, {**STAR, "ItemId": "elsewhere"}, {**STAR, "UserId": "eve"}])
+    answer, seen, joined, other, eve = site.events()
+    assert (answer["type"], answer["user_id"], answer["items"]) == ("answer", "bob", shown)
+    assert (seen["type"], seen["items"], seen["request_id"]) == ("impression", shown, answer["request_id"])
+    assert (joined["request_id"], joined["position"], joined["slot"]) == (answer["request_id"], 3, "home")
+    assert (other["request_id"], eve["request_id"]) == (None, None)
+
+
+def test_neighbors_popular_latest_and_an_item(make):
+    site = make()
+    near = site.client.get("/api/item/i3/neighbors?n=3").json()
+    assert [sorted(one) for one in near] == [["Id", "Score"]] * 3
+    assert site.client.get("/api/item/i3/neighbors/?n=3").json() == near
+    popular = [one["Id"] for one in site.client.get("/api/popular?n=4").json()]
+    assert popular == ["i0", "i1", "i2", "i3"]  # as the shop counts its clicks
+    assert [one["Id"] for one in site.client.get("/api/popular?n=2&offset=2").json()] == ["i2", "i3"]
+    assert [one["Id"] for one in site.client.get("/api/popular/hats?n=2").json()] == ["i1", "i5"]
+    assert site.client.get("/api/popular/none").json() == site.client.get("/api/latest/none").json() == []
+    latest = [one["Id"] for one in site.client.get("/api/latest?n=3").json()]
+    assert latest == ["i39", "i38", "i37"]
+    assert [one["Id"] for one in site.client.get("/api/latest/hats?n=2").json()] == ["i37", "i33"]
+    assert site.client.get("/api/non-personalized/latest?n=3").json() == site.client.get("/api/latest?n=3").json()
+    item = site.client.get("/api/item/i1").json()
+    assert (item["ItemId"], item["Categories"], item["IsHidden"]) == ("i1", ["hats"], False)
+    assert item["Labels"]["price"] == 1.0
+
+
+def test_health(make):
+    site = make()
+    assert site.client.get("/api/health/ready").json()["Ready"] is True
+    site.door.close()
+    assert site.client.get("/api/health/ready").status_code == 503
+    assert site.client.get("/api/health/live").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", "/api/feedback", [{"FeedbackType": "star", "UserId": "bob"}], 400, "missing"),
+        ("POST", "/api/feedback", [{**STAR, "FeedbackType": "zoomed"}], 400, "unknown_type"),
+        ("POST", "/api/feedback", "x", 400, "wrong_type"),
+        ("POST", "/api/user", {"Labels": []}, 400, "missing"),
+        ("GET", "/api/recommend/bob?n=many", None, 400, "bad_query"),
+        ("GET", "/api/recommend/" + "x" * 300, None, 400, "bad_id"),
+        ("GET", "/api/item/gone", None, 404, "unknown_item"),
+        ("GET", "/api/item/gone/neighbors", None, 404, "unknown_item"),
+        ("GET", "/api/non-personalized/odd", None, 404, "unknown_list"),
+        ("DELETE", "/api/item/i1", None, 405, "method_not_allowed"),
+        ("GET", "/api/users", None, 405, "method_not_allowed"),
+    ],
+)
+def test_what_cannot_be_done_says_why(make, method, path, body, status, code):
+    answer = make().client.request(method, path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_some_refused_feedback_does_not_cost_the_rest(make):
+    site = make()
+    assert site.client.post("/api/feedback", json=[STAR, {**STAR, "Timestamp": "soon"}]).json() == {"RowAffected": 1}
+    assert site.door.figures().refused == {"bad_time": 1}
+    assert site.client.post("/api/feedback", json=[]).json() == {"RowAffected": 0}
+
+
+def test_the_key_of_a_gorse_client_is_asked_for(make):
+    site = make(Keys(write=[KEY], read=[KEY]))
+    assert site.client.get("/api/recommend/bob").status_code == 401
+    assert site.client.get("/api/recommend/bob", headers={"X-API-Key": "another-key-0123456789"}).status_code == 401
+    assert site.client.get("/api/recommend/bob", headers={"X-API-Key": KEY}).status_code == 200
+    assert site.client.post("/api/feedback", json=[STAR], headers={"X-API-Key": KEY}).status_code == 200
+    assert site.client.get("/api/recommend/bob", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+    assert site.client.get("/v1/items/i1", headers={"X-API-Key": KEY}).status_code == 401  # our own routes know one header only
+    assert site.client.get("/api/health/live").status_code == 200
+
+
+def test_every_route_has_a_scope_and_a_read_key_cannot_write(make):
+    site = make(Keys(read=[KEY]))
+    for each in gorse_routes(site.service, "home"):
+        assert each.endpoint.scope in SCOPES
+        for method in each.methods - {"HEAD"}:
+            path = each.path.replace("{user}", "bob").replace("{category}", "hats").replace("{id}", "i1").replace("{name}", "popular")
+            status = site.client.request(method, path, json=[STAR] if method != "GET" else None, headers={"X-API-Key": KEY}).status_code
+            assert status == (403 if each.endpoint.scope == "write" else 200), path
+
+
+def test_only_the_newest_answers_of_the_newest_people_are_remembered():
+    remembered = Remembered(people_max=2)
+    for number in range(5):
+        remembered.keep("u", f"r{number}", ["i", f"i{number}"])
+    assert (remembered.request_of("u", "i"), remembered.request_of("u", "i2"), remembered.request_of("u", "i1")) == ("r4", "r2", None)
+    remembered.keep("v", "r", ["i"])
+    remembered.keep("w", "r", ["i"])
+    assert (remembered.request_of("u", "i"), remembered.request_of("v", "i")) == (None, "r")
+
+
+def test_without_the_setting_nothing_answers_there(make):
+    site = make()
+    client = TestClient(create_app(site.service), base_url="http://127.0.0.1:8642")
+    assert client.get("/api/recommend/bob").status_code == 404

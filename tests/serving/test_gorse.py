@@ -105,6 +105,23 @@ def test_recommendations_are_ids_page_by_page(make):
     assert coats == site.client.get("/api/recommend/bob", params={"category": "coats", "n": 4}).json()
 
 
+def test_newer_clients_ask_for_scores_and_end_with_a_slash(make):
+    site = make()
+    scored = site.client.get("/api/recommend/bob/?n=5&offset=0", headers={"X-API-Version": "2"}).json()
+    assert [sorted(one) for one in scored] == [["Id", "Score"]] * 5
+    assert [one["Score"] for one in scored] == sorted((one["Score"] for one in scored), reverse=True)
+
+
+def test_a_session_is_answered_by_what_goes_with_its_items(make):
+    site = make()
+    session = [{**STAR, "ItemId": item} for item in ("i3", "i4", "gone")]
+    found = [one["Id"] for one in site.client.post("/api/session/recommend?n=5", json=session).json()]
+    assert len(found) == 5
+    assert not {"i3", "i4"} & set(found)
+    assert site.client.post("/api/session/recommend", json=[{"UserId": "u"}]).status_code == 400
+    assert site.client.post("/api/session/recommend", json=[]).json() == []
+
+
 def test_feedback_on_what_was_shown_is_joined_to_its_answer(make):
     site = make()
     shown = site.client.get("/api/recommend/bob?n=5&write-back-type=read").json()

@@ -3,14 +3,16 @@
     POST, PUT /api/feedback                       events, as `tailorbird import gorse` has them; counted once, however often they are sent
     POST /api/user, /api/users, /api/item(s)      profiles, valid from now on
     GET  /api/recommend/{user}[/{category}]       an answer of the slot that `[serve] gorse_slot` names; `write-back-type` notes what
-                                                  was shown as an impression
+                                                  was shown as an impression; `X-API-Version: 2` gets scores
+    POST /api/session/recommend                   what goes with the items of a session, by similar items
     GET  /api/item/{id}/neighbors                 similar items
     GET  /api/popular, /api/latest [/{category}], /api/non-personalized/{name}
     GET  /api/item/{id}, /api/health/live, /api/health/ready
 
 Keys come in `X-API-Key` (or as a bearer): give the one key of a Gorse client both scopes, read and write. Gorse's clients know no
 `request_id`; the newest answers of each person are therefore remembered here, in this process, and feedback on an item
-that one of them showed is joined to it. What is not spoken: deletions, cursors over users, items and feedback, and sessions.
+that one of them showed is joined to it. What is not spoken: deletions, partial updates, and cursors over users, items and
+feedback.
 
 Source: Gorse's documentation, "RESTful API", and its `server/rest.go`.
 """
@@ -36,17 +38,25 @@ from tailorbird.events.adapters.fields import as_record
 from tailorbird.events.adapters.files import split_records
 from tailorbird.events.adapters.record import Record, lines_of
 from tailorbird.serving.access import OPEN, READ, WRITE
-from tailorbird.serving.app import Service, as_json, fault, in_thread, route
+from tailorbird.serving.app import Answers, Service, as_json, fault, in_thread, route
 from tailorbird.serving.body import read_body
-from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown
+from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown, decode
 
 SIZE = 10  # Gorse's own default
 PEOPLE_MAX = 20_000
 ANSWERS_MAX = 3
+SESSION_MAX = 10  # items of a session that are looked at, the newest
 _LISTS = {"popular": "popular", "latest": "fresh"}
 _KNOWN = ("categories", "category", "comment", "is_hidden", "timestamp")
 
 Convert = Callable[[Record, bytes], Event]
+
+
+class _InSession(msgspec.Struct):
+    ItemId: str
+
+
+_session_of = msgspec.json.Decoder(list[_InSession])
 
 
 class Remembered:
@@ -82,8 +92,8 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
         *(("/api/feedback", method, partial(_insert, convert=feedback), WRITE) for method in ("POST", "PUT")),
         *((f"/api/user{end}", "POST", partial(_insert, convert=user), WRITE) for end in ("", "s")),
         *((f"/api/item{end}", "POST", partial(_insert, convert=item), WRITE) for end in ("", "s")),
-        ("/api/recommend/{user}", "GET", recommended, READ),
-        ("/api/recommend/{user}/{category}", "GET", recommended, READ),
+        *((f"/api/recommend/{{user}}{end}", "GET", recommended, READ) for end in ("", "/", "/{category}")),
+        ("/api/session/recommend", "POST", _session, READ),
         *((f"/api/item/{{id}}/neighbors{end}", "GET", _neighbors, READ) for end in ("", "/")),
         *((f"/api/{name}{end}", "GET", partial(_list, name=name), READ) for name in _LISTS for end in ("", "/{category}")),
         ("/api/non-personalized/{name}", "GET", _non_personalized, READ),
@@ -150,12 +160,33 @@ async def _recommend(request: Request, service: Service, *, slot: str, remembere
         slot=slot, user_id=user, size=min(count + offset, SIZE_MAX), filters={"category": category} if category else {}
     )  # fmt: skip
     answer = await in_thread(service, service.pipeline.answer, query)
-    shown = [item.item_id for item in answer.items][offset : offset + count]
+    items = answer.items[offset : offset + count]
+    shown = [item.item_id for item in items]
     remembered.keep(user, answer.request_id, shown)
     if shown and request.query_params.get("write-back-type"):
         seen = Event(f"{answer.request_id}#impression", "impression", user_id=user, items=shown, request_id=answer.request_id)
         await service.door.submit_async(encode_event(seen))
-    return as_json(shown)
+    return _scored(items) if request.headers.get("x-api-version") == "2" else as_json(shown)
+
+
+async def _session(request: Request, service: Service) -> Response:
+    """What goes with the items of a session that nobody keeps: their similar items, summed, without themselves."""
+    count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
+    body = await read_body(request, bytes_max=service.body_bytes_max, deadline_s=service.body_deadline_s)
+    items = [feedback.ItemId for feedback in decode(body, _session_of)][-SESSION_MAX:]
+    found = await in_thread(service, _together, service.pipeline, items, min(count + offset, SIZE_MAX))
+    return as_json(found[offset : offset + count])
+
+
+def _together(pipeline: Answers, items: list[str], size: int) -> list[dict[str, Any]]:
+    scores: dict[str, float] = {}
+    for item in dict.fromkeys(items):
+        near = pipeline.similar(item, SIZE_MAX)
+        for shown in near.items if near is not None else ():
+            if shown.item_id not in items:
+                scores[shown.item_id] = scores.get(shown.item_id, 0.0) + (shown.score or 0.0)
+    ranked = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
+    return [{"Id": item, "Score": score} for item, score in ranked[:size]]
 
 
 async def _neighbors(request: Request, service: Service) -> Response:

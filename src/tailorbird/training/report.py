@@ -3,43 +3,25 @@
 What stands in it is what `TrainReport` holds; nothing is computed here but pictures.
 """
 
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from tailorbird.models.gbdt import Gbdt
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.judge import PRIMARY, Evaluation, HeadFigures
+from tailorbird.training.page import OTHERS, OURS, picture, plain, table, write_page
 from tailorbird.training.settings import TrainReport
 
-matplotlib.use("Agg")
-from matplotlib.figure import Figure
-
 COLUMNS_SHOWN = 25
-OURS, OTHERS = "#1b6e5f", "#9aa5ab"
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2529; --soft: #5c6b73; --line: #d7dee2; --ours: #1b6e5f; --paper: #fff; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4eaed; --soft: #9aa8b0; --line: #37444b; --ours: #58c2ab; --paper: #141a1d; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
-body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: .6rem 0 1.4rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; } small, .soft { color: var(--soft); }
-.ours td { color: var(--ours); font-weight: 600; } .verdict { font-size: 1.15rem; border-left: 4px solid var(--ours); padding-left: .8rem; }
-.verdict.kept { border-color: #b3541e; } figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; background: #fff; }
-h2 { margin-top: 2.2rem; font-size: 1.2rem; }
-"""
 
 
 def write_report(path: Path, report: TrainReport, models: Mapping[str, Gbdt]) -> Path:
     """Write the page and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     parts = [
         _head(report),
         _figures(report.evaluation),
@@ -47,13 +29,7 @@ def write_report(path: Path, report: TrainReport, models: Mapping[str, Gbdt]) ->
         *(_of_head(name, report.evaluation.heads.get(name), model) for name, model in models.items()),
         _facts(report),
     ]
-    title = f"{escape(report.version)} · {escape(report.about['slot'])} · Tailorbird"
-    opening = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style><body>'
-    page = f"{opening}{''.join(parts)}</body></html>"
-    temporary = path.with_suffix(".part")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.rename(path)
-    return path
+    return write_page(path, f"{report.version} · {report.about['slot']}", parts)
 
 
 def _head(report: TrainReport) -> str:
@@ -79,9 +55,9 @@ def _figures(evaluation: Evaluation) -> str:
         told = "" if gain is None else f"{gain.value:+.4f} <small>{gain.low:+.4f} … {gain.high:+.4f}</small>"
         cells = [escape(name), *(_cell(evaluation.figures[name][figure]) for figure in names), told]
         rows.append((cells, name == evaluation.model))
-    table = _table(["", *names, f"gain of {evaluation.model} in {PRIMARY}"], rows)
+    compared = table(["", *names, f"gain of {evaluation.model} in {PRIMARY}"], rows)
     intro = "95 % intervals from resampling people; differences are paired over the same requests."
-    return f"<h2>Beside the baselines</h2><p class='soft'>{intro}</p>{table}{_picture(_compared(evaluation, ordered))}"
+    return f"<h2>Beside the baselines</h2><p class='soft'>{intro}</p>{compared}{picture(_compared(evaluation, ordered))}"
 
 
 def _slices(evaluation: Evaluation) -> str:
@@ -90,28 +66,28 @@ def _slices(evaluation: Evaluation) -> str:
         ([escape(name), f"{count:,}", _cell(figures[evaluation.model]), _cell(figures[best]) if best else ""], False)
         for name, (count, figures) in evaluation.slices.items()
     ]
-    return f"<h2>For whom</h2>{_table(['slice', 'requests', evaluation.model, best or '–'], rows)}"
+    return f"<h2>For whom</h2>{table(['slice', 'requests', evaluation.model, best or '–'], rows)}"
 
 
 def _of_head(name: str, head: HeadFigures | None, model: Gbdt) -> str:
-    pictures = [_picture(_importance(model)), _picture(_curve(model))]
-    table = ""
+    pictures = [picture(_importance(model)), picture(_curve(model))]
+    figures_told = ""
     if head is not None:
         figures = {"AUC": head.auc, "log loss": head.log_loss, "calibration error": head.calibration_error}
         rows = [([label, _cell(figure)], False) for label, figure in figures.items()]
         rows.append((["log loss of always the mean", f"{head.log_loss_mean:.4f}"], False))
         rows.append((["calibration error, debiased", f"{head.calibration.debiased:.4f}"], False))
         rows.append((["positives of rows", f"{head.positives:,} of {head.rows:,}"], False))
-        table = _table(["figure", "value"], rows)
-        pictures.insert(0, _picture(_reliability(head)))
-    return f"<h2>Head {escape(name)}</h2>{table}{''.join(pictures)}"
+        figures_told = table(["figure", "value"], rows)
+        pictures.insert(0, picture(_reliability(head)))
+    return f"<h2>Head {escape(name)}</h2>{figures_told}{''.join(pictures)}"
 
 
 def _facts(report: TrainReport) -> str:
     rows = [([escape(key), escape(value)], False) for key, value in _flattened(report.about)]
     rows += [([f"rows of {escape(part)}", f"{count:,}"], False) for part, count in report.rows.items()]
     rows += [([f"seconds, {escape(stage)}", f"{seconds:.1f}"], False) for stage, seconds in report.seconds.items()]
-    return f"<h2>What to know</h2>{_table(['', ''], rows)}"
+    return f"<h2>What to know</h2>{table(['', ''], rows)}"
 
 
 def _compared(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
@@ -124,7 +100,7 @@ def _compared(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
         axes.plot([interval.value], [place], "o", color=colour)
     axes.set_yticks(range(len(ordered)), list(reversed(ordered)))
     axes.set_title(f"{PRIMARY} on the test part, 95 % intervals", fontsize=10)
-    return _plain(figure)
+    return plain(figure)
 
 
 def _reliability(head: HeadFigures) -> Figure:
@@ -139,7 +115,7 @@ def _reliability(head: HeadFigures) -> Figure:
     axes.set_xlabel("predicted")
     axes.set_ylabel("happened")
     axes.set_title("Reliability, bins of equal mass", fontsize=10)
-    return _plain(figure)
+    return plain(figure)
 
 
 def _importance(model: Gbdt) -> Figure:
@@ -149,7 +125,7 @@ def _importance(model: Gbdt) -> Figure:
     axes.barh([name for name, _ in reversed(shown)], [share for _, share in reversed(shown)], color=OURS)
     axes.tick_params(axis="y", labelsize=8)
     axes.set_title("Share of the gain by column", fontsize=10)
-    return _plain(figure)
+    return plain(figure)
 
 
 def _curve(model: Gbdt) -> Figure:
@@ -161,30 +137,7 @@ def _curve(model: Gbdt) -> Figure:
     axes.set_xlabel("trees")
     axes.set_title(f"Learning curve; {model.trees} trees kept", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
-    return _plain(figure)
-
-
-def _plain(figure: Figure) -> Figure:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    return figure
-
-
-def _picture(figure: Figure) -> str:
-    """The figure as inline SVG, the same for the same figure."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "tailorbird", "svg.fonttype": "none", "font.size": 9}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return f"<figure>{text[text.index('<svg') :]}</figure>"
-
-
-def _table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> str:
-    """A table; cells are HTML already, and rows marked true are ours."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(f"<tr{' class=ours' if ours else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells, ours in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return plain(figure)
 
 
 def _cell(interval: Interval) -> str:

@@ -1,0 +1,62 @@
+"""A page of a report: one HTML file without anything from the net, tables, and pictures as inline SVG."""
+
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib.figure import Figure
+
+OURS, OTHERS = "#1b6e5f", "#9aa5ab"
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2529; --soft: #5c6b73; --line: #d7dee2; --ours: #1b6e5f; --paper: #fff; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4eaed; --soft: #9aa8b0; --line: #37444b; --ours: #58c2ab; --paper: #141a1d; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: .6rem 0 1.4rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } th { font-weight: 600; } small, .soft { color: var(--soft); }
+.ours td { color: var(--ours); font-weight: 600; } .verdict { font-size: 1.15rem; border-left: 4px solid var(--ours); padding-left: .8rem; }
+.verdict.kept { border-color: #b3541e; } figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; background: #fff; }
+h2 { margin-top: 2.2rem; font-size: 1.2rem; }
+"""
+
+
+def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
+    """Write the page, whose parts are HTML already, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opening = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} · Tailorbird</title><style>{STYLE}</style><body>'
+    )
+    temporary = path.with_suffix(".part")
+    temporary.write_text(f"{opening}<style>{STYLE}</style><body>{''.join(parts)}</body></html>", encoding="utf-8")
+    temporary.rename(path)
+    return path
+
+
+def plain(figure: Figure) -> Figure:
+    """The figure without what distracts."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    return figure
+
+
+def picture(figure: Figure) -> str:
+    """The figure as inline SVG, the same for the same figure."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "tailorbird", "svg.fonttype": "none", "font.size": 9}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return f"<figure>{text[text.index('<svg') :]}</figure>"
+
+
+def table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> str:
+    """A table; cells are HTML already, and rows marked true are ours."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(f"<tr{' class=ours' if ours else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells, ours in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -42,13 +42,15 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "config": ("Settings and where each came from.", ("show",)),
     "run": ("Run one role in this terminal, as `up` does with all.", ("serve", "router", "worker", "lake", "trainer")),
     "features": (
-        "Look at features, hold their readings against each other, and change what is declared.",
-        ("list", "show", "plan", "apply", "backfill", "prune", "verify"),
+        "Look at features, rank them, hold their readings against each other, and change what is declared.",
+        ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify"),
     ),
     "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
     "experiment": ("What the arms of an experiment did.", ("report",)),
     "lake": ("Check the lake, see what was refused, and send it again.", ("verify", "quarantine", "replay")),
 }
+
+_OWN_MODULE = {"features rank": "features_rank"}  # commands of a group that are not in the group's module
 
 
 def build_app() -> App:
@@ -67,7 +69,8 @@ def build_app() -> App:
     for name, (text, commands) in _GROUPS.items():
         group = App(name=name, help=text)
         for command in commands:
-            group.command(_load(name, f"{command}_" if command == "list" else command), name=command)
+            module = _OWN_MODULE.get(f"{name} {command}", name)
+            group.command(_load(module, f"{command}_" if command == "list" else command), name=command)
         app.command(group)
     return app
 

@@ -1,15 +1,27 @@
 """`tailorbird train`."""
 
+import difflib
 import getpass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
+
+if TYPE_CHECKING:
+    from tailorbird.features import FeatureSet
 
 Rows = Literal["auto", "answers", "clicks"]  # as training.rows has it, which takes half a second to load
 
 
 def train(
-    slot: str = "", *, window: str = "", quick: bool = False, promote: bool = True, rows: Rows = "auto", as_of: str = "", json: Json = False
+    slot: str = "",
+    *,
+    window: str = "",
+    quick: bool = False,
+    promote: bool = True,
+    rows: Rows = "auto",
+    leave_out: str = "",
+    as_of: str = "",
+    json: Json = False,
 ) -> None:
     """Train a model for a slot on what the lake holds, judge it beside the baselines, and promote it if it passes the gate.
 
@@ -21,6 +33,8 @@ def train(
     Example:  tailorbird -C shop train home --window 14d --quick
 
     Example:  tailorbird -C news train --as-of latest
+
+    Example:  tailorbird -C shop train --leave-out device,user_spend_28d
 
     Parameters
     ----------
@@ -34,6 +48,8 @@ def train(
         let it go live if it passes the gate
     rows:
         learn from logged answers, or from clicks and the like with drawn candidates; auto: answers, where enough have a known outcome
+    leave_out:
+        columns that the model must not see, with commas between them, as `features rank` proposes them
     as_of:
         train as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event, for a history that ended long ago
     """
@@ -51,7 +67,9 @@ def train(
         console(stderr=True).print(settled.said, markup=False)
     declared = project.slot(slot)
     window_us = duration(window or project.settings.train.window)
-    settings = TrainSettings(window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows)
+    settings = TrainSettings(
+        window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows, leave_out=_left_out(leave_out, project.features)
+    )
     paths, clock, by = project.paths, clock_as_of(as_of, project, declared), getpass.getuser()
     ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by)
     with progress_bars(quiet=json) as progress:
@@ -79,6 +97,20 @@ def train(
     for note in (*report.decision.reasons[1:], *report.notes):
         out.print(f"  {note}")
     out.print(f"Report: {report.report}")
+
+
+def _left_out(text: str, features: "FeatureSet") -> tuple[str, ...]:
+    """The columns of `--leave-out`, each of which must exist."""
+    from tailorbird.errors import UsageError
+    from tailorbird.ranking.encoders import COMPUTED
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    known = (*features.numeric, *features.categorical, *COMPUTED)
+    if unknown := [name for name in names if name not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        fix = f"did you mean {near[0]}?" if near else "tailorbird features list"
+        raise UsageError(f"there is no column {unknown[0]!r}", where="--leave-out", fix=fix)
+    return names
 
 
 def print_results(results: dict[str, dict[str, float | None]], title: str) -> None:

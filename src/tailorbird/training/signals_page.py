@@ -1,0 +1,201 @@
+"""Signals to look at: a picture as PNG, and a page with tables, pictures and what to paste. Nothing is computed here but pictures."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import dendrogram
+
+from tailorbird.events import to_iso
+from tailorbird.training.bootstrap import Interval
+from tailorbird.training.judge import PRIMARY
+from tailorbird.training.page import OTHERS, OURS, picture, plain, table, write_page
+from tailorbird.training.redundancy import NEAR
+from tailorbird.training.serving_cost import GROUPS, ITEMS
+from tailorbird.training.signals import SignalReport
+from tailorbird.training.stability import UNSTABLE
+from tailorbird.training.subset import DRIFTING, LEAK, NULL, REDUNDANT, SIGNAL, Signal
+
+COLOURS = {SIGNAL: OURS, NULL: OTHERS, REDUNDANT: "#5b7fb5", DRIFTING: "#c98a1b", LEAK: "#b3241e"}
+
+
+def write_signals(folder: Path, report: SignalReport, paste: Sequence[str]) -> tuple[Path, Path]:
+    """Write `signals.html`, `signals.png` and `signals.json`; the paths of page and picture.
+
+    Args:
+        paste: lines that tell how to act on the proposal.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    image = folder / "signals.png"
+    whole(report).savefig(image, dpi=130, metadata={"Software": None})
+    (folder / "signals.json").write_bytes(msgspec.json.format(msgspec.json.encode(report.plain()), indent=1))
+    parts = [_head(report), _signals(report), _pictures(report), _steps(report), _paste(paste), _facts(report)]
+    return write_page(folder / "signals.html", f"Signals for {report.target}, slot {report.about['slot']}", parts), image
+
+
+def whole(report: SignalReport) -> Figure:
+    """Importance, clusters and drift side by side."""
+    count = len(report.signals)
+    figure = Figure(figsize=(17, 0.26 * count + 1.4), layout="constrained")
+    importance, tree, drift = figure.subplots(1, 3, width_ratios=[1.25, 1.0, 0.9])
+    _importance(importance, report)
+    _tree(tree, report)
+    _drift(drift, report)
+    return plain(figure)
+
+
+def _importance(axes: Axes, report: SignalReport) -> None:
+    shown = list(reversed(report.signals))
+    for place, one in enumerate(shown):
+        colour = COLOURS[one.verdict]
+        if np.isfinite(one.importance.value):
+            axes.plot([one.importance.low, one.importance.high], [place, place], color=colour, linewidth=3, solid_capstyle="round")
+            axes.plot([one.importance.value], [place], "o", color=colour, markersize=5)
+    axes.axvline(0, color=OTHERS, linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [one.name for one in shown])
+    for label, one in zip(axes.get_yticklabels(), shown, strict=True):
+        label.set_color(COLOURS[one.verdict])
+    for verdict in COLOURS:
+        if any(one.verdict == verdict for one in shown):
+            axes.plot([], [], "o", color=COLOURS[verdict], label=verdict)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.set_title(f"Drop of {PRIMARY} on later data when permuted, 95 % intervals", fontsize=10)
+
+
+def _tree(axes: Axes, report: SignalReport) -> None:
+    clusters = report.clusters
+    if len(clusters.tree):
+        dendrogram(
+            clusters.tree,
+            labels=list(report.columns),
+            orientation="left",
+            ax=axes,
+            color_threshold=1 - NEAR,
+            above_threshold_color=OTHERS,
+            leaf_font_size=8,
+        )
+    axes.axvline(1 - NEAR, color="#b3541e", linewidth=0.8, linestyle="--")
+    axes.set_title("Distance of columns; left of the line they stay apart", fontsize=10)
+
+
+def _drift(axes: Axes, report: SignalReport) -> None:
+    shown = list(report.signals)
+    values = np.array([one.drifts for one in shown])
+    axes.imshow(np.minimum(values, 2 * UNSTABLE), aspect="auto", cmap="YlOrBr", vmin=0, vmax=2 * UNSTABLE)
+    for (row, column), value in np.ndenumerate(values):
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value > 1.4 * UNSTABLE else "#1d2529")
+    last = len(report.periods) - 1
+    told = [f"{to_iso(start)[5:10]}{' later' if place == last else ''}" for place, start in enumerate(report.periods)]
+    axes.set_xticks(range(len(told)), told)
+    axes.set_yticks(range(len(shown)), [one.name for one in shown])
+    axes.set_title("Drift (PSI) since the first period", fontsize=10)
+
+
+def _head(report: SignalReport) -> str:
+    subset, parts = report.subset, report.about["parts"]
+    sentence = (
+        f"{len(subset.keep)} of {len(report.signals)} columns are proposed to stay. On requests that had no say in the choice, "
+        f"{PRIMARY} is {subset.subset} with them and {subset.full} with all: it loses {subset.loss}."
+    )
+    saved = _saved(subset.about)
+    told = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    windows = "; ".join(
+        f"{name}: {part['with_something_to_find']:,} requests with something to find, {part['from'][:16]} to {part['to'][:16]}"
+        for name, part in parts.items()
+    )
+    return (
+        f"<h1>Signals for {escape(report.target)}, slot {escape(report.about['slot'])}</h1>"
+        f'<p class="verdict">{escape(sentence)} {escape(saved)}</p><ul>{told}</ul><p class="soft">{escape(windows)}.</p>'
+    )
+
+
+def _saved(about: Mapping[str, object]) -> str:
+    if "read_us" not in about:
+        return ""
+    return (
+        f"A request reads {about['request_bytes_subset']:,} bytes of records instead of {about['request_bytes']:,}, "
+        f"in {about['read_us_subset']:,.0f} µs instead of {about['read_us']:,.0f}."
+    )
+
+
+def _signals(report: SignalReport) -> str:
+    header = [
+        "column",
+        "verdict",
+        "importance",
+        "null z",
+        "gain",
+        "information, mbit",
+        "z",
+        "drift",
+        "missing",
+        "bytes",
+        "finish, µs",
+        "why",
+    ]
+    rows = [(_cells(one), one.verdict == SIGNAL) for one in report.signals]
+    text = (
+        f"Importance: drop of {PRIMARY} on later data when the column is permuted, within requests or, where it is the same for all "
+        f"items of one, among requests (marked †). Null z: gain of small trees against labels shuffled within requests. Information: "
+        f"with the target, less what shuffling leaves. Drift: the worst of the periods. Bytes: of all reading records of a request "
+        f"with {ITEMS} items and {GROUPS} groups that only this column needs. Finish: making the column for {ITEMS} items from records "
+        f"that were read."
+    )
+    return f"<h2>Columns</h2><p class='soft'>{escape(text)}</p>{table(header, rows)}"
+
+
+def _cells(one: Signal) -> list[str]:
+    finish = f"{one.finish_us:.1f}" if np.isfinite(one.finish_us) else "–"
+    return [
+        escape(one.name) + (" †" if one.of_request else ""),
+        f'<span style="color:{COLOURS[one.verdict]}">{escape(one.verdict)}</span>',
+        _interval(one.importance),
+        f"{one.null_z:.1f}",
+        f"{one.gain:.1%}",
+        f"{1000 * one.bits:.2f}",
+        f"{one.bits_z:.1f}",
+        f"{one.drift:.2f}",
+        f"{one.missing:.0%}",
+        f"{one.request_bytes:,}",
+        finish,
+        "yes" if one.kept else "no",
+        f"<small>{escape(one.why)}</small>",
+    ]
+
+
+def _interval(interval: Interval) -> str:
+    if not np.isfinite(interval.value):
+        return "–"
+    return f"{interval.value:+.4f} <small>{interval.low:+.4f} … {interval.high:+.4f}</small>"
+
+
+def _pictures(report: SignalReport) -> str:
+    size = 0.24 * len(report.signals) + 1.2
+    found = []
+    for draw, width in ((_importance, 8.5), (_tree, 7.5), (_drift, 7.0)):
+        figure = Figure(figsize=(width, size), layout="constrained")
+        draw(figure.subplots(), report)
+        found.append(picture(plain(figure)))
+    return f"<h2>Pictures</h2>{''.join(found)}"
+
+
+def _steps(report: SignalReport) -> str:
+    rows = [
+        ([escape(step.reason), escape(", ".join(step.columns)), _interval(step.loss), "out" if step.kept_out else "stays"], False)
+        for step in report.subset.steps
+    ]
+    text = "Loss of all that is out by then, on the part that is chosen by; what the model cannot do without there stays."
+    return f"<h2>How the subset came about</h2><p class='soft'>{text}</p>{table(['step', 'columns', 'loss', ''], rows)}" if rows else ""
+
+
+def _paste(lines: Sequence[str]) -> str:
+    return f"<h2>To do so</h2><pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
+
+
+def _facts(report: SignalReport) -> str:
+    rows = [([escape(key), escape(str(value))], False) for key, value in report.about.items() if key != "parts"]
+    return f"<h2>What to know</h2>{table(['', ''], rows)}"

@@ -24,6 +24,7 @@ from tests.serving import shop
 
 from tailorbird.cli.inprocess import InProcess
 from tailorbird.cli.roles import Roles
+from tailorbird.cli.supervisor import STABLE_S
 from tailorbird.config import Project, open_project
 from tailorbird.config.schemas import active_schemas, settle
 from tailorbird.events import SystemClock
@@ -382,3 +383,31 @@ def test_a_features_py_that_is_broken_later_stops_no_role(tmp_path):
     settle(project, CLOCK)
     (project.root / "features.py").write_text("1 / 0")
     assert open_project(project.root, applied=True).features.schema_hash == project.features.schema_hash
+
+
+def test_a_setting_that_is_broken_while_it_runs_ends_nothing(tmp_path):
+    project = make_project(tmp_path / "shop")
+    up = Up(project).wait()
+    try:
+        router = up.pid("router")
+        until(lambda: age(router) > STABLE_S, 30, "the router does not stay up")
+        slots = (project.root / "slots.py").read_text()
+        (project.root / "slots.py").write_text("1 / 0")
+        os.kill(router, signal.SIGKILL)
+        until(lambda: "status 2; starting it again" in up.log.read_text(), 60, "the router was not refused")
+        assert up.answers()
+        assert up.process.poll() is None
+        (project.root / "slots.py").write_text(slots)
+        until(lambda: (pid := up.pid("router")) is not None and age(pid) > STABLE_S, 60, "the router did not come back")
+    finally:
+        up.stop()
+    assert up.process.returncode == 0
+
+
+def age(pid: int) -> float:
+    """How long a process has lived, in seconds."""
+    try:
+        started = float(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
+    return float(Path("/proc/uptime").read_text().split()[0]) - started

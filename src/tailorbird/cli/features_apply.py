@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tailorbird.features.plan import Comparison, Measured
 
 POLL_S = 0.2
+WITHOUT_WORKER_S = 60.0  # of waiting for a worker that does not run
 CHANGES = 2  # exit status of a plan that has something to do
 
 
@@ -182,15 +183,20 @@ def _follow(project: "Project", features: "FeatureSet", progress: Report) -> int
     """Wait until the worker of a running `up` has caught up with what is in the log now; the p that it has reached."""
     from tailorbird.config.schemas import is_running
 
-    end = _log_end(project)
+    end, seen_at = _log_end(project), time.monotonic()
     while True:
         p, ready = _position(project, features)
         progress("build", min(p, end), end)
         if ready and p >= end:
             return p
-        if not is_running(project) and not _worker_runs(project, features):
-            again = f"{this_command()} features apply --yes"
+        running = _worker_runs(project, features)
+        seen_at = time.monotonic() if running else seen_at
+        again = f"{this_command()} features apply --yes"
+        if not running and not is_running(project):
             raise NotReadyError("tailorbird up ended before the state was built", where=str(project.root), fix=f"{again} goes on")
+        if time.monotonic() - seen_at > WITHOUT_WORKER_S:
+            message = f"the worker of schema {features.schema_hash} does not stay up; what `up` prints says why"
+            raise NotReadyError(message, where=str(project.root), fix=f"see to it; {again} goes on")
         time.sleep(POLL_S)
 
 

@@ -4,7 +4,8 @@ Which roles there are may change while it runs: it asks now and then, starts wha
 replaces what is wanted otherwise; the others go on undisturbed.
 
 A role that dies again and again is started less and less often (up to `BACKOFF_MAX_S`), and said so; one that ends with
-`REFUSED`, since it was asked for something that cannot be, ends all. A role never outlives
+`REFUSED` at the start, since it was asked for something that cannot be, ends all. Later, when the others serve already, a setting
+or a declaration that was broken meanwhile is no reason to end them: the role is tried again. A role never outlives
 the supervisor: each child asks the kernel for a SIGTERM when its parent dies, and exits if that has happened already.
 """
 
@@ -43,6 +44,7 @@ class Role:
     restarts: int = 0
     process: asyncio.subprocess.Process | None = None
     retired: bool = False
+    founding: bool = False  # there from the start, and not yet known to run
 
     def same(self, other: "Role") -> bool:
         return (self.name, self.arguments, self.made_for) == (other.name, other.arguments, other.made_for)
@@ -72,6 +74,7 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
         for role in self.roles:
+            role.founding = True
             self._start(role)
         while not self._stopping.is_set():
             await self._look()
@@ -116,7 +119,8 @@ class Supervisor:
             status = await self._run_once(role)
             if self._stopping.is_set() or role.retired:
                 return
-            if status == REFUSED:
+            role.founding = role.founding and loop.time() - started <= STABLE_S
+            if status == REFUSED and role.founding:
                 self.say(role.name, "cannot run as it is set up; stopping the others")
                 self._status = REFUSED
                 self.stop()

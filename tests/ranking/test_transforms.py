@@ -16,6 +16,7 @@ from tailorbird.errors import BundleError
 from tailorbird.events import hash64
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encoders import FORMAT, Encoder, Ragged, read_encoder
+from tailorbird.ranking.together import ROWS_AT_ONCE, together
 from tailorbird.ranking.transforms import (
     Clip,
     Codes,
@@ -132,6 +133,49 @@ def test_in_bulk_and_one_request_at_a_time_are_the_same_bits(index, requests):
     )
     assert whole.shape[1] == len(encoder.names)
     np.testing.assert_array_equal(whole.view(np.uint32), np.concatenate(singles).view(np.uint32))
+
+
+KINDS = {
+    "log": st.just(Log()),
+    "clip": st.builds(lambda a, b: Clip(min(a, b), max(a, b)), st.floats(-9, 9), st.floats(-9, 9)),
+    "standardise": st.builds(Standardise, st.floats(-9, 9), st.floats(0.01, 9)),
+    "fill": st.builds(Fill, st.floats(-9, 9), st.just("mean")),
+    "quantile": st.lists(st.integers(-3, 3), min_size=2, max_size=6).map(
+        lambda cuts: Quantile([float(cut) for cut in sorted(cuts)], np.linspace(0, 1, len(cuts)).tolist())
+    ),
+}
+
+
+@given(st.data())
+def test_together_they_give_the_bits_that_each_gives_alone(index, data):
+    outputs = []
+    for number in range(data.draw(st.integers(1, 7))):
+        kinds = data.draw(st.sampled_from([(), ("log",), ("quantile", "fill"), ("log", "clip", "standardise"), tuple(KINDS)]))
+        column = data.draw(st.sampled_from(["price", "clicks", "age_days", "position"]))
+        outputs.append(Output(f"x{number}", column, tuple(data.draw(KINDS[kind]) for kind in kinds)))
+    outputs.insert(1, CATEGORICAL[-1])
+    encoder = make_encoder(tuple(outputs))
+    rows, keys = world.make_rows(range(9)), world.keys_of(range(9))
+    rows.numeric[:, 0] = data.draw(arrays(np.float32, 9, elements=st.one_of(st.floats(width=32), st.integers(-3, 3).map(float))))
+    matrix = encoder.encode_request(rows, keys, index)
+    plain = make_encoder((), numeric=("price", "clicks"), computed=("age_days",), position=True)
+    sources = dict(zip(plain.names, plain.encode_request(rows, keys, index).T, strict=True))
+    for output in outputs:
+        source = rows.categorical[:, 0] if output.column == "category" else sources[output.column]
+        alone = output.apply(source).reshape(9, -1)
+        at = encoder.names.index(output.names[0])
+        np.testing.assert_array_equal(matrix[:, at : at + output.width].view(np.uint32), alone.view(np.uint32))
+
+
+def test_together_in_bulk_they_give_the_bits_that_each_gives_alone():
+    rng = np.random.default_rng(0)
+    n = 2 * ROWS_AT_ONCE + 5
+    columns = [rng.lognormal(0, 3, n).astype(np.float32) for _ in range(3)]
+    outputs = [Output(f"x{bins}", "x", (Quantile(np.sort(column[: bins + 1]).tolist(), np.linspace(0, 1, bins + 1).tolist()), Log()))
+               for bins, column in zip((3, 100, 126), columns, strict=True)]  # fmt: skip
+    (block,) = together(outputs)
+    for output, column, made in zip(outputs, columns, block.apply(columns), strict=True):
+        np.testing.assert_array_equal(made.view(np.uint32), output.apply(column).view(np.uint32))
 
 
 def test_a_target_encoding_that_training_gives_stands_in_for_the_table(index):

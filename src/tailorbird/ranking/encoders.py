@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import BundleError
 from tailorbird.events.clock import DAY
+from tailorbird.ranking.together import Together, together
 from tailorbird.ranking.transforms import MISSING, UNKNOWN, Column, Output
 from tailorbird.registry import Columns
 from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX, Index
@@ -262,11 +263,24 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         if self.position:
             matrix[:, at] = position
             at += 1
-        for output in self.transforms:
-            made = output.apply(self._source(output.column, numeric, categorical, computed, position), learned.get(output.name))
-            matrix[:, at : at + output.width] = made.reshape(len(matrix), output.width)
-            at += output.width
+        sources = numeric, categorical, computed, position
+        alone, blocks = self._parts
+        for place, output in alone:
+            made = output.apply(self._source(output.column, *sources), learned.get(output.name))
+            matrix[:, at + place : at + place + output.width] = made.reshape(len(matrix), output.width)
+        for block, places in blocks:
+            matrix[:, at + places] = block.apply([self._source(column, *sources) for column in block.columns]).T
         return matrix
+
+    @cached_property
+    def _parts(self) -> tuple[list[tuple[int, Output]], list[tuple[Together, Rows]]]:
+        """The transforms that are applied alone, and those together, with their columns among all that transforms give."""
+        blocks = together(self.transforms)
+        widths = [output.width for output in self.transforms]
+        starts = np.concatenate(([0], np.cumsum(widths))).astype(np.intp)
+        grouped = {place for block in blocks for place in block.places}
+        alone = [(int(starts[place]), output) for place, output in enumerate(self.transforms) if place not in grouped]
+        return alone, [(block, starts[list(block.places)]) for block in blocks]
 
     def _source(
         self,

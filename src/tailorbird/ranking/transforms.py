@@ -109,7 +109,7 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
         _expect(len(self.cuts) == len(self.values) >= 2 and ascending, "cut points that do not ascend")
 
     @cached_property
-    def _tables(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    def tables(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         """The cuts; and by how many of them lie below x: where the line begins, its value there, its slope, the value on the next cut."""
         cuts, values = np.array(self.cuts), np.array(self.values)
         begin, value = np.concatenate((cuts[:1], cuts)), np.concatenate((values[:1], values))
@@ -121,7 +121,7 @@ class Quantile(NumericStep, frozen=True, tag="quantile"):
         return cuts, begin, value, np.concatenate(([0.0], slope, [0.0])), np.append(tied, values[-1])
 
     def apply(self, x: Floats) -> Floats:
-        cuts, begin, value, slope, tied = self._tables
+        cuts, begin, value, slope, tied = self.tables
         below = np.searchsorted(cuts, x)
         between = value[below] + (x - begin[below]) * slope[below]
         return np.where(x == cuts[np.minimum(below, len(cuts) - 1)], tied[below], between)

@@ -24,7 +24,10 @@ PROFILE = st.fixed_dictionaries(
         "price": st.sampled_from([0.1, 7, 1e9]),
         "segment": st.sampled_from(["s", "t"]),
         "age": st.sampled_from([1, 33.3]),
-        "tags": st.sampled_from([["x", "y"], [], ["y"]]),
+        "tags": st.sampled_from([["x", "y"], [], ["y"], ["big", 7, "x", "shoes"]]),
+        "vector": st.sampled_from([[0.5, -1, 3], [1e300, "x"], 4]),
+        "title": st.sampled_from(["Big shoes", "shoe", "SHOES, (big) shoes!", "", 5]),
+        "released": st.sampled_from([1_790_000_000, 1_789_999_000_000, "2026-09-21T10:00:00+02:00", "2026-09-20", "soon", True]),
     },
 )
 
@@ -106,7 +109,7 @@ def steps(draw):
             device=draw(st.sampled_from([None, "phone"])),
             country=draw(st.sampled_from([None, "NO"])),
             local_hour=draw(st.sampled_from([None, 0, 23])),
-            query=draw(st.sampled_from([None, "shoes", "big shoes"])),
+            query=draw(st.sampled_from([None, "shoes", "big shoes", "Big, BIG red boots", "?"])),
             now=now,
             position=draw(st.sampled_from([1, 1, 2])),
         )

@@ -10,20 +10,27 @@ from hypothesis import strategies as st
 from tailorbird.features import (
     Feature,
     FeatureSet,
+    age,
     attribute,
+    attributes,
     context,
     count,
     decayed,
     derived,
     distinct,
     entity,
+    favourite,
     first,
     gap_mean,
     last,
+    match,
     maximum,
     mean,
     minimum,
+    quantile,
     ratio,
+    refinements,
+    seen,
     sequence,
     session,
     session_depth,
@@ -131,6 +138,39 @@ def _sequence(draw: st.DrawFn, name: str) -> Feature:
     return sequence(name, draw(of_request), draw(types), length=draw(st.integers(1, 5)), of=further, **draw(where))
 
 
+def _favourite(draw: st.DrawFn, name: str) -> Feature:
+    of = draw(st.sampled_from(["item", "item.category", "query", "device", "item.tags"]))
+    return favourite(name, draw(of_request), draw(types), of=of, length=draw(st.integers(1, 6)), **draw(where))
+
+
+def _seen(draw: st.DrawFn, name: str) -> Feature:
+    of = draw(st.sampled_from(["item", "item.category", "item.tags"]))
+    return seen(name, draw(of_request), draw(types), of=of, length=draw(st.integers(1, 6)), **draw(where))
+
+
+def _quantile(draw: st.DrawFn, name: str) -> Feature:
+    edges = draw(st.sampled_from([(0, 10), (-5, 0.005, 9.995, 10.0, 1e9), (1, 2, 3)]))
+    q, of = draw(st.sampled_from([0.01, 0.5, 0.9])), draw(st.sampled_from(NUMBERS))
+    return quantile(name, draw(about), draw(types), of=of, edges=edges, q=q, **draw(window), **draw(where))
+
+
+def _attributes(draw: st.DrawFn, name: str) -> tuple[Feature, ...]:
+    column, kind = draw(st.sampled_from([("tags", "categorical"), ("vector", "numeric"), ("price", "numeric")]))
+    return attributes(name, ITEM, column, kind=kind, length=draw(st.integers(1, 3)))
+
+
+def _element(draw: st.DrawFn, name: str) -> Feature:
+    return attribute(name, ITEM, "tags", kind="categorical", element=draw(st.integers(1, 3)))
+
+
+def _age(draw: st.DrawFn, name: str) -> Feature:
+    return age(name, draw(st.sampled_from([USER, ITEM])), of=draw(st.sampled_from([None, "released", "price"])))
+
+
+def _match(draw: st.DrawFn, name: str) -> Feature:
+    return match(name, ITEM, draw(st.sampled_from(["title", "tags", "nothing"])))
+
+
 ATTRIBUTES = (
     (USER, "segment", "categorical"),
     (USER, "age", "numeric"),
@@ -168,6 +208,14 @@ KINDS: dict[str, Any] = {
     "measure": _measure,
     "sequence": _sequence,
     "first_value": _first,
+    "favourite": _favourite,
+    "seen": _seen,
+    "refinements": lambda draw, name: refinements(name),
+    "quantile": _quantile,
+    "attributes": _attributes,
+    "element": _element,
+    "age": _age,
+    "match": _match,
     "session": lambda draw, name: session(name, draw(one_type)),
     "attribute": _attribute,
     "context": _context,
@@ -175,9 +223,9 @@ KINDS: dict[str, Any] = {
 
 
 @st.composite
-def declarations(draw: st.DrawFn) -> list[Feature]:
-    """Some features of every kind that hypothesis likes, and columns derived from them."""
-    kinds = draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=7))
+def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
+    """Some features of every kind that hypothesis likes, or of one kind, and columns derived from them."""
+    kinds = [kind] * 4 if kind else draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=7))
     found: list[Feature] = []
     for number, kind in enumerate(kinds):
         made = KINDS[kind](draw, f"f{number}")

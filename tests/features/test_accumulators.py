@@ -120,7 +120,7 @@ def test_a_session_is_the_one_asked_for_or_the_run_that_ends_now(kit, of_session
     def clicks(t: int) -> float:
         columns = recent(t, ts, np.zeros(5, np.int64), types, sessions)
         item, type, session = (one.view(np.uint64) for one in columns[1:])
-        return Runs(np.array([0, len(columns[0])]), columns[0], item, type, session, np.array([t]), asked).value(step)[0]
+        return Runs(np.array([0, len(columns[0])]), columns[0], item, type, session, np.array([t]), asked, item).column(step)[0]
 
     assert clicks(kit.T0 + 30 * minute) == 2
     assert clicks(kit.T0 + 30 * minute + 1) == (0 if of_session is None else 2)

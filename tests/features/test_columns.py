@@ -6,7 +6,7 @@ import pytest
 from tailorbird.events.keys import combine, hash64
 from tailorbird.features import FeatureSet, count, entity, last, sequence, total
 from tailorbird.features.columns import Frame, entity_key, extract, extract_profiles
-from tailorbird.features.compile import source_of
+from tailorbird.features.sources import source_of
 
 user, item, category = entity("user"), entity("item"), entity("item.category")
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 import pyarrow as pa
+import pytest
 from hypothesis import HealthCheck, given, settings
 from tests.features.drawn_events import ITEMS, START, Post, Step, posts, steps
-from tests.features.drawn_features import declarations
+from tests.features.drawn_features import KINDS, declarations
 from tests.features.three_readings import Asked, differences, stream
 
 from tailorbird import faults
@@ -40,9 +41,10 @@ from tailorbird.features.worker import FeatureWorker
 from tailorbird.router import Router
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
 
+EXAMPLES = int(os.environ.get("EQUALITY_EXAMPLES", "100"))
 settings.register_profile(
     "equality",
-    max_examples=int(os.environ.get("EQUALITY_EXAMPLES", "100")),
+    max_examples=EXAMPLES,
     deadline=None,
     derandomize="EQUALITY_EXAMPLES" not in os.environ,
 )
@@ -55,6 +57,19 @@ def test_reference_backfill_and_stream_are_equal_to_the_bit(declared, script):
     with tempfile.TemporaryDirectory() as folder:
         events, asked = stream(Path(folder), features, script)
         assert differences(features, events, asked) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_equal_to_the_bit_by_itself(kind):
+    @settings(settings.get_profile("equality"), max_examples=EXAMPLES // 10, suppress_health_check=list(HealthCheck))
+    @given(declarations(kind), steps())
+    def run(declared, script):
+        features = FeatureSet.from_declarations(declared)
+        with tempfile.TemporaryDirectory() as folder:
+            events, asked = stream(Path(folder), features, script)
+            assert differences(features, events, asked) == []
+
+    run()
 
 
 def test_a_window_that_is_short_of_a_tile_is_noticed(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.columns import PEAK_ZERO, Extract, Frame, Keys, ProfileExtract, extract, extract_profiles
-from tailorbird.features.layout import PEAKS, EntityLayout, FirstTime, FirstValue, LastEvents, LastValue, Profile
+from tailorbird.features.layout import PEAKS, EntityLayout, FirstTime, FirstValue, LastEvents, LastValue, Profile, missing_bits
 from tailorbird.features.rings import RingPeaks, RingSketches, RingSums
 
 Int64s = npt.NDArray[np.int64]
@@ -175,7 +175,7 @@ class Profiles:
     def __init__(self, spot: Profile) -> None:
         self._spot = spot
         self._lanes = slice(spot.lane, spot.lane + 2 + len(spot.attributes))
-        self._missing = np.array([_MISSING[kind] for _, kind in spot.attributes], np.int64)
+        self._missing = np.array([missing_bits(kind) for _, kind in spot.attributes], np.int64)
 
     def take(self, frame: Frame) -> ProfileExtract:
         return extract_profiles(self._spot.type, self._spot.attributes, frame)
@@ -192,9 +192,6 @@ class Profiles:
         values = states[:, self._spot.lane + 2 : self._lanes.stop]
         out = self._spot.reading_lane
         readings[:, out : out + len(self._missing)] = np.where(none[:, None], self._missing, values)
-
-
-_MISSING = {"numeric": int(np.array(np.nan).view(np.int64)), "categorical": 0}
 
 
 def accumulators(layout: EntityLayout) -> list[Accumulator[Any]]:

@@ -1,6 +1,6 @@
 """What each call of the vocabulary checks and makes of its arguments; an error names the line of the project that made it.
 
-The calls are in `features.vocabulary` and `features.vocabulary_last`, what they make in `features.declare`.
+The calls are in `features.vocabulary*`, what they make in `features.declare`.
 """
 
 import re
@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.features.declare import (
+    EDGES_MAX,
     EVENT_FIELDS,
     EVENTS_MAX,
     HOPS_DEFAULT,
@@ -129,6 +131,22 @@ def value_of(of: str, kind: str | None) -> tuple[Expression, str]:
         raise wrong(f"kind: expected numeric or categorical, got {kind!r}")
     expression = expression_of(of, expect)
     return expression, "categorical" if expression.kind == "text" else "numeric"
+
+
+def edges_of(edges: Sequence[float]) -> tuple[float, ...]:
+    """The edges of buckets: finite and ascending."""
+    found = tuple(float(one) for one in edges if isinstance(one, int | float) and abs(one) <= 1e300)
+    ascending = all(low < high for low, high in pairwise(found))
+    if len(found) < len(edges) or not ascending or not 2 <= len(found) <= EDGES_MAX:
+        raise wrong(f"edges: expected 2 to {EDGES_MAX} numbers, ascending, got {list(edges)!r}")
+    return found
+
+
+def told_buckets(of: str, edges: Sequence[float], where: str | None) -> list[str]:
+    """An expression for each bucket: up to the first edge, from one edge to the next, above the last."""
+    bounds = [-1e300, *edges, 1e300]
+    told = [f"{low!r} {'<' if place else '<='} ({of}) <= {high!r}" for place, (low, high) in enumerate(pairwise(bounds))]
+    return told if where is None else [f"({where}) and {bucket}" for bucket in told]
 
 
 def amount_of(of: str, unit: float, max: float) -> Amount:

@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import combine, hash64, hash64s
 from tailorbird.events.schema import micros
-from tailorbird.features.declare import SQUARE_BITS, WHOLE_FIELDS, Amount, Entity
+from tailorbird.features.declare import SQUARE_BITS, WHOLE_FIELDS, WORDS, Amount, Entity
 from tailorbird.features.expression import Expression
-from tailorbird.features.layout import PEAKS, Source
-from tailorbird.features.plain import number_of, query_text, text_of
+from tailorbird.features.layout import PEAKS, Source, kind_and_element
+from tailorbird.features.plain import element_of, number_of, query_text, text_of, time_of, words_of
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -374,7 +374,7 @@ class ProfileExtract:
 
 
 def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: Frame) -> ProfileExtract:
-    """The profiles in the frame: `attributes` are (name, kind); a number is the bits of a float64, a category a hash."""
+    """The profiles in the frame: `attributes` are (name, kind) as in `layout.Profile`."""
     table = frame._table
     mask = pc.and_(pc.equal(table["type"], type), table["counts"])
     events = np.flatnonzero(mask.to_numpy())
@@ -382,11 +382,17 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
     column = table["item_id" if type == "item" else "user_id"].take(pa.array(events))
     parsed = [_parsed(text) if text else {} for text in table["properties"].take(pa.array(events)).to_pylist()]
     values = np.zeros((len(events), len(attributes)), np.int64)
-    for lane, (name, kind) in enumerate(attributes):
-        if kind == "numeric":
-            values[:, lane] = np.array([number_of(one.get(name)) for one in parsed], np.float64).view(np.int64)
+    words = {name: [words_of(one.get(name)) for one in parsed] for name, kind in attributes if kind == "word 1"}
+    for lane, (name, full) in enumerate(attributes):
+        kind, element = kind_and_element(full)
+        if kind == "word":
+            found = [hash64(one[element - 1]) if len(one) >= element else 0 for one in words[name]]
+        elif kind == "time":
+            found = [time_of(one.get(name)) for one in parsed]
         else:
-            values[:, lane] = np.array([_category(one.get(name)) for one in parsed], np.uint64).view(np.int64)
+            make = number_of if kind == "numeric" else _category
+            found = [make(element_of(one.get(name), element)) for one in parsed]
+        values[:, lane] = np.array(found, np.uint64 if kind in ("word", "categorical") else np.float64).view(np.int64)
     if not len(events):
         return ProfileExtract(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64), values)
     return ProfileExtract(frame.profile_keys(column), frame.ts[first], frame.id[first], frame.p[first], values)
@@ -470,6 +476,17 @@ def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
     texts = [query_text(one) for one in encoded.dictionary.to_pylist()]
     hashes = np.array([*(0 if one is None else hash64(one) for one in texts), 0], np.uint64)
     return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
+
+
+def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
+    """The hashes of the first different words of each query, 0 where there are no more; (n, WORDS)."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    hashes = np.zeros((len(encoded.dictionary) + 1, WORDS), np.uint64)
+    for row, text in enumerate(encoded.dictionary.to_pylist()):
+        words = words_of(text)
+        hashes[row, : len(words)] = hash64s(words)
+    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
 
 
 def _hashes(column: pa.ChunkedArray | pa.Array) -> Keys:

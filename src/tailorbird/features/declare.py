@@ -2,7 +2,7 @@
 
 A window of length W with hop H counts, at time t, the events with floor(t/H)·H − W ≤ ts < t: the tile that t stands in
 and the W/H before it. Without a hop it is W/12. A count without a window counts the horizon of 400 days by 25.
-The calls that a `features.py` makes are in `features.vocabulary` and `features.vocabulary_last`. Which events a declaration
+The calls that a `features.py` makes are in `features.vocabulary*`. Which events a declaration
 counts is in `features.columns`; how declarations become records, in `features.compile`; what each means, in plain Python,
 in `features.reference`.
 """
@@ -22,6 +22,7 @@ FURTHER_MAX = 8  # values of each event of a sequence besides item, type and tim
 SESSION_GAP = 30 * MINUTE
 SESSION_LENGTH = 64
 GAP_LENGTH = 32
+RUN_LENGTH = 64  # of favourites and of what was seen
 SESSION_TYPES = ("cart", "click", "dislike", "hide", "like", "purchase", "rating", "search", "share", "view")
 # A decay has 4 tiles a half-life and forgets what is older than 8, a weight of 1/256.
 DECAY_STEPS = 4
@@ -33,6 +34,9 @@ PRECISION_MIN, PRECISION_MAX = 4, 8
 RANK_MAX = 40
 # A sum must hold this many events of the largest value.
 EVENTS_MAX = 1 << 30
+EDGES_MAX = 32  # of a quantile's buckets
+WORDS = 16  # of a text or a query that are compared
+ELEMENTS_MAX = 256  # columns made of one list
 
 # A field that came later is no part of the schema where it is empty, so that states without the new kind stay as they are.
 LATER = {"later": True}
@@ -155,6 +159,17 @@ class Extreme(Counted):
 
 
 @dataclass(frozen=True)
+class Quantile(Counted):
+    """`buckets` hold for values up to the first edge, between one edge and the next, and above the last; `where` is part of each."""
+
+    of: Expression
+    window: Window
+    q: float
+    edges: tuple[float, ...]
+    buckets: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
 class Distinct(Counted):
     """Different values of `of`, by a sketch of 2^`precision` registers."""
 
@@ -240,6 +255,26 @@ class GapMean(Counted):
 
 
 @dataclass(frozen=True)
+class Favourite(Counted):
+    """The most frequent text `of` the last `length` events that have it."""
+
+    of: Expression
+    length: int
+
+    @property
+    def kind(self) -> str:
+        return "categorical"
+
+
+@dataclass(frozen=True)
+class Seen(Counted):
+    """How many of the last `length` events that have the text `of`, which is the item or its attribute, have that of the candidate."""
+
+    of: Expression
+    length: int
+
+
+@dataclass(frozen=True)
 class OfSession(Feature):
     """Something of the person's current session. `types` are those of the sequence that the session is the end of."""
 
@@ -264,7 +299,8 @@ class SessionCount(OfSession):
 
 @dataclass(frozen=True)
 class SessionMeasure(OfSession):
-    """`measure`: "length" (events), "depth" (different items) or "duration" (seconds since the first) of the `only` types."""
+    """`measure`: "length" (events), "depth" (different items) or "duration" (seconds since the first) of the `only` types, or
+    "refinements" (how many of them at the end are searches)."""
 
     measure: str
     only: tuple[str, ...]
@@ -276,11 +312,31 @@ class SessionMeasure(OfSession):
 
 @dataclass(frozen=True)
 class Attribute(Feature):
-    """Of the newest profile; `entity` is the user or the item, `kind` "numeric" or "categorical"."""
+    """Of the newest profile; `entity` is the user or the item, `kind` "numeric" or "categorical".
+
+    `element`: which of a list, from 1; 0 is the first too, and the attribute is kept with each event.
+    """
 
     entity: Entity
     attribute: str
     kind: str
+    element: int = field(default=0, metadata=LATER)
+
+
+@dataclass(frozen=True)
+class Match(Feature):
+    """The part of the words of the request's query that are among those of a text of the newest profile."""
+
+    entity: Entity
+    attribute: str
+
+
+@dataclass(frozen=True)
+class Age(Feature):
+    """Seconds since the time that an attribute of the newest profile says."""
+
+    entity: Entity
+    attribute: str
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tailorbird.features.declare import (
     HORIZON,
+    Age,
     Attribute,
     Counted,
     Decayed,
@@ -16,13 +17,17 @@ from tailorbird.features.declare import (
     Distinct,
     Entity,
     Extreme,
+    Favourite,
     Feature,
     First,
     GapMean,
     Last,
+    Match,
     Mean,
     OfSession,
+    Quantile,
     Ratio,
+    Seen,
     SequenceOf,
     Share,
     TimeSince,
@@ -73,7 +78,7 @@ def _explain(now: Moment, name: str) -> Explanation:
 
 
 def _rows(now: Moment, feature: Feature) -> list[Row]:
-    if isinstance(feature, Attribute):
+    if isinstance(feature, Attribute | Age | Match):
         newest = now.profile_row(feature.entity.fields[0])
         return [] if newest is None else [newest]
     if isinstance(feature, OfSession):
@@ -82,6 +87,8 @@ def _rows(now: Moment, feature: Feature) -> list[Row]:
         return []
     if isinstance(feature, SequenceOf):
         return now.last_rows(now.rows(feature, per_item=True), feature.length)
+    if isinstance(feature, Favourite | Seen):
+        return now.last_rows(now.rows(feature, value=feature.of), feature.length)
     if isinstance(feature, GapMean):
         return now.last_rows(now.rows(feature), feature.length)
     if isinstance(feature, TimeSinceFirst | First):
@@ -92,7 +99,7 @@ def _rows(now: Moment, feature: Feature) -> list[Row]:
         return now.within(now.rows(feature), feature.long)
     window = getattr(feature, "window", Window(HORIZON, HORIZON))
     amount = feature.amount.of if isinstance(feature, Total | Mean | Variance | Extreme | Decayed | Share) and feature.amount else None
-    amount = feature.of if isinstance(feature, Distinct) else amount
+    amount = feature.of if isinstance(feature, Distinct | Quantile) else amount
     if isinstance(feature, Share):
         groups = [about for about in (feature.entity, feature.group) if None not in now.key(about)]
         per_item = shared_by_item(feature)

@@ -16,7 +16,7 @@ from pathlib import Path
 from tailorbird.errors import DeclarationError
 from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.features.checks import collecting
-from tailorbird.features.compile import attribute_spot, compile_layout
+from tailorbird.features.compile import compile_layout
 from tailorbird.features.declare import (
     Amount,
     Attribute,
@@ -26,10 +26,12 @@ from tailorbird.features.declare import (
     Feature,
     OfSession,
     Ratio,
+    Seen,
     SequenceOf,
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
 from tailorbird.features.layout import Layout, Spot
+from tailorbird.features.steps import attribute_spot
 from tailorbird.features.transforms import Transform, check_transforms, collecting_transforms
 
 # Part of the schema hash: raise it when the same declarations lead to other records or other bits.
@@ -151,7 +153,7 @@ class FeatureSet:
     def _attributes(self, owner: str) -> tuple[str, ...]:
         found = {name for one in self.layout.entities for name in one.entity.fields}
         for feature in self.features:
-            if isinstance(feature, Attribute):
+            if isinstance(feature, Attribute) and not feature.element:
                 found.add(f"{feature.entity.name}.{feature.attribute}")
         for one in self.layout.entities:
             holders = (*one.rings, *one.sketches, *one.lasts, *one.firsts, *one.first_values, *one.sequences)
@@ -236,6 +238,8 @@ def _order(declarations: Sequence[Feature], expressions: dict[str, Expression]) 
 def _entity_of(feature: Feature) -> str:
     if isinstance(feature, OfSession):
         return "user"
+    if isinstance(feature, Seen):
+        return Entity((*feature.entity.fields, "item")).name
     entity = getattr(feature, "entity", None)
     return entity.name if isinstance(entity, Entity) else ""
 

@@ -6,6 +6,7 @@ arithmetic is + − × ÷ only, whose result IEEE 754 fixes; NumPy neither fuses
     count = n    total = S·unit    mean = S·unit / n    ratio = (a + m·(A/B)) / (b + m)    since = (t − ts) / 1e6
     variance = max(Q/n − (S/n)², 0)·unit², Q = high·2^31 + low    extreme = v·unit
     trend = (a / b)·(L / l)    share = a / A    decayed = (Σ tile·weight, the oldest first)·unit
+    quantile = low + (high − low)·((q·n − below) / count)    match = words found / words asked
 """
 
 from collections.abc import Iterable
@@ -48,8 +49,12 @@ class Lanes(Protocol):
 
     def known(self, entity: int) -> Bools: ...
 
-    def of_run(self, step: Step) -> Floats:
-        """What the step makes of the last events of who asks, by `runs.Runs.value`."""
+    def of_run(self, step: Step) -> npt.NDArray:
+        """What the step makes of the last events of who asks, by `runs.Runs`."""
+        ...
+
+    def query_words(self) -> Keys:
+        """The first different words of the query, 0 where there are no more: (rows, WORDS) or (1, WORDS)."""
         ...
 
     def context_number(self, field: str) -> Floats: ...
@@ -96,6 +101,8 @@ def category(step: Step, lanes: Lanes) -> Keys:
     if step.operation == "context":
         return lanes.context_key(step.text)
     known = lanes.known(step.spots[0].entity)
+    if step.operation in OF_RUN:
+        return np.where(known, lanes.of_run(step), np.uint64(0))
     value = lanes.lane(step.spots[-1])
     if step.operation == "last":
         known = known & _recent(step, lanes)
@@ -145,6 +152,23 @@ def _extreme(step: Step, lanes: Lanes) -> Floats:
     unit = step.numbers[0]
     units = code - PEAK_ZERO if unit > 0 else PEAK_ZERO - code
     return np.where(code > 0, units.astype(np.float64) * abs(unit), np.nan)
+
+
+def _quantile(step: Step, lanes: Lanes) -> Floats:
+    """Within the bucket where the counts first reach q of all, as if its values lay evenly; its edge, if it has only one."""
+    q, *edges = step.numbers
+    counts = [lanes.lane(spot).astype(np.float64) for spot in step.spots]
+    events = np.zeros(len(counts[0]))
+    for count in counts:
+        events = events + count
+    rank, below = q * events, np.zeros(len(events))
+    value = np.full(len(events), np.nan)
+    for bucket, count in enumerate(counts):
+        reached = np.isnan(value) & (count > 0) & (below + count >= rank)
+        low, high = edges[max(bucket - 1, 0)], edges[min(bucket, len(edges) - 1)]
+        value = np.where(reached, low + (high - low) * ((rank - below) / count), value)
+        below = below + count
+    return value
 
 
 def _distinct(step: Step, lanes: Lanes) -> Floats:
@@ -201,6 +225,24 @@ def _attribute(step: Step, lanes: Lanes) -> Floats:
     return lanes.lane(step.spots[0]).view(np.float64)
 
 
+def _age(step: Step, lanes: Lanes) -> Floats:
+    return (lanes.t.astype(np.float64) - lanes.lane(step.spots[0]).view(np.float64)) / 1e6
+
+
+def _match(step: Step, lanes: Lanes) -> Floats:
+    asked, words = lanes.query_words(), [lanes.lane(spot).view(np.uint64) for spot in step.spots]
+    found = np.zeros(lanes.rows)
+    for place in range(asked.shape[1]):
+        word = asked[:, place]
+        if word.any():
+            hit = np.zeros(lanes.rows, np.bool_)
+            for other in words:
+                hit |= other == word
+            found += hit & (word != 0)
+    count = np.count_nonzero(asked, axis=1).astype(np.float64)
+    return np.where((count > 0) & (words[0] != 0), found / count, np.nan)
+
+
 _NUMBERS = {
     "count": _count,
     "total": _total,
@@ -217,4 +259,7 @@ _NUMBERS = {
     "since": _since,
     "first": _first,
     "attribute": _attribute,
+    "age": _age,
+    "match": _match,
+    "quantile": _quantile,
 }

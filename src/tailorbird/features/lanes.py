@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import UsageError
-from tailorbird.features.asof import Moments, Ragged, Series, Timeline
+from tailorbird.features.asof import Moments, Ragged, Series, Timeline, ragged
 from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.asof_sketches import Unions
 from tailorbird.features.bulk import RaggedSequence, Requests, Texts
@@ -31,15 +31,16 @@ from tailorbird.features.columns import (
     extracted,
     measured,
     query_keys,
+    query_words,
     weekdays,
     whole_keys,
 )
-from tailorbird.features.declare import HORIZON, WHOLE_FIELDS, Entity
+from tailorbird.features.declare import HORIZON, WHOLE_FIELDS, WORDS, Entity
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.finish import DECAY_WEIGHTS, values_of
 from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.kernels import THREADS
-from tailorbird.features.layout import PEAKS, EntityLayout, LastEvents, Profile, Source, Spot, Step
+from tailorbird.features.layout import PEAKS, EntityLayout, LastEvents, Profile, Source, Spot, Step, missing_bits
 from tailorbird.features.runs import OF_RUN, Runs
 
 Int64s = npt.NDArray[np.int64]
@@ -64,12 +65,14 @@ class PastLanes:
         self._values: dict[Spot, Int64s] = {}
         self._known: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
         self._runs: dict[Spot, _LastEvents] = {}
-        self._of_runs: dict[str, Floats] = {}
+        self._of_runs: dict[str, npt.NDArray] = {}
         self._numbers: dict[str, Floats] = {}
         self._contexts: dict[str, Keys] = {}
         self._by_row = [_is_by_row(one) for one in features.layout.entities]
         composite = {entity for entity, _ in features.composite_spots}
-        for index in sorted(range(len(features.layout.entities)), key=lambda index: index in composite):
+        # What was seen is compared with the item's own category, which then has to be there.
+        seen = {step.spots[0].entity for step in features.layout.steps if step.operation == "seen"}
+        for index in sorted(range(len(features.layout.entities)), key=lambda index: (index in composite, index in seen)):
             self._compute(features.layout.entities[index])
 
     @property
@@ -96,6 +99,12 @@ class PastLanes:
         if name not in self._contexts:
             self._contexts[name] = self._texts(name)
         return self._contexts[name]
+
+    @cached_property
+    def words(self) -> Keys:
+        """The words of each request's query (m, WORDS)."""
+        queries = self._requests.query
+        return np.zeros((len(self._times[0]), WORDS), np.uint64) if queries is None else query_words(_array(queries))
 
     def _wholes(self, name: str) -> Floats:
         """A number of each request, NaN where it is unknown."""
@@ -146,18 +155,34 @@ class PastLanes:
         if not steps:
             return
         asked = self._texts("session", partial(identities, start=self._frames.start))
+        candidates = {step.name: self._candidates(step) for step in steps if step.operation == "seen"}
         for step in steps:
-            self._of_runs[step.name] = np.empty(len(t))
+            size = self.rows if step.name in candidates else len(t)
+            self._of_runs[step.name] = np.empty(size, np.uint64 if step.kind == "categorical" else np.float64)
         history.prepare(sequence)
+        by_request = np.argsort(self._row_request, kind="stable") if candidates else self._row_request
+        ends = np.cumsum(np.bincount(self._row_request, minlength=len(t)))
 
         def some(rows: Intps) -> None:
-            runs = history.last_events(moments.some(rows), sequence, t[rows]).runs(t[rows], asked[rows])
+            runs = history.last_events(moments.some(rows), sequence, t[rows]).runs(sequence, t[rows], asked[rows])
             for step in steps:
-                self._of_runs[step.name][rows] = runs.value(step)
+                if step.name not in candidates:
+                    self._of_runs[step.name][rows] = runs.column(step)
+                    continue
+                picks, offsets = ragged(np.append(0, ends)[rows], ends[rows])
+                here = by_request[picks]
+                request = np.repeat(np.arange(len(rows)), np.diff(offsets))
+                self._of_runs[step.name][here] = runs.seen(request, candidates[step.name][here])
 
         cuts = range(_RUNS_AT_ONCE, len(t), _RUNS_AT_ONCE)
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(some, np.split(moments.order, list(cuts))))
+
+    def _candidates(self, step: Step) -> Keys:
+        """What each row's item has of what is looked for among the last events."""
+        if len(step.spots) == 1:
+            return _keys(self._requests.row_item, self.rows, hashes)
+        return self._values[step.spots[1]].view(np.uint64)
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])
@@ -183,8 +208,7 @@ class PastLanes:
         timeline = Timeline(key, found.key, found.ts, found.p, tie=lambda rows: (found.id[rows],))
         newest = timeline.series(np.ones(len(found.key), np.bool_)).newest(timeline.at(key, t, p))
         for place, (_, kind) in enumerate(profile.attributes):
-            missing = np.array(np.nan).view(np.int64) if kind == "numeric" else np.int64(0)
-            values = np.append(found.values[:, place], missing)[newest]  # −1, no profile, is the last
+            values = np.append(found.values[:, place], missing_bits(kind))[newest]  # −1, no profile, is the last
             self._values[Spot(layout.index, profile.reading_lane + place)] = values
 
 
@@ -213,8 +237,11 @@ class LanesOfRows:
     def known(self, entity: int) -> Bools:
         return self._some(self._all._known[entity], entity)
 
-    def of_run(self, step: Step) -> Floats:
-        return self._all._of_runs[step.name][self._request]
+    def of_run(self, step: Step) -> npt.NDArray:
+        return self._all._of_runs[step.name][self._here if step.operation == "seen" else self._request]
+
+    def query_words(self) -> Keys:
+        return self._all.words[self._request]
 
     def context_number(self, field: str) -> Floats:
         return self._all.wholes(field)[self._request]
@@ -370,11 +397,9 @@ class _Record:
             places = np.zeros(len(self._rows), np.int64)
             places[order] = np.arange(len(order), 0, -1)  # earlier is larger
             best = Peaks(self.timeline, np.where(self._chosen(one.source), places, 0)).since(moments, np.zeros_like(moments.t))
-            event = order[len(order) - best] if len(order) else best
-            columns = (PEAK_ZERO - self._frame.ts[self._rows], self._measure(one.source, "sum"))
-            for lane, column in enumerate(columns):
-                value = np.where(best > 0, column[event], 0) if len(order) else best
-                found.append((Spot(self._layout.index, one.reading_lane + lane), value))
+            event = np.append(order, -1)[len(order) - best]  # −1: none yet
+            for lane, column in enumerate((PEAK_ZERO - self._frame.ts[self._rows], self._measure(one.source, "sum"))):
+                found.append((Spot(self._layout.index, one.reading_lane + lane), np.append(column, 0)[event]))
         return found
 
     def last_events(self, moments: Moments, sequence: LastEvents, t: Int64s) -> "_LastEvents":
@@ -385,6 +410,8 @@ class _Record:
         """Make what `_LastEvents.runs` reads, before threads ask for it."""
         self._series(sequence.source)
         self._frame.text("item"), self._frame.text("type"), self._frame.identity("session")
+        for one in sequence.of:
+            self._frame.bits(one)
 
     def _series(self, source: Source) -> Series:
         if source not in self._all_series:
@@ -425,11 +452,12 @@ class _LastEvents:
         values = values_of(step, (frame.bits(one)[rows] for one in step.of))
         return RaggedSequence(self.run.offsets, frame.text("item")[rows], frame.text("type")[rows], frame.ts[rows], values)
 
-    def runs(self, t: Int64s, asked: Keys) -> Runs:
+    def runs(self, sequence: LastEvents, t: Int64s, asked: Keys) -> Runs:
         """Of requests at t (m,) that name the sessions `asked` (m,), identities, 0 where none was named."""
         frame, rows = self.frame, self.rows
         item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
-        return Runs(self.run.offsets, frame.ts[rows], item[rows], type[rows], session[rows], t, asked)
+        value = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
+        return Runs(self.run.offsets, frame.ts[rows], item[rows], type[rows], session[rows], t, asked, value[rows])
 
 
 def _union(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:

@@ -30,6 +30,8 @@ and given its lanes in `features.compile`.
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tailorbird.features.declare import LATER, SEQUENCE_LENGTH_MAX, SESSION_LENGTH, Amount, Entity
 from tailorbird.features.expression import Expression
 
@@ -179,12 +181,27 @@ class LastEvents:
 
 @dataclass(frozen=True)
 class Profile:
-    """The newest profile of a user or an item: `attributes` are (name, kind)."""
+    """The newest profile of a user or an item: `attributes` are (name, kind), a lane each.
+
+    `kind`: "numeric", "categorical", "time" (microseconds as a float64) or "word" (a hash); "numeric 3" is the third
+    element of a list, "word 3" the third different word of a text.
+    """
 
     type: str
     attributes: tuple[tuple[str, str], ...]
     lane: int
     reading_lane: int
+
+
+def kind_and_element(kind: str) -> tuple[str, int]:
+    """Of a `Profile` attribute: `numeric 3` is ("numeric", 3), `numeric` ("numeric", 1)."""
+    name, _, element = kind.partition(" ")
+    return name, int(element or 1)
+
+
+def missing_bits(kind: str) -> int:
+    """What the lane of a `Profile` attribute holds where there is none: NaN, or 0 for a hash."""
+    return int(np.array(np.nan).view(np.int64)) if kind_and_element(kind)[0] in ("numeric", "time") else 0
 
 
 @dataclass(frozen=True)
@@ -235,12 +252,13 @@ class Step:
             distinct: summary (numbers: precision).
             ratio: a, b (and the parent's A, B). trend: short, long. share: own, group's. decayed: weighted sum.
             last: ts, value. since: ts. first: time. earliest: time, value. session, length, depth,
-            duration, gap, sequence: first lane. attribute: value. context, derived: none.
+            duration, refinements, gap, favourite, sequence: first lane. seen: first lane (and the item's attribute).
+            attribute: value. age: time. match: the words. quantile: the buckets' counts. context, derived: none.
         numbers: total, mean, variance, decayed: unit. extreme: unit, negative for the smallest. trend: the long length over
-            the short. ratio: rate (of a constant prior, 0 for a parent's), weight (negative: no smoothing).
+            the short. quantile: q, edges. ratio: rate (of a constant prior, 0 for a parent's), weight (negative: no smoothing).
         text: session: the type. context: the field.
         length: of the sequence that is read.
-        types: length, depth, duration: those looked at.
+        types: length, depth, duration, refinements: those looked at.
         expression: derived.
         of: the further values of a sequence.
     """

@@ -5,14 +5,16 @@
 
 import ast
 import math
+import re
 import struct
 import unicodedata
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import hash64
-from tailorbird.features.declare import WHOLE_FIELDS
+from tailorbird.features.declare import WHOLE_FIELDS, WORDS
 from tailorbird.features.expression import Expression, comparison, constant, dotted
 from tailorbird.features.request import ReadRequest
 
@@ -35,6 +37,42 @@ def number_of(value: object) -> float:
     if isinstance(value, list):
         return number_of(value[0]) if value else math.nan
     return float(value) if isinstance(value, int | float) and abs(value) <= 1.7e308 else math.nan
+
+
+def element_of(value: object, element: int) -> object:
+    """The element of a list, counted from 1; what is no list is its own first."""
+    if not isinstance(value, list):
+        return value if element == 1 else None
+    return value[element - 1] if len(value) >= element else None
+
+
+def words_of(value: object) -> list[str]:
+    """The first different words of a text, or of the texts in a list: runs of letters and digits, case folded."""
+    texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+    found = _WORD.findall(unicodedata.normalize("NFKC", " ".join(texts)).casefold())
+    return list(dict.fromkeys(found))[:WORDS]
+
+
+def time_of(value: object) -> float:
+    """A profile's value as a time in microseconds; NaN for what is none. A text is ISO 8601, UTC unless it says otherwise.
+
+    A number is in seconds below 1e11, else in milliseconds below 1e14, else in microseconds.
+    """
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return math.nan
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return float((moment - _EPOCH) // timedelta(microseconds=1))
+    number = math.nan if isinstance(value, bool) else number_of(value)
+    scale = 1e6 if abs(number) < 1e11 else 1e3 if abs(number) < 1e14 else 1.0
+    return number * scale if abs(number) < 1e17 else math.nan
+
+
+_WORD = re.compile(r"[^\W_]+")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def query_text(text: str | None) -> str | None:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events.keys import hash64, hash64s
 from tailorbird.features import finish
-from tailorbird.features.columns import entity_key
+from tailorbird.features.columns import entity_key, query_words
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.idle import read_swept
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, SEQUENCE_READING, VALID_FROM, Spot, Step
@@ -160,12 +161,20 @@ class _Moment:
     def known(self, entity: int) -> Bools:
         return self._known[entity]
 
-    def of_run(self, step: Step) -> Floats:
-        ts, item, types, sessions, *_ = finish.recent(int(self.t[0]), *self._events(step))
+    def of_run(self, step: Step) -> npt.NDArray:
+        ts, item, types, sessions, *further = finish.recent(int(self.t[0]), *self._events(step))
         session_id = self._request.session_id
         asked = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
         item, types, sessions = item.view(np.uint64), types.view(np.uint64), sessions.view(np.uint64)
-        return Runs(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked).value(step)
+        value = further[0].view(np.uint64) if further else item
+        run = Runs(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked, value)
+        if step.operation != "seen":
+            return run.column(step)
+        candidate = self.lane(step.spots[1]).view(np.uint64) if len(step.spots) > 1 else self._items
+        return run.seen(np.zeros(len(candidate), np.intp), candidate)
+
+    def query_words(self) -> Keys:
+        return query_words(pa.array([self._request.query], pa.string()))
 
     def context_number(self, field: str) -> Floats:
         value = asked_text(self._request, field, int(self.t[0]))

@@ -22,18 +22,34 @@ from tailorbird.features.declare import (
     HORIZON,
     SESSION_GAP,
     SESSION_LENGTH,
+    Age,
     Attribute,
     ContextValue,
     Counted,
     Derived,
     Entity,
+    Match,
     OfSession,
     SequenceOf,
     Window,
 )
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.plain import asked_text, category, evaluate, float32, number, number_of, query_text, text_of, truth, weekday
+from tailorbird.features.plain import (
+    asked_text,
+    category,
+    element_of,
+    evaluate,
+    float32,
+    number,
+    number_of,
+    query_text,
+    text_of,
+    time_of,
+    truth,
+    weekday,
+    words_of,
+)
 from tailorbird.features.reference_counted import counted, of_session
 from tailorbird.features.request import ReadRequest
 
@@ -139,7 +155,13 @@ class Moment:
             return float32(number(expression, lambda column, kind: self.value(column)))
         if isinstance(feature, Attribute):
             found = self.profile(feature.entity.fields[0], feature.attribute)
+            found = element_of(found, max(feature.element, 1))
             return float32(number_of(found)) if feature.kind == "numeric" else category(text_of(found))
+        if isinstance(feature, Age):
+            return float32((float(self.t) - time_of(self.profile(feature.entity.fields[0], feature.attribute))) / 1e6)
+        if isinstance(feature, Match):
+            asked, words = (words_of(one) for one in (self.request.query, self.profile(feature.entity.fields[0], feature.attribute)))
+            return float32(float(len(set(asked) & set(words))) / float(len(asked)) if asked and words else math.nan)
         assert isinstance(feature, Counted | OfSession)
         about = feature.entity if isinstance(feature, Counted) else Entity(("user",))
         if None in self.key(about):

@@ -6,6 +6,7 @@ made of them. Sums of floats go in the order written, so that their last bit is 
 
 import math
 from decimal import Context, Decimal
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tailorbird.features.declare import (
@@ -20,12 +21,15 @@ from tailorbird.features.declare import (
     Distinct,
     Entity,
     Extreme,
+    Favourite,
     First,
     GapMean,
     Last,
     Mean,
     OfSession,
+    Quantile,
     Ratio,
+    Seen,
     SessionMeasure,
     Share,
     TimeSince,
@@ -44,6 +48,8 @@ def counted(now: "Moment", feature: Counted) -> float | int:
     """The value, rounded to float32, or a category; of an entity that the request has."""
     if isinstance(feature, Last | First):
         return last_or_first(now, feature)
+    if isinstance(feature, Favourite):
+        return favourite(now, feature)
     return float32(_of_kind(now, feature))
 
 
@@ -58,6 +64,10 @@ def _of_kind(now: "Moment", feature: Counted) -> float:
         return variance(now, feature)
     if isinstance(feature, Extreme):
         return extreme(now, feature)
+    if isinstance(feature, Quantile):
+        return quantile(now, feature)
+    if isinstance(feature, Seen):
+        return seen(now, feature)
     if isinstance(feature, Distinct):
         return distinct(now, feature)
     if isinstance(feature, Ratio):
@@ -103,6 +113,36 @@ def extreme(now: "Moment", feature: Extreme) -> float:
     rows = now.within(now.rows(feature, value=feature.amount.of), feature.window)
     amounts = [units(row, feature.amount) for row in rows]
     return float(max(amounts) if feature.largest else min(amounts)) * feature.amount.unit if rows else math.nan
+
+
+def quantile(now: "Moment", feature: Quantile) -> float:
+    """Of the values up to 1e300: in the first bucket that has events and with which q of all are reached, on the line between its
+    edges, which the first and the last bucket have only one of."""
+    rows = now.within(now.rows(feature, value=feature.of), feature.window)
+    values = [value for value in (number(feature.of, row.field) for row in rows) if abs(value) <= 1e300]
+    edges = [-math.inf, *feature.edges, math.inf]
+    rank, below = feature.q * float(len(values)), 0.0
+    for low, high in pairwise(edges):
+        count = float(sum(low < value <= high for value in values))
+        if count and below + count >= rank:
+            low, high = max(low, feature.edges[0]), min(high, feature.edges[-1])
+            return low + (high - low) * ((rank - below) / count)
+        below += count
+    return math.nan
+
+
+def favourite(now: "Moment", feature: Favourite) -> int:
+    """The most frequent value among the last events that have one; of several, the one that came last."""
+    rows = now.last_rows(now.rows(feature, value=feature.of), feature.length)
+    values = [category(evaluate(feature.of, row.field)) for row in rows]
+    return max(reversed(values), key=values.count, default=0)
+
+
+def seen(now: "Moment", feature: Seen) -> float:
+    """How many of the last events that have a value have the candidate's."""
+    candidate = now.part(feature.of.text)
+    rows = now.last_rows(now.rows(feature, value=feature.of), feature.length)
+    return math.nan if candidate is None else float(sum(evaluate(feature.of, row.field) == candidate for row in rows))
 
 
 def distinct(now: "Moment", feature: Distinct) -> float:
@@ -213,6 +253,9 @@ def of_session(now: "Moment", feature: OfSession) -> float:
     measure = feature.measure if isinstance(feature, SessionMeasure) else "length"
     if measure == "depth":
         return float(len({row.item for row in rows if row.item is not None}))
+    if measure == "refinements":
+        others = [row.order() for row in rows if row.event["type"] != "search"]
+        return float(sum(row.order() > max(others) for row in rows) if others else len(rows))
     if measure == "duration":
         return float(now.t - min(row.event["ts"] for row in rows)) / 1e6 if rows else math.nan
     return float(len(rows))

@@ -25,7 +25,7 @@ Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
 # Operations of `layout.Step` that are finished here.
-OF_RUN = ("session", "length", "depth", "duration", "gap")
+OF_RUN = ("session", "length", "depth", "duration", "refinements", "gap", "favourite", "seen")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Runs:
         ts, item, type, session: shape (n,), hashes where they are texts, 0 where missing.
         t: shape (m,), when each request reads.
         asked: shape (m,), the hash of each request's session id, 0 without one.
+        value: shape (n,), what `favourite` and `seen` look at; the item, unless the step asks for another.
     """
 
     offsets: Int64s
@@ -46,17 +47,22 @@ class Runs:
     session: Keys
     t: Int64s
     asked: Keys
+    value: Keys
 
-    def value(self, step: Step) -> Floats:
-        """The column of a step, shape (m,)."""
+    def column(self, step: Step) -> Floats | Keys:
+        """The column of a step, shape (m,); but `seen` has one for each candidate."""
         if step.operation == "gap":
             return self.gap_mean()
+        if step.operation == "favourite":
+            return self.favourite()
         types = np.array([hash64(one) for one in step.types or (step.text,)], np.uint64)
         events = np.flatnonzero(self.current & np.isin(self.type, types))
         if step.operation == "duration":
             return self._since_first(events)
         if step.operation == "depth":
             return self._different_items(events)
+        if step.operation == "refinements":
+            events = self._searches_at_the_end(events)
         return np.bincount(self._owner[events], minlength=len(self.t)).astype(np.float64)
 
     @cached_property
@@ -82,10 +88,42 @@ class Runs:
         found[several] = span.astype(np.float64) / 1e6 / (times[several] - 1.0)
         return found
 
+    def favourite(self) -> Keys:
+        """The most frequent value, of several the one that came last; 0 without any."""
+        events = np.flatnonzero(self.value)
+        owner, value = self._owner[events], self.value[events]
+        order = np.lexsort((value, owner))  # stable, so the events of a value stay in order of time
+        owner, value = owner[order], value[order]
+        ends = np.flatnonzero(np.append((value[1:] != value[:-1]) | (owner[1:] != owner[:-1]), np.ones(min(len(owner), 1), np.bool_)))
+        count, newest = np.diff(ends, prepend=-1), events[order[ends]]
+        best = np.lexsort((newest, count, owner[ends]))
+        found = np.zeros(len(self.t), np.uint64)
+        found[owner[ends[best]]] = value[ends[best]]  # of equal places the last assignment stays
+        return found
+
+    def seen(self, request: Intps, candidate: Keys) -> Floats:
+        """How many events have the value of each candidate (rows,), in the run of its request; missing where it has none."""
+        unique, value = np.unique(self.value, return_inverse=True)
+        place = np.searchsorted(unique, candidate)
+        known = place < len(unique)
+        known[known] = unique[place[known]] == candidate[known]
+        width = max(len(unique), 1)
+        pairs = np.sort(self._owner * width + value)
+        asked = request * width + np.where(known, place, 0)
+        count = np.searchsorted(pairs, asked, side="right") - np.searchsorted(pairs, asked)
+        return np.where(candidate != 0, np.where(known, count, 0).astype(np.float64), np.nan)
+
     @cached_property
     def _owner(self) -> Intps:
         """The request of each event."""
         return np.repeat(np.arange(len(self.t)), np.diff(self.offsets))
+
+    def _searches_at_the_end(self, events: Intps) -> Intps:
+        """Those of `events` that are searches and have nothing else after them."""
+        search = self.type[events] == np.uint64(hash64("search"))
+        last_other = np.full(len(self.t), -1, np.int64)
+        np.maximum.at(last_other, self._owner[events[~search]], events[~search])
+        return events[events > last_other[self._owner[events]]]
 
     def _since_first(self, events: Intps) -> Floats:
         owners, first = np.unique(self._owner[events], return_index=True)

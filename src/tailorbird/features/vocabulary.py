@@ -4,8 +4,9 @@
     count("item_clicks_7d", item, "click", window="7d", where="agent != 'bot'")
     ratio("item_ctr_7d", item, "click", "impression", window="7d", prior=category, weight=20)
 
-Here are entities and what is counted over windows; what is known of single events, of sessions, of profiles and of the
-request is in `features.vocabulary_last`. What a window is, and the values that come of these calls: `features.declare`.
+Here are entities and what is counted over windows; what is known of single events is in `features.vocabulary_last`, of the
+last ones and of sessions in `features.vocabulary_run`, of profiles and of the request in `features.vocabulary_profile`.
+What a window is, and the values that come of these calls: `features.declare`.
 """
 
 from collections.abc import Sequence
@@ -17,9 +18,11 @@ from tailorbird.features.checks import (
     counts_what,
     declare,
     duration,
+    edges_of,
     expression_of,
     is_profile_field,
     spelled,
+    told_buckets,
     told_types,
     told_window,
     types_of,
@@ -40,6 +43,7 @@ from tailorbird.features.declare import (
     Entity,
     Extreme,
     Mean,
+    Quantile,
     Ratio,
     Share,
     Total,
@@ -181,6 +185,38 @@ def maximum(
     span, amount = window_of(window, hop), amount_of(of, unit, max)
     text = f"largest {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
     return declare(Extreme(*base, text, entity, *counts_what(type, where), span, amount, True))
+
+
+def quantile(
+    name: str,
+    entity: Entity,
+    type: str | Sequence[str],
+    *,
+    of: str,
+    edges: Sequence[float],
+    q: float = 0.5,
+    window: str | None = None,
+    hop: str | None = None,
+    where: str | None = None,
+) -> Quantile:
+    """About the q-quantile of a number over the events that have it; missing without any.
+
+    The median: `quantile("usual_price", user, "purchase", of="price", edges=[5, 10, 20, 50, 100], window="90d")`.
+    Events are counted in buckets between the edges; within the bucket that the quantile falls into, values are taken to lie
+    evenly. Below the first edge it is that edge, above the last the last. Quantiles over the same buckets share their counts.
+
+    Args:
+        of: a number of the event, or an expression over several.
+        edges: 2 to 32, ascending; the value is as fine as they are.
+    """
+    base = counted(name, entity, type)
+    if not (isinstance(q, float) and 0 < q < 1):
+        raise wrong(f"q: expected a number between 0 and 1, got {q!r}")
+    bounds = edges_of(edges)
+    span, expression = window_of(window, hop), expression_of(of, "number")
+    text = f"{q:g}-quantile of {of} over {told_types(type)} of the {entity.name} in {told_window(span)}"
+    buckets = tuple(expression_of(one, "truth") for one in told_buckets(of, bounds, where))
+    return declare(Quantile(*base, text, entity, *counts_what(type, where), expression, span, q, bounds, buckets))
 
 
 def distinct(

@@ -1,0 +1,85 @@
+"""Which events a declaration counts, and what it needs of each: its `layout.Source`s, measures, and lanes of a profile.
+
+`features.compile` gathers from it what records hold, `features.steps` where columns are finished from.
+"""
+
+from tailorbird.features.declare import (
+    WORDS,
+    Age,
+    Amount,
+    Attribute,
+    Counted,
+    Decayed,
+    Distinct,
+    Entity,
+    Extreme,
+    Favourite,
+    Feature,
+    First,
+    Last,
+    Match,
+    Mean,
+    OfSession,
+    Quantile,
+    Seen,
+    SequenceOf,
+    Share,
+    Total,
+    Variance,
+)
+from tailorbird.features.expression import Expression
+from tailorbird.features.layout import (
+    Source,
+)
+
+
+def source_of(feature: Counted, types: tuple[str, ...] | None = None, entity: Entity | None = None) -> Source:
+    """The events of a feature; `types` and `entity` stand in for its own (denominators and parents of ratios)."""
+    about = feature.entity if entity is None else entity
+    value: Amount | Expression | None = None
+    if isinstance(feature, Total | Mean | Variance | Extreme | Share | Decayed):
+        value = feature.amount
+    elif isinstance(feature, Last | First | Distinct | Favourite | Seen):
+        value = feature.of
+    named = [*about.fields, *feature.entity.fields, *feature.group.fields] if isinstance(feature, Share) else [*about.fields]
+    for expression in (feature.where, value.of if isinstance(value, Amount) else value):
+        named += [] if expression is None else [name for name, _ in expression.names]
+    per_item = isinstance(feature, SequenceOf) or any(name == "item" or name.startswith("item.") for name in named)
+    return Source(about, feature.types if types is None else types, feature.where, value, per_item)
+
+
+def session_source(feature: OfSession) -> Source:
+    return Source(Entity(("user",)), feature.types, None, None, True)
+
+
+def further_of(feature: Feature) -> tuple[Expression, ...]:
+    """What a sequence keeps of each event besides item, type and time."""
+    if isinstance(feature, SequenceOf):
+        return feature.of
+    return (feature.of,) if isinstance(feature, Favourite | Seen) and feature.of.text != "item" else ()
+
+
+def lane_kinds(feature: Attribute | Age | Match) -> list[str]:
+    """The lanes of a profile that a feature needs, as `layout.Profile` names their kinds."""
+    if isinstance(feature, Match):
+        return [f"word {place}" for place in range(1, WORDS + 1)]
+    if isinstance(feature, Age):
+        return ["time"]
+    return [f"{feature.kind} {feature.element}" if feature.element > 1 else feature.kind]
+
+
+def bucket_sources(feature: Quantile) -> list[Source]:
+    plain = source_of(feature)
+    per_item = plain.per_item or any(name.partition(".")[0] == "item" for name, _ in feature.of.names)
+    return [Source(feature.entity, feature.types, bucket, None, per_item) for bucket in feature.buckets]
+
+
+SQUARES = ("count", "sum", "square_low", "square_high")
+
+
+def peak_of(feature: Extreme) -> str:
+    return "largest" if feature.largest else "smallest"
+
+
+def measure_of(feature: Share | Decayed) -> str:
+    return "count" if feature.amount is None else "sum"

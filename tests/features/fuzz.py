@@ -1,0 +1,108 @@
+"""A night of `test_fuzz.py`: example after example until the time is up, and what they covered.
+
+    python -m tests.features.fuzz --minutes 480
+
+Each failing example is shrunk, printed, and kept in `fuzz-failures/` as it is printed; Hypothesis keeps it in `.hypothesis/`
+besides and tries it first the next time. Exit status 1 if there was any.
+"""
+
+import argparse
+import random
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+from hypothesis.stateful import run_state_machine_as_test
+from tests.features import fuzz_words as words
+from tests.features import fuzz_world
+from tests.features.fuzz_machine import Site, as_json, kinds_left_out
+
+from tailorbird.events import SimulatedClock
+from tailorbird.features import load_features
+from tailorbird.features.worker import FeatureWorker
+
+ROUND = 50  # examples between two looks at the clock
+FAILURES = Path("fuzz-failures")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.features.fuzz", description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--steps", type=int, default=25, help="what happens in one example, at most")
+    parser.add_argument("--worker", type=Path, help="be the worker of a test that kills it")
+    given = parser.parse_args()
+    if given.worker is not None:
+        be_worker(given.worker)
+        return
+    end, begun, rounds, failures = time.monotonic() + 60 * given.minutes, time.monotonic(), 0, 0
+    counted = _counting()
+    while time.monotonic() < end:
+        rounds += 1
+        try:
+            run_state_machine_as_test(_machine(random.getrandbits(64)), settings=_profile(given.steps))
+        except Exception as error:
+            failures += 1
+            _keep(error, failures)
+        spent = (time.monotonic() - begun) / 60
+        print(f"{spent:6.1f} min  {counted[0]:7,} examples  {counted[1]:10,} values read  {failures} failing", file=sys.stderr, flush=True)
+    print(f"{counted[0]:,} examples with {counted[1]:,} values read in {given.minutes:g} minutes, {failures} failing")
+    print(f"kinds and incidents: {as_json()}")
+    left_out = kinds_left_out()
+    print(f"kinds never drawn: {', '.join(sorted(left_out)) or 'none'}")
+    raise SystemExit(1 if failures or left_out else 0)
+
+
+def _profile(steps: int) -> settings:
+    return settings(
+        max_examples=ROUND,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=DirectoryBasedExampleDatabase(".hypothesis/fuzz"),
+        print_blob=True,
+    )
+
+
+def _machine(seed: int) -> type[Site]:
+    """The machine with a seed of its own: a run of Hypothesis would else begin with the same examples."""
+    machine = type("Site", (Site,), {"__module__": Site.__module__, "__qualname__": Site.__qualname__})
+    machine._hypothesis_internal_use_seed = seed
+    return machine
+
+
+def _counting() -> list[int]:
+    """[examples, values], which grow while the machine runs."""
+    counted, sound = [0, 0], fuzz_world.World.differences
+
+    def differences(self: fuzz_world.World, requests: list) -> list[str]:
+        found = sound(self, requests)
+        counted[0] += 1
+        counted[1] += sum(one.rows.numeric.size + one.rows.categorical.size + len(one.rows.sequences) for _, one in self.asked)
+        return found
+
+    fuzz_world.World.differences = differences
+    return counted
+
+
+def _keep(error: Exception, number: int) -> None:
+    text = "".join(traceback.format_exception(error))
+    FAILURES.mkdir(exist_ok=True)
+    path = FAILURES / f"{time.strftime('%Y%m%d-%H%M%S')}-{number}.txt"
+    path.write_text(text)
+    print(text[-6_000:], file=sys.stderr)
+    print(f"kept in {path}", file=sys.stderr)
+
+
+def be_worker(folder: Path) -> None:
+    features = load_features(folder / "features.py")
+    with FeatureWorker(folder / "routed.db", folder / "state", features, clock=SimulatedClock(fuzz_world.BASE)) as worker:
+        while worker.step(rows_max=1).rows:
+            pass
+
+
+if __name__ == "__main__":
+    assert words.calls()
+    main()

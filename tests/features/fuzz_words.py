@@ -1,0 +1,189 @@
+"""Declarations drawn as lines of a `features.py`, so that a failing example can be pasted into a project.
+
+What is drawn is found by looking at the vocabulary: every call that `tailorbird.features` exports and that returns a
+feature, with a strategy for each parameter by its name. A new kind is so drawn by itself where its parameters are known
+here; a parameter without a default that is not known here is an error that names it, and so is a kind that no call makes.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, get_type_hints
+
+from hypothesis import strategies as st
+
+import tailorbird.features as vocabulary
+from tailorbird.errors import DeclarationError
+from tailorbird.features import Feature, FeatureSet, declare
+
+Call = Callable[..., Feature]
+
+WHO = ('entity("user")', 'entity("session")', 'entity("user.segment")', "entity()", 'entity("query")', 'entity("user", "query")')
+ENTITIES = (
+    *WHO,
+    'entity("item")',
+    'entity("item")',
+    'entity("item.category")',
+    'entity("user", "item.category")',
+    'entity("user", "item")',
+    'entity("country", "item")',
+    'entity("query", "item")',
+    'entity("device", "user.segment")',
+)
+TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
+FILTERS = (
+    None,
+    None,
+    "agent != 'bot'",
+    "price > 5",
+    "device == 'phone' or missing(dwell_ms)",
+    "item.category == 'a'",
+    "item != 'i1' and user == 'u1'",
+    "properties.tag in ('x', 'y')",
+)
+NUMBERS = ("price", "price * quantity", "price - 50", "dwell_ms", "rating", "item.price", "properties.depth")
+TEXTS = ("item", "user", "query", "item.category", "item.tags", "properties.tag")
+WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), ("64m", "1m"), ("400d", None), (None, None))
+TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
+# Up to the bounds that are checked: max / unit below 2^33 for sums, below 2^31 for squares.
+AMOUNTS = ((0.01, 10), (0.3, 1e6), (1.0, 1e6), (1.0, 2**31 - 1), (1e-9, 1.0), (0.5, 1e9), (1e6, 1e15))
+OWNERS = (
+    ('entity("user")', "segment", "categorical"),
+    ('entity("user")', "age", "numeric"),
+    ('entity("item")', "category", "categorical"),
+    ('entity("item")', "price", "numeric"),
+    ('entity("item")', "tags", "categorical"),
+)
+
+_types = st.lists(st.sampled_from(TYPES), min_size=1, max_size=3, unique=True).map(tuple)
+_of = st.sampled_from
+# By name of the parameter, or (call, parameter); a strategy of one name may stand for several that must fit each other.
+PARAMETERS: dict[Any, st.SearchStrategy] = {
+    "entity": _of(ENTITIES),
+    "type": _types,
+    "below": _types,
+    "where": _of(FILTERS),
+    "of": _of(NUMBERS),
+    "within": _of(ENTITIES),
+    "prior": _of([None, 0.1, 'entity("item.category")', "entity()", 'entity("item")', 'entity("user")']),
+    "weight": _of([0, 3, 20.5]),
+    "precision": st.integers(4, 8),
+    "half_life": _of(["15s", "1h", "3d", "50d"]),
+    "length": st.integers(2, 6),
+    "kind": _of(["numeric", "categorical"]),
+    ("distinct", "of"): _of(TEXTS),
+    ("gap_mean", "entity"): _of(WHO),
+    ("sequence", "entity"): _of(WHO),
+    ("session", "type"): _of(TYPES),
+}
+TOGETHER: dict[Any, tuple[tuple[str, ...], st.SearchStrategy]] = {
+    "window": (("window", "hop"), _of(WINDOWS)),
+    "short": (("short", "long", "hop"), _of(TRENDS)),
+    "unit": (("unit", "max"), _of(AMOUNTS)),
+    ("attribute", "entity"): (("entity", "attribute", "kind"), _of(OWNERS)),
+    ("last", "of"): (
+        ("of", "kind"),
+        _of([("price", None), ("price * quantity", None), ("item.category", "categorical"), ("item.price", "numeric"), ("query", None)]),
+    ),
+    ("context", "field"): (("field", "name"), _of([("device", None), ("country", None), ("local_hour", None)])),
+}
+_ENTITY_PARAMETERS = ("entity", "within", "prior")
+_APART = ("derived",)  # made of other columns, drawn last
+
+
+def calls() -> dict[str, Call]:
+    """The calls of the vocabulary that make a feature, by name."""
+    found = {}
+    for name in vocabulary.__all__:
+        call = getattr(vocabulary, name)
+        if inspect.isfunction(call) and issubclass(made_by(call), Feature):
+            found[name] = call
+    return found
+
+
+def made_by(call: Callable) -> type:
+    """The class of what a call returns."""
+    made = get_type_hints(call).get("return")
+    return made if isinstance(made, type) else object
+
+
+def kinds() -> set[type[Feature]]:
+    """Every kind of feature that `features.declare` has: the classes that no other is derived from."""
+    found, open_ = set(), [Feature]
+    while open_:
+        one = open_.pop()
+        below = [each for each in one.__subclasses__() if each.__module__ == declare.__name__]
+        found.update([] if below else [one])
+        open_ += below
+    return found
+
+
+@st.composite
+def line(draw: st.DrawFn, name: str, call: str) -> str | None:
+    """`count("f1", entity("item"), type=("click",), window="1h")`; None if what was drawn does not go together."""
+    given: dict[str, Any] = {"name": name}
+    own = calls()[call]
+    for parameter, about in inspect.signature(own).parameters.items():
+        if parameter in given:
+            continue
+        together = TOGETHER.get((call, parameter)) or TOGETHER.get(parameter)
+        if together is not None:
+            if about.default is not inspect.Parameter.empty and parameter != "window" and draw(st.integers(0, 9)) == 0:
+                continue
+            given |= {key: value for key, value in zip(together[0], draw(together[1]), strict=True) if key not in given}
+            continue
+        strategy = PARAMETERS.get((call, parameter))
+        strategy = PARAMETERS.get(parameter) if strategy is None else strategy
+        if about.default is not inspect.Parameter.empty:
+            if strategy is None or (parameter != "where" and draw(st.booleans())):
+                continue
+        elif strategy is None:
+            raise LookupError(f"nobody knows what to draw for {parameter!r} of {call}(): add it to fuzz_words.PARAMETERS")
+        given[parameter] = draw(strategy)
+    parts = [f"{key}={_spelled(key, value)}" for key, value in given.items() if value is not None]
+    if call == "context" and given["name"] is not None:
+        parts = [f"field={given['field']!r}", f"name={name!r}"]
+    text = f"{call}({', '.join(parts)})"
+    try:
+        made(text)
+    except DeclarationError:
+        return None
+    return text
+
+
+def _spelled(parameter: str, value: Any) -> str:
+    return value if parameter in _ENTITY_PARAMETERS and isinstance(value, str) else repr(value)
+
+
+def made(text: str) -> Feature:
+    """The declaration that a line makes."""
+    return eval(text, {name: getattr(vocabulary, name) for name in vocabulary.__all__})
+
+
+@st.composite
+def declarations(draw: st.DrawFn, most: int = 6, prefix: str = "f") -> tuple[str, ...]:
+    """Lines of some features of every kind that comes, and of columns derived from them."""
+    found: list[str] = []
+    numbers: list[str] = []
+    for number in range(draw(st.integers(1, most))):
+        name = f"{prefix}{number}"
+        call = draw(st.sampled_from(sorted(set(calls()) - set(_APART))))
+        text = draw(line(name, call))
+        if text is None:
+            continue
+        found.append(text)
+        numbers += [name] if name in FeatureSet.from_declarations([made(text)]).numeric else []
+    if numbers and draw(st.booleans()):
+        a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
+        shapes = [f"{a} / {b}", f"{a} - 0.1 * {b}", f"sqrt({a} + 1) if {b} > 1 else {b}", f"missing({a}) + abs({b})"]
+        found.append(f"derived({prefix + 'd'!r}, {draw(st.sampled_from(shapes))!r})")
+        found.append(f"derived({prefix + 'e'!r}, {f'max({prefix}d, {a}) * 3'!r})")
+    return tuple(found) or ('count("clicks", entity("item"), "click", window="1h")',)
+
+
+def feature_set(lines: Sequence[str]) -> FeatureSet:
+    return FeatureSet.from_declarations([made(text) for text in lines])
+
+
+def source(lines: Sequence[str]) -> str:
+    """The lines as a project's file."""
+    return "from tailorbird.features import *  # noqa: F403\n\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,267 @@
+"""A small site that a test moves by hand: doors or a routed log, router, worker, readers, lake, crashes, changed declarations.
+
+Whatever is read of it is kept with the declarations that it was read by, and at the end held against the plain reference
+and the backfill, both told of all events that ever came. `differences` says what is not equal to the bit.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tests.features import fuzz_words as words
+from tests.features import kit
+from tests.features.test_equality import ITEMS, Asked, differences
+
+from tailorbird import faults
+from tailorbird.errors import StorageError
+from tailorbird.events import ROUTED, Receipt, RoutePlan, SimulatedClock
+from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
+from tailorbird.features import FeatureSet, ReadRequest, reference
+from tailorbird.features.bootstrap import build_from_lake
+from tailorbird.features.read import Reader
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.lake import Lake, LakeRole
+from tailorbird.router import Router
+from tailorbird.stream import Block, open_reader, open_writer, raw_path, read_released, routed_path
+
+BASE = 50 * 400 * DAY  # on the edge of tiles of a second to 400 days
+UNITS = (SECOND, 5 * SECOND, 50 * SECOND, 30 * MINUTE, HOUR, 14 * HOUR, DAY, 25 * DAY, 100 * DAY)
+WORKER_SITES = ("worker.before_step", "worker.before_commit", "worker.after_commit")
+ROUTER_SITES = tuple(f"router.{site}" for site in ("after_read", "before_append", "after_append", "before_commit", "after_commit"))
+
+
+@contextmanager
+def crashing(site: str, hit: int) -> Iterator[None]:
+    """Within the block the process would die at the `hit`-th arrival at `site`."""
+    armed = {site: faults._Fault("raise", "", hit)}
+    with mock.patch.object(faults, "_armed", lambda: armed):
+        yield
+
+
+class World:
+    """The site. With `doors` events come as bodies through the router, else as routed events straight into its log.
+
+    `read` may be asked between any two of its steps; the folder is the caller's.
+    """
+
+    def __init__(self, folder: Path, lines: Sequence[str], *, doors: bool) -> None:
+        self.folder = folder
+        self.stream = folder / "stream"
+        self.stream.mkdir(parents=True)
+        self.doors = doors
+        self.now = BASE
+        self.clock = SimulatedClock(BASE)
+        self.sets: list[FeatureSet] = [words.feature_set(lines)]
+        self.features = self.sets[0]
+        self.asked: list[tuple[FeatureSet, Asked]] = []
+        self.known: list[pa.Table] = []  # of the routed log, block by block
+        self._end = 0  # of what of it is known
+        self._seen: set[tuple[str, str]] = set()
+        self.log = None if doors else kit.Log(self.stream)
+        self.router = self._router() if doors else None
+        self.worker = self._worker()
+        self.reader: Reader | None = None
+
+    # What comes in
+
+    def post(self, door: str, received_at: int, body: Sequence[dict], source: str) -> None:
+        """A body at a door."""
+        receipt = msgspec.json.encode(Receipt(received_at, source))
+        with open_writer(raw_path(self.stream, door), partition=door) as log:
+            log.append([Block("body", len(body), msgspec.json.encode(body), receipt)])
+
+    def append(self, events: Sequence[dict]) -> None:
+        """A block of routed events; an id of one owner comes once, as the router sees to it."""
+        fresh = []
+        for row in events:
+            key = row["event_id"], row["user_id"] or row["anonymous_id"] or row["item_id"]
+            fresh += [] if key in self._seen else [row]
+            self._seen.add(key)
+        assert self.log is not None
+        if fresh:
+            self.known.append(kit.table(self.log.append([fresh])))
+
+    def route(self) -> None:
+        if self.router is not None:
+            self.router.step()
+
+    # What is made of it
+
+    def work(self, rows_max: int = 20_000) -> int:
+        return self.worker.step(rows_max).rows
+
+    def settle(self) -> None:
+        """Route and take in all that is there."""
+        self.route()
+        while self.work():
+            pass
+
+    def read(self, request: ReadRequest, reader: Reader | None = None) -> None:
+        if reader is None:
+            self.reader = reader = self.reader or Reader(self.folder / "state", self.features)
+        self.asked.append((self.features, Asked(request, reader.read(request, list(ITEMS)))))
+
+    def read_within_a_commit(self, request: ReadRequest) -> None:
+        """Step, and read from another thread at the moment before the step's transaction ends."""
+        there: list[str] = []
+
+        def at(site: str) -> None:
+            if site == "worker.before_commit" and not there:
+                there.append(site)
+                thread = threading.Thread(target=self._read_apart, args=(request,))
+                thread.start()
+                thread.join()
+
+        with mock.patch.object(faults, "at", at):
+            self.worker.step(1)
+
+    def _read_apart(self, request: ReadRequest) -> None:
+        reader = Reader(self.folder / "state", self.features)
+        try:
+            self.read(request, reader)
+        finally:
+            reader.close()
+
+    # What goes wrong
+
+    def crash(self, site: str, hit: int) -> bool:
+        """Die at a fault point, if it is come by, and start again."""
+        try:
+            with crashing(site, hit):
+                self.settle()
+        except (OSError, StorageError) as error:
+            if "fault injected" not in f"{error} {error.__cause__}":
+                raise
+            self.restart()
+            return True
+        return False
+
+    def restart(self) -> None:
+        self.worker.close()
+        if self.router is not None:
+            self.router.close()
+            self.router = self._router()
+        self.worker = self._worker()
+
+    def rebuild(self, order: Callable[[list[int]], list[int]], cut: int) -> None:
+        """Lose the state, and build it anew from what was routed, in any order, then go on in the log."""
+        self._learn()
+        table, p = self.events(), self.worker.position.p
+        table = table.filter(pc.less_equal(table["p"], p))
+        rows = np.array(order(list(range(table.num_rows))), np.int64)
+        parts = [table.take(rows[start : start + cut]) for start in range(0, len(rows), cut)]
+        self.worker.bootstrap(parts, p)
+
+    def rebuild_from_the_lake(self, *, prune: bool) -> None:
+        """Bring everything into a lake, let the router delete what it may, and build the state from there."""
+        self._learn()
+        with LakeRole(self.stream, self.folder / "lake", clock=self.clock) as role:
+            role.drain()
+        lake = Lake(self.folder / "lake")
+        if not lake.count("events"):
+            return
+        if prune and self.router is not None:
+            self.router.prune(read_released(lake.path).of_routed())
+        build_from_lake(self.worker, lake, threading.Event())
+
+    def change(self, lines: Sequence[str]) -> None:
+        """Other declarations: a state beside the old one, from the log, or from the lake where the log was pruned."""
+        features = words.feature_set(lines)
+        self.sets.append(features)
+        self.turn_to(features)
+
+    def turn_to(self, features: FeatureSet) -> None:
+        """Go on with a set of declarations; its state, if there is one, catches up."""
+        self.worker.close()
+        self._close_reader()
+        self.features = features
+        if self.router is not None:
+            self.router.close()
+            self.router = self._router()
+        self.worker = self._worker()
+        if self.worker.needs_history():
+            build_from_lake(self.worker, Lake(self.folder / "lake"), threading.Event())
+
+    # What came of it
+
+    def events(self) -> pa.Table:
+        self._learn()
+        return pa.concat_tables(self.known) if self.known else ROUTED.empty_table()
+
+    def differences(self, requests: Sequence[ReadRequest]) -> list[str]:
+        """What is not equal, after the given requests were read of the state as it is, and of one built from nothing."""
+        self.settle()
+        for request in requests:
+            self.read(request)
+        self._read_of_a_state_built_anew(requests)
+        events = self.events()
+        found = [one for _, asked in self.asked for one in mistaken(asked, events)]
+        for features in dict.fromkeys(one.schema_hash for one, _ in self.asked):
+            own = [(one, asked) for one, asked in self.asked if one.schema_hash == features]
+            found += differences(own[0][0], events, [asked for _, asked in own])
+        return found
+
+    def _read_of_a_state_built_anew(self, requests: Sequence[ReadRequest]) -> None:
+        state = self.folder / "anew"
+        with FeatureWorker(routed_path(self.stream), state, self.features, clock=self.clock) as worker:
+            worker.bootstrap([self.events()], self.worker.position.p)
+        reader = Reader(state, self.features)
+        for request in requests:
+            self.read(request, reader)
+        reader.close()
+
+    def close(self) -> None:
+        self._close_reader()
+        self.worker.close()
+        for one in (self.router, self.log):
+            if one is not None:
+                one.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _close_reader(self) -> None:
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
+    def _learn(self) -> None:
+        """Read what the router wrote since the last time, before it is pruned."""
+        if self.router is None or self.router.end() <= max(self._end, 1):
+            return
+        with open_reader(routed_path(self.stream)) as log:
+            while blocks := log.read(self._end):
+                for stored in blocks:
+                    if stored.block.kind == "events":
+                        self.known.append(pa.ipc.open_stream(stored.block.payload).read_all())
+                self._end = blocks[-1].end
+
+    def _router(self) -> Router:
+        known: dict[str, set[str]] = {"user": set(), "item": set()}
+        for features in self.sets:
+            known["user"] |= set(features.user_attributes)
+            known["item"] |= set(features.item_attributes)
+        plan = RoutePlan(user_attributes=tuple(sorted(known["user"])), item_attributes=tuple(sorted(known["item"])))
+        return Router(self.stream, plan, clock=self.clock)
+
+    def _worker(self) -> FeatureWorker:
+        return FeatureWorker(routed_path(self.stream), self.folder / "state", self.features, clock=self.clock)
+
+
+def mistaken(asked: Asked, events: pa.Table) -> list[str]:
+    """Whether the person of a request is not the user of the newest identify that was known then."""
+    request, rows = asked.request, asked.rows
+    expected = request.person
+    if expected is None and request.anonymous_id is not None:
+        known = [
+            (one["ts"], one["p"], one["user_id"])
+            for one in reference.routed_events(events.filter(pc.equal(events["type"], "identify")))
+            if one["anonymous_id"] == request.anonymous_id and one["p"] <= rows.p
+        ]
+        expected = max(known)[2] if known else f"anon:{request.anonymous_id}"
+    return [] if rows.person == expected else [f"{request.anonymous_id} is taken for {rows.person}, expected {expected}"]

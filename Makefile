@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test lint format bench results docs clean
+.PHONY: help setup setup-dev demo test fuzz lint format bench results docs clean
 
 help:          ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -31,6 +31,9 @@ test: setup-dev    ## lint, types and every test
 	@sh tests/system_packages.sh
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+fuzz: setup-dev    ## features drawn at random against each other for FUZZ_MINUTES=15; keeps what fails in fuzz-failures/
+	$(BIN)/python -m tests.features.fuzz --minutes $(or $(FUZZ_MINUTES),15) $(FUZZ)
 
 lint: setup-dev    ## style and types (the import rules are a test)
 	$(BIN)/ruff check .

@@ -14,9 +14,9 @@ from hypothesis import event as note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from tests.features import fuzz_words as words
+from tests.features.drawn_events import ITEMS, PROFILE
+from tests.features.drawn_events import event as routed_event
 from tests.features.fuzz_world import BASE, ROUTER_SITES, UNITS, WORKER_SITES, World
-from tests.features.test_equality import ITEMS, PROFILE
-from tests.features.test_equality import event as routed_event
 
 from tailorbird.events.clock import DAY, HOUR, SECOND
 from tailorbird.events.schema import micros
@@ -27,7 +27,9 @@ EDGES = (SECOND * 60, HOUR, DAY, SESSION_GAP, HORIZON, HORIZON)
 PEOPLE = (("u1", None), ("u2", None), (None, "a1"), (None, "a2"), (None, None))
 _odd = st.sampled_from([0, 0, 0, 1, -1, 1_234_567])
 # What a property may be, by the contract: a number of any size, text, a list, nothing; numbers that have a column keep to bounds.
-_any_number = st.sampled_from([0, 1, 7.5, -3, 0.1, 1e9, -1e300, 1.7e308, 5e-324, 2**53 + 1, 10**30, True, None, "7", "x", [], [2, 3], ["x"]])
+_any_number = st.sampled_from(
+    [0, 1, 7.5, -3, 0.1, 1e9, -1e300, 1.7e308, 5e-324, 2**53 + 1, 10**30, True, None, "7", "x", [], [2, 3], ["x"]]
+)
 
 requests = st.builds(
     lambda who, **rest: ReadRequest(person=who[0], anonymous_id=who[1], **rest),
@@ -37,6 +39,7 @@ requests = st.builds(
     country=st.sampled_from([None, "NO"]),
     local_hour=st.sampled_from([None, 0, 23]),
     query=st.sampled_from([None, "shoes", "big shoes"]),
+    position=st.sampled_from([1, 2]),
     now=st.just(0),
 )
 
@@ -62,12 +65,18 @@ def sent_event(draw: st.DrawFn, number: int, now: int, unit: int) -> dict[str, A
         return one
     if kind == "identify":
         return one | {"user_id": draw(st.sampled_from(["u1", "u2"])), "anonymous_id": draw(st.sampled_from(["a1", "a2"]))}
-    one |= draw(st.sampled_from([{"user_id": "u1"}, {"user_id": "u2", "anonymous_id": "a1"}, {"anonymous_id": "a1"}, {"anonymous_id": "a2"}]))
+    one |= draw(
+        st.sampled_from([{"user_id": "u1"}, {"user_id": "u2", "anonymous_id": "a1"}, {"anonymous_id": "a1"}, {"anonymous_id": "a2"}])
+    )
     one |= draw(st.sampled_from([{}, {"session_id": "s1"}, {"session_id": "s2"}]))
     agent = draw(st.sampled_from([None, "Mozilla/5.0 (X11) Firefox/140", "Googlebot/2.1"]))
     context = {"user_agent": agent, "device": draw(st.sampled_from([None, "phone"])), "country": draw(st.sampled_from([None, "no", "NO"]))}
     one |= {"context": {name: value for name, value in context.items() if value is not None}}
-    numbers = {"price": st.sampled_from([0, 0.005, 19.99, 1e9]), "quantity": st.sampled_from([1, 3, 1e6]), "rating": st.sampled_from([-1e6, 5])}
+    numbers = {
+        "price": st.sampled_from([0, 0.005, 19.99, 1e9]),
+        "quantity": st.sampled_from([1, 3, 1e6]),
+        "rating": st.sampled_from([-1e6, 5]),
+    }
     numbers |= {"dwell_ms": st.sampled_from([0.15, 86_400_000]), "depth": _any_number, "tag": _any_number}
     one |= {"properties": draw(st.fixed_dictionaries({}, optional=numbers))}
     if kind == "search":
@@ -189,10 +198,10 @@ class Site(RuleBasedStateMachine):
         self.site.worker.refresh()
 
     @precondition(lambda self: self.site.worker.position.p > 0)
-    @rule(data=st.data(), cut=st.sampled_from([1, 5, 1_000]))
-    def rebuild(self, data: st.DataObject, cut: int) -> None:
-        self.site.rebuild(lambda rows: data.draw(st.permutations(rows), label="order") if len(rows) < 30 else rows[::-1], cut)
-        self.happened("bootstrap")
+    @rule(cut=st.sampled_from([1, 5, 1_000]), seed=st.integers(0, 99), stop_after=st.sampled_from([None, 1, 2]))
+    def rebuild(self, cut: int, seed: int, stop_after: int | None) -> None:
+        self.site.rebuild(cut, seed, stop_after=stop_after)
+        self.happened("bootstrap" if stop_after is None else "bootstrap cut short")
 
     @precondition(lambda self: self.site.folder.joinpath("lake").exists() is False)
     @rule(often=st.integers(0, 3), prune=st.booleans())

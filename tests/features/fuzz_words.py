@@ -14,10 +14,19 @@ from hypothesis import strategies as st
 import tailorbird.features as vocabulary
 from tailorbird.errors import DeclarationError
 from tailorbird.features import Feature, FeatureSet, declare
+from tailorbird.features.declare import CONTEXT_FIELDS
 
 Call = Callable[..., Feature]
 
-WHO = ('entity("user")', 'entity("session")', 'entity("user.segment")', "entity()", 'entity("query")', 'entity("user", "query")')
+WHO = (
+    'entity("user")',
+    'entity("session")',
+    'entity("user.segment")',
+    "entity()",
+    'entity("query")',
+    'entity("user", "query")',
+    'entity("user", "weekday")',
+)
 ENTITIES = (
     *WHO,
     'entity("item")',
@@ -28,6 +37,8 @@ ENTITIES = (
     'entity("country", "item")',
     'entity("query", "item")',
     'entity("device", "user.segment")',
+    'entity("user", "local_hour")',
+    'entity("item", "position")',
 )
 TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
 FILTERS = (
@@ -39,13 +50,16 @@ FILTERS = (
     "item.category == 'a'",
     "item != 'i1' and user == 'u1'",
     "properties.tag in ('x', 'y')",
+    "weekday in (0, 6) or position < 3",
 )
-NUMBERS = ("price", "price * quantity", "price - 50", "dwell_ms", "rating", "item.price", "properties.depth")
+NUMBERS = ("price", "price * quantity", "price - 50", "dwell_ms", "rating", "item.price", "properties.depth", "weekday - local_hour")
+FURTHER = ("dwell_ms", "price * quantity - 10", "item.category", "query", "number(item.price)", "price > 5", "properties.tag")
 TEXTS = ("item", "user", "query", "item.category", "item.tags", "properties.tag")
 WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), ("64m", "1m"), ("400d", None), (None, None))
 TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
 # Up to the bounds that are checked: max / unit below 2^33 for sums, below 2^31 for squares.
 AMOUNTS = ((0.01, 10), (0.3, 1e6), (1.0, 1e6), (1.0, 2**31 - 1), (1e-9, 1.0), (0.5, 1e9), (1e6, 1e15))
+VALUES = (("price", None), ("price * quantity", None), ("item.category", "categorical"), ("item.price", "numeric"), ("query", None))
 OWNERS = (
     ('entity("user")', "segment", "categorical"),
     ('entity("user")', "age", "numeric"),
@@ -73,6 +87,7 @@ PARAMETERS: dict[Any, st.SearchStrategy] = {
     ("distinct", "of"): _of(TEXTS),
     ("gap_mean", "entity"): _of(WHO),
     ("sequence", "entity"): _of(WHO),
+    ("sequence", "of"): st.lists(_of(FURTHER), min_size=1, max_size=3, unique=True).map(tuple),
     ("session", "type"): _of(TYPES),
 }
 TOGETHER: dict[Any, tuple[tuple[str, ...], st.SearchStrategy]] = {
@@ -80,11 +95,9 @@ TOGETHER: dict[Any, tuple[tuple[str, ...], st.SearchStrategy]] = {
     "short": (("short", "long", "hop"), _of(TRENDS)),
     "unit": (("unit", "max"), _of(AMOUNTS)),
     ("attribute", "entity"): (("entity", "attribute", "kind"), _of(OWNERS)),
-    ("last", "of"): (
-        ("of", "kind"),
-        _of([("price", None), ("price * quantity", None), ("item.category", "categorical"), ("item.price", "numeric"), ("query", None)]),
-    ),
-    ("context", "field"): (("field", "name"), _of([("device", None), ("country", None), ("local_hour", None)])),
+    ("last", "of"): (("of", "kind"), _of(VALUES)),
+    ("first", "of"): (("of", "kind"), _of(VALUES)),
+    ("context", "field"): (("field",), _of([(name,) for name in CONTEXT_FIELDS])),
 }
 _ENTITY_PARAMETERS = ("entity", "within", "prior")
 _APART = ("derived",)  # made of other columns, drawn last
@@ -140,8 +153,6 @@ def line(draw: st.DrawFn, name: str, call: str) -> str | None:
             raise LookupError(f"nobody knows what to draw for {parameter!r} of {call}(): add it to fuzz_words.PARAMETERS")
         given[parameter] = draw(strategy)
     parts = [f"{key}={_spelled(key, value)}" for key, value in given.items() if value is not None]
-    if call == "context" and given["name"] is not None:
-        parts = [f"field={given['field']!r}", f"name={name!r}"]
     text = f"{call}({', '.join(parts)})"
     try:
         made(text)

@@ -6,7 +6,7 @@ and the backfill, both told of all events that ever came. `differences` says wha
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tests.features import fuzz_words as words
 from tests.features import kit
-from tests.features.test_equality import ITEMS, Asked, differences
+from tests.features.drawn_events import ITEMS
+from tests.features.three_readings import Asked, differences
 
 from tailorbird import faults
 from tailorbird.errors import StorageError
@@ -41,8 +42,12 @@ ROUTER_SITES = tuple(f"router.{site}" for site in ("after_read", "before_append"
 def crashing(site: str, hit: int) -> Iterator[None]:
     """Within the block the process would die at the `hit`-th arrival at `site`."""
     armed = {site: faults._Fault("raise", "", hit)}
-    with mock.patch.object(faults, "_armed", lambda: armed):
+    with mock.patch.object(faults, "_armed", return_value=armed):
         yield
+
+
+class CutShort(Exception):
+    """The process that builds a state dies."""
 
 
 class World:
@@ -150,14 +155,31 @@ class World:
             self.router = self._router()
         self.worker = self._worker()
 
-    def rebuild(self, order: Callable[[list[int]], list[int]], cut: int) -> None:
-        """Lose the state, and build it anew from what was routed, in any order, then go on in the log."""
-        self._learn()
-        table, p = self.events(), self.worker.position.p
-        table = table.filter(pc.less_equal(table["p"], p))
-        rows = np.array(order(list(range(table.num_rows))), np.int64)
-        parts = [table.take(rows[start : start + cut]) for start in range(0, len(rows), cut)]
-        self.worker.bootstrap(parts, p)
+    def rebuild(self, cut: int, seed: int, *, stop_after: int | None) -> None:
+        """Lose the state, and build it anew from what was routed, in parts of `cut` rows, each in any order, then go on in the log.
+
+        With `stop_after` the building dies after so many parts and is begun again; meanwhile nobody can read.
+        """
+        events, p, rng = self.events().sort_by("p"), self.worker.position.p, np.random.default_rng(seed)
+
+        def history(after: int, dies: bool) -> Iterator[pa.Table]:
+            left = events.filter(pc.and_(pc.greater(events["p"], after), pc.less_equal(events["p"], p)))
+            for number, start in enumerate(range(0, left.num_rows, cut)):
+                if dies and number == stop_after:
+                    raise CutShort
+                part = left.slice(start, cut)
+                yield part.take(rng.permutation(part.num_rows))
+
+        self._close_reader()
+        self.worker.close()
+        shutil.rmtree(self.folder / "state")
+        self.worker = self._worker()
+        try:
+            self.worker.bootstrap(lambda after: history(after, True), p)
+        except CutShort:
+            self.restart()
+            assert self.worker.needs_history()
+            self.worker.bootstrap(lambda after: history(after, False), p)
 
     def rebuild_from_the_lake(self, *, prune: bool) -> None:
         """Bring everything into a lake, let the router delete what it may, and build the state from there."""
@@ -211,7 +233,7 @@ class World:
     def _read_of_a_state_built_anew(self, requests: Sequence[ReadRequest]) -> None:
         state = self.folder / "anew"
         with FeatureWorker(routed_path(self.stream), state, self.features, clock=self.clock) as worker:
-            worker.bootstrap([self.events()], self.worker.position.p)
+            worker.bootstrap(lambda after: [self.events().sort_by("p")], self.worker.position.p)
         reader = Reader(state, self.features)
         for request in requests:
             self.read(request, reader)

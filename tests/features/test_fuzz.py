@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 from tests.features import fuzz_words as words
 from tests.features import kit
+from tests.features.drawn_events import ITEMS
+from tests.features.drawn_events import event as routed_event
 from tests.features.fuzz_machine import Site, kinds_left_out
 from tests.features.fuzz_world import BASE
-from tests.features.test_equality import ITEMS, Asked, differences
-from tests.features.test_equality import event as routed_event
+from tests.features.three_readings import Asked, differences
 
 from tailorbird import faults
 from tailorbird.events.clock import SECOND
@@ -108,7 +109,9 @@ def _the_backfill_does_not_know_the_newest(patch: pytest.MonkeyPatch) -> None:
 
 def _an_identify_that_came_late_wins(patch: pytest.MonkeyPatch) -> None:
     """Not the newest in time, but the last to arrive, says who an anonymous id is."""
-    patch.setattr(worker, "_newer_aliases", lambda transaction, found: [(worker.alias_key(name), one.encode()) for name, one in found.items()])
+    patch.setattr(
+        worker, "_newer_aliases", lambda transaction, found: [(worker.alias_key(name), one.encode()) for name, one in found.items()]
+    )
 
 
 def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
@@ -132,7 +135,7 @@ def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
 )
 def test_the_suite_fails_for_an_engine_that_is_wrong(mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     mutant(monkeypatch)
-    with pytest.raises(AssertionError, match="reference, backfill, stream =|is taken for"):
+    with pytest.raises(AssertionError, match=r"reference, backfill, stream =|is taken for"):
         run_state_machine_as_test(Site, settings=profile(MUTANT_EXAMPLES, phases=[Phase.generate], report_multiple_bugs=False))
 
 

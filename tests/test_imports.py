@@ -29,6 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     "features.bootstrap": {"events", "store", "lake", "stream"},
     "features.plan": {"events", "store", "lake", "stream"},
     "features.recompute": {"events", "store", "lake", "stream"},
+    "features.sampled": {"events", "store", "lake", "stream"},
+    "features.watch": {"events", "store", "lake", "stream"},
     "registry": set(),
     "experiments.assign": {"events"},
     "experiments": {"events", "lake", "ranking"},
@@ -56,6 +58,8 @@ OFFLINE_ONLY = {
     "features.hashing",
     "features.bootstrap",
     "features.recompute",
+    "features.sampled",
+    "features.watch",
     "features.chains",
 }
 NEVER_IN_A_SERVER = ("torch", "numba", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib")

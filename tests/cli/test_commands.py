@@ -149,6 +149,35 @@ def test_features_list_and_show(shop: Path) -> None:
     assert "item_clicks_7d" in must_json("-C", shop, "features", "show", f"user:{user}", "--item", item)["features"]
 
 
+def test_features_of_a_past_time_beside_the_present(shop: Path) -> None:
+    [most] = must_json(
+        "-C", shop, "sql", "SELECT person AS u, min(ts) AS first, max(ts) AS last, max(p) AS p FROM events "
+        "WHERE type = 'click' GROUP BY person ORDER BY count(*) DESC LIMIT 1"
+    )["rows"]  # fmt: skip
+    user, last = f"user:{most['u']}", most["last"]
+    then = must_json("-C", shop, "features", "show", user, "--at", last)
+    assert then["features"]["user_clicks_7d"] > 0
+    assert "now" in then
+    assert all(event["ts"] < last for event in then["events"])
+    explained = must_json("-C", shop, "features", "show", user, "--why", "user_clicks_7d", "--at", last)
+    assert explained["value"] == then["features"]["user_clicks_7d"] == len(explained["events"])
+    less = must_json("-C", shop, "features", "show", user, "--at", last, "--known", most["p"] - 1)
+    assert less["p"] == most["p"] - 1
+    nothing = must_json("-C", shop, "features", "show", user, "--why", "user_clicks_7d", "--at", last, "--known", 0)
+    assert (nothing["value"], nothing["events"]) == (0.0, [])
+    refused(tailorbird("-C", shop, "features", "show", user, "--known", 10**12), "the lake knows events up to", status=1)
+    refused(tailorbird("-C", shop, "features", "show", user, "--known", -1), "expected a position", status=2)
+    assert "then" in must("-C", shop, "features", "show", user, "--at", last)
+
+
+def test_features_verify_holds_a_sample_of_the_state_against_the_lake(shop: Path) -> None:
+    found = must_json("-C", shop, "features", "verify", "--samples", 300)
+    assert found["samples"] == 300
+    assert found["compared"] > 300 * 20
+    assert (found["unequal"], found["by_feature"], found["examples"]) == (0, {}, [])
+    assert "300 people of the lake" in must("-C", shop, "features", "verify", "--samples", 300)
+
+
 def test_a_feature_is_taken_apart_into_its_events(shop: Path) -> None:
     query = (
         "SELECT user_id AS u, count(*) AS n FROM events WHERE type = 'click' AND counts AND user_id IS NOT NULL "

@@ -86,6 +86,26 @@ def _project() -> Iterator[Finding]:
     yield _disk(project.paths.data)
     yield _port(project.settings.serve.host, project.settings.serve.port)
     yield from _logs(project.paths.stream)
+    yield from _compared(project.paths.run, project.features.schema_hash)
+
+
+def _compared(run: Path, schema_hash: str) -> Iterator[Finding]:
+    """What the lake role found when it held served features against the lake."""
+    from tailorbird.events import to_iso
+    from tailorbird.features.compared import read_compared
+
+    found = read_compared(run)
+    if found is None or found.schema_hash != schema_hash:
+        return
+    text = f"{sum(found.compared.values()):,} served values compared with the lake, last at {to_iso(found.at)}"
+    if found.differing:
+        names = ", ".join(sorted(found.differing)[:5])
+        text = f"{sum(found.differing.values()):,} of {text} differ: {names}"
+        yield "features", "error", text, f"tailorbird features verify; such as {found.examples[0]}" if found.examples else "features verify"
+    elif found.error:
+        yield "features", "warning", f"the comparison fails: {found.error}", "tailorbird features verify says more"
+    else:
+        yield "features", "ok", f"{text}; all equal", ""
 
 
 def _folder(data: Path) -> Finding:

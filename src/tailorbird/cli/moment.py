@@ -1,6 +1,6 @@
 """Times on the command line; `--as-of`: training and judging as if it were then, for histories that ended long ago."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from tailorbird.config import Project
 from tailorbird.errors import UsageError
@@ -33,4 +33,5 @@ def time_of(text: str, option: str, otherwise: str = "") -> int:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(f"expected a time such as 2026-11-25{otherwise}, got {text!r}", where=option) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6)
+    # Whole numbers throughout: a float of seconds cannot hold every microsecond.
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)

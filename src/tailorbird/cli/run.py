@@ -139,17 +139,20 @@ def worker(*, schema: str = "") -> None:
 
 
 def lake() -> None:
-    """Archive what came in and load it into the tables.
+    """Archive what came in and load it into the tables; once a minute hold a few served features against them.
 
     Example:  tailorbird -C shop run lake
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock, duration
+    from tailorbird.features import watch
     from tailorbird.lake import leave, run
 
     stop = _begin()
     project = open_project(applied=True)
     every, rows = duration(project.settings.lake.commit_every), project.settings.lake.commit_rows
+    compared = (project.features, project.paths.lake, project.paths.run, SystemClock(), stop)
+    threading.Thread(target=watch.run, args=compared, name="features", daemon=True).start()
     run(project.paths.stream, project.paths.lake, SystemClock(), stop, commit_every_us=every, rows_max=rows)
     leave(0)
 

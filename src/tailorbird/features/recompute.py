@@ -5,8 +5,9 @@ the lake's `answers`. `tailorbird features verify` prints the report; how much w
 answers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -29,13 +30,19 @@ _sequences = msgspec.msgpack.Decoder(dict[str, list[list[int]]])
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that was logged otherwise than it is recomputed. `item` is "" for a sequence, which belongs to the request."""
+    """A value that was logged, or read, otherwise than it is recomputed; `item` is "" for a sequence, which belongs to the request.
+
+    `person`, `t` and `p` are what `features show … --why` asks for; `request_id` is "" where nobody asked but a sample.
+    """
 
     feature: str
     request_id: str
     item: str
     logged: object
     recomputed: object
+    person: str = ""
+    t: int = 0
+    p: int = 0
 
 
 @dataclass
@@ -46,7 +53,7 @@ class ParityReport:
         answers: answers compared.
         compared: values compared: a number and a category of each item, a sequence of each answer.
         unequal: values that differ in any bit (NaN equals NaN).
-        by_feature: column → values that differ, 0 included.
+        by_feature: column → values that differ, 0 included; `compared_by_feature`: values compared.
         examples: some of them.
         skipped: answers that cannot be compared: of another schema, or degraded so that no features were read.
         pending: answers that read events which are not among those given: the lake is not yet there.
@@ -56,43 +63,74 @@ class ParityReport:
     compared: int = 0
     unequal: int = 0
     by_feature: dict[str, int] = field(default_factory=dict)
+    compared_by_feature: dict[str, int] = field(default_factory=dict)
     examples: list[Difference] = field(default_factory=list)
     skipped: int = 0
     pending: int = 0
+
+    def look(self, name: str, values: int) -> None:
+        """So many values of a column are compared."""
+        self.compared_by_feature[name] = self.compared_by_feature.get(name, 0) + values
+        self.compared += values
 
     def count(self, name: str, differ: int) -> None:
         self.by_feature[name] += differ
         self.unequal += differ
 
+    def note(self, difference: Difference, examples: int = EXAMPLES_MAX) -> None:
+        """One value that differs."""
+        self.count(difference.feature, 1)
+        if len(self.examples) < examples:
+            self.examples.append(difference)
 
-def parity(features: FeatureSet, events: pa.Table, answers: pa.Table) -> ParityReport:
+
+def empty_report(features: FeatureSet) -> ParityReport:
+    """Nothing compared yet, of all columns."""
+    return ParityReport(by_feature=dict.fromkeys((*features.numeric, *features.categorical, *features.sequences), 0))
+
+
+def parity(
+    features: FeatureSet,
+    events: pa.Table,
+    answers: pa.Table,
+    *,
+    known: int | None = None,
+    only: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ParityReport:
     """Recompute the features of logged answers and compare them to the bit.
 
     Args:
         events: the lake's events, at least `backfill.event_columns`; all that the answers may have counted.
         answers: rows of the lake's `answers`.
+        known: up to which p the events are complete; by default the newest of them.
+        only: compare these columns only.
+        progress: told how many answers of how many were compared.
     Raises:
         DamageError: an answer's features are not as many as its items and the schema ask for.
     """
-    report = ParityReport(by_feature=dict.fromkeys((*features.numeric, *features.categorical, *features.sequences), 0))
-    logged = _readable(features, events, answers, report)
+    report = empty_report(features)
+    newest = (pc.max(events["p"]).as_py() or 0) if known is None else known
+    logged = readable(features, newest, answers, report)
     if not logged.num_rows:
         return report
-    history = History(features, events)
+    history = History(features, events, only=only)
+    done = 0
     for part in _parts(logged):
         _check_shapes(features, part)
         _compare(features, part, history.rows(requests_of(part)), report)
+        done += part.num_rows
+        progress(done, logged.num_rows)
     return report
 
 
-def _readable(features: FeatureSet, events: pa.Table, answers: pa.Table, report: ParityReport) -> pa.Table:
-    """The answers that can be compared; the others are counted."""
+def readable(features: FeatureSet, newest: int, answers: pa.Table, report: ParityReport) -> pa.Table:
+    """The answers that can be compared with a lake that is complete up to p = `newest`; the others are counted."""
     same = pc.equal(answers["schema_hash"], features.schema_hash)
     items = pc.list_value_length(answers["items"])
     read = pc.greater(pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0)
     logged = answers.filter(pc.and_(pc.and_(same, read), pc.greater(items, 0)))
     report.skipped = answers.num_rows - logged.num_rows
-    newest = pc.max(events["p"]).as_py() or 0
     arrived = logged.filter(pc.less_equal(logged["p"], newest))
     report.pending = logged.num_rows - arrived.num_rows
     return arrived
@@ -144,37 +182,46 @@ def _check_shapes(features: FeatureSet, answers: pa.Table) -> None:
 
 def _compare(features: FeatureSet, answers: pa.Table, rows: BackfilledRows, report: ParityReport) -> None:
     owner = np.repeat(np.arange(answers.num_rows), _lengths(answers))
-    numbers = pc.list_flatten(answers["numeric"]).to_numpy().astype(np.float32).reshape(-1, len(features.numeric))
-    keys = pc.list_flatten(answers["categorical"]).to_numpy().astype(np.int64).view(np.uint64).reshape(-1, len(features.categorical))
+    numbers = pc.list_flatten(answers["numeric"]).to_numpy().astype(np.float32).reshape(len(owner), len(features.numeric))
+    keys = pc.list_flatten(answers["categorical"]).to_numpy().astype(np.int64).view(np.uint64)
+    keys = keys.reshape(len(owner), len(features.categorical))
     report.answers += answers.num_rows
-    report.compared += numbers.size + keys.size + answers.num_rows * len(features.sequences)
-    for names, logged, found, differ in (
-        (features.numeric, numbers, rows.numeric, _bits(numbers) != _bits(rows.numeric)),
-        (features.categorical, keys, rows.categorical, keys != rows.categorical),
+    for columns, names, logged, found in (
+        (features.numeric, rows.numeric_names, numbers, rows.numeric),
+        (features.categorical, rows.categorical_names, keys, rows.categorical),
     ):
-        for column, name in enumerate(names):
-            wrong = np.flatnonzero(differ[:, column])
+        for place, name in enumerate(names):
+            own, recomputed = logged[:, columns.index(name)], found[:, place]
+            differ = unequal(own, recomputed)
+            report.look(name, len(own))
+            wrong = np.flatnonzero(differ)
             report.count(name, len(wrong))
             for row in wrong[: EXAMPLES_MAX - len(report.examples)]:
-                request = answers["request_id"][int(owner[row])].as_py()
                 item = pc.list_flatten(answers["items"])[int(row)].as_py()
-                report.examples.append(Difference(name, request, item, logged[row, column].item(), found[row, column].item()))
-    if features.sequences:
+                report.examples.append(_difference(answers, int(owner[row]), name, item, own[row].item(), recomputed[row].item()))
+    if rows.sequences:
         _compare_sequences(answers, rows.sequences, report)
 
 
 def _compare_sequences(answers: pa.Table, found: dict[str, RaggedSequence], report: ParityReport) -> None:
+    for name in found:
+        report.look(name, answers.num_rows)
     for index, packed in enumerate(answers["sequences"].to_pylist()):
         logged = _sequences.decode(packed) if packed else {}
         for name, sequence in found.items():
             recomputed = sequence.of(index).lists()
             if logged.get(name) != recomputed:
-                report.count(name, 1)
-                if len(report.examples) < EXAMPLES_MAX:
-                    request = answers["request_id"][index].as_py()
-                    report.examples.append(Difference(name, request, "", logged.get(name), recomputed))
+                report.note(_difference(answers, index, name, "", logged.get(name), recomputed))
 
 
-def _bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
-    """The bits of each value, all NaN alike."""
-    return np.where(np.isnan(values), np.float32(np.nan), values).view(np.uint32)
+def _difference(answers: pa.Table, index: int, name: str, item: str, logged: object, recomputed: object) -> Difference:
+    request, person, p = (answers[column][index].as_py() for column in ("request_id", "person", "p"))
+    return Difference(name, request, item, logged, recomputed, person or "", int(micros(answers["ts"].slice(index, 1))[0]), p)
+
+
+def unequal(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> Bools:
+    """Which values differ in any bit, all NaN being alike."""
+    if values.dtype != np.float32:
+        return values != others
+    ours, theirs = (np.where(np.isnan(each), np.float32(np.nan), each).view(np.uint32) for each in (values, others))
+    return ours != theirs

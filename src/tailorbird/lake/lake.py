@@ -59,6 +59,10 @@ class Lake:
         """A table's rows piece by piece, for what is larger than memory."""
         yield from self._dataset(self._known(name)).to_batches(columns=list(columns), filter=where)
 
+    def rows(self, name: str, where: ds.Expression) -> int:
+        """How many rows of a table a filter leaves, without loading them."""
+        return self._dataset(name).count_rows(filter=where)
+
     def events(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table:
         """Events that happened in [ts_from, ts_to), with the columns of `events.schema.ROUTED` unless said."""
         return self.table("events", columns if columns is not None else ROUTED.names, _span("day", ts_from, ts_to))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from tailorbird.features.compared import Compared
 from tailorbird.serving.decisions import DoorFigures
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -70,9 +71,37 @@ class Metrics:
         """Let each scrape read the door."""
         self.registry.register(_DoorCollector(figures))
 
+    def watch_features(self, compared: Callable[[], Compared | None]) -> None:
+        """Let each scrape read what the comparison of served features with the lake came to."""
+        self.registry.register(_FeaturesCollector(compared))
+
     def text(self) -> bytes:
         """The exposition that `/metrics` answers with."""
         return generate_latest(self.registry)
+
+
+class _FeaturesCollector:
+    """The lake role counts, once for all serve processes: take the maximum over these, not the sum."""
+
+    def __init__(self, compared: Callable[[], Compared | None]) -> None:
+        self._compared = compared
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._compared()
+        if now is None:
+            return
+        for name, text, counts in (
+            ("tailorbird_features_compared", "Served values recomputed from the lake.", now.compared),
+            ("tailorbird_features_unequal", "Of these, values that differ in any bit. Alarm on any.", now.unequal),
+        ):
+            family = CounterMetricFamily(name, text, labels=["feature"])
+            for feature, count in counts.items():
+                family.add_metric([feature], count)
+            yield family
+        text = "When served features were last compared with the lake."
+        yield GaugeMetricFamily("tailorbird_features_compared_at_seconds", text, value=now.at / 1e6)
+        text = "1 while the comparison fails; doctor says why."
+        yield GaugeMetricFamily("tailorbird_features_compare_failing", text, value=int(bool(now.error)))
 
 
 class _DoorCollector:

@@ -31,6 +31,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.features import FeatureSet
+from tailorbird.features.compared import read_compared
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
@@ -106,6 +107,7 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
     listener = bind(options.host, options.port, asked=options.port_asked)
     with listener, first_free(options.stream, options.plan, clock) as door:
         metrics = Metrics()
+        metrics.watch_features(partial(read_compared, options.run))
         schemas = Schemas(options.state, options.features, copies=options.copies)
         catalogue = Catalogue(options.routed)
 

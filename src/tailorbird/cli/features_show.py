@@ -1,0 +1,226 @@
+"""`tailorbird features show`: what is known of somebody now, or was at a past time, and what made a value."""
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.errors import NotReadyError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tailorbird.config import Project
+
+_SHOWN = ("ts", "type", "item_id", "request_id", "p")
+_EVENTS = "ts, type, item_id, request_id, counts"
+
+
+def show(
+    entity: str, *, item: str = "", events: int = 10, why: str = "", at: str = "", known: int | None = None, json: Json = False
+) -> None:
+    """Show what the state says of a person now, alone or with an item, and the person's newest events in the lake.
+
+    With `--at` or `--known` it shows each feature as it was at that time, by the lake, beside what the state says now. With `--why` it
+    shows one feature instead: its value by the lake, and the events that it was made of, now or then.
+
+    Example:  tailorbird -C shop features show user:u000001
+
+    Example:  tailorbird -C shop features show user:u000001 --item i00001
+
+    Example:  tailorbird -C shop features show user:u000001 --at 2026-11-25T12:00:00Z --known 51203
+
+    Example:  tailorbird -C shop features show user:u000001 --why user_clicks_7d --at 2026-11-25T12:00:00Z
+
+    Parameters
+    ----------
+    entity:
+        user:ID, or anonymous:ID for somebody who is not known
+    item:
+        also the features of this item, and of the two together
+    events:
+        how many events to show
+    why:
+        a feature, to be taken apart into the events behind it
+    at:
+        as it was just before this time, now unless told otherwise
+    known:
+        counting only what was routed up to this position, such as an answer's p; else all that the lake has
+    """
+    from tailorbird.cli.moment import time_of
+    from tailorbird.config import open_project
+    from tailorbird.events import SystemClock
+
+    kind, _, name = entity.partition(":")
+    if kind not in ("user", "anonymous") or not name:
+        raise UsageError(f"expected user:ID or anonymous:ID, got {entity!r}")
+    if known is not None and known < 0:
+        raise UsageError(f"expected a position, got {known}", where="--known", fix="an answer's own is its p")
+    project = open_project(applied=True)
+    t = time_of(at, "--at") if at else SystemClock().now()
+    if why:
+        _explain(project, _Asked(kind, name, item, t, known), why, json)
+    elif at or known is not None:
+        _show_then(project, _Asked(kind, name, item, t, known), events, json)
+    else:
+        _show_now(project, _Asked(kind, name, item, t, None), events, json)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Whom it is about, with which item, as of when, and how much was known then."""
+
+    kind: str
+    name: str
+    item: str
+    t: int
+    known: int | None
+
+    @property
+    def request(self):
+        from tailorbird.features import ReadRequest
+
+        user, anonymous = (self.name, None) if self.kind == "user" else (None, self.name)
+        return ReadRequest(user, anonymous, None, None, None, None, self.t)
+
+    def titled(self, person: str) -> str:
+        return f"{person or 'nobody'}{' and ' + self.item if self.item else ''}"
+
+
+def _show_now(project: "Project", asked: _Asked, events: int, json: bool) -> None:
+    from tailorbird.events import to_iso
+
+    rows = _read(project, asked)
+    person = rows.person or ""
+    values = _about(project, asked, rows.numeric[0])
+    known = {key: value for key, value in values.items() if value == value}
+    newest = _newest(project, person, events)
+    if json:
+        print_json({"person": person, "t": rows.t, "commit": rows.commit, "p": rows.p, "features": known, "events": newest})
+        return
+    print_table(
+        f"{asked.titled(person)} at {to_iso(rows.t)}, known up to {rows.p:,}", ["feature", "value"], list(known.items()), right=["value"]
+    )
+    missing = [key for key, value in values.items() if value != value]
+    if missing:
+        console().print(f"missing: {', '.join(missing)}")
+    print_table("\nNewest events", _EVENTS.split(", "), [list(row.values()) for row in newest])
+
+
+def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> None:
+    """Each feature as of the past by the lake, beside the state's now."""
+    import numpy as np
+
+    from tailorbird.events import to_iso
+    from tailorbird.features.backfill import Requests, backfill, event_columns
+    from tailorbird.features.sampled import wanted
+    from tailorbird.lake import Lake
+
+    lake, p = Lake(project.paths.lake), _known(project, asked)
+    person = _person(lake, asked, p)
+    requests = Requests(np.array([asked.t]), np.array([p]), [person], np.zeros(1, np.intp), [asked.item])
+    features = project.features
+    found = backfill(features, lake.table("events", event_columns(features), wanted(features, requests)), requests)
+    then = _about(project, asked, found.numeric[0])
+    try:
+        now = _about(project, asked, _read(project, asked, now=True).numeric[0])
+    except NotReadyError:  # no state yet, or one that is just being built
+        now = {}
+    newest = _newest(project, person, events, before=asked.t, p=p)
+    if json:
+        kept = {name: {key: value for key, value in some.items() if value == value} for name, some in (("features", then), ("now", now))}
+        print_json({"person": person, "t": asked.t, "p": p, **kept, "events": newest})
+        return
+    title = f"{asked.titled(person)} at {to_iso(asked.t)} by the lake, known up to {p:,}"
+    rows = [(name, _told(value), _told(now.get(name))) for name, value in then.items()]
+    print_table(title, ["feature", "then", "now"], rows, right=["then", "now"])
+    print_table("\nNewest events then", _EVENTS.split(", "), [list(row.values()) for row in newest])
+
+
+def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
+    from tailorbird.events import to_iso
+    from tailorbird.features import ReadRequest
+    from tailorbird.features.explain import explain
+    from tailorbird.features.reference import routed_events
+    from tailorbird.lake import Lake
+
+    names = [column.name for column in project.features.columns]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        fix = f"did you mean {near[0]}?" if near else "tailorbird features list"
+        raise UsageError(f"features.py declares no feature {name!r}", fix=fix)
+    lake, p = Lake(project.paths.lake), _known(project, asked)
+    person = _person(lake, asked, p)
+    known = lake.events(ts_to=asked.t)
+    found = explain(project.features, name, ReadRequest(person=person), asked.item or None, asked.t, p, routed_events(known))
+    rows = [{key: event.get(key) for key in _SHOWN} for event in found.events]
+    if json:
+        print_json({"person": person, "feature": name, "t": asked.t, "p": p, "value": found.value, "events": rows})
+        return
+    out = console()
+    out.print(f"{name} of {asked.titled(person)} at {to_iso(asked.t)}, known up to {p:,}: {found.value}", markup=False)
+    for read in found.reads:
+        out.print(f"  {read.name}: {read.value}", markup=False)
+    print_table("", list(_SHOWN), [(to_iso(row["ts"] or 0), *list(row.values())[1:]) for row in rows])
+
+
+def _read(project: "Project", asked: _Asked, *, now: bool = False):
+    from dataclasses import replace
+
+    from tailorbird.events import SystemClock
+    from tailorbird.features.read import Reader
+
+    reader = Reader(project.paths.state, project.features)
+    try:
+        return reader.read(replace(asked.request, now=SystemClock().now()) if now else asked.request, [asked.item])
+    finally:
+        reader.close()
+
+
+def _about(project: "Project", asked: _Asked, row: "np.ndarray") -> dict[str, float]:
+    """The numbers, those of an item only where there is one."""
+    about = {column.name for column in project.features.columns if asked.item or "item" not in column.entity}
+    return {name: value for name, value in zip(project.features.numeric, row.tolist(), strict=True) if name in about}
+
+
+def _known(project: "Project", asked: _Asked) -> int:
+    """The position asked for, or all that the lake has."""
+    from tailorbird.lake import Lake
+
+    newest = Lake(project.paths.lake).sql("SELECT max(p) AS p FROM events").column("p")[0].as_py() or 0
+    if asked.known is not None and asked.known > newest:
+        raise NotReadyError(f"the lake knows events up to {newest:,}, not {asked.known:,}", fix="wait a second, or tailorbird run lake")
+    return newest if asked.known is None else asked.known
+
+
+def _person(lake, asked: _Asked, p: int) -> str:
+    """Who it was: of an anonymous id the user of the newest identify that was known."""
+    if asked.kind == "user":
+        return asked.name
+    query = (
+        f"SELECT user_id FROM events WHERE type = 'identify' AND anonymous_id = {_quoted(asked.name)} AND p <= {p} "
+        "ORDER BY ts DESC, p DESC LIMIT 1"
+    )
+    found = lake.sql(query)
+    return found.column("user_id")[0].as_py() if found.num_rows else f"anon:{asked.name}"
+
+
+def _newest(project: "Project", person: str, count: int, *, before: int | None = None, p: int | None = None) -> list[dict]:
+    from tailorbird.events import to_iso
+    from tailorbird.lake import Lake
+
+    if count <= 0:
+        return []
+    where = f"person = {_quoted(person)}"
+    if before is not None:
+        where += f" AND ts < TIMESTAMP '{to_iso(before)}' AND p <= {p}"
+    query = f"SELECT {_EVENTS} FROM events WHERE {where} ORDER BY ts DESC, event_id DESC LIMIT {int(count)}"
+    return Lake(project.paths.lake).sql(query).to_pylist()
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _told(value: float | None) -> float | None:
+    return value if value is not None and value == value else None

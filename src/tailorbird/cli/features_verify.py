@@ -1,0 +1,215 @@
+"""`tailorbird features verify`: whether servers and state say what the lake says."""
+
+import shlex
+import time
+from typing import TYPE_CHECKING
+
+from tailorbird.cli.output import Json, Report, console, print_json, print_table, progress_bars, this_command
+from tailorbird.errors import NotReadyError, TailorbirdError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tailorbird.config import Project
+    from tailorbird.features import FeatureSet
+    from tailorbird.features.recompute import Difference, ParityReport
+    from tailorbird.lake import Lake
+
+_PART = 250  # people that are read and compared at a time
+_WAIT_S = 15.0  # for the lake to have what the state already has
+_EXPLAINED = 5
+
+
+def verify(*, answers: int = 2_000, samples: int = 1_000, json: Json = False) -> None:
+    """Recompute features from the lake and compare them to the bit: those of logged answers, and those of a sample of the state now.
+
+    Each logged answer is recomputed at its own (t, p). The sample takes people and items out of the lake's events and reads them as a
+    request would. Ends with status 1 if any value differs, and says how to look into the first of them.
+
+    Example:  tailorbird -C shop features verify
+
+    Example:  tailorbird -C shop features verify --answers 0 --samples 20000
+
+    Parameters
+    ----------
+    answers:
+        how many logged answers, spread evenly over all of this schema
+    samples:
+        how many people of the lake, with two items each
+    """
+    from tailorbird.config import open_project
+    from tailorbird.lake import Lake
+
+    project = open_project(applied=True)
+    lake = Lake(project.paths.lake)
+    with progress_bars(quiet=json) as progress:
+        reports = _logged(project, lake, answers, progress)
+        sampled, why = _sampled(project, lake, samples, progress)
+    logged = _together(reports)
+    if not logged.answers and not sampled.answers:
+        raise NotReadyError(
+            f"nothing could be compared: no answer was logged, and {why or 'no sample was asked for'}",
+            where=str(lake.path),
+            fix="tailorbird up, then ask it for some",
+        )
+    unequal = {name: count for name, count in _together({"": logged, " ": sampled}).by_feature.items() if count}
+    if json:
+        print_json(_plain(reports, logged, sampled, unequal))
+    else:
+        _print(reports, logged, sampled, unequal, why)
+    raise SystemExit(1 if unequal else 0)
+
+
+def _together(reports: "dict[str, ParityReport]") -> "ParityReport":
+    """The sums over all schemas."""
+    from tailorbird.features.recompute import ParityReport
+
+    whole = ParityReport()
+    for report in reports.values():
+        whole.answers += report.answers
+        whole.compared += report.compared
+        whole.pending += report.pending
+        whole.skipped += report.skipped
+        whole.examples += report.examples
+        for name, count in report.by_feature.items():
+            whole.by_feature.setdefault(name, 0)
+            whole.count(name, count)
+    return whole
+
+
+def _logged(project: "Project", lake: "Lake", answers: int, progress: Report) -> "dict[str, ParityReport]":
+    """What came of logged answers, by the schema that they were given with; those whose declarations are kept."""
+    import pyarrow.compute as pc
+
+    from tailorbird.config.schemas import find_schema
+
+    places, found = lake.table("answers", ("producer", "offset", "schema_hash")), {}
+    for schema in sorted(pc.unique(places["schema_hash"]).to_pylist()) if answers > 0 else []:
+        try:
+            features = find_schema(project, schema)
+        except TailorbirdError as error:
+            console(stderr=True).print(f"answers of schema {schema} are not compared: {error.message}", markup=False)
+            continue
+        own = places.filter(pc.equal(places["schema_hash"], schema))
+        every = max(1, -(-places.num_rows // answers))
+        found[schema] = _of_schema(features, lake, own.take(list(range(0, own.num_rows, every))), progress)
+    return found
+
+
+def _of_schema(features: "FeatureSet", lake: "Lake", chosen: "pa.Table", progress: Report) -> "ParityReport":
+    import pyarrow.dataset as ds
+
+    from tailorbird.features.backfill import event_columns
+    from tailorbird.features.recompute import empty_report, parity, readable, requests_of
+    from tailorbird.features.sampled import wanted
+
+    report, known = empty_report(features), _newest(lake)
+    where = ds.field("offset").isin(chosen["offset"]) & ds.field("producer").isin(chosen["producer"])
+    rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
+    sample = readable(features, known, rows, report)
+    if not sample.num_rows:
+        return report
+    events = lake.table("events", event_columns(features), wanted(features, requests_of(sample)))
+    found = parity(features, events, sample, known=known, progress=lambda done, total: progress("logged answers", done, total))
+    found.skipped, found.pending = report.skipped, report.pending
+    return found
+
+
+def _sampled(project: "Project", lake: "Lake", samples: int, progress: Report) -> tuple["ParityReport", str]:
+    """What came of the state's present values of some people and items; and why there are none."""
+    from tailorbird.events import SystemClock
+    from tailorbird.features.backfill import History, event_columns
+    from tailorbird.features.read import Reader
+    from tailorbird.features.recompute import empty_report
+    from tailorbird.features.sampled import compare, draw_sample, read_sample, requests_of, wanted
+
+    features, report = project.features, empty_report(project.features)
+    if samples <= 0:
+        return report, ""
+    drawn = draw_sample(lake, samples, now=SystemClock().now())
+    if not drawn.requests:
+        return report, "the lake has no event of a person"
+    try:
+        reader = Reader(project.paths.state, features)
+    except NotReadyError as error:
+        return report, error.message
+    try:
+        for start in range(0, len(drawn.requests), _PART):
+            part = slice(start, start + _PART)
+            try:
+                asked = read_sample(reader, drawn.requests[part], drawn.items[part])
+            except NotReadyError as error:
+                return report, error.message
+            _wait_for(lake, max(one.rows.p for one in asked))
+            requests = requests_of(asked)
+            events = lake.table("events", event_columns(features), wanted(features, requests))
+            compare(features, asked, History(features, events).rows(requests), report)
+            progress("people of the lake", min(start + _PART, len(drawn.requests)), len(drawn.requests))
+    finally:
+        reader.close()
+    return report, ""
+
+
+def _newest(lake: "Lake") -> int:
+    """Up to which position the lake is complete."""
+    from tailorbird.stream import read_released
+
+    return read_released(lake.path).of_routed() - 1
+
+
+def _wait_for(lake: "Lake", p: int) -> None:
+    """The worker is often a second ahead of the lake."""
+    give_up = time.monotonic() + _WAIT_S
+    while _newest(lake) < p:
+        if time.monotonic() > give_up:
+            raise NotReadyError(
+                f"the state has events up to {p:,}, the lake up to {_newest(lake):,}", where=str(lake.path), fix="tailorbird run lake"
+            )
+        time.sleep(0.1)
+
+
+def _plain(reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: "ParityReport", unequal: dict[str, int]) -> dict:
+    return {
+        "schemas": {
+            schema: {"answers": one.answers, "compared": one.compared, "unequal": one.unequal} for schema, one in reports.items()
+        },
+        "answers": logged.answers,
+        "skipped": logged.skipped,
+        "pending": logged.pending,
+        "samples": sampled.answers,
+        "compared": logged.compared + sampled.compared,
+        "unequal": logged.unequal + sampled.unequal,
+        "by_feature": unequal,
+        "examples": [{**vars(one), "explain": explaining(one)} for one in (*logged.examples, *sampled.examples)[:_EXPLAINED]],
+    }
+
+
+def _print(
+    reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: "ParityReport", unequal: dict[str, int], why: str
+) -> None:
+    out = console()
+    out.print(f"{logged.answers:,} answers, {logged.compared:,} values compared, {logged.unequal:,} unequal.")
+    if len(reports) > 1:
+        rows = [(schema, one.answers, one.compared, one.unequal) for schema, one in reports.items()]
+        numbers = ["answers", "compared", "unequal"]
+        print_table("By schema", ["schema", *numbers], rows, right=numbers)
+    if logged.pending:
+        out.print(f"{logged.pending:,} answers wait for the lake.")
+    text = f"not compared: {why}" if why else f"{sampled.compared:,} values compared, {sampled.unequal:,} unequal."
+    out.print(f"{sampled.answers:,} people of the lake as the state has them now, {text}")
+    if not unequal:
+        return
+    print_table("Unequal, by feature", ["feature", "values"], list(unequal.items()), right=["values"])
+    for one in (*logged.examples, *sampled.examples)[:_EXPLAINED]:
+        out.print(f"\n{one.feature}: read {one.logged}, the lake says {one.recomputed}", markup=False)
+        out.print(f"  {explaining(one)}", markup=False)
+
+
+def explaining(one: "Difference") -> str:
+    """The command that takes a value apart."""
+    from tailorbird.events import to_iso
+
+    anonymous = one.person.startswith("anon:")
+    about = f"anonymous:{one.person[5:]}" if anonymous else f"user:{one.person or '-'}"
+    item = f" --item {shlex.quote(one.item)}" if one.item else ""
+    return f"{this_command()} features show {shlex.quote(about)}{item} --why {one.feature} --at {to_iso(one.t)} --known {one.p}"

@@ -1,0 +1,184 @@
+"""Whether the state says what the lake says, for a sample: what a reader gets now against what a backfill makes of the events.
+
+    asked = read_sample(reader, requests, items)       from the state, each at its own (t, p)
+    compare(features, asked, history.rows(requests_of(asked)), report)
+
+`wanted` narrows the lake's events to those that a sample can depend on, so that a large lake is not read whole where the
+features are about people and items alone. Logged answers are held against the lake in `features.recompute`; the loop that
+does it all the time is `features.watch`.
+"""
+
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from tailorbird.events.schema import TIME
+from tailorbird.features.backfill import BackfilledRows, Requests
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.lanes import sources_of
+from tailorbird.features.layout import EntityLayout
+from tailorbird.features.read import Reader
+from tailorbird.features.recompute import Difference, ParityReport, empty_report, unequal
+from tailorbird.features.request import ReadRequest, Rows
+from tailorbird.lake import Lake
+from tailorbird.stream import read_released
+
+_CONTEXT = ("device", "country")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request with the items that it asked for, and what was read."""
+
+    request: ReadRequest
+    items: tuple[str, ...]
+    rows: Rows
+
+
+def read_sample(reader: Reader, requests: Ids[ReadRequest], items: Ids[Ids[str]]) -> list[Asked]:
+    """Read each request with its items. Raises NotReadyError while the state is being built."""
+    return [Asked(request, tuple(some), reader.read(request, list(some))) for request, some in zip(requests, items, strict=True)]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """People as they were seen in events, with two items each: what they had there, and another."""
+
+    requests: list[ReadRequest]
+    items: list[tuple[str, ...]]
+
+
+def draw_sample(lake: Lake, count: int, *, now: int, seed: int = 0) -> Sample:
+    """Draw `count` events of people evenly from the lake: their persons, sessions and context, to be read `now`."""
+    end = max(read_released(lake.path).of_routed(), 1)
+    drawn = np.random.default_rng(seed).integers(1, end, 4 * count) if end > 1 else np.zeros(0, np.int64)
+    columns = ("person", "session_id", "device", "country", "local_hour", "query", "item_id", "items")
+    where = ds.field("p").isin(pa.array(np.unique(drawn))) & ds.field("person").is_valid()
+    rows = lake.table("events", columns, where).slice(0, count).to_pylist()
+    seen = [row["item_id"] or (row["items"] or [None])[0] for row in rows]
+    known = [item for item in seen if item is not None] or ["-"]
+    requests = [
+        ReadRequest(row["person"], None, row["session_id"], row["device"], row["country"], row["local_hour"], now, row["query"])
+        for row in rows
+    ]
+    items = [tuple(dict.fromkeys((item or known[0], known[place % len(known)]))) for place, item in enumerate(reversed(seen))]
+    return Sample(requests, items)
+
+
+def requests_of(asked: Ids[Asked]) -> Requests:
+    """The same requests as a backfill takes them, each at the (t, p) at which it was read."""
+    lengths = [len(one.items) for one in asked]
+    return Requests(
+        t=np.array([one.rows.t for one in asked], np.int64),
+        p=np.array([one.rows.p for one in asked], np.int64),
+        person=[one.rows.person for one in asked],
+        session_id=[one.request.session_id for one in asked],
+        device=[one.request.device for one in asked],
+        country=[one.request.country for one in asked],
+        local_hour=[one.request.local_hour for one in asked],
+        query=[one.request.query for one in asked],
+        position=[one.request.position for one in asked],
+        row_request=np.repeat(np.arange(len(asked)), lengths),
+        row_item=[item for one in asked for item in one.items],
+    )
+
+
+def wanted(features: FeatureSet, requests: Requests) -> ds.Expression:
+    """Which rows of the lake's `events` the values of these requests can depend on: for `Lake.table(…, where=…)`."""
+    people, items = _texts(requests.person), _texts(requests.row_item)
+    asked = {"person": people, **{name: _texts(getattr(requests, name)) for name in (*_CONTEXT, "session_id")}}
+    found: ds.Expression | None = None
+    for one in features.layout.entities:
+        part = _of_entity(one, asked, items)
+        since = _reach(one)
+        if since is not None and len(requests.t):
+            part = part & (ds.field("ts") >= pa.scalar(max(0, int(requests.t.min()) - since), TIME))
+        if one.profile is not None:
+            subject = ds.field("item_id").isin(items) if one.profile.type == "item" else ds.field("user_id").isin(people)
+            part = part | ((ds.field("type") == one.profile.type) & subject)
+        found = part if found is None else found | part
+    known = ds.field("p") <= int(requests.p.max(initial=0))
+    return known if found is None else known & found
+
+
+def about_whole_groups(features: FeatureSet) -> list[str]:
+    """The columns that depend on everybody's events: about everyone, a category, a query; not affordable on a huge lake."""
+    whole = {one.index for one in features.layout.entities if not _narrow(one)}
+    heavy = {step.name for step in features.layout.steps if any(spot.entity in whole for spot in step.spots)}
+    for name in features.layout.derived_order:
+        step = next(step for step in features.layout.steps if step.name == name)
+        if step.expression is not None and any(other in heavy for other, _ in step.expression.names):
+            heavy.add(name)
+    return [step.name for step in features.layout.steps if step.name in heavy]
+
+
+def compare(
+    features: FeatureSet, asked: Ids[Asked], found: BackfilledRows, report: ParityReport | None = None, *, examples: int = 20
+) -> ParityReport:
+    """Count, by column, the values that were read otherwise than the lake says; adds to `report` where one is given.
+
+    `found` may have fewer columns than were read: only those are compared.
+    """
+    report = empty_report(features) if report is None else report
+    report.answers += len(asked)
+    start = 0
+    for index, one in enumerate(asked):
+        rows = slice(start, start + len(one.items))
+        start = rows.stop
+        numbers = _chosen(one.rows.numeric, features.numeric, found.numeric_names)
+        keys = _chosen(one.rows.categorical, features.categorical, found.categorical_names)
+        for names, read, made in (
+            (found.numeric_names, numbers, found.numeric[rows]),
+            (found.categorical_names, keys, found.categorical[rows]),
+        ):
+            for name in names:
+                report.look(name, len(one.items))
+            for row, column in zip(*np.nonzero(unequal(read, made)), strict=True):
+                values = read[row, column].item(), made[row, column].item()
+                report.note(Difference(names[column], "", one.items[row], *values, one.rows.person or "", one.rows.t, one.rows.p), examples)
+        for name, sequence in found.sequences.items():
+            report.look(name, 1)
+            read, made = one.rows.sequences[name].lists(), sequence.of(index).lists()
+            if read != made:
+                report.note(Difference(name, "", "", read, made, one.rows.person or "", one.rows.t, one.rows.p), examples)
+    return report
+
+
+def _chosen(values: np.ndarray, names: Ids[str], kept: Ids[str]) -> np.ndarray:
+    return values if tuple(names) == tuple(kept) else values[:, [list(names).index(name) for name in kept]]
+
+
+def _texts(column: object) -> pa.Array:
+    """The different texts of a column, as values for `isin`."""
+    if column is None:
+        return pa.array([], pa.string())
+    values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else pa.array(column, pa.string())  # type: ignore[arg-type]
+    return values.unique().drop_null()
+
+
+def _narrow(one: EntityLayout) -> bool:
+    return bool({"user", "item", "session"} & set(one.entity.fields))
+
+
+def _of_entity(one: EntityLayout, asked: dict[str, pa.Array], items: pa.Array) -> ds.Expression:
+    """The events that may count for the entities of this kind that are asked about."""
+    types = sorted({name for source in sources_of(one) for name in source.types})
+    part = ds.field("type").isin(pa.array(types, pa.string()))
+    for name in one.entity.fields:
+        column = {"user": "person", "session": "session_id"}.get(name, name)
+        if name == "item":
+            part = part & (ds.field("item_id").isin(items) | ds.field("items").is_valid())
+        elif column in asked:
+            part = part & ds.field(column).isin(asked[column])
+    return part
+
+
+def _reach(one: EntityLayout) -> int | None:
+    """How far back, in microseconds, events can count; None: to the beginning."""
+    if one.lasts or one.sequences or one.firsts or one.first_values:
+        return None
+    spans = [ring.hop * (ring.tiles + 1) for ring in (*one.rings, *one.sketches)]
+    return max(spans, default=0)

@@ -1,0 +1,110 @@
+"""The comparison that never ends: every minute a few answers, lately logged, are recomputed from the lake and held against it.
+
+`run` is a thread of the lake role, which has the lake at hand and runs wherever there is one. What it found stands in the file
+of `features.compared`, which serve processes show at `/metrics` and `tailorbird doctor` says in words.
+
+Its cost is bounded: so many answers, no more events than `EVENTS_MAX` in memory (else the columns about everybody are left
+out), and after a comparison a rest of `REST` times as long as it took. It never stops the role: what goes wrong stands in
+the file.
+"""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.events.clock import MINUTE, Clock
+from tailorbird.events.schema import TIME
+from tailorbird.features.backfill import event_columns, subset
+from tailorbird.features.compared import Compared, read_compared, write_compared
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.recompute import ParityReport, empty_report, parity, readable, requests_of
+from tailorbird.features.sampled import about_whole_groups, wanted
+from tailorbird.lake import Lake
+from tailorbird.stream import read_released
+
+EVERY_US = 1 * MINUTE
+LATELY_US = 10 * MINUTE  # answers that are looked among
+ANSWERS = 20
+EVENTS_MAX = 1_000_000
+REST = 20
+log = logging.getLogger(__name__)
+
+
+def compare_lately(features: FeatureSet, lake: Lake, now: int, *, answers: int = ANSWERS, seed: int = 0) -> tuple[ParityReport, list[str]]:
+    """Recompute a few of the answers of the last minutes; what came of it, and the columns that were left out."""
+    where = (ds.field("ts") >= pa.scalar(now - LATELY_US, TIME)) & (ds.field("schema_hash") == features.schema_hash)
+    logged = lake.table("answers", where=where)
+    known = read_released(lake.path).of_routed() - 1
+    report = empty_report(features)
+    sample = readable(features, known, logged, report)
+    if sample.num_rows > answers:
+        chosen = np.sort(np.random.default_rng(seed).choice(sample.num_rows, answers, replace=False))
+        sample = sample.take(pa.array(chosen))
+    if not sample.num_rows:
+        return report, []
+    narrow, left_out, only = features, [], None
+    where = wanted(features, requests_of(sample))
+    if lake.rows("events", where) > EVENTS_MAX:
+        left_out = about_whole_groups(features)
+        only = [step.name for step in features.layout.steps if step.name not in left_out]
+        if not only:
+            return report, left_out
+        narrow = subset(features, only)
+        where = wanted(narrow, requests_of(sample))
+    events = lake.table("events", event_columns(narrow), where)
+    return parity(features, events, sample, known=known, only=only), left_out
+
+
+def added(before: Compared | None, features: FeatureSet, report: ParityReport, left_out: list[str], now: int) -> Compared:
+    """The counters with one comparison more."""
+    if before is None or before.schema_hash != features.schema_hash:
+        before = Compared(schema_hash=features.schema_hash)
+    names = (*features.numeric, *features.categorical, *features.sequences)
+    told = [
+        f"{one.feature} of {one.person or 'nobody'}{' and ' + one.item if one.item else ''} at t={one.t} p={one.p}: "
+        f"read {one.logged}, the lake says {one.recomputed}"
+        for one in report.examples
+    ]
+    return Compared(
+        schema_hash=features.schema_hash,
+        at=now,
+        answers=before.answers + report.answers,
+        compared={name: before.compared.get(name, 0) + report.compared_by_feature.get(name, 0) for name in names},
+        unequal={name: before.unequal.get(name, 0) + report.by_feature.get(name, 0) for name in names},
+        examples=(told or before.examples)[:5],
+        left_out=left_out,
+    )
+
+
+def look(features: FeatureSet, lake: Path, folder: Path, now: int) -> Compared:
+    """One comparison, added to the file."""
+    before = read_compared(folder)
+    try:
+        report, left_out = compare_lately(features, Lake(lake), now, seed=now % (1 << 32))
+        found = added(before, features, report, left_out, now)
+    except NotReadyError:  # no table yet
+        return before or Compared(schema_hash=features.schema_hash)
+    except (TailorbirdError, OSError, ValueError, pa.ArrowException) as error:
+        log.warning("logged features could not be compared: %s", error)
+        known = before if before is not None and before.schema_hash == features.schema_hash else Compared(schema_hash=features.schema_hash)
+        found = msgspec.structs.replace(known, error=str(error).splitlines()[0] if str(error) else type(error).__name__)
+    if found.differing and (before is None or found.unequal != before.unequal):
+        log.error("served features differ from the lake: %s; tailorbird features verify", ", ".join(sorted(found.differing)))
+    write_compared(folder, found)
+    return found
+
+
+def run(features: FeatureSet, lake: Path, folder: Path, clock: Clock, stop: threading.Event, *, every_us: int = EVERY_US) -> None:
+    """Look every minute until `stop`, and rest `REST` times as long as a look took."""
+    wait_s = every_us / 1e6
+    while not stop.wait(wait_s):
+        begun = time.monotonic()
+        look(features, lake, folder, clock.now())
+        wait_s = max(every_us / 1e6, REST * (time.monotonic() - begun))

@@ -1,0 +1,200 @@
+"""State, served answers and lake held against each other: samples, the loop of the lake role, what it counts and says."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from tailorbird.events import SECOND, SimulatedClock
+from tailorbird.events.answer_record import AnswerRecord, encode_answers
+from tailorbird.features import FeatureSet, ReadRequest, attribute, count, derived, entity, sequence, time_since, watch
+from tailorbird.features.backfill import History, event_columns
+from tailorbird.features.compared import FILE, read_compared
+from tailorbird.features.read import Reader
+from tailorbird.features.sampled import about_whole_groups, compare, draw_sample, read_sample, requests_of, wanted
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.lake import Lake, LakeRole
+from tailorbird.serving.metrics import Metrics
+from tailorbird.stream import Block, answers_path, open_writer
+
+PROFILE = '{"category":"c1"}'
+USER, ITEM = entity("user"), entity("item")
+FEATURES = FeatureSet.from_declarations(
+    [
+        count("clicks", ITEM, "click", window="1h"),
+        count("mine", USER, ["click", "view"], window="1d"),
+        count("all", entity(), "click", window="1d"),
+        count("of_category", entity("item.category"), "click", window="1d"),
+        time_since("since", USER, "click"),
+        attribute("category", ITEM, "category", kind="categorical"),
+        sequence("recent", USER, "click", length=3),
+        derived("part", "clicks / (all + 1)"),
+        derived("twice", "mine * 2"),
+    ]
+)
+
+
+class Shop:
+    """Three people who click on three things, in state and lake."""
+
+    def __init__(self, kit, folder) -> None:
+        self.kit, self.folder, self.now = kit, folder, kit.T0 + 100 * SECOND
+        self.log = kit.Log(folder)
+        described = [
+            kit.event("item", kit.T0, item_id=f"i{n}", properties=f'{{"category":"c{n % 2}"}}', event_id=f"d{n}") for n in range(3)
+        ]
+        clicks = [
+            kit.event(
+                "click", kit.T0 + n * SECOND, item_id=f"i{n % 3}", user_id=f"u{n % 4}", event_id=f"e{n}", item_profile='{"category":"c1"}'
+            )
+            for n in range(60)
+        ]
+        raw = {"raw_partition": "d1", "raw_offset": 0}
+        self.log.append(
+            [[one | raw | {"raw_row": row, "received_at": one["ts"]} for row, one in enumerate(kit.routed(described + clicks))]]
+        )
+        with FeatureWorker(self.log.path, folder / "state", FEATURES, clock=SimulatedClock(self.now)) as worker:
+            worker.step()
+        self.reader = Reader(folder / "state", FEATURES)
+        self.answers = open_writer(answers_path(folder, "serve-1"), partition="serve-1")
+
+    def answer(self, number: int, *, wrong: bool = False) -> None:
+        items = ["i0", "i1", "i2"]
+        rows = self.reader.read(ReadRequest("u1", now=self.now), items)
+        numeric = rows.numeric.copy()
+        if wrong:
+            numeric[1, FEATURES.numeric.index("mine")] += 1
+        record = AnswerRecord(
+            request_id=f"r{number}",
+            ts=rows.t,
+            p=rows.p,
+            commit=rows.commit,
+            schema_hash=FEATURES.schema_hash,
+            person=rows.person,
+            items=items,
+            numeric=numeric.ravel().tolist(),
+            categorical=rows.categorical.ravel().tolist(),
+            sequences=msgspec.msgpack.encode({"recent": rows.sequences["recent"].lists()}),
+        )
+        self.answers.append([Block("answers", 1, encode_answers([record]))])
+
+    def load(self) -> Lake:
+        with LakeRole(self.folder, self.folder / "lake", clock=SimulatedClock(self.now)) as role:
+            role.drain()
+        return Lake(self.folder / "lake")
+
+    def look(self) -> watch.Compared:
+        return watch.look(FEATURES, self.folder / "lake", self.folder / "run", self.now + SECOND)
+
+    def close(self) -> None:
+        self.reader.close()
+        self.answers.close()
+        self.log.close()
+
+
+@pytest.fixture
+def shop(kit, tmp_path):
+    shop = Shop(kit, tmp_path)
+    yield shop
+    shop.close()
+
+
+def sampled(shop: Shop, lake: Lake, reader: Reader):
+    drawn = draw_sample(lake, 20, now=shop.now)
+    asked = read_sample(reader, drawn.requests, drawn.items)
+    requests = requests_of(asked)
+    return compare(
+        FEATURES, asked, History(FEATURES, lake.table("events", event_columns(FEATURES), wanted(FEATURES, requests))).rows(requests)
+    )
+
+
+def test_a_sample_of_the_state_says_what_the_lake_says(shop):
+    report = sampled(shop, shop.load(), shop.reader)
+    assert report.answers == 20
+    assert report.compared > 20 * 8
+    assert (report.unequal, report.examples) == (0, [])
+
+
+def test_a_state_that_is_wrong_is_noticed_and_the_value_named(kit, shop, tmp_path):
+    other = tmp_path / "other"
+    log = kit.Log(other)
+    log.append([kit.routed([kit.event("click", kit.T0 + n * SECOND, item_id="i1", user_id="u1", event_id=f"e{n}") for n in range(63)])])
+    with FeatureWorker(log.path, other / "state", FEATURES, clock=SimulatedClock(shop.now)) as worker:
+        worker.step()
+    log.close()
+    reader = Reader(other / "state", FEATURES)
+    report = sampled(shop, shop.load(), reader)
+    reader.close()
+    assert report.by_feature["mine"] > 0
+    assert report.by_feature["recent"] > 0
+    assert all(one.p == 63 and one.person.startswith("u") for one in report.examples)
+
+
+def test_only_the_events_that_a_sample_can_depend_on_are_wanted(shop):
+    lake = shop.load()
+    alone = FeatureSet.from_declarations(
+        [count("mine", USER, "click", window="1d"), attribute("category", ITEM, "category", kind="categorical")]
+    )
+    drawn = draw_sample(lake, 1, now=shop.now)
+    asked = requests_of(read_sample(shop.reader, drawn.requests, drawn.items))
+    found = lake.table("events", where=wanted(alone, asked))
+    assert set(found["person"].to_pylist()) == {drawn.requests[0].person, None}
+    assert set(found.filter(np.equal(found["type"].to_numpy(zero_copy_only=False), "item"))["item_id"].to_pylist()) == set(drawn.items[0])
+    assert lake.rows("events", wanted(alone, asked)) == found.num_rows < lake.rows("events", wanted(FEATURES, asked))
+
+
+def test_the_columns_about_everybody_are_known():
+    assert about_whole_groups(FEATURES) == ["all", "of_category", "part"]
+
+
+def test_a_wrong_value_that_was_served_moves_the_metric(shop):
+    metrics = Metrics()
+    metrics.watch_features(lambda: read_compared(shop.folder / "run"))
+    assert b"tailorbird_features" not in metrics.text()
+    for number in range(3):
+        shop.answer(number)
+    shop.load()
+    first = shop.look()
+    assert (first.answers, first.differing, first.error) == (3, {}, "")
+    assert b'tailorbird_features_compared_total{feature="mine"} 9.0' in metrics.text()
+    assert b'tailorbird_features_unequal_total{feature="mine"} 0.0' in metrics.text()
+    shop.answer(3, wrong=True)
+    shop.load()
+    second = shop.look()
+    assert second.differing == {"mine": 1}
+    assert second.answers == 7, "the counters go on"
+    assert second.examples[0].startswith("mine of u1 and i1 at t=")
+    told = metrics.text()
+    assert b'tailorbird_features_unequal_total{feature="mine"} 1.0' in told
+    assert f"tailorbird_features_compared_at_seconds {(shop.now + SECOND) / 1e6}".encode()[:40] in told
+
+
+def test_a_lake_that_is_too_large_leaves_out_what_everybody_counts_for(shop, monkeypatch):
+    monkeypatch.setattr(watch, "EVENTS_MAX", 10)
+    shop.answer(0)
+    shop.load()
+    found = shop.look()
+    assert found.left_out == ["all", "of_category", "part"]
+    assert found.compared["all"] == found.compared["part"] == 0
+    assert found.compared["mine"] == 3
+    assert found.differing == {}
+
+
+def test_what_fails_is_written_down_and_does_not_stop_anything(shop, monkeypatch):
+    shop.answer(0)
+    shop.load()
+    assert shop.look().error == ""
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(watch, "parity", broken)
+    assert shop.look().error == "the disk is gone"
+    assert read_compared(shop.folder / "run").answers == 1
+    monkeypatch.undo()
+    assert shop.look().error == ""
+
+
+def test_a_file_that_cannot_be_read_is_no_file(tmp_path):
+    assert read_compared(tmp_path) is None
+    (tmp_path / FILE).write_text('{"schema_hash": 3')
+    assert read_compared(tmp_path) is None

@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,12 @@ class Site(RuleBasedStateMachine):
         self.sent: list[dict[str, Any]] = []
         self.last: list[ReadRequest] = []
 
+    aimed: tuple[str, ...] = ()  # declarations instead of those drawn
+
     @initialize(lines=words.declarations(), doors=st.booleans(), unit=st.sampled_from(UNITS), data=st.data())
     def open(self, lines: tuple[str, ...], doors: bool, unit: int, data: st.DataObject) -> None:
         folder = tempfile.mkdtemp(prefix="tailorbird-fuzz-")
+        lines = self.aimed or lines
         self.unit, self.lines = unit, lines
         self.world = World(Path(folder) / "site", lines, doors=doors)
         self._count(lines)
@@ -176,6 +180,12 @@ class Site(RuleBasedStateMachine):
             self.site.settle()
         self.site.read(self._timed(data, request))
 
+    @rule(data=st.data(), request=requests, back=st.integers(0, 5))
+    def ask_of_the_past(self, data: st.DataObject, request: ReadRequest, back: int) -> None:
+        """At any time, knowing less than there is by now."""
+        p = max(0, self.site.worker.position.p - back)
+        self.site.past.append((self.site.features, self._timed(data, request), p))
+
     @rule(data=st.data(), request=requests)
     def read_within_a_commit(self, data: st.DataObject, request: ReadRequest) -> None:
         self.site.route()
@@ -234,6 +244,10 @@ class Site(RuleBasedStateMachine):
             return
         try:
             self.world.settle()
+            for one in self.world.events().to_pylist()[::5]:  # at the very time of an event, just when it was known
+                at = replace(self._at_the_end()[0], now=micros_of(one))
+                self.world.past.append((self.world.features, at, one["p"]))
+                self.world.past.append((self.world.features, replace(at, now=at.now + HORIZON), self.world.worker.position.p))
             found = self.world.differences([*self.last, *self._at_the_end()])
         finally:
             self.world.close()
@@ -258,6 +272,10 @@ class Site(RuleBasedStateMachine):
         after = self._newest() + 1
         known = ReadRequest("u1", None, session_id="s1", device="phone", country="NO", local_hour=7, query="shoes", now=after)
         return [known, replace(known, session_id=None, now=after + 3 * self.unit), ReadRequest(anonymous_id="a1", now=after)]
+
+
+def micros_of(row: dict[str, Any]) -> int:
+    return (row["ts"] - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def kinds_left_out() -> set[str]:

@@ -25,6 +25,7 @@ from tailorbird.errors import StorageError
 from tailorbird.events import ROUTED, Receipt, RoutePlan, SimulatedClock
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.features import FeatureSet, ReadRequest, reference
+from tailorbird.features.backfill import Requests, backfill
 from tailorbird.features.bootstrap import build_from_lake
 from tailorbird.features.read import Reader
 from tailorbird.features.worker import FeatureWorker
@@ -66,6 +67,7 @@ class World:
         self.sets: list[FeatureSet] = [words.feature_set(lines)]
         self.features = self.sets[0]
         self.asked: list[tuple[FeatureSet, Asked]] = []
+        self.past: list[tuple[FeatureSet, ReadRequest, int]] = []  # asked of the lake alone: at `now`, known up to a p
         self.known: list[pa.Table] = []  # of the routed log, block by block
         self._end = 0  # of what of it is known
         self._seen: set[tuple[str, str]] = set()
@@ -228,6 +230,8 @@ class World:
         for features in dict.fromkeys(one.schema_hash for one, _ in self.asked):
             own = [(one, asked) for one, asked in self.asked if one.schema_hash == features]
             found += differences(own[0][0], events, [asked for _, asked in own])
+            past = [(request, p) for one, request, p in self.past if one.schema_hash == features]
+            found += past_differences(own[0][0], events, past)
         return found
 
     def _read_of_a_state_built_anew(self, requests: Sequence[ReadRequest]) -> None:
@@ -287,3 +291,24 @@ def mistaken(asked: Asked, events: pa.Table) -> list[str]:
         ]
         expected = max(known)[2] if known else f"anon:{request.anonymous_id}"
     return [] if rows.person == expected else [f"{request.anonymous_id} is taken for {rows.person}, expected {expected}"]
+
+
+def past_differences(features: FeatureSet, events: pa.Table, asked: Sequence[tuple[ReadRequest, int]]) -> list[str]:
+    """What reference and backfill say otherwise at any (t, p): a reader's t is always behind what it read, these need not be."""
+    if not asked:
+        return []
+    count, own = len(asked), [request for request, _ in asked]
+    texts = {name: [getattr(one, name) for one in own] for name in ("person", "session_id", "device", "country", "local_hour", "query")}
+    t, p = np.array([one.now for one in own]), np.array([p for _, p in asked])
+    rows = np.repeat(np.arange(count), len(ITEMS))
+    position = [one.position for one in own]
+    made = backfill(features, events, Requests(t=t, p=p, row_request=rows, row_item=list(ITEMS) * count, position=position, **texts))
+    found, known = [], reference.routed_events(events)
+    for row, index in enumerate(rows.tolist()):
+        item = ITEMS[row % len(ITEMS)]
+        for names, values in ((features.numeric, made.numeric), (features.categorical, made.categorical)):
+            for column, name in enumerate(names):
+                expected = reference.value(features, name, own[index], item, int(t[index]), int(p[index]), known)
+                if not kit.same(values[row, column], expected):
+                    found.append(f"{name} of {item} at {t[index]}, {p[index]}: reference, backfill = {expected}, {values[row, column]}")
+    return found

@@ -170,9 +170,7 @@ def _wait_for(lake: "Lake", p: int) -> None:
 
 def _plain(reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: "ParityReport", unequal: dict[str, int]) -> dict:
     return {
-        "schemas": {
-            schema: {"answers": one.answers, "compared": one.compared, "unequal": one.unequal} for schema, one in reports.items()
-        },
+        "schemas": {schema: {"answers": one.answers, "compared": one.compared, "unequal": one.unequal} for schema, one in reports.items()},
         "answers": logged.answers,
         "skipped": logged.skipped,
         "pending": logged.pending,
@@ -184,9 +182,7 @@ def _plain(reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: 
     }
 
 
-def _print(
-    reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: "ParityReport", unequal: dict[str, int], why: str
-) -> None:
+def _print(reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: "ParityReport", unequal: dict[str, int], why: str) -> None:
     out = console()
     out.print(f"{logged.answers:,} answers, {logged.compared:,} values compared, {logged.unequal:,} unequal.")
     if len(reports) > 1:

@@ -1,8 +1,9 @@
 """Makes the pictures of the documentation anew: a small trained shop is served, and a browser looks at it.
 
-python docs/make_pictures.py        needs chromium; writes docs/images/shop.png
+python docs/make_pictures.py        needs chromium; writes docs/images/shop.png and signals.png
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -40,7 +41,16 @@ def click(page: Page, place: int) -> None:
 
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, serving(shop(Path(folder))) as url, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder:
+        project = shop(Path(folder))
+        must("-C", project, "features", "rank", "--as-of", "latest", "--out", Path(folder) / "signals")
+        shutil.copy(Path(folder) / "signals" / "signals.png", IMAGES / "signals.png")
+        photograph(project)
+
+
+def photograph(project: Path) -> None:
+    """The demo page after two clicks."""
+    with serving(project) as url, sync_playwright() as playwright:
         browser = launch(playwright)
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
         page.goto(f"{url}/shop")

@@ -1,7 +1,12 @@
 """Gorse's REST API over a real pipeline, door and router, called as its clients call it."""
 
+import json
+from urllib.parse import quote
+
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 from tests.serving import shop
 
@@ -59,6 +64,13 @@ def make(tmp_path, features, bundle):
     yield make
     for site in made:
         site.close()
+
+
+@pytest.fixture(scope="module")
+def anything(tmp_path_factory, features, bundle):
+    site = Site(tmp_path_factory.mktemp("gorse"), features, bundle, Keys())
+    yield site
+    site.close()
 
 
 def test_feedback_is_taken_and_counted_once(make):
@@ -217,6 +229,35 @@ def test_only_the_newest_answers_of_the_newest_people_are_remembered():
     remembered.keep("v", "r", ["i"])
     remembered.keep("w", "r", ["i"])
     assert (remembered.request_of("u", "i"), remembered.request_of("v", "i")) == (None, "r")
+
+
+FIELD = st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.lists(st.text(max_size=4), max_size=2) | st.just("2022-02-24")
+NAMES = st.sampled_from(["FeedbackType", "UserId", "ItemId", "Timestamp", "Value", "Labels", "Categories", "IsHidden", "Comment"])
+RECORD = st.dictionaries(NAMES, FIELD, max_size=6)
+
+
+@settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    path=st.sampled_from(["feedback", "user", "items", "session/recommend"]),
+    body=st.binary(max_size=60) | (st.lists(RECORD, max_size=3) | RECORD).map(json.dumps),
+)
+def test_whatever_comes_in_is_taken_or_refused(anything, path, body):
+    assert anything.client.post(f"/api/{path}", content=body).status_code in (200, 400)
+
+
+@settings(
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    path=st.sampled_from(["recommend/{}", "recommend/u/{}", "item/{}", "item/{}/neighbors", "popular/{}", "latest/{}"]),
+    text=st.text(min_size=1, max_size=12),
+    n=st.integers(-1, 999) | st.text(max_size=5),
+)
+def test_whatever_is_asked_for_is_answered_or_refused(anything, path, text, n):
+    answer = anything.client.get("/api/" + path.format(quote(text, safe="")), params={"n": n})
+    assert answer.status_code in (200, 400, 404, 405)
 
 
 def test_without_the_setting_nothing_answers_there(make):

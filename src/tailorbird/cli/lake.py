@@ -89,9 +89,12 @@ def quarantine(
         return
     rows = [(one.code, one.rows, one.replayed, _short(one.first), _short(one.last), _named(one.paths)) for one in found]
     print_table("Refused, by reason", ["code", "rows", "replayed", "first", "last", "fields"], rows, right=["rows", "replayed"])
-    print_table(
-        "Samples", ["code", "path", "message", "body"], [(row["code"], row["path"], row["message"], _record(row["body"])) for row in shown]
-    )
+    if shown:
+        print_table(
+            "Samples",
+            ["code", "path", "message", "body"],
+            [(row["code"], row["path"], row["message"], _record(row["body"])) for row in shown],
+        )
 
 
 def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool = False, route: bool = True, json: Json = False) -> None:

@@ -18,7 +18,7 @@ from tailorbird.events.clock import DAY
 from tailorbird.events.contract import Origin
 from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.lake import Lake, LakeRole, verify
-from tailorbird.lake.refused import Choice, reasons, samples
+from tailorbird.lake.refused import Choice, reasons, samples, slices
 from tailorbird.lake.replay import ReplayReport, replay, replayed
 from tailorbird.router import Router
 from tailorbird.stream import REPLAYS, Block, open_reader, open_writer, raw_path
@@ -174,6 +174,21 @@ def test_several_documents_in_one_row_do_not_pass_for_one(tmp_path: Path) -> Non
         writer.append([Block("body", 1, two, msgspec.json.encode(Receipt(NOW)))])
     site.load()
     assert site.replay(Choice(("malformed_json",))).refused == {"malformed_json": 1}
+
+
+@pytest.mark.parametrize("rows_max", [1, 2, 3, 7, 100])
+def test_slices_hold_each_row_once_in_order_of_receipt(tmp_path: Path, rows_max: int) -> None:
+    site = Site(tmp_path)
+    for number in range(6):
+        site.post(*(played(10 * number + row) for row in range(number % 3 + 1)), {"event_id": "bad"})
+        site.now -= SECOND if number % 2 else 0  # several bodies of one moment
+    site.load()
+    pieces = [piece.to_pylist() for piece in slices(Lake(site.lake), PLAYED, rows_max)]
+    rows = [(row["received_at"], row["raw_offset"], row["raw_row"]) for piece in pieces for row in piece]
+    assert rows == sorted(rows)
+    assert len(rows) == len(set(rows)) == 12
+    assert all(pieces)
+    assert len(pieces) >= 12 // (rows_max + 3)
 
 
 def test_reasons_have_counts_times_and_fields(site: Site) -> None:

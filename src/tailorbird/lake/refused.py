@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -85,17 +84,23 @@ def samples(lake: Lake, choice: Choice, limit: int) -> list[dict[str, Any]]:
 
 
 def slices(lake: Lake, choice: Choice, rows_max: int = SLICE_ROWS) -> Iterator[pa.Table]:
-    """The chosen rows in order of receipt, in pieces of about `rows_max`; rows of one moment stay together."""
+    """The chosen rows in order of receipt, in pieces of about `rows_max`; rows of one body stay together."""
     chosen = choice.filter()
-    times = np.sort(micros(lake.table("quarantine", ["received_at"], chosen).column("received_at")))
-    edges = [*np.unique(times[::rows_max]).tolist(), None]
-    for start, end in pairwise(edges):
-        parts = [] if chosen is None else [chosen]
-        parts.append(ds.field("received_at") >= pa.scalar(start, TIME))
-        if end is not None:
-            parts.append(ds.field("received_at") < pa.scalar(end, TIME))
-        order = [(name, "ascending") for name in ("received_at", *PLACE)]
-        yield lake.table("quarantine", where=_all_of(parts)).sort_by(order)
+    table = lake.table("quarantine", ["received_at", "raw_offset"], chosen)
+    times, offsets = micros(table.column("received_at")), table.column("raw_offset").to_numpy()
+    order = np.lexsort((offsets, times))[::rows_max]
+    starts = list(dict.fromkeys(zip(times[order].tolist(), offsets[order].tolist(), strict=True)))
+    for number, start in enumerate(starts):
+        parts = [part for part in (chosen, _behind(*start)) if part is not None]
+        if number + 1 < len(starts):
+            parts.append(~_behind(*starts[number + 1]))
+        yield lake.table("quarantine", where=_all_of(parts)).sort_by([(name, "ascending") for name in ("received_at", *PLACE)])
+
+
+def _behind(received_at: int, offset: int) -> ds.Expression:
+    """Rows at this time and offset, or behind."""
+    moment = pa.scalar(received_at, TIME)
+    return (ds.field("received_at") > moment) | ((ds.field("received_at") == moment) & (ds.field("raw_offset") >= offset))
 
 
 def count(lake: Lake, choice: Choice) -> int:

@@ -105,7 +105,7 @@ def _left_out(text: str, features: "FeatureSet") -> tuple[str, ...]:
     from tailorbird.ranking.encoders import COMPUTED
 
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    known = (*features.numeric, *features.categorical, *COMPUTED)
+    known = (*features.numeric, *features.categorical, *COMPUTED, *(one.output for one in features.transforms))
     if unknown := [name for name in names if name not in known]:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         fix = f"did you mean {near[0]}?" if near else "tailorbird features list"

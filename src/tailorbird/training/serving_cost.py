@@ -23,7 +23,7 @@ from tailorbird.events import SimulatedClock
 from tailorbird.events.keys import hash64s
 from tailorbird.events.schema import ROUTED
 from tailorbird.features import FeatureSet, ReadRequest, finish
-from tailorbird.features.declare import Derived
+from tailorbird.features.declare import WORDS, Derived
 from tailorbird.features.layout import Layout, Spot, Step
 from tailorbird.features.read import Reader
 from tailorbird.features.runs import Runs
@@ -175,10 +175,16 @@ class _Lanes:
     def known(self, entity: int) -> Bools:
         return np.ones(1, np.bool_)
 
-    def of_run(self, step: Step) -> Floats:
+    def of_run(self, step: Step) -> npt.NDArray:
         ts = int(self.t[0]) - 1_000_000 * np.arange(step.length, 0, -1)
         hashed = np.ones(step.length, np.uint64)
-        return Runs(np.array([0, step.length]), ts, hashed, hashed, hashed, self.t, np.zeros(1, np.uint64)).value(step)
+        run = Runs(np.array([0, step.length]), ts, hashed, hashed, hashed, self.t, np.zeros(1, np.uint64), hashed)
+        if step.operation != "seen":
+            return run.column(step)
+        return run.seen(np.zeros(ITEMS, np.intp), np.arange(ITEMS, dtype=np.uint64))
+
+    def query_words(self) -> Keys:
+        return np.ones((1, WORDS), np.uint64)
 
     def context_number(self, field: str) -> Floats:
         return np.zeros(1)

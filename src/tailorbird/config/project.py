@@ -107,6 +107,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
     data = (root / settings.project.data).resolve()
+    _check_folder(data, next(origin.source for origin in origins if origin.key == "project.data"))
     types = event_types(settings)
     features = _applied(root, Paths(data).state, types) if applied else load_features(root / "features.py", event_types=types)
     slots = load_slots(root / "slots.py")
@@ -116,7 +117,6 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         near = difflib.get_close_matches(settings.train.slot, slots, n=1)
         hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"
         raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
-    _check_folder(data, next(origin.source for origin in origins if origin.key == "project.data"))
     return Project(root, settings, origins, features, slots, compile_plan(settings, features, slots), Paths(data))
 
 

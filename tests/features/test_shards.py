@@ -1,12 +1,17 @@
 """A backfill into a folder: equal to one in memory, resumed where it was cut short, and no column computed twice."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from tests.features.test_backfill import FEATURES, USER, events, requests
+from tests.features.test_crowded import crowd
 
 from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.events.clock import SECOND
 from tailorbird.features import FeatureSet, count
 from tailorbird.features.backfill import Requests, backfill
 from tailorbird.features.shards import backfill_to, definitions, read_manifest, read_parts
@@ -78,6 +83,111 @@ def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
     read.clear()
     backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL)
     assert read == []
+
+
+def test_what_does_not_fit_into_memory_is_the_same_for_every_kind(kit, tmp_path):
+    features, rng = kit.every_kind(), np.random.default_rng(3)
+    rows = kit.table(crowd(kit, 11))
+    m, per = 40, rng.integers(0, 4, 40)
+    asked = Requests(
+        kit.T0 + rng.integers(0, 700, m) * SECOND,
+        rng.integers(0, len(rows), m),
+        [None if row % 9 == 0 else f"u{row % 5}" for row in range(m)],
+        np.repeat(np.arange(m), per),
+        [f"i{1 + row % 3}" for row in range(per.sum())],
+        session_id=[None, "s1"] * (m // 2),
+        device=["phone", None] * (m // 2),
+        query=["red shoes", None] * (m // 2),
+    )
+    folder = backfill_to(features, tables(rows), asked, tmp_path, memory_bytes=1 << 14)
+    assert_same(all_of(folder, features), asked, backfill(features, rows, asked))
+    assert not list(tmp_path.rglob("spill")), "what was spilled is removed at the end"
+
+
+@pytest.mark.parametrize("stage", ["shards by user", "shards by item", "shards by item.category"])
+def test_a_run_that_was_cut_short_among_shards_goes_on(tmp_path, stage):
+    asked, read = requests(), []
+
+    def counted(columns):
+        read.append(1)
+        return tables(events())(columns)
+
+    def until(now, done, of):
+        if now == stage:
+            raise Killed
+
+    with pytest.raises(Killed):
+        backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL, progress=until)
+    finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("spill/done/*")}
+    assert len(finished) > 1
+    told = []
+    backfill_to(FEATURES, counted, asked, tmp_path, memory_bytes=SMALL, progress=lambda *how: told.append(how))
+    assert len(read) == 1, "the events were cut before"
+    assert told[-1][:2] == ("parts", told[-1][2])
+    assert_same(all_of(tmp_path, FEATURES), asked, backfill(FEATURES, events(), asked))
+
+
+def test_another_memory_setting_drops_what_was_spilled(tmp_path):
+    def until(now, done, of):
+        if now == "shards by item":
+            raise Killed
+
+    with pytest.raises(Killed):
+        backfill_to(FEATURES, tables(events()), requests(), tmp_path, memory_bytes=SMALL, progress=until)
+    backfill_to(FEATURES, tables(events()), requests(), tmp_path, memory_bytes=2 * SMALL)
+    assert_same(all_of(tmp_path, FEATURES), requests(), backfill(FEATURES, events(), requests()))
+
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+import numpy as np, pyarrow as pa
+from tailorbird.events.schema import ROUTED
+from tailorbird.features import FeatureSet, count, entity, ratio
+from tailorbird.features.backfill import Requests
+from tailorbird.features.shards import backfill_to
+
+user, item = entity("user"), entity("item")
+features = FeatureSet.from_declarations([count("clicks", user, "click", window="1d"), ratio("ctr", item, "click", "view", window="1d")])
+millions, memory = float(sys.argv[2]), int(sys.argv[3])
+size, pieces = 50_000, round(20 * millions)
+start = 1_790_000_000_000_000
+
+def pieces_of(columns):
+    for piece in range(pieces):
+        rng = np.random.default_rng(piece)
+        who = pa.array([f"u{one}" for one in rng.integers(0, 20_000, size)])
+        held = {
+            "p": np.arange(piece * size, (piece + 1) * size), "event_id": pa.array([f"e{piece}-{row}" for row in range(size)]),
+            "type": pa.array(["click", "view"]).take(pa.array(rng.integers(0, 2, size))), "user_id": who, "person": who,
+            "ts": pa.array(start + np.sort(rng.integers(0, 10**11, size))).cast(ROUTED.field("ts").type),
+            "item_id": pa.array([f"i{one}" for one in rng.integers(0, 500, size)]), "counts": pa.array(np.ones(size, bool)),
+        }
+        yield pa.table({name: held.get(name, pa.nulls(size, ROUTED.field(name).type)) for name in columns})
+
+m = 20_000
+rng = np.random.default_rng(7)
+asked = Requests(
+    start + rng.integers(0, 10**11, m), np.full(m, 1 << 40), pa.array([f"u{one}" for one in rng.integers(0, 20_000, m)]), np.arange(m),
+    pa.array([f"i{one}" for one in rng.integers(0, 500, m)]),
+)
+few = lambda columns: (piece.slice(0, 10) for piece in pieces_of(columns))
+backfill_to(features, few, asked.part(0, 9, slice(0, 9)), Path(sys.argv[1]) / "0")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+backfill_to(features, pieces_of, asked, Path(sys.argv[1]) / "1", memory_bytes=memory)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_memory_is_bounded_by_the_setting(tmp_path):
+    """A million events are 90 MB as they are read; at once they would take several times that."""
+
+    def taken(memory: int) -> int:
+        command = [sys.executable, "-c", LARGE, str(tmp_path / str(memory)), "1", str(memory)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
+
+    bounded, at_once = taken(48 << 20), taken(4 << 30)
+    assert bounded < 0.6 * at_once, f"{bounded} MB, at once {at_once} MB"
 
 
 def test_one_feature_more_computes_that_one_alone(tmp_path):

@@ -22,8 +22,9 @@ from tailorbird.features.compile import compile_layout
 from tailorbird.features.declare import Amount, Derived, Feature
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.kernels import THREADS
-from tailorbird.features.lanes import Frames, PastLanes, sources_of
+from tailorbird.features.lanes import PastLanes
 from tailorbird.features.layout import Layout
+from tailorbird.features.records import Frames, sources_of
 
 __all__ = ["BackfilledRows", "History", "RaggedSequence", "Requests", "backfill", "event_columns", "subset"]
 
@@ -54,29 +55,33 @@ class History:
     def __init__(self, features: FeatureSet, events: pa.Table, *, only: Sequence[str] | None = None) -> None:
         self._features = features if only is None else subset(features, only)
         self._only = self._features.numeric if only is None else only
-        self._frames = Frames(_needed(self._features.layout, events))
+        self._frames = Frames(needed(self._features.layout, events))
 
     def rows(self, requests: Requests) -> BackfilledRows:
         """The features of the requests' rows."""
-        layout = self._features.layout
         lanes = PastLanes(self._features, self._frames, requests)
-        table = np.empty((lanes.rows, len(self._features.numeric)), np.float32)
-        categories = np.empty((lanes.rows, len(self._features.categorical)), np.uint64)
+        steps = self._features.layout.steps
+        return finished(self._features, lanes, {step.name: lanes.sequence(step) for step in steps if step.kind == "sequence"}, self._only)
 
-        def finished(start: int) -> None:
-            some = lanes.some(start, min(start + _FINISHED_AT_ONCE, lanes.rows))
-            table[start : start + some.rows] = finish.numeric(layout, some)
-            categories[start : start + some.rows] = finish.categorical(layout, some)
 
-        with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(finished, range(0, lanes.rows, _FINISHED_AT_ONCE)))
-        sequences = {step.name: lanes.sequence(step) for step in layout.steps if step.kind == "sequence"}
-        # What a derived column is made of was computed too, and is left out unless it was asked for.
-        kept = [index for index, name in enumerate(self._features.numeric) if name in self._only]
-        names = tuple(self._features.numeric[index] for index in kept)
-        if len(kept) < table.shape[1]:
-            table = table[:, kept]
-        return BackfilledRows(table, categories, sequences, names, self._features.categorical)
+def finished(
+    features: FeatureSet, lanes: PastLanes, sequences: dict[str, RaggedSequence], only: Sequence[str] | None = None
+) -> BackfilledRows:
+    """The columns that follow from lanes."""
+    table = np.empty((lanes.rows, len(features.numeric)), np.float32)
+    categories = np.empty((lanes.rows, len(features.categorical)), np.uint64)
+
+    def finish_some(start: int) -> None:
+        some = lanes.some(start, min(start + _FINISHED_AT_ONCE, lanes.rows))
+        table[start : start + some.rows] = finish.numeric(features.layout, some)
+        categories[start : start + some.rows] = finish.categorical(features.layout, some)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(finish_some, range(0, lanes.rows, _FINISHED_AT_ONCE)))
+    # What a derived column is made of was computed too, and is left out unless it was asked for.
+    kept = [index for index, name in enumerate(features.numeric) if only is None or name in only]
+    names = tuple(features.numeric[index] for index in kept)
+    return BackfilledRows(table[:, kept] if len(kept) < table.shape[1] else table, categories, sequences, names, features.categorical)
 
 
 def event_columns(features: FeatureSet) -> list[str]:
@@ -119,7 +124,8 @@ def subset(features: FeatureSet, only: Sequence[str]) -> FeatureSet:
     return FeatureSet(kept, compile_layout(kept, {name: expressions[name] for name in order}, order))
 
 
-def _needed(layout: Layout, events: pa.Table) -> pa.Table:
+def needed(layout: Layout, events: pa.Table) -> pa.Table:
+    """The events of the types that any feature looks at."""
     types = {name for one in layout.entities for source in sources_of(one) for name in source.types}
     types.update(one.profile.type for one in layout.entities if one.profile)
     if set(pc.unique(events["type"]).to_pylist()) <= types:

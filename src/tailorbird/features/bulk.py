@@ -59,6 +59,18 @@ class Requests:
         cut: dict[str, Any] = {name: None if column is None else column[start:stop] for name, column in held.items()}
         return Requests(**cut, row_request=self.row_request[rows] - start, row_item=self.row_item[rows])
 
+    def some(self, requests: Intps, rows: Intps) -> "Requests":
+        """These requests, in ascending order, with these of their rows."""
+        held: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self) if not one.name.startswith("row_")}
+        taken: dict[str, Any] = {name: None if column is None else _taken(column, requests) for name, column in held.items()}
+        return Requests(**taken, row_request=np.searchsorted(requests, self.row_request[rows]), row_item=_taken(self.row_item, rows))
+
+
+def _taken(column: Any, rows: Intps) -> Any:
+    if isinstance(column, pa.Array | pa.ChunkedArray):
+        return column.take(pa.array(rows))
+    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows.tolist()]
+
 
 @dataclass(frozen=True)
 class RaggedSequence:

@@ -1,25 +1,39 @@
 """Backfills larger than memory: into a folder of Parquet parts, piece by piece, going on where one was cut short.
 
-    requests ─► ranges of rows ─► one part each ─► folder (`features.parts`)
+    events ─► cut by keys ─► shard by shard: lanes of its entities ─► files ─► part by part: columns ─► folder
+             (`spill`)       (`lanes`)                               (`spill`)  (`finish`)          (`parts`)
 
-Columns that the folder has, as they are defined now and for the same events and requests, are not computed again: one feature more
-computes that one alone.
+What fits into memory at once is computed there. Columns that the folder has, as they are defined now and for the same events and
+requests, are not computed again: one feature more computes that one alone. What does not shrink with the setting: the requests
+themselves, and the events of one key of one entity, of which everyone's feature has a single one.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 from tailorbird.errors import UsageError
-from tailorbird.features.backfill import History, event_columns, subset
+from tailorbird.events.schema import ROUTED
+from tailorbird.features.asof import ragged
+from tailorbird.features.backfill import History, event_columns, finished, needed, subset
 from tailorbird.features.bulk import BackfilledRows, Requests
+from tailorbird.features.declare import Entity
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.hashing import hashes, identities
+from tailorbird.features.lanes import PastLanes, is_by_row
 from tailorbird.features.parts import Folder, Manifest, Part, read_manifest, read_parts
+from tailorbird.features.records import Frames, of_plain_texts
+from tailorbird.features.runs import OF_RUN
+from tailorbird.features.spill import START, Partition, Spill, buckets_of, partitions
 
 __all__ = ["Events", "Part", "backfill_to", "definitions", "read_manifest", "read_parts"]
 
@@ -28,7 +42,10 @@ __all__ = ["Events", "Part", "backfill_to", "definitions", "read_manifest", "rea
 Events = ds.Dataset | Callable[[Sequence[str]], Iterator[pa.Table]]
 Progress = Callable[[str, int, int | None], None]  # stage, done, of how many
 
+Intps = npt.NDArray[np.intp]
+
 MEMORY_BYTES = 2 << 30
+_EVENT_FACTOR = 4  # bytes that an event's bytes take while they are computed with
 
 
 def backfill_to(
@@ -63,18 +80,155 @@ def backfill_to(
         return place.path
     key = _hash(*(f"{name}={one}" for name, one in sorted(missing.items())))
     place.begin(key, missing)
-    chosen = subset(features, list(missing))
-    history: History | None = None
-    for part in range(place.manifest.parts):
-        if not place.has(key, part):
-            history = history or History(features, pa.concat_tables(_tables(events, event_columns(chosen))), only=list(missing))
-            start, stop = place.manifest.cuts[part : part + 2]
-            rows = slice(*place.manifest.row_cuts[part : part + 2])
-            place.write(key, part, _chosen(history.rows(requests.part(start, stop, rows)), missing))
-        if progress is not None:
-            progress("parts", part + 1, place.manifest.parts)
+    plan = _Plan(subset(features, list(missing)), requests, list(missing), memory_bytes, progress or _untold)
+    open_ = [part for part in range(place.manifest.parts) if not place.has(key, part)]
+    for part, rows in _computed(plan, events, place, key, open_):
+        place.write(key, part, _chosen(rows, missing))
+        plan.progress("parts", part + 1, place.manifest.parts)
     place.end(key)
+    shutil.rmtree(place.path / key / "spill", ignore_errors=True)
     return place.path
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be computed; `features` are the missing columns and what these are derived from."""
+
+    features: FeatureSet
+    requests: Requests
+    only: list[str]
+    memory_bytes: int
+    progress: Progress
+
+    def columns(self) -> list[str]:
+        return event_columns(self.features)
+
+
+def _computed(plan: _Plan, events: Events, place: Folder, key: str, parts: list[int]) -> Iterator[tuple[int, BackfilledRows]]:
+    """The rows of these parts, one after the other."""
+    if not parts:
+        return
+    folder = place.path / key / "spill"
+    spill = Spill(folder, plan.memory_bytes) if folder.exists() else None
+    if spill is None or not spill.is_done("events"):
+        held, rest = _read(plan, events)
+        if rest is None:
+            history = History(plan.features, pa.concat_tables(held), only=plan.only)
+            for part in parts:
+                yield part, history.rows(_requests_of(plan, place, part))
+            return
+        spill = Spill(folder, plan.memory_bytes)
+        spill.cut({one.field for one in partitions(plan.features)}, chain(held, rest))
+        del held
+    by_row = [is_by_row(one) for one in plan.features.layout.entities]
+    for number, partition in enumerate(partitions(plan.features)):
+        _compute(plan, spill, number, partition)
+    for part in parts:
+        asked = _requests_of(plan, place, part)
+        requests, rows = slice(*place.manifest.cuts[part : part + 2]), slice(*place.manifest.row_cuts[part : part + 2])
+        lanes = PastLanes(
+            plan.features,
+            None,
+            asked,
+            held=spill.lanes(by_row, requests, rows),
+            of_runs=spill.runs(plan.features.layout.steps, requests, rows),
+        )
+        steps = enumerate(plan.features.layout.steps)
+        sequences = {one.name: spill.sequence(step, requests.start, requests.stop) for step, one in steps if one.kind == "sequence"}
+        yield part, finished(plan.features, lanes, sequences, plan.only)
+
+
+def _read(plan: _Plan, events: Events) -> tuple[list[pa.Table], Iterator[pa.Table] | None]:
+    """The tables up to what memory holds, and the rest of them, None if there is none."""
+    held: list[pa.Table] = []
+    tables = (needed(plan.features.layout, table) for table in _tables(events, plan.columns()))
+    size = _row_bytes(plan.features) * len(plan.requests.row_request)
+    for table in tables:
+        held.append(table)
+        size += _EVENT_FACTOR * table.nbytes
+        if size > plan.memory_bytes:
+            return held, tables
+    return held or [ROUTED.empty_table().select(plan.columns())], None
+
+
+def _compute(plan: _Plan, spill: Spill, number: int, partition: Partition) -> None:
+    """The lanes of a partition's entities, shard by shard."""
+    features = plan.features
+    shards = spill.shards(partition.field, plan.memory_bytes // (2 * _EVENT_FACTOR))
+    bucket = _buckets(plan, spill, partition)
+    empty = ROUTED.empty_table().select(plan.columns())
+    rows_max = max(1, plan.memory_bytes // (4 * _row_bytes(features)))
+    for shard, buckets in enumerate(shards):
+        mine = np.flatnonzero((bucket >= buckets.start) & (bucket < buckets.stop))
+        pieces = [mine[start : start + rows_max] for start in range(0, len(mine), rows_max)]
+        named = [f"{number}-{shard}-{piece}" for piece in range(len(pieces))]
+        if not all(spill.is_done(name) for name in named):
+            frames = Frames(spill.events(partition.field, buckets, empty))
+            for name, piece in zip(named, pieces, strict=True):
+                if not spill.is_done(name):
+                    _put(plan, spill, partition, frames, piece, name)
+                    spill.done(name)
+        plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
+
+
+def _put(plan: _Plan, spill: Spill, partition: Partition, frames: Frames, mine: Intps, name: str) -> None:
+    """The lanes of some requests, or rows, of a shard."""
+    features, requests = plan.features, plan.requests
+    if partition.of_rows:
+        rows, asked = mine, np.unique(requests.row_request[mine])
+    else:
+        first, last = np.searchsorted(requests.row_request, mine), np.searchsorted(requests.row_request, mine, side="right")
+        rows, asked = ragged(first, last)[0], mine
+    sizes = len(requests.row_request), len(requests.t)
+    by_row = [is_by_row(one) for one in features.layout.entities]
+    mine_of_steps = [step for step in features.layout.steps if step.spots and step.spots[0].entity in partition.entities]
+    parts = {spot for (entity, _), spot in features.composite_spots.items() if entity in partition.entities}
+    parts |= {spot for step in mine_of_steps if step.operation == "seen" for spot in step.spots[1:]}
+    held = {spot: spill.lane(spot, rows if by_row[spot.entity] else asked) for spot in parts if spot.entity not in partition.entities}
+    lanes = PastLanes(features, frames, requests.some(asked, rows), entities=partition.entities, held=held)
+    for entity in partition.entities:
+        for spot, values in lanes.lanes_of(entity).items():
+            here, size = (rows, sizes[0]) if by_row[entity] else (asked, sizes[1])
+            spill.put("lanes", f"{spot.entity}-{spot.lane}", size, here, values)
+    for step in mine_of_steps:
+        if step.operation in OF_RUN:
+            here, size = (rows, sizes[0]) if step.operation == "seen" else (asked, sizes[1])
+            spill.put("runs", step.name, size, here, lanes.of_run(step))
+        elif step.kind == "sequence":
+            spill.put_sequence(features.layout.steps.index(step), name, asked, lanes.sequence(step))
+
+
+def _buckets(plan: _Plan, spill: Spill, partition: Partition) -> Intps:
+    """The bucket of each row, or of each request."""
+    features, requests = plan.features, plan.requests
+    count = len(requests.row_request) if partition.of_rows else len(requests.t)
+    if partition.field is None:
+        return np.zeros(count, np.intp)
+    layout = features.layout.entities[partition.entities[0]]
+    place = layout.entity.fields.index(partition.field)
+    held = {}
+    if (spot := features.composite_spots.get((layout.index, place))) is not None:
+        of_rows = is_by_row(features.layout.entities[spot.entity])
+        held[spot] = spill.lane(spot, np.arange(len(requests.row_request) if of_rows else len(requests.t)))
+    keyed = partial(identities, start=START) if of_plain_texts(Entity((partition.field,))) else hashes
+    lanes = PastLanes(features, None, requests, entities=(), held=held)
+    return buckets_of(lanes.part(layout, place, partition.of_rows, keyed))
+
+
+def _requests_of(plan: _Plan, place: Folder, part: int) -> Requests:
+    start, stop = place.manifest.cuts[part : part + 2]
+    return plan.requests.part(start, stop, slice(*place.manifest.row_cuts[part : part + 2]))
+
+
+def _row_bytes(features: FeatureSet) -> int:
+    """About what a row takes while it is computed: its lanes, those of the longest sequence, its columns."""
+    layout = features.layout
+    lanes = sum(one.reading_lanes for one in layout.entities)
+    return 16 * (lanes + len(layout.steps) + 16)
+
+
+def _untold(stage: str, done: int, total: int | None) -> None:
+    pass
 
 
 def definitions(features: FeatureSet, only: Sequence[str] | None = None) -> dict[str, str]:

@@ -1,0 +1,267 @@
+"""The events of each entity made ready for questions about the past: one `asof.Timeline` an entity, which all its windows, lasts,
+sequences share. Which moments are asked, and where the lanes go, is in `features.lanes`.
+"""
+
+import secrets
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.features.asof import Moments, Ragged, Series, Timeline
+from tailorbird.features.asof_peaks import Peaks
+from tailorbird.features.asof_sketches import Unions
+from tailorbird.features.bulk import RaggedSequence
+from tailorbird.features.columns import (
+    PEAK_ZERO,
+    Extract,
+    Frame,
+    ProfileExtract,
+    chosen_of,
+    extract_profiles,
+    extracted,
+    measured,
+)
+from tailorbird.features.declare import HORIZON, Entity
+from tailorbird.features.finish import DECAY_WEIGHTS, values_of
+from tailorbird.features.hashing import hashes, identities
+from tailorbird.features.layout import PEAKS, EntityLayout, LastEvents, Profile, Source, Spot, Step
+from tailorbird.features.runs import Runs
+
+Int64s = npt.NDArray[np.int64]
+Intps = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+
+
+class PastFrame(Frame):
+    """A frame whose entities that are made of plain texts have identities for keys: nothing but grouping looks at them."""
+
+    def __init__(self, events: pa.Table, start: int) -> None:
+        super().__init__(events, hashes)
+        self._start = start
+        self._identities: dict[str, Keys] = {}
+
+    def part(self, entity: Entity, name: str) -> Keys:
+        if not of_plain_texts(entity):
+            return super().part(entity, name)
+        return self.identity(name)
+
+    def identity(self, name: str) -> Keys:
+        """A column of text as identities."""
+        if name not in self._identities:
+            self._identities[name] = self.of_text(name, partial(identities, start=self._start))
+        return self._identities[name]
+
+    def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
+        return identities(ids, start=self._start)
+
+
+class Frames:
+    """The events with what has been taken out of them so far."""
+
+    def __init__(self, events: pa.Table) -> None:
+        self.events = events
+        self.start = secrets.randbits(64)
+        self.frame = PastFrame(events, self.start)
+        self._taken: dict[Source, Extract] = {}
+        self._profiles: dict[Profile, ProfileExtract] = {}
+
+    def taken(self, source: Source) -> Extract:
+        if source not in self._taken:
+            self._taken[source] = extracted(source, self.frame)
+        return self._taken[source]
+
+    def profiles(self, profile: Profile) -> ProfileExtract:
+        if profile not in self._profiles:
+            frame = PastFrame(self.events.filter(pc.equal(self.events["type"], profile.type)), self.start)
+            self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
+        return self._profiles[profile]
+
+    def ids(self, rows: Intps) -> Keys:
+        """What breaks ties in time. Hashing ids is dear, so only those of the rows that are tied are hashed."""
+        event = self.frame.event(rows)
+        unique, place = np.unique(event, return_inverse=True)
+        some = Frame(self.events.take(pa.array(unique)), hashes)
+        first = some.id[some.index == 0]
+        with np.errstate(over="ignore"):
+            return first[place] + self.frame.index[rows].astype(np.uint64)
+
+
+class Record:
+    """The lanes of one entity: the rows of the frame that any of its sources counts, as one timeline."""
+
+    def __init__(self, layout: EntityLayout, frames: Frames, asked: Keys) -> None:
+        self._layout = layout
+        self._frame = frame = frames.frame
+        self._taken = {source: frames.taken(source) for source in sources_of(layout)}
+        self._all_series: dict[Source, Series] = {}
+        self._rows, self._place = _union([taken.rows for taken in self._taken.values()], len(frame))
+        # Sums do not depend on the order of ties.
+        tie = (lambda tied: (frames.ids(self._rows[tied]),)) if layout.lasts or layout.first_values or layout.sequences else None
+        key, _ = frame.key(layout.entity)
+        key, ts, p = (chosen_of(column, self._rows) for column in (key, frame.ts, frame.p))
+        self.timeline = Timeline(asked, key, ts, p, tie)
+
+    def values(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+        """Every lane that is one number."""
+        over_tiles = (*self.windows(moments), *self.peaks(moments, t), *self.distincts(moments, t), *self.decays(moments))
+        return [*over_tiles, *self.lasts(moments), *self.first_values(moments)]
+
+    def windows(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """The sum of each window at its spot."""
+        layout = self._layout
+        windows = [(one, layout.rings[one.ring]) for one in layout.windows if layout.rings[one.ring].measure not in PEAKS]
+        # Rings that differ in nothing but their hop have one prefix sum.
+        measures = list(dict.fromkeys((ring.source, ring.measure) for _, ring in windows))
+        prefixes = self.timeline.prefixes([self._measure(source, measure) for source, measure in measures])
+        asked = [(ring.hop, ring.hop * one.tiles, measures.index((ring.source, ring.measure))) for one, ring in windows]
+        sums = moments.window_sums(prefixes, asked)
+        return [(Spot(layout.index, one.reading_lane), sums[:, place]) for place, (one, _) in enumerate(windows)]
+
+    def peaks(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+        """The code of the largest or smallest value of each window that asks for one, and of each first time."""
+        found = []
+        trees: dict[tuple[Source, str], Peaks] = {}
+        for window in self._layout.windows:
+            ring = self._layout.rings[window.ring]
+            if ring.measure in PEAKS:
+                if (ring.source, ring.measure) not in trees:
+                    trees[ring.source, ring.measure] = Peaks(self.timeline, self._measure(ring.source, ring.measure))
+                since = t // ring.hop * ring.hop - ring.hop * window.tiles
+                found.append((Spot(self._layout.index, window.reading_lane), trees[ring.source, ring.measure].since(moments, since)))
+        for one in self._layout.firsts:
+            # The code of an earlier time is larger.
+            codes = np.zeros(len(self._frame), np.int64)
+            codes[self._taken[one.source].rows] = PEAK_ZERO - self._taken[one.source].ts
+            found.append((Spot(self._layout.index, one.reading_lane), Peaks(self.timeline, codes[self._rows]).since(moments, t * 0)))
+        return found
+
+    def distincts(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+        """The summary of each window that counts different values."""
+        found = []
+        for number, sketch in enumerate(self._layout.sketches):
+            hashes = self._measure(sketch.source, "sum").view(np.uint64)
+            unions = Unions(self.timeline, hashes, self._chosen(sketch.source), sketch.precision)
+            for window in (one for one in self._layout.distincts if one.sketch == number):
+                both = unions.since(moments, t // sketch.hop * sketch.hop - sketch.hop * window.tiles)
+                found += [(Spot(self._layout.index, window.reading_lane + place), values) for place, values in enumerate(both)]
+        return found
+
+    def decays(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """The weighted sum of each decay at its spot: its tiles one after another, from the oldest."""
+        found = []
+        for decay in self._layout.decays:
+            ring = self._layout.rings[decay.ring]
+            prefix = self.timeline.prefix(self._measure(ring.source, ring.measure))
+            total = moments.decayed_sums(prefix, ring.hop, np.array(DECAY_WEIGHTS[: decay.tiles + 1]))
+            found.append((Spot(self._layout.index, decay.reading_lane), total.view(np.int64)))
+        return found
+
+    def lasts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """Time and value of the newest event of each source, 0 without one."""
+        found = []
+        for one in self._layout.lasts:
+            taken = self._taken[one.source]
+            newest = self._series(one.source).newest(moments)
+            value = self._measure(one.source, "sum")
+            for lane, column in enumerate((self._frame.ts[self._rows], value)):
+                spot = Spot(self._layout.index, one.reading_lane + lane)
+                found.append((spot, np.where(newest >= 0, column[newest], 0) if len(taken) else np.zeros(len(newest), np.int64)))
+        return found
+
+    def first_values(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+        """Coded time and value of the first event of each source, 0 without one."""
+        found: list[tuple[Spot, Int64s]] = []
+        order = self.timeline.order
+        for one in self._layout.first_values:
+            places = np.zeros(len(self._rows), np.int64)
+            places[order] = np.arange(len(order), 0, -1)  # earlier is larger
+            best = Peaks(self.timeline, np.where(self._chosen(one.source), places, 0)).since(moments, np.zeros_like(moments.t))
+            event = np.append(order, -1)[len(order) - best]  # −1: none yet
+            for lane, column in enumerate((PEAK_ZERO - self._frame.ts[self._rows], self._measure(one.source, "sum"))):
+                found.append((Spot(self._layout.index, one.reading_lane + lane), np.append(column, 0)[event]))
+        return found
+
+    def last_events(self, moments: Moments, sequence: LastEvents, t: Int64s) -> "RunsOfEvents":
+        run = self._series(sequence.source).last(moments, sequence.length, t - HORIZON)
+        return RunsOfEvents(self._frame, run, self._rows[run.events])
+
+    def prepare(self, sequence: LastEvents) -> None:
+        """Make what `RunsOfEvents.runs` reads, before threads ask for it."""
+        self._series(sequence.source)
+        self._frame.text("item"), self._frame.text("type"), self._frame.identity("session")
+        for one in sequence.of:
+            self._frame.bits(one)
+
+    def _series(self, source: Source) -> Series:
+        if source not in self._all_series:
+            self._all_series[source] = self.timeline.series(self._chosen(source))
+        return self._all_series[source]
+
+    def _chosen(self, source: Source) -> Bools:
+        """Which of the entity's events the source counts."""
+        chosen = np.zeros(len(self._rows), np.bool_)
+        chosen[self._places(source)] = True
+        return chosen
+
+    def _measure(self, source: Source, measure: str) -> Int64s:
+        """What each of the entity's events adds; 0 where the source does not count it."""
+        added = measured(measure, self._taken[source].value)
+        if len(added) == len(self._rows):
+            return added
+        values = np.zeros(len(self._rows), np.int64)
+        values[self._places(source)] = added
+        return values
+
+    def _places(self, source: Source) -> Intps | slice:
+        """Where the source's events stand among the entity's."""
+        taken = self._taken[source]
+        return slice(None) if self._place is None or len(taken) == len(self._rows) else self._place[taken.rows]
+
+
+@dataclass(frozen=True)
+class RunsOfEvents:
+    """The last events of each request, as rows of the frame."""
+
+    frame: PastFrame
+    run: Ragged
+    rows: Intps
+
+    def sequence(self, step: Step) -> RaggedSequence:
+        frame, rows = self.frame, self.rows
+        values = values_of(step, (frame.bits(one)[rows] for one in step.of))
+        return RaggedSequence(self.run.offsets, frame.text("item")[rows], frame.text("type")[rows], frame.ts[rows], values)
+
+    def runs(self, sequence: LastEvents, t: Int64s, asked: Keys) -> Runs:
+        """Of requests at t (m,) that name the sessions `asked` (m,), identities, 0 where none was named."""
+        frame, rows = self.frame, self.rows
+        item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
+        value = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
+        return Runs(self.run.offsets, frame.ts[rows], item[rows], type[rows], session[rows], t, asked, value[rows])
+
+
+def _union(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:
+    """The rows that are in any part, in order, and where each row of the frame stands among them; None where that is not needed."""
+    longest = max(parts, key=len)
+    if len(parts) == 1 or len(longest) == size:
+        return longest, None if len(parts) == 1 else np.arange(size)
+    chosen = np.zeros(size, np.bool_)
+    for rows in parts:
+        chosen[rows] = True
+    return np.flatnonzero(chosen), np.cumsum(chosen) - 1
+
+
+def sources_of(layout: EntityLayout) -> list[Source]:
+    """Each source of an entity once."""
+    holders = (*layout.rings, *layout.sketches, *layout.lasts, *layout.firsts, *layout.first_values, *layout.sequences)
+    return list(dict.fromkeys(one.source for one in holders))
+
+
+def of_plain_texts(entity: Entity) -> bool:
+    """Whether all parts are columns of text as they are, so that no stated hash is needed to compare events with requests."""
+    return bool(entity.fields) and all(name in ("user", "item", "session", "device", "country") for name in entity.fields)

@@ -1,0 +1,198 @@
+"""What a backfill larger than memory keeps on disk: events cut by the keys of entities, lanes computed so far, and what is done.
+
+    events/<field>-<bucket>.arrow     the events of the keys whose hash falls into the bucket; an event with several items lies in several
+    lanes/<entity>-<lane>.npy         one number of each request, or of each row, written shard by shard
+    runs/<step>.npy                   what is made of the last events, of each request or row
+    sequences/<step>-<shard>.arrow    the sequences of the shard's requests
+    done/…                            a file of each finished piece, so that a run that was cut short goes on behind it
+
+Entities are cut by one of their fields, so that everything about one key lies together. Everyone's feature is not cut.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tailorbird.features.bulk import RaggedSequence
+from tailorbird.features.declare import Entity
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.layout import Spot, Step
+from tailorbird.features.records import PastFrame
+from tailorbird.features.runs import OF_RUN
+
+Intps = npt.NDArray[np.intp]
+Keys = npt.NDArray[np.uint64]
+
+BUCKETS = 64
+START = 0  # of the identities that buckets are chosen by, the same in every run
+_FIRST = ("user", "session", "query", "item")  # fields of many values
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Entities whose events are cut by one field; `field` None: not at all."""
+
+    field: str | None
+    entities: tuple[int, ...]
+
+    @property
+    def of_rows(self) -> bool:
+        """Whether the field differs between the rows of a request."""
+        return self.field is not None and self.field.partition(".")[0] == "item"
+
+
+def partitions(features: FeatureSet) -> list[Partition]:
+    """Those of all entities; what looks at a profile's attribute, in its key or among what was seen, comes after the profiles."""
+    late = {entity for entity, _ in features.composite_spots}
+    late |= {step.spots[0].entity for step in features.layout.steps if step.operation == "seen"}
+    found: dict[tuple[bool, str | None], list[int]] = {}
+    for one in features.layout.entities:
+        fields = one.entity.fields
+        field = next((name for name in _FIRST if name in fields), fields[0] if fields else None)
+        found.setdefault((one.index in late, field), []).append(one.index)
+    ordered = sorted(found.items(), key=lambda pair: pair[0][0])
+    return [Partition(field, tuple(entities)) for (_, field), entities in ordered]
+
+
+def buckets_of(keys: Keys) -> Intps:
+    return (keys % np.uint64(BUCKETS)).astype(np.intp)
+
+
+class Spill:
+    """A folder for one backfill; what was left there under another memory setting is dropped."""
+
+    def __init__(self, folder: Path, memory_bytes: int) -> None:
+        self.folder = folder
+        setting = folder / "memory"
+        if folder.exists() and (not setting.exists() or setting.read_text() != str(memory_bytes)):
+            shutil.rmtree(folder)
+        for name in ("events", "lanes", "runs", "sequences", "done"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        setting.write_text(str(memory_bytes))
+
+    def is_done(self, piece: str) -> bool:
+        return (self.folder / "done" / piece).exists()
+
+    def done(self, piece: str) -> None:
+        (self.folder / "done" / piece).touch()
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def cut(self, fields: Iterable[str | None], tables: Iterable[pa.Table]) -> None:
+        """Write the events of each field's buckets, in one pass over the tables."""
+        fields = list(fields)
+        sizes = {field: [0] * BUCKETS for field in fields}
+        with ExitStack() as stack:
+            writers: dict[tuple[str | None, int], pa.RecordBatchFileWriter] = {}
+            for table in tables:
+                for field in fields:
+                    for bucket, some in _cut(table, field):
+                        if (field, bucket) not in writers:
+                            path = self._events(field, bucket)
+                            writers[field, bucket] = stack.enter_context(pa.ipc.new_file(path, table.schema))
+                        writers[field, bucket].write_table(some)
+                        sizes[field][bucket] += some.nbytes
+        for field in fields:
+            (self.folder / "events" / f"{field or 'everyone'}.json").write_bytes(msgspec.json.encode(sizes[field]))
+        self.done("events")
+
+    def shards(self, field: str | None, bytes_max: int) -> list[range]:
+        """Buckets that are computed together: as many as fit, at least one."""
+        sizes = msgspec.json.decode((self.folder / "events" / f"{field or 'everyone'}.json").read_bytes(), type=list[int])
+        found: list[range] = []
+        start = 0
+        for bucket in range(1, BUCKETS + 1):
+            if bucket == BUCKETS or sum(sizes[start : bucket + 1]) > bytes_max:
+                found.append(range(start, bucket))
+                start = bucket
+        return found
+
+    def events(self, field: str | None, buckets: range, empty: pa.Table) -> pa.Table:
+        found = [empty]
+        for path in (self._events(field, bucket) for bucket in buckets):
+            if path.exists():
+                with pa.ipc.open_file(path) as reader:
+                    found.append(reader.read_all())
+        return pa.concat_tables(found)
+
+    def put(self, kind: str, name: str, size: int, rows: Intps, values: npt.NDArray) -> None:
+        """Numbers of these rows out of `size`."""
+        path = self.folder / kind / f"{name}.npy"
+        mode = "r+" if path.exists() else "w+"
+        kept = np.lib.format.open_memmap(path, mode, dtype=values.dtype, shape=(size,))
+        kept[rows] = values
+        kept.flush()
+
+    def lanes(self, by_row: Sequence[bool], requests: slice, rows: slice) -> dict[Spot, npt.NDArray]:
+        """All lanes of some requests and their rows."""
+        found = {}
+        for path in (self.folder / "lanes").glob("*.npy"):
+            entity, lane = (int(one) for one in path.stem.split("-"))
+            found[Spot(entity, lane)] = np.array(np.load(path, mmap_mode="r")[rows if by_row[entity] else requests])
+        return found
+
+    def lane(self, spot: Spot, rows: Intps) -> npt.NDArray:
+        return np.load(self.folder / "lanes" / f"{spot.entity}-{spot.lane}.npy", mmap_mode="r")[rows]
+
+    def runs(self, steps: Sequence[Step], requests: slice, rows: slice) -> dict[str, npt.NDArray]:
+        found = {}
+        for step in (one for one in steps if one.operation in OF_RUN):
+            kept = np.load(self.folder / "runs" / f"{step.name}.npy", mmap_mode="r")
+            found[step.name] = np.array(kept[rows if step.operation == "seen" else requests])
+        return found
+
+    def put_sequence(self, step: int, piece: str, requests: Intps, one: RaggedSequence) -> None:
+        columns = {"item": one.item, "type": one.type, "ts": one.ts, **{f"of {text}": each for text, each in one.values.items()}}
+        lists = {name: pa.LargeListArray.from_arrays(pa.array(one.offsets), pa.array(values)) for name, values in columns.items()}
+        table = pa.table({"request": pa.array(requests.astype(np.int64)), **lists})
+        path = self.folder / "sequences" / f"{step}-{piece}.arrow"
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=1 << 14)
+
+    def sequence(self, step: int, start: int, stop: int) -> RaggedSequence:
+        """The sequences of the requests [start, stop)."""
+        found = []
+        for path in sorted((self.folder / "sequences").glob(f"{step}-*.arrow")):
+            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+                found += [_within(reader.get_batch(index), start, stop) for index in range(reader.num_record_batches)]
+        table = pa.concat_tables(found)
+        table = table.take(pa.array(np.argsort(table["request"].to_numpy(), kind="stable"))).combine_chunks()
+        lists = {name: table[name].combine_chunks() for name in table.column_names if name != "request"}
+        flat = {name: one.flatten().to_numpy() for name, one in lists.items()}
+        offsets = lists["ts"].offsets.to_numpy()
+        values = {name.removeprefix("of "): one for name, one in flat.items() if name.startswith("of ")}
+        return RaggedSequence(offsets - offsets[0], flat["item"], flat["type"], flat["ts"], values)
+
+    def _events(self, field: str | None, bucket: int) -> Path:
+        return self.folder / "events" / f"{field or 'everyone'}-{bucket:02d}.arrow"
+
+
+def _within(batch: pa.RecordBatch, start: int, stop: int) -> pa.Table:
+    """A copy of the rows of the requests [start, stop); requests ascend."""
+    low, high = np.searchsorted(batch["request"].to_numpy(), [start, stop])
+    rows = pa.array(np.arange(low, high))
+    return pa.Table.from_batches([batch.take(rows)])
+
+
+def _cut(table: pa.Table, field: str | None) -> Iterator[tuple[int, pa.Table]]:
+    if field is None:
+        yield 0, table
+        return
+    frame = PastFrame(table, START)
+    keys = frame.part(Entity((field,)), field)
+    rows = np.flatnonzero(keys)  # without the field an event is nobody's
+    bucket = buckets_of(keys[rows])
+    order = np.argsort(bucket, kind="stable")
+    ends = np.cumsum(np.bincount(bucket, minlength=BUCKETS))
+    for one in range(BUCKETS):
+        some = rows[order[ends[one - 1] if one else 0 : ends[one]]]
+        if len(some):
+            yield one, table.take(pa.array(np.unique(frame.event(some))))

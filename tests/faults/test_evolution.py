@@ -26,7 +26,7 @@ from tailorbird.cli.inprocess import InProcess
 from tailorbird.cli.roles import Roles
 from tailorbird.cli.supervisor import STABLE_S
 from tailorbird.config import Project, open_project
-from tailorbird.config.schemas import active_schemas, settle
+from tailorbird.config.schemas import active_schemas, answering, settle
 from tailorbird.events import SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.recompute import parity
@@ -244,6 +244,7 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
     changes = sum(before[0] != after[0] for before, after in itertools.pairwise(live.answers))
     assert changes <= 2 + 2 * 2, "two people ask: each swap is one moment for each"
     assert min(require_equal(project, {old: project.features, new: changed.features}).values()) > 100
+    assert answering(changed).schema_hash == project.features.schema_hash, "what is held against the lake all the time"
     assert [one.schema_hash for one in active_schemas(changed)] == [changed.features.schema_hash, project.features.schema_hash]
 
 

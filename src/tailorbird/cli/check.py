@@ -11,6 +11,7 @@ def check(*, json: Json = False) -> None:
     Example:  tailorbird -C shop check
     """
     from tailorbird.config import open_project
+    from tailorbird.config.schemas import differs
 
     project = open_project()
     features = project.features
@@ -31,6 +32,8 @@ def check(*, json: Json = False) -> None:
     counts = f"{len(features.numeric)} numeric, {len(features.categorical)} categorical, {len(features.sequences)} sequences"
     out.print(f"{project.root}: all declarations load.")
     out.print(f"  features   {counts} (schema {features.schema_hash})")
+    if said := differs(project):
+        out.print(f"             {said}")
     for one in features.transforms:
         out.print(f"  transform  {one.column}: gives a model {', '.join(one.outputs)}")
     for name, slot in project.slots.items():

@@ -144,6 +144,7 @@ def lake() -> None:
     Example:  tailorbird -C shop run lake
     """
     from tailorbird.config import open_project
+    from tailorbird.config.schemas import answering
     from tailorbird.events import SystemClock, duration
     from tailorbird.features import watch
     from tailorbird.lake import leave, run
@@ -151,7 +152,7 @@ def lake() -> None:
     stop = _begin()
     project = open_project(applied=True)
     every, rows = duration(project.settings.lake.commit_every), project.settings.lake.commit_rows
-    compared = (project.features, project.paths.lake, project.paths.run, SystemClock(), stop)
+    compared = (partial(answering, project), project.paths.lake, project.paths.run, SystemClock(), stop)
     threading.Thread(target=watch.run, args=compared, name="features", daemon=True).start()
     run(project.paths.stream, project.paths.lake, SystemClock(), stop, commit_every_us=every, rows_max=rows)
     leave(0)

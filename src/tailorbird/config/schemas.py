@@ -120,6 +120,21 @@ def active_schemas(project: Project) -> list[FeatureSet]:
     return list(found.values())
 
 
+def answering(project: Project) -> FeatureSet:
+    """The schema that answers are read with: the champion's; the applied one without a champion, or where its declarations are not here."""
+    newest = applied(project).features
+    try:
+        registry = Registry(project.paths.registry, clock=SystemClock())
+        champion = registry.aliases().champion
+        info = registry.info(champion) if champion else None
+        if info is None or info.schema_hash in ("", newest.schema_hash):
+            return newest
+        return _features_of(project, info.schema_hash, info.path)
+    except (TailorbirdError, FileNotFoundError) as error:
+        log.warning("the features of the champion cannot be had: %s", error)
+        return newest
+
+
 def find_schema(project: Project, schema: str) -> FeatureSet:
     """The declarations of an active or kept schema by its hash. Raises NotReadyError."""
     known = {features.schema_hash: features for features in (*active_schemas(project), project.features)}

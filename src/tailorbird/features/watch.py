@@ -11,6 +11,7 @@ the file.
 import logging
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -101,10 +102,16 @@ def look(features: FeatureSet, lake: Path, folder: Path, now: int) -> Compared:
     return found
 
 
-def run(features: FeatureSet, lake: Path, folder: Path, clock: Clock, stop: threading.Event, *, every_us: int = EVERY_US) -> None:
-    """Look every minute until `stop`, and rest `REST` times as long as a look took."""
+def run(
+    features: Callable[[], FeatureSet], lake: Path, folder: Path, clock: Clock, stop: threading.Event, *, every_us: int = EVERY_US
+) -> None:
+    """Look every minute until `stop`, and rest `REST` times as long as a look took.
+
+    Args:
+        features: says what answers are read with now.
+    """
     wait_s = every_us / 1e6
     while not stop.wait(wait_s):
         begun = time.monotonic()
-        look(features, lake, folder, clock.now())
+        look(features(), lake, folder, clock.now())
         wait_s = max(every_us / 1e6, REST * (time.monotonic() - begun))

@@ -8,6 +8,7 @@ says in plain Python which events a source has.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -127,6 +128,7 @@ class Frame:
         self._json: dict[str, _Json] = {}
         self.extracts: dict[Source, Extract] = {}
         self.capped = 0  # values that were cut off at their declared maximum, so far
+        self.unreadable: Counter[str] = Counter()  # by field: values that are there but are no number or text as asked for
         count = self._table.num_rows
         lengths = np.zeros(count, np.int64)
         if self._table["items"].null_count < count:
@@ -218,16 +220,33 @@ class Frame:
         """A number column as float64, NaN where it is missing."""
         found = self._numbers.get(name)
         if found is None:
-            owner, _, attribute = name.partition(".")
-            if attribute:
-                found = self._of(owner).values(lambda profile: number_of(profile.get(attribute)), np.nan, np.float64)
+            if "." in name:
+                found = self._attribute(name, number_of, np.nan)
             elif name == "weekday":
                 found = weekdays(self.ts, self.number("local_hour"))
             else:
-                found = _floats(self._table[name])[self._event]
+                found = self._finite(name)
             if name == "position":  # of what was shown at once, its place in it
                 found = np.where(np.isnan(found) & self.of_types(SHOWN_TYPES) & self._shown_at_once(), self.index + 1.0, found)
             self._numbers[name] = found
+        return found
+
+    def _finite(self, name: str) -> Floats:
+        """A column of the table; what is not finite, or too large to calculate with, is missing as in a profile."""
+        found = _floats(self._table[name])
+        with np.errstate(invalid="ignore"):
+            odd = ~(np.abs(found) <= NUMBER_MAX)
+        lost = int(np.count_nonzero(odd)) - self._table[name].null_count
+        if lost:
+            self.unreadable[name] += lost
+        return np.where(odd, np.nan, found)[self._event] if odd.any() else found[self._event]
+
+    def _attribute(self, name: str, make: "Callable[[object], float]", missing: float) -> npt.NDArray:
+        """An attribute in JSON, made into a number or a hash; what is there but cannot be made is counted."""
+        owner, _, attribute = name.partition(".")
+        found, lost = self._of(owner).values(attribute, make, missing)
+        if lost:
+            self.unreadable[name] += lost
         return found
 
     def column(self, name: str, kind: str) -> npt.NDArray:
@@ -260,9 +279,8 @@ class Frame:
         return found
 
     def _text(self, name: str) -> Keys:
-        owner, _, attribute = name.partition(".")
-        if attribute:
-            return self._of(owner).values(lambda profile: _category(profile.get(attribute)), 0, np.uint64)
+        if "." in name:
+            return self._attribute(name, _category, 0)
         if name in WHOLE_FIELDS:
             return whole_keys(self.number(name))
         return self.of_text(name, self._hashes)
@@ -342,6 +360,7 @@ def chosen_of(values: npt.NDArray, rows: Rows) -> npt.NDArray:
     return values if len(rows) == len(values) else values[rows]
 
 
+NUMBER_MAX = 1.7e308  # as `plain.number_of` has it
 PEAK_ZERO = 1 << 62  # the code of the value 0
 
 
@@ -390,8 +409,14 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
         elif kind == "time":
             found = [time_of(one.get(name)) for one in parsed]
         else:
-            make = number_of if kind == "numeric" else _category
-            found = [make(element_of(one.get(name), element)) for one in parsed]
+            given = [element_of(one.get(name), element) for one in parsed]
+            found = [(number_of if kind == "numeric" else _category)(one) for one in given]
+            lost = sum(
+                value not in (None, []) and (made == 0 if kind == "categorical" else made != made)
+                for value, made in zip(given, found, strict=True)
+            )
+            if lost:
+                frame.unreadable[f"{type}.{name}"] += lost
         values[:, lane] = np.array(found, np.uint64 if kind in ("word", "categorical") else np.float64).view(np.int64)
     if not len(events):
         return ProfileExtract(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64), values)
@@ -417,9 +442,12 @@ class _Json:
         place = offsets[code] + np.where(length >= 0, index, 0)
         self._place = np.where((code == len(parsed)) | ((length >= 0) & (index >= length)), missing, place)
 
-    def values(self, get: Callable[[dict], float], missing: float, dtype: type) -> npt.NDArray:
-        found = [get(one) if isinstance(one, dict) else missing for one in self._objects]
-        return np.array([*found, missing], dtype)[self._place]
+    def values(self, attribute: str, make: "Callable[[object], float]", missing: float) -> tuple[npt.NDArray, int]:
+        """What `make` makes of the attribute in each row, and how many rows have one of which it makes nothing."""
+        given = [one.get(attribute) if isinstance(one, dict) else None for one in self._objects]
+        made = np.array([*(missing if one is None else make(one) for one in given), missing], np.uint64 if missing == 0 else np.float64)
+        lost = np.array([*(one is not None and one != [] for one in given), False]) & (np.isnan(made) if missing != 0 else made == 0)
+        return made[self._place], int(np.count_nonzero(lost[self._place])) if lost.any() else 0
 
 
 def _parsed(text: str) -> Any:

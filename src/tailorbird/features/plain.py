@@ -27,8 +27,10 @@ def text_of(value: object) -> str | None:
         return text_of(value[0]) if value else None
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(int(value)) if float(value).is_integer() else repr(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else repr(value)
     return value if isinstance(value, str) else None
 
 
@@ -61,11 +63,9 @@ def time_of(value: object) -> float:
     if isinstance(value, str):
         try:
             moment = datetime.fromisoformat(value)
-        except ValueError:
+            return float(((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1))
+        except (ValueError, OverflowError):
             return math.nan
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return float((moment - _EPOCH) // timedelta(microseconds=1))
     number = math.nan if isinstance(value, bool) else number_of(value)
     scale = 1e6 if abs(number) < 1e11 else 1e3 if abs(number) < 1e14 else 1.0
     return number * scale if abs(number) < 1e17 else math.nan

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ from tailorbird.features.state import (
     schema_record,
     state_folder,
 )
+from tailorbird.features.unfit import Unfit
 from tailorbird.store import Store, Transaction
 from tailorbird.store.valkey import WRITE_TIMEOUT_S, open_copies
 from tailorbird.stream import EmbeddedReader, open_reader
@@ -59,12 +60,17 @@ REFRESH_S = 1.0
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a step did: rows of the log taken (0: there was nothing), the commit that is now the newest, and its p."""
+    """What a step did: rows of the log taken (0: there was nothing), the commit that is now the newest, and its p.
+
+    `capped` values were cut off at the maximum that is declared for them; `unreadable` ones, by field, are no number or text
+    as they are declared, and are missing.
+    """
 
     rows: int
     commit: int
     p: int
     capped: int = 0
+    unreadable: dict[str, int] = field(default_factory=dict)
 
 
 class FeatureWorker:
@@ -98,6 +104,7 @@ class FeatureWorker:
         self._sweep = Sweep(self._records, entities_max)
         self._hot = [Hot.none() for _ in self._records]
         self._reader: EmbeddedReader | None = None
+        self._unfit = Unfit()
         with self._store.snapshot() as snapshot:
             self.position = read_position(snapshot)
 
@@ -127,8 +134,9 @@ class FeatureWorker:
         if not rows:
             return WorkerReport(0, self.position.commit, self.position.p)
         faults.at("worker.before_step")
-        capped = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
-        return WorkerReport(rows, self.position.commit, self.position.p, capped)
+        frame = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
+        self._unfit.take(frame)
+        return WorkerReport(rows, self.position.commit, self.position.p, frame.capped, dict(frame.unreadable))
 
     def bootstrap(self, history: Callable[[int], Iterable[pa.Table]], p: int) -> None:
         """Bring the state up to `p` with events of the lake, then go on in the log behind it.
@@ -211,6 +219,7 @@ class FeatureWorker:
             if time.monotonic() >= refresh_at:
                 self.refresh()
                 self.sweep()
+                self._unfit.tell(time.monotonic())
                 refresh_at = time.monotonic() + REFRESH_S
 
     def close(self) -> None:
@@ -235,8 +244,8 @@ class FeatureWorker:
                 return None
         return self._reader
 
-    def _commit(self, table: pa.Table, position: Position) -> int:
-        """Apply a table of events and move to `position`, numbered as the next commit; the number of capped values."""
+    def _commit(self, table: pa.Table, position: Position) -> Frame:
+        """Apply a table of events, and move to `position`, numbered as the next commit."""
         frame = Frame(table)
         batches = [additions(records, frame) for records in self._records]
         aliases = _aliases(table)
@@ -264,7 +273,7 @@ class FeatureWorker:
         self.position = after
         pairs = zip(self._hot, batches, changes, strict=True)
         self._hot = [hot.after(batch.keys, changed.soonest) for hot, batch, changed in pairs]
-        return frame.capped
+        return frame
 
     def _renew(self, transaction: Transaction, records: Records, keys: Keys, now: int) -> int:
         states = records.states(transaction, keys)

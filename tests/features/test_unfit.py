@@ -1,0 +1,95 @@
+"""Values that no declaration is made for: they are capped or missing, counted, told in the log, and the readings stay one."""
+
+import json
+import logging
+
+import pytest
+from tests.features.drawn_events import START, Step
+from tests.features.three_readings import differences, stream
+
+from tailorbird.events.clock import SECOND
+from tailorbird.events.schema import ROUTED
+from tailorbird.features import FeatureSet, ReadRequest, age, attribute, count, entity, last, match, maximum, quantile, total
+from tailorbird.features.columns import Frame
+from tailorbird.features.unfit import Unfit
+
+ODD = [float("nan"), float("inf"), -float("inf"), -3.5, 1e18, -1e18, 1.75e308, 5e-324, -0.0]
+ODD_TEXTS = ['"deep"', "NaN", "1e999", "-1e18", '{"a":1}', "[]", '[[1],"x"]', "true", "null", "9" * 400, '"\\ud83d\\ude00"', '""']
+
+
+def purchases():
+    base = dict.fromkeys(ROUTED.names) | {"type": "purchase", "user_id": "u1", "person": "u1", "item_id": "i1", "counts": True}
+    base |= {"timeless": False, "received_at": START}
+    rows = [base | {"event_id": f"n{place}", "ts": START + place, "price": number} for place, number in enumerate(ODD)]
+    for place, text in enumerate(ODD_TEXTS):
+        row = base | {"event_id": f"t{place}", "ts": START + 100 + place, "properties": f'{{"depth":{text}}}'}
+        rows.append(row | {"item_profile": f'{{"category":{text}}}'})
+        profile = base | {"type": "item", "user_id": None, "person": None, "event_id": f"p{place}", "ts": START + 200 + place}
+        rows.append(profile | {"properties": f'{{"category":{text},"price":{text},"title":{text},"born":{text}}}'})
+    return rows
+
+
+def features() -> FeatureSet:
+    user, item, odd = entity("user"), entity("item"), {"unit": 0.01, "max": 1e6}
+    return FeatureSet.from_declarations(
+        [
+            total("spend", user, "purchase", of="price", window="1d", **odd),
+            total("depth", user, "purchase", of="properties.depth", window="1d", **odd),
+            maximum("dearest", user, "purchase", of="price * price", window="1d", **odd),
+            count("dear", user, "purchase", where="price > 5"),
+            count("not_cheap", user, "purchase", where="not price < 5"),
+            count("categories", entity("item.category"), "purchase"),
+            quantile("median", user, "purchase", of="price", edges=[-1e9, 0, 1e9]),
+            last("last_price", user, "purchase", of="price"),
+            last("last_depth", user, "purchase", of="properties.depth", kind="categorical"),
+            attribute("category", item, "category", kind="categorical"),
+            attribute("price", item, "price", kind="numeric"),
+            match("title", item, "title"),
+            age("age", item, of="born"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("events", range(1, len(purchases()) + 1, 3))
+def test_the_readings_of_absurd_values_are_one(tmp_path, events):
+    script = [Step(purchases()[:events], False, ReadRequest(person="u1", query="deep", now=START + SECOND))]
+    assert differences(features(), *stream(tmp_path, features(), script)) == []
+
+
+def test_what_is_cut_off_or_cannot_be_read_is_counted_by_field(kit):
+    frame = Frame(kit.table([one | {"p": place} for place, one in enumerate(purchases())]))
+    assert frame.number("price")[: len(ODD)].tolist()[3:6] == [-3.5, 1e18, -1e18]
+    assert frame.unreadable["price"] == 4  # NaN, both infinities, and what is too large to calculate with
+    frame.number("properties.depth")
+    unreadable = [text for text in ODD_TEXTS if not _is_number(text)]
+    assert frame.unreadable["properties.depth"] == len(unreadable) - 2  # null and an empty list are not there at all
+
+
+def _is_number(text: str) -> bool:
+    value = json.loads(text)
+    value = value[0][0] if value and isinstance(value, list) else value
+    return isinstance(value, int | float) and abs(value) <= 1.7e308
+
+
+def test_a_property_that_becomes_text_midway_is_missing_from_then_on_and_is_told(kit, tmp_path, caplog):
+    depth = FeatureSet.from_declarations([total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)])
+    texts = ['{"depth":3}', '{"depth":"3"}', '{"depth":99}']
+    views = [kit.event("view", kit.T0 + n, user_id="u1", properties=text) for n, text in enumerate(texts)]
+    log = kit.Log(tmp_path)
+    log.append([kit.routed(views)])
+    with kit.FeatureWorker(log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)) as worker:
+        report = worker.step()
+    log.close()
+    assert (report.rows, report.capped, report.unreadable) == (3, 1, {"properties.depth": 1})
+
+
+def test_the_log_is_told_once_a_minute(kit, caplog):
+    unfit = Unfit()
+    frame = Frame(kit.table([]))
+    frame.capped = 2
+    frame.unreadable["item.price"] = 7
+    with caplog.at_level(logging.WARNING):
+        for now in (0.0, 30.0, 61.0):
+            unfit.take(frame)
+            unfit.tell(now)
+    assert [record.args for record in caplog.records] == [(2,), (7, "item.price (7)"), (4,), (14, "item.price (14)")]

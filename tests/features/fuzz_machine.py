@@ -120,7 +120,7 @@ class Site(RuleBasedStateMachine):
 
     def _count(self, lines: tuple[str, ...]) -> None:
         for line in lines:
-            Site.drawn[type(words.made(line)).__name__] += 1
+            Site.drawn.update(type(one).__name__ for one in words.made(line))
 
     @rule(data=st.data(), size=st.integers(1, 12), request=requests)
     def come_and_read(self, data: st.DataObject, size: int, request: ReadRequest) -> None:

@@ -7,7 +7,7 @@ here; a parameter without a default that is not known here is an error that name
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hypothesis import strategies as st
 
@@ -68,6 +68,12 @@ OWNERS = (
     ('entity("item")', "tags", "categorical"),
 )
 
+LISTS = (
+    ('entity("item")', "tags", "categorical"),
+    ('entity("item")', "vector", "numeric"),
+    ('entity("item")', "price", "numeric"),
+)
+
 _types = st.lists(st.sampled_from(TYPES), min_size=1, max_size=3, unique=True).map(tuple)
 _of = st.sampled_from
 # By name of the parameter, or (call, parameter); a strategy of one name may stand for several that must fit each other.
@@ -89,12 +95,23 @@ PARAMETERS: dict[Any, st.SearchStrategy] = {
     ("sequence", "entity"): _of(WHO),
     ("sequence", "of"): st.lists(_of(FURTHER), min_size=1, max_size=3, unique=True).map(tuple),
     ("session", "type"): _of(TYPES),
+    ("favourite", "entity"): _of(WHO),
+    ("favourite", "of"): _of(("item", "item.category", "query", "device", "item.tags")),
+    ("seen", "entity"): _of(WHO),
+    ("seen", "of"): _of(("item", "item.category", "item.tags")),
+    ("quantile", "edges"): _of(((0, 10), (-5, 0.005, 9.995, 10.0, 1e9), (1, 2, 3))),
+    ("quantile", "q"): _of((0.01, 0.5, 0.9)),
+    ("attribute", "element"): st.integers(1, 3),
+    ("age", "entity"): _of(('entity("user")', 'entity("item")')),
+    ("age", "of"): _of(("released", "price")),
 }
 TOGETHER: dict[Any, tuple[tuple[str, ...], st.SearchStrategy]] = {
     "window": (("window", "hop"), _of(WINDOWS)),
     "short": (("short", "long", "hop"), _of(TRENDS)),
     "unit": (("unit", "max"), _of(AMOUNTS)),
     ("attribute", "entity"): (("entity", "attribute", "kind"), _of(OWNERS)),
+    ("attributes", "entity"): (("entity", "attribute", "kind"), _of(LISTS)),
+    ("match", "entity"): (("entity", "attribute"), _of([('entity("item")', name) for name in ("title", "tags", "nothing")])),
     ("last", "of"): (("of", "kind"), _of(VALUES)),
     ("first", "of"): (("of", "kind"), _of(VALUES)),
     ("context", "field"): (("field",), _of([(name,) for name in CONTEXT_FIELDS])),
@@ -104,19 +121,24 @@ _APART = ("derived",)  # made of other columns, drawn last
 
 
 def calls() -> dict[str, Call]:
-    """The calls of the vocabulary that make a feature, by name."""
+    """The calls of the vocabulary that make features, by name."""
     found = {}
     for name in vocabulary.__all__:
         call = getattr(vocabulary, name)
-        if inspect.isfunction(call) and issubclass(made_by(call), Feature):
+        if inspect.isfunction(call) and made_by(call):
             found[name] = call
     return found
 
 
-def made_by(call: Callable) -> type:
-    """The class of what a call returns."""
-    made = get_type_hints(call).get("return")
-    return made if isinstance(made, type) else object
+def made_by(call: Callable) -> set[type[Feature]]:
+    """The kinds of what a call returns: of one, of either of two, of a tuple."""
+    found, open_ = set(), [get_type_hints(call).get("return")]
+    while open_:
+        one = open_.pop()
+        open_ += get_args(one)
+        if isinstance(one, type) and issubclass(one, Feature):
+            found.add(one)
+    return found
 
 
 def kinds() -> set[type[Feature]]:
@@ -165,9 +187,10 @@ def _spelled(parameter: str, value: Any) -> str:
     return value if parameter in _ENTITY_PARAMETERS and isinstance(value, str) else repr(value)
 
 
-def made(text: str) -> Feature:
-    """The declaration that a line makes."""
-    return eval(text, {name: getattr(vocabulary, name) for name in vocabulary.__all__})
+def made(text: str) -> tuple[Feature, ...]:
+    """The declarations that a line makes."""
+    found = eval(text, {name: getattr(vocabulary, name) for name in vocabulary.__all__})
+    return found if isinstance(found, tuple) else (found,)
 
 
 @st.composite
@@ -182,7 +205,7 @@ def declarations(draw: st.DrawFn, most: int = 6, prefix: str = "f") -> tuple[str
         if text is None:
             continue
         found.append(text)
-        numbers += [name] if name in FeatureSet.from_declarations([made(text)]).numeric else []
+        numbers += FeatureSet.from_declarations(made(text)).numeric[:2]
     if numbers and draw(st.booleans()):
         a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
         shapes = [f"{a} / {b}", f"{a} - 0.1 * {b}", f"sqrt({a} + 1) if {b} > 1 else {b}", f"missing({a}) + abs({b})"]
@@ -192,7 +215,7 @@ def declarations(draw: st.DrawFn, most: int = 6, prefix: str = "f") -> tuple[str
 
 
 def feature_set(lines: Sequence[str]) -> FeatureSet:
-    return FeatureSet.from_declarations([made(text) for text in lines])
+    return FeatureSet.from_declarations([one for text in lines for one in made(text)])
 
 
 def source(lines: Sequence[str]) -> str:

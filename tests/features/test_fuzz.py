@@ -48,7 +48,7 @@ def profile(examples: int, **more: object) -> settings:
 
 
 def test_every_kind_of_the_vocabulary_is_made_by_a_call() -> None:
-    made = {words.made_by(call) for call in words.calls().values()}
+    made = {kind for call in words.calls().values() for kind in words.made_by(call)}
     assert words.kinds() <= made, f"no call of tailorbird.features makes {words.kinds() - made}; what is to be drawn?"
 
 
@@ -60,7 +60,7 @@ def test_every_call_can_be_drawn(call: str) -> None:
         return
     text = find(words.line("f", call), lambda text: text is not None, settings=profile(500))
     assert text is not None
-    assert type(words.made(text)) is words.made_by(words.calls()[call])
+    assert {type(one) for one in words.made(text)} <= words.made_by(words.calls()[call])
 
 
 def test_whatever_happens_the_readings_are_one() -> None:

@@ -124,21 +124,20 @@ def compare(
     """
     report = empty_report(features) if report is None else report
     report.answers += len(asked)
-    start = 0
+    owner = np.repeat(np.arange(len(asked)), [len(one.items) for one in asked])
+    items = [item for one in asked for item in one.items]
+    for names, kept, made, read in (
+        (features.numeric, found.numeric_names, found.numeric, [one.rows.numeric for one in asked]),
+        (features.categorical, found.categorical_names, found.categorical, [one.rows.categorical for one in asked]),
+    ):
+        values = _chosen(np.concatenate(read), names, kept) if read else made
+        for name in kept:
+            report.look(name, len(made))
+        for row, column in zip(*np.nonzero(unequal(values, made)), strict=True):
+            rows = asked[owner[row]].rows
+            pair = values[row, column].item(), made[row, column].item()
+            report.note(Difference(kept[column], "", items[row], *pair, rows.person or "", rows.t, rows.p), examples)
     for index, one in enumerate(asked):
-        rows = slice(start, start + len(one.items))
-        start = rows.stop
-        numbers = _chosen(one.rows.numeric, features.numeric, found.numeric_names)
-        keys = _chosen(one.rows.categorical, features.categorical, found.categorical_names)
-        for names, read, made in (
-            (found.numeric_names, numbers, found.numeric[rows]),
-            (found.categorical_names, keys, found.categorical[rows]),
-        ):
-            for name in names:
-                report.look(name, len(one.items))
-            for row, column in zip(*np.nonzero(unequal(read, made)), strict=True):
-                values = read[row, column].item(), made[row, column].item()
-                report.note(Difference(names[column], "", one.items[row], *values, one.rows.person or "", one.rows.t, one.rows.p), examples)
         for name, sequence in found.sequences.items():
             report.look(name, 1)
             read, made = one.rows.sequences[name].lists(), sequence.of(index).lists()

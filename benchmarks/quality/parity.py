@@ -1,0 +1,158 @@
+"""Are backfill and stream equal on real clicks, for every reader and article? Globo.com, the whole set, through the real worker.
+
+python -m benchmarks.quality.parity [--data PATH] [--small] [--keep DIR] [--json]
+
+The clicks are imported and routed as a user's are. A worker of its own takes the routed log in, micro-batch by micro-batch; after each,
+some readers are read with some articles, at times around the newest click, half of them behind what is known. At the end every
+reader is read, with two articles each, so that every article is. All of it is then recomputed from the lake's events by the backfill,
+at the (t, p) of each reading, and compared in float32 bits, category hashes and sequences. Exit status 1 if any value differs.
+"""
+
+import argparse
+import json
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from benchmarks.quality import globo
+from benchmarks.quality.running import PROJECTS, _import, default_data, environment, folder_of
+from tailorbird.config import Project, open_project
+from tailorbird.events import DAY, HOUR, SimulatedClock
+from tailorbird.features import FeatureSet, ReadRequest
+from tailorbird.features.backfill import History, event_columns
+from tailorbird.features.read import Reader
+from tailorbird.features.recompute import ParityReport, empty_report
+from tailorbird.features.sampled import Asked, compare, read_sample, requests_of
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.lake import Lake
+
+BATCH = 20_000
+READERS = 40  # after each batch
+ITEMS = 5
+PART = 40_000  # readers that are read and compared at a time
+PROJECT = "globo_full"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.parity", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=default_data(), help="the folder that holds the data sets, or this one")
+    parser.add_argument("--small", action="store_true", help="three days of every sixth reader")
+    parser.add_argument("--keep", type=Path, help="make the project here and keep it; one that is there is used again")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
+    given = parser.parse_args()
+    data = folder_of(globo.CASE, given.data)
+    if data is None:
+        print(f"skipped: no globo-clicks in {given.data or 'any folder'}; name it by --data or TAILORBIRD_DATA", file=sys.stderr)
+        raise SystemExit(3)
+    with tempfile.TemporaryDirectory(prefix="tailorbird-parity-") as scratch:
+        found = run(data, Path(scratch), small=given.small, keep=given.keep)
+    print(json.dumps(found, indent=1) if given.json else _told(found))
+    raise SystemExit(1 if found["results"]["tailorbird"]["unequal"] else 0)
+
+
+def run(data: Path, scratch: Path, *, small: bool = False, keep: Path | None = None) -> dict[str, Any]:
+    root = keep or scratch / PROJECT
+    seconds: dict[str, float] = {}
+    if not root.exists():
+        shutil.copytree(PROJECTS / PROJECT, root)
+        if small:
+            (scratch / "data").mkdir()
+            globo.trim(data, scratch / "data")
+        _timed(seconds, "import", lambda: _import(globo.CASE, root, scratch / "data" if small else data))
+    project = open_project(root)
+    features = project.features
+    asked: list[Asked] = []
+    events = Lake(project.paths.lake).table("events", event_columns(features))
+    with FeatureWorker(project.paths.routed, scratch / "state", features, clock=SimulatedClock(0)) as worker:
+        reader = Reader(scratch / "state", features)
+        _timed(seconds, "stream and sample", lambda: asked.extend(_stream(worker, reader, events)))
+        report = empty_report(features)
+        history = History(features, events)
+        _timed(seconds, "compare sample", lambda: compare(features, asked, history.rows(requests_of(asked)), report))
+        sampled = report.compared
+        people = _timed(seconds, "compare everybody", lambda: _everybody(features, reader, history, events, report))
+        reader.close()
+    state = sum(file.stat().st_blocks * 512 for file in (scratch / "state").rglob("*") if file.is_file())
+    ours = {"compared": report.compared, "unequal": report.unequal, "readings_on_the_way": len(asked), "compared_on_the_way": sampled}
+    ours |= {"people": people, "items": int(pc.count_distinct(events["item_id"]).as_py()), "events": events.num_rows}
+    return {
+        "benchmark": "parity",
+        "small": small,
+        "results": {"tailorbird": ours | {"state_bytes": state, "columns": len(features.columns)}},
+        "by_feature": {name: count for name, count in report.by_feature.items() if count},
+        "examples": [vars(one) for one in report.examples[:5]],
+        "records": features.describe()["entities"],
+        "seconds": seconds,
+        "memory_mib_max": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        "environment": environment(),
+        "project": _name(project),
+    }
+
+
+def _stream(worker: FeatureWorker, reader: Reader, events: pa.Table) -> list[Asked]:
+    """Take the log in, and read between commits: readers and articles that are known by then."""
+    rng, asked = np.random.default_rng(0), []
+    order = np.argsort(events["p"].to_numpy())
+    person, item, device = (events[name].take(pa.array(order)) for name in ("person", "item_id", "device"))
+    p, ts = events["p"].to_numpy()[order], events["ts"].cast(pa.int64()).to_numpy()[order]
+    while worker.step(BATCH).rows:
+        known = int(np.searchsorted(p, worker.position.p, side="right"))
+        rows = np.concatenate([rng.integers(0, known, READERS // 2), rng.integers(max(0, known - BATCH), known, READERS - READERS // 2)])
+        now = int(ts[known - 1]) + rng.choice([-2 * HOUR, -1, 0, 1, 60_000_000, HOUR, 7 * DAY], READERS)
+        requests = [
+            ReadRequest(person[int(row)].as_py(), now=int(t), device=device[int(row)].as_py(), local_hour=None)
+            for row, t in zip(rows, now, strict=True)
+        ]
+        items = [list(dict.fromkeys(item[int(place)].as_py() for place in rng.integers(0, known, ITEMS))) for _ in requests]
+        asked += read_sample(reader, requests, items)
+    return asked
+
+
+def _everybody(features: FeatureSet, reader: Reader, history: History, events: pa.Table, report: ParityReport) -> int:
+    """Every reader at the end, with two articles each; every article comes."""
+    people = pc.unique(events["person"]).drop_null().to_pylist()
+    items = pc.unique(events["item_id"]).drop_null().to_pylist()
+    now = int(pc.max(events["ts"].cast(pa.int64())).as_py()) + HOUR
+    for start in range(0, len(people), PART):
+        part = people[start : start + PART]
+        pairs = [[items[(2 * (start + place) + more) % len(items)] for more in (0, 1)] for place in range(len(part))]
+        asked = read_sample(reader, [ReadRequest(one, now=now, device="1") for one in part], pairs)
+        compare(features, asked, history.rows(requests_of(asked)), report)
+        print(f"\r{min(start + PART, len(people)):,} of {len(people):,} readers, {report.unequal} unequal", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    assert len(items) <= 2 * len(people)
+    return len(people)
+
+
+def _timed(seconds: dict[str, float], name: str, work: Any) -> Any:
+    begun = time.monotonic()
+    found = work()
+    seconds[name] = round(time.monotonic() - begun, 1)
+    return found
+
+
+def _name(project: Project) -> str:
+    return project.root.name
+
+
+def _told(found: dict[str, Any]) -> str:
+    ours = found["results"]["tailorbird"]
+    lines = [
+        f"{ours['events']:,} clicks of {ours['people']:,} readers on {ours['items']:,} articles, {ours['columns']} columns",
+        f"{ours['compared']:,} values compared, {ours['unequal']:,} unequal "
+        f"({ours['compared_on_the_way']:,} of them on the way, in {ours['readings_on_the_way']:,} readings)",
+        f"state: {ours['state_bytes'] / (1 << 20):,.0f} MiB; memory at most {found['memory_mib_max']:,} MiB; seconds: {found['seconds']}",
+    ]
+    return "\n".join([*lines, *(f"  {name}: {count:,}" for name, count in found["by_feature"].items())])
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ EVENT = '{"event_id": "e1", "type": "click", "ts": "2026-01-02T03:04:05Z", "user
         (["models", "promote", "v0001"], "requires an argument", 2),
         (["sql", "--rows", "many", "SELECT 1"], "unable to convert", 2),
         (["-C"], "-C needs a folder", 2),
-        (["import", "parquet", "."], "use one of tailorbird, metarank, movielens, mapping", 2),
+        (["import", "parquet", "."], "use one of tailorbird, metarank, movielens, personalize", 2),
         (["import", "tailorbird", "no-such-file.jsonl"], "no such file or folder", 1),
         (["import", "tailorbird"], "expected FORMAT and PATH", 2),
         (["import", "mapping", "."], "--mapping FILE", 2),

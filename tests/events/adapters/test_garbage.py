@@ -66,7 +66,7 @@ def test_any_json_is_accepted_or_refused(format_: str, data: st.DataObject) -> N
     assert lines_of(format_, raw, "d:1", CONVERTERS[format_], {}) == made
 
 
-@pytest.mark.parametrize("format_", CONVERTERS)
+@pytest.mark.parametrize("format_", [*CONVERTERS, "metarank"])
 @FUZZ
 @given(content=st.binary(max_size=300) | st.text(max_size=200).map(lambda text: text.encode(errors="replace")))
 def test_any_bytes_in_a_file_are_refused_or_the_file_is_named(format_: str, content: bytes, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.events.adapters.kit import events, lines
+from tests.events.adapters.kit import events, lines, refusals
 
 
 def _write(folder: Path, *records: dict[str, Any]) -> Path:
@@ -62,10 +62,18 @@ def test_a_session_stands_for_a_person_without_a_user(tmp_path: Path) -> None:
     assert (made["anonymous_id"], made["ts"]) == ("s9", "2020-09-06T11:24:27Z")
 
 
-def test_what_cannot_be_read_goes_on_as_it_is(tmp_path: Path) -> None:
-    wrong = [b'{"event": "item"}', b'{"event": "item", "id": "x", "timestamp": "soon"}', b"nonsense"]
+def test_what_cannot_be_read_is_kept_with_the_reason(tmp_path: Path) -> None:
+    wrong = [
+        b'{"event": "item"}', b'{"event": "item", "id": "x", "timestamp": "soon"}', b"nonsense",
+        b'{"event": "ranking", "id": "x", "timestamp": 1, "items": [{"id": 7}]}',
+    ]  # fmt: skip
     (tmp_path / "events.json").write_bytes(b"\n".join(wrong))
-    assert lines("metarank", tmp_path) == wrong
+    accepted, refused = refusals("metarank", tmp_path)
+    assert accepted == 0
+    assert [(code, path) for code, path, _, _ in refused] == [
+        ("missing", "$.id"), ("bad_time", "$.timestamp"), ("malformed_json", "$"), ("wrong_type", "$.items[0].id"),
+    ]  # fmt: skip
+    assert [unread["record"] for *_, unread in refused] == [json.loads(wrong[0]), json.loads(wrong[1]), "nonsense", json.loads(wrong[3])]
 
 
 def test_a_record_of_another_kind_keeps_its_name_for_the_contract_to_refuse(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tailorbird.events.adapters import ga4, gorse, segment
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import as_record, needed_text, slug, text_at, time_of_text
 from tailorbird.events.adapters.files import read_records
-from tailorbird.events.adapters.record import Convert, Record, UnreadableError, batches_of
+from tailorbird.events.adapters.record import Convert, Record, UnreadableError, batches_of, of_validation
 from tailorbird.events.contract import ID_LENGTH_MAX
 from tailorbird.events.envelope import Event
 
@@ -89,9 +89,4 @@ def _own(envelope: Record, data: Record, identity: str) -> Event:
     try:
         return msgspec.convert(given, Event)
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `")
-        path = path.rstrip("`").removeprefix("$")
-        name = text.rpartition("`")[0].rpartition("`")[2]
-        if "unknown field" in text:
-            raise UnreadableError("unknown_field", f"$.data{path}.{name}", f"{name} is no field; put it into properties") from None
-        raise UnreadableError("wrong_type", f"$.data{path}", text[:1].lower() + text[1:]) from None
+        raise of_validation(error, "$.data") from None

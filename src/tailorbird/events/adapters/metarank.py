@@ -10,15 +10,19 @@ Source: Metarank's documentation, "Supported events".
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches
+from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.files import read_lines
+from tailorbird.events.adapters.record import UnreadableError, batches_of, of_validation
+from tailorbird.events.contract import show
 from tailorbird.events.envelope import Answer, Event
 
+FORMAT = "metarank"
 PATTERNS = ("*.jsonl", "*.json", "*.ndjson")
 
 
@@ -45,25 +49,23 @@ class _Record(msgspec.Struct):
     fields: list[_Field] = []
 
 
-_decode = msgspec.json.Decoder(_Record).decode
-
-
 def read_metarank(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
-    """Turn Metarank's records into events; a record that cannot be read goes on as it is, to be quarantined."""
-    for file in files:
-        yield from in_batches(str(file), _events(file, options))
+    """Turn Metarank's records into events; a record that cannot be read is kept whole with the reason, to be quarantined."""
+    for file, digest in files.items():
+        yield from batches_of(FORMAT, str(file), read_lines(file), digest, partial(_of_record, options=options))
 
 
-def _events(file: Path, options: AdapterOptions) -> Iterator[tuple[int, bytes]]:
-    for number, line in read_lines(file):
-        try:
-            record = _decode(line)
-            ts = _time(record.timestamp)
-        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
-            yield number, line
-            continue
-        for event in _convert(record, ts, options):
-            yield number, encode_event(event)
+def _of_record(value: Any, place: str, *, options: AdapterOptions) -> list[Event]:
+    try:
+        record = msgspec.convert(value, _Record)
+    except msgspec.ValidationError as error:
+        raise of_validation(error) from None
+    try:
+        ts = _time(record.timestamp)
+    except (ValueError, OverflowError):
+        message = f"expected milliseconds since 1970 or an ISO time, got {show(record.timestamp)}"
+        raise UnreadableError("bad_time", "$.timestamp", message) from None
+    return list(_convert(record, ts, options))
 
 
 def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterator[Event]:

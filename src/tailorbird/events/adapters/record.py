@@ -79,9 +79,16 @@ def batches_of(format_: str, file: str, rows: Iterable[tuple[int, bytes]], diges
         yield Batch(file, lines, numbers, left_out)
 
 
-def unreadable_line(format_: str, place: str, code: str, message: str, record: Any) -> bytes:
-    """The line of what is no record at all, such as a row of a CSV file with too many columns."""
-    return _unread(format_, place, UnreadableError(code, "$", message), record)
+def of_validation(error: msgspec.ValidationError, below: str = "$") -> UnreadableError:
+    """What msgspec found wrong with a record, with its path below `below`."""
+    text, _, path = str(error).partition(" - at `")
+    path = below + path.rstrip("`").removeprefix("$")
+    name = text.rpartition("`")[0].rpartition("`")[2]
+    if "unknown field" in text:
+        return UnreadableError("unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties")
+    if "missing required field" in text:
+        return UnreadableError("missing", f"{path}.{name}", f"expected {name}")
+    return UnreadableError("wrong_type", path, text[:1].lower() + text[1:])
 
 
 def _unread(format_: str, place: str, error: UnreadableError, record: Any) -> bytes:

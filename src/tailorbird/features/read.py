@@ -115,6 +115,8 @@ class _Moment:
         self._readings: list[Int64s] = [np.zeros((0, READING_HEADER), np.int64)] * count
         self._place: list[npt.NDArray[np.intp] | None] = [None] * count  # row → place among them; None: as they are
         self._known: list[Bools] = [np.ones(1, np.bool_)] * count
+        self._all_known = [True] * count
+        self._runs: dict[Spot, Runs] = {}
         self.rows = len(items)
         self.t: Int64s = np.full(1, read_swept(snapshot), np.int64)
 
@@ -152,26 +154,33 @@ class _Moment:
         return t
 
     def lane(self, spot: Spot) -> Int64s:
-        column = self._readings[spot.entity][:, spot.lane]
-        place, known = self._place[spot.entity], self._known[spot.entity]
+        column, place = self._readings[spot.entity][:, spot.lane], self._place[spot.entity]
         if place is not None:
             column = column[place]
-        return column if known.all() else np.where(known, column, 0)
+        return column if self._all_known[spot.entity] else np.where(self._known[spot.entity], column, 0)
 
     def known(self, entity: int) -> Bools:
         return self._known[entity]
 
     def of_run(self, step: Step) -> npt.NDArray:
-        ts, item, types, sessions, *further = finish.recent(int(self.t[0]), *self._events(step))
-        session_id = self._request.session_id
-        asked = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
-        item, types, sessions = item.view(np.uint64), types.view(np.uint64), sessions.view(np.uint64)
-        value = further[0].view(np.uint64) if further else item
-        run = Runs(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked, value)
+        run = self._run(step)
         if step.operation != "seen":
             return run.column(step)
         candidate = self.lane(step.spots[1]).view(np.uint64) if len(step.spots) > 1 else self._items
         return run.seen(np.zeros(len(candidate), np.intp), candidate)
+
+    def _run(self, step: Step) -> Runs:
+        """The last events that a step looks at; made once for all steps that look at them."""
+        run = self._runs.get(step.spots[0])
+        if run is None:
+            ts, item, types, sessions, *further = finish.recent(int(self.t[0]), *self._events(step))
+            session_id = self._request.session_id
+            asked = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
+            item, types, sessions = item.view(np.uint64), types.view(np.uint64), sessions.view(np.uint64)
+            value = further[0].view(np.uint64) if further else item
+            run = Runs(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked, value)
+            self._runs[step.spots[0]] = run
+        return run
 
     def query_words(self) -> Keys:
         return query_words(pa.array([self._request.query], pa.string()))
@@ -205,9 +214,9 @@ class _Moment:
             known = known & (part != 0)
         key = np.atleast_1d(entity_key(entity, parts))
         unique = key
-        if len(key) > 1 and entity.fields != ("item",):
+        if len(key) > 1 and "item" not in entity.fields:  # else no two rows have the same
             unique, self._place[index] = np.unique(key, return_inverse=True)
-        self._unique[index], self._known[index] = unique, known
+        self._unique[index], self._known[index], self._all_known[index] = unique, known, bool(known.all())
         self._readings[index] = self._records[index].readings(self._snapshot, unique)
 
     def _part(self, index: int, place: int, name: str) -> Keys:

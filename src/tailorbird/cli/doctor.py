@@ -12,7 +12,20 @@ from pathlib import Path
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import TailorbirdError
 
-_PACKAGES = ("apsw", "lmdb", "numpy", "pyarrow", "deltalake", "onnxruntime", "starlette", "uvicorn", "tantivy", "lightgbm", "msgspec")
+_PACKAGES = (
+    "apsw",
+    "lmdb",
+    "numpy",
+    "pyarrow",
+    "deltalake",
+    "numba",
+    "onnxruntime",
+    "starlette",
+    "uvicorn",
+    "tantivy",
+    "lightgbm",
+    "msgspec",
+)
 _SQLITE_MIN = (3, 51, 3)
 _DISK_FREE_MIN = 2 << 30
 

@@ -71,7 +71,8 @@ class Expression:
     def numbers(self, column: ColumnOf, rows: int) -> npt.NDArray[np.float64]:
         """Shape (rows,): a truth as 1 or 0; what is not finite is missing."""
         value = _plain(self.columns(column))
-        return np.broadcast_to(np.where(np.isfinite(value), value, np.nan), (rows,))
+        finite = np.isfinite(value)
+        return np.broadcast_to(value if finite.all() else np.where(finite, value, np.nan), (rows,))
 
     def truths(self, column: ColumnOf, rows: int) -> npt.NDArray[np.bool_]:
         """Shape (rows,): a number holds where it is neither 0 nor missing."""

@@ -82,6 +82,7 @@ class _Facts:
     repeats: float  # share of the first rows whose person had the same item before
     has_price: bool
     has_session: bool
+    searches: bool
     context: tuple[str, ...]
     numeric: tuple[str, ...]
     categorical: tuple[str, ...]
@@ -122,6 +123,7 @@ def _facts(main: SourceGuess, chosen: list[SourceGuess], now: int) -> _Facts:
         repeats=_repeats(main, roles),
         has_price="properties.price" in roles,
         has_session="session_id" in roles,
+        searches="search" in main.types,
         context=tuple(name for name in ("device", "country") if f"context.{name}" in roles),
         numeric=tuple(numeric[:6]),
         categorical=tuple(categorical[:6]),
@@ -186,7 +188,9 @@ def _windows(span_days: float) -> list[str]:
 
 def _features(facts: _Facts, reasons: list[tuple[str, str, str]]) -> str:
     lines = list(_declarations(facts, reasons))
-    used = sorted({line.split(" = ")[1].split("(")[0] for line in lines if " = " in line and "(" in line and not line.startswith("#")})
+    used = sorted(
+        {line.split(" = ")[1].split("(")[0] for line in lines if " = " in line and "(" in line and not line.lstrip().startswith("#")}
+    )
     head = '"""What is known about people and items, proposed from the data. Edit freely; `tailorbird check` says whether it loads."""\n\n'
     return head + f"from tailorbird.features import {', '.join(used)}\n\n" + "\n".join(lines) + "\n"
 
@@ -218,8 +222,17 @@ def _declarations(facts: _Facts, reasons: list[tuple[str, str, str]]) -> Iterato
     yield f'user_since = time_since("user_since", user, "{kind}")'
     followed = [kind, *(name for name in ("cart", "purchase") if name in facts.types and name != kind)]
     yield f'recent = sequence("recent", user, {json.dumps(followed)}, length=64)'
+    if not again:
+        yield f'user_seen = seen("user_seen", user, {json.dumps(followed)})'
+        reasons.append(
+            ("user_seen", "feature", "whether the person had the item lately, out of the last events, which needs no such record")
+        )
+    yield f'user_hour_share = share("user_hour_share", entity("user", "local_hour"), "{kind}", within=user, window="{long}")'
     if facts.has_session:
         yield f'session_events = session("session_events", "{kind}")'
+        yield 'session_seconds = session_duration("session_seconds")'
+    if facts.searches:
+        yield 'still_looking = refinements("still_looking")'
     if facts.has_price:
         paid = "purchase" if "purchase" in facts.types else kind
         yield f'user_spend_{long} = total("user_spend_{long}", user, "{paid}", of="price", unit=0.01, max=100_000, window="{long}")'
@@ -228,6 +241,7 @@ def _declarations(facts: _Facts, reasons: list[tuple[str, str, str]]) -> Iterato
     if facts.category:
         yield f'user_category_{long} = count("user_category_{long}", user_category, "{kind}", window="{long}")'
         yield f'category_{long} = count("category_{long}", category, "{kind}", window="{long}")'
+        yield f'user_category_favourite = favourite("user_category_favourite", user, "{kind}", of="item.{facts.category}")'
         reasons.append((facts.category, "entity", "few values on many items: a category, counted for each person"))
     yield "\n# profiles and the request"
     for name in facts.categorical:
@@ -238,8 +252,13 @@ def _declarations(facts: _Facts, reasons: list[tuple[str, str, str]]) -> Iterato
         yield f'user_{name} = attribute("user_{name}", user, "{name}", kind="categorical")'
     for name in facts.user_numeric:
         yield f'user_{name} = attribute("user_{name}", user, "{name}", kind="numeric")'
-    for name in (*facts.context, "local_hour"):
+    for name in (*facts.context, "local_hour", "weekday"):
         yield f'{name} = context("{name}")'
+    if "price" in facts.numeric and facts.has_price:
+        yield "\n# from the others"
+        yield f'user_price_{long} = mean("user_price_{long}", user, "{kind}", of="price", unit=0.01, max=100_000, window="{long}")'
+        yield f'price_to_habit = derived("price_to_habit", "price / user_price_{long}")'
+        reasons.append(("price_to_habit", "feature", "items have a price and so have events: is it dear for this person?"))
 
 
 def _slots(facts: _Facts) -> str:

@@ -1,0 +1,28 @@
+"""What `init --from` proposes: declarations that load, of what the data has."""
+
+from pathlib import Path
+
+from tailorbird.cli.propose import propose
+from tailorbird.features import load_features
+
+NOW = 1_700_000_000_000_000
+
+
+def proposed(folder: Path, rows: int) -> set[str]:
+    """The columns proposed for a shop with searches, sessions and prices in which nobody comes back to an item."""
+    events = ["event_time,user_id,session_id,product_id,event_type,price"]
+    events += [
+        f"{1_699_000_000 + n},{n % 7},s{n % 9},{n},{('view', 'purchase', 'search')[n % 3]},{n % 50 + 0.5}" for n in range(rows)
+    ]
+    items = ["product_id,category,price", *(f"{n},c{n % 4},{n % 50 + 0.25}" for n in range(rows))]
+    (folder / "events.csv").write_text("\n".join(events) + "\n")
+    (folder / "items.csv").write_text("\n".join(items) + "\n")
+    found = propose(folder, NOW)
+    (folder / "features.py").write_text(found.features)
+    return {column.name for column in load_features(folder / "features.py").columns}
+
+
+def test_what_is_proposed_loads_and_uses_what_the_data_has(tmp_path: Path) -> None:
+    columns = proposed(tmp_path, 300)
+    assert {"user_seen", "user_category_favourite", "user_hour_share", "weekday", "session_seconds"} <= columns
+    assert {"still_looking", "price_to_habit"} <= columns

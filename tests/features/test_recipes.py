@@ -1,0 +1,115 @@
+"""Recipes of the docs, on a visit whose values you see at once: the stream's and the backfill's, which the reference agrees with."""
+
+import numpy as np
+import pytest
+from tests.features.drawn_events import ITEMS, START, Step
+from tests.features.three_readings import differences, stream
+
+from tailorbird.events.clock import HOUR, SECOND
+from tailorbird.events.schema import ROUTED
+from tailorbird.features import (
+    FeatureSet,
+    ReadRequest,
+    attribute,
+    context,
+    derived,
+    entity,
+    favourite,
+    mean,
+    quantile,
+    ratio,
+    refinements,
+    seen,
+    session_length,
+    share,
+    total,
+)
+
+USER, ITEM, VISIT = entity("user"), entity("item"), entity("session")
+MONDAY = 1_790_553_600 * SECOND  # midnight in UTC
+
+
+def event(kind: str, after: int, item: str | None = None, **columns: object) -> dict:
+    row = dict.fromkeys(ROUTED.names) | {"event_id": f"{kind}{after}", "type": kind, "ts": MONDAY + after * SECOND, "counts": True}
+    row |= {"timeless": False, "received_at": START, "user_id": "u1", "person": "u1", "session_id": "s1", "item_id": item, "local_hour": 2}
+    return row | columns
+
+
+def read(tmp_path, declared: list, events: list[dict], **asked: object) -> dict[str, list[float]]:
+    """Column → its value for i1, i2 and i3, after all events, for u1 in session s1."""
+    features = FeatureSet.from_declarations(declared)
+    request = ReadRequest(**{"person": "u1", "session_id": "s1", "local_hour": 2, "now": MONDAY + HOUR} | asked)
+    known, found = stream(tmp_path, features, [Step(events, False, request)])
+    assert differences(features, known, found) == []
+    columns = {name: found[0].rows.numeric[:, place].tolist() for place, name in enumerate(features.numeric)}
+    return columns | {name: found[0].rows.categorical[:, place].tolist() for place, name in enumerate(features.categorical)}
+
+
+def test_a_visit_has_its_mix_of_categories_dwell_position_and_whether_it_may_bounce(tmp_path, kit):
+    profiles = [event("item", at, item, user_id=None, person=None, properties=f'{{"category":"{name}"}}') for at, item, name in
+                [(-9, "i1", "a"), (-8, "i2", "b")]]  # fmt: skip
+    views = [event("view", at, item, dwell_ms=dwell, item_profile=f'{{"category":"{name}"}}') for at, item, dwell, name in
+             [(1, "i1", 1_000.0, "a"), (2, "i1", 500.0, "a"), (3, "i3", None, "a"), (4, "i2", 250.0, "b")]]  # fmt: skip
+    declared = [
+        share("mix", entity("session", "item.category"), "view", within=VISIT, window="1d"),
+        total("dwell", VISIT, "view", of="dwell_ms", unit=1, window="1d"),
+        session_length("events"),
+        derived("position", "events + 1"),
+        derived("may_bounce", "1 if events == 1 else 0"),
+        favourite("category", USER, "view", of="item.category"),
+        seen("before", USER, "view"),
+        seen("of_category", USER, "view", of="item.category"),
+    ]
+    found = read(tmp_path / "four", declared, [*profiles, *views])
+    np.testing.assert_array_equal(found["mix"], [0.75, 0.25, np.nan])  # i3 has no profile
+    assert (found["dwell"][0], found["position"][0], found["may_bounce"][0]) == (1_750, 5, 0)
+    assert found["category"] == [kit.key("a")] * 3
+    assert found["before"] == [2, 1, 1]
+    np.testing.assert_array_equal(found["of_category"], [3, 1, np.nan])
+    assert read(tmp_path / "one", declared, [*profiles, views[0]])["may_bounce"] == [1, 1, 1]
+
+
+def test_searches_without_anything_in_between_are_refinements(tmp_path):
+    events = [
+        event("search", 1, query="shoes"),
+        event("click", 2, "i1"),
+        event("search", 3, query="boots"),
+        event("search", 4, query="red"),
+    ]
+    assert read(tmp_path, [refinements("looking")], events)["looking"] == [2, 2, 2]
+
+
+def test_habits_are_of_the_hour_and_the_day_where_the_person_is(tmp_path):
+    clicks = [event("click", 1, "i1", local_hour=2), event("click", 2, "i1", local_hour=2), event("click", 3, "i1", local_hour=20)]
+    declared = [
+        context("weekday"),
+        share("hour", entity("user", "local_hour"), "click", within=USER),
+        share("day", entity("user", "weekday"), "click", within=USER),
+    ]
+    found = read(tmp_path / "monday", declared, clicks)
+    assert found["weekday"][0] == 0
+    assert found["hour"][0] == pytest.approx(2 / 3)
+    assert found["day"][0] == pytest.approx(2 / 3)  # at 20 o'clock it was still Sunday there
+    west = read(tmp_path / "sunday", declared, clicks, local_hour=20)
+    assert (west["weekday"][0], round(west["day"][0], 3)) == (6, 0.333)
+
+
+def test_a_request_is_read_as_if_all_were_shown_first(tmp_path):
+    seen_at = [event("impression", at, item, position=position) for at, item, position in [(1, "i1", 1), (2, "i1", 1), (3, "i1", 2)]]
+    clicks = [event("click", 4, "i1", position=1), event("click", 5, "i1", position=2)]
+    declared = [ratio("ctr", entity("item", "position"), "click", "impression", window="1d")]
+    assert read(tmp_path / "first", declared, [*seen_at, *clicks])["ctr"][0] == 0.5
+    assert read(tmp_path / "second", declared, [*seen_at, *clicks], position=2)["ctr"][0] == 1
+
+
+def test_a_price_is_held_against_what_is_usual(tmp_path):
+    price = event("item", -5, ITEMS[0], user_id=None, person=None, properties='{"price":30}')
+    bought = [event("purchase", at, "i2", price=float(value)) for at, value in enumerate((10, 10, 20, 40), start=1)]
+    declared = [
+        attribute("price", ITEM, "price", kind="numeric"),
+        mean("usual", USER, "purchase", of="price"),
+        quantile("median", USER, "purchase", of="price", edges=[0, 10, 20, 40]),
+        derived("to_habit", "price / usual"),
+    ]
+    found = read(tmp_path, declared, [price, *bought])
+    assert (found["to_habit"][0], found["median"][0]) == (1.5, 10)

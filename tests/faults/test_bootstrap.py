@@ -124,6 +124,27 @@ def test_a_state_from_the_lake_is_the_state_from_the_log(site, batch_rows):
     assert len(built[0]) > 20
 
 
+def test_a_building_that_was_cut_short_goes_on_behind_its_last_batch(site):
+    features, stop, seen = site.project.features, threading.Event(), []
+
+    def progress(done, total):
+        seen.append(done)
+        if done >= 3 * 37:
+            stop.set()
+
+    with site.worker(features) as worker:
+        assert not build_from_lake(worker, site.lake(), stop, batch_rows=37, progress=progress)
+        reached = worker.position.p
+    assert (reached, seen) == (4 * 37, [0, 37, 2 * 37, 3 * 37])
+    with site.worker(features) as worker:
+        assert worker.needs_history()
+        seen.clear()
+        assert build_from_lake(worker, site.lake(), threading.Event(), batch_rows=37, progress=progress)
+        assert seen[0] == reached
+        follow(worker)
+    assert contents(site.project.paths.state, features) == site.streamed(features)
+
+
 def test_a_new_schema_is_built_while_the_old_one_stays(site):
     file = site.project.root / "features.py"
     file.write_text(file.read_text() + MORE)

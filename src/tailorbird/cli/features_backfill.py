@@ -64,6 +64,7 @@ def backfill(
     from tailorbird.config import open_project
     from tailorbird.features.shards import backfill_to, definitions
     from tailorbird.lake import Lake
+    from tailorbird.stream.lock import FileLock
 
     project = open_project()
     size = _size(memory)
@@ -76,19 +77,22 @@ def backfill(
         raise UsageError("--requests brings its own times", where="--from", fix="leave --from and --to away")
     wanted, ids = _of_file(requests, lake) if requests is not None else _of_answers(lake, from_, to)
     newest = int(wanted.p.max(initial=0))
-    out.mkdir(parents=True, exist_ok=True)
-    with progress_bars(quiet=json) as progress:
-        backfill_to(
-            project.features,
-            lambda columns: _events(lake, columns, newest),
-            wanted,
-            out / WORK,
-            memory_bytes=size,
-            only=chosen or None,
-            version=f"p{newest}",  # later events change no value that was known by then
-            progress=progress,
-        )
-    names = _write_rows(out, definitions(project.features), wanted, ids)
+    lock = FileLock(out / WORK)  # two at a time would write over each other
+    try:
+        with progress_bars(quiet=json) as progress:
+            backfill_to(
+                project.features,
+                lambda columns: _events(lake, columns, newest),
+                wanted,
+                out / WORK,
+                memory_bytes=size,
+                only=chosen or None,
+                version=f"p{newest}",  # later events change no value that was known by then
+                progress=progress,
+            )
+        names = _write_rows(out, definitions(project.features), wanted, ids)
+    finally:
+        lock.release()
     if json:
         print_json({"folder": str(out), "requests": len(wanted.t), "rows": len(wanted.row_request), "columns": names, "p": newest})
         return

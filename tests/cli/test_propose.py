@@ -11,9 +11,7 @@ NOW = 1_700_000_000_000_000
 def proposed(folder: Path, rows: int) -> set[str]:
     """The columns proposed for a shop with searches, sessions and prices in which nobody comes back to an item."""
     events = ["event_time,user_id,session_id,product_id,event_type,price"]
-    events += [
-        f"{1_699_000_000 + n},{n % 7},s{n % 9},{n},{('view', 'purchase', 'search')[n % 3]},{n % 50 + 0.5}" for n in range(rows)
-    ]
+    events += [f"{1_699_000_000 + n},{n % 7},s{n % 9},{n},{('view', 'purchase', 'search')[n % 3]},{n % 50 + 0.5}" for n in range(rows)]
     items = ["product_id,category,price", *(f"{n},c{n % 4},{n % 50 + 0.25}" for n in range(rows))]
     (folder / "events.csv").write_text("\n".join(events) + "\n")
     (folder / "items.csv").write_text("\n".join(items) + "\n")

@@ -399,8 +399,12 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
     events = np.flatnonzero(mask.to_numpy())
     first = np.flatnonzero(frame.index == 0)[events]  # the frame's row of each event
     column = table["item_id" if type == "item" else "user_id"].take(pa.array(events))
-    parsed = [_parsed(text) if text else {} for text in table["properties"].take(pa.array(events)).to_pylist()]
-    values = np.zeros((len(events), len(attributes)), np.int64)
+    # Profiles come again unchanged, and many are alike: each different text is read once.
+    encoded = table["properties"].take(pa.array(events)).combine_chunks().dictionary_encode()
+    parsed = [*(_parsed(text) if text else {} for text in encoded.dictionary.to_pylist()), {}]
+    codes = pc.fill_null(encoded.indices, len(parsed) - 1).to_numpy()
+    times = np.bincount(codes, minlength=len(parsed))
+    values = np.zeros((len(parsed), len(attributes)), np.int64)
     words = {name: [words_of(one.get(name)) for one in parsed] for name, kind in attributes if kind == "word 1"}
     for lane, (name, full) in enumerate(attributes):
         kind, element = kind_and_element(full)
@@ -412,15 +416,15 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
             given = [element_of(one.get(name), element) for one in parsed]
             found = [(number_of if kind == "numeric" else _category)(one) for one in given]
             lost = sum(
-                value not in (None, []) and (made == 0 if kind == "categorical" else made != made)
-                for value, made in zip(given, found, strict=True)
+                int(often) * (value not in (None, []) and (made == 0 if kind == "categorical" else made != made))
+                for value, made, often in zip(given, found, times, strict=True)
             )
             if lost:
                 frame.unreadable[f"{type}.{name}"] += lost
         values[:, lane] = np.array(found, np.uint64 if kind in ("word", "categorical") else np.float64).view(np.int64)
     if not len(events):
-        return ProfileExtract(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64), values)
-    return ProfileExtract(frame.profile_keys(column), frame.ts[first], frame.id[first], frame.p[first], values)
+        return ProfileExtract(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64), values[:0])
+    return ProfileExtract(frame.profile_keys(column), frame.ts[first], frame.id[first], frame.p[first], values[codes])
 
 
 class _Json:

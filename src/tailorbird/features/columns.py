@@ -3,30 +3,27 @@
     Frame(table)            the columns of a block as numbers and hashes, each made once, when first asked for
     extract(source, frame)  of the events that count: entity key, ts, id, p, value; and item, type, session for sequences
 
-A row of a frame is an event, or an event and one of its `items` where it has no item_id of its own; `features.reference`
-says in plain Python which events a source has.
+How a field becomes numbers or hashes is in `features.fields`. A row of a frame is an event, or an event and one of its
+`items` where it has no item_id of its own; `features.reference` says in plain Python which events a source has.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events.clock import HOUR
-from tailorbird.events.keys import combine, hash64, hash64s
+from tailorbird.events.keys import combine, hash64
 from tailorbird.events.schema import micros
-from tailorbird.features.declare import SQUARE_BITS, WHOLE_FIELDS, WORDS, Amount, Entity
+from tailorbird.features.declare import SQUARE_BITS, WHOLE_FIELDS, Amount, Entity
 from tailorbird.features.expression import Expression
+from tailorbird.features.fields import JsonColumn, category_key, floats, parsed_json, query_keys, text_keys, weekdays, whole_keys
 from tailorbird.features.layout import PEAKS, Source, kind_and_element
-from tailorbird.features.plain import element_of, number_of, query_text, text_of, time_of, words_of
+from tailorbird.features.plain import element_of, number_of, time_of, words_of
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -118,14 +115,14 @@ class Frame:
     """A block of routed events (columns of `events.schema.ROUTED`, any order of rows), expanded over `items`."""
 
     def __init__(self, table: pa.Table | pa.RecordBatch, hashes: "Callable[[pa.ChunkedArray], Keys] | None" = None) -> None:
-        self._hashes = hashes or _hashes
+        self._hashes = hashes or text_keys
         self._table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table.combine_chunks()
         self._texts: dict[str, Keys] = {}
         self._numbers: dict[str, Floats] = {}
         self._masks: dict[object, Bools] = {}
         self._bits: dict[Expression, Int64s] = {}
         self._keys: dict[Entity, tuple[Keys, Bools]] = {}
-        self._json: dict[str, _Json] = {}
+        self._json: dict[str, JsonColumn] = {}
         self.extracts: dict[Source, Extract] = {}
         self.capped = 0  # values that were cut off at their declared maximum, so far
         self.unreadable: Counter[str] = Counter()  # by field: values that are there but are no number or text as asked for
@@ -233,7 +230,7 @@ class Frame:
 
     def _finite(self, name: str) -> Floats:
         """A column of the table; what is not finite, or too large to calculate with, is missing as in a profile."""
-        found = _floats(self._table[name])
+        found = floats(self._table[name])
         with np.errstate(invalid="ignore"):
             odd = ~(np.abs(found) <= NUMBER_MAX)
         lost = int(np.count_nonzero(odd)) - self._table[name].null_count
@@ -280,7 +277,7 @@ class Frame:
 
     def _text(self, name: str) -> Keys:
         if "." in name:
-            return self._attribute(name, _category, 0)
+            return self._attribute(name, category_key, 0)
         if name in WHOLE_FIELDS:
             return whole_keys(self.number(name))
         return self.of_text(name, self._hashes)
@@ -317,9 +314,9 @@ class Frame:
         found[np.repeat(self._lengths > 0, np.maximum(self._lengths, 1))] = keyed(pc.list_flatten(taken))
         return found
 
-    def _of(self, owner: str) -> "_Json":
+    def _of(self, owner: str) -> "JsonColumn":
         if owner not in self._json:
-            self._json[owner] = _Json(self._table[_JSON_COLUMNS[owner]], self._event, self.index)
+            self._json[owner] = JsonColumn(self._table[_JSON_COLUMNS[owner]], self._event, self.index)
         return self._json[owner]
 
 
@@ -401,7 +398,7 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
     column = table["item_id" if type == "item" else "user_id"].take(pa.array(events))
     # Profiles come again unchanged, and many are alike: each different text is read once.
     encoded = table["properties"].take(pa.array(events)).combine_chunks().dictionary_encode()
-    parsed = [*(_parsed(text) if text else {} for text in encoded.dictionary.to_pylist()), {}]
+    parsed = [*(parsed_json(text) if text else {} for text in encoded.dictionary.to_pylist()), {}]
     codes = pc.fill_null(encoded.indices, len(parsed) - 1).to_numpy()
     times = np.bincount(codes, minlength=len(parsed))
     values = np.zeros((len(parsed), len(attributes)), np.int64)
@@ -414,7 +411,7 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
             found = [time_of(one.get(name)) for one in parsed]
         else:
             given = [element_of(one.get(name), element) for one in parsed]
-            found = [(number_of if kind == "numeric" else _category)(one) for one in given]
+            found = [(number_of if kind == "numeric" else category_key)(one) for one in given]
             lost = sum(
                 int(often) * (value not in (None, []) and (made == 0 if kind == "categorical" else made != made))
                 for value, made, often in zip(given, found, times, strict=True)
@@ -425,45 +422,6 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
     if not len(events):
         return ProfileExtract(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64), values[:0])
     return ProfileExtract(frame.profile_keys(column), frame.ts[first], frame.id[first], frame.p[first], values[codes])
-
-
-class _Json:
-    """A column of JSON objects, or of lists with one object for each of an event's `items`; each text is read once."""
-
-    def __init__(self, column: pa.ChunkedArray, event: Rows | slice, index: Int64s) -> None:
-        codes = column.combine_chunks().dictionary_encode()
-        codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
-        parsed = [_parsed(text) for text in codes.dictionary.to_pylist()]
-        self._objects: list[dict | None] = []
-        offsets, lengths = np.zeros(len(parsed) + 1, np.int64), np.zeros(len(parsed) + 1, np.int64)
-        for code, one in enumerate(parsed):
-            offsets[code] = len(self._objects)
-            lengths[code] = len(one) if isinstance(one, list) else -1
-            self._objects += one if isinstance(one, list) else [one]
-        missing = len(self._objects)
-        code = pc.fill_null(codes.indices, len(parsed)).to_numpy()[event].astype(np.int64)
-        length = lengths[code]
-        place = offsets[code] + np.where(length >= 0, index, 0)
-        self._place = np.where((code == len(parsed)) | ((length >= 0) & (index >= length)), missing, place)
-
-    def values(self, attribute: str, make: "Callable[[object], float]", missing: float) -> tuple[npt.NDArray, int]:
-        """What `make` makes of the attribute in each row, and how many rows have one of which it makes nothing."""
-        given = [one.get(attribute) if isinstance(one, dict) else None for one in self._objects]
-        made = np.array([*(missing if one is None else make(one) for one in given), missing], np.uint64 if missing == 0 else np.float64)
-        lost = np.array([*(one is not None and one != [] for one in given), False]) & (np.isnan(made) if missing != 0 else made == 0)
-        return made[self._place], int(np.count_nonzero(lost[self._place])) if lost.any() else 0
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:  # such as NaN, or numbers beyond a float64
-        return json.loads(text)
-
-
-def _category(value: object) -> int:
-    text = text_of(value)
-    return 0 if text is None else hash64(text)
 
 
 _UNITS_AT_ONCE = 1 << 15  # so that what is between stays in the cache
@@ -478,52 +436,3 @@ def _units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
         frame.capped += int(np.count_nonzero(np.abs(units) > limit))
         found[start : start + len(units)] = np.rint(np.clip(units, -limit, limit))
     return found
-
-
-def _floats(column: pa.ChunkedArray) -> Floats:
-    return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
-
-
-def weekdays(ts: Int64s, local_hour: Floats) -> Floats:
-    """As `plain.weekday`, of many."""
-    hours = ts // HOUR
-    known = ~np.isnan(local_hour)
-    ahead = np.where(known, (np.where(known, local_hour, 0).astype(np.int64) - hours + 12) % 24 - 12, 0)
-    return (((hours + ahead) // 24 + 3) % 7).astype(np.float64)
-
-
-def whole_keys(numbers: Floats) -> Keys:
-    """hash64 of each whole number as text, 0 where it is missing; each different one is hashed once."""
-    known = ~np.isnan(numbers)
-    unique, place = np.unique(numbers[known].astype(np.int64), return_inverse=True)
-    found = np.zeros(len(numbers), np.uint64)
-    found[known] = hash64s(str(one) for one in unique.tolist())[place]
-    return found
-
-
-def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """hash64 of each query as `plain.query_text` has it, 0 for none; each different one is made once."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = array.dictionary_encode()
-    texts = [query_text(one) for one in encoded.dictionary.to_pylist()]
-    hashes = np.array([*(0 if one is None else hash64(one) for one in texts), 0], np.uint64)
-    return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
-
-
-def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """The hashes of the first different words of each query, 0 where there are no more; (n, WORDS)."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = array.dictionary_encode()
-    hashes = np.zeros((len(encoded.dictionary) + 1, WORDS), np.uint64)
-    for row, text in enumerate(encoded.dictionary.to_pylist()):
-        words = words_of(text)
-        hashes[row, : len(words)] = hash64s(words)
-    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
-
-
-def _hashes(column: pa.ChunkedArray | pa.Array) -> Keys:
-    """hash64 of each text, each different one hashed once; 0 for null."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = array.dictionary_encode()
-    hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
-    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]

@@ -18,13 +18,10 @@ from tailorbird.features.asof import Moments, Timeline, ragged
 from tailorbird.features.bulk import RaggedSequence, Requests, Texts
 from tailorbird.features.columns import (
     entity_key,
-    query_keys,
-    query_words,
-    weekdays,
-    whole_keys,
 )
 from tailorbird.features.declare import WHOLE_FIELDS, WORDS
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.fields import query_keys, query_words, weekdays, whole_keys
 from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.kernels import THREADS
 from tailorbird.features.layout import EntityLayout, LastEvents, Profile, Spot, Step, missing_bits

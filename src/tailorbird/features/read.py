@@ -18,8 +18,9 @@ import pyarrow as pa
 from tailorbird.errors import NotReadyError
 from tailorbird.events.keys import hash64, hash64s
 from tailorbird.features import finish
-from tailorbird.features.columns import entity_key, query_words
+from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.fields import query_words
 from tailorbird.features.idle import read_swept
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, SEQUENCE_READING, VALID_FROM, Spot, Step
 from tailorbird.features.plain import asked_text, weekday

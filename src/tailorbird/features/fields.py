@@ -1,0 +1,114 @@
+"""Fields of events as columns of numbers and hashes: texts, whole numbers, queries and their words, weekdays, attributes in JSON.
+
+What each is of one value, `features.plain` says.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.clock import HOUR
+from tailorbird.events.keys import hash64, hash64s
+from tailorbird.features.declare import WORDS
+from tailorbird.features.plain import query_text, text_of, words_of
+
+Int64s = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp]
+Some = Rows | slice
+
+
+class JsonColumn:
+    """A column of JSON objects, or of lists with one object for each of an event's `items`; each text is read once."""
+
+    def __init__(self, column: pa.ChunkedArray, event: Rows | slice, index: Int64s) -> None:
+        codes = column.combine_chunks().dictionary_encode()
+        codes = codes.combine_chunks() if isinstance(codes, pa.ChunkedArray) else codes
+        parsed = [parsed_json(text) for text in codes.dictionary.to_pylist()]
+        self._objects: list[dict | None] = []
+        offsets, lengths = np.zeros(len(parsed) + 1, np.int64), np.zeros(len(parsed) + 1, np.int64)
+        for code, one in enumerate(parsed):
+            offsets[code] = len(self._objects)
+            lengths[code] = len(one) if isinstance(one, list) else -1
+            self._objects += one if isinstance(one, list) else [one]
+        missing = len(self._objects)
+        code = pc.fill_null(codes.indices, len(parsed)).to_numpy()[event].astype(np.int64)
+        length = lengths[code]
+        place = offsets[code] + np.where(length >= 0, index, 0)
+        self._place = np.where((code == len(parsed)) | ((length >= 0) & (index >= length)), missing, place)
+
+    def values(self, attribute: str, make: "Callable[[object], float]", missing: float) -> tuple[npt.NDArray, int]:
+        """What `make` makes of the attribute in each row, and how many rows have one of which it makes nothing."""
+        given = [one.get(attribute) if isinstance(one, dict) else None for one in self._objects]
+        made = np.array([*(missing if one is None else make(one) for one in given), missing], np.uint64 if missing == 0 else np.float64)
+        lost = np.array([*(one is not None and one != [] for one in given), False]) & (np.isnan(made) if missing != 0 else made == 0)
+        return made[self._place], int(np.count_nonzero(lost[self._place])) if lost.any() else 0
+
+
+def parsed_json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:  # such as NaN, or numbers beyond a float64
+        return json.loads(text)
+
+
+def category_key(value: object) -> int:
+    text = text_of(value)
+    return 0 if text is None else hash64(text)
+
+
+def floats(column: pa.ChunkedArray) -> Floats:
+    return pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+
+
+def weekdays(ts: Int64s, local_hour: Floats) -> Floats:
+    """As `plain.weekday`, of many."""
+    hours = ts // HOUR
+    known = ~np.isnan(local_hour)
+    ahead = np.where(known, (np.where(known, local_hour, 0).astype(np.int64) - hours + 12) % 24 - 12, 0)
+    return (((hours + ahead) // 24 + 3) % 7).astype(np.float64)
+
+
+def whole_keys(numbers: Floats) -> Keys:
+    """hash64 of each whole number as text, 0 where it is missing; each different one is hashed once."""
+    known = ~np.isnan(numbers)
+    unique, place = np.unique(numbers[known].astype(np.int64), return_inverse=True)
+    found = np.zeros(len(numbers), np.uint64)
+    found[known] = hash64s(str(one) for one in unique.tolist())[place]
+    return found
+
+
+def query_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
+    """hash64 of each query as `plain.query_text` has it, 0 for none; each different one is made once."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    texts = [query_text(one) for one in encoded.dictionary.to_pylist()]
+    hashes = np.array([*(0 if one is None else hash64(one) for one in texts), 0], np.uint64)
+    return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]
+
+
+def query_words(column: pa.ChunkedArray | pa.Array) -> Keys:
+    """The hashes of the first different words of each query, 0 where there are no more; (n, WORDS)."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    hashes = np.zeros((len(encoded.dictionary) + 1, WORDS), np.uint64)
+    for row, text in enumerate(encoded.dictionary.to_pylist()):
+        words = words_of(text)
+        hashes[row, : len(words)] = hash64s(words)
+    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
+
+
+def text_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
+    """hash64 of each text, each different one hashed once; 0 for null."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    encoded = array.dictionary_encode()
+    hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
+    return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]

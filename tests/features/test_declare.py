@@ -192,6 +192,23 @@ def test_the_schema_hash_of_every_other_kind_stays_too():
     assert [one["sketches"] for one in features.describe()["entities"]] == [[64], [], [], []]
 
 
+def test_the_schema_hash_of_what_came_later_stays_too(tmp_path):
+    lines = [
+        'first("first_price", item, "purchase", of="price")',
+        'sequence("recent", user, "click", of=["dwell_ms", "item.category"])',
+        'favourite("liked", user, "click", of="item.category")',
+        'seen("seen", user, "click", of="item.category")',
+        'refinements("looking")',
+        'quantile("usual", user, "purchase", of="price", edges=[5, 10, 20], window="30d")',
+        'attributes("tag", item, "tags", kind="categorical", length=2)',
+        'match("match", item, "title")',
+        'age("age", item, of="born")',
+        'count("hourly", entity("user", "local_hour", "weekday", "position"), "click")',
+    ]
+    (tmp_path / "features.py").write_text(HEAD + "\n".join(lines) + "\n")
+    assert load_features(tmp_path / "features.py").schema_hash == "979aa2f18d15"  # another: raise ENGINE_VERSION, states are built anew
+
+
 def test_windows_over_the_same_events_with_the_same_hop_share_their_tiles():
     item = entity("item")
     shared = FeatureSet.from_declarations(

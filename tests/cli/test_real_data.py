@@ -85,3 +85,14 @@ def test_complete_journey(tmp_path: Path) -> None:
     assert _one(project, query) == {"lines": 1_469_307, "baskets": 155_848, "households": 2_469, "products": 68_509}
     assert _one(project, "SELECT count(*) AS n FROM items") == {"n": 92_331}
     assert _one(project, "SELECT count(*) AS n FROM users") == {"n": 801}
+
+
+@pytest.mark.slow
+def test_backfill_and_stream_are_equal_on_real_clicks(tmp_path: Path) -> None:
+    from benchmarks.quality.parity import run
+
+    found = run(DATA / "globo-clicks", tmp_path, small=True)
+    ours = found["results"]["tailorbird"]
+    assert (ours["unequal"], found["by_feature"]) == (0, {})
+    assert ours["people"] > 10_000
+    assert ours["compared"] > 1_000_000

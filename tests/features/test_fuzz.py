@@ -26,8 +26,8 @@ from tests.features.three_readings import Asked, differences
 from tailorbird import faults
 from tailorbird.events.clock import SECOND
 from tailorbird.events.schema import micros
-from tailorbird.features import ReadRequest, asof, finish, read, runs, worker
-from tailorbird.features.declare import HORIZON, SESSION_GAP
+from tailorbird.features import ReadRequest, asof, read, runs, worker
+from tailorbird.features.declare import SESSION_GAP
 from tailorbird.features.read import Reader
 from tailorbird.features.worker import FeatureWorker
 
@@ -95,10 +95,6 @@ def _late_events_are_lost(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FeatureWorker, "_commit", commit)
 
 
-def _the_horizon_is_a_microsecond_longer(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(finish, "HORIZON", HORIZON + 1)
-
-
 def _a_session_breaks_at_exactly_its_gap(patch: pytest.MonkeyPatch) -> None:
     """>= where > is meant, in whole microseconds."""
     patch.setattr(runs, "SESSION_GAP", SESSION_GAP - 1)
@@ -133,7 +129,6 @@ def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
     [
         _a_tile_too_few,
         _late_events_are_lost,
-        _the_horizon_is_a_microsecond_longer,
         _a_session_breaks_at_exactly_its_gap,
         _the_backfill_counts_what_happens_at_t,
         _the_backfill_does_not_know_the_newest,

@@ -99,6 +99,7 @@ def settings() -> str:
         "## Elsewhere", "",
         "| variable | what it does |", "|---|---|",
         "| `TAILORBIRD_PROJECT` | The project to work on, as `-C` does. |",
+        "| `TAILORBIRD_KEY` | The key with which `recommend` asks a server. |",
         "| `TAILORBIRD_DEBUG` | Shows tracebacks, as `--debug` does. |", "",
     ]  # fmt: skip
     return "\n".join(lines)

@@ -50,7 +50,7 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
     assert shown["serve.read_keys"][0] == ["***"]
     assert shown["serve.write_keys"][0] == ["***", "***"]
     assert shown["store.url"][0] == "***"
-    assert set(SECRET) == {key for key in shown if key.partition(".")[2] in ("write_keys", "read_keys", "url")}
+    assert set(SECRET) == {key for key in shown if key.partition(".")[2] in ("write_keys", "read_keys", "admin_keys", "url")}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tailorbird.errors import UsageError
 
 _FILES = ("tailorbird.toml", "features.py", "slots.py")
 _ENDED_DAYS = 3.0  # data whose newest event is older is trained on as of then
-_GITIGNORE = "data/\n"
+_GITIGNORE = "data/\nkeys.json\n"
 
 
 def init(folder: Path, *, from_: Annotated[Path | None, Parameter(name="--from")] = None, json: Json = False) -> None:

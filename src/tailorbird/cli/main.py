@@ -46,6 +46,7 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify"),
     ),
     "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
+    "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke")),
     "experiment": ("What the arms of an experiment did.", ("report",)),
     "lake": ("Check the lake, see what was refused, and send it again.", ("verify", "quarantine", "replay")),
 }

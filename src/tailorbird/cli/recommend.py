@@ -1,5 +1,6 @@
 """`tailorbird recommend`."""
 
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,6 +19,8 @@ def recommend(
     *, user: str = "", slot: str = "", size: int = 0, query: str = "", url: str = "", explain: bool = False, json: Json = False
 ) -> None:
     """Ask for an answer from the shell: from the running server if there is one, else from this process, without logging it.
+
+    A server that asks for a key is given `TAILORBIRD_KEY`, or the first of `serve.read_keys`.
 
     Example:  tailorbird -C shop recommend --user u000001
 
@@ -86,8 +89,9 @@ def _running(run: Path) -> str:
 
 def _ask(url: str, path: str, body: dict, keys: list[str]) -> dict:
     headers = {"content-type": "application/json"}
-    if keys:
-        headers["authorization"] = f"Bearer {keys[0]}"
+    key = os.environ.get("TAILORBIRD_KEY") or next((key for key in keys if not key.startswith("sha256:")), "")
+    if key:
+        headers["authorization"] = f"Bearer {key}"
     request = urllib.request.Request(url + path, msgspec.json.encode(body), headers)
     try:
         with urllib.request.urlopen(request, timeout=30) as response:

@@ -71,6 +71,8 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         port_asked=asked,
         write_keys=settings.write_keys,
         read_keys=settings.read_keys,
+        admin_keys=settings.admin_keys,
+        keys_file=project.root / settings.keys_file,
         origins=settings.origins,
         body_bytes_max=settings.body_bytes_max,
         routes=lambda service: [each for routes in more for each in routes(service)],

@@ -22,7 +22,7 @@ from tailorbird.events import duration
 
 ENV_PREFIX = "TAILORBIRD_"
 # Read by other parts of the program, not settings of a project.
-ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in ("CHROMIUM", "DATA", "DEBUG", "FAULTS", "PARENT", "PROJECT"))
+ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in ("CHROMIUM", "DATA", "DEBUG", "FAULTS", "KEY", "PARENT", "PROJECT"))
 
 
 class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -43,6 +43,10 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     port: Annotated[int, Meta(ge=0, le=65_535, description="port to bind; the next free one is taken if it is busy")] = 8642
     write_keys: Annotated[list[str], Meta(description="keys that may send events; set them by environment")] = []
     read_keys: Annotated[list[str], Meta(description="keys that may ask for answers; set them by environment")] = []
+    admin_keys: Annotated[list[str], Meta(description="keys that may see what the server does; set them by environment")] = []
+    keys_file: Annotated[
+        str, Meta(description="file of hashed keys that `tailorbird keys` writes, relative to the project; servers follow its changes")
+    ] = "keys.json"
     origins: Annotated[list[str], Meta(description="web origins that browsers may call from")] = []
     body_bytes_max: Annotated[int, Meta(ge=1_024, description="largest request body, after decompression")] = 1_048_576
     gorse_slot: Annotated[
@@ -84,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     train: TrainSection = TrainSection()
 
 
-SECRET = frozenset(("serve.write_keys", "serve.read_keys", "store.url"))
+SECRET = frozenset(("serve.write_keys", "serve.read_keys", "serve.admin_keys", "store.url"))
 _DURATIONS = (
     "events.skew", "events.lateness", "events.dedup", "events.answer", "lake.commit_every", "train.window", "train.check_every",
 )  # fmt: skip

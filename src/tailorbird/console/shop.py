@@ -17,9 +17,10 @@ from starlette.routing import Route
 
 from tailorbird.errors import NotReadyError
 from tailorbird.features import ReadRequest
-from tailorbird.serving.access import OPEN, READ, SECURITY_HEADERS
+from tailorbird.serving.access import SECURITY_HEADERS
 from tailorbird.serving.app import Handler, Service, route
 from tailorbird.serving.body import read_body
+from tailorbird.serving.keyfile import OPEN, READ
 from tailorbird.serving.messages import decode
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.simulator import item_picture

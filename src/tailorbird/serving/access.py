@@ -1,23 +1,19 @@
-"""Who may call what: keys and scopes, the Host allowlist, browser origins, security headers.
+"""What holds for every request, whatever its route: the Host allowlist, browser origins, security headers; and which bind is safe.
 
-Each route declares its scope (`app.ROUTES`); here is the one place that decides. Without any key everything is open
-and the server binds this machine only, and then refuses a foreign Host header: a web page that points its own name at
-127.0.0.1 (DNS rebinding) must not read answers.
+Each route declares its scope (`app.ROUTES`); keys are in `serving.keys`. Without any key everything is open and the server binds this
+machine only, and then refuses a foreign Host header: a web page that points its own name at 127.0.0.1 (DNS rebinding) must not read
+answers. Nor may it write: what comes from a web origin that is not named here, and not the server's own, changes nothing.
 """
 
-import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from ipaddress import ip_address
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tailorbird.errors import ConfigError, TailorbirdError
-
-OPEN, READ, WRITE = "open", "read", "write"
-SCOPES = (OPEN, READ, WRITE)
+from tailorbird.errors import ConfigError
+from tailorbird.serving.keys import Keys
 
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -26,76 +22,6 @@ SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "cache-control": "no-store",
 }
-KEY_LENGTH_MIN = 16
-_HASHED = "sha256:"
-
-
-class AccessError(TailorbirdError):
-    """A key is missing (401), unknown (401) or not for this (403)."""
-
-    code = "unauthorised"
-
-    def __init__(self, message: str, *, status: int, code: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-
-
-class Keys:
-    """The keys of a server, held as hashes only. A setting may also give a key's SHA-256, as `sha256:` and 64 hexadecimal digits.
-
-    Several keys may have one scope, so that a new one is given out before the old one is taken back.
-
-    Raises:
-        ConfigError: a key is shorter than 16 characters, which can be guessed, or its hash is no SHA-256.
-    """
-
-    def __init__(self, write: Iterable[str] = (), read: Iterable[str] = ()) -> None:
-        held: dict[bytes, set[str]] = {}
-        for scope, keys in ((WRITE, write), (READ, read)):
-            for key in keys:
-                held.setdefault(_digest(key, f"serve.{scope}_keys"), set()).add(scope)
-        self._held = [(digest, frozenset(scopes)) for digest, scopes in held.items()]
-
-    def __bool__(self) -> bool:
-        return bool(self._held)
-
-    def require(self, scope: str, authorization: str | None) -> None:
-        """Raises AccessError unless the header's key has the scope. All keys are compared, in constant time."""
-        if scope == OPEN or not self._held:
-            return
-        kind, _, key = (authorization or "").partition(" ")
-        if kind.lower() != "bearer" or not key.strip():
-            raise AccessError("expected the header Authorization: Bearer KEY", status=401, code="key_missing")
-        given = _hash(key.strip())
-        scopes: frozenset[str] = frozenset()
-        for digest, granted in self._held:
-            if hmac.compare_digest(digest, given):
-                scopes = granted
-        if not scopes:
-            raise AccessError("this key is not known", status=401, code="key_unknown")
-        if scope not in scopes:
-            raise AccessError(f"this key has no {scope} scope", status=403, code="key_scope")
-
-
-def _digest(key: str, where: str) -> bytes:
-    """The hash of a key from a setting, or the hash that the setting gives in its place."""
-    if key.startswith(_HASHED):
-        try:
-            digest = bytes.fromhex(key.removeprefix(_HASHED))
-        except ValueError:
-            digest = b""
-        if len(digest) != 32:
-            raise ConfigError(f"expected 64 hexadecimal digits after {_HASHED}", where=where, fix="printf %s KEY | sha256sum")
-        return digest
-    if len(key) < KEY_LENGTH_MIN:
-        fix = "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
-        raise ConfigError(f"a key has fewer than {KEY_LENGTH_MIN} characters", where=where, fix=fix)
-    return _hash(key)
-
-
-def _hash(key: str) -> bytes:
-    # One round is enough for what was drawn at random; the length is checked for keys that were not.
-    return sha256(key.encode()).digest()
 
 
 def is_local(host: str) -> bool:
@@ -114,7 +40,7 @@ def require_safe_bind(host: str, keys: Keys) -> None:
         raise ConfigError(
             f"{host} can be reached from other machines, and no key is set",
             where="serve.host",
-            fix="set TAILORBIRD_SERVE__WRITE_KEYS and TAILORBIRD_SERVE__READ_KEYS, or bind 127.0.0.1",
+            fix="tailorbird keys create makes one; or bind 127.0.0.1",
         )
 
 
@@ -131,14 +57,19 @@ class Perimeter:
     origins: frozenset[str] = frozenset()
 
 
+_SAFE = ("GET", "HEAD", "OPTIONS")
 LOCAL_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
 
 class Guard:
-    """ASGI middleware: Host allowlist, CORS, security headers, and `Connection: close` while draining."""
+    """ASGI middleware: Host allowlist, CORS, security headers, and `Connection: close` while draining.
 
-    def __init__(self, app: ASGIApp, perimeter: Perimeter, draining: Callable[[], bool]) -> None:
-        self.app, self._perimeter, self._draining = app, perimeter, draining
+    Args:
+        origins: those that keys name, beside the perimeter's.
+    """
+
+    def __init__(self, app: ASGIApp, perimeter: Perimeter, draining: Callable[[], bool], origins: Callable[[], frozenset[str]]) -> None:
+        self.app, self._perimeter, self._draining, self._of_keys = app, perimeter, draining, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -156,6 +87,8 @@ class Guard:
             await _plain(send_guarded, 421, b'{"code":"wrong_host","message":"this server does not answer for that host"}')
         elif scope["method"] == "OPTIONS" and allowed and "access-control-request-method" in headers:
             await _plain(send_guarded, 204, b"")
+        elif scope["method"] not in _SAFE and not allowed and _is_foreign(headers):
+            await _plain(send_guarded, 403, b'{"code":"wrong_origin","message":"pages of that web origin may not call this server"}')
         else:
             await self.app(scope, receive, send_guarded)
 
@@ -166,12 +99,12 @@ class Guard:
         return name.lower() in self._perimeter.hosts
 
     def _allowed_origin(self, origin: str | None) -> str | None:
-        return origin if origin in self._perimeter.origins else None
+        return origin if origin and (origin in self._perimeter.origins or origin in self._of_keys()) else None
 
     def _add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
         for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
-        if self._perimeter.origins:
+        if self._perimeter.origins or self._of_keys():
             headers.add_vary_header("Origin")
         if origin:
             headers["access-control-allow-origin"] = origin
@@ -180,6 +113,12 @@ class Guard:
             headers["access-control-max-age"] = "600"
         if self._draining():
             headers["connection"] = "close"
+
+
+def _is_foreign(headers: Headers) -> bool:
+    """Whether a browser says that a page of another host sends this."""
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
 
 
 async def _plain(send: Send, status: int, body: bytes) -> None:

@@ -1,7 +1,7 @@
 """The HTTP side: routes, each with the scope that it needs, and errors as `{code, message, path}`.
 
 Handlers read, decode and encode; what an answer is, `serving.pipeline` decides, in threads of its own, so that the loop
-stays free to accept. Who may call is `serving.access`; the limits of a body, `serving.body`.
+stays free to accept. Who may call is `serving.keys`, what holds for all requests `serving.access`; the limits of a body, `serving.body`.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -24,9 +24,11 @@ from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, Usag
 from tailorbird.events import Event
 from tailorbird.events.adapters.webhook import lines_of_body
 from tailorbird.serving import access, openapi
-from tailorbird.serving.access import OPEN, READ, WRITE, AccessError, Guard, Keys, Perimeter
+from tailorbird.serving.access import Guard, Perimeter
 from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, read_body
 from tailorbird.serving.door import Door
+from tailorbird.serving.keyfile import ADMIN, OPEN, READ, SCOPES, WRITE
+from tailorbird.serving.keys import AccessError, Keys
 from tailorbird.serving.messages import (
     SIZE_MAX,
     Answer,
@@ -40,6 +42,7 @@ from tailorbird.serving.messages import (
     SearchQuery,
     Shown,
     Similar,
+    Status,
     decode,
 )
 from tailorbird.serving.metrics import CONTENT_TYPE, Metrics
@@ -159,6 +162,22 @@ async def metrics(request: Request, service: Service) -> Response:
     return Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
 
+async def status(request: Request, service: Service) -> Response:
+    """What an operator asks in a hurry: does the log take writes, what is missing, which keys are used."""
+    door = service.door.figures()
+    return as_json(
+        Status(
+            producer=service.door.producer,
+            draining=service.draining,
+            missing=service.pipeline.missing(),
+            waiting=service.waiting,
+            door={name: value for name, value in asdict(door).items() if name != "refused"},
+            refused=door.refused,
+            keys=service.keys.figures(),
+        )
+    )
+
+
 async def spec(request: Request, service: Service) -> Response:
     return as_json(openapi.document(OPERATIONS, Fault))
 
@@ -207,6 +226,10 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
     ("/healthz", "GET"): (healthz, Operation(OPEN, "Whether the process answers.")),
     ("/readyz", "GET"): (readyz, Operation(OPEN, "Whether traffic should be sent here.", statuses=(503,))),
     ("/metrics", "GET"): (metrics, Operation(READ, "Figures for Prometheus.", statuses=(401, 403))),
+    ("/v1/status", "GET"): (
+        status,
+        Operation(ADMIN, "What this server is doing, and which keys are used.", gives=Status, statuses=(401, 403)),
+    ),
     ("/openapi.json", "GET"): (spec, Operation(READ, "This document.", gives=dict, statuses=(401, 403))),
     ("/docs", "GET"): (docs, Operation(READ, "This document as a page.", statuses=(401, 403))),
 }
@@ -223,12 +246,12 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     """
     own = [route(path, method, handler, operation.scope, service) for (path, method), (handler, operation) in ROUTES.items()]
     for each in (*own, *routes):
-        if getattr(getattr(each, "endpoint", None), "scope", None) not in access.SCOPES:
+        if getattr(getattr(each, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
             raise ValueError(f"route {each} declares no scope")
     service.metrics.watch_door(service.door.figures)
     app = Starlette(routes=[*own, *routes], exception_handlers={HTTPException: _http_fault, Exception: _bug})
     app.router.redirect_slashes = False
-    return Guard(app, service.perimeter, lambda: service.draining)
+    return Guard(app, service.perimeter, lambda: service.draining, lambda: service.keys.origins())
 
 
 def route(path: str, method: str, handler: Handler, scope: str, service: Service, *, key_header: str = "") -> Route:
@@ -252,11 +275,11 @@ async def _guarded(request: Request, handler: Handler, scope: str, service: Serv
     if authorization is None and key_header and (key := request.headers.get(key_header)) is not None:
         authorization = f"Bearer {key}"
     try:
-        service.keys.require(scope, authorization)
+        service.keys.require(scope, authorization, request.headers.get("origin"))
         return await handler(request, service)
     except AccessError as error:
         challenge = {"www-authenticate": "Bearer"} if error.status == 401 else {}
-        return fault(error.status, error.code, error.message, headers={**challenge, "connection": "close"})
+        return fault(error.status, error.code, error.message, fix=error.fix, headers={**challenge, "connection": "close"})
     except BodyError as error:
         # The rest of the body is not read, so the connection cannot be used again.
         return fault(error.status, error.code, error.message, fix=error.fix, headers={"connection": "close"})

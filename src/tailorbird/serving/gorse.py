@@ -37,9 +37,9 @@ from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.fields import as_record
 from tailorbird.events.adapters.files import split_records
 from tailorbird.events.adapters.record import Record, lines_of
-from tailorbird.serving.access import OPEN, READ, WRITE
 from tailorbird.serving.app import Answers, Service, as_json, fault, in_thread, route
 from tailorbird.serving.body import read_body
+from tailorbird.serving.keyfile import OPEN, READ, WRITE
 from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown, decode
 
 SIZE = 10  # Gorse's own default

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from tailorbird.errors import UsageError
 from tailorbird.events import Context
+from tailorbird.serving.keys import KeyFigures
 
 T = TypeVar("T")
 
@@ -128,6 +129,18 @@ class Receipts(msgspec.Struct, frozen=True):
     accepted: int
     refused: int
     events: list[EventDecision]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server tells an operator about itself. Counters since its start; `keys` by id, with how often each was used."""
+
+    producer: str
+    draining: bool
+    missing: list[str]
+    waiting: int
+    door: dict[str, Any]
+    refused: dict[str, int]
+    keys: list[KeyFigures]
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):

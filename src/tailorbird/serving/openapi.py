@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.serving.access import OPEN
+from tailorbird.serving.keyfile import OPEN
 from tailorbird.version import __version__
 
 _REF = "#/components/schemas/{name}"
@@ -20,7 +20,7 @@ class Operation:
     """What a route takes and gives.
 
     Attributes:
-        scope: `open`, `read` or `write`: which key may call it.
+        scope: `open`, `read`, `write` or `admin`: which key may call it.
         summary: one sentence.
         takes: the type of the body, or None.
         gives: the type of a 200 answer; `str` for plain text.

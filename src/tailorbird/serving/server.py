@@ -35,12 +35,13 @@ from tailorbird.features.compared import read_compared
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
-from tailorbird.serving.access import LOCAL_HOSTS, Keys, Perimeter, is_local, require_safe_bind
+from tailorbird.serving.access import LOCAL_HOSTS, Perimeter, is_local, require_safe_bind
 from tailorbird.serving.app import Service, create_app
 from tailorbird.serving.body import BODY_BYTES_MAX
 from tailorbird.serving.bundles import BundleHolder, probe_in_child
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import first_free
+from tailorbird.serving.keys import Keys
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.pruning import Pruner
@@ -64,6 +65,7 @@ class ServeOptions:
         stream, routed, state, registry, run: folders and files of a project, see `config.Paths`.
         features: the applied ones, read with as long as there is no bundle; see `serving.schemas`.
         port_asked: whether the port was named by somebody; only a default one is replaced by the next free one.
+        keys_file: keys with their scopes, read anew when it changes; see `serving.keyfile`.
         lake: the lake's folder, whose word lets our logs be pruned; None keeps them whole.
         probe: load each bundle in a child process first.
         threads: how many answers are made at a time.
@@ -85,6 +87,8 @@ class ServeOptions:
     port_asked: bool = False
     write_keys: Sequence[str] = ()
     read_keys: Sequence[str] = ()
+    admin_keys: Sequence[str] = ()
+    keys_file: Path | None = None
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     lake: Path | None = None
@@ -102,7 +106,7 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
         ConfigError: a public address without a key. UsageError: the port is taken. LockedError, StorageError: the log.
     """
     clock = clock or SystemClock()
-    keys = Keys(options.write_keys, options.read_keys)
+    keys = Keys(options.write_keys, options.read_keys, options.admin_keys, file=options.keys_file, clock=clock)
     require_safe_bind(options.host, keys)
     listener = bind(options.host, options.port, asked=options.port_asked)
     with listener, first_free(options.stream, options.plan, clock) as door:

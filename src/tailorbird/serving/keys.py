@@ -1,0 +1,203 @@
+"""Who calls, and whether they may: the keys of a server, from settings and from the file of keys (`serving.keyfile`).
+
+Without any key everything is open, and the server binds this machine only. Once there was one, a server never opens again while it
+runs: revoking the last key closes it. The file is looked at with every request, and read when it has changed; a damaged one is
+reported and the keys from before stay.
+"""
+
+import hmac
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from tailorbird.errors import ConfigError, TailorbirdError
+from tailorbird.events import Clock, SystemClock
+from tailorbird.serving.keyfile import ADMIN, OPEN, READ, WRITE, KeyRecord, parse_token, read_keys
+
+KEY_LENGTH_MIN = 16
+TOKEN_LENGTH_MAX = 512
+_HASHED = "sha256:"
+log = logging.getLogger(__name__)
+
+
+class AccessError(TailorbirdError):
+    """A key is missing (401), unknown (401) or not for this (403)."""
+
+    code = "unauthorised"
+
+    def __init__(self, message: str, *, status: int, code: str, fix: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.status, self.code = status, code
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whom a request's key names. `id` is fit for logs: "" where no key was needed, else a key's id, never the key.
+
+    Attributes:
+        public: the key is in every visitor's browser, so that their address counts too.
+    """
+
+    id: str = ""
+    public: bool = False
+
+
+ANYBODY = Caller()
+
+
+@dataclass(frozen=True)
+class KeyFigures:
+    """A key as `/v1/status` tells of it: never its hash. Those of settings are named by their place there."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    expires_at: int
+    origins: list[str]
+    used: int
+
+
+class Keys:
+    """The keys of a server, held as hashes only. A setting may also give a key's SHA-256, as `sha256:` and 64 hexadecimal digits.
+
+    Several keys may have one scope, so that a new one is given out before the old one is taken back. Safe to call from any thread.
+
+    Raises:
+        ConfigError: a key is shorter than 16 characters, which can be guessed, its hash is no SHA-256, or the file is damaged.
+    """
+
+    def __init__(
+        self,
+        write: Iterable[str] = (),
+        read: Iterable[str] = (),
+        admin: Iterable[str] = (),
+        *,
+        file: Path | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._file, self._clock = file, clock or SystemClock()
+        held: dict[bytes, tuple[str, set[str]]] = {}
+        for scope, keys in ((WRITE, write), (READ, read), (ADMIN, admin)):
+            for place, key in enumerate(keys, 1):
+                held.setdefault(_digest(key, f"serve.{scope}_keys"), (f"{scope}-{place}", set()))[1].add(scope)
+        self._plain = [(digest, name, frozenset(scopes)) for digest, (name, scopes) in held.items()]
+        self._lock = threading.Lock()
+        self._used: Counter[str] = Counter()
+        self._seen: tuple[int, ...] | None = self._stat()
+        self._records = self._read()
+        self._closed = bool(self._plain) or self._seen is not None
+
+    def __bool__(self) -> bool:
+        """Whether a key is needed."""
+        self._look()
+        return self._closed
+
+    def require(self, scope: str, authorization: str | None, origin: str | None = None) -> Caller:
+        """Whom the header's key names.
+
+        Raises:
+            AccessError: there is no such key, it has expired, lacks the scope, or is not for that web origin.
+        """
+        if scope == OPEN:
+            return ANYBODY
+        self._look()
+        if not self._closed:
+            return ANYBODY
+        kind, _, key = (authorization or "").partition(" ")
+        key = key.strip()
+        if kind.lower() != "bearer" or not key:
+            raise AccessError("expected the header Authorization: Bearer KEY", status=401, code="key_missing")
+        name, scopes, origins = self._find(key) if len(key) <= TOKEN_LENGTH_MAX else _NOBODY
+        if not name:
+            raise AccessError("this key is not known, or has expired", status=401, code="key_unknown")
+        if scope not in scopes:
+            raise AccessError(f"this key has no {scope} scope", status=403, code="key_scope")
+        if origins and origin not in origins:
+            fix = "tailorbird keys create --origin names the origins of a browser's key"
+            raise AccessError("this key is for the pages of other web origins", status=403, code="key_origin", fix=fix)
+        self._used[name] += 1
+        return Caller(name, public=bool(origins))
+
+    def origins(self) -> frozenset[str]:
+        """The web origins that keys of browsers are for."""
+        self._look()
+        return self._origins
+
+    def figures(self) -> list[KeyFigures]:
+        """All keys, without what could be used as one."""
+        self._look()
+        plain = [KeyFigures(name, "in settings", sorted(scopes), 0, [], self._used[name]) for _, name, scopes in self._plain]
+        return plain + [
+            KeyFigures(each.id, each.name, each.scopes, each.expires_at, each.origins, self._used[each.id])
+            for each in self._records.values()
+        ]
+
+    def _find(self, key: str) -> tuple[str, frozenset[str], frozenset[str]]:
+        """Name, scopes and origins. The id in a key of ours is no secret and is looked up; secrets are compared in constant time."""
+        token = parse_token(key)
+        record = self._records.get(token[0]) if token else None
+        if token and record is not None:
+            if record.matches(token[1]) and not 0 < record.expires_at <= self._clock.now():
+                return record.id, frozenset(record.scopes), frozenset(record.origins)
+            return _NOBODY
+        given, found = _hash(key), _NOBODY
+        for digest, name, scopes in self._plain:  # all of them, so that the time does not tell which was near
+            if hmac.compare_digest(digest, given):
+                found = (name, scopes, frozenset())
+        return found
+
+    def _look(self) -> None:
+        """Read the file anew if it has changed."""
+        if self._file is None or (seen := self._stat()) == self._seen:
+            return
+        with self._lock:
+            if seen == self._seen:
+                return
+            self._seen = seen
+            try:
+                self._records = self._read()
+            except TailorbirdError as error:
+                log.error("the keys stay as they were: %s", error.message)
+                return
+            self._closed = self._closed or seen is not None
+            log.info("keys were read anew: %d", len(self._records))
+
+    def _read(self) -> dict[str, KeyRecord]:
+        records = {record.id: record for record in read_keys(self._file)} if self._file is not None else {}
+        self._origins = frozenset(origin for record in records.values() for origin in record.origins)
+        return records
+
+    def _stat(self) -> tuple[int, ...] | None:
+        try:
+            found = self._file.stat() if self._file is not None else None
+        except OSError:
+            return None
+        return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode)
+
+
+_NOBODY: tuple[str, frozenset[str], frozenset[str]] = ("", frozenset(), frozenset())
+
+
+def _digest(key: str, where: str) -> bytes:
+    """The hash of a key from a setting, or the hash that the setting gives in its place."""
+    if key.startswith(_HASHED):
+        try:
+            digest = bytes.fromhex(key.removeprefix(_HASHED))
+        except ValueError:
+            digest = b""
+        if len(digest) != 32:
+            raise ConfigError(f"expected 64 hexadecimal digits after {_HASHED}", where=where, fix="printf %s KEY | sha256sum")
+        return digest
+    if len(key) < KEY_LENGTH_MIN:
+        fix = "tailorbird keys create makes one"
+        raise ConfigError(f"a key has fewer than {KEY_LENGTH_MIN} characters", where=where, fix=fix)
+    return _hash(key)
+
+
+def _hash(key: str) -> bytes:
+    # One round is enough for what was drawn at random; the length is checked for keys that were not.
+    return sha256(key.encode(errors="surrogateescape")).digest()

@@ -1,0 +1,40 @@
+"""`tailorbird keys`: shown once, listed without secrets, replaced side by side, taken back."""
+
+import json
+from pathlib import Path
+
+from tests.cli.kit import must, must_json, refused, tailorbird
+
+
+def test_a_key_is_shown_once_listed_without_it_replaced_and_revoked(fresh: Path) -> None:
+    shown = must("-C", fresh, "keys", "create", "backend", "--scope", "read", "--scope", "write")
+    token = next(line for line in shown.splitlines() if line.startswith("tb_"))
+    key_id = token.split("_")[1]
+    listed = must("-C", fresh, "keys", "list")
+    assert key_id in listed
+    assert token not in listed
+    assert token.split("_", 2)[2] not in (fresh / "keys.json").read_text()
+    new = must_json("-C", fresh, "keys", "create", "backend", "--replaces", key_id, "--keep", "2d")
+    assert new["scopes"] == ["read", "write"]
+    old, other = must_json("-C", fresh, "keys", "list")["keys"]
+    assert (old["id"], other["id"], other["expires"]) == (key_id, new["id"], None)
+    assert old["expires"] > old["created"]
+    must("-C", fresh, "keys", "revoke", key_id)
+    assert [key["id"] for key in must_json("-C", fresh, "keys", "list")["keys"]] == [new["id"]]
+    for words in (["doctor", "--json"], ["config", "show"]):
+        assert token not in tailorbird("-C", fresh, *words).stdout
+
+
+def test_wrong_uses_say_what_to_do(fresh: Path) -> None:
+    refused(tailorbird("-C", fresh, "keys", "create", "x"), "expected scopes", status=2)
+    refused(tailorbird("-C", fresh, "keys", "create", "x", "--scope", "read", "--origin", "https://a.example"), "may only write", status=2)
+    refused(tailorbird("-C", fresh, "keys", "create", "x", "--scope", "read", "--expires", "soon"), "expected a duration", status=2)
+    refused(tailorbird("-C", fresh, "keys", "revoke", "nope"), "there is no key", "keys list", status=2)
+    refused(tailorbird("-C", fresh, "keys", "create", "x", "--replaces", "nope", "--scope", "read"), "there is no key", status=2)
+    (fresh / "keys.json").write_text("{}")
+    refused(tailorbird("-C", fresh, "keys", "list"), "no file of keys", status=2)
+
+
+def test_the_keys_are_not_for_a_repository(fresh: Path) -> None:
+    assert "keys.json" in (fresh / ".gitignore").read_text().splitlines()
+    assert json.loads(must("-C", fresh, "keys", "list", "--json")) == {"keys": []}

@@ -106,6 +106,8 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     """
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
+    if settings.stream.url:
+        raise ConfigError("the roles cannot keep their logs in Kafka yet", where="stream.url", fix="leave it empty")
     data = (root / settings.project.data).resolve()
     _check_folder(data, next(origin.source for origin in origins if origin.key == "project.data"))
     types = event_types(settings)

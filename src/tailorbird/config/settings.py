@@ -22,7 +22,7 @@ from tailorbird.events import duration
 
 ENV_PREFIX = "TAILORBIRD_"
 # Read by other parts of the program, not settings of a project.
-ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in ("CHROMIUM", "DATA", "DEBUG", "FAULTS", "KEY", "PARENT", "PROJECT"))
+ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in ("CHROMIUM", "DATA", "DEBUG", "FAULTS", "KEY", "PARENT", "PROJECT", "TEST_KAFKA"))
 
 
 class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -54,6 +54,23 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = ""
 
 
+class StreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    url: Annotated[str, Meta(description="kafka://host:9092/prefix to keep the logs in topics; empty: this machine's files")] = ""
+    tls: Annotated[bool, Meta(description="speak TLS to the brokers")] = False
+    ca_file: Annotated[str, Meta(description="certificates that the brokers' must descend from; empty: those of the system")] = ""
+    cert_file: Annotated[str, Meta(description="our own certificate, where the brokers ask for one")] = ""
+    key_file: Annotated[str, Meta(description="the key of cert_file")] = ""
+    key_password: Annotated[str, Meta(description="what opens key_file; set it by environment")] = ""
+    sasl: Annotated[str, Meta(description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; empty: no SASL")] = ""
+    sasl_user: Annotated[str, Meta(description="who we are to the brokers")] = ""
+    sasl_password: Annotated[str, Meta(description="the password of sasl_user; set it by environment")] = ""
+    replication: Annotated[
+        int, Meta(ge=1, description="copies of each topic that is made; 3 for production, with min.insync.replicas=2")
+    ] = 1
+    timeout: Annotated[str, Meta(description="how long a broker may take to answer before a write or a read fails")] = "10s"
+    client: Annotated[list[str], Meta(description="more settings of librdkafka, each `name=value`")] = []
+
+
 class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     url: Annotated[str, Meta(description="a Valkey or Redis to copy features to and read them from; empty: this machine's files")] = ""
 
@@ -82,15 +99,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     project: ProjectSection = ProjectSection()
     events: EventsSection = EventsSection()
     serve: ServeSection = ServeSection()
+    stream: StreamSection = StreamSection()
     store: StoreSection = StoreSection()
     features: FeaturesSection = FeaturesSection()
     lake: LakeSection = LakeSection()
     train: TrainSection = TrainSection()
 
 
-SECRET = frozenset(("serve.write_keys", "serve.read_keys", "serve.admin_keys", "store.url"))
+SECRET = frozenset(
+    (
+        "serve.write_keys", "serve.read_keys", "serve.admin_keys", "store.url",
+        "stream.key_password", "stream.sasl_password", "stream.client",
+    )
+)  # fmt: skip
 _DURATIONS = (
-    "events.skew", "events.lateness", "events.dedup", "events.answer", "lake.commit_every", "train.window", "train.check_every",
+    "events.skew", "events.lateness", "events.dedup", "events.answer", "stream.timeout",
+    "lake.commit_every", "train.window", "train.check_every",
 )  # fmt: skip
 
 

@@ -1,0 +1,188 @@
+"""Where a cluster is, how to speak to it, and its topics.
+
+kafka://host:9092,host:9092/shop     servers, and what the names of the topics begin with
+
+shop.raw.PRODUCER    shop.answers.PRODUCER    shop.routed      each a log of one partition, kept until it is pruned
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tailorbird.errors import ConfigError, NotReadyError, StorageError, TailorbirdError
+from tailorbird.stream.kafka.client import AdminClient, ConfigResource, KafkaError, KafkaException, NewTopic, need_client
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 10.0
+MESSAGE_BYTES = 1_000_000  # what a broker takes that does not say
+_HEADERS_BYTES = 16_384  # left of a message for headers
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}\Z")
+_TOPIC = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}  # a log is pruned, it never expires
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster as a project uses it.
+
+    Attributes:
+        servers: `host:port`, several separated by commas.
+        prefix: what the topics' names begin with.
+        options: further settings of librdkafka, such as those of SASL and TLS; never printed.
+        replication: of topics that are made; a cluster for production has 3, with `min.insync.replicas=2`.
+        timeout_s: after how long without an answer a call fails.
+    """
+
+    servers: str
+    prefix: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    replication: int = 1
+    timeout_s: float = TIMEOUT_S
+
+    def conf(self, **settings: Any) -> dict[str, Any]:
+        """Settings for a client; `_` in names stands for `.`."""
+        timeout_ms = int(self.timeout_s * 1000)
+        base = {"bootstrap.servers": self.servers, "client.id": "tailorbird", "log_level": 2, "socket.timeout.ms": max(1000, timeout_ms)}
+        base |= {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 1000}
+        return {**base, **self.options, **{name.replace("_", "."): value for name, value in settings.items()}}
+
+
+@dataclass(frozen=True)
+class KafkaLog:
+    """The address of a log: a topic of one partition.
+
+    Attributes:
+        topic: without the cluster's prefix; `raw.serve-1`, `routed`.
+        partition: the log's own name, as `LogReader.partition` gives it.
+        folder: where its writer holds a lock against a second writer on this machine.
+    """
+
+    cluster: Cluster
+    topic: str
+    partition: str
+    folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The topic's whole name."""
+        return f"{self.cluster.prefix}.{self.topic}"
+
+    @property
+    def stem(self) -> str:
+        """What the log would be called as a file, without the ending."""
+        return self.topic.replace(".", "-", 1)
+
+    def __str__(self) -> str:
+        return f"kafka://{self.cluster.servers}/{self.name}"
+
+
+def cluster_of(url: str, **settings: Any) -> Cluster:
+    """The cluster at `kafka://host:9092/prefix`. Raises ConfigError.
+
+    >>> cluster_of("kafka://a:9092,b:9092/shop").servers
+    'a:9092,b:9092'
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "kafka" or not parts.netloc:
+        raise ConfigError(f"expected kafka://host:9092/prefix, got {url!r}", where="stream.url")
+    if "@" in parts.netloc:
+        raise ConfigError(
+            "a password does not belong into an address", where="stream.url", fix="set stream.sasl_user and stream.sasl_password"
+        )
+    servers = [server if re.search(r":\d+\Z", server) else f"{server}:9092" for server in parts.netloc.split(",")]
+    prefix = parts.path.strip("/") or "tailorbird"
+    if not _NAME.match(prefix):
+        raise ConfigError(f"topics cannot begin with {prefix!r}", where="stream.url", fix="use letters, digits, '.', '_' and '-'")
+    return Cluster(",".join(servers), prefix, **settings)
+
+
+@contextmanager
+def errors(where: object) -> Iterator[None]:
+    """Turn the client's errors into ours, which say what to do."""
+    try:
+        yield
+    except KafkaException as error:
+        raise storage_error(error.args[0], where) from error
+
+
+def storage_error(error: Any, where: object) -> TailorbirdError:
+    """The error of the client as one of ours."""
+    refused = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.SASL_AUTHENTICATION_FAILED)
+    if error.code() in (*refused, KafkaError._AUTHENTICATION):
+        fix = "see stream.sasl_user, stream.sasl_password and what this user may do at the broker"
+    elif error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT):
+        fix = "is the broker running, and is its advertised address reachable from here?"
+    else:
+        fix = "look at the broker's log"
+    return StorageError(f"Kafka: {error.str()} ({error.name()})", where=str(where), fix=fix)
+
+
+def topics(cluster: Cluster, kind: str) -> list[str]:
+    """The topics there are of a kind, `raw` or `answers`, by what follows it in their names, in order."""
+    need_client()
+    admin = AdminClient(cluster.conf())
+    begin = f"{cluster.prefix}.{kind}."
+    with errors(f"kafka://{cluster.servers}"):
+        found = admin.list_topics(timeout=cluster.timeout_s).topics
+    return sorted(name[len(begin) :] for name in found if name.startswith(begin))
+
+
+def check_there(consumer: Any, address: KafkaLog) -> None:
+    """Raise NotReadyError if there is no such topic, ConfigError if it has more than one partition."""
+    with errors(address):
+        found = consumer.list_topics(timeout=address.cluster.timeout_s).topics.get(address.name)
+    if found is None:
+        raise NotReadyError("there is no such topic", where=str(address), fix="start its writer first")
+    _check_count(found, address)
+
+
+def ensure(address: KafkaLog) -> int:
+    """Make the topic if it is not there; the bytes of payload that a message may have.
+
+    Raises:
+        ConfigError: the topic is there with another number of partitions.
+        StorageError: the broker cannot be reached, or refuses.
+    """
+    need_client()
+    cluster = address.cluster
+    admin = AdminClient(cluster.conf())
+    new = NewTopic(address.name, num_partitions=1, replication_factor=cluster.replication, config=_TOPIC)
+    with errors(address):
+        found = admin.list_topics(timeout=cluster.timeout_s).topics.get(address.name)
+        if found is None:
+            try:
+                admin.create_topics([new], operation_timeout=cluster.timeout_s)[address.name].result(cluster.timeout_s)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+        else:
+            _check_count(found, address)
+    return _bytes_max(admin, address)
+
+
+def _check_count(found: Any, address: KafkaLog) -> None:
+    if len(found.partitions) != 1:
+        raise ConfigError(
+            f"the topic has {len(found.partitions)} partitions, expected 1; their order would be lost",
+            where=str(address),
+            fix='delete the topic if it is not ours, or give the project another prefix: stream.url = "kafka://host:9092/PREFIX"',
+        )
+
+
+def _bytes_max(admin: Any, address: KafkaLog) -> int:
+    resource = ConfigResource("topic", address.name)
+    try:
+        entries = admin.describe_configs([resource], request_timeout=address.cluster.timeout_s)[resource].result(address.cluster.timeout_s)
+        size = int(entries["max.message.bytes"].value)
+    except (KafkaException, KeyError, TypeError, ValueError, TimeoutError):
+        size = MESSAGE_BYTES  # the broker does not say
+    if size <= 2 * _HEADERS_BYTES:
+        raise ConfigError(
+            f"the topic takes messages of {size} bytes at most", where=str(address), fix="set its max.message.bytes to 1000000"
+        )
+    return size - _HEADERS_BYTES

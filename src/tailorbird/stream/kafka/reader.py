@@ -1,0 +1,138 @@
+"""Reading a log in a topic: by `assign`, from a position that the reader's owner keeps. What counts is in `stream.kafka.frames`."""
+
+import time
+from collections import deque
+from typing import Any
+
+from tailorbird.errors import DamageError, InputError, NotReadyError, StorageError
+from tailorbird.stream.kafka.client import KafkaError, TopicPartition
+from tailorbird.stream.kafka.cluster import KafkaLog, errors, storage_error
+from tailorbird.stream.kafka.frames import Assembly, piece_of
+from tailorbird.stream.kafka.tail import Tail, consumer_of
+from tailorbird.stream.protocol import Stored
+
+_AT_ONCE = 64  # messages; one may have a megabyte
+
+
+class KafkaReader:
+    """A reader of a log in a topic. What it has read ahead stays in memory until it is asked for what comes behind it.
+
+    Raises:
+        NotReadyError: there is no such topic, or its writer has just made it.
+    """
+
+    def __init__(self, address: KafkaLog) -> None:
+        self.address, self.partition = address, address.partition
+        self._tail = Tail(address)
+        self._consumer: Any = None
+        self._buffer: deque[Stored] = deque()
+        self._bytes = 0
+        self._from = -1  # the position from which on the buffer has everything; -1: it has nothing
+        self._offset = 0  # of the next message to take
+        self._assembly = Assembly(0)
+        self._seen = -1
+        try:
+            if self._tail.watermarks()[1] == 0:
+                raise NotReadyError("this topic holds no log yet", where=str(address), fix="start its writer first")
+            self._consumer = consumer_of(address)
+        except BaseException:
+            self._tail.close()
+            raise
+
+    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
+        """See `LogReader.read`."""
+        high = self._tail.watermarks()[1]
+        if self._from < 0 or not self._from <= start <= self._assembly.end:
+            self._seek(start)
+        self._fill(high, start, bytes_max)
+        if start > self._assembly.end and self._offset >= high:
+            raise DamageError(
+                f"the log ends at {self._assembly.end}, but was read up to {start} before: rows were lost",
+                where=str(self.address),
+                fix="was the topic deleted, or an unclean leader elected? See `doctor`",
+            )
+        blocks: list[Stored] = []
+        for stored in self._buffer:
+            bytes_max -= len(stored.block.payload)
+            if blocks and bytes_max < 0:
+                break
+            blocks.append(stored)
+        return blocks
+
+    def _seek(self, start: int) -> None:
+        offset = self._tail.find(start)
+        first = self._tail.piece(offset) if offset < self._tail.watermarks()[1] else None
+        self._buffer.clear()
+        self._bytes = 0
+        self._offset = offset
+        self._assembly = Assembly(first.base if first is not None else start, str(self.address))
+        self._from = start
+        with errors(self.address):
+            self._consumer.assign([TopicPartition(self.address.name, 0, offset)])
+
+    def _drop(self, start: int) -> None:
+        while self._buffer and self._buffer[0].end <= start:
+            self._bytes -= len(self._buffer.popleft().block.payload)
+        self._from = max(self._from, start)
+
+    def _fill(self, high: int, start: int, bytes_max: int) -> None:
+        """Take messages until the buffer has `bytes_max` behind `start`, or all there are."""
+        self._drop(start)
+        deadline = time.monotonic() + self.address.cluster.timeout_s
+        while self._offset < high and (self._bytes < bytes_max or not self._buffer):
+            with errors(self.address):
+                messages = self._consumer.consume(min(high - self._offset, _AT_ONCE), timeout=0.05)
+            for message in messages:
+                if message.error() is not None:
+                    self._refuse(message.error(), start)
+                    continue
+                self._offset = message.offset() + 1
+                piece = piece_of(message.headers(), message.value() or b"", f"{self.address}@{message.offset()}")
+                for stored in self._assembly.feed(message.offset(), piece):
+                    if stored.end > start:
+                        self._buffer.append(stored)
+                        self._bytes += len(stored.block.payload)
+                deadline = time.monotonic() + self.address.cluster.timeout_s
+            if not messages and time.monotonic() > deadline:
+                raise StorageError(
+                    f"nothing came in {self.address.cluster.timeout_s:g} s, though there are {high - self._offset} messages to read",
+                    where=str(self.address), fix="is the broker running, and is its advertised address reachable from here?",
+                )  # fmt: skip
+
+    def _refuse(self, error: Any, start: int) -> None:
+        code = error.code()
+        if code in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT) or error.retriable():
+            return  # the client tries again by itself; the deadline is ours
+        self._from = -1
+        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise InputError(f"rows at {start} were pruned", where=str(self.address), fix="read them from the lake, then go on here")
+        raise storage_error(error, self.address)
+
+    def start(self) -> int:
+        return self._tail.start()
+
+    def end(self) -> int:
+        if self._from >= 0 and self._offset == self._tail.watermarks()[1]:
+            return self._assembly.end
+        return self._tail.tip().end or 0
+
+    def lag(self, position: int) -> int:
+        """Rows behind `position`."""
+        return max(0, self.end() - position)
+
+    def changed(self) -> bool:
+        high = self._tail.watermarks()[1]
+        changed = high != self._seen
+        self._seen = high
+        return changed
+
+    def close(self) -> None:
+        self._tail.close()
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def __enter__(self) -> "KafkaReader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

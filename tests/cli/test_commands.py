@@ -210,6 +210,28 @@ def test_lake_verify_and_quarantine(shop: Path) -> None:
     refused(tailorbird("-C", shop, "lake", "replay", "--reason", "bad_tiem"), "nothing was refused for 'bad_tiem'", code, status=2)
 
 
+def test_the_lake_is_made_small_and_read_as_it_was(copy: Path) -> None:
+    before = must_json("-C", copy, "lake", "events")
+    assert must_json("-C", copy, "lake", "compact", "--all-days")["files_less"] > 0
+    assert must_json("-C", copy, "lake", "compact", "--all-days") == {"files_less": 0, "commits": 0}
+    assert must_json("-C", copy, "lake", "vacuum")["tables"] == {}, "readers of today still have their files"
+    time.sleep(1.1)  # the shortest time to keep is a second
+    planned = must_json("-C", copy, "lake", "vacuum", "--keep", "1s", "--dry-run")["tables"]
+    deleted = must_json("-C", copy, "lake", "vacuum", "--keep", "1s")["tables"]
+    assert planned.keys() == deleted.keys() == {"events", *deleted}
+    assert must_json("-C", copy, "lake", "verify")["faults"] == []
+    now = must_json("-C", copy, "lake", "events")
+    assert (now["rows"], now["positions"]) == (before["rows"], before["positions"])
+    (trained,) = must_json("-C", copy, "models", "list")["versions"][:1]
+    out = copy / "read.parquet"
+    told = must_json("-C", copy, "lake", "events", "--bundle", trained["version"], "--out", out)
+    assert told["rows"] == before["rows"]
+    assert out.stat().st_size > 0
+    assert "has 0 rows" in must("-C", copy, "lake", "events", "--at-version", 0)
+    refused(tailorbird("-C", copy, "lake", "events", "--at-version", 9_999), "no version 9999", status=2)
+    refused(tailorbird("-C", copy, "lake", "vacuum", "--keep", "often"), "expected a duration", status=2)
+
+
 def test_lake_verify_finds_a_changed_byte(copy: Path) -> None:
     archived = next(path for path in (copy / "data" / "lake" / "archive").rglob("*") if path.is_file() and path.stat().st_size > 10_000)
     content = bytearray(archived.read_bytes())

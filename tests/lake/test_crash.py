@@ -15,11 +15,13 @@ CHILD = """
 import sys
 from pathlib import Path
 from tailorbird.events import SystemClock
-from tailorbird.lake import LakeRole, delta, leave
-delta.CHECKPOINT_EVERY = delta.SMALL_FILES = 2
+from tailorbird.lake import LakeRole, compaction, delta, leave
+delta.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
 with LakeRole(Path(sys.argv[1]), Path(sys.argv[2]), clock=SystemClock()) as role:
     while not role.step(rows_max=10, flush=True).idle:
-        pass
+        while role.upkeep():
+            pass
+        role.vacuum(keep_us=0)
 leave(0)
 """
 
@@ -37,6 +39,15 @@ SITES = [
     ("lake.after_ledger", 8),
     ("lake.after_ledger", 12),
     ("lake.after_checkpoint", 1),
+    ("compact.before_write", 1),
+    ("compact.after_write", 3),
+    ("compact.after_commit", 1),
+    ("compact.after_commit", 7),
+    ("vacuum.before_ledger", 2),
+    ("vacuum.before_delete", 1),
+    ("vacuum.between_deletes", 2),
+    ("vacuum.between_deletes", 5),
+    ("vacuum.after_delete", 4),
     ("lake.between_tables", 2),
     ("lake.before_positions", 1),
     ("lake.before_positions", 2),

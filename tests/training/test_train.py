@@ -13,7 +13,7 @@ from tailorbird.errors import DeclarationError, NotReadyError, UsageError
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
 from tailorbird.features import FeatureSet, count, entity, load_features
 from tailorbird.features.transforms import clip, frequency, impute, log, standardise, target, transform
-from tailorbird.lake import LakeRole
+from tailorbird.lake import Lake, LakeRole
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.calibration import Isotonic
@@ -112,6 +112,10 @@ def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
     assert bundle.manifest.window.ts_to == report.about["window"]["test_from"]
     assert bundle.manifest.metrics["results"]["tailorbird"] == report.plain()["results"]["tailorbird"]
     assert "## Limits" in bundle.manifest.card
+    read = bundle.manifest.metrics["about"]["lake"]["events"]
+    assert read["version"] == Lake(shop.lake).version("events")
+    assert read["positions"]["routed"] > 1
+    assert f"events at version {read['version']}" in bundle.manifest.card
 
 
 def test_the_page_holds_tables_and_pictures_and_nothing_from_the_net(report):

@@ -48,10 +48,16 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
     "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke")),
     "experiment": ("What the arms of an experiment did.", ("report",)),
-    "lake": ("Check the lake, see what was refused, and send it again.", ("verify", "quarantine", "replay")),
+    "lake": (
+        "Check the lake, see what was refused and send it again, keep it small, read it as it was.",
+        ("verify", "quarantine", "replay", "compact", "vacuum", "events"),
+    ),
 }
 
-_OWN_MODULE = {"features rank": "features_rank"}  # commands of a group that are not in the group's module
+_OWN_MODULE = {
+    "features rank": "features_rank",
+    **{f"lake {command}": "lake_upkeep" for command in ("compact", "vacuum", "events")},
+}  # commands of a group that are not in the group's module
 
 
 def build_app() -> App:

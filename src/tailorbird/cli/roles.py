@@ -5,7 +5,7 @@ import threading
 from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
-from tailorbird.events import Clock
+from tailorbird.events import Clock, duration
 from tailorbird.features.bootstrap import build_from_lake
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
@@ -31,7 +31,7 @@ class Roles:
         self.accepted = self.duplicates = self.quarantined = 0
         try:
             self.look()
-            self._lake = LakeRole(paths.stream, paths.lake, clock=clock)
+            self._lake = LakeRole(paths.stream, paths.lake, clock=clock, keep_us=duration(project.settings.lake.history))
         except BaseException:
             self.close()
             raise

@@ -141,7 +141,9 @@ def worker(*, schema: str = "") -> None:
 
 
 def lake() -> None:
-    """Archive what came in and load it into the tables; once a minute hold a few served features against them.
+    """Archive what came in and load it into the tables; between two loads put small files together, and delete old ones.
+
+    Once a minute it holds a few served features against the tables.
 
     Example:  tailorbird -C shop run lake
     """
@@ -153,10 +155,20 @@ def lake() -> None:
 
     stop = _begin()
     project = open_project(applied=True)
-    every, rows = duration(project.settings.lake.commit_every), project.settings.lake.commit_rows
+    settings = project.settings.lake
+    every, rows, keep = duration(settings.commit_every), settings.commit_rows, duration(settings.history)
     compared = (partial(answering, project), project.paths.lake, project.paths.run, SystemClock(), stop)
     threading.Thread(target=watch.run, args=compared, name="features", daemon=True).start()
-    run(project.paths.stream, project.paths.lake, SystemClock(), stop, commit_every_us=every, rows_max=rows)
+    run(
+        project.paths.stream,
+        project.paths.lake,
+        SystemClock(),
+        stop,
+        commit_every_us=every,
+        rows_max=rows,
+        keep_us=keep,
+        sort=settings.sort,
+    )
     leave(0)
 
 

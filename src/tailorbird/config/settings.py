@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -87,6 +87,13 @@ class FeaturesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class LakeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     commit_every: Annotated[str, Meta(description="how often the lake commits what has come in")] = "2s"
     commit_rows: Annotated[int, Meta(ge=1_000, description="rows that make it commit sooner")] = 500_000
+    history: Annotated[str, Meta(description="for how long files stay whose rows were put together with others; then they are deleted")] = (
+        "7d"
+    )
+    sort: Annotated[
+        Literal["position", "person"],
+        Meta(description="how old days are sorted: person reads one person faster, builds a new state slower"),
+    ] = "position"
 
 
 class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -114,7 +121,7 @@ SECRET = frozenset(
 )  # fmt: skip
 _DURATIONS = (
     "events.skew", "events.lateness", "events.dedup", "events.answer", "stream.timeout",
-    "lake.commit_every", "train.window", "train.check_every",
+    "lake.commit_every", "lake.history", "train.window", "train.check_every",
 )  # fmt: skip
 
 

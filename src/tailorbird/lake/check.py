@@ -7,7 +7,8 @@
     a checkpoint that the ledger does not know  → set aside: the commit files hold everything
     a data file that no commit names            → removed: the crash came before the commit
 
-Every commit file is read and hashed; of data files only name and size are checked here, their content by `lake.verify`.
+A log that was trimmed (`lake.vacuum`) begins with a checkpoint, which then has to be whole. Every commit file is read and
+hashed; of data files only name and size are checked here, their content by `lake.verify`.
 """
 
 import hashlib
@@ -22,9 +23,10 @@ import msgspec
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable
-from tailorbird.lake.delta import COMMIT_INFO, FILE_PREFIX, RETENTION_US, CommitInfo, commit_path
+from tailorbird.lake.delta import COMMIT_INFO, CommitInfo, commit_path
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.tables import TableSpec
+from tailorbird.lake.vacuum import KEEP_US, needless_files
 
 _COMMIT = re.compile(r"(\d{20})\.json\Z")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
@@ -42,13 +44,15 @@ class Finding:
 
 
 def check_table(
-    path: Path, spec: TableSpec, ledger: Ledger, aside: Path, clock: Clock, *, may_replay: Callable[[dict[str, int]], bool]
-) -> list[Finding]:
+    path: Path, spec: TableSpec, ledger: Ledger, aside: Path, clock: Clock, *, may_replay: Callable[[dict[str, int]], bool],
+    keep_us: int = KEEP_US,
+) -> list[Finding]:  # fmt: skip
     """Check one table and mend what a crash may have left; the table may be absent.
 
     Args:
         aside: the folder into which damaged files are moved.
         may_replay: whether the logs still hold the rows from these positions on.
+        keep_us: for how long files stay whose rows are in others now.
     Raises:
         DamageError: something is damaged that no crash explains, or that the logs no longer hold.
     """
@@ -56,13 +60,15 @@ def check_table(
     versions = _versions(path)
     newest = max([*known, *versions], default=-1)
     findings: list[Finding] = []
-    for version in range(newest + 1):
+    for version in range(ledger.log_begin(spec.name), newest + 1):
         if _fault(path, version, known.get(version)) is None and version in known:
             continue
         findings.append(_mend_last(path, spec, version, newest, known, ledger, aside, clock, may_replay))
     _check_files(path, spec, ledger)
     findings += _set_checkpoints_aside(path, spec, ledger, aside)
-    findings += _remove_orphans(path, spec, ledger, clock.now())
+    for file in needless_files(path, spec.name, ledger, clock.now(), keep_us) if path.is_dir() else []:
+        file.unlink()
+        findings.append(Finding(spec.name, -1, "removed", f"{file}: not, or no longer, part of the table"))
     return findings
 
 
@@ -103,7 +109,8 @@ def _torn(data: bytes, version: int) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, msgspec.ValidationError):
         return "is not whole"
     whole = len(rows) == info.files and sum(rows) == info.rows and keys.count("remove") == info.removed
-    return None if whole and ("txn" in keys or info.removed) else "is not whole"
+    of_use = "txn" in keys or info.removed or (info.columns and "metaData" in keys)
+    return None if whole and of_use else "is not whole"
 
 
 def _mend_last(
@@ -190,6 +197,7 @@ def _set_checkpoints_aside(path: Path, spec: TableSpec, ledger: Ledger, aside: P
     known = ledger.checkpoints(spec.name)
     newest = max(ledger.commits(spec.name), default=-1)
     good: set[int] = set()
+    bad: list[tuple[int, Path]] = []
     findings: list[Finding] = []
     for file in sorted(log.iterdir()):
         match = _CHECKPOINT.match(file.name)
@@ -200,10 +208,17 @@ def _set_checkpoints_aside(path: Path, spec: TableSpec, ledger: Ledger, aside: P
         if version <= newest and line is not None and durable.sha256_of(file) == line.files[0].sha256:
             good.add(version)
         else:
-            moved = durable.move_aside(file, aside / spec.name)
-            findings.append(
-                Finding(spec.name, version, "set aside", f"a checkpoint that was not whole, as {moved}; the commits hold everything")
-            )
+            bad.append((version, file))
+    begin = ledger.log_begin(spec.name)
+    if begin and max(good, default=-1) < begin:
+        raise DamageError(
+            f"the log of table {spec.name} begins at version {begin}, and no checkpoint of it or later is whole",
+            where=str(log),
+            fix=_REPAIR,
+        )
+    for version, file in bad:
+        moved = durable.move_aside(file, aside / spec.name)
+        findings.append(Finding(spec.name, version, "set aside", f"a checkpoint that was not whole, as {moved}; nothing needs it"))
     hint = log / "_last_checkpoint"
     if hint.exists() and _hinted(hint) != max(good, default=None):
         durable.move_aside(hint, aside / spec.name)
@@ -216,15 +231,3 @@ def _hinted(hint: Path) -> int | None:
         return json.loads(hint.read_bytes())["version"]
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _remove_orphans(path: Path, spec: TableSpec, ledger: Ledger, now: int) -> list[Finding]:
-    """Remove what no commit names, and what was put together with other files so long ago that no reader needs it."""
-    named: set[str] = set(ledger.files(spec.name))
-    for line in ledger.commits(spec.name).values():
-        if now - line.written_at < RETENTION_US:
-            named.update(line.removed)
-    needless = [file for file in path.rglob(f"{FILE_PREFIX}*.parquet") if file.relative_to(path).as_posix() not in named]
-    for file in needless:
-        file.unlink()
-    return [Finding(spec.name, -1, "removed", f"{file}: not, or no longer, part of the table") for file in needless]

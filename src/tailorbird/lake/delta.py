@@ -8,13 +8,14 @@ A crash between any two of these leaves files that no commit names, or a last co
 role starts again. Each commit carries the position behind its rows as an application transaction, so that an append
 that was made is not made again, and in its commit info how many files and rows it holds, so that half a commit shows.
 
-Deletion vectors are off and stay off; old commit files are never cleaned up, since the ledger names them.
+Deletion vectors are off and stay off. Which files are put together stands in `lake.compaction`, what is deleted at last in
+`lake.vacuum`. A table that an older release made gets the columns that are new by a commit of its own.
 """
 
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -23,27 +24,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Schema, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
 from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import DAY, Clock
-from tailorbird.lake import durable
+from tailorbird.lake import compaction, durable, vacuum
 from tailorbird.lake.ledger import File, Ledger, Line
-from tailorbird.lake.tables import TableSpec
+from tailorbird.lake.tables import TableSpec, aligned
+from tailorbird.lake.vacuum import FILE_PREFIX, Vacuumed
 
 COMMIT_INFO = "tailorbird"  # our key in a commit's info
-FILE_PREFIX = "part-"
 CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
-SMALL_BYTES = 8 << 20  # files below are put together
-SMALL_FILES = 32  # in one folder
-MERGED_BYTES = 64 << 20  # of files that are put together at once
-RETENTION_US = 7 * DAY  # for which a file that was put together with others stays for readers
 
 _EPOCH = date(1970, 1, 1)
 _START = datetime(1970, 1, 1)
 _ROW_GROUP_ROWS = 128 * 1024
+_SORTED_GROUP_ROWS = 32 * 1024
 _CONFIGURATION: dict[str, str | None] = {
     "delta.enableDeletionVectors": "false",
     "delta.enableExpiredLogCleanup": "false",
@@ -58,6 +56,7 @@ class CommitInfo(msgspec.Struct, frozen=True):
     files: int
     rows: int
     removed: int = 0  # files that a compaction put together
+    columns: int = 0  # that were added
 
 
 def commit_path(table: Path, version: int) -> Path:
@@ -122,14 +121,19 @@ class DurableTable:
         self._ledger = ledger
         self._clock = clock
         self._delta = DeltaTable(path)
-        self._check_shape()
         self._positions: dict[str, int] = {}
         self._files = ledger.files(spec.name)
+        self._written = ledger.written(spec.name)
+        self._checkpointed = max(ledger.checkpoints(spec.name), default=0)
+        if missing := self._check_shape():
+            self._extend(missing)
 
-    def _check_shape(self) -> None:
-        found = [field.name for field in self._delta.schema().fields]
-        if found != self.spec.schema.names:
-            odd = sorted(set(found) ^ set(self.spec.schema.names)) or found
+    def _check_shape(self) -> list[Field]:
+        """The columns that this version has and the table has not, which an older release made."""
+        found = {field.name: str(field.type) for field in self._delta.schema().fields}
+        wanted = {field.name: field for field in Schema.from_arrow(self.spec.schema).fields}
+        odd = sorted(name for name, kind in found.items() if name not in wanted or str(wanted[name].type) != kind)
+        if odd:
             raise DamageError(
                 f"the table's columns are not those of this version; they differ in: {', '.join(odd)}",
                 where=str(self.path),
@@ -139,6 +143,21 @@ class DurableTable:
             raise DamageError(
                 "the table has deletion vectors, which not all readers honour", where=str(self.path), fix="purge and rewrite it"
             )
+        return [field for name, field in wanted.items() if name not in found]
+
+    def _extend(self, fields: list[Field]) -> None:
+        """Add columns, by a commit without rows; the rows that are there have nulls in them."""
+        now, version = self._clock.now(), self.version + 1
+        info = {"files": 0, "rows": 0, "removed": 0, "columns": len(fields)}
+        with durable.disk_errors(self.path):
+            self._delta.alter.add_columns(
+                fields,
+                commit_properties=CommitProperties(custom_metadata={COMMIT_INFO: info}),
+                post_commithook_properties=_NO_HOOKS,
+            )
+        faults.at("lake.after_commit")
+        self._delta.update_incremental()
+        seal(self.path, self.spec.name, version, self._ledger, written_at=now)
 
     @property
     def version(self) -> int:
@@ -163,10 +182,12 @@ class DurableTable:
         files, actions = self._write(rows, now)
         line = self._commit(actions, files, now, rows=rows.num_rows, positions={log: position})
         self._positions[log] = position
-        if line.version % CHECKPOINT_EVERY == 0:
-            self.compact()
-            self.checkpoint()
+        self._checkpoint_sometimes()
         return line
+
+    def _checkpoint_sometimes(self) -> None:
+        if self.version - self._checkpointed >= CHECKPOINT_EVERY:
+            self.checkpoint()
 
     def _commit(
         self, actions: list[AddAction | RemoveAction], files: list[File], now: int, *, rows: int = 0,
@@ -196,11 +217,14 @@ class DurableTable:
             rows=rows, positions=positions, files=files, removed=removed, written_at=now,
         )  # fmt: skip
         self._files.update({file.path: file for file in files})
+        self._written.update({file.path: now for file in files})
         for path in removed or []:
             del self._files[path]
         return line
 
-    def _write(self, rows: pa.Table, now: int, *, data_change: bool = True) -> tuple[list[File], list[AddAction | RemoveAction]]:
+    def _write(
+        self, rows: pa.Table, now: int, *, data_change: bool = True, sort: tuple[str, ...] = ()
+    ) -> tuple[list[File], list[AddAction | RemoveAction]]:
         files: list[File] = []
         actions: list[AddAction | RemoveAction] = []
         folders: set[Path] = set()
@@ -211,7 +235,7 @@ class DurableTable:
             if path.parent not in folders:
                 durable.make_folder(path.parent)
                 folders.add(path.parent)
-            data = parquet_of(part, self.spec)
+            data = parquet_of(part, self.spec, sort)
             durable.write_new(path, data)
             files.append(File(name, len(data), hashlib.sha256(data).hexdigest(), part.num_rows))
             values = {self.spec.partition: value} if self.spec.partition else {}
@@ -221,31 +245,39 @@ class DurableTable:
             durable.sync_folder(folder_path)
         return files, actions
 
-    def compact(self) -> int:
-        """Put the small files of each folder together, in log order; how many files there are less.
+    def due(self, settled_us: int | None = None) -> list[compaction.Group]:
+        """Which files are to be put together, as `compaction.due` says."""
+        return compaction.due(self._files, self._written, self._clock.now(), settled_us=settled_us)
 
-        The old ones stay for readers that began before, and are removed after `RETENTION_US` when the role starts.
+    def put_together(self, group: compaction.Group, sort: tuple[str, ...] = ()) -> int:
+        """Make one file of a group's files, in log order or sorted by some columns, by one commit; how many files there are less.
+
+        The old ones stay for readers that began before, until `vacuum` deletes them.
         """
-        folders: dict[str, list[File]] = {}
-        for path, file in sorted(self._files.items()):
-            if file.size < SMALL_BYTES:
-                folders.setdefault(path.rpartition("/")[0], []).append(file)
-        less = 0
-        for small in folders.values():
-            if len(small) >= SMALL_FILES:
-                sizes = np.cumsum([file.size for file in small])
-                less += self._put_together(small[: max(2, int(np.searchsorted(sizes, MERGED_BYTES)))])
-        return less
-
-    def _put_together(self, small: list[File]) -> int:
         now = self._clock.now()
-        tables = [pq.ParquetFile(self.path / file.path).read().cast(self.spec.file_schema) for file in small]
-        files, actions = self._write(pa.concat_tables(tables), now, data_change=False)
-        folder = small[0].path.rpartition("/")[0]
-        values: dict[str, str | None] = {self.spec.partition: folder.partition("=")[2]} if self.spec.partition else {}
-        actions += [RemoveAction(file.path, False, now // 1000, file.size, values) for file in small]
-        self._commit(actions, files, now, removed=[file.path for file in small])
-        return len(small) - len(files)
+        tables = [aligned(pq.ParquetFile(self.path / file.path).read(), self.spec.file_schema) for file in group.files]
+        rows = pa.concat_tables(tables)
+        if rows.num_rows != sum(file.rows for file in group.files):
+            raise DamageError(
+                f"files of table {self.spec.name} do not hold the rows that the ledger says; nothing was put together",
+                where=str(self.path / group.folder),
+                fix="tailorbird lake verify tells which",
+            )
+        faults.at("compact.before_write")
+        if sort:
+            rows = rows.sort_by([(name, "ascending") for name in sort])
+        files, actions = self._write(rows, now, data_change=False, sort=sort)
+        faults.at("compact.after_write")
+        values: dict[str, str | None] = {self.spec.partition: group.folder.partition("=")[2]} if self.spec.partition else {}
+        actions += [RemoveAction(file.path, False, now // 1000, file.size, values) for file in group.files]
+        self._commit(actions, files, now, removed=[file.path for file in group.files])
+        faults.at("compact.after_commit")
+        self._checkpoint_sometimes()
+        return len(group.files) - len(files)
+
+    def vacuum(self, keep_us: int, *, dry_run: bool = False, told: Callable[[int], None] = lambda done: None) -> Vacuumed:
+        """Delete what only readers of `keep_us` ago and longer need, see `lake.vacuum`."""
+        return vacuum.vacuum(self.path, self.spec.name, self._ledger, self._clock.now(), keep_us, dry_run=dry_run, told=told)
 
     def checkpoint(self) -> None:
         """Let deltalake summarise the log, so that readers open the table fast; enter it into the ledger once it lasts."""
@@ -258,6 +290,7 @@ class DurableTable:
         durable.sync_folder(path.parent)
         file = File(path.name, path.stat().st_size, durable.sha256_of(path))
         self._ledger.append("checkpoint", self.spec.name, self.version, files=[file], written_at=self._clock.now())
+        self._checkpointed = self.version
         self._delta = DeltaTable(self.path)  # a handle that is only ever brought up to date gets slower with each commit
 
 
@@ -277,16 +310,19 @@ def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | 
         start += count
 
 
-def parquet_of(rows: pa.Table, spec: TableSpec) -> memoryview:
-    """The rows as a Parquet file, with statistics for the columns that may have them."""
+def parquet_of(rows: pa.Table, spec: TableSpec, sort: tuple[str, ...] = ()) -> memoryview:
+    """The rows as a Parquet file, with statistics for the columns that may have them, and those by which it is sorted.
+
+    The latter stand in the file alone, beside the values that they are of, and go when it is rewritten.
+    """
     sink = pa.BufferOutputStream()
     pq.write_table(
         rows.cast(spec.file_schema),
         sink,
         compression="zstd",
         compression_level=1,
-        row_group_size=_ROW_GROUP_ROWS,
-        write_statistics=list(spec.statistics),
+        row_group_size=_SORTED_GROUP_ROWS if sort else _ROW_GROUP_ROWS,
+        write_statistics=list(dict.fromkeys((*spec.statistics, *sort[:1]))),
         store_schema=False,
     )
     return memoryview(sink.getvalue())

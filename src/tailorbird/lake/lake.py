@@ -1,12 +1,15 @@
 """Reading the lake: tables as Arrow, with only the columns and the time that are asked for; SQL. It never writes.
 
+As of now, or as of versions that were noted before (`lake.versions`): `Lake(path, at=versions_of(path))` reads the same rows for ever.
+
 Times are int64 microseconds, from inclusive, to exclusive. Rows come in no particular order.
 
 >>> Lake(Path("no-such-lake")).exists("events")
 False
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from tailorbird.events.clock import DAY
 from tailorbird.events.schema import ROUTED, TIME
 from tailorbird.lake.query import run_query
 from tailorbird.lake.tables import TABLES
+from tailorbird.lake.versions import TableVersion, rows_of, versions_of
 
 _EPOCH = date(1970, 1, 1)
 
@@ -26,26 +30,36 @@ _EPOCH = date(1970, 1, 1)
 class Lake:
     """The tables below `path`, each as of its newest commit at the time of the call. For one thread; open one each.
 
+    Args:
+        at: read these versions instead; a table that is not among them is not there.
     Raises:
         NotReadyError: there is no such table yet.
         UsageError: a table or a column of that name is not known.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, at: Mapping[str, TableVersion] | None = None) -> None:
         self.path = Path(path)
+        self.at = at
         self._open: dict[str, DeltaTable] = {}
+
+    def pinned(self) -> "Lake":
+        """The same lake as of now, whatever is loaded from here on; itself, if it is as of versions already."""
+        return self if self.at is not None else Lake(self.path, at=versions_of(self.path))
 
     def exists(self, name: str) -> bool:
         """Whether the table was made."""
-        return (self.path / name / "_delta_log" / f"{0:020d}.json").exists()
+        if self.at is not None and name not in self.at:
+            return False
+        log = self.path / name / "_delta_log"
+        return (log / f"{0:020d}.json").exists() or _any_commit(log)
 
     def version(self, name: str) -> int:
         """The newest version of a table."""
         return self._table(name).version()
 
     def count(self, name: str) -> int:
-        """The rows of a table, from its log alone."""
-        return self._table(name).count()
+        """The rows of a table, from its log alone where it is read as of now."""
+        return self._table(name).count() if self.at is None else self._dataset(name).count_rows(filter=self._only(name, None))
 
     def table(self, name: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
         """A table's rows, all columns unless said."""
@@ -53,15 +67,15 @@ class Lake:
         unknown = [column for column in names if column not in TABLES[self._known(name)].schema.names]
         if unknown:
             raise UsageError(f"table {name} has no column {unknown[0]!r}", fix=f"its columns: {', '.join(TABLES[name].schema.names)}")
-        return self._dataset(name).to_table(columns=names, filter=where)
+        return self._dataset(name).to_table(columns=names, filter=self._only(name, where))
 
     def batches(self, name: str, columns: Sequence[str], where: ds.Expression | None = None) -> Iterator[pa.RecordBatch]:
         """A table's rows piece by piece, for what is larger than memory."""
-        yield from self._dataset(self._known(name)).to_batches(columns=list(columns), filter=where)
+        yield from self._dataset(self._known(name)).to_batches(columns=list(columns), filter=self._only(name, where))
 
     def rows(self, name: str, where: ds.Expression) -> int:
         """How many rows of a table a filter leaves, without loading them."""
-        return self._dataset(name).count_rows(filter=where)
+        return self._dataset(name).count_rows(filter=self._only(name, where))
 
     def events(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table:
         """Events that happened in [ts_from, ts_to), with the columns of `events.schema.ROUTED` unless said."""
@@ -72,7 +86,11 @@ class Lake:
         return self.table("answers", columns, _span(None, ts_from, ts_to))
 
     def sql(self, query: str) -> pa.Table:
-        """The rows of one SELECT (or WITH, SHOW, DESCRIBE, EXPLAIN) over all tables."""
+        """The rows of one SELECT (or WITH, SHOW, DESCRIBE, EXPLAIN) over all tables, as they are now."""
+        if self.at is not None:
+            raise UsageError(
+                "SQL reads the lake as it is now", fix="read a past version with `table`, or tailorbird lake events --at-version"
+            )
         tables = {name: self._table(name) for name in TABLES if self.exists(name)}
         if not tables:
             raise self._nothing_yet()
@@ -97,19 +115,46 @@ class Lake:
     def _table(self, name: str) -> DeltaTable:
         if not self.exists(self._known(name)):
             raise self._nothing_yet()
+        if self.at is not None and rows_of(name, self.at[name]) is None:
+            return self._old(name, self.at[name].version)
         if name in self._open:
             self._open[name].update_incremental()
         else:
             self._open[name] = DeltaTable(self.path / name)
         return self._open[name]
 
+    def _old(self, name: str, version: int) -> DeltaTable:
+        if name not in self._open:
+            try:
+                self._open[name] = DeltaTable(self.path / name, version=version)
+            except Exception as error:  # deltalake raises what it likes
+                raise NotReadyError(
+                    f"version {version} of table {name} is no longer kept",
+                    where=str(self.path / name),
+                    fix="a longer lake.history keeps versions of this table longer",
+                ) from error
+        return self._open[name]
+
     def _dataset(self, name: str) -> ds.Dataset:
-        return self._table(name).to_pyarrow_dataset()
+        return self._table(name).to_pyarrow_dataset(schema=TABLES[name].schema)
+
+    def _only(self, name: str, where: ds.Expression | None) -> ds.Expression | None:
+        rows = rows_of(name, self.at[name]) if self.at is not None else None
+        return where if rows is None else rows if where is None else where & rows
 
     def _nothing_yet(self) -> NotReadyError:
         return NotReadyError(
             "there is nothing in the lake yet", where=str(self.path), fix="tailorbird import FORMAT PATH, or tailorbird up"
         )
+
+
+def _any_commit(log: Path) -> bool:
+    """Whether a log that no longer begins at 0 has a commit."""
+    try:
+        with os.scandir(log) as entries:
+            return any(entry.name.endswith(".json") for entry in entries)
+    except FileNotFoundError:
+        return False
 
 
 def _span(day: str | None, ts_from: int | None, ts_to: int | None) -> ds.Expression | None:

@@ -6,7 +6,8 @@ One JSON object a line, appended and synced after the commit that it tells of, c
      "commit_sha256": …, "files": [{"path", "size", "sha256", "rows"}, …], "written_at": …, "chain": …}
 
 Kinds: `commit`; `withdrawn` (a damaged last commit was set aside and its rows are replayed); `checkpoint` (Delta's own
-summary of its log). Reading needs nothing but a JSON parser.
+summary of its log); `trimmed` (files of the log below this version are deleted: a checkpoint of it holds what they said). Reading needs
+nothing but a JSON parser.
 """
 
 from pathlib import Path
@@ -122,6 +123,14 @@ class Ledger:
             for path in line.removed:
                 live.pop(path, None)
         return live
+
+    def written(self, table: str) -> dict[str, int]:
+        """When each data file of the standing commits was committed, by path."""
+        return {file.path: line.written_at for line in self.commits(table).values() for file in line.files}
+
+    def log_begin(self, table: str) -> int:
+        """The version at which the table's log on disk begins; the commits before it stand in a checkpoint and in this file."""
+        return max((line.version for line in self.lines if line.table == table and line.kind == "trimmed"), default=0)
 
     def checkpoints(self, table: str) -> dict[int, Line]:
         """The checkpoints of a table that were synced, by version."""

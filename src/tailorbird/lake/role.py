@@ -6,14 +6,12 @@
     ledger        ─► commits
 
 Each table's commit carries its own position, so each can be repeated alone: after a crash anywhere a table goes on from
-its own last commit. Reading the lake is `lake.lake`; checking it from outside, `lake.verify`.
+its own last commit. Its loop as a process is `lake.loop`. Reading the lake is `lake.lake`; checking it from outside, `lake.verify`.
 """
 
 import json
-import os
-import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,23 +19,20 @@ import pyarrow as pa
 
 from tailorbird import faults
 from tailorbird.errors import DamageError, NotReadyError, StorageError
-from tailorbird.events.clock import MINUTE, SECOND, Clock
+from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
 from tailorbird.lake.check import Finding, check_table
 from tailorbird.lake.delta import DurableTable, commit_path, create_table
-from tailorbird.lake.idle import IDLE_US, prune_idle
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import Ledger, Line
 from tailorbird.lake.positions import load_positions, store_positions
 from tailorbird.lake.tables import COMMITS, TABLES
+from tailorbird.lake.vacuum import KEEP_US, Vacuumed
 from tailorbird.stream import EmbeddedReader, Stored, answer_logs, open_reader, raw_logs, routed_path
 from tailorbird.stream.lock import FileLock
 
 ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
-COMMIT_EVERY_US = 1 * SECOND
-PRUNE_EVERY_US = 1 * MINUTE
-POLL_S = 0.05
 
 _ROUTED = "routed"
 _BATCH_BYTES = 256 << 20
@@ -71,17 +66,21 @@ class LakeRole:
 
     Args:
         archive_bytes, archive_age_us: when a file of the archive is closed.
+        keep_us: for how long files stay that only the past needs.
+        sort: "position", or "person" to sort days by it once nothing is written to them any more.
     Raises:
         LockedError: another process writes to this lake.
         DamageError: something is damaged that cannot be mended from the logs.
     """
 
     def __init__(
-        self, stream: Path, lake: Path, *, clock: Clock, archive_bytes: int = BYTES_MAX, archive_age_us: int = AGE_US
+        self, stream: Path, lake: Path, *, clock: Clock, archive_bytes: int = BYTES_MAX, archive_age_us: int = AGE_US,
+        keep_us: int = KEEP_US, sort: str = "position",
     ) -> None:  # fmt: skip
         self._stream = Path(stream)
         self._path = Path(lake)
         self._clock = clock
+        self._keep_us, self._sort = keep_us, sort
         self._failed = ""
         self._readers: dict[Path, EmbeddedReader] = {}
         durable.make_folder(self._path)
@@ -105,7 +104,8 @@ class LakeRole:
         findings: list[Finding] = []
         for name, spec in TABLES.items():
             found = check_table(
-                self._path / name, spec, self._ledger, self._path / "set-aside", self._clock, may_replay=self._holds
+                self._path / name, spec, self._ledger, self._path / "set-aside", self._clock,
+                may_replay=self._holds, keep_us=self._keep_us,
             )  # fmt: skip
             if any(finding.what == "withdrawn" for finding in found):
                 self._forget(name)
@@ -140,9 +140,7 @@ class LakeRole:
         Raises:
             DamageError, StorageError: the step is undone by opening the role again; until then every step refuses.
         """
-        if self._failed:
-            raise StorageError(f"the lake role stopped: {self._failed}", where=str(self._path), fix="start the role again")
-        try:
+        with self._whole_or_stopped():
             rows: dict[str, int] = {}
             archived = self._archive_raw(flush)
             self._take_routed(rows_max, rows)
@@ -152,18 +150,60 @@ class LakeRole:
             if rows or archived or self._moved:
                 self._publish()
             return LakeReport(rows, archived, dict(self._positions.safe))
+
+    @contextmanager
+    def _whole_or_stopped(self) -> Iterator[None]:
+        """What fails within leaves the role stopped: what is on the disk has to be looked at before anything is added."""
+        if self._failed:
+            raise StorageError(f"the lake role stopped: {self._failed}", where=str(self._path), fix="start the role again")
+        try:
+            yield
         except BaseException as error:
             self._failed = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise
 
+    def due(self, *, everything: bool = False) -> dict[str, int]:
+        """How many small files wait to be put together, by table; `everything` takes days too that are still written to."""
+        settled = 0 if everything else None
+        found = {name: sum(len(group.files) for group in table.due(settled)) for name, table in self._tables.items()}
+        return {name: count for name, count in found.items() if count}
+
+    def upkeep(self, *, everything: bool = False) -> int:
+        """One small step between two loads: put the files of one folder together; how many files there are less, 0 if none was due.
+
+        No row comes, goes or changes. Readers that began before find their files for as long as `vacuum` keeps them.
+        """
+        with self._whole_or_stopped():
+            settled = 0 if everything else None
+            waiting = [(table, group) for table in self._tables.values() for group in table.due(settled)[:1]]
+            if not waiting:
+                return 0
+            table, group = max(waiting, key=lambda each: len(each[1].files))
+            less = table.put_together(group, table.spec.person if group.settled and self._sort == "person" else ())
+            self._publish()
+            return less
+
+    def vacuum(
+        self, *, keep_us: int | None = None, dry_run: bool = False, told: Callable[[int], None] = lambda done: None
+    ) -> dict[str, Vacuumed]:  # fmt: skip
+        """Delete what only readers of long ago need, table by table; what was deleted, or with `dry_run` would be."""
+        keep_us = self._keep_us if keep_us is None else keep_us
+        with self._whole_or_stopped():
+            found = {name: table.vacuum(keep_us, dry_run=dry_run, told=told) for name, table in self._tables.items()}
+            if not dry_run and any(each.log_files for each in found.values()):
+                self._publish()
+            return {name: each for name, each in found.items() if each != Vacuumed()}
+
     def drain(self) -> LakeReport:
-        """Steps until everything that is in the logs now is in archive and tables."""
+        """Steps until everything that is in the logs now is in archive and tables, and no folder has too many small files."""
         rows: dict[str, int] = {}
         archived = 0
         while not (report := self.step(flush=True)).idle:
             archived += report.archived
             for name, count in report.rows.items():
                 rows[name] = rows.get(name, 0) + count
+        while self.upkeep():
+            pass
         return LakeReport(rows, archived, report.positions)
 
     def pending(self) -> int:
@@ -343,46 +383,3 @@ def _mirrored(lines: list[Line]) -> pa.Table:
         "written_at": [line.written_at for line in lines],
     }
     return pa.table({name: pa.array(values, COMMITS.field(name).type) for name, values in columns.items()}, schema=COMMITS)
-
-
-def run(
-    stream: Path,
-    lake: Path,
-    clock: Clock,
-    stop: threading.Event,
-    *,
-    on_step: Callable[[LakeReport], None] | None = None,
-    commit_every_us: int = COMMIT_EVERY_US,
-    rows_max: int = ROWS_MAX,
-    prune_every_us: int = PRUNE_EVERY_US,
-    idle_us: int = IDLE_US,
-) -> None:
-    """The role's loop: a step a second at most, sooner when `rows_max` rows wait; until `stop`, then once more.
-
-    Once a minute it looks after logs that nobody writes any more, see `lake.idle`.
-    """
-    with LakeRole(stream, lake, clock=clock) as role:
-        due, prune_due = 0, clock.now() + prune_every_us
-        while not stop.is_set():
-            now = clock.now()
-            if now >= due or role.pending() >= rows_max:
-                report = role.step(rows_max)
-                due = now + commit_every_us
-                if on_step is not None and not report.idle:
-                    on_step(report)
-            if now >= prune_due:
-                prune_idle(stream, lake, clock, idle_us=idle_us)
-                prune_due = now + prune_every_us
-            stop.wait(POLL_S)
-        role.step(rows_max)
-
-
-def leave(status: int) -> None:
-    """End the process at once, after everything was flushed.
-
-    deltalake's threads may abort a process that ends in the usual way ("terminate called without an active exception"),
-    after its work was done; a supervisor would take that for a failure.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)

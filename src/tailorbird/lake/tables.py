@@ -99,6 +99,7 @@ class TableSpec:
     schema: pa.Schema
     partition: str | None = None
     statistics: tuple[str, ...] = ()
+    person: tuple[str, ...] = ()  # by which files are sorted, where that is asked for, so that one person's rows lie together
 
     @property
     def file_schema(self) -> pa.Schema:
@@ -106,8 +107,16 @@ class TableSpec:
         return pa.schema([field for field in self.schema if field.name != self.partition])
 
 
+def aligned(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows with exactly these columns; one that was declared after they were written is null."""
+    columns = [rows.column(field.name) if field.name in rows.column_names else pa.nulls(len(rows), field.type) for field in schema]
+    return pa.table(columns, names=schema.names).cast(schema)
+
+
 _SPECS = (
-    TableSpec("events", ROUTED.append(DAY), partition="day", statistics=("p", "ts", "received_at", "raw_offset")),
+    TableSpec(
+        "events", ROUTED.append(DAY), partition="day", statistics=("p", "ts", "received_at", "raw_offset"), person=("person", "ts", "p")
+    ),
     TableSpec("quarantine", QUARANTINE, statistics=("received_at", "raw_offset")),
     TableSpec("duplicates", DUPLICATES, statistics=("raw_offset",)),
     TableSpec("users", PROFILES, statistics=("p", "valid_from", "received_at")),

@@ -7,6 +7,8 @@ from tailorbird.ranking.slot import Slot
 from tailorbird.training.gate import Decision
 from tailorbird.training.judge import PRIMARY, Evaluation
 
+_READ = ("events", "items", "answers")
+
 
 def model_card(slot: Slot, evaluation: Evaluation, decision: Decision, about: Mapping[str, Any], notes: Sequence[str], by: str) -> str:
     """The card as it lies in the bundle."""
@@ -28,6 +30,7 @@ def model_card(slot: Slot, evaluation: Evaluation, decision: Decision, about: Ma
         f"judged until {window['test_to']} ({requests['test']:,}).",
         f"Judged over an index as of {' to '.join(dict.fromkeys(about['index_judged_as_of']))}; "
         f"carries one as of {about['index_served_as_of']}.",
+        _read(about),
         "## Columns",
         "Learned from the training part alone.",
         "\n".join(["| column | how it is taken |", "|---|---|", *(f"| {name} | {told} |" for name, told in about["columns"].items())]),
@@ -40,7 +43,13 @@ def model_card(slot: Slot, evaluation: Evaluation, decision: Decision, about: Ma
         "## Limits",
         "\n".join(f"- {note}" for note in (*notes, "Figures are of what was shown or drawn, not of what would have been shown instead.")),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _read(about: Mapping[str, Any]) -> str:
+    """Which versions of the tables were read, by which the set can be drawn again."""
+    versions = ", ".join(f"{name} at version {each['version']}" for name, each in about.get("lake", {}).items() if name in _READ)
+    return f"Read {versions}; digest of the rows {about['rows_digest']}." if versions else ""
 
 
 def _by_value(evaluation: Evaluation) -> list[tuple[str, Mapping[str, Any]]]:

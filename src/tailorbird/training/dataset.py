@@ -11,6 +11,7 @@ rows; with `answer` all shown items are.
 Sets from logs that hold clicks and no answers are drawn in `training.clicks`; how rows become features, in `training.matrix`.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -79,6 +80,17 @@ class Dataset:
     def questions(self) -> Questions:
         """The rows as baselines are asked about them."""
         return Questions(self.t, self.person, self.request, self.item)
+
+    def digest(self) -> str:
+        """A hash of the requests, rows and labels: equal for sets that are equal."""
+        digest = hashlib.blake2b(digest_size=16)
+        for column in (self.t, self.p, self.person, self.offsets, self.item, self.position, self.propensity, self.weight):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        for name in sorted(self.labels):
+            digest.update(name.encode() + b"\0" + np.packbits(self.labels[name]).tobytes())
+        for codes in (self.people, self.items):
+            digest.update("\0".join(codes.values.to_pylist()).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def gain(self, objective: Mapping[str, float]) -> npt.NDArray[np.float64]:
         """What each row was worth by the slot's value formula, shape (n,)."""

@@ -125,15 +125,26 @@ def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, 
         NotReadyError: the lake holds no event yet, or none that rows could be made of.
     """
     needed = list(dict.fromkeys(name for each in (features, *beside) for name in needed_columns(each)))
-    events = lake.events(needed, ts_to=wanted.now).combine_chunks()
+    events = _in_order(lake.events(needed, ts_to=wanted.now))
     if not events.num_rows:
         raise NotReadyError("the lake holds no event yet", where=str(lake.path), fix="tailorbird import FORMAT PATH")
     people = Codes.of(events["person"])
     codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
-    items = lake.table("items", ["id", "valid_from", "attributes", "timeless"]) if lake.exists("items") else no_items()
+    items = _items(lake) if lake.exists("items") else no_items()
     data, scheme, why = _requests(lake, events, people, codes, slot, wanted)
     heads = tuple(dict.fromkeys((*slot.objective, *wanted.heads)))
     return Material(events, items, people, codes, data, scheme, why, wanted.windows, heads, duration(slot.attribution))
+
+
+def _in_order(rows: pa.Table) -> pa.Table:
+    """The rows in the order of the log, however the files of the lake were cut since: codes, and with them draws, depend on it."""
+    p = rows["p"].to_numpy()
+    return (rows if bool(np.all(p[1:] > p[:-1])) else rows.take(pa.array(np.argsort(p)))).combine_chunks()
+
+
+def _items(lake: Lake) -> pa.Table:
+    names = ["id", "valid_from", "attributes", "timeless"]
+    return _in_order(lake.table("items", [*names, "p"])).select(names)
 
 
 def _requests(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted) -> tuple[Dataset, Scheme | None, str]:

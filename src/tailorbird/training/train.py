@@ -23,6 +23,7 @@ from tailorbird.errors import BundleError, UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
+from tailorbird.lake.versions import plain
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Registry, Window
@@ -76,7 +77,8 @@ def train(
     watch.tell("read", 0, 1)
     champion, bundle, unjudged = _champion(store, features, slot)
     beside = [bundle.features] if bundle is not None and bundle.features is not None else []
-    material = load_material(Lake(lake), features, slot, settings.wanted(now, heads), beside=beside)
+    source = Lake(lake).pinned()  # what is loaded while this runs is for the next one
+    material = load_material(source, features, slot, settings.wanted(now, heads), beside=beside)
     data = material.data
     split = _split(data, material, settings)
     watch.tell("read", 1, 1)
@@ -108,7 +110,11 @@ def train(
     others = _further(fitted, slot, store, champion)
     told = (material.why, *fitted.notes, *others, *_fairness(champion, bundle, unjudged, parts.test, before))
     notes = tuple(note for note in told if note not in decision.reasons)
-    about = {**_about(slot, material, data, split, parts, series, dropped, settings, now), "columns": fitted.encoder.told()}
+    about = {
+        **_about(slot, material, data, split, parts, series, dropped, settings, now),
+        "columns": fitted.encoder.told(),
+        **_read_from(source, data),
+    }
     watch.tell("bundle", 0, 1)
     card = model_card(slot, evaluation, decision, about, notes, by)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
@@ -128,6 +134,11 @@ def train(
     from tailorbird.training.report import write_report  # half a second of matplotlib, for those who want pictures
 
     return replace(report, report=write_report(reports / f"{version}.html", report, fitted.models))
+
+
+def _read_from(source: Lake, data: Dataset) -> dict[str, Any]:
+    """By which the set can be drawn again: `Lake(path, at=versions.from_plain(about["lake"]))` gives the same rows."""
+    return {"lake": plain(source.at or {}), "rows_digest": data.digest()}
 
 
 class _Watch:

@@ -1,0 +1,181 @@
+"""`tailorbird lake compact|vacuum|events`: fewer files, no old ones, and the events as they were at a version."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
+from tailorbird.errors import LockedError, NotReadyError, UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+    from tailorbird.lake import LakeRole, TableVersion
+
+_SHOWN = 20
+
+
+def compact(*, all_days: bool = False, json: Json = False) -> None:
+    """Put small files together, so that reading opens few. No row changes; `lake verify` holds before and after.
+
+    The lake role does it by itself, a folder at a time between two loads: where a day has 32 small files, and where nothing was
+    written to it for a day. Here all that is due is done at once. Old files stay for `lake.history`; `lake vacuum` deletes them.
+
+    Example:  tailorbird -C shop lake compact
+
+    Parameters
+    ----------
+    all_days:
+        take every day with more than one small file, today's too
+    """
+    less: dict[str, int] = {}
+    with _role(_project(), "puts files together") as role, progress_bars(quiet=json) as progress:
+        total = sum(role.due(everything=all_days).values())
+        progress("files", 0, total)
+        while waiting := role.due(everything=all_days):
+            before = sum(waiting.values())
+            done = role.upkeep(everything=all_days)
+            left = sum(role.due(everything=all_days).values())
+            less["files"] = less.get("files", 0) + done
+            less["commits"] = less.get("commits", 0) + 1
+            total = max(total, left)
+            progress("files", total - min(left, before), total)
+    if json:
+        print_json({"files_less": less.get("files", 0), "commits": less.get("commits", 0)})
+    elif less:
+        console().print(f"{less['files']:,} files less, by {less['commits']:,} commits. Old readers still find theirs until lake vacuum.")
+    else:
+        console().print("Nothing is due: no day has many small files.")
+
+
+def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None:
+    """Delete files that only the past needs: those whose rows are in others now, and the log before a checkpoint.
+
+    It deletes for real; what would go is told by --dry-run. No row of any table goes: events, users, items and answers can still be read as
+    of every version. The lake role does it once an hour with `lake.history`.
+
+    Example:  tailorbird -C shop lake vacuum --dry-run
+
+    Example:  tailorbird -C shop lake vacuum --keep 2d
+
+    Parameters
+    ----------
+    keep:
+        delete what is needless for longer than this, instead of `lake.history`; a reader that takes longer loses its files
+    dry_run:
+        only say what would be deleted
+    """
+    from tailorbird.events import duration
+
+    project = _project()
+    keep_us = duration(keep or project.settings.lake.history)
+    with _role(project, "deletes them") as role, progress_bars(quiet=json) as progress:
+        planned = role.vacuum(keep_us=keep_us, dry_run=True)
+        total = sum(each.files + each.log_files for each in planned.values())
+        done = 0
+
+        def told(one: int) -> None:
+            nonlocal done
+            done += one
+            progress("files", done, total)
+
+        found = planned if dry_run else role.vacuum(keep_us=keep_us, told=told)
+    rows = {name: {"files": each.files, "log_files": each.log_files, "bytes": each.bytes} for name, each in found.items()}
+    if json:
+        print_json({"dry_run": dry_run, "tables": rows})
+        return
+    if not rows:
+        console().print("There is nothing to delete.")
+        return
+    title = "Would be deleted" if dry_run else "Deleted"
+    cells = [(name, each["files"], each["log_files"], each["bytes"]) for name, each in rows.items()]
+    print_table(title, ["table", "files", "log files", "bytes"], cells, right=["files", "log files", "bytes"])
+
+
+def events(*, at_version: int | None = None, bundle: str = "", out: Path | None = None, json: Json = False) -> None:
+    """The events as they were at a version of the table, or as a bundle's training read them. Without either, as they are now.
+
+    Every version can be read, of however long ago: no later load, compaction or vacuum changes what it gives.
+
+    Example:  tailorbird -C shop lake events --at-version 120
+
+    Example:  tailorbird -C shop lake events --bundle v3 --out trained-on.parquet
+
+    Parameters
+    ----------
+    at_version:
+        the version, as `SELECT version, rows FROM commits` lists them
+    bundle:
+        the version of a bundle, as `models list` shows it
+    out:
+        write the rows there as Parquet, in order of their position; else only their number and some rows are shown
+    """
+    import pyarrow.parquet as pq
+
+    from tailorbird.lake import Lake, version_at, versions_of
+
+    project = _project()
+    if at_version is not None and bundle:
+        raise UsageError("expected --at-version or --bundle, got both")
+    if bundle:
+        at = _read_by(project, bundle)
+    elif at_version is not None:
+        at = version_at(project.paths.lake, "events", at_version)
+    else:
+        at = versions_of(project.paths.lake)
+    if "events" not in at:
+        raise NotReadyError("there is nothing in the lake yet", where=str(project.paths.lake), fix="tailorbird import FORMAT PATH")
+    lake = Lake(project.paths.lake, at=at)
+    columns = None if out is not None else ["p", "ts", "type", "person", "item_id"]
+    rows = lake.events(columns).sort_by("p")
+    if out is not None:
+        pq.write_table(rows, out, compression="zstd")
+    told = {"version": at["events"].version, "positions": at["events"].positions, "rows": len(rows), "out": str(out) if out else None}
+    if json:
+        print_json(told)
+        return
+    console().print(f"Version {told['version']} of events has {len(rows):,} rows.")
+    if out is not None:
+        console().print(f"Written to {out}", markup=False)
+    else:
+        last = rows.slice(max(0, len(rows) - _SHOWN)).to_pylist()
+        print_table("The last of them", list(rows.column_names), [list(row.values()) for row in last], right=["p"])
+
+
+def _read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
+    from tailorbird.events import SystemClock
+    from tailorbird.lake.versions import from_plain
+    from tailorbird.registry import Registry
+    from tailorbird.registry.manifest import read_sealed
+
+    folder = Registry(project.paths.registry, clock=SystemClock()).resolve(version)
+    about = read_sealed(folder).manifest.metrics.get("about", {})
+    if "lake" not in about:
+        raise UsageError(f"bundle {version} does not say which versions it was trained on", fix="an older release trained it; train anew")
+    return from_plain(about["lake"])
+
+
+def _project() -> "Project":
+    from tailorbird.config import open_project
+
+    return open_project()
+
+
+@contextmanager
+def _role(project: "Project", does: str) -> Iterator["LakeRole"]:
+    """The lake's writer, for a moment."""
+    from tailorbird.events import SystemClock, duration
+    from tailorbird.lake import LakeRole
+
+    paths = project.paths
+    if not (paths.lake / "ledger.jsonl").exists():
+        raise NotReadyError(
+            "there is nothing in the lake yet", where=str(paths.lake), fix="tailorbird import FORMAT PATH, or tailorbird up"
+        )
+    try:
+        settings = project.settings.lake
+        role = LakeRole(paths.stream, paths.lake, clock=SystemClock(), keep_us=duration(settings.history), sort=settings.sort)
+    except LockedError as error:
+        raise LockedError(f"the lake role is running, and {does} by itself", where=error.where, fix="stop it to do it by hand") from error
+    with role:
+        yield role

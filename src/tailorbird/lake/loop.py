@@ -1,0 +1,73 @@
+"""The lake role as a process: loads, and between two loads what keeps the lake small. One step of the role is `lake.role`."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from tailorbird.events.clock import HOUR, MINUTE, SECOND, Clock
+from tailorbird.lake.idle import IDLE_US, prune_idle
+from tailorbird.lake.role import ROWS_MAX, LakeReport, LakeRole
+from tailorbird.lake.vacuum import KEEP_US
+
+COMMIT_EVERY_US = 1 * SECOND
+PRUNE_EVERY_US = 1 * MINUTE
+UPKEEP_EVERY_US = 10 * SECOND  # one small step of compaction at most
+VACUUM_EVERY_US = 1 * HOUR
+POLL_S = 0.05
+
+
+def run(
+    stream: Path,
+    lake: Path,
+    clock: Clock,
+    stop: threading.Event,
+    *,
+    on_step: Callable[[LakeReport], None] | None = None,
+    commit_every_us: int = COMMIT_EVERY_US,
+    rows_max: int = ROWS_MAX,
+    prune_every_us: int = PRUNE_EVERY_US,
+    idle_us: int = IDLE_US,
+    keep_us: int = KEEP_US,
+    sort: str = "position",
+    upkeep_every_us: int = UPKEEP_EVERY_US,
+    vacuum_every_us: int = VACUUM_EVERY_US,
+) -> None:
+    """The role's loop: a step a second at most, sooner when `rows_max` rows wait; until `stop`, then once more.
+
+    Once a minute it looks after logs that nobody writes any more, see `lake.idle`. Between two loads, and never while many rows
+    wait, it puts small files together, a folder at a time, and once an hour it deletes what is no longer needed.
+    """
+    with LakeRole(stream, lake, clock=clock, keep_us=keep_us, sort=sort) as role:
+        due, prune_due = 0, clock.now() + prune_every_us
+        upkeep_due, vacuum_due = clock.now() + upkeep_every_us, clock.now() + vacuum_every_us
+        while not stop.is_set():
+            now = clock.now()
+            if now >= due or role.pending() >= rows_max:
+                report = role.step(rows_max)
+                due = now + commit_every_us
+                if on_step is not None and not report.idle:
+                    on_step(report)
+            if now >= prune_due:
+                prune_idle(stream, lake, clock, idle_us=idle_us)
+                prune_due = now + prune_every_us
+            if now >= upkeep_due and role.pending() < rows_max:
+                role.upkeep()
+                upkeep_due = now + upkeep_every_us
+            if now >= vacuum_due:
+                role.vacuum()
+                vacuum_due = now + vacuum_every_us
+            stop.wait(POLL_S)
+        role.step(rows_max)
+
+
+def leave(status: int) -> None:
+    """End the process at once, after everything was flushed.
+
+    deltalake's threads may abort a process that ends in the usual way ("terminate called without an active exception"),
+    after its work was done; a supervisor would take that for a failure.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

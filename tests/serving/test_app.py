@@ -158,7 +158,9 @@ def test_a_malformed_query_is_a_400_with_its_path(client, body):
 def test_an_error_names_code_message_and_path(client):
     answer = client.post("/v1/recommend", json={"slot": "hom"})
     assert answer.status_code == 400
-    assert answer.json() == {"code": "unknown_slot", "message": "there is no slot of that name", "path": "$.slot"}
+    told = answer.json()
+    assert told.pop("request_id") == answer.headers["x-request-id"]
+    assert told == {"code": "unknown_slot", "message": "there is no slot of that name", "path": "$.slot"}
 
 
 def test_a_body_above_the_limit_is_a_413(client):

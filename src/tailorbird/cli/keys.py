@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from tailorbird.cli.output import Json, console, print_json, print_table
@@ -10,13 +11,21 @@ from tailorbird.errors import UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tailorbird.serving.keyfile import KeyRecord
+    from tailorbird.serving.keyfile import KeyRecord, Limits
 
 Words = Annotated[list[str] | None, Parameter(negative="")]
 
 
 def create(
-    name: str, *, scope: Words = None, origin: Words = None, expires: str = "", replaces: str = "", keep: str = "7d", json: Json = False
+    name: str,
+    *,
+    scope: Words = None,
+    origin: Words = None,
+    limit: Words = None,
+    expires: str = "",
+    replaces: str = "",
+    keep: str = "7d",
+    json: Json = False,
 ) -> None:
     """Make a key and show it, once: the project keeps only its hash. Running servers take it at once.
 
@@ -29,6 +38,8 @@ def create(
 
     Example:  tailorbird -C shop keys create backend --replaces 0123456789ab --keep 7d
 
+    Example:  tailorbird -C shop keys create partner --scope write --limit events_per_s=20 --limit ids_per_hour=50000
+
     Parameters
     ----------
     name:
@@ -37,6 +48,8 @@ def create(
         what it may do, several times for several: `write` sends events, `read` asks for answers and metrics, `admin` sees the status
     origin:
         a web origin whose pages may use it, several times for several
+    limit:
+        a limit of its own, such as events_per_s=20: also requests_per_s, batch_max, body_bytes_max, ids_per_hour; 0 is none
     expires:
         after how long it is refused, such as 90d; never unless told
     replaces:
@@ -56,6 +69,7 @@ def create(
         scope or (old.scopes if old else []),
         now,
         origins=origin or (old.origins if old else []),
+        limits=_limits(limit) if limit or old is None else old.limits,
         expires_at=now + duration(expires) if expires else 0,
         replaces=replaces,
         keep_until=now + duration(keep),
@@ -107,6 +121,17 @@ def revoke(key: str, *, json: Json = False) -> None:
     console().print(f"Key {record.id} ({record.name}) is refused from now on.", markup=False)
 
 
+def _limits(words: list[str] | None) -> "Limits":
+    from tailorbird.serving.keyfile import Limits
+
+    pairs = {name: value for name, _, value in (word.partition("=") for word in words or ())}
+    try:
+        return msgspec.convert(pairs, Limits, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(Limits.__struct_fields__)
+        raise UsageError(f"no such limit: {error}", where="--limit", fix=f"NAME=NUMBER, with one of {known}") from None
+
+
 def _told(record: "KeyRecord") -> dict:
     from tailorbird.events import to_iso
 
@@ -117,6 +142,7 @@ def _told(record: "KeyRecord") -> dict:
         "created": to_iso(record.created_at),
         "expires": to_iso(record.expires_at) if record.expires_at else None,
         "origins": record.origins,
+        "limits": msgspec.to_builtins(record.limits),
     }
 
 

@@ -34,11 +34,14 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         also show the demo shop at /shop
     """
     from tailorbird.config import open_project
+    from tailorbird.serving.limits import ServerLimits
+    from tailorbird.serving.logs import configure
     from tailorbird.serving.server import ServeOptions, run
 
     _begin()
     project = open_project(applied=True)
     settings, paths = project.settings.serve, project.paths
+    configure(as_json=settings.log == "json")
     more: list[Callable[[Service], Sequence[BaseRoute]]] = []  # beside the API's own
     if settings.gorse_slot:
         from tailorbird.serving.gorse import gorse_routes
@@ -74,6 +77,15 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         admin_keys=settings.admin_keys,
         keys_file=project.root / settings.keys_file,
         origins=settings.origins,
+        limits=ServerLimits(
+            requests_per_s=settings.requests_per_s,
+            events_per_s=settings.events_per_s,
+            batch_max=settings.batch_max,
+            ids_per_hour=settings.ids_per_hour,
+            address_events_per_s=settings.address_events_per_s,
+            proxies=frozenset(settings.proxies),
+        ),
+        log_requests=settings.log_requests,
         body_bytes_max=settings.body_bytes_max,
         routes=lambda service: [each for routes in more for each in routes(service)],
     )

@@ -49,6 +49,18 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = "keys.json"
     origins: Annotated[list[str], Meta(description="web origins that browsers may call from")] = []
     body_bytes_max: Annotated[int, Meta(ge=1_024, description="largest request body, after decompression")] = 1_048_576
+    batch_max: Annotated[int, Meta(ge=0, description="most events of one body; 0: no limit")] = 10_000
+    requests_per_s: Annotated[float, Meta(ge=0, description="most questions a second by one key, on average of ten; 0: no limit")] = 0
+    events_per_s: Annotated[float, Meta(ge=0, description="most events a second by one key, on average of ten; 0: no limit")] = 0
+    ids_per_hour: Annotated[
+        int, Meta(ge=0, description="most different people and items in the events of one key within an hour; 0: no limit")
+    ] = 0
+    address_events_per_s: Annotated[
+        float, Meta(ge=0, description="most events a second from one address with a browser's key; 0: no limit")
+    ] = 50
+    proxies: Annotated[list[str], Meta(description="addresses of your proxies, whose X-Forwarded-For is believed")] = []
+    log: Annotated[Literal["text", "json"], Meta(description="how the server writes its log: lines for people, or JSON")] = "text"
+    log_requests: Annotated[bool, Meta(description="write a line for every request, not only for those refused or failed")] = False
     gorse_slot: Annotated[
         str, Meta(description="speak Gorse's REST API under /api too, with the answers of this slot; off where empty")
     ] = ""

@@ -18,8 +18,7 @@ from starlette.routing import Route
 from tailorbird.errors import NotReadyError
 from tailorbird.features import ReadRequest
 from tailorbird.serving.access import SECURITY_HEADERS
-from tailorbird.serving.app import Handler, Service, route
-from tailorbird.serving.body import read_body
+from tailorbird.serving.app import Handler, Service, body_of, route
 from tailorbird.serving.keyfile import OPEN, READ
 from tailorbird.serving.messages import decode
 from tailorbird.serving.pipeline import Pipeline
@@ -81,7 +80,7 @@ async def _picture(request: Request, service: Service) -> Response:
 
 
 async def _read_person(request: Request, service: Service) -> Response:
-    body = await read_body(request, bytes_max=4_096, deadline_s=service.body_deadline_s)
+    body = await body_of(request, service, bytes_max=4_096)
     query = decode(body, _person)
     return Response(msgspec.json.encode(read_person(service, query)), media_type="application/json")
 

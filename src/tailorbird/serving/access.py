@@ -9,11 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailorbird.errors import ConfigError
 from tailorbird.serving.keys import Keys
+from tailorbird.serving.logs import REQUEST_ID, request_id_of
+from tailorbird.serving.messages import Fault
 
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -62,7 +65,7 @@ LOCAL_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
 
 class Guard:
-    """ASGI middleware: Host allowlist, CORS, security headers, and `Connection: close` while draining.
+    """ASGI middleware: Host allowlist, CORS, request ids, security headers, and `Connection: close` while draining.
 
     Args:
         origins: those that keys name, beside the perimeter's.
@@ -76,19 +79,23 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        request_id = request_id_of(headers.get("x-request-id"))
+        REQUEST_ID.set(request_id)  # the server gives each request a context of its own
         allowed = self._allowed_origin(headers.get("origin"))
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._add_headers(MutableHeaders(scope=message), allowed)
+                added = MutableHeaders(scope=message)
+                added["x-request-id"] = request_id
+                self._add_headers(added, allowed)
             await send(message)
 
         if not self._host_allowed(headers.get("host", "")):
-            await _plain(send_guarded, 421, b'{"code":"wrong_host","message":"this server does not answer for that host"}')
+            await _plain(send_guarded, 421, _fault("wrong_host", "this server does not answer for that host"))
         elif scope["method"] == "OPTIONS" and allowed and "access-control-request-method" in headers:
             await _plain(send_guarded, 204, b"")
         elif scope["method"] not in _SAFE and not allowed and _is_foreign(headers):
-            await _plain(send_guarded, 403, b'{"code":"wrong_origin","message":"pages of that web origin may not call this server"}')
+            await _plain(send_guarded, 403, _fault("wrong_origin", "pages of that web origin may not call this server"))
         else:
             await self.app(scope, receive, send_guarded)
 
@@ -109,7 +116,8 @@ class Guard:
         if origin:
             headers["access-control-allow-origin"] = origin
             headers["access-control-allow-methods"] = "GET, POST"
-            headers["access-control-allow-headers"] = "Authorization, Content-Type"
+            headers["access-control-allow-headers"] = "Authorization, Content-Type, Content-Encoding, X-Request-Id"
+            headers["access-control-expose-headers"] = "Retry-After, X-Request-Id"
             headers["access-control-max-age"] = "600"
         if self._draining():
             headers["connection"] = "close"
@@ -119,6 +127,10 @@ def _is_foreign(headers: Headers) -> bool:
     """Whether a browser says that a page of another host sends this."""
     origin = headers.get("origin")
     return origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower()
+
+
+def _fault(code: str, message: str) -> bytes:
+    return msgspec.json.encode(Fault(code, message, request_id=REQUEST_ID.get()))
 
 
 async def _plain(send: Send, status: int, body: bytes) -> None:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -25,10 +26,13 @@ from tailorbird.events import Event
 from tailorbird.events.adapters.webhook import lines_of_body
 from tailorbird.serving import access, openapi
 from tailorbird.serving.access import Guard, Perimeter
-from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, read_body
+from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, Budget, Held, read_body
+from tailorbird.serving.decisions import Admit
 from tailorbird.serving.door import Door
 from tailorbird.serving.keyfile import ADMIN, OPEN, READ, SCOPES, WRITE
-from tailorbird.serving.keys import AccessError, Keys
+from tailorbird.serving.keys import ANYBODY, AccessError, Caller, Keys
+from tailorbird.serving.limits import Limiter, LimitError, address_of
+from tailorbird.serving.logs import REQUEST_ID, RequestLog
 from tailorbird.serving.messages import (
     SIZE_MAX,
     Answer,
@@ -79,6 +83,9 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
     body_bytes_max: int = BODY_BYTES_MAX
     body_deadline_s: float = BODY_DEADLINE_S
+    limiter: Limiter = field(default_factory=Limiter)
+    budget: Budget = field(default_factory=Budget)
+    requests: RequestLog = field(default_factory=RequestLog)
     threads: int = 2
     draining: bool = False
     waiting: int = 0
@@ -105,12 +112,13 @@ _encode = msgspec.json.Encoder().encode
 async def post_events(request: Request, service: Service) -> Response:
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     encoding = "ndjson" if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson") else "json"
-    body = await read_body(request, bytes_max=service.body_bytes_max, deadline_s=service.body_deadline_s)
+    body = await body_of(request, service)
+    admit = admission(request, service)
     format_ = request.query_params.get("format", "")
     if not format_:
-        decisions = await service.door.submit_async(body, encoding)
+        decisions = await service.door.submit_async(body, encoding, admit=admit)
     elif lines := await asyncio.to_thread(lines_of_body, format_, body):
-        decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", format_=format_)
+        decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", format_=format_, admit=admit)
     else:
         return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
     refused = sum(not decision.accepted for decision in decisions)
@@ -173,6 +181,7 @@ async def status(request: Request, service: Service) -> Response:
             waiting=service.waiting,
             door={name: value for name, value in asdict(door).items() if name != "refused"},
             refused=door.refused,
+            limited=dict(service.limiter.limited),
             keys=service.keys.figures(),
         )
     )
@@ -188,8 +197,8 @@ async def docs(request: Request, service: Service) -> Response:
     return Response(html, media_type="text/html", headers={"content-security-policy": policy})
 
 
-_QUERY_STATUSES = (400, 401, 403, 408, 413, 415, 503)
-_GET_STATUSES = (401, 403, 503)
+_QUERY_STATUSES = (400, 401, 403, 408, 413, 415, 429, 503)
+_GET_STATUSES = (401, 403, 429, 503)
 ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
     ("/v1/events", "POST"): (
         post_events,
@@ -225,13 +234,13 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
     ("/v1/items/{id}", "GET"): (item, Operation(READ, "An item as the live index knows it.", gives=Item, statuses=(404, *_GET_STATUSES))),
     ("/healthz", "GET"): (healthz, Operation(OPEN, "Whether the process answers.")),
     ("/readyz", "GET"): (readyz, Operation(OPEN, "Whether traffic should be sent here.", statuses=(503,))),
-    ("/metrics", "GET"): (metrics, Operation(READ, "Figures for Prometheus.", statuses=(401, 403))),
+    ("/metrics", "GET"): (metrics, Operation(READ, "Figures for Prometheus.", statuses=(401, 403, 429))),
     ("/v1/status", "GET"): (
         status,
         Operation(ADMIN, "What this server is doing, and which keys are used.", gives=Status, statuses=(401, 403)),
     ),
-    ("/openapi.json", "GET"): (spec, Operation(READ, "This document.", gives=dict, statuses=(401, 403))),
-    ("/docs", "GET"): (docs, Operation(READ, "This document as a page.", statuses=(401, 403))),
+    ("/openapi.json", "GET"): (spec, Operation(READ, "This document.", gives=dict, statuses=(401, 403, 429))),
+    ("/docs", "GET"): (docs, Operation(READ, "This document as a page.", statuses=(401, 403, 429))),
 }
 OPERATIONS = {key: operation for key, (_, operation) in ROUTES.items()}
 
@@ -249,6 +258,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
         if getattr(getattr(each, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
             raise ValueError(f"route {each} declares no scope")
     service.metrics.watch_door(service.door.figures)
+    service.metrics.watch_limits(lambda: dict(service.limiter.limited))
     app = Starlette(routes=[*own, *routes], exception_handlers={HTTPException: _http_fault, Exception: _bug})
     app.router.redirect_slashes = False
     return Guard(app, service.perimeter, lambda: service.draining, lambda: service.keys.origins())
@@ -262,8 +272,16 @@ def route(path: str, method: str, handler: Handler, scope: str, service: Service
 
     async def endpoint(request: Request) -> Response:
         start = time.perf_counter()
-        response = await _guarded(request, handler, scope, service, key_header)
-        service.metrics.request(path, response.status_code, time.perf_counter() - start)
+        request.state.caller, request.state.held = ANYBODY, Held(service.budget)
+        status = 500
+        try:
+            response = await _guarded(request, handler, scope, service, key_header)
+            status = response.status_code
+        finally:
+            request.state.held.release()
+            seconds = time.perf_counter() - start
+            service.metrics.request(path, status, seconds)
+            service.requests.note(path, status, seconds, request.state.caller.id)
         return response
 
     endpoint.scope = scope  # type: ignore[attr-defined]
@@ -275,14 +293,20 @@ async def _guarded(request: Request, handler: Handler, scope: str, service: Serv
     if authorization is None and key_header and (key := request.headers.get(key_header)) is not None:
         authorization = f"Bearer {key}"
     try:
-        service.keys.require(scope, authorization, request.headers.get("origin"))
+        caller = request.state.caller = service.keys.require(scope, authorization, request.headers.get("origin"))
+        service.limiter.begin(caller, scope, _address(request, service, caller))
         return await handler(request, service)
     except AccessError as error:
         challenge = {"www-authenticate": "Bearer"} if error.status == 401 else {}
         return fault(error.status, error.code, error.message, fix=error.fix, headers={**challenge, "connection": "close"})
     except BodyError as error:
         # The rest of the body is not read, so the connection cannot be used again.
-        return fault(error.status, error.code, error.message, fix=error.fix, headers={"connection": "close"})
+        wait = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else {}
+        service.limiter.refused(error.code)
+        return fault(error.status, error.code, error.message, fix=error.fix, headers={**wait, "connection": "close"})
+    except LimitError as error:
+        wait = {"retry-after": str(error.retry_after_s)} if error.status == 429 else {}
+        return fault(error.status, error.code, error.message, fix=error.fix, headers={**wait, "connection": "close"})
     except TailorbirdError as error:
         return _fault_of(error)
 
@@ -302,7 +326,27 @@ async def _body(request: Request, service: Service) -> bytes:
     if service.waiting >= WAITING_MAX:
         service.metrics.shed()
         raise OverloadedError("too many requests wait already", fix="ask again in a second")
-    return await read_body(request, bytes_max=service.body_bytes_max, deadline_s=service.body_deadline_s)
+    return await body_of(request, service)
+
+
+async def body_of(request: Request, service: Service, *, bytes_max: int = 0) -> bytes:
+    """The request's body, within the limits of its key and of the server, or of `bytes_max`."""
+    caller: Caller = request.state.caller
+    own = caller.limits.body_bytes_max
+    most = bytes_max or (service.body_bytes_max if own is None else own)
+    return await read_body(request, bytes_max=most, deadline_s=service.body_deadline_s, held=request.state.held)
+
+
+def admission(request: Request, service: Service) -> Admit:
+    """What the door asks whether the key may send all this."""
+    caller: Caller = request.state.caller
+    return service.limiter.admit(caller, _address(request, service, caller))
+
+
+def _address(request: Request, service: Service, caller: Caller) -> str:
+    if not caller.public or request.client is None:
+        return ""
+    return address_of(request.client.host, request.headers.get("x-forwarded-for"), service.limiter.server.proxies)
 
 
 async def in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
@@ -312,7 +356,8 @@ async def in_thread(service: Service, call: Callable[..., Any], *args: Any) -> A
         raise OverloadedError("too many requests wait already", fix="ask again in a second")
     service.waiting += 1
     try:
-        return await asyncio.get_running_loop().run_in_executor(service.pool, call, *args)
+        # In a copy of the context, so that what is logged there has the request's id.
+        return await asyncio.get_running_loop().run_in_executor(service.pool, copy_context().run, call, *args)
     finally:
         service.waiting -= 1
 
@@ -335,7 +380,7 @@ def as_json(value: Any, status: int = 200) -> Response:
 
 def fault(status: int, code: str, message: str, *, path: str = "", fix: str = "", headers: dict[str, str] | None = None) -> Response:
     """Why there is no answer."""
-    return Response(_encode(Fault(code, message, path, fix)), status, media_type="application/json", headers=headers)
+    return Response(_encode(Fault(code, message, path, fix, REQUEST_ID.get())), status, media_type="application/json", headers=headers)
 
 
 async def _http_fault(request: Request, error: Exception) -> Response:

@@ -1,56 +1,112 @@
 """Reading a request's body: bounded in size and time while it comes in, decompressed within the same bound.
 
-The server under us limits neither: it takes 200 MiB, and waits forever for a sender that stops half-way.
+The server under us limits neither: it takes 200 MiB, and waits forever for a sender that stops half-way. All bodies together are
+bounded too (`Budget`): what does not fit is refused with `Retry-After`, before memory grows.
 """
 
 import asyncio
+import sys
 import zlib
+from typing import Protocol
 
 from starlette.requests import ClientDisconnect, Request
 
 from tailorbird.errors import TailorbirdError
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 BODY_BYTES_MAX = 1 << 20
 BODY_DEADLINE_S = 10.0
+BODIES_BYTES_MAX = 64 << 20
+RATIO_MAX = 200  # JSON lines that differ in an id only are packed to a fortieth
+RATIO_FREE_BYTES = 65_536  # so much may be unpacked at any ratio
+_WINDOW_LOG_MAX = 23  # 8 MiB: what a zstd frame may make us hold; RFC 8878, 3.1.1.1.2 asks for no more
 
 
 class BodyError(TailorbirdError):
-    """A body that is too large (413), too slow (408), or packed in a way that cannot be read (400, 415)."""
+    """A body that is too large (413), too slow (408), of no use (400, 415), or that there is no room for at the moment (503)."""
 
     code = "bad_body"
 
-    def __init__(self, message: str, *, status: int, code: str, fix: str = "") -> None:
+    def __init__(self, message: str, *, status: int, code: str, fix: str = "", retry_after_s: int = 0) -> None:
         super().__init__(message, fix=fix)
-        self.status, self.code = status, code
+        self.status, self.code, self.retry_after_s = status, code, retry_after_s
 
 
-async def read_body(request: Request, *, bytes_max: int = BODY_BYTES_MAX, deadline_s: float = BODY_DEADLINE_S) -> bytes:
+class Budget:
+    """The bytes that all bodies of a process may take while they are read and checked. For one event loop."""
+
+    def __init__(self, bytes_max: int = BODIES_BYTES_MAX) -> None:
+        self.bytes_max, self.held = bytes_max, 0
+
+
+class Held:
+    """One request's share of the budget; given back at its end, whatever happened."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget, self._bytes = budget, 0
+
+    def grow(self, size: int) -> None:
+        """Raises BodyError when there is no room."""
+        if self._budget.held + size > self._budget.bytes_max:
+            raise BodyError("too many bodies at once", status=503, code="overloaded", fix="send it again in a second", retry_after_s=1)
+        self._budget.held += size
+        self._bytes += size
+
+    def release(self) -> None:
+        self._budget.held -= self._bytes
+        self._bytes = 0
+
+
+async def read_body(
+    request: Request, *, bytes_max: int = BODY_BYTES_MAX, deadline_s: float = BODY_DEADLINE_S, held: Held | None = None
+) -> bytes:
     """The body, decompressed.
 
     Raises:
-        BodyError: larger than `bytes_max` before or after decompression, not complete within `deadline_s`, or damaged.
+        BodyError: larger than `bytes_max` before or after decompression, packed beyond belief, not complete within `deadline_s`,
+            damaged, or more than there is room for.
     """
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > bytes_max:
+    if length.isascii() and length.isdecimal() and int(length[:20]) > bytes_max:
         raise _too_large(bytes_max)
     unpack = _unpacker(request.headers.get("content-encoding", ""), bytes_max)
+    packed = 0
     try:
         async with asyncio.timeout(deadline_s):
             chunks = bytearray()
             async for chunk in request.stream():
-                chunks += unpack.feed(chunk)
-                if len(chunks) > bytes_max:
+                data = unpack.feed(chunk)
+                packed += len(chunk)
+                if held is not None:
+                    held.grow(len(data))
+                chunks += data
+                if len(chunks) > bytes_max or packed > bytes_max:
                     raise _too_large(bytes_max)
+                if len(chunks) > RATIO_FREE_BYTES and len(chunks) > RATIO_MAX * packed:
+                    raise BodyError(f"the body unpacks to more than {RATIO_MAX} times its size", status=413, code="too_dense")
     except TimeoutError:
         raise BodyError(f"the body was not complete within {deadline_s:g} s", status=408, code="too_slow") from None
     except ClientDisconnect:
         raise BodyError("the sender went away", status=400, code="disconnected") from None
     if not unpack.complete():
-        raise BodyError("the gzip body is cut short", status=400, code="bad_gzip")
+        raise BodyError(f"the {unpack.name} body is cut short", status=400, code=f"bad_{unpack.name}")
     return bytes(chunks)
 
 
+class _Unpacker(Protocol):
+    name: str
+
+    def feed(self, chunk: bytes) -> bytes: ...
+    def complete(self) -> bool: ...
+
+
 class _Plain:
+    name = "plain"
+
     def feed(self, chunk: bytes) -> bytes:
         return chunk
 
@@ -61,9 +117,10 @@ class _Plain:
 class _Gzip:
     """Never holds more than `bytes_max` decompressed bytes, whatever the ratio."""
 
+    name = "gzip"
+
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._unpacked = 0
+        self._bytes_max, self._unpacked = bytes_max, 0
         self._zlib = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
 
     def feed(self, chunk: bytes) -> bytes:
@@ -84,13 +141,44 @@ class _Gzip:
         return self._zlib.eof
 
 
-def _unpacker(encoding: str, bytes_max: int) -> _Plain | _Gzip:
+class _Zstd:
+    """As `_Gzip`; also refuses a frame whose window alone would take more than 8 MiB."""
+
+    name = "zstd"
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max, self._unpacked = bytes_max, 0
+        self._zstd = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX})
+
+    def feed(self, chunk: bytes) -> bytes:
+        if not chunk:
+            return b""
+        if self._zstd.eof:
+            raise BodyError("bytes follow the end of the zstd body", status=400, code="bad_zstd")
+        try:
+            data = self._zstd.decompress(chunk, self._bytes_max - self._unpacked + 1)
+        except zstd.ZstdError:
+            raise BodyError("the body is not zstd, or is damaged", status=400, code="bad_zstd") from None
+        self._unpacked += len(data)
+        if self._unpacked > self._bytes_max:
+            raise _too_large(self._bytes_max)
+        if self._zstd.unused_data:
+            raise BodyError("bytes follow the end of the zstd body", status=400, code="bad_zstd")
+        return data
+
+    def complete(self) -> bool:
+        return self._zstd.eof
+
+
+def _unpacker(encoding: str, bytes_max: int) -> _Unpacker:
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return _Plain()
     if name in ("gzip", "x-gzip"):
         return _Gzip(bytes_max)
-    raise BodyError("expected no content encoding or gzip", status=415, code="content_encoding")
+    if name == "zstd":
+        return _Zstd(bytes_max)
+    raise BodyError("expected no content encoding, gzip or zstd", status=415, code="content_encoding")
 
 
 def _too_large(bytes_max: int) -> BodyError:

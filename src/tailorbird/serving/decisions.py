@@ -1,11 +1,12 @@
 """What the door says of each event, and of itself: decisions, the reasons why it takes nothing, and its figures."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from tailorbird.errors import StorageError
-from tailorbird.events import Receipt, Refusal, RoutePlan, check
+from tailorbird.events import Accepted, Receipt, Refusal, RoutePlan, check
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -62,9 +63,17 @@ class DoorFigures:
     open: bool
 
 
-def decide(body: bytes, receipt: Receipt, plan: RoutePlan) -> list[Decision]:
-    """One decision for each row of a body, in order, by the contract that the router applies again."""
+Admit = Callable[[Sequence[Accepted], int], None]
+
+
+def decide(body: bytes, receipt: Receipt, plan: RoutePlan, admit: Admit | None = None) -> list[Decision]:
+    """One decision for each row of a body, in order, by the contract that the router applies again.
+
+    `admit` is shown the accepted events and the number of rows, and raises where the body is not to be taken at all.
+    """
     accepted, refused = check(body, receipt, plan)
+    if admit is not None:
+        admit(accepted, len(accepted) + len(refused))
     decisions = [_ACCEPTED] * (len(accepted) + len(refused))
     for refusal in refused:
         decisions[refusal.row] = _refusal(refusal)

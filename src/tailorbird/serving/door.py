@@ -28,7 +28,7 @@ from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.serving.answer_count import AnswerCount
-from tailorbird.serving.decisions import BusyError, ClosedError, Decision, DoorFigures, decide
+from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DoorFigures, decide
 from tailorbird.stream import Block, EmbeddedWriter, answers_path, open_writer, raw_path, set_aside_files
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
@@ -90,26 +90,30 @@ class Door:
         self._thread = threading.Thread(target=self._run, name=f"door-{producer}", daemon=True)
         self._thread.start()
 
-    def submit(self, body: bytes, encoding: str = "json", *, source: str = "door", format_: str = "") -> list[Decision]:
+    def submit(
+        self, body: bytes, encoding: str = "json", *, source: str = "door", format_: str = "", admit: Admit | None = None
+    ) -> list[Decision]:
         """Check, append and sync a body; one decision for each event, in order. Returns after the sync.
 
-        `format_` says from which other format an adapter made the lines.
+        `format_` says from which other format an adapter made the lines; `admit` may refuse the whole, see `decisions.decide`.
 
         Refused events are appended as well: the router finds them by the same check and keeps them in quarantine.
 
         Raises:
             BusyError: the queue is full. ClosedError: the log cannot be written. Nothing was acknowledged either way.
         """
-        decisions, done = self._enqueue(body, encoding, source, format_)
+        decisions, done = self._enqueue(body, encoding, source, format_, admit)
         done.result()
         return decisions
 
-    async def submit_async(self, body: bytes, encoding: str = "json", *, source: str = "door", format_: str = "") -> list[Decision]:
+    async def submit_async(
+        self, body: bytes, encoding: str = "json", *, source: str = "door", format_: str = "", admit: Admit | None = None
+    ) -> list[Decision]:
         """As `submit`, for an event loop: a large body is checked in a thread, and nothing blocks the loop."""
         if len(body) > CHECK_INLINE_BYTES:
-            decisions, done = await asyncio.to_thread(self._enqueue, body, encoding, source, format_)
+            decisions, done = await asyncio.to_thread(self._enqueue, body, encoding, source, format_, admit)
         else:
-            decisions, done = self._enqueue(body, encoding, source, format_)
+            decisions, done = self._enqueue(body, encoding, source, format_, admit)
         await asyncio.wrap_future(done)
         return decisions
 
@@ -179,10 +183,10 @@ class Door:
 
     # Below: the queue (any thread), then the writer (its own thread only).
 
-    def _enqueue(self, body: bytes, encoding: str, source: str, format_: str) -> tuple[list[Decision], "Future[None]"]:
+    def _enqueue(self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None) -> tuple[list[Decision], "Future[None]"]:
         self._refuse_if_full(len(body))  # before the work of checking: shedding must be cheap
         receipt = Receipt(self._clock.now(), source, encoding, format_)
-        decisions = decide(body, receipt, self._plan)
+        decisions = decide(body, receipt, self._plan, admit)
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
         with self._changed:

@@ -37,8 +37,7 @@ from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.fields import as_record
 from tailorbird.events.adapters.files import split_records
 from tailorbird.events.adapters.record import Record, lines_of
-from tailorbird.serving.app import Answers, Service, as_json, fault, in_thread, route
-from tailorbird.serving.body import read_body
+from tailorbird.serving.app import Answers, Service, admission, as_json, body_of, fault, in_thread, route
 from tailorbird.serving.keyfile import OPEN, READ, WRITE
 from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown, decode
 
@@ -107,9 +106,13 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
 
 
 async def _insert(request: Request, service: Service, *, convert: Convert) -> Response:
-    body = await read_body(request, bytes_max=service.body_bytes_max, deadline_s=service.body_deadline_s)
+    body = await body_of(request, service)
     lines = await asyncio.to_thread(_lines, body, convert)
-    decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", format_=gorse.FORMAT) if lines else []
+    decisions = (
+        await service.door.submit_async(b"\n".join(lines), "ndjson", format_=gorse.FORMAT, admit=admission(request, service))
+        if lines
+        else []
+    )
     refused = [decision for decision in decisions if not decision.accepted]
     if refused and len(refused) == len(decisions):
         return fault(400, refused[0].code, refused[0].message, path=refused[0].path, fix="it is kept: tailorbird lake quarantine")
@@ -172,7 +175,7 @@ async def _recommend(request: Request, service: Service, *, slot: str, remembere
 async def _session(request: Request, service: Service) -> Response:
     """What goes with the items of a session that nobody keeps: their similar items, summed, without themselves."""
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
-    body = await read_body(request, bytes_max=service.body_bytes_max, deadline_s=service.body_deadline_s)
+    body = await body_of(request, service)
     items = [feedback.ItemId for feedback in decode(body, _session_of)][-SESSION_MAX:]
     found = await in_thread(service, _together, service.pipeline, items, min(count + offset, SIZE_MAX))
     return as_json(found[offset : offset + count])

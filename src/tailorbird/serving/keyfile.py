@@ -36,6 +36,23 @@ _PERSON = b"tailorbird key"
 Hex = Annotated[str, Meta(pattern="^[0-9a-f]+$")]
 
 
+Rate = Annotated[float, Meta(ge=0)] | None
+Count = Annotated[int, Meta(ge=0)] | None
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What a key may do, where it is not what `[serve]` says for all; 0 is no limit. `serving.limits` holds them."""
+
+    requests_per_s: Rate = None
+    events_per_s: Rate = None
+    batch_max: Count = None
+    body_bytes_max: Count = None
+    ids_per_hour: Count = None
+
+
+NO_LIMITS = Limits()
+
+
 class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """A key as the file holds it. Times are microseconds.
 
@@ -52,6 +69,7 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     created_at: int
     expires_at: int = 0
     origins: list[str] = []
+    limits: Limits = NO_LIMITS
 
     def matches(self, secret: str) -> bool:
         return hmac.compare_digest(bytes.fromhex(self.hash), _hash(secret, self.salt))
@@ -103,6 +121,7 @@ def create_key(
     now: int,
     *,
     origins: Sequence[str] = (),
+    limits: Limits = NO_LIMITS,
     expires_at: int = 0,
     replaces: str = "",
     keep_until: int = 0,
@@ -127,6 +146,7 @@ def create_key(
         created_at=now,
         expires_at=expires_at,
         origins=sorted(set(origins)),
+        limits=limits,
     )
     with _changing(file) as keys:
         if replaces:

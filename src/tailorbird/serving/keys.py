@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tailorbird.errors import ConfigError, TailorbirdError
 from tailorbird.events import Clock, SystemClock
-from tailorbird.serving.keyfile import ADMIN, OPEN, READ, WRITE, KeyRecord, parse_token, read_keys
+from tailorbird.serving.keyfile import ADMIN, NO_LIMITS, OPEN, READ, WRITE, KeyRecord, Limits, parse_token, read_keys
 
 KEY_LENGTH_MIN = 16
 TOKEN_LENGTH_MAX = 512
@@ -44,6 +44,7 @@ class Caller:
 
     id: str = ""
     public: bool = False
+    limits: Limits = NO_LIMITS
 
 
 ANYBODY = Caller()
@@ -111,16 +112,16 @@ class Keys:
         key = key.strip()
         if kind.lower() != "bearer" or not key:
             raise AccessError("expected the header Authorization: Bearer KEY", status=401, code="key_missing")
-        name, scopes, origins = self._find(key) if len(key) <= TOKEN_LENGTH_MAX else _NOBODY
-        if not name:
+        caller, scopes, origins = self._find(key) if len(key) <= TOKEN_LENGTH_MAX else _NOBODY
+        if caller is None:
             raise AccessError("this key is not known, or has expired", status=401, code="key_unknown")
         if scope not in scopes:
             raise AccessError(f"this key has no {scope} scope", status=403, code="key_scope")
         if origins and origin not in origins:
             fix = "tailorbird keys create --origin names the origins of a browser's key"
             raise AccessError("this key is for the pages of other web origins", status=403, code="key_origin", fix=fix)
-        self._used[name] += 1
-        return Caller(name, public=bool(origins))
+        self._used[caller.id] += 1
+        return caller
 
     def origins(self) -> frozenset[str]:
         """The web origins that keys of browsers are for."""
@@ -136,18 +137,19 @@ class Keys:
             for each in self._records.values()
         ]
 
-    def _find(self, key: str) -> tuple[str, frozenset[str], frozenset[str]]:
-        """Name, scopes and origins. The id in a key of ours is no secret and is looked up; secrets are compared in constant time."""
+    def _find(self, key: str) -> tuple[Caller | None, frozenset[str], frozenset[str]]:
+        """Whose it is, scopes and origins. The id in a key of ours is no secret and is looked up; secrets are compared in constant time."""
         token = parse_token(key)
         record = self._records.get(token[0]) if token else None
         if token and record is not None:
             if record.matches(token[1]) and not 0 < record.expires_at <= self._clock.now():
-                return record.id, frozenset(record.scopes), frozenset(record.origins)
+                caller = Caller(record.id, bool(record.origins), record.limits)
+                return caller, frozenset(record.scopes), frozenset(record.origins)
             return _NOBODY
         given, found = _hash(key), _NOBODY
         for digest, name, scopes in self._plain:  # all of them, so that the time does not tell which was near
             if hmac.compare_digest(digest, given):
-                found = (name, scopes, frozenset())
+                found = (Caller(name), scopes, frozenset())
         return found
 
     def _look(self) -> None:
@@ -179,7 +181,7 @@ class Keys:
         return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode)
 
 
-_NOBODY: tuple[str, frozenset[str], frozenset[str]] = ("", frozenset(), frozenset())
+_NOBODY: tuple[Caller | None, frozenset[str], frozenset[str]] = (None, frozenset(), frozenset())
 
 
 def _digest(key: str, where: str) -> bytes:

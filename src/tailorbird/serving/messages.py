@@ -140,16 +140,21 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     door: dict[str, Any]
     refused: dict[str, int]
+    limited: dict[str, int]
     keys: list[KeyFigures]
 
 
 class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a request was not answered: a stable code, a sentence, the path in the document, and what to do."""
+    """Why a request was not answered: a stable code, a sentence, the path in the document, and what to do.
+
+    `request_id` is that of the header `X-Request-Id` and of the server's log; an answer's is another.
+    """
 
     code: str
     message: str
     path: str = ""
     fix: str = ""
+    request_id: str = ""
 
 
 class QueryError(UsageError):

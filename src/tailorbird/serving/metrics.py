@@ -56,6 +56,10 @@ class Metrics:
     def shed(self) -> None:
         self._shed.inc()
 
+    def watch_limits(self, limited: Callable[[], dict[str, int]]) -> None:
+        """Let each scrape read what was refused for a limit's sake."""
+        self.registry.register(_LimitsCollector(limited))
+
     def bundle_loaded(self, version: str) -> None:
         with self._lock:
             if self._version:
@@ -102,6 +106,17 @@ class _FeaturesCollector:
         yield GaugeMetricFamily("tailorbird_features_compared_at_seconds", text, value=now.at / 1e6)
         text = "1 while the comparison fails; doctor says why."
         yield GaugeMetricFamily("tailorbird_features_compare_failing", text, value=int(bool(now.error)))
+
+
+class _LimitsCollector:
+    def __init__(self, limited: Callable[[], dict[str, int]]) -> None:
+        self._limited = limited
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily("tailorbird_limited", "Requests refused for a limit's sake, by limit.", labels=["limit"])
+        for limit, count in self._limited().items():
+            family.add_metric([limit], count)
+        yield family
 
 
 class _DoorCollector:

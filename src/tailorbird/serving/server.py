@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -42,6 +42,8 @@ from tailorbird.serving.bundles import BundleHolder, probe_in_child
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import first_free
 from tailorbird.serving.keys import Keys
+from tailorbird.serving.limits import Limiter, ServerLimits
+from tailorbird.serving.logs import RequestLog
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.pruning import Pruner
@@ -65,6 +67,8 @@ class ServeOptions:
         stream, routed, state, registry, run: folders and files of a project, see `config.Paths`.
         features: the applied ones, read with as long as there is no bundle; see `serving.schemas`.
         port_asked: whether the port was named by somebody; only a default one is replaced by the next free one.
+        limits: of keys that have none of their own.
+        log_requests: a line for every request, not only for refused and failed ones.
         keys_file: keys with their scopes, read anew when it changes; see `serving.keyfile`.
         lake: the lake's folder, whose word lets our logs be pruned; None keeps them whole.
         probe: load each bundle in a child process first.
@@ -89,6 +93,8 @@ class ServeOptions:
     read_keys: Sequence[str] = ()
     admin_keys: Sequence[str] = ()
     keys_file: Path | None = None
+    limits: ServerLimits = field(default_factory=ServerLimits)
+    log_requests: bool = False
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     lake: Path | None = None
@@ -140,6 +146,8 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
             Perimeter(hosts, frozenset(options.origins)),
             metrics,
             body_bytes_max=options.body_bytes_max,
+            limiter=Limiter(options.limits),
+            requests=RequestLog(every=options.log_requests),
             threads=options.threads,
         )
         pruner = Pruner(door, options.lake) if options.lake is not None else None

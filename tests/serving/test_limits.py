@@ -1,0 +1,264 @@
+"""Limits by key and by address, bodies within a budget, and a door that pushes back before memory grows."""
+
+import asyncio
+import gzip
+import threading
+import tracemalloc
+
+import httpx
+import msgspec
+import pytest
+from backports import zstd
+from starlette.testclient import TestClient
+from tests.serving.test_app import CLICK, Prompt
+
+from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.body import Budget
+from tailorbird.serving.door import Door
+from tailorbird.serving.keyfile import Limits, create_key
+from tailorbird.serving.keys import Caller, Keys
+from tailorbird.serving.limits import BURST_S, Bucket, Distinct, Limiter, LimitError, ServerLimits, address_of
+
+
+class Seconds:
+    """A monotonic clock that moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def seconds():
+    return Seconds()
+
+
+@pytest.fixture
+def make(tmp_path, seconds):
+    """A client of a server with these limits, and the headers of a key with those of its own."""
+    open_doors = []
+
+    def make(server: ServerLimits | None = None, own: Limits | None = None, *, page: bool = False, **more) -> tuple[TestClient, dict]:
+        file = tmp_path / "keys.json"
+        origins = ["https://shop.example"] if page else []
+        scopes = ["write"] if page else ["read", "write"]
+        token, _ = create_key(file, "k", scopes, 1, origins=origins, limits=own or Limits())
+        door = Door(tmp_path, f"serve-{len(open_doors)}", RoutePlan(), SystemClock())
+        open_doors.append(door)
+        service = Service(Prompt(), door, Keys(file=file), limiter=Limiter(server, seconds), **more)
+        headers = {"authorization": f"Bearer {token}", **({"origin": origins[0]} if page else {})}
+        return TestClient(create_app(service), base_url="http://127.0.0.1", client=("203.0.113.7", 50_000)), headers
+
+    yield make
+    for door in open_doors:
+        door.close()
+
+
+def click(number: int, **more) -> dict:
+    return {**CLICK, "event_id": f"e{number}", **more}
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> None:
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    if status in (429, 503):
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told(make, seconds):
+    client, headers = make(ServerLimits(events_per_s=2))
+    batch = [click(number) for number in range(30)]
+    assert client.post("/v1/events", json=batch, headers=headers).status_code == 200
+    answer = client.post("/v1/events", json=click(1), headers=headers)
+    refused(answer, 429, "rate")
+    assert client.post("/v1/recommend", json={"slot": "home"}, headers=headers).status_code == 200, "answers have a bucket of their own"
+    seconds.now += int(answer.headers["retry-after"])
+    assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
+    assert 'tailorbird_limited_total{limit="events"} 1.0' in client.get("/metrics", headers=headers).text
+
+
+def test_a_key_may_ask_so_often(make, seconds):
+    client, headers = make(own=Limits(requests_per_s=1))
+    answers = [client.get("/v1/items/i1", headers=headers) for _ in range(int(BURST_S) + 1)]
+    assert [answer.status_code for answer in answers] == [200] * int(BURST_S) + [429]
+    assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
+    seconds.now += 1.1
+    assert client.get("/v1/items/i1", headers=headers).status_code == 200
+
+
+def test_a_flood_from_one_address_does_not_stop_the_page_for_others(make):
+    client, headers = make(ServerLimits(address_events_per_s=1), page=True)
+    assert client.post("/v1/events", json=[click(number) for number in range(20)], headers=headers).status_code == 200
+    refused(client.post("/v1/events", json=click(1), headers=headers), 429, "rate")
+    other = TestClient(client.app, base_url="http://127.0.0.1", client=("203.0.113.8", 50_000))
+    assert other.post("/v1/events", json=click(1), headers=headers).status_code == 200
+
+
+def test_a_forged_forwarding_header_is_no_way_around(make):
+    client, headers = make(ServerLimits(address_events_per_s=1), page=True)
+    client.post("/v1/events", json=[click(number) for number in range(20)], headers=headers)
+    refused(client.post("/v1/events", json=click(1), headers={**headers, "x-forwarded-for": "198.51.100.1"}), 429, "rate")
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "expected"),
+    [
+        ("203.0.113.7", "198.51.100.1", "203.0.113.7"),
+        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "6.6.6.6, 198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", None, "10.0.0.1"),
+        ("10.0.0.1", "nonsense", ""),
+        ("2001:db8:1:2:3:4:5:6", None, "2001:db8:1:2::/64"),
+    ],
+)
+def test_whose_address_counts(peer, forwarded, expected):
+    assert address_of(peer, forwarded, frozenset(["10.0.0.1", "10.0.0.2"])) == expected
+
+
+def test_a_body_holds_so_many_events(make):
+    client, headers = make(ServerLimits(batch_max=3))
+    assert client.post("/v1/events", json=[click(1)] * 3, headers=headers).status_code == 200
+    refused(client.post("/v1/events", json=[click(1)] * 4, headers=headers), 413, "batch_too_long")
+    lines = b"\n".join([b"{}"] * 4)
+    refused(client.post("/v1/events", content=lines, headers={**headers, "content-type": "application/x-ndjson"}), 413, "batch_too_long")
+    assert "tailorbird_events_accepted_total 3.0" in client.get("/metrics", headers=headers).text
+
+
+def test_a_key_may_have_a_smaller_body_than_others(make):
+    client, headers = make(own=Limits(body_bytes_max=100))
+    refused(client.post("/v1/events", json=[click(1)] * 4, headers=headers), 413, "too_large")
+
+
+def test_a_key_that_invents_people_is_stopped_until_the_hour_is_over(make, seconds):
+    client, headers = make(own=Limits(ids_per_hour=500))
+    for start in range(0, 1_000, 100):
+        batch = [click(number, user_id=f"u{number}") for number in range(start, start + 100)]
+        answer = client.post("/v1/events", json=batch, headers=headers)
+        if answer.status_code != 200:
+            break
+    refused(answer, 429, "too_many_ids")
+    assert 400 <= start <= 600
+    assert 'tailorbird_limited_total{limit="ids"} 1.0' in client.get("/metrics", headers=headers).text
+    seconds.now += int(answer.headers["retry-after"])
+    assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("count", [1, 100, 3_000, 30_000, 200_000])
+def test_the_sketch_is_near(count):
+    distinct = Distinct()
+    for _ in range(2):
+        distinct.add(f"id-{number}" for number in range(count))
+    assert distinct.estimate() == pytest.approx(count, rel=0.08)
+
+
+def test_a_bucket_never_holds_more_than_its_burst():
+    bucket = Bucket(2.0, 0.0)
+    assert bucket.wait_s(1e9) == 0
+    bucket.take(21)
+    assert bucket.wait_s(1e9) == pytest.approx(0.5, abs=0.01)
+
+
+def test_addresses_do_not_fill_memory(monkeypatch):
+    monkeypatch.setattr("tailorbird.serving.limits.ADDRESSES_MAX", 100)
+    limiter = Limiter()
+    for number in range(1_000):
+        limiter.begin(Caller("k", public=True), "write", f"198.51.{number // 250}.{number % 250}")
+    assert len(limiter._addresses) == 100
+
+
+def test_limits_hold_among_threads():
+    limiter = Limiter(ServerLimits(requests_per_s=10))
+    passed = []
+
+    def ask() -> None:
+        for _ in range(100):
+            try:
+                limiter.begin(Caller("k"), "read", "")
+                passed.append(1)
+            except LimitError:
+                pass
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 100 <= len(passed) <= 130
+
+
+def test_zstd_is_unpacked_within_the_limits(make):
+    client, headers = make(body_bytes_max=200_000)
+    packed = {**headers, "content-encoding": "zstd"}
+    body = msgspec.json.encode(click(1))
+    assert client.post("/v1/events", content=zstd.compress(body), headers=packed).status_code == 200
+    refused(client.post("/v1/events", content=zstd.compress(b" " * 3_000_000), headers=packed), 413, "too_large")
+    refused(client.post("/v1/events", content=b"no zstd", headers=packed), 400, "bad_zstd")
+    refused(client.post("/v1/events", content=zstd.compress(body)[:-4], headers=packed), 400, "bad_zstd")
+    refused(client.post("/v1/events", content=zstd.compress(body) * 2, headers=packed), 400, "bad_zstd")
+    wide = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27, zstd.CompressionParameter.content_size_flag: 0})
+    frame = wide.compress(body) + wide.flush()
+    refused(client.post("/v1/events", content=frame, headers=packed), 400, "bad_zstd")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd.compress], ids=["gzip", "zstd"])
+def test_a_bomb_is_told_by_its_ratio_before_it_is_large(make, pack):
+    client, headers = make()
+    packed = {**headers, "content-encoding": pack.__module__.rpartition(".")[2]}
+    packed["content-encoding"] = "gzip" if pack is gzip.compress else "zstd"
+    refused(client.post("/v1/events", content=pack(b" " * 900_000), headers=packed), 413, "too_dense")
+    lines = b"\n".join(msgspec.json.encode(click(number)) for number in range(5_000))
+    sent = client.post("/v1/events", content=pack(lines), headers={**packed, "content-type": "application/x-ndjson"})
+    assert sent.json()["accepted"] == 5_000
+
+
+def test_bodies_that_do_not_fit_together_are_refused_and_their_room_is_given_back(make):
+    budget = Budget(1_000)
+    client, headers = make(budget=budget)
+    refused(client.post("/v1/events", content=b" " * 2_000, headers=headers), 503, "overloaded")
+    assert budget.held == 0
+    assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
+    assert budget.held == 0
+
+
+def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monkeypatch):
+    """Many senders at once, a disk that takes nothing: what is not refused waits in a queue whose size is known."""
+    stalled, free = threading.Event(), threading.Event()
+
+    def stall(site: str) -> None:
+        if site == "door.before_append":
+            stalled.set()
+            free.wait(20)
+
+    monkeypatch.setattr("tailorbird.serving.door.faults.at", stall)
+    body = msgspec.json.encode([click(number, properties={"note": "x" * 400}) for number in range(100)])
+    queue, bodies, senders = 4 * len(body), 8 * len(body), 200
+
+    async def send() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            sent = [asyncio.create_task(client.post("/v1/events", content=body)) for _ in range(senders)]
+            done, waiting = await asyncio.wait(sent, timeout=3)
+            assert stalled.is_set()
+            assert waiting, "some wait for the disk"
+            assert door.figures().queue_bytes <= queue
+            free.set()
+            return await asyncio.gather(*done, *waiting)
+
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), queue_bytes_max=queue) as door:
+        service = Service(Prompt(), door, budget=Budget(bodies))
+        tracemalloc.start()
+        try:
+            answers = asyncio.run(send())
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    statuses = {answer.status_code for answer in answers}
+    assert statuses <= {200, 429, 503}
+    assert 200 in statuses
+    assert statuses & {429, 503}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code != 200)
+    assert door.figures().accepted == 100 * sum(answer.status_code == 200 for answer in answers)
+    assert peak < senders * len(body) / 2, "all bodies together never lay in memory"

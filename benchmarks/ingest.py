@@ -4,6 +4,7 @@
 
     raw          the raw log's own appends: the same bodies in as many commits, each synced, without a check or a queue
     raw_single   the same with one sender, so that each body is a commit in both
+    rules        from body to lake without rules of the project's own, beside the same with six of them for each event, in door and router
     parquet      pyarrow writes the routed events, a file a day, synced; no ACID, no archive, no ledger, nothing read back
 
 Ratios are the bare part's time over ours: what is left of its speed.
@@ -31,7 +32,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tailorbird.events import DAY, Receipt, RoutePlan, SimulatedClock
+from tailorbird.events import DAY, Receipt, RoutePlan, SimulatedClock, check
+from tailorbird.events.rules import Rule
 from tailorbird.features import FeatureSet, count, entity, mean, ratio, sequence, time_since
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole, leave
@@ -44,6 +46,11 @@ SPAN = 3 * DAY
 BODY_ROWS = 100
 SENDERS = 16
 PLAN = RoutePlan(item_attributes=("category", "price"))
+RULES = (
+    Rule("price", required=True, kind="number", low=0.0, high=10_000), Rule("quantity", kind="integer", low=1, high=100),
+    Rule("currency", one_of=("EUR", "NOK")), Rule("dwell_ms", kind="number"), Rule("order_id", kind="text"), Rule("gift", kind="boolean"),
+)  # fmt: skip
+RULED = msgspec.structs.replace(PLAN, rules=dict.fromkeys(("view", "click", "cart", "purchase"), RULES))
 RECEIPT = msgspec.json.encode(Receipt(START))
 
 
@@ -133,8 +140,23 @@ def run(folder: Path, sent: list[bytes], events: int, watch: Stopwatch) -> bool:
         applied = worker.position.rows
     with LakeRole(stream, lake, clock=clock) as role, watch.of("lake"):
         role.drain()
+    _check(sent, watch)
     _parquet(folder / "parquet", stream, watch)
     return accepted == applied == Lake(lake).count("events") == events
+
+
+def _check(sent: list[bytes], watch: Stopwatch) -> None:
+    """The contract alone, without and with rules in turn, body by body, so that whatever else the machine does meets both."""
+    spent = {"check": 0.0, "check_rules": 0.0}
+    receipt = Receipt(START)
+    for body in sent:
+        for name, plan in (("check", PLAN), ("check_rules", RULED)):
+            began = time.perf_counter()
+            refused = check(body, receipt, plan)[1]
+            spent[name] += time.perf_counter() - began
+            assert not refused
+    for name, seconds in spent.items():
+        watch.seconds[name].append(seconds)
 
 
 def _raw(folder: Path, sent: list[bytes], commits: int, name: str, watch: Stopwatch) -> None:
@@ -180,7 +202,7 @@ def main() -> None:
     pairs = {"raw": ("raw", "door"), "raw_single": ("raw_single", "door_single"), "parquet": ("parquet", "lake")}
     report = {
         "results": watch.results(rows),
-        "ratios": {name: watch.ratio(*pair) for name, pair in pairs.items()},
+        "ratios": {name: watch.ratio(*pair) for name, pair in pairs.items()} | {"rules": _with_rules(watch)},
         "equal": {"every part has every event": all(complete)},
         "sizes": {"events": events, "body_rows": BODY_ROWS, "senders": SENDERS, "bytes": sum(map(len, sent)), "runs": arguments.runs},
         "versions": {name: version(name) for name in ("apsw", "deltalake", "lmdb", "numpy", "pyarrow")}
@@ -190,6 +212,12 @@ def main() -> None:
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
     leave(0 if all(complete) else 1)  # deltalake's threads may abort a process that ends in the usual way
+
+
+def _with_rules(watch: Stopwatch) -> float:
+    """From body to lake without rules over the same with them, which door and router both check."""
+    whole = sum(watch.median(name) for name in ("door", "router", "lake"))
+    return round(whole / (whole + 2 * (watch.median("check_rules") - watch.median("check"))), 3)
 
 
 def _cpu() -> str:

@@ -7,6 +7,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from tailorbird.config.contract_file import FILE as CONTRACT
+from tailorbird.config.contract_file import Declared, load_contract
 from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
@@ -64,6 +66,7 @@ class Project:
     slots: dict[str, Slot]
     plan: RoutePlan
     paths: Paths
+    declared: Declared
 
     def slot(self, name: str = "") -> Slot:
         """A slot by its name; without one, that of `train.slot`.
@@ -113,13 +116,14 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     types = event_types(settings)
     features = _applied(root, Paths(data).state, types) if applied else load_features(root / "features.py", event_types=types)
     slots = load_slots(root / "slots.py")
+    declared = load_contract(root / CONTRACT, types)
     if not applied:
         check_heads(features.transforms, (head for slot in slots.values() for head in slot.objective))
     if settings.train.slot not in slots and slots:
         near = difflib.get_close_matches(settings.train.slot, slots, n=1)
         hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"
         raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
-    return Project(root, settings, origins, features, slots, compile_plan(settings, features, slots), Paths(data))
+    return Project(root, settings, origins, features, slots, compile_plan(settings, features, slots, declared), Paths(data), declared)
 
 
 def _applied(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
@@ -149,7 +153,7 @@ def event_types(settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*EVENT_TYPES, *settings.events.types)))
 
 
-def compile_plan(settings: Settings, features: FeatureSet, slots: dict[str, Slot]) -> RoutePlan:
+def compile_plan(settings: Settings, features: FeatureSet, slots: dict[str, Slot], declared: Declared) -> RoutePlan:
     """What door and router need to know, as plain data."""
     events = settings.events
     return RoutePlan(
@@ -161,6 +165,7 @@ def compile_plan(settings: Settings, features: FeatureSet, slots: dict[str, Slot
         dedup_us=duration(events.dedup),
         answer_us=duration(events.answer),
         slots={name: SlotPlan(duration(slot.attribution), slot.denominator) for name, slot in slots.items()},
+        rules=declared.rules,
     )
 
 

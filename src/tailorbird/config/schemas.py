@@ -143,7 +143,7 @@ def find_schema(project: Project, schema: str) -> FeatureSet:
 
 def plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
     """What the router needs to know: the attributes that any of the schemas names."""
-    plan = compile_plan(project.settings, project.features, project.slots)
+    plan = compile_plan(project.settings, project.features, project.slots, project.declared)
     return msgspec.structs.replace(
         plan,
         user_attributes=tuple(sorted({name for features in schemas for name in features.user_attributes})),

@@ -18,6 +18,7 @@ import msgspec
 from tailorbird.events.clock import to_iso
 from tailorbird.events.envelope import Event
 from tailorbird.events.plan import PROFILE_TYPES, RoutePlan
+from tailorbird.events.rules import violation
 
 CONTRACT_VERSION = 1
 
@@ -197,6 +198,8 @@ def _check_one(row: int, event: Event, receipt: Receipt, plan: RoutePlan) -> Acc
     _check_subject(event)
     _check_context(event)
     _check_properties(event)
+    if (rules := plan.rules.get(event.type)) is not None and (broken := violation(rules, event.properties)) is not None:
+        raise _Refused(*broken)
     received_at = receipt.received_at
     if event.received_at is not None:
         received_at = _time(event.received_at, "$.received_at")

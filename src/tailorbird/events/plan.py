@@ -10,6 +10,7 @@ from hashlib import blake2b
 import msgspec
 
 from tailorbird.events.clock import DAY, HOUR, MINUTE
+from tailorbird.events.rules import Rule
 
 EVENT_TYPES = (
     "answer",
@@ -49,6 +50,7 @@ class RoutePlan(msgspec.Struct, frozen=True):
         horizon_us: an event older than this on arrival does not count.
         dedup_us: how long the router remembers an event's id.
         answer_us: how long the router remembers an answer.
+        rules: type → what the project declares of its properties.
     """
 
     event_types: tuple[str, ...] = EVENT_TYPES
@@ -60,6 +62,7 @@ class RoutePlan(msgspec.Struct, frozen=True):
     dedup_us: int = 7 * DAY
     answer_us: int = 2 * HOUR
     slots: dict[str, SlotPlan] = {}
+    rules: dict[str, tuple[Rule, ...]] = {}
 
     @property
     def version(self) -> str:

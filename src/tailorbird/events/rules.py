@@ -1,0 +1,83 @@
+"""Rules that a project declares for the properties of its events, as plain data in the route plan, and their check.
+
+Pure, and the same at the door and in the router, so that both decide alike; `events.contract` calls it for types that have rules.
+
+>>> violation((Rule("price", required=True, kind="number", low=0.0),), {"price": "12"})
+('wrong_type', '$.properties.price', 'expected a number, got "12"')
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+KINDS = ("number", "integer", "text", "boolean")
+_SHOWN_MAX = 60
+
+
+class Rule(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one property of one type of event must be.
+
+    Attributes:
+        required: an event without it is refused; null counts as absent.
+        kind: one of `KINDS`; "" takes any.
+        low, high: bounds of a number, inclusive.
+        one_of: the only values that it may have.
+    """
+
+    name: str
+    required: bool = False
+    kind: str = ""
+    low: float | None = None
+    high: float | None = None
+    one_of: tuple[str | int | float | bool, ...] = ()
+
+
+def violation(rules: Sequence[Rule], properties: Mapping[str, Any] | None) -> tuple[str, str, str] | None:
+    """The first rule that the properties break: code, path and sentence; None if they keep all."""
+    given = properties or {}
+    for rule in rules:
+        value = given.get(rule.name)
+        if value is None:
+            if rule.required:
+                return "missing", f"$.properties.{rule.name}", f"expected {rule.name}, which this project requires"
+        elif not _keeps(rule, value):
+            return _broken(rule, value)
+    return None
+
+
+def _keeps(rule: Rule, value: Any) -> bool:
+    type_ = type(value)
+    if rule.kind and type_ not in _TYPES[rule.kind] and not (rule.kind == "integer" and type_ is float and value.is_integer()):
+        return False
+    low, high = rule.low, rule.high
+    if (low is not None or high is not None) and (
+        type_ not in _NUMBERS or (low is not None and not value >= low) or (high is not None and not value <= high)
+    ):
+        return False
+    return not rule.one_of or (type_ is not dict and type_ is not list and value in rule.one_of)
+
+
+def _broken(rule: Rule, value: Any) -> tuple[str, str, str]:
+    """Which part of the rule the value breaks."""
+    path = f"$.properties.{rule.name}"
+    if not _keeps(Rule(rule.name, kind=rule.kind), value):
+        return "wrong_type", path, f"expected {_SPOKEN[rule.kind]}, got {_show(value)}"
+    if not _keeps(Rule(rule.name, low=rule.low), value):
+        return "number_out_of_range", path, f"expected at least {rule.low:g}, got {_show(value)}"
+    if not _keeps(Rule(rule.name, high=rule.high), value):
+        return "number_out_of_range", path, f"expected at most {rule.high:g}, got {_show(value)}"
+    return "not_allowed", path, f"expected one of {', '.join(map(str, rule.one_of))}, got {_show(value)}"
+
+
+_NUMBERS = frozenset((int, float))
+_TYPES = {"number": _NUMBERS, "integer": frozenset((int,)), "text": frozenset((str,)), "boolean": frozenset((bool,))}
+_SPOKEN = {"number": "a number", "integer": "a whole number", "text": "text", "boolean": "true or false"}
+
+
+def _show(value: object) -> str:
+    try:
+        text = msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, OverflowError):
+        text = repr(value)
+    return text if len(text) <= _SHOWN_MAX else text[: _SHOWN_MAX - 3] + "…"

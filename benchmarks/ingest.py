@@ -151,9 +151,9 @@ def _check(sent: list[bytes], watch: Stopwatch) -> None:
     receipt = Receipt(START)
     for body in sent:
         for name, plan in (("check", PLAN), ("check_rules", RULED)):
-            began = time.perf_counter()
+            began = time.thread_time()  # it is arithmetic, and waits for nothing
             refused = check(body, receipt, plan)[1]
-            spent[name] += time.perf_counter() - began
+            spent[name] += time.thread_time() - began
             assert not refused
     for name, seconds in spent.items():
         watch.seconds[name].append(seconds)

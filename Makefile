@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test fuzz lint format bench results docs clean
+.PHONY: help setup setup-dev demo test fuzz fuzz-http lint format bench results docs clean
 
 help:          ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -34,6 +34,9 @@ test: setup-dev    ## lint, types and every test
 
 fuzz: setup-dev    ## features drawn at random against each other for FUZZ_MINUTES=15; keeps what fails in fuzz-failures/
 	$(BIN)/python -m tests.features.fuzz --minutes $(or $(FUZZ_MINUTES),15) $(FUZZ)
+
+fuzz-http: setup-dev    ## requests drawn from the API's own document, and damaged bodies: FUZZ_EXAMPLES=2000 of each kind
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),2000) $(BIN)/python -m pytest -q tests/serving/test_schemathesis.py tests/serving/test_fuzz.py
 
 lint: setup-dev    ## style and types (the import rules are a test)
 	$(BIN)/ruff check .

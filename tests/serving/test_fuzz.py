@@ -1,17 +1,22 @@
 """Whatever comes in is accepted, quarantined or refused: no 5xx, no crash, by Hypothesis over bodies and queries."""
 
+import gzip
+import inspect
 import json
+import os
+import re
 from urllib.parse import quote
 
 import msgspec
 import numpy as np
 import pytest
+from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 from tests.serving import shop
 
-from tailorbird.events import Receipt, RoutePlan, SystemClock, check
+from tailorbird.events import Receipt, RoutePlan, SystemClock, check, contract
 from tailorbird.serving.app import Service, create_app
 from tailorbird.serving.door import Door
 from tailorbird.serving.parts import Fixed
@@ -44,6 +49,10 @@ QUERIES = st.fixed_dictionaries(
         "explain": st.booleans() | JSON,
     },
 )
+FOREIGN = st.sampled_from(
+    ["type", "event", "messageId", "userId", "timestamp", "properties", "specversion", "id", "source", "data", "batch"]
+)
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 EVENTS = st.fixed_dictionaries(
     {},
     optional={
@@ -109,6 +118,61 @@ def test_any_events_are_decided_one_by_one(client, events):
         )
     else:
         assert len(told) == 1, "a body that is no JSON is one row"
+
+
+VALID = [
+    {"event_id": "e1", "type": "click", "ts": "2026-11-25T12:00:00Z", "user_id": "u1", "item_id": "i1", "context": {"country": "NO"}},
+    {"event_id": "e2", "type": "search", "anonymous_id": "a1", "properties": {"query": "rain", "price": 1.5, "deep": [[1], {"x": None}]}},
+    {"event_id": "e3", "type": "item", "item_id": "i1", "properties": {"title": "Coat"}, "timeless": True},
+]
+CODES = set(re.findall(r'_Refused\("(\w+)"', inspect.getsource(contract)))
+
+
+@st.composite
+def damaged(draw) -> tuple[bytes, str]:
+    """A good body of events in which a few bytes were changed, dropped or doubled, and how it is divided."""
+    encoding = draw(st.sampled_from(["json", "ndjson"]))
+    body = bytearray(dump(VALID) if encoding == "json" else b"\n".join(dump(event) for event in VALID))
+    for _ in range(draw(st.integers(0, 4))):
+        place = draw(st.integers(0, len(body) - 1))
+        piece = draw(
+            st.binary(max_size=3) | st.sampled_from([b'"', b"\n", b"{", b"}", b"[", b"\\", b"\x00", b"\\ud800", b"-", b"1e999", b"null"])
+        )
+        body[place : place + draw(st.integers(0, 3))] = piece
+        body = body or bytearray(b" ")
+    return bytes(body), encoding
+
+
+@settings(FUZZ, max_examples=EXAMPLES)
+@given(damaged())
+def test_each_row_of_a_damaged_body_is_accepted_or_refused_for_a_reason(sent):
+    body, encoding = sent
+    accepted, refused = check(body, Receipt(1_795_000_000_000_000, encoding=encoding), RoutePlan())
+    assert sorted(each.row for each in (*accepted, *refused)) == list(range(len(accepted) + len(refused)))
+    assert accepted or refused
+    assert {refusal.code for refusal in refused} <= CODES
+    assert all(refusal.path.startswith("$") and refusal.message for refusal in refused)
+
+
+@settings(FUZZ, max_examples=EXAMPLES)
+@given(damaged(), st.sampled_from(["gzip", "zstd"]), st.data())
+def test_a_damaged_packed_body_is_read_or_refused(client, sent, packing, data):
+    body, encoding = sent
+    packed = bytearray((gzip if packing == "gzip" else zstd).compress(body))
+    for _ in range(data.draw(st.integers(0, 2))):
+        packed[data.draw(st.integers(0, len(packed) - 1))] = data.draw(st.integers(0, 255))
+    headers = {"content-encoding": packing, "content-type": "application/x-ndjson" if encoding == "ndjson" else "application/json"}
+    assert client.post("/v1/events", content=bytes(packed), headers=headers).status_code in (200, 400, 413)
+
+
+@settings(FUZZ, max_examples=EXAMPLES)
+@given(
+    st.sampled_from(["segment", "cloudevents"]),
+    JSON | st.lists(st.dictionaries(FOREIGN, JSON, max_size=5), max_size=3) | st.binary(max_size=60),
+)
+def test_whatever_a_webhook_sends_is_taken_or_refused(client, format_, sent):
+    body = sent if isinstance(sent, bytes) else dump(sent)
+    assert client.post(f"/v1/events?format={format_}", content=body).status_code in (200, 400)
 
 
 def filter_none(event: dict) -> list[str]:

@@ -207,6 +207,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             "Take one event, a list, or one a line; what is accepted is on the disk when this answers.",
             Event | list[Event],
             Receipts,
+            refuses=Receipts,
             queries={"format": "`segment` or `cloudevents`, for what those send; our own events without it"},
             body_types=("application/json", "application/x-ndjson"),
             statuses=(400, 401, 403, 408, 413, 415, 429, 503),
@@ -240,7 +241,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
         Operation(ADMIN, "What this server is doing, and which keys are used.", gives=Status, statuses=(401, 403)),
     ),
     ("/openapi.json", "GET"): (spec, Operation(READ, "This document.", gives=dict, statuses=(401, 403, 429))),
-    ("/docs", "GET"): (docs, Operation(READ, "This document as a page.", statuses=(401, 403, 429))),
+    ("/docs", "GET"): (docs, Operation(READ, "This document as a page.", text="text/html", statuses=(401, 403, 429))),
 }
 OPERATIONS = {key: operation for key, (_, operation) in ROUTES.items()}
 

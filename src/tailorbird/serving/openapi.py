@@ -23,7 +23,9 @@ class Operation:
         scope: `open`, `read`, `write` or `admin`: which key may call it.
         summary: one sentence.
         takes: the type of the body, or None.
-        gives: the type of a 200 answer; `str` for plain text.
+        gives: the type of a 200 answer; `str` for text.
+        text: the media type of such a text.
+        refuses: the type of a 400 answer where that is not only a fault.
         queries: query parameters, name → description.
         body_types: media types of the body.
         statuses: other statuses that it may answer with.
@@ -36,6 +38,8 @@ class Operation:
     queries: dict[str, str] = field(default_factory=dict)
     body_types: Sequence[str] = ("application/json",)
     statuses: Sequence[int] = ()
+    text: str = "text/plain"
+    refuses: Any = None
 
 
 _STATUSES = {
@@ -53,7 +57,10 @@ _STATUSES = {
 
 def document(operations: dict[tuple[str, str], Operation], fault: type) -> dict[str, Any]:
     """The document for (path, method) → operation."""
-    types = [fault, *(kind for each in operations.values() for kind in (each.takes, each.gives) if kind not in (None, str, dict))]
+    types = [
+        fault,
+        *(kind for each in operations.values() for kind in (each.takes, each.gives, each.refuses) if kind not in (None, str, dict)),
+    ]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     by_type = dict(zip(map(_key, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -75,7 +82,7 @@ def _describe(path: str, method: str, operation: Operation, by_type: dict[str, A
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": f"{method.lower()}{path.replace('/', '_').replace('{', '').replace('}', '')}",
-        "responses": {"200": {"description": "Done.", "content": _content(operation.gives, by_type)}},
+        "responses": {"200": {"description": "Done.", "content": _content(operation, by_type)}},
     }
     if operation.scope != OPEN:
         described["security"] = [{"key": []}, {}]
@@ -92,13 +99,18 @@ def _describe(path: str, method: str, operation: Operation, by_type: dict[str, A
         schema = by_type[_key(operation.takes)]
         described["requestBody"] = {"required": True, "content": {kind: {"schema": schema} for kind in operation.body_types}}
     for status in operation.statuses:
-        described["responses"][str(status)] = {"description": _STATUSES[status], "content": {"application/json": {"schema": fault}}}
+        schema = fault if status != 400 or operation.refuses is None else {"anyOf": [fault, by_type[_key(operation.refuses)]]}
+        content = {"application/json": {"schema": schema}}
+        if operation.scope == OPEN:  # what balancers ask is answered in a word
+            content = {"text/plain": {"schema": {"type": "string"}}}
+        described["responses"][str(status)] = {"description": _STATUSES[status], "content": content}
     return described
 
 
-def _content(gives: Any, by_type: dict[str, Any]) -> dict[str, Any]:
+def _content(operation: Operation, by_type: dict[str, Any]) -> dict[str, Any]:
+    gives = operation.gives
     if gives is str:
-        return {"text/plain": {"schema": {"type": "string"}}}
+        return {operation.text: {"schema": {"type": "string"}}}
     return {"application/json": {"schema": {"type": "object"} if gives is dict else by_type[_key(gives)]}}
 
 

@@ -21,7 +21,8 @@ from tests.cli.test_init import address_of
 
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
-from tailorbird.events import Receipt, RoutePlan, check
+from tailorbird.config.contract_file import Declared, load_contract
+from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
 from tailorbird.events.adapters.mapping import parse_mapping
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +107,9 @@ def test_toml_and_json_say_what_the_code_reads(path: Path, tmp_path: Path) -> No
     for block in _blocks(path, "toml"):
         if "[[source]]" in block:
             parse_mapping(block, str(path))
+        elif block.lstrip().startswith("# contract.toml"):
+            (tmp_path / "contract.toml").write_text(block)
+            assert load_contract(tmp_path / "contract.toml", EVENT_TYPES) != Declared()
         else:
             (tmp_path / "tailorbird.toml").write_text(block)
             load_settings(tmp_path / "tailorbird.toml", {})

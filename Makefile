@@ -32,7 +32,7 @@ test: setup-dev    ## lint, types and every test
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(PYTEST)
 
-fuzz: setup-dev    ## features drawn at random against each other for FUZZ_MINUTES=15; keeps what fails in fuzz-failures/
+fuzz: setup-dev    ## features drawn at random against each other for FUZZ_MINUTES=15; keeps what fails in fuzz-failures/; FUZZ=--mutants tries the suite itself
 	$(BIN)/python -m tests.features.fuzz --minutes $(or $(FUZZ_MINUTES),15) $(FUZZ)
 
 fuzz-http: setup-dev    ## requests drawn from the API's own document, and damaged bodies: FUZZ_EXAMPLES=2000 of each kind

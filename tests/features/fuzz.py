@@ -1,6 +1,7 @@
 """A night of `test_fuzz.py`: example after example until the time is up, and what they covered.
 
     python -m tests.features.fuzz --minutes 480
+    python -m tests.features.fuzz --mutants         whether engines that are wrong in one thing are found, by chance alone
 
 Each failing example is shrunk, printed, and kept in `fuzz-failures/` as it is printed; Hypothesis keeps it in `.hypothesis/`
 besides and tries it first the next time. Exit status 1 if there was any.
@@ -13,18 +14,20 @@ import time
 import traceback
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 from hypothesis.stateful import run_state_machine_as_test
 from tests.features import fuzz_words as words
 from tests.features import fuzz_world
 from tests.features.fuzz_machine import Site, as_json, kinds_left_out
+from tests.features.fuzz_mutants import AIMED, MUTANTS, mutated
 
 from tailorbird.events import SimulatedClock
 from tailorbird.features import load_features
 from tailorbird.features.worker import FeatureWorker
 
 ROUND = 50  # examples between two looks at the clock
+HUNTED = 1_000  # examples in which a mutant is to be caught
 FAILURES = Path("fuzz-failures")
 
 
@@ -33,10 +36,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--steps", type=int, default=25, help="what happens in one example, at most")
     parser.add_argument("--worker", type=Path, help="be the worker of a test that kills it")
+    parser.add_argument("--mutants", action="store_true", help="look for the faults of fuzz_mutants instead")
     given = parser.parse_args()
     if given.worker is not None:
         be_worker(given.worker)
         return
+    if given.mutants:
+        hunt(given.steps)
     end, begun, rounds, failures = time.monotonic() + 60 * given.minutes, time.monotonic(), 0, 0
     counted = _counting()
     while time.monotonic() < end:
@@ -53,6 +59,23 @@ def main() -> None:
     left_out = kinds_left_out()
     print(f"kinds never drawn: {', '.join(sorted(left_out)) or 'none'}")
     raise SystemExit(1 if failures or left_out else 0)
+
+
+def hunt(steps: int) -> None:
+    """Each mutant, until it is caught; exit status 1 if one was not within `HUNTED` examples."""
+    spared = 0
+    for mutant in MUTANTS:
+        begun, machine = time.monotonic(), _machine(random.getrandbits(64))
+        machine.aimed = AIMED
+        caught = "not caught"
+        try:
+            with mutated(mutant):
+                run_state_machine_as_test(machine, settings=settings(_profile(steps), max_examples=HUNTED, phases=[Phase.generate]))
+        except AssertionError:
+            caught = "caught"
+        spared += caught != "caught"
+        print(f"{mutant.name}: {caught} after {time.monotonic() - begun:.0f} s", flush=True)
+    raise SystemExit(1 if spared else 0)
 
 
 def _profile(steps: int) -> settings:

@@ -207,6 +207,12 @@ class Site(RuleBasedStateMachine):
         self.site.clock.advance_to(max(self.site.clock.now(), BASE + later * self.unit))
         self.site.worker.refresh()
 
+    @rule()
+    def sweep(self) -> None:
+        """Let idle entities go."""
+        if self.site.sweep():
+            self.happened("entities expired")
+
     @precondition(lambda self: self.site.worker.position.p > 0)
     @rule(cut=st.sampled_from([1, 5, 1_000]), seed=st.integers(0, 99), stop_after=st.sampled_from([None, 1, 2]))
     def rebuild(self, cut: int, seed: int, stop_after: int | None) -> None:

@@ -24,6 +24,7 @@ from tailorbird import faults
 from tailorbird.errors import StorageError
 from tailorbird.events import ROUTED, Receipt, RoutePlan, SimulatedClock
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
+from tailorbird.events.schema import micros
 from tailorbird.features import FeatureSet, ReadRequest, reference
 from tailorbird.features.backfill import Requests, backfill
 from tailorbird.features.bootstrap import build_from_lake
@@ -109,6 +110,12 @@ class World:
         self.route()
         while self.work():
             pass
+
+    def sweep(self) -> int:
+        """Look once at every entity, when the clock says what the newest event does; how many expired."""
+        newest = max((int(micros(one["ts"]).max()) for one in self.known if one.num_rows), default=BASE)
+        self.clock.advance_to(max(self.clock.now(), newest))
+        return sum(self.worker.sweep().expired for _ in self.features.layout.entities)
 
     def read(self, request: ReadRequest, reader: Reader | None = None) -> None:
         if reader is None:

@@ -7,10 +7,8 @@ The site is `fuzz_world`, what happens to it `fuzz_machine`, its declarations `f
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
@@ -20,19 +18,16 @@ from tests.features import kit
 from tests.features.drawn_events import ITEMS
 from tests.features.drawn_events import event as routed_event
 from tests.features.fuzz_machine import Site, kinds_left_out
+from tests.features.fuzz_mutants import MUTANTS, Mutant, Scene, mutated
+from tests.features.fuzz_mutants import differences as scene_differences
 from tests.features.fuzz_world import BASE
 from tests.features.three_readings import Asked, differences
 
-from tailorbird import faults
 from tailorbird.events.clock import SECOND
-from tailorbird.events.schema import micros
-from tailorbird.features import ReadRequest, asof, read, runs, worker
-from tailorbird.features.declare import SESSION_GAP
+from tailorbird.features import ReadRequest
 from tailorbird.features.read import Reader
-from tailorbird.features.worker import FeatureWorker
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
-MUTANT_EXAMPLES = 300  # within which each is to be caught
 
 
 def profile(examples: int, **more: object) -> settings:
@@ -69,79 +64,16 @@ def test_whatever_happens_the_readings_are_one() -> None:
     assert kinds_left_out() == set()
 
 
-# Of the mutants' kinds, so that not many examples are needed.
-AIMED = (
-    'count("f0", entity(), ("click", "view", "rating", "search"), window="1h", hop="10m")',
-    'time_since("f1", entity(), ("click", "view", "rating"))',
-    'sequence("f2", entity("user"), ("click", "view", "rating"), length=5)',
-    'session_length("f3")',
-)
+@pytest.mark.parametrize("scene", sorted({mutant.scene for mutant in MUTANTS}, key=lambda scene: scene.__qualname__))
+def test_a_sound_engine_plays_every_scene_without_a_difference(scene: Scene, tmp_path: Path) -> None:
+    assert scene_differences(scene, tmp_path / "site") == []
 
 
-def _a_tile_too_few(patch: pytest.MonkeyPatch) -> None:
-    """The stream's windows reach one tile less far."""
-    patch.setattr(faults, "cut", lambda site: site == "features.tile")
-
-
-def _late_events_are_lost(patch: pytest.MonkeyPatch) -> None:
-    """A worker drops what is older than the newest event that it has seen."""
-    sound, newest = FeatureWorker._commit, {}
-
-    def commit(self: FeatureWorker, table: pa.Table, position: object) -> int:
-        ts, before = micros(table["ts"]), newest.get(id(self), 0)
-        newest[id(self)] = max(before, int(ts.max(initial=0)))
-        return sound(self, table.filter(pa.array((ts >= before) | (ts == 0))), position)
-
-    patch.setattr(FeatureWorker, "_commit", commit)
-
-
-def _a_session_breaks_at_exactly_its_gap(patch: pytest.MonkeyPatch) -> None:
-    """>= where > is meant, in whole microseconds."""
-    patch.setattr(runs, "SESSION_GAP", SESSION_GAP - 1)
-
-
-def _the_backfill_counts_what_happens_at_t(patch: pytest.MonkeyPatch) -> None:
-    """ts <= t where ts < t is meant."""
-    sound = asof.Timeline.at
-    patch.setattr(asof.Timeline, "at", lambda self, keys, t, p: sound(self, keys, t + 1, p))
-
-
-def _the_backfill_does_not_know_the_newest(patch: pytest.MonkeyPatch) -> None:
-    """p < where p <= is meant."""
-    sound = asof.Timeline.at
-    patch.setattr(asof.Timeline, "at", lambda self, keys, t, p: sound(self, keys, t, p - 1))
-
-
-def _an_identify_that_came_late_wins(patch: pytest.MonkeyPatch) -> None:
-    """Not the newest in time, but the last to arrive, says who an anonymous id is."""
-    patch.setattr(
-        worker, "_newer_aliases", lambda transaction, found: [(worker.alias_key(name), one.encode()) for name, one in found.items()]
-    )
-
-
-def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
-    """What has left a window since the record was written is still counted."""
-    patch.setattr(read._Moment, "_renew", lambda self, index: 0)
-
-
-@pytest.mark.parametrize(
-    "mutant",
-    [
-        _a_tile_too_few,
-        _late_events_are_lost,
-        _a_session_breaks_at_exactly_its_gap,
-        _the_backfill_counts_what_happens_at_t,
-        _the_backfill_does_not_know_the_newest,
-        _an_identify_that_came_late_wins,
-        _a_reading_record_never_runs_out,
-    ],
-    ids=lambda mutant: mutant.__name__.strip("_"),
-)
-def test_the_suite_fails_for_an_engine_that_is_wrong(mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    mutant(monkeypatch)
-    monkeypatch.setattr(Site, "aimed", AIMED)
-    with pytest.raises(AssertionError, match=r"reference, backfill|is taken for"):
-        run_state_machine_as_test(Site, settings=profile(MUTANT_EXAMPLES, phases=[Phase.generate], report_multiple_bugs=False))
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_an_engine_that_is_wrong_shows_in_its_scene(mutant: Mutant, tmp_path: Path) -> None:
+    with mutated(mutant):
+        found = scene_differences(mutant.scene, tmp_path / "site")
+    assert any("reference, backfill" in one or "is taken for" in one for one in found)
 
 
 @settings(profile(int(os.environ.get("FUZZ_KILLS", "4")), phases=[Phase.generate]))

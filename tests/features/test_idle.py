@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from tailorbird.events import DAY, MINUTE, SECOND, SimulatedClock
-from tailorbird.features import FeatureSet, ReadRequest, attribute, count, entity, time_since, time_since_first
+from tailorbird.features import FeatureSet, ReadRequest, attribute, count, derived, entity, sequence, time_since, time_since_first
+from tailorbird.features.backfill import History
+from tailorbird.features.figures import read_figures
 from tailorbird.features.idle import reach, tallies
 from tailorbird.features.read import Reader
-from tailorbird.features.state import all_records, open_state, scan_keys
+from tailorbird.features.recompute import Excused, ParityReport
+from tailorbird.features.sampled import Asked, compare, read_sample, requests_of
+from tailorbird.features.state import all_records, open_state, scan_keys, state_folder
 from tailorbird.features.worker import FeatureWorker
 
 user, item = entity("user"), entity("item")
@@ -126,6 +130,47 @@ def test_past_the_cap_those_idle_longest_are_dropped_and_counted(kit, tmp_path):
         assert values == [0, 1]
         reader.close()
     log.close()
+
+
+def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path):
+    features = FeatureSet.from_declarations(
+        [
+            count("clicks", user, "click", window="1d"),
+            count("shown", item, "click", window="1d"),
+            sequence("recent", user, "click", length=3),
+            derived("more", "clicks + shown"),
+        ]
+    )
+    log = kit.Log(tmp_path)
+    clicks = [kit.event("click", kit.T0 + n * MINUTE, item_id="i1", user_id=f"u{n}", event_id=f"e{n}") for n in range(30)]
+    known = log.append([kit.routed(clicks)])
+    clock = SimulatedClock(kit.T0 + 30 * MINUTE)
+    with FeatureWorker(log.path, tmp_path / "state", features, clock=clock, entities_max=20) as worker:
+        worker.step()
+        swept(worker)
+        assert swept(worker) == (0, 10)
+        known += log.append([[kit.event("click", clock.now(), item_id="i1", user_id="u9", event_id="back", person="u9")]])
+        worker.step()
+    log.close()
+    dropped = read_figures(state_folder(tmp_path / "state", features)).dropped
+    assert dropped == {"user": kit.T0 + 9 * MINUTE}
+    reader = Reader(tmp_path / "state", features)
+    requests = [ReadRequest(person=f"u{n}", now=clock.now() + SECOND) for n in range(30)]
+    asked = read_sample(reader, requests, [["i1"]] * len(requests))
+    reader.close()
+    history = History(features, kit.table(known))
+
+    def compared(asked: list[Asked]) -> ParityReport:
+        requests = requests_of(asked)
+        return compare(features, asked, history.rows(requests), excused=Excused(history, requests, dropped))
+
+    report = compared(asked)
+    assert (report.unequal, report.dropped) == (0, 10 + 10 + 10)  # the clicks, the sequence, and what is made of the clicks
+    for one in asked:
+        one.rows.numeric[0] += 5
+    report = compared(asked)
+    assert report.by_feature == {"clicks": 20, "shown": 30, "recent": 0, "more": 20}
+    assert compare(features, asked, history.rows(requests_of(asked))).by_feature["clicks"] == 30
 
 
 def sizes(folder: Path, features: FeatureSet) -> dict[str, tuple[int, int]]:

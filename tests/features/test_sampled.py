@@ -83,7 +83,7 @@ class Shop:
         return Lake(self.folder / "lake")
 
     def look(self) -> watch.Compared:
-        return watch.look(FEATURES, self.folder / "lake", self.folder / "run", self.now + SECOND)
+        return watch.look(FEATURES, self.folder / "lake", self.folder / "state", self.folder / "run", self.now + SECOND)
 
     def close(self) -> None:
         self.reader.close()

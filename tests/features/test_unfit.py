@@ -2,6 +2,8 @@
 
 import json
 import logging
+import threading
+import time
 
 import pytest
 from tests.features.drawn_events import START, Step
@@ -11,7 +13,9 @@ from tailorbird.events.clock import SECOND
 from tailorbird.events.schema import ROUTED
 from tailorbird.features import FeatureSet, ReadRequest, age, attribute, count, entity, last, match, maximum, quantile, total
 from tailorbird.features.columns import Frame
+from tailorbird.features.figures import FILE, all_figures
 from tailorbird.features.unfit import Unfit
+from tailorbird.serving.metrics import Metrics
 
 ODD = [float("nan"), float("inf"), -float("inf"), -3.5, 1e18, -1e18, 1.75e308, 5e-324, -0.0]
 ODD_TEXTS = ['"deep"', "NaN", "1e999", "-1e18", '{"a":1}', "[]", '[[1],"x"]', "true", "null", "9" * 400, '"\\ud83d\\ude00"', '""']
@@ -93,3 +97,53 @@ def test_the_log_is_told_once_a_minute(kit, caplog):
             unfit.take(frame)
             unfit.tell(now)
     assert [record.args for record in caplog.records] == [(2,), (7, "item.price (7)"), (4,), (14, "item.price (14)")]
+
+
+def test_what_a_worker_took_in_is_told_to_prometheus_and_goes_on_after_a_restart(kit, tmp_path):
+    depth = FeatureSet.from_declarations([total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)])
+    metrics = Metrics()
+    metrics.watch_workers(lambda: all_figures(tmp_path / "state"))
+    assert b"tailorbird_worker" not in metrics.text()
+    log, schema, told = kit.Log(tmp_path), depth.schema_hash, ""
+    for start in (0, 10):
+        texts = ['{"depth":3}', '{"depth":"3"}', '{"depth":99}']
+        views = [kit.event("view", kit.T0 + start + n, user_id=f"u{n}", person=f"u{n}", properties=text) for n, text in enumerate(texts)]
+        log.append([[one] for one in views])
+        with kit.FeatureWorker(log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)) as worker:
+            worker.step(rows_max=1)
+            worker.tell()
+            assert f'tailorbird_worker_behind_rows{{schema="{schema}"}} 2.0' in metrics.text().decode()
+            while worker.step().rows:
+                pass
+            worker.tell()
+        told = metrics.text().decode()
+    log.close()
+    for line in (
+        f'tailorbird_worker_behind_rows{{schema="{schema}"}} 0.0',
+        f'tailorbird_worker_rows_total{{schema="{schema}"}} 6.0',
+        f'tailorbird_features_capped_total{{schema="{schema}"}} 2.0',
+        f'tailorbird_features_unreadable_total{{field="properties.depth",schema="{schema}"}} 2.0',
+        f'tailorbird_state_entities{{entity="user",schema="{schema}"}} 2.0',
+        f'tailorbird_state_dropped_total{{entity="user",schema="{schema}"}} 0.0',
+    ):
+        assert line in told
+    assert f'tailorbird_state_bytes{{entity="user",schema="{schema}"}} 0.0' not in told
+    (tmp_path / "state" / schema / FILE).write_text('{"rows": "many"')
+    assert all_figures(tmp_path / "state") == []
+
+
+def test_a_worker_that_runs_tells_by_itself(kit, tmp_path):
+    depth = FeatureSet.from_declarations([count("views", entity("user"), "view", window="1d")])
+    log, stop, told = kit.Log(tmp_path), threading.Event(), None
+    log.append([[kit.event("view", kit.T0, user_id="u1", person="u1")]])
+    with kit.FeatureWorker(log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)) as worker:
+        thread = threading.Thread(target=worker.run, args=(stop,))
+        thread.start()
+        deadline = time.monotonic() + 30
+        while told is None and time.monotonic() < deadline:
+            told = next(iter(all_figures(tmp_path / "state")), None)
+            stop.wait(0.005)
+        stop.set()
+        thread.join()
+    log.close()
+    assert (told.schema_hash, told.at, told.behind) == (depth.schema_hash, kit.T0, 0)

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, Report, console, print_json, print_table, progress_bars, this_command
@@ -24,7 +25,8 @@ def verify(*, answers: int = 2_000, samples: int = 1_000, json: Json = False) ->
     """Recompute features from the lake and compare them to the bit: those of logged answers, and those of a sample of the state now.
 
     Each logged answer is recomputed at its own (t, p). The sample takes people and items out of the lake's events and reads them as a
-    request would. Ends with status 1 if any value differs, and says how to look into the first of them.
+    request would. What differs because a flood made the worker drop entities (entities_max) is counted apart. Ends with status 1 if any
+    other value differs, and says how to look into the first of them.
 
     Example:  tailorbird -C shop features verify
 
@@ -70,6 +72,7 @@ def _together(reports: "dict[str, ParityReport]") -> "ParityReport":
         whole.compared += report.compared
         whole.pending += report.pending
         whole.skipped += report.skipped
+        whole.dropped += report.dropped
         whole.examples += report.examples
         for name, count in report.by_feature.items():
             whole.by_feature.setdefault(name, 0)
@@ -92,11 +95,21 @@ def _logged(project: "Project", lake: "Lake", answers: int, progress: Report) ->
             continue
         own = places.filter(pc.equal(places["schema_hash"], schema))
         every = max(1, -(-places.num_rows // answers))
-        found[schema] = _of_schema(features, lake, own.take(list(range(0, own.num_rows, every))), progress)
+        dropped = _dropped(project, features)
+        found[schema] = _of_schema(features, lake, own.take(list(range(0, own.num_rows, every))), dropped, progress)
     return found
 
 
-def _of_schema(features: "FeatureSet", lake: "Lake", chosen: "pa.Table", progress: Report) -> "ParityReport":
+def _dropped(project: "Project", features: "FeatureSet") -> dict[str, int]:
+    """The kinds of entities of which the schema's worker dropped some, and up to when these were heard of."""
+    from tailorbird.features.figures import read_figures
+    from tailorbird.features.state import state_folder
+
+    told = read_figures(state_folder(project.paths.state, features))
+    return {} if told is None else told.dropped
+
+
+def _of_schema(features: "FeatureSet", lake: "Lake", chosen: "pa.Table", dropped: dict[str, int], progress: Report) -> "ParityReport":
     import pyarrow.dataset as ds
 
     from tailorbird.features.backfill import event_columns
@@ -110,7 +123,8 @@ def _of_schema(features: "FeatureSet", lake: "Lake", chosen: "pa.Table", progres
     if not sample.num_rows:
         return report
     events = lake.table("events", event_columns(features), wanted(features, requests_of(sample)))
-    found = parity(features, events, sample, known=known, progress=lambda done, total: progress("logged answers", done, total))
+    tell = partial(progress, "logged answers")
+    found = parity(features, events, sample, known=known, dropped=dropped, progress=tell)
     found.skipped, found.pending = report.skipped, report.pending
     return found
 
@@ -120,7 +134,7 @@ def _sampled(project: "Project", lake: "Lake", samples: int, progress: Report) -
     from tailorbird.events import SystemClock
     from tailorbird.features.backfill import History, event_columns
     from tailorbird.features.read import Reader
-    from tailorbird.features.recompute import empty_report
+    from tailorbird.features.recompute import Excused, empty_report
     from tailorbird.features.sampled import compare, draw_sample, read_sample, requests_of, wanted
 
     features, report = project.features, empty_report(project.features)
@@ -143,7 +157,8 @@ def _sampled(project: "Project", lake: "Lake", samples: int, progress: Report) -
             _wait_for(lake, max(one.rows.p for one in asked))
             requests = requests_of(asked)
             events = lake.table("events", event_columns(features), wanted(features, requests))
-            compare(features, asked, History(features, events).rows(requests), report)
+            history = History(features, events)
+            compare(features, asked, history.rows(requests), report, excused=Excused(history, requests, _dropped(project, features)))
             progress("people of the lake", min(start + _PART, len(drawn.requests)), len(drawn.requests))
     finally:
         reader.close()
@@ -177,6 +192,7 @@ def _plain(reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: 
         "samples": sampled.answers,
         "compared": logged.compared + sampled.compared,
         "unequal": logged.unequal + sampled.unequal,
+        "dropped": logged.dropped + sampled.dropped,
         "by_feature": unequal,
         "examples": [{**vars(one), "explain": explaining(one)} for one in (*logged.examples, *sampled.examples)[:_EXPLAINED]],
     }
@@ -193,6 +209,8 @@ def _print(reports: "dict[str, ParityReport]", logged: "ParityReport", sampled: 
         out.print(f"{logged.pending:,} answers wait for the lake.")
     text = f"not compared: {why}" if why else f"{sampled.compared:,} values compared, {sampled.unequal:,} unequal."
     out.print(f"{sampled.answers:,} people of the lake as the state has them now, {text}")
+    if dropped := logged.dropped + sampled.dropped:
+        out.print(f"{dropped:,} more differ, of entities that may have been dropped: there were more than entities_max.")
     if not unequal:
         return
     print_table("Unequal, by feature", ["feature", "values"], list(unequal.items()), right=["values"])

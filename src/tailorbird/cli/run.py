@@ -169,7 +169,7 @@ def lake() -> None:
     project = open_project(applied=True)
     settings = project.settings.lake
     every, rows, keep = duration(settings.commit_every), settings.commit_rows, duration(settings.history)
-    compared = (partial(answering, project), project.paths.lake, project.paths.run, SystemClock(), stop)
+    compared = (partial(answering, project), project.paths.lake, project.paths.state, project.paths.run, SystemClock(), stop)
     threading.Thread(target=watch.run, args=compared, name="features", daemon=True).start()
     run(
         project.paths.stream,

@@ -8,10 +8,11 @@ shared with the stream but what defines a value: which events count (`features.c
 are found in `features.asof`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,7 +24,7 @@ from tailorbird.features.declare import Amount, Derived, Feature
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.kernels import THREADS
 from tailorbird.features.lanes import PastLanes
-from tailorbird.features.layout import Layout
+from tailorbird.features.layout import Layout, Step
 from tailorbird.features.records import Frames, sources_of
 
 __all__ = ["BackfilledRows", "History", "RaggedSequence", "Requests", "backfill", "event_columns", "subset"]
@@ -62,6 +63,30 @@ class History:
         lanes = PastLanes(self._features, self._frames, requests)
         steps = self._features.layout.steps
         return finished(self._features, lanes, {step.name: lanes.sequence(step) for step in steps if step.kind == "sequence"}, self._only)
+
+    def heard_of(self, requests: Requests, until: Mapping[str, int]) -> dict[str, npt.NDArray[np.bool_]]:
+        """By column, the rows that depend on any entity of the kinds in `until` that was heard of before, or at, the kind's time."""
+        features = self._features
+        lanes = PastLanes(features, self._frames, requests)
+        kinds = {one.index: lanes.heard_of(one, until[one.entity.name]) for one in features.layout.entities if one.entity.name in until}
+        found: dict[str, npt.NDArray[np.bool_]] = {}
+        for step in _made_of_first(features.layout):
+            rows = np.zeros(lanes.rows, np.bool_)
+            for spot in step.spots:
+                parts = (other.entity for (entity, _), other in features.composite_spots.items() if entity == spot.entity)
+                for index in kinds.keys() & {spot.entity, *parts}:
+                    rows |= kinds[index]
+            for name, _ in () if step.expression is None else step.expression.names:
+                rows |= found.get(name, False)
+            found[step.name] = rows
+        return found
+
+
+def _made_of_first(layout: Layout) -> list[Step]:
+    """The steps, each derived one behind those that it is made of."""
+    by_name = {step.name: step for step in layout.steps}
+    derived = [by_name[name] for name in layout.derived_order]
+    return [*(step for step in layout.steps if step.name not in layout.derived_order), *derived]
 
 
 def finished(

@@ -18,6 +18,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
         at: when the last one ended, microseconds; 0 before the first.
         answers: compared so far.
         compared, unequal: values so far, by feature.
+        dropped: values that differ because a cap on entities may have dropped what they depend on; not among the unequal ones.
         examples: of the last values that differed, in words.
         left_out: columns that were too dear to compare the last time.
         error: why the last comparison failed, "" if it did not.
@@ -28,6 +29,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     answers: int = 0
     compared: dict[str, int] = {}
     unequal: dict[str, int] = {}
+    dropped: int = 0
     examples: list[str] = []
     left_out: list[str] = []
     error: str = ""

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import UsageError
-from tailorbird.features.asof import Moments, Timeline, ragged
+from tailorbird.features.asof import Moments, Series, Timeline, ragged
 from tailorbird.features.bulk import RaggedSequence, Requests, Texts
 from tailorbird.features.columns import (
     entity_key,
@@ -202,6 +202,21 @@ class PastLanes:
             values = self._values[spot]
             return (self._spread(values, self._by_row[spot.entity]) if by_row else values).view(np.uint64)
         return self._spread(self._texts(name, keyed), not by_row)
+
+    def heard_of(self, layout: EntityLayout, until: int) -> Bools:
+        """Of each row, whether anything of its entity happened up to `until`, and was known at the row's (t, p)."""
+        assert self._frames is not None
+        by_row = self._by_row[layout.index]
+        key, _ = self._entity_keys(layout, by_row)
+        t, p = (times[self._row_request] if by_row else times for times in self._times)
+        t, found = np.minimum(t, until + 1), np.zeros(len(key), np.bool_)
+        timelines = [Record(layout, self._frames, key).timeline] if sources_of(layout) else []
+        if layout.profile is not None:
+            profiles = self._frames.profiles(layout.profile)
+            timelines.append(Timeline(key, profiles.key, profiles.ts, profiles.p))
+        for one in timelines:
+            found |= Series(one, np.arange(len(one))).newest(one.at(key, t, p)) >= 0
+        return found if by_row else found[self._row_request]
 
     def lanes_of(self, entity: int) -> dict[Spot, Int64s]:
         """What was computed of an entity, at its requests or rows."""

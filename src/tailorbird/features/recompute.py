@@ -5,8 +5,9 @@ the lake's `answers`. `tailorbird features verify` prints the report; how much w
 answers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -57,6 +58,7 @@ class ParityReport:
         examples: some of them.
         skipped: answers that cannot be compared: of another schema, or degraded so that no features were read.
         pending: answers that read events which are not among those given: the lake is not yet there.
+        dropped: values that differ, but are of entities that a cap may have dropped; not among the unequal ones.
     """
 
     answers: int = 0
@@ -67,6 +69,7 @@ class ParityReport:
     examples: list[Difference] = field(default_factory=list)
     skipped: int = 0
     pending: int = 0
+    dropped: int = 0
 
     def look(self, name: str, values: int) -> None:
         """So many values of a column are compared."""
@@ -96,6 +99,7 @@ def parity(
     *,
     known: int | None = None,
     only: Sequence[str] | None = None,
+    dropped: Mapping[str, int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ParityReport:
     """Recompute the features of logged answers and compare them to the bit.
@@ -105,6 +109,7 @@ def parity(
         answers: rows of the lake's `answers`.
         known: up to which p the events are complete; by default the newest of them.
         only: compare these columns only.
+        dropped: kinds of which a cap dropped some, and when the newest of these was last heard of; see `features.idle`.
         progress: told how many answers of how many were compared.
     Raises:
         DamageError: an answer's features are not as many as its items and the schema ask for.
@@ -118,10 +123,35 @@ def parity(
     done = 0
     for part in _parts(logged):
         _check_shapes(features, part)
-        _compare(features, part, history.rows(requests_of(part)), report)
+        requests = requests_of(part)
+        _compare(features, part, history.rows(requests), report, Excused(history, requests, dropped or {}))
         done += part.num_rows
         progress(done, logged.num_rows)
     return report
+
+
+class Excused:
+    """Which rows may differ because a cap dropped what they depend on: the state no longer has it, and the lake does."""
+
+    def __init__(self, history: History, requests: Requests, dropped: Mapping[str, int]) -> None:
+        self._history, self._requests, self._dropped = history, requests, dropped
+
+    @cached_property
+    def _rows(self) -> dict[str, Bools]:
+        return self._history.heard_of(self._requests, self._dropped)
+
+    def left(self, name: str, rows: npt.NDArray[np.intp], report: ParityReport) -> npt.NDArray[np.intp]:
+        """Of rows that differ in a column those without that excuse; the others are counted in the report."""
+        if not self._dropped or not len(rows):
+            return rows
+        excused = self._rows[name][rows]
+        report.dropped += int(np.count_nonzero(excused))
+        return rows[~excused]
+
+    def request(self, name: str, index: int, report: ParityReport) -> bool:
+        """Whether the value of a request, a sequence, has that excuse; then it is counted."""
+        rows = np.flatnonzero(np.asarray(self._requests.row_request) == index)[:1]
+        return bool(len(rows)) and not len(self.left(name, rows, report))
 
 
 def readable(features: FeatureSet, newest: int, answers: pa.Table, report: ParityReport) -> pa.Table:
@@ -180,7 +210,7 @@ def _check_shapes(features: FeatureSet, answers: pa.Table) -> None:
             )
 
 
-def _compare(features: FeatureSet, answers: pa.Table, rows: BackfilledRows, report: ParityReport) -> None:
+def _compare(features: FeatureSet, answers: pa.Table, rows: BackfilledRows, report: ParityReport, excused: Excused) -> None:
     owner = np.repeat(np.arange(answers.num_rows), _lengths(answers))
     numbers = pc.list_flatten(answers["numeric"]).to_numpy().astype(np.float32).reshape(len(owner), len(features.numeric))
     keys = pc.list_flatten(answers["categorical"]).to_numpy().astype(np.int64).view(np.uint64)
@@ -194,23 +224,23 @@ def _compare(features: FeatureSet, answers: pa.Table, rows: BackfilledRows, repo
             own, recomputed = logged[:, columns.index(name)], found[:, place]
             differ = unequal(own, recomputed)
             report.look(name, len(own))
-            wrong = np.flatnonzero(differ)
+            wrong = excused.left(name, np.flatnonzero(differ), report)
             report.count(name, len(wrong))
             for row in wrong[: EXAMPLES_MAX - len(report.examples)]:
                 item = pc.list_flatten(answers["items"])[int(row)].as_py()
                 report.examples.append(_difference(answers, int(owner[row]), name, item, own[row].item(), recomputed[row].item()))
     if rows.sequences:
-        _compare_sequences(answers, rows.sequences, report)
+        _compare_sequences(answers, rows.sequences, report, excused)
 
 
-def _compare_sequences(answers: pa.Table, found: dict[str, RaggedSequence], report: ParityReport) -> None:
+def _compare_sequences(answers: pa.Table, found: dict[str, RaggedSequence], report: ParityReport, excused: Excused) -> None:
     for name in found:
         report.look(name, answers.num_rows)
     for index, packed in enumerate(answers["sequences"].to_pylist()):
         logged = _sequences.decode(packed) if packed else {}
         for name, sequence in found.items():
             recomputed = sequence.of(index).lists()
-            if logged.get(name) != recomputed:
+            if logged.get(name) != recomputed and not excused.request(name, index, report):
                 report.note(_difference(answers, index, name, "", logged.get(name), recomputed))
 
 

@@ -21,7 +21,7 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.lanes import sources_of
 from tailorbird.features.layout import EntityLayout
 from tailorbird.features.read import Reader
-from tailorbird.features.recompute import Difference, ParityReport, empty_report, unequal
+from tailorbird.features.recompute import Difference, Excused, ParityReport, empty_report, unequal
 from tailorbird.features.request import ReadRequest, Rows
 from tailorbird.lake import Lake
 from tailorbird.stream import read_released
@@ -116,11 +116,17 @@ def about_whole_groups(features: FeatureSet) -> list[str]:
 
 
 def compare(
-    features: FeatureSet, asked: Ids[Asked], found: BackfilledRows, report: ParityReport | None = None, *, examples: int = 20
+    features: FeatureSet,
+    asked: Ids[Asked],
+    found: BackfilledRows,
+    report: ParityReport | None = None,
+    *,
+    excused: Excused | None = None,
+    examples: int = 20,
 ) -> ParityReport:
     """Count, by column, the values that were read otherwise than the lake says; adds to `report` where one is given.
 
-    `found` may have fewer columns than were read: only those are compared.
+    `found` may have fewer columns than were read: only those are compared. Values that are `excused` are counted apart.
     """
     report = empty_report(features) if report is None else report
     report.answers += len(asked)
@@ -131,17 +137,19 @@ def compare(
         (features.categorical, found.categorical_names, found.categorical, [one.rows.categorical for one in asked]),
     ):
         values = _chosen(np.concatenate(read), names, kept) if read else made
-        for name in kept:
+        differ = unequal(values, made)
+        for column, name in enumerate(kept):
             report.look(name, len(made))
-        for row, column in zip(*np.nonzero(unequal(values, made)), strict=True):
-            rows = asked[owner[row]].rows
-            pair = values[row, column].item(), made[row, column].item()
-            report.note(Difference(kept[column], "", items[row], *pair, rows.person or "", rows.t, rows.p), examples)
+            wrong = np.flatnonzero(differ[:, column])
+            for row in wrong if excused is None else excused.left(name, wrong, report):
+                rows = asked[owner[row]].rows
+                pair = values[row, column].item(), made[row, column].item()
+                report.note(Difference(name, "", items[row], *pair, rows.person or "", rows.t, rows.p), examples)
     for index, one in enumerate(asked):
         for name, sequence in found.sequences.items():
             report.look(name, 1)
             read, made = one.rows.sequences[name].lists(), sequence.of(index).lists()
-            if read != made:
+            if read != made and not (excused is not None and excused.request(name, index, report)):
                 report.note(Difference(name, "", "", read, made, one.rows.person or "", one.rows.t, one.rows.p), examples)
     return report
 

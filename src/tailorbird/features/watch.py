@@ -11,7 +11,7 @@ the file.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -25,8 +25,10 @@ from tailorbird.events.schema import TIME
 from tailorbird.features.backfill import event_columns, subset
 from tailorbird.features.compared import Compared, read_compared, write_compared
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.figures import read_figures
 from tailorbird.features.recompute import ParityReport, empty_report, parity, readable, requests_of
 from tailorbird.features.sampled import about_whole_groups, wanted
+from tailorbird.features.state import state_folder
 from tailorbird.lake import Lake
 from tailorbird.stream import read_released
 
@@ -38,7 +40,9 @@ REST = 20
 log = logging.getLogger(__name__)
 
 
-def compare_lately(features: FeatureSet, lake: Lake, now: int, *, answers: int = ANSWERS, seed: int = 0) -> tuple[ParityReport, list[str]]:
+def compare_lately(
+    features: FeatureSet, lake: Lake, now: int, *, dropped: Mapping[str, int] | None = None, answers: int = ANSWERS, seed: int = 0
+) -> tuple[ParityReport, list[str]]:
     """Recompute a few of the answers of the last minutes; what came of it, and the columns that were left out."""
     where = (ds.field("ts") >= pa.scalar(now - LATELY_US, TIME)) & (ds.field("schema_hash") == features.schema_hash)
     logged = lake.table("answers", where=where)
@@ -60,7 +64,7 @@ def compare_lately(features: FeatureSet, lake: Lake, now: int, *, answers: int =
         narrow = subset(features, only)
         where = wanted(narrow, requests_of(sample))
     events = lake.table("events", event_columns(narrow), where)
-    return parity(features, events, sample, known=known, only=only), left_out
+    return parity(features, events, sample, known=known, only=only, dropped=dropped), left_out
 
 
 def added(before: Compared | None, features: FeatureSet, report: ParityReport, left_out: list[str], now: int) -> Compared:
@@ -79,16 +83,19 @@ def added(before: Compared | None, features: FeatureSet, report: ParityReport, l
         answers=before.answers + report.answers,
         compared={name: before.compared.get(name, 0) + report.compared_by_feature.get(name, 0) for name in names},
         unequal={name: before.unequal.get(name, 0) + report.by_feature.get(name, 0) for name in names},
+        dropped=before.dropped + report.dropped,
         examples=(told or before.examples)[:5],
         left_out=left_out,
     )
 
 
-def look(features: FeatureSet, lake: Path, folder: Path, now: int) -> Compared:
+def look(features: FeatureSet, lake: Path, state: Path, folder: Path, now: int) -> Compared:
     """One comparison, added to the file."""
     before = read_compared(folder)
     try:
-        report, left_out = compare_lately(features, Lake(lake), now, seed=now % (1 << 32))
+        told = read_figures(state_folder(state, features))
+        dropped = {} if told is None else told.dropped
+        report, left_out = compare_lately(features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32))
         found = added(before, features, report, left_out, now)
     except NotReadyError:  # no table yet
         return before or Compared(schema_hash=features.schema_hash)
@@ -103,15 +110,24 @@ def look(features: FeatureSet, lake: Path, folder: Path, now: int) -> Compared:
 
 
 def run(
-    features: Callable[[], FeatureSet], lake: Path, folder: Path, clock: Clock, stop: threading.Event, *, every_us: int = EVERY_US
+    features: Callable[[], FeatureSet],
+    lake: Path,
+    state: Path,
+    folder: Path,
+    clock: Clock,
+    stop: threading.Event,
+    *,
+    every_us: int = EVERY_US,
 ) -> None:
     """Look every minute until `stop`, and rest `REST` times as long as a look took.
 
     Args:
         features: says what answers are read with now.
+        state: the folder of all states, where workers tell what a cap has dropped.
+        folder: where the file of what was found stands.
     """
     wait_s = every_us / 1e6
     while not stop.wait(wait_s):
         begun = time.monotonic()
-        look(features(), lake, folder, clock.now())
+        look(features(), lake, state, folder, clock.now())
         wait_s = max(every_us / 1e6, REST * (time.monotonic() - begun))

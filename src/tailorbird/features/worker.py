@@ -8,10 +8,12 @@ same bits. How a batch is applied is in `features.applying`; who reads the state
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -24,7 +26,8 @@ from tailorbird.events.schema import ROUTED, micros
 from tailorbird.features.applying import Change, Hot, additions, apply
 from tailorbird.features.columns import Frame, Keys
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, Swept, read_tally
+from tailorbird.features.figures import Figures, Kind, read_figures, write_figures
+from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, Swept, read_tally, tallies
 from tailorbird.features.layout import NEWEST
 from tailorbird.features.schemas import keep
 from tailorbird.features.state import (
@@ -56,6 +59,7 @@ ROWS_MAX = 20_000
 ROW_BYTES = 300  # about what an event takes in a block: how much of the log a step reads
 POLL_S = 0.003
 REFRESH_S = 1.0
+TELL_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class FeatureWorker:
         self._hot = [Hot.none() for _ in self._records]
         self._reader: EmbeddedReader | None = None
         self._unfit = Unfit()
+        told = read_figures(folder)
+        self._figures = Figures(schema_hash=features.schema_hash) if told is None else told
         with self._store.snapshot() as snapshot:
             self.position = read_position(snapshot)
 
@@ -136,6 +142,7 @@ class FeatureWorker:
         faults.at("worker.before_step")
         frame = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
         self._unfit.take(frame)
+        self._figures = _with(self._figures, frame)
         return WorkerReport(rows, self.position.commit, self.position.p, frame.capped, dict(frame.unreadable))
 
     def bootstrap(self, history: Callable[[int], Iterable[pa.Table]], p: int) -> None:
@@ -205,22 +212,43 @@ class FeatureWorker:
         if report.dropped:
             name = self._records[index].layout.entity.name
             log.warning("dropped %d of %d entities of %s, idle longest: there are too many", report.dropped, tally.entities, name)
+            self.tell()
         return report
+
+    def tell(self) -> None:
+        """Write down for others what was taken in and what there is, in the file of `features.figures`."""
+        with self._store.snapshot() as snapshot:
+            found = {name: Kind(**vars(tally)) for name, tally in tallies(snapshot, self.features.layout).items()}
+        reader = self._open_reader()
+        behind = 0 if reader is None else max(0, reader.end() - max(self.position.offset, 1))
+        now = msgspec.structs.replace(self._figures, at=self._clock.now(), rows=self.position.rows, behind=behind, kinds=found)
+        try:
+            write_figures(self._folder, now)
+        except OSError as error:
+            log.warning("the worker's figures could not be written: %s", error)
 
     def run(self, stop: threading.Event) -> None:
         """Step while there is something, else look again every few milliseconds, until `stop` is set."""
         refresh_at = time.monotonic() + REFRESH_S
+        tell_at = 0.0
         while not stop.is_set():
             reader = self._open_reader()
             while reader is not None and reader.changed() and not stop.is_set():
                 while self.step().rows and not stop.is_set():
-                    pass
+                    tell_at = self._tell_at_times(tell_at)
+            tell_at = self._tell_at_times(tell_at)
             stop.wait(POLL_S)
             if time.monotonic() >= refresh_at:
                 self.refresh()
                 self.sweep()
                 self._unfit.tell(time.monotonic())
                 refresh_at = time.monotonic() + REFRESH_S
+
+    def _tell_at_times(self, due: float) -> float:
+        if time.monotonic() < due:
+            return due
+        self.tell()
+        return time.monotonic() + TELL_S
 
     def close(self) -> None:
         """Close state and log, and let the next worker in."""
@@ -280,6 +308,14 @@ class FeatureWorker:
         readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, now), self.position.commit, sequences=False)
         transaction.put_many(records.published(keys, readings))
         return len(keys)
+
+
+def _with(figures: Figures, frame: Frame) -> Figures:
+    """The counters with one frame more."""
+    if not frame.capped and not frame.unreadable:
+        return figures
+    unreadable = dict(Counter(figures.unreadable) + frame.unreadable)
+    return msgspec.structs.replace(figures, capped=figures.capped + frame.capped, unreadable=unreadable)
 
 
 def _store(state: Path, features: FeatureSet, copies: str) -> Store:

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from tailorbird.features.compared import Compared
+from tailorbird.features.figures import Figures
 from tailorbird.serving.decisions import DoorFigures
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -79,6 +80,10 @@ class Metrics:
         """Let each scrape read what the comparison of served features with the lake came to."""
         self.registry.register(_FeaturesCollector(compared))
 
+    def watch_workers(self, figures: Callable[[], Iterable[Figures]]) -> None:
+        """Let each scrape read what the workers of the features have told."""
+        self.registry.register(_WorkersCollector(figures))
+
     def text(self) -> bytes:
         """The exposition that `/metrics` answers with."""
         return generate_latest(self.registry)
@@ -102,6 +107,8 @@ class _FeaturesCollector:
             for feature, count in counts.items():
                 family.add_metric([feature], count)
             yield family
+        text = "Values that differ because a cap may have dropped their entities."
+        yield CounterMetricFamily("tailorbird_features_compared_dropped", text, value=now.dropped)
         text = "When served features were last compared with the lake."
         yield GaugeMetricFamily("tailorbird_features_compared_at_seconds", text, value=now.at / 1e6)
         text = "1 while the comparison fails; doctor says why."
@@ -117,6 +124,46 @@ class _LimitsCollector:
         for limit, count in self._limited().items():
             family.add_metric([limit], count)
         yield family
+
+
+class _WorkersCollector:
+    """Each worker counts, once for all serve processes: take the maximum over these, not the sum."""
+
+    def __init__(self, figures: Callable[[], Iterable[Figures]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        found = list(self._figures())
+        if not found:
+            return
+        one = ["schema"]
+        at = GaugeMetricFamily("tailorbird_worker_told_at_seconds", "When the worker last told its figures; old: it is gone.", labels=one)
+        text = "Rows of the routed log that the worker has yet to take in."
+        behind = GaugeMetricFamily("tailorbird_worker_behind_rows", text, labels=one)
+        rows = CounterMetricFamily("tailorbird_worker_rows", "Rows of the routed log taken into the state.", labels=one)
+        text = "Values above the maximum that is declared for them, counted as that."
+        capped = CounterMetricFamily("tailorbird_features_capped", text, labels=one)
+        text = "Values that are missing because they are no number or text as declared."
+        unreadable = CounterMetricFamily("tailorbird_features_unreadable", text, labels=[*one, "field"])
+        kinds = [family(name, text, labels=[*one, "entity"]) for name, text, family, _ in _KINDS]
+        for now in found:
+            schema = now.schema_hash
+            for family, value in ((at, now.at / 1e6), (behind, now.behind), (rows, now.rows), (capped, now.capped)):
+                family.add_metric([schema], value)
+            for field, count in now.unreadable.items():
+                unreadable.add_metric([schema, field], count)
+            for entity, kind in now.kinds.items():
+                for family, (*_, attribute) in zip(kinds, _KINDS, strict=True):
+                    family.add_metric([schema, entity], getattr(kind, attribute))
+        yield from (at, behind, rows, capped, unreadable, *kinds)
+
+
+_KINDS = (
+    ("tailorbird_state_entities", "Entities that have records.", GaugeMetricFamily, "entities"),
+    ("tailorbird_state_bytes", "Bytes of their state records.", GaugeMetricFamily, "state_bytes"),
+    ("tailorbird_state_expired", "Entities let go because nothing of them could be read any more.", CounterMetricFamily, "expired"),
+    ("tailorbird_state_dropped", "Entities dropped to stay within entities_max. Alarm on any.", CounterMetricFamily, "dropped"),
+)
 
 
 class _DoorCollector:

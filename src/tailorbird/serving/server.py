@@ -32,6 +32,7 @@ from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.compared import read_compared
+from tailorbird.features.figures import all_figures
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
@@ -118,6 +119,7 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
     with listener, first_free(options.stream, options.plan, clock) as door:
         metrics = Metrics()
         metrics.watch_features(partial(read_compared, options.run))
+        metrics.watch_workers(partial(all_figures, options.state))
         schemas = Schemas(options.state, options.features, copies=options.copies)
         catalogue = Catalogue(options.routed)
 

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,15 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shop(tmp_path_factory.mktemp("cli") / "shop")
 
 
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project as `init` makes it, to be copied."""
+    folder = tmp_path_factory.mktemp("untouched") / "fresh"
+    must("init", folder)
+    return folder
+
+
 @pytest.fixture
-def fresh(tmp_path: Path) -> Path:
+def fresh(untouched: Path, tmp_path: Path) -> Path:
     """A project that nothing has happened to yet."""
-    must("init", tmp_path / "fresh")
-    return tmp_path / "fresh"
+    return Path(shutil.copytree(untouched, tmp_path / "fresh"))

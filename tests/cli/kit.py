@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,34 @@ def tailorbird(
     return subprocess.run(
         command, cwd=cwd, env=environment(**(env or {})), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
     )
+
+
+_EACH = """
+import json, os, runpy, sys
+import tailorbird.cli.main, tailorbird.config, tailorbird.features  # once for all
+for number, words in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if not child:
+        for stream, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{sys.argv[2]}/{number}.{name}", os.O_WRONLY | os.O_CREAT), stream)
+        sys.argv = ["tailorbird", *words]
+        runpy.run_module("tailorbird", run_name="__main__")
+        sys.exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with open(f"{sys.argv[2]}/{number}.status", "w") as file:
+        file.write(str(status))
+"""
+
+
+def each(commands: Sequence[Sequence[str]], folder: Path, *, cwd: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands one after another, each in a process of its own that need not load what all of them load; `folder` is empty."""
+    program = [sys.executable, "-c", _EACH, json.dumps([list(words) for words in commands]), str(folder)]
+    subprocess.run(program, cwd=cwd, env=environment(), stdin=subprocess.DEVNULL, timeout=1_200, check=True)
+    found = []
+    for number, words in enumerate(commands):
+        status, out, err = ((folder / f"{number}.{name}").read_text() for name in ("status", "out", "err"))
+        found.append(subprocess.CompletedProcess(list(words), int(status), out, err))
+    return found
 
 
 def must(*words: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:

@@ -1,5 +1,6 @@
 """Whatever is wrong from outside: one sentence on stderr with its remedy, a status that is not 0, no traceback, nothing lost."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,53 +9,61 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import environment, must, must_json, refused, tailorbird
+from tests.cli.kit import each, environment, must, must_json, refused, tailorbird
 
 EVENT = '{"event_id": "e1", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": "u1", "item_id": "i1"}'
 
 
-@pytest.mark.parametrize(
-    ("words", "expected", "status"),
-    [
-        (["trian"], 'Did you mean "train"?', 2),
-        (["import", "--gues", "x"], "Did you mean --guess?", 2),
-        (["models", "promote", "v0001"], "requires an argument", 2),
-        (["sql", "--rows", "many", "SELECT 1"], "unable to convert", 2),
-        (["-C"], "-C needs a folder", 2),
-        (["import", "parquet", "."], "use one of tailorbird, metarank, movielens, personalize", 2),
-        (["import", "tailorbird", "no-such-file.jsonl"], "no such file or folder", 1),
-        (["import", "tailorbird"], "expected FORMAT and PATH", 2),
-        (["import", "mapping", "."], "--mapping FILE", 2),
-        (["import", "mapping", ".", "--mapping", "gone.toml"], "no such file", 2),
-        (["import", "--guess", "no-such-file.csv"], "no such file or folder", 1),
-        (["recommend", "--slot", "hme"], "no slot 'hme'", 2),
-        (["train", "hme"], "did you mean home?", 2),
-        (["train", "--window", "7x"], "expected a duration", 2),
-        (["train", "--as-of", "yesterday"], "expected a time", 2),
-        (["experiment", "report", "hme"], "no slot 'hme'", 2),
-        (["experiment", "report", "search"], "runs no experiment", 2),
-        (["recommend", "--size", "1000"], "<= 200", 2),
-        (["features", "show", "u1"], "expected user:ID", 2),
-        (["recommend", "--url", "http://127.0.0.1:9"], "no answer from", 1),
-        (["recommend"], "nothing to recommend yet", 1),
-        (["train"], "tailorbird import", 1),
-        (["evaluate"], "tailorbird train makes one", 1),
-        (["models", "list"], "tailorbird train makes one", 1),
-        (["models", "show"], "there is no version", 2),
-        (["models", "rollback", "--why", "x"], "no earlier champion", 1),
-        (["sql", "SELECT 1"], "nothing in the lake yet", 1),
-        (["experiment", "report"], "nothing in the lake yet", 1),
-        (["features", "verify"], "nothing in the lake yet", 1),
-        (["lake", "verify"], "nothing in the lake yet", 1),
-        (["lake", "quarantine"], "nothing in the lake yet", 1),
-        (["simulate", "--out", "tailorbird.toml"], "already there", 2),
-        (["simulate", "--out", "new.jsonl", "--days", "0"], "at least 1 day", 2),
-        (["init", "."], "already there; nothing was written", 2),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_wrong_use(fresh: Path, words: list[str], expected: str, status: int) -> None:
-    refused(tailorbird(*words, cwd=fresh), expected, status=status)
+WRONG_USE = [
+    (["trian"], 'Did you mean "train"?', 2),
+    (["import", "--gues", "x"], "Did you mean --guess?", 2),
+    (["models", "promote", "v0001"], "requires an argument", 2),
+    (["sql", "--rows", "many", "SELECT 1"], "unable to convert", 2),
+    (["-C"], "-C needs a folder", 2),
+    (["import", "parquet", "."], "use one of tailorbird, metarank, movielens, personalize", 2),
+    (["import", "tailorbird", "no-such-file.jsonl"], "no such file or folder", 1),
+    (["import", "tailorbird"], "expected FORMAT and PATH", 2),
+    (["import", "mapping", "."], "--mapping FILE", 2),
+    (["import", "mapping", ".", "--mapping", "gone.toml"], "no such file", 2),
+    (["import", "--guess", "no-such-file.csv"], "no such file or folder", 1),
+    (["recommend", "--slot", "hme"], "no slot 'hme'", 2),
+    (["train", "hme"], "did you mean home?", 2),
+    (["train", "--window", "7x"], "expected a duration", 2),
+    (["train", "--as-of", "yesterday"], "expected a time", 2),
+    (["experiment", "report", "hme"], "no slot 'hme'", 2),
+    (["experiment", "report", "search"], "runs no experiment", 2),
+    (["recommend", "--size", "1000"], "<= 200", 2),
+    (["features", "show", "u1"], "expected user:ID", 2),
+    (["recommend", "--url", "http://127.0.0.1:9"], "no answer from", 1),
+    (["recommend"], "nothing to recommend yet", 1),
+    (["train"], "tailorbird import", 1),
+    (["evaluate"], "tailorbird train makes one", 1),
+    (["models", "list"], "tailorbird train makes one", 1),
+    (["models", "show"], "there is no version", 2),
+    (["models", "rollback", "--why", "x"], "no earlier champion", 1),
+    (["sql", "SELECT 1"], "nothing in the lake yet", 1),
+    (["experiment", "report"], "nothing in the lake yet", 1),
+    (["features", "verify"], "nothing in the lake yet", 1),
+    (["lake", "verify"], "nothing in the lake yet", 1),
+    (["lake", "quarantine"], "nothing in the lake yet", 1),
+    (["simulate", "--out", "tailorbird.toml"], "already there", 2),
+    (["simulate", "--out", "new.jsonl", "--days", "0"], "at least 1 day", 2),
+    (["init", "."], "already there; nothing was written", 2),
+]
+
+
+@pytest.fixture(scope="module")
+def of_wrong_use(untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("wrong")
+    project, said = shutil.copytree(untouched, folder / "fresh"), folder / "said"
+    said.mkdir()
+    return each([words for words, _, _ in WRONG_USE], said, cwd=project)
+
+
+@pytest.mark.parametrize("place", range(len(WRONG_USE)), ids=lambda place: " ".join(WRONG_USE[place][0]))
+def test_wrong_use(of_wrong_use: list[subprocess.CompletedProcess[str]], place: int) -> None:
+    _, expected, status = WRONG_USE[place]
+    refused(of_wrong_use[place], expected, status=status)
 
 
 def test_a_folder_that_is_no_project(tmp_path: Path) -> None:

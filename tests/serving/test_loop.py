@@ -28,11 +28,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Loop:
     """A project's roles around one pipeline."""
 
-    def __init__(self, folder, features, bundle=None) -> None:
-        self.folder, self.features, self.bundle = folder, features, bundle
+    def __init__(self, folder, features, bundle=None, pseudonyms=None) -> None:
+        self.folder, self.features, self.bundle, self.pseudonyms = folder, features, bundle, pseudonyms
         self.clock = SimulatedClock(shop.NOW)
         plan = RoutePlan(user_attributes=features.user_attributes, item_attributes=features.item_attributes)
-        self.door = Door(folder / "stream", "serve-1", plan, self.clock)
+        self.door = Door(folder / "stream", "serve-1", plan, self.clock, pseudonyms=pseudonyms)
         self.router = Router(folder / "stream", plan, clock=self.clock)
         self.worker = FeatureWorker(routed_path(folder / "stream"), folder / "state", features, clock=self.clock)
         self.reader = StateReader(folder / "state", features, retry_s=0)
@@ -49,6 +49,7 @@ class Loop:
             answers=self.door,
             clock=self.clock,
             rng=np.random.default_rng(0),
+            pseudonyms=self.pseudonyms,
         )
 
     def send(self, type_: str, **more) -> None:

@@ -69,7 +69,10 @@ def import_files(
         console(stderr=True).print(f"{path}: this is {format_}.")
     options = AdapterOptions(slot, _read_mapping(format_, mapping), str(mapping or ""), str(path))
     with progress_bars(quiet=json) as progress:
-        report = run_import(project.paths.stream, format_, path, plan=project.plan, clock=SystemClock(), options=options, progress=progress)
+        report = run_import(
+            project.paths.stream, format_, path, plan=project.plan, clock=SystemClock(), options=options, progress=progress,
+            pseudonyms=project.pseudonyms(),
+        )  # fmt: skip
         try:
             routed = drain(project, SystemClock(), progress=progress) if route else None
         except LockedError:

@@ -26,7 +26,7 @@ class InProcess:
     """
 
     def __init__(self, project: Project, clock: Clock, *, door: Door | None, seed: int | None) -> None:
-        self._clock = clock
+        self._clock, self._pseudonyms = clock, project.pseudonyms()
         self._schemas = Schemas(project.paths.state, project.features)
         self._bundles = BundleHolder(
             Registry(project.paths.registry, clock=clock),
@@ -51,6 +51,7 @@ class InProcess:
             answers=door,
             clock=self._clock,
             rng=np.random.default_rng(seed),
+            pseudonyms=self._pseudonyms,
         )
 
     def look(self) -> None:

@@ -1,4 +1,4 @@
-"""`tailorbird keys create|list|revoke`."""
+"""`tailorbird keys create|list|revoke|pseudonym`."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,6 +130,33 @@ def _limits(words: list[str] | None) -> "Limits":
     except msgspec.ValidationError as error:
         known = ", ".join(Limits.__struct_fields__)
         raise UsageError(f"no such limit: {error}", where="--limit", fix=f"NAME=NUMBER, with one of {known}") from None
+
+
+def pseudonym(user: str, *, anonymous: bool = False, json: Json = False) -> None:
+    """Tell under which pseudonym a person is known in the data, where `events.pseudonym_key` is set: for SQL, and for their requests.
+
+    Example:  tailorbird -C shop keys pseudonym u000001
+
+    Parameters
+    ----------
+    user:
+        a user id
+    anonymous:
+        it is an anonymous id instead
+    """
+    from tailorbird.config import FILE, find_project, load_settings
+    from tailorbird.config.pseudonyms import pseudonyms_of
+
+    root = find_project()
+    settings, _ = load_settings(root / FILE)
+    pseudonyms = pseudonyms_of(settings.events.pseudonym_key, root / settings.project.data)
+    if pseudonyms is None:
+        raise UsageError("this project keeps ids as they come", where="events.pseudonym_key")
+    found = pseudonyms.anonymous_id(user) if anonymous else pseudonyms.user_id(user)
+    if json:
+        print_json({"pseudonym": found})
+        return
+    print(found)
 
 
 def _told(record: "KeyRecord") -> dict:

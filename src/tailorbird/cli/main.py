@@ -46,7 +46,7 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify"),
     ),
     "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
-    "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke")),
+    "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke", "pseudonym")),
     "experiment": ("What the arms of an experiment did.", ("report",)),
     "lake": (
         "Check the lake, see what was refused and send it again, keep it small, read it as it was.",

@@ -86,6 +86,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
             proxies=frozenset(settings.proxies),
         ),
         log_requests=settings.log_requests,
+        pseudonyms=project.pseudonyms(),
         body_bytes_max=settings.body_bytes_max,
         routes=lambda service: [each for routes in more for each in routes(service)],
     )

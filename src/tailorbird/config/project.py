@@ -9,9 +9,11 @@ from pathlib import Path
 
 from tailorbird.config.contract_file import FILE as CONTRACT
 from tailorbird.config.contract_file import Declared, load_contract
+from tailorbird.config.pseudonyms import pseudonyms_of
 from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
+from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
@@ -67,6 +69,14 @@ class Project:
     plan: RoutePlan
     paths: Paths
     declared: Declared
+
+    def pseudonyms(self) -> Pseudonyms | None:
+        """Under which people are known; None where ids are written as they come. Notes at the first time which key it is.
+
+        Raises:
+            ConfigError: no key that can be used, or not the one that the data was written with.
+        """
+        return pseudonyms_of(self.settings.events.pseudonym_key, self.paths.data)
 
     def slot(self, name: str = "") -> Slot:
         """A slot by its name; without one, that of `train.slot`.

@@ -35,6 +35,9 @@ class EventsSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     skew: Annotated[str, Meta(description="how far a client's ts may lie in the future before the event is quarantined")] = "5m"
     lateness: Annotated[str, Meta(description="how late an event may arrive and still count in features")] = "1d"
     dedup: Annotated[str, Meta(description="how long an event_id is remembered to drop repeats")] = "7d"
+    pseudonym_key: Annotated[
+        str, Meta(description="hides ids of people behind hashes with this key before anything is written; set it by environment")
+    ] = ""
     answer: Annotated[str, Meta(description="how long an answer waits for the clicks that name it")] = "2h"
 
 
@@ -127,7 +130,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 SECRET = frozenset(
     (
-        "serve.write_keys", "serve.read_keys", "serve.admin_keys", "store.url",
+        "serve.write_keys", "serve.read_keys", "serve.admin_keys", "store.url", "events.pseudonym_key",
         "stream.key_password", "stream.sasl_password", "stream.client",
     )
 )  # fmt: skip

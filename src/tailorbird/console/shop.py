@@ -93,7 +93,8 @@ def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
     pipeline = service.pipeline
     if not isinstance(pipeline, Pipeline):
         return {"seen": 0, "features": {}}
-    request = ReadRequest(None, query.anonymous_id, query.session_id, None, None, 0, pipeline.clock.now())
+    anonymous_id = query.anonymous_id if pipeline.pseudonyms is None else pipeline.pseudonyms.anonymous_id(query.anonymous_id)
+    request = ReadRequest(None, anonymous_id, query.session_id, None, None, 0, pipeline.clock.now())
     with pipeline.reading() as reading:
         try:
             rows = None if reading.reader is None else reading.reader.read(request, [""])

@@ -27,6 +27,7 @@ from tailorbird import faults
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
+from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.serving.answer_count import AnswerCount
 from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DoorFigures, decide
 from tailorbird.stream import Block, EmbeddedWriter, answers_path, open_writer, raw_path, set_aside_files
@@ -50,6 +51,7 @@ class Door:
 
     Args:
         patience_s: how long `record_answer` waits for room in the queue before it gives an answer up and counts it.
+        pseudonyms: hides the people of every body before it is checked and written.
         reopen_after_s: how long after a failed commit the log is opened anew.
     Raises:
         LockedError: another process is this producer.
@@ -66,10 +68,12 @@ class Door:
         flush_s: float = FLUSH_S,
         patience_s: float = 0.02,
         reopen_after_s: float = 5.0,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self.producer, self._plan, self._clock = producer, plan, clock
         self._raw_path, self._answers_path = raw_path(stream, producer), answers_path(stream, producer)
         self._queue_bytes_max, self._flush_s = queue_bytes_max, flush_s
+        self._pseudonyms = pseudonyms
         self._patience_s, self._reopen_after_s = patience_s, reopen_after_s
         self._queue: deque[_Entry] = deque()
         self._records: deque[AnswerRecord] = deque()
@@ -185,6 +189,8 @@ class Door:
 
     def _enqueue(self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None) -> tuple[list[Decision], "Future[None]"]:
         self._refuse_if_full(len(body))  # before the work of checking: shedding must be cheap
+        if self._pseudonyms is not None:
+            body = self._pseudonyms.body(body, encoding, foreign=bool(format_))
         receipt = Receipt(self._clock.now(), source, encoding, format_)
         decisions = decide(body, receipt, self._plan, admit)
         done: Future[None] = Future()
@@ -372,11 +378,11 @@ class Door:
                 continue
 
 
-def first_free(stream: Path, plan: RoutePlan, clock: Clock, *, prefix: str = "serve") -> Door:
+def first_free(stream: Path, plan: RoutePlan, clock: Clock, *, prefix: str = "serve", pseudonyms: Pseudonyms | None = None) -> Door:
     """The door of the first producer `serve-1`, `serve-2`, … that no living process holds."""
     for number in range(1, 1_000):
         try:
-            return Door(stream, f"{prefix}-{number}", plan, clock)
+            return Door(stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms)
         except LockedError:
             continue
     raise LockedError("a thousand servers write here already", where=str(stream), fix="stop some, or use another project")

@@ -19,6 +19,7 @@ import numpy as np
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, Clock, hash64s
+from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.experiments.assign import assign
 from tailorbird.features import ReadRequest, Rows
 from tailorbird.ranking import Slot
@@ -51,6 +52,7 @@ from tailorbird.serving.request import (
     Mask,
     Request,
     filter_mask,
+    hidden,
     require_contract,
     require_filters,
     search_values,
@@ -73,6 +75,7 @@ class Pipeline:
         clock: for `now`; the answer's own time is the t of its features.
         rng: for exploration and request ids; with the same seed and the same calls it gives the same answers.
         catalogue: lays items that came later over the bundle's index; `catalogue.Catalogue`.
+        pseudonyms: under which the people of queries are known; the door's.
         watcher: counts stages, faults and what was missing.
     Raises:
         DeclarationError: a slot's rule is not of the language.
@@ -89,11 +92,13 @@ class Pipeline:
         rng: np.random.Generator,
         catalogue: Overlay | None = None,
         watcher: Watcher | None = None,
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self._slots, self._bundles, self._readings = slots, bundles, readings
         self._answers, self.clock, self._rng = answers, clock, rng
         self._catalogue: Overlay = catalogue or NoOverlay()
         self._watcher: Watcher = watcher or Unwatched()
+        self.pseudonyms = pseudonyms
         self._drawing = threading.Lock()  # a Generator is not safe to share
         self._rules = {name: compile_rules(slot.rules, where=f"slot {name}") for name, slot in slots.items()}
 
@@ -183,6 +188,7 @@ class Pipeline:
         now = self.clock.now()
         require_contract(query, now)
         require_filters(query)
+        query = hidden(query, self.pseudonyms)
         bundle = self._bundles.current()
         with self._readings.reading(bundle) as reading:
             yield self._begin(query, slot, now, bundle, reading)

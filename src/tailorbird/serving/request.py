@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events import Event, Receipt, RoutePlan, check
+from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import ReadRequest
 from tailorbird.features import Sequence as Recent
 from tailorbird.ranking import Slot
@@ -20,6 +22,8 @@ Places = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+
+AnyQuery = TypeVar("AnyQuery", bound=Query)
 
 SEARCH_PERSONAL = 1.0  # how far the ranker may lift a hit: at most to twice its text score
 _encode = msgspec.json.Encoder().encode
@@ -89,6 +93,15 @@ def require_contract(query: Query, now: int) -> None:
     _, refused = check(_encode(probe), Receipt(now), _PLAN)
     for refusal in refused:
         raise QueryError(refusal.message, path=refusal.path, code=refusal.code)
+
+
+def hidden(query: AnyQuery, pseudonyms: Pseudonyms | None) -> AnyQuery:
+    """The query under the pseudonyms of its people, where the project has such."""
+    if pseudonyms is None:
+        return query
+    user_id = query.user_id and pseudonyms.user_id(query.user_id)
+    anonymous_id = query.anonymous_id and pseudonyms.anonymous_id(query.anonymous_id)
+    return msgspec.structs.replace(query, user_id=user_id, anonymous_id=anonymous_id)
 
 
 def require_filters(query: Query) -> None:

@@ -30,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Clock, RoutePlan, SystemClock
+from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import FeatureSet
 from tailorbird.features.compared import read_compared
 from tailorbird.features.figures import all_figures
@@ -69,6 +70,7 @@ class ServeOptions:
         features: the applied ones, read with as long as there is no bundle; see `serving.schemas`.
         port_asked: whether the port was named by somebody; only a default one is replaced by the next free one.
         limits: of keys that have none of their own.
+        pseudonyms: hides people before anything is written; None writes ids as they come.
         log_requests: a line for every request, not only for refused and failed ones.
         keys_file: keys with their scopes, read anew when it changes; see `serving.keyfile`.
         lake: the lake's folder, whose word lets our logs be pruned; None keeps them whole.
@@ -96,6 +98,7 @@ class ServeOptions:
     keys_file: Path | None = None
     limits: ServerLimits = field(default_factory=ServerLimits)
     log_requests: bool = False
+    pseudonyms: Pseudonyms | None = None
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     lake: Path | None = None
@@ -116,7 +119,7 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
     keys = Keys(options.write_keys, options.read_keys, options.admin_keys, file=options.keys_file, clock=clock)
     require_safe_bind(options.host, keys)
     listener = bind(options.host, options.port, asked=options.port_asked)
-    with listener, first_free(options.stream, options.plan, clock) as door:
+    with listener, first_free(options.stream, options.plan, clock, pseudonyms=options.pseudonyms) as door:
         metrics = Metrics()
         metrics.watch_features(partial(read_compared, options.run))
         metrics.watch_workers(partial(all_figures, options.state))
@@ -139,6 +142,7 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
             clock=clock,
             rng=np.random.default_rng(),
             watcher=metrics,
+            pseudonyms=options.pseudonyms,
         )
         hosts = LOCAL_HOSTS if is_local(options.host) else None
         service = Service(

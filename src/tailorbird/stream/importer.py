@@ -25,6 +25,7 @@ from tailorbird import faults
 from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
+from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.partitions import IMPORTS
 from tailorbird.stream.protocol import Block
@@ -81,10 +82,12 @@ def import_files(
     options: AdapterOptions | None = None,
     progress: Progress = lambda stage, done, total: None,
     run_rows: int = RUN_ROWS,
+    pseudonyms: Pseudonyms | None = None,
 ) -> ImportReport:
     """Import the files at `path` into the raw log in the folder `stream`.
 
     Args:
+        pseudonyms: hides the people of every row before it is checked and written.
         run_rows: how many rows are sorted in memory at once; the order does not depend on it.
 
     Raises:
@@ -120,7 +123,10 @@ def import_files(
         shutil.rmtree(folder, ignore_errors=True)  # of an import that died
         runs = _Runs(folder, run_rows)
         receipt = Receipt(log.began_at, "import", "ndjson")
-        refused = _collect(read(digests, options), receipt, log.plan, runs, report, progress)
+        batches = read(digests, options)
+        if pseudonyms is not None:
+            batches = map(pseudonyms.batch, batches)
+        refused = _collect(batches, receipt, log.plan, runs, report, progress)
         if report.rows == 0:
             found = f"only records that say nothing about people and items: {', '.join(report.left_out)}" if report.left_out else "no row"
             raise InputError(f"{found} was found in it", where=str(path), fix="look at the file, or choose another format")

@@ -76,7 +76,10 @@ class Story:
 
     def _import(self, project: Project, path: Path, clock: SimulatedClock) -> tuple[int, int, int]:
         project.paths.stream.mkdir(parents=True)
-        report = import_files(project.paths.stream, "tailorbird", path, plan=project.plan, clock=clock, progress=self.progress)
+        report = import_files(
+            project.paths.stream, "tailorbird", path, plan=project.plan, clock=clock, progress=self.progress,
+            pseudonyms=project.pseudonyms(),
+        )  # fmt: skip
         with Roles(project, clock) as roles:
             roles.drain(self.progress, label="route, count, load")
             decided = roles.accepted, roles.duplicates, roles.quarantined

@@ -44,7 +44,7 @@ class Traffic:
     def __init__(self, project: Project, site: Site, population: Population, clock: SimulatedClock, scale: Scale, seed: int) -> None:
         self._project, self._site, self._clock, self._scale = project, site, clock, scale
         self.roles = Roles(project, clock)
-        self._door = Door(project.paths.stream, PRODUCER, project.plan, clock)
+        self._door = Door(project.paths.stream, PRODUCER, project.plan, clock, pseudonyms=project.pseudonyms())
         self.parts = InProcess(project, clock, door=self._door, seed=seed)
         self.live: Live = site.live(clock.now(), population, prefix="l")
         self._outbox = Outbox()

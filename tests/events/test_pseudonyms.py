@@ -1,0 +1,113 @@
+"""Pseudonyms keep what is right and wrong about each row, hide every id, and are the same for the same key."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tailorbird.errors import ConfigError
+from tailorbird.events import Receipt, RoutePlan, check
+from tailorbird.events.pseudonyms import Pseudonyms
+
+HIDDEN = Pseudonyms("a key of thirty-two characters..")
+NOW = 1_795_000_000_000_000
+CANARY = "canary-7719"
+CLICK = {"event_id": "e1", "type": "click", "user_id": CANARY, "anonymous_id": CANARY, "item_id": "i1"}
+
+
+def reasons(body: bytes, encoding: str = "json") -> list[tuple[int, str]]:
+    accepted, refused = check(body, Receipt(NOW, encoding=encoding), RoutePlan())
+    return sorted([(each.row, "") for each in accepted] + [(each.row, each.code) for each in refused])
+
+
+def hidden(body: bytes, encoding: str = "json") -> bytes:
+    return HIDDEN.body(body, encoding)
+
+
+def test_ids_become_the_same_pseudonyms_everywhere_and_differ_by_kind_and_key():
+    event = msgspec.json.decode(hidden(json.dumps(CLICK).encode()))
+    assert event["user_id"] == HIDDEN.user_id(CANARY)
+    assert event["anonymous_id"] == HIDDEN.anonymous_id(CANARY)
+    assert event | {"user_id": 0, "anonymous_id": 0} == CLICK | {"user_id": 0, "anonymous_id": 0}
+    other = Pseudonyms("another key of thirty-two chars..")
+    assert len({HIDDEN.user_id(CANARY), HIDDEN.anonymous_id(CANARY), other.user_id(CANARY), HIDDEN.user_id("x")}) == 4
+    assert HIDDEN.fingerprint != other.fingerprint
+
+
+def test_the_id_that_an_adapter_made_of_a_record_tells_nothing_of_it():
+    """It is a plain hash, which whoever guesses the user could make again; it stays the same for the same record."""
+    line = json.dumps({**CLICK, "event_id": "gorse:0123"}).encode()
+    first, again = (msgspec.json.decode(HIDDEN.body(line, "ndjson", foreign=True)) for _ in range(2))
+    assert first == again
+    assert first["event_id"] != "gorse:0123"
+    assert msgspec.json.decode(HIDDEN.body(line, "ndjson"))["event_id"] == "gorse:0123"
+
+
+def test_a_key_that_can_be_guessed_is_refused():
+    with pytest.raises(ConfigError, match="fewer than 32"):
+        Pseudonyms("secret")
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding"),
+    [
+        (json.dumps(CLICK), "json"),
+        (json.dumps([CLICK]), "json"),
+        (json.dumps([CLICK, {**CLICK, "user_id": f"anon:{CANARY}"}, {**CLICK, "user_id": CANARY * 50}]), "json"),
+        (json.dumps([{**CLICK, "user_id": f"{CANARY}\x00"}, {**CLICK, "user_id": ""}, {**CLICK, "user_id": None}]), "json"),
+        (json.dumps([{**CLICK, "user_id": 7719}, {**CLICK, "user_id": [CANARY]}, {**CLICK, "user_id": {"id": CANARY}}]), "json"),
+        (json.dumps([{**CLICK, "userId": CANARY}, {**CLICK, "context": {"user": CANARY}}, {**CLICK, "context": CANARY}]), "json"),
+        (json.dumps([{**CLICK, "answer": {"slot": "home", "who": CANARY}}, {**CLICK, "received_at": 1}]), "json"),
+        (json.dumps({"user_id": CANARY}), "json"),
+        ("[" + json.dumps(CLICK) + ", {", "json"),
+        (json.dumps(CLICK)[:-1], "json"),
+        (json.dumps(CANARY), "json"),
+        ("[]", "json"),
+        ("[[]]", "json"),
+        (f'[["{CANARY}"]]', "json"),
+        ("", "json"),
+        ("7719", "json"),
+        (json.dumps(CLICK) + "\n" + json.dumps(CLICK)[:-5] + "\n\n" + json.dumps(CLICK), "ndjson"),
+        (json.dumps([CLICK]) + "\n[]\n" + json.dumps(CANARY), "ndjson"),
+        (json.dumps({**CLICK, "us\u0065r_id": CANARY}).replace("user_id", "us\\u0065r_id"), "json"),
+        (json.dumps(CLICK)[:-1] + f', "user_id": "{CANARY}"}}', "json"),
+        (json.dumps({"unread": {"format": "x", "place": "y", "code": "z", "path": "$", "message": "m", "record": CANARY}}), "json"),
+    ],
+)  # fmt: skip
+def test_each_row_is_decided_as_before_and_holds_no_id(body, encoding):
+    sent = body.encode()
+    assert reasons(hidden(sent, encoding), encoding) == reasons(sent, encoding)
+    assert CANARY.encode() not in hidden(sent, encoding)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.just(CANARY) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+EVENTS = st.dictionaries(
+    st.sampled_from(["event_id", "type", "user_id", "anonymous_id", "item_id", "context", "answer", "session_id", "ts", "colour"]),
+    st.sampled_from(["e1", "click", "i1", f"{CANARY}-1"]) | JSON,
+    max_size=6,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.lists(EVENTS | JSON, max_size=3) | EVENTS, st.sampled_from(["json", "ndjson"]))
+def test_no_row_is_lost_or_made_and_an_accepted_one_stays_accepted(sent, encoding):
+    body = (
+        json.dumps(sent).encode()
+        if encoding == "json" or not isinstance(sent, list)
+        else b"\n".join(json.dumps(one).encode() for one in sent)
+    )
+    before, after = reasons(body, encoding), reasons(hidden(body, encoding), encoding)
+    assert [row for row, _ in before] == [row for row, _ in after]
+    assert [bool(code) for _, code in before] == [bool(code) for _, code in after]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.binary(max_size=80), st.sampled_from(["json", "ndjson"]))
+def test_any_bytes_are_hidden_without_a_crash(body, encoding):
+    assert [bool(code) for _, code in reasons(hidden(body, encoding), encoding)] == [bool(code) for _, code in reasons(body, encoding)]

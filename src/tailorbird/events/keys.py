@@ -18,6 +18,8 @@ import numpy.typing as npt
 Keys = npt.NDArray[np.uint64]
 
 _START = np.uint64(0x243F6A8885A308D3)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 def hash64(text: str) -> int:
@@ -33,14 +35,14 @@ def hash64s(texts: Iterable[str]) -> Keys:
 
 def combine(*parts: Keys) -> Keys:
     """The key of a composite entity from the keys of its parts, in order; shapes broadcast."""
-    key = np.broadcast_to(_START, np.broadcast_shapes(*(np.shape(part) for part in parts)))
-    for part in parts:
-        key = _mix(key ^ np.asarray(part, np.uint64))
+    key = np.asarray(_START)
+    with np.errstate(over="ignore"):
+        for part in parts:
+            key = _mix(key ^ np.asarray(part, np.uint64))
     return key
 
 
 def _mix(z: Keys) -> Keys:
-    with np.errstate(over="ignore"):
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z = (z ^ (z >> _30)) * _FIRST
+    z = (z ^ (z >> _27)) * _SECOND
+    return z ^ (z >> _31)

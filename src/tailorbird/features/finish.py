@@ -9,7 +9,7 @@ arithmetic is + − × ÷ only, whose result IEEE 754 fixes; NumPy neither fuses
     quantile = low + (high − low)·((q·n − below) / count)    match = words found / words asked
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +25,11 @@ Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Keys = npt.NDArray[np.uint64]
+
+# Lanes of one step (rows,), or of several steps of one operation (steps, rows) with their numbers (steps, 1).
+Operands = Sequence[Int64s]
+Numbers = Sequence[float | Floats]
+Arithmetic = Callable[[Operands, Numbers, Int64s], Floats]
 
 # 2^(−k/4) for k quarters of a half-life, written out: what `**` gives is not the same everywhere. Whole powers are exact.
 _QUARTERS = (1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605)
@@ -66,17 +71,24 @@ def numeric(layout: Layout, lanes: Lanes) -> npt.NDArray[np.float32]:
     """All numeric columns in order of declaration, shape (rows, columns)."""
     steps = [step for step in layout.steps if step.kind == "numeric"]
     table = np.empty((lanes.rows, len(steps)), np.float32)
-    place = {step.name: column for column, step in enumerate(steps)}
     with np.errstate(all="ignore"):
         for column, step in enumerate(steps):
             if step.operation != "derived":
                 table[:, column] = number(step, lanes)
-        by_name = {step.name: step for step in steps}
-        for name in layout.derived_order:
-            expression = by_name[name].expression
-            assert expression is not None
-            table[:, place[name]] = expression.numbers(lambda other, kind: table[:, place[other]].astype(np.float64), lanes.rows)
+        derive(layout, table)
     return table
+
+
+def derive(layout: Layout, table: npt.NDArray[np.float32]) -> None:
+    """Write the derived columns of the table (rows, columns), whose others are there."""
+    if not layout.derived_order:
+        return
+    steps = [step for step in layout.steps if step.kind == "numeric"]
+    place = {step.name: column for column, step in enumerate(steps)}
+    for name in layout.derived_order:
+        expression = steps[place[name]].expression
+        assert expression is not None
+        table[:, place[name]] = expression.numbers(lambda other, kind: table[:, place[other]].astype(np.float64), len(table))
 
 
 def categorical(layout: Layout, lanes: Lanes) -> Keys:
@@ -93,8 +105,22 @@ def number(step: Step, lanes: Lanes) -> Floats:
     if step.operation == "context":
         return lanes.context_number(step.text)
     known = lanes.known(step.spots[0].entity)
-    value = lanes.of_run(step) if step.operation in OF_RUN else _NUMBERS[step.operation](step, lanes)
+    if step.operation in OF_RUN:
+        value = lanes.of_run(step)
+    elif step.operation == "match":
+        value = _match(step, lanes)
+    else:
+        value = ARITHMETIC[arithmetic_name(step)]([lanes.lane(spot) for spot in step.spots], step.numbers, lanes.t)
     return value if known.all() else np.where(known, value, np.nan)
+
+
+def arithmetic_name(step: Step) -> str:
+    """Which arithmetic finishes a step that is made of lanes alone; "" for one that needs more."""
+    if step.operation == "ratio" and step.numbers[1] < 0:
+        return "bare ratio"
+    if step.operation == "extreme":
+        return "largest" if step.numbers[0] > 0 else "smallest"
+    return step.operation if step.operation in ARITHMETIC else ""
 
 
 def category(step: Step, lanes: Lanes) -> Keys:
@@ -104,17 +130,19 @@ def category(step: Step, lanes: Lanes) -> Keys:
     if step.operation in OF_RUN:
         return np.where(known, lanes.of_run(step), np.uint64(0))
     value = lanes.lane(step.spots[-1])
+    if step.operation == "attribute" and known.all():
+        return value.view(np.uint64)
     if step.operation == "last":
-        known = known & _recent(step, lanes)
+        known = known & _recent(lanes.lane(step.spots[0]), lanes.t)
     if step.operation == "earliest":
         known = known & (lanes.lane(step.spots[0]) > 0)
     return np.where(known, value, 0).astype(np.int64).view(np.uint64)
 
 
 def recent(t: int, ts: Int64s, *columns: Int64s) -> tuple[Int64s, ...]:
-    """Times and other columns of a sequence where it has an event within the horizon of t."""
-    kept = (ts > 0) & (ts >= t - HORIZON)
-    return tuple(column[kept] for column in (ts, *columns))
+    """Times and other columns of a sequence, oldest first, where it has an event within the horizon of t."""
+    first = int(ts.searchsorted(max(1, t - HORIZON)))
+    return tuple([column[first:] for column in (ts, *columns)])
 
 
 def values_of(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
@@ -122,47 +150,47 @@ def values_of(step: Step, bits: Iterable[Int64s]) -> dict[str, npt.NDArray]:
     return {one.text: each.view(np.uint64 if one.kind == "text" else np.float64) for one, each in zip(step.of, bits, strict=True)}
 
 
-def _recent(step: Step, lanes: Lanes) -> Bools:
-    ts = lanes.lane(step.spots[0])
-    return (ts > 0) & (ts >= lanes.t - HORIZON)
+def _recent(ts: Int64s, t: Int64s) -> Bools:
+    return (ts > 0) & (ts >= t - HORIZON)
 
 
-def _count(step: Step, lanes: Lanes) -> Floats:
-    return lanes.lane(step.spots[0]).astype(np.float64)
+def _count(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return lanes[0].astype(np.float64)
 
 
-def _total(step: Step, lanes: Lanes) -> Floats:
-    return lanes.lane(step.spots[0]).astype(np.float64) * step.numbers[0]
+def _total(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return lanes[0].astype(np.float64) * numbers[0]
 
 
-def _mean(step: Step, lanes: Lanes) -> Floats:
-    events = lanes.lane(step.spots[1]).astype(np.float64)
-    return np.where(events > 0, _total(step, lanes) / events, np.nan)
+def _mean(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    events = lanes[1].astype(np.float64)
+    return np.where(events > 0, _total(lanes, numbers, t) / events, np.nan)
 
 
-def _variance(step: Step, lanes: Lanes) -> Floats:
-    events, amount, low, high = (lanes.lane(spot).astype(np.float64) for spot in step.spots)
+def _variance(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    events, amount, low, high = (lane.astype(np.float64) for lane in lanes)
     mean = amount / events
     spread = np.maximum((high * 2.0**SQUARE_BITS + low) / events - mean * mean, 0.0)
-    return np.where(events > 0, spread * (step.numbers[0] * step.numbers[0]), np.nan)
+    return np.where(events > 0, spread * (numbers[0] * numbers[0]), np.nan)
 
 
-def _extreme(step: Step, lanes: Lanes) -> Floats:
-    code = lanes.lane(step.spots[0])
-    unit = step.numbers[0]
-    units = code - PEAK_ZERO if unit > 0 else PEAK_ZERO - code
-    return np.where(code > 0, units.astype(np.float64) * abs(unit), np.nan)
+def _largest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return np.where(lanes[0] > 0, (lanes[0] - PEAK_ZERO).astype(np.float64) * numbers[0], np.nan)
 
 
-def _quantile(step: Step, lanes: Lanes) -> Floats:
+def _smallest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return np.where(lanes[0] > 0, (PEAK_ZERO - lanes[0]).astype(np.float64) * -numbers[0], np.nan)
+
+
+def _quantile(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
     """Within the bucket where the counts first reach q of all, as if its values lay evenly; its edge, if it has only one."""
-    q, *edges = step.numbers
-    counts = [lanes.lane(spot).astype(np.float64) for spot in step.spots]
-    events = np.zeros(len(counts[0]))
+    q, *edges = numbers
+    counts = [lane.astype(np.float64) for lane in lanes]
+    events = np.zeros(counts[0].shape)
     for count in counts:
         events = events + count
-    rank, below = q * events, np.zeros(len(events))
-    value = np.full(len(events), np.nan)
+    rank, below = q * events, np.zeros(events.shape)
+    value = np.full(events.shape, np.nan)
     for bucket, count in enumerate(counts):
         reached = np.isnan(value) & (count > 0) & (below + count >= rank)
         low, high = edges[max(bucket - 1, 0)], edges[min(bucket, len(edges) - 1)]
@@ -171,62 +199,56 @@ def _quantile(step: Step, lanes: Lanes) -> Floats:
     return value
 
 
-def _distinct(step: Step, lanes: Lanes) -> Floats:
-    empty, weight = (lanes.lane(spot) for spot in step.spots)
-    return estimate(empty, weight, int(step.numbers[0]))
+def _distinct(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return estimate(lanes[0], lanes[1], int(numbers[0]))
 
 
-def _ratio(step: Step, lanes: Lanes) -> Floats:
-    a, b = (lanes.lane(spot).astype(np.float64) for spot in step.spots[:2])
-    constant, weight = step.numbers
-    if weight < 0:
-        return np.where(b > 0, a / b, np.nan)
-    rate: Floats | float = constant
-    if len(step.spots) == 4:
-        above, below = (lanes.lane(spot).astype(np.float64) for spot in step.spots[2:])
+def _bare_ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    a, b = (lane.astype(np.float64) for lane in lanes)
+    return np.where(b > 0, a / b, np.nan)
+
+
+def _ratio(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    a, b, *parents = (lane.astype(np.float64) for lane in lanes)
+    rate, weight = numbers
+    if parents:
+        above, below = parents
         rate = np.where(below > 0, above / below, 0.0)
     return np.where(b + weight > 0, (a + weight * rate) / (b + weight), np.nan)
 
 
-def _trend(step: Step, lanes: Lanes) -> Floats:
-    short, long = (lanes.lane(spot).astype(np.float64) for spot in step.spots)
-    return np.where(long > 0, short / long * step.numbers[0], np.nan)
+def _trend(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    short, long = (lane.astype(np.float64) for lane in lanes)
+    return np.where(long > 0, short / long * numbers[0], np.nan)
 
 
-def _share(step: Step, lanes: Lanes) -> Floats:
-    own, group = (lanes.lane(spot).astype(np.float64) for spot in step.spots)
-    return np.where(group > 0, own / group, np.nan)
+def _decayed(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return lanes[0].view(np.float64) * numbers[0]
 
 
-def _decayed(step: Step, lanes: Lanes) -> Floats:
-    return lanes.lane(step.spots[0]).view(np.float64) * step.numbers[0]
+def _last(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return np.where(_recent(lanes[0], t), lanes[1].view(np.float64), np.nan)
 
 
-def _last(step: Step, lanes: Lanes) -> Floats:
-    return np.where(_recent(step, lanes), lanes.lane(step.spots[1]).view(np.float64), np.nan)
+def _earliest(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return np.where(lanes[0] > 0, lanes[1].view(np.float64), np.nan)
 
 
-def _earliest(step: Step, lanes: Lanes) -> Floats:
-    return np.where(lanes.lane(step.spots[0]) > 0, lanes.lane(step.spots[1]).view(np.float64), np.nan)
+def _since(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return np.where(_recent(lanes[0], t), (t - lanes[0]).astype(np.float64) / 1e6, np.nan)
 
 
-def _since(step: Step, lanes: Lanes) -> Floats:
-    elapsed = (lanes.t - lanes.lane(step.spots[0])).astype(np.float64) / 1e6
-    return np.where(_recent(step, lanes), elapsed, np.nan)
+def _first(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    elapsed = np.minimum(t - (PEAK_ZERO - lanes[0]), HORIZON).astype(np.float64) / 1e6
+    return np.where(lanes[0] > 0, elapsed, np.nan)
 
 
-def _first(step: Step, lanes: Lanes) -> Floats:
-    code = lanes.lane(step.spots[0])
-    elapsed = np.minimum(lanes.t - (PEAK_ZERO - code), HORIZON).astype(np.float64) / 1e6
-    return np.where(code > 0, elapsed, np.nan)
+def _attribute(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return lanes[0].view(np.float64)
 
 
-def _attribute(step: Step, lanes: Lanes) -> Floats:
-    return lanes.lane(step.spots[0]).view(np.float64)
-
-
-def _age(step: Step, lanes: Lanes) -> Floats:
-    return (lanes.t.astype(np.float64) - lanes.lane(step.spots[0]).view(np.float64)) / 1e6
+def _age(lanes: Operands, numbers: Numbers, t: Int64s) -> Floats:
+    return (t.astype(np.float64) - lanes[0].view(np.float64)) / 1e6
 
 
 def _match(step: Step, lanes: Lanes) -> Floats:
@@ -243,16 +265,18 @@ def _match(step: Step, lanes: Lanes) -> Floats:
     return np.where((count > 0) & (words[0] != 0), found / count, np.nan)
 
 
-_NUMBERS = {
+ARITHMETIC: dict[str, Arithmetic] = {
     "count": _count,
     "total": _total,
     "mean": _mean,
     "variance": _variance,
-    "extreme": _extreme,
+    "largest": _largest,
+    "smallest": _smallest,
     "distinct": _distinct,
     "ratio": _ratio,
+    "bare ratio": _bare_ratio,
     "trend": _trend,
-    "share": _share,
+    "share": _bare_ratio,
     "decayed": _decayed,
     "last": _last,
     "earliest": _earliest,
@@ -260,6 +284,5 @@ _NUMBERS = {
     "first": _first,
     "attribute": _attribute,
     "age": _age,
-    "match": _match,
     "quantile": _quantile,
 }

@@ -187,5 +187,8 @@ def _parts(octets: Octets, ends: Intps) -> list[bytes]:
 
 def _cut(data: Octets, sections: Intps) -> list[Octets]:
     """The bytes of each section but the head, of all records one after another."""
+    if len(sections) == 1:
+        edges = np.cumsum(sections[0]).tolist()
+        return [data[first:end] for first, end in pairwise(edges)]
     kind = np.repeat(np.tile(np.arange(_SECTIONS, dtype=np.uint8), len(sections)), sections.ravel())
     return [data[kind == one] for one in range(1, _SECTIONS)]

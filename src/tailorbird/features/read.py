@@ -22,11 +22,13 @@ from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import query_words
 from tailorbird.features.idle import read_swept
-from tailorbird.features.layout import NEWEST, NEXT_CHANGE, READING_HEADER, SEQUENCE_READING, VALID_FROM, Spot, Step
+from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, SEQUENCE_READING, VALID_FROM, Spot, Step
 from tailorbird.features.plain import asked_text, weekday
 from tailorbird.features.request import ReadRequest, Rows, Sequence
-from tailorbird.features.runs import Runs
-from tailorbird.features.state import Position, Records, all_records, open_state, read_alias, read_position
+from tailorbird.features.runs import OneRun, Runs
+from tailorbird.features.stacks import Entries, Stacks, one_row
+from tailorbird.features.state import Position, all_records, open_state, read_alias, read_position
+from tailorbird.features.tiles import NEVER
 from tailorbird.store import Snapshot
 from tailorbird.store.protocol import MovedError
 from tailorbird.store.valkey import CopiedStore, open_copies
@@ -53,7 +55,7 @@ class Reader:
     def __init__(self, state: Path, features: FeatureSet, *, copies: str = "") -> None:
         self.features = features
         self._store = CopiedStore(open_copies(copies, features.schema_hash)) if copies else open_state(state, features)
-        self._records = all_records(features.layout)
+        self._plan = _Plan(features)
 
     def read(self, request: ReadRequest, items: Ids[str], *, item_keys: Keys | None = None) -> Rows:
         """The features of `items` for the request, all of one commit and one time.
@@ -78,10 +80,9 @@ class Reader:
             if not position.ready:
                 raise NotReadyError(f"the state of schema {self.features.schema_hash} is still being built")
             person, alias_ts = _person(snapshot, request)
-            asked = replace(request, person=person)
+            asked = request if person == request.person else replace(request, person=person)
             keys = hash64s(items) if item_keys is None else item_keys
-            moment = _Moment(self.features, self._records, snapshot, asked, keys)
-            return moment.rows_read(position, alias_ts)
+            return _Moment(self._plan, snapshot, asked, keys).rows_read(position, alias_ts)
 
     def position(self) -> Position:
         """How far the state is that the next read would see."""
@@ -102,66 +103,86 @@ def _person(snapshot: Snapshot, request: ReadRequest) -> tuple[str | None, int]:
     return alias.user_id, alias.ts
 
 
+class _Plan:
+    """What a layout's requests have in common, made once a reader."""
+
+    def __init__(self, features: FeatureSet) -> None:
+        layout = self.layout = features.layout
+        self.records = all_records(layout)
+        self.composite_spots = features.composite_spots
+        composite = {entity for entity, _ in self.composite_spots}
+        self.by_day = [one.index for one in layout.entities if "weekday" in one.entity.fields]
+        others = sorted(set(range(len(layout.entities))).difference(self.by_day), key=lambda index: index in composite)
+        self.first = others  # those whose keys need no record come before those that are found by one
+        self.one_row = one_row(layout, self.composite_spots)
+        self.stacks = Stacks(layout, self.one_row)
+        self.sequences = [step for step in layout.steps if step.kind == "sequence"]
+        self.none = [Entries(np.zeros((0, one.reading_lanes), np.int64), None, np.ones(1, np.bool_), True) for one in layout.entities]
+
+
 class _Moment:
     """One request while it is read; implements `finish.Lanes`."""
 
-    def __init__(self, features: FeatureSet, records: list[Records], snapshot: Snapshot, request: ReadRequest, items: Keys) -> None:
-        self._features = features
-        self._records = records
+    def __init__(self, plan: _Plan, snapshot: Snapshot, request: ReadRequest, items: Keys) -> None:
+        self._plan = plan
         self._snapshot = snapshot
         self._request = request
         self._items = items
-        count = len(records)
-        self._unique: list[Keys] = [items] * count  # keys that were read, each once
-        self._readings: list[Int64s] = [np.zeros((0, READING_HEADER), np.int64)] * count
-        self._place: list[npt.NDArray[np.intp] | None] = [None] * count  # row → place among them; None: as they are
-        self._known: list[Bools] = [np.ones(1, np.bool_)] * count
-        self._all_known = [True] * count
+        self._unique: list[Keys] = [items] * len(plan.records)  # keys that were read, each once
+        self._entries = plan.none.copy()
+        self._context: dict[str, Keys] = {}
+        self._distinct: dict[Spot, tuple[Keys, npt.NDArray[np.intp]]] = {}
         self._runs: dict[Spot, Runs] = {}
+        self._whole = 0, NEVER  # from when to when no record runs out
         self.rows = len(items)
         self.t: Int64s = np.full(1, read_swept(snapshot), np.int64)
 
     def rows_read(self, position: Position, alias_ts: int) -> Rows:
-        layout = self._features.layout
-        composite = {entity for entity, _ in self._features.composite_spots}
-        by_day = [one.index for one in layout.entities if "weekday" in one.entity.fields]
-        for index in sorted(set(range(len(layout.entities))).difference(by_day), key=lambda index: index in composite):
+        plan = self._plan
+        for index in plan.first:
             self._fetch(index)
         t = self._time(alias_ts)
-        while by_day:  # the day decides what is read, and what is read may move t into another day
+        while plan.by_day:  # the day decides what is read, and what is read may move t into another day
             day = weekday(t, self._request.local_hour)
-            for index in by_day:
+            for index in plan.by_day:
                 self._fetch(index)
             t = self._time(alias_ts)
             if weekday(t, self._request.local_hour) == day:
                 break
-        stale = sum(self._renew(index) for index in range(len(layout.entities)))
         return Rows(
-            numeric=finish.numeric(layout, self),
-            categorical=finish.categorical(layout, self),
-            sequences={step.name: self._sequence(step) for step in layout.steps if step.kind == "sequence"},
+            stale=self._renewed(),
+            numeric=self._numeric(),
+            categorical=finish.categorical(plan.layout, self),
+            sequences={step.name: self._sequence(step) for step in plan.sequences},
             t=t,
             commit=position.commit,
             p=position.p,
             person=self._request.person,
-            stale=stale,
         )
+
+    def _numeric(self) -> npt.NDArray[np.float32]:
+        with np.errstate(all="ignore"):
+            table = self._plan.stacks.table(self._entries, self.t, self.rows)
+            for column, step in self._plan.stacks.rest:
+                table[column] = finish.number(step, self)
+            table = np.ascontiguousarray(table.T)
+            finish.derive(self._plan.layout, table)
+        return table
 
     def _time(self, alias_ts: int) -> int:
         """The clock, or just after the newest of what was read so far; never before what has expired."""
-        newest = max((int(readings[:, NEWEST].max(initial=0)) for readings in self._readings), default=0)
+        heads = np.concatenate([np.zeros((0, COMMIT), np.int64), *(one.readings[:, :COMMIT] for one in self._entries)])
+        newest = int(heads[:, NEWEST].max(initial=0))
+        self._whole = int(heads[:, VALID_FROM].max(initial=0)), int(heads[:, NEXT_CHANGE].min(initial=NEVER))
         t = max(self._request.now, 1 + newest, 1 + alias_ts, int(self.t[0]))
         self.t = np.full(1, t, np.int64)
         return t
 
     def lane(self, spot: Spot) -> Int64s:
-        column, place = self._readings[spot.entity][:, spot.lane], self._place[spot.entity]
-        if place is not None:
-            column = column[place]
-        return column if self._all_known[spot.entity] else np.where(self._known[spot.entity], column, 0)
+        return self._entries[spot.entity].lane(spot.lane)
 
     def known(self, entity: int) -> Bools:
-        return self._known[entity]
+        return self._entries[entity].known
 
     def of_run(self, step: Step) -> npt.NDArray:
         run = self._run(step)
@@ -179,7 +200,7 @@ class _Moment:
             asked = np.full(1, 0 if session_id is None else hash64(session_id), np.uint64)
             item, types, sessions = item.view(np.uint64), types.view(np.uint64), sessions.view(np.uint64)
             value = further[0].view(np.uint64) if further else item
-            run = Runs(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked, value)
+            run = OneRun(np.array([0, len(ts)]), ts, item, types, sessions, self.t, asked, value)
             self._runs[step.spots[0]] = run
         return run
 
@@ -196,7 +217,7 @@ class _Moment:
 
     def _sequence(self, step: Step) -> Sequence:
         events = self._events(step)
-        if not self._known[step.spots[0].entity].all():
+        if not self._entries[step.spots[0].entity].all_known:
             events = np.zeros_like(events)
         ts, item, types, _, *bits = finish.recent(int(self.t[0]), *events)
         return Sequence(item.view(np.uint64), types.view(np.uint64), ts, finish.values_of(step, bits))
@@ -204,36 +225,61 @@ class _Moment:
     def _events(self, step: Step) -> Int64s:
         """Columns of the last events: ts, item, type, session, further values; (columns, length)."""
         spot, columns = step.spots[0], SEQUENCE_READING + len(step.of)
-        return self._readings[spot.entity][0, spot.lane : spot.lane + columns * step.length].reshape(columns, step.length)
+        return self._entries[spot.entity].readings[0, spot.lane : spot.lane + columns * step.length].reshape(columns, step.length)
 
     def _fetch(self, index: int) -> None:
         """Read the reading records of an entity, each key once."""
-        entity = self._features.layout.entities[index].entity
-        parts = [self._part(index, place, name) for place, name in enumerate(entity.fields)]
-        known = np.ones(1, np.bool_)
-        for part in parts:
-            known = known & (part != 0)
+        records = self._plan.records[index]
+        entity = records.layout.entity
+        parts, place = self._parts(index)
         key = np.atleast_1d(entity_key(entity, parts))
-        unique = key
-        if len(key) > 1 and "item" not in entity.fields:  # else no two rows have the same
-            unique, self._place[index] = np.unique(key, return_inverse=True)
-        self._unique[index], self._known[index], self._all_known[index] = unique, known, bool(known.all())
-        self._readings[index] = self._records[index].readings(self._snapshot, unique)
+        known, all_known = self._plan.none[index].known, True
+        for part in parts:
+            if not part.all():
+                there = part != 0
+                known, all_known = known & (there if place is None or len(part) == 1 else there[place]), False
+        if place is None and not self._plan.one_row[index] and "item" not in entity.fields:
+            key, place = np.unique(key, return_inverse=True)
+        self._unique[index] = key
+        self._entries[index] = Entries(records.readings(self._snapshot, key), place, known, all_known)
 
-    def _part(self, index: int, place: int, name: str) -> Keys:
+    def _parts(self, index: int) -> tuple[list[Keys], npt.NDArray[np.intp] | None]:
+        """The parts of an entity's key; of its different ones only, with each row's place among them, where one attribute has them."""
+        fields = self._plan.records[index].layout.entity.fields
+        spots = [self._plan.composite_spots.get((index, place)) for place in range(len(fields))]
+        own = [spot for spot in spots if spot is not None and not self._plan.one_row[spot.entity]]
+        if len(own) != 1 or "item" in fields:
+            return [self._part(name, spot) for name, spot in zip(fields, spots, strict=True)], None
+        if own[0] not in self._distinct:
+            self._distinct[own[0]] = np.unique(self._part("", own[0]), return_inverse=True)
+        unique, place = self._distinct[own[0]]
+        return [unique if spot == own[0] else self._part(name, spot) for name, spot in zip(fields, spots, strict=True)], place
+
+    def _part(self, name: str, spot: Spot | None) -> Keys:
+        if spot is not None:
+            return self.lane(spot).view(np.uint64)
         if name == "item":
             return self._items
-        if "." in name:
-            spot = self._features.composite_spots[index, place]
-            return np.atleast_1d(self.lane(spot)).view(np.uint64)
-        return self.context_key(name)
+        if name == "weekday":  # follows t
+            return self.context_key(name)
+        if name not in self._context:
+            self._context[name] = self.context_key(name)
+        return self._context[name]
 
-    def _renew(self, index: int) -> int:
+    def _renewed(self) -> int:
         """Finish from the state what has changed since its reading record was written; the number of such records."""
-        readings, t = self._readings[index], self.t[0]
-        stale = np.flatnonzero((t < readings[:, VALID_FROM]) | (t >= readings[:, NEXT_CHANGE]))
-        if len(stale):
-            states = self._records[index].states(self._snapshot, self._unique[index][stale])
-            self._readings[index] = readings = readings.copy()
-            readings[stale] = self._records[index].finish(states, np.full(len(stale), t))
-        return len(stale)
+        count, t = 0, self.t[0]
+        valid_from, next_change = self._whole
+        if valid_from <= t < next_change:
+            return 0
+        for index, one in enumerate(self._entries):
+            readings = one.readings
+            stale = np.flatnonzero((t < readings[:, VALID_FROM]) | (t >= readings[:, NEXT_CHANGE]))
+            if not len(stale):
+                continue
+            states = self._plan.records[index].states(self._snapshot, self._unique[index][stale])
+            readings = readings.copy()
+            readings[stale] = self._plan.records[index].finish(states, np.full(len(stale), t))
+            self._entries[index] = replace(one, readings=readings)
+            count += len(stale)
+        return count

@@ -9,7 +9,7 @@ The current session is what has the request's session id; without one, the run o
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +55,7 @@ class Runs:
             return self.gap_mean()
         if step.operation == "favourite":
             return self.favourite()
-        types = np.array([hash64(one) for one in step.types or (step.text,)], np.uint64)
-        events = np.flatnonzero(self.current & np.isin(self.type, types))
+        events = np.flatnonzero(self.current & _any_of(self.type, step.types or (step.text,)))
         if step.operation == "duration":
             return self._since_first(events)
         if step.operation == "depth":
@@ -139,3 +138,42 @@ class Runs:
         another = np.ones(len(order), np.bool_)
         another[1:] = (item[1:] != item[:-1]) | (owner[1:] != owner[:-1])
         return np.bincount(owner[another], minlength=len(self.t)).astype(np.float64)
+
+
+class OneRun(Runs):
+    """The run of a single request: the same columns with fewer steps to them."""
+
+    def column(self, step: Step) -> Floats | Keys:
+        if step.operation not in ("session", "length", "depth"):
+            return super().column(step)
+        events = self.current & _any_of(self.type, step.types or (step.text,))
+        if step.operation == "depth":
+            return np.full(1, float(len(set(self.item[events].tolist()) - {0})))
+        return np.full(1, float(np.count_nonzero(events)))
+
+    @cached_property
+    def current(self) -> Bools:
+        if self.asked[0]:
+            return self.session == self.asked[0]
+        current = np.ones(len(self.ts), np.bool_)
+        breaks = np.flatnonzero(np.append(self.ts[1:], self.t)[: len(self.ts)] - self.ts > SESSION_GAP)
+        if len(breaks):
+            current[: breaks[-1] + 1] = False
+        return current
+
+    def gap_mean(self) -> Floats:
+        times = np.count_nonzero(self.ts[1:] != self.ts[:-1]) + 1
+        return np.full(1, float(self.ts[-1] - self.ts[0]) / 1e6 / (times - 1.0) if times > 1 else np.nan)
+
+
+def _any_of(type: Keys, names: tuple[str, ...]) -> Bools:
+    """Which have one of these types; there are few."""
+    first, *others = [type == one for one in _hashes(names)]
+    for other in others:
+        first |= other
+    return first
+
+
+@lru_cache(maxsize=1_024)
+def _hashes(names: tuple[str, ...]) -> list[np.uint64]:
+    return [np.uint64(hash64(name)) for name in names]

@@ -3,7 +3,8 @@
     h                        the schema hash: a folder under another name is refused
     m                        position: commit, p, offset, newest ts, applied rows, ready
     c  commit u64            p, written_at: what each commit stands for; answers log the commit that they read
-    a  key u64               alias: ts, p, user id of the newest identify of an anonymous id
+    a  key u64               alias: ts, p, user id of the newest identify of an anonymous id; for good, since a person may come
+                             back, and the router goes on to count the anonymous id's events for that person
     n  entity u16            tally: how many entities of a kind, and their bytes (`features.idle`)
     e                        up to when idle entities have expired
     s  entity u16  key u64   state record        (big-endian keys, so that a batch is written in the order of the tree;
@@ -34,6 +35,7 @@ from tailorbird.store import EmbeddedStore, Snapshot, open_store
 Int64s = npt.NDArray[np.int64]
 LANE = np.dtype("<i8")
 
+TAGS = np.dtype("<u2")
 TAG_BITS = 16  # of a reading record's commit, the highest
 COMMITS_KEPT = 100_000  # answers carry commit and p themselves; the table is for looking back a day or so
 
@@ -42,6 +44,8 @@ _COMMIT = struct.Struct("<2q")
 _ALIAS = struct.Struct("<2q")
 _POSITION_KEY = b"m"
 COMMITS = b"c"
+ALIASES = b"a"
+_RECORD_KEY = np.dtype("V11")  # a list of these is one of bytes
 _SCHEMA_KEY = b"h"
 
 
@@ -148,7 +152,7 @@ def _commit_key(commit: int) -> bytes:
 
 
 def alias_key(anonymous_id: str) -> bytes:
-    return b"a" + hash64(anonymous_id).to_bytes(8, "big")
+    return ALIASES + hash64(anonymous_id).to_bytes(8, "big")
 
 
 def read_alias(snapshot: Snapshot, anonymous_id: str) -> Alias | None:
@@ -157,6 +161,14 @@ def read_alias(snapshot: Snapshot, anonymous_id: str) -> Alias | None:
         return None
     ts, p = _ALIAS.unpack_from(found)
     return Alias(ts, p, found[_ALIAS.size :].decode())
+
+
+def count_aliases(snapshot: Snapshot) -> tuple[int, int]:
+    """How many anonymous ids are somebody, and the bytes of their records, keys included. They stay for good, as the router's do."""
+    count = size = 0
+    for key, value in snapshot.scan(ALIASES):
+        count, size = count + 1, size + len(key) + len(value)
+    return count, size
 
 
 @dataclass(frozen=True)
@@ -184,6 +196,7 @@ class Records:
         self._kept = kept_lanes(layout)
         readable = [one for one in self.accumulators if isinstance(one, Readable)]
         self._sequences = [one for one in readable if isinstance(one, Sequences)]
+        self._sequence_lanes = sequence_lanes(layout)
         self._read_directly = [one for one in readable if not isinstance(one, Sequences)]
         self._tag = hash64(f"{layout.entity.name}/{layout.reading_lanes}") % (1 << TAG_BITS - 1)
         none = self.finish(np.zeros((1, layout.state_lanes), np.int64), np.ones(1, np.int64))
@@ -221,16 +234,18 @@ class Records:
         lanes = len(self._kept)
         whole = len(data) == 8 * lanes * len(keys)
         stored = np.frombuffer(data, LANE).reshape(len(keys), lanes) if whole else np.zeros((1, lanes), LANE)
-        if (stored[:, COMMIT] >> 64 - TAG_BITS != self._tag).any():
+        if (stored.view(TAGS)[:, 4 * COMMIT + 3] != self._tag).any():
             message = f"a reading record of {self.layout.entity.name} is cut short, or of another format"
             raise DamageError(message, fix="delete the schema's folder below state/; the worker builds it anew from the lake")
         if not self._sequences:
             return stored
         readings = np.zeros((len(keys), self.layout.reading_lanes), np.int64)
         readings[:, self._kept] = stored
-        states = self.states(snapshot, keys)
-        for one in self._sequences:
-            one.finish(states, readings)
+        joined, sizes = snapshot.get_sized(self.keys(b"s", keys))
+        filled = self._packing.unpack(joined, np.array(sizes, np.int64))
+        lane = self._sequence_lanes[filled.lane]
+        some = np.flatnonzero(lane)
+        readings[filled.row[some], lane[some]] = filled.value[some]
         return readings
 
     def finish(self, states: Int64s, t: Int64s, commit: int = 0, *, sequences: bool = True, filled: Filled | None = None) -> Int64s:
@@ -264,8 +279,7 @@ class Records:
         table = np.empty((len(keys), 11), np.uint8)
         table[:, :3] = head
         table[:, 3:] = keys.astype(">u8").view(np.uint8).reshape(len(keys), 8)
-        data = table.tobytes()
-        return [data[start : start + 11] for start in range(0, len(data), 11)]
+        return table.reshape(-1).view(_RECORD_KEY).tolist()
 
     def _stored(self, readings: Int64s) -> Int64s:
         stored = readings[:, self._kept].astype(LANE)
@@ -290,3 +304,13 @@ def kept_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
     for one in layout.sequences:
         kept[one.reading_lane : one.reading_lane + one.reading_columns * one.length] = False
     return np.flatnonzero(kept)
+
+
+def sequence_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
+    """By lane of the state, at which lane of the reading it stands if it is read of a sequence, else 0."""
+    found = np.zeros(layout.state_lanes, np.intp)
+    for one in layout.sequences:
+        for place, column in enumerate((0, *range(2, one.state_columns))):  # without the id
+            from_, to = one.lane + column * one.length, one.reading_lane + place * one.length
+            found[from_ : from_ + one.length] = np.arange(to, to + one.length)
+    return found

@@ -131,7 +131,10 @@ def test_a_reader_that_stops_early_is_no_error(shop: Path) -> None:
 
 def test_features_list_and_show(shop: Path) -> None:
     names = [feature["name"] for feature in must_json("-C", shop, "features", "list")["features"]]
-    held = {kind["entity"]: kind for kind in must_json("-C", shop, "features", "list", "--bytes")["kinds"]}
+    told = must_json("-C", shop, "features", "list", "--bytes")
+    held = {kind["entity"]: kind for kind in told["kinds"]}
+    identified = must_json("-C", shop, "sql", "SELECT count(DISTINCT anonymous_id) AS n FROM events WHERE type = 'identify'")
+    assert told["aliases"]["count"] == identified["rows"][0]["n"]
     assert held["user"]["entities"] > 0
     assert 0 < held["user"]["state_bytes_each"] < 2_000
     assert (held["user"]["expired"], held["user"]["dropped"]) == (0, 0)

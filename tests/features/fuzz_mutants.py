@@ -221,7 +221,7 @@ def _an_identify_that_came_late_wins(patch: pytest.MonkeyPatch) -> None:
 
 def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
     """What has left a window since the record was written is still counted."""
-    patch.setattr(read._Moment, "_renew", lambda self, index: 0)
+    patch.setattr(read._Moment, "_renewed", lambda self: 0)
 
 
 def _a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
@@ -247,7 +247,7 @@ def _a_reader_mixes_two_snapshots(patch: pytest.MonkeyPatch) -> None:
         with self._store.snapshot() as snapshot:
             person, alias_ts = read._person(snapshot, request)
             asked = replace(request, person=person)
-            moment = read._Moment(self.features, self._records, snapshot, asked, read.hash64s(items))
+            moment = read._Moment(self._plan, snapshot, asked, read.hash64s(items))
             return moment.rows_read(position, alias_ts)
 
     patch.setattr(Reader, "_read", mixed)

@@ -173,6 +173,20 @@ def test_what_the_cap_dropped_is_counted_apart_from_what_is_wrong(kit, tmp_path)
     assert compare(features, asked, history.rows(requests_of(asked))).by_feature["clicks"] == 30
 
 
+def test_a_build_that_took_in_too_many_is_brought_within_the_cap(kit, tmp_path):
+    features, log = FeatureSet.from_declarations([count("clicks", user, "click", window="1d")]), kit.Log(tmp_path)
+    clicks = [kit.event("click", kit.T0 + n * MINUTE, item_id="i1", user_id=f"u{n}", event_id=f"e{n}") for n in range(30)]
+    log.append([kit.routed(clicks)])
+    with FeatureWorker(log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0 + DAY), entities_max=20) as worker:
+        worker.step()
+        worker.sweep_all()
+        store = open_state(tmp_path / "state", features)
+        with store.snapshot() as snapshot:
+            assert set(scan_keys(snapshot, features.layout.entities[0])) == {kit.key(f"u{n}") for n in range(10, 30)}
+        store.close()
+    log.close()
+
+
 def sizes(folder: Path, features: FeatureSet) -> dict[str, tuple[int, int]]:
     store = open_state(folder, features)
     with store.snapshot() as snapshot:

@@ -6,7 +6,7 @@ from tailorbird.cli.features_apply import apply, plan, prune
 from tailorbird.cli.features_backfill import backfill
 from tailorbird.cli.features_show import show
 from tailorbird.cli.features_verify import verify
-from tailorbird.cli.output import Json, print_json, print_table
+from tailorbird.cli.output import Json, console, print_json, print_table
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -18,7 +18,8 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
     """List the features that the project declares: what each is, of what entity, and what its entity's records take.
 
     With `--bytes` it lists what the state holds instead: how many entities of each kind, what their records take, and how many
-    were let go because they were idle, or because there were too many.
+    were let go because they were idle, or because there were too many. Below it says how many anonymous ids are known to be
+    somebody: who a person is, is kept for good.
 
     Example:  tailorbird -C shop features list
 
@@ -46,12 +47,13 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
 
 def _list_bytes(project: "Project", json: bool) -> None:
     from tailorbird.features.idle import tallies
-    from tailorbird.features.state import open_state
+    from tailorbird.features.state import count_aliases, open_state
 
     store = open_state(project.paths.state, project.features)
     try:
         with store.snapshot() as snapshot:
             found = tallies(snapshot, project.features.layout)
+            aliases, alias_bytes = count_aliases(snapshot)
         disk = store.size_bytes()
     finally:
         store.close()
@@ -75,9 +77,11 @@ def _list_bytes(project: "Project", json: bool) -> None:
                 "disk_bytes": disk,
                 "entities_max": project.settings.features.entities_max,
                 "kinds": kinds,
+                "aliases": {"count": aliases, "bytes": alias_bytes},
             }
         )
         return
     headings = ["kind", "entities", "state bytes each", "reading bytes each", "bytes", "expired", "dropped"]
     rows = [tuple(one if isinstance(one, str) else f"{one:,}" for one in kind.values()) for kind in kinds]
     print_table(f"Schema {project.features.schema_hash}: {disk:,} bytes on disk, free pages included", headings, rows)
+    console().print(f"{aliases:,} anonymous ids are known to be somebody, in {alias_bytes:,} bytes.")

@@ -165,8 +165,9 @@ def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
     from tailorbird.features.worker import FeatureWorker
     from tailorbird.lake import Lake
 
+    paths, entities_max = project.paths, project.settings.features.entities_max
     try:
-        worker = FeatureWorker(project.paths.routed, project.paths.state, features, clock=SystemClock())
+        worker = FeatureWorker(paths.routed, paths.state, features, clock=SystemClock(), entities_max=entities_max)
     except LockedError:  # a worker of its own runs without `up`
         return _follow(project, features, progress)
     with worker:
@@ -176,6 +177,7 @@ def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
         end = _log_end(project)
         while (report := worker.step()).rows:
             progress("from the log", report.p, max(end, report.p))
+        worker.sweep_all()
         return worker.position.p
 
 

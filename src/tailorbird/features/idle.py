@@ -127,14 +127,17 @@ class Sweep:
         index, records = self._at, self._records[self._at]
         layout = records.layout
         prefix = b"s" + layout.index.to_bytes(2, "big")
-        excess = any(read_tally(snapshot, one.layout).entities > self._entities_max for one in self._records)
-        count = LOOK_RECORDS_MAX if excess else LOOK_RECORDS
+        count = LOOK_RECORDS_MAX if self.excess(snapshot) else LOOK_RECORDS
         found = list(islice(snapshot.scan(prefix, after=self._after), count))
         keys = np.array([int.from_bytes(key[3:], "big") for key, _ in found], np.uint64)
         held = records.unpacked(b"".join(value for _, value in found), np.array([len(value) for _, value in found], np.int64))
         end = len(found) < count
         self._at, self._after = ((index + 1) % len(self._records), b"") if end else (index, found[-1][0])
         return index, Look(keys, held, end)
+
+    def excess(self, snapshot: Snapshot) -> bool:
+        """Whether there are too many of any kind."""
+        return any(read_tally(snapshot, one.layout).entities > self._entities_max for one in self._records)
 
     def idle(self, index: int, look: Look, until: int, entities: int) -> tuple[Bools, Bools]:
         """Of the records looked at, which have expired by `until`, and which are to be dropped for the cap."""

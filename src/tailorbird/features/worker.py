@@ -8,7 +8,7 @@ same bits. How a batch is applied is in `features.applying`; who reads the state
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,6 +61,8 @@ POLL_S = 0.003
 REFRESH_S = 1.0
 TELL_S = 5.0
 
+RENEW_MAX = 500  # reading records between two steps: some 5 ms
+
 
 @dataclass(frozen=True)
 class WorkerReport:
@@ -107,6 +109,7 @@ class FeatureWorker:
         self._records = all_records(features.layout)
         self._sweep = Sweep(self._records, entities_max)
         self._hot = [Hot.none() for _ in self._records]
+        self._due: deque[tuple[int, Keys]] = deque()  # by kind, the keys whose reading records have run out
         self._reader: EmbeddedReader | None = None
         self._unfit = Unfit()
         told = read_figures(folder)
@@ -183,13 +186,23 @@ class FeatureWorker:
 
     def refresh(self) -> int:
         """Renew the reading records, of entities changed lately, that have run out by now; the number of them."""
-        now, count = self._clock.now(), 0
-        for index, records in enumerate(self._records):
-            due, rest = self._hot[index].due(now)
-            if len(due):
-                count += self._store.write(lambda transaction, records=records, due=due: self._renew(transaction, records, due, now))
-                self._hot[index] = rest
-        return count
+        self.look_for_due()
+        return sum(iter(self.renew_some, 0))
+
+    def look_for_due(self) -> None:
+        """Find the reading records that `renew_some` is to renew."""
+        now = self._clock.now()
+        for index, hot in enumerate(self._hot):
+            due, self._hot[index] = hot.due(now)
+            self._due += [(index, due[start : start + RENEW_MAX]) for start in range(0, len(due), RENEW_MAX)]
+
+    def renew_some(self) -> int:
+        """Renew some of those that are due, not many at once, since events wait meanwhile; 0 when there are none."""
+        if not self._due:
+            return 0
+        index, keys = self._due.popleft()
+        records, now = self._records[index], self._clock.now()
+        return self._store.write(lambda transaction: self._renew(transaction, records, keys, now))
 
     def sweep(self) -> Swept:
         """Look at some more entities, and let those go that are idle for too long or past the cap. No other value changes."""
@@ -227,19 +240,31 @@ class FeatureWorker:
         except OSError as error:
             log.warning("the worker's figures could not be written: %s", error)
 
+    def sweep_all(self) -> None:
+        """Sweep until no kind is past its cap: after a build, which takes in all that the lake has."""
+        excess = self.position.ready
+        while excess:
+            self.sweep()
+            with self._store.snapshot() as snapshot:
+                excess = self._sweep.excess(snapshot)
+
     def run(self, stop: threading.Event) -> None:
-        """Step while there is something, else look again every few milliseconds, until `stop` is set."""
+        """Step while there is something, else look again every few milliseconds, until `stop` is set.
+
+        Between steps, a few records that ran out are renewed: many do at once, whenever a tile ends, and no event waits for all.
+        """
         refresh_at = time.monotonic() + REFRESH_S
-        tell_at = 0.0
+        more, tell_at = False, 0.0
         while not stop.is_set():
             reader = self._open_reader()
-            while reader is not None and reader.changed() and not stop.is_set():
-                while self.step().rows and not stop.is_set():
-                    tell_at = self._tell_at_times(tell_at)
+            if more or (reader is not None and reader.changed()):
+                more = self.step().rows > 0
+            elif not self._due:
+                stop.wait(POLL_S)
+            self.renew_some()
             tell_at = self._tell_at_times(tell_at)
-            stop.wait(POLL_S)
             if time.monotonic() >= refresh_at:
-                self.refresh()
+                self.look_for_due()
                 self.sweep()
                 self._unfit.tell(time.monotonic())
                 refresh_at = time.monotonic() + REFRESH_S
@@ -304,10 +329,12 @@ class FeatureWorker:
         return frame
 
     def _renew(self, transaction: Transaction, records: Records, keys: Keys, now: int) -> int:
-        states = records.states(transaction, keys)
+        held = records.held(transaction, keys)
+        there = np.flatnonzero(held.sizes)  # others went meanwhile
+        keys, states = keys[there], held.states[there]
         readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, now), self.position.commit, sequences=False)
         transaction.put_many(records.published(keys, readings))
-        return len(keys)
+        return len(held.sizes)
 
 
 def _with(figures: Figures, frame: Frame) -> Figures:

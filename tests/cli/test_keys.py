@@ -38,3 +38,17 @@ def test_wrong_uses_say_what_to_do(fresh: Path) -> None:
 def test_the_keys_are_not_for_a_repository(fresh: Path) -> None:
     assert "keys.json" in (fresh / ".gitignore").read_text().splitlines()
     assert json.loads(must("-C", fresh, "keys", "list", "--json")) == {"keys": []}
+
+
+def test_doctor_says_who_may_call(fresh: Path) -> None:
+    def front_door(**env: str) -> tuple[str, str]:
+        found = json.loads(tailorbird("-C", fresh, "doctor", "--json", env=env).stdout)["findings"]
+        return next((row["state"], row["found"]) for row in found if row["what"] == "front door")
+
+    assert front_door() == ("ok", "open to this machine, closed to others")
+    assert front_door(TAILORBIRD_SERVE__HOST="0.0.0.0")[0] == "error"
+    must("-C", fresh, "keys", "create", "old", "--scope", "read", "--expires", "2d")
+    state, found = front_door(TAILORBIRD_SERVE__HOST="0.0.0.0")
+    assert (state, found.startswith("1 key, 0.0.0.0")) == ("warning", True)
+    (fresh / "keys.json").write_text("{}")
+    assert front_door()[0] == "error"

@@ -8,9 +8,13 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import TailorbirdError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
 
 _PACKAGES = (
     "apsw",
@@ -98,6 +102,7 @@ def _project() -> Iterator[Finding]:
     yield _folder(project.paths.data)
     yield _disk(project.paths.data)
     yield _port(project.settings.serve.host, project.settings.serve.port)
+    yield _front_door(project)
     yield from _logs(project.paths.stream)
     yield from _compared(project.paths.run, project.features.schema_hash)
 
@@ -153,6 +158,34 @@ def _port(host: str, port: int) -> Finding:
         except OSError as error:
             return "port", "warning", f"{host}:{port} {error.strerror}", "in use, perhaps by this project's own serve; else set serve.port"
     return "port", "ok", f"{host}:{port} is free", ""
+
+
+def _front_door(project: "Project") -> Finding:
+    """Who may call, and whether that is safe. Names keys by their ids only."""
+    from tailorbird.events import DAY, SystemClock, to_iso
+    from tailorbird.serving.access import is_local, require_safe_bind
+    from tailorbird.serving.keys import Keys
+
+    serve = project.settings.serve
+    try:
+        keys = Keys(serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file)
+        require_safe_bind(serve.host, keys)
+        project.pseudonyms()
+    except TailorbirdError as error:
+        return "front door", "error", f"{error.where}: {error.message}", error.fix
+    if not keys:
+        return "front door", "ok", "open to this machine, closed to others", ""
+    held, now = keys.figures(), SystemClock().now()
+    ending = sorted((key.expires_at, key.id) for key in held if now < key.expires_at < now + 7 * DAY)
+    text = f"{len(held)} {'key' if len(held) == 1 else 'keys'}, {'this machine only' if is_local(serve.host) else serve.host}"
+    if ending:
+        return (
+            "front door",
+            "warning",
+            f"{text}; {ending[0][1]} ends at {to_iso(ending[0][0])[:16]}",
+            "tailorbird keys create --replaces ID",
+        )
+    return "front door", "ok", text, ""
 
 
 def _logs(stream: Path) -> Iterator[Finding]:

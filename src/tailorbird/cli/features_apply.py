@@ -167,7 +167,7 @@ def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
 
     paths, entities_max = project.paths, project.settings.features.entities_max
     try:
-        worker = FeatureWorker(paths.routed, paths.state, features, clock=SystemClock(), entities_max=entities_max)
+        worker = FeatureWorker(project.routed, paths.state, features, clock=SystemClock(), entities_max=entities_max)
     except LockedError:  # a worker of its own runs without `up`
         return _follow(project, features, progress)
     with worker:
@@ -232,7 +232,7 @@ def _log_end(project: "Project") -> int:
     from tailorbird.stream import open_reader
 
     try:
-        with open_reader(project.paths.routed) as reader:
+        with open_reader(project.routed) as reader:
             return max(0, reader.end() - 1)
     except NotReadyError:
         return 0

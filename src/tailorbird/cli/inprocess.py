@@ -34,7 +34,7 @@ class InProcess:
             Metrics(),
             gate=self._schemas,
         )
-        self._catalogue = Catalogue(project.paths.routed)
+        self._catalogue = Catalogue(project.routed)
         self.look()
         self.pipeline = self._pipeline(project.slots, door, seed)
 

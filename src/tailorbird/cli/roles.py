@@ -31,7 +31,7 @@ class Roles:
         self.accepted = self.duplicates = self.quarantined = 0
         try:
             self.look()
-            self._lake = LakeRole(paths.stream, paths.lake, clock=clock, keep_us=duration(project.settings.lake.history))
+            self._lake = LakeRole(self._project.stream, paths.lake, clock=clock, keep_us=duration(project.settings.lake.history))
         except BaseException:
             self.close()
             raise
@@ -56,12 +56,12 @@ class Roles:
         if self._router is None or plan != self._plan:
             if self._router is not None:
                 self._router.close()
-            self._router, self._plan = Router(paths.stream, plan, clock=self._clock), plan
+            self._router, self._plan = Router(self._project.stream, plan, clock=self._clock), plan
         for schema in self.workers.keys() - schemas.keys():
             self.workers.pop(schema).close()
         for schema in schemas.keys() - self.workers.keys():
             entities_max = self._project.settings.features.entities_max
-            worker = FeatureWorker(paths.routed, paths.state, schemas[schema], clock=self._clock, entities_max=entities_max)
+            worker = FeatureWorker(self._project.routed, paths.state, schemas[schema], clock=self._clock, entities_max=entities_max)
             self.workers[schema] = worker
             if worker.needs_history():  # it is new, and the log was pruned
                 build_from_lake(worker, Lake(paths.lake), threading.Event())

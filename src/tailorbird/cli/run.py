@@ -59,8 +59,8 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     asked = port is not None or any(origin.key == "serve.port" and origin.source.startswith("environment") for origin in project.origins)
     paths.stream.mkdir(parents=True, exist_ok=True)
     options = ServeOptions(
-        stream=paths.stream,
-        routed=paths.routed,
+        stream=project.stream,
+        routed=project.routed,
         state=paths.state,
         copies=project.settings.store.url,
         registry=paths.registry,
@@ -107,7 +107,7 @@ def router() -> None:
     project = open_project(applied=True)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
     plan = plan_for(project, active_schemas(project))
-    run(project.paths.stream, plan, SystemClock(), stop, released=partial(released, project))
+    run(project.stream, plan, SystemClock(), stop, released=partial(released, project))
 
 
 def worker(*, schema: str = "") -> None:
@@ -139,7 +139,7 @@ def worker(*, schema: str = "") -> None:
             log.warning("%s", settled.said)
     paths, settings = project.paths, project.settings
     entities_max, copies = settings.features.entities_max, settings.store.url
-    with FeatureWorker(paths.routed, paths.state, features, clock=SystemClock(), copies=copies, entities_max=entities_max) as worker:
+    with FeatureWorker(project.routed, paths.state, features, clock=SystemClock(), copies=copies, entities_max=entities_max) as worker:
         from_lake = worker.needs_history()
         if from_lake:
             from tailorbird.features.bootstrap import build_from_lake
@@ -173,7 +173,7 @@ def lake() -> None:
     compared = (partial(answering, project), project.paths.lake, project.paths.state, project.paths.run, SystemClock(), stop)
     threading.Thread(target=watch.run, args=compared, name="features", daemon=True).start()
     run(
-        project.paths.stream,
+        project.stream,
         project.paths.lake,
         SystemClock(),
         stop,

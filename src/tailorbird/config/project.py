@@ -11,6 +11,7 @@ from tailorbird.config.contract_file import FILE as CONTRACT
 from tailorbird.config.contract_file import Declared, load_contract
 from tailorbird.config.pseudonyms import pseudonyms_of
 from tailorbird.config.settings import Origin, Settings, load_settings
+from tailorbird.config.streams import kafka_cluster
 from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
 from tailorbird.events.pseudonyms import Pseudonyms
@@ -18,6 +19,7 @@ from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
 from tailorbird.ranking import Slot
+from tailorbird.stream import Address, Stream, routed_address
 
 FILE = "tailorbird.toml"
 
@@ -69,6 +71,12 @@ class Project:
     plan: RoutePlan
     paths: Paths
     declared: Declared
+    stream: Stream  # where the logs are: `paths.stream`, or a cluster
+
+    @property
+    def routed(self) -> Address:
+        """The router's log."""
+        return routed_address(self.stream)
 
     def pseudonyms(self) -> Pseudonyms | None:
         """Under which people are known; None where ids are written as they come. Notes at the first time which key it is.
@@ -119,8 +127,6 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     """
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
-    if settings.stream.url:
-        raise ConfigError("the roles cannot keep their logs in Kafka yet", where="stream.url", fix="leave it empty")
     data = (root / settings.project.data).resolve()
     _check_folder(data, next(origin.source for origin in origins if origin.key == "project.data"))
     types = event_types(settings)
@@ -133,7 +139,17 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         near = difflib.get_close_matches(settings.train.slot, slots, n=1)
         hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"
         raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
-    return Project(root, settings, origins, features, slots, compile_plan(settings, features, slots, declared), Paths(data), declared)
+    plan, paths = compile_plan(settings, features, slots, declared), Paths(data)
+    return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths))
+
+
+def _stream(settings: Settings, paths: Paths) -> Stream:
+    cluster = kafka_cluster(settings)
+    if cluster is None:
+        return paths.stream
+    from tailorbird.stream.kafka.logs import KafkaStream
+
+    return KafkaStream(cluster, paths.stream)
 
 
 def _applied(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:

@@ -48,7 +48,7 @@ from tailorbird.features.state import (
 from tailorbird.features.unfit import Unfit
 from tailorbird.store import Store, Transaction
 from tailorbird.store.valkey import WRITE_TIMEOUT_S, open_copies
-from tailorbird.stream import EmbeddedReader, open_reader
+from tailorbird.stream import Address, LogReader, open_reader
 from tailorbird.stream.lock import FileLock
 
 Int64s = npt.NDArray[np.int64]
@@ -92,7 +92,7 @@ class FeatureWorker:
     """
 
     def __init__(
-        self, routed: Path, state: Path, features: FeatureSet, *, clock: Clock, copies: str = "", entities_max: int = ENTITIES_MAX
+        self, routed: Address, state: Path, features: FeatureSet, *, clock: Clock, copies: str = "", entities_max: int = ENTITIES_MAX
     ) -> None:
         self.features = features
         self._routed = routed
@@ -110,7 +110,7 @@ class FeatureWorker:
         self._sweep = Sweep(self._records, entities_max)
         self._hot = [Hot.none() for _ in self._records]
         self._due: deque[tuple[int, Keys]] = deque()  # by kind, the keys whose reading records have run out
-        self._reader: EmbeddedReader | None = None
+        self._reader: LogReader | None = None
         self._unfit = Unfit()
         told = read_figures(folder)
         self._figures = Figures(schema_hash=features.schema_hash) if told is None else told
@@ -289,7 +289,7 @@ class FeatureWorker:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _open_reader(self) -> EmbeddedReader | None:
+    def _open_reader(self) -> LogReader | None:
         if self._reader is None:
             try:
                 self._reader = open_reader(self._routed)
@@ -358,13 +358,15 @@ def _store(state: Path, features: FeatureSet, copies: str) -> Store:
         raise
 
 
-def run(routed: Path, state: Path, features: FeatureSet, *, clock: Clock, stop: threading.Event, entities_max: int = ENTITIES_MAX) -> None:
+def run(
+    routed: Address, state: Path, features: FeatureSet, *, clock: Clock, stop: threading.Event, entities_max: int = ENTITIES_MAX
+) -> None:
     """The role: a worker that runs until `stop` is set; the step under way is finished first."""
     with FeatureWorker(routed, state, features, clock=clock, entities_max=entities_max) as worker:
         worker.run(stop)
 
 
-def _decode(payload: bytes, path: Path, offset: int) -> pa.Table:
+def _decode(payload: bytes, path: Address, offset: int) -> pa.Table:
     try:
         with pa.ipc.open_stream(payload) as stream:
             return stream.read_all()

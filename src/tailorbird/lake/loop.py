@@ -10,6 +10,7 @@ from tailorbird.events.clock import HOUR, MINUTE, SECOND, Clock
 from tailorbird.lake.idle import IDLE_US, prune_idle
 from tailorbird.lake.role import ROWS_MAX, LakeReport, LakeRole
 from tailorbird.lake.vacuum import KEEP_US
+from tailorbird.stream import Stream, folder_of
 
 COMMIT_EVERY_US = 1 * SECOND
 PRUNE_EVERY_US = 1 * MINUTE
@@ -19,7 +20,7 @@ POLL_S = 0.05
 
 
 def run(
-    stream: Path,
+    stream: Stream,
     lake: Path,
     clock: Clock,
     stop: threading.Event,
@@ -50,7 +51,7 @@ def run(
                 if on_step is not None and not report.idle:
                     on_step(report)
             if now >= prune_due:
-                prune_idle(stream, lake, clock, idle_us=idle_us)
+                prune_idle(folder_of(stream), lake, clock, idle_us=idle_us)
                 prune_due = now + prune_every_us
             if now >= upkeep_due and role.pending() < rows_max:
                 role.upkeep()

@@ -10,7 +10,7 @@ its own last commit. Its loop as a process is `lake.loop`. Reading the lake is `
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from tailorbird.lake.ledger import Ledger, Line
 from tailorbird.lake.positions import load_positions, store_positions
 from tailorbird.lake.tables import COMMITS, TABLES
 from tailorbird.lake.vacuum import KEEP_US, Vacuumed
-from tailorbird.stream import EmbeddedReader, Stored, answer_logs, open_reader, raw_logs, routed_path
+from tailorbird.stream import Address, LogReader, Stored, Stream, answers_addresses, open_reader, raw_addresses, routed_address
 from tailorbird.stream.lock import FileLock
 
 ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
@@ -74,15 +74,15 @@ class LakeRole:
     """
 
     def __init__(
-        self, stream: Path, lake: Path, *, clock: Clock, archive_bytes: int = BYTES_MAX, archive_age_us: int = AGE_US,
+        self, stream: Stream, lake: Path, *, clock: Clock, archive_bytes: int = BYTES_MAX, archive_age_us: int = AGE_US,
         keep_us: int = KEEP_US, sort: str = "position",
     ) -> None:  # fmt: skip
-        self._stream = Path(stream)
+        self._stream = stream
         self._path = Path(lake)
         self._clock = clock
         self._keep_us, self._sort = keep_us, sort
         self._failed = ""
-        self._readers: dict[Path, EmbeddedReader] = {}
+        self._readers: dict[Address, LogReader] = {}
         durable.make_folder(self._path)
         self._lock = FileLock(self._path / "ledger.jsonl")
         try:
@@ -123,8 +123,9 @@ class LakeRole:
         for log, position in positions.items():
             if log == "ledger":
                 continue
-            path = self._stream / f"{log}.db"
-            if not path.exists() or self._log(path).start() > max(position, 1):
+            named = {path.stem: path for path in (*raw_addresses(self._stream).values(), *answers_addresses(self._stream).values())}
+            path = named.get(log) if log != _ROUTED else routed_address(self._stream)
+            if path is None or not self._made({log: path}) or self._log(path).start() > max(position, 1):
                 return False
         return True
 
@@ -144,7 +145,7 @@ class LakeRole:
             rows: dict[str, int] = {}
             archived = self._archive_raw(flush)
             self._take_routed(rows_max, rows)
-            for producer, path in self._made(answer_logs(self._stream)).items():
+            for producer, path in self._made(answers_addresses(self._stream)).items():
                 self._take_answers(producer, path, rows_max, rows)
             self._mirror_ledger(rows, _MIRROR_LINES if not flush else 1)
             if rows or archived or self._moved:
@@ -212,13 +213,13 @@ class LakeRole:
         for path in self._made(self._routed).values():
             end = self._log(path).end()
             waiting += max(0, end - min(self._position(name, self._log(path), _ROUTED) for name in etl.ROUTED_TABLES))
-        for path in self._made(answer_logs(self._stream)).values():
+        for path in self._made(answers_addresses(self._stream)).values():
             waiting += max(0, self._log(path).end() - self._position("answers", self._log(path), path.stem))
         return waiting
 
     def changed(self) -> bool:
         """Whether any log may have more than at the last call; cheap enough to poll."""
-        logs = (self._made(found) for found in (raw_logs(self._stream), answer_logs(self._stream), self._routed))
+        logs = (self._made(found) for found in (raw_addresses(self._stream), answers_addresses(self._stream), self._routed))
         return sum(self._log(path).changed() for found in logs for path in found.values()) > 0  # not any(…): each must be asked
 
     def close(self) -> None:
@@ -235,12 +236,12 @@ class LakeRole:
         self.close()
 
     @property
-    def _routed(self) -> dict[str, Path]:
-        return {_ROUTED: routed_path(self._stream)}
+    def _routed(self) -> dict[str, Address]:
+        return {_ROUTED: routed_address(self._stream)}
 
-    def _made(self, logs: dict[str, Path]) -> dict[str, Path]:
+    def _made(self, logs: Mapping[str, Address]) -> dict[str, Address]:
         """Those of the logs that are there; one whose writer is just making it comes with the next step."""
-        found: dict[str, Path] = {}
+        found: dict[str, Address] = {}
         for name, path in logs.items():
             try:
                 self._log(path)
@@ -249,12 +250,12 @@ class LakeRole:
             found[name] = path
         return found
 
-    def _log(self, path: Path) -> EmbeddedReader:
+    def _log(self, path: Address) -> LogReader:
         if path not in self._readers:
             self._readers[path] = open_reader(path)
         return self._readers[path]
 
-    def _position(self, table: str, reader: EmbeddedReader, log: str) -> int:
+    def _position(self, table: str, reader: LogReader, log: str) -> int:
         """From where a table has to be fed."""
         reached = self._positions.tables.get(table, {}).get(log, 0)
         position = max(self._tables[table].position(log) or 0, reached)
@@ -270,7 +271,7 @@ class LakeRole:
 
     def _archive_raw(self, flush: bool) -> int:
         archived = 0
-        for path in self._made(raw_logs(self._stream)).values():
+        for path in self._made(raw_addresses(self._stream)).values():
             reader = self._log(path)
             archived += self._archive.take(reader, flush=flush)
             end = self._archive.positions().get(reader.partition)
@@ -281,7 +282,7 @@ class LakeRole:
     def _take_routed(self, rows_max: int, rows: dict[str, int]) -> None:
         if not self._made(self._routed):
             return
-        reader = self._log(routed_path(self._stream))
+        reader = self._log(routed_address(self._stream))
         starts = {name: self._position(name, reader, _ROUTED) for name in etl.ROUTED_TABLES}
         blocks = _read(reader, min(starts.values()), rows_max)
         if not blocks:
@@ -303,7 +304,7 @@ class LakeRole:
     def _known(self, days: list[int], p: int) -> pa.Table:
         return self._reader.rows_of_days(days, p, list(etl.KEY_COLUMNS))
 
-    def _take_answers(self, producer: str, path: Path, rows_max: int, rows: dict[str, int]) -> None:
+    def _take_answers(self, producer: str, path: Address, rows_max: int, rows: dict[str, int]) -> None:
         reader = self._log(path)
         blocks = _read(reader, self._position("answers", reader, path.stem), rows_max)
         if blocks:
@@ -357,7 +358,7 @@ class LakeRole:
                 )
 
 
-def _read(reader: EmbeddedReader, start: int, rows_max: int) -> list[Stored]:
+def _read(reader: LogReader, start: int, rows_max: int) -> list[Stored]:
     blocks: list[Stored] = []
     rows = size = 0
     while rows < rows_max and size < _BATCH_BYTES:

@@ -7,11 +7,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.router.router import Router
+from tailorbird.stream import Stream
 
 POLL_S = 0.005
 ROWS_MAX = 20_000
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    stream: Path,
+    stream: Stream,
     plan: RoutePlan,
     clock: Clock,
     stop: threading.Event,

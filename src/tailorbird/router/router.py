@@ -2,13 +2,15 @@
 
 A step is one transaction: blocks, dedup index, answers, identity, catalogue, and how far each raw log was read. So a kill
 at any point leaves all of a step or none of it. What is decided depends on the raw logs, the plan and the order of the
-steps, never on the clock. In which order logs are taken stands in `router.merge`; the decision itself in `router.route`; the
-loop that calls `step`, in `router.role`.
+steps, never on the clock. With Kafka the log is a topic, see `router.topic`. In which order logs are taken stands in
+`router.merge`; the decision itself in `router.route`; the loop that calls `step`, in `router.role`.
 """
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import apsw
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -22,7 +24,10 @@ from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quara
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints
 from tailorbird.router.merge import Run, merged
 from tailorbird.router.route import Arrivals, Memory, route
-from tailorbird.stream import PAST, Block, EmbeddedReader, Stored, open_reader, open_writer, raw_logs, routed_path
+from tailorbird.stream import PAST, Block, EmbeddedWriter, LogReader, Stored, Stream, open_reader, open_writer, raw_addresses, routed_path
+
+if TYPE_CHECKING:
+    from tailorbird.router.topic import RoutedTopic
 
 FIRST_P = 1
 _BYTES_MAX = 32 << 20  # of raw bodies a step, shared by the producers
@@ -62,7 +67,7 @@ class _Source(msgspec.Struct):
     producer: str
     offset: int
     newest: int
-    reader: EmbeddedReader | None = None
+    reader: LogReader | None = None
 
 
 class Router:
@@ -73,18 +78,13 @@ class Router:
         DamageError: a log does not match its checksums; nothing is routed past the damage.
     """
 
-    def __init__(self, stream: Path, plan: RoutePlan, *, clock: Clock) -> None:
+    def __init__(self, stream: Stream, plan: RoutePlan, *, clock: Clock) -> None:
         self._stream = stream
         self._plan = plan
         self._clock = clock
         self._decided = Decided(plan.version, CONTRACT_VERSION)
         self._sources: dict[str, _Source] = {}
-        # A damaged tail stops: its positions are committed with it, so setting it aside would lose events without a word.
-        self._log = open_writer(routed_path(stream), partition="routed", first=FIRST_P, damaged_tail="stop")
-        with self._log.transaction() as connection:
-            Memory.make_tables(connection)
-            connection.execute(_TABLE)
-            connection.execute(pruned.TABLES)
+        self._log = _open_log(stream)
         self._load()
 
     def _load(self) -> None:
@@ -201,7 +201,7 @@ class Router:
 
     def _find_sources(self) -> list[_Source]:
         """The raw logs there are, in order of name; a new one gets its number at once, for the dedup index refers to it."""
-        for producer, path in raw_logs(self._stream).items():
+        for producer, path in raw_addresses(self._stream).items():
             source = self._sources.get(producer)
             if source is None:
                 with self._log.transaction() as connection:
@@ -256,6 +256,24 @@ class Router:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _open_log(stream: Stream) -> "EmbeddedWriter | RoutedTopic":
+    if not isinstance(stream, Path):
+        from tailorbird.router.topic import RoutedTopic
+
+        return RoutedTopic(stream.routed, stream.folder / "routed-index.db", _make_tables, first=FIRST_P)
+    # A damaged tail stops: its positions are committed with it, so setting it aside would lose events without a word.
+    log = open_writer(routed_path(stream), partition="routed", first=FIRST_P, damaged_tail="stop")
+    with log.transaction() as connection:
+        _make_tables(connection)
+    return log
+
+
+def _make_tables(connection: apsw.Connection) -> None:
+    Memory.make_tables(connection)
+    connection.execute(_TABLE)
+    connection.execute(pruned.TABLES)
 
 
 def _entries(arrivals: Arrivals) -> Entries:

@@ -12,7 +12,6 @@ import logging
 import threading
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -23,7 +22,7 @@ from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import ROUTED, micros
 from tailorbird.retrieval import Cooccurrence, Index, NewItem
 from tailorbird.retrieval.build import INTERESTS
-from tailorbird.stream import EmbeddedReader, open_reader
+from tailorbird.stream import Address, EmbeddedReader, LogReader, open_reader
 
 POLL_S = 0.5
 _COLUMNS = ("type", "ts", "received_at", "item_id", "properties", "timeless")
@@ -54,9 +53,9 @@ class Catalogue:
     `over` may be called from any thread; `refresh` by one at a time.
     """
 
-    def __init__(self, routed: Path, *, poll_s: float = POLL_S) -> None:
+    def __init__(self, routed: Address, *, poll_s: float = POLL_S) -> None:
         self._routed, self._poll_s = routed, poll_s
-        self._log: EmbeddedReader | None = None
+        self._log: LogReader | None = None
         self._position = -1
         self._items: dict[str, _Version] = {}
         self._interests: Counter[str] = Counter()
@@ -102,10 +101,13 @@ class Catalogue:
             self.over(self._base)  # here, rather than in the next request
         return found
 
-    def _begin(self, reader: EmbeddedReader) -> int:
+    def _begin(self, reader: LogReader) -> int:
         """Start from what the deleted part of the log said; how many items that was."""
         items: dict[str, _Version] = {}
         interests: Counter[str] = Counter()
+        if not isinstance(reader, EmbeddedReader):  # a topic is never pruned
+            self._items, self._interests, self._position = items, interests, reader.start()
+            return 0
         with reader.snapshot() as connection:
             self._position = reader.start()
             if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'pruned_item'").fetchone():

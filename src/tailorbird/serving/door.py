@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -30,7 +31,11 @@ from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.serving.answer_count import AnswerCount
 from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DoorFigures, decide
-from tailorbird.stream import Block, EmbeddedWriter, answers_path, open_writer, raw_path, set_aside_files
+from tailorbird.stream import Block, Stream, answers_address, folder_of, open_writer, raw_address, set_aside_files
+
+if TYPE_CHECKING:
+    from tailorbird.stream import EmbeddedWriter
+    from tailorbird.stream.kafka import KafkaWriter
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
 BATCH_BYTES_MAX = 8 << 20
@@ -59,7 +64,7 @@ class Door:
 
     def __init__(
         self,
-        stream: Path,
+        stream: Stream,
         producer: str,
         plan: RoutePlan,
         clock: Clock,
@@ -71,7 +76,7 @@ class Door:
         pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self.producer, self._plan, self._clock = producer, plan, clock
-        self._raw_path, self._answers_path = raw_path(stream, producer), answers_path(stream, producer)
+        self._raw_path, self._answers_path = raw_address(stream, producer), answers_address(stream, producer)
         self._queue_bytes_max, self._flush_s = queue_bytes_max, flush_s
         self._pseudonyms = pseudonyms
         self._patience_s, self._reopen_after_s = patience_s, reopen_after_s
@@ -87,9 +92,10 @@ class Door:
         self._failure: str = ""
         self._failed_at = 0.0
         self._closing = False
-        stream.mkdir(parents=True, exist_ok=True)
+        folder = folder_of(stream)
+        folder.mkdir(parents=True, exist_ok=True)
         self._raw, self._answers = self._open()
-        self._ledger = AnswerCount(stream / f"answers-{producer}.count")
+        self._ledger = AnswerCount(folder / f"answers-{producer}.count")
         self._lost = self._ledger.settle()
         self._thread = threading.Thread(target=self._run, name=f"door-{producer}", daemon=True)
         self._thread.start()
@@ -360,14 +366,14 @@ class Door:
         with self._changed:
             self._failure = ""
 
-    def _open(self) -> tuple[EmbeddedWriter, EmbeddedWriter]:
+    def _open(self) -> tuple["EmbeddedWriter | KafkaWriter", "EmbeddedWriter | KafkaWriter"]:
         raw = open_writer(self._raw_path, partition=self.producer)
         try:
             answers = open_writer(self._answers_path, partition=self.producer)
         except BaseException:
             raw.close()
             raise
-        self._set_aside = sum(len(set_aside_files(path)) for path in (self._raw_path, self._answers_path))
+        self._set_aside = sum(len(set_aside_files(path)) for path in (self._raw_path, self._answers_path) if isinstance(path, Path))
         return raw, answers
 
     def _close_files(self) -> None:
@@ -378,8 +384,10 @@ class Door:
                 continue
 
 
-def first_free(stream: Path, plan: RoutePlan, clock: Clock, *, prefix: str = "serve", pseudonyms: Pseudonyms | None = None) -> Door:
-    """The door of the first producer `serve-1`, `serve-2`, … that no living process holds."""
+def first_free(stream: Stream, plan: RoutePlan, clock: Clock, *, prefix: str = "serve", pseudonyms: Pseudonyms | None = None) -> Door:
+    """The door of the first producer `serve-1`, `serve-2`, … that no living process holds; with Kafka, after this machine's name."""
+    if not isinstance(stream, Path):
+        prefix = f"{stream.host}-{prefix}"
     for number in range(1, 1_000):
         try:
             return Door(stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms)

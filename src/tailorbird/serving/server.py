@@ -50,6 +50,7 @@ from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.pruning import Pruner
 from tailorbird.serving.schemas import Schemas
+from tailorbird.stream import Address, Stream
 
 PORT = 8642
 PORTS_TRIED = 20
@@ -81,8 +82,8 @@ class ServeOptions:
         routes: more routes, given the service, such as a demo's shop page.
     """
 
-    stream: Path
-    routed: Path
+    stream: Stream
+    routed: Address
     state: Path
     registry: Path
     run: Path

@@ -2,7 +2,25 @@
 
 from tailorbird.stream.embedded import EmbeddedWriter
 from tailorbird.stream.opening import open_reader, open_writer
-from tailorbird.stream.partitions import IMPORTS, PAST, REPLAYS, answer_logs, answers_path, raw_logs, raw_path, routed_path, set_aside_files
+from tailorbird.stream.partitions import (
+    IMPORTS,
+    PAST,
+    REPLAYS,
+    Address,
+    Stream,
+    answer_logs,
+    answers_address,
+    answers_addresses,
+    answers_path,
+    folder_of,
+    raw_address,
+    raw_addresses,
+    raw_logs,
+    raw_path,
+    routed_address,
+    routed_path,
+    set_aside_files,
+)
 from tailorbird.stream.protocol import Block, LogReader, LogWriter, Stored
 from tailorbird.stream.reading import EmbeddedReader
 from tailorbird.stream.released import Released, read_released
@@ -11,6 +29,7 @@ __all__ = [
     "IMPORTS",
     "PAST",
     "REPLAYS",
+    "Address",
     "Block",
     "EmbeddedReader",
     "EmbeddedWriter",
@@ -18,13 +37,20 @@ __all__ = [
     "LogWriter",
     "Released",
     "Stored",
+    "Stream",
     "answer_logs",
+    "answers_address",
+    "answers_addresses",
     "answers_path",
+    "folder_of",
     "open_reader",
     "open_writer",
+    "raw_address",
+    "raw_addresses",
     "raw_logs",
     "raw_path",
     "read_released",
+    "routed_address",
     "routed_path",
     "set_aside_files",
 ]

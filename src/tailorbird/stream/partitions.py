@@ -7,24 +7,33 @@ LOG.db.damaged-N      blocks from offset N on that did not match their checksums
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from tailorbird.errors import UsageError
 
 IMPORTS = "import"  # the producer of imported files
 REPLAYS = "replay"  # the producer of what was refused once and is sent again
 PAST = (IMPORTS, REPLAYS)  # their events were received before: in the order of receipt they wait for nobody, nor anybody for them
+
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka import KafkaLog
+    from tailorbird.stream.kafka.logs import KafkaStream
+
+Stream: TypeAlias = "Path | KafkaStream"  # where the logs of a project are
+Address: TypeAlias = "Path | KafkaLog"  # of a log
 _PRODUCER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 
 def raw_path(stream: Path, producer: str) -> Path:
     """Where `producer` writes the bodies that it takes."""
-    return stream / f"raw-{_checked(producer)}.db"
+    return stream / f"raw-{checked(producer)}.db"
 
 
 def answers_path(stream: Path, producer: str) -> Path:
     """Where the serve process `producer` writes what its answers read."""
-    return stream / f"answers-{_checked(producer)}.db"
+    return stream / f"answers-{checked(producer)}.db"
 
 
 def routed_path(stream: Path) -> Path:
@@ -51,7 +60,42 @@ def _logs(stream: Path, prefix: str) -> dict[str, Path]:
     return {path.name[len(prefix) : -len(".db")]: path for path in sorted(stream.glob(f"{prefix}*.db"))}
 
 
-def _checked(producer: str) -> str:
+def raw_address(stream: Stream, producer: str) -> Address:
+    """The raw log of `producer`, wherever the logs are."""
+    return raw_path(stream, producer) if isinstance(stream, Path) else stream.raw(producer)
+
+
+def answers_address(stream: Stream, producer: str) -> Address:
+    """The answer log of `producer`, wherever the logs are."""
+    return answers_path(stream, producer) if isinstance(stream, Path) else stream.answers(producer)
+
+
+def routed_address(stream: Stream) -> Address:
+    """The router's log, wherever the logs are."""
+    return routed_path(stream) if isinstance(stream, Path) else stream.routed
+
+
+def raw_addresses(stream: Stream) -> Mapping[str, Address]:
+    """The raw logs there are, by producer, in the order of their names."""
+    return raw_logs(stream) if isinstance(stream, Path) else stream.raw_logs()
+
+
+def answers_addresses(stream: Stream) -> Mapping[str, Address]:
+    """The answer logs there are, by producer, in the order of their names."""
+    return answer_logs(stream) if isinstance(stream, Path) else stream.answer_logs()
+
+
+def folder_of(stream: Stream) -> Path:
+    """Where this machine keeps what belongs to the logs."""
+    return stream if isinstance(stream, Path) else stream.folder
+
+
+def checked(producer: str) -> str:
+    """A producer's name. Raises UsageError if it cannot be one.
+
+    >>> checked("serve-1")
+    'serve-1'
+    """
     if not _PRODUCER.match(producer):
         raise UsageError(f"expected a producer's name of letters, digits, '.', '_' and '-', got {producer!r}")
     return producer

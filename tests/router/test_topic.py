@@ -1,0 +1,123 @@
+"""The router on topics: the same decisions as on files, an index that the topic makes anew, and one router at a time."""
+
+from uuid import uuid4
+
+import msgspec
+import pytest
+from tests.router.conftest import NOW, PLAN, Stream
+from tests.router.test_recovery import fill
+from tests.stream.brokers import OPTIONS, WHY_NOT, broker
+
+from tailorbird.errors import DamageError, LockedError
+from tailorbird.events import Receipt, SimulatedClock
+from tailorbird.router import Router
+from tailorbird.stream import Block, open_reader, open_writer
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    with broker(tmp_path_factory.mktemp("broker")) as found:
+        yield found
+
+
+class Topics(Stream):
+    """The same site with its logs in topics; `elsewhere` is another machine of it."""
+
+    def __init__(self, folder, servers, prefix):
+        super().__init__(folder)
+        from tailorbird.stream.kafka import Cluster
+        from tailorbird.stream.kafka.logs import KafkaStream
+
+        folder.mkdir(exist_ok=True)
+        self.stream = KafkaStream(Cluster(servers, prefix, options=OPTIONS), folder)
+        self._writers = {}
+
+    def post(self, *events, producer="door", source="door", received_at=None, encoding="json"):
+        if producer not in self._writers:
+            self._writers[producer] = open_writer(self.stream.raw(producer), partition=producer)
+        receipt = Receipt(received_at or self.now, source, encoding)
+        self._writers[producer].append([Block("body", len(events), msgspec.json.encode(events), msgspec.json.encode(receipt))])
+
+    def post_bytes(self, body, rows=1, producer="door"):
+        self._writers[producer].append([Block("body", rows, body, msgspec.json.encode(Receipt(self.now)))])
+
+    def router(self):
+        self.stream._found.clear()  # rather than wait until it looks again
+        return Router(self.stream, PLAN, clock=SimulatedClock(NOW))
+
+    def blocks(self):
+        with open_reader(self.stream.routed) as reader:
+            return reader.read(0, bytes_max=1 << 40)
+
+    def close(self):
+        for writer in self._writers.values():
+            writer.close()
+
+
+@pytest.fixture
+def topics(servers, tmp_path):
+    made = Topics(tmp_path / "one", servers, f"test-{uuid4().hex[:12]}")
+    yield made
+    made.close()
+
+
+def decided(stream):
+    return [{name: value for name, value in row.items() if name != "p"} for row in stream.events()]
+
+
+def test_what_is_decided_is_what_is_decided_on_files(topics, stream):
+    for each in (topics, stream):
+        fill(each)
+    assert topics.route(rows_max=7)[:3] == stream.route(rows_max=7)[:3]
+    assert decided(topics) == decided(stream)
+    for kind in ("quarantine", "duplicates"):
+        assert topics.rows(kind) == stream.rows(kind)
+    for stored in topics.blocks():  # p is where the row stands
+        if stored.block.kind == "events":
+            from tailorbird.router import table
+
+            assert table(stored.block)["p"].to_pylist() == list(range(stored.offset, stored.end))
+
+
+def test_an_index_is_made_anew_from_the_topic_on_another_machine(topics, servers, tmp_path, stream):
+    fill(topics)
+    fill(stream)
+    with topics.router() as router:
+        for _ in range(3):
+            router.step(7)
+    before = len(topics.events())
+    elsewhere = Topics(tmp_path / "two", servers, topics.stream.cluster.prefix)
+    elsewhere.route(rows_max=7)
+    stream.route(rows_max=7)
+    assert 0 < before < len(decided(elsewhere))
+    assert decided(elsewhere) == decided(stream)
+    for query in ("SELECT producer, offset, newest FROM raw_position ORDER BY 1", "SELECT * FROM identity", "SELECT count(*) FROM profile"):
+        with elsewhere.router() as one, topics.router() as other:
+            assert one._log.connection.execute(query).fetchall() == other._log.connection.execute(query).fetchall()
+
+
+def test_of_two_routers_on_two_machines_the_newer_goes_on(topics, servers, tmp_path, stream):
+    fill(topics)
+    fill(stream)
+    elsewhere = Topics(tmp_path / "two", servers, topics.stream.cluster.prefix)
+    with topics.router() as zombie:
+        zombie.step(7)
+        with elsewhere.router() as router:
+            router.step(7)
+            for _ in range(2):
+                with pytest.raises(LockedError, match="writes this log now"):
+                    zombie.step(7)
+            while router.step(7).rows:
+                pass
+    stream.route(rows_max=7)
+    assert decided(topics) == decided(stream)
+    assert topics.route()[:3] == (0, 0, 0)  # it takes up what the other did
+
+
+def test_an_index_of_another_topic_is_refused(topics, servers):
+    topics.router().close()
+    other = Topics(topics.folder, servers, f"test-{uuid4().hex[:12]}")
+    with pytest.raises(DamageError, match="this index is of kafka://"):
+        other.router()

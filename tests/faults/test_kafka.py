@@ -102,16 +102,19 @@ def test_the_oracle_catches_an_acknowledgement_before_the_broker_has_it(project:
     assert any("acknowledged and lost" in each for each in check(project, ledger))
 
 
-def test_up_answers_and_config_show_names_the_cluster(project: Project) -> None:
+def test_up_answers_with_what_came_over_topics(project: Project) -> None:
     up = Up(project).wait()
     try:
-        body = json.dumps([{"event_id": f"t0-{n}", "type": "click", "user_id": "u1", "item_id": f"i{n}"} for n in range(9)]).encode()
+        clicks = [{"event_id": f"t0-{n}", "type": "click", "user_id": "u1", "item_id": f"i{n}"} for n in range(9)]
+        profile = {"title": "A lamp", "category": "lamps", "price": 20, "stock": 5}
+        items = [{"event_id": f"t1-{n}", "type": "item", "item_id": f"i{n}", "properties": profile} for n in range(9)]
+        body = json.dumps([*items, *clicks]).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{up.port}/v1/events", body, {"content-type": "application/json"})
         with urllib.request.urlopen(request, timeout=20) as response:
             assert response.status == 200
-        until(lambda: len(in_lake(project)) == 9, 60, f"the events did not reach the lake; see {up.log}")
-        ask = json.dumps({"user_id": "u1", "slot": next(iter(project.slots)), "size": 3}).encode()
-        until(lambda: _items(up.port, ask) == 3, 30, "no items were recommended")
+        until(lambda: len(in_lake(project)) == 18, 60, f"the events did not reach the lake; see {up.log}")
+        ask = json.dumps({"user_id": "u2", "slot": next(iter(project.slots)), "size": 3}).encode()
+        until(lambda: _items(up.port, ask) == 3, 60, "no items were recommended")
     finally:
         up.stop()
 

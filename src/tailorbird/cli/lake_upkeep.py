@@ -174,7 +174,7 @@ def _role(project: "Project", does: str) -> Iterator["LakeRole"]:
         )
     try:
         settings = project.settings.lake
-        role = LakeRole(paths.stream, paths.lake, clock=SystemClock(), keep_us=duration(settings.history), sort=settings.sort)
+        role = LakeRole(project.stream, paths.lake, clock=SystemClock(), keep_us=duration(settings.history), sort=settings.sort)
     except LockedError as error:
         raise LockedError(f"the lake role is running, and {does} by itself", where=error.where, fix="stop it to do it by hand") from error
     with role:

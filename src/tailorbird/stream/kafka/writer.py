@@ -24,6 +24,7 @@ from tailorbird.stream.protocol import Block
 
 log = logging.getLogger(__name__)
 _TRIES = 5
+_PRUNE_S = 2.0  # to wait for a deletion: appends wait behind it
 
 
 class KafkaWriter:
@@ -227,9 +228,9 @@ class KafkaWriter:
         if offset <= low or not self._prunes:
             return 0
         admin = AdminClient(self.address.cluster.conf())
-        place = TopicPartition(self.address.name, 0, offset)
+        place, wait_s = TopicPartition(self.address.name, 0, offset), min(_PRUNE_S, self._timeout_s)
         try:
-            admin.delete_records([place], request_timeout=self._timeout_s)[place].result(self._timeout_s + 1)
+            admin.delete_records([place], request_timeout=wait_s)[place].result(wait_s + 1)
         except (KafkaException, TimeoutError) as error:
             self._prunes = False
             log.warning(

@@ -47,6 +47,7 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
     "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke", "pseudonym")),
+    "checks": ("Is the data of a day whole, and as usual.", ("run",)),
     "experiment": ("What the arms of an experiment did.", ("report",)),
     "lake": (
         "Check the lake, see what was refused and send it again, keep it small, read it as it was.",

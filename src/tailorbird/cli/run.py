@@ -14,6 +14,7 @@ from tailorbird.errors import ConfigError
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
+    from tailorbird.config import Project
     from tailorbird.serving.app import Service
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def worker(*, schema: str = "") -> None:
 def lake() -> None:
     """Archive what came in and load it into the tables; between two loads put small files together, and delete old ones.
 
-    Once a minute it holds a few served features against the tables.
+    Once a minute it holds a few served features against the tables, and once a day is over it checks that day, as `checks run` does.
 
     Example:  tailorbird -C shop run lake
     """
@@ -172,6 +173,7 @@ def lake() -> None:
     every, rows, keep = duration(settings.commit_every), settings.commit_rows, duration(settings.history)
     compared = (partial(answering, project), project.paths.lake, project.paths.state, project.paths.run, SystemClock(), stop)
     threading.Thread(target=watch.run, args=compared, name="features", daemon=True).start()
+    threading.Thread(target=_check_days, args=(project, stop), name="checks", daemon=True).start()
     run(
         project.stream,
         project.paths.lake,
@@ -183,6 +185,19 @@ def lake() -> None:
         sort=settings.sort,
     )
     leave(0)
+
+
+def _check_days(project: "Project", stop: threading.Event) -> None:
+    """Once a day is over: is its data whole, and as usual."""
+    from tailorbird.cli.checks import features_check, wanted
+    from tailorbird.events import SystemClock, duration
+    from tailorbird.monitoring import daily
+
+    settings, paths = project.settings.checks, project.paths
+    daily.watch(
+        paths.lake, paths.checks, SystemClock(), stop,
+        wanted=wanted(project), after_us=duration(settings.after), target=settings.alert, further=partial(features_check, project),
+    )  # fmt: skip
 
 
 def trainer() -> None:

@@ -55,6 +55,10 @@ class Paths:
         return self.data / "run"
 
     @property
+    def checks(self) -> Path:
+        return self.data / "checks"
+
+    @property
     def reports(self) -> Path:
         return self.data / "reports"
 

@@ -111,6 +111,13 @@ class LakeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ] = "position"
 
 
+class ChecksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    after: Annotated[str, Meta(description="how long after the end of a day (UTC) its data is checked")] = "1h"
+    alert: Annotated[
+        str, Meta(description="a URL that gets a day's report by POST when a check fails, or a command that gets it on its input")
+    ] = ""
+
+
 class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     slot: Annotated[str, Meta(description="the slot that `tailorbird train` trains for unless told otherwise")] = "home"
     window: Annotated[str, Meta(description="how much of the past a training set covers")] = "28d"
@@ -125,18 +132,20 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     store: StoreSection = StoreSection()
     features: FeaturesSection = FeaturesSection()
     lake: LakeSection = LakeSection()
+    checks: ChecksSection = ChecksSection()
     train: TrainSection = TrainSection()
 
 
 SECRET = frozenset(
     (
         "serve.write_keys", "serve.read_keys", "serve.admin_keys", "store.url", "events.pseudonym_key",
+        "checks.alert",
         "stream.key_password", "stream.sasl_password", "stream.client",
     )
 )  # fmt: skip
 _DURATIONS = (
     "events.skew", "events.lateness", "events.dedup", "events.answer", "stream.timeout",
-    "lake.commit_every", "lake.history", "train.window", "train.check_every",
+    "lake.commit_every", "lake.history", "checks.after", "train.window", "train.check_every",
 )  # fmt: skip
 
 

@@ -1,0 +1,124 @@
+"""Running the checks of a day, keeping what they found, and telling somebody when one fails.
+
+    CHECKS/2026-11-24.json    a day's report, written whole and renamed into place
+    CHECKS/index.html         a page of the newest day, with the days before; see `monitoring.daily_page`
+
+A report that is there is not made again by the schedule; by hand it is replaced. An alert is a URL that gets the report as JSON by
+POST, or a command that gets it on its standard input.
+"""
+
+import logging
+import os
+import re
+import shlex
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.events import DAY, Clock, to_iso
+from tailorbird.lake import Lake
+from tailorbird.monitoring.checks import FAILED, Check, Wanted, run_checks
+from tailorbird.monitoring.daily_page import write_page
+from tailorbird.monitoring.day import load_day
+
+PAGE = "index.html"
+ALERT_S = 15.0
+LOOK_S = 60.0
+_NAME = re.compile(r"\d{4}-\d\d-\d\d\.json\Z")
+log = logging.getLogger(__name__)
+
+Further = Callable[[int], Sequence[Check]]  # day → checks that this package cannot make
+
+
+class DayReport(msgspec.Struct, frozen=True):
+    """What the checks of a day found."""
+
+    day: str
+    at: str
+    rows: int
+    checks: list[Check]
+
+    @property
+    def failed(self) -> list[Check]:
+        return [check for check in self.checks if check.status == FAILED]
+
+
+def run_day(lake: Lake, number: int, now: int, wanted: Wanted, further: Further = lambda number: ()) -> DayReport:
+    """Check a day, given by its number since 1970. Raises NotReadyError if there is no lake."""
+    day = load_day(lake, number, now)
+    return DayReport(day.name, to_iso(now), day.events.num_rows, run_checks(day, wanted, further(number)))
+
+
+def keep(folder: Path, report: DayReport) -> Path:
+    """Keep the report, and make the page anew; where the page is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{report.day}.json"
+    beside = folder / f".{path.name}.{os.getpid()}"
+    beside.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    os.replace(beside, path)
+    return write_page(folder / PAGE, history(folder))
+
+
+def history(folder: Path) -> list[DayReport]:
+    """The reports that are kept, the newest first; one that cannot be read is left out."""
+    found = []
+    for path in sorted(folder.glob("*.json"), reverse=True) if folder.is_dir() else []:
+        if _NAME.match(path.name):
+            try:
+                found.append(msgspec.json.decode(path.read_bytes(), type=DayReport))
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+                log.warning("%s cannot be read: %s", path, error)
+    return found
+
+
+def alert(target: str, report: DayReport) -> str:
+    """Tell of a day on which a check failed; "" if that worked or there was nothing to tell, else why it did not."""
+    if not target or not report.failed:
+        return ""
+    data = msgspec.json.encode(report)
+    try:
+        if target.startswith(("http://", "https://")):
+            asked = urllib.request.Request(target, data, {"content-type": "application/json"})
+            with urllib.request.urlopen(asked, timeout=ALERT_S):
+                return ""
+        done = subprocess.run(shlex.split(target), input=data, capture_output=True, timeout=ALERT_S, check=False)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return f"the alert did not go out: {type(error).__name__}"  # its text may hold the address, which may be secret
+    return "" if done.returncode == 0 else f"the alert's command ended with status {done.returncode}"
+
+
+def due(folder: Path, now: int, after_us: int) -> int | None:
+    """The day that is over for `after_us` and has no report yet: yesterday, or none."""
+    number = (now - after_us) // DAY - 1
+    return None if (folder / f"{to_iso(number * DAY)[:10]}.json").exists() else number
+
+
+def watch(
+    lake: Path, folder: Path, clock: Clock, stop: threading.Event, *, wanted: Wanted, after_us: int, target: str, further: Further,
+    look_s: float = LOOK_S,
+) -> None:  # fmt: skip
+    """Check each day once it is over, until `stop`. What goes wrong is said and never stops the role."""
+    while not stop.wait(look_s):
+        begun = time.monotonic()
+        number = due(folder, clock.now(), after_us)
+        if number is None:
+            continue
+        try:
+            report = run_day(Lake(lake), number, clock.now(), wanted, further)
+            if report.rows:
+                keep(folder, report)
+                if told := alert(target, report):
+                    log.error("%s", told)
+                for check in report.failed:
+                    log.error("check %s of %s failed: %s", check.name, report.day, check.told)
+        except NotReadyError:
+            continue
+        except (TailorbirdError, OSError, ValueError) as error:
+            log.warning("the day could not be checked: %s", error)
+        stop.wait(20 * (time.monotonic() - begun))

@@ -1,0 +1,258 @@
+"""Daily checks on a lake of nine days: whole days pass every check, and each fault fails exactly the check that is for it."""
+
+import io
+import json
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SimulatedClock
+from tailorbird.events.schema import QUARANTINE, ROUTED
+from tailorbird.lake import Lake, LakeRole
+from tailorbird.monitoring import daily
+from tailorbird.monitoring.checks import Check, Wanted
+from tailorbird.stream import Block, open_writer, routed_path
+
+FIRST = 20_000  # a day since 1970
+LAST = FIRST + 8
+ROWS = 1_200
+WANTED = Wanted({"purchase": ("order_id",)}, {"purchase": 10}, {"click": 2 * HOUR})
+
+
+def events_of(day):
+    """A day's events as lists, by column: answers, impressions, clicks on them, views and purchases, fifty an hour."""
+    rng = np.random.default_rng(day)
+    count = np.arange(ROWS)
+    kinds = np.array(["answer", "impression", "click", "view", "purchase"])[count % 5]
+    request = [f"r{day}-{k // 5}" if kind in ("answer", "impression", "click") else None for k, kind in zip(count, kinds, strict=True)]
+    ts = day * DAY + count * (DAY // ROWS) + 1
+    return {
+        "event_id": [f"e{day}-{k}" for k in count],
+        "type": kinds.tolist(),
+        "ts": ts.tolist(),
+        "sent_at": (ts + SECOND).tolist(),
+        "received_at": (ts + 2 * SECOND).tolist(),
+        "person": [f"u{k}" for k in rng.integers(0, 300, ROWS)],
+        "session_id": [f"s{k // 10}" for k in count],
+        "item_id": [None if kind in ("answer", "impression") else f"i{k // 5 % 40}" for k, kind in zip(count, kinds, strict=True)],
+        "items": [[f"i{k // 5 % 40}", "i99"] if kind in ("answer", "impression") else None for k, kind in zip(count, kinds, strict=True)],
+        "request_id": request,
+        "device": [("phone", "desktop")[k] for k in rng.integers(0, 2, ROWS)],
+        "country": [("NO", "SE", "DK")[k] for k in rng.integers(0, 3, ROWS)],
+        "agent": ["bot" if k < 0.02 else "person" for k in rng.random(ROWS)],
+        "slot": ["home" if kind == "answer" else None for kind in kinds],
+        "properties": [
+            json.dumps({"order_id": f"o{day}-{k}"}) if kind == "purchase" else None for k, kind in zip(count, kinds, strict=True)
+        ],
+        "counts": [True] * ROWS,
+    }
+
+
+def without(columns, keep):
+    return {name: [value for value, kept in zip(values, keep, strict=True) if kept] for name, values in columns.items()}
+
+
+def changed(columns, name, value, where):
+    found = dict(columns)
+    pairs = zip(columns[name], columns["type"], range(len(columns["type"])), strict=True)
+    found[name] = [value(old, k) if where(kind, k) else old for old, kind, k in pairs]
+    return found
+
+
+def block(kind, columns, schema):
+    rows = len(next(iter(columns.values())))
+    arrays = [pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(rows, field.type) for field in schema]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(pa.table(arrays, schema=schema))
+    return Block(kind, rows, sink.getvalue().to_pybytes())
+
+
+def make_lake(folder, fault=lambda columns: columns, *, hole=False, refused=0, doubled=0):
+    """A lake whose last day has a fault."""
+    folder.mkdir(parents=True, exist_ok=True)
+    raw = 0
+    with open_writer(routed_path(folder / "stream"), partition="routed", first=1) as log:
+        for day in range(FIRST, LAST + 1):
+            columns = events_of(day)
+            if day == LAST:
+                columns = fault(columns)
+            rows = len(columns["type"])
+            places = np.arange(raw, raw + rows)
+            if day == LAST and hole:
+                places[rows // 2 :] += 3
+            if day == LAST and doubled:
+                columns = {name: values + values[:doubled] for name, values in columns.items()}
+                places = np.concatenate([places, np.arange(places[-1] + 1, places[-1] + 1 + doubled)])
+            rows = len(places)
+            of_log = {"p": range(log.end(), log.end() + rows), "timeless": [False] * rows, "raw_partition": ["door"] * rows,
+                      "raw_offset": places.tolist(), "raw_row": [0] * rows}  # fmt: skip
+            log.append([block("events", {**columns, **of_log}, ROUTED)])
+            raw = int(places[-1]) + 1
+            if day == LAST and refused:
+                received = [LAST * DAY + k for k in range(refused)]
+                of_row = {"code": ["missing"] * refused, "raw_offset": list(range(raw, raw + refused)), "raw_row": [0] * refused}
+                columns = {"received_at": received, "body": [b"{}"] * refused, "raw_partition": ["door"] * refused, **of_row}
+                log.append([block("quarantine", columns, QUARANTINE)])
+                raw += refused
+    clock = SimulatedClock((LAST + 1) * DAY + HOUR)
+    with LakeRole(folder / "stream", folder / "lake", clock=clock) as role:
+        role.drain()
+    return Lake(folder / "lake")
+
+
+def check(lake, further=lambda number: ()):
+    return daily.run_day(lake, LAST, (LAST + 1) * DAY + HOUR, WANTED, further)
+
+
+FAULTS = {
+    "hours": ({}, lambda day: without(day, [not 13 * HOUR <= ts % DAY < 14 * HOUR for ts in day["ts"]])),
+    "duplicates": ({"doubled": 4}, lambda day: day),
+    "gaps": ({"hole": True}, lambda day: day),
+    "late": ({}, lambda day: changed(day, "counts", lambda *_: False, lambda kind, k: k % 20 == 0)),
+    "nulls": ({}, lambda day: changed(day, "session_id", lambda *_: None, lambda kind, k: kind == "click" and k % 2)),
+    "categories": ({}, lambda day: changed(day, "country", lambda *_: "XX", lambda kind, k: k % 3 == 0)),
+    "orphans": ({}, lambda day: changed(day, "request_id", lambda old, k: f"x{k}", lambda kind, k: kind == "click" and k % 2)),
+    "skew": ({}, lambda day: changed(day, "sent_at", lambda old, k: old - 10 * MINUTE, lambda kind, k: k % 4 == 0)),
+    "bots": ({}, lambda day: changed(day, "agent", lambda *_: "bot", lambda kind, k: k % 3 == 0)),
+    "refused": ({"refused": 150}, lambda day: day),
+    "volume": ({}, lambda day: changed(day, "type", lambda *_: "view", lambda kind, k: kind == "purchase" and k > 40)),
+    "freshness": ({}, lambda day: changed(day, "type", lambda *_: "view", lambda kind, k: kind == "click" and k > ROWS - 130)),
+    "uniqueness": (
+        {},
+        lambda day: changed(day, "properties", lambda *_: '{"order_id": "o1"}', lambda kind, k: kind == "purchase" and k < 20),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    return make_lake(tmp_path_factory.mktemp("good"))
+
+
+def test_a_day_that_is_whole_passes_every_check(good):
+    report = check(good)
+    assert report.rows == ROWS
+    assert {one.name: one.status for one in report.checks} == dict.fromkeys(FAULTS, "ok")
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_fails_its_own_check_and_no_other(tmp_path, name):
+    options, fault = FAULTS[name]
+    report = check(make_lake(tmp_path, fault, **options))
+    beside = {"categories"} if name == "volume" else set()  # a type that is all but gone is a shift, too
+    assert {one.name for one in report.failed} - beside == {name}
+    (failed,) = [one for one in report.failed if one.name == name]
+    assert failed.told
+    assert failed.details
+
+
+def test_an_impression_that_nobody_sent_is_found(tmp_path):
+    lake = make_lake(tmp_path, lambda day: changed(day, "items", lambda *_: ["i99"], lambda kind, k: kind == "impression" and k % 2))
+    (failed,) = check(lake).failed
+    assert (failed.name, "without an impression" in failed.told) == ("orphans", True)
+
+
+def test_one_person_who_is_no_person_is_found(tmp_path):
+    lake = make_lake(tmp_path, lambda day: changed(day, "person", lambda *_: "crawler", lambda kind, k: k < 1_100))
+    (failed,) = check(lake).failed
+    assert (failed.name, "people made more than" in failed.told) == ("bots", True)
+
+
+def test_what_others_found_stands_in_the_report(good):
+    report = check(good, lambda number: [Check("features", "failed", 3.0, 0.0, f"3 values differ on day {number}")])
+    assert [one.told for one in report.failed] == [f"3 values differ on day {LAST}"]
+
+
+def test_of_a_day_that_goes_on_only_the_hours_that_are_over_are_judged(good):
+    report = daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, WANTED)
+    assert report.rows == ROWS // 4
+    assert "hours" not in {one.name for one in report.failed}
+
+
+def test_without_days_before_shifts_are_not_judged(good):
+    report = daily.run_day(good, FIRST, (LAST + 1) * DAY, Wanted())
+    status = {one.name: one.status for one in report.checks}
+    assert [status[name] for name in ("hours", "nulls", "categories", "volume")] == ["none"] * 4
+    assert "failed" not in status.values()
+
+
+def test_reports_are_kept_with_a_page_of_all_days(tmp_path, good):
+    folder = tmp_path / "checks"
+    for day in (LAST - 1, LAST):
+        page = daily.keep(
+            folder, daily.run_day(good, day, (LAST + 1) * DAY, WANTED, lambda number: [Check("features", "failed", 1, 0, "<b>")])
+        )
+    assert [report.day for report in daily.history(folder)] == ["2024-10-12", "2024-10-11"]
+    text = page.read_text()
+    assert "2024-10-11" in text
+    assert "&lt;b&gt;" in text
+    assert "http" not in text, "it shows without a network"
+    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR) is None
+    assert daily.due(folder, (LAST + 2) * DAY + 2 * HOUR, HOUR) == LAST + 1
+    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, 3 * HOUR) is None
+
+
+FAILING = daily.DayReport("2024-10-12", "", 3, [Check("gaps", "failed", 1.0, 0.0, "a row is missing")])
+
+
+def test_a_command_is_told_of_a_failure(tmp_path):
+    told = tmp_path / "told.json"
+    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'w').write(sys.stdin.read())\""
+    assert daily.alert(command, FAILING) == ""
+    assert msgspec.json.decode(told.read_bytes(), type=daily.DayReport) == FAILING
+    told.unlink()
+    assert daily.alert(command, daily.DayReport("2024-10-12", "", 3, [])) == ""
+    assert not told.exists(), "nothing failed"
+    assert "status 3" in daily.alert(f'{sys.executable} -c "raise SystemExit(3)"', FAILING)
+    assert "did not go out" in daily.alert("no-such-program-anywhere", FAILING)
+
+
+def test_a_url_is_told_of_a_failure():
+    got = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(io.BytesIO(self.rfile.read(int(self.headers["content-length"]))).read())
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        assert daily.alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING) == ""
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert msgspec.json.decode(got[0])["checks"][0]["told"] == "a row is missing"
+    failed = daily.alert(f"http://127.0.0.1:{server.server_port}/hook?token=secret", FAILING)
+    assert failed
+    assert "secret" not in failed
+
+
+def test_the_schedule_checks_yesterday_once_and_tells(tmp_path):
+    lake = make_lake(tmp_path, FAULTS["gaps"][1], hole=True)
+    told, stop = tmp_path / "told.json", threading.Event()
+    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
+    clock = SimulatedClock((LAST + 1) * DAY + 2 * HOUR)
+    options = {"wanted": WANTED, "after_us": HOUR, "target": command, "further": lambda number: (), "look_s": 0.01}
+    thread = threading.Thread(target=daily.watch, args=(lake.path, tmp_path / "checks", clock, stop), kwargs=options, daemon=True)
+    thread.start()
+    waited = threading.Event()
+    for _ in range(600):
+        if told.exists() and told.read_text():
+            break
+        waited.wait(0.05)
+    stop.set()
+    thread.join(20)
+    (line,) = told.read_text().splitlines()
+    assert [one["name"] for one in json.loads(line)["checks"] if one["status"] == "failed"] == ["gaps"]
+    assert [report.day for report in daily.history(tmp_path / "checks")] == ["2024-10-12"]

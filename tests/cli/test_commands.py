@@ -241,6 +241,26 @@ def test_the_lake_is_made_small_and_read_as_it_was(copy: Path) -> None:
     refused(tailorbird("-C", copy, "lake", "vacuum", "--keep", "often"), "expected a duration", status=2)
 
 
+def test_the_data_of_a_day_is_checked(copy: Path) -> None:
+    (row,) = must_json("-C", copy, "sql", "SELECT CAST(max(day) AS STRING) AS day FROM events WHERE NOT timeless")["rows"]
+    out = copy / "page.html"
+    found = must_json("-C", copy, "checks", "run", "--day", row["day"], "--out", out)
+    status = {check["name"]: check["status"] for check in found["checks"]}
+    assert (status["gaps"], status["duplicates"], status["volume"]) == ("ok", "ok", "none")
+    assert row["day"] in out.read_text()
+    assert (copy / "data" / "checks" / f"{row['day']}.json").exists()
+    (copy / "contract.toml").write_text("[purchase]\ndaily_min = 1000000\n")
+    (copy / "told.py").write_text("import sys; open('told.json', 'w').write(sys.stdin.read())")
+    env = {"TAILORBIRD_CHECKS__ALERT": f"{sys.executable} {copy / 'told.py'}"}
+    failed = tailorbird("-C", copy, "checks", "run", "--day", row["day"], "--alert", cwd=copy, env=env)
+    assert failed.returncode == 1
+    assert "at least 1,000,000 are declared" in failed.stdout
+    assert [one["name"] for one in json.loads((copy / "told.json").read_text())["checks"] if one["status"] == "failed"] == ["volume"]
+    refused(tailorbird("-C", copy, "checks", "run", "--day", "2001-01-01"), "no event of 2001-01-01", status=1)
+    refused(tailorbird("-C", copy, "checks", "run", "--day", "monday"), "expected a day", status=2)
+    refused(tailorbird("-C", copy, "checks", "run", "--day", "2100-01-01"), "has not come yet", status=2)
+
+
 def test_lake_verify_finds_a_changed_byte(copy: Path) -> None:
     archived = next(path for path in (copy / "data" / "lake" / "archive").rglob("*") if path.is_file() and path.stat().st_size > 10_000)
     content = bytearray(archived.read_bytes())

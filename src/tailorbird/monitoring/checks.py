@@ -18,12 +18,13 @@ from tailorbird.monitoring.day import Day, Profile
 OK, FAILED, NONE = "ok", "failed", "none"
 
 HOUR_LOW, HOUR_HIGH, HOUR_ROWS = 0.5, 3.0, 20  # of the median of the same hour before; an hour with fewer rows is not judged
+FEW_LOW, FEW_HIGH, FEW_ROWS = 0.1, 10.0, 200  # where an hour has few: people come in bursts, of which one more or less is no news
 REPEATS_MAX = 0.2
 LATE_MAX = 0.02
 NULLS_MAX, NULLS_ROWS = 0.15, 100  # the share of nulls may move so far
 PSI_MAX, PSI_ROWS = 0.25, 200  # the usual limit of "has shifted"
 ORPHANS_MAX, UNSEEN_MAX, CLICKS_MIN = 0.05, 0.2, 20
-SKEW_US, SKEW_MAX, SKEW_ROWS = 2 * MINUTE, 0.1, 30
+SKEW_US, SKEW_MAX, SKEW_ROWS, SKEW_PEOPLE = 2 * MINUTE, 0.1, 30, 5  # the clock of one person alone is theirs to mend
 BOTS_MAX, ONE_PERSON_MAX, ONE_PERSON_ROWS = 0.15, 0.05, 1_000
 REFUSED_MAX, REFUSED_ROWS = 0.05, 20
 _SHOWN = 5
@@ -71,7 +72,8 @@ def hours(day: Day) -> Check:
         judged += 1
         share = day.profile.hours[hour] / expected
         worst = min(worst, share)
-        if not HOUR_LOW <= share <= HOUR_HIGH:
+        low, high = (HOUR_LOW, HOUR_HIGH) if expected >= FEW_ROWS else (FEW_LOW, FEW_HIGH)
+        if not low <= share <= high:
             wrong.append(f"{hour:02}:00 has {day.profile.hours[hour]:,} events, {expected:,.0f} are usual")
     return _verdict("hours", judged, wrong, worst, HOUR_LOW, "every hour has about what is usual", "no three days before to compare with")
 
@@ -158,6 +160,7 @@ def skew(day: Day) -> Check:
     sent = day.events.filter(pc.is_valid(day.events["sent_at"]))
     off = np.abs(micros(sent["received_at"]) - micros(sent["sent_at"])) > SKEW_US
     device = np.array([each or "without a device" for each in sent["device"].to_pylist()], object)
+    person = np.array([each or "" for each in sent["person"].to_pylist()], object)
     wrong, worst, judged = [], 0.0, 0
     for name in sorted(set(device.tolist())):
         mine = off[device == name]
@@ -165,7 +168,7 @@ def skew(day: Day) -> Check:
             continue
         judged += 1
         worst = max(worst, float(mine.mean()))
-        if mine.mean() > SKEW_MAX:
+        if mine.mean() > SKEW_MAX and len(set(person[device == name][mine].tolist())) >= SKEW_PEOPLE:
             wrong.append(f"the clocks of {mine.mean():.0%} of the events of {name} are off by more than {show_duration(SKEW_US)}")
     return _verdict("skew", judged, wrong, worst, SKEW_MAX, "the clocks of clients are right", "clients do not say when they send")
 

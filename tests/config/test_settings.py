@@ -54,7 +54,7 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
         key
         for key in shown
         if key.partition(".")[2] in ("write_keys", "read_keys", "admin_keys", "key_password", "sasl_password", "client", "pseudonym_key")
-        or key == "store.url"
+        or key in ("store.url", "checks.alert")
     }
 
 

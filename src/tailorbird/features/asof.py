@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features import kernels, kernels_more
+from tailorbird.features import kernels, kernels_more, kernels_runs
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -258,27 +258,45 @@ class Series:
     def __init__(self, timeline: Timeline, places: Intps) -> None:
         self._timeline = timeline
         self._places = places  # position in the timeline of each event of the series
-        self._p = timeline.p[places]
+        self.p = self._p = timeline.p[places]
         self._minima: list[Int64s] = []
-        self._before = np.zeros(len(timeline) + 1, np.intp)
-        self._before[places + 1] = 1
-        np.cumsum(self._before, out=self._before)
+        # How many of the series come before each position of the timeline.
+        self.before = self._before = np.empty(len(timeline) + 1, np.intp)
+        kernels.count_before(places, self.before)
+
+    @cached_property
+    def ts(self) -> Int64s:
+        return self._timeline.ts[self._places]
+
+    @cached_property
+    def events(self) -> Intps:
+        """Which event, as they came in, each one of the series is."""
+        return self._timeline.order[self._places]
 
     def newest(self, moments: Moments, since: Int64s | None = None) -> Intps:
         """For each moment the index of the newest known event (at or after `since`, if given), −1 without one."""
-        floor = self._before[moments.start if since is None else moments.before(since).edge]
-        place = self._newest(self._before[moments.stop.edge], moments.p)
-        event = np.full(len(place), -1, np.intp)
-        found = np.flatnonzero(place >= floor)
-        event[found] = self._timeline.order[self._places[place[found]]]
-        return moments.restore(event)
+        floor = moments.start if since is None else moments.before(since).edge
+        found, far = np.empty(len(moments), np.intp), np.zeros(len(moments), np.bool_)
+        of_moments = (moments.order, floor, moments.stop.edge, moments.p)
+        kernels.in_shares(kernels_runs.newest, len(moments), *of_moments, self.before, self.p, self.events, found, far)
+        rest = np.flatnonzero(far[moments.order])
+        if len(rest):
+            place = self._newest(self._before[moments.stop.edge[rest]], moments.p[rest])
+            known = place >= self._before[floor[rest]]
+            found[moments.order[rest]] = np.where(known, self.events[place], -1)
+        return found
 
     def last(self, moments: Moments, length: int, since: Int64s | None = None) -> Ragged:
         """For each moment its last `length` known events (at or after `since`, if given), oldest first."""
+        offsets, places = self.last_places(moments, length, since)
+        return Ragged(offsets, self.events[places])
+
+    def last_places(self, moments: Moments, length: int, since: Int64s | None = None) -> tuple[Int64s, Intps]:
+        """As `last`: offsets, and places within the series."""
         floor = self._before[moments.start if since is None else moments.before(since).edge]
         stop = self._before[moments.stop.edge]
         start = np.maximum(stop - length, floor)
-        pools = [self._places]
+        pools = [np.arange(len(self._places))]
         slow = moments.stop.slow
         slow = slow[stop[slow] > floor[slow]]
         if len(slow):
@@ -288,7 +306,7 @@ class Series:
             pools.append(pool)
         start, stop = moments.restore(start), moments.restore(stop)
         picks, offsets = ragged(start, stop)
-        return Ragged(offsets, self._timeline.order[np.concatenate(pools)[picks]])
+        return offsets, np.concatenate(pools)[picks]
 
     def _newest(self, stop: Intps, bound: Int64s) -> Intps:
         """The greatest place < stop with p ≤ bound, in whatever entity; −1 without one. O(log n) a question at worst."""
@@ -355,7 +373,7 @@ class Series:
             reach *= 4
         owners = np.concatenate([owner for owner, _ in kept]) if kept else np.zeros(0, np.intp)
         places = np.concatenate([place for _, place in kept]) if kept else np.zeros(0, np.intp)
-        return sizes, self._places[places[np.argsort(owners, kind="stable")]]
+        return sizes, places[np.argsort(owners, kind="stable")]
 
 
 def ragged(start: Intps, stop: Intps) -> tuple[Intps, Int64s]:

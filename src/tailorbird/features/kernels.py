@@ -197,6 +197,16 @@ def gather(low: int, high: int, values: Int64s, order: Intps, found: Int64s) -> 
 
 
 @compiled
+def count_before(places: Intps, before: Intps) -> None:
+    """How many of the ascending places are less than each position."""
+    count, at = len(places), 0
+    for place in range(len(before)):
+        while at < count and places[at] < place:
+            at += 1
+        before[place] = at
+
+
+@compiled
 def accumulate(sums: Int64s) -> None:
     for at in range(1, len(sums)):
         sums[at] += sums[at - 1]

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import UsageError
 from tailorbird.features.asof import Moments, Series, Timeline, ragged
+from tailorbird.features.asof_runs import COMPILED, LastRuns
 from tailorbird.features.bulk import RaggedSequence, Requests, Texts
 from tailorbird.features.columns import (
     entity_key,
@@ -25,7 +26,7 @@ from tailorbird.features.fields import query_keys, query_words, weekdays, whole_
 from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.kernels import THREADS
 from tailorbird.features.layout import EntityLayout, LastEvents, Profile, Spot, Step, missing_bits
-from tailorbird.features.records import Frames, Record, RunsOfEvents, of_plain_texts, sources_of
+from tailorbird.features.records import Frames, LaidEvents, Record, of_plain_texts, sources_of
 from tailorbird.features.runs import OF_RUN
 
 Int64s = npt.NDArray[np.int64]
@@ -60,7 +61,7 @@ class PastLanes:
         self._times = np.asarray(requests.t, np.int64), np.asarray(requests.p, np.int64)
         self._values: dict[Spot, Int64s] = dict(held or {})
         self._known: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
-        self._runs: dict[Spot, RunsOfEvents] = {}
+        self._runs: dict[Spot, LaidEvents] = {}
         self._of_runs: dict[str, npt.NDArray] = dict(of_runs or {})
         self._numbers: dict[str, Floats] = {}
         self._contexts: dict[str, Keys] = {}
@@ -145,9 +146,25 @@ class PastLanes:
                 raise UsageError(message, where=f"entity {layout.entity.name}")
             spot = Spot(layout.index, one.reading_lane)
             steps = [step for step in self._features.layout.steps if spot in step.spots[:1]]
+            runs = history.last_runs(moments, one)
             if any(step.kind == "sequence" for step in steps):
-                self._runs[spot] = history.last_events(moments, one, t)
-            self._of_run(history, moments, one, [step for step in steps if step.operation in OF_RUN], t)
+                self._runs[spot] = history.laid(runs)
+            self._made(history, runs, moments, one, [step for step in steps if step.operation in COMPILED], t)
+            rest = [step for step in steps if step.operation in OF_RUN and step.operation not in COMPILED]
+            self._of_run(history, moments, one, rest, t)
+
+    def _made(self, history: Record, runs: LastRuns, moments: Moments, sequence: LastEvents, steps: list[Step], t: Int64s) -> None:
+        """Columns that are made of each run as it is walked through."""
+        if not steps:
+            return
+        asked = self._texts("session", partial(identities, start=self._start))
+        columns, rest = runs.made(steps, asked)
+        self._of_runs.update((step.name, column) for step, column in zip(steps, columns, strict=True))
+        for start in range(0, len(rest), _RUNS_AT_ONCE):
+            rows = rest[start : start + _RUNS_AT_ONCE]
+            some = history.last_events(moments.some(rows), sequence, t[rows]).runs(sequence, t[rows], asked[rows])
+            for step in steps:
+                self._of_runs[step.name][rows] = some.column(step)
 
     def _of_run(self, history: "Record", moments: Moments, sequence: LastEvents, steps: list[Step], t: Int64s) -> None:
         """What steps make of the last events, for some moments at a time: all runs at once may be a hundred events a request."""

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from tailorbird.features.asof import Moments, Ragged, Series, Timeline
 from tailorbird.features.asof_peaks import Peaks
+from tailorbird.features.asof_runs import Columns, Laid, LastRuns
 from tailorbird.features.asof_sketches import Unions
 from tailorbird.features.bulk import RaggedSequence
 from tailorbird.features.columns import (
@@ -187,6 +188,17 @@ class Record:
                 found.append((Spot(self._layout.index, one.reading_lane + lane), np.append(column, 0)[event]))
         return found
 
+    def last_runs(self, moments: Moments, sequence: LastEvents) -> LastRuns:
+        """The last events of each moment, for what is made of them without laying them out."""
+        series, frame = self._series(sequence.source), self._frame
+        rows = self._rows[series.events]
+        columns = Columns(frame.text("item")[rows], frame.text("type")[rows], frame.identity("session")[rows])
+        return LastRuns(series, columns, moments, sequence.length)
+
+    def laid(self, runs: LastRuns) -> "LaidEvents":
+        laid = runs.laid()
+        return LaidEvents(self._frame, laid, self._rows[laid.events])
+
     def last_events(self, moments: Moments, sequence: LastEvents, t: Int64s) -> "RunsOfEvents":
         run = self._series(sequence.source).last(moments, sequence.length, t - HORIZON)
         return RunsOfEvents(self._frame, run, self._rows[run.events])
@@ -225,17 +237,26 @@ class Record:
 
 
 @dataclass(frozen=True)
+class LaidEvents:
+    """The last events of all requests, one after another."""
+
+    frame: PastFrame
+    laid: Laid
+    rows: Intps
+
+    def sequence(self, step: Step) -> RaggedSequence:
+        laid = self.laid
+        values = values_of(step, (self.frame.bits(one)[self.rows] for one in step.of))
+        return RaggedSequence(laid.offsets, laid.item, laid.type, laid.ts, values)
+
+
+@dataclass(frozen=True)
 class RunsOfEvents:
     """The last events of each request, as rows of the frame."""
 
     frame: PastFrame
     run: Ragged
     rows: Intps
-
-    def sequence(self, step: Step) -> RaggedSequence:
-        frame, rows = self.frame, self.rows
-        values = values_of(step, (frame.bits(one)[rows] for one in step.of))
-        return RaggedSequence(self.run.offsets, frame.text("item")[rows], frame.text("type")[rows], frame.ts[rows], values)
 
     def runs(self, sequence: LastEvents, t: Int64s, asked: Keys) -> Runs:
         """Of requests at t (m,) that name the sessions `asked` (m,), identities, 0 where none was named."""

@@ -120,6 +120,13 @@ class Moments:
         """The edge at `times` (q,), or at t itself: what happened before it and was known."""
         return self.stop if times is None else self._cut(times[self.order])
 
+    def window_start(self, hop: int, length: int) -> Intps:
+        """Of each moment, in order of (entity, t), the first position at or after t // hop · hop − length."""
+        found = np.empty(len(self), np.intp)
+        of_events = (self.timeline.starts, self.timeline.ts)
+        kernels.in_shares(kernels.window_edges, len(self), self.entity, self.sorted_t, *of_events, hop, length, found)
+        return found
+
     def some(self, rows: Intps) -> "Moments":
         """These moments alone."""
         entity, p = self._keep

@@ -4,8 +4,9 @@ Runs are walked through one moment after another (`features.kernels_runs`), neve
 columns are wanted. Of the few moments with many events in flight, `Series.last` finds the run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from tailorbird.events.keys import hash64
 from tailorbird.features import kernels_runs
 from tailorbird.features.asof import Moments, Series, ragged
 from tailorbird.features.declare import HORIZON, SESSION_GAP
-from tailorbird.features.kernels import in_shares
+from tailorbird.features.kernels import gathered, in_shares
 from tailorbird.features.layout import Step
 
 Int64s = npt.NDArray[np.int64]
@@ -33,13 +34,26 @@ _OPERATIONS = {
 COMPILED = frozenset(_OPERATIONS)  # operations of `runs.OF_RUN` that are done here
 
 
-@dataclass(frozen=True)
 class Columns:
-    """Of each event of a series: hashes of its item and type, and an identity of its session; 0 where missing."""
+    """Of each event of a series: hashes of its item and type, and an identity of its session; 0 where missing.
 
-    item: Keys
-    type: Keys
-    session: Keys
+    `rows` (m,) of the columns (n,), of which each is taken out when it is first asked for.
+    """
+
+    def __init__(self, rows: Intps, item: Callable[[], Keys], type: Callable[[], Keys], session: Callable[[], Keys]) -> None:
+        self._rows, self._item, self._type, self._session = rows, item, type, session
+
+    @cached_property
+    def item(self) -> Keys:
+        return gathered(self._item(), self._rows)
+
+    @cached_property
+    def type(self) -> Keys:
+        return gathered(self._type(), self._rows)
+
+    @cached_property
+    def session(self) -> Keys:
+        return gathered(self._session(), self._rows)
 
 
 @dataclass(frozen=True)
@@ -67,13 +81,18 @@ class LastRuns:
         for start in range(0, len(steps), kernels_runs.SEARCHES):
             some = steps[start : start + kernels_runs.SEARCHES]
             operations = np.array([_OPERATIONS[step.operation] for step in some], np.int64)
-            of_events = (asked, self._columns.item, self._columns.session, self._looked_at(some))
+            looked_at = self._looked_at(some)
+            # A gap looks at times alone.
+            item, session = (looked_at,) * 2 if all(one == kernels_runs.GAP for one in operations) else self._of_sessions()
+            of_events = (asked, item, session, looked_at)
             here = found[start : start + len(some)]
             in_shares(kernels_runs.run_columns, len(self._moments), *self._walk, *of_events, operations, SESSION_GAP, here, far)
         return found, np.flatnonzero(far)
 
     def _looked_at(self, steps: Sequence[Step]) -> Keys:
         """Of each event, a bit for each step that looks at its type, and one for searches."""
+        if all(step.operation == "gap" for step in steps):
+            return np.zeros(len(self._series.p), np.uint64)
         types = self._columns.type
         bits = (types == np.uint64(hash64("search"))).astype(np.uint64) << np.uint64(kernels_runs.SEARCHES)
         masks: dict[tuple[str, ...], npt.NDArray[np.bool_]] = {}
@@ -83,6 +102,9 @@ class LastRuns:
                 masks[names] = np.isin(types, np.array([hash64(name) for name in names], np.uint64))
             bits |= masks[names].astype(np.uint64) << np.uint64(place)
         return bits
+
+    def _of_sessions(self) -> tuple[Keys, Keys]:
+        return self._columns.item, self._columns.session
 
     def laid(self) -> Laid:
         """The runs themselves."""

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from tailorbird.features.asof import Moments, Timeline
 from tailorbird.features.declare import RANK_MAX
 from tailorbird.features.kernels import in_shares
+from tailorbird.features.kernels_marks import registers_of
 from tailorbird.features.kernels_more import BLOCK, union_of_blocks, unions
-from tailorbird.features.sketch import places
 
+Intps = npt.NDArray[np.intp]
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
@@ -26,9 +27,9 @@ class Unions:
 
     def __init__(self, timeline: Timeline, hashes: Keys, chosen: Bools, precision: int) -> None:
         self._timeline = timeline
-        register, rank = places(hashes, precision)
-        self._register = register.astype(np.uint8)[timeline.order]
-        self._rank = np.where(chosen, rank, np.uint8(0))[timeline.order]
+        self._register, self._rank = np.empty(len(timeline), np.uint8), np.empty(len(timeline), np.uint8)
+        of_events = (timeline.order, chosen, hashes, precision, RANK_MAX, self._register, self._rank)
+        in_shares(registers_of, len(timeline), *of_events)
         level = np.zeros((len(timeline) // BLOCK, 1 << precision), np.uint8)
         in_shares(union_of_blocks, len(level), self._register, self._rank, level)
         levels = [level]
@@ -42,7 +43,11 @@ class Unions:
 
     def since(self, moments: Moments, since: Int64s) -> tuple[Int64s, Int64s]:
         """For each moment the summary of the known events at or after `since`."""
-        start, cut = moments.before(since).edge, moments.stop
+        return self.over(moments, moments.before(since).edge)
+
+    def over(self, moments: Moments, start: Intps) -> tuple[Int64s, Int64s]:
+        """The same with the position where each moment's window begins, moments in order of (entity, t)."""
+        cut = moments.stop
         empty, weight = np.empty(len(moments), np.int64), np.empty(len(moments), np.int64)
         of_moments = (moments.order, start, cut.edge, cut.reach(), moments.p)
         of_events = (self._timeline.p, self._register, self._rank, self._flat, self._levels)

@@ -10,6 +10,7 @@ on disk. Integers wrap around as NumPy's do, and no float operation is fused or 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -38,9 +39,14 @@ def in_shares(loop: Callable[..., Any], count: int, *arguments: Any, bounds: Seq
     if len(spans) < 2:
         return [loop(low, high, *arguments) for low, high in spans]
     # The caller's thread takes a share too: starting one is dearer than many a loop.
-    with ThreadPoolExecutor(len(spans) - 1) as pool:
-        others = [pool.submit(loop, *span, *arguments) for span in spans[1:]]
-        return [loop(*spans[0], *arguments), *(one.result() for one in others)]
+    others = [_pool(os.getpid()).submit(loop, *span, *arguments) for span in spans[1:]]
+    return [loop(*spans[0], *arguments), *(one.result() for one in others)]
+
+
+@lru_cache(maxsize=1)
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Threads of this process for loops that wait for nothing, so that they cannot wait for each other."""
+    return ThreadPoolExecutor(THREADS, thread_name_prefix=f"loops-{process}")
 
 
 def shares_of(starts: Int64s) -> list[int]:
@@ -104,6 +110,13 @@ def _find_keys(low: int, high: int, keys: Keys, slot_key: Keys, slot_number: Int
         while slot_number[slot] >= 0 and slot_key[slot] != key:
             slot = (slot + 1) & mask
         found[row] = slot_number[slot] if slot_number[slot] >= 0 else none
+
+
+def gathered(values: npt.NDArray, places: Intps) -> npt.NDArray:
+    """`values[places]`, on all cores."""
+    found = np.empty(len(places), values.dtype)
+    in_shares(gather, len(places), np.ascontiguousarray(values), places, found)
+    return found
 
 
 def grouped(group: Int32s, groups: int, times: Int64s, p: Int64s) -> tuple[Int64s, Intps, Int64s, Int64s]:
@@ -247,6 +260,21 @@ def edges(low: int, high: int, group: Int32s, at_times: Int64s, starts: Int64s, 
     last_group, last_time, at = -1, 0, 0
     for moment in range(low, high):
         one, time = group[moment], at_times[moment]
+        if one != last_group or time < last_time:
+            at = starts[one]
+        last_group, last_time = one, time
+        at = advance(times, at, starts[one + 1], time)
+        found[moment] = at
+
+
+@compiled
+def window_edges(
+    low: int, high: int, group: Int32s, t: Int64s, starts: Int64s, times: Int64s, hop: int, length: int, found: Intps
+) -> None:  # fmt: skip
+    """As `edges`, of t // hop · hop − length."""
+    last_group, last_time, at = -1, 0, 0
+    for moment in range(low, high):
+        one, time = group[moment], t[moment] // hop * hop - length
         if one != last_group or time < last_time:
             at = starts[one]
         last_group, last_time = one, time

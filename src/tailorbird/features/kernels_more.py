@@ -11,6 +11,7 @@ from tailorbird.features.kernels import Bools, Floats, Int32s, Int64s, Intps, ad
 Registers = npt.NDArray[np.uint8]
 
 _ONE_BY_ONE = 256  # events of a window that are looked at one by one where a tree would do
+_FEW = 32  # events of a decay that are gone through where its tiles would do
 BLOCK = 64  # events: about as many as a union of registers costs
 
 
@@ -38,6 +39,11 @@ def decayed_sums(
     A tile without events adds 0.0, which changes no bit, so that few events are gone through one by one.
     """
     tiles = len(weights) - 1
+    slots = max(tiles, 1)
+    few = min(limit, _FEW)
+    ring = np.zeros(slots)
+    newest = filled = np.int64(0)
+    ring_group = np.int64(-1)
     at = stop = np.int64(0)
     last_group = np.int64(-1)
     for moment in range(low, high):
@@ -51,7 +57,7 @@ def decayed_sums(
             stop = advance(times, stop, end, time)
             at = advance(times, at, end, (tile - tiles) * hop)
             slow = stop > at and known[stop - 1] > bound
-            if stop - at <= limit:
+            if stop - at <= (limit if slow else few):
                 units, age, tile_end = np.int64(0), np.int64(-1), np.int64(0)
                 for event in range(at, stop):
                     if slow and event_p[event] > bound:
@@ -67,12 +73,17 @@ def decayed_sums(
             elif slow:
                 far[row] = True
             else:
-                below = at
-                for younger in range(tiles + 1):
-                    age = tiles - younger
-                    edge = advance(times, below, stop, (tile - age + 1) * hop) if age > 0 else stop
-                    total += float(prefix[edge] - prefix[below]) * weights[age]
-                    below = edge
+                # Tiles of a moment are those of the one before it, but for what time has moved on.
+                if one != ring_group or tile - newest > tiles:
+                    ring_group, newest, filled = one, tile - tiles - 1, at
+                while newest < tile - 1:
+                    newest += 1
+                    edge = advance(times, filled, end, (newest + 1) * hop)
+                    ring[newest % slots] = float(prefix[edge] - prefix[filled])
+                    filled = edge
+                for younger in range(tiles):
+                    total += ring[(tile - tiles + younger) % slots] * weights[tiles - younger]
+                total += float(prefix[stop] - prefix[filled]) * weights[0]
         totals[row] = total
 
 

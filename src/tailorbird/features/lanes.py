@@ -58,6 +58,9 @@ class PastLanes:
         self._start = 0 if frames is None else frames.start
         self._requests = requests
         self._row_request = np.asarray(requests.row_request, np.intp)
+        count = len(requests.t)
+        # Then nothing has to be looked up from request to row.
+        self._one_row_each = len(self._row_request) == count and bool((self._row_request == np.arange(count)).all())
         self._times = np.asarray(requests.t, np.int64), np.asarray(requests.p, np.int64)
         self._values: dict[Spot, Int64s] = dict(held or {})
         self._known: list[Bools] = [np.ones(1, np.bool_)] * len(features.layout.entities)
@@ -69,11 +72,20 @@ class PastLanes:
         composite = {entity for entity, _ in features.composite_spots}
         # What was seen is compared with the item's own category, which then has to be there.
         seen = {step.spots[0].entity for step in features.layout.steps if step.operation == "seen"}
-        for index in sorted(range(len(features.layout.entities)), key=lambda index: (index in composite, index in seen)):
+        for late in (False, True):
+            some = [one for one in features.layout.entities if (one.index in composite or one.index in seen) == late]
             if frames is None and entities is None:
-                self._known[index] = self._entity_keys(features.layout.entities[index], self._by_row[index])[1]
-            elif frames is not None and (entities is None or index in entities):
-                self._compute(features.layout.entities[index], frames)
+                for one in some:
+                    self._known[one.index] = self._entity_keys(one, self._by_row[one.index])[1]
+            elif frames is not None and entities is None:
+                # What cannot be shared out of one entity's work is done while the other's goes on.
+                with ThreadPoolExecutor(THREADS) as pool:
+                    list(pool.map(partial(self._compute, frames=frames), some))
+            elif frames is not None and entities is not None:
+                # Little memory: one after another.
+                for one in some:
+                    if one.index in entities:
+                        self._compute(one, frames)
 
     @property
     def rows(self) -> int:
@@ -86,7 +98,7 @@ class PastLanes:
         return LanesOfRows(self, slice(start, stop))
 
     def _spread(self, values: npt.NDArray, by_row: bool) -> npt.NDArray:
-        return values if by_row else values[self._row_request]
+        return values if by_row or self._one_row_each else values[self._row_request]
 
     def wholes(self, name: str) -> Floats:
         """A number of each request, NaN where it is unknown."""
@@ -131,7 +143,7 @@ class PastLanes:
         by_row = self._by_row[layout.index]
         key, known = self._entity_keys(layout, by_row)
         self._known[layout.index] = known
-        t, p = (times[self._row_request] if by_row else times for times in self._times)
+        t, p = (self._spread(times, not by_row) for times in self._times)
         if layout.profile is not None:
             self._profile(layout, layout.profile, frames, key, t, p)
         if not sources_of(layout):
@@ -261,11 +273,11 @@ class LanesOfRows:
 
     def __init__(self, all_rows: PastLanes, here: slice) -> None:
         self._all, self._here = all_rows, here
-        self._request = all_rows._row_request[here]
+        self._request: Intps | slice = here if all_rows._one_row_each else all_rows._row_request[here]
 
     @property
     def rows(self) -> int:
-        return len(self._request)
+        return self._here.stop - self._here.start
 
     @cached_property
     def t(self) -> Int64s:

@@ -3,14 +3,17 @@ sequences share. Which moments are asked, and where the lanes go, is in `feature
 """
 
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from threading import RLock
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.features import kernels_marks
 from tailorbird.features.asof import Moments, Ragged, Series, Timeline
 from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.asof_runs import Columns, Laid, LastRuns
@@ -27,8 +30,10 @@ from tailorbird.features.columns import (
     measured,
 )
 from tailorbird.features.declare import HORIZON, Entity
+from tailorbird.features.expression import Expression
 from tailorbird.features.finish import DECAY_WEIGHTS, values_of
 from tailorbird.features.hashing import hashes, identities
+from tailorbird.features.kernels import THREADS, gathered, in_shares
 from tailorbird.features.layout import PEAKS, EntityLayout, LastEvents, Profile, Source, Spot, Step
 from tailorbird.features.runs import Runs
 
@@ -46,6 +51,20 @@ class PastFrame(Frame):
         super().__init__(events, hashes)
         self._start = start
         self._identities: dict[str, Keys] = {}
+        # Entities are computed side by side, and each column is to be made once.
+        self.lock = RLock()
+
+    def text(self, name: str) -> Keys:
+        with self.lock:
+            return super().text(name)
+
+    def bits(self, value: Expression) -> Int64s:
+        with self.lock:
+            return super().bits(value)
+
+    def key(self, entity: Entity) -> tuple[Keys, Bools]:
+        with self.lock:
+            return super().key(entity)
 
     def part(self, entity: Entity, name: str) -> Keys:
         if not of_plain_texts(entity):
@@ -54,9 +73,10 @@ class PastFrame(Frame):
 
     def identity(self, name: str) -> Keys:
         """A column of text as identities."""
-        if name not in self._identities:
-            self._identities[name] = self.of_text(name, partial(identities, start=self._start))
-        return self._identities[name]
+        with self.lock:
+            if name not in self._identities:
+                self._identities[name] = self.of_text(name, partial(identities, start=self._start))
+            return self._identities[name]
 
     def profile_keys(self, ids: pa.ChunkedArray) -> Keys:
         return identities(ids, start=self._start)
@@ -73,9 +93,10 @@ class Frames:
         self._profiles: dict[Profile, ProfileExtract] = {}
 
     def taken(self, source: Source) -> Extract:
-        if source not in self._taken:
-            self._taken[source] = extracted(source, self.frame)
-        return self._taken[source]
+        with self.frame.lock:
+            if source not in self._taken:
+                self._taken[source] = extracted(source, self.frame)
+            return self._taken[source]
 
     def profiles(self, profile: Profile) -> ProfileExtract:
         if profile not in self._profiles:
@@ -107,22 +128,61 @@ class Record:
         key, _ = frame.key(layout.entity)
         key, ts, p = (chosen_of(column, self._rows) for column in (key, frame.ts, frame.p))
         self.timeline = Timeline(asked, key, ts, p, tie)
+        self._marks = self._marked()
 
     def values(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """Every lane that is one number."""
-        over_tiles = (*self.windows(moments), *self.peaks(moments, t), *self.distincts(moments, t), *self.decays(moments))
+        over_tiles = (*self.windows(moments), *self.peaks(moments, t), *self.distincts(moments), *self.decays(moments))
         return [*over_tiles, *self.lasts(moments), *self.first_values(moments)]
 
     def windows(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
         """The sum of each window at its spot."""
         layout = self._layout
         windows = [(one, layout.rings[one.ring]) for one in layout.windows if layout.rings[one.ring].measure not in PEAKS]
-        # Rings that differ in nothing but their hop have one prefix sum.
-        measures = list(dict.fromkeys((ring.source, ring.measure) for _, ring in windows))
-        prefixes = self.timeline.prefixes([self._measure(source, measure) for source, measure in measures])
-        asked = [(ring.hop, ring.hop * one.tiles, measures.index((ring.source, ring.measure))) for one, ring in windows]
-        sums = moments.window_sums(prefixes, asked)
+        asked = [(ring.hop, ring.hop * one.tiles, self._summed.index((ring.source, ring.measure))) for one, ring in windows]
+        sums = moments.window_sums(self._prefixes, asked)
         return [(Spot(layout.index, one.reading_lane), sums[:, place]) for place, (one, _) in enumerate(windows)]
+
+    @cached_property
+    def _summed(self) -> list[tuple[Source, str]]:
+        """What is summed up: rings that differ in nothing but their hop have one prefix sum."""
+        layout = self._layout
+        rings = [layout.rings[one.ring] for one in (*layout.windows, *layout.decays)]
+        return list(dict.fromkeys((ring.source, ring.measure) for ring in rings if ring.measure not in PEAKS))
+
+    @cached_property
+    def _prefixes(self) -> Int64s:
+        """A prefix sum of each of `_summed`."""
+        sums = np.empty((len(self._summed), len(self.timeline) + 1), np.int64)
+
+        def add(place: int) -> None:
+            source, measure = self._summed[place]
+            marks, bit = self._mark(source)
+            if measure == "count" or source.value is None:
+                kernels_marks.count_up(marks, bit, sums[place])
+            else:
+                kernels_marks.add_up(marks, bit, self._measure(source, measure), self.timeline.order, sums[place])
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(add, range(len(sums))))
+        return sums
+
+    def _marked(self) -> list[Keys]:
+        """A bit for each source, 64 in an array, of each event of the timeline."""
+        sources, found = list(self._taken), []
+        for start in range(0, len(sources), 64):
+            marks = np.zeros(len(self._frame), np.uint64)
+            for place, source in enumerate(sources[start : start + 64]):
+                kernels_marks.mark(self._taken[source].rows, np.uint64(1 << place), marks)
+            sorted_ = np.empty(len(self.timeline), np.uint64)
+            in_shares(kernels_marks.gather_marks, len(sorted_), chosen_of(marks, self._rows), self.timeline.order, sorted_)
+            found.append(sorted_)
+        return found
+
+    def _mark(self, source: Source) -> tuple[Keys, np.uint64]:
+        """The marks in which a source has its bit, and that bit."""
+        word, place = divmod(list(self._taken).index(source), 64)
+        return self._marks[word], np.uint64(1 << place)
 
     def peaks(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """The code of the largest or smallest value of each window that asks for one, and of each first time."""
@@ -142,14 +202,14 @@ class Record:
             found.append((Spot(self._layout.index, one.reading_lane), Peaks(self.timeline, codes[self._rows]).since(moments, t * 0)))
         return found
 
-    def distincts(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
+    def distincts(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
         """The summary of each window that counts different values."""
         found = []
         for number, sketch in enumerate(self._layout.sketches):
             hashes = self._measure(sketch.source, "sum").view(np.uint64)
             unions = Unions(self.timeline, hashes, self._chosen(sketch.source), sketch.precision)
             for window in (one for one in self._layout.distincts if one.sketch == number):
-                both = unions.since(moments, t // sketch.hop * sketch.hop - sketch.hop * window.tiles)
+                both = unions.over(moments, moments.window_start(sketch.hop, sketch.hop * window.tiles))
                 found += [(Spot(self._layout.index, window.reading_lane + place), values) for place, values in enumerate(both)]
         return found
 
@@ -158,7 +218,7 @@ class Record:
         found = []
         for decay in self._layout.decays:
             ring = self._layout.rings[decay.ring]
-            prefix = self.timeline.prefix(self._measure(ring.source, ring.measure))
+            prefix = self._prefixes[self._summed.index((ring.source, ring.measure))]
             total = moments.decayed_sums(prefix, ring.hop, np.array(DECAY_WEIGHTS[: decay.tiles + 1]))
             found.append((Spot(self._layout.index, decay.reading_lane), total.view(np.int64)))
         return found
@@ -191,8 +251,8 @@ class Record:
     def last_runs(self, moments: Moments, sequence: LastEvents) -> LastRuns:
         """The last events of each moment, for what is made of them without laying them out."""
         series, frame = self._series(sequence.source), self._frame
-        rows = self._rows[series.events]
-        columns = Columns(frame.text("item")[rows], frame.text("type")[rows], frame.identity("session")[rows])
+        rows = gathered(self._rows, series.events)
+        columns = Columns(rows, partial(frame.text, "item"), partial(frame.text, "type"), partial(frame.identity, "session"))
         return LastRuns(series, columns, moments, sequence.length)
 
     def laid(self, runs: LastRuns) -> "LaidEvents":
@@ -212,7 +272,7 @@ class Record:
 
     def _series(self, source: Source) -> Series:
         if source not in self._all_series:
-            self._all_series[source] = self.timeline.series(self._chosen(source))
+            self._all_series[source] = Series(self.timeline, kernels_marks.chosen_places(*self._mark(source)))
         return self._all_series[source]
 
     def _chosen(self, source: Source) -> Bools:

@@ -1,0 +1,80 @@
+"""Loops of the backfill over marks: which sources count which event, a bit for each. As `features.kernels`.
+
+    row      0     1     2        a timeline's marks are those of its rows in its order, gathered once for all its sources;
+    marks    001   110   000      what a source adds is looked up only where its bit is set
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.kernels import Bools, Int64s, Intps, Keys, compiled
+
+Marks = npt.NDArray[np.uint64]
+Registers = npt.NDArray[np.uint8]
+
+
+@compiled
+def mark(rows: Intps, bit: np.uint64, marks: Marks) -> None:
+    for row in rows:
+        marks[row] |= bit
+
+
+@compiled
+def gather_marks(low: int, high: int, marks: Marks, order: Intps, found: Marks) -> None:
+    for at in range(low, high):
+        found[at] = marks[order[at]]
+
+
+@compiled
+def chosen_places(marks: Marks, bit: np.uint64) -> Intps:
+    count = 0
+    for one in marks:
+        count += (one & bit) != 0
+    found = np.empty(count, np.intp)
+    count = 0
+    for place in range(len(marks)):
+        if marks[place] & bit:
+            found[count] = place
+            count += 1
+    return found
+
+
+@compiled
+def count_up(marks: Marks, bit: np.uint64, sums: Int64s) -> None:
+    """How many marked events lie before each position."""
+    count = 0
+    sums[0] = 0
+    for place in range(len(marks)):
+        count += (marks[place] & bit) != 0
+        sums[place + 1] = count
+
+
+@compiled
+def add_up(marks: Marks, bit: np.uint64, values: Int64s, order: Intps, sums: Int64s) -> None:
+    """The sum of the values of the marked events before each position; of other events `values` are not looked at."""
+    total = np.int64(0)
+    sums[0] = 0
+    for place in range(len(marks)):
+        if marks[place] & bit:
+            total += values[order[place]]
+        sums[place + 1] = total
+
+
+@compiled
+def registers_of(
+    low: int, high: int, order: Intps, chosen: Bools, hashes: Keys, precision: int, rank_max: int, register: Registers, rank: Registers
+) -> None:
+    """`sketch.places` of the chosen events, in the timeline's order; rank 0 for others."""
+    for at in range(low, high):
+        row = order[at]
+        if not chosen[row]:
+            register[at] = rank[at] = 0
+            continue
+        register[at] = hashes[row] >> np.uint64(64 - precision)
+        # The rest, of which a sketch looks at 53 bits.
+        rest = (hashes[row] << np.uint64(precision)) >> np.uint64(11)
+        place, bit = 1, np.uint64(1) << np.uint64(52)
+        while place < rank_max and rest & bit == 0:
+            place += 1
+            bit >>= np.uint64(1)
+        rank[at] = place

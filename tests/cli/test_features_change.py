@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from tests.cli.kit import must, must_json, refused, tailorbird
+from tests.cli.kit import environment, must, must_json, refused, tailorbird
 from tests.faults.roles import make_project
 from tests.faults.test_evolution import change, item_events, promote, some_events
 
@@ -180,6 +184,31 @@ def test_one_feature_more_is_computed_alone_and_spans_are_kept_to(project, tmp_p
         "no answer was logged in that time",
         status=1,
     )
+
+
+def test_a_backfill_that_was_killed_goes_on_and_ends_the_same(project, tmp_path):
+    size = 60_000
+    newest = pc.max(Lake(open_project(project).paths.lake).answers(["ts"])["ts"])
+    people = pa.array([f"u{row % 7}" for row in range(size)])
+    pq.write_table(
+        pa.table({"person": people, "item": pa.array([f"i{row % 5}" for row in range(size)]), "ts": pa.repeat(newest, size)}),
+        tmp_path / "wanted.parquet",
+    )
+    words = ["-C", project, "features", "backfill", "--requests", tmp_path / "wanted.parquet", "--memory", "16MiB", "--json", "--out"]
+    out = tmp_path / "killed"
+    running = subprocess.Popen([sys.executable, "-m", "tailorbird", *map(str, [*words, out])], env=environment(), stdout=subprocess.DEVNULL)
+    while not (finished := list(out.rglob("rows-00002.parquet"))) and running.poll() is None:
+        time.sleep(0.002)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL, "it was killed before its end"
+    done = {file: file.stat().st_mtime_ns for file in finished[0].parent.glob("rows-0000[01].parquet")}
+    must(*words, out)
+    assert {file: file.stat().st_mtime_ns for file in done} == done, "finished parts are kept"
+    must(*words, tmp_path / "whole")
+    for pattern in ("rows-*.parquet", "requests-*.parquet"):
+        files = sorted((tmp_path / "whole").glob(pattern))
+        assert files
+        assert all(pq.read_table(file).equals(pq.read_table(out / file.name)) for file in files)
 
 
 def test_a_backfill_of_a_file_of_requests(project, tmp_path):

@@ -187,6 +187,7 @@ def test_memory_is_bounded_by_the_setting(tmp_path):
         return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
 
     bounded, at_once = taken(48 << 20), taken(4 << 30)
+    assert bounded <= 48, f"{bounded} MB of the 48 MiB that it may take"
     assert bounded < 0.6 * at_once, f"{bounded} MB, at once {at_once} MB"
 
 

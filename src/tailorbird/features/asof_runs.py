@@ -41,27 +41,28 @@ class Columns:
     """
 
     def __init__(self, rows: Intps, item: Callable[[], Keys], type: Callable[[], Keys], session: Callable[[], Keys]) -> None:
-        self._rows, self._item, self._type, self._session = rows, item, type, session
+        self.rows = rows
+        self._item, self._type, self._session = item, type, session
 
     @cached_property
     def item(self) -> Keys:
-        return gathered(self._item(), self._rows)
+        return gathered(self._item(), self.rows)
 
     @cached_property
     def type(self) -> Keys:
-        return gathered(self._type(), self._rows)
+        return gathered(self._type(), self.rows)
 
     @cached_property
     def session(self) -> Keys:
-        return gathered(self._session(), self._rows)
+        return gathered(self._session(), self.rows)
 
 
 @dataclass(frozen=True)
 class Laid:
-    """Runs one after another, the oldest event first: which event of those that came in (n,) each entry is, and its columns."""
+    """Runs one after another, the oldest event first: which place of the series each entry has, and its columns."""
 
     offsets: Int64s
-    events: Intps
+    places: Intps
     ts: Int64s
     item: Keys
     type: Keys
@@ -75,9 +76,15 @@ class LastRuns:
         walked = (moments.order, moments.start, moments.stop.edge, moments.sorted_t, moments.p)
         self._walk = (*walked, series.before, series.ts, series.p, length, HORIZON)
 
+    @property
+    def rows(self) -> Intps:
+        """Of the columns, that of each event of the series."""
+        return self._columns.rows
+
     def made(self, steps: Sequence[Step], asked: Keys) -> tuple[Floats, Intps]:
-        """The column of each step (steps, q), and the moments for which that was left undone."""
-        found, far = np.empty((len(steps), len(self._moments))), np.zeros(len(self._moments), np.bool_)
+        """The column of each step (q, steps), and the moments for which that was left undone."""
+        asked = gathered(asked, self._moments.order)
+        found, far = np.empty((len(self._moments), len(steps))), np.zeros(len(self._moments), np.bool_)
         for start in range(0, len(steps), kernels_runs.SEARCHES):
             some = steps[start : start + kernels_runs.SEARCHES]
             operations = np.array([_OPERATIONS[step.operation] for step in some], np.int64)
@@ -85,7 +92,7 @@ class LastRuns:
             # A gap looks at times alone.
             item, session = (looked_at,) * 2 if all(one == kernels_runs.GAP for one in operations) else self._of_sessions()
             of_events = (asked, item, session, looked_at)
-            here = found[start : start + len(some)]
+            here = found[:, start : start + len(some)]
             in_shares(kernels_runs.run_columns, len(self._moments), *self._walk, *of_events, operations, SESSION_GAP, here, far)
         return found, np.flatnonzero(far)
 
@@ -125,4 +132,4 @@ class LastRuns:
             here, _ = ragged(offsets[rest], offsets[rest + 1])
             places[here] = late[1]
             ts[here], item[here], type_[here] = series.ts[late[1]], self._columns.item[late[1]], self._columns.type[late[1]]
-        return Laid(offsets, series.events[places], ts, item, type_)
+        return Laid(offsets, places, ts, item, type_)

@@ -146,6 +146,11 @@ class Frame:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def is_expanded(self) -> bool:
+        """Whether any event has a row for each of several items."""
+        return self._expanded
+
     def event(self, rows: Rows) -> Rows:
         """The event, by its place in the table, that each row is of."""
         return rows if isinstance(self._event, slice) else self._event[rows]
@@ -331,7 +336,10 @@ def extract(source: Source, frame: Frame) -> Extract:
 def extracted(source: Source, frame: Frame) -> Extract:
     """`extract` without keeping it."""
     _, has = frame.key(source.entity)
-    mask = frame.counts & frame.of_types(source.types) & has & frame.once(source.per_item)
+    mask = frame.counts & frame.of_types(source.types)
+    mask &= has
+    if frame.is_expanded:
+        mask &= frame.once(source.per_item)
     if source.where is not None:
         mask &= frame.holds(source.where)
     if source.value is None:
@@ -339,15 +347,18 @@ def extracted(source: Source, frame: Frame) -> Extract:
         value = np.ones(len(rows), np.int64)
     elif isinstance(source.value, Amount):
         numbers = source.value.of.numbers(frame.column, len(frame))
-        rows = np.flatnonzero(mask & ~np.isnan(numbers))
+        rows = np.flatnonzero(mask)
+        rows = rows[~np.isnan(chosen_of(numbers, rows))]
         value = _units(chosen_of(numbers, rows), source.value, frame)
     elif source.value.kind == "text":
         hashes = np.broadcast_to(source.value.columns(frame.column), (len(frame),))
-        rows = np.flatnonzero(mask & (hashes != 0))
+        rows = np.flatnonzero(mask)
+        rows = rows[chosen_of(hashes, rows) != 0]
         value = chosen_of(hashes, rows).view(np.int64)
     else:
         numbers = source.value.numbers(frame.column, len(frame))
-        rows = np.flatnonzero(mask & ~np.isnan(numbers))
+        rows = np.flatnonzero(mask)
+        rows = rows[~np.isnan(chosen_of(numbers, rows))]
         value = chosen_of(numbers, rows).view(np.int64)
     return Extract(frame, source, rows, value)
 

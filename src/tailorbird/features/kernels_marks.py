@@ -1,7 +1,7 @@
 """Loops of the backfill over marks: which sources count which event, a bit for each. As `features.kernels`.
 
-    row      0     1     2        a timeline's marks are those of its rows in its order, gathered once for all its sources;
-    marks    001   110   000      what a source adds is looked up only where its bit is set
+row      0     1     2        a timeline's marks are those of its rows in its order, gathered once for all its sources;
+marks    001   110   000      what a source adds is looked up only where its bit is set
 """
 
 import numpy as np
@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from tailorbird.features.kernels import Bools, Int64s, Intps, Keys, compiled
 
-Marks = npt.NDArray[np.uint64]
+Marks = npt.NDArray[np.uint16]
 Registers = npt.NDArray[np.uint8]
 
 
 @compiled
-def mark(rows: Intps, bit: np.uint64, marks: Marks) -> None:
+def mark(rows: Intps, bit: np.uint16, marks: Marks) -> None:
     for row in rows:
         marks[row] |= bit
 
@@ -26,7 +26,7 @@ def gather_marks(low: int, high: int, marks: Marks, order: Intps, found: Marks) 
 
 
 @compiled
-def chosen_places(marks: Marks, bit: np.uint64) -> Intps:
+def chosen_places(marks: Marks, bit: np.uint16) -> Intps:
     count = 0
     for one in marks:
         count += (one & bit) != 0
@@ -40,7 +40,7 @@ def chosen_places(marks: Marks, bit: np.uint64) -> Intps:
 
 
 @compiled
-def count_up(marks: Marks, bit: np.uint64, sums: Int64s) -> None:
+def count_up(marks: Marks, bit: np.uint16, sums: Int64s) -> None:
     """How many marked events lie before each position."""
     count = 0
     sums[0] = 0
@@ -50,7 +50,7 @@ def count_up(marks: Marks, bit: np.uint64, sums: Int64s) -> None:
 
 
 @compiled
-def add_up(marks: Marks, bit: np.uint64, values: Int64s, order: Intps, sums: Int64s) -> None:
+def add_up(marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int64s) -> None:
     """The sum of the values of the marked events before each position; of other events `values` are not looked at."""
     total = np.int64(0)
     sums[0] = 0

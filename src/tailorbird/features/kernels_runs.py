@@ -87,7 +87,7 @@ def run_columns(
     length: int, horizon: int, asked: Keys, item: Keys, session: Keys, looked_at: Keys, operation: Int64s, gap_max: int,
     found: Floats, far: Bools,
 ) -> None:  # fmt: skip
-    """What each operation makes of each run: `runs.Runs`, one run at a time. `found` is (operations, q)."""
+    """What each operation makes of a run: `runs.Runs`. `asked` is in the order of moments, `found` (q, operations)."""
     run = np.empty(length, np.intp)
     of_session = np.empty(length, np.intp)
     items = np.empty(length, np.uint64)
@@ -98,7 +98,7 @@ def run_columns(
         if count < 0:
             far[row] = True
             continue
-        named, following, current = asked[row], time, 0
+        named, following, current = asked[moment], time, 0
         for back in range(count):
             place = run[back]
             if named != 0:
@@ -111,9 +111,9 @@ def run_columns(
             current += 1
         for step in range(len(operation)):
             if operation[step] == GAP:
-                found[step, row] = _gap(times, run, count)
+                found[row, step] = _gap(times, run, count)
             else:
-                found[step, row] = _of_session(
+                found[row, step] = _of_session(
                     operation[step], np.uint64(step), times, time, of_session[:current], item, looked_at, items
                 )  # fmt: skip
 

@@ -72,8 +72,9 @@ class PastLanes:
         composite = {entity for entity, _ in features.composite_spots}
         # What was seen is compared with the item's own category, which then has to be there.
         seen = {step.spots[0].entity for step in features.layout.steps if step.operation == "seen"}
-        for late in (False, True):
-            some = [one for one in features.layout.entities if (one.index in composite or one.index in seen) == late]
+        turns = [(one.index in composite, one.index in seen) for one in features.layout.entities]
+        for turn in sorted(set(turns)):
+            some = [one for one in features.layout.entities if turns[one.index] == turn]
             if frames is None and entities is None:
                 for one in some:
                     self._known[one.index] = self._entity_keys(one, self._by_row[one.index])[1]
@@ -171,7 +172,7 @@ class PastLanes:
             return
         asked = self._texts("session", partial(identities, start=self._start))
         columns, rest = runs.made(steps, asked)
-        self._of_runs.update((step.name, column) for step, column in zip(steps, columns, strict=True))
+        self._of_runs.update((step.name, column) for step, column in zip(steps, columns.T, strict=True))
         for start in range(0, len(rest), _RUNS_AT_ONCE):
             rows = rest[start : start + _RUNS_AT_ONCE]
             some = history.last_events(moments.some(rows), sequence, t[rows]).runs(sequence, t[rows], asked[rows])

@@ -167,22 +167,22 @@ class Record:
             list(pool.map(add, range(len(sums))))
         return sums
 
-    def _marked(self) -> list[Keys]:
-        """A bit for each source, 64 in an array, of each event of the timeline."""
+    def _marked(self) -> list[kernels_marks.Marks]:
+        """A bit for each source, 16 in an array, of each event of the timeline."""
         sources, found = list(self._taken), []
-        for start in range(0, len(sources), 64):
-            marks = np.zeros(len(self._frame), np.uint64)
-            for place, source in enumerate(sources[start : start + 64]):
-                kernels_marks.mark(self._taken[source].rows, np.uint64(1 << place), marks)
-            sorted_ = np.empty(len(self.timeline), np.uint64)
+        for start in range(0, len(sources), 16):
+            marks = np.zeros(len(self._frame), np.uint16)
+            for place, source in enumerate(sources[start : start + 16]):
+                kernels_marks.mark(self._taken[source].rows, np.uint16(1 << place), marks)
+            sorted_ = np.empty(len(self.timeline), np.uint16)
             in_shares(kernels_marks.gather_marks, len(sorted_), chosen_of(marks, self._rows), self.timeline.order, sorted_)
             found.append(sorted_)
         return found
 
-    def _mark(self, source: Source) -> tuple[Keys, np.uint64]:
+    def _mark(self, source: Source) -> tuple[kernels_marks.Marks, np.uint16]:
         """The marks in which a source has its bit, and that bit."""
-        word, place = divmod(list(self._taken).index(source), 64)
-        return self._marks[word], np.uint64(1 << place)
+        word, place = divmod(list(self._taken).index(source), 16)
+        return self._marks[word], np.uint16(1 << place)
 
     def peaks(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
         """The code of the largest or smallest value of each window that asks for one, and of each first time."""
@@ -256,8 +256,7 @@ class Record:
         return LastRuns(series, columns, moments, sequence.length)
 
     def laid(self, runs: LastRuns) -> "LaidEvents":
-        laid = runs.laid()
-        return LaidEvents(self._frame, laid, self._rows[laid.events])
+        return LaidEvents(self._frame, runs.laid(), runs.rows)
 
     def last_events(self, moments: Moments, sequence: LastEvents, t: Int64s) -> "RunsOfEvents":
         run = self._series(sequence.source).last(moments, sequence.length, t - HORIZON)
@@ -298,7 +297,7 @@ class Record:
 
 @dataclass(frozen=True)
 class LaidEvents:
-    """The last events of all requests, one after another."""
+    """The last events of all requests, one after another; `rows` are those of the frame of each event of the series."""
 
     frame: PastFrame
     laid: Laid
@@ -306,7 +305,8 @@ class LaidEvents:
 
     def sequence(self, step: Step) -> RaggedSequence:
         laid = self.laid
-        values = values_of(step, (self.frame.bits(one)[self.rows] for one in step.of))
+        rows = self.rows[laid.places] if step.of else self.rows
+        values = values_of(step, (self.frame.bits(one)[rows] for one in step.of))
         return RaggedSequence(laid.offsets, laid.item, laid.type, laid.ts, values)
 
 

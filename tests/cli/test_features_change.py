@@ -208,7 +208,7 @@ def test_a_backfill_that_was_killed_goes_on_and_ends_the_same(project, tmp_path)
     for pattern in ("rows-*.parquet", "requests-*.parquet"):
         files = sorted((tmp_path / "whole").glob(pattern))
         assert files
-        assert all(pq.read_table(file).equals(pq.read_table(out / file.name)) for file in files)
+        assert all(file.read_bytes() == (out / file.name).read_bytes() for file in files)
 
 
 def test_a_backfill_of_a_file_of_requests(project, tmp_path):

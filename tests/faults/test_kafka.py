@@ -1,6 +1,7 @@
 """`kill -9` of roles whose logs are topics of a real broker: nothing acknowledged is lost, nothing counts twice, the state stays true."""
 
 import json
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -115,8 +116,18 @@ def test_up_answers_with_what_came_over_topics(project: Project) -> None:
         until(lambda: len(in_lake(project)) == 18, 60, f"the events did not reach the lake; see {up.log}")
         ask = json.dumps({"user_id": "u2", "slot": next(iter(project.slots)), "size": 3}).encode()
         until(lambda: _items(up.port, ask) == 3, 60, "no items were recommended")
+        until(lambda: "0 of them" in _topics(project)["routed"], 60, "the lake did not get through the topic")
+        assert {name.partition(".")[0] for name in _topics(project)} == {"raw", "answers", "routed"}
     finally:
         up.stop()
+
+
+def _topics(project: Project) -> dict[str, str]:
+    """What `doctor` finds of each topic."""
+    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    rows = json.loads(done.stdout)["findings"]
+    return {row["what"].partition(" ")[2]: row["found"] for row in rows if row["what"].startswith("topic ")}
 
 
 def _items(port: int, ask: bytes) -> int:

@@ -15,6 +15,7 @@ from tailorbird.errors import TailorbirdError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
+    from tailorbird.stream import Stream
 
 _PACKAGES = (
     "apsw",
@@ -104,6 +105,8 @@ def _project() -> Iterator[Finding]:
     yield _port(project.settings.serve.host, project.settings.serve.port)
     yield _front_door(project)
     yield from _logs(project.paths.stream)
+    if not isinstance(project.stream, Path):
+        yield from _topics(project.stream, project.paths.lake)
     yield from _compared(project.paths.run, project.features.schema_hash)
 
 
@@ -207,6 +210,24 @@ def _logs(stream: Path) -> Iterator[Finding]:
             yield f"log {name}", "error", error.message, error.fix or "tailorbird lake verify says what is damaged"
         for aside in set_aside_files(path):
             yield f"log {name}", "warning", f"{aside.name} moved aside", "it may hold acknowledged events; keep it, look at the disk"
+
+
+def _topics(stream: "Stream", lake: Path) -> Iterator[Finding]:
+    """The topics there are, and how many rows of each the lake does not have yet."""
+    from tailorbird.stream import answers_addresses, open_reader, raw_addresses, read_released, routed_address
+
+    try:
+        found = {**raw_addresses(stream), **{f"answers {name}": each for name, each in answers_addresses(stream).items()}}
+        found["routed"] = routed_address(stream)
+        safe = read_released(lake).safe
+        for address in found.values():
+            if isinstance(address, Path):
+                continue
+            with open_reader(address) as reader:
+                end, behind = reader.end(), reader.lag(safe.get(address.stem, 0))
+            yield f"topic {address.topic}", "ok", f"{end:,} rows, {behind:,} of them not yet safe in the lake", ""
+    except TailorbirdError as error:
+        yield "kafka", "error", f"{error.where}: {error.message}", error.fix or "is the broker running?"
 
 
 def _holder(path: Path) -> str:

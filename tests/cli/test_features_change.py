@@ -18,9 +18,11 @@ from tests.faults.roles import make_project
 from tests.faults.test_evolution import change, item_events, promote, some_events
 
 from tailorbird.cli.inprocess import InProcess
+from tailorbird.cli.main import run
 from tailorbird.cli.roles import Roles
 from tailorbird.config import open_project
 from tailorbird.events import SystemClock
+from tailorbird.events.keys import hash64
 from tailorbird.features.schemas import read_applied, state_folders
 from tailorbird.features.state import open_state, read_position
 from tailorbird.lake import Lake
@@ -90,6 +92,8 @@ def test_a_plan_says_what_changes_and_what_it_takes(project):
     layouts = {one.entity.name: one for one in changed.features.layout.entities}
     assert records["user"]["state_after"] == layouts["user"].state_bytes > records["user"]["state_before"]
     assert records["item"]["entities"] == 40
+    assert 0 < records["item"]["state_mean"] < records["item"]["state_before"], "as written, without its zeros"
+    assert 0 < records["item"]["state_mean_sampled"] < records["item"]["state_after"]
     assert (records["item.brand"]["state_before"], records["item.brand"]["entities"], records["item.brand"]["sampled"]) == (0, None, 0)
     assert told["attached"] == ["item.brand", "item.stock"], "which no event carries yet; item.price they do"
     count = {name: one["entities"] or 0 for name, one in records.items()}
@@ -101,7 +105,7 @@ def test_a_plan_says_what_changes_and_what_it_takes(project):
     assert proofs["user_spend_28d"]["units_max"] * proofs["user_spend_28d"]["events"] < 1 << 63
     assert proofs["user_spend_28d"]["events"] >= 1 << 30
     done = tailorbird("-C", project, "features", "plan", "--no-measure")
-    for text in ("brand_views", "No sum overflows", "features apply", "train"):
+    for text in ("brand_views", "mean now", "No sum overflows", "features apply", "train"):
         assert text in done.stdout
     assert read_applied(project / "data" / "state").schema == told["applied"], "a plan changes nothing"
 
@@ -160,12 +164,20 @@ def test_a_backfill_of_logged_answers_is_what_was_logged(project, tmp_path):
     found = rows(tmp_path / "out")
     logged = Lake(project / "data" / "lake").table("answers").sort_by([("ts", "ascending"), ("request_id", "ascending")])
     assert (told["requests"], told["rows"], found.num_rows) == (ASKED, found.num_rows, len(pc.list_flatten(logged["items"])))
-    assert found["item_id"].to_pylist() == pc.list_flatten(logged["items"]).to_pylist()
+    assert found["item"].to_pylist() == pc.list_flatten(logged["items"]).to_pylist()
     read = pc.list_flatten(logged["numeric"]).to_numpy().astype(np.float32).reshape(-1, len(features.numeric))
     for place, name in enumerate(features.numeric):
         assert np.array_equal(found[name].to_numpy(), read[:, place], equal_nan=True), name
     sequences = pq.read_table(tmp_path / "out" / "requests-00000.parquet")
     assert len(sequences["user_recent.ts"][-1]) > 3
+    assert found["ts"].to_pylist() == [one for one, items in zip(logged["ts"].to_pylist(), logged["items"], strict=True) for _ in items]
+    texts = pq.read_table(tmp_path / "out" / "categories.parquet").to_pydict()
+    text_of = dict(zip(texts["hash"], texts["text"], strict=True))
+    assert all(hash64(text) == key for key, text in text_of.items())
+    keys = {key for name in features.categorical for key in found[name].to_pylist() if key}
+    keys |= {key for name in ("item", "type") for each in sequences[f"user_recent.{name}"].to_pylist() for key in each if key}
+    assert keys
+    assert keys <= text_of.keys(), "each hash has its text"
 
 
 def test_one_feature_more_is_computed_alone_and_spans_are_kept_to(project, tmp_path):
@@ -228,6 +240,7 @@ def test_a_backfill_of_a_file_of_requests(project, tmp_path):
         "user_clicks_7d",
     )
     found = rows(tmp_path / "out")
+    assert {"person", "item", "ts"} <= set(found.column_names), "as they were asked for"
     assert found["person"].to_pylist() == clicks["person"].to_pylist()
     moments = clicks["ts"].cast(pa.int64()).to_numpy()
     people = np.array(clicks["person"].to_pylist())
@@ -240,3 +253,41 @@ def test_a_backfill_of_a_file_of_requests(project, tmp_path):
     refused(near, "features.py declares no feature 'user_clicks'", "did you mean", status=2)
     small = tailorbird("-C", project, "features", "backfill", "--out", tmp_path / "out", "--memory", "lots")
     refused(small, "expected a size such as 2GB", status=2)
+
+
+def test_a_folder_keeps_to_its_first_run_however_the_lake_grows_and_is_for_nothing_else(project, tmp_path):
+    out, ask = tmp_path / "out", tmp_path / "asked.parquet"
+    events = Lake(project / "data" / "lake").events(["person", "item_id", "ts"]).slice(0, 20)
+    table = pa.table({"person": events["person"], "item": pa.array([f"i{row}" for row in range(20)]), "ts": events["ts"]})
+    pq.write_table(table, ask)
+    command = ("-C", project, "features", "backfill", "--requests", ask, "--out", out, "--only", "user_clicks_7d")
+    first = must_json(*command)
+    [part] = (out / "columns").glob("*/rows-00000.parquet")
+    stamp = part.stat().st_mtime_ns
+    opened = open_project(project)
+    with Door(opened.paths.stream, "serve-1", opened.plan, CLOCK) as door, Roles(opened, CLOCK) as roles:
+        door.submit(json.dumps(some_events(1_000)).encode())
+        door.close()
+        roles.drain()
+    assert Lake(project / "data" / "lake").newest_p() > first["p"]
+    assert must_json(*command)["p"] == first["p"]
+    assert part.stat().st_mtime_ns == stamp, "nothing was computed again"
+    pq.write_table(table.slice(1), ask)
+    refused(tailorbird(*command), str(out), "other requests", status=2)
+    assert part.stat().st_mtime_ns == stamp
+    state = project / "data" / "state"
+    before = sorted(state.iterdir())
+    refused(tailorbird("-C", project, "features", "backfill", "--out", state), str(state), "something else than a backfill", status=2)
+    assert sorted(state.iterdir()) == before
+
+
+def test_a_backfill_that_is_interrupted_says_that_it_goes_on(project, tmp_path, monkeypatch, capsys):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tailorbird.features.shards.backfill_to", interrupted)
+    monkeypatch.setenv("TAILORBIRD_PROJECT", str(project))
+    with pytest.raises(SystemExit) as end:
+        run(["features", "backfill", "--out", str(tmp_path / "out")])
+    assert end.value.code == 130
+    assert "run the same command again" in capsys.readouterr().err

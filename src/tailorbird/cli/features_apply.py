@@ -11,7 +11,8 @@ from tailorbird.errors import LockedError, NotReadyError, UsageError
 if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
-    from tailorbird.features.plan import Comparison, Measured
+    from tailorbird.features.idle import Tally
+    from tailorbird.features.plan import Comparison, Measured, RecordChange
 
 POLL_S = 0.2
 WITHOUT_WORKER_S = 60.0  # of waiting for a worker that does not run
@@ -21,9 +22,9 @@ CHANGES = 2  # exit status of a plan that has something to do
 def plan(*, measure: bool = True, json: Json = False) -> None:
     """Show what a changed features.py comes to, before it is applied; exit status 0 if there is nothing to do, 2 if there is.
 
-    Columns that are added, changed and removed, each with its line; the bytes of each entity's records before and after, and of all
-    entities that there are now; the proof that no sum overflows; how long the new state takes to build, by a sample of the lake that
-    is taken in right now; what has to be trained anew.
+    Columns that are added, changed and removed, each with its line; the bytes of each entity's records before and after, at most and
+    as they are now and in a sample, and of all entities that there are now; the proof that no sum overflows; how long the new state
+    takes to build, by a sample of the lake that is taken in right now; what has to be trained anew.
 
     Example:  tailorbird -C shop features plan
 
@@ -40,7 +41,7 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
     before = _applied(project)
     found = planning.compare(before, project.features)
     same = found.before == found.after
-    counted = planning.entities(project.paths.state, before) if before is not None else None
+    counted = planning.counted(project.paths.state, before) if before is not None else None
     measured = planning.measure(project.features, Lake(project.paths.lake)) if measure and not same else None
     retrain = _to_retrain(project)
     if json:
@@ -260,11 +261,18 @@ def _to_retrain_told(retrain: dict[str, Any]) -> list[str]:
     return [told, f"A model of the new schema:  {this_command()} train"]
 
 
-def _plain(found: "Comparison", counted: dict[str, int] | None, measured: "Measured | None", retrain: dict[str, Any]) -> dict[str, Any]:
+def _plain(found: "Comparison", counted: "dict[str, Tally] | None", measured: "Measured | None", retrain: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import asdict
 
+    now, sampled = counted or {}, measured.tallies if measured is not None else {}
     records = [
-        {**asdict(one), "entities": (counted or {}).get(one.entity), "sampled": measured.entities.get(one.entity) if measured else None}
+        {
+            **asdict(one),
+            "entities": now[one.entity].entities if one.entity in now else None,
+            "sampled": sampled[one.entity].entities if one.entity in sampled else None,
+            "state_mean": _mean(one.entity, now),
+            "state_mean_sampled": _mean(one.entity, sampled),
+        }
         for one in found.records
     ]
     built = None
@@ -285,26 +293,28 @@ def _plain(found: "Comparison", counted: dict[str, int] | None, measured: "Measu
     }
 
 
-def _total(found: "Comparison", counted: dict[str, int] | None, when: str) -> int | None:
+def _total(found: "Comparison", counted: "dict[str, Tally] | None", when: str) -> int | None:
     """Bytes of the records of all entities that the applied state has, at their full width."""
     if counted is None:
         return None
-    return sum(getattr(one, when) * counted.get(one.entity, 0) for one in found.records)
+    return sum(getattr(one, when) * counted[one.entity].entities for one in found.records if one.entity in counted)
 
 
-def _tell(found: "Comparison", counted: dict[str, int] | None, measured: "Measured | None", retrain: dict[str, Any]) -> None:
+def _mean(entity: str, tallies: "dict[str, Tally]") -> int | None:
+    """What a state record takes, as they were written."""
+    return tallies[entity].state_bytes_mean if entity in tallies else None
+
+
+def _tell(found: "Comparison", counted: "dict[str, Tally] | None", measured: "Measured | None", retrain: dict[str, Any]) -> None:
     out = console()
     if found.before == found.after:
         out.print(f"Nothing to do: schema {found.after} is applied.")
     else:
         _tell_changes(found)
-    sampled = measured.entities if measured is not None else {}
-    rows = [
-        (one.entity, one.state_before, one.state_after, one.reading_before, one.reading_after, _count(one.entity, counted, sampled))
-        for one in found.records
-    ]
-    numbers = ["state now", "then", "reading now", "then ", "how many"]
-    print_table("\nBytes of an entity's records, at most", ["entity", *numbers], rows, right=numbers)
+    sampled = measured.tallies if measured is not None else {}
+    rows = [_record_row(one, counted or {}, sampled) for one in found.records]
+    numbers = ["state at most", "then", "mean now", "in the sample", "reading now", "then ", "how many"]
+    print_table("\nBytes of an entity's records", ["entity", *numbers], rows, right=numbers)
     if counted is not None:
         was, now = _total(found, counted, "before") or 0, _total(found, counted, "after") or 0
         out.print(f"Together at most {_bytes(was)} now, {_bytes(now)} then; empty parts of a record take no space.")
@@ -338,10 +348,18 @@ def _tell_changes(found: "Comparison") -> None:
         console().print("No column changes, but their order or the engine does, and with it the records.")
 
 
-def _count(entity: str, counted: dict[str, int] | None, sampled: dict[str, int]) -> str:
-    if counted is not None and entity in counted:
-        return f"{counted[entity]:,}"
-    return f"{sampled[entity]:,} in the sample" if entity in sampled else ""
+def _record_row(one: "RecordChange", counted: "dict[str, Tally]", sampled: "dict[str, Tally]") -> tuple[object, ...]:
+    means = _mean(one.entity, counted), _mean(one.entity, sampled)
+    return (
+        one.entity, one.state_before, one.state_after, *means, one.reading_before, one.reading_after,
+        _count(one.entity, counted, sampled),
+    )  # fmt: skip
+
+
+def _count(entity: str, counted: "dict[str, Tally]", sampled: "dict[str, Tally]") -> str:
+    if entity in counted:
+        return f"{counted[entity].entities:,}"
+    return f"{sampled[entity].entities:,} in the sample" if entity in sampled else ""
 
 
 def _bytes(size: int) -> str:

@@ -1,7 +1,7 @@
 """`tailorbird features backfill`: features of the past into a folder of Parquet."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +11,19 @@ from tailorbird.cli.output import Json, console, print_json, progress_bars, this
 from tailorbird.errors import NotReadyError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
+    from tailorbird.config import Project
     from tailorbird.features.backfill import Requests
+    from tailorbird.features.featureset import FeatureSet
     from tailorbird.lake import Lake
 
+    Tables = Callable[[Sequence[str]], Iterator[pa.Table]]
+
 WORK = "columns"  # what was computed, by column; whole ones are never computed again
+_LOCK = f"{WORK}.lock"
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(MB|MiB|GB|GiB|TB|TiB)?\Z", re.IGNORECASE)
 _UNITS = {"mb": 10**6, "mib": 1 << 20, "gb": 10**9, "gib": 1 << 30, "tb": 10**12, "tib": 1 << 40, "": 1}
 _KNOWN_BY = ("session_id", "device", "country", "local_hour", "query")
@@ -36,11 +43,13 @@ def backfill(
 
     The requests are the logged answers of a span of time, or the rows of a Parquet file with the columns person, item and ts (and, where
     known, session_id, device, country, local_hour, query, and p, the routed position up to which events were known; without p all that
-    the lake knows counts). Values that the folder has already are kept: interrupted, it goes on; with one feature more it computes that one
-    alone.
+    the lake knows at the first run counts). Values that the folder has already are kept: interrupted, it goes on; with one feature more
+    it computes that one alone. A folder stays about the requests and the events that its first run found, whatever has come into the
+    lake since.
 
     rows-*.parquet have a row for each request and item: who, which, when, and the features (categories as hashes, missing is 0);
-    requests-*.parquet have the sequences of each request. Every column that the folder holds as it is declared now is in them.
+    requests-*.parquet have the sequences of each request; categories.parquet says which text each hash is of. Every column that the
+    folder holds as it is declared now is in them.
 
     Example:  tailorbird -C shop features backfill --from 2026-03-01 --to 2026-04-01 --out march
 
@@ -49,7 +58,7 @@ def backfill(
     Parameters
     ----------
     out:
-        the folder
+        the folder, a new one or one of the same requests
     from_:
         answers from this time on, such as 2026-03-01; from the first one unless told otherwise
     to:
@@ -62,23 +71,21 @@ def backfill(
         how much the computation may take beside the requests themselves
     """
     from tailorbird.config import open_project
+    from tailorbird.features.asked import read_asked
     from tailorbird.features.shards import backfill_to, definitions
-    from tailorbird.lake import Lake
     from tailorbird.stream.lock import FileLock
 
     project = open_project()
     size = _size(memory)
     chosen = only or []
     _require_known([feature.name for feature in project.features.features], chosen)
-    lake = Lake(project.paths.lake)
-    if not lake.exists("events"):
-        raise NotReadyError("the lake is empty", where=str(lake.path), fix="tailorbird import brings events in")
     if requests is not None and (from_ or to):
         raise UsageError("--requests brings its own times", where="--from", fix="leave --from and --to away")
-    wanted, ids = _of_file(requests, lake) if requests is not None else _of_answers(lake, from_, to)
-    newest = int(wanted.p.max(initial=0))
+    read_asked(out, lock=_LOCK)  # before a file of ours is made there
     lock = FileLock(out / WORK)  # two at a time would write over each other
     try:
+        lake, wanted, ids = _asked(project, out, requests, from_, to)
+        newest = int(wanted.p.max(initial=0))
         with progress_bars(quiet=json) as progress:
             backfill_to(
                 project.features,
@@ -87,10 +94,12 @@ def backfill(
                 out / WORK,
                 memory_bytes=size,
                 only=chosen or None,
-                version=f"p{newest}",  # later events change no value that was known by then
+                version=_version(newest),
                 progress=progress,
             )
-        names = _write_rows(out, definitions(project.features), wanted, ids)
+            names, keys = _write_rows(out, definitions(project.features), wanted, ids)
+            progress("texts of categories", 0, None)
+            _write_texts(out, keys, wanted, lambda columns: _events(lake, columns, newest), project.features, names)
     finally:
         lock.release()
     if json:
@@ -98,6 +107,33 @@ def backfill(
         return
     told = f"{len(names)} features of {len(wanted.row_request):,} rows of {len(wanted.t):,} requests"
     console().print(f"{told} are in {out}/rows-*.parquet.", markup=False)
+
+
+def _asked(project: "Project", out: Path, file: Path | None, since: str, to: str) -> "tuple[Lake, Requests, pa.Array | None]":
+    """The lake as the folder's first run found it, and the requests; noted, if this is the first run."""
+    from tailorbird.features.asked import Asked, read_asked, requests_of_file, write_asked
+    from tailorbird.features.shards import inputs_of
+    from tailorbird.lake import Lake
+    from tailorbird.lake.versions import from_plain, plain, versions_of
+
+    path = project.paths.lake
+    before = read_asked(out, lock=_LOCK)
+    lake = Lake(path, at=versions_of(path) if before is None else from_plain(before.lake))
+    if not lake.exists("events"):
+        raise NotReadyError("the lake is empty", where=str(path), fix="tailorbird import brings events in")
+    wanted, ids = (requests_of_file(file, lake.newest_p()), None) if file is not None else _of_answers(lake, since, to)
+    asked = Asked(inputs_of(wanted, _version(int(wanted.p.max(initial=0)))), plain(lake.at or {}))
+    if before is None:
+        write_asked(out, asked)
+    elif asked.inputs != before.inputs:
+        told = "holds the features of other requests"
+        raise UsageError(told, where=str(out), fix="choose another folder for these, or remove this one")
+    return lake, wanted, ids
+
+
+def _version(newest: int) -> str:
+    """Names the events: later ones change no value that was known by then."""
+    return f"p{newest}"
 
 
 def _of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array | None]":
@@ -110,46 +146,12 @@ def _of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array 
         raise NotReadyError("no answer has been logged yet", where=str(lake.path), fix="--requests FILE brings requests of your own")
     columns = ["ts", "p", "person", "items", "request_id", *_KNOWN_BY]
     answers = lake.answers(columns, time_of(since, "--from") if since else None, time_of(to, "--to") if to else None)
-    answers = answers.filter(pc.greater(pc.list_value_length(answers["items"]), 0)).sort_by(
-        [("ts", "ascending"), ("request_id", "ascending")]
-    )
+    # An answer may be in the lake before the events that it knew.
+    complete = pc.and_(pc.greater(pc.list_value_length(answers["items"]), 0), pc.less_equal(answers["p"], lake.newest_p()))
+    answers = answers.filter(complete).sort_by([("ts", "ascending"), ("request_id", "ascending")])
     if not answers.num_rows:
         raise NotReadyError("no answer was logged in that time", where=str(lake.path), fix="choose another span: --from, --to")
     return requests_of(answers.combine_chunks()), answers["request_id"].combine_chunks()
-
-
-def _of_file(file: Path, lake: "Lake") -> "tuple[Requests, pa.Array | None]":
-    """Each row is a request for one item."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    from tailorbird.features.backfill import Requests
-
-    try:
-        table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UsageError(f"cannot be read as Parquet: {error}", where=str(file)) from None
-    for name in ("person", "item", "ts"):
-        if name not in table.column_names:
-            told = f"expected columns person, item and ts, found {', '.join(table.column_names)}"
-            raise UsageError(told, where=str(file), fix=f"name the column {name}")
-        if table[name].null_count and name != "person":
-            raise UsageError(f"{table[name].null_count:,} values are missing", where=f"{file}: {name}")
-    rows = table.num_rows
-    if "p" in table.column_names:
-        p = table["p"].to_numpy().astype(np.int64)
-    else:
-        p = np.full(rows, int(pc.max(lake.table("events", ["p"])["p"]).as_py() or 0))
-    known = {name: table[name] for name in _KNOWN_BY if name in table.column_names}
-    ts = table["ts"]
-    if pa.types.is_timestamp(ts.type):
-        ts = ts.cast(pa.timestamp("us", getattr(ts.type, "tz", None)), safe=False).cast(pa.int64())
-    elif not pa.types.is_integer(ts.type):
-        raise UsageError(f"expected timestamps or microseconds, got {ts.type}", where=f"{file}: ts")
-    texts = {name: table[name].cast(pa.string()) for name in ("person", "item")}
-    return Requests(ts.to_numpy().astype(np.int64), p, texts["person"], np.arange(rows), texts["item"], **known), None
 
 
 def _events(lake: "Lake", columns: Sequence[str], newest: int) -> "Iterator[pa.Table]":
@@ -160,8 +162,11 @@ def _events(lake: "Lake", columns: Sequence[str], newest: int) -> "Iterator[pa.T
         yield pa.Table.from_batches([batch])
 
 
-def _write_rows(out: Path, declared: "dict[str, str]", wanted: "Requests", ids: "pa.Array | None") -> list[str]:
-    """Put who asked beside what was computed, part by part; the columns that are there."""
+def _write_rows(
+    out: Path, declared: "dict[str, str]", wanted: "Requests", ids: "pa.Array | None"
+) -> "tuple[list[str], npt.NDArray[np.uint64]]":
+    """Put who asked beside what was computed, part by part; the columns that are there, and the hashes in them."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -170,16 +175,20 @@ def _write_rows(out: Path, declared: "dict[str, str]", wanted: "Requests", ids: 
     manifest = read_manifest(out / WORK)
     held = {name: definition for name, definition in declared.items() if manifest.group_of(name, definition) is not None}
     moments = pa.array(wanted.t).cast(pa.timestamp("us", "UTC"))
-    named = {"request_id": ids, "person": wanted.person, "t": moments, "p": pa.array(wanted.p)}
+    named = {"request_id": ids, "person": wanted.person, "ts": moments, "p": pa.array(wanted.p)}
     known = {name: one if isinstance(one, pa.Array | pa.ChunkedArray) else pa.array(one) for name, one in named.items() if one is not None}
+    keys = np.zeros(0, np.uint64)
     for number, part in enumerate(read_parts(out / WORK, held)):
         asked = pa.table({name: one.slice(part.start, part.stop - part.start) for name, one in known.items()})
         places = pa.array(wanted.row_request[part.row_start : part.row_stop] - part.start)
-        rows = asked.take(places).append_column("item_id", pa.array(wanted.row_item[part.row_start : part.row_stop]))
+        rows = asked.take(places).append_column("item", pa.array(wanted.row_item[part.row_start : part.row_stop]))
         for values, names in ((part.rows.numeric, part.rows.numeric_names), (part.rows.categorical, part.rows.categorical_names)):
             for place, name in enumerate(names):
                 rows = rows.append_column(name, pa.array(values[:, place].copy()))
+        keys = np.union1d(keys, part.rows.categorical)
         for name, one in part.rows.sequences.items():
+            hashed = [one.item, one.type, *(each for each in one.values.values() if each.dtype == np.uint64)]
+            keys = np.union1d(keys, np.concatenate(hashed))
             for column, values in (("item", one.item), ("type", one.type), ("ts", one.ts), *one.values.items()):
                 lists = pa.LargeListArray.from_arrays(pa.array(one.offsets), pa.array(values))
                 asked = asked.append_column(f"{name}.{column}", lists)
@@ -191,7 +200,30 @@ def _write_rows(out: Path, declared: "dict[str, str]", wanted: "Requests", ids: 
         for file in out.glob(f"{kind}-*.parquet"):
             if int(file.stem.partition("-")[2]) >= manifest.parts:
                 file.unlink()
-    return list(held)
+    return list(held), keys
+
+
+def _write_texts(
+    out: Path, keys: "npt.NDArray[np.uint64]", wanted: "Requests", events: "Tables", features: "FeatureSet", names: list[str]
+) -> None:
+    """The text of each hash. What an earlier run found is not looked for again."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from tailorbird.features.backfill import event_columns, subset
+    from tailorbird.features.dictionary import texts_of
+
+    file = out / "categories.parquet"
+    of_texts = [name for name in names if name in features.categorical or name in features.sequences]
+    if not of_texts:
+        return
+    known = [pq.read_table(file)] if file.exists() else []
+    left = np.setdiff1d(keys, known[0]["hash"].to_numpy()) if known else keys
+    found = texts_of(left, wanted, events(event_columns(subset(features, of_texts))))
+    fresh = out / "categories.new"
+    pq.write_table(pa.concat_tables([*known, found]).sort_by("hash"), fresh)
+    fresh.replace(file)
 
 
 def _require_known(declared: Sequence[str], only: Sequence[str]) -> None:

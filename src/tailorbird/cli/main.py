@@ -60,6 +60,8 @@ _OWN_MODULE = {
     **{f"lake {command}": "lake_upkeep" for command in ("compact", "vacuum", "events")},
 }  # commands of a group that are not in the group's module
 
+_GO_ON = (("features", "backfill"), ("features", "apply"))  # begin where they were stopped
+
 
 def build_app() -> App:
     """The command line as an object, for running and for tests."""
@@ -69,6 +71,7 @@ def build_app() -> App:
         version=__version__,
         help_format="markdown",
         result_action="return_value",
+        suppress_keyboard_interrupt=False,  # `run` says what an interrupted command leaves
         default_parameter=Parameter(show_default=_told),
     )
     for name, target in _VERBS.items():
@@ -110,6 +113,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as end:
         status = end.code
     except KeyboardInterrupt:
+        if tuple(words[:2]) in _GO_ON:
+            _tell("stopped; what is done is kept: run the same command again, and it goes on")
         status = 130
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -165,4 +170,8 @@ def _sentence(error: OSError) -> str | None:
 
 
 def _say(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    _tell(f"error: {message}")
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr)

@@ -87,6 +87,8 @@ def parse(text: str, kind_of: KindOf, *, expect: str) -> Expression:
     Raises:
         ExpressionError: it is no expression, uses something outside the whitelist, or mixes numbers and texts.
     """
+    if not isinstance(text, str):
+        raise ExpressionError(f"expected an expression in quotes, such as 'price < 5', got {text!r}")
     if len(text) > LENGTH_MAX:
         raise ExpressionError(f"expected at most {LENGTH_MAX} characters, got {len(text)}")
     try:

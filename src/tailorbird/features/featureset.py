@@ -177,13 +177,20 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
             runpy.run_path(str(path))
         except DeclarationError:
             raise
+        except SystemExit as end:  # else its status would be the command's, without a word
+            line = _line_of(end, path)
+            message = f"ends the program ({end.code!r}) before all is declared"
+            raise DeclarationError(message, where=f"{path}:{line}" if line else str(path), fix="leave exit() away") from end
         except Exception as error:
-            line = next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None)
-            line = error.lineno if isinstance(error, SyntaxError) else line
+            line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, path)
             raise DeclarationError(f"{type(error).__name__}: {error}", where=f"{path}:{line}" if line else str(path)) from error
     if not declared:
         raise DeclarationError("declares no feature", where=str(path))
     return FeatureSet.from_declarations(declared, event_types=event_types, transforms=transforms)
+
+
+def _line_of(error: BaseException, path: Path) -> int | None:
+    return next((f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), None)
 
 
 def _check_names(declarations: Sequence[Feature]) -> None:

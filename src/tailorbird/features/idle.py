@@ -55,6 +55,10 @@ class Tally:
     dropped: int = 0
     dropped_newest: int = 0
 
+    @property
+    def state_bytes_mean(self) -> int | None:
+        return round(self.state_bytes / self.entities) if self.entities else None
+
     def encode(self, layout: EntityLayout) -> tuple[bytes, bytes]:
         return _tally_key(layout), _TALLY.pack(self.entities, self.state_bytes, self.expired, self.dropped, self.dropped_newest)
 

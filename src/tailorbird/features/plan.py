@@ -1,7 +1,8 @@
 """What a change of the declarations comes to, before it is made: columns, records and their bytes, proofs, and how long it takes.
 
 `compare` looks at two feature sets alone. `measure` takes a sample of the lake into a state of the new set, in a folder that is
-thrown away, and tells how fast this machine does it now and how many entities there were; `entities` counts those of a state.
+thrown away, and tells how fast this machine does it now, how many entities there were and what their records took; `counted` says
+so of a state that is there.
 """
 
 import dataclasses
@@ -14,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.errors import NotReadyError
@@ -25,7 +25,8 @@ from tailorbird.features.codec import short_place
 from tailorbird.features.declare import SQUARE_BITS, Amount, Entity, Feature, Variance, Window
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.state import open_state, read_position, scan_keys
+from tailorbird.features.idle import Tally, tallies
+from tailorbird.features.state import open_state, read_position
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake
 
@@ -99,14 +100,14 @@ class Measured:
         rows: of the sample.
         rows_total: in the lake.
         per_second: rows taken in a second, of the slowest, the middle and the fastest part of the sample.
-        entities: entity → how many there were in the sample.
+        tallies: entity → how many there were in the sample, and what their state records took.
         state_bytes: of the sample's store on the disk.
     """
 
     rows: int
     rows_total: int
     per_second: tuple[float, float, float]
-    entities: dict[str, int]
+    tallies: dict[str, Tally]
     state_bytes: int
 
     @property
@@ -135,8 +136,8 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     return Comparison(was, after.schema_hash, tuple(changes), _records(before, after), proofs, tuple(sorted(attached)))
 
 
-def entities(state: Path, features: FeatureSet) -> dict[str, int] | None:
-    """How many of each entity the state of a schema has; None while there is none, or it is being built."""
+def counted(state: Path, features: FeatureSet) -> dict[str, Tally] | None:
+    """What the state of a schema has of each entity, as it keeps count; None while there is none, or it is being built."""
     try:
         store = open_state(state, features)
     except NotReadyError:
@@ -145,7 +146,7 @@ def entities(state: Path, features: FeatureSet) -> dict[str, int] | None:
         with store.snapshot() as snapshot:
             if not read_position(snapshot).ready:
                 return None
-            return {one.entity.name: sum(1 for _ in scan_keys(snapshot, one)) for one in features.layout.entities}
+            return tallies(snapshot, features.layout)
     finally:
         store.close()
 
@@ -154,7 +155,7 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
     """Build a state of a sample of the lake's newest rows, and throw it away; None where the lake has no rows."""
     if not lake.exists("events") or not (total := lake.count("events")):
         return None
-    newest = int(pc.max(lake.table("events", ["p"])["p"]).as_py())
+    newest = lake.newest_p()
     sample = lake.table("events", ROUTED.names, ds.field("p") > newest - rows)
     parts = list(_parts(sample.sort_by("p")))
     with tempfile.TemporaryDirectory(prefix="tailorbird-plan-") as folder:
@@ -168,7 +169,7 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
                     seconds.append(time.perf_counter() - start)
 
             worker.bootstrap(timed, newest)
-        found = entities(Path(folder), features) or {}
+        found = counted(Path(folder), features) or {}
         size = (Path(folder) / features.schema_hash / "data.mdb").stat().st_size
     rates = np.array([len(part) / max(took, 1e-9) for part, took in zip(parts, seconds, strict=True)])
     rates = rates[1:] if len(rates) > 2 else rates  # the first warms up

@@ -28,6 +28,7 @@ from tailorbird.features.backfill import History, event_columns, finished, neede
 from tailorbird.features.bulk import BackfilledRows, Requests
 from tailorbird.features.declare import Entity
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.fields import floats
 from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.lanes import PastLanes, is_by_row
 from tailorbird.features.parts import Folder, Manifest, Part, read_manifest, read_parts
@@ -35,7 +36,7 @@ from tailorbird.features.records import Frames, of_plain_texts
 from tailorbird.features.runs import OF_RUN
 from tailorbird.features.spill import START, Partition, Spill, buckets_of, partitions
 
-__all__ = ["Events", "Part", "backfill_to", "definitions", "read_manifest", "read_parts"]
+__all__ = ["Events", "Part", "backfill_to", "definitions", "inputs_of", "read_manifest", "read_parts"]
 
 # The events of a lake: a dataset, or a function from the names of columns to the events with those, in any order, table by table.
 # It is called more than once, and gives the same events each time.
@@ -261,7 +262,12 @@ def _asked(requests: Requests, events: Events, version: str, memory_bytes: int) 
     cuts = np.unique(np.concatenate(([0], first, [len(requests.t)]))).astype(np.int64)
     row_cuts = np.searchsorted(requests.row_request, cuts)
     named = version or ("\n".join(sorted(events.files)) if isinstance(events, ds.FileSystemDataset) else "")
-    return Manifest(_hash(named, *_bytes_of(requests)), cuts.tolist(), row_cuts.tolist())
+    return Manifest(inputs_of(requests, named), cuts.tolist(), row_cuts.tolist())
+
+
+def inputs_of(requests: Requests, version: str) -> str:
+    """A hash of the requests and the name of the events: what the columns of a folder are the answer to."""
+    return _hash(version, *_bytes_of(requests))
 
 
 def _bytes_of(requests: Requests) -> Iterator[bytes]:
@@ -270,12 +276,10 @@ def _bytes_of(requests: Requests) -> Iterator[bytes]:
         yield f"{field.name}:{0 if value is None else len(value)}".encode()
         if isinstance(value, np.ndarray):
             yield value.tobytes()
-        elif value is not None:
-            array = value.combine_chunks() if isinstance(value, pa.ChunkedArray) else pa.array(value)
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, pa.schema([("x", array.type)])) as writer:
-                writer.write_batch(pa.record_batch([array], ["x"]))
-            yield sink.getvalue().to_pybytes()
+        elif value is not None:  # by value: the same rows come in other buffers out of other files
+            array = value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value)
+            numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+            yield (floats(pa.chunked_array(array)) if numbers else identities(array, start=START)).tobytes()
 
 
 def _hash(*parts: str | bytes) -> str:

@@ -102,6 +102,11 @@ class Lake:
         actions = pa.table(delta.get_add_actions())
         return dict(zip(actions.column("path").to_pylist(), actions.column("num_records").to_pylist(), strict=True))
 
+    def newest_p(self) -> int:
+        """The routed position up to which `events` holds all, from the ledger alone; 0 where it holds nothing."""
+        at = versions_of(self.path) if self.at is None else self.at
+        return max(0, at["events"].positions.get("routed", 0) - 1) if "events" in at else 0
+
     def rows_of_days(self, days: Sequence[int], p: int, columns: Sequence[str]) -> pa.Table:
         """Of `events` on these days (since 1970), the rows below p."""
         values = pa.array(list(days), pa.int32()).cast(pa.date32())

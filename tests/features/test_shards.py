@@ -138,6 +138,41 @@ def test_another_memory_setting_drops_what_was_spilled(tmp_path):
     assert_same(all_of(tmp_path, FEATURES), requests(), backfill(FEATURES, events(), requests()))
 
 
+def many(rows):
+    rng, few = np.random.default_rng(5), requests()
+    place = rng.integers(0, len(few.t), rows)
+    return Requests(
+        few.t[place], few.p[place], pa.array(few.person).take(pa.array(place)), np.arange(rows), ["i1", "i2", "i3"] * (rows // 3)
+    )
+
+
+def test_many_requests_about_events_that_fit_are_answered_part_by_part_without_a_spill(tmp_path):
+    asked, stages = many(3_000), []
+    memory = 16 * events().nbytes
+    folder = backfill_to(FEATURES, tables(events()), asked, tmp_path, memory_bytes=memory, progress=lambda *told: stages.append(told))
+    assert {stage for stage, _, _ in stages} == {"parts"}
+    assert len(stages) > 2
+    assert_same(all_of(folder, FEATURES), asked, backfill(FEATURES, events(), asked))
+
+
+def test_a_piece_is_written_once_however_many_lanes_it_has(tmp_path):
+    asked, rows, written = many(600), 600, []
+
+    def look(stage, done, of):
+        if (stage, done) == ("parts", 1):
+            for kind in ("requests", "rows", "done"):
+                written.append({file.name: file.stat().st_size for file in tmp_path.rglob(f"spill/{kind}/*")})
+
+    memory = 2 * events().nbytes
+    folder = backfill_to(FEATURES, tables(events()), asked, tmp_path, memory_bytes=memory, progress=look)
+    of_requests, of_rows, pieces = written
+    assert 0 < len(of_requests) + len(of_rows) <= 2 * len(pieces), "a file of a piece for its requests, and one for its rows"
+    entities, lanes = FEATURES.layout.entities, sum(one.reading_lanes for one in FEATURES.layout.entities)
+    size = sum(of_requests.values()) + sum(of_rows.values())
+    assert size < 8 * rows * (lanes + len(FEATURES.layout.steps) + len(entities)) + 40_000 * len(pieces), "each number once"
+    assert_same(all_of(folder, FEATURES), asked, backfill(FEATURES, events(), asked))
+
+
 LARGE = """
 import resource, sys
 from pathlib import Path

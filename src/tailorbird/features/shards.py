@@ -31,6 +31,7 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import floats
 from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.lanes import PastLanes, is_by_row
+from tailorbird.features.layout import Spot, Step
 from tailorbird.features.parts import Folder, Manifest, Part, read_manifest, read_parts
 from tailorbird.features.records import Frames, of_plain_texts
 from tailorbird.features.runs import OF_RUN
@@ -75,7 +76,7 @@ def backfill_to(
     if np.any(np.diff(requests.row_request) < 0):
         raise UsageError("rows are not in order of their requests", where="requests.row_request", fix="sort them")
     wanted = definitions(features, only)
-    place = Folder(Path(folder), _asked(requests, events, version, memory_bytes))
+    place = Folder(Path(folder), _asked(requests, events, version, memory_bytes // (2 * _row_bytes(features))))
     missing = {name: one for name, one in wanted.items() if place.manifest.group_of(name, one) is None}
     if not missing:
         return place.path
@@ -112,7 +113,7 @@ def _computed(plan: _Plan, events: Events, place: Folder, key: str, parts: list[
     folder = place.path / key / "spill"
     spill = Spill(folder, plan.memory_bytes) if folder.exists() else None
     if spill is None or not spill.is_done("events"):
-        held, rest = _read(plan, events)
+        held, rest = _read(plan, events, int(np.diff(place.manifest.row_cuts).max()))
         if rest is None:
             history = History(plan.features, pa.concat_tables(held), only=plan.only)
             for part in parts:
@@ -121,29 +122,25 @@ def _computed(plan: _Plan, events: Events, place: Folder, key: str, parts: list[
         spill = Spill(folder, plan.memory_bytes)
         spill.cut({one.field for one in partitions(plan.features)}, chain(held, rest))
         del held
-    by_row = [is_by_row(one) for one in plan.features.layout.entities]
     for number, partition in enumerate(partitions(plan.features)):
         _compute(plan, spill, number, partition)
     for part in parts:
         asked = _requests_of(plan, place, part)
         requests, rows = slice(*place.manifest.cuts[part : part + 2]), slice(*place.manifest.row_cuts[part : part + 2])
-        lanes = PastLanes(
-            plan.features,
-            None,
-            asked,
-            held=spill.lanes(by_row, requests, rows),
-            of_runs=spill.runs(plan.features.layout.steps, requests, rows),
-        )
+        held = spill.held("requests", requests) | spill.held("rows", rows)
+        by_spot = {one: values for one, values in held.items() if isinstance(one, Spot)}
+        of_runs = {one: values for one, values in held.items() if isinstance(one, str)}
+        lanes = PastLanes(plan.features, None, asked, held=by_spot, of_runs=of_runs)
         steps = enumerate(plan.features.layout.steps)
         sequences = {one.name: spill.sequence(step, requests.start, requests.stop) for step, one in steps if one.kind == "sequence"}
         yield part, finished(plan.features, lanes, sequences, plan.only)
 
 
-def _read(plan: _Plan, events: Events) -> tuple[list[pa.Table], Iterator[pa.Table] | None]:
+def _read(plan: _Plan, events: Events, rows_of_part: int) -> tuple[list[pa.Table], Iterator[pa.Table] | None]:
     """The tables up to what memory holds, and the rest of them, None if there is none."""
     held: list[pa.Table] = []
     tables = (needed(plan.features.layout, table) for table in _tables(events, plan.columns()))
-    size = _row_bytes(plan.features) * len(plan.requests.row_request)
+    size = _row_bytes(plan.features) * rows_of_part
     for table in tables:
         held.append(table)
         size += _EVENT_FACTOR * table.nbytes
@@ -156,9 +153,10 @@ def _compute(plan: _Plan, spill: Spill, number: int, partition: Partition) -> No
     """The lanes of a partition's entities, shard by shard."""
     features = plan.features
     shards = spill.shards(partition.field, plan.memory_bytes // (2 * _EVENT_FACTOR))
-    bucket = _buckets(plan, spill, partition)
+    earlier = {spot: _whole(plan, spill, spot) for spot in _needed_of_others(features, partition)}
+    bucket = _buckets(plan, earlier, partition)
     empty = ROUTED.empty_table().select(plan.columns())
-    rows_max = max(1, plan.memory_bytes // (4 * _row_bytes(features)))
+    rows_max = max(1, plan.memory_bytes // (4 * _row_bytes(features, partition.entities)))
     for shard, buckets in enumerate(shards):
         mine = np.flatnonzero((bucket >= buckets.start) & (bucket < buckets.stop))
         pieces = [mine[start : start + rows_max] for start in range(0, len(mine), rows_max)]
@@ -167,12 +165,32 @@ def _compute(plan: _Plan, spill: Spill, number: int, partition: Partition) -> No
             frames = Frames(spill.events(partition.field, buckets, empty))
             for name, piece in zip(named, pieces, strict=True):
                 if not spill.is_done(name):
-                    _put(plan, spill, partition, frames, piece, name)
+                    _put(plan, spill, partition, frames, piece, name, earlier)
                     spill.done(name)
         plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
 
 
-def _put(plan: _Plan, spill: Spill, partition: Partition, frames: Frames, mine: Intps, name: str) -> None:
+def _needed_of_others(features: FeatureSet, partition: Partition) -> set[Spot]:
+    """The lanes of other partitions' entities that this one's keys, or what was seen, are made of."""
+    found = {spot for (entity, _), spot in features.composite_spots.items() if entity in partition.entities}
+    found |= {spot for step in _steps_of(features, partition) if step.operation == "seen" for spot in step.spots[1:]}
+    return {spot for spot in found if spot.entity not in partition.entities}
+
+
+def _steps_of(features: FeatureSet, partition: Partition) -> list[Step]:
+    return [step for step in features.layout.steps if step.spots and step.spots[0].entity in partition.entities]
+
+
+def _whole(plan: _Plan, spill: Spill, spot: Spot) -> npt.NDArray:
+    """A lane at all requests, or rows."""
+    by_row = is_by_row(plan.features.layout.entities[spot.entity])
+    size = len(plan.requests.row_request) if by_row else len(plan.requests.t)
+    return spill.held("rows" if by_row else "requests", slice(0, size), only=spot).get(spot, np.zeros(size, np.int64))
+
+
+def _put(
+    plan: _Plan, spill: Spill, partition: Partition, frames: Frames, mine: Intps, name: str, earlier: Mapping[Spot, npt.NDArray]
+) -> None:
     """The lanes of some requests, or rows, of a shard."""
     features, requests = plan.features, plan.requests
     if partition.of_rows:
@@ -180,26 +198,25 @@ def _put(plan: _Plan, spill: Spill, partition: Partition, frames: Frames, mine: 
     else:
         first, last = np.searchsorted(requests.row_request, mine), np.searchsorted(requests.row_request, mine, side="right")
         rows, asked = ragged(first, last)[0], mine
-    sizes = len(requests.row_request), len(requests.t)
     by_row = [is_by_row(one) for one in features.layout.entities]
-    mine_of_steps = [step for step in features.layout.steps if step.spots and step.spots[0].entity in partition.entities]
-    parts = {spot for (entity, _), spot in features.composite_spots.items() if entity in partition.entities}
-    parts |= {spot for step in mine_of_steps if step.operation == "seen" for spot in step.spots[1:]}
-    held = {spot: spill.lane(spot, rows if by_row[spot.entity] else asked) for spot in parts if spot.entity not in partition.entities}
+    held = {spot: values[rows if by_row[spot.entity] else asked] for spot, values in earlier.items()}
     lanes = PastLanes(features, frames, requests.some(asked, rows), entities=partition.entities, held=held)
+    of_rows: dict[Spot | str, npt.NDArray] = {}
+    of_requests: dict[Spot | str, npt.NDArray] = {}
     for entity in partition.entities:
         for spot, values in lanes.lanes_of(entity).items():
-            here, size = (rows, sizes[0]) if by_row[entity] else (asked, sizes[1])
-            spill.put("lanes", f"{spot.entity}-{spot.lane}", size, here, values)
-    for step in mine_of_steps:
+            (of_rows if by_row[entity] else of_requests)[spot] = values
+    for step in _steps_of(features, partition):
         if step.operation in OF_RUN:
-            here, size = (rows, sizes[0]) if step.operation == "seen" else (asked, sizes[1])
-            spill.put("runs", step.name, size, here, lanes.of_run(step))
+            (of_rows if step.operation == "seen" else of_requests)[step.name] = lanes.of_run(step)
         elif step.kind == "sequence":
             spill.put_sequence(features.layout.steps.index(step), name, asked, lanes.sequence(step))
+    for kind, here, columns in (("rows", rows, of_rows), ("requests", asked, of_requests)):
+        if columns:
+            spill.put(kind, name, here, columns)
 
 
-def _buckets(plan: _Plan, spill: Spill, partition: Partition) -> Intps:
+def _buckets(plan: _Plan, earlier: Mapping[Spot, npt.NDArray], partition: Partition) -> Intps:
     """The bucket of each row, or of each request."""
     features, requests = plan.features, plan.requests
     count = len(requests.row_request) if partition.of_rows else len(requests.t)
@@ -207,12 +224,8 @@ def _buckets(plan: _Plan, spill: Spill, partition: Partition) -> Intps:
         return np.zeros(count, np.intp)
     layout = features.layout.entities[partition.entities[0]]
     place = layout.entity.fields.index(partition.field)
-    held = {}
-    if (spot := features.composite_spots.get((layout.index, place))) is not None:
-        of_rows = is_by_row(features.layout.entities[spot.entity])
-        held[spot] = spill.lane(spot, np.arange(len(requests.row_request) if of_rows else len(requests.t)))
     keyed = partial(identities, start=START) if of_plain_texts(Entity((partition.field,))) else hashes
-    lanes = PastLanes(features, None, requests, entities=(), held=held)
+    lanes = PastLanes(features, None, requests, entities=(), held=dict(earlier))
     return buckets_of(lanes.part(layout, place, partition.of_rows, keyed))
 
 
@@ -221,10 +234,10 @@ def _requests_of(plan: _Plan, place: Folder, part: int) -> Requests:
     return plan.requests.part(start, stop, slice(*place.manifest.row_cuts[part : part + 2]))
 
 
-def _row_bytes(features: FeatureSet) -> int:
-    """About what a row takes while it is computed: its lanes, those of the longest sequence, its columns."""
+def _row_bytes(features: FeatureSet, entities: Sequence[int] | None = None) -> int:
+    """About what a row takes while it, or these entities of it, is computed: its lanes, those of the longest sequence, its columns."""
     layout = features.layout
-    lanes = sum(one.reading_lanes for one in layout.entities)
+    lanes = sum(one.reading_lanes for one in layout.entities if entities is None or one.index in entities)
     return 16 * (lanes + len(layout.steps) + 16)
 
 
@@ -255,9 +268,9 @@ def _tables(events: Events, columns: Sequence[str]) -> Iterator[pa.Table]:
     return events(columns)
 
 
-def _asked(requests: Requests, events: Events, version: str, memory_bytes: int) -> Manifest:
+def _asked(requests: Requests, events: Events, version: str, rows_max: int) -> Manifest:
     rows = len(requests.row_request)
-    size = max(1, min(1 << 20, memory_bytes // 2048))
+    size = max(1, min(1 << 20, rows_max))
     first = requests.row_request[np.arange(size, rows, size)] if rows else np.zeros(0, np.intp)
     cuts = np.unique(np.concatenate(([0], first, [len(requests.t)]))).astype(np.int64)
     row_cuts = np.searchsorted(requests.row_request, cuts)

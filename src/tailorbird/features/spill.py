@@ -1,19 +1,22 @@
 """What a backfill larger than memory keeps on disk: events cut by the keys of entities, lanes computed so far, and what is done.
 
     events/<field>-<bucket>.arrow     the events of the keys whose hash falls into the bucket; an event with several items lies in several
-    lanes/<entity>-<lane>.npy         one number of each request, or of each row, written shard by shard
-    runs/<step>.npy                   what is made of the last events, of each request or row
-    sequences/<step>-<shard>.arrow    the sequences of the shard's requests
+    requests/<piece>.arrow            of the requests of a piece, a part of a shard: lanes, and what is made of last events
+    rows/<piece>.arrow                likewise of the rows of a piece
+    sequences/<step>-<piece>.arrow    the sequences of the piece's requests
     done/…                            a file of each finished piece, so that a run that was cut short goes on behind it
 
-Entities are cut by one of their fields, so that everything about one key lies together. Everyone's feature is not cut.
+Entities are cut by one of their fields, so that everything about one key lies together. Everyone's feature is not cut. A piece is
+written once, from end to end; whoever wants a range of requests reads that range out of each piece. Nothing is synced: a kill
+loses nothing that was written, and after a restart of the machine all is made again.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -23,13 +26,13 @@ import pyarrow as pa
 from tailorbird.features.bulk import RaggedSequence
 from tailorbird.features.declare import Entity
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.layout import Spot, Step
+from tailorbird.features.layout import Spot
 from tailorbird.features.records import PastFrame
-from tailorbird.features.runs import OF_RUN
 
 Intps = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
 
+FORMAT = 2
 BUCKETS = 64
 START = 0  # of the identities that buckets are chosen by, the same in every run
 _FIRST = ("user", "session", "query", "item")  # fields of many values
@@ -66,16 +69,16 @@ def buckets_of(keys: Keys) -> Intps:
 
 
 class Spill:
-    """A folder for one backfill; what was left there under another memory setting is dropped."""
+    """A folder for one backfill; what was left there under another memory setting, or before a restart, is dropped."""
 
     def __init__(self, folder: Path, memory_bytes: int) -> None:
         self.folder = folder
-        setting = folder / "memory"
-        if folder.exists() and (not setting.exists() or setting.read_text() != str(memory_bytes)):
+        setting, told = folder / "setting", f"{FORMAT} {memory_bytes} {_started()}"
+        if folder.exists() and (not setting.exists() or setting.read_text() != told):
             shutil.rmtree(folder)
-        for name in ("events", "lanes", "runs", "sequences", "done"):
+        for name in ("events", "requests", "rows", "sequences", "done"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        setting.write_text(str(memory_bytes))
+        setting.write_text(told)
 
     def is_done(self, piece: str) -> bool:
         return (self.folder / "done" / piece).exists()
@@ -123,30 +126,27 @@ class Spill:
                     found.append(reader.read_all())
         return pa.concat_tables(found)
 
-    def put(self, kind: str, name: str, size: int, rows: Intps, values: npt.NDArray) -> None:
-        """Numbers of these rows out of `size`."""
-        path = self.folder / kind / f"{name}.npy"
-        mode = "r+" if path.exists() else "w+"
-        kept = np.lib.format.open_memmap(path, mode, dtype=values.dtype, shape=(size,))
-        kept[rows] = values
-        kept.flush()
+    def put(self, kind: str, piece: str, at: Intps, columns: Mapping[Spot | str, npt.NDArray]) -> None:
+        """A piece's lanes and what it makes of last events, of these "requests" or "rows", which ascend; written once, from end to end."""
+        held = {_name(one): pa.array(values) for one, values in columns.items()}
+        batch = pa.record_batch({"at": pa.array(at.astype(np.int64)), **held})
+        with pa.ipc.new_file(self.folder / kind / f"{piece}.arrow", batch.schema) as writer:
+            writer.write_batch(batch)
 
-    def lanes(self, by_row: Sequence[bool], requests: slice, rows: slice) -> dict[Spot, npt.NDArray]:
-        """All lanes of some requests and their rows."""
-        found = {}
-        for path in (self.folder / "lanes").glob("*.npy"):
-            entity, lane = (int(one) for one in path.stem.split("-"))
-            found[Spot(entity, lane)] = np.array(np.load(path, mmap_mode="r")[rows if by_row[entity] else requests])
-        return found
-
-    def lane(self, spot: Spot, rows: Intps) -> npt.NDArray:
-        return np.load(self.folder / "lanes" / f"{spot.entity}-{spot.lane}.npy", mmap_mode="r")[rows]
-
-    def runs(self, steps: Sequence[Step], requests: slice, rows: slice) -> dict[str, npt.NDArray]:
-        found = {}
-        for step in (one for one in steps if one.operation in OF_RUN):
-            kept = np.load(self.folder / "runs" / f"{step.name}.npy", mmap_mode="r")
-            found[step.name] = np.array(kept[rows if step.operation == "seen" else requests])
+    def held(self, kind: str, span: slice, only: Spot | None = None) -> dict[Spot | str, npt.NDArray]:
+        """All that was put of the requests, or rows, of a span; or one lane alone."""
+        found: dict[Spot | str, npt.NDArray] = {}
+        for path in (self.folder / kind).glob("*.arrow"):
+            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+                batch = reader.get_batch(0)
+                at = batch["at"].to_numpy()
+                low, high = np.searchsorted(at, [span.start, span.stop])
+                for name in batch.schema.names[1:]:
+                    one = _named(name)
+                    if only is None or one == only:
+                        values = batch[name].to_numpy()[low:high]
+                        whole = found.setdefault(one, np.zeros(span.stop - span.start, values.dtype))
+                        whole[at[low:high] - span.start] = values
         return found
 
     def put_sequence(self, step: int, piece: str, requests: Intps, one: RaggedSequence) -> None:
@@ -173,6 +173,23 @@ class Spill:
 
     def _events(self, field: str | None, bucket: int) -> Path:
         return self.folder / "events" / f"{field or 'everyone'}-{bucket:02d}.arrow"
+
+
+def _started() -> str:
+    """Names the machine's last start; where the system has no name for it, nothing that was left is ever taken for whole."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return uuid4().hex
+
+
+def _name(one: Spot | str) -> str:
+    return f"lane {one.entity} {one.lane}" if isinstance(one, Spot) else f"step {one}"
+
+
+def _named(name: str) -> Spot | str:
+    kind, _, rest = name.partition(" ")
+    return Spot(*(int(one) for one in rest.split())) if kind == "lane" else rest
 
 
 def _within(batch: pa.RecordBatch, start: int, stop: int) -> pa.Table:

@@ -19,7 +19,7 @@ from tailorbird.cli.main import build_app
 from tailorbird.config import Settings
 from tailorbird.config.settings import ENV_PREFIX, SECRET
 from tailorbird.features import transforms
-from tailorbird.features.declare import CONTEXT_FIELDS, EVENT_FIELDS
+from tailorbird.features.declare import CONTEXT_FIELDS, EVENT_FIELDS, RESERVED
 
 FOLDER = Path(__file__).parent / "reference"
 _SECTIONS = {"Args:": "Arguments", "Raises:": "Raises", "Attributes:": "Attributes"}
@@ -124,6 +124,19 @@ def features_page() -> str:
         "## What expressions may name", "",
         "`where=` and `of=` see the columns of an event, and `item.x`, `user.x`, `properties.x`:", "",
         "| column | kind |", "|---|---|", *(f"| `{name}` | {kind} |" for name, kind in EVENT_FIELDS.items()), "",
+        "A property or an attribute is what JSON says it is, event by event: one rule makes numbers and texts of it, "
+        "whatever came before.",
+        "", "| in JSON | as a number | as a text |", "|---|---|---|",
+        "| `5`, `5.0`, `1e30` | the number | `5`, `5`, the whole number in full; others as short as they can be told apart |",
+        "| `\"5\"`, `\"five\"` | missing, counted as unreadable | the text: `properties.n == '5'` holds for 5 and for \"5\" |",
+        "| `true`, `false` | 1, 0, counted as converted | `true`, `false` |",
+        "| `[5, 6]` | that of its first element, counted as converted | that of its first element |",
+        "| `{}` | missing, counted as unreadable | missing, counted as unreadable |",
+        "| `null`, `[]` | missing | missing |", "",
+        "What is counted stands at `/metrics`, by field: `tailorbird_features_unreadable_total`, "
+        "`tailorbird_features_converted_total`, and `tailorbird_features_capped_total` for what was above its `max`. "
+        "A property that changes its type shows there.", "",
+        f"No feature may be called {', '.join(f'`{name}`' for name in RESERVED)}: every model sees columns of these names.", "",
         f"`context` knows {', '.join(f'`{name}` ({kind})' for name, kind in CONTEXT_FIELDS.items())}; "
         "`derived` names other numeric features.", "",
     ]  # fmt: skip

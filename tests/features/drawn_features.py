@@ -43,6 +43,7 @@ from tailorbird.features import (
     trend,
     variance,
 )
+from tailorbird.features.checks import belongs
 
 USER, ITEM = entity("user"), entity("item")
 OF_REQUEST = (USER, entity("session"), entity("user.segment"), entity(), entity("query"), entity("user", "weekday"))
@@ -59,6 +60,7 @@ ENTITIES = (
     entity("item", "weekday"),
     entity("item", "position"),
 )
+RELATED = [(own, group) for own in ENTITIES for group in ENTITIES if belongs(own, group)]
 TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
 FILTERS = (
     None,
@@ -101,8 +103,12 @@ def _distinct(draw: st.DrawFn, name: str) -> Feature:
 
 
 def _ratio(draw: st.DrawFn, name: str) -> Feature:
-    smoothed = {"prior": draw(st.sampled_from([None, 0.1, *ENTITIES])), "weight": draw(st.sampled_from([0, 3, 20.5]))}
-    return ratio(name, draw(about), draw(types), draw(types), **smoothed, **draw(window), **draw(where))
+    own = draw(about)
+    smoothed = {
+        "prior": draw(st.sampled_from([None, 0.1, *(group for one, group in RELATED if one == own)])),
+        "weight": draw(st.sampled_from([0, 3, 20.5])),
+    }
+    return ratio(name, own, draw(types), draw(types), **smoothed, **draw(window), **draw(where))
 
 
 def _trend(draw: st.DrawFn, name: str) -> Feature:
@@ -111,7 +117,7 @@ def _trend(draw: st.DrawFn, name: str) -> Feature:
 
 
 def _share(draw: st.DrawFn, name: str) -> Feature:
-    own, group = draw(st.lists(about, min_size=2, max_size=2, unique=True))
+    own, group = draw(st.sampled_from(RELATED))
     return share(name, own, draw(types), within=group, **draw(maybe_amount), **draw(window), **draw(where))
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import tailorbird.features as vocabulary
 from tailorbird.errors import DeclarationError
 from tailorbird.features import Feature, FeatureSet, declare
+from tailorbird.features.checks import belongs
 from tailorbird.features.declare import CONTEXT_FIELDS
 
 Call = Callable[..., Feature]
@@ -40,6 +41,8 @@ ENTITIES = (
     'entity("user", "local_hour")',
     'entity("item", "position")',
 )
+_ENTITIES = {text: eval(text, {"entity": vocabulary.entity}) for text in ENTITIES}
+RELATED = sorted((own, group) for own, one in _ENTITIES.items() for group, other in _ENTITIES.items() if belongs(one, other))
 TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
 FILTERS = (
     None,
@@ -83,8 +86,6 @@ PARAMETERS: dict[Any, st.SearchStrategy] = {
     "below": _types,
     "where": _of(FILTERS),
     "of": _of(NUMBERS),
-    "within": _of(ENTITIES),
-    "prior": _of([None, 0.1, 'entity("item.category")', "entity()", 'entity("item")', 'entity("user")']),
     "weight": _of([0, 3, 20.5]),
     "precision": st.integers(4, 8),
     "half_life": _of(["15s", "1h", "3d", "50d"]),
@@ -109,6 +110,8 @@ TOGETHER: dict[Any, tuple[tuple[str, ...], st.SearchStrategy]] = {
     "window": (("window", "hop"), _of(WINDOWS)),
     "short": (("short", "long", "hop"), _of(TRENDS)),
     "unit": (("unit", "max"), _of(AMOUNTS)),
+    ("share", "entity"): (("entity", "within"), _of(RELATED)),
+    ("ratio", "entity"): (("entity", "prior"), _of([*RELATED, *((own, prior) for own in ENTITIES for prior in (None, 0.1))])),
     ("attribute", "entity"): (("entity", "attribute", "kind"), _of(OWNERS)),
     ("attributes", "entity"): (("entity", "attribute", "kind"), _of(LISTS)),
     ("match", "entity"): (("entity", "attribute"), _of([('entity("item")', name) for name in ("title", "tags", "nothing")])),

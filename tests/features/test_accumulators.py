@@ -105,7 +105,7 @@ def test_a_sum_of_the_largest_values_does_not_overflow_and_what_is_larger_is_cap
     frame = Frame(kit.table(kit.routed(buys)))
     added = records.accumulators[0].take(frame)
     assert added.value.tolist() == [100_000, 2, 2]  # half to even
-    assert frame.capped == 1
+    assert frame.capped == {"price": 1}
 
 
 @pytest.mark.parametrize("of_session", ["s1", None])

@@ -20,7 +20,7 @@ from tailorbird.features.transforms import (
     hashing,
     impute,
     log,
-    quantile,
+    ranks,
     standardise,
     target,
     transform,
@@ -64,7 +64,7 @@ def test_places_are_kept_without_the_folder_of_a_machine(kit):
 
 
 def test_transforms_travel_along_and_are_no_part_of_the_schema(kit):
-    steps = [log(), clip(0, quantiles=(0.1, 0.9)), standardise(), quantile(bins=7), impute("median")]
+    steps = [log(), clip(0, quantiles=(0.1, 0.9)), standardise(), ranks(bins=7), impute("median")]
     made = [
         transform("habit", *steps, indicator=True),
         transform("category", impute("constant", "none"), frequency(), name="often"),

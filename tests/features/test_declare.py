@@ -116,6 +116,21 @@ def refused(tmp_path: Path, line: str) -> str:
         ('attributes("x", item, "tags", kind="categorical", length=999)', "length: expected 1 to 256, got 999"),
         ('match("x", category, "title")', "only user and item have profiles, got item.category"),
         ('age("x", "item")', "only user and item have profiles, got 'item'"),
+        ('share("x", item, "click", within=user)', "within: item does not say which user it belongs to\n  fix: some of its own fields"),
+        ('share("x", user, "click", within=category)', 'or make it about entity("user", "item.category")'),
+        ('share("x", item, "click", within=5)', 'within: expected an entity such as entity("item.category"), got 5'),
+        ('ratio("x", item, "click", "view", prior=user)', "prior: item does not say which user it belongs to"),
+        ('ratio("x", item, "click", "view", prior=item)', 'prior: expected another entity, such as entity("item.category"), got item'),
+        ('ratio("x", item, "click", "view", prior="item")', 'prior: expected an entity such as entity("item.category"), got'),
+        ('derived("x", "1 / 0")', "x: 1 / 0 divides by 0, which is always missing"),
+        ('derived("x", "clicks / (2 - 2)")', "x: clicks / (2 - 2) divides by 0"),
+        ('derived("x", "clicks + sqrt(0 - 1)")', "x: sqrt(0 - 1) cannot be computed, so it is always missing"),
+        ('total("x", item, "click", of="price / 0")', "price / 0 divides by 0"),
+        ('derived("x", 5)', 'expected an expression as text, such as "price / habit", got 5'),
+        ('count("x", item, "click", where=5)', 'expected an expression as text, such as "price > 5", got 5'),
+        ('total("x", item, "click", of=["price"])', "expected an expression as text, such as \"price > 5\", got ['price']"),
+        ('count("i2i_score", item, "click")', "i2i_score is what a column of every model is called"),
+        ('context("weekday", name="position")', "position is what a column of every model is called"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("count(", "SyntaxError: '(' was never closed"),
     ],
@@ -123,6 +138,33 @@ def refused(tmp_path: Path, line: str) -> str:
 def test_what_cannot_be_built_is_refused_with_its_line(tmp_path, line, message):
     said = refused(tmp_path, line)
     assert any(one in said for one in message.split("|")), said
+
+
+@pytest.mark.parametrize(
+    ("own", "group"),
+    [
+        ('"item"', '"item.category"'),
+        ('"item"', ""),
+        ('"user", "item.category"', '"user"'),
+        ('"user", "item"', '"user.segment", "item.category"'),
+        ('"query", "item"', '"item"'),
+        ('"session"', '"user"'),
+        ('"session", "item.category"', '"session"'),
+        ('"user", "local_hour"', '"user"'),
+        ('"item", "position"', '"position"'),
+    ],
+)
+def test_an_entity_may_be_related_to_any_that_it_belongs_to(tmp_path, own, group):
+    lines = f'share("s", entity({own}), "click", within=entity({group}))\nratio("r", entity({own}), "click", "view", prior=entity({group}))'
+    (tmp_path / "features.py").write_text(HEAD + lines + "\n")
+    assert load_features(tmp_path / "features.py").numeric == ("clicks", "s", "r")
+
+
+def test_the_constants_that_expressions_may_have_stay_allowed():
+    kept = ["a * -0.5 + 1 / 3", "a / b if b != 0 else 0 / 1", "missing(a) / 2", "min(a, 1) / max(b, 2)"]
+    for text in kept:
+        count_ = [count("a", entity("item"), "click"), count("b", entity("item"), "view"), derived("x", text)]
+        assert FeatureSet.from_declarations(count_).numeric == ("a", "b", "x")
 
 
 def test_a_circle_of_derived_columns_names_all_of_it():

@@ -54,7 +54,7 @@ def test_a_visit_has_its_mix_of_categories_dwell_position_and_whether_it_may_bou
         share("mix", entity("session", "item.category"), "view", within=VISIT, window="1d"),
         total("dwell", VISIT, "view", of="dwell_ms", unit=1, window="1d"),
         session_length("events"),
-        derived("position", "events + 1"),
+        derived("place", "events + 1"),
         derived("may_bounce", "1 if events == 1 else 0"),
         favourite("category", USER, "view", of="item.category"),
         seen("before", USER, "view"),
@@ -62,7 +62,7 @@ def test_a_visit_has_its_mix_of_categories_dwell_position_and_whether_it_may_bou
     ]
     found = read(tmp_path / "four", declared, [*profiles, *views])
     np.testing.assert_array_equal(found["mix"], [0.75, 0.25, np.nan])  # i3 has no profile
-    assert (found["dwell"][0], found["position"][0], found["may_bounce"][0]) == (1_750, 5, 0)
+    assert (found["dwell"][0], found["place"][0], found["may_bounce"][0]) == (1_750, 5, 0)
     assert found["category"] == [kit.key("a")] * 3
     assert found["before"] == [2, 1, 1]
     np.testing.assert_array_equal(found["of_category"], [3, 1, np.nan])

@@ -1,15 +1,18 @@
 """Transforms as a project declares them: what is wrong is told with the line; what is right moves no schema."""
 
+import inspect
+
 import pytest
 
+from tailorbird import features
 from tailorbird.errors import DeclarationError
-from tailorbird.features import load_features
+from tailorbird.features import load_features, transforms
 from tailorbird.features.transforms import Transform, check_heads, log, target, transform
 
 HEAD = """
 from tailorbird.features import attribute, context, count, entity, sequence
 from tailorbird.features.transforms import (
-    clip, frequency, hashing, impute, log, quantile, standardise, target, transform, vectors, vocabulary,
+    clip, frequency, hashing, impute, log, ranks, standardise, target, transform, vectors, vocabulary,
 )
 item, user = entity("item"), entity("user")
 attribute("price", item, "price", kind="numeric")
@@ -45,6 +48,12 @@ def test_they_are_collected_in_order_and_are_no_part_of_the_schema(tmp_path):
     assert features.transforms[0].place == f"{tmp_path}/features.py:{LINE}"
 
 
+def test_no_call_of_it_is_called_as_one_of_the_vocabulary_is():
+    calls = {name for name, one in vars(transforms).items() if inspect.isfunction(one) and one.__module__ == transforms.__name__}
+    assert calls & {"log", "ranks", "target"}
+    assert not calls & set(features.__all__)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -67,7 +76,7 @@ def test_they_are_collected_in_order_and_are_no_part_of_the_schema(tmp_path):
         ('transform("price", clip(3, 2))', "low <= high"),
         ('transform("price", clip(high=float("inf")))', "expected a number"),
         ('transform("price", clip(quantiles=(0.9, 0.1)))', "expected quantiles"),
-        ('transform("price", quantile(1))', "expected 2 to"),
+        ('transform("price", ranks(1))', "expected 2 to"),
         ('transform("category", hashing(1 << 30))', "buckets"),
         ('transform("category", target("click", smoothing=-1))', "smoothing >= 0"),
         ('transform("category", target(3))', "expected the name of a head"),
@@ -79,6 +88,8 @@ def test_they_are_collected_in_order_and_are_no_part_of_the_schema(tmp_path):
         ('transform("category", vectors({"a": ["x"]}, trained_until=0))', "a list of numbers"),
         ('transform("category", vectors({"a": [1.0]}, trained_until=-1))', "trained_until"),
         ('transform("price", log(), name="clicks")', "a column of the matrix is called clicks, as a feature is"),
+        ('transform("price", log(), name="i2i_score")', "a column of the matrix is called i2i_score, as one of every model is"),
+        ('transform("category", ranks())', "ranks takes a number, and category is a category there"),
         ('transform("price", log(), name="a b")', "letters, digits and _"),
     ],
 )

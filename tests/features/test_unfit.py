@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from tests.features.drawn_events import START, Step
+from tests.features.drawn_events import ITEMS, START, Step
 from tests.features.three_readings import differences, stream
 
 from tailorbird.events.clock import SECOND
@@ -84,19 +84,56 @@ def test_a_property_that_becomes_text_midway_is_missing_from_then_on_and_is_told
     with kit.FeatureWorker(log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)) as worker:
         report = worker.step()
     log.close()
-    assert (report.rows, report.capped, report.unreadable) == (3, 1, {"properties.depth": 1})
+    assert (report.rows, report.capped, report.unreadable) == (3, {"properties.depth": 1}, {"properties.depth": 1})
+
+
+TYPES_OF_N = ("5", '"5"', '"five"', "[5]", "true", "1e30", "null", "[]")
+
+
+def test_what_a_property_of_changing_type_counts_as_is_one_rule_and_what_is_converted_is_counted(kit, tmp_path):
+    user, item = entity("user"), entity("item")
+    features = FeatureSet.from_declarations(
+        [
+            total("sum", user, "view", of="properties.n", unit=1, max=10, window="1d"),
+            count("fives", user, "view", where="properties.n == '5'"),
+            count("truths", user, "view", where="properties.n == 'true'"),
+            attribute("size", item, "size", kind="numeric"),
+        ]
+    )
+    base = dict.fromkeys(ROUTED.names) | {"user_id": "u1", "person": "u1", "item_id": "i1", "counts": True, "timeless": False}
+    base |= {"type": "view", "received_at": START}
+    rows = [base | {"event_id": f"n{n}", "ts": START + n, "properties": f'{{"n":{one}}}'} for n, one in enumerate(TYPES_OF_N)]
+    profile = base | {"type": "item", "user_id": None, "person": None, "event_id": "p", "ts": START + 50}
+    rows.append(profile | {"properties": '{"size":true}'})
+    asked = stream(tmp_path / "one", features, [Step(rows, False, ReadRequest(person="u1", now=START + SECOND))])
+    assert differences(features, *asked) == []
+    log = kit.Log(tmp_path)
+    log.append([[one | {"p": place} for place, one in enumerate(rows)]])
+    with kit.FeatureWorker(log.path, tmp_path / "state", features, clock=kit.SimulatedClock(START)) as worker:
+        report = worker.step()
+    log.close()
+    assert report.converted == {"properties.n": 2, "item.size": 1}  # [5] and true
+    assert report.unreadable == {"properties.n": 2}  # "5" and "five"
+    assert report.capped == {"properties.n": 1}
+    found = dict(zip(features.numeric, asked[1][0].rows.numeric[ITEMS.index("i1")].tolist(), strict=True))
+    assert found == {"sum": 5 + 5 + 1 + 10, "fives": 3, "truths": 1, "size": 1}
 
 
 def test_the_log_is_told_once_a_minute(kit, caplog):
     unfit = Unfit()
     frame = Frame(kit.table([]))
-    frame.capped = 2
+    frame.capped["price * quantity"] = 2
     frame.unreadable["item.price"] = 7
     with caplog.at_level(logging.WARNING):
         for now in (0.0, 30.0, 61.0):
             unfit.take(frame)
             unfit.tell(now)
-    assert [record.args for record in caplog.records] == [(2,), (7, "item.price (7)"), (4,), (14, "item.price (14)")]
+    assert [record.args for record in caplog.records] == [
+        (2, "price * quantity (2)"),
+        (7, "item.price (7)"),
+        (4, "price * quantity (4)"),
+        (14, "item.price (14)"),
+    ]
 
 
 def test_what_a_worker_took_in_is_told_to_prometheus_and_goes_on_after_a_restart(kit, tmp_path):
@@ -106,13 +143,13 @@ def test_what_a_worker_took_in_is_told_to_prometheus_and_goes_on_after_a_restart
     assert b"tailorbird_worker" not in metrics.text()
     log, schema, told = kit.Log(tmp_path), depth.schema_hash, ""
     for start in (0, 10):
-        texts = ['{"depth":3}', '{"depth":"3"}', '{"depth":99}']
+        texts = ['{"depth":3}', '{"depth":"3"}', '{"depth":99}', '{"depth":[3]}']
         views = [kit.event("view", kit.T0 + start + n, user_id=f"u{n}", person=f"u{n}", properties=text) for n, text in enumerate(texts)]
         log.append([[one] for one in views])
         with kit.FeatureWorker(log.path, tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)) as worker:
             worker.step(rows_max=1)
             worker.tell()
-            assert f'tailorbird_worker_behind_rows{{schema="{schema}"}} 2.0' in metrics.text().decode()
+            assert f'tailorbird_worker_behind_rows{{schema="{schema}"}} 3.0' in metrics.text().decode()
             while worker.step().rows:
                 pass
             worker.tell()
@@ -120,10 +157,11 @@ def test_what_a_worker_took_in_is_told_to_prometheus_and_goes_on_after_a_restart
     log.close()
     for line in (
         f'tailorbird_worker_behind_rows{{schema="{schema}"}} 0.0',
-        f'tailorbird_worker_rows_total{{schema="{schema}"}} 6.0',
-        f'tailorbird_features_capped_total{{schema="{schema}"}} 2.0',
+        f'tailorbird_worker_rows_total{{schema="{schema}"}} 8.0',
+        f'tailorbird_features_capped_total{{field="properties.depth",schema="{schema}"}} 2.0',
         f'tailorbird_features_unreadable_total{{field="properties.depth",schema="{schema}"}} 2.0',
-        f'tailorbird_state_entities{{entity="user",schema="{schema}"}} 2.0',
+        f'tailorbird_features_converted_total{{field="properties.depth",schema="{schema}"}} 2.0',
+        f'tailorbird_state_entities{{entity="user",schema="{schema}"}} 3.0',
         f'tailorbird_state_dropped_total{{entity="user",schema="{schema}"}} 0.0',
     ):
         assert line in told

@@ -16,7 +16,7 @@ from tailorbird.features.transforms import (
     hashing,
     impute,
     log,
-    quantile,
+    ranks,
     standardise,
     target,
     transform,
@@ -61,7 +61,7 @@ def test_standardise_is_scikit_learns():
 def test_ranks_are_scikit_learns(bins):
     x = skewed()
     peer = QuantileTransformer(n_quantiles=bins + 1, subsample=None).fit(x.astype(np.float64)[:, None])
-    made, (output, *_) = learn(x, quantile(bins))
+    made, (output, *_) = learn(x, ranks(bins))
     np.testing.assert_allclose(made, peer.transform(x.astype(np.float64)[:, None])[:, 0], atol=1e-6)
     later = skewed(2_000, seed=1) * np.float32(1.1)
     np.testing.assert_allclose(output.apply(later), peer.transform(later.astype(np.float64)[:, None])[:, 0], atol=1e-6)
@@ -69,7 +69,7 @@ def test_ranks_are_scikit_learns(bins):
 
 def test_normal_scores_are_scikit_learns_at_the_cut_points():
     x = np.random.default_rng(0).gamma(2, 3, 4_000).astype(np.float32)
-    step = learn(x, quantile(50, normal=True))[1][0].steps[0]
+    step = learn(x, ranks(50, normal=True))[1][0].steps[0]
     assert isinstance(step, Quantile)
     peer = QuantileTransformer(n_quantiles=51, output_distribution="normal", subsample=None).fit(x.astype(np.float64)[:, None])
     inner = np.array(step.cuts)[1:-1]
@@ -81,7 +81,7 @@ def test_normal_scores_are_scikit_learns_at_the_cut_points():
 
 def test_cut_points_are_the_bins_of_scikit_learns_discretiser():
     x = np.random.default_rng(0).gamma(2, 3, 4_000).astype(np.float32)
-    step = learn(x, quantile(20))[1][0].steps[0]
+    step = learn(x, ranks(20))[1][0].steps[0]
     peer = KBinsDiscretizer(20, encode="ordinal", strategy="quantile", quantile_method="linear", subsample=None)
     peer.fit(x.astype(np.float64)[:, None])
     np.testing.assert_allclose(step.cuts, peer.bin_edges_[0], rtol=1e-12)
@@ -176,8 +176,8 @@ NUMERIC_STEPS = (
     log(),
     clip(),
     standardise(),
-    quantile(10),
-    quantile(10, normal=True),
+    ranks(10),
+    ranks(10, normal=True),
     *(impute(how) for how in ("mean", "median", "mode")),
 )
 
@@ -205,7 +205,7 @@ def test_any_categories_give_numbers(keys, later):
 
 def test_constant_columns_and_none_at_all():
     assert learn([3.3] * 5, standardise())[0].tolist() == [0] * 5
-    assert learn([3.3] * 5, quantile())[0].tolist() == [0] * 5
+    assert learn([3.3] * 5, ranks())[0].tolist() == [0] * 5
     empty = np.zeros(0, np.float32)
     for step in NUMERIC_STEPS:
         _, outputs = learn(empty, step, impute("constant", 0))
@@ -246,7 +246,7 @@ def test_nets_take_every_column_on_one_scale_filled_in_and_every_category_as_cod
 
 def test_nets_on_another_scale():
     (price, *_), (again, *_) = for_nets(COLUMNS, False), for_nets(COLUMNS, False, scale=standardise())
-    assert price.steps[0] == quantile(100, normal=True)
+    assert price.steps[0] == ranks(100, normal=True)
     assert again.steps == (standardise(), impute("median"))
     assert again.indicator
 

@@ -22,17 +22,21 @@ from tailorbird.features.declare import (
     HOPS_MAX,
     HORIZON,
     HORIZON_HOP,
+    RESERVED,
     Amount,
     Entity,
     Feature,
     Window,
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
+from tailorbird.features.plain import check_known
 
 _ATTRIBUTE = re.compile(r"(item|user|properties)\.[A-Za-z_]\w*\Z")
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
 _DURATION = re.compile(r"(\d+)\s*(s|m|h|d|w)\Z")
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+
+_OF_SESSION = ("user", "device", "country")  # a session is one person's, on one device
 
 F = TypeVar("F", bound=Feature)
 _HERE = str(Path(__file__).parent)
@@ -69,6 +73,9 @@ def duration(text: str) -> int:
 
 
 def declare(feature: F) -> F:
+    if feature.name in RESERVED:
+        message = f"{feature.name} is what a column of every model is called: {', '.join(RESERVED)}"
+        raise DeclarationError(message, where=feature.place, fix=f"another name, such as {feature.name}_declared")
     declared = _collector.get()
     if declared is not None:
         declared.append(feature)
@@ -100,6 +107,34 @@ def counted(name: str, about: Entity, type: str | Sequence[str]) -> tuple[str, s
     return named(name)
 
 
+def check_parent(parameter: str, entity: Entity, parent: object) -> None:
+    """That each one of the entity belongs to one of the parent, so that the parent's events have its own among them.
+
+    An item has one category, a session one person, the cross of a person and a category one person; everything belongs to everyone.
+    """
+    if not isinstance(parent, Entity):
+        raise wrong(f'{parameter}: expected an entity such as entity("item.category"), got {parent!r}')
+    if parent == entity:
+        raise wrong(f'{parameter}: expected another entity, such as entity("item.category"), got {parent.name} itself')
+    if not belongs(entity, parent):
+        strange = [name for name in parent.fields if not _determined(name, entity)]
+        crossed = ", ".join(f'"{name}"' for name in (*entity.fields, *strange))
+        raise wrong(
+            f"{parameter}: {entity.name} does not say which {strange[0]} it belongs to",
+            fix=f"some of its own fields, an attribute of its user or item, or entity(); or make it about entity({crossed})",
+        )
+
+
+def belongs(entity: Entity, parent: Entity) -> bool:
+    """Whether one of the entity says which one of another it belongs to."""
+    return entity != parent and all(_determined(name, entity) for name in parent.fields)
+
+
+def _determined(name: str, entity: Entity) -> bool:
+    known = {*entity.fields, *(_OF_SESSION if "session" in entity.fields else ())}
+    return name in known or ("." in name and name.partition(".")[0] in known)
+
+
 def types_of(type: str | Sequence[str]) -> tuple[str, ...]:
     """The event types, sorted; that they exist is checked by FeatureSet, which knows the project's own."""
     types = (type,) if isinstance(type, str) else tuple(type)
@@ -117,8 +152,12 @@ def counts_what(type: str | Sequence[str], where: str | None) -> tuple[tuple[str
 
 
 def expression_of(text: str, expect: str) -> Expression:
+    if not isinstance(text, str):
+        raise wrong(f'expected an expression as text, such as "price > 5", got {text!r}')
     try:
-        return parse(text, event_kind, expect=expect)
+        found = parse(text, event_kind, expect=expect)
+        check_known(found)
+        return found
     except ExpressionError as error:
         fields = f"fields: {', '.join(EVENT_FIELDS)}, item.NAME, user.NAME, properties.NAME"
         raise wrong(f"{text!r}: {error}", fix=fields if "no field" in str(error) else "") from None

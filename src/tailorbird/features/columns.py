@@ -124,8 +124,9 @@ class Frame:
         self._keys: dict[Entity, tuple[Keys, Bools]] = {}
         self._json: dict[str, JsonColumn] = {}
         self.extracts: dict[Source, Extract] = {}
-        self.capped = 0  # values that were cut off at their declared maximum, so far
+        self.capped: Counter[str] = Counter()  # by what is summed: values that were cut off at their declared maximum
         self.unreadable: Counter[str] = Counter()  # by field: values that are there but are no number or text as asked for
+        self.converted: Counter[str] = Counter()  # by field: truths and lists that were taken as numbers
         count = self._table.num_rows
         lengths = np.zeros(count, np.int64)
         if self._table["items"].null_count < count:
@@ -246,9 +247,11 @@ class Frame:
     def _attribute(self, name: str, make: "Callable[[object], float]", missing: float) -> npt.NDArray:
         """An attribute in JSON, made into a number or a hash; what is there but cannot be made is counted."""
         owner, _, attribute = name.partition(".")
-        found, lost = self._of(owner).values(attribute, make, missing)
+        found, lost, converted = self._of(owner).values(attribute, make, missing)
         if lost:
             self.unreadable[name] += lost
+        if converted:
+            self.converted[name] += converted
         return found
 
     def column(self, name: str, kind: str) -> npt.NDArray:
@@ -423,6 +426,11 @@ def extract_profiles(type: str, attributes: tuple[tuple[str, str], ...], frame: 
         else:
             given = [element_of(one.get(name), element) for one in parsed]
             found = [(number_of if kind == "numeric" else category_key)(one) for one in given]
+            if kind == "numeric":
+                raw = given if " " in full else (one.get(name) for one in parsed)
+                pairs = zip(raw, found, times, strict=True)
+                if converted := sum(int(often) for value, made, often in pairs if isinstance(value, bool | list) and made == made):
+                    frame.converted[f"{type}.{name}"] += converted
             lost = sum(
                 int(often) * (value not in (None, []) and (made == 0 if kind == "categorical" else made != made))
                 for value, made, often in zip(given, found, times, strict=True)
@@ -444,6 +452,7 @@ def _units(numbers: Floats, amount: Amount, frame: Frame) -> Int64s:
     for start in range(0, len(numbers), _UNITS_AT_ONCE):
         with np.errstate(over="ignore"):
             units = numbers[start : start + _UNITS_AT_ONCE] / amount.unit
-        frame.capped += int(np.count_nonzero(np.abs(units) > limit))
+        if cut := int(np.count_nonzero(np.abs(units) > limit)):
+            frame.capped[amount.of.text] += cut
         found[start : start + len(units)] = np.rint(np.clip(units, -limit, limit))
     return found

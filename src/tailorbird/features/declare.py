@@ -38,6 +38,11 @@ EDGES_MAX = 32  # of a quantile's buckets
 WORDS = 16  # of a text or a query that are compared
 ELEMENTS_MAX = 256  # columns made of one list
 
+# What a model sees besides the features, see `ranking.encoders`: no feature is called so.
+COMPUTED_NAMES = ("i2i_score", "i2i_last", "recent_age", "category_share", "popularity", "age_days")
+POSITION = "position"
+RESERVED = (*COMPUTED_NAMES, POSITION)
+
 # A field that came later is no part of the schema where it is empty, so that states without the new kind stay as they are.
 LATER = {"later": True}
 

@@ -31,6 +31,7 @@ from tailorbird.features.declare import (
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
 from tailorbird.features.layout import Layout, Spot
+from tailorbird.features.plain import check_known
 from tailorbird.features.steps import attribute_spot
 from tailorbird.features.transforms import Transform, check_transforms, collecting_transforms
 
@@ -217,7 +218,9 @@ def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) ->
 def _derived(feature: Derived, declarations: Sequence[Feature]) -> Expression:
     numeric = {f.name for f in declarations if getattr(f, "kind", "numeric") == "numeric" and not isinstance(f, SequenceOf)}
     try:
-        return parse(feature.text, lambda name: "number" if name in numeric else None, expect="number")
+        found = parse(feature.text, lambda name: "number" if name in numeric else None, expect="number")
+        check_known(found)
+        return found
     except ExpressionError as error:
         fix = f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}" if "no field" in str(error) else ""
         raise DeclarationError(f"{feature.name}: {error}", where=feature.place, fix=fix) from None

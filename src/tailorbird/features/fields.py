@@ -45,12 +45,20 @@ class JsonColumn:
         place = offsets[code] + np.where(length >= 0, index, 0)
         self._place = np.where((code == len(parsed)) | ((length >= 0) & (index >= length)), missing, place)
 
-    def values(self, attribute: str, make: "Callable[[object], float]", missing: float) -> tuple[npt.NDArray, int]:
-        """What `make` makes of the attribute in each row, and how many rows have one of which it makes nothing."""
+    def values(self, attribute: str, make: "Callable[[object], float]", missing: float) -> tuple[npt.NDArray, int, int]:
+        """What `make` makes of the attribute in each row; how many rows have one of which it makes nothing, and how many have a
+        list or a truth of which it makes a number.
+        """
         given = [one.get(attribute) if isinstance(one, dict) else None for one in self._objects]
         made = np.array([*(missing if one is None else make(one) for one in given), missing], np.uint64 if missing == 0 else np.float64)
         lost = np.array([*(one is not None and one != [] for one in given), False]) & (np.isnan(made) if missing != 0 else made == 0)
-        return made[self._place], int(np.count_nonzero(lost[self._place])) if lost.any() else 0
+        converted = np.zeros(len(made), np.bool_)
+        if missing != 0:
+            converted = np.array([*(isinstance(one, bool | list) for one in given), False]) & ~np.isnan(made)
+        return made[self._place], self._rows(lost), self._rows(converted)
+
+    def _rows(self, objects: Bools) -> int:
+        return int(np.count_nonzero(objects[self._place])) if objects.any() else 0
 
 
 def parsed_json(text: str) -> Any:

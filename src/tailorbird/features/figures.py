@@ -29,8 +29,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         at: when they were taken, microseconds.
         rows: of the routed log that were taken in, since the state was begun.
         behind: rows of the routed log that were not yet taken in.
-        capped: values that were cut off at the maximum that is declared for them.
+        capped: values that were cut off at the maximum that is declared for them, by what is summed.
         unreadable: values that are no number or text as declared, by field.
+        converted: truths and lists that were taken as numbers, by field.
         kinds: by name of the entity.
     """
 
@@ -38,8 +39,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     at: int = 0
     rows: int = 0
     behind: int = 0
-    capped: int = 0
+    capped: dict[str, int] = {}
     unreadable: dict[str, int] = {}
+    converted: dict[str, int] = {}
     kinds: dict[str, Kind] = {}
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 from tailorbird.events.clock import HOUR
 from tailorbird.events.keys import hash64
 from tailorbird.features.declare import WHOLE_FIELDS, WORDS
-from tailorbird.features.expression import Expression, comparison, constant, dotted
+from tailorbird.features.expression import Expression, ExpressionError, comparison, constant, dotted
 from tailorbird.features.request import ReadRequest
 
 Get = Callable[[str, str], Any]
@@ -35,7 +35,7 @@ def text_of(value: object) -> str | None:
 
 
 def number_of(value: object) -> float:
-    """A profile's value as a number; of a list, its first element; NaN for what is none."""
+    """A profile's value as a number; of a list, its first element; 1 or 0 for a truth; NaN for what is none, a text of digits too."""
     if isinstance(value, list):
         return number_of(value[0]) if value else math.nan
     return float(value) if isinstance(value, int | float) and abs(value) <= 1.7e308 else math.nan
@@ -124,6 +124,32 @@ def evaluate(expression: Expression, get: Get) -> Any:
     """A float (NaN = missing), a text or None, or a bool; `get(name, kind)` gives the columns."""
     kinds = dict(expression.names)
     return _walk(expression.tree, lambda name: get(name, kinds[name]))
+
+
+def check_known(expression: Expression) -> None:
+    """That no part of it is missing whatever the event has: `1 / 0`, `price / 0`, `sqrt(-1)`.
+
+    Raises:
+        ExpressionError: names the part.
+    """
+    for node in ast.walk(expression.tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and _is_constant(node.right) and _constant_of(node.right) == 0:
+            raise ExpressionError(f"{ast.unparse(node)} divides by 0, which is always missing")
+        if isinstance(node, ast.BinOp | ast.Call) and _is_constant(node) and not math.isfinite(_constant_of(node)):
+            raise ExpressionError(f"{ast.unparse(node)} cannot be computed, so it is always missing")
+
+
+def _is_constant(node: ast.expr) -> bool:
+    parts = list(ast.walk(node))
+    calls = {id(part.func) for part in parts if isinstance(part, ast.Call)}
+    return not any(
+        (isinstance(part, ast.Name) and id(part) not in calls) or (isinstance(part, ast.Constant) and isinstance(part.value, str | None))
+        for part in parts
+    )
+
+
+def _constant_of(node: ast.expr) -> float:
+    return float(_walk(node, lambda name: math.nan))
 
 
 def _truth(value: Any) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import SECOND
 from tailorbird.features.checks import named, wrong
+from tailorbird.features.declare import RESERVED
 
 NUMBER, KEY, CODE = "a number", "a category", "a code"
 CODES_MAX = (1 << 24) - 2  # float32 holds every whole number up to here
@@ -35,6 +36,7 @@ class Step:
 
     takes = NUMBER
     gives = NUMBER
+    called = ""  # where its call is not called as it is
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class StandardiseStep(Step):
 class QuantileStep(Step):
     bins: int
     normal: bool
+    called = "ranks"
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def standardise() -> StandardiseStep:
     return StandardiseStep()
 
 
-def quantile(bins: int = 100, *, normal: bool = False) -> QuantileStep:
+def ranks(bins: int = 100, *, normal: bool = False) -> QuantileStep:
     """The rank among the training rows, in [0, 1]: between cut points at every 1/`bins` of the rows it is linear.
 
     Args:
@@ -215,7 +218,7 @@ def quantile(bins: int = 100, *, normal: bool = False) -> QuantileStep:
         normal: the normal score of the rank instead, as if the column were N(0, 1), cut off at the rank of half a bin.
     """
     if not _whole(bins, 2, BINS_MAX):
-        raise wrong(f"quantile: expected 2 to {BINS_MAX} bins, got {bins!r}")
+        raise wrong(f"ranks: expected 2 to {BINS_MAX} bins, got {bins!r}")
     return QuantileStep(bins, bool(normal))
 
 
@@ -320,7 +323,7 @@ def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> 
         DeclarationError: names the line.
     """
     transformed = {one.column for one in transforms}
-    taken = {name: "" for name in kinds if name not in transformed}
+    taken = dict.fromkeys(RESERVED, "") | {name: "" for name in kinds if name not in transformed}
     for one in transforms:
         kind = kinds.get(one.column)
         if kind is None:
@@ -332,6 +335,7 @@ def check_transforms(transforms: Sequence[Transform], kinds: dict[str, str]) -> 
         for name in one.outputs:
             if name in taken:
                 told = f", as at {taken[name]}" if taken[name] else ", as a feature is"
+                told = ", as one of every model is" if name in RESERVED else told
                 raise DeclarationError(f"transform: a column of the matrix is called {name}{told}", where=one.place, fix="give it a name=")
             taken[name] = one.place
 
@@ -352,7 +356,7 @@ def check_heads(transforms: Iterable[Transform], heads: Iterable[str]) -> None:
 
 def _check_chain(one: Transform, given: str) -> None:
     for step in one.steps:
-        called = type(step).__name__.removesuffix("Step").lower()
+        called = step.called or type(step).__name__.removesuffix("Step").lower()
         takes = given if isinstance(step, ImputeStep) and given != CODE else step.takes
         if takes != given:
             if given == KEY:

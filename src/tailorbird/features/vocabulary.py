@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from tailorbird.events.clock import SECOND
 from tailorbird.features.checks import (
     amount_of,
+    check_parent,
     counted,
     counts_what,
     declare,
@@ -261,14 +262,16 @@ def ratio(
     """Events of `type` for each of `below`, smoothed: (a + weight·rate)/(b + weight).
 
     Args:
-        prior: whose rate: another entity's, read at the same time (0 where it has no events), or a number. Without one
-            the ratio is a/b, missing where b is 0.
+        prior: whose rate: that of an entity that this one belongs to (as for `share`), read at the same time (0 where it has no
+            events), or a number. Without one the ratio is a/b, missing where b is 0.
     """
     base = counted(name, entity, type)
     if not (isinstance(weight, int | float) and 0 <= weight <= 1e9):
         raise wrong(f"weight: expected a number from 0 to 1e9, got {weight!r}")
     if isinstance(prior, int | float) and not 0 <= prior <= 1e9:
         raise wrong(f"prior: expected an entity or a rate of at least 0, got {prior!r}")
+    if prior is not None and not isinstance(prior, int | float):
+        check_parent("prior", entity, prior)
     span, rate = window_of(window, hop), float(prior) if isinstance(prior, int | float) else prior
     text = f"{told_types(type)} for each of {told_types(below)} of the {entity.name} in {told_window(span)}"
     if prior is not None:
@@ -321,12 +324,12 @@ def share(
     either is about the item.
 
     Args:
-        within: the group; an item is in that of its newest profile, an event in that of the profile that it came with.
+        within: the group that the entity belongs to: some of its own fields, an attribute of its user or item, the person of a
+            session, or everyone. An item is in that of its newest profile, an event in that of the profile that it came with.
         of, unit, max: a number to be summed instead, as for `total`.
     """
     base = counted(name, entity, type)
-    if not isinstance(within, Entity) or within == entity:
-        raise wrong(f'within: expected another entity, such as entity("item.category"), got {within!r}')
+    check_parent("within", entity, within)
     span, amount = window_of(window, hop), None if of is None else amount_of(of, unit, max)
     text = f"{told_types(type)} of the {entity.name} among those of its {within.name} in {told_window(span)}"
     if of is not None:

@@ -68,15 +68,16 @@ RENEW_MAX = 500  # reading records between two steps: some 5 ms
 class WorkerReport:
     """What a step did: rows of the log taken (0: there was nothing), the commit that is now the newest, and its p.
 
-    `capped` values were cut off at the maximum that is declared for them; `unreadable` ones, by field, are no number or text
-    as they are declared, and are missing.
+    By field: `capped` values were cut off at the maximum that is declared for them; `unreadable` ones are no number or text as they
+    are declared, and are missing; `converted` ones are truths and lists that were taken as numbers.
     """
 
     rows: int
     commit: int
     p: int
-    capped: int = 0
+    capped: dict[str, int] = field(default_factory=dict)
     unreadable: dict[str, int] = field(default_factory=dict)
+    converted: dict[str, int] = field(default_factory=dict)
 
 
 class FeatureWorker:
@@ -146,7 +147,8 @@ class FeatureWorker:
         frame = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
         self._unfit.take(frame)
         self._figures = _with(self._figures, frame)
-        return WorkerReport(rows, self.position.commit, self.position.p, frame.capped, dict(frame.unreadable))
+        counted = (dict(frame.capped), dict(frame.unreadable), dict(frame.converted))
+        return WorkerReport(rows, self.position.commit, self.position.p, *counted)
 
     def bootstrap(self, history: Callable[[int], Iterable[pa.Table]], p: int) -> None:
         """Bring the state up to `p` with events of the lake, then go on in the log behind it.
@@ -339,10 +341,8 @@ class FeatureWorker:
 
 def _with(figures: Figures, frame: Frame) -> Figures:
     """The counters with one frame more."""
-    if not frame.capped and not frame.unreadable:
-        return figures
-    unreadable = dict(Counter(figures.unreadable) + frame.unreadable)
-    return msgspec.structs.replace(figures, capped=figures.capped + frame.capped, unreadable=unreadable)
+    new = {"capped": frame.capped, "unreadable": frame.unreadable, "converted": frame.converted}
+    return msgspec.structs.replace(figures, **{name: dict(Counter(getattr(figures, name)) + more) for name, more in new.items() if more})
 
 
 def _store(state: Path, features: FeatureSet, copies: str) -> Store:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import BundleError
 from tailorbird.events.clock import DAY
+from tailorbird.features.declare import COMPUTED_NAMES, POSITION
 from tailorbird.ranking.together import Together, together
 from tailorbird.ranking.transforms import MISSING, UNKNOWN, Column, Output
 from tailorbird.registry import Columns
@@ -42,7 +43,7 @@ COMPUTED = {
     "popularity": "share of items that are less popular, as of the index",
     "age_days": "days since the item came; NaN if it has been there from the beginning",
 }
-POSITION = "position"
+assert tuple(COMPUTED) == COMPUTED_NAMES
 FORMAT = 2  # of encoder.json: 1 knows no transforms
 
 

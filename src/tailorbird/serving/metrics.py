@@ -141,23 +141,26 @@ class _WorkersCollector:
         text = "Rows of the routed log that the worker has yet to take in."
         behind = GaugeMetricFamily("tailorbird_worker_behind_rows", text, labels=one)
         rows = CounterMetricFamily("tailorbird_worker_rows", "Rows of the routed log taken into the state.", labels=one)
-        text = "Values above the maximum that is declared for them, counted as that."
-        capped = CounterMetricFamily("tailorbird_features_capped", text, labels=one)
-        text = "Values that are missing because they are no number or text as declared."
-        unreadable = CounterMetricFamily("tailorbird_features_unreadable", text, labels=[*one, "field"])
+        unfit = [CounterMetricFamily(f"tailorbird_features_{name}", text, labels=[*one, "field"]) for name, text in _UNFIT]
         kinds = [family(name, text, labels=[*one, "entity"]) for name, text, family, _ in _KINDS]
         for now in found:
             schema = now.schema_hash
-            for family, value in ((at, now.at / 1e6), (behind, now.behind), (rows, now.rows), (capped, now.capped)):
+            for family, value in ((at, now.at / 1e6), (behind, now.behind), (rows, now.rows)):
                 family.add_metric([schema], value)
-            for field, count in now.unreadable.items():
-                unreadable.add_metric([schema, field], count)
+            for family, (name, _) in zip(unfit, _UNFIT, strict=True):
+                for field, count in getattr(now, name).items():
+                    family.add_metric([schema, field], count)
             for entity, kind in now.kinds.items():
                 for family, (*_, attribute) in zip(kinds, _KINDS, strict=True):
                     family.add_metric([schema, entity], getattr(kind, attribute))
-        yield from (at, behind, rows, capped, unreadable, *kinds)
+        yield from (at, behind, rows, *unfit, *kinds)
 
 
+_UNFIT = (
+    ("capped", "Values above the maximum that is declared for them, counted as that, by what is summed."),
+    ("unreadable", "Values that are missing because they are no number or text as declared."),
+    ("converted", "Truths and lists that were taken as numbers."),
+)
 _KINDS = (
     ("tailorbird_state_entities", "Entities that have records.", GaugeMetricFamily, "entities"),
     ("tailorbird_state_bytes", "Bytes of their state records.", GaugeMetricFamily, "state_bytes"),

@@ -42,7 +42,7 @@ def for_nets(columns: Columns, position: bool, *, scale: declared.Step | None = 
     Args:
         scale: the normal score of the rank unless said otherwise: counts and prices are spread over many sizes.
     """
-    scale = scale or declared.quantile(100, normal=True)
+    scale = scale or declared.ranks(100, normal=True)
     numeric = [Transform(name, (scale, declared.impute("median")), indicator=True) for name in (*columns.numeric, *COMPUTED)]
     placed = [Transform(POSITION, (declared.standardise(),))] if position else []
     return (*numeric, *placed, *(Transform(name, (declared.vocabulary(),)) for name in columns.categorical))

@@ -21,7 +21,7 @@ from tailorbird.training.shuffling import among_requests, within_requests
 from tailorbird.training.signal_rows import gather
 from tailorbird.training.signals import RankSettings, rank_ground, rank_signals
 from tailorbird.training.signals_page import write_signals
-from tailorbird.training.subset import beyond_chance
+from tailorbird.training.subset import ENOUGH, Signal, beyond_chance, judged
 
 SETTINGS = RankSettings(requests=2_000, nulls=12)
 NOISE = ("noise_1", "noise_2", "noise_3", "noise_4", "noise_of_request")
@@ -220,6 +220,22 @@ def test_of_many_figures_few_are_beyond_chance():
     clear, border = Interval(0.010, 0.006, 0.014), Interval(0.010, 0.0001, 0.0199)
     assert beyond_chance([clear, border]) == [True, True]
     assert beyond_chance([clear, border, *[Interval(0.0, -0.01, 0.01)] * 20])[:2] == [True, False]
+
+
+def test_what_few_requests_cannot_tell_is_not_called_null():
+    def column(name, low, high):
+        importance = Interval((low + high) / 2, low, high)
+        return Signal(name, "numeric", "item", "", False, importance, 0.1, 0.0, False, 0.0, 0.0, 0.0, (), 0.0, 8, 8, 1.0)
+
+    noise = [column(f"noise_{n}", -0.002, 0.003) for n in range(20)]
+    wide, clear = column("wide", 0.001, 0.060), column("clear", 0.02, 0.03)
+
+    def verdicts(requests):
+        return {one.name: (one.verdict, one.kept) for one in judged([wide, clear, *noise], {}, requests)}
+
+    undecided = ("too few requests to decide", True)
+    assert verdicts(ENOUGH) == {"wide": undecided, "clear": ("signal", True)} | {one.name: ("null", True) for one in noise}
+    assert verdicts(ENOUGH - 1) == {"wide": undecided, "clear": ("signal", True)} | {one.name: undecided for one in noise}
 
 
 def test_what_a_column_costs_is_what_only_it_needs(shop):

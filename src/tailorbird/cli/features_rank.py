@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
 from tailorbird.cli.train import Rows
+from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
-    from tailorbird.training.signals import SignalReport
+    from tailorbird.config import Project
+    from tailorbird.ranking.slot import Slot
+    from tailorbird.training.signals import RankSettings, SignalReport
     from tailorbird.training.subset import Signal
 
 _BAR = 12
@@ -61,39 +64,26 @@ def rank(
     out:
         folder of the report, signals-SLOT-TARGET in the project's reports unless told otherwise
     """
-    from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
-    from tailorbird.errors import UsageError
     from tailorbird.events import duration
-    from tailorbird.training.signals import RankSettings, rank_signals
+    from tailorbird.training.signals import RankSettings
     from tailorbird.training.signals_page import write_signals
 
-    if requests < 1:
-        raise UsageError(f"expected at least 1 request, got {requests}", where="--requests", fix="leave it out, or give some thousands")
-    if not tolerance >= 0:
-        raise UsageError(f"expected 0 or more, got {tolerance}", where="--tolerance")
+    _check(requests, tolerance)
     project = open_project()
     declared = project.slot(slot)
     goal = target or next(iter(declared.objective))
     folder = out or project.paths.reports / f"signals-{declared.name}-{goal}"
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file", where="--out", fix="name a folder")
-    window_us = duration(window or project.settings.train.window)
+    _check_out(folder)
     settings = RankSettings(
-        window_us=window_us, lateness_us=project.plan.lateness_us, rows=rows, requests=requests, tolerance=tolerance, seed=seed
+        window_us=duration(window or project.settings.train.window),
+        lateness_us=project.plan.lateness_us,
+        rows=rows,
+        requests=requests,
+        tolerance=tolerance,
+        seed=seed,
     )
-    with progress_bars(quiet=json) as progress:
-        report = rank_signals(
-            project.features,
-            declared,
-            lake=project.paths.lake,
-            clock=clock_as_of(as_of, project, declared),
-            out=folder,
-            target=goal,
-            settings=settings,
-            event_types=project.plan.event_types,
-            progress=progress,
-        )
+    report = _ranked(project, declared, goal, as_of, folder, settings, quiet=json)
     paste = to_paste(report)
     page, image = write_signals(folder, report, paste)
     if json:
@@ -102,6 +92,38 @@ def rank(
     _print(report)
     for line in ("", *paste, "", f"Report: {page}", f"Picture: {image}"):
         console().print(line, markup=False)
+
+
+def _check(requests: int, tolerance: float) -> None:
+    if requests < 1:
+        raise UsageError(f"expected at least 1 request, got {requests}", where="--requests", fix="leave it out, or give some thousands")
+    if not tolerance >= 0:
+        raise UsageError(f"expected 0 or more, got {tolerance}", where="--tolerance")
+
+
+def _check_out(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", where="--out", fix="name a folder")
+
+
+def _ranked(
+    project: "Project", slot: "Slot", target: str, as_of: str, out: Path, settings: "RankSettings", *, quiet: bool
+) -> "SignalReport":
+    from tailorbird.cli.moment import clock_as_of
+    from tailorbird.training.signals import rank_signals
+
+    with progress_bars(quiet=quiet) as progress:
+        return rank_signals(
+            project.features,
+            slot,
+            lake=project.paths.lake,
+            clock=clock_as_of(as_of, project, slot),
+            out=out,
+            target=target,
+            settings=settings,
+            event_types=project.plan.event_types,
+            progress=progress,
+        )
 
 
 def to_paste(report: "SignalReport") -> list[str]:

@@ -32,7 +32,7 @@ from tailorbird.training.serving_cost import Cost, costs, read_us, request_bytes
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.signal_rows import Ground, gather
 from tailorbird.training.stability import Stability, stability
-from tailorbird.training.subset import LEAK, SEEDS, Contest, Interval, Signal, Subset, bootstrap_of, judged, propose
+from tailorbird.training.subset import LEAK, SEEDS, UNDECIDED, Contest, Interval, Signal, Subset, bootstrap_of, judged, propose
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -160,15 +160,14 @@ def rank_ground(
     progress("cost", 0, 2)
     price = costs(features, event_types)
     signals = _signals(features, ground, of_request, told, stable, clusters, lost, together, honest, gain, null, price)
-    subset, signals = propose(
-        contest, judged(signals, leaking), settings.tolerance, progress=lambda done, total: progress("subset", done, total)
-    )
+    signals = judged(signals, leaking, int(ground.choose.found.sum()))
+    subset, signals = propose(contest, signals, settings.tolerance, progress=lambda done, total: progress("subset", done, total))
     progress("cost", 1, 2)
     subset = replace(subset, about=_saved(features, subset, lake, event_types))
     progress("cost", 2, 2)
     ordered = sorted(signals, key=lambda one: (one.verdict == LEAK, -np.nan_to_num(one.importance.value), -one.bits))
     about = ground.about | {"schema_hash": features.schema_hash, "as_of": to_iso(unfinished.now), "seed": settings.seed}
-    notes = _notes(ground, leaking, features)
+    notes = _notes(ground, leaking, features, [one.name for one in signals if one.verdict == UNDECIDED])
     return SignalReport(target, tuple(ordered), ground.names, clusters, stable.periods, subset, about, notes)
 
 
@@ -314,8 +313,12 @@ def _saved(features: FeatureSet, subset: Subset, lake: Lake, event_types: Sequen
     }
 
 
-def _notes(ground: Ground, leaking: Mapping[str, str], features: FeatureSet) -> tuple[str, ...]:
+def _notes(ground: Ground, leaking: Mapping[str, str], features: FeatureSet, undecided: Sequence[str]) -> tuple[str, ...]:
     notes = [ground.about["source"]]
+    if undecided:
+        notes.append(
+            f"too few requests to decide on {len(undecided)} of {len(ground.names)} columns, which stay: more data, or a longer window"
+        )
     notes += [f"{name} is too good: leak? {why}; no model here saw it" for name, why in leaking.items()]
     if features.transforms:
         notes.append("columns are ranked as they are read; no transform was applied")

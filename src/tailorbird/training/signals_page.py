@@ -18,9 +18,9 @@ from tailorbird.training.redundancy import NEAR
 from tailorbird.training.serving_cost import GROUPS, ITEMS
 from tailorbird.training.signals import SignalReport
 from tailorbird.training.stability import UNSTABLE
-from tailorbird.training.subset import DRIFTING, LEAK, NULL, REDUNDANT, SIGNAL, Signal
+from tailorbird.training.subset import DRIFTING, LEAK, NULL, REDUNDANT, SIGNAL, UNDECIDED, Signal
 
-COLOURS = {SIGNAL: OURS, NULL: OTHERS, REDUNDANT: "#5b7fb5", DRIFTING: "#c98a1b", LEAK: "#b3241e"}
+COLOURS = {SIGNAL: OURS, NULL: OTHERS, REDUNDANT: "#5b7fb5", DRIFTING: "#c98a1b", LEAK: "#b3241e", UNDECIDED: "#8a8a8a"}
 
 
 def write_signals(folder: Path, report: SignalReport, paste: Sequence[str]) -> tuple[Path, Path]:

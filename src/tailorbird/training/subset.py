@@ -24,6 +24,9 @@ from tailorbird.training.stability import UNSTABLE
 Floats = npt.NDArray[np.float64]
 
 SIGNAL, NULL, REDUNDANT, DRIFTING, LEAK = "signal", "null", "redundant", "unstable", "too good: leak?"
+UNDECIDED = "too few requests to decide"
+ENOUGH = 200  # requests with something to find; with fewer, that nothing shows says nothing
+WORTH = 0.01  # of the judged figure: a column that may well be worth this much is not called null
 SEEDS = 3  # models whose figures are averaged: two fits of one and the same set of columns differ as well
 Z_OF_NULLS = 3.0
 
@@ -41,7 +44,7 @@ class Signal:
         bits, bits_z: mutual information with the target less its null's.
         drift: worst of the periods; missing: share of later rows.
         cluster: number of its cluster, 0 without one; together: importance of the whole cluster.
-        verdict: one of the five; why in words; kept: whether it stays in the proposed subset.
+        verdict: one of the six; why in words; kept: whether it stays in the proposed subset.
         place: file and line of the declaration, "" for computed columns.
     """
 
@@ -145,8 +148,8 @@ def beyond_chance(intervals: Sequence[Interval], *, level: float = 0.05) -> list
     return [bool(one <= limit) for one in chance]
 
 
-def judged(signals: Sequence[Signal], leaks: Mapping[str, str]) -> list[Signal]:
-    """The signals with their verdicts."""
+def judged(signals: Sequence[Signal], leaks: Mapping[str, str], requests: int) -> list[Signal]:
+    """The signals with their verdicts; `requests` with something to find are what their importance was measured on."""
     honest = [one for one in signals if one.name not in leaks]
     clusters = {one.cluster: [other for other in honest if other.cluster == one.cluster] for one in honest if one.cluster}
     standing = {number: max(members, key=_worth).name for number, members in clusters.items()}
@@ -154,7 +157,21 @@ def judged(signals: Sequence[Signal], leaks: Mapping[str, str]) -> list[Signal]:
     tested = beyond_chance([*(one.importance for one in honest), *together])
     proven = {one.name for one, found in zip(honest, tested, strict=False) if found}
     proven_clusters = {number for number, found in zip(clusters, tested[len(honest) :], strict=True) if found}
-    return [replace(one, **_verdict(one, clusters.get(one.cluster, [one]), standing, proven, proven_clusters, leaks)) for one in signals]
+    found = [replace(one, **_verdict(one, clusters.get(one.cluster, [one]), standing, proven, proven_clusters, leaks)) for one in signals]
+    return [replace(one, **_undecided(one, requests)) if one.verdict == NULL else one for one in found]
+
+
+def _undecided(one: Signal, requests: int) -> dict[str, Any]:
+    """`verdict` and `why` of a column that would be null, where these requests cannot tell; nothing where they can."""
+    if requests < ENOUGH:
+        return {
+            "verdict": UNDECIDED,
+            "why": f"{requests:,} later requests with something to find; {ENOUGH:,} are the least to call it null by",
+        }
+    highest = max(each.high for each in (one.importance, one.together) if each is not None)
+    if highest >= WORTH:
+        return {"verdict": UNDECIDED, "why": f"it may be chance, and it may be worth {highest:.3f}: the interval has both"}
+    return {}
 
 
 def _verdict(

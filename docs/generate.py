@@ -160,7 +160,8 @@ def transforms_page() -> str:
 def _call(function: Callable[..., Any]) -> list[str]:
     """A call of a vocabulary: its signature and what its docstring says."""
     name = function.__name__
-    signature = re.sub(r"(tailorbird\.features\.\w+|collections\.abc)\.", "", str(inspect.signature(function)).partition(" -> ")[0])
+    signature = re.sub(r"(tailorbird\.features\.\w+|collections\.abc|typing)\.", "", str(inspect.signature(function)).partition(" -> ")[0])
+    signature = re.sub(r"Optional\[(Literal\[[^\]]*\])\]", r"\1 | None", signature)
     return [f"## {name}", "", "```text", f"{name}{signature}", "```", "", _as_markdown(inspect.getdoc(function) or ""), ""]
 
 

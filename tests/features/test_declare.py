@@ -1,6 +1,8 @@
 """Declarations: what is refused, with its line; what is proposed instead; and the schema that follows from what is accepted."""
 
+from importlib import resources
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -31,6 +33,8 @@ from tailorbird.features import (
     trend,
     variance,
 )
+from tailorbird.features.declare import CONTEXT_FIELDS
+from tailorbird.features.transforms import impute
 
 HEAD = """\
 from tailorbird.features import *
@@ -165,6 +169,22 @@ def test_the_constants_that_expressions_may_have_stay_allowed():
     for text in kept:
         count_ = [count("a", entity("item"), "click"), count("b", entity("item"), "view"), derived("x", text)]
         assert FeatureSet.from_declarations(count_).numeric == ("a", "b", "x")
+
+
+@pytest.mark.parametrize(
+    ("call", "parameter", "values"),
+    [
+        (attribute, "kind", ("numeric", "categorical")),
+        (last, "kind", ("numeric", "categorical")),
+        (context, "field", tuple(CONTEXT_FIELDS)),
+        (impute, "how", ("mean", "median", "mode", "constant")),
+    ],
+)
+def test_editors_are_told_which_values_a_call_takes(call, parameter, values):
+    hint = get_type_hints(call)[parameter]
+    (literal,) = [one for one in (hint, *get_args(hint)) if get_origin(one) is Literal]
+    assert get_args(literal) == values
+    assert resources.files("tailorbird").joinpath("py.typed").is_file()
 
 
 def test_a_circle_of_derived_columns_names_all_of_it():

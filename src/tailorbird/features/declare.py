@@ -8,6 +8,7 @@ in `features.reference`.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tailorbird.events.clock import DAY, MINUTE
 from tailorbird.features.expression import Expression
@@ -74,6 +75,9 @@ EVENT_FIELDS = {
 }
 ENTITY_FIELDS = ("user", "item", "session", "device", "country", "query", "local_hour", "weekday", "position")
 WHOLE_FIELDS = ("local_hour", "weekday", "position")  # numbers of which each is a value of its own
+# What calls take, so that editors can offer it.
+Kind = Literal["numeric", "categorical"]
+ContextField = Literal["device", "country", "query", "local_hour", "weekday"]
 CONTEXT_FIELDS = {"device": "categorical", "country": "categorical", "query": "categorical", "local_hour": "numeric", "weekday": "numeric"}
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import SECOND
@@ -25,7 +26,8 @@ TABLE_MAX = 1_000_000
 BINS_MAX = 10_000
 LARGEST = 3.4028234663852886e38  # of float32
 _GIVEN = {"numeric": NUMBER, "categorical": KEY}
-HOW = ("mean", "median", "mode", "constant")
+How = Literal["mean", "median", "mode", "constant"]
+HOW = get_args(How)
 
 _collector: ContextVar["list[Transform] | None"] = ContextVar("transforms", default=None)
 
@@ -222,7 +224,7 @@ def ranks(bins: int = 100, *, normal: bool = False) -> QuantileStep:
     return QuantileStep(bins, bool(normal))
 
 
-def impute(how: str, value: float | str | None = None) -> ImputeStep:
+def impute(how: How, value: float | str | None = None) -> ImputeStep:
     """Fill in what is missing, by the mean, median or mode of the training rows, or a constant.
 
     Args:

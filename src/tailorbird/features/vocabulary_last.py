@@ -6,10 +6,10 @@ What is counted over windows is in `features.vocabulary`, what is made of severa
 from collections.abc import Sequence
 
 from tailorbird.features.checks import counted, counts_what, declare, told_types, value_of
-from tailorbird.features.declare import Entity, First, Last, TimeSince, TimeSinceFirst
+from tailorbird.features.declare import Entity, First, Kind, Last, TimeSince, TimeSinceFirst
 
 
-def last(name: str, entity: Entity, type: str | Sequence[str], *, of: str, kind: str | None = None, where: str | None = None) -> Last:
+def last(name: str, entity: Entity, type: str | Sequence[str], *, of: str, kind: Kind | None = None, where: str | None = None) -> Last:
     """The value of the last event that has it. `kind` (numeric or categorical) is asked for where the field can be both."""
     base = counted(name, entity, type)
     expression, told = value_of(of, kind)
@@ -17,7 +17,7 @@ def last(name: str, entity: Entity, type: str | Sequence[str], *, of: str, kind:
     return declare(Last(*base, text, entity, *counts_what(type, where), expression, told))
 
 
-def first(name: str, entity: Entity, type: str | Sequence[str], *, of: str, kind: str | None = None, where: str | None = None) -> First:
+def first(name: str, entity: Entity, type: str | Sequence[str], *, of: str, kind: Kind | None = None, where: str | None = None) -> First:
     """The value of the first event ever that has it: `first("came_by", user, "view", of="referrer")`. Arguments as for `last`."""
     base = counted(name, entity, type)
     expression, told = value_of(of, kind)

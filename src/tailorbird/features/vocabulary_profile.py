@@ -4,10 +4,22 @@ What is counted over windows is in `features.vocabulary`; single events are in `
 """
 
 from tailorbird.features.checks import declare, named, wrong
-from tailorbird.features.declare import CONTEXT_FIELDS, ELEMENTS_MAX, Age, Attribute, ContextValue, Derived, Entity, Match, TimeSinceFirst
+from tailorbird.features.declare import (
+    CONTEXT_FIELDS,
+    ELEMENTS_MAX,
+    Age,
+    Attribute,
+    ContextField,
+    ContextValue,
+    Derived,
+    Entity,
+    Kind,
+    Match,
+    TimeSinceFirst,
+)
 
 
-def attribute(name: str, entity: Entity, attribute: str, *, kind: str, element: int | None = None) -> Attribute:
+def attribute(name: str, entity: Entity, attribute: str, *, kind: Kind, element: int | None = None) -> Attribute:
     """An attribute of the newest profile of the user or the item; of a list, its first element.
 
     Args:
@@ -19,7 +31,7 @@ def attribute(name: str, entity: Entity, attribute: str, *, kind: str, element: 
     return _element(name, entity, attribute, kind, element or 0)
 
 
-def attributes(name: str, entity: Entity, attribute: str, *, kind: str, length: int) -> tuple[Attribute, ...]:
+def attributes(name: str, entity: Entity, attribute: str, *, kind: Kind, length: int) -> tuple[Attribute, ...]:
     """The elements of a list, a column each: `attributes("tag", item, "tags", kind="categorical", length=4)` declares tag_1 to tag_4.
 
     A vector is `attributes("embedding", item, "embedding", kind="numeric", length=16)`.
@@ -53,7 +65,7 @@ def age(name: str, entity: Entity, *, of: str | None = None) -> Age | TimeSinceF
     return declare(Age(*base, f"seconds since {of} of the {entity.name}", entity, of))
 
 
-def context(field: str, *, name: str | None = None) -> ContextValue:
+def context(field: ContextField, *, name: str | None = None) -> ContextValue:
     """Something of the request itself: device, country, query (as entities have it), local_hour or weekday (0 is Monday)."""
     base = named(name or field)
     if field not in CONTEXT_FIELDS:
@@ -77,7 +89,7 @@ def _of_profile(name: str, entity: Entity) -> tuple[str, str]:
     return base
 
 
-def _element(name: str, entity: Entity, attribute: str, kind: str, element: int) -> Attribute:
+def _element(name: str, entity: Entity, attribute: str, kind: Kind, element: int) -> Attribute:
     base = _of_profile(name, entity)
     if kind not in ("numeric", "categorical"):
         raise wrong(f"kind: expected numeric or categorical, got {kind!r}")

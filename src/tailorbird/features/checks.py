@@ -152,8 +152,6 @@ def counts_what(type: str | Sequence[str], where: str | None) -> tuple[tuple[str
 
 
 def expression_of(text: str, expect: str) -> Expression:
-    if not isinstance(text, str):
-        raise wrong(f'expected an expression as text, such as "price > 5", got {text!r}')
     try:
         found = parse(text, event_kind, expect=expect)
         check_known(found)

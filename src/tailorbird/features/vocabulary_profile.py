@@ -76,8 +76,6 @@ def context(field: ContextField, *, name: str | None = None) -> ContextValue:
 def derived(name: str, expression: str) -> Derived:
     """A number made of other numeric columns of the same row: `derived("price_to_habit", "price / user_price_30d")`."""
     base = named(name)
-    if not isinstance(expression, str):
-        raise wrong(f'expected an expression as text, such as "price / habit", got {expression!r}')
     return declare(Derived(*base, expression, expression))
 
 

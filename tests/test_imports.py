@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "features.worker": {"events", "store", "stream"},
     "features.schemas": {"events", "store", "stream"},
     "features.backfill": {"events", "store", "lake", "stream"},
+    "features.attached": {"events", "store", "lake", "stream"},
     "features.bootstrap": {"events", "store", "lake", "stream"},
     "features.plan": {"events", "store", "lake", "stream"},
     "features.recompute": {"events", "store", "lake", "stream"},
@@ -51,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "version": set(),
 }
 OFFLINE_ONLY = {
+    "features.attached",
     "features.backfill",
     "features.plan",
     "features.shards",

@@ -27,6 +27,7 @@ from benchmarks.quality.running import PROJECTS, _import, default_data, environm
 from tailorbird.config import Project, open_project
 from tailorbird.events import DAY, HOUR, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest
+from tailorbird.features.attached import AttachedEvents
 from tailorbird.features.backfill import History, event_columns
 from tailorbird.features.read import Reader
 from tailorbird.features.recompute import ParityReport, empty_report
@@ -70,7 +71,7 @@ def run(data: Path, scratch: Path, *, small: bool = False, keep: Path | None = N
     project = open_project(root)
     features = project.features
     asked: list[Asked] = []
-    events = Lake(project.paths.lake).table("events", event_columns(features))
+    events = AttachedEvents(Lake(project.paths.lake), features).table(event_columns(features))
     with FeatureWorker(project.paths.routed, scratch / "state", features, clock=SimulatedClock(0)) as worker:
         reader = Reader(scratch / "state", features)
         _timed(seconds, "stream and sample", lambda: asked.extend(_stream(worker, reader, events)))

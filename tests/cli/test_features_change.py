@@ -94,8 +94,8 @@ def test_a_plan_says_what_changes_and_what_it_takes(project):
     assert records["item"]["entities"] == 40
     assert 0 < records["item"]["state_mean"] < records["item"]["state_before"], "as written, without its zeros"
     assert 0 < records["item"]["state_mean_sampled"] < records["item"]["state_after"]
-    assert (records["item.brand"]["state_before"], records["item.brand"]["entities"], records["item.brand"]["sampled"]) == (0, None, 0)
-    assert told["attached"] == ["item.brand", "item.stock"], "which no event carries yet; item.price they do"
+    assert (records["item.brand"]["state_before"], records["item.brand"]["entities"], records["item.brand"]["sampled"]) == (0, None, 5)
+    assert told["attached"] == ["item.brand", "item.stock"], "which no event carries yet, so they are looked up; item.price they do"
     count = {name: one["entities"] or 0 for name, one in records.items()}
     assert told["bytes_after"] == sum(count[name] * (one["state_after"] + one["reading_after"]) for name, one in records.items())
     assert told["build"]["rows"] == Lake(project / "data" / "lake").count("events")

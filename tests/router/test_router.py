@@ -124,7 +124,8 @@ def test_every_row_takes_a_position_and_none_is_taken_twice(stream):
         (2, "e2", "a", 0, 2),
         (3, "e3", "b", 0, 0),
     ]
-    assert {one.block.receipt for one in stored} == {b'{"plan":"%s","contract":1}' % stream.plan.version.encode()}
+    kept = {"user_attributes": ["plan"], "item_attributes": ["category", "price"]}
+    assert [json.loads(one.block.receipt) for one in stored] == [{"plan": stream.plan.version, "contract": 1, **kept}] * 3
 
 
 def test_what_is_refused_goes_whole_to_quarantine(stream):

@@ -162,7 +162,7 @@ def _agree(yes: bool, question: str) -> None:
 def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
     """Build the state here, since no `up` does it; the p that it has reached."""
     from tailorbird.events import SystemClock
-    from tailorbird.features.bootstrap import build_from_lake
+    from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
     from tailorbird.features.worker import FeatureWorker
     from tailorbird.lake import Lake
 
@@ -172,12 +172,11 @@ def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
     except LockedError:  # a worker of its own runs without `up`
         return _follow(project, features, progress)
     with worker:
-        if worker.needs_history():
-            lake = Lake(project.paths.lake)
+        lake = Lake(project.paths.lake)
+        if worker.needs_history() and lake_is_ahead(worker, lake):
             build_from_lake(worker, lake, threading.Event(), progress=lambda done, total: progress("from the lake", done, total))
         end = _log_end(project)
-        while (report := worker.step()).rows:
-            progress("from the log", report.p, max(end, report.p))
+        follow(worker, lake, progress=lambda stage, p: progress(stage, p, max(end, p)))
         worker.sweep_all()
         return worker.position.p
 
@@ -328,7 +327,8 @@ def _tell(found: "Comparison", counted: "dict[str, Tally] | None", measured: "Me
     if found.before == found.after:
         return
     if found.attached:
-        out.print(f"Events routed so far do not carry {', '.join(found.attached)}: what counts by it counts from the change on.")
+        names = ", ".join(found.attached)
+        out.print(f"Events routed so far do not carry {names}: it is filled in from the versions of the profiles, for all history.")
     if measured is not None:
         least_s, likely, most = measured.seconds
         told = f"The new state takes about {_seconds(likely)} to build ({_seconds(least_s)} to {_seconds(most)}): "

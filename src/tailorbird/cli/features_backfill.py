@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,8 +71,11 @@ def backfill(
     memory:
         how much the computation may take beside the requests themselves
     """
+    import pyarrow.dataset as ds
+
     from tailorbird.config import open_project
     from tailorbird.features.asked import read_asked
+    from tailorbird.features.attached import AttachedEvents
     from tailorbird.features.shards import backfill_to, definitions
     from tailorbird.stream.lock import FileLock
 
@@ -86,10 +90,11 @@ def backfill(
     try:
         lake, wanted, ids = _asked(project, out, requests, from_, to)
         newest = int(wanted.p.max(initial=0))
+        events = partial(AttachedEvents(lake, project.features).batches, where=ds.field("p") <= newest)
         with progress_bars(quiet=json) as progress:
             backfill_to(
                 project.features,
-                lambda columns: _events(lake, columns, newest),
+                events,
                 wanted,
                 out / WORK,
                 memory_bytes=size,
@@ -99,7 +104,7 @@ def backfill(
             )
             names, keys = _write_rows(out, definitions(project.features), wanted, ids)
             progress("texts of categories", 0, None)
-            _write_texts(out, keys, wanted, lambda columns: _events(lake, columns, newest), project.features, names)
+            _write_texts(out, keys, wanted, events, project.features, names)
     finally:
         lock.release()
     if json:
@@ -152,14 +157,6 @@ def _of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array 
     if not answers.num_rows:
         raise NotReadyError("no answer was logged in that time", where=str(lake.path), fix="choose another span: --from, --to")
     return requests_of(answers.combine_chunks()), answers["request_id"].combine_chunks()
-
-
-def _events(lake: "Lake", columns: Sequence[str], newest: int) -> "Iterator[pa.Table]":
-    import pyarrow as pa
-    import pyarrow.dataset as ds
-
-    for batch in lake.batches("events", columns, ds.field("p") <= newest):
-        yield pa.Table.from_batches([batch])
 
 
 def _write_rows(

@@ -112,6 +112,7 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
     import numpy as np
 
     from tailorbird.events import to_iso
+    from tailorbird.features.attached import AttachedEvents
     from tailorbird.features.backfill import Requests, backfill, event_columns
     from tailorbird.features.sampled import wanted
     from tailorbird.lake import Lake
@@ -120,7 +121,7 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
     person = _person(lake, asked, p)
     requests = Requests(np.array([asked.t]), np.array([p]), [person], np.zeros(1, np.intp), [asked.item])
     features = project.features
-    found = backfill(features, lake.table("events", event_columns(features), wanted(features, requests)), requests)
+    found = backfill(features, AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests)), requests)
     then = _about(project, asked, found.numeric[0])
     try:
         now = _about(project, asked, _read(project, asked, now=True).numeric[0])
@@ -140,9 +141,10 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
 def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     from tailorbird.events import to_iso
     from tailorbird.features import ReadRequest
+    from tailorbird.features.attached import AttachedEvents
     from tailorbird.features.explain import explain
     from tailorbird.features.reference import routed_events
-    from tailorbird.lake import Lake
+    from tailorbird.lake import Lake, span
 
     names = [column.name for column in project.features.columns]
     if name not in names:
@@ -151,7 +153,7 @@ def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
         raise UsageError(f"features.py declares no feature {name!r}", fix=fix)
     lake, p = Lake(project.paths.lake), _known(project, asked)
     person = _person(lake, asked, p)
-    known = lake.events(ts_to=asked.t)
+    known = AttachedEvents(lake, project.features).table(where=span(ts_to=asked.t))
     found = explain(project.features, name, ReadRequest(person=person), asked.item or None, asked.t, p, routed_events(known))
     rows = [{key: event.get(key) for key in _SHOWN} for event in found.events]
     if json:

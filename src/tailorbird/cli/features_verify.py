@@ -112,6 +112,7 @@ def _dropped(project: "Project", features: "FeatureSet") -> dict[str, int]:
 def _of_schema(features: "FeatureSet", lake: "Lake", chosen: "pa.Table", dropped: dict[str, int], progress: Report) -> "ParityReport":
     import pyarrow.dataset as ds
 
+    from tailorbird.features.attached import AttachedEvents
     from tailorbird.features.backfill import event_columns
     from tailorbird.features.recompute import empty_report, parity, readable, requests_of
     from tailorbird.features.sampled import wanted
@@ -122,7 +123,7 @@ def _of_schema(features: "FeatureSet", lake: "Lake", chosen: "pa.Table", dropped
     sample = readable(features, known, rows, report)
     if not sample.num_rows:
         return report
-    events = lake.table("events", event_columns(features), wanted(features, requests_of(sample)))
+    events = AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests_of(sample)))
     tell = partial(progress, "logged answers")
     found = parity(features, events, sample, known=known, dropped=dropped, progress=tell)
     found.skipped, found.pending = report.skipped, report.pending
@@ -132,6 +133,7 @@ def _of_schema(features: "FeatureSet", lake: "Lake", chosen: "pa.Table", dropped
 def _sampled(project: "Project", lake: "Lake", samples: int, progress: Report) -> tuple["ParityReport", str]:
     """What came of the state's present values of some people and items; and why there are none."""
     from tailorbird.events import SystemClock
+    from tailorbird.features.attached import AttachedEvents
     from tailorbird.features.backfill import History, event_columns
     from tailorbird.features.read import Reader
     from tailorbird.features.recompute import Excused, empty_report
@@ -156,7 +158,7 @@ def _sampled(project: "Project", lake: "Lake", samples: int, progress: Report) -
                 return report, error.message
             _wait_for(lake, max(one.rows.p for one in asked))
             requests = requests_of(asked)
-            events = lake.table("events", event_columns(features), wanted(features, requests))
+            events = AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests))
             history = History(features, events)
             compare(features, asked, history.rows(requests), report, excused=Excused(history, requests, _dropped(project, features)))
             progress("people of the lake", min(start + _PART, len(drawn.requests)), len(drawn.requests))

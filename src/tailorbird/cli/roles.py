@@ -6,7 +6,7 @@ from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
 from tailorbird.events import Clock, duration
-from tailorbird.features.bootstrap import build_from_lake
+from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
@@ -63,8 +63,9 @@ class Roles:
             entities_max = self._project.settings.features.entities_max
             worker = FeatureWorker(self._project.routed, paths.state, schemas[schema], clock=self._clock, entities_max=entities_max)
             self.workers[schema] = worker
-            if worker.needs_history():  # it is new, and the log was pruned
-                build_from_lake(worker, Lake(paths.lake), threading.Event())
+            lake = Lake(paths.lake)
+            if worker.needs_history() and lake_is_ahead(worker, lake):  # it is new, and the log was pruned or lacks an attribute
+                build_from_lake(worker, lake, threading.Event())
 
     def step(self) -> int:
         """Route what came in and update the states; how many raw rows there were. The lake is stepped apart."""
@@ -73,10 +74,12 @@ class Roles:
         self.accepted += report.accepted
         self.duplicates += report.duplicates
         self.quarantined += report.quarantined
-        for worker in self.workers.values():
-            while worker.step().rows:
-                pass
+        self._follow()
         return report.rows
+
+    def _follow(self) -> None:
+        for worker in self.workers.values():
+            follow(worker, Lake(self._project.paths.lake))
 
     def drain(self, progress: Report = lambda stage, done, total: None, *, label: str = "route") -> None:
         """Step until nothing is left, the lake included."""
@@ -85,6 +88,7 @@ class Roles:
             done += rows
             progress(label, done, None)
         self.lake.drain()
+        self._follow()  # what lacked an attribute in the log is in the lake now
 
     def close(self) -> None:
         """Let go of all files."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.serving.app import Service
 
+LAKE_POLL_S = 0.2
 log = logging.getLogger(__name__)
 
 
@@ -141,13 +142,19 @@ def worker(*, schema: str = "") -> None:
     paths, settings = project.paths, project.settings
     entities_max, copies = settings.features.entities_max, settings.store.url
     with FeatureWorker(project.routed, paths.state, features, clock=SystemClock(), copies=copies, entities_max=entities_max) as worker:
-        from_lake = worker.needs_history()
-        if from_lake:
-            from tailorbird.features.bootstrap import build_from_lake
-            from tailorbird.lake import Lake
+        from_lake = False
+        while not stop.is_set():
+            if worker.needs_history():
+                from tailorbird.features.bootstrap import build_from_lake, lake_is_ahead
+                from tailorbird.lake import Lake
 
-            build_from_lake(worker, Lake(project.paths.lake), stop)
-        worker.run(stop)
+                from_lake = True
+                reader = Lake(project.paths.lake)
+                if not lake_is_ahead(worker, reader):  # events lack an attribute, and are about to be in the lake
+                    stop.wait(LAKE_POLL_S)
+                    continue
+                build_from_lake(worker, reader, stop)
+            worker.run(stop)
     if from_lake:
         from tailorbird.lake import leave
 

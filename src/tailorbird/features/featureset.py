@@ -151,18 +151,29 @@ class FeatureSet:
             "item_attributes": list(self.item_attributes),
         }
 
+    @cached_property
+    def event_attributes(self) -> dict[str, tuple[str, ...]]:
+        """By "user" and "item", the attributes that are taken from events, by entities and expressions; others from profiles alone."""
+        return {owner: _of_owner(owner, self._carried) for owner in ("user", "item")}
+
     def _attributes(self, owner: str) -> tuple[str, ...]:
+        profiles = {
+            f"{feature.entity.name}.{feature.attribute}"
+            for feature in self.features
+            if isinstance(feature, Attribute) and not feature.element
+        }
+        return _of_owner(owner, self._carried | profiles)
+
+    @cached_property
+    def _carried(self) -> set[str]:
         found = {name for one in self.layout.entities for name in one.entity.fields}
-        for feature in self.features:
-            if isinstance(feature, Attribute) and not feature.element:
-                found.add(f"{feature.entity.name}.{feature.attribute}")
         for one in self.layout.entities:
             holders = (*one.rings, *one.sketches, *one.lasts, *one.firsts, *one.first_values, *one.sequences)
             for source in (holder.source for holder in holders):
                 for expression in (source.where, source.value.of if isinstance(source.value, Amount) else source.value):
                     found.update(() if expression is None else (name for name, _ in expression.names))
             found.update(name for sequence in one.sequences for expression in sequence.of for name, _ in expression.names)
-        return tuple(sorted(name.partition(".")[2] for name in found if name.startswith(owner + ".")))
+        return found
 
 
 def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> FeatureSet:
@@ -243,6 +254,10 @@ def _order(declarations: Sequence[Feature], expressions: dict[str, Expression]) 
     for name in expressions:
         visit(name, ())
     return tuple(done)
+
+
+def _of_owner(owner: str, names: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(name.partition(".")[2] for name in names if name.startswith(owner + ".")))
 
 
 def _entity_of(feature: Feature) -> str:

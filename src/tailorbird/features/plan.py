@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events.clock import SimulatedClock
-from tailorbird.events.schema import ROUTED
+from tailorbird.features.attached import AttachedEvents
 from tailorbird.features.checks import spelled
 from tailorbird.features.codec import short_place
 from tailorbird.features.declare import SQUARE_BITS, Amount, Entity, Feature, Variance, Window
@@ -81,7 +81,8 @@ class Comparison:
 
     Attributes:
         before: the schema hash, "" where there was none.
-        attached: attributes of users and items that events are to carry from the change on; those routed before do not.
+        attached: attributes of users and items that events are to carry from the change on; for those routed before
+            they are looked up in the versions of the profiles.
     """
 
     before: str
@@ -131,7 +132,7 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
         Change(name, "removed", _about(one), short_place(one.place), one.description) for name, one in old.items() if name not in new
     ]
     proofs = tuple(proof for feature in after.features if (proof := _proof(feature)) is not None)
-    attached = set() if before is None else _attached(after.features) - _attached(before.features)
+    attached = set() if before is None else _attached(after) - _attached(before)
     was = "" if before is None else before.schema_hash
     return Comparison(was, after.schema_hash, tuple(changes), _records(before, after), proofs, tuple(sorted(attached)))
 
@@ -156,7 +157,7 @@ def measure(features: FeatureSet, lake: Lake, *, rows: int = SAMPLE_ROWS) -> Mea
     if not lake.exists("events") or not (total := lake.count("events")):
         return None
     newest = lake.newest_p()
-    sample = lake.table("events", ROUTED.names, ds.field("p") > newest - rows)
+    sample = AttachedEvents(lake, features).table(where=ds.field("p") > newest - rows)
     parts = list(_parts(sample.sort_by("p")))
     with tempfile.TemporaryDirectory(prefix="tailorbird-plan-") as folder:
         seconds: list[float] = []
@@ -192,17 +193,9 @@ def _records(before: FeatureSet | None, after: FeatureSet) -> tuple[RecordChange
     return tuple(found)
 
 
-def _attached(value: object) -> set[str]:
+def _attached(features: FeatureSet) -> set[str]:
     """The attributes that declarations take from events: of their entities and expressions. Profiles are kept whole."""
-    if isinstance(value, Entity):
-        return {name for name in value.fields if name.startswith(("item.", "user."))}
-    if isinstance(value, Expression):
-        return {name for name, _ in value.names if name.startswith(("item.", "user."))}
-    if isinstance(value, tuple):
-        return set().union(*map(_attached, value))
-    if dataclasses.is_dataclass(value):
-        return set().union(*(_attached(getattr(value, one.name)) for one in dataclasses.fields(value)))
-    return set()
+    return {f"{owner}.{name}" for owner, names in features.event_attributes.items() for name in names}
 
 
 def _about(feature: Feature) -> str:

@@ -22,6 +22,7 @@ import pyarrow.dataset as ds
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.events.schema import TIME
+from tailorbird.features.attached import AttachedEvents
 from tailorbird.features.backfill import event_columns, subset
 from tailorbird.features.compared import Compared, read_compared, write_compared
 from tailorbird.features.featureset import FeatureSet
@@ -63,7 +64,7 @@ def compare_lately(
             return report, left_out
         narrow = subset(features, only)
         where = wanted(narrow, requests_of(sample))
-    events = lake.table("events", event_columns(narrow), where)
+    events = AttachedEvents(lake, narrow).table(event_columns(narrow), where)
     return parity(features, events, sample, known=known, only=only, dropped=dropped), left_out
 
 

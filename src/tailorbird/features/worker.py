@@ -29,6 +29,7 @@ from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.figures import Figures, Kind, read_figures, write_figures
 from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, Swept, read_tally, tallies
 from tailorbird.features.layout import NEWEST
+from tailorbird.features.receipts import lacks
 from tailorbird.features.schemas import keep
 from tailorbird.features.state import (
     COMMITS,
@@ -113,13 +114,14 @@ class FeatureWorker:
         self._due: deque[tuple[int, Keys]] = deque()  # by kind, the keys whose reading records have run out
         self._reader: LogReader | None = None
         self._unfit = Unfit()
+        self.waits = False  # the log goes on with events that lack an attribute: the lake has them
         told = read_figures(folder)
         self._figures = Figures(schema_hash=features.schema_hash) if told is None else told
         with self._store.snapshot() as snapshot:
             self.position = read_position(snapshot)
 
     def step(self, rows_max: int = ROWS_MAX) -> WorkerReport:
-        """Take in what the log has, up to about `rows_max` rows, and commit.
+        """Take in what the log has, up to about `rows_max` rows, and commit; `waits` says whether it stops short of what it lacks.
 
         Raises:
             NotReadyError: the building of this state was cut short; `bootstrap` it again.
@@ -132,10 +134,13 @@ class FeatureWorker:
             raise NotReadyError("the building of this state was cut short", where=path, fix="tailorbird run worker builds it anew")
         reader = self._open_reader()
         blocks = [] if reader is None else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
-        rows, tables = 0, []
+        rows, tables, self.waits = 0, [], False
         position = self.position
         for stored in blocks:
             if rows >= rows_max:
+                break
+            self.waits = lacks(stored.block.receipt, self.features)
+            if self.waits:
                 break
             rows += stored.block.rows
             if stored.block.kind == "events":
@@ -178,8 +183,15 @@ class FeatureWorker:
         self._commit(ROUTED.empty_table(), replace(self.position, p=p, offset=p + 1, ready=1))
 
     def needs_history(self) -> bool:
-        """Whether the log alone cannot bring this state up: its building was cut short, or what comes next was deleted."""
-        return not self.position.ready or max(self.position.offset, 1) < self.log_start()
+        """Whether the log alone cannot bring this state up.
+
+        Its building was cut short; or what comes next was deleted, or was routed before an attribute was declared.
+        """
+        return not self.position.ready or self.is_behind_log() or self._next_lacks()
+
+    def is_behind_log(self) -> bool:
+        """Whether what comes next was deleted from the log."""
+        return max(self.position.offset, 1) < self.log_start()
 
     def log_start(self) -> int:
         """The first row that the log still has."""
@@ -251,16 +263,18 @@ class FeatureWorker:
                 excess = self._sweep.excess(snapshot)
 
     def run(self, stop: threading.Event) -> None:
-        """Step while there is something, else look again every few milliseconds, until `stop` is set.
+        """Step while there is something, else look again every few milliseconds, until `stop` is set or it `waits` for the lake.
 
         Between steps, a few records that ran out are renewed: many do at once, whenever a tile ends, and no event waits for all.
         """
         refresh_at = time.monotonic() + REFRESH_S
-        more, tell_at = False, 0.0
+        more, tell_at = True, 0.0
         while not stop.is_set():
             reader = self._open_reader()
             if more or (reader is not None and reader.changed()):
                 more = self.step().rows > 0
+                if self.waits and not more:
+                    return
             elif not self._due:
                 stop.wait(POLL_S)
             self.renew_some()
@@ -290,6 +304,11 @@ class FeatureWorker:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _next_lacks(self) -> bool:
+        reader = self._open_reader()
+        blocks = [] if reader is None else reader.read(self.position.offset, bytes_max=1)
+        return any(lacks(stored.block.receipt, self.features) for stored in blocks)
 
     def _open_reader(self) -> LogReader | None:
         if self._reader is None:

@@ -79,11 +79,11 @@ class Lake:
 
     def events(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table:
         """Events that happened in [ts_from, ts_to), with the columns of `events.schema.ROUTED` unless said."""
-        return self.table("events", columns if columns is not None else ROUTED.names, _span("day", ts_from, ts_to))
+        return self.table("events", columns if columns is not None else ROUTED.names, span("day", ts_from, ts_to))
 
     def answers(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table:
         """Answers whose t lies in [ts_from, ts_to)."""
-        return self.table("answers", columns, _span(None, ts_from, ts_to))
+        return self.table("answers", columns, span(None, ts_from, ts_to))
 
     def sql(self, query: str) -> pa.Table:
         """The rows of one SELECT (or WITH, SHOW, DESCRIBE, EXPLAIN) over all tables, as they are now."""
@@ -162,7 +162,7 @@ def _any_commit(log: Path) -> bool:
         return False
 
 
-def _span(day: str | None, ts_from: int | None, ts_to: int | None) -> ds.Expression | None:
+def span(day: str | None = "day", ts_from: int | None = None, ts_to: int | None = None) -> ds.Expression | None:
     """The filter for a span of `ts`, on the partition as well where there is one, so that whole files are left out."""
     parts: list[ds.Expression] = []
     if ts_from is not None:

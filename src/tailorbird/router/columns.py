@@ -5,7 +5,7 @@
     kind "duplicates"   Arrow IPC of DUPLICATES
 
 All rows take positions in the log, so every row of the raw logs is accounted for. A block's receipt is JSON: the versions
-of the plan and of the contract that decided.
+of the plan and of the contract that decided, and the attributes of profiles that events carry.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,8 @@ class Decided(msgspec.Struct, frozen=True):
 
     plan: str
     contract: int
+    user_attributes: tuple[str, ...]
+    item_attributes: tuple[str, ...]
 
 
 class Refused(msgspec.Struct, frozen=True):

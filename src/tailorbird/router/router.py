@@ -82,7 +82,7 @@ class Router:
         self._stream = stream
         self._plan = plan
         self._clock = clock
-        self._decided = Decided(plan.version, CONTRACT_VERSION)
+        self._decided = Decided(plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes))
         self._sources: dict[str, _Source] = {}
         self._log = _open_log(stream)
         self._load()

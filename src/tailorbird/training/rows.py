@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, duration, micros
 from tailorbird.features import FeatureSet
-from tailorbird.lake import Lake
+from tailorbird.features.attached import AttachedEvents
+from tailorbird.lake import Lake, span
 from tailorbird.models.baselines import History, simple_baselines
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.clicks import Happened, Scheme, choices, guess_scheme, with_candidates
@@ -125,7 +126,7 @@ def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, 
         NotReadyError: the lake holds no event yet, or none that rows could be made of.
     """
     needed = list(dict.fromkeys(name for each in (features, *beside) for name in needed_columns(each)))
-    events = _in_order(lake.events(needed, ts_to=wanted.now))
+    events = _in_order(AttachedEvents(lake, features, *beside).table(needed, span(ts_to=wanted.now)))
     if not events.num_rows:
         raise NotReadyError("the lake holds no event yet", where=str(lake.path), fix="tailorbird import FORMAT PATH")
     people = Codes.of(events["person"])

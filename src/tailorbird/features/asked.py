@@ -48,7 +48,7 @@ def read_asked(folder: Path, *, lock: str) -> Asked | None:
     try:
         return msgspec.json.decode((folder / FILE).read_bytes(), type=Asked)
     except FileNotFoundError:
-        held = sorted(one.name for one in folder.iterdir() if one.name != lock) if folder.is_dir() else []
+        held = sorted(one.name for one in folder.iterdir() if one.name not in (lock, f"{FILE}.new")) if folder.is_dir() else []
     except NotADirectoryError:
         raise UsageError("is a file, not a folder", where=str(folder), fix="choose a new folder") from None
     except msgspec.MsgspecError as error:

@@ -3,9 +3,10 @@
     events ─► cut by keys ─► shard by shard: lanes of its entities ─► files ─► part by part: columns ─► folder
              (`spill`)       (`lanes`)                               (`spill`)  (`finish`)          (`parts`)
 
-What fits into memory at once is computed there. Columns that the folder has, as they are defined now and for the same events and
-requests, are not computed again: one feature more computes that one alone. What does not shrink with the setting: the requests
-themselves, and the events of one key of one entity, of which everyone's feature has a single one.
+Where the events fit into memory, requests are answered part by part. Columns that the folder has, as they are defined now and for the
+same events and requests, are not computed again: one feature more computes that one alone. What does not shrink with the setting: the
+requests themselves, a number of each where a key has an attribute in it, and the events of one key of one entity, of which everyone's
+feature has a single one.
 """
 
 import shutil

@@ -150,6 +150,24 @@ def test_features_list_and_show(shop: Path) -> None:
     assert "item_clicks_7d" not in shown["features"]
     item = must_json("-C", shop, "recommend")["items"][0]["item_id"]
     assert "item_clicks_7d" in must_json("-C", shop, "features", "show", f"user:{user}", "--item", item)["features"]
+    assert shown["unheard_of"] == []
+
+
+def test_features_show_an_item_alone_and_say_of_whom_nothing_is_known(shop: Path) -> None:
+    query = "SELECT item_id AS i, count(*) AS n FROM events WHERE type = 'click' AND counts GROUP BY i ORDER BY n DESC, i LIMIT 1"
+    item = must_json("-C", shop, "sql", query)["rows"][0]["i"]
+    shown = must_json("-C", shop, "features", "show", f"item:{item}", "--events", 3)
+    assert shown["features"]["item_clicks_7d"] > 0
+    assert not [name for name in shown["features"] if name.startswith("user")]
+    assert (len(shown["events"]), shown["unheard_of"]) == (3, [])
+    explained = must_json("-C", shop, "features", "show", f"item:{item}", "--why", "item_clicks_7d")
+    assert explained["value"] == shown["features"]["item_clicks_7d"]
+    then = must_json("-C", shop, "features", "show", f"item:{item}", "--at", "2020-01-01")
+    assert (then["features"]["item_clicks_7d"], then["now"]["item_clicks_7d"]) == (0, shown["features"]["item_clicks_7d"])
+    told = must("-C", shop, "features", "show", "user:nobody-here", "--item", "nothing-here")
+    assert "The lake has no event of nobody-here" in told
+    assert "The lake has no event of nothing-here" in told
+    refused(tailorbird("-C", shop, "features", "show", "item:a", "--item", "b"), "expected a person to go with it", status=2)
 
 
 def test_features_of_a_past_time_beside_the_present(shop: Path) -> None:

@@ -1,4 +1,4 @@
-"""`tailorbird features show`: what is known of somebody now, or was at a past time, and what made a value."""
+"""`tailorbird features show`: what is known of somebody or an item now, or was at a past time, and what made a value."""
 
 import difflib
 from dataclasses import dataclass
@@ -19,7 +19,9 @@ _EVENTS = "ts, type, item_id, request_id, counts"
 def show(
     entity: str, *, item: str = "", events: int = 10, why: str = "", at: str = "", known: int | None = None, json: Json = False
 ) -> None:
-    """Show what the state says of a person now, alone or with an item, and the person's newest events in the lake.
+    """Show what the state says of a person now, alone or with an item, or of an item alone, and the newest events in the lake.
+
+    Of somebody, or an item, of whom the lake has no event, it says so: what is counted is 0 then, and the rest is missing.
 
     With `--at` or `--known` it shows each feature as it was at that time, by the lake, beside what the state says now. With `--why` it
     shows one feature instead: its value by the lake, and the events that it was made of, now or then.
@@ -28,6 +30,8 @@ def show(
 
     Example:  tailorbird -C shop features show user:u000001 --item i00001
 
+    Example:  tailorbird -C shop features show item:i00001
+
     Example:  tailorbird -C shop features show user:u000001 --at 2026-11-25T12:00:00Z --known 51203
 
     Example:  tailorbird -C shop features show user:u000001 --why user_clicks_7d --at 2026-11-25T12:00:00Z
@@ -35,7 +39,7 @@ def show(
     Parameters
     ----------
     entity:
-        user:ID, or anonymous:ID for somebody who is not known
+        user:ID, anonymous:ID for somebody who is not known, or item:ID
     item:
         also the features of this item, and of the two together
     events:
@@ -52,8 +56,13 @@ def show(
     from tailorbird.events import SystemClock
 
     kind, _, name = entity.partition(":")
-    if kind not in ("user", "anonymous") or not name:
-        raise UsageError(f"expected user:ID or anonymous:ID, got {entity!r}")
+    if kind not in ("user", "anonymous", "item") or not name:
+        fix = "a session, a query or a category has features only with a person or an item; see features list"
+        raise UsageError(f"expected user:ID, anonymous:ID or item:ID, got {entity!r}", fix=fix)
+    if kind == "item":
+        if item:
+            raise UsageError("expected a person to go with it", where="--item", fix=f"user:ID --item {item}")
+        name, item = "", name
     if known is not None and known < 0:
         raise UsageError(f"expected a position, got {known}", where="--known", fix="an answer's own is its p")
     project = open_project(applied=True)
@@ -68,7 +77,7 @@ def show(
 
 @dataclass(frozen=True)
 class _Asked:
-    """Whom it is about, with which item, as of when, and how much was known then."""
+    """Whom it is about, with which item, as of when, and how much was known then; of an item alone, `name` is ""."""
 
     kind: str
     name: str
@@ -80,11 +89,12 @@ class _Asked:
     def request(self):
         from tailorbird.features import ReadRequest
 
-        user, anonymous = (self.name, None) if self.kind == "user" else (None, self.name)
+        user, anonymous = (self.name or None, None) if self.kind != "anonymous" else (None, self.name)
         return ReadRequest(user, anonymous, None, None, None, None, self.t)
 
     def titled(self, person: str) -> str:
-        return f"{person or 'nobody'}{' and ' + self.item if self.item else ''}"
+        who = [] if self.kind == "item" else [person or "nobody"]
+        return " and ".join([*who, *([self.item] if self.item else [])])
 
 
 def _show_now(project: "Project", asked: _Asked, events: int, json: bool) -> None:
@@ -94,9 +104,12 @@ def _show_now(project: "Project", asked: _Asked, events: int, json: bool) -> Non
     person = rows.person or ""
     values = _about(project, asked, rows.numeric[0])
     known = {key: value for key, value in values.items() if value == value}
-    newest = _newest(project, person, events)
+    newest = _newest(project, _of(asked, person), events)
+    unheard = _unheard(project, asked, person)
     if json:
-        print_json({"person": person, "t": rows.t, "commit": rows.commit, "p": rows.p, "features": known, "events": newest})
+        print_json(
+            {"person": person, "t": rows.t, "commit": rows.commit, "p": rows.p, "features": known, "events": newest, "unheard_of": unheard}
+        )
         return
     print_table(
         f"{asked.titled(person)} at {to_iso(rows.t)}, known up to {rows.p:,}", ["feature", "value"], list(known.items()), right=["value"]
@@ -104,6 +117,7 @@ def _show_now(project: "Project", asked: _Asked, events: int, json: bool) -> Non
     missing = [key for key, value in values.items() if value != value]
     if missing:
         console().print(f"missing: {', '.join(missing)}")
+    _tell_unheard(unheard)
     print_table("\nNewest events", _EVENTS.split(", "), [list(row.values()) for row in newest])
 
 
@@ -119,7 +133,7 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
 
     lake, p = Lake(project.paths.lake), _known(project, asked)
     person = _person(lake, asked, p)
-    requests = Requests(np.array([asked.t]), np.array([p]), [person], np.zeros(1, np.intp), [asked.item])
+    requests = Requests(np.array([asked.t]), np.array([p]), [person or None], np.zeros(1, np.intp), [asked.item])
     features = project.features
     found = backfill(features, AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests)), requests)
     then = _about(project, asked, found.numeric[0])
@@ -127,14 +141,16 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
         now = _about(project, asked, _read(project, asked, now=True).numeric[0])
     except NotReadyError:  # no state yet, or one that is just being built
         now = {}
-    newest = _newest(project, person, events, before=asked.t, p=p)
+    newest = _newest(project, _of(asked, person), events, before=asked.t, p=p)
+    unheard = _unheard(project, asked, person)
     if json:
         kept = {name: {key: value for key, value in some.items() if value == value} for name, some in (("features", then), ("now", now))}
-        print_json({"person": person, "t": asked.t, "p": p, **kept, "events": newest})
+        print_json({"person": person, "t": asked.t, "p": p, **kept, "events": newest, "unheard_of": unheard})
         return
     title = f"{asked.titled(person)} at {to_iso(asked.t)} by the lake, known up to {p:,}"
     rows = [(name, _told(value), _told(now.get(name))) for name, value in then.items()]
     print_table(title, ["feature", "then", "now"], rows, right=["then", "now"])
+    _tell_unheard(unheard)
     print_table("\nNewest events then", _EVENTS.split(", "), [list(row.values()) for row in newest])
 
 
@@ -154,7 +170,7 @@ def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     lake, p = Lake(project.paths.lake), _known(project, asked)
     person = _person(lake, asked, p)
     known = AttachedEvents(lake, project.features).table(where=span(ts_to=asked.t))
-    found = explain(project.features, name, ReadRequest(person=person), asked.item or None, asked.t, p, routed_events(known))
+    found = explain(project.features, name, ReadRequest(person=person or None), asked.item or None, asked.t, p, routed_events(known))
     rows = [{key: event.get(key) for key in _SHOWN} for event in found.events]
     if json:
         print_json({"person": person, "feature": name, "t": asked.t, "p": p, "value": found.value, "events": rows})
@@ -180,8 +196,12 @@ def _read(project: "Project", asked: _Asked, *, now: bool = False):
 
 
 def _about(project: "Project", asked: _Asked, row: "np.ndarray") -> dict[str, float]:
-    """The numbers, those of an item only where there is one."""
-    about = {column.name for column in project.features.columns if asked.item or "item" not in column.entity}
+    """The numbers of what is asked for: those of an item only where there is one, of an item alone those that nobody else has a part in."""
+    about = set()
+    for column in project.features.columns:
+        of_item = [name.partition(".")[0] == "item" for name in column.entity.split("+")]
+        if all(of_item) if asked.kind == "item" else asked.item or not any(of_item):
+            about.add(column.name)
     return {name: value for name, value in zip(project.features.numeric, row.tolist(), strict=True) if name in about}
 
 
@@ -197,7 +217,7 @@ def _known(project: "Project", asked: _Asked) -> int:
 
 def _person(lake, asked: _Asked, p: int) -> str:
     """Who it was: of an anonymous id the user of the newest identify that was known."""
-    if asked.kind == "user":
+    if asked.kind != "anonymous":
         return asked.name
     query = (
         f"SELECT user_id FROM events WHERE type = 'identify' AND anonymous_id = {_quoted(asked.name)} AND p <= {p} "
@@ -207,13 +227,36 @@ def _person(lake, asked: _Asked, p: int) -> str:
     return found.column("user_id")[0].as_py() if found.num_rows else f"anon:{asked.name}"
 
 
-def _newest(project: "Project", person: str, count: int, *, before: int | None = None, p: int | None = None) -> list[dict]:
+def _of(asked: _Asked, person: str) -> str:
+    """The condition for the events of the person, or of the item where it is asked for alone."""
+    return _of_item(asked.item) if asked.kind == "item" else f"person = {_quoted(person)}"
+
+
+def _of_item(item: str) -> str:
+    return f"(item_id = {_quoted(item)} OR list_contains(items, {_quoted(item)}))"
+
+
+def _unheard(project: "Project", asked: _Asked, person: str) -> list[str]:
+    """Which of the person and the item the lake has no event of."""
+    from tailorbird.lake import Lake
+
+    about = [] if asked.kind == "item" else [(person or asked.name, f"person = {_quoted(person)}")]
+    about += [(asked.item, _of_item(asked.item))] if asked.item else []
+    lake = Lake(project.paths.lake)
+    return [name for name, where in about if not lake.sql(f"SELECT 1 FROM events WHERE {where} LIMIT 1").num_rows]
+
+
+def _tell_unheard(names: list[str]) -> None:
+    for name in names:
+        console().print(f"\nThe lake has no event of {name}: what is counted is 0, and the rest is missing.", markup=False)
+
+
+def _newest(project: "Project", where: str, count: int, *, before: int | None = None, p: int | None = None) -> list[dict]:
     from tailorbird.events import to_iso
     from tailorbird.lake import Lake
 
     if count <= 0:
         return []
-    where = f"person = {_quoted(person)}"
     if before is not None:
         where += f" AND ts < TIMESTAMP '{to_iso(before)}' AND p <= {p}"
     query = f"SELECT {_EVENTS} FROM events WHERE {where} ORDER BY ts DESC, event_id DESC LIMIT {int(count)}"

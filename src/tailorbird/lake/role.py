@@ -292,12 +292,13 @@ class LakeRole:
         arrived = {kind: etl.routed_rows(blocks, kind) for kind in ("events", "quarantine", "duplicates")}
         events, repeats = etl.split_repeats(arrived["events"], self._known)
         duplicates = [etl.routed_rows(new["duplicates"], "duplicates"), etl.as_duplicates(etl.behind(repeats, starts["duplicates"]))]
+        # Before the events that carry their versions, so that whoever finds an event finds its profiles.
+        self._append("users", etl.profiles(etl.behind(events, starts["users"]), "user"), _ROUTED, end, rows)
+        self._append("items", etl.profiles(etl.behind(events, starts["items"]), "item"), _ROUTED, end, rows)
         self._append("events", etl.with_day(etl.behind(events, starts["events"])), _ROUTED, end, rows)
         faults.at("lake.between_tables")
         self._append("quarantine", etl.routed_rows(new["quarantine"], "quarantine"), _ROUTED, end, rows)
         self._append("duplicates", pa.concat_tables(duplicates), _ROUTED, end, rows)
-        self._append("users", etl.profiles(etl.behind(events, starts["users"]), "user"), _ROUTED, end, rows)
-        self._append("items", etl.profiles(etl.behind(events, starts["items"]), "item"), _ROUTED, end, rows)
         for partition, row in etl.raw_ends(*arrived.values()).items():
             self._positions.routed[partition] = max(row, self._positions.routed.get(partition, 0))
 

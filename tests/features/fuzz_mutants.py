@@ -23,7 +23,7 @@ from tests.features.fuzz_world import BASE, World
 from tailorbird import faults
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.events.schema import micros
-from tailorbird.features import ReadRequest, Rows, asof, finish, idle, read, records, rings, runs, tiles, worker
+from tailorbird.features import ReadRequest, Rows, asof, asof_runs, finish, idle, read, records, rings, runs, tiles, worker
 from tailorbird.features.declare import HORIZON, SESSION_GAP
 from tailorbird.features.read import Reader
 from tailorbird.features.worker import FeatureWorker
@@ -177,7 +177,8 @@ def _the_horizon_is_a_microsecond_shorter(patch: pytest.MonkeyPatch) -> None:
 
 
 def _the_backfills_horizon_is_a_microsecond_shorter(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(records, "HORIZON", HORIZON - 1)
+    for module in (records, asof_runs):
+        patch.setattr(module, "HORIZON", HORIZON - 1)
 
 
 def _a_session_breaks_at_exactly_its_gap(patch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from tailorbird.events import ROUTED, Receipt, RoutePlan, SimulatedClock
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.events.schema import micros
 from tailorbird.features import FeatureSet, ReadRequest, reference
+from tailorbird.features.attached import AttachedEvents
 from tailorbird.features.backfill import Requests, backfill
 from tailorbird.features.bootstrap import build_from_lake
 from tailorbird.features.read import Reader
@@ -108,7 +109,7 @@ class World:
     def settle(self) -> None:
         """Route and take in all that is there."""
         self.route()
-        while self.work():
+        while self.work() or self._takes_from_the_lake():
             pass
 
     def sweep(self) -> int:
@@ -169,7 +170,7 @@ class World:
 
         With `stop_after` the building dies after so many parts and is begun again; meanwhile nobody can read.
         """
-        events, p, rng = self.events().sort_by("p"), self.worker.position.p, np.random.default_rng(seed)
+        events, p, rng = self.attached(self.features).sort_by("p"), self.worker.position.p, np.random.default_rng(seed)
 
         def history(after: int, dies: bool) -> Iterator[pa.Table]:
             left = events.filter(pc.and_(pc.greater(events["p"], after), pc.less_equal(events["p"], p)))
@@ -192,10 +193,7 @@ class World:
 
     def rebuild_from_the_lake(self, *, prune: bool) -> None:
         """Bring everything into a lake, let the router delete what it may, and build the state from there."""
-        self._learn()
-        with LakeRole(self.stream, self.folder / "lake", clock=self.clock) as role:
-            role.drain()
-        lake = Lake(self.folder / "lake")
+        lake = self.lake()
         if not lake.count("events"):
             return
         if prune and self.router is not None:
@@ -218,13 +216,28 @@ class World:
             self.router = self._router()
         self.worker = self._worker()
         if self.worker.needs_history():
-            build_from_lake(self.worker, Lake(self.folder / "lake"), threading.Event())
+            build_from_lake(self.worker, self.lake(), threading.Event())
+
+    def lake(self) -> Lake:
+        """The lake, with everything that was routed."""
+        self._learn()
+        with LakeRole(self.stream, self.folder / "lake", clock=self.clock) as role:
+            role.drain()
+        return Lake(self.folder / "lake")
+
+    def _takes_from_the_lake(self) -> bool:
+        """Take in what the log has without an attribute that was declared later."""
+        return self.worker.waits and build_from_lake(self.worker, self.lake(), threading.Event())
 
     # What came of it
 
     def events(self) -> pa.Table:
         self._learn()
         return pa.concat_tables(self.known) if self.known else ROUTED.empty_table()
+
+    def attached(self, features: FeatureSet) -> pa.Table:
+        """The events with the attributes that the features name, those that were routed before these were declared too."""
+        return self.events() if self.router is None else AttachedEvents(self.lake(), features).fill(self.events())
 
     def differences(self, requests: Sequence[ReadRequest]) -> list[str]:
         """What is not equal, after the given requests were read of the state as it is, and of one built from nothing."""
@@ -236,15 +249,16 @@ class World:
         found = [one for _, asked in self.asked for one in mistaken(asked, events)]
         for features in dict.fromkeys(one.schema_hash for one, _ in self.asked):
             own = [(one, asked) for one, asked in self.asked if one.schema_hash == features]
-            found += differences(own[0][0], events, [asked for _, asked in own])
+            attached = self.attached(own[0][0])
+            found += differences(own[0][0], attached, [asked for _, asked in own])
             past = [(request, p) for one, request, p in self.past if one.schema_hash == features]
-            found += past_differences(own[0][0], events, past)
+            found += past_differences(own[0][0], attached, past)
         return found
 
     def _read_of_a_state_built_anew(self, requests: Sequence[ReadRequest]) -> None:
         state = self.folder / "anew"
         with FeatureWorker(routed_path(self.stream), state, self.features, clock=self.clock) as worker:
-            worker.bootstrap(lambda after: [self.events().sort_by("p")], self.worker.position.p)
+            worker.bootstrap(lambda after: [self.attached(self.features).sort_by("p")], self.worker.position.p)
         reader = Reader(state, self.features)
         for request in requests:
             self.read(request, reader)

@@ -21,7 +21,7 @@ class Lake:
     def __init__(self, events):
         self._events = events
 
-    def events(self, columns, ts_to):
+    def table(self, name, columns, where):
         return self._events.select(columns)
 
     def exists(self, table):

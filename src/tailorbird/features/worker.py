@@ -139,7 +139,7 @@ class FeatureWorker:
         for stored in blocks:
             if rows >= rows_max:
                 break
-            self.waits = lacks(stored.block.receipt, self.features)
+            self.waits = stored.block.kind == "events" and lacks(stored.block.receipt, self.features)
             if self.waits:
                 break
             rows += stored.block.rows
@@ -308,7 +308,7 @@ class FeatureWorker:
     def _next_lacks(self) -> bool:
         reader = self._open_reader()
         blocks = [] if reader is None else reader.read(self.position.offset, bytes_max=1)
-        return any(lacks(stored.block.receipt, self.features) for stored in blocks)
+        return any(stored.block.kind == "events" and lacks(stored.block.receipt, self.features) for stored in blocks)
 
     def _open_reader(self) -> LogReader | None:
         if self._reader is None:

@@ -19,11 +19,13 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
+from tests.faults.roles import Up, until
 
 from tailorbird.config import Project
 from tailorbird.features import ReadRequest
@@ -131,6 +133,23 @@ def in_lake(project: Project) -> Counter[str]:
     """How often each event id of the load is in `events`."""
     events = Lake(project.paths.lake).events(columns=["event_id", "type"])
     return Counter(event_id for event_id in events["event_id"].to_pylist() if event_id.startswith("t"))
+
+
+def kill_under_load(up: Up, load: Load, roles: Sequence[str], times: int) -> None:
+    """Kill each role so often under load, wait until all that was acknowledged is in the lake by itself, and stop."""
+    ledger = load.ledger
+    try:
+        load.start()
+        for _ in range(times):
+            for role in roles:
+                before = len(ledger.acked)
+                up.kill(role)
+                # The load goes on before the next one dies, so that kills meet work under way.
+                until(lambda seen=before: len(ledger.acked) > seen + 5, 60, f"nothing was acknowledged after {role} was killed")
+        load.stop()
+        until(lambda: ledger.acked <= in_lake(up.project).keys(), 120, "what was acknowledged did not reach the lake by itself")
+    finally:
+        up.stop()
 
 
 def check(project: Project, ledger: Ledger) -> list[str]:

@@ -7,7 +7,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.faults.oracle import Ledger, Load, check, in_lake
+from tests.faults.oracle import Ledger, Load, check, in_lake, kill_under_load
 from tests.faults.roles import Up, make_project, until
 from tests.stream.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 
@@ -41,17 +41,7 @@ def test_kills_of_each_role_lose_nothing_and_double_nothing(project: Project, tm
     ledger = Ledger(tmp_path / "ledger.jsonl")
     up = Up(project).wait()
     load = Load(up.port, ledger)
-    try:
-        load.start()
-        for _ in range(KILLS):
-            for role in ROLES:
-                before = len(ledger.acked)
-                up.kill(role)
-                until(lambda seen=before: len(ledger.acked) > seen + 5, 60, f"nothing was acknowledged after {role} was killed")
-        load.stop()
-        until(lambda: ledger.acked <= in_lake(project).keys(), 120, "what was acknowledged did not reach the lake by itself")
-    finally:
-        up.stop()
+    kill_under_load(up, load, ROLES, KILLS)
     drain(project, SystemClock(), progress=lambda *_: None)
     told = up.log.read_text()
     assert {role for role in ROLES if f"{role:<8} ended with signal SIGKILL" in told} == set(ROLES)

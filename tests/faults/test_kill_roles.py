@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.faults.oracle import Ledger, Load, check, in_lake
+from tests.faults.oracle import Ledger, Load, check, kill_under_load
 from tests.faults.roles import ROLES, Up, make_project, until
 
 from tailorbird.cli.roles import drain
@@ -25,18 +25,7 @@ def test_twenty_kills_of_each_role_lose_nothing_and_double_nothing(tmp_path: Pat
     ledger = Ledger(tmp_path / "ledger.jsonl")
     up = Up(project, train=True).wait()
     load = Load(up.port, ledger)
-    try:
-        load.start()
-        for _ in range(KILLS):
-            for role in ROLES:
-                before = len(ledger.acked)
-                up.kill(role)
-                # The load goes on before the next one dies, so that kills meet work under way.
-                until(lambda seen=before: len(ledger.acked) > seen + 5, 60, f"nothing was acknowledged after {role} was killed")
-        load.stop()
-        until(lambda: ledger.acked <= in_lake(project).keys(), 120, "what was acknowledged did not reach the lake by itself")
-    finally:
-        up.stop()
+    kill_under_load(up, load, ROLES, KILLS)
     _settle(project, ledger)
     told = up.log.read_text()
     assert {role for role in ROLES if f"{role:<8} ended with signal SIGKILL" in told} == set(ROLES)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_args, get_type_hints
 
 from hypothesis import strategies as st
+from tests.features.drawn_features import FILTERS as SOME_FILTERS
+from tests.features.drawn_features import TRENDS, TYPES
 
 import tailorbird.features as vocabulary
 from tailorbird.errors import DeclarationError
@@ -43,23 +45,11 @@ ENTITIES = (
 )
 _ENTITIES = {text: eval(text, {"entity": vocabulary.entity}) for text in ENTITIES}
 RELATED = sorted((own, group) for own, one in _ENTITIES.items() for group, other in _ENTITIES.items() if belongs(one, other))
-TYPES = ("click", "view", "purchase", "impression", "answer", "search", "rating")
-FILTERS = (
-    None,
-    None,
-    "agent != 'bot'",
-    "price > 5",
-    "device == 'phone' or missing(dwell_ms)",
-    "item.category == 'a'",
-    "item != 'i1' and user == 'u1'",
-    "properties.tag in ('x', 'y')",
-    "weekday in (0, 6) or position < 3",
-)
+FILTERS = (None, *SOME_FILTERS)  # without one twice as often
 NUMBERS = ("price", "price * quantity", "price - 50", "dwell_ms", "rating", "item.price", "properties.depth", "weekday - local_hour")
 FURTHER = ("dwell_ms", "price * quantity - 10", "item.category", "query", "number(item.price)", "price > 5", "properties.tag")
 TEXTS = ("item", "user", "query", "item.category", "item.tags", "properties.tag")
 WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), ("64m", "1m"), ("400d", None), (None, None))
-TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
 # Up to the bounds that are checked: max / unit below 2^33 for sums, below 2^31 for squares.
 AMOUNTS = ((0.01, 10), (0.3, 1e6), (1.0, 1e6), (1.0, 2**31 - 1), (1e-9, 1.0), (0.5, 1e9), (1e6, 1e15))
 VALUES = (("price", None), ("price * quantity", None), ("item.category", "categorical"), ("item.price", "numeric"), ("query", None))

@@ -121,7 +121,7 @@ class World:
     def read(self, request: ReadRequest, reader: Reader | None = None) -> None:
         if reader is None:
             self.reader = reader = self.reader or Reader(self.folder / "state", self.features)
-        self.asked.append((self.features, Asked(request, reader.read(request, list(ITEMS)))))
+        self.asked.append((self.features, Asked(request, ITEMS, reader.read(request, list(ITEMS)))))
 
     def read_within_a_commit(self, request: ReadRequest) -> None:
         """Step, and read from another thread at the moment before the step's transaction ends."""

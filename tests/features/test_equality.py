@@ -119,7 +119,7 @@ def through_the_router(folder: Path, features: FeatureSet, visit: list[Post]) ->
             router.step()
             worker.step()
             reader = Reader(folder / "state", features)
-            asked.append(Asked(post.request, reader.read(post.request, list(ITEMS))))
+            asked.append(Asked(post.request, ITEMS, reader.read(post.request, list(ITEMS))))
             reader.close()
         router.step()
         with open_reader(routed_path(folder)) as log:

@@ -98,7 +98,7 @@ def test_a_worker_that_is_killed_goes_on_as_if_nothing_had_been(
     features, asked = words.feature_set(lines), []
     reader = Reader(folder / "state", features)
     for request in (ReadRequest("u1", session_id="s1", now=0), ReadRequest(anonymous_id="a1", now=BASE)):
-        asked.append(Asked(request, reader.read(request, list(ITEMS))))
+        asked.append(Asked(request, ITEMS, reader.read(request, list(ITEMS))))
     reader.close()
     assert asked[0].rows.p == len(rows)
     assert differences(features, kit.table(known), asked) == []

@@ -1,6 +1,5 @@
 """One script of events and requests, read three ways: by the plain reference, the backfill and the stream; what differs is told."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +8,13 @@ from tests.features.drawn_events import ITEMS, START, Step
 
 from tailorbird.events.clock import SimulatedClock
 from tailorbird.events.schema import ROUTED
-from tailorbird.features import FeatureSet, ReadRequest, Rows
+from tailorbird.features import FeatureSet
 from tailorbird.features import reference as plain
-from tailorbird.features.backfill import Requests, backfill
+from tailorbird.features.backfill import backfill
 from tailorbird.features.read import Reader
+from tailorbird.features.sampled import Asked, requests_of
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.stream import Block, open_writer
-
-
-@dataclass(frozen=True)
-class Asked:
-    request: ReadRequest
-    rows: Rows
 
 
 def table(rows) -> pa.Table:
@@ -46,7 +40,7 @@ def stream(folder: Path, features: FeatureSet, script: list[Step]) -> tuple[pa.T
                     log.append([Block("events", len(rows), payload(table(rows)))])
                 worker.step()
                 reader = Reader(folder / "state", features)
-                asked.append(Asked(step.request, reader.read(step.request, list(ITEMS))))
+                asked.append(Asked(step.request, ITEMS, reader.read(step.request, list(ITEMS))))
                 reader.close()
         finally:
             worker.close()
@@ -58,22 +52,6 @@ def payload(events: pa.Table) -> bytes:
     with pa.ipc.new_stream(sink, events.schema) as writer:
         writer.write_table(events)
     return sink.getvalue().to_pybytes()
-
-
-def requests(asked: list[Asked]) -> Requests:
-    return Requests(
-        t=np.array([one.rows.t for one in asked]),
-        p=np.array([one.rows.p for one in asked]),
-        person=[one.rows.person for one in asked],
-        session_id=[one.request.session_id for one in asked],
-        device=[one.request.device for one in asked],
-        country=[one.request.country for one in asked],
-        local_hour=[one.request.local_hour for one in asked],
-        query=[one.request.query for one in asked],
-        position=[one.request.position for one in asked],
-        row_request=np.repeat(np.arange(len(asked)), len(ITEMS)),
-        row_item=list(ITEMS) * len(asked),
-    )
 
 
 def bits(value: float) -> int:
@@ -93,7 +71,7 @@ def _rows(columns: list[list[int]]) -> list[list[int]]:
 def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> list[str]:
     """Every value that is not the same in reference, backfill and stream."""
     found = []
-    rows = backfill(features, events, requests(asked))
+    rows = backfill(features, events, requests_of(asked))
     known = plain.routed_events(events)
     for index, one in enumerate(asked):
         person = plain.ReadRequest(**{**vars(one.request), "person": one.rows.person})

@@ -270,41 +270,6 @@ class PublishedStore:
         self._head = head
 
 
-class _Recording:
-    """A transaction that remembers what the records were that it changes."""
-
-    def __init__(self, transaction: Transaction, skip: tuple[bytes, ...]) -> None:
-        self._transaction, self._skip = transaction, skip
-        self.old: dict[bytes, bytes | None] = {}
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._transaction.get(key)
-
-    def get_many(self, keys: Sequence[bytes], *, default: bytes) -> bytes:
-        return self._transaction.get_many(keys, default=default)
-
-    def get_sized(self, keys: Sequence[bytes]) -> tuple[bytes, list[int]]:
-        return self._transaction.get_sized(keys)
-
-    def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        return _Visible(self._transaction).scan(prefix, after=after)
-
-    def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:
-        listed = list(records)
-        self._remember(key for key, _ in listed)
-        self._transaction.put_many(listed)
-
-    def delete_many(self, keys: Iterable[bytes]) -> None:
-        listed = list(keys)
-        self._remember(listed)
-        self._transaction.delete_many(listed)
-
-    def _remember(self, keys: Iterable[bytes]) -> None:
-        for key in keys:
-            if key not in self.old and not key.startswith(self._skip):
-                self.old[key] = self._transaction.get(key)
-
-
 class _Visible:
     """A snapshot without the records of this module."""
 
@@ -322,6 +287,30 @@ class _Visible:
 
     def scan(self, prefix: bytes, *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         return ((key, value) for key, value in self._snapshot.scan(prefix, after=after) if not key.startswith(OURS))
+
+
+class _Recording(_Visible):
+    """A transaction that remembers what the records were that it changes."""
+
+    def __init__(self, transaction: Transaction, skip: tuple[bytes, ...]) -> None:
+        super().__init__(transaction)
+        self._transaction, self._skip = transaction, skip
+        self.old: dict[bytes, bytes | None] = {}
+
+    def put_many(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        listed = list(records)
+        self._remember(key for key, _ in listed)
+        self._transaction.put_many(listed)
+
+    def delete_many(self, keys: Iterable[bytes]) -> None:
+        listed = list(keys)
+        self._remember(listed)
+        self._transaction.delete_many(listed)
+
+    def _remember(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            if key not in self.old and not key.startswith(self._skip):
+                self.old[key] = self._transaction.get(key)
 
 
 def _new_epoch() -> int:

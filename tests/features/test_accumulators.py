@@ -50,22 +50,6 @@ def test_any_order_and_any_batches_lead_to_the_same_state(kit, data):
         np.testing.assert_array_equal(absorbed(kit, records, keys, parts), absorbed(kit, records, keys, [events]))
 
 
-@settings(max_examples=30, deadline=None, phases=PHASES)
-@given(data=st.data())
-def test_states_of_parts_merge_into_the_state_of_the_whole(kit, data):
-    events = kit.routed(data.draw(st.lists(kit.events(), min_size=8, max_size=40)))
-    cut = data.draw(st.integers(0, len(events)))
-    for layout in kit.every_kind().layout.entities:
-        records = Records(layout)
-        keys = all_keys(records, Frame(kit.table(events)))
-        whole, mine, other = (absorbed(kit, records, keys, [part]) for part in (events, events[:cut], events[cut:]))
-        new = np.maximum(mine[:, NEWEST], other[:, NEWEST])
-        for one in records.accumulators:
-            one.merge(mine, mine[:, NEWEST].copy(), other, other[:, NEWEST], new)
-        mine[:, NEWEST] = new
-        np.testing.assert_array_equal(mine, whole)
-
-
 @settings(max_examples=40, deadline=None, phases=PHASES)
 @given(data=st.data())
 def test_a_reading_record_is_what_the_state_gives_until_its_next_change_and_not_at_it(kit, data):

@@ -50,13 +50,6 @@ class Accumulator(Protocol[B]):
         """
         ...
 
-    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
-        """Make `states` what they would be had they also seen the events of `other`.
-
-        `old` and `new` are the newest ts of each entity before and after (0: none).
-        """
-        ...
-
 
 Part = tuple[Accumulator[Any], Rows, Any]  # of a batch: whose events, of which entity each, and they
 
@@ -83,10 +76,6 @@ class Newest:
         values = np.stack([batch.ts, batch.id.view(np.int64), batch.value], axis=1)
         _keep_newest(states[:, self._spot.lane : self._spot.lane + 3], rows, values)
 
-    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
-        lanes = slice(self._spot.lane, self._spot.lane + 3)
-        _keep_newest(states[:, lanes], np.arange(len(states)), other[:, lanes])
-
     def finish(self, states: States, readings: Readings) -> None:
         readings[:, self._spot.reading_lane] = states[:, self._spot.lane]
         readings[:, self._spot.reading_lane + 1] = states[:, self._spot.lane + 2]
@@ -103,10 +92,6 @@ class Oldest:
 
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         np.maximum.at(states[:, self._spot.lane], rows, PEAK_ZERO - batch.ts)
-
-    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
-        lane = self._spot.lane
-        states[:, lane] = np.maximum(states[:, lane], other[:, lane])
 
     def finish(self, states: States, readings: Readings) -> None:
         readings[:, self._spot.reading_lane] = states[:, self._spot.lane]
@@ -132,10 +117,6 @@ class Sequences:
     def update(self, states: States, new: Int64s, rows: Rows, batch: Extract) -> None:
         columns = (batch.ts, batch.id, batch.item, batch.type, batch.session, *(batch.of(one) for one in self._spot.of))
         self._add(states, rows, np.stack([column.view(np.int64) for column in columns], axis=1))
-
-    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
-        entities, places = np.nonzero(self._view(other)[:, 0])
-        self._add(states, entities, self._view(other)[entities, :, places])
 
     def finish(self, states: States, readings: Readings) -> None:
         length, out = self._spot.length, self._spot.reading_lane
@@ -183,9 +164,6 @@ class Profiles:
     def update(self, states: States, new: Int64s, rows: Rows, batch: ProfileExtract) -> None:
         values = np.concatenate([np.stack([batch.ts, batch.id.view(np.int64)], axis=1), batch.values], axis=1)
         _keep_newest(states[:, self._lanes], rows, values)
-
-    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
-        _keep_newest(states[:, self._lanes], np.arange(len(states)), other[:, self._lanes])
 
     def finish(self, states: States, readings: Readings) -> None:
         none = (states[:, self._lanes][:, :2] == 0).all(axis=1)

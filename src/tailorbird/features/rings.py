@@ -22,17 +22,6 @@ Readings = npt.NDArray[np.int64]  # (entities, reading lanes)
 Rows = npt.NDArray[np.intp]
 
 
-def advance(tiles: npt.NDArray, hop: int, old: Int64s, new: Int64s) -> None:
-    """Clear, in tiles (entities, slots, …), the slots that those after the old head, up to the new, come to stand in."""
-    slots = tiles.shape[1]
-    old_head, new_head = old // hop, new // hop
-    moved = np.flatnonzero(new_head > old_head)
-    if len(moved):
-        behind = (new_head[moved, None] - np.arange(slots)) % slots
-        cleared = new_head[moved, None] - behind > old_head[moved, None]
-        tiles[moved] = np.where(cleared.reshape(*cleared.shape, *(1,) * (tiles.ndim - 2)), 0, tiles[moved])
-
-
 class RingSums:
     """Tile sums. An empty tile is 0, which `_join` leaves as it is."""
 
@@ -52,12 +41,6 @@ class RingSums:
         value = measured(ring.measure, batch.value)
         # Not states[rows, lanes] += value, which keeps one of several equal places.
         self._join.at(states, (rows[kept], ring.lane + tile[kept] % ring.lanes), value[kept])
-
-    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
-        mine, theirs = states[:, self._lanes], other[:, self._lanes].copy()
-        advance(mine, self._ring.hop, old, new)
-        advance(theirs, self._ring.hop, other_newest, new)
-        self._join(mine, theirs, out=mine)
 
 
 class RingPeaks(RingSums):
@@ -81,12 +64,6 @@ class RingSketches:
         kept = tile >= new[rows] // sketch.hop - sketch.tiles
         register, rank = places(batch.value.view(np.uint64)[kept], sketch.precision)
         np.maximum.at(tiles, (rows[kept], tile[kept] % sketch.slots, register), rank)
-
-    def merge(self, states: States, old: Int64s, other: States, other_newest: Int64s, new: Int64s) -> None:
-        mine, theirs = self._tiles(states), self._tiles(other).copy()
-        advance(mine, self._sketch.hop, old, new)
-        advance(theirs, self._sketch.hop, other_newest, new)
-        np.maximum(mine, theirs, out=mine)
 
     def _tiles(self, states: States) -> Registers:
         """(entities, slots, registers), in place."""

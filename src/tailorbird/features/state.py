@@ -292,12 +292,6 @@ def all_records(layout: Layout) -> list[Records]:
     return [Records(one) for one in layout.entities]
 
 
-def scan_keys(snapshot: Snapshot, layout: EntityLayout) -> Iterator[int]:
-    """The keys of all entities of a kind that have a state."""
-    for key, _ in snapshot.scan(b"s" + layout.index.to_bytes(2, "big")):
-        yield int.from_bytes(key[3:], "big")
-
-
 def kept_lanes(layout: EntityLayout) -> npt.NDArray[np.intp]:
     """The lanes of a reading that are stored: all but those of sequences."""
     kept = np.ones(layout.reading_lanes, np.bool_)

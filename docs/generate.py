@@ -19,7 +19,7 @@ from tailorbird.cli.main import build_app
 from tailorbird.config import Settings
 from tailorbird.config.settings import ENV_PREFIX, SECRET
 from tailorbird.features import transforms
-from tailorbird.features.declare import CONTEXT_FIELDS, EVENT_FIELDS, RESERVED
+from tailorbird.features.declare import ASKED_NAMES, CONTEXT_FIELDS, EVENT_FIELDS, RESERVED
 
 FOLDER = Path(__file__).parent / "reference"
 _SECTIONS = {"Args:": "Arguments", "Raises:": "Raises", "Attributes:": "Attributes"}
@@ -136,7 +136,8 @@ def features_page() -> str:
         "What is counted stands at `/metrics`, by field: `tailorbird_features_unreadable_total`, "
         "`tailorbird_features_converted_total`, and `tailorbird_features_capped_total` for what was above its `max`. "
         "A property that changes its type shows there.", "",
-        f"No feature may be called {', '.join(f'`{name}`' for name in RESERVED)}: every model sees columns of these names.", "",
+        f"No feature may be called {', '.join(f'`{name}`' for name in RESERVED)}: every model sees columns of these names; "
+        f"nor {', '.join(f'`{name}`' for name in ASKED_NAMES)}, which stand beside the features in the rows of a backfill.", "",
         f"`context` knows {', '.join(f'`{name}` ({kind})' for name, kind in CONTEXT_FIELDS.items())}; "
         "`derived` names other numeric features.", "",
     ]  # fmt: skip

@@ -111,6 +111,8 @@ TOGETHER: dict[Any, tuple[tuple[str, ...], st.SearchStrategy]] = {
 }
 _ENTITY_PARAMETERS = ("entity", "within", "prior")
 _APART = ("derived",)  # made of other columns, drawn last
+# No column of a reading: its own are compared in tests/training/test_similarities_read.py.
+_LEARNED = {"similarity": declare.Similarity}
 
 
 def calls() -> dict[str, Call]:
@@ -118,7 +120,7 @@ def calls() -> dict[str, Call]:
     found = {}
     for name in vocabulary.__all__:
         call = getattr(vocabulary, name)
-        if inspect.isfunction(call) and made_by(call):
+        if inspect.isfunction(call) and made_by(call) and name not in _LEARNED:
             found[name] = call
     return found
 
@@ -135,14 +137,14 @@ def made_by(call: Callable) -> set[type[Feature]]:
 
 
 def kinds() -> set[type[Feature]]:
-    """Every kind of feature that `features.declare` has: the classes that no other is derived from."""
+    """Every kind of feature that `features.declare` has and readings have: the classes that no other is derived from."""
     found, open_ = set(), [Feature]
     while open_:
         one = open_.pop()
         below = [each for each in one.__subclasses__() if each.__module__ == declare.__name__]
         found.update([] if below else [one])
         open_ += below
-    return found
+    return found - {*_LEARNED.values()}
 
 
 @st.composite

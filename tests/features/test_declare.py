@@ -28,19 +28,23 @@ from tailorbird.features import (
     session,
     session_depth,
     share,
+    similarity,
     time_since_first,
     total,
     trend,
     variance,
 )
 from tailorbird.features.declare import CONTEXT_FIELDS
-from tailorbird.features.transforms import impute
+from tailorbird.features.transforms import impute, log, transform
 
 HEAD = """\
 from tailorbird.features import *
 user = entity("user"); item = entity("item"); category = entity("item.category")
 count("clicks", item, "click", window="7d")
 """
+
+
+RECENT = 'recent = sequence("recent", user, "click", length=8); '
 
 
 def refused(tmp_path: Path, line: str) -> str:
@@ -132,6 +136,24 @@ def refused(tmp_path: Path, line: str) -> str:
         ('total("x", item, "click", of="price / 0")', "price / 0 divides by 0"),
         ('count("i2i_score", item, "click")', "i2i_score is what a column of every model is called"),
         ('context("weekday", name="position")', "position is what a column of every model is called"),
+        ('count("item", item, "click")', "item is what a column of a backfill's rows is called: request_id, person, ts, p, item"),
+        ('count("p", item, "click")', "p is what a column of a backfill's rows is called"),
+        ('attribute("ts", item, "ts", kind="numeric")', "ts is what a column of a backfill's rows is called"),
+        ('context("device", name="person")', "person is what a column of a backfill's rows is called"),
+        (RECENT + 'similarity("x", of="recnt")', "x: of: there is no sequence 'recnt'\n  fix: did you mean recent?"),
+        ('similarity("x", of="clicks")', "x: of: 'clicks' is no sequence\n  fix: sequences: none; declare one with sequence()"),
+        (RECENT + 'similarity("x", of=recent)', "of: expected the name of a sequence, got SequenceOf"),
+        (RECENT + 'similarity("x", of="recent", length=9)', "x: length: recent keeps 8 events, not 9\n  fix: length=8"),
+        (RECENT + 'similarity("x", of="recent", length=65)', "length: expected 1 to 64, got 65"),
+        (RECENT + 'similarity("x", of="recent", length=8, decay=0)', "decay: expected above 0 and at most 1, got 0"),
+        (RECENT + 'similarity("x", of="recent", length=8, table="vectors")', "table: expected cooccurrence, got 'vectors'"),
+        (RECENT + 'similarity("x", of="recent", length=8, how="mean")', "how: expected sum or max, got 'mean'"),
+        (RECENT + 'similarity("clicks", of="recent", length=8)', "clicks is declared twice, first at"),
+        (RECENT + 'similarity("i2i_last", of="recent", length=8)', "i2i_last is what a column of every model is called"),
+        (
+            RECENT + 'similarity("s", of="recent", length=8); derived("x", "s + 1")',
+            "x: s is no field\n  fix: a similarity is known to the model alone",
+        ),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("count(", "SyntaxError: '(' was never closed"),
     ],
@@ -182,6 +204,15 @@ def test_editors_are_told_which_values_a_call_takes(call, parameter, values):
     (literal,) = [one for one in (hint, *get_args(hint)) if get_origin(one) is Literal]
     assert get_args(literal) == values
     assert resources.files("tailorbird").joinpath("py.typed").is_file()
+
+
+def test_a_similarity_is_a_column_of_the_model_and_no_part_of_the_schema():
+    plain = declarations()
+    features = FeatureSet.from_declarations([*plain, similarity("goes_with", of="recent")], transforms=[transform("goes_with", log())])
+    assert features.schema_hash == FeatureSet.from_declarations(plain).schema_hash
+    assert "goes_with" not in features.numeric
+    assert (features.columns[-1].name, features.columns[-1].kind, features.columns[-1].entity) == ("goes_with", "learned", "user+item")
+    assert [one.name for one in features.similarities] == ["goes_with"]
 
 
 def test_a_circle_of_derived_columns_names_all_of_it():
@@ -252,7 +283,7 @@ def test_the_schema_hash_of_every_other_kind_stays_too():
         ]
     )
     assert features.schema_hash == "b664261760e1"  # another: raise ENGINE_VERSION, states are built anew
-    assert [one["sketches"] for one in features.describe()["entities"]] == [[64], [], [], []]
+    assert [[sketch.registers for sketch in one.sketches] for one in features.layout.entities] == [[64], [], [], []]
 
 
 def test_the_schema_hash_of_what_came_later_stays_too(tmp_path):
@@ -282,4 +313,3 @@ def test_windows_over_the_same_events_with_the_same_hop_share_their_tiles():
     assert [window.tiles for window in layout.windows] == [6, 3]
     # newest ts and seven tiles; newest, valid from, next change, commit and two sums
     assert (layout.state_bytes, layout.reading_bytes) == (8 * 8, 8 * 6)
-    assert shared.describe()["entities"][0]["reading_bytes"] == 48

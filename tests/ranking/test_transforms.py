@@ -16,8 +16,7 @@ from tailorbird.errors import BundleError
 from tailorbird.events import hash64
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encoders import FORMAT, Encoder, Ragged, read_encoder
-from tailorbird.ranking.together import ROWS_AT_ONCE, together
-from tailorbird.ranking.transforms import (
+from tailorbird.ranking.steps import (
     Clip,
     Codes,
     Fill,
@@ -26,13 +25,14 @@ from tailorbird.ranking.transforms import (
     Hashed,
     Log,
     Missing,
-    Output,
     Quantile,
     Standardise,
     Target,
     Vectors,
     log1p,
 )
+from tailorbird.ranking.together import ROWS_AT_ONCE, together
+from tailorbird.ranking.transforms import Output
 
 GOLDEN_LOG1P = [4591532242907186886, 4604418534313441775, 4612581998928541515, 4621493249683862269, 4634561317577555908]
 COATS, HATS = hash64("coats"), hash64("hats")

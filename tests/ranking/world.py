@@ -13,7 +13,8 @@ from tailorbird.events import DAY, hash64, hash64s
 from tailorbird.events.schema import TIME
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.calibration import Platt
-from tailorbird.ranking.encoders import COMPUTED, Encoder, Vocabulary
+from tailorbird.ranking.computed import COMPUTED
+from tailorbird.ranking.encoders import Encoder, Vocabulary
 from tailorbird.registry import Columns, Head
 from tailorbird.retrieval import Index, build_index
 

@@ -11,7 +11,7 @@ import pytest
 
 from tailorbird.errors import DeclarationError, NotReadyError, UsageError
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, SlotPlan
-from tailorbird.features import FeatureSet, count, entity, load_features
+from tailorbird.features import FeatureSet, count, entity, load_features, similarity
 from tailorbird.features.transforms import clip, frequency, impute, log, standardise, target, transform
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.ranking import Slot
@@ -265,11 +265,13 @@ TRANSFORMS = (
     transform("category"),
     transform("category", target("click", smoothing=50)),
     transform("user_last_category", frequency()),
+    transform("goes_with_scaled", log()),
 )
+SIMILARITIES = (similarity("goes_with", of="user_recent", length=5), similarity("goes_with_scaled", of="user_recent", how="max"))
 
 
 def transformed(shop, **more):
-    return replace(shop, features=replace(shop.features, transforms=TRANSFORMS), **more)
+    return replace(shop, features=replace(shop.features, transforms=TRANSFORMS, similarities=SIMILARITIES), **more)
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +290,8 @@ def test_declared_transforms_are_in_the_bundle_the_card_and_the_report(shop, dec
     assert told.startswith("price: log, clip to [")
     assert f"| price | {told} |" in bundle.manifest.card
     assert "rate of click by" in declared.report.read_text()
+    assert names.count("goes_with") == names.count("goes_with_scaled") == 1
+    assert declared.about["columns"]["goes_with"].startswith("sum of what goes with the last 5 items of user_recent")
     assert bundle.encoder.categorical_names == ("device", "category")
 
 
@@ -345,10 +349,11 @@ def test_a_target_encoding_of_shuffled_labels_is_refused(shop):
 
 
 def test_the_preset_for_nets_leaves_nothing_missing(shop):
-    report = shop.train("nets", preset="nets")
+    known = replace(shop.features, similarities=SIMILARITIES)
+    report = replace(shop, features=known).train("nets", preset="nets")
     encoder = Bundle.load(shop.folder / "nets" / report.version, schema_hash=shop.features.schema_hash).encoder
     assert encoder.numeric == encoder.vocabularies == encoder.computed == ()
-    assert {"price", "price_missing", "i2i_score", "category"} <= set(encoder.names)
+    assert {"price", "price_missing", "i2i_score", "goes_with", "goes_with_missing", "category"} <= set(encoder.names)
     assert np.isfinite(encoder.absent).all()
     assert encoder.sizes.keys() == set(shop.features.categorical)
 

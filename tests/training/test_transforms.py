@@ -23,8 +23,9 @@ from tailorbird.features.transforms import (
     vectors,
     vocabulary,
 )  # fmt: skip
-from tailorbird.ranking.encoders import COMPUTED, fit_encoder
-from tailorbird.ranking.transforms import Quantile
+from tailorbird.ranking.computed import COMPUTED
+from tailorbird.ranking.encoders import fit_encoder
+from tailorbird.ranking.steps import Quantile
 from tailorbird.registry import Columns
 from tailorbird.training.target import Labelled
 from tailorbird.training.transforms import fit_transforms, for_nets, for_trees, plan, preset

@@ -21,6 +21,7 @@ def check(*, json: Json = False) -> None:
         "numeric": list(features.numeric),
         "categorical": list(features.categorical),
         "sequences": list(features.sequences),
+        "similarities": [one.name for one in features.similarities],
         "transforms": {one.output: {"column": one.column, "gives": list(one.outputs)} for one in features.transforms},
         "slots": list(project.slots),
         "experiments": {name: slot.experiment.name for name, slot in project.slots.items() if slot.experiment},
@@ -34,6 +35,8 @@ def check(*, json: Json = False) -> None:
     out.print(f"  features   {counts} (schema {features.schema_hash})")
     if said := differs(project):
         out.print(f"             {said}")
+    for one in features.similarities:
+        out.print(f"  similarity {one.name}: {one.description}")
     for one in features.transforms:
         out.print(f"  transform  {one.column}: gives a model {', '.join(one.outputs)}")
     for name, slot in project.slots.items():

@@ -141,7 +141,7 @@ def to_paste(report: "SignalReport") -> list[str]:
         lines.append("To do without them altogether, remove from features.py:")
         lines += [f"  {places[name]}  {name}" for name in sorted(gone, key=lambda name: _line(places[name]))]
     if stay := subset.about["declarations_that_others_need"]:
-        lines.append(f"Others are derived from {', '.join(stay)}: leave these out of the model only.")
+        lines.append(f"Others are made from {', '.join(stay)}: leave these out of the model only.")
     return lines
 
 

@@ -102,10 +102,16 @@ def train(
 def _left_out(text: str, features: "FeatureSet") -> tuple[str, ...]:
     """The columns of `--leave-out`, each of which must exist."""
     from tailorbird.errors import UsageError
-    from tailorbird.ranking.encoders import COMPUTED
+    from tailorbird.ranking.computed import COMPUTED
 
     names = tuple(name.strip() for name in text.split(",") if name.strip())
-    known = (*features.numeric, *features.categorical, *COMPUTED, *(one.output for one in features.transforms))
+    known = (
+        *features.numeric,
+        *features.categorical,
+        *COMPUTED,
+        *(one.name for one in features.similarities),
+        *(one.output for one in features.transforms),
+    )
     if unknown := [name for name in names if name not in known]:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         fix = f"did you mean {near[0]}?" if near else "tailorbird features list"

@@ -29,6 +29,7 @@ from tailorbird.features.vocabulary_last import (
     time_since,
     time_since_first,
 )
+from tailorbird.features.vocabulary_learned import similarity
 from tailorbird.features.vocabulary_profile import (
     age,
     attribute,
@@ -85,6 +86,7 @@ __all__ = [
     "session_duration",
     "session_length",
     "share",
+    "similarity",
     "time_since",
     "time_since_first",
     "total",

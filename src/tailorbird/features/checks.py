@@ -15,6 +15,7 @@ from typing import TypeVar
 from tailorbird.errors import DeclarationError
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND
 from tailorbird.features.declare import (
+    ASKED_NAMES,
     EDGES_MAX,
     EVENT_FIELDS,
     EVENTS_MAX,
@@ -73,8 +74,9 @@ def duration(text: str) -> int:
 
 
 def declare(feature: F) -> F:
-    if feature.name in RESERVED:
-        message = f"{feature.name} is what a column of every model is called: {', '.join(RESERVED)}"
+    if feature.name in (*RESERVED, *ASKED_NAMES):
+        told, taken = ("every model", RESERVED) if feature.name in RESERVED else ("a backfill's rows", ASKED_NAMES)
+        message = f"{feature.name} is what a column of {told} is called: {', '.join(taken)}"
         raise DeclarationError(message, where=feature.place, fix=f"another name, such as {feature.name}_declared")
     declared = _collector.get()
     if declared is not None:

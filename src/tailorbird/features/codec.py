@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -27,10 +27,14 @@ from tailorbird.features.declare import (
     PRECISION_MAX,
     PRECISION_MIN,
     SEQUENCE_LENGTH_MAX,
+    SIMILARITY_LENGTH_MAX,
     Counted,
     Feature,
+    How,
+    LearnedTable,
     OfSession,
     Ratio,
+    Similarity,
     Window,
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
@@ -56,6 +60,8 @@ def encode_features(features: FeatureSet) -> bytes:
         "features": [_plain(one) for one in features.features],
         "transforms": [_plain(one) for one in features.transforms],
     }
+    if features.similarities:
+        content["similarities"] = [_plain(one) for one in features.similarities]
     return msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
 
 
@@ -79,7 +85,8 @@ def decode_features(data: bytes, *, where: str, expect: str | None = None) -> Fe
                 fix="tailorbird features apply builds a new state; then train anew",
             )
         declared = [_object(one, Feature, f"$.features[{place}]") for place, one in enumerate(content["features"])]
-        seen = content.get("transforms", [])
+        learned, seen = (_list(content, name) for name in ("similarities", "transforms"))
+        declared += [_object(one, Similarity, f"$.similarities[{place}]") for place, one in enumerate(learned)]
         made = [_object(one, transforms.Transform, f"$.transforms[{place}]") for place, one in enumerate(seen)]
         found = FeatureSet.from_declarations(declared, event_types=_types(declared), transforms=made)
     except Unreadable as error:
@@ -120,6 +127,13 @@ def _header(data: bytes) -> dict[str, Any]:
     if not 1 <= len(content["features"]) <= FEATURES_MAX:
         raise Unreadable(f"$.features: expected 1 to {FEATURES_MAX:,} declarations, got {len(content['features']):,}")
     return content
+
+
+def _list(content: Mapping[str, Any], name: str) -> list[Any]:
+    """A list that may be missing."""
+    if not isinstance(found := content.get(name, []), list):
+        raise Unreadable(f"$.{name}: expected list")
+    return found
 
 
 def _plain(value: Any) -> Any:
@@ -228,6 +242,10 @@ def _check_bounds(found: object, path: str) -> None:
     """What would make records without bounds; that names and types fit together is checked by the feature set."""
     if isinstance(found, Window) and not (found.hop > 0 and found.length % found.hop == 0 and 1 <= found.tiles <= HOPS_MAX):
         raise Unreadable(f"{path}: {found.length} by {found.hop} is no window")
+    if isinstance(found, Similarity):
+        known = found.table in get_args(LearnedTable) and found.how in get_args(How)
+        if not (known and found.length <= SIMILARITY_LENGTH_MAX and 0 < found.decay <= 1):
+            raise Unreadable(f"{path}: is no similarity")
     length, precision = getattr(found, "length", 1), getattr(found, "precision", PRECISION_MIN)
     if isinstance(found, Feature) and not 1 <= length <= SEQUENCE_LENGTH_MAX:
         raise Unreadable(f"{path}: length: expected 1 to {SEQUENCE_LENGTH_MAX}, got {length}")

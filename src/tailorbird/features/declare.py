@@ -38,11 +38,15 @@ EVENTS_MAX = 1 << 30
 EDGES_MAX = 32  # of a quantile's buckets
 WORDS = 16  # of a text or a query that are compared
 ELEMENTS_MAX = 256  # columns made of one list
+SIMILARITY_LENGTH = 10
+SIMILARITY_LENGTH_MAX = 64  # of the last items that a similarity looks at
 
-# What a model sees besides the features, see `ranking.encoders`: no feature is called so.
+# What a model sees besides the features, see `ranking.computed`: no feature is called so.
 COMPUTED_NAMES = ("i2i_score", "i2i_last", "recent_age", "category_share", "popularity", "age_days")
 POSITION = "position"
 RESERVED = (*COMPUTED_NAMES, POSITION)
+# What stands beside the features in the rows of a backfill: no feature is called so either.
+ASKED_NAMES = ("request_id", "person", "ts", "p", "item")
 
 # A field that came later is no part of the schema where it is empty, so that states without the new kind stay as they are.
 LATER = {"later": True}
@@ -77,6 +81,8 @@ ENTITY_FIELDS = ("user", "item", "session", "device", "country", "query", "local
 WHOLE_FIELDS = ("local_hour", "weekday", "position")  # numbers of which each is a value of its own
 # What calls take, so that editors can offer it.
 Kind = Literal["numeric", "categorical"]
+LearnedTable = Literal["cooccurrence"]
+How = Literal["sum", "max"]
 ContextField = Literal["device", "country", "query", "local_hour", "weekday"]
 CONTEXT_FIELDS = {"device": "categorical", "country": "categorical", "query": "categorical", "local_hour": "numeric", "weekday": "numeric"}
 
@@ -359,3 +365,17 @@ class Derived(Feature):
     """`text` is checked once all columns are known, in `features.layout`."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Similarity(Feature):
+    """How much the candidate goes with the last `length` items of the sequence `of`, by a learned table.
+
+    No part of the schema: a bundle brings the table, and the column is made where its model's matrix is, see `ranking.similarities`.
+    """
+
+    of: str
+    table: str
+    how: str
+    length: int
+    decay: float

@@ -8,7 +8,7 @@ import json
 import runpy
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -28,12 +28,14 @@ from tailorbird.features.declare import (
     Ratio,
     Seen,
     SequenceOf,
+    Similarity,
 )
 from tailorbird.features.expression import Expression, ExpressionError, parse
 from tailorbird.features.layout import Layout, Spot
 from tailorbird.features.plain import check_known
 from tailorbird.features.steps import attribute_spot
 from tailorbird.features.transforms import Transform, check_transforms, collecting_transforms
+from tailorbird.features.vocabulary_learned import check_similarities
 
 # Part of the schema hash: raise it when the same declarations lead to other records or other bits.
 ENGINE_VERSION = 2
@@ -41,7 +43,10 @@ ENGINE_VERSION = 2
 
 @dataclass(frozen=True)
 class Column:
-    """One column of what a request reads. `kind`: numeric, categorical or sequence; `entity` is "" for request and derived."""
+    """One column of what a request reads, or (`kind` "learned") of what a model sees beside.
+
+    `kind`: numeric, categorical, sequence or learned; `entity` is "" for request and derived.
+    """
 
     name: str
     kind: str
@@ -53,12 +58,13 @@ class Column:
 class FeatureSet:
     """Checked declarations, in order, and the layout compiled from them. Made by `from_declarations` or `load_features`.
 
-    `transforms` say what a model sees of the columns; they are no part of the schema.
+    `transforms` say what a model sees of the columns, `similarities` what it sees beside them; neither is part of the schema.
     """
 
     features: tuple[Feature, ...]
     layout: Layout
     transforms: tuple[Transform, ...] = ()
+    similarities: tuple[Similarity, ...] = ()
 
     @classmethod
     def from_declarations(
@@ -74,11 +80,15 @@ class FeatureSet:
         """
         _check_names(declarations)
         _check_types(declarations, event_types)
-        expressions = {f.name: _derived(f, declarations) for f in declarations if isinstance(f, Derived)}
-        order = _order(declarations, expressions)
-        layout = compile_layout(declarations, expressions, order)
-        check_transforms(transforms, {step.name: step.kind for step in layout.steps})
-        return cls(tuple(declarations), layout, tuple(transforms))
+        similarities = tuple(f for f in declarations if isinstance(f, Similarity))
+        features = tuple(f for f in declarations if not isinstance(f, Similarity))
+        check_similarities(similarities, features)
+        expressions = {f.name: _derived(f, features, similarities) for f in features if isinstance(f, Derived)}
+        order = _order(features, expressions)
+        layout = compile_layout(features, expressions, order)
+        kinds = {step.name: step.kind for step in layout.steps}
+        check_transforms(transforms, kinds | dict.fromkeys((one.name for one in similarities), "numeric"))
+        return cls(features, layout, tuple(transforms), similarities)
 
     @cached_property
     def numeric(self) -> tuple[str, ...]:
@@ -94,9 +104,12 @@ class FeatureSet:
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """Each column with what it is about, in order of declaration."""
+        """Each column with what it is about, in order of declaration; what is learned comes last."""
         steps = zip(self.features, self.layout.steps, strict=True)
-        return tuple(Column(feature.name, step.kind, _entity_of(feature), feature.description) for feature, step in steps)
+        read = (Column(feature.name, step.kind, _entity_of(feature), feature.description) for feature, step in steps)
+        about = {feature.name: _entity_of(feature) for feature in self.features}
+        learned = (Column(one.name, "learned", f"{about[one.of]}+item", one.description) for one in self.similarities)
+        return (*read, *learned)
 
     @cached_property
     def schema_hash(self) -> str:
@@ -130,26 +143,6 @@ class FeatureSet:
             if one.name == name:
                 return one
         raise KeyError(name)
-
-    def describe(self) -> dict:
-        """Columns and records as plain data, for `features show`, the docs and `--json`."""
-        return {
-            "schema_hash": self.schema_hash,
-            "columns": [asdict(column) for column in self.columns],
-            "entities": [
-                {
-                    "entity": one.entity.name,
-                    "state_bytes": one.state_bytes,
-                    "reading_bytes": one.reading_bytes,
-                    "rings": len(one.rings),
-                    "sketches": [sketch.registers for sketch in one.sketches],
-                    "sequences": [sequence.length for sequence in one.sequences],
-                }
-                for one in self.layout.entities
-            ],
-            "user_attributes": list(self.user_attributes),
-            "item_attributes": list(self.item_attributes),
-        }
 
     @cached_property
     def event_attributes(self) -> dict[str, tuple[str, ...]]:
@@ -226,7 +219,7 @@ def _check_types(declarations: Sequence[Feature], event_types: Sequence[str]) ->
                 raise DeclarationError(f"{feature.name}: {one!r} is no event type; expected one of {known}", where=feature.place)
 
 
-def _derived(feature: Derived, declarations: Sequence[Feature]) -> Expression:
+def _derived(feature: Derived, declarations: Sequence[Feature], similarities: Sequence[Similarity]) -> Expression:
     numeric = {f.name for f in declarations if getattr(f, "kind", "numeric") == "numeric" and not isinstance(f, SequenceOf)}
     try:
         found = parse(feature.text, lambda name: "number" if name in numeric else None, expect="number")
@@ -234,6 +227,8 @@ def _derived(feature: Derived, declarations: Sequence[Feature]) -> Expression:
         return found
     except ExpressionError as error:
         fix = f"numeric columns: {', '.join(sorted(numeric - {feature.name}))}" if "no field" in str(error) else ""
+        if any(str(error) == f"{one.name} is no field" for one in similarities):
+            fix = "a similarity is known to the model alone, which brings its table: leave it out here"
         raise DeclarationError(f"{feature.name}: {error}", where=feature.place, fix=fix) from None
 
 

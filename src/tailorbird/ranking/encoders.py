@@ -4,7 +4,7 @@ The columns of the matrix, in this order:
 
     numeric        float32 as read; NaN is missing
     categorical    codes of a vocabulary: 0 missing, 1 unknown, 2.. as learned
-    computed       from the index and the person's recent sequence, see `COMPUTED`
+    computed       from the index and the person's recent sequence, see `COMPUTED`; then what is declared so, see `ranking.similarities`
     position       where the item was shown in training, 1 in serving; only if the model was trained with it
     transformed    made of any of these by what was learned in training, see `ranking.transforms`
 
@@ -22,29 +22,20 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import BundleError
-from tailorbird.events.clock import DAY
-from tailorbird.features.declare import COMPUTED_NAMES, POSITION
+from tailorbird.features import declare
+from tailorbird.features.declare import POSITION
+from tailorbird.ranking.computed import COMPUTED, Keys, RaggedLike, Rows, Times, computed_columns
+from tailorbird.ranking.similarities import Similarity
+from tailorbird.ranking.steps import MISSING, UNKNOWN
 from tailorbird.ranking.together import Together, together
-from tailorbird.ranking.transforms import MISSING, UNKNOWN, Column, Output
+from tailorbird.ranking.transforms import Column, Output
 from tailorbird.registry import Columns
-from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX, Index
+from tailorbird.retrieval import Index
 
 Matrix = npt.NDArray[np.float32]
-Keys = npt.NDArray[np.uint64]
-Times = npt.NDArray[np.int64]
-Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 
-COMPUTED = {
-    "i2i_score": "how much the item goes with the person's last ten: their weights times 0.8 ** age, summed",
-    "i2i_last": "how much it goes with the last one",
-    "recent_age": "how many of the last ten came after the person last had this very item; NaN if it is not among them",
-    "category_share": "share of the last ten that are of its category; NaN without any of known category",
-    "popularity": "share of items that are less popular, as of the index",
-    "age_days": "days since the item came; NaN if it has been there from the beginning",
-}
-assert tuple(COMPUTED) == COMPUTED_NAMES
-FORMAT = 2  # of encoder.json: 1 knows no transforms
+FORMAT = 3  # of encoder.json: 1 knows no transforms, 2 no similarities
 
 
 class SequenceLike(Protocol):
@@ -54,15 +45,6 @@ class SequenceLike(Protocol):
     def item(self) -> Keys: ...
     @property
     def ts(self) -> Times: ...
-
-
-class RaggedLike(Protocol):
-    """The sequences of many requests, one after the other: `features.RaggedSequence`; request r has offsets[r]:offsets[r + 1]."""
-
-    @property
-    def offsets(self) -> Times: ...
-    @property
-    def item(self) -> Keys: ...
 
 
 class RowsLike(Protocol):
@@ -124,10 +106,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         columns: the columns of the feature set, in the order in which they are read.
         numeric: the numeric columns that the model uses.
         vocabularies: of the categorical columns that the model uses.
-        computed: which of `COMPUTED` it uses.
+        computed: which of `COMPUTED` and of the similarities it uses as they are.
         sequence: the sequence that the computed columns look at; "" for none.
         position: whether the model was trained with the position.
         transforms: further columns, made of any of these by learned steps.
+        similarities: columns by learned tables, that it uses or transforms.
         format: of the file.
     """
 
@@ -138,20 +121,35 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     sequence: str = ""
     position: bool = False
     transforms: tuple[Output, ...] = ()
+    similarities: tuple[Similarity, ...] = ()
     format: int = 1
 
     def __post_init__(self) -> None:
         categorical = [vocabulary.name for vocabulary in self.vocabularies]
-        for names, known in ((self.numeric, self.columns.numeric), (categorical, self.columns.categorical), (self.computed, COMPUTED)):
+        made = (*COMPUTED, *self._similar)
+        for names, known in ((self.numeric, self.columns.numeric), (categorical, self.columns.categorical), (self.computed, made)):
             if unknown := [name for name in names if name not in known]:
                 raise BundleError(f"the encoder uses a column {unknown[0]!r} that does not exist")
-        if self.sequence and self.sequence not in self.columns.sequences:
-            raise BundleError(f"the encoder uses a sequence {self.sequence!r} that does not exist")
+        for sequence in self._sequences:
+            if sequence not in self.columns.sequences:
+                raise BundleError(f"the encoder uses a sequence {sequence!r} that does not exist")
+        others = {*COMPUTED, *self.columns.numeric, *self.columns.categorical}
+        if len(self._similar) < len(self.similarities) or others & set(self._similar):
+            raise BundleError("a similarity of the encoder is called like another of its columns")
         for output in self.transforms:
             self._check(output)
         made = [name for output in self.transforms for name in output.names]
         if len(set(made)) != len(made) or set(made) & set(self.names[: len(self.names) - len(made)]):
             raise BundleError("a transform of the encoder is called like another of its columns", fix="give it a name=")
+
+    @cached_property
+    def _similar(self) -> dict[str, Similarity]:
+        return {one.name: one for one in self.similarities}
+
+    @cached_property
+    def _sequences(self) -> tuple[str, ...]:
+        """The sequences that any column is made of."""
+        return tuple(dict.fromkeys(name for name in (self.sequence, *(one.of for one in self.similarities)) if name))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -176,7 +174,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """What each column of the matrix, shape (width,), holds where there is nothing."""
         numeric = np.full((1, len(self.columns.numeric)), np.nan, np.float32)
         categorical = np.zeros((1, len(self.columns.categorical)), np.uint64)
-        computed = dict.fromkeys(COMPUTED, np.full(1, np.nan, np.float32))
+        computed = dict.fromkeys((*COMPUTED, *self._similar), np.full(1, np.nan, np.float32))
         return self._filled(numeric, categorical, computed, np.full(1, np.nan), {})[0]
 
     def warm_up(self) -> None:
@@ -187,7 +185,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """What each column of the matrix is, in words."""
         told = dict.fromkeys(self.names, "as read")
         told |= {vocabulary.name: f"codes of {len(vocabulary.keys):,} values" for vocabulary in self.vocabularies}
-        told |= {name: COMPUTED[name] for name in self.computed}
+        told |= {name: COMPUTED[name] if name in COMPUTED else self._similar[name].told() for name in self.computed}
         told |= {name: f"{output.column}: {output.told()}" for output in self.transforms for name in output.names}
         return told
 
@@ -195,7 +193,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         name = output.column
         if name in self.columns.categorical:
             right = output.of_keys or output.either
-        elif name in self.columns.numeric or name in COMPUTED or name == POSITION:
+        elif name in self.columns.numeric or name in COMPUTED or name in self._similar or name == POSITION:
             right = not output.of_keys
         else:
             raise BundleError(f"the encoder uses a column {name!r} that does not exist")
@@ -232,16 +230,18 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             position: (n,), from 1; None in serving, which scores every item as if it stood first.
             learned: of training rows, name of a transform → (n,): what its target encoding was as of each row's time.
         """
-        wanted = self._wanted
-        columns = _computed(wanted, item_keys, request, sequences.get(self.sequence), t, index) if wanted else {}
+        wanted, similar = self._wanted
+        columns = computed_columns(wanted, item_keys, request, sequences.get(self.sequence), t, index) if wanted else {}
+        for one in similar:
+            columns[one.name] = one.column(item_keys, request, sequences.get(one.of), t, index)
         shown = np.ones(item_keys.size, np.float32) if position is None else position
         return self._filled(numeric, categorical, columns, shown, learned or {})
 
     @cached_property
-    def _wanted(self) -> tuple[str, ...]:
-        """The computed columns that any column of the matrix needs."""
+    def _wanted(self) -> tuple[tuple[str, ...], tuple[Similarity, ...]]:
+        """The computed columns that any column of the matrix needs, and the similarities."""
         sources = {*self.computed, *(output.column for output in self.transforms)}
-        return tuple(name for name in COMPUTED if name in sources)
+        return tuple(name for name in COMPUTED if name in sources), tuple(one for one in self.similarities if one.name in sources)
 
     def _filled(
         self,
@@ -300,9 +300,10 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     def encode_request(self, rows: RowsLike, item_keys: Keys, index: Index) -> Matrix:
         """The matrix of one request's candidates."""
         ragged: dict[str, RaggedLike] = {}
-        if self.sequence in rows.sequences:
-            item = rows.sequences[self.sequence].item
-            ragged[self.sequence] = Ragged(np.array([0, item.size], np.int64), item)
+        for name in self._sequences:
+            if name in rows.sequences:
+                item = rows.sequences[name].item
+                ragged[name] = Ragged(np.array([0, item.size], np.int64), item)
         request = np.zeros(item_keys.size, np.intp)
         return self.encode(rows.numeric, rows.categorical, item_keys, request, ragged, np.array([rows.t], np.int64), index)
 
@@ -337,6 +338,7 @@ def fit_encoder(
     count_min: int = 5,
     size_max: int = 100_000,
     leave_out: Sequence[str] = (),
+    similarities: Sequence[declare.Similarity] = (),
 ) -> Encoder:
     """Learn the vocabularies from training rows.
 
@@ -347,6 +349,7 @@ def fit_encoder(
         count_min: a value seen less often is unknown, so that the model learns what unknown means.
         size_max: the most values of one column, the most frequent ones.
         leave_out: columns of any kind that the model must not see.
+        similarities: as declared; the encoder keeps also those that are left out, since a transform may be made of them.
     """
     vocabularies: list[Vocabulary] = []
     for place, name in enumerate(columns.categorical):
@@ -358,57 +361,7 @@ def fit_encoder(
         order = np.lexsort((keys, -counts))[:size_max]
         vocabularies.append(Vocabulary(name, keys[order].tolist()))
     used = tuple(name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out)
-    chosen = tuple(name for name in computed if name not in leave_out)
+    kept = tuple(Similarity(one.name, one.of, one.table, one.how, one.length, one.decay) for one in similarities)  # type: ignore[arg-type]
+    chosen = tuple(name for name in (*computed, *(one.name for one in kept)) if name not in leave_out)
     sequence = columns.sequences[0] if columns.sequences else ""
-    return Encoder(columns, used, tuple(vocabularies), chosen, sequence, position, format=FORMAT)
-
-
-def _computed(
-    wanted: Sequence[str],
-    item_keys: Keys,
-    request: Rows,
-    sequence: RaggedLike | None,
-    t: Times,
-    index: Index,
-) -> dict[str, npt.NDArray[np.generic]]:
-    """The computed columns, each (n,). One step for each age of the recent items, ten in all; no loop over rows."""
-    row = index.find(item_keys)
-    known = row >= 0
-    at = np.where(known, row, 0)
-    columns: dict[str, npt.NDArray[np.generic]] = {}
-    if len(index) == 0:
-        return dict.fromkeys(wanted, np.full(item_keys.size, np.nan, np.float32))
-    columns["popularity"] = np.where(known, index.popularity[at], np.float32(0))
-    first_seen = np.where(known, index.first_seen[at], 0)
-    columns["age_days"] = np.where(first_seen > 0, (t[request] - first_seen) / DAY, np.nan)
-
-    category = np.where(known, index.category.codes[at], -1)
-    score, last = np.zeros(item_keys.size), np.zeros(item_keys.size, np.float32)
-    same, any_category = np.zeros(item_keys.size), np.zeros(item_keys.size)
-    age_of_item = np.full(item_keys.size, np.nan)
-    for age in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
-        assert sequence is not None
-        recent_key, there = _recent(sequence, age)
-        recent_row = np.where(there, index.find(recent_key), -1)
-        if recent_row.size == 1:
-            weight = index.item_item.lookup_row(int(recent_row[0]), row)
-        else:
-            weight = index.item_item.lookup(recent_row[request], row)
-        score += RECENT_DECAY**age * weight
-        if age == 0:
-            last = weight
-        recent_category = np.where(recent_row >= 0, index.category.codes[np.maximum(recent_row, 0)], -1)[request]
-        any_category += recent_category >= 0
-        same += (recent_category >= 0) & (recent_category == category)
-        is_item = there[request] & (recent_key[request] == item_keys) & np.isnan(age_of_item)
-        age_of_item[is_item] = age
-    columns["i2i_score"], columns["i2i_last"], columns["recent_age"] = score, last, age_of_item
-    columns["category_share"] = np.divide(same, any_category, out=np.full(same.size, np.nan), where=any_category > 0)
-    return columns
-
-
-def _recent(sequence: RaggedLike, age: int) -> tuple[Keys, npt.NDArray[np.bool_]]:
-    """For each request the key of its item `age` places before the newest, and whether there is one."""
-    at = sequence.offsets[1:] - 1 - age
-    there = at >= sequence.offsets[:-1]
-    return sequence.item[np.where(there, at, 0)], there
+    return Encoder(columns, used, tuple(vocabularies), chosen, sequence, position, similarities=kept, format=FORMAT)

@@ -11,7 +11,8 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.ranking.transforms import LARGEST, Clip, Column, Fill, Floats, Log, NumericStep, Output, Quantile, Standardise
+from tailorbird.ranking.steps import LARGEST, Clip, Fill, Floats, Log, NumericStep, Quantile, Standardise
+from tailorbird.ranking.transforms import Column, Output
 
 ROWS_AT_ONCE = 4_096  # of training: what lies between the steps stays in the cache
 

@@ -1,315 +1,31 @@
-"""Transforms as a bundle keeps them: plain tables and numbers, and how each is applied to a column.
+"""Transforms as a bundle keeps them: which columns of the matrix are made from which columns of the features, by which steps.
 
-What they are learned from is in `training.transforms`, what a project may ask for in `features.transforms`. A column goes through its
-steps in float64 and is rounded to float32 once. Steps look at each value alone and use + − × ÷, comparisons and tables, so a row comes
-out bit for bit the same however many are transformed at once, and on any CPU; the logarithm is a series for that reason.
-
-    numeric steps      number → number    log, clip, standardise, quantile, fill
-    first of a category   key → code      vocabulary, hashing
-                          key → number    frequency, target, vectors
-    missing            number or key → 0 or 1
+What they are learned from is in `training.transforms`, what a project may ask for in `features.transforms`, the steps themselves in
+`ranking.steps`. A column goes through its steps in float64 and is rounded to float32 once.
 """
-
-import math
-from collections.abc import Sequence
-from functools import cached_property
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import BundleError
+from tailorbird.ranking.steps import (
+    LARGEST,
+    Codes,
+    FillKey,
+    Floats,
+    Hashed,
+    Keys,
+    KeyStep,
+    KeySteps,
+    Missing,
+    NumberSteps,
+    NumericStep,
+    Target,
+    Vectors,
+    expect,
+)
 
-Floats = npt.NDArray[np.float64]
-Keys = npt.NDArray[np.uint64]
 Column = npt.NDArray[np.float32] | Keys
-
-MISSING, UNKNOWN = 0, 1
-LARGEST = float(np.finfo(np.float32).max)
-_LN2 = 0.6931471805599453
-_SQRT_HALF = 0.7071067811865476
-_TERMS = 14  # of the series in s², s² < 0.03: what is left out is below 1e-22
-
-
-class NumericStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", dict=True):
-    """A step from numbers to numbers of the same shape."""
-
-    def apply(self, x: Floats) -> Floats:
-        """NaN stays NaN, but where a step says otherwise."""
-        raise NotImplementedError
-
-    def told(self) -> str:
-        """In words, for cards and reports."""
-        raise NotImplementedError
-
-
-class KeyStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", dict=True):
-    """A step from keys (n,) to numbers (n,), or (n, width) for vectors."""
-
-    @property
-    def codes(self) -> bool:
-        """Whether the numbers are codes."""
-        return False
-
-    def apply(self, keys: Keys) -> Floats:
-        raise NotImplementedError
-
-    def told(self) -> str:
-        """In words, for cards and reports."""
-        raise NotImplementedError
-
-
-class Log(NumericStep, frozen=True, tag="log"):
-    """sign(x) · ln(1 + |x|)."""
-
-    def apply(self, x: Floats) -> Floats:
-        return np.copysign(log1p(np.abs(x)), x)
-
-    def told(self) -> str:
-        return "log"
-
-
-class Clip(NumericStep, frozen=True, tag="clip"):
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        _expect(self.low <= self.high, "a clip whose borders do not ascend")
-
-    def apply(self, x: Floats) -> Floats:
-        return np.minimum(np.maximum(x, self.low), self.high)
-
-    def told(self) -> str:
-        return f"clip to [{self.low:g}, {self.high:g}]"
-
-
-class Standardise(NumericStep, frozen=True, tag="standardise"):
-    mean: float
-    std: float
-
-    def __post_init__(self) -> None:
-        _expect(math.isfinite(self.mean) and 0 < self.std < math.inf, "a standard deviation that is not above 0")
-
-    def apply(self, x: Floats) -> Floats:
-        return (x - self.mean) / self.std
-
-    def told(self) -> str:
-        return f"standardise (mean {self.mean:.4g}, deviation {self.std:.4g})"
-
-
-class Quantile(NumericStep, frozen=True, tag="quantile"):
-    """`cuts` ascending, and the value at each. On cuts that are equal: the mean of the first's and the last's; between cuts linear."""
-
-    cuts: list[float]
-    values: list[float]
-    normal: bool = False
-
-    def __post_init__(self) -> None:
-        ascending = bool(np.all(np.diff(self.cuts) >= 0) and np.all(np.diff(self.values) >= 0))
-        _expect(len(self.cuts) == len(self.values) >= 2 and ascending, "cut points that do not ascend")
-
-    @cached_property
-    def tables(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """The cuts; and by how many of them lie below x: where the line begins, its value there, its slope, the value on the next cut."""
-        cuts, values = np.array(self.cuts), np.array(self.values)
-        begin, value = np.concatenate((cuts[:1], cuts)), np.concatenate((values[:1], values))
-        width = np.diff(cuts)
-        slope = np.divide(np.diff(values), width, out=np.zeros(width.shape), where=width > 0)
-        last = np.searchsorted(cuts, cuts, side="right") - 1
-        tied = np.where(cuts == cuts[-1], values[-1], (values + values[last]) / 2)
-        tied = np.where(cuts == cuts[0], values[0], tied)
-        return cuts, begin, value, np.concatenate(([0.0], slope, [0.0])), np.append(tied, values[-1])
-
-    def apply(self, x: Floats) -> Floats:
-        cuts, begin, value, slope, tied = self.tables
-        below = np.searchsorted(cuts, x)
-        between = value[below] + (x - begin[below]) * slope[below]
-        return np.where(x == cuts[np.minimum(below, len(cuts) - 1)], tied[below], between)
-
-    def told(self) -> str:
-        return f"{'normal score of the ' if self.normal else ''}rank in {len(self.cuts) - 1} bins"
-
-
-class Fill(NumericStep, frozen=True, tag="fill"):
-    """A number for what is missing."""
-
-    value: float
-    how: str
-
-    def apply(self, x: Floats) -> Floats:
-        return np.where(np.isnan(x), self.value, x)
-
-    def told(self) -> str:
-        return f"missing is the {self.how} {self.value:.4g}"
-
-
-class FillKey(KeyStep, frozen=True, tag="fill_key"):
-    """A key for what is missing; comes before the step that makes numbers."""
-
-    key: int
-    how: str
-
-    def __post_init__(self) -> None:
-        _expect(0 <= self.key < 1 << 64, "a key that is none")
-
-    def fill(self, keys: Keys) -> Keys:
-        return np.where(keys == 0, np.uint64(self.key), keys)
-
-    def told(self) -> str:
-        return f"missing is the {self.how}"
-
-
-class Table(KeyStep, frozen=True):
-    """A step that knows some keys. The key at place i has the number at place i of `numbers`."""
-
-    keys: list[int]
-
-    def __post_init__(self) -> None:
-        _expect(len(set(self.keys)) == len(self.keys) == len(self.numbers), "a table whose keys and numbers do not match")
-        _expect(all(0 <= key < 1 << 64 for key in self.keys), "a key that is none")
-
-    @property
-    def numbers(self) -> Sequence[float]:
-        raise NotImplementedError
-
-    @cached_property
-    def _sorted(self) -> tuple[Keys, Floats]:
-        keys = np.array(self.keys, np.uint64)
-        order = np.argsort(keys)
-        return keys[order], np.array(self.numbers, np.float64)[order]
-
-    def look_up(self, keys: Keys, unknown: float) -> Floats:
-        known, numbers = self._sorted
-        if not known.size:
-            return np.full(keys.shape, unknown)
-        at = np.minimum(np.searchsorted(known, keys), known.size - 1)
-        return np.where(known[at] == keys, numbers[at], unknown)
-
-
-class Codes(Table, frozen=True, tag="vocabulary"):
-    """The key at place i has the code i + 2."""
-
-    @property
-    def codes(self) -> bool:
-        return True
-
-    @property
-    def numbers(self) -> Sequence[float]:
-        return range(2, len(self.keys) + 2)
-
-    @property
-    def size(self) -> int:
-        """How many codes there are, missing and unknown included."""
-        return len(self.keys) + 2
-
-    def apply(self, keys: Keys) -> Floats:
-        return np.where(keys == 0, float(MISSING), self.look_up(keys, float(UNKNOWN)))
-
-    def told(self) -> str:
-        return f"codes of {len(self.keys):,} values"
-
-
-class Hashed(KeyStep, frozen=True, tag="hashing"):
-    """2 + key mod buckets; 0 is missing, 1 is not used."""
-
-    buckets: int
-
-    def __post_init__(self) -> None:
-        _expect(2 <= self.buckets < 1 << 24, "hashing without buckets")
-
-    @property
-    def codes(self) -> bool:
-        return True
-
-    @property
-    def size(self) -> int:
-        return self.buckets + 2
-
-    def apply(self, keys: Keys) -> Floats:
-        return np.where(keys == 0, float(MISSING), 2.0 + (keys % np.uint64(self.buckets)).astype(np.float64))
-
-    def told(self) -> str:
-        return f"codes of {self.buckets:,} hash buckets"
-
-
-class Frequency(Table, frozen=True, tag="frequency"):
-    """A share of the training rows by key."""
-
-    shares: list[float]
-
-    @property
-    def numbers(self) -> Sequence[float]:
-        return self.shares
-
-    def apply(self, keys: Keys) -> Floats:
-        return np.where(keys == 0, np.nan, self.look_up(keys, 0.0))
-
-    def told(self) -> str:
-        return f"share of rows, of {len(self.keys):,} values"
-
-
-class Target(Table, frozen=True, tag="target"):
-    """A rate of `head` by key; key 0, missing, is one like others. The unknown have the mean of all."""
-
-    rates: list[float]
-    mean: float
-    head: str
-    smoothing: float
-
-    def __post_init__(self) -> None:
-        Table.__post_init__(self)
-        _expect(all(0 <= rate <= 1 for rate in (self.mean, *self.rates)), "a rate outside 0 to 1")
-
-    @property
-    def numbers(self) -> Sequence[float]:
-        return self.rates
-
-    def apply(self, keys: Keys) -> Floats:
-        return self.look_up(keys, self.mean)
-
-    def told(self) -> str:
-        return f"rate of {self.head} by {len(self.keys):,} values, drawn to the mean {self.mean:.4g} by {self.smoothing:g} rows"
-
-
-class Vectors(Table, frozen=True, tag="vectors"):
-    """A vector by key: the rows lie one after the other. The unknown have none."""
-
-    width: int
-    flat: list[float]
-    trained_until: int
-
-    def __post_init__(self) -> None:
-        Table.__post_init__(self)
-        _expect(self.width >= 1 and len(self.flat) == self.width * len(self.keys), "vectors of several lengths")
-
-    @property
-    def numbers(self) -> Sequence[float]:
-        return range(len(self.keys))
-
-    @cached_property
-    def _rows(self) -> Floats:
-        none = np.full((1, self.width), np.nan)  # the last row: what is unknown
-        return np.concatenate([np.array(self.flat, np.float64).reshape(-1, self.width), none])
-
-    def apply(self, keys: Keys) -> Floats:
-        return self._rows[self.look_up(keys, -1.0).astype(np.intp)]
-
-    def told(self) -> str:
-        return f"vectors of {self.width}, of {len(self.keys):,} values"
-
-
-class Missing(KeyStep, frozen=True, tag="missing"):
-    """1 where there is nothing, else 0; of a number or a key."""
-
-    def apply(self, keys: Keys) -> Floats:
-        return (keys == 0).astype(np.float64)
-
-    def told(self) -> str:
-        return "1 where it is missing"
-
-
-NumberSteps = Log | Clip | Standardise | Quantile | Fill
-KeySteps = FillKey | Codes | Hashed | Frequency | Target | Vectors
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
@@ -328,11 +44,11 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
     def __post_init__(self) -> None:
         for before, step in zip((None, *self.steps), self.steps, strict=False):
             first = before is None or isinstance(before, FillKey)
-            _expect(first or isinstance(step, NumericStep), f"{self.name}: a {type(step).__name__} that does not come first")
-            _expect(not (isinstance(before, KeyStep) and before.codes), f"{self.name}: a step after codes")
-            _expect(not isinstance(before, FillKey) or isinstance(step, KeyStep), f"{self.name}: numbers of keys")
-        _expect(not self.steps or not isinstance(self.steps[-1], FillKey), f"{self.name}: keys as numbers")
-        _expect(self.either or not any(isinstance(step, Missing) for step in self.steps), f"{self.name}: an indicator among steps")
+            expect(first or isinstance(step, NumericStep), f"{self.name}: a {type(step).__name__} that does not come first")
+            expect(not (isinstance(before, KeyStep) and before.codes), f"{self.name}: a step after codes")
+            expect(not isinstance(before, FillKey) or isinstance(step, KeyStep), f"{self.name}: numbers of keys")
+        expect(not self.steps or not isinstance(self.steps[-1], FillKey), f"{self.name}: keys as numbers")
+        expect(self.either or not any(isinstance(step, Missing) for step in self.steps), f"{self.name}: an indicator among steps")
 
     @property
     def width(self) -> int:
@@ -381,24 +97,3 @@ class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True)
 
     def told(self) -> str:
         return ", ".join(step.told() for step in self.steps) or "as read"
-
-
-def log1p(x: Floats) -> Floats:
-    """ln(1 + x) of x ≥ 0, to within 1e-15 of the value; made of + − × ÷ alone, so that all CPUs give the same bits.
-
-    ln m = 2 (s + s³/3 + s⁵/5 + …) with s = (m − 1)/(m + 1), for m between √½ and √2; ln (2^e · m) = e · ln 2 + ln m.
-    """
-    m, e = np.frexp(1.0 + x)
-    small = m < _SQRT_HALF
-    m, e = np.where(small, 2 * m, m), np.where(small, e - 1, e)
-    s = np.where(e == 0, x / (2.0 + x), (m - 1.0) / (m + 1.0))  # 1 + x would forget what a small x is
-    square = s * s
-    series = np.full(x.shape, 1.0 / (2 * _TERMS + 1))
-    for term in range(_TERMS - 1, -1, -1):
-        series = series * square + 1.0 / (2 * term + 1)
-    return e * _LN2 + 2.0 * s * series
-
-
-def _expect(right: bool, wrong: str) -> None:
-    if not right:
-        raise BundleError(f"the encoder holds {wrong}", fix="tailorbird train")

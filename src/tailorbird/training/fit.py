@@ -11,10 +11,12 @@ import pyarrow as pa
 
 from tailorbird.errors import NotReadyError
 from tailorbird.features import FeatureSet
+from tailorbird.features.declare import POSITION
 from tailorbird.models.export import gbdt_to_onnx, largest_difference
 from tailorbird.models.gbdt import Gbdt, Sample, fit_gbdt
 from tailorbird.ranking.calibration import Calibration, fit_isotonic, fit_platt
-from tailorbird.ranking.encoders import COMPUTED, POSITION, Encoder, fit_encoder
+from tailorbird.ranking.computed import COMPUTED
+from tailorbird.ranking.encoders import Encoder, fit_encoder
 from tailorbird.ranking.transforms import Column
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
@@ -148,16 +150,19 @@ def _learned(
 ) -> tuple[Encoder, Mapping[str, Floats]]:
     """The encoder, learned from training rows, and the target encodings of these very rows as of their times."""
     columns = columns_of(features)
-    wanted = plan(columns, features.transforms, preset(settings.preset), position=position, leave_out=settings.leave_out)
+    similar = tuple(one.name for one in features.similarities)
+    wanted = plan(
+        columns, features.transforms, preset(settings.preset), position=position, leave_out=settings.leave_out, similarities=similar
+    )
     categorical = np.concatenate([piece.rows.categorical for piece in pieces])
     placed = position and POSITION not in wanted.hidden
-    encoder = fit_encoder(columns, categorical, position=placed, leave_out=wanted.hidden)
+    encoder = fit_encoder(columns, categorical, position=placed, leave_out=wanted.hidden, similarities=features.similarities)
     sources = {one.column for one in wanted.transforms}
     rows: dict[str, Column] = {name: categorical[:, place] for place, name in enumerate(columns.categorical) if name in sources}
     for place, name in enumerate(columns.numeric):
         if name in sources:
             rows[name] = np.concatenate([piece.rows.numeric[:, place] for piece in pieces])
-    if others := [name for name in (*COMPUTED, POSITION) if name in sources]:
+    if others := [name for name in (*COMPUTED, *similar, POSITION) if name in sources]:
         probe = msgspec.structs.replace(
             encoder, numeric=(), vocabularies=(), computed=tuple(name for name in others if name != POSITION), position=POSITION in others
         )

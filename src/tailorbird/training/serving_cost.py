@@ -65,10 +65,11 @@ def request_bytes(features: FeatureSet) -> int:
 
 
 def without(features: FeatureSet, names: Sequence[str], event_types: Sequence[str]) -> tuple[FeatureSet, tuple[str, ...]]:
-    """The declarations without some, and those of them that had to stay because another is derived from them."""
+    """The declarations without some, and those of them that had to stay because another is made from them."""
     by_name = {step.name: step for step in features.layout.steps}
     gone = set(names) & set(by_name)
-    needed: set[str] = set()
+    similarities = [one for one in features.similarities if one.name not in names]
+    needed = {one.of for one in similarities}
     open_ = [feature.name for feature in features.features if isinstance(feature, Derived) and feature.name not in gone]
     while open_:
         expression = by_name[open_.pop()].expression
@@ -79,7 +80,7 @@ def without(features: FeatureSet, names: Sequence[str], event_types: Sequence[st
     kept = [feature for feature in features.features if feature.name not in gone or feature.name in needed]
     if not kept:
         raise DeclarationError("no declaration would be left")
-    return FeatureSet.from_declarations(kept, event_types=event_types), tuple(sorted(gone & needed))
+    return FeatureSet.from_declarations([*kept, *similarities], event_types=event_types), tuple(sorted(gone & needed))
 
 
 def costs(features: FeatureSet, event_types: Sequence[str]) -> dict[str, Cost]:

@@ -172,7 +172,7 @@ def gather(
         pieces = list(featured(part, features, material.events))
         if encoder is None:
             seen = np.concatenate([piece.rows.categorical for piece in pieces])
-            encoder = fit_encoder(columns_of(features), seen)
+            encoder = fit_encoder(columns_of(features), seen, similarities=features.similarities)
         matrix = np.concatenate([encoded(piece, encoder, series) for piece in pieces])
         drawn = evenly[requests] if material.logged else np.ones(part.requests, bool)
         parts[name] = SignalRows(matrix, part.labels[target], part.weight, part.offsets, part.t, part.person, drawn)

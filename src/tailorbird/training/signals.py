@@ -252,10 +252,8 @@ def _signals(
     price: Mapping[str, Cost],
 ) -> list[Signal]:
     """One for each column of the matrix, in its order, not judged yet."""
-    declared = {
-        column.name: (column.kind, column.entity, feature.place)
-        for column, feature in zip(features.columns, features.features, strict=True)
-    }
+    places = {one.name: one.place for one in (*features.features, *features.similarities)}
+    declared = {column.name: (column.kind, column.entity, places[column.name]) for column in features.columns}
     groups = clusters.groups()
     cluster = {place: number for number, group in enumerate(groups, 1) for place in group}
     unknown = Interval(float("nan"), float("nan"), float("nan"))
@@ -297,7 +295,7 @@ def _signals(
 
 def _saved(features: FeatureSet, subset: Subset, lake: Lake, event_types: Sequence[str]) -> dict[str, Any]:
     """Bytes and microseconds of a request with all declarations and with those that are left."""
-    declared = {feature.name for feature in features.features}
+    declared = {feature.name for feature in (*features.features, *features.similarities)}
     gone = [name for name in subset.remove if name in declared]
     if not gone or len(gone) == len(declared):
         return {"request_bytes": request_bytes(features), "declarations_to_remove": [], "declarations_that_others_need": []}

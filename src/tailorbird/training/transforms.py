@@ -1,6 +1,6 @@
 """Learns transforms from training rows, and from nothing else: no validation or test row comes near here.
 
-What a project declares is in `features.transforms`; what is learned, and applied to rows, in `ranking.transforms`. Target encodings of
+What a project declares is in `features.transforms`; what is learned, and applied to rows, in `ranking.steps`. Target encodings of
 the training rows themselves, each as of its own time, are in `training.target`.
 
 A preset says how a kind of model takes the columns that no declaration names: trees as they are, nets on one scale and complete.
@@ -16,34 +16,39 @@ import numpy.typing as npt
 from tailorbird.errors import DeclarationError, UsageError
 from tailorbird.events import SECOND, hash64, hash64s, to_iso
 from tailorbird.features import transforms as declared
+from tailorbird.features.declare import POSITION
 from tailorbird.features.transforms import Transform
-from tailorbird.ranking import transforms as learned
-from tailorbird.ranking.encoders import COMPUTED, POSITION
-from tailorbird.ranking.transforms import Column, Floats, Keys, Output
+from tailorbird.ranking import steps as learned
+from tailorbird.ranking.computed import COMPUTED
+from tailorbird.ranking.steps import Floats, Keys
+from tailorbird.ranking.transforms import Column, Output
 from tailorbird.registry import Columns
 from tailorbird.training.target import Labelled, final_rates, rates_in_time
 
-Preset = Callable[[Columns, bool], tuple[Transform, ...]]
-"""From the columns of the features, and whether the model takes the position, to transforms of all that it does not take as they are."""
+Preset = Callable[[Columns, bool, Sequence[str]], tuple[Transform, ...]]
+"""From the columns of the features, whether the model takes the position, and the computed columns, to transforms of all that it does not
+take as they are."""
 
 PRESETS = ("trees", "nets")
 
 Made = learned.NumberSteps | learned.KeySteps | learned.Missing
 
 
-def for_trees(columns: Columns, position: bool) -> tuple[Transform, ...]:
+def for_trees(columns: Columns, position: bool, computed: Sequence[str] = tuple(COMPUTED)) -> tuple[Transform, ...]:
     """None: trees split what they are given where they like, and know what is missing."""
     return ()
 
 
-def for_nets(columns: Columns, position: bool, *, scale: declared.Step | None = None) -> tuple[Transform, ...]:
+def for_nets(
+    columns: Columns, position: bool, computed: Sequence[str] = tuple(COMPUTED), *, scale: declared.Step | None = None
+) -> tuple[Transform, ...]:
     """Every number on one scale and filled in, with an indicator of what was missing; every category as codes for an embedding.
 
     Args:
         scale: the normal score of the rank unless said otherwise: counts and prices are spread over many sizes.
     """
     scale = scale or declared.ranks(100, normal=True)
-    numeric = [Transform(name, (scale, declared.impute("median")), indicator=True) for name in (*columns.numeric, *COMPUTED)]
+    numeric = [Transform(name, (scale, declared.impute("median")), indicator=True) for name in (*columns.numeric, *computed)]
     placed = [Transform(POSITION, (declared.standardise(),))] if position else []
     return (*numeric, *placed, *(Transform(name, (declared.vocabulary(),)) for name in columns.categorical))
 
@@ -72,14 +77,23 @@ class Plan:
     hidden: tuple[str, ...]
 
 
-def plan(columns: Columns, declarations: Sequence[Transform], by: Preset, *, position: bool, leave_out: Sequence[str] = ()) -> Plan:
+def plan(
+    columns: Columns,
+    declarations: Sequence[Transform],
+    by: Preset,
+    *,
+    position: bool,
+    leave_out: Sequence[str] = (),
+    similarities: Sequence[str] = (),
+) -> Plan:
     """What a model is given of the columns.
 
     Args:
         leave_out: columns of the features or of the matrix that the model must not see.
+        similarities: names of those that are declared.
     """
     named = {one.column for one in declarations}
-    every = (*declarations, *(one for one in by(columns, position) if one.column not in named))
+    every = (*declarations, *(one for one in by(columns, position, (*COMPUTED, *similarities)) if one.column not in named))
     kept = tuple(one for one in every if one.column not in leave_out and one.output not in leave_out)
     return Plan(kept, tuple(dict.fromkeys((*leave_out, *(one.column for one in every)))))
 

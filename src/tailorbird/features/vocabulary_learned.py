@@ -1,0 +1,85 @@
+"""What is read from tables that training learns: they come with a bundle, not from the stream.
+
+    sequence("bought", user, "purchase", length=32)
+    similarity("goes_with_bought", of="bought")
+
+A table knows the future of what it was learned from, so each has a moment until which it was trained, and a row at t is read by the
+newest one whose moment is not after t: in training one of several, at a request the bundle's. What the value is, in plain Python, is
+in `features.reference_learned`; how it is computed for many rows, in `ranking.similarities`.
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import get_args
+
+from tailorbird.errors import DeclarationError
+from tailorbird.features.checks import declare, named, wrong
+from tailorbird.features.declare import (
+    SIMILARITY_LENGTH,
+    SIMILARITY_LENGTH_MAX,
+    Feature,
+    How,
+    LearnedTable,
+    SequenceOf,
+    Similarity,
+)
+
+TABLES, HOW = get_args(LearnedTable), get_args(How)
+
+
+def similarity(
+    name: str,
+    *,
+    of: str,
+    table: LearnedTable = "cooccurrence",
+    how: How = "sum",
+    length: int = SIMILARITY_LENGTH,
+    decay: float = 0.8,
+) -> Similarity:
+    """How much the candidate goes with the person's last items: `similarity("goes_with_bought", of="bought", length=5)`.
+
+    0 where it was never seen with any of them; missing where the table knows none of them, or not the candidate. Models see it beside
+    the features; `derived` columns do not.
+
+    Args:
+        of: the name of a `sequence`.
+        table: `cooccurrence`: which items follow which in what people do, as the bundle's index has learned it.
+        how: `sum` over the items, or `max`: the one that goes with it best.
+        length: of how many of its last items, 1 to 64, and no more than the sequence keeps.
+        decay: what an item weighs beside the one after it, above 0 and at most 1.
+    """
+    base = named(name)
+    for parameter, value, known in (("table", table, TABLES), ("how", how, HOW)):
+        if value not in known:
+            raise wrong(f"{parameter}: expected {' or '.join(known)}, got {value!r}")
+    if not isinstance(of, str):
+        raise wrong(f"of: expected the name of a sequence, got {of!r}")
+    if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= SIMILARITY_LENGTH_MAX:
+        raise wrong(f"length: expected 1 to {SIMILARITY_LENGTH_MAX}, got {length!r}")
+    if not isinstance(decay, int | float) or isinstance(decay, bool) or not 0 < decay <= 1:
+        raise wrong(f"decay: expected above 0 and at most 1, got {decay!r}")
+    told = f"the best of the last {length} items of {of}" if how == "max" else f"the last {length} items of {of}"
+    return declare(Similarity(*base, f"how much the item goes with {told}, by {table}", of, table, how, length, float(decay)))
+
+
+def check_similarities(similarities: Sequence[Similarity], features: Sequence[Feature]) -> None:
+    """That each looks at a sequence that keeps as many items.
+
+    Raises:
+        DeclarationError: names the line.
+    """
+    sequences = {one.name: one for one in features if isinstance(one, SequenceOf)}
+    declared = {one.name for one in features}
+    for one in similarities:
+        found = sequences.get(one.of)
+        if found is None:
+            near = difflib.get_close_matches(one.of, sequences, n=1)
+            told = f"{one.of!r} is no sequence" if one.of in declared else f"there is no sequence {one.of!r}"
+            fix = f"did you mean {near[0]}?" if near else f"sequences: {', '.join(sequences) or 'none; declare one with sequence()'}"
+            raise DeclarationError(f"{one.name}: of: {told}", where=one.place, fix=fix)
+        if one.length > found.length:
+            raise DeclarationError(
+                f"{one.name}: length: {one.of} keeps {found.length} events, not {one.length}",
+                where=one.place,
+                fix=f"length={found.length}, or a longer sequence",
+            )

@@ -4,8 +4,19 @@ import msgspec
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
-from tailorbird.ranking.calibration import Calibration, Isotonic, Platt, fit_isotonic, fit_platt
+from tailorbird.ranking.calibration import (
+    Beta,
+    Calibration,
+    Isotonic,
+    Platt,
+    Temperature,
+    fit_beta,
+    fit_isotonic,
+    fit_platt,
+    fit_temperature,
+)
 
 
 def sample(n=20_000, seed=0):
@@ -67,5 +78,55 @@ def test_weights_count_as_repeats():
 
 
 def test_tables_go_through_json_unchanged():
-    tables = {"click": fit_isotonic(*sample(500)), "purchase": Platt(1.5, -2.0)}
+    tables = {"click": fit_isotonic(*sample(500)), "purchase": Platt(1.5, -2.0), "cart": Beta(1.0, 0.5, -1.0), "view": Temperature(1.7)}
     assert msgspec.json.decode(msgspec.json.encode(tables), type=dict[str, Calibration]) == tables
+
+
+def probabilities(n=40_000, seed=0, bend=lambda z: z):
+    """A model's probability, and outcomes whose log-odds are a bent form of the model's."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(-0.5, 1.5, n)
+    truth = 1 / (1 + np.exp(-bend(z)))
+    return 1 / (1 + np.exp(-z)), (rng.random(n) < truth).astype(float), truth
+
+
+def test_temperature_finds_by_how_much_a_model_is_too_sure():
+    raw, label, truth = probabilities(bend=lambda z: z / 2)
+    fitted = fit_temperature(raw, label)
+    assert abs(fitted.temperature - 2) < 0.1
+    assert np.abs(fitted.apply(raw) - truth).max() < 0.02
+
+
+def test_beta_is_the_maximum_that_scikit_learn_finds():
+    raw, label, _ = probabilities(bend=lambda z: 0.4 * z - 1)
+    design = np.column_stack([np.log(raw), -np.log1p(-raw)])
+    theirs = LogisticRegression(C=1e8, tol=1e-10, max_iter=10_000).fit(design, label)
+    ours = fit_beta(raw, label)
+    np.testing.assert_allclose([ours.a, ours.b], theirs.coef_[0], atol=2e-3)
+    np.testing.assert_allclose(ours.c, theirs.intercept_[0], atol=2e-3)
+
+
+def test_beta_bends_the_two_ends_apart():
+    """Right below one half, far too sure above: one slope cannot say both."""
+    raw, label, truth = probabilities(bend=lambda z: np.where(z > 0, z / 4, z))
+    beta, temperature = (np.abs(fit(raw, label).apply(raw) - truth).mean() for fit in (fit_beta, fit_temperature))
+    assert beta < temperature / 2
+
+
+@given(st.integers(0, 10_000))
+@settings(deadline=None, max_examples=30)
+def test_no_curve_turns_the_order_round(seed):
+    rng = np.random.default_rng(seed)
+    raw = rng.random(200)
+    label = (rng.random(200) < (1 - raw)).astype(float)  # the model is worse than chance
+    asked = np.linspace(0, 1, 101)
+    for fitted in (fit_beta(raw, label), fit_temperature(raw, label)):
+        p = fitted.apply(asked)
+        assert (np.diff(p) >= 0).all()
+        assert ((p >= 0) & (p <= 1)).all()
+
+
+def test_a_beta_curve_of_ones_changes_nothing():
+    p = np.array([0.0, 0.01, 0.5, 0.99, 1.0])
+    np.testing.assert_allclose(Beta(1.0, 1.0, 0.0).apply(p), p, atol=1e-6)
+    np.testing.assert_allclose(Temperature(1.0).apply(p), p, atol=1e-6)

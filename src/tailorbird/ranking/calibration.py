@@ -1,6 +1,7 @@
 """Calibration: from a model's raw output to a probability that is right on average. Monotone, stored as small JSON tables.
 
-`fit_isotonic` and `fit_platt` are for training; `Calibration.apply` runs in every answer.
+The `fit_…` are for training; `Calibration.apply` runs in every answer. Which of them is taken, and whether any, is decided by
+`training.calibrate`. `Beta` and `Temperature` take probabilities, the others any score.
 """
 
 from typing import ClassVar
@@ -13,6 +14,7 @@ Floats = npt.NDArray[np.float64]
 
 KNOTS_MAX = 500
 _TILT = 1e-7
+_EDGE = 1e-7  # probabilities are kept this far away from 0 and 1 before their logarithm is taken
 
 
 class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
@@ -45,6 +47,34 @@ class Platt(msgspec.Struct, frozen=True, tag="platt"):
         return 1.0 / (1.0 + np.exp(-np.clip(self.slope * raw + self.intercept, -700.0, 700.0)))
 
 
+class Beta(msgspec.Struct, frozen=True, tag="beta"):
+    """1 / (1 + exp(-(a * ln p - b * ln(1 - p) + c))), of a probability p; Kull, Silva Filho, Flach, AISTATS 2017.
+
+    Its two slopes bend the low and the high end apart, which Platt's curve cannot; a = b = 1, c = 0 changes nothing.
+    """
+
+    name: ClassVar[str] = "beta"
+    a: float
+    b: float
+    c: float
+
+    def apply(self, raw: Floats) -> Floats:
+        """Probabilities (n,)."""
+        p = np.clip(raw, _EDGE, 1 - _EDGE)
+        return _sigmoid(self.a * np.log(p) - self.b * np.log1p(-p) + self.c)
+
+
+class Temperature(msgspec.Struct, frozen=True, tag="temperature"):
+    """1 / (1 + exp(-logit(p) / temperature)), of a probability p: sharper below 1, softer above; Guo et al., ICML 2017."""
+
+    name: ClassVar[str] = "temperature"
+    temperature: float
+
+    def apply(self, raw: Floats) -> Floats:
+        """Probabilities (n,)."""
+        return _sigmoid(_logit(raw) / self.temperature)
+
+
 class Identity(msgspec.Struct, frozen=True, tag="none"):
     """The output as the model gave it."""
 
@@ -55,7 +85,7 @@ class Identity(msgspec.Struct, frozen=True, tag="none"):
         return raw
 
 
-Calibration = Isotonic | Platt | Identity
+Calibration = Isotonic | Platt | Beta | Temperature | Identity
 
 
 def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Isotonic:
@@ -112,3 +142,61 @@ def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None, *, steps
         if np.abs(step).max() < 1e-10:
             break
     return Platt(max(slope, 0.0) / scale, intercept)
+
+
+def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
+    """The curve of most likelihood; a slope below 0 is set to 0 and the rest fitted again, as its authors do."""
+    p = np.clip(raw, _EDGE, 1 - _EDGE)
+    columns = [np.log(p), -np.log1p(-p)]
+    used = [0, 1]
+    while used:
+        found = _logistic([columns[place] for place in used], label, weight)
+        worst = int(np.argmin(found[:-1]))
+        if found[worst] >= 0:
+            break
+        del used[worst]
+    else:
+        found = _logistic([], label, weight)
+    slopes = dict(zip(used, found[:-1].tolist(), strict=True))
+    return Beta(slopes.get(0, 0.0), slopes.get(1, 0.0), float(found[-1]))
+
+
+def fit_temperature(raw: Floats, label: Floats, weight: Floats | None = None) -> Temperature:
+    """The temperature of most likelihood, at most 1,000: a model whose order is no better than chance is made flat, not turned round."""
+    slope = _logistic([_logit(raw)], label, weight, intercept=False)[0]
+    return Temperature(1.0 / max(float(slope), 1e-3))
+
+
+def _logistic(columns: list[Floats], label: Floats, weight: Floats | None, *, intercept: bool = True, steps: int = 60) -> Floats:
+    """Coefficients of most likelihood of a logistic regression, that of the constant last: Newton's method with halved steps."""
+    design = np.column_stack([*columns, *([np.ones(label.size)] if intercept else [])])
+    weight = np.ones(label.size) if weight is None else weight
+    found: Floats = np.zeros(design.shape[1])
+    loss = _loss(design @ found, label, weight)
+    for _ in range(steps):
+        p = _sigmoid(design @ found)
+        curve = weight * np.maximum(p * (1 - p), 1e-12)
+        hessian = (design * curve[:, None]).T @ design + 1e-6 * np.eye(len(found))
+        step = np.linalg.solve(hessian, design.T @ (weight * (label - p)) - 1e-6 * found)
+        for _ in range(30):
+            tried = _loss(design @ (found + step), label, weight)
+            if tried <= loss:
+                break
+            step = step / 2
+        found, loss = np.asarray(found + step, np.float64), tried
+        if np.abs(step).max() < 1e-9:
+            break
+    return found
+
+
+def _loss(z: Floats, label: Floats, weight: Floats) -> float:
+    return float(np.sum(weight * (np.logaddexp(0.0, z) - label * z)))
+
+
+def _sigmoid(z: Floats) -> Floats:
+    return 1.0 / (1.0 + np.exp(-np.clip(z, -700.0, 700.0)))
+
+
+def _logit(raw: Floats) -> Floats:
+    p = np.clip(raw, _EDGE, 1 - _EDGE)
+    return np.log(p) - np.log1p(-p)

@@ -54,7 +54,7 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         file: the ONNX file that computes it; several heads may share one.
         output: the name of the model's output, "" for its last one.
         column: the column of a two-dimensional output; -1 is the last.
-        calibration: `none`, `isotonic` or `platt`; the table itself is in the bundle's calibration file.
+        calibration: `none`, `isotonic`, `platt`, `beta` or `temperature`; the table itself is in the bundle's calibration file.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Heads: trees for each target, calibrated on the later part, exported, and proven equal to their export."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
@@ -14,10 +14,11 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.declare import POSITION
 from tailorbird.models.export import gbdt_to_onnx, largest_difference
 from tailorbird.models.gbdt import Gbdt, Sample, fit_gbdt
-from tailorbird.ranking.calibration import Calibration, fit_isotonic, fit_platt
+from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.computed import COMPUTED
 from tailorbird.ranking.encoders import Encoder, fit_encoder
 from tailorbird.ranking.transforms import Column
+from tailorbird.training.calibrate import Chosen, choose, periods_of
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.judge import suspicious
@@ -30,7 +31,6 @@ Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 POSITIVES_MIN = 30  # of a head in the training part; a head with fewer is left out, and said so
-POSITIVES_ISOTONIC = 300  # of a head in the validation part; below, the two numbers of Platt's curve are all that can be learned
 PARITY_ROWS = 10_000
 
 
@@ -62,6 +62,7 @@ class Fitted:
     parity: float
     leaks: dict[str, str]
     notes: tuple[str, ...]
+    chosen: dict[str, Chosen] = field(default_factory=dict)  # head → how its calibration was chosen
 
     def score(self, piece: Featured, series: IndexSeries, objective: Mapping[str, float]) -> tuple[dict[str, Floats], Floats]:
         """Calibrated probability by head, and the value, of each row of a piece: what serving computes from the export."""
@@ -113,7 +114,7 @@ def fit(
     sample = _some(served, rng)
     models: dict[str, Gbdt] = {}
     exported: dict[str, bytes] = {}
-    calibration: dict[str, Calibration] = {}
+    chosen: dict[str, Chosen] = {}
     leaks: dict[str, str] = {}
     notes: list[str] = []
     parity = 0.0
@@ -131,12 +132,13 @@ def fit(
         watch = Sample(shown, parts.validation.labels[head], np.diff(parts.validation.offsets), parts.validation.weight)
         told = partial(progress, f"trees of {head}")
         models[head] = fit_gbdt(train, watch, encoder.names, settings.gbdt, categorical=encoder.categorical_names, progress=told)
-        calibration[head] = _calibrated(models[head].score(served), parts.validation.labels[head], parts.validation.weight)
+        chosen[head] = _calibrated(models[head].score(served), parts.validation, head, settings)
         exported[head] = gbdt_to_onnx(models[head])
         parity = max(parity, largest_difference(models[head], exported[head], sample))
     if not any(head in models for head in objective):
         raise NotReadyError("; ".join(notes) or f"none of {', '.join(objective)} ever happened", fix="train on a longer window")
-    return Fitted(encoder, models, exported, calibration, sample, parity, leaks, tuple(notes))
+    calibration = {head: each.calibration for head, each in chosen.items()}
+    return Fitted(encoder, models, exported, calibration, sample, parity, leaks, tuple(notes), chosen)
 
 
 def _labels(train: Dataset, settings: TrainSettings) -> dict[str, npt.NDArray[np.bool_]]:
@@ -183,9 +185,10 @@ def _stack(
     return np.concatenate(matrices)
 
 
-def _calibrated(raw: Floats, label: npt.NDArray[np.bool_], weight: Floats) -> Calibration:
-    target = label.astype(np.float64)
-    return fit_isotonic(raw, target, weight) if label.sum() >= POSITIVES_ISOTONIC else fit_platt(raw, target, weight)
+def _calibrated(raw: Floats, held: Dataset, head: str, settings: TrainSettings) -> Chosen:
+    """Chosen by the next day, which is still within the validation part."""
+    periods = periods_of(held.t[held.request])
+    return choose(raw, held.labels[head], periods, held.weight, probability=settings.gbdt.objective == "binary")
 
 
 def _some(matrix: Matrix, rng: np.random.Generator) -> Matrix:

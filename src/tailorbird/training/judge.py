@@ -35,7 +35,7 @@ PRIMARY = f"ndcg_{K}"
 
 @dataclass(frozen=True)
 class HeadFigures:
-    """How good a head's probabilities are: AUC, log loss (and that of always saying the mean), calibration."""
+    """How good a head's probabilities are: AUC, log loss (and that of always saying the mean), calibration, also of each slice."""
 
     auc: Interval
     log_loss: Interval
@@ -44,6 +44,7 @@ class HeadFigures:
     calibration: metrics.Calibration
     positives: int
     rows: int
+    slices: dict[str, metrics.Calibration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Judge:
         differences = {name: bootstrap.difference(ours, each[PRIMARY]) for name, each in values.items() if name != model}
         judged = np.isfinite(ours)
         people = len(np.unique(code[judged]))
-        heads = {name: _head(parts, bootstrap) for name, parts in self._heads.items()}
+        heads = {name: _head(parts, bootstrap, self._masks) for name, parts in self._heads.items()}
         return Evaluation(model, figures, differences, self._slices(values, bootstrap), heads, int(judged.sum()), people, self._rows)
 
     def _figures(self, name: str, values: Mapping[str, Floats], bootstrap: Bootstrap) -> dict[str, Interval]:
@@ -156,14 +157,18 @@ class Judge:
         covered = self._shown[name].sum() / max(self._offered.sum(), 1)
         return found | {f"coverage_{K}": Interval(float(covered), float("nan"), float("nan"))}
 
-    def _slices(self, values: Mapping[str, Mapping[str, Floats]], bootstrap: Bootstrap) -> dict[str, tuple[int, dict[str, Interval]]]:
+    @property
+    def _masks(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Which requests are in each slice."""
         new = np.concatenate(self._new)
         device = np.array([each or "unknown" for part in self._device for each in part])
         names, counts = np.unique(device, return_counts=True)
         devices = names[np.argsort(-counts)][:DEVICES_MAX] if len(names) > 1 else []
-        masks = {"new users": new, "known users": ~new} | {f"device {name}": device == name for name in devices}
+        return {"new users": new, "known users": ~new} | {f"device {name}": device == name for name in devices}
+
+    def _slices(self, values: Mapping[str, Mapping[str, Floats]], bootstrap: Bootstrap) -> dict[str, tuple[int, dict[str, Interval]]]:
         slices: dict[str, tuple[int, dict[str, Interval]]] = {}
-        for name, mask in masks.items():
+        for name, mask in self._masks.items():
             masked = [np.where(mask, each[PRIMARY], np.nan) for each in values.values()]
             count = int(np.isfinite(masked[0]).sum())
             if count:
@@ -220,7 +225,7 @@ def _listwise(ranked: metrics.Ranked, tail: metrics.Ranked, item: Ints, share: F
     }
 
 
-def _head(parts: list[tuple[Floats, npt.NDArray, Ints]], bootstrap: Bootstrap) -> HeadFigures:
+def _head(parts: list[tuple[Floats, npt.NDArray, Ints]], bootstrap: Bootstrap, masks: Mapping[str, npt.NDArray[np.bool_]]) -> HeadFigures:
     probability, label, request = (np.concatenate(column) for column in zip(*parts, strict=True))
     losses = metrics.log_losses(probability, label)
     size = len(bootstrap.person)
@@ -231,13 +236,27 @@ def _head(parts: list[tuple[Floats, npt.NDArray, Ints]], bootstrap: Bootstrap) -
     calibration = metrics.calibration(probability, label)
     error = bootstrap.calibration_error(calibration, probability, label, request)
     mean = metrics.log_loss(np.full(len(label), rate), label)
-    return HeadFigures(area, loss, mean, error, calibration, int(np.count_nonzero(label)), len(label))
+    chosen = {name: mask[request] for name, mask in masks.items()}
+    slices = {name: metrics.calibration(probability[rows], label[rows]) for name, rows in chosen.items() if rows.any()}
+    return HeadFigures(area, loss, mean, error, calibration, int(np.count_nonzero(label)), len(label), slices)
 
 
 def _plain_head(head: HeadFigures) -> dict[str, Any]:
     figures = flat({"auc": head.auc, "log_loss": head.log_loss, "calibration_error": head.calibration_error})
     more = {"log_loss_mean": _rounded(head.log_loss_mean), "calibration_error_debiased": _rounded(head.calibration.debiased)}
-    return {**figures, **more, "positives": head.positives, "rows": head.rows}
+    slices = {name: _plain_calibration(each) for name, each in head.slices.items()}
+    return {**figures, **more, "positives": head.positives, "rows": head.rows, "calibration_slices": slices}
+
+
+def _plain_calibration(each: metrics.Calibration) -> dict[str, Any]:
+    """Of a slice: how many rows, what was said and what happened on average, and the error without the noise's part."""
+    rows = each.count.sum()
+    means = {name: _rounded(float(np.nansum(each.count * value) / rows)) for name, value in _of_bins(each)}
+    return {"rows": int(rows), **means, "calibration_error_debiased": _rounded(each.debiased)}
+
+
+def _of_bins(each: metrics.Calibration) -> tuple[tuple[str, Floats], ...]:
+    return ("predicted", each.predicted), ("observed", each.observed)
 
 
 def _tail(share: Floats) -> npt.NDArray[np.bool_]:

@@ -78,9 +78,19 @@ def _of_head(name: str, head: HeadFigures | None, model: Gbdt) -> str:
         rows.append((["log loss of always the mean", f"{head.log_loss_mean:.4f}"], False))
         rows.append((["calibration error, debiased", f"{head.calibration.debiased:.4f}"], False))
         rows.append((["positives of rows", f"{head.positives:,} of {head.rows:,}"], False))
-        figures_told = table(["figure", "value"], rows)
+        figures_told = table(["figure", "value"], rows) + _calibration_of_slices(head)
         pictures.insert(0, picture(_reliability(head)))
     return f"<h2>Head {escape(name)}</h2>{figures_told}{''.join(pictures)}"
+
+
+def _calibration_of_slices(head: HeadFigures) -> str:
+    """How far off the probabilities are for whom."""
+    rows = []
+    for name, each in head.slices.items():
+        count = each.count.sum()
+        means = [f"{np.nansum(each.count * value) / count:.4f}" for value in (each.predicted, each.observed)]
+        rows.append(([escape(name), f"{count:,.0f}", *means, f"{each.debiased:.4f}"], False))
+    return table(["slice", "rows", "predicted", "happened", "calibration error, debiased"], rows) if rows else ""
 
 
 def _facts(report: TrainReport) -> str:

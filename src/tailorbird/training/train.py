@@ -113,6 +113,7 @@ def train(
     about = {
         **_about(slot, material, data, split, parts, series, dropped, settings, now),
         "columns": fitted.encoder.told(),
+        "calibration": {head: each.told for head, each in fitted.chosen.items()},
         **_read_from(source, data),
     }
     watch.tell("bundle", 0, 1)

@@ -1,0 +1,106 @@
+"""Which calibration a head gets: each is fitted on what came before and judged by log loss on the period that follows.
+
+    periods    1   2   3   4   5           of the rows that neither trees nor early stopping counted as training
+    fitted on  1 → judged on 2
+               1   2 → judged on 3   …
+
+The best one over all periods is fitted again on everything, and taken only if it beats the raw output there: a table that fits
+yesterday and not today makes probabilities worse. The curves themselves are in `ranking.calibration`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events.clock import DAY
+from tailorbird.ranking.calibration import Calibration, Floats, Identity, fit_beta, fit_isotonic, fit_platt, fit_temperature
+from tailorbird.training.metrics import log_losses
+
+Ints = npt.NDArray[np.int64]
+Fit = Callable[[Floats, Floats, Floats], Calibration]
+
+POSITIVES_ISOTONIC = 300  # to fit a table on; below, the few numbers of a curve are all that can be learned
+POSITIVES_MIN = 20  # of the rows before a period, and of the period, for it to be judged
+PERIODS = 5  # that rows of fewer than three days are cut into
+METHODS: dict[str, Fit] = {"platt": fit_platt, "isotonic": fit_isotonic, "beta": fit_beta, "temperature": fit_temperature}
+OF_PROBABILITIES = ("beta", "temperature")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A calibration, and why it was taken.
+
+    Attributes:
+        losses: method → mean log loss over the periods that it was judged on, `none` (the raw output) included where that is a
+            probability; empty where no period could be judged.
+        periods: how many were judged.
+    """
+
+    calibration: Calibration
+    losses: dict[str, float]
+    periods: int
+
+    @property
+    def told(self) -> str:
+        """A sentence."""
+        name = self.calibration.name
+        if not self.losses:
+            return f"{name}, as there is too little to choose by"
+        listed = ", ".join(f"{method} {loss:.5f}" for method, loss in sorted(self.losses.items(), key=lambda entry: entry[1]))
+        return f"{name}, by log loss on the next of {self.periods} periods: {listed}"
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"method": self.calibration.name, "periods": self.periods, "losses": {k: round(v, 6) for k, v in self.losses.items()}}
+
+
+def choose(raw: Floats, label: npt.NDArray, period: Ints, weight: Floats | None = None, *, probability: bool = True) -> Chosen:
+    """Choose by the period after, and fit on all.
+
+    Args:
+        raw: shape (n,), the model's output.
+        label: shape (n,), above 0 is positive.
+        period: shape (n,), ascending with time: a day, or an origin; see `periods_of`.
+        probability: whether the raw output is one: else something must be taken, and only what takes any score can be.
+    """
+    target = (label > 0).astype(np.float64)
+    weight = np.ones(raw.size) if weight is None else weight
+    methods = {name: fit for name, fit in METHODS.items() if probability or name not in OF_PROBABILITIES}
+    if target.sum() < POSITIVES_ISOTONIC:
+        del methods["isotonic"]
+    total = dict.fromkeys((*(("none",) if probability else ()), *methods), 0.0)
+    mass, judged = 0.0, 0
+    for each in np.unique(period)[1:]:
+        before, now = period < each, period == each
+        if min(target[before].sum(), target[now].sum()) < POSITIVES_MIN:
+            continue
+        judged, mass = judged + 1, mass + float(weight[now].sum())
+        for name in total:
+            fitted = _fitted(name, methods, raw[before], target[before], weight[before])
+            total[name] += float(weight[now] @ log_losses(fitted.apply(raw[now]), target[now]))
+    if not judged:
+        fit = fit_isotonic if target.sum() >= POSITIVES_ISOTONIC else fit_platt
+        return Chosen(fit(raw, target, weight), {}, 0)
+    losses = {name: value / mass for name, value in total.items()}
+    best = min(losses, key=lambda name: losses[name])  # the raw output stands first, and is taken where none beats it
+    return Chosen(_fitted(best, methods, raw, target, weight), losses, judged)
+
+
+def periods_of(t: Ints) -> Ints:
+    """The period of each row, shape (n,): its day (UTC), or one of five parts of equal size where there are fewer than three days."""
+    day = t // DAY
+    if len(np.unique(day)) >= 3:
+        return day
+    edges = np.quantile(t, np.linspace(0, 1, PERIODS + 1)[1:-1])
+    return np.searchsorted(edges, t, side="right").astype(np.int64)
+
+
+def _fitted(name: str, methods: dict[str, Fit], raw: Floats, target: Floats, weight: Floats) -> Calibration:
+    if name == "none":
+        return Identity()
+    if name == "isotonic" and target.sum() < POSITIVES_ISOTONIC:
+        return fit_platt(raw, target, weight)  # what it would have been that day
+    return methods[name](raw, target, weight)

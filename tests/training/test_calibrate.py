@@ -1,0 +1,61 @@
+"""A calibration is chosen by the period that follows, and only where it helps there."""
+
+import numpy as np
+import pytest
+
+from tailorbird.events import DAY
+from tailorbird.training.calibrate import choose, periods_of
+
+
+def days(bend, *, drift=lambda day: 0.0, rows=4_000, count=5, seed=0):
+    """Five days of probabilities, outcomes whose log-odds are a bent form of the model's, and the day of each."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(-1, 1.2, rows * count)
+    day = np.repeat(np.arange(count), rows)
+    shift = np.array([drift(each) for each in range(count)])[day]
+    label = rng.random(z.size) < 1 / (1 + np.exp(-(bend(z) + shift)))
+    return 1 / (1 + np.exp(-z)), label, day
+
+
+def test_a_model_that_is_right_is_left_alone():
+    chosen = choose(*days(lambda z: z))
+    assert chosen.losses["none"] < min(chosen.losses["isotonic"], chosen.losses["platt"])
+    assert chosen.losses[chosen.calibration.name] == min(chosen.losses.values())
+
+
+def test_a_model_that_is_too_sure_is_softened():
+    raw, label, day = days(lambda z: z / 3)
+    chosen = choose(raw, label, day)
+    assert chosen.calibration.name in ("temperature", "beta")
+    assert chosen.losses[chosen.calibration.name] < chosen.losses["none"] - 0.01
+    assert chosen.periods == 4
+
+
+def test_a_table_that_fits_yesterday_and_not_today_is_not_kept():
+    """Each day the truth jumps to the other side of what the model says: every fit on the past is worse than none."""
+    chosen = choose(*days(lambda z: z, drift=lambda day: 0.0 if day in (1, 2, 3, 4) else 2.5))
+    assert chosen.calibration.name == "none"
+    assert chosen.losses["none"] < min(loss for name, loss in chosen.losses.items() if name != "none")
+
+
+def test_a_score_that_is_no_probability_always_gets_one():
+    raw, label, day = days(lambda z: z)
+    score = np.log(raw / (1 - raw)) * 5
+    chosen = choose(score, label, day, probability=False)
+    assert set(chosen.losses) == {"platt", "isotonic"}
+    assert abs(chosen.calibration.apply(score).mean() - label.mean()) < 0.01
+
+
+def test_one_period_cannot_choose_and_says_so():
+    raw, label, _ = days(lambda z: z / 3)
+    chosen = choose(raw, label, np.zeros(raw.size, int))
+    assert chosen.calibration.name == "isotonic"
+    assert "too little to choose by" in chosen.told
+
+
+@pytest.mark.parametrize(("span", "periods"), [(10 * DAY, 10), (DAY // 2, 5)])
+def test_periods_are_days_or_parts_of_few_days(span, periods):
+    t = np.arange(0, span, span // 1_000)[:1_000]
+    found = periods_of(t)
+    assert len(np.unique(found)) == periods
+    assert (np.diff(found) >= 0).all()

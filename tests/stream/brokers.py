@@ -63,16 +63,19 @@ def log_at(servers: str, folder: Path | None = None, *, partition: str = "door",
 
 
 @contextmanager
-def broker(folder: Path) -> Iterator[str]:
-    """The address of a broker; started for the occasion unless one is named. It keeps nothing when it ends."""
-    if NAMED:
+def broker(folder: Path, *, advertised: int = 0) -> Iterator[str]:
+    """The address of a broker; started for the occasion unless one is named. It keeps nothing when it ends.
+
+    `advertised` is the port that it tells clients, where something stands before it.
+    """
+    if NAMED and not advertised:
         yield NAMED
         return
     binary = _binary()
     assert binary is not None
     port = free_port()
-    url = f"tcp://127.0.0.1:{port}"
-    command = [str(binary), "broker", "--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"]
+    url, told = f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{advertised or port}"
+    command = [str(binary), "broker", "--listener-url", url, "--advertised-listener-url", told, "--storage-engine", "memory://tansu/"]
     with (folder / "broker.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.errors import TailorbirdError
+from tailorbird.errors import NotReadyError, TailorbirdError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.stream import Stream
+    from tailorbird.stream.kafka.logs import KafkaStream
 
 _PACKAGES = (
     "apsw",
@@ -106,7 +107,7 @@ def _project() -> Iterator[Finding]:
     yield _front_door(project)
     yield from _logs(project.paths.stream)
     if not isinstance(project.stream, Path):
-        yield from _topics(project.stream, project.paths.lake)
+        yield from _cluster(project.stream, project.paths.lake)
     yield from _compared(project.paths.run, project.features.schema_hash)
 
 
@@ -212,6 +213,25 @@ def _logs(stream: Path) -> Iterator[Finding]:
             yield f"log {name}", "warning", f"{aside.name} moved aside", "it may hold acknowledged events; keep it, look at the disk"
 
 
+def _cluster(stream: "KafkaStream", lake: Path) -> Iterator[Finding]:
+    """The cluster: can it be reached, are our topics as they are configured, and what the lake does not have yet of each."""
+    from tailorbird.stream.kafka.inspect import faults, look
+
+    cluster = stream.cluster
+    try:
+        state = look(cluster)
+    except TailorbirdError as error:
+        yield "kafka", "error", f"{error.where}: {error.message}", error.fix or "is the broker running?"
+        return
+    how = str(cluster.conf().get("security.protocol", "PLAINTEXT"))
+    yield "kafka", "ok", f"{len(state.brokers)} brokers ({', '.join(state.brokers)}), {how}, {len(state.topics)} topics", ""
+    for topic in state.topics:
+        name = topic.name.removeprefix(f"{cluster.prefix}.")
+        for found, fix in faults(topic, cluster, stream.partitions_of(name)):
+            yield f"kafka {name}", "warning", found, fix
+    yield from _topics(stream, lake)
+
+
 def _topics(stream: "Stream", lake: Path) -> Iterator[Finding]:
     """The topics there are, and how many rows of each the lake does not have yet."""
     from tailorbird.stream import answers_addresses, open_reader, raw_addresses, read_released, routed_address
@@ -223,8 +243,11 @@ def _topics(stream: "Stream", lake: Path) -> Iterator[Finding]:
         for address in found.values():
             if isinstance(address, Path):
                 continue
-            with open_reader(address) as reader:
-                end, behind = reader.end(), reader.lag(safe.get(address.stem, 0))
+            try:
+                with open_reader(address) as reader:
+                    end, behind = reader.end(), reader.lag(safe.get(address.stem, 0))
+            except NotReadyError:
+                continue  # nobody has written to it yet
             yield f"topic {address.topic}", "ok", f"{end:,} rows, {behind:,} of them not yet safe in the lake", ""
     except TailorbirdError as error:
         yield "kafka", "error", f"{error.where}: {error.message}", error.fix or "is the broker running?"

@@ -7,7 +7,7 @@ shop.raw.PRODUCER    shop.answers.PRODUCER    shop.routed      each a log of one
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,24 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}\Z")
 _TOPIC = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}  # a log is pruned, it never expires
 
 
+class Heard:
+    """Why brokers refuse us, as their connections say it: a call that waits for them only learns that its time is over."""
+
+    def __init__(self) -> None:
+        self._refusal: Any = None
+
+    def __call__(self, error: Any) -> None:
+        if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL) or "certificate" in error.str():
+            self._refusal = error
+
+    def take(self, clients: Sequence[Any] = ()) -> Any:
+        """The last refusal, once; None if there was none. Clients tell what they heard when they are polled."""
+        for client in clients:
+            client.poll(0)
+        found, self._refusal = self._refusal, None
+        return found
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A cluster as a project uses it.
@@ -36,6 +54,7 @@ class Cluster:
         options: further settings of librdkafka, such as those of SASL and TLS; never printed.
         replication: of topics that are made; a cluster for production has 3, with `min.insync.replicas=2`.
         timeout_s: after how long without an answer a call fails.
+        heard: why brokers refused us.
     """
 
     servers: str
@@ -43,13 +62,32 @@ class Cluster:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     replication: int = 1
     timeout_s: float = TIMEOUT_S
+    heard: Heard = field(default_factory=Heard, repr=False, compare=False)
 
     def conf(self, **settings: Any) -> dict[str, Any]:
         """Settings for a client; `_` in names stands for `.`."""
         timeout_ms = int(self.timeout_s * 1000)
         base = {"bootstrap.servers": self.servers, "client.id": "tailorbird", "log_level": 2, "socket.timeout.ms": max(1000, timeout_ms)}
         base |= {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 1000}
-        return {**base, **self.options, **{name.replace("_", "."): value for name, value in settings.items()}}
+        own = {"error_cb": self.heard, **{name.replace("_", "."): value for name, value in settings.items()}}
+        return {**base, **self.options, **own}
+
+    def client(self, make: Callable[[dict[str, Any]], Any], conf: dict[str, Any]) -> Any:
+        """A client with these settings. Raises ConfigError where one of them cannot be."""
+        try:
+            return make(conf)
+        except (KafkaException, ValueError, TypeError) as error:
+            told = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+            fix = "see [stream] of tailorbird.toml: client, ca_file, cert_file, key_file, and the password of the key"
+            raise ConfigError(f"the client of Kafka refuses its settings: {told}", where="stream", fix=fix) from None
+
+    def __str__(self) -> str:
+        return f"kafka://{self.servers}/{self.prefix}"
+
+    def admin(self) -> Any:
+        """A client that looks at topics, makes them and deletes records."""
+        need_client()
+        return self.client(AdminClient, self.conf())
 
 
 @dataclass(frozen=True)
@@ -102,20 +140,26 @@ def cluster_of(url: str, **settings: Any) -> Cluster:
 
 
 @contextmanager
-def errors(where: object) -> Iterator[None]:
-    """Turn the client's errors into ours, which say what to do."""
+def errors(where: "KafkaLog | Cluster", *clients: Any) -> Iterator[None]:
+    """Turn the client's errors into ours, which say what to do; `clients` are asked why a broker was silent."""
     try:
         yield
     except KafkaException as error:
-        raise storage_error(error.args[0], where) from error
+        raise storage_error(error.args[0], where, *clients) from error
 
 
-def storage_error(error: Any, where: object) -> TailorbirdError:
+def storage_error(error: Any, where: "KafkaLog | Cluster", *clients: Any) -> TailorbirdError:
     """The error of the client as one of ours."""
+    silent = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT)
+    if error.code() in silent:
+        cluster = where if isinstance(where, Cluster) else where.cluster
+        error = cluster.heard.take(clients) or error
     refused = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.SASL_AUTHENTICATION_FAILED)
     if error.code() in (*refused, KafkaError._AUTHENTICATION):
-        fix = "see stream.sasl_user, stream.sasl_password and what this user may do at the broker"
-    elif error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._MSG_TIMED_OUT):
+        fix = "see stream.sasl_user, the password in TAILORBIRD_STREAM__SASL_PASSWORD, and what this user may do at the broker"
+    elif error.code() == KafkaError._SSL or "certificate" in error.str():
+        fix = "see stream.tls, stream.ca_file, stream.cert_file and stream.key_file, and the name in the broker's certificate"
+    elif error.code() in silent:
         fix = "is the broker running, and is its advertised address reachable from here?"
     else:
         fix = "look at the broker's log"
@@ -124,17 +168,16 @@ def storage_error(error: Any, where: object) -> TailorbirdError:
 
 def topics(cluster: Cluster, kind: str) -> list[str]:
     """The topics there are of a kind, `raw` or `answers`, by what follows it in their names, in order."""
-    need_client()
-    admin = AdminClient(cluster.conf())
+    admin = cluster.admin()
     begin = f"{cluster.prefix}.{kind}."
-    with errors(f"kafka://{cluster.servers}"):
+    with errors(cluster, admin):
         found = admin.list_topics(timeout=cluster.timeout_s).topics
     return sorted(name[len(begin) :] for name in found if name.startswith(begin))
 
 
 def check_there(consumer: Any, address: KafkaLog) -> None:
     """Raise NotReadyError if there is no such topic, ConfigError if it has more than one partition."""
-    with errors(address):
+    with errors(address, consumer):
         found = consumer.list_topics(timeout=address.cluster.timeout_s).topics.get(address.name)
     if found is None:
         raise NotReadyError("there is no such topic", where=str(address), fix="start its writer first")
@@ -148,11 +191,10 @@ def ensure(address: KafkaLog) -> int:
         ConfigError: the topic is there with another number of partitions.
         StorageError: the broker cannot be reached, or refuses.
     """
-    need_client()
     cluster = address.cluster
-    admin = AdminClient(cluster.conf())
+    admin = cluster.admin()
     new = NewTopic(address.name, num_partitions=1, replication_factor=cluster.replication, config=_TOPIC)
-    with errors(address):
+    with errors(address, admin):
         found = admin.list_topics(timeout=cluster.timeout_s).topics.get(address.name)
         if found is None:
             try:

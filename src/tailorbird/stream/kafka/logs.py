@@ -50,6 +50,10 @@ class KafkaStream:
         """The answer logs there are, by producer, in the order of their names."""
         return {producer: self.answers(producer) for producer in self._producers("answers")}
 
+    def partitions_of(self, topic: str) -> int:
+        """How many partitions a topic should have; its name is given without the prefix."""
+        return 1
+
     def _log(self, kind: str, producer: str) -> KafkaLog:
         return KafkaLog(self.cluster, f"{kind}.{checked(producer)}", producer, self.folder)
 

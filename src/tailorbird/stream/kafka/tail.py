@@ -37,8 +37,7 @@ def consumer_of(address: KafkaLog, **settings: Any) -> Any:
         check_crcs=True,
         **{"fetch_wait_max_ms": 20, "fetch_queue_backoff_ms": 5, **settings},
     )
-    with errors(address):
-        return Consumer(conf)
+    return address.cluster.client(Consumer, conf)
 
 
 class Tail:
@@ -65,7 +64,7 @@ class Tail:
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                with errors(self.address):
+                with errors(self.address, self._consumer):
                     found = self._consumer.get_watermark_offsets(self._partition, timeout=max(0.1, deadline - time.monotonic()))
                 if found is not None:
                     return found

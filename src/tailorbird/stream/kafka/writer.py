@@ -15,7 +15,7 @@ from typing import Any
 
 from tailorbird import faults
 from tailorbird.errors import InputError, LockedError, StorageError, TailorbirdError
-from tailorbird.stream.kafka.client import AdminClient, KafkaException, Producer, TopicPartition
+from tailorbird.stream.kafka.client import KafkaException, Producer, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaLog, ensure, errors
 from tailorbird.stream.kafka.frames import OPENED, Piece, pieces
 from tailorbird.stream.kafka.tail import Tail
@@ -52,8 +52,7 @@ class KafkaWriter:
         try:
             self._bytes_max = ensure(address)
             self._tail = Tail(address)
-            with errors(address):
-                self._producer = Producer(self._conf())
+            self._producer = address.cluster.client(Producer, self._conf())
             self._begin(first)
         except BaseException:
             self.close()
@@ -227,7 +226,7 @@ class KafkaWriter:
         offset = min(self._tail.find(before), self._next - 1)
         if offset <= low or not self._prunes:
             return 0
-        admin = AdminClient(self.address.cluster.conf())
+        admin = self.address.cluster.admin()
         place, wait_s = TopicPartition(self.address.name, 0, offset), min(_PRUNE_S, self._timeout_s)
         try:
             admin.delete_records([place], request_timeout=wait_s)[place].result(wait_s + 1)

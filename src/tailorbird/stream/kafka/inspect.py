@@ -1,0 +1,87 @@
+"""What a cluster says of itself and of our topics, held against what the project asks for. It changes nothing; `doctor` shows it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tailorbird.stream.kafka.client import ConfigResource, KafkaException
+from tailorbird.stream.kafka.cluster import Cluster, errors
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """A topic of ours.
+
+    Attributes:
+        name: whole, with the prefix.
+        partitions: how many it has.
+        replication: how many copies the partition with the fewest has; `in_sync` are up to date.
+        settings: as far as the broker says: "min.insync.replicas", "retention.ms", "unclean.leader.election.enable".
+    """
+
+    name: str
+    partitions: int
+    replication: int
+    in_sync: int
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """The brokers, `host:port` each, and our topics by name."""
+
+    brokers: tuple[str, ...]
+    topics: tuple[TopicState, ...]
+
+
+_ASKED = ("min.insync.replicas", "retention.ms", "retention.bytes", "cleanup.policy", "unclean.leader.election.enable")
+
+
+def look(cluster: Cluster) -> ClusterState:
+    """Ask the cluster. Raises StorageError where it cannot be reached or refuses us, ConfigError for settings that cannot be."""
+    admin = cluster.admin()
+    with errors(cluster, admin):
+        found = admin.list_topics(timeout=cluster.timeout_s)
+    brokers = tuple(sorted(f"{each.host}:{each.port}" for each in found.brokers.values()))
+    names = sorted(name for name in found.topics if name.startswith(f"{cluster.prefix}."))
+    resources = [ConfigResource("topic", name) for name in names]
+    asked = admin.describe_configs(resources, request_timeout=cluster.timeout_s) if names else {}
+    states = []
+    for name, resource in zip(names, resources, strict=True):
+        parts = found.topics[name].partitions.values()
+        try:
+            entries = asked[resource].result(cluster.timeout_s)
+        except (KafkaException, TimeoutError):
+            entries = {}  # the broker does not say, or not to us
+        settings = {key: entries[key].value for key in _ASKED if key in entries and entries[key].value is not None}
+        copies, in_sync = min((len(each.replicas) for each in parts), default=0), min((len(each.isrs) for each in parts), default=0)
+        states.append(TopicState(name, len(parts), copies, in_sync, settings))
+    return ClusterState(brokers, tuple(states))
+
+
+def faults(topic: TopicState, cluster: Cluster, partitions: int) -> Iterator[tuple[str, str]]:
+    """What of a topic is not as it should be, and what to do; `partitions` is how many it should have."""
+    if topic.partitions != partitions:
+        yield (
+            f"{topic.partitions} partitions, {partitions} configured",
+            "the number is fixed when a topic is made",
+        )
+    if topic.replication < cluster.replication:
+        found = f"{topic.replication} copies, {cluster.replication} configured"
+        yield found, "add replicas at the broker (kafka-reassign-partitions), stream.replication counts only for topics that are made"
+    if topic.in_sync < topic.replication:
+        yield f"{topic.in_sync} of {topic.replication} copies are in sync", "is a broker down?"
+    least = int(topic.settings.get("min.insync.replicas", "0"))
+    if topic.replication > 1 and 0 < least < 2:
+        yield "min.insync.replicas is 1: what one broker has counts as written", "set min.insync.replicas=2 for the topic"
+    elif least > topic.replication > 0:
+        yield f"min.insync.replicas is {least}, with {topic.replication} copies: nothing can be written", "lower it, or add replicas"
+    if topic.settings.get("unclean.leader.election.enable") == "true":
+        yield "unclean leaders may be elected: what was acknowledged may be lost", "set unclean.leader.election.enable=false"
+    if "compact" in topic.settings.get("cleanup.policy", ""):
+        yield "the topic is compacted: rows vanish from it", "set cleanup.policy=delete"
+    for key in ("retention.ms", "retention.bytes"):
+        if topic.settings.get(key, "-1") != "-1":
+            yield (
+                f"{key} is {topic.settings[key]}: rows expire, whether the lake has them or not",
+                f"set {key}=-1, or longer than any outage",
+            )

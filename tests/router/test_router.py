@@ -124,7 +124,7 @@ def test_every_row_takes_a_position_and_none_is_taken_twice(stream):
         (2, "e2", "a", 0, 2),
         (3, "e3", "b", 0, 0),
     ]
-    kept = {"user_attributes": ["plan"], "item_attributes": ["category", "price"]}
+    kept = {"user_attributes": ["plan"], "item_attributes": ["category", "price"], "received_at": stream.now}
     assert [json.loads(one.block.receipt) for one in stored] == [{"plan": stream.plan.version, "contract": 1, **kept}] * 3
 
 

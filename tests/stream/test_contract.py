@@ -122,6 +122,16 @@ def test_a_reader_is_told_of_changes(log):
         assert not reader.changed()
 
 
+def test_what_is_waiting_behind_a_position_is_told(log):
+    with log.writer() as writer, log.reader() as reader:
+        writer.append([body(0, 3), body(1, 2)])
+        writer.append([body(2)])
+        found = [reader.waiting(position) for position in (0, 3, 4, 5, 6)]
+    assert [each.rows for each in found] == [6, 3, 2, 1, 0]
+    assert [each.receipts for each in found] == [tuple(f"receipt {n}".encode() for n in range(first, 3)) for first in (0, 1, 1, 2, 3)]
+    assert [each.blocks for each in found][-2:] == [1, 0]
+
+
 def test_all_of_a_transaction_is_there_or_nothing(log):
     with log.writer() as writer, log.reader() as reader:
         with writer.transaction():

@@ -34,6 +34,7 @@ _PACKAGES = (
 )
 _SQLITE_MIN = (3, 51, 3)
 _DISK_FREE_MIN = 2 << 30
+_BEHIND_MAX_S = 300.0
 
 Finding = tuple[str, str, str, str]  # what, "ok" | "warning" | "error", what was found, what to do
 
@@ -108,7 +109,30 @@ def _project() -> Iterator[Finding]:
     yield from _logs(project.paths.stream)
     if not isinstance(project.stream, Path):
         yield from _cluster(project.stream, project.paths.lake)
+    yield from _behind(project)
     yield from _compared(project.paths.run, project.features.schema_hash)
+
+
+def _behind(project: "Project") -> Iterator[Finding]:
+    """How far the readers of the logs are behind; long, where nobody takes anything."""
+    from tailorbird.events import SystemClock
+    from tailorbird.features.figures import all_figures
+    from tailorbird.stream.lag import LagMeter
+
+    paths = project.paths
+    try:
+        with LagMeter(project.stream, paths.lake, lambda: {each.schema_hash: each.offset for each in all_figures(paths.state)}) as meter:
+            lags = meter.measure()
+    except TailorbirdError as error:
+        yield "behind", "error", f"{error.where}: {error.message}", error.fix
+        return
+    now = SystemClock().now()
+    for lag in lags:
+        seconds = lag.seconds(now)
+        since = f", the first of them for {seconds:,.1f} s" if lag.waiting_since else ""
+        text = f"{lag.rows:,} rows in {lag.blocks:,} blocks{since}" if lag.rows else "nothing"
+        stands = seconds > _BEHIND_MAX_S
+        yield f"behind: {lag.reader}, {lag.log}", "warning" if stands else "ok", text, "does this role run?" if stands else ""
 
 
 def _compared(run: Path, schema_hash: str) -> Iterator[Finding]:
@@ -245,7 +269,7 @@ def _topics(stream: "Stream", lake: Path) -> Iterator[Finding]:
                 continue
             try:
                 with open_reader(address) as reader:
-                    end, behind = reader.end(), reader.lag(safe.get(address.stem, 0))
+                    end, behind = reader.end(), reader.waiting(safe.get(address.stem, 0)).rows
             except NotReadyError:
                 continue  # nobody has written to it yet
             yield f"topic {address.topic}", "ok", f"{end:,} rows, {behind:,} of them not yet safe in the lake", ""

@@ -29,6 +29,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         at: when they were taken, microseconds.
         rows: of the routed log that were taken in, since the state was begun.
         behind: rows of the routed log that were not yet taken in.
+        offset: from where on it reads the routed log.
         capped: values that were cut off at the maximum that is declared for them, by what is summed.
         unreadable: values that are no number or text as declared, by field.
         converted: truths and lists that were taken as numbers, by field.
@@ -39,6 +40,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     at: int = 0
     rows: int = 0
     behind: int = 0
+    offset: int = 0
     capped: dict[str, int] = {}
     unreadable: dict[str, int] = {}
     converted: dict[str, int] = {}

@@ -248,7 +248,9 @@ class FeatureWorker:
             found = {name: Kind(**vars(tally)) for name, tally in tallies(snapshot, self.features.layout).items()}
         reader = self._open_reader()
         behind = 0 if reader is None else max(0, reader.end() - max(self.position.offset, 1))
-        now = msgspec.structs.replace(self._figures, at=self._clock.now(), rows=self.position.rows, behind=behind, kinds=found)
+        now = msgspec.structs.replace(
+            self._figures, at=self._clock.now(), rows=self.position.rows, behind=behind, offset=self.position.offset, kinds=found
+        )
         try:
             write_figures(self._folder, now)
         except OSError as error:

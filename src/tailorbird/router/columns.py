@@ -31,12 +31,13 @@ _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """The receipt of a routed block."""
+    """The receipt of a routed block; `received_at` is when the newest body came in that the step took."""
 
     plan: str
     contract: int
     user_attributes: tuple[str, ...]
     item_attributes: tuple[str, ...]
+    received_at: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True):

@@ -111,7 +111,7 @@ class Router:
             raise
 
     def _step(self, rows_max: int) -> RouteReport:
-        arrivals, refused, offsets = self._read(rows_max)
+        arrivals, refused, offsets, received_at = self._read(rows_max)
         if not offsets:
             return RouteReport(positions=self.positions)
         faults.at("router.after_read")
@@ -127,7 +127,7 @@ class Router:
         newest = self._newest(arrivals, refused)
         with self._log.transaction() as connection:
             faults.at("router.before_append")
-            self._log.append(self._blocks(batch, refused, duplicates))
+            self._log.append(self._blocks(batch, refused, duplicates, received_at))
             faults.at("router.after_append")
             self._memory.save(connection, newest, [source.id for source in self._sources.values() if source.producer in PAST])
             faults.at("router.before_positions")
@@ -166,19 +166,20 @@ class Router:
         """Whether any raw log has grown since this was last asked; cheap enough to poll."""
         return any(source.reader.changed() for source in self._find_sources() if source.reader is not None)
 
-    def _read(self, rows_max: int) -> tuple[Arrivals, list[Refused], dict[str, int]]:
-        """Decoded and checked events, in order of receipt; and how far each log is routed with them."""
-        arrivals, refused = Arrivals(), []
+    def _read(self, rows_max: int) -> tuple[Arrivals, list[Refused], dict[str, int], int]:
+        """Decoded and checked events, in order of receipt; how far each log is routed with them; and when the newest body came in."""
+        arrivals, refused, newest = Arrivals(), [], 0
         offsets: dict[str, int] = {}
         for body in merged(self._runs(rows_max)):
             producer, stored, receipt = body.producer, body.stored, body.receipt
             offsets[producer] = stored.end
             if receipt is None:
                 continue
+            newest = max(newest, receipt.received_at)
             accepted, refusals = check(stored.block.payload, receipt, self._plan)
             arrivals.add(accepted, producer, self._sources[producer].id, stored.offset)
             refused += [Refused(one, receipt.received_at, receipt.source, producer, stored.offset) for one in refusals]
-        return arrivals, refused, offsets
+        return arrivals, refused, offsets, newest
 
     def _runs(self, rows_max: int) -> list[Run]:
         """What each raw log has next, whole bodies, about `rows_max` rows in all."""
@@ -240,9 +241,10 @@ class Router:
             [pa.array(column, kind.type) for column, kind in zip(columns, DUPLICATES, strict=True)], schema=DUPLICATES
         )
 
-    def _blocks(self, batch: pa.RecordBatch, refused: list[Refused], duplicates: pa.RecordBatch) -> list[Block]:
+    def _blocks(self, batch: pa.RecordBatch, refused: list[Refused], duplicates: pa.RecordBatch, received_at: int) -> list[Block]:
+        decided = msgspec.structs.replace(self._decided, received_at=received_at)
         batches = (("events", batch), ("quarantine", quarantine_batch(refused)), ("duplicates", duplicates))
-        return [block(kind, rows, self._decided) for kind, rows in batches if rows.num_rows]
+        return [block(kind, rows, decided) for kind, rows in batches if rows.num_rows]
 
     def close(self) -> None:
         """Close all logs; another router may start."""

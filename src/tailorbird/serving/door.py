@@ -305,7 +305,8 @@ class Door:
         if not records:
             return
         faults.at("door.before_records")
-        self._answers.append([Block("answers", len(records), encode_answers(records))])
+        receipt = _RECEIPT.encode(Receipt(self._newest_received, "server"))
+        self._answers.append([Block("answers", len(records), encode_answers(records), receipt)])
         faults.at("door.after_records")
         with self._changed:
             for _ in records:

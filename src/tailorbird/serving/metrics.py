@@ -4,6 +4,7 @@ The registry is this process's own, so that tests and several servers in one pro
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from tailorbird.features.compared import Compared
 from tailorbird.features.figures import Figures
 from tailorbird.serving.decisions import DoorFigures
+from tailorbird.stream.lag import LagWatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -84,6 +86,10 @@ class Metrics:
         """Let each scrape read what the workers of the features have told."""
         self.registry.register(_WorkersCollector(figures))
 
+    def watch_lag(self, lag: LagWatch) -> None:
+        """Let each scrape read how far the readers of the logs are behind."""
+        self.registry.register(_LagCollector(lag))
+
     def text(self) -> bytes:
         """The exposition that `/metrics` answers with."""
         return generate_latest(self.registry)
@@ -124,6 +130,27 @@ class _LimitsCollector:
         for limit, count in self._limited().items():
             family.add_metric([limit], count)
         yield family
+
+
+class _LagCollector:
+    """Each serve process measures the same: take the maximum over these, not the sum."""
+
+    def __init__(self, lag: LagWatch) -> None:
+        self._lag = lag
+
+    def collect(self) -> Iterable[Metric]:
+        names = ["reader", "log"]
+        rows = GaugeMetricFamily("tailorbird_lag_rows", "Rows of a log that its reader has yet to take.", labels=names)
+        blocks = GaugeMetricFamily("tailorbird_lag_blocks", "Blocks (messages of a topic) that hold these rows.", labels=names)
+        text = "For how long the first of these rows has been waiting; 0 where none is, or where its log does not say."
+        seconds = GaugeMetricFamily("tailorbird_lag_seconds", text, labels=names)
+        now = int(time.time() * 1e6)
+        for lag in self._lag.lags:
+            for family, value in ((rows, lag.rows), (blocks, lag.blocks), (seconds, lag.seconds(now))):
+                family.add_metric([lag.reader, lag.log], value)
+        yield from (rows, blocks, seconds)
+        text = "When this was last measured; old: a log cannot be read."
+        yield GaugeMetricFamily("tailorbird_lag_measured_at_seconds", text, value=self._lag.measured_at)
 
 
 class _WorkersCollector:

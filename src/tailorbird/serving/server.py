@@ -51,6 +51,7 @@ from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.pruning import Pruner
 from tailorbird.serving.schemas import Schemas
 from tailorbird.stream import Address, Stream
+from tailorbird.stream.lag import LagMeter, LagWatch
 
 PORT = 8642
 PORTS_TRIED = 20
@@ -124,6 +125,9 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
         metrics = Metrics()
         metrics.watch_features(partial(read_compared, options.run))
         metrics.watch_workers(partial(all_figures, options.state))
+        watch = None if options.lake is None else LagWatch(LagMeter(options.stream, options.lake, partial(_workers, options.state)))
+        if watch is not None:
+            metrics.watch_lag(watch)
         schemas = Schemas(options.state, options.features, copies=options.copies)
         catalogue = Catalogue(options.routed)
 
@@ -160,8 +164,9 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
         pruner = Pruner(door, options.lake) if options.lake is not None else None
         bundles.start()
         catalogue.start()
-        if pruner is not None:
-            pruner.start()
+        for thread in (pruner, watch):
+            if thread is not None:
+                thread.start()
         _be_prompt()
         try:
             with _address(options, listener, door.producer) as url:
@@ -169,11 +174,17 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
                 _Server(service, options).run([listener])
         finally:
             service.pool.shutdown(wait=True, cancel_futures=True)
-            if pruner is not None:
-                pruner.stop()
+            for thread in (pruner, watch):
+                if thread is not None:
+                    thread.stop()
             bundles.stop()
             catalogue.stop()
             schemas.close()
+
+
+def _workers(state: Path) -> dict[str, int]:
+    """From where on the worker of each schema reads the routed log, as it last told."""
+    return {figures.schema_hash: figures.offset for figures in all_figures(state)}
 
 
 def _be_prompt() -> None:

@@ -85,6 +85,11 @@ def answers_addresses(stream: Stream) -> Mapping[str, Address]:
     return answer_logs(stream) if isinstance(stream, Path) else stream.answer_logs()
 
 
+def index_paths(stream: Stream) -> list[Path]:
+    """The files on this machine that hold a router's tables, if there are any."""
+    return [routed_path(stream)] if isinstance(stream, Path) else stream.index_paths()
+
+
 def folder_of(stream: Stream) -> Path:
     """Where this machine keeps what belongs to the logs."""
     return stream if isinstance(stream, Path) else stream.folder

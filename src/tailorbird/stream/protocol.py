@@ -42,6 +42,17 @@ class Stored(msgspec.Struct, frozen=True):
         return self.offset + self.block.rows
 
 
+RECEIPTS = 4  # that `LogReader.waiting` shows
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """What lies behind a position: rows, the blocks (messages) that hold them, and the receipts of the first few blocks."""
+
+    rows: int
+    blocks: int
+    receipts: tuple[bytes, ...] = ()
+
+
 class LogReader(Protocol):
     """A reader of one partition. It keeps no position: its consumer does, in its own transaction.
 
@@ -70,6 +81,10 @@ class LogReader(Protocol):
 
     def changed(self) -> bool:
         """Whether the writer has committed anything since this was last asked; true at first. Cheap enough to poll."""
+        ...
+
+    def waiting(self, position: int) -> Waiting:
+        """What a reader that stands at `position` has yet to take; of what was pruned, nothing."""
         ...
 
     def close(self) -> None: ...

@@ -11,7 +11,7 @@ import apsw
 
 from tailorbird.errors import DamageError, InputError, NotReadyError
 from tailorbird.stream import chain, sqlite
-from tailorbird.stream.protocol import Block, Stored
+from tailorbird.stream.protocol import RECEIPTS, Block, Stored, Waiting
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS log(
@@ -114,6 +114,17 @@ class EmbeddedReader:
         with self.snapshot():
             end = self._last_end()
         return end
+
+    def waiting(self, position: int) -> Waiting:
+        with self.snapshot() as connection:
+            end = self._last_end()
+            below = connection.execute("SELECT offset, rows FROM block WHERE offset <= ? ORDER BY offset DESC LIMIT 1", (position,)).get
+            first = position if below is None or sum(below) <= position else below[0]  # a block may hold the position
+            blocks = connection.execute("SELECT count(*) FROM block WHERE offset >= ?", (first,)).get
+            receipts = connection.execute("SELECT receipt FROM block WHERE offset >= ? ORDER BY offset LIMIT ?", (first, RECEIPTS))
+            rows = max(0, end - max(position, log_row(connection)[2]))
+            waiting = Waiting(rows, blocks, tuple(receipt for (receipt,) in receipts))
+        return waiting
 
     def changed(self) -> bool:
         with sqlite.errors(self.path):

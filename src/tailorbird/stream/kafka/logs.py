@@ -50,6 +50,10 @@ class KafkaStream:
         """The answer logs there are, by producer, in the order of their names."""
         return {producer: self.answers(producer) for producer in self._producers("answers")}
 
+    def index_paths(self) -> list[Path]:
+        """Where routers on this machine keep their tables."""
+        return [self.folder / "routed-index.db"]
+
     def partitions_of(self, topic: str) -> int:
         """How many partitions a topic should have; its name is given without the prefix."""
         return 1

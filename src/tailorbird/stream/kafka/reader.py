@@ -9,7 +9,7 @@ from tailorbird.stream.kafka.client import KafkaError, TopicPartition
 from tailorbird.stream.kafka.cluster import KafkaLog, errors, storage_error
 from tailorbird.stream.kafka.frames import Assembly, piece_of
 from tailorbird.stream.kafka.tail import Tail, consumer_of
-from tailorbird.stream.protocol import Stored
+from tailorbird.stream.protocol import RECEIPTS, Stored, Waiting
 
 _AT_ONCE = 64  # messages; one may have a megabyte
 
@@ -116,9 +116,13 @@ class KafkaReader:
             return self._assembly.end
         return self._tail.tip().end or 0
 
-    def lag(self, position: int) -> int:
-        """Rows behind `position`."""
-        return max(0, self.end() - position)
+    def waiting(self, position: int) -> Waiting:
+        high, end = self._tail.watermarks()[1], self.end()
+        position = max(position, self.start())
+        if position >= end:
+            return Waiting(0, 0)
+        first = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
+        return Waiting(end - position, high - self._tail.find(position), tuple(each.block.receipt for each in first))
 
     def changed(self) -> bool:
         high = self._tail.watermarks()[1]

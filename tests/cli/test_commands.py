@@ -170,6 +170,30 @@ def test_features_show_an_item_alone_and_say_of_whom_nothing_is_known(shop: Path
     refused(tailorbird("-C", shop, "features", "show", "item:a", "--item", "b"), "expected a person to go with it", status=2)
 
 
+def test_features_show_a_category_and_a_person_in_it_now_then_and_taken_apart(shop: Path) -> None:
+    query = (
+        "SELECT person AS u, item_profile AS c, session_id AS s, max(ts) AS last FROM events WHERE type = 'click' AND counts "
+        "AND item_profile LIKE '%category%' GROUP BY u, c, s ORDER BY count(*) DESC, u, c, s LIMIT 1"
+    )
+    row = must_json("-C", shop, "sql", query)["rows"][0]
+    category, person = f"item.category:{json.loads(row['c'])['category']}", f"user:{row['u']}"
+    shown = must_json("-C", shop, "features", "show", category, "--events", 4)
+    assert set(shown["features"]) == {"category_ctr_7d"}
+    assert (len(shown["events"]), shown["unheard_of"]) == (4, [])
+    explained = must_json("-C", shop, "features", "show", category, person, "--why", "user_category_clicks_28d")
+    assert explained["value"] == len(explained["events"]) > 0
+    assert {event["person"] for event in explained["events"]} == {row["u"]}
+    both = must_json("-C", shop, "features", "show", category, person, "--at", row["last"])
+    assert 0 <= both["features"]["user_category_clicks_28d"] <= both["now"]["user_category_clicks_28d"] == explained["value"]
+    assert both["person"] == row["u"]
+    assert all(event["ts"] < row["last"] for event in both["events"])
+    told = must("-C", shop, "features", "show", "item.category:no-such-thing")
+    assert "The lake has no event of item.category:no-such-thing" in told
+    refused(tailorbird("-C", shop, "features", "show", f"session:{row['s']}"), "declares nothing about session", status=2)
+    wrong = tailorbird("-C", shop, "features", "show", category, "--why", "user_clicks_7d")
+    refused(wrong, "user_clicks_7d is not about item.category", status=2)
+
+
 def test_features_of_a_past_time_beside_the_present(shop: Path) -> None:
     [most] = must_json(
         "-C", shop, "sql", "SELECT person AS u, min(ts) AS first, max(ts) AS last, max(p) AS p FROM events "

@@ -16,12 +16,11 @@ _SHOWN = ("ts", "type", "item_id", "request_id", "p")
 _EVENTS = "ts, type, item_id, request_id, counts"
 
 
-def show(
-    entity: str, *, item: str = "", events: int = 10, why: str = "", at: str = "", known: int | None = None, json: Json = False
-) -> None:
-    """Show what the state says of a person now, alone or with an item, or of an item alone, and the newest events in the lake.
+def show(*about: str, item: str = "", events: int = 10, why: str = "", at: str = "", known: int | None = None, json: Json = False) -> None:
+    """Show what the state says of a person now, alone or with an item, or of anything else, and the newest events in the lake.
 
-    Of somebody, or an item, of whom the lake has no event, it says so: what is counted is 0 then, and the rest is missing.
+    Anything that features are about will do: an item, a session, a query, a category, or several together. Then it shows the features
+    about these alone. Of whom or what the lake has no event, it says so: what is counted is 0 then, and the rest is missing.
 
     With `--at` or `--known` it shows each feature as it was at that time, by the lake, beside what the state says now. With `--why` it
     shows one feature instead: its value by the lake, and the events that it was made of, now or then.
@@ -32,16 +31,21 @@ def show(
 
     Example:  tailorbird -C shop features show item:i00001
 
+    Example:  tailorbird -C shop features show item.category:shoes
+
+    Example:  tailorbird -C shop features show user:u000001 item.category:shoes --why user_category_clicks_28d
+
     Example:  tailorbird -C shop features show user:u000001 --at 2026-11-25T12:00:00Z --known 51203
 
     Example:  tailorbird -C shop features show user:u000001 --why user_clicks_7d --at 2026-11-25T12:00:00Z
 
     Parameters
     ----------
-    entity:
-        user:ID, anonymous:ID for somebody who is not known, or item:ID
+    about:
+        user:ID, anonymous:ID for somebody who is not known, item:ID, session:ID, query:TEXT, item.NAME:VALUE or another field of an
+        entity; several stand for one entity
     item:
-        also the features of this item, and of the two together
+        of a person also the features of this item, and of the two together
     events:
         how many events to show
     why:
@@ -55,10 +59,12 @@ def show(
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
 
-    kind, _, name = entity.partition(":")
-    if kind not in ("user", "anonymous", "item") or not name:
-        fix = "a session, a query or a category has features only with a person or an item; see features list"
-        raise UsageError(f"expected user:ID, anonymous:ID or item:ID, got {entity!r}", fix=fix)
+    if not about:
+        raise UsageError("expected user:ID, anonymous:ID, item:ID or another FIELD:VALUE", fix="tailorbird features show user:u000001")
+    kind, _, name = about[0].partition(":")
+    alone = len(about) == 1 and kind in ("user", "anonymous", "item") and name != ""
+    if not alone and item:
+        raise UsageError("expected one person to go with it", where="--item", fix=f"{' '.join(about)} item:{item}")
     if kind == "item":
         if item:
             raise UsageError("expected a person to go with it", where="--item", fix=f"user:ID --item {item}")
@@ -68,6 +74,13 @@ def show(
     project = open_project(applied=True)
     t = time_of(at, "--at") if at else SystemClock().now()
     if why:
+        _check_name(project, why)
+    if not alone:
+        from tailorbird.cli.features_show_about import Asked, explain_about, show_about
+
+        asked = Asked(about, t, _known(project, known), bool(at) or known is not None, events)
+        explain_about(project, asked, why, json) if why else show_about(project, asked, json)
+    elif why:
         _explain(project, _Asked(kind, name, item, t, known), why, json)
     elif at or known is not None:
         _show_then(project, _Asked(kind, name, item, t, known), events, json)
@@ -131,8 +144,8 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
     from tailorbird.features.sampled import wanted
     from tailorbird.lake import Lake
 
-    lake, p = Lake(project.paths.lake), _known(project, asked)
-    person = _person(lake, asked, p)
+    lake, p = Lake(project.paths.lake), _known(project, asked.known)
+    person = _person(project, asked, p)
     requests = Requests(np.array([asked.t]), np.array([p]), [person or None], np.zeros(1, np.intp), [asked.item])
     features = project.features
     found = backfill(features, AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests)), requests)
@@ -162,13 +175,8 @@ def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     from tailorbird.features.reference import routed_events
     from tailorbird.lake import Lake, span
 
-    names = [column.name for column in project.features.columns]
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        fix = f"did you mean {near[0]}?" if near else "tailorbird features list"
-        raise UsageError(f"features.py declares no feature {name!r}", fix=fix)
-    lake, p = Lake(project.paths.lake), _known(project, asked)
-    person = _person(lake, asked, p)
+    lake, p = Lake(project.paths.lake), _known(project, asked.known)
+    person = _person(project, asked, p)
     known = AttachedEvents(lake, project.features).table(where=span(ts_to=asked.t))
     found = explain(project.features, name, ReadRequest(person=person or None), asked.item or None, asked.t, p, routed_events(known))
     rows = [{key: event.get(key) for key in _SHOWN} for event in found.events]
@@ -180,6 +188,18 @@ def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     for read in found.reads:
         out.print(f"  {read.name}: {read.value}", markup=False)
     print_table("", list(_SHOWN), [(to_iso(row["ts"] or 0), *list(row.values())[1:]) for row in rows])
+
+
+def _check_name(project: "Project", name: str) -> None:
+    similar = {one.name: one.of for one in project.features.similarities}
+    if name in similar:
+        told = f"{name} is made by a model's table, which events do not have"
+        raise UsageError(told, where="--why", fix=f"--why {similar[name]} shows what it is made of; recommend --explain, what it did")
+    names = [one.name for one in project.features.features]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
+        fix = f"did you mean {near[0]}?" if near else "tailorbird features list"
+        raise UsageError(f"features.py declares no feature {name!r}", fix=fix)
 
 
 def _read(project: "Project", asked: _Asked, *, now: bool = False):
@@ -205,26 +225,30 @@ def _about(project: "Project", asked: _Asked, row: "np.ndarray") -> dict[str, fl
     return {name: value for name, value in zip(project.features.numeric, row.tolist(), strict=True) if name in about}
 
 
-def _known(project: "Project", asked: _Asked) -> int:
+def _known(project: "Project", known: int | None) -> int:
     """The position asked for, or all that the lake has."""
     from tailorbird.lake import Lake
 
-    newest = Lake(project.paths.lake).sql("SELECT max(p) AS p FROM events").column("p")[0].as_py() or 0
-    if asked.known is not None and asked.known > newest:
-        raise NotReadyError(f"the lake knows events up to {newest:,}, not {asked.known:,}", fix="wait a second, or tailorbird run lake")
-    return newest if asked.known is None else asked.known
+    newest = Lake(project.paths.lake).newest_p()
+    if known is not None and known > newest:
+        raise NotReadyError(f"the lake knows events up to {newest:,}, not {known:,}", fix="wait a second, or tailorbird run lake")
+    return newest if known is None else known
 
 
-def _person(lake, asked: _Asked, p: int) -> str:
-    """Who it was: of an anonymous id the user of the newest identify that was known."""
-    if asked.kind != "anonymous":
-        return asked.name
+def _person(project: "Project", asked: _Asked, p: int) -> str:
+    return resolved(project, asked.name, p) if asked.kind == "anonymous" else asked.name
+
+
+def resolved(project: "Project", anonymous: str, p: int) -> str:
+    """Who an anonymous id was: the user of the newest identify that was known."""
+    from tailorbird.lake import Lake
+
     query = (
-        f"SELECT user_id FROM events WHERE type = 'identify' AND anonymous_id = {_quoted(asked.name)} AND p <= {p} "
+        f"SELECT user_id FROM events WHERE type = 'identify' AND anonymous_id = {_quoted(anonymous)} AND p <= {p} "
         "ORDER BY ts DESC, p DESC LIMIT 1"
     )
-    found = lake.sql(query)
-    return found.column("user_id")[0].as_py() if found.num_rows else f"anon:{asked.name}"
+    found = Lake(project.paths.lake).sql(query)
+    return found.column("user_id")[0].as_py() if found.num_rows else f"anon:{anonymous}"
 
 
 def _of(asked: _Asked, person: str) -> str:

@@ -247,6 +247,9 @@ class _Moment:
         """The parts of an entity's key; of its different ones only, with each row's place among them, where one attribute has them."""
         fields = self._plan.records[index].layout.entity.fields
         spots = [self._plan.composite_spots.get((index, place)) for place in range(len(fields))]
+        if given := self._request.given:
+            keys = (np.full(1, hash64(given[name]), np.uint64) if name in given else None for name in fields)
+            return [self._part(name, spot) if key is None else key for name, spot, key in zip(fields, spots, keys, strict=True)], None
         own = [spot for spot in spots if spot is not None and not self._plan.one_row[spot.entity]]
         if len(own) != 1 or "item" in fields:
             return [self._part(name, spot) for name, spot in zip(fields, spots, strict=True)], None

@@ -227,6 +227,8 @@ class Moment:
         return [self.part(name) for name in about.fields]
 
     def part(self, name: str) -> str | None:
+        if name in self.request.given:
+            return self.request.given[name]
         if "." in name:
             owner, _, attribute = name.partition(".")
             return text_of(self.profile(owner, attribute))

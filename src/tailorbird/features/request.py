@@ -1,5 +1,6 @@
 """What is asked of the features and what comes back; plain values, shared by reading, backfill and serving."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +17,7 @@ class ReadRequest:
         query: what is searched for, as it was typed.
         now: the clock, microseconds; the values are read at this time or later.
         position: where the items are to be thought of as shown, from 1.
+        given: parts of keys that are asked for rather than found, such as `item.category`: by field, their text.
     """
 
     person: str | None = None
@@ -27,6 +29,7 @@ class ReadRequest:
     now: int = 0
     query: str | None = None
     position: int = 1
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test fuzz fuzz-http lint format bench results docs clean
+.PHONY: help setup setup-dev demo test test-s3 fuzz fuzz-http lint format bench results docs clean
 
 help:          ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -31,6 +31,9 @@ test: setup-dev    ## lint, types and every test
 	@sh tests/system_packages.sh
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-s3: setup-dev    ## the whole suite of the lake on object storage too (five minutes)
+	TAILORBIRD_TEST_S3=all $(BIN)/python -m pytest -q tests/lake
 
 fuzz: setup-dev    ## features drawn at random against each other for FUZZ_MINUTES=15; keeps what fails in fuzz-failures/; FUZZ=--mutants tries the suite itself
 	$(BIN)/python -m tests.features.fuzz --minutes $(or $(FUZZ_MINUTES),15) $(FUZZ)

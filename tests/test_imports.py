@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tailorbird"
 
-BASE = {"errors", "faults", "version"}
+BASE = {"errors", "faults", "version", "places"}
 EVERYTHING = {
     "events", "stream", "router", "store", "lake", "features", "registry", "ranking", "retrieval", "models", "training", "serving",
     "experiments", "monitoring", "simulator", "console", "config", "cli",
@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
     "faults": set(),
+    "places": set(),
     "version": set(),
 }
 OFFLINE_ONLY = {

@@ -1,6 +1,8 @@
 """Logs as door, router and server would write them, small and made by hand, for the tests of the lake."""
 
+import os
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -9,12 +11,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.lake.bucket import BUCKET, Home, s3_server
 
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.clock import DAY, SECOND
 from tailorbird.events.contract import Receipt
 from tailorbird.events.schema import QUARANTINE, ROUTED
 from tailorbird.lake.tables import DUPLICATES
+from tailorbird.places import Place, place_of
 from tailorbird.stream import Block, answers_path, open_writer, raw_path, routed_path
 
 START = 20_000 * DAY  # 2024-10-04
@@ -119,6 +123,34 @@ class Site:
     def close(self) -> None:
         for log in (self.raw, self.routed, self.answers):
             log.close()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A server of S3's protocol; its address."""
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest, s3: str) -> Place:
+    """A prefix of its own in a bucket."""
+    return place_of(f"s3://{BUCKET}/{uuid.uuid4().hex}/lake", Path())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("TAILORBIRD_TEST_S3") == "all":
+        return
+    for item in items:
+        on_s3 = getattr(item, "callspec", None) is not None and item.callspec.params.get("home") == "s3"  # type: ignore[attr-defined]
+        if on_s3 and item.get_closest_marker("long_on_s3"):
+            item.add_marker(pytest.mark.skip(reason="long on object storage: make test-s3"))
+
+
+@pytest.fixture(params=["local", "s3"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    """Logs on the disk, and a lake on either kind of storage."""
+    return Home(tmp_path, tmp_path / "lake" if request.param == "local" else request.getfixturevalue("bucket"))
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.lake import Lake, LakeRole, compaction, delta, verify
+
+pytestmark = pytest.mark.long_on_s3
 
 
 @pytest.fixture
@@ -15,8 +18,8 @@ def small(monkeypatch):
     monkeypatch.setattr(compaction, "SMALL_FILES", 4)
 
 
-def fill(tmp_path, site, rounds, clock, **options):
-    with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=clock, **options) as role:
+def fill(home, site, rounds, clock, **options):
+    with LakeRole(home / "stream", home / "lake", clock=clock, **options) as role:
         for _ in range(rounds):
             site.add()
             role.step()
@@ -28,56 +31,56 @@ def rows(lake):
     return sorted(lake.events().to_pylist(), key=lambda row: row["p"])
 
 
-def test_rows_stay_while_files_become_few(tmp_path, site, samples, small):
+def test_rows_stay_while_files_become_few(home, site, samples, small):
     clock = SimulatedClock(samples.START)
-    fill(tmp_path, site, 14, clock)
-    lake = Lake(tmp_path / "lake")
+    fill(home, site, 14, clock)
+    lake = Lake(home / "lake")
     assert [row["event_id"] for row in rows(lake)] == [f"e{10 * r + k}" for r in range(17) for k in range(8)]
     assert len(lake.files("events", lake.version("events"))) < 15
-    report = verify(tmp_path / "lake")
+    report = verify(home / "lake")
     assert report.clean, str(report)
     assert report.rows["events"] == 17 * 8
     counted = lake.sql("SELECT sum(rows) AS n FROM commits WHERE \"table\" = 'events'").to_pylist()
     assert counted == [{"n": 17 * 8}]
 
 
-def test_old_files_stay_for_readers_and_go_after_a_week(tmp_path, site, samples, small):
+def test_old_files_stay_for_readers_and_go_after_a_week(home, site, samples, small):
     clock = SimulatedClock(samples.START)
-    fill(tmp_path, site, 2, clock)
-    lake = Lake(tmp_path / "lake")
+    fill(home, site, 2, clock)
+    lake = Lake(home / "lake")
     early = lake.files("events", lake.version("events"))
-    fill(tmp_path, site, 12, clock)
-    with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=clock) as role:
+    fill(home, site, 12, clock)
+    with LakeRole(home / "stream", home / "lake", clock=clock) as role:
         role.vacuum()
     assert not set(early) & set(lake.files("events", lake.version("events")))
-    assert all((tmp_path / "lake" / "events" / path).exists() for path in early)
+    assert all((home / "lake" / "events" / path).exists() for path in early)
     clock.advance_to(samples.START + 8 * DAY)
-    with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=clock) as role:
+    with LakeRole(home / "stream", home / "lake", clock=clock) as role:
         assert all(each.files == 0 for each in role.vacuum().values()), "opening it deleted them"
-    assert not any((tmp_path / "lake" / "events" / path).exists() for path in early)
-    assert verify(tmp_path / "lake").clean
+    assert not any((home / "lake" / "events" / path).exists() for path in early)
+    assert verify(home / "lake").clean
     assert len(rows(lake)) == 17 * 8
 
 
-def test_a_torn_compaction_is_set_aside_and_the_old_files_serve(tmp_path, site, samples, small):
+def test_a_torn_compaction_is_set_aside_and_the_old_files_serve(home, site, samples, small):
     clock = SimulatedClock(samples.START)
-    fill(tmp_path, site, 6, clock)
-    lines = [json.loads(line) for line in (tmp_path / "lake" / "ledger.jsonl").read_bytes().splitlines()]
+    fill(home, site, 6, clock)
+    lines = [json.loads(line) for line in (home / "lake" / "ledger.jsonl").read_bytes().splitlines()]
     last = max((line for line in lines if line["table"] == "users" and line["kind"] == "commit"), key=lambda line: line["version"])
     assert last["removed"]
-    (tmp_path / "lake" / "users" / "_delta_log" / f"{last['version']:020d}.json").write_bytes(b"")
-    with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=clock) as role:
+    (home / "lake" / "users" / "_delta_log" / f"{last['version']:020d}.json").write_bytes(b"")
+    with LakeRole(home / "stream", home / "lake", clock=clock) as role:
         assert ("users", last["version"], "set aside") in [(f.table, f.version, f.what) for f in role.findings]
-    assert Lake(tmp_path / "lake").table("users").num_rows == 18
-    assert verify(tmp_path / "lake").clean
+    assert Lake(home / "lake").table("users").num_rows == 18
+    assert verify(home / "lake").clean
 
 
-def test_a_day_that_nothing_is_written_to_any_more_becomes_one_file(tmp_path, site, samples):
+def test_a_day_that_nothing_is_written_to_any_more_becomes_one_file(home, site, samples):
     clock = SimulatedClock(samples.START)
-    fill(tmp_path, site, 3, clock)
-    lake = Lake(tmp_path / "lake")
+    fill(home, site, 3, clock)
+    lake = Lake(home / "lake")
     before = lake.files("events", lake.version("events"))
-    with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=clock) as role:
+    with LakeRole(home / "stream", home / "lake", clock=clock) as role:
         assert role.upkeep() == 0, "it is still being written to, and has few files"
         clock.advance_to(samples.START + 2 * DAY)
         assert role.due()["events"] == len(before)
@@ -87,36 +90,36 @@ def test_a_day_that_nothing_is_written_to_any_more_becomes_one_file(tmp_path, si
     after = lake.files("events", lake.version("events"))
     assert len(after) == 3 < len(before), "one for each day"
     assert sum(after.values()) == sum(before.values()) == 6 * 8
-    assert verify(tmp_path / "lake").clean
+    assert verify(home / "lake").clean
 
 
-def test_a_step_is_one_folder_of_one_table(tmp_path, site, samples):
+def test_a_step_is_one_folder_of_one_table(home, site, samples):
     clock = SimulatedClock(samples.START)
-    fill(tmp_path, site, 3, clock)
+    fill(home, site, 3, clock)
     clock.advance_to(samples.START + 2 * DAY)
-    with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=clock) as role:
+    with LakeRole(home / "stream", home / "lake", clock=clock) as role:
         waiting = role.due()
-        ledger = tmp_path / "lake" / "ledger.jsonl"
+        ledger = home / "lake" / "ledger.jsonl"
         before = len(ledger.read_bytes().splitlines())
         assert role.upkeep() > 0
         assert len(ledger.read_bytes().splitlines()) == before + 1
         assert sum(role.due().values()) < sum(waiting.values())
 
 
-def test_old_days_are_sorted_by_person_where_that_is_asked_for(tmp_path, site, samples):
+def test_old_days_are_sorted_by_person_where_that_is_asked_for(home, site, samples):
     clock = SimulatedClock(samples.START)
-    fill(tmp_path, site, 6, clock)
-    lake = Lake(tmp_path / "lake")
+    fill(home, site, 6, clock)
+    lake = Lake(home / "lake")
     before = rows(lake)
     clock.advance_to(samples.START + 2 * DAY)
-    fill(tmp_path, site, 0, clock, sort="person")
+    fill(home, site, 0, clock, sort="person")
     assert rows(lake) == before
     for path in lake.files("events", lake.version("events")):
-        file = pq.ParquetFile(tmp_path / "lake" / "events" / path)
+        file = pq.ParquetFile(pa.BufferReader((home / "lake" / "events" / path).read_bytes()))
         persons = [person for person in file.read(["person"]).column("person").to_pylist() if person is not None]
         assert persons == sorted(persons)
         place = file.schema_arrow.get_field_index("person")
         assert file.metadata.row_group(0).column(place).statistics.has_min_max, "which lets a reader leave out other people"
-    log = b"".join(path.read_bytes() for path in (tmp_path / "lake" / "events" / "_delta_log").glob("*.json"))
+    log = b"".join(path.read_bytes() for path in (home / "lake" / "events" / "_delta_log").glob("*.json"))
     assert b'"u1' not in log, "no id stands where a deletion does not reach"
-    assert verify(tmp_path / "lake").clean
+    assert verify(home / "lake").clean

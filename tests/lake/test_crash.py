@@ -15,9 +15,10 @@ CHILD = """
 import sys
 from pathlib import Path
 from tailorbird.events import SystemClock
+from tailorbird.places import place_of
 from tailorbird.lake import LakeRole, compaction, delta, leave
 delta.CHECKPOINT_EVERY = compaction.SMALL_FILES = 2
-with LakeRole(Path(sys.argv[1]), Path(sys.argv[2]), clock=SystemClock()) as role:
+with LakeRole(Path(sys.argv[1]), place_of(sys.argv[2], Path()), clock=SystemClock()) as role:
     while not role.step(rows_max=10, flush=True).idle:
         while role.upkeep():
             pass
@@ -57,38 +58,43 @@ SITES = [
 ]
 
 
-def run_child(tmp_path, faults=""):
+SOON = [("lake.after_data", 9), ("lake.after_commit", 3), ("lake.after_ledger", 12), ("compact.after_write", 3), ("archive.after_file", 1)]
+
+
+def run_child(home, faults=""):
     environment = {**os.environ, "TAILORBIRD_FAULTS": faults}
-    command = [sys.executable, "-c", CHILD, str(tmp_path / "stream"), str(tmp_path / "lake")]
-    return subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
+    command = [sys.executable, "-c", CHILD, str(home / "stream"), str(home / "lake")]
+    return subprocess.run(command, env=environment, capture_output=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize(("site_name", "hit"), SITES)
-def test_a_kill_loses_nothing_and_repeats_nothing(tmp_path, site, site_name, hit):
-    killed = run_child(tmp_path, f"{site_name}=kill@{hit}")
+@pytest.mark.parametrize(
+    ("site_name", "hit"), [pytest.param(*each, marks=[] if each in SOON else pytest.mark.long_on_s3) for each in SITES]
+)
+def test_a_kill_loses_nothing_and_repeats_nothing(home, site, site_name, hit):
+    killed = run_child(home, f"{site_name}=kill@{hit}")
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     site.add()
-    with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=SystemClock()) as role:
+    with LakeRole(home / "stream", home / "lake", clock=SystemClock()) as role:
         role.drain()
-    lake = Lake(tmp_path / "lake")
+    lake = Lake(home / "lake")
     ids = lake.events(["event_id"]).column("event_id").to_pylist()
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(4) for k in range(8))
     assert sorted(lake.answers(["request_id"]).column("request_id").to_pylist()) == sorted(f"r{k}" for k in range(8))
     assert (lake.count("users"), lake.count("items"), lake.count("quarantine"), lake.count("duplicates")) == (8, 8, 4, 4)
-    report = verify(tmp_path / "lake")
+    report = verify(home / "lake")
     assert report.clean, str(report)
     assert report.partitions["door"].archived == 40
 
 
-def test_a_disk_that_refuses_stops_the_role_until_it_is_opened_again(tmp_path, site):
-    refused = run_child(tmp_path, "lake.after_data=raise@2")
+def test_a_disk_that_refuses_stops_the_role_until_it_is_opened_again(home, site):
+    refused = run_child(home, "lake.after_data=raise@2")
     assert refused.returncode == 1
     assert b"injected" in refused.stderr
-    assert run_child(tmp_path).returncode == 0
-    assert Lake(tmp_path / "lake").count("events") == 24
-    assert verify(tmp_path / "lake").clean
+    assert run_child(home).returncode == 0
+    assert Lake(home / "lake").count("events") == 24
+    assert verify(home / "lake").clean
 
 
-def test_a_clean_run_ends_with_status_0(tmp_path, site):
-    done = run_child(tmp_path)
+def test_a_clean_run_ends_with_status_0(home, site):
+    done = run_child(home)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -6,6 +6,8 @@ from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.lake import Lake, LakeRole, compaction, delta, verify, version_at, versions_of
 
+pytestmark = pytest.mark.long_on_s3
+
 
 @pytest.fixture
 def clock(samples, monkeypatch):
@@ -15,16 +17,16 @@ def clock(samples, monkeypatch):
 
 
 @pytest.fixture
-def lake(tmp_path, site, clock):
+def lake(home, site, clock):
     """A lake with checkpoints and files that were put together, ten days ago."""
-    with role_of(tmp_path, clock) as role:
+    with role_of(home, clock) as role:
         fill(role, site, 12)
     clock.advance_to(clock.now() + 10 * DAY)
-    return tmp_path / "lake"
+    return home / "lake"
 
 
-def role_of(tmp_path, clock, **options):
-    return LakeRole(tmp_path / "stream", tmp_path / "lake", clock=clock, **options)
+def role_of(home, clock, **options):
+    return LakeRole(home / "stream", home / "lake", clock=clock, **options)
 
 
 def fill(role, site, rounds):
@@ -42,8 +44,8 @@ def on_disk(lake):
     return {path.relative_to(lake).as_posix() for path in lake.rglob("*") if path.is_file()}
 
 
-def test_a_dry_run_deletes_nothing_and_tells_what_would_go(tmp_path, lake, clock):
-    with role_of(tmp_path, clock, keep_us=100 * DAY) as role:
+def test_a_dry_run_deletes_nothing_and_tells_what_would_go(home, lake, clock):
+    with role_of(home, clock, keep_us=100 * DAY) as role:
         before = on_disk(lake)
         planned = role.vacuum(keep_us=DAY, dry_run=True)
         assert on_disk(lake) == before
@@ -56,15 +58,15 @@ def test_a_dry_run_deletes_nothing_and_tells_what_would_go(tmp_path, lake, clock
     assert len(gone) == len(told) == sum(each.files + each.log_files for each in found.values())
 
 
-def test_rows_and_ledger_hold_after_it_and_loading_goes_on(tmp_path, site, lake, clock):
+def test_rows_and_ledger_hold_after_it_and_loading_goes_on(home, site, lake, clock):
     before = content(Lake(lake))
-    with role_of(tmp_path, clock) as role:
+    with role_of(home, clock) as role:
         assert role.vacuum()["events"].log_files > 0
         assert not delta.commit_path(lake / "events", 0).exists()
         assert Lake(lake).exists("events")
         fill(role, site, 1)
     assert verify(lake).clean
-    with role_of(tmp_path, clock) as role:
+    with role_of(home, clock) as role:
         assert role.findings == []
         fill(role, site, 6)
         assert role.vacuum() == {}, "what is new is kept"
@@ -76,16 +78,16 @@ def test_rows_and_ledger_hold_after_it_and_loading_goes_on(tmp_path, site, lake,
     assert report.partitions["door"].missing == report.partitions["door"].repeated == 0
 
 
-def test_nothing_goes_before_its_time(tmp_path, lake, clock):
-    with role_of(tmp_path, clock, keep_us=11 * DAY) as role:
+def test_nothing_goes_before_its_time(home, lake, clock):
+    with role_of(home, clock, keep_us=11 * DAY) as role:
         before = on_disk(lake)
         assert role.vacuum() == {}
         assert on_disk(lake) == before
 
 
-def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(tmp_path, site, clock):
-    lake, seen = tmp_path / "lake", {}
-    with role_of(tmp_path, clock) as role:
+def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(home, site, clock):
+    lake, seen = home / "lake", {}
+    with role_of(home, clock) as role:
         for _ in range(10):
             fill(role, site, 1)
             at = versions_of(lake)
@@ -103,35 +105,35 @@ def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(tmp_pat
     assert len({len(events) for _, events, _ in seen.values()}) == len(seen), "each has other rows"
 
 
-def test_a_version_of_another_table_is_kept_as_long_as_its_files(tmp_path, lake, clock):
+def test_a_version_of_another_table_is_kept_as_long_as_its_files(home, lake, clock):
     at = version_at(lake, "quarantine", 2)
     assert Lake(lake, at=at).count("quarantine") > 0
-    with role_of(tmp_path, clock) as role:
+    with role_of(home, clock) as role:
         role.vacuum()
     with pytest.raises(NotReadyError, match="no longer kept"):
         Lake(lake, at=at).count("quarantine")
 
 
-def test_a_reader_that_was_pinned_sees_nothing_of_later_loads(tmp_path, site, lake, clock):
+def test_a_reader_that_was_pinned_sees_nothing_of_later_loads(home, site, lake, clock):
     then = Lake(lake).pinned()
     before = content(then)
-    with role_of(tmp_path, clock) as role:
+    with role_of(home, clock) as role:
         fill(role, site, 5)
     assert content(then) == before
     assert len(content(Lake(lake))) == len(before) + 5 * 8
 
 
-def test_a_trimmed_log_whose_checkpoints_are_lost_is_named(tmp_path, lake, clock):
-    with role_of(tmp_path, clock) as role:
+def test_a_trimmed_log_whose_checkpoints_are_lost_is_named(home, lake, clock):
+    with role_of(home, clock) as role:
         role.vacuum()
     for path in (lake / "events" / "_delta_log").glob("*.checkpoint.parquet"):
         path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DamageError, match="no checkpoint"):
-        role_of(tmp_path, clock)
+        role_of(home, clock)
 
 
-def test_a_log_is_not_trimmed_to_a_checkpoint_that_does_not_read_back(tmp_path, lake, clock):
-    with role_of(tmp_path, clock) as role:
+def test_a_log_is_not_trimmed_to_a_checkpoint_that_does_not_read_back(home, lake, clock):
+    with role_of(home, clock) as role:
         for path in (lake / "events" / "_delta_log").glob("*.checkpoint.parquet"):
             path.write_bytes(path.read_bytes()[:-20])
         assert "events" not in role.vacuum()

@@ -9,17 +9,23 @@ from tailorbird.events import SystemClock
 from tailorbird.lake import LakeRole, verify
 from tailorbird.stream import Block
 
+pytestmark = pytest.mark.long_on_s3
+
 
 @pytest.fixture
-def lake(tmp_path, site):
-    with LakeRole(tmp_path / "stream", tmp_path / "lake", clock=SystemClock()) as role:
+def lake(home, site):
+    with LakeRole(home / "stream", home / "lake", clock=SystemClock()) as role:
         role.drain()
-    return tmp_path / "lake"
+    return home / "lake"
 
 
 def files_of(lake):
     """All that the lake's truth is made of; positions only say what was done with it."""
-    return sorted(path for path in lake.rglob("*") if path.is_file() and path.name not in ("positions.json", "ledger.jsonl.lock"))
+    return sorted(
+        path
+        for path in lake.rglob("*")
+        if path.is_file() and path.name not in ("positions.json", "ledger.jsonl.lock", "ledger.jsonl.lease")
+    )
 
 
 def test_a_flipped_bit_in_any_file_is_found(lake):
@@ -50,29 +56,29 @@ def test_a_lost_file_is_found_and_named(lake):
         away.rename(path)
 
 
-def test_a_row_that_the_router_forgot_is_missing(tmp_path, site, samples, lake):
+def test_a_row_that_the_router_forgot_is_missing(home, site, samples, lake):
     site.raw.append([Block(kind="body", rows=3, payload=b"{}\n{}\n{}\n", receipt=b"{}")])
     table = samples.quarantine([30, 32])  # not 31
     site.routed.append([Block(kind="quarantine", rows=2, payload=samples.ipc(table))])
-    with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as role:
+    with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         role.drain()
     report = verify(lake)
     assert report.partitions["door"].missing == 1
     assert "1 in no table, such as 31" in str(report)
 
 
-def test_a_row_that_was_routed_twice_is_found(tmp_path, site, samples, lake):
+def test_a_row_that_was_routed_twice_is_found(home, site, samples, lake):
     site.routed.append([Block(kind="quarantine", rows=1, payload=samples.ipc(samples.quarantine([0])))])
-    with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as role:
+    with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         role.drain()
     report = verify(lake)
     assert report.partitions["door"].repeated == 1
     assert not report.clean
 
 
-def test_rows_that_were_not_yet_routed_are_pending_not_missing(tmp_path, site, samples, lake):
+def test_rows_that_were_not_yet_routed_are_pending_not_missing(home, site, samples, lake):
     site.raw.append([Block(kind="body", rows=3, payload=b"{}\n{}\n{}\n", receipt=b"{}")])
-    with LakeRole(tmp_path / "stream", lake, clock=SystemClock()) as role:
+    with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         role.drain()
     report = verify(lake)
     assert report.clean

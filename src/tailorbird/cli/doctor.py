@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.places import Place
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -237,7 +238,7 @@ def _logs(stream: Path) -> Iterator[Finding]:
             yield f"log {name}", "warning", f"{aside.name} moved aside", "it may hold acknowledged events; keep it, look at the disk"
 
 
-def _cluster(stream: "KafkaStream", lake: Path) -> Iterator[Finding]:
+def _cluster(stream: "KafkaStream", lake: Place) -> Iterator[Finding]:
     """The cluster: can it be reached, are our topics as they are configured, and what the lake does not have yet of each."""
     from tailorbird.stream.kafka.inspect import faults, look
 
@@ -256,7 +257,7 @@ def _cluster(stream: "KafkaStream", lake: Path) -> Iterator[Finding]:
     yield from _topics(stream, lake)
 
 
-def _topics(stream: "Stream", lake: Path) -> Iterator[Finding]:
+def _topics(stream: "Stream", lake: Place) -> Iterator[Finding]:
     """The topics there are, and how many rows of each the lake does not have yet."""
     from tailorbird.stream import answers_addresses, open_reader, raw_addresses, read_released, routed_address
 

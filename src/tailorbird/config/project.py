@@ -18,6 +18,7 @@ from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
+from tailorbird.places import Place, place_of
 from tailorbird.ranking import Slot
 from tailorbird.stream import Address, Stream, routed_address
 
@@ -29,6 +30,7 @@ class Paths:
     """Where a project keeps what; one writer each (see ARCHITECTURE.md)."""
 
     data: Path
+    lake_at: Place | None = None  # where it is not below `data`
 
     @property
     def stream(self) -> Path:
@@ -43,8 +45,8 @@ class Paths:
         return self.data / "state"
 
     @property
-    def lake(self) -> Path:
-        return self.data / "lake"
+    def lake(self) -> Place:
+        return self.lake_at or self.data / "lake"
 
     @property
     def registry(self) -> Path:
@@ -143,8 +145,15 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         near = difflib.get_close_matches(settings.train.slot, slots, n=1)
         hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"
         raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
-    plan, paths = compile_plan(settings, features, slots, declared), Paths(data)
+    plan, paths = compile_plan(settings, features, slots, declared), Paths(data, _lake_at(settings, data))
     return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths))
+
+
+def _lake_at(settings: Settings, data: Path) -> Place | None:
+    try:
+        return place_of(settings.lake.url, data) if settings.lake.url else None
+    except ConfigError as error:
+        raise ConfigError(error.message, where=error.where or "lake.url", fix=error.fix) from None
 
 
 def _stream(settings: Settings, paths: Paths) -> Stream:

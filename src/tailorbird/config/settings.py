@@ -100,6 +100,9 @@ class FeaturesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class LakeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    url: Annotated[
+        str, Meta(description="s3://bucket/prefix to keep the lake in a bucket (credentials: AWS_ variables); empty: this machine's files")
+    ] = ""
     commit_every: Annotated[str, Meta(description="how often the lake commits what has come in")] = "2s"
     commit_rows: Annotated[int, Meta(ge=1_000, description="rows that make it commit sooner")] = 500_000
     history: Annotated[str, Meta(description="for how long files stay whose rows were put together with others; then they are deleted")] = (

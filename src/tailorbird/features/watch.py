@@ -31,6 +31,7 @@ from tailorbird.features.recompute import ParityReport, empty_report, parity, re
 from tailorbird.features.sampled import about_whole_groups, wanted
 from tailorbird.features.state import state_folder
 from tailorbird.lake import Lake
+from tailorbird.places import Place
 from tailorbird.stream import read_released
 
 EVERY_US = 1 * MINUTE
@@ -90,7 +91,7 @@ def added(before: Compared | None, features: FeatureSet, report: ParityReport, l
     )
 
 
-def look(features: FeatureSet, lake: Path, state: Path, folder: Path, now: int) -> Compared:
+def look(features: FeatureSet, lake: Place, state: Path, folder: Path, now: int) -> Compared:
     """One comparison, added to the file."""
     before = read_compared(folder)
     try:
@@ -112,7 +113,7 @@ def look(features: FeatureSet, lake: Path, state: Path, folder: Path, now: int) 
 
 def run(
     features: Callable[[], FeatureSet],
-    lake: Path,
+    lake: Place,
     state: Path,
     folder: Path,
     clock: Clock,

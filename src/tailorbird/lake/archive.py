@@ -1,6 +1,7 @@
 """The archive: every body as it was received, in compressed files that nothing of ours ever changes.
 
     archive/<partition>/<first row, 20 digits>.blocks.zst     MessagePack: list of [offset, kind, rows, receipt, payload]
+                                                              (as an object: with part of its checksum before `.blocks`)
     archive/manifest.jsonl                                    one line a file, chained as `lake.chained` says
 
 A file is closed when it holds `bytes_max` of bodies or when its oldest body has waited for `age_us`; until then its bodies
@@ -10,7 +11,6 @@ are safe in their log, which is not pruned before the manifest's line is synced.
 import hashlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pyarrow as pa
@@ -20,6 +20,7 @@ from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.lake import durable
 from tailorbird.lake.chained import ChainedFile
+from tailorbird.places import ObjectPath, Place
 from tailorbird.stream import Block, LogReader, Stored
 
 BYTES_MAX = 16 << 20
@@ -62,7 +63,7 @@ class Archive:
     """
 
     def __init__(
-        self, path: Path, *, clock: Clock | None = None, writer: bool = False, bytes_max: int = BYTES_MAX, age_us: int = AGE_US
+        self, path: Place, *, clock: Clock | None = None, writer: bool = False, bytes_max: int = BYTES_MAX, age_us: int = AGE_US
     ) -> None:
         self.path = path
         self.files: list[Archived] = []
@@ -135,22 +136,37 @@ class Archive:
     def _write(self, partition: str, blocks: list[Stored], size: int, now: int) -> None:
         if not _PARTITION.match(partition):
             raise StorageError(f"cannot archive a partition of the name {partition!r}", fix="rename the producer")
-        name = f"{partition}/{blocks[0].offset:020d}.blocks.zst"
+        data = _compress(_pack([[s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload] for s in blocks]))
+        sha256 = hashlib.sha256(data).hexdigest()
+        # Where another writer may be about, its file must have another name than ours.
+        part = f".{sha256[:12]}" if isinstance(self.path, ObjectPath) else ""
+        name = f"{partition}/{blocks[0].offset:020d}{part}.blocks.zst"
         path = self.path / name
         durable.make_folder(path.parent)
-        path.unlink(missing_ok=True)  # of a try that died before its line was written
-        data = _compress(_pack([[s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload] for s in blocks]))
+        if not part:
+            path.unlink(missing_ok=True)  # of a try that died before its line was written
         durable.write_new(path, data)
         durable.sync_folder(path.parent)
         faults.at("archive.after_file")
         line = Archived(
             n=len(self.files), partition=partition, first=blocks[0].offset, end=blocks[-1].end,
             blocks=len(blocks), rows=sum(s.block.rows for s in blocks), bytes=size,
-            file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest(), written_at=now,
+            file=name, size=len(data), sha256=sha256, written_at=now,
         )  # fmt: skip
         self._manifest.append(_encode(line))
         faults.at("archive.after_manifest")
         self._keep(line)
+
+    def needless(self) -> list[Place]:
+        """Files of tries that died before their line was written. None of them can get one any more: the chain is behind them."""
+        named = {file.file for file in self.files}
+        needless: list[Place] = []
+        for partition, end in self._ends.items():
+            for path in (self.path / partition).iterdir():
+                first = path.name.partition(".")[0]
+                if f"{partition}/{path.name}" not in named and first.isdigit() and int(first) < end:
+                    needless.append(path)
+        return needless
 
     def read(self, file: Archived) -> Iterator[Stored]:
         """The blocks of a file, once its checksum was found to be right. Raises DamageError."""

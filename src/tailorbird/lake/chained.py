@@ -6,10 +6,10 @@ Only the loss of whole last lines does not show here; who needs to know that kee
 """
 
 import hashlib
-from pathlib import Path
 
 from tailorbird.errors import DamageError
-from tailorbird.lake import durable
+from tailorbird.lake.tails import open_tail
+from tailorbird.places import Place
 
 _KEY = b',"chain":"'
 _TAIL = len(_KEY) + 64 + len(b'"}')
@@ -25,15 +25,17 @@ class ChainedFile:
         DamageError: a line is not what was written.
     """
 
-    def __init__(self, path: Path, origin: str, *, writer: bool = False) -> None:
+    def __init__(self, path: Place, origin: str, *, writer: bool = False) -> None:
         self.path = path
         self._chain = hashlib.sha256(origin.encode()).hexdigest()
         self._lines = 0
-        data = path.read_bytes() if path.exists() else b""
+        self._tail = open_tail(path)
+        data = self._tail.data
+        self._tail.data = b""
         whole = data[: data.rfind(b"\n") + 1]
         self.bodies = [self._check(raw) for raw in whole.split(b"\n")[:-1]]
         if writer and len(whole) < len(data):
-            durable.replace(path, whole)
+            self._tail.cut(whole)
 
     def _check(self, raw: bytes) -> bytes:
         body, tail = raw[:-_TAIL], raw[-_TAIL:]
@@ -47,7 +49,7 @@ class ChainedFile:
     def append(self, body: bytes) -> None:
         """Append an object, given as JSON without spaces, and sync it."""
         chain = self._next(body[:-1])
-        durable.append(self.path, body[:-1] + _KEY + chain.encode() + b'"}\n')
+        self._tail.append(body[:-1] + _KEY + chain.encode() + b'"}\n')
         self._chain = chain
         self._lines += 1
 

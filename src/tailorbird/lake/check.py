@@ -16,7 +16,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
@@ -27,6 +26,7 @@ from tailorbird.lake.delta import COMMIT_INFO, CommitInfo, commit_path
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.tables import TableSpec
 from tailorbird.lake.vacuum import KEEP_US, needless_files
+from tailorbird.places import Place
 
 _COMMIT = re.compile(r"(\d{20})\.json\Z")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
@@ -44,7 +44,7 @@ class Finding:
 
 
 def check_table(
-    path: Path, spec: TableSpec, ledger: Ledger, aside: Path, clock: Clock, *, may_replay: Callable[[dict[str, int]], bool],
+    path: Place, spec: TableSpec, ledger: Ledger, aside: Place, clock: Clock, *, may_replay: Callable[[dict[str, int]], bool],
     keep_us: int = KEEP_US,
 ) -> list[Finding]:  # fmt: skip
     """Check one table and mend what a crash may have left; the table may be absent.
@@ -72,18 +72,18 @@ def check_table(
     return findings
 
 
-def commit_fault(path: Path, version: int, line: Line) -> str | None:
+def commit_fault(path: Place, version: int, line: Line) -> str | None:
     """What is wrong with a commit file that the ledger knows; None if nothing is."""
     return _fault(path, version, line)
 
 
-def _versions(path: Path) -> list[int]:
+def _versions(path: Place) -> list[int]:
     log = path / "_delta_log"
     names = [entry.name for entry in log.iterdir()] if log.is_dir() else []
     return sorted(int(match[1]) for name in names if (match := _COMMIT.match(name)))
 
 
-def _fault(path: Path, version: int, line: Line | None) -> str | None:
+def _fault(path: Place, version: int, line: Line | None) -> str | None:
     file = commit_path(path, version)
     if not file.exists():
         return "is missing"
@@ -114,7 +114,7 @@ def _torn(data: bytes, version: int) -> str | None:
 
 
 def _mend_last(
-    path: Path, spec: TableSpec, version: int, newest: int, known: dict[int, Line], ledger: Ledger, aside: Path, clock: Clock,
+    path: Place, spec: TableSpec, version: int, newest: int, known: dict[int, Line], ledger: Ledger, aside: Place, clock: Clock,
     may_replay: Callable[[dict[str, int]], bool],
 ) -> Finding:  # fmt: skip
     file = commit_path(path, version)
@@ -148,7 +148,7 @@ def _before(line: Line, known: dict[int, Line]) -> dict[str, int]:
     return {log: earlier.get(log, 0) for log in line.positions}
 
 
-def _recover(path: Path, spec: TableSpec, version: int, ledger: Ledger, clock: Clock) -> Finding:
+def _recover(path: Place, spec: TableSpec, version: int, ledger: Ledger, clock: Clock) -> Finding:
     """Enter a whole commit that the ledger does not know; its data was synced before it was made."""
     file = commit_path(path, version)
     durable.sync_file(file)
@@ -177,7 +177,7 @@ def _recover(path: Path, spec: TableSpec, version: int, ledger: Ledger, clock: C
     return Finding(spec.name, version, "recovered", f"{rows} rows were committed just before the crash")
 
 
-def _check_files(path: Path, spec: TableSpec, ledger: Ledger) -> None:
+def _check_files(path: Place, spec: TableSpec, ledger: Ledger) -> None:
     for file in ledger.files(spec.name).values():
         target = path / file.path
         try:
@@ -189,7 +189,7 @@ def _check_files(path: Path, spec: TableSpec, ledger: Ledger) -> None:
             raise DamageError(f"a file of table {spec.name} {what}", where=str(target), fix=_REPAIR)
 
 
-def _set_checkpoints_aside(path: Path, spec: TableSpec, ledger: Ledger, aside: Path) -> list[Finding]:
+def _set_checkpoints_aside(path: Place, spec: TableSpec, ledger: Ledger, aside: Place) -> list[Finding]:
     """A checkpoint is used only if the ledger vouches for it: a hint to a missing one makes a table unreadable."""
     log = path / "_delta_log"
     if not log.is_dir():
@@ -197,7 +197,7 @@ def _set_checkpoints_aside(path: Path, spec: TableSpec, ledger: Ledger, aside: P
     known = ledger.checkpoints(spec.name)
     newest = max(ledger.commits(spec.name), default=-1)
     good: set[int] = set()
-    bad: list[tuple[int, Path]] = []
+    bad: list[tuple[int, Place]] = []
     findings: list[Finding] = []
     for file in sorted(log.iterdir()):
         match = _CHECKPOINT.match(file.name)
@@ -226,7 +226,7 @@ def _set_checkpoints_aside(path: Path, spec: TableSpec, ledger: Ledger, aside: P
     return findings
 
 
-def _hinted(hint: Path) -> int | None:
+def _hinted(hint: Place) -> int | None:
     try:
         return json.loads(hint.read_bytes())["version"]
     except (ValueError, KeyError, TypeError):

@@ -17,7 +17,6 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -32,8 +31,10 @@ from tailorbird.errors import DamageError
 from tailorbird.events.clock import DAY, Clock
 from tailorbird.lake import compaction, durable, vacuum
 from tailorbird.lake.ledger import File, Ledger, Line
+from tailorbird.lake.opening import delta_table
 from tailorbird.lake.tables import TableSpec, aligned
 from tailorbird.lake.vacuum import FILE_PREFIX, Vacuumed
+from tailorbird.places import ObjectPath, Place, client_options
 
 COMMIT_INFO = "tailorbird"  # our key in a commit's info
 CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
@@ -57,34 +58,36 @@ class CommitInfo(msgspec.Struct, frozen=True):
     rows: int
     removed: int = 0  # files that a compaction put together
     columns: int = 0  # that were added
+    token: str = ""  # by which its writer knows it again, where the reply was lost
 
 
-def commit_path(table: Path, version: int) -> Path:
+def commit_path(table: Place, version: int) -> Place:
     """The file of a table's commit."""
     return table / "_delta_log" / f"{version:020d}.json"
 
 
-def checkpoint_path(table: Path, version: int) -> Path:
+def checkpoint_path(table: Place, version: int) -> Place:
     """The file of a table's checkpoint."""
     return table / "_delta_log" / f"{version:020d}.checkpoint.parquet"
 
 
-def create_table(path: Path, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+def create_table(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
     """Make an empty table whose first commit lasts."""
     durable.make_folder(path)
     with durable.disk_errors(path):
         DeltaTable.create(
-            path,
+            str(path),
             spec.schema,
             partition_by=[spec.partition] if spec.partition else None,
             configuration={**_CONFIGURATION, "delta.dataSkippingStatsColumns": ",".join(spec.statistics)},
+            storage_options=client_options() if isinstance(path, ObjectPath) else None,
         )
     faults.at("lake.after_create")
     seal(path, spec.name, 0, ledger, written_at=clock.now())
 
 
 def seal(
-    path: Path, table: str, version: int, ledger: Ledger, *, written_at: int, rows: int = 0,
+    path: Place, table: str, version: int, ledger: Ledger, *, written_at: int, rows: int = 0,
     positions: dict[str, int] | None = None, files: list[File] | None = None, removed: list[str] | None = None,
 ) -> Line:  # fmt: skip
     """Sync a commit file that deltalake wrote, and enter it into the ledger."""
@@ -115,12 +118,12 @@ class DurableTable:
         DamageError: the table has other columns than this version writes, or deletion vectors.
     """
 
-    def __init__(self, path: Path, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> None:
         self.path = path
         self.spec = spec
         self._ledger = ledger
         self._clock = clock
-        self._delta = DeltaTable(path)
+        self._delta = delta_table(path)
         self._positions: dict[str, int] = {}
         self._files = ledger.files(spec.name)
         self._written = ledger.written(spec.name)
@@ -194,20 +197,26 @@ class DurableTable:
         positions: dict[str, int] | None = None, removed: list[str] | None = None,
     ) -> Line:  # fmt: skip
         version = self.version + 1
-        info = {"files": len(files), "rows": sum(file.rows for file in files), "removed": len(removed or [])}
+        token = uuid.uuid4().hex
+        info = {"files": len(files), "rows": sum(file.rows for file in files), "removed": len(removed or []), "token": token}
         faults.at("lake.after_data")
         with durable.disk_errors(self.path):
-            self._delta.create_write_transaction(
-                actions,
-                "append",
-                self._delta.schema(),
-                [self.spec.partition] if self.spec.partition else None,
-                commit_properties=CommitProperties(
-                    custom_metadata={COMMIT_INFO: info},
-                    app_transactions=[Transaction(log, position) for log, position in (positions or {}).items()],
-                ),
-                post_commithook_properties=_NO_HOOKS,
-            )
+            try:
+                self._delta.create_write_transaction(
+                    actions,
+                    "append",
+                    self._delta.schema(),
+                    [self.spec.partition] if self.spec.partition else None,
+                    commit_properties=CommitProperties(
+                        custom_metadata={COMMIT_INFO: info},
+                        app_transactions=[Transaction(log, position) for log, position in (positions or {}).items()],
+                        max_commit_retries=0,  # so that this commit is this version, or none
+                    ),
+                    post_commithook_properties=_NO_HOOKS,
+                )
+            except Exception:
+                if not self._stands(version, token):
+                    raise
         faults.at("lake.after_commit")
         self._delta.update_incremental()
         if self.version != version:
@@ -222,12 +231,23 @@ class DurableTable:
             del self._files[path]
         return line
 
+    def _stands(self, version: int, token: str) -> bool:
+        """Whether a commit that was answered by an error, or by nothing, is there all the same.
+
+        Nothing is cleaned up where it is not: it may still be on its way. That is decided when the role starts again.
+        """
+        try:
+            data = commit_path(self.path, version).read_bytes()
+        except OSError:
+            return False
+        return isinstance(self.path, ObjectPath) and f'"token":"{token}"'.encode() in data
+
     def _write(
         self, rows: pa.Table, now: int, *, data_change: bool = True, sort: tuple[str, ...] = ()
     ) -> tuple[list[File], list[AddAction | RemoveAction]]:
         files: list[File] = []
         actions: list[AddAction | RemoveAction] = []
-        folders: set[Path] = set()
+        folders: set[Place] = set()
         for value, part in split_by_partition(rows, self.spec):
             folder = f"{self.spec.partition}={value or '__HIVE_DEFAULT_PARTITION__'}/" if self.spec.partition else ""
             name = f"{folder}{FILE_PREFIX}{self.version + 1:08d}-{len(files):04d}-{uuid.uuid4().hex[:8]}.parquet"
@@ -255,7 +275,7 @@ class DurableTable:
         The old ones stay for readers that began before, until `vacuum` deletes them.
         """
         now = self._clock.now()
-        tables = [aligned(pq.ParquetFile(self.path / file.path).read(), self.spec.file_schema) for file in group.files]
+        tables = [aligned(self._read(file), self.spec.file_schema) for file in group.files]
         rows = pa.concat_tables(tables)
         if rows.num_rows != sum(file.rows for file in group.files):
             raise DamageError(
@@ -275,6 +295,10 @@ class DurableTable:
         self._checkpoint_sometimes()
         return len(group.files) - len(files)
 
+    def _read(self, file: File) -> pa.Table:
+        source = self.path / file.path
+        return pq.ParquetFile(pa.BufferReader(source.read_bytes()) if isinstance(source, ObjectPath) else source).read()
+
     def vacuum(self, keep_us: int, *, dry_run: bool = False, told: Callable[[int], None] = lambda done: None) -> Vacuumed:
         """Delete what only readers of `keep_us` ago and longer need, see `lake.vacuum`."""
         return vacuum.vacuum(self.path, self.spec.name, self._ledger, self._clock.now(), keep_us, dry_run=dry_run, told=told)
@@ -291,7 +315,7 @@ class DurableTable:
         file = File(path.name, path.stat().st_size, durable.sha256_of(path))
         self._ledger.append("checkpoint", self.spec.name, self.version, files=[file], written_at=self._clock.now())
         self._checkpointed = self.version
-        self._delta = DeltaTable(self.path)  # a handle that is only ever brought up to date gets slower with each commit
+        self._delta = delta_table(self.path)  # a handle that is only ever brought up to date gets slower with each commit
 
 
 def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | None, pa.Table]]:

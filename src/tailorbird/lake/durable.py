@@ -1,5 +1,7 @@
 """Files that survive a power cut: write, sync, name, sync the folder, in this order. Nothing else in `lake` calls fsync.
 
+On object storage an object that was put lasts and is whole, so there is nothing to sync, and folders need not be made.
+
 A failed sync is never tried again: the kernel has marked the pages clean and would answer "done" without having written
 them. The caller stops, and what is on disk is checked when it starts again.
 """
@@ -11,21 +13,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tailorbird import faults
-from tailorbird.errors import StorageError
+from tailorbird.errors import StorageError, TailorbirdError
+from tailorbird.places import ObjectPath, Place
 
 _CHUNK = 1 << 20
 
 
-def write_new(path: Path, data: bytes | memoryview) -> None:
+def write_new(path: Place, data: bytes | memoryview) -> None:
     """Write a file of a new name and sync it; its folder is synced by `sync_folder`, once for many files."""
+    if isinstance(path, ObjectPath):
+        return _put_new(path, data)
     with disk_errors(path), path.open("xb") as file:
         file.write(data)
         file.flush()
         _sync(file.fileno())
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Place, data: bytes) -> None:
     """Put `data` in the place of the file, all or nothing, and sync file and folder."""
+    if isinstance(path, ObjectPath):
+        with disk_errors(path):
+            path.write_bytes(data)
+        return
     draft = path.with_name(path.name + ".new")
     with disk_errors(path):
         with draft.open("wb") as file:
@@ -47,8 +56,10 @@ def append(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
 
 
-def sync_file(path: Path) -> None:
+def sync_file(path: Place) -> None:
     """Sync a file that somebody else wrote."""
+    if isinstance(path, ObjectPath):
+        return
     with disk_errors(path):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -57,13 +68,15 @@ def sync_file(path: Path) -> None:
             os.close(handle)
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Place) -> None:
     """Make the names in `folder` last."""
     sync_file(folder)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Place) -> None:
     """Make a folder, its parents included, so that the names last."""
+    if isinstance(folder, ObjectPath):
+        return
     missing = [folder, *folder.parents]
     missing = missing[: next(i for i, each in enumerate(missing) if each.exists())]
     with disk_errors(folder):
@@ -72,19 +85,21 @@ def make_folder(folder: Path) -> None:
         sync_folder(each.parent)
 
 
-def move_aside(path: Path, folder: Path) -> Path:
+def move_aside(path: Place, folder: Place) -> Place:
     """Move a damaged file (or folder) into `folder` under a name that is free, and sync both folders; where it is now."""
     make_folder(folder)
     target = next(t for n in range(1_000_000) if not (t := folder / (f"{path.name}.{n}" if n else path.name)).exists())
     with disk_errors(path):
-        path.rename(target)
+        path.rename(target)  # pyrefly: ignore[bad-argument-type]: both are of one kind
     sync_folder(folder)
     sync_folder(path.parent)
     return target
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Place) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
+    if isinstance(path, ObjectPath):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -93,8 +108,12 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the disk's refusals into ours."""
+def disk_errors(path: Place) -> Iterator[None]:
+    """Turn the refusals of the disk, or of the object storage, into ours."""
+    if isinstance(path, ObjectPath):
+        with _storage_errors(path):
+            yield
+        return
     try:
         yield
     except OSError as error:
@@ -108,3 +127,27 @@ def disk_errors(path: Path) -> Iterator[None]:
 def _sync(handle: int) -> None:
     if not faults.cut("lake.sync"):
         os.fsync(handle)
+
+
+def _put_new(path: ObjectPath, data: bytes | memoryview) -> None:
+    with disk_errors(path):
+        try:
+            path.put_new(data)
+        except FileExistsError:
+            if path.read_bytes() != bytes(data):  # else it was put, and only the reply was lost
+                raise
+
+
+@contextmanager
+def _storage_errors(path: ObjectPath) -> Iterator[None]:
+    try:
+        yield
+    except TailorbirdError:
+        raise
+    except Exception as error:  # deltalake raises what it likes
+        what = error.strerror if isinstance(error, OSError) and error.strerror else (str(error).splitlines() or [type(error).__name__])[0]
+        raise StorageError(
+            f"the object storage refused or did not answer: {what}",
+            where=str(path),
+            fix="check its address (AWS_ENDPOINT_URL), the credentials and the bucket; what came of it is decided at the next start",
+        ) from error

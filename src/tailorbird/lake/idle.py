@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
+from tailorbird.places import Place
 from tailorbird.stream import answer_logs, open_reader, open_writer, raw_logs, read_released
 
 IDLE_US = 5 * MINUTE  # without a write; a server that is only being started again finds its log as it left it
@@ -18,7 +19,7 @@ HOLD_S = 1.0
 log = logging.getLogger(__name__)
 
 
-def prune_idle(stream: Path, lake: Path, clock: Clock, *, idle_us: int = IDLE_US, hold_s: float = HOLD_S) -> dict[str, int]:
+def prune_idle(stream: Path, lake: Place, clock: Clock, *, idle_us: int = IDLE_US, hold_s: float = HOLD_S) -> dict[str, int]:
     """Prune each log in `stream` that nobody has written for `idle_us`, by what `lake` has released; blocks by file."""
     released = read_released(lake)
     logs = [(path, producer, released.raw(producer)) for producer, path in raw_logs(stream).items()]

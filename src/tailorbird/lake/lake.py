@@ -4,14 +4,13 @@ As of now, or as of versions that were noted before (`lake.versions`): `Lake(pat
 
 Times are int64 microseconds, from inclusive, to exclusive. Rows come in no particular order.
 
+>>> from pathlib import Path
 >>> Lake(Path("no-such-lake")).exists("events")
 False
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -20,9 +19,11 @@ from deltalake import DeltaTable
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events.clock import DAY
 from tailorbird.events.schema import ROUTED, TIME
+from tailorbird.lake.opening import delta_table
 from tailorbird.lake.query import run_query
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.versions import TableVersion, rows_of, versions_of
+from tailorbird.places import Place
 
 _EPOCH = date(1970, 1, 1)
 
@@ -37,8 +38,8 @@ class Lake:
         UsageError: a table or a column of that name is not known.
     """
 
-    def __init__(self, path: Path, *, at: Mapping[str, TableVersion] | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Place, *, at: Mapping[str, TableVersion] | None = None) -> None:
+        self.path = path
         self.at = at
         self._open: dict[str, DeltaTable] = {}
 
@@ -51,7 +52,7 @@ class Lake:
         if self.at is not None and name not in self.at:
             return False
         log = self.path / name / "_delta_log"
-        return (log / f"{0:020d}.json").exists() or _any_commit(log)
+        return (log / f"{0:020d}.json").is_file() or _any_commit(log)
 
     def version(self, name: str) -> int:
         """The newest version of a table."""
@@ -98,7 +99,7 @@ class Lake:
 
     def files(self, name: str, version: int) -> dict[str, int]:
         """The data files of a table as of a version, by path below its folder, with the rows of each."""
-        delta = DeltaTable(self.path / self._known(name), version=version)
+        delta = delta_table(self.path / self._known(name), version)
         actions = pa.table(delta.get_add_actions())
         return dict(zip(actions.column("path").to_pylist(), actions.column("num_records").to_pylist(), strict=True))
 
@@ -125,13 +126,13 @@ class Lake:
         if name in self._open:
             self._open[name].update_incremental()
         else:
-            self._open[name] = DeltaTable(self.path / name)
+            self._open[name] = delta_table(self.path / name)
         return self._open[name]
 
     def _old(self, name: str, version: int) -> DeltaTable:
         if name not in self._open:
             try:
-                self._open[name] = DeltaTable(self.path / name, version=version)
+                self._open[name] = delta_table(self.path / name, version)
             except Exception as error:  # deltalake raises what it likes
                 raise NotReadyError(
                     f"version {version} of table {name} is no longer kept",
@@ -153,13 +154,9 @@ class Lake:
         )
 
 
-def _any_commit(log: Path) -> bool:
+def _any_commit(log: Place) -> bool:
     """Whether a log that no longer begins at 0 has a commit."""
-    try:
-        with os.scandir(log) as entries:
-            return any(entry.name.endswith(".json") for entry in entries)
-    except FileNotFoundError:
-        return False
+    return log.is_dir() and any(entry.name.endswith(".json") for entry in log.iterdir())
 
 
 def span(day: str | None = "day", ts_from: int | None = None, ts_to: int | None = None) -> ds.Expression | None:

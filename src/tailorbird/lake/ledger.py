@@ -10,11 +10,10 @@ summary of its log); `trimmed` (files of the log below this version are deleted:
 nothing but a JSON parser.
 """
 
-from pathlib import Path
-
 import msgspec
 
 from tailorbird.lake.chained import ChainedFile
+from tailorbird.places import Place
 
 _ORIGIN = "tailorbird ledger 1"
 
@@ -57,7 +56,7 @@ class Ledger:
         DamageError: a line is not what was written.
     """
 
-    def __init__(self, path: Path, *, writer: bool = False) -> None:
+    def __init__(self, path: Place, *, writer: bool = False) -> None:
         self._file = ChainedFile(path, _ORIGIN, writer=writer)
         self.lines: list[Line] = []
         for number, body in enumerate(self._file.bodies):

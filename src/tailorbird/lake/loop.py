@@ -4,12 +4,12 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from tailorbird.events.clock import HOUR, MINUTE, SECOND, Clock
 from tailorbird.lake.idle import IDLE_US, prune_idle
 from tailorbird.lake.role import ROWS_MAX, LakeReport, LakeRole
 from tailorbird.lake.vacuum import KEEP_US
+from tailorbird.places import Place
 from tailorbird.stream import Stream, folder_of
 
 COMMIT_EVERY_US = 1 * SECOND
@@ -21,7 +21,7 @@ POLL_S = 0.05
 
 def run(
     stream: Stream,
-    lake: Path,
+    lake: Place,
     clock: Clock,
     stop: threading.Event,
     *,

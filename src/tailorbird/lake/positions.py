@@ -9,12 +9,11 @@ be in a table. `ledger` is its number of lines. `safe` is what may be deleted as
 it are committed, synced, and were read back and compared with the ledger. Logs are named by their files, without the ending.
 """
 
-from pathlib import Path
-
 import msgspec
 
 from tailorbird.errors import DamageError
 from tailorbird.lake import durable
+from tailorbird.places import Place
 from tailorbird.stream.released import FILE
 
 
@@ -28,7 +27,7 @@ class Positions(msgspec.Struct):
     safe: dict[str, int] = {}
 
 
-def load_positions(lake: Path) -> Positions:
+def load_positions(lake: Place) -> Positions:
     """What the file says; nothing, if there is none yet. Raises DamageError."""
     path = lake / FILE
     try:
@@ -41,14 +40,15 @@ def load_positions(lake: Path) -> Positions:
         ) from error
 
 
-def store_positions(lake: Path, positions: Positions) -> None:
+def store_positions(lake: Place, positions: Positions) -> None:
     """Replace the file, durably."""
     durable.replace(lake / FILE, msgspec.json.format(msgspec.json.encode(positions, order="sorted"), indent=1))
 
 
-def safe_positions(lake: Path) -> dict[str, int]:
+def safe_positions(lake: Place) -> dict[str, int]:
     """For each log the position below which the lake no longer needs it; a log that is not named is needed whole.
 
+    >>> from pathlib import Path
     >>> safe_positions(Path("no-such-lake"))
     {}
     """

@@ -33,6 +33,7 @@ from tailorbird.events.schema import micros
 from tailorbird.lake.etl import KEY_COLUMNS
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.refused import Choice, Place, count, places, slices
+from tailorbird.places import Place as LakePlace
 from tailorbird.stream import REPLAYS, Block, EmbeddedWriter, open_reader, open_writer, raw_path
 
 BODY_ROWS = 1_000
@@ -97,7 +98,7 @@ class _Again:
 
 
 def replay(
-    lake: Path,
+    lake: LakePlace,
     stream: Path,
     choice: Choice,
     *,

@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -25,12 +24,13 @@ from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
 from tailorbird.lake.check import Finding, check_table
 from tailorbird.lake.delta import DurableTable, commit_path, create_table
 from tailorbird.lake.lake import Lake
+from tailorbird.lake.lease import hold
 from tailorbird.lake.ledger import Ledger, Line
 from tailorbird.lake.positions import load_positions, store_positions
 from tailorbird.lake.tables import COMMITS, TABLES
 from tailorbird.lake.vacuum import KEEP_US, Vacuumed
+from tailorbird.places import ObjectPath, Place
 from tailorbird.stream import Address, LogReader, Stored, Stream, answers_addresses, open_reader, raw_addresses, routed_address
-from tailorbird.stream.lock import FileLock
 
 ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
 
@@ -74,17 +74,17 @@ class LakeRole:
     """
 
     def __init__(
-        self, stream: Stream, lake: Path, *, clock: Clock, archive_bytes: int = BYTES_MAX, archive_age_us: int = AGE_US,
+        self, stream: Stream, lake: Place, *, clock: Clock, archive_bytes: int = BYTES_MAX, archive_age_us: int = AGE_US,
         keep_us: int = KEEP_US, sort: str = "position",
     ) -> None:  # fmt: skip
         self._stream = stream
-        self._path = Path(lake)
+        self._path = lake
         self._clock = clock
         self._keep_us, self._sort = keep_us, sort
         self._failed = ""
         self._readers: dict[Address, LogReader] = {}
         durable.make_folder(self._path)
-        self._lock = FileLock(self._path / "ledger.jsonl")
+        self._lock = hold(self._path / "ledger.jsonl", clock)
         try:
             self._ledger = Ledger(self._path / "ledger.jsonl", writer=True)
             self._positions = load_positions(self._path)
@@ -142,6 +142,7 @@ class LakeRole:
             DamageError, StorageError: the step is undone by opening the role again; until then every step refuses.
         """
         with self._whole_or_stopped():
+            self._lock.renew()
             rows: dict[str, int] = {}
             archived = self._archive_raw(flush)
             self._take_routed(rows_max, rows)
@@ -175,6 +176,7 @@ class LakeRole:
         No row comes, goes or changes. Readers that began before find their files for as long as `vacuum` keeps them.
         """
         with self._whole_or_stopped():
+            self._lock.renew()
             settled = 0 if everything else None
             waiting = [(table, group) for table in self._tables.values() for group in table.due(settled)[:1]]
             if not waiting:
@@ -190,7 +192,11 @@ class LakeRole:
         """Delete what only readers of long ago need, table by table; what was deleted, or with `dry_run` would be."""
         keep_us = self._keep_us if keep_us is None else keep_us
         with self._whole_or_stopped():
+            self._lock.renew()
             found = {name: table.vacuum(keep_us, dry_run=dry_run, told=told) for name, table in self._tables.items()}
+            if isinstance(self._path, ObjectPath) and not dry_run:
+                for file in self._archive.needless():
+                    file.unlink(missing_ok=True)
             if not dry_run and any(each.log_files for each in found.values()):
                 self._publish()
             return {name: each for name, each in found.items() if each != Vacuumed()}

@@ -9,16 +9,15 @@ knows nothing of the ledger. A crash at any point leaves files that the next run
 for ever, and with it the position behind each version: reading as of an old version needs no old file (`lake.versions`).
 """
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from tailorbird import faults
 from tailorbird.events.clock import DAY
 from tailorbird.lake import durable
 from tailorbird.lake.ledger import Ledger
+from tailorbird.places import ObjectPath, Place
 
 FILE_PREFIX = "part-"
 KEEP_US = 7 * DAY  # for which a reader that began before finds its files, unless `lake.history` says otherwise
@@ -37,13 +36,35 @@ class Vacuumed:
         return Vacuumed(self.files + other.files, self.bytes + other.bytes, self.log_files + other.log_files)
 
 
-def needless_files(path: Path, table: str, ledger: Ledger, now: int, keep_us: int) -> list[Path]:
-    """Data files that no commit names, or that were put together with others so long ago that no reader needs them."""
+def needless_files(path: Place, table: str, ledger: Ledger, now: int, keep_us: int) -> list[Place]:
+    """Data files that no commit names, or that were put together with others so long ago that no reader needs them.
+
+    On object storage a commit whose reply was lost may still be on its way. So a file that no commit names stays until the version
+    that it was written for is another commit's: from then on the storage refuses its own.
+    """
     named = set(ledger.files(table))
     for line in ledger.commits(table).values():
         if now - line.written_at < keep_us:
             named.update(line.removed)
-    return [file for file in sorted(path.rglob(f"{FILE_PREFIX}*.parquet")) if file.relative_to(path).as_posix() not in named]
+    newest = max(ledger.commits(table), default=-1)
+    late = isinstance(path, ObjectPath)
+    return [file for file, below in _data_files(path) if below not in named and not (late and _version(file.name) > newest)]
+
+
+def _data_files(path: Place) -> list[tuple[Place, str]]:
+    found: list[tuple[Place, str]] = [(file, below_of(file, path)) for file in path.rglob(f"{FILE_PREFIX}*.parquet")]
+    return sorted(found, key=lambda each: each[1])
+
+
+def below_of(file: Place, folder: Place) -> str:
+    """The path of a file below a folder of the same storage."""
+    return str(file)[len(str(folder)) + 1 :]
+
+
+def _version(name: str) -> int:
+    """For which version a data file was written."""
+    digits = name.removeprefix(FILE_PREFIX).partition("-")[0]
+    return int(digits) if digits.isdigit() else -1
 
 
 def log_begin(table: str, ledger: Ledger, now: int, keep_us: int) -> int:
@@ -53,7 +74,7 @@ def log_begin(table: str, ledger: Ledger, now: int, keep_us: int) -> int:
 
 
 def vacuum(
-    path: Path, table: str, ledger: Ledger, now: int, keep_us: int, *, dry_run: bool = False, told: Callable[[int], None] = lambda _: None
+    path: Place, table: str, ledger: Ledger, now: int, keep_us: int, *, dry_run: bool = False, told: Callable[[int], None] = lambda _: None
 ) -> Vacuumed:  # fmt: skip
     """Delete what nobody needs of one table. Only for the lake's writer, between two commits.
 
@@ -84,15 +105,14 @@ def vacuum(
     return found
 
 
-def _checkpoint_whole(path: Path, table: str, ledger: Ledger, version: int) -> bool:
+def _checkpoint_whole(path: Place, table: str, ledger: Ledger, version: int) -> bool:
     """Whether what the log will begin with reads as it was written; else nothing of the log is deleted."""
     expected = ledger.checkpoints(table)[version].files[0]
     file = path / "_delta_log" / expected.path
     return file.exists() and durable.sha256_of(file) == expected.sha256
 
 
-def _log_files(path: Path) -> list[tuple[Path, int]]:
+def _log_files(path: Place) -> list[tuple[Place, int]]:
     log = path / "_delta_log"
-    with os.scandir(log) as entries:
-        names = [entry.name for entry in entries]
-    return sorted((log / name, int(match[1])) for name in names if (match := _LOG_FILE.match(name)))
+    names = sorted(entry.name for entry in log.iterdir())
+    return [(log / name, int(match[1])) for name in names if (match := _LOG_FILE.match(name))]

@@ -10,7 +10,6 @@ What is wrong is listed, not raised: one report tells of all of it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.positions import Positions, load_positions
 from tailorbird.lake.tables import TABLES
+from tailorbird.places import Place
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]
 _HOLDING = ("events", "quarantine", "duplicates")
@@ -91,7 +91,7 @@ class VerifyReport:
         return "\n".join(lines)
 
 
-def verify(lake: Path, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
+def verify(lake: Place, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
     """Check a lake whole. Costs the reading of every byte of it.
 
     Args:
@@ -99,7 +99,6 @@ def verify(lake: Path, *, progress: Callable[[int], None] | None = None) -> Veri
     Raises:
         NotReadyError: there is no lake yet.
     """
-    lake = Path(lake)
     if not (lake / "ledger.jsonl").exists():
         raise NotReadyError("there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH")
     report = VerifyReport()
@@ -120,7 +119,7 @@ def verify(lake: Path, *, progress: Callable[[int], None] | None = None) -> Veri
     return report
 
 
-def _table_whole(lake: Path, name: str, ledger: Ledger, reader: Lake, report: VerifyReport, tell: Callable[[int], None]) -> bool:
+def _table_whole(lake: Place, name: str, ledger: Ledger, reader: Lake, report: VerifyReport, tell: Callable[[int], None]) -> bool:
     known = ledger.commits(name)
     before = len(report.faults)
     begin = ledger.log_begin(name)
@@ -160,7 +159,7 @@ def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport)
     return True
 
 
-def _file_fault(path: Path, size: int, sha256: str) -> str | None:
+def _file_fault(path: Place, size: int, sha256: str) -> str | None:
     if not path.exists():
         return "is missing"
     if path.stat().st_size != size:
@@ -168,7 +167,7 @@ def _file_fault(path: Path, size: int, sha256: str) -> str | None:
     return None if durable.sha256_of(path) == sha256 else "does not match its checksum"
 
 
-def _archive_whole(lake: Path, positions: Positions, report: VerifyReport, tell: Callable[[int], None]) -> dict[str, list[Archived]]:
+def _archive_whole(lake: Place, positions: Positions, report: VerifyReport, tell: Callable[[int], None]) -> dict[str, list[Archived]]:
     try:
         archive = Archive(lake / "archive")
     except DamageError as error:

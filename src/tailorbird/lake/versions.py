@@ -7,7 +7,6 @@ the other tables Delta's own versions are read, for as long as their files are k
 
 from collections.abc import Mapping
 from functools import reduce
-from pathlib import Path
 
 import msgspec
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pyarrow.dataset as ds
 from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.tables import TABLES
+from tailorbird.places import Place
 
 BY_P = ("events", "users", "items")  # from the routed log, each row with its position
 _ROUTED = "routed"
@@ -29,13 +29,13 @@ class TableVersion(msgspec.Struct, frozen=True):
     positions: dict[str, int] = {}
 
 
-def versions_of(lake: Path) -> dict[str, TableVersion]:
+def versions_of(lake: Place) -> dict[str, TableVersion]:
     """The newest version of each table that the ledger vouches for. Raises DamageError."""
-    ledger = Ledger(Path(lake) / "ledger.jsonl")
+    ledger = Ledger(lake / "ledger.jsonl")
     return {name: _at(ledger, name, max(known)) for name in TABLES if (known := ledger.commits(name))}
 
 
-def version_at(lake: Path, table: str, version: int) -> dict[str, TableVersion]:
+def version_at(lake: Place, table: str, version: int) -> dict[str, TableVersion]:
     """All tables as they were when `table` had that version: those that it shares a log with at the same position.
 
     Raises:
@@ -44,7 +44,7 @@ def version_at(lake: Path, table: str, version: int) -> dict[str, TableVersion]:
     """
     if table not in TABLES:
         raise UsageError(f"there is no table {table!r}", fix=f"the tables: {', '.join(TABLES)}")
-    ledger = Ledger(Path(lake) / "ledger.jsonl")
+    ledger = Ledger(lake / "ledger.jsonl")
     known = ledger.commits(table)
     if not known:
         raise NotReadyError("there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH, or tailorbird up")

@@ -26,6 +26,7 @@ from tailorbird.lake import Lake
 from tailorbird.monitoring.checks import FAILED, Check, Wanted, run_checks
 from tailorbird.monitoring.daily_page import write_page
 from tailorbird.monitoring.day import load_day
+from tailorbird.places import Place
 
 PAGE = "index.html"
 ALERT_S = 15.0
@@ -100,7 +101,7 @@ def due(folder: Path, now: int, after_us: int) -> int | None:
 
 
 def watch(
-    lake: Path, folder: Path, clock: Clock, stop: threading.Event, *, wanted: Wanted, after_us: int, target: str, further: Further,
+    lake: Place, folder: Path, clock: Clock, stop: threading.Event, *, wanted: Wanted, after_us: int, target: str, further: Further,
     look_s: float = LOOK_S,
 ) -> None:  # fmt: skip
     """Check each day once it is over, until `stop`. What goes wrong is said and never stops the role."""

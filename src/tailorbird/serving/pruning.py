@@ -7,9 +7,9 @@ with one that cannot be read, nothing is deleted.
 
 import logging
 import threading
-from pathlib import Path
 
 from tailorbird.errors import TailorbirdError
+from tailorbird.places import Place
 from tailorbird.serving.door import Door
 from tailorbird.stream import read_released
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class Pruner:
     """Prunes a door's logs every half minute, in a thread."""
 
-    def __init__(self, door: Door, lake: Path, *, every_s: float = EVERY_S) -> None:
+    def __init__(self, door: Door, lake: Place, *, every_s: float = EVERY_S) -> None:
         self._door, self._lake, self._every_s = door, lake, every_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pruner", daemon=True)

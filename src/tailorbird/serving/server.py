@@ -34,6 +34,7 @@ from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import FeatureSet
 from tailorbird.features.compared import read_compared
 from tailorbird.features.figures import all_figures
+from tailorbird.places import Place
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
@@ -103,7 +104,7 @@ class ServeOptions:
     pseudonyms: Pseudonyms | None = None
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
-    lake: Path | None = None
+    lake: Place | None = None
     probe: bool = True
     threads: int = 2
     header_deadline_s: float = HEADER_DEADLINE_S

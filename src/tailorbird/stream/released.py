@@ -6,11 +6,10 @@ Rows of a log below `safe` were committed, synced and read back. Below `routed`,
 of raw rows is in the tables; so a raw row that is below both has been archived, routed and loaded.
 """
 
-from pathlib import Path
-
 import msgspec
 
 from tailorbird.errors import DamageError
+from tailorbird.places import Place
 
 FILE = "positions.json"
 
@@ -37,9 +36,10 @@ class Released(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(Released)
 
 
-def read_released(lake: Path) -> Released:
+def read_released(lake: Place) -> Released:
     """What the lake at `lake` has released; nothing if it has said nothing yet. Raises DamageError.
 
+    >>> from pathlib import Path
     >>> read_released(Path("no-such-lake")).raw("serve-1")
     0
     """

@@ -10,6 +10,7 @@ from tailorbird.events import Clock
 from tailorbird.features import FeatureSet
 from tailorbird.features.declare import HORIZON
 from tailorbird.lake import Lake
+from tailorbird.places import Place
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Registry
@@ -19,7 +20,7 @@ from tailorbird.training.matrix import columns_of
 WHY = "there was no champion: popular items, until a model has earned its place"
 
 
-def ensure_champion(features: FeatureSet, *, lake: Path, registry: Path, clock: Clock, by: str) -> str:
+def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock: Clock, by: str) -> str:
     """The champion's version. Where there is none, an index of what the lake holds becomes it, as a bundle without heads.
 
     Raises:

@@ -14,6 +14,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events import Clock
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
+from tailorbird.places import Place
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
@@ -110,7 +111,7 @@ def evaluate(
     slot: Slot,
     versions: tuple[str, ...] = (),
     *,
-    lake: Path,
+    lake: Place,
     registry: Path,
     clock: Clock,
     settings: TrainSettings | None = None,

@@ -21,6 +21,7 @@ from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.places import Place
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.importance import Permuter, gain_fits, quality
 from tailorbird.training.information import Told, leaks, told_by
@@ -96,7 +97,7 @@ def rank_signals(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Path,
+    lake: Place,
     clock: Clock,
     out: Path,
     target: str = "",

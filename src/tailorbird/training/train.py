@@ -24,6 +24,7 @@ from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.lake.versions import plain
+from tailorbird.places import Place
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Registry, Window
@@ -46,7 +47,7 @@ def train(
     features: FeatureSet,
     slot: Slot,
     *,
-    lake: Path,
+    lake: Place,
     registry: Path,
     clock: Clock,
     reports: Path | None = None,

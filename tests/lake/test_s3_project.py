@@ -1,0 +1,59 @@
+"""A project whose lake is in a bucket: the command line works as on a disk, and training and backfill read the same rows."""
+
+from pathlib import Path
+
+import pytest
+from tests.cli.kit import must, must_json, refused, tailorbird
+from tests.lake.bucket import SECRET
+
+from tailorbird.config import open_project
+from tailorbird.events import SystemClock
+from tailorbird.lake import Lake
+from tailorbird.training.rows import load_material
+from tailorbird.training.settings import TrainSettings
+
+
+@pytest.fixture
+def shop(tmp_path: Path, bucket) -> Path:
+    """A project with four days of history in a bucket."""
+    folder = tmp_path / "shop"
+    must("init", folder)
+    settings = (folder / "tailorbird.toml").read_text()
+    (folder / "tailorbird.toml").write_text(f'{settings}\n[lake]\nurl = "{bucket}"\n')
+    must("-C", folder, "simulate", "--days", 4, "--users", 150, "--items", 60, "--out", folder / "history.jsonl")
+    must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
+    return folder
+
+
+def copied(bucket, folder: Path) -> Path:
+    for each in bucket.rglob("*"):
+        target = folder / str(each).removeprefix(str(bucket)).lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(each.read_bytes())
+    return folder
+
+
+def test_a_project_with_its_lake_in_a_bucket(shop: Path, bucket, tmp_path: Path) -> None:
+    project = open_project(shop)
+    assert not (shop / "data" / "lake").exists()
+    assert must_json("-C", shop, "lake", "verify")["faults"] == []
+    rows = must_json("-C", shop, "sql", "SELECT count(*) AS n FROM events")
+    assert rows["rows"][0]["n"] == Lake(bucket).count("events") > 1_000
+    must_json("-C", shop, "train", "--quick")
+    shown = must("-C", shop, "config", "show") + tailorbird("-C", shop, "doctor").stdout
+    assert str(bucket) in shown
+    assert SECRET not in shown
+
+    local = Lake(copied(bucket, tmp_path / "copy"))
+    now, slot = SystemClock().now(), project.slot()
+    wanted = TrainSettings(quick=True).wanted(now)
+    assert (
+        load_material(Lake(bucket), project.features, slot, wanted).data.digest()
+        == load_material(local, project.features, slot, wanted).data.digest()
+    )
+
+
+def test_a_bucket_that_does_not_answer_is_named(shop: Path, bucket) -> None:
+    done = tailorbird("-C", shop, "sql", "SELECT 1", env={"AWS_ENDPOINT_URL": "http://127.0.0.1:9"})
+    refused(done, str(bucket), "AWS_ENDPOINT_URL")
+    assert SECRET not in done.stderr

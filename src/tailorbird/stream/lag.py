@@ -10,12 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import apsw
 import msgspec
 
 from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.places import Place
 from tailorbird.stream import sqlite
 from tailorbird.stream.opening import open_reader
 from tailorbird.stream.partitions import Address, Stream, answers_addresses, index_paths, raw_addresses, routed_address
@@ -72,7 +72,7 @@ class LagMeter:
         workers: gives the position of the worker of each schema, by the schema's hash.
     """
 
-    def __init__(self, stream: Stream, lake: Path, workers: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, stream: Stream, lake: Place, workers: Callable[[], Mapping[str, int]]) -> None:
         self._stream, self._lake, self._workers = stream, lake, workers
         self._readers: dict[Address, LogReader] = {}
 
@@ -181,7 +181,7 @@ def _taken_by_router(stream: Stream) -> dict[str, int] | None:
     return found
 
 
-def _taken_by_lake(lake: Path) -> _Positions | None:
+def _taken_by_lake(lake: Place) -> _Positions | None:
     try:
         return _positions((lake / FILE).read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):

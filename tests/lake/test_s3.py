@@ -11,10 +11,13 @@ import pytest
 from tests.lake.bucket import SECRET, Proxy
 
 from tailorbird.errors import ConfigError, LockedError, StorageError
-from tailorbird.events import DAY, SECOND, SimulatedClock, SystemClock
+from tailorbird.events import DAY, SECOND, RoutePlan, SimulatedClock, SystemClock
 from tailorbird.lake import Lake, LakeRole, compaction, delta, tails, verify, version_at
 from tailorbird.lake.ledger import Ledger
 from tailorbird.places import place_of
+from tailorbird.serving.door import Door
+from tailorbird.serving.pruning import Pruner
+from tailorbird.stream import read_released
 
 
 @pytest.fixture
@@ -205,6 +208,9 @@ from pathlib import Path
 from tailorbird.events import SystemClock
 from tailorbird.lake import run
 from tailorbird.places import place_of
+from tailorbird.serving.door import Door
+from tailorbird.serving.pruning import Pruner
+from tailorbird.stream import read_released
 run(Path(sys.argv[1]), place_of(sys.argv[2], Path()), SystemClock(), threading.Event(), commit_every_us=1)
 """
 
@@ -246,3 +252,15 @@ def test_errors_say_where_and_hold_no_credentials(tmp_path, bucket, site, monkey
 def test_an_address_that_cannot_keep_a_lake_is_refused(tmp_path, address, environ, message):
     with pytest.raises(ConfigError, match=message):
         place_of(address, tmp_path, environ)
+
+
+def test_a_writer_that_cannot_ask_what_is_released_goes_on_and_deletes_nothing(tmp_path, bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("tailorbird.places.RETRIES", 0)
+    place = place_of(str(bucket), tmp_path)
+    with pytest.raises(StorageError, match="did not answer"):
+        read_released(place)
+    with Door(tmp_path / "stream", "door", RoutePlan(), SystemClock()) as door:
+        Pruner(door, place).look()
+        assert door.submit(b'[{"event_id": "e1", "type": "click", "ts": 1, "user_id": "u", "item_id": "i"}]') is not None
+        assert door.figures().batches == 1

@@ -9,7 +9,7 @@ of raw rows is in the tables; so a raw row that is below both has been archived,
 import msgspec
 
 from tailorbird.errors import DamageError
-from tailorbird.places import Place
+from tailorbird.places import Place, UnreachableError
 
 FILE = "positions.json"
 
@@ -37,7 +37,7 @@ _decoder = msgspec.json.Decoder(Released)
 
 
 def read_released(lake: Place) -> Released:
-    """What the lake at `lake` has released; nothing if it has said nothing yet. Raises DamageError.
+    """What the lake at `lake` has released; nothing if it has said nothing yet. Raises DamageError, StorageError.
 
     >>> from pathlib import Path
     >>> read_released(Path("no-such-lake")).raw("serve-1")
@@ -48,6 +48,8 @@ def read_released(lake: Place) -> Released:
         return _decoder.decode(path.read_bytes())
     except FileNotFoundError:
         return Released()
+    except UnreachableError:
+        raise
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DamageError(
             f"cannot be read: {error}", where=str(path), fix="restore it from a copy; until then nothing is pruned"

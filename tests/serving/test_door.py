@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -16,7 +17,8 @@ from tailorbird import faults
 from tailorbird.errors import LockedError, StorageError
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
-from tailorbird.serving.decisions import BusyError, ClosedError
+from tailorbird.serving import reserve
+from tailorbird.serving.decisions import BusyError, ClosedError, DiskFullError
 from tailorbird.serving.door import Door, first_free
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pruning import Pruner
@@ -177,6 +179,25 @@ def test_a_failed_commit_refuses_and_takes_no_writes_until_reopened(tmp_path, mo
         assert (door.figures().failures, door.figures().answers_dropped) == (1, 1)
     ids = [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)]
     assert ids == ["e1", "e4"]
+
+
+def test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself(tmp_path, monkeypatch):
+    free = [10 << 30]
+    monkeypatch.setattr(reserve.os, "statvfs", lambda folder: SimpleNamespace(f_frsize=1, f_bavail=free[0], f_blocks=100 << 30))
+    monkeypatch.setattr(reserve, "LOOK_EVERY_S", 0.0)
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        door.submit(body(click(1)))
+        free[0] = reserve.RESERVE_BYTES - 1
+        with pytest.raises(DiskFullError, match="the disk is almost full"):
+            door.submit(body(click(2)))
+        assert not door.record_answer(b"{}", record(1)), "an answer is given, and counted as not logged"
+        free[0] = reserve.RESERVE_BYTES
+        door.submit(body(click(3)))
+        assert (door.figures().open, door.figures().answers_dropped, door.figures().failures) == (True, 1, 0)
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock(), reserve_bytes=0) as door:
+        free[0] = 0
+        door.submit(body(click(4)))
+    assert [msgspec.json.decode(block.payload)[0]["event_id"] for block in blocks(tmp_path)] == ["e1", "e3", "e4"]
 
 
 def test_a_full_queue_refuses_before_memory_grows(tmp_path, monkeypatch, disarm):

@@ -90,6 +90,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         log_requests=settings.log_requests,
         pseudonyms=project.pseudonyms(),
         body_bytes_max=settings.body_bytes_max,
+        reserve_bytes=settings.disk_reserve_mb << 20,
         routes=lambda service: [each for routes in more for each in routes(service)],
     )
     run(options)

@@ -52,6 +52,10 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ] = "keys.json"
     origins: Annotated[list[str], Meta(description="web origins that browsers may call from")] = []
     body_bytes_max: Annotated[int, Meta(ge=1_024, description="largest request body, after decompression")] = 1_048_576
+    disk_reserve_mb: Annotated[
+        int,
+        Meta(ge=0, description="megabytes of disk, but at most a twentieth of it, that events leave free for the other roles; 0: none"),
+    ] = 256
     batch_max: Annotated[int, Meta(ge=0, description="most events of one body; 0: no limit")] = 10_000
     requests_per_s: Annotated[float, Meta(ge=0, description="most questions a second by one key, on average of ten; 0: no limit")] = 0
     events_per_s: Annotated[float, Meta(ge=0, description="most events a second by one key, on average of ten; 0: no limit")] = 0

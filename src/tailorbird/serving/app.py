@@ -210,7 +210,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             refuses=Receipts,
             queries={"format": "`segment` or `cloudevents`, for what those send; our own events without it"},
             body_types=("application/json", "application/x-ndjson"),
-            statuses=(400, 401, 403, 408, 413, 415, 429, 503),
+            statuses=(400, 401, 403, 408, 413, 415, 429, 503, 507),
         ),
     ),
     ("/v1/recommend", "POST"): (recommend, Operation(READ, "Fill a slot for a person.", RecommendQuery, Answer, statuses=_QUERY_STATUSES)),
@@ -317,7 +317,7 @@ def _fault_of(error: TailorbirdError) -> Response:
     if isinstance(error, UsageError):
         return fault(400, error.code, error.message, path=error.where, fix=error.fix)
     if isinstance(error, StorageError | NotReadyError):
-        status = 429 if error.code == "busy" else 503
+        status = {"busy": 429, "disk_full": 507}.get(error.code, 503)
         return fault(status, error.code, error.message, fix=error.fix, headers={"retry-after": str(retry_after_s)})
     log.error("a request failed: %s", error.code, exc_info=error)
     return fault(503, error.code, "this cannot be answered at the moment", headers={"retry-after": "5"})

@@ -32,6 +32,13 @@ class ClosedError(StorageError):
     retry_after_s = 5
 
 
+class DiskFullError(StorageError):
+    """Too little of the disk is free; nothing was taken of this call, and it may be sent again once there is room."""
+
+    code = "disk_full"
+    retry_after_s = 10
+
+
 @dataclass(frozen=True)
 class DoorFigures:
     """A snapshot of what went through the door since it was opened.

@@ -30,7 +30,8 @@ from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.serving.answer_count import AnswerCount
-from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DoorFigures, decide
+from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DiskFullError, DoorFigures, decide
+from tailorbird.serving.reserve import RESERVE_BYTES, Reserve
 from tailorbird.stream import Block, Stream, answers_address, folder_of, open_writer, raw_address, set_aside_files
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Door:
         patience_s: how long `record_answer` waits for room in the queue before it gives an answer up and counts it.
         pseudonyms: hides the people of every body before it is checked and written.
         reopen_after_s: how long after a failed commit the log is opened anew.
+        reserve_bytes: how much of the disk stays free for the other roles; 0 for none. See `serving.reserve`.
     Raises:
         LockedError: another process is this producer.
     """
@@ -73,6 +75,7 @@ class Door:
         flush_s: float = FLUSH_S,
         patience_s: float = 0.02,
         reopen_after_s: float = 5.0,
+        reserve_bytes: int = RESERVE_BYTES,
         pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self.producer, self._plan, self._clock = producer, plan, clock
@@ -94,6 +97,7 @@ class Door:
         self._closing = False
         folder = folder_of(stream)
         folder.mkdir(parents=True, exist_ok=True)
+        self._reserve = Reserve(folder, reserve_bytes if isinstance(stream, Path) else 0)
         self._raw, self._answers = self._open()
         self._ledger = AnswerCount(folder / f"answers-{producer}.count")
         self._lost = self._ledger.settle()
@@ -110,7 +114,8 @@ class Door:
         Refused events are appended as well: the router finds them by the same check and keeps them in quarantine.
 
         Raises:
-            BusyError: the queue is full. ClosedError: the log cannot be written. Nothing was acknowledged either way.
+            BusyError: the queue is full. DiskFullError: the disk almost is. ClosedError: the log cannot be written. Nothing of it was
+                acknowledged.
         """
         decisions, done = self._enqueue(body, encoding, source, format_, admit)
         done.result()
@@ -137,7 +142,7 @@ class Door:
             if self._queue_bytes + size > self._queue_bytes_max and not self._failure:
                 self._changed.wait_for(lambda: self._queue_bytes + size <= self._queue_bytes_max, self._patience_s)
             self._ledger.given()
-            if self._failure or self._closing or self._queue_bytes + size > self._queue_bytes_max:
+            if self._failure or self._closing or self._reserve.short() or self._queue_bytes + size > self._queue_bytes_max:
                 self._dropped += 1
                 self._ledger.kept(1)
                 return False
@@ -220,6 +225,8 @@ class Door:
             raise ClosedError("the server is stopping", fix="send the events again, they will be taken once")
         if self._failure:
             raise ClosedError(f"the log cannot be written ({self._failure})", fix="send the events again later")
+        if self._reserve.short():
+            raise DiskFullError("the disk is almost full", fix="free some space; events are taken again as soon as there is some")
         if self._queue_bytes + size > self._queue_bytes_max:
             raise BusyError("events come in faster than the disk takes them", fix="send the events again in a second")
 
@@ -385,13 +392,16 @@ class Door:
                 continue
 
 
-def first_free(stream: Stream, plan: RoutePlan, clock: Clock, *, prefix: str = "serve", pseudonyms: Pseudonyms | None = None) -> Door:
+def first_free(
+    stream: Stream, plan: RoutePlan, clock: Clock, *, prefix: str = "serve", pseudonyms: Pseudonyms | None = None,
+    reserve_bytes: int = RESERVE_BYTES,
+) -> Door:  # fmt: skip
     """The door of the first producer `serve-1`, `serve-2`, … that no living process holds; with Kafka, after this machine's name."""
     if not isinstance(stream, Path):
         prefix = f"{stream.host}-{prefix}"
     for number in range(1, 1_000):
         try:
-            return Door(stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms)
+            return Door(stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms, reserve_bytes=reserve_bytes)
         except LockedError:
             continue
     raise LockedError("a thousand servers write here already", where=str(stream), fix="stop some, or use another project")

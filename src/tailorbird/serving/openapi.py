@@ -52,6 +52,7 @@ _STATUSES = {
     415: "The body's encoding is not understood.",
     429: "Too much at once; wait as `Retry-After` says.",
     503: "Not possible at the moment; wait as `Retry-After` says.",
+    507: "The disk is almost full: nothing was taken; wait as `Retry-After` says.",
 }
 
 

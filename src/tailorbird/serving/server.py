@@ -50,6 +50,7 @@ from tailorbird.serving.logs import RequestLog
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
 from tailorbird.serving.pruning import Pruner
+from tailorbird.serving.reserve import RESERVE_BYTES
 from tailorbird.serving.schemas import Schemas
 from tailorbird.stream import Address, Stream
 from tailorbird.stream.lag import LagMeter, LagWatch
@@ -75,6 +76,7 @@ class ServeOptions:
         limits: of keys that have none of their own.
         pseudonyms: hides people before anything is written; None writes ids as they come.
         log_requests: a line for every request, not only for refused and failed ones.
+        reserve_bytes: of the disk, left free by events for the other roles.
         keys_file: keys with their scopes, read anew when it changes; see `serving.keyfile`.
         lake: the lake's folder, whose word lets our logs be pruned; None keeps them whole.
         probe: load each bundle in a child process first.
@@ -104,6 +106,7 @@ class ServeOptions:
     pseudonyms: Pseudonyms | None = None
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
+    reserve_bytes: int = RESERVE_BYTES
     lake: Place | None = None
     probe: bool = True
     threads: int = 2
@@ -122,7 +125,8 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
     keys = Keys(options.write_keys, options.read_keys, options.admin_keys, file=options.keys_file, clock=clock)
     require_safe_bind(options.host, keys)
     listener = bind(options.host, options.port, asked=options.port_asked)
-    with listener, first_free(options.stream, options.plan, clock, pseudonyms=options.pseudonyms) as door:
+    opening = partial(first_free, pseudonyms=options.pseudonyms, reserve_bytes=options.reserve_bytes)
+    with listener, opening(options.stream, options.plan, clock) as door:
         metrics = Metrics()
         metrics.watch_features(partial(read_compared, options.run))
         metrics.watch_workers(partial(all_figures, options.state))

@@ -31,6 +31,7 @@ from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, Swept, read_tal
 from tailorbird.features.layout import NEWEST
 from tailorbird.features.receipts import lacks
 from tailorbird.features.schemas import keep
+from tailorbird.features.starting import Starting
 from tailorbird.features.state import (
     COMMITS,
     Alias,
@@ -104,6 +105,8 @@ class FeatureWorker:
         self._lock = FileLock(folder / "worker")
         try:
             keep(state, features)
+            self._starting = Starting(folder)
+            self._starting.begin()
             self._store = _store(state, features, copies)
         except BaseException:
             self._lock.release()
@@ -147,9 +150,11 @@ class FeatureWorker:
                 tables.append(_decode(stored.block.payload, self._routed, stored.offset))
             position = replace(position, offset=stored.end, p=stored.end - 1)
         if not rows:
+            self._starting.done()
             return WorkerReport(0, self.position.commit, self.position.p)
         faults.at("worker.before_step")
         frame = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
+        self._starting.done()
         self._unfit.take(frame)
         self._figures = _with(self._figures, frame)
         counted = (dict(frame.capped), dict(frame.unreadable), dict(frame.converted))
@@ -299,6 +304,7 @@ class FeatureWorker:
             self._reader.close()
             self._reader = None
         self._store.close()
+        self._starting.done()
         self._lock.release()
 
     def __enter__(self) -> "FeatureWorker":

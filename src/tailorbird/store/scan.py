@@ -1,0 +1,34 @@
+"""Reads every record of a store, in a process that may die of it: python -m tailorbird.store.scan FOLDER.
+
+LMDB has no checksums. A page that a disk swallowed is an error where LMDB notices, and the end of the process where it does not
+expect it; so whoever wants to know whether a store is whole asks from outside (`whole`). Exit status 0: all could be read.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import lmdb
+
+
+def whole(folder: Path) -> bool:
+    """Whether the store in a folder can be read from end to end; reads all of it, in a process of its own."""
+    command = [sys.executable, "-m", "tailorbird.store.scan", str(folder)]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def scan(folder: Path) -> int:
+    """How many records there are, each of which was looked at."""
+    with lmdb.open(str(folder), readonly=True, lock=False) as environment, environment.begin(buffers=True) as transaction:
+        entries, count = transaction.stat()["entries"], 0
+        with transaction.cursor() as cursor:
+            for key, value in cursor:
+                count += 1
+                bytes(key), bytes(value)
+    if count != entries:
+        raise lmdb.CorruptedError(f"{entries} records are expected, {count} were found")
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(0 if scan(Path(sys.argv[1])) >= 0 else 1)

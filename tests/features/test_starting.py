@@ -1,0 +1,69 @@
+"""A state that cannot be read any more does not stop its worker for ever: it is moved aside and built anew."""
+
+import json
+
+import pytest
+from tests.faults.roles import make_project
+
+from tailorbird.events import SystemClock
+from tailorbird.features import ReadRequest
+from tailorbird.features.read import Reader
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.router import Router
+from tailorbird.serving.door import Door
+from tailorbird.store.scan import whole
+
+CLOCK = SystemClock()
+
+
+@pytest.fixture
+def project(tmp_path):
+    made = make_project(tmp_path / "shop")
+    with Door(made.paths.stream, "serve-1", made.plan, CLOCK) as door:
+        clicks = [{"event_id": f"e{n}", "type": "click", "user_id": f"u{n % 40}", "item_id": f"i{n % 7}"} for n in range(400)]
+        assert all(decision.accepted for decision in door.submit(json.dumps(clicks).encode()))
+    with Router(made.paths.stream, made.plan, clock=CLOCK) as router:
+        router.step()
+    with worker(made) as first:
+        assert first.step().rows == 400
+    return made
+
+
+def worker(project) -> FeatureWorker:
+    return FeatureWorker(project.routed, project.paths.state, project.features, clock=CLOCK)
+
+
+def values(project, now: int) -> bytes:
+    reader = Reader(project.paths.state, project.features)
+    try:
+        return reader.read(ReadRequest("u1", now=now), ["i1", "i2"]).numeric.tobytes()
+    finally:
+        reader.close()
+
+
+def test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_it(project, caplog):
+    folder, now = project.paths.state / project.features.schema_hash, CLOCK.now() + 1
+    before = values(project, now)
+    data = folder / "data.mdb"
+    pages = bytearray(data.read_bytes())
+    pages[2 * 4096 :] = bytes(len(pages) - 2 * 4096)  # all that the two pages at the beginning refer to
+    data.write_bytes(pages)
+    assert not whole(folder)
+    (folder / "starting").touch()  # as a worker leaves it that died of this before its first step
+    with worker(project) as second:
+        assert "the state is damaged" in caplog.text
+        assert second.step().rows == 400
+    assert (folder / "data.mdb.damaged").read_bytes() == bytes(pages)
+    assert values(project, now) == before
+    assert not (folder / "starting").exists()
+
+
+def test_a_whole_state_is_kept_whatever_the_last_start_died_of(project):
+    folder = project.paths.state / project.features.schema_hash
+    (folder / "starting").touch()
+    with worker(project) as second:
+        assert second.position.rows == 400
+        assert (folder / "starting").exists(), "it has not taken a step"
+        assert second.step().rows == 0
+        assert not (folder / "starting").exists()
+    assert not (folder / "data.mdb.damaged").exists()

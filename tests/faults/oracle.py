@@ -64,6 +64,7 @@ class Load:
     threads: int = 2
     seed: int = 1
     _stop: threading.Event = field(default_factory=threading.Event)
+    _abandoned: bool = False
     _running: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
@@ -78,12 +79,19 @@ class Load:
             thread.join(60)
             assert not thread.is_alive(), "the door never answered again"
 
+    def abandon(self) -> None:
+        """Stop without an answer to what was sent last: there is nobody left to give one."""
+        self._abandoned = True
+        self._stop.set()
+        for thread in self._running:
+            thread.join(20)
+
     def _send(self, thread: int) -> None:
         rng = random.Random(f"{self.seed}/{thread}")
         sent = 0
         earlier: list[dict] = []
         while not self._stop.is_set():
-            events = [_event(rng, f"t{thread}-{sent + n}") for n in range(rng.randint(1, 6))]
+            events = [an_event(rng, f"t{self.seed}.{thread}-{sent + n}") for n in range(rng.randint(1, 6))]
             sent += len(events)
             if earlier and rng.random() < 0.2:
                 events.append(rng.choice(earlier))  # a client that sends an event again
@@ -96,6 +104,8 @@ class Load:
         body = json.dumps(events)
         give_up = time.monotonic() + 60
         while time.monotonic() < give_up:
+            if self._stop.is_set() and self._abandoned:
+                return
             try:
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
                 connection.request("POST", "/v1/events", body, {"content-type": "application/json"})
@@ -114,7 +124,7 @@ class Load:
             time.sleep(0.05)
 
 
-def _event(rng: random.Random, event_id: str) -> dict:
+def an_event(rng: random.Random, event_id: str) -> dict:
     if rng.random() < 0.04:
         return {"event_id": event_id, "type": "nonsense", "user_id": rng.choice(PEOPLE)}
     event = {"event_id": event_id, "user_id": rng.choice(PEOPLE), "session_id": f"s{rng.randint(0, 60)}"}

@@ -1,0 +1,208 @@
+"""Faults by the hundred, and what they did: `make chaos`, or python -m tests.faults.chaos.
+
+    --kills N       how many kills and power cuts (default 1,500: each point of each scene once, and the real processes under load)
+    --quick         some hundred injected faults and no real processes: what `make test` runs
+    --mutants       unsafe changes instead, each of which the same scenes must notice; with --quick without those of the feature engine
+    --json PATH     all that was found, for docs/reliability.md
+
+The last line reads `kills N, lost 0, doubled 0, unequal 0` with the counts as they are; the exit status is 1 if any of the three is not 0.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tests.faults.chaos import injection, mutants, power, trials
+from tests.faults.chaos.injection import Point
+from tests.faults.chaos.judging import save_events, warm
+from tests.faults.chaos.live import LIVE
+from tests.faults.chaos.plan import plan, root_of
+from tests.faults.chaos.scenes import SCENES
+from tests.faults.chaos.site import Site
+from tests.faults.chaos.trials import Result
+
+T = TypeVar("T")
+R = TypeVar("R")
+KILLS = 1_500
+# Of the kills: at points of scenes, power cuts at points, and the rest by the drills with real processes.
+SHARE = {"kill": 0.72, "power": 0.2, "sync": 0.15, "full": 0.15, "lost": 0.1}
+QUICK = {"kill": 72, "power": 14, "sync": 16, "full": 14, "lost": 10}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=KILLS, help="kills and power cuts in all")
+    parser.add_argument("--quick", action="store_true", help="what `make test` runs")
+    parser.add_argument("--mutants", action="store_true", help="whether the scenes notice unsafe changes")
+    parser.add_argument("--scene", action="append", default=[], help="only this scene or drill; may be given again")
+    parser.add_argument("--kind", action="append", default=[], choices=trials.KINDS, help="only faults of this kind")
+    parser.add_argument("--seed", type=int, default=1, help="of what the clients send")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="scenes played at a time")
+    parser.add_argument("--json", type=Path, help="write what was found into this file")
+    parser.add_argument("--root", type=Path, help="a folder to work in, instead of memory")
+    options = parser.parse_args(arguments)
+    if injection.WHY_NOT:
+        sys.stderr.write(f"no faults can be injected: {injection.WHY_NOT}\n")
+        return 2
+    root = Path(tempfile.mkdtemp(prefix="chaos-", dir=root_of(options.root)))
+    try:
+        return _mutants(root, options) if options.mutants else _chaos(root, options)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _chaos(root: Path, options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    no_power = power.why_not()
+    wanted = dict(QUICK) if options.quick else {kind: round(share * options.kills) for kind, share in SHARE.items()}
+    if no_power:
+        wanted.pop("power")
+        sys.stderr.write(f"no power cuts: {no_power}\n")
+    if options.kind:
+        wanted = {kind: count for kind, count in wanted.items() if kind in options.kind}
+    names = [scene.name for scene in SCENES if not options.scene or scene.name in options.scene]
+    results: list[Result] = []
+    if names:
+        if not options.kind:
+            wanted["none"] = len(names)  # what is undisturbed must be judged clean, or the judge is no judge
+        chosen = plan(partial(_prepare, root, names, options.jobs), wanted, options.seed)
+        results = list(_each(partial(_attempt, root), chosen, options.jobs, "faults"))
+    drills: list[dict[str, Any]] = []
+    if not options.quick and not options.kind:
+        done = sum(result.hit for result in results if result.kind in ("kill", "power"))
+        left = max(40, options.kills - done)
+        for drill in LIVE:
+            if not options.scene or drill.name in options.scene:
+                drills.append(drill.play(root / drill.name.lower().replace(" ", "-"), round(left * drill.share) or 1))
+                _say_drill(drills[-1])
+    return _report(results, drills, options, time.monotonic() - started)
+
+
+def _report(results: list[Result], drills: list[dict[str, Any]], options: argparse.Namespace, seconds: float) -> int:
+    wrong = [result for result in results if result.kind == "none" and not result.verdict.clean]
+    results = [result for result in results if result.kind != "none"]
+    hit = [result for result in results if result.hit]
+    kinds = {kind: [result for result in hit if result.kind == kind] for kind in trials.KINDS}
+    kills = len(kinds["kill"]) + len(kinds["power"]) + sum(drill["kills"] for drill in drills)
+    # A write that a disk swallowed is not ours to bring back: what counts there is that somebody was told.
+    wrong += [result for result in hit if not result.verdict.clean and (result.kind != "lost" or result.silent)]
+    totals = {name: sum(getattr(result.verdict, name) for result in wrong) for name in ("lost", "doubled", "unequal")}
+    for name in totals:
+        totals[name] += sum(drill[name] for drill in drills)
+    for result in wrong:
+        print(f"{result.kind} in {result.scene}, {result.point}, seed {result.seed}: {'; '.join(result.verdict.notes[:4])}")
+    table = {kind: dict(Counter(result.scene for result in found)) for kind, found in kinds.items() if found}
+    for kind, scenes in table.items():
+        print(f"{kind:<6}{sum(scenes.values()):>6}  " + ", ".join(f"{scene} {count}" for scene, count in scenes.items()))
+    swallowed = kinds["lost"]
+    told = Counter("role" if result.verdict.told else result.verdict.named_by or "harmless" for result in swallowed if not result.silent)
+    recoveries = sorted(result.verdict.seconds for result in hit if result.verdict.seconds)
+    summary = {
+        "kills": kills, **totals, "faults": len(hit), "by_kind": table, "not_hit": len(results) - len(hit),
+        "swallowed_writes": {"tried": len(swallowed), "silent": sum(result.silent for result in swallowed), **told},
+        "recovery_s": {"median": _at(recoveries, 0.5), "p99": _at(recoveries, 0.99), "max": _at(recoveries, 1.0)},
+        "drills": drills, "seconds": round(seconds), "seed": options.seed,
+        "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
+    }  # fmt: skip
+    if options.json:
+        wrong_rows = [asdict(result) for result in wrong]
+        options.json.write_text(json.dumps({**summary, "wrong": wrong_rows}, indent=1) + "\n")
+    print(f"{len(hit)} faults injected and hit, {len(results) - len(hit)} not reached, {len(drills)} drills, in {seconds:.0f} s")
+    print(f"kills {kills}, lost {totals['lost']}, doubled {totals['doubled']}, unequal {totals['unequal']}")
+    return int(any(totals.values()))
+
+
+def _mutants(root: Path, options: argparse.Namespace) -> int:
+    names = sorted({name for mutant in mutants.MUTANTS for name in mutant.scenes})
+    found = _prepare(root, names, options.jobs, 1)
+    for name in names:  # a sound one must pass where they must not
+        sound = trials.attempt(root, trials.trials_of("none", name, found[name], 1)[0], root / "room")
+        assert sound.verdict.clean, f"scene {name} is not clean without a mutant: {sound.verdict.notes}"
+    asked = [name for name in mutants.names(engine=not options.quick) if not options.scene or any(each in name for each in options.scene)]
+    rows = sorted(_each(partial(_try_mutant, root), asked, options.jobs, "mutants"), key=lambda row: asked.index(row["name"]))
+    for row in rows:
+        row["how"] = row["how"].replace(f"{root}/", "").splitlines()[0]
+        print(f"{'caught' if row['caught'] else 'MISSED':<7} {row['name']}: {row['how']}")
+    caught = sum(row["caught"] for row in rows)
+    if options.json:
+        options.json.write_text(json.dumps({"mutants": rows}, indent=1) + "\n")
+    print(f"mutants {len(rows)}, caught {caught}")
+    return int(caught != len(rows))
+
+
+def _prepare(root: Path, names: list[str], jobs: int, seed: int) -> dict[str, list[Point]]:
+    found = dict(_each(partial(_points, root, seed), names, jobs, f"scenes, seed {seed}"))
+    if not (root / "events.arrow").exists():
+        made = injection.run(lambda _: save_events(Site(trials.base_of(root, names[0], seed)), root / "events.arrow"), root / "log")
+        assert made.status == 0, made.error
+        warm(root / "events.arrow")
+    return {name: found[name] for name in names}
+
+
+def _points(root: Path, seed: int, name: str) -> tuple[str, list[Point]]:
+    return name, trials.prepare(root, name, seed)
+
+
+def _attempt(root: Path, trial: trials.Trial) -> Result:
+    return trials.attempt(root, trial, root / f"room-{os.getpid()}")
+
+
+def _try_mutant(root: Path, name: str) -> dict[str, Any]:
+    return mutants.attempt(root, name, root / f"room-{os.getpid()}")
+
+
+def _each(do: Callable[[T], R], items: list[T], jobs: int, what: str) -> Iterator[R]:
+    """The results, as they come, from some processes; each is a fork of this one, with all that it has imported and compiled."""
+    with _bar(what, len(items)) as advance, multiprocessing.get_context("fork").Pool(jobs) as pool:
+        for result in pool.imap_unordered(do, items):
+            advance()
+            yield result
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Without a thread of its own, which a fork would leave without its locks.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+        task = progress.add_task(what, total=total)
+
+        def advance() -> None:
+            progress.update(task, advance=1)
+            progress.refresh()
+
+        yield advance
+
+
+def _say_drill(drill: dict[str, Any]) -> None:
+    if drill.get("skipped"):
+        print(f"drill {drill['name']}: not run: {drill['skipped']}")
+        return
+    counts = f"kills {drill['kills']}, acknowledged {drill['acked']}, lost {drill['lost']}, doubled {drill['doubled']}"
+    print(f"drill {drill['name']}: {counts}, unequal {drill['unequal']}; {drill['what']}")
+    for note in drill["notes"][:5]:
+        print(f"  {note}")
+
+
+def _at(values: list[float], share: float) -> float:
+    return round(values[min(len(values) - 1, int(share * len(values)))], 2) if values else 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

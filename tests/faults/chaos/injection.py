@@ -1,0 +1,239 @@
+"""A step of a role in a child of its own, watched by strace from outside: killed, refused or stopped at the Nth of its system calls.
+
+The parent imports everything once and never opens a lake, a store or a log itself; a child is a fork of it, so that a fault costs
+a fraction of a second instead of a start of Python. What the child acknowledges comes over a socket, whose `sendto` no fault
+touches: what was received before the child died is the ledger, and it stands outside.
+
+strace counts by system call and by thread: "the 3rd fdatasync" is the first one that is any thread's third.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SYNCS = ("fsync", "fdatasync")
+WRITES = ("write", "pwrite64", "writev", "pwritev", "ftruncate", "rename", "link", "unlink", "mkdir")
+CHANGES = (*SYNCS, *WRITES)  # whatever changes a file, or makes it last
+ACK = "sendto"
+DEADLINE_S = 60
+
+STRACE = shutil.which("strace")
+WHY_NOT = (
+    "faults are injected on Linux only"
+    if sys.platform != "linux"
+    else "no strace here (Debian: apt-get install strace)"
+    if STRACE is None
+    else "strace may not attach to a process here: be root"
+    if os.geteuid() != 0
+    else ""
+)
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What happens at the `when`-th `call`: `signal=KILL`, `signal=STOP`, `error=EIO`, `retval=24` …, as strace writes it."""
+
+    call: str
+    what: str
+    when: str  # "3", or "3+" for it and all that follow
+
+    def __str__(self) -> str:
+        return f"{self.call} {self.when}: {self.what}"
+
+
+@dataclass
+class Outcome:
+    """How a child ended, and what it had said by then.
+
+    Attributes:
+        status: exit status, or minus the signal.
+        told: what it acknowledged, in order.
+        error: why it failed, if it did so by itself.
+        calls: lines of the trace, if one was kept.
+    """
+
+    status: int
+    told: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+    calls: list[str] = field(default_factory=list)
+
+    @property
+    def killed(self) -> bool:
+        return self.status == -signal.SIGKILL
+
+
+class Tell:
+    """What a step says to the ledger outside: durable for the ledger's purposes once it returns."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+
+    def __call__(self, **said: Any) -> None:
+        self._channel.send(json.dumps(said).encode())
+
+
+Step = Callable[[Tell], None]
+
+
+class Child:
+    """A fork that waits at a gate until it is watched, and then runs its step."""
+
+    def __init__(self, step: Step, log: Path, deadline_s: int = DEADLINE_S) -> None:
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.log = log
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._be_child(step, theirs, deadline_s)
+        theirs.close()
+        self._strace: subprocess.Popen | None = None
+
+    def _be_child(self, step: Step, channel: socket.socket, deadline_s: int) -> None:
+        status = 70
+        try:
+            self._ours.close()
+            output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.alarm(deadline_s)
+            channel.recv(1)
+            step(Tell(channel))
+            status = 0
+        except BaseException as error:
+            traceback.print_exc()
+            with suppress(OSError):
+                channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+            status = 1
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)  # no exit handlers: they are the parent's
+
+    def watch(self, *injections: Injection, trace: Path | None = None, calls: tuple[str, ...] = ()) -> None:
+        """Attach strace, and return once it watches."""
+        names = {each.call for each in injections} | set(calls)
+        command = [
+            STRACE or "strace",
+            "-f",
+            "-qq",
+            "-y",
+            "-s",
+            "64",
+            "-o",
+            str(trace or "/dev/null"),
+            "-e",
+            f"trace={','.join(sorted(names))}",
+        ]
+        for each in injections:
+            command += ["-e", f"inject={each.call}:{each.what}:when={each.when}"]
+        self._strace = subprocess.Popen([*command, "-p", str(self.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        give_up = time.monotonic() + 10
+        while _tracer(self.pid) == 0:
+            if time.monotonic() > give_up or self._strace.poll() is not None:
+                os.kill(self.pid, signal.SIGKILL)
+                raise RuntimeError("strace did not attach")
+            time.sleep(0.001)
+
+    def go(self) -> None:
+        self._ours.send(b"!")
+
+    def stopped(self, trace: Path) -> bool:
+        """Whether every thread stands still, as strace wrote into `trace`; what /proc says is true of any traced call as well."""
+        stopped = {line.split()[0] for line in trace.read_text(errors="replace").splitlines() if "stopped by SIGSTOP" in line}
+        threads = {task.name for task in Path(f"/proc/{self.pid}/task").iterdir()}
+        return bool(stopped) and threads <= stopped
+
+    def ended(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def received(self) -> Iterator[dict[str, Any]]:
+        """What was said and not yet read."""
+        while True:
+            try:
+                message = self._ours.recv(1 << 20, socket.MSG_DONTWAIT)
+            except (BlockingIOError, ConnectionResetError):
+                return
+            if not message:
+                return
+            yield json.loads(message)
+
+    def wait(self, trace: Path | None = None) -> Outcome:
+        _, raw = os.waitpid(self.pid, 0)
+        outcome = Outcome(os.waitstatus_to_exitcode(raw))
+        if self._strace is not None:
+            self._strace.wait(20)
+        for said in self.received():
+            if "error" in said:
+                outcome.error = said["error"]
+            else:
+                outcome.told.append(said)
+        self._ours.close()
+        if trace is not None and trace.exists():
+            outcome.calls = trace.read_text(errors="replace").splitlines()
+        return outcome
+
+
+def run(
+    step: Step, log: Path, *injections: Injection, trace: Path | None = None, calls: tuple[str, ...] = (), deadline_s: int = DEADLINE_S
+) -> Outcome:
+    """Run a step to its end in a child, whatever happens to it there."""
+    child = Child(step, log, deadline_s)
+    if injections or trace is not None:
+        child.watch(*injections, trace=trace, calls=calls)
+    child.go()
+    return child.wait(trace)
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """A place of a step where a fault can be put: some thread's `number`-th `call`, and what it returned undisturbed."""
+
+    call: str
+    number: int
+    result: int = 0
+
+
+def points(step: Step, log: Path, trace: Path, below: Path, calls: tuple[str, ...] = CHANGES) -> list[Point]:
+    """All the points of an undisturbed step whose calls concern a file in the folder `below`, or the ledger."""
+    outcome = run(step, log, trace=trace, calls=(*calls, ACK))
+    if outcome.status != 0:
+        raise AssertionError(f"the step fails without a fault: {outcome.error}; see {log}")
+    made: Counter[tuple[str, str]] = Counter()
+    found: dict[tuple[str, int], Point] = {}
+    for line in outcome.calls:
+        thread, _, call = line.partition(" ")
+        name = call.strip().partition("(")[0]
+        if name not in (*calls, ACK):
+            continue
+        made[thread, name] += 1
+        if name == ACK or str(below) in call:
+            returned = call.rpartition("= ")[2].split()
+            result = int(returned[0]) if returned and returned[0].isdigit() else 0
+            found.setdefault((name, made[thread, name]), Point(name, made[thread, name], result))
+    return sorted(found.values())
+
+
+def _tracer(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("TracerPid:"):
+            return int(line.split()[1])
+    return 0

@@ -1,0 +1,257 @@
+"""Drills with the real processes, as `tailorbird up` runs them, under load: killed at random times, cut off from power, without space.
+
+The load is `tests.faults.oracle.Load`, whose ledger is synced before anything is sent. A drill ends when all that was acknowledged
+is in the lake by itself; then it is judged as the scenes are.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack, redirect_stdout, suppress
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from tests.faults.chaos import injection, power
+from tests.faults.chaos.judging import Verdict, count
+from tests.faults.chaos.site import CLOCK
+from tests.faults.oracle import Ledger, Load, in_lake
+from tests.faults.roles import Up, make_project, until
+from tests.faults.test_kafka import on_kafka
+from tests.store.servers import BINARY, running
+from tests.stream.brokers import WHY_NOT, broker
+
+from tailorbird.cli.roles import drain
+from tailorbird.config import Project, open_project
+
+ROLES = ("serve", "router", "worker", "lake")
+DISK_BYTES = 96 << 20
+
+
+@dataclass(frozen=True)
+class Drill:
+    """What is done to the running processes, and which share of the kills that are left it takes."""
+
+    name: str
+    share: float
+    run: Callable[[Path, int], dict[str, Any]]
+    why_not: Callable[[], str] = lambda: ""
+
+    def play(self, folder: Path, kills: int) -> dict[str, Any]:
+        counts = {"kills": 0, "acked": 0, "lost": 0, "doubled": 0, "unequal": 0}
+        found = {"name": self.name, "what": "", "notes": [], "skipped": self.why_not(), **counts}
+        if not found["skipped"]:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                found |= self.run(folder, kills)
+            except AssertionError as error:
+                found |= {"unequal": 1, "notes": [f"the drill did not end well: {error}"]}
+        return found
+
+
+def kills_under_load(folder: Path, kills: int) -> dict[str, Any]:
+    """Each role again and again, whatever it is doing just then."""
+    project = _make_project(folder / "shop")
+    return _killed(project, folder, kills)
+
+
+def kafka_and_valkey(folder: Path, kills: int) -> dict[str, Any]:
+    """The same with the logs in topics of a broker, and the records copied to a Valkey, which is killed as well."""
+    with ExitStack() as stack:
+        servers = stack.enter_context(broker(folder))
+        valkey = stack.enter_context(running(folder / "valkey"))
+        project = on_kafka(_make_project(folder / "shop"), servers)
+        with (project.root / "tailorbird.toml").open("a") as file:
+            file.write(f'\n[store]\nurl = "{valkey.url}"\n')
+        project = open_project(project.root)
+
+        def kill_valkey() -> None:
+            valkey.kill()
+            valkey.start()
+
+        return _killed(project, folder, kills, kill_valkey)
+
+
+def _killed(project: Project, folder: Path, kills: int, other: Callable[[], None] | None = None) -> dict[str, Any]:
+    ledger, rng = Ledger(folder / "ledger.jsonl"), random.Random(kills)
+    up = Up(project).wait()
+    load = Load(up.port, ledger)
+    slowest = 0.0
+    try:
+        load.start()
+        for number in range(kills):
+            before = len(ledger.acked)
+            time.sleep(rng.uniform(0, 0.4))  # the time is the drill's, not a guess of when something is done
+            if other is not None and number % 5 == 4:
+                other()
+                continue
+            started = time.monotonic()
+            up.kill(ROLES[number % len(ROLES)])
+            until(lambda seen=before: len(ledger.acked) > seen + 5, 90, f"nothing is acknowledged any more; see {up.log}")
+            slowest = max(slowest, time.monotonic() - started)
+        load.stop()
+        until(lambda: _all_in(project, ledger), 180, "what was acknowledged did not reach the lake by itself")
+    finally:
+        up.stop()
+    return _judged(project, ledger, kills, f"random kills; acknowledging again after at most {slowest:.1f} s")
+
+
+def _all_in(project: Project, ledger: Ledger) -> bool:
+    """Asked in a child, for the parent of later forks must not open a lake."""
+    with_lake = injection.run(lambda tell: tell(there=ledger.acked <= in_lake(project).keys()), project.root / "asked.log")
+    return bool(with_lake.told) and with_lake.told[0]["there"]
+
+
+def _judged(project: Project, ledger: Ledger, kills: int, what: str) -> dict[str, Any]:
+    def judging(tell: injection.Tell) -> None:
+        verdict = Verdict()
+        drain(project, CLOCK, progress=lambda *_: None)
+        count(project, ledger, verdict)
+        tell(**vars(verdict))
+
+    outcome = injection.run(judging, project.root / "judge.log")
+    counts = {"kills": kills, "acked": len(ledger.acked), "what": what}
+    if not outcome.told:
+        return {**counts, "unequal": 1, "notes": [f"the judge failed: {outcome.error}"]}
+    verdict = Verdict(**outcome.told[0])
+    return {**counts, "lost": verdict.lost, "doubled": verdict.doubled, "unequal": verdict.unequal, "notes": verdict.notes}
+
+
+def power_cuts(folder: Path, kills: int) -> dict[str, Any]:
+    """All processes on a disk of their own, whose power goes at random times; what was acknowledged by then must be on it."""
+    rng, worst = random.Random(kills), Verdict()
+    acked, done = 0, 0
+    image = power.make_image(folder / "disk-0", None, size=4 * power.IMAGE_BYTES)
+    where = folder / "disk"
+    ledger = Ledger(folder / "ledger.jsonl")
+    for cut in range(kills):
+        with power.mounted(image, where):
+            project = open_project(where / "shop") if cut else _synced(_make_project(where / "shop"))
+            up = Up(project).wait()
+            load = Load(up.port, ledger, seed=cut)
+            load.start()
+            before = len(ledger.acked)
+            until(lambda seen=before: len(ledger.acked) > seen + 20, 60, f"nothing is acknowledged; see {up.log}")
+            time.sleep(rng.uniform(0, 1.5))
+            pids = _all_pids(up)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            known = set(ledger.acked), set(ledger.refused), set(ledger.sent)
+            image = power.copy_image(image, folder / f"disk-{cut + 1}")
+            load.abandon()
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            up.process.wait()
+        (folder / f"disk-{cut}").unlink()
+        ledger.acked, ledger.refused, _ = known  # what was acknowledged behind the cut was on the lost disk
+        done += 1
+        with power.mounted(power.copy_image(image, folder / "judged"), where):
+            found = _judged(open_project(where / "shop"), ledger, done, "")
+        worst.lost += found.get("lost", 0)
+        worst.doubled += found.get("doubled", 0)
+        worst.unequal += found.get("unequal", 0)
+        worst.notes += [f"cut {cut}: {note}" for note in found["notes"]]
+        acked = len(ledger.acked)
+    return {
+        "kills": done, "acked": acked, "lost": worst.lost, "doubled": worst.doubled, "unequal": worst.unequal, "notes": worst.notes,
+        "what": "power cuts under all processes, each run going on with what the cut before left on the disk",
+    }  # fmt: skip
+
+
+def full_disk(folder: Path, kills: int) -> dict[str, Any]:
+    """A disk that others fill: the door refuses before it accepts, answers go on, and with space all goes on by itself."""
+    with power.small_disk(folder / "disk", DISK_BYTES):
+        project, ledger = _with_data(_make_project(folder / "shop"), folder / "disk" / "data"), Ledger(folder / "ledger.jsonl")
+        up = Up(project).wait()
+        load = Load(up.port, ledger)
+        notes: list[str] = []
+        try:
+            load.start()
+            until(lambda: len(ledger.acked) > 200, 60, "nothing is acknowledged")
+            filler = folder / "disk" / "filler"
+            _fill(filler)
+            until(lambda: _status(up.port, "/v1/events", _CLICK) == 507, 30, "the door goes on as if there were space")
+            answered = [_status(up.port, "/v1/recommend", _ASK) for _ in range(100)]
+            if set(answered) != {200}:
+                notes.append(f"answers on a full disk: {sorted(set(answered))}")
+            held = len(ledger.acked)
+            filler.unlink()
+            started = time.monotonic()
+            until(lambda: len(ledger.acked) > held + 50, 60, f"it did not go on by itself; see {up.log}")
+            again = time.monotonic() - started
+            load.stop()
+            until(lambda: _all_in(project, ledger), 180, "what was acknowledged did not reach the lake by itself")
+        finally:
+            up.stop()
+        found = _judged(
+            project, ledger, 0, f"507 while it was full, 100 answers of 100 given meanwhile, events taken again {again:.1f} s after"
+        )
+        found["notes"] = notes + found["notes"]
+        found["unequal"] += len(notes)
+        return found
+
+
+_CLICK = {"event_id": "full", "type": "click", "user_id": "u1", "item_id": "i1"}
+_ASK = {"user_id": "u1", "slot": "home", "size": 3}
+
+
+def _make_project(folder: Path) -> Project:
+    with redirect_stdout(StringIO()):  # of what `init` says
+        return make_project(folder)
+
+
+def _synced(project: Project) -> Project:
+    """What a user wrote is theirs to keep; the promise begins with the first event."""
+    subprocess.run(["sync", "-f", str(project.root)], check=True)
+    return project
+
+
+def _with_data(project: Project, data: Path) -> Project:
+    settings = project.root / "tailorbird.toml"
+    settings.write_text(settings.read_text().replace("[project]", f'[project]\ndata = "{data}"'))
+    return open_project(project.root)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb") as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+            file.flush()
+
+
+def _status(port: int, path: str, body: dict[str, Any]) -> int:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def _all_pids(up: Up) -> list[int]:
+    """`up` and all below it; the supervisor first, so that it starts nothing meanwhile."""
+    found = [up.process.pid]
+    for pid in found:
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+        found += [int(child) for child in listed.stdout.split()]
+    return found
+
+
+def _no_kafka() -> str:
+    return WHY_NOT or ("" if BINARY else "no valkey-server here (Debian: apt-get install valkey-server)")
+
+
+LIVE = (
+    Drill("kills under load", 0.6, kills_under_load),
+    Drill("Kafka and Valkey", 0.25, kafka_and_valkey, _no_kafka),
+    Drill("power cuts under load", 0.15, power_cuts, power.why_not),
+    Drill("a full disk", 0.0, full_disk, power.why_not),
+)

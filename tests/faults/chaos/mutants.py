@@ -1,0 +1,322 @@
+"""Unsafe changes to the data plane, one each, and where they must show: a checker that never failed proves nothing.
+
+A mutant is patched into the child that plays a scene (or into its judge too, where what it changes is a decision of the router).
+Nothing in the package knows of them, but for the two measures that `faults.cut` switches off. Those of the feature engine are in
+`tests/features/fuzz_mutants.py`, each with a scene of its own; here they are run beside the others, so that the list is whole.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import apsw
+import msgspec
+from tests.faults.chaos import injection, trials
+from tests.faults.chaos.plan import evenly
+from tests.faults.chaos.site import CLOCK
+from tests.features import fuzz_mutants
+
+from tailorbird import faults
+from tailorbird.features import worker
+from tailorbird.lake import archive, delta, durable, vacuum
+from tailorbird.router import route, router
+from tailorbird.serving.door import Door
+from tailorbird.store.embedded import EmbeddedSnapshot, EmbeddedStore
+from tailorbird.stream import embedded, released, sqlite
+from tailorbird.stream.lock import FileLock
+
+TRIES = 60  # points at most, evenly spread, until one shows it
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change that makes the data plane unsafe.
+
+    Attributes:
+        patch: makes it, in a process that ends with the scene.
+        scenes: where it must show.
+        kind: the faults that bring it out; "none" if it shows by itself.
+        judged: whether whoever recovers is changed too.
+    """
+
+    patch: Callable[[], None]
+    scenes: tuple[str, ...]
+    kind: str
+    judged: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.patch.__name__.strip("_").replace("_", " ")
+
+
+def _cut(site: str) -> None:
+    faults.cut = lambda asked: asked == site
+
+
+def _acknowledge_before_the_sync() -> None:
+    _cut("door.sync_before_ack")
+
+
+def _synchronous_normal_instead_of_full() -> None:
+    sound = sqlite.connect_writer
+
+    def connect(path: Path) -> apsw.Connection:
+        connection = sound(path)
+        connection.execute("PRAGMA synchronous = 1")
+        return connection
+
+    sqlite.connect_writer = connect
+
+
+def _acknowledge_what_was_not_committed() -> None:
+    def reject(self: Door, entries: list) -> None:
+        self._acknowledge(entries)
+
+    Door._reject = reject  # pyrefly: ignore
+
+
+def _a_click_before_its_answer() -> None:
+    """Answers are written down once there is time."""
+    record, submit, waiting = Door.record_answer, Door.submit, []
+
+    def late(self: Door, *given: Any) -> bool:
+        waiting.append(given)
+        return True
+
+    def first(self: Door, *given: Any, **more: Any) -> list:
+        decisions = submit(self, *given, **more)
+        while waiting:
+            record(self, *waiting.pop(0))
+        return decisions
+
+    Door.record_answer, Door.submit = late, first  # pyrefly: ignore
+
+
+def _no_deduplication() -> None:
+    _cut("router.dedup")
+
+
+def _the_routers_position_outside_its_transaction() -> None:
+    save = route.Memory.save
+
+    def apart(self: route.Memory, connection: apsw.Connection, newest: dict, past: list) -> None:
+        save(self, connection, newest, past)
+        connection.execute("COMMIT")
+        connection.execute("BEGIN IMMEDIATE")
+
+    route.Memory.save = apart  # pyrefly: ignore
+
+
+def _the_index_before_the_output() -> None:
+    """What is remembered as seen is committed first, and by the time of its receipt only, not by where it stood."""
+    blocks = router.Router._blocks
+
+    def first(self: router.Router, *given: Any) -> list:
+        connection = self._log.connection
+        self._memory.seen.save(connection)
+        connection.execute("COMMIT")
+        connection.execute("BEGIN IMMEDIATE")
+        return blocks(self, *given)
+
+    router.Router._blocks = first  # pyrefly: ignore
+
+
+def _lateness_by_the_imports_clock() -> None:
+    sound = router.check
+
+    def check(body: bytes, receipt: Any, plan: Any) -> tuple[list, list]:
+        accepted, refused = sound(body, receipt, plan)
+        if receipt.source == "import":
+            accepted = [msgspec.structs.replace(one, received_at=CLOCK.now()) for one in accepted]
+        return accepted, refused
+
+    router.check = check
+
+
+def _the_workers_position_outside_its_transaction() -> None:
+    sound = EmbeddedStore.write
+    position = worker.Position().encode()[0]
+
+    class Without(EmbeddedSnapshot):
+        held: list[tuple[bytes, bytes]]
+
+        def put_many(self, records: Any) -> None:
+            records = list(records)
+            self.held += [one for one in records if one[0] == position]
+            super().put_many(one for one in records if one[0] != position)
+
+    def write(self: EmbeddedStore, change: Callable[[Any], Any]) -> Any:
+        held: list[tuple[bytes, bytes]] = []
+
+        def apart(transaction: EmbeddedSnapshot) -> Any:
+            without = Without(transaction._transaction)
+            without.held = held
+            return change(without)
+
+        result = sound(self, apart)
+        if held:
+            sound(self, lambda transaction: transaction.put_many(held))
+        return result
+
+    EmbeddedStore.write = write  # pyrefly: ignore
+
+
+def _no_fence() -> None:
+    """Two workers on one state, and neither lock nor commit number between them."""
+    FileLock.__init__ = lambda self, path: setattr(self, "_file", -1)  # pyrefly: ignore
+    step, second = worker.FeatureWorker.step, []
+
+    class Any_:
+        def __ne__(self, other: object) -> bool:
+            return False
+
+    def both(self: worker.FeatureWorker, rows_max: int) -> worker.WorkerReport:
+        if not second:
+            second.append(worker.FeatureWorker(self._routed, self._folder.parent, self.features, clock=CLOCK))
+            worker.read_position = lambda snapshot: SimpleNamespace(commit=Any_())
+        step(second[0], rows_max)
+        return step(self, rows_max)
+
+    worker.FeatureWorker.step = both  # pyrefly: ignore
+
+
+def _a_state_that_is_ready_before_it_is_built() -> None:
+    worker.replace = lambda position, **changes: replace(position, **{**changes, "ready": 1})
+    worker.Position = partial(worker.Position, ready=1)  # pyrefly: ignore
+    sound = worker.FeatureWorker.bootstrap
+
+    def bootstrap(self: worker.FeatureWorker, history: Any, p: int) -> None:
+        sound(self, lambda after: (table.slice(at, 5) for table in history(after) for at in range(0, len(table), 5)), p)
+
+    worker.FeatureWorker.bootstrap = bootstrap  # pyrefly: ignore
+
+
+def _commits_of_the_lake_without_a_sync() -> None:
+    _cut("lake.sync")
+
+
+def _a_failed_sync_is_tried_again() -> None:
+    def sync(handle: int) -> None:
+        try:
+            os.fsync(handle)
+        except OSError:
+            os.fsync(handle)
+
+    durable._sync = sync
+
+
+def _the_manifest_before_its_file() -> None:
+    def write_new(path: Path, data: bytes) -> None:
+        path.write_bytes(data)
+
+    archive.durable = SimpleNamespace(**{**vars(durable), "write_new": write_new, "sync_folder": lambda folder: None})
+
+
+def _pruned_before_it_is_verified() -> None:
+    """The router's word is enough."""
+    released.Released.raw = lambda self, producer: 1 << 40  # pyrefly: ignore
+    released.Released.of_routed = lambda self: 1 << 40  # pyrefly: ignore
+
+
+def _a_dry_run_for_a_vacuum() -> None:
+    sound = vacuum.vacuum
+
+    def dry(*given: Any, **more: Any) -> Any:
+        return sound(*given, **{**more, "dry_run": True})
+
+    delta.vacuum = SimpleNamespace(**{**vars(vacuum), "vacuum": dry})
+
+
+def _small_files_deleted_before_the_large_one_counts() -> None:
+    sound = delta.DurableTable._commit
+
+    def commit(self: delta.DurableTable, *given: Any, **more: Any) -> Any:
+        for path in more.get("removed") or []:
+            (self.path / path).unlink()
+        return sound(self, *given, **more)
+
+    delta.DurableTable._commit = commit  # pyrefly: ignore
+
+
+def _putting_files_together_drops_a_row() -> None:
+    sound = delta.DurableTable._write
+
+    def write(self: delta.DurableTable, rows: Any, now: int, **more: Any) -> Any:
+        return sound(self, rows if more.get("data_change", True) else rows.slice(1), now, **more)
+
+    delta.DurableTable._write = write  # pyrefly: ignore
+
+
+def _a_batch_loses_its_last_body() -> None:
+    sound = embedded.EmbeddedWriter._insert
+
+    def insert(self: embedded.EmbeddedWriter, blocks: Any) -> int:
+        blocks = list(blocks)
+        return sound(self, blocks[:-1] if len(blocks) > 1 else blocks)
+
+    embedded.EmbeddedWriter._insert = insert  # pyrefly: ignore
+
+
+MUTANTS = (
+    Mutant(_acknowledge_before_the_sync, ("door",), "kill"),
+    Mutant(_synchronous_normal_instead_of_full, ("acknowledge",), "power"),
+    Mutant(_acknowledge_what_was_not_committed, ("acknowledge",), "sync"),
+    Mutant(_a_batch_loses_its_last_body, ("acknowledge",), "none"),
+    Mutant(_a_click_before_its_answer, ("door",), "none"),
+    Mutant(_no_deduplication, ("router",), "none"),
+    Mutant(_the_routers_position_outside_its_transaction, ("router",), "kill"),
+    Mutant(_the_index_before_the_output, ("router",), "kill"),
+    Mutant(_lateness_by_the_imports_clock, ("import",), "none", judged=True),
+    Mutant(_the_workers_position_outside_its_transaction, ("worker",), "kill"),
+    Mutant(_no_fence, ("worker",), "none"),
+    Mutant(_a_state_that_is_ready_before_it_is_built, ("bootstrap",), "kill"),
+    Mutant(_commits_of_the_lake_without_a_sync, ("load",), "power"),
+    Mutant(_a_failed_sync_is_tried_again, ("lake",), "sync"),
+    Mutant(_the_manifest_before_its_file, ("load",), "power"),
+    Mutant(_pruned_before_it_is_verified, ("load",), "none"),
+    Mutant(_a_dry_run_for_a_vacuum, ("compaction",), "none"),
+    Mutant(_small_files_deleted_before_the_large_one_counts, ("compaction",), "kill"),
+    Mutant(_putting_files_together_drops_a_row, ("compaction",), "none"),
+)
+ENGINE = tuple(mutant.name for mutant in fuzz_mutants.MUTANTS)
+
+
+def names(*, engine: bool = True) -> list[str]:
+    """All of them, those of the feature engine included unless told otherwise."""
+    return [*(mutant.name for mutant in MUTANTS), *(f"engine: {name.replace('_', ' ')}" for name in ENGINE if engine)]
+
+
+def attempt(root: Path, name: str, room: Path) -> dict[str, Any]:
+    """Whether a mutant is noticed, and by what."""
+    if name.startswith("engine: "):
+        return _attempt_engine(name, room)
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
+    tried = 0
+    for scene in mutant.scenes:
+        found = trials.prepared(root, scene, 1)
+        for trial in evenly(trials.trials_of(mutant.kind, scene, found, 1), TRIES):
+            result = trials.attempt(root, trial, room, mutant.patch, mutant.judged)
+            tried += 1
+            if result.hit and not result.verdict.clean:
+                how = result.verdict.notes[0] if result.verdict.notes else f"{result.verdict}"
+                return {"name": name, "caught": True, "how": f"{mutant.kind} in {scene}, {result.point}: {how}", "tried": tried}
+    return {"name": name, "caught": False, "how": f"{tried} faults of the kind {mutant.kind} in {', '.join(mutant.scenes)}", "tried": tried}
+
+
+def _attempt_engine(name: str, room: Path) -> dict[str, Any]:
+    mutant = next(mutant for mutant in fuzz_mutants.MUTANTS if f"engine: {mutant.name.replace('_', ' ')}" == name)
+
+    def play(tell: injection.Tell) -> None:
+        with fuzz_mutants.mutated(mutant):
+            found = fuzz_mutants.differences(mutant.scene, room / f"engine-{mutant.name}")
+        tell(found=[one[:200] for one in found[:1]])
+
+    room.mkdir(parents=True, exist_ok=True)
+    outcome = injection.run(play, room / "log")
+    found = outcome.told[0]["found"] if outcome.told else []
+    how = found[0].splitlines()[0] if found else outcome.error or "no difference"
+    return {"name": name, "caught": bool(found), "how": f"its scene: {how}", "tried": 1}

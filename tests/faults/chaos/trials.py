@@ -1,0 +1,233 @@
+"""One fault at one point of one scene: inject it, let everything recover, and judge.
+
+kill    SIGKILL before the call is carried out
+sync    EIO from fsync or fdatasync: the batch is refused, and the sync is not tried again
+full    ENOSPC from this write on: what is acknowledged stays, and once there is space all goes on without hands
+lost    a write that says "done" and is not: found by a checksum, or harmless, but never wrong data without a word
+power   the power goes just behind the call
+none    nothing: for a mutant that shows by itself
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from tests.faults.chaos import injection, power
+from tests.faults.chaos.injection import ACK, SYNCS, Child, Injection, Outcome, Point
+from tests.faults.chaos.judging import Verdict
+from tests.faults.chaos.scenes import SCENES, Scene
+from tests.faults.chaos.site import Told
+
+
+def _sound() -> None:
+    """Changes nothing."""
+
+
+_STEP_S = 12  # a step takes half a second; a thread that nobody woke, for ever
+
+KINDS = ("kill", "sync", "full", "lost", "power")
+Prelude = Callable[[], None]  # what a mutant changes in the child before its step
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is to be tried."""
+
+    kind: str
+    scene: str
+    point: Point
+    seed: int = 1
+
+
+@dataclass
+class Result:
+    """What came of it. `hit`: the fault took place; without that a trial counts for nothing."""
+
+    kind: str
+    scene: str
+    point: str
+    seed: int
+    hit: bool = False
+    acked: int = 0
+    seconds: float = 0.0
+    verdict: Verdict = field(default_factory=Verdict)
+
+    @property
+    def silent(self) -> bool:
+        """Whether something is wrong that nobody was told of."""
+        return not self.verdict.clean and not self.verdict.told and not self.verdict.named_by
+
+
+def scene_of(name: str) -> Scene:
+    return next(scene for scene in SCENES if scene.name == name)
+
+
+def base_of(root: Path, scene: str, seed: int) -> Path:
+    return root / f"{scene}-{seed}"
+
+
+def prepare(root: Path, name: str, seed: int) -> list[Point]:
+    """Make a scene's folder, as a folder and as a disk, and find where faults can be put."""
+    scene, base = scene_of(name), base_of(root, name, seed)
+    log = root / f"{name}-{seed}.log"
+    made = injection.run(lambda _: scene.make(base, seed), log)
+    if made.status != 0:
+        raise AssertionError(f"scene {name} cannot be made: {made.error}; see {log}")
+    tried = root / f"{name}-{seed}.tried"
+    shutil.copytree(base, tried)
+    try:
+        found = injection.points(lambda tell: scene.run(tried, tell), log, root / f"{name}-{seed}.trace", tried)
+        _points_file(root, name, seed).write_bytes(msgspec.json.encode(found))
+        return found
+    finally:
+        shutil.rmtree(tried)
+
+
+def prepared(root: Path, name: str, seed: int) -> list[Point]:
+    """The points of a scene that was prepared."""
+    return msgspec.json.decode(_points_file(root, name, seed).read_bytes(), type=list[Point])
+
+
+def _points_file(root: Path, name: str, seed: int) -> Path:
+    return root / f"{name}-{seed}.points"
+
+
+def trials_of(kind: str, scene: str, found: list[Point], seed: int) -> list[Trial]:
+    """All the faults of a kind that can be put into a scene."""
+    if kind == "none":
+        return [Trial(kind, scene, Point("none", 0), seed)]
+    wanted: dict[str, Callable[[Point], bool]] = {
+        "kill": lambda point: point.call != ACK,
+        "sync": lambda point: point.call in SYNCS,
+        "full": lambda point: point.call in ("write", "pwrite64", "writev"),
+        "lost": lambda point: point.call in ("write", "pwrite64") and point.result > 8,
+        "power": lambda point: point.call in (*SYNCS, "rename", ACK),
+    }
+    return [Trial(kind, scene, point, seed) for point in found if wanted[kind](point)]
+
+
+def attempt(root: Path, trial: Trial, room: Path, prelude: Prelude = _sound, judged: bool = False) -> Result:
+    """Carry a trial out in the folder `room`, which is this caller's own.
+
+    Args:
+        prelude: changes the process that plays the step, and with `judged` the one that recovers and judges.
+    """
+    started = time.monotonic()
+    result = Result(trial.kind, trial.scene, f"{trial.point.call} {trial.point.number}", trial.seed)
+    shutil.rmtree(room, ignore_errors=True)
+    room.mkdir(parents=True)
+    base = base_of(root, trial.scene, trial.seed)
+    if trial.kind == "power":
+        _cut_power(base, trial, room, (prelude, judged), result)
+    else:
+        shutil.copytree(base, room / "site")
+        outcome = _disturb(trial, room, prelude)
+        told = Told.read(room / "site" / "ledger.json")
+        told.take(outcome.told)
+        result.acked = len(outcome.told)
+        result.hit = {"kill": outcome.killed, "none": True}.get(trial.kind, _hit(outcome, room))
+        if result.hit:
+            _judge(trial, room / "site", told, room, result, prelude if judged else _sound)
+            _check_syncs(trial, outcome, result)
+        if trial.kind == "none" and outcome.status != 0:
+            result.verdict.unequal += 1
+            result.verdict.notes.insert(0, f"the step failed: {outcome.error}")
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _hit(outcome: Outcome, room: Path) -> bool:
+    """Whether the fault met a file. Threads wake each other by `write` too, so that the Nth may be another one this time."""
+    return any("(INJECTED)" in call and str(room / "site") in call for call in outcome.calls)
+
+
+def _disturb(trial: Trial, room: Path, prelude: Prelude) -> Outcome:
+    scene, point = scene_of(trial.scene), trial.point
+
+    def step(tell: injection.Tell) -> None:
+        prelude()
+        scene.run(room / "site", tell)
+
+    if trial.kind == "none":
+        return injection.run(step, room / "log")
+    what, when = {
+        "kill": ("signal=KILL", str(point.number)),
+        "sync": ("error=EIO", str(point.number)),
+        # Not all writes from then on: threads wake each other by write.
+        "full": ("error=ENOSPC", str(point.number) if point.call == "write" else f"{point.number}+"),
+        "lost": (f"retval={point.result}", str(point.number)),
+    }[trial.kind]
+    trace = None if trial.kind == "kill" else room / "trace"
+    calls = () if trace is None else SYNCS
+    return injection.run(step, room / "log", Injection(point.call, what, when), trace=trace, calls=calls, deadline_s=_STEP_S)
+
+
+def _judge(trial: Trial, site: Path, told: Told, room: Path, result: Result, prelude: Prelude) -> None:
+    """In a child of its own, since a parent must not open a lake."""
+    scene = scene_of(trial.scene)
+
+    def judging(tell: injection.Tell) -> None:
+        prelude()
+        tell(**vars(scene.judge(site, told)))
+
+    outcome = injection.run(judging, room / "log")
+    if trial.kind == "lost":
+        for _ in range(2):  # a supervisor starts what died again
+            if outcome.status < 0:
+                outcome = injection.run(judging, room / "log")
+    if outcome.told:
+        result.verdict = Verdict(**outcome.told[0])
+    else:
+        result.verdict = Verdict(unequal=1, notes=[f"the judge failed with status {outcome.status}: {outcome.error}"])
+    if trial.kind != "lost" and result.verdict.told:
+        # A crash or an error is nothing that anybody should have to mend by hand.
+        result.verdict.unequal += 1
+        result.verdict.told = ""
+
+
+def _check_syncs(trial: Trial, outcome: Outcome, result: Result) -> None:
+    """A sync that failed is not tried again on the same file: the kernel would say "done" without having written."""
+    failed: set[str] = set()
+    for call in outcome.calls:
+        file = call.partition("<")[2].partition(">")[0]
+        if trial.kind == "sync" and any(f"{name}(" in call for name in SYNCS):
+            if "(INJECTED)" in call:
+                failed.add(file)
+            elif file in failed:
+                result.verdict.unequal += 1
+                result.verdict.notes.append(f"a failed sync was tried again: {file}")
+                return
+
+
+def _cut_power(base: Path, trial: Trial, room: Path, preludes: tuple[Prelude, bool], result: Result) -> None:
+    scene, point = scene_of(trial.scene), trial.point
+    image = power.make_image(room / "disk", base)
+    where = room / "site"
+    with power.mounted(image, where):
+
+        def step(tell: injection.Tell) -> None:
+            preludes[0]()
+            scene.run(where, tell)
+
+        child = Child(step, room / "log")
+        child.watch(Injection(point.call, "signal=STOP", str(point.number)), trace=room / "trace")
+        child.go()
+        give_up = time.monotonic() + injection.DEADLINE_S
+        while not (child.ended() or child.stopped(room / "trace")) and time.monotonic() < give_up:
+            time.sleep(0.002)
+        result.hit = not child.ended()
+        said = list(child.received())
+        if result.hit:
+            power.copy_image(image, room / "copy")
+        child.kill()
+        child.wait()
+    if not result.hit:
+        return
+    result.acked = sum("acked" in each for each in said)
+    with power.mounted(room / "copy", where):
+        told = Told.read(where / "ledger.json")
+        told.take(said)
+        _judge(trial, where, told, room, result, preludes[0] if preludes[1] else _sound)

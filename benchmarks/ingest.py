@@ -207,7 +207,7 @@ def main() -> None:
         "sizes": {"events": events, "body_rows": BODY_ROWS, "senders": SENDERS, "bytes": sum(map(len, sent)), "runs": arguments.runs},
         "versions": {name: version(name) for name in ("apsw", "deltalake", "lmdb", "numpy", "pyarrow")}
         | {"python": platform.python_version()},
-        "cpu": _cpu(),
+        "cpu": cpu(),
     }
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
@@ -220,7 +220,7 @@ def _with_rules(watch: Stopwatch) -> float:
     return round(whole / (whole + 2 * (watch.median("check_rules") - watch.median("check"))), 3)
 
 
-def _cpu() -> str:
+def cpu() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,0 +1,349 @@
+"""All roles under a steady load for minutes: does anything grow that should not?
+
+    python -m benchmarks.soak [--minutes 10] [--share 0.7] [--small] [--json] [--plot docs/images/soak.png]
+
+A project of its own, `tailorbird run` for each role, and senders outside of them. First it is sent as much as it takes, for a while:
+the slowest role's events a second are the capacity. When all have caught up, `share` of that is sent for `minutes`, at even times
+whatever the answers take. Every two seconds are noted, of each role: its own memory (anonymous pages, its share of those it has in
+common), what it maps of files (LMDB; the kernel may drop it), open files; of the project: bytes of logs, of their `-wal`, of states and
+lake, and how far each reader is behind. What grows is told as a slope over the last four fifths of the time, by least squares.
+
+`results` has the slopes, `equal` whether every acknowledged event is in the lake once, `ratios.memory` each role's
+mean memory over that plus what the slope makes of the minutes (1: flat; below: it grew).
+"""
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from benchmarks.ingest import cpu
+from tailorbird.cli.init import init
+from tailorbird.config import Project, open_project
+from tailorbird.features.figures import all_figures
+from tailorbird.lake import Lake, leave
+from tailorbird.stream.lag import LagMeter
+
+ROLES = ("serve", "router", "worker", "lake")
+BODY_ROWS = 100
+SENDERS = 4
+EVERY_S = 2.0
+PEOPLE, ITEMS = 20_000, 5_000
+MIB = 1 << 20
+
+
+@dataclass
+class Sent:
+    """What the senders were told, counted together."""
+
+    accepted: int = 0
+    refused: int = 0
+    pushed_back: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, status: int, rows: int) -> None:
+        with self.lock:
+            if status == 429 or status == 503:
+                self.pushed_back += rows
+            elif status in (200, 202):
+                self.accepted += rows
+            else:
+                self.refused += rows
+
+
+class Roles:
+    """One process for each role of a project, and how to reach the door."""
+
+    def __init__(self, project: Project, port: int) -> None:
+        self.port = port
+        self.processes: dict[str, subprocess.Popen] = {}
+        for role in ROLES:
+            more = ["--port", str(port)] if role == "serve" else []
+            command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "run", role, *more]
+            with (project.root / f"{role}.log").open("wb") as log:
+                self.processes[role] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait(self, deadline_s: float = 120) -> None:
+        until = time.monotonic() + deadline_s
+        while not self._answers():
+            assert time.monotonic() < until, "serve does not answer; see serve.log"
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        for role, process in self.processes.items():
+            assert process.poll() is None, f"{role} died with status {process.returncode}"
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            process.wait(60)
+
+
+def body(number: int, rng: np.random.Generator) -> bytes:
+    """`BODY_ROWS` events of now."""
+    now = time.time_ns() // 1_000
+    people, items = rng.integers(0, PEOPLE, BODY_ROWS).tolist(), (ITEMS * rng.random(BODY_ROWS) ** 3).astype(int).tolist()
+    types = rng.choice(["view", "click", "cart", "purchase"], BODY_ROWS, p=[0.6, 0.3, 0.07, 0.03]).tolist()
+    return msgspec.json.encode(
+        [
+            {
+                "event_id": f"s{number}-{row}", "type": types[row], "ts": now, "user_id": f"u{people[row]}", "item_id": f"i{items[row]}",
+                "context": {"device": "phone", "country": "NO"}, "properties": {"price": 19.9, "quantity": 1},
+            }
+            for row in range(BODY_ROWS)
+        ]
+    )  # fmt: skip
+
+
+@contextmanager
+def load(port: int, sent: Sent, numbers: Iterator[int], per_s: float | None) -> Iterator[None]:
+    """Sends from some threads meanwhile: `per_s` events a second at even times, or as fast as is answered."""
+    stop, guard, began = threading.Event(), threading.Lock(), time.monotonic()
+    slots = iter(range(1 << 60))
+
+    def send() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        while not stop.is_set():
+            with guard:
+                number, slot = next(numbers), next(slots)
+            if per_s is not None:
+                stop.wait(max(0.0, began + slot * BODY_ROWS / per_s - time.monotonic()))
+                if stop.is_set():
+                    return
+            connection.request("POST", "/v1/events", body(number, np.random.default_rng(number)), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            sent.count(answer.status, BODY_ROWS)
+            if answer.status in (429, 503):
+                stop.wait(0.2)
+
+    threads = [threading.Thread(target=send) for _ in range(SENDERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+class Watch:
+    """Samples of everything, a row each."""
+
+    def __init__(self, project: Project, roles: Roles) -> None:
+        self._project, self._roles = project, roles
+        self.rows: list[dict[str, float]] = []
+
+    def lags(self) -> dict[str, int]:
+        paths = self._project.paths
+        with LagMeter(
+            self._project.stream, paths.lake, lambda: {each.schema_hash: each.offset for each in all_figures(paths.state)}
+        ) as meter:
+            found: dict[str, int] = {}
+            for lag in meter.measure():
+                name = f"{lag.reader.split()[0]} of {'raw' if lag.log.startswith('raw') else lag.log}"
+                found[name] = max(lag.rows, found.get(name, 0))
+        return {name: rows for name, rows in found.items() if name in ("router of raw", "worker of routed", "lake of routed")}
+
+    def sample(self, began: float, sent: Sent) -> None:
+        row: dict[str, float] = {"s": time.monotonic() - began, "accepted": sent.accepted}
+        for role, process in self._roles.processes.items():
+            memory = _memory(process.pid)
+            row |= {f"{role} own": memory["Pss_Anon"], f"{role} mapped": memory["Pss_File"], f"{role} files": _files(process.pid)}
+        data = self._project.paths.data
+        row["logs"] = _bytes(data / "stream", ".db")
+        row["wal"] = _bytes(data / "stream", "-wal")
+        row["state"] = _bytes(data / "state", "")
+        row["lake"] = _bytes(data / "lake", "")
+        row |= {f"behind: {name}": rows for name, rows in self.lags().items()}
+        self.rows.append(row)
+
+    def column(self, name: str) -> np.ndarray:
+        return np.array([row.get(name, np.nan) for row in self.rows])
+
+    def slope_per_min(self, name: str) -> float:
+        """By least squares, over the last four fifths."""
+        seconds, values = self.column("s"), self.column(name)
+        late = (seconds >= seconds[-1] / 5) & np.isfinite(values)
+        return float(np.polyfit(seconds[late] / 60, values[late], 1)[0]) if late.sum() > 2 else 0.0
+
+    def mean(self, name: str) -> float:
+        return float(np.nanmean(self.column(name)))
+
+
+def _memory(pid: int) -> dict[str, float]:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name: int(value.split()[0]) * 1_024 for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def _bytes(folder: Path, suffix: str) -> int:
+    total = 0
+    for path in folder.rglob(f"*{suffix}") if folder.is_dir() else ():
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        total += status.st_blocks * 512 if path.is_file() else 0
+    return total
+
+
+def capacity(watch: Watch, roles: Roles, sent: Sent, numbers: Iterator[int], seconds: float) -> dict[str, float]:
+    """Events a second of each stage while as much is sent as is taken."""
+    with load(roles.port, sent, numbers, None):
+        time.sleep(seconds / 3)
+        marks = [(time.monotonic(), sent.accepted, watch.lags())]
+        time.sleep(seconds * 2 / 3)
+        marks.append((time.monotonic(), sent.accepted, watch.lags()))
+    (t0, accepted0, lags0), (t1, accepted1, lags1) = marks
+    rates = {"door": (accepted1 - accepted0) / (t1 - t0)}
+    routed0, routed1 = accepted0 - lags0.get("router of raw", 0), accepted1 - lags1.get("router of raw", 0)
+    rates["router"] = (routed1 - routed0) / (t1 - t0)
+    for role in ("worker", "lake"):
+        done0, done1 = routed0 - lags0.get(f"{role} of routed", 0), routed1 - lags1.get(f"{role} of routed", 0)
+        rates[role] = (done1 - done0) / (t1 - t0)
+    return {role: round(rate) for role, rate in rates.items()}
+
+
+def caught_up(watch: Watch, deadline_s: float) -> bool:
+    until = time.monotonic() + deadline_s
+    while any(watch.lags().values()):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def plot(watch: Watch, path: Path, per_s: float) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    minutes = watch.column("s") / 60
+    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), sharex=True, layout="constrained")
+    for number, role in enumerate(ROLES):
+        axes[0, 0].plot(minutes, watch.column(f"{role} own") / MIB, color=f"C{number}", label=role)
+        axes[0, 0].plot(minutes, watch.column(f"{role} mapped") / MIB, color=f"C{number}", linestyle=":", linewidth=1)
+        axes[0, 1].plot(minutes, watch.column(f"{role} files"), color=f"C{number}", label=role)
+    for name in ("logs", "wal", "state", "lake"):
+        axes[1, 0].plot(minutes, watch.column(name) / MIB, label=name)
+    for name in sorted({name for row in watch.rows for name in row if name.startswith("behind")}):
+        axes[1, 1].plot(minutes, watch.column(name), label=name.removeprefix("behind: "))
+    titles = ("memory, MiB (dotted: files that it maps)", "open files", "on the disk, MiB", "events behind")
+    for axis, title in zip(axes.flat, titles, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_ylim(bottom=0)
+        axis.legend(fontsize=8)
+    for axis in axes[1]:
+        axis.set_xlabel("minutes")
+    figure.suptitle(f"All roles at {per_s:,.0f} events a second", fontsize=11)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--share", type=float, default=0.7, help="of the capacity")
+    parser.add_argument("--small", action="store_true", help="half a minute")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    minutes, probe_s = (0.4, 8.0) if arguments.small else (arguments.minutes, 30.0)
+    with tempfile.TemporaryDirectory() as folder:
+        init(Path(folder) / "soak", json=True) if not arguments.json else _quietly(lambda: init(Path(folder) / "soak", json=True))
+        project = open_project(Path(folder) / "soak")
+        roles, sent, numbers = Roles(project, _free_port()), Sent(), iter(range(1 << 60))
+        roles.wait()
+        watch = Watch(project, roles)
+        rates = capacity(watch, roles, sent, numbers, probe_s)
+        together = caught_up(watch, 300)
+        per_s = arguments.share * min(rates.values())
+        before, began = sent.accepted, time.monotonic()
+        with load(roles.port, sent, numbers, per_s):
+            while time.monotonic() - began < minutes * 60:
+                watch.sample(began, sent)
+                time.sleep(EVERY_S)
+            taken = (sent.accepted - before) / (time.monotonic() - began)
+        together = caught_up(watch, 300) and together
+        roles.stop()
+        in_lake = Lake(project.paths.lake).count("events")
+        if arguments.plot:
+            plot(watch, arguments.plot, taken)
+        report = _report(watch, rates, sent, taken, in_lake, together, minutes)
+    json.dump(report, sys.stdout, indent=None if arguments.json else 2)
+    print()
+    leave(0 if all(report["equal"].values()) else 1)
+
+
+def _report(watch: Watch, rates: dict[str, float], sent: Sent, taken: float, in_lake: int, together: bool, minutes: float) -> dict:
+    results: dict[str, dict] = {"capacity": rates, "soak": {"events_per_s": round(taken), "minutes": round(minutes, 2)}}
+    memory: dict[str, float] = {}
+    for role in ROLES:
+        slope, mean = watch.slope_per_min(f"{role} own"), watch.mean(f"{role} own")
+        memory[role] = round(mean / (mean + slope * minutes), 3)
+        results[role] = {
+            "own_mib": round(mean / MIB, 1), "own_mib_per_min": round(slope / MIB, 3), "files": round(watch.mean(f"{role} files"), 1),
+            "mapped_mib": round(watch.mean(f"{role} mapped") / MIB, 1), "files_per_min": round(watch.slope_per_min(f"{role} files"), 3),
+        }  # fmt: skip
+    for name in ("logs", "wal", "state", "lake"):
+        results[f"disk {name}"] = {
+            "mib": round(watch.mean(name) / MIB, 1), "mib_max": round(float(watch.column(name).max()) / MIB, 1),
+            "mib_per_min": round(watch.slope_per_min(name) / MIB, 3),
+        }  # fmt: skip
+    behind = sorted({name for row in watch.rows for name in row if name.startswith("behind")})
+    results["behind"] = {name.removeprefix("behind: "): round(watch.mean(name)) for name in behind}
+    results["sent"] = {"accepted": sent.accepted, "refused": sent.refused, "pushed_back": sent.pushed_back}
+    return {
+        "results": results,
+        "ratios": {"memory": memory},
+        "equal": {"every acknowledged event is in the lake once": in_lake == sent.accepted, "every reader caught up": together},
+        "versions": {name: version(name) for name in ("apsw", "deltalake", "lmdb", "numpy", "pyarrow")}
+        | {"python": platform.python_version()},
+        "cpu": cpu(),
+    }
+
+
+def _quietly(what) -> None:
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        what()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    main()

@@ -42,6 +42,7 @@ ROLES = ("serve", "router", "worker", "lake")
 BODY_ROWS = 100
 SENDERS = 4
 EVERY_S = 2.0
+STOP_S = 600  # of a machine that others keep busy
 PEOPLE, ITEMS = 20_000, 5_000
 MIB = 1 << 20
 
@@ -97,7 +98,7 @@ class Roles:
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
-            process.wait(60)
+            process.wait(STOP_S)
 
 
 def body(number: int, rng: np.random.Generator) -> bytes:
@@ -282,7 +283,7 @@ def main() -> None:
         roles.wait()
         watch = Watch(project, roles)
         rates = capacity(watch, roles, sent, numbers, probe_s)
-        together = caught_up(watch, 300)
+        together = caught_up(watch, STOP_S)
         per_s = arguments.share * min(rates.values())
         before, began = sent.accepted, time.monotonic()
         with load(roles.port, sent, numbers, per_s):
@@ -290,11 +291,11 @@ def main() -> None:
                 watch.sample(began, sent)
                 time.sleep(EVERY_S)
             taken = (sent.accepted - before) / (time.monotonic() - began)
-        together = caught_up(watch, 300) and together
-        roles.stop()
-        in_lake = Lake(project.paths.lake).count("events")
         if arguments.plot:
             plot(watch, arguments.plot, taken)
+        together = caught_up(watch, STOP_S) and together
+        roles.stop()
+        in_lake = Lake(project.paths.lake).count("events")
         report = _report(watch, rates, sent, taken, in_lake, together, minutes)
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()

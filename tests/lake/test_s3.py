@@ -75,6 +75,12 @@ def test_a_lost_reply_is_asked_for_and_the_role_goes_on(tmp_path, bucket, site, 
     assert_whole(bucket, 4)
 
 
+def test_storage_that_ignores_conditions_is_refused(tmp_path, bucket, proxy):
+    proxy.unconditional = True
+    with pytest.raises(ConfigError, match="does not honour conditional writes"):
+        open_role(tmp_path, bucket)
+
+
 @pytest.fixture
 def stopped(tmp_path, bucket, site, proxy):
     """A lake of three rounds, whose role stopped because nobody answered to a commit of a fourth, which is still on its way."""

@@ -20,11 +20,21 @@ class Server:
     def __init__(self, folder: Path, *arguments: str, cluster: bool = False) -> None:
         self.folder, self._arguments, self._cluster = folder, arguments, cluster
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1] if free.getsockname()[1] < 55_000 else free.getsockname()[1] - 12_000
+        self.port = self.free_port()
         self._process: subprocess.Popen | None = None
         self.start()
+
+    @staticmethod
+    def free_port() -> int:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        return port if port < 55_000 else port - 12_000
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def url(self) -> str:

@@ -43,7 +43,7 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "run": ("Run one role in this terminal, as `up` does with all.", ("serve", "router", "worker", "lake", "trainer")),
     "features": (
         "Look at features, rank them, hold their readings against each other, and change what is declared.",
-        ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify"),
+        ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify", "republish"),
     ),
     "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
     "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke", "pseudonym")),
@@ -57,6 +57,7 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 _OWN_MODULE = {
     "features rank": "features_rank",
+    "features republish": "features_republish",
     **{f"lake {command}": "lake_upkeep" for command in ("compact", "vacuum", "events")},
 }  # commands of a group that are not in the group's module
 

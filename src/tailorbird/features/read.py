@@ -30,6 +30,7 @@ from tailorbird.features.stacks import Entries, Stacks, one_row
 from tailorbird.features.state import Position, all_records, open_state, read_alias, read_position
 from tailorbird.features.tiles import NEVER
 from tailorbird.store import Snapshot
+from tailorbird.store.breaker import Breaker
 from tailorbird.store.protocol import MovedError
 from tailorbird.store.valkey import CopiedStore, open_copies
 
@@ -54,7 +55,7 @@ class Reader:
 
     def __init__(self, state: Path, features: FeatureSet, *, copies: str = "") -> None:
         self.features = features
-        self._store = CopiedStore(open_copies(copies, features.schema_hash)) if copies else open_state(state, features)
+        self._store = CopiedStore(open_copies(copies, features.schema_hash, breaker=Breaker())) if copies else open_state(state, features)
         self._plan = _Plan(features)
 
     def read(self, request: ReadRequest, items: Ids[str], *, item_keys: Keys | None = None) -> Rows:

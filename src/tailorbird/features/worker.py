@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird import faults
-from tailorbird.errors import InputError, NotReadyError, StorageError
+from tailorbird.errors import InputError, NotReadyError, StorageError, UsageError
 from tailorbird.events.clock import Clock
 from tailorbird.events.schema import ROUTED, micros
 from tailorbird.features.applying import Change, Hot, additions, apply
@@ -186,6 +186,19 @@ class FeatureWorker:
                 self._commit(table, replace(self.position, p=pc.max(table["p"]).as_py()))
         faults.at("worker.before_ready")
         self._commit(ROUTED.empty_table(), replace(self.position, p=p, offset=p + 1, ready=1))
+
+    def republish(self, told: Callable[[int], None] | None = None) -> int:
+        """Copy all records anew to where they are copied to; how many. `told` gets how many are there so far.
+
+        Raises:
+            UsageError: this worker copies to nowhere.
+            StorageError: the server cannot be reached, or another process publishes there.
+        """
+        from tailorbird.store.published import PublishedStore
+
+        if not isinstance(self._store, PublishedStore):
+            raise UsageError("this worker was given no address to copy to", fix="set store.url")
+        return self._store.republish(told)
 
     def needs_history(self) -> bool:
         """Whether the log alone cannot bring this state up.

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from tailorbird.errors import LockedError
+from tailorbird.errors import ConfigError, LockedError
 from tailorbird.events.clock import SECOND, Clock
 from tailorbird.lake import durable
 from tailorbird.places import ObjectPath, Place, StaleError
@@ -74,6 +74,20 @@ class Lease:
                     fix=f"stop it; if it died, its lease is over in {seconds} s",
                 )
             self._put(clock.now() + LEASE_US)
+            self._check_conditions()
+
+    def _check_conditions(self) -> None:
+        """Some storage takes conditional writes and overwrites all the same; no lake can be kept there."""
+        for attempt in (self._path.put_new, lambda data: self._path.put_if(data, '"of-no-object"')):
+            try:
+                attempt(self._encoded(self._until))
+            except (FileExistsError, StaleError):
+                continue
+            raise ConfigError(
+                "this storage does not honour conditional writes (If-None-Match, If-Match), so two writers would overwrite each other",
+                where=str(self._path.parent),
+                fix="use storage that does: AWS, MinIO, Cloudflare R2",
+            )
 
     def renew(self) -> None:
         """Hold on. Raises LockedError if somebody else has taken over."""

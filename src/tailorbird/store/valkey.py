@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from tailorbird.errors import ConfigError, DamageError, NotReadyError, StorageError
+from tailorbird.store.breaker import Breaker
 from tailorbird.store.protocol import MovedError
 
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "valkey+cluster", "valkeys+cluster")
@@ -113,8 +114,8 @@ class Copies:
         StorageError: the server cannot be reached, or refuses.
     """
 
-    def __init__(self, client: Client, name: str, where: str) -> None:
-        self._client, self.where = client, where
+    def __init__(self, client: Client, name: str, where: str, breaker: Breaker | None = None) -> None:
+        self._client, self.where, self._breaker = client, where, breaker
         self._prefix = f"tb:{name}:".encode()
         self._head_key = self._prefix + b"@"
         self._owner_key = self._prefix + b"+"
@@ -198,12 +199,18 @@ class Copies:
     def _told(self) -> Iterator[None]:
         import redis
 
+        if self._breaker is not None and not self._breaker.lets():
+            raise StorageError("the server did not answer lately", where=self.where, fix="it is asked again within a second")
         try:
             yield
+            if self._breaker is not None:
+                self._breaker.answered()
         except redis.exceptions.AuthenticationError as error:
             fix = "check the user and password of store.url, and the server's ACL"
             raise StorageError(f"the server lets nobody in: {error}", where=self.where, fix=fix) from error
         except (redis.exceptions.RedisError, OSError) as error:
+            if self._breaker is not None:
+                self._breaker.failed()
             fix = "is the server up, and store.url right?"
             raise StorageError(f"{type(error).__name__}: {error}", where=self.where, fix=fix) from error
 
@@ -262,13 +269,14 @@ class CopiedStore:
         self._copies.close()
 
 
-def open_copies(url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> Copies:
+def open_copies(url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S, breaker: Breaker | None = None) -> Copies:
     """The copies under `name` on the server of `url`; nothing is asked of the server yet.
 
     Args:
         url: `valkey://[user:password@]host[:port][/database]`; `valkeys://` with TLS (`?ssl_ca_certs=FILE`);
             `valkey+cluster://` for a cluster, of which any node is named.
         timeout_s: of connecting and of each answer.
+        breaker: lets questions fail at once while the server does not answer; for readers, whose answers cannot wait for it.
     Raises:
         ConfigError: no such scheme, or the client library is not installed.
     """
@@ -284,7 +292,7 @@ def open_copies(url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S) -> Co
         from tailorbird.store.valkey_client import connect
     except ImportError as error:
         raise ConfigError("the client library is not installed", where="store.url", fix="pip install 'tailorbird[valkey]'") from error
-    return Copies(connect(url, timeout_s), name, where)
+    return Copies(connect(url, timeout_s), name, where, breaker)
 
 
 def _of_epoch(stored: bytes, epoch: int) -> bool:

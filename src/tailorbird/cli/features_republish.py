@@ -1,0 +1,64 @@
+"""`tailorbird features republish`: what readers on other machines read, written anew."""
+
+import threading
+from typing import TYPE_CHECKING
+
+from tailorbird.cli.output import Json, Report, console, print_json, progress_bars
+from tailorbird.errors import LockedError, UsageError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+    from tailorbird.features import FeatureSet
+
+
+def republish(*, json: Json = False) -> None:
+    """Copy all records of the state to the Valkey of `store.url` anew; where the state is lost, build it first, from the lake and the log.
+
+    The worker does both by itself when it finds that the server lost something. By hand it is of use on a new server that is to be
+    full before anybody reads from it, or where keys were deleted. Readers are told that there is nothing until all is there, and
+    answers are less personal meanwhile. It goes on from the start if it was stopped.
+
+    Example:  tailorbird -C shop features republish
+    """
+    from tailorbird.config import open_project
+    from tailorbird.config.schemas import active_schemas
+
+    project = open_project(applied=True)
+    if not project.settings.store.url:
+        raise UsageError(
+            "there is nowhere to copy to", where="store.url", fix="set it to valkey://host:6379; without it servers read the state"
+        )
+    done: dict[str, dict[str, int]] = {}
+    with progress_bars(quiet=json) as progress:
+        for features in active_schemas(project):
+            done[features.schema_hash] = _republish(project, features, progress)
+    if json:
+        print_json({"schemas": done})
+        return
+    for schema, each in done.items():
+        console().print(f"schema {schema}: {each['records']:,} records, as of position {each['p']:,}", markup=False)
+
+
+def _republish(project: "Project", features: "FeatureSet", progress: Report) -> dict[str, int]:
+    from tailorbird.events import SystemClock
+    from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+    from tailorbird.features.worker import FeatureWorker
+    from tailorbird.lake import Lake
+
+    paths, settings = project.paths, project.settings
+    entities_max = settings.features.entities_max
+    try:
+        worker = FeatureWorker(
+            project.routed, paths.state, features, clock=SystemClock(), copies=settings.store.url, entities_max=entities_max
+        )  # fmt: skip
+    except LockedError as error:
+        fix = "it copies what the server lost by itself; stop it to have all copied anew"
+        raise LockedError(f"the worker of schema {features.schema_hash} is running", where=error.where, fix=fix) from error
+    with worker:
+        lake = Lake(paths.lake)
+        if worker.needs_history() and lake_is_ahead(worker, lake):
+            build_from_lake(worker, lake, threading.Event(), progress=lambda rows, total: progress("from the lake", rows, total))
+        if lake.exists("events"):
+            follow(worker, lake, progress=lambda stage, p: progress(stage, p, None))
+        records = worker.republish(lambda copied: progress("copied", copied, None))
+        return {"records": records, "p": worker.position.p}

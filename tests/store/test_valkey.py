@@ -1,0 +1,133 @@
+"""Reading from a Valkey that hangs, goes, comes back, and speaks TLS: what a socket adds to the contract."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+from tests.store.servers import BINARY, Server, needs_valkey, running
+from tests.stream.tls_proxy import Certificates
+
+from tailorbird.errors import StorageError
+from tailorbird.store import open_store
+from tailorbird.store.breaker import Breaker
+from tailorbird.store.published import PublishedStore
+from tailorbird.store.valkey import CopiedStore, Head, open_copies
+
+pytestmark = needs_valkey
+
+
+def filled(server, folder, url=""):
+    """A server with one record."""
+    published = PublishedStore(open_store(folder, create=True), open_copies(url or server.url, "test", timeout_s=5))
+    published.write(lambda transaction: transaction.put_many([(b"a", b"1")]))
+    assert published.settle(30), published.problem
+    published.close()
+
+
+def value(store):
+    with store.snapshot() as snapshot:
+        return snapshot.get(b"a")
+
+
+def seconds_to_fail(store):
+    began = time.monotonic()
+    with pytest.raises(StorageError):
+        value(store)
+    return time.monotonic() - began
+
+
+def test_a_server_that_hangs_costs_one_time_out_and_then_nothing_until_it_answers_again(tmp_path):
+    moment = [0.0]
+    breaker = Breaker(failures=2, open_s=1.0, now=lambda: moment[0])
+    with running(tmp_path / "server") as server:
+        filled(server, tmp_path / "records")
+        store = CopiedStore(open_copies(server.url, "test", breaker=breaker))
+        assert value(store) == b"1"
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            assert seconds_to_fail(store) < 5
+            assert seconds_to_fail(store) < 5
+            with pytest.raises(StorageError, match="did not answer lately"):
+                value(store)
+            assert sum(seconds_to_fail(store) for _ in range(100)) < 1, "nobody is asked"
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        with pytest.raises(StorageError, match="did not answer lately"):
+            value(store)
+        moment[0] = 1.0
+        assert value(store) == b"1"
+        assert value(store) == b"1"
+
+
+def test_a_reader_connects_again_when_the_server_is_back(tmp_path):
+    with running(tmp_path / "server") as server:
+        filled(server, tmp_path / "records")
+        store = CopiedStore(open_copies(server.url, "test"))
+        assert value(store) == b"1"
+        server.kill()
+        assert seconds_to_fail(store) < 5
+        server.start()
+        filled(server, tmp_path / "again")
+        assert value(store) == b"1"
+
+
+def test_a_wrong_answer_is_no_outage(tmp_path):
+    breaker = Breaker(failures=1)
+    with running(tmp_path / "server", "--requirepass", "right") as server:
+        copies = open_copies(server.url.replace("//", "//:wrong@"), "test", timeout_s=5, breaker=breaker)
+        for _ in range(2):
+            with pytest.raises(StorageError, match="lets nobody in"):
+                copies.head()
+
+
+def test_a_user_of_the_servers_list_needs_its_own_keys_alone(tmp_path):
+    with running(tmp_path / "server") as server:
+        rules = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"
+        assert b"OK" in server.ask(f"ACL SETUSER shop on >pass ~tb:* {rules}")
+        url = server.url.replace("//", "//shop:pass@")
+        filled(server, tmp_path / "records", url)
+        assert value(CopiedStore(open_copies(url, "test", timeout_s=5))) == b"1"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here")
+    return Certificates.make(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def encrypted(tmp_path, certificates):
+    """A server that speaks TLS on one port and nothing else on another."""
+    assert BINARY is not None
+    if b"libssl" not in subprocess.run(["ldd", BINARY], capture_output=True, check=False).stdout:
+        pytest.skip("this valkey-server was built without TLS")
+    plain = Server.free_port()
+    options = ["--tls-port", str(plain), "--tls-auth-clients", "no", "--tls-ca-cert-file", str(certificates.authority)]
+    options += ["--tls-cert-file", str(certificates.server), "--tls-key-file", str(certificates.server.with_suffix(".key"))]
+    with running(tmp_path / "encrypted", *options):
+        yield f"127.0.0.1:{plain}"
+
+
+def test_tls_with_the_right_authority(tmp_path, encrypted, certificates):
+    url = f"valkeys://{encrypted}?ssl_ca_certs={certificates.authority}"
+    filled(None, tmp_path / "records", url)
+    assert value(CopiedStore(open_copies(url, "test", timeout_s=5))) == b"1"
+
+
+def test_a_certificate_of_a_stranger_is_refused(encrypted, certificates):
+    copies = open_copies(f"valkeys://{encrypted}?ssl_ca_certs={certificates.stranger}", "test", timeout_s=5)
+    with pytest.raises(StorageError, match="certificate verify failed"):
+        copies.head()
+    with pytest.raises(StorageError):
+        copies.set_head(Head(1, 1))
+
+
+def test_plain_text_to_a_port_of_tls_is_an_error_and_no_hang(encrypted):
+    began = time.monotonic()
+    with pytest.raises(StorageError):
+        open_copies(f"valkey://{encrypted}", "test", timeout_s=2).head()
+    assert time.monotonic() - began < 10

@@ -1,0 +1,116 @@
+"""`deploy/` is true to the code and to the published schemas, as far as these are at hand; no container is started here."""
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.test_help import parse
+
+from tailorbird.cli.init import init
+from tailorbird.cli.main import build_app
+from tailorbird.config import load_settings
+from tailorbird.serving.app import ROUTES
+
+yaml = pytest.importorskip("yaml", reason="no PyYAML here")
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+COMPOSE = DEPLOY / "compose.yaml"
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+ROLES = {"serve", "router", "worker", "lake", "trainer"}
+
+
+def documents() -> list[dict[str, Any]]:
+    return [document for path in MANIFESTS for document in yaml.safe_load_all(path.read_text())]
+
+
+def pods() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each pod's specification with each of its containers."""
+    for document in documents():
+        if document["kind"] in ("Deployment", "StatefulSet"):
+            spec = document["spec"]["template"]["spec"]
+            yield from ((spec, container) for container in spec["containers"])
+
+
+def services() -> dict[str, dict[str, Any]]:
+    return {name: each for name, each in yaml.safe_load(COMPOSE.read_text())["services"].items() if each["image"].startswith("tailorbird")}
+
+
+def environment() -> dict[str, str]:
+    """All variables that manifests set."""
+    found = {name: value for each in services().values() for name, value in each["environment"].items()}
+    for document in documents():
+        found |= document.get("data", {}) if document["kind"] == "ConfigMap" else {}
+        found |= document.get("stringData", {})
+    return found
+
+
+def test_every_role_is_there_by_a_command_that_there_is():
+    app = build_app()
+    commands = [each["command"] for each in services().values()], [container["args"] for _, container in pods()]
+    for found in commands:
+        assert {words[1] for words in found} == ROLES
+        for words in found:
+            parse(app, shlex.join(["tailorbird", *words]))
+
+
+def test_every_variable_is_a_setting(tmp_path):
+    init(tmp_path / "shop", json=True)
+    given = {name: value for name, value in environment().items() if name.startswith("TAILORBIRD_")}
+    for name in ("TAILORBIRD_SERVE__WRITE_KEYS", "TAILORBIRD_SERVE__READ_KEYS"):
+        assert name in given
+        given[name] = "a-key"
+    settings, _ = load_settings(tmp_path / "shop" / "tailorbird.toml", given)
+    assert settings.stream.url.startswith("kafka://")
+    assert settings.store.url.startswith("valkey://")
+    assert settings.lake.url.startswith("s3://")
+
+
+def test_nobody_is_root_and_nothing_can_be_written_but_data():
+    for spec, container in pods():
+        assert spec["securityContext"]["runAsNonRoot"]
+        locked = container["securityContext"]
+        assert (locked["allowPrivilegeEscalation"], locked["readOnlyRootFilesystem"]) == (False, True)
+        assert locked["capabilities"]["drop"] == ["ALL"]
+        assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+        assert container["resources"]["limits"]["memory"]
+    for each in services().values():
+        assert each["user"] == "10001"
+        assert each["read_only"]
+        assert each["cap_drop"] == ["ALL"]
+    assert "USER 10001" in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_probes_ask_routes_that_there_are():
+    probes = [each["httpGet"]["path"] for _, container in pods() for name, each in container.items() if name.endswith("Probe")]
+    assert set(probes) == {"/healthz", "/readyz"}
+    assert {(path, "GET") for path in probes} <= set(ROUTES)
+    assert "/readyz" in json.dumps(services()["serve"]["healthcheck"])
+
+
+def test_no_secret_stands_in_a_file():
+    for document in documents():
+        assert not any(document.get("stringData", {}).values())
+    secrets = ("KEY", "SECRET", "PASSWORD")
+    for service in yaml.safe_load(COMPOSE.read_text())["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if any(part in name for part in secrets) and name != "AWS_ACCESS_KEY_ID":
+                assert "${" in value, name
+                assert ":?" in value, name
+
+
+def test_manifests_fit_the_schemas_of_kubernetes():
+    validate = pytest.importorskip("kubernetes_validate", reason="no schemas of Kubernetes here (pip install kubernetes-validate)")
+    for document in documents():
+        validate.validate(document, validate.latest_version(), strict=True)
+
+
+def test_the_compose_file_fits_its_schema():
+    file = os.environ.get("TAILORBIRD_COMPOSE_SCHEMA", "")
+    if not file:
+        pytest.skip("no schema of Compose here (TAILORBIRD_COMPOSE_SCHEMA names schema/compose-spec.json of compose-spec)")
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(yaml.safe_load(COMPOSE.read_text()), json.loads(Path(file).read_text()))

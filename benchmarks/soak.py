@@ -78,7 +78,7 @@ class Roles:
             with (project.root / f"{role}.log").open("wb") as log:
                 self.processes[role] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
-    def wait(self, deadline_s: float = 120) -> None:
+    def wait(self, deadline_s: float = STOP_S) -> None:
         until = time.monotonic() + deadline_s
         while not self._answers():
             assert time.monotonic() < until, "serve does not answer; see serve.log"

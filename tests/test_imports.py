@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tailorbird"
 BASE = {"errors", "faults", "version", "places"}
 EVERYTHING = {
     "events", "stream", "router", "store", "lake", "features", "registry", "ranking", "retrieval", "models", "training", "serving",
-    "experiments", "monitoring", "simulator", "console", "config", "cli",
+    "experiments", "monitoring", "privacy", "simulator", "console", "config", "cli",
 }  # fmt: skip
 
 # package → what it may import besides itself and BASE. A longer key is a module that may import more than its package.
@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "features.backfill": {"events", "store", "lake", "stream"},
     "features.attached": {"events", "store", "lake", "stream"},
     "features.bootstrap": {"events", "store", "lake", "stream"},
+    "features.erase": {"events", "store", "lake", "stream"},
     "features.plan": {"events", "store", "lake", "stream"},
     "features.recompute": {"events", "store", "lake", "stream"},
     "features.sampled": {"events", "store", "lake", "stream"},
@@ -41,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"events", "lake", "features", "models", "ranking", "retrieval", "registry", "experiments"},
     "serving": {"events", "stream", "store", "features", "ranking", "retrieval", "registry", "experiments.assign"},
     "monitoring": {"events", "lake", "experiments", "training"},
+    "privacy": EVERYTHING - {"cli", "console"},
     "simulator": {"events"},
     "console": EVERYTHING,
     "config": EVERYTHING,
@@ -60,6 +62,7 @@ OFFLINE_ONLY = {
     "features.kernels",
     "features.hashing",
     "features.bootstrap",
+    "features.erase",
     "features.recompute",
     "features.sampled",
     "features.watch",

@@ -71,7 +71,7 @@ def import_files(
     with progress_bars(quiet=json) as progress:
         report = run_import(
             project.paths.stream, format_, path, plan=project.plan, clock=SystemClock(), options=options, progress=progress,
-            pseudonyms=project.pseudonyms(),
+            pseudonyms=project.pseudonyms(), stopped=project.stopped(),
         )  # fmt: skip
         try:
             routed = drain(project, SystemClock(), progress=progress) if route else None

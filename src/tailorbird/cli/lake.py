@@ -16,12 +16,24 @@ _BODY_SHOWN = 160
 _PATHS_SHOWN = 3
 
 
-def verify(*, json: Json = False) -> None:
+def verify(*, erased: str = "", json: Json = False) -> None:
     """Check archive, ledger and tables against each other, to the last row and checksum. Ends with status 1 if anything differs.
 
     Example:  tailorbird -C shop lake verify
+
+    Example:  tailorbird -C shop lake verify --erased 42
+
+    Parameters
+    ----------
+    erased:
+        search every byte of the project for this user instead, who was erased
     """
     import msgspec
+
+    if erased:
+        from tailorbird.cli.lake_privacy import tell_search
+
+        tell_search(erased, json)
 
     from tailorbird.config import open_project
     from tailorbird.lake import verify as run_verify

@@ -50,8 +50,8 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "checks": ("Is the data of a day whole, and as usual.", ("run",)),
     "experiment": ("What the arms of an experiment did.", ("report",)),
     "lake": (
-        "Check the lake, see what was refused and send it again, keep it small, read it as it was.",
-        ("verify", "quarantine", "replay", "compact", "vacuum", "events"),
+        "Check the lake, see what was refused and send it again, keep it small, read it as it was, erase people.",
+        ("verify", "quarantine", "replay", "compact", "vacuum", "events", "erase", "export-user"),
     ),
 }
 
@@ -59,6 +59,7 @@ _OWN_MODULE = {
     "features rank": "features_rank",
     "features republish": "features_republish",
     **{f"lake {command}": "lake_upkeep" for command in ("compact", "vacuum", "events")},
+    **{f"lake {command}": "lake_privacy" for command in ("erase", "export-user")},
 }  # commands of a group that are not in the group's module
 
 _GO_ON = (("features", "backfill"), ("features", "apply"))  # begin where they were stopped
@@ -82,7 +83,7 @@ def build_app() -> App:
         group = App(name=name, help=text)
         for command in commands:
             module = _OWN_MODULE.get(f"{name} {command}", name)
-            group.command(_load(module, f"{command}_" if command == "list" else command), name=command)
+            group.command(_load(module, f"{command}_" if command == "list" else command.replace("-", "_")), name=command)
         app.command(group)
     return app
 

@@ -5,7 +5,7 @@ import threading
 from tailorbird.cli.output import Report
 from tailorbird.config import Project
 from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
-from tailorbird.events import Clock, duration
+from tailorbird.events import Clock, RoutePlan, duration
 from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
@@ -56,7 +56,7 @@ class Roles:
         if self._router is None or plan != self._plan:
             if self._router is not None:
                 self._router.close()
-            self._router, self._plan = Router(self._project.stream, plan, clock=self._clock), plan
+            self._router, self._plan = self._open_router(plan), plan
         for schema in self.workers.keys() - schemas.keys():
             self.workers.pop(schema).close()
         for schema in schemas.keys() - self.workers.keys():
@@ -66,6 +66,9 @@ class Roles:
             lake = Lake(paths.lake)
             if worker.needs_history() and lake_is_ahead(worker, lake):  # it is new, and the log was pruned or lacks an attribute
                 build_from_lake(worker, lake, threading.Event())
+
+    def _open_router(self, plan: RoutePlan) -> Router:
+        return Router(self._project.stream, plan, clock=self._clock, stopped=self._project.stopped())
 
     def step(self) -> int:
         """Route what came in and update the states; how many raw rows there were. The lake is stepped apart."""

@@ -89,6 +89,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         ),
         log_requests=settings.log_requests,
         pseudonyms=project.pseudonyms(),
+        stopped=project.stopped(),
         body_bytes_max=settings.body_bytes_max,
         reserve_bytes=settings.disk_reserve_mb << 20,
         routes=lambda service: [each for routes in more for each in routes(service)],
@@ -110,7 +111,7 @@ def router() -> None:
     project = open_project(applied=True)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
     plan = plan_for(project, active_schemas(project))
-    run(project.stream, plan, SystemClock(), stop, released=partial(released, project))
+    run(project.stream, plan, SystemClock(), stop, released=partial(released, project), stopped=project.stopped())
 
 
 def worker(*, schema: str = "") -> None:

@@ -30,10 +30,12 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
     from tailorbird.config import open_project
     from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
     from tailorbird.events import SystemClock
+    from tailorbird.events.erased import require_finished
     from tailorbird.stream.lock import FileLock
 
     die_with_parent()
     project = open_project()
+    require_finished(project.paths.data)
     if port:
         from tailorbird.serving.server import bind
 

@@ -14,6 +14,7 @@ from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.config.streams import kafka_cluster
 from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
+from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
@@ -91,6 +92,10 @@ class Project:
             ConfigError: no key that can be used, or not the one that the data was written with.
         """
         return pseudonyms_of(self.settings.events.pseudonym_key, self.paths.data)
+
+    def stopped(self) -> StopList:
+        """Of whom nothing old is taken again, since their data were erased. Raises DamageError."""
+        return StopList.load(self.paths.data)
 
     def slot(self, name: str = "") -> Slot:
         """A slot by its name; without one, that of `train.slot`.

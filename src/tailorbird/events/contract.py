@@ -28,6 +28,7 @@ ITEMS_MAX = 1_000
 PROPERTIES_BYTES_MAX = 65_536
 DEPTH_MAX = 32
 ANONYMOUS_PREFIX = "anon:"
+ERASED = b'{"erased":true}'  # stands in place of a row of somebody whose data were erased, see `events.erased`
 
 # Inclusive bounds of the properties that have a column of their own.
 NUMBERS = {
@@ -159,6 +160,8 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
     try:
         return _event.decode(raw)
     except msgspec.ValidationError as error:
+        if bytes(raw) == ERASED:
+            raise _Refused("erased", "$", "it was of somebody whose data were erased") from None
         if (receipt.format or receipt.source == "import") and (unread := unread_of(raw)) is not None:
             raise _Refused(unread.code, unread.path, unread.message) from None
         if bytes(raw).lstrip()[:1] == b"[":

@@ -1,7 +1,8 @@
-"""The archive: every body as it was received, in compressed files that nothing of ours ever changes.
+"""The archive: every body as it was received, in compressed files that nothing of ours changes but an erasure.
 
     archive/<partition>/<first row, 20 digits>.blocks.zst     MessagePack: list of [offset, kind, rows, receipt, payload]
-                                                              (as an object: with part of its checksum before `.blocks`)
+                                                              (as an object: with part of its checksum before `.blocks`;
+                                                              one that an erasure wrote anew: with a token there)
     archive/manifest.jsonl                                    one line a file, chained as `lake.chained` says
 
 A file is closed when it holds `bytes_max` of bodies or when its oldest body has waited for `age_us`; until then its bodies
@@ -10,7 +11,8 @@ are safe in their log, which is not pruned before the manifest's line is synced.
 
 import hashlib
 import re
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pyarrow as pa
@@ -136,7 +138,7 @@ class Archive:
     def _write(self, partition: str, blocks: list[Stored], size: int, now: int) -> None:
         if not _PARTITION.match(partition):
             raise StorageError(f"cannot archive a partition of the name {partition!r}", fix="rename the producer")
-        data = _compress(_pack([[s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload] for s in blocks]))
+        data = _compress(_packed(blocks))
         sha256 = hashlib.sha256(data).hexdigest()
         # Where another writer may be about, its file must have another name than ours.
         part = f".{sha256[:12]}" if isinstance(self.path, ObjectPath) else ""
@@ -168,6 +170,51 @@ class Archive:
                     needless.append(path)
         return needless
 
+    @property
+    def chain(self) -> str:
+        """The checksum of the whole manifest."""
+        return self._manifest.chain
+
+    def rewrite(self, change: Callable[[Archived, Stored], Block | None], told: Callable[[int], None] = lambda done: None) -> int:
+        """Write those files anew of which `change` gives a block in another's place, and then the manifest; how many files.
+
+        Until the manifest is replaced, all at once, it names the old files; from then on these are needless and are deleted. So a
+        crash leaves files that no line names, which the next rewriting deletes.
+        """
+        lines: list[Archived] = []
+        count = 0
+        for file in self.files:
+            blocks = list(self.read(file))
+            changed = [change(file, stored) for stored in blocks]
+            if any(block is not None for block in changed):
+                pairs = zip(blocks, changed, strict=True)
+                file = self._write_anew(file, [old if new is None else Stored(old.offset, new) for old, new in pairs])
+                count += 1
+            lines.append(file)
+            told(1)
+        faults.at("erase.archive_files")
+        if count:
+            self._manifest.replace(_encode(line) for line in lines)
+            self.files = lines
+        faults.at("erase.archive_manifest")
+        named = {line.file for line in lines}
+        found: list[Place] = list(self.path.glob("*/*.blocks.zst"))
+        needless = [path for path in found if f"{path.parent.name}/{path.name}" not in named]
+        for path in needless:
+            with durable.disk_errors(path):
+                path.unlink()
+        for folder in {path.parent for path in needless}:
+            durable.sync_folder(folder)
+        return count
+
+    def _write_anew(self, file: Archived, blocks: list[Stored]) -> Archived:
+        name = f"{file.partition}/{file.first:020d}.{uuid.uuid4().hex[:8]}.blocks.zst"
+        data = _compress(_packed(blocks))
+        durable.write_new(self.path / name, data)
+        durable.sync_folder((self.path / name).parent)
+        size = sum(len(stored.block.payload) for stored in blocks)
+        return msgspec.structs.replace(file, bytes=size, file=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
     def read(self, file: Archived) -> Iterator[Stored]:
         """The blocks of a file, once its checksum was found to be right. Raises DamageError."""
         path = self.path / file.file
@@ -182,6 +229,10 @@ class Archive:
             entries = _unpack(stream.read())
         for offset, kind, rows, receipt, payload in entries:
             yield Stored(offset, Block(kind=kind, rows=rows, payload=payload, receipt=receipt))
+
+
+def _packed(blocks: list[Stored]) -> bytes:
+    return _pack([[s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload] for s in blocks])
 
 
 def _compress(data: bytes) -> bytes:

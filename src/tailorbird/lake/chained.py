@@ -6,6 +6,7 @@ Only the loss of whole last lines does not show here; who needs to know that kee
 """
 
 import hashlib
+from collections.abc import Iterable
 
 from tailorbird.errors import DamageError
 from tailorbird.lake.tails import open_tail
@@ -26,7 +27,7 @@ class ChainedFile:
     """
 
     def __init__(self, path: Place, origin: str, *, writer: bool = False) -> None:
-        self.path = path
+        self.path, self._origin = path, origin
         self._chain = hashlib.sha256(origin.encode()).hexdigest()
         self._lines = 0
         self._tail = open_tail(path)
@@ -52,6 +53,21 @@ class ChainedFile:
         self._tail.append(body[:-1] + _KEY + chain.encode() + b'"}\n')
         self._chain = chain
         self._lines += 1
+
+    def replace(self, bodies: Iterable[bytes]) -> None:
+        """Put other objects in the place of all lines, with a chain of their own, all or nothing."""
+        self._chain, self._lines = hashlib.sha256(self._origin.encode()).hexdigest(), 0
+        lines: list[bytes] = []
+        for body in bodies:
+            self._chain = self._next(body[:-1])
+            self._lines += 1
+            lines.append(body[:-1] + _KEY + self._chain.encode() + b'"}\n')
+        self._tail.replace(b"".join(lines))
+
+    @property
+    def chain(self) -> str:
+        """The checksum of all that stands in the file."""
+        return self._chain
 
     def damaged(self, number: int, what: str) -> DamageError:
         """The error for the line of this number, from 0."""

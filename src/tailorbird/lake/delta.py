@@ -296,8 +296,48 @@ class DurableTable:
         return len(group.files) - len(files)
 
     def _read(self, file: File) -> pa.Table:
+        return self._opened(file).read()
+
+    def _opened(self, file: File) -> pq.ParquetFile:
         source = self.path / file.path
-        return pq.ParquetFile(pa.BufferReader(source.read_bytes()) if isinstance(source, ObjectPath) else source).read()
+        return pq.ParquetFile(pa.BufferReader(source.read_bytes()) if isinstance(source, ObjectPath) else source)
+
+    def rewrite(self, change: Callable[[pa.Table], pa.Table | None], told: Callable[[int], None] = lambda done: None) -> int:
+        """Write those files anew for whose rows `change` gives others (None: they stay), by one commit; how many there were.
+
+        The old ones, and what the log says of them, stay until `forget_past`. Rows keep the order in which `change` gives them, but
+        in files that are sorted by person.
+        """
+        now = self._clock.now()
+        files: list[File] = []
+        actions: list[AddAction | RemoveAction] = []
+        removed: list[File] = []
+        for file in list(self._files.values()):
+            parquet = self._opened(file)
+            rows = change(aligned(parquet.read(), self.spec.file_schema))
+            told(1)
+            if rows is None:
+                continue
+            sort = self.spec.person if _is_sorted(parquet, self.spec) else ()
+            if rows.num_rows:
+                some, adds = self._write(rows.sort_by([(name, "ascending") for name in sort]) if sort else rows, now, sort=sort)
+                files, actions = files + some, actions + adds
+            removed.append(file)
+        if not removed:
+            return 0
+        faults.at("erase.table_files")
+        for file in removed:
+            day = file.path.rpartition("/")[0].partition("=")[2]
+            values: dict[str, str | None] = {self.spec.partition: day} if self.spec.partition else {}
+            actions.append(RemoveAction(file.path, True, now // 1000, file.size, values))
+        self._commit(actions, files, now, removed=[file.path for file in removed])
+        faults.at("erase.table_commit")
+        return len(removed)
+
+    def forget_past(self) -> Vacuumed:
+        """Delete all that only the past needs, at once: files that were put together or written anew, and the log that names them."""
+        self.checkpoint()
+        return self.vacuum(0)
 
     def vacuum(self, keep_us: int, *, dry_run: bool = False, told: Callable[[int], None] = lambda done: None) -> Vacuumed:
         """Delete what only readers of `keep_us` ago and longer need, see `lake.vacuum`."""
@@ -316,6 +356,15 @@ class DurableTable:
         self._ledger.append("checkpoint", self.spec.name, self.version, files=[file], written_at=self._clock.now())
         self._checkpointed = self.version
         self._delta = delta_table(self.path)  # a handle that is only ever brought up to date gets slower with each commit
+
+
+def _is_sorted(file: pq.ParquetFile, spec: TableSpec) -> bool:
+    """Whether a file was sorted by person: only then has that column statistics, see `parquet_of`."""
+    if not spec.person or not file.metadata.num_row_groups or spec.person[0] in spec.statistics:
+        return False
+    group = file.metadata.row_group(0)
+    columns = [group.column(index) for index in range(group.num_columns)]
+    return any(column.path_in_schema == spec.person[0] and column.is_stats_set for column in columns)
 
 
 def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | None, pa.Table]]:

@@ -20,7 +20,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, etl
-from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
+from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive, Archived
 from tailorbird.lake.check import Finding, check_table
 from tailorbird.lake.delta import DurableTable, commit_path, create_table
 from tailorbird.lake.lake import Lake
@@ -30,7 +30,7 @@ from tailorbird.lake.positions import load_positions, store_positions
 from tailorbird.lake.tables import COMMITS, TABLES
 from tailorbird.lake.vacuum import KEEP_US, Vacuumed
 from tailorbird.places import ObjectPath, Place
-from tailorbird.stream import Address, LogReader, Stored, Stream, answers_addresses, open_reader, raw_addresses, routed_address
+from tailorbird.stream import Address, Block, LogReader, Stored, Stream, answers_addresses, open_reader, raw_addresses, routed_address
 
 ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
 
@@ -200,6 +200,31 @@ class LakeRole:
             if not dry_run and any(each.log_files for each in found.values()):
                 self._publish()
             return {name: each for name, each in found.items() if each != Vacuumed()}
+
+    def rewrite(
+        self, changes: Mapping[str, Callable[[pa.Table], pa.Table | None]], told: Callable[[int], None] = lambda done: None
+    ) -> dict[str, int]:  # fmt: skip
+        """Put other rows in the place of those that `changes` says, table by table; how many files were written anew."""
+        with self._whole_or_stopped():
+            found = {name: self._tables[name].rewrite(change, told) for name, change in changes.items()}
+            self._publish()
+            return found
+
+    def rewrite_archive(
+        self, change: Callable[[Archived, Stored], Block | None], told: Callable[[int], None] = lambda done: None
+    ) -> tuple[int, str, str]:  # fmt: skip
+        """Put other bodies in the place of those that `change` says; how many files, and the manifest's checksum before and after."""
+        with self._whole_or_stopped():
+            before = self._archive.chain
+            return self._archive.rewrite(change, told), before, self._archive.chain
+
+    def forget_past(self) -> None:
+        """Delete what only the past needs, of every table, now: no old version is read after this whose files were written anew."""
+        with self._whole_or_stopped():
+            for table in self._tables.values():
+                table.forget_past()
+                faults.at("erase.past_of_a_table")
+            self._publish()
 
     def drain(self) -> LakeReport:
         """Steps until everything that is in the logs now is in archive and tables, and no folder has too many small files."""

@@ -28,6 +28,10 @@ class Tail(Protocol):
     def append(self, data: bytes) -> None: ...
     def cut(self, data: bytes) -> None: ...
 
+    def replace(self, data: bytes) -> None:
+        """Put other content in the place of all, whole or not at all."""
+        ...
+
 
 def open_tail(path: Place) -> Tail:
     """The file at `path`; one that is not there is empty."""
@@ -43,6 +47,9 @@ class _FileTail:
         durable.append(self._path, data)
 
     def cut(self, data: bytes) -> None:
+        durable.replace(self._path, data)
+
+    def replace(self, data: bytes) -> None:
         durable.replace(self._path, data)
 
 
@@ -64,6 +71,16 @@ class _ObjectTail:
 
     def cut(self, data: bytes) -> None:
         raise StorageError("an object that was put is whole, and this one is not", where=str(self._path), fix="restore it from a copy")
+
+    def replace(self, data: bytes) -> None:
+        with durable.disk_errors(self._path):
+            closed = sorted(_folder(self._path).iterdir())
+            if closed:  # the end says all of it first, and then what is closed does not count
+                self._put(b"".join([*_closed(self._path, self._end), self._end]))
+            for file in closed:
+                file.unlink()
+        self._start = 0
+        self._put(data)
 
     def _close(self) -> None:
         end = self._start + len(self._end)

@@ -74,6 +74,7 @@ class VersionInfo:
     heads: tuple[str, ...]
     metrics: dict[str, Any]
     aliases: tuple[str, ...]
+    learned_from: tuple[int, int] = (0, 0)  # the span of time that model and index learned from, microseconds; zeros: nothing
 
 
 class Registry:
@@ -222,7 +223,8 @@ class Registry:
         except (OSError, msgspec.DecodeError):
             return VersionInfo(name, folder, 0, "", (), {"damaged": True}, aliases.of(name))
         heads = tuple(head.name for head in manifest.heads)
-        return VersionInfo(name, folder, manifest.created_at, manifest.schema_hash, heads, manifest.metrics, aliases.of(name))
+        span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)
+        return VersionInfo(name, folder, manifest.created_at, manifest.schema_hash, heads, manifest.metrics, aliases.of(name), span)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

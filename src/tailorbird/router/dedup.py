@@ -178,11 +178,8 @@ class DedupIndex:
         entries = entries[np.argsort(entries["key"], kind="stable")]
         received_at = entries["received_at"]
         id_ = self._segments[-1].id + 1 if self._segments else 1
-        bloom = _bloom(entries["key"], entries["check"]).tobytes()
-        row = (id_, int(received_at.min()), int(received_at.max()), bloom, entries["key"][::_PAGE].tobytes())
+        row = (id_, int(received_at.min()), int(received_at.max()), *_write_segment(connection, id_, entries))
         connection.execute("INSERT INTO dedup_segment VALUES (?, ?, ?, ?, ?)", row)
-        pages = ((id_, page, entries[start : start + _PAGE].tobytes()) for page, start in enumerate(range(0, len(entries), _PAGE)))
-        connection.executemany("INSERT INTO dedup_page VALUES (?, ?, ?)", pages)
         connection.execute("DELETE FROM dedup_run")
         if np.isin(entries["producer"], lasting).any():
             connection.execute("INSERT INTO dedup_lasting VALUES (?)", (id_,))
@@ -197,6 +194,24 @@ class DedupIndex:
                 connection.execute("DELETE FROM dedup_page WHERE segment = ?", (segment.id,))
                 connection.execute("DELETE FROM dedup_segment WHERE id = ?", (segment.id,))
                 self._segments.remove(segment)
+
+
+def _write_segment(connection: apsw.Connection, id_: int, entries: Entries) -> tuple[bytes, bytes]:
+    """Write the pages of sorted entries; the segment's filter and first keys."""
+    pages = ((id_, page, entries[start : start + _PAGE].tobytes()) for page, start in enumerate(range(0, len(entries), _PAGE)))
+    connection.executemany("INSERT INTO dedup_page VALUES (?, ?, ?)", pages)
+    return _bloom(entries["key"], entries["check"]).tobytes(), entries["key"][::_PAGE].tobytes()
+
+
+def rewrite_segment(connection: apsw.Connection, id_: int, entries: Entries) -> None:
+    """Put some of a segment's entries, in their order, in the place of all; one without any goes."""
+    connection.execute("DELETE FROM dedup_page WHERE segment = ?", (id_,))
+    if len(entries):
+        update = "UPDATE dedup_segment SET bloom = ?, first_keys = ? WHERE id = ?"
+        connection.execute(update, (*_write_segment(connection, id_, entries), id_))
+    else:
+        connection.execute("DELETE FROM dedup_segment WHERE id = ?", (id_,))
+        connection.execute("DELETE FROM dedup_lasting WHERE segment = ?", (id_,))
 
 
 def _repeated(keys: Keys) -> npt.NDArray[np.bool_]:

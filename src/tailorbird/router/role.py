@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import Clock, RoutePlan
+from tailorbird.events.erased import StopList
 from tailorbird.router.router import Router
 from tailorbird.stream import Stream
 
@@ -29,16 +30,18 @@ def run(
     released: Callable[[], int] | None = None,
     keep_rows: int = KEEP_ROWS,
     prune_every_s: float = PRUNE_EVERY_S,
+    stopped: StopList | None = None,
 ) -> None:
     """Route what comes in under `stream` until `stop` is set; the step under way is finished first.
 
     Args:
         released: says below which row neither lake nor workers need the routed log; without it nothing is deleted.
         keep_rows: the newest rows, which are kept even so.
+        stopped: of whom nothing old is taken again.
     Raises:
         LockedError, DamageError, StorageError: as `Router` and `Router.step`; whoever runs the role starts it again or tells the operator.
     """
-    with Router(stream, plan, clock=clock) as router:
+    with Router(stream, plan, clock=clock, stopped=stopped) as router:
         pruning = None if released is None else _Pruning(router, released, keep_rows, prune_every_s)
         more = False
         while not stop.is_set():

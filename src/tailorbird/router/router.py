@@ -19,6 +19,7 @@ from tailorbird import faults
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, RoutePlan, check
 from tailorbird.events.contract import CONTRACT_VERSION
+from tailorbird.events.erased import StopList
 from tailorbird.router import pruned
 from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quarantine_batch
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints
@@ -73,14 +74,16 @@ class _Source(msgspec.Struct):
 class Router:
     """Routes what stands in the raw logs under `stream`.
 
+    Args:
+        stopped: of whom nothing old is taken again, see `events.erased`.
     Raises:
         LockedError: another router is at work here.
         DamageError: a log does not match its checksums; nothing is routed past the damage.
     """
 
-    def __init__(self, stream: Stream, plan: RoutePlan, *, clock: Clock) -> None:
+    def __init__(self, stream: Stream, plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None) -> None:
         self._stream = stream
-        self._plan = plan
+        self._plan, self._stopped = plan, stopped or StopList(b"")
         self._clock = clock
         self._decided = Decided(plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes))
         self._sources: dict[str, _Source] = {}
@@ -176,7 +179,7 @@ class Router:
             if receipt is None:
                 continue
             newest = max(newest, receipt.received_at)
-            accepted, refusals = check(stored.block.payload, receipt, self._plan)
+            accepted, refusals = check(self._stopped.without(stored.block.payload, receipt, self._plan), receipt, self._plan)
             arrivals.add(accepted, producer, self._sources[producer].id, stored.offset)
             refused += [Refused(one, receipt.received_at, receipt.source, producer, stored.offset) for one in refusals]
         return arrivals, refused, offsets, newest

@@ -28,6 +28,7 @@ from tailorbird import faults
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
+from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.serving.answer_count import AnswerCount
 from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DiskFullError, DoorFigures, decide
@@ -58,6 +59,7 @@ class Door:
     Args:
         patience_s: how long `record_answer` waits for room in the queue before it gives an answer up and counts it.
         pseudonyms: hides the people of every body before it is checked and written.
+        stopped: of whom nothing old is taken again, see `events.erased`.
         reopen_after_s: how long after a failed commit the log is opened anew.
         reserve_bytes: how much of the disk stays free for the other roles; 0 for none. See `serving.reserve`.
     Raises:
@@ -77,11 +79,12 @@ class Door:
         reopen_after_s: float = 5.0,
         reserve_bytes: int = RESERVE_BYTES,
         pseudonyms: Pseudonyms | None = None,
+        stopped: StopList | None = None,
     ) -> None:
         self.producer, self._plan, self._clock = producer, plan, clock
         self._raw_path, self._answers_path = raw_address(stream, producer), answers_address(stream, producer)
         self._queue_bytes_max, self._flush_s = queue_bytes_max, flush_s
-        self._pseudonyms = pseudonyms
+        self._pseudonyms, self._stopped = pseudonyms, stopped or StopList(b"")
         self._patience_s, self._reopen_after_s = patience_s, reopen_after_s
         self._queue: deque[_Entry] = deque()
         self._records: deque[AnswerRecord] = deque()
@@ -203,6 +206,7 @@ class Door:
         if self._pseudonyms is not None:
             body = self._pseudonyms.body(body, encoding, foreign=bool(format_))
         receipt = Receipt(self._clock.now(), source, encoding, format_)
+        body = self._stopped.without(body, receipt, self._plan)
         decisions = decide(body, receipt, self._plan, admit)
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
@@ -394,14 +398,16 @@ class Door:
 
 def first_free(
     stream: Stream, plan: RoutePlan, clock: Clock, *, prefix: str = "serve", pseudonyms: Pseudonyms | None = None,
-    reserve_bytes: int = RESERVE_BYTES,
+    reserve_bytes: int = RESERVE_BYTES, stopped: StopList | None = None,
 ) -> Door:  # fmt: skip
     """The door of the first producer `serve-1`, `serve-2`, … that no living process holds; with Kafka, after this machine's name."""
     if not isinstance(stream, Path):
         prefix = f"{stream.host}-{prefix}"
     for number in range(1, 1_000):
         try:
-            return Door(stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms, reserve_bytes=reserve_bytes)
+            return Door(
+                stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms, stopped=stopped, reserve_bytes=reserve_bytes
+            )  # fmt: skip
         except LockedError:
             continue
     raise LockedError("a thousand servers write here already", where=str(stream), fix="stop some, or use another project")

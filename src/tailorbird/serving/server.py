@@ -30,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tailorbird.errors import StorageError, UsageError
 from tailorbird.events import Clock, RoutePlan, SystemClock
+from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import FeatureSet
 from tailorbird.features.compared import read_compared
@@ -75,6 +76,7 @@ class ServeOptions:
         port_asked: whether the port was named by somebody; only a default one is replaced by the next free one.
         limits: of keys that have none of their own.
         pseudonyms: hides people before anything is written; None writes ids as they come.
+        stopped: of whom nothing old is taken again, since they were erased.
         log_requests: a line for every request, not only for refused and failed ones.
         reserve_bytes: of the disk, left free by events for the other roles.
         keys_file: keys with their scopes, read anew when it changes; see `serving.keyfile`.
@@ -104,6 +106,7 @@ class ServeOptions:
     limits: ServerLimits = field(default_factory=ServerLimits)
     log_requests: bool = False
     pseudonyms: Pseudonyms | None = None
+    stopped: StopList | None = None
     origins: Sequence[str] = ()
     body_bytes_max: int = BODY_BYTES_MAX
     reserve_bytes: int = RESERVE_BYTES
@@ -125,7 +128,7 @@ def run(options: ServeOptions, clock: Clock | None = None) -> None:
     keys = Keys(options.write_keys, options.read_keys, options.admin_keys, file=options.keys_file, clock=clock)
     require_safe_bind(options.host, keys)
     listener = bind(options.host, options.port, asked=options.port_asked)
-    opening = partial(first_free, pseudonyms=options.pseudonyms, reserve_bytes=options.reserve_bytes)
+    opening = partial(first_free, pseudonyms=options.pseudonyms, stopped=options.stopped, reserve_bytes=options.reserve_bytes)
     with listener, opening(options.stream, options.plan, clock) as door:
         metrics = Metrics()
         metrics.watch_features(partial(read_compared, options.run))

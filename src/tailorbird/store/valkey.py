@@ -154,6 +154,16 @@ class Copies:
                 dropped += len(gone)
         return dropped
 
+    def wipe(self) -> int:
+        """Delete all that is there under this name, the head first; the number of records. Who publishes must not run."""
+        self.drop_head()
+        dropped = 0
+        with self._told():
+            for keys in self._client.keys(self._prefix + b"."):
+                self._client.delete(keys)
+                dropped += len(keys)
+        return dropped
+
     def claim(self, token: bytes, lifetime_ms: int) -> bool:
         with self._told():
             return self._client.claim(self._owner_key, token, lifetime_ms)

@@ -268,6 +268,7 @@ class EmbeddedWriter:
         with sqlite.errors(self.path):
             if self.connection.execute("SELECT 1 FROM block LIMIT 1").fetchone() is None:
                 self.connection.execute("VACUUM")
+                sqlite.checkpoint(self.connection, self.path, truncate=True)  # or the WAL keeps all of it beside the file
 
     def _check_usable(self) -> None:
         if self._failed:

@@ -25,6 +25,7 @@ from tailorbird import faults
 from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
+from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.partitions import IMPORTS
@@ -83,11 +84,13 @@ def import_files(
     progress: Progress = lambda stage, done, total: None,
     run_rows: int = RUN_ROWS,
     pseudonyms: Pseudonyms | None = None,
+    stopped: StopList | None = None,
 ) -> ImportReport:
     """Import the files at `path` into the raw log in the folder `stream`.
 
     Args:
         pseudonyms: hides the people of every row before it is checked and written.
+        stopped: of whom nothing old is taken again, see `events.erased`.
         run_rows: how many rows are sorted in memory at once; the order does not depend on it.
 
     Raises:
@@ -126,6 +129,8 @@ def import_files(
         batches = read(digests, options)
         if pseudonyms is not None:
             batches = map(pseudonyms.batch, batches)
+        if stopped is not None and len(stopped):
+            batches = (_without(batch, stopped, receipt, log.plan) for batch in batches)
         refused = _collect(batches, receipt, log.plan, runs, report, progress)
         if report.rows == 0:
             found = f"only records that say nothing about people and items: {', '.join(report.left_out)}" if report.left_out else "no row"
@@ -148,6 +153,11 @@ def _open_log(path: Path) -> EmbeddedWriter:
             if time.monotonic() > until:
                 raise
             time.sleep(0.05)
+
+
+def _without(batch: Batch, stopped: StopList, receipt: Receipt, plan: RoutePlan) -> Batch:
+    """What an adapter read, without what is kept out."""
+    return Batch(batch.file, [stopped.line(line, receipt, plan) for line in batch.lines], batch.numbers, batch.left_out)
 
 
 def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str:

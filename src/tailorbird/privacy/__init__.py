@@ -1,0 +1,25 @@
+"""Erasure and access: a person's data unlinked in, or taken out of, every place that a project keeps them in.
+
+person ─ whose events are whose        marks ─ what of them stands elsewhere       fresh ─ what takes its place
+rows, bodies ─ tables and the archive  erase ─ the steps, one after another        search ─ whether anything is left
+export ─ all that is held              stop list, see `events.erased`              journal, receipt
+"""
+
+from tailorbird.privacy.erase import Erased, Preview, erase, look_for, preview, unfinished
+from tailorbird.privacy.export import export_person
+from tailorbird.privacy.person import People, find_people
+from tailorbird.privacy.search import Found, search
+
+__all__ = [
+    "Erased",
+    "Found",
+    "People",
+    "Preview",
+    "erase",
+    "export_person",
+    "find_people",
+    "look_for",
+    "preview",
+    "search",
+    "unfinished",
+]

@@ -1,0 +1,23 @@
+"""Which models learned from a person's events, and until when they are to be replaced: weights do not forget by themselves."""
+
+from tailorbird.config import Project
+from tailorbird.events import DAY, Clock
+from tailorbird.registry import Registry
+
+DUE_US = 30 * DAY  # after the erasure: a month, as the law of the European Union has it for answers to such requests
+
+
+def trained_on(project: Project, first: int, last: int, erased_at: int, clock: Clock) -> list[dict[str, object]]:
+    """The bundles whose training window holds a time between `first` and `last`: version, names, window, and when they are due."""
+    if not project.paths.registry.is_dir() or not last:
+        return []
+    found: list[dict[str, object]] = []
+    for info in Registry(project.paths.registry, clock=clock).versions():
+        start, end = info.learned_from
+        if start <= last and first < end:
+            names = list(info.aliases)
+            found.append({
+                "version": info.version, "aliases": names, "from": start, "to": end, "due": erased_at + DUE_US,
+                "what": "train anew and promote" if names else "delete the folder",
+            })  # fmt: skip
+    return found

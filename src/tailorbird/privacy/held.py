@@ -1,0 +1,96 @@
+"""All of a project's files for one writer: an erasure must be alone, since each file has one writer and no reader may see half of it."""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tailorbird.config import Project
+from tailorbird.errors import LockedError, NotReadyError, UsageError
+from tailorbird.events import Clock, duration
+from tailorbird.features.schemas import state_folders
+from tailorbird.lake import LakeRole
+from tailorbird.places import Place
+from tailorbird.stream import EmbeddedWriter, answer_logs, open_reader, open_writer, raw_logs, read_released, routed_path
+from tailorbird.stream.lock import FileLock
+
+# Of a table's log, which knows of no rows, only of files: these are deleted with the past.
+LOG_FILE = re.compile(r"(\d{20}\.(json|checkpoint.*\.parquet)|_last_checkpoint)(\.\d+)?\Z")
+STOP = "stop `tailorbird up` (Ctrl-C, or SIGTERM) and all single roles, erase, and start them again"
+
+
+@dataclass
+class Held:
+    """The writers of everything. `states`: the locks of the workers, by schema; given up one by one to make a state anew."""
+
+    lake: LakeRole
+    raw: dict[str, EmbeddedWriter] = field(default_factory=dict)
+    answers: dict[str, EmbeddedWriter] = field(default_factory=dict)
+    routed: EmbeddedWriter | None = None
+    states: dict[str, FileLock] = field(default_factory=dict)
+
+
+@contextmanager
+def hold(project: Project, clock: Clock) -> Iterator[Held]:
+    """Hold everything until the end of the block.
+
+    Raises:
+        LockedError: a role is running.
+        NotReadyError: rows wait in the logs that are not yet in the lake.
+        UsageError: files were set aside that nobody can search.
+    """
+    stream, paths = project.paths.stream, project.paths
+    with ExitStack() as stack:
+        try:
+            up = FileLock(paths.run / "up")
+            stack.callback(up.release)
+            held = Held(
+                stack.enter_context(LakeRole(project.stream, paths.lake, clock=clock, keep_us=duration(project.settings.lake.history)))
+            )
+            for producer, path in raw_logs(stream).items():
+                held.raw[producer] = stack.enter_context(open_writer(path, partition=producer))
+            for producer, path in answer_logs(stream).items():
+                held.answers[producer] = stack.enter_context(open_writer(path, partition=_partition(path)))
+            if routed_path(stream).exists():
+                held.routed = stack.enter_context(open_writer(routed_path(stream), partition="routed", first=1, damaged_tail="stop"))
+            for schema in state_folders(paths.state):
+                held.states[schema] = FileLock(paths.state / schema / "worker")
+                stack.callback(held.states[schema].release)
+        except LockedError as error:
+            raise LockedError("a role of this project is running, and an erasure must be alone", where=error.where, fix=STOP) from error
+        _check_whole(project, held)
+        yield held
+
+
+def set_aside(lake: Place) -> list[Place]:
+    """Damaged files of the lake that were moved away."""
+    return [path for path in (lake / "set-aside").rglob("*") if path.is_file()]
+
+
+def _partition(path: Path) -> str:
+    with open_reader(path) as reader:
+        return reader.partition
+
+
+def _check_whole(project: Project, held: Held) -> None:
+    """That nothing stands in the logs alone, and that there is no file with damaged blocks, which cannot be searched."""
+    paths = project.paths
+    released = read_released(paths.lake)
+    behind = [name for name, log in held.raw.items() if log.end() > released.raw(name)]
+    behind += [name for name, log in held.answers.items() if log.end() > released.answers(name)]
+    if held.routed is not None and held.routed.end() > max(released.of_routed(), 1):
+        behind.append("routed")
+    if behind:
+        raise NotReadyError(
+            f"rows of {', '.join(sorted(set(behind)))} are not yet in the lake",
+            where=str(paths.stream),
+            fix="tailorbird lake erase brings them in",
+        )
+    aside = [*paths.stream.glob("*.damaged-*"), *(path for path in set_aside(paths.lake) if not LOG_FILE.match(path.name))]
+    if aside:
+        raise UsageError(
+            f"{len(aside)} files hold damaged pieces that were set aside, and nobody can tell whose data are in them",
+            where=", ".join(str(path) for path in aside[:3]),
+            fix="take out of them what is needed, then delete them; see tailorbird doctor",
+        )

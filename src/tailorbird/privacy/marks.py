@@ -1,0 +1,258 @@
+"""What a person has left in the lake: which events, requests and texts are theirs, where these stand in the raw logs, and what must stay.
+
+Everything that later steps need is found before anything is written, and kept in the journal, so that an erasure that was cut short
+goes on although the rows that told it are no longer there.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from tailorbird.events.contract import ANONYMOUS_PREFIX
+from tailorbird.events.erased import texts_in
+from tailorbird.events.keys import combine, hash64s
+from tailorbird.events.schema import micros
+from tailorbird.features.erase import Needs
+from tailorbird.lake import Lake
+from tailorbird.lake.refused import places
+from tailorbird.privacy.fresh import Fresh
+from tailorbird.privacy.mention import Mentions
+from tailorbird.privacy.person import People, is_any, one_of
+
+COMMON_MIN = 10  # a text that stays is one that at least so many other people's events carry
+TEXT_MIN = 8  # shorter texts are not looked for: they stand everywhere
+TEXTS = ("device", "country", "page", "referrer", "query", "answer_query")  # context and free text of an event
+OWN = ("event_id", "session_id", "request_id")
+_LINKED = ("request_id", "answer_query")  # what an event that names their request loses with it
+
+Place = tuple[str, int, int]
+
+
+class Marks(msgspec.Struct):
+    """See above.
+
+    Attributes:
+        events: of each event its subject's mark ("u" or "a"), the subject, and its id; `recent` those of the last days alone.
+        requests: what they asked for, and nobody else.
+        places, refused: where their accepted and their refused rows stand in the raw logs.
+        common: by name, the texts that stay.
+        own: ids and texts that were nobody else's: they must be nowhere in the end.
+        types: how many events of each type.
+        first, last: when the first and the last of them was, microseconds; 0 without any.
+    """
+
+    events: list[tuple[str, str, str]] = []
+    recent: list[tuple[str, str, str]] = []
+    requests: list[str] = []
+    places: list[Place] = []
+    refused: list[Place] = []
+    common: dict[str, list[str]] = {}
+    own: list[str] = []
+    types: dict[str, int] = {}
+    first: int = 0
+    last: int = 0
+
+
+def subject_of(user_id: str | None, anonymous_id: str | None) -> tuple[str, str]:
+    """Whose event it is, as the index of repeats has it."""
+    return ("u", user_id) if user_id is not None else ("a", anonymous_id or "")
+
+
+def find_marks(
+    lake: Lake,
+    people: People,
+    needs: Needs,
+    fresh: Fresh,
+    *,
+    recent_from: int,
+    progress: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+) -> Marks:
+    """All marks of these people; looks for salts, too. Reads the lake some times over.
+
+    Args:
+        recent_from: events received since then are on the stop list one by one.
+    """
+    marks = Marks()
+    if lake.exists("quarantine"):
+        mentions = Mentions(people.own_ids)
+        for batch in lake.batches("quarantine", ["body", "raw_partition", "raw_offset", "raw_row"]):
+            rows = pa.Table.from_batches([batch])
+            mask = [mentions.in_body(body) for body in rows["body"].to_pylist()]
+            marks.refused += places(rows.filter(pa.array(mask, pa.bool_())))
+    if not lake.exists("events"):
+        return marks
+    progress("find events", 0, None)
+    mine = lake.table("events", where=whose(people))
+    progress("find events", len(mine), None)
+    subjects = [subject_of(*ids) for ids in zip(mine["user_id"].to_pylist(), mine["anonymous_id"].to_pylist(), strict=True)]
+    marks.events = [(*subject, id_) for subject, id_ in zip(subjects, mine["event_id"].to_pylist(), strict=True)]
+    late = micros(mine["received_at"]) >= recent_from
+    marks.recent = [event for event, one in zip(marks.events, late.tolist(), strict=True) if one]
+    marks.places = places(mine)
+    marks.types = dict(Counter(mine["type"].to_pylist()))
+    times = micros(mine["ts"])
+    times = times[times > 0]
+    marks.first, marks.last = (int(times.min()), int(times.max())) if len(times) else (0, 0)
+    marks.requests = _requests(lake, people, mine)
+    marks.common = _common(lake, people, needs, mine)
+    marks.own = _own(lake, people, mine, marks.requests, progress)
+    _salt(lake, people, needs, fresh, mine, marks)
+    return marks
+
+
+def whose(people: People) -> ds.Expression:
+    """The rows of `events` that are theirs, as a filter."""
+    return one_of("person", people.persons) | one_of("user_id", people.users)
+
+
+def asked(people: People) -> ds.Expression:
+    """The rows of `answers` that are theirs, as a filter."""
+    return whose(people) | one_of("anonymous_id", people.visitors)
+
+
+def _requests(lake: Lake, people: People, mine: pa.Table) -> list[str]:
+    found = set(mine["request_id"].drop_null().to_pylist())
+    answers = lake.table("events", ["request_id", "person", "user_id"], (ds.field("type") == "answer") & one_of("request_id", found))
+    found -= set(answers.filter(pc.invert(people.of(answers)))["request_id"].to_pylist())
+    if lake.exists("answers"):
+        found |= set(lake.table("answers", ["request_id"], asked(people))["request_id"].to_pylist())
+    return sorted(found)
+
+
+def _common(lake: Lake, people: People, needs: Needs, mine: pa.Table) -> dict[str, list[str]]:
+    """Texts that a state without a person is made of, and that enough other people's events carry."""
+    found: dict[str, list[str]] = {}
+    for name in TEXTS:
+        if name not in needs.kept:
+            continue
+        wanted = set(mine[name].drop_null().to_pylist())
+        carriers: dict[str, set[str]] = {text: set() for text in wanted}
+        for batch in lake.batches("events", [name, "person", "user_id"], one_of(name, wanted)):
+            rows = pa.Table.from_batches([batch])
+            rows = rows.filter(pc.and_(pc.invert(people.of(rows)), pc.is_valid(rows["person"])))
+            pairs = rows.group_by([name, "person"]).aggregate([])
+            for text, person in zip(pairs[name].to_pylist(), pairs["person"].to_pylist(), strict=True):
+                if len(carriers[text]) < COMMON_MIN:
+                    carriers[text].add(person)
+        found[name] = sorted(text for text, some in carriers.items() if len(some) >= COMMON_MIN)
+    return found
+
+
+def _own(
+    lake: Lake, people: People, mine: pa.Table, requests: list[str], progress: Callable[[str, int, int | None], None]
+) -> list[str]:  # fmt: skip
+    """Ids and texts of these events that no other row of the lake has."""
+    profiles = pc.is_in(mine["type"], value_set=pa.array(["item"]))
+    rows = mine.filter(pc.invert(profiles))
+    found = {text for name in (*OWN, *TEXTS) for text in rows[name].drop_null().to_pylist()}
+    found |= {text for name in ("properties", "user_profile") for text in _texts(rows[name])}
+    found = {text for text in found if len(text) >= TEXT_MIN} - people.own_ids
+    columns = (*OWN, *TEXTS, "item_id", "user_id", "anonymous_id", "person")
+    done = 0
+    for batch in lake.batches("events", [*dict.fromkeys((*columns, "properties", "user_profile", "items", "model", "experiment"))]):
+        table = pa.Table.from_batches([batch])
+        others = table.filter(pc.invert(people.of(table)))
+        for name in (*columns, "model", "experiment"):
+            column = (others.filter(pc.invert(is_any(others["request_id"], requests))) if name in _LINKED else others)[name]
+            found -= set(column.filter(is_any(column, found)).to_pylist())
+        shown = pc.list_flatten(others["items"])
+        found -= set(shown.filter(is_any(shown, found)).to_pylist())
+        for name in ("properties", "user_profile"):
+            found -= _texts(others[name])
+        done += len(table)
+        progress("tell what is theirs alone", done, None)
+    return sorted(found)
+
+
+def _texts(column: pa.ChunkedArray) -> set[str]:
+    """All texts in a column of JSON."""
+    return {text for one in pc.unique(column).to_pylist() if one for text in texts_in(_json(one))}
+
+
+def _json(text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return None
+
+
+def _salt(lake: Lake, people: People, needs: Needs, fresh: Fresh, mine: pa.Table, marks: Marks) -> None:
+    """Find the salts of new ids that have to fall somewhere in particular."""
+    requests = frozenset(marks.requests)
+    users, sessions = needs.precisions("user"), needs.precisions("session")
+    names = [name for name in TEXTS if needs.precisions(name)]
+    if users or sessions or names:
+        for row, event in zip(mine.to_pylist(), marks.events, strict=True):
+            key = who_key(row["request_id"], event, requests)
+            if users and row["person"] is not None:
+                fresh.choose_place("who", key, row["person"], users, ANONYMOUS_PREFIX)
+                if row["type"] in ("user", "identify"):
+                    fresh.choose_place("user", key, row["person"], users)
+            for name, value in (("session", row["session_id"]), *((each, row[each]) for each in names)):
+                if value is not None and needs.precisions(name):
+                    fresh.choose_place(name, event, value, needs.precisions(name))
+    if needs.ordered:
+        _keep_order(lake, people, fresh, mine, marks)
+
+
+def who_key(request_id: str | None, event: tuple[str, str, str], requests: frozenset[str] | set[str]) -> tuple[str, ...]:
+    """By what a stranger takes a person's place: one for each of their requests, with what followed from it, else for each event."""
+    return ("request", request_id) if request_id in requests and request_id is not None else event
+
+
+def _keep_order(lake: Lake, people: People, fresh: Fresh, mine: pa.Table, marks: Marks) -> None:
+    """Choose event ids so that, of events of one time, those that came first still do (`columns.Frame.ids`)."""
+    requests = frozenset(marks.requests)
+    times = micros(mine["ts"])
+    columns = ["ts", "event_id", "user_id", "anonymous_id", "item_id", "person"]
+    wanted = pc.unique(mine["ts"].filter(pa.array(times > 0)))
+    rows = lake.table("events", columns, ds.field("ts").isin(wanted))
+    others = rows.filter(pc.invert(people.of(rows)))
+    held: dict[int, list[int]] = {}
+    for ts, id_ in zip(micros(others["ts"]).tolist(), _ids(others).tolist(), strict=True):
+        held.setdefault(ts, []).append(id_)
+    groups: dict[int, list[int]] = {}
+    for row, ts in enumerate(times.tolist()):
+        if ts > 0:
+            groups.setdefault(ts, []).append(row)
+    old = _ids(mine).tolist()
+    asked_for = mine["request_id"].to_pylist()
+    for ts, ours in groups.items():
+        if len(ours) == 1 and ts not in held:
+            continue
+        theirs = sorted(held.get(ts, []))
+        below = -1
+        ours.sort(key=lambda row: old[row])
+        for place, row in enumerate(ours):
+            before = max((id_ for id_ in theirs if id_ < old[row]), default=-1)
+            above = min((id_ for id_ in theirs if id_ > old[row]), default=1 << 64)
+            rivals = sum(old[later] < above for later in ours[place:])
+            low = max(before, below) + 1
+            high = low + (above - low) // max(1, rivals)
+            owner = fresh.text("who", *who_key(asked_for[row], marks.events[row], requests))
+            fresh.choose("event", marks.events[row], _between(low, high, owner))
+            below = int(_combined([fresh.text("event", *marks.events[row])], owner)[0])
+
+
+def _ids(rows: pa.Table) -> np.ndarray:
+    owner = pc.coalesce(rows["user_id"], rows["anonymous_id"], rows["item_id"], pa.scalar(""))
+    return combine(hash64s(rows["event_id"].to_pylist()), hash64s(owner.to_pylist()))
+
+
+def _combined(texts: list[str], owner: str) -> np.ndarray:
+    return combine(hash64s(texts), hash64s([owner]))
+
+
+def _between(low: int, high: int, owner: str) -> Callable[[list[str]], np.ndarray]:
+    bounds = np.uint64(low), np.uint64(max(low, high - 1))
+
+    def fits(texts: list[str]) -> np.ndarray:
+        ids = _combined(texts, owner)
+        return (ids >= bounds[0]) & (ids <= bounds[1])
+
+    return fits

@@ -1,0 +1,96 @@
+"""Who a person is: a user id, the visitors that were identified as it, and which events are theirs.
+
+    asked "42"         user 42, and every anonymous id that an `identify` tied to it
+    asked "anon:c7"    a visitor who never said who they are
+
+An event is a person's when the router decided so (`person`), or when it carries their user id. A device that several people
+were identified on is shared: what happened on it before anybody was identified goes with the first who is erased, since it may be
+theirs; what another person did on it stays theirs, their anonymous id included.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from tailorbird.errors import UsageError
+from tailorbird.events.contract import ANONYMOUS_PREFIX
+from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.lake import Lake
+
+Mask = pa.ChunkedArray | pa.Array
+
+
+@dataclass(frozen=True)
+class People:
+    """Those to be erased or told about, under the ids that are kept: pseudonyms, where the project has such.
+
+    Attributes:
+        users: user ids.
+        visitors: anonymous ids that are theirs alone.
+        shared: anonymous ids that were also somebody else's.
+    """
+
+    users: frozenset[str]
+    visitors: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
+
+    @property
+    def persons(self) -> frozenset[str]:
+        """As the router calls them in `person`."""
+        return self.users | {f"{ANONYMOUS_PREFIX}{id_}" for id_ in (*self.visitors, *self.shared)}
+
+    @property
+    def own_ids(self) -> frozenset[str]:
+        """The ids that must be nowhere once they are erased."""
+        return self.users | self.visitors
+
+    def of(self, events: pa.Table | pa.RecordBatch) -> Mask:
+        """Which rows are theirs; needs the columns `person` and `user_id`."""
+        return pc.or_(is_any(events.column("person"), self.persons), is_any(events.column("user_id"), self.users))
+
+
+def is_any(column: pa.ChunkedArray | pa.Array, values: Collection[str]) -> Mask:
+    """Which values of a column are among these; false where it has none. Values are data, never part of a query's text."""
+    return pc.fill_null(pc.is_in(column, value_set=pa.array(sorted(values), pa.string())), False)
+
+
+def one_of(column: str, values: Collection[str]) -> ds.Expression:
+    """`is_any` as a filter."""
+    return ds.field(column).isin(pa.array(sorted(values), pa.string()))
+
+
+def hidden(asked: Iterable[str], pseudonyms: Pseudonyms | None) -> list[str]:
+    """The ids under which people are kept of those that they have. Raises UsageError for what can be no id."""
+    found: list[str] = []
+    for one in asked:
+        visitor = one.startswith(ANONYMOUS_PREFIX)
+        id_ = one.removeprefix(ANONYMOUS_PREFIX)
+        if not id_:
+            raise UsageError("expected the id of a user, or anon:ID of a visitor, got nothing", fix="tailorbird lake erase USER")
+        if pseudonyms is not None:
+            id_ = pseudonyms.anonymous_id(id_) if visitor else pseudonyms.user_id(id_)
+        found.append(f"{ANONYMOUS_PREFIX}{id_}" if visitor else id_)
+    return found
+
+
+def find_people(lake: Lake, kept: Iterable[str]) -> People:
+    """The people with these ids, as they are kept, with the visitors that they were."""
+    users = frozenset(one for one in kept if not one.startswith(ANONYMOUS_PREFIX))
+    named = {one.removeprefix(ANONYMOUS_PREFIX) for one in kept if one.startswith(ANONYMOUS_PREFIX)}
+    if not lake.exists("events"):
+        return People(users, frozenset(named))
+    columns = ["anonymous_id", "user_id"]
+    told = lake.table("events", columns, ds.field("type") == "identify")
+    mine = told.filter(is_any(told["user_id"], users))
+    ids = named | set(mine["anonymous_id"].to_pylist())
+    others = told.filter(pc.and_(is_any(told["anonymous_id"], ids), pc.invert(is_any(told["user_id"], users))))
+    # Without `identify`, an event that carries both ids says whose device it was all the same.
+    carried = lake.table("events", columns, one_of("user_id", users) & ds.field("anonymous_id").is_valid())
+    ids |= set(carried["anonymous_id"].to_pylist())
+    also = lake.table("events", columns, one_of("anonymous_id", ids) & ds.field("user_id").is_valid())
+    shared = {id_ for id_, user in zip(*(also[name].to_pylist() for name in columns), strict=True) if user not in users}
+    shared |= set(others["anonymous_id"].to_pylist())
+    return People(users, frozenset(ids - shared), frozenset(ids & shared))

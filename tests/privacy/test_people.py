@@ -1,0 +1,185 @@
+"""Whose events are whose, under whatever ids; and what of them is told to whoever asks."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tests.cli.kit import each, refused
+from tests.faults.roles import make_project
+from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site
+
+from tailorbird.cli.roles import Roles
+from tailorbird.config import Project, open_project
+from tailorbird.lake import Lake, verify
+from tailorbird.privacy import erase, export_person, find_people
+from tailorbird.privacy.person import hidden
+from tailorbird.serving.door import Door
+from tailorbird.stream.lock import FileLock
+
+HOSTILE = ["' OR 1=1 --", "a'b\"c", "x) OR (person IS NOT NULL", "%", "_", "\\", "ü\u2028é", "../../etc", "{canary}", "a" * 256]
+
+
+def sent(folder: Path, events: list[dict], settings: str = "") -> Project:
+    """A project that got these events."""
+    root = make_project(folder / "shop").root
+    if settings:
+        (root / "tailorbird.toml").write_text(settings)
+    project = open_project(root)
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()) as door:
+        told = door.submit(json.dumps(events).encode())
+        assert all(one.accepted for one in told), told
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    return project
+
+
+def click(event_id: str, user: str | None = None, visitor: str | None = None, **more: object) -> dict:
+    event = {"event_id": event_id, "type": "click", "item_id": "i1", "user_id": user, "anonymous_id": visitor, **more}
+    return {name: value for name, value in event.items() if value is not None}
+
+
+def people_of(project: Project) -> Counter:
+    return Counter(Lake(project.paths.lake).events(["person"])["person"].to_pylist())
+
+
+def test_an_id_is_a_value_and_never_part_of_a_query(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click(f"e{n}", one) for n, one in enumerate([*HOSTILE, "u2", "other"])])
+    for user in HOSTILE:
+        assert find_people(Lake(project.paths.lake), [user]).users == {user}
+        assert [one["user_id"] for one in export_person(project, [user], CLOCK) if one["source"] == "event"] == [user]
+    erase(project, ["\x00", "u2\x00"], CLOCK)  # what is no id finds nobody
+    assert people_of(project) == Counter([*HOSTILE, "u2", "other"])
+    for some in (HOSTILE[:1], HOSTILE[1:]):
+        done = erase(project, hidden(some, None), CLOCK)
+        assert done.clean, done.searched.found
+        left = people_of(project)
+        assert (left["u2"], left["other"], *(left[user] for user in some)) == (1, 1, *(0 for _ in some))
+    assert sum(people_of(project).values()) == len(HOSTILE) + 2
+    assert verify(project.paths.lake).clean
+
+
+def test_a_shared_device_stays_the_other_persons(tmp_path: Path) -> None:
+    login = {"type": "identify", "item_id": None}
+    events = [
+        click("before", visitor="tablet"),
+        click("login a", "alice-1", "tablet", **login), click("a", visitor="tablet"),
+        click("login b", "robert-2", "tablet", **login), click("b", visitor="tablet"), click("b2", "robert-2", "tablet"),
+    ]  # fmt: skip
+    project = sent(tmp_path, events)
+    assert people_of(project) == {"anon:tablet": 1, "alice-1": 2, "robert-2": 3}
+    people = find_people(Lake(project.paths.lake), ["alice-1"])
+    assert (people.visitors, people.shared) == (frozenset(), {"tablet"})
+    done = erase(project, ["alice-1"], CLOCK)
+    assert done.clean, done.searched.found
+    left = people_of(project)
+    assert (left["robert-2"], left["alice-1"], left["anon:tablet"]) == (3, 0, 0)
+    rows = Lake(project.paths.lake).events(["person", "anonymous_id"]).to_pylist()
+    assert {row["anonymous_id"] for row in rows if row["person"] == "robert-2"} == {"tablet"}
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
+        door.submit(json.dumps(click("later", visitor="tablet")).encode())
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    assert people_of(project)["robert-2"] == 4  # the router still knows who uses it
+
+
+def test_a_visitor_without_a_name_and_mentions_in_texts_of_others(tmp_path: Path) -> None:
+    friend = click(
+        "f",
+        "friend",
+        properties={"referred_by": "anonymous-77", "note": "hello anonymous-77!", "size": 3},
+        context={"page": "/u/anonymous-77"},
+    )
+    project = sent(tmp_path, [click("v1", visitor="anonymous-77"), click("v2", visitor="anonymous-778"), friend])
+    done = erase(project, hidden(["anon:anonymous-77"], None), CLOCK)
+    assert done.clean, done.searched.found
+    rows = {row["person"]: row for row in Lake(project.paths.lake).events(["person", "properties", "page", "event_id"]).to_pylist()}
+    assert json.loads(rows["friend"]["properties"]) == {"referred_by": None, "note": None, "size": 3}
+    assert (rows["friend"]["page"], rows["friend"]["event_id"]) == (None, "f")
+    assert "anon:anonymous-778" in rows
+
+
+def test_the_plain_id_is_asked_for_where_pseudonyms_are_kept(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "u1-plain", "v1-plain"), click("e2", "u2")], f'[events]\npseudonym_key = "{"k" * 40}"\n')
+    hidden_id = hidden(["u1-plain"], project.pseudonyms())
+    assert people_of(project)[hidden_id[0]] == 1
+    done = erase(project, hidden_id, CLOCK)
+    assert done.clean
+    assert people_of(project)[hidden_id[0]] == 0
+    assert left_of(project.root, hidden_id[0].encode(), b"u1-plain", b"v1-plain") == []
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return make_site(tmp_path_factory.mktemp("people"), canaries=2)
+
+
+def test_all_that_is_held_is_told(shop: Site) -> None:
+    user = shop.users[0]
+    records = list(export_person(shop.project, [user], CLOCK))
+    counts = Counter(record["source"] for record in records)
+    assert counts["event"] == 6 + 1 + 7 + 2
+    assert counts["profile"] == 2
+    assert counts["answer"] == 1
+    assert counts["refused"] == 1
+    assert counts["repeat"] == 7
+    assert counts["feature"] > 3
+    told = json.dumps(records)
+    for text in (f"the wish of {user}", f"{user}@example.com", f"{user} says so", f"{user}-visitor".replace("-user", ""), f"{user}-bad"):
+        assert text.replace("canary-000-visitor", "canary-visitor-000") in told, text
+    answer = next(record for record in records if record["source"] == "answer")
+    assert answer["features"][0]["user_clicks_7d"] > 0
+    assert shop.users[1] not in told
+    assert "other-user" not in told
+
+
+def test_what_waits_in_the_logs_is_told_too(shop: Site) -> None:
+    project = shop.project
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+        door.submit(json.dumps(click("waits", shop.users[1])).encode())
+    waiting = [record for record in export_person(project, [shop.users[1]], CLOCK) if record["source"] == "waiting"]
+    assert [json.loads(record["body"])["event_id"] for record in waiting] == ["waits"]
+
+
+def test_the_commands(shop: Site, tmp_path: Path) -> None:
+    user, root = shop.users[0], shop.root
+    (tmp_path / "leavers.txt").write_text("\n".join(shop.users))
+    running = FileLock(shop.project.paths.stream / "routed.db")
+    first = [
+        ["erase", user, "--json"], ["erase", user, "--yes"], ["export-user", user, "--out", str(tmp_path / "told.jsonl"), "--json"],
+        ["verify", "--erased", user], ["erase", "--yes"],
+    ]  # fmt: skip
+    preview, alone, told, found, nobody = run(root, first, tmp_path / "first")
+    running.release()
+    assert json.loads(preview.stdout)["events"]["click"] >= 2
+    refused(alone, "a role of this project is running", "stop `tailorbird up`")
+    assert sum(json.loads(told.stdout)["records"].values()) == len((tmp_path / "told.jsonl").read_text().splitlines())
+    assert (tmp_path / "told.jsonl").stat().st_mode & 0o777 == 0o600
+    assert (found.returncode, "Still there" in found.stdout) == (1, True)
+    refused(nobody, "expected the id of a user")
+    assert left_of(root, user.encode()), "nothing was changed"
+    done, gone = run(
+        root, [["erase", "--from", str(tmp_path / "leavers.txt"), "--yes", "--json"], ["verify", "--erased", user]], tmp_path / "then"
+    )
+    assert (done.returncode, gone.returncode) == (0, 0), done.stderr
+    report = json.loads(done.stdout)
+    assert report["clean"]
+    receipt = Path(report["receipt"]).read_text()
+    assert CANARY.decode() not in receipt
+    assert json.loads(receipt)["counts"]["tables"]["events"] > 20
+    assert left_of(root, CANARY) == []
+
+
+def run(root: Path, commands: list[list[str]], folder: Path) -> list:
+    folder.mkdir()
+    return each([["-C", str(root), "lake", *words] for words in commands], folder, cwd=root)
+
+
+def test_a_file_of_ones_own_is_told_and_not_touched(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "user-4711")])
+    own = project.root / "my-notes.txt"
+    own.write_text("ask user-4711")
+    done = erase(project, ["user-4711"], CLOCK)
+    assert not done.clean
+    assert done.left == [str(own)]
+    assert own.read_text() == "ask user-4711"

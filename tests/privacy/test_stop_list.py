@@ -1,0 +1,142 @@
+"""Nothing old of an erased person comes back, however it is sent again; what they do from then on is taken."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site, past, present, refused
+
+from tailorbird.cli.roles import Roles
+from tailorbird.events import DAY, HOUR, Receipt, RoutePlan
+from tailorbird.events.contract import ERASED
+from tailorbird.events.erased import StopList
+from tailorbird.lake import Lake, verify
+from tailorbird.lake.refused import Choice
+from tailorbird.lake.replay import replay
+from tailorbird.privacy import erase
+from tailorbird.serving.door import Door
+from tailorbird.stream.importer import import_files
+
+AT = 1_795_000_000_000_000
+PLAN = RoutePlan()
+CLICK = {"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}
+
+
+@pytest.fixture(scope="module")
+def erased(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, Path]:
+    """A site whose canaries were erased, and a copy of its raw logs from before."""
+    folder = tmp_path_factory.mktemp("stop")
+    site = make_site(folder, canaries=3)
+    backup = folder / "backup"
+    backup.mkdir()
+    for raw in site.project.paths.stream.glob("raw-serve*.db"):
+        shutil.copy(raw, backup)
+    erase(site.project, site.users, CLOCK)
+    return site, backup
+
+
+def drained(site: Site) -> None:
+    with Roles(site.project, CLOCK) as roles:
+        roles.drain()
+
+
+def test_retries_imports_and_replays_bring_nothing_back(erased: tuple[Site, Path], tmp_path: Path) -> None:
+    site, _ = erased
+    project = site.project
+    before = Lake(project.paths.lake).count("events")
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
+        sent = [{**event, "ts": event.get("ts", CLOCK.now() - HOUR)} for user in site.users for event in present(user)]
+        without_time = [event for user in site.users for event in present(user) if "ts" not in event and event["type"] != "user"]
+        decisions = door.submit(json.dumps(sent).encode())
+        decisions += door.submit(json.dumps(without_time).encode())
+        decisions += door.submit(b"\n".join(refused(user) for user in site.users), "ndjson")
+        assert {decision.code for decision in decisions} <= {"erased"}
+    history = tmp_path / "old.jsonl"
+    history.write_text("\n".join(json.dumps(event) for event in past([*site.users, "other-user-900"])))
+    report = import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK, stopped=project.stopped())
+    assert report.refused == {"erased": 3 * 7}
+    drained(site)
+    replay(project.paths.lake, project.paths.stream, Choice(("erased", "unknown_type")), plan=project.plan, clock=CLOCK)
+    drained(site)
+    assert Lake(project.paths.lake).count("events") == before + 7
+    assert left_of(site.root, CANARY) == []
+    assert verify(project.paths.lake).clean
+
+
+def test_a_log_from_a_backup_brings_nothing_back(erased: tuple[Site, Path]) -> None:
+    site, backup = erased
+    stream = site.project.paths.stream
+    for raw in backup.glob("raw-serve*.db"):
+        shutil.copy(raw, stream / "raw-old.db")
+    from tailorbird.stream import open_writer, sqlite
+
+    connection = sqlite.connect_writer(stream / "raw-old.db")
+    with connection:
+        connection.execute("UPDATE log SET partition = 'old'")
+    connection.close()
+    with open_writer(stream / "raw-old.db", partition="old", damaged_tail="stop") as log:
+        assert log.end() > 0
+    before = Lake(site.project.paths.lake).events(["person"])["person"].to_pylist()
+    drained(site)
+    after = Lake(site.project.paths.lake).events(["person"])["person"].to_pylist()
+    assert len(after) >= len(before)
+    assert not [person for person in after if person and CANARY.decode() in person]
+
+
+def test_somebody_who_comes_back_is_somebody_new(erased: tuple[Site, Path]) -> None:
+    site, _ = erased
+    user = site.users[0]
+    with Door(site.project.paths.stream, "serve-1", site.project.plan, CLOCK, stopped=site.project.stopped()) as door:
+        told = door.submit(json.dumps({"event_id": "a new one", "type": "click", "user_id": user, "item_id": "i1"}).encode())
+    assert told[0].accepted
+    drained(site)
+    events = Lake(site.project.paths.lake).events(["person", "event_id", "user_profile"])
+    assert [(row["event_id"], row["user_profile"]) for row in events.to_pylist() if row["person"] == user] == [("a new one", None)]
+    erase(
+        site.project, [user, "anon:canary-visitor-000"], CLOCK
+    )  # the log from the backup has it, and nothing ties it to the user any more
+    assert left_of(site.root, b"canary-user-000", b"canary-visitor-000") == []
+
+
+def listed(**more: object) -> bytes:
+    stopped = StopList(b"").with_people([("u", "u1"), ("a", "a1")], [(("u", "u1"), "e-recent")], AT, 0)
+    event = {**CLICK, **more}
+    return stopped.without(json.dumps({name: value for name, value in event.items() if value}).encode(), Receipt(AT + DAY), PLAN)
+
+
+@pytest.mark.parametrize(
+    ("more", "kept_out"),
+    [
+        ({"ts": AT - 1}, True),
+        ({"ts": AT}, False),
+        ({"ts": AT - 1, "sent_at": AT - 1}, True),  # the body of a retry: what it says of its time is from before
+        ({}, False),
+        ({"event_id": "e-recent"}, True),  # without a time, and sent before
+        ({"user_id": "u2", "ts": AT - 1}, False),
+        ({"user_id": "u2", "anonymous_id": "a1", "ts": AT - 1}, False),  # another person on the same device
+        ({"user_id": None, "anonymous_id": "a1", "ts": AT - 1}, True),
+        ({"type": "user", "item_id": None, "timeless": True}, False),
+        ({"type": "no such type", "ts": AT - 1}, True),  # it would be kept whole, in quarantine
+        ({"type": "no such type", "ts": AT + 1}, False),
+    ],
+)
+def test_what_is_kept_out(more: dict, kept_out: bool) -> None:
+    assert (listed(**more) == ERASED) is kept_out
+
+
+def test_only_the_rows_that_are_kept_out_are_replaced() -> None:
+    stopped = StopList(b"").with_people([("u", "u1")], [], AT, 0)
+    rows = [json.dumps({**CLICK, "event_id": f"e{n}", "user_id": f"u{n % 2}", "ts": AT - 5}).encode() for n in range(4)]
+    found = stopped.without(b"[" + b", ".join(rows) + b"]", Receipt(AT), PLAN)
+    assert json.loads(found) == [json.loads(rows[0]), {"erased": True}, json.loads(rows[2]), {"erased": True}]
+    lines = stopped.without(b"\n".join(rows), Receipt(AT, encoding="ndjson"), PLAN)
+    assert lines.split(b"\n") == [rows[0], ERASED, rows[2], ERASED]
+
+
+def test_the_list_says_nothing_without_its_key() -> None:
+    stopped = StopList(b"").with_people([("u", "u1")], [], AT, 0)
+    text, key = stopped.encoded()
+    assert b"u1" not in text
+    assert StopList(key, json.loads(text)["people"]).erased_at("u", "u1") == AT
+    assert StopList(bytes(32), json.loads(text)["people"]).erased_at("u", "u1") is None

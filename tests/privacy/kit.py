@@ -22,7 +22,7 @@ from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.events import HOUR, MINUTE, SECOND, SystemClock, hash64
 from tailorbird.features.erase import is_personal
-from tailorbird.features.state import Records, open_state, scan_keys
+from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
@@ -159,7 +159,8 @@ def states(project: Project) -> dict[tuple[str, int], bytes]:
             for layout in project.features.layout.entities:
                 if is_personal(layout.entity):
                     continue
-                keys = np.array(list(scan_keys(snapshot, layout)), np.uint64)
+                prefix = b"s" + layout.index.to_bytes(2, "big")
+                keys = np.array([int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(prefix)], np.uint64)
                 lanes = Records(layout).states(snapshot, keys)
                 for spot in (*layout.lasts, *layout.first_values):
                     lanes[:, spot.lane + 1] = 0

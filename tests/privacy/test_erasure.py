@@ -29,7 +29,7 @@ LEFT_OUT = (
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """A small site with a report that names somebody; tests take copies."""
-    site = make_site(tmp_path_factory.mktemp("small"), canaries=3)
+    site = make_site(tmp_path_factory.mktemp("small"), canaries=3, others=24)
     report = site.project.paths.reports / "signals.html"
     report.parent.mkdir(parents=True)
     report.write_text(f"<p>{site.users[0]} clicked most")

@@ -52,7 +52,7 @@ from tailorbird.privacy.unlink import Unlinked
 from tailorbird.router.erase import erase as erase_router
 from tailorbird.store.valkey import WRITE_TIMEOUT_S, open_copies
 from tailorbird.stream import read_released, sqlite
-from tailorbird.training.signals import UNFINISHED
+from tailorbird.training.resuming import UNFINISHED
 
 Progress = Callable[[str, int, int | None], None]
 RECEIPTS = "receipts"

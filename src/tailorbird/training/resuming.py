@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+UNFINISHED = "unfinished"  # the folder, in that of the results
+
 
 class Unfinished:
     """Arrays of an unfinished run.

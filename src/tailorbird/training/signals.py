@@ -27,7 +27,7 @@ from tailorbird.training.importance import Permuter, gain_fits, quality
 from tailorbird.training.information import Told, leaks, told_by
 from tailorbird.training.judge import PRIMARY
 from tailorbird.training.redundancy import Clusters, find_clusters
-from tailorbird.training.resuming import Unfinished
+from tailorbird.training.resuming import UNFINISHED, Unfinished
 from tailorbird.training.rows import Rows
 from tailorbird.training.serving_cost import Cost, costs, read_us, request_bytes, without
 from tailorbird.training.settings import Progress, TrainSettings
@@ -37,8 +37,6 @@ from tailorbird.training.subset import LEAK, SEEDS, UNDECIDED, Contest, Interval
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-
-UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def remake_state(
         LockedError: its worker runs.
     """
     folder = state / features.schema_hash
-    for name in ("data.mdb", "lock.mdb"):
+    for name in ("data.mdb", "lock.mdb", "data.mdb.damaged"):
         (folder / name).unlink(missing_ok=True)
     with FeatureWorker(routed, state, features, clock=clock, entities_max=entities_max) as worker:
         tables = Lake(lake)

@@ -34,6 +34,7 @@ BAD: dict[str, Any] = {
     "number_out_of_range": {**CLICK, "properties": {"price": -1}},
     "too_large": {**CLICK, "items": ["i"] * 1_001},
     "server_owned": {**CLICK, "received_at": "2025-11-25T12:00:00Z"},
+    "erased": b'{"erased":true}',
 }  # fmt: skip
 
 

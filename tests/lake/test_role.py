@@ -7,6 +7,7 @@ import time
 import apsw
 import pytest
 
+from tailorbird import faults
 from tailorbird.errors import DamageError, LockedError, NotReadyError
 from tailorbird.events import SECOND, SimulatedClock, SystemClock
 from tailorbird.lake import Lake, LakeRole, run, safe_positions, verify
@@ -31,6 +32,19 @@ def test_every_row_of_the_logs_is_in_its_table(home, site):
     assert report.archived == 30
     assert safe_positions(home / "lake") == {"routed": 31, "answers-serve-1": 6, "raw-door": 30}
     assert verify(home / "lake").clean
+
+
+def test_what_was_committed_before_a_crash_is_released_though_nothing_comes_after(home, site, monkeypatch):
+    with open_role(home) as role:
+        monkeypatch.setenv("TAILORBIRD_FAULTS", "lake.before_positions=raise")
+        faults._armed.cache_clear()
+        with pytest.raises(OSError, match="injected"):
+            role.step(flush=True)
+    monkeypatch.undo()
+    faults._armed.cache_clear()
+    with open_role(home) as role:
+        role.drain()
+    assert safe_positions(home / "lake") == {"routed": 31, "answers-serve-1": 6, "raw-door": 30}
 
 
 def test_a_step_with_nothing_new_commits_nothing(home, site):

@@ -103,6 +103,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
             door.submit(json.dumps(clicks).encode())
             roles.step()
         parts.close()
+        door.close()
         roles.drain()
         while roles.lake.upkeep(everything=True):
             pass

@@ -306,8 +306,9 @@ class LakeRole:
             reader = self._log(path)
             archived += self._archive.take(reader, flush=flush)
             end = self._archive.positions().get(reader.partition)
-            if end is not None:
+            if end is not None and self._positions.archive.get(path.stem) != end:
                 self._positions.archive[path.stem] = end
+                self._moved = True  # also where a crash came between the file and the positions
         return archived
 
     def _take_routed(self, rows_max: int, rows: dict[str, int]) -> None:
@@ -315,7 +316,10 @@ class LakeRole:
             return
         reader = self._log(routed_address(self._stream))
         starts = {name: self._position(name, reader, _ROUTED) for name in etl.ROUTED_TABLES}
-        blocks = _read(reader, min(starts.values()), rows_max)
+        # From where the file of positions is: a crash may have come between the commits and it. What a table has is not appended again.
+        known = self._positions.tables
+        told = [known[name].get(_ROUTED, start) if name in known else start if known else 0 for name, start in starts.items()]
+        blocks = _read(reader, max(reader.start(), min(told)), rows_max)
         if not blocks:
             return
         end = blocks[-1].end
@@ -338,13 +342,19 @@ class LakeRole:
 
     def _take_answers(self, producer: str, path: Address, rows_max: int, rows: dict[str, int]) -> None:
         reader = self._log(path)
-        blocks = _read(reader, self._position("answers", reader, path.stem), rows_max)
+        position = self._position("answers", reader, path.stem)
+        blocks = _read(reader, position, rows_max)
         if blocks:
             self._append("answers", etl.answer_rows(blocks, producer), path.stem, blocks[-1].end, rows)
+        elif position > max(reader.start(), self._positions.tables.get("answers", {}).get(path.stem, 0)):
+            self._reach("answers", path.stem, position)  # a crash came between the commit and the positions
 
     def _append(self, table: str, data: pa.Table, log: str, position: int, rows: dict[str, int]) -> None:
         if self._tables[table].append(data, log, position) is not None:
             rows[table] = rows.get(table, 0) + len(data)
+        self._reach(table, log, position)
+
+    def _reach(self, table: str, log: str, position: int) -> None:
         reached = self._positions.tables.setdefault(table, {})
         reached[log] = max(position, reached.get(log, 0))  # a table may be ahead of one that lost its last commit
         self._moved = True

@@ -1,0 +1,128 @@
+"""What an erasure leaves behind in other places: files sorted by person, an archive that can be routed anew, models, logs in topics."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+from tests.faults.test_evolution import bundle_of
+from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site
+from tests.privacy.test_people import click, people_of, sent
+
+from tailorbird.cli.roles import Roles
+from tailorbird.config import Project
+from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.events import DAY
+from tailorbird.events.erased import require_finished
+from tailorbird.lake import Lake, verify
+from tailorbird.lake.archive import Archive
+from tailorbird.lake.role import LakeRole
+from tailorbird.privacy import erase, preview
+from tailorbird.registry import Registry
+from tailorbird.registry.manifest import MANIFEST, Manifest, Window, seal
+from tailorbird.router import Router
+from tailorbird.serving.door import Door
+from tailorbird.stream import open_writer, raw_path
+
+COMPARED = ["type", "ts", "item_id", "items", "price", "dwell_ms", "counts", "raw_row", "event_id", "request_id", "anonymous_id", "user_id"]
+
+
+@pytest.fixture(scope="module")
+def erased(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    site = make_site(tmp_path_factory.mktemp("elsewhere"), canaries=4)
+    erase(site.project, site.users, CLOCK)
+    return site
+
+
+def test_the_archive_routed_anew_gives_what_the_lake_has(erased: Site, tmp_path: Path) -> None:
+    project = erased.project
+    archive = Archive(project.paths.lake / "archive")
+    for partition in archive.positions():
+        with open_writer(raw_path(tmp_path, partition), partition=partition) as log:
+            for file in archive.files:
+                if file.partition == partition:
+                    log.append([stored.block for stored in archive.read(file)])
+    with Router(tmp_path, project.plan, clock=CLOCK) as router:
+        while router.step().rows:
+            pass
+    with LakeRole(tmp_path, tmp_path / "lake", clock=CLOCK) as role:
+        role.drain()
+    place = [("raw_partition", "ascending"), ("raw_offset", "ascending"), ("raw_row", "ascending")]
+    again, now = (
+        Lake(path).events([*COMPARED, "raw_partition", "raw_offset"]).sort_by(place) for path in (tmp_path / "lake", project.paths.lake)
+    )
+    assert again.num_rows > 100
+    for name in COMPARED:
+        assert again[name].to_pylist() == now[name].to_pylist(), name
+
+
+def test_the_footers_of_sorted_files_name_nobody(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click(f"e{n}", f"canary-{n}" if n % 3 else f"other-{n}") for n in range(12)])
+    for n in range(12, 16):
+        more(project, click(f"e{n}", f"canary-{n}"))
+    with LakeRole(project.stream, project.paths.lake, clock=CLOCK, sort="person") as role:
+        assert role.upkeep(everything=True)
+    assert CANARY.decode() in "".join(bounds(project.paths.lake))
+    erase(project, [f"canary-{n}" for n in range(16) if n % 3 or n > 11], CLOCK)
+    assert left_of(project.root, CANARY) == []
+    found = bounds(project.paths.lake)
+    assert found == sorted(found)
+    assert found[-1] == "other-9", "the file is sorted still"
+    assert verify(project.paths.lake).clean
+
+
+def more(project: Project, event: dict) -> None:
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+        door.submit(json.dumps(event).encode())
+        roles.drain()
+
+
+def bounds(lake: Path) -> list[str]:
+    """Least and greatest person of each sorted file."""
+    found: list[str] = []
+    for file in Lake(lake).files("events", Lake(lake).version("events")):
+        metadata = pq.ParquetFile(lake / "events" / file).metadata.row_group(0)
+        column = next(one for one in map(metadata.column, range(metadata.num_columns)) if one.path_in_schema == "person")
+        if column.is_stats_set:
+            found += [column.statistics.min, column.statistics.max]
+    return found
+
+
+def test_models_that_learned_from_them_are_named_with_when_they_are_due(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "user-4711")])
+    now = CLOCK.now()
+    registry = Registry(project.paths.registry, clock=CLOCK)
+    spans = {"live": (now - DAY, now + DAY), "old": (now - 9 * DAY, now - 2 * DAY), "spare": (0, now + DAY)}
+    versions = {name: registry.add(trained(project, tmp_path / name, Window(*span)), by="test") for name, span in spans.items()}
+    registry.promote(versions["live"], by="test", why="to have one")
+    told = {one["version"]: (one["aliases"], one["what"]) for one in preview(project, ["user-4711"], CLOCK).bundles}
+    assert told == {versions["live"]: (["champion"], "train anew and promote"), versions["spare"]: ([], "delete the folder")}
+    done = erase(project, ["user-4711"], CLOCK)
+    assert {one["version"]: one["due"] for one in done.bundles} == dict.fromkeys(told, done.begun_at + 30 * DAY)
+
+
+def trained(project: Project, folder: Path, window: Window) -> Path:
+    bundle_of(folder, project.features)
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    seal(folder, msgspec.structs.replace(manifest, window=window, index_as_of=window.ts_to, files={}))
+    return folder
+
+
+def test_nothing_starts_on_half_an_erasure(tmp_path: Path) -> None:
+    journal = tmp_path / "erasure" / "journal.json"
+    require_finished(tmp_path)
+    journal.parent.mkdir()
+    journal.write_text("{}")
+    with pytest.raises(NotReadyError, match="cut short"):
+        require_finished(tmp_path)
+
+
+def test_topics_are_refused_rather_than_called_erased(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "user-4711")])
+    with pytest.raises(UsageError, match="topics"):
+        erase(replace(project, stream="a cluster"), ["user-4711"], CLOCK)  # type: ignore[arg-type]
+    assert people_of(project)["user-4711"] == 1
+    shutil.rmtree(project.root)

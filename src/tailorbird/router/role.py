@@ -54,23 +54,34 @@ def run(
 
 
 class _Pruning:
-    """Asks now and then what was released, and deletes it piece by piece, so that routing never waits long."""
+    """Asks now and then what was released, and deletes it piece by piece, so that routing never waits long.
+
+    It asks in a thread: the lake may be in a bucket that does not answer for a minute.
+    """
 
     def __init__(self, router: Router, released: Callable[[], int], keep_rows: int, every_s: float) -> None:
         self._router, self._released, self._keep_rows, self._every_s = router, released, keep_rows, every_s
         self._before = 0
         self._due = time.monotonic()
+        self._asking: threading.Thread | None = None
+        self._told = 0
 
     def look(self) -> None:
-        if self._before and not self._router.prune_some(self._before):
-            self._before = 0
-        elif not self._before and time.monotonic() >= self._due:
+        if self._before:
+            if not self._router.prune_some(self._before):
+                self._before = 0
+        elif self._asking is not None:
+            if not self._asking.is_alive():
+                self._asking = None
+                self._before = max(0, min(self._told, self._router.end() - self._keep_rows))
+        elif time.monotonic() >= self._due:
             self._due = time.monotonic() + self._every_s
-            self._before = self._ask()
+            self._asking = threading.Thread(target=self._ask, name="released", daemon=True)
+            self._asking.start()
 
-    def _ask(self) -> int:
+    def _ask(self) -> None:
         try:
-            return max(0, min(self._released(), self._router.end() - self._keep_rows))
+            self._told = self._released()
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
-            return 0
+            self._told = 0

@@ -3,8 +3,8 @@
 python -m benchmarks.quality.globo_full [--data PATH] [--small] [--validation] [--leave-out NAME …] [--json]
 
 The project declares both sets. The first model leaves the newer features out and becomes the incumbent; the second has them, and is
-judged beside the incumbent on the same test requests, so that the gain is a paired difference with its interval over people. Which of
-the newer features stay was chosen with `--validation`, which ends the history a day earlier, and never on the last day.
+judged beside the incumbent on the same test requests, so that the gain is a paired difference with its interval over people. Look at
+variants with `--validation`, which ends the history a day earlier: the last day is judged once.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def run(data: Path, scratch: Path, given: argparse.Namespace) -> dict[str, Any]:
             *globo.CASE.protocol,
             f"`{FIRST}` is the model of [globo](#globo) with its features, trained and judged in the same run on the same requests; the "
             f"fuller set adds {', '.join(name for name in newer if name not in (*PARTS, *given.leave_out))}.",
-            "Chosen on the day before, judged once on the last day." if not given.validation else "Without the last day: to choose by.",
+            "The set was fixed before; the last day was judged once." if not given.validation else "Without the last day: to choose by.",
             *_drawn(second),
         ],
         **{

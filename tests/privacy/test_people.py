@@ -12,7 +12,7 @@ from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.lake import Lake, verify
-from tailorbird.privacy import erase, export_person, find_people
+from tailorbird.privacy import erase, export_person, find_people, look_for
 from tailorbird.privacy.person import hidden
 from tailorbird.serving.door import Door
 from tailorbird.stream.lock import FileLock
@@ -97,6 +97,17 @@ def test_a_visitor_without_a_name_and_mentions_in_texts_of_others(tmp_path: Path
     assert json.loads(rows["friend"]["properties"]) == {"referred_by": None, "note": None, "size": 3}
     assert (rows["friend"]["page"], rows["friend"]["event_id"]) == (None, "f")
     assert "anon:anonymous-778" in rows
+
+
+def test_what_others_say_too_is_not_taken_for_a_trace(tmp_path: Path) -> None:
+    item = {"event_id": "p", "type": "item", "item_id": "i1", "properties": {"title": "a scarf, crimson and long"}}
+    longer = click("e2", "user-47111", properties={"note": "nothing"})
+    project = sent(tmp_path, [item, click("e1", "user-4711", properties={"wanted": "crimson and long", "secret": "my own words"}), longer])
+    done = erase(project, ["user-4711"], CLOCK)
+    assert done.clean, done.searched.found
+    assert left_of(project.root, b"my own words") == []
+    (project.root / "copy.txt").write_text("my own words, or user-47111")
+    assert [found.path for found in look_for(project, ["user-4711"]).found] == []
 
 
 def test_the_plain_id_is_asked_for_where_pseudonyms_are_kept(tmp_path: Path) -> None:

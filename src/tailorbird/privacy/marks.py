@@ -23,6 +23,7 @@ from tailorbird.lake.refused import places
 from tailorbird.privacy.fresh import Fresh
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.person import People, is_any, one_of
+from tailorbird.privacy.search import Needles
 
 COMMON_MIN = 10  # a text that stays is one that at least so many other people's events carry
 TEXT_MIN = 8  # shorter texts are not looked for: they stand everywhere
@@ -152,9 +153,12 @@ def _own(
     found = {text for name in (*OWN, *TEXTS) for text in rows[name].drop_null().to_pylist()}
     found |= {text for name in ("properties", "user_profile") for text in _texts(rows[name])}
     found = {text for text in found if len(text) >= TEXT_MIN} - people.own_ids
+    needles = Needles(found)
     columns = (*OWN, *TEXTS, "item_id", "user_id", "anonymous_id", "person")
     done = 0
-    for batch in lake.batches("events", [*dict.fromkeys((*columns, "properties", "user_profile", "items", "model", "experiment"))]):
+    for batch in lake.batches(
+        "events", [*dict.fromkeys((*columns, "properties", "user_profile", "item_profile", "items", "model", "experiment"))]
+    ):
         table = pa.Table.from_batches([batch])
         others = table.filter(pc.invert(people.of(table)))
         for name in (*columns, "model", "experiment"):
@@ -162,8 +166,8 @@ def _own(
             found -= set(column.filter(is_any(column, found)).to_pylist())
         shown = pc.list_flatten(others["items"])
         found -= set(shown.filter(is_any(shown, found)).to_pylist())
-        for name in ("properties", "user_profile"):
-            found -= _texts(others[name])
+        for name in ("page", "referrer", "query", "properties", "user_profile", "item_profile"):  # within longer texts of others, too
+            found -= needles.present("\n".join(pc.unique(others[name]).drop_null().to_pylist()).encode(errors="surrogatepass"))
         done += len(table)
         progress("tell what is theirs alone", done, None)
     return sorted(found)

@@ -78,13 +78,22 @@ class Needles:
 
     def find(self, data: bytes | memoryview) -> list[int]:
         """Where in the data one stands."""
-        if len(data) < WITHIN_MIN or not len(self._prefixes):
-            return []
         padded = bytes(data) + bytes(8)
-        values = np.ndarray((len(data),), np.dtype("<u8"), padded, strides=(1,)) & np.uint64((1 << 8 * WITHIN_MIN) - 1)
+        return [place for place, prefix in self._candidates(padded) if self._stands(padded, place, prefix)]
+
+    def present(self, data: bytes) -> set[str]:
+        """Which of the texts stand in the data, within others too."""
+        padded = data + bytes(8)
+        found = {one for place, prefix in self._candidates(padded) for one in self._by_prefix[prefix] if padded.startswith(one, place)}
+        return {one.decode(errors="surrogatepass") for one in found}
+
+    def _candidates(self, padded: bytes) -> list[tuple[int, int]]:
+        if len(padded) < WITHIN_MIN + 8 or not len(self._prefixes):
+            return []
+        values = np.ndarray((len(padded) - 8,), np.dtype("<u8"), padded, strides=(1,)) & np.uint64((1 << 8 * WITHIN_MIN) - 1)
         places = np.flatnonzero(self._table[_slot(values)])
         places = places[np.isin(values[places], self._prefixes)]
-        return [place for place in places.tolist() if self._stands(padded, place, int(values[place]))]
+        return list(zip(places.tolist(), values[places].tolist(), strict=True))
 
     def _stands(self, data: bytes, place: int, prefix: int) -> bool:
         return any(

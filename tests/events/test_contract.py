@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Receipt, RoutePlan, check
-from tailorbird.events.contract import split
+from tailorbird.events.contract import PROPERTIES_BYTES_MAX, split
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 PLAN = RoutePlan()
@@ -221,3 +221,10 @@ def test_no_event_crashes_it_and_every_row_is_accounted_for(events, source, data
     cut = data.draw(st.integers(0, len(body)))
     every_row_is_accounted_for(body[:cut], Receipt(NOW, source))
     every_row_is_accounted_for(b"\n".join(json.dumps(event).encode() for event in events), Receipt(NOW, source, "ndjson"))
+
+
+def test_properties_are_measured_as_they_are_stored_however_short_they_came():
+    body = b'{"event_id": "e", "type": "view", "user_id": "u", "properties": {"a": [' + b",".join([b"1e15"] * 4_000) + b"]}}"
+    assert len(body) < PROPERTIES_BYTES_MAX
+    refused = check(body, Receipt(received_at=1_764_072_000_000_000), RoutePlan())[1]
+    assert [(each.code, each.path) for each in refused] == [("too_large", "$.properties")]

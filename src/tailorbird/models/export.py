@@ -1,7 +1,7 @@
 """From a fitted model to ONNX, the only form in which serving loads it, and the proof that both say the same.
 
     input   features     float32 (n, columns)
-    output  probability  float32 (n,)    of a binary head; for `lambdarank` it is the raw order score
+    output  probability  float32 (n,)    of a binary head; `lambdarank`: the raw order score; `poisson`: the expected count
 
 The converter's own outputs (a label, a table of both classes) are dropped: nobody reads them, and ONNX Runtime warns of
 the label's shape at each run. A model holds all its tensors itself; one that refers to another file is refused here and again

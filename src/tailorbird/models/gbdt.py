@@ -1,7 +1,8 @@
 """Gradient-boosted trees on the encoded feature matrix: one LightGBM booster for each head.
 
 A binary booster gives the probability of its target; a `lambdarank` one gives a score that orders a list and has no
-scale until it is calibrated. Early stopping watches the validation part, which is later in time than the training part.
+scale until it is calibrated; a `poisson` one gives an expected count. Early stopping watches the validation part, which is
+later in time than the training part.
 What the columns are is decided by `ranking.encode`; how a booster becomes a file that serving loads, in `models.export`.
 """
 
@@ -17,7 +18,8 @@ from tailorbird.errors import UsageError
 
 Matrix = npt.NDArray[np.float32]
 
-OBJECTIVES = ("binary", "lambdarank")
+_METRICS = {"binary": "binary_logloss", "lambdarank": "ndcg", "poisson": "poisson"}  # that early stopping watches
+OBJECTIVES = tuple(_METRICS)
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class GbdtSettings:
     """How the trees are grown. The defaults are plain on purpose: `tune` looks for better ones.
 
     Attributes:
-        objective: `binary` or `lambdarank`.
+        objective: `binary`, `lambdarank`, or `poisson` for a count or a rate.
         trees: at most this many; early stopping usually ends sooner.
         patience: stop after this many trees without a better validation figure; 0 grows all.
         leaves: of a tree; 0 takes one for each 600 positives, from 5 to 31: clicks are rare, and trees that are too fine for them
@@ -69,7 +71,7 @@ class Sample:
 
     Attributes:
         matrix: shape (n, columns), float32: serving computes in float32, so training must see the same numbers.
-        label: shape (n,), 0 or 1.
+        label: shape (n,), 0 or 1; of `poisson`, a count or a rate.
         lengths: rows of each request, in order; only `lambdarank` needs them.
         weight: shape (n,), or None for 1 everywhere.
     """
@@ -104,7 +106,7 @@ class Gbdt:
         return self.booster.current_iteration() if self.booster.best_iteration <= 0 else self.booster.best_iteration
 
     def score(self, matrix: Matrix) -> npt.NDArray[np.float64]:
-        """Probability (binary) or order score (lambdarank) of each row, shape (n,)."""
+        """Probability (binary), order score (lambdarank) or expected count (poisson) of each row, shape (n,)."""
         if not len(matrix):
             return np.zeros(0)
         return np.asarray(self.booster.predict(matrix, num_iteration=self.trees), np.float64)
@@ -142,8 +144,9 @@ def fit_gbdt(
     positives = int(np.count_nonzero(train.label > 0))
     settings = settings.sized(positives, len(train.label))
     categorical = categorical if positives >= settings.sets_from else ()
-    data = _dataset(train, columns, categorical)
-    held = _dataset(validation, columns, categorical, reference=data)
+    counted = settings.objective == "poisson"
+    data = _dataset(train, columns, categorical, counted=counted)
+    held = _dataset(validation, columns, categorical, counted=counted, reference=data)
     curve: dict[str, dict[str, list[float]]] = {}
     callbacks = [lgb.record_evaluation(curve), lgb.log_evaluation(0)]
     watch = len(validation.label) > 0 and 0 < np.count_nonzero(validation.label > 0) < len(validation.label)
@@ -162,10 +165,12 @@ def fit_gbdt(
     return Gbdt(booster, tuple(columns), settings, {name: next(iter(series.values())) for name, series in curve.items()})
 
 
-def _dataset(sample: Sample, columns: Sequence[str], categorical: Sequence[str], reference: lgb.Dataset | None = None) -> lgb.Dataset:
+def _dataset(
+    sample: Sample, columns: Sequence[str], categorical: Sequence[str], *, counted: bool = False, reference: lgb.Dataset | None = None
+) -> lgb.Dataset:
     return lgb.Dataset(
         sample.matrix,
-        (sample.label > 0).astype(np.float32),
+        sample.label.astype(np.float32) if counted else (sample.label > 0).astype(np.float32),
         reference=reference,
         weight=sample.weight,
         group=sample.lengths,
@@ -177,10 +182,9 @@ def _dataset(sample: Sample, columns: Sequence[str], categorical: Sequence[str],
 
 
 def _parameters(settings: GbdtSettings) -> dict[str, object]:
-    ranking = settings.objective == "lambdarank"
     return {
         "objective": settings.objective,
-        "metric": ["ndcg"] if ranking else ["binary_logloss"],
+        "metric": [_METRICS[settings.objective]],
         "eval_at": [10],
         "num_leaves": settings.leaves,
         "min_data_in_leaf": settings.leaf_rows,

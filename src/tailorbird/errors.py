@@ -80,6 +80,12 @@ class BundleError(TailorbirdError):
     code = "bundle"
 
 
+class LeakError(TailorbirdError):
+    """A feature or a label looks past the moment that is predicted from: what is learned of it would be worth nothing live."""
+
+    code = "leak"
+
+
 class NotReadyError(TailorbirdError):
     """What was asked for does not exist yet (no model, no data); says which command makes it."""
 

@@ -45,6 +45,7 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
         "Look at features, rank them, hold their readings against each other, and change what is declared.",
         ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify", "republish"),
     ),
+    "score": ("Score everybody at once, into a file.", ("churn",)),
     "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
     "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke", "pseudonym")),
     "checks": ("Is the data of a day whole, and as usual.", ("run",)),
@@ -56,6 +57,7 @@ _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 _OWN_MODULE = {
+    "score churn": "churn",
     "features rank": "features_rank",
     "features republish": "features_republish",
     **{f"lake {command}": "lake_upkeep" for command in ("compact", "vacuum", "events")},

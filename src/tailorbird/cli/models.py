@@ -2,17 +2,24 @@
 
 import getpass
 from datetime import UTC, datetime
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.errors import NotReadyError
 
+Of = Annotated[str, Parameter(help="of this churn model of churn.py, instead of the ranker's")]
 
-def list_(*, json: Json = False) -> None:
+
+def list_(*, churn: Of = "", json: Json = False) -> None:
     """List the versions of the bundle, newest first, and which one answers.
 
     Example:  tailorbird -C shop models list
+
+    Example:  tailorbird -C shop models list --churn churn
     """
-    versions = sorted(_registry().versions(), key=lambda info: info.version, reverse=True)
+    versions = sorted(_registry(churn).versions(), key=lambda info: info.version, reverse=True)
     if json:
         print_json({"versions": [{"version": v.version, "created_at": _time(v.created_at), "aliases": list(v.aliases)} for v in versions]})
         return
@@ -22,7 +29,7 @@ def list_(*, json: Json = False) -> None:
     print_table("", ["version", "made", "is"], rows)
 
 
-def show(version: str = "champion", *, json: Json = False) -> None:
+def show(version: str = "champion", *, churn: Of = "", json: Json = False) -> None:
     """Show what a version says of itself: data, columns, metrics, and its model card. Every file is checked against its checksum.
 
     Example:  tailorbird -C shop models show v0001
@@ -34,7 +41,7 @@ def show(version: str = "champion", *, json: Json = False) -> None:
     """
     import msgspec
 
-    registry = _registry()
+    registry = _registry(churn)
     folder = registry.resolve(version)
     manifest = registry.verify(folder.name)
     if json:
@@ -45,7 +52,7 @@ def show(version: str = "champion", *, json: Json = False) -> None:
     out.print(manifest.card, markup=False)
 
 
-def promote(version: str, *, why: str, by: str = "") -> None:
+def promote(version: str, *, why: str, by: str = "", churn: Of = "") -> None:
     """Make a version the champion: servers swap to it within a second, without dropping a request.
 
     Example:  tailorbird -C shop models promote v0002 --why "wins on new users"
@@ -59,11 +66,11 @@ def promote(version: str, *, why: str, by: str = "") -> None:
     by:
         who decided; the name of this account unless told otherwise
     """
-    _registry().promote(version, by=by or getpass.getuser(), why=why)
+    _registry(churn).promote(version, by=by or getpass.getuser(), why=why)
     console().print(f"{version} is the champion now. Back:  tailorbird models rollback --why …")
 
 
-def rollback(*, why: str, by: str = "") -> None:
+def rollback(*, why: str, by: str = "", churn: Of = "") -> None:
     """Make the champion before this one answer again.
 
     Example:  tailorbird -C shop models rollback --why "clicks fell"
@@ -75,16 +82,20 @@ def rollback(*, why: str, by: str = "") -> None:
     by:
         who decided; the name of this account unless told otherwise
     """
-    version = _registry().rollback(by=by or getpass.getuser(), why=why)
+    version = _registry(churn).rollback(by=by or getpass.getuser(), why=why)
     console().print(f"{version} is the champion again.")
 
 
-def _registry():
+def _registry(churn: str = ""):
     from tailorbird.config import open_project
+    from tailorbird.errors import UsageError
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
 
-    return Registry(open_project().paths.registry, clock=SystemClock())
+    project = open_project()
+    if churn and churn not in project.churn:
+        raise UsageError(f"churn.py declares no {churn!r}; it declares {', '.join(project.churn) or 'nothing'}", where="--churn")
+    return Registry(project.paths.churn(churn) if churn else project.paths.registry, clock=SystemClock())
 
 
 def _time(moment: int) -> str:

@@ -11,7 +11,7 @@ from tailorbird.ranking import Slot
 LATEST = "latest"
 
 
-def clock_as_of(text: str, project: Project, slot: Slot) -> Clock:
+def clock_as_of(text: str, project: Project, slot: Slot | None = None) -> Clock:
     """The machine's clock for ""; else one that stands still at a time, or behind the newest event of the lake for `latest`.
 
     Raises:
@@ -23,7 +23,8 @@ def clock_as_of(text: str, project: Project, slot: Slot) -> Clock:
     if text == LATEST:
         newest = Lake(project.paths.lake).sql("SELECT max(ts) AS ts FROM events WHERE NOT timeless").column("ts")[0]
         # So late that the outcomes of the last answers are known.
-        return SimulatedClock((newest.value or 0) + project.plan.lateness_us + duration(slot.attribution))
+        settled = duration(slot.attribution) if slot is not None else 1
+        return SimulatedClock((newest.value or 0) + project.plan.lateness_us + settled)
     return SimulatedClock(time_of(text, "--as-of", f", or {LATEST}"))
 
 

@@ -13,7 +13,7 @@ Rows = Literal["auto", "answers", "clicks"]  # as training.rows has it, which ta
 
 
 def train(
-    slot: str = "",
+    name: str = "",
     *,
     window: str = "",
     quick: bool = False,
@@ -23,10 +23,10 @@ def train(
     as_of: str = "",
     json: Json = False,
 ) -> None:
-    """Train a model for a slot on what the lake holds, judge it beside the baselines, and promote it if it passes the gate.
+    """Train a model for a slot, or of churn, on what the lake holds, judge it beside baselines, and promote it if it passes the gate.
 
-    Everything is split by time. A model that does not beat the incumbent, or the best baseline, outside the noise is
-    kept and not promoted, with the reason. Writes a report with pictures.
+    A name that churn.py declares trains that churn model; any other is a slot's. Everything is split by time. A model that does
+    not beat the incumbent, or the best baseline, outside the noise is kept and not promoted, with the reason. Writes a report.
 
     Example:  tailorbird -C shop train
 
@@ -36,18 +36,20 @@ def train(
 
     Example:  tailorbird -C shop train --leave-out device,user_spend_28d
 
+    Example:  tailorbird -C shop train churn
+
     Parameters
     ----------
-    slot:
-        train.slot unless told otherwise
+    name:
+        a slot of slots.py, train.slot unless told otherwise, or a churn model of churn.py
     window:
-        how much of the past to learn from, train.window unless told otherwise
+        of a slot: how much of the past to learn from, train.window unless told otherwise
     quick:
         fewer rows and trees: a first model within seconds
     promote:
         let it go live if it passes the gate
     rows:
-        learn from logged answers, or from clicks and the like with drawn candidates; auto: answers, where enough have a known outcome
+        of a slot: learn from logged answers, or from clicks with drawn candidates; auto: answers, where enough have a known outcome
     leave_out:
         columns that the model must not see, with commas between them, as `features rank` proposes them
     as_of:
@@ -65,7 +67,12 @@ def train(
     project = settled.project
     if settled.said:
         console(stderr=True).print(settled.said, markup=False)
-    declared = project.slot(slot)
+    if name in project.churn:
+        from tailorbird.cli.churn import train_named
+
+        left_out = _left_out(leave_out, project.features)
+        return train_named(project, name, quick=quick, promote=promote, as_of=as_of, leave_out=left_out, json=json)
+    declared = project.slot(name)
     window_us = duration(window or project.settings.train.window)
     settings = TrainSettings(
         window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows, leave_out=_left_out(leave_out, project.features)

@@ -1,10 +1,12 @@
-"""A project: the folder with `tailorbird.toml`, `features.py` and `slots.py`, found from any of its subfolders and loaded whole."""
+"""A project: the folder with `tailorbird.toml`, `features.py`, `slots.py` and perhaps `churn.py`, found from any of its subfolders and
+loaded whole."""
 
 import difflib
 import os
 import sys
 import traceback
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tailorbird.config.contract_file import FILE as CONTRACT
@@ -20,10 +22,11 @@ from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
 from tailorbird.places import Place, place_of
-from tailorbird.ranking import Slot
+from tailorbird.ranking import Churn, Slot
 from tailorbird.stream import Address, Stream, routed_address
 
 FILE = "tailorbird.toml"
+CHURN = "churn.py"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Paths:
     def registry(self) -> Path:
         return self.data / "registry"
 
+    def churn(self, name: str) -> Path:
+        """The registry of a churn model; beside the versions of the ranker's, which its own are no part of."""
+        return self.registry / "churn" / name
+
     @property
     def run(self) -> Path:
         return self.data / "run"
@@ -79,6 +86,7 @@ class Project:
     paths: Paths
     declared: Declared
     stream: Stream  # where the logs are: `paths.stream`, or a cluster
+    churn: dict[str, Churn] = field(default_factory=dict)
 
     @property
     def routed(self) -> Address:
@@ -144,6 +152,9 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     features = _applied(root, Paths(data).state, types) if applied else load_features(root / "features.py", event_types=types)
     slots = load_slots(root / "slots.py")
     declared = load_contract(root / CONTRACT, types)
+    churn = load_churn(root / CHURN, types)
+    if both := sorted(churn.keys() & slots.keys()):
+        raise DeclarationError(f"a slot is named {both[0]!r} too", where=str(root / CHURN), fix="name one of the two otherwise")
     if not applied:
         check_heads(features.transforms, (head for slot in slots.values() for head in slot.objective))
     if settings.train.slot not in slots and slots:
@@ -151,7 +162,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
         hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"
         raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
     plan, paths = compile_plan(settings, features, slots, declared), Paths(data, _lake_at(settings, data))
-    return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths))
+    return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths), churn)
 
 
 def _lake_at(settings: Settings, data: Path) -> Place | None:
@@ -230,6 +241,29 @@ def load_slots(file: Path) -> dict[str, Slot]:
     if not slots:
         raise DeclarationError("declares no Slot", where=str(file), fix="tailorbird init writes an example")
     return slots
+
+
+def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Churn]:
+    """What a project's churn.py declares, by name; nothing where there is no such file.
+
+    Args:
+        types: the event types that the project knows.
+    Raises:
+        DeclarationError: the file does not run, names two alike, or names an event type that does not exist.
+    """
+    found: dict[str, Churn] = {}
+    for value in _run(file).values() if file.exists() else ():
+        for churn in value if isinstance(value, list | tuple) else (value,):
+            if not isinstance(churn, Churn):
+                continue
+            if churn.name in found and found[churn.name] is not churn:
+                raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
+            if unknown := [each for each in churn.types if each not in types]:
+                near = difflib.get_close_matches(unknown[0], types, n=1)
+                fix = f"did you mean {near[0]}?" if near else f"use some of {', '.join(types)}"
+                raise DeclarationError(f"churn {churn.name}: {unknown[0]!r} is no event type", where=str(file), fix=fix)
+            found[churn.name] = churn
+    return found
 
 
 def _run(file: Path) -> dict[str, object]:

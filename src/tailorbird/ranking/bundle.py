@@ -42,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 
 ROWS_MAX = 4096  # ONNX Runtime's arena keeps the largest batch it ever saw
 GOLDEN_ROWS = 32
-_GOLDEN_RELATIVE, _GOLDEN_ABSOLUTE = 1e-5, 1e-6
+GOLDEN_RELATIVE, GOLDEN_ABSOLUTE = 1e-5, 1e-6
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ class Bundle:
             raise BundleError(f"{error.args[0]} is missing", where=str(path)) from error
         except (ValueError, msgspec.DecodeError) as error:
             raise BundleError(f"cannot be read: {error}", where=str(path)) from error
-        features = _declared(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
+        features = declared_in(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
         if encoder.columns != manifest.columns:
             raise BundleError("its encoder was made for other columns than the manifest names", where=str(path))
-        sessions = {name: _session(data, width=len(encoder.names), where=f"{path}/{name}") for name, data in models.items()}
+        sessions = {name: open_session(data, width=len(encoder.names), where=f"{path}/{name}") for name, data in models.items()}
         bundle = cls(manifest, encoder, calibration, Index.load(sealed.folder("index")), sessions, features)
         bundle._check_golden(*golden, where=str(path))
         encoder.warm_up()
@@ -150,7 +150,7 @@ class Bundle:
 
     def raw(self, matrix: Matrix) -> dict[str, Floats]:
         """What the models say before calibration: target → (n,)."""
-        raw = _run(self.sessions, self.manifest.heads, matrix)
+        raw = run_heads(self.sessions, self.manifest.heads, matrix)
         for name, column in raw.items():
             if not np.isfinite(column).all():
                 raise BundleError(
@@ -168,7 +168,7 @@ class Bundle:
         if not matrix.shape[0]:
             raise BundleError("it has no golden rows", where=where)
         raw = np.column_stack(list(self.raw(matrix).values()))
-        if not np.allclose(raw, expected, rtol=_GOLDEN_RELATIVE, atol=_GOLDEN_ABSOLUTE):
+        if not np.allclose(raw, expected, rtol=GOLDEN_RELATIVE, atol=GOLDEN_ABSOLUTE):
             worst = float(np.abs(raw - expected).max())
             raise BundleError(
                 f"its model answers its golden rows differently here, by up to {worst:.2g}", where=where, fix="tailorbird train"
@@ -217,10 +217,10 @@ def write_bundle(
         schema_hash = features.schema_hash
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
     (folder / "calibration.json").write_bytes(msgspec.json.encode(calibration, order="sorted"))
-    sessions = {name: _session(data, width=len(encoder.names), where=name) for name, data in models.items()}
+    sessions = {name: open_session(data, width=len(encoder.names), where=name) for name, data in models.items()}
     kept = np.unique(np.linspace(0, len(golden) - 1, GOLDEN_ROWS).astype(np.intp)) if heads else np.zeros(0, np.intp)
     rows = np.ascontiguousarray(golden[kept], np.float32)
-    raw = np.column_stack(list(_run(sessions, heads, rows).values())) if heads else np.zeros((0, 0))
+    raw = np.column_stack(list(run_heads(sessions, heads, rows).values())) if heads else np.zeros((0, 0))
     write_array(folder / "golden_input.npy", rows)
     write_array(folder / "golden_raw.npy", raw)
     named = tuple(msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name) for head in heads)
@@ -241,7 +241,7 @@ def write_bundle(
     return seal(folder, manifest)
 
 
-def _declared(files: Mapping[str, bytes], schema_hash: str, *, where: str) -> FeatureSet | None:
+def declared_in(files: Mapping[str, bytes], schema_hash: str, *, where: str) -> FeatureSet | None:
     """The declarations that a bundle brings, which must be those of its manifest."""
     if DECLARED not in files:
         return None
@@ -251,7 +251,7 @@ def _declared(files: Mapping[str, bytes], schema_hash: str, *, where: str) -> Fe
         raise BundleError(error.message, where=where, fix="tailorbird train") from error
 
 
-def _session(data: bytes, *, width: int, where: str) -> ort.InferenceSession:
+def open_session(data: bytes, *, width: int, where: str) -> ort.InferenceSession:
     check_onnx(data, where=where)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1  # a server runs one process a core
@@ -272,7 +272,7 @@ def _session(data: bytes, *, width: int, where: str) -> ort.InferenceSession:
     return session
 
 
-def _run(sessions: Mapping[str, ort.InferenceSession], heads: Sequence[Head], matrix: Matrix) -> dict[str, Floats]:
+def run_heads(sessions: Mapping[str, ort.InferenceSession], heads: Sequence[Head], matrix: Matrix) -> dict[str, Floats]:
     parts = [_run_batch(sessions, heads, matrix[start : start + ROWS_MAX]) for start in range(0, max(len(matrix), 1), ROWS_MAX)]
     return parts[0] if len(parts) == 1 else {head.name: np.concatenate([part[head.name] for part in parts]) for head in heads}
 

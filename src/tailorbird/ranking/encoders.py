@@ -297,6 +297,10 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             return numeric[:, self.columns.numeric.index(name)]
         return (position if name == POSITION else computed[name]).astype(np.float32)
 
+    def encode_people(self, numeric: Matrix, categorical: Keys) -> Matrix:
+        """The matrix of rows that are about people alone, by an encoder without computed columns and position."""
+        return self._filled(numeric, categorical, {}, np.ones(len(numeric), np.float32), {})
+
     def encode_request(self, rows: RowsLike, item_keys: Keys, index: Index) -> Matrix:
         """The matrix of one request's candidates."""
         ragged: dict[str, RaggedLike] = {}

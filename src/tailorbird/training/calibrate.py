@@ -57,13 +57,25 @@ class Chosen:
         return {"method": self.calibration.name, "periods": self.periods, "losses": {k: round(v, 6) for k, v in self.losses.items()}}
 
 
-def choose(raw: Floats, label: npt.NDArray, period: Ints, weight: Floats | None = None, *, probability: bool = True) -> Chosen:
+def choose(
+    raw: Floats,
+    label: npt.NDArray,
+    period: Ints,
+    weight: Floats | None = None,
+    *,
+    known_from: Ints | None = None,
+    periods_min: int = 1,
+    probability: bool = True,
+) -> Chosen:
     """Choose by the period after, and fit on all.
 
     Args:
         raw: shape (n,), the model's output.
         label: shape (n,), above 0 is positive.
         period: shape (n,), ascending with time: a day, or an origin; see `periods_of`.
+        known_from: shape (n,), the first period that a row's label was known in; the one after its own by default. Where labels look
+            far ahead, neighbouring periods share what they look at, and one would confirm the other whatever comes.
+        periods_min: so many must be judged, else nothing is chosen and `losses` are empty.
         probability: whether the raw output is one: else something must be taken, and only what takes any score can be.
     """
     target = (label > 0).astype(np.float64)
@@ -72,16 +84,17 @@ def choose(raw: Floats, label: npt.NDArray, period: Ints, weight: Floats | None 
     if target.sum() < POSITIVES_ISOTONIC:
         del methods["isotonic"]
     total = dict.fromkeys((*(("none",) if probability else ()), *methods), 0.0)
+    known = period + 1 if known_from is None else known_from
     mass, judged = 0.0, 0
     for each in np.unique(period)[1:]:
-        before, now = period < each, period == each
+        before, now = known <= each, period == each
         if min(target[before].sum(), target[now].sum()) < POSITIVES_MIN:
             continue
         judged, mass = judged + 1, mass + float(weight[now].sum())
         for name in total:
             fitted = _fitted(name, methods, raw[before], target[before], weight[before])
             total[name] += float(weight[now] @ log_losses(fitted.apply(raw[now]), target[now]))
-    if not judged:
+    if judged < periods_min:
         fit = fit_isotonic if target.sum() >= POSITIVES_ISOTONIC else fit_platt
         return Chosen(fit(raw, target, weight), {}, 0)
     losses = {name: value / mass for name, value in total.items()}

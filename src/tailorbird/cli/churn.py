@@ -1,0 +1,119 @@
+"""`tailorbird train NAME` where churn.py declares the name, and `tailorbird score churn`."""
+
+import getpass
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+
+COLUMNS = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
+
+
+def train_named(project: "Project", name: str, *, quick: bool, promote: bool, as_of: str, leave_out: tuple[str, ...], json: bool) -> None:
+    """Train the churn model of a name and say what came of it."""
+    from tailorbird.cli.moment import clock_as_of
+    from tailorbird.training.churn.fit import FitSettings
+    from tailorbird.training.churn.train import ChurnSettings, train_churn
+
+    churn = project.churn[name]
+    churn = replace(churn, leave_out=(*churn.leave_out, *leave_out))
+    settings = ChurnSettings(lateness_us=project.plan.lateness_us)
+    if quick:
+        settings = replace(settings, cuts=2, grid_rows=100_000, asked=10_000, replicates=200, fit=FitSettings(rows=30_000))
+    paths = project.paths
+    with progress_bars(quiet=json) as progress:
+        report = train_churn(
+            project.features,
+            churn,
+            lake=paths.lake,
+            registry=paths.churn(name),
+            reports=paths.reports,
+            clock=clock_as_of(as_of, project),
+            settings=settings,
+            by=getpass.getuser(),
+            promote=promote,
+            progress=progress,
+        )
+    plain = report.plain()
+    if json:
+        print_json(plain)
+        return
+    out, cut = console(), report.last.cut
+    _print(plain["results"], f"At {plain['origins'][-1]['origin'][:10]}: {len(cut.gone):,} people, {cut.gone.mean():.1%} gone")
+    out.print(f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: {report.decision.reason}")
+    if not report.promoted:
+        out.print(f'  To let it answer nevertheless:  {this_command()} models promote {report.version} --churn {name} --why "a first try"')
+    for note in (*report.decision.reasons[1:], *report.notes):
+        out.print(f"  {note}")
+    best = report.curve.best
+    if best:
+        worth = f"expected {report.curve.expected[best - 1]:,.0f}, by who left {report.curve.realised[best - 1]:,.0f}"
+        out.print(f"Contact the first {best:,} of {len(cut.gone):,}: {worth}")
+    out.print(f"Report: {report.report}")
+
+
+def _print(results: dict[str, dict[str, Any]], title: str) -> None:
+    """Figures of the model and its baselines, least log loss first, with their 95 % intervals."""
+
+    def cell(figures: dict[str, Any], name: str) -> str:
+        value, low, high = (figures.get(f"{name}{end}") for end in ("", "_low", "_high"))
+        if value is None:
+            return ""
+        return f"{value:.4f}" if low is None or high is None else f"{value:.4f} ({low:.4f} – {high:.4f})"
+
+    ranked = sorted(results.items(), key=lambda pair: pair[1]["log_loss"])
+    print_table(title, ["", *COLUMNS], [(name, *(cell(figures, column) for column in COLUMNS)) for name, figures in ranked], right=COLUMNS)
+
+
+def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: str = "", json: Json = False) -> None:
+    """Score everybody: how likely each person is to leave, and how much they are expected to buy, into a Parquet file.
+
+    People are those whom the model is asked about (`active` in churn.py). Columns: person, gone, purchases, most likely first.
+
+    Example:  tailorbird -C shop score churn --out churn.parquet
+
+    Parameters
+    ----------
+    name:
+        a churn model of churn.py
+    out:
+        the file to write; one that is there is replaced
+    version:
+        a version, or champion, previous, challenger
+    as_of:
+        score as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
+    """
+    import pyarrow.parquet as pq
+
+    from tailorbird.cli.moment import clock_as_of
+    from tailorbird.config import open_project
+    from tailorbird.errors import NotReadyError, UsageError
+    from tailorbird.ranking.churn_bundle import ChurnBundle
+    from tailorbird.registry import Registry
+    from tailorbird.training.churn.score import score_everybody
+
+    project = open_project(applied=True)
+    if name not in project.churn:
+        declared = ", ".join(project.churn) or "nothing"
+        raise UsageError(f"churn.py declares no {name!r}; it declares {declared}", where=str(project.root / "churn.py"))
+    if not out.parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent}", where="--out", fix="make it, or name another file")
+    clock = clock_as_of(as_of, project)
+    registry = Registry(project.paths.churn(name), clock=clock)
+    if not registry.versions() or (version == "champion" and registry.champion() is None):
+        raise NotReadyError(f"there is no {version} of {name} yet", fix=f"{this_command()} train {name}")
+    bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
+    with progress_bars(quiet=json) as progress:
+        table = score_everybody(bundle, project.churn[name], lake=project.paths.lake, now=clock.now(), progress=progress)
+    part = out.with_name(f"{out.name}.part")
+    pq.write_table(table, part)
+    part.replace(out)
+    told = {"version": bundle.version, "people": table.num_rows, "out": str(out)}
+    if json:
+        print_json(told)
+    else:
+        console().print(f"{bundle.version} scored {table.num_rows:,} people into {out}")

@@ -1,0 +1,284 @@
+"""What is learned at one origin: up to six models of staying away, and one of how often people buy.
+
+    trees, logistic                  P(gone) at once, from origins whose whole window is known
+    hazard_trees, hazard_logistic    P(active in the next period), from every period that is known; over a window the chances of
+                                     not being active are multiplied: Π (1 − h(k)), h read at the k-th period as if nothing had
+                                     happened since the origin. Origins whose window is cut off teach too, as far as they are known
+    rfm, bg_nbd                      P(gone) at once from recency, frequency, age and amount alone, where `churn.py` names the columns
+    purchases                        expected purchases of a window: a Poisson rate with the known time as its exposure; with the
+                                     columns named, the mean of it and BG/NBD's
+
+What was learned from an origin counts half for each window that it lies back. `blend` is the mean of the models' log-odds. Which one
+is taken is decided by `training.churn.walk`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import DAY
+from tailorbird.models.btyd import BgNbdOfColumns, bg_nbd_to_onnx, fit_bg_nbd
+from tailorbird.models.export import gbdt_to_onnx
+from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
+from tailorbird.models.logistic import Logistic, fit_logistic, logistic_to_onnx
+from tailorbird.ranking.bg_nbd import BgNbdColumns
+from tailorbird.ranking.churn_bundle import together
+from tailorbird.ranking.encoders import Encoder, fit_encoder
+from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
+from tailorbird.training.churn.rows import Matrix, Table
+
+DIRECT, HAZARD = ("trees", "logistic", "rfm", "bg_nbd"), ("hazard_trees", "hazard_logistic")
+BLEND = "blend"
+PURCHASES = "purchases"
+POSITIVES_MIN = 30  # of both classes, for a model to be learned
+HELD = 5  # one of so many people is watched by early stopping and teaches the trees nothing
+EDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How churn models are learned.
+
+    Attributes:
+        gbdt: of all trees.
+        penalty: of the logistic regressions.
+        half_life: in windows, after which an origin counts half; 0 counts all alike.
+        rows: of one model, at most, drawn evenly.
+        seed: of every draw.
+    """
+
+    gbdt: GbdtSettings = field(default_factory=lambda: GbdtSettings(trees=300, rate=0.05, patience=30, columns=0.5))
+    penalty: float = 1.0
+    half_life: float = 1.0
+    rows: int = 100_000
+    seed: int = 7
+
+
+class Model(Protocol):
+    """A fitted model of one number."""
+
+    def score(self, matrix: Matrix) -> Floats: ...
+    def importance(self) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Grid:
+    """People at moments, with the columns that they had then: what rows are made of.
+
+    Attributes:
+        moment, person: shape (n,).
+        origin: shape (n,), whether the moment is one of the sparser ones that whole windows are learned from, and the person would
+            have been asked about then.
+        period: µs between two moments.
+    """
+
+    moment: Ints
+    person: Ints
+    table: Table
+    origin: npt.NDArray[np.bool_]
+    period: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was learned at an origin.
+
+    Attributes:
+        models: by name; `purchases` among them where it could be learned.
+        rows: model → how many rows taught it.
+    """
+
+    encoder: Encoder
+    models: Mapping[str, Model]
+    rows: Mapping[str, int]
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The ways to say P(gone)."""
+        alone = tuple(name for name in (*DIRECT, *HAZARD) if name in self.models)
+        return (*alone, BLEND) if len(alone) > 1 else alone
+
+    def gone(self, now: Table, periods: Sequence[Table]) -> dict[str, Floats]:
+        """P(gone) of each person by candidate, uncalibrated.
+
+        Args:
+            now: their columns at the origin.
+            periods: their columns at the beginning of each period of the window, as if nothing had happened since.
+        """
+        found: dict[str, Floats] = {}
+        if any(name in self.models for name in DIRECT):
+            matrix = self.matrix(now)
+            found |= {name: 1 - self.models[name].score(matrix) for name in DIRECT if name in self.models}
+        if hazards := [name for name in HAZARD if name in self.models]:
+            stay = {name: np.zeros(len(now)) for name in hazards}
+            for table in periods:
+                matrix = self.matrix(table)
+                for name in hazards:
+                    stay[name] += np.log1p(-np.minimum(self.models[name].score(matrix), 1 - EDGE))
+            found |= {name: np.exp(logs) for name, logs in stay.items()}
+        if len(found) > 1:
+            found[BLEND] = together(list(found.values()))
+        return found
+
+    def purchases(self, now: Table, window: Window) -> Floats | None:
+        """Expected purchases within the window, uncalibrated: the mean of the trees' and BG/NBD's."""
+        if PURCHASES not in self.models:
+            return None
+        matrix = self.matrix(now)
+        trees, other = self.models[PURCHASES].score(matrix), self.bg_nbd
+        return trees if other is None else (trees + other.purchases(matrix, window.gap / DAY, (window.gap + window.length) / DAY)) / 2
+
+    @property
+    def bg_nbd(self) -> BgNbdColumns | None:
+        """BG/NBD as a bundle keeps it."""
+        found = self.models.get("bg_nbd")
+        if not isinstance(found, BgNbdOfColumns):
+            return None
+        model = found.model
+        return BgNbdColumns(model.r, model.alpha, model.a, model.b, found.recency, found.frequency, found.age)
+
+    def matrix(self, table: Table) -> Matrix:
+        return self.encoder.encode_people(table.numeric, table.categorical)
+
+    def export(self, name: str) -> bytes:
+        """A model as ONNX."""
+        model = self.models[name]
+        if isinstance(model, BgNbdOfColumns):
+            return bg_nbd_to_onnx(model)
+        return logistic_to_onnx(model) if isinstance(model, Logistic) else gbdt_to_onnx(model)  # type: ignore[arg-type]
+
+
+def fit_at(grid: Grid, activity: Activity, window: Window, settings: FitSettings, rfm: Sequence[str] = ()) -> Fitted:
+    """Learn what can be known at the window's origin.
+
+    Args:
+        activity: as of the origin: what asks for more of it is refused.
+        rfm: columns of recency, frequency, age and perhaps amount.
+
+    Raises:
+        NotReadyError: no model has enough of both outcomes.
+    """
+    assert activity.known <= window.origin
+    encoder = _encoder(grid, window.origin)
+    models: dict[str, Model] = {}
+    rows: dict[str, int] = {}
+    for names, sample in ((DIRECT, _direct(grid, activity, window, settings)), (HAZARD, _hazard(grid, activity, window, settings))):
+        if min(np.count_nonzero(sample.label > 0), np.count_nonzero(sample.label <= 0)) < POSITIVES_MIN:
+            continue
+        matrix = encoder.encode_people(sample.table.numeric, sample.table.categorical)
+        models[names[0]] = _trees(encoder, matrix, sample, settings)
+        models[names[1]] = _line(encoder, matrix, sample, settings, encoder.categorical_names)
+        if names is DIRECT and rfm:
+            models["rfm"] = _line(encoder, matrix, sample, settings, [name for name in encoder.names if name not in rfm])
+        rows |= {name: len(sample.label) for name in names if name in models}
+    if not models:
+        raise NotReadyError(
+            f"fewer than {POSITIVES_MIN} people came back, or stayed away, in what is known", fix="a longer history, or a shorter window"
+        )
+    if rfm:
+        models["bg_nbd"] = _bg_nbd(grid, encoder, activity, window, rfm)
+        rows["bg_nbd"] = len(activity.present(window.origin))
+    counted = _counted(grid, activity, window, settings)
+    if np.count_nonzero(counted.label) >= POSITIVES_MIN:
+        matrix = encoder.encode_people(counted.table.numeric, counted.table.categorical)
+        models[PURCHASES] = _trees(encoder, matrix, counted, settings, objective="poisson")
+        rows[PURCHASES] = len(counted.label)
+    return Fitted(encoder, models, rows)
+
+
+def labelled(fitted: Fitted, grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> tuple[Matrix, Floats]:
+    """The rows that models of whole windows learned from, or of periods where there are none, and who was active."""
+    direct = _direct(grid, activity, window, settings)
+    sample = direct if len(direct.label) else _hazard(grid, activity, window, settings)
+    return fitted.matrix(sample.table), sample.label
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """Rows of a grid with what is to be learned."""
+
+    table: Table
+    person: Ints
+    label: Floats
+    weight: Floats
+
+
+def _encoder(grid: Grid, until: int) -> Encoder:
+    return fit_encoder(grid.table.columns, grid.table.categorical[grid.moment < until], computed=())
+
+
+def _direct(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
+    """Rows of origins whose whole window is known; label: active in it."""
+    chosen = _thinned(grid.origin & (grid.moment + window.gap + window.length <= activity.known), settings)
+    label = _counts(grid, activity, chosen, window.gap, window.length) > 0
+    return _Labelled(grid.table.take(chosen), grid.person[chosen], label.astype(np.float64), _weights(grid, chosen, window, settings))
+
+
+def _hazard(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
+    """Rows of every period that is known; label: active in it."""
+    chosen = _thinned(grid.moment + grid.period <= activity.known, settings)
+    label = _counts(grid, activity, chosen, 0, grid.period) > 0
+    return _Labelled(grid.table.take(chosen), grid.person[chosen], label.astype(np.float64), _weights(grid, chosen, window, settings))
+
+
+def _counted(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
+    """Rows of origins of whose window at least a period is known; label: purchases for a whole window, weight: the part known."""
+    chosen = _thinned(grid.origin & (grid.moment + window.gap + grid.period <= activity.known), settings)
+    label, weight = np.zeros(len(chosen)), np.zeros(len(chosen))
+    for moment in np.unique(grid.moment[chosen]).tolist():
+        rows = np.flatnonzero(grid.moment[chosen] == moment)
+        length = min(window.length, activity.known - moment - window.gap)
+        start = moment + window.gap
+        weight[rows] = length / window.length
+        label[rows] = activity.counts(grid.person[chosen[rows]], start, start + length) * (window.length / length)
+    return _Labelled(grid.table.take(chosen), grid.person[chosen], label, weight)
+
+
+def _weights(grid: Grid, chosen: Ints, window: Window, settings: FitSettings) -> Floats:
+    """What each row counts: the older, the less."""
+    if not settings.half_life:
+        return np.ones(len(chosen))
+    return 0.5 ** ((window.origin - grid.moment[chosen]) / (settings.half_life * window.length))
+
+
+def _counts(grid: Grid, activity: Activity, chosen: Ints, gap: int, length: int) -> Floats:
+    counts = np.zeros(len(chosen))
+    for moment in np.unique(grid.moment[chosen]).tolist():
+        rows = np.flatnonzero(grid.moment[chosen] == moment)
+        counts[rows] = activity.counts(grid.person[chosen[rows]], moment + gap, moment + gap + length)
+    return counts
+
+
+def _thinned(mask: npt.NDArray[np.bool_], settings: FitSettings) -> Ints:
+    rows = np.flatnonzero(mask)
+    if len(rows) <= settings.rows:
+        return rows
+    return np.sort(np.random.default_rng(settings.seed).choice(rows, settings.rows, replace=False))
+
+
+def _trees(encoder: Encoder, matrix: Matrix, sample: _Labelled, settings: FitSettings, *, objective: str = "binary") -> Model:
+    """Trees that stop by people who taught them nothing: rows of one person resemble each other."""
+    held = sample.person % HELD == 0
+    gbdt = replace(settings.gbdt, objective=objective, seed=settings.seed)
+    parts = []
+    for rows in (~held, held):
+        parts.append(Sample(np.ascontiguousarray(matrix[rows]), sample.label[rows], weight=sample.weight[rows]))
+    return fit_gbdt(parts[0], parts[1], encoder.names, gbdt, categorical=encoder.categorical_names)
+
+
+def _line(encoder: Encoder, matrix: Matrix, sample: _Labelled, settings: FitSettings, ignore: Sequence[str]) -> Logistic:
+    return fit_logistic(matrix, sample.label, encoder.names, weight=sample.weight, ignore=ignore, penalty=settings.penalty)
+
+
+def _bg_nbd(grid: Grid, encoder: Encoder, activity: Activity, window: Window, rfm: Sequence[str]) -> BgNbdOfColumns:
+    """Fitted to everybody who was ever there, read from the columns."""
+    everybody = activity.purchases(activity.present(window.origin), window.origin)
+    model = fit_bg_nbd(everybody)
+    span = (window.gap + window.length) / DAY
+    places = [encoder.names.index(name) for name in rfm[:3]]
+    lowest = float(np.quantile(model.returning(everybody, span), 0.01))
+    return BgNbdOfColumns(model, encoder.names, places[0], places[1], places[2], span, lowest)

@@ -1,0 +1,168 @@
+"""Who was there, and who came back: labels of churn from the log of purchases, as it was known at a moment.
+
+    ───●──────●────┼── gap ──┼───────── window ─────────┼──► ts
+                 origin    start                      stop      returned: at least one ● in [start, stop)
+
+Everything is asked of an `Activity`, which holds what had been received by `known` and refuses what would need more: a window that
+ends later is *censored*, its label is not "gone" but unknown. Features of the same people are in `training.churn.rows`.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import LeakError, NotReadyError
+from tailorbird.events import DAY, micros, to_iso
+from tailorbird.models.baselines import Counter
+from tailorbird.models.btyd import Purchases
+from tailorbird.models.rfm import Rfm
+from tailorbird.ranking.churn import Churn
+from tailorbird.training.coding import Codes, people_only
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+ANONYMOUS = "anon:"
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Purchases, or whatever shows that a person is still there; one row each, sorted by (person, ts).
+
+    Attributes:
+        people: of all rows, and of later ones too, so that codes stay.
+        person, ts, received: shape (n,).
+        amount: shape (n,), 0 where none is known.
+        known: the moment up to which this is all that was received.
+    """
+
+    people: Codes
+    person: Ints
+    ts: Ints
+    received: Ints
+    amount: Floats
+    known: int
+
+    def as_of(self, moment: int) -> "Activity":
+        """What had been received by a moment."""
+        if moment > self.known:
+            raise LeakError(f"nothing is known of {to_iso(moment)}: the log was read up to {to_iso(self.known)}")
+        kept = (self.received <= moment) & (self.ts < moment)
+        return Activity(self.people, self.person[kept], self.ts[kept], self.received[kept], self.amount[kept], moment)
+
+    @cached_property
+    def _counter(self) -> Counter:
+        return Counter.over(self.person, self.ts)
+
+    @property
+    def first(self) -> int:
+        """When the log begins."""
+        return int(self.ts.min(initial=self.known))
+
+    def present(self, origin: int, active_us: int = 0) -> Ints:
+        """Who was there before a moment: codes of people with activity in [origin − active, origin), ascending; ever, for 0."""
+        self._check(origin)
+        there = self.ts < origin
+        if active_us:
+            there &= self.ts >= origin - active_us
+        return np.unique(self.person[there])
+
+    def counts(self, person: Ints, start: int, stop: int) -> Floats:
+        """How often each person was there in [start, stop), shape (n,).
+
+        Raises:
+            LeakError: the window ends after what is known.
+        """
+        self._check(stop)
+        each = np.arange(len(person))
+        return self._counter.count(person, np.full(len(person), stop, np.int64), each, stop - start)
+
+    def rfm(self, person: Ints, origin: int) -> Rfm:
+        """Recency, frequency, age and amount before a moment, in days."""
+        first, last, count, amount = self._summed(origin)
+        return Rfm((origin - last[person]) / DAY, count[person], (origin - first[person]) / DAY, amount[person])
+
+    def purchases(self, person: Ints, origin: int) -> Purchases:
+        """The same as BG/NBD asks for it: repeats, from the first to the last, from the first to now; in days."""
+        first, last, count, _ = self._summed(origin)
+        return Purchases(count[person] - 1, (last[person] - first[person]) / DAY, (origin - first[person]) / DAY)
+
+    def _summed(self, origin: int) -> tuple[Ints, Ints, Floats, Floats]:
+        self._check(origin)
+        before = self.ts < origin
+        person, ts, size = self.person[before], self.ts[before], len(self.people)
+        first, last = np.full(size, origin, np.int64), np.zeros(size, np.int64)
+        np.minimum.at(first, person, ts)
+        np.maximum.at(last, person, ts)
+        count = np.bincount(person, minlength=size).astype(np.float64)
+        return first, last, count, np.bincount(person, self.amount[before], size).astype(np.float64)
+
+    def _check(self, moment: int) -> None:
+        if moment > self.known:
+            told = f"asks for what happened until {to_iso(moment)}, while only {to_iso(self.known)} is known"
+            raise LeakError(f"a label {told}: its window is cut off", fix="ask at an earlier origin, or for a shorter window")
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is predicted at an origin: activity in [origin + gap, origin + gap + length)."""
+
+    origin: int
+    gap: int
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.gap < 0 or self.length <= 0:
+            raise LeakError(f"a window of {self.length} µs that begins {self.gap} µs after its origin reaches back before it")
+
+    @property
+    def start(self) -> int:
+        return self.origin + self.gap
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.length
+
+
+def activity_of(events: pa.Table, churn: Churn, known: int, lateness_us: int = 0) -> Activity:
+    """The activity in a table of events.
+
+    Args:
+        events: columns of `events.schema.ROUTED`; people without a user id and bots are left out.
+        known: the moment of reading; what happened in the last `lateness_us` before it may still be incomplete and is left out.
+
+    Raises:
+        NotReadyError: no such event.
+    """
+    kept = pc.and_(pc.is_in(events["type"], pa.array(list(churn.types), pa.string())), pc.is_valid(events["person"]))
+    kept = pc.and_(kept, pc.invert(pc.fill_null(pc.starts_with(events["person"], ANONYMOUS), True)))
+    rows = events.filter(pc.and_(kept, people_only(events)))
+    rows = rows.filter(pc.invert(pc.fill_null(rows["timeless"], False)))
+    if not rows.num_rows:
+        raise NotReadyError(f"no event of type {' or '.join(churn.types)} by a known user", fix="tailorbird import FORMAT PATH")
+    people = Codes.of(rows["person"])
+    person, ts, received = people.encode(rows["person"]), micros(rows["ts"]), micros(pc.coalesce(rows["received_at"], rows["ts"]))
+    amount = _amount(rows)
+    order = np.lexsort((ts, person))
+    person, ts, received, amount = person[order], ts[order], received[order], amount[order]
+    if churn.per == "day":
+        day = ts // DAY
+        begins = np.flatnonzero((np.diff(person, prepend=-1) != 0) | (np.diff(day, prepend=-1) != 0))
+        # a day is known of once its first event has come
+        person, ts, received = person[begins], ts[begins], received[begins]
+        amount = np.add.reduceat(amount, begins)
+    end = known - lateness_us
+    seen = ts < end
+    return Activity(people, person[seen], ts[seen], np.minimum(received[seen], end), amount[seen], end)
+
+
+def _amount(rows: pa.Table) -> Floats:
+    """price × quantity, each 0 or 1 where it is not said."""
+    if not {"price", "quantity"} <= set(rows.column_names):
+        return np.zeros(rows.num_rows)
+    price = pc.fill_null(rows["price"], 0.0).to_numpy()
+    return np.asarray(price * pc.fill_null(rows["quantity"], 1.0).to_numpy(), np.float64)

@@ -1,0 +1,175 @@
+"""Features of people at moments: what a reader would have been told of each of them then, and the check that nothing of it is later.
+
+A column takes part if it is about the person alone: an entity of the user or of the user's attributes, or derived of such. Two ways
+to ask, both by the backfill:
+
+    at(moments)         each at its own moment, as known then: rows to learn from
+    ahead(origin, …)    at later moments, with what was known at the origin: as if nothing happened since. What a hazard is read at
+
+The second is what `value(entity, t, p)` gives for t after p; here events from the origin on are taken away before anything is
+computed, so that no order in which history was imported can bring them back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import LeakError, NotReadyError
+from tailorbird.features import FeatureSet
+from tailorbird.features.backfill import History, Requests, event_columns
+from tailorbird.features.layout import Step
+from tailorbird.registry import Columns
+from tailorbird.training.churn.labels import Activity, Ints
+
+Matrix = npt.NDArray[np.float32]
+Keys = npt.NDArray[np.uint64]
+
+# They need an item or a request, or look at the session of one.
+_OF_REQUESTS = frozenset(("context", "match", "seen", "session", "length", "depth", "duration", "refinements"))
+_OF_ROWS = ("p", "event_id", "type", "ts", "received_at", "person", "session_id", "agent", "price", "quantity", "counts", "timeless")
+EVER = 1 << 62  # a p that knows everything
+CHECKED = 1_000  # people of a moment whose columns are computed a second time, without what must not matter
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of n rows: numeric (n, F), NaN missing, and categorical (n, C), 0 missing; named by `columns`."""
+
+    columns: Columns
+    numeric: Matrix
+    categorical: Keys
+
+    def __len__(self) -> int:
+        return len(self.numeric)
+
+    def take(self, rows: npt.NDArray[np.generic]) -> "Table":
+        return Table(self.columns, self.numeric[rows], self.categorical[rows])
+
+
+def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Columns:
+    """The columns that are about a person alone.
+
+    Raises:
+        NotReadyError: there is none.
+    """
+    steps = {step.name: step for step in features.layout.steps}
+    known: dict[str, bool] = {}
+
+    def about(step: Step) -> bool:
+        if step.name not in known:
+            if step.expression is not None:
+                known[step.name] = all(about(steps[name]) for name, _ in step.expression.names)
+            else:
+                fields = [features.layout.entities[spot.entity].entity.fields for spot in step.spots]
+                known[step.name] = step.operation not in _OF_REQUESTS and bool(fields) and all(map(_of_user, fields))
+        return known[step.name]
+
+    numeric = tuple(name for name in features.numeric if name not in leave_out and about(steps[name]))
+    categorical = tuple(name for name in features.categorical if name not in leave_out and about(steps[name]))
+    if not numeric:
+        fix = 'declare some in features.py, such as time_since("since_purchase", entity("user"), "purchase")'
+        raise NotReadyError("features.py has no numeric column about the user alone", fix=fix)
+    return Columns(numeric, categorical)
+
+
+def _of_user(fields: tuple[str, ...]) -> bool:
+    return bool(fields) and all(field == "user" or field.startswith("user.") for field in fields)
+
+
+def needed_columns(features: FeatureSet) -> list[str]:
+    """The columns of `events` that labels and rows look at."""
+    return list(dict.fromkeys((*_OF_ROWS, *event_columns(features))))
+
+
+class People:
+    """Answers with the columns of people at moments.
+
+    Args:
+        events: of the lake, all that features may look at: `needed_columns`.
+        activity: whose codes name the people.
+    """
+
+    def __init__(self, features: FeatureSet, events: pa.Table, activity: Activity, columns: Columns) -> None:
+        self.columns = columns
+        self._features, self._events, self._people = features, events, activity.people
+        self._only = [*columns.numeric, *columns.categorical]
+        self._ts = _times(events["ts"])
+        self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
+        self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
+        order = np.argsort(self._received, kind="stable")
+        self._arrived = self._received[order]
+        self._newest = np.maximum.accumulate(events["p"].to_numpy()[order])
+        self._all: History | None = None
+
+    def at(self, person: Ints, moment: Ints) -> Table:
+        """Each person at a moment, as known then; shape (n,) each."""
+        if self._all is None:
+            self._all = History(self._features, self._events, only=self._only)
+        place = np.searchsorted(self._arrived, moment, side="right") - 1
+        return self._answer(self._all, person, moment, np.where(place >= 0, self._newest[np.maximum(place, 0)], 0))
+
+    def ahead(self, origin: int, person: Ints, moments: Sequence[int]) -> list[Table]:
+        """All people at each of some moments from the origin on, with what was known at the origin.
+
+        Raises:
+            LeakError: a moment lies before the origin.
+        """
+        if min(moments, default=origin) < origin:
+            raise LeakError("features were asked for at a moment before their origin")
+        return self._ahead(self._before(origin), person, moments)
+
+    def leaks(self, origins: Sequence[int], person: Sequence[Ints], *, seed: int = 0) -> dict[str, str]:
+        """Columns that say something else once what came later is taken away, by name, with why.
+
+        Taken away are, for what is computed `at` an origin, all events that happened or came in after it; then profiles without a
+        time, which are valid from the beginning and may know everything.
+        """
+        rng = np.random.default_rng(seed)
+        found: dict[str, str] = {}
+        for origin, people in zip(origins, person, strict=True):
+            some = np.sort(rng.choice(people, min(len(people), CHECKED), replace=False))
+            told = self.at(some, np.full(len(some), origin, np.int64))
+            before = self._before(origin)
+            cut, timed = (self._ahead(kept, some, [origin])[0] for kept in (before, before & ~self._timeless))
+            for name, count in _differences(told, cut).items():
+                found.setdefault(name, f"of {len(some):,} people {count:,} have another value once later events are taken away")
+            for name, count in _differences(cut, timed).items():
+                why = f"of {len(some):,} people {count:,} have a value from a profile without a time, which may know what came later"
+                found.setdefault(name, why)
+        return found
+
+    def _before(self, origin: int) -> npt.NDArray[np.bool_]:
+        return self._timeless | ((self._ts < origin) & (self._received <= origin))
+
+    def _ahead(self, kept: npt.NDArray[np.bool_], person: Ints, moments: Sequence[int]) -> list[Table]:
+        history = History(self._features, self._events.filter(pa.array(kept)), only=self._only)
+        t = np.repeat(np.array(moments, np.int64), len(person))
+        every = self._answer(history, np.tile(person, len(moments)), t, np.full(len(t), EVER))
+        return [every.take(np.arange(k * len(person), (k + 1) * len(person))) for k in range(len(moments))]
+
+    def _answer(self, history: History, person: Ints, moment: Ints, p: Ints) -> Table:
+        count = len(person)
+        texts = self._people.values.take(pa.array(person))
+        rows = history.rows(Requests(moment, p, texts, np.arange(count), pa.nulls(count, pa.string())))
+        numeric = [rows.numeric_names.index(name) for name in self.columns.numeric]
+        categorical = [rows.categorical_names.index(name) for name in self.columns.categorical]
+        return Table(self.columns, rows.numeric[:, numeric], rows.categorical[:, categorical])
+
+
+def _times(column: pa.ChunkedArray) -> Ints:
+    return pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
+
+
+def _differences(told: Table, other: Table) -> dict[str, int]:
+    """Column → rows that differ in any bit; two missing values are equal."""
+    found = {}
+    for place, name in enumerate(told.columns.numeric):
+        a, b = told.numeric[:, place], other.numeric[:, place]
+        found[name] = int(np.count_nonzero(~((a == b) | (np.isnan(a) & np.isnan(b)))))
+    for place, name in enumerate(told.columns.categorical):
+        found[name] = int(np.count_nonzero(told.categorical[:, place] != other.categorical[:, place]))
+    return {name: count for name, count in found.items() if count}

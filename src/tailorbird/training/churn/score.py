@@ -1,0 +1,59 @@
+"""Everybody's score by a churn bundle, in one go: what the lake knows, read by the backfill, scored as a server would."""
+
+import numpy as np
+import pyarrow as pa
+
+from tailorbird.errors import BundleError, NotReadyError
+from tailorbird.features.attached import AttachedEvents
+from tailorbird.lake import Lake, span
+from tailorbird.places import Place
+from tailorbird.ranking.churn import Churn
+from tailorbird.ranking.churn_bundle import ChurnBundle
+from tailorbird.training.churn.labels import activity_of
+from tailorbird.training.churn.rows import People, needed_columns
+from tailorbird.training.settings import Progress
+
+PEOPLE_AT_ONCE = 20_000
+
+
+def score_everybody(
+    bundle: ChurnBundle, churn: Churn, *, lake: Place, now: int, progress: Progress = lambda stage, done, total: None
+) -> pa.Table:
+    """person, gone, purchases (null without such a model) and as_of of everybody whom the model is asked about, most likely first.
+
+    Args:
+        churn: as declared now; whom and what the model is asked about is taken from the bundle.
+
+    Raises:
+        BundleError: the bundle does not bring its declarations.
+        NotReadyError: nobody is to be asked about.
+    """
+    if bundle.features is None:
+        raise BundleError("does not bring the declarations of its columns", where=bundle.version, fix="train again")
+    progress("read", 0, 1)
+    source = Lake(lake).pinned()
+    events = AttachedEvents(source, bundle.features).table(needed_columns(bundle.features), span(ts_to=now))
+    progress("read", 1, 1)
+    activity = activity_of(events, churn, now)
+    asked = activity.present(now, bundle.plan.active)
+    if not len(asked):
+        raise NotReadyError("nobody was there lately enough to be asked about")
+    people = People(bundle.features, events, activity, bundle.columns)
+    gone, purchases = [], []
+    for start in range(0, len(asked), PEOPLE_AT_ONCE):
+        progress("people", start, len(asked))
+        some = asked[start : start + PEOPLE_AT_ONCE]
+        tables = people.ahead(now, some, bundle.moments(now))
+        scores = bundle.score([(table.numeric, table.categorical) for table in tables])
+        gone.append(scores.gone)
+        purchases.append(scores.purchases)
+    progress("people", len(asked), len(asked))
+    chance, count = np.concatenate(gone), np.concatenate(purchases)
+    order = np.argsort(-chance, kind="stable")
+    columns = {
+        "person": activity.people.values.take(pa.array(asked[order])),
+        "gone": pa.array(chance[order]),
+        "purchases": pa.array(count[order], mask=np.isnan(count[order])),
+        "as_of": pa.array(np.full(len(order), now), pa.timestamp("us", "UTC")),
+    }
+    return pa.table(columns)

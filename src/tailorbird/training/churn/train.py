@@ -1,0 +1,398 @@
+"""Training of a churn model, start to end: events → activity → grid of people at moments → check for leaks → walk over origins →
+figures → gate → fit on all that is known → bundle → registry.
+
+`study` is the part that needs no registry: benchmarks call it with windows of their own.
+"""
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pyarrow as pa
+
+from tailorbird.errors import BundleError, DeclarationError, LeakError, NotReadyError
+from tailorbird.events import DAY, Clock, to_iso
+from tailorbird.features import FeatureSet
+from tailorbird.features.attached import AttachedEvents
+from tailorbird.lake import Lake, span
+from tailorbird.models.export import TOLERANCE, score_onnx
+from tailorbird.places import Place
+from tailorbird.ranking.churn import Churn
+from tailorbird.ranking.churn_bundle import ChurnBundle, ChurnPlan, Part, write_churn_bundle
+from tailorbird.registry import Registry
+from tailorbird.registry import Window as Span
+from tailorbird.training.bootstrap import Bootstrap, Interval
+from tailorbird.training.churn.card import churn_card
+from tailorbird.training.churn.contact import Curve, curve_of
+from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FitSettings, Fitted, Grid, fit_at, labelled
+from tailorbird.training.churn.judge import CutFigures, flat, judge
+from tailorbird.training.churn.labels import Activity, Window, activity_of
+from tailorbird.training.churn.rows import People, needed_columns, person_columns
+from tailorbird.training.churn.walk import Choice, Cut, choose_by, grid_of, importance_of, read_until, starts_of, walk, windows_of
+from tailorbird.training.gate import Decision, Evidence, decide
+from tailorbird.training.judge import suspicious
+from tailorbird.training.metrics import log_losses
+from tailorbird.training.settings import Progress
+
+CUTS_MAX = 6
+PARITY_ROWS = 2_000
+
+
+@dataclass(frozen=True)
+class ChurnSettings:
+    """How a churn model is trained.
+
+    Attributes:
+        cuts: at how many origins, at most, what is learned is held against what came; a third of a window lies between two.
+        grid_rows: of people at moments, in all; asked: people scored at an origin.
+        lateness_us: how late events may come: what is younger teaches nothing.
+        replicates: of the intervals.
+    """
+
+    fit: FitSettings = field(default_factory=FitSettings)
+    cuts: int = CUTS_MAX
+    grid_rows: int = 600_000
+    asked: int = 50_000
+    lateness_us: int = DAY
+    replicates: int = 500
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was learned and seen at past origins.
+
+    Attributes:
+        figures: of each cut, oldest first.
+        leaks: columns that look as if they knew the answer.
+    """
+
+    activity: Activity
+    people: People
+    grid: Grid
+    cuts: list[Cut]
+    figures: list[CutFigures]
+    leaks: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ChurnReport:
+    """What came of a training.
+
+    Attributes:
+        version, promoted, incumbent, decision: as in `training.settings.TrainReport`.
+        choice: which model the bundle has, and why.
+        curve: of whom to contact, on the last cut.
+        importance: share of what was learned by column.
+    """
+
+    version: str
+    promoted: bool
+    incumbent: str
+    decision: Decision
+    figures: list[CutFigures]
+    choice: Choice
+    curve: Curve
+    importance: dict[str, float]
+    notes: tuple[str, ...]
+    about: dict[str, Any]
+    seconds: dict[str, float]
+    report: Path | None = None
+
+    @property
+    def last(self) -> CutFigures:
+        """The newest cut, which stands for what the bundle is worth."""
+        return self.figures[-1]
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON; `results` are of the last cut."""
+        return {
+            "version": self.version,
+            "promoted": self.promoted,
+            "reasons": list(self.decision.reasons),
+            "incumbent": self.incumbent,
+            "results": flat(self.last.results),
+            "differences": flat(self.last.differences),
+            "origins": [plain_cut(each) for each in self.figures],
+            "choice": self.choice.told,
+            "contact": {"best": self.curve.best, "curve": self.curve.points()},
+            "importance": self.importance,
+            "notes": list(self.notes),
+            "about": self.about,
+            "seconds": self.seconds,
+            "report": str(self.report) if self.report else None,
+        }
+
+
+def plain_cut(figures: CutFigures) -> dict[str, Any]:
+    """A cut as JSON."""
+    window, cut = figures.cut.scored.window, figures.cut
+    return {
+        "origin": to_iso(window.origin),
+        "window_days": window.length / DAY,
+        "people": len(cut.gone),
+        "gone": float(cut.gone.mean()),
+        "choice": cut.choice.told,
+        "results": flat(figures.results),
+        "differences": flat(figures.differences),
+        "slices": {
+            name: {"people": int(each.count.sum()), "calibration_error_debiased": round(each.debiased, 6)}
+            for name, each in figures.slices.items()
+        },
+    }
+
+
+def study(
+    features: FeatureSet,
+    churn: Churn,
+    events: pa.Table,
+    *,
+    now: int,
+    settings: ChurnSettings,
+    windows: Sequence[Window] = (),
+    learn_until: int = 0,
+    progress: Progress = lambda stage, done, total: None,
+) -> Study:
+    """Learn at past origins and see what came.
+
+    Args:
+        events: `rows.needed_columns`, all that is known at `now`.
+        windows: to be walked over, oldest first; by default those of `windows_of`.
+        learn_until: rows are of moments before it; 0 for all. Only for holding the last part back as a whole.
+
+    Raises:
+        LeakError: a column looks past the origin; names it.
+        NotReadyError: too little is known.
+    """
+    activity = activity_of(events, churn, now, settings.lateness_us)
+    columns = person_columns(features, churn.leave_out)
+    if unknown := [name for name in churn.rfm if name not in columns.numeric]:
+        raise DeclarationError(f"churn {churn.name}: {unknown[0]!r} is no numeric column about the user alone", where="churn.py")
+    people = People(features, events, activity, columns)
+    known = activity.as_of(learn_until) if learn_until else activity
+    windows = windows or windows_of(known, churn, settings.cuts)
+    _refuse_leaks(people, activity, churn, windows)
+    grid = grid_of(people, known, churn, rows_max=settings.grid_rows, seed=settings.fit.seed, tell=progress)
+    cuts = walk(grid, people, activity, churn, windows, settings.fit, asked_max=settings.asked, tell=progress)
+    progress("figures", 0, len(cuts))
+    figures = []
+    for place, cut in enumerate(cuts):
+        figures.append(judge(cut, replicates=settings.replicates, seed=settings.fit.seed))
+        progress("figures", place + 1, len(cuts))
+    last = cuts[-1]
+    matrix, label = labelled(last.fitted, grid, activity.as_of(last.scored.window.origin), last.scored.window, settings.fit)
+    return Study(activity, people, grid, cuts, figures, suspicious(last.fitted.encoder.names, matrix, label))
+
+
+def _refuse_leaks(people: People, activity: Activity, churn: Churn, windows: Sequence[Window]) -> None:
+    origins = list(dict.fromkeys((windows[len(windows) // 2].origin, windows[-1].origin)))
+    present = [activity.as_of(origin).present(origin, churn.active_us) for origin in origins]
+    asked = [(origin, who) for origin, who in zip(origins, present, strict=True) if len(who)]
+    found = people.leaks([origin for origin, _ in asked], [who for _, who in asked])
+    if refused := {name: why for name, why in found.items() if name not in churn.trust}:
+        name, why = next(iter(refused.items()))
+        more = f" (and {', '.join(list(refused)[1:])})" if len(refused) > 1 else ""
+        fix = f'leave_out=("{name}",) in churn.py, or trust=("{name}",) if it cannot know what came later, or load profiles with their time'
+        raise LeakError(f"column {name}{more} looks past the origin: {why}", where=f"churn {churn.name}", fix=fix)
+
+
+def train_churn(
+    features: FeatureSet,
+    churn: Churn,
+    *,
+    lake: Place,
+    registry: Path,
+    clock: Clock,
+    reports: Path | None = None,
+    settings: ChurnSettings = ChurnSettings(),
+    by: str = "train",
+    promote: bool = True,
+    progress: Progress = lambda stage, done, total: None,
+) -> ChurnReport:
+    """Train a churn model, judge it at past origins, and promote it if it passes the gate.
+
+    Args:
+        registry: of this model alone: `Paths.churn(name)`.
+        reports: folder that gets a page, `churn-NAME-VERSION.html`; None writes none.
+
+    Raises:
+        LeakError, NotReadyError: see `study`.
+    """
+    watch = _Watch(progress)
+    now, store = clock.now(), Registry(registry, clock=clock)
+    watch.tell("read", 0, 1)
+    source = Lake(lake).pinned()
+    events = AttachedEvents(source, features).table(needed_columns(features), span(ts_to=now))
+    if not events.num_rows:
+        raise NotReadyError("the lake holds no event yet", where=str(lake), fix="tailorbird import FORMAT PATH")
+    watch.tell("read", 1, 1)
+    found = study(features, churn, events, now=now, settings=settings, progress=watch.tell)
+    activity, figures = found.activity, found.figures
+    window = Window(activity.known, churn.gap_us, churn.window_us)
+    watch.tell("last fit", 0, 1)
+    fitted = fit_at(found.grid, activity, window, settings.fit, churn.rfm)
+    choice = choose_by(found.cuts, fitted.candidates, window, settings.fit.half_life)
+    watch.tell("last fit", 1, 1)
+    incumbent, gain, unjudged, notes = _incumbent(store, found)
+    decision = _decide(figures[-1], found, incumbent, gain, unjudged)
+    told = (*_notes(churn, found, window), *notes)
+    about = _about(churn, found, window, fitted)
+    curve = curve_of(found.cuts[-1].probability, found.cuts[-1].gone, churn.contact)
+    importance = importance_of(fitted, choice.model)
+    with tempfile.TemporaryDirectory(prefix="tailorbird-churn-") as folder:
+        _write(Path(folder) / "bundle", features, churn, found, fitted, choice, decision, about, told, now, by)
+        version = store.add(Path(folder) / "bundle", by=by, why=decision.reason)
+    promoted = decision.promote and promote
+    if promoted:
+        store.promote(version, by=by, why=decision.reason)
+    report = ChurnReport(version, promoted, incumbent, decision, figures, choice, curve, importance, told, about, watch.seconds)
+    if reports is None:
+        return report
+    from tailorbird.training.churn.page import write_page  # half a second of matplotlib, for those who want pictures
+
+    return replace(report, report=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn))
+
+
+class _Watch:
+    """Passes progress on, and keeps how long each stage took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._last = progress, time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        moment = time.monotonic()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + moment - self._last, 3)
+        self._last = moment
+        self._progress(stage, done, total)
+
+
+def _incumbent(store: Registry, found: Study) -> tuple[str, Interval | None, str, list[str]]:
+    """The champion, our gain in log loss over it on the last cut, else why it could not be judged, and what to know of that."""
+    path = store.champion()
+    if path is None:
+        return "", None, "", []
+    cut, columns = found.cuts[-1], found.people.columns
+    try:
+        bundle = ChurnBundle.load(path, schema_hash=None)
+    except BundleError as error:
+        return path.name, None, f"cannot be loaded: {error.message}", []
+    missing = [
+        name for name in (*bundle.columns.numeric, *bundle.columns.categorical) if name not in (*columns.numeric, *columns.categorical)
+    ]
+    if missing:
+        return path.name, None, f"reads the column {missing[0]}, which is not there any more", []
+    if (bundle.plan.window, bundle.plan.gap) != (cut.scored.window.length, cut.scored.window.gap):
+        return path.name, None, "predicts another window", []
+    places = [[names.index(name) for name in wanted] for names, wanted in (
+        (columns.numeric, bundle.columns.numeric), (columns.categorical, bundle.columns.categorical)
+    )]  # fmt: skip
+    tables = found.people.ahead(cut.scored.window.origin, cut.scored.person, bundle.moments(cut.scored.window.origin))
+    gone = bundle.score([(table.numeric[:, places[0]], table.categorical[:, places[1]]) for table in tables]).gone
+    gained = log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)
+    notes = []
+    if bundle.manifest.window.ts_to > cut.scored.window.origin:
+        notes.append(f"the incumbent {bundle.version} learned from what came after the last origin, so the comparison favours it")
+    return path.name, Bootstrap(np.arange(len(gained))).mean(gained), "", notes
+
+
+def _decide(last: CutFigures, found: Study, incumbent: str, gain: Interval | None, unjudged: str) -> Decision:
+    over = {name: _turned(each["log_loss"]) for name, each in last.differences.items()}
+    both = int(min(last.cut.gone.sum(), (~last.cut.gone).sum()))
+    return decide(Evidence("log loss", over, gain, incumbent, unjudged, both, found.leaks))
+
+
+def _turned(difference: Interval) -> Interval:
+    """Of ours − theirs, where less is better: what we gain."""
+    return Interval(-difference.value, -difference.high, -difference.low)
+
+
+def _notes(churn: Churn, found: Study, window: Window) -> tuple[str, ...]:
+    notes = []
+    judged = found.cuts[-1].scored.window.length
+    if judged != window.length:
+        notes.append(
+            f"the history is shorter than three windows: figures and calibration are of windows of {judged / DAY:.0f} days, "
+            f"while {window.length / DAY:.0f} are predicted"
+        )
+    if churn.gap_us and set(HAZARD) & set(found.cuts[-1].fitted.models):
+        notes.append("hazards are read as if nobody came back within the gap; calibration on past origins corrects their level")
+    if churn.trust:
+        notes.append(f"trusted though they read profiles without a time: {', '.join(churn.trust)}")
+    return tuple(notes)
+
+
+def _about(churn: Churn, found: Study, window: Window, fitted: Fitted) -> dict[str, Any]:
+    cuts = found.cuts
+    return {
+        "churn": churn.name,
+        "definition": churn.told(),
+        "window": {"from": found.activity.first, "to": found.activity.known},
+        "window_text": {"from": to_iso(found.activity.first), "to": to_iso(found.activity.known)},
+        "people": len(found.activity.people),
+        "asked_now": len(found.activity.present(window.origin, churn.active_us)),
+        "origins": [to_iso(cut.scored.window.origin) for cut in cuts],
+        "rows": dict(fitted.rows),
+        "columns": fitted.encoder.told(),
+    }
+
+
+def _write(
+    folder: Path,
+    features: FeatureSet,
+    churn: Churn,
+    found: Study,
+    fitted: Fitted,
+    choice: Choice,
+    decision: Decision,
+    about: Mapping[str, Any],
+    notes: Sequence[str],
+    now: int,
+    by: str,
+) -> None:
+    """Write the bundle, after holding each model against its export."""
+    single = [name for name in fitted.candidates if name != BLEND] if choice.model == BLEND else [choice.model]
+    parts = [Part(name, "hazard" if name in HAZARD else "direct") for name in single]
+    if PURCHASES in fitted.models:
+        parts.append(Part(PURCHASES, "count"))
+    plan = ChurnPlan(
+        churn.name, tuple(churn.types), churn.window_us, churn.gap_us, churn.active_us, churn.period_us,
+        len(starts_of(Window(0, churn.gap_us, churn.window_us), churn, 1)), read_until(found.activity.first, found.activity.known),
+        tuple(parts), choice.scale, fitted.bg_nbd,
+    )  # fmt: skip
+    newest = found.grid.moment == found.grid.moment.max()
+    matrix = fitted.matrix(found.grid.table.take(np.flatnonzero(newest)[:PARITY_ROWS]))
+    models = {part.head: fitted.export(part.head) for part in parts}
+    parity = max(_parity(fitted, name, data, matrix) for name, data in models.items())
+    figures = found.figures[-1]
+    write_churn_bundle(
+        folder,
+        plan,
+        created_at=now,
+        features=features,
+        encoder=fitted.encoder,
+        models=models,
+        calibration=choice.table,
+        golden=matrix,
+        window=Span(found.activity.first, found.activity.known),
+        metrics={"results": flat(figures.results), "decision": list(decision.reasons), "about": dict(about), "parity": parity},
+        libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
+        card=churn_card(churn, figures, choice, decision, about, notes, by),
+    )
+
+
+def _parity(fitted: Fitted, name: str, data: bytes, matrix: np.ndarray) -> float:
+    """The largest difference between a model and its export.
+
+    Raises:
+        BundleError: it is above the tolerance, relative to the value's size for a count.
+    """
+    ours = fitted.models[name].score(matrix)
+    worst = float((np.abs(ours - score_onnx(data, matrix)) / np.maximum(1.0, np.abs(ours))).max(initial=0.0))
+    if not worst <= TOLERANCE:
+        raise BundleError(f"the exported model {name} differs from the trained one by {worst:.2g} (at most {TOLERANCE:g} is allowed)")
+    return worst

@@ -1,0 +1,318 @@
+"""Origin after origin: at each, learn what could be known then, score who was there, and see later what became of them.
+
+    cut 1     ─fit─┤ origin ── window ──┤
+    cut 2              ─fit─┤ origin ── window ──┤
+    cut 3                              ─fit─┤ origin ── window ──┤
+                                       └ cut 1 is over: it may choose the model and calibrate it for cut 3
+
+What is told of a cut is made of nothing that was not known at its origin: models, calibration, and which model is taken. The last cut
+stands for what a bundle made now would be worth. Figures are made of cuts in `training.churn.judge`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import DAY
+from tailorbird.features.declare import HORIZON
+from tailorbird.models.btyd import fit_bg_nbd
+from tailorbird.models.rfm import fit_rfm
+from tailorbird.ranking.calibration import Calibration, Identity, fit_platt
+from tailorbird.ranking.churn import Churn
+from tailorbird.training.calibrate import Chosen, choose
+from tailorbird.training.churn.fit import BLEND, DIRECT, EDGE, HAZARD, FitSettings, Fitted, Grid, fit_at
+from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
+from tailorbird.training.churn.rows import EVER, People
+from tailorbird.training.metrics import log_losses
+
+ORDER = (BLEND, HAZARD[0], HAZARD[1], DIRECT[0], DIRECT[1])  # where there is nothing to choose by
+PROOFS = 3  # later cuts, to choose anything by
+SCALES = (0.5, 2.0)  # of the expected purchases: more is no calibration, but another model
+RAW = Chosen(Identity(), {}, 0)  # the output as it is
+
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was said at an origin.
+
+    Attributes:
+        person: who was asked about.
+        raw: candidate → P(gone), shape (n,), uncalibrated.
+        purchases: expected within the window, uncalibrated; None without such a model.
+    """
+
+    window: Window
+    person: Ints
+    raw: Mapping[str, Floats]
+    purchases: Floats | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which model is taken, by the cuts that were over.
+
+    Attributes:
+        losses: candidate → mean log loss on those cuts, after a curve of two numbers; see `choose_by`.
+        scale: of the expected purchases.
+    """
+
+    model: str
+    calibration: Chosen
+    losses: Mapping[str, float]
+    scale: float
+
+    @property
+    def table(self) -> Calibration:
+        return self.calibration.calibration
+
+    @property
+    def told(self) -> str:
+        """A sentence."""
+        listed = ", ".join(f"{name} {loss:.4f}" for name, loss in sorted(self.losses.items(), key=lambda entry: entry[1]))
+        by = f"by how well it told people apart at earlier origins (log loss): {listed}" if listed else "as no earlier origin is over"
+        return f"{self.model}, {by}; calibration {self.calibration.told}; purchases times {self.scale:.3f}"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cut whose outcome is known.
+
+    Attributes:
+        gone, bought: what became of each, shape (n,).
+        probability: P(gone) by the chosen model, calibrated; `purchases` likewise.
+        baselines: name → P(gone); `baseline_purchases` of those that count.
+        fitted: what was learned.
+    """
+
+    scored: Scored
+    gone: npt.NDArray[np.bool_]
+    bought: Floats
+    choice: Choice
+    probability: Floats
+    purchases: Floats | None
+    baselines: Mapping[str, Floats]
+    baseline_purchases: Mapping[str, Floats]
+    fitted: Fitted
+    frequency: Floats  # purchases before the origin
+
+
+def windows_of(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
+    """The past windows to be judged on, oldest first, a third of a window apart, each with as long a history before it as it is long.
+
+    Where the history is shorter than three windows, shorter ones are taken, at a third, a half and two thirds of it.
+
+    Raises:
+        NotReadyError: it is shorter than six periods.
+    """
+    length, known, first = churn.window_us, activity.known, activity.first
+    last = known - churn.gap_us - length
+    step = max(churn.period_us, round(length / 3 / churn.period_us) * churn.period_us)
+    origins = [last - k * step for k in range(cuts) if last - k * step >= first + length + churn.gap_us + churn.period_us]
+    if origins:
+        return [Window(origin, churn.gap_us, length) for origin in reversed(origins)]
+    short = ((known - first) // 3 - churn.gap_us) // churn.period_us * churn.period_us
+    if short < 2 * churn.period_us:
+        told = f"the history of {(known - first) / DAY:.0f} days is too short for a window of {churn.window}"
+        raise NotReadyError(told, fix="a shorter window or gap in churn.py, or a longer history")
+    return [Window(first + int((known - first) * share), churn.gap_us, short) for share in (1 / 3, 1 / 2, 2 / 3)]
+
+
+def grid_of(people: People, activity: Activity, churn: Churn, *, rows_max: int, seed: int, tell: Tell) -> Grid:
+    """People at moments a period apart, back from what is known; every third of a window is an origin.
+
+    Where they are too many, people are drawn at each moment by themselves.
+    """
+    period, reach = churn.period_us, churn.active_us + churn.window_us if churn.active_us else 0
+    moments = np.arange(activity.known - period, activity.first + period, -period, dtype=np.int64)[::-1]
+    if not len(moments):
+        raise NotReadyError("the history is shorter than two periods", fix="a longer history, or a shorter window")
+    every = max(1, round(churn.window_us / 3 / period))
+    rng = np.random.default_rng(seed)
+    person, moment, origin = [], [], []
+    for place, each in enumerate(moments.tolist()):
+        then = activity.as_of(each)
+        there = then.present(each, reach)
+        if len(there) > (share := max(rows_max // len(moments), 100)):
+            there = np.sort(rng.choice(there, share, replace=False))
+        asked = np.isin(there, then.present(each, churn.active_us)) if churn.active_us else np.ones(len(there), bool)
+        person.append(there)
+        moment.append(np.full(len(there), each, np.int64))
+        origin.append(asked & ((len(moments) - 1 - place) % every == 0))
+    tell("features", 0, 1)
+    who, when = np.concatenate(person), np.concatenate(moment)
+    table = people.at(who, when)
+    tell("features", 1, 1)
+    return Grid(when, who, table, np.concatenate(origin), period)
+
+
+def read_until(first: int, known: int) -> int:
+    """The last moment that features may be read at: where the log is shorter than what a feature looks back at, before it is longer.
+
+    What lies beyond that horizon is forgotten, and a model that never saw anything forgotten would not know what that means.
+    """
+    return first + HORIZON - DAY if known - first < HORIZON else EVER
+
+
+def starts_of(window: Window, churn: Churn, until: int) -> list[int]:
+    """When each period of a window begins, or the last moment that may be read at."""
+    periods = max(1, round(window.length / churn.period_us))
+    return [max(min(window.start + k * churn.period_us, until), window.origin) for k in range(periods)]
+
+
+def score_at(fitted: Fitted, people: People, asked: Ints, window: Window, churn: Churn, until: int) -> Scored:
+    """What is said of people at a window's origin, by what is known then."""
+    starts = starts_of(window, churn, until) if set(HAZARD) & set(fitted.models) else []
+    tables = people.ahead(window.origin, asked, [window.origin, *starts])
+    now, later = tables[0], tables[1:]
+    return Scored(window, asked, fitted.gone(now, later), fitted.purchases(now, window))
+
+
+def walk(
+    grid: Grid,
+    people: People,
+    activity: Activity,
+    churn: Churn,
+    windows: Sequence[Window],
+    settings: FitSettings,
+    *,
+    asked_max: int,
+    tell: Tell,
+) -> list[Cut]:
+    """Walk over windows, oldest first. What cannot be learned at an early origin yet is left out.
+
+    Raises:
+        NotReadyError: nothing could be learned at the last one.
+    """
+    cuts: list[Cut] = []
+    rng = np.random.default_rng([settings.seed, 1])
+    for place, window in enumerate(windows):
+        tell("origins", place, len(windows))
+        then = activity.as_of(window.origin)
+        asked = then.present(window.origin, churn.active_us)
+        if len(asked) > asked_max:
+            asked = np.sort(rng.choice(asked, asked_max, replace=False))
+        try:
+            fitted = fit_at(grid, then, window, settings, churn.rfm)
+            baselines, counted = baselines_at(then, asked, window, churn)
+        except NotReadyError:
+            if place == len(windows) - 1:
+                raise
+            continue
+        scored = score_at(fitted, people, asked, window, churn, read_until(then.first, window.origin))
+        outcome = activity.as_of(window.stop)
+        bought = outcome.counts(asked, window.start, window.stop)
+        choice = choose_by([cut for cut in cuts if cut.scored.window.stop <= window.origin], tuple(scored.raw), window, settings.half_life)
+        probability = choice.table.apply(scored.raw[choice.model])
+        expected = None if scored.purchases is None else scored.purchases * choice.scale
+        count = then.rfm(asked, window.origin).frequency
+        cuts.append(Cut(scored, bought == 0, bought, choice, probability, expected, baselines, counted, fitted, count))
+    tell("origins", len(windows), len(windows))
+    return cuts
+
+
+def choose_by(over: Sequence[Cut], candidates: Sequence[str], window: Window, half_life: float) -> Choice:
+    """The candidate that told people best apart on cuts that are over; and its calibration, chosen by cuts after those that were over.
+
+    With fewer than `PROOFS` of either, nothing is chosen: the blend, as it comes. One or two are a season, and no proof. Candidates
+    are compared by their log loss after a curve of two numbers fitted to the cut itself: a whole level that moves with the season is
+    nobody's merit, and is for the calibration to follow, if it can.
+
+    Args:
+        half_life: in windows: the older a cut, the less it counts, as in training; 0 counts all alike.
+    """
+    usual = next(name for name in ORDER if name in candidates)
+    if not over:
+        return Choice(usual, RAW, {}, 1.0)
+    age = np.array([(window.origin - cut.scored.window.origin) / window.length for cut in over])
+    share = 0.5 ** (age / half_life) if half_life else np.ones(len(over))
+    everywhere = [name for name in candidates if all(name in cut.scored.raw for cut in over)]
+    losses = {name: float(np.average([_told_apart(cut, name) for cut in over], weights=share)) for name in everywhere}
+    model = min(losses, key=lambda name: losses[name]) if losses and len(over) >= PROOFS else usual
+    calibration = _calibration(over, model, share) if model in everywhere else RAW
+    return Choice(model, calibration, losses, _scale(over))
+
+
+def _told_apart(cut: Cut, name: str) -> float:
+    raw = cut.scored.raw[name]
+    logits = np.log(np.clip(raw, EDGE, 1 - EDGE)) - np.log1p(-np.clip(raw, EDGE, 1 - EDGE))
+    return float(log_losses(fit_platt(logits, cut.gone.astype(np.float64)).apply(logits), cut.gone).mean())
+
+
+def _calibration(over: Sequence[Cut], name: str, share: Floats) -> Chosen:
+    """A candidate's calibration; where no cut came after another was over there is nothing to choose by, and the output stays as it is."""
+    sizes = [len(cut.gone) for cut in over]
+    raw = np.concatenate([cut.scored.raw[name] for cut in over])
+    gone = np.concatenate([cut.gone for cut in over])
+    after = np.array([_first_after(over, cut) for cut in over])
+    found = choose(
+        raw, gone, np.repeat(np.arange(len(over)), sizes), np.repeat(share, sizes), known_from=np.repeat(after, sizes), periods_min=PROOFS
+    )
+    return found if found.losses else RAW
+
+
+def _first_after(over: Sequence[Cut], cut: Cut) -> int:
+    """The first cut that begins when this one is over."""
+    return next((k for k, each in enumerate(over) if each.scored.window.origin >= cut.scored.window.stop), len(over))
+
+
+def _scale(over: Sequence[Cut]) -> float:
+    """What expected purchases are to be multiplied by; 1 unless it brought totals nearer in enough cuts after those that were over."""
+    counted = [cut for cut in over if cut.scored.purchases is not None and cut.scored.purchases.sum() > 0 and cut.bought.sum() > 0]
+    ratio = [float(cut.bought.sum() / cut.scored.purchases.sum()) for cut in counted if cut.scored.purchases is not None]
+    plain, scaled = [], []
+    for place, cut in enumerate(counted):
+        before = [ratio[k] for k, each in enumerate(counted) if each.scored.window.stop <= cut.scored.window.origin]
+        if before:
+            plain.append(abs(1 / ratio[place] - 1))
+            scaled.append(abs(_bounded(before) / ratio[place] - 1))
+    return _bounded(ratio) if len(plain) >= PROOFS and np.mean(scaled) < np.mean(plain) else 1.0
+
+
+def _bounded(ratio: Sequence[float]) -> float:
+    return float(np.clip(np.exp(np.mean(np.log(ratio))), *SCALES))
+
+
+def baselines_at(then: Activity, asked: Ints, window: Window, churn: Churn) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """P(gone) by each baseline, and expected purchases by those that count.
+
+    `bg_nbd_count` is P(none) of a Poisson number with BG/NBD's expectation: another order, often a better one than that of its own
+    P(none), `bg_nbd`. `recency` and `rfm_logistic` learn from the newest origin whose window is over, or from the middle of what is
+    known where none is.
+    """
+    origin = window.origin - window.gap - window.length
+    length = window.length
+    if origin <= then.first + churn.period_us:
+        origin = then.first + (window.origin - then.first) // 2
+        length = window.origin - origin - window.gap
+    earlier = then.as_of(origin)
+    present = earlier.present(origin, churn.active_us)
+    returned = then.counts(present, origin + window.gap, origin + window.gap + length) > 0 if length > 0 else np.zeros(0, bool)
+    if not 0 < np.count_nonzero(returned) < len(returned):
+        raise NotReadyError("no earlier origin has people who came back and people who did not")
+    past, now = earlier.rfm(present, origin), then.rfm(asked, window.origin)
+    gone = {
+        "recency": 1 - fit_rfm(past, returned, only_recency=True).returning(now),
+        "rfm_logistic": 1 - fit_rfm(past, returned).returning(now),
+    }
+    everybody = then.purchases(then.present(window.origin), window.origin)
+    model, mine = fit_bg_nbd(everybody), then.purchases(asked, window.origin)
+    gap, span = window.gap / DAY, window.length / DAY
+    gone["bg_nbd"] = 1 - model.returning(mine, span)
+    expected = model.purchases(mine, gap + span) - (model.purchases(mine, gap) if gap else 0.0)
+    gone["bg_nbd_count"] = np.exp(-expected)
+    return gone, {"bg_nbd": expected, "bg_nbd_count": expected}
+
+
+def importance_of(fitted: Fitted, model: str) -> dict[str, float]:
+    """Share of what a model learned by column, the mean over its parts."""
+    parts = [name for name in (*DIRECT, *HAZARD) if name in fitted.models] if model == BLEND else [model]
+    shares: dict[str, float] = {}
+    for name in parts:
+        for column, share in fitted.models[name].importance().items():
+            shares[column] = shares.get(column, 0.0) + share / len(parts)
+    return dict(sorted(shares.items(), key=lambda entry: -entry[1]))

@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
 PAGE = HERE.parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
-NAMES = ("globo", "globo_full", "movielens", "baskets", "simulated")
+NAMES = ("globo", "globo_full", "movielens", "baskets", "simulated", "cdnow", "retail")
 SHOWN = ("ndcg_10", "recall_10", "mrr", "list_auc", "coverage_10")
 OURS = "tailorbird"
 

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality import leaving_page
+
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
 PAGE = HERE.parents[1] / "docs" / "results.md"
@@ -60,7 +62,10 @@ def page(text: str, results: list[dict[str, Any]]) -> str:
     """The page with its generated part replaced."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    made = "\n".join([_summary(results), *(_section(result) for result in results)])
+    ranked, leaving = ([each for each in results if leaving_page.is_churn(each) == churn] for churn in (False, True))
+    of_churn = [leaving_page.summary(leaving)] if leaving else []
+    sections = (leaving_page.section(each) if leaving_page.is_churn(each) else _section(each) for each in results)
+    made = "\n".join([_summary(ranked), *of_churn, *sections])
     return f"{before}{BEGIN}\n\n{made}\n{END}{after}"
 
 

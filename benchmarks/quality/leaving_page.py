@@ -1,0 +1,78 @@
+"""The sections of `docs/results.md` that are about churn, from the JSON of `benchmarks.quality.leaving`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+OURS = "tailorbird"
+SHOWN = ("auc", "ap", "ap_gone", "log_loss", "lift_10", "calibration_error_debiased", "mae", "bias")
+
+
+def is_churn(result: dict[str, Any]) -> bool:
+    """Whether a benchmark's figures are of churn."""
+    return "origins" in result
+
+
+def summary(results: Sequence[dict[str, Any]]) -> str:
+    """A row for each origin: ours beside the best baseline, in AUC and log loss."""
+    lines = [
+        "| data set, origin | AUC | best baseline | gain, 95 % interval | log loss | best baseline | gain, 95 % interval |",
+        "|---" * 7 + "|",
+    ]
+    for result in results:
+        for cut in result["origins"]:
+            cells = [f"[{result['benchmark']}](#{result['benchmark']}) {cut['origin'][:10]}"]
+            for figure, sign in (("auc", 1), ("log_loss", -1)):
+                best = max((name for name in cut["results"] if name != OURS), key=lambda name: sign * cut["results"][name][figure])
+                gain = cut["differences"][best]
+                ends = sorted(sign * gain[f"{figure}_{end}"] for end in ("low", "high"))
+                cells += [f"{cut['results'][OURS][figure]:.4f}", f"{best} {cut['results'][best][figure]:.4f}"]
+                cells.append(f"{sign * gain[figure]:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f})")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def section(result: dict[str, Any]) -> str:
+    """Protocol, targets, and a table for each origin."""
+    name, environment = result["benchmark"], result["environment"]
+    parts = [
+        f"## {name}",
+        result["title"],
+        f"`python -m benchmarks.quality.{name}`",
+        "\n".join(f"- {sentence}" for sentence in result["protocol"]),
+        f"Means over the seeds {', '.join(map(str, result['seeds']))}, 95 % intervals over people; ± is how far the seeds lie apart.",
+    ]
+    if result["targets"]:
+        rows = [f"| {figure} | {_wanted(figure, each['target'])} | {each['found']:.4f} | {'met' if each['met'] else '**missed**'} |"
+                for figure, each in result["targets"].items()]  # fmt: skip
+        parts.append("\n".join(["| figure | target | found | |", "|---|---|---|---|", *rows]))
+    for cut in result["origins"]:
+        asked = f"{cut['origin'][:10]}: {cut['people']:,} people, {cut['gone']:.1%} gone within {cut['window_days']:g} days"
+        head = f"{asked}. Taken: {_model(cut)}."
+        ordered = sorted(cut["results"], key=lambda model: -(cut["results"][model]["auc"] or 0))
+        table = [f"| | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 1) + "|"]
+        for model in ordered:
+            mark = "**" if model == OURS else ""
+            table.append(f"| {mark}{model}{mark} | {' | '.join(_cell(cut['results'][model], figure) for figure in SHOWN)} |")
+        parts += [head, "\n".join(table)]
+    counted = [f"- `{each['query']}`: {each['found']:,} (expected {each['expected']:,})" for each in result["counted"]]
+    parts += ["Of the lake, after the import:\n\n" + "\n".join(counted)] if counted else []
+    told = f"Measured {environment['day']} on {environment['cpu']} ({environment['cores']} cores), Tailorbird {environment['tailorbird']}, "
+    parts.append(f"{told}LightGBM {environment['lightgbm']}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _model(cut: dict[str, Any]) -> str:
+    return ", ".join(dict.fromkeys(choice.partition(",")[0] for choice in cut["choice"]))
+
+
+def _wanted(figure: str, target: float) -> str:
+    return f"≤ {target:g}" if figure == "mae" else f"within ± {target:g}" if figure == "bias" else f"≥ {target:g}"
+
+
+def _cell(figures: dict[str, Any], name: str) -> str:
+    value = figures.get(name)
+    if value is None:
+        return "–"
+    low, high, seeds = (figures.get(f"{name}_{end}") for end in ("low", "high", "seeds"))
+    span = "" if low is None or high is None else f" ({low:.4f}–{high:.4f})"
+    return f"{value:.4f}{span}" + (f" ± {seeds:.4f}" if seeds else "")

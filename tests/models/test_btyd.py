@@ -1,0 +1,94 @@
+"""BG/NBD: the published parameters, simulated customers, and the same numbers from ONNX and from NumPy alone."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy.special import hyp2f1
+
+from tailorbird.errors import NotReadyError
+from tailorbird.models.btyd import BgNbdOfColumns, Purchases, bg_nbd_to_onnx, fit_bg_nbd
+from tailorbird.models.export import score_onnx
+from tailorbird.ranking.bg_nbd import BgNbdColumns, hypergeometric
+
+DATA = Path(os.environ.get("TAILORBIRD_DATA") or Path(__file__).parents[3] / "shared" / "data") / "cdnow" / "sample_summary.parquet"
+
+
+def simulated(n=4_000, r=0.8, alpha=20.0, a=0.8, b=2.5, seed=0):
+    """Customers as the model says: bought once at a time in the first 100 days, then at their rate until they stay away."""
+    rng = np.random.default_rng(seed)
+    rate, leaving = rng.gamma(r, 1 / alpha, n), rng.beta(a, b, n)
+    age = 365 - rng.uniform(0, 100, n)
+    repeats, recency, alive, at = np.zeros(n), np.zeros(n), np.ones(n, bool), np.zeros(n)
+    while alive.any():
+        at = at + rng.exponential(1 / np.maximum(rate, 1e-12))
+        alive &= at < age
+        repeats[alive] += 1
+        recency[alive] = at[alive]
+        alive &= rng.random(n) >= leaving
+    return Purchases(repeats, recency, age)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_file(), reason=f"no {DATA}; name the folder of data sets by TAILORBIRD_DATA")
+def test_the_published_parameters():
+    """Fader, Hardie, Lee (2005), table 2: r = .243, alpha = 4.414, a = .793, b = 2.426, log-likelihood −9,582.4."""
+    table = pq.read_table(DATA)
+    found = fit_bg_nbd(Purchases(*(table[name].to_numpy().astype(float) for name in ("frequency", "recency_weeks", "T_weeks"))))
+    np.testing.assert_allclose([found.r, found.alpha, found.a, found.b], [0.243, 4.414, 0.793, 2.426], atol=6e-4)
+    assert abs(found.log_likelihood + 9_582.4) < 0.1
+
+
+def test_what_was_simulated_is_found_again():
+    found = fit_bg_nbd(simulated())
+    np.testing.assert_allclose([found.r, found.alpha], [0.8, 20.0], rtol=0.15)
+    np.testing.assert_allclose(found.a / (found.a + found.b), 0.8 / 3.3, rtol=0.15)
+
+
+def test_the_unit_of_time_does_not_matter():
+    customers = simulated()
+    days = fit_bg_nbd(customers)
+    weeks = fit_bg_nbd(replace(customers, recency=customers.recency / 7, age=customers.age / 7))
+    np.testing.assert_allclose(weeks.alpha * 7, days.alpha, rtol=1e-3)
+    np.testing.assert_allclose(weeks.returning(replace(customers, recency=customers.recency / 7, age=customers.age / 7), 10),
+                               days.returning(customers, 70), atol=1e-3)  # fmt: skip
+
+
+def test_being_alive_is_no_churn_score():
+    """Who bought once is alive for certain by construction, however long ago; that he comes back is another matter."""
+    model = fit_bg_nbd(simulated())
+    lately, long_ago = (Purchases(np.zeros(1), np.zeros(1), np.array([age])) for age in (10.0, 3_000.0))
+    assert model.alive(lately) == model.alive(long_ago) == 1
+    assert model.returning(long_ago, 90) < model.returning(lately, 90) / 3
+
+
+def test_too_few_customers_are_refused():
+    with pytest.raises(NotReadyError, match="at least 20 customers"):
+        fit_bg_nbd(Purchases(np.ones(3), np.ones(3), np.full(3, 2.0)))
+
+
+def test_onnx_and_numpy_say_the_same():
+    customers = simulated(1_000)
+    model = fit_bg_nbd(customers)
+    day = 86_400
+    matrix = np.column_stack([(customers.age - customers.recency) * day, np.ones(1_000), customers.repeats + 1, customers.age * day])
+    matrix = matrix.astype(np.float32)
+    matrix[0] = np.nan
+    found = BgNbdOfColumns(model, ("since", "other", "count", "age"), 0, 2, 3, 90.0, 0.01)
+    ours = found.score(matrix)
+    assert ours[0] == 0.01
+    np.testing.assert_allclose(ours[1:], model.returning(customers, 90)[1:], atol=1e-5)
+    np.testing.assert_allclose(score_onnx(bg_nbd_to_onnx(found), matrix), ours, atol=1e-5)
+    served = BgNbdColumns(model.r, model.alpha, model.a, model.b, 0, 2, 3)
+    np.testing.assert_allclose(served.purchases(matrix, 0, 90)[1:], model.purchases(customers, 90)[1:], rtol=1e-4)
+    both = served.purchases(matrix, 0, 30) + served.purchases(matrix, 30, 90)
+    np.testing.assert_allclose(both, served.purchases(matrix, 0, 90), rtol=1e-9)
+
+
+def test_the_series_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    a, b, c, z = (*(rng.uniform(0.2, 40, 200) for _ in range(3)), rng.uniform(0, 0.97, 200))
+    np.testing.assert_allclose(hypergeometric(a, b, a + b + c, z), hyp2f1(a, b, a + b + c, z), rtol=1e-8)

@@ -1,0 +1,229 @@
+"""Churn: labels that know their limits, features that do not look ahead, figures beside others' figures, and a planted leak."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from tailorbird.errors import DeclarationError, LeakError, NotReadyError
+from tailorbird.events import DAY, ROUTED
+from tailorbird.features import FeatureSet, attribute, count, entity, time_since, time_since_first
+from tailorbird.features.checks import collecting
+from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.ranking import Churn, Contact
+from tailorbird.ranking.churn_bundle import ChurnPlan, Part
+from tailorbird.training.churn.contact import curve_of
+from tailorbird.training.churn.fit import FitSettings
+from tailorbird.training.churn.judge import OURS, Ordered
+from tailorbird.training.churn.labels import Window, activity_of
+from tailorbird.training.churn.rows import People, person_columns
+from tailorbird.training.churn.train import ChurnSettings, study
+from tailorbird.training.churn.walk import read_until, windows_of
+
+BEGIN = 20_000 * DAY
+CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")
+QUICK = ChurnSettings(
+    FitSettings(gbdt=GbdtSettings(trees=30, rate=0.1, patience=10), rows=6_000), cuts=3, grid_rows=12_000, lateness_us=0, replicates=50
+)
+
+
+def declared(*more):
+    """Three features about the user, and what else a test declares by a function."""
+    with collecting() as found:
+        user, item = entity("user"), entity("item")
+        time_since("since", user, "purchase")
+        time_since_first("age", user, "purchase")
+        count("bought", user, "purchase", window="56d", hop="7d")
+        count("sold", item, "purchase", window="7d")
+        for each in more:
+            each(user)
+    return FeatureSet.from_declarations(found)
+
+
+def log(people=400, days=200, seed=0, profiles=()):
+    """Purchases at each person's own rate until they leave, with chance, after each; sorted by time."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(people):
+        rate, at, gone = rng.gamma(1.5, 0.05), float(rng.uniform(0, days / 2)), rng.beta(1.0, 6.0)
+        while at < days:
+            rows.append(
+                {"type": "purchase", "ts": BEGIN + int(at * DAY), "person": f"u{number}", "item_id": "i", "price": 2.0, "quantity": 1.0}
+            )
+            if rng.random() < gone:
+                break
+            at += rng.exponential(1 / max(rate, 1e-3)) + 1
+    rows += profiles
+    rows.sort(key=lambda row: row["ts"])
+    full = []
+    for p, row in enumerate(rows, 1):
+        event = dict.fromkeys(ROUTED.names) | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"} | row
+        event["received_at"], event["user_id"] = event["received_at"] or event["ts"], event["user_id"] or event["person"]
+        full.append(event)
+    return pa.Table.from_pylist(full, schema=ROUTED)
+
+
+def events_of(*times, person="u", **more):
+    rows = [{"type": "purchase", "ts": BEGIN + round(at * DAY), "person": person, "item_id": "i", **more} for at in times]
+    full = []
+    for p, row in enumerate(rows, 1):
+        event = dict.fromkeys(ROUTED.names) | {"p": p, "event_id": f"e{p}", "counts": True, "timeless": False, "agent": "person"} | row
+        event["received_at"], event["user_id"] = event["received_at"] or event["ts"], person
+        full.append(event)
+    return pa.Table.from_pylist(full, schema=ROUTED)
+
+
+def day(number):
+    return BEGIN + round(number * DAY)
+
+
+def test_a_label_counts_from_the_end_of_the_gap_to_the_end_of_the_window():
+    activity = activity_of(events_of(0, 12, 15, 19.99, 20), CHURN, day(40))
+    who = activity.present(day(10))
+    window = Window(day(10), 5 * DAY, 5 * DAY)
+    assert activity.counts(who, window.start, window.stop).tolist() == [2.0]  # 15 and 19.99; 12 lies in the gap, 20 is too late
+
+
+def test_a_window_that_is_not_over_has_no_label():
+    activity = activity_of(events_of(0, 1), CHURN, day(30))
+    with pytest.raises(LeakError, match="its window is cut off"):
+        activity.counts(activity.present(day(10)), day(10), day(31))
+    with pytest.raises(LeakError, match="cut off"):
+        activity.as_of(day(10)).counts(activity.present(day(5)), day(5), day(11))
+
+
+def test_a_window_before_its_origin_is_refused():
+    with pytest.raises(LeakError, match="reaches back before it"):
+        Window(day(10), -DAY, 5 * DAY)
+
+
+def test_what_came_in_late_was_not_known_then():
+    late = events_of(5, received_at=day(9))
+    activity = activity_of(late, CHURN, day(30))
+    assert len(activity.as_of(day(8)).present(day(8))) == 0
+    assert len(activity.as_of(day(10)).present(day(10))) == 1
+
+
+def test_purchases_of_a_day_are_one_unless_said():
+    table = events_of(0.1, 0.2, 3)
+    who = np.zeros(1, np.int64)
+    assert activity_of(table, CHURN, day(9)).counts(who, day(0), day(9)) == 2
+    assert activity_of(table, Churn(per="event"), day(9)).counts(who, day(0), day(9)) == 3
+
+
+def test_nobody_unknown_is_asked_about():
+    with pytest.raises(NotReadyError, match="by a known user"):
+        activity_of(events_of(1, person="anon:x"), CHURN, day(9))
+
+
+def test_only_columns_about_the_person_take_part():
+    assert person_columns(declared()).numeric == ("since", "age", "bought")
+    assert person_columns(declared(), leave_out=["age"]).numeric == ("since", "bought")
+
+
+def test_columns_ahead_are_those_of_somebody_who_did_nothing_since():
+    """Read 10 days after the origin: what the person bought in between must not show, and time has passed."""
+    events = log()
+    activity = activity_of(events, CHURN, day(200))
+    people = People(declared(), events, activity, person_columns(declared()))
+    who = activity.as_of(day(100)).present(day(100))
+    now, later = people.ahead(day(100), who, [day(100), day(110)])
+    np.testing.assert_array_equal(now.numeric, people.at(who, np.full(len(who), day(100))).numeric)
+    since = later.numeric[:, 0] - now.numeric[:, 0]
+    np.testing.assert_allclose(since, 10 * 86_400, atol=1)
+    assert (later.numeric[:, 2] <= now.numeric[:, 2]).all()
+    truly = people.at(who, np.full(len(who), day(110)))
+    assert (truly.numeric[:, 0] < later.numeric[:, 0]).any()  # somebody bought in between
+    with pytest.raises(LeakError, match="before their origin"):
+        people.ahead(day(100), who, [day(99)])
+
+
+def test_a_planted_leak_is_refused_by_name():
+    """A profile without a time says who closed the account in the end: valid from the beginning, it knows the future."""
+    closed = [
+        {"type": "user", "ts": BEGIN, "timeless": True, "person": f"u{number}", "properties": json.dumps({"closed": number % 2})}
+        for number in range(400)
+    ]
+    features = declared(lambda user: attribute("closed", user, "closed", kind="numeric"))
+    events = log(profiles=closed)
+    with pytest.raises(LeakError, match=r"column closed looks past the origin: .* from a profile without a time"):
+        study(features, CHURN, events, now=day(200), settings=QUICK)
+    trusted = study(features, Churn(window="28d", period="7d", trust=("closed",)), events, now=day(200), settings=QUICK)
+    assert "closed" in trusted.people.columns.numeric
+
+
+def test_a_study_learns_without_the_future_and_tells_people_apart():
+    events = log(people=900)
+    found = study(declared(), CHURN, events, now=day(200), settings=QUICK)
+    assert [cut.scored.window.stop <= day(200) for cut in found.cuts] == [True] * 3
+    last = found.figures[-1]
+    assert last.results[OURS]["auc"].value > 0.7
+    assert last.results[OURS]["auc"].value > last.results["recency"]["auc"].value - 0.02
+    assert abs(last.results[OURS]["bias"].value) < 0.4
+    assert set(last.results) == {OURS, "recency", "rfm_logistic", "bg_nbd", "bg_nbd_count"}
+
+    # What happens after the last origin changes its outcome, and nothing that was said of it.
+    origin = last.cut.scored.window.origin
+    kept = events.filter(pa.array(np.asarray(events["ts"].cast(pa.int64())) < origin))
+    cut_off = activity_of(kept, CHURN, day(200))
+    people = People(declared(), kept, cut_off, found.people.columns)
+    names = found.activity.people.decode(last.cut.scored.person)
+    who = cut_off.people.encode(pa.array(names))
+    again = last.cut.fitted.gone(people.ahead(origin, who, [origin])[0], [])
+    told = last.cut.fitted.gone(found.people.ahead(origin, last.cut.scored.person, [origin])[0], [])
+    np.testing.assert_array_equal(again["trees"], told["trees"])
+
+
+def test_windows_shrink_with_the_history_and_end_where_there_is_none():
+    activity = activity_of(log(people=30), CHURN, day(200))
+    assert {window.length for window in windows_of(activity, CHURN, 6)} == {28 * DAY}
+    long = windows_of(activity, Churn(window="105d", period="7d"), 6)
+    assert len(long) == 3
+    assert all(window.stop <= activity.known and window.length == 63 * DAY for window in long)
+    with pytest.raises(NotReadyError, match="too short for a window of 399d"):
+        windows_of(activity.as_of(day(40)), Churn(window="399d", period="21d"), 6)
+
+
+def test_features_are_not_read_where_they_begin_to_forget():
+    assert read_until(day(0), day(273)) == day(399)
+    assert read_until(day(0), day(500)) > day(10_000)
+    plan = ChurnPlan("churn", ("purchase",), 60 * DAY, 0, 0, 30 * DAY, 2, day(399), (Part("hazard_trees", "hazard"),))
+    assert plan.moments(day(380)) == [day(380), day(380), day(399)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_and_ap_are_scikit_learns_also_with_weights_and_ties(seed):
+    rng = np.random.default_rng(seed)
+    score, label = rng.integers(0, 12, 300) / 10, rng.random(300) < 0.4
+    weight = rng.poisson(1.0, 300).astype(float)
+    area, average, lift = Ordered(score, label).figures(weight)
+    assert area == pytest.approx(roc_auc_score(label, score, sample_weight=weight))
+    assert average == pytest.approx(average_precision_score(label, score, sample_weight=weight))
+    assert 0 <= lift <= 10
+    assert Ordered(np.arange(10.0), np.arange(10) == 9).figures(np.ones(10))[2] == pytest.approx(10.0)
+
+
+def test_whom_to_contact_and_what_it_is_worth():
+    curve = curve_of(np.array([0.9, 0.2, 0.6]), np.array([True, True, False]), Contact(cost=1.0, value=10.0, success=0.5))
+    np.testing.assert_allclose(curve.expected, [3.5, 5.5, 5.5])
+    np.testing.assert_allclose(curve.realised, [4.0, 3.0, 7.0])
+    assert curve.best == 2
+    assert curve.found.tolist() == [0.5, 0.5, 1.0]
+    assert curve_of(np.array([0.1]), np.array([True]), Contact(cost=9.0)).best == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"types": "purchase"}, "needs a list"),
+        ({"window": "soon"}, "window: expected a duration"),
+        ({"window": "90d", "period": "7d"}, "no whole number of periods"),
+        ({"per": "week"}, "unknown per"),
+        ({"recency": "since"}, "together or not at all"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_refused(given, told):
+    with pytest.raises(DeclarationError, match=told):
+        Churn(**given)

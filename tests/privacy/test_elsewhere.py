@@ -104,6 +104,14 @@ def test_models_that_learned_from_them_are_named_with_when_they_are_due(tmp_path
     assert {one["version"]: one["due"] for one in done.bundles} == dict.fromkeys(told, done.begun_at + 30 * DAY)
 
 
+def test_churn_models_that_learned_from_them_are_named_too(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "user-4711")])
+    registry = Registry(project.paths.churn("leaving"), clock=CLOCK)
+    registry.add(trained(project, tmp_path / "model", Window(0, CLOCK.now() + DAY)), by="test")
+    told = [(one["version"], one["what"]) for one in preview(project, ["user-4711"], CLOCK).bundles]
+    assert told == [("churn/leaving/v0001", "delete the folder")]
+
+
 def trained(project: Project, folder: Path, window: Window) -> Path:
     bundle_of(folder, project.features)
     manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)

@@ -12,12 +12,15 @@ def trained_on(project: Project, first: int, last: int, erased_at: int, clock: C
     if not project.paths.registry.is_dir() or not last:
         return []
     found: list[dict[str, object]] = []
-    for info in Registry(project.paths.registry, clock=clock).versions():
-        start, end = info.learned_from
-        if start <= last and first < end:
-            names = list(info.aliases)
-            found.append({
-                "version": info.version, "aliases": names, "from": start, "to": end, "due": erased_at + DUE_US,
-                "what": "train anew and promote" if names else "delete the folder",
-            })  # fmt: skip
+    churn = project.paths.registry / "churn"
+    named = {f"churn/{folder.name}/": folder for folder in sorted(churn.iterdir())} if churn.is_dir() else {}
+    for prefix, folder in {"": project.paths.registry, **named}.items():
+        for info in Registry(folder, clock=clock).versions():
+            start, end = info.learned_from
+            if start <= last and first < end:
+                names = list(info.aliases)
+                found.append({
+                    "version": f"{prefix}{info.version}", "aliases": names, "from": start, "to": end, "due": erased_at + DUE_US,
+                    "what": "train anew and promote" if names else "delete the folder",
+                })  # fmt: skip
     return found

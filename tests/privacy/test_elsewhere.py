@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet as pq
 import pytest
+from tests.cli.kit import refused, tailorbird
+from tests.faults.roles import make_project
 from tests.faults.test_evolution import bundle_of
 from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site
 from tests.privacy.test_people import click, people_of, sent
@@ -126,6 +128,10 @@ def test_nothing_starts_on_half_an_erasure(tmp_path: Path) -> None:
     journal.write_text("{}")
     with pytest.raises(NotReadyError, match="cut short"):
         require_finished(tmp_path)
+    project = make_project(tmp_path / "shop")
+    shutil.copytree(journal.parent, project.paths.data / "erasure")
+    refused(tailorbird("-C", project.root, "up"), "an erasure was cut short", "lake erase --yes")
+    assert "an erasure was cut short" in tailorbird("-C", project.root, "doctor").stdout
 
 
 def test_topics_are_refused_rather_than_called_erased(tmp_path: Path) -> None:

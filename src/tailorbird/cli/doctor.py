@@ -107,6 +107,7 @@ def _project() -> Iterator[Finding]:
     yield _disk(project.paths.data)
     yield _port(project.settings.serve.host, project.settings.serve.port)
     yield _front_door(project)
+    yield from _erasure(project.paths.data)
     yield from _logs(project.paths.stream)
     if not isinstance(project.stream, Path):
         yield from _cluster(project.stream, project.paths.lake)
@@ -166,6 +167,15 @@ def _folder(data: Path) -> Finding:
     except OSError as error:
         return "data folder", "error", f"{folder}: {error.strerror}", "make it writable, or set project.data to another folder"
     return "data folder", "ok", str(data), ""
+
+
+def _erasure(data: Path) -> Iterator[Finding]:
+    from tailorbird.events.erased import require_finished
+
+    try:
+        require_finished(data)
+    except TailorbirdError as error:
+        yield "erasure", "error", error.message, error.fix
 
 
 def _disk(data: Path) -> Finding:

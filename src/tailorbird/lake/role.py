@@ -206,7 +206,7 @@ class LakeRole:
     ) -> dict[str, int]:  # fmt: skip
         """Put other rows in the place of those that `changes` says, table by table; how many files were written anew."""
         with self._whole_or_stopped():
-            found = {name: self._tables[name].rewrite(change, told) for name, change in changes.items()}
+            found = {name: self._tables[name].rewrite(change, self._holding_on(told)) for name, change in changes.items()}
             self._publish()
             return found
 
@@ -216,12 +216,22 @@ class LakeRole:
         """Put other bodies in the place of those that `change` says; how many files, and the manifest's checksum before and after."""
         with self._whole_or_stopped():
             before = self._archive.chain
-            return self._archive.rewrite(change, told), before, self._archive.chain
+            return self._archive.rewrite(change, self._holding_on(told)), before, self._archive.chain
+
+    def _holding_on(self, told: Callable[[int], None]) -> Callable[[int], None]:
+        """`told`, which also keeps the lock: what takes long must not outlast it."""
+
+        def beat(done: int) -> None:
+            self._lock.renew()
+            told(done)
+
+        return beat
 
     def forget_past(self) -> None:
         """Delete what only the past needs, of every table, now: no old version is read after this whose files were written anew."""
         with self._whole_or_stopped():
             for table in self._tables.values():
+                self._lock.renew()
                 table.forget_past()
                 faults.at("erase.past_of_a_table")
             self._publish()

@@ -30,10 +30,10 @@ def project(tmp_path: Path):
         yield on_kafka(make_project(tmp_path / "shop"), servers)
 
 
-def on_kafka(project: Project, servers: str) -> Project:
+def on_kafka(project: Project, servers: str, more: str = "") -> Project:
     client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
     with (project.root / "tailorbird.toml").open("a") as file:
-        file.write(f'\n[stream]\nurl = "kafka://{servers}/{project.root.parent.name.lower()}"\nclient = {client}\n')
+        file.write(f'\n[stream]\nurl = "kafka://{servers}/{project.root.parent.name.lower()}"\nclient = {client}\n{more}')
     return open_project(project.root)
 
 
@@ -49,6 +49,22 @@ def test_kills_of_each_role_lose_nothing_and_double_nothing(project: Project, tm
     assert ledger.refused, "the load sends events that must be refused"
     assert check(project, ledger) == []
     assert not list(project.paths.stream.glob("raw-*.db")), "the bodies are in topics"
+
+
+def test_kills_where_two_routers_share_three_partitions(tmp_path: Path) -> None:
+    with broker(tmp_path) as servers:
+        more = 'partitions = 3\nrouters = 2\nsession = "6s"\n'
+        project = on_kafka(make_project(tmp_path / "shop"), servers, more)
+        ledger = Ledger(tmp_path / "ledger.jsonl")
+        up = Up(project).wait()
+        kill_under_load(up, Load(up.port, ledger), ROLES, 2)
+        drain(project, SystemClock(), progress=lambda *_: None)
+        told = up.log.read_text()
+        assert {role for role in ROLES if f"{role:<8} ended with signal SIGKILL" in told} >= {"serve", "worker", "lake"}
+        assert "ended with signal SIGKILL" in "".join(line for line in told.splitlines() if line.startswith("router"))
+        assert len(ledger.acked) > 100
+        assert check(project, ledger) == []
+        assert sum(name.startswith("raw.") for name in _topics(project)) % 3 == 0
 
 
 @pytest.mark.parametrize(

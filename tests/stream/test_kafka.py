@@ -108,7 +108,7 @@ def test_a_topic_with_other_partitions_is_refused(kafka_servers):
     admin = AdminClient(address.cluster.conf())
     admin.create_topics([NewTopic(address.name, num_partitions=3, replication_factor=1)])[address.name].result(10)
     for opening in (lambda: open_writer(address, partition="door"), lambda: open_reader(address)):
-        with pytest.raises(ConfigError, match=r"the topic has 3 partitions, expected 1(.|\n)*another prefix"):
+        with pytest.raises(ConfigError, match=r"the topic has 3 partitions, expected 1;(.|\n)*another prefix"):
             opening()
 
 

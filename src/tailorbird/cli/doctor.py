@@ -16,7 +16,7 @@ from tailorbird.places import Place
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.stream import Stream
+    from tailorbird.stream import Address, Stream
     from tailorbird.stream.kafka.logs import KafkaStream
 
 _PACKAGES = (
@@ -270,9 +270,13 @@ def _cluster(stream: "KafkaStream", lake: Place) -> Iterator[Finding]:
 def _topics(stream: "Stream", lake: Place) -> Iterator[Finding]:
     """The topics there are, and how many rows of each the lake does not have yet."""
     from tailorbird.stream import answers_addresses, open_reader, raw_addresses, read_released, routed_address
+    from tailorbird.stream.kafka import KafkaLog
 
     try:
-        found = {**raw_addresses(stream), **{f"answers {name}": each for name, each in answers_addresses(stream).items()}}
+        found: dict[str, Address] = {
+            **raw_addresses(stream),
+            **{f"answers {name}": each for name, each in answers_addresses(stream).items()},
+        }
         found["routed"] = routed_address(stream)
         safe = read_released(lake).safe
         for address in found.values():
@@ -283,7 +287,8 @@ def _topics(stream: "Stream", lake: Place) -> Iterator[Finding]:
                     end, behind = reader.end(), reader.waiting(safe.get(address.stem, 0)).rows
             except NotReadyError:
                 continue  # nobody has written to it yet
-            yield f"topic {address.topic}", "ok", f"{end:,} rows, {behind:,} of them not yet safe in the lake", ""
+            part = f"[{address.number}]" if isinstance(address, KafkaLog) and address.count > 1 else ""
+            yield f"topic {address.topic}{part}", "ok", f"{end:,} rows, {behind:,} of them not yet safe in the lake", ""
     except TailorbirdError as error:
         yield "kafka", "error", f"{error.where}: {error.message}", error.fix or "is the broker running?"
 

@@ -1,6 +1,7 @@
 """The roles of a project in one process, stepped by hand: what `import` and `demo` do, and what `up` does as processes."""
 
 import threading
+from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Report
 from tailorbird.config import Project
@@ -9,7 +10,10 @@ from tailorbird.events import Clock, RoutePlan, duration
 from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
-from tailorbird.router import Router
+from tailorbird.router import Router, open_router
+
+if TYPE_CHECKING:
+    from tailorbird.router.whole import WholeRouter
 
 
 class Roles:
@@ -25,7 +29,7 @@ class Roles:
         paths.stream.mkdir(parents=True, exist_ok=True)
         self._watch = ActiveWatch(project)
         self._plan = project.plan
-        self._router: Router | None = None
+        self._router: Router | WholeRouter | None = None
         self._lake: LakeRole | None = None
         self.workers: dict[str, FeatureWorker] = {}
         self.accepted = self.duplicates = self.quarantined = 0
@@ -37,7 +41,7 @@ class Roles:
             raise
 
     @property
-    def router(self) -> Router:
+    def router(self) -> "Router | WholeRouter":
         assert self._router is not None
         return self._router
 
@@ -67,8 +71,8 @@ class Roles:
             if worker.needs_history() and lake_is_ahead(worker, lake):  # it is new, and the log was pruned or lacks an attribute
                 build_from_lake(worker, lake, threading.Event())
 
-    def _open_router(self, plan: RoutePlan) -> Router:
-        return Router(self._project.stream, plan, clock=self._clock, stopped=self._project.stopped())
+    def _open_router(self, plan: RoutePlan) -> "Router | WholeRouter":
+        return open_router(self._project.stream, plan, clock=self._clock, stopped=self._project.stopped())
 
     def step(self) -> int:
         """Route what came in and update the states; how many raw rows there were. The lake is stepped apart."""

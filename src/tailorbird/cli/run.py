@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.supervisor import die_with_parent
@@ -100,17 +101,25 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
 def router() -> None:
     """Decide on every event once: contract, repeats, identity, profiles, attribution.
 
+    Where topics have several partitions, start as many of these as you like, on any machines: they share the partitions out.
+
     Example:  tailorbird -C shop run router
     """
     from tailorbird.config import open_project
     from tailorbird.config.schemas import active_schemas, plan_for, released
-    from tailorbird.events import SystemClock
+    from tailorbird.events import SECOND, SystemClock, duration
     from tailorbird.router import run
 
     stop = _begin()
     project = open_project(applied=True)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
     plan = plan_for(project, active_schemas(project))
+    if not isinstance(project.stream, Path) and project.stream.count > 1:
+        from tailorbird.router.group import run_member
+
+        session_s = duration(project.settings.stream.session) / SECOND
+        run_member(project.stream, plan, SystemClock(), stop, session_s=session_s, stopped=project.stopped())
+        return
     run(project.stream, plan, SystemClock(), stop, released=partial(released, project), stopped=project.stopped())
 
 

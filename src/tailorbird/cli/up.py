@@ -2,9 +2,13 @@
 
 import asyncio
 import sys
+from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import console
 from tailorbird.errors import LockedError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
 
 
 def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> None:
@@ -58,7 +62,8 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         names = ["worker", *(f"worker {features.schema_hash[:4]}" for features in schemas[1:])]
         workers = [Role(name, ["run", "worker", "--schema", features.schema_hash]) for name, features in zip(names, schemas, strict=True)]
         trainer = [Role("trainer", ["run", "trainer"])] if train else []
-        return [Role("router", ["run", "router"], made_for=kept), *workers, Role("lake", ["run", "lake"]), Role("serve", serve), *trainer]
+        routers = [Role("router" if not n else f"router {n + 1}", ["run", "router"], made_for=kept) for n in range(_routers(project))]
+        return [*routers, *workers, Role("lake", ["run", "lake"]), Role("serve", serve), *trainer]
 
     out = console()
 
@@ -75,3 +80,9 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         lock.release()
     if status:
         raise SystemExit(status)
+
+
+def _routers(project: "Project") -> int:
+    """How many router processes to run here: one, unless they can share partitions."""
+    section = project.settings.stream
+    return min(section.routers, section.partitions)

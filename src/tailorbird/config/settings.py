@@ -86,6 +86,20 @@ class StreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     replication: Annotated[
         int, Meta(ge=1, description="copies of each topic that is made; 3 for production, with min.insync.replicas=2")
     ] = 1
+    partitions: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="into how many the topics are cut, by visitor; as many routers can share the work. Fixed once they are made",
+        ),
+    ] = 1
+    routers: Annotated[
+        int, Meta(ge=1, le=64, description="router processes that `up` runs on this machine, where there are several partitions")
+    ] = 1
+    session: Annotated[
+        str, Meta(description="after how long without a sign of life a router's partitions are given to others; brokers want 6s at least")
+    ] = "10s"
     timeout: Annotated[str, Meta(description="how long a broker may take to answer before a write or a read fails")] = "10s"
     client: Annotated[list[str], Meta(description="more settings of librdkafka, each `name=value`")] = []
 
@@ -151,7 +165,7 @@ SECRET = frozenset(
     )
 )  # fmt: skip
 _DURATIONS = (
-    "events.skew", "events.lateness", "events.dedup", "events.answer", "stream.timeout",
+    "events.skew", "events.lateness", "events.dedup", "events.answer", "stream.timeout", "stream.session",
     "lake.commit_every", "lake.history", "checks.after", "train.window", "train.check_every",
 )  # fmt: skip
 

@@ -17,6 +17,8 @@ def kafka_cluster(settings: Settings) -> "Cluster | None":
     """The cluster that the settings name; None where the logs are files. Raises ConfigError."""
     section = settings.stream
     if not section.url:
+        if section.partitions > 1:
+            raise ConfigError("files have one partition", where="stream.partitions", fix="set stream.url to keep the logs in topics")
         return None
     from tailorbird.stream.kafka import cluster_of
 
@@ -41,4 +43,4 @@ def kafka_cluster(settings: Settings) -> "Cluster | None":
             raise ConfigError(f"{name.strip()} is what keeps events from being lost, and cannot be set", where="stream.client")
         options[name.strip()] = value.strip()
     timeout_s = duration(section.timeout) / SECOND
-    return cluster_of(section.url, options=options, replication=section.replication, timeout_s=timeout_s)
+    return cluster_of(section.url, options=options, replication=section.replication, partitions=section.partitions, timeout_s=timeout_s)

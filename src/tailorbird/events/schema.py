@@ -76,3 +76,15 @@ QUARANTINE = pa.schema(
 def micros(column: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """The times of a column without nulls as int64 microseconds, shape (n,)."""
     return column.cast(pa.int64()).to_numpy()
+
+
+def numbered(events: pa.Table, first: int) -> pa.Table:
+    """Routed events with `p` counted from `first`, where their block stands in the log that is read.
+
+    A router numbers its rows as it writes them. Where there are several routers, the order over all of their logs says where a
+    block stands, and only then is it known.
+    """
+    if not len(events) or events["p"][0].as_py() == first:
+        return events
+    index = events.schema.get_field_index("p")
+    return events.set_column(index, events.schema.field(index), pa.array(np.arange(first, first + len(events)), pa.int64()))

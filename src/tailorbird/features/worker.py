@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from tailorbird import faults
 from tailorbird.errors import InputError, NotReadyError, StorageError, UsageError
 from tailorbird.events.clock import Clock
-from tailorbird.events.schema import ROUTED, micros
+from tailorbird.events.schema import ROUTED, micros, numbered
 from tailorbird.features.applying import Change, Hot, additions, apply
 from tailorbird.features.columns import Frame, Keys
 from tailorbird.features.featureset import FeatureSet
@@ -409,7 +409,7 @@ def run(
 def _decode(payload: bytes, path: Address, offset: int) -> pa.Table:
     try:
         with pa.ipc.open_stream(payload) as stream:
-            return stream.read_all()
+            return numbered(stream.read_all(), offset)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"the block at {offset} is no table of events: {error}", where=str(path)) from error
 

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from tailorbird.errors import DamageError
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
 from tailorbird.events.clock import DAY
-from tailorbird.events.schema import QUARANTINE, ROUTED
+from tailorbird.events.schema import QUARANTINE, ROUTED, numbered
 from tailorbird.lake.tables import ANSWERS, DUPLICATES, PROFILES, TABLES
 from tailorbird.stream import PAST, Stored
 
@@ -42,6 +42,7 @@ def routed_rows(blocks: Iterable[Stored], kind: str) -> pa.Table:
         try:
             with pa.ipc.open_stream(stored.block.payload) as reader:
                 table = reader.read_all().select(schema.names)
+            table = numbered(table, stored.offset) if kind == "events" else table
             tables.append(table if table.schema.equals(schema) else table.cast(schema))
         except (pa.ArrowException, KeyError) as error:
             raise DamageError(
@@ -102,6 +103,31 @@ def raw_ends(*tables: pa.Table) -> dict[str, int]:
     positions = pc.add(rows.column("raw_offset"), pc.cast(rows.column("raw_row"), pa.int64()))
     newest = pa.table({"partition": rows.column("raw_partition"), "row": positions}).group_by("partition").aggregate([("row", "max")])
     return {partition: row + 1 for partition, row in zip(*(newest.column(n).to_pylist() for n in ("partition", "row_max")), strict=True)}
+
+
+class _Taken(msgspec.Struct, frozen=True):
+    """Of a block of kind "taken": how far router `partition`, of `count`, has taken the raw logs that all of them share."""
+
+    partition: int
+    count: int
+    offsets: dict[str, int]
+
+
+def taken_by_all(blocks: Iterable[Stored], known: dict[str, dict[str, int]]) -> dict[str, int]:
+    """For each raw log that several routers share, the position that all of them are behind.
+
+    `known` says how far each router, by its number, has taken each log; it is brought up to date.
+    """
+    ends: dict[str, int] = {}
+    for stored in blocks:
+        if stored.block.kind != "taken":
+            continue
+        taken = msgspec.json.decode(stored.block.payload, type=_Taken)
+        for log, offset in taken.offsets.items():
+            each = known.setdefault(log, {})
+            each[str(taken.partition)] = max(offset, each.get(str(taken.partition), 0))
+            ends[log] = min(each.get(str(number), 0) for number in range(taken.count))
+    return ends
 
 
 def as_duplicates(repeats: pa.Table) -> pa.Table:

@@ -23,6 +23,7 @@ class Positions(msgspec.Struct):
     tables: dict[str, dict[str, int]] = {}
     archive: dict[str, int] = {}
     routed: dict[str, int] = {}
+    taken: dict[str, dict[str, int]] = {}
     ledger: int = 0
     safe: dict[str, int] = {}
 

@@ -30,7 +30,7 @@ from tailorbird.lake.positions import load_positions, store_positions
 from tailorbird.lake.tables import COMMITS, TABLES
 from tailorbird.lake.vacuum import KEEP_US, Vacuumed
 from tailorbird.places import ObjectPath, Place
-from tailorbird.stream import Address, Block, LogReader, Stored, Stream, answers_addresses, open_reader, raw_addresses, routed_address
+from tailorbird.stream import PAST, Address, Block, LogReader, Stored, Stream, answers_addresses, open_reader, raw_addresses, routed_address
 
 ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
 
@@ -344,7 +344,10 @@ class LakeRole:
         faults.at("lake.between_tables")
         self._append("quarantine", etl.routed_rows(new["quarantine"], "quarantine"), _ROUTED, end, rows)
         self._append("duplicates", pa.concat_tables(duplicates), _ROUTED, end, rows)
-        for partition, row in etl.raw_ends(*arrived.values()).items():
+        ends = etl.raw_ends(*arrived.values())
+        if not isinstance(self._stream, Path) and self._stream.count > 1:  # of a log that several routers share, rows do not tell
+            ends = {name: end for name, end in ends.items() if name not in PAST} | etl.taken_by_all(blocks, self._positions.taken)
+        for partition, row in ends.items():
             self._positions.routed[partition] = max(row, self._positions.routed.get(partition, 0))
 
     def _known(self, days: list[int], p: int) -> pa.Table:

@@ -1,7 +1,8 @@
 """What an event is, decided once for all who read it: contract, repeats, identity, profiles, attribution."""
 
 from tailorbird.router.columns import DUPLICATES, table
+from tailorbird.router.opening import open_router
 from tailorbird.router.role import run
 from tailorbird.router.router import Router, RouteReport
 
-__all__ = ["DUPLICATES", "RouteReport", "Router", "run", "table"]
+__all__ = ["DUPLICATES", "RouteReport", "Router", "open_router", "run", "table"]

@@ -3,6 +3,7 @@
     kind "events"       Arrow IPC of events.ROUTED; row i of the block has p = offset + i
     kind "quarantine"   Arrow IPC of events.QUARANTINE
     kind "duplicates"   Arrow IPC of DUPLICATES
+    kind "taken"        JSON of Taken, where there are several routers
 
 All rows take positions in the log, so every row of the raw logs is accounted for. A block's receipt is JSON: the versions
 of the plan and of the contract that decided, and the attributes of profiles that events carry.
@@ -56,6 +57,19 @@ def block(kind: str, batch: pa.RecordBatch, decided: Decided) -> Block:
     with pa.ipc.new_stream(sink, batch.schema, options=_LZ4) as writer:
         writer.write_batch(batch)
     return Block(kind, batch.num_rows, sink.getvalue().to_pybytes(), msgspec.json.encode(decided))
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """How far router `partition`, of `count`, has taken the logs that all of them share, by name."""
+
+    partition: int
+    count: int
+    offsets: dict[str, int]
+
+
+def taken_block(partition: int, count: int, offsets: dict[str, int]) -> Block:
+    """A block of kind "taken"; the lake reads it."""
+    return Block("taken", 1, msgspec.json.encode(Taken(partition, count, offsets)))
 
 
 def table(block: Block) -> pa.Table:

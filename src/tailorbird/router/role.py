@@ -46,7 +46,7 @@ def run(
         more = False
         while not stop.is_set():
             if more or router.changed():
-                more = router.step(ROWS_MAX).rows > 0
+                more = router.step(ROWS_MAX).more
             else:
                 stop.wait(POLL_S)
             if pruning is not None:

@@ -20,12 +20,27 @@ from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, RoutePlan, check
 from tailorbird.events.contract import CONTRACT_VERSION
 from tailorbird.events.erased import StopList
-from tailorbird.router import pruned
-from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quarantine_batch
+from tailorbird.events.parts import is_of
+from tailorbird.router import follow, pruned
+from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quarantine_batch, taken_block
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints
+from tailorbird.router.follow import Profiles
 from tailorbird.router.merge import Run, merged
 from tailorbird.router.route import Arrivals, Memory, route
-from tailorbird.stream import PAST, Block, EmbeddedWriter, LogReader, Stored, Stream, open_reader, open_writer, raw_addresses, routed_path
+from tailorbird.stream import (
+    PAST,
+    Block,
+    EmbeddedWriter,
+    LogReader,
+    Share,
+    Stored,
+    Stream,
+    open_reader,
+    open_writer,
+    raw_addresses,
+    routed_path,
+    share_of,
+)
 
 if TYPE_CHECKING:
     from tailorbird.router.topic import RoutedTopic
@@ -47,6 +62,7 @@ class RouteReport(msgspec.Struct, frozen=True):
     Attributes:
         positions: for each producer, how far its raw log has been routed, this step included.
         lag_us: how long ago the newest event of the step came in; 0 if there was none.
+        more: whether there was anything to take, so that the next step may find more.
     """
 
     accepted: int = 0
@@ -54,6 +70,7 @@ class RouteReport(msgspec.Struct, frozen=True):
     quarantined: int = 0
     positions: dict[str, int] = {}
     lag_us: int = 0
+    more: bool = False
 
     @property
     def rows(self) -> int:
@@ -72,7 +89,7 @@ class _Source(msgspec.Struct):
 
 
 class Router:
-    """Routes what stands in the raw logs under `stream`.
+    """Routes what stands in the raw logs under `stream`, a folder, or one partition of a cluster's topics.
 
     Args:
         stopped: of whom nothing old is taken again, see `events.erased`.
@@ -81,13 +98,17 @@ class Router:
         DamageError: a log does not match its checksums; nothing is routed past the damage.
     """
 
-    def __init__(self, stream: Stream, plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None) -> None:
-        self._stream = stream
+    def __init__(self, stream: "Stream | Share", plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None) -> None:
+        self._stream = stream = share_of(stream)
+        self._number, self._count = (0, 1) if isinstance(stream, Path) else (stream.number, stream.count)
         self._plan, self._stopped = plan, stopped or StopList(b"")
         self._clock = clock
         self._decided = Decided(plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes))
         self._sources: dict[str, _Source] = {}
         self._log = _open_log(stream)
+        self._profiles: Profiles | None = None
+        if not isinstance(stream, Path) and stream.number > 0:
+            self._profiles = Profiles(stream, self._log.connection)
         self._load()
 
     def _load(self) -> None:
@@ -99,6 +120,8 @@ class Router:
         rows = connection.execute("SELECT id, producer, offset, newest FROM raw_position ORDER BY producer").fetchall()
         self._sources = {producer: _Source(id_, producer, offset, newest) for id_, producer, offset, newest in rows}
         self._memory = Memory(connection, self._plan)
+        if self._profiles is not None:
+            self._profiles.load(connection)
 
     def step(self, rows_max: int = 20_000) -> RouteReport:
         """Route about `rows_max` rows of what is there (whole bodies), durably; a report of zeros if there is nothing.
@@ -114,9 +137,12 @@ class Router:
             raise
 
     def _step(self, rows_max: int) -> RouteReport:
+        followed = 0 if self._profiles is None else self._profiles.follow(self._memory)
         arrivals, refused, offsets, received_at = self._read(rows_max)
         if not offsets:
-            return RouteReport(positions=self.positions)
+            if followed:
+                self._save_profiles()
+            return RouteReport(positions=self.positions, more=followed > 0)
         faults.at("router.after_read")
         entries = _entries(arrivals)
         repeats = {} if faults.cut("router.dedup") else self._memory.seen.repeats(entries)
@@ -130,9 +156,11 @@ class Router:
         newest = self._newest(arrivals, refused)
         with self._log.transaction() as connection:
             faults.at("router.before_append")
-            self._log.append(self._blocks(batch, refused, duplicates, received_at))
+            self._log.append([*self._blocks(batch, refused, duplicates, received_at), *self._taken(offsets)])
             faults.at("router.after_append")
             self._memory.save(connection, newest, [source.id for source in self._sources.values() if source.producer in PAST])
+            if self._profiles is not None:
+                self._profiles.save(connection)
             faults.at("router.before_positions")
             update = "UPDATE raw_position SET offset = ?, newest = max(newest, ?) WHERE producer = ?"
             connection.executemany(update, [(offset, newest.get(self._sources[name].id, 0), name) for name, offset in offsets.items()])
@@ -143,7 +171,14 @@ class Router:
             source.offset = offset
             source.newest = max(source.newest, newest.get(source.id, 0))
         lag_us = max(0, self._clock.now() - max(newest.values(), default=self._clock.now()))
-        return RouteReport(batch.num_rows, duplicates.num_rows, len(refused), self.positions, lag_us)
+        return RouteReport(batch.num_rows, duplicates.num_rows, len(refused), self.positions, lag_us, True)
+
+    def _save_profiles(self) -> None:
+        """Keep what others' profiles taught, where there is nothing to route."""
+        assert self._profiles is not None
+        with self._log.transaction() as connection:
+            self._memory.save(connection, {}, [])
+            self._profiles.save(connection)
 
     @property
     def positions(self) -> dict[str, int]:
@@ -167,6 +202,8 @@ class Router:
 
     def changed(self) -> bool:
         """Whether any raw log has grown since this was last asked; cheap enough to poll."""
+        if self._profiles is not None and self._profiles.changed():
+            return True
         return any(source.reader.changed() for source in self._find_sources() if source.reader is not None)
 
     def _read(self, rows_max: int) -> tuple[Arrivals, list[Refused], dict[str, int], int]:
@@ -180,6 +217,9 @@ class Router:
                 continue
             newest = max(newest, receipt.received_at)
             accepted, refusals = check(self._stopped.without(stored.block.payload, receipt, self._plan), receipt, self._plan)
+            if self._count > 1 and producer in PAST:  # one log for all routers: each takes what is its own
+                accepted = [one for one in accepted if is_of(one, self._number, self._count)]
+                refusals = refusals if self._number == 0 else []
             arrivals.add(accepted, producer, self._sources[producer].id, stored.offset)
             refused += [Refused(one, receipt.received_at, receipt.source, producer, stored.offset) for one in refusals]
         return arrivals, refused, offsets, newest
@@ -249,8 +289,15 @@ class Router:
         batches = (("events", batch), ("quarantine", quarantine_batch(refused)), ("duplicates", duplicates))
         return [block(kind, rows, decided) for kind, rows in batches if rows.num_rows]
 
+    def _taken(self, offsets: dict[str, int]) -> list[Block]:
+        """How far the logs that all routers share were taken by this one: the rows do not tell, since others have some of them."""
+        shared = {name: offset for name, offset in offsets.items() if name in PAST}
+        return [taken_block(self._number, self._count, shared)] if shared and self._count > 1 else []
+
     def close(self) -> None:
         """Close all logs; another router may start."""
+        if self._profiles is not None:
+            self._profiles.close()
         for source in self._sources.values():
             if source.reader is not None:
                 source.reader.close()
@@ -263,11 +310,11 @@ class Router:
         self.close()
 
 
-def _open_log(stream: Stream) -> "EmbeddedWriter | RoutedTopic":
+def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
     if not isinstance(stream, Path):
         from tailorbird.router.topic import RoutedTopic
 
-        return RoutedTopic(stream.routed, stream.folder / "routed-index.db", _make_tables, first=FIRST_P)
+        return RoutedTopic(stream.routed, stream.index, _make_tables, first=FIRST_P)
     # A damaged tail stops: its positions are committed with it, so setting it aside would lose events without a word.
     log = open_writer(routed_path(stream), partition="routed", first=FIRST_P, damaged_tail="stop")
     with log.transaction() as connection:
@@ -278,6 +325,7 @@ def _open_log(stream: Stream) -> "EmbeddedWriter | RoutedTopic":
 def _make_tables(connection: apsw.Connection) -> None:
     Memory.make_tables(connection)
     connection.execute(_TABLE)
+    connection.execute(follow.TABLE)
     connection.execute(pruned.TABLES)
 
 

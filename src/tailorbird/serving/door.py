@@ -16,11 +16,11 @@ import asyncio
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,11 +33,11 @@ from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.serving.answer_count import AnswerCount
 from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DiskFullError, DoorFigures, decide
 from tailorbird.serving.reserve import RESERVE_BYTES, Reserve
-from tailorbird.stream import Block, Stream, answers_address, folder_of, open_writer, raw_address, set_aside_files
+from tailorbird.stream import Block, Stream, answers_address, folder_of, open_writer, raw_address, raw_names, set_aside_files
 
 if TYPE_CHECKING:
     from tailorbird.stream import EmbeddedWriter
-    from tailorbird.stream.kafka import KafkaWriter
+    from tailorbird.stream.kafka import KafkaWriter, KeyedWriter
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
 BATCH_BYTES_MAX = 8 << 20
@@ -88,7 +88,8 @@ class Door:
         self._patience_s, self._reopen_after_s = patience_s, reopen_after_s
         self._queue: deque[_Entry] = deque()
         self._records: deque[AnswerRecord] = deque()
-        self._prunes: list[tuple[int, int]] = []
+        self.raw_names = raw_names(stream, producer)
+        self._prunes: list[tuple[Sequence[int], int]] = []
         self._queue_bytes = self._events_waiting = self._records_ready = 0
         self._oldest_answer = 0.0  # monotonic time at which the oldest waiting answer came
         self._newest_received = 0
@@ -159,10 +160,10 @@ class Door:
                 self._changed.notify_all()
         return True
 
-    def prune(self, raw_before: int, answers_before: int = 0) -> None:
-        """Let the writer delete blocks before these offsets; the caller vouches that lake and router are past them."""
+    def prune(self, raw_before: int | Sequence[int], answers_before: int = 0) -> None:
+        """Let the writer delete blocks before these offsets, of raw one for each of `raw_names`; the caller vouches that they can go."""
         with self._changed:
-            self._prunes.append((raw_before, answers_before))
+            self._prunes.append(((raw_before,) if isinstance(raw_before, int) else raw_before, answers_before))
             self._changed.notify_all()
 
     def figures(self) -> DoorFigures:
@@ -284,17 +285,21 @@ class Door:
             entries.append(entry)
         return entries
 
-    def _write(self, entries: list[_Entry], prunes: list[tuple[int, int]]) -> None:
+    def _write(self, entries: list[_Entry], prunes: list[tuple[Sequence[int], int]]) -> None:
         try:
             if entries:
                 self._commit(entries)
             if self._flush_due() or self._closing:
                 self._commit_records()
             for raw_before, answers_before in prunes:
-                if self._raw.prune_some(raw_before) + self._answers.prune_some(answers_before):
+                if self._prune_raw(raw_before) + self._answers.prune_some(answers_before):
                     self.prune(raw_before, answers_before)  # go on behind the events that came meanwhile
         except Exception as error:  # whatever the disk or SQLite raises: the log is closed, never retried
             self._fail(error, entries)
+
+    def _prune_raw(self, before: Sequence[int]) -> int:
+        prune: Callable[[Any], int] = self._raw.prune_some
+        return prune(before if len(before) > 1 else before[0])
 
     def _commit(self, entries: list[_Entry]) -> None:
         early = faults.cut("door.sync_before_ack")  # the mutant that a test of durability must catch
@@ -378,7 +383,7 @@ class Door:
         with self._changed:
             self._failure = ""
 
-    def _open(self) -> tuple["EmbeddedWriter | KafkaWriter", "EmbeddedWriter | KafkaWriter"]:
+    def _open(self) -> tuple["EmbeddedWriter | KafkaWriter | KeyedWriter", "EmbeddedWriter | KafkaWriter"]:
         raw = open_writer(self._raw_path, partition=self.producer)
         try:
             answers = open_writer(self._answers_path, partition=self.producer)

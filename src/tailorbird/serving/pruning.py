@@ -39,8 +39,8 @@ class Pruner:
         except TailorbirdError as error:
             log.warning("nothing is pruned: %s", error)
             return
-        raw, answers = released.raw(self._door.producer), released.answers(self._door.producer)
-        if raw or answers:
+        raw, answers = [released.raw(name) for name in self._door.raw_names], released.answers(self._door.producer)
+        if any(raw) or answers:
             self._door.prune(raw, answers)
 
     def _run(self) -> None:

@@ -7,6 +7,8 @@ from tailorbird.stream.partitions import (
     PAST,
     REPLAYS,
     Address,
+    RawAddress,
+    Share,
     Stream,
     answer_logs,
     answers_address,
@@ -16,10 +18,12 @@ from tailorbird.stream.partitions import (
     raw_address,
     raw_addresses,
     raw_logs,
+    raw_names,
     raw_path,
     routed_address,
     routed_path,
     set_aside_files,
+    share_of,
 )
 from tailorbird.stream.protocol import Block, LogReader, LogWriter, Stored
 from tailorbird.stream.reading import EmbeddedReader
@@ -35,7 +39,9 @@ __all__ = [
     "EmbeddedWriter",
     "LogReader",
     "LogWriter",
+    "RawAddress",
     "Released",
+    "Share",
     "Stored",
     "Stream",
     "answer_logs",
@@ -48,9 +54,11 @@ __all__ = [
     "raw_address",
     "raw_addresses",
     "raw_logs",
+    "raw_names",
     "raw_path",
     "read_released",
     "routed_address",
     "routed_path",
     "set_aside_files",
+    "share_of",
 ]

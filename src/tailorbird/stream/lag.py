@@ -162,8 +162,8 @@ def _received_at(receipt: bytes) -> int:
 
 
 def _taken_by_router(stream: Stream) -> dict[str, int] | None:
-    """How far each raw log was routed, by producer; None where no router has its tables on this machine."""
-    found: dict[str, int] | None = None
+    """How far each raw log was routed, by its name; None where no router has its tables on this machine."""
+    parts: dict[str, dict[str, int]] = {}  # by partition: of several files of one, left by its routers so far, the newest counts
     for path in index_paths(stream):
         try:
             connection = sqlite.connect_reader(path)
@@ -175,9 +175,15 @@ def _taken_by_router(stream: Stream) -> dict[str, int] | None:
             continue
         finally:
             connection.close()
-        found = {} if found is None else found
+        part = parts.setdefault(path.name, {})
         for producer, offset in rows:
-            found[producer] = max(offset, found.get(producer, 0))
+            part[producer] = max(offset, part.get(producer, 0))
+    if not parts:
+        return None
+    found: dict[str, int] = {}
+    for part in parts.values():  # all of them take from the logs of imports, and are behind by what the last one lacks
+        for producer, offset in part.items():
+            found[producer] = min(offset, found.get(producer, offset))
     return found
 
 

@@ -8,7 +8,7 @@ from tailorbird.stream.embedded import EmbeddedWriter
 from tailorbird.stream.reading import EmbeddedReader
 
 if TYPE_CHECKING:
-    from tailorbird.stream.kafka import KafkaLog, KafkaReader, KafkaWriter
+    from tailorbird.stream.kafka import KafkaLog, KafkaReader, KafkaWriter, KeyedLog, KeyedWriter, MergedLog, MergedReader
 
 
 @overload
@@ -16,14 +16,16 @@ def open_reader(address: str | Path) -> EmbeddedReader: ...
 @overload
 def open_reader(address: "KafkaLog") -> "KafkaReader": ...
 @overload
-def open_reader(address: "str | Path | KafkaLog") -> "EmbeddedReader | KafkaReader": ...
-def open_reader(address: "str | Path | KafkaLog") -> "EmbeddedReader | KafkaReader":
+def open_reader(address: "MergedLog") -> "MergedReader": ...
+@overload
+def open_reader(address: "str | Path | KafkaLog | MergedLog") -> "EmbeddedReader | KafkaReader | MergedReader": ...
+def open_reader(address: "str | Path | KafkaLog | MergedLog") -> "EmbeddedReader | KafkaReader | MergedReader":
     """Open a log for reading. Raises NotReadyError if there is none yet."""
     if isinstance(address, str | Path):
         return reading.open_reader(Path(address))
-    from tailorbird.stream.kafka import KafkaReader
+    from tailorbird.stream.kafka import KafkaReader, MergedLog, MergedReader
 
-    return KafkaReader(address)
+    return MergedReader(address) if isinstance(address, MergedLog) else KafkaReader(address)
 
 
 @overload
@@ -34,9 +36,13 @@ def open_writer(address: "KafkaLog", *, partition: str, first: int = 0, damaged_
 def open_writer(
     address: "str | Path | KafkaLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside"
 ) -> "EmbeddedWriter | KafkaWriter": ...
+@overload
 def open_writer(
-    address: "str | Path | KafkaLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside"
-) -> "EmbeddedWriter | KafkaWriter":
+    address: "str | Path | KafkaLog | KeyedLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside"
+) -> "EmbeddedWriter | KafkaWriter | KeyedWriter": ...
+def open_writer(
+    address: "str | Path | KafkaLog | KeyedLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside"
+) -> "EmbeddedWriter | KafkaWriter | KeyedWriter":
     """Open or make a log as its only writer.
 
     Args:
@@ -50,6 +56,6 @@ def open_writer(
     """
     if isinstance(address, str | Path):
         return embedded.open_writer(Path(address), partition=partition, first=first, damaged_tail=damaged_tail)
-    from tailorbird.stream.kafka import KafkaWriter
+    from tailorbird.stream.kafka import KafkaWriter, KeyedLog, KeyedWriter
 
-    return KafkaWriter(address, first=first)
+    return KeyedWriter(address) if isinstance(address, KeyedLog) else KafkaWriter(address, first=first)

@@ -18,11 +18,13 @@ REPLAYS = "replay"  # the producer of what was refused once and is sent again
 PAST = (IMPORTS, REPLAYS)  # their events were received before: in the order of receipt they wait for nobody, nor anybody for them
 
 if TYPE_CHECKING:
-    from tailorbird.stream.kafka import KafkaLog
-    from tailorbird.stream.kafka.logs import KafkaStream
+    from tailorbird.stream.kafka import KafkaLog, KeyedLog, MergedLog
+    from tailorbird.stream.kafka.logs import KafkaShare, KafkaStream
 
 Stream: TypeAlias = "Path | KafkaStream"  # where the logs of a project are
-Address: TypeAlias = "Path | KafkaLog"  # of a log
+Share: TypeAlias = "Path | KafkaShare"  # the part of them that one router has
+Address: TypeAlias = "Path | KafkaLog | MergedLog"  # of a log, for those who read it
+RawAddress: TypeAlias = "Path | KafkaLog | KeyedLog"  # of a door's log, for the door
 _PRODUCER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 
@@ -60,12 +62,25 @@ def _logs(stream: Path, prefix: str) -> dict[str, Path]:
     return {path.name[len(prefix) : -len(".db")]: path for path in sorted(stream.glob(f"{prefix}*.db"))}
 
 
-def raw_address(stream: Stream, producer: str) -> Address:
+def share_of(stream: "Stream | Share") -> Share:
+    """What a router has of the logs: all, or the partition that it was given."""
+    if isinstance(stream, Path):
+        return stream
+    from tailorbird.stream.kafka.logs import KafkaStream
+
+    if not isinstance(stream, KafkaStream):
+        return stream
+    if stream.count > 1:
+        raise ValueError("each of several partitions has a router of its own, see router.group")
+    return stream.share(0, stream.folder)
+
+
+def raw_address(stream: Stream, producer: str) -> RawAddress:
     """The raw log of `producer`, wherever the logs are."""
     return raw_path(stream, producer) if isinstance(stream, Path) else stream.raw(producer)
 
 
-def answers_address(stream: Stream, producer: str) -> Address:
+def answers_address(stream: Stream, producer: str) -> "Path | KafkaLog":
     """The answer log of `producer`, wherever the logs are."""
     return answers_path(stream, producer) if isinstance(stream, Path) else stream.answers(producer)
 
@@ -75,12 +90,17 @@ def routed_address(stream: Stream) -> Address:
     return routed_path(stream) if isinstance(stream, Path) else stream.routed
 
 
-def raw_addresses(stream: Stream) -> Mapping[str, Address]:
+def raw_names(stream: Stream, producer: str) -> list[str]:
+    """Under which names the lake knows the raw log of `producer`: one for each partition."""
+    return [producer] if isinstance(stream, Path) else [log.partition for log in stream.raw_parts(producer)]
+
+
+def raw_addresses(stream: "Stream | Share") -> "Mapping[str, Path | KafkaLog]":
     """The raw logs there are, by producer, in the order of their names."""
     return raw_logs(stream) if isinstance(stream, Path) else stream.raw_logs()
 
 
-def answers_addresses(stream: Stream) -> Mapping[str, Address]:
+def answers_addresses(stream: Stream) -> "Mapping[str, Path | KafkaLog]":
     """The answer logs there are, by producer, in the order of their names."""
     return answer_logs(stream) if isinstance(stream, Path) else stream.answer_logs()
 

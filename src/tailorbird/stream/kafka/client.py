@@ -23,6 +23,7 @@ TopicPartition: Any = _client and _client.TopicPartition
 KafkaError: Any = _client and _client.KafkaError
 KafkaException: type[Exception] = _client.KafkaException if _client else _NotThereError
 AdminClient: Any = _admin and _admin.AdminClient
+OFFSET_END: Any = _client and _client.OFFSET_END
 ConfigResource: Any = _admin and _admin.ConfigResource
 NewTopic: Any = _admin and _admin.NewTopic
 

@@ -52,6 +52,7 @@ class Cluster:
         servers: `host:port`, several separated by commas.
         prefix: what the topics' names begin with.
         options: further settings of librdkafka, such as those of SASL and TLS; never printed.
+        partitions: of the topics of bodies and of what was routed; fixed when they are made.
         replication: of topics that are made; a cluster for production has 3, with `min.insync.replicas=2`.
         timeout_s: after how long without an answer a call fails.
         heard: why brokers refused us.
@@ -61,6 +62,7 @@ class Cluster:
     prefix: str
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     replication: int = 1
+    partitions: int = 1
     timeout_s: float = TIMEOUT_S
     heard: Heard = field(default_factory=Heard, repr=False, compare=False)
 
@@ -92,18 +94,21 @@ class Cluster:
 
 @dataclass(frozen=True)
 class KafkaLog:
-    """The address of a log: a topic of one partition.
+    """The address of a log: a partition of a topic.
 
     Attributes:
         topic: without the cluster's prefix; `raw.serve-1`, `routed`.
         partition: the log's own name, as `LogReader.partition` gives it.
         folder: where its writer holds a lock against a second writer on this machine.
+        number: of the partition, out of `count` that the topic has.
     """
 
     cluster: Cluster
     topic: str
     partition: str
     folder: Path | None = None
+    number: int = 0
+    count: int = 1
 
     @property
     def name(self) -> str:
@@ -113,10 +118,10 @@ class KafkaLog:
     @property
     def stem(self) -> str:
         """What the log would be called as a file, without the ending."""
-        return self.topic.replace(".", "-", 1)
+        return self.topic.replace(".", "-", 1) + (f".{self.number}" if self.count > 1 else "")
 
     def __str__(self) -> str:
-        return f"kafka://{self.cluster.servers}/{self.name}"
+        return f"kafka://{self.cluster.servers}/{self.name}" + (f"[{self.number}]" if self.count > 1 else "")
 
 
 def cluster_of(url: str, **settings: Any) -> Cluster:
@@ -176,7 +181,7 @@ def topics(cluster: Cluster, kind: str) -> list[str]:
 
 
 def check_there(consumer: Any, address: KafkaLog) -> None:
-    """Raise NotReadyError if there is no such topic, ConfigError if it has more than one partition."""
+    """Raise NotReadyError if there is no such topic, ConfigError if it has another number of partitions."""
     with errors(address, consumer):
         found = consumer.list_topics(timeout=address.cluster.timeout_s).topics.get(address.name)
     if found is None:
@@ -193,7 +198,7 @@ def ensure(address: KafkaLog) -> int:
     """
     cluster = address.cluster
     admin = cluster.admin()
-    new = NewTopic(address.name, num_partitions=1, replication_factor=cluster.replication, config=_TOPIC)
+    new = NewTopic(address.name, num_partitions=address.count, replication_factor=cluster.replication, config=_TOPIC)
     with errors(address, admin):
         found = admin.list_topics(timeout=cluster.timeout_s).topics.get(address.name)
         if found is None:
@@ -208,11 +213,12 @@ def ensure(address: KafkaLog) -> int:
 
 
 def _check_count(found: Any, address: KafkaLog) -> None:
-    if len(found.partitions) != 1:
+    if len(found.partitions) != address.count:
         raise ConfigError(
-            f"the topic has {len(found.partitions)} partitions, expected 1; their order would be lost",
-            where=str(address),
-            fix='delete the topic if it is not ours, or give the project another prefix: stream.url = "kafka://host:9092/PREFIX"',
+            f"the topic has {len(found.partitions)} partitions, expected {address.count}; the number is fixed when a topic is made",
+            where=f"{address.cluster}: {address.name}",
+            fix="set stream.partitions back; or delete the topic if it is not ours, or give the project another prefix: "
+            'stream.url = "kafka://host:9092/PREFIX"',
         )
 
 

@@ -59,6 +59,19 @@ class KafkaReader:
             blocks.append(stored)
         return blocks
 
+    def between(self, start: int, end: int, *, bytes_max: int) -> list[Stored]:
+        """As `read`, but no block from `end` on; rows that are known to be there are not asked for at the broker again."""
+        if not 0 <= self._from <= start < self._assembly.end:
+            self.read(start, bytes_max=bytes_max)
+        self._drop(start)
+        blocks: list[Stored] = []
+        for stored in self._buffer:
+            bytes_max -= len(stored.block.payload)
+            if stored.offset >= end or (blocks and bytes_max < 0):
+                break
+            blocks.append(stored)
+        return blocks
+
     def _seek(self, start: int) -> None:
         offset = self._tail.find(start)
         first = self._tail.piece(offset) if offset < self._tail.watermarks()[1] else None
@@ -68,7 +81,7 @@ class KafkaReader:
         self._assembly = Assembly(first.base if first is not None else start, str(self.address))
         self._from = start
         with errors(self.address):
-            self._consumer.assign([TopicPartition(self.address.name, 0, offset)])
+            self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
 
     def _drop(self, start: int) -> None:
         while self._buffer and self._buffer[0].end <= start:

@@ -51,7 +51,7 @@ class Tail:
         self.address = address
         self._timeout_s = address.cluster.timeout_s
         self._consumer = consumer_of(address, fetch_wait_max_ms=5, queued_min_messages=1, fetch_queue_backoff_ms=1)  # it jumps
-        self._partition = TopicPartition(address.name, 0)
+        self._partition = TopicPartition(address.name, address.number)
         self._held: dict[int, Piece | None] = {}
         try:
             check_there(self._consumer, address)
@@ -61,16 +61,18 @@ class Tail:
 
     def watermarks(self) -> tuple[int, int]:
         """The first offset there is, and the next that will be given. A broker that is away for a moment is waited for."""
-        deadline = time.monotonic() + self._timeout_s
+        deadline, tries = time.monotonic() + self._timeout_s, 0
         while True:
+            tries += 1
             try:
+                left_s = max(deadline - time.monotonic(), min(1.0, self._timeout_s / 4))
                 with errors(self.address, self._consumer):
-                    found = self._consumer.get_watermark_offsets(self._partition, timeout=max(0.1, deadline - time.monotonic()))
+                    found = self._consumer.get_watermark_offsets(self._partition, timeout=left_s)
                 if found is not None:
                     return found
                 raise StorageError(f"no answer in {self._timeout_s:g} s", where=str(self.address), fix="is the broker running?")
             except StorageError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline and tries > 1:  # a process that stood still meanwhile has not waited for the broker
                     raise
                 time.sleep(_AGAIN_S)
 
@@ -142,7 +144,7 @@ class Tail:
 
     def _fetch(self, offset: int) -> Piece | None:
         with errors(self.address):
-            self._consumer.assign([TopicPartition(self.address.name, 0, offset)])
+            self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
             message = self._consumer.poll(self._timeout_s)
             self._consumer.unassign()
         if message is None:

@@ -201,7 +201,9 @@ class KafkaWriter:
         while True:
             try:
                 with errors(self.address):
-                    self._producer.produce(self.address.name, piece.payload, partition=0, headers=piece.headers(), on_delivery=report)
+                    self._producer.produce(
+                        self.address.name, piece.payload, partition=self.address.number, headers=piece.headers(), on_delivery=report
+                    )
                 return
             except BufferError:  # the client's queue is full: wait for reports, not for ever
                 if time.monotonic() > deadline:
@@ -227,7 +229,7 @@ class KafkaWriter:
         if offset <= low or not self._prunes:
             return 0
         admin = self.address.cluster.admin()
-        place, wait_s = TopicPartition(self.address.name, 0, offset), min(_PRUNE_S, self._timeout_s)
+        place, wait_s = TopicPartition(self.address.name, self.address.number, offset), min(_PRUNE_S, self._timeout_s)
         try:
             admin.delete_records([place], request_timeout=wait_s)[place].result(wait_s + 1)
         except (KafkaException, TimeoutError) as error:

@@ -1,0 +1,75 @@
+"""In which partition an event is routed, where the logs have several, and how a body is cut for them.
+
+    item, user        0, from where every router follows them: any event may name any item or user
+    anonymous_id      hash64 of it: what identifies a visitor stands beside all that this visitor does, and before it
+    else user_id      hash64 of it
+    neither, or not readable   0
+
+A pure function of the event, so a client that sends an event again sends it to the same place.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tailorbird.events.contract import Accepted, Receipt, split
+from tailorbird.events.keys import hash64
+from tailorbird.events.plan import PROFILE_TYPES
+
+
+class _Keyed(msgspec.Struct, frozen=True, gc=False):
+    """What of an event says where it belongs."""
+
+    type: str = ""
+    user_id: str | None = None
+    anonymous_id: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Keyed).decode
+
+
+def partition_of(type_: str, user_id: str | None, anonymous_id: str | None, count: int) -> int:
+    """The partition of an event, out of `count`.
+
+    >>> partition_of("click", "u1", "a1", 4) == partition_of("identify", "u2", "a1", 4)
+    True
+    >>> partition_of("item", None, None, 4), partition_of("user", "u1", None, 4)
+    (0, 0)
+    """
+    id_ = anonymous_id or user_id
+    if id_ is None or type_ in PROFILE_TYPES:
+        return 0
+    return hash64(id_) % count
+
+
+def is_of(accepted: Accepted, number: int, count: int) -> bool:
+    """Whether an event belongs to partition `number` of `count`."""
+    event = accepted.event
+    return partition_of(event.type, event.user_id, event.anonymous_id, count) == number
+
+
+def cut(body: bytes, receipt: Receipt, count: int) -> dict[int, tuple[bytes, int]]:
+    """The bodies, by partition, that hold the rows of this one, in its order; and how many rows each has.
+
+    A body all of whose rows belong together stays as it came in, to the byte.
+    """
+    rows = split(body, receipt.encoding)
+    places = [_place(row, count) for row in rows]
+    if len(set(places)) == 1:
+        return {places[0]: (body, len(rows))}
+    parts: dict[int, list[bytes]] = {}
+    for place, row in zip(places, rows, strict=True):
+        parts.setdefault(place, []).append(bytes(row))
+    return {place: (_joined(some, receipt.encoding), len(some)) for place, some in sorted(parts.items())}
+
+
+def _place(row: bytes | memoryview, count: int) -> int:
+    try:
+        event = _decode(row)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return 0  # it will be refused
+    return partition_of(event.type, event.user_id, event.anonymous_id, count)
+
+
+def _joined(rows: Sequence[bytes], encoding: str) -> bytes:
+    return b"\n".join(rows) if encoding == "ndjson" else b"[" + b",".join(rows) + b"]"

@@ -1,0 +1,102 @@
+"""Profiles of users and items for the routers that do not route them: they are in partition 0, and any event may name any of them.
+
+A router takes a profile only once the order log has it, so its events, which carry the profile's version, come behind it for
+everybody. What it took, and up to where, is saved with its step: its index stays a function of its own topic.
+
+    routed[0] ──► profiles up to where the order names rows of partition 0 ──► this router's catalogue
+"""
+
+from typing import TYPE_CHECKING
+
+import apsw
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import ROUTED, micros
+from tailorbird.router.route import Memory
+from tailorbird.stream import LogReader, open_reader
+
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka.logs import KafkaShare
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS followed(
+    id INTEGER PRIMARY KEY CHECK (id = 1), offset INTEGER NOT NULL  -- the next row of partition 0 to look at
+) STRICT;
+"""
+_NAMES = ("type", "ts", "event_id", "user_id", "item_id", "properties")
+_ONLY = pa.ipc.IpcReadOptions(included_fields=[ROUTED.get_field_index(name) for name in _NAMES])
+_BYTES_MAX = 16 << 20  # of partition 0 a step
+_decode = msgspec.json.Decoder(dict).decode
+
+
+class Profiles:
+    """Follows partition 0 for one router."""
+
+    def __init__(self, share: "KafkaShare", connection: apsw.Connection) -> None:
+        self._log, self._order = share.profiles
+        self._log_reader: LogReader | None = None
+        self._order_reader: LogReader | None = None
+        self._position = self._until = 0
+        self.load(connection)
+
+    def load(self, connection: apsw.Connection) -> None:
+        """Go on where the last saved step was."""
+        self._position = connection.execute("SELECT offset FROM followed").get or 0
+
+    def save(self, connection: apsw.Connection) -> None:
+        """Note how far the profiles are that the router's tables have."""
+        connection.execute("INSERT INTO followed VALUES (1, ?1) ON CONFLICT DO UPDATE SET offset = ?1", (self._position,))
+
+    def follow(self, memory: Memory) -> int:
+        """Apply what is new; how many rows of partition 0 were looked at."""
+        self._look()
+        begun, size = self._position, 0
+        while self._log_reader is not None and self._position < self._until and size < _BYTES_MAX:
+            for stored in self._log_reader.read(self._position, bytes_max=_BYTES_MAX):
+                if stored.end > self._until:
+                    return self._position - begun
+                if stored.block.kind == "events":
+                    _apply(memory, stored.block.payload, stored.offset)
+                size += len(stored.block.payload)
+                self._position = stored.end
+        return self._position - begun
+
+    def changed(self) -> bool:
+        """Whether there is something to follow."""
+        self._look()
+        return self._position < self._until
+
+    def _look(self) -> None:
+        """Up to which row of partition 0 the order has come."""
+        try:
+            if self._log_reader is None:
+                self._log_reader = open_reader(self._log)
+            if self._order_reader is None:
+                self._order_reader = open_reader(self._order)
+        except NotReadyError:
+            return
+        if self._order_reader.changed() or not self._until:
+            from tailorbird.stream.kafka.merged import run_of  # only where the client of Kafka is loaded anyway
+
+            end = self._order_reader.end()
+            if end > self._order_reader.start():
+                self._until = run_of(self._order_reader.read(end - 1)[-1].block).ends[0]
+
+    def close(self) -> None:
+        for reader in (self._log_reader, self._order_reader):
+            if reader is not None:
+                reader.close()
+
+
+def _apply(memory: Memory, payload: bytes, first: int) -> None:
+    with pa.ipc.open_stream(payload, options=_ONLY) as stream:
+        rows = stream.read_all()
+    rows = rows.append_column("p", pa.array(range(first, first + len(rows)), pa.int64()))
+    rows = rows.filter(pc.is_in(rows["type"], pa.array(["user", "item"])))
+    columns = [rows[name].to_pylist() for name in ("type", "event_id", "user_id", "item_id", "properties", "p")]
+    for ts, (type_, version, user_id, item_id, text, p) in zip(micros(rows["ts"]).tolist(), zip(*columns, strict=True), strict=True):
+        known, id_ = (memory.items, item_id) if type_ == "item" else (memory.users, user_id)
+        known.apply(id_ or "", ts, p, version, _decode(text or "{}"), text or "{}")

@@ -1,0 +1,21 @@
+"""The router of a project in one process, of however many partitions its logs have. The client of Kafka is loaded only for several."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tailorbird.events import Clock, RoutePlan
+from tailorbird.events.erased import StopList
+from tailorbird.router.router import Router
+from tailorbird.stream import Stream
+
+if TYPE_CHECKING:
+    from tailorbird.router.whole import WholeRouter
+
+
+def open_router(stream: Stream, plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None) -> "Router | WholeRouter":
+    """Open the router of all partitions. Raises LockedError if a router is at work on this machine."""
+    if isinstance(stream, Path) or stream.count == 1:
+        return Router(stream, plan, clock=clock, stopped=stopped)
+    from tailorbird.router.whole import WholeRouter
+
+    return WholeRouter(stream, plan, clock=clock, stopped=stopped)

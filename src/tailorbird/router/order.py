@@ -1,0 +1,143 @@
+"""The order of several partitions: one writer says, step by step, which rows of which partition come next for all who read them.
+
+    routed[0] ─┐
+    routed[1] ─┼─► how far each has come ──► order: (1: 8–20) (0: 3–9) …
+    routed[2] ─┘
+
+It reads no events, only where partitions end. The process that has partition 0 does it; the log has one writer like any other
+(`stream.kafka.frames`), so of two that think so one goes on. Rows are named once, each partition's in their own order, whoever
+writes: a new writer goes on behind what the last block of the order says.
+"""
+
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tailorbird.errors import ConfigError, NotReadyError, TailorbirdError
+from tailorbird.events import Clock
+from tailorbird.stream import Block, LogReader, open_reader, open_writer
+from tailorbird.stream.kafka.merged import MergedLog, Run, block_of, run_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tailorbird.stream.kafka.logs import KafkaStream
+
+FIRST_P = 1
+POLL_S = 0.005
+
+
+class _Ordered(msgspec.Struct, frozen=True):
+    """The receipt of a block of the order: when it was written."""
+
+    received_at: int
+
+
+class Sequencer:
+    """The writer of the order of `stream`.
+
+    Args:
+        folder: where it holds a lock against another one on this machine.
+    Raises:
+        LockedError: another is at work.
+        ConfigError: the order is of another number of partitions.
+    """
+
+    def __init__(self, stream: "KafkaStream", folder: "Path", *, clock: Clock) -> None:
+        routed = stream.routed
+        assert isinstance(routed, MergedLog)
+        self._parts, self._clock = routed.parts, clock
+        self._readers: dict[int, LogReader] = {}
+        self._writer = open_writer(stream.order(folder), partition="order", first=FIRST_P)
+        try:
+            self._ends = self._known(routed)
+        except BaseException:
+            self.close()
+            raise
+
+    def _known(self, routed: MergedLog) -> list[int]:
+        with open_reader(routed.order) as reader:
+            end = reader.end()
+            if end <= reader.start():
+                return [FIRST_P] * len(self._parts)
+            ends = run_of(reader.read(end - 1)[-1].block).ends
+        if len(ends) != len(self._parts):
+            raise ConfigError(
+                f"the order is of {len(ends)} partitions, stream.partitions says {len(self._parts)}",
+                where=str(routed.order),
+                fix="set stream.partitions back: the number is fixed when the topics are made",
+            )
+        return list(ends)
+
+    def step(self) -> int:
+        """Put what the routers have written since into the order, durably; how many rows that was."""
+        ends, blocks = list(self._ends), []
+        for number in range(len(self._parts)):
+            end = self._end(number)
+            if end > ends[number]:
+                first, ends[number] = ends[number], end
+                blocks.append(self._block(number, first, ends))
+        if blocks:
+            self._writer.append(blocks)
+        count = sum(ends) - sum(self._ends)
+        self._ends = ends
+        return count
+
+    def _block(self, number: int, first: int, ends: list[int]) -> Block:
+        receipt = msgspec.json.encode(_Ordered(self._clock.now()))
+        return block_of(Run(number, first, tuple(ends)), ends[number] - first, receipt)
+
+    def _end(self, number: int) -> int:
+        if number not in self._readers:
+            try:
+                self._readers[number] = open_reader(self._parts[number])
+            except NotReadyError:  # no router has begun with it
+                return self._ends[number]
+        reader = self._readers[number]
+        return reader.end() if reader.changed() else self._ends[number]
+
+    def end(self) -> int:
+        """The position behind the last row that is in order."""
+        return self._writer.end()
+
+    def close(self) -> None:
+        """Let go of all logs."""
+        self._writer.close()
+        for reader in self._readers.values():
+            reader.close()
+
+    def __enter__(self) -> "Sequencer":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class SequencerThread:
+    """A sequencer that runs beside the router of partition 0, in a thread.
+
+    Attributes:
+        error: why it stopped, if not because it was told to.
+    """
+
+    def __init__(self, stream: "KafkaStream", folder: "Path", *, clock: Clock) -> None:
+        self._sequencer = Sequencer(stream, folder, clock=clock)
+        self.error: TailorbirdError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="order", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                if not self._sequencer.step():
+                    self._stop.wait(POLL_S)
+        except TailorbirdError as error:
+            self.error = error
+
+    def close(self) -> None:
+        """Stop, and let the next one in."""
+        self._stop.set()
+        self._thread.join()
+        self._sequencer.close()

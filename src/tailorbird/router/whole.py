@@ -1,0 +1,71 @@
+"""All partitions in one process, step by step: what imports, the demo and tests use. As roles of their own, `router.group`."""
+
+from contextlib import ExitStack
+
+from tailorbird.events import Clock, RoutePlan
+from tailorbird.events.erased import StopList
+from tailorbird.router.group import member_folder
+from tailorbird.router.order import Sequencer
+from tailorbird.router.router import Router, RouteReport
+from tailorbird.stream.kafka.logs import KafkaStream
+
+
+class WholeRouter:
+    """A router of each partition and the order over them, with one `step()`.
+
+    Raises:
+        LockedError: routers are at work on this machine.
+    """
+
+    def __init__(self, stream: KafkaStream, plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None) -> None:
+        self._stack = ExitStack()
+        try:
+            folder = self._stack.enter_context(member_folder(stream.folder, alone=True))
+            shares = [stream.share(number, folder) for number in range(stream.count)]
+            self.routers = [self._stack.enter_context(Router(share, plan, clock=clock, stopped=stopped)) for share in shares]
+            self._order = self._stack.enter_context(Sequencer(stream, folder, clock=clock))
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def step(self, rows_max: int = 20_000) -> RouteReport:
+        """A step of each, partition 0 first, whose profiles the others follow; the sums."""
+        self._order.step()  # what a router wrote that died before it was put in order
+        reports = []
+        for router in self.routers:
+            reports.append(router.step(rows_max))
+            self._order.step()
+        positions: dict[str, int] = {}
+        for report in reports:
+            for name, position in report.positions.items():
+                positions[name] = min(position, positions.get(name, position))
+        return RouteReport(
+            sum(report.accepted for report in reports),
+            sum(report.duplicates for report in reports),
+            sum(report.quarantined for report in reports),
+            positions,
+            max(report.lag_us for report in reports),
+            any(report.more for report in reports),
+        )
+
+    def changed(self) -> bool:
+        """Whether there may be something to route."""
+        return sum(router.changed() for router in self.routers) > 0  # each must be asked
+
+    def prune_some(self, before: int) -> int:
+        """Nothing: topics of routed events are not pruned."""
+        return 0
+
+    def end(self) -> int:
+        """The position behind the last row that is in order."""
+        return self._order.end()
+
+    def close(self) -> None:
+        """Close all logs."""
+        self._stack.close()
+
+    def __enter__(self) -> "WholeRouter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

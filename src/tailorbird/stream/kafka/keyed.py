@@ -1,0 +1,107 @@
+"""The log of one door where topics have several partitions: bodies are cut by visitor, each partition is a log of its own.
+
+    append ──► cut (events.parts) ──► raw.PRODUCER[0], [1], …: written at the same time, acknowledged when all of them are
+
+What is appended as one is whole in each partition, not over all of them: after a failure some may have their part. The door then
+acknowledges nothing, the client sends the body again, to the same partitions, and each router drops what it has.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+from tailorbird.events import Receipt
+from tailorbird.events.parts import cut
+from tailorbird.stream.kafka.cluster import Cluster, KafkaLog
+from tailorbird.stream.kafka.writer import KafkaWriter
+from tailorbird.stream.protocol import Block
+
+_receipt = msgspec.json.Decoder(Receipt).decode
+
+
+@dataclass(frozen=True)
+class KeyedLog:
+    """The address of a door's log: its partitions, in order."""
+
+    logs: tuple[KafkaLog, ...]
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.logs[0].cluster
+
+    def __str__(self) -> str:
+        return f"kafka://{self.cluster.servers}/{self.logs[0].name}"
+
+
+class KeyedWriter:
+    """The one writer of a door's log. What it promises of a transaction is said above.
+
+    Raises:
+        LockedError, ConfigError, StorageError: as `KafkaWriter`.
+    """
+
+    def __init__(self, address: KeyedLog) -> None:
+        self.address = address
+        self._waiting: list[Block] | None = None
+        self._pool = ThreadPoolExecutor(len(address.logs), thread_name_prefix="partition")
+        self._writers: list[KafkaWriter] = []
+        try:
+            self._writers.append(KafkaWriter(address.logs[0]))  # alone at first: it says whether another has the log
+            opening = [self._pool.submit(KafkaWriter, log) for log in address.logs[1:]]
+            errors = [done.exception() for done in opening]
+            self._writers += [done.result() for done, error in zip(opening, errors, strict=True) if error is None]
+            for error in errors:
+                if error is not None:
+                    raise error
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All appends within are sent when it ends."""
+        self._waiting = []
+        try:
+            yield
+            blocks = self._waiting
+        finally:
+            self._waiting = None
+        self._commit(blocks)
+
+    def append(self, blocks: Iterable[Block]) -> None:
+        """Append bodies, durably; within `transaction()` they become durable with it."""
+        if self._waiting is None:
+            self._commit(list(blocks))
+        else:
+            self._waiting += blocks
+
+    def _commit(self, blocks: Sequence[Block]) -> None:
+        parts: dict[int, list[Block]] = {}
+        for block in blocks:
+            for number, (body, rows) in cut(block.payload, _receipt(block.receipt), len(self._writers)).items():
+                parts.setdefault(number, []).append(Block(block.kind, rows, body, block.receipt))
+        sent = [self._pool.submit(self._writers[number].append, some) for number, some in sorted(parts.items())]
+        errors = [each.exception() for each in sent]  # all are over before anything is said
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def prune_some(self, before: Sequence[int]) -> int:
+        """As `KafkaWriter.prune_some`, of each partition."""
+        return sum(writer.prune_some(until) for writer, until in zip(self._writers, before, strict=True))
+
+    def close(self) -> None:
+        """Let go of the broker, and let the next writer in."""
+        self._pool.shutdown(wait=True)
+        for writer in self._writers:
+            writer.close()
+        self._writers = []
+
+    def __enter__(self) -> "KeyedWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

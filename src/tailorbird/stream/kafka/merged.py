@@ -1,0 +1,124 @@
+"""Several partitions as one log: the order log says which rows of which partition come next, and so gives each row one number.
+
+    order        (0: 1–40) │ (2: 1–7) │ (0: 41–90) │ …      a topic of one partition; a block takes as many positions as it names rows
+    routed[0]    1 … 40 │ 41 … 90                           position 1 … 40, 48 … 97 of the whole
+    routed[2]    1 … 7                                      position 41 … 47
+
+Everybody who reads the routed log reads it so; `p` is one number then, the same for all, and worker, lake and recomputation are
+what they are with one partition. Who writes the order is in `router.order`.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from tailorbird.stream.kafka.cluster import KafkaLog
+from tailorbird.stream.kafka.reader import KafkaReader
+from tailorbird.stream.protocol import Block, Stored, Waiting
+
+_ORDER_BYTES = 1 << 16  # of the order, read at once: some hundred blocks
+ORDER = "order"  # the kind of the blocks of the order log
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """What a block of the order log says.
+
+    Attributes:
+        partition, first: the rows that come next, as many as the block takes, begin at `first` of this partition.
+        ends: behind which row of each partition everything up to and with this block stops.
+    """
+
+    partition: int
+    first: int
+    ends: tuple[int, ...]
+
+
+_decode = msgspec.json.Decoder(Run).decode
+
+
+def run_of(block: Block) -> Run:
+    """What a block of the order log says."""
+    return _decode(block.payload)
+
+
+def block_of(run: Run, rows: int, receipt: bytes = b"") -> Block:
+    """A block of the order log."""
+    return Block(ORDER, rows, msgspec.json.encode(run), receipt)
+
+
+@dataclass(frozen=True)
+class MergedLog:
+    """The address of a log in several partitions, and of its order."""
+
+    order: KafkaLog
+    parts: tuple[KafkaLog, ...]
+    stem: str = "routed"
+
+    @property
+    def topic(self) -> str:
+        return self.parts[0].topic
+
+    def __str__(self) -> str:
+        return f"kafka://{self.order.cluster.servers}/{self.parts[0].name}"
+
+
+class MergedReader:
+    """A reader of several partitions in their order. Raises NotReadyError where there is no order yet."""
+
+    def __init__(self, address: MergedLog) -> None:
+        self.address, self.partition = address, address.stem
+        self._order = KafkaReader(address.order)
+        self._parts: dict[int, KafkaReader] = {}
+
+    def read(self, start: int, *, bytes_max: int = 8 << 20) -> list[Stored]:
+        """See `LogReader.read`."""
+        blocks: list[Stored] = []
+        for entry in self._order.read(start, bytes_max=_ORDER_BYTES):
+            run = run_of(entry.block)
+            local, end = run.first + max(0, start - entry.offset), run.first + entry.block.rows
+            while local < end:
+                found = self._part(run.partition).between(local, end, bytes_max=max(1, bytes_max))
+                if not found:  # a broker that was elected since has yet to know that they are written
+                    return blocks
+                for stored in found:
+                    bytes_max -= len(stored.block.payload)
+                    if blocks and bytes_max < 0:
+                        return blocks
+                    blocks.append(Stored(entry.offset + stored.offset - run.first, stored.block))
+                    local = stored.end
+        return blocks
+
+    def _part(self, number: int) -> KafkaReader:
+        if number not in self._parts:
+            self._parts[number] = KafkaReader(self.address.parts[number])
+        return self._parts[number]
+
+    def ends(self) -> tuple[int, ...]:
+        """Behind which row of each partition the order stops; nothing before the first row."""
+        end = self._order.end()
+        if end <= self._order.start():
+            return ()
+        return run_of(self._order.read(end - 1)[-1].block).ends
+
+    def start(self) -> int:
+        return self._order.start()
+
+    def end(self) -> int:
+        return self._order.end()
+
+    def changed(self) -> bool:
+        return self._order.changed()
+
+    def waiting(self, position: int) -> Waiting:
+        return self._order.waiting(position)
+
+    def close(self) -> None:
+        self._order.close()
+        for reader in self._parts.values():
+            reader.close()
+
+    def __enter__(self) -> "MergedReader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

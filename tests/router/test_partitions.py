@@ -1,0 +1,277 @@
+"""Several partitions: the same decisions as with one, each row one number, whoever routes a partition, and zombies are told."""
+
+from uuid import uuid4
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.router.conftest import NOW, PLAN
+from tests.router.test_topic import Topics
+from tests.stream.brokers import OPTIONS, WHY_NOT, broker
+
+from tailorbird.errors import LockedError
+from tailorbird.events import Receipt, SimulatedClock, check
+from tailorbird.events.parts import cut, is_of, partition_of
+from tailorbird.lake import Lake, LakeRole, verify
+from tailorbird.router import Router, open_router, table
+from tailorbird.stream import Block, open_reader, open_writer, raw_path
+
+COUNT = 3
+PEOPLE = [f"v{number}" for number in range(8)]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory):
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    with broker(tmp_path_factory.mktemp("broker")) as found:
+        yield found
+
+
+class Parted(Topics):
+    """A site whose topics have three partitions."""
+
+    def __init__(self, folder, servers, prefix):
+        super().__init__(folder, servers, prefix)
+        from tailorbird.stream.kafka import Cluster
+        from tailorbird.stream.kafka.logs import KafkaStream
+
+        self.stream = KafkaStream(Cluster(servers, prefix, options=OPTIONS, partitions=COUNT), folder)
+
+    def router(self):
+        self.stream._found.clear()
+        return open_router(self.stream, PLAN, clock=SimulatedClock(NOW))
+
+    def share(self, number):
+        """The router of one partition, on a machine of its own."""
+        self.stream._found.clear()
+        folder = self.folder / f"machine-{uuid4().hex[:6]}"
+        folder.mkdir()
+        return Router(self.stream.share(number, folder), PLAN, clock=SimulatedClock(NOW))
+
+
+@pytest.fixture
+def parted(servers, tmp_path):
+    made = Parted(tmp_path / "parted", servers, f"test-{uuid4().hex[:12]}")
+    yield made
+    made.close()
+
+
+def profiles():
+    items = [{"event_id": f"i{n}", "type": "item", "item_id": f"i{n}", "ts": NOW - 9, "properties": {"price": n}} for n in range(5)]
+    users = [{"event_id": f"u{n}", "type": "user", "user_id": f"u{n}", "ts": NOW - 9, "properties": {"plan": f"p{n}"}} for n in range(5)]
+    return items + users
+
+
+def traffic(number):
+    """What some visitors do: an answer, who they are, clicks with and without a user, a repeat, and rubbish."""
+    events = []
+    for index, anonymous_id in enumerate(PEOPLE):
+        visitor = {"anonymous_id": anonymous_id}
+        request = f"r{number}-{index}"
+        answer = {"type": "answer", "request_id": request, "items": ["i1", "i2"], "answer": {"slot": "s", "propensities": [1.0, 0.5]}}
+        events += [
+            ({**visitor, **answer, "event_id": f"a{number}-{index}"}, "server"),
+            ({**visitor, "event_id": f"n{number}-{index}", "type": "identify", "user_id": f"u{(index + number) % 5}"}, "door"),
+            ({**visitor, "event_id": f"c{number}-{index}", "type": "click", "item_id": "i2", "request_id": request}, "door"),
+            ({**visitor, "event_id": f"c{number // 2}-{index}", "type": "click", "item_id": "i1"}, "door"),
+            ({"event_id": f"d{number}-{index}", "type": "click", "user_id": f"u{index % 5}", "item_id": f"i{index % 5}"}, "door"),
+            ({"event_id": "bad"}, "door"),
+        ]
+    return events
+
+
+def fill(site):
+    with site.router() as router:
+        site.post(*profiles())
+        route(router, 50)
+        for number in range(3):
+            post(site, number)
+            route(router, 29)
+
+
+def post(site, number):
+    site.now += 1_000
+    events = traffic(number)
+    for source in ("server", "door"):
+        site.post(*[event for event, of in events if of == source], source=source)
+
+
+def route(router, rows_max):
+    while router.step(rows_max).more:
+        pass
+
+
+def decided(site):
+    rows = [
+        {name: value for name, value in row.items() if name not in ("p", "raw_offset", "raw_row", "raw_partition")} for row in site.events()
+    ]
+    return sorted(rows, key=lambda row: row["event_id"])
+
+
+def test_what_is_decided_is_what_one_router_decides(parted, stream):
+    for site in (parted, stream):
+        fill(site)
+    assert decided(parted) == decided(stream)
+    assert {row["raw_partition"] for row in parted.events()} == {f"door.{number}" for number in range(COUNT)}
+    assert any(row["user_profile"] and row["item_profile"] and row["slot"] for row in decided(parted))
+    refused = [[(row["code"], row["path"], row["body"]) for row in site.rows("quarantine")] for site in (parted, stream)]
+    assert sorted(refused[0]) == sorted(refused[1])
+    repeats = [sorted(row["event_id"] for row in site.rows("duplicates")) for site in (parted, stream)]
+    assert repeats[0] == repeats[1] != []
+
+
+def test_each_row_has_one_number_for_all_who_read_in_whatever_pieces(parted):
+    fill(parted)
+    blocks = parted.blocks()
+    assert blocks[0].offset == 1
+    assert [one.end for one in blocks[:-1]] == [one.offset for one in blocks[1:]]
+    with open_reader(parted.stream.routed) as reader:
+        end = reader.end()
+        assert end == blocks[-1].end
+        for start in (2, end // 3, end // 2, end - 1):
+            with open_reader(parted.stream.routed) as fresh:
+                found = fresh.read(start, bytes_max=1)
+            assert found == [one for one in blocks if one.offset <= start < one.end]
+        position, pieces = 1, []
+        while more := reader.read(position, bytes_max=5_000):
+            pieces += more
+            position = more[-1].end
+        assert pieces == blocks
+
+
+def test_a_profile_stands_before_the_events_that_carry_it(parted):
+    """Routers of their own, stepped as it happens: nobody takes a profile before the order has it."""
+    parted.post(*profiles())
+    routers = [parted.share(number) for number in range(COUNT)]
+    from tailorbird.router.order import Sequencer
+
+    sequencer = Sequencer(parted.stream, parted.folder / "order", clock=SimulatedClock(NOW))
+    clicks = [event for event, source in traffic(0) if event["event_id"].startswith("c")]
+    routers[0].step()
+    for router in routers[1:]:
+        assert router._memory.items.at("i1", NOW) is None
+    sequencer.step()
+    parted.post(*clicks)
+    for router in reversed(routers):
+        router.step()
+    sequencer.step()
+    seen = set()
+    for stored in parted.blocks():
+        if stored.block.kind == "events":
+            for row in table(stored.block).to_pylist():
+                assert row["type"] != "click" or row["item_version"] in seen
+                seen |= {row["event_id"]} if row["type"] == "item" else set()
+    assert len([row for row in parted.events() if row["type"] == "click"]) == len(clicks) // 2
+    for each in (*routers, sequencer):
+        each.close()
+
+
+def test_a_partition_goes_to_another_machine_and_the_one_before_is_told(parted, stream):
+    fill(stream)
+    parted.post(*profiles())
+    parted.route()
+    routers = [parted.share(number) for number in range(COUNT)]
+    post(parted, 0)
+    for router in routers:
+        router.step(5)
+    post(parted, 1)
+    followers = [parted.share(number) for number in range(COUNT)]
+    for zombie in routers:
+        for _ in range(2):
+            with pytest.raises(LockedError, match="writes this log now"):
+                zombie.step(5)
+        zombie.close()
+    post(parted, 2)
+    for router in followers:
+        route(router, 29)
+        router.close()
+    parted.route()
+    assert decided(parted) == decided(stream)
+
+
+def test_an_order_that_was_cut_short_goes_on_with_the_next_writer_and_an_older_one_is_told(parted):
+    from tailorbird.router.order import Sequencer
+
+    fill(parted)
+    clock = SimulatedClock(NOW)
+    first = Sequencer(parted.stream, parted.folder / "a", clock=clock)
+    router = parted.share(1)
+    parted.post(*[event for event, source in traffic(9) if source == "door"])
+    assert router.step().more
+    with Sequencer(parted.stream, parted.folder / "b", clock=clock) as second:
+        assert second.step() > 0
+        with pytest.raises(LockedError):
+            first.step()
+        assert second.step() == 0
+    blocks = parted.blocks()
+    assert [one.end for one in blocks[:-1]] == [one.offset for one in blocks[1:]]
+    names = [row["event_id"] for row in parted.events()]
+    assert len(names) == len(set(names))
+    first.close()
+    router.close()
+
+
+def test_imports_are_shared_out_and_the_lake_accounts_for_every_row(parted, tmp_path):
+    history = [event for event, source in traffic(0) if source == "door"]
+    body = msgspec.json.encode([*profiles(), *history])
+    receipt = msgspec.json.encode(Receipt(NOW, "import"))
+    with open_writer(raw_path(parted.folder, "import"), partition="import") as writer:
+        writer.append([Block("body", len(profiles()) + len(history), body, receipt)])
+    later = [event for event, source in traffic(1) if source == "door"]
+    parted.post(*later)
+    parted.route()
+    with LakeRole(parted.stream, tmp_path / "lake", clock=SimulatedClock(NOW)) as lake:
+        lake.drain()
+    report = verify(tmp_path / "lake")
+    assert report.clean, str(report)
+    assert {name for name, each in report.partitions.items() if each.archived and not each.pending} == set(report.partitions)
+    assert set(report.partitions) == {"import", *(f"door.{number}" for number in range(COUNT))}
+    rows = Lake(tmp_path / "lake").events().sort_by("p").to_pylist()
+    assert len({row["p"] for row in rows}) == len(rows)
+    sent = [event["event_id"] for event in [*profiles(), *history, *later] if event["event_id"] != "bad"]
+    assert sorted(row["event_id"] for row in rows) == sorted(set(sent))
+    assert {row["raw_partition"] for row in rows} > {"import"}
+
+
+EVENTS = st.lists(
+    st.one_of(
+        st.fixed_dictionaries(
+            {"event_id": st.text(max_size=3), "type": st.sampled_from(["click", "item", "user", "identify", "nonsense"])},
+            optional={
+                "anonymous_id": st.text(max_size=3),
+                "user_id": st.one_of(st.text(max_size=3), st.integers()),
+                "item_id": st.just("i"),
+            },
+        ),
+        st.sampled_from([1, None, "x", [], [[]]]),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(events=EVENTS, encoding=st.sampled_from(["json", "ndjson"]), count=st.integers(2, 5))
+def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count):
+    body = b"\n".join(map(msgspec.json.encode, events)) if encoding == "ndjson" else msgspec.json.encode(events)
+    receipt = Receipt(NOW, encoding=encoding)
+    accepted, refused = check(body, receipt, PLAN)
+    parts = cut(body, receipt, count)
+    found_accepted, found_refused = [], []
+    for number, (part, rows) in parts.items():
+        taken, left = check(part, receipt, PLAN)
+        assert len(taken) + len(left) == rows
+        assert all(is_of(one, number, count) for one in taken)
+        found_accepted += [one.event for one in taken]
+        found_refused += [(one.code, one.path, one.message, one.body) for one in left]
+    key = repr
+    assert sorted(found_accepted, key=key) == sorted((one.event for one in accepted), key=key)
+    assert sorted(found_refused, key=key) == sorted(((one.code, one.path, one.message, one.body) for one in refused), key=key)
+
+
+def test_visitors_spread_over_the_partitions_and_a_body_of_one_visitor_stays_as_it_is():
+    places = [partition_of("click", None, f"v{number}", 4) for number in range(400)]
+    assert all(70 < places.count(number) < 130 for number in range(4))
+    body = b' [ {"event_id":"e1","type":"click","anonymous_id":"v1"} ,\n {"event_id":"e2","type":"view","anonymous_id":"v1"}]'
+    assert list(cut(body, Receipt(NOW), 4).values()) == [(body, 2)]

@@ -5,8 +5,8 @@ whether a safety measure is switched off. Without `TAILORBIRD_FAULTS` in the env
 
     TAILORBIRD_FAULTS="router.before_commit=kill@3;lake.after_data=raise;door.before_sync=stall:0.5"
 
-The number after `@` is the hit at which the fault fires (default 1). Actions: `kill` (SIGKILL to this process),
-`raise` (OSError EIO), `stall:SECONDS`, and `cut` (only read by `cut()`, which is then true).
+The number after `@` is the hit at which the fault fires (default 1), `2+` the second and all that follow. Actions: `kill` (SIGKILL
+to this process), `raise` (OSError EIO), `stall:SECONDS`, and `cut` (only read by `cut()`, which is then true).
 """
 
 import errno
@@ -22,6 +22,7 @@ class _Fault:
     action: str
     argument: str
     hit: int
+    on: bool  # at every hit from that one on
     hits: int = 0
 
 
@@ -33,7 +34,7 @@ def _armed() -> dict[str, _Fault]:
         site, _, rest = entry.partition("=")
         action, _, hit = rest.partition("@")
         action, _, argument = action.partition(":")
-        faults[site] = _Fault(action, argument, int(hit or 1))
+        faults[site] = _Fault(action, argument, int(hit.removesuffix("+") or 1), hit.endswith("+"))
     return faults
 
 
@@ -46,7 +47,7 @@ def at(site: str) -> None:
     if fault is None or fault.action == "cut":
         return
     fault.hits += 1
-    if fault.hits != fault.hit:
+    if fault.hits < fault.hit or (fault.hits > fault.hit and not fault.on):
         return
     if fault.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)

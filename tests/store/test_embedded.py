@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tailorbird.errors import NotReadyError, StorageError
-from tailorbird.store import open_store
+from tailorbird.store import embedded, open_store
 
 
 @pytest.fixture
@@ -103,3 +103,31 @@ def test_another_process_reads_on_after_the_map_has_grown(store):
         child.stdin.flush()
         assert child.stdout.readline() == "500\n"
         child.stdin.write("\n")
+
+
+def test_a_dead_reader_does_not_hold_pages_back_for_ever(store, tmp_path, monkeypatch):
+    code = """
+import sys
+from pathlib import Path
+from tailorbird.store import embedded, open_store
+with open_store(Path(sys.argv[1])).snapshot() as snapshot:
+    snapshot.get(b"k0")
+    print("reading", flush=True)
+    sys.stdin.read()
+"""
+
+    def rewrite():
+        for turn in range(10):
+            store.write(lambda transaction, turn=turn: transaction.put_many([(b"k%d" % n, bytes([turn]) * 2_000) for n in range(20)]))
+        return store.size_bytes()
+
+    rewrite()
+    reader = subprocess.Popen([sys.executable, "-c", code, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert reader.stdout.readline() == b"reading\n"
+    reader.kill()
+    reader.wait()
+    held = rewrite()
+    assert rewrite() > held, "its slot keeps every page that it might read"
+    monkeypatch.setattr(embedded, "READER_CHECK_S", 0.0)
+    settled = rewrite()
+    assert rewrite() == settled

@@ -41,6 +41,7 @@ R = TypeVar("R")
 KILLS = 1_500
 # Of the kills: at points of scenes, power cuts at points, and the rest by the drills with real processes.
 SHARE = {"kill": 0.72, "power": 0.2, "sync": 0.15, "full": 0.15, "lost": 0.1}
+_LINE_EVERY = 100  # into a file, where a bar does not move
 QUICK = {"kill": 72, "power": 14, "sync": 16, "full": 14, "lost": 10}
 
 
@@ -180,12 +181,16 @@ def _each(do: Callable[[T], R], items: list[T], jobs: int, what: str) -> Iterato
 def _bar(what: str, total: int) -> Iterator[Callable[[], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Without a thread of its own, which a fork would leave without its locks.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, auto_refresh=False) as progress:
         task = progress.add_task(what, total=total)
 
         def advance() -> None:
             progress.update(task, advance=1)
             progress.refresh()
+            done = int(progress.tasks[0].completed)
+            if not console.is_terminal and done % _LINE_EVERY == 0:
+                sys.stderr.write(f"{what}: {done} of {total}\n")
 
         yield advance
 

@@ -1,0 +1,207 @@
+"""The faults that are thought of, what is promised under each, and which test shows it; docs/reliability.md is made from it.
+
+A test is named as pytest names it, without its parameters. A fault without one says why.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault and what becomes of it.
+
+    Attributes:
+        promised: what a user may rely on.
+        tests: which show it; those of the scenes and drills are named "chaos: …".
+        missing: what is not shown, or not so, and why.
+    """
+
+    number: str
+    fault: str
+    promised: str
+    tests: tuple[str, ...] = ()
+    missing: str = ""
+
+
+FAULTS = (
+    Fault(
+        "F1", "a role is killed (`kill -9`) at any sync or write, or at any time",
+        "It starts again by itself and goes on; what was acknowledged is there once; what was not may be there or not, never by halves.",
+        ("chaos: kill", "chaos: kills under load", "tests/faults/test_kill_roles.py::test_twenty_kills_of_each_role_lose_nothing_and_double_nothing",
+         "tests/lake/test_crash.py::test_a_kill_loses_nothing_and_repeats_nothing",
+         "tests/router/test_recovery.py::test_a_kill_at_any_point_changes_nothing"),
+        "strace counts calls by thread, so a write of one of deltalake's threads that is not the busiest one's is only hit by the random kills.",
+    ),
+    Fault(
+        "F2", "a sync fails (EIO)",
+        "The batch is refused and the role takes no more writes; the sync is never tried again on the same file. The door opens its log anew "
+        "after five seconds, checks it, and goes on; other roles end and are started again.",
+        ("chaos: sync", "tests/serving/test_door.py::test_a_failed_commit_refuses_and_takes_no_writes_until_reopened",
+         "tests/lake/test_durable.py::test_a_failed_sync_is_not_tried_again"),
+        "That the kernel throws away what a failed sync left is not simulated: the error is injected above it.",
+    ),
+    Fault(
+        "F3", "the disk is full",
+        "The door refuses with 507 before it takes anything, while `serve.disk_reserve_mb` are still free for the others; answers go on "
+        "(they are counted as not logged). Once there is space events are taken again, by itself.",
+        ("chaos: full", "chaos: a full disk", "tests/serving/test_door.py::test_an_almost_full_disk_refuses_before_it_is_full_and_goes_on_by_itself",
+         "tests/stream/test_embedded.py::test_a_full_disk_is_told_and_what_was_acknowledged_stays"),
+    ),
+    Fault(
+        "F4", "a write that the disk confirms and swallows",
+        "Found by a checksum, by `lake verify` or by `features verify`, or harmless; a role names the file and stops. A state that ends its "
+        "worker is moved aside at the next start and built anew.",
+        ("chaos: lost", "tests/features/test_starting.py::test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_it",
+         "tests/stream/test_embedded.py::test_damage_in_the_middle_stops_readers_and_writer_and_names_the_offset"),
+        "LMDB has no checksums: a page of the state that was swallowed may leave values that only a comparison with the lake shows. If the "
+        "last writes of a log are swallowed and the process dies before anybody reads them, their loss cannot be seen. Misplaced and "
+        "reordered writes are not tried.",
+    ),
+    Fault(
+        "F5", "the power goes",
+        "What was acknowledged is on the disk, and every role goes on from it by itself.",
+        ("chaos: power", "chaos: power cuts under load"),
+        "On ext4 only, with a copy of the file system's backing file; a drive that lies about its cache is F4.",
+    ),
+    Fault(
+        "F6", "a commit of the lake is torn, empty, changed or missing",
+        "The start names table, version and file. The last commit is set aside and its rows are appended again, if the log still has them; "
+        "damage in the middle stops the lake, and nothing is counted on it.",
+        ("tests/lake/test_check.py::test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again",
+         "tests/lake/test_check.py::test_a_torn_commit_that_the_ledger_never_saw_is_appended_again",
+         "tests/lake/test_check.py::test_damage_in_the_middle_stops_the_role_and_is_named",
+         "tests/lake/test_check.py::test_a_lost_data_file_stops_the_role_and_is_named",
+         "tests/lake/test_check.py::test_a_damaged_checkpoint_never_makes_a_table_unreadable"),
+        "No command mends damage in the middle: routing the archive again makes a new generation, which is not automated. Restore a copy.",
+    ),
+    Fault(
+        "F7", "a crash between two effects that belong together",
+        "Both or neither: positions are in their consumer's own transaction; the lake's tables carry one each.",
+        ("chaos: kill", "tests/router/test_recovery.py::test_a_kill_at_any_point_changes_nothing",
+         "tests/registry/test_store.py::test_killed_at_any_step_it_is_whole_and_goes_on",
+         "tests/lake/test_replay.py::test_a_kill_at_any_point_loses_nothing_and_doubles_nothing"),
+    ),
+    Fault(
+        "F8", "nobody knows whether a commit took place",
+        "It is looked up, never guessed: a writer stops after an unknown outcome and reads where it is when it is opened again; a client "
+        "sends again under the same `event_id`.",
+        ("tests/stream/test_kafka.py::test_a_delivery_that_times_out_is_unknown_and_the_writer_stops_until_it_is_opened_again",
+         "tests/stream/test_kafka.py::test_an_answer_that_comes_too_late_leaves_the_message_once",
+         "tests/stream/test_embedded.py::test_a_failed_commit_ends_the_writer_until_it_is_opened_again"),
+    ),
+    Fault(
+        "F9", "the broker is away or slow",
+        "The door refuses with 503 after a stated time, and nothing is acknowledged without a delivery report.",
+        ("tests/stream/test_kafka.py::test_a_broker_that_is_not_there_is_told_in_time",
+         "tests/stream/test_kafka.py::test_errors_that_pass_are_tried_again_and_nothing_is_doubled",
+         "tests/stream/test_kafka.py::test_a_reader_waits_for_a_broker_that_comes_back"),
+        "Half-open connections and a broker that stands still for minutes are not tried with the whole system: the broker of the tests keeps "
+        "nothing when it ends.",
+    ),
+    Fault(
+        "F10", "a zombie: a writer that was thought dead writes again",
+        "Its writes are nobody's: each message says at which offset it must stand, each state commit which one it follows.",
+        ("tests/stream/test_kafka.py::test_what_a_zombie_wrote_is_nobodys_even_where_it_came_between",
+         "tests/router/test_topic.py::test_of_two_routers_on_two_machines_the_newer_goes_on"),
+    ),
+    Fault(
+        "F11", "Valkey is killed, emptied, full or evicts",
+        "Answers go on without what is missing, marked `degraded`; the worker writes all copies anew; a server that evicts is refused.",
+        ("chaos: Kafka and Valkey", "tests/store/test_published.py::test_lost_copies_are_told_to_readers_and_written_anew",
+         "tests/store/test_published.py::test_a_full_server_stops_the_copies_and_not_the_store",
+         "tests/features/test_copies.py::test_copies_read_as_the_state_does_and_losing_them_is_told_and_mended"),
+        "A stale replica that is promoted is not tried.",
+    ),
+    Fault(
+        "F12", "LMDB: a full map, dead readers, a corrupt page",
+        "The map grows by itself; slots of dead readers are cleared at opening and every half minute; a corrupt state is built anew.",
+        ("tests/store/test_embedded.py::test_the_map_grows_when_it_is_full_and_the_change_is_run_again",
+         "tests/store/test_embedded.py::test_a_dead_reader_does_not_hold_pages_back_for_ever",
+         "tests/features/test_starting.py::test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_it"),
+    ),
+    Fault(
+        "F13", "clocks that are wrong, jump, or differ between roles",
+        "Nothing is lost, doubled or unequal; within a run of the door the time of receipt never goes back.",
+        ("tests/faults/test_clocks.py::test_wrong_clocks_lose_nothing_and_leave_nothing_unequal",),
+        "A server that is started again with its clock set back receives at that time.",
+    ),
+    Fault(
+        "F14", "memory: floods of bodies, bombs, ids",
+        "Bounded before it is taken: 413 or 429, with `Retry-After`; entities beyond a cap are dropped, idle longest first, and counted.",
+        ("tests/serving/test_limits.py::test_bodies_that_do_not_fit_together_are_refused_and_their_room_is_given_back",
+         "tests/serving/test_limits.py::test_a_bomb_is_told_by_its_ratio_before_it_is_large",
+         "tests/serving/test_door.py::test_a_full_queue_refuses_before_memory_grows",
+         "tests/features/test_idle.py::test_past_the_cap_those_idle_longest_are_dropped_and_counted"),
+        "No role is run under a limit of the kernel's; being killed by it is F1.",
+    ),
+    Fault(
+        "F15", "a slow disk",
+        "Senders of events wait for it; answers do not.",
+        ("tests/faults/test_slow_disk.py::test_events_wait_for_a_slow_disk_and_answers_do_not",
+         "tests/serving/test_limits.py::test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory"),
+    ),
+    Fault(
+        "F16", "more load than there is capacity for",
+        "What cannot be taken is refused at once (429, 503 with `Retry-After`), before it costs anything.",
+        ("tests/serving/test_limits.py::test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told",
+         "tests/serving/test_door.py::test_a_full_queue_refuses_before_memory_grows"),
+        "No open-loop drill at several times the capacity: that needs a machine that does nothing else.",
+    ),
+    Fault(
+        "F17", "SIGTERM under load",
+        "No request fails: nothing new is accepted, what runs is finished, connections are told to close.",
+        ("tests/serving/test_server.py::test_a_drain_fails_no_request",),
+        "A clean end of the other roles is a kill that they survive, see F1.",
+    ),
+    Fault(
+        "F18", "a model that is damaged, of another schema, or ends the process that loads it",
+        "Refused; the one before serves on. Each is loaded in a child process first.",
+        ("tests/serving/test_bundles.py::test_a_damaged_champion_is_refused_and_the_previous_one_serves_on",
+         "tests/serving/test_bundles.py::test_a_loader_that_dies_of_a_bundle_dies_alone",
+         "tests/ranking/test_bundle.py::test_damage_under_fitting_checksums_is_refused_or_harmless_and_never_crashes"),
+    ),
+    Fault(
+        "F19", "events made to break whoever reads them",
+        "Accepted, or refused with a code and kept whole in the quarantine; no role ends.",
+        ("tests/serving/test_fuzz.py::test_each_row_of_a_damaged_body_is_accepted_or_refused_for_a_reason",
+         "tests/faults/test_bad_events.py::test_a_bad_event_is_refused_with_its_reason_and_counts_nowhere",
+         "tests/serving/test_codes.py::test_door_and_quarantine_name_the_same_reason"),
+        "`make fuzz-decoder` goes on for as long as it is let.",
+    ),
+    Fault(
+        "F20", "files and declarations of another version",
+        "Files say their format, and another is refused at the start; columns that a lake lacks are added; declarations change under traffic.",
+        ("tests/stream/test_embedded.py::test_a_file_that_is_no_log_or_anothers_is_refused",
+         "tests/lake/test_columns.py::test_it_gets_the_new_columns_and_goes_on",
+         "tests/faults/test_evolution.py::test_declarations_change_under_traffic_and_back"),
+        "There is no released version yet whose files could be kept as fixtures.",
+    ),
+    Fault(
+        "F21", "bits flip in files at rest",
+        "`lake verify` finds each in archive, tables, logs of tables, ledger; a log never gives a changed block out; no changed model is loaded.",
+        ("tests/lake/test_verify.py::test_a_flipped_bit_in_any_file_is_found",
+         "tests/stream/test_embedded.py::test_flipped_bytes_never_come_out_as_data",
+         "tests/ranking/test_bundle.py::test_every_flipped_byte_is_refused"),
+        "Not in the state (LMDB has no checksums): `features verify` compares it with the lake.",
+    ),
+    Fault(
+        "F22", "people: a second start, a lost or restored file",
+        "A second writer is refused, and told who the first is; a lost log, lake or position is named, never begun anew in silence.",
+        ("tests/faults/test_kill_roles.py::test_a_second_up_on_the_same_project_is_refused",
+         "tests/lake/test_role.py::test_a_lake_that_was_lost_after_the_log_was_pruned_is_not_begun_anew_in_silence",
+         "tests/router/test_router.py::test_a_raw_log_that_lost_rows_stops_the_router"),
+        "A log restored from a copy that ends where its consumers are is not told from the lost one.",
+    ),
+    Fault(
+        "F23", "the network falls apart between roles",
+        "As F9 and F11: each role waits for what it needs and goes on.",
+        (),
+        "Not tried: all roles of a machine share its files; only broker, Valkey and bucket are reached over a network.",
+    ),
+    Fault(
+        "F24", "the disk with the state is lost",
+        "It is built anew from lake and log, equal bit for bit, while answers go on without it.",
+        ("chaos: kill", "tests/faults/test_bootstrap.py::test_a_state_from_the_lake_is_the_state_from_the_log",
+         "tests/faults/test_bootstrap.py::test_a_server_does_without_features_until_they_are_built"),
+    ),
+)  # fmt: skip

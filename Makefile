@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test test-s3 chaos fuzz fuzz-http lint format bench results docs clean
+.PHONY: help setup setup-dev demo test test-s3 chaos fuzz fuzz-http fuzz-decoder lint format bench results docs clean
 
 help:          ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -40,6 +40,10 @@ fuzz: setup-dev    ## features drawn at random against each other for FUZZ_MINUT
 
 fuzz-http: setup-dev    ## requests drawn from the API's own document, and damaged bodies: FUZZ_EXAMPLES=2000 of each kind
 	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),2000) $(BIN)/python -m pytest -q tests/serving/test_schemathesis.py tests/serving/test_fuzz.py
+
+fuzz-decoder: setup-dev    ## bodies that Atheris makes by watching the decoder's branches: FUZZ_SECONDS=60; Linux with a wheel of atheris
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python -m tests.serving.fuzz_decoder $(or $(FUZZ_SECONDS),60)
 
 chaos: setup-dev    ## kills at every sync and write of every role, power cuts, full disks: KILLS=1500; CHAOS=--mutants tries the checks themselves
 	@sh tests/system_packages.sh

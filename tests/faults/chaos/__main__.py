@@ -4,6 +4,7 @@
     --quick         some hundred injected faults and no real processes: what `make test` runs
     --mutants       unsafe changes instead, each of which the same scenes must notice; with --quick without those of the feature engine
     --json PATH     all that was found, for docs/reliability.md
+    --keep PATH     each result as it comes; with the same file again, a run that was cut short goes on
 
 The last line reads `kills N, lost 0, doubled 0, unequal 0` with the counts as they are; the exit status is 1 if any of the three is not 0.
 """
@@ -29,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tests.faults.chaos import injection, mutants, power, trials
 from tests.faults.chaos.injection import Point
-from tests.faults.chaos.judging import save_events, warm
+from tests.faults.chaos.judging import Verdict, save_events, warm
 from tests.faults.chaos.live import LIVE
 from tests.faults.chaos.plan import plan, root_of
 from tests.faults.chaos.scenes import SCENES
@@ -40,7 +41,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 KILLS = 1_500
 # Of the kills: at points of scenes, power cuts at points, and the rest by the drills with real processes.
-SHARE = {"kill": 0.72, "power": 0.2, "sync": 0.15, "full": 0.15, "lost": 0.1}
+SHARE = {"kill": 0.72, "power": 0.08, "sync": 0.15, "full": 0.15, "lost": 0.1}
 _LINE_EVERY = 100  # into a file, where a bar does not move
 QUICK = {"kill": 72, "power": 14, "sync": 16, "full": 14, "lost": 10}
 
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of what the clients send")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="scenes played at a time")
     parser.add_argument("--json", type=Path, help="write what was found into this file")
+    parser.add_argument("--keep", type=Path, help="a file of results, to which this run adds those that it lacks")
     parser.add_argument("--root", type=Path, help="a folder to work in, instead of memory")
     options = parser.parse_args(arguments)
     if injection.WHY_NOT:
@@ -79,21 +81,45 @@ def _chaos(root: Path, options: argparse.Namespace) -> int:
     if options.kind:
         wanted = {kind: count for kind, count in wanted.items() if kind in options.kind}
     names = [scene.name for scene in SCENES if not options.scene or scene.name in options.scene]
-    results: list[Result] = []
+    kept, drills = _read_kept(options.keep)
+    results = list(kept.values())
     if names:
         if not options.kind:
             wanted["none"] = len(names)  # what is undisturbed must be judged clean, or the judge is no judge
         chosen = plan(partial(_prepare, root, names, options.jobs), wanted, options.seed)
-        results = list(_each(partial(_attempt, root), chosen, options.jobs, "faults"))
-    drills: list[dict[str, Any]] = []
+        chosen = [trial for trial in chosen if (trial.kind, trial.scene, trial.place, trial.seed) not in kept]
+        for result in _each(partial(_attempt, root), chosen, options.jobs, "faults"):
+            results.append(result)
+            _keep(options.keep, asdict(result))
     if not options.quick and not options.kind:
         done = sum(result.hit for result in results if result.kind in ("kill", "power"))
         left = max(40, options.kills - done)
         for drill in LIVE:
-            if not options.scene or drill.name in options.scene:
+            if (not options.scene or drill.name in options.scene) and drill.name not in {each["name"] for each in drills}:
                 drills.append(drill.play(root / drill.name.lower().replace(" ", "-"), round(left * drill.share) or 1))
                 _say_drill(drills[-1])
+                _keep(options.keep, {"drill": drills[-1]})
     return _report(results, drills, options, time.monotonic() - started)
+
+
+def _read_kept(path: Path | None) -> tuple[dict[tuple[str, str, str, int], Result], list[dict[str, Any]]]:
+    """The results of a run that was cut short, by what was tried, and the drills that it got through."""
+    results: dict[tuple[str, str, str, int], Result] = {}
+    drills: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path is not None and path.exists() else []:
+        row = json.loads(line)
+        if "drill" in row:
+            drills.append(row["drill"])
+        else:
+            result = Result(**{**row, "verdict": Verdict(**row["verdict"])})
+            results[result.kind, result.scene, result.point, result.seed] = result
+    return results, drills
+
+
+def _keep(path: Path | None, row: dict[str, Any]) -> None:
+    if path is not None:
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def _report(results: list[Result], drills: list[dict[str, Any]], options: argparse.Namespace, seconds: float) -> int:
@@ -113,13 +139,14 @@ def _report(results: list[Result], drills: list[dict[str, Any]], options: argpar
     for kind, scenes in table.items():
         print(f"{kind:<6}{sum(scenes.values()):>6}  " + ", ".join(f"{scene} {count}" for scene, count in scenes.items()))
     swallowed = kinds["lost"]
+    spent = sum(result.seconds for result in results) / options.jobs + sum(drill["seconds"] for drill in drills)
     told = Counter("role" if result.verdict.told else result.verdict.named_by or "harmless" for result in swallowed if not result.silent)
     recoveries = sorted(result.verdict.seconds for result in hit if result.verdict.seconds)
     summary = {
         "kills": kills, **totals, "faults": len(hit), "by_kind": table, "not_hit": len(results) - len(hit),
         "swallowed_writes": {"tried": len(swallowed), "silent": sum(result.silent for result in swallowed), **told},
         "recovery_s": {"median": _at(recoveries, 0.5), "p99": _at(recoveries, 0.99), "max": _at(recoveries, 1.0)},
-        "drills": drills, "seconds": round(seconds), "seed": options.seed,
+        "drills": drills, "seconds": round(spent), "seed": options.seed,
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
     }  # fmt: skip
     if options.json:

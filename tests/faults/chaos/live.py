@@ -47,13 +47,14 @@ class Drill:
     def play(self, folder: Path, kills: int) -> dict[str, Any]:
         counts = {"kills": 0, "acked": 0, "lost": 0, "doubled": 0, "unequal": 0}
         found = {"name": self.name, "what": "", "notes": [], "skipped": self.why_not(), **counts}
+        started = time.monotonic()
         if not found["skipped"]:
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 found |= self.run(folder, kills)
             except AssertionError as error:
                 found |= {"unequal": 1, "notes": [f"the drill did not end well: {error}"]}
-        return found
+        return {**found, "seconds": round(time.monotonic() - started)}
 
 
 def kills_under_load(folder: Path, kills: int) -> dict[str, Any]:

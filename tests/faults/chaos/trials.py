@@ -41,6 +41,10 @@ class Trial:
     point: Point
     seed: int = 1
 
+    @property
+    def place(self) -> str:
+        return f"{self.point.call} {self.point.number}"
+
 
 @dataclass
 class Result:
@@ -116,7 +120,7 @@ def attempt(root: Path, trial: Trial, room: Path, prelude: Prelude = _sound, jud
         prelude: changes the process that plays the step, and with `judged` the one that recovers and judges.
     """
     started = time.monotonic()
-    result = Result(trial.kind, trial.scene, f"{trial.point.call} {trial.point.number}", trial.seed)
+    result = Result(trial.kind, trial.scene, trial.place, trial.seed)
     shutil.rmtree(room, ignore_errors=True)
     room.mkdir(parents=True)
     base = base_of(root, trial.scene, trial.seed)

@@ -40,6 +40,7 @@ from tailorbird.stream import (
     raw_addresses,
     routed_path,
     share_of,
+    sqlite,
 )
 
 if TYPE_CHECKING:
@@ -117,11 +118,12 @@ class Router:
         for source in self._sources.values():
             if source.reader is not None:
                 source.reader.close()
-        rows = connection.execute("SELECT id, producer, offset, newest FROM raw_position ORDER BY producer").fetchall()
-        self._sources = {producer: _Source(id_, producer, offset, newest) for id_, producer, offset, newest in rows}
-        self._memory = Memory(connection, self._plan)
-        if self._profiles is not None:
-            self._profiles.load(connection)
+        with sqlite.errors(Path(connection.filename)):
+            rows = connection.execute("SELECT id, producer, offset, newest FROM raw_position ORDER BY producer").fetchall()
+            self._sources = {producer: _Source(id_, producer, offset, newest) for id_, producer, offset, newest in rows}
+            self._memory = Memory(connection, self._plan)
+            if self._profiles is not None:
+                self._profiles.load(connection)
 
     def step(self, rows_max: int = 20_000) -> RouteReport:
         """Route about `rows_max` rows of what is there (whole bodies), durably; a report of zeros if there is nothing.

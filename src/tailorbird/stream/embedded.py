@@ -70,11 +70,25 @@ class EmbeddedWriter:
         with sqlite.errors(path):
             self.connection = sqlite.connect_writer(path)
             try:
+                self._settle()
                 self._make(partition, first)
                 self._open(partition, damaged_tail)
             except BaseException:
                 self.connection.close()
                 raise
+
+    def _settle(self) -> None:
+        """Bring what lies in the WAL into the file, synced, before anything is written behind it.
+
+        A failed sync may have left it in the kernel's memory only, marked as written: a power cut would take it away, and with it
+        all that was acknowledged behind it.
+        """
+        if not sqlite.wal_bytes(self.path):
+            return
+        try:
+            sqlite.checkpoint(self.connection, self.path)
+        except apsw.FullError:
+            self._checkpoint_failed = True  # tried again before the first write
 
     def _make(self, partition: str, first: int) -> None:
         with self.connection:

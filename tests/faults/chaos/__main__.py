@@ -128,8 +128,8 @@ def _report(results: list[Result], drills: list[dict[str, Any]], options: argpar
     hit = [result for result in results if result.hit]
     kinds = {kind: [result for result in hit if result.kind == kind] for kind in trials.KINDS}
     kills = len(kinds["kill"]) + len(kinds["power"]) + sum(drill["kills"] for drill in drills)
-    # A write that a disk swallowed is not ours to bring back: what counts there is that somebody was told.
-    wrong += [result for result in hit if not result.verdict.clean and (result.kind != "lost" or result.silent)]
+    # A write that a disk swallowed is not ours to bring back. What counts there is who was told, which is a figure of its own.
+    wrong += [result for result in hit if not result.verdict.clean and result.kind != "lost"]
     totals = {name: sum(getattr(result.verdict, name) for result in wrong) for name in ("lost", "doubled", "unequal")}
     for name in totals:
         totals[name] += sum(drill[name] for drill in drills)
@@ -141,10 +141,14 @@ def _report(results: list[Result], drills: list[dict[str, Any]], options: argpar
     swallowed = kinds["lost"]
     spent = sum(result.seconds for result in results) / options.jobs + sum(drill["seconds"] for drill in drills)
     told = Counter("role" if result.verdict.told else result.verdict.named_by or "harmless" for result in swallowed if not result.silent)
+    silent = [result for result in swallowed if result.silent]
+    if swallowed:
+        places = "; ".join(f"{each.scene} {each.point}" for each in silent)
+        print(f"swallowed writes {len(swallowed)}, of which nobody was told {len(silent)}: {places}")
     recoveries = sorted(result.verdict.seconds for result in hit if result.verdict.seconds)
     summary = {
         "kills": kills, **totals, "faults": len(hit), "by_kind": table, "not_hit": len(results) - len(hit),
-        "swallowed_writes": {"tried": len(swallowed), "silent": sum(result.silent for result in swallowed), **told},
+        "swallowed_writes": {"tried": len(swallowed), "silent": len(silent), **told},
         "recovery_s": {"median": _at(recoveries, 0.5), "p99": _at(recoveries, 0.99), "max": _at(recoveries, 1.0)},
         "drills": drills, "seconds": round(spent), "seed": options.seed,
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",

@@ -8,6 +8,7 @@ Half of the bodies without an answer are sent again, half are not: both must end
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -98,10 +99,11 @@ def recover(site: Site, told: Told, bodies: int) -> None:
         roles.drain()
 
 
-def judge(site: Site, told: Told, bodies: int) -> Verdict:
-    """Recover, and count what is wrong. Damage that a role names and refuses is in `told`."""
+def judge(site: Site, told: Told, bodies: int, first: Callable[[], None]) -> Verdict:
+    """Do `first`, recover, and count what is wrong. Damage that a role names and refuses is in `told`."""
     started = time.monotonic()
     try:
+        first()
         recover(site, told, bodies)
     except TailorbirdError as error:
         return Verdict(told=str(error), notes=[f"recovery was refused: {error}"])

@@ -56,8 +56,7 @@ class Scene:
     def judge(self, folder: Path, told: Told) -> Verdict:
         """To be run in a child."""
         site = Site(folder)
-        self.afterwards(site, told)
-        return judge(site, told, self.bodies)
+        return judge(site, told, self.bodies, lambda: self.afterwards(site, told))
 
 
 def _small(checkpoints: bool = True) -> None:

@@ -165,7 +165,7 @@ def _disturb(trial: Trial, room: Path, prelude: Prelude) -> Outcome:
         "lost": (f"retval={point.result}", str(point.number)),
     }[trial.kind]
     trace = None if trial.kind == "kill" else room / "trace"
-    calls = () if trace is None else SYNCS
+    calls = () if trace is None else (*SYNCS, "openat")
     return injection.run(step, room / "log", Injection(point.call, what, when), trace=trace, calls=calls, deadline_s=_STEP_S)
 
 
@@ -193,17 +193,29 @@ def _judge(trial: Trial, site: Path, told: Told, room: Path, result: Result, pre
 
 
 def _check_syncs(trial: Trial, outcome: Outcome, result: Result) -> None:
-    """A sync that failed is not tried again on the same file: the kernel would say "done" without having written."""
+    """A sync that failed is not tried again on the same file: the kernel would say "done" without having written.
+
+    But for a writer that takes the lock of a log anew, which looks at it first; and but for SQLite while it makes a file, when what it
+    syncs again are the writes by which it takes back what failed.
+    """
     failed: set[str] = set()
-    for call in outcome.calls:
+    made: set[str] = set()
+    for call in outcome.calls if trial.kind == "sync" else []:
+        if "openat(" in call:
+            opened = call.rpartition("<")[2].rpartition(">")[0]
+            failed = {each for each in failed if f"{each.removesuffix('-wal')}.lock" != opened}
+            continue
+        if not any(f"{name}(" in call for name in SYNCS):
+            continue
         file = call.partition("<")[2].partition(">")[0]
-        if trial.kind == "sync" and any(f"{name}(" in call for name in SYNCS):
-            if "(INJECTED)" in call:
-                failed.add(file)
-            elif file in failed:
-                result.verdict.unequal += 1
-                result.verdict.notes.append(f"a failed sync was tried again: {file}")
-                return
+        if file.endswith("-journal"):
+            made.add(file.removesuffix("-journal"))
+        elif "(INJECTED)" in call:
+            failed.add(file)
+        elif file in failed - made:
+            result.verdict.unequal += 1
+            result.verdict.notes.append(f"a failed sync was tried again: {file}")
+            return
 
 
 def _cut_power(base: Path, trial: Trial, room: Path, preludes: tuple[Prelude, bool], result: Result) -> None:

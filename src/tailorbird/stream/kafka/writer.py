@@ -173,7 +173,7 @@ class KafkaWriter:
         return True
 
     def _send(self, run: Sequence[Piece]) -> list[int]:
-        """Where the messages stand, once all replicas in sync have them. Raises StorageError if that is not known."""
+        """Where the messages stand, once all replicas in sync have them, or they can be read. Raises StorageError if that is not known."""
         stands: dict[int, int] = {}
         failures: list[Any] = []
 
@@ -190,12 +190,26 @@ class KafkaWriter:
             self._producer.poll(0.05)
         if len(stands) == len(run):
             return [stands[index] for index in range(len(run))]
+        if self._there(run):
+            return [piece.at for piece in run]
         reason = f"{failures[0].str()} ({failures[0].name()})" if failures else f"no answer in {self._timeout_s:g} s"
         raise StorageError(
             f"Kafka did not acknowledge: {reason}; whether the blocks are there is unknown",
             where=str(self.address),
             fix="is the broker running, with as many replicas in sync as min.insync.replicas asks for?",
         )
+
+    def _there(self, run: Sequence[Piece]) -> bool:
+        """Whether a run stands where it must, though nobody said so: an answer was lost. If not, it may still be under way."""
+        assert self._tail is not None
+        try:
+            if self._tail.watermarks()[1] <= run[-1].at:
+                return False
+            found = [self._tail.piece(piece.at) for piece in run]
+        except TailorbirdError:
+            return False
+        mine = [None if piece is None else (piece.at, piece.writer, piece.index) for piece in found]
+        return mine == [(piece.at, self._name, piece.index) for piece in run]
 
     def _produce(self, piece: Piece, report: Any, deadline: float) -> None:
         while True:

@@ -1,0 +1,111 @@
+"""The door on a broker that fails as it is told: it acknowledges after the delivery report, refuses in time, and comes back by itself."""
+
+import json
+import threading
+import time
+
+import pytest
+from tests.stream.brokers import OPTIONS, needs_kafka
+
+from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.serving.decisions import BusyError, ClosedError
+from tailorbird.serving.door import Door
+from tailorbird.stream import open_reader
+
+pytestmark = needs_kafka
+PLAN = RoutePlan()
+
+
+@pytest.fixture
+def mock():
+    from tests.stream.mock_cluster import mock_cluster
+
+    with mock_cluster() as cluster:
+        yield cluster
+
+
+def stream_on(mock, folder, *, partitions=1):
+    from tailorbird.stream.kafka import Cluster
+    from tailorbird.stream.kafka.logs import KafkaStream
+
+    for topic, count in (("raw.s", partitions), ("answers.s", 1)):
+        mock.make_topic(f"shop.{topic}", count)
+    return KafkaStream(Cluster(mock.servers, "shop", options=OPTIONS, timeout_s=3, partitions=partitions), folder)
+
+
+def door_on(stream, **settings):
+    return Door(stream, "s", PLAN, SystemClock(), reopen_after_s=0.2, **settings)
+
+
+def click(event_id, anonymous_id="a1"):
+    return json.dumps({"event_id": event_id, "type": "click", "anonymous_id": anonymous_id, "item_id": "i1"}).encode()
+
+
+def ids(stream):
+    found = []
+    for address in stream.raw_logs().values():
+        with open_reader(address) as reader:
+            for stored in reader.read(0, bytes_max=1 << 30):
+                body = json.loads(stored.block.payload)
+                found += [event["event_id"] for event in (body if isinstance(body, list) else [body])]
+    return sorted(found)
+
+
+def submit_until_taken(door, body):
+    """As a client does: again, until it is acknowledged."""
+    give_up = time.monotonic() + 30
+    while True:
+        try:
+            return door.submit(body)
+        except (ClosedError, BusyError):
+            assert time.monotonic() < give_up, "the door does not come back"
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("partitions", [2])
+def test_nothing_is_acknowledged_while_the_broker_is_away_and_the_door_comes_back_by_itself(mock, tmp_path, partitions):
+    stream = stream_on(mock, tmp_path, partitions=partitions)
+    with door_on(stream) as door:
+        assert door.submit(click("e1"))[0].accepted
+        mock.set_down(True)
+        began = time.monotonic()
+        with pytest.raises(ClosedError, match="the log cannot be written"):
+            door.submit(click("e2"))
+        assert time.monotonic() - began < 20
+        with pytest.raises(ClosedError):  # at once, not after another time-out
+            door.submit(click("e3"))
+        assert not door.figures().open
+        mock.set_down(False)
+        assert submit_until_taken(door, click("e4"))[0].accepted
+    assert {"e1", "e4"} <= set(ids(stream)) <= {"e1", "e2", "e4"}
+    assert door.figures().accepted == 2
+
+
+def test_a_slow_broker_fills_the_queue_and_whoever_comes_then_is_told_at_once(mock, tmp_path):
+    """The broker takes 1.5 s for an answer; meanwhile bodies wait up to the bound, and no more."""
+    body = click("e" * 200)
+    stream = stream_on(mock, tmp_path)
+    with door_on(stream, queue_bytes_max=3 * len(body)) as door:
+        door.submit(click("e0"))
+        mock.answer_after(1.5)
+        outcomes = []
+
+        def client(number):
+            began = time.monotonic()
+            try:
+                door.submit(body)
+                outcomes.append("taken")
+            except BusyError:
+                outcomes.append("busy")
+                assert time.monotonic() - began < 1
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+        before = time.process_time()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert time.process_time() - before < 1.5  # it waits, it does not spin
+        mock.answer_after(0)
+    assert outcomes.count("busy") >= 4
+    assert outcomes.count("taken") == len(ids(stream)) - 1

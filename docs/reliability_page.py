@@ -75,7 +75,7 @@ def _last_run(run: dict[str, Any]) -> list[str]:
     lines = [
         "## The last run", "",
         f"`kills {run['kills']}, lost {run['lost']}, doubled {run['doubled']}, unequal {run['unequal']}`: {run['faults']:,} faults in scenes and "
-        f"{len(run['drills'])} drills, in {run['seconds'] // 60} minutes on {run['machine']}, which other work shared.", "",
+        f"{len(run['drills'])} drills, in {run['seconds'] // 60} minutes on {run['machine']}, which other work shared; kept and continued over several starts.", "",
         "| faults that took place | " + " | ".join(scenes) + " | all |", "|---|" + "---:|" * (len(scenes) + 1),
     ]  # fmt: skip
     for kind, counts in run["by_kind"].items():

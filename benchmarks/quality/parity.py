@@ -90,7 +90,6 @@ def run(data: Path, scratch: Path, *, small: bool = False, keep: Path | None = N
         "results": {"tailorbird": ours | {"state_bytes": state, "columns": len(features.columns)}},
         "by_feature": {name: count for name, count in report.by_feature.items() if count},
         "examples": [vars(one) for one in report.examples[:5]],
-        "records": features.describe()["entities"],
         "seconds": seconds,
         "memory_mib_max": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
         "environment": environment(),

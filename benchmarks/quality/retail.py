@@ -49,7 +49,7 @@ CASE = Case(
         "Asked at five origins, 30 days apart, about everybody who ordered within a year; `ap` is of ordering again, `ap_gone` of leaving.",
         "At each origin models, calibration and the choice of the model know nothing that came later. Which models are blended, how "
         "fast old origins are forgotten and which columns there are was decided on the origins before these five (to January 2011); but "
-        "these five were looked at on the way, with earlier variants.",
+        "the rules of choosing and calibrating were changed twice after these five had been seen.",
         "Windows of neighbouring origins overlap by 60 days: the five are no five independent tests.",
         "Baselines: recency; a regression on recency, frequency, age and amount, learned at the newest origin whose window is over; "
         "BG/NBD as P(at least one purchase) and in the order of expected purchases.",

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tailorbird.features.asof import Timeline
 from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.asof_sketches import Unions
-from tailorbird.features.kernels import Numbers, grouped
+from tailorbird.features.kernels import since_tile
+from tailorbird.features.kernels_groups import Numbers, grouped
 from tailorbird.features.sketch import places, summary
 
 WEIGHTS = np.array([1.0, 0.8408964152537145, 0.7071067811865476, 0.5946035575013605, 0.5])
@@ -145,3 +146,41 @@ def test_groups_are_sorted_by_time_and_keep_the_order_of_equals(rows, groups):
     assert order.tolist() == expected
     assert found.tolist() == times[expected].tolist()
     assert np.diff(starts).tolist() == [int((group == one).sum()) for one in range(groups)]
+
+
+@pytest.mark.parametrize(("groups", "skew"), [(5_000, False), (5_000, True), (100_000, False)])
+def test_many_entries_are_grouped_over_buckets_as_a_stable_sort_does(groups, skew):
+    rng = np.random.default_rng(groups)
+    n = 150_000
+    group = np.minimum(rng.integers(0, groups + 1, n), np.where(skew & (rng.random(n) < 0.5), rng.integers(0, 3, n), groups)).astype(
+        np.int32
+    )
+    times, p = rng.integers(0, 1_000, n) - 500, np.arange(n) * 7
+    starts, order, times_of, p_of = grouped(group, groups, times, p)
+    there = np.flatnonzero(group < groups)
+    expected = there[np.lexsort((times[there], group[there]))]
+    np.testing.assert_array_equal(order, expected)
+    np.testing.assert_array_equal(starts, np.searchsorted(group[expected], np.arange(groups + 1)))
+    np.testing.assert_array_equal(times_of, times[expected])
+    np.testing.assert_array_equal(p_of, p[expected])
+
+
+def test_keys_are_numbered_by_their_first_place_however_many_there_are():
+    rng = np.random.default_rng(5)
+    keys = rng.integers(0, 90_000, 200_000).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    numbers = Numbers(keys)
+    unique, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))
+    assert numbers.count == len(unique)
+    np.testing.assert_array_equal(numbers.first, np.sort(first))
+    np.testing.assert_array_equal(numbers.own, rank[place])
+    np.testing.assert_array_equal(numbers.of(keys[::-1].copy()), rank[place][::-1])
+    assert numbers.of(np.array([1, 2], np.uint64)).tolist() == [numbers.count] * 2
+    assert Numbers(np.zeros(0, np.uint64)).of(np.array([1], np.uint64)).tolist() == [0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(-(1 << 62), 1 << 62), st.integers(1, 1 << 45))
+def test_the_time_since_a_tile_began_is_what_a_division_leaves(time, hop):
+    for one in (time, time % (1 << 54), time // hop * hop, time // hop * hop - 1):
+        assert since_tile(one, hop, 1.0 / hop) == one % hop

@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features import kernels, kernels_more, kernels_runs
+from tailorbird.features import kernels, kernels_groups, kernels_more, kernels_runs
 
 Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
@@ -51,9 +51,9 @@ class Timeline:
 
     def __init__(self, asked: Keys, keys: Keys, ts: Int64s, p: Int64s, tie: TieBreak | None = None) -> None:
         assert keys.shape == ts.shape == p.shape
-        self._numbers = kernels.Numbers(asked)
+        self._numbers = kernels_groups.Numbers(asked)
         count = self._numbers.count
-        starts, self.order, self.ts, self.p = kernels.grouped(self._numbers.of(keys), count, ts, p)
+        starts, self.order, self.ts, self.p = kernels_groups.grouped(self._numbers.of(keys), count, ts, p)
         self.starts: Int64s = np.append(starts, starts[-1])
         if tie is not None:
             self._break_ties(tie, p)
@@ -102,7 +102,7 @@ class Moments:
 
     def __init__(self, timeline: Timeline, entity: npt.NDArray[np.int32], t: Int64s, p: Int64s) -> None:
         self.timeline = timeline
-        self.starts, self.order, self.sorted_t, self.p = kernels.grouped(entity, len(timeline.starts) - 1, t, p)
+        self.starts, self.order, self.sorted_t, self.p = kernels_groups.grouped(entity, len(timeline.starts) - 1, t, p)
         self.entity = entity[self.order]
         self.t = t
         self._keep = entity, p

@@ -29,6 +29,7 @@ from tailorbird.features.records import Frames, sources_of
 
 __all__ = ["BackfilledRows", "History", "RaggedSequence", "Requests", "backfill", "event_columns", "subset"]
 
+_CODED_MIN = 1 << 16  # events
 _FINISHED_AT_ONCE = 1 << 14  # rows: what is between lane and column stays in the cache
 
 # Columns of an event that any feature needs; expressions and entities add theirs.
@@ -56,7 +57,7 @@ class History:
     def __init__(self, features: FeatureSet, events: pa.Table, *, only: Sequence[str] | None = None) -> None:
         self._features = features if only is None else subset(features, only)
         self._only = self._features.numeric if only is None else only
-        self._frames = Frames(needed(self._features.layout, events))
+        self._frames = Frames(needed(self._features.layout, with_coded_types(events)))
 
     def rows(self, requests: Requests) -> BackfilledRows:
         """The features of the requests' rows."""
@@ -153,6 +154,21 @@ def needed(layout: Layout, events: pa.Table) -> pa.Table:
     """The events of the types that any feature looks at."""
     types = {name for one in layout.entities for source in sources_of(one) for name in source.types}
     types.update(one.profile.type for one in layout.entities if one.profile)
-    if set(pc.unique(events["type"]).to_pylist()) <= types:
+    column = events["type"]
+    coded = pa.types.is_dictionary(column.type)
+    known = {one for chunk in column.chunks for one in chunk.dictionary.to_pylist()} if coded else set(pc.unique(column).to_pylist())
+    if known <= types:
         return events
     return events.filter(pc.is_in(events["type"], pa.array(sorted(types), pa.string())))
+
+
+def with_coded_types(events: pa.Table) -> pa.Table:
+    """The same events, each type of which is written out once: so it is looked at once, on all cores, for all that ask."""
+    column = events["type"]
+    if pa.types.is_dictionary(column.type) or len(events) < _CODED_MIN:
+        return events
+    share = -(-len(events) // THREADS)
+    with ThreadPoolExecutor(THREADS) as pool:
+        parts = list(pool.map(lambda start: column.slice(start, share).dictionary_encode(), range(0, len(events), share)))
+    coded = pa.chunked_array([chunk for part in parts for chunk in part.chunks]).unify_dictionaries()
+    return events.set_column(events.column_names.index("type"), "type", coded)

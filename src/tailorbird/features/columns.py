@@ -195,15 +195,19 @@ class Frame:
         mask = self._masks.get(types)
         if mask is None:
             codes, known = self._types
-            mask = self._masks[types] = np.array([one in types for one in known])[codes][self._event]
+            asked = np.array([one in types for one in known])
+            mask = np.ones(len(self), np.bool_) if asked.all() else asked[codes][self._event]
+            self._masks[types] = mask
         return mask
 
     @cached_property
     def _types(self) -> tuple[npt.NDArray, list[str]]:
-        """The type of each event as a code, and what the codes stand for, with one for none at the end."""
+        """The type of each event as a code, and what the codes stand for, with one for none at the end where there are such."""
         codes = self._table["type"].combine_chunks()
         codes = codes if pa.types.is_dictionary(codes.type) else codes.dictionary_encode()
         known = codes.dictionary.to_pylist()
+        if not codes.null_count:
+            return codes.indices.to_numpy(), known
         return pc.fill_null(codes.indices, len(known)).to_numpy(), [*known, ""]
 
     def once(self, per_item: bool) -> Bools:
@@ -237,6 +241,8 @@ class Frame:
     def _finite(self, name: str) -> Floats:
         """A column of the table; what is not finite, or too large to calculate with, is missing as in a profile."""
         found = floats(self._table[name])
+        if len(found) and found.max() <= NUMBER_MAX and found.min() >= -NUMBER_MAX:  # neither holds where there is any NaN
+            return found[self._event]
         with np.errstate(invalid="ignore"):
             odd = ~(np.abs(found) <= NUMBER_MAX)
         lost = int(np.count_nonzero(odd)) - self._table[name].null_count

@@ -21,7 +21,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tailorbird.features.kernels import Numbers, compiled, in_shares
+from tailorbird.features.kernels import compiled, in_shares
+from tailorbird.features.kernels_groups import Numbers
 
 Keys = npt.NDArray[np.uint64]
 Int64s = npt.NDArray[np.int64]
@@ -87,7 +88,7 @@ def hashes(column: pa.ChunkedArray | pa.Array) -> Keys:
     keys = np.zeros(numbers.count, np.uint64)
     in_shares(_hash, numbers.count, texts.offsets, texts.data, texts.valid, numbers.first, keys)
     found = same  # is not needed any more
-    in_shares(_take, len(array), keys, numbers.of(same), found)
+    in_shares(_take, len(array), keys, numbers.own, found)
     return found
 
 

@@ -1,6 +1,7 @@
-"""Loops of the backfill, compiled by Numba: keys to numbers, entries in groups, edges by pointers that only move on, window sums.
+"""Loops of the backfill, compiled by Numba: edges by pointers that only move on, window sums, and what runs them on all cores.
 
-Nothing but the offline half imports this module; what the loops mean is told in `features.asof`. Each runs over a range of groups
+Nothing but the offline half imports this module; what the loops mean is told in `features.asof`. How keys become groups, and entries
+come to lie in them, is in `features.kernels_groups`. Each runs over a range of groups
 or of moments without the interpreter's lock, so that `in_shares` has one on each core. They are compiled at their first use and kept
 on disk. Integers wrap around as NumPy's do, and no float operation is fused or reordered.
 
@@ -56,130 +57,11 @@ def shares_of(starts: Int64s) -> list[int]:
     return [0, *inner, len(starts) - 1]
 
 
-class Numbers:
-    """Different keys, numbered from 0 in order of their first place.
-
-    Attributes:
-        count: how many there are.
-        first: shape (count,), the first place of each.
-    """
-
-    def __init__(self, keys: Keys) -> None:
-        bits = 12
-        while True:
-            self._slot_key, self._slot_number = np.zeros(1 << bits, np.uint64), np.full(1 << bits, -1, np.int32)
-            first = np.empty(1 << (bits - 1), np.int64)
-            self.count = int(_number_keys(keys, self._slot_key, self._slot_number, first))
-            if self.count >= 0:
-                break
-            bits += 2
-        self.first = first[: self.count].copy()
-
-    def of(self, keys: Keys) -> Int32s:
-        """The number of each key; `count` for one that is not known."""
-        found = np.empty(len(keys), np.int32)
-        in_shares(_find_keys, len(keys), keys, self._slot_key, self._slot_number, self.count, found)
-        return found
-
-
-@compiled
-def _number_keys(keys: Keys, slot_key: Keys, slot_number: Int32s, first: Int64s) -> int:
-    """How many different keys there are; −1 if the slots are too few."""
-    mask, count = len(slot_key) - 1, 0
-    for row in range(len(keys)):
-        key = keys[row]
-        slot = np.int64(key ^ (key >> np.uint64(32))) & mask
-        while slot_number[slot] >= 0 and slot_key[slot] != key:
-            slot = (slot + 1) & mask
-        if slot_number[slot] < 0:
-            if count == len(first):
-                return -1
-            first[count] = row
-            slot_key[slot] = key
-            slot_number[slot] = count
-            count += 1
-    return count
-
-
-@compiled
-def _find_keys(low: int, high: int, keys: Keys, slot_key: Keys, slot_number: Int32s, none: int, found: Int32s) -> None:
-    mask = len(slot_key) - 1
-    for row in range(low, high):
-        key = keys[row]
-        slot = np.int64(key ^ (key >> np.uint64(32))) & mask
-        while slot_number[slot] >= 0 and slot_key[slot] != key:
-            slot = (slot + 1) & mask
-        found[row] = slot_number[slot] if slot_number[slot] >= 0 else none
-
-
 def gathered(values: npt.NDArray, places: Intps) -> npt.NDArray:
     """`values[places]`, on all cores."""
     found = np.empty(len(places), values.dtype)
     in_shares(gather, len(places), np.ascontiguousarray(values), places, found)
     return found
-
-
-def grouped(group: Int32s, groups: int, times: Int64s, p: Int64s) -> tuple[Int64s, Intps, Int64s, Int64s]:
-    """Entries sorted by (group, time), equal ones in the order in which they came; those of no group, `groups`, are left out.
-
-    Returns: starts (groups + 1,), and of each position (m,) which entry stands there, its time and its p.
-    """
-    counts = np.zeros(groups + 1, np.int64)
-    _count(group, counts)
-    starts = np.concatenate(([0], np.cumsum(counts[:-1])))
-    size = int(starts[-1])
-    order, times_of, p_of = np.empty(size, np.intp), np.empty(size, np.int64), np.empty(size, np.int64)
-    cuts = shares_of(starts)
-    in_shares(_scatter, groups, group, starts[:-1].copy(), times, p, order, times_of, p_of, bounds=cuts)
-    in_shares(_sort_groups, groups, starts, order, times_of, p_of, bounds=cuts)
-    return starts, order, times_of, p_of
-
-
-@compiled
-def _count(group: Int32s, counts: Int64s) -> None:
-    for row in range(len(group)):
-        counts[group[row]] += 1
-
-
-@compiled
-def _scatter(
-    low: int, high: int, group: Int32s, next_of: Int64s, times: Int64s, p: Int64s, order: Intps, times_of: Int64s, p_of: Int64s
-) -> None:
-    for row in range(len(group)):
-        one = group[row]
-        if low <= one < high:
-            at = next_of[one]
-            next_of[one] = at + 1
-            order[at] = row
-            times_of[at] = times[row]
-            p_of[at] = p[row]
-
-
-@compiled
-def _sort_groups(low: int, high: int, starts: Int64s, order: Intps, times: Int64s, p: Int64s) -> None:
-    """Stable; what comes in order of time, as a lake's events nearly do, costs one look."""
-    for group in range(low, high):
-        start, stop = starts[group], starts[group + 1]
-        unsorted = False
-        for at in range(start + 1, stop):
-            if times[at] < times[at - 1]:
-                unsorted = True
-                break
-        if not unsorted:
-            continue
-        if stop - start <= 32:
-            for at in range(start + 1, stop):
-                time, row, position = times[at], order[at], p[at]
-                to = at
-                while to > start and times[to - 1] > time:
-                    times[to], order[to], p[to] = times[to - 1], order[to - 1], p[to - 1]
-                    to -= 1
-                times[to], order[to], p[to] = time, row, position
-        else:
-            rank = np.argsort(times[start:stop], kind="mergesort")
-            times[start:stop] = times[start:stop][rank]
-            order[start:stop] = order[start:stop][rank]
-            p[start:stop] = p[start:stop][rank]
 
 
 @compiled
@@ -227,7 +109,11 @@ def accumulate(sums: Int64s) -> None:
 
 @compiled
 def advance(times: Int64s, at: int, stop: int, time: int) -> int:
-    """The first position from `at` on, at most `stop`, whose time is not before `time`: by steps that double, then by halves."""
+    """The first position from `at` on, at most `stop`, whose time is not before `time`: by some steps, by steps that double, by halves."""
+    for _ in range(4):  # mostly it is near, and a branch that is taken as often as not costs more than a step
+        if at == stop or times[at] >= time:
+            return at
+        at += 1
     step = 1
     while at + step <= stop and times[at + step - 1] < time:
         at += step
@@ -240,6 +126,19 @@ def advance(times: Int64s, at: int, stop: int, time: int) -> int:
         else:
             high = middle
     return at
+
+
+@compiled
+def since_tile(time: int, hop: int, per_hop: float) -> "int | np.int64":
+    """time mod hop; `per_hop` is 1 / hop: a product that may be a hop off, and is put right, takes a fraction of a division."""
+    if not -(1 << 53) < time < 1 << 53:
+        return time % hop
+    rest = time - np.int64(time * per_hop) * hop
+    while rest < 0:
+        rest += hop
+    while rest >= hop:
+        rest -= hop
+    return rest
 
 
 @compiled
@@ -318,6 +217,7 @@ def window_sums(
     the caller: `far`.
     """
     windows = len(hop)
+    per_hop = 1.0 / hop
     at = np.zeros(windows, np.int64)
     stop = last_group = np.int64(-1)
     for moment in range(low, high):
@@ -333,7 +233,8 @@ def window_sums(
                 at[window] = start
         stop = advance(times, stop, end, time)
         for window in range(windows):
-            at[window] = advance(times, at[window], end, time // hop[window] * hop[window] - length[window])
+            since = time - since_tile(time, hop[window], per_hop[window]) - length[window]
+            at[window] = advance(times, at[window], end, since)
         if stop == start or known[stop - 1] <= bound:
             for window in range(windows):
                 prefix = prefix_of[window]

@@ -4,10 +4,12 @@ row      0     1     2        a timeline's marks are those of its rows in its or
 marks    001   110   000      what a source adds is looked up only where its bit is set
 """
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.kernels import Bools, Int64s, Intps, Keys, compiled
+from tailorbird.features.kernels import THREADS, Bools, Int64s, Intps, Keys, compiled, in_shares
 
 Marks = npt.NDArray[np.uint16]
 Registers = npt.NDArray[np.uint8]
@@ -49,12 +51,19 @@ def count_up(marks: Marks, bit: np.uint16, sums: Int64s) -> None:
         sums[place + 1] = count
 
 
-@compiled
 def add_up(marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int64s) -> None:
     """The sum of the values of the marked events before each position; of other events `values` are not looked at."""
-    total = np.int64(0)
     sums[0] = 0
-    for place in range(len(marks)):
+    cuts = [len(marks) * share // THREADS for share in range(THREADS + 1)]
+    in_shares(_add_up, len(marks), marks, bit, values, order, sums, bounds=cuts)
+    for low, high in pairwise(cuts[1:]):
+        sums[low + 1 : high + 1] += sums[low]
+
+
+@compiled
+def _add_up(low: int, high: int, marks: Marks, bit: np.uint16, values: Int64s, order: Intps, sums: Int64s) -> None:
+    total = np.int64(0)
+    for place in range(low, high):
         if marks[place] & bit:
             total += values[order[place]]
         sums[place + 1] = total

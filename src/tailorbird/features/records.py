@@ -170,6 +170,8 @@ class Record:
     def _marked(self) -> list[kernels_marks.Marks]:
         """A bit for each source, 16 in an array, of each event of the timeline."""
         sources, found = list(self._taken), []
+        if len(sources) == 1:  # then it has all that there are
+            return [np.ones(len(self.timeline), np.uint16)]
         for start in range(0, len(sources), 16):
             marks = np.zeros(len(self._frame), np.uint16)
             for place, source in enumerate(sources[start : start + 16]):

@@ -1,0 +1,238 @@
+"""Loops of the backfill that put entries into groups: keys to numbers, and entries sorted by (group, time). As `features.kernels`.
+
+Many entries of many groups are first dealt out to buckets of neighbouring groups, and then put in place bucket by bucket: written one
+by one they would each go to another line of memory, which costs more than all else.
+
+    entries ──by share, in order──► buckets of groups ──in the cache──► group 0: ts ts … | group 1: ts ts …
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.features.kernels import THREADS, Int32s, Int64s, Intps, Keys, compiled, in_shares, shares_of
+
+_DEALT_MIN = 1 << 16  # entries from which on the way over buckets pays
+_GROUPS_MIN = 1 << 12
+_BUCKET_BITS = 9
+
+Slots = npt.NDArray[np.uint64]  # (slots, 2): a key and its number + 1, which lie in one line of memory; 0 is empty
+
+
+class Numbers:
+    """Different keys, numbered from 0 in order of their first place.
+
+    Attributes:
+        count: how many there are.
+        first: shape (count,), the first place of each.
+        own: shape (n,), the number of each of the keys that were numbered.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self.own: Int32s = np.empty(len(keys), np.int32)
+        bits, count, row = 12, 0, 0
+        first = np.empty(1 << 11, np.int64)
+        slots = np.zeros((1 << bits, 2), np.uint64)
+        while row < len(keys):
+            row, count = _number_keys(keys, slots, first, self.own, row, count)
+            if row < len(keys):
+                bits += 2 if bits < 16 else 1
+                first = np.concatenate((first, np.empty((1 << (bits - 1)) - len(first), np.int64)))
+                slots = np.zeros((1 << bits, 2), np.uint64)
+                _fill_slots(keys, slots, first, count)
+        self._slots, self.count, self.first = slots, int(count), first[:count].copy()
+
+    def of(self, keys: Keys) -> Int32s:
+        """The number of each key; `count` for one that is not known."""
+        if keys is self._keys:
+            return self.own
+        found = np.empty(len(keys), np.int32)
+        in_shares(_find_keys, len(keys), keys, self._slots, self.count, found)
+        return found
+
+
+@compiled
+def _slot_of(key: np.uint64, slots: Slots) -> np.int64:
+    """Where a key stands, or may be put."""
+    mask = len(slots) - 1
+    slot = np.int64(key ^ (key >> np.uint64(32))) & mask
+    while slots[slot, 1] != 0 and slots[slot, 0] != key:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@compiled
+def _number_keys(keys: Keys, slots: Slots, first: Int64s, own: Int32s, row: int, count: int) -> tuple[int, int]:
+    """Number the keys from `row` on; up to which, and how many different ones there are: it stops where the slots are too few."""
+    while row < len(keys):
+        slot = _slot_of(keys[row], slots)
+        if slots[slot, 1] == 0:
+            if count == len(first):
+                break
+            first[count] = row
+            count += 1
+            slots[slot, 0] = keys[row]
+            slots[slot, 1] = np.uint64(count)
+        own[row] = np.int32(slots[slot, 1]) - 1
+        row += 1
+    return row, count
+
+
+@compiled
+def _fill_slots(keys: Keys, slots: Slots, first: Int64s, count: int) -> None:
+    for number in range(count):
+        key = keys[first[number]]
+        slot = _slot_of(key, slots)
+        slots[slot, 0] = key
+        slots[slot, 1] = np.uint64(number + 1)
+
+
+@compiled
+def _find_keys(low: int, high: int, keys: Keys, slots: Slots, none: int, found: Int32s) -> None:
+    for row in range(low, high):
+        number = np.int64(slots[_slot_of(keys[row], slots), 1])
+        found[row] = number - 1 if number > 0 else none
+
+
+def grouped(group: Int32s, groups: int, times: Int64s, p: Int64s) -> tuple[Int64s, Intps, Int64s, Int64s]:
+    """Entries sorted by (group, time), equal ones in the order in which they came; those of no group, `groups`, are left out.
+
+    Returns: starts (groups + 1,), and of each position (m,) which entry stands there, its time and its p.
+    """
+    if len(group) >= _DEALT_MIN and groups >= _GROUPS_MIN:
+        return _grouped_by_buckets(group, groups, times, p)
+    counts = np.zeros(groups + 1, np.int64)
+    _count(group, counts)
+    starts = np.concatenate(([0], np.cumsum(counts[:-1])))
+    size = int(starts[-1])
+    order, times_of, p_of = np.empty(size, np.intp), np.empty(size, np.int64), np.empty(size, np.int64)
+    cuts = shares_of(starts)
+    in_shares(_scatter, groups, group, starts[:-1].copy(), times, p, order, times_of, p_of, bounds=cuts)
+    in_shares(_sort_groups, groups, starts, order, times_of, p_of, bounds=cuts)
+    return starts, order, times_of, p_of
+
+
+def _grouped_by_buckets(group: Int32s, groups: int, times: Int64s, p: Int64s) -> tuple[Int64s, Intps, Int64s, Int64s]:
+    shift = max(0, groups.bit_length() - _BUCKET_BITS)
+    buckets = ((groups - 1) >> shift) + 1
+    cuts = [len(group) * share // THREADS for share in range(THREADS + 1)]
+    counts = np.zeros((THREADS, buckets), np.int64)
+    in_shares(_count_buckets, len(group), group, groups, shift, np.array(cuts), counts, bounds=cuts)
+    ends = np.cumsum(counts.T.ravel())  # of bucket 0 the entries of each share, of bucket 1 …
+    size = int(ends[-1])
+    next_of = np.ascontiguousarray((ends - counts.T.ravel()).reshape(buckets, THREADS).T)
+    bounds = np.append(next_of[0], size)
+    dealt = np.empty((size, 3), np.int64)
+    in_shares(_deal, len(group), group, groups, shift, np.array(cuts), times, p, next_of, dealt, bounds=cuts)
+    starts = np.empty(groups + 1, np.int64)
+    order, times_of, p_of = np.empty(size, np.intp), np.empty(size, np.int64), np.empty(size, np.int64)
+    in_shares(_place, buckets, dealt, bounds, groups, shift, starts, order, times_of, p_of, bounds=shares_of(bounds))
+    return starts, order, times_of, p_of
+
+
+@compiled
+def _count_buckets(low: int, high: int, group: Int32s, groups: int, shift: int, cuts: Int64s, counts: Int64s) -> None:
+    mine = counts[np.searchsorted(cuts, low, side="right") - 1]
+    for row in range(low, high):
+        if group[row] < groups:
+            mine[group[row] >> shift] += 1
+
+
+@compiled
+def _deal(
+    low: int, high: int, group: Int32s, groups: int, shift: int, cuts: Int64s, times: Int64s, p: Int64s, next_of: Int64s, dealt: Int64s
+) -> None:
+    """Entries, as (group and row, time, p), to the places of this share in their buckets, in the order in which they came."""
+    mine = next_of[np.searchsorted(cuts, low, side="right") - 1]
+    for row in range(low, high):
+        one = np.int64(group[row])
+        if one < groups:
+            at = mine[one >> shift]
+            mine[one >> shift] = at + 1
+            dealt[at, 0] = one << 32 | row
+            dealt[at, 1] = times[row]
+            dealt[at, 2] = p[row]
+
+
+@compiled
+def _place(
+    low: int,
+    high: int,
+    dealt: Int64s,
+    bounds: Int64s,
+    groups: int,
+    shift: int,
+    starts: Int64s,
+    order: Intps,
+    times_of: Int64s,
+    p_of: Int64s,
+) -> None:
+    """Put the entries of some buckets in order of (group, time)."""
+    next_of = np.empty(1 << shift, np.int64)
+    for bucket in range(low, high):
+        first, start, stop = bucket << shift, bounds[bucket], bounds[bucket + 1]
+        beyond = min(first + (1 << shift), groups)
+        next_of[:] = 0
+        for entry in range(start, stop):
+            next_of[(dealt[entry, 0] >> 32) - first] += 1
+        at = start
+        for group in range(first, beyond):
+            starts[group] = at
+            at += next_of[group - first]
+            next_of[group - first] = starts[group]
+        starts[beyond] = stop
+        for entry in range(start, stop):
+            group = (dealt[entry, 0] >> 32) - first
+            to = next_of[group]
+            next_of[group] = to + 1
+            order[to] = dealt[entry, 0] & 0xFFFFFFFF
+            times_of[to] = dealt[entry, 1]
+            p_of[to] = dealt[entry, 2]
+        _sort_groups(first, beyond, starts, order, times_of, p_of)
+
+
+@compiled
+def _count(group: Int32s, counts: Int64s) -> None:
+    for row in range(len(group)):
+        counts[group[row]] += 1
+
+
+@compiled
+def _scatter(
+    low: int, high: int, group: Int32s, next_of: Int64s, times: Int64s, p: Int64s, order: Intps, times_of: Int64s, p_of: Int64s
+) -> None:
+    for row in range(len(group)):
+        one = group[row]
+        if low <= one < high:
+            at = next_of[one]
+            next_of[one] = at + 1
+            order[at] = row
+            times_of[at] = times[row]
+            p_of[at] = p[row]
+
+
+@compiled
+def _sort_groups(low: int, high: int, starts: Int64s, order: Intps, times: Int64s, p: Int64s) -> None:
+    """Stable; what comes in order of time, as a lake's events nearly do, costs one look."""
+    for group in range(low, high):
+        start, stop = starts[group], starts[group + 1]
+        unsorted = False
+        for at in range(start + 1, stop):
+            if times[at] < times[at - 1]:
+                unsorted = True
+                break
+        if not unsorted:
+            continue
+        if stop - start <= 32:
+            for at in range(start + 1, stop):
+                time, row, position = times[at], order[at], p[at]
+                to = at
+                while to > start and times[to - 1] > time:
+                    times[to], order[to], p[to] = times[to - 1], order[to - 1], p[to - 1]
+                    to -= 1
+                times[to], order[to], p[to] = time, row, position
+        else:
+            rank = np.argsort(times[start:stop], kind="mergesort")
+            times[start:stop] = times[start:stop][rank]
+            order[start:stop] = order[start:stop][rank]
+            p[start:stop] = p[start:stop][rank]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tailorbird.features.asof import Timeline
 from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.asof_sketches import Unions
-from tailorbird.features.kernels import since_tile
+from tailorbird.features.kernels import tile_of
 from tailorbird.features.kernels_groups import Numbers, grouped
 from tailorbird.features.sketch import places, summary
 
@@ -181,6 +181,6 @@ def test_keys_are_numbered_by_their_first_place_however_many_there_are():
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(-(1 << 62), 1 << 62), st.integers(1, 1 << 45))
-def test_the_time_since_a_tile_began_is_what_a_division_leaves(time, hop):
+def test_the_tile_of_a_time_is_what_a_division_gives(time, hop):
     for one in (time, time % (1 << 54), time // hop * hop, time // hop * hop - 1):
-        assert since_tile(one, hop, 1.0 / hop) == one % hop
+        assert tile_of(one, hop, 1.0 / hop) == one // hop

@@ -194,14 +194,14 @@ class Frame:
     def of_types(self, types: tuple[str, ...]) -> Bools:
         mask = self._masks.get(types)
         if mask is None:
-            codes, known = self._types
+            codes, known = self.types
             asked = np.array([one in types for one in known])
             mask = np.ones(len(self), np.bool_) if asked.all() else asked[codes][self._event]
             self._masks[types] = mask
         return mask
 
     @cached_property
-    def _types(self) -> tuple[npt.NDArray, list[str]]:
+    def types(self) -> tuple[npt.NDArray, list[str]]:
         """The type of each event as a code, and what the codes stand for, with one for none at the end where there are such."""
         codes = self._table["type"].combine_chunks()
         codes = codes if pa.types.is_dictionary(codes.type) else codes.dictionary_encode()

@@ -129,16 +129,16 @@ def advance(times: Int64s, at: int, stop: int, time: int) -> int:
 
 
 @compiled
-def since_tile(time: int, hop: int, per_hop: float) -> "int | np.int64":
-    """time mod hop; `per_hop` is 1 / hop: a product that may be a hop off, and is put right, takes a fraction of a division."""
+def tile_of(time: int, hop: int, per_hop: float) -> "int | np.int64":
+    """time // hop; `per_hop` is 1 / hop: a product that may be a hop off, and is put right, takes a fraction of a division."""
     if not -(1 << 53) < time < 1 << 53:
-        return time % hop
-    rest = time - np.int64(time * per_hop) * hop
-    while rest < 0:
-        rest += hop
-    while rest >= hop:
-        rest -= hop
-    return rest
+        return time // hop
+    tile = np.int64(time * per_hop)
+    while tile * hop > time:
+        tile -= 1
+    while time - tile * hop >= hop:
+        tile += 1
+    return tile
 
 
 @compiled
@@ -233,7 +233,7 @@ def window_sums(
                 at[window] = start
         stop = advance(times, stop, end, time)
         for window in range(windows):
-            since = time - since_tile(time, hop[window], per_hop[window]) - length[window]
+            since = tile_of(time, hop[window], per_hop[window]) * hop[window] - length[window]
             at[window] = advance(times, at[window], end, since)
         if stop == start or known[stop - 1] <= bound:
             for window in range(windows):

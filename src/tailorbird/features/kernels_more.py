@@ -6,7 +6,7 @@ All go over moments in order of (group, t), from `low` to `high`; `order` says w
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.kernels import Bools, Floats, Int32s, Int64s, Intps, advance, compiled
+from tailorbird.features.kernels import Bools, Floats, Int32s, Int64s, Intps, advance, compiled, tile_of
 
 Registers = npt.NDArray[np.uint8]
 
@@ -39,6 +39,7 @@ def decayed_sums(
     A tile without events adds 0.0, which changes no bit, so that few events are gone through one by one.
     """
     tiles = len(weights) - 1
+    per_hop = 1.0 / hop
     slots = max(tiles, 1)
     few = min(limit, _FEW)
     ring = np.zeros(slots)
@@ -53,7 +54,7 @@ def decayed_sums(
         if start < end:
             if one != last_group:
                 last_group, at, stop = one, start, start
-            tile = time // hop
+            tile = tile_of(time, hop, per_hop)
             stop = advance(times, stop, end, time)
             at = advance(times, at, end, (tile - tiles) * hop)
             slow = stop > at and known[stop - 1] > bound
@@ -65,7 +66,7 @@ def decayed_sums(
                     if age < 0 or times[event] >= tile_end:
                         if age >= 0:
                             total += float(units) * weights[age]
-                        of_event = times[event] // hop
+                        of_event = tile_of(times[event], hop, per_hop)
                         units, age, tile_end = np.int64(0), tile - of_event, (of_event + 1) * hop
                     units += prefix[event + 1] - prefix[event]
                 if age >= 0:

@@ -11,7 +11,6 @@ from threading import RLock
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tailorbird.features import kernels_marks
 from tailorbird.features.asof import Moments, Ragged, Series, Timeline
@@ -42,6 +41,10 @@ Intps = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
+
+
+# Columns of an event that says what somebody or something is.
+_OF_PROFILES = ("p", "event_id", "type", "ts", "user_id", "anonymous_id", "item_id", "items", "counts", "properties")
 
 
 class PastFrame(Frame):
@@ -100,7 +103,10 @@ class Frames:
 
     def profiles(self, profile: Profile) -> ProfileExtract:
         if profile not in self._profiles:
-            frame = PastFrame(self.events.filter(pc.equal(self.events["type"], profile.type)), self.start)
+            columns = [name for name in _OF_PROFILES if name in self.events.column_names]
+            codes, known = self.frame.types
+            some = pa.array(np.array([name == profile.type for name in known])[codes])
+            frame = PastFrame(self.events.select(columns).filter(some), self.start)
             self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
         return self._profiles[profile]
 

@@ -1,12 +1,16 @@
 """Columns: which rows a source takes out of a block, with which value."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tailorbird.events.keys import combine, hash64
 from tailorbird.features import FeatureSet, count, entity, last, sequence, total
+from tailorbird.features.applying import HOT_MAX, Hot
 from tailorbird.features.columns import Frame, entity_key, extract, extract_profiles
+from tailorbird.features.fields import KnownTexts, text_keys
 from tailorbird.features.sources import source_of
+from tailorbird.features.tiles import NEVER
 
 user, item, category = entity("user"), entity("item"), entity("item.category")
 
@@ -113,3 +117,28 @@ def test_a_query_is_the_same_however_it_is_typed_and_is_that_of_the_answer_where
     key, has = Frame(kit.table(kit.routed(events))).key(entity("query"))
     assert has.tolist() == [True, True, True, True, False, False]
     assert set(key[has].tolist()) == {kit.key("red shoes")}
+
+
+def test_texts_that_come_again_have_the_keys_that_they_had_however_few_are_kept():
+    columns = [["a", "b", None, "a"], ["b", "c"], ["d", "e", "f"], ["a", "f", None]]
+    for size_max in (2, 3, 100):
+        known = KnownTexts(size_max)
+        for column in columns:
+            array = pa.chunked_array([pa.array(column, pa.string())])
+            np.testing.assert_array_equal(known(array), text_keys(array))
+
+
+def test_a_reading_that_was_noted_again_is_due_when_it_was_noted_last():
+    hot = Hot()
+    keys = np.array([1, 2, 3], np.uint64)
+    hot.note(keys, np.array([10, 20, NEVER]))
+    hot.note(keys[:1], np.array([30]))
+    hot.note(keys[1:2], np.array([NEVER]))
+    assert hot.due(20).tolist() == []
+    hot.note(keys[2:], np.array([25]))
+    assert hot.due(30).tolist() == [1, 3]
+    assert hot.due(1_000).tolist() == []
+    many = np.arange(5 * HOT_MAX, dtype=np.uint64)
+    for some in np.array_split(many, 7):
+        hot.note(some, some.astype(np.int64))
+    assert hot.due(10 * HOT_MAX).tolist() == many[-HOT_MAX:].tolist()  # those of longest ago are renewed when they are read

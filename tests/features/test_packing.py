@@ -61,6 +61,8 @@ def test_what_is_packed_comes_back(layout, data):
     gaps = [piece for one in records for piece in (b"", one)]  # keys that are not there
     np.testing.assert_array_equal(unpacked(packing, gaps)[1::2], held)
     assert not unpacked(packing, gaps)[::2].any()
+    for row, one in zip(held, records, strict=True):  # a record alone goes a way of its own
+        np.testing.assert_array_equal(unpacked(packing, [one])[0], row)
 
 
 @pytest.mark.parametrize("layout", [FILLED, BARE], ids=["sequence", "windows"])
@@ -84,8 +86,9 @@ def test_a_record_that_is_cut_damaged_or_foreign_is_refused(layout, data):
         records[victim] = bytes(damaged)
     else:
         records[victim] = data.draw(st.binary(min_size=1, max_size=60))
-    with pytest.raises(DamageError, match=r"state records of user are (cut short or damaged|of another format)"):
-        unpacked(packing, records)
+    for some in (records, [records[victim]]):
+        with pytest.raises(DamageError, match=r"state records of user are (cut short or damaged|of another format)"):
+            unpacked(packing, some)
 
 
 def test_a_record_of_another_entity_or_of_the_first_format_is_refused():

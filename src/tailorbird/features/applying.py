@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.accumulators import Additions, Part, Readable
+from tailorbird.features.accumulators import Additions, Part
 from tailorbird.features.columns import Extract, Frame, Keys
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE
 from tailorbird.features.state import Records
@@ -71,7 +71,7 @@ def additions(records: Records, frame: Frame) -> Batch:
     newest = np.zeros(len(keys), np.int64)
     ordered: dict[int, tuple[Rows, Additions]] = {}
     for one, batch in taken:
-        if isinstance(one, Readable) and isinstance(batch, Extract) and len(batch):
+        if id(one) in records.readable and isinstance(batch, Extract) and len(batch):
             batch.frame.ids(batch.rows)  # they keep ids: hashed for the batch, not for each piece of it
     start = 0
     for name, batch in distinct.items():
@@ -108,25 +108,34 @@ def _apply(transaction: Transaction, records: Records, batch: Batch, commit: int
     return Change(readings[:, NEXT_CHANGE], int(np.count_nonzero(held.sizes == 0)), grown)
 
 
-@dataclass(frozen=True)
 class Hot:
-    """Entities of a kind that were changed lately, the latest last, and when the reading of each changes by itself."""
+    """Entities of a kind that were changed lately, and when the reading of each changes by itself.
 
-    keys: Keys
-    change: Int64s
+    What a step changed is only noted; which of it still holds is found out when somebody asks, or when there is much of it.
+    """
 
-    @classmethod
-    def none(cls) -> "Hot":
-        return cls(np.zeros(0, np.uint64), np.zeros(0, np.int64))
+    def __init__(self) -> None:
+        self._keys: list[Keys] = []
+        self._change: list[Int64s] = []
 
-    def after(self, keys: Keys, change: Int64s) -> "Hot":
-        """With those that were changed now."""
-        stay = ~np.isin(self.keys, keys)
-        comes = change != NEVER
-        keys, change = np.append(self.keys[stay], keys[comes]), np.append(self.change[stay], change[comes])
-        return Hot(keys[-HOT_MAX:], change[-HOT_MAX:])
+    def note(self, keys: Keys, change: Int64s) -> None:
+        """These were changed now; `NEVER` where a reading does not change by itself."""
+        self._keys.append(keys)
+        self._change.append(change)
+        if sum(map(len, self._keys)) > 4 * HOT_MAX:
+            self._settle()
 
-    def due(self, now: int) -> tuple[Keys, "Hot"]:
-        """The keys that have run out by now, and the rest."""
-        over = self.change <= now
-        return self.keys[over], Hot(self.keys[~over], self.change[~over])
+    def due(self, now: int) -> Keys:
+        """The keys that have run out by now; they are forgotten."""
+        keys, change = self._settle()
+        over = change <= now
+        self._keys, self._change = [keys[~over]], [change[~over]]
+        return keys[over]
+
+    def _settle(self) -> tuple[Keys, Int64s]:
+        """What was noted last of each key, of those that were changed last; in order of time."""
+        keys, change = (np.concatenate([np.zeros(0, kind), *some]) for kind, some in ((np.uint64, self._keys), (np.int64, self._change)))
+        last = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
+        last = last[change[last] != NEVER][-HOT_MAX:]
+        self._keys, self._change = [keys[last]], [change[last]]
+        return keys[last], change[last]

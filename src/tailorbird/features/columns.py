@@ -114,8 +114,16 @@ class _Part(Extract):
 class Frame:
     """A block of routed events (columns of `events.schema.ROUTED`, any order of rows), expanded over `items`."""
 
-    def __init__(self, table: pa.Table | pa.RecordBatch, hashes: "Callable[[pa.ChunkedArray], Keys] | None" = None) -> None:
+    def __init__(
+        self,
+        table: pa.Table | pa.RecordBatch,
+        hashes: "Callable[[pa.ChunkedArray], Keys] | None" = None,
+        *,
+        repeated: "Callable[[pa.ChunkedArray], Keys] | None" = None,
+    ) -> None:
+        """`hashes` makes keys of texts; `repeated` of those that come again in other frames, so not of the events' own ids."""
         self._hashes = hashes or text_keys
+        self._repeated = repeated or self._hashes
         self._table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table.combine_chunks()
         self._texts: dict[str, Keys] = {}
         self._numbers: dict[str, Floats] = {}
@@ -181,7 +189,7 @@ class Frame:
         if len(missing):
             some = self._table.select(["event_id", "user_id", "anonymous_id", "item_id"]).take(pa.array(missing))
             owner = pc.coalesce(some["user_id"], some["anonymous_id"], some["item_id"], pa.scalar(""))
-            self._id_of[missing] = combine(self._hashes(some["event_id"]), self._hashes(owner))
+            self._id_of[missing] = combine(self._hashes(some["event_id"]), self._repeated(owner))
             self._has_id[missing] = True
         with np.errstate(over="ignore"):
             return self._id_of[event] + self.index[rows].astype(np.uint64)
@@ -195,7 +203,7 @@ class Frame:
         mask = self._masks.get(types)
         if mask is None:
             codes, known = self.types
-            asked = np.array([one in types for one in known])
+            asked = np.array([one in types for one in known], np.bool_)
             mask = np.ones(len(self), np.bool_) if asked.all() else asked[codes][self._event]
             self._masks[types] = mask
         return mask
@@ -294,7 +302,7 @@ class Frame:
             return self._attribute(name, category_key, 0)
         if name in WHOLE_FIELDS:
             return whole_keys(self.number(name))
-        return self.of_text(name, self._hashes)
+        return self.of_text(name, self._repeated)
 
     def part(self, entity: Entity, name: str) -> Keys:
         """What a field adds to the entity's key, 0 where it is missing."""

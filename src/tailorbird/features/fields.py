@@ -120,3 +120,28 @@ def text_keys(column: pa.ChunkedArray | pa.Array) -> Keys:
     encoded = array.dictionary_encode()
     hashes = np.append(hash64s(encoded.dictionary.to_pylist()), np.uint64(0))
     return hashes[pc.fill_null(encoded.indices, len(hashes) - 1).to_numpy(zero_copy_only=False)]
+
+
+class KnownTexts:
+    """`text_keys` that keeps what it hashed: ids of people, items and sessions come again with most events.
+
+    Past `size_max` it begins anew: that costs a hash for each text that comes again, and needs no account of which are old.
+    """
+
+    def __init__(self, size_max: int = 200_000) -> None:
+        self._size_max = size_max
+        self._known: dict[str, int] = {}
+
+    def __call__(self, column: pa.ChunkedArray | pa.Array) -> Keys:
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        encoded = array.dictionary_encode()
+        texts = encoded.dictionary.to_pylist()
+        keys = [self._known.get(text) for text in texts]
+        if missing := [text for text, key in zip(texts, keys, strict=True) if key is None]:
+            if len(self._known) + len(missing) > self._size_max:
+                self._known = {}
+            made = dict(zip(missing, hash64s(missing).tolist(), strict=True))
+            self._known.update(made)
+            keys = [made[text] if key is None else key for text, key in zip(texts, keys, strict=True)]
+        hashes = np.array([*keys, 0], np.uint64)
+        return hashes[pc.fill_null(encoded.indices, len(texts)).to_numpy(zero_copy_only=False)]

@@ -13,6 +13,7 @@ where it is that of the event before (1 is the hash of no session that anybody w
 `features.layout`.
 """
 
+import struct
 from itertools import pairwise
 
 import numpy as np
@@ -46,6 +47,7 @@ class Packing:
         self._top = -(-self._groups // 8)
         counts = "<u2" if width < 1 << 16 else "<u4"
         self._head = np.dtype([("check", "<u4"), ("groups", counts), ("lanes", counts)])
+        self._one_head = struct.Struct("<IHH" if counts == "<u2" else "<III")
         # Of lanes of another record the sum is another.
         self._seed = seed = np.uint64(hash64(f"{layout.entity.name}/{width}"))
         with np.errstate(over="ignore"):
@@ -90,6 +92,8 @@ class Packing:
         Raises:
             DamageError: a record is cut, damaged or of another format.
         """
+        if len(sizes) == 1 and joined:
+            return self._unpack_one(joined)
         held, count = np.flatnonzero(sizes), len(sizes)
         if not len(held):
             return Filled.none(count)
@@ -120,6 +124,32 @@ class Packing:
             self._refuse_at(record[(self._kinds[lane] == _TYPE) & ((values < 1) | (values > len(self._types)))], len(held))
             self._restore(values, lane, newest[record])
         return Filled(count, held[record], lane, values)
+
+    def _unpack_one(self, data: bytes) -> Filled:
+        """The same of one record, which a request waits for: where sections lie is a few numbers then, not arrays of them."""
+        at = self._head.itemsize + self._top
+        check, groups, lanes = self._one_head.unpack_from(data) if len(data) >= at else (0, 0, len(data))
+        self._refuse_one(check >> _CHECK_BITS == FORMAT or len(data) < at, "of another format")
+        bits = np.frombuffer(data, np.uint8)
+        self._refuse_one(at + groups + lanes <= len(data))
+        lane_bits, octets = bits[at + groups : at + groups + lanes], bits[at + groups + lanes :]
+        group = np.unpackbits(bits[self._head.itemsize : at], bitorder="little").nonzero()[0]
+        in_lanes = np.unpackbits(bits[at : at + groups], bitorder="little").nonzero()[0]
+        filled = np.unpackbits(lane_bits, bitorder="little").view(np.bool_)
+        self._refuse_one(len(group) == groups and len(in_lanes) == lanes and np.count_nonzero(filled) == len(octets))
+        lane = group[in_lanes >> 3] * 8 + (in_lanes & 7)
+        self._refuse_one(not lanes or bool(lane[-1] < self.width))  # they ascend
+        spread = np.zeros(len(filled), np.uint8)
+        spread[filled] = octets
+        values = spread.view("<i8").astype(np.int64, copy=False)
+        total = int((values.view(np.uint64) * self._weights[lane]).sum() ^ self._seed)
+        self._refuse_one(total >> 64 - _CHECK_BITS | FORMAT << _CHECK_BITS == check)
+        if len(self._types) and lanes:
+            newest = values[0] if lane[0] == NEWEST else np.int64(0)
+            types = values[self._kinds[lane] == _TYPE]
+            self._refuse_one(not len(types) or bool(types.min() >= 1 and types.max() <= len(self._types)))
+            self._restore(values, lane, np.broadcast_to(newest, lanes))
+        return Filled(1, np.zeros(lanes, np.intp), lane, values)
 
     def _shrink(self, values: Int64s, lane: Intps, newest: Int64s) -> None:
         """Make the lanes of sequences small, in place; `newest` is that of each value's record."""
@@ -162,6 +192,10 @@ class Packing:
             sums = np.append(np.uint64(0), np.cumsum(values.view(np.uint64) * self._weights[lane]))
             total = (sums[ends[1:]] - sums[ends[:-1]]) ^ self._seed
         return (total >> np.uint64(64 - _CHECK_BITS)).astype(np.uint32) | np.uint32(FORMAT << _CHECK_BITS)
+
+    def _refuse_one(self, right: bool, what: str = "cut short or damaged") -> None:
+        if not right:
+            self._refuse(np.ones(1, np.bool_), what)
 
     def _refuse_at(self, records: Intps, count: int) -> None:
         if len(records):

@@ -105,7 +105,7 @@ class Frames:
         if profile not in self._profiles:
             columns = [name for name in _OF_PROFILES if name in self.events.column_names]
             codes, known = self.frame.types
-            some = pa.array(np.array([name == profile.type for name in known])[codes])
+            some = pa.array(np.array([name == profile.type for name in known], np.bool_)[codes])
             frame = PastFrame(self.events.select(columns).filter(some), self.start)
             self._profiles[profile] = extract_profiles(profile.type, profile.attributes, frame)
         return self._profiles[profile]

@@ -195,6 +195,7 @@ class Records:
         self._index = layout.index.to_bytes(2, "big")
         self._kept = kept_lanes(layout)
         readable = [one for one in self.accumulators if isinstance(one, Readable)]
+        self.readable = frozenset(map(id, readable))  # asked for at each step, and asking what a protocol has is slow
         self._sequences = [one for one in readable if isinstance(one, Sequences)]
         self._sequence_lanes = sequence_lanes(layout)
         self._read_directly = [one for one in readable if not isinstance(one, Sequences)]

@@ -38,7 +38,7 @@ class Filled:
     @classmethod
     def of(cls, states: Int64s) -> "Filled":
         count, width = states.shape
-        flat = np.flatnonzero(states)
+        flat = np.flatnonzero(states != 0)  # twice as fast as of the numbers themselves
         row = np.repeat(np.arange(count), np.diff(np.searchsorted(flat, np.arange(count + 1) * width)))
         return cls(count, row, flat - row * width, states.reshape(-1)[flat])
 

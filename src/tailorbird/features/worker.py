@@ -26,6 +26,7 @@ from tailorbird.events.schema import ROUTED, micros, numbered
 from tailorbird.features.applying import Change, Hot, additions, apply
 from tailorbird.features.columns import Frame, Keys
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.fields import KnownTexts
 from tailorbird.features.figures import Figures, Kind, read_figures, write_figures
 from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, Swept, read_tally, tallies
 from tailorbird.features.layout import NEWEST
@@ -113,7 +114,8 @@ class FeatureWorker:
             raise
         self._records = all_records(features.layout)
         self._sweep = Sweep(self._records, entities_max)
-        self._hot = [Hot.none() for _ in self._records]
+        self._hot = [Hot() for _ in self._records]
+        self._known = KnownTexts()
         self._due: deque[tuple[int, Keys]] = deque()  # by kind, the keys whose reading records have run out
         self._reader: LogReader | None = None
         self._unfit = Unfit()
@@ -225,7 +227,7 @@ class FeatureWorker:
         """Find the reading records that `renew_some` is to renew."""
         now = self._clock.now()
         for index, hot in enumerate(self._hot):
-            due, self._hot[index] = hot.due(now)
+            due = hot.due(now)
             self._due += [(index, due[start : start + RENEW_MAX]) for start in range(0, len(due), RENEW_MAX)]
 
     def renew_some(self) -> int:
@@ -341,7 +343,7 @@ class FeatureWorker:
 
     def _commit(self, table: pa.Table, position: Position) -> Frame:
         """Apply a table of events, and move to `position`, numbered as the next commit."""
-        frame = Frame(table)
+        frame = Frame(table, repeated=self._known)
         batches = [additions(records, frame) for records in self._records]
         aliases = _aliases(table)
         before = self.position
@@ -366,8 +368,8 @@ class FeatureWorker:
         changes = self._store.write(change)
         faults.at("worker.after_commit")
         self.position = after
-        pairs = zip(self._hot, batches, changes, strict=True)
-        self._hot = [hot.after(batch.keys, changed.soonest) for hot, batch, changed in pairs]
+        for hot, batch, changed in zip(self._hot, batches, changes, strict=True):
+            hot.note(batch.keys, changed.soonest)
         return frame
 
     def _renew(self, transaction: Transaction, records: Records, keys: Keys, now: int) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "tailorbird"
 
-BASE = {"errors", "faults", "version", "places"}
+BASE = {"errors", "faults", "version", "places", "whole"}
 EVERYTHING = {
     "events", "stream", "router", "store", "lake", "features", "registry", "ranking", "retrieval", "models", "training", "serving",
     "experiments", "monitoring", "privacy", "simulator", "console", "config", "cli",
@@ -53,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "faults": set(),
     "places": set(),
     "version": set(),
+    "whole": set(),
 }
 OFFLINE_ONLY = {
     "features.attached",

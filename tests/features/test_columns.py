@@ -7,7 +7,8 @@ import pytest
 from tailorbird.events.keys import combine, hash64
 from tailorbird.features import FeatureSet, count, entity, last, sequence, total
 from tailorbird.features.applying import HOT_MAX, Hot
-from tailorbird.features.columns import Frame, entity_key, extract, extract_profiles
+from tailorbird.features.columns import Frame, entity_key
+from tailorbird.features.extracts import extract, extract_profiles
 from tailorbird.features.fields import KnownTexts, text_keys
 from tailorbird.features.sources import source_of
 from tailorbird.features.tiles import NEVER

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tailorbird.events import SECOND, SimulatedClock
+from tailorbird.events import DAY, SECOND, SimulatedClock
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.features import FeatureSet, ReadRequest, attribute, count, derived, entity, sequence, time_since, watch
 from tailorbird.features.backfill import History, event_columns
@@ -57,9 +57,9 @@ class Shop:
         self.reader = Reader(folder / "state", FEATURES)
         self.answers = open_writer(answers_path(folder, "serve-1"), partition="serve-1")
 
-    def answer(self, number: int, *, wrong: bool = False) -> None:
+    def answer(self, number: int, *, wrong: bool = False, person: str = "u1") -> None:
         items = ["i0", "i1", "i2"]
-        rows = self.reader.read(ReadRequest("u1", now=self.now), items)
+        rows = self.reader.read(ReadRequest(person, now=self.now), items)
         numeric = rows.numeric.copy()
         if wrong:
             numeric[1, FEATURES.numeric.index("mine")] += 1
@@ -166,6 +166,28 @@ def test_a_wrong_value_that_was_served_moves_the_metric(shop):
     told = metrics.text()
     assert b'tailorbird_features_unequal_total{feature="mine"} 1.0' in told
     assert f"tailorbird_features_compared_at_seconds {(shop.now + SECOND) / 1e6}".encode()[:40] in told
+
+
+def test_what_a_cap_dropped_moves_no_metric_of_what_is_wrong(shop, kit):
+    later = shop.now + 2 * DAY
+    with FeatureWorker(shop.log.path, shop.folder / "state", FEATURES, clock=SimulatedClock(later), entities_max=3) as worker:
+        worker.sweep_all()  # of four people one goes, the one whose last event is longest ago
+    shop.log.append([[kit.event("click", shop.now, item_id="i1", user_id="u9", person="u9", event_id="last")]])
+    with FeatureWorker(shop.log.path, shop.folder / "state", FEATURES, clock=SimulatedClock(shop.now)) as worker:
+        worker.step()
+    shop.answer(0, person="u0")
+    shop.answer(1, person="u3")
+    shop.load()
+    found = shop.look()
+    assert (found.answers, found.error) == (2, "")
+    assert found.differing == {}
+    assert found.dropped == 3 * 3 + 1  # for three items what is counted of u0, when it was, and twice it; and the sequence
+    shop.answer(2, person="u0", wrong=True)
+    shop.load()
+    assert shop.look().differing == {}  # what is wrong cannot be told from what is gone; of others it is
+    shop.answer(3, person="u3", wrong=True)
+    shop.load()
+    assert shop.look().differing == {"mine": 1}
 
 
 def test_a_lake_that_is_too_large_leaves_out_what_everybody_counts_for(shop, monkeypatch):

@@ -119,6 +119,17 @@ def test_what_a_property_of_changing_type_counts_as_is_one_rule_and_what_is_conv
     assert found == {"sum": 5 + 5 + 1 + 10, "fives": 3, "truths": 1, "size": 1}
 
 
+def test_what_a_build_took_in_is_counted_once_even_if_it_is_built_again(kit, tmp_path):
+    depth = FeatureSet.from_declarations([total("depth", entity("user"), "view", of="properties.depth", unit=1, max=10)])
+    views = [kit.event("view", kit.T0 + n, user_id="u1", properties=f'{{"depth":{n + 8}}}') for n in range(6)]
+    events = kit.table(kit.routed(views))
+    for _ in range(2):
+        with kit.FeatureWorker(tmp_path / "routed.db", tmp_path / "state", depth, clock=kit.SimulatedClock(kit.T0)) as worker:
+            worker.bootstrap(lambda start: [events.filter(events["p"].to_numpy() > start)], 6)
+        [told] = all_figures(tmp_path / "state")
+        assert (told.capped, told.rows) == ({"properties.depth": 3}, 6)  # 11, 12 and 13 of at most 10
+
+
 def test_the_log_is_told_once_a_minute(kit, caplog):
     unfit = Unfit()
     frame = Frame(kit.table([]))

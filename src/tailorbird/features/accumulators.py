@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.columns import PEAK_ZERO, Extract, Frame, Keys, ProfileExtract, extract, extract_profiles
+from tailorbird.features.columns import Frame, Keys
+from tailorbird.features.extracts import PEAK_ZERO, Extract, ProfileExtract, extract, extract_profiles
 from tailorbird.features.layout import PEAKS, EntityLayout, FirstTime, FirstValue, LastEvents, LastValue, Profile, missing_bits
 from tailorbird.features.rings import RingPeaks, RingSketches, RingSums
 

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.features.accumulators import Additions, Part
-from tailorbird.features.columns import Extract, Frame, Keys
+from tailorbird.features.columns import Frame, Keys
+from tailorbird.features.extracts import Extract
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE
 from tailorbird.features.state import Records
 from tailorbird.features.tiles import NEVER, Filled

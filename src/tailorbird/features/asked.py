@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import DamageError, UsageError
 from tailorbird.features.bulk import Requests
+from tailorbird.whole import write_whole
 
 Int64s = npt.NDArray[np.int64]
 
@@ -48,7 +49,11 @@ def read_asked(folder: Path, *, lock: str) -> Asked | None:
     try:
         return msgspec.json.decode((folder / FILE).read_bytes(), type=Asked)
     except FileNotFoundError:
-        held = sorted(one.name for one in folder.iterdir() if one.name not in (lock, f"{FILE}.new")) if folder.is_dir() else []
+        held = (
+            sorted(one.name for one in folder.iterdir() if one.name != lock and not one.name.startswith(f".{FILE}."))
+            if folder.is_dir()
+            else []
+        )
     except NotADirectoryError:
         raise UsageError("is a file, not a folder", where=str(folder), fix="choose a new folder") from None
     except msgspec.MsgspecError as error:
@@ -59,9 +64,7 @@ def read_asked(folder: Path, *, lock: str) -> Asked | None:
 
 
 def write_asked(folder: Path, asked: Asked) -> None:
-    draft = folder / f"{FILE}.new"
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(asked)))
-    draft.replace(folder / FILE)
+    write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(asked)))
 
 
 def requests_of_file(file: Path, newest: int) -> Requests:

@@ -3,7 +3,7 @@
     events ──Frame──► extract of each source ──► one Timeline an entity ──► lanes at (t, p) ──finish──► columns
 
 Each value is what a reader would have got at time t from a state that had applied everything routed up to p. Nothing is
-shared with the stream but what defines a value: which events count (`features.columns`) and how a column is finished
+shared with the stream but what defines a value: which events count (`features.extracts`) and how a column is finished
 (`features.finish`). The lanes that columns are finished from are in `features.lanes`, how sums and newest events at (t, p)
 are found in `features.asof`.
 """

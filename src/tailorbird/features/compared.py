@@ -3,10 +3,11 @@
 The counters go on after a restart, and begin anew with other declarations. The file is written whole and renamed into place.
 """
 
-import os
 from pathlib import Path
 
 import msgspec
+
+from tailorbird.whole import write_whole
 
 FILE = "features-compared.json"
 
@@ -53,7 +54,4 @@ def read_compared(folder: Path) -> Compared | None:
 
 def write_compared(folder: Path, found: Compared) -> None:
     """Whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{FILE}.{os.getpid()}"
-    beside.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
-    os.replace(beside, folder / FILE)
+    write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")

@@ -3,7 +3,7 @@
 A window of length W with hop H counts, at time t, the events with floor(t/H)·H − W ≤ ts < t: the tile that t stands in
 and the W/H before it. Without a hop it is W/12. A count without a window counts the horizon of 400 days by 25.
 The calls that a `features.py` makes are in `features.vocabulary*`. Which events a declaration
-counts is in `features.columns`; how declarations become records, in `features.compile`; what each means, in plain Python,
+counts is in `features.extracts`; how declarations become records, in `features.compile`; what each means, in plain Python,
 in `features.reference`.
 """
 

@@ -4,10 +4,11 @@ The file is written whole and renamed into place, every few seconds and at once 
 after a restart and are gone with the state.
 """
 
-import os
 from pathlib import Path
 
 import msgspec
+
+from tailorbird.whole import write_whole
 
 FILE = "worker.json"
 
@@ -71,6 +72,4 @@ def all_figures(state: Path) -> list[Figures]:
 
 def write_figures(folder: Path, figures: Figures) -> None:
     """Whole or not at all."""
-    beside = folder / f".{FILE}.{os.getpid()}"
-    beside.write_bytes(msgspec.json.encode(figures))
-    os.replace(beside, folder / FILE)
+    write_whole(folder / FILE, msgspec.json.encode(figures))

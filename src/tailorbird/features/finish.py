@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.columns import PEAK_ZERO
 from tailorbird.features.declare import DECAY_HALF_LIVES, DECAY_STEPS, HORIZON, SQUARE_BITS
+from tailorbird.features.extracts import PEAK_ZERO
 from tailorbird.features.layout import Layout, Spot, Step
 from tailorbird.features.runs import OF_RUN
 from tailorbird.features.sketch import estimate

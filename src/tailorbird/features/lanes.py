@@ -17,9 +17,7 @@ from tailorbird.errors import UsageError
 from tailorbird.features.asof import Moments, Series, Timeline, ragged
 from tailorbird.features.asof_runs import COMPILED, LastRuns
 from tailorbird.features.bulk import RaggedSequence, Requests, Texts
-from tailorbird.features.columns import (
-    entity_key,
-)
+from tailorbird.features.columns import entity_key
 from tailorbird.features.declare import WHOLE_FIELDS, WORDS
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import query_keys, query_words, weekdays, whole_keys

@@ -47,7 +47,7 @@ assert SEQUENCE_LENGTH_MAX >= SESSION_LENGTH
 
 @dataclass(frozen=True)
 class Source:
-    """Which events, about which entity, with which value: what `features.columns.extract` takes out of a block.
+    """Which events, about which entity, with which value: what `features.extracts.extract` takes out of a block.
 
     Attributes:
         value: None (count one), an Amount (int64 units) or an Expression (bits of a float64, or hash64 of a text);
@@ -68,7 +68,7 @@ class Ring:
     """Tiles of a source: slot `tile mod (tiles + 1)` at `lane + slot` of the state.
 
     `measure`: what an event adds, "count", "sum" or a limb of its square, "square_low" and "square_high"; or that the tile
-    keeps the "largest" or "smallest" value, coded as in `columns.measured`.
+    keeps the "largest" or "smallest" value, coded as in `extracts.measured`.
     """
 
     source: Source
@@ -141,7 +141,7 @@ class LastValue:
 
 @dataclass(frozen=True)
 class FirstTime:
-    """When the first event was, coded as `columns.PEAK_ZERO` − ts in state and reading record alike; 0 is none yet."""
+    """When the first event was, coded as `extracts.PEAK_ZERO` − ts in state and reading record alike; 0 is none yet."""
 
     source: Source
     lane: int

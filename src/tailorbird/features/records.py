@@ -18,18 +18,10 @@ from tailorbird.features.asof_peaks import Peaks
 from tailorbird.features.asof_runs import Columns, Laid, LastRuns
 from tailorbird.features.asof_sketches import Unions
 from tailorbird.features.bulk import RaggedSequence
-from tailorbird.features.columns import (
-    PEAK_ZERO,
-    Extract,
-    Frame,
-    ProfileExtract,
-    chosen_of,
-    extract_profiles,
-    extracted,
-    measured,
-)
+from tailorbird.features.columns import Frame, chosen_of
 from tailorbird.features.declare import HORIZON, Entity
 from tailorbird.features.expression import Expression
+from tailorbird.features.extracts import PEAK_ZERO, Extract, ProfileExtract, extract_profiles, extracted, measured
 from tailorbird.features.finish import DECAY_WEIGHTS, values_of
 from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.kernels import THREADS, gathered, in_shares

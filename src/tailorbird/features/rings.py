@@ -11,7 +11,8 @@ accumulators, and what all of them promise, in `features.accumulators`.
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.columns import Extract, Frame, extract, measured
+from tailorbird.features.columns import Frame
+from tailorbird.features.extracts import Extract, extract, measured
 from tailorbird.features.layout import Ring, Sketch
 from tailorbird.features.sketch import Registers, places
 
@@ -44,7 +45,7 @@ class RingSums:
 
 
 class RingPeaks(RingSums):
-    """The largest code of each tile; see `columns.measured`."""
+    """The largest code of each tile; see `extracts.measured`."""
 
     _join = np.maximum
 

@@ -9,7 +9,10 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
+
 from tailorbird.features.columns import Frame
+from tailorbird.features.figures import Figures
 
 TELL_EVERY_S = 60.0
 log = logging.getLogger(__name__)
@@ -43,3 +46,9 @@ class Unfit:
 
 def _fields(counts: Counter[str]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.most_common(5))
+
+
+def with_frame(figures: Figures, frame: Frame) -> Figures:
+    """The counters with one frame more."""
+    new = {"capped": frame.capped, "unreadable": frame.unreadable, "converted": frame.converted}
+    return msgspec.structs.replace(figures, **{name: dict(Counter(getattr(figures, name)) + more) for name, more in new.items() if more})

@@ -8,8 +8,8 @@ same bits. How a batch is applied is in `features.applying`; who reads the state
 import logging
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 from tailorbird import faults
 from tailorbird.errors import InputError, NotReadyError, StorageError, UsageError
 from tailorbird.events.clock import Clock
-from tailorbird.events.schema import ROUTED, micros, numbered
+from tailorbird.events.schema import ROUTED, numbered
+from tailorbird.features.aliases import aliases_of, newer
 from tailorbird.features.applying import Change, Hot, additions, apply
 from tailorbird.features.columns import Frame, Keys
 from tailorbird.features.featureset import FeatureSet
@@ -35,20 +36,17 @@ from tailorbird.features.schemas import keep
 from tailorbird.features.starting import Starting
 from tailorbird.features.state import (
     COMMITS,
-    Alias,
     Position,
     Records,
-    alias_key,
     all_records,
     commit_record,
     open_state,
     outlived_commits,
-    read_alias,
     read_position,
     schema_record,
     state_folder,
 )
-from tailorbird.features.unfit import Unfit
+from tailorbird.features.unfit import Unfit, with_frame
 from tailorbird.store import Store, Transaction
 from tailorbird.store.valkey import WRITE_TIMEOUT_S, open_copies
 from tailorbird.stream import Address, LogReader, open_reader
@@ -157,8 +155,6 @@ class FeatureWorker:
         faults.at("worker.before_step")
         frame = self._commit(pa.concat_tables(tables) if tables else ROUTED.empty_table(), position)
         self._starting.done()
-        self._unfit.take(frame)
-        self._figures = _with(self._figures, frame)
         counted = (dict(frame.capped), dict(frame.unreadable), dict(frame.converted))
         return WorkerReport(rows, self.position.commit, self.position.p, *counted)
 
@@ -183,9 +179,12 @@ class FeatureWorker:
 
         self._store.write(begin)
         self.position = start
+        if not start.p:
+            self._figures = Figures(schema_hash=self.features.schema_hash)
         for table in history(start.p):
             if len(table):
                 self._commit(table, replace(self.position, p=pc.max(table["p"]).as_py()))
+                self.tell()
         faults.at("worker.before_ready")
         self._commit(ROUTED.empty_table(), replace(self.position, p=p, offset=p + 1, ready=1))
 
@@ -345,7 +344,7 @@ class FeatureWorker:
         """Apply a table of events, and move to `position`, numbered as the next commit."""
         frame = Frame(table, repeated=self._known)
         batches = [additions(records, frame) for records in self._records]
-        aliases = _aliases(table)
+        aliases = aliases_of(table)
         before = self.position
         newest = int(frame.ts.max(initial=0))
         after = replace(position, commit=before.commit + 1, newest=max(before.newest, newest), rows=before.rows + len(table))
@@ -359,7 +358,7 @@ class FeatureWorker:
                 if changed.new or changed.bytes:
                     tally = read_tally(transaction, records.layout).after(changed.new, changed.bytes)
                     transaction.put_many([tally.encode(records.layout)])
-            transaction.put_many(_newer_aliases(transaction, aliases))
+            transaction.put_many(newer(transaction, aliases))
             transaction.put_many([after.encode(), commit_record(after, written_at)])
             transaction.delete_many(outlived_commits(after))
             faults.at("worker.before_commit")
@@ -370,6 +369,8 @@ class FeatureWorker:
         self.position = after
         for hot, batch, changed in zip(self._hot, batches, changes, strict=True):
             hot.note(batch.keys, changed.soonest)
+        self._unfit.take(frame)
+        self._figures = with_frame(self._figures, frame)
         return frame
 
     def _renew(self, transaction: Transaction, records: Records, keys: Keys, now: int) -> int:
@@ -379,12 +380,6 @@ class FeatureWorker:
         readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, now), self.position.commit, sequences=False)
         transaction.put_many(records.published(keys, readings))
         return len(held.sizes)
-
-
-def _with(figures: Figures, frame: Frame) -> Figures:
-    """The counters with one frame more."""
-    new = {"capped": frame.capped, "unreadable": frame.unreadable, "converted": frame.converted}
-    return msgspec.structs.replace(figures, **{name: dict(Counter(getattr(figures, name)) + more) for name, more in new.items() if more})
 
 
 def _store(state: Path, features: FeatureSet, copies: str) -> Store:
@@ -414,29 +409,3 @@ def _decode(payload: bytes, path: Address, offset: int) -> pa.Table:
             return numbered(stream.read_all(), offset)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"the block at {offset} is no table of events: {error}", where=str(path)) from error
-
-
-def _aliases(table: pa.Table) -> dict[str, Alias]:
-    """The newest identify of each anonymous id in the table. Whether it counts is for features, not for who someone is."""
-    found: dict[str, Alias] = {}
-    rows = table.filter(pc.equal(table["type"], "identify"))
-    columns = (rows["anonymous_id"].to_pylist(), micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows["user_id"].to_pylist())
-    for anonymous_id, ts, p, user_id in zip(*columns, strict=True):
-        if anonymous_id is not None and user_id is not None:
-            _keep(found, anonymous_id, Alias(ts, p, user_id))
-    return found
-
-
-def _keep(aliases: dict[str, Alias], anonymous_id: str, alias: Alias) -> None:
-    held = aliases.get(anonymous_id)
-    if held is None or (held.ts, held.p) < (alias.ts, alias.p):
-        aliases[anonymous_id] = alias
-
-
-def _newer_aliases(transaction: Transaction, aliases: dict[str, Alias]) -> Sequence[tuple[bytes, bytes]]:
-    records = []
-    for anonymous_id, alias in aliases.items():
-        held = read_alias(transaction, anonymous_id)
-        if held is None or (held.ts, held.p) < (alias.ts, alias.p):
-            records.append((alias_key(anonymous_id), alias.encode()))
-    return records

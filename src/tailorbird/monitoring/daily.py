@@ -8,7 +8,6 @@ POST, or a command that gets it on its standard input.
 """
 
 import logging
-import os
 import re
 import shlex
 import subprocess
@@ -27,6 +26,7 @@ from tailorbird.monitoring.checks import FAILED, Check, Wanted, run_checks
 from tailorbird.monitoring.daily_page import write_page
 from tailorbird.monitoring.day import load_day
 from tailorbird.places import Place
+from tailorbird.whole import write_whole
 
 PAGE = "index.html"
 ALERT_S = 15.0
@@ -58,11 +58,7 @@ def run_day(lake: Lake, number: int, now: int, wanted: Wanted, further: Further 
 
 def keep(folder: Path, report: DayReport) -> Path:
     """Keep the report, and make the page anew; where the page is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{report.day}.json"
-    beside = folder / f".{path.name}.{os.getpid()}"
-    beside.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    os.replace(beside, path)
+    write_whole(folder / f"{report.day}.json", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     return write_page(folder / PAGE, history(folder))
 
 

@@ -1,10 +1,11 @@
 """The page of the daily checks: one HTML file without anything from the net; the newest day in words, the days before as a grid."""
 
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tailorbird.whole import write_whole
 
 if TYPE_CHECKING:
     from tailorbird.monitoring.checks import Check
@@ -33,10 +34,7 @@ def write_page(path: Path, reports: "Sequence[DayReport]") -> Path:
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Daily checks · Tailorbird</title>'
         f"<style>{_STYLE}</style><body><h1>Daily checks</h1>{body}</body></html>"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_whole(path, text.encode())
     return path
 
 

@@ -63,7 +63,7 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
     [
         ("[serve]\nporrt = 1", {}, "tailorbird.toml:2: unknown key serve.porrt; did you mean serve.port?"),
         ("\n[surve]\nport = 1", {}, "tailorbird.toml:2: unknown section surve; did you mean serve?"),
-        ("[zzz]", {}, "unknown section zzz; known: project, events, serve, stream, store, features, lake, checks, train"),
+        ("[zzz]", {}, "unknown section zzz; known: project, events, serve, stream, router, store, features, lake, checks, train"),
         ("[serve]\nport = true", {}, "tailorbird.toml:2: serve.port: expected `int`, got `bool`"),
         ("[serve]\nhost = 1", {}, "serve.host: expected `str`, got `int`"),
         ("[events]\ntypes = ['a', 2]", {}, "tailorbird.toml:2: events.types: expected `str`, got `int`"),

@@ -113,14 +113,14 @@ def router() -> None:
     stop = _begin()
     project = open_project(applied=True)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
-    plan = plan_for(project, active_schemas(project))
+    plan, memory = plan_for(project, active_schemas(project)), project.settings.router.memory_mb << 20
     if not isinstance(project.stream, Path) and project.stream.count > 1:
         from tailorbird.router.group import run_member
 
         session_s = duration(project.settings.stream.session) / SECOND
-        run_member(project.stream, plan, SystemClock(), stop, session_s=session_s, stopped=project.stopped())
+        run_member(project.stream, plan, SystemClock(), stop, session_s=session_s, stopped=project.stopped(), memory_bytes=memory)
         return
-    run(project.stream, plan, SystemClock(), stop, released=partial(released, project), stopped=project.stopped())
+    run(project.stream, plan, SystemClock(), stop, released=partial(released, project), stopped=project.stopped(), memory_bytes=memory)
 
 
 def worker(*, schema: str = "") -> None:

@@ -61,7 +61,7 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     events_per_s: Annotated[float, Meta(ge=0, description="most events a second by one key, on average of ten; 0: no limit")] = 0
     ids_per_hour: Annotated[
         int, Meta(ge=0, description="most different people and items in the events of one key within an hour; 0: no limit")
-    ] = 0
+    ] = 2_000_000
     address_events_per_s: Annotated[
         float, Meta(ge=0, description="most events a second from one address with a browser's key; 0: no limit")
     ] = 50
@@ -102,6 +102,15 @@ class StreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     ] = "10s"
     timeout: Annotated[str, Meta(description="how long a broker may take to answer before a write or a read fails")] = "10s"
     client: Annotated[list[str], Meta(description="more settings of librdkafka, each `name=value`")] = []
+
+
+class RouterSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    memory_mb: Annotated[
+        int,
+        Meta(
+            ge=1, description="megabytes of identities and profiles that the router holds in memory, about; the others it reads from disk"
+        ),
+    ] = 256
 
 
 class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -150,6 +159,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     events: EventsSection = EventsSection()
     serve: ServeSection = ServeSection()
     stream: StreamSection = StreamSection()
+    router: RouterSection = RouterSection()
     store: StoreSection = StoreSection()
     features: FeaturesSection = FeaturesSection()
     lake: LakeSection = LakeSection()

@@ -1,12 +1,12 @@
 """Profiles of users and items, as versions: an event carries the version at or before its time, among those applied.
 
 A version is the `event_id` of the profile event, which holds the whole profile. One without a time ("timeless") has been
-valid from the beginning. The table keeps all of a profile's properties, so that an attribute that is declared later is
-attached to the events routed from then on; memory keeps the declared ones.
+valid from the beginning. The table keeps all versions with all their properties, so that an attribute that is declared later is
+attached to the events routed from then on; memory has the declared ones of what was asked for lately, see `router.timeline`.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import apsw
 import msgspec
@@ -30,16 +30,23 @@ class Profile(msgspec.Struct, frozen=True, gc=False):
 
 
 class Catalogue:
-    """The versions of one kind of profile, "user" or "item"."""
+    """The versions of one kind of profile: those not yet saved, and the table `profile`, of which memory holds `bytes_max`."""
 
-    def __init__(self, connection: apsw.Connection, kind: str, declared: Sequence[str]) -> None:
+    def __init__(self, connection: apsw.Connection, kind: Literal["user", "item"], declared: Sequence[str], bytes_max: int) -> None:
         self._kind = kind
         self._declared = tuple(sorted(declared))
-        self._profiles: Timeline[Profile] = Timeline()
+        select = f"SELECT ts, version, properties FROM profile WHERE kind = '{kind}' AND id = ?1"
+        self._profiles: Timeline[Profile] = Timeline(connection, select, self._stored, _size, bytes_max=bytes_max)
         self._new: list[tuple[str, str, int, int, str, str]] = []
-        query = "SELECT id, ts, version, properties FROM profile WHERE kind = ? ORDER BY id, ts, p"
-        for id_, ts, version, properties in connection.execute(query, (kind,)):
-            self._profiles.put(id_, ts, Profile(version, self._attributes(_decode.decode(properties))))
+
+    def ready(self, ids: Iterable[str]) -> None:
+        """Read in one go what is known of these."""
+        self._profiles.ready(ids)
+
+    @property
+    def bytes(self) -> int:
+        """About what memory holds."""
+        return self._profiles.bytes
 
     def apply(self, id_: str, ts: int, p: int, version: str, properties: dict[str, Any], text: str) -> None:
         """From `ts` on, the profile of `id_` is this version; `text` is its properties as JSON."""
@@ -63,6 +70,14 @@ class Catalogue:
         if self._new:
             connection.executemany("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?)", self._new)
             self._new = []
+        self._profiles.saved()
+
+    def _stored(self, version: str, properties: str) -> Profile:
+        return Profile(version, self._attributes(_decode.decode(properties)))
 
     def _attributes(self, properties: dict[str, Any]) -> str:
         return msgspec.json.encode({name: properties[name] for name in self._declared if name in properties}).decode()
+
+
+def _size(profile: Profile) -> int:
+    return len(profile.version) + len(profile.attributes)

@@ -20,6 +20,7 @@ from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.erased import StopList
 from tailorbird.router.order import SequencerThread
+from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream.kafka.client import OFFSET_END, Consumer
 from tailorbird.stream.kafka.cluster import ensure
@@ -50,8 +51,9 @@ class Member:
         *,
         session_s: float = SESSION_S,
         stopped: StopList | None = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self._stopped = stopped
+        self._stopped, self._memory_bytes = stopped, memory_bytes // stream.count
         self._stream, self._folder, self._plan, self._clock = stream, folder, plan, clock
         self.routers: dict[int, Router] = {}
         self._sequencer: SequencerThread | None = None
@@ -109,7 +111,8 @@ class Member:
         if time.monotonic() < self._not_before.get(number, 0.0):
             return
         try:
-            self.routers[number] = Router(self._stream.share(number, self._folder), self._plan, clock=self._clock, stopped=self._stopped)
+            share, memory = self._stream.share(number, self._folder), self._memory_bytes
+            self.routers[number] = Router(share, self._plan, clock=self._clock, stopped=self._stopped, memory_bytes=memory)
             self._more.add(number)
             if number == 0:
                 self._sequencer = SequencerThread(self._stream, self._folder, clock=self._clock)
@@ -154,18 +157,19 @@ def run_member(
     *,
     session_s: float = SESSION_S,
     stopped: StopList | None = None,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Route what is dealt to this process until `stop` is set; the step under way is finished first.
 
     Args:
         session_s: after how long without a sign of life others get what was dealt to us.
-        stopped: see `Router`.
+        stopped: see `Router`; as `memory_bytes`, which all partitions share evenly.
     Raises:
         DamageError, StorageError, ConfigError: whoever runs the role starts it again or tells the operator.
     """
     with (
         member_folder(stream.folder) as folder,
-        Member(stream, folder, plan, clock, session_s=session_s, stopped=stopped) as member,
+        Member(stream, folder, plan, clock, session_s=session_s, stopped=stopped, memory_bytes=memory_bytes) as member,
     ):
         while not stop.is_set():
             if not member.step():

@@ -1,7 +1,10 @@
 """Who an anonymous visitor is: the user of the newest applied `identify` with a time at or before the event's.
 
-The past is never keyed again: an event keeps the person that it was routed with.
+The past is never keyed again: an event keeps the person that it was routed with. All identifies stand in the table; memory
+has those asked for lately, see `router.timeline`.
 """
+
+from collections.abc import Iterable
 
 import apsw
 
@@ -16,13 +19,21 @@ CREATE TABLE IF NOT EXISTS identity(
 
 
 class Identity:
-    """The identifies applied so far, in memory, and in the table `identity` once saved."""
+    """The identifies applied so far: those not yet saved, and the table `identity`, of which memory holds `bytes_max`."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._users: Timeline[str] = Timeline()
+    def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
+        select = "SELECT ts, user_id FROM identity WHERE anonymous_id = ?1"
+        self._users: Timeline[str] = Timeline(connection, select, str, len, bytes_max=bytes_max)
         self._new: list[tuple[str, int, int, str]] = []
-        for anonymous_id, ts, user_id in connection.execute("SELECT anonymous_id, ts, user_id FROM identity ORDER BY anonymous_id, ts, p"):
-            self._users.put(anonymous_id, ts, user_id)
+
+    def ready(self, anonymous_ids: Iterable[str]) -> None:
+        """Read in one go who these are."""
+        self._users.ready(anonymous_ids)
+
+    @property
+    def bytes(self) -> int:
+        """About what memory holds."""
+        return self._users.bytes
 
     def apply(self, anonymous_id: str, ts: int, p: int, user_id: str) -> None:
         """From `ts` on, `anonymous_id` is `user_id`."""
@@ -33,8 +44,13 @@ class Identity:
         """The user known for `anonymous_id` at `ts`."""
         return self._users.at(anonymous_id, ts)
 
+    def users(self, anonymous_id: str) -> list[str]:
+        """The newest users known for `anonymous_id`, of whatever time."""
+        return self._users.values(anonymous_id)
+
     def save(self, connection: apsw.Connection) -> None:
         """Write what was applied since the last time."""
         if self._new:
             connection.executemany("INSERT INTO identity VALUES (?, ?, ?, ?)", self._new)
             self._new = []
+        self._users.saved()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from tailorbird.errors import TailorbirdError
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.erased import StopList
+from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream import Stream
 
@@ -31,6 +32,7 @@ def run(
     keep_rows: int = KEEP_ROWS,
     prune_every_s: float = PRUNE_EVERY_S,
     stopped: StopList | None = None,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> None:
     """Route what comes in under `stream` until `stop` is set; the step under way is finished first.
 
@@ -38,10 +40,11 @@ def run(
         released: says below which row neither lake nor workers need the routed log; without it nothing is deleted.
         keep_rows: the newest rows, which are kept even so.
         stopped: of whom nothing old is taken again.
+        memory_bytes: as of `Router`.
     Raises:
         LockedError, DamageError, StorageError: as `Router` and `Router.step`; whoever runs the role starts it again or tells the operator.
     """
-    with Router(stream, plan, clock=clock, stopped=stopped) as router:
+    with Router(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes) as router:
         pruning = None if released is None else _Pruning(router, released, keep_rows, prune_every_s)
         more = False
         while not stop.is_set():

@@ -7,7 +7,7 @@ depends on the events before it and on the plan, on nothing else. Files, positio
                                                 └─► identify, profile, answer: applied to what comes after
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,17 +19,37 @@ from tailorbird.router import attribution, catalogue, dedup, enrich, identity
 
 _NO_CONTEXT = Context()
 _PROFILES = ("user", "item")
+MEMORY_BYTES = 256 << 20
 
 
 class Memory:
-    """What the router knows from the events it has applied. Loaded from its tables; saved within a step's transaction."""
+    """What the router knows from the events it has applied. Read from its tables; saved within a step's transaction.
 
-    def __init__(self, connection: apsw.Connection, plan: RoutePlan) -> None:
+    Args:
+        bytes_max: of identities and profiles that are held in memory, about; all of them stand in the tables.
+    """
+
+    def __init__(self, connection: apsw.Connection, plan: RoutePlan, bytes_max: int = MEMORY_BYTES) -> None:
+        share = bytes_max // 3
         self.seen = dedup.DedupIndex(connection, plan.dedup_us)
-        self.identity = identity.Identity(connection)
-        self.users = catalogue.Catalogue(connection, "user", plan.user_attributes)
-        self.items = catalogue.Catalogue(connection, "item", plan.item_attributes)
+        self.identity = identity.Identity(connection, share)
+        self.users = catalogue.Catalogue(connection, "user", plan.user_attributes, share)
+        self.items = catalogue.Catalogue(connection, "item", plan.item_attributes, share)
         self.answers = attribution.Answers(connection, plan.answer_us)
+
+    def ready(self, arrivals: "Arrivals") -> None:
+        """Read what will be asked for these events, in one go for each table."""
+        events = [one.event for one in arrivals.accepted]
+        unnamed = {event.anonymous_id for event in events if event.anonymous_id is not None and event.user_id is None}
+        identified = {event.anonymous_id or "" for event in events if event.type == "identify"}
+        self.identity.ready(unnamed | identified)
+        self.users.ready(self._people(events, unnamed))
+        self.items.ready(id_ for event in events for id_ in _items(event))
+
+    def _people(self, events: Sequence[Event], unnamed: set[str]) -> Iterator[str]:
+        yield from (event.user_id for event in events if event.user_id is not None)
+        for anonymous_id in unnamed:
+            yield from self.identity.users(anonymous_id) or (f"anon:{anonymous_id}",)
 
     @staticmethod
     def make_tables(connection: apsw.Connection) -> None:
@@ -95,6 +115,7 @@ class _Attached:
 def route(arrivals: Arrivals, memory: Memory, plan: RoutePlan, first_p: int) -> pa.RecordBatch:
     """Decide on each event and apply it; the rows of events.ROUTED, shape (n,), with p from `first_p` on."""
     attached = _Attached(len(arrivals))
+    memory.ready(arrivals)
     for row, accepted in enumerate(arrivals.accepted):
         event = accepted.event
         if event.type in _PROFILES:
@@ -106,6 +127,10 @@ def route(arrivals: Arrivals, memory: Memory, plan: RoutePlan, first_p: int) -> 
             elif event.type == "identify":
                 memory.identity.apply(event.anonymous_id or "", attached.ts[row], first_p + row, event.user_id or "")
     return _batch(arrivals, attached, first_p)
+
+
+def _items(event: Event) -> Sequence[str]:
+    return (event.item_id,) if event.item_id is not None else event.items or ()
 
 
 def _route_profile(row: int, accepted: Accepted, attached: _Attached, memory: Memory, p: int) -> None:

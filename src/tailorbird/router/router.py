@@ -26,7 +26,7 @@ from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quara
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints
 from tailorbird.router.follow import Profiles
 from tailorbird.router.merge import Run, merged
-from tailorbird.router.route import Arrivals, Memory, route
+from tailorbird.router.route import MEMORY_BYTES, Arrivals, Memory, route
 from tailorbird.stream import (
     PAST,
     Block,
@@ -94,15 +94,24 @@ class Router:
 
     Args:
         stopped: of whom nothing old is taken again, see `events.erased`.
+        memory_bytes: of identities and profiles that are held in memory, about; the rest is read from its file.
     Raises:
         LockedError: another router is at work here.
         DamageError: a log does not match its checksums; nothing is routed past the damage.
     """
 
-    def __init__(self, stream: "Stream | Share", plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None) -> None:
+    def __init__(
+        self,
+        stream: "Stream | Share",
+        plan: RoutePlan,
+        *,
+        clock: Clock,
+        stopped: StopList | None = None,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
         self._stream = stream = share_of(stream)
         self._number, self._count = (0, 1) if isinstance(stream, Path) else (stream.number, stream.count)
-        self._plan, self._stopped = plan, stopped or StopList(b"")
+        self._plan, self._stopped, self._memory_bytes = plan, stopped or StopList(b""), memory_bytes
         self._clock = clock
         self._decided = Decided(plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes))
         self._sources: dict[str, _Source] = {}
@@ -121,7 +130,7 @@ class Router:
         with sqlite.errors(Path(connection.filename)):
             rows = connection.execute("SELECT id, producer, offset, newest FROM raw_position ORDER BY producer").fetchall()
             self._sources = {producer: _Source(id_, producer, offset, newest) for id_, producer, offset, newest in rows}
-            self._memory = Memory(connection, self._plan)
+            self._memory = Memory(connection, self._plan, self._memory_bytes)
             if self._profiles is not None:
                 self._profiles.load(connection)
 
@@ -150,7 +159,8 @@ class Router:
         repeats = {} if faults.cut("router.dedup") else self._memory.seen.repeats(entries)
         first_p = self._log.end()
         kept = arrivals.without(set(repeats)) if repeats else arrivals
-        batch = route(kept, self._memory, self._plan, first_p)
+        with sqlite.errors(Path(self._log.connection.filename)):
+            batch = route(kept, self._memory, self._plan, first_p)
         mask = np.ones(len(entries), bool)
         mask[list(repeats)] = False
         self._memory.seen.add(entries[mask])

@@ -1,0 +1,79 @@
+"""Very many ids of one client: what they say stands in the router's file, memory has a bound, and what is decided stays the same."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tailorbird.events import SimulatedClock
+from tailorbird.router import Router
+from tailorbird.stream import routed_path
+
+IDS = 5_000  # a round
+ROUNDS = 4
+SMALL = 1 << 20
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def flood(kind, start):
+    for number in range(start, start + IDS):
+        event = {"event_id": f"{kind}{number}", "type": kind, "user_id": f"u{number}"}
+        if kind == "identify":
+            event["anonymous_id"] = f"a{number}"
+        elif kind == "item":
+            event = {
+                "event_id": f"{kind}{number}",
+                "type": kind,
+                "item_id": f"i{number}",
+                "properties": {"category": "c" * 500, "price": number},
+            }
+        else:
+            event["properties"] = {"plan": "p" * 500}
+        yield event
+
+
+def post(stream, kind, round_):
+    events = list(flood(kind, round_ * IDS))
+    for start in range(0, IDS, 1_000):
+        stream.post(*events[start : start + 1_000])
+
+
+@pytest.mark.parametrize("kind", ["identify", "user", "item"])
+def test_a_flood_of_ids_takes_disk_by_the_id_and_memory_up_to_its_bound(stream, kind):
+    used = []
+    with Router(stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=SMALL) as router:
+        for round_ in range(ROUNDS):
+            post(stream, kind, round_)
+            while router.step(2_000).rows:
+                pass
+            memory = router._memory
+            held = memory.identity.bytes + memory.users.bytes + memory.items.bytes
+            assert 0 < held <= SMALL
+            used.append(resident_bytes())
+    assert used[-1] - used[1] < (ROUNDS - 2) * IDS * 600, "less than what the flood says, let alone as objects"
+    size = sum(path.stat().st_size for path in routed_path(stream.folder).parent.glob("routed.db*"))
+    assert size < ROUNDS * IDS * 2_500
+    with Router(stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=SMALL) as router:
+        assert router._memory.users.bytes == 0, "nothing is read at the start"
+
+
+def test_who_and_what_was_flooded_out_of_memory_is_still_known(stream):
+    last = ROUNDS * IDS
+    with Router(stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=0) as router:
+        for kind in ("identify", "user", "item"):
+            post(stream, kind, 0)
+        while router.step(2_000).rows:
+            pass
+        clicks = [{"event_id": f"c{n}", "type": "click", "anonymous_id": f"a{n}", "item_id": f"i{n}"} for n in (0, 1, IDS - 1, last)]
+        stream.post(*clicks)
+        assert router.step().accepted == 4
+    found = [row for row in stream.events("type", "person", "user_version", "item_version") if row[0] == "click"]
+    assert [row[1:] for row in found] == [
+        ("u0", "user0", "item0"),
+        ("u1", "user1", "item1"),
+        (f"u{IDS - 1}", f"user{IDS - 1}", f"item{IDS - 1}"),
+        (f"anon:a{last}", None, None),
+    ]

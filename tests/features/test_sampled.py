@@ -82,8 +82,9 @@ class Shop:
             role.drain()
         return Lake(self.folder / "lake")
 
-    def look(self) -> watch.Compared:
-        return watch.look(FEATURES, self.folder / "lake", self.folder / "state", self.folder / "run", self.now + SECOND)
+    def look(self, events_max: int = watch.EVENTS_MAX) -> watch.Compared:
+        folder = self.folder
+        return watch.look(FEATURES, folder / "lake", folder / "state", folder / "run", self.now + SECOND, events_max=events_max)
 
     def close(self) -> None:
         self.reader.close()
@@ -181,15 +182,28 @@ def test_what_a_cap_dropped_moves_no_metric_of_what_is_wrong(shop):
     assert found.examples == []
 
 
-def test_a_lake_that_is_too_large_leaves_out_what_everybody_counts_for(shop, monkeypatch):
-    monkeypatch.setattr(watch, "EVENTS_MAX", 10)
+@pytest.mark.parametrize(
+    ("events_max", "left_out"),
+    [
+        (63, []),
+        (62, ["clicks", "of_category", "category", "part"]),
+        (20, ["clicks", "all", "of_category", "category", "part"]),
+        (3, [*FEATURES.numeric, "category", "recent"]),
+    ],
+)
+def test_a_lake_that_is_too_large_leaves_out_what_does_not_fit(shop, monkeypatch, events_max, left_out):
+    """All are 60 clicks and 3 profiles, of one person 15 clicks, of all three items everything; a category needs the profiles too."""
+    loaded, parity = [], watch.parity
+    monkeypatch.setattr(
+        watch, "parity", lambda features, events, *rest, **how: [loaded.append(len(events)), parity(features, events, *rest, **how)][1]
+    )
     shop.answer(0)
     shop.load()
-    found = shop.look()
-    assert found.left_out == ["all", "of_category", "part"]
-    assert found.compared["all"] == found.compared["part"] == 0
-    assert found.compared["mine"] == 3
+    found = shop.look(events_max)
+    assert set(found.left_out) == set(left_out)
+    assert {name for name, count in found.compared.items() if not count} == set(left_out)
     assert found.differing == {}
+    assert all(0 < rows <= events_max for rows in loaded)
 
 
 def test_what_fails_is_written_down_and_does_not_stop_anything(shop, monkeypatch):

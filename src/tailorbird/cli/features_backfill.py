@@ -80,7 +80,7 @@ def backfill(
     from tailorbird.stream.lock import FileLock
 
     project = open_project()
-    size = _size(memory)
+    size = size_of(memory)
     chosen = only or []
     _require_known([feature.name for feature in project.features.features], chosen)
     if requests is not None and (from_ or to):
@@ -233,7 +233,7 @@ def _require_known(declared: Sequence[str], only: Sequence[str]) -> None:
             raise UsageError(f"features.py declares no feature {name!r}", where="--only", fix=fix)
 
 
-def _size(text: str) -> int:
+def size_of(text: str) -> int:
     match = _SIZE.match(text.strip())
     size = int(float(match[1]) * _UNITS[(match[2] or "").lower()]) if match else 0
     if size < 1 << 24:

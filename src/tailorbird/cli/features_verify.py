@@ -1,10 +1,15 @@
 """`tailorbird features verify`: whether servers and state say what the lake says."""
 
 import shlex
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailorbird.cli.features_backfill import size_of
 from tailorbird.cli.output import Json, Report, console, print_json, print_table, progress_bars, this_command
 from tailorbird.errors import NotReadyError, TailorbirdError
 
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
     from tailorbird.features.recompute import Difference, ParityReport
+    from tailorbird.features.sampled import Asked
     from tailorbird.lake import Lake
 
 _PART = 250  # people that are read and compared at a time
@@ -21,7 +27,7 @@ _WAIT_S = 15.0  # for the lake to have what the state already has
 _EXPLAINED = 5
 
 
-def verify(*, answers: int = 2_000, samples: int = 1_000, json: Json = False) -> None:
+def verify(*, answers: int = 2_000, samples: int = 1_000, memory: str = "2GB", json: Json = False) -> None:
     """Recompute features from the lake and compare them to the bit: those of logged answers, and those of a sample of the state now.
 
     Each logged answer is recomputed at its own (t, p). The sample takes people and items out of the lake's events and reads them as a
@@ -38,15 +44,18 @@ def verify(*, answers: int = 2_000, samples: int = 1_000, json: Json = False) ->
         how many logged answers, spread evenly over all of this schema
     samples:
         how many people of the lake, with two items each
+    memory:
+        how much the events that they depend on may take; where these are more, they are sorted in a folder below data/run first
     """
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
 
+    memory_bytes = size_of(memory)
     project = open_project(applied=True)
     lake = Lake(project.paths.lake)
     with progress_bars(quiet=json) as progress:
-        reports = _logged(project, lake, answers, progress)
-        sampled, why = _sampled(project, lake, samples, progress)
+        reports = _logged(project, lake, answers, memory_bytes, progress)
+        sampled, why = _sampled(project, lake, samples, memory_bytes, progress)
     logged = _together(reports)
     if not logged.answers and not sampled.answers:
         raise NotReadyError(
@@ -80,7 +89,7 @@ def _together(reports: "dict[str, ParityReport]") -> "ParityReport":
     return whole
 
 
-def _logged(project: "Project", lake: "Lake", answers: int, progress: Report) -> "dict[str, ParityReport]":
+def _logged(project: "Project", lake: "Lake", answers: int, memory_bytes: int, progress: Report) -> "dict[str, ParityReport]":
     """What came of logged answers, by the schema that they were given with; those whose declarations are kept."""
     import pyarrow.compute as pc
 
@@ -95,8 +104,8 @@ def _logged(project: "Project", lake: "Lake", answers: int, progress: Report) ->
             continue
         own = places.filter(pc.equal(places["schema_hash"], schema))
         every = max(1, -(-places.num_rows // answers))
-        dropped = _dropped(project, features)
-        found[schema] = _of_schema(features, lake, own.take(list(range(0, own.num_rows, every))), dropped, progress)
+        chosen = own.take(list(range(0, own.num_rows, every)))
+        found[schema] = _of_schema(project, features, lake, chosen, memory_bytes, progress)
     return found
 
 
@@ -109,35 +118,49 @@ def _dropped(project: "Project", features: "FeatureSet") -> dict[str, int]:
     return {} if told is None else told.dropped
 
 
-def _of_schema(features: "FeatureSet", lake: "Lake", chosen: "pa.Table", dropped: dict[str, int], progress: Report) -> "ParityReport":
+def _of_schema(
+    project: "Project", features: "FeatureSet", lake: "Lake", chosen: "pa.Table", memory_bytes: int, progress: Report
+) -> "ParityReport":
     import pyarrow.dataset as ds
 
-    from tailorbird.features.attached import AttachedEvents
-    from tailorbird.features.backfill import event_columns
-    from tailorbird.features.recompute import empty_report, parity, readable, requests_of
-    from tailorbird.features.sampled import wanted
+    from tailorbird.features.bounded import AnyOfKind, read_wanted, spilled
+    from tailorbird.features.recompute import Excused, compare_answers, empty_report, parity, readable, requests_of
 
-    report, known = empty_report(features), _newest(lake)
+    report, known, dropped = empty_report(features), _newest(lake), _dropped(project, features)
     where = ds.field("offset").isin(chosen["offset"]) & ds.field("producer").isin(chosen["producer"])
     rows = lake.table("answers", where=where & (ds.field("schema_hash") == features.schema_hash))
     sample = readable(features, known, rows, report)
     if not sample.num_rows:
         return report
-    events = AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests_of(sample)))
     tell = partial(progress, "logged answers")
-    found = parity(features, events, sample, known=known, dropped=dropped, progress=tell)
-    found.skipped, found.pending = report.skipped, report.pending
-    return found
+    requests = requests_of(sample)
+    events = read_wanted(lake, features, requests, bytes_max=memory_bytes)
+    if events is not None:
+        found = parity(features, events, sample, known=known, dropped=dropped, progress=tell)
+        found.skipped, found.pending = report.skipped, report.pending
+        return found
+    with _folder(project) as folder:
+        for part in spilled(lake, features, requests, folder, memory_bytes):
+            some = sample.slice(part.start, part.stop - part.start).combine_chunks()
+            compare_answers(features, some, part.rows, report, Excused(AnyOfKind(features), requests_of(some), dropped))
+            tell(part.stop, sample.num_rows)
+    return report
 
 
-def _sampled(project: "Project", lake: "Lake", samples: int, progress: Report) -> tuple["ParityReport", str]:
+@contextmanager
+def _folder(project: "Project") -> Iterator[Path]:
+    """A folder for what memory does not hold, on the disk of the data rather than where temporary files are, which is often memory."""
+    project.paths.run.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=project.paths.run) as folder:
+        yield Path(folder)
+
+
+def _sampled(project: "Project", lake: "Lake", samples: int, memory_bytes: int, progress: Report) -> tuple["ParityReport", str]:
     """What came of the state's present values of some people and items; and why there are none."""
     from tailorbird.events import SystemClock
-    from tailorbird.features.attached import AttachedEvents
-    from tailorbird.features.backfill import History, event_columns
     from tailorbird.features.read import Reader
-    from tailorbird.features.recompute import Excused, empty_report
-    from tailorbird.features.sampled import compare, draw_sample, read_sample, requests_of, wanted
+    from tailorbird.features.recompute import empty_report
+    from tailorbird.features.sampled import draw_sample, read_sample
 
     features, report = project.features, empty_report(project.features)
     if samples <= 0:
@@ -157,14 +180,30 @@ def _sampled(project: "Project", lake: "Lake", samples: int, progress: Report) -
             except NotReadyError as error:
                 return report, error.message
             _wait_for(lake, max(one.rows.p for one in asked))
-            requests = requests_of(asked)
-            events = AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests))
-            history = History(features, events)
-            compare(features, asked, history.rows(requests), report, excused=Excused(history, requests, _dropped(project, features)))
+            _compare_sample(project, lake, asked, memory_bytes, report)
             progress("people of the lake", min(start + _PART, len(drawn.requests)), len(drawn.requests))
     finally:
         reader.close()
     return report, ""
+
+
+def _compare_sample(project: "Project", lake: "Lake", asked: "list[Asked]", memory_bytes: int, report: "ParityReport") -> None:
+    from tailorbird.features.backfill import History
+    from tailorbird.features.bounded import AnyOfKind, read_wanted, spilled
+    from tailorbird.features.recompute import Excused
+    from tailorbird.features.sampled import compare, requests_of
+
+    features, requests = project.features, requests_of(asked)
+    dropped = _dropped(project, features)
+    events = read_wanted(lake, features, requests, bytes_max=memory_bytes)
+    if events is not None:
+        history = History(features, events)
+        compare(features, asked, history.rows(requests), report, excused=Excused(history, requests, dropped))
+        return
+    with _folder(project) as folder:
+        for part in spilled(lake, features, requests, folder, memory_bytes):
+            some = asked[part.start : part.stop]
+            compare(features, some, part.rows, report, excused=Excused(AnyOfKind(features), requests_of(some), dropped))
 
 
 def _newest(lake: "Lake") -> int:

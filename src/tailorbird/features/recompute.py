@@ -8,7 +8,7 @@ answers.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -122,18 +122,23 @@ def parity(
     history = History(features, events, only=only)
     done = 0
     for part in _parts(logged):
-        _check_shapes(features, part)
         requests = requests_of(part)
-        _compare(features, part, history.rows(requests), report, Excused(history, requests, dropped or {}))
+        compare_answers(features, part, history.rows(requests), report, Excused(history, requests, dropped or {}))
         done += part.num_rows
         progress(done, logged.num_rows)
     return report
 
 
+class Heard(Protocol):
+    """Says which values depend on entities that were heard of; see `History.heard_of`."""
+
+    def heard_of(self, requests: Requests, until: Mapping[str, int]) -> dict[str, Bools]: ...
+
+
 class Excused:
     """Which rows may differ because a cap dropped what they depend on: the state no longer has it, and the lake does."""
 
-    def __init__(self, history: History, requests: Requests, dropped: Mapping[str, int]) -> None:
+    def __init__(self, history: Heard, requests: Requests, dropped: Mapping[str, int]) -> None:
         self._history, self._requests, self._dropped = history, requests, dropped
 
     @cached_property
@@ -210,7 +215,9 @@ def _check_shapes(features: FeatureSet, answers: pa.Table) -> None:
             )
 
 
-def _compare(features: FeatureSet, answers: pa.Table, rows: BackfilledRows, report: ParityReport, excused: Excused) -> None:
+def compare_answers(features: FeatureSet, answers: pa.Table, rows: BackfilledRows, report: ParityReport, excused: Excused) -> None:
+    """Add to `report` what comes of some answers, whose columns were recomputed as `rows`. Raises DamageError as `parity`."""
+    _check_shapes(features, answers)
     owner = np.repeat(np.arange(answers.num_rows), _lengths(answers))
     numbers = pc.list_flatten(answers["numeric"]).to_numpy().astype(np.float32).reshape(len(owner), len(features.numeric))
     keys = pc.list_flatten(answers["categorical"]).to_numpy().astype(np.int64).view(np.uint64)

@@ -4,12 +4,15 @@
     compare(features, asked, history.rows(requests_of(asked)), report)
 
 `wanted` narrows the lake's events to those that a sample can depend on, so that a large lake is not read whole where the
-features are about people and items alone. Logged answers are held against the lake in `features.recompute`; the loop that
-does it all the time is `features.watch`.
+features are about people and items alone; `features.bounded` reads them, within a bound. Logged answers are held against the lake
+in `features.recompute`; the loop that does it all the time is `features.watch`.
 """
 
+from collections.abc import Collection
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import pyarrow as pa
@@ -88,31 +91,58 @@ def requests_of(asked: Ids[Asked]) -> Requests:
 
 def wanted(features: FeatureSet, requests: Requests) -> ds.Expression:
     """Which rows of the lake's `events` the values of these requests can depend on: for `Lake.table(…, where=…)`."""
-    people, items = _texts(requests.person), _texts(requests.row_item)
-    asked = {"person": people, **{name: _texts(getattr(requests, name)) for name in (*_CONTEXT, "session_id")}}
-    found: ds.Expression | None = None
+    sure, lists = wanted_parts(features, requests)
+    return sure if lists is None else sure | lists
+
+
+def wanted_parts(
+    features: FeatureSet, requests: Requests, entities: Collection[int] | None = None
+) -> tuple[ds.Expression, ds.Expression | None]:
+    """`wanted` in two: what counts whatever it shows; and what shows several items, and counts where one of the requests' is among them.
+
+    Args:
+        entities: for these alone, by index.
+    """
+    people, items = texts(requests.person), texts(requests.row_item)
+    asked = {"person": people, **{name: texts(getattr(requests, name)) for name in (*_CONTEXT, "session_id")}}
+    known = ds.field("p") <= int(requests.p.max(initial=0))
+    sure: list[ds.Expression] = []
+    lists: list[ds.Expression] = []
     for one in features.layout.entities:
-        part = _of_entity(one, asked, items)
+        if entities is not None and one.index not in entities:
+            continue
+        part = _of_entity(one, asked)
         since = _reach(one)
         if since is not None and len(requests.t):
             part = part & (ds.field("ts") >= pa.scalar(max(0, int(requests.t.min()) - since), TIME))
+        if "item" in one.entity.fields:
+            lists.append(part & ds.field("items").is_valid())
+            part = part & ds.field("item_id").isin(items)
+        sure.append(part)
         if one.profile is not None:
             subject = ds.field("item_id").isin(items) if one.profile.type == "item" else ds.field("user_id").isin(people)
-            part = part | ((ds.field("type") == one.profile.type) & subject)
-        found = part if found is None else found | part
-    known = ds.field("p") <= int(requests.p.max(initial=0))
-    return known if found is None else known & found
+            sure.append((ds.field("type") == one.profile.type) & subject)
+    either = known & reduce(or_, sure) if sure else known
+    return either, known & reduce(or_, lists) if lists else None
 
 
 def about_whole_groups(features: FeatureSet) -> list[str]:
     """The columns that depend on everybody's events: about everyone, a category, a query; not affordable on a huge lake."""
-    whole = {one.index for one in features.layout.entities if not _narrow(one)}
-    heavy = {step.name for step in features.layout.steps if any(spot.entity in whole for spot in step.spots)}
+    return depending(features, {one.index for one in features.layout.entities if not is_narrow(one)})
+
+
+def depending(features: FeatureSet, entities: Collection[int]) -> list[str]:
+    """The columns that depend on any of these entities, by index."""
+    parts: dict[int, set[int]] = {}
+    for (entity, _), other in features.composite_spots.items():
+        parts.setdefault(entity, set()).add(other.entity)
+    chosen = set(entities)
+    found = {step.name for step in features.layout.steps if any(chosen & {spot.entity, *parts.get(spot.entity, ())} for spot in step.spots)}
     for name in features.layout.derived_order:
         step = next(step for step in features.layout.steps if step.name == name)
-        if step.expression is not None and any(other in heavy for other, _ in step.expression.names):
-            heavy.add(name)
-    return [step.name for step in features.layout.steps if step.name in heavy]
+        if step.expression is not None and any(other in found for other, _ in step.expression.names):
+            found.add(name)
+    return [step.name for step in features.layout.steps if step.name in found]
 
 
 def compare(
@@ -158,7 +188,7 @@ def _chosen(values: np.ndarray, names: Ids[str], kept: Ids[str]) -> np.ndarray:
     return values if tuple(names) == tuple(kept) else values[:, [list(names).index(name) for name in kept]]
 
 
-def _texts(column: object) -> pa.Array:
+def texts(column: object) -> pa.Array:
     """The different texts of a column, as values for `isin`."""
     if column is None:
         return pa.array([], pa.string())
@@ -166,19 +196,18 @@ def _texts(column: object) -> pa.Array:
     return values.unique().drop_null()
 
 
-def _narrow(one: EntityLayout) -> bool:
+def is_narrow(one: EntityLayout) -> bool:
+    """Whether an entity is about a person, an item or a session, so that few events are of any one."""
     return bool({"user", "item", "session"} & set(one.entity.fields))
 
 
-def _of_entity(one: EntityLayout, asked: dict[str, pa.Array], items: pa.Array) -> ds.Expression:
-    """The events that may count for the entities of this kind that are asked about."""
+def _of_entity(one: EntityLayout, asked: dict[str, pa.Array]) -> ds.Expression:
+    """The events that may count for the entities of this kind that are asked about, whatever item they are of."""
     types = sorted({name for source in sources_of(one) for name in source.types})
     part = ds.field("type").isin(pa.array(types, pa.string()))
     for name in one.entity.fields:
         column = {"user": "person", "session": "session_id"}.get(name, name)
-        if name == "item":
-            part = part & (ds.field("item_id").isin(items) | ds.field("items").is_valid())
-        elif column in asked:
+        if column in asked:
             part = part & ds.field(column).isin(asked[column])
     return part
 

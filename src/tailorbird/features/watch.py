@@ -3,9 +3,9 @@
 `run` is a thread of the lake role, which has the lake at hand and runs wherever there is one. What it found stands in the file
 of `features.compared`, which serve processes show at `/metrics` and `tailorbird doctor` says in words.
 
-Its cost is bounded: so many answers, no more events than `EVENTS_MAX` in memory (else the columns about everybody are left
-out), and after a comparison a rest of `REST` times as long as it took. It never stops the role: what goes wrong stands in
-the file.
+Its cost is bounded: so many answers, no more events than `EVENTS_MAX` in memory (else some columns are left out, first of all
+those about everybody, and others each time), and after a comparison a rest of `REST` times as long as it took. It never stops the
+role: what goes wrong stands in the file.
 """
 
 import logging
@@ -22,13 +22,12 @@ import pyarrow.dataset as ds
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events.clock import MINUTE, Clock
 from tailorbird.events.schema import TIME
-from tailorbird.features.attached import AttachedEvents
-from tailorbird.features.backfill import event_columns, subset
+from tailorbird.features.backfill import subset
+from tailorbird.features.bounded import affordable, read_wanted
 from tailorbird.features.compared import Compared, read_compared, write_compared
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.figures import read_figures
 from tailorbird.features.recompute import ParityReport, empty_report, parity, readable, requests_of
-from tailorbird.features.sampled import about_whole_groups, wanted
 from tailorbird.features.state import state_folder
 from tailorbird.lake import Lake
 from tailorbird.places import Place
@@ -43,7 +42,14 @@ log = logging.getLogger(__name__)
 
 
 def compare_lately(
-    features: FeatureSet, lake: Lake, now: int, *, dropped: Mapping[str, int] | None = None, answers: int = ANSWERS, seed: int = 0
+    features: FeatureSet,
+    lake: Lake,
+    now: int,
+    *,
+    dropped: Mapping[str, int] | None = None,
+    answers: int = ANSWERS,
+    seed: int = 0,
+    events_max: int = EVENTS_MAX,
 ) -> tuple[ParityReport, list[str]]:
     """Recompute a few of the answers of the last minutes; what came of it, and the columns that were left out."""
     where = (ds.field("ts") >= pa.scalar(now - LATELY_US, TIME)) & (ds.field("schema_hash") == features.schema_hash)
@@ -51,21 +57,20 @@ def compare_lately(
     known = read_released(lake.path).of_routed() - 1
     report = empty_report(features)
     sample = readable(features, known, logged, report)
+    rng = np.random.default_rng(seed)
     if sample.num_rows > answers:
-        chosen = np.sort(np.random.default_rng(seed).choice(sample.num_rows, answers, replace=False))
+        chosen = np.sort(rng.choice(sample.num_rows, answers, replace=False))
         sample = sample.take(pa.array(chosen))
     if not sample.num_rows:
         return report, []
-    narrow, left_out, only = features, [], None
-    where = wanted(features, requests_of(sample))
-    if lake.rows("events", where) > EVENTS_MAX:
-        left_out = about_whole_groups(features)
-        only = [step.name for step in features.layout.steps if step.name not in left_out]
-        if not only:
-            return report, left_out
-        narrow = subset(features, only)
-        where = wanted(narrow, requests_of(sample))
-    events = AttachedEvents(lake, narrow).table(event_columns(narrow), where)
+    requests, only, left_out = requests_of(sample), None, []
+    events = read_wanted(lake, features, requests, rows_max=events_max)
+    if events is None:
+        only = affordable(lake, features, requests, events_max, rng)
+        left_out = [step.name for step in features.layout.steps if step.name not in only]
+        events = read_wanted(lake, subset(features, only), requests, rows_max=events_max) if only else None
+        if events is None:
+            return report, [step.name for step in features.layout.steps]
     return parity(features, events, sample, known=known, only=only, dropped=dropped), left_out
 
 
@@ -91,13 +96,13 @@ def added(before: Compared | None, features: FeatureSet, report: ParityReport, l
     )
 
 
-def look(features: FeatureSet, lake: Place, state: Path, folder: Path, now: int) -> Compared:
+def look(features: FeatureSet, lake: Place, state: Path, folder: Path, now: int, *, events_max: int = EVENTS_MAX) -> Compared:
     """One comparison, added to the file."""
     before = read_compared(folder)
     try:
         told = read_figures(state_folder(state, features))
         dropped = {} if told is None else told.dropped
-        report, left_out = compare_lately(features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32))
+        report, left_out = compare_lately(features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32), events_max=events_max)
         found = added(before, features, report, left_out, now)
     except NotReadyError:  # no table yet
         return before or Compared(schema_hash=features.schema_hash)

@@ -32,7 +32,7 @@ FEATURES = FeatureSet.from_declarations(
         count("gold", entity("item"), "click", window="7d", where="user.plan == 'gold'"),
         count("of_plan", entity("user.plan"), "click", window="7d"),
         distinct("brands", entity("user"), ["click", "impression"], of="item.brand", window="7d"),
-        last("last_price", entity("user"), "click", of="item.price"),
+        last("last_price", entity("user"), "click", of="item.price", kind="categorical"),
         count("coats", entity("user"), "click", window="7d", where="item.category == 'coats'"),
     ]
 )

@@ -74,6 +74,19 @@ def refused(tmp_path: Path, line: str) -> str:
         ('count("x", item, "click", where="device.__class__ == 1")', "device.__class__ is no field"),
         ('count("x", item, "click", where="query")', "expected a truth, 'query' is a text"),
         ('count("x", item, "click", where="1 +")', "'1 +' is not an expression"),
+        ('count("x", item, "click", where="price")', "where: 'price' is a number, not a test"),
+        ('count("x", item, "click", where="price - 3")', "where: 'price - 3' is a number, not a test"),
+        ('count("x", item, "click", where="price > 1 and " * 9)', "'price > 1 and price > 1 and price > 1 and"),
+        (
+            'last("x", user, "click", of="item.price")',
+            "item.price' may be a number or a text",
+        ),
+        ('first("x", user, "click", of="properties.tag")', "may be a number or a text"),
+        ('attribute("x", item, "", kind="numeric")', "attribute: expected the name of an attribute, such as \"category\", got ''"),
+        ('match("x", item, "")', "attribute: expected the name of an attribute"),
+        ('count("x" * 5_000, item, "click")', "a feature's name has at most 100 letters, got 5,000: 'xxx"),
+        ('total("x", user, "click", of="price", unit=1e-30, max=1e30)', "max: expected at most 1e+15, got 1e+30"),
+        ('total("x", user, "click", of="price", max="10")', "max: expected a number, got the text '10'"),
         ('count("x", item, "click", where=5)', "expected an expression in quotes, such as 'price < 5', got 5"),
         ('total("x", user, "purchase", of=None)', "expected an expression in quotes, such as 'price < 5', got None"),
         ('derived("x", 5)', "expected an expression in quotes, such as 'price < 5', got 5"),
@@ -112,7 +125,10 @@ def refused(tmp_path: Path, line: str) -> str:
         ('sequence("x", user, "click", of=["price", "price"])', "of: expected at most 8 different values, got price, price"),
         ('sequence("x", user, "click", of="prize")', "'prize': prize is no field"),
         ('first("x", user, "click", of="item.price", kind="number")', "kind: expected numeric or categorical, got 'number'"),
-        ('favourite("x", item, "click", of="item.category")', "a favourite belongs to who asks, not to each candidate; got item"),
+        (
+            'favourite("x", item, "click", of="item.category")',
+            "a favourite belongs to who asks, not to each candidate; got item",
+        ),
         ('favourite("x", user, "click", of="price")', "price is a number, expected a text|expected a text, 'price' is a number"),
         ('seen("x", user, "click", of="device")', "of: expected item or an attribute of it, got 'device'\n  fix: of=\"item.category\""),
         ('seen("x", user, "click", length=0)', "length: expected 1 to 1024, got 0"),
@@ -233,6 +249,27 @@ def test_a_projects_own_event_types_can_be_counted(tmp_path):
     assert "plays" in load_features(tmp_path / "features.py", event_types=(*EVENT_TYPES, "play")).numeric
 
 
+def test_a_long_mistake_is_not_repeated_whole(tmp_path):
+    for line in (
+        'count("x" * 5_000, item, "click")',
+        'count("x", item, "click", where="price > 1 and " * 30)',
+        'attribute("x", item, "a" * 5_000, kind="numeric")',
+    ):
+        assert len(refused(tmp_path, line)) < 400
+
+
+def test_a_transform_of_nothing_declared_says_its_line(tmp_path):
+    path = tmp_path / "features.py"
+    path.write_text('from tailorbird.features import *\nfrom tailorbird.features.transforms import transform\n\ntransform("nope")\n')
+    with pytest.raises(DeclarationError, match=r"features.py:4: transforms 'nope', and declares no feature"):
+        load_features(path)
+
+
+def test_an_attribute_of_its_own_may_be_a_test():
+    [found] = FeatureSet.from_declarations([count("x", entity("item"), "click", where="properties.first")]).features
+    assert found.where.names == (("properties.first", "number"),)
+
+
 def declarations() -> list:
     user, item, category = entity("user"), entity("item"), entity("item.category")
     return [
@@ -240,7 +277,7 @@ def declarations() -> list:
         ratio("ctr", item, "click", "impression", window="7d", prior=category, weight=20),
         total("spend", user, "purchase", of="price", window="30d"),
         mean("habit", user, "purchase", of="price", window="30d"),
-        last("last_category", user, "click", of="item.category"),
+        last("last_category", user, "click", of="item.category", kind="categorical"),
         sequence("recent", user, ["purchase", "click"], length=64),
         session("session_clicks", "click"),
         attribute("price", item, "price", kind="numeric"),

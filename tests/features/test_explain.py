@@ -5,7 +5,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import SECOND
-from tailorbird.features import ReadRequest
+from tailorbird.features import FeatureSet, ReadRequest, count, entity, share
 from tailorbird.features.explain import explain
 
 
@@ -27,6 +27,20 @@ def test_a_derived_column_shows_what_it_read(kit):
     found = explain(kit.every_kind(), "habit", ReadRequest(person="u1"), "i1", kit.T0 + 1, 9, events)
     assert [one.name for one in found.reads] == ["age", "clicks_2m", "price_mean", "spend", "stock"]
     assert {one.name: one.value for one in found.reads}["spend"] == 40.0
+
+
+def test_what_a_missing_value_lacks_is_said(kit):
+    by_hour = share("by_hour", entity("user", "local_hour"), "click", within=entity("user"), window="1d")
+    features = FeatureSet.from_declarations([by_hour, count("of_category", entity("item.category"), "click")])
+    events = kit.routed([kit.event("click", kit.T0, item_id="i1", user_id="u1", local_hour=9)])
+
+    def lacks(name, hour):
+        found = explain(features, name, ReadRequest(person="u1", local_hour=hour), "i1", kit.T0 + 1, 9, events)
+        return found.value == found.value, found.about, found.lacks
+
+    assert lacks("by_hour", None) == (False, ("user", "local_hour"), ("local_hour",))
+    assert lacks("by_hour", 9) == (True, ("user", "local_hour"), ())
+    assert lacks("of_category", 9) == (False, ("item.category",), ("item.category",))
 
 
 def test_an_unknown_column_is_refused(kit):

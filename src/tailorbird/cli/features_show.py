@@ -1,16 +1,19 @@
 """`tailorbird features show`: what is known of somebody or an item now, or was at a past time, and what made a value."""
 
 import difflib
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.cli.output import Json, console, print_json, print_table, this_command
 from tailorbird.errors import NotReadyError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tailorbird.config import Project
+    from tailorbird.features.explain import Explanation
 
 _SHOWN = ("ts", "type", "item_id", "request_id", "p")
 _EVENTS = "ts, type, item_id, request_id, counts"
@@ -181,13 +184,30 @@ def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     found = explain(project.features, name, ReadRequest(person=person or None), asked.item or None, asked.t, p, routed_events(known))
     rows = [{key: event.get(key) for key in _SHOWN} for event in found.events]
     if json:
-        print_json({"person": person, "feature": name, "t": asked.t, "p": p, "value": found.value, "events": rows})
+        print_json({"person": person, "feature": name, "t": asked.t, "p": p, "value": found.value, "lacks": found.lacks, "events": rows})
         return
     out = console()
     out.print(f"{name} of {asked.titled(person)} at {to_iso(asked.t)}, known up to {p:,}: {found.value}", markup=False)
     for read in found.reads:
         out.print(f"  {read.name}: {read.value}", markup=False)
+    named = {"user": f"{asked.kind}:{asked.name}" if asked.name else "", "item": f"item:{asked.item}" if asked.item else ""}
+    tell_lacking(found, [named[field] for field in found.about if named.get(field)])
     print_table("", list(_SHOWN), [(to_iso(row["ts"] or 0), *list(row.values())[1:]) for row in rows])
+
+
+def tell_lacking(found: "Explanation", about: Sequence[str]) -> None:
+    """Why a value is missing that is about more than was said, and how to say it."""
+    for one in (found, *found.reads):
+        if one.value == one.value or not one.lacks:
+            continue
+        said = [name for name in one.lacks if "." not in name]
+        unknown = [name for name in one.lacks if "." in name]
+        if unknown:
+            console().print(f"{one.name} is missing: no profile says {', '.join(unknown)}", markup=False)
+        if said:
+            more = " ".join(shlex.quote(text) for text in (*about, *(f"{name}:VALUE" for name in said)))
+            command = f"{this_command()} features show {more} --why {one.name}"
+            console().print(f"{one.name} is missing: it is about {', '.join(said)} too, which was not said. Try {command}", markup=False)
 
 
 def _check_name(project: "Project", name: str) -> None:

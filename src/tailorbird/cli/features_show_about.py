@@ -72,6 +72,7 @@ def show_about(project: "Project", asked: Asked, json: bool) -> None:
 
 def explain_about(project: "Project", asked: Asked, name: str, json: bool) -> None:
     """One column, taken apart into its events."""
+    from tailorbird.cli.features_show import tell_lacking
     from tailorbird.events import to_iso
     from tailorbird.features.explain import explain
     from tailorbird.features.reference import routed_events
@@ -86,14 +87,14 @@ def explain_about(project: "Project", asked: Asked, name: str, json: bool) -> No
     found = explain(project.features, name, subject.request(asked.t, person), subject.item or None, asked.t, asked.p, events)
     rows = [_plain(event) for event in found.events]
     if json:
-        print_json(
-            {"about": dict(subject.parts), "feature": name, "t": asked.t, "p": asked.p, "value": found.value, "events": rows}
-        )  # fmt: skip
+        told = {"feature": name, "t": asked.t, "p": asked.p, "value": found.value, "lacks": found.lacks, "events": rows}
+        print_json({"about": dict(subject.parts), **told})
         return
     out = console()
     out.print(f"{name} of {subject.title} at {to_iso(asked.t)}, known up to {asked.p:,}: {found.value}", markup=False)
     for read in found.reads:
         out.print(f"  {read.name}: {read.value}", markup=False)
+    tell_lacking(found, asked.texts)
     print_table("", list(_SHOWN), [list(row.values()) for row in rows])
 
 

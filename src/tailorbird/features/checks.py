@@ -37,6 +37,10 @@ _NAME = re.compile(r"[A-Za-z_]\w*\Z")
 _DURATION = re.compile(r"(\d+)\s*(s|m|h|d|w)\Z")
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 
+NAME_MAX = 100  # letters of the name of a feature or of an attribute
+VALUE_MAX = 1e15  # of a number that is summed
+SHOWN_MAX = 100  # letters of a wrong value that a message repeats
+
 _OF_SESSION = ("user", "device", "country")  # a session is one person's, on one device
 
 F = TypeVar("F", bound=Feature)
@@ -98,8 +102,23 @@ def wrong(message: str, fix: str = "") -> DeclarationError:
 
 def named(name: str) -> tuple[str, str]:
     if not isinstance(name, str) or not _NAME.match(name):
-        raise wrong(f"a feature's name is letters, digits and _, got {name!r}")
+        raise wrong(f"a feature's name is letters, digits and _, got {shown(name)}")
+    if len(name) > NAME_MAX:
+        raise wrong(f"a feature's name has at most {NAME_MAX} letters, got {len(name):,}: {shown(name)}")
     return name, place()
+
+
+def shown(value: object) -> str:
+    """As it is written, but not longer than a line."""
+    told = repr(value)
+    return told if len(told) <= SHOWN_MAX else f"{told[: SHOWN_MAX - 1]}…"
+
+
+def attribute_of(name: str, parameter: str = "attribute") -> str:
+    """The name of a profile's attribute."""
+    if not isinstance(name, str) or not name.strip() or len(name) > NAME_MAX:
+        raise wrong(f'{parameter}: expected the name of an attribute, such as "category", got {shown(name)}')
+    return name
 
 
 def counted(name: str, about: Entity, type: str | Sequence[str]) -> tuple[str, str]:
@@ -150,7 +169,14 @@ def told_types(type: str | Sequence[str]) -> str:
 
 
 def counts_what(type: str | Sequence[str], where: str | None) -> tuple[tuple[str, ...], Expression | None]:
-    return types_of(type), None if where is None else expression_of(where, "truth")
+    return types_of(type), None if where is None else _test_of(where)
+
+
+def _test_of(where: str) -> Expression:
+    expression = expression_of(where, "truth")
+    if expression.kind == "number" and event_kind(expression.text) != "either":  # an attribute of its own may be true or false
+        raise wrong(f"where: {shown(where)} is a number, not a test", fix=f"where={f'({expression.text}) > 0'!r}, or what else is meant")
+    return expression
 
 
 def expression_of(text: str, expect: str) -> Expression:
@@ -160,7 +186,11 @@ def expression_of(text: str, expect: str) -> Expression:
         return found
     except ExpressionError as error:
         fields = f"fields: {', '.join(EVENT_FIELDS)}, item.NAME, user.NAME, properties.NAME"
-        raise wrong(f"{text!r}: {error}", fix=fields if "no field" in str(error) else "") from None
+        raise wrong(f"{shown(text)}: {_cut(str(error))}", fix=fields if "no field" in str(error) else "") from None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 2 * SHOWN_MAX else f"{text[:SHOWN_MAX]} … {text[-SHOWN_MAX:]}"
 
 
 def value_of(of: str, kind: str | None) -> tuple[Expression, str]:
@@ -168,6 +198,8 @@ def value_of(of: str, kind: str | None) -> tuple[Expression, str]:
     expect = {"numeric": "number", "categorical": "text", None: "either"}.get(kind)
     if expect is None:
         raise wrong(f"kind: expected numeric or categorical, got {kind!r}")
+    if kind is None and isinstance(of, str) and event_kind(of.strip()) == "either":
+        raise wrong(f"{shown(of.strip())} may be a number or a text", fix='say which: kind="numeric" or kind="categorical"')
     expression = expression_of(of, expect)
     return expression, "categorical" if expression.kind == "text" else "numeric"
 
@@ -189,15 +221,25 @@ def told_buckets(of: str, edges: Sequence[float], where: str | None) -> list[str
 
 
 def amount_of(of: str, unit: float, max: float) -> Amount:
-    if not (isinstance(unit, int | float) and isinstance(max, int | float) and 0 < unit <= max <= 1e15):
+    for parameter, value in (("unit", unit), ("max", max)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            told = "the text " if isinstance(value, str) else ""
+            raise wrong(f"{parameter}: expected a number, got {told}{shown(value)}")
+    if not 0 < unit <= max:
         raise wrong(f"expected 0 < unit <= max, got unit={unit!r}, max={max!r}")
+    if max > VALUE_MAX:
+        raise wrong(f"max: expected at most {VALUE_MAX:g}, got {max!r}")
     amount = Amount(expression_of(of, "number"), float(unit), float(max))
     if amount.units_max * EVENTS_MAX >= 1 << 63:
         raise wrong(
-            f"max / unit = {amount.units_max:,} is too fine: {EVENTS_MAX:,} such events do not fit into 64 bits",
+            f"max / unit = {_told(amount.units_max)} is too fine: {EVENTS_MAX:,} such events do not fit into 64 bits",
             fix=f"unit={2 * amount.max * EVENTS_MAX / (1 << 63):.3g} or coarser, or a smaller max",
         )
     return amount
+
+
+def _told(number: int) -> str:
+    return f"{number:,}" if number < 10**18 else f"{number:.3g}"
 
 
 def window_of(window: str | None, hop: str | None) -> Window:

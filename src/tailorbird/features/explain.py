@@ -45,12 +45,19 @@ from tailorbird.features.request import ReadRequest
 
 @dataclass(frozen=True)
 class Explanation:
-    """A value, the events that it was made of (oldest first), and for a derived column the values that it read."""
+    """A value, the events that it was made of (oldest first), and for a derived column the values that it read.
+
+    Attributes:
+        about: the fields of its entity.
+        lacks: those of them that the request does not say, or whose profile is not known: without them it is missing.
+    """
 
     name: str
     value: Value
     events: tuple[Event, ...]
     reads: tuple["Explanation", ...] = ()
+    about: tuple[str, ...] = ()
+    lacks: tuple[str, ...] = ()
 
 
 def explain(
@@ -74,7 +81,10 @@ def _explain(now: Moment, name: str) -> Explanation:
         assert expression is not None
         reads = tuple(_explain(now, column) for column, _ in expression.names)
     rows = {id(row.event): row for row in _rows(now, feature)}
-    return Explanation(name, now.value(name), tuple(row.event for row in sorted(rows.values(), key=Row.order)), reads)
+    events = tuple(row.event for row in sorted(rows.values(), key=Row.order))
+    about = getattr(feature, "entity", None)
+    fields = about.fields if isinstance(about, Entity) else ()
+    return Explanation(name, now.value(name), events, reads, fields, tuple(field for field in fields if now.part(field) is None))
 
 
 def _rows(now: Moment, feature: Feature) -> list[Row]:

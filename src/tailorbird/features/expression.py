@@ -22,6 +22,7 @@ from tailorbird.events.keys import hash64
 
 LENGTH_MAX = 500
 DEPTH_MAX = 30
+SHOWN_MAX = 100  # letters that a message repeats
 
 Array = npt.NDArray
 # Says what a name is: "number", "text", "either" (a profile attribute, decided by what it is compared with), or None.
@@ -94,14 +95,18 @@ def parse(text: str, kind_of: KindOf, *, expect: str) -> Expression:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ExpressionError(f"{text!r} is not an expression") from None
+        raise ExpressionError(f"{_shown(text)} is not an expression") from None
     if _depth(tree) > DEPTH_MAX:
         raise ExpressionError(f"nested more than {DEPTH_MAX} levels deep")
     checker = _Checker(kind_of)
     kind = checker.kind(tree, expect)
     if (kind == "text") != (expect == "text") and expect != "either":
-        raise ExpressionError(f"expected a {expect}, {text!r} is a {kind}")
+        raise ExpressionError(f"expected a {expect}, {_shown(text)} is a {kind}")
     return Expression(text.strip(), kind, tuple(sorted(checker.names.items())), tree)
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]!r}…"
 
 
 def dotted(node: ast.expr) -> str | None:

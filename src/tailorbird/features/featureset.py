@@ -189,6 +189,9 @@ def load_features(path: Path, *, event_types: Sequence[str] = EVENT_TYPES) -> Fe
         except Exception as error:
             line = error.lineno if isinstance(error, SyntaxError) else _line_of(error, path)
             raise DeclarationError(f"{type(error).__name__}: {error}", where=f"{path}:{line}" if line else str(path)) from error
+    if not declared and transforms:
+        told = transforms[0]
+        raise DeclarationError(f"transforms {told.column!r}, and declares no feature", where=told.place, fix="declare the feature first")
     if not declared:
         raise DeclarationError("declares no feature", where=str(path))
     return FeatureSet.from_declarations(declared, event_types=event_types, transforms=transforms)

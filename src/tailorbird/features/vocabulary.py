@@ -233,11 +233,13 @@ def distinct(
 ) -> Distinct:
     """About how many different values of a text the events have: `distinct("reach", item, "view", of="user", window="7d")`.
 
-    HyperLogLog, in whole numbers: nearly exact up to a dozen or two, then off by about 13 % (precision 6) or 6.5 % (8).
+    HyperLogLog, in whole numbers. With precision 6, of 3 different values 96 % of the answers are right, of 6 79 %, of 12 41 %; they
+    are off by 7 to 9 % (standard deviation) up to two dozen, by 13 % from a hundred on. With 8: 99 %, 95 %, 77 %; off by 4 %, and by
+    5 to 6.5 % from a hundred on.
 
     Args:
         of: a text of the event: `user`, `item`, `query`, `item.category` …; events without it are left out.
-        precision: 4 to 8; the state takes 2^precision bytes a tile.
+        precision: 4 to 8; the state takes up to 2^precision bytes a tile.
     """
     base = counted(name, entity, type)
     if not isinstance(precision, int) or not PRECISION_MIN <= precision <= PRECISION_MAX:

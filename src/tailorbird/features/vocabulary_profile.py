@@ -3,7 +3,7 @@
 What is counted over windows is in `features.vocabulary`; single events are in `features.vocabulary_last`.
 """
 
-from tailorbird.features.checks import declare, named, wrong
+from tailorbird.features.checks import attribute_of, declare, named, wrong
 from tailorbird.features.declare import (
     CONTEXT_FIELDS,
     ELEMENTS_MAX,
@@ -48,7 +48,7 @@ def match(name: str, entity: Entity, attribute: str) -> Match:
     texts, all of them. Missing without a query, or where the item has no such text.
     """
     base = _of_profile(name, entity)
-    return declare(Match(*base, f"part of the query's words in {attribute} of the {entity.name}", entity, attribute))
+    return declare(Match(*base, f"part of the query's words in {attribute} of the {entity.name}", entity, attribute_of(attribute)))
 
 
 def age(name: str, entity: Entity, *, of: str | None = None) -> Age | TimeSinceFirst:
@@ -62,7 +62,7 @@ def age(name: str, entity: Entity, *, of: str | None = None) -> Age | TimeSinceF
     if of is None:
         text = f"seconds since the first profile of the {entity.name}"
         return declare(TimeSinceFirst(*base, text, entity, entity.fields, None))
-    return declare(Age(*base, f"seconds since {of} of the {entity.name}", entity, of))
+    return declare(Age(*base, f"seconds since {of} of the {entity.name}", entity, attribute_of(of, "of")))
 
 
 def context(field: ContextField, *, name: str | None = None) -> ContextValue:
@@ -92,4 +92,4 @@ def _element(name: str, entity: Entity, attribute: str, kind: Kind, element: int
     if kind not in ("numeric", "categorical"):
         raise wrong(f"kind: expected numeric or categorical, got {kind!r}")
     text = f"element {element} of {attribute}" if element else attribute
-    return declare(Attribute(*base, f"{text} of the {entity.name}", entity, attribute, kind, element))
+    return declare(Attribute(*base, f"{text} of the {entity.name}", entity, attribute_of(attribute), kind, element))

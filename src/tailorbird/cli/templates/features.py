@@ -25,7 +25,7 @@ user_clicks_7d = count("user_clicks_7d", user, "click", window="7d")
 user_spend_28d = total("user_spend_28d", user, "purchase", of="price", unit=0.01, max=10_000, window="28d")
 user_price_28d = mean("user_price_28d", user, "click", of="item.price", unit=0.01, max=10_000, window="28d")
 user_since_click = time_since("user_since_click", user, "click")
-user_last_category = last("user_last_category", user, "click", of="item.category")
+user_last_category = last("user_last_category", user, "click", of="item.category", kind="categorical")
 user_recent = sequence("user_recent", user, ["click", "cart", "purchase"], length=64)
 session_clicks = session("session_clicks", "click")
 

@@ -72,7 +72,8 @@ class Roles:
                 build_from_lake(worker, lake, threading.Event())
 
     def _open_router(self, plan: RoutePlan) -> "Router | WholeRouter":
-        return open_router(self._project.stream, plan, clock=self._clock, stopped=self._project.stopped())
+        project, memory = self._project, self._project.settings.router.memory_mb << 20
+        return open_router(project.stream, plan, clock=self._clock, stopped=project.stopped(), memory_bytes=memory)
 
     def step(self) -> int:
         """Route what came in and update the states; how many raw rows there were. The lake is stepped apart."""

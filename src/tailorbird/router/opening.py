@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.erased import StopList
+from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream import Stream
 
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
     from tailorbird.router.whole import WholeRouter
 
 
-def open_router(stream: Stream, plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None) -> "Router | WholeRouter":
-    """Open the router of all partitions. Raises LockedError if a router is at work on this machine."""
+def open_router(
+    stream: Stream, plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None, memory_bytes: int = MEMORY_BYTES
+) -> "Router | WholeRouter":
+    """Open the router of all partitions, which share `memory_bytes` evenly. Raises LockedError if a router is at work on this machine."""
     if isinstance(stream, Path) or stream.count == 1:
-        return Router(stream, plan, clock=clock, stopped=stopped)
+        return Router(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)
     from tailorbird.router.whole import WholeRouter
 
-    return WholeRouter(stream, plan, clock=clock, stopped=stopped)
+    return WholeRouter(stream, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes)

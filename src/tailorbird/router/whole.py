@@ -6,6 +6,7 @@ from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.erased import StopList
 from tailorbird.router.group import member_folder
 from tailorbird.router.order import Sequencer
+from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router, RouteReport
 from tailorbird.stream.kafka.logs import KafkaStream
 
@@ -17,12 +18,16 @@ class WholeRouter:
         LockedError: routers are at work on this machine.
     """
 
-    def __init__(self, stream: KafkaStream, plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None) -> None:
+    def __init__(
+        self, stream: KafkaStream, plan: RoutePlan, *, clock: Clock, stopped: StopList | None = None, memory_bytes: int = MEMORY_BYTES
+    ) -> None:
+        memory_bytes //= stream.count
         self._stack = ExitStack()
         try:
             folder = self._stack.enter_context(member_folder(stream.folder, alone=True))
             shares = [stream.share(number, folder) for number in range(stream.count)]
-            self.routers = [self._stack.enter_context(Router(share, plan, clock=clock, stopped=stopped)) for share in shares]
+            routers = (Router(share, plan, clock=clock, stopped=stopped, memory_bytes=memory_bytes) for share in shares)
+            self.routers = [self._stack.enter_context(router) for router in routers]
             self._order = self._stack.enter_context(Sequencer(stream, folder, clock=clock))
         except BaseException:
             self._stack.close()

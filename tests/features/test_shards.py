@@ -178,13 +178,18 @@ import sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
 from tailorbird.events.schema import ROUTED
-from tailorbird.features import FeatureSet, count, entity, ratio
+from tailorbird.features import FeatureSet, count, decayed, distinct, entity, last, ratio
 from tailorbird.features.backfill import Requests
 from tailorbird.features.shards import backfill_to
 
 user, item = entity("user"), entity("item")
-features = FeatureSet.from_declarations([count("clicks", user, "click", window="1d"), ratio("ctr", item, "click", "view", window="1d")])
-millions, memory = float(sys.argv[2]), int(sys.argv[3])
+many = [count("clicks", user, "click", window="1d"), ratio("ctr", item, "click", "view", window="1d")]
+of_all = [
+    count("all", entity(), "click", window="1d"), decayed("fading", entity(), "click", half_life="1h"),
+    distinct("people", entity(), "click", of="user", window="1d"), last("last", entity(), "click", of="item"),
+]
+millions, memory, items = float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+features = FeatureSet.from_declarations(many if items > 1 else [*of_all, *many])
 size, pieces = 50_000, round(20 * millions)
 start = 1_790_000_000_000_000
 
@@ -196,7 +201,7 @@ def pieces_of(columns):
             "p": np.arange(piece * size, (piece + 1) * size), "event_id": pa.array([f"e{piece}-{row}" for row in range(size)]),
             "type": pa.array(["click", "view"]).take(pa.array(rng.integers(0, 2, size))), "user_id": who, "person": who,
             "ts": pa.array(start + np.sort(rng.integers(0, 10**11, size))).cast(ROUTED.field("ts").type),
-            "item_id": pa.array([f"i{one}" for one in rng.integers(0, 500, size)]), "counts": pa.array(np.ones(size, bool)),
+            "item_id": pa.array([f"i{one}" for one in rng.integers(0, items, size)]), "counts": pa.array(np.ones(size, bool)),
         }
         yield pa.table({name: held.get(name, pa.nulls(size, ROUTED.field(name).type)) for name in columns})
 
@@ -204,7 +209,7 @@ m = 20_000
 rng = np.random.default_rng(7)
 asked = Requests(
     start + rng.integers(0, 10**11, m), np.full(m, 1 << 40), pa.array([f"u{one}" for one in rng.integers(0, 20_000, m)]), np.arange(m),
-    pa.array([f"i{one}" for one in rng.integers(0, 500, m)]),
+    pa.array([f"i{one}" for one in rng.integers(0, items, m)]),
 )
 def most():
     # In kB. ru_maxrss would begin with what the process held that started this one.
@@ -218,11 +223,12 @@ print((most() - before) // 1024)
 """
 
 
-def test_memory_is_bounded_by_the_setting(tmp_path):
-    """A million events are 90 MB as they are read; at once they would take several times that."""
+@pytest.mark.parametrize("items", [500, 1])
+def test_memory_is_bounded_by_the_setting(tmp_path, items):
+    """A million events are 90 MB as they are read; at once they would take several times that, all about one item and everyone too."""
 
     def taken(memory: int) -> int:
-        command = [sys.executable, "-c", LARGE, str(tmp_path / str(memory)), "1", str(memory)]
+        command = [sys.executable, "-c", LARGE, str(tmp_path / str(memory)), "1", str(memory), str(items)]
         return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
 
     bounded, at_once = taken(48 << 20), taken(4 << 30)

@@ -17,6 +17,7 @@ from tailorbird.errors import UsageError
 from tailorbird.features.asof import Moments, Series, Timeline, ragged
 from tailorbird.features.asof_runs import COMPILED, LastRuns
 from tailorbird.features.bulk import RaggedSequence, Requests, Texts
+from tailorbird.features.carried import Carried
 from tailorbird.features.columns import entity_key
 from tailorbird.features.declare import WHOLE_FIELDS, WORDS
 from tailorbird.features.featureset import FeatureSet
@@ -49,8 +50,13 @@ class PastLanes:
         entities: Collection[int] | None = None,
         held: Mapping[Spot, Int64s] | None = None,
         of_runs: Mapping[str, npt.NDArray] | None = None,
+        carried: Carried | None = None,
     ) -> None:
-        """Without frames, all lanes are `held`; else those of `entities` are computed, by default all, and some others may be held."""
+        """Without frames, all lanes are `held`; else those of `entities` are computed, by default all, and some others may be held.
+
+        Where there is something `carried`, the frames have what is kept of earlier events.
+        """
+        self._carried = carried
         self._features = features
         self._frames = frames
         self._start = 0 if frames is None else frames.start
@@ -149,8 +155,13 @@ class PastLanes:
             return
         history = Record(layout, frames, key)
         moments = history.timeline.at(key, t, p)
-        for spot, values in history.values(moments, t):
-            self._values[spot] = values
+        carried = self._carried
+        if carried is None:
+            self._values.update(history.values(moments, t))
+        else:
+            values = dict(history.values(moments, t, lambda ring: carried.tiles_of(layout, ring, key)))
+            carried.add_to(layout, key, t, values)
+            self._values.update(values)
         for one in layout.sequences:
             if by_row:
                 message = "a sequence belongs to the request: it is about user, session, device or country"
@@ -210,6 +221,10 @@ class PastLanes:
         if len(step.spots) == 1:
             return _keys(self._requests.row_item, self.rows, hashes)
         return self._values[step.spots[1]].view(np.uint64)
+
+    def keys_of(self, entity: int) -> Keys:
+        """The keys of an entity, at its requests or rows."""
+        return self._entity_keys(self._features.layout.entities[entity], self._by_row[entity])[0]
 
     def _entity_keys(self, layout: EntityLayout, by_row: bool) -> tuple[Keys, Bools]:
         count = self.rows if by_row else len(self._times[0])

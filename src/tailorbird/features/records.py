@@ -3,6 +3,7 @@ sequences share. Which moments are asked, and where the lanes go, is in `feature
 """
 
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,7 +26,7 @@ from tailorbird.features.extracts import PEAK_ZERO, Extract, ProfileExtract, ext
 from tailorbird.features.finish import DECAY_WEIGHTS, values_of
 from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.kernels import THREADS, gathered, in_shares
-from tailorbird.features.layout import PEAKS, EntityLayout, LastEvents, Profile, Source, Spot, Step
+from tailorbird.features.layout import PEAKS, EntityLayout, LastEvents, Profile, Ring, Source, Spot, Step
 from tailorbird.features.runs import Runs
 
 Int64s = npt.NDArray[np.int64]
@@ -33,6 +34,7 @@ Intps = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
+Passed = Callable[[Ring], Callable[[Int64s], Int64s]]  # of a ring, then of a tile of each moment's entity: a sum
 
 
 # Columns of an event that says what somebody or something is.
@@ -80,9 +82,10 @@ class PastFrame(Frame):
 class Frames:
     """The events with what has been taken out of them so far."""
 
-    def __init__(self, events: pa.Table) -> None:
+    def __init__(self, events: pa.Table, start: int | None = None) -> None:
+        """Frames with the same `start` have the same identities."""
         self.events = events
-        self.start = secrets.randbits(64)
+        self.start = secrets.randbits(64) if start is None else start
         self.frame = PastFrame(events, self.start)
         self._taken: dict[Source, Extract] = {}
         self._profiles: dict[Profile, ProfileExtract] = {}
@@ -128,9 +131,9 @@ class Record:
         self.timeline = Timeline(asked, key, ts, p, tie)
         self._marks = self._marked()
 
-    def values(self, moments: Moments, t: Int64s) -> list[tuple[Spot, Int64s]]:
-        """Every lane that is one number."""
-        over_tiles = (*self.windows(moments), *self.peaks(moments, t), *self.distincts(moments), *self.decays(moments))
+    def values(self, moments: Moments, t: Int64s, passed: Passed | None = None) -> list[tuple[Spot, Int64s]]:
+        """Every lane that is one number; what has `passed` of a tile of a ring is added where it decays."""
+        over_tiles = (*self.windows(moments), *self.peaks(moments, t), *self.distincts(moments), *self.decays(moments, passed))
         return [*over_tiles, *self.lasts(moments), *self.first_values(moments)]
 
     def windows(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
@@ -213,13 +216,17 @@ class Record:
                 found += [(Spot(self._layout.index, window.reading_lane + place), values) for place, values in enumerate(both)]
         return found
 
-    def decays(self, moments: Moments) -> list[tuple[Spot, Int64s]]:
+    def decays(self, moments: Moments, passed: Passed | None) -> list[tuple[Spot, Int64s]]:
         """The weighted sum of each decay at its spot: its tiles one after another, from the oldest."""
         found = []
         for decay in self._layout.decays:
             ring = self._layout.rings[decay.ring]
             prefix = self._prefixes[self._summed.index((ring.source, ring.measure))]
-            total = moments.decayed_sums(prefix, ring.hop, np.array(DECAY_WEIGHTS[: decay.tiles + 1]))
+            weights = np.array(DECAY_WEIGHTS[: decay.tiles + 1])
+            if passed is None:
+                total = moments.decayed_sums(prefix, ring.hop, weights)
+            else:
+                total = _tile_by_tile(moments, prefix, ring.hop, weights, passed(ring))
             found.append((Spot(self._layout.index, decay.reading_lane), total.view(np.int64)))
         return found
 
@@ -324,6 +331,18 @@ class RunsOfEvents:
         item, type, session = frame.text("item"), frame.text("type"), frame.identity("session")
         value = frame.bits(sequence.of[0]).view(np.uint64) if sequence.of else item
         return Runs(self.run.offsets, frame.ts[rows], item[rows], type[rows], session[rows], t, asked, value[rows])
+
+
+def _tile_by_tile(moments: Moments, prefix: Int64s, hop: int, weights: Floats, passed: Callable[[Int64s], Int64s]) -> Floats:
+    """As `Moments.decayed_sums`, with what has passed added to each tile."""
+    tile, total = moments.t // hop, np.zeros(len(moments))
+    below = moments.before((tile - len(weights) + 1) * hop).sums([prefix])[0]
+    for age in range(len(weights) - 1, -1, -1):
+        edge = moments.before((tile - age + 1) * hop) if age else moments.before()
+        above = edge.sums([prefix])[0]
+        total += (moments.restore(above - below) + passed(tile - age)).astype(np.float64) * weights[age]
+        below = above
+    return total
 
 
 def _union(parts: list[Intps], size: int) -> tuple[Intps, Intps | None]:

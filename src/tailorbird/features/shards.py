@@ -4,11 +4,13 @@
              (`spill`)       (`lanes`)                               (`spill`)  (`finish`)          (`parts`)
 
 Where the events fit into memory, requests are answered part by part. Columns that the folder has, as they are defined now and for the
-same events and requests, are not computed again: one feature more computes that one alone. What does not shrink with the setting: the
-requests themselves, a number of each where a key has an attribute in it, and the events of one key of one entity, of which everyone's
-feature has a single one.
+same events and requests, are not computed again: one feature more computes that one alone. Where the events of one key, of which
+everyone's feature has a single one, do not fit, they are gone through in order of time, and `carried` says what is kept of them. What
+does not shrink with the setting: the requests themselves, a number of each where a key has an attribute in it, and of one key the
+events of one time, and those that some later request did not know of yet.
 """
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -27,6 +29,7 @@ from tailorbird.events.schema import ROUTED
 from tailorbird.features.asof import ragged
 from tailorbird.features.backfill import History, event_columns, finished, needed, subset
 from tailorbird.features.bulk import BackfilledRows, Requests
+from tailorbird.features.carried import Carried
 from tailorbird.features.declare import Entity
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import floats
@@ -153,13 +156,18 @@ def _read(plan: _Plan, events: Events, rows_of_part: int) -> tuple[list[pa.Table
 def _compute(plan: _Plan, spill: Spill, number: int, partition: Partition) -> None:
     """The lanes of a partition's entities, shard by shard."""
     features = plan.features
-    shards = spill.shards(partition.field, plan.memory_bytes // (2 * _EVENT_FACTOR))
+    bytes_max = plan.memory_bytes // (2 * _EVENT_FACTOR)
+    shards = spill.shards(partition.field, bytes_max)
     earlier = {spot: _whole(plan, spill, spot) for spot in _needed_of_others(features, partition)}
     bucket = _buckets(plan, earlier, partition)
     empty = ROUTED.empty_table().select(plan.columns())
     rows_max = max(1, plan.memory_bytes // (4 * _row_bytes(features, partition.entities)))
     for shard, buckets in enumerate(shards):
         mine = np.flatnonzero((bucket >= buckets.start) & (bucket < buckets.stop))
+        if spill.size(partition.field, buckets) > bytes_max:
+            _compute_by_time(plan, spill, f"{number}-{shard}", partition, buckets.start, mine, earlier)
+            plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
+            continue
         pieces = [mine[start : start + rows_max] for start in range(0, len(mine), rows_max)]
         named = [f"{number}-{shard}-{piece}" for piece in range(len(pieces))]
         if not all(spill.is_done(name) for name in named):
@@ -169,6 +177,59 @@ def _compute(plan: _Plan, spill: Spill, number: int, partition: Partition) -> No
                     _put(plan, spill, partition, frames, piece, name, earlier)
                     spill.done(name)
         plan.progress(f"shards by {partition.field or 'everyone'}", shard + 1, len(shards))
+
+
+def _compute_by_time(
+    plan: _Plan, spill: Spill, name: str, partition: Partition, bucket: int, mine: Intps, earlier: Mapping[Spot, npt.NDArray]
+) -> None:
+    """The same of a bucket that does not fit into memory: its events in order of time, and the requests with them."""
+    if spill.is_done(name) or not len(mine):
+        return
+    features, requests = plan.features, plan.requests
+    at = requests.row_request[mine] if partition.of_rows else mine
+    t, p = requests.t[at], requests.p[at]
+    start = secrets.randbits(64)
+    empty = ROUTED.empty_table().select(plan.columns())
+    carried = Carried([features.layout.entities[one] for one in partition.entities], _keys(plan, partition, mine, earlier, start), empty)
+    cuts = spill.cut_by_time(partition.field, bucket, plan.memory_bytes // (4 * _EVENT_FACTOR))
+    stretch = np.searchsorted(cuts, t)
+    rows_max = max(1, plan.memory_bytes // (8 * _row_bytes(features, partition.entities)))
+    for place in range(len(cuts) + 1):
+        frames = Frames(spill.stretch(place, carried.events), start)
+        here = mine[stretch == place]
+        for piece, first in enumerate(range(0, len(here), rows_max)):
+            named = f"{name}-{place}-{piece}"
+            if not spill.is_done(named):
+                _put(plan, spill, partition, frames, here[first : first + rows_max], named, earlier, carried)
+                spill.done(named)
+        later = stretch > place
+        if not later.any():
+            break
+        carried.advance(frames, int(t[later].min()), int(p[later].min()))
+        plan.progress(f"stretches by {partition.field or 'everyone'}", place + 1, len(cuts) + 1)
+    spill.done(name)
+
+
+def _keys(plan: _Plan, partition: Partition, mine: Intps, earlier: Mapping[Spot, npt.NDArray], start: int) -> dict[int, npt.NDArray]:
+    """Of each entity of a partition, the keys that its requests, or rows, ask about."""
+    asked, rows, held = _asked_of(plan, partition, mine, earlier)
+    nothing = Frames(ROUTED.empty_table().select(plan.columns()), start)
+    lanes = PastLanes(plan.features, nothing, plan.requests.some(asked, rows), entities=(), held=held)
+    return {entity: lanes.keys_of(entity) for entity in partition.entities}
+
+
+def _asked_of(
+    plan: _Plan, partition: Partition, mine: Intps, earlier: Mapping[Spot, npt.NDArray]
+) -> tuple[Intps, Intps, dict[Spot, npt.NDArray]]:
+    """The requests and rows of some requests, or rows, and their lanes that were computed earlier."""
+    requests = plan.requests
+    if partition.of_rows:
+        rows, asked = mine, np.unique(requests.row_request[mine])
+    else:
+        first, last = np.searchsorted(requests.row_request, mine), np.searchsorted(requests.row_request, mine, side="right")
+        rows, asked = ragged(first, last)[0], mine
+    by_row = [is_by_row(one) for one in plan.features.layout.entities]
+    return asked, rows, {spot: values[rows if by_row[spot.entity] else asked] for spot, values in earlier.items()}
 
 
 def _needed_of_others(features: FeatureSet, partition: Partition) -> set[Spot]:
@@ -190,18 +251,20 @@ def _whole(plan: _Plan, spill: Spill, spot: Spot) -> npt.NDArray:
 
 
 def _put(
-    plan: _Plan, spill: Spill, partition: Partition, frames: Frames, mine: Intps, name: str, earlier: Mapping[Spot, npt.NDArray]
+    plan: _Plan,
+    spill: Spill,
+    partition: Partition,
+    frames: Frames,
+    mine: Intps,
+    name: str,
+    earlier: Mapping[Spot, npt.NDArray],
+    carried: Carried | None = None,
 ) -> None:
     """The lanes of some requests, or rows, of a shard."""
-    features, requests = plan.features, plan.requests
-    if partition.of_rows:
-        rows, asked = mine, np.unique(requests.row_request[mine])
-    else:
-        first, last = np.searchsorted(requests.row_request, mine), np.searchsorted(requests.row_request, mine, side="right")
-        rows, asked = ragged(first, last)[0], mine
+    features = plan.features
+    asked, rows, held = _asked_of(plan, partition, mine, earlier)
     by_row = [is_by_row(one) for one in features.layout.entities]
-    held = {spot: values[rows if by_row[spot.entity] else asked] for spot, values in earlier.items()}
-    lanes = PastLanes(features, frames, requests.some(asked, rows), entities=partition.entities, held=held)
+    lanes = PastLanes(features, frames, plan.requests.some(asked, rows), entities=partition.entities, held=held, carried=carried)
     of_rows: dict[Spot | str, npt.NDArray] = {}
     of_requests: dict[Spot | str, npt.NDArray] = {}
     for entity in partition.entities:

@@ -3,6 +3,7 @@
     events/<field>-<bucket>.arrow     the events of the keys whose hash falls into the bucket; an event with several items lies in several
     requests/<piece>.arrow            of the requests of a piece, a part of a shard: lanes, and what is made of last events
     rows/<piece>.arrow                likewise of the rows of a piece
+    stretches/<stretch>.arrow         of the bucket that is worked at, if it does not fit into memory: its events, cut by time
     sequences/<step>-<piece>.arrow    the sequences of the piece's requests
     done/…                            a file of each finished piece, so that a run that was cut short goes on behind it
 
@@ -23,17 +24,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tailorbird.events.schema import micros
 from tailorbird.features.bulk import RaggedSequence
 from tailorbird.features.declare import Entity
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.layout import Spot
 from tailorbird.features.records import PastFrame
 
+Int64s = npt.NDArray[np.int64]
 Intps = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
 
-FORMAT = 2
+FORMAT = 3
 BUCKETS = 64
+STRETCHES_MAX = 256  # files that are written at a time
+_ROWS_AT_ONCE = 1 << 14
 START = 0  # of the identities that buckets are chosen by, the same in every run
 _FIRST = ("user", "session", "query", "item")  # fields of many values
 
@@ -101,7 +106,7 @@ class Spill:
                         if (field, bucket) not in writers:
                             path = self._events(field, bucket)
                             writers[field, bucket] = stack.enter_context(pa.ipc.new_file(path, table.schema))
-                        writers[field, bucket].write_table(some)
+                        writers[field, bucket].write_table(some, max_chunksize=_ROWS_AT_ONCE)
                         sizes[field][bucket] += some.nbytes
         for field in fields:
             (self.folder / "events" / f"{field or 'everyone'}.json").write_bytes(msgspec.json.encode(sizes[field]))
@@ -109,7 +114,7 @@ class Spill:
 
     def shards(self, field: str | None, bytes_max: int) -> list[range]:
         """Buckets that are computed together: as many as fit, at least one."""
-        sizes = msgspec.json.decode((self.folder / "events" / f"{field or 'everyone'}.json").read_bytes(), type=list[int])
+        sizes = self._sizes(field)
         found: list[range] = []
         start = 0
         for bucket in range(1, BUCKETS + 1):
@@ -125,6 +130,38 @@ class Spill:
                 with pa.ipc.open_file(path) as reader:
                     found.append(reader.read_all())
         return pa.concat_tables(found)
+
+    def size(self, field: str | None, buckets: range) -> int:
+        return sum(self._sizes(field)[buckets.start : buckets.stop])
+
+    def cut_by_time(self, field: str | None, bucket: int, bytes_max: int) -> Int64s:
+        """Write a bucket's events into stretches of about as many bytes; the times at which all but the first begin."""
+        folder, size = self.folder / "stretches", self.size(field, range(bucket, bucket + 1))
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        count, step = min(-(-size // bytes_max), STRETCHES_MAX), 1 + (size >> 24)
+        with pa.OSFile(str(self._events(field, bucket))) as file, pa.ipc.open_file(file) as reader, ExitStack() as stack:
+            batches = range(reader.num_record_batches)
+            # Copies: a view would hold all columns of its batch.
+            times = np.sort(np.concatenate([micros(reader.get_batch(one)["ts"])[::step].copy() for one in batches]))
+            cuts = np.unique(times[np.arange(1, count) * len(times) // count])
+            writers: dict[int, pa.RecordBatchFileWriter] = {}
+            for one in batches:
+                batch = reader.get_batch(one)
+                stretch = np.searchsorted(cuts, micros(batch["ts"]), side="right")
+                for place in np.unique(stretch).tolist():
+                    if place not in writers:
+                        writers[place] = stack.enter_context(pa.ipc.new_file(self._stretch(place), reader.schema))
+                    writers[place].write_batch(batch.filter(pa.array(stretch == place)))
+                pa.default_memory_pool().release_unused()
+        return cuts
+
+    def stretch(self, place: int, *before: pa.Table) -> pa.Table:
+        """The events of a stretch behind those of other tables."""
+        if not self._stretch(place).exists():
+            return pa.concat_tables(before)
+        with pa.OSFile(str(self._stretch(place))) as file, pa.ipc.open_file(file) as reader:
+            return pa.concat_tables([*before, reader.read_all()])
 
     def put(self, kind: str, piece: str, at: Intps, columns: Mapping[Spot | str, npt.NDArray]) -> None:
         """A piece's lanes and what it makes of last events, of these "requests" or "rows", which ascend; written once, from end to end."""
@@ -155,7 +192,7 @@ class Spill:
         table = pa.table({"request": pa.array(requests.astype(np.int64)), **lists})
         path = self.folder / "sequences" / f"{step}-{piece}.arrow"
         with pa.ipc.new_file(path, table.schema) as writer:
-            writer.write_table(table, max_chunksize=1 << 14)
+            writer.write_table(table, max_chunksize=_ROWS_AT_ONCE)
 
     def sequence(self, step: int, start: int, stop: int) -> RaggedSequence:
         """The sequences of the requests [start, stop)."""
@@ -170,6 +207,12 @@ class Spill:
         offsets = lists["ts"].offsets.to_numpy()
         values = {name.removeprefix("of "): one for name, one in flat.items() if name.startswith("of ")}
         return RaggedSequence(offsets - offsets[0], flat["item"], flat["type"], flat["ts"], values)
+
+    def _sizes(self, field: str | None) -> list[int]:
+        return msgspec.json.decode((self.folder / "events" / f"{field or 'everyone'}.json").read_bytes(), type=list[int])
+
+    def _stretch(self, place: int) -> Path:
+        return self.folder / "stretches" / f"{place:03d}.arrow"
 
     def _events(self, field: str | None, bucket: int) -> Path:
         return self.folder / "events" / f"{field or 'everyone'}-{bucket:02d}.arrow"

@@ -21,7 +21,11 @@ from tailorbird.features import (
     entity,
     favourite,
     first,
+    gap_deviation,
+    gap_last,
+    gap_max,
     gap_mean,
+    gap_min,
     last,
     match,
     maximum,
@@ -75,7 +79,10 @@ FILTERS = (
 NUMBERS = ("price", "price * quantity", "dwell_ms", "rating", "item.price", "properties.depth", "weekday - local_hour")
 FURTHER = ("dwell_ms", "price * quantity - 10", "item.category", "query", "number(item.price)", "price > 5")
 TRENDS = (("1m", "1h", None), ("10m", "1h", "10m"), ("1d", "7d", None), ("1d", "30d", "1d"))
-WINDOWS = (("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None))
+WINDOWS = (
+    *(("1m", None), ("1h", "10m"), ("1d", "1h"), ("7d", None), ("3d", "3d"), (None, None)),
+    *(("28d", "1d"), ("84d", None), ("400d", "10d"), ("400d", "400d")),
+)
 
 one_type = st.sampled_from(TYPES)
 types = st.lists(one_type, min_size=1, max_size=3)
@@ -141,17 +148,24 @@ def _first(draw: st.DrawFn, name: str) -> Feature:
 
 def _sequence(draw: st.DrawFn, name: str) -> Feature:
     further = draw(st.lists(st.sampled_from(FURTHER), max_size=3, unique=True))
-    return sequence(name, draw(of_request), draw(types), length=draw(st.integers(1, 5)), of=further, **draw(where))
+    return sequence(
+        name, draw(of_request), draw(types), length=draw(st.integers(1, 5) | st.sampled_from([64, 128])), of=further, **draw(where)
+    )
+
+
+def _gap(draw: st.DrawFn, name: str) -> Feature:
+    kind = draw(st.sampled_from([gap_mean, gap_min, gap_max, gap_deviation, gap_last]))
+    return kind(name, draw(of_request), draw(types), length=draw(st.integers(2, 6) | st.just(64)), **draw(where))
 
 
 def _favourite(draw: st.DrawFn, name: str) -> Feature:
     of = draw(st.sampled_from(["item", "item.category", "query", "device", "item.tags"]))
-    return favourite(name, draw(of_request), draw(types), of=of, length=draw(st.integers(1, 6)), **draw(where))
+    return favourite(name, draw(of_request), draw(types), of=of, length=draw(st.integers(1, 6) | st.just(64)), **draw(where))
 
 
 def _seen(draw: st.DrawFn, name: str) -> Feature:
     of = draw(st.sampled_from(["item", "item.category", "item.tags"]))
-    return seen(name, draw(of_request), draw(types), of=of, length=draw(st.integers(1, 6)), **draw(where))
+    return seen(name, draw(of_request), draw(types), of=of, length=draw(st.integers(1, 6) | st.just(128)), **draw(where))
 
 
 def _quantile(draw: st.DrawFn, name: str) -> Feature:
@@ -210,7 +224,7 @@ KINDS: dict[str, Any] = {
     "last": _last,
     "since": lambda draw, name: time_since(name, draw(about), draw(types), **draw(where)),
     "first": lambda draw, name: time_since_first(name, draw(about), draw(types), **draw(where)),
-    "gap": lambda draw, name: gap_mean(name, draw(of_request), draw(types), length=draw(st.integers(2, 6)), **draw(where)),
+    "gap": _gap,
     "measure": _measure,
     "sequence": _sequence,
     "first_value": _first,
@@ -239,6 +253,7 @@ def declarations(draw: st.DrawFn, kind: str = "") -> list[Feature]:
     numbers = [one.name for one in found if one.name in FeatureSet.from_declarations(found).numeric]
     if numbers:
         a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
-        found.append(derived("d1", draw(st.sampled_from([f"{a} / {b}", f"{a} - 0.1 * {b}", f"sqrt({a} + 1) if {b} > 1 else {b}"]))))
+        roots = [f"sqrt({a} + 1) if {b} > 1 else {b}", f"log1p({a}) - log({b})", f"exp({a} / 1000) * {b}"]
+        found.append(derived("d1", draw(st.sampled_from([f"{a} / {b}", f"{a} - 0.1 * {b}", *roots]))))
         found.append(derived("d2", f"max(d1, {a}) * 3"))
     return found

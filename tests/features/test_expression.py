@@ -22,6 +22,7 @@ _number = st.recursive(
         st.tuples(st.sampled_from(["min", "max"]), inner, inner).map(lambda t: f"{t[0]}({t[1]}, {t[2]})"),
         inner.map(lambda one: f"sqrt(abs({one}))"),
         inner.map(lambda one: f"-{one}"),
+        st.tuples(st.sampled_from(["log", "log1p", "exp"]), inner).map(lambda t: f"{t[0]}({t[1]})"),
         st.tuples(inner, inner, inner).map(lambda t: f"({t[0]} if {t[1]} < 1 else {t[2]})"),
     ),
     max_leaves=6,
@@ -68,6 +69,22 @@ def test_what_is_missing_equals_nothing_but_none():
     assert not holds("a < 5")
     assert holds("not a < 5")
     assert holds("missing(a) and word is None")
+
+
+def test_logarithms_and_exponentials_are_near_the_true_ones_and_equal_in_columns_and_one_by_one():
+    x = np.concatenate(
+        (np.geomspace(1e-300, 1e300, 2_000), np.linspace(-0.99, 3, 2_000), np.linspace(-700, 700, 2_001), [0.0, -1.0, np.nan, 1e4])
+    )
+    names = {"log": math.log, "log1p": math.log1p, "exp": math.exp}
+    for name, true in names.items():
+        expression = parse(f"{name}(a)", KINDS.get, expect="number")
+        found = expression.numbers(lambda name, kind: x, len(x))
+        one_by_one = [number(expression, lambda name, kind, one=one: one) for one in x]
+        np.testing.assert_array_equal(found, one_by_one)
+        known = np.isfinite(found)
+        assert np.count_nonzero(known) > 3_000
+        np.testing.assert_allclose(found[known], [true(one) for one in x[known]], rtol=4e-15)
+    assert math.isnan(number(parse("log(a)", KINDS.get, expect="number"), lambda name, kind: 0.0))
 
 
 def test_division_by_zero_is_missing():

@@ -40,7 +40,11 @@ from tailorbird.features.vocabulary_profile import (
 )
 from tailorbird.features.vocabulary_run import (
     favourite,
+    gap_deviation,
+    gap_last,
+    gap_max,
     gap_mean,
+    gap_min,
     refinements,
     seen,
     sequence,
@@ -69,7 +73,11 @@ __all__ = [
     "entity",
     "favourite",
     "first",
+    "gap_deviation",
+    "gap_last",
+    "gap_max",
     "gap_mean",
+    "gap_min",
     "last",
     "load_features",
     "match",

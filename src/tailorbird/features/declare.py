@@ -270,6 +270,13 @@ class GapMean(Counted):
 
 
 @dataclass(frozen=True)
+class GapOf(GapMean):
+    """Another `measure` of the same gaps: "min", "max", "deviation" or "last"."""
+
+    measure: str
+
+
+@dataclass(frozen=True)
 class Favourite(Counted):
     """The most frequent text `of` the last `length` events that have it."""
 

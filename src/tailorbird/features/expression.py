@@ -3,12 +3,14 @@
 Nothing is ever handed to `eval`. An expression is parsed once, checked against the columns that it may name, and then
 walked with NumPy over whole columns; `features.reference` walks the same tree value by value.
 
-    numbers: float64, missing = NaN      + - * / -x, min(a, b), max(a, b), abs(x), sqrt(x), number(x), a if test else b
+    numbers: float64, missing = NaN      + - * / -x, min(a, b), max(a, b), abs(x), sqrt(x), log(x), log1p(x), exp(x), number(x),
+                                         a if test else b
     texts:   hash64, missing = 0         == != in not in
     truths:  bool                        and or not, < <= > >= == != (chained too), missing(x), x is None
 
 What is missing equals nothing but None and is never above or below anything: `agent != 'bot'` holds where agent is
-missing, `price < 5` does not hold where price is. Division by zero is missing. A truth used as a number is 1 or 0.
+missing, `price < 5` does not hold where price is. Division by zero is missing, as is the root or logarithm of what has
+none. A truth used as a number is 1 or 0. Logarithms and exponentials are those of `features.series`, the same on all machines.
 """
 
 import ast
@@ -19,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.keys import hash64
+from tailorbird.features import series
 
 LENGTH_MAX = 500
 DEPTH_MAX = 30
@@ -41,7 +44,8 @@ _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Is: "is",
     ast.IsNot: "is not",
 }
-_FUNCTIONS = {"abs": 1, "sqrt": 1, "min": 2, "max": 2, "missing": 1, "number": 1}
+_FUNCTIONS = {"abs": 1, "sqrt": 1, "min": 2, "max": 2, "missing": 1, "number": 1, "log": 1, "log1p": 1, "exp": 1}
+_SERIES = {"log": series.log, "log1p": series.log1p, "exp": series.exp}
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div)
 
 
@@ -299,6 +303,8 @@ class _Columns:
             return arguments[0]
         if node.func.id == "sqrt":
             return np.sqrt(arguments[0])
+        if node.func.id in _SERIES:
+            return _SERIES[node.func.id](arguments[0])
         a, b = arguments
         return np.where(b < a, b, a) if node.func.id == "min" else np.where(b > a, b, a)
 

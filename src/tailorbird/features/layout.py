@@ -252,7 +252,8 @@ class Step:
             distinct: summary (numbers: precision).
             ratio: a, b (and the parent's A, B). trend: short, long. share: own, group's. decayed: weighted sum.
             last: ts, value. since: ts. first: time. earliest: time, value. session, length, depth,
-            duration, refinements, gap, favourite, sequence: first lane. seen: first lane (and the item's attribute).
+            duration, refinements, gap, gap_min, gap_max, gap_deviation, gap_last, favourite, sequence: first lane.
+            seen: first lane (and the item's attribute).
             attribute: value. age: time. match: the words. quantile: the buckets' counts. context, derived: none.
         numbers: total, mean, variance, decayed: unit. extreme: unit, negative for the smallest. trend: the long length over
             the short. quantile: q, edges. ratio: rate (of a constant prior, 0 for a parent's), weight (negative: no smoothing).

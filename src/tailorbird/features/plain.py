@@ -17,6 +17,7 @@ from tailorbird.events.keys import hash64
 from tailorbird.features.declare import WHOLE_FIELDS, WORDS
 from tailorbird.features.expression import Expression, ExpressionError, comparison, constant, dotted
 from tailorbird.features.request import ReadRequest
+from tailorbird.features.series import exp_of_one, log1p_of_one, log_of_one
 
 Get = Callable[[str, str], Any]
 
@@ -205,6 +206,8 @@ def _call(name: str, arguments: list[Any]) -> Any:
         return a
     if name == "sqrt":
         return math.sqrt(a) if a >= 0 else math.nan
+    if name in ("log", "log1p", "exp"):
+        return {"log": log_of_one, "log1p": log1p_of_one, "exp": exp_of_one}[name](a)
     return (b if b < a else a) if name == "min" else (b if b > a else a)
 
 

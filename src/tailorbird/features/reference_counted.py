@@ -24,6 +24,7 @@ from tailorbird.features.declare import (
     Favourite,
     First,
     GapMean,
+    GapOf,
     Last,
     Mean,
     OfSession,
@@ -80,6 +81,8 @@ def _of_kind(now: "Moment", feature: Counted) -> float:
         return decayed(now, feature)
     if isinstance(feature, TimeSinceFirst):
         return time_since_first(now, feature)
+    if isinstance(feature, GapOf):
+        return gap_of(now, feature)
     if isinstance(feature, GapMean):
         return gap_mean(now, feature)
     assert isinstance(feature, TimeSince)
@@ -245,6 +248,20 @@ def gap_mean(now: "Moment", feature: GapMean) -> float:
     """Over the last events; those of the same time are one."""
     times = sorted({row.event["ts"] for row in now.last_rows(now.rows(feature), feature.length)})
     return float(times[-1] - times[0]) / 1e6 / float(len(times) - 1) if len(times) > 1 else math.nan
+
+
+def gap_of(now: "Moment", feature: GapOf) -> float:
+    """Of the same gaps; the deviation is the root of the mean square of what each differs from `gap_mean`, added up from the oldest."""
+    times = sorted({row.event["ts"] for row in now.last_rows(now.rows(feature), feature.length)})
+    gaps = [float(later - earlier) / 1e6 for earlier, later in pairwise(times)]
+    if not gaps:
+        return math.nan
+    if feature.measure == "deviation":
+        mean, squares = gap_mean(now, feature), 0.0
+        for gap in gaps:
+            squares += (gap - mean) * (gap - mean)
+        return math.sqrt(squares / float(len(gaps)))
+    return {"min": min(gaps), "max": max(gaps), "last": gaps[-1]}[feature.measure]
 
 
 def of_session(now: "Moment", feature: OfSession) -> float:

@@ -24,8 +24,9 @@ Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 
+GAPS = ("gap_min", "gap_max", "gap_deviation", "gap_last")
 # Operations of `layout.Step` that are finished here.
-OF_RUN = ("session", "length", "depth", "duration", "refinements", "gap", "favourite", "seen")
+OF_RUN = ("session", "length", "depth", "duration", "refinements", "gap", *GAPS, "favourite", "seen")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Runs:
         """The column of a step, shape (m,); but `seen` has one for each candidate."""
         if step.operation == "gap":
             return self.gap_mean()
+        if step.operation in GAPS:
+            return self.gap_of(step.operation)
         if step.operation == "favourite":
             return self.favourite()
         events = np.flatnonzero(self.current & _any_of(self.type, step.types or (step.text,)))
@@ -85,6 +88,25 @@ class Runs:
         span = self.ts[self.offsets[several + 1] - 1] - self.ts[self.offsets[several]]
         found = np.full(len(self.t), np.nan)
         found[several] = span.astype(np.float64) / 1e6 / (times[several] - 1.0)
+        return found
+
+    def gap_of(self, operation: str) -> Floats:
+        """Of the gaps between different times, in seconds; missing without any."""
+        found = np.full(len(self.t), np.nan)
+        later = np.flatnonzero((self.ts[1:] != self.ts[:-1]) & (self._owner[1:] == self._owner[:-1])) + 1
+        if not len(later):
+            return found
+        gap, owner = (self.ts[later] - self.ts[later - 1]).astype(np.float64) / 1e6, self._owner[later]
+        first = np.flatnonzero(np.append(True, owner[1:] != owner[:-1]))
+        if operation == "gap_deviation":
+            off = gap - self.gap_mean()[owner]
+            # Added up one after another, as they come: `np.add.reduceat` adds in pairs.
+            squares = np.bincount(owner, weights=off * off, minlength=len(self.t))[owner[first]]
+            found[owner[first]] = np.sqrt(squares / np.diff(np.append(first, len(gap))).astype(np.float64))
+        elif operation == "gap_last":
+            found[owner] = gap  # the last assignment stays
+        else:
+            found[owner[first]] = (np.minimum if operation == "gap_min" else np.maximum).reduceat(gap, first)
         return found
 
     def favourite(self) -> Keys:

@@ -20,6 +20,7 @@ from tailorbird.features.declare import (
     Feature,
     First,
     GapMean,
+    GapOf,
     Last,
     Match,
     Mean,
@@ -151,7 +152,8 @@ def step_of(feature: Feature, finder: Finder, derived: dict[str, Expression]) ->
         return Step(name, "numeric", "first", (finder.first(source_of(feature)),))
     if isinstance(feature, GapMean):
         spot = finder.sequence(source_of(feature), feature.length)
-        return Step(name, "numeric", "gap", (spot,), length=feature.length)
+        operation = f"gap_{feature.measure}" if isinstance(feature, GapOf) else "gap"
+        return Step(name, "numeric", operation, (spot,), length=feature.length)
     if isinstance(feature, SequenceOf):
         spot = finder.sequence(source_of(feature), feature.length, feature.of)
         return Step(name, "sequence", "sequence", (spot,), length=feature.length, of=feature.of)

@@ -16,6 +16,7 @@ from tailorbird.features.declare import (
     Entity,
     Favourite,
     GapMean,
+    GapOf,
     Seen,
     SequenceOf,
     SessionCount,
@@ -97,6 +98,34 @@ def gap_mean(name: str, entity: Entity, type: str | Sequence[str], *, length: in
     _of_request("a gap", entity)
     text = f"mean seconds between the last {length} of {told_types(type)} of the {entity.name}"
     return declare(GapMean(*base, text, entity, *counts_what(type, where), length))
+
+
+def gap_min(name: str, entity: Entity, type: str | Sequence[str], *, length: int = GAP_LENGTH, where: str | None = None) -> GapOf:
+    """The shortest gap in seconds between the last `length` such events. Arguments and gaps as for `gap_mean`."""
+    return _gap_of(name, entity, type, length, where, "min", "shortest gap in seconds")
+
+
+def gap_max(name: str, entity: Entity, type: str | Sequence[str], *, length: int = GAP_LENGTH, where: str | None = None) -> GapOf:
+    """The longest gap in seconds between the last `length` such events. Arguments and gaps as for `gap_mean`."""
+    return _gap_of(name, entity, type, length, where, "max", "longest gap in seconds")
+
+
+def gap_deviation(name: str, entity: Entity, type: str | Sequence[str], *, length: int = GAP_LENGTH, where: str | None = None) -> GapOf:
+    """How far the gaps between the last `length` such events are from `gap_mean`: the standard deviation in seconds, 0 of one gap."""
+    return _gap_of(name, entity, type, length, where, "deviation", "standard deviation in seconds of the gaps")
+
+
+def gap_last(name: str, entity: Entity, type: str | Sequence[str], *, where: str | None = None, length: int = GAP_LENGTH) -> GapOf:
+    """Seconds between the newest such event and the one of another time before it. Arguments and gaps as for `gap_mean`."""
+    return _gap_of(name, entity, type, length, where, "last", "newest gap in seconds")
+
+
+def _gap_of(name: str, entity: Entity, type: str | Sequence[str], length: int, where: str | None, measure: str, told: str) -> GapOf:
+    base = counted(name, entity, type)
+    _check_length(length, 2)
+    _of_request("a gap", entity)
+    text = f"{told} between the last {length} of {told_types(type)} of the {entity.name}"
+    return declare(GapOf(*base, text, entity, *counts_what(type, where), length, measure))
 
 
 def session(name: str, type: str) -> SessionCount:

@@ -41,6 +41,7 @@ from tailorbird.features import (
     session_duration,
     session_length,
     share,
+    similarity,
     time_since,
     time_since_first,
     total,
@@ -158,6 +159,14 @@ def _gap(draw: st.DrawFn, name: str) -> Feature:
     return kind(name, draw(of_request), draw(types), length=draw(st.integers(2, 6) | st.just(64)), **draw(where))
 
 
+def _similarity(draw: st.DrawFn, name: str) -> tuple[Feature, ...]:
+    """Its values need a learned table (tests/training/test_similarities_read.py); here, that it and its sequence disturb no other."""
+    length = draw(st.sampled_from([1, 5, 64, 128]))
+    kept = sequence(name, draw(of_request), draw(types), length=length, **draw(where))
+    near = similarity(f"{name}_near", of=name, how=draw(st.sampled_from(["sum", "max"])), length=min(length, 64))
+    return tuple(draw(st.permutations([kept, near])))
+
+
 def _favourite(draw: st.DrawFn, name: str) -> Feature:
     of = draw(st.sampled_from(["item", "item.category", "query", "device", "item.tags"]))
     return favourite(name, draw(of_request), draw(types), of=of, length=draw(st.integers(1, 6) | st.just(64)), **draw(where))
@@ -230,6 +239,7 @@ KINDS: dict[str, Any] = {
     "first_value": _first,
     "favourite": _favourite,
     "seen": _seen,
+    "similarity": _similarity,
     "refinements": lambda draw, name: refinements(name),
     "quantile": _quantile,
     "attributes": _attributes,

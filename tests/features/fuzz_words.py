@@ -208,6 +208,7 @@ def declarations(draw: st.DrawFn, most: int = 6, prefix: str = "f") -> tuple[str
     if numbers and draw(st.booleans()):
         a, b = draw(st.sampled_from(numbers)), draw(st.sampled_from(numbers))
         shapes = [f"{a} / {b}", f"{a} - 0.1 * {b}", f"sqrt({a} + 1) if {b} > 1 else {b}", f"missing({a}) + abs({b})"]
+        shapes.append(f"log1p({a}) * exp({b} / 99)")
         found.append(f"derived({prefix + 'd'!r}, {draw(st.sampled_from(shapes))!r})")
         found.append(f"derived({prefix + 'e'!r}, {f'max({prefix}d, {a}) * 3'!r})")
     return tuple(found) or ('count("clicks", entity("item"), "click", window="1h")',)

@@ -38,7 +38,7 @@ def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(k
         if stage.startswith("stretches"):
             stretches.add((stage, of))
 
-    folder = backfill_to(features, tables(rows), asked, tmp_path, memory_bytes=rows.nbytes, progress=told)
+    folder = backfill_to(features, tables(rows), asked, tmp_path, memory_bytes=rows.nbytes // 2, progress=told)
     assert {stage for stage, _ in stretches} >= {"stretches by everyone", "stretches by user", "stretches by item"}
     assert max(of for _, of in stretches) > 8
     assert_same(all_of(folder, features), asked, backfill(features, rows, asked))

@@ -26,6 +26,7 @@ from tailorbird.events.schema import micros
 from tailorbird.features import ReadRequest, Rows, asof, asof_runs, finish, idle, read, records, rings, runs, tiles, worker
 from tailorbird.features.declare import HORIZON, SESSION_GAP
 from tailorbird.features.read import Reader
+from tailorbird.features.state import alias_key
 from tailorbird.features.worker import FeatureWorker
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -215,9 +216,7 @@ def _the_backfill_counts_what_does_not_count(patch: pytest.MonkeyPatch) -> None:
 
 def _an_identify_that_came_late_wins(patch: pytest.MonkeyPatch) -> None:
     """Not the newest in time, but the last to arrive, says who an anonymous id is."""
-    patch.setattr(
-        worker, "_newer_aliases", lambda transaction, found: [(worker.alias_key(name), one.encode()) for name, one in found.items()]
-    )
+    patch.setattr(worker, "newer", lambda transaction, found: [(alias_key(name), one.encode()) for name, one in found.items()])
 
 
 def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:

@@ -195,11 +195,14 @@ def made(text: str) -> tuple[Feature, ...]:
 @st.composite
 def declarations(draw: st.DrawFn, most: int = 6, prefix: str = "f") -> tuple[str, ...]:
     """Lines of some features of every kind that comes, and of columns derived from them."""
+    by_kind: dict[tuple[str, ...], list[str]] = {}  # kinds that several calls make are not to crowd out others
+    for call in sorted(set(calls()) - set(_APART)):
+        by_kind.setdefault(tuple(sorted(kind.__name__ for kind in made_by(calls()[call]))), []).append(call)
     found: list[str] = []
     numbers: list[str] = []
     for number in range(draw(st.integers(1, most))):
         name = f"{prefix}{number}"
-        call = draw(st.sampled_from(sorted(set(calls()) - set(_APART))))
+        call = draw(st.sampled_from(by_kind[draw(st.sampled_from(sorted(by_kind)))]))
         text = draw(line(name, call))
         if text is None:
             continue

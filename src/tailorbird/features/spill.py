@@ -37,7 +37,7 @@ Keys = npt.NDArray[np.uint64]
 
 FORMAT = 3
 BUCKETS = 64
-STRETCHES_MAX = 256  # files that are written at a time
+STRETCHES_MAX = 256  # files that are written at a time; a bucket of more than 16 times the memory setting has longer ones
 _ROWS_AT_ONCE = 1 << 14
 START = 0  # of the identities that buckets are chosen by, the same in every run
 _FIRST = ("user", "session", "query", "item")  # fields of many values

@@ -1,6 +1,9 @@
 """Copies in Valkey under faults: lost, behind, half written, written by two, on a server that must not be used."""
 
+import socket
 import threading
+import time
+from contextlib import closing
 
 import pytest
 from tests.store.servers import needs_valkey, running
@@ -220,3 +223,30 @@ def test_foreign_and_cut_records_are_never_taken_for_ours():
     for cut in range(len(stored)):
         with pytest.raises(DamageError, match="record"):
             version_at(stored[:cut], Head(7, 5))
+
+
+def test_a_cluster_that_is_not_there_stops_the_copies_and_not_the_store(local):
+    free = socket.socket()
+    free.bind(("127.0.0.1", 0))
+    with closing(PublishedStore(local, open_copies(f"valkey+cluster://127.0.0.1:{free.getsockname()[1]}", "test", timeout_s=0.2))) as store:
+        store.write(lambda transaction: transaction.put_many([(b"a", b"1")]))
+        until = time.monotonic() + 30
+        while not store.problem and time.monotonic() < until:
+            time.sleep(0.01)
+        assert "127.0.0.1" in store.problem
+        with store.snapshot() as snapshot:
+            assert snapshot.get(b"a") == b"1"
+    free.close()
+
+
+def test_whatever_goes_wrong_is_told_and_the_copies_go_on_afterwards(server, local, monkeypatch, caplog):
+    copied = copies(server)
+    wrong, claim = [True], copied.claim
+    monkeypatch.setattr(copied, "claim", lambda *given: 1 // 0 if wrong[0] else claim(*given))
+    with closing(PublishedStore(local, copied)) as store:
+        store.write(lambda transaction: transaction.put_many([(b"a", b"1")]))
+        assert not store.settle(0.2)
+        assert "division" in store.problem
+        assert "copies are not renewed" in caplog.text
+        wrong[0] = False
+        assert store.settle(30), store.problem

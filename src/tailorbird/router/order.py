@@ -9,12 +9,13 @@ It reads no events, only where partitions end. The process that has partition 0 
 writes: a new writer goes on behind what the last block of the order says.
 """
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tailorbird.errors import ConfigError, NotReadyError, TailorbirdError
+from tailorbird.errors import ConfigError, NotReadyError, StorageError, TailorbirdError
 from tailorbird.events import Clock
 from tailorbird.stream import Block, LogReader, open_reader, open_writer
 from tailorbird.stream.kafka.merged import MergedLog, Run, block_of, run_of
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tailorbird.stream.kafka.logs import KafkaStream
+
+log = logging.getLogger(__name__)
 
 FIRST_P = 1
 POLL_S = 0.005
@@ -135,6 +138,9 @@ class SequencerThread:
                     self._stop.wait(POLL_S)
         except TailorbirdError as error:
             self.error = error
+        except Exception as error:  # unseen, the order would stand still for everybody
+            log.exception("the order of partitions cannot be written")
+            self.error = StorageError(f"{type(error).__name__}: {error}", where="the order of partitions")
 
     def close(self) -> None:
         """Stop, and let the next one in."""

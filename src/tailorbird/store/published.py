@@ -9,6 +9,7 @@ another (it may have lost what it had), everything is copied anew under another 
 kept apart by a claim that has to be renewed.
 """
 
+import logging
 import os
 import struct
 import threading
@@ -22,6 +23,8 @@ from tailorbird import faults
 from tailorbird.errors import StorageError
 from tailorbird.store.protocol import Snapshot, Store, Transaction
 from tailorbird.store.valkey import CHUNK, Change, Copies, Head
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Progress = Callable[[int], None]
@@ -163,8 +166,10 @@ class PublishedStore:
                 self._compare()
                 self._push()
                 self.problem = ""
-            except StorageError as error:
-                self.problem = str(error)
+            except Exception as error:  # whatever it is: a thread that ended would leave copies that look fresh for ever
+                if str(error) != self.problem:
+                    log.error("copies are not renewed: %s", error, exc_info=not isinstance(error, StorageError))
+                self.problem = str(error) or type(error).__name__
                 self._stopping.wait(RETRY_S)
                 self._wake.set()
             with self._settled:

@@ -218,7 +218,7 @@ class Copies:
         except redis.exceptions.AuthenticationError as error:
             fix = "check the user and password of store.url, and the server's ACL"
             raise StorageError(f"the server lets nobody in: {error}", where=self.where, fix=fix) from error
-        except (redis.exceptions.RedisError, OSError) as error:
+        except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
             if self._breaker is not None:
                 self._breaker.failed()
             fix = "is the server up, and store.url right?"

@@ -1,6 +1,7 @@
 """The connection to Valkey or Redis, one server or a cluster, by `redis` (which speaks to both)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import redis
@@ -16,8 +17,12 @@ _SCAN = 1_000
 class ValkeyClient:
     """Implements `store.valkey.Client`."""
 
-    def __init__(self, client: Any, *, cluster: bool) -> None:
-        self._client, self._cluster = client, cluster
+    def __init__(self, made: Callable[[], Any], *, cluster: bool) -> None:
+        self._made, self._cluster = made, cluster
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._made()  # a client of a cluster asks for its slots at once: not before the first question
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if not keys:
@@ -67,7 +72,8 @@ class ValkeyClient:
         return self._infos("memory")
 
     def close(self) -> None:
-        self._client.close()
+        if "_client" in self.__dict__:
+            self._client.close()
 
     def _infos(self, section: str) -> list[Mapping[str, Any]]:
         if not self._cluster:
@@ -76,7 +82,8 @@ class ValkeyClient:
 
 
 def connect(url: str, timeout_s: float) -> ValkeyClient:
-    """A client; it connects at the first question, gives up after `timeout_s` and does not try again by itself.
+    """A client; it connects at the first question, gives up after `timeout_s`, and tries again by itself only in a cluster, once, since
+    another node may have the slots by then.
 
     Raises:
         ConfigError: the URL cannot be read.
@@ -85,8 +92,9 @@ def connect(url: str, timeout_s: float) -> ValkeyClient:
     plain = url.replace("+cluster", "", 1).replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1)
     options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": max(timeout_s, 0.2), "health_check_interval": 30}
     try:
-        if cluster:
-            return ValkeyClient(RedisCluster.from_url(plain, **options), cluster=True)
-        return ValkeyClient(redis.Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options), cluster=False)
+        single = redis.Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be read: {error}", where="store.url") from error
+    if cluster:
+        return ValkeyClient(lambda: RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 1), **options), cluster=True)
+    return ValkeyClient(lambda: single, cluster=False)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = 10.0
 MESSAGE_BYTES = 1_000_000  # what a broker takes that does not say
 _HEADERS_BYTES = 16_384  # left of a message for headers
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}\Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}\Z")  # without dots: `shop` must not read what `shop.raw` writes
 _TOPIC = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}  # a log is pruned, it never expires
 
 
@@ -53,7 +53,7 @@ class Cluster:
         prefix: what the topics' names begin with.
         options: further settings of librdkafka, such as those of SASL and TLS; never printed.
         partitions: of the topics of bodies and of what was routed; fixed when they are made.
-        replication: of topics that are made; a cluster for production has 3, with `min.insync.replicas=2`.
+        replication: of topics that are made; a cluster for production has 3, of which 2 must have what is acknowledged.
         timeout_s: after how long without an answer a call fails.
         heard: why brokers refused us.
     """
@@ -140,7 +140,7 @@ def cluster_of(url: str, **settings: Any) -> Cluster:
     servers = [server if re.search(r":\d+\Z", server) else f"{server}:9092" for server in parts.netloc.split(",")]
     prefix = parts.path.strip("/") or "tailorbird"
     if not _NAME.match(prefix):
-        raise ConfigError(f"topics cannot begin with {prefix!r}", where="stream.url", fix="use letters, digits, '.', '_' and '-'")
+        raise ConfigError(f"topics cannot begin with {prefix!r}", where="stream.url", fix="use letters, digits, '_' and '-'")
     return Cluster(",".join(servers), prefix, **settings)
 
 
@@ -198,7 +198,9 @@ def ensure(address: KafkaLog) -> int:
     """
     cluster = address.cluster
     admin = cluster.admin()
-    new = NewTopic(address.name, num_partitions=address.count, replication_factor=cluster.replication, config=_TOPIC)
+    new = NewTopic(
+        address.name, num_partitions=address.count, replication_factor=cluster.replication, config=_settings(cluster.replication)
+    )
     with errors(address, admin):
         found = admin.list_topics(timeout=cluster.timeout_s).topics.get(address.name)
         if found is None:
@@ -210,6 +212,13 @@ def ensure(address: KafkaLog) -> int:
         else:
             _check_count(found, address)
     return _bytes_max(admin, address)
+
+
+def _settings(replication: int) -> dict[str, str]:
+    """Of a topic that is made. With copies, what was acknowledged is in two of them at least, and none without it becomes the leader."""
+    if replication == 1:
+        return _TOPIC
+    return {**_TOPIC, "min.insync.replicas": "2" if replication > 2 else "1", "unclean.leader.election.enable": "false"}
 
 
 def _check_count(found: Any, address: KafkaLog) -> None:

@@ -35,6 +35,18 @@ def test_wrong_uses_say_what_to_do(fresh: Path) -> None:
     refused(tailorbird("-C", fresh, "keys", "list"), "no file of keys", status=2)
 
 
+def test_a_key_for_pages_identifies_only_if_told_and_its_successor_too(fresh: Path) -> None:
+    page = ("-C", fresh, "keys", "create", "page", "--scope", "write", "--origin", "https://a.example")
+    assert must_json(*page)["identify"] is False
+    told = must_json(*page, "--identify")
+    assert told["identify"] is True
+    replace = ("-C", fresh, "keys", "create", "page", "--replaces", told["id"])
+    assert must_json(*replace)["identify"] is True
+    assert must_json(*replace, "--no-identify")["identify"] is False
+    assert "write, identify" in must("-C", fresh, "keys", "list")
+    refused(tailorbird("-C", fresh, "keys", "create", "x", "--scope", "write", "--identify"), "only a key for browsers", status=2)
+
+
 def test_the_keys_are_not_for_a_repository(fresh: Path) -> None:
     assert "keys.json" in (fresh / ".gitignore").read_text().splitlines()
     assert json.loads(must("-C", fresh, "keys", "list", "--json")) == {"keys": []}

@@ -15,6 +15,8 @@ from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
 from tailorbird.serving.app import Service, create_app
 from tailorbird.serving.door import Door
+from tailorbird.serving.keyfile import create_key
+from tailorbird.serving.keys import Keys
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference" / "events.md"
 CLICK: dict[str, Any] = {"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}
@@ -34,6 +36,7 @@ BAD: dict[str, Any] = {
     "number_out_of_range": {**CLICK, "properties": {"price": -1}},
     "too_large": {**CLICK, "items": ["i"] * 1_001},
     "server_owned": {**CLICK, "received_at": "2025-11-25T12:00:00Z"},
+    "browser_key": {**CLICK, "type": "item"},
     "erased": b'{"erased":true}',
 }  # fmt: skip
 
@@ -48,9 +51,13 @@ def test_there_is_an_example_of_every_reason_and_each_is_documented() -> None:
 def test_door_and_quarantine_name_the_same_reason(code: str, tmp_path: Path) -> None:
     body = BAD[code] if isinstance(BAD[code], bytes) else msgspec.json.encode(BAD[code])
     with Door(tmp_path / "stream", "serve-1", RoutePlan(), SystemClock()) as door:
-        service = Service(Prompt(), door)
+        service, headers = Service(Prompt(), door), {}
+        if code == "browser_key":
+            token, _ = create_key(tmp_path / "keys.json", "page", ["write"], 1, origins=["https://shop.example"])
+            service = Service(Prompt(), door, Keys(file=tmp_path / "keys.json"))
+            headers = {"authorization": f"Bearer {token}", "origin": "https://shop.example"}
         with TestClient(create_app(service), base_url="http://127.0.0.1:8642") as client:
-            answer = client.post("/v1/events", content=body)
+            answer = client.post("/v1/events", content=body, headers=headers)
     (told,) = answer.json()["events"]
     assert (answer.status_code, told["code"]) == (400, code)
     with Router(tmp_path / "stream", RoutePlan(), clock=SystemClock()) as router:
@@ -59,5 +66,5 @@ def test_door_and_quarantine_name_the_same_reason(code: str, tmp_path: Path) -> 
         role.drain()
     (kept,) = Lake(tmp_path / "lake").table("quarantine").to_pylist()
     assert (kept["code"], kept["path"], kept["message"]) == (code, told["path"], told["message"])
-    assert (kept["body"], kept["source"]) == (body, "door")
+    assert (kept["body"], kept["source"]) == (body, "browser" if code == "browser_key" else "door")
     assert kept["received_at"] is not None

@@ -21,6 +21,7 @@ def create(
     *,
     scope: Words = None,
     origin: Words = None,
+    identify: bool | None = None,
     limit: Words = None,
     expires: str = "",
     replaces: str = "",
@@ -29,7 +30,8 @@ def create(
 ) -> None:
     """Make a key and show it, once: the project keeps only its hash. Running servers take it at once.
 
-    A key with an origin is for browsers: it may only send events, and only from the pages of that origin. With `--replaces` both
+    A key with an origin is for browsers: it may only send events, and only from the pages of that origin; no profiles (`item`, `user`), and
+    `identify` only with `--identify`. With `--replaces` both
     keys hold until the old one expires, so that clients can be changed one by one.
 
     Example:  tailorbird -C shop keys create backend --scope read --scope write
@@ -48,12 +50,14 @@ def create(
         what it may do, several times for several: `write` sends events, `read` asks for answers and metrics, `admin` sees the status
     origin:
         a web origin whose pages may use it, several times for several
+    identify:
+        let a key with an origin send `identify` too: whoever reads it in the page can then tie their own visits to anybody's name
     limit:
         a limit of its own, such as events_per_s=20: also requests_per_s, batch_max, body_bytes_max, ids_per_hour; 0 is none
     expires:
         after how long it is refused, such as 90d; never unless told
     replaces:
-        id of the key that it takes the place of; scopes and origins are that one's unless told
+        id of the key that it takes the place of; scopes, origins and whether it may identify are that one's unless told
     keep:
         with --replaces, how long the old one still holds
     """
@@ -70,6 +74,7 @@ def create(
         now,
         origins=origin or (old.origins if old else []),
         limits=_limits(limit) if limit or old is None else old.limits,
+        identify=identify if identify is not None else bool(old and old.identify),
         expires_at=now + duration(expires) if expires else 0,
         replaces=replaces,
         keep_until=now + duration(keep),
@@ -96,7 +101,17 @@ def list_(*, json: Json = False) -> None:
     if json:
         print_json({"keys": keys})
         return
-    rows = [(key["id"], key["name"], ", ".join(key["scopes"]), key["created"], key["expires"], ", ".join(key["origins"])) for key in keys]
+    rows = [
+        (
+            key["id"],
+            key["name"],
+            ", ".join(key["scopes"] + ["identify"] * key["identify"]),
+            key["created"],
+            key["expires"],
+            ", ".join(key["origins"]),
+        )
+        for key in keys
+    ]
     print_table("", ["key", "name", "may", "made", "expires", "for pages of"], rows)
 
 
@@ -169,6 +184,7 @@ def _told(record: "KeyRecord") -> dict:
         "created": to_iso(record.created_at),
         "expires": to_iso(record.expires_at) if record.expires_at else None,
         "origins": record.origins,
+        "identify": record.identify,
         "limits": msgspec.to_builtins(record.limits),
     }
 

@@ -1,14 +1,17 @@
 """The contract between a site and Tailorbird: what an event is, how it is checked, and what everything else calls it."""
 
 from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND, Clock, SimulatedClock, SystemClock, duration, show_duration, to_iso
-from tailorbird.events.contract import Accepted, Receipt, Refusal, check
+from tailorbird.events.contract import BROWSER, BROWSER_IDENTIFY, DOOR, Accepted, Receipt, Refusal, check
 from tailorbird.events.envelope import Answer, Context, Event
 from tailorbird.events.keys import combine, hash64, hash64s
 from tailorbird.events.plan import EVENT_TYPES, RoutePlan, SlotPlan
 from tailorbird.events.schema import QUARANTINE, ROUTED, micros
 
 __all__ = [
+    "BROWSER",
+    "BROWSER_IDENTIFY",
     "DAY",
+    "DOOR",
     "EVENT_TYPES",
     "HOUR",
     "MINUTE",

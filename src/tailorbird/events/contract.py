@@ -29,6 +29,11 @@ ITEMS_MAX = 1_000
 PROPERTIES_BYTES_MAX = 65_536
 DEPTH_MAX = 32
 ANONYMOUS_PREFIX = "anon:"
+DOOR, BROWSER, BROWSER_IDENTIFY = (
+    "door",
+    "browser",
+    "browser+identify",
+)  # a client; one whose key everybody can read; the same, see `Receipt`
 ERASED = b'{"erased":true}'  # stands in place of a row of somebody whose data were erased, see `events.erased`
 
 # Inclusive bounds of the properties that have a column of their own.
@@ -44,6 +49,7 @@ _IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request
 _ids_of = attrgetter(*_IDS)
 _NESTED = frozenset((dict, list))
 _GROWTH_MAX = 8  # what is written anew takes less than so many times what it took: 1e15 becomes 1000000000000000.0
+_TRUSTED = frozenset(("import", "server"))
 _NEEDS_ITEM = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
 _MICROSECONDS_MIN = 100_000_000_000_000  # 1973; below it an integer is in seconds or milliseconds
 _MICROSECONDS_END = 253_370_764_800_000_000  # the year 9999, which text does not reach either
@@ -62,15 +68,16 @@ class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         received_at: microseconds.
-        source: "door" (a client), "import" (an operator's files) or "server" (our own answers). Only the last two may
-            set server-owned fields.
+        source: "door" (a client), "browser" (one whose key is public, so that it sends neither profiles nor `identify`),
+            "browser+identify" (such a key that may send `identify`), "import" (an operator's files) or "server" (our own answers).
+            Only the last two may set server-owned fields.
         encoding: "json" (one event or a list) or "ndjson" (one event a line).
         format: from which format the lines were made; "" for our own, as it came in.
         origins: of a replay, for each row where it stood when it was refused.
     """
 
     received_at: int
-    source: str = "door"
+    source: str = DOOR
     encoding: str = "json"
     format: str = ""
     origins: list[Origin] = []
@@ -248,13 +255,25 @@ def _check_ids(event: Event) -> None:
 
 
 def _check_owner(event: Event, receipt: Receipt) -> None:
-    if receipt.source != "door":
+    if receipt.source in _TRUSTED:
         return
+    if receipt.source != DOOR:
+        _check_browser(event, receipt)
     if event.received_at is not None:
         raise _Refused("server_owned", "$.received_at", "only the server sets it; leave it out")
     if event.answer is not None or event.type == "answer":
         path = "$.type" if event.answer is None else "$.answer"
         raise _Refused("server_owned", path, "only the server records answers; send an impression instead")
+
+
+def _check_browser(event: Event, receipt: Receipt) -> None:
+    """Whoever opens the page has the key: they may tell what happened, not who somebody is or what an item is."""
+    if event.type in PROFILE_TYPES:
+        raise _Refused(
+            "browser_key", "$.type", f"a browser's key may not send {event.type}; send it from your own server, with a write key"
+        )
+    if event.type == "identify" and receipt.source != BROWSER_IDENTIFY:
+        raise _Refused("browser_key", "$.type", "this browser's key may not send identify; send it from your own server, with a write key")
 
 
 def _check_subject(event: Event) -> None:

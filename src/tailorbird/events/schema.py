@@ -61,7 +61,7 @@ ROUTED = pa.schema(
 QUARANTINE = pa.schema(
     [
         ("received_at", TIME),
-        ("source", pa.string()),  # "door", "import" or "server"
+        ("source", pa.string()),  # "door", "browser", "browser+identify", "import" or "server": see events.contract.Receipt
         ("code", pa.string()),
         ("path", pa.string()),
         ("message", pa.string()),

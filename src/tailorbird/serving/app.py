@@ -113,12 +113,12 @@ async def post_events(request: Request, service: Service) -> Response:
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     encoding = "ndjson" if kind in ("application/x-ndjson", "application/jsonl", "application/ndjson") else "json"
     body = await body_of(request, service)
-    admit = admission(request, service)
+    admit, source = admission(request, service), request.state.caller.source
     format_ = request.query_params.get("format", "")
     if not format_:
-        decisions = await service.door.submit_async(body, encoding, admit=admit)
+        decisions = await service.door.submit_async(body, encoding, source=source, admit=admit)
     elif lines := await asyncio.to_thread(lines_of_body, format_, body):
-        decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", format_=format_, admit=admit)
+        decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit)
     else:
         return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items
     refused = sum(not decision.accepted for decision in decisions)

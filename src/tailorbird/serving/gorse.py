@@ -108,11 +108,10 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
 async def _insert(request: Request, service: Service, *, convert: Convert) -> Response:
     body = await body_of(request, service)
     lines = await asyncio.to_thread(_lines, body, convert)
-    decisions = (
-        await service.door.submit_async(b"\n".join(lines), "ndjson", format_=gorse.FORMAT, admit=admission(request, service))
-        if lines
-        else []
-    )
+    decisions = []
+    if lines:
+        admit, source = admission(request, service), request.state.caller.source
+        decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", source=source, format_=gorse.FORMAT, admit=admit)
     refused = [decision for decision in decisions if not decision.accepted]
     if refused and len(refused) == len(decisions):
         return fault(400, refused[0].code, refused[0].message, path=refused[0].path, fix="it is kept: tailorbird lake quarantine")

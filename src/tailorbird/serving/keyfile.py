@@ -59,6 +59,7 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     Attributes:
         expires_at: from when on it is refused; 0 is never.
         origins: web origins that may use it; one that has any is public, since every visitor's browser holds it.
+        identify: a public key that may send `identify` too; false in files from before there was this field.
     """
 
     id: Annotated[str, Meta(pattern="^[0-9a-f]{12}$")]
@@ -70,6 +71,7 @@ class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     expires_at: int = 0
     origins: list[str] = []
     limits: Limits = NO_LIMITS
+    identify: bool = False
 
     def matches(self, secret: str) -> bool:
         return hmac.compare_digest(bytes.fromhex(self.hash), _hash(secret, self.salt))
@@ -122,6 +124,7 @@ def create_key(
     *,
     origins: Sequence[str] = (),
     limits: Limits = NO_LIMITS,
+    identify: bool = False,
     expires_at: int = 0,
     replaces: str = "",
     keep_until: int = 0,
@@ -131,11 +134,13 @@ def create_key(
     With `replaces`, the named key is refused from `keep_until` on, so that both hold until every client has the new one.
 
     Raises:
-        UsageError: a scope, an origin or a name that there cannot be; no key of that id.
+        UsageError: a scope, an origin or a name that there cannot be; `identify` without an origin; no key of that id.
     """
     if not _NAME.match(name):
         raise UsageError(f"expected a name of 1 to 64 letters, digits, spaces and . : @ - _, got {name[:70]!r}")
     require_scopes(scopes, origins)
+    if identify and not origins:
+        raise UsageError("only a key for browsers has to be allowed to identify", fix="a write key without an origin may send all events")
     secret, salt = secrets.token_urlsafe(32), secrets.token_hex(16)
     record = KeyRecord(
         id=secrets.token_hex(6),
@@ -147,6 +152,7 @@ def create_key(
         expires_at=expires_at,
         origins=sorted(set(origins)),
         limits=limits,
+        identify=identify,
     )
     with _changing(file) as keys:
         if replaces:

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from tailorbird.errors import ConfigError, TailorbirdError
-from tailorbird.events import Clock, SystemClock
+from tailorbird.events import BROWSER, BROWSER_IDENTIFY, DOOR, Clock, SystemClock
 from tailorbird.serving.keyfile import ADMIN, NO_LIMITS, OPEN, READ, WRITE, KeyRecord, Limits, parse_token, read_keys
 
 KEY_LENGTH_MIN = 16
@@ -39,12 +39,21 @@ class Caller:
     """Whom a request's key names. `id` is fit for logs: "" where no key was needed, else a key's id, never the key.
 
     Attributes:
-        public: the key is in every visitor's browser, so that their address counts too.
+        public: the key is in every visitor's browser, so that their address counts too, and what may be sent is less.
+        identify: though public, it may send `identify`.
     """
 
     id: str = ""
     public: bool = False
     limits: Limits = NO_LIMITS
+    identify: bool = False
+
+    @property
+    def source(self) -> str:
+        """What receipts of their events say of them; the contract refuses by it."""
+        if not self.public:
+            return DOOR
+        return BROWSER_IDENTIFY if self.identify else BROWSER
 
 
 ANYBODY = Caller()
@@ -143,7 +152,7 @@ class Keys:
         record = self._records.get(token[0]) if token else None
         if token and record is not None:
             if record.matches(token[1]) and not 0 < record.expires_at <= self._clock.now():
-                caller = Caller(record.id, bool(record.origins), record.limits)
+                caller = Caller(record.id, bool(record.origins), record.limits, record.identify)
                 return caller, frozenset(record.scopes), frozenset(record.origins)
             return _NOBODY
         given, found = _hash(key), _NOBODY

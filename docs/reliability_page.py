@@ -46,6 +46,9 @@ without a copy elsewhere.
 **An answer's own record** is the exception, by design: answers are logged after the reply, in groups, so a crash may lose those of the last 50 ms.
 They are counted (`answers_lost`).
 
+**A write that the disk confirms and swallows** is another exception. What was swallowed is gone; mostly it is found and named, but where it was
+the end of a log, acknowledged events can be lost with nobody told. The last run has how often.
+
 ## How it is tried
 
 `make chaos` (`KILLS=n` for fewer or more). Each scene is a role's step, as the role runs, on a small site that has been through some traffic: in a
@@ -67,21 +70,46 @@ changes to the data plane. A new role's step is a function and a line in `tests/
 
 def page(found: dict[str, Any]) -> str:
     """The page, from what was found."""
-    return "\n".join([_HEAD, *_last_run(found["run"]), *_table(), *_mutants(found["mutants"]), *_uncovered(found["run"])]).rstrip() + "\n"
+    return (
+        "\n".join(
+            [_HEAD, *_last_run(found["run"], found.get("aimed")), *_table(), *_mutants(found["mutants"]), *_uncovered(found["run"])]
+        ).rstrip()
+        + "\n"
+    )
 
 
-def _last_run(run: dict[str, Any]) -> list[str]:
+def _left_out(told: dict[str, Any]) -> list[str]:
+    """What the headline does not count, in words that stand right below it."""
+    text = f"**These counts leave out the {told['tried']} writes that a disk swallowed.** "
+    if not told["silent"]:
+        return [text + "None of those did harm that nobody was told of."]
+    counts = told.get("silent_counts")
+    detail = f" (lost {counts['lost']}, doubled {counts['doubled']}, unequal {counts['unequal']})" if counts else ""
+    return [text + f"After {told['silent']} of them acknowledged rows were lost{detail}, and nobody was told."]
+
+
+def _aimed(found: dict[str, Any] | None) -> list[str]:
+    if not found:
+        return []
+    return [
+        f"A run aimed at the ends of logs ({found['what']}; not in the tables here): of {found['tried']} swallowed writes {found['silent']} lost "
+        f"acknowledged rows, {found['lost']} in all, and nobody was told.", "",
+    ]  # fmt: skip
+
+
+def _last_run(run: dict[str, Any], aimed: dict[str, Any] | None = None) -> list[str]:
     scenes = sorted({scene for counts in run["by_kind"].values() for scene in counts})
+    told = run["swallowed_writes"]
     lines = [
         "## The last run", "",
         f"`kills {run['kills']}, lost {run['lost']}, doubled {run['doubled']}, unequal {run['unequal']}`: {run['faults']:,} faults in scenes and "
         f"{len(run['drills'])} drills, in {run['seconds'] // 60} minutes on {run['machine']}, which other work shared; kept and continued over several starts.", "",
+        *_left_out(told), "",
         "| faults that took place | " + " | ".join(scenes) + " | all |", "|---|" + "---:|" * (len(scenes) + 1),
     ]  # fmt: skip
     for kind, counts in run["by_kind"].items():
         cells = [str(counts.get(scene, "")) for scene in scenes]
         lines.append(f"| {_KINDS[kind]} | " + " | ".join(cells) + f" | {sum(counts.values())} |")
-    told = run["swallowed_writes"]
     rest = run["recovery_s"]
     lines += [
         "",
@@ -89,7 +117,8 @@ def _last_run(run: dict[str, Any]) -> list[str]:
         "folders; Python and libraries loaded already).", "",
         f"Of {told['tried']} swallowed writes {told.get('harmless', 0)} were harmless, {told.get('role', 0)} were found by a role, which stopped and "
         f"named the file, {told.get('lake verify', 0)} by `lake verify`, {told.get('features verify', 0)} by `features verify`, and "
-        f"{told['silent']} by nobody. What a disk swallowed cannot be brought back, so they are not among the counts above unless nobody was told.", "",
+        f"{told['silent']} by nobody. What a disk swallowed cannot be brought back, so none of the {told['tried']} is among the counts above.", "",
+        *_aimed(aimed),
         "| drill | kills | acknowledged | lost | doubled | unequal | |", "|---|---:|---:|---:|---:|---:|---|",
     ]  # fmt: skip
     for drill in run["drills"]:

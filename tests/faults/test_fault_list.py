@@ -38,3 +38,13 @@ def test_the_last_run_was_of_all_scenes_and_drills_and_lost_nothing() -> None:
     assert [drill["name"] for drill in run["drills"]] == [drill.name for drill in LIVE]
     assert [row["name"] for row in found["mutants"]] == names()
     assert all(row["caught"] for row in found["mutants"])
+
+
+@pytest.mark.parametrize(("silent", "told"), [(3, "After 3 of them acknowledged rows were lost"), (0, "None of those did harm")])
+def test_right_below_the_headline_stands_what_it_leaves_out(silent: int, told: str) -> None:
+    found = json.loads(FOUND.read_text())
+    found["run"]["swallowed_writes"]["silent"] = silent
+    headline, _, below = page(found).partition("`kills ")[2].partition("\n\n")
+    assert headline.startswith(str(found["run"]["kills"]))
+    assert f"leave out the {found['run']['swallowed_writes']['tried']} writes that a disk swallowed" in below.partition("\n\n")[0]
+    assert told in below.partition("\n\n")[0]

@@ -142,13 +142,14 @@ def _report(results: list[Result], drills: list[dict[str, Any]], options: argpar
     spent = sum(result.seconds for result in results) / options.jobs + sum(drill["seconds"] for drill in drills)
     told = Counter("role" if result.verdict.told else result.verdict.named_by or "harmless" for result in swallowed if not result.silent)
     silent = [result for result in swallowed if result.silent]
+    silent_counts = {name: sum(getattr(result.verdict, name) for result in silent) for name in ("lost", "doubled", "unequal")}
     if swallowed:
         places = "; ".join(f"{each.scene} {each.point}" for each in silent)
         print(f"swallowed writes {len(swallowed)}, of which nobody was told {len(silent)}: {places}")
     recoveries = sorted(result.verdict.seconds for result in hit if result.verdict.seconds)
     summary = {
         "kills": kills, **totals, "faults": len(hit), "by_kind": table, "not_hit": len(results) - len(hit),
-        "swallowed_writes": {"tried": len(swallowed), "silent": len(silent), **told},
+        "swallowed_writes": {"tried": len(swallowed), "silent": len(silent), "silent_counts": silent_counts, **told},
         "recovery_s": {"median": _at(recoveries, 0.5), "p99": _at(recoveries, 0.99), "max": _at(recoveries, 1.0)},
         "drills": drills, "seconds": round(spent), "seed": options.seed,
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",

@@ -20,11 +20,12 @@ yaml = pytest.importorskip("yaml", reason="no PyYAML here")
 DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+SECRET = DEPLOY / "kubernetes" / "secret.yaml.example"
 ROLES = {"serve", "router", "worker", "lake", "trainer"}
 
 
 def documents() -> list[dict[str, Any]]:
-    return [document for path in MANIFESTS for document in yaml.safe_load_all(path.read_text())]
+    return [document for path in (*MANIFESTS, SECRET) for document in yaml.safe_load_all(path.read_text())]
 
 
 def pods() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -89,6 +90,18 @@ def test_probes_ask_routes_that_there_are():
     assert set(probes) == {"/healthz", "/readyz"}
     assert {(path, "GET") for path in probes} <= set(ROUTES)
     assert "/readyz" in json.dumps(services()["serve"]["healthcheck"])
+
+
+def test_applying_the_folder_leaves_the_secret_alone():
+    applied = [path for path in SECRET.parent.iterdir() if path.suffix in (".yaml", ".yml", ".json")]  # as kubectl chooses
+    assert sorted(applied) == MANIFESTS
+    kinds = {document["kind"] for path in applied for document in yaml.safe_load_all(path.read_text())}
+    assert "Deployment" in kinds
+    assert "Secret" not in kinds
+    (secret,) = yaml.safe_load_all(SECRET.read_text())
+    wanted = {source["secretRef"]["name"] for _, container in pods() for source in container["envFrom"] if "secretRef" in source}
+    assert wanted == {secret["metadata"]["name"]}
+    assert "TAILORBIRD_EVENTS__PSEUDONYM_KEY" in secret["stringData"]
 
 
 def test_no_secret_stands_in_a_file():

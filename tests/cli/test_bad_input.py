@@ -1,5 +1,6 @@
 """Whatever is wrong from outside: one sentence on stderr with its remedy, a status that is not 0, no traceback, nothing lost."""
 
+import os
 import shutil
 import signal
 import socket
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.cli.kit import each, environment, must, must_json, refused, tailorbird
+
+from tailorbird.cli.supervisor import PARENT_VARIABLE, STABLE_S
 
 EVENT = '{"event_id": "e1", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": "u1", "item_id": "i1"}'
 
@@ -160,6 +163,14 @@ def test_a_public_address_without_a_key(fresh: Path) -> None:
     done = tailorbird("up", cwd=fresh, env={"TAILORBIRD_SERVE__HOST": "0.0.0.0"})
     assert done.returncode == 2
     assert "cannot run as it is set up" in done.stdout
+
+
+def test_a_role_that_finds_out_late_that_it_cannot_run_ends_all_the_same(fresh: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import os, time\nif {PARENT_VARIABLE!r} in os.environ: time.sleep({2 * STABLE_S})\n")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = tailorbird("up", cwd=fresh, env={"TAILORBIRD_SERVE__HOST": "0.0.0.0", "PYTHONPATH": path})
+    assert done.returncode == 2
+    assert "starting it again" not in done.stdout
 
 
 @pytest.mark.parametrize(

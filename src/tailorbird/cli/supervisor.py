@@ -26,6 +26,7 @@ BACKOFF_MAX_S = 15.0
 LOOK_S = 0.5  # between looks at which roles are wanted
 STABLE_S = 2.5  # a role that lived this long starts again at once
 STOP_S = 10.0
+FOUND_OUT_S = 60.0  # on a busy machine, to load its code and find out that it cannot run
 REFUSED = 2  # exit status of a wrong setting, declaration or option: starting again would not help
 PARENT_VARIABLE = "TAILORBIRD_PARENT"
 
@@ -119,13 +120,14 @@ class Supervisor:
             status = await self._run_once(role)
             if self._stopping.is_set() or role.retired:
                 return
-            role.founding = role.founding and loop.time() - started <= STABLE_S
+            lived = loop.time() - started
+            role.founding = role.founding and lived <= (FOUND_OUT_S if status == REFUSED else STABLE_S)
             if status == REFUSED and role.founding:
                 self.say(role.name, "cannot run as it is set up; stopping the others")
                 self._status = REFUSED
                 self.stop()
                 return
-            wait = BACKOFF_MIN_S if loop.time() - started > STABLE_S else min(wait * 2, BACKOFF_MAX_S)
+            wait = BACKOFF_MIN_S if lived > STABLE_S else min(wait * 2, BACKOFF_MAX_S)
             role.restarts += 1
             self.say(role.name, f"ended with {_describe(status)}; starting it again in {wait:.2g} s")
             try:

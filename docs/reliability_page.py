@@ -46,8 +46,8 @@ without a copy elsewhere.
 **An answer's own record** is the exception, by design: answers are logged after the reply, in groups, so a crash may lose those of the last 50 ms.
 They are counted (`answers_lost`).
 
-**A write that the disk confirms and swallows** is another exception. What was swallowed is gone; mostly it is found and named, but where it was
-the end of a log, acknowledged events can be lost with nobody told. The last run has how often.
+**A write that the disk confirms and swallows** is another exception. What was swallowed is gone; mostly it is found and named, but of
+what the door or the router wrote it can take acknowledged events along with nobody told. The last run has how often.
 
 ## How it is tried
 
@@ -72,7 +72,7 @@ def page(found: dict[str, Any]) -> str:
     """The page, from what was found."""
     return (
         "\n".join(
-            [_HEAD, *_last_run(found["run"], found.get("aimed")), *_table(), *_mutants(found["mutants"]), *_uncovered(found["run"])]
+            [_HEAD, *_last_run(found["run"], found.get("aimed", [])), *_table(), *_mutants(found["mutants"]), *_uncovered(found["run"])]
         ).rstrip()
         + "\n"
     )
@@ -84,20 +84,32 @@ def _left_out(told: dict[str, Any]) -> list[str]:
     if not told["silent"]:
         return [text + "None of those did harm that nobody was told of."]
     counts = told.get("silent_counts")
-    detail = f" (lost {counts['lost']}, doubled {counts['doubled']}, unequal {counts['unequal']})" if counts else ""
-    return [text + f"After {told['silent']} of them acknowledged rows were lost{detail}, and nobody was told."]
+    if counts:
+        detail = f"(lost {counts['lost']}, doubled {counts['doubled']}, unequal {counts['unequal']})"
+    else:
+        detail = "(the record of this run does not say which; in later ones, below, it was acknowledged rows that were lost, mostly)"
+    return [text + f"{told['silent']} of them did harm that nobody was told of {detail}."]
 
 
-def _aimed(found: dict[str, Any] | None) -> list[str]:
-    if not found:
+def _aimed(runs: list[dict[str, Any]]) -> list[str]:
+    """Runs of swallowed writes alone, that are in no other figure."""
+    if not runs:
         return []
-    return [
-        f"A run aimed at the ends of logs ({found['what']}; not in the tables here): of {found['tried']} swallowed writes {found['silent']} lost "
-        f"acknowledged rows, {found['lost']} in all, and nobody was told.", "",
-    ]  # fmt: skip
+    lines = ["Later runs of swallowed writes alone, which are in none of the other figures:", ""]
+    for run in runs:
+        crashed = (
+            f"; after {run['crashed']} ({run['crashed_scenes']}) a process ended with a TypeError that names no file"
+            if run["crashed"]
+            else ""
+        )
+        lines.append(
+            f"- `{run['what']}`: of {run['tried']} swallowed writes {run['silent']} ({run['scenes']}) lost acknowledged rows, {run['lost']} in "
+            f"all, and nobody was told{crashed}."
+        )
+    return [*lines, ""]
 
 
-def _last_run(run: dict[str, Any], aimed: dict[str, Any] | None = None) -> list[str]:
+def _last_run(run: dict[str, Any], aimed: list[dict[str, Any]]) -> list[str]:
     scenes = sorted({scene for counts in run["by_kind"].values() for scene in counts})
     told = run["swallowed_writes"]
     lines = [

@@ -49,12 +49,12 @@ FAULTS = (
     ),
     Fault(
         "F4", "a write that the disk confirms and swallows",
-        "Found by a checksum, by `lake verify` or by `features verify`, or harmless, but for the end of a log (last column); a role names the file and stops. A state that ends its "
+        "Found by a checksum, by `lake verify` or by `features verify`, or harmless, but not always (last column); a role names the file and stops. A state that ends its "
         "worker is moved aside at the next start and built anew.",
         ("chaos: lost", "tests/features/test_starting.py::test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_it",
          "tests/stream/test_embedded.py::test_damage_in_the_middle_stops_readers_and_writer_and_names_the_offset"),
         "LMDB has no checksums: a page of the state that was swallowed may leave values that only a comparison with the lake shows. If the "
-        "last writes of a log are swallowed and the process dies before anybody reads them, their loss cannot be seen: acknowledged rows are gone, and nobody is told (see the last run). Misplaced and "
+        "last writes of a log are swallowed and the process dies before anybody reads them, their loss cannot be seen: acknowledged rows are gone, and nobody is told; so it was after some writes of the router, whose cause is not known (see the last run). Misplaced and "
         "reordered writes are not tried.",
     ),
     Fault(

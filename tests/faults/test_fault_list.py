@@ -40,10 +40,12 @@ def test_the_last_run_was_of_all_scenes_and_drills_and_lost_nothing() -> None:
     assert all(row["caught"] for row in found["mutants"])
 
 
-@pytest.mark.parametrize(("silent", "told"), [(3, "After 3 of them acknowledged rows were lost"), (0, "None of those did harm")])
+@pytest.mark.parametrize(
+    ("silent", "told"), [(3, "3 of them did harm that nobody was told of (lost 6, doubled 0, unequal 0)"), (0, "None of those did harm")]
+)
 def test_right_below_the_headline_stands_what_it_leaves_out(silent: int, told: str) -> None:
     found = json.loads(FOUND.read_text())
-    found["run"]["swallowed_writes"]["silent"] = silent
+    found["run"]["swallowed_writes"] |= {"silent": silent, "silent_counts": {"lost": 2 * silent, "doubled": 0, "unequal": 0}}
     headline, _, below = page(found).partition("`kills ")[2].partition("\n\n")
     assert headline.startswith(str(found["run"]["kills"]))
     assert f"leave out the {found['run']['swallowed_writes']['tried']} writes that a disk swallowed" in below.partition("\n\n")[0]

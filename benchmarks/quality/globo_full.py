@@ -9,7 +9,6 @@ variants with `--validation`, which ends the history a day earlier: the last day
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -19,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.quality import globo
-from benchmarks.quality.running import PROJECTS, _drawn, _import, default_data, environment, folder_of, show
+from benchmarks.quality.running import PROJECTS, _drawn, _import, default_data, environment, folder_or_skip, show
 from tailorbird.config import open_project
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.features import load_features
@@ -44,10 +43,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="make the project here and keep it; one that is there is used again")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
     given = parser.parse_args()
-    data = folder_of(globo.CASE, given.data)
-    if data is None:
-        print(f"skipped: no globo-clicks in {given.data or 'any folder'}; name it by --data or TAILORBIRD_DATA", file=sys.stderr)
-        raise SystemExit(3)
+    data = folder_or_skip(globo.CASE.folder, given.data)
     with tempfile.TemporaryDirectory(prefix="tailorbird-globo-full-") as scratch:
         result = run(data, Path(scratch), given)
     if given.json:

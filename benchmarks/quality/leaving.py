@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.running import PROJECTS, Counted, default_data, environment
+from benchmarks.quality.running import PROJECTS, Counted, default_data, environment, folder_or_skip
 from tailorbird.config import open_project
 from tailorbird.events import DAY, micros
 from tailorbird.features.attached import AttachedEvents
@@ -77,10 +77,7 @@ def main(case: Case) -> None:
     parser.add_argument("--keep", type=Path, help="make project and figures of each seed here, and use those that are there")
     parser.add_argument("--seed", type=int, help="run this seed alone and print its figures")
     given = parser.parse_args()
-    data = _folder(case, given.data)
-    if data is None:
-        print(f"skipped: no {case.folder} in {given.data or 'any folder'}; name it by --data or TAILORBIRD_DATA", file=sys.stderr)
-        raise SystemExit(3)
+    data = folder_or_skip(case.folder, given.data)
     with tempfile.TemporaryDirectory(prefix=f"tailorbird-{case.name}-") as scratch:
         root = given.keep or Path(scratch) / case.name
         counted = _project(case, root, data, Path(scratch))
@@ -110,14 +107,6 @@ def main(case: Case) -> None:
         print(json.dumps(result, indent=1))
     else:
         _show(result)
-
-
-def _folder(case: Case, data: Path | None) -> Path | None:
-    if data is None:
-        return None
-    if (data / case.folder).is_dir():
-        return data / case.folder
-    return data if data.is_dir() and data.name == case.folder else None
 
 
 def _project(case: Case, root: Path, data: Path, scratch: Path) -> list[Counted]:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.quality import globo
-from benchmarks.quality.running import PROJECTS, _import, default_data, environment, folder_of
+from benchmarks.quality.running import PROJECTS, _import, default_data, environment, folder_or_skip
 from tailorbird.config import Project, open_project
 from tailorbird.events import DAY, HOUR, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest
@@ -49,10 +49,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="make the project here and keep it; one that is there is used again")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
     given = parser.parse_args()
-    data = folder_of(globo.CASE, given.data)
-    if data is None:
-        print(f"skipped: no globo-clicks in {given.data or 'any folder'}; name it by --data or TAILORBIRD_DATA", file=sys.stderr)
-        raise SystemExit(3)
+    data = folder_or_skip(globo.CASE.folder, given.data)
     with tempfile.TemporaryDirectory(prefix="tailorbird-parity-") as scratch:
         found = run(data, Path(scratch), small=given.small, keep=given.keep)
     print(json.dumps(found, indent=1) if given.json else _told(found))

@@ -81,10 +81,7 @@ def main(case: Case) -> None:
     parser.add_argument("--keep", type=Path, help="make the project here and keep it")
     parser.add_argument("--shuffle", action="store_true", help="train on shuffled labels: the gate must refuse the result")
     given = parser.parse_args()
-    data = folder_of(case, given.data)
-    if data is None and case.data is None:
-        print(f"skipped: no {case.folder} in {given.data or 'any folder'}; name it by --data or TAILORBIRD_DATA", file=sys.stderr)
-        raise SystemExit(3)
+    data = folder_or_skip(case.folder, given.data) if case.data is None else folder_of(case.folder, given.data)
     result = run(case, data, small=given.small, keep=given.keep, shuffle=given.shuffle)
     if given.json:
         print(json.dumps(result, indent=1))
@@ -99,13 +96,22 @@ def default_data() -> Path | None:
     return Path(named) if named else beside if beside.is_dir() else None
 
 
-def folder_of(case: Case, data: Path | None) -> Path | None:
-    """Where the data set lies, or None."""
-    if data is None or not case.folder:
+def folder_of(folder: str, data: Path | None) -> Path | None:
+    """Where the data set lies that is kept in `folder`, or None."""
+    if data is None or not folder:
         return None
-    if (data / case.folder).is_dir():
-        return data / case.folder
-    return data if data.is_dir() and data.name == case.folder else None
+    if (data / folder).is_dir():
+        return data / folder
+    return data if data.is_dir() and data.name == folder else None
+
+
+def folder_or_skip(folder: str, data: Path | None) -> Path:
+    """Where the data set lies; ends the command with status 3, saying so, where it is not here."""
+    found = folder_of(folder, data)
+    if found is None:
+        print(f"skipped: no {folder} in {data or 'any folder'}; name it by --data or TAILORBIRD_DATA", file=sys.stderr)
+        raise SystemExit(3)
+    return found
 
 
 def run(case: Case, data: Path | None, *, small: bool = False, keep: Path | None = None, shuffle: bool = False) -> dict[str, Any]:

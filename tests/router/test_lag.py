@@ -6,7 +6,6 @@ import pytest
 from tests.faults.roles import until
 from tests.router.conftest import NOW, Stream
 from tests.router.test_topic import Topics
-from tests.stream.brokers import WHY_NOT, broker
 
 from tailorbird.events import SimulatedClock
 from tailorbird.lake import LakeRole
@@ -16,12 +15,6 @@ from tailorbird.stream.lag import LagMeter, LagWatch
 S = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory):
-    with broker(tmp_path_factory.mktemp("broker")) as found:
-        yield found
-
-
 @pytest.fixture(params=["files", "topics"])
 def site(request, tmp_path):
     if request.param == "files":
@@ -29,8 +22,6 @@ def site(request, tmp_path):
         site.stream = site.folder
         yield site
         return
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
     site = Topics(tmp_path / "stream", request.getfixturevalue("servers"), f"test-{uuid4().hex[:12]}")
     yield site
     site.close()

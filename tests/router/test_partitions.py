@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.router.conftest import NOW, PLAN
 from tests.router.test_topic import Topics
-from tests.stream.brokers import OPTIONS, WHY_NOT, broker
+from tests.stream.brokers import OPTIONS
 
 from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, SimulatedClock, check
@@ -19,14 +19,6 @@ from tailorbird.stream import Block, open_reader, open_writer, raw_path
 
 COUNT = 3
 PEOPLE = [f"v{number}" for number in range(8)]
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory):
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    with broker(tmp_path_factory.mktemp("broker")) as found:
-        yield found
 
 
 class Parted(Topics):

@@ -6,20 +6,12 @@ import msgspec
 import pytest
 from tests.router.conftest import NOW, PLAN, Stream
 from tests.router.test_recovery import fill
-from tests.stream.brokers import OPTIONS, WHY_NOT, broker
+from tests.stream.brokers import OPTIONS
 
 from tailorbird.errors import DamageError, LockedError
 from tailorbird.events import Receipt, SimulatedClock
 from tailorbird.router import Router
 from tailorbird.stream import Block, open_reader, open_writer
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory):
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    with broker(tmp_path_factory.mktemp("broker")) as found:
-        yield found
 
 
 class Topics(Stream):

@@ -18,15 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import BundleError
+from tailorbird.features.series import log1p
 
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 
 MISSING, UNKNOWN = 0, 1
 LARGEST = float(np.finfo(np.float32).max)
-_LN2 = 0.6931471805599453
-_SQRT_HALF = 0.7071067811865476
-_TERMS = 14  # of the series in s², s² < 0.03: what is left out is below 1e-22
 
 
 class NumericStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="step", dict=True):
@@ -308,22 +306,6 @@ class Missing(KeyStep, frozen=True, tag="missing"):
 
 NumberSteps = Log | Clip | Standardise | Quantile | Fill
 KeySteps = FillKey | Codes | Hashed | Frequency | Target | Vectors
-
-
-def log1p(x: Floats) -> Floats:
-    """ln(1 + x) of x ≥ 0, to within 1e-15 of the value; made of + − × ÷ alone, so that all CPUs give the same bits.
-
-    ln m = 2 (s + s³/3 + s⁵/5 + …) with s = (m − 1)/(m + 1), for m between √½ and √2; ln (2^e · m) = e · ln 2 + ln m.
-    """
-    m, e = np.frexp(1.0 + x)
-    small = m < _SQRT_HALF
-    m, e = np.where(small, 2 * m, m), np.where(small, e - 1, e)
-    s = np.where(e == 0, x / (2.0 + x), (m - 1.0) / (m + 1.0))  # 1 + x would forget what a small x is
-    square = s * s
-    series = np.full(x.shape, 1.0 / (2 * _TERMS + 1))
-    for term in range(_TERMS - 1, -1, -1):
-        series = series * square + 1.0 / (2 * term + 1)
-    return e * _LN2 + 2.0 * s * series
 
 
 def expect(right: bool, wrong: str) -> None:

@@ -1,16 +1,20 @@
 """A page of a report: one HTML file without anything from the net, tables, and pictures as inline SVG."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 
+from tailorbird.training.metrics import Calibration
+
 OURS, OTHERS = "#1b6e5f", "#9aa5ab"
+COLUMNS_SHOWN = 20
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2529; --soft: #5c6b73; --line: #d7dee2; --ours: #1b6e5f; --paper: #fff; }
@@ -29,9 +33,7 @@ h2 { margin-top: 2.2rem; font-size: 1.2rem; }
 def write_page(path: Path, title: str, parts: Iterable[str]) -> Path:
     """Write the page, whose parts are HTML already, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    opening = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} · Tailorbird</title><style>{STYLE}</style><body>'
-    )
+    opening = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} · Tailorbird</title>'
     temporary = path.with_suffix(".part")
     temporary.write_text(f"{opening}<style>{STYLE}</style><body>{''.join(parts)}</body></html>", encoding="utf-8")
     temporary.rename(path)
@@ -60,3 +62,43 @@ def table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> 
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(f"<tr{' class=ours' if ours else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells, ours in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def calibration_table(header: Sequence[str], slices: Mapping[str, Calibration]) -> str:
+    """How far off the probabilities are for whom: slice, its rows, mean predicted, mean observed, calibration error."""
+    rows = []
+    for name, each in slices.items():
+        count = each.count.sum()
+        means = [f"{np.nansum(each.count * value) / count:.4f}" for value in (each.predicted, each.observed)]
+        rows.append(([escape(name), f"{count:,.0f}", *means, f"{each.debiased:.4f}"], False))
+    return table([*header, "calibration error, debiased"], rows)
+
+
+def reliability(bins: Calibration, top: float, predicted: str, observed: str) -> Figure:
+    """What came of each probability, with its interval, along the diagonal up to `top`; the axes are named as said."""
+    figure = Figure(figsize=(4.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    filled = bins.count > 0
+    axes.plot([0, top], [0, top], color=OTHERS, linewidth=1)
+    spread = spread_of(bins)[filled]
+    axes.errorbar(bins.predicted[filled], bins.observed[filled], spread, fmt="o", color=OURS, markersize=4, linewidth=1)
+    axes.set_xlabel(predicted)
+    axes.set_ylabel(observed)
+    axes.set_title("Reliability, bins of equal mass", fontsize=10)
+    return plain(figure)
+
+
+def spread_of(bins: Calibration) -> np.ndarray:
+    """Half the 95 % interval of what was observed, shape (bins,)."""
+    return 1.96 * np.sqrt(bins.observed * (1 - bins.observed) / np.maximum(bins.count, 1))
+
+
+def importance(shares: Mapping[str, float], title: str) -> Figure:
+    """The columns with the largest shares, which come first in `shares`."""
+    shown = list(shares.items())[:COLUMNS_SHOWN]
+    figure = Figure(figsize=(5.2, 0.22 * len(shown) + 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([name for name, _ in reversed(shown)], [share for _, share in reversed(shown)], color=OURS)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_title(title, fontsize=10)
+    return plain(figure)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tailorbird.models.gbdt import Gbdt
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.judge import PRIMARY, Evaluation, HeadFigures
-from tailorbird.training.page import OTHERS, OURS, picture, plain, table, write_page
+from tailorbird.training.page import OTHERS, OURS, calibration_table, importance, picture, plain, reliability, spread_of, table, write_page
 from tailorbird.training.settings import TrainReport
 
 COLUMNS_SHOWN = 25
@@ -70,7 +70,7 @@ def _slices(evaluation: Evaluation) -> str:
 
 
 def _of_head(name: str, head: HeadFigures | None, model: Gbdt) -> str:
-    pictures = [picture(_importance(model)), picture(_curve(model))]
+    pictures = [picture(importance(model.importance(), "Share of the gain by column")), picture(_curve(model))]
     figures_told = ""
     if head is not None:
         figures = {"AUC": head.auc, "log loss": head.log_loss, "calibration error": head.calibration_error}
@@ -78,19 +78,11 @@ def _of_head(name: str, head: HeadFigures | None, model: Gbdt) -> str:
         rows.append((["log loss of always the mean", f"{head.log_loss_mean:.4f}"], False))
         rows.append((["calibration error, debiased", f"{head.calibration.debiased:.4f}"], False))
         rows.append((["positives of rows", f"{head.positives:,} of {head.rows:,}"], False))
-        figures_told = table(["figure", "value"], rows) + _calibration_of_slices(head)
+        figures_told = table(["figure", "value"], rows)
+        if head.slices:
+            figures_told += calibration_table(["slice", "rows", "predicted", "happened"], head.slices)
         pictures.insert(0, picture(_reliability(head)))
     return f"<h2>Head {escape(name)}</h2>{figures_told}{''.join(pictures)}"
-
-
-def _calibration_of_slices(head: HeadFigures) -> str:
-    """How far off the probabilities are for whom."""
-    rows = []
-    for name, each in head.slices.items():
-        count = each.count.sum()
-        means = [f"{np.nansum(each.count * value) / count:.4f}" for value in (each.predicted, each.observed)]
-        rows.append(([escape(name), f"{count:,.0f}", *means, f"{each.debiased:.4f}"], False))
-    return table(["slice", "rows", "predicted", "happened", "calibration error, debiased"], rows) if rows else ""
 
 
 def _facts(report: TrainReport) -> str:
@@ -114,28 +106,10 @@ def _compared(evaluation: Evaluation, ordered: Sequence[str]) -> Figure:
 
 
 def _reliability(head: HeadFigures) -> Figure:
-    figure = Figure(figsize=(4.2, 3.6), layout="constrained")
-    axes = figure.subplots()
     bins = head.calibration
     filled = bins.count > 0
-    spread = 1.96 * np.sqrt(bins.observed * (1 - bins.observed) / np.maximum(bins.count, 1))
-    top = float(np.nanmax([bins.predicted[filled].max(), (bins.observed + spread)[filled].max()]))
-    axes.plot([0, top], [0, top], color=OTHERS, linewidth=1)
-    axes.errorbar(bins.predicted[filled], bins.observed[filled], spread[filled], fmt="o", color=OURS, markersize=4, linewidth=1)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("happened")
-    axes.set_title("Reliability, bins of equal mass", fontsize=10)
-    return plain(figure)
-
-
-def _importance(model: Gbdt) -> Figure:
-    shown = list(model.importance().items())[:COLUMNS_SHOWN]
-    figure = Figure(figsize=(5.2, 0.22 * len(shown) + 0.8), layout="constrained")
-    axes = figure.subplots()
-    axes.barh([name for name, _ in reversed(shown)], [share for _, share in reversed(shown)], color=OURS)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.set_title("Share of the gain by column", fontsize=10)
-    return plain(figure)
+    top = float(np.nanmax([bins.predicted[filled].max(), (bins.observed + spread_of(bins))[filled].max()]))
+    return reliability(bins, top, "predicted", "happened")
 
 
 def _curve(model: Gbdt) -> Figure:

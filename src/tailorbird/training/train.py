@@ -7,7 +7,6 @@ now (`index_as_of` in its manifest), since a server that starts now should know 
 """
 
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,6 +38,7 @@ from tailorbird.training.judge import PRIMARY, Evaluation
 from tailorbird.training.rows import Material, load_material
 from tailorbird.training.settings import Progress, TrainReport, TrainSettings
 from tailorbird.training.split import Split, split_at, split_by_time
+from tailorbird.training.watch import Watch
 
 NAME = "tailorbird"
 
@@ -72,7 +72,7 @@ def train(
     """
     settings = (settings or TrainSettings()).hurried()
     now = clock.now()
-    watch = _Watch(progress)
+    watch = Watch(progress)
     store = Registry(registry, clock=clock)
 
     watch.tell("read", 0, 1)
@@ -141,21 +141,6 @@ def train(
 def _read_from(source: Lake, data: Dataset) -> dict[str, Any]:
     """By which the set can be drawn again: `Lake(path, at=versions.from_plain(about["lake"]))` gives the same rows."""
     return {"lake": plain(source.at or {}), "rows_digest": data.digest()}
-
-
-class _Watch:
-    """Passes progress on, and keeps how long each stage took."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._last = time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    def tell(self, stage: str, done: int, total: int) -> None:
-        moment = time.monotonic()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + moment - self._last, 3)
-        self._last = moment
-        self._progress(stage, done, total)
 
 
 def _split(data: Dataset, material: Material, settings: TrainSettings) -> Split:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tailorbird.training.churn.train import ChurnReport
 
 SHOWN = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased", "mae", "bias")
-COLUMNS_SHOWN = 20
 COLOURS = ("#b3541e", "#5b6ea8", "#8a6d3b", "#9aa5ab", "#6b8f71")
 
 
@@ -33,11 +32,11 @@ def write_page(path: Path, report: "ChurnReport", churn: Churn) -> Path:
         _origins(report.figures),
         _contact(report.curve, churn, len(last.cut.gone)),
         "<h2>Are the probabilities right?</h2>",
-        _slices(last),
-        picture(_reliability(last)),
+        page.calibration_table(["people with", "people", "predicted", "gone"], last.slices),
+        picture(page.reliability(last.calibration, 1, "P(gone)", "gone")),
         "<h2>What was learned</h2>",
         f"<p>{escape(report.choice.told)}</p>",
-        picture(_importance(report.importance)),
+        picture(page.importance(report.importance, "Share of what was learned, by column")),
     ]
     return page.write_page(path, f"{report.version} · {churn.name}", parts)
 
@@ -90,15 +89,6 @@ def _contact(curve: Curve, churn: Churn, people: int) -> str:
     return f"<h2>Whom to contact</h2><p>{told}</p><p class='soft'>{caution}</p>{pictures}"
 
 
-def _slices(last: CutFigures) -> str:
-    rows = []
-    for name, each in last.slices.items():
-        count = each.count.sum()
-        means = [f"{np.nansum(each.count * value) / count:.4f}" for value in (each.predicted, each.observed)]
-        rows.append(([escape(name), f"{count:,.0f}", *means, f"{each.debiased:.4f}"], False))
-    return table(["people with", "people", "predicted", "gone", "calibration error, debiased"], rows)
-
-
 def _lines(figures: Sequence[CutFigures]) -> Figure:
     figure = Figure(figsize=(7.0, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -134,30 +124,6 @@ def _value(curve: Curve) -> Figure:
     axes.set_xlabel("people contacted")
     axes.set_title("Value of contacting the first k", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
-    return plain(figure)
-
-
-def _reliability(last: CutFigures) -> Figure:
-    figure = Figure(figsize=(4.2, 3.6), layout="constrained")
-    axes = figure.subplots()
-    bins = last.calibration
-    filled = bins.count > 0
-    spread = 1.96 * np.sqrt(bins.observed * (1 - bins.observed) / np.maximum(bins.count, 1))
-    axes.plot([0, 1], [0, 1], color=OTHERS, linewidth=1)
-    axes.errorbar(bins.predicted[filled], bins.observed[filled], spread[filled], fmt="o", color=page.OURS, markersize=4, linewidth=1)
-    axes.set_xlabel("P(gone)")
-    axes.set_ylabel("gone")
-    axes.set_title("Reliability, bins of equal mass", fontsize=10)
-    return plain(figure)
-
-
-def _importance(shares: dict[str, float]) -> Figure:
-    shown = list(shares.items())[:COLUMNS_SHOWN]
-    figure = Figure(figsize=(5.2, 0.22 * len(shown) + 0.8), layout="constrained")
-    axes = figure.subplots()
-    axes.barh([name for name, _ in reversed(shown)], [share for _, share in reversed(shown)], color=page.OURS)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.set_title("Share of what was learned, by column", fontsize=10)
     return plain(figure)
 
 

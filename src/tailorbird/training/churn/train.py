@@ -5,7 +5,6 @@ figures → gate → fit on all that is known → bundle → registry.
 """
 
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from tailorbird.training.gate import Decision, Evidence, decide
 from tailorbird.training.judge import suspicious
 from tailorbird.training.metrics import log_losses
 from tailorbird.training.settings import Progress
+from tailorbird.training.watch import Watch
 
 CUTS_MAX = 6
 PARITY_ROWS = 2_000
@@ -222,7 +222,7 @@ def train_churn(
     Raises:
         LeakError, NotReadyError: see `study`.
     """
-    watch = _Watch(progress)
+    watch = Watch(progress)
     now, store = clock.now(), Registry(registry, clock=clock)
     watch.tell("read", 0, 1)
     source = Lake(lake).pinned()
@@ -255,20 +255,6 @@ def train_churn(
     from tailorbird.training.churn.page import write_page  # half a second of matplotlib, for those who want pictures
 
     return replace(report, report=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn))
-
-
-class _Watch:
-    """Passes progress on, and keeps how long each stage took."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._last = progress, time.monotonic()
-        self.seconds: dict[str, float] = {}
-
-    def tell(self, stage: str, done: int, total: int) -> None:
-        moment = time.monotonic()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + moment - self._last, 3)
-        self._last = moment
-        self._progress(stage, done, total)
 
 
 def _incumbent(store: Registry, found: Study) -> tuple[str, Interval | None, str, list[str]]:

@@ -1,0 +1,19 @@
+"""How long each stage of a training takes, beside who is told how far it is."""
+
+import time
+
+from tailorbird.training.settings import Progress
+
+
+class Watch:
+    """Passes progress on, and keeps how long each stage took."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._last = progress, time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        moment = time.monotonic()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + moment - self._last, 3)
+        self._last = moment
+        self._progress(stage, done, total)

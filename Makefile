@@ -1,9 +1,11 @@
 # The whole day: set up, demo, test, lint, bench, docs. Everything lives in .venv; remove it to start afresh.
 PYTHON ?= python3
 VENV := .venv
+# Tests at once; those of one file stay together.
+JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test test-s3 chaos fuzz fuzz-http fuzz-decoder lint format bench results docs clean
+.PHONY: help setup setup-dev demo test test-s3 chaos drills fuzz fuzz-http fuzz-decoder lint format bench results peers docs clean
 
 help:          ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -30,7 +32,7 @@ demo: setup    ## the whole loop on a synthetic site; ONCE=1 ends by itself and 
 test: setup-dev    ## lint, types and every test
 	@sh tests/system_packages.sh
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-s3: setup-dev    ## the whole suite of the lake on object storage too (five minutes)
 	TAILORBIRD_TEST_S3=all $(BIN)/python -m pytest -q tests/lake
@@ -49,6 +51,11 @@ chaos: setup-dev    ## kills at every sync and write of every role, power cuts, 
 	@sh tests/system_packages.sh
 	$(BIN)/python -m tests.faults.chaos $(if $(KILLS),--kills $(KILLS)) $(CHAOS)
 
+drills: setup-dev    ## parts die while somebody asks: 30,000 requests of each drill, or REQUESTS=3000; DRILL=server plays one
+	@sh tests/system_packages.sh
+	$(BIN)/python -m tests.faults.drills --json docs/drills.json $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(DRILL),--drill $(DRILL))
+	$(BIN)/python docs/drills_page.py
+
 lint: setup-dev    ## style and types (the import rules are a test)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,15 +65,19 @@ format: setup-dev    ## rewrite to the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup-dev    ## the benchmarks, small; full ones: python -m benchmarks.NAME
-	@for name in $$(ls benchmarks/*.py | xargs -n1 basename | sed 's/\.py//' | grep -v __init__); do \
+bench: setup-dev    ## the benchmarks, small, beside their peers; full ones: python -m benchmarks.NAME
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@for name in $$(grep -l '"--small"' benchmarks/*.py | xargs -n1 basename | sed 's/\.py//'); do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name --small || exit 1; done
 
-results: setup-dev    ## model quality on the real data sets (DATA=folder) into docs/results.md
-	$(BIN)/python -m benchmarks.quality.results $(if $(DATA),--data $(DATA))
+results: setup-dev    ## model quality on the real data sets (DATA=folder) into docs/results.md; KEEP=folder goes on where it was cut short
+	$(BIN)/python -m benchmarks.quality.results $(if $(DATA),--data $(DATA)) $(if $(KEEP),--keep $(KEEP)) $(if $(ONLY),--only $(ONLY))
+
+peers:         ## the libraries that models are held against, in an environment of their own (.peers/); python -m benchmarks.quality.peers
+	$(PYTHON) -m benchmarks.peers.install
 
 docs: setup-dev    ## the documentation as a site in site/
 	$(BIN)/zensical build
 
 clean:         ## remove everything that was installed or built
-	rm -rf $(VENV) site build dist .pytest_cache .ruff_cache .hypothesis demo
+	rm -rf $(VENV) .peers site build dist .pytest_cache .ruff_cache .hypothesis demo

@@ -9,7 +9,8 @@
     person         one person's rows out of a lake whose old day is sorted by person, beside the same in the order of the log
     positions      a range of positions out of the lake in the order of the log, beside the same sorted by person
 
-Ratios are the other's time over ours; `compaction`, `person` and `positions` are what it pays (below 1: what it costs).
+Ratios are the other's time over ours, `cpu_ratios` the same of the time of the processor; `compaction`, `person` and `positions` are
+what it pays (below 1: what it costs).
 DuckDB runs on all cores, and with `_1` on one, as our roles do.
 """
 
@@ -30,7 +31,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from benchmarks.ingest import BODY_ROWS, PLAN, START, Stopwatch, bodies, cpu
-from tailorbird.events import DAY, Receipt, SimulatedClock, check
+from tailorbird.events import DAY, Receipt, SimulatedClock
+from tailorbird.events.columnwise import Contract
 from tailorbird.lake import Lake, LakeRole, leave
 from tailorbird.router import Router
 from tailorbird.stream import Block, open_reader, open_writer, raw_path, routed_path
@@ -44,9 +46,9 @@ def fill(folder: Path, sent: list[bytes], watch: Stopwatch) -> None:
     """Raw log, routed log and lake of the events, each stage by itself; the routed log alone into another lake."""
     clock, stream = SimulatedClock(START), folder / "stream"
     with watch.of("check"):
-        receipt = Receipt(START)
+        receipt, contract = Receipt(START), Contract(PLAN)
         for body in sent:
-            assert not check(body, receipt, PLAN)[1]
+            assert not contract.check([(body, receipt)]).refused
     blocks = [Block("body", BODY_ROWS, body, RECEIPT) for body in sent]
     with open_writer(raw_path(stream, "door"), partition="door") as writer, watch.of("raw_log"):
         for start in range(0, len(blocks), 16):
@@ -62,7 +64,8 @@ def fill(folder: Path, sent: list[bytes], watch: Stopwatch) -> None:
         role.drain()
     with LakeRole(stream, folder / "lake", clock=clock) as role, watch.of("lake"):
         role.drain()
-    watch.seconds["body_to_lake"].append(sum(watch.seconds[stage][-1] for stage in ("check", "raw_log", "router", "lake")))
+    for seconds in (watch.seconds, watch.cpu_seconds):
+        seconds["body_to_lake"].append(sum(seconds[stage][-1] for stage in ("check", "raw_log", "router", "lake")))
 
 
 def routed_events(stream: Path) -> pa.Table:
@@ -154,7 +157,9 @@ def main() -> None:
     report = {
         "results": watch.results(defaultdict(lambda: events)),
         "shares": {stage: round(watch.median(stage) / whole, 3) for stage in stages},
-        "ratios": ratios(watch, peers),
+        "ratios": {name: watch.ratio(*pair) for name, pair in pairs(peers).items()},
+        "cpu_ratios": {name: watch.cpu_ratio(*pair) for name, pair in pairs(peers).items()},
+        "left_out": {} if peers else {"duckdb": "is not installed: pip install -e '.[bench]'"},
         "equal": {"every way has the same rows": all(equal)},
         "sizes": {"events": events, "bytes": sum(map(len, sent)), "commit_rows": COMMIT_ROWS, "runs": arguments.runs, **shapes},
         "versions": {name: version(name) for name in ("deltalake", "pyarrow", "apsw", "numpy", *(("duckdb",) if peers else ()))}
@@ -166,18 +171,18 @@ def main() -> None:
     leave(0 if all(equal) else 1)  # deltalake's threads may abort a process that ends in the usual way
 
 
-def ratios(watch: Stopwatch, peers: bool) -> dict[str, float]:
-    """Each peer's time over ours."""
-    pairs = {
+def pairs(peers: bool) -> dict[str, tuple[str, str]]:
+    """Each peer's time, and ours."""
+    found = {
         "compaction": ("all_small_files", "all_together"),
         "person": ("person_together", "person_sorted"),
         "positions": ("positions_together", "positions_sorted"),
     }
     if peers:
         for suffix in ("", "_1"):
-            pairs[f"duckdb_write{suffix}"] = (f"duckdb_write{suffix}", "routed_to_lake")
-            pairs[f"duckdb_json{suffix}"] = (f"duckdb_json{suffix}", "body_to_lake")
-    return {name: watch.ratio(*pair) for name, pair in pairs.items()}
+            found[f"duckdb_write{suffix}"] = (f"duckdb_write{suffix}", "routed_to_lake")
+            found[f"duckdb_json{suffix}"] = (f"duckdb_json{suffix}", "body_to_lake")
+    return found
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """All roles under a steady load for minutes: does anything grow that should not?
 
-    python -m benchmarks.soak [--minutes 10] [--share 0.7] [--small] [--json] [--plot docs/images/soak.png]
+    python -m benchmarks.soak [--minutes 10] [--share 0.7 | --per-s 1500] [--small] [--json] [--plot docs/images/soak.png]
 
 A project of its own, `tailorbird run` for each role, and senders outside of them. First it is sent as much as it takes, for a while:
 events by the time until all roles are through with them are the capacity. Then `share` of that is sent for `minutes`, at even times
 whatever the answers take. Every two seconds are noted, of each role: its own memory (anonymous pages, its share of those it has in
 common), what it maps of files (LMDB; the kernel may drop it), open files; of the project: bytes of logs, of their `-wal`, of states and
-lake, and how far each reader is behind. What grows is told as a slope over the last two thirds of the time, by least squares.
+lake, and how far each reader is behind. Of the logs also what is in use: a file of SQLite does not shrink, it uses the room of deleted
+blocks again; and the index of repeats, which is in the file of the routed log. What grows is told as a slope over the last two thirds of
+the time, by least squares.
 
 `results` has the slopes, `equal` whether every acknowledged event is in the lake once, `ratios.memory` each role's
 mean memory over that plus what the slope makes of the minutes (1: flat; below: it grew).
@@ -23,21 +25,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+import apsw
 import msgspec
 import numpy as np
 
 from benchmarks.ingest import cpu
 from tailorbird.cli.init import init
 from tailorbird.config import Project, open_project
-from tailorbird.features.figures import all_figures
+from tailorbird.features.figures import readers_of_routed
 from tailorbird.lake import Lake, leave
 from tailorbird.stream.lag import LagMeter
 
+LOGS = ("raw log", "raw log in use", "routed log", "routed log in use", "index of repeats")
 ROLES = ("serve", "router", "worker", "lake")
 BODY_ROWS = 100
 SENDERS = 4
@@ -159,9 +163,7 @@ class Watch:
 
     def lags(self) -> dict[str, int]:
         paths = self._project.paths
-        with LagMeter(
-            self._project.stream, paths.lake, lambda: {each.schema_hash: each.offset for each in all_figures(paths.state)}
-        ) as meter:
+        with LagMeter(self._project.stream, paths.lake, lambda: readers_of_routed(paths.state)) as meter:
             found: dict[str, int] = {}
             for lag in meter.measure():
                 name = f"{lag.reader.split()[0]} of {'raw' if lag.log.startswith('raw') else lag.log}"
@@ -175,6 +177,9 @@ class Watch:
             row |= {f"{role} own": memory["Pss_Anon"], f"{role} mapped": memory["Pss_File"], f"{role} files": _files(process.pid)}
         data = self._project.paths.data
         row["logs"] = _bytes(data / "stream", ".db")
+        for name in ("raw", "routed"):
+            row[f"{name} log"], row[f"{name} log in use"] = _pages(data / "stream", name)
+        row["index of repeats"] = _repeats(data / "stream" / "routed.db")
         row["wal"] = _bytes(data / "stream", "-wal")
         row["state"] = _bytes(data / "state", "")
         row["lake"] = _bytes(data / "lake", "")
@@ -201,6 +206,29 @@ def _memory(pid: int) -> dict[str, float]:
 
 def _files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def _pages(folder: Path, name: str) -> tuple[float, float]:
+    """Bytes of the files of a kind of log, and of the pages in them that are not free."""
+    whole = used = 0
+    for path in folder.glob(f"{name}*.db"):
+        with suppress(apsw.Error):  # it is just being made
+            connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+            size, pages, free = (connection.pragma(each) for each in ("page_size", "page_count", "freelist_count"))
+            connection.close()
+            whole, used = whole + size * pages, used + size * (pages - free)
+    return whole, used
+
+
+def _repeats(file: Path) -> float:
+    """Bytes of the ids that the router remembers (`events.dedup`), which are in its log's file."""
+    total = 0
+    with suppress(apsw.Error):
+        connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
+        for table in ("dedup_run", "dedup_page"):
+            total += connection.execute(f"SELECT coalesce(sum(length(entries)), 0) FROM {table}").get
+        connection.close()
+    return total
 
 
 def _bytes(folder: Path, suffix: str) -> int:
@@ -245,7 +273,7 @@ def plot(watch: Watch, path: Path, per_s: float) -> None:
         axes[0, 0].plot(minutes, watch.column(f"{role} own") / MIB, color=f"C{number}", label=role)
         axes[0, 0].plot(minutes, watch.column(f"{role} mapped") / MIB, color=f"C{number}", linestyle=":", linewidth=1)
         axes[0, 1].plot(minutes, watch.column(f"{role} files"), color=f"C{number}", label=role)
-    for name in ("logs", "wal", "state", "lake"):
+    for name in ("logs", "raw log in use", "routed log in use", "index of repeats", "wal", "state", "lake"):
         axes[1, 0].plot(minutes, watch.column(name) / MIB, label=name)
     for name in sorted({name for row in watch.rows for name in row if name.startswith("behind")}):
         axes[1, 1].plot(minutes, watch.column(name), label=name.removeprefix("behind: "))
@@ -264,9 +292,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--share", type=float, default=0.7, help="of the capacity")
+    parser.add_argument("--per-s", type=float, default=0.0, help="so many events a second, without looking for the capacity")
     parser.add_argument("--small", action="store_true", help="half a minute")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--samples", type=Path, help="write each sample there, a line of JSON")
     arguments = parser.parse_args()
     minutes, probe_s = (0.4, 8.0) if arguments.small else (arguments.minutes, 30.0)
     with tempfile.TemporaryDirectory() as folder:
@@ -275,8 +305,8 @@ def main() -> None:
         roles, sent, numbers = Roles(project, _free_port()), Sent(), iter(range(1 << 60))
         roles.wait()
         watch = Watch(project, roles)
-        rates = capacity(watch, roles, sent, numbers, probe_s)
-        per_s = arguments.share * min(rates.values())
+        rates = {} if arguments.per_s else capacity(watch, roles, sent, numbers, probe_s)
+        per_s = arguments.per_s or arguments.share * min(rates.values())
         before, began = sent.accepted, time.monotonic()
         with load(roles.port, sent, numbers, per_s):
             while time.monotonic() - began < minutes * 60:
@@ -288,6 +318,8 @@ def main() -> None:
         together = caught_up(watch, STOP_S)
         roles.stop()
         in_lake = Lake(project.paths.lake).count("events")
+        if arguments.samples:
+            arguments.samples.write_bytes(b"\n".join(map(msgspec.json.encode, watch.rows)))
         report = _report(watch, rates, sent, taken, in_lake, together, minutes)
     json.dump(report, sys.stdout, indent=None if arguments.json else 2)
     print()
@@ -304,7 +336,7 @@ def _report(watch: Watch, rates: dict[str, float], sent: Sent, taken: float, in_
             "own_mib": round(mean / MIB, 1), "own_mib_per_min": round(slope / MIB, 3), "files": round(watch.mean(f"{role} files"), 1),
             "mapped_mib": round(watch.mean(f"{role} mapped") / MIB, 1), "files_per_min": round(watch.slope_per_min(f"{role} files"), 3),
         }  # fmt: skip
-    for name in ("logs", "wal", "state", "lake"):
+    for name in ("logs", *LOGS, "wal", "state", "lake"):
         results[f"disk {name}"] = {
             "mib": round(watch.mean(name) / MIB, 1), "mib_max": round(float(watch.column(name).max()) / MIB, 1),
             "mib_per_min": round(watch.slope_per_min(name) / MIB, 3),

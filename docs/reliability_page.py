@@ -1,7 +1,8 @@
 """Writes docs/reliability.md from the list of faults, the unsafe changes, and what the last runs found (docs/reliability.json).
 
 python docs/reliability_page.py                            writes the page
-python docs/reliability_page.py --run A.json --mutants B.json    takes up what `make chaos` and CHAOS=--mutants wrote, and then writes it
+python docs/reliability_page.py --run A.json --mutants B.json    takes up what `make chaos` and CHAOS=--mutants wrote, and then writes it;
+                                                           scenes and drills that A did not play stay as they were, with their day
 """
 
 import argparse
@@ -13,6 +14,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tests.faults.attack_list import ATTACKS  # noqa: E402
+from tests.faults.chaos.live import LIVE  # noqa: E402
+from tests.faults.chaos.scenes import SCENES  # noqa: E402
 from tests.faults.fault_list import FAULTS  # noqa: E402
 
 PAGE, FOUND = ROOT / "docs" / "reliability.md", ROOT / "docs" / "reliability.json"
@@ -46,8 +50,8 @@ without a copy elsewhere.
 **An answer's own record** is the exception, by design: answers are logged after the reply, in groups, so a crash may lose those of the last 50 ms.
 They are counted (`answers_lost`).
 
-**A write that the disk confirms and swallows** is another exception. What was swallowed is gone; mostly it is found and named, but of
-what the door or the router wrote it can take acknowledged events along with nobody told. The last run has how often.
+**A write that the disk confirms and swallows** is another exception. What was swallowed is gone; nearly always it is found and named. Of what
+the door wrote it can take acknowledged events along with nobody told, if the process dies before anybody reads them. The last run has how often.
 
 ## How it is tried
 
@@ -61,7 +65,7 @@ roles start again, the client sends half of what got no answer once more, and a 
 |---|---|
 | lost | acknowledged and not in the lake; refused and not in the quarantine; raw rows that are in no table |
 | doubled | in the lake, or in its tables as a raw row, more than once |
-| unequal | state that differs from what the lake's events make; a lake that does not verify; a click without the answer that it followed; a sync that was tried again; a recovery that needs hands |
+| unequal | state that differs from what the lake's events make; a lake that does not verify; a click without the answer that it followed; a sync that is believed though one before failed to write the same; a recovery that needs hands |
 
 The drills run the real processes, as `tailorbird up` starts them, under load. `make test` has some 120 of these faults in it, and all unsafe
 changes to the data plane. A new role's step is a function and a line in `tests/faults/chaos/scenes.py`.
@@ -72,7 +76,14 @@ def page(found: dict[str, Any]) -> str:
     """The page, from what was found."""
     return (
         "\n".join(
-            [_HEAD, *_last_run(found["run"], found.get("aimed", [])), *_table(), *_mutants(found["mutants"]), *_uncovered(found["run"])]
+            [
+                _HEAD,
+                *_last_run(found["run"], found.get("aimed", [])),
+                *_table(),
+                *_attacks(),
+                *_mutants(found["mutants"]),
+                *_uncovered(found["run"]),
+            ]
         ).rstrip()
         + "\n"
     )
@@ -87,26 +98,22 @@ def _left_out(told: dict[str, Any]) -> list[str]:
     if counts:
         detail = f"(lost {counts['lost']}, doubled {counts['doubled']}, unequal {counts['unequal']})"
     else:
-        detail = "(the record of this run does not say which; in later ones, below, it was acknowledged rows that were lost, mostly)"
+        detail = "(the record of this run does not say which; since then a log notes its last block, and later writes stand below)"
     return [text + f"{told['silent']} of them did harm that nobody was told of {detail}."]
 
 
 def _aimed(runs: list[dict[str, Any]]) -> list[str]:
     """Runs of swallowed writes alone, that are in no other figure."""
-    if not runs:
-        return []
-    lines = ["Later runs of swallowed writes alone, which are in none of the other figures:", ""]
+    lines: list[str] = []
     for run in runs:
-        crashed = (
-            f"; after {run['crashed']} ({run['crashed_scenes']}) a process ended with a TypeError that names no file"
-            if run["crashed"]
-            else ""
-        )
-        lines.append(
-            f"- `{run['what']}`: of {run['tried']} swallowed writes {run['silent']} ({run['scenes']}) lost acknowledged rows, {run['lost']} in "
-            f"all, and nobody was told{crashed}."
-        )
-    return [*lines, ""]
+        lines += [
+            f"Another run, of swallowed writes alone (`{run['what']}`, revision {run['revision']}, {run['at']}), which are in none of the other figures: of "
+            f"{run['tried']} ({run['scenes']}) {run['harmless']} were harmless, {run['role']} were told by a role, {run['features verify']} by "
+            f"`features verify`, {run['lake verify']} by `lake verify`, and {run['silent']} by nobody, with {run['lost']} acknowledged rows lost. "
+            f"{run['note']}",
+            "",
+        ]  # fmt: skip
+    return lines
 
 
 def _last_run(run: dict[str, Any], aimed: list[dict[str, Any]]) -> list[str]:
@@ -115,13 +122,16 @@ def _last_run(run: dict[str, Any], aimed: list[dict[str, Any]]) -> list[str]:
     lines = [
         "## The last run", "",
         f"`kills {run['kills']}, lost {run['lost']}, doubled {run['doubled']}, unequal {run['unequal']}`: {run['faults']:,} faults in scenes and "
-        f"{len(run['drills'])} drills, in {run['seconds'] // 60} minutes on {run['machine']}, which other work shared; kept and continued over several starts.", "",
+        f"{len(run['drills'])} drills, in {run['seconds'] // 60} minutes on {run['machine']}, which other work shared.{_carried(run)}", "",
         *_left_out(told), "",
         "| faults that took place | " + " | ".join(scenes) + " | all |", "|---|" + "---:|" * (len(scenes) + 1),
     ]  # fmt: skip
     for kind, counts in run["by_kind"].items():
         cells = [str(counts.get(scene, "")) for scene in scenes]
         lines.append(f"| {_KINDS[kind]} | " + " | ".join(cells) + f" | {sum(counts.values())} |")
+    for what, name in (("revision", "revision"), ("day", "at")):
+        cells = [run.get("tried", {}).get(scene, {}).get(name) or "not kept" for scene in scenes]
+        lines.append(f"| {what} | " + " | ".join(cells) + " | |")
     rest = run["recovery_s"]
     lines += [
         "",
@@ -131,13 +141,27 @@ def _last_run(run: dict[str, Any], aimed: list[dict[str, Any]]) -> list[str]:
         f"named the file, {told.get('lake verify', 0)} by `lake verify`, {told.get('features verify', 0)} by `features verify`, and "
         f"{told['silent']} by nobody. What a disk swallowed cannot be brought back, so none of the {told['tried']} is among the counts above.", "",
         *_aimed(aimed),
-        "| drill | kills | acknowledged | lost | doubled | unequal | |", "|---|---:|---:|---:|---:|---:|---|",
+        "| drill | kills | acknowledged | lost | doubled | unequal | revision, day | |", "|---|---:|---:|---:|---:|---:|---|---|",
     ]  # fmt: skip
     for drill in run["drills"]:
         what = f"not run: {drill['skipped']}" if drill.get("skipped") else drill["what"]
         counts = " | ".join(f"{drill[name]:,}" for name in ("kills", "acked", "lost", "doubled", "unequal"))
-        lines.append(f"| {drill['name']} | {counts} | {what} |")
+        when = f"{drill['revision']}, {drill['at']}" if drill.get("revision") else "not kept"
+        lines.append(f"| {drill['name']} | {counts} | {when} | {what} |")
     return [*lines, ""]
+
+
+def not_played(run: dict[str, Any]) -> list[str]:
+    """Scenes and drills that there are by now, and that this run did not have."""
+    scenes = [scene.name for scene in SCENES if scene.name not in run["by_kind"]["kill"]]
+    return scenes + [drill.name for drill in LIVE if drill.name not in {each["name"] for each in run["drills"]}]
+
+
+def _carried(run: dict[str, Any]) -> str:
+    text = " It was cut short and continued." if run.get("continued") else ""
+    text += " Scenes and drills are of the days that stand beside them." if run.get("carried") else ""
+    left = not_played(run)
+    return text + (f" Newer than this run, and not in it: {', '.join(left)}." if left else "")
 
 
 def _table() -> list[str]:
@@ -145,6 +169,21 @@ def _table() -> list[str]:
     for fault in FAULTS:
         tests = "<br>".join(f"`{test}`" for test in fault.tests) or "nothing yet"
         lines.append(f"| {fault.number} | {fault.fault} | {fault.promised} | {tests} | {fault.missing} |")
+    return [*lines, ""]
+
+
+def _attacks() -> list[str]:
+    lines = [
+        "## Attacks",
+        "",
+        "On door, lake, Valkey and secrets.",
+        "",
+        "| | attack | promised | shown by | not shown, or not so |",
+        "|---|---|---|---|---|",
+    ]
+    for each in ATTACKS:
+        tests = "<br>".join(f"`{test}`" for test in each.tests) or "nothing yet"
+        lines.append(f"| {each.surface} | {each.attack} | {each.promised} | {tests} | {each.missing} |")
     return [*lines, ""]
 
 
@@ -158,6 +197,27 @@ def _mutants(rows: list[dict[str, Any]]) -> list[str]:
     ]  # fmt: skip
     lines += [f"| {row['name']} | {_plain(row['how']) if row['caught'] else '**not noticed**'} |" for row in rows]
     return [*lines, ""]
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A run with the scenes and drills of an earlier one that it did not play; each says of which revision and day it is."""
+    tried = {**{scene: {} for counts in old["by_kind"].values() for scene in counts}, **old.get("tried", {}), **new["tried"]}
+    kinds: dict[str, dict[str, int]] = {}
+    for kind in {**old["by_kind"], **new["by_kind"]}:
+        before = {scene: count for scene, count in old["by_kind"].get(kind, {}).items() if scene not in new["tried"]}
+        kinds[kind] = {**before, **new["by_kind"].get(kind, {})}
+    fresh = {drill["name"] for drill in new["drills"]}
+    drills = [drill for drill in old["drills"] if drill["name"] not in fresh] + new["drills"]
+    kills = sum(sum(kinds.get(kind, {}).values()) for kind in ("kill", "power")) + sum(drill["kills"] for drill in drills)
+    totals = {name: old[name] + new[name] for name in ("lost", "doubled", "unequal")}
+    swallowed = new["swallowed_writes"] if new["swallowed_writes"]["tried"] else old["swallowed_writes"]
+    faults = sum(sum(counts.values()) for counts in kinds.values())
+    carried = len(tried) > len(new["tried"]) or len(drills) > len(new["drills"])
+    seconds = new["seconds"] + (sum(drill["seconds"] for drill in drills if drill["name"] not in fresh) if carried else 0)
+    return {
+        **new, **totals, "kills": kills, "faults": faults, "by_kind": kinds, "drills": drills, "tried": tried, "seconds": seconds,
+        "swallowed_writes": swallowed, "carried": carried,
+    }  # fmt: skip
 
 
 def _plain(text: str) -> str:
@@ -186,7 +246,8 @@ def main() -> None:
     options = parser.parse_args()
     found = json.loads(FOUND.read_text()) if FOUND.exists() else {}
     if options.run:
-        found["run"] = json.loads(options.run.read_text())
+        run = json.loads(options.run.read_text())
+        found["run"] = merged(found["run"], run) if "run" in found else run
     if options.mutants:
         found["mutants"] = json.loads(options.mutants.read_text())["mutants"]
     FOUND.write_text(json.dumps(found, indent=1) + "\n")

@@ -3,6 +3,8 @@
 import json
 import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,13 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 SECRET = DEPLOY / "kubernetes" / "secret.yaml.example"
-ROLES = {"serve", "router", "worker", "lake", "trainer"}
+WORKERS = sorted((DEPLOY / "kubernetes" / "workers").glob("*.yaml"))  # applied only where several share the entities
+SCORE = sorted((DEPLOY / "kubernetes" / "score").glob("*.yaml"))  # applied only where a project has a scores.py
+ROLES = {"serve", "router", "worker", "lake", "trainer", "shuffle", "score"}
 
 
 def documents() -> list[dict[str, Any]]:
-    return [document for path in (*MANIFESTS, SECRET) for document in yaml.safe_load_all(path.read_text())]
+    return [document for path in (*MANIFESTS, *WORKERS, *SCORE, SECRET) for document in yaml.safe_load_all(path.read_text())]
 
 
 def pods() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -55,7 +59,39 @@ def test_every_role_is_there_by_a_command_that_there_is():
     for found in commands:
         assert {words[1] for words in found} == ROLES
         for words in found:
-            parse(app, shlex.join(["tailorbird", *words]))
+            parse(app, shlex.join(["tailorbird", *(word.replace("$(PART)", "3") for word in words)]))
+
+
+def test_with_several_workers_each_part_has_one():
+    """Part 0 is the core's; the others are pods whose number is their part."""
+    (workers,) = [each for each in documents() if each["metadata"]["name"] == "tailorbird-worker" and each["kind"] == "StatefulSet"]
+    assert workers["spec"]["ordinals"]["start"] == 1
+    (container,) = workers["spec"]["template"]["spec"]["containers"]
+    assert container["env"][0]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['apps.kubernetes.io/pod-index']"
+    assert container["args"][2:4] == ["--part", "$(PART)"]
+    (core,) = [each["args"] for _, each in pods() if each["name"] == "worker" and "$(PART)" not in each["args"]]
+    assert core[2:4] == ["--part", "0"]
+    parts = [each["command"][3] for name, each in services().items() if name.startswith("worker")]
+    assert sorted(parts) == ["0", "1"]
+    assert not [path for path in WORKERS if path.parent == SECRET.parent], "applied with the folder, they would fail where one worker is"
+
+
+def test_scores_are_made_only_where_they_are_asked_for():
+    """A project without a scores.py has nothing for the role to do: it would end at once, again and again."""
+    asked = {name: each.get("profiles") for name, each in services().items() if each["command"][1] in ("score", "shuffle")}
+    assert asked == {"score": ["scores"], "shuffle": ["workers"]}
+    assert SCORE
+    assert not [path for path in SCORE if path.parent == SECRET.parent], (
+        "applied with the folder, it would fail where there is no scores.py"
+    )
+    (score,) = [each for each in documents() if each["kind"] == "Deployment" and each["metadata"]["name"] == "tailorbird-score"]
+    assert (score["spec"]["replicas"], score["spec"]["strategy"]) == (1, {"type": "Recreate"}), "one writer of the topic"
+    alone = [
+        each["spec"]["podSelector"]["matchLabels"]
+        for each in documents()
+        if each["metadata"]["name"] == "tailorbird-score" and each["kind"] == "NetworkPolicy"
+    ]
+    assert alone == [score["spec"]["selector"]["matchLabels"]]
 
 
 def test_every_variable_is_a_setting(tmp_path):
@@ -64,10 +100,32 @@ def test_every_variable_is_a_setting(tmp_path):
     for name in ("TAILORBIRD_SERVE__WRITE_KEYS", "TAILORBIRD_SERVE__READ_KEYS"):
         assert name in given
         given[name] = "a-key"
+    given["TAILORBIRD_FEATURES__WORKERS"] = "4"  # Compose takes it from the shell
     settings, _ = load_settings(tmp_path / "shop" / "tailorbird.toml", given)
     assert settings.stream.url.startswith("kafka://")
     assert settings.store.url.startswith("valkey://")
     assert settings.lake.url.startswith("s3://")
+
+
+def test_all_that_a_project_may_have_is_there(tmp_path):
+    """No file of a project is mounted by itself: one that is left out, such as the contract, silently does not hold."""
+    settings = environment()
+    assert (settings["TAILORBIRD_PROJECT"], settings["TAILORBIRD_PROJECT__DATA"]) == ("/project", "/shop/data")
+    for _, container in pods():
+        mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
+        assert "subPath" not in mounts["/project"]
+        assert not [path for path in mounts if path.endswith((".py", ".toml"))]
+        assert "/shop/data" in mounts
+    for name, each in services().items():
+        assert "./project:/project:ro" in [volume.partition("  ")[0] for volume in each["volumes"]], name
+    folder = tmp_path / "project"
+    init(folder, json=True)
+    (folder / "contract.toml").write_text("[properties.click]\ncolour = { required = true }\n")
+    command = [sys.executable, "-m", "tailorbird", "config", "show", "--json"]
+    given = {**os.environ, "TAILORBIRD_PROJECT": str(folder), "TAILORBIRD_PROJECT__DATA": str(tmp_path / "data")}
+    done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "data") in done.stdout
 
 
 def test_nobody_is_root_and_nothing_can_be_written_but_data():
@@ -90,13 +148,30 @@ def test_probes_ask_routes_that_there_are():
     assert set(probes) == {"/healthz", "/readyz"}
     assert {(path, "GET") for path in probes} <= set(ROUTES)
     assert "/readyz" in json.dumps(services()["serve"]["healthcheck"])
+    for _, container in pods():
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container), container["name"]
+        (port,) = container["ports"]
+        assert str(port["containerPort"]) in container["args"]
+        assert {each["httpGet"]["port"] for name, each in container.items() if name.endswith("Probe")} == {port["name"]}
+    for name, each in services().items():
+        (port,) = [word for word in each["command"] if len(word) == 4 and word.isdigit()]
+        assert f":{port}/" in each["healthcheck"]["test"][-1], name
+    assert not any("0.0.0.0" in each["command"] for name, each in services().items() if name != "serve")
+
+
+def test_servers_keep_their_names():
+    (serve,) = [each for each in documents() if each["kind"] == "StatefulSet" and each["metadata"]["name"] == "tailorbird-serve"]
+    headless = [each["metadata"]["name"] for each in documents() if each["kind"] == "Service" and each["spec"].get("clusterIP") == "None"]
+    assert serve["spec"]["serviceName"] in headless
+    targets = [each["spec"]["scaleTargetRef"] for each in documents() if each["kind"] == "HorizontalPodAutoscaler"]
+    assert targets == [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "tailorbird-serve"}]
 
 
 def test_applying_the_folder_leaves_the_secret_alone():
     applied = [path for path in SECRET.parent.iterdir() if path.suffix in (".yaml", ".yml", ".json")]  # as kubectl chooses
     assert sorted(applied) == MANIFESTS
     kinds = {document["kind"] for path in applied for document in yaml.safe_load_all(path.read_text())}
-    assert "Deployment" in kinds
+    assert "StatefulSet" in kinds
     assert "Secret" not in kinds
     (secret,) = yaml.safe_load_all(SECRET.read_text())
     wanted = {source["secretRef"]["name"] for _, container in pods() for source in container["envFrom"] if "secretRef" in source}

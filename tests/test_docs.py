@@ -31,7 +31,11 @@ TEXTS = [path for path in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *DOCS) 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Names of the vocabulary that a snippet may use without the line that imports them.
-_GIVEN = "from tailorbird.features import *\nfrom tailorbird.ranking import Explore, Slot\nfrom tailorbird.experiments import Experiment\n"
+_GIVEN = """
+from tailorbird.experiments import Experiment
+from tailorbird.features import *
+from tailorbird.ranking import Diversity, Explore, Quota, Slot
+"""
 
 
 def _name(path: Path) -> str:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tailorbird.whole import write_whole
+from tailorbird.whole import destroy, end_destroying, write_private, write_whole
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
@@ -27,3 +27,46 @@ def test_what_cannot_be_put_in_place_leaves_the_old_file(tmp_path, monkeypatch):
         write_whole(path, b"two")
     assert path.read_bytes() == b"one"
     assert [one.name for one in tmp_path.iterdir()] == ["told.json"]
+
+
+class Died(BaseException):
+    """The process ended here."""
+
+
+def test_what_is_destroyed_is_whole_or_gone_wherever_it_is_killed(tmp_path, monkeypatch):
+    path, content = tmp_path / "journal.json", b"whose it was" * 1_000
+    for name in ("replace", "fsync", "unlink"):
+        for number in range(1, 9):
+            write_private(path, content)
+            calls, real = 0, getattr(os, name)
+
+            def dies(*arguments, number=number, real=real):
+                nonlocal calls
+                calls += 1
+                if calls == number:
+                    raise Died
+                return real(*arguments)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(os, name, dies)
+                try:
+                    destroy(path)
+                except Died:
+                    pass
+                else:
+                    assert list(tmp_path.iterdir()) == []
+                    break
+            assert not path.exists() or path.read_bytes() == content, (name, number)
+            end_destroying(path)
+            assert {one.name for one in tmp_path.iterdir()} <= {path.name}
+        else:
+            raise AssertionError(f"{name} was called eight times and more")
+
+
+def test_its_bytes_are_overwritten_before_its_name_goes(tmp_path):
+    path = tmp_path / "journal.json"
+    write_private(path, b"whose it was")
+    os.link(path, tmp_path / "the same bytes")
+    destroy(path)
+    assert (tmp_path / "the same bytes").read_bytes() == bytes(len(b"whose it was"))
+    destroy(path)

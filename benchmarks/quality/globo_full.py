@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.quality import globo
-from benchmarks.quality.running import PROJECTS, _drawn, _import, default_data, environment, folder_or_skip, show
+from benchmarks.quality.running import PROJECTS, _drawn, _import, environment, folder_or_skip, options, show
 from tailorbird.config import open_project
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.features import load_features
@@ -35,13 +35,14 @@ PARTS += ("by_weekday", "seen_by_me")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.globo_full", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=default_data(), help="the folder that holds the data sets, or this one")
-    parser.add_argument("--small", action="store_true", help="a part of the data")
+    parser = options(
+        "globo_full",
+        __doc__.splitlines()[0],
+        small="a part of the data",
+        keep="make the project here and keep it; one that is there is used again",
+    )
     parser.add_argument("--validation", action="store_true", help="without the last day: to choose features by")
     parser.add_argument("--leave-out", nargs="*", default=(), help="of the newer features, beside those that are only parts of others")
-    parser.add_argument("--keep", type=Path, help="make the project here and keep it; one that is there is used again")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
     given = parser.parse_args()
     data = folder_or_skip(globo.CASE.folder, given.data)
     with tempfile.TemporaryDirectory(prefix="tailorbird-globo-full-") as scratch:

@@ -4,7 +4,6 @@ As in `benchmarks.quality.running`, everything goes the way that a user's data g
 --keep its figures are kept there, and a run that was stopped goes on with the seeds that are missing.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.running import PROJECTS, Counted, default_data, environment, folder_or_skip
+from benchmarks.quality.running import PROJECTS, Counted, environment, folder_or_skip, options
 from tailorbird.config import open_project
 from tailorbird.events import DAY, micros
 from tailorbird.features.attached import AttachedEvents
@@ -25,8 +24,9 @@ from tailorbird.lake import Lake
 from tailorbird.training.churn.contact import curve_of
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.labels import Window
+from tailorbird.training.churn.report import plain_cut
 from tailorbird.training.churn.rows import needed_columns
-from tailorbird.training.churn.train import ChurnSettings, Study, plain_cut, study
+from tailorbird.training.churn.train import ChurnSettings, Study, study
 
 SEEDS = (7, 8, 9)
 OURS = "tailorbird"
@@ -70,11 +70,12 @@ class Case:
 
 def main(case: Case) -> None:
     """The command line of a case."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.quality.{case.name}", description=case.title)
-    parser.add_argument("--data", type=Path, default=default_data(), help="the folder that holds the data sets, or this one")
-    parser.add_argument("--small", action="store_true", help="one seed and a part of the rows, within a minute or two")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
-    parser.add_argument("--keep", type=Path, help="make project and figures of each seed here, and use those that are there")
+    parser = options(
+        case.name,
+        case.title,
+        small="one seed and a part of the rows, within a minute or two",
+        keep="make project and figures of each seed here, and use those that are there",
+    )
     parser.add_argument("--seed", type=int, help="run this seed alone and print its figures")
     given = parser.parse_args()
     data = folder_or_skip(case.folder, given.data)

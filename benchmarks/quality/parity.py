@@ -8,7 +8,6 @@ reader is read, with two articles each, so that every article is. All of it is t
 at the (t, p) of each reading, and compared in float32 bits, category hashes and sequences. Exit status 1 if any value differs.
 """
 
-import argparse
 import json
 import resource
 import shutil
@@ -23,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.quality import globo
-from benchmarks.quality.running import PROJECTS, _import, default_data, environment, folder_or_skip
+from benchmarks.quality.running import PROJECTS, _import, environment, folder_or_skip, options
 from tailorbird.config import Project, open_project
 from tailorbird.events import DAY, HOUR, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest
@@ -43,11 +42,12 @@ PROJECT = "globo_full"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.parity", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=default_data(), help="the folder that holds the data sets, or this one")
-    parser.add_argument("--small", action="store_true", help="three days of every sixth reader")
-    parser.add_argument("--keep", type=Path, help="make the project here and keep it; one that is there is used again")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
+    parser = options(
+        "parity",
+        __doc__.splitlines()[0],
+        small="three days of every sixth reader",
+        keep="make the project here and keep it; one that is there is used again",
+    )
     given = parser.parse_args()
     data = folder_or_skip(globo.CASE.folder, given.data)
     with tempfile.TemporaryDirectory(prefix="tailorbird-parity-") as scratch:

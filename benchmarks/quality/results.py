@@ -1,25 +1,42 @@
 """`docs/results.md` from the figures of the quality benchmarks: `make results`.
 
-    python -m benchmarks.quality.results [--data PATH] [--only NAME …] [--render]
+    python -m benchmarks.quality.results [--data PATH] [--keep FOLDER] [--only NAME …] [--take FILE …] [--render]
 
-Runs each benchmark in a process of its own, keeps its JSON in `benchmarks/quality/figures/`, and writes the page from what lies there.
-`--render` only writes the page. What the page says around the tables stands between its marks and is written by hand.
+Runs each benchmark in a process of its own, keeps its JSON in `benchmarks/quality/figures/`, and writes the page and its pictures from
+what lies there. With `--keep` what the long ones have done stays done, so that a run may be cut short and go on. `--render` only writes the
+page. What the page says around the tables stands outside its marks and is written by hand.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import leaving_page
+from benchmarks.quality import leaving_page, models_page, next_item_page, peers_page, pictures, search_page, tasks_page
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
 PAGE = HERE.parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
-NAMES = ("globo", "globo_full", "movielens", "baskets", "simulated", "cdnow", "retail")
+NAMES = (
+    "globo",
+    "globo_full",
+    "movielens",
+    "baskets",
+    "simulated",
+    "cdnow",
+    "retail",
+    "next_click",
+    "next_click_product",
+    "next_item",
+    "kuairand",
+)
+NAMES += ("architectures", "learnable", "incremental", "tuning", "peers", "search")
+MADE = ("architectures", "learnable")  # of data that are made here
+KEEPING = ("next_click", "next_click_product", "next_item", "kuairand", "architectures", "learnable", "incremental", "tuning", "peers")
 SHOWN = ("ndcg_10", "recall_10", "mrr", "list_auc", "coverage_10")
 OURS = "tailorbird"
 
@@ -29,27 +46,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.results", description="Measure, and write docs/results.md")
     parser.add_argument("--data", help="the folder that holds the data sets")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="run these alone; the others' figures stay")
+    parser.add_argument("--keep", type=Path, help=f"keep what is done of {', '.join(KEEPING)} in this folder, and go on from there")
     parser.add_argument("--render", action="store_true", help="write the page from the figures that are there; run nothing")
+    parser.add_argument("--take", nargs="+", type=Path, help="take what commands wrote with --json in place of running anything")
     given = parser.parse_args()
-    if not given.render:
-        for name in given.only:
-            measure(name, given.data)
+    for file in given.take or ():
+        take(file.read_text())
+    for name in () if given.render or given.take else given.only:
+        measure(name, given.data, given.keep)
+    pictures.draw(read(), PAGE.parent / "images")
     PAGE.write_text(page(PAGE.read_text() if PAGE.exists() else f"# Results\n\n{BEGIN}\n{END}\n", read()))
     print(f"wrote {PAGE}")
 
 
-def measure(name: str, data: str | None) -> None:
+def measure(name: str, data: str | None, keep: Path | None = None) -> None:
     """Run one benchmark and keep its figures; one whose data are not here is left as it was."""
-    command = [sys.executable, "-m", f"benchmarks.quality.{name}", "--json", *(["--data", data] if data else [])]
+    named = ["--data", data] if data and name not in MADE else []
+    kept = ["--keep", str(keep / name)] if keep is not None and name in KEEPING else []
+    command = [sys.executable, "-m", f"benchmarks.quality.{name}", "--json", *named, *kept]
     print(" ".join(command[1:]), file=sys.stderr)
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 3:
         print(done.stderr.strip(), file=sys.stderr)
         return
-    if done.returncode:
+    if done.returncode and not done.stdout:
         raise SystemExit(done.stderr)
+    take(done.stdout)
+
+
+def take(text: str) -> None:
+    """Keep what a benchmark wrote; of one with several data sets, those that it was not asked for stay as they were."""
+    found = json.loads(text)
+    if found.get("small"):
+        raise SystemExit(f"{found['benchmark']}: the page holds figures of whole runs; run it without --small")
+    file = FIGURES / f"{found['benchmark']}.json"
+    if "cases" in found and file.exists():
+        before = json.loads(file.read_text())["cases"]
+        found["cases"] = {name: found["cases"].get(name) or before[name] for name in sorted({**before, **found["cases"]})}
     FIGURES.mkdir(exist_ok=True)
-    (FIGURES / f"{name}.json").write_text(json.dumps(json.loads(done.stdout), indent=1) + "\n")
+    file.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def read() -> list[dict[str, Any]]:
@@ -62,10 +97,17 @@ def page(text: str, results: list[dict[str, Any]]) -> str:
     """The page with its generated part replaced."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    ranked, leaving = ([each for each in results if leaving_page.is_churn(each) == churn] for churn in (False, True))
+    kinds = (leaving_page.is_churn, next_item_page.is_next, tasks_page.is_tasks, models_page.is_models, peers_page.is_peers)
+    kinds += (search_page.is_search,)
+    leaving, coming, several, models, peers, _ = ([each for each in results if chosen(each)] for chosen in kinds)
+    ranked = [each for each in results if not any(chosen(each) for chosen in kinds)]
     of_churn = [leaving_page.summary(leaving)] if leaving else []
-    sections = (leaving_page.section(each) if leaving_page.is_churn(each) else _section(each) for each in results)
-    made = "\n".join([_summary(ranked), *of_churn, *sections])
+    of_next = [next_item_page.summary(coming)] if coming else []
+    of_tasks = [tasks_page.summary(several)] if several else []
+    of_models = [models_page.summary(models)] if models else []
+    of_peers = [peers_page.summary(peers)] if peers else []
+    sections = (next(page for chosen, page in _KINDS if chosen(each))(each) for each in results)
+    made = "\n".join([_summary(ranked), *of_next, *of_churn, *of_tasks, *of_models, *of_peers, *sections])
     return f"{before}{BEGIN}\n\n{made}\n{END}{after}"
 
 
@@ -120,6 +162,17 @@ def _head(name: str, figures: dict[str, Any]) -> str:
     calibration = f"calibration error {_cell(figures, 'calibration_error')}, debiased {figures['calibration_error_debiased']:.4f}"
     loss = f"log loss {_cell(figures, 'log_loss')}, of always the mean {figures['log_loss_mean']:.4f}"
     return f"Head `{name}` ({figures['positives']:,} of {figures['rows']:,} rows): AUC {_cell(figures, 'auc')}; {loss}; {calibration}."
+
+
+_KINDS: tuple[tuple[Callable[[dict[str, Any]], bool], Callable[[dict[str, Any]], str]], ...] = (
+    (leaving_page.is_churn, leaving_page.section),
+    (next_item_page.is_next, next_item_page.section),
+    (tasks_page.is_tasks, tasks_page.section),
+    (models_page.is_models, models_page.section),
+    (peers_page.is_peers, peers_page.section),
+    (search_page.is_search, search_page.section),
+    (lambda _: True, _section),
+)
 
 
 def _best(result: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ import pyarrow as pa
 from tailorbird.config import open_project
 from tailorbird.events import SimulatedClock
 from tailorbird.lake import Lake
+from tailorbird.training.retrieval import CHOICES, Choice
 from tailorbird.training.settings import TrainReport, TrainSettings
 from tailorbird.training.train import train
 from tailorbird.version import __version__
@@ -74,19 +75,30 @@ class Counted:
 
 def main(case: Case) -> None:
     """The command line of a case."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.quality.{case.name}", description=case.title)
-    parser.add_argument("--data", type=Path, default=default_data(), help="the folder that holds the data sets, or this one")
-    parser.add_argument("--small", action="store_true", help="a part of the data, within a minute")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
-    parser.add_argument("--keep", type=Path, help="make the project here and keep it")
+    parser = options(case.name, case.title, small="a part of the data, within a minute", keep="make the project here and keep it")
+    parser.add_argument("--retrieval", choices=CHOICES, default="tables", help="where candidates come from, as in `tailorbird train`")
     parser.add_argument("--shuffle", action="store_true", help="train on shuffled labels: the gate must refuse the result")
     given = parser.parse_args()
     data = folder_or_skip(case.folder, given.data) if case.data is None else folder_of(case.folder, given.data)
-    result = run(case, data, small=given.small, keep=given.keep, shuffle=given.shuffle)
+    result = run(case, data, small=given.small, keep=given.keep, shuffle=given.shuffle, retrieval=given.retrieval)
     if given.json:
         print(json.dumps(result, indent=1))
     else:
         show(result)
+
+
+def options(name: str, about: str, *, small: str, keep: str) -> argparse.ArgumentParser:
+    """What every benchmark over real data may be told; it adds what is its own.
+
+    Args:
+        small, keep: what `--small` leaves of it, and what `--keep` is good for.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.quality.{name}", description=about)
+    parser.add_argument("--data", type=Path, default=default_data(), help="the folder that holds the data sets, or this one")
+    parser.add_argument("--small", action="store_true", help=small)
+    parser.add_argument("--keep", type=Path, help=keep)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
+    return parser
 
 
 def default_data() -> Path | None:
@@ -114,7 +126,9 @@ def folder_or_skip(folder: str, data: Path | None) -> Path:
     return found
 
 
-def run(case: Case, data: Path | None, *, small: bool = False, keep: Path | None = None, shuffle: bool = False) -> dict[str, Any]:
+def run(
+    case: Case, data: Path | None, *, small: bool = False, keep: Path | None = None, shuffle: bool = False, retrieval: Choice = "tables"
+) -> dict[str, Any]:
     """Import, train, judge."""
     with tempfile.TemporaryDirectory(prefix=f"tailorbird-{case.name}-") as scratch:
         root = keep or Path(scratch) / case.name
@@ -125,7 +139,7 @@ def run(case: Case, data: Path | None, *, small: bool = False, keep: Path | None
         imported = _import(case, root, data)
         import_s = time.monotonic() - begin
         counted = [] if small else _count(case, root)
-        report = _train(case, root, small=small, shuffle=shuffle)
+        report = _train(case, root, small=small, shuffle=shuffle, retrieval=retrieval)
     told = report.plain()
     return {
         "benchmark": case.name,
@@ -205,12 +219,12 @@ def _count(case: Case, root: Path) -> list[Counted]:
     return [Counted(query, int(lake.sql(query).column(0)[0].as_py()), expected) for query, expected in case.expected.items()]
 
 
-def _train(case: Case, root: Path, *, small: bool, shuffle: bool) -> TrainReport:
+def _train(case: Case, root: Path, *, small: bool, shuffle: bool, retrieval: Choice) -> TrainReport:
     project = open_project(root)
     span = Lake(project.paths.lake).sql("SELECT min(ts) AS low, max(ts) AS high FROM events WHERE NOT timeless")
     low, high = (span.column(name).cast(pa.int64())[0].as_py() for name in ("low", "high"))
     settings = case.settings(low, high)
-    settings = replace(case.small(settings) if small else settings, shuffle=shuffle)
+    settings = replace(case.small(settings) if small else settings, shuffle=shuffle, retrieval=retrieval)
     slot = project.slots[project.settings.train.slot]
     paths = project.paths
     clock = SimulatedClock(high + 1)

@@ -5,6 +5,8 @@ without a traceback; the HTTP side turns it into a body with `code`, `message` a
 is a bug in Tailorbird and keeps its traceback.
 """
 
+from collections.abc import Iterable
+
 
 class TailorbirdError(Exception):
     """Something that the user, the operator or a file did, told in one sentence with its remedy.
@@ -90,3 +92,11 @@ class NotReadyError(TailorbirdError):
     """What was asked for does not exist yet (no model, no data); says which command makes it."""
 
     code = "not_ready"
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str, *, owner: str = "", cutoff: float = 0.6) -> str:
+    """How to mend a name that is not known: the known one that is most like it, behind `owner`; `otherwise` where none is."""
+    from difflib import get_close_matches  # errors are loaded by every command, and few have one
+
+    near = get_close_matches(name, list(known), 1, cutoff)
+    return f"did you mean {owner}{near[0]}?" if near else otherwise

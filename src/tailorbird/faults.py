@@ -5,8 +5,8 @@ whether a safety measure is switched off. Without `TAILORBIRD_FAULTS` in the env
 
     TAILORBIRD_FAULTS="router.before_commit=kill@3;lake.after_data=raise;door.before_sync=stall:0.5"
 
-The number after `@` is the hit at which the fault fires (default 1), `2+` the second and all that follow. Actions: `kill` (SIGKILL
-to this process), `raise` (OSError EIO), `stall:SECONDS`, and `cut` (only read by `cut()`, which is then true).
+The number after `@` is the hit at which the fault fires (default 1), `2+` the second and all that follow, `2-9` up to the ninth.
+Actions: `kill` (SIGKILL to this process), `raise` (OSError EIO), `stall:SECONDS`, and `cut` (only read by `cut()`, which is then true).
 """
 
 import errno
@@ -15,14 +15,15 @@ import signal
 import time
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 
 
 @dataclass
 class _Fault:
     action: str
     argument: str
-    hit: int
-    on: bool  # at every hit from that one on
+    hit: int  # the first at which it fires
+    last: float
     hits: int = 0
 
 
@@ -34,7 +35,9 @@ def _armed() -> dict[str, _Fault]:
         site, _, rest = entry.partition("=")
         action, _, hit = rest.partition("@")
         action, _, argument = action.partition(":")
-        faults[site] = _Fault(action, argument, int(hit.removesuffix("+") or 1), hit.endswith("+"))
+        first, _, last = hit.partition("-")
+        number = int(first.removesuffix("+") or 1)
+        faults[site] = _Fault(action, argument, number, inf if first.endswith("+") else int(last or number))
     return faults
 
 
@@ -47,7 +50,7 @@ def at(site: str) -> None:
     if fault is None or fault.action == "cut":
         return
     fault.hits += 1
-    if fault.hits < fault.hit or (fault.hits > fault.hit and not fault.on):
+    if not fault.hit <= fault.hits <= fault.last:
         return
     if fault.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,10 +1,14 @@
 """Small files that are there whole or not at all: written beside their place, and renamed into it.
 
-A reader sees the old file or the new one. Whether the new one outlives a power cut is not promised: what must is synced by who owns it.
+A reader sees the old file or the new one. Whether the new one outlives a power cut is promised by `write_private` only: what else must
+is synced by who owns it.
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+_GONE = ".gone"
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -17,3 +21,49 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """As `write_whole`, readable for its owner alone, and on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".new")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+def destroy(path: Path) -> None:
+    """Delete what `write_private` wrote, overwritten before, and its draft; harmless where there is none.
+
+    Whoever dies on the way leaves the file as it was, or none of that name: `end_destroying` finds what is left then.
+    """
+    end_destroying(path)
+    for each in (path.with_name(path.name + ".new"), path):
+        with suppress(FileNotFoundError):
+            os.replace(each, path.with_name(path.name + _GONE))
+            sync_folder(path.parent)
+            end_destroying(path)
+
+
+def end_destroying(path: Path) -> None:
+    """Bring to its end what `destroy` began; harmless where there is nothing, and beside another that does the same."""
+    gone = path.with_name(path.name + _GONE)
+    with suppress(FileNotFoundError):
+        with gone.open("r+b") as file:
+            file.write(bytes(gone.stat().st_size))
+            file.flush()
+            os.fsync(file.fileno())
+        gone.unlink()
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

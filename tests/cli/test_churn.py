@@ -1,13 +1,30 @@
 """From churn.py to a file of scores, by the command line."""
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.cli.kit import must, must_json, tailorbird
+from tests.cli.kit import environment, must, must_json, tailorbird
+
+from tailorbird.config import open_project
+from tailorbird.events import HOUR, SimulatedClock
+from tailorbird.privacy.files import made_by
+from tailorbird.ranking.churn_bundle import ChurnBundle
+from tailorbird.serving.churn import ChurnModels
+from tailorbird.serving.metrics import Metrics
+from tailorbird.serving.schemas import Schemas
+from tailorbird.training.churn.score import score_everybody
 
 FEATURES = """
 from tailorbird.features import count, entity, time_since, time_since_first
@@ -34,17 +51,41 @@ item_id = "item"
 
 
 def purchases(file: Path, people: int = 600, days: int = 200) -> None:
+    """Of people who buy again or are gone; the last of them today."""
+    first = time.time() / 86_400 - days
     rng = np.random.default_rng(0)
     rows = []
     for number in range(people):
         at, rate, gone = rng.uniform(0, days / 2), rng.gamma(1.5, 0.05), rng.beta(1.0, 6.0)
         while at < days:
-            rows.append((f"u{number}", int((20_000 + at) * 86_400_000_000)))
+            rows.append((f"u{number}", int((first + at) * 86_400_000_000)))
             if rng.random() < gone:
                 break
             at += rng.exponential(1 / max(rate, 1e-3)) + 1
     user, ts = zip(*sorted(rows, key=lambda row: row[1]), strict=True)
     pq.write_table(pa.table({"user": user, "item": ["i"] * len(ts), "ts": pa.array(ts, pa.timestamp("us"))}), file)
+
+
+@contextmanager
+def running(project: Path) -> Iterator[httpx.Client]:
+    """`up` on the project, and a client of its server."""
+    command = [sys.executable, "-m", "tailorbird", "-C", str(project), "up", "--no-train", "--port", "0"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: any((project / "data" / "run").glob("serve*.json")) and process.poll() is None)
+        url = json.loads(next((project / "data" / "run").glob("serve*.json")).read_text())["url"]
+        with httpx.Client(base_url=url, timeout=30) as http:
+            yield http
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def wait_for(holds: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +115,55 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
         must("-C", project, "models", "promote", "v0001", "--why", "a test", "--churn", "churn")
     assert must_json("-C", project, "models", "list", "--churn", "churn")["versions"][0]["aliases"] == ["champion"]
 
-    told = must_json("-C", project, "score", "churn", "--out", tmp_path / "churn.parquet", "--as-of", "latest")
+    told = must_json("-C", project, "score", "churn", "--out", tmp_path / "churn.parquet", "--as-of", "latest", "--reasons", "20")
     table = pq.read_table(tmp_path / "churn.parquet")
     assert told["people"] == table.num_rows > 100
     gone = table["gone"].to_numpy()
     assert ((gone > 0) & (gone < 1)).all()
     assert (np.diff(gone) <= 0).all()
     assert (table["purchases"].to_numpy() > 0).all()
+    assert made_by(tmp_path / "churn.parquet") == "score churn", "an erasure knows it again"
     assert len(set(table["person"].to_pylist())) == table.num_rows
+    reasons = table["reasons"].to_pylist()
+    assert all(reasons[:20])
+    assert reasons[20:] == [None] * (table.num_rows - 20)
+    assert told["segments"]
+    for segment in told["segments"]:
+        assert segment["people"] >= 30
+        assert segment["lift"] > 1
+        assert segment["expected"] > 0
+
+
+@pytest.mark.slow
+def test_a_server_says_what_the_batch_says(project: Path, tmp_path: Path) -> None:
+    """After the test above: the champion answers as soon as `up` has built the state, with what the lake gives."""
+    with running(project) as http:
+        wait_for(lambda: http.get("/v1/users/u1/churn").json().get("known"))
+        told = http.get("/v1/users/u1/churn", params={"explain": "true"}).json()
+        assert told["model"] == "v0001"
+        assert 0 < told["gone"] < 1
+        assert {reason["column"] for reason in told["reasons"]} <= {"since", "age", "bought", "bought_28d"}
+        assert re.search(
+            r"^(since|age|bought|bought_28d) is [\d,.e+]+: \d+\.\d times likelier to (leave|stay)$", told["reasons"][0]["text"]
+        )
+        assert not http.get("/v1/users/nobody/churn").json()["known"]
+        assert http.get("/v1/users/u1/churn", params={"model": "chrun"}).json()["code"] == "unknown_model"
+        assert 'tailorbird_churn_bundle_info{name="churn",version="v0001"} 1.0' in http.get("/metrics").text
+
+    opened = open_project(project)
+    clock = SimulatedClock(int(time.time() * 1e6) + HOUR)
+    schemas = Schemas(opened.paths.state, opened.features)
+    models = ChurnModels({"churn": opened.paths.churn("churn")}, schemas, clock, Metrics())
+    models.start()
+    bundle = ChurnBundle.load(opened.paths.churn("churn") / "v0001", schema_hash=None)
+    table = score_everybody(bundle, opened.churn["churn"], lake=opened.paths.lake, now=clock.now()).table
+    assert table.num_rows > 100
+    for person, gone, bought in zip(*(table[name].to_pylist() for name in ("person", "gone", "purchases")), strict=True):
+        answer = models.answer(person, "churn")
+        # A product of matrices in float32 is not that of one row to the last bit.
+        assert (answer.gone, answer.purchases) == pytest.approx((gone, bought), rel=1e-5)
+    models.stop()
+    schemas.close()
 
 
 def test_a_name_that_is_not_declared_is_refused(project: Path, tmp_path: Path) -> None:

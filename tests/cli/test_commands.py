@@ -1,19 +1,25 @@
 """What each command prints and does, on a small trained shop."""
 
+import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cli.kit import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
 from tests.cli.test_init import address_of
+
+from tailorbird.stream.lock import FileLock
 
 
 @pytest.fixture
@@ -91,6 +97,37 @@ def test_doctor_names_a_damaged_log(copy: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_doctor_tells_of_roles_that_do_not_run_beside_a_server(copy: Path) -> None:
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Health)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    env = {"TAILORBIRD_SERVE__PORT": str(server.server_port)}
+    told = copy / "data" / "run" / "serve-1.json"
+    told.parent.mkdir(exist_ok=True)
+    try:
+        found = {row["what"]: row for row in must_json("-C", copy, "doctor", env=env)["findings"]}
+        assert found["port"]["state"] == "warning", "something else has it"
+        assert "role router" not in found, "nothing runs, and nothing needs to"
+        told.write_text(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}))
+        lock = FileLock(copy / "data" / "lake" / "ledger.jsonl")
+        found = {row["what"]: row for row in must_json("-C", copy, "doctor", env=env)["findings"]}
+        lock.release()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (found["port"]["state"], "this project's own server" in found["port"]["found"]) == ("ok", True)
+    assert (found["role lake"]["state"], found["role lake"]["found"]) == ("ok", f"runs as process {os.getpid()}")
+    assert found["role router"]["state"] == "warning"
+    assert "tailorbird run router" in found["role router"]["fix"]
+
+
 def test_doctor_without_a_project(tmp_path: Path) -> None:
     done = tailorbird("doctor", cwd=tmp_path)
     assert done.returncode == 1
@@ -120,6 +157,16 @@ def test_sql_as_table_json_and_csv(shop: Path) -> None:
     assert must("-C", shop, "sql", query, "--csv") == f"type,n\nclick,{rows[0]['n']}\npurchase,{rows[1]['n']}\n"
     assert f"{rows[0]['n']:,}" in must("-C", shop, "sql", query)
     assert "more rows" in must("-C", shop, "sql", "SELECT event_id FROM events", "--rows", 3)
+
+
+def test_sql_runs_nothing_in_a_spreadsheet(shop: Path) -> None:
+    """Texts that were sent may begin as formulas do; numbers, and what a program asks for, stay as they are."""
+    texts = ["=1+1", "+cmd|x", "-2+3", "@SUM(1)", "\t=1", "-5", "+3.5e2", "a=b", "-", "", "=5"]
+    query = " UNION ALL ".join(f"SELECT {place} AS n, '{text}' AS t, -{place}.5 AS v" for place, text in enumerate(texts)) + " ORDER BY n"
+    for more, marked in (([], {0, 1, 2, 3, 4, 10}), (["--as-is"], set())):
+        rows = list(csv.reader(must("-C", shop, "sql", query, "--csv", *more).splitlines()))[1:]
+        assert [row[1] for row in rows] == [f"'{text}" if place in marked else text for place, text in enumerate(texts)]
+        assert [row[2] for row in rows] == [f"-{place}.5" for place in range(len(texts))]
 
 
 def test_a_reader_that_stops_early_is_no_error(shop: Path) -> None:
@@ -444,3 +491,23 @@ def test_what_was_refused_is_replayed_after_a_fix(fresh: Path) -> None:
     assert must_json("lake", "quarantine", cwd=fresh)["counts"][0]["replayed"] == 3
     assert must_json("sql", "SELECT count(*) AS n FROM events WHERE type = 'zoomed'", cwd=fresh)["rows"] == [{"n": 3}]
     assert must_json("lake", "verify", cwd=fresh)["faults"] == []
+
+
+def test_doctor_names_an_attribute_that_no_item_has(copy: Path) -> None:
+    slots = copy / "slots.py"
+    slots.write_text(slots.read_text().replace("item.stock > 0", "item.stok > 0"))
+    told = tailorbird("-C", copy, "doctor").stdout
+    assert "item.stok is asked for, and no item has it" in told
+    assert "did you mean item.stock?" in told
+
+
+def test_what_rules_cost_is_told_and_a_formula_is_set_from_the_shell(copy: Path) -> None:
+    told = json.loads(must("-C", copy, "rules", "report", "--requests", "5", "--json"))
+    assert "rule item.stock > 0" in {wish["wish"] for wish in told["wishes"]}
+    assert (copy / "data" / "reports" / "rules-home.html").exists()
+    must("-C", copy, "formula", "set", "home", "2*click", "--why", "a test")
+    [home] = [each for each in json.loads(must("-C", copy, "formula", "show", "--json"))["formulas"] if each["slot"] == "home"]
+    assert (home["formula"], home["version"], home["why"]) == ("2.0*click", "f0001", "a test")
+    refused = tailorbird("-C", copy, "formula", "set", "home", "clik", "--why", "a test")
+    assert refused.returncode == 2
+    assert "did you mean click?" in refused.stderr

@@ -12,13 +12,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shop with enough answers to tell something."""
     project = tmp_path_factory.mktemp("rank") / "shop"
     must("init", project)
-    must("-C", project, "simulate", "--days", 7, "--users", 800, "--items", 150, "--out", project / "history.jsonl")
+    must("-C", project, "simulate", "--days", 10, "--users", 1500, "--items", 150, "--out", project / "history.jsonl")
     must("-C", project, "import", "tailorbird", project / "history.jsonl")
     return project
 
 
 def test_it_ranks_every_column_and_says_what_to_paste(shop: Path, tmp_path: Path) -> None:
-    shown = must("-C", shop, "features", "rank", "--requests", 800, "--out", tmp_path / "out")
+    shown = must("-C", shop, "features", "rank", "--requests", 2_000, "--out", tmp_path / "out")
     for name in ("item_ctr_7d", "device", "popularity", "requests that had no say in the choice"):
         assert name in shown
     assert (tmp_path / "out" / "signals.html").is_file()

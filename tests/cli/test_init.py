@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 from tests.cli.kit import environment, must, must_json
+from tests.faults.roles import until
 
 CLICKS, USERS, ITEMS = 3_000, 120, 40
 
@@ -30,14 +32,22 @@ def paste_up(line: str, folder: Path, project: Path) -> None:
     process = subprocess.Popen(["sh", "-c", f"exec {line}"], cwd=folder, env=_shell_environment(TAILORBIRD_SERVE__PORT="0"))
     try:
         url = address_of(project, process)
-        with urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
-            assert response.status == 200
+        until(lambda: ready(url), 60, "it does not get ready")
         ask = urllib.request.Request(f"{url}/v1/recommend", b'{"slot": "home"}', {"content-type": "application/json"})
         with urllib.request.urlopen(ask, timeout=10) as response:
             assert json.load(response)["items"]
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def ready(url: str) -> bool:
+    """Whether the server is warm."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
+            return response.status == 200
+    except urllib.error.HTTPError:
+        return False
 
 
 def _shell_environment(**more: str) -> dict[str, str]:

@@ -10,12 +10,16 @@ from tests.faults.test_evolution import item_events, some_events
 from tests.store.servers import needs_valkey, running
 
 from tailorbird.cli.roles import Roles
+from tailorbird.config.copying import copies_of
+from tailorbird.config.project import FILE
+from tailorbird.config.settings import load_settings
 from tailorbird.events import SystemClock
 from tailorbird.features.state import COMMITS, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.serving.door import Door
-from tailorbird.store.published import OURS
-from tailorbird.store.valkey import CopiedStore, open_copies
+from tailorbird.store import open_store
+from tailorbird.store.published import OURS, PublishedStore
+from tailorbird.store.valkey import CopiedStore, CopiesAt, open_copies
 
 pytestmark = needs_valkey
 
@@ -39,8 +43,11 @@ def records(store):
         return {key: value for key, value in snapshot.scan(b"") if not key.startswith((OURS, COMMITS))}
 
 
-def copied(project, server):
-    return records(CopiedStore(open_copies(server.url, project.features.schema_hash, timeout_s=5)))
+def copied(project, env):
+    settings, _ = load_settings(project.root / FILE, env)
+    at = copies_of(settings, project.paths.data)
+    assert at is not None
+    return records(CopiedStore(at.open(project.features.schema_hash, timeout_s=5)))
 
 
 def test_a_server_is_filled_anew_and_a_lost_state_is_built_first(project, tmp_path):
@@ -50,14 +57,14 @@ def test_a_server_is_filled_anew_and_a_lost_state_is_built_first(project, tmp_pa
         store = open_state(project.paths.state, project.features)
         before = records(store)
         store.close()
-        assert copied(project, server) == before
+        assert copied(project, env) == before
         assert found["records"] == len(before) > 20
 
         server.ask("FLUSHALL")
         folder = project.paths.state / project.features.schema_hash
         shutil.rmtree(folder)
         assert "records, as of position" in must("-C", project.root, "features", "republish", env=env)
-        again = copied(project, server)
+        again = copied(project, env)
         assert len(again) == len(before)
         assert again.keys() == before.keys()
 
@@ -67,3 +74,57 @@ def test_without_an_address_and_beside_a_worker_it_says_what_to_do(project, tmp_
     with running(tmp_path / "server") as server, FeatureWorker(project.routed, project.paths.state, project.features, clock=SystemClock()):
         done = tailorbird("-C", project.root, "features", "republish", env={"TAILORBIRD_STORE__URL": server.url})
         refused(done, "is running", "stop it")
+
+
+def test_a_server_is_shared_by_projects_and_pruned_of_dead_schemas_alone(project, tmp_path):
+    with running(tmp_path / "server") as server:
+        env = {"TAILORBIRD_STORE__URL": server.url}
+        must("-C", project.root, "features", "republish", env=env)
+        ours, schema = (project.paths.data / "project-id").read_text().strip(), project.features.schema_hash
+        others = {f"{ours}:{'0' * 12}", f"{ours}:{'1' * 12}", f"other:{'0' * 12}", "0" * 12}
+        for name in others:
+            store = open_store(tmp_path / name.replace(":", "-"), create=True)
+            store.write(lambda transaction: transaction.put_many([(b"%d" % n, b"x") for n in range(2_100)]))
+            published = PublishedStore(store, open_copies(server.url, name, timeout_s=5))
+            assert published.settle(30), published.problem
+            if name != f"{ours}:{'1' * 12}":
+                published.close()
+            else:
+                lives = published
+        env |= {"TAILORBIRD_STORE__PASSWORD": ""}
+        told = must_json("-C", project.root, "features", "prune", env=env)
+        assert told["copies_removed"] == {"0" * 12: 2_100}
+        counts = {name: count(server, name) for name in (*others, f"{ours}:{schema}")}
+        assert counts.pop(f"{ours}:{schema}") > 20
+        assert counts == {f"{ours}:{'0' * 12}": 0, f"{ours}:{'1' * 12}": 2_100, f"other:{'0' * 12}": 2_100, "0" * 12: 2_100}
+
+        told = must_json("-C", project.root, "features", "prune", "--unnamed", env=env)
+        assert told["copies_removed"] == {"tb:" + "0" * 12: 2_100}
+        assert count(server, f"other:{'0' * 12}") == 2_100
+        lives.close()
+
+
+def count(server, name):
+    copies = open_copies(server.url, name, timeout_s=5)
+    found = len(copies.all_keys(b"")), copies.head() is not None
+    copies.close()
+    assert found[1] == bool(found[0])
+    return found[0]
+
+
+def test_the_id_of_a_project_is_kept_or_set_and_no_password_is_shown(project):
+    def id_of(env):
+        at = copies_of(load_settings(project.root / FILE, env)[0], project.paths.data)
+        assert isinstance(at, CopiesAt)
+        return at
+
+    url = {"TAILORBIRD_STORE__URL": "valkey://ann@cache:6379"}
+    drawn = id_of(url).project
+    assert id_of(url).project == drawn == (project.paths.data / "project-id").read_text().strip()
+    assert id_of(url | {"TAILORBIRD_STORE__PREFIX": "shop"}).project == "shop"
+    assert id_of(url | {"TAILORBIRD_STREAM__URL": "kafka://b:9092/site"}).project == "site"
+    secret = url | {"TAILORBIRD_STORE__PASSWORD": "canary-word"}
+    assert id_of(secret).password == "canary-word"
+    assert "canary-word" not in repr(id_of(secret))
+    assert "canary-word" not in must("-C", project.root, "config", "show", env=secret)
+    refused(tailorbird("-C", project.root, "features", "prune", env=url | {"TAILORBIRD_STORE__PREFIX": "a:b"}), "store.prefix", "letters")

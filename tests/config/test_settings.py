@@ -53,8 +53,9 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
     assert set(SECRET) == {
         key
         for key in shown
-        if key.partition(".")[2] in ("write_keys", "read_keys", "admin_keys", "key_password", "sasl_password", "client", "pseudonym_key")
-        or key in ("store.url", "checks.alert")
+        if key.partition(".")[2]
+        in ("write_keys", "read_keys", "admin_keys", "key_password", "sasl_password", "password", "client", "pseudonym_key")
+        or key in ("store.url", "store.replica", "checks.alert")
     }
 
 
@@ -63,12 +64,13 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
     [
         ("[serve]\nporrt = 1", {}, "tailorbird.toml:2: unknown key serve.porrt; did you mean serve.port?"),
         ("\n[surve]\nport = 1", {}, "tailorbird.toml:2: unknown section surve; did you mean serve?"),
-        ("[zzz]", {}, "unknown section zzz; known: project, events, serve, stream, router, store, features, lake, checks, train"),
+        ("[zzz]", {}, "unknown section zzz; known: project, events, serve, stream, router, store, features, lake, score, checks, train"),
         ("[serve]\nport = true", {}, "tailorbird.toml:2: serve.port: expected `int`, got `bool`"),
         ("[serve]\nhost = 1", {}, "serve.host: expected `str`, got `int`"),
         ("[events]\ntypes = ['a', 2]", {}, "tailorbird.toml:2: events.types: expected `str`, got `int`"),
         ("[events]\nskew = '5 minutes'", {}, "tailorbird.toml:2: events.skew: expected a duration such as 30m, 6h or 7d"),
         ("[train]\ncheck_every = '0s'", {}, "train.check_every: expected a duration"),
+        ("[train]\nindex_every = 'often'", {}, "train.index_every: expected a duration"),
         ("", {"TAILORBIRD_SERVE__POR": "1"}, "did you mean TAILORBIRD_SERVE__PORT?"),
         ("", {"TAILORBIRD_SERVE__PORT": "x"}, "environment TAILORBIRD_SERVE__PORT: serve.port: expected `int`"),
         ("", {"TAILORBIRD_LAKE__COMMIT_EVERY": "x"}, "environment TAILORBIRD_LAKE__COMMIT_EVERY: lake.commit_every: expected a duration"),

@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from playwright.sync_api import Browser, Playwright
@@ -51,7 +52,7 @@ def _ready(project: Path, process: subprocess.Popen) -> str:
         assert process.poll() is None
         for path in (project / "data" / "run").glob("serve*.json"):
             url = json.loads(path.read_text())["url"]
-            with urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
+            with suppress(urllib.error.HTTPError), urllib.request.urlopen(f"{url}/readyz", timeout=10) as response:
                 if response.read() == b"ready\n":
                     return url
         time.sleep(0.05)

@@ -16,6 +16,8 @@ NOW = 1_795_000_000_000_000
 CANARY = "canary-7719"
 CLICK = {"event_id": "e1", "type": "click", "user_id": CANARY, "anonymous_id": CANARY, "item_id": "i1"}
 
+UNREAD = {"format": "x", "place": "y", "code": "z", "path": "$"}
+
 
 def reasons(body: bytes, encoding: str = "json") -> list[tuple[int, str]]:
     accepted, refused = check(body, Receipt(NOW, encoding=encoding), RoutePlan())
@@ -60,6 +62,10 @@ def test_a_key_that_can_be_guessed_is_refused():
         (json.dumps([{**CLICK, "user_id": 7719}, {**CLICK, "user_id": [CANARY]}, {**CLICK, "user_id": {"id": CANARY}}]), "json"),
         (json.dumps([{**CLICK, "userId": CANARY}, {**CLICK, "context": {"user": CANARY}}, {**CLICK, "context": CANARY}]), "json"),
         (json.dumps([{**CLICK, "answer": {"slot": "home", "who": CANARY}}, {**CLICK, "received_at": 1}]), "json"),
+        (json.dumps([{**CLICK, CANARY: 1}, {**CLICK, "context": {CANARY: 1}}, {**CLICK, "answer": {"slot": "home", CANARY: 1}}]), "json"),
+        (json.dumps([{**CLICK, "item_id": [CANARY]}, {**CLICK, "items": CANARY}, {**CLICK, "items": ["i1", {"of": CANARY}]}]), "json"),
+        (json.dumps([{**CLICK, "ts": {"of": CANARY}}, {**CLICK, "timeless": CANARY}, {**CLICK, "properties": [CANARY]}]), "json"),
+        (json.dumps([{**CLICK, "context": {"page": [CANARY]}}, {**CLICK, "session_id": {CANARY: 1}}, {**CLICK, "type": [CANARY]}]), "json"),
         (json.dumps({"user_id": CANARY}), "json"),
         ("[" + json.dumps(CLICK) + ", {", "json"),
         (json.dumps(CLICK)[:-1], "json"),
@@ -73,13 +79,38 @@ def test_a_key_that_can_be_guessed_is_refused():
         (json.dumps([CLICK]) + "\n[]\n" + json.dumps(CANARY), "ndjson"),
         (json.dumps({**CLICK, "us\u0065r_id": CANARY}).replace("user_id", "us\\u0065r_id"), "json"),
         (json.dumps(CLICK)[:-1] + f', "user_id": "{CANARY}"}}', "json"),
-        (json.dumps({"unread": {"format": "x", "place": "y", "code": "z", "path": "$", "message": "m", "record": CANARY}}), "json"),
+        (json.dumps([{**CLICK, "ts": f"{CANARY} at noon"}, {**CLICK, "sent_at": CANARY}, {**CLICK, "ts": 77197719}]), "json"),
+        (json.dumps([{**CLICK, "type": CANARY}, {**CLICK, "type": CANARY, "ts": CANARY}, {**CLICK, "type": ""}]), "json"),
+        (json.dumps([{**CLICK, "context": {"country": CANARY}}, {**CLICK, "context": {"country": "no"}}]), "json"),
+        (json.dumps({"unread": {**UNREAD, "message": f"expected, got {CANARY}", "record": CANARY}}), "json"),
     ],
 )  # fmt: skip
 def test_each_row_is_decided_as_before_and_holds_no_id(body, encoding):
     sent = body.encode()
     assert reasons(hidden(sent, encoding), encoding) == reasons(sent, encoding)
     assert CANARY.encode() not in hidden(sent, encoding)
+
+
+def test_what_cannot_be_vouched_for_is_kept_as_a_hash_or_not_at_all():
+    """The reason stays, so does which of them are the same, and the unit of a time; what is right stays as it is."""
+    sent = [
+        {**CLICK, "type": "met ann"}, {**CLICK, "type": "met ann"}, {**CLICK, "type": "met bob"}, {**CLICK, "ts": "ann's birthday"},
+        {**CLICK, "ts": 4790123456}, {**CLICK, "ts": 4790123456789}, {**CLICK, "context": {"country": "of ann", "device": "phone"}},
+        {**CLICK, "ts": "2026-11-25T12:00:00Z", "sent_at": NOW}, {**CLICK, "type": "declared"},
+    ]  # fmt: skip
+    types = (*RoutePlan().event_types, "declared")
+    body = HIDDEN.body(json.dumps(sent).encode(), "json", types=types)
+    met, again, other, birthday, seconds, milliseconds, country, right, declared = msgspec.json.decode(body)
+    assert met == again
+    assert len({met["type"], other["type"]}) == 2
+    assert all(each.startswith("hidden-") for each in (met["type"], birthday["ts"], country["context"]["country"]))
+    assert (seconds["ts"], milliseconds["ts"], country["context"]["device"]) == (1_000_000_000, 1_000_000_000_000, "phone")
+    assert (right["ts"], right["sent_at"], declared["type"]) == ("2026-11-25T12:00:00Z", NOW, "declared")
+    before, after = (check(one, Receipt(NOW), RoutePlan(event_types=types))[1] for one in (json.dumps(sent).encode(), body))
+    assert [(one.row, one.code, one.path) for one in after] == [(one.row, one.code, one.path) for one in before]
+    assert ["looks like" in one.message for one in after] == ["looks like" in one.message for one in before]
+    assert b"ann" not in body
+    assert not [one for one in after if "ann" in one.message]
 
 
 JSON = st.recursive(

@@ -34,11 +34,14 @@ FAULTS = (
     ),
     Fault(
         "F2", "a sync fails (EIO)",
-        "The batch is refused and the role takes no more writes; the sync is never tried again on the same file. The door opens its log anew "
-        "after five seconds, checks it, and goes on; other roles end and are started again.",
+        "The batch is refused and the role takes no more writes; no later sync is believed for what a failed one left in doubt. The door opens its "
+        "log anew after five seconds, writes what is in the WAL over itself before it syncs it, and checks it; other roles end and are started "
+        "again. A log's names last before anything is written to it: SQLite ignores a failed sync of the folder.",
         ("chaos: sync", "tests/serving/test_door.py::test_a_failed_commit_refuses_and_takes_no_writes_until_reopened",
-         "tests/lake/test_durable.py::test_a_failed_sync_is_not_tried_again"),
-        "That the kernel throws away what a failed sync left is not simulated: the error is injected above it.",
+         "tests/lake/test_durable.py::test_a_failed_sync_is_not_tried_again",
+         "tests/stream/test_embedded.py::test_what_a_writer_left_in_the_wal_is_written_anew_before_it_is_synced"),
+        "That the kernel throws away what a failed sync left is not simulated, since the error is injected above it: it is read from the trace "
+        "whether a file was synced while bytes, or a name, that a failed sync had left in doubt had not been written anew.",
     ),
     Fault(
         "F3", "the disk is full",
@@ -49,13 +52,17 @@ FAULTS = (
     ),
     Fault(
         "F4", "a write that the disk confirms and swallows",
-        "Found by a checksum, by `lake verify` or by `features verify`, or harmless, but not always (last column); a role names the file and stops. A state that ends its "
-        "worker is moved aside at the next start and built anew.",
+        "Found by a checksum, by the note that a log keeps of its last block apart from its blocks, by `lake verify` or by `features verify`, or "
+        "harmless; a role names the file and stops, or says what is gone and goes on behind it. A state that ends its worker is moved aside at "
+        "the next start and built anew.",
         ("chaos: lost", "tests/features/test_starting.py::test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_it",
+         "tests/features/test_starting.py::test_a_damaged_list_of_free_pages_is_not_whole",
+         "tests/stream/test_embedded.py::test_last_blocks_that_the_disk_lost_are_told_though_nobody_had_read_them",
          "tests/stream/test_embedded.py::test_damage_in_the_middle_stops_readers_and_writer_and_names_the_offset"),
-        "LMDB has no checksums: a page of the state that was swallowed may leave values that only a comparison with the lake shows. If the "
-        "last writes of a log are swallowed and the process dies before anybody reads them, their loss cannot be seen: acknowledged rows are gone, and nobody is told; so it was after some writes of the router, whose cause is not known (see the last run). Misplaced and "
-        "reordered writes are not tried.",
+        "LMDB has no checksums: a page of the state that was swallowed may leave values that only a comparison with the lake shows. If a write "
+        "into a log's WAL is swallowed and the process dies before it is brought into the file, SQLite drops it and all behind it, blocks and "
+        "note alike, and their loss cannot be seen where nobody had read them. A swallowed page of the router's index of repeats may let one "
+        "through. Misplaced and reordered writes are not tried.",
     ),
     Fault(
         "F5", "the power goes",
@@ -66,13 +73,17 @@ FAULTS = (
     Fault(
         "F6", "a commit of the lake is torn, empty, changed or missing",
         "The start names table, version and file. The last commit is set aside and its rows are appended again, if the log still has them; "
-        "damage in the middle stops the lake, and nothing is counted on it.",
+        "damage in the middle stops the lake, and nothing is counted on it. `lake repair` makes it anew where there is another copy of what it "
+        "held, with the checksum that it had, or says what is lost.",
         ("tests/lake/test_check.py::test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again",
          "tests/lake/test_check.py::test_a_torn_commit_that_the_ledger_never_saw_is_appended_again",
          "tests/lake/test_check.py::test_damage_in_the_middle_stops_the_role_and_is_named",
          "tests/lake/test_check.py::test_a_lost_data_file_stops_the_role_and_is_named",
-         "tests/lake/test_check.py::test_a_damaged_checkpoint_never_makes_a_table_unreadable"),
-        "No command mends damage in the middle: routing the archive again makes a new generation, which is not automated. Restore a copy.",
+         "tests/lake/test_check.py::test_a_damaged_checkpoint_never_makes_a_table_unreadable",
+         "tests/faults/test_repair.py::test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy"),
+        "Events and refusals whose log was pruned come from the archive, routed again, and count only if every byte is the same: not after the "
+        "declarations or a library have changed since, and not where the router's steps cannot be told from the commits. Answers' features are "
+        "not in the archive. A lake in a bucket is not mended: it has versions of its objects.",
     ),
     Fault(
         "F7", "a crash between two effects that belong together",
@@ -91,12 +102,15 @@ FAULTS = (
     ),
     Fault(
         "F9", "the broker is away or slow",
-        "The door refuses with 503 after a stated time, and nothing is acknowledged without a delivery report.",
-        ("tests/stream/test_kafka.py::test_a_broker_that_is_not_there_is_told_in_time",
+        "The door refuses with 503 after a stated time, and nothing is acknowledged without a delivery report. It says whether the events are "
+        "surely not in the log (`log_unavailable`) or may be (`outcome_unknown`).",
+        ("tests/faults/test_kafka_door.py::test_what_is_acknowledged_is_in_the_topic_and_what_is_refused_is_not",
+         "tests/faults/test_kafka_door.py::test_a_door_that_does_not_wait_for_the_delivery_report_is_caught",
+         "tests/stream/test_kafka.py::test_a_broker_that_is_not_there_is_told_in_time",
          "tests/stream/test_kafka.py::test_errors_that_pass_are_tried_again_and_nothing_is_doubled",
          "tests/stream/test_kafka.py::test_a_reader_waits_for_a_broker_that_comes_back"),
         "Half-open connections and a broker that stands still for minutes are not tried with the whole system: the broker of the tests keeps "
-        "nothing when it ends.",
+        "nothing when it ends, and librdkafka's mock cluster knows no transactions of a router.",
     ),
     Fault(
         "F10", "a zombie: a writer that was thought dead writes again",
@@ -107,7 +121,10 @@ FAULTS = (
     Fault(
         "F11", "Valkey is killed, emptied, full or evicts",
         "Answers go on without what is missing, marked `degraded`; the worker writes all copies anew; a server that evicts is refused.",
-        ("chaos: Kafka and Valkey", "tests/store/test_published.py::test_lost_copies_are_told_to_readers_and_written_anew",
+        ("chaos: Kafka and Valkey", "tests/faults/test_drills.py::test_every_request_is_answered_with_items",
+         "tests/serving/test_degrading.py::test_without_the_store_a_person_is_scored_by_what_was_read_last",
+         "tests/store/test_hedge.py::test_a_replica_that_lags_is_not_believed",
+         "tests/store/test_published.py::test_lost_copies_are_told_to_readers_and_written_anew",
          "tests/store/test_published.py::test_a_full_server_stops_the_copies_and_not_the_store",
          "tests/features/test_copies.py::test_copies_read_as_the_state_does_and_losing_them_is_told_and_mended"),
         "A stale replica that is promoted is not tried.",
@@ -142,10 +159,15 @@ FAULTS = (
     ),
     Fault(
         "F16", "more load than there is capacity for",
-        "What cannot be taken is refused at once (429, 503 with `Retry-After`), before it costs anything.",
-        ("tests/serving/test_limits.py::test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told",
+        "What cannot be taken is refused (429, 503 with `Retry-After`) before memory grows; nothing acknowledged is lost, nothing refused for want "
+        "of room is in the log, and when it is over all is as before. A thousand senders that never come to an end leave others working.",
+        ("chaos: overload", "tests/faults/test_overload.py::test_at_ten_times_its_capacity_it_refuses_early_loses_nothing_and_recovers",
+         "tests/faults/test_overload.py::test_a_thousand_slow_senders_leave_others_working_and_are_closed",
+         "tests/serving/test_server.py::test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_again",
+         "tests/serving/test_limits.py::test_a_key_may_send_so_many_events_and_then_waits_as_it_is_told",
          "tests/serving/test_door.py::test_a_full_queue_refuses_before_memory_grows"),
-        "No open-loop drill at several times the capacity: that needs a machine that does nothing else.",
+        "Events are refused by the room that they take, not by how long they wait: up to that bound senders wait for seconds. The sender of the "
+        "drill is on the same cores as the site, so that what is held against each other is what the server takes for each second of its CPU.",
     ),
     Fault(
         "F17", "SIGTERM under load",
@@ -155,8 +177,12 @@ FAULTS = (
     ),
     Fault(
         "F18", "a model that is damaged, of another schema, or ends the process that loads it",
-        "Refused; the one before serves on. Each is loaded in a child process first.",
-        ("tests/serving/test_bundles.py::test_a_damaged_champion_is_refused_and_the_previous_one_serves_on",
+        "Refused; the one before serves on, and an alarm counts. Each is loaded in a child process first. One whose scores turn out to be no numbers "
+        "leaves its answers to the one before.",
+        ("tests/serving/test_artifacts.py::test_a_damaged_champion_is_refused_the_one_before_answers_and_an_alarm_counts",
+         "tests/serving/test_artifacts.py::test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone",
+         "tests/serving/test_artifacts.py::test_a_model_that_passes_its_golden_rows_and_gives_no_numbers_later_is_left_for_the_one_before",
+         "tests/serving/test_bundles.py::test_a_damaged_champion_is_refused_and_the_previous_one_serves_on",
          "tests/serving/test_bundles.py::test_a_loader_that_dies_of_a_bundle_dies_alone",
          "tests/ranking/test_bundle.py::test_damage_under_fitting_checksums_is_refused_or_harmless_and_never_crashes"),
     ),
@@ -178,25 +204,37 @@ FAULTS = (
     ),
     Fault(
         "F21", "bits flip in files at rest",
-        "`lake verify` finds each in archive, tables, logs of tables, ledger; a log never gives a changed block out; no changed model is loaded.",
+        "`lake verify` finds each in archive, tables, logs of tables, ledger; a log never gives a changed block out; no changed model is loaded. "
+        "`lake repair` turns a flipped bit back where the file is small, and else makes the file anew from another copy, or says what is lost.",
         ("tests/lake/test_verify.py::test_a_flipped_bit_in_any_file_is_found",
+         "tests/faults/test_repair.py::test_a_flipped_bit_is_seen_and_mended_exactly_or_refused_with_what_is_lost",
          "tests/stream/test_embedded.py::test_flipped_bytes_never_come_out_as_data",
          "tests/ranking/test_bundle.py::test_every_flipped_byte_is_refused"),
-        "Not in the state (LMDB has no checksums): `features verify` compares it with the lake.",
+        "Not in the state (LMDB has no checksums): `features verify` compares it with the lake. A damaged routed log is named, not mended: what "
+        "the router knows of the last days stands there alone.",
     ),
     Fault(
         "F22", "people: a second start, a lost or restored file",
-        "A second writer is refused, and told who the first is; a lost log, lake or position is named, never begun anew in silence.",
+        "A second writer is refused, and told who the first is; a lost lake or position is named, never begun anew in silence. A raw log "
+        "that was lost, or came back older, is set aside and goes on behind what router and lake hold of it, and says so (log, `doctor`, "
+        "`/v1/status`, `tailorbird_log_set_aside`); what the archive lacks of it is named by `lake verify` from then on; a topic that did is not written to until `tailorbird stream begin-anew`.",
         ("tests/faults/test_kill_roles.py::test_a_second_up_on_the_same_project_is_refused",
          "tests/lake/test_role.py::test_a_lake_that_was_lost_after_the_log_was_pruned_is_not_begun_anew_in_silence",
-         "tests/router/test_router.py::test_a_raw_log_that_lost_rows_stops_the_router"),
-        "A log restored from a copy that ends where its consumers are is not told from the lost one.",
+         "tests/router/test_router.py::test_a_raw_log_that_lost_rows_stops_the_router",
+         "tests/stream/test_held.py::test_a_lost_log_goes_on_behind_what_was_read_of_it",
+         "tests/stream/test_held.py::test_a_log_that_was_lost_before_the_archive_has_a_file_of_it_goes_on",
+         "tests/stream/test_held.py::test_an_older_copy_is_kept_beside_the_log_that_goes_on",
+         "tests/serving/test_door_kafka.py::test_a_topic_that_lost_what_the_lake_has_is_not_written_to",
+         "tests/stream/test_begin_anew.py::test_a_cluster_without_its_disk_is_gone_on_with"),
+        "A log restored from a copy that ends where its consumers are is not told from the lost one; nor is a lost one where neither "
+        "router nor lake can be read. What a lost topic had that nobody had read is gone with it, uncounted.",
     ),
     Fault(
         "F23", "the network falls apart between roles",
-        "As F9 and F11: each role waits for what it needs and goes on.",
-        (),
-        "Not tried: all roles of a machine share its files; only broker, Valkey and bucket are reached over a network.",
+        "Each role waits for what it needs and goes on by itself; answers are given all the while. All roles of a machine share its files, so "
+        "it is broker, Valkey and bucket that they are cut off from, each alone and all at once, by resets and by silence.",
+        ("tests/faults/test_network.py::test_whoever_is_cut_off_waits_and_goes_on_by_itself",),
+        "Brokers cut off from each other are the broker's own affair; ours is one.",
     ),
     Fault(
         "F24", "the disk with the state is lost",

@@ -25,16 +25,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
+from tests.faults.names import ITEMS, PEOPLE
 from tests.faults.roles import Up, until
 
 from tailorbird.config import Project
 from tailorbird.features import ReadRequest
 from tailorbird.features.backfill import Requests, backfill
+from tailorbird.features.positions import joined
 from tailorbird.features.read import Reader
 from tailorbird.lake import Lake, verify
-
-PEOPLE = [f"u{n}" for n in range(25)]
-ITEMS = [f"i{n}" for n in range(30)]
 
 
 class Ledger:
@@ -171,7 +170,7 @@ def check(project: Project, ledger: Ledger) -> list[str]:
     wrong += [f"in the lake and never sent: {event_id}" for event_id in sorted(found.keys() - ledger.sent)[:5]]
     bodies = b"\n".join(Lake(project.paths.lake).table("quarantine")["body"].to_pylist())
     wrong += [f"refused and not in quarantine: {each}" for each in sorted(ledger.refused) if f'"{each}"'.encode() not in bodies][:5]
-    report = verify(project.paths.lake)
+    report = verify(project.paths.lake, deep=True)
     if not report.clean:
         wrong.append(f"the lake does not verify: {report}")
     return wrong + unequal_state(project)
@@ -183,13 +182,13 @@ def unequal_state(project: Project) -> list[str]:
     newest = int(pc.max(events["ts"].cast("int64")).as_py())
     persons = sorted({person for person in events["person"].to_pylist() if person})
     features = project.features
-    reader = Reader(project.paths.state, features)
+    reader = Reader(project.paths.state, features, workers=project.workers)
     rows = [reader.read(ReadRequest(person, None, None, "phone", "NO", 12, newest + 1), ITEMS) for person in persons]
     reader.close()
     count = len(persons)
     requests = Requests(
         t=np.array([row.t for row in rows]),
-        p=np.array([row.p for row in rows]),
+        p=joined([row.positions or row.p for row in rows]),
         person=persons,
         session_id=[None] * count,
         device=["phone"] * count,

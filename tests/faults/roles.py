@@ -52,7 +52,11 @@ class Up:
             return False
 
     def pid(self, role: str) -> int | None:
-        """The role's process, by its command line among the children of `up`; None while there is none."""
+        """The role's process, by its command line among the children of `up`; None while there is none.
+
+        Of several of one kind, any; or with a number behind the role that of a part: "worker 1".
+        """
+        name, _, part = role.partition(" ")
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit():
                 continue
@@ -61,7 +65,12 @@ class Up:
                 words = (folder / "cmdline").read_bytes().split(b"\0")
             except (OSError, IndexError, ValueError):
                 continue
-            if parent == self.process.pid and b"run" in words and role.encode() in words:
+            if (
+                parent == self.process.pid
+                and b"run" in words
+                and name.encode() in words
+                and (not part or b"--part\0" + part.encode() in b"\0".join(words))
+            ):
                 return int(folder.name)
         return None
 

@@ -171,7 +171,9 @@ class Live:
 
     def until_answered_by(self, version: str) -> None:
         until(
-            lambda: self.answers[-1][0] == version or bool(self.failures), 60, f"{version} does not answer: {self.parts._bundles.problem}"
+            lambda: self.answers[-1][0] == version or bool(self.failures),
+            60,
+            f"{version} does not answer: {self.parts.bundles.champion.problem}",
         )
 
     def stop(self) -> None:
@@ -236,7 +238,7 @@ def test_declarations_change_under_traffic_and_back(tmp_path, pruned):
         changed = change(project)
         apply(project.paths.state, changed.features, at=CLOCK.now())
         new = promote(project, changed.features, "new")
-        until(lambda: "waits until the state" in live.parts._bundles.problem, 30, "the new model does not wait for its features")
+        until(lambda: "waits until the state" in live.parts.bundles.champion.problem, 30, "the new model does not wait for its features")
         live.more(60)
         assert {model for model, _ in live.answers} == {old}, "answered on while the new state was not there"
         live.go_on()
@@ -306,7 +308,9 @@ def command(project: Project, *words: str) -> subprocess.Popen:
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL)
 
 
-def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_path):
+def test_a_running_service_takes_a_change_in_while_its_new_worker_is_killed(tmp_path, monkeypatch):
+    for stage in ("RETRIEVAL", "FEATURES", "RANKING", "POLICY"):  # what a crowded machine is late with is not what this looks for
+        monkeypatch.setenv(f"TAILORBIRD_SERVE__{stage}_MS", "5000")
     project = make_project(tmp_path / "shop")
     old = promote(project, project.features, "old")
     up = Up(project).wait()
@@ -403,11 +407,11 @@ def test_a_setting_that_is_broken_while_it_runs_ends_nothing(tmp_path):
         slots = (project.root / "slots.py").read_text()
         (project.root / "slots.py").write_text("1 / 0")
         os.kill(router, signal.SIGKILL)
-        until(lambda: "status 2; starting it again" in up.log.read_text(), 60, "the router was not refused")
+        until(lambda: "status 2; starting it again" in up.log.read_text(), 180, "the router was not refused")
         assert up.answers()
         assert up.process.poll() is None
         (project.root / "slots.py").write_text(slots)
-        until(lambda: (pid := up.pid("router")) is not None and age(pid) > STABLE_S, 60, "the router did not come back")
+        until(lambda: (pid := up.pid("router")) is not None and age(pid) > STABLE_S, 180, "the router did not come back")
     finally:
         up.stop()
     assert up.process.returncode == 0

@@ -1,22 +1,40 @@
 """`kill -9` of roles whose logs are topics of a real broker: nothing acknowledged is lost, nothing counts twice, the state stays true."""
 
+import itertools
 import json
 import subprocess
 import sys
+import threading
 import urllib.request
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from tests.faults.oracle import Ledger, Load, check, in_lake, kill_under_load
+from tests.faults.names import ITEMS
+from tests.faults.oracle import PEOPLE, Ledger, Load, check, in_lake, kill_under_load
 from tests.faults.roles import Up, make_project, until
+from tests.features.three_readings import payload
 from tests.stream.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 
 from tailorbird.cli.roles import drain
 from tailorbird.config import Project, open_project
-from tailorbird.events import SystemClock
+from tailorbird.errors import LockedError, NotReadyError
+from tailorbird.events import ROUTED, SystemClock
+from tailorbird.features import FeatureSet, count, entity
+from tailorbird.features.keypart import parts_of
+from tailorbird.features.receipts import events_of
+from tailorbird.features.shuffle import Shuffle
+from tailorbird.features.state import Position, position_in
+from tailorbird.lake import Lake
+from tailorbird.stream import Block, open_reader, open_writer
+from tailorbird.stream.kafka import Cluster
+from tailorbird.stream.kafka.logs import KafkaStream
 
 KILLS = 4
 ROLES = ("serve", "router", "worker", "lake")
+PROFILE = {"title": "A lamp", "category": "lamps", "price": 20, "stock": 5}
 
 pytestmark = [pytest.mark.slow, needs_kafka, pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
 
@@ -67,6 +85,95 @@ def test_kills_where_two_routers_share_three_partitions(tmp_path: Path) -> None:
         assert sum(name.startswith("raw.") for name in _topics(project)) % 3 == 0
 
 
+def test_kills_where_three_workers_share_the_entities(tmp_path: Path) -> None:
+    """Each answer is recomputed by the position that each part had, whichever of them was down at the time."""
+    with broker(tmp_path) as servers:
+        project = on_kafka(make_project(tmp_path / "shop"), servers, "\n[features]\nworkers = 3\n")
+        ledger = Ledger(tmp_path / "ledger.jsonl")
+        up = Up(project).wait()
+        items = [{"event_id": f"item-{name}", "type": "item", "item_id": name, "properties": PROFILE} for name in ITEMS]
+        assert post(up.port, items)["accepted"] == len(items)
+        until(lambda: all(one.rows for one in _workers(project)), 60, f"the workers do not take part; see {up.log}")
+        asking, stop = _ask_until(up.port, next(iter(project.slots)))
+        try:
+            kill_under_load(up, Load(up.port, ledger), ("worker 0", "shuffle", "worker 2", "router", "shuffle"), 1)
+        finally:
+            stop.set()
+            asking.join(30)
+        told = up.log.read_text()
+        dead = {line.partition(" ended with signal SIGKILL")[0].strip() for line in told.splitlines() if "signal SIGKILL" in line}
+        assert dead >= {"worker 0", "worker 2", "shuffle", "router"}
+        drain(project, SystemClock(), progress=lambda *_: None)
+        assert check(project, ledger) == []
+        found = _verified(project)
+        assert (found["unequal"], found["pending"]) == (0, 0)
+        assert found["answers"] > 20
+        positions = Lake(project.paths.lake).answers(["positions"])["positions"].to_pylist()
+        assert all(len(some or ()) in (0, 3) for some in positions)
+        assert any(len(set(some or ())) > 1 for some in positions), "all parts were as far as each other at every answer"
+
+
+def test_of_two_shuffles_the_newer_goes_on_and_nothing_is_written_twice(tmp_path: Path) -> None:
+    rows = [dict.fromkeys(ROUTED.names) | {"type": "click", "ts": n + 1, "event_id": f"e{n}", "counts": True} for n in range(90)]
+    rows = [row | {"p": n, "user_id": f"u{n}", "person": f"u{n}", "item_id": "i1"} for n, row in enumerate(rows)]
+    blocks = [Block("events", 30, payload(pa.Table.from_pylist(rows[n : n + 30], schema=ROUTED))) for n in (0, 30, 60)]
+    features = FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1m")])
+    with broker(tmp_path) as servers:
+        stream = KafkaStream(Cluster(servers, "test", options=OPTIONS), tmp_path)
+        logs = stream.shuffled(features.schema_hash, 3)
+        assert stream.partitions_of(logs[0].topic) == 3
+        elsewhere = [replace(log, folder=None) for log in logs]  # another machine knows nothing of our locks
+        with open_writer(stream.routed, partition="routed", first=1) as routed:
+            with Shuffle(stream.routed, logs, features) as older, Shuffle(stream.routed, elsewhere, features) as newer:
+                routed.append([Block("index", 1, b"x", b"7"), *blocks[:1]])
+                assert older.step().end == 32
+                assert newer.step().rows == 0
+                routed.append(blocks[1:2])
+                with pytest.raises(LockedError, match="writes this log now"):
+                    older.step()
+                assert newer.step().end == 62
+                routed.append(blocks[2:])
+            with Shuffle(stream.routed, logs, features) as again:
+                assert again.step().rows == 30
+        found = []
+        for log in logs:
+            with open_reader(log) as reader:
+                tables = [events_of(stored, 0, log) for stored in reader.read(1)]
+                found += [one for table in tables if table is not None for one in table["p"].to_pylist()]
+    assert sorted(found) == list(range(2, 92))
+
+
+def _workers(project: Project) -> list[Position]:
+    try:
+        return [position_in(project.paths.state, project.features, part) for part in parts_of(project.workers)]
+    except NotReadyError:
+        return [Position()]
+
+
+def _ask_until(port: int, slot: str) -> tuple[threading.Thread, threading.Event]:
+    """Ask for recommendations for one person after another."""
+    stop = threading.Event()
+
+    def ask() -> None:
+        for place in itertools.count():
+            with suppress(OSError):
+                _items(port, json.dumps({"user_id": PEOPLE[place % len(PEOPLE)], "slot": slot, "size": 3}).encode())
+            if stop.wait(0.05):
+                return
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    return thread, stop
+
+
+def _verified(project: Project) -> dict:
+    """What `features verify` says of all logged answers and of a sample."""
+    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "features", "verify", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.mark.parametrize(
     ("fault", "role"),
     [
@@ -113,12 +220,8 @@ def test_up_answers_with_what_came_over_topics(project: Project) -> None:
     up = Up(project).wait()
     try:
         clicks = [{"event_id": f"t0-{n}", "type": "click", "user_id": "u1", "item_id": f"i{n}"} for n in range(9)]
-        profile = {"title": "A lamp", "category": "lamps", "price": 20, "stock": 5}
-        items = [{"event_id": f"t1-{n}", "type": "item", "item_id": f"i{n}", "properties": profile} for n in range(9)]
-        body = json.dumps([*items, *clicks]).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{up.port}/v1/events", body, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as response:
-            assert response.status == 200
+        items = [{"event_id": f"t1-{n}", "type": "item", "item_id": f"i{n}", "properties": PROFILE} for n in range(9)]
+        post(up.port, [*items, *clicks])
         until(lambda: len(in_lake(project)) == 18, 60, f"the events did not reach the lake; see {up.log}")
         ask = json.dumps({"user_id": "u2", "slot": next(iter(project.slots)), "size": 3}).encode()
         until(lambda: _items(up.port, ask) == 3, 60, "no items were recommended")
@@ -126,6 +229,15 @@ def test_up_answers_with_what_came_over_topics(project: Project) -> None:
         assert {name.partition(".")[0] for name in _topics(project)} == {"raw", "answers", "routed"}
     finally:
         up.stop()
+
+
+def post(port: int, events: list[dict]) -> dict:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/events", json.dumps(events).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        assert response.status == 200
+        return json.loads(response.read())
 
 
 def _topics(project: Project) -> dict[str, str]:

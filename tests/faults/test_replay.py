@@ -63,7 +63,7 @@ def test_the_state_is_that_of_the_lake_after_a_replay(tmp_path: Path) -> None:
         roles.drain()
         assert (roles.accepted, roles.duplicates, roles.quarantined) == (72, 0, 0)
     assert unequal_state(project) == []
-    assert verify(project.paths.lake).clean
+    assert verify(project.paths.lake, deep=True).clean
     reader = Reader(project.paths.state, project.features)
     rows = reader.read(ReadRequest("u0", None, None, None, None, 0, CLOCK.now()), ["i0"])
     values = dict(zip(project.features.numeric, rows.numeric[0].tolist(), strict=True))

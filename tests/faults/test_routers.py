@@ -24,9 +24,11 @@ import logging, msgspec, signal, sys, threading
 from pathlib import Path
 from tests.stream.brokers import OPTIONS
 from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.router import group
 from tailorbird.router.group import run_member
 from tailorbird.stream.kafka import Cluster
 from tailorbird.stream.kafka.logs import KafkaStream
+group.WAITING_TOLD_S = 0.2
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 servers, prefix, folder, plan = sys.argv[1:]
 stop = threading.Event()
@@ -109,6 +111,7 @@ def test_partitions_move_between_processes_that_come_stand_still_and_die(site: P
     first = Process(site, "first")
     running.append(first)
     until(lambda: first.has() == set(range(COUNT)), 60, f"see {first.log}")
+    assert "no partition was dealt to this process" in first.log.read_text(), "joining takes a broker seconds, and it says so"
     until(all_routed, 60, f"not routed; see {first.log}")
     second = Process(site, "second")
     running.append(second)

@@ -241,14 +241,15 @@ def _what_is_too_old_for_a_ring_wraps(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_reader_mixes_two_snapshots(patch: pytest.MonkeyPatch) -> None:
-    def mixed(self: Reader, request: ReadRequest, items: list[str], item_keys: read.Keys | None) -> Rows:
-        with self._store.snapshot() as snapshot:
+    def mixed(self: Reader, request: ReadRequest, keys: read.Keys | None) -> Rows:
+        [store] = self._stores
+        with store.snapshot() as snapshot:
             position = read.read_position(snapshot)
-        with self._store.snapshot() as snapshot:
+        with store.snapshot() as snapshot:
             person, alias_ts = read._person(snapshot, request)
             asked = replace(request, person=person)
-            moment = read._Moment(self._plan, snapshot, asked, read.hash64s(items))
-            return moment.rows_read(position, alias_ts)
+            moment = read._Moment(self._plan, snapshot, asked, keys, read.read_swept(snapshot))
+            return moment.rows_read([position], alias_ts)
 
     patch.setattr(Reader, "_read", mixed)
 

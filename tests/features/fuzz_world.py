@@ -44,7 +44,7 @@ ROUTER_SITES = tuple(f"router.{site}" for site in ("after_read", "before_append"
 @contextmanager
 def crashing(site: str, hit: int) -> Iterator[None]:
     """Within the block the process would die at the `hit`-th arrival at `site`."""
-    armed = {site: faults._Fault("raise", "", hit, False)}
+    armed = {site: faults._Fault("raise", "", hit, hit)}
     with mock.patch.object(faults, "_armed", return_value=armed):
         yield
 

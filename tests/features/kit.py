@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +61,9 @@ from tailorbird.features import (
 )
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.stream import Block, EmbeddedWriter, open_writer
+
+if TYPE_CHECKING:
+    from tailorbird.features.backfill import Requests
 
 T0 = 1_700_000_000 * SECOND // (60 * SECOND) * (60 * SECOND)  # on the edge of every hop used here
 NONE = dict.fromkeys(ROUTED.names)
@@ -279,6 +283,23 @@ requests = st.builds(
     now=times,
     query=st.sampled_from([None, "red shoes ", "Fit", "?"]),
 )
+
+
+def asked(t: np.ndarray, p: np.ndarray, per: np.ndarray) -> "Requests":
+    """Requests of a few people, some unknown, each for `per` items: of every kind that an offline computation takes."""
+    from tailorbird.features.backfill import Requests  # not in the worker that a test kills, which starts without Numba
+
+    m = len(t)
+    return Requests(
+        t,
+        p,
+        [None if row % 9 == 0 else f"u{row % 5}" for row in range(m)],
+        np.repeat(np.arange(m), per),
+        [f"i{1 + row % 3}" for row in range(per.sum())],
+        session_id=[None, "s1"] * (m // 2),
+        device=["phone", None] * (m // 2),
+        query=["red shoes", None] * (m // 2),
+    )
 
 
 def differences(features: FeatureSet, rows: Rows, request: ReadRequest, items: Sequence[str], events: Sequence[dict]) -> list[str]:

@@ -6,7 +6,7 @@ from tests.features.test_crowded import crowd
 from tests.features.test_shards import all_of, assert_same, tables
 
 from tailorbird.events.clock import SECOND
-from tailorbird.features.backfill import Requests, backfill
+from tailorbird.features.backfill import backfill
 from tailorbird.features.carried import Tiles
 from tailorbird.features.shards import backfill_to
 
@@ -22,16 +22,7 @@ def test_events_in_order_of_time_give_the_values_of_all_at_once_for_every_kind(k
         ts, came = np.sort(rows["ts"].cast("int64").to_numpy()), np.sort(rows["p"].to_numpy())
         p = came[np.maximum(np.searchsorted(ts, t) - 1 - behind, 0)]
     per = rng.integers(0, 4, m)
-    asked = Requests(
-        t,
-        p,
-        [None if row % 9 == 0 else f"u{row % 5}" for row in range(m)],
-        np.repeat(np.arange(m), per),
-        [f"i{1 + row % 3}" for row in range(per.sum())],
-        session_id=[None, "s1"] * (m // 2),
-        device=["phone", None] * (m // 2),
-        query=["red shoes", None] * (m // 2),
-    )
+    asked = kit.asked(t, p, per)
     stretches = set()
 
     def told(stage, done, of):

@@ -6,7 +6,7 @@ import pytest
 
 from tailorbird.events.keys import combine, hash64
 from tailorbird.features import FeatureSet, count, entity, last, sequence, total
-from tailorbird.features.applying import HOT_MAX, Hot
+from tailorbird.features.applying import HOT_ONE, Hot
 from tailorbird.features.columns import Frame, entity_key
 from tailorbird.features.extracts import extract, extract_profiles
 from tailorbird.features.fields import KnownTexts, text_keys
@@ -132,7 +132,7 @@ def test_texts_that_come_again_have_the_keys_that_they_had_however_few_are_kept(
 
 
 def test_a_reading_that_was_noted_again_is_due_when_it_was_noted_last():
-    hot = Hot()
+    hot = Hot(HOT_ONE)
     keys = np.array([1, 2, 3], np.uint64)
     hot.note(keys, np.array([10, 20, NEVER]))
     hot.note(keys[:1], np.array([30]))
@@ -141,7 +141,7 @@ def test_a_reading_that_was_noted_again_is_due_when_it_was_noted_last():
     hot.note(keys[2:], np.array([25]))
     assert hot.due(30).tolist() == [1, 3]
     assert hot.due(1_000).tolist() == []
-    many = np.arange(5 * HOT_MAX, dtype=np.uint64)
+    many = np.arange(5 * HOT_ONE, dtype=np.uint64)
     for some in np.array_split(many, 7):
         hot.note(some, some.astype(np.int64))
-    assert hot.due(10 * HOT_MAX).tolist() == many[-HOT_MAX:].tolist()  # those of longest ago are renewed when they are read
+    assert hot.due(10 * HOT_ONE).tolist() == many[-HOT_ONE:].tolist()  # those of longest ago are renewed when they are read

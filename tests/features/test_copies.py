@@ -1,6 +1,7 @@
 """Reading from copies in a Valkey: what a reader gets is what one gets from the worker's own state, and it says so when it is not there."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -9,9 +10,15 @@ from tests.store.servers import needs_valkey, running
 from tailorbird.errors import NotReadyError
 from tailorbird.events import SECOND, SimulatedClock
 from tailorbird.features import FeatureSet, ReadRequest, attribute, count, entity, ratio, sequence
+from tailorbird.features.figures import all_figures
+from tailorbird.features.keypart import parts_of
 from tailorbird.features.read import Reader
 from tailorbird.features.worker import FeatureWorker
+from tailorbird.serving.metrics import Metrics
+from tailorbird.serving.schemas import Schemas
 from tailorbird.serving.state import StateReader
+from tailorbird.store.breaker import FAILURES
+from tailorbird.store.valkey import CopiesAt
 
 pytestmark = needs_valkey
 
@@ -50,36 +57,102 @@ def requests(now):
 
 
 def assert_equal(one, other):
-    assert (one.t, one.commit, one.p, one.person) == (other.t, other.commit, other.p, other.person)
+    assert (one.t, one.commit, one.p, one.positions, one.person) == (other.t, other.commit, other.p, other.positions, other.person)
     assert np.array_equal(one.numeric.view(np.uint32), other.numeric.view(np.uint32))
     assert np.array_equal(one.categorical, other.categorical)
     assert one.sequences["recent"].item.tolist() == other.sequences["recent"].item.tolist()
 
 
-def test_copies_read_as_the_state_does_and_losing_them_is_told_and_mended(kit, tmp_path, features):
-    rng = np.random.default_rng(7)
+@pytest.mark.parametrize("count", [1, 3], ids=["one worker", "three workers"])
+def test_copies_read_as_the_state_does_and_losing_them_is_told_and_mended(kit, tmp_path, features, count):
+    rng, clock = np.random.default_rng(7), SimulatedClock(kit.T0)
     with running(tmp_path / "server") as server:
-        log = kit.Log(tmp_path)
-        worker = FeatureWorker(log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0), copies=server.url)
-        local, remote = Reader(tmp_path / "state", features), StateReader(tmp_path / "nowhere", features, copies=server.url, retry_s=0)
+        log, at = kit.Log(tmp_path), CopiesAt(server.url, "shop")
+        workers = [FeatureWorker(log.path, tmp_path / "state", features, clock=clock, copies=at, part=part) for part in parts_of(count)]
+        local = Reader(tmp_path / "state", features, workers=count)
+        remote = StateReader(tmp_path / "nowhere", features, copies=at, workers=count, retry_s=0)
         for step in range(12):
             log.append([kit.routed(events(kit, rng, 20, kit.T0 + step * 20 * SECOND))])
-            worker.step()
+            for number, worker in enumerate(workers):
+                if count == 1 or (step + number) % count:  # several are never all as far as each other
+                    worker.step()
             if step == 6:
                 server.kill()
                 with pytest.raises(NotReadyError, match="features cannot be read"):
                     remote.read(requests(kit.T0)[0], ITEMS)
                 server.start()
-            assert worker._store.settle(30), worker._store.problem
+            for worker in workers:
+                assert worker._store.settle(30), worker._store.problem
             for request in requests(kit.T0 + (step + 1) * 20 * SECOND):
                 assert_equal(remote.read(request, ITEMS), local.read(request, ITEMS))
-        local.close(), remote.close(), worker.close(), log.close()
+        local.close(), remote.close(), [worker.close() for worker in workers], log.close()
 
 
 def test_before_anything_was_published_there_are_no_features(tmp_path, features):
     with running(tmp_path / "server") as server:
-        remote = StateReader(tmp_path / "nowhere", features, copies=server.url, retry_s=0)
+        remote = StateReader(tmp_path / "nowhere", features, copies=CopiesAt(server.url, "shop"), retry_s=0)
         with pytest.raises(NotReadyError, match="no records have been published"):
             remote.read(ReadRequest(person="u1", now=1), ITEMS)
         assert not remote.ready()
         remote.close()
+
+
+def test_two_projects_with_the_same_features_share_a_server_and_each_reads_its_own(kit, tmp_path, features):
+    with running(tmp_path / "server") as server:
+        log = kit.Log(tmp_path)
+        log.append([kit.routed([kit.event("click", kit.T0, user_id="u0", item_id="i0")])])
+        read = {}
+        for name, logged in (("one", True), ("other", False)):
+            at, clock = CopiesAt(server.url, name), SimulatedClock(kit.T0)
+            with FeatureWorker(log.path, tmp_path / name, features, clock=clock, copies=at) as worker:
+                if logged:
+                    worker.step()
+                assert worker._store.settle(30), worker._store.problem
+        for name in ("one", "other"):
+            reader = StateReader(tmp_path / "nowhere", features, copies=CopiesAt(server.url, name), retry_s=0)
+            read[name] = reader.read(ReadRequest(person="u0", now=kit.T0 + SECOND), ["i0"]).numeric[0, 0]
+            reader.close()
+        assert read == {"one": 1, "other": 0}
+        log.close()
+
+
+def test_failures_add_up_over_schemas_and_over_readers_that_are_opened_anew(tmp_path, features):
+    other = FeatureSet.from_declarations([count("clicks", item, "click", window="1h")])
+    with running(tmp_path / "server") as server:
+        schemas = Schemas(tmp_path / "nowhere", features, copies=CopiesAt(server.url, "shop"), retry_s=0)
+        readers = [schemas._enter(each).reader for each in (features, other)]
+        server.kill()
+        told = []
+        for n in range(FAILURES + 2):
+            with pytest.raises(NotReadyError) as error:
+                readers[n % 2].read(ReadRequest(person="u1", now=1), ITEMS)
+            told.append("did not answer lately" in str(error.value))
+        assert told == [False] * FAILURES + [True] * 2
+        schemas.close()
+
+
+def test_metrics_say_how_old_the_copies_are_and_that_they_cannot_be_renewed(kit, tmp_path, features):
+    metrics = Metrics()
+    metrics.watch_workers(lambda: all_figures(tmp_path / "state"))
+    with running(tmp_path / "server") as server:
+        log, at = kit.Log(tmp_path), CopiesAt(server.url, "shop")
+        with FeatureWorker(log.path, tmp_path / "state", features, clock=SimulatedClock(kit.T0), copies=at) as worker:
+            assert worker._store.settle(30), worker._store.problem
+            worker.tell()
+            assert figure(metrics, "failing") == figure(metrics, "behind_rows") == 0
+            assert figure(metrics, "age_seconds") < 30
+            server.kill()
+            log.append([kit.routed([kit.event("click", kit.T0, user_id="u0", item_id="i0")])])
+            worker.step()
+            until = time.monotonic() + 20
+            while not worker._store.problem:
+                assert time.monotonic() < until
+                time.sleep(0.02)
+            worker.tell()
+            assert figure(metrics, "failing") == figure(metrics, "behind_commits") == 1
+            assert figure(metrics, "behind_rows") > 1
+        log.close()
+
+
+def figure(metrics, name):
+    return next(float(line.split()[-1]) for line in metrics.text().decode().splitlines() if line.startswith(f"tailorbird_copies_{name}{{"))

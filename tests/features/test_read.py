@@ -88,6 +88,17 @@ def test_no_items_is_no_rows_but_the_persons_sequence(running):
     assert rows.sequences["recent"].ts.tolist() == [running.kit.T0]
 
 
+def test_a_person_alone_is_read_as_beside_items_and_nothing_of_items_is_known(running):
+    running.take(click(running.kit, running.kit.T0), click(running.kit, running.kit.T0 + 1, event_id="e2", user_id="u2"))
+    beside = running.read()
+    alone = running.reader.person(ReadRequest(person="u1", now=running.kit.T0 + SECOND))
+    assert alone.numeric[0, 0] == beside.numeric[0, 0] == 1
+    assert np.isnan(alone.numeric[0, 1:]).all()
+    assert alone.categorical.tolist() == [[0]]
+    assert alone.sequences["recent"].lists() == beside.sequences["recent"].lists()
+    assert (alone.t, alone.commit, alone.person) == (beside.t, beside.commit, beside.person)
+
+
 def test_time_never_reads_before_what_was_read(running):
     ahead = running.kit.T0 + 5 * MINUTE  # another client's clock
     running.take(click(running.kit, ahead, user_id="u2", item_id="i2"))

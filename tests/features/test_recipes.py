@@ -1,5 +1,7 @@
 """Recipes of the docs, on a visit whose values you see at once: the stream's and the backfill's, which the reference agrees with."""
 
+from importlib.resources import as_file, files
+
 import numpy as np
 import pytest
 from tests.features.drawn_events import ITEMS, START, Step
@@ -15,6 +17,7 @@ from tailorbird.features import (
     derived,
     entity,
     favourite,
+    load_features,
     mean,
     quantile,
     ratio,
@@ -113,3 +116,34 @@ def test_a_price_is_held_against_what_is_usual(tmp_path):
     ]
     found = read(tmp_path, declared, [price, *bought])
     assert (found["to_habit"][0], found["median"][0]) == (1.5, 10)
+
+
+def test_what_init_declares_knows_what_people_alike_click_and_does_without_a_profile(tmp_path):
+    with as_file(files("tailorbird.cli") / "templates" / "features.py") as path:
+        features = load_features(path)
+    category = {"i1": "a", "i2": "b"}
+    profiles = [event("item", -9 + at, item, user_id=None, person=None, properties=f'{{"category":"{category[item]}","price":5}}')
+                for at, item in enumerate(category)]  # fmt: skip
+    others = {"u2": ("NO", "young", "i1"), "u3": ("SE", "old", "i2")}  # who they are, and what they click of both
+    shown = [
+        event(kind, 10 * at + place, item, user_id=who, person=who, session_id=who, country=country,
+              item_profile=f'{{"category":"{category[item]}"}}', user_profile=f'{{"age_group":"{age}"}}')
+        for at, (who, (country, age, liked)) in enumerate(others.items())
+        for place, (kind, item) in enumerate([("impression", "i1"), ("impression", "i2"), ("click", liked)])
+    ]  # fmt: skip
+    young = event("user", -20, user_id="u1", properties='{"age_group":"young"}')
+
+    def lifts(*more: dict) -> dict[str, list[float]]:
+        request = ReadRequest(person="u1", session_id="s1", local_hour=2, country="NO", now=MONDAY + HOUR)
+        known, found = stream(tmp_path / str(len(more)), features, [Step([*more, *profiles, *shown], False, request)])
+        assert differences(features, known, found) == []
+        return {name: found[0].rows.numeric[:2, place].tolist() for place, name in enumerate(features.numeric)}
+
+    told, untold = lifts(young), lifts()
+    for name in ("country_lift", "age_lift"):
+        assert told[name][0] > 1 > told[name][1], "who is alike likes a, and not b"
+    assert untold["age_lift"] == [1.0, 1.0]
+    assert untold["country_lift"] == told["country_lift"]
+    for found in (told, untold):
+        product = np.prod([found[name] for name in ("item_ctr_7d", "user_lift", "country_lift", "age_lift")], axis=0)
+        np.testing.assert_allclose(found["expected_ctr"], product, rtol=1e-6)

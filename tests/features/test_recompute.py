@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tailorbird.cli.features_verify import explaining
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import HOUR, SECOND
 from tailorbird.events.keys import hash64
@@ -75,6 +76,21 @@ def test_answers_that_read_what_was_known_are_equal():
     report = parity(FEATURES, EVENTS, answers(FIRST, SECOND_ONE))
     assert (report.answers, report.compared, report.unequal) == (2, 2 * (6 + 3 + 1), 0)
     assert report.by_feature == {"clicks": 0, "since": 0, "category": 0, "recent": 0}
+
+
+def test_an_answer_of_several_parts_is_recomputed_by_the_position_of_each():
+    """The item's part had not heard of the last click, the person's had; and how far each was is told of what differs."""
+    item, person = hash64("i1") % 5, hash64("u1") % 5
+    assert item != person
+    positions = [4] * 5
+    positions[item] = 3
+    mixed = SECOND_ONE | {"positions": positions, "numeric": [1.0, 3.0, *SECOND_ONE["numeric"][2:]]}
+    assert parity(FEATURES, EVENTS, answers(FIRST, mixed)).unequal == 0
+    report = parity(FEATURES, EVENTS, answers(mixed | {"positions": None}))
+    assert report.by_feature == {"clicks": 1, "since": 0, "category": 0, "recent": 0}
+    wrong = parity(FEATURES, EVENTS, answers(mixed | {"numeric": SECOND_ONE["numeric"]})).examples[0]
+    assert (wrong.logged, wrong.recomputed, wrong.positions) == (2.0, 1.0, tuple(positions))
+    assert explaining(wrong).endswith("".join(f" --known {p}" for p in positions))
 
 
 def test_a_single_bit_is_noticed_and_named():

@@ -89,16 +89,7 @@ def test_what_does_not_fit_into_memory_is_the_same_for_every_kind(kit, tmp_path)
     features, rng = kit.every_kind(), np.random.default_rng(3)
     rows = kit.table(crowd(kit, 11))
     m, per = 40, rng.integers(0, 4, 40)
-    asked = Requests(
-        kit.T0 + rng.integers(0, 700, m) * SECOND,
-        rng.integers(0, len(rows), m),
-        [None if row % 9 == 0 else f"u{row % 5}" for row in range(m)],
-        np.repeat(np.arange(m), per),
-        [f"i{1 + row % 3}" for row in range(per.sum())],
-        session_id=[None, "s1"] * (m // 2),
-        device=["phone", None] * (m // 2),
-        query=["red shoes", None] * (m // 2),
-    )
+    asked = kit.asked(kit.T0 + rng.integers(0, 700, m) * SECOND, rng.integers(0, len(rows), m), per)
     folder = backfill_to(features, tables(rows), asked, tmp_path, memory_bytes=1 << 14)
     assert_same(all_of(folder, features), asked, backfill(features, rows, asked))
     assert not list(tmp_path.rglob("spill")), "what was spilled is removed at the end"

@@ -58,6 +58,29 @@ def test_a_damaged_state_is_built_anew_by_the_start_after_the_one_that_died_of_i
     assert not (folder / "starting").exists()
 
 
+def test_a_file_that_ends_before_its_last_page_is_not_whole(project):
+    """As when a disk swallowed the write that made it longer: every record can be read, and who writes dies."""
+    folder = project.paths.state / project.features.schema_hash
+    data = folder / "data.mdb"
+    assert whole(folder)
+    data.write_bytes(data.read_bytes()[:-4096])
+    assert not whole(folder)
+
+
+def test_a_damaged_list_of_free_pages_is_not_whole(project):
+    """Who only reads records never looks at it; who writes dies of it."""
+    folder = project.paths.state / project.features.schema_hash
+    data = folder / "data.mdb"
+    pages = data.read_bytes()
+    # At 0x18 of a newest meta page's list of trees: the root of the tree of free pages (page 0 and 1 are the meta pages).
+    metas = [pages[at : at + 4096] for at in (0, 4096)]
+    newest = max(metas, key=lambda meta: int.from_bytes(meta[16 + 24 + 96 + 8 : 16 + 24 + 96 + 16], "little"))
+    root = int.from_bytes(newest[16 + 24 + 40 : 16 + 24 + 48], "little")
+    assert 2 <= root < len(pages) // 4096
+    data.write_bytes(pages[: root * 4096] + bytes(4096) + pages[(root + 1) * 4096 :])
+    assert not whole(folder)
+
+
 def test_a_whole_state_is_kept_whatever_the_last_start_died_of(project):
     folder = project.paths.state / project.features.schema_hash
     (folder / "starting").touch()

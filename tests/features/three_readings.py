@@ -1,5 +1,6 @@
 """One script of events and requests, read three ways: by the plain reference, the backfill and the stream; what differs is told."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from tailorbird.events.schema import ROUTED
 from tailorbird.features import FeatureSet
 from tailorbird.features import reference as plain
 from tailorbird.features.backfill import backfill
+from tailorbird.features.keypart import KeyPart
 from tailorbird.features.read import Reader
 from tailorbird.features.sampled import Asked, requests_of
+from tailorbird.features.shuffle import Shuffle
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.stream import Block, open_writer
 
@@ -21,29 +24,44 @@ def table(rows) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ROUTED)
 
 
-def stream(folder: Path, features: FeatureSet, script: list[Step]) -> tuple[pa.Table, list[Asked]]:
-    """Play the script through log, worker and reader: all events with their p, and what was read."""
+def stream(
+    folder: Path, features: FeatureSet, script: list[Step], workers: int = 1, *, shuffled: bool = False
+) -> tuple[pa.Table, list[Asked]]:
+    """Play the script through log, workers and reader: all events with their p, and what was read.
+
+    Several workers are never all as far as each other; `shuffled` has each read the log that a shuffle writes for it.
+    """
     clock = SimulatedClock(START)
     folder.mkdir(exist_ok=True)
     routed, asked = folder / "routed.db", []
+    logs = [folder / f"part-{number}.db" if shuffled else routed for number in range(workers)]
     all_rows: list[dict] = []
-    with open_writer(routed, partition="routed", first=1) as log:
-        worker = FeatureWorker(routed, folder / "state", features, clock=clock)
-        try:
-            for step in script:
-                if step.restart:
-                    worker.close()
-                    worker = FeatureWorker(routed, folder / "state", features, clock=clock)
-                rows = [row | {"p": log.end() + index} for index, row in enumerate(step.events)]
-                all_rows += rows
-                if rows:
-                    log.append([Block("events", len(rows), payload(table(rows)))])
-                worker.step()
-                reader = Reader(folder / "state", features)
-                asked.append(Asked(step.request, ITEMS, reader.read(step.request, list(ITEMS))))
-                reader.close()
-        finally:
-            worker.close()
+
+    def open_worker(number: int) -> FeatureWorker:
+        return FeatureWorker(logs[number], folder / "state", features, clock=clock, part=KeyPart(number, workers))
+
+    with ExitStack() as stack:
+        log = stack.enter_context(open_writer(routed, partition="routed", first=1))
+        shuffle = stack.enter_context(Shuffle(routed, logs, features)) if shuffled else None
+        running = [open_worker(number) for number in range(workers)]
+        stack.callback(lambda: [worker.close() for worker in running])
+        for place, step in enumerate(script):
+            if step.restart:
+                again = place % workers
+                running[again].close()
+                running[again] = open_worker(again)
+            rows = [row | {"p": log.end() + index} for index, row in enumerate(step.events)]
+            all_rows += rows
+            if rows:
+                log.append([Block("events", len(rows), payload(table(rows)))])
+            if shuffle is not None:
+                shuffle.step()
+            for number, worker in enumerate(running):
+                if workers == 1 or (place + number) % workers:
+                    worker.step()
+            reader = Reader(folder / "state", features, workers=workers)
+            asked.append(Asked(step.request, ITEMS, reader.read(step.request, list(ITEMS))))
+            reader.close()
     return table(all_rows), asked
 
 
@@ -78,7 +96,7 @@ def differences(features: FeatureSet, events: pa.Table, asked: list[Asked]) -> l
         for place, item in enumerate(ITEMS):
 
             def expected(name, person=person, item=item, one=one):
-                return plain.value(features, name, person, item, one.rows.t, one.rows.p, known)
+                return plain.value(features, name, person, item, one.rows.t, one.rows.positions or one.rows.p, known)
 
             row = index * len(ITEMS) + place
             for column, name in enumerate(features.numeric):

@@ -106,6 +106,7 @@ def test_a_torn_commit_that_the_ledger_never_saw_is_appended_again(tmp_path, sit
     positions["tables"] = {
         name: {log: at - 10 if log == "routed" else at - 2 for log, at in logs.items()} for name, logs in positions["tables"].items()
     }
+    del positions["checksum"]
     (lake / "positions.json").write_text(json.dumps(positions))
     file = commit(lake, torn["version"], table)
     file.write_bytes(TEARS[tear](file.read_bytes()))

@@ -1,12 +1,14 @@
 """`verify` finds every changed byte, every lost file and every row that is not accounted for."""
 
+import json
 import random
 
 import pytest
 
-from tailorbird.errors import NotReadyError
+from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import SystemClock
 from tailorbird.lake import LakeRole, verify
+from tailorbird.lake.positions import load_positions
 from tailorbird.stream import Block
 
 pytestmark = pytest.mark.long_on_s3
@@ -98,3 +100,41 @@ def test_progress_tells_the_bytes(lake):
     told = []
     report = verify(lake, progress=told.append)
     assert sum(told) == report.bytes
+
+
+def test_lost_positions_are_named_and_the_sum_still_adds_up(lake):
+    (lake / "positions.json").unlink()
+    report = verify(lake)
+    assert [fault.where for fault in report.faults] == ["positions.json"]
+    account = report.partitions["door"]
+    assert account.archived == account.events + account.quarantine + account.duplicates + account.pending
+
+
+def test_a_lake_into_which_nothing_came_yet_lacks_nothing(home):
+    with LakeRole(home / "stream", home / "lake", clock=SystemClock()):
+        pass
+    assert verify(home / "lake").clean
+
+
+def test_a_byte_that_is_no_text_is_a_fault_and_no_traceback(lake):
+    path = lake / "positions.json"
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"events", b"even\xf4s", 1))
+    report = verify(lake)
+    assert [fault.where for fault in report.faults] == [str(path)]
+
+
+def test_any_flipped_bit_of_the_positions_is_found_or_means_nothing(lake):
+    path = lake / "positions.json"
+    whole = load_positions(lake)
+    data = path.read_bytes()
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes((data[at] ^ 1 << at % 8,)) + data[at + 1 :])
+        try:
+            assert load_positions(lake) == whole
+        except DamageError:
+            continue
+    content = json.loads(data)
+    del content["checksum"]
+    path.write_text(json.dumps(content))
+    assert load_positions(lake) == whole, "as older releases wrote it"

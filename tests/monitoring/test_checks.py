@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SimulatedClock
+from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SimulatedClock, to_iso
 from tailorbird.events.schema import QUARANTINE, ROUTED
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.monitoring import daily
@@ -73,13 +74,13 @@ def block(kind, columns, schema):
     return Block(kind, rows, sink.getvalue().to_pybytes())
 
 
-def make_lake(folder, fault=lambda columns: columns, *, hole=False, refused=0, doubled=0):
+def make_lake(folder, fault=lambda columns: columns, *, hole=False, refused=0, doubled=0, first=FIRST, of_day=events_of):
     """A lake whose last day has a fault."""
     folder.mkdir(parents=True, exist_ok=True)
     raw = 0
     with open_writer(routed_path(folder / "stream"), partition="routed", first=1) as log:
-        for day in range(FIRST, LAST + 1):
-            columns = events_of(day)
+        for day in range(first, LAST + 1):
+            columns = of_day(day)
             if day == LAST:
                 columns = fault(columns)
             rows = len(columns["type"])
@@ -111,6 +112,7 @@ def check(lake, further=lambda number: ()):
 
 
 FAULTS = {
+    "total": ({}, lambda day: without(day, [k // 5 % 5 == 0 for k in range(ROWS)])),
     "hours": ({}, lambda day: without(day, [not 13 * HOUR <= ts % DAY < 14 * HOUR for ts in day["ts"]])),
     "duplicates": ({"doubled": 4}, lambda day: day),
     "gaps": ({"hole": True}, lambda day: day),
@@ -178,7 +180,7 @@ def test_of_a_day_that_goes_on_only_the_hours_that_are_over_are_judged(good):
 def test_without_days_before_shifts_are_not_judged(good):
     report = daily.run_day(good, FIRST, (LAST + 1) * DAY, Wanted())
     status = {one.name: one.status for one in report.checks}
-    assert [status[name] for name in ("hours", "nulls", "categories", "volume")] == ["none"] * 4
+    assert [status[name] for name in ("hours", "total", "nulls", "categories", "volume")] == ["none"] * 5
     assert "failed" not in status.values()
 
 
@@ -193,9 +195,9 @@ def test_reports_are_kept_with_a_page_of_all_days(tmp_path, good):
     assert "2024-10-11" in text
     assert "&lt;b&gt;" in text
     assert "http" not in text, "it shows without a network"
-    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR) is None
-    assert daily.due(folder, (LAST + 2) * DAY + 2 * HOUR, HOUR) == LAST + 1
-    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, 3 * HOUR) is None
+    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR) == [LAST - k for k in range(2, 7)], "those without a report"
+    assert daily.due(folder, (LAST + 2) * DAY + 2 * HOUR, HOUR)[:2] == [LAST + 1, LAST - 2]
+    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, 3 * HOUR)[0] == LAST - 2, "the last day is not over for long enough"
 
 
 FAILING = daily.DayReport("2024-10-12", "", 3, [Check("gaps", "failed", 1.0, 0.0, "a row is missing")])
@@ -238,8 +240,10 @@ def test_a_url_is_told_of_a_failure():
     assert "secret" not in failed
 
 
-def test_the_schedule_checks_yesterday_once_and_tells(tmp_path):
+def test_the_schedule_checks_yesterday_and_the_days_that_nobody_checked_once_and_tells(tmp_path):
     lake = make_lake(tmp_path, FAULTS["gaps"][1], hole=True)
+    for day in (LAST - k for k in (1, 2, 4, 5, 6)):
+        daily.keep(tmp_path / "checks", daily.DayReport(to_iso(day * DAY)[:10], "", ROWS, []))
     told, stop = tmp_path / "told.json", threading.Event()
     command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
     clock = SimulatedClock((LAST + 1) * DAY + 2 * HOUR)
@@ -248,11 +252,90 @@ def test_the_schedule_checks_yesterday_once_and_tells(tmp_path):
     thread.start()
     waited = threading.Event()
     for _ in range(600):
-        if told.exists() and told.read_text():
+        if told.exists() and told.read_text() and len(daily.history(tmp_path / "checks")) == 7:
             break
         waited.wait(0.05)
     stop.set()
     thread.join(20)
     (line,) = told.read_text().splitlines()
     assert [one["name"] for one in json.loads(line)["checks"] if one["status"] == "failed"] == ["gaps"]
-    assert [report.day for report in daily.history(tmp_path / "checks")] == ["2024-10-12"]
+    assert [report.day for report in daily.history(tmp_path / "checks")] == [f"2024-10-{day:02}" for day in range(12, 5, -1)]
+
+
+def test_the_schedule_tells_of_a_day_without_any_event(tmp_path, good):
+    told, stop = tmp_path / "told.json", threading.Event()
+    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
+    clock = SimulatedClock((LAST + 2) * DAY + 2 * HOUR)
+    options = {"wanted": WANTED, "after_us": HOUR, "target": command, "further": lambda number: (), "look_s": 0.01}
+    thread = threading.Thread(target=daily.watch, args=(good.path, tmp_path / "checks", clock, stop), kwargs=options, daemon=True)
+    thread.start()
+    waited = threading.Event()
+    for _ in range(600):
+        if told.exists() and told.read_text().endswith("\n"):
+            break
+        waited.wait(0.05)
+    stop.set()
+    thread.join(20)
+    report = msgspec.json.decode(told.read_text().splitlines()[0], type=daily.DayReport)
+    assert (report.day, report.rows, report.before) == ("2024-10-13", 0, 7)
+    newest = to_iso(good.table("events").filter(pc.equal(good.table("events")["type"], "click"))["ts"].cast("int64").to_numpy().max())
+    assert {one.name: one.told for one in report.failed} == {
+        "hours": "00:00 has 0 events, 50 are usual",
+        "total": "the day has no event at all, 1,200 are usual",
+        "volume": "0 events of type purchase, at least 10 are declared",
+        "freshness": f"the newest click is of {newest}; one within 2h is declared",
+    }
+
+
+def test_freshness_over_days_looks_at_the_days_before(good):
+    later = daily.run_day(good, LAST + 2, (LAST + 3) * DAY, msgspec.structs.replace(WANTED, fresh_within={"click": 2 * DAY}))
+    assert "freshness" in {one.name for one in later.failed}
+    fine = daily.run_day(good, LAST + 1, (LAST + 2) * DAY, msgspec.structs.replace(WANTED, fresh_within={"click": 2 * DAY}))
+    assert "freshness" not in {one.name for one in fine.failed}
+
+
+def watched(lake, folder, target, until) -> None:
+    """Run the schedule until something holds."""
+    stop, waited = threading.Event(), threading.Event()
+    clock = SimulatedClock((LAST + 2) * DAY + 2 * HOUR)
+    options = {"wanted": WANTED, "after_us": HOUR, "target": target, "further": lambda number: (), "look_s": 0.01, "again_s": 0.05}
+    thread = threading.Thread(target=daily.watch, args=(lake.path, folder, clock, stop), kwargs=options, daemon=True)
+    thread.start()
+    for _ in range(600):
+        if until():
+            break
+        waited.wait(0.05)
+    stop.set()
+    thread.join(20)
+    assert until()
+
+
+def test_an_alert_that_did_not_go_out_is_tried_again(tmp_path, good):
+    folder, told = tmp_path / "checks", tmp_path / "told.json"
+    watched(good, folder, "no-such-program-anywhere", lambda: any(report.untold for report in daily.history(folder)))
+    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
+    watched(good, folder, command, lambda: not any(report.untold for report in daily.history(folder)))
+    assert "2024-10-13" in {msgspec.json.decode(line, type=daily.DayReport).day for line in told.read_text().splitlines()}
+
+
+def test_days_before_the_first_event_and_long_after_the_last_are_of_no_use(tmp_path, good):
+    assert not daily.run_day(good, FIRST - 1, (LAST + 1) * DAY, WANTED).of_use
+    assert daily.run_day(good, LAST + 7, (LAST + 8) * DAY, WANTED).of_use
+    assert not daily.run_day(good, LAST + 8, (LAST + 9) * DAY, WANTED).of_use
+
+
+def test_a_day_that_is_all_but_empty_is_found_where_hours_are_too_small_to_judge(tmp_path):
+    few = [k % (ROWS // 360) == 0 for k in range(ROWS)]
+    events = {day: without(events_of(day), few if day < LAST else [k == 3 for k in range(ROWS)]) for day in range(FIRST, LAST + 1)}
+    report = daily.run_day(make_lake(tmp_path, of_day=events.__getitem__), LAST, (LAST + 1) * DAY, Wanted())
+    found = {one.name: one for one in report.checks}
+    assert (found["total"].status, found["total"].told) == ("failed", "the day's events are 1, 400 are usual")
+    assert (found["hours"].status, found["hours"].told) == ("none", "no hour that is over has 20 events as a rule")
+
+
+@pytest.mark.parametrize(("name", "value"), [("query", "boots"), ("price", 5.0), ("quantity", 2.0), ("rating", 4.0), ("dwell_ms", 900.0)])
+def test_a_property_with_a_column_of_its_own_can_be_declared_as_unique(tmp_path, name, value):
+    lake = make_lake(tmp_path, lambda day: {**day, name: [value if kind == "purchase" else None for kind in day["type"]]}, first=LAST)
+    wanted = Wanted({"purchase": (name,), "click": (name,)})
+    (failed,) = daily.run_day(lake, LAST, (LAST + 1) * DAY, wanted).failed
+    assert (failed.name, failed.details) == ("uniqueness", [f"{ROWS // 5 - 1:,} purchase repeat a {name} of another"])

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import apsw
 import numpy as np
@@ -20,18 +22,21 @@ from tests.faults.test_evolution import item_events, promote
 from tailorbird.cli.inprocess import InProcess
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
+from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, SECOND, SystemClock, hash64
 from tailorbird.features.erase import is_personal
 from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
+from tailorbird.stream import Block, open_reader, open_writer, scores_path
 from tailorbird.stream.importer import import_files
 
 CLOCK = SystemClock()
-CANARY = b"canary"
+CANARY = b"canary-"
 FEATURES = """
-from tailorbird.features import decayed, distinct, first, quantile, seen
+from tailorbird.features import attribute, decayed, distinct, first, quantile, seen
+flat_seller = attribute("flat_seller", item, "seller", kind="categorical")
 item_users = distinct("item_users", item, "click", of="user", window="28d", precision=8)
 item_sessions = distinct("item_sessions", item, "view", of="session", window="28d", precision=5)
 everyone_users = distinct("everyone_users", everyone, ["view", "click", "answer"], of="user", window="28d", precision=6)
@@ -81,8 +86,9 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
     history = folder / "history.jsonl"
     history.write_text("\n".join(json.dumps(event) for event in past(people)))
     import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK)
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
         door.submit(json.dumps(item_events()).encode())
+        door.submit(json.dumps([event for user in site.users for event in said_of(user)]).encode())
         roles.drain()
         for chunk in range(0, len(people), 10):
             door.submit(json.dumps([event for user in people[chunk : chunk + 10] for event in present(user)]).encode())
@@ -109,6 +115,9 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
             pass
         for worker in roles.workers.values():
             worker.tell()
+    if isinstance(project.stream, Path):
+        with open_writer(scores_path(project.stream), partition="scores", first=1) as scores:
+            scores.append([Block("scores", 1, b'{"person":"%s"}' % user.encode()) for user in people])
     return site
 
 
@@ -125,6 +134,18 @@ def past(people: Sequence[str]) -> Iterator[dict]:
             }  # fmt: skip
         profile = {"properties": {"mail": f"{user}@example.com"}}
         yield {"event_id": f"{user}-timeless", "type": "user", "user_id": user, "timeless": True, **profile}
+
+
+def said_of(user: str) -> list[dict]:
+    """What others say of somebody: items that are theirs to sell, one of them in a second version, and a friend's profile."""
+    flat, friend = f"flat-{user[-3:]}", f"friend-{user[-3:]}"
+    seller = {"seller": user, "category": "flats", "stock": 1, "text": f"Call {user}, or {anonymous_of(user)}!", f"rated by {user}": 5}
+    return [
+        {"event_id": f"{flat}-1", "type": "item", "item_id": flat, "timeless": True, "properties": seller},
+        {"event_id": f"{flat}-2", "type": "item", "item_id": flat, "properties": seller | {"price": 70}},
+        {"event_id": f"{friend}-p", "type": "user", "user_id": friend, "properties": {"friend": user, "age": 30}},
+        {"event_id": f"{friend}-c", "type": "click", "user_id": friend, "item_id": flat, "context": {"page": f"/by/{user}"}},
+    ]
 
 
 def present(user: str) -> list[dict]:
@@ -172,6 +193,12 @@ def states(project: Project) -> dict[tuple[str, int], bytes]:
     return found
 
 
+def without_flats(found: dict[tuple[str, int], bytes]) -> dict[tuple[str, int], bytes]:
+    """States but for those of the items that are some canary's to sell: an attribute of theirs goes."""
+    flats = {("item", hash64(f"flat-{number:03d}")) for number in range(100)}
+    return {key: state for key, state in found.items() if key not in flats}
+
+
 def rebuilt_states(project: Project) -> dict[tuple[str, int], bytes]:
     """`states`, as they are built from the log or the lake anew, by a project that has none."""
     with FeatureWorker(project.routed, project.paths.state, project.features, clock=CLOCK) as worker:
@@ -212,10 +239,50 @@ def _texts(table: pa.Table) -> bytes:
 
 def _blocks(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'block'").fetchone() is None:  # a router's tables alone
+        return
     for offset, kind, payload in connection.execute("SELECT offset, kind, payload FROM block"):
         packed = kind in ("events", "quarantine", "duplicates")
         yield f"{name} at {offset}", _texts(pa.ipc.open_stream(io.BytesIO(payload)).read_all()) if packed else payload
     connection.close()
+
+
+def in_topics(project: Project) -> Iterator[tuple[str, bytes]]:
+    """All that the topics of a project hold: every message with its headers, and what is packed in the blocks of the logs."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    assert not isinstance(project.stream, Path)
+    cluster = project.stream.cluster
+    consumer = Consumer(cluster.conf(group_id="search", enable_auto_commit=False, auto_offset_reset="earliest"))
+    found = consumer.list_topics(timeout=10).topics
+    for name, topic in sorted(found.items()):
+        for number in topic.partitions if name.startswith(f"{cluster.prefix}.") else ():
+            low, high = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=10)
+            consumer.assign([TopicPartition(name, number, low)])
+            while low < high:
+                for message in consumer.consume(100, timeout=1):
+                    assert message.error() is None, message.error()
+                    low = message.offset() + 1
+                    yield f"{name}@{message.offset()}", repr(message.headers()).encode() + (message.key() or b"") + (message.value() or b"")
+    consumer.close()
+    for log in project.stream.share(0, project.paths.stream).raw_logs().values(), project.stream.answer_logs().values():
+        yield from (each for address in log for each in _packed_in(address))
+    for number in range(project.stream.count):
+        yield from _packed_in(project.stream.share(number, project.paths.stream).routed)
+        yield from _packed_in(project.stream.share(number, project.paths.stream).snapshots)
+
+
+def _packed_in(address: Any) -> Iterator[tuple[str, bytes]]:
+    with suppress(NotReadyError), open_reader(address) as reader:
+        position = reader.start()
+        while stored := reader.read(position):
+            for one in stored:
+                if one.block.kind in ("events", "quarantine", "duplicates"):
+                    yield f"{address} {one.offset}", _texts(pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all())
+                elif one.block.kind in ("index", "piece"):
+                    size = int(one.block.receipt)
+                    yield f"{address} {one.offset}", pa.decompress(one.block.payload, decompressed_size=size, codec="zstd", asbytes=True)
+            position = stored[-1].end
 
 
 _RUNS = """

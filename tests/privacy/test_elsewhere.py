@@ -1,8 +1,7 @@
-"""What an erasure leaves behind in other places: files sorted by person, an archive that can be routed anew, models, logs in topics."""
+"""What an erasure leaves behind in other places: files sorted by person, an archive that can be routed anew and models."""
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,11 +11,11 @@ from tests.cli.kit import refused, tailorbird
 from tests.faults.roles import make_project
 from tests.faults.test_evolution import bundle_of
 from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site
-from tests.privacy.test_people import click, people_of, sent
+from tests.privacy.test_people import click, sent
 
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
-from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY
 from tailorbird.events.erased import require_finished
 from tailorbird.lake import Lake, verify
@@ -132,11 +131,3 @@ def test_nothing_starts_on_half_an_erasure(tmp_path: Path) -> None:
     shutil.copytree(journal.parent, project.paths.data / "erasure")
     refused(tailorbird("-C", project.root, "up"), "an erasure was cut short", "lake erase --yes")
     assert "an erasure was cut short" in tailorbird("-C", project.root, "doctor").stdout
-
-
-def test_topics_are_refused_rather_than_called_erased(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", "user-4711")])
-    with pytest.raises(UsageError, match="topics"):
-        erase(replace(project, stream="a cluster"), ["user-4711"], CLOCK)  # type: ignore[arg-type]
-    assert people_of(project)["user-4711"] == 1
-    shutil.rmtree(project.root)

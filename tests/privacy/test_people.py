@@ -1,11 +1,13 @@
 """Whose events are whose, under whatever ids; and what of them is told to whoever asks."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.cli.kit import each, refused
+from tests.cli.kit import each, environment, refused
 from tests.faults.roles import make_project
 from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site
 
@@ -83,6 +85,33 @@ def test_a_shared_device_stays_the_other_persons(tmp_path: Path) -> None:
     assert people_of(project)["robert-2"] == 4  # the router still knows who uses it
 
 
+def test_what_was_sent_again_or_refused_on_a_shared_device_goes(tmp_path: Path) -> None:
+    login = {"type": "identify", "item_id": None}
+    hers = {"visitor": "tablet", "session_id": "session-of-her", "context": {"page": "/secret-page"}, "properties": {"note": "secret note"}}
+    his = {"visitor": "tablet", "session_id": "session-of-him"}
+    events = [
+        click("login a", "alice-1", "tablet", **login), click("her own click", **hers), click("her own click", **hers),
+        click("login b", "robert-2", "tablet", **login), click("b", **his), click("b", **his),
+    ]  # fmt: skip
+    project = sent(tmp_path, events)
+    without = {name: value for name, value in hers.items() if name != "visitor"}
+    bad = [
+        click("bad-1", **hers, item_id=""), click("bad-2", **without), click("bad-3", visitor="tablet", item_id="", sent_at="secret"),
+        click("bad-4", **his, item_id=""), click("bad-5", "robert-2", item_id="", session_id="session-of-her"), click("bad-6"),
+    ]  # fmt: skip
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+        assert not any(one.accepted for one in door.submit(json.dumps(bad).encode()))
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    done = erase(project, ["alice-1"], CLOCK)
+    assert done.clean, done.searched.found
+    assert left_of(project.root, b"secret", b"her own click") == []
+    left = [json.loads(row) for row in Lake(project.paths.lake).table("quarantine", ["body"])["body"].to_pylist()]
+    assert sorted(row["event_id"] for row in left if "event_id" in row) == ["bad-4", "bad-5", "bad-6"]  # not hers, or nobody knows whose
+    assert people_of(project)["robert-2"] == 2
+    assert verify(project.paths.lake).clean
+
+
 def test_a_visitor_without_a_name_and_mentions_in_texts_of_others(tmp_path: Path) -> None:
     friend = click(
         "f",
@@ -110,6 +139,16 @@ def test_what_others_say_too_is_not_taken_for_a_trace(tmp_path: Path) -> None:
     assert [found.path for found in look_for(project, ["user-4711"]).found] == []
 
 
+@pytest.mark.parametrize("said", [r"c:\shop\scarf", '{"colour": "crimson"}'])
+def test_nor_is_what_others_say_too_where_json_escapes_it(said: str, tmp_path: Path) -> None:
+    words = {"properties": {"note": [said]}}
+    project = sent(tmp_path, [click("e1", "user-4711", **words), click("e2", "user-4712", **words)])
+    done = erase(project, ["user-4711"], CLOCK)
+    assert done.clean, done.searched.found
+    kept = Lake(project.paths.lake).events(["person", "properties"]).to_pylist()
+    assert [json.loads(row["properties"])["note"] for row in kept if row["person"] == "user-4712"] == [[said]]
+
+
 def test_the_plain_id_is_asked_for_where_pseudonyms_are_kept(tmp_path: Path) -> None:
     project = sent(tmp_path, [click("e1", "u1-plain", "v1-plain"), click("e2", "u2")], f'[events]\npseudonym_key = "{"k" * 40}"\n')
     hidden_id = hidden(["u1-plain"], project.pseudonyms())
@@ -118,6 +157,43 @@ def test_the_plain_id_is_asked_for_where_pseudonyms_are_kept(tmp_path: Path) -> 
     assert done.clean
     assert people_of(project)[hidden_id[0]] == 0
     assert left_of(project.root, hidden_id[0].encode(), b"u1-plain", b"v1-plain") == []
+
+
+def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path: Path) -> None:
+    events = [click("e1", "u1-plain", "v1-plain"), click("e2", "u2-plain"), click("e3", visitor="v3-plain")]
+    project = sent(tmp_path, events)
+    (project.root / "tailorbird.toml").write_text(f'[events]\npseudonym_key = "{"k" * 40}"\n')
+    project = open_project(project.root)
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, pseudonyms=project.pseudonyms()) as door:
+        door.submit(json.dumps(click("e4", "u1-plain")).encode())
+    asked = ["u1-plain", "anon:v3-plain"]
+    commands = [["erase", "-", "--yes"], ["verify", "--erased", asked[0]], ["verify", "--erased", "u2-plain"]]
+    done = [
+        subprocess.run([sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", *one], input="\n".join(asked), text=True)
+        for one in commands
+    ]
+    assert [one.returncode for one in done] == [0, 0, 1]
+    assert left_of(project.root, b"u1-plain", b"v1-plain", b"v3-plain", hidden(asked, project.pseudonyms())[0].encode()) == []
+    assert people_of(project)["u2-plain"] == 1
+
+
+def test_features_are_shown_of_the_plain_id_too(tmp_path: Path) -> None:
+    """The id as the site knows it is asked for, alone, with an item, and together with what else features are about."""
+    login = {"type": "identify", "item_id": None}
+    events = [click("e0", "u1-plain", "v1-plain", **login), click("e1", "u1-plain", "v1-plain"), click("e2", visitor="v2-plain")]
+    project = sent(tmp_path, events, f'[events]\npseudonym_key = "{"k" * 40}"\n')
+    user, visitor = hidden(["u1-plain", "anon:v2-plain"], project.pseudonyms())
+    asked = [
+        ["user:u1-plain"], ["user:u1-plain", "--item", "i1"], ["anonymous:v1-plain"], ["anonymous:v2-plain"],
+        ["user:u1-plain", "--why", "user_clicks_7d"], ["user:u1-plain", "item.category:x"],
+    ]  # fmt: skip
+    (tmp_path / "out").mkdir()
+    words = [["-C", str(project.root), "features", "show", *one, "--json"] for one in asked]
+    told = [json.loads(one.stdout) for one in each(words, tmp_path / "out", cwd=project.root)]
+    assert [one["person"] for one in told] == [user, user, user, visitor, user, user]
+    assert [one["unheard_of"] for one in told[:4]] == [[], [], [], []]
+    assert [one["features"]["user_clicks_7d"] for one in told[:4]] == [1, 1, 1, 1]
+    assert told[4]["value"] == 1
 
 
 @pytest.fixture(scope="module")
@@ -158,9 +234,10 @@ def test_the_commands(shop: Site, tmp_path: Path) -> None:
     running = FileLock(shop.project.paths.stream / "routed.db")
     first = [
         ["erase", user, "--json"], ["erase", user, "--yes"], ["export-user", user, "--out", str(tmp_path / "told.jsonl"), "--json"],
-        ["verify", "--erased", user], ["erase", "--yes"],
+        ["verify", "--erased", user], ["erase", "--yes"], ["export-user", user],
     ]  # fmt: skip
-    preview, alone, told, found, nobody = run(root, first, tmp_path / "first")
+    preview, alone, told, found, nobody, printed = run(root, first, tmp_path / "first")
+    assert {json.loads(line)["source"] for line in printed.stdout.splitlines()} >= {"person", "event", "profile"}
     running.release()
     assert json.loads(preview.stdout)["events"]["click"] >= 2
     refused(alone, "a role of this project is running", "stop `tailorbird up`")
@@ -181,9 +258,37 @@ def test_the_commands(shop: Site, tmp_path: Path) -> None:
     assert left_of(root, CANARY) == []
 
 
+def test_ids_come_from_standard_input(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712"), click("e3", "user-4713")])
+    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", "erase", "-", "--yes", "--json"]
+    done = subprocess.run(
+        command, input="user-4711\n\nuser-4712\n", env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(people_of(project)) & {"user-4711", "user-4712", "user-4713"} == {"user-4713"}
+    assert left_of(project.root, b"user-4711", b"user-4712") == []
+
+
 def run(root: Path, commands: list[list[str]], folder: Path) -> list:
     folder.mkdir()
     return each([["-C", str(root), "lake", *words] for words in commands], folder, cwd=root)
+
+
+def test_ids_of_whom_nothing_is_here_are_told(tmp_path: Path) -> None:
+    profile = {"event_id": "p", "type": "user", "user_id": "quiet-4714", "properties": {"age": 3}}
+    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712", "visitor-1"), click("e3", visitor="visitor-2"), profile])
+    leavers = tmp_path / "leavers.txt"
+    leavers.write_bytes("\ufeffuser-4711\r\n user-4712 \n\nuser4713\nanon:visitor-2\nanon:visitor-3\nquiet-4714\n".encode())
+    asked = ["erase", "--from", str(leavers)]
+    preview, done, again, told = run(
+        project.root, [[*asked, "--json"], [*asked, "--yes"], [*asked, "--yes", "--json"], ["erase", "user-4799"]], tmp_path / "out"
+    )
+    assert json.loads(preview.stdout)["strangers"] == [3, 5]
+    assert done.returncode == 0, done.stderr
+    assert "of 2 of the ids that were given (number 3, 5): are they written as the site writes them?" in " ".join(done.stdout.split())
+    assert set(people_of(project)) & {"user-4711", "user-4712", "anon:visitor-2"} == set()
+    assert json.loads(again.stdout)["strangers"] == [], "they were erased before, as far as anybody can tell"
+    assert "of 1 of the ids that were given" in told.stdout
 
 
 def test_a_file_of_ones_own_is_told_and_not_touched(tmp_path: Path) -> None:

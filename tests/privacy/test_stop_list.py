@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cli.kit import each
 from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site, past, present, refused
 
 from tailorbird.cli.roles import Roles
+from tailorbird.config import open_project
+from tailorbird.errors import DamageError
 from tailorbird.events import DAY, HOUR, Receipt, RoutePlan
 from tailorbird.events.contract import ERASED
-from tailorbird.events.erased import StopList
+from tailorbird.events.erased import MARK, StopList
 from tailorbird.lake import Lake, verify
 from tailorbird.lake.refused import Choice
 from tailorbird.lake.replay import replay
@@ -62,6 +66,24 @@ def test_retries_imports_and_replays_bring_nothing_back(erased: tuple[Site, Path
     assert Lake(project.paths.lake).count("events") == before + 7
     assert left_of(site.root, CANARY) == []
     assert verify(project.paths.lake).clean
+
+
+def test_an_old_file_whose_line_was_cut_brings_nobody_back(erased: tuple[Site, Path], tmp_path: Path) -> None:
+    site, _ = erased
+    project = site.project
+    gorse = [
+        f'{{"UserId":"{site.users[0]}", "FeedbackType":"read"',
+        f'{{"FeedbackType":"read", "UserId":"{site.users[1]}',
+        json.dumps({"ItemId": "flat-9", "Labels": {"seller": site.users[2]}, "Comment": f"of {site.users[2]}"}),
+    ]
+    for format_, lines in (("gorse", gorse), ("tailorbird", [json.dumps(present(site.users[0])[4])[:-30]])):
+        file = tmp_path / f"{format_}.jsonl"
+        file.write_text("\n".join(lines))
+        import_files(project.paths.stream, format_, file, plan=project.plan, clock=CLOCK, stopped=project.stopped())
+    drained(site)
+    assert left_of(site.root, CANARY) == []
+    items = [row["attributes"] for row in Lake(project.paths.lake).table("items").to_pylist() if row["id"] == "flat-9"]
+    assert [json.loads(one)["seller"] for one in items] == [None]
 
 
 def test_a_log_from_a_backup_brings_nothing_back(erased: tuple[Site, Path]) -> None:
@@ -140,3 +162,116 @@ def test_the_list_says_nothing_without_its_key() -> None:
     assert b"u1" not in text
     assert StopList(key, json.loads(text)["people"]).erased_at("u", "u1") == AT
     assert StopList(bytes(32), json.loads(text)["people"]).erased_at("u", "u1") is None
+
+
+def told_by(*ids: str) -> StopList:
+    return StopList(b"").with_people([("u", id_) for id_ in ids], [], AT, 0)
+
+
+@pytest.mark.parametrize(
+    ("properties", "kept"),
+    [
+        ({"seller": "martha-1", "price": 5}, {"seller": None, "price": 5}),
+        ({"text": "Call martha-1, or 41765012!"}, {"text": None}),
+        ({"text": "ord-41765012"}, {"text": None}),
+        ({"told by martha-1": 1, "list": ["a", "martha-1"]}, {"list": ["a", None]}),
+        ({"text": "write to zoe@mail.example"}, {"text": None}),
+        ({"text": "martha-12, 541765012, ursula"}, {"text": "martha-12, 541765012, ursula"}),
+        ({"text": "u2 said so"}, {"text": "u2 said so"}),  # short ids are looked for as whole texts alone
+        ({"text": "u2"}, {"text": None}),
+    ],
+)
+def test_old_events_of_others_come_in_without_what_they_say_of_somebody(properties: dict, kept: dict) -> None:
+    stopped = told_by("martha-1", "41765012", "zoe@mail.example", "u2")
+    item = {"event_id": "e1", "type": "item", "item_id": "flat-7", "properties": properties}
+    old = json.dumps({**item, "ts": AT - 1}).encode()
+    found = stopped.without(old, Receipt(AT + DAY), PLAN)
+    assert json.loads(found)["properties"] == kept
+    assert (found == old) is (properties == kept)
+    new = json.dumps({**item, "ts": AT}).encode()
+    assert stopped.without(new, Receipt(AT + DAY), PLAN) == new, "what is said from then on is taken"
+    timeless = json.dumps({**item, "timeless": True}).encode()
+    assert json.loads(stopped.without(timeless, Receipt(AT + DAY, "import"), PLAN))["properties"] == kept
+    assert stopped.without(timeless, Receipt(AT + DAY), PLAN) == timeless
+
+
+def lose_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def lose_list(folder: Path) -> None:
+    (folder / "stop.json").unlink()
+
+
+def turn_back(folder: Path) -> None:
+    """The list as it was before the last erasure, with a checksum that is right."""
+    listed, key = StopList((folder / "stop.key").read_bytes()).with_people([("u", "somebody")], [], AT, 0).encoded()
+    (folder / "stop.json").write_bytes(listed)
+    (folder / "stop.key").write_bytes(key)
+
+
+def flip(name: str, place: int) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[place] ^= 1
+        (folder / name).write_bytes(bytes(data))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "harm", [lose_folder, lose_list, turn_back, flip("stop.json", 40), flip("stop.json", 3), flip("stop.key", 7), flip("stop.json", -9)]
+)
+def test_a_list_that_is_lost_or_changed_is_told_and_nothing_is_taken(
+    harm: Callable[[Path], None], erased: tuple[Site, Path], tmp_path: Path
+) -> None:
+    root = tmp_path / "shop"
+    shutil.copytree(erased[0].root, root)
+    project = open_project(root)
+    assert len(project.stopped()) == 6
+    harm(project.paths.data / "erasure")
+    with pytest.raises(DamageError, match=r"stop list|list of them"):
+        project.stopped()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b'{"people": "x', b'{"people": 2, "checksum": "%s"}', b'{"people": 7, "checksum": "%s"}', b"\xff"]
+)
+def test_a_damaged_note_of_how_many_were_erased_is_told(content: bytes, erased: tuple[Site, Path], tmp_path: Path) -> None:
+    lake, data = tmp_path / "lake", erased[0].project.paths.data
+    shutil.copytree(erased[0].project.paths.lake, lake, ignore=lambda folder, names: [one for one in names if one != MARK])
+    listed = StopList.load(data)
+    was = json.loads((lake / MARK).read_bytes())
+    assert was["people"] == len(listed) == 6
+    listed.require_marked(lake, data)
+    (lake / MARK).write_bytes(content.replace(b"%s", was["checksum"].encode()))
+    with pytest.raises(DamageError, match="how many people were erased is damaged"):
+        listed.require_marked(lake, data)
+    (lake / MARK).write_bytes(b'{"people": 6}')  # as versions of before wrote it
+    listed.require_marked(lake, data)
+    (lake / MARK).unlink()
+    listed.require_marked(lake, data)
+
+
+def test_the_commands_tell_that_the_list_is_lost(erased: tuple[Site, Path], tmp_path: Path) -> None:
+    root = tmp_path / "shop"
+    shutil.copytree(erased[0].root, root)
+    lose_folder(open_project(root).paths.data / "erasure")
+    (tmp_path / "old.jsonl").write_text(json.dumps(present(erased[0].users[0])[0]))
+    (tmp_path / "out").mkdir()
+    commands = (["lake", "verify"], ["doctor"], ["import", "tailorbird", str(tmp_path / "old.jsonl")])
+    runs = each([["-C", str(root), *command] for command in commands], tmp_path / "out", cwd=root)
+    for command, run in zip(commands, runs, strict=True):
+        assert run.returncode != 0, command
+        assert "people were erased here" in " ".join((run.stdout + run.stderr).split()), command
+        assert "Traceback" not in run.stderr
+
+
+def test_a_list_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
+    listed, key = StopList(b"").with_people([("u", "u1")], [], AT, 0).encoded()
+    content = json.loads(listed)
+    del content["checksum"]
+    (tmp_path / "erasure").mkdir()
+    (tmp_path / "erasure" / "stop.json").write_text(json.dumps(content))
+    (tmp_path / "erasure" / "stop.key").write_bytes(key)
+    assert StopList.load(tmp_path).erased_at("u", "u1") == AT

@@ -2,6 +2,7 @@
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
@@ -66,7 +67,16 @@ def test_platt_finds_the_logistic_curve():
 
 def test_platt_never_turns_the_order_round():
     raw, label = sample()
-    assert fit_platt(raw, 1 - label).slope == 0
+    turned = fit_platt(raw, 1 - label)
+    assert turned.slope == 0
+    assert turned.apply(raw[:1])[0] == pytest.approx(float(np.mean(1 - label)), abs=1e-3)
+
+
+def test_platt_gives_the_mean_where_all_scores_are_alike():
+    label = (np.arange(20_000) % 400 == 0).astype(float)
+    for noise in (0.0, 1e-19):
+        raw = 0.0028 + noise * np.arange(20_000)
+        assert fit_platt(raw, label).apply(raw[:1])[0] == pytest.approx(0.0025, abs=1e-4)
 
 
 def test_weights_count_as_repeats():

@@ -8,7 +8,8 @@ from tests.ranking import world
 
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, hash64
-from tailorbird.ranking.encoders import Ragged, Vocabulary, fit_encoder
+from tailorbird.ranking.encoders import Ragged, fit_encoder
+from tailorbird.ranking.vocabulary import Vocabulary
 from tailorbird.retrieval.index import RECENT_DECAY
 
 

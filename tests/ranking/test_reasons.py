@@ -33,10 +33,12 @@ def test_the_strongest_of_several_recent_items_is_named(index):
 def test_without_a_past_the_source_gives_the_reason(index):
     rows = index.find_ids(["i0", "i1", "i2", "i3", "i4", "i5"])
     sources = ["popular_in_category", "popular", "fresh", "search", "given", "popular"]
-    told = reasons(index, rows, sources, query="warm", explored=6)
+    told = reasons(index, rows, sources, query="warm", explored=(6,))
     assert [each.code for each in told] == ["popular_in_category", "popular", "new", "search", "for_you", "explore"]
     assert [each.text for each in told[:4]] == ["Popular in coats this week", "Popular this week", "New in shoes", "Matches “warm”"]
-    assert {each.code for each in told} <= set(CODES)
+    more = reasons(index, rows[:3], ["trending", "sessions", "stan"])
+    assert [(each.code, each.item_id) for each in more] == [("popular", ""), ("related", ""), ("related", "")]
+    assert {each.code for each in (*told, *more)} <= set(CODES)
 
 
 def test_nothing_shown_needs_no_reason(index):

@@ -10,7 +10,9 @@ from tests.ranking import world
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, hash64
-from tailorbird.ranking.rules import Request, compile_rules, seen_mask
+from tailorbird.ranking import Boost, Cap, Pin, Slot
+from tailorbird.ranking.rule_columns import Request, seen_mask
+from tailorbird.ranking.rules import check_slot, compile_rules
 from tailorbird.retrieval import NewItem
 
 NOW = world.T0 + 9 * DAY
@@ -170,6 +172,38 @@ def test_what_is_not_of_the_language_is_refused_with_its_place(rule, message):
     with pytest.raises(DeclarationError, match=message) as refused:
         compile_rules([rule], where="slot home")
     assert str(refused.value).startswith("slot home, rule ")
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("context.country > 3", "column 1: 'context.country' is a text, and is compared with a number"),
+        ("context.device < 'x'", "column 1: 'context.device' is a text, which is not more or less than another\n  fix: use == or in"),
+        ("item.popularity == 'high'", "column 20: \"'high'\" is a text, and is compared with a number"),
+        ("item.price < 2 * item.id", "column 18: 'item.id' is a text, which has no sum and no product"),
+        ("item.price < 2 * user.avg_prize", r"column 18: there is no user.avg_prize\n  fix: did you mean user.avg_price\?"),
+        ("context.contry == 'NO'", r"column 1: there is no context.contry\n  fix: did you mean context.country\?"),
+    ],
+)
+def test_what_compares_a_number_with_a_text_or_names_no_field_is_refused(rule, message):
+    with pytest.raises(DeclarationError, match=message):
+        compile_rules([rule], user_fields=["avg_price", "orders"])
+
+
+def test_rules_for_everybody_are_told_from_those_of_a_request():
+    texts = ["item.stock > 0 and item.id != 'i3'", "item.age_days < 3", "not seen(30d)", "item.price < user.avg_price", "not seen"]
+    rules = compile_rules([*texts, "context.country == 'NO'", "item.popularity > 0.1"])
+    assert [rule.text for rule in rules.for_everybody.rules] == [texts[0], "item.popularity > 0.1"]
+    assert len(rules.for_request.rules) == 5
+
+
+def test_a_slot_is_held_against_what_is_declared():
+    slot = Slot("home", boosts=[Boost("user.odrers > 2", 2.0)], caps=[Cap("shwon", 3)])
+    with pytest.raises(DeclarationError, match=r"there is no user.odrers\n  fix: did you mean user.orders\?"):
+        check_slot(slot, user_fields=["orders"], sequences=["shown"])
+    with pytest.raises(DeclarationError, match=r"sequence 'shwon', which is not declared\n  fix: did you mean shown\?"):
+        check_slot(dataclasses.replace(slot, boosts=()), user_fields=["orders"], sequences=["shown"])
+    check_slot(Slot("home", caps=[Cap("shown", 3)], pins=[Pin("i1", when="user.orders > 1")]), user_fields=["orders"], sequences=["shown"])
 
 
 def test_an_unknown_attribute_is_refused_with_the_nearest_one(index):

@@ -14,7 +14,8 @@ from tailorbird.events.schema import TIME
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.calibration import Platt
 from tailorbird.ranking.computed import COMPUTED
-from tailorbird.ranking.encoders import Encoder, Vocabulary
+from tailorbird.ranking.encoders import Encoder
+from tailorbird.ranking.vocabulary import Vocabulary
 from tailorbird.registry import Columns, Head
 from tailorbird.retrieval import Index, build_index
 

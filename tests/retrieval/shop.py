@@ -1,11 +1,14 @@
 """A handful of items and events whose answers one sees at once."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pyarrow as pa
 
 from tailorbird.events import DAY, HOUR, hash64s
 from tailorbird.events.schema import TIME
+from tailorbird.retrieval import Index, build_index
 
 T0 = 1_700_000_000_000_000
 AS_OF = T0 + 10 * DAY
@@ -57,7 +60,7 @@ def events(rows=EVENTS):
     return pa.table(
         {
             "type": kind,
-            "ts": time([AS_OF - hour * HOUR for hour in hours]),
+            "ts": time([AS_OF - int(hour * HOUR) for hour in hours]),
             "person": person,
             "item_id": item,
             "agent": agent,
@@ -72,3 +75,10 @@ def keys(*ids):
 
 def ids(index, rows):
     return [index.ids[row] for row in rows.tolist()]
+
+
+def nothing() -> Index:
+    """An index without any item."""
+    with tempfile.TemporaryDirectory() as folder:
+        build_index(Path(folder) / "index", events().slice(0, 0), items().slice(0, 0), as_of=AS_OF)
+        return Index.open(Path(folder) / "index")

@@ -7,8 +7,8 @@ from tests.retrieval import shop
 
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, HOUR, hash64s
-from tailorbird.retrieval import Index, NewItem, TextColumn, build_index
-from tailorbird.retrieval.columns import column_of, extended
+from tailorbird.retrieval import Index, NewItem, TextColumn, build_index, candidates
+from tailorbird.retrieval.columns import column_of, columns_of, extended
 
 ALL = {"coat", "parka", "hat", "cap", "gift", "unlisted"}
 
@@ -48,6 +48,31 @@ def test_popular_over_seven_days_then_over_all_time(index):
     assert index.popular(5, "boats").rows.size == 0
     popularity = dict(zip(index.ids, index.popularity.tolist(), strict=True))
     assert popularity["coat"] > popularity["parka"] > popularity["hat"] > popularity["cap"] > 0 == popularity["gift"]
+
+
+def test_trending_is_what_was_most_looked_at_in_the_last_hour_and_nothing_else(tmp_path, index):
+    assert index.popular(5, window="1h").rows.size == 0
+    rows = [*shop.EVENTS, *[(f"n{i}", "cap", "click", 0.5, "person", True) for i in range(2)], ("n", "hat", "click", 0.9, "person", True)]
+    build_index(tmp_path / "index", shop.events(rows), shop.items(), as_of=shop.AS_OF)
+    built = Index.open(tmp_path / "index")
+    found = candidates(built, {"trending": 2, "popular": 1})
+    assert shop.ids(built, found.rows) == ["cap", "hat", "coat"]
+    assert found.source_names() == ["trending", "trending", "popular"]
+    shown = np.array([each != "cap" for each in built.ids])
+    assert shop.ids(built, candidates(built.only(shown), {"trending": 5}).rows) == ["hat"]
+    later = built.with_items([NewItem("new", {"title": "new"}, shop.AS_OF)])
+    assert shop.ids(later, later.popular(5, window="1h").rows) == ["cap", "hat"]
+
+
+def test_an_index_of_before_the_last_hour_was_counted_is_read(tmp_path):
+    build_index(tmp_path / "index", shop.events(), shop.items(), as_of=shop.AS_OF)
+    path = tmp_path / "index" / "items.arrow"
+    table = pa.ipc.open_file(path).read_all().drop_columns(["count_1h"])
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    older = Index.open(tmp_path / "index")
+    assert candidates(older, {"trending": 5}).rows.size == 0
+    assert shop.ids(older, older.popular(1).rows) == ["coat"]
 
 
 def test_fresh_items_newest_first_without_those_that_were_always_there(index):
@@ -193,6 +218,23 @@ def test_columns_of_mixed_values():
     np.testing.assert_array_equal(extended(numbers, 3, {1: 7, 4: "text"}, 5), [1, 7, 2.5, np.nan, np.nan])
     assert [extended(mixed, 4, {0: "zero", 4: "two"}, 5).text(row) for row in range(5)] == ["zero", "two", "", "3", "two"]
     assert column_of([None, None]).codes.tolist() == [-1, -1]
+
+
+def test_one_bad_row_makes_no_text_of_a_number(caplog):
+    """A rule such as item.stock > 0 would hide all items from the next training on."""
+    stocks = columns_of([{"stock": float(n), "size": n if n % 3 else "M"} for n in range(30)] + [{"stock": "n/a"}, {}])
+    np.testing.assert_array_equal(stocks["stock"], [*range(30), np.nan, np.nan])
+    assert "attribute stock is a number, and 1 items have a text there" in caplog.text
+    assert stocks["size"].text(0) == "M"
+
+
+def test_a_column_that_grew_knows_old_and_new_texts():
+    column = column_of(["red", "blue", None])
+    same = extended(column, 3, {0: "blue"}, 3)
+    more = extended(column, 3, {2: "green"}, 4)
+    assert [same.text(row) for row in range(3)] == ["blue", "blue", ""]
+    assert [more.text(row) for row in range(4)] == ["red", "blue", "green", ""]
+    assert (column.code("green"), same.code("green"), more.code("green")) == (-2, -2, 2)
 
 
 def test_an_event_table_with_chunks_and_dictionaries(tmp_path):

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from tests.stream.brokers import WHY_NOT, broker
+from tests.stream.brokers import started, started_deleting
 
 from tailorbird.events import Receipt, RoutePlan, SimulatedClock
 from tailorbird.router import Router, table
@@ -12,12 +12,8 @@ NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 PLAN = RoutePlan(user_attributes=("plan",), item_attributes=("category", "price"))
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory):
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    with broker(tmp_path_factory.mktemp("broker")) as found:
-        yield found
+servers = pytest.fixture(scope="module")(started)
+deleting_servers = pytest.fixture(scope="module")(started_deleting)
 
 
 class Stream:

@@ -1,8 +1,11 @@
 """Very many ids of one client: what they say stands in the router's file, memory has a bound, and what is decided stays the same."""
 
+import ctypes
+import gc
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tailorbird.events import SimulatedClock
@@ -10,11 +13,15 @@ from tailorbird.router import Router
 from tailorbird.stream import routed_path
 
 IDS = 5_000  # a round
-ROUNDS = 4
+ROUNDS = 6
 SMALL = 1 << 20
 
 
 def resident_bytes():
+    """Of this process, without what the allocators keep for later, which goes up and down by megabytes."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
@@ -53,7 +60,7 @@ def test_a_flood_of_ids_takes_disk_by_the_id_and_memory_up_to_its_bound(stream, 
             held = memory.identity.bytes + memory.users.bytes + memory.items.bytes
             assert 0 < held <= SMALL
             used.append(resident_bytes())
-    assert used[-1] - used[1] < (ROUNDS - 2) * IDS * 600, "less than what the flood says, let alone as objects"
+    assert min(used[4:]) - max(used[:2]) < 1.5 * IDS * 600, "three rounds take half of what they say, let alone as objects"
     size = sum(path.stat().st_size for path in routed_path(stream.folder).parent.glob("routed.db*"))
     assert size < ROUNDS * IDS * 2_500
     with Router(stream.folder, stream.plan, clock=SimulatedClock(stream.now), memory_bytes=SMALL) as router:

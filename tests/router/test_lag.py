@@ -41,7 +41,7 @@ def test_each_reader_is_behind_by_what_it_has_not_taken(site, tmp_path):
     site.post(click("a"), click("b"), received_at=NOW)
     site.post(click("c"), received_at=NOW + S)
     with (
-        LagMeter(site.stream, tmp_path / "lake", lambda: {"0123456789": 1}) as meter,
+        LagMeter(site.stream, tmp_path / "lake", lambda: {"worker 01234567": 1}) as meter,
         LakeRole(site.stream, tmp_path / "lake", clock=SimulatedClock(NOW)) as lake,
     ):
         assert lags(meter)["router", "raw-door"] == (3, 2, NOW)
@@ -77,3 +77,26 @@ def test_what_was_measured_stands_in_the_metrics_and_a_log_that_cannot_be_read_i
     assert 'tailorbird_lag_blocks{log="raw-door",reader="router"} 1.0' in text
     waited = next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("tailorbird_lag_seconds{"))
     assert waited == pytest.approx(watch.measured_at - NOW / 1e6, abs=60)
+
+
+def test_one_client_measures_many_topics_and_a_server_its_own(servers, tmp_path, monkeypatch):
+    from tailorbird.stream.kafka import tail
+
+    site = Topics(tmp_path / "stream", servers, f"test-{uuid4().hex[:12]}")
+    doors = [f"door-{number}" for number in range(5)]
+    site.router().close()
+    for door in doors:
+        site.post(click("a"), click("b"), producer=door, received_at=NOW)
+    site.route()
+    site.post(click("c"), producer="door-3", received_at=NOW + S)
+    made, make = [], tail.consumer_of
+    monkeypatch.setattr(tail, "consumer_of", lambda address, **settings: [made.append(address), make(address, **settings)][1])
+    with LagMeter(site.stream, tmp_path / "lake", lambda: {"worker": 1}) as meter:
+        found = lags(meter)
+    assert {log for reader, log in found if reader == "router"} == {f"raw-{door}" for door in doors}
+    assert found["router", "raw-door-3"] == (1, 1, NOW + S)
+    assert found["worker", "routed"][0] > 0
+    assert len(made) == 1
+    with LagMeter(site.stream, tmp_path / "lake", dict, producer="door-3") as meter:
+        assert lags(meter) == {("router", "raw-door-3"): (1, 1, NOW + S)}
+    site.close()

@@ -12,7 +12,8 @@ from tests.stream.brokers import OPTIONS
 
 from tailorbird.errors import LockedError
 from tailorbird.events import Receipt, SimulatedClock, check
-from tailorbird.events.parts import cut, is_of, partition_of
+from tailorbird.events.columnwise import Fields
+from tailorbird.events.parts import cut, own_rows, partition_of
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.router import Router, open_router, table
 from tailorbird.stream import Block, open_reader, open_writer, raw_path
@@ -143,7 +144,7 @@ def test_a_profile_stands_before_the_events_that_carry_it(parted):
     clicks = [event for event, source in traffic(0) if event["event_id"].startswith("c")]
     routers[0].step()
     for router in routers[1:]:
-        assert router._memory.items.at("i1", NOW) is None
+        assert router._memory.items.timeline.at("i1", NOW) is None
     sequencer.step()
     parted.post(*clicks)
     for router in reversed(routers):
@@ -254,7 +255,8 @@ def test_the_parts_of_a_body_are_decided_on_as_the_whole(events, encoding, count
     for number, (part, rows) in parts.items():
         taken, left = check(part, receipt, PLAN)
         assert len(taken) + len(left) == rows
-        assert all(is_of(one, number, count) for one in taken)
+        fields = Fields.of([msgspec.structs.astuple(one.event) for one in taken])
+        assert own_rows(fields, number, count) == list(range(len(taken)))
         found_accepted += [one.event for one in taken]
         found_refused += [(one.code, one.path, one.message, one.body) for one in left]
     key = repr

@@ -3,12 +3,14 @@
 import json
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from tailorbird.errors import DamageError, LockedError
-from tailorbird.events import DAY, HOUR, MINUTE, QUARANTINE, ROUTED, SECOND, RoutePlan
+from tailorbird.events import DAY, HOUR, MINUTE, QUARANTINE, ROUTED, SECOND, Receipt, RoutePlan
 from tailorbird.router import DUPLICATES, dedup, table
-from tailorbird.stream import open_writer, raw_path
+from tailorbird.stream import Block, open_writer, raw_path
+from tailorbird.stream.held import held
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 
@@ -185,6 +187,17 @@ def test_a_raw_log_that_lost_rows_stops_the_router(stream):
     stream.post(view("e3"))
     with stream.router() as router, pytest.raises(DamageError, match="ends at 1, but was read up to 2"):
         router.step()
+
+
+def test_a_raw_log_that_was_lost_is_begun_behind_what_was_routed_of_it(stream):
+    stream.post(view("e1"), view("e2"))
+    stream.route()
+    for path in stream.folder.glob("raw-door.db*"):
+        path.unlink()
+    for number in range(3, 8):
+        with open_writer(raw_path(stream.folder, "door"), partition="door", held=held(stream.folder, "door", None)) as writer:
+            writer.append([Block("body", 1, msgspec.json.encode([view(f"e{number}")]), msgspec.json.encode(Receipt(stream.now)))])
+    assert stream.route() == (5, 0, 0, {"door": 7}), "none is taken for one that was routed before"
 
 
 def test_routing_again_gives_the_same_blocks(stream):

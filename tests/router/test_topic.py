@@ -41,7 +41,7 @@ class Topics(Stream):
 
     def blocks(self):
         with open_reader(self.stream.routed) as reader:
-            return reader.read(0, bytes_max=1 << 40)
+            return reader.read(reader.start(), bytes_max=1 << 40)
 
     def close(self):
         for writer in self._writers.values():

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pyarrow as pa
@@ -15,9 +17,16 @@ from tailorbird.events.schema import TIME
 from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.features import Sequence as Recent
 from tailorbird.ranking.bundle import write_bundle
+from tailorbird.ranking.computed import COMPUTED
 from tailorbird.ranking.encoders import fit_encoder
+from tailorbird.ranking.session_columns import SESSION_COLUMNS
+from tailorbird.ranking.tower import VECTOR_COLUMNS, Tower, TowerPlan
 from tailorbird.registry import Columns, Head
 from tailorbird.retrieval import Index, build_index
+from tailorbird.retrieval.arrays import array_bytes
+from tailorbird.retrieval.sequences import windows
+from tailorbird.retrieval.sessions import Plan
+from tailorbird.retrieval.vectors import ItemVectors, content_of
 
 __all__ = ["feature_set", "slots"]
 
@@ -43,7 +52,7 @@ def times(values: Sequence[int]) -> pa.Array:
     return pa.array(values, pa.int64()).cast(TIME)
 
 
-def build(folder: Path) -> Index:
+def build(folder: Path, sessions: Plan | None = None) -> Index:
     """Item 0 is the most popular, item 1 the next, and so on."""
     items = pa.table(
         {
@@ -61,7 +70,7 @@ def build(folder: Path) -> Index:
             "item_id": [item_id(number) for number in clicks],
         }
     )
-    build_index(folder, events, items, as_of=NOW)
+    build_index(folder, events, items, as_of=NOW, sessions=sessions)
     return Index.open(folder)
 
 
@@ -83,13 +92,72 @@ def model(names: Sequence[str], weights: Mapping[str, float]) -> bytes:
     return onnx.ModelProto(ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test").SerializeToString()
 
 
-def write(folder: Path, features: FeatureSet, *, weights: Mapping[str, float] | None = None, schema_hash: str = "") -> Path:
-    """A sealed bundle, which by default likes dear items: by price / 20."""
+LENGTH, WIDTH = 5, len(CATEGORIES)
+
+
+def tower(index: Index, folder: Path) -> dict[str, bytes]:
+    """Vectors that are a category and little else, and a net that gives the newest item's; a beginning is all for coats."""
+    content = content_of(index.attributes)
+    tokens = np.zeros((content.size, WIDTH), np.float32)
+    first = {name: index.category.values.index(name) for name in CATEGORIES}
+    rows = np.array([int(np.flatnonzero(index.category.codes == first[name])[0]) for name in CATEGORIES])
+    at = [part.attribute for part in content.parts].index("category")
+    place = sum(part.width for part in content.parts[:at])
+    tokens[content.tokens(index.attributes, rows)[:, place]] = 3.0 * np.eye(WIDTH)
+    bare = ItemVectors(np.zeros((len(index), WIDTH), np.float32), tokens, np.zeros(WIDTH, np.float32), content)
+    own = np.array([[int(each[1:]) / 1_000] * WIDTH for each in index.ids], np.float32)
+    vectors = replace(bare, vectors=bare.of_content(index.attributes, np.arange(len(index))) + own)
+    vectors.write(folder)
+    edges = np.stack([np.zeros(WIDTH, np.float32), tokens.max(axis=0) * np.eye(WIDTH, dtype=np.float32)[0]])
+    row, gap = windows(np.array([0, 0, 3]), np.array([1, 5, 7]), np.arange(3), LENGTH)
+    plan = TowerPlan("recent", LENGTH, WIDTH, repeats=False, trained_until=NOW, share=1 / 3)
+    newest = Tower(plan, edges, lambda vectors, there, gap: vectors[:, -1]).read(vectors, row, gap)
+    arrays = {"edges": edges, "golden_row": row, "golden_gap": gap, "golden_user": newest}
+    files = {f"{name}.npy": array_bytes(array) for name, array in arrays.items()}
+    return {"plan.json": msgspec.json.encode(plan), "user.onnx": newest_net(), **files}
+
+
+def newest_net() -> bytes:
+    """An ONNX model that gives the last of the vectors."""
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["vectors", "last"], ["vector"], axis=1)],
+        "newest",
+        [
+            helper.make_tensor_value_info("vectors", TensorProto.FLOAT, [None, LENGTH, WIDTH]),
+            helper.make_tensor_value_info("there", TensorProto.BOOL, [None, LENGTH]),
+            helper.make_tensor_value_info("gap", TensorProto.INT64, [None, LENGTH]),
+        ],
+        [helper.make_tensor_value_info("vector", TensorProto.FLOAT, [None, WIDTH])],
+        [numpy_helper.from_array(np.array(LENGTH - 1, np.int64), "last")],
+    )
+    return onnx.ModelProto(ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test").SerializeToString()
+
+
+def write(
+    folder: Path,
+    features: FeatureSet,
+    *,
+    weights: Mapping[str, float] | None = None,
+    schema_hash: str = "",
+    vectors: bool = False,
+    sessions: Plan | None = None,
+    damaged: Mapping[str, bytes] | None = None,
+) -> Path:
+    """A sealed bundle, which by default likes dear items: by price / 20.
+
+    Args:
+        vectors: with a tower, whose columns the model reads too.
+        sessions: with sessions in the index, whose columns the model reads too.
+        damaged: files of the tower, in place of the right ones.
+    """
     index_folder = folder.with_name(f"{folder.name}-index")
-    index = build(index_folder)
+    index = build(index_folder, sessions)
     columns = Columns(features.numeric, features.categorical, features.sequences)
     categories = np.array([[hash64(name), hash64("phone")] for name in CATEGORIES for _ in range(10)], np.uint64)
-    encoder = fit_encoder(columns, categories)
+    files = {**tower(index, index_folder), **(damaged or {})} if vectors else None
+    encoder = fit_encoder(
+        columns, categories, computed=(*COMPUTED, *(VECTOR_COLUMNS if vectors else ()), *(SESSION_COLUMNS if sessions else ()))
+    )
     rows = FakeReader(features).read(ReadRequest(person="u1", now=NOW), list(index.ids))
     write_bundle(
         folder,
@@ -102,8 +170,49 @@ def write(folder: Path, features: FeatureSet, *, weights: Mapping[str, float] | 
         index=index_folder,
         golden=encoder.encode_request(rows, index.keys, index),
         formula={"click": 1.0},
+        tower=files,
     )
     return folder
+
+
+def write_not_finite(folder: Path, features: FeatureSet) -> Path:
+    """A sealed bundle whose golden rows are as they should be, and whose scores of dear items are no numbers."""
+    columns = Columns(features.numeric, features.categorical, features.sequences)
+    encoder = fit_encoder(columns, np.array([[hash64(name), hash64("phone")] for name in CATEGORIES], np.uint64))
+    index_folder = folder.with_name(f"{folder.name}-index")
+    index = build(index_folder)
+    cheap = [item_id(number) for number in range(10)]
+    rows = FakeReader(features).read(ReadRequest(person="u1", now=NOW), cheap)
+    write_bundle(
+        folder,
+        created_at=NOW,
+        features=features,
+        encoder=encoder,
+        models={"model/click.onnx": _square_root(encoder.names)},
+        heads=[Head("click", "model/click.onnx")],
+        index=index_folder,
+        golden=encoder.encode_request(rows, hash64s(cheap), index),
+        formula={"click": 1.0},
+    )
+    return folder
+
+
+def _square_root(names: Sequence[str]) -> bytes:
+    """An ONNX model: the square root of what a price falls short of 20."""
+    place = np.array([names.index("price")], np.int64)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["x", "place"], ["price"], axis=1),
+            helper.make_node("Sub", ["dear", "price"], ["short"]),
+            helper.make_node("Sqrt", ["short"], ["root"]),
+            helper.make_node("Div", ["root", "dear"], ["probability"]),
+        ],
+        "root",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, len(names)])],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None, 1])],
+        [numpy_helper.from_array(place, "place"), numpy_helper.from_array(np.array([20.0], np.float32), "dear")],
+    )
+    return onnx.ModelProto(ir_version=8, graph=graph, opset_import=[helper.make_opsetid("", 17)], producer_name="test").SerializeToString()
 
 
 class FakeReader:
@@ -125,3 +234,6 @@ class FakeReader:
         types = hash64s([kind for _, kind in events])
         stamps = np.arange(len(events), dtype=np.int64) + request.now - 1_000
         return Rows(numeric, categorical, {"recent": Recent(keys, types, stamps)}, request.now, self.commit, 42, person)
+
+    def person(self, request: ReadRequest) -> Rows:
+        return self.read(request, [""])

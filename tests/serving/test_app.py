@@ -13,10 +13,12 @@ from tailorbird.errors import BundleError, ConfigError
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving import access
 from tailorbird.serving.access import Perimeter, require_safe_bind
-from tailorbird.serving.app import ROUTES, Service, create_app, route
+from tailorbird.serving.app import ROUTES, create_app, route
 from tailorbird.serving.door import Door
+from tailorbird.serving.handling import Service
 from tailorbird.serving.keys import AccessError, Keys
-from tailorbird.serving.messages import Answer, Item, QueryError, Shown, Similar
+from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnWhy, Item, QueryError, Shown, Similar, SlotFormula
+from tailorbird.serving.score_log import Scores
 
 READ_KEY = "read-key-0123456789"
 SHOWN = Shown(item_id="i1", position=1, score=0.5, reason="Popular", reason_code="popular", source="popular")
@@ -35,7 +37,7 @@ class Prompt:
     def search(self, query) -> Answer:
         return Answer(request_id="r1", slot="search", items=[SHOWN], arm="", model="v0001", degraded=[], t=1)
 
-    def similar(self, item_id: str, size: int) -> Similar | None:
+    def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None:
         if item_id != "i1":
             return None
         return Similar(item_id=item_id, items=[SHOWN][:size], model="v0001")
@@ -43,17 +45,46 @@ class Prompt:
     def item(self, item_id: str) -> Item | None:
         return Item(item_id=item_id, attributes={"title": "Rain coat"}) if item_id == "i1" else None
 
-    def listed(self, source: str, size: int, category: str | None = None) -> list[Shown]:
+    def listed(self, source: str, size: int, category: str | None = None, slot: str = "") -> list[Shown]:
         return [SHOWN][:size]
 
     def missing(self) -> list[str]:
         return []
 
 
+class PromptFormulas:
+    """A registry of formulas that takes every one."""
+
+    def told(self) -> list[SlotFormula]:
+        return [SlotFormula(slot="home", formula="1.0*click", version="", declared="1.0*click")]
+
+    def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula:
+        return SlotFormula(slot=slot, formula=text, version="f0001", declared="1.0*click", by=by, why=why)
+
+
+class PromptScores:
+    """A log of scores in which nothing stands."""
+
+    def read(self, start: int) -> Scores:
+        return Scores(scores=[], next=start, begins=0)
+
+
+class PromptChurn:
+    """A churn model that answers at once."""
+
+    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer:
+        if name != "churn":
+            raise QueryError("there is no such model", path="model", code="unknown_model")
+        why = [ChurnWhy("since", 0.5, "since is 9: 1.6 times likelier to leave")] if explain else []
+        return ChurnAnswer(user_id=user_id, name=name, model="v0001", gone=0.5, purchases=None, known=True, as_of=1, reasons=why)
+
+
 @pytest.fixture
 def service(tmp_path):
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
-        yield Service(Prompt(), door, body_bytes_max=4_096, body_deadline_s=0.5)
+        yield Service(
+            Prompt(), door, churn=PromptChurn(), formulas=PromptFormulas(), scores=PromptScores(), body_bytes_max=4_096, body_deadline_s=0.5
+        )
 
 
 @pytest.fixture
@@ -68,12 +99,22 @@ BODIES = {
     "/v1/recommend": {"slot": "home"},
     "/v1/rank": {"slot": "home", "items": ["i1"]},
     "/v1/search": {"query": "coat"},
+    "/v1/formulas/{slot}": {"formula": "click", "why": "a test"},
 }
 
 
 def call(client: TestClient, path: str, method: str, **more):
     body = msgspec.json.encode(BODIES[path]) if path in BODIES else None
-    return client.request(method, path.replace("{id}", "i1"), content=body, **more)
+    return client.request(method, path.replace("{id}", "i1").replace("{slot}", "home"), content=body, **more)
+
+
+def test_churn_says_why_where_it_is_asked(client):
+    assert client.get("/v1/users/u1/churn").json() == {
+        "user_id": "u1", "name": "churn", "model": "v0001", "gone": 0.5, "purchases": None, "known": True, "as_of": 1,
+    }  # fmt: skip
+    told = client.get("/v1/users/u%201/churn", params={"explain": "true"}).json()
+    assert (told["user_id"], told["reasons"][0]["column"]) == ("u 1", "since")
+    assert client.get("/v1/users/u1/churn", params={"model": "x"}).json()["code"] == "unknown_model"
 
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)
@@ -197,9 +238,10 @@ def test_a_size_that_is_none_is_refused_with_its_path(client, size):
 @pytest.mark.parametrize(("size", "asked"), [("1", 1), ("200", 200), ("007", 7)])
 def test_a_size_is_what_the_pipeline_is_asked_for(client, service, monkeypatch, size, asked):
     sizes = []
-    monkeypatch.setattr(service.pipeline, "similar", lambda item_id, size: sizes.append(size))
+    monkeypatch.setattr(service.pipeline, "similar", lambda item_id, size, slot: sizes.append((size, slot)))
     client.get("/v1/items/i1/similar", params={"size": size})
-    assert sizes == [asked]
+    client.get("/v1/items/i1/similar", params={"size": size, "slot": "home"})
+    assert sizes == [(asked, ""), (asked, "home")]
 
 
 def test_a_broken_log_is_a_503_that_says_when_to_come_back(client, service):
@@ -231,7 +273,7 @@ def test_a_fault_of_ours_tells_no_details(service):
 
 
 def test_too_many_waiting_requests_are_shed(service, monkeypatch):
-    monkeypatch.setattr("tailorbird.serving.app.WAITING_MAX", 2)
+    monkeypatch.setattr("tailorbird.serving.shedding.WAITING_MAX", 2)
     entered = threading.Semaphore(0)
     release = threading.Event()
 

@@ -14,9 +14,10 @@ from tailorbird.console.shop import shop_routes
 from tailorbird.errors import ConfigError
 from tailorbird.events import ROUTED, Event, Receipt, RoutePlan, SystemClock, check
 from tailorbird.serving.access import require_safe_bind
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
 from tailorbird.serving.gorse import gorse_routes
+from tailorbird.serving.handling import Service
 from tailorbird.serving.keys import Keys
 from tailorbird.serving.messages import Query
 from tailorbird.stream import open_reader, raw_path

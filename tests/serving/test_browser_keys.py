@@ -13,9 +13,10 @@ from tailorbird.events import EVENT_TYPES, RoutePlan, SystemClock
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.lake.replay import Choice, replay
 from tailorbird.router import Router
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
 from tailorbird.serving.gorse import gorse_routes
+from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key, read_keys
 from tailorbird.serving.keys import Keys
 

@@ -13,8 +13,9 @@ from tests.serving.test_app import Prompt
 from tailorbird.events import RoutePlan, SystemClock, contract
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
+from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key
 from tailorbird.serving.keys import Keys
 
@@ -42,7 +43,7 @@ BAD: dict[str, Any] = {
 
 
 def test_there_is_an_example_of_every_reason_and_each_is_documented() -> None:
-    codes = set(re.findall(r'_Refused\("(\w+)"', inspect.getsource(contract)))
+    codes = set(re.findall(r'Breach\("(\w+)"', inspect.getsource(contract)))
     assert codes == BAD.keys()
     assert codes <= set(re.findall(r"^\| `(\w+)` \|", DOCS.read_text(), re.MULTILINE))
 

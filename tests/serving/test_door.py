@@ -19,8 +19,9 @@ from tailorbird.events import Receipt, RoutePlan, SimulatedClock, SystemClock
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
 from tailorbird.serving import reserve
 from tailorbird.serving.decisions import BusyError, ClosedError, DiskFullError
-from tailorbird.serving.door import Door, first_free
+from tailorbird.serving.door import Door
 from tailorbird.serving.metrics import Metrics
+from tailorbird.serving.naming import first_free
 from tailorbird.serving.pruning import Pruner
 from tailorbird.stream import answers_path, open_reader, open_writer, raw_path, set_aside_files
 

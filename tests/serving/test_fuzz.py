@@ -17,8 +17,9 @@ from starlette.testclient import TestClient
 from tests.serving import shop
 
 from tailorbird.events import Receipt, RoutePlan, SystemClock, check, contract
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
+from tailorbird.serving.handling import Service
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
@@ -125,7 +126,7 @@ VALID = [
     {"event_id": "e2", "type": "search", "anonymous_id": "a1", "properties": {"query": "rain", "price": 1.5, "deep": [[1], {"x": None}]}},
     {"event_id": "e3", "type": "item", "item_id": "i1", "properties": {"title": "Coat"}, "timeless": True},
 ]
-CODES = set(re.findall(r'_Refused\("(\w+)"', inspect.getsource(contract)))
+CODES = set(re.findall(r'Breach\("(\w+)"', inspect.getsource(contract)))
 
 
 @st.composite

@@ -1,6 +1,7 @@
 """Gorse's REST API over a real pipeline, door and router, called as its clients call it."""
 
 import json
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 import numpy as np
@@ -12,15 +13,18 @@ from tests.serving import shop
 
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.router import Router, table
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
-from tailorbird.serving.gorse import Remembered, gorse_routes
+from tailorbird.serving.gorse import Remembered, gorse_routes, hiding
+from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import OPEN, SCOPES
 from tailorbird.serving.keys import Keys
+from tailorbird.serving.limits import LimitError
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.stream import open_reader, routed_path
+from tailorbird.stream.importer import import_files
 
 KEY = "key-of-gorse-0123456789"
 STAR = {"FeedbackType": "star", "UserId": "bob", "ItemId": "i5", "Timestamp": "2025-02-24"}
@@ -33,8 +37,8 @@ class Site:
         self.folder = folder
         self.door = Door(folder, "serve-1", RoutePlan(), SystemClock())
         pipeline = Pipeline(
-            slots=shop.slots(), bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features, None)), answers=self.door,
-            clock=SystemClock(), rng=np.random.default_rng(1),
+            slots=hiding(shop.slots(), "home"), bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features, None)),
+            answers=self.door, clock=SystemClock(), rng=np.random.default_rng(1),
         )  # fmt: skip
         self.service = Service(pipeline, self.door, keys)
         app = create_app(self.service, gorse_routes(self.service, "home"))
@@ -84,6 +88,17 @@ def test_feedback_is_taken_and_counted_once(make):
         ("like", "bob", "i5"),
         ("view", "bob", "i6"),
     ]
+
+
+def test_feedback_that_also_comes_in_a_file_counts_once(make):
+    site = make()
+    now = datetime.now(UTC).isoformat()
+    star = {**STAR, "Timestamp": now}
+    assert site.client.post("/api/feedback", json=[star]).json() == {"RowAffected": 1}
+    file = site.folder / "feedback.jsonl"
+    file.write_text(json.dumps(dict(reversed(star.items()))))
+    import_files(site.folder, "gorse", file, plan=RoutePlan(), clock=SystemClock())
+    assert [(event["user_id"], event["item_id"]) for event in site.events()] == [("bob", "i5")]
 
 
 def test_users_and_items_become_profiles_that_hold_from_now_on(make):
@@ -152,13 +167,13 @@ def test_neighbors_popular_latest_and_an_item(make):
     assert [sorted(one) for one in near] == [["Id", "Score"]] * 3
     assert site.client.get("/api/item/i3/neighbors/?n=3").json() == near
     popular = [one["Id"] for one in site.client.get("/api/popular?n=4").json()]
-    assert popular == ["i0", "i1", "i2", "i3"]  # as the shop counts its clicks
-    assert [one["Id"] for one in site.client.get("/api/popular?n=2&offset=2").json()] == ["i2", "i3"]
+    assert popular == ["i0", "i1", "i2", "i4"]  # as the shop counts its clicks; i3 is sold out, of which the slot has a rule
+    assert [one["Id"] for one in site.client.get("/api/popular?n=2&offset=2").json()] == ["i2", "i4"]
     assert [one["Id"] for one in site.client.get("/api/popular/hats?n=2").json()] == ["i1", "i5"]
     assert site.client.get("/api/popular/none").json() == site.client.get("/api/latest/none").json() == []
     latest = [one["Id"] for one in site.client.get("/api/latest?n=3").json()]
     assert latest == ["i39", "i38", "i37"]
-    assert [one["Id"] for one in site.client.get("/api/latest/hats?n=2").json()] == ["i37", "i33"]
+    assert [one["Id"] for one in site.client.get("/api/latest/hats?n=2").json()] == ["i37", "i29"]
     assert site.client.get("/api/non-personalized/latest?n=3").json() == site.client.get("/api/latest?n=3").json()
     item = site.client.get("/api/item/i1").json()
     assert (item["ItemId"], item["Categories"], item["IsHidden"]) == ("i1", ["hats"], False)
@@ -196,7 +211,7 @@ def test_what_cannot_be_done_says_why(make, method, path, body, status, code):
 
 def test_some_refused_feedback_does_not_cost_the_rest(make):
     site = make()
-    assert site.client.post("/api/feedback", json=[STAR, {**STAR, "Timestamp": "soon"}]).json() == {"RowAffected": 1}
+    assert site.client.post("/api/feedback", json=[STAR, {**STAR, "Timestamp": "soon"}]).json()["RowAffected"] == 1
     assert site.door.figures().refused == {"bad_time": 1}
     assert site.client.post("/api/feedback", json=[]).json() == {"RowAffected": 0}
 
@@ -265,3 +280,72 @@ def test_without_the_setting_nothing_answers_there(make):
     site = make()
     client = TestClient(create_app(site.service), base_url="http://127.0.0.1:8642")
     assert client.get("/api/recommend/bob").status_code == 404
+
+
+def test_noting_what_was_shown_is_a_write(make):
+    site = make(Keys(read=["read-key-0123456789"], write=["write-key-0123456789"]))
+    reads = {"X-API-Key": "read-key-0123456789"}
+    assert site.client.get("/api/recommend/bob?n=3", headers=reads).status_code == 200
+    refused = site.client.get("/api/recommend/bob?n=3&write-back-type=read", headers=reads)
+    assert (refused.status_code, refused.json()["code"]) == (403, "key_scope")
+    assert [event["type"] for event in site.events()] == ["answer"]
+
+
+def test_what_cannot_be_noted_is_answered_all_the_same(make):
+    site = make(Keys(read=[KEY], write=[KEY]))
+
+    def admit(*_: object):
+        def refuse(*_: object) -> None:
+            raise LimitError("too many", limit="events")
+
+        return refuse
+
+    site.service.limiter.admit = admit
+    answer = site.client.get("/api/recommend/bob?n=3&write-back-type=read", headers={"X-API-Key": KEY})
+    assert (answer.status_code, len(answer.json()), answer.headers["x-write-back"]) == (200, 3, "rate")
+    assert [event["type"] for event in site.events()] == ["answer"]
+
+
+def test_what_a_batch_lost_is_told(make):
+    site = make()
+    answer = site.client.post("/api/feedback", json=[STAR, {**STAR, "ItemId": ""}])
+    assert answer.status_code == 200
+    assert (answer.json()["RowAffected"], answer.json()["RowRefused"]) == (1, 1)
+    assert answer.json()["Refused"][0]["Code"] == "missing"
+
+
+@pytest.mark.parametrize("path", ["recommend/u%2F1", "item/i4%2Fneighbors", "item/i4%2fneighbors/"])
+def test_an_id_with_a_slash_is_not_taken_for_two(make, path):
+    client = make().client
+    answer = client.get(f"/api/{path}")
+    assert (answer.status_code, answer.json()["code"]) == (400, "slash_in_path")
+    assert client.get("/api/recommend/bob?category=a%2Fb").status_code == 200
+
+
+def test_hidden_items_are_recommended_by_no_route(make):
+    site = make()
+    index = site.service.pipeline._live()[1]
+    hidden = [item for item in index.ids if int(item[1:]) % 2]
+    index.attributes["is_hidden"] = np.array([1.0 if item in hidden else np.nan for item in index.ids])
+    try:
+        for path in ("popular", "latest", "item/i4/neighbors", "recommend/bob"):
+            found = site.client.get(f"/api/{path}?n=20", headers={"X-API-Version": "2"}).json()
+            assert found, path
+            assert not {one["Id"] for one in found} & set(hidden), path
+        together = site.client.post("/api/session/recommend?n=9", json=[{**STAR, "ItemId": "i4"}]).json()
+        assert not {one["Id"] for one in together} & set(hidden)
+        assert site.client.get(f"/api/item/{hidden[0]}").json()["IsHidden"] is True, "as Gorse gives it to who knows its id"
+    finally:
+        del index.attributes["is_hidden"]
+
+
+@pytest.mark.parametrize(("value", "hidden"), [("true", True), ("False", None), (True, True), (None, None)])
+def test_a_text_says_hidden_too(make, value, hidden):
+    site = make()
+    assert site.client.post("/api/item", json={"ItemId": "new", "IsHidden": value}).status_code == 200
+    assert json.loads(site.events()[0]["properties"] or "{}").get("is_hidden") is hidden
+
+
+def test_what_is_no_truth_is_refused(make):
+    answer = make().client.post("/api/item", json={"ItemId": "new", "IsHidden": "perhaps"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["path"]) == (400, "wrong_type", "$.IsHidden")

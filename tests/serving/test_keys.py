@@ -12,8 +12,9 @@ from tests.serving.test_app import CLICK, Prompt
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import RoutePlan, SimulatedClock, SystemClock
 from tailorbird.serving.access import require_safe_bind
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
+from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key, read_keys, revoke_key
 from tailorbird.serving.keys import AccessError, Caller, Keys
 

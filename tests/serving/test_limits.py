@@ -12,13 +12,15 @@ from backports import zstd
 from starlette.testclient import TestClient
 from tests.serving.test_app import CLICK, Prompt
 
+from tailorbird.errors import ConfigError
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.app import create_app
 from tailorbird.serving.body import Budget
 from tailorbird.serving.door import Door
+from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import Limits, create_key
 from tailorbird.serving.keys import Caller, Keys
-from tailorbird.serving.limits import BURST_S, Bucket, Distinct, Limiter, LimitError, ServerLimits, address_of
+from tailorbird.serving.limits import BURST_S, Bucket, Connections, Distinct, Limiter, LimitError, Networks, ServerLimits, address_of
 
 
 class Seconds:
@@ -102,6 +104,46 @@ def test_a_forged_forwarding_header_is_no_way_around(make):
     refused(client.post("/v1/events", json=click(1), headers={**headers, "x-forwarded-for": "198.51.100.1"}), 429, "rate")
 
 
+def test_forged_clicks_of_one_address_are_bounded(make, seconds):
+    """However it tries for a day, in small bodies and large ones, an address gets in what is allowed at once, and so many an hour."""
+    per_hour, hours = 600, 24
+    client, headers = make(ServerLimits(address_clicks_per_hour=per_hour, address_events_per_s=0), page=True)
+    other = TestClient(client.app, base_url="http://127.0.0.1", client=("203.0.113.8", 50_000))
+    kinds = ["click", "cart", "purchase", "like", "share"]
+    written, number, begun = 0, 0, seconds.now
+    while (elapsed_s := seconds.now - begun) < hours * 3_600:
+        size = 1 + number * 7 % 90
+        forged = [click(number + one, type=kinds[one % 5], request_id=f"made-up-{number}") for one in range(size)]
+        answer = client.post("/v1/events", json=forged, headers=headers)
+        if answer.status_code == 200:
+            written += answer.json()["accepted"]
+        else:
+            refused(answer, 429, "rate")
+            seconds.now += int(answer.headers["retry-after"])
+            assert client.post("/v1/events", json=click(1, type="view"), headers=headers).status_code == 200, "pages are told of still"
+            assert other.post("/v1/events", json=click(number), headers=headers).status_code == 200
+        number += size
+    assert per_hour * hours < written <= per_hour * (1 + elapsed_s / 3_600) + 90, "and what the last body took too much"
+
+
+def test_a_servers_own_key_may_send_as_many_clicks_as_it_likes(make):
+    client, headers = make(ServerLimits(address_clicks_per_hour=1))
+    for _ in range(3):
+        assert client.post("/v1/events", json=[click(number) for number in range(20)], headers=headers).status_code == 200
+
+
+def test_connections_are_counted_by_address():
+    of = Connections(ServerLimits(address_connections=2, proxies=Networks(["10.0.0.0/8"])))
+    assert [of.came("203.0.113.7") for _ in range(3)] == [False, False, True]
+    assert [of.came(f"2001:db8::{number}") for number in range(3)] == [False, False, True], "one /64"
+    assert not any(of.came("10.1.2.3") for _ in range(9)), "a proxy's are everybody's"
+    of.went("203.0.113.7")
+    of.went("203.0.113.7")
+    assert not of.came("203.0.113.7")
+    unbounded = Connections(ServerLimits(address_connections=0))
+    assert not any(unbounded.came("203.0.113.7") for _ in range(5_000))
+
+
 @pytest.mark.parametrize(
     ("peer", "forwarded", "expected"),
     [
@@ -115,7 +157,17 @@ def test_a_forged_forwarding_header_is_no_way_around(make):
     ],
 )
 def test_whose_address_counts(peer, forwarded, expected):
-    assert address_of(peer, forwarded, frozenset(["10.0.0.1", "10.0.0.2"])) == expected
+    assert address_of(peer, forwarded, Networks(["10.0.0.1", "10.0.0.2"])) == expected
+
+
+def test_proxies_may_be_a_network_and_what_is_none_is_named():
+    pods = Networks(["10.42.0.0/16", "fd00::/8"])
+    assert address_of("10.42.7.9", "198.51.100.1, 10.42.0.3", pods) == "198.51.100.1"
+    assert address_of("::ffff:10.42.7.9", "198.51.100.1", pods) == "198.51.100.1"
+    assert address_of("fd00::5", "198.51.100.1", pods) == "198.51.100.1"
+    assert address_of("10.43.0.1", "198.51.100.1", pods) == "10.43.0.1"
+    with pytest.raises(ConfigError, match=r"serve.proxies: '10.42.0.1/16' is no address and no network"):
+        Networks(["10.42.0.1/16"])
 
 
 def test_a_body_holds_so_many_events(make):

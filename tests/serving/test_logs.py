@@ -10,8 +10,9 @@ from tests.serving.test_app import Prompt
 
 from tailorbird.errors import BundleError
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
+from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key
 from tailorbird.serving.keys import Keys
 from tailorbird.serving.logs import LINES_PER_S, Lines, RequestLog
@@ -78,6 +79,15 @@ def test_a_flood_of_refused_requests_does_not_fill_the_disk(service, written):
     for _ in range(100):
         client.get("/v1/items/i1")
     assert 1 <= written.getvalue().count("/v1/items/{id}") <= LINES_PER_S + 40
+
+
+def test_nor_does_a_flood_of_those_that_are_refused_for_load(written):
+    log = RequestLog()
+    for _ in range(1_000):
+        log.note("/v1/recommend", 503, 0.001, "")
+    assert 1 <= written.getvalue().count("/v1/recommend") <= LINES_PER_S + 40
+    log.note("/v1/rank", 500, 0.001, "")
+    assert written.getvalue().count("/v1/rank") == 1, "what failed is told each time"
 
 
 CANARIES = {

@@ -166,13 +166,17 @@ def test_without_a_bundle_the_items_seen_so_far_are_shown_by_popularity(loop):
 def test_the_state_may_go_and_come_back(loop):
     loop.settle()
     query = RecommendQuery(slot="home", user_id="u1")
-    assert loop.pipeline.answer(query).degraded == []
+    before = loop.pipeline.answer(query)
+    assert before.degraded == []
     assert loop.pipeline.missing() == []
     loop.worker.close()
     shutil.rmtree(loop.folder / "state")
     gone = loop.pipeline.answer(query)
-    assert gone.items
-    assert gone.degraded == ["features"]
+    assert (gone.degraded, gone.model) == (["last_known"], before.model)
+    assert [item.item_id for item in gone.items] == [item.item_id for item in before.items], "scored by what was read last"
+    nobody = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u2"))
+    assert nobody.items
+    assert nobody.degraded == ["features"]
     assert loop.pipeline.missing() == ["features"]
     loop.worker = FeatureWorker(routed_path(loop.folder / "stream"), loop.folder / "state", loop.features, clock=loop.clock)
     loop.settle()

@@ -3,13 +3,14 @@
 import msgspec
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.test_app import CLICK, Prompt
+from tests.serving.test_app import CLICK, Prompt, PromptChurn, PromptFormulas, PromptScores
 
 from tailorbird.console.shop import shop_routes
 from tailorbird.events import RoutePlan, SimulatedClock, SystemClock
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
 from tailorbird.serving.gorse import gorse_routes
+from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import create_key
 from tailorbird.serving.keys import Keys
 
@@ -21,12 +22,17 @@ MATRIX = {
     ("/v1/search", "POST"): "read",
     ("/v1/items/{id}/similar", "GET"): "read",
     ("/v1/items/{id}", "GET"): "read",
+    ("/v1/users/{id}/churn", "GET"): "read",
     ("/v1/status", "GET"): "admin",
+    ("/v1/formulas", "GET"): "admin",
+    ("/v1/scores", "GET"): "read",
+    ("/v1/formulas/{slot}", "PUT"): "admin",
     ("/healthz", "GET"): "open",
     ("/readyz", "GET"): "open",
     ("/metrics", "GET"): "read",
     ("/openapi.json", "GET"): "read",
     ("/docs", "GET"): "read",
+    ("/tailorbird.js", "GET"): "open",
     # Gorse's
     ("/api/feedback", "POST"): "write",
     ("/api/feedback", "PUT"): "write",
@@ -63,6 +69,7 @@ BODIES = {
     "/v1/recommend": {"slot": "home"},
     "/v1/rank": {"slot": "home", "items": ["i1"]},
     "/v1/search": {"query": "coat"},
+    "/v1/formulas/{slot}": {"formula": "click", "why": "a test"},
     "/api/feedback": [STAR],
     "/api/session/recommend": [STAR],
     "/api/user": {"UserId": "bob"},
@@ -87,7 +94,14 @@ def site(tmp_path_factory):
     headers = {holder: {"authorization": f"Bearer {tokens[holder]}"} if holder in tokens else {} for holder in HOLDERS}
     headers["browser"]["origin"] = "https://shop.example"
     with Door(folder, "serve-1", RoutePlan(), SystemClock()) as door:
-        service = Service(Prompt(), door, Keys(read=[tokens["plain"]], file=file, clock=clock))
+        service = Service(
+            Prompt(),
+            door,
+            Keys(read=[tokens["plain"]], file=file, clock=clock),
+            churn=PromptChurn(),
+            formulas=PromptFormulas(),
+            scores=PromptScores(),
+        )
         app = create_app(service, [*gorse_routes(service, "home"), *shop_routes(service, "home")])
         with TestClient(app, base_url="http://127.0.0.1", follow_redirects=False) as client:
             yield app, client, headers
@@ -104,7 +118,13 @@ def test_each_route_takes_its_own_scope_only(site, path, method, holder):
     _, client, headers = site
     needs, has = MATRIX[path, method], HOLDERS[holder]
     refused = holder == "browser" and path in PROFILES  # reached, and each of its events refused
-    url = path.replace("{id}", "i1").replace("{user}", "bob").replace("{category}", "hats").replace("{name}", "popular")
+    url = (
+        path.replace("{id}", "i1")
+        .replace("{user}", "bob")
+        .replace("{category}", "hats")
+        .replace("{name}", "popular")
+        .replace("{slot}", "home")
+    )
     body = msgspec.json.encode(BODIES[path]) if path in BODIES else None
     answer = client.request(method, url, content=body, headers=headers[holder])
     if needs in ("open", has):
@@ -122,5 +142,11 @@ def test_no_other_method_reaches_a_handler(site, path, method, other):
     """A declared method of the same path is another row of the table."""
     if (path, other) in MATRIX:
         pytest.skip("declared")
-    url = path.replace("{id}", "i1").replace("{user}", "bob").replace("{category}", "hats").replace("{name}", "popular")
+    url = (
+        path.replace("{id}", "i1")
+        .replace("{user}", "bob")
+        .replace("{category}", "hats")
+        .replace("{name}", "popular")
+        .replace("{slot}", "home")
+    )
     assert site[1].request(other, url).status_code == 405

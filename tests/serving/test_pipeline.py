@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from tests.serving import shop
 
-from tailorbird.errors import NotReadyError
-from tailorbird.events import Context, Event, Receipt, RoutePlan, SimulatedClock, check
+from tailorbird.errors import DeclarationError, NotReadyError
+from tailorbird.events import Context, Event, Receipt, RoutePlan, SimulatedClock, check, hash64s
 from tailorbird.experiments import Experiment, assign
+from tailorbird.features import Sequence
 from tailorbird.ranking import Explore, Slot
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
-from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.pipeline import STALE_US, Pipeline
 from tailorbird.serving.schemas import OneSchema
 
 
@@ -38,6 +39,9 @@ class Broken:
     """A store that is gone."""
 
     def read(self, request, items, item_keys=None):
+        raise NotReadyError("there is no state")
+
+    def person(self, request):
         raise NotReadyError("there is no state")
 
 
@@ -69,11 +73,30 @@ def numbers(answer) -> list[int]:
     return [int(item.item_id[1:]) for item in answer.items]
 
 
+class Seen(shop.FakeReader):
+    """A person of whom another sequence says what was seen, besides what was clicked on."""
+
+    seen = ((2, "view"), (1, "hide"))
+
+    def read(self, request, items, item_keys=None):
+        rows = super().read(request, items, item_keys)
+        kinds = hash64s(kind for _, kind in self.seen)
+        seen = Sequence(hash64s(shop.item_id(number) for number, _ in self.seen), kinds, np.arange(len(kinds)))
+        return replace(rows, sequences={"seen": seen, **rows.sequences})
+
+
+def test_categories_are_of_all_sequences_but_not_of_what_was_hidden(make, features):
+    slots = {"home": Slot("home", size=40, sources={"popular_in_category": 40})}
+    reader = Seen(features, {"u1": [(4, "click")]})  # a coat was clicked on, a shoe seen, a hat hidden
+    answer = make(slots=slots, reader=reader).answer(RecommendQuery(slot="home", user_id="u1"))
+    assert {shop.CATEGORIES[number % 4] for number in numbers(answer)} == {"coats", "shoes"}
+
+
 def test_the_model_orders_and_rules_leave_out(make):
     answer = make().answer(RecommendQuery(slot="home", user_id="u1"))
     assert answer.degraded == []
     # The bundle likes dear items; the fresh source holds the newest, which are the dearest; none of them is out of stock.
-    assert numbers(answer) == [39, 38, 37, 36, 35, 29]
+    assert numbers(answer) == [39, 38, 37, 36, 35, 34]
     assert [item.position for item in answer.items] == [1, 2, 3, 4, 5, 6]
     assert all(item.reason and item.reason_code and item.source for item in answer.items)
 
@@ -81,9 +104,9 @@ def test_the_model_orders_and_rules_leave_out(make):
 def test_seen_bought_excluded_and_filtered_items_are_not_shown(make):
     pipeline = make(recent={"u1": [(39, "purchase"), (38, "click")]})
     query = RecommendQuery(slot="home", user_id="u1", filters={"category": ["shoes", "bags"]}, size=20)
-    assert numbers(pipeline.answer(query))[:3] == [38, 35, 30]
+    assert numbers(pipeline.answer(query))[:3] == [38, 35, 34]
     shown = numbers(pipeline.answer(msgspec.structs.replace(query, exclude=["i35", "nope"])))
-    assert shown[:2] == [38, 30]
+    assert shown[:2] == [38, 34]
     assert 35 not in shown
     assert {number % 4 for number in shown} == {2, 3}
     assert 39 not in shown
@@ -93,6 +116,18 @@ def test_seen_bought_excluded_and_filtered_items_are_not_shown(make):
 def test_a_filter_by_number_and_by_an_unknown_attribute(make):
     pipeline = make()
     assert numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"price": 4}))) == [4]
+    some = pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"price": {"min": 4, "max": 6}}))
+    assert sorted(numbers(some)) == [4, 5, 6]
+    for wrong in (
+        {"category": {"min": 1}},
+        {"price": {"min": "4"}},
+        {"price": {"min": None}},
+        {"price": {}},
+        {"price": {"min": 1, "above": 2}},
+    ):
+        with pytest.raises(QueryError) as told:
+            pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters=wrong))
+        assert told.value.code == "bad_query"
     with pytest.raises(QueryError) as told:
         pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"colour": "red"}))
     assert told.value.path == "$.filters.colour"
@@ -130,6 +165,14 @@ def test_what_is_logged_is_what_was_shown(make, kept, features):
     assert list(msgspec.msgpack.decode(record.sequences)) == ["recent"]
     accepted, refused = check(msgspec.json.encode(event), Receipt(shop.NOW, "server"), RoutePlan())
     assert (len(accepted), refused) == (1, [])
+
+
+def test_what_each_source_gave_is_logged(make, kept):
+    slots = {"home": Slot("home", size=3, sources={"popular": 4, "fresh": 2})}
+    make(slots=slots).answer(RecommendQuery(slot="home", user_id="u1"))
+    [record] = kept.records
+    assert dict(zip(record.candidate_sources, record.candidate_counts, strict=True)) == {"popular": 4, "fresh": 2}
+    assert set(record.sources) <= set(record.candidate_sources)
 
 
 def test_a_stranger_is_answered_and_logged_as_nobody_else(make, kept):
@@ -219,12 +262,35 @@ def test_search_finds_words_and_lifts_what_the_person_likes(make):
     assert nothing.items == []
 
 
+def test_facets_count_all_hits_and_only_those_that_may_be_shown(make):
+    slots = {"search": replace(shop.slots()["search"], rules=["item.stock > 0"])}
+    answer = make(slots=slots).search(SearchQuery(query="rain", user_id="u1", size=1, facets=["category", "price", "nothing"]))
+    assert len(answer.items) == 1
+    assert set(answer.facets) == {"category", "price"}
+    rainy = [number for number in range(shop.ITEMS) if number % 2 and shop.profile(number)["stock"]]
+    assert answer.facets["category"].counts == Counter(shop.CATEGORIES[number % 4] for number in rainy)
+    assert (answer.facets["price"].low, answer.facets["price"].high) == (min(rainy), max(rainy))
+    assert make().search(SearchQuery(query="rain", user_id="u1")).facets is msgspec.UNSET
+
+
+def test_a_slot_knows_what_else_a_thing_is_called(make):
+    slots = {name: replace(slot, synonyms=[["drizzle", "rain"]]) for name, slot in shop.slots().items()}
+    assert ids(make(slots=slots).search(SearchQuery(query="drizzle"))) == ids(make().search(SearchQuery(query="rain")))
+    with pytest.raises(DeclarationError, match="synonyms"):
+        Slot("search", synonyms=[["alone"]])
+
+
 def test_similar_items_and_an_items_attributes(make):
     pipeline = make()
     similar = pipeline.similar("i5", 4)
     assert len(similar.items) == 4
     assert "i5" not in ids(similar)
     assert pipeline.similar("nope", 4) is None
+    codes = {item.reason_code for item in pipeline.similar("i5", 39).items}
+    assert codes <= {"related", "popular"}  # it is the same for everybody, and does not say "picked for you"
+    allowed = make(slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6"])}).similar("i5", 39, "home")
+    assert {"i6", "i13"} <= set(ids(pipeline.similar("i5", 39)))
+    assert not {"i6", "i13"} & set(ids(allowed))
     item = pipeline.item("i5")
     assert item is not None
     assert item.attributes == {"category": "hats", "price": 5.0, "stock": 5.0, "title": "Rain hats 5"}
@@ -263,12 +329,12 @@ def test_without_a_bundle_there_is_an_answer_that_says_so(make, kept):
 def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
     class Failing:
         version = "v0009"
-        index, encoder, recent, heads = bundle.index, bundle.encoder, bundle.recent, bundle.heads
+        index, encoder, recent, heads, space = bundle.index, bundle.encoder, bundle.recent, bundle.heads, None
 
         def with_index(self, index):
             return self
 
-        def score(self, rows, keys, *, objective):
+        def score(self, rows, keys, *, objective, asked):
             raise RuntimeError("segfault, nearly")
 
     answer = make(bundles=Fixed(Failing())).answer(RecommendQuery(slot="home", user_id="u1"))
@@ -290,3 +356,20 @@ def test_a_person_known_by_alias_is_the_person(make, kept, features):
     make(reader=Aliased(features)).answer(RecommendQuery(slot="home", anonymous_id="a1"))
     assert kept.records[0].person == "u9"
     assert (kept.events[0].user_id, kept.events[0].anonymous_id) == (None, "a1")
+
+
+def test_features_whose_copies_nobody_keeps_up_are_used_and_named(make, features):
+    class Copied(shop.FakeReader):
+        at = shop.NOW - STALE_US
+
+        def read(self, request, items, item_keys=None):
+            return replace(super().read(request, items, item_keys), published_at=self.at)
+
+    reader = Copied(features)
+    query = RecommendQuery(slot="home", user_id="u1")
+    fresh = make(reader=reader).answer(query)
+    reader.at -= 1
+    old = make(reader=reader).answer(query)
+    assert (fresh.degraded, old.degraded) == ([], ["freshness"])
+    assert ids(old) == ids(fresh)
+    assert old.model == fresh.model

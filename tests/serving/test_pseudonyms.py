@@ -11,8 +11,9 @@ from tests.serving.test_loop import Loop
 from tailorbird.events import DAY
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.lake import LakeRole
-from tailorbird.serving.app import Service, create_app
+from tailorbird.serving.app import create_app
 from tailorbird.serving.gorse import gorse_routes
+from tailorbird.serving.handling import Service
 
 KEY = "a key of thirty-two characters.."
 USERS = [f"canary-user-{number}" for number in range(20)]
@@ -55,12 +56,16 @@ def test_features_work_and_no_file_holds_an_id(loop, tmp_path):
         send({"event_id": f"i{number}", "type": "identify", "user_id": user, "anonymous_id": device})
         send({"event_id": f"b{number}", "type": "click", "user_id": user}, status=400)
         send({"event_id": f"c{number}", "type": "click", "userId": user, "item_id": "i7"}, status=400)
+        send({"event_id": f"d{number}", "type": f"met {user}", "user_id": "x", "item_id": "i7"}, status=400)
+        send({"event_id": f"f{number}", "type": "click", "user_id": "x", "item_id": "i7", "ts": f"when {user} came"}, status=400)
         send([user, {"user_id": user}, {"event_id": 7, "user_id": [device]}], status=400)
         send({"type": "track", "messageId": None, "userId": user}, "/v1/events?format=segment", status=400)
         track = {"type": "track", "messageId": f"m{number}", "userId": user, "event": "Product Clicked"}
         send({**track, "properties": {"product_id": "i3"}}, "/v1/events?format=segment")
         send([{"FeedbackType": "click", "UserId": user, "ItemId": "i7", "Timestamp": "2027-01-01"}], "/api/feedback")
-        send([{"FeedbackType": "star", "UserId": "canary-unread", "ItemId": "i7", "Timestamp": "soon"}], "/api/feedback", status=400)
+        send(
+            [{"FeedbackType": "star", "UserId": "canary-unread", "ItemId": "i7", "Timestamp": "canary-unread"}], "/api/feedback", status=400
+        )
         client.post("/v1/events", content=b'{"user_id": "' + user.encode())
         client.get(f"/api/recommend/{user}?n=3&write-back-type=read")
     loop.settle()

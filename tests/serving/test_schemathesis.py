@@ -15,11 +15,13 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 from tests.serving import shop
+from tests.serving.test_app import PromptChurn, PromptFormulas, PromptScores
 
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.access import Perimeter
-from tailorbird.serving.app import OPERATIONS, Service, create_app
+from tailorbird.serving.app import OPERATIONS, create_app
 from tailorbird.serving.door import Door
+from tailorbird.serving.handling import Service
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
@@ -36,7 +38,7 @@ def schema(tmp_path_factory, features, bundle):
             slots=shop.slots(), bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=door,
             clock=SystemClock(), rng=np.random.default_rng(0),
         )  # fmt: skip
-        service = Service(pipeline, door, perimeter=Perimeter())
+        service = Service(pipeline, door, perimeter=Perimeter(), churn=PromptChurn(), formulas=PromptFormulas(), scores=PromptScores())
         yield schemathesis.openapi.from_asgi("/openapi.json", create_app(service))
         service.pool.shutdown()
 

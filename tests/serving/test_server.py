@@ -1,6 +1,7 @@
 """The serve process as a whole: it starts, takes events, swaps bundles under load, stops cleanly, and stays light."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -18,32 +19,47 @@ from tests.serving import shop
 from tailorbird.errors import UsageError
 from tailorbird.events import Event, SystemClock
 from tailorbird.registry import Registry
-from tailorbird.serving.server import bind
+from tailorbird.serving.listening import bind
 from tailorbird.stream import open_reader, raw_path
 
 NEVER = {"torch", "numba", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib", "pickle5", "joblib"}
 
 CHILD = """
-import sys
+import os, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.serving import shop_plan
 from tailorbird.events import RoutePlan
+from tailorbird.serving import body
+from tailorbird.serving.limits import ServerLimits
 from tailorbird.serving.server import ServeOptions, run
-data = Path(sys.argv[2])
+if room := int(os.environ.get("ROOM_FOR_BODIES", "0")):
+    body.Budget.__init__.__defaults__ = (room,)
+data, told = Path(sys.argv[2]), threading.Event()
+if sys.argv[7:]:
+    told.set()
 run(ServeOptions(
     stream=data / "stream", routed=data / "stream" / "routed.db", state=data / "state", registry=data / "registry", run=data / "run",
     features=shop_plan.feature_set(), slots=shop_plan.slots(), plan=RoutePlan(), port=0, probe=sys.argv[3] == "probe",
-    header_deadline_s=float(sys.argv[4]),
-))
+    header_deadline_s=float(sys.argv[4]), connections_max=int(sys.argv[5]), limits=ServerLimits(address_connections=int(sys.argv[6])),
+), stop=told)
 print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
 
 class Server:
-    """A serve process over a data folder; asks it over one connection pool."""
+    """A serve process over a data folder; asks it over one connection pool. `bodies_bytes_max`: room for bodies, if little."""
 
-    def __init__(self, data: Path, *, probe: bool = False, header_deadline_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        probe: bool = False,
+        header_deadline_s: float = 10.0,
+        connections_max: int = 4_096,
+        address_connections: int = 512,
+        bodies_bytes_max: int = 0,
+    ) -> None:
         self.data = data
         command = [
             sys.executable,
@@ -53,8 +69,11 @@ class Server:
             str(data),
             "probe" if probe else "trust",
             str(header_deadline_s),
+            str(connections_max),
+            str(address_connections),
         ]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        room = {**os.environ, "ROOM_FOR_BODIES": str(bodies_bytes_max)}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=room)
         address = data / "run" / "serve-1.json"
         wait_for(lambda: address.exists() or self.process.poll() is not None, 30)
         assert address.exists(), self.process.communicate()[1]
@@ -78,6 +97,14 @@ class Server:
             self.process.kill()
         self.process.communicate()
         self.http.close()
+
+
+def test_who_was_told_to_stop_while_it_started_stops(tmp_path):
+    """As the role's own handler notes it, before the server has its own."""
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[2]), str(tmp_path), "trust", "10", "10", "10", "told"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "run").glob("*.json"))
 
 
 def wait_for(condition, seconds: float = 10.0) -> None:
@@ -113,6 +140,7 @@ def test_it_serves_stays_light_and_stops_within_a_second(start, registry, bundle
     server = start()
     assert server.recommend()["model"] == "v0001"
     assert server.http.post("/v1/events", json=CLICK).json()["accepted"] == 1
+    wait_for(lambda: server.http.get("/readyz").status_code == 200)  # it is warm
     assert server.http.get("/readyz").text == "degraded\n"  # there is no state here
     begun = time.monotonic()
     status, printed = server.stop()
@@ -248,26 +276,96 @@ def test_a_silent_and_a_half_said_connection_are_closed(start, said):
     assert server.http.get("/healthz").text == "ok\n"
 
 
+_POST = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\n"
 SMUGGLED = [
     b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + WHOLE,
     b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
     b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA\x00B: c\r\n\r\n",
+    # what proxies and servers have read differently
+    _POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + WHOLE,
+    _POST + b"Transfer-Encoding: chunked, identity\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + WHOLE,
+    _POST + b"Transfer-Encoding: xchunked\r\nContent-Length: 3\r\n\r\nabc" + WHOLE,
+    _POST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + WHOLE,
+    _POST + b"Transfer-Encoding:\x0bchunked\r\nContent-Length: 3\r\n\r\nabc" + WHOLE,
+    _POST + b"Content-Length: +5\r\n\r\nabcde" + WHOLE,
+    _POST + b"Content-Length: 5,5\r\n\r\nabcde" + WHOLE,
+    _POST + b"Content-Length: 0x5\r\n\r\nabcde" + WHOLE,
+    _POST + b"Content-Length: -1\r\n\r\n" + WHOLE,
+    _POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n" + WHOLE,  # the end of a chunk is not CR LF
+    _POST + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n" + WHOLE,  # bare LF about chunks
+    _POST + b"Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n" + WHOLE,
+    _POST + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\r\n folded: c\r\n\r\n" + WHOLE,
+    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nA: b\rC: d\r\n\r\n" + WHOLE,  # a bare CR
+    b"GET /healthz HTTP/1.1\nHost: localhost\n\n",  # bare LF about the head
+    b"GET /healthz HTTP/3.7\r\nHost: localhost\r\n\r\n",
 ]
 
 
-@pytest.mark.parametrize("said", SMUGGLED)
-def test_ambiguous_requests_are_refused_and_closed(start, said):
+def test_ambiguous_requests_are_refused_and_closed(start):
     server = start(header_deadline_s=0.5)
     host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as peer:
-        peer.sendall(said)
-        peer.settimeout(8)
-        heard = b""
-        while more := peer.recv(10_000):
-            heard += more
-    assert heard.startswith(b"HTTP/1.1 4"), heard
-    assert heard.count(b"HTTP/1.1") == 1
+    for said in SMUGGLED:
+        with socket.create_connection((host, int(port))) as peer:
+            peer.sendall(said)
+            peer.settimeout(8)
+            heard = b""
+            while more := peer.recv(10_000):
+                heard += more
+        assert heard.startswith(b"HTTP/1.1 4"), (said, heard)
+        assert heard.count(b"HTTP/1.1") == 1, (said, heard)
+    assert server.http.get("/healthz").text == "ok\n"
+
+
+def test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_again(start):
+    server = start(connections_max=2)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))), socket.create_connection((host, int(port))):
+        with socket.create_connection((host, int(port))) as third:
+            third.settimeout(8)
+            third.sendall(WHOLE)
+            heard = b""
+            while more := third.recv(10_000):
+                heard += more
+        assert heard.startswith(b"HTTP/1.1 503"), heard
+        assert b"retry-after: 1\r\n" in heard
+    wait_for(lambda: server.http.get("/healthz").status_code == 200)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+def test_one_address_cannot_take_all_connections(start):
+    """Twice as many as the server has places come from one address; another's are not touched, and places given back count again."""
+    server = start(connections_max=30, address_connections=20)
+    host, port = server.url.removeprefix("http://").split(":")
+
+    def come() -> socket.socket:
+        return socket.create_connection((host, int(port)), timeout=8, source_address=("127.0.0.2", 0))
+
+    silent = [come() for _ in range(20)]
+    for said, heard in ((HALF, b""), (WHOLE, b"HTTP/1.1 503")):
+        for _ in range(20):
+            with come() as over:
+                over.sendall(said)
+                told = b""
+                while more := over.recv(10_000):
+                    told += more
+                assert told.startswith(heard), told
+                assert bool(told) == bool(heard), "who says nothing whole within a second is closed"
+            if said is HALF:
+                break
+    assert b"retry-after: 1\r\n" in told
+    assert all(server.http.get("/healthz").text == "ok\n" for _ in range(20)), "the other address"
+    silent.pop().close()
+
+    def taken() -> bool:
+        with come() as again:
+            again.sendall(WHOLE)
+            return again.recv(10_000).startswith(b"HTTP/1.1 200")
+
+    wait_for(taken)
+    for peer in silent:
+        peer.close()
 
 
 def test_a_taken_port_is_one_sentence_or_the_next_one():

@@ -12,7 +12,8 @@ from tailorbird.errors import ConfigError, DamageError, NotReadyError, StorageEr
 from tailorbird.store import open_store
 from tailorbird.store.protocol import MovedError
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.valkey import Change, CopiedStore, Head, encode_versions, open_copies, version_at
+from tailorbird.store.valkey import CopiedStore, CopiesAt, open_copies
+from tailorbird.store.versions import Change, Head, encode_versions, version_at
 
 pytestmark = needs_valkey
 
@@ -250,3 +251,43 @@ def test_whatever_goes_wrong_is_told_and_the_copies_go_on_afterwards(server, loc
         assert "copies are not renewed" in caplog.text
         wrong[0] = False
         assert store.settle(30), store.problem
+
+
+def test_a_head_tells_when_it_was_last_the_newest_also_while_nothing_is_written(server, local):
+    moment = [1_000.0]
+    published = settled(PublishedStore(local, copies(server), now=lambda: moment[0]))
+    assert copies(server).head().at == 1_000_000_000
+    moment[0] = 1_060.0
+    until = time.monotonic() + 20
+    while copies(server).head().at != 1_060_000_000:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert published.publishing().at == 1_060_000_000
+    server.kill()
+    put(published, (b"a", b"1"), (b"b", b"2"))
+    moment[0] = 1_090.0
+    while not published.problem:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    told = published.publishing()
+    assert (told.at, told.commits, told.records, bool(told.problem)) == (1_060_000_000, 1, 2, True)
+    published.close()
+
+
+def test_a_cluster_is_pruned_of_a_schema_that_nobody_publishes(tmp_path, local):
+    with running(tmp_path / "cluster", cluster=True) as server:
+        at = CopiesAt(server.url, "shop")
+        published = PublishedStore(local, at.open("0" * 12, timeout_s=5))
+        put(published, *((b"%d" % n, b"x") for n in range(1_500)))
+        settled(published)
+        assert at.prune([]) == {}
+        published.close()
+        assert at.prune(["0" * 12]) == {}
+        assert at.prune([]) == {"0" * 12: 1_500}
+        part = f"{'0' * 12}.part-1-of-3"  # of a worker among several
+        published = PublishedStore(open_store(tmp_path / "part", create=True), at.open(part, timeout_s=5))
+        put(published, (b"a", b"x"))
+        settled(published).close()
+        assert at.prune([part]) == {}
+        assert at.prune(["0" * 12]) == {part: 1}
+        assert b"keys=" not in server.ask("INFO keyspace")

@@ -14,7 +14,8 @@ from tailorbird.errors import StorageError
 from tailorbird.store import open_store
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.valkey import CopiedStore, Head, open_copies
+from tailorbird.store.valkey import CopiedStore, open_copies
+from tailorbird.store.versions import Head
 
 pytestmark = needs_valkey
 

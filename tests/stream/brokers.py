@@ -4,6 +4,7 @@ TAILORBIRD_TEST_KAFKA=host:port   runs the tests against this one
 """
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -62,6 +63,24 @@ def log_at(servers: str, folder: Path | None = None, *, partition: str = "door",
     return KafkaLog(cluster, f"raw.{partition}", partition, folder)
 
 
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A fixture, once it is given its scope: the address of a broker; without one, tests are skipped."""
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    with broker(tmp_path_factory.mktemp("broker")) as servers:
+        yield servers
+
+
+def started_deleting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Likewise, of one that deletes records."""
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    from tests.stream.deleting_proxy import deleting_broker
+
+    with deleting_broker(tmp_path_factory.mktemp("broker")) as servers:
+        yield servers
+
+
 @contextmanager
 def broker(folder: Path, *, advertised: int = 0) -> Iterator[str]:
     """The address of a broker; started for the occasion unless one is named. It keeps nothing when it ends.
@@ -71,24 +90,48 @@ def broker(folder: Path, *, advertised: int = 0) -> Iterator[str]:
     if NAMED and not advertised:
         yield NAMED
         return
-    binary = _binary()
-    assert binary is not None
-    port = free_port()
-    url, told = f"tcp://127.0.0.1:{port}", f"tcp://127.0.0.1:{advertised or port}"
-    command = [str(binary), "broker", "--listener-url", url, "--advertised-listener-url", told, "--storage-engine", "memory://tansu/"]
-    with (folder / "broker.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    made = Broker(folder, advertised=advertised)
     try:
+        yield made.servers
+    finally:
+        made.kill()
+
+
+class Broker:
+    """A broker in a process of its own that can be killed, and started again on its port: empty. Or it stands still for a while."""
+
+    def __init__(self, folder: Path, *, advertised: int = 0) -> None:
+        self._log, self.port = folder / "broker.log", free_port()
+        self._told = advertised or self.port
+        self.start()
+
+    @property
+    def servers(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        binary = _binary()
+        assert binary is not None
+        url, told = f"tcp://127.0.0.1:{self.port}", f"tcp://127.0.0.1:{self._told}"
+        command = [str(binary), "broker", "--listener-url", url, "--advertised-listener-url", told, "--storage-engine", "memory://tansu/"]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + 30
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
             except OSError:
-                assert process.poll() is None, (folder / "broker.log").read_text()[-2000:]
+                assert self._process.poll() is None, self._log.read_text()[-2000:]
                 assert time.monotonic() < until, "the broker did not come up"
                 time.sleep(0.02)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stand_still(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)

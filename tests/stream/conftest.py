@@ -1,14 +1,7 @@
-"""A broker for the session, started when the first test asks for it."""
-
-from collections.abc import Iterator
+"""A broker for the session, started when the first test asks for it; and one that deletes records."""
 
 import pytest
-from tests.stream.brokers import WHY_NOT, broker
+from tests.stream.brokers import started, started_deleting
 
-
-@pytest.fixture(scope="session")
-def kafka_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if WHY_NOT:
-        pytest.skip(WHY_NOT)
-    with broker(tmp_path_factory.mktemp("broker")) as servers:
-        yield servers
+kafka_servers = pytest.fixture(scope="session")(started)
+deleting_servers = pytest.fixture(scope="session")(started_deleting)

@@ -7,6 +7,7 @@ import sys
 
 import apsw
 import pytest
+from tests.faults.chaos import injection
 
 from tailorbird.errors import DamageError, InputError, LockedError, NotReadyError, StorageError, UsageError
 from tailorbird.stream import (
@@ -198,6 +199,43 @@ def test_a_checkpoint_that_fails_otherwise_ends_the_writer_but_keeps_the_commit(
         assert writer.append([Block("body", 1, b"on")]) == 3
 
 
+def test_after_a_checkpoint_that_fails_while_it_shrinks_nothing_is_written_until_the_log_is_opened_again(tmp_path, monkeypatch):
+    tried = []
+
+    def fail(connection, path, *, truncate=False):
+        tried.append(path)
+        raise apsw.IOError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        writer = open_writer(tmp_path / "a.db", partition="a")
+        writer.append([Block("body", 3, b"pruned")])
+        writer.prune(3)
+        patch.setattr(sqlite, "checkpoint", fail)
+        with pytest.raises(StorageError, match="disk I/O error"):
+            writer.shrink()
+        with pytest.raises(StorageError, match="an earlier write failed"):
+            writer.append([Block("body", 1, b"refused")])
+        writer.close()
+    assert len(tried) == 1
+    with open_writer(tmp_path / "a.db", partition="a") as writer:
+        assert writer.append([Block("body", 1, b"on")]) == 3
+
+
+@pytest.mark.skipif(bool(injection.WHY_NOT), reason=injection.WHY_NOT or "calls can be watched")
+def test_what_a_writer_left_in_the_wal_is_written_anew_before_it_is_synced(tmp_path):
+    """Its last sync may have failed: then the kernel would not write it again, and another sync would say that it had."""
+    child(tmp_path / "a.db", 3, "stream.after_commit=kill@3")
+    left = (tmp_path / "a.db-wal").read_bytes()
+    code = "import sys; from tailorbird.stream import open_writer; open_writer(sys.argv[1], partition='door')"
+    command = ["strace", "-f", "-y", "-e", "trace=pwrite64,fsync,fdatasync", sys.executable, "-c", code, str(tmp_path / "a.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    calls = [line for line in done.stderr.splitlines() if "a.db-wal>" in line]
+    rewritten = next(number for number, call in enumerate(calls) if call.endswith(f"{len(left)}, 0) = {len(left)}"))
+    assert not any("sync(" in call for call in calls[:rewritten])
+    assert "fsync(" in calls[rewritten + 1]
+    assert (tmp_path / "a.db-wal").read_bytes() == left, "whoever reads meanwhile sees the same"
+
+
 def filled(path, count=6):
     with open_writer(path, partition="door") as writer:
         writer.append([Block("body", 2, f"payload {number}".encode()) for number in range(count)])
@@ -255,8 +293,57 @@ def test_rows_that_were_read_and_are_gone_are_noticed(tmp_path):
     path = tmp_path / "raw-door.db"
     filled(path)
     overwrite(path, "DELETE FROM block WHERE offset = 10")
-    with open_reader(path) as reader, pytest.raises(DamageError, match="the log ends at 10, but was read up to 12 before"):
+    with open_reader(path) as reader, pytest.raises(DamageError, match="the log ends at 10, but was written up to 12"):
         reader.read(12)
+
+
+@pytest.mark.parametrize("ask", [lambda log: log.read(0), lambda log: log.end(), lambda log: log.waiting(0)])
+def test_last_blocks_that_the_disk_lost_are_told_though_nobody_had_read_them(tmp_path, ask):
+    path = tmp_path / "routed.db"
+    filled(path)
+    overwrite(path, "DELETE FROM block WHERE offset >= 8")
+    with open_reader(path) as reader, pytest.raises(DamageError, match="the log ends at 8, but was written up to 12"):
+        ask(reader)
+    with pytest.raises(DamageError, match="the disk lost the rows between"):
+        open_writer(path, partition="door", damaged_tail="stop")
+
+
+def test_a_door_goes_on_behind_last_blocks_that_are_gone_and_says_so(tmp_path, caplog):
+    path = tmp_path / "raw-door.db"
+    filled(path)
+    overwrite(path, "DELETE FROM block WHERE offset >= 8")
+    with open_writer(path, partition="door") as writer:
+        assert writer.append([Block("body", 1, b"on")]) == 12
+    [told] = caplog.records
+    assert told.levelname == "CRITICAL"
+    assert "8 to 12" in told.message
+    with open_reader(path) as reader:
+        assert [one.offset for one in reader.read(0)] == [0, 2, 4, 6, 12]
+    with open_writer(path, partition="door", damaged_tail="stop"):
+        assert len(caplog.records) == 1, "it was told once, and is no news"
+
+
+def test_a_stale_note_of_the_last_block_loses_nothing(tmp_path, caplog):
+    path = tmp_path / "raw-door.db"
+    filled(path)
+    overwrite(path, "UPDATE head SET last = 4, crc = (SELECT crc FROM block WHERE offset = 2)")
+    with open_reader(path) as reader:
+        assert reader.end() == 12
+    with open_writer(path, partition="door", damaged_tail="stop") as writer:
+        assert writer.end() == 12
+    assert "look at the disk" in caplog.text
+
+
+def test_a_log_of_an_earlier_version_gets_its_note(tmp_path):
+    path = tmp_path / "raw-door.db"
+    filled(path)
+    overwrite(path, "DROP TABLE head")
+    with open_reader(path) as reader:
+        assert reader.end() == 12
+    open_writer(path, partition="door").close()
+    overwrite(path, "DELETE FROM block WHERE offset >= 8")
+    with open_reader(path) as reader, pytest.raises(DamageError, match="was written up to 12"):
+        reader.end()
 
 
 def test_flipped_bytes_never_come_out_as_data(tmp_path):
@@ -272,7 +359,7 @@ def test_flipped_bytes_never_come_out_as_data(tmp_path):
                 found = [one.block for one in reader.read(0)]
         except (DamageError, StorageError, InputError, NotReadyError):
             continue
-        assert found == blocks[: len(found)]
+        assert found == blocks
 
 
 def test_a_file_that_is_no_log_or_anothers_is_refused(tmp_path):
@@ -326,3 +413,24 @@ def test_files_are_found_by_their_producers(tmp_path):
     assert list(answer_logs(tmp_path)) == ["b"]
     with pytest.raises(UsageError):
         raw_path(tmp_path, "../b")
+
+
+@pytest.mark.parametrize(("blocks", "payload"), [(40, 200), (3, 23_000)], ids=["within a page", "over pages"])
+def test_a_log_whose_readers_keep_pace_does_not_grow(tmp_path, blocks, payload):
+    """The room of what was pruned is used again, whatever sizes the blocks have: the file is as large as the most that ever waited."""
+    path = tmp_path / "raw.db"
+    with open_writer(path, partition="door") as writer:
+
+        def run(steps, waiting):
+            for step in steps:
+                sizes = (payload + (step * 37 + number) % 700 for number in range(blocks))
+                writer.append([Block("body", 10, os.urandom(size)) for size in sizes])
+                if step % 7 == 0:
+                    writer.prune(max(0, step - waiting) * 10 * blocks)
+            return writer.connection.pragma("page_count")
+
+        steady = run(range(60), 20)
+        assert run(range(60, 180), 20) <= 1.1 * steady
+        after_a_stall = run(range(180, 240), 60)
+        assert after_a_stall > 1.5 * steady
+        assert run(range(240, 360), 20) <= 1.1 * after_a_stall

@@ -12,7 +12,10 @@ import msgspec
 import pytest
 
 from tailorbird.errors import DamageError, InputError, LockedError, UsageError
-from tailorbird.events import DAY, Receipt, RoutePlan, SimulatedClock
+from tailorbird.events import DAY, Receipt, RoutePlan, SimulatedClock, hash64
+from tailorbird.events.adapters import AdapterOptions
+from tailorbird.events.contract import ERASED
+from tailorbird.events.erased import StopList
 from tailorbird.router import Router
 from tailorbird.stream import open_reader, open_writer
 from tailorbird.stream.importer import ImportReport, import_files
@@ -204,6 +207,46 @@ def _stopped_before_the_end(stream: Path, path: Path, plan: RoutePlan) -> None:
             raise RuntimeError
 
     import_files(stream, "tailorbird", path, plan=plan, clock=SimulatedClock(NOW), progress=stop)
+
+
+@pytest.mark.parametrize("erased", [("p0",), ("p0", "p3"), ("p1", "p2", "p3", "p4")])
+def test_an_import_goes_on_with_all_rows_of_others_after_people_were_erased(
+    tmp_path: Path, erased: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tailorbird.stream.importer.BODY_ROWS", 10)
+    monkeypatch.setattr("tailorbird.stream.importer.COMMIT_BODIES", 3)
+    stream, history = tmp_path / "stream", tmp_path / "e.jsonl"
+    rows = [_event(i, TS + i, user_id=f"p{i % 5}") for i in range(100)] + ['{"type": "click"}']
+    history.write_text("\n".join(sorted(rows, key=lambda row: hash64(row))))
+
+    def stop(stage: str, done: int, total: int | None) -> None:
+        if stage == "append":
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        import_files(stream, "tailorbird", history, plan=PLAN, clock=SimulatedClock(NOW), progress=stop)
+    first = _rows(stream)
+    assert len(first) == 30
+    stopped = StopList(b"").with_people([("u", one) for one in erased], [], NOW, 0)
+    report = import_files(stream, "tailorbird", history, plan=PLAN, clock=SimulatedClock(NOW), stopped=stopped)
+    assert dict(report.refused) == {"erased": 20 * len(erased), "missing": 1}
+    found = _rows(stream)
+    assert (len(found), found[:30]) == (101, first)
+    ids = [json.loads(row)["event_id"] for row in found if b"event_id" in row]
+    assert ids == [f"e{i:06}" for i in range(100) if i < 30 or f"p{i % 5}" not in erased]
+    assert found[30:].count(ERASED) == 14 * len(erased)
+
+
+def test_equal_rows_of_an_erased_person_are_kept_out_all(tmp_path: Path) -> None:
+    file = tmp_path / "m.csv"
+    file.write_text("who,what,when\n" + "u,i,1700000000\n" * 3 + "v,i,1700000000\n" * 2)
+    mapping = '[[source]]\nfile = "m.csv"\nkind = "events"\ntype = "click"\nts = "when"\nts_unit = "s"\nuser_id = "who"\nitem_id = "what"\n'
+    stopped = StopList(b"").with_people([("u", "u")], [], NOW, 0)
+    options = AdapterOptions(mapping=mapping, root=str(file))
+    import_files(tmp_path / "stream", "mapping", file, plan=PLAN, clock=SimulatedClock(NOW), options=options, stopped=stopped)
+    found = _rows(tmp_path / "stream")
+    assert found.count(ERASED) == 3
+    assert len({json.loads(row)["event_id"] for row in found if row != ERASED}) == 2
 
 
 def test_files_whose_rows_may_be_in_a_damaged_end_are_taken_again(tmp_path):

@@ -79,3 +79,20 @@ def test_doctor_holds_the_topics_against_the_settings(kafka_servers, tmp_path):
         if state == "ok":
             assert rows["kafka raw.door"]["found"] == "1 copies, 3 configured"
             assert rows["topic raw.door"]["found"].startswith("0 rows")
+
+
+def test_doctor_says_that_a_topic_lost_what_the_lake_has(kafka_servers, tmp_path):
+    address = log_at(kafka_servers)
+    open_writer(address, partition="door").close()
+    init(tmp_path / "shop", json=True)
+    with (tmp_path / "shop" / "tailorbird.toml").open("a") as file:
+        file.write(f'\n[stream]\nurl = "kafka://{kafka_servers}/{address.cluster.prefix}"\ntimeout = "5s"\n')
+    lake = tmp_path / "shop" / "data" / "lake"
+    lake.mkdir(parents=True)
+    (lake / "positions.json").write_text(json.dumps({"safe": {"raw-door": 7}, "archive": {"raw-door": 7}}))
+    command = [sys.executable, "-m", "tailorbird", "-C", str(tmp_path / "shop"), "doctor", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    rows = {row["what"]: row for row in json.loads(done.stdout)["findings"]}
+    assert done.returncode == 1
+    assert (rows["topic raw.door"]["state"], rows["behind: lake, raw-door"]["state"]) == ("error", "error")
+    assert "7 rows before what the lake has" in rows["topic raw.door"]["found"]

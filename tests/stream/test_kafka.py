@@ -1,5 +1,6 @@
 """What only a broker can do: fail, forget, let two write; and how its address and its secrets are given."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -8,10 +9,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from tests.stream.brokers import NAMED, log_at, needs_kafka
+from tests.stream.brokers import log_at, needs_kafka
 
 from tailorbird.errors import ConfigError, DamageError, LockedError, NotReadyError, StorageError
 from tailorbird.stream import Block, open_reader, open_writer
+from tailorbird.stream.kafka.client import KafkaError, KafkaException
+from tailorbird.stream.kafka.cluster import topics
 
 pytestmark = needs_kafka
 
@@ -274,11 +277,53 @@ def test_there_is_no_log_in_an_empty_topic(mock):
         open_reader(mock_log(mock))
 
 
-def test_whether_the_broker_deletes_records_is_told(kafka_servers, caplog):
-    address = log_at(kafka_servers, timeout_s=3)
-    with open_writer(address, partition="door") as writer:
+class Refusing:
+    """An admin client that fails to delete as often as it is told, and then waits until it is let."""
+
+    def __init__(self, real, failures):
+        self.real, self.failures, self.asked = real, failures, 0
+        self.let = threading.Event()
+
+    def delete_records(self, places, **settings):
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        self.let.wait(20)
+        return self.real.delete_records(places, **settings)
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+
+def test_one_failure_does_not_end_pruning_and_no_append_waits_for_it(deleting_servers, caplog):
+    address = log_at(deleting_servers)
+    refusing = address.cluster.__dict__["_admin"] = Refusing(address.cluster.admin(), 1)
+    with open_writer(address, partition="door") as writer, open_reader(address) as reader:
         for number in range(3):
             writer.append([body(number)])
-        count = writer.prune(2)
-        assert count > 0 if NAMED else count == 0 and "the broker does not delete records, the topic keeps everything" in caplog.text
-        assert writer.append([body(3)]) == 3
+        writer.prune_some(2)
+        poll(lambda: "did not delete records, it is asked again" in caplog.text)
+        assert reader.start() == 0
+        writer.prune_some(2)
+        poll(lambda: refusing.asked == 2)
+        assert writer.append([body(3)]) == 3, "while the broker is at it"
+        assert reader.start() == 0
+        refusing.let.set()
+        poll(lambda: reader.start() == 2)
+
+
+def poll(there):
+    until = time.monotonic() + 20
+    while not there():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_looking_for_topics_makes_no_client_each_time(kafka_servers):
+    address = log_at(kafka_servers)
+    open_writer(address, partition="door").close()
+    topics(address.cluster, "raw")
+    threads = len(os.listdir("/proc/self/task"))
+    for _ in range(20):
+        assert topics(address.cluster, "raw") == ["door"]
+    assert len(os.listdir("/proc/self/task")) <= threads

@@ -5,8 +5,9 @@ import pytest
 
 from tailorbird.events import DAY, HOUR
 from tailorbird.models.baselines import History
-from tailorbird.training.clicks import Happened, Scheme, choices, guess_scheme, with_candidates
+from tailorbird.training.clicks import Scheme, choices, guess_scheme, with_candidates
 from tailorbird.training.coding import Codes, interactions
+from tailorbird.training.happened import Happened
 from tailorbird.training.item_to_item import roll
 
 

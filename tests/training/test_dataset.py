@@ -34,6 +34,20 @@ def test_an_outcome_belongs_to_the_answer_that_it_names(routed):
     assert data.gain({"click": 1.0, "purchase": 8.0}).tolist() == [0, 1, 0, 8]
 
 
+def test_a_head_by_dwell_is_a_view_of_at_least_so_long(routed):
+    a, e = routed.answer, routed.event
+    events = routed.table(
+        a(1 * MINUTE, "u1", ["x", "y", "z"], "r1"),
+        e("view", 2 * MINUTE, "u1", "x", "r1", dwell_ms=29_999.0),
+        e("view", 3 * MINUTE, "u1", "y", "r1", dwell_ms=30_000.0),
+        e("view", 4 * MINUTE, "u1", "z", "r1"),
+        e("click", 5 * MINUTE, "u1", "z", "r1", dwell_ms=90_000.0),
+    )
+    data = dataset(events, ("click", "dwell_30s", "view"))
+    assert labelled(data, "dwell_30s") == [(0, "y")]
+    assert labelled(data, "view") == [(0, "x"), (0, "y"), (0, "z")]
+
+
 def test_without_a_name_it_belongs_to_the_last_answer_with_the_item_within_the_window(routed):
     a, e = routed.answer, routed.event
     events = routed.table(
@@ -141,6 +155,8 @@ def test_a_logged_answer_has_the_position_that_its_features_were_read_at(routed)
     events = routed.table(routed.answer(1 * MINUTE, "u1", ["x"], "r1"), routed.answer(2 * MINUTE, "u1", ["x"], "r2"))
     answers = pa.table({"request_id": ["r2"], "p": pa.array([7], pa.int64())})
     assert dataset(events, answers=answers).p.tolist() == [1, 7]
+    by_part = answers.append_column("positions", pa.array([[7, 5]], pa.list_(pa.int64())))
+    assert dataset(events, answers=by_part).p.tolist() == [[1, 1], [7, 5]]
 
 
 def test_no_answer_says_what_to_do(routed):

@@ -4,7 +4,10 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.events import DAY, ROUTED
-from tailorbird.training.indexes import build_series, no_items
+from tailorbird.ranking import Slot
+from tailorbird.retrieval.sessions import Plan
+from tailorbird.training.indexes import IndexSettings, build_series, no_items
+from tailorbird.training.settings import TrainSettings
 
 
 def clicks(item_of_late: str) -> pa.Table:
@@ -32,3 +35,23 @@ def test_what_comes_later_changes_no_index_but_the_later_ones():
     assert len(one[0].item_item.weights)
     assert len(one[1]) == 2
     assert len(other[1]) == 3
+
+
+def test_what_comes_later_changes_no_sessions_but_those_of_later_indexes():
+    asked = IndexSettings(sessions=Plan())
+    one, other = (build_series(clicks(item), no_items(), [2 * DAY, 4 * DAY], asked).indexes for item in ("i1", "i2"))
+    for name in ("starts", "item", "place", "fade"):
+        assert np.array_equal(getattr(one[0].sessions, name), getattr(other[0].sessions, name))
+    assert (len(one[0].sessions), len(one[1].sessions), len(other[1].sessions)) == (2, 3, 3)
+    assert [other[1].ids[row] for row in other[1].sessions.item[-2:]] == ["i0", "i2"]
+
+
+def test_sessions_are_kept_where_a_slot_asks_for_them():
+    for sources, kept in (({"popular": 10}, False), ({"stan": 10}, True), ({"sessions": 10, "popular": 5}, True)):
+        asked = IndexSettings().asked_by(Slot("plain", sources={"popular": 1}), Slot("home", sources=sources))
+        assert (asked.sessions is not None) == kept
+        assert build_series(clicks("i2"), no_items(), [2 * DAY], asked).with_sessions == kept
+    assert TrainSettings(window_us=DAY).index_for(Slot("home", sources={"stan": 10})).sessions == Plan(within_us=DAY)
+    assert TrainSettings(window_us=99 * DAY).index_for(Slot("home", sources={"stan": 10})).sessions == Plan()
+    mine = Plan(most=7)
+    assert IndexSettings(sessions=mine).asked_by(Slot("home", sources={"stan": 10})).sessions == mine

@@ -16,12 +16,16 @@ from tailorbird.features.transforms import clip, frequency, impute, log, standar
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.session_columns import SESSION_COLUMNS
 from tailorbird.registry import Registry
+from tailorbird.retrieval.sessions import FILES
 from tailorbird.router import Router
 from tailorbird.simulator import Site
 from tailorbird.stream.importer import import_files
-from tailorbird.training import fit, matrix
+from tailorbird.training import architecture, fit, matrix
+from tailorbird.training.bootstrap import Interval
 from tailorbird.training.evaluate import evaluate
+from tailorbird.training.pareto import priced
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 
@@ -117,12 +121,50 @@ def test_the_bundle_is_what_was_trained_over_an_index_of_now(shop, report):
     assert f"events at version {read['version']}" in bundle.manifest.card
 
 
+def test_the_card_says_of_what_for_whom_and_by_whom(shop, report):
+    folder = shop.folder / "registry" / report.version
+    card = (folder / "card.md").read_text()
+    assert card == Registry(shop.folder / "registry", clock=shop.clock).verify(report.version).card
+    headings = [line for line in card.splitlines() if line.startswith("#")]
+    wanted = ("Owner", "Data", "Columns", "Quality", "For whom", "Calibration", "Gate", "Limits")
+    assert headings == ["# Ranker of slot home", *(f"## {one}" for one in wanted)]
+    owner, limits = card.split("## Owner")[1].split("##")[0], card.split("## Limits")[1]
+    assert "project.owner" in owner
+    best = report.evaluation.best_baseline
+    for name, (requests, figures) in report.evaluation.slices.items():
+        assert f"| {name} | {requests:,} |" in card
+        behind = requests >= 100 and figures[best].value > figures["tailorbird"].value
+        assert (f"{name}: {best} orders them better" in limits) == behind
+    for head in report.heads:
+        assert f"- {head}: " in card.split("## Calibration")[1]
+
+
 def test_the_page_holds_tables_and_pictures_and_nothing_from_the_net(report):
     page = report.report.read_text()
     assert page.count("<svg") >= 4
     assert "popular_7d" in page
     assert "long-tail items" in page
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', re.sub(r'xlink:href="#[^"]*"', "", page))
+
+
+def test_what_an_answer_costs_stands_beside_how_good_it_is(report):
+    costs = {one["name"]: one for one in report.plain()["serving"]}
+    assert set(costs) == set(report.evaluation.figures)
+    assert [one["us"] for one in report.priced] == sorted(one["us"] for one in report.priced)
+    for one in costs.values():
+        mine = (one["ndcg_10"], one["us"])
+        others = [other for other in costs.values() if (other["ndcg_10"], other["us"]) != mine]
+        better = [other["name"] for other in others if other["ndcg_10"] >= mine[0] and other["us"] <= mine[1]]
+        assert one["on_front"] == (not better)
+        assert one["better"] in (better or [""])
+    assert "What it costs" in report.report.read_text()
+
+
+def test_the_front_is_what_nothing_else_is_both_as_good_and_as_cheap_as(report):
+    quality = {"model": 0.6, "slow": 0.59, "popular": 0.5, "random": 0.4}
+    figures = {name: {"ndcg_10": Interval(value, value - 0.01, value + 0.01)} for name, value in quality.items()}
+    found = priced(replace(report.evaluation, figures=figures), {"model": 300.0, "slow": 900.0, "popular": 20.0, "random": 20.0})
+    assert {one.name: one.better for one in found} == {"model": "", "slow": "model", "popular": "", "random": "popular"}
 
 
 def test_evaluating_a_version_again_gives_its_figures_again(shop, report):
@@ -161,7 +203,7 @@ def test_the_incumbent_is_judged_on_the_same_requests_and_not_replaced_by_its_eq
 def test_an_incumbent_of_another_schema_is_judged_with_its_own_features(shop):
     first = shop.train("evolving")
     Registry(shop.folder / "evolving", clock=shop.clock).promote(first.version, by="test", why="an incumbent")
-    fewer = [one for one in shop.features.features if one.name not in ("item_ctr_7d", "device")]
+    fewer = [one for one in shop.features.features if one.name not in ("item_clicks_1d", "device")]
     changed = replace(shop, features=FeatureSet.from_declarations([*fewer, count("item_views_3d", entity("item"), "view", window="3d")]))
     assert changed.features.schema_hash != shop.features.schema_hash
     second = changed.train("evolving")
@@ -285,6 +327,18 @@ def transformed(shop, **more):
     return replace(shop, features=replace(shop.features, transforms=TRANSFORMS, similarities=SIMILARITIES), **more)
 
 
+def test_a_slot_that_asks_sessions_gets_them_drawn_ranked_by_and_in_the_bundle(shop):
+    slot = replace(HOME, sources={"sessions": 60, "stan": 40, "popular": 100})
+    report = shop.train("sessions", slot=slot, rows="clicks")
+    assert (report.about["scheme"]["sessions"], report.about["scheme"]["stan"]) == (60, 40)
+    assert "up to 60 by V-SkNN and 40 by STAN over the newest sessions" in report.evaluation.about["candidates"]
+    bundle = Bundle.load(shop.folder / "sessions" / report.version, schema_hash=shop.features.schema_hash)
+    assert set(SESSION_COLUMNS) <= set(bundle.encoder.names)
+    assert len(bundle.index.sessions) > 100
+    assert {f"index/{name}" for name in FILES} <= set(bundle.manifest.files)
+    assert "sessions_score" not in shop.train("tables", rows="clicks").about["columns"]
+
+
 @pytest.fixture(scope="module")
 def declared(shop):
     return transformed(shop).train("transforms")
@@ -316,7 +370,7 @@ def matrices(shop, monkeypatch, rows_max):
     def seen(train, watch, columns, *_, **__):
         raise Seen(train, watch, columns)
 
-    monkeypatch.setattr(fit, "fit_gbdt", seen)
+    monkeypatch.setattr(architecture, "fit_gbdt", seen)
     monkeypatch.setattr(fit, "featured", partial(matrix.featured, rows_max=rows_max))
     with pytest.raises(Seen) as caught:
         transformed(shop).train("seen")

@@ -1,10 +1,22 @@
 """`tailorbird check`."""
 
+import os
+import shlex
+from importlib.util import find_spec
+from shutil import which
+from typing import TYPE_CHECKING
+
 from tailorbird.cli.output import Json, console, print_json
+from tailorbird.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
 
 
 def check(*, json: Json = False) -> None:
     """Load the project's settings, features and slots and say what they declare. Touches no data.
+
+    What a setting names is held against what there is: slots, networks, programs, folders, addresses.
 
     Ends with status 2 and one sentence that names file and line if something cannot be used.
 
@@ -15,6 +27,8 @@ def check(*, json: Json = False) -> None:
 
     project = open_project()
     features = project.features
+    check_slots(project)
+    check_settings(project)
     found = {
         "project": str(project.root),
         "schema_hash": features.schema_hash,
@@ -42,3 +56,95 @@ def check(*, json: Json = False) -> None:
     for name, slot in project.slots.items():
         experiment = f", experiment {slot.experiment.name}" if slot.experiment else ""
         out.print(f"  slot       {name}: {slot.size} items from {', '.join(slot.sources)}{experiment}")
+
+
+def check_slots(project: "Project") -> None:
+    """Hold what slots say in the language of rules against what is declared; where nothing can answer requests, nobody asks.
+
+    Raises:
+        DeclarationError: names slot, rule and column.
+    """
+    if find_spec("tantivy") is None:  # of the extra `serve`
+        return
+    from tailorbird.ranking.rules import check_slot
+
+    of_user = [column.name for column in project.features.columns if column.entity == "user" and column.kind == "numeric"]
+    for slot in project.slots.values():
+        check_slot(slot, user_fields=of_user, sequences=project.features.sequences)
+
+
+def check_settings(project: "Project") -> None:
+    """Hold what settings name against what there is: all that `up`, or a role of it, would end with when it starts. Writes nothing.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    from tailorbird.events.pseudonyms import Pseudonyms
+    from tailorbird.store.valkey import server_named
+
+    settings = project.settings
+    require_gorse_slot(project)
+    if find_spec("starlette") is not None:  # of the extra `serve`
+        from tailorbird.serving.limits import Networks
+
+        Networks(settings.serve.proxies)
+        _check_access(project)
+    if settings.events.pseudonym_key:
+        Pseudonyms(settings.events.pseudonym_key)
+    for name in ("url", "replica"):
+        if url := getattr(settings.store, name):
+            server_named(url, f"store.{name}")
+    if settings.stream.url and find_spec("confluent_kafka") is not None:  # of the extra `kafka`
+        _check_brokers(project)
+    nearest = next(path for path in (project.paths.data, *project.paths.data.parents) if path.exists())
+    if not os.access(nearest, os.W_OK):
+        raise ConfigError(
+            f"{nearest} cannot be written", where="project.data", fix="make it writable, or set project.data to another folder"
+        )
+    alert = settings.checks.alert
+    if alert and not alert.startswith(("http://", "https://")):
+        program = next(iter(_words(alert)), "")
+        if which(program) is None:
+            raise ConfigError(
+                "there is no such program on this machine", where="checks.alert", fix="name one by its whole path, or an address"
+            )
+
+
+def _check_access(project: "Project") -> None:
+    from tailorbird.serving.access import require_origins, require_safe_bind
+    from tailorbird.serving.keys import Keys
+
+    serve = project.settings.serve
+    keys = Keys(serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file)
+    require_safe_bind(serve.host, keys)
+    require_origins(serve.origins)
+
+
+def _check_brokers(project: "Project") -> None:
+    """Let librdkafka look at its settings, without a broker to go to."""
+    from tailorbird.stream.kafka.logs import KafkaStream
+
+    section = project.settings.stream
+    for name in ("ca_file", "cert_file", "key_file"):
+        file = getattr(section, name)
+        if file and not os.access(file, os.R_OK):
+            raise ConfigError(f"{file} is not there, or cannot be read", where=f"stream.{name}")
+    if isinstance(project.stream, KafkaStream):
+        from confluent_kafka.admin import AdminClient
+
+        cluster = project.stream.cluster
+        cluster.client(AdminClient, {**cluster.conf(), "bootstrap.servers": ""})
+
+
+def require_gorse_slot(project: "Project") -> None:
+    """Raises ConfigError where `serve.gorse_slot` names no slot."""
+    name = project.settings.serve.gorse_slot
+    if name and name not in project.slots:
+        raise ConfigError(f"there is no slot {name!r}", where="serve.gorse_slot", fix=f"use one of {', '.join(project.slots)}")
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(f"is no command: {error}", where="checks.alert") from None

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Json = False) -> None:
-    """Check the data of a day: every hour, repeats, gaps, lateness, nulls, shifts, orphan clicks, clocks, bots, refusals, features.
+    """Check the data of a day: volume, hours, repeats, gaps, lateness, nulls, shifts, orphan clicks, clocks, bots, refusals, features.
 
     It is compared with itself and with the seven days before; `contract.toml` may declare more (daily_min, fresh_within, unique). Ends with
-    status 1 if a check fails. What was found is kept in data/checks, with a page of all days. `up` does it each day by itself, and
-    tells `checks.alert` of failures.
+    status 1 if a check fails. What was found is kept in data/checks, with a page of all days. `up` does it each day by itself,
+    catching up on the last seven, and tells `checks.alert` of failures. A day without any event fails, if one before has some.
 
     Example:  tailorbird -C shop checks run
 
@@ -47,8 +47,8 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
         raise UsageError(f"{day} has not come yet", where="--day")
     lake = Lake(project.paths.lake)
     report = daily.run_day(lake, number, now, wanted(project), lambda number: features_check(project, number))
-    if not report.rows:
-        raise NotReadyError(f"the lake has no event of {report.day}", fix="name another day by --day")
+    if not report.of_use:
+        raise NotReadyError(f"the lake has no event of {report.day}, nor of the seven days before", fix="name another day by --day")
     page = daily.keep(project.paths.checks, report)
     if out is not None:
         page = write_page(out, daily.history(project.paths.checks))
@@ -79,7 +79,7 @@ def features_check(project: "Project", number: int) -> "Sequence[Check]":
     lake = Lake(project.paths.lake)
     if not lake.exists("answers"):
         return [Check("features", NONE, 0.0, 0.0, "no answer was logged")]
-    report, _ = compare_lately(project.features, lake, number * DAY + LATELY_US, seed=number)
+    report, _ = compare_lately(project.features, lake, number * DAY + LATELY_US, until=(number + 1) * DAY, seed=number)
     if not report.answers:
         return [Check("features", NONE, 0.0, 0.0, "no answer of these declarations was logged since")]
     unequal = {name: count for name, count in report.by_feature.items() if count}

@@ -18,10 +18,12 @@ def train_named(project: "Project", name: str, *, quick: bool, promote: bool, as
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.training.churn.fit import FitSettings
     from tailorbird.training.churn.train import ChurnSettings, train_churn
+    from tailorbird.training.churn.vectors import SMALL
 
     churn = project.churn[name]
     churn = replace(churn, leave_out=(*churn.leave_out, *leave_out))
-    settings = ChurnSettings(lateness_us=project.plan.lateness_us)
+    vectors = None if quick or project.settings.train.retrieval == "tables" else SMALL
+    settings = ChurnSettings(lateness_us=project.plan.lateness_us, vectors=vectors)
     if quick:
         settings = replace(settings, cuts=2, grid_rows=100_000, asked=10_000, replicates=200, fit=FitSettings(rows=30_000))
     paths = project.paths
@@ -35,6 +37,7 @@ def train_named(project: "Project", name: str, *, quick: bool, promote: bool, as
             clock=clock_as_of(as_of, project),
             settings=settings,
             by=getpass.getuser(),
+            owner=project.settings.project.owner,
             promote=promote,
             progress=progress,
         )
@@ -69,10 +72,11 @@ def _print(results: dict[str, dict[str, Any]], title: str) -> None:
     print_table(title, ["", *COLUMNS], [(name, *(cell(figures, column) for column in COLUMNS)) for name, figures in ranked], right=COLUMNS)
 
 
-def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: str = "", json: Json = False) -> None:
-    """Score everybody: how likely each person is to leave, and how much they are expected to buy, into a Parquet file.
+def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: str = "", reasons: int = 1_000, json: Json = False) -> None:
+    """Score everybody: how likely each person is to leave, why, and how much they are expected to buy, into a Parquet file.
 
-    People are those whom the model is asked about (`active` in churn.py). Columns: person, gone, purchases, most likely first.
+    People are those whom the model is asked about (`active` in churn.py). Columns: person, gone, purchases, reasons, as_of, most likely
+    first. Printed are the segments that are most worth contacting, by `contact` in churn.py. One person: `GET /v1/users/ID/churn`.
 
     Example:  tailorbird -C shop score churn --out churn.parquet
 
@@ -86,12 +90,15 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
         a version, or champion, previous, challenger
     as_of:
         score as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
+    reasons:
+        how many of the likeliest to leave are told why
     """
     import pyarrow.parquet as pq
 
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError, UsageError
+    from tailorbird.lake.made import made
     from tailorbird.ranking.churn_bundle import ChurnBundle
     from tailorbird.registry import Registry
     from tailorbird.training.churn.score import score_everybody
@@ -108,12 +115,21 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
         raise NotReadyError(f"there is no {version} of {name} yet", fix=f"{this_command()} train {name}")
     bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
     with progress_bars(quiet=json) as progress:
-        table = score_everybody(bundle, project.churn[name], lake=project.paths.lake, now=clock.now(), progress=progress)
+        found = score_everybody(
+            bundle, project.churn[name], lake=project.paths.lake, now=clock.now(), reasons=max(reasons, 0), progress=progress
+        )
     part = out.with_name(f"{out.name}.part")
-    pq.write_table(table, part)
+    pq.write_table(made(found.table, "score churn"), part)
     part.replace(out)
-    told = {"version": bundle.version, "people": table.num_rows, "out": str(out)}
+    people = found.table.num_rows
     if json:
-        print_json(told)
-    else:
-        console().print(f"{bundle.version} scored {table.num_rows:,} people into {out}")
+        print_json({"version": bundle.version, "people": people, "out": str(out), "segments": [each.plain() for each in found.segments]})
+        return
+    rows = [
+        (each.column, each.range, f"{each.people:,}", f"{each.gone:.1%}", f"{each.lift:.2f}", f"{each.expected:,.0f}")
+        for each in found.segments
+    ]
+    if rows:
+        heads = ["column", "range", "people", "gone", "lift", "expected"]
+        print_table("Worth contacting, by what churn.py says of cost and value", heads, rows, right=heads[2:])
+    console().print(f"{bundle.version} scored {people:,} people into {out}")

@@ -10,14 +10,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailorbird.cli.doctor_elsewhere import LOST, Finding, elsewhere
 from tailorbird.cli.output import Json, console, print_json, print_table
-from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.cli.servers import running_servers
+from tailorbird.errors import StorageError, TailorbirdError, nearest
 from tailorbird.places import Place
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.stream import Address, Stream
-    from tailorbird.stream.kafka.logs import KafkaStream
+    from tailorbird.retrieval import Index
 
 _PACKAGES = (
     "apsw",
@@ -35,9 +36,9 @@ _PACKAGES = (
 )
 _SQLITE_MIN = (3, 51, 3)
 _DISK_FREE_MIN = 2 << 30
-_BEHIND_MAX_S = 300.0
-
-Finding = tuple[str, str, str, str]  # what, "ok" | "warning" | "error", what was found, what to do
+_ITEMS_MAX = 50_000  # versions of items that are looked at where there is no champion
+_BEHIND_MAX_S, _SERVED_BEHIND_MAX_S = 300.0, 120.0  # the lake puts bodies into its archive after a minute
+_ASIDE = "acknowledged events may be in it, or may be missing: keep it, look at the disk, and see tailorbird lake verify"
 
 
 def doctor(*, json: Json = False) -> None:
@@ -105,25 +106,120 @@ def _project() -> Iterator[Finding]:
     yield "project", "ok", str(project.root), ""
     yield _folder(project.paths.data)
     yield _disk(project.paths.data)
-    yield _port(project.settings.serve.host, project.settings.serve.port)
+    servers = list(running_servers(project.paths.run))
+    yield _port(project.settings.serve.host, project.settings.serve.port, servers)
     yield _front_door(project)
-    yield from _erasure(project.paths.data)
+    yield from _erasure(project)
     yield from _logs(project.paths.stream)
-    if not isinstance(project.stream, Path):
-        yield from _cluster(project.stream, project.paths.lake)
-    yield from _behind(project)
+    if servers:
+        yield from _roles(project)
+    yield from elsewhere(project)
+    yield from _positions(project)
+    yield from _formulas(project)
+    yield from _wishes(project)
+    yield from _behind(project, _SERVED_BEHIND_MAX_S if servers else _BEHIND_MAX_S)
     yield from _compared(project.paths.run, project.features.schema_hash)
 
 
-def _behind(project: "Project") -> Iterator[Finding]:
+def _roles(project: "Project") -> Iterator[Finding]:
+    """Whether those run, on this machine, that take what a running server takes in."""
+    from tailorbird.stream import routed_path
+
+    fix = "tailorbird up, or tailorbird run {}; if it ends again and again, its own output says why"
+    logs = {"router": routed_path(project.paths.stream), "lake": project.paths.lake / "ledger.jsonl"}
+    logs |= {"score": project.paths.stream / "scores.db"} if project.scores else {}
+    for role, path in logs.items():
+        if not isinstance(path, Path) or not isinstance(project.stream, Path):
+            continue  # it may run on another machine; `behind` tells
+        held = _holder(path)
+        runs = held != "no writer"
+        found = held.replace("written by", "runs as") if runs else "a server runs, but nobody takes what it takes in"
+        yield f"role {role}", "ok" if runs else "warning", found, "" if runs else fix.format(role)
+
+
+def _positions(project: "Project") -> Iterator[Finding]:
+    """Whether the lake's file of positions is what was written, and no table is said to be further than its log."""
+    from tailorbird.lake.positions import beyond_logs, load_positions
+    from tailorbird.lake.verify import ends_of
+
+    try:
+        beyond = list(beyond_logs(load_positions(project.paths.lake), ends_of(project.stream)))
+    except TailorbirdError as error:
+        yield "lake positions", "error", f"{error.where}: {error.message}", error.fix
+        return
+    fix = "stop up, and tailorbird lake repair; if the log was lost, or is an older copy, put it back"
+    for table, log, position, end in beyond:
+        yield "lake positions", "error", f"table {table} is said to be at {position:,} of {log}, which ends at {end:,}", fix
+
+
+def _formulas(project: "Project") -> Iterator[Finding]:
+    """Formulas whose heads the champion does not all predict."""
+    from tailorbird.events import SystemClock
+    from tailorbird.registry import Registry
+    from tailorbird.serving.formulas import told_formulas
+
+    try:
+        told = told_formulas(Registry(project.paths.registry, clock=SystemClock()), project.slots.values())
+    except TailorbirdError as error:
+        yield "formulas", "error", error.message, error.fix
+        return
+    for each in told:
+        if each.missing:
+            fix = f"tailorbird train, once there are enough of them, or leave them out: tailorbird formula set {each.slot} …"
+            yield f"formula: {each.slot}", "warning", f"the champion predicts no {', '.join(each.missing)}: left out of the value", fix
+
+
+def _wishes(project: "Project") -> Iterator[Finding]:
+    """Attributes that slots ask for and no item has, and slots whose rules leave no item at all: of the champion, or else of the lake."""
+    from tailorbird.events import SystemClock
+    from tailorbird.registry import Registry
+    from tailorbird.retrieval import Index
+    from tailorbird.serving.shaping import RARE, Shaping
+
+    try:
+        champion = Registry(project.paths.registry, clock=SystemClock()).champion()
+        shapings = [Shaping(slot) for slot in project.slots.values()]
+        index = _items_of_lake(project.paths.lake) if champion is None else Index.open(champion / "index")
+    except (TailorbirdError, OSError, ValueError) as error:
+        yield "rules", "error", str(error), "tailorbird models show champion"
+        return
+    if not len(index):
+        return
+    known = sorted(index.attributes)
+    for shaping in shapings:
+        slot = shaping.slot.name
+        for name in sorted(shaping.asks - {*known, *RARE}):
+            fix = nearest(name, known, f"use one of {', '.join(known) or 'none: no item has any'}", owner="item.")
+            yield f"rules: {slot}", "warning", f"item.{name} is asked for, and no item has it", fix
+        if why := shaping.why_nothing(index):
+            text = f"shows nothing of {len(index):,} items: {why}"
+            yield f"rules: {slot}", "warning", text, "mend the rule in slots.py, or send items that satisfy it"
+
+
+def _items_of_lake(lake: Place) -> "Index":
+    """The newest of what the lake knows of each item, as far as a look at it reaches."""
+    import json
+
+    from tailorbird.lake import Lake
+    from tailorbird.retrieval import Index, NewItem
+
+    reader = Lake(lake)
+    if not reader.exists("items"):
+        return Index.bare(())
+    rows = reader.table("items", ["id", "valid_from", "attributes"]).sort_by("valid_from")
+    some = rows.slice(max(0, len(rows) - _ITEMS_MAX)).to_pylist()  # of several versions of an item the last one holds
+    return Index.bare(()).with_items([NewItem(row["id"], json.loads(row["attributes"] or "{}"), 0) for row in some])
+
+
+def _behind(project: "Project", most_s: float) -> Iterator[Finding]:
     """How far the readers of the logs are behind; long, where nobody takes anything."""
     from tailorbird.events import SystemClock
-    from tailorbird.features.figures import all_figures
+    from tailorbird.features.figures import readers_of_routed
     from tailorbird.stream.lag import LagMeter
 
     paths = project.paths
     try:
-        with LagMeter(project.stream, paths.lake, lambda: {each.schema_hash: each.offset for each in all_figures(paths.state)}) as meter:
+        with LagMeter(project.stream, paths.lake, lambda: readers_of_routed(paths.state, project.workers)) as meter:
             lags = meter.measure()
     except TailorbirdError as error:
         yield "behind", "error", f"{error.where}: {error.message}", error.fix
@@ -133,7 +229,10 @@ def _behind(project: "Project") -> Iterator[Finding]:
         seconds = lag.seconds(now)
         since = f", the first of them for {seconds:,.1f} s" if lag.waiting_since else ""
         text = f"{lag.rows:,} rows in {lag.blocks:,} blocks{since}" if lag.rows else "nothing"
-        stands = seconds > _BEHIND_MAX_S
+        stands = seconds > most_s
+        if lag.lost:
+            yield f"behind: {lag.reader}, {lag.log}", "error", f"the log ends {lag.lost:,} rows before what was read of it", LOST
+            continue
         yield f"behind: {lag.reader}, {lag.log}", "warning" if stands else "ok", text, "does this role run?" if stands else ""
 
 
@@ -169,11 +268,19 @@ def _folder(data: Path) -> Finding:
     return "data folder", "ok", str(data), ""
 
 
-def _erasure(data: Path) -> Iterator[Finding]:
+def _erasure(project: "Project") -> Iterator[Finding]:
+    """One that was cut short, here or on another machine, or whose list of people is lost; nothing is taken in by looking."""
     from tailorbird.events.erased import require_finished
 
     try:
-        require_finished(data)
+        require_finished(project.paths.data)
+        if not isinstance(project.stream, Path):
+            from tailorbird.stream.kafka.emptied import last
+
+            last(project.stream.cluster)
+        project.stopped()
+    except StorageError:
+        return  # that the cluster does not answer is told below
     except TailorbirdError as error:
         yield "erasure", "error", error.message, error.fix
 
@@ -189,13 +296,15 @@ def _disk(data: Path) -> Finding:
     return "disk", "ok", text, ""
 
 
-def _port(host: str, port: int) -> Finding:
+def _port(host: str, port: int, servers: list[str]) -> Finding:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            return "port", "warning", f"{host}:{port} {error.strerror}", "in use, perhaps by this project's own serve; else set serve.port"
+            if own := [url for url in servers if url.endswith(f":{port}")]:
+                return "port", "ok", f"{own[0]} is this project's own server", ""
+            return "port", "warning", f"{host}:{port} {error.strerror}", "in use by something else: stop it, or set serve.port"
     return "port", "ok", f"{host}:{port} is free", ""
 
 
@@ -245,52 +354,7 @@ def _logs(stream: Path) -> Iterator[Finding]:
         except TailorbirdError as error:
             yield f"log {name}", "error", error.message, error.fix or "tailorbird lake verify says what is damaged"
         for aside in set_aside_files(path):
-            yield f"log {name}", "warning", f"{aside.name} moved aside", "it may hold acknowledged events; keep it, look at the disk"
-
-
-def _cluster(stream: "KafkaStream", lake: Place) -> Iterator[Finding]:
-    """The cluster: can it be reached, are our topics as they are configured, and what the lake does not have yet of each."""
-    from tailorbird.stream.kafka.inspect import faults, look
-
-    cluster = stream.cluster
-    try:
-        state = look(cluster)
-    except TailorbirdError as error:
-        yield "kafka", "error", f"{error.where}: {error.message}", error.fix or "is the broker running?"
-        return
-    how = str(cluster.conf().get("security.protocol", "PLAINTEXT"))
-    yield "kafka", "ok", f"{len(state.brokers)} brokers ({', '.join(state.brokers)}), {how}, {len(state.topics)} topics", ""
-    for topic in state.topics:
-        name = topic.name.removeprefix(f"{cluster.prefix}.")
-        for found, fix in faults(topic, cluster, stream.partitions_of(name)):
-            yield f"kafka {name}", "warning", found, fix
-    yield from _topics(stream, lake)
-
-
-def _topics(stream: "Stream", lake: Place) -> Iterator[Finding]:
-    """The topics there are, and how many rows of each the lake does not have yet."""
-    from tailorbird.stream import answers_addresses, open_reader, raw_addresses, read_released, routed_address
-    from tailorbird.stream.kafka import KafkaLog
-
-    try:
-        found: dict[str, Address] = {
-            **raw_addresses(stream),
-            **{f"answers {name}": each for name, each in answers_addresses(stream).items()},
-        }
-        found["routed"] = routed_address(stream)
-        safe = read_released(lake).safe
-        for address in found.values():
-            if isinstance(address, Path):
-                continue
-            try:
-                with open_reader(address) as reader:
-                    end, behind = reader.end(), reader.waiting(safe.get(address.stem, 0)).rows
-            except NotReadyError:
-                continue  # nobody has written to it yet
-            part = f"[{address.number}]" if isinstance(address, KafkaLog) and address.count > 1 else ""
-            yield f"topic {address.topic}{part}", "ok", f"{end:,} rows, {behind:,} of them not yet safe in the lake", ""
-    except TailorbirdError as error:
-        yield "kafka", "error", f"{error.where}: {error.message}", error.fix or "is the broker running?"
+            yield f"log {name}", "warning", f"{aside.name} moved aside: damaged, or lost and begun anew", _ASIDE
 
 
 def _holder(path: Path) -> str:

@@ -32,7 +32,7 @@ def evaluate(
         judge as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
     """
     from tailorbird.cli.moment import clock_as_of
-    from tailorbird.cli.train import print_results
+    from tailorbird.cli.train import index_settings, print_long_tail, print_results
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError
     from tailorbird.events import duration, to_iso
@@ -59,7 +59,9 @@ def evaluate(
             lake=project.paths.lake,
             registry=project.paths.registry,
             clock=clock,
-            settings=TrainSettings(window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows),
+            settings=TrainSettings(
+                window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows, **index_settings(project)
+            ),
             progress=progress,
         )
     if json:
@@ -67,7 +69,10 @@ def evaluate(
         return
     title = f"Slot {declared.name}: {found.requests:,} requests, {found.people:,} people, {found.rows:,} rows of the newest part"
     print_results(found.plain()["results"], title)
+    print_long_tail(found)
     out = console()
+    for name, amount in found.amounts.items():
+        out.print(f"{name}: {amount.told}")
     out.print(found.about["source"])
     for version, moment in learned.items():
         out.print(f"{version} learned from what came before {moment}")

@@ -46,17 +46,21 @@ def list_(*, bytes: bool = False, json: Json = False) -> None:
 
 
 def _list_bytes(project: "Project", json: bool) -> None:
-    from tailorbird.features.idle import tallies
+    from tailorbird.features.idle import tallies, together
+    from tailorbird.features.keypart import parts_of
     from tailorbird.features.state import count_aliases, open_state
 
-    store = open_state(project.paths.state, project.features)
-    try:
-        with store.snapshot() as snapshot:
-            found = tallies(snapshot, project.features.layout)
-            aliases, alias_bytes = count_aliases(snapshot)
-        disk = store.size_bytes()
-    finally:
-        store.close()
+    parts, aliases, alias_bytes, disk = [], 0, 0, 0
+    for part in parts_of(project.workers):
+        store = open_state(project.paths.state, project.features, part)
+        try:
+            with store.snapshot() as snapshot:
+                parts.append(tallies(snapshot, project.features.layout))
+                count, size = count_aliases(snapshot)
+            aliases, alias_bytes, disk = aliases + count, alias_bytes + size, disk + store.size_bytes()
+        finally:
+            store.close()
+    found = together(parts)
     widths = {one.entity.name: one.reading_bytes for one in project.features.layout.entities}
     kinds = [
         {

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
     from tailorbird.features.idle import Tally
+    from tailorbird.features.keypart import KeyPart
     from tailorbird.features.plan import Comparison, Measured, RecordChange
 
 POLL_S = 0.2
@@ -41,7 +42,7 @@ def plan(*, measure: bool = True, json: Json = False) -> None:
     before = _applied(project)
     found = planning.compare(before, project.features)
     same = found.before == found.after
-    counted = planning.counted(project.paths.state, before) if before is not None else None
+    counted = planning.counted(project.paths.state, before, project.workers) if before is not None else None
     measured = planning.measure(project.features, Lake(project.paths.lake)) if measure and not same else None
     retrain = _to_retrain(project)
     if json:
@@ -110,27 +111,40 @@ def apply(*, yes: bool = False, back: bool = False, wait: bool = True, json: Jso
         out.print("features.py still declares another schema; it stays unapplied until you apply it.", markup=False)
 
 
-def prune(*, json: Json = False) -> None:
+def prune(*, unnamed: bool = False, json: Json = False) -> None:
     """Remove the states of schemas that nothing needs: neither applied, nor the champion's, nor the previous champion's.
 
-    They can be built again from the lake.
+    They can be built again from the lake. What a Valkey holds of such schemas goes too, unless a worker still publishes it.
 
     Example:  tailorbird -C shop features prune
+
+    Parameters
+    ----------
+    unnamed:
+        also remove from the Valkey what earlier versions wrote, whose keys name no project: that of all projects on the server
     """
     from tailorbird.config import open_project
     from tailorbird.config.schemas import active_schemas
     from tailorbird.features import schemas
+    from tailorbird.features.keypart import parts_of
 
     project = open_project(applied=True)
     wanted = {features.schema_hash for features in active_schemas(project)}
-    removed = schemas.prune(project.paths.state, wanted)
+    copies = project.copies()
+    if copies is None and unnamed:
+        raise UsageError("no records are copied", where="store.url", fix="leave --unnamed out, or set store.url to the Valkey")
+    removed = schemas.prune(project.paths.state, wanted, workers=project.workers)
+    kept = {part.copies(schema) for schema in (*wanted, *schemas.state_folders(project.paths.state)) for part in parts_of(project.workers)}
+    copied = {} if copies is None else copies.prune(kept, unnamed=unnamed)
     if json:
-        print_json({"removed": removed, "kept": schemas.state_folders(project.paths.state)})
+        print_json({"removed": removed, "copies_removed": copied, "kept": schemas.state_folders(project.paths.state)})
         return
     for schema, size in removed.items():
         console().print(f"schema {schema}: removed, {_bytes(size)}")
+    for schema, records in copied.items():
+        console().print(f"schema {schema.removeprefix('tb:')}: {records:,} records removed from the Valkey", markup=False)
     kept = ", ".join(schemas.state_folders(project.paths.state)) or "none"
-    console().print(f"{'Nothing to remove. ' if not removed else ''}Kept: {kept}")
+    console().print(f"{'' if removed or copied else 'Nothing to remove. '}Kept: {kept}")
 
 
 def _applied(project: "Project") -> "FeatureSet | None":
@@ -160,7 +174,13 @@ def _agree(yes: bool, question: str) -> None:
 
 
 def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
-    """Build the state here, since no `up` does it; the p that it has reached."""
+    """Build the state here, since no `up` does it, part after part; the p that it has reached."""
+    from tailorbird.features.keypart import parts_of
+
+    return min(_build_part(project, features, part, progress) for part in parts_of(project.workers))
+
+
+def _build_part(project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report) -> int:
     from tailorbird.events import SystemClock
     from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
     from tailorbird.features.worker import FeatureWorker
@@ -168,7 +188,7 @@ def _build(project: "Project", features: "FeatureSet", progress: Report) -> int:
 
     paths, entities_max = project.paths, project.settings.features.entities_max
     try:
-        worker = FeatureWorker(project.routed, paths.state, features, clock=SystemClock(), entities_max=entities_max)
+        worker = FeatureWorker(project.routed, paths.state, features, clock=SystemClock(), entities_max=entities_max, part=part)
     except LockedError:  # a worker of its own runs without `up`
         return _follow(project, features, progress)
     with worker:
@@ -203,28 +223,30 @@ def _follow(project: "Project", features: "FeatureSet", progress: Report) -> int
 
 
 def _worker_runs(project: "Project", features: "FeatureSet") -> bool:
+    """Whether all workers of a schema do."""
+    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.state import state_folder
     from tailorbird.stream.lock import FileLock
 
-    try:
-        FileLock(project.paths.state / features.schema_hash / "worker").release()
-    except LockedError:
-        return True
-    return False
+    for part in parts_of(project.workers):
+        try:
+            FileLock(state_folder(project.paths.state, features, part) / "worker").release()
+        except LockedError:
+            continue
+        return False
+    return True
 
 
 def _position(project: "Project", features: "FeatureSet") -> tuple[int, bool]:
-    from tailorbird.features.state import open_state, read_position
+    """How far all parts of the state are."""
+    from tailorbird.features.keypart import parts_of
+    from tailorbird.features.state import position_in
 
     try:
-        store = open_state(project.paths.state, features)
+        positions = [position_in(project.paths.state, features, part) for part in parts_of(project.workers)]
     except NotReadyError:
         return 0, False
-    try:
-        with store.snapshot() as snapshot:
-            position = read_position(snapshot)
-    finally:
-        store.close()
-    return position.p, bool(position.ready)
+    return min(one.p for one in positions), all(one.ready for one in positions)
 
 
 def _log_end(project: "Project") -> int:

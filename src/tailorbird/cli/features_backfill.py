@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
-from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.errors import NotReadyError, UsageError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,7 +149,7 @@ def _of_answers(lake: "Lake", since: str, to: str) -> "tuple[Requests, pa.Array 
 
     if not lake.exists("answers") or not lake.count("answers"):
         raise NotReadyError("no answer has been logged yet", where=str(lake.path), fix="--requests FILE brings requests of your own")
-    columns = ["ts", "p", "person", "items", "request_id", *_KNOWN_BY]
+    columns = ["ts", "p", "positions", "person", "items", "request_id", *_KNOWN_BY]
     answers = lake.answers(columns, time_of(since, "--from") if since else None, time_of(to, "--to") if to else None)
     # An answer may be in the lake before the events that it knew.
     complete = pc.and_(pc.greater(pc.list_value_length(answers["items"]), 0), pc.less_equal(answers["p"], lake.newest_p()))
@@ -168,11 +168,12 @@ def _write_rows(
     import pyarrow.parquet as pq
 
     from tailorbird.features.parts import read_manifest, read_parts
+    from tailorbird.features.positions import newest
 
     manifest = read_manifest(out / WORK)
     held = {name: definition for name, definition in declared.items() if manifest.group_of(name, definition) is not None}
     moments = pa.array(wanted.t).cast(pa.timestamp("us", "UTC"))
-    named = {"request_id": ids, "person": wanted.person, "ts": moments, "p": pa.array(wanted.p)}
+    named = {"request_id": ids, "person": wanted.person, "ts": moments, "p": pa.array(newest(wanted.p))}
     known = {name: one if isinstance(one, pa.Array | pa.ChunkedArray) else pa.array(one) for name, one in named.items() if one is not None}
     keys = np.zeros(0, np.uint64)
     for number, part in enumerate(read_parts(out / WORK, held)):
@@ -224,12 +225,9 @@ def _write_texts(
 
 
 def _require_known(declared: Sequence[str], only: Sequence[str]) -> None:
-    import difflib
-
     for name in only:
         if name not in declared:
-            near = difflib.get_close_matches(name, declared, n=1)
-            fix = f"did you mean {near[0]}?" if near else f"{this_command()} features list"
+            fix = nearest(name, declared, f"{this_command()} features list")
             raise UsageError(f"features.py declares no feature {name!r}", where="--only", fix=fix)
 
 

@@ -9,14 +9,15 @@ from tailorbird.errors import LockedError, UsageError
 if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
+    from tailorbird.features.keypart import KeyPart
 
 
 def republish(*, json: Json = False) -> None:
     """Copy all records of the state to the Valkey of `store.url` anew; where the state is lost, build it first, from the lake and the log.
 
     The worker does both by itself when it finds that the server lost something. By hand it is of use on a new server that is to be
-    full before anybody reads from it, or where keys were deleted. Readers are told that there is nothing until all is there, and
-    answers are less personal meanwhile. It goes on from the start if it was stopped.
+    full before anybody reads from it, where keys were deleted, or where they begin otherwise now (`store.prefix`). Readers are told
+    that there is nothing until all is there, and answers are less personal meanwhile. It goes on from the start if it was stopped.
 
     Example:  tailorbird -C shop features republish
     """
@@ -40,6 +41,14 @@ def republish(*, json: Json = False) -> None:
 
 
 def _republish(project: "Project", features: "FeatureSet", progress: Report) -> dict[str, int]:
+    """All parts of a schema's state, one after the other."""
+    from tailorbird.features.keypart import parts_of
+
+    done = [_republish_part(project, features, part, progress) for part in parts_of(project.workers)]
+    return {"records": sum(one["records"] for one in done), "p": min(one["p"] for one in done)}
+
+
+def _republish_part(project: "Project", features: "FeatureSet", part: "KeyPart", progress: Report) -> dict[str, int]:
     from tailorbird.events import SystemClock
     from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
     from tailorbird.features.worker import FeatureWorker
@@ -49,7 +58,7 @@ def _republish(project: "Project", features: "FeatureSet", progress: Report) -> 
     entities_max = settings.features.entities_max
     try:
         worker = FeatureWorker(
-            project.routed, paths.state, features, clock=SystemClock(), copies=settings.store.url, entities_max=entities_max
+            project.routed, paths.state, features, clock=SystemClock(), copies=project.copies(), entities_max=entities_max, part=part
         )  # fmt: skip
     except LockedError as error:
         fix = "it copies what the server lost by itself; stop it to have all copied anew"

@@ -1,13 +1,12 @@
 """`tailorbird features show`: what is known of somebody or an item now, or was at a past time, and what made a value."""
 
-import difflib
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table, this_command
-from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.errors import NotReadyError, UsageError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +18,9 @@ _SHOWN = ("ts", "type", "item_id", "request_id", "p")
 _EVENTS = "ts, type, item_id, request_id, counts"
 
 
-def show(*about: str, item: str = "", events: int = 10, why: str = "", at: str = "", known: int | None = None, json: Json = False) -> None:
+def show(
+    *about: str, item: str = "", events: int = 10, why: str = "", at: str = "", known: list[int] | None = None, json: Json = False
+) -> None:
     """Show what the state says of a person now, alone or with an item, or of anything else, and the newest events in the lake.
 
     Anything that features are about will do: an item, a session, a query, a category, or several together. Then it shows the features
@@ -56,7 +57,8 @@ def show(*about: str, item: str = "", events: int = 10, why: str = "", at: str =
     at:
         as it was just before this time, now unless told otherwise
     known:
-        counting only what was routed up to this position, such as an answer's p; else all that the lake has
+        counting only what was routed up to this position, such as an answer's p; else all that the lake has. Where several workers
+        kept the state, given for each part in their order, such as an answer's positions
     """
     from tailorbird.cli.moment import time_of
     from tailorbird.config import open_project
@@ -72,23 +74,39 @@ def show(*about: str, item: str = "", events: int = 10, why: str = "", at: str =
         if item:
             raise UsageError("expected a person to go with it", where="--item", fix=f"user:ID --item {item}")
         name, item = "", name
-    if known is not None and known < 0:
-        raise UsageError(f"expected a position, got {known}", where="--known", fix="an answer's own is its p")
+    if known and min(known) < 0:
+        raise UsageError(f"expected a position, got {min(known)}", where="--known", fix="an answer's own is its p")
     project = open_project(applied=True)
+    about = tuple(_as_kept(project, text) for text in about)
+    if alone and kind != "item":
+        name = about[0].partition(":")[2]
     t = time_of(at, "--at") if at else SystemClock().now()
     if why:
         _check_name(project, why)
     if not alone:
         from tailorbird.cli.features_show_about import Asked, explain_about, show_about
 
-        asked = Asked(about, t, _known(project, known), bool(at) or known is not None, events)
+        asked = Asked(about, t, _known(project, known), bool(at) or bool(known), events)
         explain_about(project, asked, why, json) if why else show_about(project, asked, json)
     elif why:
         _explain(project, _Asked(kind, name, item, t, known), why, json)
-    elif at or known is not None:
+    elif at or known:
         _show_then(project, _Asked(kind, name, item, t, known), events, json)
     else:
         _show_now(project, _Asked(kind, name, item, t, None), events, json)
+
+
+def _as_kept(project: "Project", text: str) -> str:
+    """A person's id under which the project keeps it; anything else as it is."""
+    from tailorbird.events.contract import ANONYMOUS_PREFIX
+    from tailorbird.privacy.person import hidden
+
+    field, _, value = text.partition(":")
+    if not value or field not in ("user", "anonymous"):
+        return text
+    prefix = ANONYMOUS_PREFIX if field == "anonymous" else ""
+    (kept,) = hidden([f"{prefix}{value}"], project.pseudonyms())
+    return f"{field}:{kept.removeprefix(prefix)}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +117,7 @@ class _Asked:
     name: str
     item: str
     t: int
-    known: int | None
+    known: list[int] | None
 
     @property
     def request(self):
@@ -144,12 +162,14 @@ def _show_then(project: "Project", asked: _Asked, events: int, json: bool) -> No
     from tailorbird.events import to_iso
     from tailorbird.features.attached import AttachedEvents
     from tailorbird.features.backfill import Requests, backfill, event_columns
+    from tailorbird.features.positions import joined
     from tailorbird.features.sampled import wanted
     from tailorbird.lake import Lake
 
-    lake, p = Lake(project.paths.lake), _known(project, asked.known)
+    lake, known = Lake(project.paths.lake), _known(project, asked.known)
+    p = max(known)
     person = _person(project, asked, p)
-    requests = Requests(np.array([asked.t]), np.array([p]), [person or None], np.zeros(1, np.intp), [asked.item])
+    requests = Requests(np.array([asked.t]), joined([known]), [person or None], np.zeros(1, np.intp), [asked.item])
     features = project.features
     found = backfill(features, AttachedEvents(lake, features).table(event_columns(features), wanted(features, requests)), requests)
     then = _about(project, asked, found.numeric[0])
@@ -178,10 +198,11 @@ def _explain(project: "Project", asked: _Asked, name: str, json: bool) -> None:
     from tailorbird.features.reference import routed_events
     from tailorbird.lake import Lake, span
 
-    lake, p = Lake(project.paths.lake), _known(project, asked.known)
+    lake, known = Lake(project.paths.lake), _known(project, asked.known)
+    p = max(known)
     person = _person(project, asked, p)
-    known = AttachedEvents(lake, project.features).table(where=span(ts_to=asked.t))
-    found = explain(project.features, name, ReadRequest(person=person or None), asked.item or None, asked.t, p, routed_events(known))
+    before = routed_events(AttachedEvents(lake, project.features).table(where=span(ts_to=asked.t)))
+    found = explain(project.features, name, ReadRequest(person=person or None), asked.item or None, asked.t, known, before)
     rows = [{key: event.get(key) for key in _SHOWN} for event in found.events]
     if json:
         print_json({"person": person, "feature": name, "t": asked.t, "p": p, "value": found.value, "lacks": found.lacks, "events": rows})
@@ -217,9 +238,7 @@ def _check_name(project: "Project", name: str) -> None:
         raise UsageError(told, where="--why", fix=f"--why {similar[name]} shows what it is made of; recommend --explain, what it did")
     names = [one.name for one in project.features.features]
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        fix = f"did you mean {near[0]}?" if near else "tailorbird features list"
-        raise UsageError(f"features.py declares no feature {name!r}", fix=fix)
+        raise UsageError(f"features.py declares no feature {name!r}", fix=nearest(name, names, "tailorbird features list"))
 
 
 def _read(project: "Project", asked: _Asked, *, now: bool = False):
@@ -228,7 +247,7 @@ def _read(project: "Project", asked: _Asked, *, now: bool = False):
     from tailorbird.events import SystemClock
     from tailorbird.features.read import Reader
 
-    reader = Reader(project.paths.state, project.features)
+    reader = Reader(project.paths.state, project.features, workers=project.workers)
     try:
         return reader.read(replace(asked.request, now=SystemClock().now()) if now else asked.request, [asked.item])
     finally:
@@ -245,14 +264,14 @@ def _about(project: "Project", asked: _Asked, row: "np.ndarray") -> dict[str, fl
     return {name: value for name, value in zip(project.features.numeric, row.tolist(), strict=True) if name in about}
 
 
-def _known(project: "Project", known: int | None) -> int:
-    """The position asked for, or all that the lake has."""
+def _known(project: "Project", known: list[int] | None) -> tuple[int, ...]:
+    """The positions asked for, one of each part or one for all; else all that the lake has."""
     from tailorbird.lake import Lake
 
     newest = Lake(project.paths.lake).newest_p()
-    if known is not None and known > newest:
-        raise NotReadyError(f"the lake knows events up to {newest:,}, not {known:,}", fix="wait a second, or tailorbird run lake")
-    return newest if known is None else known
+    if known and max(known) > newest:
+        raise NotReadyError(f"the lake knows events up to {newest:,}, not {max(known):,}", fix="wait a second, or tailorbird run lake")
+    return tuple(known) if known else (newest,)
 
 
 def _person(project: "Project", asked: _Asked, p: int) -> str:

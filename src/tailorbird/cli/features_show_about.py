@@ -22,16 +22,20 @@ class Asked:
 
     Attributes:
         t: as of when.
-        p: counting what was routed up to here.
+        known: counting what was routed up to here; of each part, where several workers kept the state.
         past: whether it is about the past, so by the lake, rather than now by the state.
         events: how many of the newest events to show.
     """
 
     texts: Sequence[str]
     t: int
-    p: int
+    known: tuple[int, ...]
     past: bool
     events: int
+
+    @property
+    def p(self) -> int:
+        return max(self.known)
 
 
 def show_about(project: "Project", asked: Asked, json: bool) -> None:
@@ -43,7 +47,7 @@ def show_about(project: "Project", asked: Asked, json: bool) -> None:
     person = _person(project, subject, asked.p)
     found: dict[str, Any] = {"about": dict(subject.parts), "person": person, "t": asked.t, "p": asked.p}
     if asked.past:
-        found["features"] = subject.values(project.features, person, asked.t, asked.p, _events(project, subject, asked.t))
+        found["features"] = subject.values(project.features, person, asked.t, asked.known, _events(project, subject, asked.t))
         try:
             found["now"] = _read(project, subject, found)
         except NotReadyError:  # no state yet, or one that is just being built
@@ -84,7 +88,7 @@ def explain_about(project: "Project", asked: Asked, name: str, json: bool) -> No
         raise UsageError(f"{name} is not about {subject.title} alone", where="--why", fix=f"one of {told}; or say about what else it is")
     person = _person(project, subject, asked.p)
     events = routed_events(_events(project, subject, asked.t))
-    found = explain(project.features, name, subject.request(asked.t, person), subject.item or None, asked.t, asked.p, events)
+    found = explain(project.features, name, subject.request(asked.t, person), subject.item or None, asked.t, asked.known, events)
     rows = [_plain(event) for event in found.events]
     if json:
         told = {"feature": name, "t": asked.t, "p": asked.p, "value": found.value, "lacks": found.lacks, "events": rows}
@@ -103,7 +107,7 @@ def _read(project: "Project", subject: "Subject", found: dict[str, Any]) -> dict
     from tailorbird.events import SystemClock
     from tailorbird.features.read import Reader
 
-    reader = Reader(project.paths.state, project.features)
+    reader = Reader(project.paths.state, project.features, workers=project.workers)
     try:
         rows = reader.read(subject.request(SystemClock().now()), [subject.item])
     finally:

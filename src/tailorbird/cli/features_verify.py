@@ -111,10 +111,9 @@ def _logged(project: "Project", lake: "Lake", answers: int, memory_bytes: int, p
 
 def _dropped(project: "Project", features: "FeatureSet") -> dict[str, int]:
     """The kinds of entities of which the schema's worker dropped some, and up to when these were heard of."""
-    from tailorbird.features.figures import read_figures
-    from tailorbird.features.state import state_folder
+    from tailorbird.features.figures import figures_of
 
-    told = read_figures(state_folder(project.paths.state, features))
+    told = figures_of(project.paths.state, features.schema_hash, project.workers)
     return {} if told is None else told.dropped
 
 
@@ -169,7 +168,7 @@ def _sampled(project: "Project", lake: "Lake", samples: int, memory_bytes: int, 
     if not drawn.requests:
         return report, "the lake has no event of a person"
     try:
-        reader = Reader(project.paths.state, features)
+        reader = Reader(project.paths.state, features, workers=project.workers)
     except NotReadyError as error:
         return report, error.message
     try:
@@ -267,4 +266,5 @@ def explaining(one: "Difference") -> str:
     anonymous = one.person.startswith("anon:")
     about = f"anonymous:{one.person[5:]}" if anonymous else f"user:{one.person or '-'}"
     item = f" --item {shlex.quote(one.item)}" if one.item else ""
-    return f"{this_command()} features show {shlex.quote(about)}{item} --why {one.feature} --at {to_iso(one.t)} --known {one.p}"
+    known = "".join(f" --known {p}" for p in one.positions or (one.p,))
+    return f"{this_command()} features show {shlex.quote(about)}{item} --why {one.feature} --at {to_iso(one.t)}{known}"

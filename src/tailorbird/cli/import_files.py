@@ -71,7 +71,7 @@ def import_files(
     with progress_bars(quiet=json) as progress:
         report = run_import(
             project.paths.stream, format_, path, plan=project.plan, clock=SystemClock(), options=options, progress=progress,
-            pseudonyms=project.pseudonyms(), stopped=project.stopped(),
+            pseudonyms=project.pseudonyms(), stopped=project.stopped(), lake=project.paths.lake,
         )  # fmt: skip
         try:
             routed = drain(project, SystemClock(), progress=progress) if route else None
@@ -95,7 +95,7 @@ def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, rou
         resumed = f" (went on after row {report.resumed_at:,})" if report.resumed_at else ""
         out.print(f"Imported {report.accepted:,} of {report.rows:,} rows from {len(report.files)} file(s){resumed}.")
     for file in report.set_aside:
-        out.print(f"The log had a damaged end, which was moved to {file}; import earlier files again.")
+        out.print(f"The log was damaged or lost; what is left was moved to {file}. Import earlier files again.")
     if report.left_out:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.left_out.most_common())
         out.print(f"Left out, since they say nothing about people and items: {kinds}.")

@@ -9,32 +9,35 @@ from tailorbird.config import Project
 from tailorbird.events import Clock
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
-from tailorbird.serving.bundles import BundleHolder
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
+from tailorbird.serving.formulas import LiveFormulas
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
+from tailorbird.serving.rollout import Rollout
 from tailorbird.serving.schemas import Schemas
+from tailorbird.store.valkey import CopiesAt
 
 
 class InProcess:
-    """The parts of a serve process without HTTP: `pipeline` answers, `look()` takes in new bundles and items.
+    """The parts of a serve process without HTTP: `pipeline` answers, `look()` takes in new bundles and items; `schemas`, `bundles`.
 
     Args:
         door: where answers are logged; None logs nothing.
         seed: of exploration and request ids; None draws one.
+        hide: people of queries, whose ids come from outside; those of our own logs are hidden already.
+        copies: a Valkey to read features from, as servers do; None reads the state of this machine.
     """
 
-    def __init__(self, project: Project, clock: Clock, *, door: Door | None, seed: int | None) -> None:
-        self._clock, self._pseudonyms = clock, project.pseudonyms()
-        self._schemas = Schemas(project.paths.state, project.features)
-        self._bundles = BundleHolder(
-            Registry(project.paths.registry, clock=clock),
-            lambda folder: self._schemas.complete(load_bundle(folder)),
-            Metrics(),
-            gate=self._schemas,
-        )
+    def __init__(
+        self, project: Project, clock: Clock, *, door: Door | None, seed: int | None, hide: bool = True, copies: CopiesAt | None = None
+    ) -> None:
+        self._clock, self._pseudonyms = clock, project.pseudonyms() if hide else None
+        self.schemas = Schemas(project.paths.state, project.features, copies=copies, workers=project.workers)
+        registry = Registry(project.paths.registry, clock=clock)
+        self.bundles = Rollout(registry, lambda folder: self.schemas.complete(load_bundle(folder)), Metrics(), self.schemas)
         self._catalogue = Catalogue(project.routed)
+        self._formulas = LiveFormulas(registry, project.slots)
         self.look()
         self.pipeline = self._pipeline(project.slots, door, seed)
 
@@ -45,22 +48,24 @@ class InProcess:
     def _pipeline(self, slots: Mapping[str, Slot], door: Door | None, seed: int | None) -> Pipeline:
         return Pipeline(
             slots=slots,
-            bundles=self._bundles,
-            readings=self._schemas,
+            bundles=self.bundles,
+            readings=self.schemas,
             catalogue=self._catalogue,
             answers=door,
             clock=self._clock,
             rng=np.random.default_rng(seed),
             pseudonyms=self._pseudonyms,
+            formulas=self._formulas,
         )
 
     def look(self) -> None:
-        """Take in what is new: a promoted bundle, items that came since."""
-        self._bundles.look()
+        """Take in what is new: a promoted bundle, a formula, items that came since."""
+        self.bundles.look()
+        self._formulas.look()
         self._catalogue.refresh()
 
     def close(self) -> None:
-        self._schemas.close()
+        self.schemas.close()
         self._catalogue.stop()
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
-from tailorbird.errors import LockedError, UsageError
+from tailorbird.errors import LockedError, NotReadyError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -16,17 +16,21 @@ _BODY_SHOWN = 160
 _PATHS_SHOWN = 3
 
 
-def verify(*, erased: str = "", json: Json = False) -> None:
+def verify(*, erased: str = "", deep: bool = False, json: Json = False) -> None:
     """Check archive, ledger and tables against each other, to the last row and checksum. Ends with status 1 if anything differs.
 
     Example:  tailorbird -C shop lake verify
+
+    Example:  tailorbird -C shop lake verify --deep
 
     Example:  tailorbird -C shop lake verify --erased 42
 
     Parameters
     ----------
     erased:
-        search every byte of the project for this user instead, who was erased
+        search every byte of the project for this user instead, who was erased; - reads the id from standard input
+    deep:
+        compare the content of each archived row with the tables' too; takes several times as long
     """
     import msgspec
 
@@ -36,9 +40,16 @@ def verify(*, erased: str = "", json: Json = False) -> None:
         tell_search(erased, json)
 
     from tailorbird.config import open_project
+    from tailorbird.errors import DamageError
     from tailorbird.lake import verify as run_verify
+    from tailorbird.lake.verify import Fault
 
-    report = run_verify(open_project().paths.lake)
+    project = open_project()
+    report = run_verify(project.paths.lake, stream=project.stream, deep=deep)
+    try:
+        project.stopped()
+    except DamageError as error:
+        report.faults.append(Fault(error.where, error.message))
     if json:
         print_json(msgspec.to_builtins(report))
     else:
@@ -115,7 +126,7 @@ def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool 
     What is accepted now goes through the raw log as it came, with the time at which it was first received, and from there into
     features and lake; what is still refused stays in the quarantine. Nothing is taken twice: not by a second replay, not where
     the sender has sent it again meanwhile. A replay that was interrupted goes on where it was. Roles that are running decide by
-    the declarations with which they were started: start `up` again first.
+    the declarations with which they were started: start `up` again first. A router on this machine that was not is an error.
 
     Example:  tailorbird -C shop lake replay --reason unknown_type --dry-run
 
@@ -141,6 +152,8 @@ def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool 
 
     project, choice = open_project(), _choice(reason, path, since)
     _check_reasons(project, choice)
+    if not dry_run:
+        _require_new_routers(project)
     routed = None
     with progress_bars(quiet=json) as progress:
         report = run_replay(
@@ -155,6 +168,18 @@ def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool 
         print_json(_as_json(report, routed, dry_run))
     else:
         _tell(report, routed, dry_run, route)
+
+
+def _require_new_routers(project: "Project") -> None:
+    """Raises NotReadyError where a running router would refuse again what the declarations of now accept."""
+    from tailorbird.router.deciding import deciding_otherwise
+
+    if processes := deciding_otherwise(project.paths.run, project.plan):
+        raise NotReadyError(
+            f"the running router (process {', '.join(map(str, processes))}) decides by declarations of before, and would refuse them again",
+            where=str(project.root),
+            fix="stop `tailorbird up`, start it again, and then replay; nothing was sent",
+        )
 
 
 def _choice(reason: list[str] | None, path: str, since: str) -> "Choice":

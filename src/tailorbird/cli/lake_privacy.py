@@ -1,16 +1,20 @@
 """`tailorbird lake erase|export-user`: a person's data unlinked everywhere, or told."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
+from tailorbird.cli.output import STDIN, Json, console, print_json, print_table, progress_bars, this_command
 from tailorbird.errors import LockedError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.privacy import Erased, Preview
+    from tailorbird.privacy.search import Searched
+
+_TOLD = 10  # ids of whom nothing was found
 
 
 def erase(
@@ -30,18 +34,20 @@ def erase(
     Stop `up` before: an erasure must be alone. What it would find is told without --yes, also while `up` runs. One that was cut short
     goes on with the same command. Many people at once, from a file, cost hardly more than one.
 
-    Example:  tailorbird -C shop lake erase 42
+    An id on the command line stands in the shell's history, and in the list of processes while the command runs: give the ids in a file,
+    or by - from standard input.
 
-    Example:  tailorbird -C shop lake erase 42 --yes
+    Example:  tailorbird -C shop lake erase --from leavers.txt
 
     Example:  tailorbird -C shop lake erase --from leavers.txt --yes --json
 
     Parameters
     ----------
     user:
-        the user's id as the site knows it, also where pseudonyms are kept; anon:ID for a visitor who never said who they are
+        the user's id as the site knows it, also where pseudonyms are kept; anon:ID for a visitor who never said who they are; - reads
+        ids from standard input, one a line
     from_:
-        a file with an id a line
+        a file with an id a line, blanks around it left out; - is standard input
     yes:
         do it; without it, only what is there is told
     """
@@ -51,41 +57,48 @@ def erase(
     from tailorbird.privacy import preview, unfinished
 
     project, clock = open_project(applied=True), SystemClock()
-    kept = _ids(project, user, from_, needed=not (yes and unfinished(project.paths.data)))
+    asked = _asked(user, from_, needed=not (yes and unfinished(project.paths.data)))
+    kept = _kept(project, asked)
     if not yes:
         _tell_preview(preview(project, kept, clock), unfinished(project.paths.data), json)
         return
     with progress_bars(quiet=json) as progress:
         _bring_in(project, progress)
-        done = run_erase(project, kept, clock, progress=progress)
+        done = run_erase(project, _kept(project, asked), clock, progress=progress)
     if json:
         print_json(_told(done))
     else:
-        _tell(done)
+        _tell(done, project)
     raise SystemExit(0 if done.clean else 1)
 
 
-def export_user(user: str, /, *, out: Path, json: Json = False) -> None:
+def export_user(user: str, /, *, out: Path | None = None, json: Json = False) -> None:
     """Write down all that is held about a person: lines of JSON, each with the place that it is from.
 
-    Example:  tailorbird -C shop lake export-user 42 --out 42.jsonl
+    Example:  tailorbird -C shop lake export-user 42 --out told.jsonl
 
     Parameters
     ----------
     user:
-        the user's id as the site knows it, also where pseudonyms are kept; anon:ID for a visitor
+        the user's id as the site knows it, also where pseudonyms are kept; anon:ID for a visitor; - reads it from standard input
     out:
-        the file; only you can read it. Delete it when it was handed over
+        the file; only you can read it. Delete it when it was handed over. Without one, the lines are printed
     """
+    import msgspec
+
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
     from tailorbird.privacy import export_person
     from tailorbird.privacy.export import write_export
 
     project = open_project(applied=True)
+    if out is None:
+        for record in export_person(project, _kept(project, _asked(user, None, needed=True)), SystemClock()):
+            sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
+        return
     if not out.parent.is_dir():
         raise UsageError("no such folder", where=str(out.parent), fix="name a file in a folder that is there")
-    counts = write_export(export_person(project, _ids(project, user, None, needed=True), SystemClock()), out)
+    counts = write_export(export_person(project, _kept(project, _asked(user, None, needed=True)), SystemClock()), out)
     if json:
         print_json({"out": str(out), "records": counts})
         return
@@ -101,38 +114,54 @@ def tell_search(user: str, json: bool) -> None:
 
     project = open_project(applied=True)
     with progress_bars(quiet=json) as progress:
-        found = look_for(project, _ids(project, user, None, needed=True), progress)
+        found = look_for(project, _kept(project, _asked(user, None, needed=True)), progress)
     if json:
         print_json(msgspec.to_builtins(found))
     else:
-        _tell_found(found)
+        _tell_found(found, project, erased=False)
     raise SystemExit(1 if found.found else 0)
 
 
-def _ids(project: "Project", user: str, file: Path | None, *, needed: bool) -> list[str]:
-    from tailorbird.privacy.person import hidden
-
+def _asked(user: str, file: Path | None, *, needed: bool) -> list[str]:
     if user and file is not None:
         raise UsageError("expected a user or --from FILE, got both")
     asked = [user] if user else []
-    if file is not None:
+    if user == STDIN or file == Path(STDIN):
+        asked = _lines(sys.stdin.read())
+    elif file is not None:
         try:
-            asked = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            asked = _lines(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot be read: {error}", where=str(file), fix="a text file in UTF-8, an id a line") from None
     if needed and not asked:
         raise UsageError("expected the id of a user, or --from FILE with an id a line", fix=f"{this_command()} lake erase --help")
-    return hidden(asked, project.pseudonyms())
+    return asked
+
+
+def _kept(project: "Project", asked: list[str]) -> list[str]:
+    from tailorbird.lake import Lake
+    from tailorbird.privacy.person import kept_as
+
+    return kept_as(Lake(project.paths.lake), asked, project.pseudonyms(), project.stopped())
+
+
+def _lines(text: str) -> list[str]:
+    """Ids, one a line, without the mark that some programs begin a file with, and without blanks around them."""
+    return [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
 
 
 def _bring_in(project: "Project", progress: Any) -> None:
     """Bring all that waits in the logs into the lake, so that it is all there is to look in."""
     from tailorbird.cli.roles import drain
+    from tailorbird.config.erasures import take_in
     from tailorbird.events import SystemClock
+    from tailorbird.privacy import unfinished
     from tailorbird.privacy.held import STOP
 
     if not isinstance(project.stream, Path):
-        return  # `erase` says why not
+        if unfinished(project.paths.data):
+            return  # topics may be gone, and nothing can have come in
+        take_in(project)
     try:
         drain(project, SystemClock(), progress=progress)
     except LockedError as error:
@@ -151,11 +180,12 @@ def _tell_preview(found: "Preview", cut_short: bool, json: bool) -> None:
     rows = sorted(found.events.items(), key=lambda each: -each[1])
     print_table("Would be unlinked", ["type", "events"], rows, right=["events"])
     out.print(f"{found.users:,} users, {found.visitors:,} visitors who are theirs alone, {found.shared:,} devices that others used too.")
+    _tell_strangers(found.strangers)
     _tell_bundles(found.bundles)
     out.print("Nothing was changed. --yes does it, and cannot be undone.")
 
 
-def _tell(done: "Erased") -> None:
+def _tell(done: "Erased", project: "Project") -> None:
     out = console()
     rows = [
         (place, ", ".join(f"{name} {count}" for name, count in told.items()))
@@ -164,8 +194,16 @@ def _tell(done: "Erased") -> None:
     ]
     print_table("Erased", ["place", "what"], rows)
     _tell_bundles(done.bundles)
-    _tell_found(done.searched)
+    _tell_found(done.searched, project, erased=True)
+    _tell_strangers(done.strangers)
     out.print(f"Receipt: {done.receipt}", markup=False)
+
+
+def _tell_strangers(strangers: list[int]) -> None:
+    if strangers:
+        which = ", ".join(f"{number:,}" for number in strangers[:_TOLD]) + (", …" if len(strangers) > _TOLD else "")
+        count = f"{len(strangers):,} of the ids that were given (number {which})"
+        console().print(f"No event, answer or profile was found of {count}: are they written as the site writes them?")
 
 
 def _tell_bundles(bundles: list[dict[str, object]]) -> None:
@@ -176,16 +214,37 @@ def _tell_bundles(bundles: list[dict[str, object]]) -> None:
         print_table("Models that learned from their events", ["version", "name", "until", "what to do"], rows)
 
 
-def _tell_found(found: Any) -> None:
+def _way_out(found: "Searched", erased: bool) -> str:
+    """What takes out what is left in the project's own data."""
+    if found.alike:
+        return "`lake erase` of these ids and of the others that are theirs in another form takes these out."
+    if not erased:
+        return "`lake erase` of the same ids takes these out."
+    return "This erasure did not take them out, and the same one again would not: please report it, with the places above."
+
+
+def _tell_found(found: "Searched", project: "Project", *, erased: bool) -> None:
+    from tailorbird.privacy.looking import ours_of
+    from tailorbird.privacy.search import is_below
+
     out = console()
     out.print(f"{found.files:,} files, {found.bytes:,} bytes searched.")
-    if found.short:
-        out.print(f"{found.short:,} ids are too short to be looked for in every byte; columns and rows were compared whole.")
+    for limit in found.limits:
+        out.print(limit, markup=False)
     if not found.found:
-        out.print("Nothing of theirs is left.")
+        out.print("Nothing else of theirs was found." if found.limits else "Nothing of theirs is left.")
         return
-    print_table("Still there", ["file", "times", "where"], [(one.path, one.count, one.where) for one in found.found], right=["times"])
-    out.print("Files of your own, and exports, are not changed: delete them, or take these people out.")
+    folders = ours_of(project)
+    ours = [one for one in found.found if is_below(one.path, folders) or not is_below(one.path, [project.root])]  # or in topics
+    own = [one for one in found.found if one not in ours]
+    for title, some in (("Still there, in the project's own data", ours), ("Still there, in files of yours", own)):
+        if some:
+            print_table(title, ["file", "times", "where"], [(one.path, one.count, one.where) for one in some], right=["times"])
+    if ours:
+        out.print("Do not delete files of the project's own data: they hold everybody's.")
+        out.print(_way_out(found, erased))
+    if own:
+        out.print("Files of your own, and exports, are not changed: delete them, or take these people out.")
 
 
 def _told(done: "Erased") -> dict[str, Any]:

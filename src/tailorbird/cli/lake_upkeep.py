@@ -113,6 +113,7 @@ def events(*, at_version: int | None = None, bundle: str = "", out: Path | None 
     import pyarrow.parquet as pq
 
     from tailorbird.lake import Lake, version_at, versions_of
+    from tailorbird.lake.made import made
 
     project = _project()
     if at_version is not None and bundle:
@@ -129,7 +130,9 @@ def events(*, at_version: int | None = None, bundle: str = "", out: Path | None 
     columns = None if out is not None else ["p", "ts", "type", "person", "item_id"]
     rows = lake.events(columns).sort_by("p")
     if out is not None:
-        pq.write_table(rows, out, compression="zstd")
+        part = out.with_name(f"{out.name}.part")
+        pq.write_table(made(rows, "lake events"), part, compression="zstd")
+        part.replace(out)
     told = {"version": at["events"].version, "positions": at["events"].positions, "rows": len(rows), "out": str(out) if out else None}
     if json:
         print_json(told)

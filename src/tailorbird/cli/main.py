@@ -11,6 +11,7 @@ from importlib import import_module
 
 from cyclopts import App, CycloptsError, Parameter
 
+from tailorbird.cli.output import STDIN
 from tailorbird.errors import TailorbirdError
 from tailorbird.version import __version__
 
@@ -31,6 +32,8 @@ _VERBS = {
     "check": "check:check",
     "up": "up:up",
     "train": "train:train",
+    "tune": "tune:tune",
+    "validate": "validate:validate",
     "evaluate": "evaluate:evaluate",
     "recommend": "recommend:recommend",
     "sql": "sql:sql",
@@ -40,19 +43,23 @@ _VERBS = {
 }
 _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "config": ("Settings and where each came from.", ("show",)),
-    "run": ("Run one role in this terminal, as `up` does with all.", ("serve", "router", "worker", "lake", "trainer")),
+    "run": ("Run one role in this terminal, as `up` does with all.", ("serve", "router", "worker", "shuffle", "score", "lake", "trainer")),
     "features": (
         "Look at features, rank them, hold their readings against each other, and change what is declared.",
         ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify", "republish"),
     ),
     "score": ("Score everybody at once, into a file.", ("churn",)),
-    "models": ("Versions of the bundle, and which one answers.", ("list", "show", "promote", "rollback")),
+    "scores": ("What was scored as events came in.", ("tail",)),
+    "models": ("Versions of the bundle, and which one answers.", ("list", "show", "shadow", "canary", "promote", "rollback")),
+    "formula": ("What an item is worth to a slot, changed without a new model.", ("show", "set", "reset")),
+    "rules": ("What a slot asks for beside value.", ("report",)),
+    "stream": ("Topics of the logs.", ("retire", "begin-anew")),
     "keys": ("Who may send events and ask for answers.", ("create", "list", "revoke", "pseudonym")),
     "checks": ("Is the data of a day whole, and as usual.", ("run",)),
     "experiment": ("What the arms of an experiment did.", ("report",)),
     "lake": (
-        "Check the lake, see what was refused and send it again, keep it small, read it as it was, erase people.",
-        ("verify", "quarantine", "replay", "compact", "vacuum", "events", "erase", "export-user"),
+        "Check the lake and mend it, see what was refused and send it again, keep it small, read it as it was, erase people.",
+        ("verify", "repair", "quarantine", "replay", "compact", "vacuum", "events", "erase", "export-user"),
     ),
 }
 
@@ -60,11 +67,14 @@ _OWN_MODULE = {
     "score churn": "churn",
     "features rank": "features_rank",
     "features republish": "features_republish",
+    "models shadow": "models_rollout",
+    "models canary": "models_rollout",
+    "lake repair": "lake_repair",
     **{f"lake {command}": "lake_upkeep" for command in ("compact", "vacuum", "events")},
     **{f"lake {command}": "lake_privacy" for command in ("erase", "export-user")},
 }  # commands of a group that are not in the group's module
 
-_GO_ON = (("features", "backfill"), ("features", "apply"))  # begin where they were stopped
+_GO_ON = (("features", "backfill"), ("features", "apply"), ("tune",))  # begin where they were stopped
 
 
 def build_app() -> App:
@@ -80,12 +90,12 @@ def build_app() -> App:
     )
     for name, target in _VERBS.items():
         module, _, function = target.partition(":")
-        app.command(_load(module, function), name=name)
+        app.command(_load(module, function), name=name, version_flags=())
     for name, (text, commands) in _GROUPS.items():
-        group = App(name=name, help=text)
+        group = App(name=name, help=text, version_flags=())  # --version is of the whole, and not an option of a command that has none
         for command in commands:
             module = _OWN_MODULE.get(f"{name} {command}", name)
-            group.command(_load(module, f"{command}_" if command == "list" else command.replace("-", "_")), name=command)
+            group.command(_load(module, f"{command}_" if command == "list" else command.replace("-", "_")), name=command, version_flags=())
         app.command(group)
     return app
 
@@ -103,6 +113,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 if all went well, 1 if not, 2 for a wrong use, 130 if interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = _take_options(words)
+    words = [STDIN if word == "-" else word for word in words]  # which the parser takes for an option without a name
     try:
         status = build_app()(words, exit_on_error=False, print_error=False)
         sys.stdout.flush()
@@ -117,7 +128,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except SystemExit as end:
         status = end.code
     except KeyboardInterrupt:
-        if tuple(words[:2]) in _GO_ON:
+        if any(tuple(words[: len(each)]) == each for each in _GO_ON):
             _tell("stopped; what is done is kept: run the same command again, and it goes on")
         status = 130
     except BrokenPipeError:

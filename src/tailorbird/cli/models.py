@@ -1,13 +1,18 @@
-"""`tailorbird models list|show|promote|rollback`."""
+"""`tailorbird models list|show|promote|rollback`; `shadow` and `canary` are in `cli.models_rollout`."""
 
 import getpass
+import sys
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
 from tailorbird.errors import NotReadyError
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+    from tailorbird.registry import Registry
 
 Of = Annotated[str, Parameter(help="of this churn model of churn.py, instead of the ranker's")]
 
@@ -19,40 +24,49 @@ def list_(*, churn: Of = "", json: Json = False) -> None:
 
     Example:  tailorbird -C shop models list --churn churn
     """
-    versions = sorted(_registry(churn).versions(), key=lambda info: info.version, reverse=True)
+    versions = sorted(open_registry(churn)[1].versions(), key=lambda info: info.version, reverse=True)
     if json:
-        print_json({"versions": [{"version": v.version, "created_at": _time(v.created_at), "aliases": list(v.aliases)} for v in versions]})
+        print_json(
+            {"versions": [{"version": v.version, "created_at": time_told(v.created_at), "aliases": list(v.aliases)} for v in versions]}
+        )
         return
     if not versions:
         raise NotReadyError("there is no version yet", fix="tailorbird train makes one")
-    rows = [(info.version, _time(info.created_at), ", ".join(info.aliases)) for info in versions]
+    rows = [(info.version, time_told(info.created_at), ", ".join(info.aliases)) for info in versions]
     print_table("", ["version", "made", "is"], rows)
 
 
-def show(version: str = "champion", *, churn: Of = "", json: Json = False) -> None:
+def show(version: str = "champion", *, churn: Of = "", markdown: bool = False, json: Json = False) -> None:
     """Show what a version says of itself: data, columns, metrics, and its model card. Every file is checked against its checksum.
 
     Example:  tailorbird -C shop models show v0001
 
+    Example:  tailorbird -C shop models show champion --markdown > card.md
+
     Parameters
     ----------
     version:
-        a version, or champion, previous, challenger
+        a version, or champion, previous, canary, shadow, challenger
+    markdown:
+        print the card alone, as it is
     """
     import msgspec
 
-    registry = _registry(churn)
+    _, registry = open_registry(churn)
     folder = registry.resolve(version)
     manifest = registry.verify(folder.name)
     if json:
         print_json(msgspec.to_builtins(manifest))
         return
+    if markdown:
+        sys.stdout.write(manifest.card)
+        return
     out = console()
-    out.print(f"[bold]{manifest.version}[/bold], made {_time(manifest.created_at)}, {len(manifest.files)} files, all as signed")
+    out.print(f"[bold]{manifest.version}[/bold], made {time_told(manifest.created_at)}, {len(manifest.files)} files, all as signed")
     out.print(manifest.card, markup=False)
 
 
-def promote(version: str, *, why: str, by: str = "", churn: Of = "") -> None:
+def promote(version: str, *, why: Why, by: By = "", churn: Of = "") -> None:
     """Make a version the champion: servers swap to it within a second, without dropping a request.
 
     Example:  tailorbird -C shop models promote v0002 --why "wins on new users"
@@ -61,32 +75,31 @@ def promote(version: str, *, why: str, by: str = "", churn: Of = "") -> None:
     ----------
     version:
         a version that `tailorbird models list` shows
-    why:
-        stands in the audit log
-    by:
-        who decided; the name of this account unless told otherwise
     """
-    _registry(churn).promote(version, by=by or getpass.getuser(), why=why)
+    _, registry = open_registry(churn)
+    registry.promote(version, by=by or getpass.getuser(), why=why)
     console().print(f"{version} is the champion now. Back:  tailorbird models rollback --why …")
 
 
-def rollback(*, why: str, by: str = "", churn: Of = "") -> None:
-    """Make the champion before this one answer again.
+def rollback(*, why: Why, by: By = "", churn: Of = "") -> None:
+    """Take the last step back: end the canary, if there is one; else make the champion before this one answer again.
+
+    Servers hold the champion before in memory, so that it answers within a second. Again, to go one further back.
 
     Example:  tailorbird -C shop models rollback --why "clicks fell"
-
-    Parameters
-    ----------
-    why:
-        stands in the audit log
-    by:
-        who decided; the name of this account unless told otherwise
     """
-    version = _registry(churn).rollback(by=by or getpass.getuser(), why=why)
+    _, registry = open_registry(churn)
+    signed = by or getpass.getuser()
+    if registry.aliases().canary:
+        ended = registry.end_canary(by=signed, why=why)
+        console().print(f"{registry.aliases().champion} answers everybody again; {ended} was the canary.")
+        return
+    version = registry.rollback(by=signed, why=why)
     console().print(f"{version} is the champion again.")
 
 
-def _registry(churn: str = ""):
+def open_registry(churn: str = "") -> "tuple[Project, Registry]":
+    """The project of this folder, and its registry, or that of one of its churn models."""
     from tailorbird.config import open_project
     from tailorbird.errors import UsageError
     from tailorbird.events import SystemClock
@@ -95,8 +108,9 @@ def _registry(churn: str = ""):
     project = open_project()
     if churn and churn not in project.churn:
         raise UsageError(f"churn.py declares no {churn!r}; it declares {', '.join(project.churn) or 'nothing'}", where="--churn")
-    return Registry(project.paths.churn(churn) if churn else project.paths.registry, clock=SystemClock())
+    return project, Registry(project.paths.churn(churn) if churn else project.paths.registry, clock=SystemClock())
 
 
-def _time(moment: int) -> str:
+def time_told(moment: int) -> str:
+    """A moment as tables show it, to the second."""
     return datetime.fromtimestamp(moment / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

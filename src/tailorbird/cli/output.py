@@ -14,7 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+STDIN = "/dev/stdin"  # what `-` on the command line stands for
+# What several commands take, in the same words.
 Json = Annotated[bool, Parameter(negative="", help="Print one JSON object and nothing else.")]
+Why = Annotated[str, Parameter(help="stands in the audit log")]
+By = Annotated[str, Parameter(help="who decided; the name of this account unless told otherwise")]
+HealthPort = Annotated[int, Parameter(help="answer /healthz, /readyz and /metrics there; 0: nowhere")]
+HealthHost = Annotated[str, Parameter(help="address of that port; anything but this machine has to be asked for")]
 
 _WIDTH_OF_FILES = 240  # columns of a table that is written to a file or a pipe
 

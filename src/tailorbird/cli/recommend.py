@@ -3,12 +3,12 @@
 import os
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tailorbird.cli.output import Json, console, print_json, print_table
+from tailorbird.cli.servers import running_servers
 from tailorbird.errors import NotReadyError, UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def recommend(
     url:
         ask this server
     explain:
-        also show the features behind each item
+        also show the features behind the first items, and what they did to the value
     """
     from tailorbird.config import open_project
 
@@ -52,7 +52,7 @@ def recommend(
         body["size"] = size
     if query:
         body["query"] = query
-    url = url or _running(project.paths.run)
+    url = url or next(running_servers(project.paths.run), "")
     answer = _ask(url, "/v1/search" if query else "/v1/recommend", body, project.settings.serve.read_keys) if url else _here(project, body)
     if "index" in answer["degraded"]:
         fix = "tailorbird import FORMAT PATH, then tailorbird train"
@@ -66,25 +66,18 @@ def recommend(
     console().print(f"model {answer['model']}, arm {answer['arm'] or 'none'}, request {answer['request_id']}{degraded}")
     if explain:
         for item in answer["items"][:3]:
-            features = (item.get("explanation") or {}).get("features", {})
-            print_table(f"\n{item['item_id']}", ["feature", "value"], [list(pair) for pair in features.items()], right=["value"])
+            explanation = item.get("explanation") or {}
+            moved = explanation.get("contributions", {})
+            features = [(name, value, moved.get(name, "")) for name, value in explanation.get("features", {}).items()]
+            made = [(name, "", value) for name, value in moved.items() if name not in explanation.get("features", {})]
+            print_table(
+                f"\n{item['item_id']}", ["column", "read", "moves the value"], [*features, *made], right=["read", "moves the value"]
+            )
 
 
 def _row(item: dict) -> tuple[object, ...]:
     title = (item.get("attributes") or {}).get("title", "")
     return item["position"], item["item_id"], title, item.get("score"), item["reason"], f"{item.get('propensity', 1.0):.4g}"
-
-
-def _running(run: Path) -> str:
-    """The address of a server of this project that answers, or ""."""
-    for path in sorted(run.glob("serve*.json")):
-        try:
-            address = msgspec.json.decode(path.read_bytes())["url"]
-            with urllib.request.urlopen(f"{address}/healthz", timeout=2):
-                return address
-        except (OSError, msgspec.MsgspecError):  # gone meanwhile
-            continue
-    return ""
 
 
 def _ask(url: str, path: str, body: dict, keys: list[str]) -> dict:

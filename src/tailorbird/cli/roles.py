@@ -8,6 +8,7 @@ from tailorbird.config import Project
 from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
 from tailorbird.events import Clock, RoutePlan, duration
 from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
+from tailorbird.features.keypart import KeyPart, parts_of
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.router import Router, open_router
@@ -31,7 +32,7 @@ class Roles:
         self._plan = project.plan
         self._router: Router | WholeRouter | None = None
         self._lake: LakeRole | None = None
-        self.workers: dict[str, FeatureWorker] = {}
+        self.workers: dict[tuple[str, KeyPart], FeatureWorker] = {}
         self.accepted = self.duplicates = self.quarantined = 0
         try:
             self.look()
@@ -61,12 +62,15 @@ class Roles:
             if self._router is not None:
                 self._router.close()
             self._router, self._plan = self._open_router(plan), plan
-        for schema in self.workers.keys() - schemas.keys():
-            self.workers.pop(schema).close()
-        for schema in schemas.keys() - self.workers.keys():
-            entities_max = self._project.settings.features.entities_max
-            worker = FeatureWorker(self._project.routed, paths.state, schemas[schema], clock=self._clock, entities_max=entities_max)
-            self.workers[schema] = worker
+        wanted = {(schema, part): features for schema, features in schemas.items() for part in parts_of(self._project.workers)}
+        for gone in self.workers.keys() - wanted.keys():
+            self.workers.pop(gone).close()
+        entities_max = self._project.settings.features.entities_max
+        for key in [key for key in wanted if key not in self.workers]:
+            worker = FeatureWorker(
+                self._project.routed, paths.state, wanted[key], clock=self._clock, entities_max=entities_max, part=key[1]
+            )
+            self.workers[key] = worker
             lake = Lake(paths.lake)
             if worker.needs_history() and lake_is_ahead(worker, lake):  # it is new, and the log was pruned or lacks an attribute
                 build_from_lake(worker, lake, threading.Event())

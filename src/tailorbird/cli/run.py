@@ -5,18 +5,26 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailorbird.cli.output import HealthHost, HealthPort
+from tailorbird.cli.probes import probes
 from tailorbird.cli.supervisor import die_with_parent
-from tailorbird.errors import ConfigError
+from tailorbird.errors import UsageError
+from tailorbird.health import FollowedStop
+from tailorbird.loops import Loop
 
 if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
     from starlette.routing import BaseRoute
 
     from tailorbird.config import Project
-    from tailorbird.serving.app import Service
+    from tailorbird.features import FeatureSet
+    from tailorbird.serving.handling import Service
+    from tailorbird.store.valkey import CopiesAt
 
 LAKE_POLL_S = 0.2
 log = logging.getLogger(__name__)
@@ -37,23 +45,29 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         also show the demo shop at /shop
     """
     from tailorbird.config import open_project
-    from tailorbird.serving.limits import ServerLimits
+    from tailorbird.config.erasures import take_in
+    from tailorbird.events import duration
+    from tailorbird.serving.access import require_origins
+    from tailorbird.serving.limits import Networks, ServerLimits
     from tailorbird.serving.logs import configure
-    from tailorbird.serving.server import ServeOptions, run
+    from tailorbird.serving.score_log import scores_address
+    from tailorbird.serving.server import BUDGETS, ServeOptions, run
 
-    _begin()
+    stop = _begin()
     project = open_project(applied=True)
+    take_in(project)
     settings, paths = project.settings.serve, project.paths
     configure(as_json=settings.log == "json")
+    require_origins(settings.origins)
     more: list[Callable[[Service], Sequence[BaseRoute]]] = []  # beside the API's own
+    slots = project.slots
     if settings.gorse_slot:
-        from tailorbird.serving.gorse import gorse_routes
+        from tailorbird.cli.check import require_gorse_slot
+        from tailorbird.serving.gorse import gorse_routes, hiding
 
-        if settings.gorse_slot not in project.slots:
-            raise ConfigError(
-                f"there is no slot {settings.gorse_slot!r}", where="serve.gorse_slot", fix=f"use one of {', '.join(project.slots)}"
-            )
+        require_gorse_slot(project)
         more.append(partial(gorse_routes, slot=settings.gorse_slot))
+        slots = hiding(slots, settings.gorse_slot)
     if shop:
         from tailorbird.console.shop import shop_routes
 
@@ -65,12 +79,24 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         stream=project.stream,
         routed=project.routed,
         state=paths.state,
-        copies=project.settings.store.url,
+        copies=_hedged(project),
+        stale_us=duration(project.settings.store.stale_after),
+        wait_s=settings.wait_ms / 1e3,
+        budgets=replace(
+            BUDGETS,
+            retrieval_s=settings.retrieval_ms / 1e3,
+            features_s=settings.features_ms / 1e3,
+            ranking_s=settings.ranking_ms / 1e3,
+            policy_s=settings.policy_ms / 1e3,
+        ),
+        workers=project.workers,
         registry=paths.registry,
+        churn={name: paths.churn(name) for name in project.churn},
+        scores=scores_address(project.stream) if project.scores else None,
         lake=paths.lake,
         run=paths.run,
         features=project.features,
-        slots=project.slots,
+        slots=slots,
         plan=project.plan,
         host=host or settings.host,
         port=settings.port if port is None else port,
@@ -86,7 +112,9 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
             batch_max=settings.batch_max,
             ids_per_hour=settings.ids_per_hour,
             address_events_per_s=settings.address_events_per_s,
-            proxies=frozenset(settings.proxies),
+            address_clicks_per_hour=settings.address_clicks_per_hour,
+            address_connections=settings.address_connections,
+            proxies=Networks(settings.proxies),
         ),
         log_requests=settings.log_requests,
         pseudonyms=project.pseudonyms(),
@@ -95,10 +123,18 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         reserve_bytes=settings.disk_reserve_mb << 20,
         routes=lambda service: [each for routes in more for each in routes(service)],
     )
-    run(options)
+    run(options, stop=stop)
 
 
-def router() -> None:
+def _hedged(project: "Project") -> "CopiesAt | None":
+    """Where to read copies, with what asks a second time; None where there are no copies."""
+    from tailorbird.store.hedge import Hedge
+
+    copies, share = project.copies(), project.settings.store.hedge
+    return copies if copies is None or not share else replace(copies, hedge=Hedge(share))
+
+
+def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
     """Decide on every event once: contract, repeats, identity, profiles, attribution.
 
     Where topics have several partitions, start as many of these as you like, on any machines: they share the partitions out.
@@ -106,53 +142,63 @@ def router() -> None:
     Example:  tailorbird -C shop run router
     """
     from tailorbird.config import open_project
+    from tailorbird.config.erasures import take_in
     from tailorbird.config.schemas import active_schemas, plan_for, released
     from tailorbird.events import SECOND, SystemClock, duration
     from tailorbird.router import run
+    from tailorbird.router.deciding import noted
 
     stop = _begin()
     project = open_project(applied=True)
+    take_in(project)
     project.paths.stream.mkdir(parents=True, exist_ok=True)
     plan, memory = plan_for(project, active_schemas(project)), project.settings.router.memory_mb << 20
     if not isinstance(project.stream, Path) and project.stream.count > 1:
         from tailorbird.router.group import run_member
 
         session_s = duration(project.settings.stream.session) / SECOND
-        run_member(project.stream, plan, SystemClock(), stop, session_s=session_s, stopped=project.stopped(), memory_bytes=memory)
+        with noted(project.paths.run, plan), probes("router", project, stop, host=health_host, port=health_port):
+            run_member(project.stream, plan, SystemClock(), stop, session_s=session_s, stopped=project.stopped(), memory_bytes=memory)
         return
-    run(project.stream, plan, SystemClock(), stop, released=partial(released, project), stopped=project.stopped(), memory_bytes=memory)
+    with noted(project.paths.run, plan), probes("router", project, stop, host=health_host, port=health_port):
+        run(project.stream, plan, SystemClock(), stop, released=partial(released, project), stopped=project.stopped(), memory_bytes=memory)
 
 
-def worker(*, schema: str = "") -> None:
+def worker(*, schema: str = "", part: int | None = None, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
     """Keep the state of every feature up to date with the routed log.
 
     When a schema is new, its state is built: from the lake, as far as the log was pruned, then from the log. The worker of the
     old one runs beside it, and answers are read from that, until a model of the new one is promoted. `up` starts one for each.
 
-    Example:  tailorbird -C shop run worker
+    Where features.workers is more than 1, as many share the entities of a schema, each with a part of its own: start one for each.
+
+    Example:  tailorbird -C shop run worker --part 0
 
     Parameters
     ----------
     schema:
         of which schema, as `tailorbird features plan` names it; the applied one unless told otherwise
+    part:
+        which part of the entities, from 0, where several workers share them
     """
-    from tailorbird.config import open_project
-    from tailorbird.config.schemas import find_schema, settle
+    from tailorbird.config.schemas import worker_log
     from tailorbird.events import SystemClock
+    from tailorbird.features.keypart import KeyPart
     from tailorbird.features.worker import FeatureWorker
 
     stop = _begin()
-    if schema:
-        project = open_project(applied=True)
-        features = find_schema(project, schema)
-    else:
-        settled = settle(open_project(), SystemClock())
-        project, features = settled.project, settled.project.features
-        if settled.said:
-            log.warning("%s", settled.said)
+    project, features = _schema(schema)
+    if part is None and project.workers > 1:
+        last = project.workers - 1
+        raise UsageError(f"{project.workers} workers share the entities", where="--part", fix=f"say which this one is: --part 0 to {last}")
+    mine = KeyPart(part or 0, project.workers)
     paths, settings = project.paths, project.settings
-    entities_max, copies = settings.features.entities_max, settings.store.url
-    with FeatureWorker(project.routed, paths.state, features, clock=SystemClock(), copies=copies, entities_max=entities_max) as worker:
+    entities_max, copies = settings.features.entities_max, project.copies()
+    routed = worker_log(project, features, mine)
+    with (
+        probes("worker", project, stop, host=health_host, port=health_port, more=partial(_figures, project)),
+        FeatureWorker(routed, paths.state, features, clock=SystemClock(), copies=copies, entities_max=entities_max, part=mine) as worker,
+    ):
         from_lake = False
         while not stop.is_set():
             if worker.needs_history():
@@ -172,7 +218,99 @@ def worker(*, schema: str = "") -> None:
         leave(0)
 
 
-def lake() -> None:
+def shuffle(*, schema: str = "", health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
+    """Write for each of several workers a log of the routed events that concern its part of the entities.
+
+    Of use with Kafka, where features.workers is more than 1: the routed log is then read once for all of them. One a schema; `up`
+    starts it. A second one takes over, and the first is told so and ends.
+
+    Example:  tailorbird -C shop run shuffle
+
+    Parameters
+    ----------
+    schema:
+        of which schema, as `tailorbird features plan` names it; the applied one unless told otherwise
+    """
+    from tailorbird.config.schemas import needed_by_workers, shuffled
+    from tailorbird.events import SystemClock
+    from tailorbird.features.shuffle import Shuffle
+    from tailorbird.stream import read_released
+
+    stop = _begin()
+    project, features = _schema(schema)
+    logs = shuffled(project, features)
+    if not logs:
+        if project.workers == 1:
+            raise UsageError("one worker has all entities: nothing to shuffle", where="features.workers", fix="set it to 2 or more")
+        raise UsageError("workers read the router's file themselves", where="stream.url", fix="run the workers; they need no shuffle")
+    first = read_released(project.paths.lake).of_routed()
+    with (
+        probes("shuffle", project, stop, host=health_host, port=health_port),
+        Shuffle(project.routed, logs, features, first=first) as role,
+    ):
+        role.run(stop, needed_from=partial(needed_by_workers, project, features), state=project.paths.state, clock=SystemClock())
+
+
+def _schema(schema: str) -> "tuple[Project, FeatureSet]":
+    """The project and the declarations of a schema; without its hash, of the applied one, once features.py is applied."""
+    from tailorbird.config import open_project
+    from tailorbird.config.erasures import take_in
+    from tailorbird.config.schemas import find_schema, settle
+    from tailorbird.events import SystemClock
+
+    if schema:
+        project = open_project(applied=True)
+        take_in(project)
+        return project, find_schema(project, schema)
+    settled = settle(open_project(), SystemClock())
+    take_in(settled.project)
+    if settled.said:
+        log.warning("%s", settled.said)
+    return settled.project, settled.project.features
+
+
+def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
+    """Score people as their events arrive, by what scores.py declares, into a log of its own: scores tail, GET /v1/scores.
+
+    Reads features as a server does: from the state of this machine, or where `store.url` is set what the worker copied there. `up`
+    starts it in a project that has a scores.py.
+
+    Example:  tailorbird -C shop run score
+    """
+    from tailorbird.cli.scoring import Models
+    from tailorbird.config import open_project
+    from tailorbird.config.erasures import take_in
+    from tailorbird.events import SystemClock, duration
+    from tailorbird.features.figures import Figures, write_scored
+    from tailorbird.serving.collectors import ScoresCollector
+    from tailorbird.serving.score_log import scores_address
+    from tailorbird.serving.scoring import ScoreRole
+
+    stop = _begin()
+    project = open_project(applied=True)
+    take_in(project)
+    if not project.scores:
+        raise UsageError("scores.py declares nothing to score", where=str(project.root), fix="see docs/how-to/scores.md")
+    clock, keep = SystemClock(), duration(project.settings.score.keep)
+    project.paths.state.mkdir(parents=True, exist_ok=True)
+
+    def tell(position: int) -> None:
+        write_scored(project.paths.state, Figures(schema_hash="", at=clock.now(), offset=position))
+
+    models, declared = Models(project, clock), list(project.scores.values())
+    try:
+        with ScoreRole(project.routed, scores_address(project.stream), declared, models, clock, keep_us=keep) as role:
+
+            def more() -> "list[Collector]":
+                return [ScoresCollector(lambda: role.figures)]
+
+            with probes("score", project, stop, host=health_host, port=health_port, more=more):
+                role.run(stop, tell=tell)
+    finally:
+        models.close()
+
+
+def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
     """Archive what came in and load it into the tables; between two loads put small files together, and delete old ones.
 
     Once a minute it holds a few served features against the tables, and once a day is over it checks that day, as `checks run` does.
@@ -180,6 +318,7 @@ def lake() -> None:
     Example:  tailorbird -C shop run lake
     """
     from tailorbird.config import open_project
+    from tailorbird.config.erasures import take_in
     from tailorbird.config.schemas import answering
     from tailorbird.events import SystemClock, duration
     from tailorbird.features import watch
@@ -187,22 +326,40 @@ def lake() -> None:
 
     stop = _begin()
     project = open_project(applied=True)
+    take_in(project)
     settings = project.settings.lake
     every, rows, keep = duration(settings.commit_every), settings.commit_rows, duration(settings.history)
     compared = (partial(answering, project), project.paths.lake, project.paths.state, project.paths.run, SystemClock(), stop)
-    threading.Thread(target=watch.run, args=compared, name="features", daemon=True).start()
-    threading.Thread(target=_check_days, args=(project, stop), name="checks", daemon=True).start()
-    run(
-        project.stream,
-        project.paths.lake,
-        SystemClock(),
-        stop,
-        commit_every_us=every,
-        rows_max=rows,
-        keep_us=keep,
-        sort=settings.sort,
-    )
+    loops = [
+        Loop("features", partial(watch.run, *compared, workers=project.workers), every_s=60.0),
+        Loop("checks", partial(_check_days, project, stop), every_s=60.0),
+    ]
+    if not isinstance(project.stream, Path):
+        from tailorbird.config.schemas import released
+        from tailorbird.router.retention import EVERY_S, Retention
+
+        loops.append(Loop("retention", Retention(project.stream, partial(released, project)).tend, every_s=EVERY_S, first=False))
+    for loop in loops:
+        loop.start()
+    with probes("lake", project, stop, host=health_host, port=health_port, loops=loops):
+        run(
+            project.stream,
+            project.paths.lake,
+            SystemClock(),
+            stop,
+            commit_every_us=every,
+            rows_max=rows,
+            keep_us=keep,
+            sort=settings.sort,
+        )
     leave(0)
+
+
+def _figures(project: "Project") -> "list[Collector]":
+    from tailorbird.features.figures import whole_figures
+    from tailorbird.serving.collectors import WorkersCollector
+
+    return [WorkersCollector(partial(whole_figures, project.paths.state, project.workers))]
 
 
 def _check_days(project: "Project", stop: threading.Event) -> None:
@@ -218,7 +375,7 @@ def _check_days(project: "Project", stop: threading.Event) -> None:
     )  # fmt: skip
 
 
-def trainer() -> None:
+def trainer(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
     """Watch the live figures and train anew when they fall; a new model goes live only through the gate.
 
     Example:  tailorbird -C shop run trainer
@@ -228,14 +385,16 @@ def trainer() -> None:
     from tailorbird.events import SystemClock
 
     stop = _begin()
-    watch(open_project(applied=True), SystemClock(), stop)
+    project = open_project(applied=True)
+    with probes("trainer", project, stop, host=health_host, port=health_port):
+        watch(project, SystemClock(), stop)
 
 
-def _begin() -> threading.Event:
+def _begin() -> FollowedStop:
     """What every role does first: die with the supervisor, log to stderr, stop on SIGTERM."""
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    stop = threading.Event()
+    stop = FollowedStop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop

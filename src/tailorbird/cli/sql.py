@@ -1,6 +1,7 @@
 """`tailorbird sql`."""
 
 import csv as csv_module
+import re
 import sys
 from datetime import datetime
 
@@ -8,8 +9,11 @@ import msgspec
 
 from tailorbird.cli.output import Json, print_json, print_table
 
+# What a spreadsheet runs (OWASP, CSV injection), but for a lone number.
+_FORMULA = re.compile(r"[=+\-@\t\r](?![0-9.,]*([eE][+-]?[0-9]+)?\Z)|[=@\t\r]")
 
-def sql(query: str, *, rows: int = 50, json: Json = False, csv: bool = False) -> None:
+
+def sql(query: str, *, rows: int = 50, json: Json = False, csv: bool = False, as_is: bool = False) -> None:
     """Ask the lake in SQL. Tables: events, answers, users, items, quarantine, commits.
 
     Example:  tailorbird sql "SELECT type, count(*) AS events FROM events GROUP BY type ORDER BY events DESC"
@@ -23,7 +27,9 @@ def sql(query: str, *, rows: int = 50, json: Json = False, csv: bool = False) ->
     rows:
         how many rows to print at most; --json and --csv print all
     csv:
-        print comma-separated values
+        print comma-separated values; a text that a spreadsheet would take for a formula (=, +, -, @) begins with '
+    as_is:
+        with --csv, for programs: such texts as they are
     """
     from tailorbird.config import open_project
     from tailorbird.lake import Lake
@@ -33,9 +39,10 @@ def sql(query: str, *, rows: int = 50, json: Json = False, csv: bool = False) ->
         print_json({"columns": table.column_names, "rows": table.to_pylist()})
     elif csv:
         writer = csv_module.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(table.column_names)
+        cell = _cell if as_is else _guarded
+        writer.writerow([cell(name) for name in table.column_names])
         for batch in table.to_batches():
-            writer.writerows([_cell(value) for value in row.values()] for row in batch.to_pylist())
+            writer.writerows([cell(value) for value in row.values()] for row in batch.to_pylist())
     else:
         shown = table.slice(0, rows).to_pylist()
         print_table("", table.column_names, [list(row.values()) for row in shown])
@@ -50,3 +57,9 @@ def _cell(value: object) -> object:
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value
+
+
+def _guarded(value: object) -> object:
+    """Likewise, so that nothing that somebody sent is run by it."""
+    cell = _cell(value)
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell

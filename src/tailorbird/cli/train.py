@@ -1,15 +1,22 @@
 """`tailorbird train`."""
 
-import difflib
 import getpass
-from typing import TYPE_CHECKING, Literal
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
 
 if TYPE_CHECKING:
+    from tailorbird.config import Project
     from tailorbird.features import FeatureSet
+    from tailorbird.training.judge import Evaluation
+    from tailorbird.training.settings import TrainSettings
 
 Rows = Literal["auto", "answers", "clicks"]  # as training.rows has it, which takes half a second to load
+Position = Literal["column", "weights", "none"]
+Retrieval = Literal["", "auto", "tables", "sequence"]  # as training.retrieval has it
+Architecture = Literal["gbdt", "mlp", "dcn", "shared", "mmoe", "auto"]  # as training.architecture has it
 
 
 def train(
@@ -19,13 +26,21 @@ def train(
     quick: bool = False,
     promote: bool = True,
     rows: Rows = "auto",
+    architecture: Architecture = "gbdt",
+    retrieval: Retrieval = "",
+    incremental: bool = False,
+    parameters: str = "",
+    position: Position = "column",
     leave_out: str = "",
+    untuned: bool = False,
     as_of: str = "",
     json: Json = False,
 ) -> None:
     """Train a model for a slot, or of churn, on what the lake holds, judge it beside baselines, and promote it if it passes the gate.
 
-    A name that churn.py declares trains that churn model; any other is a slot's. Everything is split by time. A model that does
+    A name that churn.py declares trains that churn model; any other is a slot's. A net that is killed goes on where it was when the same
+    command is given again within a day; its figures by epoch are in data/training/logs, for TensorBoard, and in MLflow where that is
+    installed and MLFLOW_TRACKING_URI is set. Everything is split by time. A model that does
     not beat the incumbent, or the best baseline, outside the noise is kept and not promoted, with the reason. Writes a report.
 
     Example:  tailorbird -C shop train
@@ -35,6 +50,14 @@ def train(
     Example:  tailorbird -C news train --as-of latest
 
     Example:  tailorbird -C shop train --leave-out device,user_spend_28d
+
+    Example:  tailorbird -C shop train --architecture mmoe
+
+    Example:  tailorbird -C shop train --architecture mmoe --incremental
+
+    Example:  tailorbird -C shop train --retrieval sequence
+
+    Example:  tailorbird -C shop train --architecture dcn --parameters '{"negative_share": 0.2, "patience": 1}'
 
     Example:  tailorbird -C shop train churn
 
@@ -50,18 +73,36 @@ def train(
         let it go live if it passes the gate
     rows:
         of a slot: learn from logged answers, or from clicks with drawn candidates; auto: answers, where enough have a known outcome
+    architecture:
+        of a slot: boosted trees; nets, which need the extra `deep` (mlp and dcn have a net for each head, shared and mmoe one for all); or
+        auto: a net only where the validation part shows that it orders better than trees
+    retrieval:
+        of a slot: candidates from tables alone; a third of them from vectors of people and items too (`sequence`), which need the extra
+        `deep`; or auto: vectors where the validation part shows that as many candidates then hold more of what people did next. Unless
+        told otherwise train.retrieval, and tables with --quick
+    incremental:
+        of a net: go on from the weights of the last training, over what came since and as much before it; ids that are new get a row of
+        their embedding, and those that are gone lose theirs
+    parameters:
+        of a net: what differs from the architecture's own, as a JSON object; names are told where one is wrong
+    position:
+        of a slot whose rows are all that was shown: the place of a row as a column, by weights of clicks learned from lists that were drawn
+        at random, or not at all; see docs/how-to/imbalance.md
     leave_out:
         columns that the model must not see, with commas between them, as `features rank` proposes them
+    untuned:
+        of a slot: leave out of account what `tailorbird tune` chose
     as_of:
         train as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event, for a history that ended long ago
     """
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
     from tailorbird.config.schemas import for_training
-    from tailorbird.events import SystemClock, duration
+    from tailorbird.errors import UsageError
+    from tailorbird.events import SystemClock
     from tailorbird.training.baseline import ensure_champion
-    from tailorbird.training.train import TrainSettings
     from tailorbird.training.train import train as run_train
+    from tailorbird.training.tune.tuned import FILE, with_tuned
 
     settled = for_training(open_project(), SystemClock())
     project = settled.project
@@ -70,15 +111,24 @@ def train(
     if name in project.churn:
         from tailorbird.cli.churn import train_named
 
-        left_out = _left_out(leave_out, project.features)
-        return train_named(project, name, quick=quick, promote=promote, as_of=as_of, leave_out=left_out, json=json)
+        without = left_out(leave_out, project.features)
+        return train_named(project, name, quick=quick, promote=promote, as_of=as_of, leave_out=without, json=json)
     declared = project.slot(name)
-    window_us = duration(window or project.settings.train.window)
-    settings = TrainSettings(
-        window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows, leave_out=_left_out(leave_out, project.features)
+    settings = replace(
+        settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
+        architecture=architecture,
+        retrieval=retrieval or ("tables" if quick else project.settings.train.retrieval),
+        incremental=incremental,
+        parameters=_parameters(parameters, architecture),
+        position=position,
+        mlflow=os.environ.get("MLFLOW_TRACKING_URI", ""),
     )
+    if not untuned:
+        settings = with_tuned(settings, declared.name, project.root / FILE)
+    if parameters and settings.architecture == "gbdt":
+        raise UsageError("these are parameters of nets, and trees were asked for", where="--parameters", fix="--architecture mmoe")
     paths, clock, by = project.paths, clock_as_of(as_of, project, declared), getpass.getuser()
-    ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by)
+    ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by, owner=project.settings.project.owner)
     with progress_bars(quiet=json) as progress:
         report = run_train(
             project.features,
@@ -90,13 +140,16 @@ def train(
             settings=settings,
             heads=[head for other in project.slots.values() for head in other.objective],
             by=by,
+            owner=project.settings.project.owner,
             promote=promote,
+            work=paths.data / "training",
             progress=progress,
         )
     if json:
         print_json(report.plain())
         return
     print_results(report.evaluation.plain()["results"], "On the last part of the time, which nothing learned from")
+    print_long_tail(report.evaluation)
     out = console()
     out.print(f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: {report.decision.reason}")
     if not report.promoted:
@@ -106,24 +159,78 @@ def train(
     out.print(f"Report: {report.report}")
 
 
-def _left_out(text: str, features: "FeatureSet") -> tuple[str, ...]:
+def settings_for(project: "Project", *, window: str, rows: Rows, leave_out: str, quick: bool) -> "TrainSettings":
+    """What training, tuning and validation alike are told by their options and by the project."""
+    from tailorbird.events import duration
+    from tailorbird.training.settings import TrainSettings
+
+    return TrainSettings(
+        **index_settings(project),
+        window_us=duration(window or project.settings.train.window),
+        lateness_us=project.plan.lateness_us,
+        quick=quick,
+        rows=rows,
+        leave_out=left_out(leave_out, project.features),
+    )
+
+
+def index_settings(project: "Project") -> dict[str, Any]:
+    """How the indexes of a project are made, as `TrainSettings` has it."""
+    from tailorbird.events import duration
+    from tailorbird.training.indexes import IndexSettings
+
+    told = project.settings.train
+    memory = duration(told.index_memory) if told.index_memory else None
+    every = duration(told.index_every) if told.index_every else 0
+    return {"index": IndexSettings(memory_us=memory).asked_by(*project.slots.values()), "index_every_us": every}
+
+
+def left_out(text: str, features: "FeatureSet") -> tuple[str, ...]:
     """The columns of `--leave-out`, each of which must exist."""
-    from tailorbird.errors import UsageError
-    from tailorbird.ranking.computed import COMPUTED
+    from tailorbird.errors import UsageError, nearest
+    from tailorbird.features.declare import COMPUTED_NAMES, SESSION_NAMES, VECTOR_NAMES
 
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     known = (
         *features.numeric,
         *features.categorical,
-        *COMPUTED,
+        *COMPUTED_NAMES,
+        *VECTOR_NAMES,
+        *SESSION_NAMES,
         *(one.name for one in features.similarities),
         *(one.output for one in features.transforms),
     )
     if unknown := [name for name in names if name not in known]:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        fix = f"did you mean {near[0]}?" if near else "tailorbird features list"
+        fix = nearest(unknown[0], known, "tailorbird features list")
         raise UsageError(f"there is no column {unknown[0]!r}", where="--leave-out", fix=fix)
     return names
+
+
+def print_long_tail(evaluation: "Evaluation") -> None:
+    """How well the items are ordered that are not the most popular ones: a model may win by showing everybody the same."""
+    best = evaluation.best_baseline
+    count, figures = evaluation.slices.get("long-tail items", (0, {}))
+    if not count:
+        console().print("Long-tail items: nobody chose one in the test part")
+        return
+    beside = f", {best} {figures[best]}" if best else ""
+    console().print(f"Long-tail items, {count:,} requests: {evaluation.model} {figures[evaluation.model]}{beside}", markup=False)
+
+
+def _parameters(text: str, architecture: str) -> dict[str, object]:
+    """What `--parameters` gives, before anything is read."""
+    import msgspec
+
+    from tailorbird.errors import UsageError
+    from tailorbird.models.deep.parameters import DEFAULTS, settled
+
+    try:
+        found = msgspec.json.decode(text or "{}", type=dict[str, object])
+    except msgspec.DecodeError as error:
+        fix = """write a JSON object, such as '{"epochs": 5}'"""
+        raise UsageError(f"{text!r} is none: {error}", where="--parameters", fix=fix) from error
+    settled(architecture if architecture in DEFAULTS else "mmoe", found)
+    return found
 
 
 def print_results(results: dict[str, dict[str, float | None]], title: str) -> None:

@@ -11,6 +11,7 @@ last one was stands in the registry's audit log, so a restart changes nothing.
 import logging
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,26 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.cli.models_rollout import look_safely
 from tailorbird.cli.output import Report
+from tailorbird.cli.train import index_settings
 from tailorbird.config import Project
 from tailorbird.config.schemas import applied
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, HOUR, Clock, duration, micros
 from tailorbird.experiments.counts import COLUMNS
 from tailorbird.lake import Lake
+from tailorbird.loops import Loop
 from tailorbird.monitoring import Trigger, decide
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.training.baseline import ensure_champion
 from tailorbird.training.train import TrainReport, TrainSettings, train
+from tailorbird.training.tune.tuned import FILE, with_tuned
 
 REFERENCE_US = 2 * DAY  # of live traffic after a promotion, before falls are looked for
 RETRAIN_US = 2 * DAY  # at least this much traffic since the fall began is learned from
+CANARY_S = 10.0  # between looks at a canary
 RETRY_US = DAY  # after a model that the gate refused,
 RETRY_SHARE = 0.25  # or when this much more traffic than it had learned from has come, if that is sooner
 BY = "trainer"  # how this role signs in the registry
@@ -68,16 +74,20 @@ def train_once(
         since: learn only from answers after this moment, where older ones mislead: after tastes have shifted. Labels that
             come more than an hour late are then missed rather than waited for.
     """
-    settings = TrainSettings(window_us=duration(project.settings.train.window), lateness_us=project.plan.lateness_us, quick=quick)
+    retrieval = "tables" if quick else project.settings.train.retrieval
+    window, lateness = duration(project.settings.train.window), project.plan.lateness_us
     if since is not None:
-        settings = TrainSettings(window_us=clock.now() - since, lateness_us=HOUR, quick=quick)
+        window, lateness = clock.now() - since, HOUR
+    index = index_settings(project)
+    settings = TrainSettings(window_us=window, lateness_us=lateness, quick=quick, retrieval=retrieval, **index)
+    settings = with_tuned(settings, slot, project.root / FILE)
     return outcome_of(run_train(project, clock, project.slots[slot], settings, by=by, progress=progress))
 
 
 def run_train(project: Project, clock: Clock, slot: Slot, settings: TrainSettings, *, by: str, progress: Report) -> TrainReport:
     """`training.train` on a project's folders."""
     paths = project.paths
-    ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by)
+    ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by, owner=project.settings.project.owner)
     return train(
         project.features,
         slot,
@@ -87,6 +97,7 @@ def run_train(project: Project, clock: Clock, slot: Slot, settings: TrainSetting
         clock=clock,
         settings=settings,
         by=by,
+        owner=project.settings.project.owner,
         heads=[head for other in project.slots.values() for head in other.objective],
         progress=progress,
     )
@@ -101,7 +112,19 @@ def outcome_of(report: TrainReport) -> TrainOutcome:
 
 
 def watch(project: Project, clock: Clock, stop: threading.Event) -> None:
-    """The trainer role: look every `train.check_every` until told to stop. A training that fails is logged and tried again."""
+    """The trainer role: look every `train.check_every` until told to stop, and at a canary every ten seconds meanwhile.
+
+    A training that fails is logged and tried again.
+    """
+    canary = Loop("canary", partial(look_safely, project, clock), every_s=CANARY_S)
+    canary.start()
+    try:
+        _watch_slots(project, clock, stop)
+    finally:
+        canary.stop()
+
+
+def _watch_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
     while not stop.wait(duration(project.settings.train.check_every) / 1e6):
         project = applied(project)
         for slot in project.slots.values():

@@ -8,11 +8,13 @@ from tailorbird.cli.output import console
 from tailorbird.errors import LockedError
 
 if TYPE_CHECKING:
+    from tailorbird.cli.supervisor import Role
     from tailorbird.config import Project
+    from tailorbird.features import FeatureSet
 
 
 def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> None:
-    """Run all roles of the project on this machine: serve, router, worker, lake and trainer.
+    """Run all roles of the project on this machine: serve, router, worker, lake and trainer; score too, where scores.py declares any.
 
     A role that dies is started again. Ctrl-C stops them in order; whatever was acknowledged is safe, also after `kill -9`.
 
@@ -30,18 +32,20 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
     shop:
         also show the demo shop at /shop
     """
+    from tailorbird.cli.check import check_slots
     from tailorbird.cli.supervisor import Role, Supervisor, die_with_parent
     from tailorbird.config import open_project
+    from tailorbird.config.erasures import take_in
     from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
     from tailorbird.events import SystemClock
-    from tailorbird.events.erased import require_finished
     from tailorbird.stream.lock import FileLock
 
     die_with_parent()
     project = open_project()
-    require_finished(project.paths.data)
+    check_slots(project)
+    take_in(project)
     if port:
-        from tailorbird.serving.server import bind
+        from tailorbird.serving.listening import bind
 
         bind(project.settings.serve.host, port, asked=True).close()  # taken: said here, rather than by a role that starts again and again
     project.paths.run.mkdir(parents=True, exist_ok=True)
@@ -59,11 +63,11 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         schemas = active_schemas(project)
         plan = plan_for(project, schemas)
         kept = ",".join([*plan.user_attributes, "", *plan.item_attributes])
-        names = ["worker", *(f"worker {features.schema_hash[:4]}" for features in schemas[1:])]
-        workers = [Role(name, ["run", "worker", "--schema", features.schema_hash]) for name, features in zip(names, schemas, strict=True)]
+        workers = [role for features in schemas for role in _workers(project, features, of=schemas[0])]
         trainer = [Role("trainer", ["run", "trainer"])] if train else []
         routers = [Role("router" if not n else f"router {n + 1}", ["run", "router"], made_for=kept) for n in range(_routers(project))]
-        return [*routers, *workers, Role("lake", ["run", "lake"]), Role("serve", serve), *trainer]
+        score = [Role("score", ["run", "score"])] if project.scores else []
+        return [*routers, *workers, Role("lake", ["run", "lake"]), Role("serve", serve), *score, *trainer]
 
     out = console()
 
@@ -80,6 +84,23 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         lock.release()
     if status:
         raise SystemExit(status)
+
+
+def _workers(project: "Project", features: "FeatureSet", of: "FeatureSet") -> "list[Role]":
+    """The workers of a schema, and the shuffle that writes for them where there is one; those of `of` have short names."""
+    from tailorbird.cli.supervisor import Role
+    from tailorbird.config.schemas import shuffled
+
+    schema, told = ["--schema", features.schema_hash], [] if features is of else [features.schema_hash[:4]]
+
+    def role(name: str, number: str = "") -> Role:
+        part = ["--part", number] if number else []
+        return Role(" ".join(filter(None, (name, number, *told))), ["run", name, *schema, *part])
+
+    if project.workers == 1:
+        return [role("worker")]
+    workers = [role("worker", str(number)) for number in range(project.workers)]
+    return [role("shuffle"), *workers] if shuffled(project, features) else workers
 
 
 def _routers(project: "Project") -> int:

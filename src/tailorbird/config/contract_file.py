@@ -14,6 +14,7 @@ daily_min = 100                  likewise: events a day, at least
 fresh_within = "2h"              likewise: the newest is no older at the end of the day
 """
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import msgspec
 from tailorbird.errors import ConfigError, UsageError
 from tailorbird.events import duration
 from tailorbird.events.contract import NUMBERS
-from tailorbird.events.rules import KINDS, Rule
+from tailorbird.events.rules import KINDS, Rule, violation
 
 FILE = "contract.toml"
 _OF_TYPE = ("daily_min", "fresh_within")
@@ -103,7 +104,7 @@ def _rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
     if kind and kind not in KINDS:
         raise ConfigError(f"type is one of {', '.join(KINDS)}, got {kind!r}", where=where)
     for key, bound in (("min", low), ("max", high)):
-        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float)):
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float) or not math.isfinite(bound)):
             raise ConfigError(f"{key} is a number, got {bound!r}", where=where)
     if (low is not None or high is not None) and kind not in ("", "number", "integer"):
         raise ConfigError(f"min and max are for numbers, and the type is {kind}", where=where)
@@ -111,6 +112,12 @@ def _rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
         raise ConfigError(f"no number is at least {low} and at most {high}", where=where)
     if not isinstance(one_of, list) or any(not isinstance(value, str | int | float | bool) for value in one_of):
         raise ConfigError("one_of is a list of texts and numbers", where=where)
+    if one_of == [] and "one_of" in content:
+        raise ConfigError("one_of is empty, so that no value would be right", where=where, fix="name the values, or leave it out")
+    if wrong := [value for value in one_of if kind and violation((Rule(name, kind=kind),), {name: value})]:
+        raise ConfigError(f"one_of has {wrong[0]!r}, and the type is {kind}", where=where)
+    if wrong := [value for value in one_of if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float))]:
+        raise ConfigError(f"{name} is a number everywhere in Tailorbird, and one_of has {wrong[0]!r}", where=where)
     if name in NUMBERS and kind in ("text", "boolean"):
         raise ConfigError(f"{name} is a number everywhere in Tailorbird", where=where)
     return Rule(name, content.get("required", False), kind, low, high, tuple(one_of))

@@ -1,32 +1,35 @@
-"""A project: the folder with `tailorbird.toml`, `features.py`, `slots.py` and perhaps `churn.py`, found from any of its subfolders and
-loaded whole."""
+"""A project: the folder with `tailorbird.toml`, `features.py`, `slots.py` and perhaps `churn.py` and `scores.py`, found from any of its
+subfolders and loaded whole."""
 
-import difflib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tailorbird.config.contract_file import FILE as CONTRACT
 from tailorbird.config.contract_file import Declared, load_contract
+from tailorbird.config.copying import copies_of
 from tailorbird.config.pseudonyms import pseudonyms_of
 from tailorbird.config.settings import Origin, Settings, load_settings
 from tailorbird.config.streams import kafka_cluster
-from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError
+from tailorbird.errors import ConfigError, DeclarationError, NotReadyError, UsageError, nearest
 from tailorbird.events import EVENT_TYPES, RoutePlan, SlotPlan, duration
-from tailorbird.events.erased import StopList
+from tailorbird.events.erased import FOLDER, TAKEN, StopList
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import FeatureSet, load_features
 from tailorbird.features.schemas import applied_features
 from tailorbird.features.transforms import check_heads
 from tailorbird.places import Place, place_of
-from tailorbird.ranking import Churn, Slot
+from tailorbird.ranking import Churn, ChurnScore, NextBest, Slot
+from tailorbird.ranking.scores import Score
+from tailorbird.store.valkey import CopiesAt
 from tailorbird.stream import Address, Stream, routed_address
 
 FILE = "tailorbird.toml"
 CHURN = "churn.py"
+SCORES = "scores.py"
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,17 @@ class Project:
     declared: Declared
     stream: Stream  # where the logs are: `paths.stream`, or a cluster
     churn: dict[str, Churn] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
 
     @property
     def routed(self) -> Address:
         """The router's log."""
         return routed_address(self.stream)
+
+    @property
+    def workers(self) -> int:
+        """How many share the entities of each schema."""
+        return self.settings.features.workers
 
     def pseudonyms(self) -> Pseudonyms | None:
         """Under which people are known; None where ids are written as they come. Notes at the first time which key it is.
@@ -103,7 +112,18 @@ class Project:
 
     def stopped(self) -> StopList:
         """Of whom nothing old is taken again, since their data were erased. Raises DamageError."""
-        return StopList.load(self.paths.data)
+        stopped = StopList.load(self.paths.data)
+        if isinstance(self.stream, Path) or (self.paths.data / FOLDER / TAKEN).exists():  # else it comes from the cluster
+            stopped.require_marked(self.paths.lake, self.paths.data)
+        return stopped
+
+    def copies(self) -> CopiesAt | None:
+        """Where the records are copied to; None where they are not. Draws an id for the project where it needs one.
+
+        Raises:
+            ConfigError, StorageError: as `copying.copies_of`.
+        """
+        return copies_of(self.settings, self.paths.data)
 
     def slot(self, name: str = "") -> Slot:
         """A slot by its name; without one, that of `train.slot`.
@@ -113,8 +133,7 @@ class Project:
         """
         name = name or self.settings.train.slot
         if name not in self.slots:
-            near = difflib.get_close_matches(name, self.slots, n=1)
-            fix = f"did you mean {near[0]}?" if near else f"use one of {', '.join(self.slots)}"
+            fix = nearest(name, self.slots, f"use one of {', '.join(self.slots)}")
             raise UsageError(f"slots.py declares no slot {name!r}", where=str(self.root / "slots.py"), fix=fix)
         return self.slots[name]
 
@@ -158,11 +177,11 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     if not applied:
         check_heads(features.transforms, (head for slot in slots.values() for head in slot.objective))
     if settings.train.slot not in slots and slots:
-        near = difflib.get_close_matches(settings.train.slot, slots, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"declared: {', '.join(slots)}"
+        hint = nearest(settings.train.slot, slots, f"declared: {', '.join(slots)}")
         raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
     plan, paths = compile_plan(settings, features, slots, declared), Paths(data, _lake_at(settings, data))
-    return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths), churn)
+    scores = load_scores(root / SCORES, types, slots, churn)
+    return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths), churn, scores)
 
 
 def _lake_at(settings: Settings, data: Path) -> Place | None:
@@ -178,7 +197,7 @@ def _stream(settings: Settings, paths: Paths) -> Stream:
         return paths.stream
     from tailorbird.stream.kafka.logs import KafkaStream
 
-    return KafkaStream(cluster, paths.stream)
+    return KafkaStream(cluster, paths.stream, snapshot_rows=settings.stream.snapshot_rows)
 
 
 def _applied(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
@@ -198,6 +217,8 @@ def _applied(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
 
 def _check_folder(data: Path, source: str) -> None:
     """That the data folder is one, or can be made: otherwise each role would say so in its own way."""
+    if data == data.parent:
+        raise ConfigError("project.data cannot be the root of the file system", where=source, fix="set project.data to another folder")
     nearest = next(path for path in (data, *data.parents) if path.exists())
     if not nearest.is_dir():
         raise ConfigError(f"project.data needs a folder, and {nearest} is a file", where=source, fix="set project.data to another folder")
@@ -259,10 +280,34 @@ def load_churn(file: Path, types: Sequence[str] = EVENT_TYPES) -> dict[str, Chur
             if churn.name in found and found[churn.name] is not churn:
                 raise DeclarationError(f"two are named {churn.name!r}", where=str(file))
             if unknown := [each for each in churn.types if each not in types]:
-                near = difflib.get_close_matches(unknown[0], types, n=1)
-                fix = f"did you mean {near[0]}?" if near else f"use some of {', '.join(types)}"
+                fix = nearest(unknown[0], types, f"use some of {', '.join(types)}")
                 raise DeclarationError(f"churn {churn.name}: {unknown[0]!r} is no event type", where=str(file), fix=fix)
             found[churn.name] = churn
+    return found
+
+
+def load_scores(file: Path, types: Sequence[str], slots: Mapping[str, Slot], churn: Mapping[str, Churn]) -> dict[str, Score]:
+    """What a project's scores.py declares, by name; nothing where there is no such file.
+
+    Raises:
+        DeclarationError: the file does not run, names two alike, or an event type, a slot or a churn model that does not exist.
+    """
+    found: dict[str, Score] = {}
+    for value in _run(file).values() if file.exists() else ():
+        for score in value if isinstance(value, list | tuple) else (value,):
+            if not isinstance(score, ChurnScore | NextBest) or found.get(score.name) is score:
+                continue
+            if score.name in found:
+                raise DeclarationError(f"two are named {score.name!r}", where=str(file), fix="give one of them a name=")
+            wanted, known, kind = (
+                (score.slot, slots, "slot of slots.py") if isinstance(score, NextBest) else (score.model, churn, "model of churn.py")
+            )
+            named = [(wanted, list(known), kind), *((each, list(types), "event type") for each in score.on)]
+            for name, there, what in named:
+                if name not in there:
+                    fix = nearest(name, there, f"use one of {', '.join(there) or 'none: declare one'}")
+                    raise DeclarationError(f"{score.name}: {name!r} is no {what}", where=str(file), fix=fix)
+            found[score.name] = score
     return found
 
 

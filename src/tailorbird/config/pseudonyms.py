@@ -30,7 +30,7 @@ def pseudonyms_of(key: str, data: Path) -> Pseudonyms | None:
         if pseudonyms is not None:
             _note(file, pseudonyms.fingerprint)
         return pseudonyms
-    except (OSError, msgspec.MsgspecError, KeyError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, KeyError):
         raise ConfigError("cannot be read", where=str(file), fix="put the file back: it says with which key the data was written") from None
     if pseudonyms is None:
         fix = f"set TAILORBIRD_{SETTING.upper().replace('.', '__')}"

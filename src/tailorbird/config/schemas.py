@@ -1,4 +1,4 @@
-"""Which schemas of a project are active: the applied one, the champion's, and the previous champion's, so that a rollback finds its state.
+"""Which schemas of a project are active: the applied one, and those of champions and the ones before them, to which one may roll back.
 
 Each active schema has a worker of its own, side by side; the routed log is pruned behind all of them, and the router keeps the
 attributes that any of them names. When `features.py` is applied by itself, and when it is not, is decided by `settle`.
@@ -8,6 +8,7 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,12 +17,19 @@ from tailorbird.errors import DeclarationError, LockedError, NotReadyError, Tail
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.features import FeatureSet
 from tailorbird.features.codec import FILE, read_features
+from tailorbird.features.figures import scored_to
+from tailorbird.features.keypart import KeyPart, parts_of
+from tailorbird.features.read import copied_position
 from tailorbird.features.schemas import APPLIED, applied_features, apply, kept_features, read_applied
-from tailorbird.features.state import needed_from
+from tailorbird.features.state import Position, position_in
 from tailorbird.registry import Registry
-from tailorbird.stream import read_released
+from tailorbird.stream import Address, read_released
 from tailorbird.stream.lock import FileLock
 
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka import KafkaLog
+
+_SERVED = ("champion", "previous", "canary", "shadow")
 log = logging.getLogger(__name__)
 
 
@@ -106,11 +114,7 @@ def active_schemas(project: Project) -> list[FeatureSet]:
     """The active schemas, the applied one first. One whose declarations cannot be had is left out, and logged."""
     newest = applied(project).features
     found = {newest.schema_hash: newest}
-    registry = Registry(project.paths.registry, clock=SystemClock())
-    aliases = registry.aliases()
-    for version in (aliases.champion, aliases.previous):
-        if not version:
-            continue
+    for registry, version in _answering_versions(project):
         info = registry.info(version)
         if info.schema_hash and info.schema_hash not in found:
             try:
@@ -118,6 +122,20 @@ def active_schemas(project: Project) -> list[FeatureSet]:
             except (TailorbirdError, FileNotFoundError) as error:
                 log.warning("the features of %s are not kept up: %s", version, error)
     return list(found.values())
+
+
+def _registries(project: Project) -> list[Path]:
+    return [project.paths.registry, *(project.paths.churn(name) for name in project.churn)]
+
+
+def _answering_versions(project: Project) -> list[tuple[Registry, str]]:
+    """The versions that servers load, of the ranker and of each churn model."""
+    found = []
+    for path in _registries(project):
+        registry = Registry(path, clock=SystemClock())
+        aliases = registry.aliases()
+        found += [(registry, version) for version in map(aliases.named, _SERVED) if version]
+    return found
 
 
 def answering(project: Project) -> FeatureSet:
@@ -152,21 +170,57 @@ def plan_for(project: Project, schemas: list[FeatureSet]) -> RoutePlan:
 
 
 def released(project: Project) -> int:
-    """Below which row neither the lake nor a worker of an active schema needs the routed log."""
+    """Below which row neither the lake, nor a worker of an active schema, nor the score role needs the routed log."""
     marks = [read_released(project.paths.lake).of_routed()]
     for features in active_schemas(project):
-        try:
-            marks.append(needed_from(project.paths.state, features))
-        except NotReadyError:  # no state yet: its worker will read the log from where it begins
-            return 0
+        marks += needed_by_workers(project, features)  # a shuffle is before its workers
+    if project.scores:
+        marks += [scored for scored in [scored_to(project.paths.state)] if scored is not None]
     return min(marks)
 
 
+def shuffled(project: Project, features: FeatureSet) -> "tuple[KafkaLog, ...]":
+    """The logs that a shuffle writes for the workers of a schema; none where they read the routed log themselves.
+
+    That is so where the logs are files, since all workers are on one machine then and share its cache.
+    """
+    if project.workers == 1 or isinstance(project.stream, Path):
+        return ()
+    return project.stream.shuffled(features.schema_hash, project.workers)
+
+
+def worker_log(project: Project, features: FeatureSet, part: KeyPart) -> Address:
+    """What the worker of a part reads."""
+    logs = shuffled(project, features)
+    return logs[part.number] if logs else project.routed
+
+
+def needed_by_workers(project: Project, features: FeatureSet) -> list[int]:
+    """From which row on the worker of each part needs its log, as its state here says, or the copy of it.
+
+    0, all of it, where neither is there, and while a state is being built.
+    """
+    return [_needed_by(project, features, part) for part in parts_of(project.workers)]
+
+
+def _needed_by(project: Project, features: FeatureSet, part: KeyPart) -> int:
+    try:
+        position = position_in(project.paths.state, features, part)
+    except NotReadyError:
+        copies = project.copies()
+        try:
+            position = Position() if copies is None else copied_position(copies, features.schema_hash, part)
+        except TailorbirdError as error:
+            log.warning("how far %s of schema %s is, is not known: %s", part.name, features.schema_hash, error)
+            position = Position()
+    return position.offset if position.ready else 0
+
+
 class ActiveWatch:
-    """Notices that the active schemas may have changed, by the two files that say so: what is applied, and who is champion."""
+    """Notices that the active schemas may have changed, by the files that say so: what is applied, and who is champion."""
 
     def __init__(self, project: Project) -> None:
-        self._files = (project.paths.state / APPLIED, project.paths.registry / "aliases.json")
+        self._files = (project.paths.state / APPLIED, *(path / "aliases.json" for path in _registries(project)))
         self._seen: list[tuple[int, int, int]] = []
 
     def changed(self) -> bool:

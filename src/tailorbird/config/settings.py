@@ -7,7 +7,6 @@ A variable's name is the path in the file, upper case, with `__` between section
 the nearest known one. Durations are written `30m`, `6h`, `7d`.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -17,16 +16,18 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tailorbird.errors import ConfigError, UsageError
+from tailorbird.errors import ConfigError, UsageError, nearest
 from tailorbird.events import duration
 
 ENV_PREFIX = "TAILORBIRD_"
 # Read by other parts of the program, not settings of a project.
-ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in ("CHROMIUM", "DATA", "DEBUG", "FAULTS", "KEY", "PARENT", "PROJECT", "TEST_KAFKA"))
+_OTHER = ("CHROMIUM", "DATA", "DEBUG", "FAULTS", "KEY", "PARENT", "PEERS", "PROJECT", "TEST_KAFKA")
+ENV_OTHER = frozenset(f"TAILORBIRD_{name}" for name in _OTHER)
 
 
 class ProjectSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Annotated[str, Meta(description="what pages and reports call the project")] = "shop"
+    owner: Annotated[str, Meta(description="who answers for the models, such as a team's address; stands in their cards")] = ""
     data: Annotated[str, Meta(description="folder of everything that is stored, relative to the project")] = "data"
 
 
@@ -65,7 +66,29 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     address_events_per_s: Annotated[
         float, Meta(ge=0, description="most events a second from one address with a browser's key; 0: no limit")
     ] = 50
-    proxies: Annotated[list[str], Meta(description="addresses of your proxies, whose X-Forwarded-For is believed")] = []
+    address_clicks_per_hour: Annotated[
+        float,
+        Meta(ge=0, description="most clicks and the like from one address with a browser's key, at once and an hour; 0: no limit"),
+    ] = 5_000
+    address_connections: Annotated[
+        int, Meta(ge=0, description="most open connections from one address that is not in `proxies`; 0: no limit")
+    ] = 512
+    proxies: Annotated[
+        list[str], Meta(description="addresses or networks (10.0.0.0/8) of your proxies, whose X-Forwarded-For is believed")
+    ] = []
+    wait_ms: Annotated[
+        int, Meta(ge=1, description="how long a question may have to wait for its turn; who would wait longer is told to come again")
+    ] = 250
+    retrieval_ms: Annotated[int, Meta(ge=1, description="time for finding candidates; then the sources not asked yet are left out")] = 50
+    features_ms: Annotated[
+        int, Meta(ge=1, description="time for reading features; after three reads that took longer, last known ones serve for a second")
+    ] = 100
+    ranking_ms: Annotated[
+        int, Meta(ge=1, description="time for scoring; no more candidates are scored than fit, by what a row cost lately")
+    ] = 100
+    policy_ms: Annotated[
+        int, Meta(ge=1, description="time for choosing; after three choices that took longer, diversity is left out for a second")
+    ] = 50
     log: Annotated[Literal["text", "json"], Meta(description="how the server writes its log: lines for people, or JSON")] = "text"
     log_requests: Annotated[bool, Meta(description="write a line for every request, not only for those refused or failed")] = False
     gorse_slot: Annotated[
@@ -97,6 +120,14 @@ class StreamSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     routers: Annotated[
         int, Meta(ge=1, le=64, description="router processes that `up` runs on this machine, where there are several partitions")
     ] = 1
+    snapshot_rows: Annotated[
+        int,
+        Meta(
+            ge=1_000,
+            description="rows of a partition that are routed until its router puts a snapshot of its tables into a topic; what lies before "
+            "may then be deleted",
+        ),
+    ] = 500_000
     session: Annotated[
         str, Meta(description="after how long without a sign of life a router's partitions are given to others; brokers want 6s at least")
     ] = "10s"
@@ -115,9 +146,31 @@ class RouterSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     url: Annotated[str, Meta(description="a Valkey or Redis to copy features to and read them from; empty: this machine's files")] = ""
+    password: Annotated[str, Meta(description="of the Valkey, in place of one in the url; set it by environment")] = ""
+    prefix: Annotated[
+        str,
+        Meta(
+            description="what this project's keys begin with, where several share the Valkey; empty: the prefix of stream.url, without "
+            "topics an id in data/project-id. Change it, and all is copied anew: `features republish`"
+        ),
+    ] = ""
+    replica: Annotated[
+        str,
+        Meta(description="a replica of the Valkey, which a read is asked of that takes long; empty: asked again over another connection"),
+    ] = ""
+    hedge: Annotated[
+        float, Meta(ge=0, le=0.5, description="share of the reads that may be asked a second time, when they take long; 0: none")
+    ] = 0.05
+    stale_after: Annotated[
+        str, Meta(description="answers name `freshness` as missing, when nobody has brought the Valkey up to date for so long")
+    ] = "30s"
 
 
 class FeaturesSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    workers: Annotated[
+        int,
+        Meta(ge=1, le=64, description="how many workers share the entities of each schema; another number builds the states anew"),
+    ] = 1
     entities_max: Annotated[
         int,
         Meta(
@@ -141,6 +194,10 @@ class LakeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ] = "position"
 
 
+class ScoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    keep: Annotated[str, Meta(description="for how long scores stay in their log; consumers have as much time")] = "7d"
+
+
 class ChecksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     after: Annotated[str, Meta(description="how long after the end of a day (UTC) its data is checked")] = "1h"
     alert: Annotated[
@@ -151,6 +208,17 @@ class ChecksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     slot: Annotated[str, Meta(description="the slot that `tailorbird train` trains for unless told otherwise")] = "home"
     window: Annotated[str, Meta(description="how much of the past a training set covers")] = "28d"
+    retrieval: Annotated[
+        Literal["auto", "tables", "sequence"],
+        Meta(description="where candidates come from: tables, vectors too (`sequence`), or vectors where they find more"),
+    ] = "auto"
+    index_memory: Annotated[
+        str, Meta(description="only events of this long before it are counted in an index, such as `1d` where items are news; empty: all")
+    ] = ""
+    index_every: Annotated[
+        str,
+        Meta(description="training rows see indexes that were made this often, as often as you train; empty: some, evenly over the rows"),
+    ] = ""
     check_every: Annotated[str, Meta(description="how often live figures are checked for a fall that calls for retraining")] = "1h"
 
 
@@ -163,21 +231,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     store: StoreSection = StoreSection()
     features: FeaturesSection = FeaturesSection()
     lake: LakeSection = LakeSection()
+    score: ScoreSection = ScoreSection()
     checks: ChecksSection = ChecksSection()
     train: TrainSection = TrainSection()
 
 
 SECRET = frozenset(
     (
-        "serve.write_keys", "serve.read_keys", "serve.admin_keys", "store.url", "events.pseudonym_key",
+        "serve.write_keys", "serve.read_keys", "serve.admin_keys", "store.url", "store.replica", "store.password", "events.pseudonym_key",
         "checks.alert",
         "stream.key_password", "stream.sasl_password", "stream.client",
     )
 )  # fmt: skip
 _DURATIONS = (
     "events.skew", "events.lateness", "events.dedup", "events.answer", "stream.timeout", "stream.session",
-    "lake.commit_every", "lake.history", "checks.after", "train.window", "train.check_every",
+    "store.stale_after", "lake.commit_every", "lake.history", "score.keep", "checks.after", "train.window", "train.check_every",
+    "train.index_memory", "train.index_every",
 )  # fmt: skip
+_MAY_BE_EMPTY = ("train.index_memory", "train.index_every")
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -263,8 +334,7 @@ def _check_keys(tree: dict[str, Any], file: Path, lines: dict[str, int]) -> None
 
 
 def _unknown(what: str, name: str, known: list[str], where: str) -> ConfigError:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    hint = nearest(name, known, f"known: {', '.join(known)}", cutoff=0.5)
     return ConfigError(f"unknown {what} {name}; {hint}", where=where)
 
 
@@ -285,8 +355,11 @@ def _overlay(tree: dict[str, Any], sources: dict[str, str], environ: Mapping[str
 def _check_durations(settings: Settings, file: Path, sources: dict[str, str]) -> None:
     for path in _DURATIONS:
         section, _, key = path.partition(".")
+        value = getattr(getattr(settings, section), key)
+        if not value and path in _MAY_BE_EMPTY:
+            continue
         try:
-            duration(getattr(getattr(settings, section), key))
+            duration(value)
         except UsageError as error:
             raise ConfigError(f"{path}: {error.message}", where=_where(path, file, sources)) from None
 

@@ -39,6 +39,8 @@ def kafka_cluster(settings: Settings) -> "Cluster | None":
         name, equals, value = entry.partition("=")
         if not equals:
             raise ConfigError("expected `name=value` of each entry", where="stream.client")
+        if name.strip() == "default.topic.config":
+            raise ConfigError("default.topic.config holds others: name each of them by itself", where="stream.client")
         if name.strip() in _OURS:
             raise ConfigError(f"{name.strip()} is what keeps events from being lost, and cannot be set", where="stream.client")
         options[name.strip()] = value.strip()

@@ -18,7 +18,8 @@ from starlette.routing import Route
 from tailorbird.errors import NotReadyError
 from tailorbird.features import ReadRequest
 from tailorbird.serving.access import SECURITY_HEADERS
-from tailorbird.serving.app import Handler, Service, body_of, route
+from tailorbird.serving.app import route
+from tailorbird.serving.handling import Handler, Service, body_of
 from tailorbird.serving.keyfile import OPEN, READ
 from tailorbird.serving.messages import decode
 from tailorbird.serving.pipeline import Pipeline
@@ -97,7 +98,7 @@ def read_person(service: Service, query: PersonQuery) -> dict[str, object]:
     request = ReadRequest(None, anonymous_id, query.session_id, None, None, 0, pipeline.clock.now())
     with pipeline.reading() as reading:
         try:
-            rows = None if reading.reader is None else reading.reader.read(request, [""])
+            rows = None if reading.reader is None else reading.reader.person(request)
         except NotReadyError:
             rows = None
     if rows is None:

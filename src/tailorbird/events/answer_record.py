@@ -14,7 +14,7 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     """One answer with all that is needed to compute its features again from the lake and to learn from it.
 
     `ts` is the t of the features and the answer's own time (int64 µs, UTC); `p` is the routed position that the state
-    had reached, `commit` the worker's number for it. Lists by item run in the order shown, best first.
+    had reached, the newest one of all parts, `commit` the worker's number for it. Lists by item run in the order shown, best first.
 
     `array_like`, so that names are not repeated in each record: fields may only be added at the end, with a default.
     """
@@ -44,6 +44,16 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     categorical: list[int] = msgspec.field(default_factory=list)  # row-major, items × categorical columns, uint64
     sequences: bytes = b""  # MessagePack: name → [items, types, times, bits of further values …]
     degraded: list[str] = msgspec.field(default_factory=list)  # what was missing, by name
+    positions: list[int] = msgspec.field(default_factory=list)  # by part of the state, where several workers keep it: its p
+    formula: str | None = None  # what the items were worth, such as `1.0*click + 8.0*purchase`; null where no model ordered them
+    formula_version: str | None = None  # of one that was set without a new model, such as `f0003`; null where the slot's own held
+    asked: str | None = None  # the version that was to answer; another than `model` where it could not
+    failure: str | None = None  # why it could not: error, not_finite, left_alone
+    latency_us: int = 0  # from the beginning of the answer to this record
+    shadow: str | None = None  # a version that was asked beside, and shown to nobody
+    shadow_scores: list[float] = msgspec.field(default_factory=list)  # its values of `items`
+    candidate_sources: list[str] = msgspec.field(default_factory=list)  # that had candidates
+    candidate_counts: list[int] = msgspec.field(default_factory=list)  # of each of them: how many candidates came first from it
 
 
 _ENCODER = msgspec.msgpack.Encoder()

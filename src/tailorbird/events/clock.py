@@ -54,6 +54,7 @@ def to_iso(moment: int) -> str:
     return datetime.fromtimestamp(moment / SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+DURATION_MAX = 36_500 * DAY  # what is longer would leave the times that 64 bits hold
 _UNITS = {"ms": 1_000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 _DURATION = re.compile(r"(\d+)\s*(ms|s|m|h|d|w)\Z")
 
@@ -62,7 +63,7 @@ def duration(text: str) -> int:
     """Microseconds in a duration written as `90s`, `30m`, `6h`, `7d` or `2w`.
 
     Raises:
-        UsageError: the text is no such duration, or it is zero.
+        UsageError: the text is no such duration, or it is zero, or longer than a hundred years.
 
     >>> duration("6h") == 6 * HOUR
     True
@@ -70,7 +71,10 @@ def duration(text: str) -> int:
     match = _DURATION.match(text.strip())
     if match is None or int(match[1]) == 0:
         raise UsageError(f"expected a duration such as 30m, 6h or 7d, got {text!r}")
-    return int(match[1]) * _UNITS[match[2]]
+    span = int(match[1]) * _UNITS[match[2]]
+    if span > DURATION_MAX:
+        raise UsageError(f"expected a duration of at most 100 years, got {text!r}")
+    return span
 
 
 def show_duration(span: int) -> str:

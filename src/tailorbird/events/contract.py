@@ -1,6 +1,7 @@
 """The contract: one pure, versioned function that says whether an event is accepted, and if not, why and where.
 
-Door and router call it with the same body and the same receipt and so decide the same. It asks no clock and no store.
+Door and router apply it to the same body and the same receipt and so decide the same. It asks no clock and no store. They do so by
+`events.columnwise`, which clears ordinary events column by column and leaves the others to what stands here; this is what counts.
 
     body ──split──► rows of JSON ──decode──► Event ──check──► Accepted, or Refusal(code, path, message)
 
@@ -19,7 +20,7 @@ import msgspec
 from tailorbird.events.clock import to_iso
 from tailorbird.events.envelope import Event
 from tailorbird.events.plan import PROFILE_TYPES, RoutePlan
-from tailorbird.events.rules import violation
+from tailorbird.events.rules import show, violation
 
 CONTRACT_VERSION = 1
 
@@ -29,11 +30,7 @@ ITEMS_MAX = 1_000
 PROPERTIES_BYTES_MAX = 65_536
 DEPTH_MAX = 32
 ANONYMOUS_PREFIX = "anon:"
-DOOR, BROWSER, BROWSER_IDENTIFY = (
-    "door",
-    "browser",
-    "browser+identify",
-)  # a client; one whose key everybody can read; the same, see `Receipt`
+DOOR, BROWSER, BROWSER_IDENTIFY = "door", "browser", "browser+identify"  # a client; one whose key everybody can read; see `Receipt`
 ERASED = b'{"erased":true}'  # stands in place of a row of somebody whose data were erased, see `events.erased`
 
 # Inclusive bounds of the properties that have a column of their own.
@@ -44,15 +41,15 @@ NUMBERS = {
     "rating": (-1e6, 1e6),
 }
 
-_COUNTRY = re.compile(r"[A-Za-z]{2}\Z")
+COUNTRY = re.compile(r"[A-Za-z]{2}\Z")
 _IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
 _ids_of = attrgetter(*_IDS)
-_NESTED = frozenset((dict, list))
-_GROWTH_MAX = 8  # what is written anew takes less than so many times what it took: 1e15 becomes 1000000000000000.0
-_TRUSTED = frozenset(("import", "server"))
-_NEEDS_ITEM = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
-_MICROSECONDS_MIN = 100_000_000_000_000  # 1973; below it an integer is in seconds or milliseconds
-_MICROSECONDS_END = 253_370_764_800_000_000  # the year 9999, which text does not reach either
+NESTED = frozenset((dict, list))
+GROWTH_MAX = 8  # what is written anew takes less than so many times what it took: 1e15 becomes 1000000000000000.0
+TRUSTED = frozenset(("import", "server"))
+NEEDS_ITEM = frozenset(("click", "cart", "rating", "like", "dislike", "hide", "share"))
+MICROSECONDS_MIN = 100_000_000_000_000  # 1973; below it an integer is in seconds or milliseconds
+MICROSECONDS_END = 253_370_764_800_000_000  # the year 9999, which text does not reach either
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
@@ -108,7 +105,7 @@ class Unread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A foreign record that its adapter could not read, in place of an event; only adapters write it.
 
     Attributes:
-        place: where it stood; ids of events are made from it where the record has none.
+        place: where it stood; ids of profiles are made from it where the record has none.
         record: the record, whole.
     """
 
@@ -124,7 +121,9 @@ class _UnreadLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unread: Unread
 
 
-class _Refused(Exception):
+class Breach(Exception):
+    """What an event breaks of the contract; `check` makes a Refusal of it."""
+
     def __init__(self, code: str, path: str, message: str) -> None:
         self.code, self.path, self.message = code, path, message
         super().__init__(message)
@@ -140,11 +139,20 @@ def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted
     accepted: list[Accepted] = []
     refused: list[Refusal] = []
     for row, raw in enumerate(split(body, receipt.encoding)):
-        try:
-            accepted.append(_check_one(row, _decode(raw, receipt), len(raw), receipt, plan))
-        except _Refused as refusal:
-            refused.append(Refusal(row, refusal.code, refusal.path, refusal.message, bytes(raw)))
+        decided = check_row(row, raw, receipt, plan)
+        if isinstance(decided, Accepted):
+            accepted.append(decided)
+        else:
+            refused.append(decided)
     return accepted, refused
+
+
+def check_row(row: int, raw: bytes | memoryview, receipt: Receipt, plan: RoutePlan) -> Accepted | Refusal:
+    """Decide on one row of those that `split` gives."""
+    try:
+        return _check_one(row, _decode(raw, receipt), len(raw), receipt, plan)
+    except Breach as refusal:
+        return Refusal(row, refusal.code, refusal.path, refusal.message, bytes(raw))
 
 
 def split(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
@@ -172,24 +180,24 @@ def _decode(raw: bytes | memoryview, receipt: Receipt) -> Event:
         return _event.decode(raw)
     except msgspec.ValidationError as error:
         if bytes(raw) == ERASED:
-            raise _Refused("erased", "$", "it was of somebody whose data were erased") from None
+            raise Breach("erased", "$", "it was of somebody whose data were erased") from None
         if (receipt.format or receipt.source == "import") and (unread := unread_of(raw)) is not None:
-            raise _Refused(unread.code, unread.path, unread.message) from None
+            raise Breach(unread.code, unread.path, unread.message) from None
         if bytes(raw).lstrip()[:1] == b"[":
             _check_list(raw)
         text, _, path = str(error).partition(" - at `")
         path = path.rstrip("`") or "$"
         if "unknown field" in text:
             name = text.rpartition("`")[0].rpartition("`")[2]
-            raise _Refused("unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties") from None
+            raise Breach("unknown_field", f"{path}.{name}", f"{name} is no field; put it into properties") from None
         if "missing required field" in text:
             name = text.rpartition("`")[0].rpartition("`")[2]
-            raise _Refused("missing", f"{path}.{name}", f"expected {name}") from None
-        raise _Refused("wrong_type", path, text[:1].lower() + text[1:]) from None
+            raise Breach("missing", f"{path}.{name}", f"expected {name}") from None
+        raise Breach("wrong_type", path, text[:1].lower() + text[1:]) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _Refused("malformed_json", "$", f"expected JSON: {error}") from None
+        raise Breach("malformed_json", "$", f"expected JSON: {error}") from None
     except RecursionError:
-        raise _Refused("malformed_json", "$", "nested too deeply") from None
+        raise Breach("malformed_json", "$", "nested too deeply") from None
 
 
 def _check_list(raw: bytes | memoryview) -> None:
@@ -197,43 +205,46 @@ def _check_list(raw: bytes | memoryview) -> None:
     try:
         rows = _rows.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _Refused("malformed_json", "$", f"expected JSON: {error}") from None
+        raise Breach("malformed_json", "$", f"expected JSON: {error}") from None
     except RecursionError:
-        raise _Refused("malformed_json", "$", "nested too deeply") from None
+        raise Breach("malformed_json", "$", "nested too deeply") from None
     if not rows:
-        raise _Refused("missing", "$", "expected at least one event, got an empty list")
+        raise Breach("missing", "$", "expected at least one event, got an empty list")
 
 
 def _check_one(row: int, event: Event, size: int, receipt: Receipt, plan: RoutePlan) -> Accepted:
     _check_ids(event)
     if event.type not in plan.event_types:
-        raise _Refused("unknown_type", "$.type", f"expected one of {', '.join(plan.event_types)}, got {show(event.type)}")
+        raise Breach("unknown_type", "$.type", f"expected one of {', '.join(plan.event_types)}, got {show(event.type)}")
     _check_owner(event, receipt)
     _check_subject(event)
     _check_context(event)
     _check_properties(event, size)
     if (rules := plan.rules.get(event.type)) is not None and (broken := violation(rules, event.properties)) is not None:
-        raise _Refused(*broken)
-    received_at = receipt.received_at
-    if event.received_at is not None:
-        received_at = _time(event.received_at, "$.received_at")
-    ts_original = None if event.ts is None else _time(event.ts, "$.ts")
-    sent_at = None if event.sent_at is None else _time(event.sent_at, "$.sent_at")
+        raise Breach(*broken)
+    said = None if event.received_at is None else to_micros(event.received_at, "$.received_at")
+    ts_original = None if event.ts is None else to_micros(event.ts, "$.ts")
+    sent_at = None if event.sent_at is None else to_micros(event.sent_at, "$.sent_at")
+    ts, received_at = resolve(ts_original, sent_at, said, receipt, timeless=event.timeless)
     if event.timeless:
-        return Accepted(row, event, 0, ts_original, sent_at, received_at)
-    if receipt.source == "import" and event.received_at is None and ts_original is not None:
-        received_at = min(ts_original, receipt.received_at)
-    ts = received_at if ts_original is None else ts_original
-    if sent_at is not None:
-        if ts_original is None:
-            ts = received_at
-        else:
-            ts = ts_original + received_at - sent_at
+        return Accepted(row, event, ts, ts_original, sent_at, received_at)
     if ts > received_at + plan.skew_us:
-        raise _Refused("ts_in_future", "$.ts", f"expected a time before {to_iso(received_at)}, when it arrived, got {show(event.ts)}")
+        raise Breach("ts_in_future", "$.ts", f"expected a time before {to_iso(received_at)}, when it arrived, got {show(event.ts)}")
     if ts <= 0:
-        raise _Refused("ts_absurd", "$.ts", f"expected a time after 1970, got {show(event.ts)}")
+        raise Breach("ts_absurd", "$.ts", f"expected a time after 1970, got {show(event.ts)}")
     return Accepted(row, event, ts, ts_original, sent_at, received_at)
+
+
+def resolve(ts: int | None, sent_at: int | None, said: int | None, receipt: Receipt, *, timeless: bool) -> tuple[int, int]:
+    """When an event happened, and when it came in, from the times that it states: `said` is its own `received_at`."""
+    received_at = receipt.received_at if said is None else said
+    if timeless:
+        return 0, received_at
+    if receipt.source == "import" and said is None and ts is not None:
+        received_at = min(ts, receipt.received_at)
+    if ts is None:
+        return received_at, received_at
+    return (ts if sent_at is None else ts + received_at - sent_at), received_at
 
 
 def _check_ids(event: Event) -> None:
@@ -241,57 +252,55 @@ def _check_ids(event: Event) -> None:
         if value is None:
             continue
         if not value or len(value) > ID_LENGTH_MAX:
-            raise _Refused("bad_id", f"$.{name}", f"expected 1 to {ID_LENGTH_MAX} characters, got {len(value)}")
+            raise Breach("bad_id", f"$.{name}", f"expected 1 to {ID_LENGTH_MAX} characters, got {len(value)}")
         if "\x00" in value:
-            raise _Refused("bad_id", f"$.{name}", "expected text without NUL characters")
+            raise Breach("bad_id", f"$.{name}", "expected text without NUL characters")
     if event.user_id is not None and event.user_id.startswith(ANONYMOUS_PREFIX):
-        raise _Refused("reserved_prefix", "$.user_id", f"{ANONYMOUS_PREFIX} marks people who are not known; choose another id")
+        raise Breach("reserved_prefix", "$.user_id", f"{ANONYMOUS_PREFIX} marks people who are not known; choose another id")
     if event.items is not None:
         if len(event.items) > ITEMS_MAX:
-            raise _Refused("too_large", "$.items", f"expected at most {ITEMS_MAX} items, got {len(event.items)}")
+            raise Breach("too_large", "$.items", f"expected at most {ITEMS_MAX} items, got {len(event.items)}")
         for index, item in enumerate(event.items):
             if not item or len(item) > ID_LENGTH_MAX or "\x00" in item:
-                raise _Refused("bad_id", f"$.items[{index}]", f"expected 1 to {ID_LENGTH_MAX} characters without NUL")
+                raise Breach("bad_id", f"$.items[{index}]", f"expected 1 to {ID_LENGTH_MAX} characters without NUL")
 
 
 def _check_owner(event: Event, receipt: Receipt) -> None:
-    if receipt.source in _TRUSTED:
+    if receipt.source in TRUSTED:
         return
     if receipt.source != DOOR:
         _check_browser(event, receipt)
     if event.received_at is not None:
-        raise _Refused("server_owned", "$.received_at", "only the server sets it; leave it out")
+        raise Breach("server_owned", "$.received_at", "only the server sets it; leave it out")
     if event.answer is not None or event.type == "answer":
         path = "$.type" if event.answer is None else "$.answer"
-        raise _Refused("server_owned", path, "only the server records answers; send an impression instead")
+        raise Breach("server_owned", path, "only the server records answers; send an impression instead")
 
 
 def _check_browser(event: Event, receipt: Receipt) -> None:
     """Whoever opens the page has the key: they may tell what happened, not who somebody is or what an item is."""
     if event.type in PROFILE_TYPES:
-        raise _Refused(
-            "browser_key", "$.type", f"a browser's key may not send {event.type}; send it from your own server, with a write key"
-        )
+        raise Breach("browser_key", "$.type", f"a browser's key may not send {event.type}; send it from your own server, with a write key")
     if event.type == "identify" and receipt.source != BROWSER_IDENTIFY:
-        raise _Refused("browser_key", "$.type", "this browser's key may not send identify; send it from your own server, with a write key")
+        raise Breach("browser_key", "$.type", "this browser's key may not send identify; send it from your own server, with a write key")
 
 
 def _check_subject(event: Event) -> None:
     if event.timeless and event.type not in PROFILE_TYPES:
-        raise _Refused("timeless_event", "$.timeless", f"only profiles (user, item) may be timeless, got type {event.type}")
+        raise Breach("timeless_event", "$.timeless", f"only profiles (user, item) may be timeless, got type {event.type}")
     if event.type == "item":
         if event.item_id is None:
-            raise _Refused("missing", "$.item_id", "an item profile needs an item_id")
+            raise Breach("missing", "$.item_id", "an item profile needs an item_id")
         return
     if event.type == "user" and event.user_id is None:
-        raise _Refused("missing", "$.user_id", "a user profile needs a user_id")
+        raise Breach("missing", "$.user_id", "a user profile needs a user_id")
     if event.type == "identify" and (event.user_id is None or event.anonymous_id is None):
         path = "$.user_id" if event.user_id is None else "$.anonymous_id"
-        raise _Refused("missing", path, "identify ties an anonymous_id to a user_id and needs both")
+        raise Breach("missing", path, "identify ties an anonymous_id to a user_id and needs both")
     if event.user_id is None and event.anonymous_id is None:
-        raise _Refused("missing", "$.user_id", "expected a user_id or an anonymous_id")
-    if event.type in _NEEDS_ITEM and event.item_id is None:
-        raise _Refused("missing", "$.item_id", f"a {event.type} needs an item_id")
+        raise Breach("missing", "$.user_id", "expected a user_id or an anonymous_id")
+    if event.type in NEEDS_ITEM and event.item_id is None:
+        raise Breach("missing", "$.item_id", f"a {event.type} needs an item_id")
     if event.type == "answer":
         _check_answer(event)
 
@@ -299,27 +308,27 @@ def _check_subject(event: Event) -> None:
 def _check_answer(event: Event) -> None:
     if event.answer is None or event.items is None or event.request_id is None:
         name = "answer" if event.answer is None else "items" if event.items is None else "request_id"
-        raise _Refused("missing", f"$.{name}", f"an answer needs {name}")
+        raise Breach("missing", f"$.{name}", f"an answer needs {name}")
     given = event.answer.propensities
     if given and len(given) != len(event.items):
-        raise _Refused("wrong_type", "$.answer.propensities", f"expected {len(event.items)} values, one an item, got {len(given)}")
+        raise Breach("wrong_type", "$.answer.propensities", f"expected {len(event.items)} values, one an item, got {len(given)}")
     for index, value in enumerate(given):
         if not 0.0 < value <= 1.0:
-            raise _Refused("number_out_of_range", f"$.answer.propensities[{index}]", f"expected a value in (0, 1], got {value}")
+            raise Breach("number_out_of_range", f"$.answer.propensities[{index}]", f"expected a value in (0, 1], got {value}")
 
 
 def _check_context(event: Event) -> None:
     context = event.context
     if context is None:
         return
-    if context.country is not None and not _COUNTRY.match(context.country):
-        raise _Refused("bad_country", "$.context.country", f"expected a two-letter code, got {show(context.country)}")
+    if context.country is not None and not COUNTRY.match(context.country):
+        raise Breach("bad_country", "$.context.country", f"expected a two-letter code, got {show(context.country)}")
     for name in ("device", "page", "referrer", "user_agent"):
         value = getattr(context, name)
         if value is not None and len(value) > TEXT_LENGTH_MAX:
-            raise _Refused("too_large", f"$.context.{name}", f"expected at most {TEXT_LENGTH_MAX} characters, got {len(value)}")
+            raise Breach("too_large", f"$.context.{name}", f"expected at most {TEXT_LENGTH_MAX} characters, got {len(value)}")
     if context.utc_offset_min is not None and abs(context.utc_offset_min) > 14 * 60:
-        raise _Refused("number_out_of_range", "$.context.utc_offset_min", f"expected -840 to 840, got {context.utc_offset_min}")
+        raise Breach("number_out_of_range", "$.context.utc_offset_min", f"expected -840 to 840, got {context.utc_offset_min}")
 
 
 def _check_properties(event: Event, size: int) -> None:
@@ -329,21 +338,24 @@ def _check_properties(event: Event, size: int) -> None:
         return
     query = properties.get("query")
     if query is not None and not isinstance(query, str):
-        raise _Refused("wrong_type", "$.properties.query", f"expected text, got {show(query)}")
+        raise Breach("wrong_type", "$.properties.query", f"expected text, got {show(query)}")
     for name, (low, high) in NUMBERS.items():
         value = properties.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _Refused("wrong_type", f"$.properties.{name}", f"expected a number, got {show(value)}")
+            raise Breach("wrong_type", f"$.properties.{name}", f"expected a number, got {show(value)}")
         if not low <= value <= high:  # false for NaN too; compares an integer of any length exactly
-            raise _Refused("number_out_of_range", f"$.properties.{name}", f"expected {low:g} to {high:g}, got {show(value)}")
-    if not _NESTED.isdisjoint(map(type, properties.values())):
-        for path, depth in _depths(properties):
-            if depth > DEPTH_MAX:
-                raise _Refused("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
-    if size * _GROWTH_MAX > PROPERTIES_BYTES_MAX and (size := len(msgspec.json.encode(properties))) > PROPERTIES_BYTES_MAX:
-        raise _Refused("too_large", "$.properties", f"expected at most {PROPERTIES_BYTES_MAX} bytes, got {size}")
+            raise Breach("number_out_of_range", f"$.properties.{name}", f"expected {low:g} to {high:g}, got {show(value)}")
+    if not NESTED.isdisjoint(map(type, properties.values())) and (path := too_deep(properties)) is not None:
+        raise Breach("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
+    if size * GROWTH_MAX > PROPERTIES_BYTES_MAX and (size := len(msgspec.json.encode(properties))) > PROPERTIES_BYTES_MAX:
+        raise Breach("too_large", "$.properties", f"expected at most {PROPERTIES_BYTES_MAX} bytes, got {size}")
+
+
+def too_deep(properties: dict) -> str | None:
+    """Where properties are nested too deeply, if anywhere."""
+    return next((path for path, depth in _depths(properties) if depth > DEPTH_MAX), None)
 
 
 def _depths(properties: dict) -> Iterator[tuple[str, int]]:
@@ -358,37 +370,28 @@ def _depths(properties: dict) -> Iterator[tuple[str, int]]:
         stack.extend((path, inner, depth + 1) for inner in below if isinstance(inner, dict | list))
 
 
-def _time(value: int | str, path: str) -> int:
+def to_micros(value: int | str, path: str) -> int:
     """Microseconds from RFC 3339 text with a zone, or from an integer of microseconds."""
     if isinstance(value, int):
-        if 0 < value < _MICROSECONDS_MIN:
-            unit = "milliseconds" if value > _MICROSECONDS_MIN // 1_000 else "seconds"
-            raise _Refused("bad_time", path, f"expected microseconds since 1970, got {value}, which looks like {unit}")
-        if not 0 < value < _MICROSECONDS_END:
-            raise _Refused("bad_time", path, f"expected microseconds since 1970, got {value}")
+        if 0 < value < MICROSECONDS_MIN:
+            unit = "milliseconds" if value > MICROSECONDS_MIN // 1_000 else "seconds"
+            raise Breach("bad_time", path, f"expected microseconds since 1970, got {value}, which looks like {unit}")
+        if not 0 < value < MICROSECONDS_END:
+            raise Breach("bad_time", path, f"expected microseconds since 1970, got {value}")
         return value
     try:
         moment = datetime.fromisoformat(value)
         offset = moment.utcoffset()
     except ValueError:
-        raise _Refused("bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}") from None
+        raise Breach("bad_time", path, f"expected a time such as 2026-11-25T12:00:00Z, got {show(value)}") from None
     if offset is None:
-        raise _Refused("bad_time", path, f"expected a time with its zone, such as 2026-11-25T12:00:00Z, got {show(value)}")
+        raise Breach("bad_time", path, f"expected a time with its zone, such as 2026-11-25T12:00:00Z, got {show(value)}")
     naive = moment.replace(tzinfo=None) - offset if _in_range(moment) else None
     if naive is None:
-        raise _Refused("bad_time", path, f"expected a year from 1970 to 9998, got {show(value)}")
+        raise Breach("bad_time", path, f"expected a year from 1970 to 9998, got {show(value)}")
     elapsed = naive - datetime(1970, 1, 1)
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
 
 
 def _in_range(moment: datetime) -> bool:
     return 1970 <= moment.year <= 9998
-
-
-def show(value: object) -> str:
-    """A value as it stands in a message: JSON, cut to 60 characters."""
-    try:
-        text = msgspec.json.encode(value).decode()
-    except (TypeError, ValueError, OverflowError):
-        text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -5,14 +5,16 @@ router look at the list: such a row is replaced by `contract.ERASED` before anyt
 list knows keyed hashes alone: without the key, which stands in a file of its own, nobody can ask it about a person.
 
     kept out     what happened, or says that it happened, before the erasure; the ids of events that came shortly before it
+    unsaid       what others said of them before the erasure, in an item's properties, say: the rest of that row is taken
     taken        what happens from then on: somebody who comes back is somebody new, of whom nothing is known
 
-What was erased is in `privacy`. With an empty list, nothing here costs anything.
+Of a text only what `free.candidates` finds in it can be hashed and looked up. What was erased is in `privacy`.
+ With an empty list, nothing here costs anything.
 """
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -21,54 +23,121 @@ from typing import Any
 import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError
+from tailorbird.events import free
 from tailorbird.events.contract import ERASED, Accepted, Receipt, check, split, unread_of
 from tailorbird.events.envelope import Event
 from tailorbird.events.plan import RoutePlan
+from tailorbird.places import Place
 
 FOLDER = "erasure"  # below a project's data
 FILE, KEY_FILE = "stop.json", "stop.key"
 JOURNAL = "journal.json"  # of an erasure that is not through
+NAME = "\0name"  # see `leaves`
+RECEIPTS = "receipts"  # what each erasure left to be told
+MARK = "erasures.json"  # in the lake: how many were on the list when it was last written, so that its loss is noticed
+TAKEN = "taken"  # the number of the last erasure that this machine knows of, where the logs are topics
 
 _QUOTED = re.compile(rb'"([^"\\\\]{1,256})"')
+_NAMED = re.compile(rb'"(?:user_id|anonymous_id)"\s*:\s*([0-9]{1,256})')
+_WRITTEN = ("context", "properties", "answer")  # the parts of an event in which others may be mentioned
+_WHO = re.compile("user|anonymous|visitor|customer", re.IGNORECASE)  # names of fields that say who somebody is, ours and foreign ones
+_RESTORE = (
+    f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK} of the lake, and erase all these people again: until then"
+    " what is old of them would be taken again"
+)
 Subject = tuple[str, str]  # ("u", user_id) or ("a", anonymous_id)
 
 
-class _Whose(msgspec.Struct):
+class Whose(msgspec.Struct):
+    """What a row says of whose it is, and when; of any type, since nobody has checked it."""
+
+    event_id: Any = None
     user_id: Any = None
     anonymous_id: Any = None
+    session_id: Any = None
+    request_id: Any = None
     ts: Any = None
+    timeless: Any = None
 
 
-class _Listed(msgspec.Struct):
+class _Listed(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     people: dict[str, int] = {}  # hash of the subject → when it was erased, microseconds
     events: dict[str, int] = {}  # hash of subject and event id → when it was erased
+    words: tuple[int, ...] = (1, 2, 3)  # of how many words the ids of people are made; lists of before do not say
+    checksum: str = ""  # keyed, over all the rest, so that neither the list nor its key changes unnoticed; lists of before have none
 
 
-_whose = msgspec.json.Decoder(_Whose).decode
+class _Mark(msgspec.Struct, forbid_unknown_fields=True):
+    people: int
+    checksum: str = ""  # so that a flipped bit is no other number; those of before have none
+
+    @classmethod
+    def of(cls, people: int) -> "_Mark":
+        return cls(people, blake2b(b"%d" % people, digest_size=8).hexdigest())
+
+    @classmethod
+    def read(cls, content: bytes) -> "_Mark | None":
+        """None for what is none."""
+        try:
+            found = msgspec.json.decode(content, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        return found if found.checksum in ("", cls.of(found.people).checksum) else None
+
+
+_whose = msgspec.json.Decoder(Whose).decode
 _any = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
 
 
 class StopList:
     """Who is on the list. Safe to call from any thread once it is loaded."""
 
-    def __init__(self, key: bytes, people: dict[str, int] | None = None, events: dict[str, int] | None = None) -> None:
-        self._key, self._people, self._events = key, people or {}, events or {}
+    def __init__(
+        self, key: bytes, people: dict[str, int] | None = None, events: dict[str, int] | None = None, words: Iterable[int] = (1,)
+    ) -> None:
+        self._key, self._people, self._events, self._words = key, people or {}, events or {}, frozenset(words)
 
     @classmethod
     def load(cls, data: Path) -> "StopList":
-        """The list of a project's data folder; an empty one where nobody was erased. Raises DamageError."""
+        """The list of a project's data folder; an empty one where nobody was erased. Raises DamageError, also where it was lost."""
         folder = data / FOLDER
         try:
             listed = msgspec.json.decode((folder / FILE).read_bytes(), type=_Listed)
-            return cls((folder / KEY_FILE).read_bytes(), listed.people, listed.events)
+            key = (folder / KEY_FILE).read_bytes()
         except FileNotFoundError:
             if (folder / FILE).exists():
-                raise DamageError(
-                    "the key of the stop list is missing", where=str(folder / KEY_FILE), fix="restore it, or erase these people again"
-                ) from None
+                raise DamageError("the key of the stop list is missing", where=str(folder / KEY_FILE), fix=_RESTORE) from None
+            if (folder / TAKEN).exists() or next((folder / RECEIPTS).glob("*.json"), None) is not None:
+                raise _lost(folder / FILE) from None
             return cls(b"")
-        except (OSError, msgspec.MsgspecError) as error:
-            raise DamageError(f"the stop list cannot be read: {error}", where=str(folder / FILE), fix="restore it from a copy") from error
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise DamageError(f"the stop list cannot be read: {error}", where=str(folder / FILE), fix=_RESTORE) from error
+        if listed.checksum and listed.checksum != _digest(listed, key):
+            raise DamageError("the stop list, or its key, does not match its checksum", where=str(folder / FILE), fix=_RESTORE)
+        return cls(key, listed.people, listed.events, listed.words)
+
+    def require_marked(self, lake: Place, data: Path) -> None:
+        """Raise DamageError where the lake says that more people were erased than are listed here, or what it says is damaged.
+
+        Harmless where it cannot be asked.
+        """
+        try:
+            marked = _Mark.read((lake / MARK).read_bytes())
+        except OSError:
+            return
+        if marked is None:
+            raise DamageError(
+                "the lake's note of how many people were erased is damaged",
+                where=str(lake / MARK),
+                fix=f"if data/{FOLDER} is as new as the last erasure, delete this file: the next one writes it again; else {_RESTORE}",
+            )
+        if len(self) < marked.people:
+            raise _lost(data / FOLDER / FILE)
+
+    def mark(self) -> bytes:
+        """What the lake is told of this list: how many are on it."""
+        return msgspec.json.encode(_Mark.of(len(self)))
 
     def __len__(self) -> int:
         return len(self._people)
@@ -81,14 +150,17 @@ class StopList:
     def with_people(self, people: Iterable[Subject], events: Iterable[tuple[Subject, str]], at: int, events_since: int) -> "StopList":
         """The list with these people and events on it; events that were erased before `events_since` go."""
         key = self._key or os.urandom(32)
-        found = StopList(key, dict(self._people), {each: when for each, when in self._events.items() if when >= events_since})
+        people = list(people)
+        words = self._words | {free.words_of(id_) for _, id_ in people}
+        found = StopList(key, dict(self._people), {each: when for each, when in self._events.items() if when >= events_since}, words)
         found._people.update({found.hash(*subject): at for subject in people})
         found._events.update({found.hash(*subject, event_id): at for subject, event_id in events})
         return found
 
     def encoded(self) -> tuple[bytes, bytes]:
         """The list and its key, as the two files hold them."""
-        return msgspec.json.encode(_Listed(self._people, self._events), order="sorted"), self._key
+        listed = _Listed(self._people, self._events, tuple(sorted(self._words - {0})))
+        return msgspec.json.encode(msgspec.structs.replace(listed, checksum=_digest(listed, self._key)), order="sorted"), self._key
 
     def erased_at(self, *subject: str) -> int | None:
         """When somebody was erased the last time; None who was not."""
@@ -99,57 +171,107 @@ class StopList:
         event = accepted.event
         if (subject := _subject_of(event)) is None or (at := self.erased_at(*subject)) is None:
             return False
-        if event.timeless:
-            return accepted.received_at < at
-        first = accepted.ts if accepted.ts_original is None else min(accepted.ts, accepted.ts_original)
-        return first < at or self.hash(*subject, event.event_id) in self._events
+        return _said_from(accepted) < at or (not event.timeless and self.hash(*subject, event.event_id) in self._events)
 
     def without(self, body: bytes, receipt: Receipt, plan: RoutePlan) -> bytes:
-        """The body with `ERASED` in place of each row that is kept out; the body itself where there is none, which is cheap to see."""
+        """The body with `ERASED` in place of each row that is kept out, and others' rows without what they say of somebody on the list.
+
+        It is the body itself where there is nothing of that, which is cheap to see.
+        """
         if not self._people:
             return body
         parts = [bytes(part) for part in split(body, receipt.encoding)]
-        listed = [row for row, part in enumerate(parts) if self._may_stop(part)]
-        if not listed:
+        newest, timeless_import = max(self._people.values()), receipt.source == "import"
+        listed: set[int] = set()
+        saying: set[int] = set()
+        for row, part in enumerate(parts):
+            whose = whose_of(part)
+            if self._may_stop(part, whose):
+                listed.add(row)
+            elif whose is not None and self._may_say(part, whose, newest, timeless_import):
+                saying.add(row)
+        if not listed and not saying:
             return body
         accepted, refused = check(body, receipt, plan)
-        timeless_import = receipt.source == "import"
-        rows = {one.row for one in accepted if self.stops(one) or (timeless_import and one.event.timeless)} & set(listed)
-        rows |= {one.row for one in refused if self._stops_refused(parts[one.row])} & set(listed)
-        return joined([ERASED if row in rows else part for row, part in enumerate(parts)], body, receipt.encoding) if rows else body
+        changed = {
+            one.row: ERASED for one in accepted if one.row in listed and (self.stops(one) or (timeless_import and one.event.timeless))
+        }
+        changed |= {one.row: ERASED for one in refused if one.row in saying or (one.row in listed and self._stops_refused(parts[one.row]))}
+        for one in accepted:
+            if one.row in saying and (unsaid := self._unsaid(parts[one.row], one, timeless_import)) is not None:
+                changed[one.row] = unsaid
+        return joined([changed.get(row, part) for row, part in enumerate(parts)], body, receipt.encoding) if changed else body
 
     def line(self, line: bytes, receipt: Receipt, plan: RoutePlan) -> bytes:
         """One event in the wire format, or `ERASED`."""
         return self.without(line, msgspec.structs.replace(receipt, encoding="ndjson"), plan) if self._people else line
 
-    def _may_stop(self, part: bytes) -> bool:
-        try:
-            whose = _whose(part)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    def _may_stop(self, part: bytes, whose: Whose | None) -> bool:
+        if whose is None:
             return self._names_listed(part)
         if whose.user_id is None and whose.anonymous_id is None:
             return unread_of(part) is not None and self._names_listed(part)
-        named = (("u", whose.user_id), ("a", whose.anonymous_id))
-        return any(isinstance(id_, str) and self.erased_at(mark, id_) is not None for mark, id_ in named)
+        return bool(self._erased(whose))
 
     def _stops_refused(self, part: bytes) -> bool:
         """A refused row would be kept whole: it is kept out unless it says that it is newer than the erasure."""
-        try:
-            whose = _whose(part)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        whose = whose_of(part)
+        if whose is None:
             return True
         moment = _micros(whose.ts)
-        named = (("u", whose.user_id), ("a", whose.anonymous_id))
-        erased = [at for mark, id_ in named if isinstance(id_, str) and (at := self.erased_at(mark, id_)) is not None]
+        erased = self._erased(whose)
         return not erased or moment is None or moment < max(erased)
 
+    def _erased(self, whose: Whose) -> list[int]:
+        """When those were erased whom a row names, be the id a text, a number, or within something else."""
+        said = [(mark, id_) for mark, one in (("u", whose.user_id), ("a", whose.anonymous_id)) for id_ in who_said({"user": one})]
+        return [at for subject in said if (at := self.erased_at(*subject)) is not None]
+
     def _names_listed(self, part: bytes) -> bool:
-        """Whether a text in what is no event of ours is the id of somebody on the list."""
+        """Whether a text in what is no event of ours is, or mentions, the id of somebody on the list."""
         try:
-            texts = texts_in(_any(part))
+            texts = list(who_said(_any(part)))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            texts = (text.decode(errors="replace") for text in _QUOTED.findall(part))
-        return any(self.erased_at("u", text) is not None or self.erased_at("a", text) is not None for text in texts)
+            texts = [text.decode(errors="replace") for text in (*_QUOTED.findall(part), *_NAMED.findall(part), part)]
+        return any(self._said_at(text) for text in texts)
+
+    def _may_say(self, part: bytes, whose: Whose, newest: int, timeless_import: bool) -> bool:
+        """Whether an event, or a refused row, that may be from before an erasure mentions somebody; what was just sent is not looked at."""
+        moment = _micros(whose.ts)
+        old = timeless_import if whose.ts is None else moment is None or moment < newest
+        if not (whose.timeless or old):
+            return False
+        texts = who_said({name: value for name, value in _any(part).items() if name in _WRITTEN})
+        return any(self._said_at(text) for text in texts)
+
+    def _unsaid(self, part: bytes, accepted: Accepted, timeless_import: bool) -> bytes | None:
+        """An event of somebody else without what it says of people on the list who were erased since; None where that is nothing."""
+        always = accepted.event.timeless and timeless_import
+        first, was = _said_from(accepted), _any(part)
+
+        def says(name: str, value: object) -> bool:
+            text = said(name, value)
+            at = 0 if text is None else self._said_at(text)
+            return bool(at) and (always or first < at)
+
+        found = free.of_another(was, says, lambda name: says("", name))
+        return None if found == was else _encode(found)
+
+    def _said_at(self, text: str) -> int:
+        """When the last of those was erased whom a text names or mentions; 0 without any."""
+        ids = set(free.candidates(text, self._words))
+        return max((at for id_ in ids for mark in ("u", "a") if (at := self.erased_at(mark, id_)) is not None), default=0)
+
+
+def _digest(listed: _Listed, key: bytes) -> str:
+    content = msgspec.json.encode(msgspec.structs.replace(listed, checksum=""), order="sorted")
+    return blake2b(content, digest_size=16, key=key, person=b"stop list").hexdigest()
+
+
+def _lost(where: Path) -> DamageError:
+    return DamageError(
+        "people were erased here, and the list of them is missing, or older than the last erasure", where=str(where), fix=_RESTORE
+    )
 
 
 def require_finished(data: Path) -> None:
@@ -168,15 +290,55 @@ def joined(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
 
 def texts_in(value: object) -> Iterable[str]:
     """All texts in a JSON value, the names of fields left out."""
-    stack = [value]
+    return (one for name, one in leaves(value) if isinstance(one, str) and name != NAME)
+
+
+def who_said(value: object) -> Iterator[str]:
+    """All texts that may be an id in a JSON value: texts, names of fields, and numbers in fields that say who somebody is."""
+    return (text for name, one in leaves(value) if (text := said(name, one)) is not None)
+
+
+def said(name: str, value: object) -> str | None:
+    """The text that may be an id of one of the `leaves`."""
+    if isinstance(value, str):
+        return value
+    return as_text(value) if _WHO.search(name) else None
+
+
+def leaves(value: object) -> Iterator[tuple[str, object]]:
+    """Each value of a JSON value with the name of its field, and each name as the value of `NAME`."""
+    stack: list[tuple[str, object]] = [("", value)]
     while stack:
-        one = stack.pop()
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, dict):
-            stack.extend(one.values())
+        name, one = stack.pop()
+        if isinstance(one, dict):
+            stack.extend((NAME, each) for each in one)
+            stack.extend((name if _WHO.search(name) else each, inner) for each, inner in one.items())
         elif isinstance(one, list):
-            stack.extend(one)
+            stack.extend((name, inner) for inner in one)
+        else:
+            yield name, one
+
+
+def as_text(value: object) -> str | None:
+    """A whole number as an id that is a text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+        return None
+    return str(int(value))
+
+
+def whose_of(part: bytes) -> Whose | None:
+    """Whose a row says that it is; None for what is no JSON object."""
+    try:
+        return _whose(part)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _said_from(accepted: Accepted) -> int:
+    """The earliest time that an event may be of; of one without a time, when it came in."""
+    if accepted.event.timeless:
+        return accepted.received_at
+    return accepted.ts if accepted.ts_original is None else min(accepted.ts, accepted.ts_original)
 
 
 def _subject_of(event: Event) -> Subject | None:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from tailorbird.events.contract import Accepted, Receipt, split
+from tailorbird.events.columnwise import Fields
+from tailorbird.events.contract import Receipt, split
 from tailorbird.events.keys import hash64
 from tailorbird.events.plan import PROFILE_TYPES
 
@@ -42,10 +43,10 @@ def partition_of(type_: str, user_id: str | None, anonymous_id: str | None, coun
     return hash64(id_) % count
 
 
-def is_of(accepted: Accepted, number: int, count: int) -> bool:
-    """Whether an event belongs to partition `number` of `count`."""
-    event = accepted.event
-    return partition_of(event.type, event.user_id, event.anonymous_id, count) == number
+def own_rows(fields: Fields, number: int, count: int) -> list[int]:
+    """Which events belong to partition `number` of `count`."""
+    subjects = enumerate(zip(fields.type, fields.user_id, fields.anonymous_id, strict=True))
+    return [row for row, subject in subjects if partition_of(*subject, count) == number]
 
 
 def cut(body: bytes, receipt: Receipt, count: int) -> dict[int, tuple[bytes, int]]:

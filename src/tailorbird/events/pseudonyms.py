@@ -7,31 +7,41 @@ that features are found. What stands in `properties`, in addresses of pages and 
 stays as it is.
 
 A body keeps its rows and what is right or wrong about each, so that the contract decides on it as on the original; but what is
-refused is kept whole in quarantine, and so a row must not hold an id where nobody looks for one: fields that are none of the
-envelope's lose their values, what is no JSON is replaced by something that is none either, a foreign record by its reason alone.
+refused is kept whole in quarantine, and so a row must not hold an id where nobody looks for one. What cannot be vouched for goes:
+
+    no field of the envelope         its name and value
+    a value of another type          becomes an empty one
+    an unknown type, a country       "hidden-" and its keyed hash: the same for the same, so that kinds can be counted
+    that is none, a time in text
+    that cannot be read
+    a time in numbers out of range   1 and as many zeros as tell its unit
+    no JSON                          something that is none either
+    a foreign record                 its reason alone, without the value that the reason shows
 """
 
+from collections.abc import Collection
 from hashlib import blake2b
 
 import msgspec
 
 from tailorbird.errors import ConfigError
-from tailorbird.events.adapters.batch import Batch
-from tailorbird.events.contract import ANONYMOUS_PREFIX, ID_LENGTH_MAX, split, unread_of
+from tailorbird.events.adapters.batch import ROW, Batch
+from tailorbird.events.contract import ANONYMOUS_PREFIX, COUNTRY, ID_LENGTH_MAX, Breach, split, to_micros, unread_of
 from tailorbird.events.envelope import Answer, Context, Event
+from tailorbird.events.plan import EVENT_TYPES
 
 KEY_LENGTH_MIN = 32
 SETTING = "events.pseudonym_key"
 _SUBJECTS = ("user_id", "anonymous_id")
-_KNOWN = {
-    "": frozenset(Event.__struct_fields__),
-    "context": frozenset(Context.__struct_fields__),
-    "answer": frozenset(Answer.__struct_fields__),
-}
+_PARTS: dict[str, type[msgspec.Struct]] = {"": Event, "context": Context, "answer": Answer}
+_TYPES = {part: {field.name: field.type for field in msgspec.structs.fields(of)} for part, of in _PARTS.items()}
 _EMPTY: dict[type, object] = {str: "", int: 0, float: 0.5, bool: True, list: [0], dict: {}, type(None): None}
 _NO_JSON = b"{"
+_TIMES = ("ts", "sent_at", "received_at")
+_FAR = 10**18  # microseconds, beyond what a time may be
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _value = msgspec.json.Decoder().decode
+_event = msgspec.json.Decoder(Event).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -59,42 +69,74 @@ class Pseudonyms:
     def anonymous_id(self, text: str) -> str:
         return self._hash("anonymous_id", text)
 
-    def body(self, body: bytes, encoding: str, *, foreign: bool = False) -> bytes:
+    def body(self, body: bytes, encoding: str, *, foreign: bool = False, types: Collection[str] = EVENT_TYPES) -> bytes:
         """A body of events with pseudonyms; as many rows, each right or wrong as before.
 
         `foreign` rows come from an adapter, which makes ids of events by a plain hash of records with people in them: these are hashed
-        with the key, too.
+        with the key, too. `types` are those that the project knows.
         """
         parts = [bytes(part) for part in split(body, encoding)]
-        rows = [self.line(part, foreign=foreign) for part in parts]
+        rows = [self.line(part, foreign=foreign, types=types) for part in parts]
         if encoding == "ndjson":
             return b"\n".join(rows)
         return rows[0] if parts == [body] else b"[" + b",".join(rows) + b"]"  # what could not be taken apart is one row
 
-    def line(self, raw: bytes, *, foreign: bool = False) -> bytes:
+    def line(self, raw: bytes, *, foreign: bool = False, types: Collection[str] = EVENT_TYPES) -> bytes:
         """One event in the wire format with pseudonyms."""
         unread = unread_of(raw)
         if unread is not None:
-            return _encode({"unread": msgspec.structs.replace(unread, place=self._hash("place", unread.place), record=None)})
+            place, message = self._hash("place", unread.place), unread.message.partition(", got ")[0]
+            return _encode({"unread": msgspec.structs.replace(unread, place=place, message=message, record=None)})
         try:
             fields = _fields(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return _without_content(raw)
-        for name in fields.keys() - _KNOWN[""]:
-            fields[name] = msgspec.Raw(b"null")
+        if not _is_event(raw):
+            fields = _only_typed("", fields)
         for name in _SUBJECTS:
             if name in fields:
                 fields[name] = msgspec.Raw(_encode(self._subject(name, bytes(fields[name]))))
-        if foreign and isinstance(event_id := _read(bytes(fields.get("event_id", b"null"))), str):
-            fields["event_id"] = msgspec.Raw(_encode(self._hash("event_id", event_id)))
+        event_id = _read(bytes(fields.get("event_id", b"null")))
+        if isinstance(event_id, str) and (foreign or event_id.startswith(ROW)):
+            prefix = ROW if event_id.startswith(ROW) else ""
+            fields["event_id"] = msgspec.Raw(_encode(prefix + self._hash("event_id", event_id)))
         for name in ("context", "answer"):
             if name in fields:
-                fields[name] = msgspec.Raw(_only_known(name, bytes(fields[name])))
+                fields[name] = msgspec.Raw(self._only_known(name, bytes(fields[name])))
+        for name in ("type", *_TIMES):
+            if name in fields:
+                fields[name] = self._vouched(name, fields[name], types)
         return _encode(fields)
 
-    def batch(self, batch: Batch) -> Batch:
-        """What an adapter read, with pseudonyms."""
-        return Batch(batch.file, [self.line(line) for line in batch.lines], batch.numbers, batch.left_out)
+    def batch(self, batch: Batch, types: Collection[str] = EVENT_TYPES, *, foreign: bool = False) -> Batch:
+        """What an adapter read, with pseudonyms; `foreign` as in `body`. Ids made of a row's content are hashed in any case."""
+        return Batch(batch.file, [self.line(line, foreign=foreign, types=types) for line in batch.lines], batch.numbers, batch.left_out)
+
+    def _only_known(self, name: str, raw: bytes) -> bytes:
+        """A part of the envelope without what is none of its own."""
+        try:
+            fields = _fields(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return _encode(_EMPTY[type(_read(raw))])
+        found = _only_typed(name, fields)
+        return _encode(found | {each: self._vouched(each, found[each]) for each in ("country",) if each in found})
+
+    def _vouched(self, name: str, raw: msgspec.Raw, types: Collection[str] = ()) -> msgspec.Raw:
+        """A type, a time or a country as it is; what is none, as one that is none for the same reason, and says nothing."""
+        value = _read(bytes(raw))
+        if name in _TIMES:
+            return raw if not isinstance(value, int | str) or _is_time(value) else msgspec.Raw(_encode(self._no_time(name, value)))
+        if not isinstance(value, str) or (COUNTRY.match(value) if name == "country" else value in types):
+            return raw
+        return msgspec.Raw(_encode(self._hidden(name, value)))
+
+    def _no_time(self, name: str, value: int | str) -> int | str:
+        if isinstance(value, str):
+            return self._hidden(name, value)
+        return min(10 ** (len(str(value)) - 1), _FAR) if value > 0 else 0
+
+    def _hidden(self, what: str, text: str) -> str:
+        return f"hidden-{self._hash(what, text)}" if text else text
 
     def _subject(self, name: str, raw: bytes) -> object:
         """An id's pseudonym; one that the contract refuses stays one that it refuses, for the same reason."""
@@ -119,15 +161,42 @@ def _read(raw: bytes) -> object:
         return []  # refused as a wrong type is
 
 
-def _only_known(name: str, raw: bytes) -> bytes:
-    """A part of the envelope without the values of fields that it does not have."""
+def _is_event(raw: bytes) -> bool:
     try:
-        fields = _fields(raw)
+        _event(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _encode(_EMPTY[type(_read(raw))])
-    for unknown in fields.keys() - _KNOWN[name]:
-        fields[unknown] = msgspec.Raw(b"null")
-    return _encode(fields)
+        return False
+    return True
+
+
+def _is_time(value: int | str) -> bool:
+    try:
+        to_micros(value, "$")
+    except Breach:
+        return False
+    return True
+
+
+def _only_typed(part: str, fields: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+    """Fields in their order: those that the part does not have by number, without a value; values of another type made empty."""
+    types, found = _TYPES[part], {}
+    for number, (name, raw) in enumerate(fields.items(), 1):
+        if name not in types:
+            found[f"unknown_{number}"] = msgspec.Raw(b"null")
+        elif name in _PARTS or name in _SUBJECTS or _is_of(types[name], bytes(raw)):
+            found[name] = raw
+        else:
+            empty = _encode(_EMPTY[type(_read(bytes(raw)))])
+            found[name] = msgspec.Raw(b"[0]" if _is_of(types[name], empty) else empty)
+    return found
+
+
+def _is_of(declared: object, raw: bytes) -> bool:
+    try:
+        msgspec.json.decode(raw, type=declared)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _without_content(raw: bytes) -> bytes:

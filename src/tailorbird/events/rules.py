@@ -46,6 +46,23 @@ def violation(rules: Sequence[Rule], properties: Mapping[str, Any] | None) -> tu
     return None
 
 
+def all_keep(rule: Rule, values: Sequence[Any]) -> bool:
+    """Whether each value keeps the rule, None for an absent one; decided over the column. False may be a false alarm."""
+    present = [value for value in values if value is not None]
+    if len(present) < len(values) and rule.required:
+        return False
+    if not present:
+        return True
+    types = set(map(type, present))
+    if rule.kind and not types <= _TYPES[rule.kind]:
+        return False
+    if (rule.low is not None or rule.high is not None) and not (
+        types <= _NUMBERS and (rule.low is None or min(present) >= rule.low) and (rule.high is None or max(present) <= rule.high)
+    ):
+        return False
+    return not rule.one_of or (types.isdisjoint((dict, list)) and set(present) <= set(rule.one_of))
+
+
 def _keeps(rule: Rule, value: Any) -> bool:
     type_ = type(value)
     if rule.kind and type_ not in _TYPES[rule.kind] and not (rule.kind == "integer" and type_ is float and value.is_integer()):
@@ -62,12 +79,12 @@ def _broken(rule: Rule, value: Any) -> tuple[str, str, str]:
     """Which part of the rule the value breaks."""
     path = f"$.properties.{rule.name}"
     if not _keeps(Rule(rule.name, kind=rule.kind), value):
-        return "wrong_type", path, f"expected {_SPOKEN[rule.kind]}, got {_show(value)}"
+        return "wrong_type", path, f"expected {_SPOKEN[rule.kind]}, got {show(value)}"
     if not _keeps(Rule(rule.name, low=rule.low), value):
-        return "number_out_of_range", path, f"expected at least {rule.low:g}, got {_show(value)}"
+        return "number_out_of_range", path, f"expected at least {rule.low:g}, got {show(value)}"
     if not _keeps(Rule(rule.name, high=rule.high), value):
-        return "number_out_of_range", path, f"expected at most {rule.high:g}, got {_show(value)}"
-    return "not_allowed", path, f"expected one of {', '.join(map(str, rule.one_of))}, got {_show(value)}"
+        return "number_out_of_range", path, f"expected at most {rule.high:g}, got {show(value)}"
+    return "not_allowed", path, f"expected one of {', '.join(map(str, rule.one_of))}, got {show(value)}"
 
 
 _NUMBERS = frozenset((int, float))
@@ -75,7 +92,8 @@ _TYPES = {"number": _NUMBERS, "integer": frozenset((int,)), "text": frozenset((s
 _SPOKEN = {"number": "a number", "integer": "a whole number", "text": "text", "boolean": "true or false"}
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
+    """A value as it stands in a message: JSON, cut to 60 characters."""
     try:
         text = msgspec.json.encode(value).decode()
     except (TypeError, ValueError, OverflowError):

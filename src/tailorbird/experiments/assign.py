@@ -51,10 +51,23 @@ class Experiment:
 
 def assign(experiment: Experiment, person: str) -> str:
     """The arm of a person, or "" if the arms leave a share of traffic free and the person is in it."""
-    bucket = hash64(f"{experiment.salt or experiment.name}/{person}") % BUCKETS
+    bucket = _bucket(experiment.salt or experiment.name, person)
     upper = 0.0
     for arm, share in experiment.arms.items():
         upper += share
         if bucket < round(upper * BUCKETS):
             return arm
     return ""
+
+
+def in_share(salt: str, share: float, person: str) -> bool:
+    """Whether a person is among the first `share` of all; who is in a share is in every larger one.
+
+    >>> sum(in_share("canary-v0002", 0.05, f"u{number}") for number in range(2_000))
+    104
+    """
+    return _bucket(salt, person) < round(share * BUCKETS)
+
+
+def _bucket(salt: str, person: str) -> int:
+    return hash64(f"{salt}/{person}") % BUCKETS

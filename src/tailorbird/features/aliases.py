@@ -5,18 +5,20 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.events.keys import hash64
 from tailorbird.events.schema import micros
+from tailorbird.features.keypart import WHOLE, KeyPart
 from tailorbird.features.state import Alias, alias_key, read_alias
 from tailorbird.store import Transaction
 
 
-def aliases_of(table: pa.Table) -> dict[str, Alias]:
-    """The newest identify of each anonymous id in the table. Whether it counts is for features, not for who someone is."""
+def aliases_of(table: pa.Table, part: KeyPart = WHOLE) -> dict[str, Alias]:
+    """The newest identify of each anonymous id of the part. Whether it counts is for features, not for who someone is."""
     found: dict[str, Alias] = {}
     rows = table.filter(pc.equal(table["type"], "identify"))
     columns = (rows["anonymous_id"].to_pylist(), micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows["user_id"].to_pylist())
     for anonymous_id, ts, p, user_id in zip(*columns, strict=True):
-        if anonymous_id is not None and user_id is not None:
+        if anonymous_id is not None and user_id is not None and (part.is_whole or part.has_key(hash64(anonymous_id))):
             _keep(found, anonymous_id, Alias(ts, p, user_id))
     return found
 

@@ -10,13 +10,15 @@ When a batch is applied and committed is the business of `features.worker`; what
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.features.accumulators import Additions, Part
+from tailorbird.features.accumulators import Accumulator, Additions, Part
 from tailorbird.features.columns import Frame, Keys
 from tailorbird.features.extracts import Extract
+from tailorbird.features.keypart import WHOLE, KeyPart
 from tailorbird.features.layout import NEWEST, NEXT_CHANGE
 from tailorbird.features.state import Records
 from tailorbird.features.tiles import NEVER, Filled
@@ -26,7 +28,9 @@ Int64s = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
 
 PIECE_BYTES = 4 << 20  # of unpacked states at a time
-HOT_MAX = 20_000  # entities of a kind whose reading records are renewed when they run out
+# Entities of a kind whose reading records are renewed when they run out, rather than finished by each request that finds them so:
+HOT_ONE = 20_000  # of a kind of which a request reads one
+HOT_MANY = 200_000  # of a kind of which it reads hundreds
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,10 @@ class Change:
     bytes: int
 
 
-def additions(records: Records, frame: Frame) -> Batch:
-    """What the frame adds."""
-    taken = [(one, one.take(frame)) for one in records.accumulators]
-    distinct = {id(batch): batch for _, batch in taken}  # sources that are the same give one extract
+def additions(records: Records, frame: Frame, part: KeyPart = WHOLE) -> Batch:
+    """What the frame adds to entities of the part."""
+    taken = _taken(records, frame, part)
+    distinct = {id(batch): batch for _, batch in taken}
     keys, places = np.unique(np.concatenate([batch.key for batch in distinct.values()]), return_inverse=True)
     newest = np.zeros(len(keys), np.int64)
     ordered: dict[int, tuple[Rows, Additions]] = {}
@@ -85,6 +89,15 @@ def additions(records: Records, frame: Frame) -> Batch:
             first = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
             newest[rows[first]] = np.maximum(newest[rows[first]], np.maximum.reduceat(batch.ts, first))
     return Batch(keys, newest, [(one, *ordered[id(batch)]) for one, batch in taken])
+
+
+def _taken(records: Records, frame: Frame, part: KeyPart) -> list[tuple[Accumulator[Any], Additions]]:
+    """What each accumulator takes of the frame; sources that are the same give one extract."""
+    taken = [(one, one.take(frame)) for one in records.accumulators]
+    if part.is_whole:
+        return taken
+    kept = {id(batch): batch.part(np.flatnonzero(part.has(batch.key))) for batch in {id(batch): batch for _, batch in taken}.values()}
+    return [(one, kept[id(batch)]) for one, batch in taken]
 
 
 def apply(transaction: Transaction, records: Records, batch: Batch, commit: int) -> Change:
@@ -113,9 +126,13 @@ class Hot:
     """Entities of a kind that were changed lately, and when the reading of each changes by itself.
 
     What a step changed is only noted; which of it still holds is found out when somebody asks, or when there is much of it.
+
+    Args:
+        most: how many are remembered, those that were changed last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._keys: list[Keys] = []
         self._change: list[Int64s] = []
 
@@ -123,7 +140,7 @@ class Hot:
         """These were changed now; `NEVER` where a reading does not change by itself."""
         self._keys.append(keys)
         self._change.append(change)
-        if sum(map(len, self._keys)) > 4 * HOT_MAX:
+        if sum(map(len, self._keys)) > 4 * self._most:
             self._settle()
 
     def due(self, now: int) -> Keys:
@@ -137,6 +154,6 @@ class Hot:
         """What was noted last of each key, of those that were changed last; in order of time."""
         keys, change = (np.concatenate([np.zeros(0, kind), *some]) for kind, some in ((np.uint64, self._keys), (np.int64, self._change)))
         last = np.sort(len(keys) - 1 - np.unique(keys[::-1], return_index=True)[1])
-        last = last[change[last] != NEVER][-HOT_MAX:]
+        last = last[change[last] != NEVER][-self._most :]
         self._keys, self._change = [keys[last]], [change[last]]
         return keys[last], change[last]

@@ -56,7 +56,7 @@ def read_asked(folder: Path, *, lock: str) -> Asked | None:
         )
     except NotADirectoryError:
         raise UsageError("is a file, not a folder", where=str(folder), fix="choose a new folder") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DamageError(f"cannot be read: {error}", where=str(folder / FILE), fix="remove the folder and run it again") from None
     if held:
         raise UsageError(f"holds something else than a backfill: {held[0]}", where=str(folder), fix="choose a new folder")

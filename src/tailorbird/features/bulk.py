@@ -22,7 +22,8 @@ class Requests:
     """What was asked: m requests, and n rows, each an item of one of them.
 
     Attributes:
-        t, p: shape (m,), the two times of each request: events with ts < t, routed at or before p.
+        t, p: shape (m,), the two times of each request: events with ts < t, routed at or before p; where several workers kept the
+            state, p has shape (m, parts), see `features.positions`.
         person: m ids as the router decides them: a user's id, `anon:…`, or None.
         session_id, device, country, local_hour, query: m values each, None where unknown; None for the whole column: all unknown.
         position: m whole numbers from 1, where items are to be thought of as shown; None: 1.

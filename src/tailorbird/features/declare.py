@@ -44,7 +44,9 @@ SIMILARITY_LENGTH_MAX = 64  # of the last items that a similarity looks at
 # What a model sees besides the features, see `ranking.computed`: no feature is called so.
 COMPUTED_NAMES = ("i2i_score", "i2i_last", "recent_age", "category_share", "popularity", "age_days")
 POSITION = "position"
-RESERVED = (*COMPUTED_NAMES, POSITION)
+VECTOR_NAMES = ("vector_score", "vector_cosine")
+SESSION_NAMES = ("sessions_score", "sessions_share", "sessions_best", "stan_score", "stan_share", "stan_best")
+RESERVED = (*COMPUTED_NAMES, *VECTOR_NAMES, *SESSION_NAMES, POSITION)
 # What stands beside the features in the rows of a backfill: no feature is called so either.
 ASKED_NAMES = ("request_id", "person", "ts", "p", "item")
 

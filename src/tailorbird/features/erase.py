@@ -6,6 +6,7 @@ of follows from the declarations: `needs` tells it, so that nothing else has to 
     kept      texts and numbers that a filter or an entity without a person reads
     counted   texts of which such a state knows how many different ones there were: another text takes their place which falls into
               the same register of the sketch with the same rank, so that it stays as it is to the bit
+    keyed     fields by which entities are told apart, of persons too; `read`: fields of which values are made, or filters
     ordered   whether such a state keeps events by (ts, id): then another id must not change the order of what happened at one time
 """
 
@@ -20,7 +21,9 @@ from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
 from tailorbird.features.declare import Amount, Entity
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.keypart import WHOLE, KeyPart
 from tailorbird.features.layout import EntityLayout, Source
+from tailorbird.features.state import state_folder
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake
 from tailorbird.places import Place
@@ -37,6 +40,8 @@ class Needs:
     kept: frozenset[str] = frozenset()
     counted: tuple[tuple[str, tuple[int, ...]], ...] = ()  # name → the precisions of its sketches
     ordered: bool = False
+    keyed: frozenset[str] = frozenset()
+    read: frozenset[str] = frozenset()
 
     def precisions(self, name: str) -> tuple[int, ...]:
         return dict(self.counted).get(name, ())
@@ -47,7 +52,13 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
     kept: set[str] = set()
     counted: dict[str, set[int]] = {}
     ordered = False
-    for layout in (layout for features in sets for layout in features.layout.entities if not is_personal(layout.entity)):
+    keyed: set[str] = set()
+    read: set[str] = set()
+    for layout in (layout for features in sets for layout in features.layout.entities):
+        keyed.update(layout.entity.fields)
+        read.update(name for source, more in _sources(layout) for one in _expressions(source, more) for name, _ in one.names)
+        if is_personal(layout.entity):
+            continue
         kept.update(layout.entity.fields)
         sketched = {sketch.source for sketch in layout.sketches}
         for source, more in _sources(layout):
@@ -58,13 +69,19 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
                 of = None
             kept.update(name for one in (source.where, of, *more) if one is not None for name, _ in one.names)
         ordered |= bool(layout.lasts or layout.sequences or layout.first_values)
-    kept.update(name for read in tuple(kept) for name in _READ_WITH.get(read, ()))
-    return Needs(frozenset(kept), tuple(sorted((name, tuple(sorted(each))) for name, each in counted.items())), ordered)
+    kept.update(more for name in tuple(kept) for more in _READ_WITH.get(name, ()))
+    sketched_names = tuple(sorted((name, tuple(sorted(each))) for name, each in counted.items()))
+    return Needs(frozenset(kept), sketched_names, ordered, frozenset(keyed), frozenset(read))
 
 
 def is_personal(entity: Entity) -> bool:
     """Whether an entity is a person, or one of a person's things."""
     return any(name in PERSONAL or name.startswith("user.") for name in entity.fields)
+
+
+def _expressions(source: Source, more: Sequence[Expression]) -> Iterator[Expression]:
+    of = source.value.of if isinstance(source.value, Amount) else source.value
+    yield from (one for one in (source.where, of, *more) if one is not None)
 
 
 def _sources(layout: EntityLayout) -> Iterator[tuple[Source, Sequence[Expression]]]:
@@ -82,17 +99,18 @@ def remake_state(
     *,
     clock: Clock,
     entities_max: int,
+    part: KeyPart = WHOLE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Throw the state of a schema away, free pages and all, and build it from the lake; how many rows it took in.
+    """Throw the state of a schema, or a part of it, away, free pages and all, and build it from the lake; how many rows it took in.
 
     Raises:
         LockedError: its worker runs.
     """
-    folder = state / features.schema_hash
+    folder = state_folder(state, features, part)
     for name in ("data.mdb", "lock.mdb", "data.mdb.damaged"):
         (folder / name).unlink(missing_ok=True)
-    with FeatureWorker(routed, state, features, clock=clock, entities_max=entities_max) as worker:
+    with FeatureWorker(routed, state, features, clock=clock, entities_max=entities_max, part=part) as worker:
         tables = Lake(lake)
         if worker.needs_history() and lake_is_ahead(worker, tables):
             build_from_lake(worker, tables, threading.Event(), progress=progress)

@@ -38,7 +38,7 @@ from tailorbird.features.declare import (
     Window,
 )
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.reference import Event, Moment, Row, Value, moment
+from tailorbird.features.reference import Event, Known, Moment, Row, Value, moment
 from tailorbird.features.reference_counted import shared_by_item
 from tailorbird.features.request import ReadRequest
 
@@ -61,7 +61,7 @@ class Explanation:
 
 
 def explain(
-    features: FeatureSet, name: str, request: ReadRequest, item: str | None, t: int, p: int, events: Sequence[Event]
+    features: FeatureSet, name: str, request: ReadRequest, item: str | None, t: int, p: Known, events: Sequence[Event]
 ) -> Explanation:
     """The value of a column for `request.person` (already resolved) and `item` at (t, p), with what made it.
 

@@ -4,13 +4,18 @@ The file is written whole and renamed into place, every few seconds and at once 
 after a restart and are gone with the state.
 """
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from tailorbird.features.keypart import parts_of
 from tailorbird.whole import write_whole
 
 FILE = "worker.json"
+SHUFFLE_FILE = "shuffle.json"
+SCORE_FILE = "score.json"
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,6 +26,15 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     expired: int = 0
     dropped: int = 0
     dropped_newest: int = 0
+
+
+class CopiesFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the copies for readers elsewhere are behind the state; see `store.published.Publishing`."""
+
+    at: int = 0
+    commits: int = 0
+    records: int = 0
+    failing: bool = False
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +49,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         unreadable: values that are no number or text as declared, by field.
         converted: truths and lists that were taken as numbers, by field.
         kinds: by name of the entity.
+        copies: None where nothing is copied.
+        part: of the entities, where several workers share them: such as "part-0-of-3".
     """
 
     schema_hash: str
@@ -46,6 +62,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: dict[str, int] = {}
     converted: dict[str, int] = {}
     kinds: dict[str, Kind] = {}
+    copies: CopiesFigures | None = None
+    part: str = ""
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -58,18 +76,113 @@ _decoder = msgspec.json.Decoder(Figures)
 
 def read_figures(folder: Path) -> Figures | None:
     """What the worker of the state in `folder` told; None where none did yet or the file cannot be read."""
+    return _read(folder / FILE)
+
+
+def _read(path: Path) -> Figures | None:
     try:
-        return _decoder.decode((folder / FILE).read_bytes())
+        return _decoder.decode(path.read_bytes())
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
-def all_figures(state: Path) -> list[Figures]:
+def all_figures(state: Path, workers: int = 1) -> list[Figures]:
     """Of the workers of all states in a folder, sorted by schema."""
-    found = [read_figures(path.parent) for path in sorted(state.glob(f"*/{FILE}"))]
+    paths = [path for part in parts_of(workers) for path in part.folder(state).glob(f"*/{FILE}")]
+    found = [read_figures(path.parent) for path in sorted(paths, key=lambda path: (path.parent.name, path))]
     return [one for one in found if one is not None]
+
+
+def whole_figures(state: Path, workers: int = 1) -> list[Figures]:
+    """Of each schema what its workers told together; see `together`."""
+    by_schema: dict[str, list[Figures]] = {}
+    for one in all_figures(state, workers):
+        by_schema.setdefault(one.schema_hash, []).append(one)
+    return [together(some) for some in by_schema.values()]
+
+
+def figures_of(state: Path, schema: str, workers: int = 1) -> Figures | None:
+    """What the workers of one schema told together; None where none did yet."""
+    found = [read_figures(part.folder(state) / schema) for part in parts_of(workers)]
+    told = [one for one in found if one is not None]
+    return together(told) if told else None
+
+
+def together(told: Sequence[Figures]) -> Figures:
+    """The figures of workers that share a schema's entities: what they have adds up, and the last of them says how far they are.
+
+    An event that concerns several parts is counted by the worker of each.
+    """
+    if len(told) == 1:
+        return told[0]
+    kinds = {
+        name: Kind(
+            **{field: sum(getattr(one.kinds[name], field) for one in told if name in one.kinds) for field in _ADDED},
+            dropped_newest=max(one.kinds[name].dropped_newest for one in told if name in one.kinds),
+        )
+        for name in dict.fromkeys(name for one in told for name in one.kinds)
+    }
+    return Figures(
+        schema_hash=told[0].schema_hash,
+        at=min(one.at for one in told),
+        rows=sum(one.rows for one in told),
+        behind=max(one.behind for one in told),
+        offset=min(one.offset for one in told),
+        capped=_summed(one.capped for one in told),
+        unreadable=_summed(one.unreadable for one in told),
+        converted=_summed(one.converted for one in told),
+        kinds=kinds,
+        copies=_copied([one.copies for one in told if one.copies is not None]),
+    )
+
+
+def _copied(told: Sequence[CopiesFigures]) -> CopiesFigures | None:
+    if not told:
+        return None
+    return CopiesFigures(
+        at=min(one.at for one in told),
+        commits=max(one.commits for one in told),
+        records=sum(one.records for one in told),
+        failing=any(one.failing for one in told),
+    )
+
+
+def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total)
+
+
+_ADDED = ("entities", "state_bytes", "expired", "dropped")
+
+
+def readers_of_routed(state: Path, workers: int = 1) -> dict[str, int]:
+    """From where on each worker reads the routed log, as it last told, and each shuffle; by a name for people."""
+    found = {" ".join(filter(None, ("worker", one.schema_hash[:8], one.part))): one.offset for one in all_figures(state, workers)}
+    if workers > 1:
+        told = [_read(path) for path in sorted(state.glob(f"*/{SHUFFLE_FILE}"))]
+        found |= {f"shuffle {one.schema_hash[:8]}": one.offset for one in told if one is not None}
+    scored = scored_to(state)
+    return found if scored is None else found | {"score": scored}
+
+
+def write_scored(state: Path, figures: Figures) -> None:
+    """How far the score role is, beside the states; whole or not at all."""
+    write_whole(state / SCORE_FILE, msgspec.json.encode(figures))
+
+
+def scored_to(state: Path) -> int | None:
+    """From where on the score role reads the routed log, as it last told; None where there is none."""
+    told = _read(state / SCORE_FILE)
+    return None if told is None else told.offset
 
 
 def write_figures(folder: Path, figures: Figures) -> None:
     """Whole or not at all."""
     write_whole(folder / FILE, msgspec.json.encode(figures))
+
+
+def write_shuffle(state: Path, figures: Figures) -> None:
+    """How far the shuffle of a schema is, beside its declarations; whole or not at all."""
+    write_whole(state / figures.schema_hash / SHUFFLE_FILE, msgspec.json.encode(figures))

@@ -12,7 +12,8 @@ of entities last heard of up to `dropped_newest` may differ from those that are 
 
 import struct
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -74,6 +75,18 @@ def read_tally(snapshot: Snapshot, layout: EntityLayout) -> Tally:
 def tallies(snapshot: Snapshot, layout: Layout) -> dict[str, Tally]:
     """By name of the entity."""
     return {one.entity.name: read_tally(snapshot, one) for one in layout.entities}
+
+
+def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
+    """By name of the entity, the sums of the parts of a state."""
+    if len(parts) == 1:
+        return parts[0]
+    found: dict[str, Tally] = {}
+    for name in parts[0]:
+        some = [one[name] for one in parts]
+        entities, size, expired, dropped, _ = (sum(column) for column in zip(*map(astuple, some), strict=True))
+        found[name] = Tally(entities, size, expired, dropped, max(one.dropped_newest for one in some))
+    return found
 
 
 def read_swept(snapshot: Snapshot) -> int:

@@ -25,6 +25,7 @@ from tailorbird.features.fields import query_keys, query_words, weekdays, whole_
 from tailorbird.features.hashing import hashes, identities
 from tailorbird.features.kernels import THREADS
 from tailorbird.features.layout import EntityLayout, LastEvents, Profile, Spot, Step, missing_bits
+from tailorbird.features.positions import of_keys
 from tailorbird.features.records import Frames, LaidEvents, Record, of_plain_texts, sources_of
 from tailorbird.features.runs import OF_RUN
 
@@ -148,7 +149,7 @@ class PastLanes:
         by_row = self._by_row[layout.index]
         key, known = self._entity_keys(layout, by_row)
         self._known[layout.index] = known
-        t, p = (self._spread(times, not by_row) for times in self._times)
+        t, p = self._spread(self._times[0], not by_row), self._known_at(layout, by_row)
         if layout.profile is not None:
             self._profile(layout, layout.profile, frames, key, t, p)
         if not sources_of(layout):
@@ -235,6 +236,15 @@ class PastLanes:
             known &= part != 0
         return np.ascontiguousarray(np.broadcast_to(entity_key(layout.entity, parts), (count,))), known
 
+    def _known_at(self, layout: EntityLayout, by_row: bool) -> Int64s:
+        """Up to which p the entity was known to each of its requests, or rows: that of its part, where several workers kept the state."""
+        p = self._times[1]
+        if p.ndim == 1:
+            return self._spread(p, not by_row)
+        parts = [self.part(layout, place, by_row, hashes) for place in range(len(layout.entity.fields))]
+        asked = self._row_request if by_row else np.arange(len(p))
+        return of_keys(p, asked, np.broadcast_to(entity_key(layout.entity, parts), asked.shape))
+
     def part(self, layout: EntityLayout, place: int, by_row: bool, keyed: Callable[[pa.Array], Keys]) -> Keys:
         """A part of the entity's key, at its requests or rows; 0 where it is missing."""
         name = layout.entity.fields[place]
@@ -251,7 +261,7 @@ class PastLanes:
         assert self._frames is not None
         by_row = self._by_row[layout.index]
         key, _ = self._entity_keys(layout, by_row)
-        t, p = (times[self._row_request] if by_row else times for times in self._times)
+        t, p = self._times[0][self._row_request] if by_row else self._times[0], self._known_at(layout, by_row)
         t, found = np.minimum(t, until + 1), np.zeros(len(key), np.bool_)
         timelines = [Record(layout, self._frames, key).timeline] if sources_of(layout) else []
         if layout.profile is not None:

@@ -131,7 +131,7 @@ def read_manifest(folder: Path) -> Manifest:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
         raise NotReadyError("there is no backfill here", where=str(folder), fix="tailorbird features backfill") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DamageError(f"not the manifest of a backfill: {error}", where=str(path), fix="remove the folder and run it again") from None
 
 

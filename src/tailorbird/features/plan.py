@@ -25,7 +25,8 @@ from tailorbird.features.codec import short_place
 from tailorbird.features.declare import SQUARE_BITS, Amount, Entity, Feature, Variance, Window
 from tailorbird.features.expression import Expression
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.idle import Tally, tallies
+from tailorbird.features.idle import Tally, tallies, together
+from tailorbird.features.keypart import KeyPart, parts_of
 from tailorbird.features.state import open_state, read_position
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake import Lake
@@ -137,10 +138,16 @@ def compare(before: FeatureSet | None, after: FeatureSet) -> Comparison:
     return Comparison(was, after.schema_hash, tuple(changes), _records(before, after), proofs, tuple(sorted(attached)))
 
 
-def counted(state: Path, features: FeatureSet) -> dict[str, Tally] | None:
+def counted(state: Path, features: FeatureSet, workers: int = 1) -> dict[str, Tally] | None:
     """What the state of a schema has of each entity, as it keeps count; None while there is none, or it is being built."""
+    found = [_counted(state, features, part) for part in parts_of(workers)]
+    some = [one for one in found if one is not None]
+    return together(some) if len(some) == len(found) else None
+
+
+def _counted(state: Path, features: FeatureSet, part: KeyPart) -> dict[str, Tally] | None:
     try:
-        store = open_state(state, features)
+        store = open_state(state, features, part)
     except NotReadyError:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Reading: the features of one person and many items, at a request, from one snapshot of the state.
+"""Reading: the features of one person and many items, at a request, from one snapshot of the state, or one of each of its parts.
 
     hashes → reading records of person, session, items (what needs no attribute) → categories of the items → the rest
            → t = max(now, 1 + newest ts of all) → state of those whose reading record has run out → columns
@@ -8,6 +8,8 @@ hold is in `features.layout`, the arithmetic in `features.finish`.
 """
 
 from collections.abc import Sequence as Ids
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,17 +24,19 @@ from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import query_words
 from tailorbird.features.idle import read_swept
+from tailorbird.features.keypart import KeyPart, parts_of
 from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, SEQUENCE_READING, VALID_FROM, Spot, Step
+from tailorbird.features.parted import PartedSnapshot
 from tailorbird.features.plain import asked_text, weekday
 from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.runs import OneRun, Runs
 from tailorbird.features.stacks import Entries, Stacks, one_row
 from tailorbird.features.state import Position, all_records, open_state, read_alias, read_position
 from tailorbird.features.tiles import NEVER
-from tailorbird.store import Snapshot
-from tailorbird.store.breaker import Breaker
+from tailorbird.store import EmbeddedStore, Snapshot
+from tailorbird.store.breaker import FAILURES, Breaker
 from tailorbird.store.protocol import MovedError
-from tailorbird.store.valkey import CopiedStore, open_copies
+from tailorbird.store.valkey import CopiedSnapshot, CopiedStore, CopiesAt
 
 Int64s = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -48,14 +52,30 @@ class Reader:
 
     Args:
         state: the folder of all states; the one of this schema is below it.
-        copies: the address of a Valkey, to read from what the worker copied there instead.
+        copies: a Valkey, to read from what the worker copied there instead.
+        breaker: of the server of the copies, which all who read from it share.
+        workers: how many share the entities.
     Raises:
-        NotReadyError: there is none yet.
+        NotReadyError: there is none yet, or a part of it is not there.
     """
 
-    def __init__(self, state: Path, features: FeatureSet, *, copies: str = "") -> None:
+    def __init__(
+        self, state: Path, features: FeatureSet, *, copies: CopiesAt | None = None, breaker: Breaker | None = None, workers: int = 1
+    ) -> None:
         self.features = features
-        self._store = CopiedStore(open_copies(copies, features.schema_hash, breaker=Breaker())) if copies else open_state(state, features)
+        self._stores: list[CopiedStore | EmbeddedStore] = []
+        # Copies of several parts are asked at once, so that a request takes no more round trips than with one.
+        self._pool = ThreadPoolExecutor(2 * workers, "parts") if copies is not None and workers > 1 else None
+        breaker = breaker or breaker_for(workers)
+        try:
+            for part in parts_of(workers):
+                if copies is None:
+                    self._stores.append(open_state(state, features, part))
+                else:
+                    self._stores.append(CopiedStore(copies.open(part.copies(features.schema_hash), breaker=breaker)))
+        except BaseException:
+            self.close()
+            raise
         self._plan = _Plan(features)
 
     def read(self, request: ReadRequest, items: Ids[str], *, item_keys: Keys | None = None) -> Rows:
@@ -67,31 +87,63 @@ class Reader:
             NotReadyError: the state is still being built.
             MovedError: copies were written again and again while they were read.
         """
+        return self._steady(request, hash64s(items) if item_keys is None else item_keys)
+
+    def person(self, request: ReadRequest) -> Rows:
+        """What is known of who asks before there are items: one row, in which whatever is about an item is missing. Raises as `read`."""
+        return self._steady(request, None)
+
+    def _steady(self, request: ReadRequest, keys: Keys | None) -> Rows:
         for attempt in range(ATTEMPTS):
             try:
-                return self._read(request, items, item_keys)
+                return self._read(request, keys)
             except MovedError:
                 if attempt == ATTEMPTS - 1:
                     raise
         raise AssertionError
 
-    def _read(self, request: ReadRequest, items: Ids[str], item_keys: Keys | None) -> Rows:
-        with self._store.snapshot() as snapshot:
-            position = read_position(snapshot)
-            if not position.ready:
+    def _read(self, request: ReadRequest, keys: Keys | None) -> Rows:
+        each = map if self._pool is None else self._pool.map
+        with ExitStack() as stack:
+            parts = list(each(stack.enter_context, [store.snapshot() for store in self._stores]))
+            positions, swept = list(each(read_position, parts)), max(each(read_swept, parts))
+            if not all(position.ready for position in positions):
                 raise NotReadyError(f"the state of schema {self.features.schema_hash} is still being built")
+            snapshot = parts[0] if len(parts) == 1 else PartedSnapshot(parts, each)
             person, alias_ts = _person(snapshot, request)
             asked = request if person == request.person else replace(request, person=person)
-            keys = hash64s(items) if item_keys is None else item_keys
-            return _Moment(self._plan, snapshot, asked, keys).rows_read(position, alias_ts)
+            rows = _Moment(self._plan, snapshot, asked, keys, swept).rows_read(positions, alias_ts)
+            copied = [part.published_at for part in parts if isinstance(part, CopiedSnapshot)]
+            return replace(rows, published_at=min(copied)) if copied else rows
 
     def position(self) -> Position:
-        """How far the state is that the next read would see."""
-        with self._store.snapshot() as snapshot:
-            return read_position(snapshot)
+        """How far the state is that the next read would see; of several parts, how far all of them are."""
+        positions = []
+        for store in self._stores:
+            with store.snapshot() as snapshot:
+                positions.append(read_position(snapshot))
+        return min(positions, key=lambda one: (one.ready, one.p))
 
     def close(self) -> None:
-        self._store.close()
+        if self._pool is not None:
+            self._pool.shutdown()
+        for store in self._stores:
+            store.close()
+
+
+def breaker_for(workers: int) -> Breaker:
+    """Of a server from which the parts of a state are read at once: one lost moment is a failure of each of them."""
+    return Breaker(failures=FAILURES * workers)
+
+
+def copied_position(copies: CopiesAt, schema: str, part: KeyPart) -> Position:
+    """How far the copy of a state, or of a part of it, is. Raises NotReadyError, StorageError."""
+    store = CopiedStore(copies.open(part.copies(schema)))
+    try:
+        with store.snapshot() as snapshot:
+            return read_position(snapshot)
+    finally:
+        store.close()
 
 
 def _person(snapshot: Snapshot, request: ReadRequest) -> tuple[str | None, int]:
@@ -119,26 +171,35 @@ class _Plan:
         self.stacks = Stacks(layout, self.one_row)
         self.sequences = [step for step in layout.steps if step.kind == "sequence"]
         self.none = [Entries(np.zeros((0, one.reading_lanes), np.int64), None, np.ones(1, np.bool_), True) for one in layout.entities]
+        self.alone = [_unknown(one.reading_lanes) for one in layout.entities]
+
+
+def _unknown(lanes: int) -> Entries:
+    """The one row of an entity that is not known, and does not run out."""
+    readings = np.zeros((1, lanes), np.int64)
+    readings[:, NEXT_CHANGE] = NEVER
+    return Entries(readings, None, np.zeros(1, np.bool_), False)
 
 
 class _Moment:
-    """One request while it is read; implements `finish.Lanes`."""
+    """One request while it is read, of items or (None) of the person alone; implements `finish.Lanes`."""
 
-    def __init__(self, plan: _Plan, snapshot: Snapshot, request: ReadRequest, items: Keys) -> None:
+    def __init__(self, plan: _Plan, snapshot: Snapshot, request: ReadRequest, items: Keys | None, swept: int) -> None:
         self._plan = plan
         self._snapshot = snapshot
         self._request = request
-        self._items = items
+        self._alone = items is None
+        self._items = items = np.zeros(1, np.uint64) if items is None else items
         self._unique: list[Keys] = [items] * len(plan.records)  # keys that were read, each once
-        self._entries = plan.none.copy()
+        self._entries = (plan.alone if self._alone else plan.none).copy()
         self._context: dict[str, Keys] = {}
         self._distinct: dict[Spot, tuple[Keys, npt.NDArray[np.intp]]] = {}
         self._runs: dict[Spot, Runs] = {}
         self._whole = 0, NEVER  # from when to when no record runs out
         self.rows = len(items)
-        self.t: Int64s = np.full(1, read_swept(snapshot), np.int64)
+        self.t: Int64s = np.full(1, swept, np.int64)
 
-    def rows_read(self, position: Position, alias_ts: int) -> Rows:
+    def rows_read(self, positions: Ids[Position], alias_ts: int) -> Rows:
         plan = self._plan
         for index in plan.first:
             self._fetch(index)
@@ -156,9 +217,10 @@ class _Moment:
             categorical=finish.categorical(plan.layout, self),
             sequences={step.name: self._sequence(step) for step in plan.sequences},
             t=t,
-            commit=position.commit,
-            p=position.p,
+            commit=max(one.commit for one in positions),
+            p=max(one.p for one in positions),
             person=self._request.person,
+            positions=tuple(one.p for one in positions) if len(positions) > 1 else (),
         )
 
     def _numeric(self) -> npt.NDArray[np.float32]:
@@ -230,6 +292,8 @@ class _Moment:
 
     def _fetch(self, index: int) -> None:
         """Read the reading records of an entity, each key once."""
+        if self._alone and not self._plan.one_row[index]:
+            return
         records = self._plan.records[index]
         entity = records.layout.entity
         parts, place = self._parts(index)

@@ -1,11 +1,23 @@
-"""What a block of the routed log says of itself: which attributes of profiles its events carry.
+"""Blocks of the routed log, and of what the shuffle made of it: their events, and what a block says of itself, which attributes of
+profiles its events carry.
 
 One that was routed before an attribute was declared lacks it; the lake's versions of profiles have it, see `features.attached`.
+
+    kind "events"      the router's: row i has p = offset + i
+    kind "chosen"      the shuffle's: of as many rows of the routed log as it takes, the events of one part, each with its p
+    kind "left-out"    rows that the shuffle did not have, or that lack an attribute: they have to be taken from the lake
 """
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from tailorbird.errors import InputError
+from tailorbird.events.schema import numbered
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.stream import Address, Block, Stored
+
+CHOSEN, LEFT_OUT = "chosen", "left-out"
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -25,3 +37,21 @@ def lacks(receipt: bytes, features: FeatureSet) -> bool:
     kept, needed = _decode(receipt), features.event_attributes
     pairs = ((kept.user_attributes, needed["user"]), (kept.item_attributes, needed["item"]))
     return any(names is not None and not set(some) <= set(names) for names, some in pairs)
+
+
+def only_in_lake(block: Block, features: FeatureSet) -> bool:
+    """Whether a block stands for events that have to be taken from the lake."""
+    return block.kind == LEFT_OUT or (block.kind == "events" and lacks(block.receipt, features))
+
+
+def events_of(stored: Stored, start: int, log: Address) -> pa.Table | None:
+    """The events of a block from row `start` on, each with its p; None where it holds none. Raises InputError."""
+    if stored.block.kind not in ("events", CHOSEN) or not stored.block.payload:
+        return None
+    try:
+        with pa.ipc.open_stream(stored.block.payload) as stream:
+            table = stream.read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"the block at {stored.offset} is no table of events: {error}", where=str(log)) from error
+    table = table if stored.block.kind == CHOSEN else numbered(table, stored.offset)
+    return table.filter(pc.greater_equal(table["p"], start)) if stored.offset < start else table

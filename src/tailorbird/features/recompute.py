@@ -20,11 +20,13 @@ from tailorbird.errors import DamageError
 from tailorbird.events.schema import micros
 from tailorbird.features.backfill import BackfilledRows, History, RaggedSequence, Requests
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.positions import positions_of
 
 Bools = npt.NDArray[np.bool_]
 
 ROWS_MAX = 200_000  # rows (items of answers) that are recomputed at a time
 EXAMPLES_MAX = 20
+UNLINKED = "erased"  # in `degraded`: what the answer's features were made of was taken out of the lake since, see `privacy.rows`
 
 _sequences = msgspec.msgpack.Decoder(dict[str, list[list[int]]])
 
@@ -33,7 +35,8 @@ _sequences = msgspec.msgpack.Decoder(dict[str, list[list[int]]])
 class Difference:
     """A value that was logged, or read, otherwise than it is recomputed; `item` is "" for a sequence, which belongs to the request.
 
-    `person`, `t` and `p` are what `features show … --why` asks for; `request_id` is "" where nobody asked but a sample.
+    `person`, `t` and `p`, or the `positions` of all parts, are what `features show … --why` asks for; `request_id` is "" where nobody
+    asked but a sample.
     """
 
     feature: str
@@ -44,6 +47,7 @@ class Difference:
     person: str = ""
     t: int = 0
     p: int = 0
+    positions: tuple[int, ...] = ()
 
 
 @dataclass
@@ -56,7 +60,8 @@ class ParityReport:
         unequal: values that differ in any bit (NaN equals NaN).
         by_feature: column → values that differ, 0 included; `compared_by_feature`: values compared.
         examples: some of them.
-        skipped: answers that cannot be compared: of another schema, or degraded so that no features were read.
+        skipped: answers that cannot be compared: of another schema, or degraded so that no features were read,
+            or with features of what was erased since.
         pending: answers that read events which are not among those given: the lake is not yet there.
         dropped: values that differ, but are of entities that a cap may have dropped; not among the unequal ones.
     """
@@ -165,6 +170,9 @@ def readable(features: FeatureSet, newest: int, answers: pa.Table, report: Parit
     items = pc.list_value_length(answers["items"])
     read = pc.greater(pc.list_value_length(answers["numeric" if features.numeric else "categorical"]), 0)
     logged = answers.filter(pc.and_(pc.and_(same, read), pc.greater(items, 0)))
+    if "degraded" in logged.column_names and len(logged):
+        changed = pc.list_parent_indices(logged["degraded"]).filter(pc.equal(pc.list_flatten(logged["degraded"]), UNLINKED))
+        logged = logged.filter(pc.invert(pc.is_in(pa.array(np.arange(len(logged))), value_set=changed.combine_chunks().cast(pa.int64()))))
     report.skipped = answers.num_rows - logged.num_rows
     arrived = logged.filter(pc.less_equal(logged["p"], newest))
     report.pending = logged.num_rows - arrived.num_rows
@@ -185,7 +193,7 @@ def requests_of(answers: pa.Table) -> Requests:
     """Logged answers as requests of the past, with a row for each of their items."""
     return Requests(
         t=micros(answers["ts"]),
-        p=answers["p"].to_numpy(),
+        p=positions_of(answers),
         person=answers["person"],
         session_id=answers["session_id"],
         device=answers["device"],
@@ -253,7 +261,9 @@ def _compare_sequences(answers: pa.Table, found: dict[str, RaggedSequence], repo
 
 def _difference(answers: pa.Table, index: int, name: str, item: str, logged: object, recomputed: object) -> Difference:
     request, person, p = (answers[column][index].as_py() for column in ("request_id", "person", "p"))
-    return Difference(name, request, item, logged, recomputed, person or "", int(micros(answers["ts"].slice(index, 1))[0]), p)
+    parts = answers["positions"][index].as_py() if "positions" in answers.column_names else None
+    t = int(micros(answers["ts"].slice(index, 1))[0])
+    return Difference(name, request, item, logged, recomputed, person or "", t, p, tuple(parts or ()))
 
 
 def unequal(values: npt.NDArray[Any], others: npt.NDArray[Any]) -> Bools:

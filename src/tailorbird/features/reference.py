@@ -4,7 +4,8 @@ Slow and obviously right: it looks at all events for each value. `value(features
 the value that a request would read at time t from a worker that has applied everything routed up to p.
 
 An event is a dict of the columns of `events.schema.ROUTED`, times in integer microseconds (`routed_events` makes them
-from a table). It is counted if `counts`, ts < t and its p is at or before p. One without an item_id but with `items` is
+from a table). It is counted if `counts`, ts < t and its p is at or before p; where several workers keep the state, p is one number
+for each part of the entities' keys, and that of the entity's part decides. One without an item_id but with `items` is
 taken once for each of them if it is an impression or an answer, or if the feature is about the item.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from tailorbird.events.keys import combine, hash64
+from tailorbird.features.columns import entity_key
 from tailorbird.features.declare import (
     HORIZON,
     SESSION_GAP,
@@ -57,6 +59,7 @@ Event = Mapping[str, Any]
 # A numeric value (rounded to float32), a categorical one (hash64, 0 = missing), or a sequence of (item, type, ts, further values).
 Value = float | int | list[tuple[int | float, ...]]
 SHOWN = ("impression", "answer")
+Known = int | Sequence[int]  # up to which p events are known, or up to which those of each part
 
 
 def routed_events(table: pa.Table) -> list[Event]:
@@ -65,14 +68,15 @@ def routed_events(table: pa.Table) -> list[Event]:
     return table.cast(pa.schema(fields)).to_pylist()
 
 
-def value(features: FeatureSet, name: str, request: ReadRequest, item: str | None, t: int, p: int, events: Sequence[Event]) -> Value:
+def value(features: FeatureSet, name: str, request: ReadRequest, item: str | None, t: int, p: Known, events: Sequence[Event]) -> Value:
     """The value of one column for `request.person` (already resolved) and `item`, at the two times t and p."""
     return moment(features, request, item, t, p, events).value(name)
 
 
-def moment(features: FeatureSet, request: ReadRequest, item: str | None, t: int, p: int, events: Sequence[Event]) -> "Moment":
-    known = [event for event in events if event["counts"] and event["ts"] < t and event["p"] <= p]
-    return Moment(features, request, item, t, known)
+def moment(features: FeatureSet, request: ReadRequest, item: str | None, t: int, p: Known, events: Sequence[Event]) -> "Moment":
+    positions = (p,) if isinstance(p, int) else tuple(p)
+    known = [event for event in events if event["counts"] and event["ts"] < t and event["p"] <= max(positions)]
+    return Moment(features, request, item, t, known, positions)
 
 
 @dataclass(frozen=True)
@@ -136,13 +140,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Moment:
-    """A request at t, with the events that were known then; `rows` and what follows it say which of them a feature counts."""
+    """A request at t, with the events that were known then; `rows` and what follows it say which of them a feature counts.
+
+    `positions`: up to which p those of each part of the keys are known.
+    """
 
     features: FeatureSet
     request: ReadRequest
     item: str | None
     t: int
     events: list[Event]
+    positions: tuple[int, ...]
 
     def value(self, name: str) -> Value:
         feature = self.features.feature(name)
@@ -201,8 +209,9 @@ class Moment:
         names = [*about.fields, *(name for e in (feature.where, value) if e is not None for name, _ in e.names)]
         per_item = per_item or any(name == "item" or name.startswith("item.") for name in names)
         key, found = self.key(about), []
+        known = self.known(entity_key(about, [np.array(hash64(part or ""), np.uint64) for part in key]))
         for event in self.events:
-            if event["type"] not in (types or feature.types) or event["ts"] <= 0:
+            if event["p"] > known or event["type"] not in (types or feature.types) or event["ts"] <= 0:
                 continue
             for row in expanded(event, per_item):
                 if [row.part(name) for name in about.fields] != key:
@@ -241,8 +250,15 @@ class Moment:
 
     def profile_row(self, owner: str) -> Row | None:
         column, subject = ("user_id", self.request.person) if owner == "user" else ("item_id", self.item)
-        rows = [Row(event, None, 0) for event in self.events if event["type"] == owner and event[column] == subject]
-        return max(rows, key=Row.order, default=None) if subject is not None else None
+        if subject is None:
+            return None
+        known = self.known(hash64(subject))
+        rows = [Row(event, None, 0) for event in self.events if event["type"] == owner and event[column] == subject and event["p"] <= known]
+        return max(rows, key=Row.order, default=None)
+
+    def known(self, key: int | np.ndarray) -> int:
+        """Up to which p the events of the entity with this key are known."""
+        return self.positions[int(key) % len(self.positions)]
 
 
 def expanded(event: Event, per_item: bool) -> Iterator[Row]:

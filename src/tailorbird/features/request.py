@@ -59,9 +59,11 @@ class Rows:
         categorical: hash64 of the text, shape (n, len(features.categorical)); 0 is missing.
         sequences: by name.
         t: what was read is what was true just before this time; the answer's own `ts`.
-        commit, p: of the state that was read.
+        commit, p: of the state that was read; the newest of all parts, where several workers keep it.
+        positions: by part, the p that was read; empty where one worker keeps the state.
         person: as resolved, `anon:…` for a person who is not known, None without any id.
         stale: rows whose reading record had run out, so that the state was read; for metrics.
+        published_at: when the copies that were read were last known to be up to date, in microseconds; 0 where it was the state itself.
     """
 
     numeric: npt.NDArray[np.float32]
@@ -72,3 +74,5 @@ class Rows:
     p: int
     person: str | None = None
     stale: int = 0
+    published_at: int = 0
+    positions: tuple[int, ...] = ()

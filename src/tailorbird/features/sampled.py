@@ -23,6 +23,7 @@ from tailorbird.features.backfill import BackfilledRows, Requests
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.lanes import sources_of
 from tailorbird.features.layout import EntityLayout
+from tailorbird.features.positions import joined
 from tailorbird.features.read import Reader
 from tailorbird.features.recompute import Difference, Excused, ParityReport, empty_report, unequal
 from tailorbird.features.request import ReadRequest, Rows
@@ -76,7 +77,7 @@ def requests_of(asked: Ids[Asked]) -> Requests:
     lengths = [len(one.items) for one in asked]
     return Requests(
         t=np.array([one.rows.t for one in asked], np.int64),
-        p=np.array([one.rows.p for one in asked], np.int64),
+        p=joined([one.rows.positions or one.rows.p for one in asked]),
         person=[one.rows.person for one in asked],
         session_id=[one.request.session_id for one in asked],
         device=[one.request.device for one in asked],
@@ -174,13 +175,14 @@ def compare(
             for row in wrong if excused is None else excused.left(name, wrong, report):
                 rows = asked[owner[row]].rows
                 pair = values[row, column].item(), made[row, column].item()
-                report.note(Difference(name, "", items[row], *pair, rows.person or "", rows.t, rows.p), examples)
+                report.note(Difference(name, "", items[row], *pair, rows.person or "", rows.t, rows.p, rows.positions), examples)
     for index, one in enumerate(asked):
         for name, sequence in found.sequences.items():
             report.look(name, 1)
             read, made = one.rows.sequences[name].lists(), sequence.of(index).lists()
             if read != made and not (excused is not None and excused.request(name, index, report)):
-                report.note(Difference(name, "", "", read, made, one.rows.person or "", one.rows.t, one.rows.p), examples)
+                rows = one.rows
+                report.note(Difference(name, "", "", read, made, rows.person or "", rows.t, rows.p, rows.positions), examples)
     return report
 
 

@@ -19,7 +19,10 @@ import msgspec
 from tailorbird.errors import DamageError, LockedError, NotReadyError, StorageError
 from tailorbird.features.codec import FILE, encode_features, read_features
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.figures import SHUFFLE_FILE
+from tailorbird.features.keypart import part_folders, parts_of
 from tailorbird.stream.lock import FileLock
+from tailorbird.whole import sync_folder
 
 APPLIED = "applied.json"
 _HISTORY_MAX = 50
@@ -119,28 +122,43 @@ def state_folders(state: Path) -> list[str]:
     return sorted(path.name for path in state.iterdir() if _HASH.fullmatch(path.name) and path.is_dir()) if state.is_dir() else []
 
 
-def prune(state: Path, wanted: Collection[str]) -> dict[str, int]:
-    """Remove the states of schemas that are neither wanted nor applied, and that no worker keeps; the bytes of each."""
+def prune(state: Path, wanted: Collection[str], *, workers: int = 1) -> dict[str, int]:
+    """Remove the states of schemas that are neither wanted nor applied, and those of all that another number of workers kept; the bytes
+    of each schema. One that a worker keeps stays.
+    """
     removed: dict[str, int] = {}
-    for schema in state_folders(state):
-        folder = state / schema
-        if schema in wanted or schema == read_applied(state).schema:
-            continue
-        try:
-            lock = FileLock(folder / "worker")
-        except LockedError:
-            continue
-        try:
-            files = [file for file in folder.iterdir() if file.is_file()]
-            removed[schema] = sum(file.stat().st_size for file in files)
-            for file in files:
-                file.unlink()
+    current = {part.folder(state) for part in parts_of(workers)}
+    for folder in part_folders(state):
+        for schema in state_folders(folder):
+            kept = schema in wanted or schema == read_applied(state).schema
+            if kept and folder in current:
+                continue
+            size = _remove(folder / schema, declarations=not (kept and folder == state))
+            if size:
+                removed[schema] = removed.get(schema, 0) + size
+        if folder not in current and folder != state and not any(folder.iterdir()):
             folder.rmdir()
-        except OSError as error:
-            raise StorageError(f"cannot be removed: {error.strerror}", where=str(folder)) from error
-        finally:
-            lock.release()
     return removed
+
+
+def _remove(folder: Path, *, declarations: bool) -> int:
+    """Remove a state, its declarations only if told so; the bytes of it, 0 if a worker keeps it."""
+    try:
+        lock = FileLock(folder / "worker")
+    except LockedError:
+        return 0
+    try:
+        files = [file for file in folder.iterdir() if file.is_file() and (declarations or file.name not in (FILE, SHUFFLE_FILE))]
+        size = sum(file.stat().st_size for file in files if file.suffix != ".lock")
+        for file in files:
+            file.unlink()
+        if declarations:
+            folder.rmdir()
+        return size
+    except OSError as error:
+        raise StorageError(f"cannot be removed: {error.strerror}", where=str(folder)) from error
+    finally:
+        lock.release()
 
 
 def _after(before: Applied, schema: str, at: int, left: tuple[str, ...]) -> Applied:
@@ -177,10 +195,6 @@ def _write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(fresh, path)
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"cannot be written: {error.strerror}", where=str(path), fix="see to the disk and its permissions") from error

@@ -1,4 +1,5 @@
-"""The records of a feature set in a store: their keys, and arrays of them in and out. One folder a schema: `state/<schema hash>/`.
+"""The records of a feature set in a store: their keys, and arrays of them in and out. One folder a schema: `state/<schema hash>/`,
+or where several workers share the entities, one for each: `state/part-0-of-3/<schema hash>/`.
 
     h                        the schema hash: a folder under another name is refused
     m                        position: commit, p, offset, newest ts, applied rows, ready
@@ -27,6 +28,7 @@ from tailorbird.events.keys import hash64
 from tailorbird.features.accumulators import Accumulator, Part, Readable, Sequences, accumulators
 from tailorbird.features.columns import Keys
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.features.keypart import WHOLE, KeyPart
 from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, VALID_FROM, EntityLayout, Layout
 from tailorbird.features.packing import Packing
 from tailorbird.features.tiles import Filled, Tiles
@@ -85,24 +87,25 @@ class Alias:
         return _ALIAS.pack(self.ts, self.p) + self.user_id.encode()
 
 
-def state_folder(state: Path, features: FeatureSet) -> Path:
-    return state / features.schema_hash
+def state_folder(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Path:
+    return part.folder(state) / features.schema_hash
 
 
-def open_state(state: Path, features: FeatureSet, *, create: bool = False) -> EmbeddedStore:
-    """The store of this schema below `state`.
+def open_state(state: Path, features: FeatureSet, part: KeyPart = WHOLE, *, create: bool = False) -> EmbeddedStore:
+    """The store of this schema below `state`, or of a part of its entities.
 
     Raises:
         NotReadyError: there is none, and `create` is not set.
         DamageError: what lies there is the state of another schema.
     """
-    store = open_store(state_folder(state, features), create=create)
+    folder = state_folder(state, features, part)
+    store = open_store(folder, create=create)
     with store.snapshot() as snapshot:
         told = snapshot.get(_SCHEMA_KEY)
     if told is not None and told.decode(errors="replace") != features.schema_hash:
         store.close()
         message = f"holds the state of schema {told.decode(errors='replace')}, not of {features.schema_hash}"
-        raise DamageError(message, where=str(state_folder(state, features)), fix="remove the folder; its worker builds it anew")
+        raise DamageError(message, where=str(folder), fix="remove the folder; its worker builds it anew")
     if create and told is None:
         store.write(lambda transaction: transaction.put_many([schema_record(features)]))
     return store
@@ -117,19 +120,14 @@ def read_position(snapshot: Snapshot) -> Position:
     return Position() if found is None else Position(*_POSITION.unpack(found))
 
 
-def needed_from(state: Path, features: FeatureSet) -> int:
-    """From which row on this schema's worker needs the routed log; 0, all of it, while its state is being built.
-
-    Raises:
-        NotReadyError: there is no state of this schema.
-    """
-    store = open_state(state, features)
+def position_in(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Position:
+    """How far the state on this machine is. Raises NotReadyError where there is none."""
+    store = open_state(state, features, part)
     try:
         with store.snapshot() as snapshot:
-            position = read_position(snapshot)
+            return read_position(snapshot)
     finally:
         store.close()
-    return position.offset if position.ready else 0
 
 
 def commit_record(position: Position, written_at: int) -> tuple[bytes, bytes]:

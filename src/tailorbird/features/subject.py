@@ -19,7 +19,7 @@ from tailorbird.features.checks import is_profile_field
 from tailorbird.features.declare import ENTITY_FIELDS, WHOLE_FIELDS, Counted, Derived, OfSession, Ratio, Seen
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.plain import query_text
-from tailorbird.features.reference import Event, Row, Value, expanded, moment, routed_events
+from tailorbird.features.reference import Event, Known, Row, Value, expanded, moment, routed_events
 from tailorbird.features.request import ReadRequest
 
 ANONYMOUS = "anonymous"
@@ -106,7 +106,7 @@ class Subject:
             found |= _types_of(features, name)
         return tuple(sorted(found))
 
-    def values(self, features: FeatureSet, person: str, t: int, p: int, events: pa.Table) -> dict[str, Value]:
+    def values(self, features: FeatureSet, person: str, t: int, p: Known, events: pa.Table) -> dict[str, Value]:
         """Each column at the two times, by the plain reference."""
         now = moment(features, self.request(t, person), self.item or None, t, p, routed_events(events))
         return {name: now.value(name) for name in self.columns(features)}

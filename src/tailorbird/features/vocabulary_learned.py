@@ -8,11 +8,10 @@ newest one whose moment is not after t: in training one of several, at a request
 in `features.reference_learned`; how it is computed for many rows, in `ranking.similarities`.
 """
 
-import difflib
 from collections.abc import Sequence
 from typing import get_args
 
-from tailorbird.errors import DeclarationError
+from tailorbird.errors import DeclarationError, nearest
 from tailorbird.features.checks import declare, named, wrong
 from tailorbird.features.declare import (
     SIMILARITY_LENGTH,
@@ -73,9 +72,8 @@ def check_similarities(similarities: Sequence[Similarity], features: Sequence[Fe
     for one in similarities:
         found = sequences.get(one.of)
         if found is None:
-            near = difflib.get_close_matches(one.of, sequences, n=1)
             told = f"{one.of!r} is no sequence" if one.of in declared else f"there is no sequence {one.of!r}"
-            fix = f"did you mean {near[0]}?" if near else f"sequences: {', '.join(sequences) or 'none; declare one with sequence()'}"
+            fix = nearest(one.of, sequences, f"sequences: {', '.join(sequences) or 'none; declare one with sequence()'}")
             raise DeclarationError(f"{one.name}: of: {told}", where=one.place, fix=fix)
         if one.length > found.length:
             raise DeclarationError(

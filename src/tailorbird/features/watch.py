@@ -26,9 +26,8 @@ from tailorbird.features.backfill import subset
 from tailorbird.features.bounded import affordable, read_wanted
 from tailorbird.features.compared import Compared, read_compared, write_compared
 from tailorbird.features.featureset import FeatureSet
-from tailorbird.features.figures import read_figures
+from tailorbird.features.figures import figures_of
 from tailorbird.features.recompute import ParityReport, empty_report, parity, readable, requests_of
-from tailorbird.features.state import state_folder
 from tailorbird.lake import Lake
 from tailorbird.places import Place
 from tailorbird.stream import read_released
@@ -50,9 +49,12 @@ def compare_lately(
     answers: int = ANSWERS,
     seed: int = 0,
     events_max: int = EVENTS_MAX,
+    until: int | None = None,
 ) -> tuple[ParityReport, list[str]]:
-    """Recompute a few of the answers of the last minutes; what came of it, and the columns that were left out."""
+    """Recompute a few of the answers of the last minutes before `now`, and since, up to `until`; what came of it, and what was left out."""
     where = (ds.field("ts") >= pa.scalar(now - LATELY_US, TIME)) & (ds.field("schema_hash") == features.schema_hash)
+    if until is not None:
+        where &= ds.field("ts") < pa.scalar(until, TIME)
     logged = lake.table("answers", where=where)
     known = read_released(lake.path).of_routed() - 1
     report = empty_report(features)
@@ -96,11 +98,13 @@ def added(before: Compared | None, features: FeatureSet, report: ParityReport, l
     )
 
 
-def look(features: FeatureSet, lake: Place, state: Path, folder: Path, now: int, *, events_max: int = EVENTS_MAX) -> Compared:
+def look(
+    features: FeatureSet, lake: Place, state: Path, folder: Path, now: int, *, events_max: int = EVENTS_MAX, workers: int = 1
+) -> Compared:
     """One comparison, added to the file."""
     before = read_compared(folder)
     try:
-        told = read_figures(state_folder(state, features))
+        told = figures_of(state, features.schema_hash, workers)
         dropped = {} if told is None else told.dropped
         report, left_out = compare_lately(features, Lake(lake), now, dropped=dropped, seed=now % (1 << 32), events_max=events_max)
         found = added(before, features, report, left_out, now)
@@ -125,6 +129,7 @@ def run(
     stop: threading.Event,
     *,
     every_us: int = EVERY_US,
+    workers: int = 1,
 ) -> None:
     """Look every minute until `stop`, and rest `REST` times as long as a look took.
 
@@ -132,9 +137,10 @@ def run(
         features: says what answers are read with now.
         state: the folder of all states, where workers tell what a cap has dropped.
         folder: where the file of what was found stands.
+        workers: how many share the entities of a schema.
     """
     wait_s = every_us / 1e6
     while not stop.wait(wait_s):
         begun = time.monotonic()
-        look(features(), lake, state, folder, clock.now())
+        look(features(), lake, state, folder, clock.now(), workers=workers)
         wait_s = max(every_us / 1e6, REST * (time.monotonic() - begun))

@@ -1,5 +1,8 @@
 """The worker: takes the routed log into the state of its features, micro-batch by micro-batch. It alone writes `state/<schema hash>/`.
 
+Where several share the entities, each takes what concerns its part of the keys and leaves the rest: of the routed log itself, or of
+the log that the shuffle makes of it for this part (`features.shuffle`), in which each row stands where it does in the other.
+
 A step is one transaction of the store: state records, reading records, aliases, how far the log was read, and which p the
 commit stands for. So a kill at any point leaves all of a step or none of it, and the step that is repeated leads to the
 same bits. How a batch is applied is in `features.applying`; who reads the state, in `features.read`.
@@ -8,36 +11,34 @@ same bits. How a batch is applied is in `features.applying`; who reads the state
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird import faults
-from tailorbird.errors import InputError, NotReadyError, StorageError, UsageError
+from tailorbird.errors import NotReadyError, StorageError, UsageError
 from tailorbird.events.clock import Clock
-from tailorbird.events.schema import ROUTED, numbered
+from tailorbird.events.schema import ROUTED
 from tailorbird.features.aliases import aliases_of, newer
-from tailorbird.features.applying import Change, Hot, additions, apply
-from tailorbird.features.columns import Frame, Keys
+from tailorbird.features.applying import HOT_MANY, HOT_ONE, Change, Hot, additions, apply
+from tailorbird.features.columns import Frame
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import KnownTexts
-from tailorbird.features.figures import Figures, Kind, read_figures, write_figures
+from tailorbird.features.figures import CopiesFigures, Figures, Kind, read_figures, write_figures
 from tailorbird.features.idle import ENTITIES_MAX, SLACK, Sweep, Swept, read_tally, tallies
-from tailorbird.features.layout import NEWEST
-from tailorbird.features.receipts import lacks
+from tailorbird.features.keypart import WHOLE, KeyPart
+from tailorbird.features.receipts import events_of, only_in_lake
+from tailorbird.features.renewing import Renewing, renew
 from tailorbird.features.schemas import keep
+from tailorbird.features.stacks import one_row
 from tailorbird.features.starting import Starting
 from tailorbird.features.state import (
     COMMITS,
     Position,
-    Records,
     all_records,
     commit_record,
     open_state,
@@ -48,11 +49,9 @@ from tailorbird.features.state import (
 )
 from tailorbird.features.unfit import Unfit, with_frame
 from tailorbird.store import Store, Transaction
-from tailorbird.store.valkey import WRITE_TIMEOUT_S, open_copies
+from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopiesAt
 from tailorbird.stream import Address, LogReader, open_reader
 from tailorbird.stream.lock import FileLock
-
-Int64s = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +60,6 @@ ROW_BYTES = 300  # about what an event takes in a block: how much of the log a s
 POLL_S = 0.003
 REFRESH_S = 1.0
 TELL_S = 5.0
-
-RENEW_MAX = 500  # reading records between two steps: some 5 ms
 
 
 @dataclass(frozen=True)
@@ -85,41 +82,44 @@ class FeatureWorker:
     """Keeps the state of one schema up with the routed log.
 
     Args:
-        routed: the router's log; it need not be there yet.
+        routed: the router's log, or what the shuffle wrote of it for the part; it need not be there yet.
         state: the folder of all states; this schema's is below it.
-        copies: the address of a Valkey to which the records are copied for readers elsewhere, "" for none.
-        entities_max: past so many of a kind, those idle longest are dropped; see `features.idle`.
+        copies: a Valkey to which the records are copied for readers elsewhere.
+        entities_max: past so many of a kind, over all parts, those idle longest are dropped; see `features.idle`.
+        part: which entities it keeps.
     Raises:
         LockedError: another worker keeps this state.
     """
 
     def __init__(
-        self, routed: Address, state: Path, features: FeatureSet, *, clock: Clock, copies: str = "", entities_max: int = ENTITIES_MAX
-    ) -> None:
-        self.features = features
+        self, routed: Address, state: Path, features: FeatureSet, *, clock: Clock, copies: CopiesAt | None = None,
+        entities_max: int = ENTITIES_MAX, part: KeyPart = WHOLE,
+    ) -> None:  # fmt: skip
+        self.features, self.part = features, part
         self._routed = routed
         self._clock = clock
-        self._folder = folder = state_folder(state, features)
+        self._folder = folder = state_folder(state, features, part)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "worker")
         try:
             keep(state, features)
             self._starting = Starting(folder)
             self._starting.begin()
-            self._store = _store(state, features, copies)
+            self._store = _store(state, features, part, copies)
         except BaseException:
             self._lock.release()
             raise
         self._records = all_records(features.layout)
-        self._sweep = Sweep(self._records, entities_max)
-        self._hot = [Hot() for _ in self._records]
+        self._sweep = Sweep(self._records, -(-entities_max // part.count))
+        hot = [Hot(HOT_ONE if same else HOT_MANY) for same in one_row(features.layout, features.composite_spots)]
+        self._renewing = Renewing(self._records, hot)
         self._known = KnownTexts()
-        self._due: deque[tuple[int, Keys]] = deque()  # by kind, the keys whose reading records have run out
         self._reader: LogReader | None = None
+        self._begins_later = False
         self._unfit = Unfit()
-        self.waits = False  # the log goes on with events that lack an attribute: the lake has them
+        self.waits = False  # the log goes on with events that lack an attribute, or begins further on: the lake has them
         told = read_figures(folder)
-        self._figures = Figures(schema_hash=features.schema_hash) if told is None else told
+        self._figures = self._no_figures() if told is None else told
         with self._store.snapshot() as snapshot:
             self.position = read_position(snapshot)
 
@@ -136,18 +136,20 @@ class FeatureWorker:
             path = str(self._folder)
             raise NotReadyError("the building of this state was cut short", where=path, fix="tailorbird run worker builds it anew")
         reader = self._open_reader()
-        blocks = [] if reader is None else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
-        rows, tables, self.waits = 0, [], False
+        self._begins_later = self.waits = self._begins_later and self.is_behind_log()
+        blocks = [] if reader is None or self.waits else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
+        rows, tables = 0, []
         position = self.position
         for stored in blocks:
             if rows >= rows_max:
                 break
-            self.waits = stored.block.kind == "events" and lacks(stored.block.receipt, self.features)
+            self.waits = only_in_lake(stored.block, self.features)
             if self.waits:
                 break
             rows += stored.block.rows
-            if stored.block.kind == "events":
-                tables.append(_decode(stored.block.payload, self._routed, stored.offset))
+            table = events_of(stored, self.position.offset, self._routed)
+            if table is not None:
+                tables.append(table)
             position = replace(position, offset=stored.end, p=stored.end - 1)
         if not rows:
             self._starting.done()
@@ -180,7 +182,7 @@ class FeatureWorker:
         self._store.write(begin)
         self.position = start
         if not start.p:
-            self._figures = Figures(schema_hash=self.features.schema_hash)
+            self._figures = self._no_figures()
         for table in history(start.p):
             if len(table):
                 self._commit(table, replace(self.position, p=pc.max(table["p"]).as_py()))
@@ -219,23 +221,16 @@ class FeatureWorker:
 
     def refresh(self) -> int:
         """Renew the reading records, of entities changed lately, that have run out by now; the number of them."""
-        self.look_for_due()
-        return sum(iter(self.renew_some, 0))
+        self._renewing.look(self._clock.now())
+        return sum(iter(self._renew_some, 0))
 
-    def look_for_due(self) -> None:
-        """Find the reading records that `renew_some` is to renew."""
-        now = self._clock.now()
-        for index, hot in enumerate(self._hot):
-            due = hot.due(now)
-            self._due += [(index, due[start : start + RENEW_MAX]) for start in range(0, len(due), RENEW_MAX)]
-
-    def renew_some(self) -> int:
+    def _renew_some(self) -> int:
         """Renew some of those that are due, not many at once, since events wait meanwhile; 0 when there are none."""
-        if not self._due:
+        if not self._renewing.waits:
             return 0
-        index, keys = self._due.popleft()
-        records, now = self._records[index], self._clock.now()
-        return self._store.write(lambda transaction: self._renew(transaction, records, keys, now))
+        records, keys = self._renewing.take()
+        now = self._clock.now()
+        return self._store.write(lambda transaction: renew(transaction, records, keys, now, self.position.commit))
 
     def sweep(self) -> Swept:
         """Look at some more entities, and let those go that are idle for too long or past the cap. No other value changes."""
@@ -268,8 +263,9 @@ class FeatureWorker:
         reader = self._open_reader()
         behind = 0 if reader is None else max(0, reader.end() - max(self.position.offset, 1))
         now = msgspec.structs.replace(
-            self._figures, at=self._clock.now(), rows=self.position.rows, behind=behind, offset=self.position.offset, kinds=found
-        )
+            self._figures, at=self._clock.now(), rows=self.position.rows, behind=behind, offset=self.position.offset, kinds=found,
+            copies=_copies(self._store),
+        )  # fmt: skip
         try:
             write_figures(self._folder, now)
         except OSError as error:
@@ -296,15 +292,18 @@ class FeatureWorker:
                 more = self.step().rows > 0
                 if self.waits and not more:
                     return
-            elif not self._due:
+            elif not self._renewing.waits:
                 stop.wait(POLL_S)
-            self.renew_some()
+            self._renew_some()
             tell_at = self._tell_at_times(tell_at)
             if time.monotonic() >= refresh_at:
-                self.look_for_due()
+                self._renewing.look(self._clock.now())
                 self.sweep()
                 self._unfit.tell(time.monotonic())
                 refresh_at = time.monotonic() + REFRESH_S
+
+    def _no_figures(self) -> Figures:
+        return Figures(schema_hash=self.features.schema_hash, part=self.part.name)
 
     def _tell_at_times(self, due: float) -> float:
         if time.monotonic() < due:
@@ -330,12 +329,13 @@ class FeatureWorker:
     def _next_lacks(self) -> bool:
         reader = self._open_reader()
         blocks = [] if reader is None else reader.read(self.position.offset, bytes_max=1)
-        return any(stored.block.kind == "events" and lacks(stored.block.receipt, self.features) for stored in blocks)
+        return any(only_in_lake(stored.block, self.features) for stored in blocks)
 
     def _open_reader(self) -> LogReader | None:
         if self._reader is None:
             try:
                 self._reader = open_reader(self._routed)
+                self._begins_later = self.is_behind_log()
             except NotReadyError:  # there is no router yet, or it is just making its file
                 return None
         return self._reader
@@ -343,8 +343,8 @@ class FeatureWorker:
     def _commit(self, table: pa.Table, position: Position) -> Frame:
         """Apply a table of events, and move to `position`, numbered as the next commit."""
         frame = Frame(table, repeated=self._known)
-        batches = [additions(records, frame) for records in self._records]
-        aliases = aliases_of(table)
+        batches = [additions(records, frame, self.part) for records in self._records]
+        aliases = aliases_of(table, self.part)
         before = self.position
         newest = int(frame.ts.max(initial=0))
         after = replace(position, commit=before.commit + 1, newest=max(before.newest, newest), rows=before.rows + len(table))
@@ -367,32 +367,32 @@ class FeatureWorker:
         changes = self._store.write(change)
         faults.at("worker.after_commit")
         self.position = after
-        for hot, batch, changed in zip(self._hot, batches, changes, strict=True):
-            hot.note(batch.keys, changed.soonest)
+        self._renewing.note([batch.keys for batch in batches], changes)
         self._unfit.take(frame)
         self._figures = with_frame(self._figures, frame)
         return frame
 
-    def _renew(self, transaction: Transaction, records: Records, keys: Keys, now: int) -> int:
-        held = records.held(transaction, keys)
-        there = np.flatnonzero(held.sizes)  # others went meanwhile
-        keys, states = keys[there], held.states[there]
-        readings = records.finish(states, np.maximum(states[:, NEWEST] + 1, now), self.position.commit, sequences=False)
-        transaction.put_many(records.published(keys, readings))
-        return len(held.sizes)
 
-
-def _store(state: Path, features: FeatureSet, copies: str) -> Store:
-    store = open_state(state, features, create=True)
-    if not copies:
+def _store(state: Path, features: FeatureSet, part: KeyPart, copies: CopiesAt | None) -> Store:
+    store = open_state(state, features, part, create=True)
+    if copies is None:
         return store
     from tailorbird.store.published import PublishedStore
 
     try:
-        return PublishedStore(store, open_copies(copies, features.schema_hash, timeout_s=WRITE_TIMEOUT_S), skip=(COMMITS,))
+        return PublishedStore(store, copies.open(part.copies(features.schema_hash), timeout_s=WRITE_TIMEOUT_S), skip=(COMMITS,))
     except BaseException:
         store.close()
         raise
+
+
+def _copies(store: Store) -> CopiesFigures | None:
+    from tailorbird.store.published import PublishedStore
+
+    if not isinstance(store, PublishedStore):
+        return None
+    now = store.publishing()
+    return CopiesFigures(at=now.at, commits=now.commits, records=now.records, failing=bool(now.problem))
 
 
 def run(
@@ -401,11 +401,3 @@ def run(
     """The role: a worker that runs until `stop` is set; the step under way is finished first."""
     with FeatureWorker(routed, state, features, clock=clock, entities_max=entities_max) as worker:
         worker.run(stop)
-
-
-def _decode(payload: bytes, path: Address, offset: int) -> pa.Table:
-    try:
-        with pa.ipc.open_stream(payload) as stream:
-            return numbered(stream.read_all(), offset)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"the block at {offset} is no table of events: {error}", where=str(path)) from error

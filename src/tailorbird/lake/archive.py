@@ -10,6 +10,7 @@ are safe in their log, which is not pruned before the manifest's line is synced.
 """
 
 import hashlib
+import logging
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,7 +29,9 @@ from tailorbird.stream import Block, LogReader, Stored
 BYTES_MAX = 16 << 20
 AGE_US = 1 * MINUTE
 
-_ORIGIN = "tailorbird archive 1"
+ORIGIN = "tailorbird archive 1"
+log = logging.getLogger(__name__)
+
 _PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
 
@@ -76,7 +79,7 @@ class Archive:
         self._waiting_since: dict[str, int] = {}
         if writer:
             durable.make_folder(path)
-        self._manifest = ChainedFile(path / "manifest.jsonl", _ORIGIN, writer=writer)
+        self._manifest = ChainedFile(path / "manifest.jsonl", ORIGIN, writer=writer)
         for number, body in enumerate(self._manifest.bodies):
             self._take(number, body)
         self._manifest.bodies.clear()
@@ -94,20 +97,32 @@ class Archive:
         self.files.append(line)
         self._ends[line.partition] = line.end
 
+    def gaps(self) -> Iterator[tuple[str, int, int]]:
+        """Rows that were lost before they were archived: partition, the first of them, and behind the last."""
+        ends: dict[str, int] = {}
+        for file in self.files:
+            if file.first > (end := ends.get(file.partition, 0)):
+                yield file.partition, end, file.first
+            ends[file.partition] = file.end
+
     def positions(self) -> dict[str, int]:
         """For each partition the position behind its last archived row."""
         return dict(self._ends)
 
-    def take(self, reader: LogReader, *, flush: bool = False) -> int:
+    def take(self, reader: LogReader, *, flush: bool = False, archived: int = 0) -> int:
         """Archive what stands in a raw log behind what was archived before, if it fills a file, waited long enough, or `flush`.
 
+        Args:
+            archived: up to where the log is said to be archived; it is refused if that was, and no file of it is here.
         Returns:
             The rows that were archived, at most one file's.
+        Raises:
+            DamageError: the archive lacks what is no longer in the log.
         """
         assert self._clock is not None
         start = self._ends.get(reader.partition)
         if start is None:
-            start = self._begin(reader)
+            start = self._begin(reader, archived)
         if reader.end() <= start:
             self._waiting_since.pop(reader.partition, None)
             return 0
@@ -126,19 +141,26 @@ class Archive:
         self._waiting_since.pop(reader.partition, None)
         return sum(stored.block.rows for stored in blocks)
 
-    def _begin(self, reader: LogReader) -> int:
-        if reader.start() > 0:
+    def _begin(self, reader: LogReader, archived: int) -> int:
+        """From where a log is archived that has no file yet: its first row, also of one that was made behind a lost one."""
+        start = reader.start()
+        if start > 0 and (archived or reader.pruned()):
             raise DamageError(
-                f"the log begins at {reader.start()}, but none of its rows are in the archive",
+                f"the log begins at {start}, but none of its rows are in the archive",
                 where=f"{self.path / reader.partition}",
                 fix="restore the archive from a copy",
             )
-        return 0
+        if start > 0:
+            log.critical(
+                "%s: rows 0 to %d were lost before any of them was archived; what was routed of them is in the tables. "
+                "The archive begins at %d", self.path / reader.partition, start - 1, start,
+            )  # fmt: skip
+        return start
 
     def _write(self, partition: str, blocks: list[Stored], size: int, now: int) -> None:
         if not _PARTITION.match(partition):
             raise StorageError(f"cannot archive a partition of the name {partition!r}", fix="rename the producer")
-        data = _compress(_packed(blocks))
+        data = packed(blocks)
         sha256 = hashlib.sha256(data).hexdigest()
         # Where another writer may be about, its file must have another name than ours.
         part = f".{sha256[:12]}" if isinstance(self.path, ObjectPath) else ""
@@ -209,7 +231,7 @@ class Archive:
 
     def _write_anew(self, file: Archived, blocks: list[Stored]) -> Archived:
         name = f"{file.partition}/{file.first:020d}.{uuid.uuid4().hex[:8]}.blocks.zst"
-        data = _compress(_packed(blocks))
+        data = packed(blocks)
         durable.write_new(self.path / name, data)
         durable.sync_folder((self.path / name).parent)
         size = sum(len(stored.block.payload) for stored in blocks)
@@ -231,8 +253,9 @@ class Archive:
             yield Stored(offset, Block(kind=kind, rows=rows, payload=payload, receipt=receipt))
 
 
-def _packed(blocks: list[Stored]) -> bytes:
-    return _pack([[s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload] for s in blocks])
+def packed(blocks: list[Stored]) -> bytes:
+    """The content of a file that holds these blocks."""
+    return _compress(_pack([[s.offset, s.block.kind, s.block.rows, s.block.receipt, s.block.payload] for s in blocks]))
 
 
 def _compress(data: bytes) -> bytes:

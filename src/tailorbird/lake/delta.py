@@ -13,23 +13,20 @@ Deletion vectors are off and stay off. Which files are put together stands in `l
 """
 
 import hashlib
-import json
 import uuid
-from collections.abc import Callable, Iterator
-from datetime import date, datetime, timedelta
+from collections.abc import Callable
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Schema, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
 from tailorbird import faults
 from tailorbird.errors import DamageError
-from tailorbird.events.clock import DAY, Clock
+from tailorbird.events.clock import Clock
 from tailorbird.lake import compaction, durable, vacuum
+from tailorbird.lake.datafiles import is_sorted, parquet_of, split_by_partition, statistics_of
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import delta_table
 from tailorbird.lake.tables import TableSpec, aligned
@@ -39,11 +36,7 @@ from tailorbird.places import ObjectPath, Place, client_options
 COMMIT_INFO = "tailorbird"  # our key in a commit's info
 CHECKPOINT_EVERY = 100  # commits; between two checkpoints a reader parses that many small files
 
-_EPOCH = date(1970, 1, 1)
-_START = datetime(1970, 1, 1)
-_ROW_GROUP_ROWS = 128 * 1024
-_SORTED_GROUP_ROWS = 32 * 1024
-_CONFIGURATION: dict[str, str | None] = {
+CONFIGURATION: dict[str, str | None] = {
     "delta.enableDeletionVectors": "false",
     "delta.enableExpiredLogCleanup": "false",
     "delta.checkpointInterval": "1000000000",  # ours are made and synced by `DurableTable.checkpoint`
@@ -79,7 +72,7 @@ def create_table(path: Place, spec: TableSpec, ledger: Ledger, clock: Clock) -> 
             str(path),
             spec.schema,
             partition_by=[spec.partition] if spec.partition else None,
-            configuration={**_CONFIGURATION, "delta.dataSkippingStatsColumns": ",".join(spec.statistics)},
+            configuration={**CONFIGURATION, "delta.dataSkippingStatsColumns": ",".join(spec.statistics)},
             storage_options=client_options() if isinstance(path, ObjectPath) else None,
         )
     faults.at("lake.after_create")
@@ -187,6 +180,12 @@ class DurableTable:
         self._positions[log] = position
         self._checkpoint_sometimes()
         return line
+
+    def restore(self, rows: pa.Table, log: str) -> Line:
+        """Append rows of a log that the table should hold and does not; how far it is said to have the log stays."""
+        now = self._clock.now()
+        files, actions = self._write(rows, now)
+        return self._commit(actions, files, now, rows=rows.num_rows, positions={log: self.position(log) or 1})
 
     def _checkpoint_sometimes(self) -> None:
         if self.version - self._checkpointed >= CHECKPOINT_EVERY:
@@ -318,7 +317,7 @@ class DurableTable:
             told(1)
             if rows is None:
                 continue
-            sort = self.spec.person if _is_sorted(parquet, self.spec) else ()
+            sort = self.spec.person if is_sorted(parquet, self.spec) else ()
             if rows.num_rows:
                 some, adds = self._write(rows.sort_by([(name, "ascending") for name in sort]) if sort else rows, now, sort=sort)
                 files, actions = files + some, actions + adds
@@ -333,6 +332,14 @@ class DurableTable:
         self._commit(actions, files, now, removed=[file.path for file in removed])
         faults.at("erase.table_commit")
         return len(removed)
+
+    def replace(self, file: File, rows: pa.Table) -> None:
+        """Put a file that was made anew of the same rows in the place of one that is damaged, by one commit."""
+        now = self._clock.now()
+        files, actions = self._write(rows, now, data_change=False)
+        values: dict[str, str | None] = {self.spec.partition: file.path.rpartition("/")[0].partition("=")[2]} if self.spec.partition else {}
+        actions.append(RemoveAction(file.path, False, now // 1000, file.size, values))
+        self._commit(actions, files, now, removed=[file.path])
 
     def forget_past(self) -> Vacuumed:
         """Delete all that only the past needs, at once: files that were put together or written anew, and the log that names them."""
@@ -358,65 +365,18 @@ class DurableTable:
         self._delta = delta_table(self.path)  # a handle that is only ever brought up to date gets slower with each commit
 
 
-def _is_sorted(file: pq.ParquetFile, spec: TableSpec) -> bool:
-    """Whether a file was sorted by person: only then has that column statistics, see `parquet_of`."""
-    if not spec.person or not file.metadata.num_row_groups or spec.person[0] in spec.statistics:
-        return False
-    group = file.metadata.row_group(0)
-    columns = [group.column(index) for index in range(group.num_columns)]
-    return any(column.path_in_schema == spec.person[0] and column.is_stats_set for column in columns)
-
-
-def split_by_partition(rows: pa.Table, spec: TableSpec) -> Iterator[tuple[str | None, pa.Table]]:
-    """The rows of each day, as the text of the partition value and a table in the order of the files' columns."""
-    if spec.partition is None:
-        yield None, rows.select(spec.schema.names)
+def read_back(lake: Place, line: Line) -> None:
+    """Hold the files of a commit on the disk against the ledger's line. Raises DamageError if they are not what was written."""
+    if line.kind != "commit":
         return
-    days = np.asarray(rows.column("ts").cast(pa.int64()).to_numpy(zero_copy_only=False)) // DAY
-    columns = rows.select(spec.file_schema.names)
-    values, counts = np.unique(days, return_counts=True)
-    if len(values) > 1 and np.any(days[1:] < days[:-1]):
-        columns = columns.take(pa.array(np.argsort(days, kind="stable")))
-    start = 0
-    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-        yield (_EPOCH + timedelta(days=value)).isoformat(), columns.slice(start, count)
-        start += count
-
-
-def parquet_of(rows: pa.Table, spec: TableSpec, sort: tuple[str, ...] = ()) -> memoryview:
-    """The rows as a Parquet file, with statistics for the columns that may have them, and those by which it is sorted.
-
-    The latter stand in the file alone, beside the values that they are of, and go when it is rewritten.
-    """
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        rows.cast(spec.file_schema),
-        sink,
-        compression="zstd",
-        compression_level=1,
-        row_group_size=_SORTED_GROUP_ROWS if sort else _ROW_GROUP_ROWS,
-        write_statistics=list(dict.fromkeys((*spec.statistics, *sort[:1]))),
-        store_schema=False,
-    )
-    return memoryview(sink.getvalue())
-
-
-def statistics_of(rows: pa.Table, spec: TableSpec) -> str:
-    """The file's statistics in Delta's JSON: rows, and least, greatest and nulls of the columns that may have them."""
-    least: dict[str, object] = {}
-    greatest: dict[str, object] = {}
-    nulls: dict[str, int] = {}
-    for name in spec.statistics:
-        column = rows.column(name)
-        nulls[name] = column.null_count
-        if column.null_count == len(column):
-            continue
-        time = pa.types.is_timestamp(column.type)
-        bounds = pc.min_max(column.cast(pa.int64()) if time else column)
-        least[name], greatest[name] = (_iso(bounds[side].as_py()) if time else bounds[side].as_py() for side in ("min", "max"))
-    return json.dumps({"numRecords": rows.num_rows, "minValues": least, "maxValues": greatest, "nullCount": nulls})
-
-
-def _iso(moment: int) -> str:
-    # Exact over the whole range of dates, which a division in floating point is not.
-    return (_START + timedelta(microseconds=moment)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    folder = lake / line.table
+    for path, expected in [
+        (commit_path(folder, line.version), line.commit_sha256),
+        *((folder / file.path, file.sha256) for file in line.files),
+    ]:
+        if durable.sha256_of(path) != expected:
+            raise DamageError(
+                f"version {line.version} of table {line.table} does not read back as it was written",
+                where=str(path),
+                fix="look at the disk; the log still has the rows",
+            )

@@ -10,6 +10,7 @@ event whose id and subject (user, visitor or item) stand in the table on the sam
 the rows below, however they are cut into batches, so that an append that is repeated drops the same.
 """
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -21,7 +22,8 @@ from tailorbird.errors import DamageError
 from tailorbird.events.answer_record import AnswerRecord, decode_answers
 from tailorbird.events.clock import DAY
 from tailorbird.events.schema import QUARANTINE, ROUTED, numbered
-from tailorbird.lake.tables import ANSWERS, DUPLICATES, PROFILES, TABLES
+from tailorbird.lake.ledger import Line
+from tailorbird.lake.tables import ANSWERS, COMMITS, DUPLICATES, PROFILES, TABLES
 from tailorbird.stream import PAST, Stored
 
 PAST_PARTITIONS = (*PAST, "raw-import")
@@ -183,4 +185,18 @@ def _answer_column(records: list[AnswerRecord], field: pa.Field) -> pa.Array:
     values = [getattr(record, field.name) for record in records]
     if field.name == "categorical":
         values = [np.array(value, np.uint64).view(np.int64) for value in values]
+    elif field.name == "positions":
+        values = [value or None for value in values]
     return pa.array(values, field.type)
+
+
+def ledger_rows(lines: Sequence[Line]) -> pa.Table:
+    """Rows of `commits`."""
+    columns = {
+        "table": [line.table for line in lines],
+        "version": [line.version for line in lines],
+        "rows": [line.rows for line in lines],
+        "positions": [json.dumps(line.positions, sort_keys=True) for line in lines],
+        "written_at": [line.written_at for line in lines],
+    }
+    return pa.table({name: pa.array(values, COMMITS.field(name).type) for name, values in columns.items()}, schema=COMMITS)

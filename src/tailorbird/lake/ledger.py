@@ -6,8 +6,8 @@ One JSON object a line, appended and synced after the commit that it tells of, c
      "commit_sha256": …, "files": [{"path", "size", "sha256", "rows"}, …], "written_at": …, "chain": …}
 
 Kinds: `commit`; `withdrawn` (a damaged last commit was set aside and its rows are replayed); `checkpoint` (Delta's own
-summary of its log); `trimmed` (files of the log below this version are deleted: a checkpoint of it holds what they said). Reading needs
-nothing but a JSON parser.
+summary of its log); `mended` (a commit file that was lost was made anew, with another checksum); `trimmed` (files of the log below this
+version are deleted: a checkpoint of it holds what they said). Reading needs nothing but a JSON parser.
 """
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from tailorbird.lake.chained import ChainedFile
 from tailorbird.places import Place
 
-_ORIGIN = "tailorbird ledger 1"
+ORIGIN = "tailorbird ledger 1"
 
 
 class File(msgspec.Struct, frozen=True):
@@ -57,7 +57,7 @@ class Ledger:
     """
 
     def __init__(self, path: Place, *, writer: bool = False) -> None:
-        self._file = ChainedFile(path, _ORIGIN, writer=writer)
+        self._file = ChainedFile(path, ORIGIN, writer=writer)
         self.lines: list[Line] = []
         for number, body in enumerate(self._file.bodies):
             self._take(number, body)
@@ -112,6 +112,8 @@ class Ledger:
                 standing[line.version] = line
             elif line.kind == "withdrawn":
                 standing.pop(line.version, None)
+            elif line.kind == "mended" and line.version in standing:
+                standing[line.version] = msgspec.structs.replace(standing[line.version], commit_sha256=line.commit_sha256)
         return standing
 
     def files(self, table: str) -> dict[str, File]:

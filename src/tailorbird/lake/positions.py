@@ -7,17 +7,21 @@
 `routed` says, for each raw partition, behind which row nothing has come out of the router yet: every row before it must
 be in a table. `ledger` is its number of lines. `safe` is what may be deleted as far as the lake is concerned: rows below
 it are committed, synced, and were read back and compared with the ledger. Logs are named by their files, without the ending.
+`checksum` is of all the rest, see `stream.released`.
 """
+
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
 from tailorbird.errors import DamageError
 from tailorbird.lake import durable
+from tailorbird.lake.ledger import Ledger
 from tailorbird.places import Place
-from tailorbird.stream.released import FILE
+from tailorbird.stream.released import FILE, sealed, unsealed
 
 
-class Positions(msgspec.Struct):
+class Positions(msgspec.Struct, forbid_unknown_fields=True):
     """The content of the file."""
 
     tables: dict[str, dict[str, int]] = {}
@@ -32,18 +36,39 @@ def load_positions(lake: Place) -> Positions:
     """What the file says; nothing, if there is none yet. Raises DamageError."""
     path = lake / FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Positions)
+        return msgspec.convert(unsealed(path.read_bytes()), Positions)
     except FileNotFoundError:
         return Positions()
-    except msgspec.MsgspecError as error:
+    except ValueError as error:
         raise DamageError(
-            f"cannot be read: {error}", where=str(path), fix="restore it from a copy; until then nothing is pruned"
+            f"cannot be read: {error}", where=str(path), fix="tailorbird lake repair makes it anew; until then nothing is pruned"
         ) from error
+
+
+def positions_lost(lake: Place, ledger: Ledger, archived: Mapping[str, int]) -> bool:
+    """Whether the file is gone: the role puts it there before the first row of any log."""
+    return not (lake / FILE).exists() and (bool(archived) or any(line.positions for line in ledger.lines))
 
 
 def store_positions(lake: Place, positions: Positions) -> None:
     """Replace the file, durably."""
-    durable.replace(lake / FILE, msgspec.json.format(msgspec.json.encode(positions, order="sorted"), indent=1))
+    durable.replace(lake / FILE, sealed(msgspec.to_builtins(positions)))
+
+
+def beyond_logs(positions: Positions, ends: Callable[[str], int | None]) -> Iterator[tuple[str, str, int, int]]:
+    """The tables that are said to be further than a log has ever come, with the log, the position and where the log ends.
+
+    Rows that come to that log from now on would be passed over, as if the table had them.
+
+    Args:
+        ends: where a log ends, by its name; None where it is not there.
+    """
+    known = {log: ends(log) for log in {log for logs in positions.tables.values() for log in logs}}
+    for table, logs in sorted(positions.tables.items()):
+        for log, position in sorted(logs.items()):
+            end = known[log]
+            if end is not None and position > end:
+                yield table, log, position, end
 
 
 def safe_positions(lake: Place) -> dict[str, int]:

@@ -35,6 +35,7 @@ from tailorbird.lake.lake import Lake
 from tailorbird.lake.refused import Choice, Place, count, places, slices
 from tailorbird.places import Place as LakePlace
 from tailorbird.stream import REPLAYS, Block, EmbeddedWriter, open_reader, open_writer, raw_path
+from tailorbird.stream.held import held
 
 BODY_ROWS = 1_000
 BODY_BYTES = 4 << 20
@@ -116,7 +117,7 @@ def replay(
     reader = Lake(lake)
     total = count(reader, choice)
     report = ReplayReport()
-    writer = None if dry_run else _open_log(stream)
+    writer = None if dry_run else _open_log(stream, lake)
     try:
         done_before = replayed(stream)
         done = 0
@@ -155,13 +156,13 @@ def replayed(stream: Path) -> frozenset[Place]:
         return frozenset()
 
 
-def _open_log(stream: Path) -> EmbeddedWriter:
+def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
     """The log of replays; the lake role may hold it for a second, to prune what earlier ones left."""
     stream.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + LOCK_S
     while True:
         try:
-            writer = open_writer(raw_path(stream, REPLAYS), partition=REPLAYS)
+            writer = open_writer(raw_path(stream, REPLAYS), partition=REPLAYS, held=held(stream, REPLAYS, lake))
             break
         except LockedError:
             if time.monotonic() > until:
@@ -208,7 +209,7 @@ def _lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
     unread = unread_of(body)
     if unread is None or (unread.code, unread.path) != (row["code"], row["path"]) or unread.format not in CONVERTERS:
         return [bytes(line) for line in split(body, "json")], ""
-    return lines_of(unread.format, _record(unread), unread.place, CONVERTERS[unread.format], {}), unread.format
+    return lines_of(unread.format, _record(unread), unread.place, CONVERTERS[unread.format], {}, by_content=True), unread.format
 
 
 def _record(unread: Unread) -> bytes:

@@ -6,10 +6,10 @@
     ledger        ─► commits
 
 Each table's commit carries its own position, so each can be repeated alone: after a crash anywhere a table goes on from
-its own last commit. Its loop as a process is `lake.loop`. Reading the lake is `lake.lake`; checking it from outside, `lake.verify`.
+its own last commit. Its loop as a process is `lake.loop`. Reading the lake is `lake.lake`; checking it from outside, `lake.verify`; what an
+erasure writes anew, `lake.rewriting`.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,17 +21,19 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, etl
-from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive, Archived
+from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
 from tailorbird.lake.check import Finding, check_table
-from tailorbird.lake.delta import DurableTable, commit_path, create_table
+from tailorbird.lake.delta import DurableTable, create_table, read_back
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.lease import hold
-from tailorbird.lake.ledger import Ledger, Line
+from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.positions import load_positions, store_positions
-from tailorbird.lake.tables import COMMITS, TABLES
+from tailorbird.lake.rewriting import Rewriting
+from tailorbird.lake.tables import TABLES
 from tailorbird.lake.vacuum import KEEP_US, Vacuumed
 from tailorbird.places import ObjectPath, Place
-from tailorbird.stream import PAST, Address, Block, LogReader, Stored, Stream, answers_addresses, open_reader, raw_addresses, routed_address
+from tailorbird.stream import PAST, Address, LogReader, Stored, Stream, answers_addresses, open_reader, raw_addresses, routed_address
+from tailorbird.stream.released import FILE
 
 ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
 
@@ -89,6 +91,7 @@ class LakeRole:
         try:
             self._ledger = Ledger(self._path / "ledger.jsonl", writer=True)
             self._positions = load_positions(self._path)
+            self._believed: set[tuple[str, str]] = set()  # tables and logs whose positions were held against the log's end
             self._verified = len(self._ledger.lines)
             self._moved = False
             self.findings = self._check()
@@ -96,6 +99,8 @@ class LakeRole:
             self._archive = Archive(
                 self._path / "archive", clock=clock, writer=True, bytes_max=archive_bytes, age_us=archive_age_us
             )  # fmt: skip
+            if not self._archive.files and not any(line.positions for line in self._ledger.lines) and not (self._path / FILE).exists():
+                store_positions(self._path, self._positions)  # so that one that is not there later was lost
             self._reader = Lake(self._path)
         except BaseException:
             self.close()
@@ -202,40 +207,9 @@ class LakeRole:
                 self._publish()
             return {name: each for name, each in found.items() if each != Vacuumed()}
 
-    def rewrite(
-        self, changes: Mapping[str, Callable[[pa.Table], pa.Table | None]], told: Callable[[int], None] = lambda done: None
-    ) -> dict[str, int]:  # fmt: skip
-        """Put other rows in the place of those that `changes` says, table by table; how many files were written anew."""
-        with self._whole_or_stopped():
-            found = {name: self._tables[name].rewrite(change, self._holding_on(told)) for name, change in changes.items()}
-            self._publish()
-            return found
-
-    def rewrite_archive(
-        self, change: Callable[[Archived, Stored], Block | None], told: Callable[[int], None] = lambda done: None
-    ) -> tuple[int, str, str]:  # fmt: skip
-        """Put other bodies in the place of those that `change` says; how many files, and the manifest's checksum before and after."""
-        with self._whole_or_stopped():
-            before = self._archive.chain
-            return self._archive.rewrite(change, self._holding_on(told)), before, self._archive.chain
-
-    def _holding_on(self, told: Callable[[int], None]) -> Callable[[int], None]:
-        """`told`, which also keeps the lock: what takes long must not outlast it."""
-
-        def beat(done: int) -> None:
-            self._lock.renew()
-            told(done)
-
-        return beat
-
-    def forget_past(self) -> None:
-        """Delete what only the past needs, of every table, now: no old version is read after this whose files were written anew."""
-        with self._whole_or_stopped():
-            for table in self._tables.values():
-                self._lock.renew()
-                table.forget_past()
-                faults.at("erase.past_of_a_table")
-            self._publish()
+    def rewriting(self) -> Rewriting:
+        """What an erasure writes anew with, as this lake's writer."""
+        return Rewriting(self._tables, self._archive, self._whole_or_stopped, self._lock.renew, self._publish)
 
     def drain(self) -> LakeReport:
         """Steps until everything that is in the logs now is in archive and tables, and no folder has too many small files."""
@@ -309,13 +283,20 @@ class LakeRole:
                     fix="restore the lake from a copy, or make it anew from the archive",
                 )
             return reader.start()
+        if (table, log) not in self._believed and position > (end := reader.end()):
+            raise DamageError(
+                f"table {table} is said to be at {position:,} of the log {log}, which ends at {end:,}: what comes would be passed over",
+                where=str(self._path / FILE),
+                fix="tailorbird lake repair, if the file is wrong; if the log was lost, or is an older copy, put it back",
+            )
+        self._believed.add((table, log))
         return position
 
     def _archive_raw(self, flush: bool) -> int:
         archived = 0
         for path in self._made(raw_addresses(self._stream)).values():
             reader = self._log(path)
-            archived += self._archive.take(reader, flush=flush)
+            archived += self._archive.take(reader, flush=flush, archived=self._positions.archive.get(path.stem, 0))
             end = self._archive.positions().get(reader.partition)
             if end is not None and self._positions.archive.get(path.stem) != end:
                 self._positions.archive[path.stem] = end
@@ -378,14 +359,19 @@ class LakeRole:
         position = table.position("ledger") or 0
         lines = [line for line in self._ledger.lines[position:] if line.kind == "commit" and line.table != "commits"]
         if len(lines) >= lines_min:
-            table.append(_mirrored(lines), "ledger", len(self._ledger.lines))
+            table.append(etl.ledger_rows(lines), "ledger", len(self._ledger.lines))
             rows["commits"] = len(lines)
+
+    def publish(self) -> None:
+        """Write down how far the tables are, after a repair."""
+        with self._whole_or_stopped():
+            self._publish()
 
     def _publish(self) -> None:
         """Say what may be pruned, once the commits since the last time were read back and found to be what was written."""
         lines = self._ledger.lines
         for line in lines[self._verified :]:
-            self._read_back(line)
+            read_back(self._path, line)
         self._verified = len(lines)
         safe = dict(self._positions.archive)
         for log in {log for logs in self._positions.tables.values() for log in logs}:
@@ -397,21 +383,6 @@ class LakeRole:
         store_positions(self._path, self._positions)
         self._moved = False
         faults.at("lake.after_positions")
-
-    def _read_back(self, line: Line) -> None:
-        if line.kind != "commit":
-            return
-        folder = self._path / line.table
-        for path, expected in [
-            (commit_path(folder, line.version), line.commit_sha256),
-            *((folder / file.path, file.sha256) for file in line.files),
-        ]:
-            if durable.sha256_of(path) != expected:
-                raise DamageError(
-                    f"version {line.version} of table {line.table} does not read back as it was written",
-                    where=str(path),
-                    fix="look at the disk; the log still has the rows",
-                )
 
 
 def _read(reader: LogReader, start: int, rows_max: int) -> list[Stored]:
@@ -429,14 +400,3 @@ def _read(reader: LogReader, start: int, rows_max: int) -> list[Stored]:
             size += len(stored.block.payload)
         start = more[-1].end
     return blocks
-
-
-def _mirrored(lines: list[Line]) -> pa.Table:
-    columns = {
-        "table": [line.table for line in lines],
-        "version": [line.version for line in lines],
-        "rows": [line.rows for line in lines],
-        "positions": [json.dumps(line.positions, sort_keys=True) for line in lines],
-        "written_at": [line.written_at for line in lines],
-    }
-    return pa.table({name: pa.array(values, COMMITS.field(name).type) for name, values in columns.items()}, schema=COMMITS)

@@ -53,6 +53,16 @@ ANSWERS = pa.schema(
         ("degraded", pa.list_(pa.string())),
         ("producer", pa.string()),
         ("offset", pa.int64()),  # in the producer's log
+        ("positions", pa.list_(pa.int64())),  # where several workers keep the state, the p of each of its parts; else null
+        ("formula", pa.string()),
+        ("formula_version", pa.string()),
+        ("asked", pa.string()),  # the version that was to answer; another than `model` where it could not
+        ("failure", pa.string()),  # why it could not: error, not_finite, left_alone
+        ("latency_us", pa.int64()),
+        ("shadow", pa.string()),  # a version that was asked beside, and shown to nobody
+        ("shadow_scores", pa.list_(pa.float64())),  # its values of `items`
+        ("candidate_sources", pa.list_(pa.string())),  # that had candidates
+        ("candidate_counts", pa.list_(pa.int64())),  # of each of them: how many candidates came first from it
     ]
 )
 

@@ -2,27 +2,31 @@
 
     1. every commit file and data file has the size and the SHA-256 that the ledger says
     2. Delta, asked for itself, names the same files and counts the same rows
-    3. every file of the archive has the SHA-256 that the manifest says, and no rows are missing between two
-    4. every archived raw row is in exactly one of events, quarantine, duplicates, as far as the router has come
+    3. every file of the archive has the SHA-256 that the manifest says, and no rows are missing before it or between two
+    4. no table is said to be further than the log that feeds it; asked where the logs are at hand
+    5. every archived raw row is in exactly one of events, quarantine, duplicates, as far as the router has come
+    6. by `deep`: each archived row says what the row made of it says, see `lake.contents`
 
 What is wrong is listed, not raised: one report tells of all of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import DamageError, NotReadyError
+from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.lake import durable
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.check import commit_fault
+from tailorbird.lake.contents import differing
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import Ledger
-from tailorbird.lake.positions import Positions, load_positions
+from tailorbird.lake.positions import Positions, beyond_logs, load_positions, positions_lost
 from tailorbird.lake.tables import TABLES
 from tailorbird.places import Place
+from tailorbird.stream import Stream, answers_addresses, open_reader, routed_address
 
 _RAW = ["raw_partition", "raw_offset", "raw_row"]
 _HOLDING = ("events", "quarantine", "duplicates")
@@ -91,10 +95,14 @@ class VerifyReport:
         return "\n".join(lines)
 
 
-def verify(lake: Place, *, progress: Callable[[int], None] | None = None) -> VerifyReport:
+def verify(
+    lake: Place, *, stream: "Stream | None" = None, deep: bool = False, progress: Callable[[int], None] | None = None
+) -> VerifyReport:
     """Check a lake whole. Costs the reading of every byte of it.
 
     Args:
+        stream: the logs, against whose ends the positions are held.
+        deep: hold the archive against the tables by content too, see `lake.contents`; nothing is read so where something is damaged.
         progress: is told the bytes that were read since it was last told.
     Raises:
         NotReadyError: there is no lake yet.
@@ -111,11 +119,17 @@ def verify(lake: Place, *, progress: Callable[[int], None] | None = None) -> Ver
         return report
     if len(ledger.lines) < positions.ledger:
         report.faults.append(Fault("ledger.jsonl", f"has {len(ledger.lines)} lines, {positions.ledger} were written"))
+    for table, log, position, end in beyond_logs(positions, ends_of(stream)):
+        report.faults.append(
+            Fault("positions.json", f"table {table} is said to be at {position} of {log}, which ends at {end}; tailorbird lake repair")
+        )
     reader = Lake(lake)
     readable = [name for name in TABLES if _table_whole(lake, name, ledger, reader, report, tell)]
-    archived = _archive_whole(lake, positions, report, tell)
+    archived = _archive_whole(lake, ledger, positions, report, tell)
     if set(_HOLDING) <= set(readable):
         _account(reader, archived, positions.routed, report)
+    if deep and report.clean:
+        report.faults += [Fault(where, what) for where, what in differing(reader, Archive(lake / "archive"), tell)]
     return report
 
 
@@ -130,6 +144,10 @@ def _table_whole(lake: Place, name: str, ledger: Ledger, reader: Lake, report: V
         fault = commit_fault(lake / name, version, line)
         if fault is not None:
             report.faults.append(Fault(f"{name}/_delta_log/{version:020d}.json", f"version {version} {fault}"))
+    for version, line in sorted(ledger.checkpoints(name).items()):
+        path = lake / name / "_delta_log" / line.files[0].path
+        if path.exists() and (fault := _file_fault(path, line.files[0].size, line.files[0].sha256)):
+            report.faults.append(Fault(f"{name}/_delta_log/{line.files[0].path}", f"checkpoint {version} {fault}"))
     for file in ledger.files(name).values():
         report.files += 1
         report.bytes += file.size
@@ -167,12 +185,16 @@ def _file_fault(path: Place, size: int, sha256: str) -> str | None:
     return None if durable.sha256_of(path) == sha256 else "does not match its checksum"
 
 
-def _archive_whole(lake: Place, positions: Positions, report: VerifyReport, tell: Callable[[int], None]) -> dict[str, list[Archived]]:
+def _archive_whole(
+    lake: Place, ledger: Ledger, positions: Positions, report: VerifyReport, tell: Callable[[int], None]
+) -> dict[str, list[Archived]]:
     try:
         archive = Archive(lake / "archive")
     except DamageError as error:
         report.faults.append(Fault(error.where, error.message))
         return {}
+    if positions_lost(lake, ledger, archive.positions()):
+        report.faults.append(Fault("positions.json", "is missing: how far rows were routed is not known; tailorbird lake repair"))
     partitions: dict[str, list[Archived]] = {}
     for file in archive.files:
         report.archive_files += 1
@@ -181,10 +203,12 @@ def _archive_whole(lake: Place, positions: Positions, report: VerifyReport, tell
         if fault is not None:
             report.faults.append(Fault(f"archive/{file.file}", f"{fault} ({file.rows} rows of {file.partition})"))
         earlier = partitions.setdefault(file.partition, [])
-        if earlier and file.first != earlier[-1].end:
+        if earlier and file.first < earlier[-1].end:
             report.faults.append(Fault(f"archive/{file.file}", f"begins at row {file.first}, the file before ends at {earlier[-1].end}"))
         earlier.append(file)
         tell(file.size)
+    for partition, first, end in archive.gaps():
+        report.faults.append(Fault(f"archive/{partition}", lost_before(first, end)))
     ends = {f"raw-{partition}": files[-1].end for partition, files in partitions.items()}
     for log, end in positions.archive.items():
         if ends.get(log, 0) < end:
@@ -192,25 +216,56 @@ def _archive_whole(lake: Place, positions: Positions, report: VerifyReport, tell
     return partitions
 
 
-def _account(reader: Lake, archived: dict[str, list[Archived]], routed: dict[str, int], report: VerifyReport) -> None:
+def lost_before(first: int, end: int) -> str:
+    """What is said of a gap of the archive."""
+    return f"rows {first:,} to {end - 1:,} were lost before they were archived; what was routed of them is in the tables"
+
+
+def ends_of(stream: "Stream | None") -> Callable[[str], int | None]:
+    """Where the logs end that feed the tables, by name, each looked up when it is asked for; None for one that is not at hand."""
+
+    def end(log: str) -> int | None:
+        if stream is None:
+            return None
+        try:
+            addresses = {log: routed_address(stream)} if log == "routed" else {one.stem: one for one in answers_addresses(stream).values()}
+            if log not in addresses:
+                return None
+            with open_reader(addresses[log]) as reader:
+                return reader.end()
+        except (NotReadyError, StorageError):
+            return None
+
+    return end
+
+
+def accounts(
+    reader: Lake, archived: dict[str, list[Archived]], routed: dict[str, int]
+) -> Iterator[tuple[str, Accounted, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:  # fmt: skip
+    """For each raw partition where its rows are, and the numbers of those in no table, and of those that are there more than once."""
     places = {name: _raw_rows(reader, name) for name in _HOLDING}
     for partition, files in archived.items():
-        base, end = files[0].first, files[-1].end
+        end = files[-1].end
         account = Accounted(archived=sum(file.rows for file in files))
-        held = np.zeros(end - base, np.int64)
+        held = np.zeros(end, np.int64)  # from 0 on: what was lost before it was archived may be in the tables
         for name in _HOLDING:
-            rows = places[name].get(partition, np.empty(0, np.int64)) - base
-            rows = rows[(rows >= 0) & (rows < end - base)]
+            rows = places[name].get(partition, np.empty(0, np.int64))
+            rows = rows[rows < end]
             setattr(account, name, len(rows))
-            held += np.bincount(rows, minlength=end - base)
-        frontier = min(max(routed.get(partition, base) - base, 0), end - base)
-        account.pending = end - base - frontier
+            held += np.bincount(rows, minlength=end)
+        frontier = min(routed.get(partition, 0), end)
+        account.pending = int(np.sum(held[frontier:] == 0))
         missing, repeated = np.flatnonzero(held[:frontier] == 0), np.flatnonzero(held > 1)
         account.missing, account.repeated = len(missing), len(repeated)
+        yield partition, account, missing, repeated
+
+
+def _account(reader: Lake, archived: dict[str, list[Archived]], routed: dict[str, int], report: VerifyReport) -> None:
+    for partition, account, missing, repeated in accounts(reader, archived, routed):
         report.partitions[partition] = account
         for rows, what in ((missing, "in no table"), (repeated, "more than once in the tables")):
             if len(rows):
-                shown = ", ".join(str(row + base) for row in rows[:_SHOWN_MAX].tolist())
+                shown = ", ".join(map(str, rows[:_SHOWN_MAX].tolist()))
                 report.faults.append(Fault(f"raw rows of {partition}", f"{len(rows)} {what}, such as {shown}"))
 
 

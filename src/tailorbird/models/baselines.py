@@ -124,21 +124,32 @@ class History:
         return Counter.over(self.pair(i.person, i.item), i.ts)
 
     @cached_property
-    def _sequence(self) -> Ints:
-        """Items ordered by (person, ts), as `by_person` counts them; equal times in the order of the log."""
+    def _sequence(self) -> tuple[Ints, Ints]:
+        """Items and times ordered by (person, ts), as `by_person` counts them; equal times in the order of the log."""
         i = self.interactions
         order = np.lexsort((i.ts, i.person))
-        return i.item[order[i.person[order] >= 0]]
+        order = order[i.person[order] >= 0]
+        return i.item[order], i.ts[order]
 
     def recent(self, person: Ints, t: Ints, length: int) -> tuple[Ints, Ints]:
         """The last `length` items of each person before t, oldest first: item codes, and offsets (requests + 1,)."""
+        at, offsets = self.recent_at(person, t, length)
+        return self._sequence[0][at], offsets
+
+    def recent_with_times(self, person: Ints, t: Ints, length: int) -> tuple[Ints, Ints, Ints]:
+        """The same, and when each was: item codes, times, and offsets."""
+        at, offsets = self.recent_at(person, t, length)
+        return self._sequence[0][at], self._sequence[1][at], offsets
+
+    def recent_at(self, person: Ints, t: Ints, length: int) -> tuple[Ints, Ints]:
+        """Where they stand in the order of (person, ts)."""
         each = np.arange(len(person))
         known = np.maximum(person, 0)
         stop = self.by_person.place(known, t, each)
         start = np.maximum(self.by_person.place(known, None, each), stop - length)
         size = np.where(person >= 0, stop - start, 0)
         offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
-        return self._sequence[np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], size)], offsets
+        return np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], size), offsets
 
 
 def popular(history: History, questions: Questions, window: int | None) -> Floats:

@@ -1,7 +1,7 @@
 """From a fitted model to ONNX, the only form in which serving loads it, and the proof that both say the same.
 
     input   features     float32 (n, columns)
-    output  probability  float32 (n,)    of a binary head; `lambdarank`: the raw order score; `poisson`: the expected count
+    output  probability  float32 (n,)    of a binary head; `lambdarank`: the raw order score; `poisson`, `tweedie`: what is expected
 
 The converter's own outputs (a label, a table of both classes) are dropped: nobody reads them, and ONNX Runtime warns of
 the label's shape at each run. A model holds all its tensors itself; one that refers to another file is refused here and again
@@ -10,6 +10,7 @@ by the loader.
 
 import re
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ def refuse_external(graph: onnx.ModelProto) -> None:
 
 
 def score_onnx(model: bytes | Path, matrix: Matrix) -> npt.NDArray[np.float64]:
-    """What ONNX Runtime answers for a matrix, one thread, as serving runs it; shape (n,)."""
+    """What ONNX Runtime answers for a matrix, one thread, as serving runs it; shape (n,), or (n, heads)."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -73,14 +74,24 @@ def score_onnx(model: bytes | Path, matrix: Matrix) -> npt.NDArray[np.float64]:
     return np.asarray(session.run([OUTPUT], {INPUT: matrix})[0], np.float64)
 
 
-def largest_difference(model: Gbdt, exported: bytes, matrix: Matrix) -> float:
+class Scoring(Protocol):
+    """A model of one head."""
+
+    def score(self, matrix: Matrix) -> npt.NDArray[np.float64]: ...
+
+
+def largest_difference(model: Scoring, exported: bytes, matrix: Matrix, column: int = -1) -> float:
     """The largest difference between model and export over the rows of a matrix.
 
+    Args:
+        column: of the export's output that the model's head is, where it has several.
     Raises:
         BundleError: it is above TOLERANCE, relative to the score's size for an order score.
     """
     ours = model.score(matrix)
-    difference = np.abs(ours - score_onnx(exported, matrix)) / np.maximum(1.0, np.abs(ours))
+    theirs = score_onnx(exported, matrix)
+    theirs = theirs[:, column] if theirs.ndim == 2 else theirs
+    difference = np.abs(ours - theirs) / np.maximum(1.0, np.abs(ours))
     worst = float(difference.max(initial=0.0))
     if not worst <= TOLERANCE:
         raise BundleError(f"the exported model differs from the trained one by {worst:.2g} (at most {TOLERANCE:g} is allowed)")

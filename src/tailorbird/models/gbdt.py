@@ -1,14 +1,15 @@
 """Gradient-boosted trees on the encoded feature matrix: one LightGBM booster for each head.
 
 A binary booster gives the probability of its target; a `lambdarank` one gives a score that orders a list and has no
-scale until it is calibrated; a `poisson` one gives an expected count. Early stopping watches the validation part, which is
-later in time than the training part.
+scale until it is calibrated; a `poisson` one gives an expected count, a `tweedie` one an expected amount that is mostly 0.
+Early stopping watches the validation part, which is later in time than the training part.
 What the columns are is decided by `ranking.encode`; how a booster becomes a file that serving loads, in `models.export`.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import lightgbm as lgb
 import numpy as np
@@ -18,8 +19,9 @@ from tailorbird.errors import UsageError
 
 Matrix = npt.NDArray[np.float32]
 
-_METRICS = {"binary": "binary_logloss", "lambdarank": "ndcg", "poisson": "poisson"}  # that early stopping watches
+_METRICS = {"binary": "binary_logloss", "lambdarank": "ndcg", "poisson": "poisson", "tweedie": "tweedie"}  # that early stopping watches
 OBJECTIVES = tuple(_METRICS)
+OF_AMOUNTS = ("poisson", "tweedie")  # their labels are numbers from 0 on, no classes
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,13 @@ class GbdtSettings:
     """How the trees are grown. The defaults are plain on purpose: `tune` looks for better ones.
 
     Attributes:
-        objective: `binary`, `lambdarank`, or `poisson` for a count or a rate.
+        objective: `binary`, `lambdarank`, `poisson` for a count or a rate, or `tweedie` (power 1.5) for an amount such as seconds:
+            mostly 0, with a long tail, whose mean is learned.
         trees: at most this many; early stopping usually ends sooner.
         patience: stop after this many trees without a better validation figure; 0 grows all.
         leaves: of a tree; 0 takes one for each 600 positives, from 5 to 31: clicks are rare, and trees that are too fine for them
             learn noise (on 3,400 clicks of a simulated shop NDCG@10 was .550 with 31 leaves, .558 with 5, .540 by popularity).
-        leaf_rows: least rows of a leaf; 0 takes as many as hold 15 positives on average.
+        leaf_rows: least rows of a leaf; 0 takes as many as hold `leaf_positives` positives on average.
         rate, l2: learning rate, penalty on leaf values.
         columns, rows: share of columns for each tree and of rows for every tree.
         sets_from: positives from which codes are split as sets; below, as ranges of codes, which are ordered by frequency.
@@ -46,6 +49,7 @@ class GbdtSettings:
     patience: int = 50
     leaves: int = 0
     leaf_rows: int = 0
+    leaf_positives: float = 15.0
     rate: float = 0.03
     l2: float = 20.0
     columns: float = 0.4
@@ -61,7 +65,7 @@ class GbdtSettings:
     def sized(self, positives: int, rows: int) -> "GbdtSettings":
         """The same with what depends on the data filled in."""
         leaves = self.leaves or min(max(positives // 600, 5), 31)
-        leaf_rows = self.leaf_rows or min(max(round(15 * rows / max(positives, 1)), 20), max(rows // 20, 1))
+        leaf_rows = self.leaf_rows or min(max(round(self.leaf_positives * rows / max(positives, 1)), 20), max(rows // 20, 1))
         return replace(self, leaves=leaves, leaf_rows=leaf_rows, threads=self.threads or max(1, (os.cpu_count() or 2) // 2))
 
 
@@ -71,7 +75,7 @@ class Sample:
 
     Attributes:
         matrix: shape (n, columns), float32: serving computes in float32, so training must see the same numbers.
-        label: shape (n,), 0 or 1; of `poisson`, a count or a rate.
+        label: shape (n,), 0 or 1; of `OF_AMOUNTS`, a number.
         lengths: rows of each request, in order; only `lambdarank` needs them.
         weight: shape (n,), or None for 1 everywhere.
     """
@@ -105,8 +109,16 @@ class Gbdt:
         """How many trees count: up to the best one, if early stopping watched."""
         return self.booster.current_iteration() if self.booster.best_iteration <= 0 else self.booster.best_iteration
 
+    @property
+    def steps(self) -> int:
+        return self.trees
+
+    @property
+    def unit(self) -> str:
+        return "trees"
+
     def score(self, matrix: Matrix) -> npt.NDArray[np.float64]:
-        """Probability (binary), order score (lambdarank) or expected count (poisson) of each row, shape (n,)."""
+        """Probability (binary), order score (lambdarank) or expected count or amount (poisson, tweedie) of each row, shape (n,)."""
         if not len(matrix):
             return np.zeros(0)
         return np.asarray(self.booster.predict(matrix, num_iteration=self.trees), np.float64)
@@ -126,6 +138,7 @@ def fit_gbdt(
     *,
     categorical: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    on_tree: Callable[[int, Mapping[str, float]], bool] | None = None,
 ) -> Gbdt:
     """Grow trees on `train` until `validation` stops improving.
 
@@ -133,6 +146,7 @@ def fit_gbdt(
         columns: a name for each column of the matrix.
         categorical: columns that hold small non-negative codes, split as sets rather than ranges.
         progress: called with (trees so far, trees at most).
+        on_tree: told how many trees there are and the metric of `train` and `validation`; True ends there.
 
     Raises:
         UsageError: the training part has only one class, so there is nothing to learn.
@@ -144,7 +158,7 @@ def fit_gbdt(
     positives = int(np.count_nonzero(train.label > 0))
     settings = settings.sized(positives, len(train.label))
     categorical = categorical if positives >= settings.sets_from else ()
-    counted = settings.objective == "poisson"
+    counted = settings.objective in OF_AMOUNTS
     data = _dataset(train, columns, categorical, counted=counted)
     held = _dataset(validation, columns, categorical, counted=counted, reference=data)
     curve: dict[str, dict[str, list[float]]] = {}
@@ -154,6 +168,8 @@ def fit_gbdt(
         callbacks.append(lgb.early_stopping(settings.patience, first_metric_only=True, verbose=False))
     if progress is not None:
         callbacks.append(lambda env: progress(env.iteration + 1, settings.trees))
+    if on_tree is not None:
+        callbacks.append(partial(_told, on_tree))
     booster = lgb.train(
         _parameters(settings),
         data,
@@ -163,6 +179,12 @@ def fit_gbdt(
         callbacks=callbacks,
     )
     return Gbdt(booster, tuple(columns), settings, {name: next(iter(series.values())) for name, series in curve.items()})
+
+
+def _told(on_tree: Callable[[int, Mapping[str, float]], bool], env: lgb.callback.CallbackEnv) -> None:
+    figures = {part: value for part, _, value, *_ in env.evaluation_result_list or ()}
+    if on_tree(env.iteration + 1, figures):
+        raise lgb.callback.EarlyStopException(env.iteration, env.evaluation_result_list or [])
 
 
 def _dataset(

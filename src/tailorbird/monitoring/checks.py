@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events import HOUR, MINUTE, micros, show_duration, to_iso
-from tailorbird.monitoring.day import Day, Profile
+from tailorbird.events import DAY, HOUR, MINUTE, micros, show_duration, to_iso
+from tailorbird.monitoring.day import HISTORY_DAYS, OWN_COLUMNS, Day, Profile
 
 OK, FAILED, NONE = "ok", "failed", "none"
 
 HOUR_LOW, HOUR_HIGH, HOUR_ROWS = 0.5, 3.0, 20  # of the median of the same hour before; an hour with fewer rows is not judged
 FEW_LOW, FEW_HIGH, FEW_ROWS = 0.1, 10.0, 200  # where an hour has few: people come in bursts, of which one more or less is no news
+DAY_LOW, DAY_HIGH = 0.3, 5.0  # of the median of whole days before; a Sunday is no fault
 REPEATS_MAX = 0.2
 LATE_MAX = 0.02
 NULLS_MAX, NULLS_ROWS = 0.15, 100  # the share of nulls may move so far
@@ -64,6 +65,7 @@ def run_checks(day: Day, wanted: Wanted, further: Sequence[Check] = ()) -> list[
 def hours(day: Day) -> Check:
     """Each hour that is over, against the same hour of the days before."""
     wrong, worst, judged = [], 1.0, 0
+    nothing = "no three days before to compare with" if len(day.before) < 3 else f"no hour that is over has {HOUR_ROWS} events as a rule"
     for hour in range(24):
         same = sorted(profile.hours[hour] for profile in day.before)
         expected = float(np.median(same)) if len(same) >= 3 else 0.0
@@ -75,7 +77,22 @@ def hours(day: Day) -> Check:
         low, high = (HOUR_LOW, HOUR_HIGH) if expected >= FEW_ROWS else (FEW_LOW, FEW_HIGH)
         if not low <= share <= high:
             wrong.append(f"{hour:02}:00 has {day.profile.hours[hour]:,} events, {expected:,.0f} are usual")
-    return _verdict("hours", judged, wrong, worst, HOUR_LOW, "every hour has about what is usual", "no three days before to compare with")
+    return _verdict("hours", judged, wrong, worst, HOUR_LOW, "every hour has about what is usual", nothing)
+
+
+def total(day: Day) -> Check:
+    """The whole day, once it is over, against the days before; a day without any event is a fault as soon as one before has some."""
+    rows, usual = day.events.num_rows, float(np.median([profile.rows for profile in day.before])) if day.before else 0.0
+    share, low, high = rows / usual if usual else 1.0, *((DAY_LOW, DAY_HIGH) if usual >= FEW_ROWS else (FEW_LOW, FEW_HIGH))
+    if day.until < day.start + 24 * HOUR:
+        return Check("total", NONE, share, low, "the day is not over")
+    if day.before and not rows:
+        wrong = [f"the day has no event at all, {usual:,.0f} are usual"]
+        return _verdict("total", 1, wrong, share, low, "")
+    judged = len(day.before) >= 3 and usual >= HOUR_ROWS
+    wrong = [f"the day's events are {rows:,}, {usual:,.0f} are usual"] if judged and not low <= share <= high else []
+    nothing = "no three days before to compare with" if len(day.before) < 3 else f"fewer than {HOUR_ROWS} events a day are usual"
+    return _verdict("total", judged, wrong, share, low, f"{rows:,} events, {usual:,.0f} are usual", nothing)
 
 
 def duplicates(day: Day) -> Check:
@@ -210,13 +227,13 @@ def volume(day: Day, wanted: Wanted) -> Check:
 
 
 def freshness(day: Day, wanted: Wanted) -> Check:
-    """The newest event of a type is as young as declared."""
+    """The newest event of a type, of the day or of the week before, is as young as declared; older ones are not looked for."""
     wrong = []
     for type_, span in wanted.fresh_within.items():
-        of_type = day.events.filter(pc.equal(day.events["type"], type_))
-        newest = int(micros(of_type["ts"]).max()) if of_type.num_rows else day.start
+        known = [profile.newest[type_] for profile in (day.profile, *day.before) if type_ in profile.newest]
+        newest = max(known, default=day.start - HISTORY_DAYS * DAY)
         if day.until - newest > span:
-            when = to_iso(newest) if of_type.num_rows else "before the day"
+            when = to_iso(newest) if known else f"{HISTORY_DAYS} days before the day, or older"
             wrong.append(f"the newest {type_} is of {when}; one within {show_duration(span)} is declared")
     return _verdict("freshness", len(wanted.fresh_within), wrong, len(wrong), 0, "as declared", "contract.toml declares none")
 
@@ -225,16 +242,17 @@ def uniqueness(day: Day, wanted: Wanted) -> Check:
     """Properties that are declared as unique differ in all events of the day."""
     wrong = []
     for type_, names in wanted.unique.items():
-        texts = day.events.filter(pc.equal(day.events["type"], type_))["properties"].to_pylist()
-        values: list[dict[str, Any]] = [msgspec.json.decode(text) if text else {} for text in texts]
+        of_type = day.events.filter(pc.equal(day.events["type"], type_))
+        values: list[dict[str, Any]] = [msgspec.json.decode(text) if text else {} for text in of_type["properties"].to_pylist()]
         for name in names:
-            given = [msgspec.json.encode(each[name]) for each in values if each.get(name) is not None]
+            found = of_type[name].to_pylist() if name in OWN_COLUMNS else [each.get(name) for each in values]
+            given = [msgspec.json.encode(value) for value in found if value is not None]
             if twice := len(given) - len(set(given)):
                 wrong.append(f"{twice:,} {type_} repeat a {name} of another")
     return _verdict("uniqueness", len(wanted.unique), wrong, len(wrong), 0, "as declared", "contract.toml declares none")
 
 
-_CHECKS: tuple[Callable[[Day], Check], ...] = (hours, duplicates, gaps, late, nulls, categories, orphans, skew, bots, refused)
+_CHECKS: tuple[Callable[[Day], Check], ...] = (hours, total, duplicates, gaps, late, nulls, categories, orphans, skew, bots, refused)
 
 
 def _verdict(name: str, judged: int, wrong: list[str], value: float, limit: float, good: str, nothing: str = "no events") -> Check:
@@ -254,6 +272,7 @@ def _sum(profiles: Sequence[Profile]) -> Profile | None:
         sum((each.nulls for each in profiles), type(first.nulls)()),
         {name: sum((each.categories[name] for each in profiles), type(first.types)()) for name in first.categories},
         sum(each.bots for each in profiles),
+        first.newest,
     )
 
 

@@ -3,8 +3,8 @@
     CHECKS/2026-11-24.json    a day's report, written whole and renamed into place
     CHECKS/index.html         a page of the newest day, with the days before; see `monitoring.daily_page`
 
-A report that is there is not made again by the schedule; by hand it is replaced. An alert is a URL that gets the report as JSON by
-POST, or a command that gets it on its standard input.
+A report that is there is not made again by the schedule; by hand it is replaced. It catches up on days on which it
+did not run. An alert is a URL that gets the report as JSON by POST, or a command that gets it on its standard input.
 """
 
 import logging
@@ -31,6 +31,8 @@ from tailorbird.whole import write_whole
 PAGE = "index.html"
 ALERT_S = 15.0
 LOOK_S = 60.0
+AGAIN_S = 600.0  # until an alert that did not go out is tried again
+CATCH_UP_DAYS = 7
 _NAME = re.compile(r"\d{4}-\d\d-\d\d\.json\Z")
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,13 @@ class DayReport(msgspec.Struct, frozen=True):
     at: str
     rows: int
     checks: list[Check]
+    before: int = 0  # of the seven days before, how many have events
+    untold: bool = False  # an alert was due and did not go out, so that it is tried again
+
+    @property
+    def of_use(self) -> bool:
+        """Whether there is anything to tell: of days before the first event, or long after the last one, there is not."""
+        return bool(self.rows or self.before)
 
     @property
     def failed(self) -> list[Check]:
@@ -53,7 +62,7 @@ class DayReport(msgspec.Struct, frozen=True):
 def run_day(lake: Lake, number: int, now: int, wanted: Wanted, further: Further = lambda number: ()) -> DayReport:
     """Check a day, given by its number since 1970. Raises NotReadyError if there is no lake."""
     day = load_day(lake, number, now)
-    return DayReport(day.name, to_iso(now), day.events.num_rows, run_checks(day, wanted, further(number)))
+    return DayReport(day.name, to_iso(now), day.events.num_rows, run_checks(day, wanted, further(number)), len(day.before))
 
 
 def keep(folder: Path, report: DayReport) -> Path:
@@ -90,32 +99,54 @@ def alert(target: str, report: DayReport) -> str:
     return "" if done.returncode == 0 else f"the alert's command ended with status {done.returncode}"
 
 
-def due(folder: Path, now: int, after_us: int) -> int | None:
-    """The day that is over for `after_us` and has no report yet: yesterday, or none."""
-    number = (now - after_us) // DAY - 1
-    return None if (folder / f"{to_iso(number * DAY)[:10]}.json").exists() else number
+def due(folder: Path, now: int, after_us: int) -> list[int]:
+    """The last days, the newest first, that are over for `after_us` and have no report: yesterday, and those on which nobody checked."""
+    newest = (now - after_us) // DAY - 1
+    days = range(newest, newest - CATCH_UP_DAYS, -1)
+    return [number for number in days if not (folder / f"{to_iso(number * DAY)[:10]}.json").exists()]
 
 
 def watch(
     lake: Place, folder: Path, clock: Clock, stop: threading.Event, *, wanted: Wanted, after_us: int, target: str, further: Further,
-    look_s: float = LOOK_S,
+    look_s: float = LOOK_S, again_s: float = AGAIN_S,
 ) -> None:  # fmt: skip
-    """Check each day once it is over, until `stop`. What goes wrong is said and never stops the role."""
+    """Check each day once it is over, until `stop`. What goes wrong is said and never stops the role.
+
+    An alert that does not go out is tried again, also by the role that is started next, until its day is older than a week.
+    """
+    tried = 0.0
     while not stop.wait(look_s):
-        begun = time.monotonic()
-        number = due(folder, clock.now(), after_us)
-        if number is None:
-            continue
-        try:
-            report = run_day(Lake(lake), number, clock.now(), wanted, further)
-            if report.rows:
-                keep(folder, report)
-                if told := alert(target, report):
-                    log.error("%s", told)
-                for check in report.failed:
-                    log.error("check %s of %s failed: %s", check.name, report.day, check.told)
-        except NotReadyError:
-            continue
-        except (TailorbirdError, OSError, ValueError) as error:
-            log.warning("the day could not be checked: %s", error)
-        stop.wait(20 * (time.monotonic() - begun))
+        if time.monotonic() - tried >= again_s:
+            _tell_again(folder, target)
+            tried = time.monotonic()
+        for number in due(folder, clock.now(), after_us):
+            begun = time.monotonic()
+            try:
+                report = run_day(Lake(lake), number, clock.now(), wanted, further)
+                if report.of_use:
+                    keep(folder, report)
+                    if _tell(target, report):
+                        keep(folder, msgspec.structs.replace(report, untold=True))
+            except NotReadyError:
+                break
+            except (TailorbirdError, OSError, ValueError) as error:
+                log.warning("the day could not be checked: %s", error)
+            if stop.wait(20 * (time.monotonic() - begun)):
+                return
+
+
+def _tell_again(folder: Path, target: str) -> None:
+    for report in history(folder)[:CATCH_UP_DAYS]:
+        if report.untold and not (told := alert(target, report)):
+            log.info("the alert of %s went out", report.day)
+            keep(folder, msgspec.structs.replace(report, untold=False))
+        elif report.untold:
+            log.error("%s", told)
+
+
+def _tell(target: str, report: DayReport) -> str:
+    if told := alert(target, report):
+        log.error("%s", told)
+    for check in report.failed:
+        log.error("check %s of %s failed: %s", check.name, report.day, check.told)
+    return told

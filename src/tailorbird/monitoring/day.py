@@ -13,15 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.events import DAY, HOUR, micros
+from tailorbird.events.contract import NUMBERS
 from tailorbird.events.schema import TIME
 from tailorbird.lake import Lake
 
 HISTORY_DAYS = 7
+OWN_COLUMNS = ("query", *NUMBERS)  # properties that do not stand among the others, but in a column of their own
 CATEGORIES = ("type", "device", "country", "slot")
 NULLABLE = ("user_id", "session_id", "item_id", "request_id", "device", "country", "page", "query", "price")
 COLUMNS = (
     "p", "event_id", "type", "ts", "sent_at", "received_at", "user_id", "person", "session_id", "item_id", "items", "request_id", "device",
-    "country", "page", "query", "price", "agent", "slot", "properties", "counts", "timeless", "raw_partition", "raw_offset", "raw_row",
+    "country", "page", *OWN_COLUMNS, "agent", "slot", "properties", "counts", "timeless", "raw_partition", "raw_offset", "raw_row",
 )  # fmt: skip
 RAW = ("raw_partition", "raw_offset", "raw_row")
 _EPOCH = date(1970, 1, 1)
@@ -29,7 +31,7 @@ _EPOCH = date(1970, 1, 1)
 
 @dataclass(frozen=True)
 class Profile:
-    """Counts of one day: rows by hour; by type and column how many are null; by column how often each value occurs."""
+    """Counts of one day: rows by hour; by type and column how many are null; by column how often each value occurs; the newest by type."""
 
     rows: int
     hours: tuple[int, ...]
@@ -37,6 +39,7 @@ class Profile:
     nulls: Counter[tuple[str, str]]
     categories: dict[str, Counter[str]]
     bots: int
+    newest: dict[str, int]
 
     @classmethod
     def of(cls, events: pa.Table) -> "Profile":
@@ -47,7 +50,9 @@ class Profile:
             for type_, count in _counts(events["type"].filter(pc.is_null(events[column]))).items():
                 nulls[type_, column] = count
         categories = {column: Counter(_counts(events[column])) for column in CATEGORIES}
-        return cls(events.num_rows, tuple(hours.tolist()), types, nulls, categories, _counts(events["agent"]).get("bot", 0))
+        return cls(
+            events.num_rows, tuple(hours.tolist()), types, nulls, categories, _counts(events["agent"]).get("bot", 0), _newest(events)
+        )
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,12 @@ def _accounted(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, int]
 
 def _numbers(rows: pa.Table) -> np.ndarray:
     return rows["raw_offset"].to_numpy() + rows["raw_row"].to_numpy().astype(np.int64)
+
+
+def _newest(events: pa.Table) -> dict[str, int]:
+    """When the newest event of each type was, microseconds."""
+    found = events.select(["type", "ts"]).group_by("type").aggregate([("ts", "max")])
+    return dict(zip(found["type"].to_pylist(), micros(found["ts_max"]).tolist(), strict=True))
 
 
 def _counts(column: pa.ChunkedArray) -> dict[str, int]:

@@ -4,13 +4,11 @@ A row that was accepted becomes an event of nobody that the contract accepts wit
 gives what the lake has. What was refused is replaced whole.
 """
 
-from typing import Any
-
 import msgspec
 
 from tailorbird.events import Receipt, RoutePlan, check
 from tailorbird.events.contract import ERASED, split
-from tailorbird.events.erased import joined
+from tailorbird.events.erased import Whose, joined, whose_of
 from tailorbird.lake.archive import Archived
 from tailorbird.privacy.marks import Marks, subject_of
 from tailorbird.privacy.mention import Mentions
@@ -18,15 +16,6 @@ from tailorbird.privacy.person import People
 from tailorbird.privacy.unlink import Unlinked
 from tailorbird.stream import Block, Stored
 
-
-class _Whose(msgspec.Struct):
-    event_id: Any = None
-    user_id: Any = None
-    anonymous_id: Any = None
-    request_id: Any = None
-
-
-_whose = msgspec.json.Decoder(_Whose).decode
 _any = msgspec.json.Decoder().decode
 _receipt = msgspec.json.Decoder(Receipt).decode
 _encode = msgspec.json.Encoder().encode
@@ -35,11 +24,13 @@ _encode = msgspec.json.Encoder().encode
 class Bodies:
     """What `Archive.rewrite` asks for; `rows` counts the rows that changed."""
 
-    def __init__(self, people: People, marks: Marks, unlinked: Unlinked, plan: RoutePlan) -> None:
+    def __init__(self, people: People, marks: Marks, unlinked: Unlinked, plan: RoutePlan, mentions: Mentions) -> None:
         self._people, self._unlinked, self._plan = people, unlinked, plan
         self._places = frozenset(marks.places)
         self._refused = frozenset(marks.refused)
-        self._mentions = Mentions(people.own_ids)
+        self._repeats = frozenset(marks.repeats)
+        self._events = frozenset(marks.events) if marks.repeats else frozenset()
+        self._mentions = mentions
         self.rows = 0
 
     def change(self, file: Archived, stored: Stored) -> Block | None:
@@ -61,20 +52,25 @@ class Bodies:
     def _row(self, part: bytes, place: tuple[str, int, int], receipt: Receipt, look: bool) -> bytes | None:
         if place in self._refused:
             return None if part == ERASED else ERASED
-        try:
-            whose = _whose(part)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        whose = whose_of(part)
+        if whose is None:
             return ERASED if look and self._mentions.in_body(part) else None
         if self._is_theirs(whose, place):
             return self._unlink(part, receipt)
         if isinstance(whose.request_id, str) and whose.request_id in self._unlinked.requests:
-            event = _any(part)
-            return _encode(self._mentions.without(event | {"request_id": self._unlinked.request(whose.request_id)}))
-        return _encode(self._mentions.without(_any(part))) if look and self._mentions.in_body(part) else None
+            return _encode(self._mentions.of_another(_any(part)) | {"request_id": self._unlinked.request(whose.request_id)})
+        return self._unmentioned(part) if look and self._mentions.may_be_in(part) else None
 
-    def _is_theirs(self, whose: _Whose, place: tuple[str, int, int]) -> bool:
+    def _unmentioned(self, part: bytes) -> bytes | None:
+        was = _any(part)
+        found = self._mentions.of_another(was)
+        return None if found == was else _encode(found)
+
+    def _is_theirs(self, whose: Whose, place: tuple[str, int, int]) -> bool:
         if isinstance(whose.user_id, str):
             return whose.user_id in self._people.users or place in self._places
+        if place in self._repeats and ("a", whose.anonymous_id, whose.event_id) in self._events:
+            return True
         return place in self._places or (isinstance(whose.anonymous_id, str) and whose.anonymous_id in self._people.visitors)
 
     def _unlink(self, part: bytes, receipt: Receipt) -> bytes:
@@ -83,4 +79,5 @@ class Bodies:
             return ERASED
         event = accepted[0].event
         whose = (*subject_of(event.user_id, event.anonymous_id), event.event_id)
-        return _encode(self._unlinked.wire(_any(part), whose, accepted[0].ts))
+        wire = self._unlinked.wire(_any(part), whose, accepted[0].ts)
+        return _encode(self._mentions.of_another(wire) if event.type == "item" else wire)

@@ -4,8 +4,8 @@
     archive      bodies written anew, the manifest's chain made anew
     tables       files of the lake written anew
     past         old files, old versions and the old log of every table deleted
-    router       its log emptied, its tables without them, the file written anew
-    logs         raw and answer logs emptied, the files written anew
+    router       its tables without them, and what they say of them; its log emptied and the file written anew
+    logs         raw and answer logs, and that of scores, emptied, the files written anew; topics deleted, and made again where they ended
     states       of every active schema built anew from the lake; copies in Valkey deleted, the worker publishes them again
     files        reports, comparisons, training sets and unfinished runs that hold something of theirs deleted
     search       every byte of the project looked through; then the journal is destroyed, and a receipt stays
@@ -15,61 +15,47 @@ is the reading of the lake and the building of states.
 """
 
 import json
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pyarrow.compute as pc
 
 from tailorbird import faults
 from tailorbird.config import Project
 from tailorbird.config.schemas import active_schemas, plan_for
-from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, UsageError
+from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.events import Clock
-from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.events.erased import FILE as STOP_FILE
-from tailorbird.events.erased import FOLDER, KEY_FILE, StopList
-from tailorbird.features import parts, schemas
+from tailorbird.events.erased import FOLDER, KEY_FILE, MARK, RECEIPTS, StopList
+from tailorbird.features import schemas
 from tailorbird.features.erase import Needs, needs, remake_state
-from tailorbird.lake import Lake
-from tailorbird.places import Place
+from tailorbird.features.keypart import parts_of
+from tailorbird.lake import Lake, durable
+from tailorbird.privacy import copies
 from tailorbird.privacy.bodies import Bodies
 from tailorbird.privacy.bundles import trained_on
+from tailorbird.privacy.files import derived, scratch
 from tailorbird.privacy.fresh import Fresh
 from tailorbird.privacy.held import Held, hold, set_aside
 from tailorbird.privacy.journal import Journal, destroy, journal_path, read_journal, write_journal, write_private
-from tailorbird.privacy.marks import find_marks, whose
-from tailorbird.privacy.person import find_people
+from tailorbird.privacy.looking import Progress, Sought, counted, everywhere, known_names, ours_of, sought
+from tailorbird.privacy.marks import find_marks
+from tailorbird.privacy.mention import Mentions
+from tailorbird.privacy.person import find_people, strangers
 from tailorbird.privacy.rows import Rows
-from tailorbird.privacy.search import Needles, Searched, hashes_of, search
+from tailorbird.privacy.search import Searched, search
 from tailorbird.privacy.unlink import Unlinked
+from tailorbird.router.erase import Forgotten
 from tailorbird.router.erase import erase as erase_router
-from tailorbird.store.valkey import WRITE_TIMEOUT_S, open_copies
 from tailorbird.stream import read_released, sqlite
-from tailorbird.training.resuming import UNFINISHED
 
-Progress = Callable[[str, int, int | None], None]
-RECEIPTS = "receipts"
-_TRAINING_SET = ("rows-*.parquet", "requests-*.parquet", "categories.parquet")  # what a backfill writes for its users
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What an erasure would find."""
-
-    users: int
-    visitors: int
-    shared: int
-    events: dict[str, int]
-    first: int
-    last: int
-    bundles: list[dict[str, object]]
+if TYPE_CHECKING:
+    from tailorbird.stream.kafka.emptied import Emptying
 
 
 @dataclass(frozen=True)
@@ -80,6 +66,7 @@ class Erased:
         people: keyed hashes, as on the stop list.
         counts: by place.
         bundles: the models that learned from their events, and when they are due.
+        strangers: which of the ids that were given nothing here was of, counted from 1.
         left: files with something of theirs that are not the project's own to change, and why.
         receipt: where all this was written to.
     """
@@ -90,6 +77,7 @@ class Erased:
     counts: dict[str, Any]
     bundles: list[dict[str, object]]
     searched: Searched
+    strangers: list[int] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     receipt: str = ""
 
@@ -97,22 +85,6 @@ class Erased:
     def clean(self) -> bool:
         """Whether nothing of them is left."""
         return not self.searched.found
-
-
-def preview(project: Project, kept: Sequence[str], clock: Clock) -> Preview:
-    """What stands in the lake of these people; reads only, and may run beside the roles."""
-    lake = Lake(project.paths.lake)
-    people = find_people(lake, kept)
-    types: dict[str, int] = {}
-    first = last = 0
-    if lake.exists("events"):
-        rows = lake.table("events", ["type", "ts"], whose(people))
-        counted = rows.group_by("type").aggregate([("type", "count")])
-        types = dict(zip(counted["type"].to_pylist(), counted["type_count"].to_pylist(), strict=True))
-        times = [one for one in rows["ts"].cast("int64").to_pylist() if one > 0]
-        first, last = (min(times), max(times)) if times else (0, 0)
-    bundles = trained_on(project, first, last, clock.now(), clock)
-    return Preview(len(people.users), len(people.visitors), len(people.shared), types, first, last, bundles)
 
 
 def unfinished(data: Path) -> bool:
@@ -126,18 +98,29 @@ def erase(project: Project, kept: Sequence[str], clock: Clock, *, progress: Prog
     Raises:
         LockedError: a role is running.
         NotReadyError: there is no lake, or rows wait that are not yet in it.
-        UsageError: files lie there that nobody can search; or the logs are topics, which cannot be written anew.
+        UsageError: files lie there that nobody can search.
     """
-    if not isinstance(project.stream, Path):
-        raise UsageError(
-            "the logs are topics, of which no record can be taken out",
-            where="stream.url",
-            fix="docs/how-to/privacy.md says what can be done; with pseudonyms and a short retention of the topics it is little",
-        )
     if not (project.paths.lake / "ledger.jsonl").exists():
         raise NotReadyError("there is nothing in the lake yet", where=str(project.paths.lake), fix="tailorbird import FORMAT PATH")
-    with hold(project, clock) as held:
+    cut_short = read_journal(project.paths.data)
+    with hold(project, clock, None if cut_short is None else topics_of(cut_short)) as held:
         return _Erasure(project, held, clock, progress).run(kept)
+
+
+def topics_of(journal: Journal) -> "list[Emptying]":
+    """How the topics of an erasure are made again."""
+    if not journal.topics:
+        return []
+    from tailorbird.stream.kafka.emptied import Emptying
+
+    return msgspec.convert(journal.topics, list[Emptying])
+
+
+def _impersonal(erased: Erased) -> dict[str, Any]:
+    """What the receipt says: of files that are left, nothing that names anybody, as the name of an export may."""
+    found = [{"path": one.told, "count": one.count, "where": one.where} for one in erased.searched.found]
+    told = msgspec.to_builtins(erased)
+    return {**told, "searched": {**told["searched"], "found": found}, "left": [one["path"] for one in found]}
 
 
 class _Erasure:
@@ -147,12 +130,14 @@ class _Erasure:
         self._features = active_schemas(project)
         self._plan = plan_for(project, self._features)
         self._needs: Needs = needs([*self._features, project.features])
+        self._known = known_names(project)
 
     def run(self, kept: Sequence[str]) -> Erased:
         self._journal = read_journal(self._data) or self._begin(kept)
         self._fresh = Fresh(bytes.fromhex(self._journal.key), self._journal.salts)
         self._people, self._marks = self._journal.people, self._journal.marks
         self._unlinked = Unlinked(self._marks, self._needs, self._fresh)
+        self._mentions = Mentions(self._people.own_ids, self._known, self._unlinked.thing)
         self._step("stop list", self._stop)
         self._step("archive", self._archive)
         self._step("tables", self._tables)
@@ -172,8 +157,13 @@ class _Erasure:
         people = find_people(lake, kept)
         fresh = Fresh(secrets.token_bytes(32))
         recent = begun_at - self._plan.dedup_us
-        marks = find_marks(lake, people, self._needs, fresh, recent_from=recent, progress=self._progress)
-        journal = Journal(begun_at=begun_at, people=people, key=fresh.key.hex(), marks=marks, salts=fresh.salts, missed=fresh.missed)
+        marks = find_marks(lake, people, self._needs, fresh, recent_from=recent, known=self._known, progress=self._progress)
+        journal = Journal(
+            begun_at=begun_at, people=people, key=fresh.key.hex(), marks=marks, salts=fresh.salts, missed=fresh.missed,
+            strangers=strangers(lake, kept, StopList.load(self._data)),
+        )  # fmt: skip
+        if self._held.topics is not None:
+            journal.topics = [msgspec.to_builtins(each) for each in self._held.topics.describe()]
         write_journal(self._data, journal)
         faults.at("erase.begun")
         return journal
@@ -197,6 +187,7 @@ class _Erasure:
         write_private(self._data / FOLDER / KEY_FILE, key)
         faults.at("erase.stop_key")
         write_private(self._data / FOLDER / STOP_FILE, listed)
+        durable.replace(self._project.paths.lake / MARK, stopped.mark())
         return {
             "people": len(people.users) or len(people.visitors),
             "visitors": len(people.visitors),
@@ -205,38 +196,37 @@ class _Erasure:
         }
 
     def _archive(self) -> dict[str, Any]:
-        bodies = Bodies(self._people, self._marks, self._unlinked, self._plan)
+        bodies = Bodies(self._people, self._marks, self._unlinked, self._plan, self._mentions)
         if faults.cut("erase.archive"):
             return {}
-        files, before, after = self._held.lake.rewrite_archive(bodies.change, self._told("archive"))
+        files, before, after = self._held.lake.rewriting().bodies(bodies.change, self._told("archive"))
         return {"archive": {"files": files, "rows": bodies.rows, "chain before": before, "chain after": after}}
 
     def _tables(self) -> dict[str, Any]:
-        rows = Rows(self._people, self._marks, self._unlinked)
+        rows = Rows(self._people, self._marks, self._unlinked, self._mentions, self._needs)
         changes = {name: change for name, change in rows.changes().items() if not faults.cut(f"erase.{name}")}
-        files = self._held.lake.rewrite(changes, self._told("tables"))
+        files = self._held.lake.rewriting().rows(changes, self._told("tables"))
         return {"tables": {"files": sum(files.values()), **dict(rows.counts)}}
 
     def _past(self) -> dict[str, Any]:
         if not faults.cut("erase.past"):
-            self._held.lake.forget_past()
+            self._held.lake.rewriting().forget_past()
             for path in set_aside(self._project.paths.lake):
                 path.unlink()
         return {}
 
     def _router(self) -> dict[str, Any]:
-        if self._held.routed is None or faults.cut("erase.router"):
+        if faults.cut("erase.router"):
             return {}
-        before = read_released(self._project.paths.lake).of_routed()
-        found = erase_router(
-            self._held.routed,
-            before,
-            users=self._people.users,
-            visitors=self._people.visitors,
-            events=self._marks.events,
-            requests=self._marks.requests,
-        )
-        return {"router": msgspec.to_builtins(found)}
+        people, marks = self._people, self._marks
+        theirs: dict[str, Any] = {
+            "users": people.users, "visitors": people.visitors, "events": marks.events, "requests": marks.requests,
+            "mentions": self._mentions,
+        }  # fmt: skip
+        found = [] if self._held.topics is None else self._held.topics.routed.forget(**theirs)
+        if self._held.routed is not None:
+            found.append(erase_router(self._held.routed, read_released(self._project.paths.lake).of_routed(), **theirs))
+        return {"router": {name: sum(getattr(each, name) for each in found) for name in Forgotten.__struct_fields__}} if found else {}
 
     def _logs(self) -> dict[str, Any]:
         released = read_released(self._project.paths.lake)
@@ -250,68 +240,66 @@ class _Erasure:
             if not faults.cut("erase.answer_log"):
                 count += log.prune(released.answers(producer))
                 log.shrink()
+        if self._held.scores is not None and not faults.cut("erase.scores"):
+            count += self._held.scores.prune(self._held.scores.end())
+            self._held.scores.shrink()
         shutil.rmtree(self._project.paths.stream / "import-runs", ignore_errors=True)
-        for path in self._project.paths.stream.glob("*.db"):
+        counts = {"blocks": count}
+        if self._held.topics is not None and not faults.cut("erase.topics"):
+            counts["topics"] = self._held.topics.empty(topics_of(self._journal), self._clock)
+        for path in self._project.paths.stream.rglob("*.db"):
             if sqlite.wal_bytes(path):
                 raise StorageError("a reader kept the WAL from being emptied", where=str(path), fix="stop what reads it, and erase again")
-        return {"logs": {"blocks": count}}
+        return {"logs": counts}
 
     def _copies(self) -> dict[str, Any]:
         """Before the states: what is published under a schema comes from its state alone."""
-        url = self._project.settings.store.url
-        if not url or faults.cut("erase.copies"):
+        at = self._project.copies()
+        if at is None or faults.cut("erase.copies"):
             return {}
-        count = 0
-        for schema in {features.schema_hash for features in self._features} | set(self._held.states):
-            copies = open_copies(url, schema, timeout_s=WRITE_TIMEOUT_S)
-            try:
-                count += copies.wipe()
-            finally:
-                copies.close()
-        return {"copies": {"records": count}}
+        ours = {part.copies(features.schema_hash) for features in self._features for part in parts_of(self._project.workers)}
+        return {"copies": {"records": copies.wipe(at, ours | {".".join(filter(None, state)) for state in self._held.states})}}
 
     def _state(self, features: Any) -> dict[str, Any]:
         schema, paths = features.schema_hash, self._project.paths
-        for gone in self._held.states.keys() - {each.schema_hash for each in self._features}:
+        active, parts = [each.schema_hash for each in self._features], parts_of(self._project.workers)
+        current = {part.name for part in parts}
+        for gone in [key for key in self._held.states if key[0] not in active or key[0] == schema or key[1] not in current]:
             self._held.states.pop(gone).release()
-        schemas.prune(paths.state, [each.schema_hash for each in self._features])
-        if (lock := self._held.states.pop(schema, None)) is not None:
-            lock.release()
+        schemas.prune(paths.state, active, workers=self._project.workers)
         if faults.cut("erase.state"):
             return {}
-        rows = remake_state(
-            paths.state, features, paths.lake, self._project.routed, clock=self._clock,
+        remake = partial(
+            remake_state, paths.state, features, paths.lake, self._project.routed, clock=self._clock,
             entities_max=self._project.settings.features.entities_max, progress=lambda done, total: self._progress("state", done, total),
         )  # fmt: skip
+        rows = sum(remake(part=part) for part in parts)
         return {f"state {schema}": {"rows": rows}}
 
     def _files(self) -> dict[str, Any]:
         """Delete what was derived from their data and can be made again. What is not ours stays, and is told by the search."""
         count = 0
-        for folder in [path for path in self._data.rglob(UNFINISHED) if path.is_dir()]:
-            shutil.rmtree(folder)
+        lake = self._project.paths.lake
+        for path in list(scratch(self._data, lake if isinstance(lake, Path) else None)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             count += 1
-        for found in search([self._project.root], self._needles(), skip=self._skipped()).found:
+        for found in search([self._project.root], self._sought.needles, skip=self._skipped(), ours=ours_of(self._project)).found:
             path = Path(found.path)
             if not path.exists() or faults.cut("erase.files"):
                 continue
-            for derived in _derived(path, self._project):
-                shutil.rmtree(derived) if derived.is_dir() else derived.unlink(missing_ok=True)
+            for each in derived(path, self._project):
+                shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
                 faults.at("erase.file")
                 count += 1
         return {"files": {"deleted": count}}
 
     def _search(self) -> Searched:
-        total = sum(path.stat().st_size for path in self._project.root.rglob("*") if path.is_file())
-        return search(_roots(self._project), self._needles(), skip=self._skipped(), told=self._told("search", total))
+        return everywhere(self._project, self._sought, skip=self._skipped(), progress=self._progress)
 
-    def _needles(self) -> Needles:
-        own = self._people.own_ids
-        return Needles(
-            {*own, *self._marks.own},
-            hashes_of(self._people.users, self._people.visitors),
-            other_ids(Lake(self._project.paths.lake), own),
-        )
+    @cached_property
+    def _sought(self) -> Sought:
+        """Found once, by a walk over the lake's events: nothing changes these behind the step of the tables."""
+        return sought(self._project, self._people, self._marks.own)
 
     def _skipped(self) -> list[Path]:
         return [journal_path(self._data)]
@@ -328,71 +316,13 @@ class _Erasure:
         folder = self._data / FOLDER / RECEIPTS
         number = 1 + max((int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit()), default=0)
         path = folder / f"{number:06d}.json"
-        erased = Erased(people, journal.begun_at, self._clock.now(), journal.counts, bundles, searched, left, str(path))
-        write_private(path, json.dumps(msgspec.to_builtins(erased), indent=1).encode() + b"\n")
+        erased = Erased(people, journal.begun_at, self._clock.now(), journal.counts, bundles, searched, journal.strangers, left, str(path))
+        write_private(path, json.dumps(_impersonal(erased), indent=1).encode() + b"\n")
         faults.at("erase.receipt")
-        destroy(journal_path(self._data))
+        if self._held.topics is not None:
+            self._held.topics.tell(self._data, *stopped.encoded())
+        destroy(self._data)
         return erased
 
     def _told(self, stage: str, total: int | None = None) -> Callable[[int], None]:
-        return _counted(stage, total, self._progress)
-
-
-def look_for(project: Project, kept: Sequence[str], progress: Progress = lambda stage, done, total: None) -> Searched:
-    """Search every byte of a project for people who were erased, by their ids; it may run beside the roles."""
-    ids = frozenset(one.removeprefix(ANONYMOUS_PREFIX) for one in kept)
-    users = [one for one in kept if not one.startswith(ANONYMOUS_PREFIX)]
-    visitors = [one.removeprefix(ANONYMOUS_PREFIX) for one in kept if one.startswith(ANONYMOUS_PREFIX)]
-    needles = Needles(ids, hashes_of(users, visitors), other_ids(Lake(project.paths.lake), ids))
-    total = sum(path.stat().st_size for path in project.root.rglob("*") if path.is_file())
-    return search(_roots(project), needles, told=_counted("search", total, progress))
-
-
-def _roots(project: Project) -> list[Place]:
-    """Where a project keeps things: its folder, and its lake where that is elsewhere."""
-    lake = project.paths.lake
-    return [project.root, *([] if isinstance(lake, Path) and project.root in lake.parents else [lake])]
-
-
-def _counted(stage: str, total: int | None, progress: Progress) -> Callable[[int], None]:
-    done = 0
-
-    def told(one: int) -> None:
-        nonlocal done
-        done += one
-        progress(stage, done, total)
-
-    return told
-
-
-def _derived(path: Path, project: Project) -> list[Path]:
-    """What is deleted with a file that holds something: the file, or all of the training set that it is part of; nothing if not ours."""
-    for folder in path.parents:
-        if folder == project.root.parent:
-            break
-        works = [each.parent for each in (*folder.glob("manifest.json"), *folder.glob("*/manifest.json")) if _is_backfill(each.parent)]
-        if works:
-            return [*works, *(each for pattern in _TRAINING_SET for each in folder.glob(pattern))]
-    paths = project.paths
-    ours = (paths.run, paths.checks, paths.reports)
-    return [path] if any(folder in path.parents for folder in ours) else []
-
-
-def _is_backfill(folder: Path) -> bool:
-    try:
-        return bool(parts.read_manifest(folder).format)
-    except TailorbirdError:  # it is the manifest of something else
-        return False
-
-
-def other_ids(lake: Lake, ids: frozenset[str]) -> set[str]:
-    """Ids of others that hold one of these within."""
-    found: set[str] = set()
-    if not lake.exists("events") or not ids:
-        return found
-    pattern = "|".join(re.escape(one) for one in sorted(ids))
-    for batch in lake.batches("events", ["user_id", "anonymous_id", "person"]):
-        for column in batch.columns:
-            values = column.unique().drop_null()
-            found |= set(values.filter(pc.match_substring_regex(values, pattern)).to_pylist())
-    return found - ids - {f"{ANONYMOUS_PREFIX}{id_}" for id_ in ids}
+        return counted(stage, total, self._progress)

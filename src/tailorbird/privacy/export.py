@@ -5,7 +5,8 @@
     answer      what they were shown: items, arm, model, scores, and the features that were read, by name
     arm         which arm of which experiment decided for them, and when
     refused     rows of the quarantine that mention them, whole         repeat      events that came more than once
-    waiting     rows of the raw logs that are not yet in the lake       feature     what the features say of them now
+    mention     what others said of them: items whole; of the events and profiles of others the fields that do, and not whose they are
+    waiting     rows of the logs that are not yet in the lake           feature     what the features say of them now
     erased      when they were erased before
 
 The archive holds the same bodies as `events`, `refused` and `repeat` come from; models hold no rows.
@@ -19,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.config import Project
@@ -30,10 +32,14 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.read import Reader
 from tailorbird.features.request import ReadRequest
 from tailorbird.lake import Lake
+from tailorbird.lake.etl import answer_rows
+from tailorbird.lake.tables import TABLES
+from tailorbird.privacy.looking import known_names
 from tailorbird.privacy.marks import asked, whose
 from tailorbird.privacy.mention import Mentions
-from tailorbird.privacy.person import People, find_people, one_of
-from tailorbird.stream import open_reader, raw_addresses, read_released
+from tailorbird.privacy.person import People, find_people, is_any, one_of
+from tailorbird.privacy.rows import FREE
+from tailorbird.stream import Address, Stored, answers_addresses, open_reader, raw_addresses, read_released
 
 _ITEMS_READ = 20  # of which the features are told, those touched last
 _receipt = msgspec.json.Decoder(Receipt).decode
@@ -51,16 +57,18 @@ def export_person(project: Project, kept: Sequence[str], clock: Clock) -> Iterat
     people = find_people(lake, kept)
     ids = {"users": sorted(people.users), "visitors": sorted(people.visitors), "shared devices": sorted(people.shared)}
     yield {"source": "person", "asked": list(kept), **ids, "pseudonyms": project.pseudonyms() is not None}
-    sets = active_schemas(project)
+    sets, known = active_schemas(project), known_names(project)
+    mentions = Mentions(people.own_ids, known)
     events = _table(lake, "events", whose(people))
     yield from ({"source": "profile", **row} for row in _plain(_table(lake, "users", one_of("id", people.users))))
     yield from ({"source": "event", **{name: value for name, value in row.items() if value is not None}} for row in _plain(events))
     answers = _table(lake, "answers", asked(people))
     yield from ({"source": "answer", **_named(row, sets)} for row in _plain(answers))
     yield from _arms(answers)
-    yield from _refused(lake, people)
+    yield from _refused(lake, mentions)
     yield from _repeats(lake, events)
-    yield from _waiting(project, people)
+    yield from _mentions(lake, people, mentions)
+    yield from _waiting(project, people, Mentions(people.own_ids | people.shared, known), sets)
     yield from _features(project, people, sets, events, clock)
     stopped = project.stopped()
     for mark, id_ in [*(("u", id_) for id_ in people.users), *(("a", id_) for id_ in people.visitors)]:
@@ -105,10 +113,9 @@ def _arms(answers: list[Record]) -> Iterator[Record]:
     yield from ({"source": "arm", "experiment": experiment, "arm": arm, "since": since} for (experiment, arm), since in first.items())
 
 
-def _refused(lake: Lake, people: People) -> Iterator[Record]:
+def _refused(lake: Lake, mentions: Mentions) -> Iterator[Record]:
     if not lake.exists("quarantine"):
         return
-    mentions = Mentions(people.own_ids)
     for batch in lake.batches("quarantine", ["received_at", "code", "path", "message", "body"]):
         rows = [row for row in pa.Table.from_batches([batch]).to_pylist() if mentions.in_body(row["body"])]
         yield from ({"source": "refused", **row} for row in _plain(rows))
@@ -124,28 +131,65 @@ def _repeats(lake: Lake, events: list[Record]) -> Iterator[Record]:
             yield {"source": "repeat", **row}
 
 
-def _waiting(project: Project, people: People) -> Iterator[Record]:
-    mentions = Mentions(people.own_ids | people.shared)
+def _mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record]:
+    """What an erasure would unlink of others."""
+    if lake.exists("items"):
+        for batch in lake.batches("items", TABLES["items"].schema.names):
+            rows = pa.Table.from_batches([batch])
+            found = rows.filter(pa.array(mentions.in_json(rows["attributes"]), pa.bool_()))
+            yield from ({"source": "mention", "table": "items", **row} for row in _plain(found.to_pylist()))
+    if lake.exists("users"):
+        for batch in lake.batches("users", ["id", "attributes"]):
+            rows = pa.Table.from_batches([batch])
+            rows = rows.filter(pc.invert(is_any(rows["id"], people.users)))
+            for row in rows.filter(pa.array(mentions.in_json(rows["attributes"]), pa.bool_())).to_pylist():
+                yield {"source": "mention", "table": "users", "attributes": _saying(mentions, row["attributes"])}
+    if not lake.exists("events"):
+        return
+    for batch in lake.batches("events", ["type", "ts", "item_id", "person", "user_id", *FREE, "properties", "user_profile"]):
+        rows = pa.Table.from_batches([batch])
+        rows = rows.filter(pc.and_(pc.invert(people.of(rows)), pc.not_equal(rows["type"], "item")))
+        masks = {name: mentions.in_column(rows[name]) for name in FREE}
+        masks |= {name: mentions.in_json(rows[name]) for name in ("properties", "user_profile")}
+        for index in np.flatnonzero(np.logical_or.reduce(list(masks.values()))).tolist():
+            row = rows.slice(index, 1).to_pylist()[0]
+            said = {name: row[name] if name in FREE else _saying(mentions, row[name]) for name, mask in masks.items() if mask[index]}
+            yield {"source": "mention", "table": "events", "type": row["type"], "ts": _value(row["ts"]), "item_id": row["item_id"], **said}
+
+
+def _saying(mentions: Mentions, text: str) -> Record:
+    """Of a JSON object the fields that mention one."""
+    value = msgspec.json.decode(text)
+    return {name: one for name, one in value.items() if mentions.without({name: one}) != {name: one}}
+
+
+def _waiting(project: Project, people: People, mentions: Mentions, sets: Sequence[FeatureSet]) -> Iterator[Record]:
+    """What the logs have and the lake has not: bodies, and what answers read."""
     released = read_released(project.paths.lake)
     for producer, address in raw_addresses(project.stream).items():
-        try:
-            reader = open_reader(address)
-        except NotReadyError:
-            continue
-        try:
-            position = max(released.raw(producer), reader.start())
-            while stored := reader.read(position):
-                for one in stored:
-                    receipt = _receipt(one.block.receipt) if one.block.kind == "body" else None
-                    rows = split(one.block.payload, receipt.encoding) if receipt is not None else ()
-                    yield from (
-                        {"source": "waiting", "producer": producer, "body": bytes(row).decode(errors="replace")}
-                        for row in rows
-                        if mentions.in_body(bytes(row))
-                    )
-                position = stored[-1].end
-        finally:
-            reader.close()
+        for stored in _behind(address, released.raw(producer)):
+            receipt = _receipt(stored.block.receipt) if stored.block.kind == "body" else None
+            rows = [bytes(row) for row in split(stored.block.payload, receipt.encoding)] if receipt is not None else []
+            told: Record = {"source": "waiting", "producer": producer}
+            yield from (told | {"body": row.decode(errors="replace")} for row in rows if mentions.in_body(row))
+    for producer, address in answers_addresses(project.stream).items():
+        for stored in _behind(address, released.answers(producer)):
+            rows = answer_rows([stored], producer)
+            theirs = pc.or_(people.of(rows), is_any(rows["anonymous_id"], people.visitors))
+            found = _plain(rows.filter(theirs).to_pylist())
+            yield from ({"source": "waiting", "producer": producer, **_named(row, sets)} for row in found)
+
+
+def _behind(address: Address, position: int) -> Iterator[Stored]:
+    try:
+        reader = open_reader(address)
+    except NotReadyError:
+        return
+    with reader:
+        position = max(position, reader.start())
+        while stored := reader.read(position):
+            yield from stored
+            position = stored[-1].end
 
 
 def _features(
@@ -153,9 +197,8 @@ def _features(
 ) -> Iterator[Record]:  # fmt: skip
     items = list(dict.fromkeys(row["item_id"] for row in sorted(events, key=lambda row: row["ts"], reverse=True) if row["item_id"]))
     for features in sets:
-        try:
-            reader = Reader(project.paths.state, features)
-        except NotReadyError:
+        reader = _reader(project, features)
+        if reader is None:
             continue
         try:
             for person in sorted(people.persons):
@@ -165,6 +208,16 @@ def _features(
                     yield {"source": "feature", "schema": features.schema_hash, "person": person, "item": item, **row}
         finally:
             reader.close()
+
+
+def _reader(project: Project, features: FeatureSet) -> Reader | None:
+    """Of the state on this machine; where its worker is elsewhere, of the copy in Valkey."""
+    for copies in (None, project.copies()):
+        try:
+            return Reader(project.paths.state, features, copies=copies, workers=project.workers)
+        except NotReadyError:
+            continue
+    return None
 
 
 def _rows(reader: Reader, request: ReadRequest, items: list[str]) -> list[Record]:

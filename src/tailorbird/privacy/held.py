@@ -5,15 +5,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tailorbird.config import Project
 from tailorbird.errors import LockedError, NotReadyError, UsageError
 from tailorbird.events import Clock, duration
+from tailorbird.features.keypart import part_folders, part_name
 from tailorbird.features.schemas import state_folders
 from tailorbird.lake import LakeRole
 from tailorbird.places import Place
-from tailorbird.stream import EmbeddedWriter, answer_logs, open_reader, open_writer, raw_logs, read_released, routed_path
+from tailorbird.stream import EmbeddedWriter, answer_logs, open_reader, open_writer, raw_logs, read_released, routed_path, scores_path
 from tailorbird.stream.lock import FileLock
+
+if TYPE_CHECKING:
+    from tailorbird.privacy.topics import Topics
+    from tailorbird.stream.kafka.emptied import Emptying
 
 # Of a table's log, which knows of no rows, only of files: these are deleted with the past.
 LOG_FILE = re.compile(r"(\d{20}\.(json|checkpoint.*\.parquet)|_last_checkpoint)(\.\d+)?\Z")
@@ -22,18 +28,20 @@ STOP = "stop `tailorbird up` (Ctrl-C, or SIGTERM) and all single roles, erase, a
 
 @dataclass
 class Held:
-    """The writers of everything. `states`: the locks of the workers, by schema; given up one by one to make a state anew."""
+    """The writers of everything. `states`: the locks of the workers, by schema and part; given up one by one to make a state anew."""
 
     lake: LakeRole
     raw: dict[str, EmbeddedWriter] = field(default_factory=dict)
     answers: dict[str, EmbeddedWriter] = field(default_factory=dict)
     routed: EmbeddedWriter | None = None
-    states: dict[str, FileLock] = field(default_factory=dict)
+    scores: EmbeddedWriter | None = None
+    topics: "Topics | None" = None
+    states: dict[tuple[str, str], FileLock] = field(default_factory=dict)
 
 
 @contextmanager
-def hold(project: Project, clock: Clock) -> Iterator[Held]:
-    """Hold everything until the end of the block.
+def hold(project: Project, clock: Clock, topics: "list[Emptying] | None" = None) -> Iterator[Held]:
+    """Hold everything until the end of the block. `topics`: those of an erasure that was cut short.
 
     Raises:
         LockedError: a role is running.
@@ -48,18 +56,26 @@ def hold(project: Project, clock: Clock) -> Iterator[Held]:
             held = Held(
                 stack.enter_context(LakeRole(project.stream, paths.lake, clock=clock, keep_us=duration(project.settings.lake.history)))
             )
+            if not isinstance(project.stream, Path):
+                from tailorbird.privacy.topics import hold_topics
+
+                held.topics = stack.enter_context(hold_topics(project.stream, paths.data, topics))
             for producer, path in raw_logs(stream).items():
                 held.raw[producer] = stack.enter_context(open_writer(path, partition=producer))
             for producer, path in answer_logs(stream).items():
                 held.answers[producer] = stack.enter_context(open_writer(path, partition=_partition(path)))
+            if scores_path(stream).exists():
+                held.scores = stack.enter_context(open_writer(scores_path(stream), partition="scores"))
             if routed_path(stream).exists():
                 held.routed = stack.enter_context(open_writer(routed_path(stream), partition="routed", first=1, damaged_tail="stop"))
-            for schema in state_folders(paths.state):
-                held.states[schema] = FileLock(paths.state / schema / "worker")
-                stack.callback(held.states[schema].release)
+            for folder in part_folders(paths.state):
+                for schema in state_folders(folder):
+                    name = part_name(folder, paths.state)
+                    held.states[schema, name] = FileLock(folder / schema / "worker")
+                    stack.callback(held.states[schema, name].release)
         except LockedError as error:
             raise LockedError("a role of this project is running, and an erasure must be alone", where=error.where, fix=STOP) from error
-        _check_whole(project, held)
+        _check_whole(project, held, check_topics=topics is None)
         yield held
 
 
@@ -73,7 +89,7 @@ def _partition(path: Path) -> str:
         return reader.partition
 
 
-def _check_whole(project: Project, held: Held) -> None:
+def _check_whole(project: Project, held: Held, *, check_topics: bool) -> None:
     """That nothing stands in the logs alone, and that there is no file with damaged blocks, which cannot be searched."""
     paths = project.paths
     released = read_released(paths.lake)
@@ -81,6 +97,7 @@ def _check_whole(project: Project, held: Held) -> None:
     behind += [name for name, log in held.answers.items() if log.end() > released.answers(name)]
     if held.routed is not None and held.routed.end() > max(released.of_routed(), 1):
         behind.append("routed")
+    behind += held.topics.behind(released) if held.topics is not None and check_topics else []
     if behind:
         raise NotReadyError(
             f"rows of {', '.join(sorted(set(behind)))} are not yet in the lake",

@@ -5,7 +5,7 @@ goes on although the rows that told it are no longer there.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 import numpy as np
@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.erased import texts_in
+from tailorbird.events.erased import texts_in, whose_of
 from tailorbird.events.keys import combine, hash64s
 from tailorbird.events.schema import micros
 from tailorbird.features.erase import Needs
 from tailorbird.lake import Lake
-from tailorbird.lake.refused import places
+from tailorbird.lake.refused import PLACE, places
 from tailorbird.privacy.fresh import Fresh
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.person import People, is_any, one_of
@@ -41,8 +41,10 @@ class Marks(msgspec.Struct):
         events: of each event its subject's mark ("u" or "a"), the subject, and its id; `recent` those of the last days alone.
         requests: what they asked for, and nobody else.
         places, refused: where their accepted and their refused rows stand in the raw logs.
+        repeats: where rows stand that repeat what they did on a device of several people, if it is by that device.
         common: by name, the texts that stay.
         own: ids and texts that were nobody else's: they must be nowhere in the end.
+        keyed_items, keyed_users: whose profiles lose an attribute by which features are keyed; `read`: or of which features are made.
         types: how many events of each type.
         first, last: when the first and the last of them was, microseconds; 0 without any.
     """
@@ -52,8 +54,12 @@ class Marks(msgspec.Struct):
     requests: list[str] = []
     places: list[Place] = []
     refused: list[Place] = []
+    repeats: list[Place] = []
     common: dict[str, list[str]] = {}
     own: list[str] = []
+    keyed_items: list[str] = []
+    keyed_users: list[str] = []
+    read: bool = False
     types: dict[str, int] = {}
     first: int = 0
     last: int = 0
@@ -71,20 +77,23 @@ def find_marks(
     fresh: Fresh,
     *,
     recent_from: int,
+    known: Collection[str],
     progress: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
 ) -> Marks:
     """All marks of these people; looks for salts, too. Reads the lake some times over.
 
     Args:
         recent_from: events received since then are on the stop list one by one.
+        known: names of fields, which are nobody's ids.
     """
     marks = Marks()
     if lake.exists("quarantine"):
-        mentions = Mentions(people.own_ids)
-        for batch in lake.batches("quarantine", ["body", "raw_partition", "raw_offset", "raw_row"]):
+        mentions = Mentions(people.own_ids, known)
+        for batch in lake.batches("quarantine", ["body", *PLACE]):
             rows = pa.Table.from_batches([batch])
             mask = [mentions.in_body(body) for body in rows["body"].to_pylist()]
             marks.refused += places(rows.filter(pa.array(mask, pa.bool_())))
+    _keyed(lake, people, needs, known, marks)
     if not lake.exists("events"):
         return marks
     progress("find events", 0, None)
@@ -100,10 +109,34 @@ def find_marks(
     times = times[times > 0]
     marks.first, marks.last = (int(times.min()), int(times.max())) if len(times) else (0, 0)
     marks.requests = _requests(lake, people, mine)
+    marks.repeats = _repeats(lake, people, marks)
+    marks.refused += _refused_unnamed(lake, people, mine, marks)
     marks.common = _common(lake, people, needs, mine)
-    marks.own = _own(lake, people, mine, marks.requests, progress)
+    marks.own = _own(lake, people, mine, marks, progress)
     _salt(lake, people, needs, fresh, mine, marks)
+    if precisions := needs.precisions("session"):
+        naming = Mentions(people.own_ids, known, rename=lambda id_: "")
+        for batch in lake.batches("events", ["session_id"]):
+            for id_ in naming.renamed_in(pa.chunked_array([batch.column("session_id")])):
+                fresh.choose_place("thing", (id_,), id_, precisions)
     return marks
+
+
+def _keyed(lake: Lake, people: People, needs: Needs, known: Collection[str], marks: Marks) -> None:
+    """Find the profiles of items and of others with a mention in an attribute that features are made of."""
+    mentions = Mentions(people.own_ids, known)
+    for table, owner, found in (("items", "item", marks.keyed_items), ("users", "user", marks.keyed_users)):
+        names = {one.partition(".")[2] for one in needs.keyed | needs.read if one.startswith(f"{owner}.")}
+        for batch in lake.batches(table, ["id", "attributes"]) if names and lake.exists(table) else ():
+            rows = pa.Table.from_batches([batch])
+            for row in rows.filter(pa.array(mentions.in_json(rows["attributes"]), pa.bool_())).to_pylist():
+                if row["id"] in people.users and owner == "user":
+                    continue
+                said = {name: one for name, one in (_json(row["attributes"]) or {}).items() if name in names}  # type: ignore
+                lost = {name for name, one in said.items() if mentions.without(one, name) != one}
+                if any(f"{owner}.{name}" in needs.keyed for name in lost):
+                    found.append(row["id"])
+                marks.read |= any(f"{owner}.{name}" in needs.read for name in lost)
 
 
 def whose(people: People) -> ds.Expression:
@@ -123,6 +156,45 @@ def _requests(lake: Lake, people: People, mine: pa.Table) -> list[str]:
     if lake.exists("answers"):
         found |= set(lake.table("answers", ["request_id"], asked(people))["request_id"].to_pylist())
     return sorted(found)
+
+
+def _repeats(lake: Lake, people: People, marks: Marks) -> list[Place]:
+    """Repeats name the device at most, as what they repeat does; and only of that it is known who was on it."""
+    ids = {id_ for mark, subject, id_ in marks.events if mark == "a" and subject in people.shared}
+    if not ids or not lake.exists("duplicates"):
+        return []
+    rows = lake.table("duplicates", where=one_of("event_id", ids))
+    theirs = set(marks.places)
+    first = zip(*(rows[name].to_pylist() for name in ("first_partition", "first_offset", "first_row")), strict=True)
+    return [place for place, of in zip(places(rows), first, strict=True) if of[0] is None or of in theirs]
+
+
+def _refused_unnamed(lake: Lake, people: People, mine: pa.Table, marks: Marks) -> list[Place]:
+    """Refused rows that name none of their ids: of their sessions or requests, or of a device of several people, where the session
+    is not another's. Who was on the device is decided of accepted rows alone, so such a row may be theirs."""
+    if not lake.exists("quarantine"):
+        return []
+    known, visitors = set(marks.refused), people.visitors | people.shared
+    sessions, requests = set(mine["session_id"].drop_null().to_pylist()), set(marks.requests)
+    found: dict[Place, str | None] = {}
+    for batch in lake.batches("quarantine", ["body", *PLACE]):
+        rows = pa.Table.from_batches([batch])
+        for place, body in zip(places(rows), rows["body"].to_pylist(), strict=True):
+            row = whose_of(body)
+            if row is None or place in known:
+                continue
+            if not (_is_none_or_in(row.user_id, people.users) and _is_none_or_in(row.anonymous_id, visitors)):
+                continue
+            session, request = (one if isinstance(one, str) else None for one in (row.session_id, row.request_id))
+            if row.anonymous_id in people.shared or session in sessions or request in requests:
+                found[place] = session
+    rows = lake.table("events", ["session_id", "person", "user_id"], one_of("session_id", {one for one in found.values() if one}))
+    others = set(rows.filter(pc.invert(people.of(rows)))["session_id"].to_pylist())
+    return [place for place, session in found.items() if session not in others]
+
+
+def _is_none_or_in(id_: object, known: Collection[str]) -> bool:
+    return id_ is None or id_ == "" or (isinstance(id_, str) and id_ in known)
 
 
 def _common(lake: Lake, people: People, needs: Needs, mine: pa.Table) -> dict[str, list[str]]:
@@ -145,9 +217,9 @@ def _common(lake: Lake, people: People, needs: Needs, mine: pa.Table) -> dict[st
 
 
 def _own(
-    lake: Lake, people: People, mine: pa.Table, requests: list[str], progress: Callable[[str, int, int | None], None]
+    lake: Lake, people: People, mine: pa.Table, marks: Marks, progress: Callable[[str, int, int | None], None]
 ) -> list[str]:  # fmt: skip
-    """Ids and texts of these events that no other row of the lake has."""
+    """Ids and texts of these events that no other row of the lake has, be it accepted or refused."""
     profiles = pc.is_in(mine["type"], value_set=pa.array(["item"]))
     rows = mine.filter(pc.invert(profiles))
     found = {text for name in (*OWN, *TEXTS) for text in rows[name].drop_null().to_pylist()}
@@ -162,7 +234,7 @@ def _own(
         table = pa.Table.from_batches([batch])
         others = table.filter(pc.invert(people.of(table)))
         for name in (*columns, "model", "experiment"):
-            column = (others.filter(pc.invert(is_any(others["request_id"], requests))) if name in _LINKED else others)[name]
+            column = (others.filter(pc.invert(is_any(others["request_id"], marks.requests))) if name in _LINKED else others)[name]
             found -= set(column.filter(is_any(column, found)).to_pylist())
         shown = pc.list_flatten(others["items"])
         found -= set(shown.filter(is_any(shown, found)).to_pylist())
@@ -170,7 +242,18 @@ def _own(
             found -= needles.present("\n".join(pc.unique(others[name]).drop_null().to_pylist()).encode(errors="surrogatepass"))
         done += len(table)
         progress("tell what is theirs alone", done, None)
-    return sorted(found)
+    return sorted(found - _said_in_refused(lake, needles, marks))
+
+
+def _said_in_refused(lake: Lake, needles: Needles, marks: Marks) -> set[str]:
+    """What stands in rows that were refused and stay."""
+    found: set[str] = set()
+    theirs = set(marks.refused)
+    for batch in lake.batches("quarantine", ["body", *PLACE]) if lake.exists("quarantine") else ():
+        rows = pa.Table.from_batches([batch])
+        bodies = [body for body, place in zip(rows["body"].to_pylist(), places(rows), strict=True) if place not in theirs]
+        found |= needles.present(b"\n".join(bodies))
+    return found
 
 
 def _texts(column: pa.ChunkedArray) -> set[str]:

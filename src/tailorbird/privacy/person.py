@@ -8,7 +8,7 @@ were identified on is shared: what happened on it before anybody was identified 
 theirs; what another person did on it stays theirs, their anonymous id included.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 
 from tailorbird.errors import UsageError
 from tailorbird.events.contract import ANONYMOUS_PREFIX
+from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.lake import Lake
 
@@ -94,3 +95,35 @@ def find_people(lake: Lake, kept: Iterable[str]) -> People:
     shared = {id_ for id_, user in zip(*(also[name].to_pylist() for name in columns), strict=True) if user not in users}
     shared |= set(others["anonymous_id"].to_pylist())
     return People(users, frozenset(ids - shared), frozenset(ids & shared))
+
+
+def kept_as(lake: Lake, asked: Sequence[str], pseudonyms: Pseudonyms | None, stopped: StopList) -> list[str]:
+    """The ids under which people are kept: as `hidden` has them, and behind these as they are, of whom something was written before
+    the project had a key of pseudonyms. Both are needed: what is old may come in again, and then under the pseudonym."""
+    found = hidden(asked, pseudonyms)
+    if pseudonyms is None:
+        return found
+    unknown = set(strangers(lake, asked, stopped))
+    return found + [one for number, one in enumerate(asked, 1) if number not in unknown]
+
+
+def strangers(lake: Lake, kept: Sequence[str], stopped: StopList) -> list[int]:
+    """Which of these ids, counted from 1, nothing here is of: no event, answer or profile, nor an erasure of before.
+
+    An id that is written otherwise than the site writes it is one of these, and so is somebody who never came.
+    """
+    users, visitors = set(kept), {one.removeprefix(ANONYMOUS_PREFIX) for one in kept if one.startswith(ANONYMOUS_PREFIX)}
+    wanted = {"user_id": users, "anonymous_id": visitors, "id": users}
+    known: dict[str, set[str]] = {name: set() for name in wanted}
+    for table, columns in (("events", ("user_id", "anonymous_id")), ("answers", ("user_id", "anonymous_id")), ("users", ("id",))):
+        for name in columns if lake.exists(table) else ():
+            for batch in lake.batches(table, [name], one_of(name, wanted[name])):
+                known[name].update(batch.column(name).drop_null().unique().to_pylist())
+
+    def is_known(one: str) -> bool:
+        if one.startswith(ANONYMOUS_PREFIX):
+            id_ = one.removeprefix(ANONYMOUS_PREFIX)
+            return id_ in known["anonymous_id"] or stopped.erased_at("a", id_) is not None
+        return one in known["user_id"] or one in known["id"] or stopped.erased_at("u", one) is not None
+
+    return [number for number, one in enumerate(kept, 1) if not is_known(one)]

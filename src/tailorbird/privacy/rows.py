@@ -4,14 +4,15 @@
     quarantine   theirs are replaced whole, with the reason kept
     duplicates   ids of events are replaced
     users        the versions of their profiles go; a mention in another's goes
-    answers      what their requests read goes: features, scores and the lists of what they had seen are about them
+    answers      what their requests read goes: features, scores and the lists of what they had seen are about them; of others', a mention;
+                 where features of others' were made of an attribute that goes, the answer says so (`degraded`), and is not recomputed
     items        a mention goes
 
 Each function gives a table's rows anew, or None where none of them changes.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,25 +21,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.contract import ERASED
+from tailorbird.events.keys import hash64s
+from tailorbird.features.erase import Needs
+from tailorbird.features.recompute import UNLINKED
 from tailorbird.lake.refused import places
 from tailorbird.privacy.marks import Marks, subject_of
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.person import People, is_any
 from tailorbird.privacy.unlink import Unlinked
 
-_FREE = ("page", "referrer", "query", "answer_query")
-_JSON = ("properties", "user_profile")
+FREE = ("page", "referrer", "query", "answer_query")
+THINGS = ("event_id", "session_id", "request_id", "user_version", "item_version")  # of others: a new id where one mentions somebody
+JSON = ("properties", "user_profile", "item_profile")
+_logged = msgspec.msgpack.Decoder(dict[str, list[list[int]]]).decode
 Change = Callable[[pa.Table], pa.Table | None]
 
 
 class Rows:
     """The changes, by table, and how many rows each made in `counts`."""
 
-    def __init__(self, people: People, marks: Marks, unlinked: Unlinked) -> None:
+    def __init__(self, people: People, marks: Marks, unlinked: Unlinked, mentions: Mentions, needs: Needs) -> None:
         self._people, self._unlinked = people, unlinked
         self._places, self._refused = frozenset(marks.places), frozenset(marks.refused)
         self._event_ids = {event for event in (id_ for _, _, id_ in marks.events) if event in frozenset(marks.own)}
-        self._mentions = Mentions(people.own_ids)
+        self._mentions = mentions
+        self._hashes = pa.array(hash64s(sorted(people.own_ids)).view(np.int64), pa.int64())
+        self._keyed_items, self._keyed_users = frozenset(marks.keyed_items), frozenset(marks.keyed_users)
+        self._read_counts, self._query_counts = marks.read, bool({"query", "answer_query"} & (needs.keyed | needs.read))
         self.counts: Counter[str] = Counter()
 
     def changes(self) -> dict[str, Change]:
@@ -54,19 +63,22 @@ class Rows:
     def events(self, rows: pa.Table) -> pa.Table | None:
         mine = _mask(self._people.of(rows))
         linked = _mask(is_any(rows["request_id"], self._unlinked.requests)) & ~mine
-        mentions = {name: _mask(self._mentions.in_column(rows[name])) & ~mine for name in (*_FREE, *_JSON)}
-        changed = np.flatnonzero(mine | linked | np.logical_or.reduce(list(mentions.values())))
+        mentions = {name: self._mentions.in_column(rows[name]) & ~mine for name in FREE}
+        mentions |= {name: self._mentions.in_json(rows[name]) & (~mine | (name == "item_profile")) for name in JSON}
+        things = self._renamed(rows, THINGS)
+        renamed = _holding(rows, things)
+        changed = np.flatnonzero(mine | linked | renamed | np.logical_or.reduce(list(mentions.values())))
         if not len(changed):
             return None
         new: list[dict[str, Any]] = []
         for index, row in zip(changed.tolist(), rows.take(pa.array(changed)).to_pylist(), strict=True):
             if mine[index]:
-                new.append(self._unlinked.row(row, (*subject_of(row["user_id"], row["anonymous_id"]), row["event_id"])))
-                continue
-            row = self._unlinked.linked(row) if linked[index] else row
-            row |= {name: None for name in _FREE if mentions[name][index]}
-            row |= {name: self._without(row[name]) for name in _JSON if mentions[name][index]}
-            new.append(row)
+                row = self._unlinked.row(row, (*subject_of(row["user_id"], row["anonymous_id"]), row["event_id"]))
+            elif linked[index]:
+                row = self._unlinked.linked(row)
+            row |= {name: None for name in FREE if mentions[name][index]}
+            row |= {name: self._without(row[name]) for name in JSON if mentions[name][index]}
+            new.append(row if mine[index] and row["type"] != "item" else _with(row, things))
         self.counts["events"] += int(mine.sum())
         self.counts["mentions"] += len(changed) - int(mine.sum())
         return _put(rows, changed, new)
@@ -83,13 +95,18 @@ class Rows:
     def duplicates(self, rows: pa.Table) -> pa.Table | None:
         first = zip(*(rows[name].to_pylist() for name in ("first_partition", "first_offset", "first_row")), strict=True)
         ids = rows["event_id"].to_pylist()
+        things = self._renamed(rows, ("event_id",))["event_id"]
         theirs = [place in self._places or id_ in self._event_ids for place, id_ in zip(first, ids, strict=True)]
-        changed = np.flatnonzero(theirs)
+        changed = np.flatnonzero([one or id_ in things for one, id_ in zip(theirs, ids, strict=True)])
         if not len(changed):
             return None
         self.counts["duplicates"] += len(changed)
         new = rows.take(pa.array(changed)).to_pylist()
-        return _put(rows, changed, [row | {"event_id": self._unlinked.repeat(row["event_id"], *place)} for row, place in _placed(new)])
+        fresh = [
+            self._unlinked.repeat(row["event_id"], *place) if theirs[index] else things[row["event_id"]]
+            for index, (row, place) in zip(changed.tolist(), _placed(new), strict=True)
+        ]
+        return _put(rows, changed, [row | {"event_id": id_} for row, id_ in zip(new, fresh, strict=True)])
 
     def users(self, rows: pa.Table) -> pa.Table | None:
         theirs = _mask(is_any(rows["id"], self._people.users))
@@ -99,25 +116,80 @@ class Rows:
         return found if found is not None else kept if theirs.any() else None
 
     def items(self, rows: pa.Table) -> pa.Table | None:
-        changed = np.flatnonzero(_mask(self._mentions.in_column(rows["attributes"])))
+        things = self._renamed(rows, ("version",))
+        changed = np.flatnonzero(self._mentions.in_json(rows["attributes"]) | _holding(rows, things))
         if not len(changed):
             return None
         self.counts["mentions"] += len(changed)
         new = rows.take(pa.array(changed)).to_pylist()
-        return _put(rows, changed, [row | {"attributes": self._without(row["attributes"])} for row in new])
+        return _put(rows, changed, [_with(row | {"attributes": self._without(row["attributes"])}, things) for row in new])
 
     def answers(self, rows: pa.Table) -> pa.Table | None:
         theirs = _mask(pc.or_(self._people.of(rows), is_any(rows["anonymous_id"], self._people.visitors)))
         theirs |= _mask(is_any(rows["request_id"], self._unlinked.requests))
-        if not theirs.any():
-            return None
+        kept = rows.filter(pa.array(~theirs))
         self.counts["answers"] += int(theirs.sum())
-        return rows.filter(pa.array(~theirs))
+        found = self._unsaid_answers(kept)
+        return found if found is not None else kept if theirs.any() else None
+
+    def _unsaid_answers(self, rows: pa.Table) -> pa.Table | None:
+        """Those of others without what they asked about them, and with a missing value where an item's attribute was one of their ids."""
+        queries = self._mentions.in_column(rows["query"])
+        values, owners = pc.list_flatten(rows["categorical"]), pc.list_parent_indices(rows["categorical"].combine_chunks())
+        read = np.zeros(len(rows), bool)
+        read[np.asarray(owners)[_mask(pc.is_in(values, value_set=self._hashes))]] = True
+        things = self._renamed(rows, ("request_id", "session_id"))
+        stale = self._stale(rows) | (queries & self._query_counts)
+        changed = np.flatnonzero(queries | read | _holding(rows, things) | stale)
+        if not len(changed):
+            return None
+        self.counts["mentions"] += len(changed)
+        theirs = frozenset(self._hashes.to_pylist())
+        new = rows.take(pa.array(changed)).to_pylist()
+        for row, asks in zip(new, queries[changed].tolist(), strict=True):
+            row["query"] = None if asks else row["query"]
+            if (values := row["categorical"]) is not None:
+                row["categorical"] = [0 if value in theirs else value for value in values]
+        for row, one in zip(new, stale[changed].tolist(), strict=True):
+            if one and self._read_counts and row["sequences"]:
+                row["sequences"] = _sequences_without(row["sequences"], theirs)
+            if one and UNLINKED not in (row["degraded"] or ()):
+                row["degraded"] = [*(row["degraded"] or ()), UNLINKED]
+        return _put(rows, changed, [_with(row, things) for row in new])
+
+    def _stale(self, rows: pa.Table) -> np.ndarray:
+        """Which answers read features of what is no longer in the lake: nobody can compute these again."""
+        found = np.full(len(rows), self._read_counts)
+        items, owners = pc.list_flatten(rows["items"]), np.asarray(pc.list_parent_indices(rows["items"].combine_chunks()))
+        found[owners[_mask(is_any(items, self._keyed_items))]] = True
+        return found | _mask(is_any(rows["user_id"], self._keyed_users)) | _mask(is_any(rows["person"], self._keyed_users))
+
+    def _renamed(self, rows: pa.Table, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """By column, the ids of things that get new ones, and which."""
+        return {name: self._mentions.renamed_in(rows[name]) for name in names}
 
     def _without(self, text: str | None) -> str | None:
-        if text is None:
-            return None
-        return msgspec.json.encode(self._mentions.without(msgspec.json.decode(text)), order="sorted").decode()
+        return text if text is None else self._mentions.rewritten(text) or text
+
+
+def _sequences_without(packed: bytes, hashes: frozenset[int]) -> bytes:
+    """Logged sequences with a missing value in place of each hash of somebody."""
+    gone = hashes | {one % (1 << 64) for one in hashes}
+    found = {name: [[0 if one in gone else one for one in values] for values in columns] for name, columns in _logged(packed).items()}
+    return msgspec.msgpack.encode(found)
+
+
+def _holding(rows: pa.Table, things: Mapping[str, Mapping[str, str]]) -> np.ndarray:
+    """Which rows hold an id that gets a new one."""
+    found = np.zeros(len(rows), bool)
+    for name, new in things.items():
+        if new:
+            found |= _mask(is_any(rows[name], new.keys()))
+    return found
+
+
+def _with(row: dict[str, Any], things: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    return row | {name: new.get(row[name], row[name]) for name, new in things.items()}
 
 
 def _placed(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], tuple]]:

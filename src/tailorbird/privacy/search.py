@@ -1,11 +1,13 @@
 """A search through every byte of a project for ids and texts that should be nowhere: as they stand, unpacked, and as hashes.
 
-    as it stands     every file
+    as it stands     every file, and its name; ids of people in every form that `privacy.forms` knows
     unpacked         Parquet, Arrow, zstd, gzip, zip; the columns of Arrow blocks in our SQLite logs
     as hashes        `hash64` of people, which keys of records are made of, and the fingerprints in the index of repeats
 
-A text within a longer one is a find, unless the longer one is an id that the lake knows of somebody else ("user-12" in "user-123").
-Ids of fewer than six characters are looked for as whole values of columns alone.
+A text within a longer one is a find, unless the longer one is an id of somebody else, or a word of others ("user-12" in "user-123"; see
+`privacy.others`).
+An id of digits is one only between what are no digits, as in `privacy.mention`: times and counts hold any digits. Ids of fewer than six
+characters, and those that mean something else too, are not looked for here but in the columns of the lake (`privacy.looking`).
 """
 
 import gzip
@@ -16,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import apsw
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,32 +25,56 @@ import pyarrow.parquet as pq
 from tailorbird.events import hash64
 from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.places import ObjectPath, Place
-from tailorbird.privacy.mention import WITHIN_MIN
+from tailorbird.privacy.forms import forms, plain
+from tailorbird.privacy.mention import WITHIN_MIN, is_number, stands_alone
+from tailorbird.privacy.spots import Spots
+from tailorbird.stream import Block
 
 _CHUNK = 32 << 20
-_TABLE_BITS = 22
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+_COUNTS = frozenset({".json", ".jsonl"})  # of our own: what they have as numbers is counted
 _AS_IT_IS = "the file"
+_NOT_WHOLE = "packed, and not whole: nobody can tell what is in it"
+_PACKED = {
+    b"PAR1": ".parquet",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"\x1f\x8b": ".gz",
+    b"PK\x03\x04": ".zip",
+    b"ARROW1": ".arrow",
+    b"SQLite f": ".db",
+}
 _ROUTED = ("events", "quarantine", "duplicates")
+_TABLES = ("index", "piece")  # changes of the router's tables, and snapshots of them (`router.topic`, `stream.kafka.snapshots`)
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file, by its whole path, that has what it should not: how often, and one place."""
+    """A file, by its whole path, that has what it should not: how often, and one place. `told`: its path without what it should not say."""
 
     path: str
     count: int
     where: str
+    told: str = ""
 
 
 @dataclass
 class Searched:
-    """What was looked through, and what was found. `short`: ids that are too short to be looked for everywhere."""
+    """What was looked through, and what was found.
+
+    Attributes:
+        short: ids that were not looked for in every byte, since they are too short or mean something else too; `words` of these the latter.
+        named: ids of items, types and the like that hold an id and stay.
+        alike: ids of other people that are one of theirs in another form.
+        limits: what was not looked for, or stays, and where; sentences without anybody's id.
+    """
 
     files: int = 0
     bytes: int = 0
     short: int = 0
+    words: int = 0
+    named: int = 0
+    alike: int = 0
     found: list[Found] = field(default_factory=list)
+    limits: list[str] = field(default_factory=list)
 
 
 class Needles:
@@ -58,47 +83,52 @@ class Needles:
     Args:
         texts: ids and texts.
         hashes: bytes, in any form.
-        others: ids that hold one of the texts and are somebody else's.
+        others: ids and words that hold one of the texts and are somebody else's.
+        ids: those of the texts that are looked for in all their forms.
+        things: ids of events and the like that hold an id of digits, and are not theirs.
+        words: ids that mean something else, too. `apart` has these, and those that are too short.
     """
 
-    def __init__(self, texts: Collection[str], hashes: Collection[bytes] = (), others: Collection[str] = ()) -> None:
+    def __init__(
+        self, texts: Collection[str], hashes: Collection[bytes] = (), others: Collection[str] = (), ids: Collection[str] = (),
+        things: Collection[str] = (), words: Collection[str] = (),
+    ) -> None:  # fmt: skip
         self.values = frozenset(texts)
-        self._others = [other.encode() for other in others]
-        texts = {text for text in texts if len(text) >= WITHIN_MIN}
-        self.short = len(self.values) - len(texts)
-        needles = {text.encode(errors="surrogatepass") for text in texts} | {escaped for text in texts if (escaped := _escaped(text))}
-        self._by_prefix: dict[int, list[bytes]] = {}
+        self._others = sorted({form for other in others for form in forms(other)}) if ids else [other.encode() for other in others]
+        self.apart = frozenset(text for text in texts if len(text) < WITHIN_MIN or text in words)
+        texts = self.values - self.apart
+        self._texts = {form: text for text in texts for form in plain(text)}
+        needles = {*self._texts, *(form for text in texts & frozenset(ids) for form in forms(text))}
         self._hashes = frozenset(hashes)
-        for needle in needles | self._hashes:
-            self._by_prefix.setdefault(int.from_bytes(needle[:WITHIN_MIN], "little"), []).append(needle)
-        self._prefixes = np.array(sorted(self._by_prefix), np.uint64)
-        self._table = np.zeros(1 << _TABLE_BITS, bool)
-        self._table[_slot(self._prefixes)] = True
-        self.longest = max((len(needle) for needle in needles | self._hashes), default=0)
+        self._numbers = frozenset(text.encode() for text in ids if is_number(text))
+        self._things = frozenset(thing.encode(errors="surrogatepass") for thing in things)
+        self._lengths = sorted({len(thing) for thing in self._things})
+        self._spots = Spots(needles | self._hashes)
+        self.longest = self._spots.longest
 
-    def find(self, data: bytes | memoryview) -> list[int]:
-        """Where in the data one stands."""
-        padded = bytes(data) + bytes(8)
-        return [place for place, prefix in self._candidates(padded) if self._stands(padded, place, prefix)]
+    def find(self, data: bytes | memoryview, *, counted: bool = False) -> list[int]:
+        """Where in the data one stands; `counted`: as for `stands_alone`."""
+        whole = bytes(data)
+        stands = (
+            place for place, needle in self._spots.at(whole) if needle in self._hashes or self._is_theirs(whole, place, needle, counted)
+        )
+        return list(dict.fromkeys(stands))
 
     def present(self, data: bytes) -> set[str]:
-        """Which of the texts stand in the data, within others too."""
-        padded = data + bytes(8)
-        found = {one for place, prefix in self._candidates(padded) for one in self._by_prefix[prefix] if padded.startswith(one, place)}
-        return {one.decode(errors="surrogatepass") for one in found}
+        """Which of the texts stand in the data, within others too, as they are or as our JSON writes them; none of `ids` in other forms."""
+        return {self._texts[one] for _, one in self._spots.at(data) if one in self._texts}
 
-    def _candidates(self, padded: bytes) -> list[tuple[int, int]]:
-        if len(padded) < WITHIN_MIN + 8 or not len(self._prefixes):
-            return []
-        values = np.ndarray((len(padded) - 8,), np.dtype("<u8"), padded, strides=(1,)) & np.uint64((1 << 8 * WITHIN_MIN) - 1)
-        places = np.flatnonzero(self._table[_slot(values)])
-        places = places[np.isin(values[places], self._prefixes)]
-        return list(zip(places.tolist(), values[places].tolist(), strict=True))
+    def _is_theirs(self, data: bytes, place: int, needle: bytes, counted: bool) -> bool:
+        if needle in self._numbers and not stands_alone(data, place, place + len(needle), counted=counted):
+            return False
+        return not self._is_others(data, place, len(needle)) and not (needle in self._numbers and self._is_thing(data, place, len(needle)))
 
-    def _stands(self, data: bytes, place: int, prefix: int) -> bool:
+    def _is_thing(self, data: bytes, place: int, length: int) -> bool:
+        """Whether an id of a thing covers the place; in files of databases nothing stands between it and its neighbours."""
         return any(
-            data.startswith(needle, place) and (needle in self._hashes or not self._is_others(data, place, len(needle)))
-            for needle in self._by_prefix[prefix]
+            data[start : start + long] in self._things
+            for long in self._lengths
+            for start in range(max(0, place + length - long), place + 1)
         )
 
     def _is_others(self, data: bytes, place: int, length: int) -> bool:
@@ -116,29 +146,72 @@ def hashes_of(users: Iterable[str], visitors: Iterable[str]) -> set[bytes]:
 
 
 def search(
-    roots: Sequence[Place], needles: Needles, *, skip: Collection[Place] = (), told: Callable[[int], None] = lambda done: None
-) -> Searched:  # fmt: skip
+    roots: Sequence[Place],
+    needles: Needles,
+    *,
+    skip: Collection[Place] = (),
+    ours: Sequence[Place] = (),
+    told: Callable[[int], None] = lambda done: None,
+) -> Searched:
     """Look through all files below some folders, or objects below a prefix.
 
     Args:
         skip: files that hold what is looked for by right, such as the journal of the erasure itself.
+        ours: folders with files of the project's own, in whose JSON a number without quotes is a count or a time.
     """
-    report = Searched(short=needles.short)
-    for path in [path for root in roots for path in sorted(root.rglob("*"))]:
+    report = Searched(short=len(needles.apart))
+    for below, path in [(root, path) for root in roots for path in sorted(root.rglob("*"))]:
+        named = needles.find(path.name.encode(errors="surrogateescape"))
+        told_path = _without(path, below, needles)
+        if named and not _is_content(path):
+            report.found.append(Found(str(path), len(named), "its name", told_path))
         if path in skip or not _is_content(path):
             continue
         report.files += 1
-        count, where, size = 0, "", 0
+        count, where, size = len(named), "its name" if named else "", 0
+        counted = path.suffix in _COUNTS and is_below(str(path), ours)
         for label, data in contents(path, needles):
             size += len(data) if label == _AS_IT_IS else 0
-            if places := needles.find(data):
+            if label == _NOT_WHOLE:
+                count, where = count + 1, where or label
+            elif places := needles.find(data, counted=counted and label == _AS_IT_IS):
                 count += len(places)
                 where = where or f"{label} at byte {places[0]}"
         report.bytes += size
         told(size)
         if count:
-            report.found.append(Found(str(path), count, where))
+            report.found.append(Found(str(path), count, where, told_path))
     return report
+
+
+def is_below(path: str, folders: Sequence[Place]) -> bool:
+    """Whether a file is in one of these folders."""
+    return any(path.startswith(f"{str(folder).rstrip('/')}/") for folder in folders)
+
+
+def search_topics(messages: Iterable[tuple[str, Block]], needles: Needles, report: Searched, told: Callable[[int], None]) -> None:
+    """Look through messages and blocks of topics, each with where it stands; what is found is added to the report."""
+    for where, block in messages:
+        told(len(block.payload))
+        report.bytes += len(block.payload)
+        for label, data in _of_block(block, needles):
+            if places := needles.find(data):
+                report.found.append(Found(where, len(places), label))
+
+
+def _of_block(block: Block, needles: Needles) -> Iterator[tuple[str, bytes | memoryview]]:
+    if block.kind in _ROUTED:
+        yield from _columns(pa.ipc.open_stream(io.BytesIO(block.payload)).read_all(), needles)
+    elif block.kind in _TABLES:
+        yield "tables", pa.decompress(block.payload, decompressed_size=int(block.receipt), codec="zstd", asbytes=True)
+    else:
+        yield "message", block.payload
+
+
+def _without(path: Place, root: Place, needles: Needles) -> str:
+    """A path below its root, with nothing in it that is looked for."""
+    parts = str(path).removeprefix(str(root)).strip("/").split("/")
+    return "/".join("(a name that says who)" if needles.find(part.encode(errors="surrogateescape")) else part for part in parts)
 
 
 def _is_content(path: Place) -> bool:
@@ -158,9 +231,18 @@ def contents(path: Place, needles: Needles) -> Iterator[tuple[str, bytes | memor
     except FileNotFoundError:  # it went while others were looked at
         return
     try:
-        yield from _unpacked(path.suffix, source, needles)
+        yield from _unpacked(_packing(source, path.suffix), source, needles)
     except (pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile, apsw.Error):
-        return
+        yield _NOT_WHOLE, b""
+
+
+def _packing(source: "str | pa.BufferReader", suffix: str) -> str:
+    """How a file is packed: by what it begins with, whatever its name; a draft is called otherwise than what it becomes."""
+    if isinstance(source, str):
+        with open(source, "rb") as file:
+            head = file.read(8)
+        return next((found for magic, found in _PACKED.items() if head.startswith(magic)), "")
+    return suffix
 
 
 def _raw(path: Path, overlap: int) -> Iterator[tuple[str, bytes]]:
@@ -185,10 +267,10 @@ def _unpacked(suffix: str, source: "str | pa.BufferReader", needles: Needles) ->
         yield "unpacked", gzip.decompress(Path(source).read_bytes())
     elif suffix == ".arrow":
         yield from _columns(pa.ipc.open_file(pa.memory_map(source)).read_all(), needles)
-    elif suffix in (".zip", ".npz"):
+    elif suffix == ".zip":  # .npz is one
         with zipfile.ZipFile(source) as archive:
-            for name in archive.namelist():
-                yield name, archive.read(name)
+            for number, name in enumerate(archive.namelist()):
+                yield f"member {number}", b"\n".join((name.encode(errors="surrogateescape"), archive.read(name)))
     elif suffix == ".db":
         yield from _blocks(Path(source), needles)
 
@@ -222,14 +304,3 @@ def _columns(table: pa.Table, needles: Needles) -> Iterator[tuple[str, bytes]]:
             yield f"column {name}", "\n".join(column.drop_null().unique().to_pylist()).encode(errors="surrogatepass")
         elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
             yield f"column {name}", b"\n".join(column.drop_null().unique().to_pylist())
-
-
-def _escaped(text: str) -> bytes:
-    """How JSON writes a text, where that differs."""
-    written = msgspec.json.encode(text)[1:-1]
-    return b"" if written == text.encode(errors="surrogatepass") else written
-
-
-def _slot(values: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return ((values * _MIX) >> np.uint64(64 - _TABLE_BITS)).astype(np.intp)

@@ -86,6 +86,10 @@ class Unlinked:
     def request(self, request_id: str | None) -> str | None:
         return None if request_id is None else self._fresh.text("request", request_id)
 
+    def thing(self, id_: str) -> str:
+        """In place of the id of an event, a session or a request of somebody else that says who an erased person was."""
+        return self._fresh.text("thing", id_)
+
     def repeat(self, event_id: str, *place: object) -> str:
         """In place of the id of an event that was a repeat."""
         return self._fresh.text("repeat", event_id, *map(str, place))

@@ -4,6 +4,7 @@
 """
 
 from tailorbird.ranking.churn import Churn, Contact
-from tailorbird.ranking.slot import Explore, Slot
+from tailorbird.ranking.scores import ChurnScore, NextBest
+from tailorbird.ranking.slot import Boost, Cap, Diversity, Explore, Pin, Promotion, Quota, Slot
 
-__all__ = ["Churn", "Contact", "Explore", "Slot"]
+__all__ = ["Boost", "Cap", "Churn", "ChurnScore", "Contact", "Diversity", "Explore", "NextBest", "Pin", "Promotion", "Quota", "Slot"]

@@ -5,8 +5,10 @@
     encoder.json                      see `ranking.encoders`
     calibration.json                  head → table, see `ranking.calibration`
     model/NAME.onnx                   one input (n, D) float32; tensors inside
+    trees/HEAD.msgpack                of heads that are forests, for explanations, see `ranking.tree_shap`; may be missing
     golden_input.npy, golden_raw.npy  rows of the matrix, and what each head made of them when the bundle was written
     index/…                           see `retrieval.index`
+    tower/…                           see `ranking.tower`; not in every bundle
 
 `Bundle.load` uses the very bytes that it checked. What happens to the values afterwards stands in `ranking.policy`.
 
@@ -16,7 +18,7 @@ A bundle without heads carries an index alone: candidates, similar items and sea
 import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,11 @@ from tailorbird.features.codec import decode_features, encode_features
 from tailorbird.ranking.calibration import Calibration, Identity
 from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, SequenceLike, read_encoder
 from tailorbird.ranking.formula import value
-from tailorbird.ranking.onnx_check import check_onnx
+from tailorbird.ranking.onnx_session import start_session
+from tailorbird.ranking.tower import FOLDER as TOWER
+from tailorbird.ranking.tower import Asked, Space, Tower, read_tower
+from tailorbird.ranking.tree_shap import FOLDER as TREES
+from tailorbird.ranking.tree_shap import SUFFIX, Trees, decode_trees, encode_trees
 from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import read_array, write_array
@@ -41,8 +47,14 @@ from tailorbird.version import __version__
 Floats = npt.NDArray[np.float64]
 
 ROWS_MAX = 4096  # ONNX Runtime's arena keeps the largest batch it ever saw
+CARD = "card.md"
 GOLDEN_ROWS = 32
 GOLDEN_RELATIVE, GOLDEN_ABSOLUTE = 1e-5, 1e-6
+TREES_TOLERANCE = 1e-4  # of trees in float64 against their export in float32: tells one model from another
+
+
+class NotFiniteError(BundleError):
+    """A model gave something that is no finite number."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,8 @@ class Bundle:
     index: Index
     sessions: Mapping[str, ort.InferenceSession]
     features: FeatureSet | None = None  # None: it was written before bundles had them
+    trees: Mapping[str, Trees] = field(default_factory=dict)  # of heads that are forests
+    tower: Tower | None = None
 
     @classmethod
     def load(cls, path: Path, *, schema_hash: str | None) -> "Bundle":
@@ -97,7 +111,10 @@ class Bundle:
         if encoder.columns != manifest.columns:
             raise BundleError("its encoder was made for other columns than the manifest names", where=str(path))
         sessions = {name: open_session(data, width=len(encoder.names), where=f"{path}/{name}") for name, data in models.items()}
-        bundle = cls(manifest, encoder, calibration, Index.load(sealed.folder("index")), sessions, features)
+        trees = trees_in(files, manifest.heads, len(encoder.names), golden, where=str(path))
+        index = Index.load(sealed.folder("index"))
+        tower = read_tower(sealed.folder(TOWER), index.vectors, where=f"{path}/{TOWER}")
+        bundle = cls(manifest, encoder, calibration, index, sessions, features, trees, tower)
         bundle._check_golden(*golden, where=str(path))
         encoder.warm_up()
         return bundle
@@ -126,21 +143,32 @@ class Bundle:
         """The same bundle over an index that knows more items."""
         return dataclasses.replace(self, index=index)
 
+    def without_tower(self) -> "Bundle":
+        """The same bundle where nobody has a vector: its columns by vectors are missing."""
+        return dataclasses.replace(self, tower=None)
+
+    @property
+    def space(self) -> Space | None:
+        """By which people and items have vectors, or None."""
+        return Space(self.tower, self.index) if self.tower is not None and self.index.vectors is not None else None
+
     def recent(self, rows: RowsLike) -> SequenceLike | None:
         """The sequence that the encoder and item-to-item look at, or None."""
         return rows.sequences.get(self.encoder.sequence)
 
-    def score(self, rows: RowsLike, item_keys: Keys, *, objective: Mapping[str, float] | None = None) -> Scores:
+    def score(self, rows: RowsLike, item_keys: Keys, *, objective: Mapping[str, float] | None = None, asked: Asked | None = None) -> Scores:
         """Score one request's items.
 
         Args:
             rows: the features of n items.
             item_keys: uint64 (n,).
             objective: head → weight, as a slot has it; the manifest's formula by default.
+            asked: the person's vector, where retrieval asked for it; made anew if it is of another sequence than the rows hold.
         Raises:
-            BundleError: the model gave something that is no number; serve with the previous bundle.
+            NotFiniteError: the model gave something that is no number; serve with the previous bundle.
         """
-        return self.score_matrix(self.encoder.encode_request(rows, item_keys, self.index), objective=objective)
+        matrix = self.encoder.encode_request(rows, item_keys, self.index, self.space, asked)
+        return self.score_matrix(matrix, objective=objective)
 
     def score_matrix(self, matrix: Matrix, *, objective: Mapping[str, float] | None = None) -> Scores:
         """Score rows that `encoder.encode` made, of any number of requests: for evaluation and verification."""
@@ -153,7 +181,7 @@ class Bundle:
         raw = run_heads(self.sessions, self.manifest.heads, matrix)
         for name, column in raw.items():
             if not np.isfinite(column).all():
-                raise BundleError(
+                raise NotFiniteError(
                     f"head {name} gave a value that is no finite number", where=self.version, fix="tailorbird models rollback"
                 )
         return raw
@@ -192,10 +220,13 @@ def write_bundle(
     metrics: Mapping[str, Any] | None = None,
     libraries: Mapping[str, str] | None = None,
     card: str = "",
+    trees: Mapping[str, Trees] | None = None,
+    tower: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write a sealed bundle into a new folder, ready for `Registry.add`.
 
     Args:
+        trees: of the heads that are forests.
         models: file name such as `model/click.onnx` → ONNX bytes.
         heads: what to read from which file; none for an index alone.
         index: the folder that `retrieval.build_index` made.
@@ -204,6 +235,7 @@ def write_bundle(
         schema_hash: of the set, where `features` is not given.
         golden: rows of the matrix, of which up to 32 are kept to be scored again at each load.
         calibration: head → table; the output as it is for a head that is not there.
+        tower: file → bytes, as `ranking.tower` has them; None without one.
         formula: head → weight, used where a slot declares no objective.
     """
     calibration = dict(calibration or {})
@@ -211,7 +243,11 @@ def write_bundle(
     for name, data in models.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
+    for name, data in (tower or {}).items():
+        (folder / TOWER).mkdir(exist_ok=True)
+        (folder / TOWER / name).write_bytes(data)
     shutil.copytree(index, folder / "index")
+    write_trees(folder, trees or {})
     if features is not None:
         (folder / DECLARED).write_bytes(encode_features(features))
         schema_hash = features.schema_hash
@@ -224,6 +260,8 @@ def write_bundle(
     write_array(folder / "golden_input.npy", rows)
     write_array(folder / "golden_raw.npy", raw)
     named = tuple(msgspec.structs.replace(head, calibration=calibration.get(head.name, Identity()).name) for head in heads)
+    if card:
+        (folder / CARD).write_text(card, encoding="utf-8")  # the manifest's own, for who looks into the folder
     manifest = Manifest(
         created_at=created_at,
         schema_hash=schema_hash,
@@ -251,20 +289,34 @@ def declared_in(files: Mapping[str, bytes], schema_hash: str, *, where: str) -> 
         raise BundleError(error.message, where=where, fix="tailorbird train") from error
 
 
+def write_trees(folder: Path, trees: Mapping[str, Trees]) -> None:
+    """The files of `trees_in`."""
+    for head, forest in trees.items():
+        (folder / TREES).mkdir(exist_ok=True)
+        (folder / f"{TREES}/{head}{SUFFIX}").write_bytes(encode_trees(forest))
+
+
+def trees_in(
+    files: Mapping[str, bytes], heads: Sequence[Head], width: int, golden: tuple[Matrix, Floats], *, where: str
+) -> dict[str, Trees]:
+    """The trees that a bundle brings, which must give the golden rows what its models gave them."""
+    found: dict[str, Trees] = {}
+    for place, head in enumerate(heads):
+        name = f"{TREES}/{head.name}{SUFFIX}"
+        if name not in files:
+            continue
+        trees = decode_trees(files[name], where=f"{where}/{name}")
+        matrix, raw = golden
+        if trees.columns != width or raw.ndim != 2 or raw.shape[1] <= place or matrix.ndim != 2 or matrix.shape[1] != width:
+            raise BundleError("its trees were made for other columns than its model", where=where, fix="tailorbird train")
+        if not np.allclose(trees.linked(trees.raw(matrix)), raw[:, place], rtol=TREES_TOLERANCE, atol=TREES_TOLERANCE):
+            raise BundleError(f"the trees of head {head.name} are not those of its model", where=where, fix="tailorbird train")
+        found[head.name] = trees
+    return found
+
+
 def open_session(data: bytes, *, width: int, where: str) -> ort.InferenceSession:
-    check_onnx(data, where=where)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1  # a server runs one process a core
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # converted LightGBM models warn about their label's shape at each run
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.add_session_config_entry("session.load_model_format", "ONNX")
-    try:
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
-    except Exception as error:  # ONNX Runtime's exceptions have no common base; their text may name paths
-        raise BundleError(f"ONNX Runtime refuses the model ({type(error).__name__})", where=where) from error
+    session = start_session(data, where=where)
     inputs = session.get_inputs()
     shape = list(inputs[0].shape) if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
     if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):

@@ -1,4 +1,4 @@
-"""Calibration: from a model's raw output to a probability that is right on average. Monotone, stored as small JSON tables.
+"""Calibration: from a model's raw output to a probability, or an amount, that is right on average. Monotone, stored as small JSON tables.
 
 The `fit_…` are for training; `Calibration.apply` runs in every answer. Which of them is taken, and whether any, is decided by
 `training.calibrate`. `Beta` and `Temperature` take probabilities, the others any score.
@@ -75,6 +75,17 @@ class Temperature(msgspec.Struct, frozen=True, tag="temperature"):
         return _sigmoid(_logit(raw) / self.temperature)
 
 
+class Scale(msgspec.Struct, frozen=True, tag="scale"):
+    """factor · raw, of an expected amount: right on average, and never below 0."""
+
+    name: ClassVar[str] = "scale"
+    factor: float
+
+    def apply(self, raw: Floats) -> Floats:
+        """Amounts (n,)."""
+        return np.maximum(self.factor * raw, 0.0)
+
+
 class Identity(msgspec.Struct, frozen=True, tag="none"):
     """The output as the model gave it."""
 
@@ -85,7 +96,14 @@ class Identity(msgspec.Struct, frozen=True, tag="none"):
         return raw
 
 
-Calibration = Isotonic | Platt | Beta | Temperature | Identity
+Calibration = Isotonic | Platt | Beta | Temperature | Scale | Identity
+
+
+def fit_scale(raw: Floats, amount: Floats, weight: Floats | None = None) -> Scale:
+    """The factor by which all that was expected amounts to all that there was; 1 where nothing was expected."""
+    weight = np.ones(raw.size) if weight is None else weight
+    expected = float(weight @ raw)
+    return Scale(float(weight @ amount) / expected if expected > 0 else 1.0)
 
 
 def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Isotonic:
@@ -125,11 +143,18 @@ def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
 
 
 def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None, *, steps: int = 50) -> Platt:
-    """Logistic regression on one input by Newton's method, with Platt's smoothed targets; a slope below 0 is set to 0."""
+    """Logistic regression on one input by Newton's method, with Platt's smoothed targets.
+
+    Where a higher score would mean less, or all scores are alike, everybody gets the mean.
+    """
     weight = np.ones(raw.size) if weight is None else weight
     positive, negative = float(np.sum(weight * label)), float(np.sum(weight * (1 - label)))
     target = label * (positive + 1) / (positive + 2) + (1 - label) / (negative + 2)
-    scale = float(np.std(raw)) or 1.0
+    mean = float(np.average(target, weights=weight))
+    flat = Platt(0.0, float(np.log(mean / (1 - mean))))
+    scale = float(np.std(raw))
+    if scale <= 1e-12 * float(np.abs(raw).max(initial=0.0)):
+        return flat
     x = raw / scale
     slope, intercept = 0.0, float(np.log((positive + 1) / (negative + 1)))
     for _ in range(steps):
@@ -141,7 +166,7 @@ def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None, *, steps
         slope, intercept = slope + float(step[0]), intercept + float(step[1])
         if np.abs(step).max() < 1e-10:
             break
-    return Platt(max(slope, 0.0) / scale, intercept)
+    return Platt(slope / scale, intercept) if slope > 0 else flat
 
 
 def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:

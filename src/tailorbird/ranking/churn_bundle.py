@@ -5,7 +5,9 @@
     churn.json                        `ChurnPlan`: when a person counts as gone, when columns are read, how models are put together
     encoder.json, calibration.json    as in `ranking.bundle`; the calibration's one head is `gone`
     model/NAME.onnx                   as there
+    trees/NAME.msgpack                as there
     golden_input.npy, golden_raw.npy  as there
+    tower/…                           as there, with the items and their vectors; only where vectors of people are among the columns
 
     bundle = ChurnBundle.load(folder, schema_hash=…)
     rows = [columns of people at t for t in bundle.moments(now)]      # what is known now, read at now and later
@@ -15,7 +17,7 @@ A server and a batch read the columns in their own way; both score by this. What
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,16 +32,34 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.codec import FILE as DECLARED
 from tailorbird.features.codec import encode_features
 from tailorbird.ranking.bg_nbd import BgNbdColumns
-from tailorbird.ranking.bundle import GOLDEN_ABSOLUTE, GOLDEN_RELATIVE, GOLDEN_ROWS, declared_in, open_session, run_heads
+from tailorbird.ranking.bundle import (
+    CARD,
+    GOLDEN_ABSOLUTE,
+    GOLDEN_RELATIVE,
+    GOLDEN_ROWS,
+    declared_in,
+    open_session,
+    run_heads,
+    trees_in,
+    write_trees,
+)
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.encoders import Encoder, Keys, Matrix, read_encoder
+from tailorbird.ranking.tower import FOLDER as TOWER
+from tailorbird.ranking.tower import SequenceLike, Space, TowerPlan, read_tower
+from tailorbird.ranking.tree_shap import Trees, share_out
 from tailorbird.registry import Columns, Head, Manifest, Window, read_sealed, seal
+from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import read_array, write_array
+from tailorbird.retrieval.vectors import ItemVectors
 from tailorbird.version import __version__
 
 Floats = npt.NDArray[np.float64]
 
 GONE = "gone"
+VECTOR = "user_vector_"
+_ITEMS = "items.json"
+USUAL_ROWS = 8  # of which an explanation takes the mean
 _EDGE = 1e-6
 
 
@@ -102,6 +122,9 @@ class ChurnBundle:
     calibration: Calibration
     sessions: Mapping[str, ort.InferenceSession]
     features: FeatureSet | None
+    usual: Matrix
+    trees: Mapping[str, Trees] = field(default_factory=dict)  # of parts that are forests
+    space: Space | None = None
 
     @classmethod
     def load(cls, path: Path, *, schema_hash: str | None) -> "ChurnBundle":
@@ -130,7 +153,15 @@ class ChurnBundle:
         if encoder.columns != manifest.columns or {part.head for part in plan.parts} != {head.name for head in manifest.heads}:
             raise BundleError("its parts do not belong together", where=where)
         sessions = {name: open_session(data, width=len(encoder.names), where=f"{path}/{name}") for name, data in models.items()}
-        bundle = cls(manifest, plan, encoder, calibration, sessions, declared_in(files, manifest.schema_hash, where=f"{path}/{DECLARED}"))
+        features = declared_in(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
+        usual = (
+            golden[0][np.unique(np.linspace(0, max(len(golden[0]) - 1, 0), USUAL_ROWS).astype(np.intp))] if len(golden[0]) else golden[0]
+        )
+        trees = trees_in(files, manifest.heads, len(encoder.names), golden, where=where)
+        space = _space_in(sealed.folder(TOWER), where=f"{path}/{TOWER}")
+        bundle = cls(manifest, plan, encoder, calibration, sessions, features, usual, trees, space)
+        if manifest.columns.numeric[len(bundle.read.numeric) :] != (() if space is None else vector_names(space.tower.plan)):
+            raise BundleError("its tower and its columns do not belong together", where=where)
         bundle._check_golden(*golden, where=where)
         return bundle
 
@@ -144,6 +175,17 @@ class ChurnBundle:
         """The feature columns that it reads, in this order."""
         return self.manifest.columns
 
+    @property
+    def read(self) -> Columns:
+        """Those of `columns` that are features: all but the vectors, which come last of the numeric ones."""
+        width = 0 if self.space is None else self.space.tower.plan.width
+        columns = self.manifest.columns
+        return Columns(columns.numeric[: len(columns.numeric) - width], columns.categorical, columns.sequences)
+
+    def numeric(self, numeric: Matrix, sequence: SequenceLike | None) -> Matrix:
+        """The numeric columns (1, F) of one person as `score` takes them, of those that were read, by the person's sequence."""
+        return numeric if self.space is None else np.concatenate([numeric, self.space.ask(sequence).user[None]], axis=1)
+
     def moments(self, now: int) -> list[int]:
         """When the columns are read, see `ChurnPlan.moments`."""
         return self.plan.moments(now)
@@ -154,23 +196,65 @@ class ChurnBundle:
         Args:
             rows: for each of `moments`, the numeric (n, F) and categorical (n, C) columns of the same n people.
         """
-        now, later = rows[0], rows[1:]
-        raw = self._raw(now)
-        logs = {part.head: np.zeros(len(now[0])) for part in self.plan.parts if part.kind == "hazard"}
-        for each in later:
-            told = self._raw(each)
-            for head in logs:
-                logs[head] += np.log1p(-np.minimum(told[head], 1 - _EDGE))
-        gone = [1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"] + [np.exp(each) for each in logs.values()]
+        matrices = [self.encoder.encode_people(*each) for each in rows]
+        gone, raw = self._gone(matrices)
         counts = [raw[part.head] for part in self.plan.parts if part.kind == "count"]
         if counts and self.plan.bg_nbd is not None:
             start, stop = self.plan.gap / DAY, (self.plan.gap + self.plan.window) / DAY
-            counts.append(self.plan.bg_nbd.purchases(self.encoder.encode_people(*now), start, stop))
-        purchases = np.mean(counts, axis=0) * self.plan.scale if counts else np.full(len(now[0]), np.nan)
-        return ChurnScores(self.calibration.apply(together(gone)), purchases)
+            counts.append(self.plan.bg_nbd.purchases(matrices[0], start, stop))
+        purchases = np.mean(counts, axis=0) * self.plan.scale if counts else np.full(len(gone), np.nan)
+        return ChurnScores(gone, purchases)
 
-    def _raw(self, rows: tuple[Matrix, Keys]) -> dict[str, Floats]:
-        raw = run_heads(self.sessions, self.manifest.heads, self.encoder.encode_people(*rows))
+    def effects(self, rows: Sequence[tuple[Matrix, Keys]]) -> Floats:
+        """How far each column of `encoder.names` moves the log-odds of leaving, (n, columns): above 0, it makes leaving likelier.
+
+        Where all that says P(gone) are forests of the whole window, exact Shapley values (`ranking.tree_shap`), which add up to how far the
+        person's log-odds are from those of the mean. Else the mean, over some usual people that the bundle brings, of how the log-odds fall
+        when the column is as it is with them and all else stays (occlusion by a background); these need not add up.
+
+        Args:
+            rows: as for `score`.
+        """
+        matrices = [self.encoder.encode_people(*each) for each in rows]
+        if (forests := self._forests) is not None:
+            return self._shapley(forests, matrices[0])
+        n, width, usual = len(matrices[0]), len(self.encoder.names), len(self.usual)
+        gone, _ = self._gone(matrices)
+        changed = []
+        for matrix in matrices:
+            wide = np.repeat(matrix, width * usual, axis=0).reshape(n, width, usual, width)
+            for column in range(width):
+                wide[:, column, :, column] = self.usual[:, column]
+            changed.append(np.ascontiguousarray(wide.reshape(-1, width)))
+        others, _ = self._gone(changed)
+        return log_odds(gone)[:, None] - log_odds(others).reshape(n, width, usual).mean(axis=2)
+
+    @property
+    def _forests(self) -> list[Trees] | None:
+        """The forests that alone say P(gone), or None."""
+        said = [part for part in self.plan.parts if part.kind != "count"]
+        forests = [self.trees[part.head] for part in said if part.kind == "direct" and part.head in self.trees]
+        return forests if forests and len(forests) == len(said) else None
+
+    def _shapley(self, forests: Sequence[Trees], matrix: Matrix) -> Floats:
+        """P(gone) is 1 - P(active): the log-odds that the forests' mean gives, turned round, before calibration."""
+        told = [forest.contributions(matrix) for forest in forests]
+        effects, base = -np.mean([each for each, _ in told], axis=0), -float(np.mean([each for _, each in told]))
+        return share_out(effects, base, lambda raw: log_odds(self.calibration.apply(1.0 / (1.0 + np.exp(-raw)))))
+
+    def _gone(self, matrices: Sequence[Matrix]) -> tuple[Floats, dict[str, Floats]]:
+        """P(gone) of people by their matrices at each moment, and what the heads say at the first."""
+        raw = self._raw(matrices[0])
+        logs = {part.head: np.zeros(len(matrices[0])) for part in self.plan.parts if part.kind == "hazard"}
+        for matrix in matrices[1:]:
+            told = self._raw(matrix)
+            for head in logs:
+                logs[head] += np.log1p(-np.minimum(told[head], 1 - _EDGE))
+        gone = [1 - raw[part.head] for part in self.plan.parts if part.kind == "direct"] + [np.exp(each) for each in logs.values()]
+        return self.calibration.apply(together(gone)), raw
+
+    def _raw(self, matrix: Matrix) -> dict[str, Floats]:
+        raw = run_heads(self.sessions, self.manifest.heads, matrix)
         for name, column in raw.items():
             if not np.isfinite(column).all():
                 raise BundleError(f"head {name} gave a value that is no finite number", where=self.version, fix="train again")
@@ -184,12 +268,49 @@ class ChurnBundle:
             raise BundleError("its models answer its golden rows differently here", where=where, fix="train again")
 
 
+def vector_names(plan: TowerPlan) -> tuple[str, ...]:
+    """What the columns of a person's vector are called."""
+    return tuple(f"{VECTOR}{place}" for place in range(1, plan.width + 1))
+
+
+def with_vectors(columns: Columns, plan: TowerPlan) -> Columns:
+    """Columns with those of a person's vector behind the numeric ones."""
+    return Columns((*columns.numeric, *vector_names(plan)), columns.categorical, columns.sequences)
+
+
+def space_files(space: Space, tower: Mapping[str, bytes]) -> dict[str, bytes]:
+    """A tower and the vectors of its items as a churn bundle holds them.
+
+    Args:
+        tower: as `ranking.tower` has its files.
+    """
+    return {**tower, **space.vectors.files(), _ITEMS: msgspec.json.encode(space.index.ids)}
+
+
+def _space_in(files: Mapping[str, bytes], *, where: str) -> Space | None:
+    if not files:
+        return None
+    try:
+        ids = msgspec.json.decode(files[_ITEMS], type=list[str])
+        vectors = ItemVectors.read(files, len(ids))
+    except (KeyError, ValueError, msgspec.DecodeError) as error:
+        raise BundleError(f"the items of its tower cannot be read: {error}", where=where, fix="train again") from error
+    tower = read_tower(files, vectors, where=where)
+    assert tower is not None
+    return Space(tower, Index.bare(ids, vectors))
+
+
 def together(gone: Sequence[Floats]) -> Floats:
     """The mean of probabilities in log-odds; of one, itself."""
     if len(gone) == 1:
         return gone[0]
-    clipped = [np.clip(each, _EDGE, 1 - _EDGE) for each in gone]
-    return 1.0 / (1.0 + np.exp(-np.mean([np.log(p) - np.log1p(-p) for p in clipped], axis=0)))
+    return 1.0 / (1.0 + np.exp(-np.mean([log_odds(each) for each in gone], axis=0)))
+
+
+def log_odds(p: Floats) -> Floats:
+    """Of probabilities, none of which is taken for quite 0 or 1."""
+    clipped = np.clip(p, _EDGE, 1 - _EDGE)
+    return np.log(clipped) - np.log1p(-clipped)
 
 
 def write_churn_bundle(
@@ -206,13 +327,20 @@ def write_churn_bundle(
     metrics: Mapping[str, Any],
     libraries: Mapping[str, str],
     card: str,
+    trees: Mapping[str, Trees] | None = None,
+    space: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Write a sealed bundle into a new folder, ready for `Registry.add`.
 
     Args:
         models: head → ONNX bytes, those of the plan's parts.
+        trees: of the parts that are forests.
         golden: rows of the matrix, of which some are kept to be scored again at each load.
+        space: file → bytes of the tower and its items, see `space_files`; None without vectors.
     """
+    for name, data in (space or {}).items():
+        (folder / TOWER).mkdir(parents=True, exist_ok=True)
+        (folder / TOWER / name).write_bytes(data)
     (folder / "model").mkdir(parents=True)
     heads = [
         Head(part.head, f"model/{part.head}.onnx", calibration=calibration.name if part.kind != "count" else "none") for part in plan.parts
@@ -220,6 +348,7 @@ def write_churn_bundle(
     for head in heads:
         (folder / head.file).write_bytes(models[head.name])
     (folder / DECLARED).write_bytes(encode_features(features))
+    write_trees(folder, trees or {})
     (folder / "churn.json").write_bytes(msgspec.json.encode(plan))
     (folder / "encoder.json").write_bytes(msgspec.json.encode(encoder))
     (folder / "calibration.json").write_bytes(msgspec.json.encode({GONE: calibration}))
@@ -228,6 +357,8 @@ def write_churn_bundle(
     rows = np.ascontiguousarray(golden[kept], np.float32)
     write_array(folder / "golden_input.npy", rows)
     write_array(folder / "golden_raw.npy", np.column_stack(list(run_heads(sessions, heads, rows).values())))
+    if card:
+        (folder / CARD).write_text(card, encoding="utf-8")  # the manifest's own, for who looks into the folder
     manifest = Manifest(
         created_at=created_at,
         schema_hash=features.schema_hash,

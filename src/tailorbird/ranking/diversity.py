@@ -1,29 +1,180 @@
-"""Diversity of an answer: a limit per group, or maximal marginal relevance. Both reorder; neither leaves anything out."""
+"""What shapes an answer: quotas, promotions and pins, maximal marginal relevance, a determinantal point process.
+
+All reorder; none leaves anything out.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.ranking.slot import Promotion, Quota
+
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+OWN = 0.1  # what of an item is its own even where all attributes agree, so that a kernel of equals can be inverted
 
 
-def limit_groups(groups: npt.NDArray[np.integer], size: int, per_group: int) -> Rows:
-    """Places of ordered items such that the first `size` hold at most `per_group` of a group, in their order otherwise.
+def keep_to(
+    codes: Sequence[Codes],
+    quotas: Sequence[Quota],
+    size: int,
+    *,
+    pins: Mapping[int, int] | None = None,
+    promotions: Sequence[Promotion] = (),
+    promoted: Sequence[Mask] = (),
+    n: int = 0,
+) -> Rows:
+    """Places of ordered items such that the first `size` have the pinned ones where they belong and keep to quotas and promotions.
 
-    Where too few are left within the limit, the best of the others fill the answer: a short answer helps nobody.
+    In their order otherwise. Each position takes its pin, else the best item left that no quota forbids there, of those that a promotion
+    wants there if it lacks some; where no item is left that quotas allow, the best item left: a short answer helps nobody.
+    O(size * n * quotas).
 
     Args:
-        groups: (n,): the group of each item, best first; below 0 is no group.
+        codes: of each quota (n,): what the items are, best first; below 0 is nothing.
+        pins: position, from 0 → the item's place.
+        promoted: of each promotion (n,): which items it is for.
+        n: how many items there are, where nothing else tells.
     """
-    by_group = np.argsort(groups, kind="stable")
-    sorted_groups = groups[by_group]
-    first = np.searchsorted(sorted_groups, sorted_groups)
-    occurrence = np.empty(groups.size, np.intp)
-    occurrence[by_group] = np.arange(groups.size) - first
-    within = (occurrence < per_group) | (groups < 0)
-    answer = np.flatnonzero(within)[:size]
-    rest = np.setdiff1d(np.arange(groups.size), answer, assume_unique=True)
-    return np.concatenate([answer, rest])
+    n = codes[0].size if codes else promoted[0].size if promoted else n
+    left = np.ones(n, bool)
+    pins = {position: place for position, place in (pins or {}).items() if position < min(size, n)}
+    reserved = np.zeros(n, bool)
+    reserved[list(pins.values())] = True
+    full = [np.zeros(n, bool) for _ in quotas]  # of each quota: the items of which there are as many as may be
+    answer: list[int] = []
+    coming = [[place for at, place in pins.items() if not quota.window and (not quota.first or at < quota.first)] for quota in quotas]
+    for taken, code, quota, ahead in zip(full, codes, quotas, coming, strict=True):
+        kinds, counts = np.unique(code[ahead], return_counts=True)
+        taken |= np.isin(code, kinds[(kinds >= 0) & (counts >= quota.most)])
+    for position in range(min(size, n)):
+        place = pins[position] if position in pins else _best(left & ~reserved, position, quotas, full, promotions, promoted, answer)
+        answer.append(place)
+        left[place] = False
+        for at, (code, quota) in enumerate(zip(codes, quotas, strict=True)):
+            if quota.window:
+                full[at] = _crowded(code, answer[-quota.window + 1 :] if quota.window > 1 else [], quota.most)
+            elif code[place] >= 0 and np.count_nonzero(code[[*dict.fromkeys((*answer, *coming[at]))]] == code[place]) >= quota.most:
+                full[at] |= code == code[place]
+    return np.concatenate([np.array(answer, np.intp), np.flatnonzero(left)])
+
+
+def _best(
+    left: Mask,
+    position: int,
+    quotas: Sequence[Quota],
+    full: Sequence[Mask],
+    promotions: Sequence[Promotion],
+    promoted: Sequence[Mask],
+    answer: Sequence[int],
+) -> int:
+    """The place of the item that comes at a position."""
+    allowed = left.copy()
+    for quota, taken in zip(quotas, full, strict=True):
+        if not quota.first or position < quota.first:
+            allowed &= ~taken
+    allowed = allowed if allowed.any() else left
+    for promotion, those in zip(promotions, promoted, strict=True):
+        if np.count_nonzero(those[list(answer)]) < promotion.least(position + 1) and (wanted := allowed & those).any():
+            allowed = wanted
+    return int(np.argmax(allowed))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What an answer keeps to, for whoever changes it afterwards: quotas and promotions over all candidates, and positions that stay.
+
+    Attributes:
+        codes, promoted: as for `keep_to`, (n,) by candidate.
+        fixed: positions, from 0, that a pin holds.
+    """
+
+    quotas: Sequence[Quota] = ()
+    codes: Sequence[Codes] = ()
+    promotions: Sequence[Promotion] = ()
+    promoted: Sequence[Mask] = ()
+    fixed: frozenset[int] = frozenset()
+
+    @property
+    def free(self) -> bool:
+        """Whether anything may be changed."""
+        return not self.quotas and not self.promotions
+
+    @property
+    def widest(self) -> int:
+        """Of the windows of quotas, 0 without any."""
+        return max((quota.window for quota in self.quotas), default=0)
+
+    def broken(self, answer: Rows) -> int:
+        """How often an answer (candidates, in order) breaks a quota or a promotion: 0 wherever there were candidates enough."""
+        broken = 0
+        for quota, code in zip(self.quotas, self.codes, strict=True):
+            kinds = code[answer].tolist()
+            spans = [kinds[: quota.first or len(kinds)]]
+            if quota.window:
+                spans = [kinds[start : start + quota.window] for start in range(max(1, len(kinds) - quota.window + 1))]
+            for span in spans:
+                broken += sum(max(0, count - quota.most) for kind, count in Counter(span).items() if kind >= 0)
+        for promotion, those in zip(self.promotions, self.promoted, strict=True):
+            there = 0
+            for positions, has in enumerate(those[answer].tolist(), 1):
+                there += has
+                broken += max(0, promotion.least(positions) - there)
+        return broken
+
+
+def _crowded(code: Codes, near: Sequence[int], most: int) -> npt.NDArray[np.bool_]:
+    """The items of whose kind there are `most` among those near."""
+    found, counts = np.unique(code[list(near)], return_counts=True)
+    return np.isin(code, found[(counts >= most) & (found >= 0)])
+
+
+def likeness(codes: Sequence[Codes]) -> Floats:
+    """How alike items are, (n, n) in [0, 1]: the share of the attributes in which two agree. Missing agrees with nothing but itself."""
+    n = codes[0].size
+    alike = np.zeros((n, n))
+    for code in codes:
+        alike += (code[:, None] == code[None, :]) & (code >= 0)[:, None]
+    alike /= len(codes)
+    np.fill_diagonal(alike, 1.0)
+    return alike
+
+
+def dpp(values: Floats, similarity: npt.NDArray[np.floating], size: int, *, balance: float = 0.7) -> Rows:
+    """An order by a determinantal point process: each next item adds most to the log-determinant of the kernel of those chosen.
+
+    The kernel is diag(q) S diag(q), with q = exp(a * value), a = balance / (2 (1 - balance)) and values scaled to [0, 1]; of S, a tenth
+    is each item's own, so that equals can both be chosen. Greedy, by updating a Cholesky factor: O(size² * n).
+    Source: Chen, Zhang and Zhou, NeurIPS 2018, algorithm 1 and eq. 14.
+
+    Args:
+        values: (n,).
+        similarity: (n, n), positive semidefinite with ones on the diagonal, such as `likeness`.
+        size: how many places are chosen so; the rest follows by value.
+    """
+    n = values.size
+    low, high = (float(values.min()), float(values.max())) if n else (0.0, 0.0)
+    scaled = (values - low) / (high - low) if high > low else np.zeros(n)
+    quality = balance / max(1.0 - balance, 1e-9) * scaled  # of the kernel's determinant, as a logarithm
+    kernel = (1.0 - OWN) * similarity + OWN * np.eye(n)
+    factors = np.zeros((min(size, n), n))
+    gain = np.ones(n)  # of the determinant of S, when an item joins those chosen
+    left = np.ones(n, bool)
+    chosen: list[int] = []
+    for step in range(min(size, n)):
+        best = int(np.argmax(np.where(left, quality + np.log(np.maximum(gain, 1e-12)), -np.inf)))
+        chosen.append(best)
+        left[best] = False
+        if gain[best] > 1e-12:
+            new = (kernel[best] - factors[:step, best] @ factors[:step]) / np.sqrt(gain[best])
+            factors[step] = new
+            gain = gain - new * new
+    return _then_by_value(chosen, left, values)
 
 
 def mmr(values: Floats, similarity: npt.NDArray[np.floating], size: int, *, balance: float = 0.7) -> Rows:
@@ -48,5 +199,9 @@ def mmr(values: Floats, similarity: npt.NDArray[np.floating], size: int, *, bala
         chosen.append(best)
         left[best] = False
         nearest = np.maximum(nearest, similarity[best])
+    return _then_by_value(chosen, left, values)
+
+
+def _then_by_value(chosen: Sequence[int], left: npt.NDArray[np.bool_], values: Floats) -> Rows:
     rest = np.argsort(-values, kind="stable")
     return np.concatenate([np.array(chosen, np.intp), rest[left[rest]]])

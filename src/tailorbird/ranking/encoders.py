@@ -4,16 +4,18 @@ The columns of the matrix, in this order:
 
     numeric        float32 as read; NaN is missing
     categorical    codes of a vocabulary: 0 missing, 1 unknown, 2.. as learned
-    computed       from the index and the person's recent sequence, see `COMPUTED`; then what is declared so, see `ranking.similarities`
+    computed       from the index and the person's recent sequence, see `COMPUTED`, by vectors, see `ranking.tower`, and by sessions,
+                   see `ranking.session_columns`; then what is declared so, see `ranking.similarities`
     position       where the item was shown in training, 1 in serving; only if the model was trained with it
     transformed    made of any of these by what was learned in training, see `ranking.transforms`
+    for nets       the candidate, the newest items and words as codes, see `ranking.history`
 
 Each row depends on nothing but its own request, and sums run in a fixed order, so that rows come out bit for bit the
-same however many are encoded at once.
+same however many are encoded at once; columns by vectors alone may differ in their last digits.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -25,17 +27,23 @@ from tailorbird.errors import BundleError
 from tailorbird.features import declare
 from tailorbird.features.declare import POSITION
 from tailorbird.ranking.computed import COMPUTED, Keys, RaggedLike, Rows, Times, computed_columns
+from tailorbird.ranking.history import History
+from tailorbird.ranking.session_columns import SESSION_COLUMNS, session_columns
 from tailorbird.ranking.similarities import Similarity
-from tailorbird.ranking.steps import MISSING, UNKNOWN
+from tailorbird.ranking.steps import MISSING
 from tailorbird.ranking.together import Together, together
+from tailorbird.ranking.tower import VECTOR_COLUMNS, Asked, Space, no_columns
 from tailorbird.ranking.transforms import Column, Output
+from tailorbird.ranking.vocabulary import Vocabulary
 from tailorbird.registry import Columns
 from tailorbird.retrieval import Index
+from tailorbird.retrieval.words import Words
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-FORMAT = 3  # of encoder.json: 1 knows no transforms, 2 no similarities
+FORMAT = 6  # of encoder.json: 1 knows no transforms, 2 no similarities, 3 no columns for nets, 4 no vectors, 5 no sessions
+OF_INDEX = COMPUTED | VECTOR_COLUMNS | SESSION_COLUMNS  # columns that nobody declares, and what each is
 
 
 class SequenceLike(Protocol):
@@ -66,37 +74,7 @@ class Ragged:
 
     offsets: Times
     item: Keys
-
-
-class Vocabulary(msgspec.Struct, frozen=True, dict=True):
-    """The values of a categorical column: the key at place i has the code i + 2."""
-
-    name: str
-    keys: list[int]
-
-    def __post_init__(self) -> None:
-        if not all(0 <= key < 1 << 64 for key in self.keys):
-            raise BundleError(f"the vocabulary of {self.name!r} holds a key that is none")
-
-    @cached_property
-    def _sorted(self) -> tuple[Keys, npt.NDArray[np.float32]]:
-        keys = np.array(self.keys, np.uint64)
-        order = np.argsort(keys)
-        return keys[order], (order + 2).astype(np.float32)
-
-    @property
-    def size(self) -> int:
-        """How many codes there are, missing and unknown included."""
-        return len(self.keys) + 2
-
-    def encode(self, column: Keys) -> Matrix:
-        """Codes (n,) as float32, exact below 2**24."""
-        known, codes = self._sorted
-        if not known.size:
-            return np.where(column == 0, np.float32(MISSING), np.float32(UNKNOWN))
-        at = np.minimum(np.searchsorted(known, column), known.size - 1)
-        code = np.where(known[at] == column, codes[at], np.float32(UNKNOWN))
-        return np.where(column == 0, np.float32(MISSING), code)
+    ts: Times = field(default_factory=lambda: np.zeros(0, np.int64))  # only columns for nets look at it
 
 
 class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
@@ -111,6 +89,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         position: whether the model was trained with the position.
         transforms: further columns, made of any of these by learned steps.
         similarities: columns by learned tables, that it uses or transforms.
+        history, words: columns for nets, after all others.
         format: of the file.
     """
 
@@ -122,25 +101,30 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     position: bool = False
     transforms: tuple[Output, ...] = ()
     similarities: tuple[Similarity, ...] = ()
+    history: History | None = None
+    words: tuple[Words, ...] = ()
     format: int = 1
 
     def __post_init__(self) -> None:
         categorical = [vocabulary.name for vocabulary in self.vocabularies]
-        made = (*COMPUTED, *self._similar)
+        made = (*OF_INDEX, *self._similar)
         for names, known in ((self.numeric, self.columns.numeric), (categorical, self.columns.categorical), (self.computed, made)):
             if unknown := [name for name in names if name not in known]:
                 raise BundleError(f"the encoder uses a column {unknown[0]!r} that does not exist")
         for sequence in self._sequences:
             if sequence not in self.columns.sequences:
                 raise BundleError(f"the encoder uses a sequence {sequence!r} that does not exist")
-        others = {*COMPUTED, *self.columns.numeric, *self.columns.categorical}
+        others = {*OF_INDEX, *self.columns.numeric, *self.columns.categorical}
         if len(self._similar) < len(self.similarities) or others & set(self._similar):
             raise BundleError("a similarity of the encoder is called like another of its columns")
         for output in self.transforms:
             self._check(output)
         made = [name for output in self.transforms for name in output.names]
-        if len(set(made)) != len(made) or set(made) & set(self.names[: len(self.names) - len(made)]):
+        plain = self.names[: len(self.names) - len(made) - len(self._for_nets)]
+        if len(set(made)) != len(made) or set(made) & set(plain):
             raise BundleError("a transform of the encoder is called like another of its columns", fix="give it a name=")
+        if twice := sorted(set(self._for_nets) & {*plain, *made}):
+            raise BundleError(f"{twice[0]!r} is the name of a column for nets and of another", fix="give the feature another name")
 
     @cached_property
     def _similar(self) -> dict[str, Similarity]:
@@ -149,14 +133,20 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     @cached_property
     def _sequences(self) -> tuple[str, ...]:
         """The sequences that any column is made of."""
-        return tuple(dict.fromkeys(name for name in (self.sequence, *(one.of for one in self.similarities)) if name))
+        history = self.history.sequence if self.history else ""
+        return tuple(dict.fromkeys(name for name in (self.sequence, history, *(one.of for one in self.similarities)) if name))
+
+    @cached_property
+    def _for_nets(self) -> tuple[str, ...]:
+        """Names of the columns for nets."""
+        return (*(self.history.names if self.history else ()), *(name for one in self.words for name in one.names))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the matrix's columns."""
         categorical = tuple(vocabulary.name for vocabulary in self.vocabularies)
         made = (name for output in self.transforms for name in output.names)
-        return (*self.numeric, *categorical, *self.computed, *((POSITION,) if self.position else ()), *made)
+        return (*self.numeric, *categorical, *self.computed, *((POSITION,) if self.position else ()), *made, *self._for_nets)
 
     @property
     def categorical_names(self) -> tuple[str, ...]:
@@ -174,8 +164,13 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """What each column of the matrix, shape (width,), holds where there is nothing."""
         numeric = np.full((1, len(self.columns.numeric)), np.nan, np.float32)
         categorical = np.zeros((1, len(self.columns.categorical)), np.uint64)
-        computed = dict.fromkeys((*COMPUTED, *self._similar), np.full(1, np.nan, np.float32))
-        return self._filled(numeric, categorical, computed, np.full(1, np.nan), {})[0]
+        computed = dict.fromkeys((*OF_INDEX, *self._similar), np.full(1, np.nan, np.float32))
+        matrix = self._filled(numeric, categorical, computed, np.full(1, np.nan), {})
+        nobody, never = np.zeros(1, np.uint64), np.zeros(1, np.int64)
+        if self.history:
+            blank = self.history.columns(nobody, np.zeros(1, np.intp), None, never)
+            matrix[:, len(self.names) - len(self._for_nets) :][:, : blank.shape[1]] = blank
+        return matrix[0]
 
     def warm_up(self) -> None:
         """Sort all tables now, which the first request would wait for."""
@@ -185,15 +180,16 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """What each column of the matrix is, in words."""
         told = dict.fromkeys(self.names, "as read")
         told |= {vocabulary.name: f"codes of {len(vocabulary.keys):,} values" for vocabulary in self.vocabularies}
-        told |= {name: COMPUTED[name] if name in COMPUTED else self._similar[name].told() for name in self.computed}
+        told |= {name: OF_INDEX[name] if name in OF_INDEX else self._similar[name].told() for name in self.computed}
         told |= {name: f"{output.column}: {output.told()}" for output in self.transforms for name in output.names}
+        told |= {name: text for one in (*((self.history,) if self.history else ()), *self.words) for name, text in one.told().items()}
         return told
 
     def _check(self, output: Output) -> None:
         name = output.column
         if name in self.columns.categorical:
             right = output.of_keys or output.either
-        elif name in self.columns.numeric or name in COMPUTED or name in self._similar or name == POSITION:
+        elif name in self.columns.numeric or name in OF_INDEX or name in self._similar or name == POSITION:
             right = not output.of_keys
         else:
             raise BundleError(f"the encoder uses a column {name!r} that does not exist")
@@ -217,6 +213,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         index: Index,
         position: npt.NDArray[np.generic] | None = None,
         learned: Mapping[str, Floats] | None = None,
+        space: Space | None = None,
+        asked: Asked | None = None,
     ) -> Matrix:
         """The matrix (n, len(names)) of n rows that belong to some requests.
 
@@ -229,19 +227,38 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             index: for the computed columns; in training, one whose `as_of` is not after the first t.
             position: (n,), from 1; None in serving, which scores every item as if it stood first.
             learned: of training rows, name of a transform → (n,): what its target encoding was as of each row's time.
+            space: for the columns by vectors, which are missing without it; in training, one that is as old as the index.
+            asked: of a single request, the person's vector, if it is known already.
         """
-        wanted, similar = self._wanted
+        wanted, near, like, similar = self._wanted
         columns = computed_columns(wanted, item_keys, request, sequences.get(self.sequence), t, index) if wanted else {}
+        if near and space is not None and len(space.index):
+            columns |= space.columns(near, item_keys, request, sequences.get(space.tower.plan.sequence), len(t), asked)
+        elif near:
+            columns |= no_columns(near, item_keys.size)
+        if like:
+            columns |= session_columns(like, item_keys, request, sequences.get(self.sequence), t, index)
         for one in similar:
             columns[one.name] = one.column(item_keys, request, sequences.get(one.of), t, index)
         shown = np.ones(item_keys.size, np.float32) if position is None else position
-        return self._filled(numeric, categorical, columns, shown, learned or {})
+        matrix = self._filled(numeric, categorical, columns, shown, learned or {})
+        at = matrix.shape[1] - len(self._for_nets)
+        if self.history:
+            mine = self.history.columns(item_keys, request, sequences.get(self.history.sequence), t)
+            matrix[:, at : at + mine.shape[1]] = mine
+            at += mine.shape[1]
+        for one in self.words:
+            matrix[:, at : at + one.width] = one.columns(index.attributes, index.find(item_keys))
+            at += one.width
+        return matrix
 
     @cached_property
-    def _wanted(self) -> tuple[tuple[str, ...], tuple[Similarity, ...]]:
-        """The computed columns that any column of the matrix needs, and the similarities."""
+    def _wanted(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[Similarity, ...]]:
+        """The computed columns that any column of the matrix needs, those by vectors, those by sessions, and the similarities."""
         sources = {*self.computed, *(output.column for output in self.transforms)}
-        return tuple(name for name in COMPUTED if name in sources), tuple(one for one in self.similarities if one.name in sources)
+        kinds = (COMPUTED, VECTOR_COLUMNS, SESSION_COLUMNS)
+        by_table, near, like = (tuple(name for name in names if name in sources) for names in kinds)
+        return by_table, near, like, tuple(one for one in self.similarities if one.name in sources)
 
     def _filled(
         self,
@@ -252,6 +269,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         learned: Mapping[str, Floats],
     ) -> Matrix:
         matrix = np.empty((len(numeric), len(self.names)), np.float32)
+        matrix[:, len(self.names) - len(self._for_nets) :] = MISSING
         numeric_at, categorical_at = self._places
         matrix[:, : numeric_at.size] = numeric[:, numeric_at]
         at = numeric_at.size
@@ -301,15 +319,21 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """The matrix of rows that are about people alone, by an encoder without computed columns and position."""
         return self._filled(numeric, categorical, {}, np.ones(len(numeric), np.float32), {})
 
-    def encode_request(self, rows: RowsLike, item_keys: Keys, index: Index) -> Matrix:
+    def encode_request(
+        self, rows: RowsLike, item_keys: Keys, index: Index, space: Space | None = None, asked: Asked | None = None
+    ) -> Matrix:
         """The matrix of one request's candidates."""
         ragged: dict[str, RaggedLike] = {}
-        for name in self._sequences:
+        read = () if space is None else (space.tower.plan.sequence,)
+        for name in (*self._sequences, *read):
             if name in rows.sequences:
-                item = rows.sequences[name].item
-                ragged[name] = Ragged(np.array([0, item.size], np.int64), item)
+                found = rows.sequences[name]
+                ragged[name] = Ragged(np.array([0, found.item.size], np.int64), found.item, found.ts)
         request = np.zeros(item_keys.size, np.intp)
-        return self.encode(rows.numeric, rows.categorical, item_keys, request, ragged, np.array([rows.t], np.int64), index)
+        if asked is not None and space is not None and not asked.of(space.vectors, rows.sequences.get(space.tower.plan.sequence)):
+            asked = None
+        t = np.array([rows.t], np.int64)
+        return self.encode(rows.numeric, rows.categorical, item_keys, request, ragged, t, index, space=space, asked=asked)
 
 
 def read_encoder(data: bytes, *, where: str) -> Encoder:

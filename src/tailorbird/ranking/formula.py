@@ -1,16 +1,68 @@
 """The value formula: what an item is worth to a slot, as a weighted sum of what is likely to happen.
 
-value = sum over heads of weight * calibrated probability. A slot may change its weights without a new model.
+    value = 1.0*click + 8.0*purchase + 0.002*dwell_s         sum over heads of weight * calibrated prediction
+
+A slot may change its weights without a new model: the formula that is in force is the one that was last set in the registry
+(`registry.formulas`), else the slot's own, else the bundle's.
 """
 
+import ast
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import BundleError
+from tailorbird.errors import BundleError, DeclarationError, nearest
 
 Floats = npt.NDArray[np.float64]
+
+CHARACTERS_MAX = 1_000
+HEADS_MAX = 50
+
+
+def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
+    """Head → weight of a formula such as `1.0*click + 8.0*purchase - 2*hide`.
+
+    Raises:
+        DeclarationError: it is not of this form; names the column.
+
+    >>> parse_formula("click + 8.0*purchase - 0.5*hide")
+    {'click': 1.0, 'purchase': 8.0, 'hide': -0.5}
+    """
+    where = f"{where}, formula {text[:80]!r}" if where else f"formula {text[:80]!r}"
+    if len(text) > CHARACTERS_MAX:
+        raise DeclarationError(f"is longer than {CHARACTERS_MAX} characters", where=where)
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except SyntaxError as error:
+        fix = "such as 1.0*click + 8.0*purchase"
+        raise DeclarationError(f"column {error.offset or 1}: {error.msg}", where=where, fix=fix) from None
+    except (ValueError, RecursionError, MemoryError):
+        raise DeclarationError("cannot be read as a formula", where=where) from None
+    weights: dict[str, float] = {}
+    for sign, term in _terms(tree.body, 1.0):
+        head, weight = _term(term, where)
+        if head in weights:
+            raise DeclarationError(f"column {term.col_offset + 1}: {head!r} stands there twice", where=where, fix="add its weights up")
+        weights[head] = sign * weight
+    return checked(weights, where=where)
+
+
+def checked(weights: Mapping[str, float], *, where: str = "") -> dict[str, float]:
+    """The weights as numbers. Raises DeclarationError: there are none, too many, or one is no finite number."""
+    if not weights or len(weights) > HEADS_MAX:
+        raise DeclarationError(f"expected 1 to {HEADS_MAX} heads, got {len(weights)}", where=where, fix="such as 1.0*click + 8.0*purchase")
+    for head, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise DeclarationError(f"the weight of {head!r} is {weight!r}", where=where, fix="use a finite number")
+    return {head: float(weight) for head, weight in weights.items()}
+
+
+def told(weights: Mapping[str, float]) -> str:
+    """A formula as text, which `parse_formula` reads back."""
+    terms = [f"{'-' if weight < 0 else '+'} {abs(weight)!r}*{head}" for head, weight in weights.items()]
+    return " ".join(terms).removeprefix("+ ")
 
 
 def missing_heads(objective: Mapping[str, float], heads: Iterable[str]) -> tuple[str, ...]:
@@ -19,11 +71,19 @@ def missing_heads(objective: Mapping[str, float], heads: Iterable[str]) -> tuple
     return tuple(head for head in objective if head not in known)
 
 
+def require_heads(objective: Mapping[str, float], heads: Iterable[str], *, model: str, where: str = "") -> None:
+    """Raise DeclarationError if the objective asks for a head that the model does not have."""
+    known = sorted(heads)
+    if missing := missing_heads(objective, known):
+        fix = nearest(missing[0], known, "let the slot in slots.py ask for it, and run tailorbird train")
+        raise DeclarationError(f"{model} predicts no {missing[0]!r}; it predicts {', '.join(known) or 'nothing'}", where=where, fix=fix)
+
+
 def value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -> Floats:
     """The value (n,) of n items.
 
     A head that the bundle lacks is left out: an answer by clicks alone is better than none. Who changes an objective
-    checks it with `missing_heads`.
+    checks it with `require_heads`.
 
     Raises:
         BundleError: the bundle has none of the heads.
@@ -35,3 +95,35 @@ def value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -> Floats
     for head in present:
         total += float(objective[head]) * heads[head]
     return total
+
+
+def _terms(node: ast.expr, sign: float) -> Iterable[tuple[float, ast.expr]]:
+    """The terms of a sum with their signs, from left to right."""
+    while isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        sign, node = -sign if isinstance(node.op, ast.USub) else sign, node.operand
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+        yield from _terms(node.left, sign)
+        yield from _terms(node.right, -sign if isinstance(node.op, ast.Sub) else sign)
+    else:
+        yield sign, node
+
+
+def _term(node: ast.expr, where: str) -> tuple[str, float]:
+    match node:
+        case ast.Name(id=head):
+            return head, 1.0
+        case ast.BinOp(left=left, op=ast.Mult(), right=ast.Name(id=head)) if (weight := _number(left)) is not None:
+            return head, weight
+        case ast.BinOp(left=ast.Name(id=head), op=ast.Mult(), right=right) if (weight := _number(right)) is not None:
+            return head, weight
+    message = f"column {node.col_offset + 1}: expected a number times a head, got {ast.unparse(node)[:40]!r}"
+    raise DeclarationError(message, where=where, fix="such as 1.0*click + 8.0*purchase")
+
+
+def _number(node: ast.expr) -> float | None:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        inner = _number(node.operand)
+        return None if inner is None else -inner
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        return float(node.value)
+    return None

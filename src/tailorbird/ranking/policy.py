@@ -1,20 +1,19 @@
-"""The policy: from values to an ordered answer, with the exact probability of each item at its place.
+"""The policy: from values to an order of all candidates; of that, `ranking.exploration` makes the answer, with its propensities.
 
-The probability is that of showing this item at this position, given the request: with exploration as declared in
-`ranking.slot.Explore`, 1 - rate/m for a ranked item at one of the m explorable positions, rate/(m * pool) for an
-explored one there, and 1 elsewhere. Over what could be shown at a position they sum to 1.
+    values ─► boosts ─► order by value ─► diversity of the best ─► pins, quotas, promotions ─► exploration within these ─► answer
 
-Diversity stands in `ranking.diversity`; what an item may be shown at all, in `ranking.rules`.
+What an item may be shown at all, stands in `ranking.rules`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.ranking.diversity import limit_groups
-from tailorbird.ranking.slot import Explore
-from tailorbird.retrieval import Index
+from tailorbird.ranking.diversity import Bounds, Codes, Mask, dpp, keep_to, likeness, mmr
+from tailorbird.ranking.slot import Diversity, Promotion, Quota
+from tailorbird.retrieval import Index, TextColumn
 
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp]
@@ -22,62 +21,85 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Choice:
-    """An answer.
+class Shape:
+    """What a slot asks of its answers, for the candidates of one request.
 
     Attributes:
-        items: (k,): places of the shown items in the candidates, best first.
-        propensities: (k,): the probability of each at its position.
-        explored: the position (from 1) that shows an explored item, 0 if none does.
+        rows: (n,): of the candidates in the index, -1 for one that it does not know.
+        pins: position, from 0 → place among the candidates.
+        promoted: of each promotion (n,): for which candidates it is.
     """
 
-    items: Rows
-    propensities: Floats
-    explored: int = 0
+    index: Index | None
+    rows: Rows
+    quotas: Sequence[Quota] = ()
+    diversity: Diversity | None = None
+    pins: Mapping[int, int] = field(default_factory=dict)
+    promotions: Sequence[Promotion] = ()
+    promoted: Sequence[Mask] = ()
+
+    def bounds(self) -> Bounds:
+        """What of it exploration keeps to."""
+        codes = [codes_of(self.index, self.rows, quota.by) for quota in self.quotas] if self.index is not None else []
+        quotas = self.quotas if self.index is not None else ()
+        return Bounds(quotas, codes, self.promotions, self.promoted, frozenset(self.pins))
 
 
-def ranked(values: Floats, size: int, *, groups: npt.NDArray[np.integer] | None = None, per_group: int = 0) -> Rows:
+def arranged(values: Floats, size: int, shape: Shape, bounds: Bounds | None = None) -> Rows:
     """All candidates in order: those of the answer first (`size` of them), then the rest by value.
 
     Args:
         values: (n,), higher is better; ties keep the candidates' order.
         size: of the answer.
-        groups: (n,): a code such as the category, below 0 for none.
-        per_group: at most this many of one group among the answer; 0 for no limit.
+        bounds: `shape.bounds()`, where they are known already.
     """
     order = np.argsort(-values, kind="stable")
-    if groups is None or per_group < 1:
+    if shape.index is not None and shape.diversity is not None and shape.diversity.balance < 1 and order.size:
+        order = _diverse(values, order, size, shape.index, shape.rows, shape.diversity)
+    bounds = shape.bounds() if bounds is None else bounds
+    if bounds.free and not shape.pins:
         return order
-    return order[limit_groups(groups[order], size, per_group)]
+    place_of = np.empty(order.size, np.intp)
+    place_of[order] = np.arange(order.size)
+    kept = keep_to(
+        [code[order] for code in bounds.codes],
+        bounds.quotas,
+        size,
+        pins={position: int(place_of[place]) for position, place in shape.pins.items()},
+        promotions=bounds.promotions,
+        promoted=[those[order] for those in bounds.promoted],
+        n=order.size,
+    )
+    return order[kept]
 
 
-def choose(order: Rows, size: int, explore: Explore | None, rng: np.random.Generator | None) -> Choice:
-    """The answer from an order that `ranked` (or a method of `diversity`) made.
-
-    The pool is the candidates that come right after the answer. An explored item may exceed a limit of the diversity
-    by one: a pool that depended on the position would make propensities depend on it too.
-    """
-    shown = order[:size].copy()
-    propensities = np.ones(shown.size)
-    if explore is None or explore.rate <= 0 or rng is None:
-        return Choice(shown, propensities)
-    pool = order[size : size + explore.pool]
-    m = shown.size - explore.first + 1
-    if m < 1 or not pool.size:
-        return Choice(shown, propensities)
-    propensities[explore.first - 1 :] = 1.0 - explore.rate / m
-    if rng.random() >= explore.rate:
-        return Choice(shown, propensities)
-    position = explore.first + int(rng.integers(m))
-    shown[position - 1] = pool[int(rng.integers(pool.size))]
-    propensities[position - 1] = explore.rate / (m * pool.size)
-    return Choice(shown, propensities, position)
+def boosted(values: Floats, factors: Sequence[tuple[float, Mask]]) -> Floats:
+    """Values with boosts: each moves those of its items by factor - 1 of their size."""
+    moved = values.copy()
+    for factor, those in factors:
+        moved[those] += (factor - 1.0) * np.abs(moved[those])
+    return moved
 
 
-def choose_evenly(n: int, size: int, rng: np.random.Generator) -> Choice:
-    """An answer drawn evenly from n candidates: each stands at each position with probability 1/n. Heeds no diversity limit."""
-    shown = rng.permutation(n)[:size].astype(np.intp)
-    return Choice(shown, np.full(shown.size, 1.0 / max(n, 1)))
+def codes_of(index: Index, rows: Rows, attribute: str) -> Codes:
+    """A code (n,) for each item that is equal where the attribute is; -1 where it is missing or the item is not known."""
+    column = index.attributes.get(attribute)
+    if column is None:
+        return np.full(rows.size, -1, np.int64)
+    at = np.maximum(rows, 0)
+    if isinstance(column, TextColumn):
+        codes = column.codes[at].astype(np.int64)
+    else:
+        found, codes = np.unique(column[at], return_inverse=True)
+        codes = np.where(np.isnan(found)[codes], -1, codes)
+    return np.where(rows >= 0, codes, -1)
+
+
+def _diverse(values: Floats, order: Rows, size: int, index: Index, rows: Rows, diversity: Diversity) -> Rows:
+    best = order[: max(size, diversity.among)]
+    alike = likeness([codes_of(index, rows[best], name) for name in diversity.by])
+    pick = dpp if diversity.method == "dpp" else mmr
+    return np.concatenate([best[pick(values[best], alike, size, balance=diversity.balance)], order[best.size :]])
 
 
 def baseline_values(policy: str, index: Index, rows: Rows, recent: Keys | None = None) -> Floats:

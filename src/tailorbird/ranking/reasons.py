@@ -1,6 +1,6 @@
 """Why an item is there: a stable code for machines and one short sentence for people. Cheap: ten look-ups an item shown."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp]
 
-CODES = ("explore", "search", "related", "new", "popular_in_category", "popular", "for_you")
+CODES = ("promoted", "explore", "search", "related", "new", "popular_in_category", "popular", "for_you")
 _VERBS = {
     hash64("purchase"): "you bought",
     hash64("cart"): "you put it in your cart:",
@@ -42,6 +42,9 @@ class Reason:
     item_id: str = ""
 
 
+FOR_YOU = Reason("for_you", "Picked for you")
+
+
 def reasons(
     index: Index,
     rows: Rows,
@@ -49,7 +52,7 @@ def reasons(
     *,
     recent: RecentLike | None = None,
     query: str | None = None,
-    explored: int = 0,
+    explored: Collection[int] = (),
 ) -> list[Reason]:
     """A reason for each shown item.
 
@@ -58,12 +61,14 @@ def reasons(
         sources: the candidate source of each, see `retrieval.SOURCES`.
         recent: the person's recent sequence.
         query: what was searched for.
-        explored: the position of `policy.Choice`.
+        explored: the positions of `exploration.Choice`.
     """
     anchors, types = _anchors(index, rows, recent)
     told: list[Reason] = []
     for place, (row, source) in enumerate(zip(rows.tolist(), sources, strict=True)):
-        if place + 1 == explored:
+        if source == "pinned":
+            told.append(Reason("promoted", "A choice of the shop"))
+        elif place + 1 in explored:
             told.append(Reason("explore", "Something different"))
         elif source == "search" and query:
             told.append(Reason("search", f"Matches “{query[:60]}”"))
@@ -79,11 +84,15 @@ def _without_anchor(index: Index, row: int, source: str) -> Reason:
     category = index.category.text(row)
     if source == "fresh":
         return Reason("new", f"New in {category}" if category else "New")
+    if source == "trending":
+        return Reason("popular", "Popular right now")
+    if source in ("sessions", "stan"):
+        return Reason("related", "Where others went on to from here")
     if source in ("popular", "popular_in_category") and index.counts["7d"][row] > 0:
         if source == "popular_in_category" and category:
             return Reason("popular_in_category", f"Popular in {category} this week")
         return Reason("popular", "Popular this week")
-    return Reason("for_you", "Picked for you")
+    return FOR_YOU
 
 
 def _anchors(index: Index, rows: Rows, recent: RecentLike | None) -> tuple[Rows, list[int]]:

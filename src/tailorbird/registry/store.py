@@ -1,6 +1,7 @@
 """The registry on a local folder: numbered versions, aliases, and a log of who changed them and why.
 
     ROOT/v0001/…         bundles, read-only once they are there
+    ROOT/formulas.json   value formulas that were set without a new model, see `registry.formulas`; replaced whole
     ROOT/aliases.json    champion, challenger, and the champions before, newest last; replaced whole
     ROOT/audit.jsonl     one line for each change
     ROOT/lock            held while something changes
@@ -23,7 +24,10 @@ import msgspec
 
 from tailorbird import faults
 from tailorbird.errors import BundleError, DamageError, NotReadyError, StorageError, UsageError
+from tailorbird.registry.formulas import FILE as FORMULAS
+from tailorbird.registry.formulas import FormulaChange, encode_formulas, read_formulas
 from tailorbird.registry.manifest import DIGEST, MANIFEST, Manifest, Sealed, encode, read_sealed
+from tailorbird.whole import sync_folder
 
 _HISTORY_MAX = 50
 
@@ -34,12 +38,24 @@ class Clock(Protocol):
     def now(self) -> int: ...
 
 
+NAMES = ("champion", "challenger", "previous", "canary", "shadow")
+
+
 class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of versions: the one that serves, the one that is being tried, and those that served before, newest last."""
+    """Names of versions: the one that serves, the one that is being tried, and those that served before, newest last.
+
+    `canary` answers `share` of the people since `canary_at` (microseconds), and is advanced or ended by its figures where `automatic`;
+    the scores of `shadow` are logged beside and shown to nobody.
+    """
 
     champion: str = ""
     challenger: str = ""
     history: tuple[str, ...] = ()
+    shadow: str = ""
+    canary: str = ""
+    share: float = 0.0
+    canary_at: int = 0
+    automatic: bool = True
 
     @property
     def previous(self) -> str:
@@ -48,8 +64,11 @@ class Aliases(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def of(self, version: str) -> tuple[str, ...]:
         """The names that a version bears."""
-        named = (("champion", self.champion), ("challenger", self.challenger), ("previous", self.previous))
-        return tuple(name for name, held in named if held == version)
+        return tuple(name for name in NAMES if self.named(name) == version)
+
+    def named(self, name: str) -> str:
+        """The version behind one of `NAMES`, "" where there is none."""
+        return getattr(self, name)
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
@@ -103,7 +122,7 @@ class Registry:
             self._audit(AuditEntry(self._clock.now(), "add", version, by, why, digest))
             faults.at("registry.before_rename")
             os.rename(incoming, self.path / version)
-            _sync_folder(self.path)
+            sync_folder(self.path)
             faults.at("registry.after_rename")
         return version
 
@@ -117,7 +136,49 @@ class Registry:
             history = (*aliases.history, aliases.champion) if aliases.champion else aliases.history
             challenger = "" if aliases.challenger == version else aliases.challenger
             self._audit(AuditEntry(self._clock.now(), "promote", version, by, why))
-            self._rename_aliases(Aliases(version, challenger, history[-_HISTORY_MAX:]))
+            # What was tried beside the one before was compared with it, and is not with this one.
+            self._rename_aliases(Aliases(version, challenger, history[-_HISTORY_MAX:], "" if aliases.shadow == version else aliases.shadow))
+
+    def cast_shadow(self, version: str, *, by: str, why: str) -> None:
+        """Have servers log what a version would have scored, or end that with ""."""
+        if version:
+            self.verify(version)
+        with self._changing():
+            self._audit(AuditEntry(self._clock.now(), "shadow", version, by, why))
+            self._rename_aliases(msgspec.structs.replace(self.aliases(), shadow=version))
+
+    def send_canary(self, version: str, share: float, *, by: str, why: str, automatic: bool = True) -> None:
+        """Let a version answer a share of the people, or a larger share of them than before.
+
+        Raises:
+            UsageError: it is the champion, there is none, or the share is none.
+        """
+        if not 0 < share < 1:
+            raise UsageError(f"expected a share between 0 and 1, got {share}", where="share", fix="1 is: tailorbird models promote")
+        self.verify(version)
+        with self._changing():
+            aliases = self.aliases()
+            if not aliases.champion or aliases.champion == version:
+                told = f"{version} is the champion already" if aliases.champion else "there is no champion to compare it with"
+                raise UsageError(told, where=str(self.path), fix="tailorbird models list")
+            self._audit(AuditEntry(self._clock.now(), "canary", version, by, f"{share:g}: {why}"))
+            since = aliases.canary_at if aliases.canary == version else self._clock.now()
+            changed = msgspec.structs.replace(aliases, canary=version, share=share, canary_at=since, automatic=automatic)
+            self._rename_aliases(changed)
+
+    def end_canary(self, *, by: str, why: str) -> str:
+        """Let the champion answer everybody again; the version that was the canary.
+
+        Raises:
+            NotReadyError: there is no canary.
+        """
+        with self._changing():
+            aliases = self.aliases()
+            if not aliases.canary:
+                raise NotReadyError("there is no canary", where=str(self.path), fix="tailorbird models list")
+            self._audit(AuditEntry(self._clock.now(), "end canary", aliases.canary, by, why))
+            self._rename_aliases(msgspec.structs.replace(aliases, canary="", share=0.0, canary_at=0))
+        return aliases.canary
 
     def challenge(self, version: str, *, by: str, why: str) -> None:
         """Name a version the challenger, or nobody with ""."""
@@ -138,12 +199,26 @@ class Registry:
             if aliases.previous != previous:
                 raise UsageError("another process changed the champion meanwhile", where=str(self.path), fix="look at it and try again")
             self._audit(AuditEntry(self._clock.now(), "rollback", previous, by, why))
-            self._rename_aliases(Aliases(previous, aliases.challenger, aliases.history[:-1]))
+            self._rename_aliases(Aliases(previous, aliases.challenger, aliases.history[:-1], aliases.shadow))
         return previous
+
+    def set_formula(self, slot: str, text: str, *, by: str, why: str) -> FormulaChange:
+        """Put a value formula in force for a slot, or with "" the slot's own again. What it says is for the caller to check."""
+        with self._changing():
+            formulas = read_formulas(self.path).with_change(slot, text, by=by, why=why, at=self._clock.now())
+            self._audit(
+                AuditEntry(self._clock.now(), "formula", formulas.changes[-1].version, by, f"{slot}: {text or 'as declared'}: {why}")
+            )
+            self._replace(FORMULAS, encode_formulas(formulas))
+        return formulas.changes[-1]
 
     def champion(self) -> Path | None:
         """The folder of the version that serves, or None."""
         return self._folder_of(self.aliases().champion)
+
+    def behind(self, name: str) -> Path | None:
+        """The folder of the version behind one of `NAMES`, or None."""
+        return self._folder_of(self.aliases().named(name))
 
     def challenger(self) -> Path | None:
         """The folder of the version that is being tried, or None."""
@@ -156,7 +231,7 @@ class Registry:
     def resolve(self, name: str) -> Path:
         """The folder of a version or of an alias."""
         aliases = self.aliases()
-        version = {"champion": aliases.champion, "challenger": aliases.challenger, "previous": aliases.previous}.get(name, name)
+        version = aliases.named(name) if name in NAMES else name
         folder = self._folder_of(version) if _number(version) else None
         if folder is None or not folder.is_dir():
             raise UsageError(f"there is no version {name!r}", where=str(self.path), fix="tailorbird models list")
@@ -168,7 +243,7 @@ class Registry:
             return msgspec.json.decode((self.path / "aliases.json").read_bytes(), type=Aliases)
         except FileNotFoundError:
             return Aliases()
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             where = str(self.path / "aliases.json")
             raise DamageError(f"cannot be read: {error}", where=where, fix="restore it from audit.jsonl") from error
 
@@ -204,7 +279,7 @@ class Registry:
         for line in lines:
             try:
                 entries.append(msgspec.json.decode(line, type=AuditEntry))
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 continue
         return entries
 
@@ -220,7 +295,7 @@ class Registry:
         folder = self.path / name
         try:
             manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return VersionInfo(name, folder, 0, "", (), {"damaged": True}, aliases.of(name))
         heads = tuple(head.name for head in manifest.heads)
         span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)
@@ -238,11 +313,14 @@ class Registry:
             raise StorageError(f"the registry cannot be changed: {error.strerror or error}", where=str(self.path)) from error
 
     def _rename_aliases(self, aliases: Aliases) -> None:
-        data = msgspec.json.format(msgspec.json.encode(aliases), indent=1) + b"\n"
-        _write_file(self.path / "aliases.json.new", data)
+        self._replace("aliases.json", msgspec.json.format(msgspec.json.encode(aliases), indent=1) + b"\n")
+
+    def _replace(self, name: str, data: bytes) -> None:
+        """A file, there whole or as it was before."""
+        _write_file(self.path / f"{name}.new", data)
         faults.at("registry.before_alias")
-        os.replace(self.path / "aliases.json.new", self.path / "aliases.json")
-        _sync_folder(self.path)
+        os.replace(self.path / f"{name}.new", self.path / name)
+        sync_folder(self.path)
         faults.at("registry.after_alias")
 
     def _audit(self, entry: AuditEntry) -> None:
@@ -253,7 +331,7 @@ class Registry:
             file.write((b"\n" if torn else b"") + msgspec.json.encode(entry) + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(self.path)
+        sync_folder(self.path)
 
 
 def _number(name: str) -> int:
@@ -275,7 +353,7 @@ def _write_synced(folder: Path, sealed: Sealed, version: str) -> str:
     _write_file(folder / MANIFEST, data)
     _write_file(folder / DIGEST, f"{digest}\n".encode())
     for each in folders:
-        _sync_folder(each)
+        sync_folder(each)
     return digest
 
 
@@ -284,14 +362,6 @@ def _write_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _ends_with_newline(path: Path) -> bool:

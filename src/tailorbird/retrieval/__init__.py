@@ -1,12 +1,13 @@
 """Candidate indexes: built once from events and items, carried in the bundle, and asked many times a second."""
 
 from tailorbird.retrieval.build import build_index
-from tailorbird.retrieval.candidates import SOURCES, Candidates, candidates
+from tailorbird.retrieval.candidates import SHARES, SOURCES, Candidates, candidates, in_order, with_sequence
 from tailorbird.retrieval.columns import Column, TextColumn
 from tailorbird.retrieval.cooccurrence import Cooccurrence, cooccurrence
 from tailorbird.retrieval.index import Found, Index, NewItem
 
 __all__ = [
+    "SHARES",
     "SOURCES",
     "Candidates",
     "Column",
@@ -18,4 +19,6 @@ __all__ = [
     "build_index",
     "candidates",
     "cooccurrence",
+    "in_order",
+    "with_sequence",
 ]

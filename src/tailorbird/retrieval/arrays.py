@@ -28,3 +28,10 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write a `.npy` file that `read_array` reads."""
     with path.open("wb") as file:
         np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
+
+
+def array_bytes(array: npt.NDArray[Any]) -> bytes:
+    """What `write_array` writes."""
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return file.getvalue()

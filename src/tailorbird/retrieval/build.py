@@ -11,17 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
-from tailorbird.events.clock import DAY
+from tailorbird.events.clock import DAY, HOUR
 from tailorbird.events.keys import hash64s
 from tailorbird.events.schema import micros
 from tailorbird.retrieval.arrays import write_array
+from tailorbird.retrieval.clusters import find_clusters
 from tailorbird.retrieval.columns import Column, TextColumn, columns_of
 from tailorbird.retrieval.cooccurrence import Cooccurrence, cooccurrence
-from tailorbird.retrieval.index import FORMAT, Meta, documents_of
-from tailorbird.retrieval.text import write_text_index
+from tailorbird.retrieval.index import FORMAT, Meta
+from tailorbird.retrieval.sessions import Plan, newest_sessions
+from tailorbird.retrieval.text import documents_of, write_text_index
 
 INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
-_WINDOWS_US = {"1d": DAY, "7d": 7 * DAY, "all": 1 << 62}
+_WINDOWS_US = {"1h": HOUR, "1d": DAY, "7d": 7 * DAY, "all": 1 << 62}
 _NUMPY = npt.NDArray[np.int64]
 
 
@@ -34,6 +36,7 @@ def build_index(
     event_types: Sequence[str] = INTERESTS,
     gap_us: int = DAY,
     backward: bool = True,
+    sessions: Plan | None = None,
 ) -> None:
     """Build an index in a new folder from what was known before `as_of`.
 
@@ -45,6 +48,7 @@ def build_index(
         event_types: which events show interest in an item.
         gap_us: a person's sequence is cut where more time passes between two events.
         backward: whether an item also leads to what came before it.
+        sessions: how the newest sessions are kept, which `sessions` and `stan` ask; None keeps none.
     """
     seen = _interests(events, as_of, event_types)
     profiles, valid_from = _profiles(items, as_of)
@@ -62,12 +66,18 @@ def build_index(
     attributes = columns_of([profiles.get(each, {}) for each in ids])
     person = seen["person"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     by_person = np.lexsort((row, ts, person))
-    matrix = cooccurrence(person[by_person], row[by_person], ts[by_person], items=len(ids), gap_us=gap_us, backward=backward)
+    ordered = (person[by_person], row[by_person], ts[by_person])
+    matrix = cooccurrence(*ordered, items=len(ids), gap_us=gap_us, backward=backward)
 
     folder.mkdir(parents=True)
     _write_items(folder / "items.arrow", ids, keys, first_seen, counts, attributes)
     _write_matrix(folder, matrix)
     write_text_index(folder / "text", documents_of(attributes, np.arange(len(ids))))
+    files = find_clusters(attributes, len(ids)).files()
+    if sessions is not None:
+        files |= newest_sessions(*ordered, items=len(ids), as_of=as_of, plan=sessions).files()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
     (folder / "meta.json").write_bytes(msgspec.json.encode(Meta(FORMAT, as_of)))
 
 

@@ -1,18 +1,26 @@
-"""Candidates of one request: several sources asked at once, merged without repeats, with what each contributed.
+"""Candidates of one request: several sources asked one after the other, merged without repeats, with what each contributed.
+
+A source gives as many items as its limit that none before it had, and what one of them lacks the next may give more: a request has as many
+candidates as the limits add up to, as long as anything is left.
 
 The sources of a slot are declared in `ranking.slot`; rules and scores come after, in `ranking`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.retrieval.index import RECENT_MAX, Found, Index, Keys, Rows
+from tailorbird.retrieval import sessions
+from tailorbird.retrieval.cooccurrence import RECENT_DECAY
+from tailorbird.retrieval.index import Found, Index, Keys, Rows, Times
+from tailorbird.retrieval.synonyms import Words
 
 # A source's code is its place here; new ones go to the end, since codes are logged.
-SOURCES = ("item_to_item", "popular", "popular_in_category", "fresh", "search", "given")
+SOURCES = ("item_to_item", "popular", "popular_in_category", "fresh", "search", "given", "pinned", "sequence", "clusters")
+SOURCES += (*sessions.SOURCES, "trending", "own_history")
+SHARES = (1 / 3, 2 / 3)  # of a slot's candidates, that may come from vectors where there are some: training chooses
 _NOTHING = Found(np.zeros(0, np.intp), np.zeros(0))
 
 
@@ -26,6 +34,7 @@ class Candidates:
         also: uint16 (n,): bit c is set if the source with code c had it too.
         score: float64 (n,): its score in that first source; comparable within a source only.
         contributed: source → how many items came first from it.
+        left_out: sources that were not asked, for want of time.
     """
 
     rows: Rows
@@ -33,14 +42,27 @@ class Candidates:
     also: npt.NDArray[np.uint16]
     score: npt.NDArray[np.float64]
     contributed: Mapping[str, int]
+    left_out: tuple[str, ...] = ()
 
     def take(self, kept: npt.NDArray[np.bool_] | Rows) -> "Candidates":
         """Some of the candidates, by mask or position; `contributed` stays as it was."""
-        return Candidates(self.rows[kept], self.source[kept], self.also[kept], self.score[kept], self.contributed)
+        return Candidates(self.rows[kept], self.source[kept], self.also[kept], self.score[kept], self.contributed, self.left_out)
 
     def source_names(self) -> list[str]:
         """The name of each candidate's first source."""
         return [SOURCES[code] for code in self.source.tolist()]
+
+
+def with_sequence(sources: Mapping[str, int], share: float = SHARES[0]) -> dict[str, int]:
+    """The sources of a slot where people have vectors: as many candidates, a share of them by `sequence`, unless the slot says how many.
+
+    A slot that does not ask for what goes with a person's items is left as it is.
+    """
+    if "sequence" in sources or "item_to_item" not in sources:
+        return dict(sources)
+    total = sum(sources.values())
+    near = int(total * share)
+    return {"sequence": near} | {name: limit * (total - near) // total for name, limit in sources.items()}
 
 
 def candidates(
@@ -48,61 +70,124 @@ def candidates(
     sources: Mapping[str, int],
     *,
     recent: Keys | None = None,
+    recent_ts: Times | None = None,
+    around: Keys | None = None,
     category: str | None = None,
     query: str | None = None,
+    beside: Sequence[Words] = (),
     given: Rows | None = None,
+    late: Callable[[], bool] = lambda: False,
+    near: Callable[[int], Found] | None = None,
 ) -> Candidates:
     """Ask the sources and merge what they found.
 
     Args:
         index: what to ask.
-        sources: source → how many at most, as in `Slot.sources`; earlier ones own what several found.
+        sources: source → how many it adds to those before it, as in `Slot.sources`; earlier ones own what several found.
         recent: keys of the person's newest items, oldest first.
-        category: for `popular_in_category`; without it, the category most frequent among the recent items.
+        recent_ts: when these were, for `sessions` and `stan`; without it they are one session.
+        around: keys of all that is known to have been before the person, oldest first; `recent`, unless told. See `in_order`.
+        category: for `popular_in_category`; without it, the categories of the items `around`.
         query: for `search`.
+        beside: phrases that mean the same as the query.
         given: rows of the caller's own candidates, which come first.
+        late: asked before each source once one has found something; no more sources are asked when it is true.
+        near: for `sequence`: so many items nearest to the person's vector; None where nobody has one.
     """
     recent = np.zeros(0, np.uint64) if recent is None else recent
-    found: dict[str, Found] = {}
+    recent_ts = np.zeros(0, np.int64) if recent_ts is None else recent_ts
+    around = recent if around is None else around
+    merged, left_out, owed = _Merged(len(index)), [], 0
     if given is not None:
-        found["given"] = Found(given, np.zeros(given.size))
+        merged.add("given", Found(given, np.zeros(given.size)), given.size)
     for source, limit in sources.items():
-        found[source] = _ask(index, source, limit, recent, category, query)
-    return _merge(found)
+        if left_out or (late() and merged.size):
+            left_out.append(source)
+            continue
+        owed += limit
+        # As many more as were found before: so many of what it gives may be known.
+        answer = _ask(index, source, owed + merged.size if owed else 0, recent, recent_ts, around, category, query, beside, near)
+        owed -= merged.add(source, answer, owed)
+    return merged.all(tuple(left_out))
 
 
-def _ask(index: Index, source: str, limit: int, recent: Keys, category: str | None, query: str | None) -> Found:
+class _Merged:
+    """What sources found so far, each item once."""
+
+    def __init__(self, items: int) -> None:
+        self._had = np.zeros(items, np.uint16)  # by row, the bits of the sources that had it
+        self._parts: dict[str, Found] = {}
+        self.size = 0
+
+    def add(self, source: str, found: Found, most: int) -> int:
+        """Take at most so many items that are new, with what of it was known before them; how many were new."""
+        rows, bit = found.rows, np.uint16(1 << SOURCES.index(source))
+        new = np.flatnonzero(self._had[rows] == 0)
+        if new.size > most:
+            rows, new = rows[: new[most]], new[:most]
+        self._had[rows] |= bit
+        self._parts[source] = Found(rows[new], found.scores[new])
+        self.size += new.size
+        return new.size
+
+    def all(self, left_out: tuple[str, ...]) -> Candidates:
+        parts = [*self._parts.values(), _NOTHING]
+        rows = np.concatenate([each.rows for each in parts])
+        contributed = {name: each.rows.size for name, each in self._parts.items()}
+        codes = np.array([SOURCES.index(name) for name in contributed], np.uint8)
+        source = np.repeat(codes, list(contributed.values()))
+        return Candidates(rows, source, self._had[rows], np.concatenate([each.scores for each in parts]), contributed, left_out)
+
+
+def in_order(sequences: Sequence[tuple[Keys, npt.NDArray[np.int64]]]) -> Keys:
+    """The keys of several sequences (keys, times) of a person as one, the newest last; an event that is in more than one counts once."""
+    item, ts = (np.concatenate(parts) for parts in zip(*sequences, strict=True))
+    order = np.lexsort((item, ts))
+    item, ts = item[order], ts[order]
+    again = (item[1:] == item[:-1]) & (ts[1:] == ts[:-1])
+    return item[np.concatenate([[True], ~again])] if item.size else item
+
+
+def _ask(
+    index: Index,
+    source: str,
+    limit: int,
+    recent: Keys,
+    recent_ts: Times,
+    around: Keys,
+    category: str | None,
+    query: str | None,
+    beside: Sequence[Words],
+    near: Callable[[int], Found] | None,
+) -> Found:
+    if source == "sequence":
+        return near(limit) if near is not None else _NOTHING
+    if source in sessions.SOURCES:
+        return index.like_sessions(source, recent, recent_ts, limit)
+    if source == "clusters":
+        return index.clusters(recent, limit)
     if source == "item_to_item":
         return index.item_to_item(recent, limit)
     if source == "popular":
         return index.popular(limit)
     if source == "popular_in_category":
-        category = category if category is not None else _favourite(index, recent)
-        return index.popular(limit, category) if category else _NOTHING
+        return index.popular_among(around, limit) if category is None else index.popular(limit, category)
+    if source == "trending":
+        return index.popular(limit, window="1h")
+    if source == "own_history":
+        return _own_history(index, recent, limit)
     if source == "fresh":
         return index.fresh(limit)
     if source == "search":
-        return index.search(query, limit) if query else _NOTHING
+        return index.search(query, limit, beside) if query else _NOTHING
     return _NOTHING
 
 
-def _favourite(index: Index, recent: Keys) -> str:
-    """The category most frequent among the newest items, "" if none has one."""
-    rows = index.find(recent[-RECENT_MAX:])
-    codes = index.category.codes[rows[rows >= 0]]
-    codes = codes[codes >= 0]
-    return index.category.values[int(np.bincount(codes).argmax())] if codes.size else ""
-
-
-def _merge(found: Mapping[str, Found]) -> Candidates:
-    rows = np.concatenate([each.rows for each in found.values()] or [_NOTHING.rows])
-    scores = np.concatenate([each.scores for each in found.values()] or [_NOTHING.scores])
-    codes = np.repeat(np.array([SOURCES.index(name) for name in found], np.uint8), [each.rows.size for each in found.values()])
-    unique, first, position = np.unique(rows, return_index=True, return_inverse=True)
-    also = np.zeros(unique.size, np.uint16)
-    np.bitwise_or.at(also, position, np.left_shift(np.uint16(1), codes.astype(np.uint16)))
-    order = np.argsort(first, kind="stable")  # as the sources gave them
-    source = codes[first][order]
-    counts = np.bincount(source, minlength=len(SOURCES))
-    contributed = {name: int(counts[SOURCES.index(name)]) for name in found}
-    return Candidates(unique[order], source, also[order], scores[first][order], contributed)
+def _own_history(index: Index, recent: Keys, limit: int) -> Found:
+    """The items of a sequence themselves, the newest first."""
+    rows = index.find(recent[::-1])
+    rows = rows[rows >= 0]
+    rows = rows[np.sort(np.unique(rows, return_index=True)[1])]
+    if index.shown is not None:
+        rows = rows[index.shown[rows]]
+    return Found(rows[:limit], RECENT_DECAY ** np.arange(float(rows.size))[:limit])

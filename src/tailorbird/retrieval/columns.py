@@ -3,6 +3,7 @@
 A list of texts is one text with `|` between its parts. How attributes are found in profiles stands in `retrieval.build`.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int32]
+
+NUMBERS_SHARE = 0.95  # of what is there, from which on an attribute is a number, and a text among it a mistake
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,14 @@ Column = Floats | TextColumn
 
 
 def column_of(values: Sequence[Any]) -> Column:
-    """A column from values as JSON gave them: numbers if all present ones are numbers or booleans, else texts."""
-    present = [value for value in values if value is not None]
-    if present and all(isinstance(value, (int, float)) for value in present):
-        return np.array([np.nan if value is None else float(value) for value in values], np.float64)
+    """A column from values as JSON gave them: numbers if nearly all present ones are numbers or booleans, else texts.
+
+    A text among numbers is missing: one item whose stock is "n/a" would else make `item.stock > 0` false for all.
+    """
+    present = sum(value is not None for value in values)
+    numbers = sum(isinstance(value, (int, float)) for value in values)
+    if numbers and numbers >= NUMBERS_SHARE * present:
+        return np.array([float(value) if isinstance(value, (int, float)) else np.nan for value in values], np.float64)
     return text_column(None if value is None else _as_text(value) for value in values)
 
 
@@ -63,7 +72,22 @@ def text_column(texts: Iterable[str | None]) -> TextColumn:
 def columns_of(profiles: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     """All attributes that any of the profiles has, by name."""
     names = sorted({name for profile in profiles for name in profile})
-    return {name: column_of([profile.get(name) for profile in profiles]) for name in names}
+    columns = {}
+    for name in names:
+        values = [profile.get(name) for profile in profiles]
+        column = columns[name] = column_of(values)
+        if not isinstance(column, TextColumn) and (odd := sum(isinstance(value, (str, list, dict)) for value in values)):
+            log.warning("attribute %s is a number, and %d items have a text there: it counts as missing", name, odd)
+    return columns
+
+
+def from_arrow(column: pa.ChunkedArray) -> Column:
+    """A column as an index keeps it: numbers, or dictionary-encoded texts."""
+    if not pa.types.is_dictionary(column.type):
+        return column.to_numpy()
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    return TextColumn(array.indices.fill_null(-1).to_numpy().astype(np.int32), tuple(array.dictionary.to_pylist()))
 
 
 def extended(column: Column | None, length: int, values: Mapping[int, Any], total: int) -> Column:
@@ -72,11 +96,17 @@ def extended(column: Column | None, length: int, values: Mapping[int, Any], tota
     if column is None:
         column = np.full(length, np.nan) if numeric else TextColumn(np.full(length, -1, np.int32), ())
     if isinstance(column, TextColumn):
-        known = {value: code for code, value in enumerate(column.values)}
+        known = column._code_of  # shared with the old column as long as no value is new
         codes = np.concatenate([column.codes, np.full(total - length, -1, np.int32)])
         for row, value in values.items():
-            codes[row] = -1 if value is None else known.setdefault(_as_text(value), len(known))
-        return TextColumn(codes, tuple(known))
+            text = "" if value is None else _as_text(value)
+            if text and text not in known:
+                known = dict(known) if known is column._code_of else known
+                known[text] = len(known)
+            codes[row] = known[text] if text else -1
+        grown = TextColumn(codes, column.values if known is column._code_of else tuple(known))
+        grown.__dict__["_code_of"] = known
+        return grown
     numbers = np.concatenate([column, np.full(total - length, np.nan)])
     for row, value in values.items():
         numbers[row] = float(value) if isinstance(value, (int, float)) else np.nan
@@ -89,3 +119,10 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def says_same(one: Column | None, other: Column | None) -> bool:
+    """Whether two columns of as many items say the same, as far as that is cheap to see."""
+    if isinstance(one, TextColumn) and isinstance(other, TextColumn):
+        return one.values is other.values and np.array_equal(one.codes, other.codes)
+    return one is other

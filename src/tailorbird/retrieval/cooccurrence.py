@@ -13,11 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.retrieval.stretches import spread
+
 Rows = npt.NDArray[np.intp]
 
 DISTANCE_MAX = 10
 DAMPING = 10.0
 ROW_MAX = 100
+RECENT_MAX = 10  # what goes with a person is asked of so many of the newest items,
+RECENT_DECAY = 0.8  # the newest first, weighted by this to the power of their age
 UNIT = 2520
 
 
@@ -48,10 +52,7 @@ class Cooccurrence:
     def entries(self, rows: Rows) -> tuple[Rows, Rows]:
         """The entries of several rows: where each is in `items`, and which of `rows` it belongs to."""
         starts = self.indptr[rows]
-        lengths = self.indptr[rows + 1] - starts
-        owner = np.repeat(np.arange(rows.size), lengths)
-        within = np.arange(owner.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return (np.repeat(starts, lengths) + within).astype(np.intp, copy=False), owner
+        return spread(starts, self.indptr[rows + 1] - starts)
 
     def lookup(self, left: Rows, right: Rows) -> npt.NDArray[np.float32]:
         """M[left, right], element by element, 0 where there is no entry or a row is negative. O(n log 100)."""

@@ -3,9 +3,12 @@
 A row is the number of an item within one `Index`; ids and keys lead to rows by `find`. Every answer is a `Found`: rows
 and scores, best first. An `Index` never changes; `with_items` gives a new one that also knows items which came later.
 
-    items.arrow    id, key, first_seen, count_1d, count_7d, count_all, and each attribute as `a:NAME`
+    items.arrow    id, key, first_seen, count_1h, count_1d, count_7d, count_all, and each attribute as `a:NAME`
     i2i_indptr.npy, i2i_items.npy, i2i_weights.npy    see `retrieval.cooccurrence`
     text/          see `retrieval.text`
+    vectors*       see `retrieval.vectors`; not in every index
+    clusters*      see `retrieval.clusters`; not in every index
+    sessions*      see `retrieval.sessions`; not in every index
     meta.json      format, as_of
 
 How it is built stands in `retrieval.build`; how sources are merged, in `retrieval.candidates`.
@@ -26,19 +29,26 @@ import pyarrow as pa
 from tailorbird.errors import BundleError
 from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.arrays import read_array
-from tailorbird.retrieval.columns import Column, TextColumn, extended
-from tailorbird.retrieval.cooccurrence import Cooccurrence
-from tailorbird.retrieval.text import TextIndex
+from tailorbird.retrieval.clusters import Clusters
+from tailorbird.retrieval.columns import Column, TextColumn, extended, from_arrow, says_same
+from tailorbird.retrieval.cooccurrence import RECENT_DECAY, RECENT_MAX, Cooccurrence
+from tailorbird.retrieval.sessions import Sessions
+from tailorbird.retrieval.synonyms import Words
+from tailorbird.retrieval.text import TextIndex, documents_of
+from tailorbird.retrieval.vectors import ItemVectors
 
 Rows = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
+Times = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 FORMAT = 1
-WINDOWS = ("1d", "7d", "all")
-RECENT_MAX = 10
-RECENT_DECAY = 0.8
-_TEXT_FIELDS = ("title", "category", "brand")
+WINDOWS = ("1h", "1d", "7d", "all")
+SEARCHED_MAX = 10_000  # hits that are looked at where few are shown
+CATEGORY_DECAY = 0.95  # of what a person looked at, in whose categories something is looked for
+# Orders that are computed once: which items there are decides of these, and of those their categories too.
+_OF_ITEMS = ("_key_order", "_popular", "_trending", "_hottest", "_fresh", "popularity")
+_OF_CATEGORIES = ("category", "_by_category")
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,11 +84,15 @@ class Index:
         ids: of n items.
         keys: uint64 (n,): `events.hash64` of the ids.
         first_seen: int64 (n,): when the item came; 0 if it has been there from the beginning.
-        counts: window (`1d`, `7d`, `all`) → int64 (n,): events of persons with the item in that time before `as_of`.
+        counts: window (`1h`, `1d`, `7d`, `all`) → int64 (n,): events of persons with the item in that time before `as_of`.
         attributes: name → column of n.
         item_item: what follows what.
         text: full text, or None.
         later: text of items from `with_items`, whose rows start at `later_at`.
+        shown: bool (n,): which items sources may find, see `only`; None is all.
+        vectors: of the items, or None.
+        together: clusters of the items, or None.
+        sessions: the newest sessions of everybody, or None.
     """
 
     as_of: int
@@ -91,6 +105,10 @@ class Index:
     text: TextIndex | None = None
     later: TextIndex | None = None
     later_at: int = 0
+    shown: npt.NDArray[np.bool_] | None = None
+    vectors: ItemVectors | None = None
+    together: Clusters | None = None
+    sessions: Sessions | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -110,13 +128,17 @@ class Index:
             item_item.check(table.num_rows)
             texts = {name.removeprefix("text/"): data for name, data in files.items() if name.startswith("text/")}
             text = TextIndex.load(texts) if texts else None
-            attributes = {name[2:]: _column(table[name]) for name in table.column_names if name.startswith("a:")}
-            counts = {window: table[f"count_{window}"].to_numpy() for window in WINDOWS}
+            attributes = {name[2:]: from_arrow(table[name]) for name in table.column_names if name.startswith("a:")}
+            counted = {f"count_{window}": window for window in WINDOWS if window != "1h" or "count_1h" in table.column_names}
+            counts = {window: table[name].to_numpy() for name, window in counted.items()}
+            counts.setdefault("1h", np.zeros(table.num_rows, np.int64))  # an index of before it was counted
             ids = tuple(table["id"].to_pylist())
             keys, first_seen = table["key"].to_numpy(), table["first_seen"].to_numpy()
+            vectors, together = ItemVectors.read(files, table.num_rows), Clusters.read(files, table.num_rows)
+            more = {"vectors": vectors, "together": together, "sessions": Sessions.read(files, table.num_rows)}
         except (KeyError, ValueError, OSError, pa.ArrowException, msgspec.DecodeError) as error:
             raise BundleError(f"the index cannot be read: {error}", fix="tailorbird train") from error
-        index = cls(meta.as_of, ids, keys, first_seen, counts, attributes, item_item, text, None, len(ids))
+        index = cls(meta.as_of, ids, keys, first_seen, counts, attributes, item_item, text, None, len(ids), **more)
         index._prepare()
         return index
 
@@ -125,9 +147,30 @@ class Index:
         """An index from its folder, unchecked: for building and for tests."""
         return cls.load({path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()})
 
+    @classmethod
+    def bare(cls, ids: Sequence[str], vectors: ItemVectors | None = None) -> "Index":
+        """Items of which nothing is known but perhaps their vectors."""
+        none, keys = np.zeros(len(ids), np.int64), hash64s(ids) if len(ids) else np.zeros(0, np.uint64)
+        table = Cooccurrence(np.zeros(len(ids) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+        return cls(0, tuple(ids), keys, none, dict.fromkeys(WINDOWS, none), {}, table, None, None, len(ids), vectors=vectors)
+
     def _prepare(self) -> None:
         """Compute every order now rather than during the first request."""
-        _ = self._key_order, self._popular, self._by_category, self._fresh, self.popularity, self.category
+        for name in (*_OF_ITEMS, *_OF_CATEGORIES):
+            getattr(self, name)
+
+    def only(self, shown: npt.NDArray[np.bool_]) -> "Index":
+        """The same items in the same rows, of which sources find no others than `shown` (n,). What is told of an item stays as it is."""
+        view = dataclasses.replace(self, shown=shown)
+        for name in ("_key_order", "popularity", "category"):
+            view.__dict__[name] = getattr(self, name)
+        for name in ("_popular", "_trending", "_hottest", "_fresh"):
+            order: Rows = getattr(self, name)
+            view.__dict__[name] = order[shown[order]]
+        ordered, starts = self._by_category
+        kept = shown[ordered]
+        view.__dict__["_by_category"] = ordered[kept], np.concatenate([[0], np.cumsum(kept)])[starts]
+        return view
 
     # Orders, computed once
 
@@ -144,6 +187,11 @@ class Index:
     @cached_property
     def _trending(self) -> Rows:
         return np.lexsort((self.keys, -self.counts["7d"], -self.counts["1d"]))
+
+    @cached_property
+    def _hottest(self) -> Rows:
+        rows = np.lexsort((self.keys, -self.counts["1d"], -self.counts["1h"]))
+        return rows[self.counts["1h"][rows] > 0]
 
     @cached_property
     def _by_category(self) -> tuple[Rows, npt.NDArray[np.intp]]:
@@ -198,14 +246,30 @@ class Index:
         return text or self.ids[row]
 
     def popular(self, n: int, category: str | None = None, *, window: str = "7d") -> Found:
-        """The items with most events, of one category if it is told; `window` `1d` is what is trending now."""
+        """The items with most events, of one category if it is told; `1d`, `1h`: by those of that time alone."""
         if category is not None:
             code = self.category.code(category)
             ordered, starts = self._by_category
             rows = ordered[starts[code] : starts[code + 1]][:n] if code >= 0 else ordered[:0]
         else:
-            rows = (self._trending if window == "1d" else self._popular)[:n]
+            rows = {"1h": self._hottest, "1d": self._trending}.get(window, self._popular)[:n]
         return Found(rows, self.popularity[rows].astype(np.float64))
+
+    def popular_among(self, recent: Keys, n: int) -> Found:
+        """The items with most events in the categories of a sequence (keys, oldest first), as many of each as it has weight.
+
+        score = Σ over the items of the sequence that are of its category, the newest first, of 0.95 ** age
+                ÷ the item's place in its category
+        """
+        rows = self.find(recent[::-1])
+        codes, decay = self.category.codes[rows[rows >= 0]], (CATEGORY_DECAY ** np.arange(rows.size))[rows >= 0]
+        weight = np.bincount(codes[codes >= 0], decay[codes >= 0])
+        ordered, starts = self._by_category
+        parts, scores = [ordered[:0]], [np.zeros(0)]
+        for code in np.flatnonzero(weight).tolist():
+            parts.append(ordered[starts[code] : starts[code + 1]][:n])
+            scores.append(weight[code] / np.arange(1, parts[-1].size + 1))
+        return _best(np.concatenate(parts), np.concatenate(scores), n)
 
     def fresh(self, n: int) -> Found:
         """The newest items; those that have been there from the beginning are not among them."""
@@ -227,7 +291,33 @@ class Index:
         columns, position = np.unique(self.item_item.items[at], return_inverse=True)
         scores = np.bincount(position, weights=self.item_item.weights[at] * decay[owner], minlength=columns.size).astype(np.float64)
         scores[np.isin(columns, rows)] = 0.0
+        if self.shown is not None:
+            scores[~self.shown[columns]] = 0.0
         return _best(columns.astype(np.intp), scores, n)
+
+    def clusters(self, recent: Keys, n: int) -> Found:
+        """Something of each cluster of items, more of those that the newest items of a sequence (keys, oldest first) are of."""
+        if self.together is None:
+            return Found(np.zeros(0, np.intp), np.zeros(0))
+        rows = self.find(recent[::-1][:RECENT_MAX])
+        known = rows >= 0
+        scores = self.together.scores(self.counts["7d"], rows[known], (RECENT_DECAY ** np.arange(rows.size))[known])
+        scores[rows[known]] = 0.0
+        if self.shown is not None:
+            scores[~self.shown] = 0.0
+        return _best(np.arange(len(self)), scores, n)
+
+    def like_sessions(self, source: str, recent: Keys, ts: Times, n: int) -> Found:
+        """What sessions like the newest run of a sequence went on to.
+
+        Args:
+            source: `sessions` (V-SkNN) or `stan`.
+            recent, ts: the sequence's keys, oldest first, and their times; without times it is one run.
+        """
+        if self.sessions is None:
+            return Found(np.zeros(0, np.intp), np.zeros(0))
+        near = self.sessions.near(source, np.array([0, recent.size], np.int64), self.find(recent), ts)
+        return _best(near.row, near.gain if self.shown is None else np.where(self.shown[near.row], near.gain, 0.0), n)
 
     def similar(self, item_id: str, n: int) -> Found:
         """What goes with one item, filled up with what is popular in its category and then overall; empty if it is unknown."""
@@ -241,16 +331,29 @@ class Index:
         fill = fill[~np.isin(fill, near.rows) & (fill != row)][: n - near.rows.size]
         return Found(np.concatenate([near.rows, fill]), np.concatenate([near.scores, np.zeros(fill.size)]))
 
-    def search(self, text: str, n: int) -> Found:
+    def search(self, text: str, n: int, beside: Sequence[Words] = ()) -> Found:
         """The items whose words match a query as typed, best first; empty without a text index.
 
+        Args:
+            beside: phrases that mean the same, see `retrieval.synonyms`.
         Raises:
             BundleError: the text index is damaged, which a checksum did not show. No query does this.
         """
+        if self.shown is None:
+            return self._matching(text, n, beside)
+        asked = n
+        while True:  # until enough of the hits are shown, or there are no more
+            found = self._matching(text, asked, beside)
+            kept = np.flatnonzero(self.shown[found.rows])[:n]
+            if kept.size == n or found.rows.size < asked or asked >= SEARCHED_MAX:
+                return Found(found.rows[kept], found.scores[kept])
+            asked *= 4
+
+    def _matching(self, text: str, n: int, beside: Sequence[Words]) -> Found:
         try:
-            rows, scores = self.text.search(text, n) if self.text else (np.zeros(0, np.intp), np.zeros(0))
+            rows, scores = self.text.search(text, n, beside) if self.text else (np.zeros(0, np.intp), np.zeros(0))
             if self.later is not None:
-                more, their = self.later.search(text, n)
+                more, their = self.later.search(text, n, beside)
                 rows, scores = np.concatenate([rows, more + self.later_at]), np.concatenate([scores, their])
         except (ValueError, OSError) as error:
             raise BundleError(f"cannot search: {error}", fix="tailorbird models rollback") from error
@@ -282,28 +385,21 @@ class Index:
             counts={window: np.concatenate([count, np.zeros(len(added), np.int64)]) for window, count in self.counts.items()},
             attributes=attributes,
             item_item=self.item_item.widened(total),
+            shown=None,
         )
+        if self.together is not None:
+            index = dataclasses.replace(index, together=self.together.extended(self.attributes, attributes, total))
+        if self.vectors is not None:
+            changed = np.array([row for row in rows.values() if row < len(self)], np.intp)
+            index = dataclasses.replace(index, vectors=self.vectors.extended(self.attributes, attributes, changed, total))
         later = documents_of(attributes, np.arange(self.later_at, total))
         index = dataclasses.replace(index, later=TextIndex.in_memory(later) if total > self.later_at else None)
+        if not added and self.shown is None:  # a price that changed moves nothing in these orders
+            same = says_same(self.attributes.get("category"), attributes.get("category"))
+            for name in (*_OF_ITEMS, *(_OF_CATEGORIES if same else ())):
+                index.__dict__[name] = getattr(self, name)
         index._prepare()
         return index
-
-
-def documents_of(attributes: Mapping[str, Column], rows: Rows) -> dict[str, list[str]]:
-    """The texts of some items by field of the text index; attributes that are no field of their own go into `text`."""
-    fields: dict[str, list[str]] = {name: _texts(attributes.get(name), rows) for name in _TEXT_FIELDS}
-    rest = [
-        _texts(column, rows) for name, column in sorted(attributes.items()) if name not in _TEXT_FIELDS and isinstance(column, TextColumn)
-    ]
-    fields["text"] = [" ".join(filter(None, parts)) for parts in zip(*rest, strict=True)] if rest else [""] * rows.size
-    return fields
-
-
-def _texts(column: Column | None, rows: Rows) -> list[str]:
-    if not isinstance(column, TextColumn):
-        return [""] * rows.size
-    values = (*column.values, "")  # code -1 is the last
-    return [values[code].replace("|", " ") for code in column.codes[rows].tolist()]
 
 
 def _best(rows: Rows, scores: Floats, n: int) -> Found:
@@ -313,11 +409,3 @@ def _best(rows: Rows, scores: Floats, n: int) -> Found:
         kept = kept[np.argpartition(-scores[kept], n - 1)[:n]] if n > 0 else kept[:0]
     kept = kept[np.lexsort((rows[kept], -scores[kept]))]
     return Found(rows[kept], scores[kept])
-
-
-def _column(column: pa.ChunkedArray) -> Column:
-    if not pa.types.is_dictionary(column.type):
-        return column.to_numpy()
-    array = column.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    return TextColumn(array.indices.fill_null(-1).to_numpy().astype(np.int32), tuple(array.dictionary.to_pylist()))

@@ -15,10 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import tantivy
 
+from tailorbird.retrieval.columns import Column, TextColumn
+from tailorbird.retrieval.synonyms import Words, words_of
+
 # Field and weight: a word of the title says more than one of the description.
 FIELDS = {"title": 3.0, "category": 2.0, "brand": 2.0, "text": 1.0}
 QUERY_CHARACTERS_MAX = 256
+SYNONYM = 0.8  # what was typed comes first
 _WRITER_BYTES = 64_000_000
+_ITEM_FIELDS = ("title", "category", "brand")
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,16 @@ class TextIndex:
         index.reload()
         return cls(index)
 
-    def search(self, query: str, limit: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-        """Rows and scores of the best items for a query as a person typed it, best first. Never raises on its syntax."""
-        words = "".join(character if character.isalnum() else " " for character in query[:QUERY_CHARACTERS_MAX]).strip()
+    def search(self, query: str, limit: int, beside: Sequence[Words] = ()) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+        """Rows and scores of the best items for a query as a person typed it, best first. Never raises on its syntax.
+
+        Args:
+            beside: phrases that mean the same as what was typed, see `retrieval.synonyms`; they count `SYNONYM` times.
+        """
+        words = " ".join(words_of(query[:QUERY_CHARACTERS_MAX]))
         if not words or limit < 1:
             return np.zeros(0, np.intp), np.zeros(0)
-        exact = self._search(words, limit, fuzzy=False)
+        exact = self._search(words + "".join(f' "{" ".join(phrase)}"^{SYNONYM}' for phrase in beside), limit, fuzzy=False)
         if exact[0].size >= min(limit, 3):
             return exact
         loose = self._search(words, limit, fuzzy=True)
@@ -69,10 +78,10 @@ class TextIndex:
         return rows, np.concatenate([exact[1], loose[1][fresh] * min(ceiling, 1.0)])[:limit]
 
     def _search(self, words: str, limit: int, *, fuzzy: bool) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-        # Lower case: AND, OR and NOT are words of a person here, no operators.
+        # Words are in lower case: AND, OR and NOT are words of a person here, no operators.
         spelt = dict.fromkeys(FIELDS, (False, 1, True)) if fuzzy else None
         with _panics_told():
-            parsed, _ = self.index.parse_query_lenient(words.lower(), list(FIELDS), FIELDS, spelt)
+            parsed, _ = self.index.parse_query_lenient(words, list(FIELDS), FIELDS, spelt)
             searcher = self.index.searcher()
             hits = searcher.search(parsed, limit, count=False).hits
             rows = searcher.fast_field_values("row", [address for _, address in hits])
@@ -100,6 +109,23 @@ def write_text_index(folder: Path, documents: Mapping[str, Sequence[str]]) -> No
     del index
     for lock in folder.glob(".*.lock"):
         lock.unlink()
+
+
+def documents_of(attributes: Mapping[str, Column], rows: npt.NDArray[np.intp]) -> dict[str, list[str]]:
+    """The texts of some items by field of the text index; attributes that are no field of their own go into `text`."""
+    fields: dict[str, list[str]] = {name: _texts(attributes.get(name), rows) for name in _ITEM_FIELDS}
+    rest = [
+        _texts(column, rows) for name, column in sorted(attributes.items()) if name not in _ITEM_FIELDS and isinstance(column, TextColumn)
+    ]
+    fields["text"] = [" ".join(filter(None, parts)) for parts in zip(*rest, strict=True)] if rest else [""] * rows.size
+    return fields
+
+
+def _texts(column: Column | None, rows: npt.NDArray[np.intp]) -> list[str]:
+    if not isinstance(column, TextColumn):
+        return [""] * rows.size
+    values = (*column.values, "")  # code -1 is the last
+    return [values[code].replace("|", " ") for code in column.codes[rows].tolist()]
 
 
 def _schema() -> tantivy.Schema:

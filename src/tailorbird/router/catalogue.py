@@ -5,7 +5,7 @@ valid from the beginning. The table keeps all versions with all their properties
 attached to the events routed from then on; memory has the declared ones of what was asked for lately, see `router.timeline`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import apsw
@@ -30,36 +30,32 @@ class Profile(msgspec.Struct, frozen=True, gc=False):
 
 
 class Catalogue:
-    """The versions of one kind of profile: those not yet saved, and the table `profile`, of which memory holds `bytes_max`."""
+    """The versions of one kind of profile: those not yet saved, and the table `profile`, of which memory holds `bytes_max`.
+
+    Attributes:
+        timeline: the version of each id.
+    """
 
     def __init__(self, connection: apsw.Connection, kind: Literal["user", "item"], declared: Sequence[str], bytes_max: int) -> None:
         self._kind = kind
         self._declared = tuple(sorted(declared))
         select = f"SELECT ts, version, properties FROM profile WHERE kind = '{kind}' AND id = ?1"
-        self._profiles: Timeline[Profile] = Timeline(connection, select, self._stored, _size, bytes_max=bytes_max)
+        self.timeline: Timeline[Profile] = Timeline(connection, select, self._stored, _size, bytes_max=bytes_max)
         self._new: list[tuple[str, str, int, int, str, str]] = []
-
-    def ready(self, ids: Iterable[str]) -> None:
-        """Read in one go what is known of these."""
-        self._profiles.ready(ids)
 
     @property
     def bytes(self) -> int:
         """About what memory holds."""
-        return self._profiles.bytes
+        return self.timeline.bytes
 
     def apply(self, id_: str, ts: int, p: int, version: str, properties: dict[str, Any], text: str) -> None:
         """From `ts` on, the profile of `id_` is this version; `text` is its properties as JSON."""
-        self._profiles.put(id_, ts, Profile(version, self._attributes(properties)))
+        self.timeline.put(id_, ts, Profile(version, self._attributes(properties)))
         self._new.append((self._kind, id_, ts, p, version, text))
-
-    def at(self, id_: str, ts: int) -> Profile | None:
-        """The version of `id_` that applies at `ts`."""
-        return self._profiles.at(id_, ts)
 
     def of_each(self, ids: Sequence[str], ts: int) -> Profile | None:
         """The versions of several that apply at `ts`, each column a JSON list in the order of `ids`; None if none has one."""
-        found = [self._profiles.at(id_, ts) for id_ in ids]
+        found = [self.timeline.at(id_, ts) for id_ in ids]
         if not any(found):
             return None
         versions = msgspec.json.encode([profile and profile.version for profile in found]).decode()
@@ -70,7 +66,7 @@ class Catalogue:
         if self._new:
             connection.executemany("INSERT INTO profile VALUES (?, ?, ?, ?, ?, ?)", self._new)
             self._new = []
-        self._profiles.saved()
+        self.timeline.saved()
 
     def _stored(self, version: str, properties: str) -> Profile:
         return Profile(version, self._attributes(_decode.decode(properties)))

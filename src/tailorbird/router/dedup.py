@@ -43,17 +43,24 @@ _KEEP_SEGMENTS = 16
 
 def fingerprints(events: Sequence[Event]) -> npt.NDArray[np.uint64]:
     """Shape (n, 2): key and check of each event. The subject is its user, else its anonymous id, else its item."""
-    return np.frombuffer(b"".join(map(_digest, events)), "<u8").reshape(-1, 2)
+    named = ([event.user_id, event.anonymous_id, event.item_id, event.event_id] for event in events)
+    return fingerprints_of(*(zip(*named, strict=True) if events else [()] * 4))
 
 
-def _digest(event: Event) -> bytes:
-    if event.user_id is not None:
-        text = f"u{event.user_id}\0{event.event_id}"
-    elif event.anonymous_id is not None:
-        text = f"a{event.anonymous_id}\0{event.event_id}"
+def fingerprints_of(
+    users: Sequence[str | None], visitors: Sequence[str | None], items: Sequence[str | None], ids: Sequence[str]
+) -> npt.NDArray[np.uint64]:
+    """The same of columns."""
+    if None in users:
+        named = zip(users, visitors, items, ids, strict=True)
+        texts = [
+            f"u{user}\0{id_}" if user is not None else f"a{visitor}\0{id_}" if visitor is not None else f"i{item}\0{id_}"
+            for user, visitor, item, id_ in named
+        ]
     else:
-        text = f"i{event.item_id}\0{event.event_id}"
-    return blake2b(text.encode(), digest_size=16).digest()
+        texts = [f"u{user}\0{id_}" for user, id_ in zip(users, ids, strict=True)]
+    digests = [blake2b(text.encode(), digest_size=16).digest() for text in texts]
+    return np.frombuffer(b"".join(digests), "<u8").reshape(-1, 2)
 
 
 class _Segment:
@@ -93,8 +100,10 @@ class DedupIndex:
     def repeats(self, entries: Entries) -> dict[int, tuple]:
         """For each row that repeats an accepted event, or an earlier row of these: the entry it repeats, as a tuple of ENTRY."""
         keys = entries["key"]
-        suspect = np.fromiter(map(self._by_key.__contains__, keys.tolist()), bool, len(entries))
-        suspect |= _repeated(keys)
+        suspect = _repeated(keys)
+        named = keys.tolist()
+        if not self._by_key.keys().isdisjoint(named):
+            suspect |= np.fromiter(map(self._by_key.__contains__, named), bool, len(entries))
         sealed = self._look_in_segments(entries, suspect)
         found: dict[int, tuple] = {}
         here: dict[int, list[tuple]] = {}
@@ -156,7 +165,12 @@ class DedupIndex:
         self._open_rows = end
         self._unsaved.append(entries)
         self._newest = max(self._newest, int(entries["received_at"].max()))
-        for row, key in enumerate(entries["key"].tolist(), start):
+        keys = entries["key"].tolist()
+        fresh = dict(zip(keys, range(start, end), strict=True))
+        if len(fresh) == len(keys) and self._by_key.keys().isdisjoint(keys):
+            self._by_key |= fresh
+            return
+        for row, key in enumerate(keys, start):
             if self._by_key.setdefault(key, row) != row:
                 self._also.setdefault(key, []).append(row)
 

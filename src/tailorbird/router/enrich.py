@@ -14,7 +14,7 @@ _BOT = re.compile(
     r"|preview|fetcher|facebookexternalhit|curl/|wget/|libwww|python-|python/|aiohttp|httpx|okhttp|go-http|java/|axios|node-fetch",
     re.IGNORECASE,
 )
-_COLUMNS = ("query", "dwell_ms", "price", "quantity", "rating")
+COLUMNS = frozenset(("query", "dwell_ms", "price", "quantity", "rating"))  # properties that have a column of their own
 
 
 @lru_cache(maxsize=4096)
@@ -35,5 +35,5 @@ def as_text(properties: dict[str, Any]) -> str:
 
 def rest_as_text(properties: dict[str, Any]) -> str | None:
     """The properties without a column of their own as JSON with sorted keys; None without any."""
-    rest = {name: value for name, value in properties.items() if name not in _COLUMNS}
+    rest = {name: value for name, value in properties.items() if name not in COLUMNS}
     return as_text(rest) if rest else None

@@ -30,6 +30,7 @@ from tailorbird.stream.lock import FileLock
 POLL_S = 0.005
 ROWS_MAX = 20_000
 SESSION_S = 10.0
+WAITING_TOLD_S = 60.0  # how often a process without a partition says so
 AGAIN_S = 3.0  # after which a partition is begun anew that somebody else wrote, if it is still dealt to us
 _POLL_MAX_S = 600.0  # a step, or making an index anew, may take so long before others get the partition
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Member:
         self.routers: dict[int, Router] = {}
         self._sequencer: SequencerThread | None = None
         self._dealt: set[int] = set()
+        self._told_at = time.monotonic()
         self._not_before: dict[int, float] = {}
         self._more: set[int] = set()
         cluster, topic = stream.cluster, stream.share(0, folder).routed
@@ -92,6 +94,8 @@ class Member:
     def step(self) -> bool:
         """See what is dealt to us, and route what there is; whether there was anything."""
         self._consumer.poll(0)
+        if not self._dealt:
+            self._tell_waiting()
         for number in sorted(self._dealt - self.routers.keys()):
             self._begin(number)
         if self._sequencer is not None and self._sequencer.error is not None:
@@ -106,6 +110,18 @@ class Member:
             except LockedError as error:
                 self._give_way(number, error)
         return worked
+
+    def _tell_waiting(self) -> None:
+        """Where others have all partitions this is as it should be; where nobody has, nothing is routed, and nobody else says so."""
+        if time.monotonic() - self._told_at < WAITING_TOLD_S:
+            return
+        self._told_at = time.monotonic()
+        log.warning(
+            "no partition was dealt to this process: others of the group %s.router have all %d, or the broker still counts on "
+            "one that is gone; see what `tailorbird doctor` says of the router",
+            self._stream.cluster.prefix,
+            self._stream.count,
+        )
 
     def _begin(self, number: int) -> None:
         if time.monotonic() < self._not_before.get(number, 0.0):

@@ -4,8 +4,6 @@ The past is never keyed again: an event keeps the person that it was routed with
 has those asked for lately, see `router.timeline`.
 """
 
-from collections.abc import Iterable
-
 import apsw
 
 from tailorbird.router.timeline import Timeline
@@ -19,38 +17,30 @@ CREATE TABLE IF NOT EXISTS identity(
 
 
 class Identity:
-    """The identifies applied so far: those not yet saved, and the table `identity`, of which memory holds `bytes_max`."""
+    """The identifies applied so far: those not yet saved, and the table `identity`, of which memory holds `bytes_max`.
+
+    Attributes:
+        timeline: the user of each anonymous id.
+    """
 
     def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
         select = "SELECT ts, user_id FROM identity WHERE anonymous_id = ?1"
-        self._users: Timeline[str] = Timeline(connection, select, str, len, bytes_max=bytes_max)
+        self.timeline: Timeline[str] = Timeline(connection, select, str, len, bytes_max=bytes_max)
         self._new: list[tuple[str, int, int, str]] = []
-
-    def ready(self, anonymous_ids: Iterable[str]) -> None:
-        """Read in one go who these are."""
-        self._users.ready(anonymous_ids)
 
     @property
     def bytes(self) -> int:
         """About what memory holds."""
-        return self._users.bytes
+        return self.timeline.bytes
 
     def apply(self, anonymous_id: str, ts: int, p: int, user_id: str) -> None:
         """From `ts` on, `anonymous_id` is `user_id`."""
-        self._users.put(anonymous_id, ts, user_id)
+        self.timeline.put(anonymous_id, ts, user_id)
         self._new.append((anonymous_id, ts, p, user_id))
-
-    def user(self, anonymous_id: str, ts: int) -> str | None:
-        """The user known for `anonymous_id` at `ts`."""
-        return self._users.at(anonymous_id, ts)
-
-    def users(self, anonymous_id: str) -> list[str]:
-        """The newest users known for `anonymous_id`, of whatever time."""
-        return self._users.values(anonymous_id)
 
     def save(self, connection: apsw.Connection) -> None:
         """Write what was applied since the last time."""
         if self._new:
             connection.executemany("INSERT INTO identity VALUES (?, ?, ?, ?)", self._new)
             self._new = []
-        self._users.saved()
+        self.timeline.saved()

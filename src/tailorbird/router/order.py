@@ -11,6 +11,7 @@ writes: a new writer goes on behind what the last block of the order says.
 
 import logging
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +19,7 @@ import msgspec
 from tailorbird.errors import ConfigError, NotReadyError, StorageError, TailorbirdError
 from tailorbird.events import Clock
 from tailorbird.stream import Block, LogReader, open_reader, open_writer
+from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.merged import MergedLog, Run, block_of, run_of
 
 if TYPE_CHECKING:
@@ -115,6 +117,19 @@ class Sequencer:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def restart(order: KafkaLog, starts: Sequence[int], ends: Sequence[int], clock: Clock) -> None:
+    """Begin an order that was emptied: with the rows of each partition from where it begins now, unless that was done before."""
+    with open_writer(order, partition="order", first=FIRST_P) as writer, open_reader(order) as reader:
+        if writer.end() > reader.start():
+            return
+        reached, blocks = list(starts), []
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            reached[number] = end
+            receipt = msgspec.json.encode(_Ordered(clock.now()))
+            blocks.append(block_of(Run(number, start, tuple(reached)), end - start, receipt))
+        writer.append(blocks)
 
 
 class SequencerThread:

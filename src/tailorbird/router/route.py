@@ -1,25 +1,33 @@
 """The decision on each event, once: what is attached to it, and what it teaches about the events behind it.
 
-Events are taken one after the other, so that a click finds the answer that stands before it in the same step. The decision
-depends on the events before it and on the plan, on nothing else. Files, positions and transactions are in `router.router`.
+The decision depends on the events before it and on the plan, on nothing else: a click finds the answer that stands before it in the
+same step. It is made column by column, in an order in which no column needs a later one. Whatever holds for all events of a person or
+an item in the step is looked up once; one by one are taken only those about whom the step itself learns something, in their order.
+Files, positions and transactions are in `router.router`.
 
-    Arrivals (accepted, not repeated) ──► for each: answer → ts, person, profiles ──► one Arrow batch of events.ROUTED
-                                                └─► identify, profile, answer: applied to what comes after
+    Arrivals (accepted, not repeated) ──► answer → ts ──► person ──► profiles ──► one Arrow batch of events.ROUTED
+                                            └─► answer, identify, profile: applied to what comes after
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter, itemgetter
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import apsw
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tailorbird.events import ROUTED, Accepted, Context, Event, RoutePlan
-from tailorbird.router import attribution, catalogue, dedup, enrich, identity
+from tailorbird.events import HOUR, MINUTE, ROUTED, RoutePlan
+from tailorbird.router import attribution, catalogue, dedup, identity
+from tailorbird.router.arrivals import Arrivals, Int64s
+from tailorbird.router.timeline import SEVERAL, Timeline
 
-_NO_CONTEXT = Context()
-_PROFILES = ("user", "item")
+V = TypeVar("V")
+Codes, Bools = npt.NDArray[np.int32], npt.NDArray[np.bool_]
 MEMORY_BYTES = 256 << 20
+_ANONYMOUS = "anon:"
 
 
 class Memory:
@@ -37,20 +45,6 @@ class Memory:
         self.items = catalogue.Catalogue(connection, "item", plan.item_attributes, share)
         self.answers = attribution.Answers(connection, plan.answer_us)
 
-    def ready(self, arrivals: "Arrivals") -> None:
-        """Read what will be asked for these events, in one go for each table."""
-        events = [one.event for one in arrivals.accepted]
-        unnamed = {event.anonymous_id for event in events if event.anonymous_id is not None and event.user_id is None}
-        identified = {event.anonymous_id or "" for event in events if event.type == "identify"}
-        self.identity.ready(unnamed | identified)
-        self.users.ready(self._people(events, unnamed))
-        self.items.ready(id_ for event in events for id_ in _items(event))
-
-    def _people(self, events: Sequence[Event], unnamed: set[str]) -> Iterator[str]:
-        yield from (event.user_id for event in events if event.user_id is not None)
-        for anonymous_id in unnamed:
-            yield from self.identity.users(anonymous_id) or (f"anon:{anonymous_id}",)
-
     @staticmethod
     def make_tables(connection: apsw.Connection) -> None:
         for table in (dedup.TABLE, identity.TABLE, catalogue.TABLE, attribution.TABLE):
@@ -65,184 +59,215 @@ class Memory:
         self.answers.save(connection, newest)
 
 
-@dataclass
-class Arrivals:
-    """Accepted events in the order in which they are routed, and where each stands in the raw logs. All lists are of length n."""
+class Coded(NamedTuple, Generic[V]):
+    """A column of which few values are different: `codes`, shape (n,), are places in `values`; -1 is null."""
 
-    accepted: list[Accepted] = field(default_factory=list)
-    partitions: list[str] = field(default_factory=list)
-    producers: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
+    values: list[V]
+    codes: Codes
 
-    def add(self, accepted: list[Accepted], partition: str, producer: int, offset: int) -> None:
-        """The events of one body."""
-        self.accepted += accepted
-        self.partitions += [partition] * len(accepted)
-        self.producers += [producer] * len(accepted)
-        self.offsets += [offset] * len(accepted)
-
-    def without(self, rows: set[int]) -> "Arrivals":
-        """These but for the given rows."""
-        kept = [row for row in range(len(self.accepted)) if row not in rows]
-        return Arrivals(
-            [self.accepted[row] for row in kept],
-            [self.partitions[row] for row in kept],
-            [self.producers[row] for row in kept],
-            [self.offsets[row] for row in kept],
-        )
-
-    def __len__(self) -> int:
-        return len(self.accepted)
-
-
-class _Attached:
-    """The columns that the router decides, one value an event, in order."""
-
-    def __init__(self, rows: int) -> None:
-        self.ts: list[int] = [0] * rows
-        self.person: list[str | None] = [None] * rows
-        self.local_hour: list[int | None] = [None] * rows
-        self.properties: list[str | None] = [None] * rows
-        self.user: list[catalogue.Profile | None] = [None] * rows
-        self.item: list[catalogue.Profile | None] = [None] * rows
-        self.answer: list[attribution.Given | None] = [None] * rows
-        self.position: list[int | None] = [None] * rows
-        self.propensity: list[float | None] = [None] * rows
-        self.propensities: list[list[float] | None] = [None] * rows
-        self.counts: list[bool] = [True] * rows
+    def column(self, kind: pa.DataType, of: Callable[[V], Any]) -> pa.Array:
+        """`of` of each value, as Arrow."""
+        if not self.values:
+            return pa.nulls(len(self.codes), kind)
+        return pa.array([of(value) for value in self.values], kind).take(pa.array(self.codes, mask=self.codes < 0))
 
 
 def route(arrivals: Arrivals, memory: Memory, plan: RoutePlan, first_p: int) -> pa.RecordBatch:
     """Decide on each event and apply it; the rows of events.ROUTED, shape (n,), with p from `first_p` on."""
-    attached = _Attached(len(arrivals))
-    memory.ready(arrivals)
-    for row, accepted in enumerate(arrivals.accepted):
-        event = accepted.event
-        if event.type in _PROFILES:
-            _route_profile(row, accepted, attached, memory, first_p + row)
-        else:
-            _route_event(row, accepted, attached, memory, plan)
-            if event.type == "answer":
-                _keep_answer(row, accepted, attached, memory, arrivals.producers[row])
-            elif event.type == "identify":
-                memory.identity.apply(event.anonymous_id or "", attached.ts[row], first_p + row, event.user_id or "")
-    return _batch(arrivals, attached, first_p)
-
-
-def _items(event: Event) -> Sequence[str]:
-    return (event.item_id,) if event.item_id is not None else event.items or ()
-
-
-def _route_profile(row: int, accepted: Accepted, attached: _Attached, memory: Memory, p: int) -> None:
-    """A profile is attached to what comes after it; nothing is attached to itself, and it always counts."""
-    event = accepted.event
-    attached.ts[row] = accepted.ts
-    properties = event.properties or {}
-    text = attached.properties[row] = enrich.as_text(properties)
-    if event.type == "item":
-        memory.items.apply(event.item_id or "", accepted.ts, p, event.event_id, properties, text)
-    else:
-        attached.person[row] = event.user_id
-        memory.users.apply(event.user_id or "", accepted.ts, p, event.event_id, properties, text)
-
-
-def _route_event(row: int, accepted: Accepted, attached: _Attached, memory: Memory, plan: RoutePlan) -> None:
-    event, ts, received_at = accepted.event, accepted.ts, accepted.received_at
-    if event.request_id is not None and event.type != "answer":
-        answer = memory.answers.get(event.request_id, received_at)
-        if answer is not None:
-            attached.answer[row] = answer
-            if ts <= answer.ts:  # nothing follows from an answer before it is given, whatever the client's clock says
-                ts = answer.ts + 1
-            if event.item_id is not None:
-                attached.position[row], attached.propensity[row] = answer.place(event.item_id)
-    attached.ts[row] = ts
-    person = event.user_id
-    if person is None and event.anonymous_id is not None:
-        person = memory.identity.user(event.anonymous_id, ts) or f"anon:{event.anonymous_id}"
-    if person is not None:
-        attached.person[row] = person
-        attached.user[row] = memory.users.at(person, ts)
-    if event.item_id is not None:
-        attached.item[row] = memory.items.at(event.item_id, ts)
-    elif event.items:
-        attached.item[row] = memory.items.of_each(event.items, ts)
-    attached.local_hour[row] = enrich.local_hour(ts, None if event.context is None else event.context.utc_offset_min)
-    if event.properties:
-        attached.properties[row] = enrich.rest_as_text(event.properties)
-    late = received_at - ts
-    attached.counts[row] = late <= plan.lateness_us and late <= plan.horizon_us
-
-
-def _keep_answer(row: int, accepted: Accepted, attached: _Attached, memory: Memory, producer: int) -> None:
-    event, answer = accepted.event, accepted.event.answer
-    if answer is None or event.request_id is None or event.items is None:
-        return  # the contract refuses these
-    given = attribution.Given(
-        event.request_id,
-        accepted.ts,
-        accepted.received_at,
-        answer.slot,
-        answer.experiment,
-        answer.arm,
-        answer.model,
-        answer.query,
-        event.items,
-        answer.propensities,
+    said, rows = arrivals.said, len(arrivals)
+    profile = np.zeros(rows, bool)  # nothing is attached to one, and it always counts
+    profile[[one.row for one in arrivals.profiles]] = True
+    shown = _attribute(arrivals, memory.answers, profile)
+    ts = shown.ts
+    person = _persons(arrivals, memory.identity, profile, ts, first_p)
+    late = arrivals.received_at - ts
+    hour = (ts + arrivals.utc_offset_min * MINUTE) // HOUR % 24
+    columns = said | shown.columns | {
+        "p": pa.array(np.arange(first_p, first_p + rows)),
+        "ts": pa.array(ts),
+        "person": person,
+        "local_hour": pa.array(hour.astype(np.int8), mask=profile),
+        "counts": pa.array(profile | ((late <= plan.lateness_us) & (late <= plan.horizon_us))),
+        "raw_partition": _names(arrivals),
+        "raw_offset": pa.array(arrivals.entries["offset"]),
+        "raw_row": pa.array(arrivals.entries["row"]),
+    }  # fmt: skip
+    nobody = pa.array(profile)
+    of_user = _over_time(
+        pc.if_else(nobody, None, person), ts, memory.users.timeline, _puts(arrivals, memory.users, "user", "user_id", first_p)
     )
-    attached.answer[row] = given
-    attached.propensities[row] = answer.propensities
-    memory.answers.put(producer, given)
+    of_item = _items_over_time(arrivals, pc.if_else(nobody, None, said["item_id"]), ts, memory.items, first_p, profile)
+    for name, coded in (("user", of_user), ("item", of_item)):
+        columns[f"{name}_version"] = coded.column(pa.string(), attrgetter("version"))
+        columns[f"{name}_profile"] = coded.column(pa.string(), attrgetter("attributes"))
+    return pa.RecordBatch.from_arrays([columns[name.name].cast(name.type) for name in ROUTED], schema=ROUTED)
 
 
-def _batch(arrivals: Arrivals, attached: _Attached, first_p: int) -> pa.RecordBatch:
-    accepted = arrivals.accepted
-    events: list[Event] = [one.event for one in accepted]
-    contexts = [event.context or _NO_CONTEXT for event in events]
-    properties: list[dict[str, Any]] = [event.properties or {} if event.type not in _PROFILES else {} for event in events]
-    columns: dict[str, Any] = {
-        "p": range(first_p, first_p + len(events)),
-        "event_id": [event.event_id for event in events],
-        "type": [event.type for event in events],
-        "ts": attached.ts,
-        "ts_original": [one.ts_original for one in accepted],
-        "sent_at": [one.sent_at for one in accepted],
-        "received_at": [one.received_at for one in accepted],
-        "user_id": [event.user_id for event in events],
-        "anonymous_id": [event.anonymous_id for event in events],
-        "person": attached.person,
-        "session_id": [event.session_id for event in events],
-        "item_id": [event.item_id for event in events],
-        "items": [event.items for event in events],
-        "request_id": [event.request_id for event in events],
-        "device": [context.device for context in contexts],
-        "country": [context.country and context.country.upper() for context in contexts],
-        "page": [context.page for context in contexts],
-        "referrer": [context.referrer for context in contexts],
-        "agent": [enrich.agent_class(context.user_agent) for context in contexts],
-        "local_hour": attached.local_hour,
-        "query": [one.get("query") for one in properties],
-        "dwell_ms": [one.get("dwell_ms") for one in properties],
-        "price": [one.get("price") for one in properties],
-        "quantity": [one.get("quantity") for one in properties],
-        "rating": [one.get("rating") for one in properties],
-        "properties": attached.properties,
-        "user_version": [profile and profile.version for profile in attached.user],
-        "user_profile": [profile and profile.attributes for profile in attached.user],
-        "item_version": [profile and profile.version for profile in attached.item],
-        "item_profile": [profile and profile.attributes for profile in attached.item],
-        "slot": [answer and answer.slot for answer in attached.answer],
-        "experiment": [answer and answer.experiment for answer in attached.answer],
-        "arm": [answer and answer.arm for answer in attached.answer],
-        "model": [answer and answer.model for answer in attached.answer],
-        "answer_query": [answer and answer.query for answer in attached.answer],
-        "position": attached.position,
-        "propensity": attached.propensity,
-        "propensities": attached.propensities,
-        "counts": attached.counts,
-        "timeless": [event.timeless for event in events],
-        "raw_partition": arrivals.partitions,
-        "raw_offset": arrivals.offsets,
-        "raw_row": [one.row for one in accepted],
+def _names(arrivals: Arrivals) -> pa.Array:
+    """The raw log of each event."""
+    numbers, codes = np.unique(arrivals.entries["producer"], return_inverse=True)
+    return Coded([arrivals.producers[number] for number in numbers.tolist()], codes.astype(np.int32)).column(pa.string(), str)
+
+
+class _Shown(NamedTuple):
+    """What events get of the answers that they name, and when they happened by that."""
+
+    ts: Int64s
+    columns: dict[str, pa.Array]
+
+
+def _attribute(arrivals: Arrivals, answers: attribution.Answers, profile: Bools) -> _Shown:
+    """Join what names a request to its answer, in order; an answer is kept for what comes after it."""
+    said, rows, ts = arrivals.said, len(arrivals), arrivals.ts.copy()
+    given: dict[int, attribution.Given] = {}
+    propensities: dict[int, list[float]] = {}
+    places: dict[int, tuple[int | None, float | None]] = {}
+    own = {one.row: one for one in arrivals.answers}
+    naming = np.flatnonzero(said["request_id"].is_valid().to_numpy(zero_copy_only=False) & ~profile)
+    texts = (said[name].take(pa.array(naming)).to_pylist() for name in ("request_id", "item_id"))
+    times = (ts[naming].tolist(), arrivals.received_at[naming].tolist())
+    for row, request_id, item_id, at, received_at in zip(naming.tolist(), *texts, *times, strict=True):
+        if (one := own.get(row)) is not None:
+            answer = one.answer
+            given[row] = attribution.Given(
+                request_id, at, received_at, answer.slot, answer.experiment, answer.arm, answer.model, answer.query,
+                one.items, answer.propensities,
+            )  # fmt: skip
+            propensities[row] = answer.propensities
+            answers.put(int(arrivals.entries["producer"][row]), given[row])
+        elif (found := answers.get(request_id, received_at)) is not None:
+            given[row] = found
+            if at <= found.ts:  # nothing follows from an answer before it is given, whatever the client's clock says
+                ts[row] = found.ts + 1
+            if item_id is not None:
+                places[row] = found.place(item_id)
+    coded = _coded(given, rows)
+    columns = {
+        name: coded.column(pa.string(), lambda one, name=name: getattr(one, name)) for name in ("slot", "experiment", "arm", "model")
     }
-    return pa.RecordBatch.from_arrays([pa.array(columns[name.name], name.type) for name in ROUTED], schema=ROUTED)
+    columns["answer_query"] = coded.column(pa.string(), lambda one: one.query)
+    for index, name in enumerate(("position", "propensity")):
+        columns[name] = _scattered({row: place[index] for row, place in places.items()}, rows, ROUTED.field(name).type)
+    columns["propensities"] = _scattered(propensities, rows, ROUTED.field("propensities").type)
+    return _Shown(ts, columns)
+
+
+def _coded(found: dict[int, V], rows: int) -> Coded[V]:
+    """Values by row."""
+    values: list[V] = []
+    codes, known = np.full(rows, -1, np.int32), dict[int, int]()
+    for row, value in found.items():
+        codes[row] = code = known.setdefault(id(value), len(values))
+        if code == len(values):
+            values.append(value)
+    return Coded(values, codes)
+
+
+def _scattered(found: dict[int, Any], rows: int, kind: pa.DataType) -> pa.Array:
+    """Values by row, null elsewhere."""
+    return pa.array([found.get(row) for row in range(rows)], kind) if found else pa.nulls(rows, kind)
+
+
+def _persons(arrivals: Arrivals, known: identity.Identity, profile: Bools, ts: Int64s, first_p: int) -> pa.Array:
+    """Its user, else the one whom an identify named for its anonymous id, else that id itself. A profile belongs to its user alone."""
+    said = arrivals.said
+    users, visitors = said["user_id"], said["anonymous_id"]
+    ids = {row: (visitors[row].as_py() or "", users[row].as_py() or "") for row in arrivals.identifies}
+
+    def put(row: int) -> None:
+        visitor, user = ids[row]
+        known.apply(visitor, int(ts[row]), first_p + row, user)
+
+    puts = [_Put(row, ids[row][0], put) for row in arrivals.identifies]
+    unnamed = pc.if_else(pc.or_(users.is_valid(), pa.array(profile)), None, visitors)
+    if unnamed.null_count == len(unnamed) and not puts:
+        persons = users
+    else:
+        identified = _over_time(unnamed, ts, known.timeline, puts).column(pa.string(), str)
+        persons = pc.coalesce(users, identified, pc.binary_join_element_wise(_ANONYMOUS, unnamed, ""))
+    items = [one.row for one in arrivals.profiles if one.type == "item"]
+    if items:
+        of_item = np.zeros(len(arrivals), bool)
+        of_item[items] = True
+        persons = pc.if_else(pa.array(of_item), None, persons)
+    return persons
+
+
+class _Put(NamedTuple):
+    """What the event at `row` says of `key`: `apply` puts it into its timeline, for what comes after."""
+
+    row: int
+    key: str
+    apply: Callable[[int], None]
+
+
+def _puts(arrivals: Arrivals, known: catalogue.Catalogue, kind: str, key: str, first_p: int) -> list[_Put]:
+    """The profiles of one kind."""
+    ids, versions = arrivals.said[key], arrivals.said["event_id"]
+    profiles = {one.row: one for one in arrivals.profiles if one.type == kind}
+
+    def put(row: int) -> None:
+        one = profiles[row]
+        known.apply(ids[row].as_py() or "", int(arrivals.ts[row]), first_p + row, versions[row].as_py(), one.properties, one.text)
+
+    return [_Put(row, ids[row].as_py() or "", put) for row in profiles]
+
+
+def _over_time(
+    keys: pa.Array,
+    ts: Int64s,
+    timeline: Timeline[V],
+    puts: Sequence[_Put],
+    others: Mapping[int, Callable[[int], V | None]] | None = None,
+) -> Coded[V]:
+    """What held for each key, null for none, at its time, with what the rows before it put; everything is put.
+
+    Args:
+        others: by row, what to ask in place of the key; what they need is ready.
+    """
+    encoded = keys.dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    timeline.ready([*names, *(put.key for put in puts)])
+    taught = {put.key for put in puts}
+    first, last = (int(ts.min()), int(ts.max())) if len(ts) else (0, 0)
+    values: list[V] = []
+    code_of = np.full(len(names) + 1, -1, np.int32)  # the last is of no key
+    for index, value in enumerate(timeline.through(names, first, last)):
+        if value is SEVERAL or names[index] in taught:
+            code_of[index] = -2
+        elif value is not None:
+            code_of[index] = len(values)
+            values.append(value)
+    place = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+    codes = code_of[place]
+
+    def ask(row: int) -> None:
+        value = others[row](row) if others and row in others else timeline.at(names[place[row]], int(ts[row]))
+        codes[row] = -1 if value is None else len(values)
+        if value is not None:
+            values.append(value)
+
+    asks = [(row, ask) for row in (*np.flatnonzero(codes == -2).tolist(), *(others or ()))]
+    for row, act in sorted([*asks, *((put.row, put.apply) for put in puts)], key=itemgetter(0)):
+        act(row)
+    return Coded(values, codes)
+
+
+def _items_over_time(
+    arrivals: Arrivals, keys: pa.Array, ts: Int64s, known: catalogue.Catalogue, first_p: int, profile: Bools
+) -> Coded[catalogue.Profile]:
+    """The version of the item; of an event about several and not about one, that of each."""
+    puts = _puts(arrivals, known, "item", "item_id", first_p)
+    lists = arrivals.said["items"]
+    if lists.null_count == len(lists):
+        return _over_time(keys, ts, known.timeline, puts)
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero((lengths > 0) & keys.is_null().to_numpy(zero_copy_only=False) & ~profile)
+    shown = lists.take(pa.array(rows))
+    known.timeline.ready(shown.flatten().unique().to_pylist())
+    of_row = dict(zip(rows.tolist(), shown.to_pylist(), strict=True))
+
+    def ask(row: int) -> catalogue.Profile | None:
+        return known.of_each(of_row[row], int(ts[row]))
+
+    return _over_time(keys, ts, known.timeline, puts, dict.fromkeys(of_row, ask))

@@ -6,6 +6,7 @@ steps, never on the clock. With Kafka the log is a topic, see `router.topic`. In
 `router.merge`; the decision itself in `router.route`; the loop that calls `step`, in `router.role`.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +18,16 @@ import pyarrow as pa
 
 from tailorbird import faults
 from tailorbird.errors import NotReadyError
-from tailorbird.events import Clock, RoutePlan, check
+from tailorbird.events import Clock, RoutePlan
+from tailorbird.events.columnwise import Contract
 from tailorbird.events.contract import CONTRACT_VERSION
 from tailorbird.events.erased import StopList
-from tailorbird.events.parts import is_of
 from tailorbird.router import follow, pruned
+from tailorbird.router.arrivals import Arrivals, Body, Gathering
 from tailorbird.router.columns import DUPLICATES, Decided, Refused, block, quarantine_batch, taken_block
-from tailorbird.router.dedup import ENTRY, Entries, fingerprints
 from tailorbird.router.follow import Profiles
 from tailorbird.router.merge import Run, merged
-from tailorbird.router.route import MEMORY_BYTES, Arrivals, Memory, route
+from tailorbird.router.route import MEMORY_BYTES, Memory, route
 from tailorbird.stream import (
     PAST,
     Block,
@@ -112,7 +113,7 @@ class Router:
         self._stream = stream = share_of(stream)
         self._number, self._count = (0, 1) if isinstance(stream, Path) else (stream.number, stream.count)
         self._plan, self._stopped, self._memory_bytes = plan, stopped or StopList(b""), memory_bytes
-        self._clock = clock
+        self._clock, self._contract = clock, Contract(plan)
         self._decided = Decided(plan.version, CONTRACT_VERSION, tuple(plan.user_attributes), tuple(plan.item_attributes))
         self._sources: dict[str, _Source] = {}
         self._log = _open_log(stream)
@@ -127,7 +128,7 @@ class Router:
         for source in self._sources.values():
             if source.reader is not None:
                 source.reader.close()
-        with sqlite.errors(Path(connection.filename)):
+        with sqlite.decoding(Path(connection.filename)):
             rows = connection.execute("SELECT id, producer, offset, newest FROM raw_position ORDER BY producer").fetchall()
             self._sources = {producer: _Source(id_, producer, offset, newest) for id_, producer, offset, newest in rows}
             self._memory = Memory(connection, self._plan, self._memory_bytes)
@@ -149,23 +150,20 @@ class Router:
 
     def _step(self, rows_max: int) -> RouteReport:
         followed = 0 if self._profiles is None else self._profiles.follow(self._memory)
-        arrivals, refused, offsets, received_at = self._read(rows_max)
+        arrivals, offsets, received_at = self._read(rows_max)
         if not offsets:
             if followed:
                 self._save_profiles()
             return RouteReport(positions=self.positions, more=followed > 0)
         faults.at("router.after_read")
-        entries = _entries(arrivals)
-        repeats = {} if faults.cut("router.dedup") else self._memory.seen.repeats(entries)
+        repeats = {} if faults.cut("router.dedup") else self._memory.seen.repeats(arrivals.entries)
         first_p = self._log.end()
-        kept = arrivals.without(set(repeats)) if repeats else arrivals
+        kept = arrivals.without(list(repeats)) if repeats else arrivals
         with sqlite.errors(Path(self._log.connection.filename)):
             batch = route(kept, self._memory, self._plan, first_p)
-        mask = np.ones(len(entries), bool)
-        mask[list(repeats)] = False
-        self._memory.seen.add(entries[mask])
-        duplicates = self._duplicates(arrivals, entries, repeats)
-        newest = self._newest(arrivals, refused)
+        self._memory.seen.add(kept.entries)
+        refused, duplicates = arrivals.refused, self._duplicates(arrivals, repeats)
+        newest = _newest(arrivals)
         with self._log.transaction() as connection:
             faults.at("router.before_append")
             self._log.append([*self._blocks(batch, refused, duplicates, received_at), *self._taken(offsets)])
@@ -218,23 +216,22 @@ class Router:
             return True
         return any(source.reader.changed() for source in self._find_sources() if source.reader is not None)
 
-    def _read(self, rows_max: int) -> tuple[Arrivals, list[Refused], dict[str, int], int]:
-        """Decoded and checked events, in order of receipt; how far each log is routed with them; and when the newest body came in."""
-        arrivals, refused, newest = Arrivals(), [], 0
+    def _read(self, rows_max: int) -> tuple[Arrivals, dict[str, int], int]:
+        """Checked events, in order of receipt; how far each log is routed with them; and when the newest body came in."""
+        newest = 0
         offsets: dict[str, int] = {}
-        for body in merged(self._runs(rows_max)):
+        bodies = merged(self._runs(rows_max))
+        numbers = {source.producer: source.id for source in self._sources.values()}
+        gathering = Gathering(self._contract, numbers, (self._number, self._count))
+        for body in bodies:
             producer, stored, receipt = body.producer, body.stored, body.receipt
             offsets[producer] = stored.end
             if receipt is None:
                 continue
             newest = max(newest, receipt.received_at)
-            accepted, refusals = check(self._stopped.without(stored.block.payload, receipt, self._plan), receipt, self._plan)
-            if self._count > 1 and producer in PAST:  # one log for all routers: each takes what is its own
-                accepted = [one for one in accepted if is_of(one, self._number, self._count)]
-                refusals = refusals if self._number == 0 else []
-            arrivals.add(accepted, producer, self._sources[producer].id, stored.offset)
-            refused += [Refused(one, receipt.received_at, receipt.source, producer, stored.offset) for one in refusals]
-        return arrivals, refused, offsets, newest
+            payload = self._stopped.without(stored.block.payload, receipt, self._plan)
+            gathering.add(Body(payload, receipt, producer, stored.offset, stored.block.rows), shared=producer in PAST)
+        return gathering.arrivals(), offsets, newest
 
     def _runs(self, rows_max: int) -> list[Run]:
         """What each raw log has next, whole bodies, about `rows_max` rows in all."""
@@ -257,7 +254,12 @@ class Router:
 
     def _find_sources(self) -> list[_Source]:
         """The raw logs there are, in order of name; a new one gets its number at once, for the dedup index refers to it."""
-        for producer, path in raw_addresses(self._stream).items():
+        there = raw_addresses(self._stream)
+        for source in self._sources.values():
+            if source.reader is not None and source.producer not in there:  # retired
+                source.reader.close()
+                source.reader = None
+        for producer, path in there.items():
             source = self._sources.get(producer)
             if source is None:
                 with self._log.transaction() as connection:
@@ -272,31 +274,19 @@ class Router:
                     continue  # its writer is just making it
         return [source for _, source in sorted(self._sources.items()) if source.reader is not None]
 
-    def _newest(self, arrivals: Arrivals, refused: list[Refused]) -> dict[int, int]:
-        newest: dict[int, int] = {}
-        for producer, accepted in zip(arrivals.producers, arrivals.accepted, strict=True):
-            if accepted.received_at > newest.get(producer, 0):
-                newest[producer] = accepted.received_at
-        return newest
-
-    def _duplicates(self, arrivals: Arrivals, entries: Entries, repeats: dict[int, tuple]) -> pa.RecordBatch:
-        names = {source.id: source.producer for source in self._sources.values()}
+    def _duplicates(self, arrivals: Arrivals, repeats: dict[int, tuple]) -> pa.RecordBatch:
         # An event that stands where the index says it stood is itself, read again: not even a repeat.
-        rows = [row for row, first in sorted(repeats.items()) if first[3:] != entries[row].item()[3:]]
+        found = {row: (first, arrivals.entries[row].item()) for row, first in sorted(repeats.items())}
+        rows = {row: both for row, both in found.items() if both[0][3:] != both[1][3:]}
+        firsts, owns = [first for first, _ in rows.values()], [own for _, own in rows.values()]
         columns = [
-            [arrivals.accepted[row].event.event_id for row in rows],
-            [arrivals.partitions[row] for row in rows],
-            [arrivals.offsets[row] for row in rows],
-            [arrivals.accepted[row].row for row in rows],
-            [names[repeats[row][4]] for row in rows],
-            [repeats[row][3] for row in rows],
-            [repeats[row][5] for row in rows],
+            arrivals.said["event_id"].take(pa.array(list(rows), pa.int64())),
+            *_places(owns, arrivals.producers),
+            *_places(firsts, arrivals.producers),
         ]
-        return pa.RecordBatch.from_arrays(
-            [pa.array(column, kind.type) for column, kind in zip(columns, DUPLICATES, strict=True)], schema=DUPLICATES
-        )
+        return pa.RecordBatch.from_arrays(columns, schema=DUPLICATES)
 
-    def _blocks(self, batch: pa.RecordBatch, refused: list[Refused], duplicates: pa.RecordBatch, received_at: int) -> list[Block]:
+    def _blocks(self, batch: pa.RecordBatch, refused: Sequence[Refused], duplicates: pa.RecordBatch, received_at: int) -> list[Block]:
         decided = msgspec.structs.replace(self._decided, received_at=received_at)
         batches = (("events", batch), ("quarantine", quarantine_batch(refused)), ("duplicates", duplicates))
         return [block(kind, rows, decided) for kind, rows in batches if rows.num_rows]
@@ -326,28 +316,31 @@ def _open_log(stream: Share) -> "EmbeddedWriter | RoutedTopic":
     if not isinstance(stream, Path):
         from tailorbird.router.topic import RoutedTopic
 
-        return RoutedTopic(stream.routed, stream.index, _make_tables, first=FIRST_P)
+        return RoutedTopic(
+            stream.routed, stream.index, make_tables, first=FIRST_P, snapshots=stream.snapshots, snapshot_rows=stream.snapshot_rows
+        )
     # A damaged tail stops: its positions are committed with it, so setting it aside would lose events without a word.
     log = open_writer(routed_path(stream), partition="routed", first=FIRST_P, damaged_tail="stop")
     with log.transaction() as connection:
-        _make_tables(connection)
+        make_tables(connection)
     return log
 
 
-def _make_tables(connection: apsw.Connection) -> None:
+def make_tables(connection: apsw.Connection) -> None:
+    """All tables that a router has, where they are not there yet."""
     Memory.make_tables(connection)
     connection.execute(_TABLE)
     connection.execute(follow.TABLE)
     connection.execute(pruned.TABLES)
 
 
-def _entries(arrivals: Arrivals) -> Entries:
-    """The arrivals as the dedup index knows them, shape (n,)."""
-    entries = np.empty(len(arrivals), ENTRY)
-    prints = fingerprints([one.event for one in arrivals.accepted])
-    entries["key"], entries["check"] = prints[:, 0], prints[:, 1]
-    entries["received_at"] = [one.received_at for one in arrivals.accepted]
-    entries["offset"] = arrivals.offsets
-    entries["producer"] = arrivals.producers
-    entries["row"] = [one.row for one in arrivals.accepted]
-    return entries
+def _places(entries: Sequence[tuple], producers: dict[int, str]) -> list[pa.Array]:
+    """Partition, offset and row of entries of the index of repeats."""
+    columns = [[producers[entry[4]] for entry in entries], [entry[3] for entry in entries], [entry[5] for entry in entries]]
+    return [pa.array(column, kind) for column, kind in zip(columns, (pa.string(), pa.int64(), pa.int32()), strict=True)]
+
+
+def _newest(arrivals: Arrivals) -> dict[int, int]:
+    """By producer, the newest time of receipt among the accepted events."""
+    producers, received_at = arrivals.entries["producer"], arrivals.received_at
+    return {number: int(received_at[producers == number].max()) for number in np.unique(producers).tolist()}

@@ -9,11 +9,12 @@ memory holds changes no answer, only how fast it comes.
 
 from bisect import bisect_right, insort_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 import apsw
+import msgspec
 
 V = TypeVar("V")
 KEPT = 8  # newest values of a key that memory holds
@@ -34,6 +35,9 @@ class _Known(Generic[V]):
         self.size = 0
 
 
+SEVERAL: Any = object()  # says `through`: more than one value holds within the span, or memory does not know
+
+
 class Timeline(Generic[V]):
     """Values by key and time, over a table of `connection`. The result depends on the order of `put` only where times are equal.
 
@@ -52,17 +56,19 @@ class Timeline(Generic[V]):
         self._connection, self._make, self._size, self._bytes_max = connection, make, size, bytes_max
         order = "ORDER BY ts DESC, p DESC LIMIT"
         self._newest = f"{select} {order} {KEPT + 1}"
+        self._there = f"SELECT value FROM json_each(?1) WHERE EXISTS ({select.replace('?1', 'json_each.value')})"
         self._before = f"{select} AND ts <= ?2 {order} 1"
         self._known: OrderedDict[str, _Known[V]] = OrderedDict()
+        self._absent: _Known[V] = _Known([], whole=True)  # stands for each key of which there is nothing
         self._put: set[str] = set()
         self.bytes = 0
 
     def ready(self, keys: Iterable[str]) -> None:
         """Have `keys` in memory, which are about to be asked for: read in one go, and let go of after all others."""
-        missing = []
+        known, missing = self._known, []
         for key in dict.fromkeys(keys):
-            if key in self._known:
-                self._known.move_to_end(key)
+            if key in known:
+                known.move_to_end(key)
             else:
                 missing.append(key)
         if not missing:
@@ -71,7 +77,11 @@ class Timeline(Generic[V]):
         if began:
             self._connection.execute("BEGIN")  # one look at the file, rather than one a key
         try:
-            for key in missing:
+            there = {key for (key,) in self._connection.execute(self._there, (msgspec.json.encode(missing).decode(),))}
+            absent = [key for key in missing if key not in there]
+            known.update(dict.fromkeys(absent, self._absent))
+            self.bytes += KEY_BYTES * len(absent) + sum(map(len, absent))
+            for key in there:
                 self._read(key)
         finally:
             if began and self._connection.in_transaction:  # an error may have ended it
@@ -80,6 +90,9 @@ class Timeline(Generic[V]):
     def put(self, key: str, ts: int, value: V) -> None:
         """From `ts` on (and until the next time of the key), the value is this."""
         known = self._of(key)
+        if known is self._absent:
+            known = self._known[key] = _Known([], whole=True)
+            known.size = KEY_BYTES + len(key)
         self._put.add(key)
         values = known.values
         if not known.whole and ts < values[0][0]:
@@ -98,6 +111,18 @@ class Timeline(Generic[V]):
             return newest[1] if newest[0] <= ts else values[bisect_right(values, ts, key=_time) - 1][1]
         return None if known.whole else self._older(key, known, ts)
 
+    def through(self, keys: Sequence[str], first: int, last: int) -> list[V | None]:
+        """For each key, what holds at every time from `first` to `last`; `SEVERAL` where `at` has to be asked for each."""
+        found: list[V | None] = []
+        for key in keys:
+            known = self._of(key)
+            values = known.values
+            if not values or (known.whole and values[0][0] > last):
+                found.append(None)
+            else:
+                found.append(values[-1][1] if values[-1][0] <= first else SEVERAL)
+        return found
+
     def values(self, key: str) -> list[V]:
         """The newest values of `key`, oldest first: what `at` is likely to say."""
         return [value for _, value in self._of(key).values]
@@ -113,8 +138,8 @@ class Timeline(Generic[V]):
             self._weigh(key, known)
         self._put = set()
         while self.bytes > self._bytes_max and self._known:
-            _, known = self._known.popitem(last=False)
-            self.bytes -= known.size
+            key, known = self._known.popitem(last=False)
+            self.bytes -= KEY_BYTES + len(key) if known is self._absent else known.size
 
     def _of(self, key: str) -> _Known[V]:
         known = self._known.get(key)

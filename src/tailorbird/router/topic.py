@@ -6,11 +6,14 @@ acknowledged is the change committed to the file. So the file is a function of t
 on another machine, is applied from there before the first decision.
 
     topic   ─ events │ quarantine │ index ─ events │ index ─ …        position in the file: how much of it is applied
+
+Now and then a snapshot of the file goes into a topic of its own (`stream.kafka.snapshots`). What lies before it may be deleted
+(`router.retention`); a file that ends before that, or is not there, begins with the snapshot.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import apsw
@@ -20,10 +23,13 @@ from tailorbird import faults
 from tailorbird.errors import DamageError, StorageError
 from tailorbird.stream import Block, open_reader, open_writer, sqlite
 from tailorbird.stream.kafka import KafkaLog
+from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
+from tailorbird.stream.kafka.snapshots import Newest, Snapshot, SnapshotThread, restore, take
 from tailorbird.stream.lock import FileLock
 from tailorbird.stream.protocol import Stored
 
 INDEX = "index"  # the kind of the block that carries a step's changes to the tables
+EMPTIED = "emptied"  # of the block with which a topic begins that was emptied
 _POSITION = """
 CREATE TABLE IF NOT EXISTS routed_position(id INTEGER PRIMARY KEY CHECK (id = 1), topic TEXT NOT NULL, offset INTEGER NOT NULL) STRICT;
 """
@@ -39,6 +45,7 @@ class RoutedTopic:
         file: of the index.
         make_tables: makes the router's tables, where they are not there yet.
         first: the position of the first row, if the log begins now.
+        snapshots: where snapshots of the file are put, after `snapshot_rows` rows each.
     Attributes:
         connection: of the index; change its tables only within `transaction()`.
     Raises:
@@ -46,21 +53,53 @@ class RoutedTopic:
         DamageError: the file knows of more than the topic has, or does not fit.
     """
 
-    def __init__(self, address: KafkaLog, file: Path, make_tables: Callable[[apsw.Connection], None], *, first: int) -> None:
+    def __init__(
+        self, address: KafkaLog, file: Path, make_tables: Callable[[apsw.Connection], None], *, first: int,
+        snapshots: KafkaLog, snapshot_rows: int = SNAPSHOT_ROWS,
+    ) -> None:  # fmt: skip
         self.address, self.path = address, file
         self._failed = ""
         self._lock = FileLock(file)
-        try:
-            with sqlite.errors(file):
-                self.connection = sqlite.connect_writer(file)
-                self.connection.execute(_POSITION)
-                make_tables(self.connection)
-                self.connection.execute("INSERT OR IGNORE INTO routed_position VALUES (1, ?, ?)", (str(address), first))
+        with ExitStack() as undone:
+            undone.callback(self._lock.release)
+            self.connection = self._open(make_tables, first)
             self._topic = open_writer(address, partition="routed", first=first)  # from here on, no other router's steps count
+            undone.callback(self._topic.close)
+            newest = Newest(snapshots).look()
+            self._begin_with(newest, snapshots, make_tables, first)
             self._catch_up()
-        except BaseException:
-            self._lock.release()
-            raise
+            at = first if newest is None else newest.position
+            self._snapshots = SnapshotThread(file, snapshots, _position, at=at, every_rows=snapshot_rows)
+            undone.pop_all()
+
+    def _open(self, make_tables: Callable[[apsw.Connection], None], first: int) -> apsw.Connection:
+        with sqlite.errors(self.path):
+            connection = sqlite.connect_writer(self.path)
+            sqlite.settle(connection, self.path)
+            connection.execute(_POSITION)
+            make_tables(connection)
+            connection.execute("INSERT OR IGNORE INTO routed_position VALUES (1, ?, ?)", (str(self.address), first))
+        return connection
+
+    def _begin_with(
+        self, newest: Snapshot | None, snapshots: KafkaLog, make_tables: Callable[[apsw.Connection], None], first: int
+    ) -> None:  # fmt: skip
+        """Take the newest snapshot for the file where this is new, or ends before the topic begins."""
+        (position,) = sqlite.one_row(self.connection, "SELECT offset FROM routed_position")
+        with open_reader(self.address) as reader:
+            start = reader.start()
+        if newest is None or newest.position <= position or start <= position != first:
+            if position < start:
+                raise DamageError(
+                    f"the topic begins at {start}, the index ends at {position}, and no snapshot of one is between",
+                    where=str(self.address), fix=f"copy the file of the router that had this partition last to {self.path}",
+                )  # fmt: skip
+            return
+        self.connection.close()
+        restore(snapshots, newest, self.path)
+        self.connection = self._open(make_tables, first)
+        name_topic(self.connection, self.address)
+        log.info("began the index with the snapshot at %d", newest.position)
 
     def _catch_up(self) -> None:
         topic, position = sqlite.one_row(self.connection, "SELECT topic, offset FROM routed_position")
@@ -97,6 +136,40 @@ class RoutedTopic:
             self.connection.execute("COMMIT")
 
     @contextmanager
+    def tables(self) -> Iterator[apsw.Connection]:
+        """A change of the tables that the topic is not told: only for who then puts a snapshot and empties it, see `router.emptying`."""
+        with sqlite.errors(self.path):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def put_snapshot(self, address: KafkaLog, *, newer_than: int = 0) -> None:
+        """Put a snapshot of the tables as they are into a topic that has none, or none of this position."""
+        newest = Newest(address).look()
+        if newest is None or newest.position < newer_than:
+            take(self.path, address, _position)
+
+    def begin_anew(self) -> None:
+        """Write the first row of a topic that was emptied."""
+        self._topic.append([Block(EMPTIED, 1, b"")])
+        with sqlite.errors(self.path):
+            self._move_to(self._topic.end())
+
+    def shrink(self) -> None:
+        """Write the file anew, without free pages and WAL."""
+        with sqlite.errors(self.path):
+            self.connection.execute("VACUUM")
+            sqlite.checkpoint(self.connection, self.path, truncate=True)
+
+    def check_alone(self) -> None:
+        """Raise LockedError if another router has come since this one did."""
+        self._topic.check_alone()
+
+    @contextmanager
     def transaction(self) -> Iterator[apsw.Connection]:
         """Everything within, blocks and tables, becomes durable as one, first in the topic."""
         if self._failed:
@@ -125,6 +198,7 @@ class RoutedTopic:
                 self._failed = str(error) or type(error).__name__
             self._roll_back()
             raise
+        self._snapshots.look(self._topic.end())
         if sqlite.wal_bytes(self.path) > sqlite.CHECKPOINT_BYTES:
             with sqlite.errors(self.path):
                 sqlite.checkpoint(self.connection, self.path)
@@ -144,14 +218,32 @@ class RoutedTopic:
         return self._topic.end()
 
     def prune_some(self, before: int, *, last_look: Callable[[list[Stored]], None] | None = None) -> int:
-        """Nothing: an index that is made anew needs the topic whole."""
+        """Nothing: `router.retention` deletes, in the process that knows what all others need."""
         return 0
 
     def close(self) -> None:
         """Let go of topic and file, and let the next router in."""
+        self._snapshots.close()
         self._topic.close()
         self.connection.close()
         self._lock.release()
+
+
+def index_end(file: Path) -> int | None:
+    """Up to where the topic is applied in a file; None in one that was only begun."""
+    with closing(sqlite.connect_reader(file)) as connection:
+        return connection.execute("SELECT offset FROM routed_position").get
+
+
+def name_topic(connection: apsw.Connection, address: KafkaLog) -> None:
+    """Say of which topic a file is, where the brokers may have other names than when it was made."""
+    connection.execute("UPDATE routed_position SET topic = ?", (str(address),))
+
+
+def _position(connection: apsw.Connection) -> tuple[int, int]:
+    """Up to where the topic is applied in a file, and up to where partition 0 was followed."""
+    (position,) = sqlite.one_row(connection, "SELECT offset FROM routed_position")
+    return position, connection.execute("SELECT offset FROM followed").get or 0
 
 
 def _packed(patch: bytes) -> Block:

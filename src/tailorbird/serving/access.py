@@ -5,7 +5,9 @@ machine only, and then refuses a foreign Host header: a web page that points its
 answers. Nor may it write: what comes from a web origin that is not named here, and not the server's own, changes nothing.
 """
 
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -17,6 +19,8 @@ from tailorbird.errors import ConfigError
 from tailorbird.serving.keys import Keys
 from tailorbird.serving.logs import REQUEST_ID, request_id_of
 from tailorbird.serving.messages import Fault
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.\-]*://[^/\sA-Z]{1,255}\Z")  # of apps too, such as capacitor://localhost
 
 SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
@@ -38,13 +42,33 @@ def is_local(host: str) -> bool:
 
 
 def require_safe_bind(host: str, keys: Keys) -> None:
-    """Raises ConfigError when a public address is to be bound without a key."""
+    """Raises ConfigError when a public address is to be bound without a key, or with faults armed."""
+    require_no_faults(host)
     if not is_local(host) and not keys:
         raise ConfigError(
             f"{host} can be reached from other machines, and no key is set",
             where="serve.host",
             fix="tailorbird keys create makes one; or bind 127.0.0.1",
         )
+
+
+def require_origins(origins: Iterable[str]) -> None:
+    """Raises ConfigError for an origin that no browser sends, which would never be let in."""
+    for origin in origins:
+        if not _ORIGIN.match(origin):
+            raise ConfigError(
+                f"expected an origin as browsers send it, such as https://shop.example, got {origin[:80]!r}",
+                where="serve.origins", fix="with its scheme, in lower case, without a path",
+            )  # fmt: skip
+
+
+def require_no_faults(host: str) -> None:
+    """Raises ConfigError when a public address is to be bound by a process in which a test's variable lets it die or lie."""
+    if not is_local(host) and os.environ.get("TAILORBIRD_FAULTS"):
+        raise ConfigError(
+            f"this variable makes the process fail on purpose, and {host} can be reached from other machines",
+            where="environment TAILORBIRD_FAULTS", fix="unset it; or bind 127.0.0.1, for a test",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

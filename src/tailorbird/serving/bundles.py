@@ -3,8 +3,9 @@
 A thread looks at the registry's alias file five times a second. When it changed, the new champion is loaded beside the
 old one (checked, golden rows compared, warmed up) and then the reference is replaced: requests that began with the old
 bundle end with it, and it is freed with the last of them. One that cannot be loaded is refused, counted, and leaves
-the previous one serving. One whose features are still being built, after a change of the declarations, waits beside the
-one that serves until their state has caught up.
+the previous one serving. The champion before stays loaded: it answers where the new one fails, and a rollback need not load it.
+One whose features are still being built, after a change of the declarations, waits beside the one that serves until their state
+has caught up.
 
 A bundle may crash its loader (a native parser reads it), so a server first loads it in a child process.
 """
@@ -13,7 +14,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tailorbird import faults
 from tailorbird.errors import BundleError, TailorbirdError
+from tailorbird.loops import Loop
 from tailorbird.registry import Registry
 
 POLL_S = 0.2
@@ -70,7 +71,11 @@ class BundleHolder(Generic[B]):
         load: makes a bundle of a folder, whole and warm, or raises BundleError.
         watcher: told of each swap and each refusal.
         gate: lets a bundle serve once its features are there, and is told which one serves; None lets it serve at once.
+        name: which of the registry's `NAMES` is followed; what is behind another one than the champion goes when the name does.
+        keep_previous: hold the champion before ready.
         probe: tries a folder in a child process before it is loaded here, and raises BundleError; None trusts it.
+    Attributes:
+        share: of the people whom a canary is to answer, as the registry said last.
     """
 
     def __init__(
@@ -80,21 +85,29 @@ class BundleHolder(Generic[B]):
         watcher: Watcher,
         *,
         gate: Gate[B] | None = None,
+        name: str = "champion",
+        keep_previous: bool = False,
         probe: Callable[[Path], None] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
-        self._registry, self._load, self._watcher, self._probe, self._poll_s = registry, load, watcher, probe, poll_s
-        self._gate = gate
+        self._registry, self._load, self._watcher, self._probe = registry, load, watcher, probe
+        self._gate, self._name, self._keep_previous = gate, name, keep_previous
         self._bundle: B | None = None
+        self._before: B | None = None
         self._waiting: B | None = None
+        self._look_behind = False
+        self.share = 0.0
         self._seen: _Seen | None = None
         self._problem = ""
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self.loop = Loop("bundles" if name == "champion" else name, self.look, every_s=poll_s, first=False)
 
     def current(self) -> B | None:
         """The bundle to answer with, or None if there has been none yet."""
         return self._bundle
+
+    def previous(self) -> B | None:
+        """The champion before the one that serves, if it is held and loads."""
+        return self._before
 
     @property
     def problem(self) -> str:
@@ -104,58 +117,81 @@ class BundleHolder(Generic[B]):
     def start(self) -> None:
         """Load the champion, or the one before it if that cannot be loaded, and watch for changes from then on."""
         self.look()
-        if self._bundle is None and self._problem:
+        if self._bundle is None and self._problem and self._name == "champion":
             self._take(self._registry.previous())
-        self._thread = threading.Thread(target=self._watch, name="bundles", daemon=True)
-        self._thread.start()
+        self.loop.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        self.loop.stop()
 
     def look(self) -> bool:
         """Swap the champion in if the alias file changed since the last look, or if it has waited long enough; whether it was swapped."""
         seen = self._stat()
         if seen == self._seen:
+            if self._look_behind:
+                self._hold_previous()
             return self._waiting is not None and self._try(self._waiting)
-        self._seen = seen
+        self._seen, self._look_behind = seen, self._keep_previous
         self._stop_waiting()
         try:
-            folder = self._registry.champion()
+            aliases = self._registry.aliases()
+            folder = self._registry.behind(self._name)
         except TailorbirdError as error:
             self._refuse(str(error))
             return False
+        self.share = aliases.share
+        if folder is None and self._name != "champion":
+            self._bundle = None
         return self._take(folder)
+
+    def _hold_previous(self) -> None:
+        """Have the champion before ready: after a swap it is there anyway, after a start it is loaded once the champion serves."""
+        self._look_behind = False
+        try:
+            folder = self._registry.previous()
+            if folder is None or (self._bundle is not None and folder.name == self._bundle.version):
+                self._before = None
+            elif self._before is None or self._before.version != folder.name:
+                self._before = None
+                self._before = self._loaded(folder)
+        except Exception as error:  # whatever is wrong with it, it is not what serves
+            log.warning("the champion before is not held ready: %s", error)
 
     def _take(self, folder: Path | None) -> bool:
         if folder is None or (self._bundle is not None and self._bundle.version == folder.name):
             return False
         try:
-            if self._probe is not None:
-                self._probe(folder)
-            faults.at("serving.before_bundle_load")
-            bundle = self._load(folder)
+            before = self._before
+            bundle = before if before is not None and before.version == folder.name else self._loaded(folder)
         except Exception as error:  # whatever is wrong with a bundle, the previous one goes on serving
             self._refuse(f"{folder.name}: {error}")
             return False
         return self._try(bundle)
 
+    def _loaded(self, folder: Path) -> B:
+        if self._probe is not None:
+            self._probe(folder)
+        faults.at("serving.before_bundle_load")
+        return self._load(folder)
+
     def _try(self, bundle: B) -> bool:
         """Let a loaded bundle serve, or wait for its features if there is one that serves meanwhile."""
-        if self._gate is not None and self._bundle is not None and not self._gate.caught_up(bundle, self._bundle):
+        may_wait = self._bundle is not None or self._name != "champion"
+        if self._gate is not None and may_wait and not self._gate.caught_up(bundle, self._bundle):
             if self._waiting is not bundle:
                 self._waiting = bundle
                 self._problem = f"{bundle.version} waits until the state of its features is built"
-                log.info("%s; %s serves until then", self._problem, self._bundle.version)
+                log.info("%s; %s serves until then", self._problem, self._bundle.version if self._bundle is not None else "the champion")
             return False
         self._waiting = None
+        if self._keep_previous:
+            self._before = self._bundle
         self._bundle = bundle
         self._problem = ""
         if self._gate is not None:
             self._gate.serves(bundle)
         self._watcher.bundle_loaded(bundle.version)
-        log.info("bundle %s serves", bundle.version)
+        log.info("bundle %s serves as %s", bundle.version, self._name)
         return True
 
     def _stop_waiting(self) -> None:
@@ -169,11 +205,7 @@ class BundleHolder(Generic[B]):
         self._problem = problem
         self._watcher.bundle_refused()
         serving = self._bundle.version if self._bundle is not None else "none"
-        log.error("the champion was refused, %s serves on: %s", serving, problem)
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._poll_s):
-            self.look()
+        log.error("the %s was refused, %s serves on: %s", self._name, serving, problem)
 
     def _stat(self) -> _Seen | None:
         try:

@@ -4,15 +4,20 @@ A new item can be shown, and one that went out of stock disappears, within a sec
 Without any bundle the items seen so far, ordered by how often people took interest in them, are what is left to show.
 
 The routed log is read from its beginning once, in the background, and then followed; only `item` events and the item
-ids of interests are looked at. What stood in the part that the router has deleted, it has summed up in two tables beside
-the log (`router.pruned`). The index itself is `retrieval.index`; a changed one is made beside the one in use.
+ids of interests are looked at. What stood in the part that was deleted is summed up in two tables beside the log
+(`router.pruned`), or in a topic of their own (`router.retention`). The index itself is `retrieval.index`; a changed one is
+made beside the one in use.
 """
 
 import logging
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import apsw
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -20,12 +25,14 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import ROUTED, micros
-from tailorbird.retrieval import Cooccurrence, Index, NewItem
+from tailorbird.loops import Loop
+from tailorbird.retrieval import Index, NewItem
 from tailorbird.retrieval.build import INTERESTS
+from tailorbird.serving.segments import FIELDS, Segments
 from tailorbird.stream import Address, EmbeddedReader, LogReader, open_reader
 
 POLL_S = 0.5
-_COLUMNS = ("type", "ts", "received_at", "item_id", "properties", "timeless")
+_COLUMNS = ("type", "ts", "received_at", "item_id", "properties", "timeless", *FIELDS)
 log = logging.getLogger(__name__)
 
 
@@ -38,45 +45,57 @@ class _Version:
     known_since: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Overlaid:
-    """An index over its base, as of one version of the catalogue."""
+    """An index over its base; `asked` is whether a request wanted it."""
 
     base: Index | None
-    version: int
     index: Index
+    asked: bool = False
 
 
 class Catalogue:
     """Follows the routed log at `routed`, and lays what came later over a bundle's index.
 
-    `over` may be called from any thread; `refresh` by one at a time.
+    `over` may be called from any thread; `refresh` by one at a time. `loop` is the thread.
+
+    Attributes:
+        segments: what is popular by country and device, as far as the log still tells it.
+        ready: told of each index that is made, before requests get it: to compute what they will need of it.
+        caught_up: whether the log, if there is one, was read to its end once.
     """
 
     def __init__(self, routed: Address, *, poll_s: float = POLL_S) -> None:
-        self._routed, self._poll_s = routed, poll_s
+        self._routed = routed
         self._log: LogReader | None = None
         self._position = -1
         self._items: dict[str, _Version] = {}
         self._interests: Counter[str] = Counter()
-        self._version = 0
+        self.segments = Segments()
+        self.caught_up = False
         self._overlaid: tuple[_Overlaid, ...] = ()
-        self._base: Index | None = None
+        self.ready: Callable[[Index], None] = _nothing_to_do
         self._changed = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self.loop = Loop("catalogue", self._follow, every_s=poll_s, failed=self._forget)
 
     def start(self) -> None:
         """Follow the log in a thread until `stop`."""
-        self._thread = threading.Thread(target=self._follow, name="catalogue", daemon=True)
-        self._thread.start()
+        self.loop.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        self.loop.stop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the log: it is opened anew, and gone on with, at the next look."""
         if self._log is not None:
             self._log.close()
+            self._log = None
+
+    def _forget(self) -> None:
+        """Begin anew: how much of a block was taken before a failure is not known."""
+        self._let_go()
+        self._position = -1
 
     def refresh(self, *, bytes_max: int = 8 << 20) -> int:
         """Read what is new in the log; how many item events were among it."""
@@ -93,24 +112,19 @@ class Catalogue:
                 if each.block.kind == "events":
                     found += self._take(each.block.payload)
             self._position = stored[-1].end
-            if self._stop.is_set():
+            if self.loop.stopping:
                 break
-        if found:
-            self._version += 1
-        if found and self._base is not None:
-            self.over(self._base)  # here, rather than in the next request
+        if found:  # here, rather than in the next requests: over what they asked for since the last change
+            self._renew()
         return found
 
     def _begin(self, reader: LogReader) -> int:
         """Start from what the deleted part of the log said; how many items that was."""
         items: dict[str, _Version] = {}
         interests: Counter[str] = Counter()
-        if not isinstance(reader, EmbeddedReader):  # a topic is never pruned
-            self._items, self._interests, self._position = items, interests, reader.start()
-            return 0
-        with reader.snapshot() as connection:
-            self._position = reader.start()
-            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'pruned_item'").fetchone():
+        with self._summary(reader) as (connection, position):
+            self._position = position
+            if connection is not None and connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'pruned_item'").fetchone():
                 for item_id, *version in connection.execute("SELECT item_id, properties, valid_from, known_since FROM pruned_item"):
                     items[item_id] = _Version(*version)
                 for type_, item_id, events in connection.execute("SELECT type, item_id, events FROM pruned_interest"):
@@ -119,31 +133,63 @@ class Catalogue:
         self._items, self._interests = items, interests
         return len(items)
 
+    @contextmanager
+    def _summary(self, reader: LogReader) -> Iterator[tuple[apsw.Connection | None, int]]:
+        """The tables that say what was deleted, and from where on the log has what they do not say."""
+        if isinstance(self._routed, Path):
+            assert isinstance(reader, EmbeddedReader)
+            with reader.snapshot() as connection:
+                yield connection, reader.start()
+            return
+        from tailorbird.stream.kafka.logs import items_of
+        from tailorbird.stream.kafka.snapshots import Newest, load
+
+        address, start = items_of(self._routed), reader.start()
+        newest = Newest(address).look()
+        if newest is None or newest.position < start:
+            if start > 1:
+                log.error("what was deleted is not summed up in %s: items that stood there alone are not known", address)
+            yield None, start
+            return
+        with closing(load(address, newest)) as connection:
+            yield connection, newest.position
+
     def over(self, index: Index | None) -> Index | None:
-        """An index that knows the items as they are now; `index` itself if nothing changed, None if there is nothing."""
+        """An index that knows the items as they were at the last `refresh`; `index` itself if nothing changed, None if there is nothing.
+
+        While a refresh makes the next one, requests go on with the one before: none waits for it.
+        """
         made = self._made(index)
-        if made is not None:
-            return made.index
+        if made is None:
+            with self._changed:
+                made = self._made(index) or self._laid(index)
+                if made is None:
+                    return None
+                # Four are kept: champion, canary, shadow, and during a swap the one before are asked for in turn.
+                others = [one for one in self._overlaid if one.base is not index]
+                self._overlaid = (made, *others[:3])
+        made.asked = True
+        return made.index
+
+    def _renew(self) -> None:
+        """Lay the items anew over what was asked for since the last change; what was not is made when it is asked for again."""
         with self._changed:
-            made = self._made(index)
-            if made is not None:
-                return made.index
-            version = self._version
-            overlay = self._overlay(index)
-            if overlay is None:
-                return None
-            # Two are kept: during a swap, requests ask for the old bundle's and the new one's in turn.
-            others = [one for one in self._overlaid if one.base is not index]
-            self._base = index
-            self._overlaid = (_Overlaid(index, version, overlay), *others[:1])
-            return overlay
+            bases = [one.base for one in self._overlaid if one.asked] or [one.base for one in self._overlaid[:1]]
+            self._overlaid = tuple(made for base in bases if (made := self._laid(base)) is not None)
+
+    def _laid(self, base: Index | None) -> "_Overlaid | None":
+        overlay = self._overlay(base)
+        if overlay is None:
+            return None
+        self.ready(overlay)
+        return _Overlaid(base, overlay)
 
     def _made(self, index: Index | None) -> "_Overlaid | None":
-        return next((one for one in self._overlaid if one.base is index and one.version == self._version), None)
+        return next((one for one in self._overlaid if one.base is index), None)
 
     def _overlay(self, index: Index | None) -> Index | None:
         items = list(self._items.items())
-        if index is None:
+        if index is None or not len(index):
             if not items and not self._interests:
                 return None
             known = {item_id for item_id, _ in items}
@@ -155,8 +201,9 @@ class Catalogue:
 
     def _take(self, payload: bytes) -> int:
         table = pa.ipc.open_stream(payload, options=_ONLY).read_all()
-        interests = table["item_id"].filter(pc.is_in(table["type"], _INTERESTS))
-        for counted in pc.value_counts(interests.drop_null()).to_pylist():
+        interests = table.filter(pc.is_in(table["type"], _INTERESTS))
+        self.segments.take(interests)
+        for counted in pc.value_counts(interests["item_id"].drop_null()).to_pylist():
             self._interests[counted["values"]] += counted["counts"]
         profiles = table.filter(pc.equal(table["type"], "item"))
         if not profiles.num_rows:
@@ -172,28 +219,22 @@ class Catalogue:
         return profiles.num_rows
 
     def _follow(self) -> None:
-        while not self._stop.is_set():
-            try:
-                if self._log is None or self._log.changed():
-                    self.refresh()
-            except TailorbirdError as error:
-                log.error("the routed log cannot be followed, items stay as they are: %s", error)
-                self._stop.wait(10)
-            self._stop.wait(self._poll_s)
+        try:
+            if self._log is None or self._log.changed():
+                self.refresh()
+            self.caught_up = True
+        except TailorbirdError as error:
+            log.error("the routed log cannot be followed, items stay as they are: %s", error)
+            self.loop.rest(10)
+
+
+def _nothing_to_do(index: Index) -> None:
+    """Nobody needs anything of it beforehand."""
 
 
 _ONLY = pa.ipc.IpcReadOptions(included_fields=[ROUTED.get_field_index(name) for name in _COLUMNS])  # the rest stays packed
 _INTERESTS = pa.array(INTERESTS, pa.string())
-_NONE = np.zeros(0, np.int64)
-_EMPTY = Index(
-    as_of=0,
-    ids=(),
-    keys=np.zeros(0, np.uint64),
-    first_seen=_NONE,
-    counts={"1d": _NONE, "7d": _NONE, "all": _NONE},
-    attributes={},
-    item_item=Cooccurrence(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)),
-)
+_EMPTY = Index.bare(())
 
 
 def _new_item(item: tuple[str, _Version]) -> NewItem:

@@ -1,12 +1,13 @@
 """What the door says of each event, and of itself: decisions, the reasons why it takes nothing, and its figures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 
 from tailorbird.errors import StorageError
-from tailorbird.events import Accepted, Receipt, Refusal, RoutePlan, check
+from tailorbird.events import Receipt, Refusal
+from tailorbird.events.columnwise import Contract, Fields
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -29,7 +30,15 @@ class ClosedError(StorageError):
     """The log cannot be written at the moment; nothing was acknowledged of this call."""
 
     code = "log_unavailable"
+    again = "send the events again later"
     retry_after_s = 5
+
+
+class UnknownError(ClosedError):
+    """The log failed while it took the events: they may be in it, or not. Sent again under the same ids they count once."""
+
+    code = "outcome_unknown"
+    again = "they may be in the log or not: send them again under the same event_id, and they count once"
 
 
 class DiskFullError(StorageError):
@@ -52,7 +61,7 @@ class DoorFigures:
         answers_waiting: answers that a crash now would lose.
         answers_dropped: answers given up because the log was full or broken.
         answers_lost: at most so many did the last run of this producer lose by dying.
-        set_aside: files into which damaged ends of this producer's logs were moved; they may hold what was acknowledged.
+        set_aside: files of damaged ends of this producer's logs, or of logs that were lost; they may hold what was acknowledged.
         queue_bytes: what waits for the writer.
         open: whether writes are taken.
     """
@@ -70,19 +79,20 @@ class DoorFigures:
     open: bool
 
 
-Admit = Callable[[Sequence[Accepted], int], None]
+Admit = Callable[[Fields, int], None]
 
 
-def decide(body: bytes, receipt: Receipt, plan: RoutePlan, admit: Admit | None = None) -> list[Decision]:
+def decide(body: bytes, receipt: Receipt, contract: Contract, admit: Admit | None = None) -> list[Decision]:
     """One decision for each row of a body, in order, by the contract that the router applies again.
 
     `admit` is shown the accepted events and the number of rows, and raises where the body is not to be taken at all.
     """
-    accepted, refused = check(body, receipt, plan)
+    checked = contract.check([(body, receipt)])
+    rows = len(checked) + len(checked.refused)
     if admit is not None:
-        admit(accepted, len(accepted) + len(refused))
-    decisions = [_ACCEPTED] * (len(accepted) + len(refused))
-    for refusal in refused:
+        admit(checked.fields, rows)
+    decisions = [_ACCEPTED] * rows
+    for _, refusal in checked.refused:
         decisions[refusal.row] = _refusal(refusal)
     return decisions
 

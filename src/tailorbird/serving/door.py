@@ -13,6 +13,7 @@ fsync would lie. The door takes writes again only after it has opened (and so ve
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections import Counter, deque
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -28,22 +29,22 @@ from tailorbird import faults
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
+from tailorbird.events.columnwise import Contract
 from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.places import Place
 from tailorbird.serving.answer_count import AnswerCount
-from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DiskFullError, DoorFigures, decide
+from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DiskFullError, DoorFigures, UnknownError, decide
+from tailorbird.serving.door_logs import DoorLogs
 from tailorbird.serving.reserve import RESERVE_BYTES, Reserve
-from tailorbird.stream import Block, Stream, answers_address, folder_of, open_writer, raw_address, raw_names, set_aside_files
-
-if TYPE_CHECKING:
-    from tailorbird.stream import EmbeddedWriter
-    from tailorbird.stream.kafka import KafkaWriter, KeyedWriter
+from tailorbird.stream import Block, Stream, folder_of, raw_names
 
 FLUSH_S = 0.05  # how long an answer may wait for its sync: what a crash may lose of them
 BATCH_BYTES_MAX = 8 << 20
 QUEUE_BYTES_MAX = 64 << 20
 CHECK_INLINE_BYTES = 16_384  # larger bodies are checked off the event loop
 _RECEIPT = msgspec.json.Encoder()
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, frozen=True)
@@ -61,9 +62,11 @@ class Door:
         pseudonyms: hides the people of every body before it is checked and written.
         stopped: of whom nothing old is taken again, see `events.erased`.
         reopen_after_s: how long after a failed commit the log is opened anew.
+        lake: which says how far it has these logs; one that ends before that is never begun anew in silence, see `stream.held`.
         reserve_bytes: how much of the disk stays free for the other roles; 0 for none. See `serving.reserve`.
     Raises:
         LockedError: another process is this producer.
+        DamageError: a topic ends before what router or lake hold of it.
     """
 
     def __init__(
@@ -80,9 +83,10 @@ class Door:
         reserve_bytes: int = RESERVE_BYTES,
         pseudonyms: Pseudonyms | None = None,
         stopped: StopList | None = None,
+        lake: Place | None = None,
     ) -> None:
         self.producer, self._plan, self._clock = producer, plan, clock
-        self._raw_path, self._answers_path = raw_address(stream, producer), answers_address(stream, producer)
+        self._contract = Contract(plan)
         self._queue_bytes_max, self._flush_s = queue_bytes_max, flush_s
         self._pseudonyms, self._stopped = pseudonyms, stopped or StopList(b"")
         self._patience_s, self._reopen_after_s = patience_s, reopen_after_s
@@ -98,11 +102,12 @@ class Door:
         self._changed = threading.Condition()
         self._failure: str = ""
         self._failed_at = 0.0
+        self._replaced = False
         self._closing = False
         folder = folder_of(stream)
         folder.mkdir(parents=True, exist_ok=True)
         self._reserve = Reserve(folder, reserve_bytes if isinstance(stream, Path) else 0)
-        self._raw, self._answers = self._open()
+        self._logs = DoorLogs.open(stream, producer, lake)
         self._ledger = AnswerCount(folder / f"answers-{producer}.count")
         self._lost = self._ledger.settle()
         self._thread = threading.Thread(target=self._run, name=f"door-{producer}", daemon=True)
@@ -178,7 +183,7 @@ class Door:
                 answers_waiting=len(self._records),
                 answers_dropped=self._dropped,
                 answers_lost=self._lost,
-                set_aside=self._set_aside,
+                set_aside=self._logs.set_aside,
                 queue_bytes=self._queue_bytes,
                 open=not self._failure and not self._closing,
             )
@@ -191,7 +196,7 @@ class Door:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
-        self._close_files()
+        self._logs.close()
         self._ledger.close()
 
     def __enter__(self) -> "Door":
@@ -205,10 +210,10 @@ class Door:
     def _enqueue(self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None) -> tuple[list[Decision], "Future[None]"]:
         self._refuse_if_full(len(body))  # before the work of checking: shedding must be cheap
         if self._pseudonyms is not None:
-            body = self._pseudonyms.body(body, encoding, foreign=bool(format_))
+            body = self._pseudonyms.body(body, encoding, foreign=bool(format_), types=self._plan.event_types)
         receipt = Receipt(self._clock.now(), source, encoding, format_)
         body = self._stopped.without(body, receipt, self._plan)
-        decisions = decide(body, receipt, self._plan, admit)
+        decisions = decide(body, receipt, self._contract, admit)
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
         with self._changed:
@@ -217,7 +222,7 @@ class Door:
                 # Another thread came in between. Within a partition received_at never goes back, and the router
                 # decides by the stored receipt, so the decision is made again by that one.
                 receipt = Receipt(self._stamp(), source, encoding, format_)
-                decisions = decide(body, receipt, self._plan)
+                decisions = decide(body, receipt, self._contract)
             self._newest_received = receipt.received_at
             self._queue.append(_Entry(Block("body", len(decisions), body, _RECEIPT.encode(receipt)), decisions, done))
             self._queue_bytes += len(body)
@@ -268,6 +273,8 @@ class Door:
 
     def _pause_s(self) -> float | None:
         """How long the writer may sleep: to the end of the oldest answer's wait, or until the log is opened anew."""
+        if self._replaced:
+            return None
         if self._failure:
             return max(0.0, self._failed_at + self._reopen_after_s - time.monotonic())
         if self._records:
@@ -292,13 +299,13 @@ class Door:
             if self._flush_due() or self._closing:
                 self._commit_records()
             for raw_before, answers_before in prunes:
-                if self._prune_raw(raw_before) + self._answers.prune_some(answers_before):
+                if self._prune_raw(raw_before) + self._logs.answers.prune_some(answers_before):
                     self.prune(raw_before, answers_before)  # go on behind the events that came meanwhile
         except Exception as error:  # whatever the disk or SQLite raises: the log is closed, never retried
             self._fail(error, entries)
 
     def _prune_raw(self, before: Sequence[int]) -> int:
-        prune: Callable[[Any], int] = self._raw.prune_some
+        prune: Callable[[Any], int] = self._logs.raw.prune_some
         return prune(before if len(before) > 1 else before[0])
 
     def _commit(self, entries: list[_Entry]) -> None:
@@ -306,8 +313,8 @@ class Door:
         if early:
             self._acknowledge(entries)
         faults.at("door.before_append")
-        with self._raw.transaction():
-            self._raw.append([entry.block for entry in entries])
+        with self._logs.raw.transaction():
+            self._logs.raw.append([entry.block for entry in entries])
             faults.at("door.before_sync")
         faults.at("door.before_ack")
         self._batches += 1
@@ -322,7 +329,7 @@ class Door:
             return
         faults.at("door.before_records")
         receipt = _RECEIPT.encode(Receipt(self._newest_received, "server"))
-        self._answers.append([Block("answers", len(records), encode_answers(records), receipt)])
+        self._logs.answers.append([Block("answers", len(records), encode_answers(records), receipt)])
         faults.at("door.after_records")
         with self._changed:
             for _ in records:
@@ -349,70 +356,42 @@ class Door:
             self._failures += 1
             self._failure = error.message if isinstance(error, TailorbirdError) else f"{type(error).__name__}: {error}"
             self._failed_at = time.monotonic()
-        self._close_files()
-        self._reject(entries)
+            self._replaced = isinstance(error, LockedError) and not isinstance(self._logs.stream, Path)
+        if self._replaced:  # to take the log back would begin a fight that neither wins
+            log.error("%s; this process takes no more events. Do two machines have the same name?", error)
+        self._logs.close()
+        self._reject(entries, under_way=True)
 
-    def _reject(self, entries: list[_Entry]) -> None:
-        """Tell everybody who waits that nothing was acknowledged; give up the answers and count them."""
+    def _reject(self, entries: list[_Entry], *, under_way: bool = False) -> None:
+        """Tell everybody who waits that nothing was acknowledged; give up the answers and count them.
+
+        Of entries that were being written nobody knows whether they are in the log; of those behind them, that they are not.
+        """
         with self._changed:
-            while self._queue:
-                entries.append(self._queue.popleft())
+            queued = list(self._queue)
+            self._queue.clear()
             self._queue_bytes = self._events_waiting = 0
             self._dropped += len(self._records)
             self._ledger.kept(len(self._records))
             self._records.clear()
             self._records_ready = 0
             self._changed.notify_all()
-        for entry in entries:
-            if entry.done is not None and not entry.done.done():
-                entry.done.set_exception(ClosedError(f"the log cannot be written ({self._failure})", fix="send the events again later"))
+        for kind, waiting in ((UnknownError if under_way else ClosedError, entries), (ClosedError, queued)):
+            for entry in waiting:
+                if entry.done is not None and not entry.done.done():
+                    entry.done.set_exception(kind(f"the log cannot be written ({self._failure})", fix=kind.again))
 
     def _try_reopen(self) -> None:
-        if time.monotonic() - self._failed_at < self._reopen_after_s:
+        if self._replaced or time.monotonic() - self._failed_at < self._reopen_after_s:
             return
         try:
-            # What the failed commit left may be in the kernel's memory only. Closing an opened log checkpoints and
-            # syncs it, so nothing is ever appended behind frames that a power cut could take away.
-            for path in (self._raw_path, self._answers_path):
-                open_writer(path, partition=self.producer).close()
-            self._raw, self._answers = self._open()
+            self._logs = self._logs.reopened()
         except Exception as error:  # still broken: say so, and look again later
+            if isinstance(error, LockedError) and not isinstance(self._logs.stream, Path):
+                self._fail(error, [])
+                return
             with self._changed:
                 self._failure, self._failed_at = str(error), time.monotonic()
             return
         with self._changed:
             self._failure = ""
-
-    def _open(self) -> tuple["EmbeddedWriter | KafkaWriter | KeyedWriter", "EmbeddedWriter | KafkaWriter"]:
-        raw = open_writer(self._raw_path, partition=self.producer)
-        try:
-            answers = open_writer(self._answers_path, partition=self.producer)
-        except BaseException:
-            raw.close()
-            raise
-        self._set_aside = sum(len(set_aside_files(path)) for path in (self._raw_path, self._answers_path) if isinstance(path, Path))
-        return raw, answers
-
-    def _close_files(self) -> None:
-        for writer in (self._raw, self._answers):
-            try:
-                writer.close()
-            except Exception:  # a broken file may refuse even this; the lock goes with the process
-                continue
-
-
-def first_free(
-    stream: Stream, plan: RoutePlan, clock: Clock, *, prefix: str = "serve", pseudonyms: Pseudonyms | None = None,
-    reserve_bytes: int = RESERVE_BYTES, stopped: StopList | None = None,
-) -> Door:  # fmt: skip
-    """The door of the first producer `serve-1`, `serve-2`, … that no living process holds; with Kafka, after this machine's name."""
-    if not isinstance(stream, Path):
-        prefix = f"{stream.host}-{prefix}"
-    for number in range(1, 1_000):
-        try:
-            return Door(
-                stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms, stopped=stopped, reserve_bytes=reserve_bytes
-            )  # fmt: skip
-        except LockedError:
-            continue
-    raise LockedError("a thousand servers write here already", where=str(stream), fix="stop some, or use another project")

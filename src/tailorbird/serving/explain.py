@@ -1,10 +1,13 @@
 """What stood behind a score, for `explain`: the features as read, each head's probability, and what each column did.
 
-A column's contribution is the value of the item less its value with that column missing (occlusion), computed by the
-bundle itself in one batch. It is exact for what it says, but contributions do not add up to the score.
+`tree_shap`, where all heads of the formula are forests: exact Shapley values of each head's raw score (`ranking.tree_shap`), each shared
+out over its way through calibration and weight to the value. `base` + all contributions = the value; `rest` sums those that are not told.
+`occlusion`, for nets: the value of the item less its value with that column missing, by the bundle itself in one batch. Exact for what it
+says, but these do not add up to the value.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +15,8 @@ import numpy.typing as npt
 from tailorbird.events import Context, hash64
 from tailorbird.features import FeatureSet, Rows
 from tailorbird.ranking.bundle import Bundle, Scores
+from tailorbird.ranking.calibration import Identity
+from tailorbird.ranking.tree_shap import share_out
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.serving.messages import Explanation
 
@@ -33,20 +38,23 @@ def explanations(
     context: Context,
 ) -> list[Explanation]:
     """One explanation for each shown item; `rows`, `scores`, `item_rows` and `keys` are of the shown items, in order."""
-    contributions = _contributions(bundle, index, keys, rows, objective) if bundle is not None and rows is not None else []
+    moved = _moved(bundle, index, keys[:ITEMS_MAX], rows, objective) if bundle is not None and rows is not None else None
     told = []
     for place in range(keys.size):
         read = {} if rows is None else _read(features, index, int(item_rows[place]), rows, place, context)
         heads = {} if scores is None else {name: float(column[place]) for name, column in scores.heads.items()}
-        told.append(Explanation(read, heads, contributions[place] if place < len(contributions) else {}))
+        if moved is None or bundle is None or place >= len(moved.columns):
+            told.append(Explanation(read, heads))
+            continue
+        named = _largest(moved.columns[place], bundle.encoder.names)
+        rest = float(moved.columns[place].sum() - sum(named.values())) if moved.base is not None else None
+        told.append(Explanation(read, heads, named, moved.method, moved.base, rest))
     return told
 
 
 def take(rows: Rows, kept: npt.NDArray[np.intp]) -> Rows:
     """Some of the rows; what is the request's own stays."""
-    return Rows(
-        rows.numeric[kept], rows.categorical[kept], rows.sequences, rows.t, rows.commit, rows.p, person=rows.person, stale=rows.stale
-    )
+    return replace(rows, numeric=rows.numeric[kept], categorical=rows.categorical[kept])
 
 
 def _read(features: FeatureSet, index: Index, row: int, rows: Rows, place: int, context: Context) -> dict[str, float | str | None]:
@@ -68,21 +76,45 @@ def _texts(index: Index, row: int, context: Context) -> dict[int, str]:
     return {hash64(text): text for text in known if text}
 
 
-def _contributions(
-    bundle: Bundle, index: Index, keys: npt.NDArray[np.uint64], rows: Rows, objective: Mapping[str, float]
-) -> list[dict[str, float]]:
-    keys = keys[:ITEMS_MAX]
-    shown = take(rows, np.arange(keys.size))
-    encoder = bundle.encoder
-    matrix = encoder.encode_request(shown, keys, index)
+@dataclass(frozen=True)
+class _Moved:
+    """What each column did to the value of each item, (n, columns), by which method, and the value that they start from."""
+
+    columns: Floats
+    method: str
+    base: float | None = None
+
+
+def _moved(bundle: Bundle, index: Index, keys: npt.NDArray[np.uint64], rows: Rows, objective: Mapping[str, float]) -> _Moved:
+    matrix = bundle.encoder.encode_request(take(rows, np.arange(keys.size)), keys, index, bundle.with_index(index).space)
+    heads = [head for head in objective if head in bundle.heads]
+    if all(head in bundle.trees for head in heads):
+        return _by_trees(bundle, matrix, {head: objective[head] for head in heads})
+    return _Moved(_by_occlusion(bundle, matrix, objective), "occlusion")
+
+
+def _by_trees(bundle: Bundle, matrix: npt.NDArray[np.float32], weights: Mapping[str, float]) -> _Moved:
+    columns, base = np.zeros(matrix.shape), 0.0
+    for head, weight in weights.items():
+        trees, calibration = bundle.trees[head], bundle.calibration.get(head, Identity())
+        told, expected = trees.contributions(matrix)
+
+        def worth(raw: Floats) -> Floats:
+            return weight * calibration.apply(trees.linked(raw))  # noqa: B023 - called within this turn
+
+        columns += share_out(told, expected, worth)
+        base += float(worth(np.full(1, expected))[0])
+    return _Moved(columns, "tree_shap", base)
+
+
+def _by_occlusion(bundle: Bundle, matrix: npt.NDArray[np.float32], objective: Mapping[str, float]) -> Floats:
     n, width = matrix.shape
     without = np.repeat(matrix[None], width, axis=0)
     for column in range(width):
-        without[column, :, column] = encoder.absent[column]
+        without[column, :, column] = bundle.encoder.absent[column]
     everything = np.concatenate([matrix, without.reshape(n * width, width)])
     value = bundle.score_matrix(everything, objective=objective).value
-    moved = value[:n] - value[n:].reshape(width, n)
-    return [_largest(moved[:, place], encoder.names) for place in range(n)]
+    return (value[:n] - value[n:].reshape(width, n)).T
 
 
 def _largest(moved: Floats, names: Sequence[str]) -> dict[str, float]:

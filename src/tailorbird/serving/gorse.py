@@ -18,10 +18,12 @@ Source: Gorse's documentation, "RESTful API", and its `server/rest.go`.
 """
 
 import asyncio
+import dataclasses
+import logging
 import threading
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -31,22 +33,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tailorbird.errors import TailorbirdError
 from tailorbird.events import Event
 from tailorbird.events.adapters import gorse
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.fields import as_record
 from tailorbird.events.adapters.files import split_records
 from tailorbird.events.adapters.record import Record, lines_of
-from tailorbird.serving.app import Answers, Service, admission, as_json, body_of, fault, in_thread, route
+from tailorbird.ranking.slot import Slot
+from tailorbird.serving.app import route
+from tailorbird.serving.handling import Answers, Service, admission, as_json, body_of, fault, in_thread, require_too
 from tailorbird.serving.keyfile import OPEN, READ, WRITE
 from tailorbird.serving.messages import SIZE_MAX, QueryError, RecommendQuery, Shown, decode
 
 SIZE = 10  # Gorse's own default
 PEOPLE_MAX = 20_000
 ANSWERS_MAX = 3
+REFUSED_TOLD = 10
+_HIDES = "not item.is_hidden"
 SESSION_MAX = 10  # items of a session that are looked at, the newest
 _LISTS = {"popular": "popular", "latest": "fresh"}
 _KNOWN = ("categories", "category", "comment", "is_hidden", "timestamp")
+
+log = logging.getLogger(__name__)
 
 Convert = Callable[[Record, bytes], Event]
 
@@ -82,24 +91,40 @@ class Remembered:
             return next((request_id for request_id, items in reversed(answers) if item in items), None)
 
 
+def hiding(slots: Mapping[str, Slot], name: str) -> dict[str, Slot]:
+    """The slots, of which that of Gorse's clients shows no item that Gorse would hide (`IsHidden`)."""
+    return {**slots, name: dataclasses.replace(slots[name], rules=(*slots[name].rules, _HIDES))}
+
+
 def gorse_routes(service: Service, slot: str) -> list[Route]:
     """Gorse's routes, to be mounted beside the API's; answers are those of `slot`."""
     remembered = Remembered()
     recommended = partial(_recommend, slot=slot, remembered=remembered)
+    session, neighbors = partial(_session, slot=slot), partial(_neighbors, slot=slot)
     feedback, user, item = partial(_feedback, remembered=remembered), _user, _item
     routes = [
         *(("/api/feedback", method, partial(_insert, convert=feedback), WRITE) for method in ("POST", "PUT")),
         *((f"/api/user{end}", "POST", partial(_insert, convert=user), WRITE) for end in ("", "s")),
         *((f"/api/item{end}", "POST", partial(_insert, convert=item), WRITE) for end in ("", "s")),
         *((f"/api/recommend/{{user}}{end}", "GET", recommended, READ) for end in ("", "/", "/{category}")),
-        ("/api/session/recommend", "POST", _session, READ),
-        *((f"/api/item/{{id}}/neighbors{end}", "GET", _neighbors, READ) for end in ("", "/")),
-        *((f"/api/{name}{end}", "GET", partial(_list, name=name), READ) for name in _LISTS for end in ("", "/{category}")),
-        ("/api/non-personalized/{name}", "GET", _non_personalized, READ),
+        ("/api/session/recommend", "POST", session, READ),
+        *((f"/api/item/{{id}}/neighbors{end}", "GET", neighbors, READ) for end in ("", "/")),
+        *((f"/api/{name}{end}", "GET", partial(_list, name=name, slot=slot), READ) for name in _LISTS for end in ("", "/{category}")),
+        ("/api/non-personalized/{name}", "GET", partial(_non_personalized, slot=slot), READ),
         ("/api/item/{id}", "GET", _get_item, READ),
         *((f"/api/health/{name}", "GET", _health, OPEN) for name in ("live", "ready")),
     ]
-    return [route(path, method, handler, scope, service, key_header="x-api-key") for path, method, handler, scope in routes]
+    return [
+        route(path, method, partial(_whole, handler=handler), scope, service, key_header="x-api-key")
+        for path, method, handler, scope in routes
+    ]
+
+
+async def _whole(request: Request, service: Service, *, handler: Callable[..., Awaitable[Response]]) -> Response:
+    """Refuses an id with a slash: by the time that it is routed by, `u%2F1` is `u`, category `1`."""
+    if b"%2f" in request.scope.get("raw_path", b"").partition(b"?")[0].lower():
+        return fault(400, "slash_in_path", "an id with a slash cannot be asked for by a path", fix="ask by POST /v1/recommend")
+    return await handler(request, service)
 
 
 # What comes in
@@ -115,7 +140,8 @@ async def _insert(request: Request, service: Service, *, convert: Convert) -> Re
     refused = [decision for decision in decisions if not decision.accepted]
     if refused and len(refused) == len(decisions):
         return fault(400, refused[0].code, refused[0].message, path=refused[0].path, fix="it is kept: tailorbird lake quarantine")
-    return as_json({"RowAffected": len(decisions) - len(refused)})
+    told = [{"Code": one.code, "Path": one.path, "Message": one.message} for one in refused[:REFUSED_TOLD]]
+    return as_json({"RowAffected": len(decisions) - len(refused), **({"RowRefused": len(refused), "Refused": told} if refused else {})})
 
 
 def _lines(body: bytes, convert: Convert) -> list[bytes]:
@@ -127,9 +153,7 @@ def _lines(body: bytes, convert: Convert) -> list[bytes]:
 
 
 def _feedback(fields: Record, raw: bytes, *, remembered: Remembered) -> Event:
-    """The same feedback of the same time is the same event, as with Gorse; without a time, of whatever time."""
-    same = msgspec.json.encode([fields.get(name) for name in ("FeedbackType", "UserId", "ItemId", "Timestamp")])
-    event = gorse.feedback(fields, f"gorse:{sha256(same).hexdigest()[:32]}")
+    event = gorse.feedback(fields)
     return msgspec.structs.replace(event, request_id=remembered.request_of(event.user_id or "", event.item_id or ""))
 
 
@@ -156,6 +180,9 @@ async def _recommend(request: Request, service: Service, *, slot: str, remembere
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
     if count == 0 or offset >= SIZE_MAX:
         return as_json([])
+    write_back = request.query_params.get("write-back-type")
+    if write_back:
+        require_too(request, service, WRITE)  # before anything is made: it is a write, whatever the route is called
     user = request.path_params["user"]
     category = request.path_params.get("category") or request.query_params.get("category")
     query = RecommendQuery(
@@ -165,25 +192,38 @@ async def _recommend(request: Request, service: Service, *, slot: str, remembere
     items = answer.items[offset : offset + count]
     shown = [item.item_id for item in items]
     remembered.keep(user, answer.request_id, shown)
-    if shown and request.query_params.get("write-back-type"):
+    response = _scored(items) if request.headers.get("x-api-version") == "2" else as_json(shown)
+    if shown and write_back:
         seen = Event(f"{answer.request_id}#impression", "impression", user_id=user, items=shown, request_id=answer.request_id)
-        await service.door.submit_async(encode_event(seen))
-    return _scored(items) if request.headers.get("x-api-version") == "2" else as_json(shown)
+        if refused := await _written_back(request, service, seen):
+            response.headers["x-write-back"] = refused
+    return response
 
 
-async def _session(request: Request, service: Service) -> Response:
+async def _written_back(request: Request, service: Service, seen: Event) -> str:
+    """Note what was shown, within the limits of the key; the code of what refuses it, since the answer is given all the same."""
+    try:
+        admit, source = admission(request, service), request.state.caller.source
+        (decision,) = await service.door.submit_async(encode_event(seen), source=source, admit=admit)
+    except TailorbirdError as error:
+        log.warning("what was shown could not be noted: %s: %s", error.code, error.message)
+        return error.code
+    return "" if decision.accepted else decision.code
+
+
+async def _session(request: Request, service: Service, *, slot: str) -> Response:
     """What goes with the items of a session that nobody keeps: their similar items, summed, without themselves."""
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
     body = await body_of(request, service)
     items = [feedback.ItemId for feedback in decode(body, _session_of)][-SESSION_MAX:]
-    found = await in_thread(service, _together, service.pipeline, items, min(count + offset, SIZE_MAX))
+    found = await in_thread(service, _together, service.pipeline, items, min(count + offset, SIZE_MAX), slot)
     return as_json(found[offset : offset + count])
 
 
-def _together(pipeline: Answers, items: list[str], size: int) -> list[dict[str, Any]]:
+def _together(pipeline: Answers, items: list[str], size: int, slot: str) -> list[dict[str, Any]]:
     scores: dict[str, float] = {}
     for item in dict.fromkeys(items):
-        near = pipeline.similar(item, SIZE_MAX)
+        near = pipeline.similar(item, SIZE_MAX, slot)
         for shown in near.items if near is not None else ():
             if shown.item_id not in items:
                 scores[shown.item_id] = scores.get(shown.item_id, 0.0) + (shown.score or 0.0)
@@ -191,27 +231,28 @@ def _together(pipeline: Answers, items: list[str], size: int) -> list[dict[str, 
     return [{"Id": item, "Score": score} for item, score in ranked[:size]]
 
 
-async def _neighbors(request: Request, service: Service) -> Response:
+async def _neighbors(request: Request, service: Service, *, slot: str) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
-    found = await in_thread(service, service.pipeline.similar, request.path_params["id"], min(count + offset, SIZE_MAX))
+    found = await in_thread(service, service.pipeline.similar, request.path_params["id"], min(count + offset, SIZE_MAX), slot)
     return _no_item() if found is None else _scored(found.items[offset : offset + count])
 
 
-async def _list(request: Request, service: Service, *, name: str) -> Response:
+async def _list(request: Request, service: Service, *, name: str, slot: str) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
     category = request.path_params.get("category") or request.query_params.get("category") or None
-    found = await in_thread(service, service.pipeline.listed, _LISTS[name], count + offset, category)
+    found = await in_thread(service, service.pipeline.listed, _LISTS[name], count + offset, category, slot)
     return _scored(found[offset : offset + count])
 
 
-async def _non_personalized(request: Request, service: Service) -> Response:
+async def _non_personalized(request: Request, service: Service, *, slot: str) -> Response:
     name = request.path_params["name"]
     if name not in _LISTS:
         return fault(404, "unknown_list", f"there is no such list; there are {', '.join(_LISTS)}")
-    return await _list(request, service, name=name)
+    return await _list(request, service, name=name, slot=slot)
 
 
 async def _get_item(request: Request, service: Service) -> Response:
+    """A hidden item too, as Gorse gives it: who asks knows its id, and `IsHidden` says so."""
     found = await in_thread(service, service.pipeline.item, request.path_params["id"])
     if found is None:
         return _no_item()
@@ -220,8 +261,8 @@ async def _get_item(request: Request, service: Service) -> Response:
     return as_json(
         {
             "ItemId": found.item_id,
-            "IsHidden": bool(given.get("is_hidden", False)),
-            "Categories": categories if isinstance(categories, list) else [categories],
+            "IsHidden": given.get("is_hidden") in (True, 1, "True", "true"),
+            "Categories": categories if isinstance(categories, list) else str(categories).split("|"),  # as the index keeps a list
             "Timestamp": given.get("timestamp") or "0001-01-01T00:00:00Z",
             "Labels": {name: value for name, value in given.items() if name not in _KNOWN and value is not None},
             "Comment": given.get("comment") or "",

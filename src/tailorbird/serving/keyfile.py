@@ -107,7 +107,7 @@ def read_keys(file: Path) -> list[KeyRecord]:
         raise ConfigError("anybody on this machine may write it, and so give themselves a key", where=str(file), fix=f"chmod 600 {file}")
     try:
         stored = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"is no file of keys: {error}", where=str(file), fix="tailorbird keys create makes a new one") from None
     if stored.version != VERSION:
         raise ConfigError(f"has version {stored.version}, expected {VERSION}", where=str(file), fix="use the Tailorbird that wrote it")

@@ -106,17 +106,20 @@ class Keys:
         self._look()
         return self._closed
 
-    def require(self, scope: str, authorization: str | None, origin: str | None = None) -> Caller:
-        """Whom the header's key names.
+    def require(self, scope: str, authorization: str | None, origin: str | None = None, *, in_address: str | None = None) -> Caller:
+        """Whom the header's key names; or that of the address, where a page that is left can set no header.
 
         Raises:
-            AccessError: there is no such key, it has expired, lacks the scope, or is not for that web origin.
+            AccessError: there is no such key, it has expired, lacks the scope, is not for that web origin, or stands in an address
+                and is not one of a browser, which is no secret.
         """
         if scope == OPEN:
             return ANYBODY
         self._look()
         if not self._closed:
             return ANYBODY
+        if by_address := authorization is None and in_address is not None:
+            authorization = f"Bearer {in_address}"
         kind, _, key = (authorization or "").partition(" ")
         key = key.strip()
         if kind.lower() != "bearer" or not key:
@@ -124,6 +127,9 @@ class Keys:
         caller, scopes, origins = self._find(key) if len(key) <= TOKEN_LENGTH_MAX else _NOBODY
         if caller is None:
             raise AccessError("this key is not known, or has expired", status=401, code="key_unknown")
+        if by_address and not caller.public:
+            fix = "revoke it: addresses are logged on their way; send keys in the header Authorization"
+            raise AccessError("only a key for browsers may stand in an address", status=401, code="key_in_address", fix=fix)
         if scope not in scopes:
             raise AccessError(f"this key has no {scope} scope", status=403, code="key_scope")
         if origins and origin not in origins:

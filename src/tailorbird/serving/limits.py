@@ -5,24 +5,28 @@ batch passes at any rate. Reading and writing have buckets of their own, so that
 is in the memory of one process: with n servers a key may do n times as much.
 
     key ──► bucket of requests (read), bucket of events (write), sketch of ids within the hour
-    address of a browser ──► bucket of events, of the newest 10,000 addresses; an IPv6 address counts by its /64
+    address of a browser ──► bucket of events, bucket of clicks, of the newest 10,000 addresses; an IPv6 address counts by its /64
+    address of anybody   ──► connections that are open
 """
 
 import math
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import chain
 
-from tailorbird.errors import TailorbirdError
-from tailorbird.events import Accepted
+from tailorbird.errors import ConfigError, TailorbirdError
+from tailorbird.events.columnwise import Fields
+from tailorbird.events.contract import NEEDS_ITEM
 from tailorbird.serving.decisions import Admit
 from tailorbird.serving.keyfile import READ, WRITE
 from tailorbird.serving.keys import Caller
 
 BURST_S = 10.0  # a bucket holds so many seconds' worth
+CLICKS = NEEDS_ITEM | {"purchase"}  # what features, figures and training take for interest
 ADDRESSES_MAX = 10_000
 HOUR_S = 3_600.0
 _PRECISION = 12  # 4,096 registers: about 2 % off
@@ -43,13 +47,43 @@ class LimitError(TailorbirdError):
         self.retry_after_s = max(1, math.ceil(retry_after_s))
 
 
+class Networks:
+    """Addresses, alone or as networks: `10.0.0.7`, `10.0.0.0/8`, `fd00::/8`.
+
+    Raises:
+        ConfigError: one of them is neither; names it.
+    >>> "10.1.2.3" in Networks(["10.0.0.0/8"]), "11.1.2.3" in Networks(["10.0.0.0/8"])
+    (True, False)
+    """
+
+    def __init__(self, texts: Iterable[str] = (), *, where: str = "serve.proxies") -> None:
+        self._networks: list[IPv4Network | IPv6Network] = []
+        for text in texts:
+            try:
+                self._networks.append(ip_network(text))
+            except ValueError as error:
+                fix = "write it as 10.0.0.7 or 10.0.0.0/8, without bits beyond the prefix"
+                raise ConfigError(f"{text!r} is no address and no network: {error}", where=where, fix=fix) from None
+
+    def __contains__(self, address: str) -> bool:
+        try:
+            found = ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        return any(found in network for network in self._networks)
+
+
 @dataclass(frozen=True)
 class ServerLimits:
     """What holds for a key that has no limits of its own; 0 is none.
 
     Attributes:
         address_events_per_s: of one address with a key for browsers.
-        proxies: addresses whose `X-Forwarded-For` is believed.
+        address_clicks_per_hour: likewise, of `CLICKS` alone: so many at once, and as many an hour from then on.
+        address_connections: open at a time from one address that is no proxy's.
+        proxies: whose `X-Forwarded-For` is believed.
     """
 
     requests_per_s: float = 0.0
@@ -57,16 +91,18 @@ class ServerLimits:
     batch_max: int = 10_000
     ids_per_hour: int = 0
     address_events_per_s: float = 50.0
-    proxies: frozenset[str] = frozenset()
+    address_clicks_per_hour: float = 5_000.0
+    address_connections: int = 512
+    proxies: Networks = field(default_factory=Networks)
 
 
 class Bucket:
-    """Fills with `rate` a second up to `BURST_S` seconds' worth, and may be overdrawn by one taker."""
+    """Fills with `rate` a second up to `burst_s` seconds' worth, and may be overdrawn by one taker."""
 
     __slots__ = ("_at", "_full", "_left", "_rate")
 
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate, self._full, self._at = rate, max(1.0, rate * BURST_S), now
+    def __init__(self, rate: float, now: float, burst_s: float = BURST_S) -> None:
+        self._rate, self._full, self._at = rate, max(1.0, rate * burst_s), now
         self._left = self._full
 
     def wait_s(self, now: float) -> float:
@@ -114,6 +150,7 @@ class Limiter:
         self._lock = threading.Lock()
         self._buckets: dict[tuple[str, str, float], Bucket] = {}
         self._addresses: OrderedDict[str, Bucket] = OrderedDict()
+        self._clicks: OrderedDict[str, Bucket] = OrderedDict()
         self._ids: dict[str, tuple[float, Distinct]] = {}
         self.limited: Counter[str] = Counter()
 
@@ -133,7 +170,7 @@ class Limiter:
     def admit(self, caller: Caller, address: str) -> Admit:
         """What the door is to ask about a body whose events it has checked, before it takes them."""
 
-        def admit(accepted: Sequence[Accepted], rows: int) -> None:
+        def admit(accepted: Fields, rows: int) -> None:
             batch_max = self._limit(caller.limits.batch_max, self.server.batch_max)
             if batch_max and rows > batch_max:
                 self.refused("batch")
@@ -144,6 +181,7 @@ class Limiter:
             with self._lock:
                 now = self._monotonic()
                 self._require_few_ids(caller, accepted, now)
+                self._take_clicks(caller, accepted, address, now)
                 for bucket, _ in self._of(caller, WRITE, address, now):
                     bucket.take(rows)
 
@@ -169,13 +207,20 @@ class Limiter:
         return found
 
     def _address(self, address: str, now: float) -> Bucket:
-        bucket = self._addresses.setdefault(address, Bucket(self.server.address_events_per_s, now))
-        self._addresses.move_to_end(address)
-        if len(self._addresses) > ADDRESSES_MAX:
-            self._addresses.popitem(last=False)
-        return bucket
+        return _newest(self._addresses, address, Bucket(self.server.address_events_per_s, now))
 
-    def _require_few_ids(self, caller: Caller, accepted: Sequence[Accepted], now: float) -> None:
+    def _take_clicks(self, caller: Caller, accepted: Fields, address: str, now: float) -> None:
+        """Whoever forges events forges these; a page whose address has sent too many may go on to tell what is looked at."""
+        per_hour = self.server.address_clicks_per_hour
+        if not caller.public or not address or not per_hour or not (count := sum(type_ in CLICKS for type_ in accepted.type)):
+            return
+        bucket = _newest(self._clicks, address, Bucket(per_hour / HOUR_S, now, HOUR_S))
+        if wait_s := bucket.wait_s(now):
+            self.limited["clicks"] += 1
+            raise LimitError("too many clicks and the like from one address", limit="clicks", retry_after_s=wait_s)
+        bucket.take(count)
+
+    def _require_few_ids(self, caller: Caller, accepted: Fields, now: float) -> None:
         ids_max = self._limit(caller.limits.ids_per_hour, self.server.ids_per_hour)
         if not ids_max or not caller.id:
             return
@@ -189,16 +234,48 @@ class Limiter:
                 f"more than {ids_max} different people and items within an hour",
                 limit="ids", code="too_many_ids", retry_after_s=HOUR_S - (now - begun), fix="raise the key's ids_per_hour if that is right",
             )  # fmt: skip
-        for row in accepted:
-            event = row.event
-            ids.add([text for text in (event.user_id, event.anonymous_id, event.item_id, *(event.items or ())) if text])
+        named = chain(accepted.user_id, accepted.anonymous_id, accepted.item_id, *(items for items in accepted.items if items))
+        ids.add({text for text in named if text})
 
     @staticmethod
     def _limit(own: float | None, server: float) -> float:
         return server if own is None else own
 
 
-def address_of(peer: str, forwarded: str | None, proxies: frozenset[str]) -> str:
+class Connections:
+    """How many connections are open, by the address that they are from; one of a trusted proxy's, or an unknown one, is not counted."""
+
+    def __init__(self, limits: ServerLimits) -> None:
+        self._most, self._proxies = limits.address_connections, limits.proxies
+        self._open: Counter[str] = Counter()
+
+    def came(self, peer: str) -> bool:
+        """Count one more; whether it is one too many."""
+        address = self._counted(peer)
+        self._open[address] += bool(address)
+        return self._open[address] > self._most
+
+    def went(self, peer: str) -> None:
+        address = self._counted(peer)
+        if self._open[address] > 1:
+            self._open[address] -= 1
+        else:
+            del self._open[address]
+
+    def _counted(self, peer: str) -> str:
+        return "" if not self._most or peer in self._proxies else address_of(peer, None, self._proxies)
+
+
+def _newest(buckets: OrderedDict[str, Bucket], address: str, fresh: Bucket) -> Bucket:
+    """The bucket of an address, of the newest `ADDRESSES_MAX`."""
+    bucket = buckets.setdefault(address, fresh)
+    buckets.move_to_end(address)
+    if len(buckets) > ADDRESSES_MAX:
+        buckets.popitem(last=False)
+    return bucket
+
+
+def address_of(peer: str, forwarded: str | None, proxies: Networks) -> str:
     """Who is calling: the peer, or the last address that a trusted proxy did not add itself. An IPv6 address is cut to its /64."""
     hops = [hop.strip() for hop in (forwarded or "").split(",") if hop.strip()] if peer in proxies else []
     while peer in proxies and hops:

@@ -1,4 +1,4 @@
-"""Lists that are the same for everybody: what is popular, what is new."""
+"""Lists that are the same for everybody: what is popular, what is new, what goes with an item."""
 
 import numpy as np
 
@@ -23,4 +23,20 @@ def list_items(index: Index, source: str, size: int, category: str | None = None
     return [
         Shown(item_id=index.ids[row], position=place, score=score, reason=_REASONS[source], reason_code=source, source=source)
         for place, (row, score) in enumerate(shown, 1)
+    ]
+
+
+def similar_items(index: Index, item_id: str, size: int) -> list[Shown]:
+    """What goes with an item that the index knows, best first, filled up with what is popular."""
+    found = index.similar(item_id, size)
+    return [
+        Shown(
+            item_id=index.ids[row],
+            position=place,
+            score=score,
+            reason="Goes with it" if score > 0 else "Popular",
+            reason_code="related" if score > 0 else "popular",
+            source="item_to_item" if score > 0 else "popular",
+        )
+        for place, (row, score) in enumerate(zip(found.rows.tolist(), found.scores.tolist(), strict=True), 1)
     ]

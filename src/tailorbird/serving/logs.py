@@ -6,11 +6,11 @@ are written. Control characters are escaped, so that nobody writes lines of thei
 """
 
 import logging
+import random
 import re
 import sys
 import time
 import traceback
-import uuid
 from contextvars import ContextVar
 
 import msgspec
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def request_id_of(given: str | None) -> str:
     """The caller's own if it is fit for a log, else a new one."""
-    return given if given and _SANE.match(given) else uuid.uuid4().hex
+    return given if given and _SANE.match(given) else f"{random.getrandbits(128):032x}"
 
 
 class Lines(logging.Formatter):
@@ -65,7 +65,7 @@ def configure(*, as_json: bool) -> None:
 
 
 class RequestLog:
-    """A line for each request that was refused or failed, or for all; of the refused ones at most `LINES_PER_S`."""
+    """A line for each request that was refused or failed, or for all; of those that were refused, for load too, at most `LINES_PER_S`."""
 
     def __init__(self, *, every: bool = False) -> None:
         self._every = every
@@ -76,7 +76,7 @@ class RequestLog:
         if status < 400 and not self._every:
             return
         more: dict[str, object] = {"route": route, "status": status, "ms": round(seconds * 1e3, 1), "key": key}
-        if 400 <= status < 500:
+        if 400 <= status < 500 or status == 503:
             now = time.monotonic()
             self._left, self._at = min(LINES_PER_S, self._left + (now - self._at) * LINES_PER_S), now
             if self._left < 1:

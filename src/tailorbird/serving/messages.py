@@ -19,7 +19,10 @@ Id = Annotated[str, Meta(min_length=1, max_length=256)]
 Ids = Annotated[list[Id], Meta(max_length=1_000)]
 Size = Annotated[int, Meta(ge=1, le=SIZE_MAX)]
 Attributes = Annotated[list[Annotated[str, Meta(min_length=1, max_length=128)]], Meta(max_length=50)]
-Filters = Annotated[dict[str, Any], Meta(max_length=20, description="attribute → the value it must have, or a list of allowed values")]
+Filters = Annotated[
+    dict[str, Any],
+    Meta(max_length=20, description="attribute → the value it must have, a list of allowed values, or of a number {min, max}"),
+]
 
 
 class Query(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,22 +56,32 @@ class RankQuery(Query, frozen=True, kw_only=True):
 
 
 class SearchQuery(Query, frozen=True, kw_only=True):
-    """Find items by words, ordered for this person."""
+    """Find items by words, ordered for this person. `facets` names attributes by which the answer says how all hits divide."""
 
     query: Annotated[str, Meta(max_length=512)]
     slot: Id | None = None
+    facets: Annotated[list[Id], Meta(max_length=10)] = []
 
 
 class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What stood behind one item's score: the features as read, each head's calibrated probability."""
+    """What stood behind one item's score: the features as read, each head's calibrated probability, and what columns did to the value.
+
+    `method` is `tree_shap` (exact: `base`, `contributions` and `rest` add up to the value) or `occlusion`.
+    """
 
     features: dict[str, float | str | None] = {}
     heads: dict[str, float] = {}
     contributions: dict[str, float] = {}
+    method: str = ""
+    base: float | None = None
+    rest: float | None = None
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One item of an answer. `position` counts from 1; `source` is what proposed the item."""
+    """One item of an answer. `position` counts from 1; `source` is what proposed the item.
+
+    `reason_code` is one of a list that only grows (docs/how-to/explain.md), `reason_item` the item that led here, if one did.
+    """
 
     item_id: str
     position: int
@@ -76,16 +89,29 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str
     reason_code: str
     source: str
+    reason_item: str = ""
     propensity: float = 1.0
     attributes: dict[str, Any] | None = None
     explanation: Explanation | None = None
 
 
+class FacetTold(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How hits divide by an attribute: `counts` of the most frequent values, or `low` to `high` of a number; `missing` have none."""
+
+    counts: dict[str, int] = {}
+    missing: int = 0
+    low: float | None = None
+    high: float | None = None
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """An answer. Send its `request_id` with the impressions and clicks that follow it.
 
-    `degraded` names what was missing (`model`, `features`, `index`, `log`); the answer is then less personal.
+    `degraded` names what was missing, by the stable codes of docs/reference/degraded.md: `last_known`, `features`, `freshness`,
+    `previous_model`, `model`, `index`, `items`, `vectors`, `retrieval`, `ranking`, `policy`, `rules`, `log`. The answer is
+    then less personal.
     `t` is the time for which its features hold, `commit` the state's version that they were read from.
+    `facets` are those that a search asked for.
     """
 
     request_id: str
@@ -96,6 +122,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     degraded: list[str]
     t: int
     commit: int = 0
+    facets: dict[str, FacetTold] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Similar(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +139,56 @@ class Item(msgspec.Struct, frozen=True, kw_only=True):
 
     item_id: str
     attributes: dict[str, Any]
+
+
+class ChurnWhy(msgspec.Struct, frozen=True):
+    """A column that moves a churn score: `effect` in log-odds, above 0 for leaving."""
+
+    column: str
+    effect: float
+    text: str
+
+
+class ChurnAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How likely a person is to leave.
+
+    `gone` is the probability that they stay away for the window that churn.py declares, `purchases` how many are expected within it,
+    null where the model does not count. `known` is false where the features say nothing of them; `gone` is then that of a stranger.
+    `as_of` is the time for which that holds, `model` the version that said so.
+    """
+
+    user_id: str
+    name: str
+    model: str
+    gone: float
+    purchases: float | None
+    known: bool
+    as_of: int
+    reasons: list[ChurnWhy] = []
+
+
+class SlotFormula(msgspec.Struct, frozen=True, kw_only=True):
+    """What an item is worth to a slot: `formula` is in force, `declared` stands in slots.py.
+
+    `version` is that of a formula that was set without a new model, by whom, why and when (microseconds); "" where the declared one
+    holds. `missing` are heads that the champion does not have, whose terms are left out.
+    """
+
+    slot: str
+    formula: str
+    version: str
+    declared: str
+    by: str = ""
+    why: str = ""
+    at: int = 0
+    missing: list[str] = []
+
+
+class FormulaQuery(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A formula to put in force, such as `1.0*click + 8.0*purchase`; "" for the slot's own again. `why` stands in the audit log."""
+
+    formula: Annotated[str, Meta(max_length=1_000)]
+    why: Annotated[str, Meta(min_length=1, max_length=500)]
 
 
 class EventDecision(msgspec.Struct, frozen=True, omit_defaults=True):

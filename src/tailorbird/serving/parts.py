@@ -8,24 +8,51 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.events import Context
 from tailorbird.events.answer_record import AnswerRecord
 from tailorbird.features import FeatureSet, ReadRequest, Rows
+from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
+from tailorbird.serving.formulas import Formula
 
 Keys = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float64]
 
 
 class Bundles(Protocol):
-    def current(self) -> Bundle | None: ...
+    """Which bundle answers whom; `rollout.Rollout` says so."""
+
+    def current(self) -> Bundle | None:
+        """The champion."""
+        ...
+
+    def of(self, person: str) -> Bundle | None:
+        """The one that answers a person: the champion, or the canary for its share of them."""
+        ...
+
+    def previous(self) -> Bundle | None:
+        """The champion before this one, to answer where this one fails."""
+        ...
+
+    def shadow(self) -> Bundle | None:
+        """One whose scores are logged beside, and shown to nobody."""
+        ...
 
 
 class Overlay(Protocol):
     def over(self, index: Index | None) -> Index | None: ...
 
 
+class Popular(Protocol):
+    """Says what is popular among people like the one who asks; `segments.Segments` does."""
+
+    def values(self, context: Context, index: Index) -> Floats | None: ...
+
+
 class FeatureReader(Protocol):
     def read(self, request: ReadRequest, items: Sequence[str], item_keys: Keys | None = None) -> Rows: ...
+    def person(self, request: ReadRequest) -> Rows: ...
 
 
 @dataclass(frozen=True)
@@ -40,6 +67,12 @@ class Reading:
     def of(cls, features: FeatureSet, reader: FeatureReader | None) -> "Reading":
         of_user = {column.name for column in features.columns if column.entity == "user"}
         return cls(features, reader, tuple((place, name) for place, name in enumerate(features.numeric) if name in of_user))
+
+
+class Formulas(Protocol):
+    """Says what an item is worth to a slot; `formulas.LiveFormulas` does."""
+
+    def of(self, slot: Slot) -> Formula: ...
 
 
 class Readings(Protocol):
@@ -81,6 +114,17 @@ class Fixed:
     """Always the same bundle, for evaluation and tests."""
 
     bundle: Bundle | None = None
+    before: Bundle | None = None
+    beside: Bundle | None = None
 
     def current(self) -> Bundle | None:
         return self.bundle
+
+    def of(self, person: str) -> Bundle | None:
+        return self.bundle
+
+    def previous(self) -> Bundle | None:
+        return self.before
+
+    def shadow(self) -> Bundle | None:
+        return self.beside

@@ -1,36 +1,33 @@
 """From a query to an answer: retrieve, drop what rules forbid, read features, score, choose, give reasons, log.
 
 It knows no HTTP and no files, and may be called from several threads. Whatever is missing makes an answer less personal
-and is named in `degraded`, never an error: without features or a model the popular items are shown, by the same rules,
-exploration and log. What a query and an answer are stands in `serving.messages`, what a pipeline is made of in
-`serving.parts`, each step's own logic in `retrieval` and `ranking`. How much of a request goes where is in
-`serving.metrics`, by stage.
+and is named in `degraded`, never an error (docs/reference/degraded.md): without features those that were last read are used, where
+the model fails the version before answers, and without either the popular items are shown, by the same rules, exploration and log.
+
+What a query and an answer are stands in `serving.messages`, what a pipeline is made of in `serving.parts`, its stages in
+`serving.stages`, their logic in `retrieval` and `ranking`. How much of a request goes where is in `serving.metrics`, by stage.
 """
 
-import logging
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
-from tailorbird.errors import NotReadyError
 from tailorbird.events import HOUR, MINUTE, Clock, hash64s
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.experiments.assign import assign
 from tailorbird.features import ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, Scores
-from tailorbird.ranking.policy import Choice, baseline_values, choose, choose_evenly, ranked
-from tailorbird.ranking.reasons import reasons
-from tailorbird.ranking.rules import Request as RuleAsked
-from tailorbird.ranking.rules import Rules, compile_rules, seen_mask
-from tailorbird.retrieval import Index, candidates
-from tailorbird.serving.explain import explanations, take
-from tailorbird.serving.listing import list_items
+from tailorbird.ranking.exploration import Choice
+from tailorbird.retrieval import Index
+from tailorbird.serving.explain import take
+from tailorbird.serving.formulas import Declared
+from tailorbird.serving.listing import list_items, similar_items
 from tailorbird.serving.messages import (
     Answer,
     Item,
@@ -42,26 +39,24 @@ from tailorbird.serving.messages import (
     Shown,
     Similar,
 )
-from tailorbird.serving.parts import AnswerLog, Bundles, NoOverlay, Overlay, Reading, Readings, Unwatched, Watcher
-from tailorbird.serving.record import attributes_of, logged, reasons_for
+from tailorbird.serving.parts import AnswerLog, Bundles, Formulas, NoOverlay, Overlay, Popular, Reading, Readings, Unwatched, Watcher
+from tailorbird.serving.patience import UNBOUNDED, Budgets, Patience
+from tailorbird.serving.record import FALLBACK, answer_of, attributes_of, logged, told_facets
 from tailorbird.serving.request import (
-    NO_CANDIDATES,
     Candidates,
-    Floats,
-    Keys,
-    Mask,
     Request,
-    filter_mask,
     hidden,
     require_contract,
     require_filters,
     search_values,
 )
+from tailorbird.serving.rule_costs import Weighed, Weigher
+from tailorbird.serving.shadow import Shadows
+from tailorbird.serving.stages import STALE_US, ModelLostError, Stages
 
 SEARCH_CANDIDATES = 200
-FALLBACK = "fallback"
-log = logging.getLogger(__name__)
-_NOBODY = np.zeros(1, np.uint64)  # stands for an item where only the person is of interest
+
+T = TypeVar("T")
 
 
 class Pipeline:
@@ -77,6 +72,10 @@ class Pipeline:
         catalogue: lays items that came later over the bundle's index; `catalogue.Catalogue`.
         pseudonyms: under which the people of queries are known; the door's.
         watcher: counts stages, faults and what was missing.
+        formulas: what items are worth to each slot; what slots declare unless told otherwise.
+        stale_us: past which age of features that are read from copies an answer names `freshness` as missing.
+        budgets: how long each stage may take; without, as long as it likes.
+        segments: what is popular among people like the one who asks, for when nothing else is known of them.
     Raises:
         DeclarationError: a slot's rule is not of the language.
     """
@@ -93,61 +92,76 @@ class Pipeline:
         catalogue: Overlay | None = None,
         watcher: Watcher | None = None,
         pseudonyms: Pseudonyms | None = None,
+        formulas: Formulas | None = None,
+        stale_us: int = STALE_US,
+        budgets: Budgets = UNBOUNDED,
+        segments: Popular | None = None,
     ) -> None:
+        self._formulas: Formulas = formulas or Declared()
         self._slots, self._bundles, self._readings = slots, bundles, readings
-        self._answers, self.clock, self._rng = answers, clock, rng
+        self._answers, self.clock = answers, clock
         self._catalogue: Overlay = catalogue or NoOverlay()
         self._watcher: Watcher = watcher or Unwatched()
         self.pseudonyms = pseudonyms
-        self._drawing = threading.Lock()  # a Generator is not safe to share
-        self._rules = {name: compile_rules(slot.rules, where=f"slot {name}") for name, slot in slots.items()}
+        self.patience = Patience(budgets)
+        self._shadows = Shadows(readings, self._watcher)
+        self._last_index: Index | None = None
+        self._stages = Stages(slots, clock, rng, self._watcher, stale_us, patience=self.patience, segments=segments)
 
     def answer(self, query: RecommendQuery) -> Answer:
         """Fill a slot from its own candidate sources."""
-        with self._begun(query, self._slot(query.slot, "$.slot")) as request:
-            with self._timed("retrieve"):
-                found = self._retrieve(request, request.slot.sources)
-            return self._finish(request, self._allowed(request, found), query.size or request.slot.size)
+
+        def fill(request: Request) -> Answer:
+            size = query.size or request.slot.size
+            return self._finish(request, self._stages.find(request, request.slot.sources, size), size)
+
+        return self._answered(query, self._slot(query.slot, "$.slot"), fill)
 
     def rank(self, query: RankQuery) -> Answer:
         """Order the caller's own items; all of them unless `size` says less. What may be shown, the caller knows: no rule is applied."""
-        with self._begun(query, self._slot(query.slot, "$.slot")) as request:
-            ids = [item for item in dict.fromkeys(query.items) if item not in set(query.exclude)]
-            keys = hash64s(ids)
+        excluded = set(query.exclude)
+        ids = [item for item in dict.fromkeys(query.items) if item not in excluded]
+        keys = hash64s(ids)
+
+        def order(request: Request) -> Answer:
             rows = request.index.find(keys) if request.index is not None else np.full(len(ids), -1, np.intp)
             found = Candidates(rows, ids, keys, ["given"] * len(ids), np.zeros(len(ids)))
-            return self._finish(request, found, query.size or len(ids))
+            return self._finish(request, found, query.size or len(ids), whole=True)
+
+        return self._answered(query, self._slot(query.slot, "$.slot"), order)
 
     def search(self, query: SearchQuery) -> Answer:
         """Find items by words: text score times what the ranker makes of each hit for this person."""
         slot = self._slot(query.slot or "search", "$.slot") if query.slot or "search" in self._slots else next(iter(self._slots.values()))
-        with self._begun(query, slot) as request:
-            request.text = query.query
-            with self._timed("retrieve"):
-                found = self._retrieve(request, {"search": slot.sources.get("search", SEARCH_CANDIDATES)})
-            return self._finish(request, self._allowed(request, found), query.size or slot.size)
 
-    def similar(self, item_id: str, size: int) -> Similar | None:
-        """What goes with an item: the same for everybody, and not logged. None if the live index does not know the item."""
+        def find(request: Request) -> Answer:
+            request.text = query.query
+            size, sources = query.size or slot.size, {"search": slot.sources.get("search", SEARCH_CANDIDATES)}
+            answer = self._finish(request, self._stages.find(request, sources, size), size)
+            if not query.facets:
+                return answer
+            with self._stages.timed("facets"):
+                return msgspec.structs.replace(answer, facets=told_facets(self._stages.facets(request, query.facets)))
+
+        return self._answered(query, slot, find)
+
+    def weighed(self, query: RecommendQuery, weigher: Weigher) -> dict[str, Weighed] | None:
+        """What a slot's wishes make of an answer, see `rule_costs`; logs nothing. None where no model can say."""
+        slot = self._slot(query.slot, "$.slot")
+        return self._answered(query, slot, lambda request: weigher.weigh(request, slot.sources, query.size or slot.size))
+
+    def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None:
+        """What goes with an item: the same for everybody, and not logged. None if the live index does not know the item.
+
+        `slot` names one without whose rules for everybody nothing is given out.
+        """
         bundle, index = self._live()
         model = bundle.version if bundle else FALLBACK
         if index is None:
             return Similar(item_id=item_id, items=[], model=model, degraded=["model"])
         if index.find_ids([item_id])[0] < 0:
             return None
-        found = index.similar(item_id, size)
-        told = reasons(index, found.rows, ["item_to_item"] * found.rows.size)
-        items = [
-            Shown(
-                item_id=index.ids[row],
-                position=place,
-                score=score,
-                reason="Goes with it" if score > 0 else reason.text,
-                reason_code="related" if score > 0 else reason.code,
-                source="item_to_item" if score > 0 else "popular",
-            )
-            for place, (row, score, reason) in enumerate(zip(found.rows.tolist(), found.scores.tolist(), told, strict=True), 1)
-        ]
+        items = similar_items(self._shown_in(slot, index), item_id, size)  # of the item itself a slot may show nothing
         return Similar(item_id=item_id, items=items, model=model, degraded=[] if bundle else ["model"])
 
     def item(self, item_id: str) -> Item | None:
@@ -158,10 +172,20 @@ class Pipeline:
             return None
         return Item(item_id=item_id, attributes=attributes_of(index, row, sorted(index.attributes)))
 
-    def listed(self, source: str, size: int, category: str | None = None) -> list[Shown]:
-        """What is `popular` or `fresh`, perhaps of one category: the same for everybody, not logged; empty while there is no index."""
+    def listed(self, source: str, size: int, category: str | None = None, slot: str = "") -> list[Shown]:
+        """What is `popular` or `fresh`, perhaps of one category: the same for everybody, not logged; empty while there is no index.
+
+        `slot`: as for `similar`.
+        """
         _, index = self._live()
-        return [] if index is None else list_items(index, source, size, category)
+        return [] if index is None else list_items(self._shown_in(slot, index), source, size, category)
+
+    def _shown_in(self, slot: str, index: Index) -> Index:
+        return self._stages.view(self._slot(slot, "$.slot"), index) if slot else index
+
+    def prepare(self, index: Index) -> None:
+        """Compute what slots show of an index before a request needs it."""
+        self._stages.prepare(index)
 
     def missing(self) -> list[str]:
         """What an answer would lack now, as `degraded` would name it."""
@@ -180,213 +204,140 @@ class Pipeline:
     def _live(self) -> tuple[Bundle | None, Index | None]:
         """The bundle that serves, and the items as they are known now."""
         bundle = self._bundles.current()
-        return bundle, self._catalogue.over(bundle.index if bundle else None)
+        return bundle, self._items(bundle)
 
-    @contextmanager
-    def _begun(self, query: Query, slot: Slot) -> Iterator[Request]:
-        """Check the query and take the bundle, whose features are read until the end of the block."""
+    def _items(self, bundle: Bundle | None) -> Index | None:
+        """The items as they are known now; those of the bundle before where it has none."""
+        index = self._catalogue.over(bundle.index if bundle else None)
+        if index is not None and len(index):
+            self._last_index = index
+            return index
+        return self._last_index
+
+    def _answered(self, query: Query, slot: Slot, work: Callable[[Request], T]) -> T:
+        """Check the query, and let the bundle answer that is this person's; where its model fails, the one before, then none."""
         now = self.clock.now()
         require_contract(query, now)
         require_filters(query)
         query = hidden(query, self.pseudonyms)
-        bundle = self._bundles.current()
-        with self._readings.reading(bundle) as reading:
-            yield self._begin(query, slot, now, bundle, reading)
-
-    def _begin(self, query: Query, slot: Slot, now: int, bundle: Bundle | None, reading: Reading) -> Request:
-        """Find out who asks, and assign the arm."""
-        with self._drawing:
-            request_id = self._rng.bytes(12).hex()
-        index = self._catalogue.over(bundle.index if bundle else None)
-        context = query.context
+        request_id = self._stages.draw_id()
         anonymous_id = query.anonymous_id
         if query.user_id is None and anonymous_id is None:
             anonymous_id = f"stranger-{request_id}"
+        meant = self._bundles.of(query.user_id or f"anon:{anonymous_id}")
+        failure = ""
+        for bundle, scored in self._attempts(meant):
+            with self._readings.reading(bundle) as reading:
+                request = self._begin(query, slot, now, bundle, reading, request_id, anonymous_id)
+                request.scored, request.failure = scored, failure
+                request.asked = meant.version if meant is not None else ""
+                if bundle is not meant:
+                    request.lacks("previous_model")
+                elif not scored:
+                    request.lacks("model")
+                try:
+                    return work(request)
+                except ModelLostError as error:
+                    failure = failure or error.why
+        raise AssertionError("an answer without a model cannot lose it")
+
+    def _attempts(self, meant: Bundle | None) -> Iterator[tuple[Bundle | None, bool]]:
+        """The bundles to answer with, one after the other, and whether their model may be asked; the last one's is not."""
+        if meant is not None:
+            yield meant, True
+            champion = self._bundles.current()
+            before = champion if champion is not meant else self._bundles.previous()
+            if before is not None and before.heads:
+                yield before, True
+        yield meant, False
+
+    def _begin(
+        self, query: Query, slot: Slot, now: int, bundle: Bundle | None, reading: Reading, request_id: str, anonymous_id: str | None
+    ) -> Request:
+        """Find out who asks, and assign the arm."""
+        index = self._items(bundle)
+        context = query.context
         hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
         text = query.query if isinstance(query, SearchQuery) else None
         read = ReadRequest(query.user_id, anonymous_id, query.session_id, context.device, context.country, hour, now, text)
         request = Request(request_id, slot, query, bundle, reading, index, now, read, anonymous_id)
         request.person = query.user_id or f"anon:{anonymous_id}"
-        with self._timed("person"):
+        request.formula = self._formulas.of(slot)
+        with self._stages.timed("person"):
             self._know_person(request)
         if slot.experiment is not None:
             request.arm = assign(slot.experiment, request.person)
             request.policy = slot.experiment.policy_of(request.arm) if request.arm else "model"
-        if bundle is None:
-            request.lacks("model")
+        if bundle is not None and not len(bundle.index):
+            request.lacks("index")
         return request
 
     def _know_person(self, request: Request) -> None:
         """The person's recent items and own figures, before there are candidates to read features for."""
-        rows = self._read(request, [""], _NOBODY)
+        rows = self._stages.person(request)
         if rows is None:
             return
         request.person = rows.person or request.person
         names = list(rows.sequences)
         wanted = request.bundle.encoder.sequence if request.bundle is not None else ""
         if wanted in rows.sequences or names:
+            request.sequences = rows.sequences
             request.recent = rows.sequences[wanted if wanted in rows.sequences else names[0]]
         values = rows.numeric[0].tolist()
         request.user = {name: None if values[place] != values[place] else values[place] for place, name in request.reading.user_columns}
 
-    def _retrieve(self, request: Request, sources: Mapping[str, int]) -> Candidates:
-        index = request.index
-        if index is None or not len(index):
-            request.lacks("index")
-            return NO_CANDIDATES
-        recent = request.recent.item if request.recent is not None else None
-        found = candidates(index, sources, recent=recent, query=request.text)
-        if not found.rows.size and request.text is None:
-            # A slot whose own sources have nothing for this person still shows something.
-            found = candidates(index, {"popular": 200})
-        ids = [index.ids[row] for row in found.rows.tolist()]
-        return Candidates(found.rows, ids, index.keys[found.rows], found.source_names(), found.score)
+    def _finish(self, request: Request, found: Candidates, size: int, *, whole: bool = False) -> Answer:
+        """Score the candidates (`whole`: all of them, whatever it costs), choose, give reasons, log.
 
-    def _allowed(self, request: Request, found: Candidates) -> Candidates:
-        """Without what the query excludes, the person has seen, or the slot's rules forbid."""
-        index, query, slot = request.index, request.query, request.slot
-        if index is None or not len(found):
-            return found
-        with self._timed("rules"):
-            kept = filter_mask(index, found.rows, query)
-            if query.exclude:
-                kept &= ~np.isin(found.keys, hash64s(query.exclude))
-            if slot.hide_seen:
-                kept &= ~seen_mask(index, found.rows, request.recent, types=slot.hide_seen)
-            kept &= self._rule_mask(request, found)
-            return found if kept.all() else found.take(np.flatnonzero(kept))
-
-    def _rule_mask(self, request: Request, found: Candidates) -> Mask:
-        assert request.index is not None
-        rules: Rules = self._rules[request.slot.name]
-        context = msgspec.structs.asdict(request.query.context) | {"local_hour": request.read.local_hour}
-        asked = RuleAsked(request.index, found.rows, request.now, request.user, context, request.recent)
-        try:
-            return rules.mask(asked)
-        except Exception:  # a rule is no reason to show nothing; it is counted and named
-            log.exception("a rule of slot %s failed", request.slot.name)
-            self._watcher.fault("rules")
-            request.lacks("rules")
-            return np.ones(len(found), bool)
-
-    def _finish(self, request: Request, found: Candidates, size: int) -> Answer:
-        """Score the candidates, choose, give reasons, log."""
+        Raises:
+            ModelLostError: the bundle's model fails; nothing was logged.
+        """
         rows = scores = None
-        if request.policy == "model" and request.bundle is not None and request.bundle.heads and len(found):
-            with self._timed("features"):
-                rows = self._read(request, found.ids, found.keys)
-            with self._timed("score"):
-                scores = self._score(request, found, rows)
-        values = scores.value if scores is not None else self._baseline(request, found)
+        if request.policy == "model" and request.bundle is not None and request.bundle.heads and request.scored and len(found):
+            found = found if whole else self._stages.fitting(request, found, size)
+            with self._stages.timed("features"):
+                rows = self._stages.read(request, found.ids, found.keys)
+            with self._stages.timed("score"):
+                scores = self._stages.score(request, found, rows)
+        values = scores.value if scores is not None else self._stages.baseline(request, found)
         if request.text is not None:
             values = search_values(found.scores, values)
-        with self._timed("policy"):
-            choice = self._choose(request, found, values, size)
+        values = self._stages.boosted(request, found, values)
+        with self._stages.timed("policy"):
+            choice = self._stages.choose(request, found, values, size)
         shown = found.take(choice.items)
         if rows is not None:
             rows = take(rows, choice.items)
         elif len(shown):
-            with self._timed("features"):
-                rows = self._read(request, shown.ids, shown.keys)
+            with self._stages.timed("features"):
+                rows = self._stages.read(request, shown.ids, shown.keys)
         if scores is not None:
             scores = Scores({name: column[choice.items] for name, column in scores.heads.items()}, scores.value[choice.items])
-        answer = self._tell(request, shown, values[choice.items], choice, rows, scores)
-        with self._timed("log"):
-            self._log(request, answer, shown, choice, rows)
+        shadow = self._bundles.shadow()
+        if shadow is not None and rows is not None:
+            with self._stages.timed("shadow"):  # over its own index: vectors of another bundle's would say nothing to it
+                self._shadows.score(shadow, request, shown, rows, self._catalogue.over(shadow.index) or shadow.index)
+        if request.recalled:
+            rows = None  # what is logged as features, and what an answer's time says, is what the state said
+        with self._stages.timed("tell"):
+            answer = answer_of(request, shown, values[choice.items], choice, rows, scores)
+        with self._stages.timed("log"):
+            self._log(request, answer, shown, choice, rows, ranked=scores is not None)
         self._watcher.degraded(request.degraded)
         return answer
 
-    def _read(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
-        reader = request.reading.reader
-        if reader is None:
-            request.lacks("features")
-            return None
-        try:
-            return reader.read(request.read, items, keys)
-        except NotReadyError:
-            request.lacks("features")
-            return None
-
-    def _score(self, request: Request, found: Candidates, rows: Rows | None) -> Scores | None:
-        """The bundle's scores, or None where features or model fail: the popular items are then shown."""
-        if rows is None or request.bundle is None or request.index is None:
-            return None
-        try:
-            return request.bundle.with_index(request.index).score(rows, found.keys, objective=request.slot.objective)
-        except Exception:  # a model that fails at run time must not take the site down
-            log.exception("bundle %s failed to score", request.bundle.version)
-            self._watcher.fault("model")
-            request.lacks("model")
-            return None
-
-    def _baseline(self, request: Request, found: Candidates) -> Floats:
-        """Values without a model: by the arm's own policy; where a model is wanted, what goes with the person's recent items."""
-        if request.index is None or not len(found):
-            return np.zeros(len(found))
-        policy = "related" if request.policy == "model" else "recent" if request.policy == "recent" else "popular"
-        recent = request.recent.item if request.recent is not None else None
-        values = baseline_values(policy, request.index, np.maximum(found.rows, 0), recent)
-        return np.where(found.rows >= 0, values, 0.0)
-
-    def _choose(self, request: Request, found: Candidates, values: Floats, size: int) -> Choice:
-        slot = request.slot
-        if not len(found):
-            return Choice(np.zeros(0, np.intp), np.zeros(0))
-        if request.policy == "random":
-            with self._drawing:
-                return choose_evenly(len(found), size, self._rng)
-        groups = None
-        if slot.per_category and request.index is not None:
-            groups = np.where(found.rows >= 0, request.index.category.codes[np.maximum(found.rows, 0)], -1)
-        order = ranked(values, size, groups=groups, per_group=slot.per_category)
-        with self._drawing:
-            return choose(order, size, slot.explore, self._rng)
-
-    def _tell(
-        self, request: Request, shown: Candidates, values: Floats, choice: Choice, rows: Rows | None, scores: Scores | None
-    ) -> Answer:
-        index, query = request.index, request.query
-        told = reasons_for(request, shown, choice, ranked=scores is not None)
-        explained = None
-        if query.explain and index is not None:
-            with self._timed("explain"):
-                bundle = request.bundle if scores is not None else None
-                explained = explanations(
-                    request.reading.features, bundle, index, shown.rows, shown.keys, rows, scores, request.slot.objective, query.context
-                )
-        items = []
-        for place, item_id in enumerate(shown.ids):
-            code, text = told[place]
-            row = int(shown.rows[place])
-            items.append(
-                Shown(
-                    item_id=item_id,
-                    position=place + 1,
-                    score=float(values[place]),
-                    reason=text,
-                    reason_code=code,
-                    source=shown.sources[place],
-                    propensity=float(choice.propensities[place]),
-                    attributes=attributes_of(index, row, query.attributes) if query.attributes and index is not None and row >= 0 else None,
-                    explanation=explained[place] if explained is not None else None,
-                )
-            )
-        return Answer(
-            request_id=request.id,
-            slot=request.slot.name,
-            items=items,
-            arm=request.arm,
-            model=FALLBACK if request.bundle is None or "model" in request.degraded else request.bundle.version,
-            degraded=request.degraded,
-            t=rows.t if rows is not None else request.now,
-            commit=rows.commit if rows is not None else 0,
-        )
-
-    def _log(self, request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None) -> None:
+    def _log(self, request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None, *, ranked: bool) -> None:
         if self._answers is None:
             return
-        event, record = logged(request, answer, shown, choice, rows, request.reading.features.schema_hash)
-        if not self._answers.record_answer(event, record):
+        dependency = self.patience.log
+        if not dependency.lets():
+            request.lacks("log")
+            return
+        start = time.perf_counter()
+        event, record = logged(request, answer, shown, choice, rows, request.reading.features.schema_hash, ranked=ranked)
+        kept = self._answers.record_answer(event, record)
+        dependency.took(time.perf_counter() - start)
+        if not kept:
             request.lacks("log")
 
     def _slot(self, name: str, path: str) -> Slot:
@@ -394,12 +345,6 @@ class Pipeline:
         if slot is None:
             raise QueryError(f"there is no slot {name[:60]!r}", path=path, code="unknown_slot", fix=f"use one of {', '.join(self._slots)}")
         return slot
-
-    @contextmanager
-    def _timed(self, stage: str):
-        start = time.perf_counter()
-        yield
-        self._watcher.stage(stage, time.perf_counter() - start)
 
 
 def load_bundle(folder: Path, *, schema_hash: str | None = None) -> Bundle:

@@ -6,13 +6,17 @@ from pathlib import Path
 from tailorbird import faults
 from tailorbird.errors import TailorbirdError
 from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.churn_bundle import ChurnBundle
 
 
 def main(folder: str) -> int:
     """0 if the bundle loads; else 1, with the reason on the last line of stderr."""
     faults.at("serving.probe")
     try:
-        Bundle.load(Path(folder), schema_hash=None)
+        if (Path(folder) / "churn.json").exists():
+            ChurnBundle.load(Path(folder), schema_hash=None)
+        else:
+            Bundle.load(Path(folder), schema_hash=None)
     except TailorbirdError as error:
         sys.stderr.write(f"{error.message}\n")
         return 1

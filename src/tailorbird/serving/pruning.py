@@ -6,9 +6,9 @@ with one that cannot be read, nothing is deleted.
 """
 
 import logging
-import threading
 
 from tailorbird.errors import TailorbirdError
+from tailorbird.loops import Loop
 from tailorbird.places import Place
 from tailorbird.serving.door import Door
 from tailorbird.stream import read_released
@@ -21,16 +21,14 @@ class Pruner:
     """Prunes a door's logs every half minute, in a thread."""
 
     def __init__(self, door: Door, lake: Place, *, every_s: float = EVERY_S) -> None:
-        self._door, self._lake, self._every_s = door, lake, every_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pruner", daemon=True)
+        self._door, self._lake = door, lake
+        self.loop = Loop("pruner", self.look, every_s=every_s, first=False)
 
     def start(self) -> None:
-        self._thread.start()
+        self.loop.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
+        self.loop.stop()
 
     def look(self) -> None:
         """Prune once, by what the file says now."""
@@ -42,7 +40,3 @@ class Pruner:
         raw, answers = [released.raw(name) for name in self._door.raw_names], released.answers(self._door.producer)
         if any(raw) or answers:
             self._door.prune(raw, answers)
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._every_s):
-            self.look()

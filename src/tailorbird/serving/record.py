@@ -1,6 +1,7 @@
 """What of an answer goes where: reasons and attributes to the caller, the event and the record of its features to the log."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -9,20 +10,69 @@ from tailorbird.events import Answer as AnswerOfEvent
 from tailorbird.events import Event
 from tailorbird.events.answer_record import AnswerRecord
 from tailorbird.features import Rows
-from tailorbird.ranking.policy import Choice
-from tailorbird.ranking.reasons import reasons
+from tailorbird.ranking.bundle import Scores
+from tailorbird.ranking.exploration import Choice
+from tailorbird.ranking.reasons import FOR_YOU, Reason, reasons
 from tailorbird.retrieval import Index, TextColumn
-from tailorbird.serving.messages import Answer
-from tailorbird.serving.request import Candidates, Request
+from tailorbird.retrieval.facets import Facet
+from tailorbird.serving.explain import explanations
+from tailorbird.serving.messages import Answer, FacetTold, Shown
+from tailorbird.serving.request import Candidates, Floats, Request
 
+FALLBACK = "fallback"
 _encode_event = msgspec.json.Encoder().encode
 _encode_sequences = msgspec.msgpack.Encoder().encode
 
 
+def answer_of(request: Request, shown: Candidates, values: Floats, choice: Choice, rows: Rows | None, scores: Scores | None) -> Answer:
+    """What the caller gets; `shown`, `values`, `rows` and `scores` are of the items shown, in order."""
+    index, query = request.index, request.query
+    told = reasons_for(request, shown, choice, ranked=scores is not None)
+    explained = None
+    if query.explain and index is not None:
+        bundle = request.bundle if scores is not None else None
+        explained = explanations(
+            request.reading.features, bundle, index, shown.rows, shown.keys, rows, scores, request.formula.weights, query.context
+        )
+    items = []
+    for place, item_id in enumerate(shown.ids):
+        reason = told[place]
+        row = int(shown.rows[place])
+        items.append(
+            Shown(
+                item_id=item_id,
+                position=place + 1,
+                score=float(values[place]),
+                reason=reason.text,
+                reason_code=reason.code,
+                reason_item=reason.item_id,
+                source=shown.sources[place],
+                propensity=float(choice.propensities[place]),
+                attributes=attributes_of(index, row, query.attributes) if query.attributes and index is not None and row >= 0 else None,
+                explanation=explained[place] if explained is not None else None,
+            )
+        )
+    return Answer(
+        request_id=request.id,
+        slot=request.slot.name,
+        items=items,
+        arm=request.arm,
+        model=FALLBACK if request.bundle is None or "model" in request.degraded else request.bundle.version,
+        degraded=request.degraded,
+        t=rows.t if rows is not None else request.now,
+        commit=rows.commit if rows is not None else 0,
+    )
+
+
+def told_facets(facets: Mapping[str, Facet]) -> dict[str, FacetTold]:
+    """As an answer has them."""
+    return {name: FacetTold(one.counts, one.missing, one.low, one.high) for name, one in facets.items()}
+
+
 def logged(
-    request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None, schema_hash: str
+    request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None, schema_hash: str, *, ranked: bool
 ) -> tuple[bytes, AnswerRecord]:
-    """The answer's event, as it goes into the raw log, and the record of what it read."""
+    """The answer's event, as it goes into the raw log, and the record of what it read; `ranked` is whether a model ordered it."""
     query, slot = request.query, request.slot
     experiment = slot.experiment.name if slot.experiment is not None and request.arm else ""
     propensities = choice.propensities.tolist()
@@ -64,26 +114,37 @@ def logged(
         categorical=rows.categorical.ravel().tolist() if rows is not None else [],
         sequences=_pack(rows) if rows is not None else b"",
         degraded=request.degraded,
+        positions=list(rows.positions) if rows is not None else [],
+        formula=request.formula.text if ranked else None,
+        formula_version=(request.formula.version or None) if ranked else None,
+        asked=request.asked or None,
+        failure=request.failure or None,
+        latency_us=round((time.perf_counter() - request.began) * 1e6),
+        shadow=request.shadow or None,
+        shadow_scores=request.shadow_scores,
+        candidate_sources=list(request.contributed),
+        candidate_counts=list(request.contributed.values()),
     )
     return _encode_event(event), record
 
 
-def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: bool) -> list[tuple[str, str]]:
-    """Code and text for each shown item; `ranked` is whether a model ordered them."""
+def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: bool) -> list[Reason]:
+    """The reason of each shown item; `ranked` is whether a model ordered them."""
     if request.index is None:
-        return [("for_you", "Picked for you")] * len(shown)
+        return [FOR_YOU] * len(shown)
     known = np.flatnonzero(shown.rows >= 0)
-    explored = int(np.searchsorted(known, choice.explored - 1)) + 1 if choice.explored else 0
+    explored = [place for place, at in enumerate(known.tolist(), 1) if at + 1 in choice.explored]
     sources = [shown.sources[place] for place in known.tolist()]
     personal = request.recent
     if not ranked or request.policy != "model":
         # A baseline is not personal, and must not say so: its reason is its own order, wherever an item came from.
         personal = None
         if request.text is None:
-            sources = ["fresh" if request.policy == "recent" else "popular"] * len(sources)
+            own = "fresh" if request.policy == "recent" else "popular"
+            sources = [source if source == "pinned" else own for source in sources]
     told = reasons(request.index, shown.rows[known], sources, recent=personal, query=request.text, explored=explored)
-    by_place = {place: (reason.code, reason.text) for place, reason in zip(known.tolist(), told, strict=True)}
-    return [by_place.get(place, ("for_you", "Picked for you")) for place in range(len(shown))]
+    by_place = dict(zip(known.tolist(), told, strict=True))
+    return [by_place.get(place, FOR_YOU) for place in range(len(shown))]
 
 
 def attributes_of(index: Index, row: int, names: Iterable[str]) -> dict[str, str | float | None]:

@@ -1,5 +1,6 @@
 """One request as it goes through the pipeline: who asks, what has been gathered, and which items are candidates."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -8,13 +9,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.events import Event, Receipt, RoutePlan, check
+from tailorbird.events import Event, Receipt, RoutePlan, check, hash64s
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import ReadRequest
 from tailorbird.features import Sequence as Recent
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.retrieval import Index, TextColumn
+from tailorbird.ranking.tower import Asked
+from tailorbird.retrieval import Index, TextColumn, in_order
+from tailorbird.serving.formulas import Formula
 from tailorbird.serving.messages import Query, QueryError, RankQuery
 from tailorbird.serving.parts import Reading
 
@@ -25,6 +28,7 @@ Mask = npt.NDArray[np.bool_]
 
 AnyQuery = TypeVar("AnyQuery", bound=Query)
 
+UNWELCOME = hash64s(["dislike", "hide"])  # events that say what a person does not want more of
 SEARCH_PERSONAL = 1.0  # how far the ranker may lift a hit: at most to twice its text score
 _encode = msgspec.json.Encoder().encode
 _PLAN = RoutePlan()
@@ -47,9 +51,29 @@ class Request:
     person: str = ""
     arm: str = ""
     policy: str = "model"
+    formula: Formula = field(default_factory=lambda: Formula({}))
     recent: Recent | None = None
+    sequences: Mapping[str, Recent] = field(default_factory=dict)
+    vector: Asked | None = None  # of the person, if retrieval asked for it
     user: Mapping[str, str | float | bool | None] = field(default_factory=dict)
     degraded: list[str] = field(default_factory=list)
+    scored: bool = True  # whether the bundle's model may be asked
+    recalled: bool = False  # its features are those of an earlier request
+    asked: str = ""  # the version that was to answer
+    failure: str = ""  # why it did not: `error`, `not_finite`, or `left_alone`
+    shadow: str = ""  # the version whose values of the items shown are `shadow_scores`
+    shadow_scores: list[float] = field(default_factory=list)
+    contributed: dict[str, int] = field(default_factory=dict)  # by source: how many candidates came first from it
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def around(self) -> Keys | None:
+        """Keys of the items of all sequences of the person, the newest last; without what was disliked or hidden."""
+        if self.recent is None:
+            return None
+        if len(self.sequences) < 2:
+            return self.recent.item
+        return in_order([(each.item[~(bad := np.isin(each.type, UNWELCOME))], each.ts[~bad]) for each in self.sequences.values()])
 
     def lacks(self, what: str) -> None:
         if what not in self.degraded:
@@ -73,6 +97,16 @@ class Candidates:
         places = kept.tolist()
         ids, sources = [self.ids[place] for place in places], [self.sources[place] for place in places]
         return Candidates(self.rows[kept], ids, self.keys[kept], sources, self.scores[kept])
+
+    def joined(self, more: "Candidates") -> "Candidates":
+        """These and more, which are others."""
+        return Candidates(
+            np.concatenate([self.rows, more.rows]),
+            [*self.ids, *more.ids],
+            np.concatenate([self.keys, more.keys]),
+            [*self.sources, *more.sources],
+            np.concatenate([self.scores, more.scores]),
+        )
 
 
 NO_CANDIDATES = Candidates(np.zeros(0, np.intp), (), np.zeros(0, np.uint64), (), np.zeros(0))
@@ -107,7 +141,10 @@ def hidden(query: AnyQuery, pseudonyms: Pseudonyms | None) -> AnyQuery:
 def require_filters(query: Query) -> None:
     """Refuse filters that no attribute could match, rather than show nothing."""
     for name, wanted in query.filters.items():
-        values = wanted if isinstance(wanted, list) else [wanted]
+        if isinstance(wanted, dict) and wanted and wanted.keys() <= {"min", "max"}:
+            values = [None if isinstance(value, str | bool) else value for value in wanted.values()]
+        else:
+            values = wanted if isinstance(wanted, list) else [wanted]
         for value in values:
             if not isinstance(value, str | int | float):
                 kind = "null" if value is None else "a list" if isinstance(value, list) else "an object"
@@ -123,6 +160,11 @@ def filter_mask(index: Index, rows: Places, query: Query) -> Mask:
         column = index.attributes.get(name)
         if column is None:
             raise QueryError(f"no item has an attribute {name[:60]!r}", path=_path(name), code="unknown_attribute")
+        if isinstance(wanted, dict):
+            if isinstance(column, TextColumn):
+                raise QueryError("expected a text or a list of texts: only a number has min and max", path=_path(name))
+            kept &= (column[rows] >= float(wanted.get("min", -np.inf))) & (column[rows] <= float(wanted.get("max", np.inf)))
+            continue
         values = wanted if isinstance(wanted, list) else [wanted]
         if isinstance(column, TextColumn):
             kept &= np.isin(column.codes[rows], [column.code(str(value)) for value in values])

@@ -8,17 +8,19 @@ there, or lies behind the one that serves, waits: `BundleHolder` asks `caught_up
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tailorbird.errors import BundleError, NotReadyError, TailorbirdError
 from tailorbird.features import FeatureSet
+from tailorbird.features.read import breaker_for
 from tailorbird.features.schemas import kept_features, read_applied
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.serving.parts import FeatureReader, Reading
 from tailorbird.serving.state import RETRY_S, StateReader
+from tailorbird.store.valkey import CopiesAt
 
 LOOK_S = 1.0  # between looks at what is applied, where there is no bundle
 log = logging.getLogger(__name__)
@@ -38,14 +40,20 @@ class Schemas:
 
     Args:
         state: the folder of all states.
-        copies: the address of a Valkey that holds them for servers elsewhere, "" to read the folder.
+        copies: a Valkey that holds them for servers elsewhere; None reads the folder.
+        workers: how many share the entities of each.
         declared: what to read with as long as there is no bundle and nothing was applied.
     """
 
-    def __init__(self, state: Path, declared: FeatureSet, *, copies: str = "", retry_s: float = RETRY_S) -> None:
+    def __init__(
+        self, state: Path, declared: FeatureSet, *, copies: CopiesAt | None = None, workers: int = 1, retry_s: float = RETRY_S
+    ) -> None:
+        self._breaker = breaker_for(workers)  # of the one server that all schemas are read from: their failures add up
         self._state, self._declared, self._copies, self._retry_s = state, declared, copies, retry_s
+        self._workers = workers
         self._open: dict[str, _Open] = {}
         self._wanted = {declared.schema_hash}  # kept open without anybody inside: what serves, and what is to serve next
+        self._kept: dict[str, frozenset[str]] = {}
         self._targets: dict[str, int] = {}
         self._look_at = 0.0
         self._lock = threading.Lock()
@@ -53,12 +61,23 @@ class Schemas:
     @contextmanager
     def reading(self, bundle: Bundle | None) -> Iterator[Reading]:
         """What a request reads its features with, from its beginning to its end."""
-        features = self._without_bundle() if bundle is None else _features(bundle)
+        with self.reading_of(self._without_bundle() if bundle is None else _features(bundle)) as reading:
+            yield reading
+
+    @contextmanager
+    def reading_of(self, features: FeatureSet) -> Iterator[Reading]:
+        """What to read the features of a schema with, as long as the block lasts."""
         opened = self._enter(features)
         try:
             yield opened.reading
         finally:
             self._leave(features.schema_hash, opened)
+
+    def keep_open(self, schemas: Iterable[str], *, by: str) -> None:
+        """Of further schemas: their states stay open though the champion does not read them, until `by` names others."""
+        with self._lock:
+            self._kept[by] = frozenset(schemas)
+            self._close_idle()
 
     def complete(self, bundle: Bundle) -> Bundle:
         """The bundle with its declarations; they are looked for here where it does not bring them.
@@ -94,6 +113,11 @@ class Schemas:
         """Whether features can be read for a bundle now."""
         with self.reading(bundle) as reading:
             return isinstance(reading.reader, StateReader) and reading.reader.ready()
+
+    def published_at(self) -> dict[str, int]:
+        """By schema that is read from copies: when these were last known to be up to date, in microseconds."""
+        with self._lock:
+            return {schema: opened.reader.published_at for schema, opened in self._open.items() if opened.reader.published_at}
 
     def close(self) -> None:
         with self._lock:
@@ -145,7 +169,9 @@ class Schemas:
         with self._lock:
             opened = self._open.get(features.schema_hash)
             if opened is None:
-                reader = StateReader(self._state, features, copies=self._copies, retry_s=self._retry_s)
+                reader = StateReader(
+                    self._state, features, copies=self._copies, breaker=self._breaker, workers=self._workers, retry_s=self._retry_s
+                )
                 opened = self._open[features.schema_hash] = _Open(Reading.of(features, reader), reader)
             opened.uses += 1
             return opened
@@ -156,7 +182,8 @@ class Schemas:
             self._close_idle()
 
     def _close_idle(self) -> None:
-        for schema in [schema for schema, opened in self._open.items() if not opened.uses and schema not in self._wanted]:
+        wanted = self._wanted.union(*self._kept.values())
+        for schema in [schema for schema, opened in self._open.items() if not opened.uses and schema not in wanted]:
             self._open.pop(schema).reader.close()
 
 

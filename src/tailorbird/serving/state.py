@@ -7,16 +7,19 @@ read then raises NotReadyError at once, and the answer is made without features.
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import NotReadyError
+from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.features import FeatureSet, ReadRequest, Rows
-from tailorbird.features.read import Reader
+from tailorbird.features.keypart import parts_of
+from tailorbird.features.read import Reader, breaker_for
+from tailorbird.store.breaker import Breaker
+from tailorbird.store.valkey import CopiesAt
 
 RETRY_S = 1.0  # between attempts to open, and between looks whether the folder is still the one that is open
 
@@ -26,17 +29,30 @@ class _Held:
     """An open reader with those who are inside it: it is closed by the last of them, since LMDB maps its file."""
 
     reader: Reader
-    inode: int
+    inodes: tuple[int, ...]
     uses: int = 0
     retired: bool = False
 
 
 class StateReader:
-    """Reads features from the folder `state`, or from its copies in a Valkey. Safe to call from several threads."""
+    """Reads features from the folder `state`, or from its copies in a Valkey. Safe to call from several threads.
 
-    def __init__(self, state: Path, features: FeatureSet, *, copies: str = "", retry_s: float = RETRY_S) -> None:
+    Args:
+        breaker: of the Valkey, which all schemas share.
+        workers: how many share the entities.
+    Attributes:
+        published_at: when the copies that were last read were known to be up to date, in microseconds; 0 where there are none.
+    """
+
+    def __init__(
+        self, state: Path, features: FeatureSet, *, copies: CopiesAt | None = None, breaker: Breaker | None = None,
+        workers: int = 1, retry_s: float = RETRY_S,
+    ) -> None:  # fmt: skip
         self._state, self._features, self._copies, self._retry_s = state, features, copies, retry_s
-        self._file = state / features.schema_hash / "data.mdb"
+        self._breaker = None if copies is None else breaker or breaker_for(workers)
+        self.published_at = 0
+        self._workers = workers
+        self._files = [part.folder(state) / features.schema_hash / "data.mdb" for part in parts_of(workers)]
         self._held: _Held | None = None
         self._look_at = 0.0
         self._problem = "there is no state yet"
@@ -48,13 +64,22 @@ class StateReader:
         Raises:
             NotReadyError: there is no state, it is being built, or it could not be read within the last second.
         """
+        return self._through(lambda reader: reader.read(request, items, item_keys=item_keys))
+
+    def person(self, request: ReadRequest) -> Rows:
+        """As `features.read.Reader.person`. Raises as `read`."""
+        return self._through(lambda reader: reader.person(request))
+
+    def _through(self, asked: Callable[[Reader], Rows]) -> Rows:
         held = self._enter()
         try:
-            return held.reader.read(request, items, item_keys=item_keys)
+            rows = asked(held.reader)
+            self.published_at = max(self.published_at, rows.published_at)
+            return rows
         except NotReadyError:
             raise
         except Exception as error:  # the store's errors have no common base; whatever it is, it is opened anew later
-            self._retire(held, f"{type(error).__name__}: {error}")
+            self._give_up(held, error)
             raise NotReadyError(f"the features cannot be read: {error}", where=str(self._state), fix="tailorbird run worker") from error
         finally:
             self._leave(held)
@@ -73,7 +98,7 @@ class StateReader:
         try:
             position = held.reader.position()
         except Exception as error:  # as above
-            self._retire(held, f"{type(error).__name__}: {error}")
+            self._give_up(held, error)
             raise NotReadyError(f"the features cannot be read: {error}", where=str(self._state)) from error
         finally:
             self._leave(held)
@@ -99,22 +124,24 @@ class StateReader:
 
     def _look(self) -> None:
         """Open the state if it is not; let it go if its folder was deleted or replaced, which a mapping would not notice."""
-        inode = self._inode()
-        if self._held is not None and self._held.inode != inode:
+        inodes = self._inodes()
+        if self._held is not None and self._held.inodes != inodes:
             self._drop("the state was removed")
-        if self._held is None and inode:
+        if self._held is None and all(inodes):
             try:
-                self._held = _Held(Reader(self._state, self._features, copies=self._copies), inode)
+                self._held = _Held(
+                    Reader(self._state, self._features, copies=self._copies, breaker=self._breaker, workers=self._workers), inodes
+                )
             except Exception as error:  # as above
                 self._problem = f"the state cannot be opened: {error}"
 
-    def _inode(self) -> int:
-        if self._copies:
-            return 1
-        try:
-            return os.stat(self._file).st_ino
-        except OSError:
-            return 0
+    def _inodes(self) -> tuple[int, ...]:
+        return (1,) if self._copies is not None else tuple(map(_inode, self._files))
+
+    def _give_up(self, held: _Held, error: Exception) -> None:
+        """Open anew later, except for a server that did not answer: when it is asked again is for the breaker to say."""
+        if self._copies is None or not isinstance(error, StorageError):
+            self._retire(held, f"{type(error).__name__}: {error}")
 
     def _retire(self, held: _Held, problem: str) -> None:
         with self._lock:
@@ -134,3 +161,10 @@ class StateReader:
             held.uses -= 1
             if held.retired and not held.uses:
                 held.reader.close()
+
+
+def _inode(file: Path) -> int:
+    try:
+        return os.stat(file).st_ino
+    except OSError:
+        return 0

@@ -13,7 +13,7 @@ OPEN_S = 1.0
 
 
 class Breaker:
-    """Shared by all threads that ask the same server.
+    """Shared by all threads that ask the same server. `opened` is how often it was given up.
 
     >>> moment = [0.0]
     >>> breaker = Breaker(failures=2, open_s=1.0, now=lambda: moment[0])
@@ -31,6 +31,12 @@ class Breaker:
         self._lock = threading.Lock()
         self._in_a_row = 0
         self._again_at = 0.0
+        self.opened = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether it is left alone."""
+        return self._in_a_row >= self._failures
 
     def lets(self) -> bool:
         """Whether to ask now."""
@@ -51,4 +57,5 @@ class Breaker:
         """It could not be reached, or took too long."""
         with self._lock:
             self._in_a_row += 1
+            self.opened += self._in_a_row == self._failures
             self._again_at = self._now() + self._open_s

@@ -6,13 +6,15 @@
 The local store is the truth: nothing waits for the server, and nothing of it is ever read back but its head. A head that is
 behind is caught up with by the keys of the commits since; where these are no longer known, or where the server's process is
 another (it may have lost what it had), everything is copied anew under another epoch. Two that publish under one name are
-kept apart by a claim that has to be renewed.
+kept apart by a claim that has to be renewed. The head says too when it was last known to be the newest commit, and is renewed
+when nothing is written, so that a reader sees that nobody publishes any more.
 """
 
 import logging
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,8 @@ from typing import TypeVar
 from tailorbird import faults
 from tailorbird.errors import StorageError
 from tailorbird.store.protocol import Snapshot, Store, Transaction
-from tailorbird.store.valkey import CHUNK, Change, Copies, Head
+from tailorbird.store.valkey import CHUNK, Copies
+from tailorbird.store.versions import Change, Head
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,22 @@ OLD_BYTES_MAX = 64 << 20
 CLAIM_MS = 10_000
 RETRY_S = 1.0
 RENEW_S = 1.0
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """How it goes.
+
+    Attributes:
+        at: when the copies were last known to have everything, in microseconds; before that ever was, when the publisher began.
+        commits, records: that they are behind; `records` is 0 where all are to be copied.
+        problem: why they are not renewed; "" where they are.
+    """
+
+    at: int
+    commits: int
+    records: int
+    problem: str
 
 
 @dataclass
@@ -64,9 +83,10 @@ class PublishedStore:
 
     Args:
         skip: keys that begin so are not copied.
+        now: the time of day in seconds, which readers compare with their own.
     """
 
-    def __init__(self, local: Store, copies: Copies, *, skip: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, local: Store, copies: Copies, *, skip: tuple[bytes, ...] = (), now: Callable[[], float] = time.time) -> None:
         self._local, self._copies, self._skip = local, copies, (*skip, OURS)
         self._gate = threading.Lock()  # held while a commit and what waits of it are made, so that both agree
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -76,6 +96,8 @@ class PublishedStore:
         self._head: Head | None = None
         self._waiting = _Waiting({}, all=True)
         self.problem = ""
+        self._now = now
+        self._fresh_at = now()
         with local.snapshot() as snapshot:
             found = snapshot.get(_COMMIT_KEY)
         if found is None:
@@ -113,6 +135,10 @@ class PublishedStore:
     def behind(self) -> int:
         """How many commits the copies are behind."""
         return self._sequence - (0 if self._head is None else self._head.sequence)
+
+    def publishing(self) -> Publishing:
+        """How it goes, for figures."""
+        return Publishing(int(self._fresh_at * 1e6), self.behind(), len(self._waiting.old), self.problem)
 
     def settle(self, timeout_s: float) -> bool:
         """Wait until the copies have what has been written by now; whether they have."""
@@ -210,15 +236,20 @@ class PublishedStore:
         if self._waiting.all:
             self._copy_all(None)
             return
+        at = self._now()
         waiting, sequence, changes = self._take()
         head = self._head
         if head is not None and sequence == head.sequence:
+            if at - head.at / 1e6 >= RENEW_S:
+                self._set_head(sequence, at)
+            self._fresh_at = at
             return
         try:
             faults.at("publish.before_records")
             self._copies.publish(changes, self._epoch, sequence, 0 if head is None else head.sequence)
             faults.at("publish.before_head")
-            self._set_head(sequence)
+            self._set_head(sequence, at)
+            self._fresh_at = at
         except BaseException:
             with self._gate:
                 newer, self._waiting = self._waiting, waiting
@@ -268,9 +299,9 @@ class PublishedStore:
         with self._local.snapshot() as snapshot:
             return list(islice(snapshot.scan(b"", after=after), CHUNK))
 
-    def _set_head(self, sequence: int) -> None:
+    def _set_head(self, sequence: int, at: float) -> None:
         self._claim()
-        head = Head(self._epoch, sequence)
+        head = Head(self._epoch, sequence, int(at * 1e6))
         self._copies.set_head(head)
         self._head = head
 

@@ -4,6 +4,7 @@ LMDB has no checksums. A page that a disk swallowed is an error where LMDB notic
 expect it; so whoever wants to know whether a store is whole asks from outside (`whole`). Exit status 0: all could be read.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,20 @@ def scan(folder: Path) -> int:
             for key, value in cursor:
                 count += 1
                 bytes(key), bytes(value)
+        _check_size(folder, environment)
+        with open(os.devnull, "wb") as nowhere:
+            environment.copyfd(nowhere.fileno(), compact=True)  # which also reads the list of free pages, as a writer does
     if count != entries:
         raise lmdb.CorruptedError(f"{entries} records are expected, {count} were found")
     return count
+
+
+def _check_size(folder: Path, environment: lmdb.Environment) -> None:
+    """A file that ends before its last page ends whoever touches that page."""
+    expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    size = (folder / "data.mdb").stat().st_size
+    if size < expected:
+        raise lmdb.CorruptedError(f"the file has {size} bytes, its pages take {expected}")
 
 
 if __name__ == "__main__":

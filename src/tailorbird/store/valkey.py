@@ -1,25 +1,28 @@
 """Copies of records in Valkey or Redis, for readers on other machines. `store.published` writes them, nobody else.
 
-    tb:NAME:@       head: epoch, sequence, of the newest commit that is there whole
-    tb:NAME:+       who publishes, with a time to live
-    tb:NAME:.KEY    epoch, sequence, before, lengths, the value as of `sequence`, the value between `before` and `sequence`
+    tb:PROJECT:SCHEMA:@       head: epoch, sequence, of the newest commit that is there whole, and when it was known to be the newest
+    tb:PROJECT:SCHEMA:+       who publishes, with a time to live
+    tb:PROJECT:SCHEMA:.KEY    a record in two versions, see `store.versions`
 
-There are no transactions over many keys that a cluster could keep, so a reader takes the head first and of each record the
-version that belongs to it. A record that was written twice since then says so, and the reader begins again. A tombstone
-outlives every snapshot and then expires. What is there is a copy: lost, it is written anew from the worker's own store.
+No part of a key is a hash tag, so that the nodes of a cluster share a schema's records. There are no transactions over many keys
+that a cluster could keep, so a reader takes the head first and of each record the version that belongs to it. A record that was
+written twice since then says so, and the reader begins again. A tombstone outlives every snapshot and then expires. What is there is
+a copy: lost, it is written anew from the worker's own store.
 """
 
-import struct
+import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from tailorbird.errors import ConfigError, DamageError, NotReadyError, StorageError
+from tailorbird.errors import ConfigError, NotReadyError, StorageError
 from tailorbird.store.breaker import Breaker
+from tailorbird.store.hedge import Hedge, Second
 from tailorbird.store.protocol import MovedError
+from tailorbird.store.versions import Change, Head, encode_head, encode_versions, head_of, of_epoch, version_at
 
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "valkey+cluster", "valkeys+cluster")
 READ_TIMEOUT_S = 0.05
@@ -28,61 +31,15 @@ SNAPSHOT_S = 30.0  # how long a snapshot may be read; tombstones live longer
 TOMBSTONE_MS = 120_000
 CHUNK = 1_000  # records in one round trip
 
-_HEAD = struct.Struct("<2Q")
-_VERSIONS = struct.Struct("<3Q2i")
-_GONE, _UNKNOWN = -1, -2  # lengths: the record was not there; nobody knows whether it was
-
-
-@dataclass(frozen=True)
-class Head:
-    """The newest commit that is there whole. Another epoch is another copying: sequences of two do not compare."""
-
-    epoch: int
-    sequence: int
-
-
-@dataclass(frozen=True)
-class Change:
-    """A record as it is now, and as it was at the head before; None: it is not there. `known`: whether `old` is known."""
-
-    key: bytes
-    new: bytes | None
-    old: bytes | None = None
-    known: bool = False
-
-
-def encode_versions(change: Change, epoch: int, sequence: int, before: int) -> bytes:
-    """The two versions of a record as they are stored."""
-    new, old = change.new or b"", (change.old or b"") if change.known else b""
-    new_length = _GONE if change.new is None else len(new)
-    old_length = _UNKNOWN if not change.known else _GONE if change.old is None else len(old)
-    return _VERSIONS.pack(epoch, sequence, before, new_length, old_length) + new + old
-
-
-def version_at(stored: bytes, head: Head) -> bytes | None:
-    """The record as of the head.
-
-    Raises:
-        MovedError: it is known only as of a later commit.
-        DamageError: the bytes are no record of ours.
-    """
-    if len(stored) < _VERSIONS.size:
-        raise DamageError(f"a record of {len(stored)} bytes is none of ours", fix="another program writes under these keys")
-    epoch, sequence, before, new, old = _VERSIONS.unpack_from(stored)
-    start = _VERSIONS.size
-    if len(stored) != start + max(new, 0) + max(old, 0) or new < _GONE or old < _UNKNOWN:
-        raise DamageError("a record is cut short", fix="tailorbird run worker publishes it anew")
-    if epoch == head.epoch and sequence <= head.sequence:
-        return None if new == _GONE else stored[start : start + new]
-    if epoch == head.epoch and old != _UNKNOWN and before <= head.sequence:
-        return None if old == _GONE else stored[start + max(new, 0) :]
-    raise MovedError("the record was written again while it was read")
-
 
 class Client(Protocol):
     """What is used of a connection, alone or to a cluster."""
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
+
+    def read_hedged(self, keys: Sequence[bytes], hedge: Hedge, second: Second | None = None) -> list[bytes | None]:
+        """As `read`, asked a second time where it takes long; see `store.hedge`."""
+        ...
 
     def write(self, records: Mapping[bytes, bytes], lifetimes_ms: Mapping[bytes, int] | None = None) -> None: ...
 
@@ -114,16 +71,24 @@ class Copies:
         StorageError: the server cannot be reached, or refuses.
     """
 
-    def __init__(self, client: Client, name: str, where: str, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        where: str,
+        breaker: Breaker | None = None,
+        hedge: Hedge | None = None,
+        replica: Client | None = None,
+    ) -> None:
         self._client, self.where, self._breaker = client, where, breaker
+        self._hedge, self._replica = hedge, replica
         self._prefix = f"tb:{name}:".encode()
         self._head_key = self._prefix + b"@"
         self._owner_key = self._prefix + b"+"
 
     def head(self) -> Head | None:
         with self._told():
-            found = self._client.read([self._head_key])[0]
-        return None if found is None else Head(*_HEAD.unpack(found))
+            return head_of(self._asked([self._head_key], None)[0])
 
     def publish(self, changes: Sequence[Change], epoch: int, sequence: int, before: int) -> None:
         """Write the records, in chunks. They are read once `set_head` says that all are there."""
@@ -136,7 +101,7 @@ class Copies:
 
     def set_head(self, head: Head) -> None:
         with self._told():
-            self._client.write({self._head_key: _HEAD.pack(head.epoch, head.sequence)})
+            self._client.write({self._head_key: encode_head(head)})
 
     def drop_head(self) -> None:
         """Readers are told that nothing is there, until there is a head again."""
@@ -149,7 +114,7 @@ class Copies:
         with self._told():
             for keys in self._client.keys(self._prefix + b"."):
                 values = self._client.read(keys)
-                gone = [key for key, value in zip(keys, values, strict=True) if value is None or not _of_epoch(value, epoch)]
+                gone = [key for key, value in zip(keys, values, strict=True) if value is None or not of_epoch(value, epoch)]
                 self._client.delete(gone)
                 dropped += len(gone)
         return dropped
@@ -163,6 +128,40 @@ class Copies:
                 self._client.delete(keys)
                 dropped += len(keys)
         return dropped
+
+    def prune(self, project: str, keep: Collection[str], *, unnamed: bool) -> dict[str, int]:
+        """See `CopiesAt.prune`. Looks through all keys of the server that begin like ours, piece by piece."""
+        gone: dict[str, int] = {}
+        live: dict[bytes, bool] = {}
+        with self._told():
+            for keys in self._client.keys(b"tb:" if unnamed else f"tb:{project}:".encode()):
+                dead: list[bytes] = []
+                for key in keys:
+                    schema, begin = _schema_of(key, project.encode())
+                    if schema is None or (not unnamed and schema.startswith("tb:")) or schema in keep:
+                        continue
+                    if begin not in live:
+                        live[begin] = self._client.read([begin + b"+"])[0] is not None
+                    if not live[begin]:
+                        dead.append(key)
+                        if key[len(begin) :].startswith(b"."):
+                            gone[schema] = gone.get(schema, 0) + 1
+                        else:
+                            gone.setdefault(schema, 0)
+                self._client.delete(dead)
+        return gone
+
+    def names(self, project: str) -> list[str]:
+        """The names under which anything of a project is there: its schemas, or the parts of these."""
+        begin = f"tb:{project}:".encode()
+        with self._told():
+            keys = [key for some in self._client.keys(begin) for key in some]
+        return sorted({key[len(begin) :].partition(b":")[0].decode(errors="replace") for key in keys})
+
+    def claimed(self) -> bool:
+        """Whether somebody publishes these records."""
+        with self._told():
+            return self._client.read([self._owner_key])[0] is not None
 
     def claim(self, token: bytes, lifetime_ms: int) -> bool:
         with self._told():
@@ -189,13 +188,26 @@ class Copies:
     def key(self, key: bytes) -> bytes:
         return self._prefix + b"." + key
 
-    def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """What is stored under each key, versions and all."""
+    def read(self, keys: Sequence[bytes], head: Head | None = None) -> list[bytes | None]:
+        """What is stored under each key, versions and all; a replica is asked too if `head` says how far it must be."""
         found: list[bytes | None] = []
         with self._told():
             for start in range(0, len(keys), CHUNK):
-                found += self._client.read([self.key(key) for key in keys[start : start + CHUNK]])
+                found += self._asked([self.key(key) for key in keys[start : start + CHUNK]], head)
         return found
+
+    def _asked(self, keys: list[bytes], head: Head | None) -> list[bytes | None]:
+        if self._hedge is None:
+            return self._client.read(keys)
+        if self._replica is None or head is None:
+            return self._client.read_hedged(keys, self._hedge)
+
+        def whole(values: list[bytes | None]) -> list[bytes | None] | None:
+            # What a primary wrote reaches a replica in that order: with the head, all records of its commit are there.
+            theirs = head_of(values[0])
+            return values[1:] if theirs is not None and theirs.epoch == head.epoch and theirs.sequence >= head.sequence else None
+
+        return self._client.read_hedged(keys, self._hedge, Second(self._replica, [self._head_key, *keys], whole))
 
     def all_keys(self, prefix: bytes) -> list[bytes]:
         with self._told():
@@ -204,6 +216,8 @@ class Copies:
 
     def close(self) -> None:
         self._client.close()
+        if self._replica is not None:
+            self._replica.close()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -234,6 +248,7 @@ class CopiedSnapshot:
 
     def __init__(self, copies: Copies, head: Head) -> None:
         self._copies, self._head = copies, head
+        self.published_at = head.at
         self._until = time.monotonic() + SNAPSHOT_S
 
     def get(self, key: bytes) -> bytes | None:
@@ -259,7 +274,7 @@ class CopiedSnapshot:
         if time.monotonic() > self._until:
             raise MovedError(f"a snapshot is good for {SNAPSHOT_S:g} s")
         head = self._head
-        return [None if stored is None else version_at(stored, head) for stored in self._copies.read(keys)]
+        return [None if stored is None else version_at(stored, head) for stored in self._copies.read(keys, head)]
 
 
 class CopiedStore:
@@ -279,31 +294,98 @@ class CopiedStore:
         self._copies.close()
 
 
-def open_copies(url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S, breaker: Breaker | None = None) -> Copies:
+@dataclass(frozen=True)
+class CopiesAt:
+    """Where the records of a project are copied to.
+
+    Attributes:
+        url: of the server, see `open_copies`.
+        project: what the keys of this project begin with, since several may share a server.
+        password: of the server, where it does not stand in the URL.
+        replica: the URL of a replica, which hedged reads are asked of; "" asks the server itself, over another connection.
+        hedge: says when to ask a second time; None asks once. For readers.
+        read_timeout_s: of connecting and of each answer, for who reads: short, since somebody waits for the answer.
+    """
+
+    url: str = field(repr=False)
+    project: str
+    password: str = field(default="", repr=False)
+    replica: str = field(default="", repr=False)
+    hedge: Hedge | None = field(default=None, repr=False, compare=False)
+    read_timeout_s: float = READ_TIMEOUT_S
+
+    def open(self, schema: str, *, timeout_s: float | None = None, breaker: Breaker | None = None) -> Copies:
+        """The copies of one schema, to read them unless told otherwise; as `open_copies`."""
+        return open_copies(
+            self.url,
+            f"{self.project}:{schema}",
+            timeout_s=self.read_timeout_s if timeout_s is None else timeout_s,
+            breaker=breaker,
+            password=self.password,
+            hedge=self.hedge,
+            replica=self.replica,
+        )
+
+    def prune(self, keep: Collection[str], *, unnamed: bool = False) -> dict[str, int]:
+        """Delete the records of all schemas of this project but those to keep and those that are being published; how many of each.
+
+        Args:
+            unnamed: also those that were written when keys did not name a project, whosever they are; told as `tb:SCHEMA`.
+        Raises:
+            StorageError: the server cannot be reached, or refuses.
+        """
+        copies = self.open("", timeout_s=WRITE_TIMEOUT_S)
+        try:
+            return copies.prune(self.project, keep, unnamed=unnamed)
+        finally:
+            copies.close()
+
+
+def open_copies(
+    url: str, name: str, *, timeout_s: float = READ_TIMEOUT_S, breaker: Breaker | None = None, password: str = "",
+    hedge: Hedge | None = None, replica: str = "",
+) -> Copies:  # fmt: skip
     """The copies under `name` on the server of `url`; nothing is asked of the server yet.
 
     Args:
         url: `valkey://[user:password@]host[:port][/database]`; `valkeys://` with TLS (`?ssl_ca_certs=FILE`);
             `valkey+cluster://` for a cluster, of which any node is named.
         timeout_s: of connecting and of each answer.
-        breaker: lets questions fail at once while the server does not answer; for readers, whose answers cannot wait for it.
+        breaker: lets questions fail at once while the server does not answer; for readers, whose answers cannot wait for it. All
+            who ask the same server share one, so that their failures add up.
+        password: takes the place of one in the URL.
+        hedge, replica: as in `CopiesAt`.
     Raises:
         ConfigError: no such scheme, or the client library is not installed.
     """
-    fix = "write it as valkey://host:6379, valkeys:// for TLS, valkey+cluster:// for a cluster"
-    try:
-        parts = urlsplit(url)
-        where = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"  # never the password
-    except ValueError as error:
-        raise ConfigError(f"no address: {error}", where="store.url", fix=fix) from None
-    if parts.scheme not in SCHEMES:
-        raise ConfigError(f"{parts.scheme!r} is no scheme of a store", where="store.url", fix=fix)
+    where = server_named(url)
     try:
         from tailorbird.store.valkey_client import connect
     except ImportError as error:
         raise ConfigError("the client library is not installed", where="store.url", fix="pip install 'tailorbird[valkey]'") from error
-    return Copies(connect(url, timeout_s), name, where, breaker)
+    beside = connect(replica, timeout_s, password) if replica and hedge is not None else None
+    return Copies(connect(url, timeout_s, password), name, where, breaker, hedge, beside)
 
 
-def _of_epoch(stored: bytes, epoch: int) -> bool:
-    return len(stored) >= 8 and int.from_bytes(stored[:8], "little") == epoch
+def server_named(url: str, setting: str = "store.url") -> str:
+    """Scheme, host and port of a store's URL, never its password. Raises ConfigError, which names the setting, where it is none."""
+    fix = "write it as valkey://host:6379, valkeys:// for TLS, valkey+cluster:// for a cluster"
+    try:
+        parts = urlsplit(url)
+        where = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}"
+    except ValueError as error:
+        raise ConfigError(f"no address: {error}", where=setting, fix=fix) from None
+    if parts.scheme not in SCHEMES:
+        raise ConfigError(f"{parts.scheme!r} is no scheme of a store", where=setting, fix=fix)
+    return where
+
+
+_OURS = re.compile(rb"tb:(?:([A-Za-z0-9_-]+):)?([0-9a-f]{12}(?:\.part-[0-9]+-of-[0-9]+)?):(?=[@+.])")
+
+
+def _schema_of(key: bytes, project: bytes) -> tuple[str | None, bytes]:
+    """The schema of a key of the project, `tb:SCHEMA` where the key names no project, None for any other; and what the key begins with."""
+    found = _OURS.match(key)
+    if found is None or found[1] not in (None, project):
+        return None, b""
+    return found[2].decode() if found[1] is not None else f"tb:{found[2].decode()}", found[0]

@@ -1,8 +1,10 @@
 """The connection to Valkey or Redis, one server or a cluster, by `redis` (which speaks to both)."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -10,24 +12,95 @@ from redis.cluster import RedisCluster
 from redis.retry import Retry
 
 from tailorbird.errors import ConfigError
+from tailorbird.store.hedge import Hedge, Second
 
 _SCAN = 1_000
+_TURN_S = 0.0002  # of waiting for one of two answers
+
+
+class _Question:
+    """One MGET on a connection of its own; a connection whose answer nobody waited for is closed, lest another read it."""
+
+    def __init__(self, pool: Any, keys: Sequence[bytes]) -> None:
+        self._pool, self._keys, self._read = pool, keys, False
+
+    def __enter__(self) -> "_Question":
+        self._connection = self._pool.get_connection()
+        try:
+            self._connection.send_command("MGET", *self._keys)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def answered(self, wait_s: float) -> bool:
+        """Whether an answer is there, or comes within so many seconds."""
+        return self._connection.can_read(max(0.0, wait_s))
+
+    def values(self) -> list[bytes | None]:
+        found = self._connection.read_response()
+        self._read = True
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._read:
+            self._connection.disconnect()
+        self._pool.release(self._connection)
+
+
+def _sooner(first: _Question, second: Second, until: float) -> list[bytes | None] | None:
+    """The second question's values, if they come before the first one's; None where the first is to be read."""
+    with _Question(second.asked.pool, second.keys) as other:
+        while time.monotonic() < until:
+            if first.answered(_TURN_S):
+                return None
+            if other.answered(_TURN_S):
+                return second.accepts(other.values())
+    return None
 
 
 class ValkeyClient:
     """Implements `store.valkey.Client`."""
 
-    def __init__(self, made: Callable[[], Any], *, cluster: bool) -> None:
-        self._made, self._cluster = made, cluster
+    def __init__(self, made: Callable[[], Any], *, cluster: bool, timeout_s: float = 1.0) -> None:
+        self._made, self._cluster, self._timeout_s = made, cluster, timeout_s
 
     @cached_property
     def _client(self) -> Any:
         return self._made()  # a client of a cluster asks for its slots at once: not before the first question
 
+    @property
+    def pool(self) -> Any:
+        """Its connections."""
+        return self._client.connection_pool
+
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         if not keys:
             return []
         return self._client.mget_nonatomic(keys) if self._cluster else self._client.mget(keys)
+
+    def read_hedged(self, keys: Sequence[bytes], hedge: Hedge, second: Second | None = None) -> list[bytes | None]:
+        """As `read`, asked a second time after a while: over another connection, or as `second` says. Of a cluster, asked once."""
+        if self._cluster or not keys:
+            return self.read(keys)
+        wait_s, began = hedge.wait_s(), time.monotonic()
+        with _Question(self.pool, keys) as first:
+            if wait_s is None or first.answered(wait_s) or not hedge.may():
+                values = first.values()
+                hedge.took(time.monotonic() - began)
+                return values
+            if second is None:
+                second = Second(self, keys, lambda values: values)
+            try:
+                found = _sooner(first, second, until=began + self._timeout_s)
+            except (redis.exceptions.RedisError, OSError):
+                found = None  # whatever befell the second question, the first is still open
+            values = first.values() if found is None else found
+            hedge.took(time.monotonic() - began, won=found is not None)
+            return values
 
     def write(self, records: Mapping[bytes, bytes], lifetimes_ms: Mapping[bytes, int] | None = None) -> None:
         with self._client.pipeline(**({} if self._cluster else {"transaction": False})) as pipeline:
@@ -59,10 +132,15 @@ class ValkeyClient:
             yield found
 
     def delete(self, keys: Sequence[bytes]) -> None:
-        for key in keys if self._cluster else []:
-            self._client.unlink(key)
-        if keys and not self._cluster:
+        if not keys:
+            return
+        if not self._cluster:
             self._client.unlink(*keys)
+            return
+        with self._client.pipeline() as pipeline:  # one command has keys of one slot; a round trip has as many commands as it likes
+            for key in keys:
+                pipeline.execute_command("UNLINK", key)
+            pipeline.execute()
 
     def servers(self) -> tuple[str, ...]:
         return tuple(sorted(info["run_id"] for info in self._infos("server")))
@@ -81,7 +159,7 @@ class ValkeyClient:
         return [self._client.get_redis_connection(node).info(section) for node in self._client.get_primaries()]
 
 
-def connect(url: str, timeout_s: float) -> ValkeyClient:
+def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
     """A client; it connects at the first question, gives up after `timeout_s`, and tries again by itself only in a cluster, once, since
     another node may have the slots by then.
 
@@ -91,10 +169,20 @@ def connect(url: str, timeout_s: float) -> ValkeyClient:
     cluster = "+cluster" in url.partition("://")[0]
     plain = url.replace("+cluster", "", 1).replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1)
     options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": max(timeout_s, 0.2), "health_check_interval": 30}
+    own = {"password": password} if password else {}
     try:
-        single = redis.Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options)
+        if password:
+            plain = _without_password(plain)
+        single = redis.Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options, **own)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be read: {error}", where="store.url") from error
     if cluster:
-        return ValkeyClient(lambda: RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 1), **options), cluster=True)
-    return ValkeyClient(lambda: single, cluster=False)
+        return ValkeyClient(lambda: RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 1), **options, **own), cluster=True)
+    return ValkeyClient(lambda: single, cluster=False, timeout_s=timeout_s)
+
+
+def _without_password(url: str) -> str:
+    """What stands in a URL wins over what is said beside it, so a password there is left out."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}{at}{host}"))

@@ -22,6 +22,7 @@ from tailorbird.stream.partitions import (
     raw_path,
     routed_address,
     routed_path,
+    scores_path,
     set_aside_files,
     share_of,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "read_released",
     "routed_address",
     "routed_path",
+    "scores_path",
     "set_aside_files",
     "share_of",
 ]

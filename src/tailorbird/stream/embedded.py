@@ -1,8 +1,8 @@
 """The writer of a log in one SQLite file (WAL, synced at each commit), with a checksum chain of our own over its blocks.
 
 SQLite drops a torn tail by itself: what was not synced was not acknowledged. What it does not see is a lost or a flipped
-page, hence the chain. Damaged last blocks are set aside in a file beside the log when the writer opens (or stop it, as
-its owner chooses); damage in the middle always stops, and names the offset.
+page, hence the chain, and a note of where it ends. Damaged last blocks are set aside in a file beside the log when the writer opens
+(or stop it, as its owner chooses), and so are last blocks that are gone; damage in the middle always stops, and names the offset.
 
 Checkpoints are run here and their results are checked, since automatic ones swallow a failed sync. Readers never
 checkpoint. The promises are in `stream.protocol`; tables and reader in `stream.reading`; opening and checkpoints of the
@@ -24,20 +24,21 @@ from tailorbird.errors import InputError, StorageError
 from tailorbird.stream import chain, sqlite
 from tailorbird.stream.lock import FileLock
 from tailorbird.stream.protocol import Block, Stored
-from tailorbird.stream.reading import COLUMNS, FORMAT, TABLES, check_format, damaged, fitting, log_row
+from tailorbird.stream.reading import COLUMNS, FORMAT, TABLES, check_format, damaged, fitting, head_row, last_of, log_row, lost
 
 log = logging.getLogger(__name__)
 _TAIL_BLOCKS = 64  # how many of the last blocks a writer checks when it opens
 _PRUNE_BLOCKS, _PRUNE_BYTES = 256, 64 << 20  # at once, so that a prune never holds the file long
 
 
-def open_writer(path: Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside") -> "EmbeddedWriter":
+def open_writer(path: Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: int = 0) -> "EmbeddedWriter":
     """Open or make the log at `path` as its only writer.
 
     Args:
         partition: its name; a log keeps the one it was made with.
         first: the offset of the first row, if the log is made now.
         damaged_tail: "set_aside" moves damaged last blocks into a file beside the log and goes on, "stop" raises DamageError.
+        held: the highest position that a reader holds; a log that ends before it was lost, and a new one is begun there, see `stream.held`.
     Raises:
         LockedError: another writer has it.
         DamageError: a block does not match its checksum, or the file is no log.
@@ -46,7 +47,7 @@ def open_writer(path: Path, *, partition: str, first: int = 0, damaged_tail: str
     path = Path(path)
     lock = FileLock(path)
     try:
-        return EmbeddedWriter(path, lock, partition, first, damaged_tail)
+        return EmbeddedWriter(path, lock, partition, first, damaged_tail, held)
     except BaseException:
         lock.release()
         raise
@@ -57,48 +58,80 @@ class EmbeddedWriter:
 
     Attributes:
         connection: for tables of the writer's owner in the same file; change them only within `transaction()`.
-        set_aside: the files into which damaged last blocks were moved when the log was opened.
+        set_aside: the files into which damaged last blocks, or a log that lost rows, were moved when the log was opened.
     """
 
-    def __init__(self, path: Path, lock: FileLock, partition: str, first: int, damaged_tail: str) -> None:
+    def __init__(self, path: Path, lock: FileLock, partition: str, first: int, damaged_tail: str, held: int = 0) -> None:
         self.path = path
         self._lock = lock
         self._failed = ""
-        self._checkpoint_failed = False
+        self._checkpoint_failed = self._unsettled = False
         self._inside = False
         self.set_aside: list[Path] = []
         with sqlite.errors(path):
-            self.connection = sqlite.connect_writer(path)
-            try:
-                self._settle()
-                self._make(partition, first)
-                self._open(partition, damaged_tail)
-            except BaseException:
-                self.connection.close()
-                raise
+            if held > first and not path.exists():
+                self._tell_lost(first, held, msgspec.msgpack.encode([]))
+                first = held
+            self._connect(partition, first, damaged_tail)
+            if self._end < held:
+                self._begin_anew(partition, held)
+
+    def _connect(self, partition: str, first: int, damaged_tail: str) -> None:
+        self.connection = sqlite.connect_writer(self.path)
+        try:
+            self._settle()
+            self._make(partition, first)
+            self._open(partition, damaged_tail)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _begin_anew(self, partition: str, held: int) -> None:
+        """Move a log that ends before what its readers hold out of the way, whole, and begin a new one behind that."""
+        sqlite.checkpoint(self.connection, self.path, truncate=True)
+        self.connection.close()
+        if sqlite.wal_bytes(self.path):
+            raise StorageError(
+                f"the log ends at {self._end}, was read up to {held} before, and cannot be moved out of the way: a reader holds it",
+                where=str(self.path),
+                fix="stop all roles, then start again",
+            )
+        self._tell_lost(self._end, held, None)
+        for leftover in ("-wal", "-shm"):  # whose content is in the file
+            self.path.with_name(self.path.name + leftover).unlink(missing_ok=True)
+        self._connect(partition, held, "set_aside")
+
+    def _tell_lost(self, end: int, held: int, note: bytes | None) -> None:
+        """Leave a file of the lost log beside the new one: itself, or a note where nothing is left of it."""
+        number = end
+        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists() and note is None:
+            number += 1
+        if note is None:
+            self.path.rename(aside)
+            sqlite.sync_folder(self.path.parent)
+        else:
+            sqlite.write_synced(aside, note)
+        self.set_aside.append(aside)
+        log.critical(
+            "%s: the log %s, but was read up to %d before: it was lost, or is an older copy. A new one begins at %d, so that nothing is "
+            "lost from now on; %s is what is left. Rows that nobody had read are missing: tailorbird lake verify; look at the disk",
+            self.path, f"ends at {end}" if note is None else "is not there", held, held, aside,
+        )  # fmt: skip
 
     def _settle(self) -> None:
-        """Bring what lies in the WAL into the file, synced, before anything is written behind it.
-
-        A failed sync may have left it in the kernel's memory only, marked as written: a power cut would take it away, and with it
-        all that was acknowledged behind it.
-        """
-        if not sqlite.wal_bytes(self.path):
-            return
         try:
-            sqlite.checkpoint(self.connection, self.path)
+            sqlite.settle(self.connection, self.path)
         except apsw.FullError:
-            self._checkpoint_failed = True  # tried again before the first write
+            self._checkpoint_failed = self._unsettled = True  # tried again before the first write
 
     def _make(self, partition: str, first: int) -> None:
         with self.connection:
             self.connection.execute(TABLES)
             row = (FORMAT, partition, first, chain.origin(partition), first, first)
             self.connection.execute("INSERT OR IGNORE INTO log VALUES (1, ?, ?, ?, ?, ?, ?)", row)
-        sqlite.sync_folder(self.path.parent)
 
     def _open(self, partition: str, damaged_tail: str) -> None:
-        format_, self.partition, first, crc, _, end_min = log_row(self.connection)
+        format_, self.partition, *_ = log_row(self.connection)
         check_format(self.path, format_)
         if self.partition != partition:
             raise InputError(
@@ -109,10 +142,27 @@ class EmbeddedWriter:
             if damaged_tail == "stop":
                 raise damaged(self.path, bad)
             self._cut_tail(bad)
-            end_min = log_row(self.connection)[5]
-        last = self.connection.execute("SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1").fetchone()
-        self._end, self._crc = last if last else (first, crc)
-        self._end = max(self._end, end_min)
+        self._check_head(damaged_tail)
+        end, self._crc = last_of(self.connection)
+        self._end = max(end, log_row(self.connection)[5])
+
+    def _check_head(self, damaged_tail: str) -> None:
+        """Hold the last block against the note of it."""
+        end, crc = last_of(self.connection)
+        head = head_row(self.connection)
+        if head == (end, crc):
+            return
+        if head is not None and head[0] > end:
+            if damaged_tail == "stop":
+                raise lost(self.path, end, head[0])
+            self._cut_tail(end)
+        elif head is not None:  # the chain holds beyond it: what is stale is the note
+            log.critical("%s: the note of the last block was not what was written, the blocks are: look at the disk", self.path)
+        with self.connection:
+            self._note(*last_of(self.connection))
+
+    def _note(self, end: int, crc: int) -> None:
+        self.connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (end, crc))
 
     def _damaged_tail(self) -> int | None:
         """The offset from which on every block is damaged, if any; raises DamageError for a damaged block with a whole one behind it."""
@@ -135,18 +185,20 @@ class EmbeddedWriter:
         return bad
 
     def _cut_tail(self, offset: int) -> None:
-        """Move the blocks from `offset` on into a file beside the log; their offsets are not given again."""
+        """Move what there is from `offset` on into a file beside the log; the offsets are not given again."""
         rows = self.connection.execute(f"SELECT {COLUMNS} FROM block WHERE offset >= ? ORDER BY offset", (offset,)).fetchall()
-        end = rows[-1][0] + rows[-1][2]
+        head = head_row(self.connection)
+        end = head[0] if head is not None else rows[-1][0] + (rows[-1][2] if isinstance(rows[-1][2], int) else 1)
         aside = self.path.with_name(f"{self.path.name}.damaged-{offset}")
         sqlite.write_synced(aside, msgspec.msgpack.encode(rows))
         with self.connection:
             self.connection.execute("DELETE FROM block WHERE offset >= ?", (offset,))
             self.connection.execute("UPDATE log SET end_min = max(end_min, ?)", (end,))
+            self._note(*last_of(self.connection))
         self.set_aside.append(aside)
         log.critical(
-            "%s: the blocks at %d to %d do not match their checksums; they were moved to %s. They may hold events that were acknowledged: "
-            "keep the file, and look at the disk",
+            "%s: the blocks at %d to %d do not match their checksums, or are gone; what there is of them was moved to %s. They may hold "
+            "events that were acknowledged: keep the file, and look at the disk",
             self.path, offset, end, aside,
         )  # fmt: skip
 
@@ -202,8 +254,8 @@ class EmbeddedWriter:
             faults.at("stream.before_checkpoint")
             self._checkpoint_failed = True
             with sqlite.errors(self.path):
-                sqlite.checkpoint(self.connection, self.path)
-            self._checkpoint_failed = False
+                (sqlite.settle if self._unsettled else sqlite.checkpoint)(self.connection, self.path)
+            self._checkpoint_failed = self._unsettled = False
             faults.at("stream.after_checkpoint")
 
     def _retry_checkpoint(self) -> None:
@@ -233,6 +285,7 @@ class EmbeddedWriter:
             self._end += block.rows
         with sqlite.errors(self.path):
             self.connection.executemany(f"INSERT INTO block({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._note(self._end, self._crc)
         faults.at("stream.after_append")
         return first
 
@@ -279,10 +332,15 @@ class EmbeddedWriter:
     def shrink(self) -> None:
         """Give the room of a log without blocks back to the disk; harmless, and cheap, when there are some."""
         self._check_usable()
-        with sqlite.errors(self.path):
-            if self.connection.execute("SELECT 1 FROM block LIMIT 1").fetchone() is None:
-                self.connection.execute("VACUUM")
-                sqlite.checkpoint(self.connection, self.path, truncate=True)  # or the WAL keeps all of it beside the file
+        try:
+            with sqlite.errors(self.path):
+                if self.connection.execute("SELECT 1 FROM block LIMIT 1").fetchone() is None:
+                    self.connection.execute("VACUUM")
+                    sqlite.checkpoint(self.connection, self.path, truncate=True)  # or the WAL keeps all of it beside the file
+        except BaseException as error:
+            if not _is_full(error):
+                self._failed = str(error) or type(error).__name__  # closing must not checkpoint on top of a failed sync
+            raise
 
     def _check_usable(self) -> None:
         if self._failed:

@@ -5,7 +5,8 @@
 An import that was killed goes on where it was: the order is a function of the files, of the time at which the import began
 and of the plan that it began with, which are kept beside its position. Sorting needs the memory of one run; longer
 histories are sorted in runs on disk and merged by slices of time. What the contract refuses is appended behind the rest,
-so that the router puts it whole into the quarantine.
+so that the router puts it whole into the quarantine. A row that is kept out because somebody was erased stands where the row
+would: people may be erased between two parts of one import, and the position counts rows.
 """
 
 import shutil
@@ -20,15 +21,20 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tailorbird import faults
 from tailorbird.errors import InputError, LockedError, UsageError
 from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
+from tailorbird.events.adapters.batch import ROW
+from tailorbird.events.contract import ERASED
 from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.places import Place
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
-from tailorbird.stream.partitions import IMPORTS
+from tailorbird.stream.held import held
+from tailorbird.stream.partitions import IMPORTS, raw_path
 from tailorbird.stream.protocol import Block
 
 PRODUCER = IMPORTS
@@ -59,7 +65,7 @@ class ImportReport:
         examples: a sentence for each of the first refused rows, with file and line.
         resumed_at: how many rows an earlier, interrupted import of the same files had done.
         already: whether these files had been imported before, so that nothing was to do.
-        set_aside: files into which a damaged end of the log was moved; rows of earlier imports may be missing.
+        set_aside: files into which a damaged end of the log, or one that lost rows, was moved; rows of earlier imports may be missing.
     """
 
     files: list[str]
@@ -85,12 +91,14 @@ def import_files(
     run_rows: int = RUN_ROWS,
     pseudonyms: Pseudonyms | None = None,
     stopped: StopList | None = None,
+    lake: Place | None = None,
 ) -> ImportReport:
     """Import the files at `path` into the raw log in the folder `stream`.
 
     Args:
         pseudonyms: hides the people of every row before it is checked and written.
         stopped: of whom nothing old is taken again, see `events.erased`.
+        lake: which says how far it has the log; a lost one is begun anew behind that, see `stream.held`.
         run_rows: how many rows are sorted in memory at once; the order does not depend on it.
 
     Raises:
@@ -114,7 +122,7 @@ def import_files(
     options = options or AdapterOptions(root=str(path))
     digests = digest_files(files, digested)
     report = ImportReport([str(file) for file in files])
-    writer = _open_log(stream / f"raw-{PRODUCER}.db")
+    writer = _open_log(stream, lake)
     folder = stream / "import-runs"  # one import at a time: the writer's lock is held
     try:
         report.set_aside = [str(aside) for aside in writer.set_aside]
@@ -128,10 +136,8 @@ def import_files(
         receipt = Receipt(log.began_at, "import", "ndjson")
         batches = read(digests, options)
         if pseudonyms is not None:
-            batches = map(pseudonyms.batch, batches)
-        if stopped is not None and len(stopped):
-            batches = (_without(batch, stopped, receipt, log.plan) for batch in batches)
-        refused = _collect(batches, receipt, log.plan, runs, report, progress)
+            batches = (pseudonyms.batch(batch, log.plan.event_types, foreign=format_ == "gorse") for batch in batches)
+        refused = _collect(batches, receipt, log.plan, stopped if stopped else None, runs, report, progress)
         if report.rows == 0:
             found = f"only records that say nothing about people and items: {', '.join(report.left_out)}" if report.left_out else "no row"
             raise InputError(f"{found} was found in it", where=str(path), fix="look at the file, or choose another format")
@@ -143,21 +149,17 @@ def import_files(
         writer.close()
 
 
-def _open_log(path: Path) -> EmbeddedWriter:
+def _open_log(stream: Path, lake: Place | None) -> EmbeddedWriter:
     """The log of imports; the lake role may hold it for a second, to prune what earlier imports left."""
+    path = raw_path(stream, PRODUCER)
     until = time.monotonic() + LOCK_S
     while True:
         try:
-            return open_writer(path, partition=PRODUCER)
+            return open_writer(path, partition=PRODUCER, held=held(stream, PRODUCER, lake)[path.stem])
         except LockedError:
             if time.monotonic() > until:
                 raise
             time.sleep(0.05)
-
-
-def _without(batch: Batch, stopped: StopList, receipt: Receipt, plan: RoutePlan) -> Batch:
-    """What an adapter read, without what is kept out."""
-    return Batch(batch.file, [stopped.line(line, receipt, plan) for line in batch.lines], batch.numbers, batch.left_out)
 
 
 def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str:
@@ -166,18 +168,21 @@ def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str
 
 
 def _collect(
-    batches: Iterator[Batch], receipt: Receipt, plan: RoutePlan, runs: "_Runs", report: ImportReport, progress: Progress
-) -> list[bytes]:
-    """Check every batch, give what is accepted to `runs`, and return the lines that are refused."""
+    batches: Iterator[Batch], receipt: Receipt, plan: RoutePlan, stopped: StopList | None, runs: "_Runs", report: ImportReport,
+    progress: Progress,
+) -> list[bytes]:  # fmt: skip
+    """Check every batch, give what is accepted to `runs`, and return the lines that are refused; both without what is kept out."""
     refused: list[bytes] = []
     for batch in batches:
-        body = b"\n".join(batch.lines)
-        accepted, refusals = check(body, receipt, plan)
+        accepted, refusals = check(b"\n".join(batch.lines), receipt, plan)
+        lines = batch.lines if stopped is None else [stopped.line(line, receipt, plan) for line in batch.lines]
         # Checked on a receipt with its own time; `ts` of an accepted row is what the router will find again.
-        runs.add([row.ts for row in accepted], [row.event.event_id for row in accepted], [batch.lines[row.row] for row in accepted])
+        runs.add([row.ts for row in accepted], [row.event.event_id for row in accepted], [lines[row.row] for row in accepted], batch.file)
+        refused += [lines[refusal.row] for refusal in refusals]
+        if lines != batch.lines:  # what the router will say of them
+            accepted, refusals = check(b"\n".join(lines), receipt, plan)
         for refusal in refusals:
             report.refused[refusal.code] += 1
-            refused.append(batch.lines[refusal.row])
             if len(report.examples) < _EXAMPLES:
                 report.examples.append(f"{batch.file}:{batch.numbers[refusal.row]}: {refusal.path}: {refusal.message}")
         report.left_out.update(batch.left_out)
@@ -249,7 +254,8 @@ class _Progress:
 class _Runs:
     """Rows in order of (ts, event_id), sorted in memory up to `run_rows` and beyond that in files, a slice of time at once.
 
-    Rows that are equal in both keep the order in which they were added.
+    Rows that are equal in both keep the order in which they were added. Of the rows of one file that have no id of their own and are equal,
+    the second gets an id that ends in `~2`, and so on: none of them repeats another.
     """
 
     def __init__(self, folder: Path, run_rows: int) -> None:
@@ -258,10 +264,14 @@ class _Runs:
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
         self._runs: list[pa.Table] = []
+        self._file, self._number = "", 0
 
-    def add(self, ts: list[int], ids: list[str], lines: list[bytes]) -> None:
-        arrays = [pa.array(ts, pa.int64()), pa.array(ids, pa.string()), pa.array(lines, pa.large_binary())]
-        self._batches.append(pa.record_batch(arrays, names=["ts", "id", "line"]))
+    def add(self, ts: list[int], ids: list[str], lines: list[bytes], file: str) -> None:
+        self._number += file != self._file
+        self._file = file
+        files = pa.array([self._number] * len(ts), pa.int32())
+        arrays = [pa.array(ts, pa.int64()), pa.array(ids, pa.string()), files, pa.array(lines, pa.large_binary())]
+        self._batches.append(pa.record_batch(arrays, names=["ts", "id", "file", "line"]))
         self._rows += len(ts)
         if self._rows >= self._run_rows:
             self._spill()
@@ -281,7 +291,7 @@ class _Runs:
         if self._batches:
             runs.append(_in_order(pa.Table.from_batches(self._batches)))
         if len(runs) == 1:
-            yield runs[0]["line"]
+            yield _numbered(runs[0])
             return
         times = [run["ts"].to_numpy() for run in runs]
         every = np.sort(np.concatenate([np.zeros(0, np.int64), *times]))
@@ -292,9 +302,28 @@ class _Runs:
             ends = [int(np.searchsorted(ts, edge, side="left")) for ts in times]
             parts = [run.slice(start, end - start) for run, start, end in zip(runs, starts, ends, strict=True)]
             if parts:
-                yield _in_order(pa.concat_tables(parts))["line"]
+                yield _numbered(_in_order(pa.concat_tables(parts)))
             starts = ends
 
 
 def _in_order(rows: pa.Table) -> pa.Table:
     return rows.sort_by([("ts", "ascending"), ("id", "ascending")])
+
+
+def _numbered(rows: pa.Table) -> pa.ChunkedArray:
+    """The lines of rows that are in order, equal ones of a file told apart."""
+    if len(rows) < 2:
+        return rows["line"]
+    (ids, files), n = (rows[name].combine_chunks() for name in ("id", "file")), len(rows) - 1
+    same = pc.and_(pc.equal(ids[1:], ids[:n]), pc.equal(files[1:], files[:n]))
+    same = pc.and_(same, pc.starts_with(ids[1:], ROW))
+    if not pc.any(same).as_py():
+        return rows["line"]
+    lines: list[bytes] = rows["line"].to_pylist()
+    number = 1
+    for row, repeats in enumerate(same.to_pylist(), 1):
+        number = number + 1 if repeats else 1
+        if repeats and lines[row] != ERASED:
+            fields = msgspec.json.decode(lines[row])
+            lines[row] = msgspec.json.encode({**fields, "event_id": f"{fields['event_id']}~{number}"})
+    return pa.chunked_array([pa.array(lines, pa.large_binary())])

@@ -1,7 +1,8 @@
 """Opening a log by its address: a path is a SQLite file, a `KafkaLog` a topic. The client of Kafka is loaded only then."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 from tailorbird.stream import embedded, reading
 from tailorbird.stream.embedded import EmbeddedWriter
@@ -9,6 +10,8 @@ from tailorbird.stream.reading import EmbeddedReader
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog, KafkaReader, KafkaWriter, KeyedLog, KeyedWriter, MergedLog, MergedReader
+
+Held: TypeAlias = Mapping[str, int] | None
 
 
 @overload
@@ -29,19 +32,23 @@ def open_reader(address: "str | Path | KafkaLog | MergedLog") -> "EmbeddedReader
 
 
 @overload
-def open_writer(address: str | Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside") -> EmbeddedWriter: ...
-@overload
-def open_writer(address: "KafkaLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside") -> "KafkaWriter": ...
+def open_writer(
+    address: str | Path, *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: Held = None
+) -> EmbeddedWriter: ...
 @overload
 def open_writer(
-    address: "str | Path | KafkaLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside"
+    address: "KafkaLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: Held = None
+) -> "KafkaWriter": ...
+@overload
+def open_writer(
+    address: "str | Path | KafkaLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: Held = None
 ) -> "EmbeddedWriter | KafkaWriter": ...
 @overload
 def open_writer(
-    address: "str | Path | KafkaLog | KeyedLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside"
+    address: "str | Path | KafkaLog | KeyedLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: Held = None
 ) -> "EmbeddedWriter | KafkaWriter | KeyedWriter": ...
 def open_writer(
-    address: "str | Path | KafkaLog | KeyedLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside"
+    address: "str | Path | KafkaLog | KeyedLog", *, partition: str, first: int = 0, damaged_tail: str = "set_aside", held: Held = None
 ) -> "EmbeddedWriter | KafkaWriter | KeyedWriter":
     """Open or make a log as its only writer.
 
@@ -49,13 +56,19 @@ def open_writer(
         partition: its name; a log keeps the one it was made with.
         first: the offset of the first row, if the log is made now.
         damaged_tail: what a file's damaged last blocks are to the writer, see `stream.embedded`; a topic has none.
+        held: of each log, by its stem, the highest position that a reader holds, see `stream.held`: a file that ends before is set aside
+            and begun anew behind it, a topic is not written to.
     Raises:
         LockedError: another writer has it.
-        DamageError: a block does not match its checksum, or the file is no log.
+        DamageError: a block does not match its checksum, or the file is no log; a topic lost rows.
         StorageError: the disk or the broker refuses.
     """
     if isinstance(address, str | Path):
-        return embedded.open_writer(Path(address), partition=partition, first=first, damaged_tail=damaged_tail)
+        return embedded.open_writer(
+            Path(address), partition=partition, first=first, damaged_tail=damaged_tail, held=(held or {}).get(Path(address).stem, 0)
+        )
     from tailorbird.stream.kafka import KafkaWriter, KeyedLog, KeyedWriter
 
-    return KeyedWriter(address) if isinstance(address, KeyedLog) else KafkaWriter(address, first=first)
+    if isinstance(address, KeyedLog):
+        return KeyedWriter(address, held)
+    return KafkaWriter(address, first=first, held=(held or {}).get(address.stem, 0))

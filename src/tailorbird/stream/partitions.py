@@ -75,6 +75,11 @@ def share_of(stream: "Stream | Share") -> Share:
     return stream.share(0, stream.folder)
 
 
+def scores_path(stream: Path) -> Path:
+    """The file of the score role."""
+    return stream / "scores.db"
+
+
 def raw_address(stream: Stream, producer: str) -> RawAddress:
     """The raw log of `producer`, wherever the logs are."""
     return raw_path(stream, producer) if isinstance(stream, Path) else stream.raw(producer)

@@ -46,11 +46,15 @@ RECEIPTS = 4  # that `LogReader.waiting` shows
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """What lies behind a position: rows, the blocks (messages) that hold them, and the receipts of the first few blocks."""
+    """What lies behind a position: rows, the blocks (messages) that hold them, and the receipts of the first few blocks.
+
+    `beyond` is by how many rows the position is behind the end, which only a log that was lost makes possible.
+    """
 
     rows: int
     blocks: int
     receipts: tuple[bytes, ...] = ()
+    beyond: int = 0
 
 
 class LogReader(Protocol):
@@ -73,6 +77,10 @@ class LogReader(Protocol):
 
     def start(self) -> int:
         """The first position that was not pruned."""
+        ...
+
+    def pruned(self) -> bool:
+        """Whether rows below `start()` were here and were pruned; false for a log that was made there, behind one that was lost."""
         ...
 
     def end(self) -> int:

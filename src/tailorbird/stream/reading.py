@@ -1,6 +1,8 @@
 """What a log looks like in its SQLite file, and reading it; its writer is `stream.embedded`.
 
-Every block carries a sum over itself and the sum before it. What a reader gives out was checked against that chain.
+Every block carries a sum over itself and the sum before it. What a reader gives out was checked against that chain. A chain does not
+tell where it should end, so the last block's end and sum stand in a table of their own, on another page: of blocks whose page a disk
+never wrote, it is what is left.
 """
 
 from collections.abc import Iterator
@@ -25,6 +27,11 @@ CREATE TABLE IF NOT EXISTS block(
     offset INTEGER PRIMARY KEY, kind TEXT NOT NULL, rows INTEGER NOT NULL, crc INTEGER NOT NULL,
     receipt BLOB NOT NULL, payload BLOB NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS head(
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    last INTEGER NOT NULL,      -- behind the last block that was appended
+    crc INTEGER NOT NULL        -- its sum
+) STRICT;
 """
 FORMAT = 1
 COLUMNS = "offset, kind, rows, crc, receipt, payload"
@@ -40,8 +47,13 @@ class EmbeddedReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._connect()
+
+    def _connect(self) -> None:
+        path = self.path
         self._version = -1
         with sqlite.errors(path):
+            self._file = _file_at(path)
             self.connection = sqlite.connect_reader(path)
             try:
                 format_, self.partition, *_ = log_row(self.connection)
@@ -69,7 +81,7 @@ class EmbeddedReader:
                     f"the log ends at {end}, but was read up to {start} before: rows were lost", where=str(self.path), fix="see `doctor`"
                 )
             found = self.connection.execute("SELECT offset, rows, crc FROM block WHERE offset < ? ORDER BY offset DESC LIMIT 2", (start,))
-            below = found.fetchall()
+            below = [_numbers(row) for row in found.fetchall()]
             if below and below[0][0] + below[0][1] > start:  # `start` lies within this block
                 start = below.pop(0)[0]
             if below:
@@ -80,6 +92,7 @@ class EmbeddedReader:
     @contextmanager
     def snapshot(self) -> Iterator[apsw.Connection]:
         """One state of the file for all that is read within: where the log begins, and its owner's tables."""
+        self._follow()
         with sqlite.errors(self.path):
             self.connection.execute("BEGIN")
             try:
@@ -103,12 +116,20 @@ class EmbeddedReader:
         return blocks
 
     def _last_end(self) -> int:
-        last = self.connection.execute("SELECT offset + rows FROM block ORDER BY offset DESC LIMIT 1").fetchone()
-        return max(log_row(self.connection)[5], last[0] if last else 0)
+        end, _ = last_of(self.connection)
+        head = head_row(self.connection)
+        if head is not None and head[0] > end:
+            raise lost(self.path, end, head[0])
+        return max(log_row(self.connection)[5], end)
 
     def start(self) -> int:
         with sqlite.errors(self.path):
             return log_row(self.connection)[2]
+
+    def pruned(self) -> bool:
+        with sqlite.errors(self.path):
+            _, _, first, _, origin, _ = log_row(self.connection)
+        return first > origin
 
     def end(self) -> int:
         with self.snapshot():
@@ -119,14 +140,22 @@ class EmbeddedReader:
         with self.snapshot() as connection:
             end = self._last_end()
             below = connection.execute("SELECT offset, rows FROM block WHERE offset <= ? ORDER BY offset DESC LIMIT 1", (position,)).get
-            first = position if below is None or sum(below) <= position else below[0]  # a block may hold the position
+            first = position if below is None or sum(_numbers(below)) <= position else below[0]  # a block may hold the position
             blocks = connection.execute("SELECT count(*) FROM block WHERE offset >= ?", (first,)).get
             receipts = connection.execute("SELECT receipt FROM block WHERE offset >= ? ORDER BY offset LIMIT ?", (first, RECEIPTS))
             rows = max(0, end - max(position, log_row(connection)[2]))
-            waiting = Waiting(rows, blocks, tuple(receipt for (receipt,) in receipts))
+            waiting = Waiting(rows, blocks, tuple(receipt for (receipt,) in receipts), max(0, position - end))
         return waiting
 
+    def _follow(self) -> None:
+        """Open the file that stands there now, where the writer began the log anew."""
+        now = _file_at(self.path)
+        if now is not None and now != self._file:
+            self.connection.close()
+            self._connect()
+
     def changed(self) -> bool:
+        self._follow()
         with sqlite.errors(self.path):
             version = self.connection.execute("PRAGMA data_version").get
         changed = version != self._version
@@ -143,12 +172,29 @@ class EmbeddedReader:
         self.close()
 
 
+def _file_at(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def damaged(path: Path, offset: int) -> DamageError:
     """The error for a block that is not what was written."""
     return DamageError(
         f"the block at offset {offset} does not match its checksum",
         where=str(path),
         fix="stop all roles, keep a copy of the file, and restore it from the archive: tailorbird lake verify",
+    )
+
+
+def lost(path: Path, end: int, head: int) -> DamageError:
+    """The error for last blocks that are not there any more."""
+    return DamageError(
+        f"the log ends at {end}, but was written up to {head}: the disk lost the rows between",
+        where=str(path),
+        fix="stop all roles, keep a copy of the file, look at the disk, and see what is left elsewhere: tailorbird lake verify",
     )
 
 
@@ -163,6 +209,8 @@ def fitting(row: tuple, previous: int) -> Block | None:
     offset, kind, rows, crc, receipt, payload = row
     if not (isinstance(kind, str) and isinstance(rows, int) and isinstance(receipt, bytes) and isinstance(payload, bytes)):
         return None
+    if not isinstance(previous, int) or not 0 <= previous < 1 << 32:
+        return None
     block = Block(kind, rows, payload, receipt)
     return block if chain.link(previous, offset, block) == crc else None
 
@@ -173,3 +221,30 @@ def log_row(connection: apsw.Connection) -> tuple[int, str, int, int, int, int]:
     if [type(value) for value in row] != [int, str, int, int, int, int]:
         raise apsw.CorruptError("the log's own row is damaged")
     return row  # pyrefly: ignore  # its types were just checked
+
+
+def head_row(connection: apsw.Connection) -> tuple[int, int] | None:
+    """Behind the last block, and its sum, as its writer noted them; None in a log of an earlier version."""
+    try:
+        row = connection.execute("SELECT last, crc FROM head").fetchone()
+    except apsw.SQLError:
+        return None
+    return None if row is None else _two(row)
+
+
+def last_of(connection: apsw.Connection) -> tuple[int, int]:
+    """Behind the last block that is there, and its sum."""
+    last = connection.execute("SELECT offset + rows, crc FROM block ORDER BY offset DESC LIMIT 1").fetchone()
+    return _two(last) if last is not None else log_row(connection)[2:4]
+
+
+def _two(row: tuple) -> tuple[int, int]:
+    first, second = _numbers(row)
+    return first, second
+
+
+def _numbers(row: tuple) -> tuple[int, ...]:
+    """The row, if it is of numbers: where a page holds another's content, it may be of anything."""
+    if any(type(value) is not int for value in row):
+        raise apsw.CorruptError("a row of the log's tables is not what was written")
+    return row

@@ -3,8 +3,13 @@
     positions.json   {"safe": {"raw-serve-1": 812, "answers-serve-1": 90, "routed": 60001}, "routed": {"serve-1": 900}, …}
 
 Rows of a log below `safe` were committed, synced and read back. Below `routed`, by producer, everything that the router made
-of raw rows is in the tables; so a raw row that is below both has been archived, routed and loaded.
+of raw rows is in the tables; so a raw row that is below both has been archived, routed and loaded. `tables` and `archive` say how far
+each was brought, safe or not. `checksum` is the SHA-256 of all else, as `sealed` writes it: a position that a flipped bit moved would
+have rows deleted, or passed over. Files that older releases wrote have none.
 """
+
+import hashlib
+from typing import Any
 
 import msgspec
 
@@ -12,13 +17,16 @@ from tailorbird.errors import DamageError
 from tailorbird.places import Place, UnreachableError
 
 FILE = "positions.json"
+_CHECKSUM = "checksum"
 
 
 class Released(msgspec.Struct, frozen=True):
-    """The part of the lake's file that concerns those who prune. A log that is not named is needed whole."""
+    """The part of the lake's file that concerns the logs' writers. A log that is not named is needed whole."""
 
     safe: dict[str, int] = {}
     routed: dict[str, int] = {}
+    tables: dict[str, dict[str, int]] = {}
+    archive: dict[str, int] = {}
 
     def raw(self, producer: str) -> int:
         """Below which row nobody needs the raw log of `producer`."""
@@ -33,7 +41,40 @@ class Released(msgspec.Struct, frozen=True):
         return self.safe.get("routed", 0)
 
 
-_decoder = msgspec.json.Decoder(Released)
+def sealed(content: dict[str, Any]) -> bytes:
+    """The content of the file, with its checksum."""
+    return msgspec.json.format(msgspec.json.encode({**content, _CHECKSUM: _digest(content)}, order="sorted"), indent=1)
+
+
+def unsealed(data: bytes) -> dict[str, Any]:
+    """What the file says, without the checksum. Raises ValueError if it is not what was written.
+
+    >>> unsealed(sealed({"ledger": 42}))
+    {'ledger': 42}
+    """
+    content = msgspec.json.decode(data, type=dict[str, Any])
+    expected = content.pop(_CHECKSUM, None)
+    if expected is None and any(isinstance(value, str) for value in content.values()):  # its name is not as it was written
+        raise ValueError("it has no checksum, and something that was one")
+    if expected is not None and expected != _digest(content):
+        raise ValueError("it does not match its checksum")
+    return content
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+
+
+def _released(data: bytes) -> Released:
+    return msgspec.convert(unsealed(data), Released)
+
+
+def known_released(lake: Place) -> Released | None:
+    """The same where it can be read; None where the lake has said nothing, or nothing that makes sense."""
+    try:
+        return _released((lake / FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def read_released(lake: Place) -> Released:
@@ -45,12 +86,12 @@ def read_released(lake: Place) -> Released:
     """
     path = lake / FILE
     try:
-        return _decoder.decode(path.read_bytes())
+        return _released(path.read_bytes())
     except FileNotFoundError:
         return Released()
     except UnreachableError:
         raise
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DamageError(
-            f"cannot be read: {error}", where=str(path), fix="restore it from a copy; until then nothing is pruned"
+            f"cannot be read: {error}", where=str(path), fix="tailorbird lake repair; until then nothing is pruned"
         ) from error

@@ -4,24 +4,35 @@ Each setting is read back, since `synchronous` does not persist and libraries ha
 and checkpoints; SQLite below 3.51.3 may corrupt a file that two connections checkpoint at once, and is refused.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
+import msgspec
 
 from tailorbird.errors import DamageError, NotReadyError, StorageError
+from tailorbird.whole import sync_folder
 
 CHECKPOINT_BYTES = 8 << 20  # of WAL, from which on a commit is followed by a checkpoint
 WAL_BYTES_MAX = 256 << 20  # from which on a checkpoint waits for readers, to start the WAL anew
 _BUSY_MS = 5_000
+_CHUNK = 1 << 20
 _VERSION_MIN = (3, 51, 3)
 
 
 def connect_writer(path: Path) -> apsw.Connection:
-    """The one connection that writes to `path`: WAL, synced at each commit, no automatic checkpoints."""
+    """The one connection that writes to `path`: WAL, synced at each commit, no automatic checkpoints.
+
+    The names of file and WAL last once it returns, before anything is written: SQLite syncs the folder too, but ignores it if that fails.
+    """
     _check_version(path)
+    if not path.exists():
+        with _refusals():
+            path.touch()
+            sync_folder(path.parent)
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
     connection.set_busy_timeout(_BUSY_MS)
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -33,6 +44,13 @@ def connect_writer(path: Path) -> apsw.Connection:
             raise StorageError(
                 f"expected {setting} = {value}, SQLite says {found}", where=str(path), fix="put the data on a local disk (no network share)"
             )
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # which makes the WAL
+        with _refusals():
+            sync_folder(path.parent)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -57,6 +75,29 @@ def checkpoint(connection: apsw.Connection, path: Path, *, truncate: bool = Fals
         connection.wal_checkpoint(mode=mode)
     except apsw.BusyError:
         return  # a reader is in the way: nothing is lost, the WAL stays a while
+
+
+def settle(connection: apsw.Connection, path: Path) -> None:
+    """Bring what a writer before left in the WAL into the file, synced, before anything is written behind it.
+
+    A failed sync may have left it in the kernel's memory only, marked as written: another sync would say "done", and a power cut would take
+    it away, from under all that was acknowledged behind it, or in the middle of the checkpoint that relies on it. So it is written anew,
+    over itself, before it is synced. Raises apsw's errors, as `checkpoint` does.
+    """
+    if not wal_bytes(path):
+        return
+    with _refusals():
+        _write_anew(Path(f"{path}-wal"))
+    checkpoint(connection, path)
+
+
+def _write_anew(path: Path) -> None:
+    """Write what a file has over itself, and sync it. Who reads it meanwhile sees the same bytes."""
+    with path.open("r+b", buffering=0) as file:
+        at = 0
+        while data := os.pread(file.fileno(), _CHUNK, at):
+            at += os.pwrite(file.fileno(), data, at)
+        os.fsync(file.fileno())
 
 
 def wal_bytes(path: Path) -> int:
@@ -88,6 +129,18 @@ def errors(path: Path) -> Iterator[None]:
         raise StorageError(f"SQLite: {error}", where=str(path), fix="look at the disk and at the permissions, then start again") from error
 
 
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """For what is read from a file's tables and taken apart: where a page holds another's content, values may be of any kind."""
+    try:
+        with errors(path):
+            yield
+    except (TypeError, ValueError, ArithmeticError, msgspec.MsgspecError) as error:
+        raise DamageError(
+            f"a row is not what was written: {error}", where=str(path), fix="stop all roles, keep a copy of the file, and look at the disk"
+        ) from error
+
+
 def write_synced(path: Path, data: bytes) -> None:
     """Write a file so that it survives a power cut."""
     with path.open("wb") as file:
@@ -97,13 +150,13 @@ def write_synced(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what the disk refuses to us into what SQLite says when it is refused the same."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        yield
+    except OSError as error:
+        raise (apsw.FullError if error.errno == errno.ENOSPC else apsw.IOError)(error.strerror or str(error)) from error
 
 
 def _check_version(path: Path) -> None:

@@ -4,9 +4,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import Clock
+from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.declare import HORIZON
 from tailorbird.lake import Lake
@@ -14,13 +15,14 @@ from tailorbird.places import Place
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Registry
+from tailorbird.training.card import NOBODY
 from tailorbird.training.indexes import IndexSettings, no_items, write_index
 from tailorbird.training.matrix import columns_of
 
 WHY = "there was no champion: popular items, until a model has earned its place"
 
 
-def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock: Clock, by: str) -> str:
+def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock: Clock, by: str, owner: str = "") -> str:
     """The champion's version. Where there is none, an index of what the lake holds becomes it, as a bundle without heads.
 
     Raises:
@@ -49,8 +51,22 @@ def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock:
             heads=[],
             index=Path(folder) / "index",
             golden=np.zeros((0, 0), np.float32),
-            card=f"# An index without a model\n\nMade because {WHY}.",
+            card=_card(events, now, owner),
         )
         version = store.add(Path(folder) / "bundle", by=by, why=WHY)
     store.promote(version, by=by, why=WHY)
     return version
+
+
+def _card(events: pa.Table, now: int, owner: str) -> str:
+    parts = [
+        "# An index without a model",
+        f"Made because {WHY}. Answers are the most popular items, what goes with a person's last ones, and what is new.",
+        "## Owner",
+        owner or NOBODY,
+        "## Data",
+        f"{events.num_rows:,} events from {to_iso(now - HORIZON)} to {to_iso(now)}.",
+        "## Limits",
+        "- Nothing was learned and nothing was judged: there is no figure of quality.",
+    ]
+    return "\n\n".join(parts) + "\n"

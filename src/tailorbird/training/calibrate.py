@@ -5,7 +5,8 @@
                1   2 → judged on 3   …
 
 The best one over all periods is fitted again on everything, and taken only if it beats the raw output there: a table that fits
-yesterday and not today makes probabilities worse. The curves themselves are in `ranking.calibration`.
+yesterday and not today makes probabilities worse. Expected amounts are scaled, by the same rule (`choose_scale`). The curves
+themselves are in `ranking.calibration`.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.clock import DAY
-from tailorbird.ranking.calibration import Calibration, Floats, Identity, fit_beta, fit_isotonic, fit_platt, fit_temperature
-from tailorbird.training.metrics import log_losses
+from tailorbird.ranking.calibration import (
+    Calibration,
+    Floats,
+    Identity,
+    fit_beta,
+    fit_isotonic,
+    fit_platt,
+    fit_scale,
+    fit_temperature,
+)
+from tailorbird.training.metrics import deviances, log_losses
 
 Ints = npt.NDArray[np.int64]
 Fit = Callable[[Floats, Floats, Floats], Calibration]
@@ -34,14 +44,16 @@ class Chosen:
     """A calibration, and why it was taken.
 
     Attributes:
-        losses: method → mean log loss over the periods that it was judged on, `none` (the raw output) included where that is a
+        losses: method → mean loss over the periods that it was judged on, `none` (the raw output) included where that is a
             probability; empty where no period could be judged.
         periods: how many were judged.
+        by: what loss it is.
     """
 
     calibration: Calibration
     losses: dict[str, float]
     periods: int
+    by: str = "log loss"
 
     @property
     def told(self) -> str:
@@ -50,7 +62,7 @@ class Chosen:
         if not self.losses:
             return f"{name}, as there is too little to choose by"
         listed = ", ".join(f"{method} {loss:.5f}" for method, loss in sorted(self.losses.items(), key=lambda entry: entry[1]))
-        return f"{name}, by log loss on the next of {self.periods} periods: {listed}"
+        return f"{name}, by {self.by} on the next of {self.periods} periods: {listed}"
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
@@ -100,6 +112,30 @@ def choose(
     losses = {name: value / mass for name, value in total.items()}
     best = min(losses, key=lambda name: losses[name])  # the raw output stands first, and is taken where none beats it
     return Chosen(_fitted(best, methods, raw, target, weight), losses, judged)
+
+
+def choose_scale(raw: Floats, amount: npt.NDArray, period: Ints, weight: Floats | None = None) -> Chosen:
+    """The same for expected amounts: a factor, or the output as it is, by the Poisson deviance, which is least where the mean is right.
+
+    Args:
+        raw: shape (n,), what the model expects.
+        amount: shape (n,), from 0 on.
+    """
+    weight = np.ones(raw.size) if weight is None else weight
+    amount = amount.astype(np.float64)
+    losses, mass, judged = {"none": 0.0, "scale": 0.0}, 0.0, 0
+    for each in np.unique(period)[1:]:
+        before, now = period < each, period == each
+        if min(np.count_nonzero(amount[before]), np.count_nonzero(amount[now])) < POSITIVES_MIN:
+            continue
+        judged, mass = judged + 1, mass + float(weight[now].sum())
+        for name, calibration in (("none", Identity()), ("scale", fit_scale(raw[before], amount[before], weight[before]))):
+            losses[name] += float(weight[now] @ deviances(calibration.apply(raw[now]), amount[now]))
+    if not judged:
+        return Chosen(fit_scale(raw, amount, weight), {}, 0)
+    losses = {name: value / mass for name, value in losses.items()}
+    taken = Identity() if losses["none"] <= losses["scale"] else fit_scale(raw, amount, weight)
+    return Chosen(taken, losses, judged, "Poisson deviance")
 
 
 def periods_of(t: Ints) -> Ints:

@@ -1,49 +1,127 @@
-"""The model card: what a model learned from, how good it is, for whom less so, and what it must not be used for; Markdown."""
+"""The model card: what a model is for, what it learned from, how good it is, for whom less so, and what it must not be used for; Markdown.
+
+    # Ranker of slot home
+    ## Owner · ## Data · ## Columns · ## Quality · ## For whom · ## Calibration · ## Gate · ## Limits
+
+It lies in the bundle, in the manifest and as `card.md`; `tailorbird models show` prints it. What is worse for some than for all stands
+among the limits by itself: nobody has to look for it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tailorbird.ranking.slot import Slot
+from tailorbird.ranking.targets import is_amount
 from tailorbird.training.gate import Decision
-from tailorbird.training.judge import PRIMARY, Evaluation
+from tailorbird.training.judge import PRIMARY, Evaluation, HeadFigures
 
 _READ = ("events", "items", "answers")
+FEW = 100  # requests of a slice, below which its figure says little
+OFF = 0.01  # of a slice's probabilities, beyond the noise: said among the limits
+NOBODY = "nobody is named: set project.owner in tailorbird.toml"
+ALWAYS = (
+    "Figures are of what was shown or drawn, not of what would have been shown instead: whether it helps, an experiment says.",
+    "It orders items for a person at a moment. It is no statement about a person, and must not decide on prices, credit or access.",
+)
 
 
 def model_card(slot: Slot, evaluation: Evaluation, decision: Decision, about: Mapping[str, Any], notes: Sequence[str], by: str) -> str:
     """The card as it lies in the bundle."""
-    window, requests = about["window_text"], about["requests"]
-    objective = " + ".join(f"{weight:g} · P({head})" for head, weight in slot.objective.items())
-    rows = [f"| {name} | {figures[PRIMARY]} |" for name, figures in _by_value(evaluation)]
-    slices = [f"| {name} | {count:,} | {figures[evaluation.model]} |" for name, (count, figures) in evaluation.slices.items()]
-    heads = [
-        f"- {name}: AUC {head.auc}, log loss {head.log_loss} (of always the mean {head.log_loss_mean:.4f}), "
-        f"calibration error {head.calibration_error}"
-        for name, head in evaluation.heads.items()
-    ]
+    objective = " + ".join(f"{weight:g} · {'E' if is_amount(head) else 'P'}({head})" for head, weight in slot.objective.items())
     parts = [
         f"# Ranker of slot {slot.name}",
-        f"Trained by {by}. Orders items by {objective}.",
+        f"Trained by {by}: {about['architecture']}. Orders items by {objective}.",
+        "## Owner",
+        about.get("owner") or NOBODY,
         "## Data",
+        *_data(about),
+        "## Columns",
+        "Learned from the training part alone.",
+        _table(["column", "how it is taken"], about["columns"].items()),
+        "## Quality",
+        _table(["", PRIMARY], ((name, figures[PRIMARY]) for name, figures in _by_value(evaluation))),
+        "\n".join([*(_head(name, head) for name, head in evaluation.heads.items()), *_amounts(evaluation)]),
+        "## For whom",
+        _slices(evaluation),
+        "## Calibration",
+        "\n".join(f"- {head}: {told}" for head, told in about.get("calibration", {}).items()),
+        *(_calibration(name, head) for name, head in evaluation.heads.items() if head.slices),
+        "## Gate",
+        "\n".join([("Passed." if decision.promote else "Not passed."), *(f"- {reason}" for reason in decision.reasons)]),
+        "## Limits",
+        "\n".join(f"- {each}" for each in (*notes, *limits(evaluation), *ALWAYS)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def limits(evaluation: Evaluation) -> list[str]:
+    """For whom the model is no better than the best baseline, whom hardly anything is known of, and whose probabilities are off."""
+    best, found = evaluation.best_baseline, []
+    for name, (count, figures) in evaluation.slices.items():
+        ours = figures[evaluation.model].value
+        if not count:
+            found.append(f"{name}: none in the test part, so nothing is known of them")
+        elif count < FEW:
+            found.append(f"{name}: only {count:,} requests, so its figure says little")
+        elif best and figures[best].value > ours:
+            found.append(f"{name}: {best} orders them better ({figures[best].value:.4f} against {ours:.4f})")
+    for head, each in evaluation.heads.items():
+        for name, slice_ in each.slices.items():
+            if slice_.debiased >= OFF:
+                found.append(f"P({head}) is off by {slice_.debiased:.3f} for {name}")
+    return found
+
+
+def _data(about: Mapping[str, Any]) -> list[str]:
+    window, requests = about["window_text"], about["requests"]
+    return [
         f"{about['source']}; learned from {window['from']} to {window['train_until']} ({requests['train']:,} requests), "
         f"stopped and calibrated until {window['test_from']} ({requests['validation']:,}), "
         f"judged until {window['test_to']} ({requests['test']:,}).",
         f"Judged over an index as of {' to '.join(dict.fromkeys(about['index_judged_as_of']))}; "
         f"carries one as of {about['index_served_as_of']}.",
         _read(about),
-        "## Columns",
-        "Learned from the training part alone.",
-        "\n".join(["| column | how it is taken |", "|---|---|", *(f"| {name} | {told} |" for name, told in about["columns"].items())]),
-        "## Quality",
-        "\n".join([f"| | {PRIMARY} |", "|---|---|", *rows]),
-        "\n".join(heads),
-        "\n".join([f"| slice | requests | {PRIMARY} |", "|---|---|---|", *slices]),
-        "## Gate",
-        "\n".join([("Passed." if decision.promote else "Not passed."), *(f"- {reason}" for reason in decision.reasons)]),
-        "## Limits",
-        "\n".join(f"- {note}" for note in (*notes, "Figures are of what was shown or drawn, not of what would have been shown instead.")),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _slices(evaluation: Evaluation) -> str:
+    """Each slice, the long tail among them, beside the best baseline."""
+    best = evaluation.best_baseline
+    header = ["slice", "requests", evaluation.model, *([best] if best else [])]
+    return _table(
+        header,
+        (
+            (name, f"{count:,}", *(figures[model] if count else "–" for model in header[2:]))
+            for name, (count, figures) in evaluation.slices.items()
+        ),
+    )
+
+
+def _head(name: str, head: HeadFigures) -> str:
+    return (
+        f"- {name}: AUC {head.auc}, log loss {head.log_loss} (of always the mean {head.log_loss_mean:.4f}), "
+        f"calibration error {head.calibration_error}, debiased {head.calibration.debiased:.4f}"
+    )
+
+
+def _amounts(evaluation: Evaluation) -> list[str]:
+    return [f"- {name}: {each.told}" for name, each in evaluation.amounts.items()]
+
+
+def _calibration(name: str, head: HeadFigures) -> str:
+    rows = []
+    for slice_, each in head.slices.items():
+        count = each.count.sum()
+        means = (f"{np.nansum(each.count * value) / count:.4f}" for value in (each.predicted, each.observed))
+        rows.append((slice_, f"{count:,.0f}", *means, f"{each.debiased:.4f}"))
+    return _table([f"{name}, for", "rows", "said", "happened", "error, debiased"], rows)
+
+
+def _table(header: Sequence[str], rows: Any) -> str:
+    lines = (f"| {' | '.join(str(cell) for cell in cells)} |" for cells in rows)
+    return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *lines])
 
 
 def _read(about: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ A request is put before an event (or before a session's first event), and its ca
 
     popular        the `popular` items most chosen in the `popular_window` before the last full `refresh` before the request
     item-to-item   what follows the person's last items, from the newest table with trained_until ≤ t
+    sessions, stan what sessions like the person's newest went on to, by the same indexes; where the slot asks for it
     own history    what the person chose before, newest first (where people choose the same item again)
     + the truth    which is added to a test list where no source found it; how often that was needed is told (`found`), since a real
                    system cannot do so. In training such a truth is left out: a candidate that no source could have given would
@@ -18,6 +19,7 @@ weighted rows have the prior of the full list. Nothing of the request's own even
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, micros
-from tailorbird.models.baselines import History, Interactions
+from tailorbird.models.baselines import History
 from tailorbird.training.coding import Codes, interesting
 from tailorbird.training.dataset import Dataset, context_of
 from tailorbird.training.item_to_item import Rolling
@@ -48,7 +50,7 @@ class Scheme:
         truth: `event`: a request before each event, whose item is the truth; `session`: one before each session (or, without a
             session_id, each event), whose items all are.
         popular, popular_window, refresh: see the module; 1,000 items of the day before, counted anew each hour.
-        item_to_item, own_history: how many candidates at most.
+        item_to_item, own_history, sessions, stan: how many candidates at most.
         repeats: whether people choose the same item again.
         seed: of every draw.
     """
@@ -60,6 +62,8 @@ class Scheme:
     refresh: int = HOUR
     item_to_item: int = 200
     own_history: int = 0
+    sessions: int = 0
+    stan: int = 0
     repeats: bool = False
     seed: int = 7
 
@@ -152,43 +156,16 @@ def with_candidates(data: Dataset, history: History, scheme: Scheme, *, rolling:
     )
 
 
-class Happened:
-    """When people did something with items, to label drawn rows with more than what was drawn for.
+def guess_scheme(events: pa.Table, head: str, sources: Mapping[str, int] = MappingProxyType({})) -> Scheme:
+    """A scheme that fits a log: whether people choose the same item again, and whether a session is one basket.
 
     Args:
-        interactions: events of the one target.
+        sources: of the slot, of which `sessions` and `stan` are asked as it does.
     """
-
-    def __init__(self, interactions: Interactions) -> None:
-        known = (interactions.person >= 0) & (interactions.item >= 0)
-        self._items = interactions.items
-        pair = interactions.person[known] * self._items + interactions.item[known]
-        self._times, rank = np.unique(interactions.ts[known], return_inverse=True)
-        self._bits = len(self._times).bit_length()
-        self._pairs, code = np.unique(pair, return_inverse=True)
-        self._packed = np.sort((code << self._bits) | rank)
-
-    def __len__(self) -> int:
-        return len(self._packed)
-
-    def within(self, data: Dataset, span: int) -> npt.NDArray[np.bool_]:
-        """Whether it happened to the row's person and item in [t, t + span), shape (rows,)."""
-        if not len(self):
-            return np.zeros(data.rows, bool)
-        person, t = data.person[data.request], data.t[data.request]
-        pair = person * self._items + data.item
-        code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
-        at = np.searchsorted(self._packed, (code << self._bits) | np.searchsorted(self._times, t))
-        found = self._packed[np.minimum(at, len(self) - 1)]
-        there = (at < len(self)) & (found >> self._bits == code) & (self._pairs[code] == pair) & (person >= 0)
-        return there & (self._times[found & ((1 << self._bits) - 1)] < t + span)
-
-
-def guess_scheme(events: pa.Table, head: str) -> Scheme:
-    """A scheme that fits a log: whether people choose the same item again, and whether a session is one basket."""
+    like, stan = (sources.get(name, 0) for name in ("sessions", "stan"))
     kept = events.filter(interesting(events, (head,)))
     if not kept.num_rows:
-        return Scheme(type=head)
+        return Scheme(type=head, sessions=like, stan=stan)
     pairs = kept.group_by(["person", "item_id"]).aggregate([]).num_rows
     repeats = pairs < 0.8 * kept.num_rows
     sessions = kept.filter(pc.is_valid(kept["session_id"]))
@@ -199,7 +176,8 @@ def guess_scheme(events: pa.Table, head: str) -> Scheme:
     window = next((span for span in (1, 7, 28, 90) if kept.num_rows / days * span >= 5_000), 365)
     refresh = HOUR if window == 1 else DAY
     truth, own = ("session" if basket else "event"), (300 if repeats else 0)
-    return Scheme(type=head, truth=truth, popular_window=window * DAY, refresh=refresh, own_history=own, repeats=repeats)
+    pool = {"popular_window": window * DAY, "refresh": refresh, "own_history": own, "sessions": like, "stan": stan}
+    return Scheme(type=head, truth=truth, repeats=repeats, **pool)
 
 
 def _sessions(kept: pa.Table, person: Ints, people: int) -> Ints:
@@ -307,14 +285,22 @@ def _sources(t: Ints, person: Ints, pools: _Pools, history: History, rolling: Ro
     found = [pools.of(t)]
     if rolling is not None and scheme.item_to_item:
         request, item = rolling.best(history, t, person, scheme.item_to_item)
-        order = np.argsort(request, kind="stable")
-        request, item = request[order], item[order]
-        found.append(_Found(request, item, np.arange(len(request)) - np.searchsorted(request, request)))
+        found.append(_ranked(request, item))
+    for name, n in (("sessions", scheme.sessions), ("stan", scheme.stan)):
+        if n and rolling is not None and rolling.sessions is not None:
+            found.append(_ranked(*rolling.sessions.best(name, history, t, person, n)))
     if scheme.own_history:
         own, offsets = history.recent(person, t, scheme.own_history)
         request = np.repeat(np.arange(len(t)), np.diff(offsets))
         found.append(_Found(request, own, offsets[request + 1] - 1 - np.arange(len(own))))
     return found
+
+
+def _ranked(request: Ints, item: Ints) -> _Found:
+    """What a source found, the best first within a request."""
+    order = np.argsort(request, kind="stable")
+    request, item = request[order], item[order]
+    return _Found(request, item, np.arange(len(request)) - np.searchsorted(request, request))
 
 
 def _merged(found: list[_Found], items: int) -> tuple[Ints, npt.NDArray[np.float64]]:
@@ -360,6 +346,8 @@ def sources_told(scheme: Mapping[str, Any]) -> str:
     text = f"the {scheme['popular']:,} items most chosen in the {window} before, counted anew every {refresh}"
     if scheme["item_to_item"]:
         text += f"; up to {scheme['item_to_item']} by item-to-item"
+    if asked := [f"{scheme[name]} by {told}" for name, told in (("sessions", "V-SkNN"), ("stan", "STAN")) if scheme.get(name)]:
+        text += f"; up to {' and '.join(asked)} over the newest sessions"
     if scheme["own_history"]:
         text += f"; what the person chose in the last {scheme['own_history']} choices"
     text += f"; and the truth, which these sources had found in {scheme['found']:.1%} of cases"

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from tailorbird.events import hash64s, micros
 from tailorbird.models.baselines import Interactions
+from tailorbird.ranking.targets import DWELL, DWELL_MAX_S, is_amount
 
 Ints = npt.NDArray[np.int64]
 
@@ -48,17 +49,35 @@ class Codes:
 
 
 def interactions(events: pa.Table, people: Codes, items: Codes, types: Sequence[str] = INTERESTS) -> Interactions:
-    """What people did with items: events of `types` that count and were not made by a bot."""
+    """What people did with items: events of `types`, heads by dwell included, that count and were not made by a bot."""
     kept = events.filter(interesting(events, types))
     return Interactions(people.encode(kept["person"]), items.encode(kept["item_id"]), micros(kept["ts"]), len(people), len(items))
 
 
 def interesting(events: pa.Table, types: Sequence[str]) -> pa.ChunkedArray:
-    """Which rows are of `types`, name an item, count, and come from a person and not a bot."""
-    kept = pc.and_(pc.is_in(events["type"], pa.array(types, pa.string())), pc.is_valid(events["item_id"]))
+    """Which rows are of `types` (see `happened`), name an item, count, and come from a person and not a bot."""
+    kept = pc.and_(happened(events, types), pc.is_valid(events["item_id"]))
     if "counts" in events.column_names:
         kept = pc.and_(kept, pc.fill_null(events["counts"], True))
     return pc.and_(kept, people_only(events))
+
+
+def happened(events: pa.Table, heads: Sequence[str]) -> pa.ChunkedArray:
+    """Which rows are what a head predicts: an event of that type; of `dwell_30s`, a view of at least 30 seconds; of `dwell_s`, any."""
+    found = pc.is_in(events["type"], pa.array(heads, pa.string()))
+    for seconds in (float(dwell[1]) for head in heads if (dwell := DWELL.fullmatch(head))):
+        found = pc.or_(found, _viewed(events, pc.greater_equal(events["dwell_ms"], 1_000.0 * seconds)))
+    return pc.or_(found, _viewed(events, pc.greater(events["dwell_ms"], 0.0))) if any(map(is_amount, heads)) else found
+
+
+def _viewed(events: pa.Table, long: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.and_(pc.equal(events["type"], "view"), pc.fill_null(long, False))
+
+
+def seconds_viewed(events: pa.Table) -> npt.NDArray[np.float64]:
+    """The seconds that each event adds to `dwell_s`, shape (n,)."""
+    seconds = pc.divide(pc.fill_null(events["dwell_ms"], 0.0), 1_000.0).to_numpy()
+    return np.minimum(seconds, DWELL_MAX_S).astype(np.float64)
 
 
 def people_only(events: pa.Table) -> pa.ChunkedArray:

@@ -23,8 +23,11 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import MINUTE, micros
+from tailorbird.features.positions import positions_of, widened
 from tailorbird.models.baselines import Questions
-from tailorbird.training.coding import Codes, people_only
+from tailorbird.ranking.targets import is_amount, of_items
+from tailorbird.training.coding import Codes, happened, people_only, seconds_viewed
+from tailorbird.training.returning import Returns, censored, of_return
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -37,14 +40,14 @@ class Dataset:
     """Requests in order of time, and the rows of each, one after the other.
 
     Attributes:
-        t, p: shape (requests,): the features of a row are those known at (t, p).
+        t, p: shape (requests,): the features of a row are those known at (t, p); p by part of the state, where several workers kept it.
         person: shape (requests,), code in `people`, −1 for nobody.
         context: a table of requests as `context_of` gives it.
         offsets: shape (requests + 1,).
         item: shape (n,), code in `items`.
         position: shape (n,), from 1 as shown; 0 for a candidate that was never shown.
         propensity: shape (n,), with which probability it was shown there; 1 where unknown.
-        labels: target → shape (n,).
+        labels: target → shape (n,): whether it happened; of returning (`ranking.targets`) 1, 0, or NaN where it is not known (yet).
         weight: shape (n,), how many rows of the full set a sampled row stands for.
         people, items: the codes.
         scheme: how rows were chosen, in words and numbers, for reports and manifests.
@@ -58,7 +61,7 @@ class Dataset:
     item: Ints
     position: npt.NDArray[np.int32]
     propensity: npt.NDArray[np.float64]
-    labels: Mapping[str, Bools]
+    labels: Mapping[str, npt.NDArray]
     weight: npt.NDArray[np.float64]
     people: Codes
     items: Codes
@@ -87,18 +90,23 @@ class Dataset:
         for column in (self.t, self.p, self.person, self.offsets, self.item, self.position, self.propensity, self.weight):
             digest.update(np.ascontiguousarray(column).tobytes())
         for name in sorted(self.labels):
-            digest.update(name.encode() + b"\0" + np.packbits(self.labels[name]).tobytes())
+            label = self.labels[name]
+            digest.update(name.encode() + b"\0" + (np.packbits(label) if label.dtype == bool else label).tobytes())
         for codes in (self.people, self.items):
             digest.update("\0".join(codes.values.to_pylist()).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def gain(self, objective: Mapping[str, float]) -> npt.NDArray[np.float64]:
-        """What each row was worth by the slot's value formula, shape (n,)."""
+        """What each row was worth by the slot's value formula, shape (n,); without returning, which tells no rows of a request apart."""
         gain = np.zeros(self.rows)
-        for head, weight in objective.items():
+        for head in of_items(objective):
             if head in self.labels:
-                gain += weight * self.labels[head]
+                gain += objective[head] * self.labels[head]
         return gain
+
+    def known_at(self, moment: int) -> "Dataset":
+        """The same rows with the labels that were known at a moment: windows of returning that reach over it are not."""
+        return replace(self, labels=censored(self.labels, self.t[self.request], moment)) if of_return(self.labels) else self
 
     def take(self, requests: Ints) -> "Dataset":
         """Some requests, in the given order."""
@@ -151,7 +159,7 @@ def answers_dataset(
 
     Args:
         events: the lake's `events` (columns of ROUTED), any order; answers, impressions and outcomes are found in it.
-        heads: event types that are targets.
+        heads: event types that are targets, or what `ranking.targets` names.
         mature_before: now less the allowed lateness.
         answers: the lake's `answers`, if there: gives the p that an answer's features were read at. An answer without a row there
             (imported history) gets its own routed position.
@@ -175,19 +183,22 @@ def answers_dataset(
     request_ids = Codes.of(shown["request_id"])
     ours, others = _listed(shown, people, items), _listed(_others(events, shown, ts_from), people, items)
     matcher = _Matcher(base, request_ids.encode(shown["request_id"]), ours, others, attribution)
-    labels = {head: matcher.match(_outcomes(events, head, request_ids, people, items)) for head in heads}
+    labels = {head: _label(matcher, events, head, request_ids, people, items) for head in of_items(heads)}
     seen = np.ones(base.rows, bool)
     if denominator == "impression":
         seen = matcher.match(_seen(events, request_ids, people, items))
         # an outcome of any kind proves that the item was seen
-        seen |= np.logical_or.reduce(list(labels.values())) if labels else False
+        seen |= np.logical_or.reduce([label > 0 for label in labels.values()]) if labels else False
     scheme = {
         "rows": f"items of answers of slot {slot!r}" + (", seen by the client" if denominator == "impression" else ""),
         "answers": shown.num_rows,
         "attribution_us": attribution,
         "mature_before": mature_before,
     }
-    labels |= {head: matcher.match(_outcomes(events, head, request_ids, people, items)) for head in further if head not in labels}
+    labels |= {head: _label(matcher, events, head, request_ids, people, items) for head in of_items(further) if head not in labels}
+    if returning := of_return((*heads, *further)):
+        returns = Returns(events, people, mature_before)
+        labels |= {head: returns.label(asked, base.person, base.t)[base.request] for head, asked in returning.items()}
     full = replace(base, labels=labels, scheme=scheme)
     return full if seen.all() else full.keep(seen)
 
@@ -207,7 +218,9 @@ def _rows_of(shown: pa.Table, answers: pa.Table | None, people: Codes, items: Co
         at = (
             pc.fill_null(pc.index_in(shown["request_id"], value_set=answers["request_id"].combine_chunks()), -1).to_numpy().astype(np.int64)
         )
-        p[at >= 0] = answers["p"].to_numpy()[at[at >= 0]]
+        read = positions_of(answers)
+        p = p if read.ndim == 1 else widened(p, read.shape[1]).copy()
+        p[at >= 0] = read[at[at >= 0]]
     return Dataset(
         micros(shown["ts"]).copy(),
         p,
@@ -226,12 +239,17 @@ def _rows_of(shown: pa.Table, answers: pa.Table | None, people: Codes, items: Co
 
 @dataclass(frozen=True)
 class _Outcomes:
-    """Events that may belong to an answer: codes of request (−1: names none), person and item, and the time; shape (m,) each."""
+    """Events that may belong to an answer: codes of request (−1: names none), person and item, and the time; shape (m,) each.
+
+    Attributes:
+        amount: shape (m,), what each adds to the label; None where all that counts is that they are there.
+    """
 
     request: Ints
     person: Ints
     item: Ints
     ts: Ints
+    amount: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -272,19 +290,32 @@ class _Matcher:
 
     def match(self, outcomes: _Outcomes) -> Bools:
         """Which rows got at least one of the outcomes, shape (n,)."""
+        row = self._rows_of(outcomes)
         hit = np.zeros(self._base.rows, bool)
-        named = (outcomes.request >= 0) & (outcomes.item >= 0)
-        row = self._by_request.find(outcomes.request[named] * self._items + outcomes.item[named])
-        late = outcomes.ts[named] - self._base.t[self._request[row]]
-        hit[row[(row >= 0) & (late >= 0) & (late < self._attribution)]] = True
-        free = (outcomes.request < 0) & (outcomes.person >= 0) & (outcomes.item >= 0)
-        hit[self._last_answer(outcomes.person[free], outcomes.item[free], outcomes.ts[free])] = True
+        hit[row[row >= 0]] = True
         return hit
 
+    def total(self, outcomes: _Outcomes) -> npt.NDArray[np.float32]:
+        """What the outcomes of each row amount to, shape (n,)."""
+        row = self._rows_of(outcomes)
+        assert outcomes.amount is not None
+        return np.bincount(row[row >= 0], outcomes.amount[row >= 0], self._base.rows).astype(np.float32)
+
+    def _rows_of(self, outcomes: _Outcomes) -> Ints:
+        """The row that each outcome belongs to, −1 where to none, shape (m,)."""
+        found = np.full(len(outcomes.ts), -1, np.int64)
+        named = np.flatnonzero((outcomes.request >= 0) & (outcomes.item >= 0))
+        row = self._by_request.find(outcomes.request[named] * self._items + outcomes.item[named])
+        late = outcomes.ts[named] - self._base.t[self._request[row]]
+        found[named] = np.where((row >= 0) & (late >= 0) & (late < self._attribution), row, -1)
+        free = np.flatnonzero((outcomes.request < 0) & (outcomes.person >= 0) & (outcomes.item >= 0))
+        found[free] = self._last_answer(outcomes.person[free], outcomes.item[free], outcomes.ts[free])
+        return found
+
     def _last_answer(self, person: Ints, item: Ints, ts: Ints) -> Ints:
-        """Rows of the person's last answer with the item before ts and within the window; outcomes without one are left out."""
+        """Rows of the person's last answer with the item before ts and within the window; −1 for outcomes without one."""
         if not len(self._pairs) or not len(person):
-            return np.zeros(0, np.int64)
+            return np.full(len(person), -1, np.int64)
         pair = person * self._items + item
         code = np.minimum(np.searchsorted(self._pairs, pair), len(self._pairs) - 1)
         rank = np.searchsorted(self._times, ts)  # answers with t < ts have a smaller rank
@@ -292,7 +323,7 @@ class _Matcher:
         place = np.maximum(at, 0)
         row, age = self._row[place], ts - self._ts[place]
         fits = (at >= 0) & (self._pairs[code] == pair) & (self._pair_code[place] == code) & (age < self._attribution)
-        return row[fits & (row >= 0)]
+        return np.where(fits, row, -1)
 
 
 class _Lookup:
@@ -323,13 +354,18 @@ def _listed(answers: pa.Table, people: Codes, items: Codes) -> _Listed:
     return _Listed(person, items.encode(pc.list_flatten(answers["items"])), ts, p)
 
 
-def _outcomes(events: pa.Table, type_: str, request_ids: Codes, people: Codes, items: Codes) -> _Outcomes:
-    """Events of a type that name an item."""
-    found = events.filter(pc.and_(pc.equal(events["type"], type_), pc.is_valid(events["item_id"])))
+def _label(matcher: _Matcher, events: pa.Table, head: str, request_ids: Codes, people: Codes, items: Codes) -> npt.NDArray:
+    """What came of each row: whether, or of an amount how much."""
+    outcomes = _outcomes(events, head, request_ids, people, items)
+    return matcher.total(outcomes) if is_amount(head) else matcher.match(outcomes)
+
+
+def _outcomes(events: pa.Table, head: str, request_ids: Codes, people: Codes, items: Codes) -> _Outcomes:
+    """Events of a head that name an item."""
+    found = events.filter(pc.and_(happened(events, (head,)), pc.is_valid(events["item_id"])))
     found = _here(found, request_ids)
-    return _Outcomes(
-        request_ids.encode(found["request_id"]), people.encode(found["person"]), items.encode(found["item_id"]), micros(found["ts"])
-    )
+    by = request_ids.encode(found["request_id"]), people.encode(found["person"]), items.encode(found["item_id"]), micros(found["ts"])
+    return _Outcomes(*by, seconds_viewed(found) if is_amount(head) else None)
 
 
 def _here(found: pa.Table, request_ids: Codes) -> pa.Table:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock
 from tailorbird.features import FeatureSet
+from tailorbird.features.backfill import History
 from tailorbird.lake import Lake
 from tailorbird.places import Place
 from tailorbird.ranking.bundle import Bundle
@@ -23,7 +24,7 @@ from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries, build_series
 from tailorbird.training.item_to_item import Rolling
 from tailorbird.training.judge import Evaluation, Judge, shares
-from tailorbird.training.matrix import Featured, encoded, featured
+from tailorbird.training.matrix import Featured, encoded, featured_from
 from tailorbird.training.rows import Material, baselines_of, load_material
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.split import split_at, split_by_time
@@ -55,11 +56,12 @@ def judge(
     model = next(iter(scorers))
     schemes: list[Mapping[str, Any]] = []
     panel = Judge(material.history, shares(material.history, before), objective, seed=seed)
+    past = History(features, material.events)
     done = 0
     for start in range(0, test.requests, _STEP):
         whole = material.complete(test.take(np.arange(start, min(start + _STEP, test.requests))), rolling, sampled=False)
         schemes.append(whole.scheme)
-        for piece in featured(whole, features, material.events, rows_max=ROWS_AT_ONCE):
+        for piece in featured_from(past, whole, rows_max=ROWS_AT_ONCE):
             scores: dict[str, Floats] = {}
             heads: Mapping[str, Floats] = {}
             for name, scorer in scorers.items():
@@ -82,18 +84,20 @@ def _drawn(schemes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def version_scorer(
     bundle: Bundle, series: IndexSeries, objective: Mapping[str, float], features: FeatureSet | None = None, events: pa.Table | None = None
 ) -> Scorer:
-    """A bundle as a scorer, over the indexes of the time instead of its own, which may know what came later.
+    """A bundle as a scorer, over the indexes of the time instead of its own, which may know what came later; vectors are the bundle's own
+    where the series has none.
 
     Args:
         features: what the pieces to score were made by, where it may be another schema than the bundle's; the bundle is then given
             values of its own, made of the same `events`.
     """
     own = bundle.features if features is not None and bundle.schema_hash != features.schema_hash else None
+    past = History(own, events) if own is not None and events is not None else None
 
     def score(piece: Featured) -> tuple[Mapping[str, Floats], Floats]:
-        if own is not None and events is not None:
-            piece = next(featured(piece.part, own, events, rows_max=max(1, piece.part.rows)))
-        scores = bundle.score_matrix(encoded(piece, bundle.encoder, series), objective=objective)
+        if past is not None:
+            piece = next(featured_from(past, piece.part, rows_max=max(1, piece.part.rows)))
+        scores = bundle.score_matrix(encoded(piece, bundle.encoder, series, otherwise=bundle.space), objective=objective)
         return scores.heads, scores.value
 
     return score
@@ -142,7 +146,7 @@ def evaluate(
     last = int(data.t[split.test[-1]])
     every = settings.index_every_us
     moments = range(split.validation_until, last + 1, every) if every else [split.validation_until]
-    series = build_series(material.events, material.items, moments, settings.index, progress=partial(progress, "index"))
+    series = build_series(material.events, material.items, moments, settings.index_for(slot), progress=partial(progress, "index"))
     scorers = {bundle.version: version_scorer(bundle, series, slot.objective) for bundle in bundles}
     test = data.take(thinned(split.test, settings.test_requests, settings.seed))
     rolling = series.rolling(material.codes)

@@ -1,37 +1,42 @@
-"""Heads: trees for each target, calibrated on the later part, exported, and proven equal to their export."""
+"""Heads: a model for each target (see `training.architecture`), calibrated on the later part, and proven equal to its export."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from tailorbird.errors import NotReadyError
+from tailorbird.events import DAY
 from tailorbird.features import FeatureSet
-from tailorbird.features.declare import POSITION
-from tailorbird.models.export import gbdt_to_onnx, largest_difference
-from tailorbird.models.gbdt import Gbdt, Sample, fit_gbdt
+from tailorbird.models.architectures import DEEP, HeadFile
+from tailorbird.models.deep.batches import PartRows
 from tailorbird.ranking.calibration import Calibration
-from tailorbird.ranking.computed import COMPUTED
-from tailorbird.ranking.encoders import Encoder, fit_encoder
-from tailorbird.ranking.transforms import Column
-from tailorbird.training.calibrate import Chosen, choose, periods_of
+from tailorbird.ranking.encoders import Encoder
+from tailorbird.ranking.targets import is_amount, of_items, return_of
+from tailorbird.training.architecture import Ground, HeadModel, fit_heads, wants_net, with_columns_for_nets
+from tailorbird.training.calibrate import Chosen, choose, choose_scale, periods_of
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.judge import suspicious
-from tailorbird.training.matrix import Featured, columns_of, encoded, featured
+from tailorbird.training.matrix import Featured, encoded, featured
+from tailorbird.training.pieces import ROWS_AT_ONCE, Pieces, looked_at, streamed
+from tailorbird.training.position import click_weights, examination
+from tailorbird.training.prepared import labels_of, learn_encoder, stack
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.target import Labelled
-from tailorbird.training.transforms import fit_transforms, plan, preset
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 POSITIVES_MIN = 30  # of a head in the training part; a head with fewer is left out, and said so
 PARITY_ROWS = 10_000
+ROWS = "rows"  # the folder of rows that memory is not to hold
 
 
 @dataclass(frozen=True)
@@ -48,15 +53,18 @@ class Fitted:
     """What training made.
 
     Attributes:
-        exported: head → ONNX bytes.
+        exported: file → ONNX bytes.
+        places: head → where it is in them.
         golden: rows of the matrix that a bundle carries to check itself.
         parity: the largest difference between a trained model and its export.
         leaks: columns that look as if they knew the answer, with why.
     """
 
     encoder: Encoder
-    models: dict[str, Gbdt]
+    architecture: str
+    models: dict[str, HeadModel]
     exported: dict[str, bytes]
+    places: dict[str, HeadFile]
     calibration: dict[str, Calibration]
     golden: Matrix
     parity: float
@@ -96,102 +104,174 @@ def fit(
     Raises:
         NotReadyError: no head of the objective has enough positives.
     """
+    weighed = ""
+    if position and settings.position == "weights":
+        parts, weighed = _weighed(parts, of_items(objective)[0])
+    position = position and settings.position == "column"
     progress("features", 0, 2)
-    pieces = list(featured(parts.train, features, events))
-    labels = _labels(parts.train, settings)
+    labels = labels_of(parts.train, settings)
     labelled = Labelled(parts.train.t[parts.train.request], labels, parts.train.weight, label_window)
-    encoder, in_time = _learned(pieces, features, series, settings, labelled, position=position)
-    matrix = _stack(pieces, encoder, series, position=position, learned=in_time)
-    del pieces, in_time
-    progress("features", 1, 2)
-    held = list(featured(parts.validation, features, events))
-    shown = _stack(held, encoder, series, position=position)
-    served = _stack(held, encoder, series, position=False) if position else shown
-    del held
-    progress("features", 2, 2)
+    with _folder(parts.train, settings) as folder:
+        encoder, learned = _learned(events, features, parts.train, series, settings, labelled, folder, position=position)
+        progress("features", 1, 2)
+        held = list(featured(parts.validation, features, events))
+        shown = stack(held, encoder, series, position=position)
+        served = stack(held, encoder, series, position=False) if position else shown
+        del held
+        progress("features", 2, 2)
+        found = _learnable((*objective, *heads), objective, encoder, learned, labels, parts)
+        notes = [note for note in (weighed, *found.notes, learned.note) if note]
+        if not any(head in found.heads for head in objective):
+            raise NotReadyError("; ".join(notes) or f"none of {', '.join(objective)} ever happened", fix="train on a longer window")
+        data, until = (parts.train, parts.validation, labels), int(parts.train.t[-1])
+        ground = Ground(encoder, learned.matrix, shown, served, *data, found.heads, objective, until, learned.files)
+        sample = _some(len(served), settings.seed)
+        made = fit_heads(ground, settings, progress, sample)
+    encoder, served = made.encoder, served[:, : len(made.encoder.names)]
+    binary = made.architecture != "gbdt" or settings.gbdt.objective == "binary"
+    chosen = {head: _calibrated(model.score(served), parts.validation, head, binary) for head, model in made.models.items()}
+    calibration = {head: each.calibration for head, each in chosen.items()}
+    notes += [made.note] if made.note else []
+    files = (made.architecture, made.models, made.files, made.places)
+    return Fitted(encoder, *files, calibration, served[sample], made.parity, found.leaks, tuple(notes), chosen)
 
-    rng = np.random.default_rng(settings.seed)
-    sample = _some(served, rng)
-    models: dict[str, Gbdt] = {}
-    exported: dict[str, bytes] = {}
-    chosen: dict[str, Chosen] = {}
+
+@dataclass(frozen=True)
+class _Learned:
+    """The rows that are learned from: a matrix, or files and a matrix without rows."""
+
+    matrix: Matrix
+    files: PartRows | None = None
+
+    @property
+    def note(self) -> str:
+        return (
+            ""
+            if self.files is None
+            else f"the {len(self.files):,} rows that were learned from lay in files, a few blocks of them in memory"
+        )
+
+
+@contextmanager
+def _folder(train: Dataset, settings: TrainSettings) -> Iterator[Path | None]:
+    """Where rows lie that a net learns from but memory is not to hold; None where it holds them."""
+    if settings.architecture not in DEEP or train.rows <= settings.rows_in_memory:
+        yield None
+        return
+    # Beside the checkpoint erasures look, and a run that was killed left its own there.
+    folder = (settings.checkpoint or Path(tempfile.mkdtemp(prefix="tailorbird-"))) / ROWS
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder if settings.checkpoint else folder.parent, ignore_errors=True)
+
+
+def _learned(
+    events: pa.Table,
+    features: FeatureSet,
+    train: Dataset,
+    series: IndexSeries,
+    settings: TrainSettings,
+    labelled: Labelled,
+    folder: Path | None,
+    *,
+    position: bool,
+) -> tuple[Encoder, _Learned]:
+    """The encoder, and the rows as it encodes them."""
+    if folder is None:
+        pieces = Pieces.of(list(featured(train, features, events)))
+    else:
+        pieces = Pieces.in_files(featured(train, features, events, rows_max=ROWS_AT_ONCE), folder / "features", train.rows)
+    encoder, in_time = learn_encoder(pieces, features, series, settings, labelled, position=position)
+    if wants_net(settings):
+        encoder = with_columns_for_nets(encoder, train, series)
+    if folder is None:
+        return encoder, _Learned(stack(pieces.each, encoder, series, position=position, learned=in_time))
+    labels, weight = labelled.labels, labelled.weight
+    files = streamed(pieces, encoder, series, folder / "matrix", labels, weight, position=position, learned=in_time)
+    del pieces
+    shutil.rmtree(folder / "features")
+    return encoder, _Learned(np.zeros((0, len(encoder.names)), np.float32), files)
+
+
+@dataclass(frozen=True)
+class _Learnable:
+    """Heads that can be learned, columns that give one away, and what was left out."""
+
+    heads: tuple[str, ...]
+    leaks: dict[str, str]
+    notes: tuple[str, ...]
+
+
+def _learnable(
+    wanted: Sequence[str],
+    objective: Mapping[str, float],
+    encoder: Encoder,
+    learned: _Learned,
+    labels: Mapping[str, npt.NDArray],
+    parts: Parts,
+) -> _Learnable:
+    matrix, some = (learned.matrix, labels) if learned.files is None else looked_at(learned.files)
+    heads: list[str] = []
     leaks: dict[str, str] = {}
     notes: list[str] = []
-    parity = 0.0
-    for head in dict.fromkeys((*objective, *heads)):
-        label = labels[head]
-        if (count := int(label.sum())) < POSITIVES_MIN:
+    for head in dict.fromkeys(wanted):
+        if why := _unwatched(head, parts.validation):
+            notes.append(f"head {head} was left out: {why}")
+            continue
+        if (count := int(np.count_nonzero(labels[head] > 0))) < POSITIVES_MIN:
             notes.append(f"head {head} was left out: {count} positives in the training part, at least {POSITIVES_MIN} are needed")
             continue
-        known = suspicious(encoder.names, matrix, label)
+        known = suspicious(encoder.names, *_known(matrix, some[head]))
         if known and head not in objective:
             notes.append(f"head {head} of another slot was left out: columns that look as if they knew the answer: {', '.join(known)}")
             continue
         leaks |= known
-        train = Sample(matrix, label, np.diff(parts.train.offsets), parts.train.weight)
-        watch = Sample(shown, parts.validation.labels[head], np.diff(parts.validation.offsets), parts.validation.weight)
-        told = partial(progress, f"trees of {head}")
-        models[head] = fit_gbdt(train, watch, encoder.names, settings.gbdt, categorical=encoder.categorical_names, progress=told)
-        chosen[head] = _calibrated(models[head].score(served), parts.validation, head, settings)
-        exported[head] = gbdt_to_onnx(models[head])
-        parity = max(parity, largest_difference(models[head], exported[head], sample))
-    if not any(head in models for head in objective):
-        raise NotReadyError("; ".join(notes) or f"none of {', '.join(objective)} ever happened", fix="train on a longer window")
-    calibration = {head: each.calibration for head, each in chosen.items()}
-    return Fitted(encoder, models, exported, calibration, sample, parity, leaks, tuple(notes), chosen)
+        heads.append(head)
+    return _Learnable(tuple(heads), leaks, tuple(notes))
 
 
-def _labels(train: Dataset, settings: TrainSettings) -> dict[str, npt.NDArray[np.bool_]]:
-    """What is learned from: the labels, or the same shuffled, which no transform may see through either."""
-    rng = np.random.default_rng([settings.seed, 1])
-    return {head: rng.permutation(label) if settings.shuffle else label for head, label in train.labels.items()}
+def _weighed(parts: Parts, head: str) -> tuple[Parts, str]:
+    """The training part with clicks weighed by how likely their place was looked at, and a sentence on it."""
+    train = parts.train
+    examined = examination(train.position, train.labels[head] > 0, train.propensity)
+    positive = np.logical_or.reduce([train.labels[each] > 0 for each in of_items(train.labels)])
+    weight = train.weight * click_weights(examined, train.position, positive)
+    told = ", ".join(f"{chance:.2f}" for chance in examined.chance)
+    return replace(parts, train=replace(train, weight=weight)), f"positives weigh by how likely their place was looked at: {told}"
 
 
-def _learned(
-    pieces: list[Featured], features: FeatureSet, series: IndexSeries, settings: TrainSettings, labelled: Labelled, *, position: bool
-) -> tuple[Encoder, Mapping[str, Floats]]:
-    """The encoder, learned from training rows, and the target encodings of these very rows as of their times."""
-    columns = columns_of(features)
-    similar = tuple(one.name for one in features.similarities)
-    wanted = plan(
-        columns, features.transforms, preset(settings.preset), position=position, leave_out=settings.leave_out, similarities=similar
-    )
-    categorical = np.concatenate([piece.rows.categorical for piece in pieces])
-    placed = position and POSITION not in wanted.hidden
-    encoder = fit_encoder(columns, categorical, position=placed, leave_out=wanted.hidden, similarities=features.similarities)
-    sources = {one.column for one in wanted.transforms}
-    rows: dict[str, Column] = {name: categorical[:, place] for place, name in enumerate(columns.categorical) if name in sources}
-    for place, name in enumerate(columns.numeric):
-        if name in sources:
-            rows[name] = np.concatenate([piece.rows.numeric[:, place] for piece in pieces])
-    if others := [name for name in (*COMPUTED, *similar, POSITION) if name in sources]:
-        probe = msgspec.structs.replace(
-            encoder, numeric=(), vocabularies=(), computed=tuple(name for name in others if name != POSITION), position=POSITION in others
-        )
-        computed = _stack(pieces, probe, series, position=position)
-        rows |= {name: computed[:, place] for place, name in enumerate(probe.names)}
-    learned = fit_transforms(wanted.transforms, rows, labelled)
-    return msgspec.structs.replace(encoder, transforms=learned.outputs), learned.in_time
-
-
-def _stack(
-    pieces: list[Featured], encoder: Encoder, series: IndexSeries, *, position: bool, learned: Mapping[str, Floats] | None = None
-) -> Matrix:
-    matrices, at = [], 0
-    for piece in pieces:
-        here = slice(at, at := at + piece.part.rows)
-        mine = {name: column[here] for name, column in (learned or {}).items()}
-        matrices.append(encoded(piece, encoder, series, position=position, learned=mine))
-    return np.concatenate(matrices)
-
-
-def _calibrated(raw: Floats, held: Dataset, head: str, settings: TrainSettings) -> Chosen:
+def _calibrated(raw: Floats, held: Dataset, head: str, binary: bool) -> Chosen:
     """Chosen by the next day, which is still within the validation part."""
-    periods = periods_of(held.t[held.request])
-    return choose(raw, held.labels[head], periods, held.weight, probability=settings.gbdt.objective == "binary")
+    known = np.isfinite(held.labels[head])
+    periods = periods_of(held.t[held.request])[known]
+    if is_amount(head):
+        return choose_scale(raw[known], held.labels[head][known], periods, held.weight[known])
+    return choose(raw[known], held.labels[head][known], periods, held.weight[known], probability=binary or return_of(head) is not None)
 
 
-def _some(matrix: Matrix, rng: np.random.Generator) -> Matrix:
-    if len(matrix) <= PARITY_ROWS:
-        return matrix
-    return matrix[np.sort(rng.choice(len(matrix), PARITY_ROWS, replace=False))]
+def _unwatched(head: str, held: Dataset) -> str:
+    """Why the validation part cannot tell how a head of returning does, "" where it can."""
+    asked = return_of(head)
+    if asked is None:
+        return ""
+    label = held.labels[head]
+    known = label[np.isfinite(label)]
+    if 0 < np.count_nonzero(known) < len(known):
+        return ""
+    days = f"{(held.t[-1] - held.t[0]) / DAY:.1f} days"
+    return f"what it asks for is known {asked.until / DAY:g} days later, and the validation part is {days} long; train on a longer --window"
+
+
+def _known(matrix: Matrix, label: npt.NDArray) -> tuple[Matrix, npt.NDArray]:
+    """The rows whose label is known."""
+    known = np.isfinite(label)
+    return (matrix, label) if known.all() else (matrix[known], label[known])
+
+
+def _some(rows: int, seed: int) -> npt.NDArray[np.intp]:
+    if rows <= PARITY_ROWS:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, PARITY_ROWS, replace=False))

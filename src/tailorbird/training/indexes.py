@@ -6,7 +6,7 @@ gets yet another index, as of now: what was judged is the model over an index ab
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,13 @@ import pyarrow.compute as pc
 
 from tailorbird.events import DAY
 from tailorbird.events.schema import TIME
+from tailorbird.ranking.slot import Slot
+from tailorbird.ranking.tower import Space
 from tailorbird.retrieval import Cooccurrence, Index, build_index
+from tailorbird.retrieval.sessions import SOURCES, Plan
 from tailorbird.training.coding import INTERESTS, Codes
 from tailorbird.training.item_to_item import Rolling
+from tailorbird.training.like_sessions import RollingSessions
 
 Ints = npt.NDArray[np.int64]
 
@@ -34,28 +38,49 @@ class IndexSettings:
         gap_us: a person's sequence is cut where more time passes.
         backward: whether an item also leads to what came before it.
         event_types: what shows interest.
+        sessions: how the newest sessions are kept; None keeps none.
     """
 
     memory_us: int | None = None
     gap_us: int = DAY
     backward: bool = True
     event_types: tuple[str, ...] = INTERESTS
+    sessions: Plan | None = None
+
+    def asked_by(self, *slots: Slot) -> "IndexSettings":
+        """The same with sessions, where a slot asks them and nobody said how they are kept."""
+        if self.sessions is None and any(source in slot.sources for slot in slots for source in SOURCES):
+            return replace(self, sessions=Plan())
+        return self
 
 
 @dataclass(frozen=True)
 class IndexSeries:
-    """Indexes by the moment of which they are, ascending."""
+    """Indexes by the moment of which they are, ascending; `spaces`: vectors over each of them, None over those
+    before which too little had happened; or none at all."""
 
     moments: Ints
     indexes: tuple[Index, ...]
+    spaces: tuple[Space | None, ...] = ()
 
     def place_of(self, t: Ints) -> Ints:
         """Which index a row at t may use; −1 where there is none yet."""
         return np.searchsorted(self.moments, t, side="right") - 1
 
+    def space(self, place: int) -> Space | None:
+        """The vectors over an index, None where the series has none."""
+        return self.spaces[place] if self.spaces else None
+
+    @property
+    def with_sessions(self) -> bool:
+        """Whether they hold the newest sessions."""
+        return any(index.sessions is not None for index in self.indexes)
+
     def rolling(self, items: Codes) -> Rolling:
-        """Their item-to-item tables, with items by code."""
-        return Rolling(self.moments, [_recoded(index, items) for index in self.indexes], len(items))
+        """Their item-to-item tables, and their sessions, with items by code."""
+        tables = [_recoded(index, items) for index in self.indexes]
+        sessions = RollingSessions(self.moments, self.indexes, items.keys) if self.with_sessions else None
+        return Rolling(self.moments, tables, len(items), sessions)
 
 
 def build_series(
@@ -80,14 +105,15 @@ def build_series(
 
 
 def write_index(folder: Path, events: pa.Table, items: pa.Table, as_of: int, settings: IndexSettings = IndexSettings()) -> None:
-    """Build the index as of one moment in a new folder."""
+    """Build the index as of one moment in a new folder; without vectors, which a `towers.Learner` lays over it."""
     columns = [name for name in ("type", "ts", "person", "item_id", "agent", "counts") if name in events.column_names]
     seen = events.select(columns)
     if settings.memory_us is not None:
         ts = seen["ts"].cast(pa.int64())
         seen = seen.filter(pc.and_(pc.less(ts, as_of), pc.greater_equal(ts, as_of - settings.memory_us)))
     build_index(
-        folder, seen, items, as_of=as_of, event_types=settings.event_types, gap_us=settings.gap_us, backward=settings.backward
+        folder, seen, items, as_of=as_of, event_types=settings.event_types, gap_us=settings.gap_us, backward=settings.backward,
+        sessions=settings.sessions,
     )  # fmt: skip
 
 

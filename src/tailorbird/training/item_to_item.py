@@ -19,6 +19,7 @@ from tailorbird.events import DAY
 from tailorbird.models.baselines import History, Questions
 from tailorbird.retrieval import Cooccurrence, cooccurrence
 from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX
+from tailorbird.training.like_sessions import RollingSessions
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -77,11 +78,12 @@ def followers(table: Cooccurrence, items: int, recent: Ints, offsets: Ints) -> F
 
 @dataclass(frozen=True)
 class Rolling:
-    """Tables by the moment until which they were trained, ascending."""
+    """Tables by the moment until which they were trained, ascending; and the sessions of the same indexes, where they have them."""
 
     trained_until: Ints
     tables: Sequence[Cooccurrence]
     items: int
+    sessions: RollingSessions | None = None
 
     def slot_of(self, t: Ints) -> Ints:
         """Which table answers at t: the newest with trained_until ≤ t; −1 if none may."""

@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.models.baselines import History
+from tailorbird.ranking.targets import is_amount
 from tailorbird.training import metrics
+from tailorbird.training.amounts import AmountFigures, amount_figures
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.dataset import Dataset
 
@@ -55,7 +57,7 @@ class Evaluation:
         figures: model or baseline → figure → interval.
         differences: baseline → paired interval of (judged model − baseline) in `PRIMARY`.
         slices: slice → (requests, model → interval of `PRIMARY`).
-        heads: head → figures of the judged model's probabilities.
+        heads: head → figures of the judged model's probabilities; of the amounts that it expects, in `amounts`.
         model: the name of the judged model.
         requests, people, rows: sizes of the test part; people with a positive.
     """
@@ -69,6 +71,7 @@ class Evaluation:
     people: int
     rows: int
     about: dict[str, Any] = field(default_factory=dict)
+    amounts: dict[str, AmountFigures] = field(default_factory=dict)
 
     @property
     def best_baseline(self) -> str:
@@ -86,6 +89,7 @@ class Evaluation:
                 for name, (count, figures) in self.slices.items()
             },
             "heads": {name: _plain_head(head) for name, head in self.heads.items()},
+            "amounts": {name: each.plain() for name, each in self.amounts.items()},
             "requests": self.requests,
             "people": self.people,
             "rows": self.rows,
@@ -104,8 +108,7 @@ class Judge:
 
     def __init__(self, history: History, share: Floats, objective: Mapping[str, float], *, replicates: int = 1_000, seed: int = 0) -> None:
         self._history = history
-        self._share = share
-        self._tail = _tail(share)
+        self.as_of(share)
         self._objective = objective
         self._replicates = replicates
         self._seed = seed
@@ -115,16 +118,27 @@ class Judge:
         self._person: list[Ints] = []
         self._new: list[npt.NDArray[np.bool_]] = []
         self._device: list[list[str | None]] = []
+        self._named: list[str] = []
         self._heads: dict[str, list[tuple[Floats, npt.NDArray, Ints]]] = defaultdict(list)
         self._rows = 0
 
-    def add(self, part: Dataset, scores: Mapping[str, Floats], probabilities: Mapping[str, Floats] | None = None) -> None:
-        """Judge some requests: scores by model, shape (rows,) each, and the judged model's probability by head."""
+    def as_of(self, share: Floats) -> None:
+        """Take popularity, and with it the long tail and which items are new, as of another moment from here on."""
+        self._share, self._tail, self._unseen = share, long_tail(share), share == 0
+
+    def add(
+        self, part: Dataset, scores: Mapping[str, Floats], probabilities: Mapping[str, Floats] | None = None, *, named: str = ""
+    ) -> None:
+        """Judge some requests: scores by model, shape (rows,) each, and the judged model's probability by head.
+
+        Args:
+            named: a slice that these requests are, such as the origin that they follow; "" is none.
+        """
         gain = part.gain(self._objective)
         for name, score in scores.items():
             ranked = metrics.rank_lists(score, gain, part.offsets, k=K, seed=self._seed)
-            tail = ranked.only(self._tail[part.item[ranked.row]])
-            for figure, value in _listwise(ranked, tail, part.item, self._share).items():
+            tail, new = (ranked.only(mask[part.item[ranked.row]]) for mask in (self._tail, self._unseen))
+            for figure, value in _listwise(ranked, {"tail": tail, "new": new}, part.item, self._share).items():
                 self._values[name][figure].append(value)
             shown = self._shown.setdefault(name, np.zeros(len(self._share), bool))
             shown[part.item[ranked.top[ranked.top >= 0]]] = True
@@ -132,10 +146,13 @@ class Judge:
         done = sum(len(each) for each in self._person)
         for head, probability in (probabilities or {}).items():
             if head in part.labels and self._rows < ROWS_OF_HEADS_MAX:  # a bundle may predict for other slots what nobody labelled here
-                self._heads[head].append((probability, part.labels[head], part.request + done))
+                known = np.isfinite(part.labels[head])
+                if known.any():
+                    self._heads[head].append((probability[known], part.labels[head][known], part.request[known] + done))
         self._person.append(part.person)
         self._new.append(self._history.by_person.count(part.person, part.t, np.arange(part.requests)) == 0)
         self._device.append(part.context["device"].to_pylist())
+        self._named += [named] * part.requests
         self._rows += part.rows
 
     def result(self, model: str) -> Evaluation:
@@ -149,8 +166,10 @@ class Judge:
         differences = {name: bootstrap.difference(ours, each[PRIMARY]) for name, each in values.items() if name != model}
         judged = np.isfinite(ours)
         people = len(np.unique(code[judged]))
-        heads = {name: _head(parts, bootstrap, self._masks) for name, parts in self._heads.items()}
-        return Evaluation(model, figures, differences, self._slices(values, bootstrap), heads, int(judged.sum()), people, self._rows)
+        heads = {name: _head(*_joined(parts), bootstrap, self._masks) for name, parts in self._heads.items() if not is_amount(name)}
+        amounts = {name: amount_figures(*_joined(parts), bootstrap) for name, parts in self._heads.items() if is_amount(name)}
+        sizes = int(judged.sum()), people, self._rows
+        return Evaluation(model, figures, differences, self._slices(values, bootstrap), heads, *sizes, amounts=amounts)
 
     def _figures(self, name: str, values: Mapping[str, Floats], bootstrap: Bootstrap) -> dict[str, Interval]:
         found = dict(zip(LISTWISE, bootstrap.means([values[figure] for figure in LISTWISE]), strict=True))
@@ -164,7 +183,9 @@ class Judge:
         device = np.array([each or "unknown" for part in self._device for each in part])
         names, counts = np.unique(device, return_counts=True)
         devices = names[np.argsort(-counts)][:DEVICES_MAX] if len(names) > 1 else []
-        return {"new users": new, "known users": ~new} | {f"device {name}": device == name for name in devices}
+        named = np.array(self._named)
+        masks = {"new users": new, "known users": ~new} | {f"device {name}": device == name for name in devices}
+        return masks | {name: named == name for name in dict.fromkeys(self._named) if name}
 
     def _slices(self, values: Mapping[str, Mapping[str, Floats]], bootstrap: Bootstrap) -> dict[str, tuple[int, dict[str, Interval]]]:
         slices: dict[str, tuple[int, dict[str, Interval]]] = {}
@@ -173,9 +194,9 @@ class Judge:
             count = int(np.isfinite(masked[0]).sum())
             if count:
                 slices[name] = (count, dict(zip(values, bootstrap.means(masked), strict=True)))
-        tail = [each["tail"] for each in values.values()]
-        if count := int(np.isfinite(tail[0]).sum()):
-            slices["long-tail items"] = (count, dict(zip(values, bootstrap.means(tail), strict=True)))
+        for name, figure in (("long-tail items", "tail"), ("new items", "new")):  # told in any case: that there are none is news too
+            found = [each[figure] for each in values.values()]
+            slices[name] = (int(np.isfinite(found[0]).sum()), dict(zip(values, bootstrap.means(found), strict=True)))
         return slices
 
 
@@ -213,7 +234,7 @@ def suspicious(columns: Sequence[str], matrix: npt.NDArray[np.float32], label: n
     return found
 
 
-def _listwise(ranked: metrics.Ranked, tail: metrics.Ranked, item: Ints, share: Floats) -> dict[str, Floats]:
+def _listwise(ranked: metrics.Ranked, some: Mapping[str, metrics.Ranked], item: Ints, share: Floats) -> dict[str, Floats]:
     judged = ranked.positives > 0
     return {
         f"ndcg_{K}": metrics.ndcg(ranked, K),
@@ -221,12 +242,19 @@ def _listwise(ranked: metrics.Ranked, tail: metrics.Ranked, item: Ints, share: F
         "mrr": metrics.reciprocal_rank(ranked),
         "list_auc": metrics.list_auc(ranked),
         f"novelty_{K}": np.where(judged, metrics.novelty(ranked, item, share), np.nan),
-        "tail": metrics.ndcg(tail, K),
+        **{name: metrics.ndcg(each, K) for name, each in some.items()},
     }
 
 
-def _head(parts: list[tuple[Floats, npt.NDArray, Ints]], bootstrap: Bootstrap, masks: Mapping[str, npt.NDArray[np.bool_]]) -> HeadFigures:
-    probability, label, request = (np.concatenate(column) for column in zip(*parts, strict=True))
+def _joined(parts: list[tuple[Floats, npt.NDArray, Ints]]) -> tuple[Floats, npt.NDArray, Ints]:
+    """What was said, the label and the request of all rows."""
+    said, label, request = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return said, label, request
+
+
+def _head(
+    probability: Floats, label: npt.NDArray, request: Ints, bootstrap: Bootstrap, masks: Mapping[str, npt.NDArray[np.bool_]]
+) -> HeadFigures:
     losses = metrics.log_losses(probability, label)
     size = len(bootstrap.person)
     rate = float(np.mean(label > 0))
@@ -259,7 +287,7 @@ def _of_bins(each: metrics.Calibration) -> tuple[tuple[str, Floats], ...]:
     return ("predicted", each.predicted), ("observed", each.observed)
 
 
-def _tail(share: Floats) -> npt.NDArray[np.bool_]:
+def long_tail(share: Floats) -> npt.NDArray[np.bool_]:
     """Items outside the most popular fifth of those that were ever chosen."""
     chosen = np.count_nonzero(share)
     head = np.argsort(-share, kind="stable")[: round(chosen * (1 - TAIL_SHARE))]

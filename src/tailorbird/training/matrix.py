@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from tailorbird.events.schema import ROUTED
 from tailorbird.features import FeatureSet
-from tailorbird.features.backfill import BackfilledRows, Requests, backfill, event_columns
+from tailorbird.features.backfill import BackfilledRows, History, Requests, event_columns
 from tailorbird.ranking.encoders import Encoder, Ragged
+from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
@@ -37,6 +38,8 @@ _OF_ROWS = (
     "counts",
     "slot",
     "propensities",
+    "timeless",
+    "dwell_ms",
 )
 _OF_CONTEXT = ("device", "country", "local_hour")
 
@@ -51,8 +54,13 @@ class Featured:
 
 def featured(data: Dataset, features: FeatureSet, events: pa.Table, *, rows_max: int = ROWS_AT_ONCE) -> Iterator[Featured]:
     """The features of a data set, piece by piece, in order."""
+    return featured_from(History(features, events), data, rows_max=rows_max)
+
+
+def featured_from(history: History, data: Dataset, *, rows_max: int = ROWS_AT_ONCE) -> Iterator[Featured]:
+    """The same of several data sets, one after another, for which events are made ready once."""
     for part in data.chunks(rows_max):
-        yield Featured(part, backfill(features, events, _requests(part)))
+        yield Featured(part, history.rows(_requests(part)))
 
 
 def encoded(
@@ -62,6 +70,7 @@ def encoded(
     *,
     position: bool = False,
     learned: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    otherwise: Space | None = None,
 ) -> Matrix:
     """The matrix of a piece, shape (rows, columns).
 
@@ -69,6 +78,7 @@ def encoded(
         series: each request takes the newest index that is not after its t; there must be one.
         position: whether rows carry the position at which they were shown; False puts all at the first, as serving does.
         learned: of training rows, target encodings as of each row's time; see `Encoder.encode`.
+        otherwise: vectors where the series has none: those of a bundle, which may know what came later.
     """
     part, rows = piece.part, piece.rows
     place = series.place_of(part.t)
@@ -91,6 +101,7 @@ def encoded(
             series.indexes[index],
             part.position[here] if position else None,
             {name: column[here] for name, column in (learned or {}).items()},
+            series.space(int(index)) or otherwise,
         )
     return matrix
 
@@ -108,8 +119,9 @@ def columns_of(features: FeatureSet) -> Columns:
 
 def _some(sequence: object, low: int, high: int) -> Ragged:
     """The sequences of requests low…high, as a set of their own."""
-    offsets, item = sequence.offsets, sequence.item  # type: ignore[attr-defined]
-    return Ragged(offsets[low : high + 1] - offsets[low], item[offsets[low] : offsets[high]])
+    offsets, item, ts = sequence.offsets, sequence.item, sequence.ts  # type: ignore[attr-defined]
+    here = slice(offsets[low], offsets[high])
+    return Ragged(offsets[low : high + 1] - offsets[low], item[here], ts[here])
 
 
 def _requests(part: Dataset) -> Requests:

@@ -169,6 +169,13 @@ def log_losses(probability: npt.NDArray[np.floating], label: npt.NDArray) -> Flo
     return np.where(label > 0, -np.log(p), -np.log1p(-p))
 
 
+def deviances(expected: npt.NDArray[np.floating], amount: npt.NDArray) -> Floats:
+    """The Poisson deviance of each row, shape (n,): of an amount from 0 on beside what was expected of it."""
+    mean, found = np.maximum(expected.astype(np.float64), 1e-9), amount.astype(np.float64)
+    ratio = np.log(np.where(found > 0, found / mean, 1.0))
+    return 2.0 * (found * ratio - (found - mean))
+
+
 def log_loss(probability: npt.NDArray[np.floating], label: npt.NDArray) -> float:
     """Mean of `log_losses`."""
     return float(log_losses(probability, label).mean())

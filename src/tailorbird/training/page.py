@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -62,6 +63,24 @@ def table(header: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> 
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(f"<tr{' class=ours' if ours else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells, ours in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def splits_table(first: str, splits: Sequence[Mapping[str, Any]]) -> str:
+    """What each of several splits in time learned from and was judged by; `first` is what they are called."""
+    header = [first, "learned until", "judged", "requests learned", "requests judged", "rows learned", "rows judged"]
+    rows = [
+        (
+            [
+                str(number),
+                one["learned_until"][:16],
+                f"{one['judged_from'][:16]} … {one['judged_to'][:16]}",
+                *(f"{one[name]:,}" for name in ("requests_learned", "requests_judged", "rows_learned", "rows_judged")),
+            ],
+            False,
+        )
+        for number, one in enumerate(splits, 1)
+    ]
+    return table(header, rows)
 
 
 def calibration_table(header: Sequence[str], slices: Mapping[str, Calibration]) -> str:

@@ -11,22 +11,25 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from tailorbird.models.gbdt import Gbdt
+from tailorbird.training.architecture import HeadModel
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.judge import PRIMARY, Evaluation, HeadFigures
 from tailorbird.training.page import OTHERS, OURS, calibration_table, importance, picture, plain, reliability, spread_of, table, write_page
+from tailorbird.training.pareto import pareto_picture
+from tailorbird.training.serving_cost import ITEMS
 from tailorbird.training.settings import TrainReport
 
 COLUMNS_SHOWN = 25
 
 
-def write_report(path: Path, report: TrainReport, models: Mapping[str, Gbdt]) -> Path:
+def write_report(path: Path, report: TrainReport, models: Mapping[str, HeadModel]) -> Path:
     """Write the page and return its path."""
     parts = [
         _head(report),
         _figures(report.evaluation),
         _slices(report.evaluation),
-        *(_of_head(name, report.evaluation.heads.get(name), model) for name, model in models.items()),
+        _costs(report),
+        *(_of_head(name, report.evaluation, model) for name, model in models.items()),
         _facts(report),
     ]
     return write_page(path, f"{report.version} · {report.about['slot']}", parts)
@@ -69,8 +72,26 @@ def _slices(evaluation: Evaluation) -> str:
     return f"<h2>For whom</h2>{table(['slice', 'requests', evaluation.model, best or '–'], rows)}"
 
 
-def _of_head(name: str, head: HeadFigures | None, model: Gbdt) -> str:
-    pictures = [picture(importance(model.importance(), "Share of the gain by column")), picture(_curve(model))]
+def _costs(report: TrainReport) -> str:
+    """Quality beside cost, and whether the model is worth its time."""
+    if not report.priced:
+        return ""
+    ours = next(one for one in report.priced if one["name"] == report.evaluation.model)
+    verdict = f"{ours['better']} is at least as good and costs less" if ours["better"] else f"{ours['name']} lies on the front"
+    rows = []
+    for one in report.priced:
+        told = "yes" if one["on_front"] else escape(one["better"])
+        rows.append(([escape(one["name"]), f"{one['us']:,.0f}", f"{one[PRIMARY]:.4f}", told], one is ours))
+    compared = table(["", f"µs for {ITEMS} candidates", PRIMARY, "on the front, or what is better"], rows)
+    intro = "One thread of the machine that trained. Reading the features of a request comes on top for every model alike."
+    drawn = picture(pareto_picture(report.priced, report.evaluation.model))
+    return f"<h2>What it costs: {escape(verdict)}</h2><p class='soft'>{intro}</p>{compared}{drawn}"
+
+
+def _of_head(name: str, evaluation: Evaluation, model: HeadModel) -> str:
+    head, amount = evaluation.heads.get(name), evaluation.amounts.get(name)
+    share = "Share of the gain by column" if model.unit == "trees" else "Share of what moves when a column is shuffled"
+    pictures = [picture(importance(model.importance(), share)), picture(_curve(model))]
     figures_told = ""
     if head is not None:
         figures = {"AUC": head.auc, "log loss": head.log_loss, "calibration error": head.calibration_error}
@@ -82,6 +103,8 @@ def _of_head(name: str, head: HeadFigures | None, model: Gbdt) -> str:
         if head.slices:
             figures_told += calibration_table(["slice", "rows", "predicted", "happened"], head.slices)
         pictures.insert(0, picture(_reliability(head)))
+    if amount is not None:
+        figures_told = table(["figure", "value"], [([label, value], False) for label, value in amount.cells().items()])
     return f"<h2>Head {escape(name)}</h2>{figures_told}{''.join(pictures)}"
 
 
@@ -112,19 +135,21 @@ def _reliability(head: HeadFigures) -> Figure:
     return reliability(bins, top, "predicted", "happened")
 
 
-def _curve(model: Gbdt) -> Figure:
+def _curve(model: HeadModel) -> Figure:
     figure = Figure(figsize=(4.6, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, series in model.curve.items():
         axes.plot(np.arange(1, len(series) + 1), series, color=OURS if name == "validation" else OTHERS, label=name)
-    axes.axvline(model.trees, color=OTHERS, linewidth=0.8, linestyle="--")
-    axes.set_xlabel("trees")
-    axes.set_title(f"Learning curve; {model.trees} trees kept", fontsize=10)
+    axes.axvline(model.steps, color=OTHERS, linewidth=0.8, linestyle="--")
+    axes.set_xlabel(model.unit)
+    axes.set_title(f"Learning curve; {model.steps} {model.unit} kept", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     return plain(figure)
 
 
 def _cell(interval: Interval) -> str:
+    if interval.value != interval.value:
+        return "–"
     spread = f" <small>{interval.low:.4f} … {interval.high:.4f}</small>" if interval.known else ""
     return f"{interval.value:.4f}{spread}"
 

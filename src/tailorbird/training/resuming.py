@@ -3,6 +3,7 @@
 The folder belongs to one set of settings; another one empties it. It is removed when the run is through.
 """
 
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ class Unfinished:
         wanted = msgspec.json.decode(msgspec.json.encode(dict(settings)))
         try:
             found = msgspec.json.decode(head.read_bytes())
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             found = {}
         self.resumed = isinstance(found, dict) and found.get("settings") == wanted
         if self.resumed:
@@ -45,17 +46,7 @@ class Unfinished:
 
     def arrays(self, name: str, make: Callable[[], Mapping[str, npt.NDArray]]) -> dict[str, npt.NDArray]:
         """What was kept under a name, made and kept if there is nothing yet."""
-        path = self._folder / f"{blake2b(name.encode(), digest_size=10).hexdigest()}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as held:
-                return dict(held)
-        except (OSError, ValueError, zipfile.BadZipFile):
-            made = dict(make())
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            np.savez(file, **made)  # type: ignore[arg-type]
-        part.rename(path)
-        return made
+        return kept_arrays(self._folder, name, make)
 
     def array(self, name: str, make: Callable[[], npt.NDArray]) -> npt.NDArray:
         """One array."""
@@ -64,3 +55,18 @@ class Unfinished:
     def done(self) -> None:
         """Forget everything: the run is through."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def kept_arrays(folder: Path, name: str, make: Callable[[], Mapping[str, npt.NDArray]]) -> dict[str, npt.NDArray]:
+    """What a folder keeps under a name, made and kept if there is nothing yet."""
+    path = folder / f"{blake2b(name.encode(), digest_size=10).hexdigest()}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return dict(held)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        made = dict(make())
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.savez(file, **made)  # type: ignore[arg-type]
+    part.rename(path)
+    return made

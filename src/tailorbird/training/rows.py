@@ -21,12 +21,15 @@ from tailorbird.features.attached import AttachedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.baselines import History, simple_baselines
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.clicks import Happened, Scheme, choices, guess_scheme, with_candidates
-from tailorbird.training.coding import INTERESTS, Codes, interactions, interesting
+from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
+from tailorbird.training.clicks import Scheme, choices, guess_scheme, with_candidates
+from tailorbird.training.coding import INTERESTS, Codes, interactions, interesting, seconds_viewed
 from tailorbird.training.dataset import Dataset, answers_dataset
+from tailorbird.training.happened import Happened
 from tailorbird.training.indexes import no_items
 from tailorbird.training.item_to_item import Rolling
 from tailorbird.training.matrix import needed_columns
+from tailorbird.training.returning import Returns, of_return
 
 Floats = npt.NDArray[np.float64]
 
@@ -73,6 +76,7 @@ class Material:
         windows: name → length of the popularity baselines; None counts all.
         heads: all targets: the slot's, then those of other slots.
         attribution: the slot's: how long after a request something still belongs to it.
+        known: the moment up to which the log is complete.
     """
 
     events: pa.Table
@@ -85,6 +89,7 @@ class Material:
     windows: Mapping[str, int | None]
     heads: tuple[str, ...]
     attribution: int
+    known: int
 
     @property
     def logged(self) -> bool:
@@ -105,16 +110,31 @@ class Material:
     @cached_property
     def _further(self) -> dict[str, Happened]:
         """Of drawn requests, all targets but the one that they are drawn for."""
-        others = [head for head in self.heads if self.scheme is not None and head != self.scheme.type]
-        return {head: Happened(interactions(self.events, self.people, self.codes, (head,))) for head in others}
+        others = [head for head in of_items(self.heads) if self.scheme is not None and head != self.scheme.type]
+        return {head: self._happened(head) for head in others}
+
+    def _happened(self, head: str) -> Happened:
+        kept = self.events.filter(interesting(self.events, (head,)))
+        return Happened(interactions(kept, self.people, self.codes, (head,)), seconds_viewed(kept) if is_amount(head) else None)
 
     def complete(self, part: Dataset, rolling: Rolling, *, sampled: bool) -> Dataset:
         """The rows of a part: as logged, or with drawn candidates, of which `sampled` keeps some."""
         if self.scheme is None:
             return part
         drawn = with_candidates(part, self.history, self.scheme, rolling=rolling, negatives=NEGATIVES if sampled else 0)
-        further = {head: happened.within(drawn, self.attribution) for head, happened in self._further.items()}
+        further: dict[str, npt.NDArray] = {
+            head: each.total(drawn, self.attribution) if is_amount(head) else each.within(drawn, self.attribution)
+            for head, each in self._further.items()
+        }
+        # What was drawn beside the truth was not seen, so nobody returned, or stayed away, because of it.
+        chosen = drawn.labels[self.scheme.type]
+        for head, asked in of_return(self.heads).items():
+            further[head] = np.where(chosen, self._returns.label(asked, drawn.person, drawn.t)[drawn.request], np.float32(np.nan))
         return replace(drawn, labels={**drawn.labels, **further})
+
+    @cached_property
+    def _returns(self) -> Returns:
+        return Returns(self.events, self.people, self.known)
 
 
 def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, *, beside: Sequence[FeatureSet] = ()) -> Material:
@@ -134,7 +154,8 @@ def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, 
     items = _items(lake) if lake.exists("items") else no_items()
     data, scheme, why = _requests(lake, events, people, codes, slot, wanted)
     heads = tuple(dict.fromkeys((*slot.objective, *wanted.heads)))
-    return Material(events, items, people, codes, data, scheme, why, wanted.windows, heads, duration(slot.attribution))
+    known = wanted.now - wanted.lateness_us
+    return Material(events, items, people, codes, data, scheme, why, wanted.windows, heads, duration(slot.attribution), known)
 
 
 def _in_order(rows: pa.Table) -> pa.Table:
@@ -166,7 +187,7 @@ def _requests(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: S
     head, chosen = _chosen(events, slot, wanted)
     if shown and chosen < 2 * count:  # nearly all that people chose, they chose from these very answers
         return shown, None, f"rows are logged answers, though only {known}: the log holds hardly any {head} beside them"
-    scheme = wanted.scheme or guess_scheme(events, head)
+    scheme = wanted.scheme or guess_scheme(events, head, slot.sources)
     data = choices(events, people, codes, scheme, ts_from=wanted.ts_from, ts_to=wanted.now)
     drawn = f"rows are drawn from what people chose ({data.rows:,} of type {scheme.type})"
     if wanted.scheme or wanted.rows == "clicks":
@@ -185,7 +206,7 @@ def _shown(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot
         mature_before=wanted.now - wanted.lateness_us,
         attribution=duration(slot.attribution),
         denominator=slot.denominator,
-        answers=lake.answers(["request_id", "p"]) if lake.exists("answers") else None,
+        answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,
         people=people,
         items=codes,
         further=wanted.heads,
@@ -200,19 +221,20 @@ def _answered(events: pa.Table, slot: Slot) -> bool:
 
 def _with_outcome(shown: Dataset, slot: Slot) -> int:
     """How many answers led to something that the slot's objective asks for."""
-    good = np.logical_or.reduce([shown.labels[head] for head in slot.objective])
+    good = np.logical_or.reduce([shown.labels[head] > 0 for head in of_items(slot.objective)])
     return len(np.unique(shown.request[good]))
 
 
 def _chosen(events: pa.Table, slot: Slot, wanted: Wanted) -> tuple[str, int]:
-    """The objective's first target that people chose anything by in the window, and how often they did."""
+    """The objective's first target that people chose anything by in the window, and how often they did; amounts are of views."""
+    heads = chances_of_items(slot.objective) or ["view"]
     t = micros(events["ts"])
     recent = (t >= wanted.ts_from) & (t < wanted.now)
-    for head in slot.objective:
+    for head in heads:
         chosen = pc.and_(interesting(events, (head,)), pc.is_valid(events["person"])).to_numpy()
         if count := int(np.count_nonzero(chosen & recent)):
             return head, count
-    return next(iter(slot.objective)), 0
+    return heads[0], 0
 
 
 def baselines_of(material: Material, part: Dataset, rolling: Rolling, seed: int) -> dict[str, Floats]:

@@ -1,19 +1,27 @@
 """How a model is trained, and what a training returns: plain values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from tailorbird.events import DAY
 from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.ranking.slot import Slot
 from tailorbird.training.clicks import Scheme
 from tailorbird.training.gate import Decision
 from tailorbird.training.indexes import IndexSettings
 from tailorbird.training.judge import Evaluation
+from tailorbird.training.retrieval import Choice
 from tailorbird.training.rows import Rows, Wanted
+from tailorbird.training.towers import TowerSettings
 
 Progress = Callable[[str, int, int], None]
+
+AUTO = "auto"
+Position = Literal["column", "weights", "none"]
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,21 @@ class TrainSettings:
         validation_from, test_from: fixed borders, microseconds; 0 cuts by shares of requests.
         index: how item-to-item and popularity are counted.
         index_every_us: a new index this often over training and test; 0 divides the training part into `index_parts`.
+        architecture: of `models.architectures`, or `auto`: a net where the validation part shows that it is better than boosters.
+        retrieval, tower: where candidates come from, see `training.retrieval`, and how large a tower of vectors is.
+        position: where rows are all that was shown, how its place counts: as a `column`, which serving sets to the first; by `weights` of
+            clicks, see `training.position`; or as `none`.
+        parameters: of a net, what differs from the architecture's own; boosters have `gbdt`.
+        incremental: a net goes on from the weights of the last training, over the rows since then and as many before them.
+        checkpoint, logs, warm: folders of nets, which `train` sets: what a killed training goes on from, figures by epoch for TensorBoard,
+            and what the next incremental training begins with; None keeps none.
+        mlflow: tracking URI that trainings of nets are logged to, where MLflow is installed; "" logs none.
+        rows_in_memory: where more rows than these are learned from, nets take them from files, see `training.pieces`.
         windows: name → length of the popularity baselines; None counts all.
         leave_out: columns that the model must not see.
         preset: how columns are taken that no transform names: as `trees` like them, or `nets`; see `training.transforms`.
         shuffle: train on shuffled labels, to see that the gate refuses the result.
+        tuned, tuned_until: that settings were tuned, in words, and the moment that nothing that had a say was later than, microseconds.
     """
 
     window_us: int = 28 * DAY
@@ -50,15 +69,35 @@ class TrainSettings:
     index_every_us: int = 0
     index_parts: int = 4
     gbdt: GbdtSettings = field(default_factory=GbdtSettings)
+    architecture: str = "gbdt"
+    retrieval: Choice = "tables"
+    tower: TowerSettings = field(default_factory=TowerSettings)
+    position: Position = "column"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    incremental: bool = False
+    checkpoint: Path | None = None
+    logs: Path | None = None
+    warm: Path | None = None
+    mlflow: str = ""
+    rows_in_memory: int = 2_000_000
     windows: dict[str, int | None] = field(default_factory=lambda: {"1d": DAY, "7d": 7 * DAY, "ever": None})
     leave_out: tuple[str, ...] = ()
     preset: str = "trees"
     seed: int = 7
     shuffle: bool = False
+    tuned: str = ""
+    tuned_until: int = 0
 
     def wanted(self, now: int, heads: Sequence[str] = ()) -> Wanted:
         """Which requests are learned from at a moment, with labels for further targets as well."""
         return Wanted(now - self.window_us, now, self.lateness_us, self.rows, self.scheme, self.windows, heads)
+
+    def index_for(self, slot: Slot) -> IndexSettings:
+        """How indexes are built for a slot; of sessions, none that ended before the window, so that a bundle says when its events were."""
+        index = self.index.asked_by(slot)
+        if index.sessions is None or index.sessions.within_us <= self.window_us:
+            return index
+        return replace(index, sessions=msgspec.structs.replace(index.sessions, within_us=self.window_us))
 
     def hurried(self) -> "TrainSettings":
         """The same with what `quick` means filled in."""
@@ -81,6 +120,7 @@ class TrainReport:
         notes: what was left out, and what a reader must know to trust the figures.
         seconds: stage → wall time.
         report: the page with tables and pictures, if one was asked for.
+        priced: with it, of each that was judged what an answer costs, how good it is, and whether it lies on the front of both.
     """
 
     version: str
@@ -94,9 +134,16 @@ class TrainReport:
     about: dict[str, Any]
     seconds: dict[str, float]
     report: Path | None = None
+    priced: tuple[Mapping[str, Any], ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
         told = {"version": self.version, "promoted": self.promoted, "reasons": list(self.decision.reasons), "incumbent": self.incumbent}
         more = {"notes": list(self.notes), "rows": self.rows, "about": self.about, "seconds": self.seconds}
-        return {**self.evaluation.plain(), **told, **more, "report": str(self.report) if self.report else None}
+        return {
+            **self.evaluation.plain(),
+            **told,
+            **more,
+            "serving": list(self.priced),
+            "report": str(self.report) if self.report else None,
+        }

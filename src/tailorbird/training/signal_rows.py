@@ -153,7 +153,7 @@ def gather(
     start = data.t[first.train]
     places = np.linspace(0, len(start), settings.index_parts + 2).astype(int)[1:-1]
     moments = sorted({*(int(start[place]) for place in places), first.train_until, first.validation_until, middle})
-    series = build_series(material.events, material.items, moments, settings.index, progress=partial(progress, "index"))
+    series = build_series(material.events, material.items, moments, settings.index_for(slot), progress=partial(progress, "index"))
     rolling = series.rolling(material.codes)
     learned = first.train[series.place_of(start) >= 0]
     everyone = np.ones(data.requests, bool)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.ranking.targets import return_of
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
@@ -25,20 +27,21 @@ class Labelled:
 
     Attributes:
         t: shape (n,), microseconds.
-        labels: head → shape (n,).
+        labels: head → shape (n,), NaN where unknown.
         weight: shape (n,), how many rows of the full set each stands for.
-        label_window: microseconds after t until a label is known; what is known at once counts from the next microsecond on.
+        label_window: microseconds after t until a label is known; what is known at once counts from the next microsecond on. A label of
+            returning is known when its own window is over.
     """
 
     t: Ints
-    labels: Mapping[str, Bools]
+    labels: Mapping[str, npt.NDArray]
     weight: Floats
     label_window: int
 
-    @property
-    def known_at(self) -> Ints:
-        """When the label of each row is known."""
-        return self.t + max(self.label_window, 1)
+    def known_at(self, head: str) -> Ints:
+        """When a label of each row is known."""
+        asked = return_of(head)
+        return self.t + (asked.until if asked else max(self.label_window, 1))
 
 
 def final_rates(keys: Keys, kept: Keys, head: str, labelled: Labelled, smoothing: float) -> tuple[Floats, float]:
@@ -57,10 +60,10 @@ def final_rates(keys: Keys, kept: Keys, head: str, labelled: Labelled, smoothing
 def rates_in_time(keys: Keys, unknown: Bools, head: str, labelled: Labelled, smoothing: float) -> Floats:
     """The rate of each row's key as of the row's time; NaN where nothing was known yet. Rows that are `unknown` get the mean."""
     weight, hit = _units(labelled, head)
-    hits, rows = _before(np.zeros(len(keys), np.int64), labelled, hit, weight)
+    hits, rows = _before(np.zeros(len(keys), np.int64), labelled, head, hit, weight)
     mean = np.divide(hits, rows, out=np.full(len(keys), np.nan), where=rows > 0)
     _, code = np.unique(keys, return_inverse=True)
-    hits, rows = _before(code.astype(np.int64), labelled, hit, weight)
+    hits, rows = _before(code.astype(np.int64), labelled, head, hit, weight)
     return np.where(unknown, mean, _smoothed(hits, rows, mean, smoothing * _unit(labelled)))
 
 
@@ -71,9 +74,10 @@ def _unit(labelled: Labelled) -> float:
 
 
 def _units(labelled: Labelled, head: str) -> tuple[Ints, Ints]:
-    """Of each row its weight, and its weight if it led to the head, in units."""
-    weight = np.rint(labelled.weight * _unit(labelled)).astype(np.int64)
-    return weight, weight * labelled.labels[head]
+    """Of each row its weight, and its weight if it led to the head, in units; 0 where that is not known."""
+    label = labelled.labels[head]
+    weight = np.rint(labelled.weight * _unit(labelled)).astype(np.int64) * np.isfinite(label)
+    return weight, weight * (label > 0)
 
 
 def _smoothed(hits: Numbers, rows: Numbers, mean: Floats | float, smoothing: float) -> Floats:
@@ -82,12 +86,12 @@ def _smoothed(hits: Numbers, rows: Numbers, mean: Floats | float, smoothing: flo
     return np.clip(np.where(below > 0, rate, mean), 0.0, 1.0)
 
 
-def _before(code: Ints, labelled: Labelled, *amounts: Ints) -> list[Ints]:
+def _before(code: Ints, labelled: Labelled, head: str, *amounts: Ints) -> list[Ints]:
     """Of each amount its sum over the rows of the same code that were known at each row's time.
 
     Rows are sorted by (code, when they were known), packed into one number; each sum is the difference of two running sums.
     """
-    times, rank = np.unique(labelled.known_at, return_inverse=True)
+    times, rank = np.unique(labelled.known_at(head), return_inverse=True)
     bits = len(times).bit_length()
     packed = (code << bits) | rank
     order = np.argsort(packed)

@@ -23,21 +23,26 @@ from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.lake.versions import plain
+from tailorbird.models.gbdt import Gbdt
 from tailorbird.places import Place
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Registry, Window
+from tailorbird.retrieval import Index
 from tailorbird.training.card import model_card
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.evaluate import Scorer, foreign, judge, thinned, version_scorer
 from tailorbird.training.fit import Fitted, Parts, fit
 from tailorbird.training.gate import Decision, Evidence, decide, not_judged
+from tailorbird.training.incremental import working
 from tailorbird.training.indexes import IndexSeries, build_series, write_index
 from tailorbird.training.item_to_item import Rolling
 from tailorbird.training.judge import PRIMARY, Evaluation
+from tailorbird.training.retrieval import Chosen, choose_retrieval
 from tailorbird.training.rows import Material, load_material
 from tailorbird.training.settings import Progress, TrainReport, TrainSettings
 from tailorbird.training.split import Split, split_at, split_by_time
+from tailorbird.training.trees import trees_of
 from tailorbird.training.watch import Watch
 
 NAME = "tailorbird"
@@ -54,7 +59,9 @@ def train(
     settings: TrainSettings | None = None,
     heads: Sequence[str] = (),
     by: str = "train",
+    owner: str = "",
     promote: bool = True,
+    work: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> TrainReport:
     """Train a model for a slot, judge it, and promote it if it passes the gate.
@@ -62,7 +69,9 @@ def train(
     Args:
         heads: targets that other slots ask for. There is one champion for all slots, so it carries their heads too, learned from this
             slot's rows; they have no part in the judgement or the gate. One with too few positives is left out, and said so.
+        owner: who answers for the model; stands in its card.
         reports: folder that gets a page with tables and pictures, `VERSION.html`; None writes none.
+        work: folder that nets keep things in between trainings: what a killed one goes on from, what the next one begins with, logs.
         promote: False keeps the model without promoting it, whatever the gate says.
         progress: called with (stage, done, total).
 
@@ -71,7 +80,9 @@ def train(
         UsageError: what there is cannot be split or told apart.
     """
     settings = (settings or TrainSettings()).hurried()
-    now = clock.now()
+    unfinished, settings = working(work, features, slot, settings, clock)
+    settings = replace(settings, index=settings.index_for(slot))
+    now = clock.now() if unfinished is None else unfinished.now
     watch = Watch(progress)
     store = Registry(registry, clock=clock)
 
@@ -86,6 +97,18 @@ def train(
     series = build_series(
         material.events, material.items, _moments(data, split, settings), settings.index, progress=partial(watch.tell, "index")
     )
+    chosen = choose_retrieval(
+        material,
+        features,
+        slot,
+        series,
+        (split.train_until, split.validation_until),
+        settings.retrieval,
+        settings.tower,
+        seed=settings.seed,
+        tell=partial(watch.tell, "vectors"),
+    )
+    series = chosen.series
     rolling = series.rolling(material.codes)
     parts, dropped = _parts(material, data, split, series, rolling, settings)
     fitted = fit(
@@ -109,21 +132,33 @@ def train(
     )
     decision = _decide(evaluation, fitted, champion, unjudged)
     others = _further(fitted, slot, store, champion)
-    told = (material.why, *fitted.notes, *others, *_fairness(champion, bundle, unjudged, parts.test, before))
+    told = (
+        material.why,
+        *((chosen.told,) if chosen.told else ()),
+        *_tuned(settings, before),
+        *fitted.notes,
+        *others,
+        *_fairness(champion, bundle, unjudged, parts.test, before),
+    )
     notes = tuple(note for note in told if note not in decision.reasons)
     about = {
         **_about(slot, material, data, split, parts, series, dropped, settings, now),
+        "architecture": fitted.architecture,
+        "owner": owner,
         "columns": fitted.encoder.told(),
         "calibration": {head: each.told for head, each in fitted.chosen.items()},
+        **({"retrieval": dict(chosen.figures)} if chosen.figures else {}),
         **_read_from(source, data),
     }
     watch.tell("bundle", 0, 1)
     card = model_card(slot, evaluation, decision, about, notes, by)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
-        _write(Path(folder), material, features, fitted, slot, settings, now, about, evaluation, decision, card)
+        _write(Path(folder), material, features, fitted, chosen, slot, settings, now, about, evaluation, decision, card)
         faults.at("train.before_add")
         version = store.add(Path(folder) / "bundle", by=by, why=decision.reason)
     faults.at("train.after_add")
+    if unfinished is not None:
+        unfinished.done()
     promoted = decision.promote and promote
     if promoted:
         store.promote(version, by=by, why=decision.reason)
@@ -133,9 +168,21 @@ def train(
     report = TrainReport(version, promoted, champion, decision, evaluation, rows, tuple(fitted.models), notes, about, watch.seconds)
     if reports is None:
         return report
-    from tailorbird.training.report import write_report  # half a second of matplotlib, for those who want pictures
+    from tailorbird.training.pareto import baseline_us, bundle_us, model_us, priced  # half a second of matplotlib, for who wants pictures
+    from tailorbird.training.report import write_report
 
+    looked_up = baseline_us(len(material.codes))
+    us = {name: looked_up for name in evaluation.figures if name not in (NAME, champion)}
+    us[NAME] = model_us(fitted.exported, _heads(fitted), fitted.golden)
+    if bundle is not None:
+        us[champion] = bundle_us(bundle)
+    report = replace(report, priced=tuple(one.plain() for one in priced(evaluation, us)))
     return replace(report, report=write_report(reports / f"{version}.html", report, fitted.models))
+
+
+def _heads(fitted: Fitted) -> list[Head]:
+    """Where a bundle finds each head."""
+    return [Head(head, at.file, column=at.column) for head, at in fitted.places.items()]
 
 
 def _read_from(source: Lake, data: Dataset) -> dict[str, Any]:
@@ -175,7 +222,8 @@ def _parts(
     held = thinned(split.validation, settings.test_requests, settings.seed)
     test = thinned(split.test, settings.test_requests, settings.seed)
     learned, watched = (material.complete(data.take(chosen), rolling, sampled=True) for chosen in (train, held))
-    return Parts(learned, watched, data.take(test)), len(split.train) - len(train)
+    known = learned.known_at(split.train_until), watched.known_at(split.validation_until)
+    return Parts(*known, data.take(test)), len(split.train) - len(train)
 
 
 def _champion(store: Registry, features: FeatureSet, slot: Slot) -> tuple[str, Bundle | None, str]:
@@ -224,6 +272,15 @@ def _fairness(champion: str, incumbent: Bundle | None, unjudged: str, test: Data
     return [f"the incumbent {incumbent.version} learned from {share:.0%} of the test requests, so the comparison favours it"]
 
 
+def _tuned(settings: TrainSettings, before: int) -> list[str]:
+    """Whether settings were tuned, and whether that saw what the model is judged on."""
+    if not settings.tuned:
+        return []
+    if settings.tuned_until <= before:
+        return [settings.tuned]
+    return [f"{settings.tuned}: this reaches into the test part, which begins at {to_iso(before)}, so figures flatter the model"]
+
+
 def _about(
     slot: Slot,
     material: Material,
@@ -251,6 +308,7 @@ def _about(
         "index_served_as_of": to_iso(now),
         "seed": settings.seed,
         "shuffled": settings.shuffle,
+        "tuned": settings.tuned or "no",
     }
 
 
@@ -259,6 +317,7 @@ def _write(
     material: Material,
     features: FeatureSet,
     fitted: Fitted,
+    chosen: Chosen,
     slot: Slot,
     settings: TrainSettings,
     now: int,
@@ -269,13 +328,18 @@ def _write(
 ) -> None:
     """Write the bundle, with an index as of now."""
     write_index(folder / "index", material.events, material.items, now, settings.index)
+    tower = None
+    if chosen.learner is not None:
+        space = chosen.learner.indexed(chosen.learner.space(Index.open(folder / "index"), now))
+        space.vectors.write(folder / "index")
+        tower = chosen.learner.files(space)
     write_bundle(
         folder / "bundle",
         created_at=now,
         features=features,
         encoder=fitted.encoder,
-        models={f"model/{head}.onnx": data for head, data in fitted.exported.items()},
-        heads=[Head(head, f"model/{head}.onnx") for head in fitted.models],
+        models=fitted.exported,
+        heads=_heads(fitted),
         index=folder / "index",
         golden=fitted.golden,
         calibration=fitted.calibration,
@@ -284,4 +348,6 @@ def _write(
         metrics={**evaluation.plain(), "decision": list(decision.reasons), "about": dict(about), "parity": fitted.parity},
         libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
         card=card,
+        trees={head: trees_of(model) for head, model in fitted.models.items() if isinstance(model, Gbdt)},
+        tower=tower,
     )

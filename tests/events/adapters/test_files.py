@@ -68,3 +68,9 @@ def test_checksums_beside_the_files_are_verified(tmp_path: Path) -> None:
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  a.csv\n")
     with pytest.raises(DamageError, match="SHA256SUMS says 000000000000"):
         digest_files([file])
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_be_packed_in_pieces(tmp_path: Path) -> None:
+    file = tmp_path / "pieces.jsonl.gz"
+    file.write_bytes(gzip.compress(b"\xef\xbb\xbfone\n") + gzip.compress(b"two\n"))
+    assert list(read_lines(file)) == [(1, b"one"), (2, b"two")]

@@ -51,8 +51,8 @@ def test_a_whole_row(tmp_path: Path) -> None:
     (made,) = _made(
         tmp_path, _row("view_item", _param("currency", string_value="USD"), _param("request_id", string_value="r1"), items=[TEE])
     )
-    digest, _, number = made.pop("event_id").partition(":")
-    assert (len(digest), number) == (12, "1")
+    kind, _, digest = made.pop("event_id").partition(":")
+    assert (kind, len(digest)) == ("row", 32)
     assert made == {
         "type": "view", "ts": 1_612_069_510_766_593, "anonymous_id": "1026454.4271112504", "session_id": "1026454.4271112504.661084800",
         "item_id": "SKU_12345", "request_id": "r1",

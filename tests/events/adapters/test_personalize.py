@@ -17,6 +17,19 @@ INTERACTIONS = (
 )
 
 
+def test_blanks_beside_the_bars_are_no_part_of_ids(tmp_path: Path) -> None:
+    (tmp_path / "interactions.csv").write_text(INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606,73 | 70 |,rec-1,mobile,\n")
+    assert events("personalize", tmp_path)[0]["items"] == ["73", "70"]
+
+
+def test_a_time_in_milliseconds_is_told_as_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "interactions.csv").write_text(INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606000,,,mobile,\n")
+    ((code, _, message, _),) = refusals("personalize", tmp_path)[1]
+    assert code == "bad_time"
+    assert "expected seconds since 1970" in message
+    assert "1586731606000" in message
+
+
 def test_interactions_with_their_impressions(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(INTERACTIONS)
     seen, first, again, second, bought, rated, watched = events("personalize", tmp_path)

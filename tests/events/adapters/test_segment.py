@@ -75,6 +75,20 @@ def test_an_order_is_a_purchase_a_product(tmp_path: Path) -> None:
     assert (first["properties"]["price"], first["properties"]["quantity"]) == (19, 1)
 
 
+def test_a_product_without_an_id_does_not_cost_the_order(tmp_path: Path) -> None:
+    (made,) = _made(tmp_path, _track("Order Completed", order_id="o1", products=[{"name": "x"}, UNO]))
+    assert (made["item_id"], made["properties"]["products_without_id"]) == ("505bd76785ebb509fc183733", 1)
+
+
+def test_a_batch_is_its_messages(tmp_path: Path) -> None:
+    messages = [{**COMMON, **_track("Product Viewed", **UNO)}, {**COMMON, "messageId": "m2", **_track("Product Added", **UNO)}]
+    (tmp_path / "s.jsonl").write_text(json.dumps({"batch": messages, "sentAt": "2015-12-12T19:11:01.249Z"}))
+    assert [(made["event_id"], made["type"]) for made in events("segment", tmp_path / "s.jsonl")] == [
+        (COMMON["messageId"], "view"),
+        ("m2", "cart"),
+    ]
+
+
 def test_a_list_that_was_shown_and_a_search(tmp_path: Path) -> None:
     shown, search = _made(
         tmp_path,

@@ -15,13 +15,15 @@ import multiprocessing
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,7 +82,8 @@ def _chaos(root: Path, options: argparse.Namespace) -> int:
         sys.stderr.write(f"no power cuts: {no_power}\n")
     if options.kind:
         wanted = {kind: count for kind, count in wanted.items() if kind in options.kind}
-    names = [scene.name for scene in SCENES if not options.scene or scene.name in options.scene]
+    names = [scene.name for scene in SCENES if scene.name in options.scene or (not options.scene and (scene.quick or not options.quick))]
+    revision = revision_of(Path(__file__))
     kept, drills = _read_kept(options.keep)
     results = list(kept.values())
     if names:
@@ -89,17 +92,43 @@ def _chaos(root: Path, options: argparse.Namespace) -> int:
         chosen = plan(partial(_prepare, root, names, options.jobs), wanted, options.seed)
         chosen = [trial for trial in chosen if (trial.kind, trial.scene, trial.place, trial.seed) not in kept]
         for result in _each(partial(_attempt, root), chosen, options.jobs, "faults"):
-            results.append(result)
-            _keep(options.keep, asdict(result))
+            results.append(replace(result, revision=revision, at=_today()))
+            _keep(options.keep, asdict(results[-1]))
     if not options.quick and not options.kind:
         done = sum(result.hit for result in results if result.kind in ("kill", "power"))
         left = max(40, options.kills - done)
         for drill in LIVE:
             if (not options.scene or drill.name in options.scene) and drill.name not in {each["name"] for each in drills}:
-                drills.append(drill.play(root / drill.name.lower().replace(" ", "-"), round(left * drill.share) or 1))
+                played = drill.play(root / drill.name.lower().replace(" ", "-"), round(left * drill.share) or 1)
+                drills.append({**played, "revision": revision, "at": _today()})
                 _say_drill(drills[-1])
                 _keep(options.keep, {"drill": drills[-1]})
-    return _report(results, drills, options, time.monotonic() - started)
+    return _report(results, drills, options, time.monotonic() - started, continued=bool(kept))
+
+
+def revision_of(path: Path) -> str:
+    """The commit that is tried, with a mark if anything of it was changed since; empty outside of a repository."""
+    said = []
+    for command in (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        done = subprocess.run(["git", "-C", str(path.parent), *command], capture_output=True, text=True, check=False)
+        if done.returncode:
+            return ""
+        said.append(done.stdout.strip())
+    return said[0] + ("+" if said[1] else "")
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def _tried(results: list[Result]) -> dict[str, dict[str, str]]:
+    """For each scene the revisions of which its results are, and when the last of them came."""
+    found: dict[str, dict[str, str]] = {}
+    for scene in sorted({result.scene for result in results}):
+        of = [result for result in results if result.scene == scene]
+        revisions = ", ".join(dict.fromkeys(result.revision for result in of if result.revision))
+        found[scene] = {"revision": revisions, "at": max(result.at for result in of)}
+    return found
 
 
 def _read_kept(path: Path | None) -> tuple[dict[tuple[str, str, str, int], Result], list[dict[str, Any]]]:
@@ -122,7 +151,7 @@ def _keep(path: Path | None, row: dict[str, Any]) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def _report(results: list[Result], drills: list[dict[str, Any]], options: argparse.Namespace, seconds: float) -> int:
+def _report(results: list[Result], drills: list[dict[str, Any]], options: argparse.Namespace, seconds: float, *, continued: bool) -> int:
     wrong = [result for result in results if result.kind == "none" and not result.verdict.clean]
     results = [result for result in results if result.kind != "none"]
     hit = [result for result in results if result.hit]
@@ -151,7 +180,7 @@ def _report(results: list[Result], drills: list[dict[str, Any]], options: argpar
         "kills": kills, **totals, "faults": len(hit), "by_kind": table, "not_hit": len(results) - len(hit),
         "swallowed_writes": {"tried": len(swallowed), "silent": len(silent), "silent_counts": silent_counts, **told},
         "recovery_s": {"median": _at(recoveries, 0.5), "p99": _at(recoveries, 0.99), "max": _at(recoveries, 1.0)},
-        "drills": drills, "seconds": round(spent), "seed": options.seed,
+        "drills": drills, "tried": _tried(hit), "seconds": round(spent), "seed": options.seed, "continued": continued,
         "machine": f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}",
     }  # fmt: skip
     if options.json:

@@ -8,6 +8,7 @@ strace counts by system call and by thread: "the 3rd fdatasync" is the first one
 """
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -22,6 +23,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tailorbird.errors import DamageError, StorageError
 
 SYNCS = ("fsync", "fdatasync")
 WRITES = ("write", "pwrite64", "writev", "pwritev", "ftruncate", "rename", "link", "unlink", "mkdir")
@@ -61,12 +64,14 @@ class Outcome:
         status: exit status, or minus the signal.
         told: what it acknowledged, in order.
         error: why it failed, if it did so by itself.
+        alarms: what it told an operator as critical, or ended with, of a file that is not as it was written.
         calls: lines of the trace, if one was kept.
     """
 
     status: int
     told: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
+    alarms: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
 
     @property
@@ -82,6 +87,23 @@ class Tell:
 
     def __call__(self, **said: Any) -> None:
         self._channel.send(json.dumps(said).encode())
+
+
+class _Alarm(logging.Handler):
+    """Says to the outside what an operator is told as critical."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        super().__init__(logging.CRITICAL)
+        self._channel = channel
+
+    @classmethod
+    def install(cls, channel: socket.socket) -> None:
+        """In a child, where no other handler is and nothing outlasts it."""
+        logging.getLogger("tailorbird").addHandler(cls(channel))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):
+            self._channel.send(json.dumps({"alarm": record.getMessage()[:1_000]}).encode())
 
 
 Step = Callable[[Tell], None]
@@ -112,12 +134,15 @@ class Child:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.alarm(deadline_s)
             channel.recv(1)
+            _Alarm.install(channel)
             step(Tell(channel))
             status = 0
         except BaseException as error:
             traceback.print_exc()
             with suppress(OSError):
                 channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+                if isinstance(error, DamageError | StorageError) and error.where:
+                    channel.send(json.dumps({"alarm": str(error)}).encode())
             status = 1
         finally:
             sys.stdout.flush()
@@ -184,6 +209,8 @@ class Child:
         for said in self.received():
             if "error" in said:
                 outcome.error = said["error"]
+            elif "alarm" in said:
+                outcome.alarms.append(said["alarm"])
             else:
                 outcome.told.append(said)
         self._ours.close()

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from tests.faults.chaos.site import CLOCK, Site, Told, body, submit
-from tests.faults.oracle import ITEMS, in_lake, unequal_state
+from tests.faults.names import ITEMS
+from tests.faults.oracle import in_lake, unequal_state
 
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
@@ -109,6 +110,7 @@ def judge(site: Site, told: Told, bodies: int, first: Callable[[], None]) -> Ver
         return Verdict(told=str(error), notes=[f"recovery was refused: {error}"])
     verdict = Verdict(seconds=time.monotonic() - started)
     count(site.project, told, verdict)
+    verdict.named_by = verdict.named_by or told.named_by
     return verdict
 
 
@@ -126,6 +128,11 @@ def count(project: Project, told: Known, verdict: Verdict) -> None:
     verdict.unequal += len(wrong)
     verdict.notes += [f"lost: {each}" for each in lost[:3]] + [f"doubled: {each}" for each in doubled[:3]]
     verdict.notes += [f"in the lake and should not be: {each}" for each in wrong[:3]]
+    count_rest(project, verdict)
+
+
+def count_rest(project: Project, verdict: Verdict) -> None:
+    """Add what is wrong whatever a ledger says: the lake with itself, the state with the lake, clicks with the answers they follow."""
     report = verify(project.paths.lake)
     verdict.lost += sum(each.missing for each in report.partitions.values())
     verdict.doubled += sum(each.repeated for each in report.partitions.values())
@@ -141,7 +148,7 @@ def count(project: Project, told: Known, verdict: Verdict) -> None:
     verdict.notes += state
     if state and not verdict.named_by:
         verdict.named_by = "features verify"
-    _count_followers(lake, verdict)
+    _count_followers(Lake(project.paths.lake), verdict)
 
 
 def _count_followers(lake: Lake, verdict: Verdict) -> None:

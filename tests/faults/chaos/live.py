@@ -14,15 +14,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from tests.faults.chaos import injection, power
-from tests.faults.chaos.judging import Verdict, count
+from tests.faults.chaos import injection, overloaded, power
+from tests.faults.chaos.judging import Known, Verdict, count
 from tests.faults.chaos.site import CLOCK
 from tests.faults.oracle import Ledger, Load, in_lake
+from tests.faults.overload import ROWS
 from tests.faults.roles import Up, make_project, until
 from tests.faults.test_kafka import on_kafka
 from tests.store.servers import BINARY, running
@@ -33,6 +34,7 @@ from tailorbird.config import Project, open_project
 
 ROLES = ("serve", "router", "worker", "lake")
 DISK_BYTES = 96 << 20
+OVERLOAD_S = 3.0  # a phase; a million events at most come of it, which all have to be judged
 
 
 @dataclass(frozen=True)
@@ -101,26 +103,34 @@ def _killed(project: Project, folder: Path, kills: int, other: Callable[[], None
         until(lambda: _all_in(project, ledger), 180, "what was acknowledged did not reach the lake by itself")
     finally:
         up.stop()
-    return _judged(project, ledger, kills, f"random kills; acknowledging again after at most {slowest:.1f} s")
+    return _judged(
+        project, count, ledger, kills, f"random kills; acknowledging again after at most {slowest:.1f} s", acked=len(ledger.acked)
+    )
 
 
-def _all_in(project: Project, ledger: Ledger) -> bool:
+def _all_in(project: Project, ledger: Known) -> bool:
     """Asked in a child, for the parent of later forks must not open a lake."""
     with_lake = injection.run(lambda tell: tell(there=ledger.acked <= in_lake(project).keys()), project.root / "asked.log")
     return bool(with_lake.told) and with_lake.told[0]["there"]
 
 
-def _judged(project: Project, ledger: Ledger, kills: int, what: str) -> dict[str, Any]:
+def _judged(
+    project: Project, counting: Callable[[Project, Any, Verdict], None], ledger: Any, kills: int, what: str, *, acked: int,
+    deadline_s: int = injection.DEADLINE_S,
+) -> dict[str, Any]:  # fmt: skip
+    """What `counting` finds wrong, in a child that has so long for it."""
+
     def judging(tell: injection.Tell) -> None:
         verdict = Verdict()
         drain(project, CLOCK, progress=lambda *_: None)
-        count(project, ledger, verdict)
+        counting(project, ledger, verdict)
         tell(**vars(verdict))
 
-    outcome = injection.run(judging, project.root / "judge.log")
-    counts = {"kills": kills, "acked": len(ledger.acked), "what": what}
+    outcome = injection.run(judging, project.root / "judge.log", deadline_s=deadline_s)
+    counts = {"kills": kills, "acked": acked, "what": what}
     if not outcome.told:
-        return {**counts, "unequal": 1, "notes": [f"the judge failed: {outcome.error}"]}
+        why = outcome.error or f"it ended with status {outcome.status}, after at most {deadline_s} s"
+        return {**counts, "unequal": 1, "notes": [f"the judge failed: {why}"]}
     verdict = Verdict(**outcome.told[0])
     return {**counts, "lost": verdict.lost, "doubled": verdict.doubled, "unequal": verdict.unequal, "notes": verdict.notes}
 
@@ -155,7 +165,7 @@ def power_cuts(folder: Path, kills: int) -> dict[str, Any]:
         ledger.acked, ledger.refused, _ = known  # what was acknowledged behind the cut was on the lost disk
         done += 1
         with power.mounted(power.copy_image(image, folder / "judged"), where):
-            found = _judged(open_project(where / "shop"), ledger, done, "")
+            found = _judged(open_project(where / "shop"), count, ledger, done, "", acked=len(ledger.acked))
         worst.lost += found.get("lost", 0)
         worst.doubled += found.get("doubled", 0)
         worst.unequal += found.get("unequal", 0)
@@ -192,12 +202,64 @@ def full_disk(folder: Path, kills: int) -> dict[str, Any]:
             until(lambda: _all_in(project, ledger), 180, "what was acknowledged did not reach the lake by itself")
         finally:
             up.stop()
-        found = _judged(
-            project, ledger, 0, f"507 while it was full, 100 answers of 100 given meanwhile, events taken again {again:.1f} s after"
-        )
+        what = f"507 while it was full, 100 answers of 100 given meanwhile, events taken again {again:.1f} s after"
+        found = _judged(project, count, ledger, 0, what, acked=len(ledger.acked))
         found["notes"] = notes + found["notes"]
         found["unequal"] += len(notes)
         return found
+
+
+def overload(folder: Path, kills: int) -> dict[str, Any]:
+    """What the door can take, twice that and ten times that, and a thousand senders that never come to an end."""
+    project, ledger = _make_project(folder / "shop"), overloaded.Ledger()
+    up = Up(project).wait()
+    phases: list[overloaded.Phase] = []
+    try:
+        serve = up.pid("serve")
+        assert serve is not None
+        usual_mb, usual_ms, rate, recovered = 0.0, 0.0, 0.0, 0.0
+        for run, (name, factor) in enumerate((("all it can", 0), ("twice that", 2), ("ten times that", 10)), 1):
+            phases.append(overloaded.load(up.port, folder, ledger, name, run, OVERLOAD_S, factor * rate, serve))
+            if not factor:
+                rate = phases[0].acked_per_s / ROWS
+                usual_mb, usual_ms = overloaded.memory_mb(serve), sorted(overloaded.ask_ms(up.port) for _ in range(50))[25]
+            else:
+                recovered = max(recovered, overloaded.recovery_s(up.port, max(50.0, 5 * usual_ms)))
+            # What is behind the door has its work still: without this it would take its part of the next phase.
+            until(lambda: _through(project), 300, "what was acknowledged did not reach the lake by itself")
+        grown = overloaded.memory_mb(serve) - usual_mb
+        peers = overloaded.slow_senders(up.port, 1_000)
+        beside = sorted(overloaded.ask_ms(up.port) for _ in range(100))[98]
+        closed = overloaded.closed(peers, 30)
+        notes = [f"the server grew by {grown:.0f} MB"] if grown > overloaded.BOUND_MB or up.pid("serve") != serve else []
+        notes += [f"{closed} of 1,000 slow senders were closed"] if closed < 1_000 else []
+    finally:
+        up.stop()
+    most = phases[0].goodput
+    for phase in phases:
+        notes += [f"{phase.name}: {phase.without_retry_after} refusals without Retry-After"] if phase.without_retry_after else []
+        notes += [f"{phase.name}: {phase.statuses}"] if not set(phase.statuses) <= {"200", "429", "503"} else []
+    aim = f"of at least {overloaded.GOODPUT_MIN} that is wanted"
+    missed = [f"{phase.name}: {phase.goodput / most:.2f} {aim}" for phase in phases if phase.goodput < overloaded.GOODPUT_MIN * most]
+    told = [
+        f"at {phase.name} {phase.goodput / most:.2f} of the events for each second of the server's CPU, "
+        f"{phase.acked_per_s / phases[0].acked_per_s:.2f} of those for each second, p99 {phase.p99_ms / 1_000:.1f} s"
+        for phase in phases[1:]
+    ]
+    what = (
+        f"{'; '.join(told)} (p99 before {phases[0].p99_ms / 1_000:.1f} s; sender, router, worker and lake are on the same two cores); "
+        f"usual again after at most {recovered:.1f} s; {grown:.0f} MB more memory; beside 1,000 slow senders an answer took "
+        f"{beside:.0f} ms at p99, {closed:,} of them were closed"
+    )
+    found = _judged(project, overloaded.count, ledger, 0, what, acked=ROWS * len(ledger.bodies), deadline_s=900)
+    found["notes"] = notes + found["notes"] + missed  # a figure, not a promise: nothing is lost, doubled or unequal by it
+    found["unequal"] += len(notes)
+    return {**found, "phases": [asdict(phase) for phase in phases]}
+
+
+def _through(project: Project) -> bool:
+    asked = injection.run(lambda tell: tell(through=overloaded.through(project)), project.root / "asked.log")
+    return bool(asked.told) and asked.told[0]["through"]
 
 
 _CLICK = {"event_id": "full", "type": "click", "user_id": "u1", "item_id": "i1"}
@@ -255,4 +317,5 @@ LIVE = (
     Drill("Kafka and Valkey", 0.25, kafka_and_valkey, _no_kafka),
     Drill("power cuts under load", 0.15, power_cuts, power.why_not),
     Drill("a full disk", 0.0, full_disk, power.why_not),
+    Drill("overload", 0.0, overload),
 )

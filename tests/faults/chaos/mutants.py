@@ -6,7 +6,7 @@ Nothing in the package knows of them, but for the two measures that `faults.cut`
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import apsw
-import msgspec
 from tests.faults.chaos import injection, trials
 from tests.faults.chaos.plan import evenly
 from tests.faults.chaos.site import CLOCK
 from tests.features import fuzz_mutants
 
 from tailorbird import faults
+from tailorbird.events import columnwise
 from tailorbird.features import worker
 from tailorbird.lake import archive, delta, durable, vacuum
 from tailorbird.router import route, router
@@ -73,7 +73,7 @@ def _synchronous_normal_instead_of_full() -> None:
 
 
 def _acknowledge_what_was_not_committed() -> None:
-    def reject(self: Door, entries: list) -> None:
+    def reject(self: Door, entries: list, *, under_way: bool = False) -> None:
         self._acknowledge(entries)
 
     Door._reject = reject  # pyrefly: ignore
@@ -126,15 +126,15 @@ def _the_index_before_the_output() -> None:
 
 
 def _lateness_by_the_imports_clock() -> None:
-    sound = router.check
+    sound = columnwise.Contract.check
 
-    def check(body: bytes, receipt: Any, plan: Any) -> tuple[list, list]:
-        accepted, refused = sound(body, receipt, plan)
-        if receipt.source == "import":
-            accepted = [msgspec.structs.replace(one, received_at=CLOCK.now()) for one in accepted]
-        return accepted, refused
+    def check(self: columnwise.Contract, bodies: Sequence[tuple[bytes, Any]]) -> columnwise.Checked:
+        checked = sound(self, bodies)
+        of_import = [bodies[number][1].source == "import" for number in checked.bodies]
+        at = [CLOCK.now() if late else at for late, at in zip(of_import, checked.received_at, strict=True)]
+        return replace(checked, received_at=at)
 
-    router.check = check
+    columnwise.Contract.check = check  # pyrefly: ignore
 
 
 def _the_workers_position_outside_its_transaction() -> None:
@@ -209,6 +209,15 @@ def _a_failed_sync_is_tried_again() -> None:
     durable._sync = sync
 
 
+def _what_a_failed_sync_left_in_a_log_is_taken_for_written() -> None:
+    sqlite._write_anew = lambda path: None
+
+
+def _the_names_of_a_log_are_left_to_sqlite() -> None:
+    """Which syncs their folder too, and goes on if that fails."""
+    sqlite.sync_folder = lambda folder: None
+
+
 def _the_manifest_before_its_file() -> None:
     def write_new(path: Path, data: bytes) -> None:
         path.write_bytes(data)
@@ -276,6 +285,8 @@ MUTANTS = (
     Mutant(_a_state_that_is_ready_before_it_is_built, ("bootstrap",), "kill"),
     Mutant(_commits_of_the_lake_without_a_sync, ("load",), "power"),
     Mutant(_a_failed_sync_is_tried_again, ("lake",), "sync"),
+    Mutant(_what_a_failed_sync_left_in_a_log_is_taken_for_written, ("load",), "sync"),
+    Mutant(_the_names_of_a_log_are_left_to_sqlite, ("import",), "sync"),
     Mutant(_the_manifest_before_its_file, ("load",), "power"),
     Mutant(_pruned_before_it_is_verified, ("load",), "none"),
     Mutant(_a_dry_run_for_a_vacuum, ("compaction",), "none"),

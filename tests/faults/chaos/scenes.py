@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
+from tests.faults.chaos import erasing
 from tests.faults.chaos.injection import Tell
 from tests.faults.chaos.judging import Verdict, judge
 from tests.faults.chaos.site import CLOCK, Site, Told, body_of_its_own, make_site, submit
@@ -41,6 +42,7 @@ class Scene:
     prepare: Callable[[Site], None]
     bodies: int = AFTER
     afterwards: Callable[[Site, Told], None] = field(default=lambda site, told: None)
+    quick: bool = True  # whether the few faults that `make test` tries are also put into this one
     checkpoints: bool = True  # behind each commit, so that they are hit as well; what only a sync keeps shows without
 
     def make(self, folder: Path, seed: int) -> None:
@@ -219,6 +221,11 @@ def _without_state(site: Site) -> None:
         file.unlink()
 
 
+def _leavers(site: Site) -> None:
+    _sent(site)
+    erasing.prepare(site)
+
+
 SCENES = (
     Scene("door", _door, _nothing),
     Scene("acknowledge", _door, _nothing, checkpoints=False),
@@ -230,4 +237,5 @@ SCENES = (
     Scene("prune", _prune, _nothing),
     Scene("import", _import, _nothing, BEFORE, _import_again),
     Scene("bootstrap", _bootstrap, _without_state),
+    Scene("erase", erasing.step, _leavers, afterwards=erasing.finish, quick=False),
 )

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.faults.oracle import ITEMS, an_event
+from tests.faults.names import ITEMS
+from tests.faults.oracle import an_event
 from tests.faults.roles import make_project
 
 from tailorbird.config import Project, open_project
@@ -26,7 +27,10 @@ PRODUCER = "serve-1"
 
 @dataclass
 class Told:
-    """What the ledger outside knows: ids by what became of them, and the bodies of which no answer came."""
+    """What the ledger outside knows: ids by what became of them, and the bodies of which no answer came.
+
+    `named_by`: the command that told the operator what it found wrong.
+    """
 
     seed: int
     acked: set[str] = field(default_factory=set)
@@ -34,6 +38,7 @@ class Told:
     sent: set[str] = field(default_factory=set)
     bodies: int = 0  # that were sent and answered for sure, from 0 on
     answered: set[int] = field(default_factory=set)  # bodies behind those
+    named_by: str = ""
 
     def take(self, messages: Iterable[dict[str, Any]]) -> None:
         for said in messages:

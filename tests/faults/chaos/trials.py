@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-from tests.faults.chaos import injection, power
+from tests.faults.chaos import injection, power, syncs
 from tests.faults.chaos.injection import ACK, SYNCS, Child, Injection, Outcome, Point
 from tests.faults.chaos.judging import Verdict
 from tests.faults.chaos.scenes import SCENES, Scene
@@ -48,7 +48,7 @@ class Trial:
 
 @dataclass
 class Result:
-    """What came of it. `hit`: the fault took place; without that a trial counts for nothing."""
+    """What came of it. `hit`: the fault took place; without that a trial counts for nothing. `revision`, `at`: of what, and when."""
 
     kind: str
     scene: str
@@ -58,6 +58,8 @@ class Result:
     acked: int = 0
     seconds: float = 0.0
     verdict: Verdict = field(default_factory=Verdict)
+    revision: str = ""
+    at: str = ""
 
     @property
     def silent(self) -> bool:
@@ -134,8 +136,8 @@ def attempt(root: Path, trial: Trial, room: Path, prelude: Prelude = _sound, jud
         result.acked = len(outcome.told)
         result.hit = {"kill": outcome.killed, "none": True}.get(trial.kind, _hit(outcome, room))
         if result.hit:
-            _judge(trial, room / "site", told, room, result, prelude if judged else _sound)
-            _check_syncs(trial, outcome, result)
+            _judge(trial, room / "site", told, room, result, prelude if judged else _sound, outcome.alarms)
+            _check_syncs(root, trial, outcome, room, result)
         if trial.kind == "none" and outcome.status != 0:
             result.verdict.unequal += 1
             result.verdict.notes.insert(0, f"the step failed: {outcome.error}")
@@ -165,12 +167,16 @@ def _disturb(trial: Trial, room: Path, prelude: Prelude) -> Outcome:
         "lost": (f"retval={point.result}", str(point.number)),
     }[trial.kind]
     trace = None if trial.kind == "kill" else room / "trace"
-    calls = () if trace is None else (*SYNCS, "openat")
+    calls = () if trace is None else syncs.TRACED if trial.kind == "sync" else (*SYNCS, "openat")
     return injection.run(step, room / "log", Injection(point.call, what, when), trace=trace, calls=calls, deadline_s=_STEP_S)
 
 
-def _judge(trial: Trial, site: Path, told: Told, room: Path, result: Result, prelude: Prelude) -> None:
-    """In a child of its own, since a parent must not open a lake."""
+def _judge(trial: Trial, site: Path, told: Told, room: Path, result: Result, prelude: Prelude, alarms: list[str] | None = None) -> None:
+    """In a child of its own, since a parent must not open a lake.
+
+    Args:
+        alarms: what the step itself said of files that are not as they were written.
+    """
     scene = scene_of(trial.scene)
 
     def judging(tell: injection.Tell) -> None:
@@ -182,40 +188,28 @@ def _judge(trial: Trial, site: Path, told: Told, room: Path, result: Result, pre
         for _ in range(2):  # a supervisor starts what died again
             if outcome.status < 0:
                 outcome = injection.run(judging, room / "log")
+    alarms = [*(alarms or []), *outcome.alarms]
     if outcome.told:
         result.verdict = Verdict(**outcome.told[0])
     else:
         result.verdict = Verdict(unequal=1, notes=[f"the judge failed with status {outcome.status}: {outcome.error}"])
+    if trial.kind == "lost" and alarms and not result.verdict.clean and outcome.told:
+        result.verdict.told = result.verdict.told or alarms[0]
     if trial.kind != "lost" and result.verdict.told:
         # A crash or an error is nothing that anybody should have to mend by hand.
         result.verdict.unequal += 1
         result.verdict.told = ""
 
 
-def _check_syncs(trial: Trial, outcome: Outcome, result: Result) -> None:
-    """A sync that failed is not tried again on the same file: the kernel would say "done" without having written.
-
-    But for a writer that takes the lock of a log anew, which looks at it first; and but for SQLite while it makes a file, when what it
-    syncs again are the writes by which it takes back what failed.
-    """
-    failed: set[str] = set()
-    made: set[str] = set()
-    for call in outcome.calls if trial.kind == "sync" else []:
-        if "openat(" in call:
-            opened = call.rpartition("<")[2].rpartition(">")[0]
-            failed = {each for each in failed if f"{each.removesuffix('-wal')}.lock" != opened}
-            continue
-        if not any(f"{name}(" in call for name in SYNCS):
-            continue
-        file = call.partition("<")[2].partition(">")[0]
-        if file.endswith("-journal"):
-            made.add(file.removesuffix("-journal"))
-        elif "(INJECTED)" in call:
-            failed.add(file)
-        elif file in failed - made:
-            result.verdict.unequal += 1
-            result.verdict.notes.append(f"a failed sync was tried again: {file}")
-            return
+def _check_syncs(root: Path, trial: Trial, outcome: Outcome, room: Path, result: Result) -> None:
+    """What a failed sync left in doubt may not be taken for written because a later sync says so."""
+    if trial.kind != "sync":
+        return
+    base = base_of(root, trial.scene, trial.seed)
+    there = [str(room / "site" / path.relative_to(base)) for path in base.rglob("*")]
+    for path in syncs.believed(outcome.calls, str(room / "site"), there)[:1]:
+        result.verdict.unequal += 1
+        result.verdict.notes.append(f"a failed sync was tried again: {path}")
 
 
 def _cut_power(base: Path, trial: Trial, room: Path, preludes: tuple[Prelude, bool], result: Result) -> None:

@@ -10,6 +10,8 @@ user = entity("user")
 item = entity("item")
 category = entity("item.category")
 user_category = entity("user", "item.category")
+country_category = entity("country", "item.category")
+age_category = entity("user.age_group", "item.category")
 everyone = entity()
 PEOPLE = "agent != 'bot'"
 
@@ -34,11 +36,24 @@ user_category_clicks_1h = count("user_category_clicks_1h", user_category, "click
 user_category_clicks_28d = count("user_category_clicks_28d", user_category, "click", window="28d")
 user_category_ctr_28d = ratio("user_category_ctr_28d", user_category, "click", "impression", window="28d", prior=category, weight=10)
 
+# people alike and items: what those of one country, and of one age group where profiles have it, think of this category
+country_category_ctr_28d = ratio(
+    "country_category_ctr_28d", country_category, "click", "impression", window="28d", prior=category, weight=100, where=PEOPLE
+)
+age_category_ctr_28d = ratio(
+    "age_category_ctr_28d", age_category, "click", "impression", window="28d", prior=category, weight=100, where=PEOPLE
+)
+
 # profiles and the request
 item_category = attribute("category", item, "category", kind="categorical")
 item_price = attribute("price", item, "price", kind="numeric")
 device = context("device")
 local_hour = context("local_hour")
 
-# from the others
+# from the others: how far each rate is above the category's, and their product, which trees are slow to find by themselves
+item_lift = derived("item_lift", "item_ctr_7d / category_ctr_7d")
+user_lift = derived("user_lift", "user_category_ctr_28d / category_ctr_7d")
+country_lift = derived("country_lift", "1 if missing(country_category_ctr_28d) else country_category_ctr_28d / category_ctr_7d")
+age_lift = derived("age_lift", "1 if missing(age_category_ctr_28d) else age_category_ctr_28d / category_ctr_7d")
+expected_ctr = derived("expected_ctr", "item_ctr_7d * user_lift * country_lift * age_lift")
 price_to_habit = derived("price_to_habit", "price / user_price_28d")

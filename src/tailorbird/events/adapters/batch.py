@@ -5,6 +5,7 @@ What an adapter cannot read it passes on as it is: the contract then refuses it,
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import islice
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import msgspec
 from tailorbird.events.envelope import Event
 
 BATCH_ROWS = 20_000
+ROW = "row:"  # begins the ids of rows that have none of their own
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Batch:
 
 
 class Adapter(Protocol):
-    """Reads one foreign format. `digests` maps each file to its SHA-256, from which event ids are made where there are none."""
+    """Reads one foreign format. `digests` maps each file to its SHA-256, from which the ids of profiles are made where there are none."""
 
     def __call__(self, files: dict, options: "AdapterOptions") -> Iterator[Batch]: ...
 
@@ -60,6 +62,16 @@ _encode = msgspec.json.Encoder().encode
 def encode_event(event: Event) -> bytes:
     """An event in the wire format, one line."""
     return _encode(event)
+
+
+def row_id(format_: str, content: bytes) -> str:
+    """The id of a row that has none of its own: equal rows have equal ones, whatever file they stand in."""
+    return ROW + sha256(b"\0".join((format_.encode(), content))).hexdigest()[:32]
+
+
+def known_by_content(format_: str, event: Event) -> Event:
+    """The event with an id that is made out of all else that it says."""
+    return msgspec.structs.replace(event, event_id=row_id(format_, _encode(msgspec.structs.replace(event, event_id=""))))
 
 
 def in_batches(file: str, rows: Iterator[tuple[int, bytes]]) -> Iterator[Batch]:

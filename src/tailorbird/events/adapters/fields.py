@@ -9,6 +9,7 @@ from tailorbird.events.adapters.record import Record, UnreadableError
 from tailorbird.events.contract import TEXT_LENGTH_MAX, show
 from tailorbird.events.envelope import Context
 
+_MICROS_MAX = 10**16  # in the year 2286
 _UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 _ABSENT = (None, "")
 
@@ -83,7 +84,10 @@ def time_since_1970(value: Any, path: str, unit: str) -> int:
     number = number_of(value)
     if isinstance(number, bool) or not isinstance(number, int | float) or not isfinite(number) or abs(number) > 1e18:
         raise UnreadableError("bad_time", path, f"expected {unit} since 1970, got {show(value)}")
-    return int(number * _UNITS[unit])
+    micros = int(number * _UNITS[unit])
+    if abs(micros) > _MICROS_MAX:
+        raise UnreadableError("bad_time", path, f"expected {unit} since 1970, got {show(value)}: is it in a smaller unit?")
+    return micros
 
 
 def time_of_text(value: Any, path: str) -> int:

@@ -1,5 +1,6 @@
 """Files to import: found in folders, decompressed while read, checked against a `SHA256SUMS` beside them, identified by content."""
 
+import codecs
 import gzip
 import hashlib
 import io
@@ -70,6 +71,8 @@ def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]
     try:
         with open_file(file) as stream:
             for number, line in enumerate(stream, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if stripped := line.strip():
                     yield number, stripped if strip else line.rstrip(b"\r\n")
     except (OSError, EOFError, pa.ArrowException) as error:

@@ -10,8 +10,11 @@ Source: Gorse's documentation, "Data Objects" and "RESTful API", and the structs
 """
 
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import as_record, kept, needed_text, number_of, slug, time_of_text
@@ -36,7 +39,7 @@ def convert(record: Any, place: str) -> list[Event]:
     """A user, an item or a feedback."""
     fields = as_record(record)
     if "FeedbackType" in fields:
-        return [feedback(fields, place)]
+        return [feedback(fields)]
     if "ItemId" in fields:
         return [item(fields, place)]
     if "UserId" in fields:
@@ -44,8 +47,10 @@ def convert(record: Any, place: str) -> list[Event]:
     raise UnreadableError("missing", "$.UserId", "expected FeedbackType, ItemId or UserId: is this Gorse's?")
 
 
-def feedback(fields: Record, event_id: str) -> Event:
-    """A feedback as an event."""
+def feedback(fields: Record) -> Event:
+    """A feedback as an event. The same feedback of the same time is the same event, from a file and by the API, as often as it comes."""
+    same = [needed_text(fields, name) for name in ("FeedbackType", "UserId", "ItemId")]
+    event_id = f"gorse:{sha256(msgspec.json.encode([*same, _time(fields)])).hexdigest()[:32]}"
     name = slug(needed_text(fields, "FeedbackType"))
     type_ = _TYPES.get(name, name)
     properties = _described(kept(fields, ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated")))
@@ -70,11 +75,19 @@ def item(fields: Record, event_id: str) -> Event:
         properties["categories"] = categories
         if isinstance(categories, list) and isinstance(categories[0], str):
             properties.setdefault("category", categories[0])
-    if fields.get("IsHidden") is True:
+    if _hidden(fields.get("IsHidden")):
         properties["is_hidden"] = True
     ts = _time(fields)
     item_id = needed_text(fields, "ItemId")
     return Event(event_id=event_id, type="item", ts=ts, item_id=item_id, timeless=ts is None, properties=properties or None)
+
+
+def _hidden(value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false", ""):
+        return value.lower() == "true"
+    if value is not None and not isinstance(value, bool):
+        raise UnreadableError("wrong_type", "$.IsHidden", f"expected true or false, got {str(value)[:20]!r}")
+    return bool(value)
 
 
 def user(fields: Record, event_id: str) -> Event:

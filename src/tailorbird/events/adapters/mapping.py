@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches
+from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches, known_by_content
 from tailorbird.events.adapters.columns import column_names, mostly, read_columns
 from tailorbird.events.envelope import Context, Event
 
@@ -170,26 +170,25 @@ def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> li
     contexts = _contexts(batch, source)
     properties = _properties(batch, source)
     timeless = source.kind != "events" and source.ts is None
-    return [
-        encode_event(
-            Event(
-                event_id=event_id or f"{digest}:{done + row}",
-                type=kind or "",
-                ts=ts,
-                user_id=user,
-                anonymous_id=anonymous,
-                session_id=session,
-                item_id=item,
-                request_id=request,
-                context=context,
-                properties=props,
-                timeless=timeless,
-            )
+    events = (
+        Event(
+            event_id=event_id or (f"{digest}:{done + row}" if source.kind != "events" else ""),
+            type=kind or "",
+            ts=ts,
+            user_id=user,
+            anonymous_id=anonymous,
+            session_id=session,
+            item_id=item,
+            request_id=request,
+            context=context,
+            properties=props,
+            timeless=timeless,
         )
         for row, (event_id, kind, ts, user, anonymous, session, item, request, context, props) in enumerate(
             zip(ids, types, times, *texts.values(), contexts, properties, strict=True), 1
         )
-    ]
+    )
+    return [encode_event(event if event.event_id else known_by_content("mapping", event)) for event in events]
 
 
 def _texts(batch: pa.RecordBatch, column: str | None) -> Any:

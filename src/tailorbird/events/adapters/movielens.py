@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, encode_event, in_batches
+from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, encode_event, in_batches, known_by_content
 from tailorbird.events.adapters.files import open_file
 from tailorbird.events.envelope import Event
 
@@ -60,7 +60,8 @@ def _convert(
     try:
         for number, row in enumerate(rows(file), 1):
             try:
-                yield number, encode_event(convert(row, f"{digest}:{number}"))
+                event = convert(row, f"{digest}:{number}")
+                yield number, encode_event(known_by_content("movielens", event) if event.type == "rating" else event)
             except (ValueError, OverflowError, IndexError):
                 yield number, msgspec.json.encode(row)  # as a list, which is no event: refused, and kept whole
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:

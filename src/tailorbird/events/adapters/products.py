@@ -26,8 +26,14 @@ def product_events(base: Event, products: list[Record], ids: tuple[str, ...], pa
         base: everything but the product; its properties are shared by all.
         ids: names of the field with the product's id, the best first.
         path: of the list, for messages.
+
+    Products without an id are left out where another has one, and counted in the property `products_without_id`.
     """
-    named = [needed_text(product, *ids, path=f"{path}[{index}]") for index, product in enumerate(products)]
+    numbered = [(index, product) for index, product in enumerate(products) if any(product.get(name) not in (None, "") for name in ids)]
+    if numbered and len(numbered) < len(products):
+        base = msgspec.structs.replace(base, properties={**(base.properties or {}), "products_without_id": len(products) - len(numbered)})
+    numbered = numbered or list(enumerate(products))
+    named = [needed_text(product, *ids, path=f"{path}[{index}]") for index, product in numbered]
     if not named:
         if base.type in _NEED_ITEM or base.type == "impression":
             raise UnreadableError("missing", path, f"a {base.type} needs a product")
@@ -40,7 +46,7 @@ def product_events(base: Event, products: list[Record], ids: tuple[str, ...], pa
             raise UnreadableError(
                 "too_large", path, f"so many products with {len(msgspec.json.encode(base.properties))} bytes of properties each"
             )
-        return [_one(base, item, product, ids, index) for index, (item, product) in enumerate(zip(named, products, strict=True))]
+        return [_one(base, item, product, ids, index) for item, (index, product) in zip(named, numbered, strict=True)]
     return [msgspec.structs.replace(base, items=named)]
 
 

@@ -6,7 +6,9 @@
 The contract refuses an `unread` line with the reason that stands in it, so that the quarantine tells what the adapter found and
 where. What a record needs to be read again stands in it too, so `tailorbird lake replay` can, once the adapter is mended.
 
-`place` is where the record stands, `digest of the file:row`; the ids of events are made from it where the source has none.
+`place` is where the record stands, `digest of the file:row`. Where the source has no ids, those of events are made of the record's content,
+so that an export that was made anew, compressed or appended to says nothing twice; the importer numbers records of a file that are equal.
+Those of profiles are made of the place: what an item is may become again what it was before.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,14 +16,16 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events.adapters.batch import BATCH_ROWS, Batch, encode_event
+from tailorbird.events.adapters.batch import BATCH_ROWS, Batch, encode_event, row_id
 from tailorbird.events.contract import Unread
 from tailorbird.events.envelope import Event
+from tailorbird.events.plan import PROFILE_TYPES
 
 Record = dict[str, Any]
 Convert = Callable[[Any, str], list[Event]]
 
 _decode = msgspec.json.Decoder().decode
+_canonical = msgspec.json.Encoder(order="sorted").encode
 _BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
@@ -41,11 +45,14 @@ class LeftOutError(Exception):
         super().__init__(kind)
 
 
-def lines_of(format_: str, raw: bytes, place: str, convert: Convert, left_out: dict[str, int]) -> list[bytes]:
+def lines_of(
+    format_: str, raw: bytes, place: str, convert: Convert, left_out: dict[str, int], *, by_content: bool = False
+) -> list[bytes]:  # fmt: skip
     """The lines that a record's JSON becomes; never raises for what stands in it.
 
     Args:
         left_out: kind of record → how many were left out; counted on.
+        by_content: make the ids of all but profiles of the record's content, not of `place`.
     """
     raw = raw.replace(b"\n", b" ").replace(b"\r", b" ")  # outside of texts, where JSON has them escaped
     try:
@@ -53,7 +60,11 @@ def lines_of(format_: str, raw: bytes, place: str, convert: Convert, left_out: d
     except _BROKEN as error:
         return [_unread(format_, place, UnreadableError("malformed_json", "$", f"expected JSON: {error}"), _as_text(raw))]
     try:
-        return [encode_event(event) for event in convert(record, place)]
+        made_of = row_id(format_, _canonical(record)) if by_content else place
+        events = convert(record, made_of)
+        if by_content:
+            events = [_of_place(event, made_of, place) if event.type in PROFILE_TYPES else event for event in events]
+        return [encode_event(event) for event in events]
     except LeftOutError as error:
         left_out[error.kind] = left_out.get(error.kind, 0) + 1
         return []
@@ -63,13 +74,19 @@ def lines_of(format_: str, raw: bytes, place: str, convert: Convert, left_out: d
         return [_unread(format_, place, UnreadableError("wrong_type", "$", f"cannot be kept: {error}"), _as_text(raw))]
 
 
+def _of_place(event: Event, made_of: str, place: str) -> Event:
+    if not event.event_id.startswith(made_of):
+        return event
+    return msgspec.structs.replace(event, event_id=place + event.event_id.removeprefix(made_of))
+
+
 def batches_of(format_: str, file: str, rows: Iterable[tuple[int, bytes]], digest: str, convert: Convert) -> Iterator[Batch]:
     """Batches from the numbered records of one file."""
     lines: list[bytes] = []
     numbers: list[int] = []
     left_out: dict[str, int] = {}
     for number, raw in rows:
-        made = lines_of(format_, raw, f"{digest[:12]}:{number}", convert, left_out)
+        made = lines_of(format_, raw, f"{digest[:12]}:{number}", convert, left_out, by_content=True)
         lines += made
         numbers += [number] * len(made)
         if len(lines) >= BATCH_ROWS:

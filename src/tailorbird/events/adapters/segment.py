@@ -8,6 +8,7 @@
                  a product; Product Added to Wishlist → like; Product Shared → share; Product Reviewed → rating.
                  Any other name is a type of the site's own: `Video Played` is `video_played`, to be declared in `[events] types`.
     group      → left out
+    batch      → the messages in it, as Segment's HTTP API takes them
 
 `timestamp` is taken as it is, for Segment has corrected it by the client's clock; without it `originalTimestamp` and `sentAt`
 are. A `request_id` among the properties joins the event to the answer that it follows.
@@ -60,8 +61,11 @@ def read_segment(files: dict[Path, str], options: AdapterOptions) -> Iterator[Ba
 
 
 def convert(record: Any, place: str) -> list[Event]:
-    """One message."""
+    """One message, or a batch of them; of a batch all or, where one cannot be read, none."""
     message = as_record(record)
+    if isinstance(message.get("batch"), list) and "type" not in message:
+        shared = {name: message[name] for name in ("sentAt", "context") if message.get(name) is not None}
+        return [event for each in message["batch"] for event in convert({**shared, **as_record(each)}, place)]
     kind = needed_text(message, "type")
     if kind == "track":
         return _track(message)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,6 +57,7 @@ class Cluster:
         replication: of topics that are made; a cluster for production has 3, of which 2 must have what is acknowledged.
         timeout_s: after how long without an answer a call fails.
         heard: why brokers refused us.
+        erasing: whether this is the erasure, during which nobody else may begin to write.
     """
 
     servers: str
@@ -65,6 +67,12 @@ class Cluster:
     partitions: int = 1
     timeout_s: float = TIMEOUT_S
     heard: Heard = field(default_factory=Heard, repr=False, compare=False)
+    erasing: bool = False
+
+    @property
+    def marker(self) -> str:
+        """The topic that is there while people are erased, see `stream.kafka.emptied`."""
+        return f"{self.prefix}.erasing"
 
     def conf(self, **settings: Any) -> dict[str, Any]:
         """Settings for a client; `_` in names stands for `.`."""
@@ -87,7 +95,11 @@ class Cluster:
         return f"kafka://{self.servers}/{self.prefix}"
 
     def admin(self) -> Any:
-        """A client that looks at topics, makes them and deletes records."""
+        """The client that looks at topics, makes them and deletes records; one for all, since each client has threads of its own."""
+        return self._admin
+
+    @cached_property
+    def _admin(self) -> Any:
         need_client()
         return self.client(AdminClient, self.conf())
 
@@ -194,15 +206,23 @@ def ensure(address: KafkaLog) -> int:
 
     Raises:
         ConfigError: the topic is there with another number of partitions.
+        NotReadyError: an erasure is at work.
         StorageError: the broker cannot be reached, or refuses.
     """
     cluster = address.cluster
     admin = cluster.admin()
     new = NewTopic(
-        address.name, num_partitions=address.count, replication_factor=cluster.replication, config=_settings(cluster.replication)
+        address.name, num_partitions=address.count, replication_factor=cluster.replication, config=topic_settings(cluster.replication)
     )
     with errors(address, admin):
-        found = admin.list_topics(timeout=cluster.timeout_s).topics.get(address.name)
+        there = admin.list_topics(timeout=cluster.timeout_s).topics
+        if cluster.marker in there and not cluster.erasing:
+            raise NotReadyError(
+                "people are being erased, or their erasure was cut short, and nothing may be written meanwhile",
+                where=str(cluster),
+                fix="tailorbird lake erase --yes, on the machine where it was begun, brings it to its end",
+            )
+        found = there.get(address.name)
         if found is None:
             try:
                 admin.create_topics([new], operation_timeout=cluster.timeout_s)[address.name].result(cluster.timeout_s)
@@ -214,7 +234,7 @@ def ensure(address: KafkaLog) -> int:
     return _bytes_max(admin, address)
 
 
-def _settings(replication: int) -> dict[str, str]:
+def topic_settings(replication: int) -> dict[str, str]:
     """Of a topic that is made. With copies, what was acknowledged is in two of them at least, and none without it becomes the leader."""
     if replication == 1:
         return _TOPIC

@@ -6,10 +6,11 @@ What is appended as one is whole in each partition, not over all of them: after 
 acknowledges nothing, the client sends the body again, to the same partitions, and each router drops what it has.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -43,14 +44,15 @@ class KeyedWriter:
         LockedError, ConfigError, StorageError: as `KafkaWriter`.
     """
 
-    def __init__(self, address: KeyedLog) -> None:
+    def __init__(self, address: KeyedLog, held: Mapping[str, int] | None = None) -> None:
         self.address = address
         self._waiting: list[Block] | None = None
         self._pool = ThreadPoolExecutor(len(address.logs), thread_name_prefix="partition")
         self._writers: list[KafkaWriter] = []
         try:
-            self._writers.append(KafkaWriter(address.logs[0]))  # alone at first: it says whether another has the log
-            opening = [self._pool.submit(KafkaWriter, log) for log in address.logs[1:]]
+            opened = [partial(KafkaWriter, log, held=(held or {}).get(log.stem, 0)) for log in address.logs]
+            self._writers.append(opened[0]())  # alone at first: it says whether another has the log
+            opening = [self._pool.submit(each) for each in opened[1:]]
             errors = [done.exception() for done in opening]
             self._writers += [done.result() for done, error in zip(opening, errors, strict=True) if error is None]
             for error in errors:

@@ -1,7 +1,11 @@
 """Which logs a project has in a cluster: a topic for each door, for its answers, and for what the router decided.
 
     raw.PRODUCER   routed          as many partitions as the project has, each a log of its own: raw-PRODUCER.2, routed.2
+    index                          as many, snapshots of the routers' tables, see `stream.kafka.snapshots`
+    retired                        names that are never used again, see `stream.kafka.retire`
+    scores                         one partition: what is scored as events come in, for consumers
     answers.PRODUCER   order       one partition; `order` only where the others have several, see `stream.kafka.merged`
+    shuffled.SCHEMA-3              a partition for each worker of a schema, where several share its entities: shuffled-SCHEMA-3.0
 
 Imports and replays keep their own books beside their bodies, in files; they run where the routers run, and each router takes of
 them what belongs to its partition.
@@ -12,13 +16,17 @@ import socket
 import time
 from pathlib import Path
 
+from tailorbird.errors import NotReadyError
 from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, topics
 from tailorbird.stream.kafka.keyed import KeyedLog
 from tailorbird.stream.kafka.merged import MergedLog
+from tailorbird.stream.kafka.reader import KafkaReader
 from tailorbird.stream.partitions import PAST, checked, raw_logs
 
 _LOOK_S = 1.0  # between looks at which topics there are
 _INDEX = "routed-index"
+SHUFFLED = "shuffled"
+SNAPSHOT_ROWS = 500_000
 
 
 class KafkaStream:
@@ -28,10 +36,11 @@ class KafkaStream:
         folder: where this machine keeps locks, the routers' indexes, and the files of imports and replays.
         host: this machine's name, with which its producers' names begin.
         count: how many partitions there are.
+        snapshot_rows: that are routed of a partition until its router puts a snapshot of its tables into a topic.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.folder = cluster, folder
+    def __init__(self, cluster: Cluster, folder: Path, *, snapshot_rows: int = SNAPSHOT_ROWS) -> None:
+        self.cluster, self.folder, self.snapshot_rows = cluster, folder, snapshot_rows
         self.count = cluster.partitions
         self.host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()).strip("-")[:40] or "host"
         self._found: dict[str, tuple[float, list[str]]] = {}
@@ -52,12 +61,62 @@ class KafkaStream:
     @property
     def routed(self) -> KafkaLog | MergedLog:
         """What the routers wrote, in the order that all read it in."""
-        parts = self._parts("routed", "routed", self.folder)
+        parts = self.routed_parts
         return parts[0] if self.count == 1 else MergedLog(self.order(None), parts)
+
+    @property
+    def routed_parts(self) -> tuple[KafkaLog, ...]:
+        """Where the routers write, by partition."""
+        return self._parts("routed", "routed", self.folder)
 
     def order(self, folder: Path | None) -> KafkaLog:
         """The log that says in which order the partitions of `routed` are read; `folder` is where its writer holds a lock."""
         return KafkaLog(self.cluster, "order", "order", folder)
+
+    def shuffled(self, schema: str, count: int) -> tuple[KafkaLog, ...]:
+        """What the shuffle of a schema makes of `routed` for so many workers: a partition each, see `features.shuffle`."""
+        topic = f"{SHUFFLED}.{schema}-{count}"
+        return tuple(KafkaLog(self.cluster, topic, f"shuffled.{number}", self.folder, number, count) for number in range(count))
+
+    def shuffled_logs(self) -> list[KafkaLog]:
+        """All that shuffles made, of any schema and number of workers."""
+        found = [name.rpartition("-") for name in topics(self.cluster, SHUFFLED)]
+        return [log for schema, _, count in found if count.isdigit() for log in self.shuffled(schema, int(count))]
+
+    def snapshots(self) -> tuple[KafkaLog, ...]:
+        """Where the routers put snapshots of their tables, by partition."""
+        return self._parts("index", "index", None)
+
+    @property
+    def scores(self) -> KafkaLog:
+        """Where the score role writes, for consumers; see `serving.score_log`."""
+        return KafkaLog(self.cluster, "scores", "scores", self.folder)
+
+    @property
+    def items(self) -> KafkaLog:
+        """Where what deleted rows said of items is summed up, see `router.retention`."""
+        return items_of(self.routed)
+
+    @property
+    def retirement(self) -> KafkaLog:
+        """Where names stand that are never used again, see `stream.kafka.retire`."""
+        return KafkaLog(self.cluster, "retired", "retired", self.folder)
+
+    def producers(self) -> list[str]:
+        """Of whom there are topics, looked up now, in order."""
+        return sorted({*topics(self.cluster, "raw"), *topics(self.cluster, "answers")})
+
+    def retired(self) -> frozenset[str]:
+        """The names that are never used again."""
+        try:
+            with KafkaReader(self.retirement) as reader:
+                position, found = reader.start(), []
+                while stored := reader.read(position):
+                    found += [one.block.payload.decode() for one in stored]
+                    position = stored[-1].end
+        except NotReadyError:
+            return frozenset()
+        return frozenset(found)
 
     def raw_logs(self) -> dict[str, KafkaLog | Path]:
         """The raw logs there are, each partition by itself, by name, in the order of their names."""
@@ -80,7 +139,9 @@ class KafkaStream:
 
     def partitions_of(self, topic: str) -> int:
         """How many partitions a topic should have; its name is given without the prefix."""
-        return self.count if topic == "routed" or topic.startswith("raw.") else 1
+        if topic.startswith(f"{SHUFFLED}."):
+            return int(topic.rpartition("-")[2])
+        return self.count if topic in ("routed", "index") or topic.startswith("raw.") else 1
 
     def _parts(self, topic: str, name: str, folder: Path | None) -> tuple[KafkaLog, ...]:
         if self.count == 1:
@@ -101,6 +162,12 @@ class KafkaStream:
         return f"kafka://{self.cluster.servers}/{self.cluster.prefix}"
 
 
+def items_of(routed: KafkaLog | MergedLog) -> KafkaLog:
+    """Where what was deleted of the routers' log is summed up."""
+    cluster = routed.order.cluster if isinstance(routed, MergedLog) else routed.cluster
+    return KafkaLog(cluster, "items", "items")
+
+
 class KafkaShare:
     """What the router of one partition reads and writes, as `KafkaStream` is to the router of all.
 
@@ -111,13 +178,18 @@ class KafkaShare:
 
     def __init__(self, whole: KafkaStream, number: int, folder: Path) -> None:
         self._whole, self.number, self.count = whole, number, whole.count
-        self.folder = folder
+        self.folder, self.snapshot_rows = folder, whole.snapshot_rows
         self.index = folder / (f"{_INDEX}.db" if whole.count == 1 else f"{_INDEX}.{number}.db")
 
     @property
     def routed(self) -> KafkaLog:
         """Where this router writes."""
         return self._whole._parts("routed", "routed", self.folder)[self.number]
+
+    @property
+    def snapshots(self) -> KafkaLog:
+        """Where this router puts snapshots of its tables."""
+        return self._whole.snapshots()[self.number]
 
     @property
     def profiles(self) -> tuple[KafkaLog, KafkaLog]:

@@ -103,6 +103,9 @@ class MergedReader:
     def start(self) -> int:
         return self._order.start()
 
+    def pruned(self) -> bool:
+        return self._order.pruned()
+
     def end(self) -> int:
         return self._order.end()
 

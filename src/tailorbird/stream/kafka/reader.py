@@ -49,7 +49,8 @@ class KafkaReader:
             raise DamageError(
                 f"the log ends at {self._assembly.end}, but was read up to {start} before: rows were lost",
                 where=str(self.address),
-                fix="was the topic deleted, or an unclean leader elected? See `doctor`",
+                fix="was the topic deleted, or an unclean leader elected? See `doctor`; "
+                "if it is lost for good: tailorbird stream begin-anew",
             )
         blocks: list[Stored] = []
         for stored in self._buffer:
@@ -124,6 +125,9 @@ class KafkaReader:
     def start(self) -> int:
         return self._tail.start()
 
+    def pruned(self) -> bool:
+        return self._tail.watermarks()[0] > 0
+
     def end(self) -> int:
         if self._from >= 0 and self._offset == self._tail.watermarks()[1]:
             return self._assembly.end
@@ -131,9 +135,9 @@ class KafkaReader:
 
     def waiting(self, position: int) -> Waiting:
         high, end = self._tail.watermarks()[1], self.end()
-        position = max(position, self.start())
+        asked, position = position, max(position, self.start())
         if position >= end:
-            return Waiting(0, 0)
+            return Waiting(0, 0, beyond=max(0, asked - end))
         first = self.read(position, bytes_max=RECEIPTS << 14)[:RECEIPTS]
         return Waiting(end - position, high - self._tail.find(position), tuple(each.block.receipt for each in first))
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tailorbird.errors import DamageError, InputError, StorageError
 from tailorbird.stream.kafka.client import Consumer, TopicPartition, need_client
 from tailorbird.stream.kafka.cluster import KafkaLog, check_there, errors, storage_error
-from tailorbird.stream.kafka.frames import Piece, piece_of
+from tailorbird.stream.kafka.frames import BEGUN_ANEW, Piece, piece_of
 
 _AGAIN_S = 0.05
 _BACK_MAX = 10_000  # messages that do not count, at the end, before we give up
@@ -40,28 +40,39 @@ def consumer_of(address: KafkaLog, **settings: Any) -> Any:
     return address.cluster.client(Consumer, conf)
 
 
+def tail_consumer(address: KafkaLog) -> Any:
+    """A consumer that jumps."""
+    return consumer_of(address, fetch_wait_max_ms=5, queued_min_messages=1, fetch_queue_backoff_ms=1)
+
+
 class Tail:
     """Reads single messages of a topic. One thread at a time.
 
+    Args:
+        consumer: that several share, which look in turn; its owner closes it. None for one of its own.
     Raises:
         NotReadyError: there is no such topic.
     """
 
-    def __init__(self, address: KafkaLog) -> None:
-        self.address = address
+    def __init__(self, address: KafkaLog, consumer: Any = None) -> None:
+        self.address, self._own = address, consumer is None
         self._timeout_s = address.cluster.timeout_s
-        self._consumer = consumer_of(address, fetch_wait_max_ms=5, queued_min_messages=1, fetch_queue_backoff_ms=1)  # it jumps
+        self._consumer = tail_consumer(address) if consumer is None else consumer
         self._partition = TopicPartition(address.name, address.number)
         self._held: dict[int, Piece | None] = {}
         try:
             check_there(self._consumer, address)
         except BaseException:
-            self._consumer.close()
+            self.close()
             raise
 
-    def watermarks(self) -> tuple[int, int]:
-        """The first offset there is, and the next that will be given. A broker that is away for a moment is waited for."""
-        deadline, tries = time.monotonic() + self._timeout_s, 0
+    def watermarks(self, until: float = 0.0) -> tuple[int, int]:
+        """The first offset there is, and the next that will be given. A broker that is away for a moment is waited for.
+
+        Args:
+            until: by the monotonic clock, for how long at most; two short tries are made in any case. 0: for the cluster's timeout.
+        """
+        deadline, tries = until or time.monotonic() + self._timeout_s, 0
         while True:
             tries += 1
             try:
@@ -91,6 +102,15 @@ class Tail:
             fix="did the topic's retention delete it, or does somebody else write here? Give the project another prefix",
         )
 
+    def last(self) -> int:
+        """The offset at which the last run begins that is known of; 0 where there is none."""
+        low, high = self.watermarks()
+        for offset in range(high - 1, max(low, high - _BACK_MAX) - 1, -1):
+            piece = self.piece(offset)
+            if piece is not None and piece.at == offset:
+                return piece.at - piece.index
+        return low
+
     def start(self) -> int:
         """The position of the first row that was not pruned."""
         low, high = self.watermarks()
@@ -108,7 +128,8 @@ class Tail:
         first = self._counting(low, high)
         if first is None:
             return high
-        if position < first.base and low > 0:
+        pruned = low > 0 or first.base > 1  # positions begin at 0 or 1; a log that was emptied, later
+        if position < first.base and pruned and first.kind != BEGUN_ANEW:
             raise InputError(
                 f"rows before {first.base} were pruned, asked for {position}",
                 where=str(self.address),
@@ -143,6 +164,13 @@ class Tail:
         return self._held[offset]
 
     def _fetch(self, offset: int) -> Piece | None:
+        message = self._message(offset)
+        if message.offset() != offset:  # a hole, left by a transaction of somebody else
+            return None
+        piece = piece_of(message.headers(), message.value() or b"", f"{self.address}@{offset}")
+        return piece and replace(piece, payload=b"")
+
+    def _message(self, offset: int) -> Any:
         with errors(self.address):
             self._consumer.assign([TopicPartition(self.address.name, self.address.number, offset)])
             message = self._consumer.poll(self._timeout_s)
@@ -151,10 +179,13 @@ class Tail:
             raise StorageError(f"no message {offset} in {self._timeout_s:g} s", where=str(self.address), fix="is the broker running?")
         if message.error() is not None:
             raise storage_error(message.error(), self.address)
-        if message.offset() != offset:  # a hole, left by a transaction of somebody else
-            return None
-        piece = piece_of(message.headers(), message.value() or b"", f"{self.address}@{offset}")
-        return piece and replace(piece, payload=b"")
+        return message
+
+    def written_at(self) -> int:
+        """When the last message came in, by the broker or its writer, in microseconds; 0 where there is none, or it does not say."""
+        low, high = self.watermarks()
+        return 0 if low == high else max(0, self._message(high - 1).timestamp()[1]) * 1_000
 
     def close(self) -> None:
-        self._consumer.close()
+        if self._own:
+            self._consumer.close()

@@ -4,7 +4,6 @@ A writer begins with a message that says who it is. Every message says at which 
 a writer whose place another took learns of it with its next message, before it acknowledges anything, and stops.
 """
 
-import logging
 import os
 import secrets
 import socket
@@ -14,17 +13,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from tailorbird import faults
-from tailorbird.errors import InputError, LockedError, StorageError, TailorbirdError
-from tailorbird.stream.kafka.client import KafkaException, Producer, TopicPartition
+from tailorbird.errors import DamageError, InputError, LockedError, StorageError, TailorbirdError
+from tailorbird.stream.kafka.client import Producer
 from tailorbird.stream.kafka.cluster import KafkaLog, ensure, errors
-from tailorbird.stream.kafka.frames import OPENED, Piece, pieces
+from tailorbird.stream.kafka.frames import BEGUN_ANEW, OPENED, Piece, pieces
+from tailorbird.stream.kafka.pruning import Deleter, DeletingThread
 from tailorbird.stream.kafka.tail import Tail
 from tailorbird.stream.lock import FileLock
 from tailorbird.stream.protocol import Block
 
-log = logging.getLogger(__name__)
 _TRIES = 5
-_PRUNE_S = 2.0  # to wait for a deletion: appends wait behind it
 
 
 class KafkaWriter:
@@ -32,20 +30,23 @@ class KafkaWriter:
 
     Args:
         first: the position of the first row, if the log begins now.
+        held: the highest position that a reader holds, see `stream.held`.
+        anew: the topic was lost before, and begins now: readers that are behind its first row go on with that.
     Raises:
         LockedError: another writer of this machine has it.
         ConfigError: the topic is there, but cannot be a log.
+        DamageError: the log ends before `held`; nothing is written to it.
         StorageError: the broker cannot be reached.
     """
 
-    def __init__(self, address: KafkaLog, *, first: int = 0) -> None:
+    def __init__(self, address: KafkaLog, *, first: int = 0, held: int = 0, anew: bool = False) -> None:
         self.address, self.partition = address, address.partition
         self._timeout_s = address.cluster.timeout_s
         self._name = secrets.token_hex(6)
         self._failed = ""
         self._lost = False
         self._waiting: list[Block] | None = None
-        self._prunes = True
+        self._deleting = DeletingThread(address)
         self._lock = None if address.folder is None else FileLock(address.folder / address.stem)
         self._tail: Tail | None = None
         self._producer: Any = None
@@ -53,7 +54,9 @@ class KafkaWriter:
             self._bytes_max = ensure(address)
             self._tail = Tail(address)
             self._producer = address.cluster.client(Producer, self._conf())
-            self._begin(first)
+            with errors(address, self._producer):  # else the first message waits for a second until the client knows where to
+                self._producer.list_topics(address.name, timeout=self._timeout_s)
+            self._begin(first, held, BEGUN_ANEW if anew else OPENED)
         except BaseException:
             self.close()
             raise
@@ -71,14 +74,21 @@ class KafkaWriter:
             compression_type="none",  # what is routed is packed already
         )
 
-    def _begin(self, first: int) -> None:
+    def _begin(self, first: int, held: int, kind: str) -> None:
         """Take the log's end: from here on, whatever another writer still has under way stands at the wrong place."""
         assert self._tail is not None
         who = f"process {os.getpid()} of {socket.gethostname()}".encode()
         for _ in range(_TRIES):
             tip = self._tail.tip()
             end = first if tip.end is None else tip.end
-            opened = Piece(tip.offset, end, 0, 1, False, 0, self._name, OPENED, 0, who, b"")
+            if end < held:
+                raise DamageError(
+                    f"the topic ends at {end}, but was read up to {held} before: it was lost, or this is another cluster",
+                    where=str(self.address),
+                    fix="see stream.url and the broker's disk, and bring the topics back; nothing is taken until then. "
+                    "If they are lost for good: tailorbird stream begin-anew, see docs/how-to/kafka.md",
+                )
+            opened = Piece(tip.offset, end, 0, 1, False, 0, self._name, kind if tip.end is None else OPENED, 0, who, b"")
             stands = self._send([opened])
             if self._stand([opened], stands):
                 self._next, self._end = stands[0] + 1, end
@@ -151,6 +161,9 @@ class KafkaWriter:
         """To the end, if what came in between does not count, as of a writer that was stopped before. Raises LockedError if it does."""
         assert self._tail is not None
         _, high = self._tail.watermarks()
+        if high < self._next:  # the topic was deleted and made again, see `stream.kafka.emptied`
+            self._lost = True
+            raise self._locked()
         for offset in range(self._next, high):
             piece = self._tail.piece(offset)
             if piece is not None and piece.at == offset and piece.writer != self._name:
@@ -190,7 +203,7 @@ class KafkaWriter:
             self._producer.poll(0.05)
         if len(stands) == len(run):
             return [stands[index] for index in range(len(run))]
-        if self._there(run):
+        if self._there(run, deadline):
             return [piece.at for piece in run]
         reason = f"{failures[0].str()} ({failures[0].name()})" if failures else f"no answer in {self._timeout_s:g} s"
         raise StorageError(
@@ -199,11 +212,14 @@ class KafkaWriter:
             fix="is the broker running, with as many replicas in sync as min.insync.replicas asks for?",
         )
 
-    def _there(self, run: Sequence[Piece]) -> bool:
-        """Whether a run stands where it must, though nobody said so: an answer was lost. If not, it may still be under way."""
+    def _there(self, run: Sequence[Piece], deadline: float) -> bool:
+        """Whether a run stands where it must, though nobody said so: an answer was lost. If not, it may still be under way.
+
+        Sending and looking share one deadline, so that whoever waits for a dead broker does not wait twice.
+        """
         assert self._tail is not None
         try:
-            if self._tail.watermarks()[1] <= run[-1].at:
+            if self._tail.watermarks(deadline)[1] <= run[-1].at:
                 return False
             found = [self._tail.piece(piece.at) for piece in run]
         except TailorbirdError:
@@ -227,32 +243,25 @@ class KafkaWriter:
     def end(self) -> int:
         return self._end
 
+    def check_alone(self) -> None:
+        """Raise LockedError if another writer has come since this one did."""
+        self._check_usable()
+        self._move_on()
+
     def prune(self, before: int) -> int:
-        """See `LogWriter.prune`; counts messages. 0 from a broker that cannot delete records, which is said once."""
-        count = 0
-        while some := self.prune_some(before):
-            count += some
-        return count
+        """See `LogWriter.prune`; counts messages. 0 from a broker that cannot delete records, which is logged."""
+        self._check_usable()
+        deleter = Deleter(self.address)
+        try:
+            return deleter.delete(before)
+        finally:
+            deleter.close()
 
     def prune_some(self, before: int) -> int:
-        """Delete what lies before the run that holds row `before`; the last message stays, for it says where the log ends."""
+        """Have deleted, by a thread, what lies before the run that holds row `before`; 0, since nothing is to be waited for."""
         self._check_usable()
-        assert self._tail is not None
-        low, _ = self._tail.watermarks()
-        offset = min(self._tail.find(before), self._next - 1)
-        if offset <= low or not self._prunes:
-            return 0
-        admin = self.address.cluster.admin()
-        place, wait_s = TopicPartition(self.address.name, self.address.number, offset), min(_PRUNE_S, self._timeout_s)
-        try:
-            admin.delete_records([place], request_timeout=wait_s)[place].result(wait_s + 1)
-        except (KafkaException, TimeoutError) as error:
-            self._prunes = False
-            log.warning(
-                "%s: the broker does not delete records, the topic keeps everything: set its retention.ms (%s)", self.address, error
-            )
-            return 0
-        return offset - low
+        self._deleting.ask(before)
+        return 0
 
     def _locked(self) -> LockedError:
         return LockedError(
@@ -288,6 +297,7 @@ class KafkaWriter:
 
     def close(self) -> None:
         """Let go of the broker, and let the next writer in."""
+        self._deleting.close()
         if self._producer is not None:
             self._producer.purge()
             self._producer.flush(0)

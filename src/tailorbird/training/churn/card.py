@@ -5,6 +5,7 @@ from typing import Any
 
 from tailorbird.events import to_iso
 from tailorbird.ranking.churn import Churn
+from tailorbird.training.card import NOBODY
 from tailorbird.training.churn.judge import CutFigures
 from tailorbird.training.churn.walk import Choice
 from tailorbird.training.gate import Decision
@@ -27,6 +28,8 @@ def churn_card(
     parts = [
         f"# Churn model {churn.name}",
         f"Trained by {by}. Gone means: {about['definition']}.",
+        "## Owner",
+        about.get("owner") or NOBODY,
         "## Data",
         f"{about['people']:,} people from {text['from']} to {text['to']}; {about['asked_now']:,} are asked about now.",
         f"Judged at {len(about['origins'])} past origins; the last is {to_iso(window.origin)}, with {len(cut.gone):,} people, "

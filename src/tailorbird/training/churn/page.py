@@ -17,7 +17,7 @@ from tailorbird.training.churn.judge import OURS, CutFigures
 from tailorbird.training.page import OTHERS, picture, plain, table
 
 if TYPE_CHECKING:
-    from tailorbird.training.churn.train import ChurnReport
+    from tailorbird.training.churn.report import ChurnReport
 
 SHOWN = ("auc", "ap", "log_loss", "lift_10", "calibration_error_debiased", "mae", "bias")
 COLOURS = ("#b3541e", "#5b6ea8", "#8a6d3b", "#9aa5ab", "#6b8f71")

@@ -22,6 +22,8 @@ from tailorbird.errors import LeakError, NotReadyError
 from tailorbird.features import FeatureSet
 from tailorbird.features.backfill import History, Requests, event_columns
 from tailorbird.features.layout import Step
+from tailorbird.ranking.churn_bundle import with_vectors
+from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.churn.labels import Activity, Ints
 
@@ -48,6 +50,10 @@ class Table:
 
     def take(self, rows: npt.NDArray[np.generic]) -> "Table":
         return Table(self.columns, self.numeric[rows], self.categorical[rows])
+
+    def only(self, columns: Columns) -> "Table":
+        """Without the numeric columns behind those of `columns`."""
+        return Table(columns, np.ascontiguousarray(self.numeric[:, : len(columns.numeric)]), self.categorical)
 
 
 def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Columns:
@@ -91,12 +97,16 @@ class People:
     Args:
         events: of the lake, all that features may look at: `needed_columns`.
         activity: whose codes name the people.
+        columns: to be read.
+        space: by which they have vectors, whose columns come behind the numeric ones; None for none.
     """
 
-    def __init__(self, features: FeatureSet, events: pa.Table, activity: Activity, columns: Columns) -> None:
-        self.columns = columns
+    def __init__(self, features: FeatureSet, events: pa.Table, activity: Activity, columns: Columns, space: Space | None = None) -> None:
+        self._read, self.space = columns, space
+        self.columns = columns if space is None else with_vectors(columns, space.tower.plan)
+        self.activity = activity
         self._features, self._events, self._people = features, events, activity.people
-        self._only = [*columns.numeric, *columns.categorical]
+        self._only = [*columns.numeric, *columns.categorical, *((space.tower.plan.sequence,) if space is not None else ())]
         self._ts = _times(events["ts"])
         self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
         self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
@@ -104,6 +114,10 @@ class People:
         self._arrived = self._received[order]
         self._newest = np.maximum.accumulate(events["p"].to_numpy()[order])
         self._all: History | None = None
+
+    def reading(self, columns: Columns, space: Space | None) -> "People":
+        """The same people with other columns."""
+        return People(self._features, self._events, self.activity, columns, space)
 
     def at(self, person: Ints, moment: Ints) -> Table:
         """Each person at a moment, as known then; shape (n,) each."""
@@ -155,9 +169,11 @@ class People:
         count = len(person)
         texts = self._people.values.take(pa.array(person))
         rows = history.rows(Requests(moment, p, texts, np.arange(count), pa.nulls(count, pa.string())))
-        numeric = [rows.numeric_names.index(name) for name in self.columns.numeric]
-        categorical = [rows.categorical_names.index(name) for name in self.columns.categorical]
-        return Table(self.columns, rows.numeric[:, numeric], rows.categorical[:, categorical])
+        numeric = rows.numeric[:, [rows.numeric_names.index(name) for name in self._read.numeric]]
+        categorical = [rows.categorical_names.index(name) for name in self._read.categorical]
+        if self.space is not None:
+            numeric = np.concatenate([numeric, self.space.users(rows.sequences[self.space.tower.plan.sequence], count)], axis=1)
+        return Table(self.columns, numeric, rows.categorical[:, categorical])
 
 
 def _times(column: pa.ChunkedArray) -> Ints:

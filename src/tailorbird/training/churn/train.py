@@ -14,29 +14,35 @@ import lightgbm
 import numpy as np
 import pyarrow as pa
 
-from tailorbird.errors import BundleError, DeclarationError, LeakError, NotReadyError
+from tailorbird.errors import BundleError, DeclarationError, LeakError, NotReadyError, UsageError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.attached import AttachedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.export import TOLERANCE, score_onnx
+from tailorbird.models.gbdt import Gbdt
 from tailorbird.places import Place
 from tailorbird.ranking.churn import Churn
-from tailorbird.ranking.churn_bundle import ChurnBundle, ChurnPlan, Part, write_churn_bundle
+from tailorbird.ranking.churn_bundle import ChurnBundle, ChurnPlan, Part, space_files, write_churn_bundle
+from tailorbird.ranking.tower import Space
 from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.churn.card import churn_card
-from tailorbird.training.churn.contact import Curve, curve_of
+from tailorbird.training.churn.contact import curve_of
 from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FitSettings, Fitted, Grid, fit_at, labelled
 from tailorbird.training.churn.judge import CutFigures, flat, judge
 from tailorbird.training.churn.labels import Activity, Window, activity_of
+from tailorbird.training.churn.report import ChurnReport
 from tailorbird.training.churn.rows import People, needed_columns, person_columns
+from tailorbird.training.churn.vectors import better, tower_before
 from tailorbird.training.churn.walk import Choice, Cut, choose_by, grid_of, importance_of, read_until, starts_of, walk, windows_of
 from tailorbird.training.gate import Decision, Evidence, decide
 from tailorbird.training.judge import suspicious
 from tailorbird.training.metrics import log_losses
 from tailorbird.training.settings import Progress
+from tailorbird.training.towers import Learner, TowerSettings
+from tailorbird.training.trees import trees_of
 from tailorbird.training.watch import Watch
 
 CUTS_MAX = 6
@@ -51,6 +57,7 @@ class ChurnSettings:
         cuts: at how many origins, at most, what is learned is held against what came; a third of a window lies between two.
         grid_rows: of people at moments, in all; asked: people scored at an origin.
         lateness_us: how late events may come: what is younger teaches nothing.
+        vectors: of which size a tower is tried; None tries none.
         replicates: of the intervals.
     """
 
@@ -59,6 +66,7 @@ class ChurnSettings:
     grid_rows: int = 600_000
     asked: int = 50_000
     lateness_us: int = DAY
+    vectors: TowerSettings | None = None
     replicates: int = 500
 
 
@@ -69,6 +77,8 @@ class Study:
     Attributes:
         figures: of each cut, oldest first.
         leaks: columns that look as if they knew the answer.
+        vectors: whether people's vectors are among the columns, and why, as a sentence; "" where none were tried.
+        tower: files of their tower, if they are.
     """
 
     activity: Activity
@@ -77,73 +87,8 @@ class Study:
     cuts: list[Cut]
     figures: list[CutFigures]
     leaks: dict[str, str]
-
-
-@dataclass(frozen=True)
-class ChurnReport:
-    """What came of a training.
-
-    Attributes:
-        version, promoted, incumbent, decision: as in `training.settings.TrainReport`.
-        choice: which model the bundle has, and why.
-        curve: of whom to contact, on the last cut.
-        importance: share of what was learned by column.
-    """
-
-    version: str
-    promoted: bool
-    incumbent: str
-    decision: Decision
-    figures: list[CutFigures]
-    choice: Choice
-    curve: Curve
-    importance: dict[str, float]
-    notes: tuple[str, ...]
-    about: dict[str, Any]
-    seconds: dict[str, float]
-    report: Path | None = None
-
-    @property
-    def last(self) -> CutFigures:
-        """The newest cut, which stands for what the bundle is worth."""
-        return self.figures[-1]
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON; `results` are of the last cut."""
-        return {
-            "version": self.version,
-            "promoted": self.promoted,
-            "reasons": list(self.decision.reasons),
-            "incumbent": self.incumbent,
-            "results": flat(self.last.results),
-            "differences": flat(self.last.differences),
-            "origins": [plain_cut(each) for each in self.figures],
-            "choice": self.choice.told,
-            "contact": {"best": self.curve.best, "curve": self.curve.points()},
-            "importance": self.importance,
-            "notes": list(self.notes),
-            "about": self.about,
-            "seconds": self.seconds,
-            "report": str(self.report) if self.report else None,
-        }
-
-
-def plain_cut(figures: CutFigures) -> dict[str, Any]:
-    """A cut as JSON."""
-    window, cut = figures.cut.scored.window, figures.cut
-    return {
-        "origin": to_iso(window.origin),
-        "window_days": window.length / DAY,
-        "people": len(cut.gone),
-        "gone": float(cut.gone.mean()),
-        "choice": cut.choice.told,
-        "results": flat(figures.results),
-        "differences": flat(figures.differences),
-        "slices": {
-            name: {"people": int(each.count.sum()), "calibration_error_debiased": round(each.debiased, 6)}
-            for name, each in figures.slices.items()
-        },
-    }
+    vectors: str = ""
+    tower: Mapping[str, bytes] | None = None
 
 
 def study(
@@ -176,8 +121,17 @@ def study(
     known = activity.as_of(learn_until) if learn_until else activity
     windows = windows or windows_of(known, churn, settings.cuts)
     _refuse_leaks(people, activity, churn, windows)
-    grid = grid_of(people, known, churn, rows_max=settings.grid_rows, seed=settings.fit.seed, tell=progress)
+    learner, space, told = _tower(features, events, activity, windows[0].origin, settings)
+    wide = people if space is None else people.reading(columns, space)
+    whole = grid_of(wide, known, churn, rows_max=settings.grid_rows, seed=settings.fit.seed, tell=progress)
+    grid = whole if space is None else replace(whole, table=whole.table.only(columns))
     cuts = walk(grid, people, activity, churn, windows, settings.fit, asked_max=settings.asked, tell=progress)
+    tower = None
+    if space is not None and learner is not None:
+        by_vectors = walk(whole, wide, activity, churn, windows, settings.fit, asked_max=settings.asked, tell=progress)
+        kept, told = better(cuts, by_vectors, settings.fit.seed)
+        if kept:
+            people, grid, cuts, tower = wide, whole, by_vectors, learner.files(space)
     progress("figures", 0, len(cuts))
     figures = []
     for place, cut in enumerate(cuts):
@@ -185,7 +139,19 @@ def study(
         progress("figures", place + 1, len(cuts))
     last = cuts[-1]
     matrix, label = labelled(last.fitted, grid, activity.as_of(last.scored.window.origin), last.scored.window, settings.fit)
-    return Study(activity, people, grid, cuts, figures, suspicious(last.fitted.encoder.names, matrix, label))
+    return Study(activity, people, grid, cuts, figures, suspicious(last.fitted.encoder.names, matrix, label), told, tower)
+
+
+def _tower(
+    features: FeatureSet, events: pa.Table, activity: Activity, origin: int, settings: ChurnSettings
+) -> tuple[Learner | None, Space | None, str]:
+    """A tower as of the first origin, or why there is none."""
+    if settings.vectors is None:
+        return None, None, ""
+    try:
+        return *tower_before(features, events, activity.people, origin, settings.vectors, settings.fit.seed), ""
+    except UsageError as error:
+        return None, None, f"vectors of people were not tried: {error.message}"
 
 
 def _refuse_leaks(people: People, activity: Activity, churn: Churn, windows: Sequence[Window]) -> None:
@@ -210,6 +176,7 @@ def train_churn(
     reports: Path | None = None,
     settings: ChurnSettings = ChurnSettings(),
     by: str = "train",
+    owner: str = "",
     promote: bool = True,
     progress: Progress = lambda stage, done, total: None,
 ) -> ChurnReport:
@@ -217,6 +184,7 @@ def train_churn(
 
     Args:
         registry: of this model alone: `Paths.churn(name)`.
+        owner: who answers for the model; stands in its card.
         reports: folder that gets a page, `churn-NAME-VERSION.html`; None writes none.
 
     Raises:
@@ -239,8 +207,8 @@ def train_churn(
     watch.tell("last fit", 1, 1)
     incumbent, gain, unjudged, notes = _incumbent(store, found)
     decision = _decide(figures[-1], found, incumbent, gain, unjudged)
-    told = (*_notes(churn, found, window), *notes)
-    about = _about(churn, found, window, fitted)
+    told = (*((found.vectors,) if found.vectors else ()), *_notes(churn, found, window), *notes)
+    about = {**_about(churn, found, window, fitted), "owner": owner}
     curve = curve_of(found.cuts[-1].probability, found.cuts[-1].gone, churn.contact)
     importance = importance_of(fitted, choice.model)
     with tempfile.TemporaryDirectory(prefix="tailorbird-churn-") as folder:
@@ -267,18 +235,14 @@ def _incumbent(store: Registry, found: Study) -> tuple[str, Interval | None, str
         bundle = ChurnBundle.load(path, schema_hash=None)
     except BundleError as error:
         return path.name, None, f"cannot be loaded: {error.message}", []
-    missing = [
-        name for name in (*bundle.columns.numeric, *bundle.columns.categorical) if name not in (*columns.numeric, *columns.categorical)
-    ]
+    missing = [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name not in (*columns.numeric, *columns.categorical)]
     if missing:
         return path.name, None, f"reads the column {missing[0]}, which is not there any more", []
     if (bundle.plan.window, bundle.plan.gap) != (cut.scored.window.length, cut.scored.window.gap):
         return path.name, None, "predicts another window", []
-    places = [[names.index(name) for name in wanted] for names, wanted in (
-        (columns.numeric, bundle.columns.numeric), (columns.categorical, bundle.columns.categorical)
-    )]  # fmt: skip
-    tables = found.people.ahead(cut.scored.window.origin, cut.scored.person, bundle.moments(cut.scored.window.origin))
-    gone = bundle.score([(table.numeric[:, places[0]], table.categorical[:, places[1]]) for table in tables]).gone
+    people = found.people.reading(bundle.read, bundle.space)
+    tables = people.ahead(cut.scored.window.origin, cut.scored.person, bundle.moments(cut.scored.window.origin))
+    gone = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
     gained = log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)
     notes = []
     if bundle.manifest.window.ts_to > cut.scored.window.origin:
@@ -368,6 +332,8 @@ def _write(
         metrics={"results": flat(figures.results), "decision": list(decision.reasons), "about": dict(about), "parity": parity},
         libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},
         card=churn_card(churn, figures, choice, decision, about, notes, by),
+        space=space_files(found.people.space, found.tower) if found.people.space is not None and found.tower is not None else None,
+        trees={part.head: trees_of(model) for part in parts if isinstance(model := fitted.models[part.head], Gbdt)},
     )
 
 

@@ -1,0 +1,114 @@
+"""What several feature workers gain over one, for the forty features: whether they read the routed log or what a shuffle writes for them.
+
+    python -m benchmarks.features_shuffle [--small] [--json] [--events N] [--runs N]
+
+    one            one worker takes the routed log in
+    direct K       each of K workers reads the routed log and keeps its part of the entities; the slowest of them
+    shuffled K     each reads the log that the shuffle wrote for it; the slowest of them
+    shuffle K      the shuffle itself; `rows_share` is how many of the events the part with the most gets
+
+Speed is events of the routed log by CPU second, so that what else runs on the machine counts little. A ratio is the CPU time of one
+worker over that of the slowest of K: how many times as many events K workers on as many cores take. All states together are
+compared with that of one worker, to the bit. Ends with status 1 if any differs.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.features_stream import CLOCK, Stage, route
+from benchmarks.forty import forty
+from benchmarks.site import Site
+from tailorbird.features import FeatureSet
+from tailorbird.features.keypart import WHOLE, KeyPart, parts_of
+from tailorbird.features.shuffle import Shuffle
+from tailorbird.features.state import open_state
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.stream import routed_path
+
+COUNTS = (2, 4, 8)
+
+
+def work(log: Path, state: Path, features: FeatureSet, part: KeyPart, profiles: int, stage: Stage) -> dict[bytes, bytes]:
+    """Take the log in, timed from behind the profiles on; the records of the state."""
+    with FeatureWorker(log, state, features, clock=CLOCK, part=part) as worker:
+        while worker.position.p < profiles:
+            worker.step(rows_max=1)
+        with stage:
+            while worker.step().rows:
+                pass
+    store = open_state(state, features, part)
+    with store.snapshot() as snapshot:
+        found = {key: value for tag in (b"s", b"a") for key, value in snapshot.scan(tag)}
+    store.close()
+    return found
+
+
+def shuffle(routed: Path, logs: list[Path], features: FeatureSet, profiles: int, stage: Stage) -> list[int]:
+    """Cut the log, timed as above; the events of each part."""
+    with Shuffle(routed, logs, features) as role:
+        while role.step(rows_max=1).end <= profiles:
+            pass
+        events = [0] * len(logs)
+        with stage:
+            while (report := role.step()).rows:
+                events = [sum(pair) for pair in zip(events, report.events, strict=True)]
+    return events
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="a tenth of the events")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--runs", type=int, default=3)
+    arguments = parser.parse_args()
+    share = 10 if arguments.small else 1
+    events, people, items = arguments.events // share, 20_000 // share, 5_000 // share
+    features, site, one = forty(), Site.draw(events, people=people, items=items), Stage()
+    stages: dict[str, list[Stage]] = {}
+    shares: dict[int, float] = {}
+    equal = True
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        route(folder, features, site, 0, Stage())
+        routed, profiles = routed_path(folder), people + items
+        for run in range(arguments.runs):
+            whole = work(routed, folder / f"one-{run}", features, WHOLE, profiles, one)
+            for count in COUNTS:
+                logs = [folder / f"shuffled-{run}-{count}-{number}.db" for number in range(count)]
+                cutting = stages.setdefault(f"shuffle {count}", [Stage()])[0]
+                shares[count] = max(shuffle(routed, logs, features, profiles, cutting)) / events
+                for how, read in (("direct", [routed] * count), ("shuffled", logs)):
+                    timed = stages.setdefault(f"{how} {count}", [Stage() for _ in range(count)])
+                    state, together = folder / f"{how}-{run}-{count}", dict[bytes, bytes]()
+                    for part, log, stage in zip(parts_of(count), read, timed, strict=True):
+                        together |= work(log, state, features, part, profiles, stage)
+                    equal &= together == whole
+    slowest = {name: max(some, key=lambda stage: statistics.median(stage.cpu)) for name, some in stages.items()}
+    results: dict[str, dict] = {"one": one.result(events)} | {name: stage.result(events) for name, stage in slowest.items()}
+    for count, part in shares.items():
+        results[f"shuffle {count}"]["rows_share"] = round(part, 3)
+    base = statistics.median(one.cpu)
+    report = {
+        "results": results,
+        "ratios": {name: round(base / statistics.median(stage.cpu), 2) for name, stage in slowest.items()},
+        "equal": equal,
+        "sizes": {"events": events, "people": people, "items": items, "runs": arguments.runs},
+        "versions": {name: version(name) for name in ("apsw", "lmdb", "numpy", "pyarrow")} | {"python": platform.python_version()},
+        "cpu": platform.processor() or platform.machine(),
+        "load": [round(one, 1) for one in os.getloadavg()],
+    }
+    json.dump(report, sys.stdout, indent=None if arguments.json else 2)
+    print()
+    sys.exit(0 if equal else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Make `.peers/`: environments with each peer that installs, at pinned versions: `make peers`.
+
+    python -m benchmarks.peers.install [--folder .peers]
+
+    .peers/             libraries that models are held against: requirements.txt, by constraints.txt
+    .peers/serving/     what `benchmarks.serving` is held against, which needs another numpy: serving.txt
+
+A peer that does not install is left out, and why is kept in the folder, so that the page of results can say it.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FOLDER = HERE.parents[1] / ".peers"
+FAILED = "failed.json"
+SERVING = "serving"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.install", description="Make environments with the peers")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    folder: Path = parser.parse_args().folder
+    environment(folder, requirements(), ["-c", str(HERE / "constraints.txt")])
+    environment(folder / SERVING, requirements(f"{SERVING}.txt"))
+
+
+def environment(folder: Path, wanted: list[str], options: list[str] | None = None) -> None:
+    """Make an environment, and install what is wanted, one after the other."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    failed: dict[str, str] = {}
+    for each in wanted:
+        print(f"installing {each} into {folder}", file=sys.stderr)
+        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *(options or []), each]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            failed[name_of(each)] = last_error(done.stderr)
+            print(f"left out: {failed[name_of(each)]}", file=sys.stderr)
+    (folder / FAILED).write_text(json.dumps(failed, indent=1) + "\n")
+
+
+def interpreter(below: str = "") -> Path:
+    """Of an environment: of TAILORBIRD_PEERS, or of `.peers` in the repository, or below it."""
+    return Path(os.environ.get("TAILORBIRD_PEERS") or FOLDER) / below / "bin" / "python"
+
+
+def requirements(file: str = "requirements.txt") -> list[str]:
+    """One for each peer."""
+    lines = (HERE / file).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def name_of(requirement: str) -> str:
+    """`rectools[torch]==0.19.0` → `rectools`."""
+    return requirement.partition("=")[0].partition("[")[0]
+
+
+def last_error(text: str) -> str:
+    """The last line that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "no reason was given")
+
+
+if __name__ == "__main__":
+    main()

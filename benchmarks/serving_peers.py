@@ -1,0 +1,208 @@
+"""Whom `benchmarks.serving` is held against: LightGBM behind FastAPI with Feast's online store, in the environment of `make peers`.
+
+The peer is given what it has no part for: the candidates of each question, found by our retrieval, and the three columns that retrieval
+and the person's last items make of them. It looks the other 42 columns up by user, item, user × category and item × country, as floats
+that were computed before, scores them by the same trees, and answers the best twenty. Its stores hold only what is asked for. So it does
+less than ours: no retrieval, no windows that end now, no choice by a policy, no log. That both score alike is checked with each answer.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.peers.install import SERVING, interpreter, last_error
+from benchmarks.serving_site import CATEGORIES, CLOCK, SLOTS, Site, item
+from tailorbird.events.keys import hash64s
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.encoders import Encoder
+from tailorbird.serving.messages import RecommendQuery
+from tailorbird.serving.parts import Fixed
+from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.schemas import OneSchema
+from tailorbird.serving.state import StateReader
+
+SCRIPT = Path(__file__).with_name("peers") / "serving.py"
+SHOWN = 20
+TOLERANCE = 1e-5  # of a probability, between trees by LightGBM and by ONNX Runtime
+GIVEN = ("i2i_score", "i2i_last", "recent_age")
+KEYS = {"items": ("item",), "users": ("user",), "mine": ("user", "category"), "places": ("item", "country")}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the peer is asked, and what it has to answer.
+
+    Attributes:
+        scores: shape (20,), of the best, descending.
+    """
+
+    body: dict
+    scores: np.ndarray
+
+
+def view_of(column: str) -> str:
+    """Where a column of the matrix is kept; "" is with the question."""
+    if column in GIVEN:
+        return ""
+    if column.startswith("mine_") or column == "category_share":
+        return "mine"
+    if column == "item_here_7d":
+        return "places"
+    return "users" if column.startswith(("user_", "session_")) else "items"
+
+
+def prepared(site: Site, bodies: Sequence[dict], folder: Path) -> list[Question]:
+    """Write what the peer needs for these questions, and say what they are for it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    names = [item(number) for number in range(site.size.items)]
+    numbers = {key: number for number, key in enumerate(hash64s(names).tolist())}
+    bundle = site.bundle()
+    columns = bundle.encoder.names
+    tables: dict[str, dict[tuple[str, ...], np.ndarray]] = {view: {} for view in KEYS}
+    places = {view: [at for at, column in enumerate(columns) if view_of(column) == view] for view in ("", *KEYS)}
+    questions = []
+    for body, (keys, matrix) in zip(bodies, _asked(site, bundle, bodies), strict=True):
+        chosen = [numbers[key] for key in keys.tolist()]
+        country = body["context"]["country"]
+        for number, row in zip(chosen, matrix, strict=True):
+            known = {"user": body["user_id"], "item": names[number], "category": _category(number), "country": country}
+            for view, wanted in KEYS.items():
+                key = tuple(known[one] for one in wanted)
+                before = tables[view].setdefault(key, row[places[view]])
+                assert np.array_equal(before, row[places[view]], equal_nan=True), f"{view} is no function of {wanted}"
+        given = {columns[at]: _plain(matrix[:, at]) for at in places[""]}
+        scores = np.sort(next(iter(bundle.raw(matrix).values())))[::-1][:SHOWN]
+        asked = {"user_id": body["user_id"], "country": country, "items": [names[number] for number in chosen], "given": given}
+        questions.append(Question(asked, scores))
+    for view, rows in tables.items():
+        parts = {key: pa.array([each[at] for each in rows]) for at, key in enumerate(KEYS[view])}
+        values = np.stack(list(rows.values()))
+        parts |= {columns[at]: pa.array(values[:, place]) for place, at in enumerate(places[view])}
+        parts["ts"] = pa.array(np.full(len(rows), CLOCK.now())).cast(pa.timestamp("us", tz="UTC"))
+        pq.write_table(pa.table(parts), folder / f"{view}.parquet")
+    views = {view: {"keys": KEYS[view], "columns": [columns[at] for at in places[view]]} for view in KEYS}
+    (folder / "views.json").write_text(json.dumps({"views": views, "columns": columns}))
+    (folder / "catalogue.json").write_text(json.dumps({name: _category(number) for number, name in enumerate(names)}))
+    shutil.copy(site.model, folder / "model.txt")
+    return questions
+
+
+def _asked(site: Site, bundle: Bundle, bodies: Sequence[dict]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each question the keys of its candidates, and their matrix, as our own pipeline has them."""
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    encode = Encoder.encode_request
+
+    def noted(encoder, rows, item_keys, *further):
+        matrix = encode(encoder, rows, item_keys, *further)
+        seen.append((item_keys, matrix))
+        return matrix
+
+    reader = StateReader(site.state, site.features)
+    readings, rng = OneSchema(site.features, reader), np.random.default_rng(1)
+    pipeline = Pipeline(slots=SLOTS, bundles=Fixed(bundle), readings=readings, answers=None, clock=CLOCK, rng=rng)
+    Encoder.encode_request = noted
+    try:
+        for body in bodies:
+            pipeline.answer(msgspec.convert(body, RecommendQuery))
+            yield seen[-1]
+    finally:
+        Encoder.encode_request = encode
+
+
+def _category(number: int) -> str:
+    return f"c{number % CATEGORIES}"
+
+
+def _plain(column: np.ndarray) -> list[float | None]:
+    return [None if value != value else value for value in column.astype(float).tolist()]
+
+
+def stores() -> dict[str, str]:
+    """Kinds of stores that can be had here, and why not the others."""
+    why = "" if interpreter(SERVING).exists() else f"no {interpreter(SERVING)}: make peers"
+    valkey = why or ("" if _valkey() else "no valkey-server and no redis-server on the path")
+    return {"feast_sqlite": why, "feast_valkey": valkey}
+
+
+def _valkey() -> str | None:
+    return shutil.which("valkey-server") or shutil.which("redis-server")
+
+
+@contextmanager
+def answering(kind: str, folder: Path) -> Iterator[int]:
+    """The peer over one kind of store, by its port.
+
+    Raises:
+        RuntimeError: it did not load or start; with the last thing that it said.
+    """
+    if kind == "feast_sqlite":
+        with _serving("sqlite", folder) as port:
+            yield port
+        return
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        number = free.getsockname()[1]
+    command = [_valkey() or "", "--port", str(number), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        _wait_for(number)
+        with _serving(f"127.0.0.1:{number}", folder) as port:
+            yield port
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@contextmanager
+def _serving(at: str, folder: Path) -> Iterator[int]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"OMP_NUM_THREADS": "1", "FEAST_USAGE": "False"}
+    python = str(interpreter(SERVING))
+    loaded = subprocess.run([python, str(SCRIPT), "load", str(folder), at], env=environment, capture_output=True, text=True)
+    if loaded.returncode:
+        raise RuntimeError(last_error(loaded.stderr))
+    log = folder / "serve.log"
+    with log.open("w") as told:
+        command = [python, str(SCRIPT), "serve", str(folder), at]
+        server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=told, text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        if not line:
+            raise RuntimeError(last_error(log.read_text()))
+        yield int(line)
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _wait_for(port: int) -> None:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"nothing answers at port {port}")
+
+
+def checked(answer: bytes, question: Question) -> None:
+    """Raise AssertionError unless the answer has the scores that our trees give to the same rows."""
+    found: Mapping = json.loads(answer)
+    scores = np.array([one["score"] for one in found["items"]])
+    worst = float(np.abs(scores - question.scores).max())
+    assert worst <= TOLERANCE, f"the peer's scores differ by {worst:.2g}"

@@ -1,0 +1,154 @@
+"""`tailorbird validate`."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
+from tailorbird.cli.train import Rows, settings_for
+
+if TYPE_CHECKING:
+    from tailorbird.config import Project
+    from tailorbird.ranking import Slot
+    from tailorbird.training.validate.run import ValidationReport
+
+
+def validate(
+    slot: str = "",
+    *,
+    splits: int = 3,
+    variants: bool = True,
+    window: str = "",
+    rows: Rows = "auto",
+    leave_out: str = "",
+    untuned: bool = False,
+    quick: bool = False,
+    seed: int = 7,
+    as_of: str = "",
+    strict: bool = False,
+    json: Json = False,
+) -> None:
+    """Say whether the way a slot's model is trained is sound, and what it is worth, for whom, and by what. Changes nothing.
+
+    At several origins in time a model learns from the past and is judged on what follows, beside the baselines. It looks for
+    columns that know the answer or the future, profiles without a time and a log that repeats itself; holds the model against
+    itself with less data, without each group of columns and for people it has not seen (paired tests, adjusted after Holm); and
+    tells the figures of the long tail, new items and new users, and how far the model is over-fitted. Writes a report.
+
+    What `features rank` found earlier is taken up: its leaks are told, its subset is tried.
+
+    Example:  tailorbird -C shop validate
+
+    Example:  tailorbird -C shop validate home --splits 5 --window 28d --strict
+
+    Parameters
+    ----------
+    slot:
+        train.slot unless told otherwise
+    splits:
+        origins in time
+    variants:
+        try less data, fewer columns and unseen people too, which takes most of the time
+    window:
+        how much of the past to look at, train.window unless told otherwise
+    rows:
+        logged answers, or clicks with drawn candidates; auto: answers, where enough have a known outcome
+    leave_out:
+        columns that the model must not see, with commas between them
+    untuned:
+        leave out of account what `tailorbird tune` chose
+    quick:
+        fewer rows and trees
+    seed:
+        of all draws
+    as_of:
+        validate as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
+    strict:
+        end with status 1 if there is a leak
+    """
+    from tailorbird.cli.moment import clock_as_of
+    from tailorbird.config import open_project
+    from tailorbird.config.schemas import for_training
+    from tailorbird.events import SystemClock
+    from tailorbird.training.tune.tuned import FILE, with_tuned
+    from tailorbird.training.validate.page import write_validation
+    from tailorbird.training.validate.run import ValidateSettings
+    from tailorbird.training.validate.run import validate as run_validate
+
+    project = for_training(open_project(), SystemClock()).project
+    declared = project.slot(slot)
+    train = replace(settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick), seed=seed)
+    if not untuned:
+        train = with_tuned(train, declared.name, project.root / FILE)
+    with progress_bars(quiet=json) as progress:
+        report = run_validate(
+            project.features,
+            declared,
+            lake=project.paths.lake,
+            clock=clock_as_of(as_of, project, declared),
+            settings=ValidateSettings(train=train, splits=splits, variants=variants, seed=seed),
+            signals=_ranked(project, declared),
+            progress=progress,
+        )
+    page = write_validation(project.paths.reports, report)
+    if json:
+        print_json({**report.plain(), "report": str(page)})
+    else:
+        _print(report)
+        console().print(f"Report: {page}", markup=False)
+    if strict and report.leaks:
+        raise SystemExit(1)
+
+
+def _ranked(project: "Project", slot: "Slot") -> dict[str, Any] | None:
+    """What the last `features rank` of the slot's first target found, if there was one and it can be read."""
+    import msgspec
+
+    target = next(iter(slot.objective))
+    path = project.paths.reports / f"signals-{slot.name}-{target}" / "signals.json"
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _print(report: "ValidationReport") -> None:
+    from tailorbird.training.validate.page import best_baseline
+    from tailorbird.training.validate.run import NAME
+
+    evaluation, out = report.evaluation, console()
+    best = best_baseline(report)
+    title = f"Slot {report.slot}: NDCG@10 over {len(report.about['splits'])} origins, {evaluation.requests:,} requests"
+    table = [
+        (name, count, _interval(figures[NAME]), _interval(figures[best]) if best else "")
+        for name, (count, figures) in {"all": (evaluation.requests, _primary(report)), **evaluation.slices}.items()
+    ]
+    print_table(title, ["", "requests", NAME, best], table, right=["requests", NAME, best])
+    tests = [
+        (one.other, one.kind, f"{one.gain.value:+.4f} ({one.gain.low:+.4f} – {one.gain.high:+.4f})", one.adjusted, one.verdict)
+        for one in report.tests
+    ]
+    header = ["against", "kind", "gain", "p, Holm", "verdict"]
+    print_table("\nPaired tests on the same requests", header, tests, right=["gain", "p, Holm"])
+    gaps = [(one.origin, one.head, *one.auc, *one.log_loss) for one in report.gaps]
+    names = [f"{figure} {part}" for figure in ("AUC", "loss") for part in ("train", "valid.", "test")]
+    print_table("\nOver-fit gap", ["origin", "head", *names], gaps, right=names)
+    out.print("")
+    for one in report.findings:
+        out.print(f"{one.severity.upper()}  {one.what}: {one.why}", markup=False)
+    if not report.leaks:
+        out.print("No leak was found.")
+    for note in report.notes:
+        out.print(note, markup=False)
+
+
+def _primary(report: "ValidationReport") -> dict[str, Any]:
+    from tailorbird.training.judge import PRIMARY
+
+    return {name: figures[PRIMARY] for name, figures in report.evaluation.figures.items()}
+
+
+def _interval(figure: Any) -> str:
+    if figure.value != figure.value:
+        return ""
+    return f"{figure.value:.4f}" + (f" ({figure.low:.4f} – {figure.high:.4f})" if figure.known else "")

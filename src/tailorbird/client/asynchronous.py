@@ -1,0 +1,196 @@
+"""The client of an event loop; `blocking` has the one of threads, which drives this one."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import msgspec
+
+from tailorbird.client.outbox import BATCH_MAX, GATHER_S, HELD_MAX, Outbox
+from tailorbird.client.talking import Reply, Talk, refusal
+from tailorbird.errors import UsageError
+from tailorbird.events import Clock, SystemClock
+from tailorbird.serving.messages import Answer, ChurnAnswer, EventDecision, Item, RankQuery, Receipts, RecommendQuery, SearchQuery, Similar
+
+T = TypeVar("T")
+BODY_BYTES_MAX = 512 << 10
+_encode = msgspec.json.Encoder().encode
+_receipts = msgspec.json.Decoder(Receipts)
+
+
+class AsyncClient:
+    """Talks to one server, or to several that are each other's equals. Made within a running loop; `async with` closes it.
+
+    Args:
+        urls: the server's address, or several; where one does not answer, the next is asked.
+        key: of `tailorbird keys create`; a read key asks, a write key sends.
+        timeout_s: for a request with all its tries.
+        attempts: how often a request is tried.
+        batch_max, gather_s, held_max: of what `track` gathers: events of a body, how long it waits for more, how many may wait.
+        spool: a folder of this client's own in which tracked events outlive the process when no server takes them.
+    Raises:
+        UsageError: an address is none.
+    """
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        key: str = "",
+        timeout_s: float = 2.0,
+        attempts: int = 2,
+        connections: int = 100,
+        batch_max: int = BATCH_MAX,
+        gather_s: float = GATHER_S,
+        held_max: int = HELD_MAX,
+        spool: Path | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._talk = Talk([urls] if isinstance(urls, str) else urls, key, timeout_s=timeout_s, attempts=attempts, connections=connections)
+        self._clock, self._timeout_s, self._batch_max = clock or SystemClock(), timeout_s, batch_max
+        self._outbox = Outbox(self._send_waiting, batch_max=batch_max, gather_s=gather_s, held_max=held_max, spool=spool)
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def waiting(self) -> int:
+        """Tracked events that no server has taken yet."""
+        return len(self._outbox)
+
+    @property
+    def retried(self) -> int:
+        """Requests that were tried again."""
+        return self._talk.retried
+
+    async def recommend(self, slot: str, **query: Any) -> Answer:
+        """Items for a slot of the site; `query` as `RecommendQuery` has it: user_id, anonymous_id, session_id, size, context, exclude,
+        filters, attributes, explain.
+
+        Raises:
+            RefusedError: the server says what is wrong. UnreachableError: nobody answers; show what you would without us.
+        """
+        return await self._query("/v1/recommend", _made(RecommendQuery, {"slot": slot, **query}))
+
+    async def rank(self, slot: str, items: Sequence[str], **query: Any) -> Answer:
+        """The caller's own items in the order for a person. Raises as `recommend`."""
+        return await self._query("/v1/rank", _made(RankQuery, {"slot": slot, "items": list(items), **query}))
+
+    async def search(self, text: str, **query: Any) -> Answer:
+        """Items found by words, in the order for a person. Raises as `recommend`."""
+        return await self._query("/v1/search", _made(SearchQuery, {"query": text, **query}))
+
+    async def churn(self, user_id: str, model: str = "churn", *, explain: bool = False) -> ChurnAnswer:
+        """How likely a user is to leave, by a model of churn.py; `explain` tells what moves the score. Raises as `recommend`."""
+        query = {"model": model, "explain": "true" if explain else "false"}
+        return _decoded(await self._talk.ask("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query), ChurnAnswer)
+
+    async def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:
+        """Items that go with an item, of those that the rules and lists of a slot allow to everybody, where one is named.
+
+        None for an item that the live index does not know. Raises as `recommend`.
+        """
+        query = {"size": str(size)} | ({"slot": slot} if slot else {})
+        reply = await self._talk.ask("GET", f"/v1/items/{quote(item_id, safe='')}/similar", query=query)
+        return None if reply.status == 404 else _decoded(reply, Similar)
+
+    async def item(self, item_id: str) -> Item | None:
+        """An item as the live index knows it, or None. Raises as `recommend`."""
+        reply = await self._talk.ask("GET", f"/v1/items/{quote(item_id, safe='')}")
+        return None if reply.status == 404 else _decoded(reply, Item)
+
+    async def send(self, events: Sequence[Mapping[str, Any]]) -> Receipts:
+        """Send events and wait until they are safe; one decision for each, in order. A refused one is told there, and raises nothing.
+
+        What has no `event_id` gets one, what has no `ts` the time of now.
+
+        Raises:
+            UnreachableError: nobody answered; some may have arrived. Send events with the same `event_id` again, they count once.
+            RefusedError: the request as a whole is not taken (its key, its size).
+        """
+        return await self._send_made([self._event(event) for event in events])
+
+    def track(self, type: str, **fields: Any) -> str:
+        """Take an event down, to be sent soon with others; returns its `event_id`. Does not wait and does not fail with the server.
+
+        Raises:
+            OutboxFullError: too many wait already.
+        """
+        event_id = fields.setdefault("event_id", uuid4().hex)
+        self._outbox.add(self._event({"type": type, **fields}))
+        return event_id
+
+    async def flush(self, timeout_s: float = 5.0) -> bool:
+        """Wait until all that was tracked is decided; False if the time did not do."""
+        return await self._outbox.flush(timeout_s)
+
+    async def close(self, timeout_s: float = 5.0) -> int:
+        """Send what waits, spool the rest, and close; returns how many events are lost for want of a server and a spool."""
+        lost = await self._outbox.close(timeout_s)
+        await self._talk.close()
+        return lost
+
+    def _event(self, event: Mapping[str, Any]) -> bytes:
+        now = self._clock.now()
+        try:
+            return _encode({"event_id": uuid4().hex, "ts": now, **event})
+        except (TypeError, ValueError, msgspec.MsgspecError) as error:
+            raise UsageError(f"an event cannot be written as JSON: {error}", where=str(event.get("type", ""))) from None
+
+    async def _send_waiting(self, events: Sequence[bytes]) -> Receipts:
+        return await self._send_made(events, waits=True)
+
+    async def _send_made(self, events: Sequence[bytes], *, waits: bool = False) -> Receipts:
+        decisions: list[EventDecision] = []
+        accepted = 0
+        for batch in _batches(events, self._batch_max):
+            receipts = await self._send_batch(batch, waits)
+            decisions += receipts.events
+            accepted += receipts.accepted
+        return Receipts(accepted, len(decisions) - accepted, decisions)
+
+    async def _send_batch(self, batch: Sequence[bytes], waits: bool) -> Receipts:
+        reply = await self._talk.ask("POST", "/v1/events", b"[" + b",".join(batch) + b"]", waits=waits)
+        if reply.status in (200, 400):
+            try:
+                return _receipts.decode(reply.body)
+            except msgspec.MsgspecError:
+                pass  # a fault of the whole request, told below
+        raise refusal(reply)
+
+    async def _query(self, path: str, query: msgspec.Struct) -> Answer:
+        return _decoded(await self._talk.ask("POST", path, _encode(query)), Answer)
+
+
+def _made(kind: type[T], fields: dict[str, Any]) -> T:
+    try:
+        return msgspec.convert({name: value for name, value in fields.items() if value is not None}, kind, from_attributes=True)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `")
+        raise UsageError(text[:1].lower() + text[1:], where=path.rstrip("`") or "query") from None
+
+
+def _decoded(reply: Reply, kind: type[T]) -> T:
+    if reply.status != 200:
+        raise refusal(reply)
+    try:
+        return msgspec.json.decode(reply.body, type=kind)
+    except msgspec.MsgspecError:
+        raise refusal(Reply(reply.status, b"")) from None
+
+
+def _batches(events: Sequence[bytes], batch_max: int) -> list[list[bytes]]:
+    batches: list[list[bytes]] = [[]]
+    size = 0
+    for event in events:
+        if batches[-1] and (len(batches[-1]) >= batch_max or size + len(event) > BODY_BYTES_MAX):
+            batches.append([])
+            size = 0
+        batches[-1].append(event)
+        size += len(event) + 1
+    return [batch for batch in batches if batch]

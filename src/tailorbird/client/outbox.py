@@ -1,0 +1,197 @@
+"""What is tracked and not yet sent: gathered into batches, kept while no server takes it, on a disk where a folder is named.
+
+An event is given up by nobody but its sender: when the outbox is full it says so (`OutboxFullError`), rather than drop what is older.
+Decided is what the server has said something of, event by event; a whole body that is refused (a wrong key, a wrong address, a proxy's
+page) is kept and tried again, and told once. A process that is killed loses what it gathered since the last batch, and without a spool
+what waits; where that matters, `send` returns only when the event is safe.
+
+    add ──► waiting ──► batch ──► send ──► decided
+               ▲          ▲        │ not taken: at once ──► spool/*.ndjson, and wait, doubling ──┐
+               │          └──────────── once somebody takes them, the oldest first ◄─────────────┘
+               └ without a spool they wait here
+"""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from pathlib import Path
+
+from tailorbird.client.patience import backoff_s
+from tailorbird.client.talking import RefusedError, UnreachableError
+from tailorbird.errors import StorageError, TailorbirdError
+from tailorbird.serving.messages import Receipts
+from tailorbird.whole import write_whole
+
+BATCH_MAX = 500
+HELD_MAX = 50_000
+GATHER_S = 0.2
+TOO_LARGE = 413
+log = logging.getLogger(__name__)
+
+
+class OutboxFullError(TailorbirdError):
+    """More events wait than may be held: no server has answered for long. The event was not taken."""
+
+    code = "outbox_full"
+
+
+class Outbox:
+    """Sends what is added, in the background of one event loop; `add` may be called from any thread.
+
+    Args:
+        send: sends events, each one JSON object, and returns what became of them.
+        spool: a folder of this client's own for what could not be sent; None: it waits in memory only.
+    Raises:
+        StorageError: the spool cannot be written.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[Sequence[bytes]], Awaitable[Receipts]],
+        *,
+        batch_max: int = BATCH_MAX,
+        held_max: int = HELD_MAX,
+        gather_s: float = GATHER_S,
+        spool: Path | None = None,
+        draw: random.Random | None = None,
+    ) -> None:
+        self._send, self._batch_max, self._held_max, self._gather_s = send, batch_max, held_max, gather_s
+        self._spool, self._draw, self._number = spool, draw or random.Random(), count()
+        self._waiting: deque[bytes] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._news, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._closing = False
+        if spool is not None:
+            try:
+                spool.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StorageError(f"cannot be made: {error.strerror}", where=str(spool), fix="name a folder that can be written") from None
+        self.accepted = self.refused = self.lost = 0
+        self._task = self._loop.create_task(self._run())
+        self._news.set()  # an earlier process may have left something in the spool
+
+    def __len__(self) -> int:
+        """Events in memory and in the spool that no server has decided on."""
+        return len(self._waiting) + self._spooled()
+
+    def _spooled(self) -> int:
+        paths = self._spool.glob("*.ndjson") if self._spool is not None else ()
+        return sum(path.read_bytes().count(b"\n") for path in paths)
+
+    def add(self, event: bytes) -> None:
+        """Raises OutboxFullError."""
+        if len(self._waiting) >= self._held_max:
+            raise OutboxFullError(f"{self._held_max} events wait to be sent", fix="is the server up? a spool folder holds more")
+        self._waiting.append(event)
+        self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._idle.clear()
+        self._news.set()
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Whether all that was added is decided, waiting for it as long as `timeout_s`."""
+        await asyncio.sleep(0)  # what other threads have added wakes us first
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self, timeout_s: float) -> int:
+        """Send what waits, put the rest into the spool; returns how many events are in neither, and so lost."""
+        self._closing = True
+        await self.flush(timeout_s)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._put_away()
+        return len(self._waiting) + self.lost
+
+    async def _run(self) -> None:
+        attempt = 0
+        while True:
+            await self._news.wait()
+            if not self._closing and len(self._waiting) < self._batch_max:
+                await asyncio.sleep(self._gather_s)
+            try:
+                await self._send_spooled()
+                await self._send_waiting()
+            except Exception as error:  # whatever it is, what waits is kept and tried again
+                attempt += 1
+                self._tell(error, attempt)
+                self._put_away()
+                await asyncio.sleep(backoff_s(attempt, self._draw))
+                continue
+            if attempt:
+                log.warning("events are taken again")
+            attempt = 0
+            if not self._waiting:
+                self._news.clear()
+                self._idle.set()
+
+    def _tell(self, error: Exception, attempt: int) -> None:
+        """Say that events wait: once, or each time where nobody thought of the reason."""
+        if not isinstance(error, UnreachableError | RefusedError):
+            log.error("events could not be sent", exc_info=error)
+        elif attempt == 1:
+            log.warning("events wait, since no server takes them: %s %s", error.code, error.message)
+
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            batch = [self._waiting[at] for at in range(min(self._batch_max, len(self._waiting)))]
+            await self._decided(batch)
+            for _ in batch:
+                self._waiting.popleft()
+
+    async def _decided(self, batch: Sequence[bytes]) -> None:
+        """Send a batch, in halves where it is too large for the server. Raises what `send` raises: then none of it counts as decided."""
+        try:
+            receipts = await self._send(batch)
+        except RefusedError as error:
+            if error.status != TOO_LARGE:
+                raise
+            if len(batch) == 1:
+                self.refused += 1
+                log.error("an event is larger than the server takes: %s", error.message)
+                self._set_aside(batch[0])
+                return
+            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                await self._decided(half)
+            return
+        self.accepted += receipts.accepted
+        self.refused += receipts.refused
+        for code in sorted({each.code for each in receipts.events if not each.accepted}):
+            log.warning("events were refused: %s (they are in the server's quarantine)", code)
+
+    async def _send_spooled(self) -> None:
+        for path in sorted(self._spool.glob("*.ndjson")) if self._spool is not None else ():
+            lines = path.read_bytes().splitlines()
+            for at in range(0, len(lines), self._batch_max):
+                await self._decided(lines[at : at + self._batch_max])
+            path.unlink(missing_ok=True)
+
+    def _put_away(self) -> None:
+        """Move what waits into the spool, if there is one and it can be written; else it stays in memory."""
+        if not self._waiting or self._spool is None:
+            return
+        put = list(self._waiting)
+        try:
+            write_whole(self._spool / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.ndjson", b"\n".join(put) + b"\n")
+        except OSError as error:
+            log.error("the spool cannot be written, events wait in memory: %s", error.strerror)
+            return
+        for _ in put:
+            self._waiting.popleft()
+
+    def _set_aside(self, event: bytes) -> None:
+        """Keep what no server will take, where there is a folder for it; without one it counts as lost."""
+        if self._spool is None:
+            self.lost += 1
+            return
+        write_whole(self._spool / "refused" / f"{time.time_ns():020d}-{os.getpid()}-{next(self._number)}.json", event)

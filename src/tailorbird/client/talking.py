@@ -1,0 +1,158 @@
+"""One request to one of several servers: within a deadline, tried again where that is safe and of use.
+
+Everything that is sent may be sent twice: an event counts once by its `event_id`, and a question asked again makes another answer, of
+which the caller sees one. Tried again is what could not be connected, did not answer in time, or was answered 408, 429 or 5xx;
+at another server where there is one, and not before `Retry-After`, if that is within the deadline. Where nobody listened a moment ago,
+nobody is asked while there is somebody else: else a busy server would send its clients to a dead one.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from tailorbird.client.patience import RetryBudget, Throttle, backoff_s
+from tailorbird.errors import TailorbirdError, UsageError
+
+PASSED_OVER_S = 1.0  # a server to which no connection could be made
+PASSING = frozenset((408, 429, 500, 502, 503, 504, 507))
+
+
+class RefusedError(TailorbirdError):
+    """The server says that the request is wrong: `status`, its stable `code`, and the `path` of what it does not take."""
+
+    code = "refused"
+
+    def __init__(self, status: int, code: str, message: str, *, path: str = "", fix: str = "") -> None:
+        super().__init__(message, where=path, fix=fix)
+        self.status, self.code, self.path = status, code, path
+
+
+class UnreachableError(TailorbirdError):
+    """No server gave an answer within the deadline. Of events it is not known whether they arrived: send the same ones again."""
+
+    code = "unreachable"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server said: a status that does not pass by itself, and the body."""
+
+    status: int
+    body: bytes
+
+
+class Talk:
+    """Sends requests to servers that are each other's equals. For one event loop.
+
+    Args:
+        urls: one or more; asked in turn from the one that last answered.
+        attempts: tries of a request in all.
+        draw: for jitter.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], key: str, *, timeout_s: float, attempts: int, connections: int, draw: random.Random | None = None
+    ) -> None:
+        self.urls = [url.rstrip("/") for url in urls]
+        if not self.urls or not all(url.startswith(("http://", "https://")) for url in self.urls):
+            raise UsageError(f"expected the address of a server, got {list(urls)!r}", fix='such as "http://127.0.0.1:8642"')
+        self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {key}"} if key else {})
+        self._timeout_s, self._attempts, self._draw = timeout_s, max(1, attempts), draw or random.Random()
+        self._connections = connections
+        self._session: aiohttp.ClientSession | None = None
+        self._at = 0
+        self._gone_until: dict[str, float] = {}
+        self.budget, self.throttle = RetryBudget(), Throttle(self._draw)
+        self.retried = 0
+
+    async def ask(
+        self, method: str, path: str, body: bytes | None = None, *, query: Mapping[str, str] | None = None, waits: bool = False
+    ) -> Reply:
+        """The reply to a request.
+
+        Args:
+            waits: the caller has a backoff of its own and asks until there is an answer, so that nothing is given up on this side.
+
+        Raises:
+            UnreachableError: nobody answered within the deadline, or this side gave the request up, since too few are answered.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        if not waits and not self.throttle.admits(time.monotonic()):
+            raise UnreachableError("given up without asking: too few requests are answered at the moment", fix="ask again later")
+        self.budget.earn()
+        attempt, why = 0, ""
+        while True:
+            attempt += 1
+            left = deadline - time.monotonic()
+            # The last try has all the time that is left; one before it must leave some.
+            timeout_s = left if attempt == self._attempts else left * 0.6
+            at = self._at = self._next()
+            url = self.urls[at % len(self.urls)]
+            reply, why, wait_s = await self._once(method, url, path, body, query, max(0.001, timeout_s))
+            self.throttle.note(reply is not None, time.monotonic())
+            if reply is not None:
+                return reply
+            if self._at == at:  # of several requests that fail at one server, the first moves on, lest the second move back to it
+                self._at += 1
+            wait_s = max(wait_s, 0.0 if len(self.urls) > attempt else backoff_s(attempt, self._draw))
+            if attempt >= self._attempts or time.monotonic() + wait_s >= deadline or waits or not self.budget.spend():
+                raise UnreachableError(f"no answer from {url}: {why} ({attempt} tries)")
+            self.retried += 1
+            await asyncio.sleep(wait_s)
+
+    def _next(self) -> int:
+        """The place of the server to ask: the one that is next in turn, of those that listened when they were last asked."""
+        now = time.monotonic()
+        turn = range(self._at, self._at + len(self.urls))
+        return next((at for at in turn if self._gone_until.get(self.urls[at % len(self.urls)], 0.0) <= now), self._at)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _once(
+        self, method: str, url: str, path: str, body: bytes | None, query: Mapping[str, str] | None, timeout_s: float
+    ) -> tuple[Reply | None, str, float]:
+        """The reply, or why there is none and how long the server asks to be left alone."""
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._opened().request(
+                method, url + path, data=body, params=query, headers=self._headers, timeout=timeout, allow_redirects=False
+            ) as answer:
+                content = await answer.read()
+        except TimeoutError:
+            return None, "it took too long", 0.0
+        except aiohttp.ClientConnectorError as error:
+            self._gone_until[url] = time.monotonic() + PASSED_OVER_S
+            return None, f"{type(error).__name__}: {error}", 0.0
+        except aiohttp.ClientError as error:
+            return None, f"{type(error).__name__}: {error}", 0.0
+        if answer.status not in PASSING:
+            return Reply(answer.status, content), "", 0.0
+        asked = answer.headers.get("retry-after", "")
+        return None, f"it answered {answer.status}", float(asked) if asked.isdecimal() else 0.0
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=self._connections), auto_decompress=True)
+        return self._session
+
+
+def refusal(reply: Reply) -> RefusedError:
+    """Why a server refuses."""
+    try:
+        told: Any = msgspec.json.decode(reply.body)
+    except msgspec.DecodeError:
+        told = None
+    if not isinstance(told, dict) or "code" not in told:
+        message = f"the server answered {reply.status}, and not as Tailorbird does"
+        return RefusedError(reply.status, "http", message, fix="check the address")
+    code, message = str(told["code"]), str(told.get("message") or f"answered {reply.status}")
+    return RefusedError(reply.status, code, message, path=str(told.get("path", "")), fix=str(told.get("fix", "")))

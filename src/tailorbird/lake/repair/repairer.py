@@ -1,0 +1,444 @@
+"""`lake repair`: what is damaged in lake, archive and logs, what each can be made anew from, and doing it.
+
+A plan first, which changes nothing: for each damaged file where its content comes from, or what is lost with it. A file comes back with
+the checksum that it had, or by a commit that says so; nothing is guessed. What is damaged is kept in `set-aside`. Damage hides other
+damage: the ledger is mended before what it tells of is looked at, so there may be several rounds.
+
+    ledger, manifest       a flipped bit in a line, turned back; last commits by the tables themselves, at the role's start
+    positions.json         ledger, manifest and tables
+    rows in no table       see `repair.unaccounted`
+    archived file          a flipped bit; the raw log, where it still has the rows
+    tables                 see `repair.tables`
+    raw and answer logs    see `repair.logs`
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from tailorbird.errors import DamageError, NotReadyError, TailorbirdError, UsageError
+from tailorbird.events.clock import Clock
+from tailorbird.lake import durable, etl
+from tailorbird.lake.archive import ORIGIN as ARCHIVE_ORIGIN
+from tailorbird.lake.archive import Archive, Archived, packed
+from tailorbird.lake.chained import ChainedFile
+from tailorbird.lake.delta import DurableTable, checkpoint_path, commit_path
+from tailorbird.lake.lake import Lake
+from tailorbird.lake.lease import hold
+from tailorbird.lake.ledger import ORIGIN as LEDGER_ORIGIN
+from tailorbird.lake.ledger import File, Ledger, Line
+from tailorbird.lake.positions import Positions, beyond_logs, load_positions, positions_lost, store_positions
+from tailorbird.lake.repair import logs, tables, unaccounted
+from tailorbird.lake.repair.bits import chain_turned_back, turned_back
+from tailorbird.lake.repair.rows import RouteAgain, route_archive
+from tailorbird.lake.role import LakeRole
+from tailorbird.lake.tables import TABLES
+from tailorbird.lake.verify import accounts, ends_of, lost_before
+from tailorbird.places import Place
+from tailorbird.stream import Stored, Stream, answer_logs, open_reader, raw_addresses, raw_logs, routed_path
+from tailorbird.stream.lock import FileLock
+
+_ROUNDS_MAX = 5
+
+
+@dataclass(frozen=True)
+class Mend:
+    """A damaged file that can be had again."""
+
+    where: str
+    what: str
+    source: str
+    apply: Callable[[], None] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """A damaged file that cannot be had again, and what is lost with it."""
+
+    where: str
+    what: str
+    lost: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done now. After that more may show, see `Repairer.run`."""
+
+    mends: list[Mend] = field(default_factory=list)
+    beyond: list[Beyond] = field(default_factory=list)
+
+
+class Repairer:
+    """Looks for damage, and mends it.
+
+    Args:
+        route_again: a router on a folder of raw logs; the lake knows none.
+    Raises:
+        UsageError: the lake is in a bucket, whose objects have versions of their own.
+        NotReadyError: there is no lake.
+    """
+
+    def __init__(self, stream: Stream, lake: object, *, clock: Clock, route_again: RouteAgain) -> None:
+        if not isinstance(lake, Path):
+            raise UsageError(
+                "repairs lakes on a disk", where=str(lake), fix="objects are whole or not there: restore the bucket's earlier version"
+            )
+        if not (lake / "ledger.jsonl").exists():
+            raise NotReadyError("there is no ledger, so nothing vouches for anything", where=str(lake), fix="restore the lake from a copy")
+        self._stream, self._lake, self._clock, self._route_again = stream, lake, clock, route_again
+        self._scratch: Path | None = None
+        self._routed: dict[str, bool] = {}  # by how it was cut into steps, whether the archive could be routed again
+
+    def plan(self) -> Plan:
+        """What is damaged now, as far as it can be seen; changes nothing."""
+        with tempfile.TemporaryDirectory(prefix="tailorbird-repair-") as scratch:
+            self._scratch, self._routed = Path(scratch), {}
+            return self._plan()
+
+    def run(self, told: Callable[[Mend], None] = lambda mend: None) -> Plan:
+        """Mend what can be mended, and say what was done and what is beyond it. The lake role and, for logs, their writers must not run.
+
+        Raises:
+            LockedError: one of them runs.
+            DamageError: what was mended does not stand.
+        """
+        done: list[Mend] = []
+        left: list[Beyond] = []
+        for _ in range(_ROUNDS_MAX):
+            with tempfile.TemporaryDirectory(prefix="tailorbird-repair-") as scratch, ExitStack() as held:
+                self._scratch, self._routed = Path(scratch), {}
+                lock = hold(self._lake / "ledger.jsonl", self._clock)
+                held.callback(lock.release)
+                plan = self._plan()
+                for mend in plan.mends:
+                    mend.apply()
+                    done.append(mend)
+                    told(mend)
+            left = plan.beyond
+            if not plan.mends:
+                break
+        if done and not left:
+            with LakeRole(self._stream, self._lake, clock=self._clock) as role:
+                role.publish()
+        return Plan(done, left)
+
+    def _plan(self) -> Plan:
+        plan = Plan()
+        self._chained("ledger.jsonl", LEDGER_ORIGIN, plan)
+        self._chained("archive/manifest.jsonl", ARCHIVE_ORIGIN, plan)
+        if plan.mends or plan.beyond:
+            return plan
+        ledger, archive = Ledger(self._lake / "ledger.jsonl"), Archive(self._lake / "archive")
+        positions = self._positions(ledger, archive, plan)
+        if positions is None:
+            return plan
+        self._ends(ledger, archive, positions, plan)
+        for table in TABLES:
+            self._table(ledger, archive, table, plan)
+        if not plan.mends and not plan.beyond:
+            self._unaccounted(ledger, archive, positions, plan)
+        for partition, first, end in archive.gaps():
+            lost = "their bodies as they were received, and what nobody had routed of them"
+            plan.beyond.append(Beyond(str(archive.path / partition), lost_before(first, end), lost))
+        for file in archive.files:
+            self._archived(archive, file, plan)
+        if isinstance(self._stream, Path):
+            self._logs(self._stream, archive, positions, plan)
+        return plan
+
+    def _put_aside(self, path: Place) -> None:
+        durable.move_aside(path, self._lake / "set-aside" / path.parent.name)
+
+    def _put(self, path: Place, data: bytes) -> None:
+        if path.exists():
+            self._put_aside(path)
+        durable.make_folder(path.parent)
+        durable.write_new(path, data)
+        durable.sync_folder(path.parent)
+
+    def _chained(self, name: str, origin: str, plan: Plan) -> None:
+        path = self._lake / name
+        try:
+            ChainedFile(path, origin)
+        except DamageError as error:
+            found = chain_turned_back(path.read_bytes(), origin)
+            if found is None:
+                lost = "what is in the lake from that line on is no longer vouched for: restore the file from a copy"
+                plan.beyond.append(Beyond(str(path), error.message, lost))
+                return
+            data, lines = found
+            where = f"{path}:{', '.join(str(line + 1) for line in lines)}"
+            plan.mends.append(Mend(where, "does not match its checksum", "a flipped bit, turned back", partial(self._put, path, data)))
+
+    def _positions(self, ledger: Ledger, archive: Archive, plan: Plan) -> Positions | None:
+        try:
+            if not positions_lost(self._lake, ledger, archive.positions()):
+                positions = load_positions(self._lake)
+                beyond = next(beyond_logs(positions, ends_of(self._stream)), None)
+                if beyond is None or not self._can_be_less(ledger, *beyond):
+                    return positions
+                table, log, position, end = beyond
+                fault = f"says that table {table} has {log} up to {position:,}, which ends at {end:,}"
+            else:
+                fault = "is missing"
+        except DamageError as error:
+            fault = error.message
+        where, source = str(self._lake / "positions.json"), "ledger, manifest and tables"
+        plan.mends.append(Mend(where, fault, source, lambda: self._put_positions(ledger, archive)))
+        return None
+
+    def _can_be_less(self, ledger: Ledger, table: str, log: str, position: int, end: int) -> bool:
+        """Whether the commits do not say so too: then it is the log that is not whole, see `doctor`."""
+        return all(line.positions.get(log, 0) <= end for line in ledger.commits(table).values())
+
+    def _put_positions(self, ledger: Ledger, archive: Archive) -> None:
+        """What the tables hold; nothing of it says that something may be deleted, which the role says anew."""
+        reached: dict[str, dict[str, int]] = {}
+        for table in TABLES:
+            for line in ledger.commits(table).values():
+                for log, position in line.positions.items():
+                    each = reached.setdefault(table, {})
+                    each[log] = max(position, each.get(log, 0))
+        reached.pop("commits", None)
+        reader = Lake(self._lake)
+        held = [reader.table(name, ["raw_partition", "raw_offset", "raw_row"]) for name in ("events", "quarantine", "duplicates")]
+        ends = {f"raw-{partition}": end for partition, end in archive.positions().items()}
+        if (self._lake / "positions.json").exists():
+            durable.move_aside(self._lake / "positions.json", self._lake / "set-aside")
+        store_positions(self._lake, Positions(reached, ends, etl.raw_ends(*held), {}, len(ledger.lines), {}))
+
+    def _ends(self, ledger: Ledger, archive: Archive, positions: Positions, plan: Plan) -> None:
+        """Chained files whose last lines are gone, which their chain does not tell."""
+        if len(ledger.lines) < positions.ledger:
+            gone = f"has {len(ledger.lines):,} lines, {positions.ledger:,} were written"
+            known = {table: ledger.commits(table) for table in TABLES}
+            more = [table for table in TABLES if commit_path(self._lake / table, max(known[table], default=-1) + 1).exists()]
+            where = str(self._lake / "ledger.jsonl")
+            if more:
+                plan.mends.append(Mend(where, gone, "the commits of the tables themselves, at the start of the role", self._start_role))
+            else:
+                plan.beyond.append(Beyond(where, gone, "nothing tells what the lines said: restore the file from a copy"))
+        for log, end in positions.archive.items():
+            found = archive.positions().get(log.removeprefix("raw-"), 0)
+            if found < end:
+                lost = f"nothing vouches for the files of {log} that hold rows {found:,} to {end - 1:,}: restore the manifest from a copy"
+                plan.beyond.append(
+                    Beyond(str(self._lake / "archive/manifest.jsonl"), f"ends at row {found:,} of {log}, {end:,} were archived", lost)
+                )
+
+    def _start_role(self) -> None:
+        """Nothing now: the role enters what it finds when it is started at the end, and is looked at again in the next round."""
+
+    def _table(self, ledger: Ledger, archive: Archive, table: str, plan: Plan) -> None:
+        folder = self._lake / table
+        before = len(plan.mends)
+        sources = tables.Sources(self._lake, self._stream, ledger, partial(self._routed_again, archive, ledger))
+        for line, fault in tables.commits_at_fault(self._lake, ledger, table):
+            path, found = commit_path(folder, line.version), tables.commit_file(self._lake, ledger, table, line)
+            if found is None:
+                plan.beyond.append(Beyond(str(path), fault, f"what version {line.version} of table {table} did cannot be told"))
+            else:
+                plan.mends.append(Mend(str(path), fault, found.source, partial(self._put_commit, table, line, found)))
+        log_whole = len(plan.mends) == before
+        for file in ledger.files(table).values():
+            fault = tables.file_fault(folder / file.path, file)
+            if fault is None:
+                continue
+            found = tables.data_file(sources, table, file)
+            if found is None or (found.rows is not None and not log_whole):
+                plan.beyond.append(Beyond(str(folder / file.path), fault, _lost_rows(table, file)))
+            else:
+                plan.mends.append(Mend(str(folder / file.path), fault, found.source, partial(self._put_file, table, file, found)))
+        self._checkpoints(ledger, table, plan)
+
+    def _put_commit(self, table: str, line: Line, found: tables.Found) -> None:
+        self._put(commit_path(self._lake / table, line.version), found.data)
+        sha256 = hashlib.sha256(found.data).hexdigest()
+        if sha256 != line.commit_sha256:
+            ledger = Ledger(self._lake / "ledger.jsonl", writer=True)
+            ledger.append("mended", table, line.version, commit_sha256=sha256, written_at=self._clock.now())
+
+    def _put_file(self, table: str, file: File, found: tables.Found) -> None:
+        path = self._lake / table / file.path
+        if found.rows is None:
+            self._put(path, found.data)
+            return
+        ledger = Ledger(self._lake / "ledger.jsonl", writer=True)
+        DurableTable(self._lake / table, TABLES[table], ledger, self._clock).replace(file, found.rows)
+        if path.exists():
+            durable.move_aside(path, self._lake / "set-aside" / table)
+
+    def _checkpoints(self, ledger: Ledger, table: str, plan: Plan) -> None:
+        folder, begin = self._lake / table, ledger.log_begin(table)
+        whole: list[int] = []
+        for version, line in sorted(ledger.checkpoints(table).items()):
+            path = checkpoint_path(folder, version)
+            fault = tables.file_fault(path, line.files[0])
+            if fault is None:
+                whole.append(version)
+            elif path.exists():
+                source = "nothing needs it: the commit files hold everything"
+                plan.mends.append(Mend(str(path), fault, source, partial(self._put_aside, path)))
+        if begin and max(whole, default=-1) < begin:
+            data, where = tables.checkpoint(self._lake, ledger, table), checkpoint_path(folder, begin)
+            plan.mends[:] = [mend for mend in plan.mends if mend.where != str(where)]
+            if data is None:
+                plan.beyond.append(Beyond(str(where), "is not whole", f"which files table {table} has from before version {begin}"))
+                return
+            source = "the ledger, which knows what the commits did"
+            plan.mends.append(Mend(str(where), "is not whole", source, partial(self._put_checkpoint, table, begin, data)))
+
+    def _put_checkpoint(self, table: str, version: int, data: bytes) -> None:
+        path = checkpoint_path(self._lake / table, version)
+        self._put(path, data)
+        ledger = Ledger(self._lake / "ledger.jsonl", writer=True)
+        file = File(path.name, len(data), hashlib.sha256(data).hexdigest())
+        ledger.append("checkpoint", table, version, files=[file], written_at=self._clock.now())
+        path.with_name("_last_checkpoint").unlink(missing_ok=True)
+
+    def _unaccounted(self, ledger: Ledger, archive: Archive, positions: Positions, plan: Plan) -> None:
+        """Raw rows that are in no table, where all tables are whole."""
+        partitions: dict[str, list[Archived]] = {}
+        for file in archive.files:
+            partitions.setdefault(file.partition, []).append(file)
+        reader = Lake(self._lake)
+        found = {name: frozenset(rows.tolist()) for name, _, rows, _ in accounts(reader, partitions, positions.routed)}
+        wanted = {name: rows for name, rows in found.items() if rows}
+        if not wanted:
+            return
+        left = dict(wanted)
+        for back in unaccounted.find(self._stream, reader, wanted, self._routed_again(archive, ledger)):
+            apply: Callable[[], None] = partial(self._put_rows, back.rows)
+            for name in wanted:
+                if rows := {row for partition, row in back.places if partition == name}:
+                    left[name] -= rows
+                    plan.mends.append(Mend(f"raw rows of {name}", f"{len(rows):,} in no table", back.source, apply))
+                    apply = _done
+        for name, rows in left.items():
+            if rows:
+                lost = "what was made of them; their bodies as received are in the archive"
+                plan.beyond.append(Beyond(f"raw rows of {name}", f"{len(rows):,} in no table, such as {min(rows):,}", lost))
+
+    def _put_rows(self, rows: dict[str, pa.Table]) -> None:
+        ledger = Ledger(self._lake / "ledger.jsonl", writer=True)
+        for table in etl.ROUTED_TABLES:
+            if table in rows:
+                DurableTable(self._lake / table, TABLES[table], ledger, self._clock).restore(rows[table], "routed")
+
+    def _archived(self, archive: Archive, file: Archived, plan: Plan) -> None:
+        path = self._lake / "archive" / file.file
+        fault = tables.file_fault(path, File(file.file, file.size, file.sha256))
+        if fault is None:
+            return
+        data = self._from_raw(file)
+        source = "the raw log, which still has the rows"
+        if data is None and path.is_file() and path.stat().st_size == file.size:
+            data, source = turned_back(path.read_bytes(), file.sha256), "a flipped bit, turned back"
+        if data is None:
+            rows = f"rows {file.first:,} to {file.end - 1:,} of {file.partition}"
+            lost = f"the bodies of {rows} as they were received; what was made of them stands in the tables, as far as these are whole"
+            plan.beyond.append(Beyond(str(path), fault, lost))
+            return
+        plan.mends.append(Mend(str(path), fault, source, partial(self._put, path, data)))
+
+    def _from_raw(self, file: Archived) -> bytes | None:
+        address = raw_addresses(self._stream).get(file.partition)
+        if address is None:
+            return None
+        try:
+            with open_reader(address) as reader:
+                blocks: list[Stored] = []
+                at = file.first
+                while at < file.end:
+                    more = [stored for stored in reader.read(at) if stored.end <= file.end]
+                    if not more:
+                        break
+                    blocks += more
+                    at = more[-1].end
+        except TailorbirdError:
+            return None
+        data = packed(blocks) if blocks else b""
+        return data if hashlib.sha256(data).hexdigest() == file.sha256 else None
+
+    def _routed_again(self, archive: Archive, ledger: Ledger) -> Iterator[Path]:
+        """Folders with the archive routed anew, which are thrown away; none where that cannot be."""
+        assert self._scratch is not None
+        known = {position for line in ledger.lines for log, position in line.positions.items() if log == "routed"}
+        for name, cuts in (("by-commits", known), ("by-bodies", None)):
+            folder = self._scratch / name
+            if name not in self._routed:
+                try:
+                    route_archive(archive, self._stream, folder, self._route_again, cuts)
+                    self._routed[name] = True
+                except TailorbirdError:
+                    self._routed[name] = False
+            if self._routed[name]:
+                yield folder
+
+    def _logs(self, stream: Path, archive: Archive, positions: Positions, plan: Plan) -> None:
+        for producer, path in raw_logs(stream).items():
+            archived = [file for file in archive.files if file.partition == producer]
+            needed = min(archive.positions().get(producer, 0), positions.routed.get(producer, 0))
+            copies = partial(_blocks_of, archive, [file for file in archived if file.end > needed])
+            lost = "events that were acknowledged and are nowhere else"
+            self._log(path, producer, copies, needed, archive.positions().get(producer, 0), lost, plan)
+        for producer, path in answer_logs(stream).items():
+            needed = positions.tables.get("answers", {}).get(path.stem, 0)
+            self._log(path, producer, list, needed, needed, "the features that answers were given by", plan)
+        path = routed_path(stream)
+        if path.exists() and (fault := logs.log_fault(path)) is not None:
+            reached = min((logs_[log] for logs_ in positions.tables.values() for log in logs_ if log == "routed"), default=0)
+            lost = (
+                f"what was routed before {reached:,} is in the lake, what came behind is still in the raw logs; but what the router knows "
+                "of events, people and answers of the last days stands in this file alone: restore it from a copy"
+            )
+            plan.beyond.append(Beyond(str(path), fault, lost))
+
+    def _log(
+        self, path: Path, producer: str, elsewhere: Callable[[], list[Stored]], needed: int, end: int, lost: str, plan: Plan
+    ) -> None:  # fmt: skip
+        fault = logs.log_fault(path)
+        if fault is None:
+            return
+        found = logs.salvage(path, elsewhere, needed, end)
+        if found.lost:
+            plan.beyond.append(Beyond(str(path), fault, f"{logs.spans(found.lost)}: {lost}"))
+            return
+        source = "archive and tables, and the blocks behind them that are whole" if found.blocks else "nobody needs what it held"
+        plan.mends.append(Mend(str(path), fault, source, partial(self._put_log, path, producer, found)))
+
+    def _put_log(self, path: Path, producer: str, found: logs.Salvage) -> None:
+        lock = FileLock(path)
+        try:
+            logs.write_anew(path, producer, found, self._lake / "set-aside" / "stream")
+        finally:
+            lock.release()
+
+
+def _done() -> None:
+    """The rows of another raw log came with those before."""
+
+
+def _blocks_of(archive: Archive, files: list[Archived]) -> list[Stored]:
+    blocks: list[Stored] = []
+    for file in files:
+        try:
+            blocks += archive.read(file)
+        except DamageError:
+            continue  # the log may have them
+    return blocks
+
+
+def _lost_rows(table: str, file: File) -> str:
+    day = file.path.rpartition("/")[0].partition("=")[2]
+    of = f" of {day}" if day else ""
+    if table == "answers":
+        return f"{file.rows:,} answers' features; that they were given, and what they showed, is in events"
+    kept = " Their bodies as received are in the archive." if table in ("events", "quarantine") else ""
+    return f"{file.rows:,} rows of {table}{of}.{kept}"

@@ -1,0 +1,256 @@
+"""One call for every ranker: rows in, a fitted model with its curve and its ONNX files out.
+
+    fit("gbdt", {"leaves": 15}, columns, rows, validation)           LightGBM, one booster for each head
+    fit("mmoe", {"experts": 3}, columns, rows, validation, seed=3)   a net; needs the extra `deep`
+
+`tune` draws parameters and calls this; `training.fit` calls it with what a project set. What the parameters are stands in `models.gbdt`
+(`GbdtSettings`) and `models.deep.parameters` (`DeepParameters`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import UsageError
+from tailorbird.models.deep.batches import Blocks, Rows
+from tailorbird.models.deep.layout import Layout
+from tailorbird.models.export import gbdt_to_onnx
+from tailorbird.models.gbdt import Gbdt, GbdtSettings, Sample, fit_gbdt
+
+if TYPE_CHECKING:
+    from tailorbird.models.deep.model import Deep
+
+Matrix = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+OnEpoch = Callable[[int, Mapping[str, float]], bool | None]
+
+ARCHITECTURES = ("gbdt", "mlp", "dcn", "shared", "mmoe")
+DEEP = ARCHITECTURES[1:]
+TREES_AN_EPOCH = 10  # of `gbdt`: how often its callback is told
+VALIDATION = 0.2
+
+
+@dataclass(frozen=True)
+class HeadFile:
+    """Where the bundle finds a head: a file, and which column of its last output."""
+
+    file: str
+    column: int = -1
+
+
+class Ranker(Protocol):
+    """A fitted model of one or several heads."""
+
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def heads(self) -> tuple[str, ...]: ...
+    @property
+    def curve(self) -> Mapping[str, list[float]]:
+        """Figures by epoch: `train`, `validation`, and by head `train_HEAD`, `validation_HEAD`."""
+        ...
+
+    def score(self, matrix: Matrix) -> dict[str, Floats]:
+        """Head → shape (n,)."""
+        ...
+
+    def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
+        """Files by name, and where each head is."""
+        ...
+
+
+def available(architecture: str) -> bool:
+    """Whether what it needs is installed."""
+    return architecture == "gbdt" or find_spec("torch") is not None
+
+
+def fit(
+    architecture: str,
+    parameters: Mapping[str, Any],
+    layout: Layout,
+    rows: Rows,
+    validation: Rows | None = None,
+    *,
+    seed: int = 7,
+    on_epoch: OnEpoch | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
+) -> Ranker:
+    """Fit a model to all heads of the rows.
+
+    Args:
+        parameters: what differs from the architecture's own; see above.
+        layout: what the columns are; `models.deep.layout.layout(encoder.names, encoder.sizes)` for a matrix of numbers and codes.
+        rows: in order of time.
+        validation: later rows, watched for early stopping; None takes the newest fifth of `rows` away for it.
+        on_epoch: told after each epoch (of `gbdt`: each ten trees) its number, from 1, and figures, `validation` among them: the log loss,
+            mean over heads so far. True ends training there.
+        progress: called with (rows or trees so far, in all).
+        checkpoint: folder that a net which is killed goes on from.
+
+    Raises:
+        UsageError: no such architecture or parameter, a value out of bounds, a head of one class, or torch is not installed.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UsageError(f"there is no architecture {architecture!r}", fix=f"use one of {', '.join(ARCHITECTURES)}")
+    if validation is None:
+        rows, validation = rows.cut(VALIDATION)
+    if architecture == "gbdt":
+        return _fit_gbdt(parameters, layout, rows, validation, seed, on_epoch, progress)
+    return fit_net(
+        architecture, parameters, layout, rows, validation, seed=seed, on_epoch=on_epoch, progress=progress, checkpoint=checkpoint
+    )
+
+
+def fit_net(
+    architecture: str,
+    parameters: Mapping[str, Any],
+    layout: Layout,
+    rows: Blocks,
+    validation: Blocks,
+    *,
+    seed: int = 7,
+    on_epoch: OnEpoch | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
+    begin: Mapping[str, npt.NDArray] | None = None,
+) -> "Net":
+    """The same for a net alone, whose rows may lie in files (`models.deep.batches.PartRows`).
+
+    Args:
+        begin: weights to begin with, see `models.deep.warm`.
+    """
+    if not available(architecture):
+        raise UsageError(f"{architecture} needs torch, which is not installed", fix="pip install 'tailorbird[deep]'")
+    from tailorbird.models.deep.loop import Run
+    from tailorbird.models.deep.model import fit_deep
+    from tailorbird.models.deep.parameters import settled
+
+    run = Run(checkpoint=checkpoint, on_epoch=on_epoch, progress=progress)
+    return Net(fit_deep(architecture, settled(architecture, parameters), layout, rows, validation, seed=seed, run=run, begin=begin))
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net as a ranker."""
+
+    deep: "Deep"
+
+    @property
+    def architecture(self) -> str:
+        return self.deep.architecture
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return self.deep.heads
+
+    @property
+    def curve(self) -> Mapping[str, list[float]]:
+        return self.deep.curve
+
+    def score(self, matrix: Matrix) -> dict[str, Floats]:
+        return self.deep.score(matrix)
+
+    def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
+        file = f"model/{self.architecture}.onnx"
+        return {file: self.deep.export()}, {head: HeadFile(file, place) for place, head in enumerate(self.heads)}
+
+
+@dataclass(frozen=True)
+class Forests:
+    """A booster for each head as a ranker."""
+
+    boosters: Mapping[str, Gbdt]
+    curve: Mapping[str, list[float]]
+    architecture: str = "gbdt"
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return tuple(self.boosters)
+
+    def score(self, matrix: Matrix) -> dict[str, Floats]:
+        return {head: booster.score(matrix) for head, booster in self.boosters.items()}
+
+    def export(self) -> tuple[dict[str, bytes], dict[str, HeadFile]]:
+        files = {head: f"model/{head}.onnx" for head in self.boosters}
+        return {file: gbdt_to_onnx(self.boosters[head]) for head, file in files.items()}, {h: HeadFile(f) for h, f in files.items()}
+
+
+def _fit_gbdt(
+    parameters: Mapping[str, Any],
+    layout: Layout,
+    rows: Rows,
+    validation: Rows,
+    seed: int,
+    on_epoch: OnEpoch | None,
+    progress: Callable[[int, int], None] | None,
+) -> Forests:
+    known = [field.name for field in fields(GbdtSettings)]
+    if wrong := [name for name in parameters if name not in known]:
+        raise UsageError(f"gbdt has no parameter {wrong[0]!r}", fix=f"use one of {', '.join(known)}")
+    chosen: dict[str, Any] = {"seed": seed, **parameters}
+    settings = replace(GbdtSettings(), **chosen)
+    categorical = [layout.columns[place] for place in layout.codes]
+    boosters: dict[str, Gbdt] = {}
+    for number, head in enumerate(rows.heads):
+        told = _Told(on_epoch, progress, number, len(rows.heads), settings.trees)
+        train, watch = sample_of(rows, head), sample_of(validation, head)
+        boosters[head] = fit_gbdt(
+            train, watch, layout.columns, settings, categorical=categorical, progress=told.progress, on_tree=told.on_tree
+        )
+        if told.ended:
+            break
+    return Forests(boosters, _curves(boosters))
+
+
+@dataclass
+class _Told:
+    """Passes trees of one head on as epochs of all."""
+
+    on_epoch: OnEpoch | None
+    then: Callable[[int, int], None] | None
+    number: int
+    heads: int
+    trees: int
+    ended: bool = False
+
+    def progress(self, done: int, total: int) -> None:
+        if self.then is not None:
+            self.then(self.number * total + done, self.heads * total)
+
+    def on_tree(self, trees: int, figures: Mapping[str, float]) -> bool:
+        if self.on_epoch is None or trees % TREES_AN_EPOCH:
+            return False
+        epoch = (self.number * self.trees + trees) // TREES_AN_EPOCH
+        self.ended = bool(self.on_epoch(epoch, figures))
+        return self.ended
+
+
+def sample_of(rows: Rows, head: str) -> Sample:
+    """The rows whose label of a head is known, as boosters take them."""
+    label = np.asarray(rows.labels[head])
+    known = np.isfinite(label.astype(np.float32))
+    weight = None if rows.weight is None else np.asarray(rows.weight, np.float64)
+    if known.all():
+        return Sample(rows.matrix, label, rows.lengths, weight)
+    lengths = None
+    if rows.lengths is not None:
+        request = np.repeat(np.arange(len(rows.lengths)), rows.lengths)
+        lengths = np.bincount(request[known], minlength=len(rows.lengths))
+        lengths = lengths[lengths > 0]
+    return Sample(rows.matrix[known], label[known], lengths, None if weight is None else weight[known])
+
+
+def _curves(boosters: Mapping[str, Gbdt]) -> dict[str, list[float]]:
+    curves = {f"{part}_{head}": list(series) for head, booster in boosters.items() for part, series in booster.curve.items()}
+    for part in ("train", "validation"):
+        series = [curves[f"{part}_{head}"] for head in boosters if f"{part}_{head}" in curves]
+        if series:
+            shortest = min(map(len, series))
+            curves[part] = np.mean([each[:shortest] for each in series], axis=0).tolist()
+    return curves

@@ -1,0 +1,110 @@
+"""Figures of a training by epoch, as TensorBoard and MLflow show them.
+
+    a record of the file    length u64 | its checksum u32 | an Event | its checksum u32
+    Event                   1: wall time f64   2: step i64   3: file version   5: Summary { 1: Value { 1: tag  2: value f32 } … }
+
+The format is TensorFlow's record of `Event` messages; the checksum is CRC-32C, rotated and offset. It needs no package.
+"""
+
+import importlib
+import struct
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tailorbird.errors import StorageError
+
+
+class EventLog:
+    """A file of scalars in a folder of its own: `tensorboard --logdir FOLDER`.
+
+    Args:
+        folder: is made; one file is added.
+        now: seconds since 1970.
+    """
+
+    def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._now = now
+        self.path = folder / f"events.out.tfevents.{int(now()):010}.tailorbird"
+        self._append(_field(3, b"brain.Event:2"))
+
+    def scalars(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add a value for each tag."""
+        values = (_field(1, _field(1, tag.encode()) + b"\x15" + struct.pack("<f", value)) for tag, value in figures.items())
+        self._append(b"\x10" + _varint(step) + _field(5, b"".join(values)))
+
+    def _append(self, told: bytes) -> None:
+        event = b"\x09" + struct.pack("<d", self._now()) + told
+        length = struct.pack("<Q", len(event))
+        with self.path.open("ab") as file:
+            file.write(length + _checksum(length) + event + _checksum(event))
+
+
+def grouped(figures: Mapping[str, float]) -> dict[str, float]:
+    """Tags of figures by epoch, so that a picture shows both parts of one head together: `train_click` becomes `click/train`."""
+    tags: dict[str, float] = {}
+    for name, value in figures.items():
+        part, _, head = name.partition("_")
+        tags[f"{head or 'loss'}/{part}" if part in ("train", "validation") else name] = value
+    return tags
+
+
+def to_mlflow(name: str, parameters: Mapping[str, Any], curve: Mapping[str, list[float]], tracking: str) -> str | None:
+    """Log a training as a run of MLflow, and return the run's id; None where `mlflow` is not installed.
+
+    Args:
+        tracking: MLflow's tracking URI.
+
+    Raises:
+        StorageError: MLflow does not take it, as where nothing answers at that address.
+    """
+    if find_spec("mlflow") is None:
+        return None
+    mlflow: Any = importlib.import_module("mlflow")
+    try:
+        mlflow.set_tracking_uri(tracking)
+        mlflow.set_experiment("tailorbird")
+        with mlflow.start_run(run_name=name) as run:
+            mlflow.log_params(dict(parameters))
+            for figure, series in curve.items():
+                for epoch, value in enumerate(series, 1):
+                    mlflow.log_metric(figure, value, step=epoch)
+            return str(run.info.run_id)
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        told = str(error).partition("\n")[0]
+        raise StorageError(f"MLflow did not take the training: {told}", where=tracking, fix="look at MLFLOW_TRACKING_URI") from error
+
+
+def _field(number: int, data: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _checksum(data: bytes) -> bytes:
+    table, crc = _table(), 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+@lru_cache(maxsize=1)
+def _table() -> tuple[int, ...]:
+    found = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ 0x82F63B78 if value & 1 else value >> 1
+        found.append(value)
+    return tuple(found)

@@ -1,0 +1,96 @@
+"""A fitted net: what it says, what it looks at, and its export."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tailorbird.errors import UsageError
+from tailorbird.models.deep.batches import Blocks, mass
+from tailorbird.models.deep.checkpoint import load_weights
+from tailorbird.models.deep.export import net_to_onnx
+from tailorbird.models.deep.layout import Layout
+from tailorbird.models.deep.loop import Run, logits, train_net
+from tailorbird.models.deep.nets import Net
+from tailorbird.models.deep.parameters import DeepParameters
+
+Matrix = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+ROWS_OF_SCALES = 65_536  # that scales and cut points of numbers are learned from
+
+
+@dataclass(frozen=True)
+class Deep:
+    """A fitted net of one or several heads.
+
+    Attributes:
+        curve: name of a figure → value by epoch.
+        best_epoch: head → the epoch that its weights are of, from 1.
+    """
+
+    architecture: str
+    net: Net
+    layout: Layout
+    parameters: DeepParameters
+    curve: dict[str, list[float]] = field(default_factory=dict)
+    best_epoch: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return self.net.heads
+
+    def score(self, matrix: Matrix) -> dict[str, Floats]:
+        """Probability of each head, shape (n,) each."""
+        said = torch.sigmoid(logits(self.net, matrix)).numpy().astype(np.float64)
+        return {head: said[:, place] for place, head in enumerate(self.heads)}
+
+    def export(self) -> bytes:
+        """One ONNX file; the heads are the columns of its output, in order."""
+        return net_to_onnx(self.net, len(self.layout.columns))
+
+
+def fit_deep(
+    architecture: str,
+    parameters: DeepParameters,
+    layout: Layout,
+    rows: Blocks,
+    validation: Blocks,
+    *,
+    seed: int,
+    run: Run | None = None,
+    begin: Mapping[str, npt.NDArray] | None = None,
+) -> Deep:
+    """Train a net for all heads of the rows.
+
+    Args:
+        begin: weights to begin with, by name, as `checkpoint.weights` gives them; see `warm`.
+    Raises:
+        UsageError: a head has one class only.
+    """
+    counted = mass(rows)
+    for head, positive, negative in zip(rows.heads, counted.positive, counted.negative, strict=True):
+        if not (positive > 0 and negative > 0):
+            found = f"{positive:g} positives and {negative:g} negatives of {head}"
+            raise UsageError(f"the training part has {found}: nothing to tell apart", fix="take a longer window, or leave that head out")
+    net = new_net(layout, rows, rows.heads, parameters, seed)
+    if begin is not None:
+        load_weights(net, begin)
+    trained = train_net(net, rows, validation, parameters, seed, run or Run())
+    return Deep(architecture, net, layout, parameters, trained.curve, trained.best_epoch)
+
+
+def new_net(layout: Layout, rows: Blocks, heads: Sequence[str], parameters: DeepParameters, seed: int) -> Net:
+    """A net as it begins: weights drawn by the seed, scales learned from rows evenly over the training part."""
+    matrix = np.concatenate([rows.block(place).matrix for place in _spread(rows.sizes)])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Net(layout, matrix, heads, parameters)
+
+
+def _spread(sizes: Sequence[int]) -> list[int]:
+    """Blocks evenly over all, of some `ROWS_OF_SCALES` rows."""
+    count = max(1, min(len(sizes), ROWS_OF_SCALES // max(sizes, default=1)))
+    return np.linspace(0, len(sizes) - 1, count).astype(int).tolist()

@@ -1,0 +1,106 @@
+"""What may be chosen of a net, and what each architecture starts from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import msgspec
+
+from tailorbird.errors import UsageError
+
+NUMERIC = ("standardise", "quantile", "periodic")
+
+
+def _expect(right: bool, name: str, value: object, fix: str) -> None:
+    if not right:
+        raise UsageError(f"{name} is {value!r}", where="parameters of a net", fix=f"{name} must be {fix}")
+
+
+@dataclass(frozen=True)
+class DeepParameters:
+    """A net and its training. The defaults are the reference: 128–dropout 0.2–64–sigmoid, Adam, cross-entropy, 10 epochs, batch 256.
+
+    Attributes:
+        hidden: widths of the layers; `dropout` lies between them.
+        rate, weight_decay: of AdamW, which without decay is Adam.
+        embedding_l2: penalty on the squared embeddings that a batch looks up: nets over ids over-fit from the second epoch on.
+        epochs, batch: at most so many passes; rows of a step.
+        patience: end after so many epochs without a better validation loss, and keep each head's best epoch; 0 keeps the last one.
+        numeric: `standardise` takes numbers as they are, on one scale; `quantile` as how far they are through each of `bins` bins of equal
+            count; `periodic` as sines and cosines of learned frequencies. The latter two give each number a vector of `width`.
+        embedding_max: widest embedding; one of n codes has min(embedding_max, 2 · n^0.35).
+        unknown_share: of the codes of a training row, so many are taken as unknown, so that the row of the unknown is learned.
+        position_dropout: of the training rows, so many are taken as if shown first, as all are in serving.
+        crosses, rank: cross layers of DCN-v2; rank of their matrices, 0 for full ones.
+        attention: whether the candidate looks at the person's newest items; without it their mean is taken.
+        experts, expert_hidden, tower: of MMoE; one expert is a shared bottom.
+        positive_weight: of a positive row in the loss; 0 balances both classes. Taken off again from what is said.
+        negative_share: of the rows without any positive that each epoch draws. Taken off again from what is said.
+        shards: parts of a batch whose gradients are added in order; as many processes, at most, can share the work with equal results.
+        threads: of torch; 0 takes half the cores.
+    """
+
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.2
+    rate: float = 1e-3
+    weight_decay: float = 0.0
+    embedding_l2: float = 0.0
+    epochs: int = 10
+    batch: int = 256
+    patience: int = 0
+    numeric: str = "standardise"
+    bins: int = 16
+    width: int = 8
+    embedding_max: int = 16
+    unknown_share: float = 0.0
+    position_dropout: float = 0.0
+    crosses: int = 0
+    rank: int = 0
+    attention: bool = False
+    experts: int = 0
+    expert_hidden: tuple[int, ...] = (64,)
+    tower: tuple[int, ...] = (32,)
+    positive_weight: float = 1.0
+    negative_share: float = 1.0
+    shards: int = 1
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        _expect(self.numeric in NUMERIC, "numeric", self.numeric, f"one of {', '.join(NUMERIC)}")
+        for name in ("epochs", "batch", "bins", "width", "embedding_max", "shards"):
+            _expect(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("patience", "crosses", "rank", "experts", "threads", "weight_decay", "embedding_l2", "positive_weight"):
+            _expect(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("dropout", "unknown_share", "position_dropout"):
+            _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
+        _expect(0 < self.negative_share <= 1, "negative_share", self.negative_share, "above 0 and at most 1")
+        _expect(self.rate > 0, "rate", self.rate, "above 0")
+        _expect(bool(self.hidden) and min(self.hidden) >= 1, "hidden", self.hidden, "widths of at least one layer")
+
+
+_REGULARISED = DeepParameters(
+    weight_decay=1e-5, embedding_l2=1e-4, patience=2, numeric="quantile", unknown_share=0.02, position_dropout=0.1, attention=True
+)
+DEFAULTS: Mapping[str, DeepParameters] = {
+    "mlp": DeepParameters(),
+    "dcn": replace(_REGULARISED, crosses=2),
+    "shared": replace(_REGULARISED, crosses=1, experts=1),
+    "mmoe": replace(_REGULARISED, crosses=1, experts=4),
+}
+
+
+def settled(architecture: str, parameters: Mapping[str, Any]) -> DeepParameters:
+    """The architecture's own parameters with some of them replaced.
+
+    Raises:
+        UsageError: there is no such architecture or parameter, or a value is of another type or out of bounds.
+    """
+    if architecture not in DEFAULTS:
+        raise UsageError(f"there is no architecture {architecture!r}", fix=f"use one of {', '.join(DEFAULTS)}")
+    known = [field.name for field in fields(DeepParameters)]
+    if wrong := [name for name in parameters if name not in known]:
+        raise UsageError(f"{architecture} has no parameter {wrong[0]!r}", fix=f"use one of {', '.join(known)}")
+    try:
+        return msgspec.convert({**asdict(DEFAULTS[architecture]), **parameters}, DeepParameters)
+    except msgspec.ValidationError as error:
+        raise UsageError(str(error), where="parameters of a net", fix="see DeepParameters for what each may be") from error

@@ -1,0 +1,195 @@
+"""Exploration: an answer that is partly drawn, with the probability of each shown item at its position.
+
+The probability is that of showing this item at this position, given the request and the order of the candidates. Over what could be
+shown at a position it sums to 1, and a million draws agree with it (`tests/ranking/test_exploration.py`). As declared in `slot.Explore`:
+
+- `item`: one position is drawn evenly among the m explorable ones, at which something of the pool may stand, and shows an item drawn evenly
+  from those of the pool that may stand there: 1 - rate/m for a ranked item, rate/(m * those) for an explored one.
+- `swap`: neighbours (first and second, third and fourth … of the explorable ones) change places, each pair with probability rate: nobody
+  moves by more than one place, so it costs little, and shows little beyond what is shown anyway. A pair that may not be swapped stays.
+- `plackett_luce`: the explorable positions are filled one after the other, each item with a chance proportional to exp(value /
+  temperature) among those left (Plackett 1975, Luce 1959). The marginal probability is an integral, computed to 1e-6, see `marginals`.
+What pins hold is never explored, and what quotas and promotions ask for holds in every answer that can be drawn as it does in the ranked
+one (`diversity.Bounds`): which positions, pairs and pools that leaves is known before anything is drawn, so that probabilities stay exact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.ranking.diversity import Bounds
+from tailorbird.ranking.slot import Explore
+
+Rows = npt.NDArray[np.intp]
+Floats = npt.NDArray[np.float64]
+NODES = 64  # of the integral over time
+FREE = Bounds()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An answer.
+
+    Attributes:
+        items: (k,): places of the shown items in the candidates, best first.
+        propensities: (k,): the probability of each at its position.
+        explored: the positions (from 1) that show an item which its value alone would not have brought into the answer.
+    """
+
+    items: Rows
+    propensities: Floats
+    explored: tuple[int, ...] = ()
+
+
+def choose(
+    order: Rows,
+    size: int,
+    explore: Explore | None,
+    rng: np.random.Generator | None,
+    values: Floats | None = None,
+    bounds: Bounds = FREE,
+) -> Choice:
+    """The answer from an order of all candidates, best first, as `policy.arranged` makes it.
+
+    The pool is the candidates that come right after the answer.
+
+    Args:
+        values: (n,) of the candidates, in their own order; only `plackett_luce` asks.
+        bounds: what holds in the order, and shall in the answer.
+    """
+    shown = order[:size].copy()
+    if explore is None or explore.rate <= 0 or rng is None or shown.size < explore.first:
+        return Choice(shown, np.ones(shown.size))
+    if explore.method == "swap":
+        return _swapped(order, shown, explore, rng, bounds)
+    if explore.method == "plackett_luce":
+        assert values is not None
+        return _drawn(order, shown.size, explore, rng, values)
+    return _one_explored(order, shown, explore, rng, bounds)
+
+
+def choose_evenly(n: int, size: int, rng: np.random.Generator) -> Choice:
+    """An answer drawn evenly from n candidates: each stands at each position with probability 1/n. Heeds no quota, promotion or pin."""
+    shown = rng.permutation(n)[:size].astype(np.intp)
+    return Choice(shown, np.full(shown.size, 1.0 / max(n, 1)))
+
+
+def _one_explored(order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, bounds: Bounds) -> Choice:
+    propensities = np.ones(shown.size)
+    pool = order[shown.size : shown.size + explore.pool]
+    positions = [at for at in range(explore.first - 1, shown.size) if at not in bounds.fixed]
+    most = bounds.broken(shown)
+    if not bounds.free:
+        positions = [at for at in positions if any(bounds.broken(_with(shown, at, item)) <= most for item in pool)]
+    if not pool.size or not positions:
+        return Choice(shown, propensities)
+    propensities[positions] = 1.0 - explore.rate / len(positions)
+    if rng.random() >= explore.rate:
+        return Choice(shown, propensities)
+    at = positions[int(rng.integers(len(positions)))]
+    if not bounds.free:
+        pool = np.array([item for item in pool if bounds.broken(_with(shown, at, item)) <= most], np.intp)
+    shown[at] = pool[int(rng.integers(pool.size))]
+    propensities[at] = explore.rate / (len(positions) * pool.size)
+    return Choice(shown, propensities, (at + 1,))
+
+
+def _with(shown: Rows, at: int, item: int) -> Rows:
+    changed = shown.copy()
+    changed[at] = item
+    return changed
+
+
+def _swapped(order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, bounds: Bounds) -> Choice:
+    """Pairs that reach over the end of the answer change its last item for the next one."""
+    start = explore.first - 1
+    reach = min(order.size, shown.size + (shown.size - start) % 2)
+    left = start + 2 * np.arange((reach - start) // 2)
+    left = np.array(_swappable(order, shown.size, left.tolist(), bounds), np.intp)
+    swaps = rng.random(left.size) < explore.rate
+    moved = order[:reach].copy()
+    there = left[swaps]
+    moved[there], moved[there + 1] = order[there + 1], order[there]
+    propensities = np.ones(reach)
+    own = np.where(swaps, explore.rate, 1.0 - explore.rate)
+    propensities[left], propensities[left + 1] = own, own
+    explored = (shown.size,) if moved[shown.size - 1] not in shown else ()
+    return Choice(moved[: shown.size], propensities[: shown.size], explored)
+
+
+def _swappable(order: Rows, size: int, pairs: Sequence[int], bounds: Bounds) -> list[int]:
+    """Where the pairs begin that may change places, whichever of the others do.
+
+    What a quota of the first positions or a promotion asks for is about sets of first items, of which each pair changes at most one that
+    no other pair does, so that each may be tried alone. No window of a quota may see two of the pairs.
+    """
+    pairs = [at for at in pairs if at not in bounds.fixed and at + 1 not in bounds.fixed]
+    if bounds.free:
+        return pairs
+    most = bounds.broken(order[:size])
+    kept: list[int] = []
+    for at in pairs:
+        swapped = order.copy()
+        swapped[[at, at + 1]] = order[[at + 1, at]]
+        if bounds.widest and kept and at - (kept[-1] + 1) < bounds.widest - 1:
+            continue
+        if bounds.broken(swapped[:size]) <= most:
+            kept.append(at)
+    return kept
+
+
+def _drawn(order: Rows, size: int, explore: Explore, rng: np.random.Generator, values: Floats) -> Choice:
+    start = explore.first - 1
+    pool = order[start : size + explore.pool]
+    strengths = _strengths(values[pool], explore.temperature)
+    # Gumbel noise: the order of log-strength + noise is a draw of the model (Yellott 1977).
+    places = np.argsort(-(np.log(strengths) + rng.gumbel(size=pool.size)), kind="stable")[: size - start]
+    shown = np.concatenate([order[:start], pool[places]])
+    propensities = np.concatenate([np.ones(start), marginals(strengths, places)])
+    explored = tuple((np.flatnonzero(places >= size - start) + start + 1).tolist())
+    return Choice(shown, propensities, explored)
+
+
+def _strengths(values: Floats, temperature: float) -> Floats:
+    """exp(value / temperature), of values scaled to [0, 1], so that a temperature means the same for every slot."""
+    low, high = float(values.min()), float(values.max())
+    scaled = (values - low) / (high - low) if high > low else np.zeros(values.size)
+    return np.exp((scaled - 1.0) / temperature)
+
+
+def marginals(strengths: Floats, places: Rows) -> Floats:
+    """Of a Plackett-Luce order: the probability (k,) that item `places[j]` stands at place j, for j = 0 … k-1.
+
+    Item i comes at a time that is exponential with its strength; it stands at place j if exactly j others come before it:
+    P = ∫ s_i exp(-s_i t) Pr[j of the others by t] dt, where the number of the others by t is Poisson-binomial. With u = exp(-s_i t) this is
+    ∫₀¹ Pr[j of the others before −ln(u)/s_i] du, by Gauss-Legendre over pieces of [0, 1]. O(n * k * nodes), all k at once.
+
+    Args:
+        strengths: (n,), above 0.
+    """
+    k = places.size
+    at, weights = _nodes()
+    # come[i, l, q]: that item l has come by the time at which node q of item i stands
+    time = -np.log(at)[None, :] / strengths[places][:, None]
+    ways = np.zeros((k, NODES, k))  # ways[i, q, j]: that j of the others have come, as far as they were looked at
+    ways[:, :, 0] = 1.0
+    own = np.arange(k)
+    for other in range(strengths.size):
+        come = -np.expm1(-strengths[other] * time)
+        come[own[places == other]] = 0.0  # an item is not one of its others
+        taken = ways[:, :, :-1] * come[:, :, None]
+        ways *= 1.0 - come[:, :, None]
+        ways[:, :, 1:] += taken
+    return np.clip(np.einsum("q,iq->i", weights, ways[own, :, own]), 1e-12, 1.0)
+
+
+@cache
+def _nodes() -> tuple[Floats, Floats]:
+    """Points and weights over (0, 1), closer together near both ends, where rare orders have their mass."""
+    x, w = np.polynomial.legendre.leggauss(NODES)
+    half = (x + 1.0) / 2.0
+    # u = half² (3 - 2 half): its slope is 0 at both ends
+    return half * half * (3.0 - 2.0 * half), w / 2.0 * 6.0 * half * (1.0 - half)

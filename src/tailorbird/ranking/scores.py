@@ -1,0 +1,77 @@
+"""What is scored as events come in, as a project declares it in `scores.py`.
+
+from tailorbird.ranking import ChurnScore, NextBest
+
+leaving = ChurnScore("churn", above=0.7, on=["view", "purchase"])
+next_home = NextBest("home", size=5, on=["click", "cart"], every="10m")
+
+`tailorbird run score` (and `up`) scores the person of each such event, and appends what came of it to a log of its own, see
+`serving.scoring`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tailorbird.errors import DeclarationError, TailorbirdError
+from tailorbird.events.clock import duration
+
+ON = ("view", "click", "cart", "purchase")
+SIZE_MAX = 200
+
+
+@dataclass(frozen=True)
+class ChurnScore:
+    """Tells when a person's risk of leaving goes over a threshold, and when it comes back.
+
+    Args:
+        model: of churn.py.
+        above: a chance of leaving past which the person is told of, once.
+        below: a chance under which they are told of again, as back; nine tenths of `above` unless told, so that nobody flutters.
+        on: event types after which a person is scored.
+        name: in the log; the model's unless told.
+    """
+
+    model: str = "churn"
+    above: float = 0.7
+    below: float = -1.0
+    on: Sequence[str] = ON
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.model)
+        object.__setattr__(self, "below", self.below if self.below >= 0 else 0.9 * self.above)
+        if not 0 < self.above < 1 or self.below > self.above or not self.on or isinstance(self.on, str):
+            message = "expected event types and chances between 0 and 1, `below` not over `above`"
+            raise DeclarationError(message, where=f"ChurnScore {self.name}")
+
+
+@dataclass(frozen=True)
+class NextBest:
+    """The items that a slot would show a person now, without exploration and experiment.
+
+    Args:
+        slot: of slots.py.
+        size: how many items; the slot's own size for 0.
+        on: event types after which a person is scored.
+        every: not more often than this for one person, by the events' own time.
+        name: in the log; the slot's unless told.
+    """
+
+    slot: str
+    size: int = 0
+    on: Sequence[str] = ON
+    every: str = "10m"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.slot)
+        try:
+            known = duration(self.every) > 0
+        except TailorbirdError:
+            known = False
+        if not known or not 0 <= self.size <= SIZE_MAX or not self.on or isinstance(self.on, str):
+            message = f"expected event types, at most {SIZE_MAX} items and a time such as 10m"
+            raise DeclarationError(message, where=f"NextBest {self.name}")
+
+
+Score = ChurnScore | NextBest

@@ -1,0 +1,334 @@
+"""A vector for everybody, and how near items are to it: what retrieval, ranking, churn and segments ask alike.
+
+    space = bundle.space                       # None: the bundle has no tower
+    space.users(sequences, requests)           # float32 (requests, width), from the newest items of each
+    space.ask(sequence)                        # one person's vector, and its product with every item
+    space.columns(…)                           # VECTOR_COLUMNS of candidates
+
+A tower is a net that reads the vectors of the newest items and gives the person's; an index has the items' (`retrieval.vectors`). Somebody
+without any item has the vector of a beginning: what is first done. In a bundle:
+
+    tower/plan.json       TowerPlan
+    tower/user.onnx       vectors float32 (n, length, width), there bool, gap int64 (n, length) → float32 (n, width)
+    tower/edges.npy       float32 (2, width): of padding, of the start
+    tower/golden_row.npy, golden_gap.npy, golden_user.npy    windows of drawn items, and what the net made of them when it was written
+
+Values are float32 sums in the order of a matrix product, so that a row may differ in the last digits with how many are asked for at
+once: TOLERANCE bounds it, and tests hold it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from tailorbird.errors import BundleError
+from tailorbird.features.declare import VECTOR_NAMES
+from tailorbird.ranking.computed import Keys, RaggedLike, Rows, Times
+from tailorbird.ranking.onnx_session import start_session
+from tailorbird.retrieval import Found, Index
+from tailorbird.retrieval.arrays import read_array
+from tailorbird.retrieval.inverted import Looked
+from tailorbird.retrieval.sequences import PAD, START, windows
+from tailorbird.retrieval.vectors import ItemVectors, largest
+
+Matrix = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+FOLDER = "tower"
+TOLERANCE = 1e-4  # between the trained tower, its export, and what a server gives
+WIDTH_MAX, LENGTH_MAX = 1024, 512
+VECTOR_COLUMNS = {
+    "vector_score": "log of the chance, by the tower, that it is the person's next among all items",
+    "vector_cosine": "cosine of the person's vector and the item's",
+}
+assert tuple(VECTOR_COLUMNS) == VECTOR_NAMES
+SHOWN_FEW = 4  # times as many items as are wanted must be looked at, of those that may be shown
+_PEOPLE = 256  # at once, of whom the products with all items are made
+
+
+class TowerPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a tower reads and how it is asked.
+
+    Attributes:
+        sequence: of the feature set, whose items it reads.
+        length, width: of the windows, and of the vectors.
+        repeats: whether what somebody had lately may be retrieved again.
+        trained_until: microseconds: it knows no event from then on.
+        share: of a slot's candidates, that it finds.
+    """
+
+    sequence: str
+    length: int
+    width: int
+    repeats: bool
+    trained_until: int
+    share: float
+    format: int = 1
+
+    def __post_init__(self) -> None:
+        if self.format != 1:
+            raise BundleError(f"its tower has the format {self.format}, this version reads 1", fix="upgrade")
+        if not (1 <= self.length <= LENGTH_MAX and 1 <= self.width <= WIDTH_MAX and 0 < self.share < 1):
+            raise BundleError("its tower is without bounds", fix="tailorbird train")
+
+
+class Net(Protocol):
+    """What makes vectors of people from windows of vectors; ONNX Runtime in a server, torch in training."""
+
+    def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix: ...
+
+
+class SequenceLike(Protocol):
+    """One person's sequence, oldest first."""
+
+    @property
+    def item(self) -> Keys: ...
+    @property
+    def ts(self) -> Times: ...
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A net and what it needs beside an index."""
+
+    plan: TowerPlan
+    edges: Matrix
+    net: Net
+
+    def read(self, vectors: ItemVectors, row: Times, gap: Times) -> Matrix:
+        """Vectors (n, width) of windows of rows (n, length)."""
+        known = vectors.vectors[np.maximum(row, 0)]
+        known[row == PAD] = self.edges[0]
+        known[row == START] = self.edges[1]
+        return self.net(known, row != PAD, gap)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One person: the sequence that was read, the vector, its product with every item of `among`, and log Σ exp of these.
+
+    Where `among` has an inverted file, `looked` is what that found, instead of all products.
+    """
+
+    among: ItemVectors
+    sequence: SequenceLike | None
+    user: Matrix
+    products: Matrix
+    total: float
+    looked: Looked | None = None
+
+    def product(self, rows: Rows) -> Matrix:
+        """How near some items are, (n,)."""
+        return self.products[rows] if self.looked is None else self.among.vectors[rows] @ self.user
+
+    def of(self, among: ItemVectors, sequence: SequenceLike | None) -> bool:
+        """Whether this was asked of that very sequence, in that very space: another version has another tower."""
+        if self.among is not among:
+            return False
+        mine = self.sequence
+        if mine is None or sequence is None:
+            return mine is sequence
+        return np.array_equal(mine.item, sequence.item) and np.array_equal(mine.ts, sequence.ts)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A tower over an index that has vectors."""
+
+    tower: Tower
+    index: Index
+
+    @property
+    def vectors(self) -> ItemVectors:
+        assert self.index.vectors is not None
+        return self.index.vectors
+
+    def users(self, sequences: RaggedLike | None, requests: int) -> Matrix:
+        """Vectors of people, (requests, width), by their sequences."""
+        plan = self.tower.plan
+        offsets, item, ts = np.zeros(requests + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        if sequences is not None and sequences.item.size:
+            size = np.minimum(np.diff(sequences.offsets), plan.length)
+            offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
+            newest = np.arange(offsets[-1]) + np.repeat(sequences.offsets[1:] - offsets[1:], size)
+            item, ts = sequences.item[newest], sequences.ts[newest]
+        row, gap = windows(offsets, np.where(item != 0, self.index.find(item), -1).astype(np.int64), ts, plan.length)
+        parts = [self.tower.read(self.vectors, row[at : at + _PEOPLE], gap[at : at + _PEOPLE]) for at in range(0, requests, _PEOPLE)]
+        return np.concatenate(parts) if parts else np.zeros((0, plan.width), np.float32)
+
+    def ask(self, sequence: SequenceLike | None) -> Asked:
+        """One person's vector, and how near every item is to it."""
+        user = self.users(None if sequence is None else _One(sequence), 1)[0]
+        if self.vectors.inverted is not None:
+            looked = self.vectors.inverted.look(user, self.vectors.vectors)
+            return Asked(self.vectors, sequence, user, np.zeros(0, np.float32), looked.total, looked)
+        products = self.vectors.products(user)
+        return Asked(self.vectors, sequence, user, products, float(_log_sum(products[None])[0]))
+
+    def nearest(self, asked: Asked, n: int) -> Found:
+        """The items nearest to a person, of those that the index shows; without those of the sequence, unless people choose the same item
+        again."""
+        had = np.zeros(0, np.intp)
+        if not self.tower.plan.repeats and asked.sequence is not None:
+            had = self.index.find(asked.sequence.item)
+            had = had[had >= 0]
+        if asked.looked is not None:
+            return self._nearest_looked(asked, asked.looked, had, n)
+        values = asked.products
+        if had.size:
+            values = values.copy()
+            values[had] = -np.inf
+        if self.index.shown is not None:
+            values = np.where(self.index.shown, values, -np.inf)
+        rows = largest(values, n)
+        rows = rows[np.isfinite(values[rows])]
+        return Found(rows, values[rows].astype(np.float64) - asked.total)
+
+    def _nearest_looked(self, asked: Asked, looked: Looked, had: Rows, n: int) -> Found:
+        """The same by an inverted file: in more lists where few of what they hold may be shown, and without them where that is little."""
+        shown = np.ones(len(self.index), np.bool_) if self.index.shown is None else self.index.shown.copy()
+        shown[had] = False
+        visible, inverted = int(np.count_nonzero(shown)), self.vectors.inverted
+        assert inverted is not None
+        if visible <= max(looked.rows.size, SHOWN_FEW * n):
+            rows = np.flatnonzero(shown)
+            products = self.vectors.vectors[rows] @ asked.user
+        else:
+            enough = max(SHOWN_FEW * n, visible * inverted.measured.share / 2)
+            rows, products = _those(looked, shown)
+            while rows.size < enough and (further := inverted.further(looked, asked.user)) is not None:
+                looked = further
+                rows, products = _those(looked, shown)
+        at = largest(products, n)
+        return Found(rows[at], products[at].astype(np.float64) - asked.total)
+
+    def columns(
+        self,
+        wanted: Sequence[str],
+        item_keys: Keys,
+        request: Rows,
+        sequences: RaggedLike | None,
+        requests: int,
+        asked: Asked | None = None,
+    ) -> dict[str, Matrix]:
+        """`VECTOR_COLUMNS` of rows, (n,) each; NaN for an item that has no vector.
+
+        Args:
+            asked: of the one person of a request, where that is known already.
+        """
+        row = self.index.find(item_keys)
+        at = np.maximum(row, 0)
+        if requests == 1:
+            asked = self.ask(sequences) if asked is None else asked
+            users, product = asked.user[None], asked.product(at)
+            total = np.full(1, asked.total, np.float32)
+        else:
+            users = self.users(sequences, requests)
+            product = np.einsum("ij,ij->i", self.vectors.vectors[at], users[request])
+            total = self._totals(users) if "vector_score" in wanted else np.zeros(requests, np.float32)
+        found = {"vector_score": product - total[request]}
+        if "vector_cosine" in wanted:
+            lengths = np.sqrt(np.einsum("ij,ij->i", users, users))
+            found["vector_cosine"] = product / np.maximum(lengths[request] * self.vectors.norms[at], 1e-12)
+        return {name: np.where(row >= 0, found[name], np.float32(np.nan)) for name in wanted}
+
+    def _totals(self, users: Matrix) -> Matrix:
+        if self.vectors.inverted is not None:  # as `ask` has them
+            look, all_ = self.vectors.inverted.look, self.vectors.vectors
+            return np.array([look(user, all_).total for user in users], np.float32)
+        parts = [_log_sum(users[at : at + _PEOPLE] @ self.vectors.vectors.T) for at in range(0, len(users), _PEOPLE)]
+        return np.concatenate(parts)
+
+
+def _those(looked: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
+    kept = shown[looked.rows]
+    return looked.rows[kept], looked.products[kept]
+
+
+def no_columns(wanted: Sequence[str], rows: int) -> dict[str, Matrix]:
+    """`VECTOR_COLUMNS` without a tower."""
+    return dict.fromkeys(wanted, np.full(rows, np.nan, np.float32))
+
+
+def read_tower(files: Mapping[str, bytes], vectors: ItemVectors | None, *, where: str) -> Tower | None:
+    """The tower of a bundle, None where it has none.
+
+    Args:
+        files: below `tower/`.
+        vectors: of the bundle's index.
+    Raises:
+        BundleError: it is damaged, or gives other vectors than when it was written.
+    """
+    if not files:
+        return None
+    try:
+        plan = msgspec.json.decode(files["plan.json"], type=TowerPlan)
+        edges, row, gap, user = (read_array(files[f"{name}.npy"]) for name in ("edges", "golden_row", "golden_gap", "golden_user"))
+        session = start_session(files["user.onnx"], where=where)
+    except KeyError as error:
+        raise BundleError(f"{error.args[0]} is missing", where=where, fix="tailorbird train") from error
+    except (ValueError, msgspec.DecodeError) as error:
+        raise BundleError(f"cannot be read: {error}", where=where, fix="tailorbird train") from error
+    if vectors is None or vectors.width != plan.width or edges.shape != (2, plan.width) or edges.dtype != np.float32:
+        raise BundleError("its tower and the vectors of its index do not belong together", where=where, fix="tailorbird train")
+    tower = Tower(plan, edges, OnnxNet(session, plan.width, where))
+    if row.shape != gap.shape or row.shape[1:] != (plan.length,) or row.dtype != np.int64 or gap.dtype != np.int64:
+        raise BundleError("its golden windows have another shape than its tower", where=where, fix="tailorbird train")
+    if row.min(initial=START) < START or row.max(initial=START) >= len(vectors.vectors) or gap.min(initial=0) < 0:
+        raise BundleError("its golden windows name items that do not exist", where=where, fix="tailorbird train")
+    if not np.allclose(tower.read(vectors, row, gap), user, rtol=0, atol=TOLERANCE):
+        raise BundleError("its tower answers its golden windows differently here", where=where, fix="tailorbird train")
+    return tower
+
+
+@dataclass(frozen=True)
+class OnnxNet:
+    """A tower's net in ONNX Runtime."""
+
+    session: ort.InferenceSession
+    width: int
+    where: str
+
+    def __call__(self, vectors: Matrix, there: npt.NDArray[np.bool_], gap: Times) -> Matrix:
+        """Raises BundleError if it gives anything but finite vectors."""
+        try:
+            (made,) = self.session.run(None, {"vectors": vectors, "there": there, "gap": gap})
+        except Exception as error:  # as in `onnx_session`
+            raise BundleError(f"the tower failed to run ({type(error).__name__})", where=self.where) from error
+        made = np.asarray(made)
+        if made.shape != (len(vectors), self.width) or made.dtype != np.float32 or not np.isfinite(made).all():
+            raise BundleError("the tower gave something that is no vector", where=self.where, fix="tailorbird models rollback")
+        return made
+
+
+@dataclass(frozen=True)
+class _One:
+    """One person's sequence as sequences of one request."""
+
+    of: SequenceLike
+
+    @property
+    def offsets(self) -> Times:
+        return np.array([0, self.of.item.size], np.int64)
+
+    @property
+    def item(self) -> Keys:
+        return self.of.item
+
+    @property
+    def ts(self) -> Times:
+        return self.of.ts
+
+
+def _log_sum(products: Matrix) -> Matrix:
+    """log Σ exp by row, (n,)."""
+    if not products.shape[1]:
+        return np.zeros(len(products), np.float32)
+    most = products.max(axis=1, keepdims=True)
+    shifted = products - most
+    return (most + np.log(np.exp(shifted, out=shifted).sum(axis=1, keepdims=True)))[:, 0]

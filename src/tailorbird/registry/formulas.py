@@ -1,0 +1,61 @@
+"""Value formulas that were set without a new model: `ROOT/formulas.json` of a registry, every change with who, when and why.
+
+    {"changes": [{"number": 3, "slot": "home", "text": "1.0*click + 9.0*purchase", "by": "ada", "why": "margin", "at": …}, …]}
+
+The newest change of a slot is in force; an empty text gives the slot back to `slots.py`. The file is replaced whole, so that a server,
+which looks at it five times a second, reads one state or the next. What a formula means stands in `ranking.formula`.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from tailorbird.errors import DamageError
+
+FILE = "formulas.json"
+
+
+class FormulaChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A formula as it was set. `number` counts from 1 over all slots; `text` is "" where the slot's own holds again."""
+
+    number: int
+    slot: str
+    text: str
+    by: str
+    why: str
+    at: int
+
+    @property
+    def version(self) -> str:
+        """As answers log it, such as `f0003`."""
+        return f"f{self.number:04d}"
+
+
+class Formulas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All changes, oldest first."""
+
+    changes: tuple[FormulaChange, ...] = ()
+
+    def of(self, slot: str) -> FormulaChange | None:
+        """The formula that is in force for a slot, or None where its own is."""
+        newest = next((change for change in reversed(self.changes) if change.slot == slot), None)
+        return newest if newest is not None and newest.text else None
+
+    def with_change(self, slot: str, text: str, *, by: str, why: str, at: int) -> "Formulas":
+        number = self.changes[-1].number + 1 if self.changes else 1
+        return Formulas((*self.changes, FormulaChange(number, slot, text, by, why, at)))
+
+
+def read_formulas(root: Path) -> Formulas:
+    """The formulas of a registry. Raises DamageError if the file cannot be read as such."""
+    path = root / FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Formulas)
+    except FileNotFoundError:
+        return Formulas()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DamageError(f"cannot be read: {error}", where=str(path), fix="tailorbird formula set writes it anew, once removed") from error
+
+
+def encode_formulas(formulas: Formulas) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(formulas), indent=1) + b"\n"

@@ -1,0 +1,222 @@
+"""Deleting from the topics of what was routed: `routed`, and `order` where that has several partitions. From files, the router deletes.
+
+    released (lake, workers) ─┐
+    snapshots of the indexes ─┼─► up to where ─► what it says of items, summed up in topic `items` ─► order ─► routed
+    newest rows, kept anyhow ─┘
+
+One process does it, which knows how far all others are: the lake role's. A row is deleted once the lake has verified it, each worker has
+applied it, a snapshot of its router's index has what it changed there, each router that follows its profiles has a snapshot behind it, and
+the summary of items that servers begin with has been read back. The order goes first: then nobody is sent to rows that are gone.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+import pyarrow as pa
+
+from tailorbird import faults
+from tailorbird.errors import DamageError, NotReadyError, TailorbirdError
+from tailorbird.router import pruned
+from tailorbird.stream import LogReader, open_reader, sqlite
+from tailorbird.stream.kafka import KafkaLog
+from tailorbird.stream.kafka.logs import KafkaStream
+from tailorbird.stream.kafka.merged import MergedLog, run_of
+from tailorbird.stream.kafka.pruning import Deleter
+from tailorbird.stream.kafka.snapshots import Newest, Snapshot, restore, take
+
+FILE = "routed-items.db"
+EVERY_S = 60.0
+KEEP_ROWS = 200_000  # stay in any case: followers without a say, such as servers, have as much time
+ROWS_MIN = 50_000  # that can go, before any do: the summary is written anew each time
+_TABLE = "CREATE TABLE IF NOT EXISTS summed(id INTEGER PRIMARY KEY CHECK (id = 1), p INTEGER NOT NULL) STRICT"
+_READ_BYTES = 16 << 20
+log = logging.getLogger(__name__)
+
+
+class Retention:
+    """Deletes what nobody needs of what was routed.
+
+    Args:
+        released: says below which row neither the lake nor a worker needs it.
+        keep_rows: the newest rows, which stay.
+        rows_min: how many can go before any do.
+    """
+
+    def __init__(self, stream: KafkaStream, released: Callable[[], int], *, keep_rows: int = KEEP_ROWS, rows_min: int = ROWS_MIN) -> None:
+        self._stream, self._released, self._keep_rows, self._rows_min = stream, released, keep_rows, rows_min
+        self._newest = [Newest(address) for address in stream.snapshots()]
+        self._routed = stream.routed
+        self._parts = stream.routed_parts
+
+    def look(self) -> int:
+        """Delete what may go; how many messages that were.
+
+        Raises:
+            StorageError, DamageError: broker or disk; nothing is deleted that is needed, and it can be tried again.
+        """
+        try:
+            with open_reader(self._routed) as reader:
+                return self._look(reader)
+        except NotReadyError:
+            return 0
+
+    def tend(self) -> None:
+        """Look, and tell what came of it; what fails is tried again with the next look."""
+        try:
+            if count := self.look():
+                log.info("deleted %d messages of what was routed", count)
+        except TailorbirdError as error:
+            log.warning("nothing routed is deleted: %s", error)
+
+    def _look(self, reader: LogReader) -> int:
+        snapshots = [newest.look() for newest in self._newest]
+        begin = reader.start()
+        wanted = min(self._released(), reader.end() - self._keep_rows)
+        if len(self._parts) == 1:
+            wanted = min(wanted, 0 if snapshots[0] is None else snapshots[0].position)
+        if wanted - begin >= self._rows_min:
+            begin = self._summed_up(reader, wanted)
+            faults.at("retention.before_order")
+        # Where nothing is new, what a broker refused to delete, or a kill prevented, is deleted now.
+        return self._delete(reader, begin, snapshots)
+
+    def _delete(self, reader: LogReader, before: int, snapshots: list[Snapshot | None]) -> int:
+        if isinstance(self._routed, MergedLog):
+            count = _deleted(self._routed.order, before)
+            ends = self._ends(self._routed)
+            faults.at("retention.before_routed")
+        else:
+            ends, count = [before], 0
+        followed = [0 if each is None else each.followed for each in snapshots[1:]]
+        for number, (address, end, snapshot) in enumerate(zip(self._parts, ends, snapshots, strict=True)):
+            least = min(end, 0 if snapshot is None else snapshot.position, *(followed if number == 0 else ()))
+            count += _deleted(address, least) if least > 1 else 0
+        return count
+
+    def _ends(self, routed: MergedLog) -> list[int]:
+        """Behind which row of each partition the rows stop that the order does not name any more; it is deleted by whole runs."""
+        with open_reader(routed.order) as order:
+            start, end = order.start(), order.end()
+            if end <= start:
+                return [1] * len(self._parts)
+            run = run_of(order.read(start)[0].block)
+        ends = list(run.ends)
+        ends[run.partition] = run.first
+        return ends
+
+    def _summed_up(self, reader: LogReader, wanted: int) -> int:
+        """Sum up what the rows up to `wanted` say of items, whole blocks, and publish it; up to where that is."""
+        file = self._stream.folder / FILE
+        connection, newest = _brought_up(self._stream)
+        try:
+            position = _position(connection)[0]
+            if position < reader.start():
+                raise DamageError(
+                    f"items are summed up to {position}, and the log begins at {reader.start()}", where=str(file),
+                    fix="put the file back, or the topic `items`; until then nothing is deleted",
+                )  # fmt: skip
+            while position < wanted:
+                stored = [one for one in reader.read(position, bytes_max=_READ_BYTES) if one.end <= wanted]
+                if not stored:
+                    break
+                with sqlite.errors(file), connection:
+                    pruned.sum_up(connection, stored)
+                    connection.execute("UPDATE summed SET p = ?", (stored[-1].end,))
+                position = stored[-1].end
+            sqlite.checkpoint(connection, file)
+        finally:
+            connection.close()
+        if newest is None or newest.position < position:
+            take(file, self._stream.items, _position)
+        return position
+
+
+def sum_up(stream: KafkaStream) -> None:
+    """Sum up what all rows that are there say of items, and publish it: for who empties the topics."""
+    with open_reader(stream.routed) as reader:
+        Retention(stream, lambda: 0)._summed_up(reader, reader.end())
+    file = stream.folder / FILE
+    connection = _open(file)
+    sqlite.checkpoint(connection, file, truncate=True)
+    connection.close()
+
+
+def unsay(stream: KafkaStream, change: Callable[[apsw.Connection], int]) -> int:
+    """Sum up, and let `change` take something out of the summary, in the file alone; what it says it changed."""
+    sum_up(stream)
+    file = stream.folder / FILE
+    connection = _open(file)
+    try:
+        with sqlite.errors(file):
+            with connection:
+                count = change(connection)
+            connection.execute("VACUUM")  # or free pages keep what it was
+        sqlite.checkpoint(connection, file, truncate=True)
+    finally:
+        connection.close()
+    return count
+
+
+def publish(stream: KafkaStream) -> None:
+    """Put the summary into its topic as it is here."""
+    take(stream.folder / FILE, stream.items, _position)
+
+
+def sum_up_rows(stream: KafkaStream, rows: Callable[[int], Iterator[pa.Table]], end: int) -> None:
+    """As `sum_up`, where the log is lost: what it said of items up to `end` is asked of the lake.
+
+    Args:
+        rows: given a p, the lake's events from it on, as `events.ROUTED` has them.
+    """
+    file = stream.folder / FILE
+    connection, newest = _brought_up(stream)
+    try:
+        position = _position(connection)[0]
+        if position < end:
+            with sqlite.errors(file), connection:  # all of it or nothing: what was counted once is not counted again
+                for table in rows(position):
+                    pruned.sum_up_rows(connection, table)
+                connection.execute("UPDATE summed SET p = ?", (end,))
+        sqlite.checkpoint(connection, file)
+    finally:
+        connection.close()
+    if newest is None or newest.position < end:
+        take(file, stream.items, _position)
+
+
+def _brought_up(stream: KafkaStream) -> tuple[apsw.Connection, Snapshot | None]:
+    """The summary on this machine, or the newest in its topic where that is further; and that newest."""
+    file = stream.folder / FILE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    newest = Newest(stream.items).look()
+    connection = _open(file)
+    if newest is not None and _position(connection)[0] < newest.position:
+        connection.close()
+        restore(stream.items, newest, file)
+        connection = _open(file)
+    return connection, newest
+
+
+def _open(file: Path) -> apsw.Connection:
+    with sqlite.errors(file):
+        connection = sqlite.connect_writer(file)
+        sqlite.settle(connection, file)
+        connection.execute(pruned.TABLES)
+        connection.execute(_TABLE)
+        connection.execute("INSERT OR IGNORE INTO summed VALUES (1, 1)")
+    return connection
+
+
+def _position(connection: apsw.Connection) -> tuple[int, int]:
+    (position,) = sqlite.one_row(connection, "SELECT p FROM summed")
+    return position, 0
+
+
+def _deleted(address: KafkaLog, before: int) -> int:
+    deleter = Deleter(address)
+    try:
+        return deleter.delete(before)
+    finally:
+        deleter.close()

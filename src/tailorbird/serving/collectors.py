@@ -1,0 +1,288 @@
+"""Figures of others as families of Prometheus: each is asked for when somebody reads `/metrics`, and holds nothing itself.
+
+What a serve process counts by itself stands in `serving.metrics`.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tailorbird.features.compared import Compared
+from tailorbird.features.figures import Figures
+from tailorbird.health import FollowedStop
+from tailorbird.loops import Loop
+from tailorbird.serving.decisions import DoorFigures
+from tailorbird.serving.patience import State
+from tailorbird.serving.score_log import ScoreFigures
+from tailorbird.serving.shedding import Shedder
+from tailorbird.store.hedge import Hedge
+from tailorbird.stream.lag import LagWatch
+
+
+class FeaturesCollector(Collector):
+    """The lake role counts, once for all serve processes: take the maximum over these, not the sum."""
+
+    def __init__(self, compared: Callable[[], Compared | None]) -> None:
+        self._compared = compared
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._compared()
+        if now is None:
+            return
+        for name, text, counts in (
+            ("tailorbird_features_compared", "Served values recomputed from the lake.", now.compared),
+            ("tailorbird_features_unequal", "Of these, values that differ in any bit. Alarm on any.", now.unequal),
+        ):
+            family = CounterMetricFamily(name, text, labels=["feature"])
+            for feature, count in counts.items():
+                family.add_metric([feature], count)
+            yield family
+        text = "Values that differ because a cap may have dropped their entities."
+        yield CounterMetricFamily("tailorbird_features_compared_dropped", text, value=now.dropped)
+        text = "When served features were last compared with the lake."
+        yield GaugeMetricFamily("tailorbird_features_compared_at_seconds", text, value=now.at / 1e6)
+        text = "1 while the comparison fails; doctor says why."
+        yield GaugeMetricFamily("tailorbird_features_compare_failing", text, value=int(bool(now.error)))
+
+
+class CopiesCollector:
+    """As this server has last read them: grows where the worker stopped, where it cannot reach the Valkey, and where we cannot."""
+
+    def __init__(self, published_at: Callable[[], dict[str, int]]) -> None:
+        self._published_at = published_at
+
+    def collect(self) -> Iterable[Metric]:
+        text = "For how long the copies that features are read from have not been known to be up to date. Alarm beyond store.stale_after."
+        age = GaugeMetricFamily("tailorbird_features_age_seconds", text, labels=["schema"])
+        now = time.time()
+        for schema, at in self._published_at().items():
+            age.add_metric([schema], max(0.0, now - at / 1e6))
+        yield age
+
+
+class SheddingCollector(Collector):
+    def __init__(self, shedder: Shedder) -> None:
+        self._shedder = shedder
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Requests refused because too much work waited."
+        yield CounterMetricFamily("tailorbird_shed", text, value=self._shedder.refused)
+        text = "How long a question that came now would have to wait for a thread."
+        yield GaugeMetricFamily("tailorbird_expected_wait_seconds", text, value=self._shedder.expected_s())
+        yield GaugeMetricFamily("tailorbird_waiting", "Questions that run or wait.", value=self._shedder.waiting)
+
+
+class PatienceCollector(Collector):
+    def __init__(self, states: Callable[[], Iterable[State]]) -> None:
+        self._states = states
+
+    def collect(self) -> Iterable[Metric]:
+        one = ["dependency"]
+        text = "1 while a dependency is left alone, since it failed or was late three times in a row. Alarm when it lasts."
+        left_alone = GaugeMetricFamily("tailorbird_left_alone", text, labels=one)
+        given_up = CounterMetricFamily("tailorbird_given_up", "How often it was left alone, for a second at a time.", labels=one)
+        late = CounterMetricFamily("tailorbird_late", "Answers of it that took longer than its budget.", labels=one)
+        for state in self._states():
+            for family, value in ((left_alone, int(state.open)), (given_up, state.opened), (late, state.late)):
+                family.add_metric([state.name], value)
+        yield from (left_alone, given_up, late)
+
+
+class HedgeCollector(Collector):
+    def __init__(self, hedge: Hedge) -> None:
+        self._hedge = hedge
+
+    def collect(self) -> Iterable[Metric]:
+        hedge = self._hedge
+        for name, text, value in (
+            ("tailorbird_store_reads", "Round trips to the Valkey that read.", hedge.reads),
+            ("tailorbird_store_asked_twice", "Of these, how many took so long that they were asked a second time.", hedge.asked_twice),
+            ("tailorbird_store_second_won", "Of these, how many the second question answered first.", hedge.won),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+
+
+class RolloutCollector(Collector):
+    def __init__(self, versions: Callable[[], dict[str, str]]) -> None:
+        self._versions = versions
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily("tailorbird_rollout_info", "1 for each bundle that is loaded, and as what.", labels=["role", "version"])
+        for role, version in self._versions().items():
+            family.add_metric([role, version], 1)
+        yield family
+
+
+class LimitsCollector:
+    def __init__(self, limited: Callable[[], dict[str, int]]) -> None:
+        self._limited = limited
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily("tailorbird_limited", "Requests refused for a limit's sake, by limit.", labels=["limit"])
+        for limit, count in self._limited().items():
+            family.add_metric([limit], count)
+        yield family
+
+
+class LagCollector(Collector):
+    """Each serve process measures the same: take the maximum over these, not the sum."""
+
+    def __init__(self, lag: LagWatch) -> None:
+        self._lag = lag
+
+    def collect(self) -> Iterable[Metric]:
+        names = ["reader", "log"]
+        rows = GaugeMetricFamily("tailorbird_lag_rows", "Rows of a log that its reader has yet to take.", labels=names)
+        blocks = GaugeMetricFamily("tailorbird_lag_blocks", "Blocks (messages of a topic) that hold these rows.", labels=names)
+        text = "For how long the first of these rows has been waiting; 0 where none is, or where its log does not say."
+        seconds = GaugeMetricFamily("tailorbird_lag_seconds", text, labels=names)
+        lost = GaugeMetricFamily("tailorbird_lag_lost_rows", "Rows that were read and that the log lost since. Alarm on any.", labels=names)
+        now = int(time.time() * 1e6)
+        for lag in self._lag.lags:
+            for family, value in ((rows, lag.rows), (blocks, lag.blocks), (seconds, lag.seconds(now)), (lost, lag.lost)):
+                family.add_metric([lag.reader, lag.log], value)
+        yield from (rows, blocks, seconds, lost)
+        text = "When this was last measured; old: a log cannot be read."
+        yield GaugeMetricFamily("tailorbird_lag_measured_at_seconds", text, value=self._lag.measured_at)
+
+
+class ThreadsCollector(Collector):
+    def __init__(self, loops: Callable[[], Iterable[Loop]]) -> None:
+        self._loops = loops
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Unforeseen failures of a thread, which goes on; the log has each. Alarm on any."
+        failures = CounterMetricFamily("tailorbird_thread_failures", text, labels=["thread"])
+        for loop in self._loops():
+            failures.add_metric([loop.name], loop.failures)
+        yield failures
+
+
+class RoleCollector(Collector):
+    def __init__(self, role: str, stop: FollowedStop) -> None:
+        self._role, self._stop = role, stop
+
+    def collect(self) -> Iterable[Metric]:
+        one = ["role"]
+        text = "How long ago the role's loop last came round. Alarm when it grows."
+        age = GaugeMetricFamily("tailorbird_role_age_seconds", text, labels=one)
+        rounds = CounterMetricFamily("tailorbird_role_rounds", "How often it came round.", labels=one)
+        age.add_metric([self._role], self._stop.age_s())
+        rounds.add_metric([self._role], self._stop.rounds)
+        yield from (age, rounds)
+
+
+def role_metrics(role: str, stop: FollowedStop, more: Iterable[Collector]) -> Callable[[], bytes]:
+    """What a role without HTTP tells: that it goes on, and whatever `more` collects."""
+    registry = CollectorRegistry()
+    for each in (RoleCollector(role, stop), *more):
+        registry.register(each)
+    return lambda: generate_latest(registry)
+
+
+class ScoresCollector(Collector):
+    """What the score role did since it began."""
+
+    def __init__(self, figures: Callable[[], ScoreFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._figures()
+        rows = CounterMetricFamily("tailorbird_score_rows", "Rows of the routed log that were looked at.")
+        rows.add_metric([], now.rows)
+        scores = CounterMetricFamily("tailorbird_scores", "Scores that were appended.", labels=["name"])
+        unscored = CounterMetricFamily("tailorbird_unscored", "People who were not scored, as no model answered.", labels=["name"])
+        for family, counts in ((scores, now.scores), (unscored, now.unscored)):
+            for name, count in counts.items():
+                family.add_metric([name], count)
+        yield from (rows, scores, unscored)
+
+
+class WorkersCollector(Collector):
+    """Each worker counts, once for all serve processes: take the maximum over these, not the sum."""
+
+    def __init__(self, figures: Callable[[], Iterable[Figures]]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        found = list(self._figures())
+        if not found:
+            return
+        one = ["schema"]
+        at = GaugeMetricFamily("tailorbird_worker_told_at_seconds", "When the worker last told its figures; old: it is gone.", labels=one)
+        text = "Rows of the routed log that the worker has yet to take in."
+        behind = GaugeMetricFamily("tailorbird_worker_behind_rows", text, labels=one)
+        rows = CounterMetricFamily("tailorbird_worker_rows", "Rows of the routed log taken into the state.", labels=one)
+        unfit = [CounterMetricFamily(f"tailorbird_features_{name}", text, labels=[*one, "field"]) for name, text in _UNFIT]
+        kinds = [family(name, text, labels=[*one, "entity"]) for name, text, family, _ in _KINDS]
+        copies = [GaugeMetricFamily(f"tailorbird_copies_{name}", text, labels=one) for name, text in _COPIES]
+        for now in found:
+            schema = now.schema_hash
+            if now.copies is not None:
+                age_s = max(0.0, time.time() - now.copies.at / 1e6)
+                values = (age_s, now.copies.commits, now.copies.records, int(now.copies.failing))
+                for gauge, value in zip(copies, values, strict=True):
+                    gauge.add_metric([schema], value)
+            for family, value in ((at, now.at / 1e6), (behind, now.behind), (rows, now.rows)):
+                family.add_metric([schema], value)
+            for family, (name, _) in zip(unfit, _UNFIT, strict=True):
+                for field, count in getattr(now, name).items():
+                    family.add_metric([schema, field], count)
+            for entity, kind in now.kinds.items():
+                for family, (*_, attribute) in zip(kinds, _KINDS, strict=True):
+                    family.add_metric([schema, entity], getattr(kind, attribute))
+        yield from (at, behind, rows, *unfit, *kinds, *copies)
+
+
+_UNFIT = (
+    ("capped", "Values above the maximum that is declared for them, counted as that, by what is summed."),
+    ("unreadable", "Values that are missing because they are no number or text as declared."),
+    ("converted", "Truths and lists that were taken as numbers."),
+)
+_COPIES = (
+    ("age_seconds", "For how long the copies in Valkey have not been known to be up to date. Alarm beyond store.stale_after."),
+    ("behind_commits", "Commits of the state that the copies lack."),
+    ("behind_rows", "Records that wait to be copied; 0 too where all are to be copied anew."),
+    ("failing", "1 while the copies cannot be renewed; the worker's log says why."),
+)
+_KINDS = (
+    ("tailorbird_state_entities", "Entities that have records.", GaugeMetricFamily, "entities"),
+    ("tailorbird_state_bytes", "Bytes of their state records.", GaugeMetricFamily, "state_bytes"),
+    ("tailorbird_state_expired", "Entities let go because nothing of them could be read any more.", CounterMetricFamily, "expired"),
+    ("tailorbird_state_dropped", "Entities dropped to stay within entities_max. Alarm on any.", CounterMetricFamily, "dropped"),
+)
+
+
+class DoorCollector:
+    def __init__(self, figures: Callable[[], DoorFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._figures()
+        refused = CounterMetricFamily("tailorbird_events_refused", "Events refused, by code.", labels=["code"])
+        for code, count in now.refused.items():
+            refused.add_metric([code], count)
+        yield refused
+        for name, text, value in (
+            ("tailorbird_events_accepted", "Events acknowledged.", now.accepted),
+            ("tailorbird_log_commits", "Commits of the raw log.", now.batches),
+            ("tailorbird_log_failures", "Commits of the raw log that failed.", now.failures),
+            ("tailorbird_answers", "Answers given.", now.answers),
+            ("tailorbird_answers_dropped", "Answers that could not be logged.", now.answers_dropped),
+            ("tailorbird_answers_lost", "Answers that the last run lost by dying, at most.", now.answers_lost),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        for name, text, value in (
+            (
+                "tailorbird_log_set_aside",
+                "Damaged ends of logs, and lost logs, in files beside them; they may hold acknowledged events. Alarm on any.",
+                now.set_aside,
+            ),
+            ("tailorbird_answers_waiting", "Answers that a crash now would lose.", now.answers_waiting),
+            ("tailorbird_log_queue_bytes", "Bytes that wait for the log.", now.queue_bytes),
+            ("tailorbird_log_open", "1 while the log takes writes.", int(now.open)),
+        ):
+            yield GaugeMetricFamily(name, text, value=value)

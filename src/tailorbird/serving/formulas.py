@@ -1,0 +1,154 @@
+"""The value formulas that are in force, as the registry has them, and their swap under running requests.
+
+A thread looks at `formulas.json` of the registry five times a second. A request takes the formula of its slot once, at its beginning. What
+cannot be read, or is no formula, leaves the one before in force, and is logged. What formulas are stands in `ranking.formula`.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailorbird.errors import DeclarationError, TailorbirdError
+from tailorbird.loops import Loop
+from tailorbird.ranking import Slot
+from tailorbird.ranking.formula import missing_heads, parse_formula, require_heads, told
+from tailorbird.registry import FormulaChange, Registry, read_formulas
+from tailorbird.registry.formulas import FILE
+from tailorbird.serving.messages import QueryError, SlotFormula
+
+POLL_S = 0.2
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What an item is worth to a slot: head → weight. `version` is "" for the slot's own."""
+
+    weights: Mapping[str, float]
+    version: str = ""
+
+    @property
+    def text(self) -> str:
+        return told(self.weights)
+
+
+class Declared:
+    """The slots' own formulas: for evaluation and tests."""
+
+    def of(self, slot: Slot) -> Formula:
+        return Formula(slot.objective)
+
+
+class LiveFormulas:
+    """The formulas of a registry over those that slots declare. `of` may be called from any thread.
+
+    Args:
+        registry: where they are set.
+        slots: by name.
+    """
+
+    def __init__(self, registry: Registry, slots: Mapping[str, Slot], *, poll_s: float = POLL_S) -> None:
+        self._registry, self._slots = registry, slots
+        self._seen: tuple[int, int, int] | None = None
+        self._set: Mapping[str, Formula] = {}
+        self.loop = Loop("formulas", self.look, every_s=poll_s, first=False)
+
+    def of(self, slot: Slot) -> Formula:
+        """What is in force for a slot."""
+        found = self._set.get(slot.name)
+        return Formula(slot.objective) if found is None else found
+
+    def told(self) -> list[SlotFormula]:
+        """What is in force for each slot."""
+        return told_formulas(self._registry, self._slots.values())
+
+    def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula:
+        """Put a formula in force. Raises QueryError: there is no such slot, or it cannot be used."""
+        if slot not in self._slots:
+            fix = f"use one of {', '.join(self._slots)}"
+            raise QueryError(f"there is no slot {slot[:60]!r}", path="slot", code="unknown_slot", fix=fix)
+        try:
+            set_formula(self._registry, self._slots[slot], text, by=by, why=why)
+        except DeclarationError as error:
+            raise QueryError(error.message, path="$.formula", code="bad_formula", fix=error.fix) from None
+        self.look()
+        return told_formulas(self._registry, [self._slots[slot]])[0]
+
+    def start(self) -> None:
+        self.look()
+        self.loop.start()
+
+    def stop(self) -> None:
+        self.loop.stop()
+
+    def look(self) -> bool:
+        """Take the formulas in force if the file changed since the last look; whether it did."""
+        try:
+            stat = os.stat(self._registry.path / FILE)
+            seen = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        except FileNotFoundError:
+            seen = None
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            self._set = _in_force(self._registry.path)
+        except TailorbirdError as error:
+            log.error("the formulas were refused, those before stay in force: %s", error)
+            return False
+        for slot, formula in self._set.items():
+            log.info("formula %s of slot %s is in force: %s", formula.version, slot, formula.text)
+        return True
+
+
+def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str) -> FormulaChange:
+    """Put a formula in force for a slot, once the champion's heads are known to answer it; "" gives the slot its own again.
+
+    Raises:
+        DeclarationError: it is no formula, or asks for a head that the champion does not have.
+    """
+    where = f"slot {slot.name}"
+    champion = registry.champion()
+    if text and champion is not None:
+        require_heads(
+            parse_formula(text, where=where), registry.info(champion.name).heads, model=f"the champion {champion.name}", where=where
+        )
+    elif text:
+        parse_formula(text, where=where)
+    return registry.set_formula(slot.name, text, by=by, why=why)
+
+
+def told_formulas(registry: Registry, slots: Iterable[Slot]) -> list[SlotFormula]:
+    """What is in force for each slot, and which of its heads the champion does not have."""
+    formulas, champion = read_formulas(registry.path), registry.champion()
+    heads = registry.info(champion.name).heads if champion is not None else ()
+    found = []
+    for slot in slots:
+        change = formulas.of(slot.name)
+        weights = slot.objective if change is None else parse_formula(change.text, where=f"slot {slot.name}")
+        missing = missing_heads(weights, heads) if heads else ()
+        found.append(
+            SlotFormula(
+                slot=slot.name,
+                formula=told(weights),
+                version="" if change is None else change.version,
+                declared=told(slot.objective),
+                by="" if change is None else change.by,
+                why="" if change is None else change.why,
+                at=0 if change is None else change.at,
+                missing=list(missing),
+            )
+        )
+    return found
+
+
+def _in_force(registry: Path) -> dict[str, Formula]:
+    formulas = read_formulas(registry)
+    found: dict[str, Formula] = {}
+    for slot in dict.fromkeys(change.slot for change in formulas.changes):
+        change = formulas.of(slot)
+        if change is not None:
+            found[slot] = Formula(parse_formula(change.text, where=f"slot {slot}"), change.version)
+    return found

@@ -1,0 +1,217 @@
+"""What the handlers of a process share, and what each does alike: its body within the limits, work in threads, answers and errors as JSON.
+
+Handlers and their routes are in `serving.app`, and in `serving.gorse` and `console.shop` for those of others.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, UsageError
+from tailorbird.serving import access
+from tailorbird.serving.access import Perimeter
+from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, Budget, read_body
+from tailorbird.serving.decisions import Admit
+from tailorbird.serving.door import Door
+from tailorbird.serving.keyfile import WRITE
+from tailorbird.serving.keys import AccessError, Caller, Keys
+from tailorbird.serving.limits import Limiter, LimitError, address_of
+from tailorbird.serving.logs import REQUEST_ID, RequestLog
+from tailorbird.serving.messages import (
+    Answer,
+    ChurnAnswer,
+    Fault,
+    Item,
+    Query,
+    RankQuery,
+    RecommendQuery,
+    SearchQuery,
+    Shown,
+    Similar,
+    SlotFormula,
+)
+from tailorbird.serving.metrics import Metrics
+from tailorbird.serving.score_log import ScoreFeed
+from tailorbird.serving.shedding import WAIT_S, Shedder
+
+log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+
+class ChurnAnswers(Protocol):
+    """What the HTTP side asks of churn models; `serving.churn.ChurnModels` are the ones."""
+
+    def answer(self, user_id: str, name: str, *, explain: bool = False) -> ChurnAnswer: ...
+
+
+class FormulaDesk(Protocol):
+    """What the HTTP side asks of formulas; `serving.formulas.LiveFormulas` is the one."""
+
+    def told(self) -> list[SlotFormula]: ...
+    def put(self, slot: str, text: str, *, by: str, why: str) -> SlotFormula: ...
+
+
+class Answers(Protocol):
+    """What the HTTP side asks of a pipeline; `serving.pipeline.Pipeline` is the one."""
+
+    def answer(self, query: RecommendQuery) -> Answer: ...
+    def rank(self, query: RankQuery) -> Answer: ...
+    def search(self, query: SearchQuery) -> Answer: ...
+    def similar(self, item_id: str, size: int, slot: str = "") -> Similar | None: ...
+    def item(self, item_id: str) -> Item | None: ...
+    def listed(self, source: str, size: int, category: str | None = None, slot: str = "") -> list[Shown]: ...
+    def missing(self) -> list[str]: ...
+
+
+@dataclass
+class Service:
+    """What the handlers of one process share.
+
+    Attributes:
+        wait_s: how long a question may have to wait for a thread, see `serving.shedding`.
+        draining: set at shutdown; answers then close their connections and `/readyz` says no.
+        warming: whether what the first request would wait for is still being done; `/readyz` says no meanwhile.
+    """
+
+    pipeline: Answers
+    door: Door
+    keys: Keys = field(default_factory=Keys)
+    perimeter: Perimeter = field(default_factory=lambda: Perimeter(hosts=access.LOCAL_HOSTS))
+    metrics: Metrics = field(default_factory=Metrics)
+    body_bytes_max: int = BODY_BYTES_MAX
+    body_deadline_s: float = BODY_DEADLINE_S
+    limiter: Limiter = field(default_factory=Limiter)
+    budget: Budget = field(default_factory=Budget)
+    requests: RequestLog = field(default_factory=RequestLog)
+    churn: ChurnAnswers | None = None
+    formulas: FormulaDesk | None = None
+    scores: ScoreFeed | None = None
+    threads: int = 2
+    wait_s: float = WAIT_S
+    draining: bool = False
+    warming: Callable[[], bool] = lambda: False
+    pool: ThreadPoolExecutor = field(init=False)
+    shedder: Shedder = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pool = ThreadPoolExecutor(self.threads, thread_name_prefix="answer")
+        self.shedder = Shedder(self.threads, self.wait_s)
+
+    def drain(self) -> None:
+        """Tell whoever asks that this server is about to go."""
+        self.draining = True
+
+
+Handler = Callable[[Request, Service], Awaitable[Response]]
+
+
+async def guarded(request: Request, handler: Handler, scope: str, service: Service, key_header: str) -> Response:
+    authorization = request.headers.get("authorization")
+    if authorization is None and key_header and (key := request.headers.get(key_header)) is not None:
+        authorization = f"Bearer {key}"
+    try:
+        in_address = request.query_params.get("key") if scope == WRITE else None
+        request.state.authorization = authorization
+        caller = request.state.caller = service.keys.require(scope, authorization, request.headers.get("origin"), in_address=in_address)
+        service.limiter.begin(caller, scope, _address(request, service, caller))
+        return await handler(request, service)
+    except AccessError as error:
+        challenge = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+        return fault(error.status, error.code, error.message, fix=error.fix, headers={**challenge, "connection": "close"})
+    except BodyError as error:
+        # The rest of the body is not read, so the connection cannot be used again.
+        wait = {"retry-after": str(error.retry_after_s)} if error.retry_after_s else {}
+        service.limiter.refused(error.code)
+        return fault(error.status, error.code, error.message, fix=error.fix, headers={**wait, "connection": "close"})
+    except LimitError as error:
+        wait = {"retry-after": str(error.retry_after_s)} if error.status == 429 else {}
+        return fault(error.status, error.code, error.message, fix=error.fix, headers={**wait, "connection": "close"})
+    except TailorbirdError as error:
+        return _fault_of(error)
+
+
+def _fault_of(error: TailorbirdError) -> Response:
+    retry_after_s = getattr(error, "retry_after_s", 1)
+    if isinstance(error, UsageError):
+        return fault(400, error.code, error.message, path=error.where, fix=error.fix)
+    if isinstance(error, StorageError | NotReadyError):
+        status = {"busy": 429, "disk_full": 507}.get(error.code, 503)
+        return fault(status, error.code, error.message, fix=error.fix, headers={"retry-after": str(retry_after_s)})
+    log.error("a request failed: %s", error.code, exc_info=error)
+    return fault(503, error.code, "this cannot be answered at the moment", headers={"retry-after": "5"})
+
+
+def require_too(request: Request, service: Service, scope: str) -> None:
+    """That the key has another scope as well as that of its route. Raises AccessError."""
+    service.keys.require(scope, request.state.authorization, request.headers.get("origin"))
+
+
+async def query_body(request: Request, service: Service) -> bytes:
+    service.shedder.require_room()
+    return await body_of(request, service)
+
+
+async def body_of(request: Request, service: Service, *, bytes_max: int = 0) -> bytes:
+    """The request's body, within the limits of its key and of the server, or of `bytes_max`."""
+    caller: Caller = request.state.caller
+    own = caller.limits.body_bytes_max
+    most = bytes_max or (service.body_bytes_max if own is None else own)
+    return await read_body(request, bytes_max=most, deadline_s=service.body_deadline_s, held=request.state.held)
+
+
+def admission(request: Request, service: Service) -> Admit:
+    """What the door asks whether the key may send all this."""
+    caller: Caller = request.state.caller
+    return service.limiter.admit(caller, _address(request, service, caller))
+
+
+def _address(request: Request, service: Service, caller: Caller) -> str:
+    if not caller.public or request.client is None:
+        return ""
+    return address_of(request.client.host, request.headers.get("x-forwarded-for"), service.limiter.server.proxies)
+
+
+async def in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:
+    """What a call gives that may take a while, made in a thread; OverloadedError where it would have to wait too long."""
+    asked = args[0] if args else None
+    # What a page hangs on goes before what it can do without.
+    turn = service.shedder.take(getattr(call, "__name__", "other"), _units(asked), first=isinstance(asked, Query))
+    seconds: list[float] = []
+
+    def work() -> Any:
+        service.metrics.waited(service.shedder.begin(turn))
+        began = time.perf_counter()
+        try:
+            return call(*args)
+        finally:
+            seconds.append(time.perf_counter() - began)
+
+    try:
+        # In a copy of the context, so that what is logged there has the request's id.
+        return await asyncio.get_running_loop().run_in_executor(service.pool, copy_context().run, work)
+    finally:
+        service.shedder.done(turn, seconds[0] if seconds else None)
+
+
+def _units(asked: object) -> float:
+    """How large a question is, beside others of its kind."""
+    return max(1.0, len(asked.items) / 10) if isinstance(asked, RankQuery) else 1.0
+
+
+def as_json(value: Any, status: int = 200) -> Response:
+    """An answer of JSON."""
+    return Response(_encode(value), status, media_type="application/json")
+
+
+def fault(status: int, code: str, message: str, *, path: str = "", fix: str = "", headers: dict[str, str] | None = None) -> Response:
+    """Why there is no answer."""
+    return Response(_encode(Fault(code, message, path, fix, REQUEST_ID.get())), status, media_type="application/json", headers=headers)

@@ -1,0 +1,211 @@
+"""The HTTP server under the serve process: it binds, waits for nobody who dawdles, and stops without turning anybody away.
+
+SIGTERM drains: answers close their connections, then nothing new is accepted, what runs is finished; all within a second. What uvicorn
+leaves open, `PatientProtocol` closes: connections that say nothing, or only half a request.
+"""
+
+import asyncio
+import errno
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tailorbird.errors import UsageError
+from tailorbird.serving.limits import Connections, ServerLimits
+
+PORTS_TRIED = 20
+DRAIN_S = 0.25  # for balancers to notice, and clients to be told to close
+LINGER_S = 0.3  # for those who connected before we stopped listening and have not asked yet
+STOP_S = 0.3  # for answers under way
+HEADER_DEADLINE_S = 10.0
+REFUSED_DEADLINE_S = 1.0
+CONNECTIONS_MAX = 4_096
+
+
+def bind(host: str, port: int, *, asked: bool) -> socket.socket:
+    """A listening socket; the next free port is taken if this one is busy and nobody asked for it.
+
+    Raises:
+        UsageError: the port is taken, or the address is not ours.
+    """
+    ports = [port] if asked or port == 0 else range(port, min(port + PORTS_TRIED, 65_536))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for number in ports:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host.strip("[]"), number))
+            listener.listen(2_048)
+            listener.set_inheritable(False)
+            return listener
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise UsageError(f"cannot bind {host}:{number}: {error.strerror}", where="serve.host") from None
+    if len(ports) == 1:
+        raise UsageError(f"port {port} is in use", where="serve.port", fix="stop what uses it, or choose another: --port 0 takes any")
+    raise UsageError(f"ports {ports[0]} to {ports[-1]} are in use", where="serve.port", fix="choose another: --port 0 takes any")
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn with our way to stop, and quiet signals: a drained server exits with status 0.
+
+    Args:
+        drain: called when it is told to stop, a while before it listens no more.
+        given: what the connections' protocol goes by, see `PatientProtocol`.
+        told: set where somebody was told to stop before this listens to signals itself.
+    """
+
+    def __init__(self, app: ASGIApp, *, drain: Callable[[], None], given: Mapping[str, Any], told: threading.Event | None = None) -> None:
+        self._protocol = type("Protocol", (PatientProtocol,), dict(given))
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=self._protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # nobody's word is taken for who is calling
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=STOP_S,  # type: ignore[arg-type]
+        )
+        super().__init__(config)
+        self._begin_to_drain, self._told_before = drain, told
+        self._stop_at: float | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        held = {number: signal.signal(number, self._drain) for number in (signal.SIGTERM, signal.SIGINT)}
+        if self._told_before is not None and self._told_before.is_set():
+            self._drain(signal.SIGTERM, None)
+        try:
+            yield
+        finally:
+            for number, handler in held.items():
+                signal.signal(number, handler)
+
+    def _drain(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_at is not None:  # asked twice: at once
+            self.should_exit = self.force_exit = True
+            return
+        self._begin_to_drain()
+        self._stop_at = time.monotonic() + DRAIN_S
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening without turning away anybody who has already knocked: a closed listener resets its queue."""
+        spares = [listener.dup() for listener in sockets or []]
+        for server in self.servers:
+            server.close()
+        for spare in spares:
+            await self._accept_queued(spare)
+        until = time.monotonic() + LINGER_S
+        while self.server_state.connections and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    async def _accept_queued(self, spare: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        spare.setblocking(False)
+        with spare:
+            while True:
+                try:
+                    connection, _ = spare.accept()
+                except OSError:
+                    return
+                connection.setblocking(False)
+                await loop.connect_accepted_socket(partial(self._protocol, self.config, self.server_state, {}, loop), connection)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._stop_at is not None and time.monotonic() >= self._stop_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+async def _full(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to whoever comes while all connections are taken: when to come again, and the connection is closed."""
+    response = Response(b"too many connections\n", 503, {"retry-after": "1", "connection": "close"}, "text/plain")
+    await response(scope, receive, send)
+
+
+def _nobody(data: bytes) -> bytes | None:
+    return None
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """Closes a connection that has not brought a whole request head in time; the body's deadline is in `serving.body`.
+
+    `turn_away` gives the whole answer to what is not to become a request at all, see `serving.turning_away`.
+    """
+
+    deadline_s = HEADER_DEADLINE_S
+    connections_max = CONNECTIONS_MAX
+    by_address = Connections(ServerLimits())
+    turn_away: Callable[[bytes], bytes | None] = staticmethod(_nobody)
+    _between = True  # requests: nothing of the next has come
+    _impatience: asyncio.TimerHandle | None = None
+    _peer = ""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._peer = self.client[0] if self.client else ""
+        too_many = self.by_address.came(self._peer)
+        if too_many:
+            self.deadline_s = min(self.deadline_s, REFUSED_DEADLINE_S)  # to ask, and be told
+        if too_many or len(self.connections) > self.connections_max:
+            self.app = _full
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        answered = self.cycle is None or self.cycle.response_complete
+        if answered and self._between and self.app is not _full and (told := self.turn_away(data)) is not None:
+            self._calm()
+            self._unset_keepalive_if_required()
+            self.transport.write(told)
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            return
+        if self._impatience is None and answered:
+            self._expect_head()
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._between = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._calm()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._between = True
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._calm()
+        self.by_address.went(self._peer)
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        self._impatience = self.loop.call_later(self.deadline_s, self._give_up)
+
+    def _calm(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
+    def _give_up(self) -> None:
+        self._impatience = None
+        if not self.transport.is_closing():
+            self.transport.close()

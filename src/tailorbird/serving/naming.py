@@ -1,0 +1,29 @@
+"""Which producer a serve process is: the first name that no living process of this project holds, and that was not retired."""
+
+from pathlib import Path
+
+from tailorbird.errors import LockedError
+from tailorbird.events import Clock, RoutePlan
+from tailorbird.events.erased import StopList
+from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.places import Place
+from tailorbird.serving.door import Door
+from tailorbird.serving.reserve import RESERVE_BYTES
+from tailorbird.stream import Stream
+
+
+def first_free(
+    stream: Stream, plan: RoutePlan, clock: Clock, *, prefix: str = "serve", pseudonyms: Pseudonyms | None = None,
+    reserve_bytes: int = RESERVE_BYTES, stopped: StopList | None = None, lake: Place | None = None,
+) -> Door:  # fmt: skip
+    """The door of the first producer `serve-1`, `serve-2`, … that no living process holds; with Kafka, after this machine's name."""
+    if not isinstance(stream, Path):
+        prefix = f"{stream.host}-{prefix}"
+    for number in range(1, 1_000):
+        try:
+            return Door(
+                stream, f"{prefix}-{number}", plan, clock, pseudonyms=pseudonyms, stopped=stopped, reserve_bytes=reserve_bytes, lake=lake
+            )  # fmt: skip
+        except LockedError:
+            continue
+    raise LockedError("a thousand servers write here already", where=str(stream), fix="stop some, or use another project")

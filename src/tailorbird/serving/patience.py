@@ -1,0 +1,136 @@
+"""How long each stage of an answer may take, and who is left alone for a while when it takes longer.
+
+| stage | at the end of its time |
+|---|---|
+| retrieval | the sources that have not been asked are left out (`retrieval`) |
+| features | an outage of the store like one that it tells: after three, last known vectors for a second (`last_known`) |
+| ranking | no more candidates are scored than fit, by what a row cost lately (`ranking`); a model that is late all the same is left alone |
+| policy | after three, diversity is left out for a second (`policy`) |
+| log | after three, answers are not logged for a second (`log`) |
+
+A stage that computes is never cut off in its middle: Python cannot. What may hang, a Valkey, has a deadline of its own (`store.hedge`).
+"""
+
+import math
+import threading
+from dataclasses import dataclass
+
+from tailorbird.store.breaker import Breaker
+
+ROWS_MIN = 50  # are scored whatever they cost: an answer is made of these
+_VERSIONS_MAX = 8
+_SMOOTH = 0.1  # of a new measurement in what a row costs
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Seconds that each stage of an answer may take; without any, as long as it likes."""
+
+    retrieval_s: float = math.inf
+    features_s: float = math.inf
+    ranking_s: float = math.inf
+    policy_s: float = math.inf
+    log_s: float = math.inf
+
+
+UNBOUNDED = Budgets()
+
+
+class Dependency:
+    """What an answer needs and can do without: a breaker that takes an answer which comes too late for none.
+
+    >>> store = Dependency("store", budget_s=0.05)
+    >>> [store.took(0.2) for _ in range(3)], store.lets(), store.late
+    ([None, None, None], False, 3)
+    """
+
+    def __init__(self, name: str, budget_s: float = math.inf, breaker: Breaker | None = None) -> None:
+        self.name, self._budget_s = name, budget_s
+        self.breaker = breaker or Breaker()
+        self.late = 0
+
+    def lets(self) -> bool:
+        """Whether to ask it now."""
+        return self.breaker.lets()
+
+    def took(self, seconds: float, *, failed: bool = False) -> None:
+        """It answered after so long, or `failed`."""
+        late = seconds > self._budget_s
+        self.late += late
+        if failed or late:
+            self.breaker.failed()
+        else:
+            self.breaker.answered()
+
+
+class Models:
+    """The bundles that were asked to score, each with a breaker, and what a row of theirs costs."""
+
+    def __init__(self, budget_s: float) -> None:
+        self._budget_s = budget_s
+        self._of: dict[str, Dependency] = {}
+        self._row_s: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def of(self, version: str) -> Dependency:
+        """The breaker of a version."""
+        with self._lock:
+            found = self._of.get(version)
+            if found is None:
+                while len(self._of) >= _VERSIONS_MAX:
+                    oldest = next(iter(self._of))
+                    self._of.pop(oldest)
+                    self._row_s.pop(oldest, None)
+                found = self._of[version] = Dependency("model", self._budget_s)
+            return found
+
+    def fits(self, version: str) -> float:
+        """How many rows a version can score in time."""
+        row_s = self._row_s.get(version, 0.0)
+        return math.inf if row_s <= 0 else max(ROWS_MIN, self._budget_s / row_s)
+
+    def scored(self, version: str, rows: int, seconds: float) -> None:
+        """A version has scored so many rows."""
+        self.of(version).took(seconds)
+        if rows >= ROWS_MIN:
+            row_s, before = seconds / rows, self._row_s.get(version)
+            self._row_s[version] = row_s if before is None else before + _SMOOTH * (row_s - before)
+
+    def late(self) -> int:
+        with self._lock:
+            return sum(each.late for each in self._of.values())
+
+    def open(self) -> bool:
+        """Whether any of them is left alone now."""
+        with self._lock:
+            return any(each.breaker.open for each in self._of.values())
+
+    def opened(self) -> int:
+        with self._lock:
+            return sum(each.breaker.opened for each in self._of.values())
+
+
+@dataclass(frozen=True)
+class State:
+    """A dependency as metrics show it."""
+
+    name: str
+    open: bool
+    opened: int
+    late: int
+
+
+class Patience:
+    """The dependencies of a pipeline. `store`, `policy`, `log` by name; models by version."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self.budgets = budgets
+        self.store = Dependency("store", budgets.features_s)
+        self.policy = Dependency("policy", budgets.policy_s)
+        self.log = Dependency("log", budgets.log_s)
+        self.models = Models(budgets.ranking_s)
+
+    def states(self) -> list[State]:
+        """Each as it is now."""
+        told = [State(one.name, one.breaker.open, one.breaker.opened, one.late) for one in (self.store, self.policy, self.log)]
+        return [*told, State("model", self.models.open(), self.models.opened(), self.models.late())]

@@ -1,0 +1,126 @@
+"""Which bundle answers whom: the champion, the canary for its share of people, and the shadow nobody.
+
+    champion   answers; the one before stays loaded, for where it fails and for a rollback
+    canary     answers its share of the people, by the same hash that assigns the arms of experiments: who is in at 5 % is in at 20 %
+    shadow     scores the items that an answer shows, for the log; whoever asks sees nothing of it
+
+All three are named in one file of the registry, which each server follows, so that a command on any machine is all it takes. A version
+that one of them has loaded is not loaded again for another: promoting the canary, and rolling back, take one look at that file.
+What becomes of a canary is for `monitoring.rollout` to say.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from tailorbird.experiments.assign import in_share
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.registry import Registry
+from tailorbird.serving.bundles import POLL_S, BundleHolder, Watcher
+from tailorbird.serving.schemas import Schemas
+
+RECENT = 3  # bundles that stay loaded whatever the registry names
+
+
+class _Beside:
+    """Tells of bundles that are loaded beside the champion; implements `bundles.Watcher`."""
+
+    def __init__(self, name: str, watcher: Watcher) -> None:
+        self._name, self._watcher = name, watcher
+
+    def bundle_loaded(self, version: str) -> None:
+        pass  # metrics ask `Rollout.versions`
+
+    def bundle_refused(self) -> None:
+        self._watcher.bundle_refused()
+
+
+class _Kept:
+    """Lets a bundle beside the champion be used once its state is there, and keeps that open; implements `bundles.Gate`."""
+
+    def __init__(self, name: str, schemas: Schemas) -> None:
+        self._name, self._schemas = name, schemas
+
+    def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
+        return self._schemas.caught_up(bundle, None)
+
+    def serves(self, bundle: Bundle) -> None:
+        self._schemas.keep_open({bundle.schema_hash}, by=self._name)
+
+
+class Rollout:
+    """Implements `parts.Bundles` over a registry. Safe to use from several threads once started.
+
+    Args:
+        load: makes a bundle of a folder, whole and warm, or raises BundleError.
+        probe: tries a folder in a child process first, and raises BundleError; None trusts it.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        load: Callable[[Path], Bundle],
+        watcher: Watcher,
+        schemas: Schemas,
+        *,
+        probe: Callable[[Path], None] | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._registry, self._load, self._probe = registry, load, probe
+        self._loaded: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
+        self._recent: deque[Bundle] = deque(maxlen=RECENT)  # held, so that going back and forth loads nothing
+        self._loading = threading.Lock()
+        self.champion = BundleHolder(registry, self._bundle, watcher, gate=schemas, keep_previous=True, poll_s=poll_s)
+        self._canary, self._shadow = (
+            BundleHolder(registry, self._bundle, _Beside(name, watcher), gate=_Kept(name, schemas), name=name, poll_s=poll_s)
+            for name in ("canary", "shadow")
+        )
+        self._holders = {"champion": self.champion, "canary": self._canary, "shadow": self._shadow}
+        self.loops = [holder.loop for holder in self._holders.values()]
+
+    def start(self) -> None:
+        """Load what the registry names, the champion first, and follow it from then on."""
+        for holder in self._holders.values():
+            holder.start()
+
+    def stop(self) -> None:
+        for holder in self._holders.values():
+            holder.stop()
+
+    def look(self) -> None:
+        """Follow the registry now: for who has no threads."""
+        for holder in self._holders.values():
+            holder.look()
+
+    def current(self) -> Bundle | None:
+        return self.champion.current()
+
+    def of(self, person: str) -> Bundle | None:
+        canary, champion = self._canary.current(), self.champion.current()
+        if canary is None or champion is None or canary.version == champion.version:
+            return champion
+        return canary if in_share(f"canary-{canary.version}", self._canary.share, person) else champion
+
+    def previous(self) -> Bundle | None:
+        return self.champion.previous()
+
+    def shadow(self) -> Bundle | None:
+        return self._shadow.current()
+
+    def versions(self) -> dict[str, str]:
+        """The version behind each name that has a bundle now."""
+        bundles = {name: holder.current() for name, holder in self._holders.items()} | {"previous": self.previous()}
+        return {name: bundle.version for name, bundle in bundles.items() if bundle is not None}
+
+    def _bundle(self, folder: Path) -> Bundle:
+        """The bundle of a folder; the one that is loaded already, if it is."""
+        with self._loading:
+            found = self._loaded.get(folder.name)
+            if found is None:
+                if self._probe is not None:
+                    self._probe(folder)
+                found = self._loaded[folder.name] = self._load(folder)
+                self._recent.append(found)
+            return found

@@ -1,0 +1,146 @@
+"""The log of scores: what it holds, and reading it. Its one writer is the role of `serving.scoring`.
+
+    routed    1 ─────────── 40 │ 41 ──────────── 66 │ 67 ──────────── 90
+    scores    1 ─────────────────────── 66 (3)      │ 67 ── 90 (none)        a block takes as many positions as rows it looked at
+
+So where the log ends says how far the role has come, in the same append as the scores themselves: after a kill it goes on there, no
+score is there twice and none is missing. The payload of a block is JSON, one score a line. It is a file (`stream/scores.db`) or a topic
+(`scores`); nothing reads it but consumers: it is no raw log, so that no score is an event and no feature counts it.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from tailorbird.errors import NotReadyError
+from tailorbird.stream import Address, LogReader, Stored, Stream, open_reader, scores_path
+
+KIND = "scores"
+NAME = "scores"
+READ_BYTES = 1 << 20
+
+
+class ScoredItem(msgspec.Struct, frozen=True):
+    """An item and what it is worth."""
+
+    item_id: str
+    score: float
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One score of one person.
+
+    Attributes:
+        id: of this score, the same whenever it is read: `p` and `name` tell it from all others of the person.
+        name: of what is declared in scores.py.
+        p: the routed row after which the person was scored; `event_id`, `type` and `ts` are that event's.
+        scored_at: microseconds, UTC, as all times.
+        model: the version that said so.
+        gone, crossed: of a ChurnScore: the chance of leaving, and whether it went `above` the threshold or came back `below`.
+        items: of a NextBest, best first.
+        reasons: of a ChurnScore: what moves it most.
+    """
+
+    id: str
+    name: str
+    p: int
+    event_id: str
+    type: str
+    ts: int
+    scored_at: int
+    person: str
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    model: str
+    gone: float | None = None
+    crossed: str = ""
+    items: list[ScoredItem] | None = None
+    reasons: list[str] = []
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """Scores from a position on. Ask again from `next`; `begins` is where the log begins: what lay before was deleted as too old."""
+
+    scores: list[Scored]
+    next: int
+    begins: int
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Scored).decode
+
+
+def scores_address(stream: Stream) -> "Address":
+    """Where the scores are, wherever the logs are."""
+    return scores_path(stream) if isinstance(stream, Path) else stream.scores
+
+
+def encode_scores(scores: list[Scored]) -> bytes:
+    """The payload of a block."""
+    return b"\n".join(map(_encode, scores))
+
+
+def scores_of(stored: Stored) -> list[Scored]:
+    """The scores of a block. Raises msgspec.DecodeError if it holds no such thing."""
+    return [_decode(line) for line in stored.block.payload.split(b"\n")] if stored.block.kind == KIND and stored.block.payload else []
+
+
+@dataclass
+class ScoreFigures:
+    """What the role did since it began; `scores` by name."""
+
+    rows: int = 0
+    scores: Counter[str] = field(default_factory=Counter)
+    unscored: Counter[str] = field(default_factory=Counter)
+    position: int = 0
+
+
+@dataclass
+class ScoreFeed:
+    """Reads the log for any number of consumers, each of whom keeps its own position. Safe to call from any thread."""
+
+    address: Address
+
+    def __post_init__(self) -> None:
+        self._reader: LogReader | None = None
+        self._lock = threading.Lock()
+
+    def read(self, start: int, *, bytes_max: int = READ_BYTES) -> Scores:
+        """Scores from `start` on, whole blocks, about `bytes_max` of them; the first are from where the log begins, if that is later.
+
+        Raises:
+            NotReadyError: nothing was scored yet.
+        """
+        with self._lock:
+            reader = self._reader = self._reader or open_reader(self.address)
+            begins, end = reader.start(), reader.end()
+            start = max(start, begins)
+            if start >= end:
+                return Scores(scores=[], next=max(start, 0) if start <= end else end, begins=begins)
+            blocks = reader.read(start, bytes_max=bytes_max)
+        found = [score for stored in blocks for score in scores_of(stored) if score.p >= start]
+        return Scores(scores=found, next=blocks[-1].end if blocks else start, begins=begins)
+
+    def all_from(self, start: int) -> Iterator[Scores]:
+        """One read after the other, up to the end as it is."""
+        while True:
+            found = self.read(start)
+            if found.next <= start and not found.scores:
+                return
+            yield found
+            start = found.next
+
+    def close(self) -> None:
+        with self._lock:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+
+
+def nothing_yet(error: NotReadyError) -> NotReadyError:
+    """What is told where no score was ever appended."""
+    return NotReadyError("nothing was scored yet", where=error.where, fix="declare what to score in scores.py, and run tailorbird up")

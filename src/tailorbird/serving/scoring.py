@@ -1,0 +1,326 @@
+"""The score role: scores people as their events arrive, and appends what came of it to a log of its own.
+
+    routed log ──► triggers ──► wait until the state has these events ──► pipeline, churn models ──► score log ──► consumers
+
+Exactly once: a block of the score log stands for the rows of the routed log that it looked at, so that position and scores are one
+append (`serving.score_log`). What must be remembered of a person (whose risk is above, who was scored lately) is a function of that log,
+and is read from it at the start. A score says what is true once the event is counted: the state is waited for.
+
+Whom a `NextBest` scores after which event is a function of the routed log alone. A `ChurnScore` looks at a person once for all events
+that are taken together. Where no model answers yet, nothing is scored, and that is counted.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird import faults
+from tailorbird.errors import NotReadyError
+from tailorbird.events import Clock, Context, duration, micros
+from tailorbird.features.receipts import events_of
+from tailorbird.ranking.scores import ChurnScore, NextBest, Score
+from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
+from tailorbird.serving.score_log import KIND, NAME, READ_BYTES, Scored, ScoredItem, ScoreFigures, encode_scores, scores_of
+from tailorbird.stream import Address, Block, LogReader, LogWriter, Stored, open_reader, open_writer
+
+POLL_S = 0.01
+LOOK_S = 0.5  # between looks at models, formulas and items
+TELL_S = 5.0
+ROWS_BYTES = 4 << 20  # of the routed log at once
+EMPTY_AFTER_S = 5.0  # after which a block without scores says how far the role is
+PRUNE_EVERY_S = 60.0
+_COLUMNS = ("p", "event_id", "type", "ts", "person", "user_id", "anonymous_id", "session_id", "device", "country", "agent", "counts")
+log = logging.getLogger(__name__)
+
+
+class Scorers(Protocol):
+    """What the role asks; `cli.score.Models` are the ones."""
+
+    def look(self) -> None:
+        """Take in what is new."""
+        ...
+
+    def reached(self) -> int:
+        """Up to which p the states are that scores read; 0 while one is not there."""
+        ...
+
+    def next_best(self, query: RecommendQuery) -> Answer:
+        """Raises NotReadyError without a model."""
+        ...
+
+    def churn(self, user_id: str, model: str) -> ChurnAnswer:
+        """Raises NotReadyError without a model."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """What a step did: rows of the routed log (0: there was nothing), scores that were appended, and behind which row the role is now."""
+
+    rows: int
+    scores: int
+    end: int
+
+
+class ScoreRole:
+    """The one writer of the score log.
+
+    Args:
+        routed: the router's log; it need not be there yet.
+        scores: the address of the score log. One that is made now begins where the routed log ends: the past is not scored.
+        keep_us: for how long scores stay.
+    Raises:
+        LockedError: another role writes the log.
+    """
+
+    def __init__(self, routed: Address, scores: Address, declared: Sequence[Score], models: Scorers, clock: Clock, *, keep_us: int) -> None:
+        self._routed, self._address, self._models, self._clock, self._keep_us = routed, scores, models, clock, keep_us
+        self._declared = list(declared)
+        self._on = sorted({kind for score in declared for kind in score.on})
+        self._reader: LogReader | None = None
+        self._writer: LogWriter | None = None
+        self._above: set[tuple[str, str]] = set()  # (score, person) whose risk is above
+        self._scored: dict[tuple[str, str], int] = {}  # (score, person) → ts of the event that was scored last
+        self._at = 0
+        self._told_at = time.monotonic()
+        self.figures = ScoreFigures()
+
+    def step(self, stop: threading.Event | None = None) -> ScoreReport:
+        """Take what the routed log has, about 4 MB at most, score whom it concerns, and append; waits for the state until `stop` is set.
+
+        Raises:
+            StorageError: a log could not be read or written; the next start goes on where the log ends.
+        """
+        reader = self._open()
+        if reader is None or self._writer is None:
+            return ScoreReport(0, 0, 0)
+        if self._at < reader.start():
+            log.warning("rows %d to %d of the routed log are gone, and were not scored", self._at, reader.start() - 1)
+            return self._append([], reader.start())
+        blocks = reader.read(self._at, bytes_max=ROWS_BYTES)
+        if not blocks:
+            return self._tell_empty()
+        end = blocks[-1].end
+        triggers = self._triggers(blocks)
+        if triggers and not self._wait(end - 1, stop):
+            return ScoreReport(0, 0, self._at)
+        scores = [scored for score in self._declared for scored in self._score(score, triggers)]
+        scores.sort(key=lambda scored: scored.p)
+        faults.at("score.scored")
+        if not scores and time.monotonic() - self._told_at < EMPTY_AFTER_S:
+            rows, self._at = end - self._at, end  # nothing is lost by looking at these again
+            self.figures.rows += rows
+            return ScoreReport(rows, 0, end)
+        return self._append(scores, end)
+
+    def run(self, stop: threading.Event, *, tell: Callable[[int], None] = lambda position: None) -> None:
+        """Step while there is something, else look again every few milliseconds, until `stop` is set.
+
+        Args:
+            tell: told every few seconds how far the log says that the role is.
+        """
+        prune_at = look_at = tell_at = 0.0
+        while not stop.is_set():
+            if time.monotonic() >= look_at:
+                self._models.look()
+                look_at = time.monotonic() + LOOK_S
+            if self._writer is not None and time.monotonic() >= tell_at:
+                tell(self._writer.end())
+                tell_at = time.monotonic() + TELL_S
+            if not self.step(stop).rows:
+                stop.wait(POLL_S)
+            if time.monotonic() >= prune_at:
+                self.prune()
+                prune_at = time.monotonic() + PRUNE_EVERY_S
+
+    def prune(self) -> int:
+        """Delete the blocks whose scores are older than `keep_us`; how many. What is remembered of people goes after as long."""
+        if self._writer is None:
+            return 0
+        newest = max(self._scored.values(), default=0)
+        self._scored = {key: ts for key, ts in self._scored.items() if ts > newest - self._keep_us}
+        oldest, before = self._clock.now() - self._keep_us, 0
+        try:
+            with open_reader(self._address) as reader:
+                position = reader.start()
+                while blocks := reader.read(position, bytes_max=READ_BYTES):
+                    for stored in blocks:
+                        if _written_at(stored.block.receipt) >= oldest:
+                            return self._writer.prune(before) if before else 0
+                        before = position = stored.end
+        except NotReadyError:
+            return 0
+        return self._writer.prune(before) if before else 0
+
+    def close(self) -> None:
+        for opened in (self._reader, self._writer):
+            if opened is not None:
+                opened.close()
+        self._reader = self._writer = None
+
+    def __enter__(self) -> "ScoreRole":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # The steps
+
+    def _open(self) -> LogReader | None:
+        if self._reader is None:
+            try:
+                self._reader = open_reader(self._routed)
+            except NotReadyError:  # there is no router yet
+                return None
+            writer = open_writer(self._address, partition=NAME, first=max(1, self._reader.end()))  # type: ignore[arg-type]
+            self._writer = writer  # type: ignore[assignment]
+            self._at = writer.end()
+            self._remember()
+        return self._reader
+
+    def _remember(self) -> None:
+        """What the log says of people."""
+        with open_reader(self._address) as reader:
+            position = reader.start()
+            while blocks := reader.read(position):
+                for scored in (one for stored in blocks for one in scores_of(stored)):
+                    self._note(scored)
+                position = blocks[-1].end
+
+    def _note(self, scored: Scored) -> None:
+        key = scored.name, scored.person
+        if scored.crossed == "above":
+            self._above.add(key)
+        elif scored.crossed:
+            self._above.discard(key)
+        else:
+            self._scored[key] = scored.ts
+
+    def _triggers(self, blocks: Sequence[Stored]) -> list[dict]:
+        """The events of some blocks after which somebody is scored."""
+        tables = []
+        for stored in blocks:
+            table = events_of(stored, self._at, self._routed)
+            if table is None:
+                continue
+            wanted = pc.and_(
+                pc.is_in(table["type"], pa.array(self._on)), pc.and_kleene(table["counts"], pc.not_equal(table["agent"], "bot"))
+            )
+            tables.append(table.filter(pc.fill_null(wanted, False)).select(_COLUMNS))
+        if not tables:
+            return []
+        found = pa.concat_tables(tables)
+        rows = found.drop_columns(["ts"]).to_pylist()
+        for row, ts in zip(rows, micros(found["ts"]).tolist(), strict=True):
+            row["ts"] = ts
+        return [row for row in rows if row["person"]]
+
+    def _wait(self, p: int, stop: threading.Event | None) -> bool:
+        """Until the states have row `p`; False if told to stop before."""
+        while self._models.reached() < p:
+            if stop is None or stop.wait(POLL_S):
+                return False
+            self._models.look()
+        return True
+
+    def _score(self, score: Score, triggers: Iterable[dict]) -> list[Scored]:
+        found: list[Scored] = []
+        mine = [row for row in triggers if row["type"] in score.on]
+        for row in self._due(score, mine) if isinstance(score, NextBest) else {row["person"]: row for row in mine}.values():
+            try:
+                told = self._churn(score, row) if isinstance(score, ChurnScore) else self._next_best(score, row)
+            except NotReadyError:
+                self.figures.unscored[score.name] += 1
+                continue
+            if told is not None:
+                found.append(told)
+        return found
+
+    def _due(self, score: NextBest, rows: Iterable[dict]) -> Iterator[dict]:
+        """Those that come at least `every` after the last of the same person."""
+        every, last = duration(score.every), {}
+        for row in rows:
+            before = last.get(row["person"], self._scored.get((score.name, row["person"])))
+            if before is None or row["ts"] >= before + every:
+                last[row["person"]] = row["ts"]
+                yield row
+
+    def _churn(self, score: ChurnScore, row: Mapping) -> Scored | None:
+        if row["user_id"] is None:
+            return None  # the model knows people by their user id
+        answer = self._models.churn(row["user_id"], score.model)
+        was_above = (score.name, row["person"]) in self._above
+        if was_above == (answer.gone > (score.below if was_above else score.above)):
+            return None
+        crossed = "below" if was_above else "above"
+        reasons = [reason.text for reason in answer.reasons]
+        return self._scored_as(score, row, model=answer.model, gone=answer.gone, crossed=crossed, reasons=reasons)
+
+    def _next_best(self, score: NextBest, row: Mapping) -> Scored:
+        query = RecommendQuery(
+            slot=score.slot,
+            user_id=row["user_id"],
+            anonymous_id=row["anonymous_id"],
+            session_id=row["session_id"],
+            size=score.size or None,
+            context=Context(device=row["device"], country=row["country"]),
+        )
+        answer = self._models.next_best(query)
+        items = [ScoredItem(item.item_id, item.score or 0.0) for item in answer.items]
+        return self._scored_as(score, row, model=answer.model, items=items)
+
+    def _scored_as(self, score: Score, row: Mapping, **told) -> Scored:
+        return Scored(
+            id=f"{row['p']}-{score.name}",
+            name=score.name,
+            p=row["p"],
+            event_id=row["event_id"],
+            type=row["type"],
+            ts=row["ts"],
+            scored_at=self._clock.now(),
+            person=row["person"],
+            user_id=row["user_id"],
+            anonymous_id=row["anonymous_id"],
+            **told,
+        )
+
+    def _tell_empty(self) -> ScoreReport:
+        """Say in the log how far the role is, where that has not been said for long."""
+        assert self._writer is not None
+        if self._at > self._writer.end() and time.monotonic() - self._told_at >= EMPTY_AFTER_S:
+            self._append([], self._at)
+        return ScoreReport(0, 0, self._at)
+
+    def _append(self, scores: list[Scored], end: int) -> ScoreReport:
+        assert self._writer is not None
+        rows, begin = end - self._at, self._writer.end()
+        if end > begin:
+            faults.at("score.before_append")
+            receipt = msgspec.json.encode({"received_at": self._clock.now()})
+            self._writer.append([Block(KIND, end - begin, encode_scores(scores), receipt)])
+            faults.at("score.after_append")
+        self._at, self._told_at = end, time.monotonic()
+        for scored in scores:
+            self._note(scored)
+            self.figures.scores[scored.name] += 1
+        self.figures.rows += rows
+        self.figures.position = end
+        return ScoreReport(rows, len(scores), end)
+
+
+class _Receipt(msgspec.Struct, frozen=True):
+    received_at: int = 0
+
+
+_receipt = msgspec.json.Decoder(_Receipt).decode
+
+
+def _written_at(receipt: bytes) -> int:
+    return _receipt(receipt).received_at if receipt else 0

@@ -1,0 +1,203 @@
+"""What a slot asks of its answers beside their value: compiled once, applied to the candidates of each request.
+
+    filters     rules, allow and deny lists, caps    what may be shown at all; pushed into the sources as far as they are the same for all
+    boosts      factors of values
+    pins, promotions, quotas, diversity              what stands where: a `policy.Shape`
+
+How these act on each other stands in docs/how-to/rules.md, and is tested there where it is done.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+
+from tailorbird.events import duration, hash64, hash64s
+from tailorbird.ranking import Pin, Slot
+from tailorbird.ranking.policy import Shape
+from tailorbird.ranking.rule_columns import Request as Asked
+from tailorbird.ranking.rule_columns import seen_mask
+from tailorbird.ranking.rules import ITEM_FIELDS, Rules, compile_rules
+from tailorbird.retrieval import Index
+from tailorbird.serving.request import Candidates, Mask, Places, Request, filter_mask
+
+PINNED = "pinned"
+VIEWS_MAX = 4  # champion, canary, and the ones before them are asked for in turn
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Viewed:
+    """An index and what of it may be shown to anybody; `base` tells its bundle, whose later index takes its place."""
+
+    base: tuple[int, int]
+    index: Index
+    view: Index
+
+
+RARE = {"is_hidden"}  # attributes that few items have, and perhaps none
+
+
+class Shaping:
+    """A slot's wishes, compiled. Safe to use from several threads.
+
+    Raises:
+        DeclarationError: a rule, or the `when` of something, is not of the language.
+    """
+
+    def __init__(self, slot: Slot) -> None:
+        where = f"slot {slot.name}"
+        self.slot = slot
+        self.rules = compile_rules(slot.rules, where=where)
+        self.boosts = [(boost.factor, compile_rules([boost.when], where=f"{where}, boost")) for boost in slot.boosts]
+        self.promotions = [compile_rules([promotion.when], where=f"{where}, promotion") for promotion in slot.promotions]
+        self.pins = [(pin, compile_rules([pin.when], where=f"{where}, pin") if pin.when else Rules(())) for pin in slot.pins]
+        self._for_everybody, self._for_request = self.rules.for_everybody, self.rules.for_request
+        self._allow, self._deny = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
+        self._pin_keys = {pin.item: hash64(pin.item) for pin in slot.pins}
+        self._viewed: tuple[_Viewed, ...] = ()
+        self._viewing = threading.Lock()
+        self._nothing = ""  # what was last told of why nothing is shown
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """Attributes that items are asked for."""
+        compiled = (self.rules, *(rules for _, rules in self.boosts), *self.promotions, *(rules for _, rules in self.pins))
+        return frozenset().union(*(rules.item_fields for rules in compiled), (quota.by for quota in self.slot.limits)) - set(ITEM_FIELDS)
+
+    # Filters
+
+    def view(self, index: Index) -> Index:
+        """The index whose sources find nothing that is forbidden for everybody: computed once for each index, not in each request."""
+        if not self._for_everybody.rules and not self._allow.size and not self._deny.size:
+            return index
+        if (view := self._view_of(index)) is not None:
+            return view
+        with self._viewing:
+            if (view := self._view_of(index)) is not None:
+                return view
+            if unknown := sorted(self.asks - index.attributes.keys() - RARE):
+                log.warning("slot %s asks for %s, which no item has", self.slot.name, ", ".join(unknown))
+            shown = self._common(index, np.arange(len(index)))
+            self._tell_nothing(self._why_nothing(index, shown))
+            base = index.as_of, id(index.text)
+            others = [one for one in self._viewed if one.base != base]
+            made = _Viewed(base, index, index.only(shown))
+            self._viewed = (made, *others[: VIEWS_MAX - 1])
+            return made.view
+
+    def _view_of(self, index: Index) -> Index | None:
+        return next((one.view for one in self._viewed if one.index is index), None)
+
+    def why_nothing(self, index: Index) -> str:
+        """Why nothing of an index may be shown to anybody; "" where something may, or where there is nothing."""
+        return self._why_nothing(index, self._common(index, np.arange(len(index))))
+
+    def _tell_nothing(self, why: str) -> None:
+        """Once, rather than with each item that comes in."""
+        if why and why != self._nothing:
+            log.warning("slot %s shows nothing: %s", self.slot.name, why)
+        self._nothing = why
+
+    def _why_nothing(self, index: Index, shown: Mask) -> str:
+        every = len(index)
+        if not every or shown.any():
+            return ""
+        alone = [text for text, gone in self._for_everybody.removed(Asked(index, np.arange(every))).items() if gone == every]
+        return f"no item satisfies {' | '.join(alone)}" if alone else "its rules and lists together leave no item"
+
+    def _common(self, index: Index, rows: Places) -> Mask:
+        """What may be shown to anybody."""
+        kept = self._for_everybody.mask(Asked(index, rows))
+        if self._allow.size:
+            kept &= np.isin(index.keys[rows], self._allow)
+        return kept & ~np.isin(index.keys[rows], self._deny) if self._deny.size else kept
+
+    def shown(self, request: Request, index: Index, rows: Places) -> Mask:
+        """What of some rows may be shown in this request: the query's own filters, and what the person has had; see `allowed`."""
+        query, slot = request.query, self.slot
+        kept = filter_mask(index, rows, query)
+        if query.exclude:
+            kept &= ~np.isin(index.keys[rows], hash64s(query.exclude))
+        if slot.hide_seen:
+            kept &= ~seen_mask(index, rows, request.recent, types=slot.hide_seen)
+        for cap in slot.caps:
+            kept &= ~self._capped(request, index, rows, cap.sequence, cap.most, request.now - duration(cap.within))
+        return kept
+
+    def allowed(self, request: Request, index: Index, rows: Places) -> Mask:
+        """What of some rows rules and lists allow in this request."""
+        return self._common(index, rows) & self._for_request.mask(asked(request, rows))
+
+    def _capped(self, request: Request, index: Index, rows: Places, name: str, most: int, since: int) -> Mask:
+        sequence = request.sequences.get(name)
+        if sequence is None or not sequence.item.size:
+            return np.zeros(rows.size, bool)
+        keys, counts = np.unique(sequence.item[sequence.ts >= since], return_counts=True)
+        return np.isin(index.keys[rows], keys[counts >= most])
+
+    # What stands where
+
+    def with_pins(self, request: Request, index: Index, found: Candidates) -> Candidates:
+        """The pinned items that hold for this request, which no lack of time cuts off, and the other candidates."""
+        keys = [self._pin_keys[pin.item] for pin in self._held(request, index)]
+        rows = index.find(np.array(keys, np.uint64))
+        if rows.size:
+            sources = list(found.sources)
+            for place in np.flatnonzero(np.isin(found.rows, rows[rows >= 0])).tolist():
+                sources[place] = PINNED  # it stands where it does because it is pinned, whoever else would have found it
+            found = replace(found, sources=sources)
+        rows = rows[(rows >= 0) & ~np.isin(rows, found.rows)]
+        if not rows.size:
+            return found
+        ids = [index.ids[row] for row in rows.tolist()]
+        more = Candidates(rows, ids, index.keys[rows], [PINNED] * rows.size, np.zeros(rows.size))
+        return more.joined(found)
+
+    def _held(self, request: Request, index: Index) -> list[Pin]:
+        """The pins whose `when` holds, one a position, the first declared first."""
+        held: dict[int, Pin] = {}
+        for pin, when in self.pins:
+            row = index.find(np.array([self._pin_keys[pin.item]], np.uint64))
+            if row[0] >= 0 and when.mask(asked(request, row))[0]:
+                held.setdefault(pin.position, pin)
+        return list(held.values())
+
+    def shape(self, request: Request, found: Candidates) -> Shape:
+        """What the policy is asked for."""
+        index, slot = request.index, self.slot
+        if index is None:
+            return Shape(None, found.rows)
+        place_of = {key: place for place, key in enumerate(found.keys.tolist())}
+        pins = {pin.position - 1: place_of.get(self._pin_keys[pin.item], -1) for pin in self._held(request, index)} if self.pins else {}
+        return Shape(
+            index,
+            found.rows,
+            slot.limits,
+            slot.diversity,
+            {position: place for position, place in pins.items() if place >= 0},
+            tuple(slot.promotions),
+            self._masks(request, found, self.promotions),
+        )
+
+    def factors(self, request: Request, found: Candidates) -> list[tuple[float, Mask]]:
+        """For each boost its factor and the candidates that it is for."""
+        masks = self._masks(request, found, [rules for _, rules in self.boosts])
+        return [(factor, mask) for (factor, _), mask in zip(self.boosts, masks, strict=True)]
+
+    @staticmethod
+    def _masks(request: Request, found: Candidates, compiled: Sequence[Rules]) -> list[Mask]:
+        if not compiled:
+            return []
+        about = asked(request, np.maximum(found.rows, 0))
+        return [rules.mask(about) & (found.rows >= 0) for rules in compiled]
+
+
+def asked(request: Request, rows: Places) -> Asked:
+    """What rules may look at, for some rows of the request's index."""
+    assert request.index is not None
+    context = msgspec.structs.asdict(request.query.context) | {"local_hour": request.read.local_hour}
+    return Asked(request.index, rows, request.now, request.user, context, request.recent)

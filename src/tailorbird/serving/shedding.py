@@ -1,0 +1,117 @@
+"""Who is told at once to come again, so that whom we take has not to wait: by what the questions that wait will cost.
+
+    expected wait = seconds of work that are taken and not done  ÷  threads
+
+What a kind of question costs is measured as it is answered. A question that would have to wait longer than `wait_s` is refused before its
+body is read, since by the time of its answer nobody would want it; one that can do without an answer of its own (an item, a list, a page)
+already at half of that. One that has waited for twice as long all the same is not begun. Retry-After says when what waits now will be done.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tailorbird.errors import StorageError
+
+WAIT_S = 0.25
+WAITING_MAX = 256  # requests that run or wait, whatever they cost
+GUESS_S = 0.005  # of a kind that nobody has asked for yet
+_SMOOTH = 0.1
+_JUMP = 5.0  # times what its kind cost before, at most, counts of a question
+_SECOND_RANK = 0.5  # of the wait, for what an answer does not hang on
+
+
+class OverloadedError(StorageError):
+    """Too much work waits already."""
+
+    code = "overloaded"
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__("too many requests wait already", fix="ask again as told in Retry-After")
+        self.retry_after_s = max(1, math.ceil(wait_s))
+
+
+@dataclass
+class Turn:
+    """One question that was taken: its kind, how large it is, and when it was."""
+
+    kind: str
+    units: float
+    cost_s: float
+    taken_at: float
+
+
+class Shedder:
+    """Takes questions, or refuses them. Taken by the event loop, told of by threads.
+
+    Args:
+        threads: that answer.
+        wait_s: how long a question may have to wait for one of them.
+
+    >>> moment = [0.0]
+    >>> shedder = Shedder(threads=1, wait_s=0.01, now=lambda: moment[0])
+    >>> turns = [shedder.take("answer") for _ in range(3)]
+    >>> shedder.expected_s()
+    0.015
+    >>> try:
+    ...     shedder.take("answer")
+    ... except OverloadedError as error:
+    ...     print(error.retry_after_s)
+    1
+    """
+
+    def __init__(self, threads: int, wait_s: float = WAIT_S, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._threads, self._wait_s, self._now = max(1, threads), wait_s, now
+        self._unit_s: dict[str, float] = {}
+        self._backlog_s = 0.0
+        self._lock = threading.Lock()
+        self.waiting = 0
+        self.refused = 0
+
+    def expected_s(self) -> float:
+        """How long a question that came now would have to wait."""
+        return self._backlog_s / self._threads
+
+    def full(self, *, first: bool = True) -> bool:
+        """Whether a question would have to wait too long; `first`: for an answer that a page hangs on."""
+        return self.expected_s() > self._wait_s * (1.0 if first else _SECOND_RANK) or self.waiting >= WAITING_MAX
+
+    def refusal(self) -> OverloadedError:
+        """What is said to a question that is not taken; it is counted."""
+        self.refused += 1
+        return OverloadedError(self.expected_s())
+
+    def require_room(self, *, first: bool = True) -> None:
+        """Raise OverloadedError where there is no room, see `full`."""
+        if self.full(first=first):
+            raise self.refusal()
+
+    def take(self, kind: str, units: float = 1.0, *, first: bool = True) -> Turn:
+        """Take a question, `units` times as large as others of its kind. Raises OverloadedError as `require_room`."""
+        self.require_room(first=first)
+        cost_s = units * self._unit_s.get(kind, GUESS_S)
+        with self._lock:
+            self._backlog_s += cost_s
+            self.waiting += 1
+        return Turn(kind, units, cost_s, self._now())
+
+    def begin(self, turn: Turn) -> float:
+        """A thread begins with it; the seconds that it has waited. Raises OverloadedError where that is beyond use."""
+        waited = self._now() - turn.taken_at
+        if waited > 2 * self._wait_s:
+            self.refused += 1
+            raise OverloadedError(self.expected_s())
+        return waited
+
+    def done(self, turn: Turn, seconds: float | None) -> None:
+        """It is answered, after so many seconds of work; None: it was not begun."""
+        with self._lock:
+            self.waiting -= 1
+            self._backlog_s = max(0.0, self._backlog_s - turn.cost_s) if self.waiting else 0.0
+            if seconds is not None:
+                before = self._unit_s.get(turn.kind, GUESS_S)
+                # One that stood still, or was the first and warmed things up, says little about the next.
+                unit_s = min(seconds / max(turn.units, 1e-9), _JUMP * before)
+                self._unit_s[turn.kind] = before + _SMOOTH * (unit_s - before)

@@ -1,0 +1,309 @@
+"""The stages of an answer: find candidates, drop what rules forbid, read features, score, choose an order.
+
+Each takes a `Request` and what the stages before it found, and names in `degraded` what it had to do without. In which order they run,
+and what an answer is, stands in `serving.pipeline`.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from tailorbird.errors import BundleError, NotReadyError
+from tailorbird.events import SECOND, Clock
+from tailorbird.features import Rows
+from tailorbird.ranking import Slot
+from tailorbird.ranking.bundle import NotFiniteError, Scores
+from tailorbird.ranking.exploration import Choice, choose, choose_evenly
+from tailorbird.ranking.policy import arranged, baseline_values, boosted
+from tailorbird.retrieval import Found, Index, candidates, with_sequence
+from tailorbird.retrieval.facets import Facet, facet_of
+from tailorbird.retrieval.synonyms import Synonyms, Words
+from tailorbird.serving.lastknown import LastKnown
+from tailorbird.serving.parts import FeatureReader, Popular, Watcher
+from tailorbird.serving.patience import Patience
+from tailorbird.serving.request import NO_CANDIDATES, Candidates, Floats, Keys, Mask, Places, Request
+from tailorbird.serving.shaping import Shaping
+
+FACET_HITS = 1_000  # of which facets are counted
+STALE_US = 30 * SECOND
+LIKED_MAX = 100  # candidates that a segment adds
+log = logging.getLogger(__name__)
+
+
+class ModelLostError(Exception):
+    """A bundle cannot score now: `version`, and `why`. Never leaves the pipeline."""
+
+    def __init__(self, version: str, why: str) -> None:
+        super().__init__(f"{version}: {why}")
+        self.version, self.why = version, why
+
+
+class Stages:
+    """Safe to use from several threads.
+
+    Args:
+        slots: by name.
+        rng: for exploration.
+        watcher: counts stages, faults and what was missing.
+        stale_us: past which age of features that are read from copies an answer names `freshness` as missing.
+        patience: how long stages may take, and who is left alone.
+        segments: what is popular among people like the one who asks, for when nothing else is known of them.
+    Raises:
+        DeclarationError: a slot's rule is not of the language.
+    """
+
+    def __init__(
+        self,
+        slots: Mapping[str, Slot],
+        clock: Clock,
+        rng: np.random.Generator,
+        watcher: Watcher,
+        stale_us: int,
+        *,
+        patience: Patience,
+        segments: Popular | None = None,
+    ) -> None:
+        self._clock, self._rng, self._watcher, self._stale_us = clock, rng, watcher, stale_us
+        self._patience, self._segments, self._known = patience, segments, LastKnown()
+        self._drawing = threading.Lock()  # a Generator is not safe to share
+        self._shaping = {name: Shaping(slot) for name, slot in slots.items()}
+        self._synonyms = {name: Synonyms.of(slot.synonyms) for name, slot in slots.items()}
+
+    def draw_id(self) -> str:
+        """An id for a request."""
+        with self._drawing:
+            return self._rng.bytes(12).hex()
+
+    def view(self, slot: Slot, index: Index) -> Index:
+        """The items that the slot's rules do not forbid for everybody."""
+        return self._shaping[slot.name].view(index)
+
+    def prepare(self, index: Index) -> None:
+        """Compute what slots show of an index, so that no request has to."""
+        for name, shaping in self._shaping.items():
+            try:
+                shaping.view(index)
+            except Exception:  # a request that needs it will say so
+                log.exception("the rules of slot %s failed", name)
+
+    def find(self, request: Request, sources: Mapping[str, int], size: int) -> Candidates:
+        """Candidates that may be shown: what rules forbid for everybody is not found, the rest of it is left out.
+
+        Where that leaves fewer than the answer's size, the sources are asked once more, for nothing but what may be shown to this person.
+        """
+        index = request.index
+        if index is None or not len(index):
+            request.lacks("index")
+            return NO_CANDIDATES
+        shaping = self._shaping[request.slot.name]
+        with self.timed("retrieve"):
+            shown = shaping.view(index)
+            if shown.shown is not None and not shown.shown.any():
+                request.lacks("items")
+            found = shaping.with_pins(request, index, self._retrieve(request, shown, sources))
+        with self.timed("rules"):
+            kept = np.flatnonzero(self.may_be_shown(request, index, found.rows))
+        if min(size, len(found)) <= kept.size:
+            return found if kept.size == len(found) else found.take(kept)
+        with self.timed("retrieve"):
+            everything = np.arange(len(index))
+            view = index.only(self.may_be_shown(request, index, everything))
+            again = shaping.with_pins(request, index, self._retrieve(request, view, sources))
+            assert view.shown is not None
+            return again.take(np.flatnonzero(view.shown[again.rows]))
+
+    def _retrieve(self, request: Request, view: Index, sources: Mapping[str, int]) -> Candidates:
+        recent, ts = (request.recent.item, request.recent.ts) if request.recent is not None else (None, None)
+        near = self._near(request, view)
+        if near is not None and request.bundle is not None and request.bundle.tower is not None:
+            sources = with_sequence(sources, request.bundle.tower.plan.share)
+        around = request.around if "popular_in_category" in sources else None
+        until = time.perf_counter() + self._patience.budgets.retrieval_s
+        found = candidates(
+            view, sources, recent=recent, recent_ts=ts, around=around, query=request.text, beside=self._beside(request), near=near,
+            late=lambda: time.perf_counter() > until,
+        )  # fmt: skip
+        if found.left_out:
+            request.lacks("retrieval")
+        if not found.rows.size and request.text is None:
+            # A slot whose own sources have nothing for this person still shows something.
+            found = candidates(view, {"popular": 200})
+        rows, named, scores = found.rows, found.source_names(), found.score
+        request.contributed = {source: count for source, count in found.contributed.items() if count}
+        liked = self._liked(request, view)
+        if liked is not None and request.text is None:
+            liked = liked if view.shown is None else np.where(view.shown, liked, 0.0)
+            more = np.argsort(-liked, kind="stable")[:LIKED_MAX]
+            more = more[(liked[more] > 0) & ~np.isin(more, rows)]
+            rows, scores = np.concatenate([rows, more]), np.concatenate([scores, liked[more]])
+            named = [*named, *["popular"] * more.size]
+            if more.size:
+                request.contributed["popular"] = request.contributed.get("popular", 0) + more.size
+        return Candidates(rows, [view.ids[row] for row in rows.tolist()], view.keys[rows], named, scores)
+
+    def _beside(self, request: Request) -> Sequence[Words]:
+        """What means the same as the words that are searched for."""
+        return () if request.text is None else self._synonyms[request.slot.name].beside(request.text)
+
+    def facets(self, request: Request, names: Sequence[str]) -> dict[str, Facet]:
+        """How what a search found divides by attributes: the first `FACET_HITS`, of which some may not be shown."""
+        index = request.index
+        if index is None or request.text is None:
+            return {}
+        hits = index.search(request.text, FACET_HITS, self._beside(request)).rows
+        hits = hits[self.may_be_shown(request, index, hits)]
+        found = {name: facet_of(index, hits, name) for name in names}
+        return {name: facet for name, facet in found.items() if facet is not None}
+
+    def _liked(self, request: Request, index: Index) -> Floats | None:
+        """What people like this one look at, where nothing can be known of the person, or no model can be asked about somebody new."""
+        recent = request.recent
+        unknown = recent is None or (not request.scored and not recent.item.size)
+        if not unknown or request.policy != "model" or self._segments is None:
+            return None
+        return self._segments.values(request.query.context, index)
+
+    def _near(self, request: Request, index: Index) -> Callable[[int], Found] | None:
+        """Finds what is nearest to the person's vector, by the latest events that were read; None without a tower, or if it fails."""
+        space = request.bundle.with_index(index).space if request.bundle is not None and request.policy == "model" else None
+        if space is None or request.text is not None:
+            return None
+        try:
+            with self.timed("vector"):
+                if request.vector is None or not request.vector.of(space.vectors, request.recent):
+                    request.vector = space.ask(request.recent)
+        except BundleError:
+            log.exception("the tower of a bundle failed")
+            self._watcher.fault("tower")
+            request.lacks("vectors")
+            return None
+        return partial(space.nearest, request.vector)
+
+    def may_be_shown(self, request: Request, index: Index, rows: Places) -> Mask:
+        """What the query does not exclude, the person has not had, and the slot's rules do not forbid."""
+        shaping = self._shaping[request.slot.name]
+        kept = shaping.shown(request, index, rows)
+        try:
+            return kept & shaping.allowed(request, index, rows)
+        except Exception:  # a rule is no reason to show nothing; it is counted and named
+            log.exception("a rule of slot %s failed", request.slot.name)
+            self._watcher.fault("rules")
+            request.lacks("rules")
+            return kept
+
+    def person(self, request: Request) -> Rows | None:
+        """What is known of who asks, before there are candidates; as it was last known where the store does not answer, or None."""
+        return self._read(request, None, lambda reader: reader.person(request.read))
+
+    def read(self, request: Request, items: Sequence[str], keys: Keys) -> Rows | None:
+        """The features of candidates; likewise."""
+        return self._read(request, keys, lambda reader: reader.read(request.read, items, keys))
+
+    def _read(self, request: Request, keys: Keys | None, ask: Callable[[FeatureReader], Rows]) -> Rows | None:
+        features, store = request.reading.features, self._patience.store
+        asked = request.query.user_id or (f"anon:{request.query.anonymous_id}" if request.query.anonymous_id else "")
+        reader = request.reading.reader
+        rows = self._from_store(reader, ask) if reader is not None and store.lets() else None
+        if rows is None:
+            rows = self._known.recall(features, asked, keys, request.now)
+            request.recalled = rows is not None
+            request.lacks("features" if rows is None else "last_known")
+            return rows
+        request.recalled = False
+        self._known.keep(features, asked, rows, keys)
+        if rows.published_at and self._clock.now() - rows.published_at > self._stale_us:
+            request.lacks("freshness")
+        return rows
+
+    def _from_store(self, reader: FeatureReader, ask: Callable[[FeatureReader], Rows]) -> Rows | None:
+        start = time.perf_counter()
+        try:
+            rows = ask(reader)
+        except NotReadyError:  # told at once, it costs nothing to ask again; told late, it is an outage
+            self._patience.store.took(time.perf_counter() - start)
+            return None
+        self._patience.store.took(time.perf_counter() - start)
+        return rows
+
+    def fitting(self, request: Request, found: Candidates, size: int) -> Candidates:
+        """As many of the candidates as the model can score in time; those of the first sources stay."""
+        fits = self._patience.models.fits(request.bundle.version) if request.bundle is not None else len(found)
+        if len(found) <= max(fits, size):
+            return found
+        request.lacks("ranking")
+        return found.take(np.arange(max(int(fits), size)))
+
+    def score(self, request: Request, found: Candidates, rows: Rows | None) -> Scores | None:
+        """The bundle's scores, or None without features.
+
+        Raises:
+            ModelLostError: the bundle fails, or has failed lately: another may answer.
+        """
+        if rows is None or request.bundle is None or request.index is None:
+            return None
+        version, models = request.bundle.version, self._patience.models
+        if not models.of(version).lets():
+            raise ModelLostError(version, "left_alone")
+        start = time.perf_counter()
+        try:
+            bundle = request.bundle.with_index(request.index)
+            if "vectors" in request.degraded:
+                bundle = bundle.without_tower()
+            scores = bundle.score(rows, found.keys, objective=request.formula.weights, asked=request.vector)
+            if not np.isfinite(scores.value).all():
+                raise NotFiniteError(f"{version} gave a value that is no finite number")
+        except Exception as error:  # a model that fails at run time must not take the site down
+            log.exception("bundle %s failed to score", version)
+            self._watcher.fault("model")
+            models.of(version).took(time.perf_counter() - start, failed=True)
+            raise ModelLostError(version, "not_finite" if isinstance(error, NotFiniteError) else "error") from error
+        models.scored(version, len(found), time.perf_counter() - start)
+        return scores
+
+    def baseline(self, request: Request, found: Candidates) -> Floats:
+        """Values without a model: by the arm's own policy; where a model is wanted, what goes with the person's recent items."""
+        if request.index is None or not len(found):
+            return np.zeros(len(found))
+        policy = "related" if request.policy == "model" else "recent" if request.policy == "recent" else "popular"
+        recent = request.recent.item if request.recent is not None else None
+        values = baseline_values(policy, request.index, np.maximum(found.rows, 0), recent)
+        liked = self._liked(request, request.index)
+        if liked is not None:  # first what people like this one look at, then what is popular
+            values = values + liked[np.maximum(found.rows, 0)]
+        return np.where(found.rows >= 0, values, 0.0)
+
+    def choose(self, request: Request, found: Candidates, values: Floats, size: int) -> Choice:
+        slot = request.slot
+        if not len(found):
+            return Choice(np.zeros(0, np.intp), np.zeros(0))
+        if request.policy == "random":
+            with self._drawing:
+                return choose_evenly(len(found), size, self._rng)
+        policy, shape = self._patience.policy, self._shaping[slot.name].shape(request, found)
+        if shape.diversity is not None and not policy.lets():
+            request.lacks("policy")
+            shape = replace(shape, diversity=None)
+        bounds, start = shape.bounds(), time.perf_counter()
+        order = arranged(values, size, shape, bounds)
+        if shape.diversity is not None:
+            policy.took(time.perf_counter() - start)
+        with self._drawing:
+            return choose(order, size, slot.explore, self._rng, values, bounds)
+
+    def boosted(self, request: Request, found: Candidates, values: Floats) -> Floats:
+        """Values as the slot's boosts move them."""
+        shaping = self._shaping[request.slot.name]
+        return boosted(values, shaping.factors(request, found)) if shaping.boosts and request.index is not None else values
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Measures a stage."""
+        start = time.perf_counter()
+        yield
+        self._watcher.stage(stage, time.perf_counter() - start)

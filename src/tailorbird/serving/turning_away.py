@@ -1,0 +1,66 @@
+"""Saying no before there is a request: what a server that has too much to do answers to questions, from their bytes alone.
+
+A refusal by way of parser, application, route and handler costs a tenth of an answer or more, so that at ten times the load a server would
+do little but refuse. This one costs a hundredth, and says the same: 503, `overloaded`, when to come again. It is given to what is plainly
+one whole question of a program. Whatever is not goes the long way, and comes to the same end: what comes in pieces, or several at once;
+what a browser's page asks, which needs headers for its origin; what has no keep-alive; and whatever two programs might read differently.
+"""
+
+import re
+
+import msgspec
+
+from tailorbird.serving.access import SECURITY_HEADERS
+from tailorbird.serving.handling import Service
+from tailorbird.serving.logs import request_id_of
+from tailorbird.serving.messages import Fault
+from tailorbird.serving.shedding import OverloadedError
+
+PATHS = ("/v1/recommend", "/v1/rank", "/v1/search")
+_LINES = {f"POST {path} HTTP/1.1\r\n".encode(): path for path in PATHS}
+_BEGINNINGS = tuple(_LINES)
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d{1,6})(?=\r\n|\Z)")
+_ID = re.compile(rb"\r\nx-request-id: ([^\r]*)", re.IGNORECASE)
+_NOT_PLAIN = re.compile(rb"\r\n(?:origin|expect|transfer-encoding|upgrade|connection: (?!keep-alive(?:\r|\Z)))")
+_HEADERS = "".join(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS.items())
+_HEAD = f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n{_HEADERS}".encode()
+_encode = msgspec.json.Encoder().encode
+
+
+class TurningAway:
+    """Shown by `listening.PatientProtocol` what comes in; gives the whole answer where that is a question to be turned away."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def __call__(self, data: bytes) -> bytes | None:
+        service = self._service
+        if not service.shedder.full() or service.draining or not data.startswith(_BEGINNINGS):
+            return None
+        head, _, body = data.partition(b"\r\n\r\n")
+        lower = head.lower()
+        if not _plain(lower, len(body)):
+            return None
+        path = _LINES[data[: data.index(b"\n") + 1]]
+        service.metrics.turned_away(path)
+        service.requests.note(path, 503, 0.0, "")
+        given = _ID.search(head)
+        return _written(service.shedder.refusal(), request_id_of(given[1].decode("latin-1") if given else None))
+
+
+def _plain(head: bytes, length: int) -> bool:
+    """Whether a head in small letters goes with a body of that length, and asks for nothing else."""
+    lines, given = head.count(b"\r\n"), _LENGTH.search(head)
+    return (
+        given is not None
+        and int(given[1]) == length
+        and head.count(b"\r\ncontent-length") == 1
+        and head.count(b"\n") == head.count(b"\r") == lines
+        and not _NOT_PLAIN.search(head)
+    )
+
+
+def _written(error: OverloadedError, request_id: str) -> bytes:
+    body = _encode(Fault(error.code, error.message, "", error.fix, request_id))
+    told = f"retry-after: {error.retry_after_s}\r\nx-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return _HEAD + told.encode() + body

@@ -1,0 +1,86 @@
+"""Warm before ready: what the first request would have to wait for is done before a balancer sends one.
+
+A bundle's model scores a matrix as large as requests bring before it is swapped in, so that ONNX Runtime has its memory. A server asks
+itself for each slot, of which nothing is logged, until answers no longer get faster; `/readyz` says no until then, and until the
+routed log was read to its end once. Who asks all the same is answered.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from tailorbird.errors import TailorbirdError
+from tailorbird.ranking import Slot
+from tailorbird.ranking.bundle import Bundle, run_heads
+from tailorbird.serving.messages import RecommendQuery
+
+ROWS = 512  # candidates of a large request
+ASKED_MAX = 10  # for one slot
+PATIENCE_S = 20.0  # a server that never gets warm is better than none
+log = logging.getLogger(__name__)
+
+
+class Rehearsed(Protocol):
+    """What is asked: a `pipeline.Pipeline` that logs and counts nothing."""
+
+    def answer(self, query: RecommendQuery) -> object: ...
+
+
+class Following(Protocol):
+    """What must have been read; `catalogue.Catalogue` is."""
+
+    @property
+    def caught_up(self) -> bool: ...
+
+
+def warm(bundle: Bundle) -> None:
+    """Let the model score as many rows as a request brings, twice: the first run makes room, the second uses it."""
+    if bundle.heads:
+        for _ in range(2):
+            run_heads(bundle.sessions, bundle.manifest.heads, np.zeros((ROWS, len(bundle.encoder.names)), np.float32))
+
+
+class Warming:
+    """A thread that warms a server up, once."""
+
+    def __init__(self, pipeline: Rehearsed, catalogue: Following, slots: Mapping[str, Slot], *, now: Callable[[], float] = time.monotonic):
+        self._pipeline, self._catalogue, self._slots, self._now = pipeline, catalogue, slots, now
+        self._thread = threading.Thread(target=self._run, name="warming", daemon=True)
+        self._stop = threading.Event()
+        self._done = threading.Event()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, warm or not."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def going_on(self) -> bool:
+        """Whether the server is not warm yet."""
+        return not self._done.is_set()
+
+    def _run(self) -> None:
+        until = self._now() + PATIENCE_S
+        try:
+            while not self._catalogue.caught_up and self._now() < until and not self._stop.wait(0.02):
+                pass
+            for name in self._slots:
+                best = float("inf")
+                for _ in range(ASKED_MAX):
+                    began = self._now()
+                    self._pipeline.answer(RecommendQuery(slot=name))
+                    took = self._now() - began
+                    if self._stop.is_set() or self._now() > until or took > 0.8 * best:
+                        break
+                    best = min(best, took)
+        except TailorbirdError as error:
+            log.warning("not everything is warm: %s", error)
+        finally:
+            self._done.set()

@@ -1,0 +1,235 @@
+"""Emptying topics: deleted, and made anew with positions that go on where the old ones ended. For an erasure, and for what was lost
+(`stream.kafka.anew`).
+
+A record cannot be taken out of a topic, and what was deleted up to an offset stays on the broker's disk as long as its segment does.
+So a topic goes as a whole, once all that it holds is in the lake:
+
+    raw.serve-1     1 ─────────────────► 812 │ deleted
+    raw.serve-1                          812 ──► …        the same name, settings and copies
+
+While this goes on a topic `PREFIX.erasing` is there, which every writer looks for when it opens (`cluster.ensure`); those that had
+opened before are fenced by the erasure's own writers, as any second writer fences the first.
+
+`PREFIX.erased` is a log of the erasures: to each, the stop list as it was then, for the doors and routers of other machines.
+"""
+
+import time
+from collections.abc import Collection, Iterator
+
+import msgspec
+
+from tailorbird.errors import NotReadyError, StorageError
+from tailorbird.stream.kafka.client import ConfigResource, KafkaError, KafkaException, NewTopic, TopicPartition
+from tailorbird.stream.kafka.cluster import Cluster, KafkaLog, errors, storage_error, topic_settings
+from tailorbird.stream.kafka.reader import KafkaReader
+from tailorbird.stream.kafka.tail import consumer_of
+from tailorbird.stream.kafka.writer import KafkaWriter
+from tailorbird.stream.protocol import Block
+
+_LOOK_S = 0.05
+_OF_THE_TOPIC = 1  # where a setting comes from that was made for the topic alone
+_KIND = "erased"
+
+
+class Emptying(msgspec.Struct, frozen=True):
+    """A topic as it was, and is made again.
+
+    Attributes:
+        topic: its name without the prefix.
+        ends: of each partition, the position behind its last row: there the new one begins.
+        replication: how many copies it had.
+        settings: those that were set for it alone.
+    """
+
+    topic: str
+    ends: tuple[int, ...]
+    replication: int
+    settings: dict[str, str] = {}
+
+
+class Erasure(msgspec.Struct, frozen=True):
+    """An erasure, as other machines have to know it: the stop list and its key, and which one it was. Nothing of it names anybody."""
+
+    number: int
+    stop: bytes
+    key: bytes
+
+
+def mark(cluster: Cluster, *, again: bool) -> None:
+    """Let nobody begin to write. Raises NotReadyError if another erasure is at work, unless this is that one, `again`."""
+    admin = cluster.admin()
+    try:
+        topic = NewTopic(cluster.marker, num_partitions=1, replication_factor=cluster.replication)
+        admin.create_topics([topic], operation_timeout=cluster.timeout_s)[cluster.marker].result(cluster.timeout_s)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise storage_error(error.args[0], cluster, admin) from error
+        if not again:
+            raise NotReadyError(
+                "another erasure is at work, or was cut short",
+                where=str(cluster),
+                fix=f"finish it on the machine where it was begun: tailorbird lake erase --yes. If that machine is lost with its disk, "
+                f"delete the topic {cluster.marker} and erase these people again",
+            ) from None
+
+
+def unmark(cluster: Cluster) -> None:
+    """Let writers in again."""
+    _delete(cluster, cluster.marker)
+
+
+def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
+    """A topic by its partitions, as it is now."""
+    cluster, name = logs[0].cluster, logs[0].name
+    admin = cluster.admin()
+    with errors(cluster, admin):
+        found = admin.list_topics(timeout=cluster.timeout_s).topics[name]
+        resource = ConfigResource("topic", name)
+        try:
+            entries = admin.describe_configs([resource], request_timeout=cluster.timeout_s)[resource].result(cluster.timeout_s)
+        except (KafkaException, TimeoutError):
+            entries = {}  # the broker does not say, or not to us
+    own = {key: entry.value for key, entry in entries.items() if entry.value is not None and entry.source == _OF_THE_TOPIC}
+    copies = max(1, min((len(each.replicas) for each in found.partitions.values()), default=cluster.replication))
+    return Emptying(logs[0].topic, tuple(ends), copies, {**topic_settings(copies), **own})
+
+
+def empty(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
+    """Delete a topic, unless it is emptied already, and make it again; its only writers are the caller's, and closed.
+
+    Args:
+        anew: it was lost, so that readers that are not at its beginning yet go on there rather than ask for what nobody has.
+    Raises:
+        StorageError: the broker does not delete topics, or cannot be reached.
+    """
+    if _is_there(logs[0]) and not _is_empty(logs, was):
+        _delete(logs[0].cluster, logs[0].name)
+    begin(logs, was, anew=anew)
+
+
+def begin(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
+    """Make a topic that was deleted, or its partitions that nobody has begun; what is there stays."""
+    cluster, name = logs[0].cluster, logs[0].name
+    if not _is_there(logs[0]):
+        topic = NewTopic(name, num_partitions=len(logs), replication_factor=was.replication, config=was.settings)
+        admin = cluster.admin()
+        with errors(cluster, admin):
+            admin.create_topics([topic], operation_timeout=cluster.timeout_s)[name].result(cluster.timeout_s)
+    for log, end in zip(logs, was.ends, strict=True):
+        KafkaWriter(log, first=end, anew=anew).close()
+
+
+def erasures(cluster: Cluster) -> KafkaLog:
+    """The log of the erasures."""
+    return KafkaLog(cluster, _KIND, _KIND)
+
+
+def note(cluster: Cluster, stop: bytes, key: bytes) -> Erasure:
+    """Add an erasure to the log of them."""
+    with KafkaWriter(erasures(cluster), first=1) as writer:
+        done = Erasure(writer.end(), stop, key)
+        writer.append([Block(_KIND, 1, msgspec.msgpack.encode(done))])
+    return done
+
+
+def last(cluster: Cluster) -> Erasure | None:
+    """The last erasure; None where there was none. Raises NotReadyError while one is at work, or was cut short."""
+    admin = cluster.admin()
+    with errors(cluster, admin):
+        there = admin.list_topics(timeout=cluster.timeout_s).topics
+    log = erasures(cluster)
+    if cluster.marker in there:
+        raise NotReadyError(
+            "people are being erased, or their erasure was cut short",
+            where=str(cluster),
+            fix="tailorbird lake erase --yes, on the machine where it was begun, brings it to its end",
+        )
+    if log.name not in there:
+        return None
+    try:
+        reader = KafkaReader(log)
+    except NotReadyError:
+        return None
+    with reader:
+        end = reader.end()
+        return msgspec.msgpack.decode(reader.read(end - 1)[-1].block.payload, type=Erasure) if end > reader.start() else None
+
+
+def topics_of(cluster: Cluster) -> dict[str, int]:
+    """All topics that begin with the project's prefix, with how many partitions each has."""
+    admin = cluster.admin()
+    with errors(cluster, admin):
+        found = admin.list_topics(timeout=cluster.timeout_s).topics
+    return {name: len(topic.partitions) for name, topic in sorted(found.items()) if name.startswith(f"{cluster.prefix}.")}
+
+
+def end_of(log: KafkaLog, there: Collection[str]) -> int:
+    """Where a log ends; 0 if its topic is not there, or was not begun. `there`: see `topics_of`."""
+    if log.name not in there:
+        return 0
+    try:
+        with KafkaReader(log) as reader:
+            return reader.end()
+    except NotReadyError:
+        return 0
+
+
+def messages(cluster: Cluster, name: str, partition: int) -> Iterator[tuple[int, dict[str, bytes], bytes]]:
+    """Every message that a partition holds, whether it counts or not: offset, headers with the key, value."""
+    log = KafkaLog(cluster, name.removeprefix(f"{cluster.prefix}."), "")
+    consumer = consumer_of(log)
+    place = TopicPartition(name, partition)
+    try:
+        with errors(cluster, consumer):
+            low, high = consumer.get_watermark_offsets(place, timeout=cluster.timeout_s)
+            consumer.assign([TopicPartition(name, partition, low)])
+        deadline = time.monotonic() + cluster.timeout_s
+        at = low
+        while at < high:
+            with errors(cluster, consumer):
+                found = consumer.consume(64, timeout=0.1)
+            for message in found:
+                if message.error() is not None:
+                    raise storage_error(message.error(), cluster)
+                at = message.offset() + 1
+                deadline = time.monotonic() + cluster.timeout_s
+                yield message.offset(), {**dict(message.headers() or ()), "": message.key() or b""}, message.value() or b""
+            if not found and time.monotonic() > deadline:
+                raise StorageError(f"nothing came in {cluster.timeout_s:g} s", where=name, fix="is the broker running?")
+    finally:
+        consumer.close()
+
+
+def _is_there(log: KafkaLog) -> bool:
+    return log.name in topics_of(log.cluster)
+
+
+def _is_empty(logs: list[KafkaLog], was: Emptying) -> bool:
+    """Whether no partition has a row from before; what was written since may be there."""
+    for log, end in zip(logs, was.ends, strict=True):
+        try:
+            with KafkaReader(log) as reader:
+                if reader.start() < end:
+                    return False
+        except NotReadyError:  # made, and not begun
+            continue
+    return True
+
+
+def _delete(cluster: Cluster, name: str) -> None:
+    admin = cluster.admin()
+    with errors(cluster, admin):
+        try:
+            admin.delete_topics([name], operation_timeout=cluster.timeout_s)[name].result(cluster.timeout_s)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+    deadline = time.monotonic() + cluster.timeout_s
+    while name in topics_of(cluster):  # brokers say that it is done before they have forgotten it
+        if time.monotonic() > deadline:
+            raise StorageError(
+                f"the topic {name} was deleted and is still there",
+                where=str(cluster),
+                fix="do the brokers have delete.topic.enable=false, or may this user not delete topics? Erase again, it goes on",
+            )
+        time.sleep(_LOOK_S)

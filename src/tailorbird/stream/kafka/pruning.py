@@ -1,0 +1,121 @@
+"""Deleting what nobody needs of a log in a topic, beside its writer: no append waits for it.
+
+Anybody may delete, whoever writes: what may go was decided elsewhere. A broker that fails is asked again when the next deletion is wanted;
+one that cannot delete records is said so once.
+"""
+
+import logging
+import threading
+
+from tailorbird.errors import NotReadyError, TailorbirdError
+from tailorbird.stream.kafka.client import KafkaException, TopicPartition
+from tailorbird.stream.kafka.cluster import KafkaLog
+from tailorbird.stream.kafka.tail import Tail
+
+_LEAVE_S = 0.5  # to wait for the thread at the end
+log = logging.getLogger(__name__)
+
+
+class Deleter:
+    """Deletes from the front of one log. One thread at a time.
+
+    Attributes:
+        problem: why the last deletion failed; "" if it did not.
+    """
+
+    def __init__(self, address: KafkaLog) -> None:
+        self.address = address
+        self.problem = ""
+        self._tail: Tail | None = None
+
+    def delete(self, before: int) -> int:
+        """Delete what lies before the run that holds row `before`; how many messages. The last run stays: it says where the log ends.
+
+        0 where there is nothing to delete, where there is no such topic, and where the broker does not do it, which is logged.
+
+        Raises:
+            StorageError, DamageError: the topic cannot be looked at.
+        """
+        if self._tail is None:
+            try:
+                self._tail = Tail(self.address)
+            except NotReadyError:
+                return 0
+        low, high = self._tail.watermarks()
+        if high == 0 or low == high:
+            return 0
+        start = self._tail.start()
+        offset = self._tail.find(max(before, start))
+        if offset >= high:
+            offset = self._tail.last()
+        return self._delete(low, offset) if offset > low else 0
+
+    def _delete(self, low: int, offset: int) -> int:
+        cluster = self.address.cluster
+        place = TopicPartition(self.address.name, self.address.number, offset)
+        try:
+            cluster.admin().delete_records([place], request_timeout=cluster.timeout_s)[place].result(cluster.timeout_s + 1)
+        except (KafkaException, TimeoutError) as error:
+            if not self.problem:
+                log.warning(
+                    "%s: the broker did not delete records, it is asked again later; does it at all? Else set retention.ms (%s)",
+                    self.address,
+                    error,
+                )
+            self.problem = str(error) or type(error).__name__
+            return 0
+        if self.problem:
+            log.info("%s: the broker deletes records again", self.address)
+        self.problem = ""
+        return offset - low
+
+    def close(self) -> None:
+        if self._tail is not None:
+            self._tail.close()
+            self._tail = None
+
+
+class DeletingThread:
+    """Deletes what it is told, in a thread that begins with the first time."""
+
+    def __init__(self, address: KafkaLog) -> None:
+        self._deleter = Deleter(address)
+        self._before = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def ask(self, before: int) -> None:
+        """Have everything deleted before row `before`, soon; asked again, it is tried again."""
+        with self._changed:
+            self._before = max(before, self._before)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="deleting", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        try:
+            while (before := self._next()) is not None:
+                try:
+                    self._deleter.delete(before)
+                except TailorbirdError as error:
+                    log.warning("nothing is deleted: %s", error)
+                except Exception:  # the topic stays as it is, and whoever asks goes on
+                    log.exception("nothing is deleted of %s", self._deleter.address)
+        finally:
+            self._deleter.close()
+
+    def _next(self) -> int | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._before or self._closing)
+            before, self._before = self._before, 0
+            return None if self._closing else before
+
+    def close(self) -> None:
+        """End; a deletion under way is not waited for: it ends by itself."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(_LEAVE_S)

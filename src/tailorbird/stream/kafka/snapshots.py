@@ -1,0 +1,232 @@
+"""Snapshots of a SQLite file in a topic of their own, so that the topic that could make the file anew need not be kept whole.
+
+    index[2]   piece │ piece │ … │ snapshot ─ piece │ piece │ … │ snapshot        one partition for each router
+
+A piece is compressed and carries no meaning alone. What counts is said by the last block, which is written once all pieces were read back
+and found to be what the file held: the newest snapshot, by its position, of those in the topic. So one that was cut short does not count,
+nor does one of a writer that was replaced meanwhile and is late. What lies before the pieces of the newest is deleted.
+"""
+
+import hashlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import apsw
+import msgspec
+import pyarrow as pa
+
+from tailorbird import faults
+from tailorbird.errors import DamageError, NotReadyError, TailorbirdError
+from tailorbird.stream import sqlite
+from tailorbird.stream.kafka.cluster import KafkaLog
+from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
+from tailorbird.stream.kafka.pruning import Deleter
+from tailorbird.stream.opening import open_reader, open_writer
+from tailorbird.stream.protocol import Block
+
+PIECE, WHOLE = "piece", "snapshot"
+PIECE_BYTES = 4 << 20
+AGE_S = 3600.0  # or after which one is made for fewer
+_CODEC = "zstd"
+_READ_BYTES = 16 << 20
+log = logging.getLogger(__name__)
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A snapshot that is whole.
+
+    Attributes:
+        position: of the log that the file is made of; everything before it is in the file.
+        followed: up to which row of partition 0 its profiles were taken, by a router that does not route them; 0 by others.
+        first, pieces: where its pieces stand in the topic, and how many there are.
+        size, sha256: of the file.
+    """
+
+    position: int
+    followed: int
+    first: int
+    pieces: int
+    size: int
+    sha256: str
+
+
+_decode = msgspec.json.Decoder(Snapshot).decode
+
+
+class Newest:
+    """The newest snapshot of a topic, looked at again and again."""
+
+    def __init__(self, address: KafkaLog) -> None:
+        self._address = address
+        self._end = -1
+        self._found: Snapshot | None = None
+
+    def look(self) -> Snapshot | None:
+        """The newest there is; None where there is none."""
+        try:
+            with open_reader(self._address) as reader:
+                end, start = reader.end(), reader.start()
+                if end == self._end or end <= start:
+                    return self._found
+                last = reader.read(end - 1)[-1].block
+                if last.kind == WHOLE:
+                    self._found, self._end = _decode(last.payload), end
+                elif self._found is None:  # one is being made, or was cut short
+                    position = start
+                    while position < end and (stored := reader.read(position, bytes_max=_READ_BYTES)):
+                        self._found = next((_decode(one.block.payload) for one in reversed(stored) if one.block.kind == WHOLE), self._found)
+                        position = stored[-1].end
+        except NotReadyError:
+            return None
+        return self._found
+
+
+def take(file: Path, address: KafkaLog, position_of: Callable[[apsw.Connection], tuple[int, int]]) -> Snapshot:
+    """Put a snapshot of the SQLite file into the topic, which is made if it is not there; the newest that is there then.
+
+    Whoever writes to the file goes on meanwhile. It takes as much of the disk again, for as long as it lasts.
+
+    Args:
+        position_of: tells `position` and `followed` of the copy.
+    Raises:
+        LockedError: another process puts snapshots there.
+        StorageError, DamageError: disk or broker.
+    """
+    copy = file.with_name(f"{file.name}.copy")
+    try:
+        _copy(file, copy)
+        with sqlite.errors(copy):
+            connection = apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READONLY)
+            position, followed = position_of(connection)
+            connection.close()
+        faults.at("snapshot.before_pieces")
+        with open_writer(address, partition=address.partition) as writer:
+            before = Newest(address).look()
+            digest, size, first, pieces = hashlib.sha256(), 0, writer.end(), 0
+            for chunk in _chunks(copy):
+                digest.update(chunk)
+                size, pieces = size + len(chunk), pieces + 1
+                writer.append([Block(PIECE, 1, pa.compress(chunk, codec=_CODEC, asbytes=True), b"%d" % len(chunk))])
+            made = Snapshot(position, followed, first, pieces, size, digest.hexdigest())
+            for _ in _read(address, made):  # as it will be read when it is needed
+                pass
+            newest = made if before is None or made.position >= before.position else before
+            faults.at("snapshot.before_whole")
+            writer.append([Block(WHOLE, 1, msgspec.json.encode(newest))])
+            faults.at("snapshot.before_delete")
+        deleter = Deleter(address)
+        try:
+            deleter.delete(newest.first)
+        finally:
+            deleter.close()
+        return newest
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def restore(address: KafkaLog, snapshot: Snapshot, file: Path) -> None:
+    """Put the file of a snapshot in the place of `file`, which nobody has open. Raises DamageError, StorageError."""
+    fresh = file.with_name(f"{file.name}.fresh")
+    with sqlite.errors(file):
+        with fresh.open("wb") as out:
+            for chunk in _read(address, snapshot):
+                out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+        for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
+            name.unlink(missing_ok=True)
+        fresh.rename(file)
+        sqlite.sync_folder(file.parent)
+
+
+def load(address: KafkaLog, snapshot: Snapshot) -> apsw.Connection:
+    """The file of a snapshot, in memory. Raises as `restore`."""
+    connection = apsw.Connection(":memory:")
+    connection.deserialize("main", b"".join(_read(address, snapshot)))
+    return connection
+
+
+def _copy(file: Path, copy: Path) -> None:
+    copy.unlink(missing_ok=True)
+    with sqlite.errors(file):
+        connection = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            connection.execute("VACUUM INTO ?", (str(copy),))  # all of one moment, whatever is written meanwhile
+        finally:
+            connection.close()
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as data:
+        while chunk := data.read(PIECE_BYTES):
+            yield chunk
+
+
+def _read(address: KafkaLog, snapshot: Snapshot) -> Iterator[bytes]:
+    """The pieces of a snapshot, unpacked. Raises DamageError, once all were read, if they are not what was written."""
+    digest, size, position, end = hashlib.sha256(), 0, snapshot.first, snapshot.first + snapshot.pieces
+    with open_reader(address) as reader:
+        while position < end:
+            stored = [one for one in reader.read(position, bytes_max=_READ_BYTES) if one.offset < end]
+            if not stored:
+                break
+            for one in stored:
+                chunk = pa.decompress(one.block.payload, decompressed_size=int(one.block.receipt), codec=_CODEC, asbytes=True)
+                digest.update(chunk)
+                size += len(chunk)
+                yield chunk
+            position = stored[-1].end
+    if (size, digest.hexdigest()) != (snapshot.size, snapshot.sha256):
+        fix = "look at the broker's disks; an index on the disk of another router can be copied here"
+        raise DamageError(f"the snapshot at {snapshot.first} is not what was written", where=str(address), fix=fix)
+
+
+class SnapshotThread:
+    """Takes snapshots of a router's index beside it, one at a time, when enough has been routed since the last.
+
+    Args:
+        at: the position of the last one.
+        every_rows, age_s: how much is enough.
+    """
+
+    def __init__(
+        self, file: Path, address: KafkaLog, position_of: Callable[[apsw.Connection], tuple[int, int]], *, at: int,
+        every_rows: int = SNAPSHOT_ROWS, age_s: float = AGE_S,
+    ) -> None:  # fmt: skip
+        self._file, self._address, self._position_of = file, address, position_of
+        self._at, self._every_rows, self._age_s = at, every_rows, age_s
+        self._since, self._end = time.monotonic(), at
+        self._thread: threading.Thread | None = None
+
+    def look(self, end: int) -> None:
+        """Begin one if it is time, the log having come to `end`."""
+        self._end = end
+        if self._due() and (self._thread is None or not self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._run, name="snapshot", daemon=True)
+            self._thread.start()
+
+    def _due(self) -> bool:
+        rows = self._end - self._at
+        return rows > 0 and (rows >= self._every_rows or time.monotonic() - self._since >= self._age_s)
+
+    def _run(self) -> None:
+        while self._due():
+            self._since, end = time.monotonic(), self._end
+            try:
+                self._at = max(end, take(self._file, self._address, self._position_of).position)
+            except TailorbirdError as error:
+                self._at = end  # after as many rows again
+                log.error("no snapshot of the router's index was made, its topic stays longer: %s", error)
+            except Exception:  # the router goes on, and the topic is kept
+                self._at = end
+                log.exception("no snapshot of the router's index was made, its topic stays longer")
+
+    def close(self) -> None:
+        """Wait for the one under way."""
+        if self._thread is not None:
+            self._thread.join()

@@ -1,0 +1,68 @@
+"""How much of many topics is yet to be read, asked by one client for all of them: a reader each would be two clients for each log."""
+
+from typing import Any
+
+from tailorbird.errors import NotReadyError
+from tailorbird.stream.kafka.cluster import KafkaLog
+from tailorbird.stream.kafka.merged import MergedLog
+from tailorbird.stream.kafka.tail import Tail, tail_consumer
+from tailorbird.stream.protocol import RECEIPTS, Waiting
+
+
+class Waits:
+    """One client, and what it looks at. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._consumer: Any = None
+
+    def of(self, address: KafkaLog | MergedLog) -> "LogWaits":
+        """Of one log; of several partitions, by their order. Raises NotReadyError where there is none yet."""
+        log = address.order if isinstance(address, MergedLog) else address
+        if self._consumer is None:
+            self._consumer = tail_consumer(log)
+        return LogWaits(Tail(log, self._consumer))
+
+    def close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
+
+
+class LogWaits:
+    """What `LogReader.waiting` tells, of one log."""
+
+    def __init__(self, tail: Tail) -> None:
+        self._tail = tail
+        if tail.watermarks()[1] == 0:
+            raise NotReadyError("this topic holds no log yet", where=str(tail.address), fix="start its writer first")
+
+    def waiting(self, position: int) -> Waiting:
+        """See `LogReader.waiting`."""
+        high, end = self._tail.watermarks()[1], self._tail.tip().end or 0
+        asked, position = position, max(position, self._tail.start())
+        if position >= end:
+            return Waiting(0, 0, beyond=max(0, asked - end))
+        first = self._tail.find(position)
+        return Waiting(end - position, high - first, self._receipts(first, high, position))
+
+    def _receipts(self, first: int, high: int, position: int) -> tuple[bytes, ...]:
+        """Of the first blocks from `position` on."""
+        found: list[bytes] = []
+        at, goes_on = 0, False
+        for offset in range(first, min(high, first + 16 * RECEIPTS)):
+            piece = self._tail.piece(offset)
+            if piece is None or piece.at != offset:
+                continue
+            if piece.index == 0:
+                at, goes_on = piece.base, False
+            if not goes_on and piece.rows:
+                at += piece.rows
+                if at > position:
+                    found.append(piece.receipt)
+            goes_on = piece.more
+            if len(found) == RECEIPTS:
+                break
+        return tuple(found)
+
+    def close(self) -> None:
+        """Nothing: the client is another's."""

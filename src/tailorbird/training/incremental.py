@@ -1,0 +1,136 @@
+"""What one training of a net leaves to the next, and what it tells while it runs: weights to begin with, logs by epoch.
+
+A rolling buffer: an incremental training sees the rows since the last one and as many before them, so that it neither forgets at once
+nor costs more as the window grows. The weights themselves and their ids are in `models.deep.warm`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import StorageError, UsageError
+from tailorbird.events import DAY, Clock, SystemClock, to_iso
+from tailorbird.features import FeatureSet
+from tailorbird.models.architectures import OnEpoch
+from tailorbird.models.deep.layout import Layout
+from tailorbird.models.deep.logs import EventLog, grouped, to_mlflow
+from tailorbird.ranking.slot import Slot
+from tailorbird.training.resuming import UNFINISHED, Unfinished
+from tailorbird.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from tailorbird.models.deep.model import Deep
+
+Keys = npt.NDArray[np.uint64]
+
+EPOCHS = 2  # of an incremental training, at most
+
+
+def working(
+    work: Path | None, features: FeatureSet, slot: Slot, settings: TrainSettings, clock: Clock
+) -> tuple[Unfinished | None, TrainSettings]:
+    """The folders of a net in `work`, and the training that was killed there, which this one goes on with as of its time.
+
+    Trees keep nothing: they are grown again sooner than looked up. A training that was killed a day ago or longer is not gone on with.
+    """
+    if work is None or settings.architecture == "gbdt":
+        return None, settings
+    asked = {
+        "settings": replace(settings, checkpoint=None, logs=None, warm=None),
+        "schema": features.schema_hash,
+        "slot": slot.name,
+        "objective": dict(slot.objective),
+        "as_of": 0 if isinstance(clock, SystemClock) else clock.now(),
+    }
+    folder = work / UNFINISHED / slot.name
+    unfinished = Unfinished(folder, asked, clock.now())
+    if clock.now() - unfinished.now > DAY:
+        unfinished.done()
+        unfinished = Unfinished(folder, asked, clock.now())
+    named = f"{slot.name}-{settings.architecture}-{to_iso(unfinished.now)[:19].replace(':', '')}"
+    return unfinished, replace(settings, checkpoint=folder, logs=work / "logs" / named, warm=work / "warm" / slot.name)
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a training begins.
+
+    Attributes:
+        since: microseconds: older rows are left out; None takes all.
+        told: a sentence for the report, "" for a training from scratch.
+    """
+
+    layout: Layout
+    parameters: dict[str, Any]
+    weights: Mapping[str, npt.NDArray] | None = None
+    since: int | None = None
+    told: str = ""
+
+
+def begun(
+    architecture: str,
+    parameters: dict[str, Any],
+    layout: Layout,
+    keys: Mapping[int, Keys],
+    heads: tuple[str, ...],
+    until: int,
+    settings: TrainSettings,
+) -> Start:
+    """From the last state, if that is asked for and there is one that fits; else from scratch, and why."""
+    fresh = Start(layout, parameters)
+    if not settings.incremental or settings.warm is None:
+        return fresh
+    from tailorbird.models.deep.parameters import settled
+    from tailorbird.models.deep.warm import begin, load_warm
+
+    warm = load_warm(settings.warm)
+    why = "there was no training before"
+    if warm is not None and warm.architecture == architecture and _same(warm.parameters, settled(architecture, parameters)):
+        if until <= warm.trained_until:
+            why = "nothing has come since the last training"
+        else:
+            try:
+                start = begin(warm, layout, keys, heads)
+            except UsageError as error:
+                why = error.message
+            else:
+                told = f"went on from the weights of the last training: {start.new:,} new ids got a row, {start.gone:,} lost theirs"
+                chosen = {**parameters, "epochs": min(EPOCHS, settled(architecture, parameters).epochs)}
+                return Start(start.layout, chosen, start.weights, 2 * warm.trained_until - until, told)
+    elif warm is not None:
+        why = "the last training was of another architecture or other parameters"
+    return Start(layout, parameters, told=f"trained from scratch, though --incremental was asked for: {why}")
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether parameters make the same net; how long it is trained does not matter."""
+    names = ("hidden", "numeric", "bins", "width", "embedding_max", "crosses", "rank", "attention", "experts", "expert_hidden", "tower")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def keep(deep: "Deep", keys: Mapping[int, Keys], until: int, settings: TrainSettings) -> str:
+    """Leave the next training its weights, and MLflow its figures; what a reader must know of it, or ""."""
+    if settings.warm is not None:
+        from tailorbird.models.deep.checkpoint import weights
+        from tailorbird.models.deep.warm import Warm, save_warm
+
+        save_warm(settings.warm, Warm(deep.architecture, deep.parameters, deep.heads, deep.layout, keys, weights(deep.net), until))
+    if not settings.mlflow:
+        return ""
+    try:
+        run = to_mlflow(deep.architecture, {"architecture": deep.architecture, **vars(deep.parameters)}, deep.curve, settings.mlflow)
+    except StorageError as error:  # what was learned is not lost by where it is told
+        return error.message
+    return "" if run else "MLflow was told nothing, as it is not installed: pip install mlflow-skinny"
+
+
+def epoch_log(folder: Path | None) -> OnEpoch | None:
+    """Writes figures by epoch for TensorBoard."""
+    if folder is None:
+        return None
+    log = EventLog(folder)
+    return lambda epoch, figures: log.scalars(epoch, grouped(figures))

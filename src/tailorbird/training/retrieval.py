@@ -1,0 +1,155 @@
+"""Which sources retrieval asks: tables alone, or a tower's vectors too. Chosen on the validation part, at the cost that is measured there.
+
+Asked is what people did next, whatever they had been shown: of each question, whether it is among the candidates, of which both ways
+have equally many. `auto` takes vectors where the lower end of the paired gain in recall is above 0 and a request costs at most
+`COST_US_MAX` more. Everything is as of the end of the training part, the towers included.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.errors import UsageError
+from tailorbird.features import FeatureSet
+from tailorbird.ranking.computed import Keys, Times
+from tailorbird.ranking.slot import Slot
+from tailorbird.ranking.tower import Space
+from tailorbird.retrieval import SHARES, candidates, with_sequence
+from tailorbird.training.bootstrap import Bootstrap, Interval
+from tailorbird.training.indexes import IndexSeries
+from tailorbird.training.rows import Material
+from tailorbird.training.towers import Learner, TowerSettings, learner_for, past_of, why_none, with_spaces
+
+Floats = npt.NDArray[np.float64]
+Choice = Literal["auto", "tables", "sequence"]
+
+CHOICES: tuple[Choice, ...] = ("auto", "tables", "sequence")
+TABLES = "tables"
+QUESTIONS = 1_000
+PAST = 64  # events of a person that are looked back at
+COST_US_MAX = 3_000.0
+FEWEST = 100  # events, below which nothing is learned even if asked for
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What retrieval asks.
+
+    Attributes:
+        series: the indexes, with vectors where these were taken.
+        learner: of the tower, None without vectors.
+        told: why, as a sentence; "" where nobody asked.
+        figures: source or way → recall with its interval, candidates, microseconds; as JSON.
+    """
+
+    series: IndexSeries
+    learner: Learner | None = None
+    told: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _One:
+    """One person's sequence."""
+
+    item: Keys
+    ts: Times
+
+
+def choose_retrieval(
+    material: Material,
+    features: FeatureSet,
+    slot: Slot,
+    series: IndexSeries,
+    between: tuple[int, int],
+    choice: Choice,
+    settings: TowerSettings,
+    *,
+    seed: int,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Chosen:
+    """Learn towers for the indexes and take them, or not.
+
+    Args:
+        between: where the validation part begins and ends; an index must be of its beginning.
+    Raises:
+        UsageError: vectors were asked for, and cannot be had.
+    """
+    if choice not in CHOICES:
+        raise UsageError(f"there is no retrieval {choice!r}", fix=f"use one of {', '.join(CHOICES)}")
+    if choice == "tables":
+        return Chosen(series)
+    why = _why_not(slot, features)
+    learner = None if why else learner_for(material, features, series, settings, seed)
+    least = settings.interactions_min if choice == "auto" else FEWEST
+    if learner is not None and learner.count(between[0]) < least:
+        why = f"the training part has fewer than {least:,} events to learn from"
+    if why or learner is None:
+        if choice == "sequence":
+            raise UsageError(f"retrieval by vectors cannot be had: {why}", fix="--retrieval tables")
+        return Chosen(series, told=f"candidates come from tables alone: {why}")
+    made = with_spaces(series, learner, between[0], least, tell)
+    place = int(series.place_of(np.array([between[0]]))[0])
+    space = made.spaces[place]
+    assert space is not None  # enough had happened before the border, and an index is of it
+    best, gain, figures = compare(slot, space, learner, between, seed)
+    learner.share = best
+    cost = figures[_way(best)]["us"] - figures[TABLES]["us"]
+    told = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] in recall with as many candidates, for {cost:+,.0f} µs"
+    if choice == "sequence":
+        return Chosen(made, learner, f"{best:.0%} of the candidates come from vectors, as asked for: {told}", figures)
+    if gain.known and gain.low > 0 and cost <= COST_US_MAX:
+        return Chosen(made, learner, f"{best:.0%} of the candidates come from vectors: {told}", figures)
+    return Chosen(series, None, f"candidates come from tables alone: vectors would bring {told}", figures)
+
+
+def _why_not(slot: Slot, features: FeatureSet) -> str:
+    """Why vectors are out of the question, "" if they are not."""
+    if "sequence" not in with_sequence(slot.sources):
+        return f"slot {slot.name} does not ask for what goes with a person's items"
+    return why_none(features)
+
+
+def compare(
+    slot: Slot, space: Space, learner: Learner, between: tuple[int, int], seed: int
+) -> tuple[float, Interval, dict[str, dict[str, float]]]:
+    """The better share of vectors, its gain in recall over tables alone, and what each source and each way finds at which cost."""
+    person, truth, offsets, past, ts = past_of(learner.done, *between, QUESTIONS, PAST, seed)
+    keys = learner.codes.keys
+    ways: dict[str, dict[str, int]] = {TABLES: {name: n for name, n in slot.sources.items() if name != "sequence"}}
+    ways |= {_way(share): with_sequence(slot.sources, share) for share in SHARES}
+    total = sum(ways[TABLES].values())
+    ways |= {name: {name: total} for name in ("sequence", *ways[TABLES])}
+    found = {name: np.full(len(person), np.nan) for name in ways}
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    row = space.index.find(keys[truth])
+    for question in range(len(person)):
+        here = slice(offsets[question], offsets[question + 1])
+        if not learner.repeats and truth[question] in past[here]:
+            continue
+        one = _One(keys[past[here]], ts[here])
+        for name, sources in ways.items():
+            start = time.process_time()  # so that what else the machine does decides nothing
+            near = partial(space.nearest, space.ask(one)) if "sequence" in sources else None
+            rows = candidates(space.index, sources, recent=one.item, recent_ts=one.ts, near=near).rows
+            spent[name].append(time.process_time() - start)
+            found[name][question] = float(row[question] >= 0 and row[question] in rows)
+    bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1], seed=seed)
+    best = max(SHARES, key=lambda share: (np.nansum(found[_way(share)]), -share))
+    figures = {name: _figures(bootstrap.mean(hit), spent[name], sum(ways[name].values())) for name, hit in found.items()}
+    return best, bootstrap.difference(found[_way(best)], found[TABLES]), figures
+
+
+def _way(share: float) -> str:
+    return f"{share:.0%} by vectors"
+
+
+def _figures(recall: Interval, spent: list[float], count: int) -> dict[str, float]:
+    us = float(np.median(spent)) * 1e6 if spent else float("nan")
+    values = {"recall": recall.value, "recall_low": recall.low, "recall_high": recall.high, "us": us}
+    return {name: round(value, 6) for name, value in values.items()} | {"candidates": count}

@@ -1,0 +1,50 @@
+"""A booster's trees as a bundle keeps them for explanations: with how many training rows reached each node, which ONNX has no place for."""
+
+from typing import Any, Literal
+
+from tailorbird.models.gbdt import Gbdt
+from tailorbird.ranking.tree_shap import LEAF, MISSING_LEFT, NAN_MISSING, SET, ZERO_MISSING, Trees
+
+_LINKS: dict[str, Literal["logit", "log", "identity"]] = {"binary": "logit", "poisson": "log", "tweedie": "log", "lambdarank": "identity"}
+_MISSING = {"None": 0, "NaN": NAN_MISSING, "Zero": ZERO_MISSING}
+
+
+def trees_of(model: Gbdt) -> Trees:
+    """The trees that count, up to the best one."""
+    dumped = model.booster.dump_model(num_iteration=model.trees)
+    trees = Trees(len(model.columns), _LINKS[model.settings.objective], [], [], [], [], [], [], [], [], [])
+    for tree in dumped["tree_info"]:
+        trees.roots.append(len(trees.feature))
+        _add(trees, tree["tree_structure"])
+    return Trees(**{name: getattr(trees, name) for name in Trees.__struct_fields__})
+
+
+def _add(trees: Trees, root: dict[str, Any]) -> None:
+    waiting: list[tuple[dict[str, Any], int, bool]] = [(root, -1, True)]
+    while waiting:
+        node, parent, left = waiting.pop()
+        at = len(trees.feature)
+        if parent >= 0:
+            (trees.left if left else trees.right)[parent] = at
+        inner = "split_feature" in node
+        trees.feature.append(node["split_feature"] if inner else LEAF)
+        trees.threshold.append(_threshold(trees, node) if inner else 0.0)
+        trees.kind.append(_kind(node) if inner else 0)
+        trees.cover.append(float(node["internal_count"] if inner else node.get("leaf_count", 0)))
+        trees.value.append(0.0 if inner else float(node["leaf_value"]))
+        trees.left.append(0)
+        trees.right.append(0)
+        if inner:
+            waiting += [(node["right_child"], at, False), (node["left_child"], at, True)]
+
+
+def _threshold(trees: Trees, node: dict[str, Any]) -> float:
+    if node["decision_type"] != "==":
+        return float(node["threshold"])
+    trees.sets.append([int(code) for code in str(node["threshold"]).split("||")])
+    return float(len(trees.sets) - 1)
+
+
+def _kind(node: dict[str, Any]) -> int:
+    kind = _MISSING[node["missing_type"]] | (MISSING_LEFT if node["default_left"] else 0)
+    return kind | SET if node["decision_type"] == "==" else kind

@@ -1,0 +1,158 @@
+"""Looks for what makes figures too good to be true: columns that know the answer or the future, and a log that repeats itself.
+
+    too good       alone it tells positives from negatives almost perfectly, or far better than any other column does
+    looks ahead    another value once what came after the request is taken away
+    timeless       a value from a profile without a time, which is valid from the beginning and may know what came later
+    repeated       the same person did the same with the same item, again and again after exactly the same time
+
+The first is a guess by size, the second a proof. The third and fourth are facts about the log that need somebody's judgement.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events import SECOND, micros
+from tailorbird.features import FeatureSet
+from tailorbird.training import metrics
+from tailorbird.training.binning import learn_bins
+from tailorbird.training.dataset import Dataset
+from tailorbird.training.judge import suspicious
+from tailorbird.training.matrix import Featured, featured
+from tailorbird.training.rows import Material
+
+Matrix = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+FAR = 0.12  # by which a column's AUC may be above that of the next best one
+GOOD = 0.75  # below, being far ahead of the others is no wonder
+BINS = 32  # a rate is learned in each
+REQUESTS = 12  # looked at one by one
+REPEATED = 0.01  # of the events that repeat an earlier one: so many after exactly the same time are no chance
+REPEATS_MIN = 20
+
+LEAK, LOOK = "leak", "look"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Attributes:
+    severity: `leak` where figures cannot be believed before it is mended, `look` where somebody has to judge.
+    what: a column, or the log.
+    """
+
+    severity: str
+    what: str
+    why: str
+
+    def plain(self) -> dict[str, Any]:
+        return {"severity": self.severity, "what": self.what, "why": self.why}
+
+
+def too_good(names: Sequence[str], matrix: Matrix, label: npt.NDArray, head: str) -> list[Finding]:
+    """Columns that alone tell more of a target than an honest one could, or far more than all others do."""
+    known = suspicious(names, matrix, label)
+    found = [Finding(LEAK, name, f"{why} for {head}") for name, why in known.items()]
+    reached = {name: _alone(matrix[:, place], label) for place, name in enumerate(names) if name not in known}
+    ordered = sorted(reached, key=lambda name: -reached[name])
+    for name in ordered[:1]:
+        rest = [reached[other] for other in ordered[1:]]
+        if reached[name] >= GOOD and rest and reached[name] >= rest[0] + FAR:
+            why = f"alone it reaches an AUC of {reached[name]:.3f} for {head}, while no other column is above {rest[0]:.3f}"
+            found.append(Finding(LEAK, name, why))
+    return found
+
+
+def _alone(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
+    """The AUC of a column in the better direction, or of the rate in each of some bins: a column may know the answer in its middle.
+
+    What is missing stands below everything, or is a bin of its own.
+    """
+    value = metrics.auc(np.where(np.isnan(column), -np.inf, column.astype(np.float64)), label)
+    place = learn_bins(column, bins_max=BINS).place(column)
+    rate = np.bincount(place, label) / np.maximum(np.bincount(place), 1)
+    binned = metrics.auc(rate[place], label)
+    return max(value, 1 - value, binned) if np.isfinite(value) else 0.5
+
+
+def looks_ahead(material: Material, data: Dataset, features: FeatureSet, *, seed: int = 0) -> list[Finding]:
+    """Columns whose values change once later events, or profiles without a time, are taken away.
+
+    Args:
+        data: the rows of requests; some of the requests are looked at, one by one.
+    """
+    events = material.events
+    ts = micros(events["ts"])
+    timeless = pc.fill_null(events["timeless"], False).to_numpy(zero_copy_only=False)
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.choice(data.requests, min(data.requests, REQUESTS), replace=False))
+    ahead: dict[str, int] = {}
+    rows = 0
+    for place in chosen:
+        one = data.take(np.array([place]))
+        whole, cut = (_rows(one, features, each) for each in (events, events.filter(pa.array(timeless | (ts < one.t[0])))))
+        rows += one.rows
+        for name, count in differences(whole, cut).items():
+            ahead[name] = ahead.get(name, 0) + count
+    found = [
+        Finding(LEAK, name, f"of {rows:,} rows {count:,} have another value once what came after the request is taken away")
+        for name, count in ahead.items()
+    ]
+    if timeless.any():
+        some = data.take(chosen)
+        untold = differences(_rows(some, features, events), _rows(some, features, events.filter(pa.array(~timeless))))
+        why = "have a value from a profile without a time, which is valid from the beginning: it must be one that was known all along"
+        found += [Finding(LOOK, name, f"of {rows:,} rows {count:,} {why}") for name, count in untold.items() if name not in ahead]
+    return found
+
+
+def _rows(data: Dataset, features: FeatureSet, events: pa.Table) -> Featured:
+    return next(featured(data, features, events, rows_max=max(1, data.rows)))
+
+
+def differences(one: Featured, other: Featured) -> dict[str, int]:
+    """Column → rows that differ in any bit; two missing values are equal."""
+    found = {}
+    for place, name in enumerate(one.rows.numeric_names):
+        a, b = one.rows.numeric[:, place], other.rows.numeric[:, place]
+        found[name] = int(np.count_nonzero(~((a == b) | (np.isnan(a) & np.isnan(b)))))
+    for place, name in enumerate(one.rows.categorical_names):
+        found[name] = int(np.count_nonzero(one.rows.categorical[:, place] != other.rows.categorical[:, place]))
+    return {name: count for name, count in found.items() if count}
+
+
+def repeated(material: Material, borders: Sequence[int]) -> list[Finding]:
+    """Whether the log holds things twice, so that what is judged was learned from: an import that ran again with other times or ids."""
+    seen = material.history.interactions
+    known = np.flatnonzero((seen.person >= 0) & (seen.item >= 0))
+    order = known[np.lexsort((seen.ts[known], seen.item[known], seen.person[known]))]
+    person, item, ts = seen.person[order], seen.item[order], seen.ts[order]
+    again = (person[1:] == person[:-1]) & (item[1:] == item[:-1])
+    lag, at = (ts[1:] - ts[:-1])[again], ts[1:][again]
+    if not len(lag):
+        return []
+    values, counts = np.unique(lag, return_counts=True)
+    most = int(np.argmax(counts))
+    count, after = int(counts[most]), int(values[most])
+    if count < REPEATS_MIN or count < REPEATED * len(lag):
+        return []
+    earlier = at[lag == after] - after
+    across = sum(int(np.count_nonzero((earlier < border) & (earlier + after >= border))) for border in borders)
+    when = "at the very same time" if after == 0 else f"exactly {after / SECOND:,.6g} s later"
+    told = f"{count:,} times somebody did the same with the same item {when}: {count / len(lag):.1%} of all that was done again"
+    more = f"; {across:,} of them lie on both sides of a border between what is learned from and what is judged" if across else ""
+    return [Finding(LEAK if across else LOOK, "the log", told + more)]
+
+
+def of_the_ranking(signals: Mapping[str, Any]) -> list[Finding]:
+    """What `features rank` called out, from its figures."""
+    return [
+        Finding(LEAK, one["name"], f"`features rank` called it too good: {one['why']}")
+        for one in signals.get("signals", ())
+        if one.get("verdict") == "too good: leak?"
+    ]

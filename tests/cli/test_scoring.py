@@ -1,0 +1,41 @@
+"""`tailorbird run score` away from the state: it reads what the workers copied to a Valkey, and waits until that has an event."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.privacy.kit import CLOCK, make_site
+from tests.store.servers import needs_valkey, running
+
+from tailorbird.cli.scoring import Models
+from tailorbird.config import open_project
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.serving.messages import RecommendQuery
+
+pytestmark = needs_valkey
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, beside: bool) -> None:
+    with running(tmp_path / "valkey") as server:
+        site = make_site(tmp_path, canaries=1, others=3, settings=f'\n[store]\nurl = "{server.url}"\nprefix = "shop"\n')
+        (site.root / "scores.py").write_text(
+            'from tailorbird.ranking import NextBest\n\nnext_home = NextBest("home", size=2, on=["click"], every="1m")\n'
+        )
+        project = open_project(site.root)
+        with FeatureWorker(project.routed, project.paths.state, project.features, clock=CLOCK, copies=project.copies()) as worker:
+            while worker.step().rows:
+                pass
+            worker.republish()
+            position = worker.position.p
+        if not beside:
+            shutil.rmtree(project.paths.state)
+        models = Models(project, CLOCK)
+        try:
+            models.look()
+            assert models.reached() == position
+            answer = models.next_best(RecommendQuery(slot="home", user_id="other-user-002"))
+            assert answer.items
+            assert "features" not in answer.degraded
+        finally:
+            models.close()

@@ -1,0 +1,333 @@
+"""The client against real servers that die, break off and refuse: what is sent counts once, and what is asked is answered."""
+
+import asyncio
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.client.servers import Served, serving
+
+from tailorbird.client import AsyncClient, Client, OutboxFullError, RefusedError, UnreachableError
+from tailorbird.client.patience import BUDGET_MAX, RetryBudget, Throttle, backoff_s
+from tailorbird.errors import StorageError, UsageError
+from tailorbird.serving.keys import Keys
+
+WRITE, READ = "write-key-0123456789", "read-key-0123456789"
+NOWHERE = "http://127.0.0.1:1"  # nothing listens there
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Served]:
+    with serving(tmp_path / "stream") as served:
+        yield served
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def click(number: int) -> dict[str, str]:
+    return {"type": "click", "user_id": "u1", "item_id": f"i{number}"}
+
+
+def test_all_questions_are_answered_in_types(server: Served) -> None:
+    with Client(server.url) as client:
+        answer = client.recommend("home", user_id="u1", size=5, context={"device": "phone", "country": "NO"})
+        assert (answer.request_id, answer.items[0].item_id) == ("r1", "i1")
+        assert client.rank("home", ["i1", "i2"], user_id="u1").model == "v0001"
+        assert client.search("rain coat", user_id=None).slot == "search"
+        similar, item = client.similar("i1"), client.item("i1")
+        assert similar is not None
+        assert item is not None
+        assert (similar.items[0].item_id, item.attributes) == ("i1", {"title": "Rain coat"})
+        assert client.similar("no/such item?") is None
+        with pytest.raises(UnreachableError, match=r"503"):  # the question arrived: this server has no churn model
+            client.churn("u1", explain=True)
+        assert client.item("gone") is None
+
+
+@pytest.mark.parametrize(("query", "path"), [({"size": 0}, "size"), ({"sise": 3}, "sise"), ({"context": {"device": 1}}, "device")])
+def test_a_wrong_question_is_told_before_it_is_sent(server: Served, query: dict, path: str) -> None:
+    with Client(server.url) as client, pytest.raises(UsageError, match=path):
+        client.recommend("home", **query)
+    assert server.trouble.requests == 0
+
+
+def test_the_servers_refusal_says_why(server: Served) -> None:
+    with Client(server.url) as client, pytest.raises(RefusedError) as refused:
+        client.recommend("no_such_slot")
+    assert (refused.value.status, refused.value.code, refused.value.path) == (400, "unknown_slot", "$.slot")
+
+
+def test_keys_are_sent_and_a_wrong_one_is_told(tmp_path: Path) -> None:
+    with serving(tmp_path, keys=Keys(write=[WRITE], read=[READ])) as served:
+        with Client(served.url, key=READ) as client:
+            assert client.recommend("home").items
+            with pytest.raises(RefusedError, match="no write scope"):
+                client.send([click(1)])
+        with Client(served.url, key=WRITE) as client:
+            assert client.send([click(1)]).accepted == 1
+
+
+def test_each_event_is_decided_in_order_over_several_bodies(server: Served) -> None:
+    events = [click(number) if number % 3 else {"type": "click", "user_id": "u1"} for number in range(25)]
+    with Client(server.url, batch_max=10) as client:
+        receipts = client.send(events)
+    assert [each.accepted for each in receipts.events] == [number % 3 != 0 for number in range(25)]
+    assert (receipts.accepted, receipts.refused) == (16, 9)
+    assert {each.code for each in receipts.events if not each.accepted} == {"missing"}
+    assert len(server.bodies()) == 3
+
+
+@pytest.mark.parametrize("trouble", ["lost", "busy", "silent"])
+def test_what_is_sent_again_has_the_same_ids(server: Served, trouble: str) -> None:
+    server.trouble.next = [trouble]
+    with Client(server.url, timeout_s=1.5) as client:
+        assert client.send([click(1), click(2)]).accepted == 2
+        assert client.retried == 1
+    events = server.events()
+    assert len(events) == (4 if trouble == "lost" else 2)  # it stands in the log twice, and counts once by its id
+    assert len({event["event_id"] for event in events}) == 2
+
+
+def test_where_nobody_answers_the_caller_is_told_in_time(server: Served) -> None:
+    server.trouble.next = ["silent"] * 9
+    with Client(server.url, timeout_s=0.3) as client:
+        begun = time.monotonic()
+        with pytest.raises(UnreachableError, match="took too long"):
+            client.recommend("home")
+        assert time.monotonic() - begun < 20
+    with Client(NOWHERE, timeout_s=0.5) as client, pytest.raises(UnreachableError, match="2 tries"):
+        client.recommend("home")
+
+
+def test_of_two_servers_the_other_one_answers(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "b", producer="serve-2") as second,
+        serving(tmp_path / "a") as first,
+        Client([first.url, second.url], timeout_s=30) as client,
+    ):
+        assert client.recommend("home").items
+        assert second.trouble.requests == 0
+        first.trouble.next = ["busy"] * 100
+        for _ in range(20):
+            assert client.recommend("home").items
+        assert client.retried == 1  # the one that answers is asked from then on
+        assert second.trouble.requests == 20
+
+
+def test_many_requests_that_fail_at_one_server_at_once_all_go_to_the_other(server: Served) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        dead = f"http://127.0.0.1:{free.getsockname()[1]}"
+
+    async def ask() -> list:
+        async with AsyncClient([dead, server.url], attempts=2, timeout_s=10) as client:
+            return await asyncio.gather(*(client.recommend("home", user_id=f"u{number}") for number in range(8)))
+
+    assert all(answer.items for answer in asyncio.run(ask()))
+
+
+def test_a_busy_server_sends_nobody_to_a_dead_one(server: Served) -> None:
+    with Client([NOWHERE, server.url], attempts=2, timeout_s=30) as client:
+        assert client.recommend("home").items, "the first does not listen, the second answers"
+        server.trouble.next = ["busy"]
+        assert client.recommend("home").items
+        assert client.retried == 2
+
+
+def test_tracked_events_come_in_few_bodies_and_all(server: Served) -> None:
+    with Client(server.url, gather_s=0.05) as client:
+        ids = [client.track("click", user_id="u1", item_id=f"i{number}") for number in range(1_200)]
+        assert client.flush(30)
+        assert client.waiting == 0
+    assert sorted(event["event_id"] for event in server.events()) == sorted(ids)
+    assert len(server.bodies()) < 60
+
+
+def test_many_threads_track_at_once(server: Served) -> None:
+    with Client(server.url, gather_s=0.01) as client:
+        threads = [threading.Thread(target=lambda: [client.track(**click(number)) for number in range(100)]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(server.events()) == 800
+
+
+def test_what_waits_is_sent_though_the_server_took_nothing_for_long(server: Served) -> None:
+    server.trouble.next = ["busy"] * 12
+    with Client(server.url, gather_s=0.01) as client:
+        client.track(**click(1))
+        assert client.flush(120)
+    assert len(server.events()) == 1
+
+
+def test_tracked_events_wait_for_a_server_that_comes_back(tmp_path: Path) -> None:
+    with serving(tmp_path / "stream") as served:
+        url = served.url
+    with Client(url, gather_s=0.01, timeout_s=0.5) as client:
+        ids = [client.track("click", user_id="u1", item_id=f"i{number}") for number in range(50)]
+        assert not client.flush(0.2)
+        assert client.waiting == 50
+        with serving(tmp_path / "stream", port=int(url.rpartition(":")[2])) as served:
+            assert client.flush(60)
+            assert sorted(event["event_id"] for event in served.events()) == sorted(ids)
+
+
+def test_a_full_outbox_says_so_and_keeps_what_is_older() -> None:
+    client = Client(NOWHERE, held_max=3, timeout_s=0.2)
+    for number in range(3):
+        client.track(**click(number))
+    with pytest.raises(OutboxFullError, match="3 events wait"):
+        client.track(**click(4))
+    assert client.close(0.1) == 3  # lost, and told
+    assert client.close() == 0
+
+
+def test_the_spool_outlives_the_process(server: Served, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    client = Client(NOWHERE, spool=spool, timeout_s=0.2)
+    ids = [client.track(**click(number)) for number in range(30)]
+    assert client.close(0.1) == 0
+    assert [path.suffix for path in spool.iterdir()] == [".ndjson"]
+    with Client(server.url, spool=spool, gather_s=0.01) as again:
+        until(lambda: not list(spool.iterdir()))
+        again.track(**click(31))
+    assert len(server.events()) == 31
+    assert set(ids) <= {event["event_id"] for event in server.events()}
+
+
+def test_a_wrong_key_empties_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What another process left in the spool, and what waits, is there when the key is right again."""
+    spool = tmp_path / "spool"
+    Client(NOWHERE, spool=spool, timeout_s=0.2).close(0.1)
+    with serving(tmp_path / "stream", keys=Keys(write=[WRITE], read=[READ])) as served:
+        wrong = Client(served.url, key=READ, gather_s=0.01, spool=spool)
+        ids = [wrong.track(**click(number)) for number in range(20)]
+        assert not wrong.flush(1)
+        assert wrong.waiting == 20
+        assert wrong.close(0.1) == 0
+        assert served.bodies() == []
+        assert caplog.text.count("events wait") == 1
+        with Client(served.url, key=WRITE, gather_s=0.01, spool=spool) as right:
+            until(lambda: right.waiting == 0)
+        assert sorted(event["event_id"] for event in served.events()) == sorted(ids)
+
+
+@pytest.mark.parametrize("trouble", ["foreign", "moved"])
+def test_what_is_no_answer_of_ours_decides_nothing(server: Served, trouble: str) -> None:
+    server.trouble.next = [trouble] * 3
+    with Client(server.url, gather_s=0.01) as client:
+        client.track(**click(1))
+        assert client.flush(60)
+    assert len(server.events()) == 1
+    server.trouble.next = [trouble]
+    with Client(server.url) as client, pytest.raises(RefusedError, match="not as Tailorbird does"):
+        client.send([click(2)])
+
+
+def test_a_body_that_is_too_large_is_halved_and_an_event_that_is_kept_apart(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    with serving(tmp_path / "stream", body_bytes_max=4_000) as served:
+        with Client(served.url, gather_s=0.05, spool=spool) as client:
+            ids = [client.track(**click(number)) for number in range(100)]
+            large = client.track("view", user_id="u1", properties={"text": "x" * 5_000})
+            assert client.flush(60)
+        assert sorted(event["event_id"] for event in served.events()) == sorted(ids)
+    [kept] = (spool / "refused").iterdir()
+    assert large in kept.read_text()
+    with serving(tmp_path / "other", body_bytes_max=1_000) as served, Client(served.url, gather_s=0.01) as client:
+        client.track("view", user_id="u1", properties={"text": "x" * 5_000})
+        assert client.flush(60)
+        assert client.close() == 1  # there was no folder for it
+
+
+def test_the_spool_survives_a_kill(server: Served, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom tailorbird.client import Client\n"
+        f"client = Client({NOWHERE!r}, spool=Path(sys.argv[1]), timeout_s=0.2, gather_s=0.01)\n"
+        "for number in range(500):\n    client.track('click', user_id='u1', item_id=f'i{number}')\n"
+        "time.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(spool)])
+    until(lambda: spool.is_dir() and sum(path.read_bytes().count(b"\n") for path in spool.glob("*.ndjson")) == 500, 60)
+    process.kill()
+    process.wait()
+    with Client(server.url, spool=spool, gather_s=0.01) as client:
+        until(lambda: client.waiting == 0)
+    assert len({event["event_id"] for event in server.events()}) == 500
+
+
+def test_a_spool_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be made"):
+        Client(NOWHERE, spool=tmp_path / "file" / "spool")
+
+
+def test_a_loop_of_ones_own(server: Served) -> None:
+    async def run() -> list[str]:
+        async with AsyncClient(server.url) as client:
+            client.track("view", user_id="u1", properties={"dwell_ms": 10})
+            answers = await asyncio.gather(*(client.recommend("home", user_id=f"u{number}") for number in range(20)))
+            assert (await client.send([click(1)])).accepted == 1
+            return [answer.request_id for answer in answers]
+
+    assert asyncio.run(run()) == ["r1"] * 20
+    assert len(server.events()) == 2
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8642", "ftp://x"])
+def test_an_address_that_is_none(url: str) -> None:
+    with pytest.raises(UsageError, match="address of a server"):
+        Client(url)
+
+
+def test_what_is_no_json_is_told(server: Served) -> None:
+    with Client(server.url) as client, pytest.raises(UsageError, match="cannot be written as JSON"):
+        client.track("click", user_id="u1", properties={"x": object()})
+
+
+@given(st.lists(st.booleans(), max_size=400))
+def test_retries_are_at_most_a_tenth_and_ten(wants: list[bool]) -> None:
+    budget, spent = RetryBudget(), 0
+    for number, want in enumerate(wants, 1):
+        budget.earn()
+        spent += want and budget.spend()
+        assert spent <= BUDGET_MAX + number / 10
+
+
+def test_a_server_that_takes_nothing_is_asked_less_and_less() -> None:
+    throttle, asked = Throttle(random.Random(1)), 0
+    for number in range(1_000):
+        if throttle.admits(number * 0.01):
+            asked += 1
+            throttle.note(False, number * 0.01)
+    assert asked < 30
+    assert throttle.admits(1_000.0)  # two minutes later all is forgotten
+
+
+def test_a_server_that_takes_half_is_asked_without_bound() -> None:
+    throttle = Throttle(random.Random(1))
+    for number in range(1_000):
+        assert throttle.admits(number * 0.01)
+        throttle.note(number % 2 == 0, number * 0.01)
+
+
+def test_waits_double_and_differ() -> None:
+    draw = random.Random(1)
+    waits = [backoff_s(attempt, draw) for attempt in range(1, 30)]
+    assert all(0.025 * 2 ** min(number, 9) <= wait * 1.2 for number, wait in enumerate(waits[:9]))
+    assert max(waits) <= 30
+    assert len(set(waits)) == len(waits)

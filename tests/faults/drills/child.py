@@ -1,0 +1,64 @@
+"""A serve process of a drill: python -m tests.faults.drills.child '{"data": …}'. It loads no more than one of a project does."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from tests.serving import shop_plan
+
+from tailorbird.events import RoutePlan
+from tailorbird.serving.server import ServeOptions, run
+from tailorbird.store.hedge import Hedge
+from tailorbird.store.valkey import CopiesAt
+from tailorbird.stream import Stream
+
+
+@dataclass
+class Part:
+    """Where a serve process finds its parts.
+
+    Attributes:
+        valkey: to read features from; "" reads the state's own folder.
+        kafka: brokers to write to, `host:port`; "" writes files.
+        port: 0 for any.
+        cpu: the only one that it may use; None for all.
+    """
+
+    data: str
+    valkey: str = ""
+    kafka: str = ""
+    port: int = 0
+    cpu: int | None = None
+
+
+def stream_of(data: Path, kafka: str) -> Stream:
+    """Where servers write."""
+    if not kafka:
+        return data / "stream"
+    from tests.stream.brokers import OPTIONS
+
+    from tailorbird.stream.kafka import Cluster
+    from tailorbird.stream.kafka.logs import KafkaStream
+
+    return KafkaStream(Cluster(kafka, "drill", options=OPTIONS, timeout_s=3), data / "stream")
+
+
+def main() -> None:
+    part = msgspec.convert(json.loads(sys.argv[1]), Part)
+    if part.cpu is not None:
+        os.sched_setaffinity(0, {part.cpu})
+    data = Path(part.data)
+    copies = CopiesAt(part.valkey, "drill", hedge=Hedge()) if part.valkey else None
+    options = ServeOptions(
+        stream=stream_of(data, part.kafka), routed=data / "routed.db", state=data / "state", registry=data / "registry",
+        run=data / "run", features=shop_plan.feature_set(), slots=shop_plan.slots(), plan=RoutePlan(),
+        port=part.port, port_asked=bool(part.port), copies=copies,
+    )  # fmt: skip
+    run(options)
+
+
+if __name__ == "__main__":
+    main()

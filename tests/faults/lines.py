@@ -1,0 +1,114 @@
+"""A line to a server that can be cut, or fall silent: what a broken network looks like from both ends.
+
+open      bytes go through
+silent    connections stand and are taken, and nothing comes through; once the line is open again it does, as TCP sends again
+cut       connections are reset, and so is each new one
+"""
+
+import selectors
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closed at once, with a reset
+
+
+class Line:
+    """Forwards each connection to `port` of its own to `target`, a port of this machine, while it is open."""
+
+    def __init__(self, target: int = 0, *, port: int = 0) -> None:
+        self.target = target
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=256)
+        self.port: int = self._listener.getsockname()[1]
+        self.refused = 0
+        self.held = 0
+        self._speaks, self._cut = threading.Event(), threading.Event()
+        self._speaks.set()
+        self._ends: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def open(self) -> None:
+        self._cut.clear()
+        self._speaks.set()
+
+    def silence(self) -> None:
+        self._speaks.clear()
+
+    def cut(self) -> None:
+        self._cut.set()
+        with self._lock:
+            ends, self._ends = self._ends, set()
+        for end in ends:
+            _reset(end)
+        self._speaks.set()  # those that were held find their connection reset
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        if self._cut.is_set():
+            self.refused += 1
+            _reset(near)
+            return
+        self._wait()
+        try:
+            far = socket.create_connection(("127.0.0.1", self.target), 10)
+        except OSError:
+            _reset(near)
+            return
+        with self._lock:
+            self._ends |= {near, far}
+        with suppress(OSError, ValueError), selectors.DefaultSelector() as ready:
+            ready.register(near, selectors.EVENT_READ, far)
+            ready.register(far, selectors.EVENT_READ, near)
+            while True:
+                for key, _ in ready.select():
+                    data = key.fileobj.recv(1 << 16)  # type: ignore[union-attr]
+                    if not data:
+                        return self._end(near, far)
+                    self._wait()
+                    key.data.sendall(data)
+        self._end(near, far)
+
+    def _wait(self) -> None:
+        if not self._speaks.is_set():
+            self.held += 1
+            self._speaks.wait()
+
+    def _end(self, *ends: socket.socket) -> None:
+        with self._lock:
+            self._ends -= set(ends)
+        for end in ends:
+            with suppress(OSError):
+                end.close()
+
+
+def _reset(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        end.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError):
+        end.close()
+
+
+@contextmanager
+def line(target: int = 0, *, port: int = 0) -> Iterator[Line]:
+    made = Line(target, port=port)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,341 @@
+"""`lake repair` after damage of every kind in every kind of file: seen by `lake verify`, and mended exactly, or refused with what is lost.
+
+A real site: bodies through the door, routed, loaded, with answers, files that were put together and checkpoints. `kept`: the logs still
+have their rows. `pruned`: they do not, so that the archive is all there is of what came in.
+"""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tests.faults.chaos.site import CLOCK, Site, make_site, submit
+
+from tailorbird.cli.lake_repair import _router
+from tailorbird.cli.roles import Roles
+from tailorbird.config import open_project
+from tailorbird.config.schemas import released
+from tailorbird.errors import DamageError, LockedError, TailorbirdError
+from tailorbird.lake import Lake, LakeRole, delta, verify
+from tailorbird.lake.idle import prune_idle
+from tailorbird.lake.ledger import Ledger
+from tailorbird.lake.repair import Repairer
+from tailorbird.lake.repair.logs import log_fault
+from tailorbird.lake.tables import TABLES
+from tailorbird.router import Router
+
+TRIALS = int(os.environ.get("REPAIR_TRIALS", "1"))  # damaged places of each kind of file and damage
+KINDS = {
+    "ledger": "data/lake/ledger.jsonl",
+    "manifest": "data/lake/archive/manifest.jsonl",
+    "positions": "data/lake/positions.json",
+    "archive": "data/lake/archive/*/*.zst",
+    "events": "data/lake/events/day=*/*.parquet",
+    "quarantine": "data/lake/quarantine/*.parquet",
+    "duplicates": "data/lake/duplicates/*.parquet",
+    "users": "data/lake/users/*.parquet",
+    "items": "data/lake/items/*.parquet",
+    "answers": "data/lake/answers/*.parquet",
+    "commits": "data/lake/commits/*.parquet",
+    "commit file": "data/lake/*/_delta_log/*.json",
+    "checkpoint": "data/lake/*/_delta_log/*.checkpoint.parquet",
+    "raw log": "data/stream/raw-*.db",
+    "answers log": "data/stream/answers-*.db",
+    "routed log": "data/stream/routed.db",
+}
+# What there is no second copy of, so that only a single flipped bit can be taken back: by logs that still have the rows, and without.
+ALONE = {
+    "kept": {"ledger", "manifest", "routed log"},
+    "pruned": {"ledger", "manifest", "routed log", "archive", "answers"},
+}
+
+
+@pytest.fixture(scope="module", params=["kept", "pruned"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("base") / "site"
+    site = make_site(folder, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delta, "CHECKPOINT_EVERY", 3)
+        for first in range(0, 24, 4):
+            _send(site, first, first + 4)
+        project = site.project
+        with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
+            role.upkeep(everything=True)
+            role.upkeep(everything=True)
+        _send(site, 24, 28)
+        if request.param == "pruned":
+            with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
+                role.vacuum(keep_us=0)
+                role.publish()
+            with Router(project.stream, project.plan, clock=CLOCK) as router:
+                assert router.prune(released(project))
+            prune_idle(project.paths.stream, project.paths.lake, CLOCK, idle_us=0)
+    assert verify(project.paths.lake, deep=True).clean
+    return request.param, folder
+
+
+def _send(site: Site, first: int, end: int) -> None:
+    with site.door() as door:
+        for number in range(first, end):
+            assert submit(door, 3, number)["acked"]
+        profile = {"event_id": f"p{first}", "type": "item", "item_id": f"i{first}", "properties": {"category": "c", "price": 5.0}}
+        person = {"event_id": f"q{first}", "type": "user", "user_id": f"u{first}", "properties": {"plan": "gold"}}
+        assert all(each.accepted for each in door.submit(json.dumps([profile, person]).encode()))
+    with Roles(site.project, CLOCK) as roles:
+        roles.drain()
+
+
+def _repairer(project) -> Repairer:
+    return Repairer(project.stream, project.paths.lake, clock=CLOCK, route_again=partial(_router, project))
+
+
+def _content(project) -> dict[str, list]:
+    """All rows of all tables but the ledger's mirror, to which a repair may add."""
+    lake = Lake(project.paths.lake)
+    return {name: sorted(map(repr, lake.table(name).to_pylist())) for name in TABLES if name != "commits"}
+
+
+def _flip(path: Path, rng: random.Random) -> str:
+    data = bytearray(path.read_bytes())
+    at, bit = rng.randrange(len(data)), rng.randrange(8)
+    data[at] ^= 1 << bit
+    path.write_bytes(bytes(data))
+    return f"bit {bit} of byte {at}"
+
+
+def _lose(path: Path, rng: random.Random) -> str:
+    path.unlink()
+    return "deleted"
+
+
+def _halve(path: Path, rng: random.Random) -> str:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return "cut in half"
+
+
+def _damage(base: Path, folder: Path, kind: str, how, trial: int) -> tuple[Site, Path, str]:
+    shutil.copytree(base, folder)
+    rng = random.Random(f"{kind}/{how.__name__}/{trial}")
+    found = sorted((folder / "shop").glob(KINDS[kind]))
+    if kind in TABLES:  # of its files those that are part of it now
+        lake = folder / "shop" / "data" / "lake"
+        found = [lake / kind / path for path in sorted(Ledger(lake / "ledger.jsonl").files(kind))]
+    path = rng.choice(found)
+    what = how(path, rng)
+    return Site(folder), path, f"{path.relative_to(folder)}: {what}"
+
+
+def _seen(project, path: Path) -> bool:
+    """Whether the damage shows: in the lake to `lake verify`; in a log to whoever reads it."""
+    try:
+        if not verify(project.paths.lake).clean:
+            return True
+    except TailorbirdError:
+        return True
+    return path.suffix == ".db" and path.exists() and log_fault(path) is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flipped_bit_is_seen_and_mended_exactly_or_refused_with_what_is_lost(base, kind: str, tmp_path: Path) -> None:
+    logs, whole = base
+    before = _content(Site(whole).project)
+    for trial in range(TRIALS):
+        site, path, what = _damage(whole, tmp_path / str(trial), kind, _flip, trial)
+        project = site.project
+        repairer = _repairer(project)
+        seen, plan = _seen(project, path), repairer.plan()
+        if not seen:  # a page of SQLite's that nothing is in, or spaces between the numbers of a JSON file
+            assert kind in ("raw log", "answers log", "routed log", "positions"), what
+            assert not plan.mends, what
+            assert not plan.beyond, what
+            continue
+        assert plan.mends or plan.beyond, what
+        assert _seen(project, path), "a plan changes nothing"
+        done = repairer.run()
+        if done.beyond:
+            assert kind in ALONE[logs] | {"events", "quarantine", "duplicates"} | {"raw log", "answers log"}, f"{what}: {done.beyond}"
+            assert all(one.lost for one in done.beyond)
+            continue
+        assert verify(project.paths.lake).clean, what
+        assert not _seen(project, path), what
+        assert _content(project) == before, what
+        assert not repairer.plan().mends, "mended once and for all"
+
+
+LOST = (
+    ("manifest", _halve),
+    ("positions", _halve),
+    ("positions", _lose),
+    ("archive", _lose),
+    ("events", _halve),
+    ("events", _lose),
+    ("quarantine", _lose),
+    ("duplicates", _halve),
+    ("users", _lose),
+    ("answers", _lose),
+    ("commits", _halve),
+    ("commit file", _lose),
+    ("commit file", _halve),
+    ("checkpoint", _halve),
+)
+
+
+@pytest.mark.parametrize(("kind", "how"), LOST)
+def test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy(base, kind: str, how, tmp_path: Path) -> None:
+    logs, whole = base
+    before = _content(Site(whole).project)
+    site, path, what = _damage(whole, tmp_path / "site", kind, how, 0)
+    project = site.project
+    assert _seen(project, path), what
+    repairer = _repairer(project)
+    done = repairer.run()
+    if kind in ALONE[logs]:
+        assert done.beyond, what
+        assert all(one.lost for one in done.beyond), what
+        return
+    assert not done.beyond, f"{what}: {done.beyond}"
+    assert done.mends, what
+    assert verify(project.paths.lake).clean, what
+    assert _content(project) == before, what
+
+
+def _moved(project, position: int) -> None:
+    """Say that the table `events` has the routed log up to there, as a file that an older release wrote, without a checksum."""
+    path = project.paths.lake / "positions.json"
+    found = json.loads(path.read_bytes())
+    del found["checksum"]
+    found["tables"]["events"]["routed"] = position
+    path.write_text(json.dumps(found))
+
+
+def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
+    _, whole = base
+    for checksum in (True, False):
+        shutil.copytree(whole, folder := tmp_path / str(checksum))
+        site = Site(folder)
+        project, path = site.project, site.project.paths.lake / "positions.json"
+        if checksum:
+            text = path.read_bytes()
+            at = text.index(b'"routed": ', text.index(b'"events"')) + len(b'"routed": ')
+            path.write_bytes(text[:at] + bytes((text[at] ^ 4,)) + text[at + 1 :])
+        else:
+            _moved(project, 7200)
+        with site.door() as door:
+            assert submit(door, 4, 0)["acked"]
+        with pytest.raises(DamageError, match=r"lake repair|passed over"), Roles(project, CLOCK) as roles:
+            roles.drain()
+        assert not verify(project.paths.lake, stream=project.stream).clean
+        assert [mend.where for mend in _repairer(project).run().mends] == [str(path)]
+        with Roles(project, CLOCK) as roles:
+            roles.drain()
+        report = verify(project.paths.lake, stream=project.stream, deep=True)
+        assert report.clean, report
+
+
+def test_rows_that_were_passed_over_come_back(base, tmp_path: Path) -> None:
+    """As a lake of an older release has them, whose positions a flipped bit had moved while the log was behind."""
+    logs, whole = base
+    shutil.copytree(whole, tmp_path / "site")
+    site = Site(tmp_path / "site")
+    project = site.project
+    with site.door() as door, Router(project.stream, project.plan, clock=CLOCK) as router:
+        for number in range(3):
+            assert submit(door, 4, number)["acked"]
+        item = {"event_id": "p-over", "type": "item", "item_id": "i-over", "properties": {"category": "c", "price": 5.0}}
+        assert all(each.accepted for each in door.submit(json.dumps([item]).encode()))
+        while router.step().rows:
+            pass
+        _moved(project, router.end())
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    shutil.copytree(tmp_path / "site", tmp_path / "as-it-was")
+    lost = verify(project.paths.lake, stream=project.stream)
+    assert any("in no table" in fault.what for fault in lost.faults), lost
+    if logs == "pruned":
+        with LakeRole(project.stream, project.paths.lake, clock=CLOCK) as role:
+            role.publish()
+        with Router(project.stream, project.plan, clock=CLOCK) as router:
+            assert router.prune(released(project))
+    plan = _repairer(project).plan()
+    assert not plan.beyond, plan.beyond
+    assert ["routed log" in mend.source for mend in plan.mends] == [logs == "kept"] * len(plan.mends) != []
+    assert _repairer(project).run().beyond == []
+    report = verify(project.paths.lake, stream=project.stream, deep=True)
+    assert report.clean, report
+    events = Lake(project.paths.lake).table("events", ["p"])["p"].to_pylist()
+    assert len(set(events)) == len(events)
+    assert "i-over" in Lake(project.paths.lake).table("items", ["id"])["id"].to_pylist()
+    assert not _repairer(project).plan().mends
+
+
+def test_a_raw_log_is_made_anew_of_archive_and_what_is_whole_in_it_and_everything_goes_on(base, tmp_path: Path) -> None:
+    _, whole = base
+    shutil.copytree(whole, tmp_path / "site")
+    site = Site(tmp_path / "site")
+    with site.door() as door:
+        waiting = [submit(door, 3, number) for number in range(28, 31)]  # neither archived nor routed
+    path = next((tmp_path / "site/shop/data/stream").glob("raw-*.db"))
+    before = _content(site.project)
+    data = path.read_bytes()
+    at = data.index(b'"t3-28-0"')
+    path.write_bytes(data[:at] + b"X" + data[at + 1 :])
+    refused = _repairer(site.project).run()
+    assert [Path(one.where) for one in refused.beyond] == [path]
+    assert "acknowledged and are nowhere else" in refused.beyond[0].lost
+    assert path.read_bytes() != data, "what cannot be mended is left as it is"
+    path.write_bytes(data)
+    at = data.find(b'"t3-25-0"')
+    if at >= 0:  # what the archive has too
+        path.write_bytes(data[:at] + b"X" + data[at + 1 :])
+        done = _repairer(site.project).run()
+        assert [Path(one.where) for one in done.mends] == [path]
+        assert not done.beyond
+    with Roles(site.project, CLOCK) as roles:
+        roles.drain()
+    found = {row["event_id"] for row in Lake(site.project.paths.lake).events(["event_id"]).to_pylist()}
+    assert {each for body in waiting for each in body["acked"]} <= found
+    assert len(found) > len(before["events"])
+    assert verify(site.project.paths.lake).clean
+
+
+def test_a_repair_must_be_alone(base, tmp_path: Path) -> None:
+    _, whole = base
+    site, _, _ = _damage(whole, tmp_path / "site", "commit file", _flip, 0)
+    project = open_project(site.folder / "shop")
+    lake = project.paths.lake
+    from tailorbird.lake.lease import hold
+
+    lock = hold(lake / "ledger.jsonl", CLOCK)
+    try:
+        with pytest.raises(LockedError):
+            _repairer(project).run()
+        assert _repairer(project).plan().mends, "looking needs no lock"
+    finally:
+        lock.release()
+
+
+def test_the_command_says_what_it_would_do_and_does_it_when_told(base, tmp_path: Path) -> None:
+    logs, whole = base
+    if logs == "pruned":
+        pytest.skip("once is enough")
+    site, _, _ = _damage(whole, tmp_path / "site", "users", _lose, 0)
+    command = [sys.executable, "-m", "tailorbird", "-C", str(site.folder / "shop"), "lake", "repair", "--json"]
+
+    def run(*more: str) -> tuple[int, dict]:
+        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=120, check=False)
+        assert "Traceback" not in done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    status, told = run()
+    assert (status, told["done"], told["beyond"]) == (1, False, [])
+    assert [one["what"] for one in told["mends"]] == ["is missing"]
+    assert not verify(site.project.paths.lake).clean
+    status, told = run("--yes")
+    assert (status, told["done"], told["clean"]) == (0, True, True)
+    assert verify(site.project.paths.lake).clean
+    assert run() == (0, {"done": False, "mends": [], "beyond": [], "clean": True})

@@ -1,0 +1,84 @@
+"""Weights of the last training under new ids: known ids keep their rows, new ones begin as the unknown, gone ones are dropped."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
+
+from tests.models.deep import LAYOUT, world  # noqa: E402
+
+from tailorbird.errors import DamageError, UsageError  # noqa: E402
+from tailorbird.models.architectures import fit_net  # noqa: E402
+from tailorbird.models.deep.checkpoint import weights  # noqa: E402
+from tailorbird.models.deep.layout import Layout  # noqa: E402
+from tailorbird.models.deep.warm import Warm, begin, load_warm, save_warm  # noqa: E402
+
+SMALL = {"hidden": [16, 8], "epochs": 1, "threads": 1}
+PLACE = 4  # of the column of codes
+OLD = np.arange(100, 148, dtype=np.uint64)  # 48 ids behind missing and unknown
+ITEMS = np.arange(500, 530, dtype=np.uint64)  # 30 of 40 codes; 8 are buckets
+
+
+def state(layout: Layout = LAYOUT, until: int = 1) -> Warm:
+    model = fit_net("mmoe", SMALL, layout, world(2_000), world(500, seed=1)).deep
+    return Warm("mmoe", model.parameters, model.heads, model.layout, {PLACE: OLD, 8: ITEMS}, weights(model.net), until)
+
+
+def test_rows_follow_their_ids(tmp_path: Path) -> None:
+    save_warm(tmp_path, state())
+    warm = load_warm(tmp_path)
+    assert warm is not None
+    now = np.array([147, 100, 9_000], np.uint64)
+    layout = replace(LAYOUT, codes={PLACE: 2 + len(now)})
+    begun = begin(warm, layout, {PLACE: now, 8: ITEMS[::-1]}, ("click", "buy"))
+    assert (begun.new, begun.gone) == (1, 46)
+    old, new = (each["parts.0.fields.codes.0.weight"] for each in (warm.weights, begun.weights))
+    np.testing.assert_array_equal(new, old[[0, 1, 2 + 47, 2, 1]])
+    old, new = (each["parts.0.fields.items.weight"] for each in (warm.weights, begun.weights))
+    np.testing.assert_array_equal(new[2:32], old[2:32][::-1])
+    np.testing.assert_array_equal(new[32:], old[32:])
+    model = fit_net("mmoe", {**SMALL, "rate": 1e-9}, begun.layout, world(500), world(100), begin=begun.weights)
+    np.testing.assert_allclose(weights(model.deep.net)["parts.0.fields.codes.0.weight"], new_codes(begun), atol=1e-5)
+
+
+def new_codes(begun) -> np.ndarray:
+    return begun.weights["parts.0.fields.codes.0.weight"]
+
+
+def test_it_begins_where_the_last_one_ended() -> None:
+    """One epoch from warm weights is better than one from scratch."""
+    rows, later = world(6_000, seed=5), world(3_000, seed=6)
+    first = fit_net("dcn", {**SMALL, "epochs": 4, "rate": 3e-3}, LAYOUT, world(10_000), later).deep
+    warm = Warm("dcn", first.parameters, first.heads, first.layout, {PLACE: OLD, 8: ITEMS}, weights(first.net), 1)
+    begun = begin(warm, LAYOUT, {PLACE: OLD, 8: ITEMS}, first.heads)
+    ours = fit_net("dcn", {**SMALL, "rate": 3e-3}, begun.layout, rows, later, begin=begun.weights)
+    scratch = fit_net("dcn", {**SMALL, "rate": 3e-3}, LAYOUT, rows, later)
+    assert ours.curve["validation"][0] < scratch.curve["validation"][0] - 0.01
+
+
+def test_only_the_newest_states_are_kept_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+    warm = state()
+    for until in (5, 1, 4, 2, 3):
+        save_warm(tmp_path, replace(warm, trained_until=until), keep=3)
+    assert sorted(int(path.stem) for path in tmp_path.iterdir()) == [3, 4, 5]
+    newest = load_warm(tmp_path)
+    assert newest is not None
+    assert newest.trained_until == 5
+    (tmp_path / f"{5:020}.npz").write_bytes(b"PK cut")
+    with pytest.raises(DamageError, match="train without --incremental"):
+        load_warm(tmp_path)
+    assert load_warm(tmp_path / "nothing") is None
+
+
+def test_other_columns_or_heads_are_refused() -> None:
+    warm = state()
+    keys = {PLACE: OLD, 8: ITEMS}
+    with pytest.raises(UsageError, match="the columns have changed"):
+        begin(warm, replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])), keys, warm.heads)
+    with pytest.raises(UsageError, match="the heads have changed"):
+        begin(warm, LAYOUT, keys, ("click",))
+    with pytest.raises(UsageError, match="other buckets"):
+        begin(warm, LAYOUT, {PLACE: OLD, 8: ITEMS[:20]}, warm.heads)

@@ -1,0 +1,98 @@
+"""What becomes of a canary, by the answers and clicks of its time."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tailorbird.events.schema import TIME
+from tailorbird.experiments.statistics import Moments
+from tailorbird.monitoring.canary import ANSWERS, EVENTS, GUARD_RAILS, SHARES, Figures, figures, judge
+
+NOW = 1_800_000_000_000_000
+
+
+def version(name: str, *, answers: int = 4_000, failed: int = 0, not_finite: int = 0, latency: float = 5.0, ctr: float = 0.1) -> Figures:
+    draw = np.random.default_rng(len(name))
+    seen = np.full(answers // 2, 20.0)
+    return Figures(name, answers, failed, not_finite, latency, Moments.of(draw.binomial(20, ctr, seen.size).astype(float), seen))
+
+
+CHAMPION = version("v1")
+
+
+def test_one_that_is_as_good_goes_on_step_by_step_to_everybody():
+    share, taken = SHARES[0], []
+    while share < 1:
+        verdict = judge(version("v0002", answers=40_000), version("v1", answers=40_000), share)
+        taken.append(verdict.action)
+        share = verdict.share
+    assert taken == ["advance", "advance", "advance", "promote"]
+
+
+@pytest.mark.parametrize(
+    ("canary", "says"),
+    [
+        (version("v0002", answers=1, not_finite=1), "no finite number"),
+        (version("v0002", failed=200), "failed 200 of 4,000 answers"),
+        (version("v0002", latency=9.0), "9.0 ms"),
+        (version("v0002", ctr=0.05), "clicks per item seen"),
+    ],
+)
+def test_one_that_is_worse_is_ended_and_the_reason_told(canary, says):
+    verdict = judge(canary, CHAMPION, 0.05)
+    assert (verdict.action, verdict.share) == ("end", 0.0)
+    assert says in verdict.reason
+
+
+def test_what_is_not_known_yet_is_waited_for():
+    assert judge(version("v0002", answers=GUARD_RAILS.answers_min - 1), CHAMPION, 0.05).action == "wait"
+    few = replace(version("v0002"), clicks=Moments.of([1.0, 0.0], [20.0, 20.0]))
+    assert judge(few, CHAMPION, 0.05).action == "wait"
+    slow_but_few = version("v0002", failed=3)
+    assert judge(slow_but_few, CHAMPION, 0.05).action != "end", "three of 4,000 may be chance"
+
+
+def test_a_canary_as_good_as_the_champion_is_rarely_ended_however_often_one_looks():
+    draw, ended = np.random.default_rng(1), 0
+    for _ in range(100):
+        clicks = [draw.binomial(10, 0.1, 6_000).astype(float) for _ in range(2)]
+        for users in range(300, 6_000, 300):
+            told = judge(*(version_of(name, x[:users]) for name, x in zip(("v0002", "v0001"), clicks, strict=True)), 0.5)
+            if told.action == "end":
+                ended += 1
+                break
+    assert ended <= 5, "five of 100 at a level of 95 %, at most"
+
+
+def version_of(name: str, clicks: np.ndarray) -> Figures:
+    return Figures(name, 10_000, 0, 0, 5.0, Moments.of(clicks, np.full(clicks.size, 10.0)))
+
+
+def test_figures_are_of_the_answers_that_were_its_to_give():
+    answers = pa.table(
+        {
+            "request_id": ["r1", "r2", "r3"], "slot": ["home"] * 3,
+            "model": ["v0002", "v0001", "v0001"], "asked": ["v0002", "v0002", "v0001"],
+            "failure": [None, "not_finite", None], "latency_us": [4_000, 6_000, 5_000],
+        }
+    ).select(ANSWERS)  # fmt: skip
+    rows = [
+        {"type": "answer", "request_id": "r1", "person": "u1", "items": ["i1", "i2"], "model": "v0002"},
+        {"type": "impression", "request_id": "r1", "person": "u1", "items": ["i1", "i2"], "model": "v0002"},
+        {"type": "click", "request_id": "r1", "person": "u1", "item_id": "i1", "model": "v0002", "position": 1},
+        {"type": "answer", "request_id": "r3", "person": "u3", "items": ["i1"], "model": "v0001"},
+        {"type": "impression", "request_id": "r3", "person": "u3", "items": ["i1"], "model": "v0001"},
+    ]
+    whole = {"ts": NOW, "slot": "home", "agent": "person", "experiment": None, "arm": "model", "position": None, "item_id": None}
+    events = pa.Table.from_pylist([dict.fromkeys(EVENTS) | whole | {"ts": NOW + n} | row for n, row in enumerate(rows)])
+    events = events.set_column(events.schema.get_field_index("ts"), "ts", events["ts"].cast(pa.int64()).cast(TIME))
+    for name in ("experiment", "item_id"):
+        events = events.set_column(events.schema.get_field_index(name), name, events[name].cast(pa.string()))
+    known = {"denominators": {"home": "impression"}, "attribution": {"home": 1_800_000_000}}
+    canary, champion = (figures(events, answers, name, **known) for name in ("v0002", "v0001"))
+    assert (canary.answers, canary.failed, canary.not_finite) == (2, 1, 1)
+    assert (canary.clicks.x, canary.clicks.y) == (1.0, 2.0)
+    assert (champion.answers, champion.failed, champion.clicks.y) == (1, 0, 1.0)
+    assert champion.latency_ms_p95 == 5.0

@@ -1,0 +1,54 @@
+"""What answers of others logged stays comparable with the lake after an erasure, or is said not to be."""
+
+from pathlib import Path
+
+from tests.cli.kit import must
+from tests.privacy.kit import CLOCK
+from tests.privacy.test_people import click, sent
+
+from tailorbird.cli.inprocess import InProcess
+from tailorbird.cli.roles import Roles
+from tailorbird.features.recompute import parity
+from tailorbird.lake import Lake
+from tailorbird.privacy import erase
+from tailorbird.serving.door import Door
+from tailorbird.serving.messages import RecommendQuery
+
+ID = "canary.ann@example.com"
+
+
+def test_answers_with_an_item_whose_category_is_erased_are_left_out_of_the_comparison(tmp_path: Path) -> None:
+    items = [
+        {
+            "event_id": f"p{n}",
+            "type": "item",
+            "item_id": f"i{n}",
+            "properties": {"category": ID if n == 4 else "c", "price": 1.0, "stock": 9},
+        }
+        for n in range(1, 7)
+    ]
+    clicks = [click(f"c{n}", f"other-{n % 3}") | {"item_id": f"i{1 + n % 6}"} for n in range(12)]
+    project = sent(tmp_path, [*items, *clicks, click("e1", ID)])
+    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+        parts = InProcess(project, CLOCK, door=door, seed=1)
+        for n in range(3):
+            parts.pipeline.answer(RecommendQuery(slot="home", user_id=f"other-{n}"))
+        parts.close()
+        door.close()
+        roles.drain()
+    lake = Lake(project.paths.lake)
+    before = parity(project.features, lake.table("events"), lake.table("answers"))
+    assert (before.answers, before.unequal) == (3, 0), before.examples
+    assert any("i4" in shown for shown in lake.table("answers")["items"].to_pylist())
+    done = erase(project, [ID], CLOCK)
+    assert done.clean, done.searched.found
+    lake = Lake(project.paths.lake)
+    answers = lake.table("answers")
+    after = parity(project.features, lake.table("events"), answers)
+    assert after.unequal == 0, after.examples
+    assert parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal > 0, "what is said is needed"
+    columns = (answers[name].to_pylist() for name in ("items", "degraded"))
+    told = [("i4" in shown, "erased" in (degraded or ())) for shown, degraded in zip(*columns, strict=True)]
+    assert all(shown == said for shown, said in told)
+    assert after.answers + after.skipped == 3
+    must("-C", project.root, "features", "verify")

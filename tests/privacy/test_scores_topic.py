@@ -1,0 +1,74 @@
+"""Erasing people whose scores lie in a topic: nothing of them is left there, the role goes on, and consumers miss nothing after it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.privacy.kit import CANARY, CLOCK, Site, in_topics, present
+from tests.privacy.test_topics import in_topics_of, left
+from tests.serving.scored import ByRule
+from tests.stream.brokers import needs_kafka
+
+from tailorbird.cli.roles import Roles
+from tailorbird.config import Project
+from tailorbird.events import HOUR
+from tailorbird.privacy import erase
+from tailorbird.ranking import NextBest
+from tailorbird.serving.door import Door
+from tailorbird.serving.score_log import ScoreFeed, scores_address
+from tailorbird.serving.scoring import ScoreRole
+
+pytestmark = needs_kafka
+DECLARED = [NextBest("home", size=2, on=["click", "purchase"], every="1s")]
+
+
+@pytest.fixture(params=[1, 3])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    with in_topics_of(tmp_path, request.param, canaries=2, others=4) as made:
+        yield made
+
+
+def scored(project: Project, people: list[str], named: str, *, begun: bool) -> int:
+    """Let people click, and score them; behind which position the log is then."""
+    with ScoreRole(project.routed, scores_address(project.stream), DECLARED, ByRule(), CLOCK, keep_us=24 * HOUR) as role:
+        if not begun:
+            role.step()  # begins where the routed log ends
+        with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door, Roles(project, CLOCK) as roles:
+            events = [{**event, "event_id": f"{event['event_id']}-{named}"} for user in people for event in present(user)]
+            assert all(told.accepted for told in door.submit(json.dumps(events).encode()))
+            roles.drain()
+        end = 0
+        while (report := role.step()).rows:
+            end = report.end
+        return end
+
+
+def people_in(project: Project, start: int = 0) -> set[str]:
+    feed = ScoreFeed(scores_address(project.stream))
+    found = {score.person for some in feed.all_from(start) for score in some.scores}
+    feed.close()
+    return found
+
+
+def canaries_in(project: Project) -> int:
+    return sum(CANARY in data for name, data in in_topics(project) if ".scores" in name)
+
+
+def test_no_score_of_them_is_left_in_its_topic_and_the_role_goes_on(site: Site) -> None:
+    project = site.project
+    other = "other-user-003"
+    end = scored(project, [*site.users, other], "before", begun=False)
+    assert people_in(project) == {*site.users, other}
+    assert canaries_in(project) > 0
+
+    done = erase(project, site.users, CLOCK)
+
+    assert done.clean, done.searched.found
+    assert canaries_in(project) == 0
+    assert left(site) == []
+    assert people_in(project) == set(), "the whole log is emptied: a consumer reads to its end before"
+
+    after = scored(project, [other], "after", begun=True)
+    assert after > end, "positions go on"
+    assert people_in(project, end) == {other}, "a consumer that was at the end goes on there, and misses nothing"

@@ -1,0 +1,79 @@
+"""The search finds an id in whatever form a program wrote it down, in names of files too; and says nothing of it in the receipt."""
+
+import base64
+import gzip
+import json
+import re
+import unicodedata
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+from tests.privacy.kit import CLOCK
+from tests.privacy.test_people import click, sent
+
+from tailorbird.privacy import erase, look_for
+from tailorbird.privacy.search import Needles, search
+
+ID = "Zoë Ångström/7"
+FORMS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "lower case": str.lower,
+    "upper case": str.upper,
+    "casefolded": str.casefold,
+    "composed": lambda text: unicodedata.normalize("NFC", text),
+    "decomposed": lambda text: unicodedata.normalize("NFD", text),
+    "JSON": json.dumps,
+    "JSON with upper digits": lambda text: json.dumps(text).replace("\\u00eb", "\\u00EB").replace("\\u00c5", "\\u00C5").replace("f6", "F6"),
+    "JSON with slashes": lambda text: json.dumps(text).replace("/", "\\/"),
+    "percent": lambda text: quote(text, safe=""),
+    "percent, lower": lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text, safe="")),
+    "path": quote,
+    "query": quote_plus,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_is_found_and_others_are_not(form: str, tmp_path: Path) -> None:
+    needles = Needles({ID}, (), {f"{ID}5"}, {ID})
+    (tmp_path / "a").write_text(f"before {FORMS[form](ID)} behind")
+    (tmp_path / "b").write_text(f"before {FORMS[form](ID + '5')} behind, Zoe Angstrom/7")
+    assert [Path(one.path).name for one in search([tmp_path], needles).found] == ["a"]
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_base64_is_found_wherever_it_begins(before: int, tmp_path: Path) -> None:
+    raw = b"x" * before + ID.encode() + b"y" * (before + 1)
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        (tmp_path / "a").write_bytes(encode(raw))
+        assert search([tmp_path], Needles({ID}, (), (), {ID})).found
+
+
+def test_names_and_what_is_packed_are_searched(tmp_path: Path) -> None:
+    (tmp_path / "of user-4711").mkdir()
+    (tmp_path / "USER-4711.jsonl").write_text("nothing")
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"of user-4711"))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("user-4711.txt", "nothing")
+    found = search([tmp_path], Needles({"user-4711"}, (), {"user-47112"}, {"user-4711"})).found
+    assert [Path(one.path).name for one in found] == ["USER-4711.jsonl", "a.gz", "b.zip", "of user-4711"]
+    assert not [one for one in found if "4711" in one.told + one.where]
+
+
+def test_the_receipt_names_no_file_that_names_somebody(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712")])
+    export = project.root / "told" / "User-4711.jsonl"
+    export.parent.mkdir()
+    export.write_text("{}")
+    export.with_name("user-4712.jsonl").write_text("somebody else")
+    done = erase(project, ["user-4711"], CLOCK)
+    export.rename(export.with_name("USER-4711.jsonl"))
+    assert done.left == [], "that is another id, written otherwise than any program would"
+    assert [Path(one.path).name for one in look_for(project, ["user-4711"]).found] == ["USER-4711.jsonl"]
+    done = erase(project, ["user-4711"], CLOCK)
+    assert [Path(path).name for path in done.left] == ["USER-4711.jsonl"]
+    receipt = json.loads(Path(done.receipt).read_text())
+    assert receipt["left"] == ["told/(a name that says who)"]
+    assert "4711" not in json.dumps(receipt)

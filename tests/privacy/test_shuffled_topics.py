@@ -1,0 +1,127 @@
+"""Erasing people where several workers read topics that a shuffle writes, those of another number of workers among them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.privacy.kit import CANARY, CLOCK, Site, in_topics, left_of, make_site, present
+from tests.privacy.test_topics import on
+from tests.stream.brokers import broker, needs_kafka
+
+from tailorbird.cli.roles import Roles
+from tailorbird.config import Project
+from tailorbird.config.schemas import needed_by_workers, shuffled, worker_log
+from tailorbird.errors import LockedError
+from tailorbird.features.erase import remake_state
+from tailorbird.features.keypart import WHOLE, parts_of
+from tailorbird.features.shuffle import Shuffle
+from tailorbird.features.state import Records, open_state
+from tailorbird.features.worker import FeatureWorker
+from tailorbird.lake import verify
+from tailorbird.privacy import erase, look_for
+from tailorbird.router import open_router
+from tailorbird.serving.door import Door
+from tailorbird.stream import Address, Block, open_reader, open_writer
+
+pytestmark = needs_kafka
+WORKERS = 2
+
+
+def shuffle(project: Project, count: int) -> None:
+    """Write for so many workers all that was routed so far."""
+    features = project.features
+    with Shuffle(project.routed, project.stream.shuffled(features.schema_hash, count), features) as role:
+        while role.step().rows:
+            pass
+
+
+def records(project: Project, state: Path, count: int) -> dict[tuple[str, int], bytes]:
+    """By entity and key, the states that so many workers keep there."""
+    found: dict[tuple[str, int], bytes] = {}
+    for part in parts_of(count):
+        store = open_state(part.folder(state), project.features)
+        with store.snapshot() as snapshot:
+            for layout in project.features.layout.entities:
+                prefix = b"s" + layout.index.to_bytes(2, "big")
+                keys = np.array([int.from_bytes(key[3:], "big") for key, _ in snapshot.scan(prefix)], np.uint64)
+                for key, row in zip(keys.tolist(), Records(layout).states(snapshot, keys), strict=True):
+                    assert (layout.entity.name, key) not in found, "two workers keep it"
+                    found[layout.entity.name, key] = row.tobytes()
+        store.close()
+    return found
+
+
+def rows_of(log: Address) -> tuple[int, int, int]:
+    """Where a log begins and ends, and how many bytes its blocks have."""
+    with open_reader(log) as reader:
+        position, size = reader.start(), 0
+        while stored := reader.read(position):
+            size, position = size + sum(len(one.block.payload) for one in stored), stored[-1].end
+        return reader.start(), reader.end(), size
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with broker(tmp_path) as servers:
+        settings = on(servers, tmp_path, 1) + f"\n[features]\nworkers = {WORKERS}\n"
+        yield make_site(tmp_path, canaries=2, others=12, settings=settings)
+
+
+@pytest.mark.slow
+def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_path: Path) -> None:
+    project, features = site.project, site.project.features
+    for count in (WORKERS, 3):  # of another number that was set once
+        shuffle(project, count)
+    assert {name.partition("@")[0].rpartition(".")[2] for name, data in in_topics(project) if CANARY in data} >= {
+        f"{features.schema_hash}-{count}" for count in (WORKERS, 3)
+    }
+    logs = shuffled(project, features)
+    ends = [rows_of(log)[1] for log in logs]
+    (tmp_path / "other-machine").mkdir()
+    elsewhere = type(project.stream)(project.stream.cluster, tmp_path / "other-machine").shuffled(features.schema_hash, WORKERS)[0]
+    zombie = open_writer(elsewhere, partition="part-0", first=1)  # a shuffle that says nothing meanwhile
+
+    done = erase(project, site.users, CLOCK)
+
+    assert done.clean, done.searched.found
+    needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
+    assert [name for name, data in in_topics(project) if any(one in data for one in needles)] == []
+    assert left_of(site.root, *needles) == []
+    assert [rows_of(log) for log in logs] == [(end, end, 0) for end in ends], "positions go on"
+    assert rows_of(project.stream.shuffled(features.schema_hash, 3)[2])[2] == 0
+    with pytest.raises(LockedError):
+        zombie.append([Block("events", 1, b"{}")])
+    zombie.close()
+
+    # What comes now is shuffled, and the workers, who were built anew from the lake, go on with it alone.
+    with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
+        again = [{**event, "event_id": f"{event['event_id']}-new"} for event in present("other-user-007")]
+        assert all(told.accepted for told in door.submit(json.dumps(again).encode()))
+    routed_only(project)
+    with Shuffle(project.routed, logs, features, first=1) as role:
+        while role.step().rows:
+            pass
+        taken = []
+        for part in parts_of(WORKERS):
+            log = worker_log(project, features, part)
+            with FeatureWorker(log, project.paths.state, features, clock=CLOCK, part=part) as worker:
+                assert not worker.needs_history()
+                while report := worker.step().rows:
+                    taken.append(report)
+        assert sum(taken) >= len(again)
+        role.prune(needed_by_workers(project, features))
+    with Roles(project, CLOCK) as roles:
+        roles.lake.drain()
+    whole = tmp_path / "whole"
+    remake_state(whole, features, project.paths.lake, project.routed, clock=CLOCK, entities_max=1_000_000, part=WHOLE)
+    assert records(project, project.paths.state, WORKERS) == records(project, whole, 1)
+    assert verify(project.paths.lake).clean
+    assert look_for(project, site.users).found == []
+
+
+def routed_only(project: Project) -> None:
+    with open_router(project.stream, project.plan, clock=CLOCK, stopped=project.stopped()) as router:
+        while router.step().rows:
+            pass

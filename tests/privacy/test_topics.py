@@ -1,0 +1,194 @@
+"""Erasing people where the logs are topics of a real broker: nothing of them is left in any message, and everything goes on."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.cli.kit import environment
+from tests.privacy.kit import CANARY, CLOCK, Site, in_topics, left_of, make_site, present, rebuilt_states, states, without_flats
+from tests.stream.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
+
+from tailorbird.cli.roles import Roles
+from tailorbird.config import Project, open_project
+from tailorbird.config.erasures import take_in
+from tailorbird.errors import LockedError, NotReadyError
+from tailorbird.events.erased import StopList
+from tailorbird.lake import Lake, verify
+from tailorbird.privacy import erase, export_person, look_for, unfinished
+from tailorbird.router import open_router
+from tailorbird.serving.catalogue import Catalogue
+from tailorbird.serving.door import Door
+from tailorbird.stream import Block, open_writer, sqlite
+from tailorbird.stream.kafka import emptied
+
+pytestmark = needs_kafka
+
+
+@pytest.fixture(params=[1, 3])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    with in_topics_of(tmp_path, request.param, canaries=3, others=24) as made:
+        yield made
+
+
+@contextmanager
+def in_topics_of(folder: Path, partitions: int, *, canaries: int, others: int) -> Iterator[Site]:
+    """A site whose logs are topics of a broker; without one, the test is skipped."""
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    with broker(folder) as servers:
+        yield make_site(folder, canaries=canaries, others=others, settings=on(servers, folder, partitions))
+
+
+def on(servers: str, folder: Path, partitions: int) -> str:
+    client = json.dumps([f"{name}={value}" for name, value in OPTIONS.items()])
+    return f'\n[stream]\nurl = "kafka://{servers}/{folder.name.lower()}"\nclient = {client}\npartitions = {partitions}\n'
+
+
+def left(site: Site) -> list[str]:
+    needles = [CANARY, *site.hashes, *(one.encode() for one in site.requests)]
+    return [*left_of(site.root, *needles), *(where for where, data in in_topics(site.project) if any(one in data for one in needles))]
+
+
+def catalogue(project: Project) -> tuple[dict, dict]:
+    """What a server that starts now knows of items."""
+    found = Catalogue(project.routed)
+    while found.refresh():
+        pass
+    found.stop()
+    return found._items, dict(found._interests)
+
+
+def test_no_message_holds_anything_of_them_and_everything_goes_on(site: Site, tmp_path: Path) -> None:
+    project = site.project
+    assert not isinstance(project.stream, Path)
+    elsewhere = tmp_path / "elsewhere" / "shop"  # another machine with the same topics and, as from a bucket, the same lake
+    shutil.copytree(site.root, elsewhere, ignore=shutil.ignore_patterns("lake", "*.lock"))
+    before, items, count = states(project), catalogue(project), Lake(project.paths.lake).count("events")
+    assert any(CANARY in data for _, data in in_topics(project))
+
+    for user in site.users:
+        told = Counter(record["source"] for record in export_person(project, [user], CLOCK))
+        expected = {"event": 6 + 1 + 7 + 2, "profile": 2, "answer": 1, "refused": 1, "repeat": 7}
+        assert {source: told[source] for source in expected} == expected
+        assert told["feature"] > 3
+
+    done = erase(project, site.users, CLOCK)
+
+    assert done.clean, done.searched.found
+    assert {record["source"] for record in export_person(project, site.users[:1], CLOCK)} == {"person", "erased"}
+    assert left(site) == []
+    assert without_flats(states(project)) == without_flats(before)
+    known, interests = catalogue(project)
+    assert interests == items[1]
+    assert known.keys() == items[0].keys()
+    assert {id_ for id_ in known if known[id_] != items[0][id_]} == {f"flat-{user[-3:]}" for user in site.users}, "their seller"
+    assert verify(project.paths.lake).clean
+    assert Lake(project.paths.lake).count("events") == count
+    assert states(project) == rebuilt_states(project)
+
+    with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door, Roles(project, CLOCK) as roles:
+        old = [{**event, "ts": event.get("ts", 1)} for event in present(site.users[0])]
+        assert {told.code for told in door.submit(json.dumps(old).encode())} == {"erased"}
+        others = [event for number in (17, 18) for event in present(f"other-user-{number:03d}")]
+        again = [{**event, "event_id": f"{event['event_id']}-new"} for event in others]
+        assert all(told.accepted for told in door.submit(json.dumps([*others, *again]).encode()))
+        roles.drain()
+        assert (roles.accepted, roles.duplicates) == (len(again), len(others)), "the router knows what it had before"
+    assert Lake(project.paths.lake).count("events") == count + len(again)
+    assert verify(project.paths.lake).clean
+    assert look_for(project, site.users).found == []
+
+    other = open_project(elsewhere)
+    assert take_in(other)
+    assert not take_in(other)
+    assert left_of(elsewhere / "data" / "stream", *site.hashes) == []
+    assert not list((elsewhere / "data" / "state").glob("*/data.mdb"))
+    assert StopList.load(other.paths.data).encoded() == project.stopped().encoded()
+    open_router(other.stream, other.plan, clock=CLOCK).close()
+    emptied.mark(project.stream.cluster, again=False)
+    with pytest.raises(NotReadyError, match="cut short"):
+        take_in(other)
+    with pytest.raises(NotReadyError, match="another erasure"):
+        emptied.mark(project.stream.cluster, again=False)
+    emptied.unmark(project.stream.cluster)
+    ours, theirs = (sorted(map(tables, each.stream.index_paths())) for each in (project, other))
+    assert ours == theirs, "a router that starts elsewhere has the same tables"
+
+
+def tables(index: Path) -> str:
+    connection = sqlite.connect_reader(index)
+    names = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'") if name != "routed_position"]
+    found = {name: sorted(map(repr, connection.execute(f"SELECT * FROM {name}"))) for name in names}
+    connection.close()
+    return json.dumps(found, sort_keys=True)
+
+
+def test_who_writes_elsewhere_is_stopped_and_kept_out(tmp_path: Path) -> None:
+    with broker(tmp_path) as servers:
+        site = make_site(tmp_path, canaries=1, others=12, settings=on(servers, tmp_path, 1))
+        project = site.project
+        stream = type(project.stream)(project.stream.cluster, tmp_path / "other-machine")
+        stream.folder.mkdir()
+        with Door(stream, "serve-1", project.plan, CLOCK) as door:
+            assert door.submit(json.dumps(present("other-user-001")).encode())
+            with pytest.raises(NotReadyError, match="not yet in the lake"):
+                erase(project, site.users, CLOCK)
+            assert not unfinished(project.paths.data)
+        with Roles(project, CLOCK) as roles:
+            roles.drain()
+        log = stream.raw("serve-1")
+        writer = open_writer(log, partition="serve-1")  # it is at work, and says nothing meanwhile
+        erase(project, site.users, CLOCK)
+        with pytest.raises(LockedError):
+            writer.append([Block("body", 1, b"{}")])
+        writer.close()
+        assert left(site) == []
+
+
+_KILLS = """
+import os, sys
+from pathlib import Path
+from tests.privacy.kit import CLOCK
+from tailorbird import faults
+from tailorbird.config import open_project
+from tailorbird.privacy import erase
+
+os.environ["TAILORBIRD_FAULTS"] = sys.argv[2]
+done = erase(open_project(Path(sys.argv[1])), sys.argv[3:], CLOCK)
+assert done.clean, done.searched.found
+"""
+
+
+@pytest.mark.slow
+def test_it_may_be_killed_and_goes_on(tmp_path: Path) -> None:
+    """One after the other on the same topics, since nobody can copy a broker; each time somebody else is erased."""
+    with broker(tmp_path) as servers:
+        site = make_site(tmp_path, canaries=2, others=12, settings=on(servers, tmp_path, 2))
+        project = site.project
+        assert not isinstance(project.stream, Path)
+        before = Lake(project.paths.lake).count("events")
+        for user, place in zip(site.users, ["erase.topic=kill@2", "erase.snapshot=kill"], strict=True):
+            ended = [run(project, place, user)]
+            with pytest.raises(NotReadyError, match="erased, or their erasure was cut short"):
+                open_writer(project.stream.answers("serve-2"), partition="serve-2")
+            ended.append(run(project, "", user))
+            assert ended == [-9, 0], place
+            assert [where for where, data in in_topics(project) if user.encode() in data] == [], place
+            with Roles(project, CLOCK) as roles:
+                roles.drain()
+        assert verify(project.paths.lake).clean, place
+        assert states(project) == rebuilt_states(project)
+        assert Lake(project.paths.lake).count("events") == before
+
+
+def run(project: Project, armed: str, user: str) -> int:
+    command = [sys.executable, "-c", _KILLS, str(project.root), armed, user]
+    done = subprocess.run(command, env=environment(), timeout=120, capture_output=True, text=True, check=False)
+    assert done.returncode != 1, done.stderr
+    return done.returncode

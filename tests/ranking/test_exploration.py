@@ -1,0 +1,236 @@
+"""Propensities are the frequencies with which items are shown, and sum to one over what could be shown at a position."""
+
+import os
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailorbird.errors import DeclarationError
+from tailorbird.ranking import Boost, Cap, Diversity, Explore, Pin, Promotion, Quota, Slot
+from tailorbird.ranking.diversity import Bounds, keep_to
+from tailorbird.ranking.exploration import choose, choose_evenly, marginals
+
+
+def by_value(values):
+    return np.argsort(-values, kind="stable")
+
+
+def test_without_exploration_the_best_are_shown_for_sure():
+    choice = choose(by_value(np.array([0.1, 0.9, 0.5, 0.7])), 2, None, None)
+    assert choice.items.tolist() == [1, 3]
+    assert choice.propensities.tolist() == [1.0, 1.0]
+    assert choice.explored == ()
+
+
+def frequencies(draw, n, size, draws):
+    """How often each item stood at each position, and the propensity that was logged when it did."""
+    count, logged = np.zeros((size, n)), np.full((size, n), np.nan)
+    for _ in range(draws):
+        choice = draw()
+        at = np.arange(choice.items.size)
+        told = logged[at, choice.items]
+        assert np.all(np.isnan(told) | (told == choice.propensities)), "one event has two propensities"
+        logged[at, choice.items] = choice.propensities
+        count[at, choice.items] += 1
+    return count / draws, logged
+
+
+@pytest.mark.parametrize(("rate", "pool", "first", "n"), [(0.2, 5, 2, 20), (1.0, 3, 1, 7), (0.5, 50, 4, 9), (0.3, 10, 3, 6)])
+def test_frequencies_agree_with_logged_propensities(rate, pool, first, n):
+    size, draws = 5, 200_000
+    rng = np.random.default_rng(7)
+    order = by_value(np.random.default_rng(1).random(n))
+    explore = Explore(rate, pool, first)
+    frequency, logged = frequencies(lambda: choose(order, size, explore, rng), n, size, draws)
+
+    p = np.nan_to_num(logged)
+    tolerance = 5 * np.sqrt(p * (1 - p) / draws) + 1e-12  # five binomial standard deviations
+    assert (np.abs(frequency - p) <= tolerance).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1.0)  # everything that can be shown was seen in so many draws
+
+
+def test_even_draws_have_the_propensity_that_is_logged():
+    rng = np.random.default_rng(3)
+    frequency, logged = frequencies(lambda: choose_evenly(8, 3, rng), 8, 3, 100_000)
+    assert (np.abs(frequency - 1 / 8) <= 5 * np.sqrt(1 / 8 * 7 / 8 / 100_000)).all()
+    np.testing.assert_allclose(logged, 1 / 8)
+
+
+@given(
+    n=st.integers(0, 30),
+    size=st.integers(1, 12),
+    rate=st.floats(0, 1),
+    pool=st.integers(0, 20),
+    first=st.integers(1, 14),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_what_could_be_shown_at_a_position_sums_to_one(n, size, rate, pool, first, seed):
+    """By the two values that an answer can log at a position: that of the ranked item, and that of each of the pool."""
+    rng = np.random.default_rng(seed)
+    order = by_value(rng.random(n))
+    choice = choose(order, size, Explore(rate, pool, first), rng)
+
+    assert len(set(choice.items.tolist())) == choice.items.size == min(n, size)
+    assert ((choice.propensities > 0) | (rate == 1)).all()
+    m, reachable = choice.items.size - first + 1, min(pool, max(n - size, 0))
+    can_explore = m >= 1 and reachable > 0 and rate > 0
+    for place, (item, p) in enumerate(zip(choice.items.tolist(), choice.propensities.tolist(), strict=True), start=1):
+        if place in choice.explored:
+            assert item in order[size : size + pool]
+            assert np.isclose(p * reachable + (1 - rate / m), 1.0)
+        else:
+            assert item == order[place - 1]
+            assert np.isclose(p + (rate / m if can_explore and place >= first else 0.0), 1.0)
+
+
+def test_the_same_seed_gives_the_same_answer():
+    order, explore = by_value(np.arange(50.0)), Explore(0.5, 20, 1)
+    first = [choose(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)]
+    again = [choose(order, 10, explore, np.random.default_rng(s)).items.tolist() for s in range(20)]
+    assert first == again
+    assert len({tuple(each) for each in first}) > 1
+
+
+DRAWS = 1_000_000
+
+
+@pytest.mark.parametrize("n", [4, 5, 9])
+def test_a_million_swaps_agree_with_their_propensities(n):
+    order, explore, size = by_value(np.random.default_rng(1).random(n)), Explore(0.3, method="swap", first=2), 4
+    rng = np.random.default_rng(5)
+    frequency, logged = frequencies(lambda: choose(order, size, explore, rng), n, size, DRAWS // 20)
+    p = np.nan_to_num(logged)
+    assert (np.abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / (DRAWS // 20)) + 1e-12).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1.0)
+    moved = np.abs(np.argmax(logged > 0, axis=0)[order[:size]] - np.arange(size))
+    assert moved.max() <= 1
+
+
+def by_enumeration(strengths, places):
+    """The marginals from their definition: over all orders."""
+    found = np.zeros(len(places))
+    for order in permutations(range(len(strengths))):
+        left, p = strengths.sum(), 1.0
+        for item in order:
+            p *= strengths[item] / left
+            left -= strengths[item]
+        found += p * (np.array(order)[: len(places)] == places)
+    return found
+
+
+@given(st.lists(st.floats(-10, 0), min_size=2, max_size=6), st.randoms(use_true_random=False))
+def test_marginals_are_those_of_the_definition(logs, draw):
+    strengths = np.exp(np.array(logs))
+    places = np.array(draw.sample(range(len(logs)), draw.randint(1, len(logs))))
+    np.testing.assert_allclose(marginals(strengths, places), by_enumeration(strengths, places), rtol=1e-3, atol=1e-6)
+
+
+def test_a_million_draws_agree_with_their_propensities():
+    """By Gumbel noise in blocks, as `choose` draws one by one."""
+    values, explore, size = (
+        np.array([0.9, 0.1, 0.8, 0.5, 0.45, 0.0, 0.3]),
+        Explore(method="plackett_luce", temperature=0.3, first=2, pool=2),
+        4,
+    )
+    order = by_value(values)
+    rng = np.random.default_rng(3)
+    count, logged = np.zeros((size, values.size)), np.full((size, values.size), np.nan)
+    for _ in range(20_000):
+        choice = choose(order, size, explore, rng, values)
+        at = np.arange(size)
+        told = logged[at, choice.items]
+        assert (np.isnan(told) | (np.abs(told - choice.propensities) < 1e-9)).all()
+        logged[at, choice.items] = choice.propensities
+        count[at, choice.items] += 1
+        assert set(choice.explored) == {place + 1 for place, item in enumerate(choice.items.tolist()) if item not in order[:size]}
+    p = np.nan_to_num(logged)
+    assert (np.abs(count / 20_000 - p) <= 5 * np.sqrt(p * (1 - p) / 20_000) + 1e-12).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-6)
+
+    pool = order[1 : size + explore.pool]
+    scaled = (values[pool] - values[pool].min()) / np.ptp(values[pool])
+    noisy = (scaled / explore.temperature)[None, :] + rng.gumbel(size=(DRAWS, pool.size))
+    drawn = np.argsort(-noisy, axis=1)[:, : size - 1]
+    for place in range(size - 1):
+        often = np.bincount(drawn[:, place], minlength=pool.size) / DRAWS
+        expected = p[place + 1, pool]
+        assert (np.abs(often - expected) <= 5 * np.sqrt(expected * (1 - expected) / DRAWS) + 1e-9).all()
+
+
+def shaped(n, seed=0):
+    """Candidates with a brand each, some promoted, one pinned; quotas of the first positions and of windows."""
+    rng = np.random.default_rng(seed)
+    brands, promoted = rng.integers(0, 4, n).astype(np.int64), rng.random(n) < 0.4
+    quotas, promotions = (Quota("brand", 2, first=4), Quota("brand", 2, window=3)), (Promotion("item.sale", 0.25),)
+    order = by_value(rng.random(n))
+    kept = keep_to([brands[order]] * 2, quotas, 6, pins={2: n - 1}, promotions=promotions, promoted=[promoted[order]])
+    return order[kept], Bounds(quotas, (brands, brands), promotions, (promoted,), frozenset({2}))
+
+
+@pytest.mark.parametrize("method", ["item", "swap"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_with_quotas_promotions_and_a_pin_frequencies_agree_and_all_of_them_hold(method, seed):
+    size, draws = 6, int(os.environ.get("PROPENSITY_DRAWS", "20000"))
+    order, bounds = shaped(24, seed)
+    explore, rng = Explore(0.4, pool=8, first=1, method=method), np.random.default_rng(11)
+    answers = []
+
+    def draw():
+        choice = choose(order, size, explore, rng, None, bounds)
+        answers.append(tuple(choice.items.tolist()))
+        return choice
+
+    frequency, logged = frequencies(draw, 24, size, draws)
+    p = np.nan_to_num(logged)
+    assert (np.abs(frequency - p) <= 5 * np.sqrt(p * (1 - p) / draws) + 1e-12).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1.0)
+    assert len(set(answers)) > 3, "something is drawn"
+    assert {answer[2] for answer in answers} == {int(order[2])}, "the pin stays"
+    ranked = bounds.broken(order[:size])
+    assert max(bounds.broken(np.array(answer)) for answer in set(answers)) <= ranked
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["item", "swap"]))
+def test_no_draw_breaks_what_the_ranked_answer_keeps(seed, method):
+    order, bounds = shaped(12, seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(5):
+        choice = choose(order, 6, Explore(1.0, pool=4, first=1, method=method), rng, None, bounds)
+        assert len(set(choice.items.tolist())) == 6
+        assert bounds.broken(choice.items) <= bounds.broken(order[:6])
+
+
+def test_a_low_temperature_is_nearly_the_order_by_value():
+    values = np.linspace(1, 0, 30)
+    choice = choose(by_value(values), 10, Explore(method="plackett_luce", temperature=0.01, first=1), np.random.default_rng(0), values)
+    assert np.abs(choice.items - np.arange(10)).max() <= 2
+    assert (choice.propensities > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda: Explore(method="softmax"), "item, swap, plackett_luce"),
+        (lambda: Explore(rate=1.5), "a share from 0 to 1"),
+        (lambda: Explore(first=0), "a position"),
+        (lambda: Explore(temperature=0), "0.01 to 100"),
+        (lambda: Quota("brand", 0), "at least 1 item"),
+        (lambda: Quota("brand", 1, first=3, window=3), "not both"),
+        (lambda: Diversity(by="brand"), "expected attributes"),
+        (lambda: Diversity(method="max"), "mmr, dpp"),
+        (lambda: Boost("item.sale", 0), "a factor above 0"),
+        (lambda: Promotion("item.sale", 1.5), "a share above 0"),
+        (lambda: Pin("i1", 0), "a position from 1 on"),
+        (lambda: Cap("shown", 3, within="7 days"), "at least 1 and a time"),
+        (lambda: Slot("home", pins=[Pin("i1", 2), Pin("i2", 2)]), "the same position"),
+        (lambda: Slot("home", pins=[Pin("i1")], explore=Explore(method="plackett_luce")), "no quota"),
+        (lambda: Slot("home", per_category=2, explore=Explore(method="plackett_luce")), "no quota"),
+        (lambda: Slot("home", diversity=Diversity(), explore=Explore(method="plackett_luce")), "no quota"),
+    ],
+)
+def test_what_cannot_be_declared_is_told(wrong, told):
+    with pytest.raises(DeclarationError, match=told):
+        wrong()

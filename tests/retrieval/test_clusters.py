@@ -1,0 +1,63 @@
+"""Clusters of items: something of everything for somebody new, more of what they take up, and a place for new items."""
+
+import numpy as np
+import pytest
+from tests.ranking import world
+
+from tailorbird.errors import BundleError
+from tailorbird.retrieval import Index, NewItem, candidates
+from tailorbird.retrieval.arrays import array_bytes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clusters") / "index"
+    world.make_index(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def index(folder):
+    return Index.open(folder)
+
+
+def categories(index, rows):
+    return [index.category.text(int(row)) for row in rows]
+
+
+def test_somebody_new_sees_something_of_everything(index):
+    found = index.clusters(np.zeros(0, np.uint64), 12)
+    assert set(categories(index, found.rows)) == {"coats", "hats", "shoes", "bags"}
+    assert np.all(np.diff(found.scores) <= 0)
+
+
+def test_one_event_is_enough_to_see_more_of_it(index):
+    none, one, five = (index.clusters(world.keys_of(past), 10) for past in ([], [5], [2, 6, 5, 9, 13]))
+    share = [categories(index, found.rows).count("hats") / 10 for found in (none, one, five)]
+    assert share[0] < share[1]
+    assert share[0] < share[2]
+    assert index.find_ids(["i5"])[0] not in one.rows
+
+
+def test_a_new_item_has_a_cluster_at_once(index):
+    grown = index.with_items([NewItem("new", {"title": "Thing 5 felt", "category": "hats"}, 5)])
+    row = int(grown.find_ids(["new"])[0])
+    assert grown.together.of[row] == index.together.of[index.find_ids(["i5"])[0]]
+    assert row in grown.clusters(world.keys_of([5]), len(grown)).rows
+    bare = index.with_items([NewItem("bare", {}, 5)])
+    assert bare.together.of[-1] == -1
+
+
+def test_it_is_a_source_that_rules_bind(index):
+    shown = np.array([index.category.text(row) != "hats" for row in range(len(index))])
+    found = candidates(index.only(shown), {"clusters": 20}, recent=world.keys_of([5]))
+    assert found.rows.size
+    assert "hats" not in categories(index, found.rows)
+    assert set(found.source_names()) == {"clusters"}
+
+
+@pytest.mark.parametrize("array", [np.zeros(3, np.int16), np.full(world.ITEMS, 99, np.int16), np.zeros(world.ITEMS, np.int64)])
+def test_damaged_clusters_are_refused(folder, array):
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(BundleError):
+        Index.load(files | {"clusters.npy": array_bytes(array)})

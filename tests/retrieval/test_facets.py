@@ -1,0 +1,42 @@
+"""Facets: counted as a loop over the items would count them."""
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.retrieval import shop
+
+from tailorbird.retrieval import NewItem
+from tailorbird.retrieval.facets import VALUES_MAX, facet_of
+
+EMPTY = shop.nothing()
+COLOURS = st.lists(st.sampled_from(["red", "blue", "grey"]), max_size=3)
+
+
+@given(st.lists(st.tuples(COLOURS, st.none() | st.integers(0, 9)), min_size=1, max_size=20), st.data())
+def test_they_are_what_a_loop_counts(items, data):
+    new = [NewItem(f"n{place}", {"colour": colours, "size": size}, 1) for place, (colours, size) in enumerate(items)]
+    index = EMPTY.with_items(new)
+    chosen = data.draw(st.sets(st.sampled_from(range(len(items)))))
+    rows = index.find_ids([f"n{place}" for place in sorted(chosen)])
+    if "colour" in index.attributes and any(colours for colours, _ in items):
+        facet = facet_of(index, rows, "colour")
+        counted = Counter(part for place in chosen for part in set(items[place][0]))
+        assert facet.counts == dict(counted)
+        assert list(facet.counts.values()) == sorted(facet.counts.values(), reverse=True)
+        assert facet.missing == sum(not items[place][0] for place in chosen)
+    sizes = [items[place][1] for place in chosen if items[place][1] is not None]
+    if any(size is not None for _, size in items):
+        facet = facet_of(index, rows, "size")
+        assert (facet.counts, facet.missing) == ({}, len(chosen) - len(sizes))
+        assert (facet.low, facet.high) == ((min(sizes), max(sizes)) if sizes else (None, None))
+
+
+def test_only_the_most_frequent_values_are_told():
+    new = [NewItem(f"n{place}", {"brand": f"b{place % 50}"}, 1) for place in range(60)]
+    index = EMPTY.with_items(new)
+    facet = facet_of(index, np.arange(60), "brand")
+    assert len(facet.counts) == VALUES_MAX
+    assert list(facet.counts)[:10] == sorted(f"b{number}" for number in range(10))
+    assert facet_of(index, np.arange(60), "nothing") is None

@@ -1,0 +1,164 @@
+"""The inverted file: what it finds beside the exact answer, items that came later, rules, and files that are damaged."""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from tailorbird.ranking.encoders import Ragged
+from tailorbird.ranking.tower import Space, Tower, TowerPlan
+from tailorbird.retrieval import Index, NewItem
+from tailorbird.retrieval.arrays import array_bytes
+from tailorbird.retrieval.inverted import FILES, Inverted, find_inverted
+from tailorbird.retrieval.vectors import Content, ItemVectors
+
+N, WIDTH, KINDS = 6_000, 16, 60
+RNG = np.random.default_rng(4)
+AT = RNG.normal(size=(KINDS, WIDTH)).astype(np.float32)
+
+
+def drawn(count):
+    return AT[RNG.integers(0, KINDS, count)] + np.float32(0.4) * RNG.normal(size=(count, WIDTH)).astype(np.float32)
+
+
+VECTORS, USERS = drawn(N), drawn(50)
+FOUND = find_inverted(VECTORS, drawn(100))
+NOBODY = Ragged(np.zeros(2, np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
+
+
+def space(user, inverted, shown=None):
+    vectors = ItemVectors(VECTORS, np.zeros((1, WIDTH), np.float32), np.full(WIDTH, 0.01, np.float32), Content(), inverted)
+    plan = TowerPlan("recent", 1, WIDTH, repeats=False, trained_until=0, share=0.5)
+    tower = Tower(plan, np.zeros((2, WIDTH), np.float32), lambda *window: user[None])
+    index = Index.bare([f"i{number}" for number in range(N)], vectors)
+    return Space(tower, index if shown is None else index.only(shown))
+
+
+def both(user, n, shown=None, sequence=NOBODY):
+    exact, by_file = space(user, None, shown), space(user, FOUND, shown)
+    return exact.nearest(exact.ask(sequence), n), by_file.nearest(by_file.ask(sequence), n)
+
+
+def test_it_looks_at_a_part_and_finds_nearly_all_of_the_nearest():
+    assert FOUND.measured.share < 0.35
+    recall = []
+    for user in USERS:
+        exact, found = both(user, 100)
+        recall.append(np.isin(exact.rows, found.rows).mean())
+        assert (np.diff(found.scores) <= 0).all()
+        same = np.isin(found.rows, exact.rows)
+        told = dict(zip(exact.rows.tolist(), exact.scores.tolist(), strict=True))
+        np.testing.assert_allclose(found.scores[same], [told[row] for row in found.rows[same].tolist()], atol=0.1)
+    assert np.mean(recall) >= 0.98
+
+
+def test_the_sum_over_all_items_is_close_and_the_same_for_one_and_for_many():
+    for user in USERS[:10]:
+        one = space(user, FOUND)
+        exact = space(user, None).ask(NOBODY)
+        assert one.ask(NOBODY).total == pytest.approx(exact.total, abs=0.1)
+        assert one._totals(np.stack([user, user])).tolist() == [np.float32(one.ask(NOBODY).total)] * 2
+    rows = np.array([5, 0, N - 1])
+    asked = space(USERS[0], FOUND).ask(NOBODY)
+    np.testing.assert_allclose(asked.product(rows), space(USERS[0], None).ask(NOBODY).product(rows), rtol=1e-5)
+
+
+def test_all_lists_are_looked_into_where_so_many_are_wanted():
+    exact, found = both(USERS[0], N)
+    assert sorted(found.rows.tolist()) == sorted(exact.rows.tolist())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.002, 0.05, 0.5])
+def test_it_finds_what_may_be_shown_however_little_that_is(share):
+    shown = np.random.default_rng(1).random(N) < share
+    recall = []
+    for user in USERS:
+        exact, found = both(user, 20, shown)
+        assert shown[found.rows].all()
+        assert found.rows.size == exact.rows.size
+        recall.append(np.isin(exact.rows, found.rows).mean() if exact.rows.size else 1.0)
+    assert np.mean(recall) >= 0.97
+
+
+def test_what_somebody_had_is_left_out():
+    exact, _ = both(USERS[0], 3)
+    index = space(USERS[0], FOUND).index
+    had = Ragged(np.array([0, 3]), index.keys[exact.rows], np.arange(3))
+    _, found = both(USERS[0], 50, sequence=had)
+    assert not np.isin(exact.rows, found.rows).any()
+
+
+def test_new_and_changed_items_are_found_at_once():
+    user = USERS[0]
+    before = space(user, FOUND)
+    far = before.nearest(before.ask(NOBODY), N).rows[-1]
+    vectors = before.vectors
+    moved = VECTORS.copy()
+    moved[far] = 10 * user
+    after = replace(vectors, vectors=np.concatenate([moved, 9 * user[None]]), inverted=FOUND.extended(np.array([far]), N + 1))
+    now = Space(before.tower, Index.bare([f"i{number}" for number in range(N + 1)], after))
+    asked = now.ask(NOBODY)
+    found = now.nearest(asked, N + 1)
+    assert found.rows[:2].tolist() == [far, N]
+    assert np.unique(found.rows).size == found.rows.size == N + 1
+    again = after.inverted.extended(np.zeros(0, np.intp), N + 1)
+    assert np.array_equal(again.stale, after.inverted.stale)
+
+
+def test_an_item_that_came_later_is_among_the_lists_of_its_index():
+    grown = space(USERS[0], FOUND).index.with_items([NewItem("new", {"title": "x"}, 1), NewItem("i7", {"title": "x"}, 1)])
+    assert np.flatnonzero(grown.vectors.inverted.stale).tolist() == [7, N]
+
+
+def test_nothing_is_built_where_it_would_spare_nothing():
+    even = np.random.default_rng(0).normal(size=(3_000, 48)).astype(np.float32)
+    assert find_inverted(even, even[:50]) is None
+    assert find_inverted(even[:0], even[:5]) is None
+    assert find_inverted(even, even[:0]) is None
+
+
+def files(**damaged):
+    vectors = space(USERS[0], FOUND).vectors
+    return vectors.files() | {f"inverted_{name}.npy": data for name, data in damaged.items()}
+
+
+def test_it_comes_back_from_its_files():
+    read = ItemVectors.read(files(), N)
+    assert read.inverted.measured == FOUND.measured
+    again = read.inverted.look(USERS[3], VECTORS)
+    told = FOUND.look(USERS[3], VECTORS)
+    assert np.array_equal(again.rows, told.rows)
+    assert np.array_equal(again.products, told.products)
+    assert again.total == told.total
+    assert ItemVectors.read({name: data for name, data in files().items() if name not in FILES}, N).inverted is None
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"rows": array_bytes(FOUND.rows[:-1])},
+        {"rows": array_bytes(np.zeros(N, np.int32))},
+        {"rows": array_bytes(FOUND.rows - 1)},
+        {"rows": array_bytes(FOUND.rows.astype(np.int64))},
+        {"begin": array_bytes(FOUND.begin[::-1].copy())},
+        {"begin": array_bytes(FOUND.begin[:3])},
+        {"begin": b"none"},
+    ],
+)
+def test_a_damaged_file_is_refused(damaged):
+    with pytest.raises(ValueError, match=r"lists of the inverted file|no array"):  # `Index.load` makes a BundleError of it
+        ItemVectors.read(files(**damaged), N)
+
+
+def test_a_file_without_its_lists_is_refused():
+    whole = files()
+    with pytest.raises(KeyError):
+        ItemVectors.read({name: data for name, data in whole.items() if name != FILES[0]}, N)
+    with pytest.raises((ValueError, msgspec.ValidationError)):
+        ItemVectors.read(whole | {FILES[2]: b'{"lists": 100000, "recall": 1.0, "share": 0.1}'}, N)
+
+
+def test_every_row_is_in_one_list():
+    assert sorted(FOUND.rows.tolist()) == list(range(N))
+    assert isinstance(FOUND, Inverted)

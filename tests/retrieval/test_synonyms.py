@@ -1,0 +1,32 @@
+"""Synonyms: what stands beside a query, and what a search finds by it."""
+
+import pytest
+
+from tailorbird.retrieval.synonyms import Synonyms
+from tailorbird.retrieval.text import TextIndex
+
+GROUPS = [["tv", "television"], ["HDD", "hard drive", "hard disk"], ["tv", "telly"]]
+
+
+def test_phrases_of_a_group_stand_beside_each_other():
+    synonyms = Synonyms.of(GROUPS)
+    assert synonyms.beside("a TV stand") == [("television",), ("telly",)]
+    assert synonyms.beside("external hard-drive") == [("hdd",), ("hard", "disk")]
+    assert synonyms.beside("hard drive or hdd?") == [("hard", "disk")]
+    assert synonyms.beside("drive hard") == synonyms.beside("") == []
+
+
+@pytest.mark.parametrize("groups", [["tv television"], [["tv"]], [["tv", "!?"]], [["tv", "one two three four five"]]])
+def test_what_is_no_group_is_refused(groups):
+    with pytest.raises(ValueError, match="is no"):
+        Synonyms.of(groups)
+
+
+def test_a_search_finds_what_is_called_otherwise_below_what_is_called_so():
+    index = TextIndex.in_memory({"title": ["red telly", "blue tv", "hard disk case", "hard shell for a disk", "AND OR NOT"]})
+    synonyms = Synonyms.of(GROUPS)
+    assert index.search("tv", 5)[0].tolist() == [1]
+    assert index.search("tv", 5, synonyms.beside("tv"))[0].tolist() == [1, 0]
+    found, scores = index.search("hdd", 5, synonyms.beside("hdd"))
+    assert found.tolist() == [2]  # a phrase, not its words
+    assert scores[0] > 0

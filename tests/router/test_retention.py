@@ -1,0 +1,205 @@
+"""What was routed is deleted from topics behind a snapshot of each index, and nobody who starts afterwards misses anything."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from uuid import uuid4
+
+import pytest
+from tests.router.conftest import NOW, PLAN
+from tests.router.test_partitions import COUNT, Parted, post, profiles
+from tests.router.test_recovery import fill
+from tests.router.test_topic import Topics, decided
+from tests.stream.brokers import OPTIONS
+
+from tailorbird.errors import DamageError
+from tailorbird.events import SimulatedClock
+from tailorbird.router import open_router
+from tailorbird.serving.catalogue import Catalogue
+from tailorbird.stream import open_reader
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.router.test_retention import site, step_and_delete
+step_and_delete(site(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])), rows=25 * int(sys.argv[4]))
+"""
+
+
+def site(folder, servers, prefix, count=1):
+    """A site whose routers make a snapshot after each step; `count` partitions."""
+    from tailorbird.stream.kafka import Cluster
+    from tailorbird.stream.kafka.logs import KafkaStream
+
+    made = (Topics if count == 1 else Parted)(folder, servers, prefix)
+    made.stream = KafkaStream(Cluster(servers, prefix, options=OPTIONS, partitions=count), folder, snapshot_rows=1)
+    return made
+
+
+def retention(site, **settings):
+    from tailorbird.router.retention import Retention
+
+    return Retention(site.stream, lambda: 1 << 40, **{"keep_rows": 3, "rows_min": 1, **settings})
+
+
+def step_and_delete(site, times=60, keep_rows=3, rows=50):
+    """Route by small steps, on one machine after another, each of which begins with nothing, and delete what can go after each."""
+    for number in range(times):
+        site.stream._found.clear()
+        site.stream.folder = site.folder / f"machine-{os.getpid()}-{number}"
+        with closing(open_router(site.stream, PLAN, clock=SimulatedClock(NOW))) as router:
+            more = router.step(rows).more
+        retention(site, keep_rows=keep_rows).look()
+        if not more:
+            return
+    raise AssertionError(f"not done after {times} steps")
+
+
+def span(site):
+    with open_reader(site.stream.routed) as reader:
+        return reader.start(), reader.end()
+
+
+def catalogue(site):
+    found = Catalogue(site.stream.routed)
+    found.refresh()
+    found.stop()
+    return {id_: (one.attributes, one.valid_from) for id_, one in found._items.items()}, dict(found._interests)
+
+
+@pytest.fixture
+def topics(deleting_servers, tmp_path):
+    made = site(tmp_path / "one", deleting_servers, f"test-{uuid4().hex[:12]}")
+    yield made
+    made.close()
+
+
+def test_routers_that_begin_with_nothing_decide_as_one_that_has_all(topics, stream, tmp_path, deleting_servers):
+    for each in (topics, stream):
+        fill(each)
+    step_and_delete(topics)
+    stream.route(rows_max=50)
+    begin, end = span(topics)
+    assert 20 < end - 40 < begin, "most of it is gone"
+    assert 0 < len(decided(topics)) < 30
+    assert decided(topics) == decided(stream)[-len(decided(topics)) :]
+
+    for each in (topics, stream):  # nothing of what was deleted is taken again, and what was learned from it is known
+        fill(each)
+        each.post({"event_id": "new", "type": "click", "anonymous_id": "c0", "item_id": "i1", "request_id": "r11"})
+    step_and_delete(topics, keep_rows=300, rows=400)
+    stream.route(rows_max=50)
+    last = decided(topics)[-1]
+    assert last == decided(stream)[-1]
+    assert (last["event_id"], last["person"]) == ("new", decided(stream)[-1]["person"])
+    assert not (topics.folder / "routed-index.db").exists(), "each machine had an index of its own"
+
+
+def test_a_server_that_starts_later_knows_all_items(topics):
+    fill(topics)
+    with topics.router() as router:
+        while router.step(50).rows:
+            pass
+    whole = catalogue(topics)
+    assert whole[0]
+    follower = Catalogue(topics.stream.routed)
+    follower.refresh()
+    assert retention(topics).look() > 0
+    assert span(topics)[0] > 30
+    assert catalogue(topics) == whole
+    topics.post({"event_id": "p-new", "type": "item", "item_id": "i-new", "ts": NOW, "properties": {"price": 1}})
+    topics.route()
+    assert retention(topics).look() > 0
+    assert catalogue(topics)[0].keys() == whole[0].keys() | {"i-new"}
+    follower.refresh()  # one that was left behind begins anew
+    follower.stop()
+    assert follower._items.keys() == whole[0].keys() | {"i-new"}
+
+
+def test_nothing_is_deleted_that_is_not_released_or_has_no_snapshot(topics, deleting_servers):
+    fill(topics)
+    bare = Topics(topics.folder, deleting_servers, topics.stream.cluster.prefix)  # far from its first snapshot
+    with bare.router() as router:
+        while router.step(50).rows:
+            pass
+    assert retention(topics).look() == 0
+    assert span(topics)[0] == 1
+    topics.post({"event_id": "x", "type": "click", "user_id": "u1", "item_id": "i1"})
+    topics.route()
+    end = span(topics)[1]
+    assert retention(topics, keep_rows=end).look() == 0
+    assert retention(topics, rows_min=end).look() == 0
+    from tailorbird.router.retention import Retention
+
+    assert Retention(topics.stream, lambda: 20, keep_rows=0, rows_min=1).look() > 0
+    assert 1 < span(topics)[0] <= 20
+    bare.close()
+
+
+def test_an_index_that_ends_before_the_topic_begins_is_replaced_and_without_a_snapshot_is_refused(
+    topics, tmp_path, deleting_servers, monkeypatch
+):
+    from tailorbird.stream.kafka import snapshots
+
+    elsewhere = site(tmp_path / "two", deleting_servers, topics.stream.cluster.prefix)
+    fill(topics)
+    with elsewhere.router() as router:
+        router.step(20)
+    topics.route(rows_max=20)
+    retention(topics).look()
+    begin, end = span(topics)
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots.Newest, "look", lambda self: None)
+        with pytest.raises(DamageError, match=f"the topic begins at {begin}"):
+            elsewhere.router()
+    with elsewhere.router() as router:
+        assert router.end() == end
+        assert router.step().rows == 0
+
+
+PLACES = {
+    1: ("snapshot.before_pieces", "snapshot.before_whole", "snapshot.before_delete", "retention.before_order"),
+    COUNT: ("retention.before_routed",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", PLACES)
+def test_a_kill_anywhere_loses_nothing(deleting_servers, tmp_path, count):
+    prefix = f"test-{uuid4().hex[:12]}"
+    made = site(tmp_path / "one", deleting_servers, prefix, count)
+    whole = site(tmp_path / "two", deleting_servers, f"{prefix}-whole", count)
+    try:
+        child = [sys.executable, "-c", CHILD, str(made.folder), deleting_servers, prefix, str(count)]
+        for number, place in enumerate(PLACES[count]):
+            for each in (made, whole):
+                fill_some(each, count, number)
+            environment = {**os.environ, "TAILORBIRD_FAULTS": f"{place}=kill@1"}
+            done = subprocess.run(child, env=environment, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == -signal.SIGKILL, (place, done.stderr)
+        step_and_delete(made, rows=400)
+        with open_router(whole.stream, PLAN, clock=SimulatedClock(NOW)) as router:
+            while router.step(100).more:
+                pass
+        assert catalogue(made) == catalogue(whole)
+        assert span(made)[0] > 1
+        ids = [row["event_id"] for row in made.events()]
+        assert len(ids) == len(set(ids))
+        assert facts(made).items() <= facts(whole).items()
+    finally:
+        made.close()
+        whole.close()
+
+
+def fill_some(site, count, number):
+    if number == 0:
+        fill(site) if count == 1 else site.post(*profiles())
+    elif count > 1:
+        post(site, number)
+
+
+def facts(site):
+    """What was decided of each event that is there still, whatever the order of partitions was."""
+    return {row["event_id"]: (row["person"], row["slot"], row["position"], row["counts"], row["ts"]) for row in decided(site)}

@@ -1,0 +1,253 @@
+"""What is shown when parts are late, failing or gone, and what an answer says of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.serving import shop
+from tests.serving.test_pipeline import Kept, numbers
+
+from tailorbird.errors import NotReadyError
+from tailorbird.events import Context, SimulatedClock
+from tailorbird.ranking import Diversity, Slot
+from tailorbird.retrieval import candidates
+from tailorbird.serving.lastknown import AGE_S, RENEWED_S, LastKnown
+from tailorbird.serving.messages import RankQuery, RecommendQuery
+from tailorbird.serving.parts import Fixed
+from tailorbird.serving.patience import ROWS_MIN, Budgets, Models
+from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.schemas import OneSchema
+from tailorbird.serving.segments import INTERESTS_MIN, Segments
+from tailorbird.serving.shedding import OverloadedError, Shedder
+
+ASKED = RecommendQuery(slot="home", user_id="u1")
+
+
+class Store(shop.FakeReader):
+    """A store that goes away and comes back."""
+
+    gone = False
+    reads = 0
+
+    def read(self, request, items, item_keys=None):
+        self.reads += 1
+        if self.gone:
+            raise NotReadyError("there is no state")
+        return super().read(request, items, item_keys)
+
+
+class Model:
+    """A bundle whose model does as it is told; everything else is the real one's."""
+
+    def __init__(self, bundle, version: str, *, gives=None) -> None:
+        self._bundle, self.version, self.gives, self.asked = bundle, version, gives, 0
+
+    def __getattr__(self, name):
+        return getattr(self._bundle, name)
+
+    def with_index(self, index):
+        return self
+
+    def score(self, rows, keys, *, objective, asked=None):
+        self.asked += 1
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        scores = self._bundle.score(rows, keys, objective=objective, asked=asked)
+        return scores if self.gives is None else replace(scores, value=np.full(len(keys), self.gives))
+
+
+@pytest.fixture
+def make(features, bundle):
+    def make(*, bundles=None, reader=None, slots=None, budgets=None, segments=None, kept=None) -> Pipeline:
+        return Pipeline(
+            slots=slots or shop.slots(),
+            bundles=bundles or Fixed(bundle),
+            readings=OneSchema(features, reader or shop.FakeReader(features)),
+            answers=kept,
+            clock=SimulatedClock(shop.NOW),
+            rng=np.random.default_rng(0),
+            budgets=budgets or Budgets(),
+            segments=segments,
+        )
+
+    return make
+
+
+def test_without_the_store_a_person_is_scored_by_what_was_read_last(make, features):
+    store, kept = Store(features), Kept()
+    pipeline = make(reader=store, kept=kept)
+    before = pipeline.answer(ASKED)
+    store.gone = True
+    after = pipeline.answer(ASKED)
+    assert numbers(after) == numbers(before)
+    assert (after.degraded, after.model) == (["last_known"], before.model)
+    assert kept.records[1].numeric == [], "features that no state has now are never logged as such"
+    stranger = pipeline.answer(RecommendQuery(slot="home"))
+    assert (stranger.degraded, numbers(stranger)) == (["features"], [0, 1, 2, 4, 5, 6])
+    store.gone = False
+    assert pipeline.answer(ASKED).degraded == []
+
+
+def test_what_was_known_long_ago_is_not_used(features):
+    moment = [0.0]
+    known, reader = LastKnown(people_max=2, now=lambda: moment[0]), shop.FakeReader(features)
+    keys = np.arange(1, 4, dtype=np.uint64)
+
+    def keep(person: str) -> None:
+        request = shop.ReadRequest(person=person, now=shop.NOW)
+        known.keep(features, person, reader.read(request, [""]), None)
+        known.keep(features, person, reader.read(request, ["i1", "i2", "i3"]), keys)
+
+    keep("u1")
+    rows = known.recall(features, "u1", keys, shop.NOW)
+    assert rows is not None
+    assert rows.numeric[:, features.numeric.index("price")].tolist() == [1, 2, 3]
+    assert known.recall(features, "u1", np.arange(10, 20, dtype=np.uint64), shop.NOW) is None, "too few of the items are known"
+    for person in ("u2", "u3"):
+        keep(person)
+    assert known.recall(features, "u1", None, shop.NOW) is None, "as many people as there is room for"
+    moment[0] = AGE_S + 1
+    assert known.recall(features, "u3", None, shop.NOW) is None
+
+
+def test_items_are_taken_in_again_after_a_while_and_new_ones_at_once(features):
+    moment = [0.0]
+    known, reader = LastKnown(now=lambda: moment[0]), shop.FakeReader(features)
+    request, price = shop.ReadRequest(person="u1", now=shop.NOW), features.numeric.index("price")
+    keys = np.arange(1, 4, dtype=np.uint64)
+    known.keep(features, "u1", reader.read(request, [""]), None)
+    known.keep(features, "u1", reader.read(request, ["i1", "i2"]), keys[:2])
+    moment[0] = RENEWED_S - 1
+    known.keep(features, "u1", reader.read(request, ["i7", "i8", "i3"]), keys)
+    rows = known.recall(features, "u1", keys, shop.NOW)
+    assert rows is not None
+    assert rows.numeric[:, price].tolist() == [1, 2, 3], "the first two were read a moment ago"
+    moment[0] = RENEWED_S + 1
+    known.keep(features, "u1", reader.read(request, ["i7", "i8", "i9"]), keys)
+    rows = known.recall(features, "u1", keys, shop.NOW)
+    assert rows is not None
+    assert rows.numeric[:, price].tolist() == [7, 8, 3]
+
+
+def test_of_whom_nothing_is_known_the_segments_favourites_come_first(make, features):
+    segments = Segments()
+    clicks = ["i30"] * INTERESTS_MIN + ["i31"]
+    segments.take(pa.table({"item_id": clicks, "country": ["NO"] * len(clicks), "device": ["phone"] * len(clicks)}))
+    store = Store(features)
+    store.gone = True
+    pipeline = make(reader=store, segments=segments)
+    ours = pipeline.answer(RecommendQuery(slot="home", context=Context(country="NO"), size=3))
+    assert numbers(ours)[0] == 30, "though it is not among the most popular"
+    assert 30 not in numbers(pipeline.answer(RecommendQuery(slot="home", context=Context(country="SE"), size=3)))
+
+
+@pytest.mark.parametrize(("gives", "failure"), [(RuntimeError("no"), "error"), (float("nan"), "not_finite")])
+def test_where_the_model_fails_the_version_before_answers(make, bundle, gives, failure):
+    kept = Kept()
+    failing, before = Model(bundle, "v0002", gives=gives), Model(bundle, "v0001")
+    pipeline = make(bundles=Fixed(failing, before), kept=kept)
+    answer = pipeline.answer(ASKED)
+    assert (answer.degraded, answer.model, len(answer.items)) == (["previous_model"], "v0001", 6)
+    assert (kept.records[0].asked, kept.records[0].failure, kept.records[0].model) == ("v0002", failure, "v0001")
+    assert len(kept.records) == 1, "an answer that was begun twice is logged once"
+    for _ in range(5):
+        pipeline.answer(ASKED)
+    assert failing.asked == 3, "three failures in a row, then it is left alone for a second"
+    before.gives = RuntimeError("this one too")
+    nothing = pipeline.answer(ASKED)
+    assert (nothing.degraded, nothing.model, numbers(nothing)) == (["model"], "fallback", [0, 1, 2, 4, 5, 6])
+
+
+def test_an_index_without_items_leaves_those_that_were_known(make, bundle):
+    whole = Fixed(bundle)
+    pipeline = make(bundles=(holder := Swapped(whole)))
+    pipeline.answer(ASKED)
+    holder.now = Fixed(replace(bundle, index=bundle.index.__class__(
+        as_of=0, ids=(), keys=np.zeros(0, np.uint64), first_seen=np.zeros(0, np.int64),
+        counts={name: np.zeros(0, np.int64) for name in bundle.index.counts}, attributes={},
+        item_item=bundle.index.item_item.__class__(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)),
+    )))  # fmt: skip
+    answer = pipeline.answer(ASKED)
+    assert answer.degraded == ["index"]
+    assert len(answer.items) == 6
+
+
+class Swapped:
+    """Bundles that are replaced."""
+
+    def __init__(self, now: Fixed) -> None:
+        self.now = now
+
+    def __getattr__(self, name):
+        return getattr(self.now, name)
+
+
+def test_sources_that_there_is_no_time_for_are_left_out(make, bundle):
+    late = iter([False, True])
+    found = candidates(bundle.index, {"popular": 5, "fresh": 5}, late=lambda: next(late))
+    assert (found.contributed, found.left_out) == ({"popular": 5}, ("fresh",))
+    answer = make(budgets=Budgets(retrieval_s=0.0)).answer(ASKED)
+    assert answer.degraded == ["retrieval"]
+    assert {item.source for item in answer.items} == {"popular"}, "of the sources that found something the first is asked in any case"
+
+
+def test_no_more_candidates_are_scored_than_there_is_time_for(make):
+    models = Models(budget_s=0.1)
+    assert models.fits("v1") == float("inf")
+    models.scored("v1", 1_000, 0.5)
+    assert models.fits("v1") == pytest.approx(200)
+    models.scored("v2", 1_000, 50.0)
+    assert models.fits("v2") == ROWS_MIN
+    slots = {"home": Slot("home", size=3, sources={"popular": 40})}
+    pipeline = make(slots=slots)
+    pipeline.patience.models.scored("", 1_000, 1e9)  # the bundle of these tests has no version
+    pipeline.patience.models._budget_s = 1e-9
+    assert len(pipeline.rank(RankQuery(slot="home", user_id="u1", items=[f"i{n}" for n in range(40)])).items) == 40, "the caller's own stay"
+
+
+def test_diversity_is_left_out_when_it_takes_too_long(make):
+    slots = {"home": Slot("home", size=3, sources={"popular": 40}, diversity=Diversity(by=["category"]))}
+    pipeline = make(slots=slots, budgets=Budgets(policy_s=0.0))
+    told = [pipeline.answer(ASKED).degraded for _ in range(5)]
+    assert told == [[], [], [], ["policy"], ["policy"]]
+
+
+def test_a_log_that_makes_answers_wait_is_left_alone(make):
+    kept = Kept()
+    pipeline = make(kept=kept, budgets=Budgets(log_s=0.0))
+    told = [pipeline.answer(ASKED).degraded for _ in range(5)]
+    assert told == [[], [], [], ["log"], ["log"]]
+    assert len(kept.records) == 3
+
+
+def test_a_store_that_is_late_is_left_alone_and_asked_again(make, features):
+    store = Store(features)
+    pipeline = make(reader=store, budgets=Budgets(features_s=0.0))
+    first, second = pipeline.answer(ASKED), pipeline.answer(ASKED)
+    assert (first.degraded, second.degraded) == ([], ["last_known"]), "what came late is used; after three the next is not waited for"
+    assert store.reads == 3
+    [state] = [state for state in pipeline.patience.states() if state.name == "store"]
+    assert (state.open, state.opened, state.late) == (True, 1, 3)
+
+
+def test_questions_are_refused_by_what_waits_and_what_it_costs():
+    moment = [0.0]
+    shedder = Shedder(threads=2, wait_s=0.1, now=lambda: moment[0])
+    for kind, seconds in (("dear", 1.0), ("cheap", 0.001)):
+        for _ in range(100):
+            shedder.done(shedder.take(kind), seconds)
+    taken = [shedder.take("cheap") for _ in range(150)]
+    assert shedder.expected_s() == pytest.approx(0.075, rel=0.01)
+    with pytest.raises(OverloadedError):
+        shedder.take("cheap", first=False)
+    taken += [shedder.take("dear")]
+    with pytest.raises(OverloadedError) as told:
+        shedder.take("cheap")
+    assert told.value.retry_after_s == 1
+    moment[0] = 0.3
+    with pytest.raises(OverloadedError):
+        shedder.begin(taken[0])
+    for turn in taken:
+        shedder.done(turn, None)
+    assert (shedder.expected_s(), shedder.waiting) == (0.0, 0)

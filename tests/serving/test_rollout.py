@@ -1,0 +1,185 @@
+"""Champion, canary and shadow over a registry: who is answered by which version, what is loaded once, and what a rollback takes."""
+
+import time
+
+import numpy as np
+import pytest
+from tests.serving import shop
+from tests.serving.test_bundles import Seen
+from tests.serving.test_pipeline import Kept
+
+from tailorbird.errors import BundleError, NotReadyError, UsageError
+from tailorbird.events import SimulatedClock, SystemClock
+from tailorbird.experiments.assign import in_share
+from tailorbird.registry import Registry
+from tailorbird.serving.messages import RecommendQuery
+from tailorbird.serving.pipeline import Pipeline, load_bundle
+from tailorbird.serving.rollout import Rollout
+from tailorbird.serving.schemas import OneSchema
+from tailorbird.serving.shadow import Shadows
+
+
+class Open:
+    """Schemas whose states are all there; notes what is to be kept open."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, set[str]] = {}
+
+    def caught_up(self, bundle, serving) -> bool:
+        return True
+
+    def serves(self, bundle) -> None: ...
+
+    def keep_open(self, schemas, *, by: str) -> None:
+        self.kept[by] = set(schemas)
+
+
+@pytest.fixture
+def registry(tmp_path, features, bundle_folder):
+    registry = Registry(tmp_path / "registry", clock=SystemClock())
+    registry.add(bundle_folder)
+    registry.add(shop.write(tmp_path / "cheap", features, weights={"price": -0.05}))
+    registry.promote("v0001", by="test", why="first")
+    return registry
+
+
+@pytest.fixture
+def loads():
+    return []
+
+
+@pytest.fixture
+def rollout(registry, loads):
+    def load(folder):
+        loads.append(folder.name)
+        return load_bundle(folder)
+
+    rollout = Rollout(registry, load, Seen([]), Open())
+    rollout.look()
+    return rollout
+
+
+def pipeline_of(rollout, features, kept=None):
+    return Pipeline(
+        slots=shop.slots(),
+        bundles=rollout,
+        readings=OneSchema(features, shop.FakeReader(features)),
+        answers=kept,
+        clock=SimulatedClock(shop.NOW),
+        rng=np.random.default_rng(0),
+    )
+
+
+def models_of(pipeline, people: int = 200) -> dict[str, str]:
+    return {f"u{n}": pipeline.answer(RecommendQuery(slot="home", user_id=f"u{n}")).model for n in range(people)}
+
+
+def test_a_canary_answers_its_share_always_the_same_people_and_more_when_it_is_advanced(registry, rollout, features):
+    pipeline = pipeline_of(rollout, features)
+    registry.send_canary("v0002", 0.2, by="test", why="try")
+    rollout.look()
+    small = models_of(pipeline)
+    assert {person for person, model in small.items() if model == "v0002"} == {u for u in small if in_share("canary-v0002", 0.2, u)}
+    registry.send_canary("v0002", 0.5, by="test", why="more")
+    rollout.look()
+    large = models_of(pipeline)
+    assert all(large[person] == "v0002" for person, model in small.items() if model == "v0002")
+    assert 60 < sum(model == "v0002" for model in large.values()) < 140
+    registry.end_canary(by="test", why="enough")
+    rollout.look()
+    assert set(models_of(pipeline).values()) == {"v0001"}
+    with pytest.raises(NotReadyError):
+        registry.end_canary(by="test", why="again")
+
+
+def test_promoting_the_canary_and_rolling_back_load_nothing(registry, rollout, loads):
+    registry.send_canary("v0002", 0.1, by="test", why="try")
+    rollout.look()
+    assert loads == ["v0001", "v0002"]
+    registry.promote("v0002", by="test", why="good")
+    rollout.look()
+    assert rollout.versions() == {"champion": "v0002", "previous": "v0001"}
+    began = time.perf_counter()
+    registry.rollback(by="test", why="not so good")
+    rollout.look()
+    assert time.perf_counter() - began < 1.0
+    assert rollout.current().version == "v0001"
+    assert loads == ["v0001", "v0002"]
+
+
+def test_a_server_that_starts_loads_the_champion_before_too(registry, rollout, loads):
+    registry.promote("v0002", by="test", why="second")
+    fresh = Rollout(registry, load_bundle, Seen([]), Open())
+    fresh.look()
+    assert fresh.previous() is None, "the champion first"
+    fresh.look()
+    assert fresh.versions() == {"champion": "v0002", "previous": "v0001"}
+
+
+def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, features):
+    def load(folder):
+        if folder.name == "v0002":
+            raise BundleError("it is broken")
+        return load_bundle(folder)
+
+    seen = Seen([])
+    rollout = Rollout(registry, load, seen, Open())
+    registry.send_canary("v0002", 0.9, by="test", why="try")
+    rollout.look()
+    assert set(models_of(pipeline_of(rollout, features), 20).values()) == {"v0001"}
+    assert seen.refused == 1
+
+
+def test_the_registry_keeps_a_canary_within_what_can_be_compared(registry):
+    for share in (0.0, 1.0, float("nan")):
+        with pytest.raises(UsageError):
+            registry.send_canary("v0002", share, by="test", why="try")
+    with pytest.raises(UsageError):
+        registry.send_canary("v0001", 0.1, by="test", why="the champion itself")
+    registry.send_canary("v0002", 0.1, by="test", why="try")
+    began = registry.aliases().canary_at
+    registry.send_canary("v0002", 0.2, by="test", why="more")
+    assert (registry.aliases().canary_at, registry.aliases().share) == (began, 0.2), "its figures go on"
+    assert registry.versions()[1].aliases == ("canary",)
+
+
+def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout, features):
+    kept = Kept()
+    pipeline = pipeline_of(rollout, features, kept)
+    query = RecommendQuery(slot="home", user_id="u1")
+    before = pipeline.answer(query)
+    registry.cast_shadow("v0002", by="test", why="look")
+    rollout.look()
+    after = pipeline.answer(query)
+    assert [item.item_id for item in after.items] == [item.item_id for item in before.items]
+    record = kept.records[1]
+    assert (record.shadow, record.model) == ("v0002", "v0001")
+    assert record.shadow_scores == sorted(record.shadow_scores), "it likes cheap items, of which the dear ones are shown first"
+    assert kept.records[0].shadow is None
+    registry.cast_shadow("", by="test", why="enough")
+    rollout.look()
+    pipeline.answer(query)
+    assert kept.records[2].shadow is None
+
+
+def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bundle, monkeypatch):
+    class Failing:
+        version, heads, schema_hash, index, asked = "v0009", ("click",), bundle.schema_hash, bundle.index, 0
+
+        def with_index(self, index):
+            return self
+
+        def score(self, rows, keys, *, objective, asked=None):
+            self.asked += 1
+            raise RuntimeError("no")
+
+    failing = Failing()
+    monkeypatch.setattr(rollout, "shadow", lambda: failing)
+    pipeline = pipeline_of(rollout, features)
+    told = [pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded for _ in range(6)]
+    assert told == [[]] * 6
+    assert failing.asked == 3
+    shadows = Shadows(OneSchema(features, None), pipeline._watcher)
+    shadows._credit_s = -1.0
+    assert not shadows._may(0.1), "it has had its time"
+    assert shadows._may(10.0)

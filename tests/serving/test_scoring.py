@@ -1,0 +1,151 @@
+"""The score role: who is scored after which event, exactly once whatever dies, and what consumers read."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from tests.serving.scored import DECLARED, NOW, ByRule, Routed, role
+
+from tailorbird.errors import DeclarationError, LockedError, NotReadyError
+from tailorbird.events import HOUR, SimulatedClock
+from tailorbird.ranking import ChurnScore, NextBest
+from tailorbird.serving.score_log import ScoreFeed
+
+
+@pytest.fixture
+def routed(tmp_path):
+    log = Routed(tmp_path)
+    yield log
+    log.close()
+
+
+def drain(scoring):
+    while scoring.step().rows:
+        pass
+
+
+def scores(folder, start=0):
+    feed = ScoreFeed(folder / "scores.db")
+    try:
+        return [score for found in feed.all_from(start) for score in found.scores]
+    finally:
+        feed.close()
+
+
+def test_people_are_scored_as_their_events_arrive_and_not_too_often(routed, tmp_path):
+    routed.append((1, "click", "old", 0))  # before the role was there: the past is not scored
+    models = ByRule()
+    with role(tmp_path, models) as scoring:
+        drain(scoring)
+        routed.append((2, "click", "ann", 0), (3, "view", "bob", 1), (4, "click", "ann", 5), (5, "click", "bob", 6))
+        routed.append((6, "click", "ann", 10), (7, "click", "bot", 1, {"agent": "bot"}), (8, "click", "late", 1, {"counts": False}))
+        drain(scoring)
+    found = scores(tmp_path)
+    assert [(score.p, score.name, score.person, score.items[0].item_id) for score in found] == [
+        (2, "home", "ann", "for-ann"),
+        (5, "home", "bob", "for-bob"),
+        (6, "home", "ann", "for-ann"),
+    ]
+    assert (found[0].id, found[0].event_id, found[0].type, found[0].ts, found[0].model) == ("2-home", "e2", "click", NOW, "v0001")
+    assert scoring.figures.unscored == {"leaving": 1}
+    with role(tmp_path, models) as again:  # remembers who was scored lately, from the log
+        routed.append((9, "click", "ann", 15), (10, "click", "bob", 30))
+        drain(again)
+    assert [score.p for score in scores(tmp_path)] == [2, 5, 6, 10]
+
+
+def test_a_risk_that_crosses_the_threshold_is_told_once_and_so_is_its_return(routed, tmp_path):
+    models, p = ByRule({"ann": 0.5, "bob": 0.9}), iter(range(1, 100))
+    for gone in (0.5, 0.8, 0.9, 0.65, 0.71, 0.6, 0.2, 0.75):  # 0.63 is where it has come back
+        models.risks["ann"] = gone
+        with role(tmp_path, models) as scoring:  # opened anew each time: what is remembered is in the log
+            scoring.step()
+            routed.append((next(p), "view", "ann", 0))
+            drain(scoring)
+    found = scores(tmp_path)
+    assert [(score.gone, score.crossed) for score in found] == [(0.8, "above"), (0.6, "below"), (0.75, "above")]
+    assert (found[0].name, found[0].model, found[0].reasons) == ("leaving", "v0007", ["orders is 0: 1.6 times likelier to leave"])
+
+
+def test_the_state_is_waited_for(routed, tmp_path):
+    models, stop = ByRule(reached=0), threading.Event()
+    with role(tmp_path, models) as scoring:
+        scoring.step()
+        routed.append((1, "click", "ann", 0))
+        stop.set()
+        assert scoring.step(stop).rows == 0
+        assert models.asked == []
+        models.p = 1
+        assert scoring.step(stop).scores == 1
+
+
+@pytest.mark.parametrize("site", ["score.scored", "score.before_append", "score.after_append"])
+def test_killed_at_any_step_no_score_is_doubled_and_none_is_missing(routed, tmp_path, site):
+    with role(tmp_path, ByRule()) as scoring:
+        scoring.step()
+    for block in range(6):
+        routed.append(*((1 + block * 20 + n, "click", f"u{n % 7}", block * 20 + n) for n in range(20)))
+    for hit in (1, 2, 1):
+        # one block a step, so that there is more than one step to die in
+        small = "import runpy, tailorbird.serving.scoring as s; s.ROWS_BYTES = 1; "
+        code = small + "runpy.run_module('tests.serving.scored', run_name='__main__')"
+        env = {**os.environ, "TAILORBIRD_FAULTS": f"{site}=kill@{hit}"}
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, capture_output=True, check=False)
+        assert done.returncode == -9, done.stderr.decode()
+    with role(tmp_path, ByRule()) as scoring:
+        drain(scoring)
+    told = [(score.p, score.person) for score in scores(tmp_path)]
+    last: dict[str, int] = {}
+    expected = []
+    for n in range(120):
+        person = f"u{n % 20 % 7}"
+        if n >= last.get(person, -10) + 10:
+            last[person] = n
+            expected.append((n + 1, person))
+    assert told == expected
+
+
+def test_consumers_go_on_where_they_were_and_old_scores_go(routed, tmp_path):
+    clock = SimulatedClock(NOW)
+    feed = ScoreFeed(tmp_path / "scores.db")
+    with pytest.raises(NotReadyError):
+        feed.read(0)
+    with role(tmp_path, ByRule(), clock=clock, keep_us=HOUR) as scoring:
+        scoring.step()
+        routed.append((1, "click", "ann", 0), (2, "click", "bob", 0))
+        drain(scoring)
+        first = feed.read(0)
+        assert ([score.person for score in first.scores], first.next) == (["ann", "bob"], 3)
+        assert feed.read(first.next).scores == []
+        clock.advance_to(NOW + 2 * HOUR)
+        routed.append((3, "click", "cid", 200))
+        drain(scoring)
+        assert [score.person for score in feed.read(first.next).scores] == ["cid"]
+        assert scoring.prune() == 1
+        begun = feed.read(0)
+        assert ([score.person for score in begun.scores], begun.begins) == (["cid"], 3)
+        with pytest.raises(LockedError), role(tmp_path, ByRule()) as second:
+            second.step()
+    feed.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: NextBest("home", every="often"),
+        lambda: NextBest("home", on=()),
+        lambda: ChurnScore(above=1.5),
+        lambda: ChurnScore(above=0.5, below=0.6),
+        lambda: ChurnScore(on="view"),
+    ],
+)
+def test_what_cannot_be_declared_is_refused(wrong):
+    with pytest.raises(DeclarationError):
+        wrong()
+
+
+def test_what_is_declared_stands():
+    assert [score.name for score in DECLARED] == ["home", "leaving"]
+    assert ChurnScore(above=0.7).below == pytest.approx(0.63)

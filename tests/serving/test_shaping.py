@@ -1,0 +1,166 @@
+"""What a slot asks for beside value, in whole answers: filters, boosts, pins, promotions, caps and lists, and how these meet."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests.serving import shop
+from tests.serving.test_pipeline import Kept
+
+from tailorbird.events import SimulatedClock
+from tailorbird.experiments import Experiment
+from tailorbird.ranking import Boost, Cap, Explore, Pin, Promotion, Quota, Slot
+from tailorbird.serving.messages import RecommendQuery, SearchQuery
+from tailorbird.serving.parts import Fixed
+from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.rule_costs import ALL, Weigher, costs, wishes
+from tailorbird.serving.schemas import OneSchema
+from tailorbird.serving.shaping import Shaping
+
+SLOT = Slot("home", size=6, sources={"popular": 10}, rules=["item.stock > 0"], hide_seen=())  # the bundle likes dear items
+
+
+@pytest.fixture
+def ask(features, bundle):
+    def ask(slot, *, recent=None, answers=None, seed=0, text="", **query):
+        pipeline = Pipeline(
+            slots={"home": slot},
+            bundles=Fixed(bundle),
+            readings=OneSchema(features, shop.FakeReader(features, recent)),
+            answers=answers,
+            clock=SimulatedClock(shop.NOW),
+            rng=np.random.default_rng(seed),
+        )
+        if text:
+            return pipeline.search(SearchQuery(slot="home", user_id="u1", query=text, **query))
+        return pipeline.answer(RecommendQuery(slot="home", user_id="u1", **query))
+
+    return ask
+
+
+def shown(answer):
+    return [int(item.item_id[1:]) for item in answer.items]
+
+
+def test_what_is_forbidden_for_all_takes_no_place_among_candidates(ask):
+    """Of the ten most popular, half would be left; the source is asked for ten that may be shown."""
+    assert shown(ask(replace(SLOT, rules=["item.price > 20"]))) == [30, 29, 28, 27, 26, 25]
+    assert shown(ask(replace(SLOT, rules=[], deny=[f"i{n}" for n in range(30)]))) == [39, 38, 37, 36, 35, 34]
+    assert shown(ask(replace(SLOT, rules=["item.stock > 0"], allow=["i3", "i4", "i5"]))) == [5, 4]
+    assert shown(ask(replace(SLOT, sources={"search": 3}, rules=["item.price > 30"]), text="coats")) == [36, 32]
+
+
+def test_a_slot_whose_rules_leave_nothing_says_so(ask):
+    """As after a typing error, or where an attribute is gone from the catalogue: an empty answer is no answer like others."""
+    assert ask(replace(SLOT, rules=["item.stok > 0"])).degraded == ["items"]
+    assert ask(replace(SLOT, allow=["no-such-item"])).degraded == ["items"]
+    assert ask(SLOT, filters={"category": "coats"}, exclude=[f"i{n}" for n in range(40)]).degraded == []
+
+
+def test_what_slots_show_is_computed_once_for_each_of_several_indexes(bundle):
+    """Champion and canary are asked in turn: neither takes the place of the other, and each later index takes that of its own."""
+    shaping = Shaping(replace(SLOT, rules=["item.stock > 0"]))
+    champion, canary = bundle.index, replace(bundle.index, as_of=bundle.index.as_of + 1)
+    views = shaping.view(champion), shaping.view(canary)
+    assert views[0] is not views[1]
+    assert shaping.view(champion) is views[0]
+    assert shaping.view(canary) is views[1]
+    later = replace(champion)
+    assert shaping.view(later) is not views[0]
+    assert shaping.view(canary) is views[1]
+    assert len(shaping._viewed) == 2
+
+
+def test_where_a_request_leaves_too_few_sources_are_asked_again(ask):
+    late = replace(SLOT, rules=["item.stock > 0 and item.price > 30 * user.user_clicks + 29"], size=3)
+    answer = ask(late, recent={"u1": []})
+    assert len(answer.items) == 3
+    assert min(shown(answer)) > 29
+    assert shown(ask(SLOT, filters={"category": "bags"}, size=4)) == [39, 35, 31, 27]
+    assert len(ask(SLOT, exclude=[f"i{n}" for n in range(12)]).items) == 6
+
+
+def test_boosts_move_values_and_pins_stand_where_they_are_put(ask):
+    assert shown(ask(replace(SLOT, boosts=[Boost("item.price < 2", 10.0)])))[:2] == [1, 0]
+    pinned = ask(replace(SLOT, pins=[Pin("i35", 2), Pin("i36", 1, when="context.country == 'NO'")]))
+    assert shown(pinned) == [10, 35, 9, 8, 7, 6]
+    assert (pinned.items[1].source, pinned.items[1].reason_code, pinned.items[1].propensity) == ("pinned", "promoted", 1.0)
+
+
+def test_a_pin_is_the_reason_also_where_a_source_had_the_item(ask):
+    """It is the ten most popular who are asked, and i4 is of them; an arm without a model tells a pin too."""
+    pinned = replace(SLOT, pins=[Pin("i4", 1), Pin("i35", 2)])
+    assert [item.reason_code for item in ask(pinned).items[:2]] == ["promoted", "promoted"]
+    popular = replace(pinned, experiment=Experiment("all-popular", arms={"popular": 1.0}))
+    answer = ask(popular)
+    assert shown(answer)[:2] == [4, 35]
+    assert [item.reason_code for item in answer.items[:3]] == ["promoted", "promoted", "popular"]
+
+
+def test_no_pin_shows_what_a_filter_forbids(ask):
+    pins = [Pin("i33", 1), Pin("i35", 2), Pin("i37", 3)]  # the first is out of stock
+    assert shown(ask(replace(SLOT, pins=pins), exclude=["i37"])) == [10, 35, 9, 8, 7, 6]
+    assert shown(ask(replace(SLOT, pins=pins, deny=["i35"])))[:3] == [10, 9, 37]
+
+
+def test_a_promotion_has_its_share_within_quotas(ask):
+    slot = replace(SLOT, promotions=[Promotion("item.category == 'coats'", 0.5)])
+    assert shown(ask(slot)) == [10, 8, 9, 4, 7, 0]
+    assert [n for n in shown(ask(replace(slot, quotas=[Quota("category", 1, first=4)])))[:4] if n % 4 == 0] == [8]
+
+
+def test_a_cap_hides_what_was_shown_too_often_lately(ask, features):
+    recent = {"u1": [(10, "click"), (10, "click"), (9, "click")]}
+    assert shown(ask(replace(SLOT, caps=[Cap("recent", 2, within="1d")]), recent=recent)) == [9, 8, 7, 6, 5, 4]
+    assert shown(ask(replace(SLOT, caps=[Cap("recent", 3, within="1d")]), recent=recent))[0] == 10
+
+
+def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bundle):
+    kept, draws = Kept(), 1_500
+    slot = replace(
+        SLOT,
+        boosts=[Boost("item.category == 'hats'", 1.05)],
+        pins=[Pin("i35", 2)],
+        promotions=[Promotion("item.category == 'coats'", 0.34)],
+        quotas=[Quota("category", 2)],
+        explore=Explore(0.5, pool=4, first=1),
+    )
+    pipeline = Pipeline(
+        slots={"home": slot}, bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=kept,
+        clock=SimulatedClock(shop.NOW), rng=np.random.default_rng(1),
+    )  # fmt: skip
+    for _ in range(draws):
+        pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
+    told: dict[tuple[int, str], tuple[float, int]] = {}
+    for record in kept.records:
+        for position, (item, p) in enumerate(zip(record.items, record.propensities, strict=True)):
+            before, count = told.get((position, item), (p, 0))
+            assert before == p
+            told[position, item] = p, count + 1
+    for (position, item), (p, count) in told.items():
+        assert abs(count / draws - p) <= 5 * np.sqrt(p * (1 - p) / draws) + 1e-12, (position, item)
+    assert len(told) > 8
+    for record in kept.records:
+        assert record.items[1] == "i35"
+        assert max(np.bincount([int(item[1:]) % 4 for item in record.items])) <= 2
+
+
+def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle):
+    slot = replace(SLOT, size=3, rules=["item.stock > 0", "item.price < 1000"], pins=[Pin("i0", 1)], quotas=[Quota("category", 2)])
+    clock = SimulatedClock(shop.NOW)
+    pipeline = Pipeline(
+        slots={"home": slot}, bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=None,
+        clock=clock, rng=np.random.default_rng(1),
+    )  # fmt: skip
+    weigher = Weigher(slot, clock)
+    told = pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), weigher)
+    assert told is not None
+    assert told[ALL].items == ("i0", "i10", "i9")
+    found = {cost.wish: cost for cost in costs([told, told])}
+    assert set(found) == {"pin i0 at 1", "rule item.stock > 0", "rule item.price < 1000", "quota 2 of a category"}
+    assert next(iter(found)) == "pin i0 at 1"
+    assert told["pin i0 at 1"].items == ("i10", "i9", "i8")
+    assert found["pin i0 at 1"].value == pytest.approx(told["pin i0 at 1"].value - told[ALL].value)
+    assert (found["pin i0 at 1"].changed, found["pin i0 at 1"].low) == (1.0, found["pin i0 at 1"].high)
+    assert (found["quota 2 of a category"].value, found["quota 2 of a category"].changed) == (0.0, 0.0)
+    assert wishes(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {"quota 2 of a category", "deny"}

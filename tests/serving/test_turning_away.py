@@ -1,0 +1,195 @@
+"""Questions to a server that has too much to do are refused before they are requests, and told the same as by the long way."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from tests.faults.roles import until
+from tests.serving.test_app import Prompt
+
+from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.serving.access import Perimeter
+from tailorbird.serving.app import create_app
+from tailorbird.serving.door import Door
+from tailorbird.serving.handling import Service
+from tailorbird.serving.listening import PatientProtocol
+from tailorbird.serving.shedding import Turn
+from tailorbird.serving.turning_away import PATHS, TurningAway
+
+ASKED = json.dumps({"slot": "home", "user_id": "u1"}).encode()
+CLICK = json.dumps({"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}).encode()
+ORIGIN = b"origin: http://127.0.0.1\r\n"
+
+
+def request(path: str, body: bytes = ASKED, more: bytes = b"") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + more + b"\r\n" + body
+
+
+class Served:
+    """A server whose work can be heaped up, and one connection to it."""
+
+    def __init__(self, service: Service, turn_away: TurningAway) -> None:
+        self.service, self.asked = service, 0
+        self._turns: list[Turn] = []
+
+        def counted(data: bytes) -> bytes | None:
+            told = turn_away(data)
+            self.asked += told is not None
+            return told
+
+        protocol = type("Protocol", (PatientProtocol,), {"turn_away": staticmethod(counted)})
+        config = uvicorn.Config(create_app(service), http=protocol, log_config=None, lifespan="off", ws="none", server_header=False)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+        self._thread.start()
+        until(lambda: self._server.started, 30, "the server did not start")
+        self._peer = socket.create_connection(self._socket.getsockname(), 20)
+        self._file = self._peer.makefile("rb")
+
+    def heap(self) -> None:
+        """Let so much wait that there is room for no question."""
+        while not self.service.shedder.full():
+            self._turns.append(self.service.shedder.take("answer"))
+
+    def clear(self) -> None:
+        while self._turns:
+            self.service.shedder.done(self._turns.pop(), None)
+
+    def send(self, path: str, body: bytes = ASKED, more: bytes = b"") -> None:
+        self._peer.sendall(request(path, body, more))
+
+    def send_bytes(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self._peer.sendall(piece)
+            time.sleep(0.05)  # so that they come one by one
+
+    def read(self) -> tuple[int, dict[str, str], dict]:
+        """The next answer on the connection."""
+        status = int(self._file.readline().split()[1])
+        headers: dict[str, str] = {}
+        while line := self._file.readline().strip().decode():
+            name, _, value = line.partition(": ")
+            headers[name.lower()] = value
+        return status, headers, json.loads(self._file.read(int(headers["content-length"])))
+
+    def close(self) -> None:
+        self._peer.close()
+        self._server.should_exit = True
+        self._thread.join(20)
+        self._socket.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        service = Service(Prompt(), door, perimeter=Perimeter(origins=frozenset(["http://127.0.0.1"])))
+        made = Served(service, TurningAway(service))
+        yield made
+        made.close()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_question_is_told_the_same_as_by_the_long_way(served: Served, path: str) -> None:
+    served.heap()
+    served.send(path)
+    status, headers, fault = served.read()
+    assert served.asked == 1
+    served.send(path, more=ORIGIN)  # what a page of another origin asks goes the long way, with its headers
+    long_status, long_headers, long_fault = served.read()
+    assert served.asked == 1
+    assert (status, fault["code"], fault["message"], fault["fix"]) == (503, *(long_fault[name] for name in ("code", "message", "fix")))
+    assert long_status == 503
+    of_origins = {name for name in long_headers if name.startswith("access-control-") or name in ("vary", "date")}
+    assert set(headers) == set(long_headers) - of_origins
+    same = set(headers) - {"x-request-id", "content-length"}
+    assert {name: headers[name] for name in same} == {name: long_headers[name] for name in same}
+    assert fault["request_id"] == headers["x-request-id"]
+    assert served.service.shedder.refused == 2
+
+
+def test_the_connection_goes_on_and_what_is_refused_is_counted(served: Served) -> None:
+    served.heap()
+    for _ in range(3):
+        served.send("/v1/recommend", more=b"X-Request-Id: named-by-Caller\r\n")
+        assert served.read()[1]["x-request-id"] == "named-by-Caller"
+    assert served.asked == 3
+    served.send("/v1/events", CLICK)
+    assert served.read()[0] == 200, "events have a queue of their own"
+    served.clear()
+    served.send("/v1/recommend")
+    status, _, answer = served.read()
+    assert (status, bool(answer["items"])) == (200, True)
+    assert 'tailorbird_requests_total{route="/v1/recommend",status="503"} 3.0' in served.service.metrics.text().decode()
+    assert "tailorbird_shed_total 3.0" in served.service.metrics.text().decode()
+
+
+WHOLE = request("/v1/recommend")
+NOT_PLAIN = {
+    "in two pieces": [WHOLE[:40], WHOLE[40:]],
+    "its body by itself": [WHOLE[: -len(ASKED)], ASKED],
+    "its address says more": [request("/v1/recommend?explain=true")],
+    "to be closed": [request("/v1/recommend", more=b"Connection: close\r\n")],
+    "from a page": [request("/v1/recommend", more=ORIGIN)],
+    "something before its body": [request("/v1/recommend", more=b"Expect: 100-maybe\r\n")],
+    "nothing of ours": [request("/v1/nothing")],
+}
+
+
+@pytest.mark.parametrize("what", NOT_PLAIN)
+def test_what_is_not_plain_goes_the_long_way(served: Served, what: str) -> None:
+    served.heap()
+    served.send_bytes(*NOT_PLAIN[what])
+    assert served.read()[0] == (404 if what == "nothing of ours" else 503)
+    assert served.asked == 0
+
+
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        request("/v1/recommend", more=b"Transfer-Encoding: chunked\r\n"),
+        request("/v1/recommend", more=b"Content-Length: 3\r\n"),
+        request("/v1/recommend", more=b"X-A: b\nTransfer-Encoding: chunked\r\n"),
+        request("/v1/recommend", more=b"X-A: b\rTransfer-Encoding: chunked\r\n"),
+        WHOLE.replace(b"Content-Length: ", b"Content-Length : "),
+        WHOLE.replace(b"Content-Length: ", b"Content-Length: +"),
+        WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        WHOLE + b"P",
+        WHOLE[:-1],
+    ],
+)
+def test_what_two_programs_might_read_differently_is_left_to_the_parser(tmp_path: Path, doubtful: bytes) -> None:
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        service = Service(Prompt(), door)
+        while not service.shedder.full():
+            service.shedder.take("answer")
+        turn_away = TurningAway(service)
+        assert turn_away(WHOLE) is not None
+        assert turn_away(doubtful) is None
+
+
+def test_several_at_once_are_answered_in_order(served: Served) -> None:
+    served.heap()
+    served.send_bytes(WHOLE + WHOLE + WHOLE)
+    assert [served.read()[0] for _ in range(3)] == [503] * 3
+
+
+def test_where_a_request_runs_on_the_connection_the_next_waits_for_it(served: Served) -> None:
+    served.send("/v1/recommend")
+    served.heap()
+    served.send("/v1/recommend")
+    assert [served.read()[0] for _ in range(2)] in ([200, 503], [503, 503])
+
+
+def test_a_server_that_stops_says_so_the_long_way(served: Served) -> None:
+    served.heap()
+    served.service.drain()
+    served.send("/v1/recommend")
+    status, headers, _ = served.read()
+    assert (status, headers["connection"], served.asked) == (503, "close", 0)

@@ -1,0 +1,176 @@
+"""Roles without HTTP answer probes where they are asked to, and threads that look after something outlive any error."""
+
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from tests.cli.kit import refused, tailorbird
+from tests.faults.roles import make_project
+
+from tailorbird.errors import ConfigError
+from tailorbird.health import FollowedStop, Health, answering
+from tailorbird.loops import Loop
+from tailorbird.serving.access import require_no_faults
+from tailorbird.serving.catalogue import Catalogue
+from tailorbird.stream.lag import LagWatch
+
+
+def poll(there):
+    until = time.monotonic() + 20
+    while not there():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def get(port, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_a_loop_that_comes_round_is_alive_and_one_that_stalls_is_not():
+    stop = FollowedStop()
+    with answering(Health(stop, stalled_after_s=0.2, metrics=lambda: b"a 1\n"), "127.0.0.1", 0) as port:
+        assert get(port, "/readyz")[0] == 503, "it has yet to come round"
+        stop.is_set()
+        assert get(port, "/healthz") == (200, "ok\n")
+        assert get(port, "/readyz")[0] == 200
+        others = threading.Thread(target=stop.wait, args=(0.5,))
+        others.start()
+        poll(lambda: get(port, "/healthz")[0] == 503)
+        others.join()
+        assert get(port, "/healthz") == (503, "stalled\n"), "only the role's own thread counts"
+        stop.is_set()
+        assert get(port, "/healthz")[0] == 200
+        assert get(port, "/metrics") == (200, "a 1\n")
+        assert get(port, "/elsewhere")[0] == 404
+
+
+@pytest.mark.parametrize("role", ["router", "worker", "lake", "trainer"])
+def test_a_role_tells_that_it_goes_on(tmp_path, role, monkeypatch):
+    from tests.stream.brokers import free_port
+
+    from tailorbird.cli import run as roles
+
+    project, port, done = make_project(tmp_path / "shop"), free_port(), {}
+    monkeypatch.setenv("TAILORBIRD_PROJECT", str(project.root))
+    stop = FollowedStop()
+    monkeypatch.setattr(roles, "_begin", lambda: stop)
+    monkeypatch.setattr("tailorbird.lake.leave", lambda status: None)
+
+    def play():
+        stop._owner = threading.get_ident()
+        getattr(roles, role)(health_port=port)
+        done["ended"] = True
+
+    thread = threading.Thread(target=play)
+    thread.start()
+
+    def is_ready():
+        try:
+            return get(port, "/readyz")[0] == 200
+        except OSError:
+            return False
+
+    poll(is_ready)
+    status, text = get(port, "/metrics")
+    assert status == 200
+    assert f'tailorbird_role_rounds_total{{role="{role}"}}' in text
+    if role == "worker":
+        poll(lambda: "tailorbird_worker_behind_rows{" in get(port, "/metrics")[1])
+    if role == "lake":
+        assert 'tailorbird_thread_failures_total{thread="lag"} 0.0' in text
+        assert 'thread="checks"' in text
+    stop.set()
+    thread.join(20)
+    assert done == {"ended": True}
+
+
+def test_faults_are_refused_where_others_can_reach_the_process(tmp_path, monkeypatch):
+    project = make_project(tmp_path / "shop")
+    env = {"TAILORBIRD_FAULTS": "router.before_commit=kill@99", "TAILORBIRD_SERVE__WRITE_KEYS": "k" * 48}
+    for command in (["serve", "--host", "0.0.0.0", "--port", "0"], ["router", "--health-port", "1", "--health-host", "0.0.0.0"]):
+        done = tailorbird("-C", project.root, "run", *command, env=env)
+        refused(done, "TAILORBIRD_FAULTS", "fail on purpose")
+    monkeypatch.setenv("TAILORBIRD_FAULTS", "x=kill")
+    require_no_faults("127.0.0.1")
+    with pytest.raises(ConfigError, match="unset it"):
+        require_no_faults("::")
+
+
+def test_an_error_that_nobody_thought_of_is_logged_and_counted_and_ends_no_thread(caplog, monkeypatch):
+    monkeypatch.setattr("tailorbird.loops.RETRY_S", 0.01)
+    looks = []
+
+    def look():
+        looks.append(1)
+        if len(looks) < 3:
+            raise ZeroDivisionError("of a look")
+
+    loop = Loop("watch of nothing", look, every_s=0.01)
+    loop.start()
+    poll(lambda: len(looks) > 4)
+    loop.stop()
+    assert loop.failures == 2
+    assert "watch of nothing failed for the 2. time" in caplog.text
+    assert "ZeroDivisionError: of a look" in caplog.text
+
+
+def test_the_lag_is_measured_on_after_any_error(monkeypatch):
+    monkeypatch.setattr("tailorbird.loops.RETRY_S", 0.01)
+
+    class Meter:
+        measured = closed = 0
+
+        def measure(self):
+            self.measured += 1
+            if self.measured == 1:
+                raise KeyError("no such partition")
+            return []
+
+        def close(self):
+            self.closed += 1
+
+    meter = Meter()
+    watch = LagWatch(meter, every_s=0.01)
+    watch.start()
+    poll(lambda: watch.measured_at > 0)
+    assert watch.loop.failures == meter.closed == 1
+    watch.stop()
+
+
+def test_the_catalogue_goes_on_after_any_error_and_counts_nothing_twice(tmp_path, monkeypatch):
+    from tests.faults.test_pruning import CLOCK, send
+
+    from tailorbird.router import Router
+    from tailorbird.serving.door import Door
+
+    monkeypatch.setattr("tailorbird.loops.RETRY_S", 0.01)
+    project = make_project(tmp_path / "shop")
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+        send(door, 0)
+    with Router(project.paths.stream, project.plan, clock=CLOCK) as router:
+        while router.step(12).rows:
+            pass
+    right = Catalogue(project.paths.routed)
+    right.refresh()
+    right.stop()
+    found, take, calls = Catalogue(project.paths.routed, poll_s=0.01), Catalogue._take, []
+
+    def failing(self, payload):
+        calls.append(1)
+        count = take(self, payload)
+        if len(calls) == 2:
+            raise MemoryError("in the middle")
+        return count
+
+    monkeypatch.setattr(Catalogue, "_take", failing)
+    found.start()
+    poll(lambda: found._items.keys() == right._items.keys() and found.loop.done_at)
+    found.stop()
+    assert found.loop.failures == 1
+    assert found._interests == right._interests

@@ -1,0 +1,70 @@
+"""The benchmark of architectures on the simulated site: its truth is the site's, and what it concludes follows from its figures."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from benchmarks.quality import results
+from benchmarks.quality.architectures import on_front
+from benchmarks.quality.architectures_reward import ORACLES, REWARD, oracle_scores, worth_of
+
+from tailorbird.events import DAY
+from tailorbird.simulator import Site
+
+FIGURES = results.FIGURES / "architectures.json"
+
+
+@pytest.fixture(scope="module")
+def site():
+    return Site(3, users=40, items=60, days=6)
+
+
+def asked(site, at_day=4.3, people=12):
+    there = site.items.available(at_day)
+    user, day = np.arange(people), np.full(people, at_day)
+    return user, np.tile(there, people), day, np.arange(people + 1) * len(there)
+
+
+def test_a_list_is_worth_what_the_sites_truth_says(site):
+    user, item, day, offsets = asked(site)
+    score = np.random.default_rng(0).random(len(item))
+    found = worth_of(site, user, item, day, offsets, score)
+    lists = []
+    for low, high in pairwise(offsets.tolist()):
+        best = np.argsort(-score[low:high])[: REWARD.size]
+        lists.append([f"i{number:05d}" for number in item[low:high][best].tolist()])
+    told = site.truth.expected(user.tolist(), lists, [site.start + round(4.3 * DAY)] * len(user)).reward({"click": 1.0, "purchase": 5.0})
+    np.testing.assert_allclose(found, told, rtol=1e-6)
+
+
+def test_who_knows_more_shows_better_lists_and_nobody_beats_the_oracle(site):
+    user, item, day, offsets = asked(site)
+    worth = {name: worth_of(site, user, item, day, offsets, score) for name, score in oracle_scores(site, user, item, day, offsets).items()}
+    chance = worth_of(site, user, item, day, offsets, np.random.default_rng(1).random(len(item)))
+    means = [worth[name].mean() for name in ORACLES]
+    assert means == sorted(means, reverse=True)
+    assert means[-1] > chance.mean()
+    assert (worth["oracle"] >= np.maximum.reduce([*worth.values(), chance]) - 1e-12).all()
+
+
+def test_the_front_holds_what_nothing_else_is_as_good_and_as_cheap_as():
+    figures = {
+        "cheap": {"ndcg_10": 0.2, "us": 1.0},
+        "as cheap and worse": {"ndcg_10": 0.1, "us": 1.0},
+        "best": {"ndcg_10": 0.5, "us": 9.0},
+        "dearer than the best": {"ndcg_10": 0.5, "us": 10.0},
+        "not priced": {"ndcg_10": 0.9},
+    }
+    assert on_front(figures) == ["cheap", "best"]
+
+
+@pytest.mark.skipif(not FIGURES.exists(), reason="not measured yet")
+def test_what_train_takes_by_itself_lies_on_the_front():
+    found = json.loads(FIGURES.read_text())
+    assert found["default"] in on_front(found["results"])
+
+
+def test_the_page_of_results_is_made_of_the_figures_that_commands_wrote():
+    text = results.PAGE.read_text()
+    assert results.page(text, results.read()) == text

@@ -1,0 +1,61 @@
+"""Why somebody is likely to leave, where forests say so: exact contributions in log-odds after calibration, which add up."""
+
+import numpy as np
+import pytest
+
+from tailorbird.features import FeatureSet, count, entity
+from tailorbird.models.export import gbdt_to_onnx
+from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
+from tailorbird.ranking.calibration import Platt
+from tailorbird.ranking.churn_bundle import ChurnBundle, ChurnPlan, Part, log_odds, write_churn_bundle
+from tailorbird.ranking.churn_reasons import churn_reasons
+from tailorbird.ranking.encoders import fit_encoder
+from tailorbird.registry import Columns, Window
+from tailorbird.training.trees import trees_of
+
+NAMES = ("views", "orders")
+
+
+def bundle_of(folder, *, trees=True) -> ChurnBundle:
+    features = FeatureSet.from_declarations([count(name, entity("user"), "view", window="7d") for name in NAMES])
+    encoder = fit_encoder(Columns(features.numeric), np.zeros((0, 0), np.uint64), computed=())
+    rng = np.random.default_rng(1)
+    matrix = rng.uniform(0, 10, size=(2_000, len(encoder.names))).astype(np.float32)
+    stays = (rng.uniform(0, 10, 2_000) < matrix[:, encoder.names.index("orders")]).astype(float)
+    settings = GbdtSettings(trees=30, patience=0, leaves=5, leaf_rows=20, threads=1)
+    model = fit_gbdt(Sample(matrix, stays), Sample(matrix[:50], stays[:50]), encoder.names, settings)
+    write_churn_bundle(
+        folder,
+        ChurnPlan("churn", ("view",), 7, 0, 0, 1, 7, 0, (Part("trees", "direct"),)),
+        created_at=1,
+        features=features,
+        encoder=encoder,
+        models={"trees": gbdt_to_onnx(model)},
+        calibration=Platt(4.0, -2.0),
+        golden=matrix,
+        window=Window(),
+        metrics={},
+        libraries={},
+        card="",
+        trees={"trees": trees_of(model)} if trees else None,
+    )
+    return ChurnBundle.load(folder, schema_hash=None)
+
+
+def test_effects_of_forests_add_up_to_how_far_somebody_is_from_the_mean(tmp_path):
+    bundle = bundle_of(tmp_path / "bundle")
+    rows = [(np.random.default_rng(2).uniform(0, 10, size=(20, 2)).astype(np.float32), np.zeros((20, 0), np.uint64))]
+    effects, gone = bundle.effects(rows), bundle.score(rows).gone
+    start = log_odds(gone) - effects.sum(axis=1)
+    assert np.ptp(start) < 1e-4
+    for row, reasons in zip(effects, churn_reasons(bundle, rows), strict=True):
+        assert reasons[0].effect == pytest.approx(row[np.argmax(np.abs(row))])
+    orders = bundle.encoder.names.index("orders")
+    assert np.corrcoef(effects[:, orders], rows[0][0][:, orders])[0, 1] < -0.8
+
+
+def test_without_trees_columns_are_made_as_usual(tmp_path):
+    bundle = bundle_of(tmp_path / "bundle", trees=False)
+    rows = [(np.array([[5.0, 0.0], [5.0, 10.0]], np.float32), np.zeros((2, 0), np.uint64))]
+    first, second = churn_reasons(bundle, rows)
+    assert (first[0].column, first[0].effect > 0, second[0].effect < 0) == ("orders", True, True)

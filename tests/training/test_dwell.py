@@ -1,0 +1,208 @@
+"""The head `dwell_s`: its label, that it is learned where a formula names it, exported as trained, used, and told beside a constant."""
+
+import re
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from tests.training.test_rows import Lake
+from tests.training.test_train import Shop
+
+from tailorbird.events import DAY, HOUR, MINUTE
+from tailorbird.features import count, entity
+from tailorbird.features.featureset import FeatureSet
+from tailorbird.models.export import gbdt_to_onnx, largest_difference, score_onnx
+from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
+from tailorbird.ranking import Slot
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.calibration import Calibration, Scale, fit_scale
+from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
+from tailorbird.registry import Registry
+from tailorbird.training.amounts import amount_figures
+from tailorbird.training.bootstrap import Bootstrap
+from tailorbird.training.calibrate import choose_scale
+from tailorbird.training.coding import Codes, interactions, seconds_viewed
+from tailorbird.training.dataset import answers_dataset
+from tailorbird.training.happened import Happened
+from tailorbird.training.metrics import deviances
+from tailorbird.training.rows import Wanted, load_material
+from tailorbird.training.settings import TrainSettings
+from tailorbird.training.train import train
+from tailorbird.training.trees import trees_of
+
+FORMULA = "1.0*click + 5.0*purchase + 0.002*dwell_s"
+NOW = 1_000 * MINUTE
+
+
+def test_it_is_an_amount_of_items_and_no_chance():
+    heads = ["click", "dwell_s", "dwell_30s", "return_7d"]
+    assert [head for head in heads if is_amount(head)] == ["dwell_s"]
+    assert of_items(heads) == ["click", "dwell_s", "dwell_30s"]
+    assert chances_of_items(heads) == ["click", "dwell_30s"]
+    assert Slot("home", formula=FORMULA).objective == {"click": 1.0, "purchase": 5.0, "dwell_s": 0.002}
+
+
+def test_the_label_of_an_answer_is_the_sum_of_its_views(routed):
+    a, e = routed.answer, routed.event
+    events = routed.table(
+        a(1 * MINUTE, "u1", ["x", "y", "z", "w"], "r1"),
+        e("view", 2 * MINUTE, "u1", "x", "r1", dwell_ms=1_500.0),
+        e("view", 3 * MINUTE, "u1", "x", dwell_ms=2_250.0),  # names no answer: of the last that showed it
+        e("view", 3 * MINUTE, "u1", "y", "r1", dwell_ms=86_400_000.0),  # left open for a day
+        e("view", 4 * MINUTE, "u1", "z", "r1"),
+        e("click", 5 * MINUTE, "u1", "z", "r1", dwell_ms=90_000.0),  # no view
+        e("view", 50 * MINUTE, "u1", "w", "r1", dwell_ms=9_000.0),  # after the window
+    )
+    made = {"ts_from": 0, "mature_before": NOW, "denominator": "answer"}
+    data = answers_dataset(events, "home", ("click", "dwell_s"), **made)
+    assert data.items.decode(data.item) == ["x", "y", "z", "w"]
+    assert data.labels["dwell_s"].tolist() == [3.75, 1_800.0, 0.0, 0.0]
+    assert data.gain({"click": 1.0, "dwell_s": 0.002}).tolist() == pytest.approx([0.0075, 3.6, 1.0, 0.0])
+    seen = answers_dataset(events, "home", ("dwell_s",), **(made | {"denominator": "impression"}))
+    assert seen.items.decode(seen.item) == ["x", "y"]  # who viewed has seen
+
+
+def test_the_label_of_a_drawn_row_is_the_sum_within_the_window(routed):
+    e = routed.event
+    events = routed.table(
+        e("view", 10 * HOUR - 1, "b", "x", dwell_ms=9_000.0),  # before
+        e("view", 10 * HOUR + 5, "b", "x", dwell_ms=1_000.0),
+        e("view", 10 * HOUR + 6, "b", "x", dwell_ms=2_000.0),
+        e("view", 10 * HOUR + 6, "c", "x", dwell_ms=5_000.0),  # somebody else
+        e("view", 11 * HOUR + 5, "b", "x", dwell_ms=7_000.0),  # too late
+        e("click", 10 * HOUR, "b", "x"),
+    )
+    people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
+    made = interactions(events, people, items, ("dwell_s",))
+    assert len(made.ts) == 5
+    happened = Happened(made, seconds_viewed(events.slice(0, 5)))  # all but the click
+    answers = routed.table(routed.answer(10 * HOUR, "b", ["x"], "r"), routed.answer(10 * HOUR, "d", ["x"], "s"))
+    asked = answers_dataset(answers, "home", ("click",), ts_from=0, mature_before=NOW, denominator="answer", people=people, items=items)
+    assert happened.total(asked, HOUR).tolist() == [3.0, 0.0]
+
+
+def test_requests_are_drawn_from_views_where_a_formula_asks_for_nothing_else(routed):
+    features = FeatureSet.from_declarations([count("clicks", entity("item"), "click", window="7d")])
+    rows = [routed.event("view", n * MINUTE, f"u{n % 50}", f"i{n % 7}", dwell_ms=1_000.0) for n in range(900)]
+    slot = Slot("home", formula="dwell_s", denominator="answer")
+    found = load_material(Lake(routed.table(*rows)), features, slot, Wanted(0, 20 * DAY, windows={}))
+    assert found.scheme.type == "view"
+    assert found.heads == ("dwell_s",)
+
+
+def sample(rng, rows):
+    """Mostly nothing, and where something is, more with the first column."""
+    matrix = rng.normal(size=(rows, 3)).astype(np.float32)
+    matrix[rng.random(matrix.shape) < 0.05] = np.nan
+    mean = np.exp(1 + np.nan_to_num(matrix[:, 0]))
+    label = np.where(rng.random(rows) < 0.2, rng.gamma(2, mean * 5 / 2), 0.0)
+    return Sample(matrix, label.astype(np.float32), None, None), mean
+
+
+def test_trees_learn_the_mean_of_what_is_mostly_nothing_and_export_it():
+    rng = np.random.default_rng(1)
+    (learn, _), (watch, _), (test, mean) = (sample(rng, 20_000) for _ in range(3))
+    model = fit_gbdt(learn, watch, ["a", "b", "c"], GbdtSettings("tweedie", trees=150, rate=0.1, threads=1))
+    said = model.score(test.matrix)
+    assert (said >= 0).all()
+    assert said.mean() == pytest.approx(mean.mean(), rel=0.15)  # l2 holds it back, for which there is the scale
+    assert np.corrcoef(said, mean)[0, 1] > 0.9
+    assert largest_difference(model, gbdt_to_onnx(model), test.matrix) < 1e-5
+    trees = trees_of(model)
+    assert np.allclose(trees.linked(trees.raw(test.matrix[:100])), said[:100], rtol=1e-5)
+
+
+def test_a_scale_makes_later_amounts_right_on_average_and_is_kept_only_where_it_helps():
+    rng = np.random.default_rng(2)
+    day, mean = np.repeat(np.arange(5), 4_000), rng.gamma(2, 3, 20_000)
+    amount = np.where(rng.random(mean.size) < 0.3, mean / 0.3, 0.0)
+    chosen = choose_scale(mean / 2, amount, day)
+    assert chosen.calibration == Scale(pytest.approx(2.0, rel=0.05))
+    assert "by Poisson deviance on the next of 4 periods: scale" in chosen.told
+    jumps = np.where(day % 2, 1.6, 0.4)  # what fits yesterday does not fit today
+    assert choose_scale(mean, amount * jumps, day).calibration.name == "none"
+    few = choose_scale(mean[:30], np.arange(30.0), day[:30])
+    assert few.losses == {}
+    assert few.told == "scale, as there is too little to choose by"
+    assert fit_scale(np.zeros(3), np.ones(3)) == Scale(1.0)
+    assert msgspec.json.decode(msgspec.json.encode(chosen.calibration), type=Calibration) == chosen.calibration
+    assert Scale(2.0).apply(np.array([-0.1, 0.0, 3.0])).tolist() == [0.0, 0.0, 6.0]
+
+
+def test_figures_by_hand():
+    expected, amount = np.array([1.0, 1.0, 2.0, 0.0]), np.array([0.0, 0.0, 6.0, 0.0])
+    found = amount_figures(expected, amount, np.array([0, 0, 1, 1]), Bootstrap(np.array([0, 1]), replicates=50))
+    assert (found.mae.value, found.mae_mean, found.mae_median) == (1.5, 2.25, 1.5)
+    assert (found.expected, found.happened, found.positives, found.rows) == (1.0, 1.5, 1, 4)
+    assert deviances(np.array([2.0, 3.0]), np.array([0.0, 3.0])).tolist() == [4.0, 0.0]
+    assert deviances(np.array([1.0]), np.array([np.e]))[0] == pytest.approx(2.0)  # 2 (e − (e − 1))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return Shop.open(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def report(shop):
+    return shop.train("dwell", Slot("home", formula=FORMULA))
+
+
+def bundle_of(shop, name, version):
+    return Bundle.load(Registry(shop.folder / name, clock=shop.clock).info(version).path, schema_hash=shop.features.schema_hash)
+
+
+def test_a_formula_that_names_it_has_it_trained_and_used(shop, report):
+    bundle = bundle_of(shop, "dwell", report.version)
+    assert bundle.heads == ("click", "purchase", "dwell_s")
+    assert bundle.manifest.formula == Slot("home", formula=FORMULA).objective
+    assert bundle.manifest.metrics["parity"] < 1e-5
+    assert bundle.calibration["dwell_s"].name in ("scale", "none")
+    golden = np.load(bundle_path(shop, report) / "golden_input.npy")
+    seconds = bundle.calibration["dwell_s"].apply(score_onnx(bundle_path(shop, report) / "model/dwell_s.onnx", golden))
+    scores = bundle.score_matrix(golden)
+    assert scores.heads["dwell_s"] == pytest.approx(seconds, rel=1e-6)
+    assert (scores.heads["dwell_s"] >= 0).all()
+    without = bundle.score_matrix(golden, objective={"click": 1.0, "purchase": 5.0})
+    assert scores.value - without.value == pytest.approx(0.002 * seconds, abs=1e-9)
+    assert np.ptp(seconds) > 0
+
+
+def bundle_path(shop, report):
+    return Registry(shop.folder / "dwell", clock=shop.clock).info(report.version).path
+
+
+def test_its_error_stands_beside_a_constants_everywhere(shop, report):
+    told = report.plain()["amounts"]["dwell_s"]
+    assert told["mae_low"] <= told["mae"] <= told["mae_high"]
+    assert told["deviance"] < told["deviance_mean"]  # it knows more than a constant
+    assert told["expected"] == pytest.approx(told["happened"], rel=0.25)
+    assert "dwell_s" not in report.plain()["heads"]
+    card = bundle_of(shop, "dwell", report.version).manifest.card
+    assert "0.002 · E(dwell_s)" in card
+    line = next(line for line in card.splitlines() if line.startswith("- dwell_s: mean absolute error"))
+    assert re.search(rf"of always the mean {told['mae_mean']:.4f}, the median {told['mae_median']:.4f}", line)
+    assert "of always the median" in report.report.read_text()
+    again = shop.evaluate("dwell", Slot("home", formula=FORMULA), report.version)
+    assert again.amounts["dwell_s"].rows == told["rows"]
+
+
+def test_without_it_no_head_is_trained(shop):
+    plain = shop.train("plain", Slot("home", formula="1.0*click + 5.0*purchase"))
+    assert bundle_of(shop, "plain", plain.version).heads == ("click", "purchase")
+    assert plain.plain()["amounts"] == {}
+
+
+def test_beside_a_net_it_is_told_by_trees_that_read_none_of_the_nets_columns(shop):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    settings = replace(TrainSettings(quick=True), architecture="shared", requests=600, test_requests=600)
+    folders = {"lake": shop.lake, "registry": shop.folder / "net", "reports": shop.folder / "net-reports"}
+    made = train(shop.features, Slot("home", formula="click + 0.002*dwell_s"), **folders, clock=shop.clock, settings=settings)
+    bundle = bundle_of(shop, "net", made.version)
+    assert bundle.encoder.history is not None
+    assert {head.name: head.file for head in bundle.manifest.heads} == {"click": "model/shared.onnx", "dwell_s": "model/dwell_s.onnx"}
+    used = {bundle.encoder.names[place] for place in bundle.trees["dwell_s"].feature if place >= 0}
+    past = bundle.encoder.history.names
+    assert used
+    assert not used & {*past, *(name for one in bundle.encoder.words for name in one.names)}

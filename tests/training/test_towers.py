@@ -1,0 +1,195 @@
+"""Towers in training: trained, exported and served alike, blind to what comes later, and taken only where they find more."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tailorbird.errors import UsageError
+from tailorbird.events import DAY, hash64s
+from tailorbird.events.schema import TIME
+from tailorbird.features import FeatureSet, count, entity, sequence
+from tailorbird.ranking import Slot
+from tailorbird.ranking.encoders import Ragged
+from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, Space, read_tower
+from tailorbird.retrieval import inverted, vectors
+from tailorbird.retrieval.vectors import content_of
+from tailorbird.training import towers
+from tailorbird.training.coding import Codes
+from tailorbird.training.indexes import ITEMS, build_series
+from tailorbird.training.retrieval import choose_retrieval
+from tailorbird.training.towers import Learner, TowerSettings
+
+pytest.importorskip("torch", reason="needs the extra `deep`")
+pytest.importorskip("onnxscript", reason="needs the extra `deep`")
+
+T0 = 1_700_000_000_000_000 // DAY * DAY
+KINDS, EACH = 12, 60
+FEATURES = FeatureSet.from_declarations([sequence("recent", entity("user"), ["click"], length=32)])
+SLOT = Slot("home", sources={"item_to_item": 18, "popular": 18, "fresh": 9})
+SMALL = TowerSettings(width=16, layers=1, heads=2, length=8, epochs=6, steps_min=80, steps_max=80, rate=2e-2)
+
+
+def kind(number):
+    return number % KINDS
+
+
+def items():
+    attributes = [json.dumps({"category": f"kind {kind(number)}", "title": f"thing {number}"}) for number in range(KINDS * EACH)]
+    ids, never = [f"i{number}" for number in range(len(attributes))], [None] * len(attributes)
+    return pa.table([ids, pa.array(never, TIME), attributes, [True] * len(ids)], schema=ITEMS)
+
+
+def log(*, loyal, people=400, clicks=10, days=4):
+    """People click on things of one kind, or on anything; any thing as soon as another."""
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(people), clicks)
+    wanted = rng.integers(0, KINDS, people)[person] if loyal else rng.integers(0, KINDS, len(person))
+    number = wanted + KINDS * rng.integers(0, EACH, len(person))
+    ts = T0 + np.sort(rng.integers(0, days * DAY, len(person)))
+    rng.shuffle(ts)
+    return pa.table(
+        {
+            "type": ["click"] * len(ts),
+            "ts": pa.array(ts, pa.int64()).cast(TIME),
+            "person": [f"u{each}" for each in person],
+            "item_id": [f"i{each}" for each in number],
+            "agent": ["person"] * len(ts),
+        }
+    )
+
+
+def material(events, codes=None):
+    return SimpleNamespace(events=events, people=Codes.of(events["person"]), codes=codes or Codes.of(events["item_id"]))
+
+
+def series(events, *days):
+    return build_series(events, items(), [T0 + int(day * DAY) for day in days])
+
+
+@pytest.fixture(scope="module")
+def loyal():
+    return log(loyal=True)
+
+
+def learner(events, index, settings=SMALL, codes=None):
+    return Learner(material(events, codes), "recent", ("click",), content_of(index.attributes), settings, 0)
+
+
+@pytest.fixture(scope="module")
+def learned(loyal):
+    made = series(loyal, 3)
+    one = learner(loyal, made.indexes[0])
+    return one, one.space(made.indexes[0], T0 + 3 * DAY)
+
+
+def asked(*numbers):
+    offsets = np.cumsum([0, *map(len, numbers)]).astype(np.int64)
+    keys = hash64s(f"i{number}" for each in numbers for number in each) if offsets[-1] else np.zeros(0, np.uint64)
+    return Ragged(offsets, keys, T0 + np.arange(offsets[-1]) * 1_000_000)
+
+
+def test_trained_exported_and_served_are_equal(learned, tmp_path):
+    one, space = learned
+    files = one.files(space)
+    space.vectors.write(tmp_path)
+    served = Space(read_tower(files, space.vectors, where="here"), space.index)
+    rng = np.random.default_rng(1)
+    people = asked([], [5], [999, 5], *(rng.integers(0, KINDS * EACH, rng.integers(1, 30)).tolist() for _ in range(300)))
+    requests = len(people.offsets) - 1
+    ours, theirs = space.users(people, requests), served.users(people, requests)
+    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
+    np.testing.assert_array_equal(theirs[1], theirs[2])  # a thing that it does not know is skipped
+    each = [served.users(Ragged(np.array([0, b - a]), people.item[a:b], people.ts[a:b]), 1)[0] for a, b in _ends(people)]
+    np.testing.assert_allclose(np.stack(each), theirs, atol=TOLERANCE)
+    request = np.repeat(np.arange(requests), 3).astype(np.intp)
+    keys = hash64s(f"i{number}" for number in rng.integers(0, KINDS * EACH, len(request)))
+    mine, other = (way.columns(tuple(VECTOR_COLUMNS), keys, request, people, requests) for way in (space, served))
+    for name in VECTOR_COLUMNS:
+        np.testing.assert_allclose(mine[name], other[name], atol=10 * TOLERANCE)
+
+
+def _ends(ragged):
+    return zip(ragged.offsets[:-1].tolist(), ragged.offsets[1:].tolist(), strict=True)
+
+
+def test_many_items_get_an_inverted_file_that_people_of_the_log_measured(learned, monkeypatch, tmp_path):
+    one, space = learned
+    assert one.indexed(space).vectors.inverted is None  # so few are looked at one by one
+    for module in (towers, vectors):
+        monkeypatch.setattr(module, "INDEXED_FROM", 1)
+    monkeypatch.setattr(inverted, "SAVED", 0.0)  # of so few it spares hardly any
+    made = one.indexed(space)
+    assert made.vectors.inverted.measured.recall >= 0.99
+    made.vectors.write(tmp_path)
+    read = vectors.ItemVectors.read({path.name: path.read_bytes() for path in tmp_path.iterdir()}, len(space.index))
+    served = replace(made, index=replace(made.index, vectors=read))
+    for numbers in ([], [5], [5, 17, 29]):
+        past = asked(numbers)
+        exact, found = (way.nearest(way.ask(past), 50).rows for way in (space, served))
+        assert np.isin(exact, found).mean() >= 0.9
+
+
+def test_no_golden_window_is_what_somebody_did(learned, loyal):
+    one, space = learned
+    from tailorbird.retrieval.arrays import read_array
+
+    rows = read_array(one.files(space)["golden_row.npy"])
+    of = {tuple(sorted(each)) for each in (row[row >= 0].tolist() for row in rows) if len(each) > 2}
+    assert of
+    done = {}
+    for person, item in zip(loyal["person"].to_pylist(), loyal["item_id"].to_pylist(), strict=True):
+        done.setdefault(person, set()).add(int(space.index.find_ids([item])[0]))
+    assert not any(set(window) <= mine for window in of for mine in done.values())
+
+
+def test_a_tower_knows_nothing_of_what_comes_later(loyal):
+    made = series(loyal, 1, 2)
+    changed = loyal.set_column(3, "item_id", [_shuffled_after(loyal, T0 + 2 * DAY)])
+    found, codes = [], Codes.of(loyal["item_id"])
+    for events in (loyal, changed):
+        one = learner(events, made.indexes[0], replace(SMALL, steps_min=8, steps_max=8), codes)
+        found.append([one.space(index, int(moment)).vectors.vectors for moment, index in zip(made.moments, made.indexes, strict=True)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not np.allclose(found[0][0], found[0][1])  # the second has learned of the day between
+
+
+def _shuffled_after(events, moment):
+    ids, late = np.array(events["item_id"].to_pylist()), events["ts"].cast(pa.int64()).to_numpy() >= moment
+    ids[late] = np.random.default_rng(5).permutation(ids[late])
+    return pa.array(ids.tolist())
+
+
+def test_auto_takes_vectors_where_they_find_more(loyal):
+    between = (T0 + 3 * DAY, T0 + 4 * DAY)
+    found = choose_retrieval(material(loyal), FEATURES, SLOT, series(loyal, 3), between, "auto", SMALL, seed=0)
+    assert found.learner is not None
+    assert len(found.series.spaces) == 1
+    figures = found.figures
+    best = f"{found.learner.share:.0%} by vectors"
+    assert figures[best]["recall"] > figures["tables"]["recall"] + 0.05
+    assert figures[best]["candidates"] <= figures["tables"]["candidates"] == 45
+    assert all(each["us"] > 0 for each in figures.values())
+    assert "of the candidates come from vectors" in found.told
+
+
+def test_auto_leaves_vectors_where_nothing_follows_from_anything():
+    events = log(loyal=False)
+    between = (T0 + 3 * DAY, T0 + 4 * DAY)
+    found = choose_retrieval(material(events), FEATURES, SLOT, series(events, 3), between, "auto", SMALL, seed=0)
+    assert (found.learner, found.series.spaces) == (None, ())
+    assert "tables alone" in found.told
+
+
+def test_what_cannot_be_had_is_said(loyal):
+    made, between = series(loyal, 3), (T0 + 3 * DAY, T0 + 4 * DAY)
+    without = FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="7d")])
+    search = replace(SLOT, sources={"search": 10})
+    for features, slot, why in ((without, SLOT, "no sequence"), (FEATURES, search, "does not ask")):
+        with pytest.raises(UsageError, match=why):
+            choose_retrieval(material(loyal), features, slot, made, between, "sequence", SMALL, seed=0)
+        assert why in choose_retrieval(material(loyal), features, slot, made, between, "auto", SMALL, seed=0).told

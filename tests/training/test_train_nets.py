@@ -1,0 +1,128 @@
+"""Nets through the whole of training: the same bundle, gate and serving as trees, over columns that the stream gives alike."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from tests.training.test_train import HOME, Shop
+
+from tailorbird.errors import UsageError
+from tailorbird.events import DAY, SimulatedClock
+from tailorbird.models import architectures
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.registry import Registry
+from tailorbird.training import fit
+from tailorbird.training.settings import TrainSettings
+from tailorbird.training.train import train
+
+QUICK = TrainSettings(quick=True, requests=2_500, test_requests=2_500, parameters={"epochs": 1, "hidden": [16, 8], "threads": 1})
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return Shop.open(tmp_path_factory.mktemp("shop"))
+
+
+def trained(shop, registry, **changes):
+    settings = replace(QUICK, **changes)
+    return train(
+        shop.features, HOME, lake=shop.lake, registry=registry, clock=shop.clock, reports=registry.parent, settings=settings
+    )  # fmt: skip
+
+
+def test_a_net_goes_into_the_same_bundle_and_answers_as_it_was_trained(shop, tmp_path):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    report = trained(shop, tmp_path / "registry", architecture="mmoe")
+    bundle = Bundle.load(tmp_path / "registry" / report.version, schema_hash=shop.features.schema_hash)
+    assert bundle.heads == ("click", "purchase")
+    assert {head.file for head in bundle.manifest.heads} == {"model/mmoe.onnx"}
+    assert [head.column for head in bundle.manifest.heads] == [0, 1]
+    assert bundle.manifest.metrics["parity"] < 1e-5
+    assert bundle.encoder.history is not None
+    assert bundle.encoder.names[-1] == "title_word_8"
+    assert "mmoe" in bundle.manifest.card
+    page = report.report.read_text()
+    assert "epochs kept" in page
+    assert "newest items" in page
+    assert report.evaluation.heads["click"].auc.value > 0.5
+    code = f"""import sys; from pathlib import Path; from tailorbird.ranking.bundle import Bundle
+Bundle.load(Path({str(tmp_path / "registry" / report.version)!r}), schema_hash=None); print('torch' in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_rows_in_files_end_in_the_bits_of_rows_in_memory(shop, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    monkeypatch.setattr(fit, "ROWS_AT_ONCE", 2_000)
+    settings = {"architecture": "shared", "requests": 600, "test_requests": 600}
+    made = {}
+    for name, most in (("memory", TrainSettings.rows_in_memory), ("files", 1_000)):
+        report = trained(shop, tmp_path / name, rows_in_memory=most, **settings)
+        bundle = tmp_path / name / report.version
+        made[name] = (bundle / "model" / "shared.onnx").read_bytes(), report.evaluation.plain()
+        said = [note for note in report.notes if "lay in files" in note]
+        assert bool(said) == (name == "files")
+    assert report.rows["train"] > 2 * 2_000, "in several pieces"
+    assert made["memory"] == made["files"]
+
+
+def test_trees_see_none_of_the_columns_for_nets_and_win_where_no_net_is_better(shop, tmp_path):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    plain = trained(shop, tmp_path / "plain")
+    auto = trained(shop, tmp_path / "auto", architecture="auto", parameters={**QUICK.parameters, "rate": 1e-9})
+    assert auto.about["architecture"] == "gbdt"
+    assert any(note.startswith("gbdt was chosen: ndcg_10 on the validation part -") for note in auto.notes)
+    for name in ("plain", "auto"):
+        bundle = Bundle.load(Registry(tmp_path / name, clock=shop.clock).versions()[0].path, schema_hash=None)
+        assert bundle.encoder.history is None
+    assert plain.evaluation.plain()["results"]["tailorbird"] == auto.evaluation.plain()["results"]["tailorbird"]
+
+
+def test_without_torch_a_net_is_refused_and_auto_takes_trees(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(architectures, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"dcn needs torch.*\n.*pip install 'tailorbird\[deep\]'"):
+        trained(shop, tmp_path / "registry", architecture="dcn")
+    report = trained(shop, tmp_path / "registry", architecture="auto")
+    assert report.about["architecture"] == "gbdt"
+    assert any("torch is not installed" in note for note in report.notes)
+
+
+def test_an_unknown_architecture_is_named(shop, tmp_path):
+    with pytest.raises(UsageError, match="no architecture 'forest'"):
+        trained(shop, tmp_path / "registry", architecture="forest")
+
+
+def test_an_incremental_training_goes_on_from_the_last_one(shop, tmp_path):
+    pytest.importorskip("torch", reason="needs the extra deep")
+
+    def at(clock, *, incremental):
+        settings = replace(QUICK, architecture="shared", incremental=incremental)
+        folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": tmp_path / "work"}
+        return train(shop.features, HOME, **folders, clock=clock, settings=settings)
+
+    earlier = SimulatedClock(shop.clock.now() - DAY)
+    first = at(earlier, incremental=True)
+    assert any("--incremental was asked for: there was no training before" in note for note in first.notes)
+    second = at(shop.clock, incremental=True)
+    assert any(note.startswith("went on from the weights of the last training") for note in second.notes), second.notes
+    kept = sorted((tmp_path / "work" / "warm" / "home").iterdir())
+    assert len(kept) == 2
+    assert not (tmp_path / "work" / "unfinished" / "home").exists()
+    assert len(list((tmp_path / "work" / "logs").rglob("events.out.tfevents.*"))) == 2
+
+
+def test_clicks_weigh_by_their_place_where_lists_were_drawn(shop, tmp_path):
+    report = train(
+        shop.features,
+        replace(HOME, denominator="answer"),
+        lake=shop.lake,
+        registry=tmp_path / "registry",
+        clock=shop.clock,
+        settings=replace(QUICK, position="weights"),
+    )
+    (told,) = (note for note in report.notes if note.startswith("positives weigh by"))
+    chances = [float(each) for each in told.partition(": ")[2].split(", ")]
+    assert chances[0] == 1.0
+    assert 0.1 < chances[-1] < 0.7, "the site's visitors see the end of a list half as often, and look there less"
+    bundle = Bundle.load(tmp_path / "registry" / report.version, schema_hash=None)
+    assert "position" not in bundle.encoder.names

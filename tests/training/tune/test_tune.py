@@ -1,0 +1,324 @@
+"""Tuning on a simulated shop: what it promises of trials, of splits, of what is taken, and of a run that was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.cli.kit import environment, must, must_json, refused, tailorbird
+from tests.training.test_train import HOME, Shop
+
+from tailorbird.errors import ConfigError, LockedError, NotReadyError, UsageError
+from tailorbird.events import DAY, SimulatedClock
+from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.training.settings import TrainSettings
+from tailorbird.training.tune.architectures import architectures, gbdt_defaults
+from tailorbird.training.tune.choose import finalists_of
+from tailorbird.training.tune.page import write_tuning
+from tailorbird.training.tune.run import TuneSettings, tune, whole_study
+from tailorbird.training.tune.space import Choices, Range, Space, overridden
+from tailorbird.training.tune.tuned import tuned_of, with_tuned, write_tuned
+
+SMALL = TrainSettings(quick=True, gbdt=GbdtSettings(trees=25))
+SETTINGS = TuneSettings(train=SMALL, trials=10, splits=2, seeds=2, finalists=2, judged=400)
+SPACE = {"gbdt": Space({"leaves": Range(3, 31, log=True), "rate": Range(0.001, 0.2, log=True)}, {}, gbdt_defaults())}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return Shop.open(tmp_path_factory.mktemp("shop"))
+
+
+def tuned(shop, out, settings=SETTINGS, clock=None, **more):
+    return tune(shop.features, HOME, lake=shop.lake, clock=clock or shop.clock, out=out, settings=settings, spaces=SPACE, **more)
+
+
+@pytest.fixture(scope="module")
+def report(shop, tmp_path_factory):
+    return tuned(shop, tmp_path_factory.mktemp("out"))
+
+
+def of_trials(report):
+    """What does not depend on how busy the machine was."""
+    return [{**one, "seconds": 0} for one in report.plain()["trials"]]
+
+
+def test_the_first_trial_is_the_defaults_and_bad_ones_are_given_up(report):
+    trials = report.trials["gbdt"]
+    assert len(trials) == 10
+    assert trials[0].default
+    assert dict(trials[0].settings) == gbdt_defaults()
+    assert not any(one.default for one in trials[1:])
+    assert {one.state for one in trials} == {"complete", "pruned"}
+    for one in trials:
+        assert len(one.figures) == (2 if one.state == "complete" else 1)
+        assert one.state == "pruned" or one.value == pytest.approx(np.mean(one.figures))
+    # given up are those that did worse on the first split than most had done that went on to the end by then
+    for place, one in enumerate(trials):
+        if one.state == "pruned":
+            assert one.figures[0] <= np.median([other.figures[0] for other in trials[:place] if other.state == "complete"])
+
+
+def test_the_defaults_are_among_the_last_few_and_are_replaced_only_beyond_the_spread(report):
+    choice = report.choice
+    assert choice.reference.trial.default
+    assert choice.reference.gain == pytest.approx(0)
+    assert choice.reference in choice.finalists
+    assert len(choice.finalists) == 3
+    for one in choice.finalists:
+        assert one.quality.shape == (2, 2)
+        assert one.gain == pytest.approx(float((one.quality - choice.reference.quality.mean(axis=1, keepdims=True)).mean()))
+    best = max((one for one in choice.finalists if one is not choice.reference), key=lambda one: one.score)
+    assert choice.taken is (best if best.score > 0 else choice.reference)
+    assert bool(report.settings) == (choice.taken is not choice.reference)
+
+
+def test_each_of_the_last_few_tells_how_it_does_for_the_long_tail(report, tmp_path):
+    for one in report.choice.finalists:
+        assert 0 < one.tail.low < one.tail.value < one.tail.high < 1
+        told = one.plain()
+        assert told["ndcg_10_long_tail"] == pytest.approx(one.tail.value, abs=1e-6)
+        assert told["gain_long_tail_low"] <= told["gain_long_tail"] <= told["gain_long_tail_high"]
+        assert one.tail.value != pytest.approx(float(one.quality.mean()), abs=1e-4), "most choices are of few items"
+        assert f"{one.tail.value:.4f}" in write_tuning(tmp_path, report, []).read_text()
+    assert report.choice.reference.tail_gain.value == 0
+
+
+def test_nothing_of_the_test_part_is_looked_at(shop, tmp_path, report):
+    """With what training would judge on there or not there, everything comes out the same."""
+    border = shop.clock.now() - 2 * DAY
+    held = replace(SMALL, validation_from=border - DAY, test_from=border, lateness_us=0, window_us=8 * DAY)
+    found = []
+    for name, later in (("sooner", DAY), ("later", 0)):
+        train = replace(held, window_us=held.window_us - later)
+        clock = SimulatedClock(shop.clock.now() - later)
+        found.append(tuned(shop, tmp_path / name, replace(SETTINGS, train=train, trials=3, seeds=1), clock))
+    assert of_trials(found[0]) == of_trials(found[1])
+    for one in report.about["splits"]:
+        assert one["learned_until"] <= one["judged_from"] <= one["judged_to"] < report.about["test_from"]
+    origins = [one["learned_until"] for one in report.about["splits"]]
+    assert origins == sorted(set(origins))
+
+
+def test_the_same_seed_gives_the_same_trials_and_another_one_others(shop, tmp_path, report):
+    again = tuned(shop, tmp_path / "again")
+    assert of_trials(again) == of_trials(report)
+    assert again.plain()["chosen"] == report.plain()["chosen"]
+    other = tuned(shop, tmp_path / "other", replace(SETTINGS, seed=8, trials=2, seeds=1))
+    assert other.trials["gbdt"][1].settings != report.trials["gbdt"][1].settings
+
+
+def test_a_study_that_ended_goes_on_if_more_is_asked_for_and_else_begins_anew(shop, tmp_path):
+    few = replace(SETTINGS, trials=3, seeds=1)
+    with pytest.raises(UsageError, match="there is no study here"):
+        tuned(shop, tmp_path, few, more=True)
+    first = tuned(shop, tmp_path, few)
+    more = tuned(shop, tmp_path, replace(few, trials=5), more=True)
+    assert more.resumed
+    assert of_trials(more)[:3] == of_trials(first)
+    assert len(more.trials["gbdt"]) == 5
+    assert not tuned(shop, tmp_path, few).resumed
+    with pytest.raises(UsageError, match="of other settings"):
+        tuned(shop, tmp_path, replace(few, splits=3), more=True)
+
+
+def test_random_and_halving_and_several_processes(shop, tmp_path):
+    settings = replace(SETTINGS, sampler="random", pruner="halving", workers=2, trials=5, seeds=1)
+    report = tuned(shop, tmp_path, settings)
+    trials = report.trials["gbdt"]
+    assert len(trials) == 5
+    assert trials[0].default
+    alone = tuned(shop, tmp_path / "alone", replace(settings, workers=1, pruner="none"))
+    assert all(one.state == "complete" for one in alone.trials["gbdt"])
+    # random draws do not depend on who fits, and fits do not depend on where they are done
+    assert [one.settings for one in trials] == [one.settings for one in alone.trials["gbdt"]]
+    assert trials[0].figures == alone.trials["gbdt"][0].figures
+
+
+def test_a_budget_of_time_ends_the_search_and_the_defaults_are_always_tried(shop, tmp_path):
+    report = tuned(shop, tmp_path, replace(SETTINGS, trials=0, seconds=1e-6, seeds=1))
+    assert [one.default for one in report.trials["gbdt"]] == [True]
+    assert report.settings == {}
+    assert "no trial was fitted" in report.choice.why
+    with pytest.raises(UsageError, match="has no end"):
+        TuneSettings(trials=0)
+
+
+def test_a_trial_that_cannot_be_fitted_is_told_and_the_search_goes_on(shop, tmp_path):
+    broken = {"gbdt": Space({"objective": Choices(("nonsense", "binary"))}, {}, gbdt_defaults())}
+    found = tune(
+        shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, settings=replace(SETTINGS, trials=6, seeds=1), spaces=broken
+    )  # fmt: skip
+    failed = [one for one in found.trials["gbdt"] if one.state == "failed"]
+    assert failed
+    assert all("unknown objective" in one.why for one in failed)
+    assert len(found.trials["gbdt"]) == 6
+
+
+def test_every_architecture_is_among_the_last_few(report):
+    mine = report.trials["gbdt"]
+    theirs = tuple(replace(one, architecture="other", value=one.value - 1) for one in mine)
+    last = finalists_of({"gbdt": mine, "other": theirs}, 3)
+    assert [(one.architecture, one.default) for one in last] == [
+        ("gbdt", True), ("other", True), ("gbdt", False), ("other", False), ("gbdt", False),
+    ]  # fmt: skip
+
+
+def test_too_little_is_told(shop, tmp_path):
+    with pytest.raises(NotReadyError, match="requests with something to find to judge by"):
+        tuned(shop, tmp_path, replace(SETTINGS, splits=60))
+
+
+def test_the_page_has_history_importance_and_parallel_coordinates(report, tmp_path):
+    page = write_tuning(tmp_path, report, ["Do this:", "  tailorbird train <home>"])
+    text = page.read_text()
+    assert "Settings of complete trials" in text
+    assert "given up early" in text
+    assert "<code>tailorbird train &lt;home&gt;</code>" in text
+    assert "http" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("https://matplotlib.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert json.loads(page.with_suffix(".json").read_text())["slot"] == "home"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "shop"
+    must("init", folder)
+    must("-C", folder, "simulate", "--days", 5, "--users", 500, "--items", 120, "--out", folder / "history.jsonl")
+    must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
+    return folder
+
+
+WORDS = ("tune", "--quick", "--splits", 2, "--seeds", 1, "--trials", 6, "--as-of", "latest")
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_end(project):
+    journal = project / "data" / "tune" / "home" / "unfinished" / "study.log"
+    command = [sys.executable, "-m", "tailorbird", "-C", str(project), *map(str, WORDS)]
+    run = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    # operation 6 of the journal: a trial got its state; by the third, one is in the middle
+    while not journal.exists() or journal.read_text().count('"op_code":6') < 3:
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"worker')  # a line that was half written
+    killed = must_json("-C", project, *WORDS)
+    assert killed["resumed"]
+    whole = must_json("-C", project, *WORDS)
+    assert not whole["resumed"]
+
+    def trials(found):
+        return [{name: value for name, value in one.items() if name not in ("seconds", "number")} for one in found["trials"]]
+
+    assert trials(killed) == trials(whole)
+    assert {**killed["chosen"], "why": ""} == {**whole["chosen"], "why": ""}
+
+
+def test_training_takes_what_was_chosen_until_it_is_removed(project):
+    (project / "tune.toml").write_text("[gbdt]\nleaves = {low = 3, high = 15}\nrate = 0.11\n")
+    found = must_json("-C", project, *WORDS, "--sampler", "random")
+    assert {one["settings"]["rate"] for one in found["trials"][1:]} == {0.11}
+    assert found["trials"][0]["settings"]["rate"] == 0.03
+    (project / "tune.toml").unlink()
+
+    path = project / "tuned.toml"
+    path.write_text('[home]\narchitecture = "gbdt"\nuntil = "2999-01-01T00:00:00Z"\n[home.settings]\nleaves = 3\ncolumns = 0.9\n')
+    try:
+        taken = must_json("-C", project, "train", "--quick", "--as-of", "latest")
+        assert any("as tuned on what came before 2999" in note and "reaches into the test part" in note for note in taken["notes"])
+        plain = must_json("-C", project, "train", "--quick", "--as-of", "latest", "--untuned")
+        assert plain["about"]["tuned"] == "no"
+        assert plain["results"]["tailorbird"] != taken["results"]["tailorbird"]
+    finally:
+        path.unlink()
+
+
+def test_what_was_chosen_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "tuned.toml"
+    assert with_tuned(SMALL, "home", path) == SMALL
+    write_tuned(path, "home", tuned_of("gbdt", {"leaves": 3, "rate": 0.1, "objective": "lambdarank"}, DAY, "+0.01"))
+    write_tuned(path, 'another "slot"', tuned_of("gbdt", {"leaves": 9}, DAY, ""))
+    found = with_tuned(SMALL, "home", path)
+    assert (found.gbdt.leaves, found.gbdt.rate, found.gbdt.objective, found.gbdt.trees) == (3, 0.1, "lambdarank", SMALL.gbdt.trees)
+    assert found.tuned_until == DAY
+    assert with_tuned(SMALL, 'another "slot"', path).gbdt.leaves == 9
+    whole = path.read_text()
+    for old, new, told in (
+        ("leaves = 3", "leafs = 3", "trees have no setting 'leafs'"),
+        ("leaves = 3", 'leaves = "3"', "leaves: expected a int"),
+        ('architecture = "gbdt"', 'architecture = "tree"', "does not know 'tree'"),
+        ("1970-01-02T00:00:00.000000Z", "yesterday", "expected a time"),
+        ("[home]", "[home", "cannot be read"),
+    ):
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(ConfigError, match=told):
+            with_tuned(SMALL, "home", path)
+
+
+def test_nets_are_tuned_beside_trees_with_the_same_budget(shop, tmp_path):
+    pytest.importorskip("torch")
+    settings = replace(SETTINGS, names=("gbdt", "dcn"), trials=2, seeds=1, splits=1, pruner="none", judged=200)
+    settings = replace(settings, train=replace(SMALL, requests=1_500))
+    found = tune(shop.features, HOME, lake=shop.lake, clock=shop.clock, out=tmp_path, settings=settings)
+    assert {name: [one.state for one in each] for name, each in found.trials.items()} == dict.fromkeys(("gbdt", "dcn"), ["complete"] * 2)
+    assert [one.default for one in found.trials["dcn"]] == [True, False]
+    assert {one.trial.architecture for one in found.choice.finalists} == {"gbdt", "dcn"}
+    path = tmp_path / "tuned.toml"
+    write_tuned(path, "home", tuned_of("dcn", found.trials["dcn"][1].settings, DAY, ""))
+    taken = with_tuned(SMALL, "home", path)
+    assert taken.architecture == "dcn"
+    assert taken.parameters["crosses"] == found.trials["dcn"][1].settings["crosses"]
+    assert with_tuned(replace(SMALL, architecture="mmoe"), "home", path).parameters == {}
+    path.write_text(path.read_text().replace("crosses", "corsses"))
+    with pytest.raises(ConfigError, match="dcn has no parameter 'corsses'"):
+        with_tuned(SMALL, "home", path)
+
+
+def test_two_tunings_of_one_slot_are_refused(shop, tmp_path):
+    with whole_study(tmp_path), pytest.raises(LockedError, match="is being tuned"):
+        tuned(shop, tmp_path)
+
+
+def test_a_wrong_use_is_told(project, tmp_path):
+    file = tmp_path / "space.toml"
+    file.write_text("[gbdt]\n\nleafs = 3\n")
+    refused(
+        tailorbird("-C", project, "tune", "--space", file), "space.toml:3", "gbdt has no setting 'leafs'", "did you mean leaves?", status=2
+    )
+    with pytest.raises(UsageError, match="no architecture 'gbtd'"):
+        architectures(("gbtd",))
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        TuneSettings(splits=0)
+
+
+def test_a_file_of_a_space_takes_the_place_of_what_it_names(tmp_path: Path):
+    file = tmp_path / "tune.toml"
+    assert overridden(file, SPACE) == SPACE
+    file.write_text('[gbdt]\nleaves = 7\nobjective = {choices = ["binary", "lambdarank"]}\nl2 = {low = 1, high = 9}\n')
+    space = overridden(file, SPACE)["gbdt"]
+    assert set(space.tried) == {"rate", "objective", "l2"}
+    assert space.fixed == {"leaves": 7}
+    assert space.clipped(gbdt_defaults()) == {"rate": 0.03, "objective": "binary", "l2": 9.0}
+    for text, told in (
+        ("[trees]\nleaves = 3\n", "unknown architecture 'trees'"),
+        ("[gbdt]\nleaves = 1.5\n", "expected a value like 0"),
+        ("[gbdt]\nrate = {low = 1}\n", "missing required field"),
+        ("[gbdt]\nobjective = {low = 1, high = 2}\n", "is no number"),
+        ("[gbdt]\nobjective = {choices = []}\n", "nothing to choose from"),
+        ("[gbdt]\nleaves = 3\nrate = 0.1\n", "nothing of gbdt is left to try"),
+        ("[gbdt\n", "not valid TOML"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=told):
+            overridden(file, SPACE)

@@ -1,0 +1,224 @@
+"""Validation on a simulated shop, and the controls that over-fitting and leaks must not pass: each is planted and must be found by name."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from tests.training.test_train import HOME, Shop
+
+from tailorbird.errors import UsageError
+from tailorbird.events import HOUR, SECOND
+from tailorbird.lake import Lake
+from tailorbird.models.baselines import History, Interactions
+from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.registry import Registry
+from tailorbird.training import fit
+from tailorbird.training.bootstrap import Interval
+from tailorbird.training.matrix import featured
+from tailorbird.training.rows import load_material
+from tailorbird.training.settings import TrainSettings
+from tailorbird.training.tune import rows as tune_rows
+from tailorbird.training.validate import leaks
+from tailorbird.training.validate.leaks import looks_ahead, of_the_ranking, repeated, too_good
+from tailorbird.training.validate.page import write_validation
+from tailorbird.training.validate.run import NAME, ValidateSettings, holm, validate
+from tailorbird.training.validate.variants import column_groups
+
+QUICK = TrainSettings(quick=True, gbdt=GbdtSettings(trees=40))
+SETTINGS = ValidateSettings(train=QUICK, splits=2, judged=1_000)
+SIGNALS = {
+    "signals": [{"name": "device", "verdict": "too good: leak?", "why": "so it was said"}, {"name": "price", "verdict": "signal"}],
+    "subset": {"keep": ["item_ctr_7d", "popularity", "item_clicks_7d"]},
+}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return Shop.open(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def material(shop):
+    return load_material(Lake(shop.lake), shop.features, HOME, QUICK.wanted(shop.clock.now()))
+
+
+def validated(shop, settings=SETTINGS, **more):
+    return validate(shop.features, HOME, lake=shop.lake, clock=shop.clock, settings=settings, **more)
+
+
+@pytest.fixture(scope="module")
+def report(shop):
+    return validated(shop, signals=SIGNALS)
+
+
+def with_the_answer(column, share=1.0):
+    """`featured` with a column that was filled in after the fact, for a share of the rows."""
+
+    def made(data, features, events, **more):
+        rng = np.random.default_rng(5)
+        for piece in featured(data, features, events, **more):
+            numeric = piece.rows.numeric.copy()
+            known = rng.random(len(numeric)) < share
+            place = piece.rows.numeric_names.index(column)
+            numeric[known, place] = 10 * piece.part.labels["click"][known] + rng.random(int(known.sum()))
+            yield replace(piece, rows=replace(piece.rows, numeric=numeric))
+
+    return made
+
+
+def test_every_origin_is_learned_from_its_past_and_judged_beside_all_baselines(report):
+    evaluation = report.evaluation
+    assert {NAME, "random", "popular_7d", "item_to_item", "newest", "own_history"} <= set(evaluation.figures)
+    origins = [name for name in evaluation.slices if name.startswith("from 20")]
+    assert len(origins) == len(report.about["splits"]) == 2
+    assert sum(evaluation.slices[name][0] for name in origins) == evaluation.requests
+    for one in report.about["splits"]:
+        assert one["learned_until"] <= one["judged_from"] < one["judged_to"]
+    # the newest requests are judged too: nothing is chosen by these figures
+    assert report.about["splits"][-1]["judged_to"] > report.about["splits"][0]["judged_to"]
+
+
+def test_the_long_tail_new_items_and_new_users_stand_in_the_report_with_their_intervals(shop, report, tmp_path):
+    for name in ("long-tail items", "new items", "new users", "known users"):
+        count, figures = report.evaluation.slices[name]
+        assert count > 0, name
+        assert figures[NAME].low <= figures[NAME].value <= figures[NAME].high
+    text = write_validation(tmp_path, report).read_text()
+    assert "long-tail items" in text
+    assert "Learning curve" in text
+    assert "Over-fit gap" in text
+    found = json.loads((tmp_path / "validation-home.json").read_text())
+    assert found["slices"]["long-tail items"][NAME]["ndcg_10"] == pytest.approx(
+        report.evaluation.slices["long-tail items"][1][NAME].value, abs=1e-6
+    )
+    trained = shop.train("registry")
+    assert trained.evaluation.slices["long-tail items"][0] > 0
+    assert "long-tail items" in trained.report.read_text()
+    card = Registry(shop.folder / "registry", clock=shop.clock).verify(trained.version).card
+    assert "| long-tail items |" in card
+
+
+def test_the_model_is_held_against_itself_with_less_data_fewer_columns_and_unseen_people(report):
+    kinds = {one.other: one.kind for one in report.tests}
+    assert kinds["unseen people"] == "people"
+    assert kinds["columns that rank keeps"] == "columns"
+    assert kinds["without columns of item"] == "columns"
+    assert set(report.curve) == {0.125, 0.25, 0.5, 1.0}
+    assert report.curve[1.0] == report.evaluation.figures[NAME]["ndcg_10"]
+    for one in report.tests:
+        assert one.gain.value == pytest.approx(
+            report.evaluation.figures[NAME]["ndcg_10"].value - report.evaluation.figures[one.other]["ndcg_10"].value
+        )
+        assert not one.p > one.adjusted
+
+
+def test_column_groups_hold_every_column_once(shop, report):
+    names = [*shop.features.numeric, *shop.features.categorical, "popularity", "i2i_score", "position"]
+    groups = column_groups(names, shop.features)
+    listed = [name for each in groups.values() for name in each]
+    assert sorted(listed) == sorted(set(names) - {"position"})
+    assert set(groups["columns of the index"]) == {"popularity", "i2i_score"}
+    assert "item_ctr_7d" in groups["columns of item"]
+
+
+def test_the_gap_is_of_rows_that_stand_for_the_same(report):
+    assert {one.head for one in report.gaps} == {"click", "purchase"}
+    for one in report.gaps:
+        if one.head == "click":
+            assert 0.5 < one.auc[2] < one.auc[0] < 0.95
+            assert max(one.log_loss) < 2 * min(one.log_loss)  # positives are as frequent in all three
+
+
+def test_an_honest_shop_has_no_leak_but_what_the_ranking_said(report):
+    assert [one.what for one in report.leaks] == ["device"]
+    assert "`features rank` called it too good" in report.leaks[0].why
+
+
+def test_a_planted_column_is_reported_by_name(shop, monkeypatch):
+    monkeypatch.setattr(tune_rows, "featured", with_the_answer("price", share=0.6))
+    found = validated(shop, replace(SETTINGS, variants=False, splits=1))
+    assert [one.what for one in found.leaks] == ["price"]
+    assert "while no other column is above" in found.leaks[0].why
+
+
+def test_a_planted_column_is_refused_by_the_gate_by_name(shop, monkeypatch):
+    monkeypatch.setattr(fit, "featured", with_the_answer("price"))
+    report = shop.train("planted")
+    assert not report.promoted
+    assert any("column price looks as if it knew the answer" in reason for reason in report.decision.reasons)
+    assert "column price looks as if it knew the answer" in report.report.read_text()
+    assert Registry(shop.folder / "planted", clock=shop.clock).champion() is None
+
+
+def test_a_feature_computed_after_the_label_is_reported_by_name(shop, material, monkeypatch):
+    assert not [one for one in looks_ahead(material, material.data, shop.features) if one.severity == "leak"]
+
+    def late(data, features, events, **more):
+        for piece in featured(replace(data, t=data.t + HOUR, p=data.p + (1 << 40)), features, events, **more):
+            yield replace(piece, part=data)
+
+    monkeypatch.setattr(leaks, "featured", late)
+    found = {one.what: one for one in looks_ahead(material, material.data, shop.features)}
+    assert found["item_clicks_1d"].severity == "leak"
+    assert "once what came after the request is taken away" in found["item_clicks_1d"].why
+    assert "device" not in found
+
+
+def test_profiles_without_a_time_are_told_with_the_columns_that_read_them(shop, material):
+    events = material.events
+    profile = pc.equal(events["type"], "item")
+    place = events.column_names.index("timeless")
+    changed = replace(material, events=events.set_column(place, "timeless", pa.chunked_array(profile)))
+    found = {one.what: one for one in looks_ahead(changed, material.data, shop.features)}
+    assert {"price", "category"} <= set(found)
+    assert found["price"].severity == "look"
+    assert "profile without a time" in found["price"].why
+    assert "item_clicks_1d" not in found
+
+
+def test_a_log_that_was_imported_again_is_told():
+    rng = np.random.default_rng(2)
+    person, item = rng.integers(0, 300, 4_000), rng.integers(0, 40, 4_000)
+    ts = np.sort(rng.integers(0, 10**12, 4_000))
+    honest = SimpleNamespace(history=History(Interactions(person, item, ts, 300, 40)))
+    assert repeated(honest, [5 * 10**11]) == []
+    again = rng.random(4_000) < 0.1
+    doubled = [np.concatenate([each, each[again]]) for each in (person, item)]
+    later = np.concatenate([ts, ts[again] + 3_600 * SECOND])
+    copied = SimpleNamespace(history=History(Interactions(*doubled, later, 300, 40)))
+    (found,) = repeated(copied, [5 * 10**11])
+    assert found.severity == "leak"
+    assert "exactly 3,600 s later" in found.why
+    assert "both sides of a border" in found.why
+
+
+def test_a_column_far_ahead_of_the_others_is_told_and_close_ones_are_not():
+    rng = np.random.default_rng(3)
+    label = rng.random(5_000) < 0.2
+    near = np.stack([rng.normal(size=5_000) + strength * label for strength in (1.0, 1.1)], axis=1).astype(np.float32)
+    assert too_good(("a", "b"), near, label, "click") == []
+    far = np.stack([near[:, 0] * 0, rng.normal(size=5_000) + 2 * label, near[:, 0]], axis=1).astype(np.float32)
+    assert [one.what for one in too_good(("nothing", "far", "a"), far, label, "click")] == ["far"]
+    assert of_the_ranking({}) == []
+
+
+def test_holm_is_as_its_author_says():
+    clear, weak, none = Interval(0.02, 0.01, 0.03), Interval(0.01, 0.0001, 0.0199), Interval(0.0, -0.01, 0.01)
+    found = {
+        one.other: one
+        for one in holm([("weak", "", weak), ("clear", "", clear), ("none", "", none), ("unknown", "", replace(none, low=np.nan))])
+    }
+    assert found["clear"].adjusted == pytest.approx(3 * found["clear"].p)
+    assert found["weak"].adjusted == pytest.approx(2 * found["weak"].p)
+    assert found["weak"].p < 0.05 < found["weak"].adjusted
+    assert [found[name].verdict for name in ("clear", "weak", "none", "unknown")] == ["ahead", *["may be chance"] * 3]
+    assert holm([("behind", "", Interval(-0.02, -0.03, -0.01))])[0].verdict == "behind"
+
+
+def test_a_wrong_use_is_told():
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        ValidateSettings(splits=0)

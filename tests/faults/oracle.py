@@ -139,8 +139,11 @@ def an_event(rng: random.Random, event_id: str) -> dict:
 
 
 def in_lake(project: Project) -> Counter[str]:
-    """How often each event id of the load is in `events`."""
-    events = Lake(project.paths.lake).events(columns=["event_id", "type"])
+    """How often each event id of the load is in `events`; none where there is no lake yet."""
+    lake = Lake(project.paths.lake)
+    if not lake.exists("events"):
+        return Counter()
+    events = lake.events(columns=["event_id", "type"])
     return Counter(event_id for event_id in events["event_id"].to_pylist() if event_id.startswith("t"))
 
 

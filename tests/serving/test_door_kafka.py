@@ -34,7 +34,7 @@ def stream_on(mock, folder, *, partitions=1, timeout_s: float = 3):
 
     for topic, count in (("raw.s", partitions), ("answers.s", 1)):
         mock.make_topic(f"shop.{topic}", count)
-    return KafkaStream(Cluster(mock.servers, "shop", options=OPTIONS, timeout_s=3, partitions=partitions), folder)
+    return KafkaStream(Cluster(mock.servers, "shop", options=OPTIONS, timeout_s=timeout_s, partitions=partitions), folder)
 
 
 def door_on(stream, **settings):

@@ -18,6 +18,7 @@ from tailorbird.serving.app import create_app
 from tailorbird.serving.door import Door
 from tailorbird.serving.handling import Service
 from tailorbird.serving.listening import PatientProtocol
+from tailorbird.serving.messages import Answer, RecommendQuery
 from tailorbird.serving.shedding import Turn
 from tailorbird.serving.turning_away import PATHS, TurningAway
 
@@ -31,11 +32,22 @@ def request(path: str, body: bytes = ASKED, more: bytes = b"") -> bytes:
     return head.encode() + more + b"\r\n" + body
 
 
+class Halting(Prompt):
+    """A pipeline that answers once it may."""
+
+    def __init__(self, goes_on: threading.Event) -> None:
+        self._goes_on = goes_on
+
+    def answer(self, query: RecommendQuery) -> Answer:
+        assert self._goes_on.wait(20)
+        return super().answer(query)
+
+
 class Served:
     """A server whose work can be heaped up, and one connection to it."""
 
     def __init__(self, service: Service, turn_away: TurningAway) -> None:
-        self.service, self.asked = service, 0
+        self.service, self.asked, self.came = service, 0, 0
         self._turns: list[Turn] = []
 
         def counted(data: bytes) -> bytes | None:
@@ -43,8 +55,16 @@ class Served:
             self.asked += told is not None
             return told
 
-        protocol = type("Protocol", (PatientProtocol,), {"turn_away": staticmethod(counted)})
-        config = uvicorn.Config(create_app(service), http=protocol, log_config=None, lifespan="off", ws="none", server_header=False)
+        served = self
+
+        class Protocol(PatientProtocol):
+            turn_away = staticmethod(counted)
+
+            def data_received(self, data: bytes) -> None:
+                super().data_received(data)
+                served.came += 1
+
+        config = uvicorn.Config(create_app(service), http=Protocol, log_config=None, lifespan="off", ws="none", server_header=False)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
@@ -181,10 +201,18 @@ def test_several_at_once_are_answered_in_order(served: Served) -> None:
 
 
 def test_where_a_request_runs_on_the_connection_the_next_waits_for_it(served: Served) -> None:
-    served.send("/v1/recommend")
+    goes_on = threading.Event()
+    served.service.pipeline = Halting(goes_on)
+    served.send("/v1/recommend", more=b"X-Request-Id: the-first\r\n")
+    until(lambda: served.service.shedder.waiting == 1, 20, "the first request did not run")
     served.heap()
-    served.send("/v1/recommend")
-    assert [served.read()[0] for _ in range(2)] in ([200, 503], [503, 503])
+    served.send("/v1/recommend", more=b"X-Request-Id: the-second\r\n")
+    until(lambda: served.came == 2, 20, "the second request did not come in")
+    goes_on.set()
+    (first, told, _), (second, told_then, _) = served.read(), served.read()
+    assert (first, told["x-request-id"], told_then["x-request-id"]) == (200, "the-first", "the-second")
+    assert second in (200, 503), "whether there is room once the first is done is the shedder's to say"
+    assert served.asked == 0
 
 
 def test_a_server_that_stops_says_so_the_long_way(served: Served) -> None:

@@ -13,6 +13,7 @@ from tailorbird.events import Context, Event, Receipt, RoutePlan, SimulatedClock
 from tailorbird.experiments import Experiment, assign
 from tailorbird.features import Sequence
 from tailorbird.ranking import Explore, Slot
+from tailorbird.retrieval import NewItem
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import STALE_US, Pipeline
@@ -124,6 +125,9 @@ def test_a_filter_by_number_and_by_an_unknown_attribute(make):
         {"price": {"min": None}},
         {"price": {}},
         {"price": {"min": 1, "above": 2}},
+        {"category": True},
+        {"category": ["shoes", False]},
+        {"price": True},
     ):
         with pytest.raises(QueryError) as told:
             pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters=wrong))
@@ -131,6 +135,16 @@ def test_a_filter_by_number_and_by_an_unknown_attribute(make):
     with pytest.raises(QueryError) as told:
         pipeline.answer(RecommendQuery(slot="home", user_id="u1", filters={"colour": "red"}))
     assert told.value.path == "$.filters.colour"
+
+
+def test_a_truth_in_a_filter_matches_truths_only(make, bundle):
+    """A text among truths makes a text of the attribute, and `True` would be found there as a word."""
+    told = [NewItem("n1", {"sale": True, "stock": 1}, shop.NOW), NewItem("n2", {"sale": False, "stock": 1, "word": "True"}, shop.NOW)]
+    pipeline = make(bundles=Fixed(replace(bundle, index=bundle.index.with_items(told))))
+    ask = RecommendQuery(slot="home", user_id="u1", filters={"sale": True})
+    assert [item.item_id for item in pipeline.answer(ask).items] == ["n1"]
+    with pytest.raises(QueryError, match="which is not true or false"):
+        pipeline.answer(msgspec.structs.replace(ask, filters={"word": True}))
 
 
 @pytest.mark.parametrize("wanted", [{"a": 1}, None, [4, None], [[4]], [4, {"a": 1}], "dear", [4, "dear"], 10**400, -(1 << 63)])

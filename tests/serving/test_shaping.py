@@ -10,6 +10,7 @@ from tests.serving.test_pipeline import Kept
 from tailorbird.events import SimulatedClock
 from tailorbird.experiments import Experiment
 from tailorbird.ranking import Boost, Cap, Explore, Pin, Promotion, Quota, Slot
+from tailorbird.ranking.rules import Rule
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
@@ -164,3 +165,43 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle):
     assert (found["pin i0 at 1"].changed, found["pin i0 at 1"].low) == (1.0, found["pin i0 at 1"].high)
     assert (found["quota 2 of a category"].value, found["quota 2 of a category"].changed) == (0.0, 0.0)
     assert wishes(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {"quota 2 of a category", "deny"}
+
+
+def test_where_a_rule_fails_lists_hold_and_so_do_the_other_rules(ask, monkeypatch):
+    whole = Rule.mask
+
+    def mask(rule, request):
+        if "price" in rule.text:
+            raise RuntimeError("broken")
+        return whole(rule, request)
+
+    monkeypatch.setattr(Rule, "mask", mask)
+    slot = replace(SLOT, rules=["item.price > 0", "item.stock > 0"], deny=["i39", "i38"], pins=[Pin("i39"), Pin("i38", 2)])
+    answer = ask(slot, size=4)
+    assert (shown(answer), answer.degraded) == ([10, 9, 8, 7], ["rules"])
+    late = replace(slot, rules=["item.price > user.user_clicks", "not item.category == 'bags'"], sources={"popular": 40})
+    answer = ask(late, size=4)
+    assert (shown(answer), answer.degraded) == ([37, 36, 34, 33], ["rules"])
+    only = ask(replace(slot, allow=["i1", "i2", "i4"]), exclude=["i4"])
+    assert (shown(only), only.degraded) == ([2, 1], ["rules"])
+    nothing = ask(replace(slot, allow=["no-such-item"]))
+    assert (shown(nothing), nothing.degraded) == ([], ["items", "rules"])
+
+
+def test_a_wish_that_fails_does_not_hold(ask, monkeypatch):
+    whole = Rule.mask
+
+    def mask(rule, request):
+        if "price" in rule.text:
+            raise RuntimeError("broken")
+        return whole(rule, request)
+
+    plain = shown(ask(SLOT))
+    monkeypatch.setattr(Rule, "mask", mask)
+    for wish in (
+        {"boosts": [Boost("item.price < 5", 100.0)]},
+        {"pins": [Pin("i1", when="item.price > 0")]},
+        {"promotions": [Promotion("item.price < 5", 0.5)]},
+    ):
+        answer = ask(replace(SLOT, **wish))
+        assert (shown(answer), answer.degraded) == (plain, ["rules"]), wish

@@ -112,6 +112,20 @@ def negated(part: Compiled) -> Compiled:
     return lambda request: ~truth(part(request), request.rows.size)
 
 
+def missing(part: Compiled) -> Compiled:
+    """Where a part has no value; a truth always has one."""
+
+    def run(request: Request) -> Mask:
+        value, n = part(request), request.rows.size
+        if isinstance(value, TextColumn):
+            return value.codes < 0
+        if isinstance(value, str):
+            return np.full(n, value == "")
+        return np.broadcast_to(np.isnan(number(value)), n)
+
+    return run
+
+
 def arithmetic(op: type, left: Compiled, right: Compiled) -> Compiled:
     """The sum, difference, product or quotient of two expressions; a division by nothing is missing or infinite."""
 

@@ -5,11 +5,12 @@
 
 A rule is parsed by Python's own grammar, checked against a whitelist, and compiled to operations on whole columns;
 nothing of it is ever evaluated as Python. Allowed: `and or not`, comparisons (chained too), `in` a list of constants,
-`'x' in item.tags` for texts with `|` between their parts, `+ - * /`, and `seen` or `seen(30d)`: whether the person's
-recent sequence has the item. Besides its attributes an item has `id`, `age_days` and `popularity`.
+`'x' in item.tags` for texts with `|` between their parts, `+ - * /`, `missing(x)`, and `seen` or `seen(30d)`: whether the person's
+recent sequence has the item. Besides its attributes an item has `id`, `age_days` and `popularity`. A rule may stand on several lines.
 
-A missing value equals nothing and compares as false, so that `!=` and `not in` hold for it. What is a number and what a text is known of
-context, user fields and constants, and of an item where an index is given: comparing one with the other is refused when the rule is read.
+A missing value equals nothing and compares as false, so that `!=` and `not in` hold for it; `missing(x)` and `x is None` ask for it.
+What is a number and what a text is known of context, user fields and constants, and of an item where an index is given: comparing one
+with the other is refused when the rule is read.
 
 Rules that look at nothing but attributes of items are the same for everybody: they are computed once for an index, and sources then find
 only items that satisfy them. All others are computed for the candidates of a request.
@@ -38,6 +39,7 @@ from tailorbird.ranking.rule_columns import (
     either,
     equal,
     item_field,
+    missing,
     negated,
     number,
     scalar,
@@ -60,7 +62,9 @@ CONTEXT_FIELDS: Mapping[str, "Kind"] = {
     "local_hour": "number",
 }
 _SPAN_US = {"m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
-_SPAN = re.compile(r"\bseen\(\s*(\d{1,5})([mhdw])\s*\)")
+# Texts and comments, in which nothing is changed, or the time in `seen(30d)`.
+_SPAN = re.compile(r"""('(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|\#[^\n]*)|(?<=\bseen\()(\s*)(\d{1,5})([mhdw])(?=\s*\))""")
+_LINE_END = re.compile(r"\r\n|\r|\n")  # as Python counts lines
 
 Kind = Literal["number", "text", "truth", "any"]
 
@@ -95,11 +99,6 @@ class Rules:
         """Those that look at nothing but attributes of items."""
         return Rules(tuple(rule for rule in self.rules if rule.everybody))
 
-    @property
-    def for_request(self) -> "Rules":
-        """The others."""
-        return Rules(tuple(rule for rule in self.rules if not rule.everybody))
-
     def without(self, place: int) -> "Rules":
         """All but one."""
         return Rules((*self.rules[:place], *self.rules[place + 1 :]))
@@ -110,10 +109,6 @@ class Rules:
         for rule in self.rules:
             kept &= rule.mask(request)
         return kept
-
-    def removed(self, request: Request) -> dict[str, int]:
-        """How many items each rule alone would leave out: what a rule costs in choice."""
-        return {rule.text: int(np.count_nonzero(~rule.mask(request))) for rule in self.rules}
 
 
 def compile_rules(
@@ -150,18 +145,37 @@ class _Parser:
     def _parsed(self) -> Compiled:
         if len(self.text) > CHARACTERS_MAX:
             raise DeclarationError(f"is longer than {CHARACTERS_MAX} characters", where=self.where, fix="split it into several rules")
-        # `30d` is no Python: it becomes a text. Columns behind it are told two too high, which is near enough.
-        source = _SPAN.sub(lambda match: match[0].replace(match[1] + match[2], f"'{match[1]}{match[2]}'"), self.text)
+        # `30d` is no Python: it is read as the name `d30`, which is as long, so that columns stay. In brackets, so that lines may end.
+        source = _SPAN.sub(lambda match: match[1] or match[2] + match[4] + match[3], self.text)
         try:
-            tree = ast.parse(source.strip(), mode="eval")
+            tree = ast.parse(f"(\n{source}\n)", mode="eval").body
         except SyntaxError as error:
-            raise DeclarationError(f"column {error.offset or 1}: {error.msg}", where=self.where) from error
+            at = self._place(error.lineno or 2, (error.offset or 1) - 1)
+            raise DeclarationError(f"{at}: {error.msg}", where=self.where) from error
         except (ValueError, RecursionError, MemoryError) as error:
             raise DeclarationError("cannot be read as an expression", where=self.where) from error
-        return self._compile(tree.body, 0)
+        if tree.lineno == 1:  # our own bracket: there is nothing in it, or a comma, or one that closes too early
+            raise DeclarationError("expected one expression, with all its brackets closed", where=self.where)
+        return self._compile(tree, 0)
 
-    def _refuse(self, node: ast.AST, message: str, fix: str = "") -> DeclarationError:
-        return DeclarationError(f"column {getattr(node, 'col_offset', 0) + 1}: {message}", where=self.where, fix=fix)
+    def _place(self, line: int, column: int) -> str:
+        """Where something stands in the text, from 1; `line` counts our bracket's too, `column` letters from 0."""
+        lines = len(_LINE_END.split(self.text))
+        if not 2 <= line <= lines + 1:
+            return "at its end"
+        return f"line {line - 1}, column {column + 1}" if lines > 1 else f"column {column + 1}"
+
+    def _refuse(self, node: ast.expr, message: str, fix: str = "") -> DeclarationError:
+        before = self._line(node.lineno).encode()[: node.col_offset]  # Python counts bytes
+        return DeclarationError(f"{self._place(node.lineno, len(before.decode()))}: {message}", where=self.where, fix=fix)
+
+    def _line(self, line: int) -> str:
+        return _LINE_END.split(self.text)[line - 2]
+
+    def _written(self, node: ast.expr) -> str:
+        """A name as it stands in the text."""
+        start = len(self._line(node.lineno).encode()[: node.col_offset].decode())
+        return self._line(node.lineno)[start : start + (node.end_col_offset or 0) - node.col_offset]
 
     def _compile(self, node: ast.expr, depth: int) -> Compiled:
         self.nodes += 1
@@ -184,7 +198,9 @@ class _Parser:
                 return arithmetic(type(op), self._compile(left, depth + 1), self._compile(right, depth + 1))
             case ast.Compare():
                 return self._comparison(node, depth)
-            case ast.Constant(value=value) if value is None or isinstance(value, (bool, int, float, str)):
+            case ast.Constant(value=None):
+                raise self._no_none(node)
+            case ast.Constant(value=value) if isinstance(value, (bool, int, float, str)):
                 constant = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
                 return lambda request: constant
             case ast.Attribute(value=ast.Name(id=owner), attr=name):
@@ -194,9 +210,16 @@ class _Parser:
                 return lambda request: seen_mask(request.index, request.rows, request.recent)
             case ast.Call(func=ast.Name(id="seen"), args=[ast.Constant(value=str(span))], keywords=[]):
                 return self._seen_within(node, span)
+            case ast.Call(func=ast.Name(id="seen"), args=[ast.Name() as name], keywords=[]):
+                return self._seen_within(node, self._written(name))
+            case ast.Call(func=ast.Name(id="missing"), args=[of], keywords=[]):
+                return missing(self._compile(of, depth + 1))
         raise self._refuse(
-            node, f"{ast.unparse(node)[:40]!r} is not allowed in a rule", "use item.*, user.*, context.*, seen and constants"
+            node, f"{ast.unparse(node)[:40]!r} is not allowed in a rule", "use item.*, user.*, context.*, seen, missing(…) and constants"
         )
+
+    def _no_none(self, node: ast.expr) -> DeclarationError:
+        return self._refuse(node, "None equals nothing, and is never in a list", "use missing(…), or not missing(…)")
 
     def _field(self, node: ast.expr, owner: str, name: str) -> Compiled:
         if owner == "item":
@@ -230,14 +253,18 @@ class _Parser:
         left_node = node.left
         for op, right_node in zip(node.ops, node.comparators, strict=True):
             left = self._compile(left_node, depth + 1)
-            if isinstance(op, (ast.In, ast.NotIn)):
+            if isinstance(op, (ast.Is, ast.IsNot)):
+                if not (isinstance(right_node, ast.Constant) and right_node.value is None):
+                    raise self._refuse(right_node, "only None comes after `is` and `is not`", "use ==")
+                steps.append(negated(missing(left)) if isinstance(op, ast.IsNot) else missing(left))
+            elif isinstance(op, (ast.In, ast.NotIn)):
                 step = self._membership(left, right_node, depth)
                 steps.append(negated(step) if isinstance(op, ast.NotIn) else step)
             elif type(op) in COMPARE:
                 self._check_kinds(op, left_node, right_node)
                 steps.append(compared(type(op), left, self._compile(right_node, depth + 1)))
             else:
-                raise self._refuse(node, "only < <= > >= == != in and not in compare")
+                raise self._refuse(node, "only < <= > >= == != in, not in and `is None` compare")
             left_node = right_node
         return both(steps) if len(steps) > 1 else steps[0]
 
@@ -273,11 +300,13 @@ class _Parser:
         if not isinstance(right, (ast.Tuple, ast.List, ast.Set)):
             whole = self._compile(right, depth + 1)
             return lambda request: contains(whole(request), left(request), request.rows.size)
+        if nothing := next((each for each in right.elts if isinstance(each, ast.Constant) and each.value is None), None):
+            raise self._no_none(nothing)
         members = [element.value for element in right.elts if isinstance(element, ast.Constant)]
         self.nodes += len(right.elts)
         if len(members) != len(right.elts) or self.nodes > NODES_MAX:
             raise self._refuse(right, f"expected a list of at most {NODES_MAX} constants after `in`")
-        values = [scalar(value) for value in members if value is None or isinstance(value, (bool, int, float, str))]
+        values = [scalar(value) for value in members if isinstance(value, (bool, int, float, str))]
 
         def any_of(request: Request) -> Mask:
             value = left(request)

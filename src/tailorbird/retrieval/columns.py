@@ -121,6 +121,11 @@ def _as_text(value: Any) -> str:
     return str(value)
 
 
+def of_truths(column: Column) -> bool:
+    """Whether a column has nothing but truths, which are kept as 1 and 0."""
+    return not isinstance(column, TextColumn) and not np.any((column != 0) & (column != 1) & ~np.isnan(column))
+
+
 def says_same(one: Column | None, other: Column | None) -> bool:
     """Whether two columns of as many items say the same, as far as that is cheap to see."""
     if isinstance(one, TextColumn) and isinstance(other, TextColumn):

@@ -17,6 +17,7 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.tower import Asked
 from tailorbird.retrieval import Index, TextColumn, in_order
+from tailorbird.retrieval.columns import of_truths
 from tailorbird.serving.formulas import Formula
 from tailorbird.serving.messages import Query, QueryError, RankQuery
 from tailorbird.serving.parts import Reading
@@ -166,6 +167,8 @@ def filter_mask(index: Index, rows: Places, query: Query) -> Mask:
             kept &= (column[rows] >= float(wanted.get("min", -np.inf))) & (column[rows] <= float(wanted.get("max", np.inf)))
             continue
         values = wanted if isinstance(wanted, list) else [wanted]
+        if any(isinstance(value, bool) for value in values) and not of_truths(column):
+            raise QueryError("expected a text or a number, as items have here, which is not true or false", path=_path(name))
         if isinstance(column, TextColumn):
             kept &= np.isin(column.codes[rows], [column.code(str(value)) for value in values])
         else:

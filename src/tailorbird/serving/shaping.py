@@ -4,12 +4,13 @@
     boosts      factors of values
     pins, promotions, quotas, diversity              what stands where: a `policy.Shape`
 
-How these act on each other stands in docs/how-to/rules.md, and is tested there where it is done.
+How these act on each other stands in docs/how-to/rules.md, and is tested there where it is done. An expression that fails at run time is
+left away, and told: the other rules hold, and lists always do.
 """
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -44,18 +45,21 @@ RARE = {"is_hidden"}  # attributes that few items have, and perhaps none
 class Shaping:
     """A slot's wishes, compiled. Safe to use from several threads.
 
+    Args:
+        slot: what wants them.
+        failed: called when an expression fails at run time.
     Raises:
         DeclarationError: a rule, or the `when` of something, is not of the language.
     """
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, slot: Slot, failed: Callable[[], None] = lambda: None) -> None:
         where = f"slot {slot.name}"
-        self.slot = slot
+        self.slot, self._failed = slot, failed
         self.rules = compile_rules(slot.rules, where=where)
         self.boosts = [(boost.factor, compile_rules([boost.when], where=f"{where}, boost")) for boost in slot.boosts]
         self.promotions = [compile_rules([promotion.when], where=f"{where}, promotion") for promotion in slot.promotions]
         self.pins = [(pin, compile_rules([pin.when], where=f"{where}, pin") if pin.when else Rules(())) for pin in slot.pins]
-        self._for_everybody, self._for_request = self.rules.for_everybody, self.rules.for_request
+        self._for_everybody = self.rules.for_everybody
         self._allow, self._deny = hash64s(sorted(slot.allow)), hash64s(sorted(slot.deny))
         self._pin_keys = {pin.item: hash64(pin.item) for pin in slot.pins}
         self._viewed: tuple[_Viewed, ...] = ()
@@ -106,18 +110,23 @@ class Shaping:
         every = len(index)
         if not every or shown.any():
             return ""
-        alone = [text for text, gone in self._for_everybody.removed(Asked(index, np.arange(every))).items() if gone == every]
+        about = Asked(index, np.arange(every))
+        alone = [rule.text for rule in self._for_everybody.rules if not self._holds(Rules((rule,)), about).any()]
         return f"no item satisfies {' | '.join(alone)}" if alone else "its rules and lists together leave no item"
 
     def _common(self, index: Index, rows: Places) -> Mask:
         """What may be shown to anybody."""
-        kept = self._for_everybody.mask(Asked(index, rows))
+        return self._listed(index, rows) & self._holds(self._for_everybody, Asked(index, rows))
+
+    def _listed(self, index: Index, rows: Places) -> Mask:
+        """What the lists allow."""
+        kept = np.ones(rows.size, bool)
         if self._allow.size:
             kept &= np.isin(index.keys[rows], self._allow)
         return kept & ~np.isin(index.keys[rows], self._deny) if self._deny.size else kept
 
     def shown(self, request: Request, index: Index, rows: Places) -> Mask:
-        """What of some rows may be shown in this request: the query's own filters, and what the person has had; see `allowed`."""
+        """What of some rows may be shown in this request: by lists and rules, the query's own filters, and what the person has had."""
         query, slot = request.query, self.slot
         kept = filter_mask(index, rows, query)
         if query.exclude:
@@ -126,11 +135,24 @@ class Shaping:
             kept &= ~seen_mask(index, rows, request.recent, types=slot.hide_seen)
         for cap in slot.caps:
             kept &= ~self._capped(request, index, rows, cap.sequence, cap.most, request.now - duration(cap.within))
-        return kept
+        return kept & self._listed(index, rows) & self._holds(self.rules, asked(request, rows), request)
 
-    def allowed(self, request: Request, index: Index, rows: Places) -> Mask:
-        """What of some rows rules and lists allow in this request."""
-        return self._common(index, rows) & self._for_request.mask(asked(request, rows))
+    def _holds(self, rules: Rules, about: Asked, request: Request | None = None, *, otherwise: bool = True) -> Mask:
+        """Where all of some rules hold; one that fails is no reason to show nothing, nor for the others not to hold.
+
+        `otherwise` is taken for one that fails: a filter lets through, the `when` of a wish does not hold.
+        """
+        kept = np.ones(about.rows.size, bool)
+        for rule in rules.rules:
+            try:
+                kept &= rule.mask(about)
+            except Exception:  # counted and named
+                log.exception("slot %s: %s failed", self.slot.name, rule.text)
+                self._failed()
+                if request is not None:
+                    request.lacks("rules")
+                kept &= otherwise
+        return kept
 
     def _capped(self, request: Request, index: Index, rows: Places, name: str, most: int, since: int) -> Mask:
         sequence = request.sequences.get(name)
@@ -162,7 +184,7 @@ class Shaping:
         held: dict[int, Pin] = {}
         for pin, when in self.pins:
             row = index.find(np.array([self._pin_keys[pin.item]], np.uint64))
-            if row[0] >= 0 and when.mask(asked(request, row))[0]:
+            if row[0] >= 0 and self._holds(when, asked(request, row), request, otherwise=False)[0]:
                 held.setdefault(pin.position, pin)
         return list(held.values())
 
@@ -188,12 +210,11 @@ class Shaping:
         masks = self._masks(request, found, [rules for _, rules in self.boosts])
         return [(factor, mask) for (factor, _), mask in zip(self.boosts, masks, strict=True)]
 
-    @staticmethod
-    def _masks(request: Request, found: Candidates, compiled: Sequence[Rules]) -> list[Mask]:
+    def _masks(self, request: Request, found: Candidates, compiled: Sequence[Rules]) -> list[Mask]:
         if not compiled:
             return []
         about = asked(request, np.maximum(found.rows, 0))
-        return [rules.mask(about) & (found.rows >= 0) for rules in compiled]
+        return [self._holds(rules, about, request, otherwise=False) & (found.rows >= 0) for rules in compiled]
 
 
 def asked(request: Request, rows: Places) -> Asked:

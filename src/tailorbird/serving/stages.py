@@ -72,7 +72,7 @@ class Stages:
         self._clock, self._rng, self._watcher, self._stale_us = clock, rng, watcher, stale_us
         self._patience, self._segments, self._known = patience, segments, LastKnown()
         self._drawing = threading.Lock()  # a Generator is not safe to share
-        self._shaping = {name: Shaping(slot) for name, slot in slots.items()}
+        self._shaping = {name: Shaping(slot, partial(watcher.fault, "rules")) for name, slot in slots.items()}
         self._synonyms = {name: Synonyms.of(slot.synonyms) for name, slot in slots.items()}
 
     def draw_id(self) -> str:
@@ -187,15 +187,7 @@ class Stages:
 
     def may_be_shown(self, request: Request, index: Index, rows: Places) -> Mask:
         """What the query does not exclude, the person has not had, and the slot's rules do not forbid."""
-        shaping = self._shaping[request.slot.name]
-        kept = shaping.shown(request, index, rows)
-        try:
-            return kept & shaping.allowed(request, index, rows)
-        except Exception:  # a rule is no reason to show nothing; it is counted and named
-            log.exception("a rule of slot %s failed", request.slot.name)
-            self._watcher.fault("rules")
-            request.lacks("rules")
-            return kept
+        return self._shaping[request.slot.name].shown(request, index, rows)
 
     def person(self, request: Request) -> Rows | None:
         """What is known of who asks, before there are candidates; as it was last known where the store does not answer, or None."""

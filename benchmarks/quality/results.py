@@ -149,6 +149,7 @@ def _section(result: dict[str, Any]) -> str:
         f"`python -m benchmarks.quality.{name}`",
         "\n".join(f"- {sentence}" for sentence in result["protocol"]),
         "\n".join(table),
+        *([_seeds(result["seeds"])] if "seeds" in result else []),
         "\n".join(slices),
         "\n".join(heads),
         f"Gate: {'; '.join(result['reasons'])}. Index as of {' to '.join(dict.fromkeys(about['index_judged_as_of']))}.",
@@ -156,6 +157,11 @@ def _section(result: dict[str, Any]) -> str:
         day,
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _seeds(seeds: dict[str, dict[str, float]]) -> str:
+    told = ", ".join(f"{each['ndcg_10']:.4f} ({each['gain']:+.4f})" for each in seeds.values())
+    return f"Means over the seeds {', '.join(seeds)}, their intervals too; NDCG@10 of each, and its gain over the best baseline: {told}."
 
 
 def _head(name: str, figures: dict[str, Any]) -> str:

@@ -24,15 +24,19 @@ import lightgbm
 import numpy
 import pyarrow as pa
 
+from benchmarks.quality.over_seeds import by_seed, mean_over
 from tailorbird.config import open_project
 from tailorbird.events import SimulatedClock
 from tailorbird.lake import Lake
+from tailorbird.training.judge import PRIMARY
 from tailorbird.training.retrieval import CHOICES, Choice
 from tailorbird.training.settings import TrainReport, TrainSettings
 from tailorbird.training.train import train
 from tailorbird.version import __version__
 
 PROJECTS = Path(__file__).with_name("projects")
+OVER_SEEDS = ("results", "differences", "slices", "heads", "requests", "people", "seconds")
+SEED = 7  # of the first training; the others' follow
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,11 @@ def main(case: Case) -> None:
     parser = options(case.name, case.title, small="a part of the data, within a minute", keep="make the project here and keep it")
     parser.add_argument("--retrieval", choices=CHOICES, default="tables", help="where candidates come from, as in `tailorbird train`")
     parser.add_argument("--shuffle", action="store_true", help="train on shuffled labels: the gate must refuse the result")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings on the same lake, whose figures are averaged (default 3)")
     given = parser.parse_args()
     data = folder_or_skip(case.folder, given.data) if case.data is None else folder_of(case.folder, given.data)
-    result = run(case, data, small=given.small, keep=given.keep, shuffle=given.shuffle, retrieval=given.retrieval)
+    seeds = 1 if given.small else given.seeds
+    result = run(case, data, small=given.small, keep=given.keep, shuffle=given.shuffle, retrieval=given.retrieval, seeds=seeds)
     if given.json:
         print(json.dumps(result, indent=1))
     else:
@@ -127,9 +133,16 @@ def folder_or_skip(folder: str, data: Path | None) -> Path:
 
 
 def run(
-    case: Case, data: Path | None, *, small: bool = False, keep: Path | None = None, shuffle: bool = False, retrieval: Choice = "tables"
+    case: Case,
+    data: Path | None,
+    *,
+    small: bool = False,
+    keep: Path | None = None,
+    shuffle: bool = False,
+    retrieval: Choice = "tables",
+    seeds: int = 1,
 ) -> dict[str, Any]:
-    """Import, train, judge."""
+    """Import, train with each seed, judge: figures are means over the seeds, the gate's words are of the first."""
     with tempfile.TemporaryDirectory(prefix=f"tailorbird-{case.name}-") as scratch:
         root = keep or Path(scratch) / case.name
         if not root.exists():
@@ -139,8 +152,10 @@ def run(
         imported = _import(case, root, data)
         import_s = time.monotonic() - begin
         counted = [] if small else _count(case, root)
-        report = _train(case, root, small=small, shuffle=shuffle, retrieval=retrieval)
-    told = report.plain()
+        reports = [_train(case, root, small=small, shuffle=shuffle, retrieval=retrieval, seed=seed) for seed in range(SEED, SEED + seeds)]
+    report = reports[0]
+    every = {SEED + number: each.plain() for number, each in enumerate(reports)}
+    told = {**report.plain(), **{name: mean_over([each[name] for each in every.values()]) for name in OVER_SEEDS}}
     return {
         "benchmark": case.name,
         "title": case.title,
@@ -159,6 +174,7 @@ def run(
         "about": told["about"],
         "imported": {name: imported[name] for name in ("rows", "accepted", "routed")},
         "counted": [vars(each) for each in counted],
+        "seeds": by_seed(every, "tailorbird", PRIMARY),
         "seconds": {**({} if imported["already"] else {"import": round(import_s, 1)}), **told["seconds"]},
         "environment": environment(),
     }
@@ -219,12 +235,12 @@ def _count(case: Case, root: Path) -> list[Counted]:
     return [Counted(query, int(lake.sql(query).column(0)[0].as_py()), expected) for query, expected in case.expected.items()]
 
 
-def _train(case: Case, root: Path, *, small: bool, shuffle: bool, retrieval: Choice) -> TrainReport:
+def _train(case: Case, root: Path, *, small: bool, shuffle: bool, retrieval: Choice, seed: int) -> TrainReport:
     project = open_project(root)
     span = Lake(project.paths.lake).sql("SELECT min(ts) AS low, max(ts) AS high FROM events WHERE NOT timeless")
     low, high = (span.column(name).cast(pa.int64())[0].as_py() for name in ("low", "high"))
     settings = case.settings(low, high)
-    settings = replace(case.small(settings) if small else settings, shuffle=shuffle, retrieval=retrieval)
+    settings = replace(case.small(settings) if small else settings, shuffle=shuffle, retrieval=retrieval, seed=seed)
     slot = project.slots[project.settings.train.slot]
     paths = project.paths
     clock = SimulatedClock(high + 1)
@@ -232,7 +248,7 @@ def _train(case: Case, root: Path, *, small: bool, shuffle: bool, retrieval: Cho
         project.features,
         slot,
         lake=paths.lake,
-        registry=paths.registry,
+        registry=paths.registry if seed == SEED else root / f"registry-{seed}",  # so that none is held against the seed before it
         reports=paths.reports,
         clock=clock,
         settings=settings,

@@ -180,6 +180,14 @@ def test_the_same_seed_gives_the_same_model(shop, report):
     assert other.plain()["results"] == report.plain()["results"]
 
 
+def test_another_seed_gives_other_trees_of_the_same_rows(shop, report):
+    other = shop.train("seeded", seed=8)
+    assert other.rows == report.rows
+    assert other.about["requests"] == report.about["requests"]
+    files = [(shop.folder / name / "v0001" / "model" / "click.onnx").read_bytes() for name in ("registry", "seeded")]
+    assert files[0] != files[1]
+
+
 def test_shuffled_labels_are_refused_and_kept_with_the_reason(shop):
     report = shop.train("shuffled", shuffle=True)
     assert not report.promoted

@@ -257,7 +257,7 @@ def _boosters(ground: Ground, settings: TrainSettings, progress: Progress, sampl
         watch = sample_of(Rows(ground.shown, ground.held.labels, ground.held.weight, watched), head)
         # Items of one answer are all followed by the same return: there is no order to learn. An amount is no class.
         objective = "binary" if return_of(head) else "tweedie" if is_amount(head) else settings.gbdt.objective
-        chosen = replace(settings.gbdt, objective=objective)
+        chosen = replace(settings.gbdt, objective=objective, seed=settings.seed)
         told = partial(progress, f"trees of {head}")
         categorical = ground.encoder.categorical_names
         model: Gbdt = fit_gbdt(train, watch, ground.encoder.names, chosen, categorical=categorical, progress=told)

@@ -51,6 +51,7 @@ class TrainSettings:
         rows_in_memory: where more rows than these are learned from, nets take them from files, see `training.pieces`.
         windows: name → length of the popularity baselines; None counts all.
         leave_out: columns that the model must not see.
+        seed: of every draw: which requests are taken, what trees see of rows and columns, how nets begin; that of `gbdt` is not asked.
         preset: how columns are taken that no transform names: as `trees` like them, or `nets`; see `training.transforms`.
         shuffle: train on shuffled labels, to see that the gate refuses the result.
         tuned, tuned_until: that settings were tuned, in words, and the moment that nothing that had a say was later than, microseconds.

@@ -1,0 +1,34 @@
+"""Tables of the quality benchmarks over several seeds: means of what trainings say, and each seed beside them."""
+
+import pytest
+from benchmarks.quality.over_seeds import by_seed, mean_over
+
+
+def figures(ours: float, theirs: float) -> dict[str, float | None]:
+    return {
+        "results": {"tailorbird": {"ndcg_10": ours, "coverage_10_low": None}, "popular": {"ndcg_10": theirs, "coverage_10_low": None}},
+        "differences": {"popular": {"ndcg_10": ours - theirs}},
+        "requests": 10,
+    }
+
+
+def test_figures_are_means_and_what_is_none_stays_none():
+    found = mean_over([figures(0.3, 0.2), figures(0.5, 0.2), figures(0.4, 0.2)])
+    assert found["results"]["tailorbird"] == {"ndcg_10": pytest.approx(0.4), "coverage_10_low": None}
+    assert found["differences"]["popular"]["ndcg_10"] == pytest.approx(0.2)
+    assert found["requests"] == 10
+
+
+def test_what_only_some_seeds_have_is_left_out():
+    assert mean_over([{"a": 1.0, "device 5": 2.0}, {"a": 3.0}]) == {"a": 2.0}
+
+
+def test_each_seed_stands_beside_the_mean():
+    found = by_seed({7: figures(0.3, 0.2), 8: figures(0.5, 0.2)}, "tailorbird", "ndcg_10")
+    assert found["7"] == {"ndcg_10": 0.3, "gain": pytest.approx(0.1)}
+    assert found["8"]["gain"] == pytest.approx(0.3)
+
+
+def test_no_seed_is_no_table():
+    with pytest.raises(ValueError, match="no seed"):
+        mean_over([])

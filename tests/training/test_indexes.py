@@ -3,10 +3,11 @@
 import numpy as np
 import pyarrow as pa
 
-from tailorbird.events import DAY, ROUTED
+from tailorbird.errors import UsageError
+from tailorbird.events import DAY, HOUR, ROUTED
 from tailorbird.ranking import Slot
 from tailorbird.retrieval.sessions import Plan
-from tailorbird.training.indexes import IndexSettings, build_series, no_items
+from tailorbird.training.indexes import IndexSettings, Room, build_series, no_items
 from tailorbird.training.settings import TrainSettings
 
 
@@ -27,6 +28,34 @@ def test_a_row_is_given_the_newest_index_that_is_not_after_it():
     series = build_series(clicks("i2"), no_items(), [4 * DAY, 2 * DAY])
     assert [index.as_of for index in series.indexes] == [2 * DAY, 4 * DAY]
     assert series.place_of(np.array([2 * DAY - 1, 2 * DAY, 4 * DAY - 1, 4 * DAY, 9 * DAY])).tolist() == [-1, 0, 0, 1, 1]
+
+
+def test_indexes_that_take_more_than_there_is_room_for_end_the_training_and_it_says_how_often_there_is():
+    moments = [2 * DAY + hour * HOUR for hour in range(12)]
+    weighed: list[int] = []
+
+    def taken(most: int) -> UsageError | None:
+        try:
+            build_series(clicks("i2"), no_items(), moments, room=Room(most, HOUR), progress=lambda done, total: weighed.append(done))
+        except UsageError as error:
+            return error
+        return None
+
+    assert taken(1 << 30) is None
+    assert weighed[-1] == 12
+    weighed.clear()
+    error = taken(10_000)
+    assert error is not None
+    assert error.where == "[train] index_every"
+    made = weighed[-1] + 1  # the one that did not fit counts too
+    assert made < 12
+    assert f"{made} of 12 indexes take" in error.message
+    assert f'index_every = "{-(-12 // made)}h"' in error.fix
+
+
+def test_only_regular_indexes_are_bounded():
+    assert TrainSettings().room is None
+    assert TrainSettings(index_every_us=HOUR, index_room=7).room == Room(7, HOUR)
 
 
 def test_what_comes_later_changes_no_index_but_the_later_ones():

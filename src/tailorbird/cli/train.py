@@ -182,7 +182,8 @@ def index_settings(project: "Project") -> dict[str, Any]:
     told = project.settings.train
     memory = duration(told.index_memory) if told.index_memory else None
     every = duration(told.index_every) if told.index_every else 0
-    return {"index": IndexSettings(memory_us=memory).asked_by(*project.slots.values()), "index_every_us": every}
+    index = IndexSettings(memory_us=memory).asked_by(*project.slots.values())
+    return {"index": index, "index_every_us": every, "index_room": told.index_room_mb << 20}
 
 
 def left_out(text: str, features: "FeatureSet") -> tuple[str, ...]:

@@ -219,6 +219,13 @@ class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         str,
         Meta(description="training rows see indexes that were made this often, as often as you train; empty: some, evenly over the rows"),
     ] = ""
+    index_room_mb: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="megabytes that the indexes of `index_every` may take together; a training whose would take more ends, and says so",
+        ),
+    ] = 4_096
     check_every: Annotated[str, Meta(description="how often live figures are checked for a fall that calls for retraining")] = "1h"
 
 

@@ -146,7 +146,9 @@ def evaluate(
     last = int(data.t[split.test[-1]])
     every = settings.index_every_us
     moments = range(split.validation_until, last + 1, every) if every else [split.validation_until]
-    series = build_series(material.events, material.items, moments, settings.index_for(slot), progress=partial(progress, "index"))
+    series = build_series(
+        material.events, material.items, moments, settings.index_for(slot), room=settings.room, progress=partial(progress, "index")
+    )
     scorers = {bundle.version: version_scorer(bundle, series, slot.objective) for bundle in bundles}
     test = data.take(thinned(split.test, settings.test_requests, settings.seed))
     rolling = series.rolling(material.codes)

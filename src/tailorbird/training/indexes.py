@@ -4,6 +4,7 @@ A row at t is encoded with the newest index whose `as_of` is not after t. Traini
 gets yet another index, as of now: what was judged is the model over an index about as old as the one that will serve.
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events import DAY
+from tailorbird.errors import UsageError
+from tailorbird.events import DAY, HOUR
 from tailorbird.events.schema import TIME
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.tower import Space
@@ -55,6 +57,27 @@ class IndexSettings:
 
 
 @dataclass(frozen=True)
+class Room:
+    """How many bytes indexes that are made every `every` microseconds may take together, all of them being held at once."""
+
+    most: int
+    every: int
+
+    def must_hold(self, taken: int, made: int, wanted: int) -> None:
+        """Raises:
+        UsageError: what was made takes more; says how many were wanted, and how often there is room for.
+        """
+        if taken <= self.most:
+            return
+        least = math.ceil(self.every * wanted / made / HOUR)
+        raise UsageError(
+            f"{made} of {wanted} indexes take {taken / (1 << 20):,.0f} MB, and there is room for {self.most / (1 << 20):,.0f}",
+            where="[train] index_every",
+            fix=f'make them less often (index_every = "{least}h"), count less in each (index_memory), or give them room (index_room_mb)',
+        )
+
+
+@dataclass(frozen=True)
 class IndexSeries:
     """Indexes by the moment of which they are, ascending; `spaces`: vectors over each of them, None over those
     before which too little had happened; or none at all."""
@@ -89,19 +112,31 @@ def build_series(
     moments: Sequence[int],
     settings: IndexSettings = IndexSettings(),
     *,
+    room: Room | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IndexSeries:
-    """Build an index for each moment, in a temporary folder, and open it."""
+    """Build an index for each moment, in a temporary folder, and open it; the newest, which are the largest, first.
+
+    Args:
+        room: how much they may take.
+
+    Raises:
+        UsageError: they take more.
+    """
     ordered = sorted(set(moments))
-    indexes = []
+    indexes: list[Index] = []
+    taken = 0
     with tempfile.TemporaryDirectory(prefix="tailorbird-index-") as folder:
-        for done, moment in enumerate(ordered, 1):
+        for done, moment in enumerate(reversed(ordered), 1):
             path = Path(folder) / str(moment)
             write_index(path, events, items, moment, settings)
+            if room is not None:
+                taken += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                room.must_hold(taken, done, len(ordered))
             indexes.append(Index.open(path))
             if progress is not None:
                 progress(done, len(ordered))
-    return IndexSeries(np.array(ordered, np.int64), tuple(indexes))
+    return IndexSeries(np.array(ordered, np.int64), tuple(reversed(indexes)))
 
 
 def write_index(folder: Path, events: pa.Table, items: pa.Table, as_of: int, settings: IndexSettings = IndexSettings()) -> None:

@@ -12,7 +12,7 @@ from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking.slot import Slot
 from tailorbird.training.clicks import Scheme
 from tailorbird.training.gate import Decision
-from tailorbird.training.indexes import IndexSettings
+from tailorbird.training.indexes import IndexSettings, Room
 from tailorbird.training.judge import Evaluation
 from tailorbird.training.retrieval import Choice
 from tailorbird.training.rows import Rows, Wanted
@@ -39,6 +39,7 @@ class TrainSettings:
         validation_from, test_from: fixed borders, microseconds; 0 cuts by shares of requests.
         index: how item-to-item and popularity are counted.
         index_every_us: a new index this often over training and test; 0 divides the training part into `index_parts`.
+        index_room: bytes that the indexes of `index_every_us` may take together.
         architecture: of `models.architectures`, or `auto`: a net where the validation part shows that it is better than boosters.
         retrieval, tower: where candidates come from, see `training.retrieval`, and how large a tower of vectors is.
         position: where rows are all that was shown, how its place counts: as a `column`, which serving sets to the first; by `weights` of
@@ -68,6 +69,7 @@ class TrainSettings:
     test_from: int = 0
     index: IndexSettings = field(default_factory=IndexSettings)
     index_every_us: int = 0
+    index_room: int = 4 << 30
     index_parts: int = 4
     gbdt: GbdtSettings = field(default_factory=GbdtSettings)
     architecture: str = "gbdt"
@@ -99,6 +101,11 @@ class TrainSettings:
         if index.sessions is None or index.sessions.within_us <= self.window_us:
             return index
         return replace(index, sessions=msgspec.structs.replace(index.sessions, within_us=self.window_us))
+
+    @property
+    def room(self) -> Room | None:
+        """How much indexes may take; of a few over the rows there is no bound."""
+        return Room(self.index_room, self.index_every_us) if self.index_every_us else None
 
     def hurried(self) -> "TrainSettings":
         """The same with what `quick` means filled in."""

@@ -95,7 +95,12 @@ def train(
     split = _split(data, material, settings)
     watch.tell("read", 1, 1)
     series = build_series(
-        material.events, material.items, _moments(data, split, settings), settings.index, progress=partial(watch.tell, "index")
+        material.events,
+        material.items,
+        _moments(data, split, settings),
+        settings.index,
+        room=settings.room,
+        progress=partial(watch.tell, "index"),
     )
     chosen = choose_retrieval(
         material,

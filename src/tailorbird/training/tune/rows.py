@@ -229,7 +229,7 @@ def lay_out(
     progress("read", 1, 1)
     series = build_series(
         material.events, material.items, _moments(t, segments[0], data, cuts, settings), settings.index_for(slot),
-        progress=partial(progress, "index"),
+        room=settings.room, progress=partial(progress, "index"),
     )  # fmt: skip
     return Ground(material, segments, borders, series, series.rolling(material.codes))
 

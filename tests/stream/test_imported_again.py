@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tailorbird import faults
+from tailorbird.errors import ConfigError
 from tailorbird.events import RoutePlan, SimulatedClock
 from tailorbird.events.adapters import AdapterOptions
 from tailorbird.events.pseudonyms import Pseudonyms
@@ -132,3 +133,44 @@ def _dies_at(site: str, visit: int):
             raise KeyboardInterrupt
 
     return at
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_key_of_pseudonyms_that_is_set_between_two_parts_of_an_import(tmp_path, monkeypatch, at):
+    """The rest comes in the order of the part that is done, hidden: no row twice, none lost, and nobody's id behind the key's coming."""
+    monkeypatch.setattr("tailorbird.stream.importer.BODY_ROWS", 1)
+    monkeypatch.setattr("tailorbird.stream.importer.COMMIT_BODIES", 1)
+    path, stream = tmp_path / "it.csv", tmp_path / "stream"
+    path.write_text(HEAD + "\n".join([f"user-{n},{n},1586735166" for n in range(6)] + ["user-7,7,1586735166"] * 2 + ["user-8,8,never"]))
+    stream.mkdir()
+    with monkeypatch.context() as killed:
+        killed.setattr(faults, "at", _dies_at("import.after_commit", at))
+        with pytest.raises(KeyboardInterrupt):
+            run(stream, "personalize", path)
+    key = Pseudonyms("k" * 40)
+    for _ in range(2):  # cut short again, it keeps the order that it began with
+        with monkeypatch.context() as killed:
+            killed.setattr(faults, "at", _dies_at("import.after_commit", 1))
+            with pytest.raises(KeyboardInterrupt):
+                run(stream, "personalize", path, pseudonyms=key)
+    run(stream, "personalize", path, pseudonyms=key)
+    rows = routed(stream)
+    assert Counter(row["item_id"] for row in rows) == Counter({**{str(n): 1 for n in range(6)}, "7": 2})
+    plain = [row["user_id"] for row in rows if row["user_id"].startswith("user-")]
+    assert len(plain) == min(at, len(rows))
+    assert {row["user_id"] for row in rows if row["user_id"] not in plain} <= {key.user_id(f"user-{n}") for n in range(8)}
+
+
+def test_an_import_that_began_with_another_key_of_pseudonyms_is_told(tmp_path, monkeypatch):
+    path, stream = tmp_path / "it.csv", tmp_path / "stream"
+    path.write_text(HEAD + "\n".join(ROWS))
+    stream.mkdir()
+    with monkeypatch.context() as killed:
+        killed.setattr(faults, "at", _dies_at("import.before_commit", 1))
+        with pytest.raises(KeyboardInterrupt):
+            run(stream, "personalize", path, pseudonyms=Pseudonyms("k" * 40))
+    for other in (Pseudonyms("l" * 40), None):
+        with pytest.raises(ConfigError, match="began with another key of pseudonyms"):
+            run(stream, "personalize", path, pseudonyms=other)
+    run(stream, "personalize", path, pseudonyms=Pseudonyms("k" * 40))
+    assert len(routed(stream)) == len(ROWS)

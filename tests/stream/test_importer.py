@@ -260,3 +260,32 @@ def test_files_whose_rows_may_be_in_a_damaged_end_are_taken_again(tmp_path):
     assert (report.already, report.accepted) == (False, 500)
     with Router(stream, PLAN, clock=SimulatedClock(NOW)) as router:
         assert router.step().accepted == 500
+
+
+def test_long_rows_that_are_refused_come_in_bodies_of_bounded_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rows as a body may have would otherwise be a block that SQLite refuses, and all of them at once in memory."""
+    monkeypatch.setattr("tailorbird.stream.importer.BODY_BYTES", 5_000)
+    monkeypatch.setattr("tailorbird.stream.importer.COMMIT_BYTES", 20_000)
+    monkeypatch.setattr("tailorbird.stream.runs._REFUSED_BYTES", 8_000)
+    monkeypatch.setattr("tailorbird.events.adapters.batch.BATCH_BYTES", 7_000)
+    rows = ["x" * 2_000 + f"{number}" for number in range(50)] + ["y" * 9_000, _event(1, TS)]
+    (tmp_path / "e.jsonl").write_text("\n".join(rows))
+    commits = []
+    report = _import(tmp_path / "stream", tmp_path / "e.jsonl", progress=lambda stage, done, total: commits.append((stage, done)))
+    assert (report.rows, report.accepted) == (52, 1)
+    reader = open_reader(tmp_path / "stream" / "raw-import.db")
+    bodies = [stored.block for stored in reader.read(0)]
+    reader.close()
+    assert [line.decode() for body in bodies for line in body.payload.split(b"\n")] == [rows[-1], *rows[:-1]]
+    assert all(len(body.payload) < 5_100 or body.rows == 1 for body in bodies)
+    assert len([done for stage, done in commits if stage == "append"]) > 4
+    assert [path.name for path in (tmp_path / "stream").iterdir() if path.is_dir()] == []
+
+
+def test_a_row_that_no_block_takes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tailorbird.stream.importer.ROW_BYTES_MAX", 5_000)
+    (tmp_path / "e.jsonl").write_text("\n".join([_event(1, TS), "x" * 5_001]))
+    with pytest.raises(InputError, match="a row of 5,001 bytes") as told:
+        _import(tmp_path / "stream", tmp_path / "e.jsonl")
+    assert told.value.where == f"{tmp_path / 'e.jsonl'}:2"
+    assert _rows(tmp_path / "stream") == []

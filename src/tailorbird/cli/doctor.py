@@ -318,7 +318,7 @@ def _front_door(project: "Project") -> Finding:
     try:
         keys = Keys(serve.write_keys, serve.read_keys, serve.admin_keys, file=project.root / serve.keys_file)
         require_safe_bind(serve.host, keys)
-        project.pseudonyms()
+        project.pseudonyms(note=False)
     except TailorbirdError as error:
         return "front door", "error", f"{error.where}: {error.message}", error.fix
     if not keys:

@@ -159,12 +159,13 @@ def pseudonym(user: str, *, anonymous: bool = False, json: Json = False) -> None
     anonymous:
         it is an anonymous id instead
     """
-    from tailorbird.config import FILE, find_project, load_settings
+    from tailorbird.config import FILE, find_project, load_settings, paths_of
     from tailorbird.config.pseudonyms import pseudonyms_of
 
     root = find_project()
     settings, _ = load_settings(root / FILE)
-    pseudonyms = pseudonyms_of(settings.events.pseudonym_key, root / settings.project.data)
+    paths = paths_of(root, settings)
+    pseudonyms = pseudonyms_of(settings.events.pseudonym_key, paths.data, paths.lake, note=False)
     if pseudonyms is None:
         raise UsageError("this project keeps ids as they come", where="events.pseudonym_key")
     found = pseudonyms.anonymous_id(user) if anonymous else pseudonyms.user_id(user)

@@ -102,13 +102,13 @@ class Project:
         """How many share the entities of each schema."""
         return self.settings.features.workers
 
-    def pseudonyms(self) -> Pseudonyms | None:
+    def pseudonyms(self, *, note: bool = True) -> Pseudonyms | None:
         """Under which people are known; None where ids are written as they come. Notes at the first time which key it is.
 
         Raises:
             ConfigError: no key that can be used, or not the one that the data was written with.
         """
-        return pseudonyms_of(self.settings.events.pseudonym_key, self.paths.data)
+        return pseudonyms_of(self.settings.events.pseudonym_key, self.paths.data, self.paths.lake, note=note)
 
     def stopped(self) -> StopList:
         """Of whom nothing old is taken again, since their data were erased. Raises DamageError."""
@@ -179,14 +179,16 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     if settings.train.slot not in slots and slots:
         hint = nearest(settings.train.slot, slots, f"declared: {', '.join(slots)}")
         raise ConfigError(f"train.slot names no slot of slots.py: {settings.train.slot!r}; {hint}", where=str(root / FILE))
-    plan, paths = compile_plan(settings, features, slots, declared), Paths(data, _lake_at(settings, data))
+    plan, paths = compile_plan(settings, features, slots, declared), paths_of(root, settings)
     scores = load_scores(root / SCORES, types, slots, churn)
     return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths), churn, scores)
 
 
-def _lake_at(settings: Settings, data: Path) -> Place | None:
+def paths_of(root: Path, settings: Settings) -> Paths:
+    """Where the project in the folder `root` keeps what. Raises ConfigError where `lake.url` names no place."""
+    data = (root / settings.project.data).resolve()
     try:
-        return place_of(settings.lake.url, data) if settings.lake.url else None
+        return Paths(data, place_of(settings.lake.url, data) if settings.lake.url else None)
     except ConfigError as error:
         raise ConfigError(error.message, where=error.where or "lake.url", fix=error.fix) from None
 

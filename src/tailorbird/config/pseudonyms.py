@@ -1,7 +1,8 @@
 """Whether a project hides its people, and that it goes on as it began: with the same key, or none.
 
-`data/pseudonyms.json` holds a fingerprint of the key, so that a server started without it, or with another, is refused before it
-writes an id as it is, or makes strangers of everybody.
+Two notes hold a fingerprint of the key, one in the project's data and one in its lake, so that a server started without it, or with
+another, is refused before it writes an id as it is, or makes strangers of everybody. One that is lost or damaged is written again by
+whoever comes with the key that the other one knows.
 """
 
 import os
@@ -11,43 +12,70 @@ import msgspec
 
 from tailorbird.errors import ConfigError, StorageError
 from tailorbird.events.pseudonyms import SETTING, Pseudonyms
+from tailorbird.places import Place
+from tailorbird.whole import sync_folder
 
 FILE = "pseudonyms.json"
 
 
-def pseudonyms_of(key: str, data: Path) -> Pseudonyms | None:
+def pseudonyms_of(key: str, data: Path, lake: Place, *, note: bool = True) -> Pseudonyms | None:
     """The pseudonyms of a project that has a key; None for one that has none.
 
+    Args:
+        note: write down which key it is, where that is not written yet. A lake that cannot be reached is not asked, nor written to.
     Raises:
         ConfigError: the key is too short, or is not the one that the data was written with.
         StorageError: its fingerprint cannot be written.
     """
     pseudonyms = Pseudonyms(key) if key else None
-    file = data / FILE
-    try:
-        known = str(msgspec.json.decode(file.read_bytes(), type=dict[str, str])["fingerprint"])
-    except FileNotFoundError:
-        if pseudonyms is not None:
-            _note(file, pseudonyms.fingerprint)
-        return pseudonyms
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, KeyError):
-        raise ConfigError("cannot be read", where=str(file), fix="put the file back: it says with which key the data was written") from None
+    known = {file: _fingerprint_in(file) for file in (data / FILE, lake / FILE)}
+    noted = next((file for file, fingerprint in known.items() if fingerprint), None)
+    damaged = next((file for file, fingerprint in known.items() if fingerprint is None), None)
+    if noted is None and damaged is not None:
+        fix = "put it back from a copy: it says with which key the data was written; without one, delete it if you are sure of the key"
+        raise ConfigError("cannot be read", where=str(damaged), fix=fix)
     if pseudonyms is None:
-        fix = f"set TAILORBIRD_{SETTING.upper().replace('.', '__')}"
-        raise ConfigError("this project's data holds pseudonyms, and no key for them is set", where=SETTING, fix=fix)
-    if known != pseudonyms.fingerprint:
-        raise ConfigError("is not the key that this project's data was written with", where=SETTING, fix="set that one")
+        if noted is not None:
+            fix = f"set TAILORBIRD_{SETTING.upper().replace('.', '__')}"
+            raise ConfigError(f"this project's data holds pseudonyms ({noted}), and no key for them is set", where=SETTING, fix=fix)
+        return None
+    for file, fingerprint in known.items():
+        if fingerprint and fingerprint != pseudonyms.fingerprint:
+            raise ConfigError(f"is not the key that this project's data was written with ({file})", where=SETTING, fix="set that one")
+    for file, fingerprint in known.items():
+        if note and fingerprint != pseudonyms.fingerprint:
+            _note(file, pseudonyms.fingerprint)
     return pseudonyms
 
 
-def _note(file: Path, fingerprint: str) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+def _fingerprint_in(file: Place) -> str | None:
+    """What a note says; "" where there is none or the storage does not answer, None where it is damaged."""
+    try:
+        return str(msgspec.json.decode(file.read_bytes(), type=dict[str, str])["fingerprint"])
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        return None if isinstance(file, Path) else ""
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
+        return None
+
+
+def _note(file: Place, fingerprint: str) -> None:
+    content = msgspec.json.encode({"fingerprint": fingerprint}) + b"\n"
+    if not isinstance(file, Path):
+        try:
+            file.write_bytes(content)
+        except OSError:  # it does not answer now; the next start writes it
+            return
+        return
+    draft = file.with_name(f".{file.name}.{os.getpid()}")  # roles that start together write at once
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as out:
-            out.write(msgspec.json.encode({"fingerprint": fingerprint}) + b"\n")
+            out.write(content)
             out.flush()
             os.fsync(out.fileno())
         draft.rename(file)
+        sync_folder(file.parent)
     except OSError as error:
         raise StorageError(f"cannot be written: {error.strerror}", where=str(file), fix="make the folder writable") from None

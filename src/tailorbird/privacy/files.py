@@ -37,7 +37,7 @@ KINDS = {
     r"stream/.*reserve.*": "nobody",
     r"lake/[a-z]+/(_delta_log/.+|(day=[^/]+/)?[^/]+\.parquet)": "rewritten",
     r"lake/archive/.+": "rewritten",
-    r"lake/(ledger\.jsonl|positions\.json|erasures\.json)": "nobody",
+    r"lake/(ledger\.jsonl|positions\.json|erasures\.json|pseudonyms\.json)": "nobody",
     r"lake/set-aside/.+": "rewritten",
     r"state/([^/]+/)?[0-9a-f]{12}/(data|lock)\.mdb(\.damaged)?": "rebuilt",
     r"state/(([^/]+/)?[0-9a-f]{12}/[a-z-]+\.json|applied\.json|score\.json)": "nobody",

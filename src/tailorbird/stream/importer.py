@@ -2,8 +2,8 @@
 
     files ──adapter──► JSON lines ──contract──► sorted by (ts, event_id) ──► raw-import.db, and how far it got, in one transaction
 
-An import that was killed goes on where it was: the order is a function of the files, of the time at which the import began
-and of the plan that it began with, which are kept beside its position. Sorting needs the memory of one run; longer
+An import that was killed goes on where it was: the order is a function of the files, of the time at which the import began, and of the
+plan and the key of pseudonyms that it began with, which are kept beside its position. Sorting needs the memory of one run; longer
 histories are sorted in runs on disk and merged by slices of time. What the contract refuses is appended behind the rest,
 so that the router puts it whole into the quarantine. A row that is kept out because somebody was erased stands where the row
 would: people may be erased between two parts of one import, and the position counts rows.
@@ -14,33 +14,32 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from tailorbird import faults
-from tailorbird.errors import InputError, LockedError, UsageError
+from tailorbird.errors import ConfigError, InputError, LockedError, UsageError
 from tailorbird.events import Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import FORMATS, AdapterOptions, Batch, digest_files, find_files
-from tailorbird.events.adapters.batch import ROW
-from tailorbird.events.contract import ERASED
 from tailorbird.events.erased import StopList
-from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.pseudonyms import SETTING, Pseudonyms
 from tailorbird.places import Place
 from tailorbird.stream.embedded import EmbeddedWriter, open_writer
 from tailorbird.stream.held import held
 from tailorbird.stream.partitions import IMPORTS, raw_path
 from tailorbird.stream.protocol import Block
+from tailorbird.stream.runs import Refused, Runs
 
 PRODUCER = IMPORTS
 RUN_ROWS = 1_000_000  # sorted in memory at once: about half a GB of typical events
-BODY_ROWS = 2_000
-COMMIT_BODIES = 25
+BODY_ROWS, BODY_BYTES = 2_000, 4 << 20
+COMMIT_BODIES, COMMIT_BYTES = 25, 64 << 20
+ROW_BYTES_MAX = 256 << 20  # beyond what a block takes; no event comes near
 LOCK_S = 3.0  # how long an import waits for its log
 _EXAMPLES = 5
 
@@ -49,7 +48,7 @@ Progress = Callable[[str, int, int | None], None]
 _IMPORTS = """
 CREATE TABLE IF NOT EXISTS import(
     key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, began_at INTEGER NOT NULL, plan BLOB NOT NULL,
-    rows_done INTEGER NOT NULL, finished_at INTEGER
+    rows_done INTEGER NOT NULL, finished_at INTEGER, pseudonyms TEXT
 ) STRICT
 """
 
@@ -103,7 +102,8 @@ def import_files(
 
     Raises:
         UsageError: no such format.
-        InputError: nothing there, no row in it, or a file that cannot be read.
+        InputError: nothing there, no row in it, a row of hundreds of megabytes, or a file that cannot be read.
+        ConfigError: it was cut short, and began with another key of pseudonyms.
         DamageError: a file does not match SHA256SUMS.
         LockedError: another import is running.
     """
@@ -126,18 +126,22 @@ def import_files(
     folder = stream / "import-runs"  # one import at a time: the writer's lock is held
     try:
         report.set_aside = [str(aside) for aside in writer.set_aside]
-        log = _Progress(writer, _key(format_, options, digests), path, format_, clock.now(), plan)
+        hiding = "" if pseudonyms is None else pseudonyms.fingerprint
+        log = _Progress(writer, _key(format_, options, digests), path, format_, clock.now(), plan, hiding)
         if log.finished:
             report.already = True
             return report
         report.resumed_at = log.rows_done
         shutil.rmtree(folder, ignore_errors=True)  # of an import that died
-        runs = _Runs(folder, run_rows)
+        runs, refused = Runs(folder, run_rows), Refused(folder)
         receipt = Receipt(log.began_at, "import", "ndjson")
-        batches = read(digests, options)
+        hide = None
         if pseudonyms is not None:
-            batches = (pseudonyms.batch(batch, log.plan.event_types, foreign=format_ == "gorse") for batch in batches)
-        refused = _collect(batches, receipt, log.plan, stopped if stopped else None, runs, report, progress)
+            hide = partial(pseudonyms.line, foreign=format_ == "gorse", types=log.plan.event_types)
+        collect = _Collecting(receipt, log.plan, hide, log.in_order_of(hiding), stopped if stopped else None, runs, refused, report)
+        for batch in read(digests, options):
+            collect.add(batch)
+            progress("read and check", report.rows, None)
         if report.rows == 0:
             found = f"only records that say nothing about people and items: {', '.join(report.left_out)}" if report.left_out else "no row"
             raise InputError(f"{found} was found in it", where=str(path), fix="look at the file, or choose another format")
@@ -167,20 +171,37 @@ def _key(format_: str, options: AdapterOptions, digests: dict[Path, str]) -> str
     return sha256("\x00".join(parts).encode()).hexdigest()
 
 
-def _collect(
-    batches: Iterator[Batch], receipt: Receipt, plan: RoutePlan, stopped: StopList | None, runs: "_Runs", report: ImportReport,
-    progress: Progress,
-) -> list[bytes]:  # fmt: skip
-    """Check every batch, give what is accepted to `runs`, and return the lines that are refused; both without what is kept out."""
-    refused: list[bytes] = []
-    for batch in batches:
-        accepted, refusals = check(b"\n".join(batch.lines), receipt, plan)
-        lines = batch.lines if stopped is None else [stopped.line(line, receipt, plan) for line in batch.lines]
+@dataclass(frozen=True)
+class _Collecting:
+    """Checks batches, gives what is accepted to `runs` and what is not to `refused`; both hidden, and without what is kept out.
+
+    Attributes:
+        ordered_hidden: whether rows are in order of what they are once their people are hidden. Of an import that began without a key of
+            pseudonyms they are in order of what they were before: the order must be that of the part that is done.
+    """
+
+    receipt: Receipt
+    plan: RoutePlan
+    hide: Callable[[bytes], bytes] | None
+    ordered_hidden: bool
+    stopped: StopList | None
+    runs: Runs
+    refused: Refused
+    report: ImportReport
+
+    def add(self, batch: Batch) -> None:
+        _check_length(batch)
+        hidden = batch.lines if self.hide is None else [self.hide(line) for line in batch.lines]
+        checked = hidden if self.ordered_hidden else batch.lines
+        accepted, refusals = check(b"\n".join(checked), self.receipt, self.plan)
+        lines = hidden if self.stopped is None else [self.stopped.line(line, self.receipt, self.plan) for line in hidden]
         # Checked on a receipt with its own time; `ts` of an accepted row is what the router will find again.
-        runs.add([row.ts for row in accepted], [row.event.event_id for row in accepted], [lines[row.row] for row in accepted], batch.file)
-        refused += [lines[refusal.row] for refusal in refusals]
-        if lines != batch.lines:  # what the router will say of them
-            accepted, refusals = check(b"\n".join(lines), receipt, plan)
+        times, ids = [row.ts for row in accepted], [row.event.event_id for row in accepted]
+        self.runs.add(times, ids, [lines[row.row] for row in accepted], batch.file)
+        self.refused.add([lines[refusal.row] for refusal in refusals])
+        if lines != checked:  # what the router will say of them
+            accepted, refusals = check(b"\n".join(lines), self.receipt, self.plan)
+        report = self.report
         for refusal in refusals:
             report.refused[refusal.code] += 1
             if len(report.examples) < _EXAMPLES:
@@ -188,13 +209,18 @@ def _collect(
         report.left_out.update(batch.left_out)
         report.rows += len(batch.lines)
         report.accepted += len(accepted)
-        progress("read and check", report.rows, None)
-    return refused
 
 
-def _append(log: "_Progress", runs: "_Runs", refused: list[bytes], receipt: Receipt, rows: int, progress: Progress) -> None:
+def _check_length(batch: Batch) -> None:
+    for number, line in zip(batch.numbers, batch.lines, strict=True):
+        if len(line) > ROW_BYTES_MAX:
+            found = f"a row of {len(line):,} bytes, and {ROW_BYTES_MAX:,} can be kept"
+            raise InputError(found, where=f"{batch.file}:{number}", fix="take the row out of the file, or choose another format")
+
+
+def _append(log: "_Progress", runs: Runs, refused: Refused, receipt: Receipt, rows: int, progress: Progress) -> None:
     pending: list[Block] = []
-    done = 0
+    done = size = 0
     encoded = msgspec.json.encode(receipt)
     for lines in _bodies(runs, refused):
         done += len(lines)
@@ -203,40 +229,64 @@ def _append(log: "_Progress", runs: "_Runs", refused: list[bytes], receipt: Rece
         if done - len(lines) < log.rows_done:
             lines = lines[log.rows_done - (done - len(lines)) :]
         pending.append(Block("body", len(lines), b"\n".join(lines), encoded))
-        if len(pending) == COMMIT_BODIES:
+        size += len(pending[-1].payload)
+        if len(pending) == COMMIT_BODIES or size >= COMMIT_BYTES:
             log.append(pending, done)
-            pending = []
+            pending, size = [], 0
             progress("append", done, rows)
     log.append(pending, done)
     progress("append", done, rows)
 
 
-def _bodies(runs: "_Runs", refused: list[bytes]) -> Iterator[list[bytes]]:
-    for column in runs.merged():
-        for start in range(0, len(column), BODY_ROWS):
-            yield column.slice(start, BODY_ROWS).to_pylist()
-    for start in range(0, len(refused), BODY_ROWS):
-        yield refused[start : start + BODY_ROWS]
+def _bodies(runs: Runs, refused: Refused) -> Iterator[list[bytes]]:
+    """All rows in their order, in bodies that a block can take."""
+    body: list[bytes] = []
+    size = 0
+    for line in chain(runs.lines(), refused):
+        if body and (len(body) >= BODY_ROWS or size + len(line) > BODY_BYTES):
+            yield body
+            body, size = [], 0
+        body.append(line)
+        size += len(line)
+    if body:
+        yield body
 
 
 class _Progress:
     """How far an import got, kept in the file that it appends to and committed with what it appends."""
 
-    def __init__(self, writer: EmbeddedWriter, key: str, path: Path, format_: str, now: int, plan: RoutePlan) -> None:
+    def __init__(self, writer: EmbeddedWriter, key: str, path: Path, format_: str, now: int, plan: RoutePlan, hiding: str) -> None:
         self._writer = writer
         self._key = key
         with writer.transaction() as connection:
             connection.execute(_IMPORTS)
+            if "pseudonyms" not in [name for _, name, *_ in connection.execute("PRAGMA table_info(import)")]:  # of an earlier version
+                connection.execute("ALTER TABLE import ADD COLUMN pseudonyms TEXT")
             if writer.set_aside:  # whose rows they were is not known: files given again are taken again, the router drops repeats
                 connection.execute("DELETE FROM import")
-            begun = (key, str(path), format_, now, msgspec.json.encode(plan))
-            connection.execute("INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL)", begun)
-            query = "SELECT began_at, plan, rows_done, finished_at IS NOT NULL FROM import WHERE key = ?"
+            begun = (key, str(path), format_, now, msgspec.json.encode(plan), hiding)
+            connection.execute("INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL, ?)", begun)
+            query = "SELECT began_at, plan, rows_done, finished_at IS NOT NULL, pseudonyms FROM import WHERE key = ?"
             row: tuple[Any, ...] = next(iter(connection.execute(query, (key,))))
         self.began_at: int = row[0]
         self.plan = msgspec.json.decode(row[1], type=RoutePlan)
         self.rows_done: int = row[2]
         self.finished = bool(row[3])
+        self._hiding: str | None = row[4]
+        self._path = path
+
+    def in_order_of(self, hiding: str) -> bool:
+        """Whether rows are in the order that they have under this key of pseudonyms ("" is none); else in that of no key.
+
+        Raises:
+            ConfigError: they are in that of another key, which only its holder can make again.
+        """
+        if self._hiding in (None, hiding):
+            return True
+        if self._hiding:
+            found = f"the import of {self._path} was cut short, and began with another key of pseudonyms"
+            raise ConfigError(found, where=SETTING, fix="set that one until it is through")
+        return False
 
     def append(self, blocks: list[Block], rows_done: int) -> None:
         with self._writer.transaction() as connection:
@@ -249,81 +299,3 @@ class _Progress:
     def finish(self, moment: int) -> None:
         with self._writer.transaction() as connection:
             connection.execute("UPDATE import SET finished_at = ? WHERE key = ?", (moment, self._key))
-
-
-class _Runs:
-    """Rows in order of (ts, event_id), sorted in memory up to `run_rows` and beyond that in files, a slice of time at once.
-
-    Rows that are equal in both keep the order in which they were added. Of the rows of one file that have no id of their own and are equal,
-    the second gets an id that ends in `~2`, and so on: none of them repeats another.
-    """
-
-    def __init__(self, folder: Path, run_rows: int) -> None:
-        self._folder = folder
-        self._run_rows = run_rows
-        self._batches: list[pa.RecordBatch] = []
-        self._rows = 0
-        self._runs: list[pa.Table] = []
-        self._file, self._number = "", 0
-
-    def add(self, ts: list[int], ids: list[str], lines: list[bytes], file: str) -> None:
-        self._number += file != self._file
-        self._file = file
-        files = pa.array([self._number] * len(ts), pa.int32())
-        arrays = [pa.array(ts, pa.int64()), pa.array(ids, pa.string()), files, pa.array(lines, pa.large_binary())]
-        self._batches.append(pa.record_batch(arrays, names=["ts", "id", "file", "line"]))
-        self._rows += len(ts)
-        if self._rows >= self._run_rows:
-            self._spill()
-
-    def _spill(self) -> None:
-        self._folder.mkdir(exist_ok=True)
-        path = self._folder / f"run-{len(self._runs)}.arrow"
-        run = _in_order(pa.Table.from_batches(self._batches))
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, run.schema) as writer:
-            writer.write_table(run)
-        self._runs.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
-        self._batches, self._rows = [], 0
-
-    def merged(self) -> Iterator[pa.ChunkedArray]:
-        """The lines, in order, in pieces."""
-        runs = [*self._runs]
-        if self._batches:
-            runs.append(_in_order(pa.Table.from_batches(self._batches)))
-        if len(runs) == 1:
-            yield _numbered(runs[0])
-            return
-        times = [run["ts"].to_numpy() for run in runs]
-        every = np.sort(np.concatenate([np.zeros(0, np.int64), *times]))
-        step = max(1, self._run_rows // 2)
-        edges = [*np.unique(every[step::step]), np.iinfo(np.int64).max]
-        starts = [0] * len(runs)
-        for edge in edges:
-            ends = [int(np.searchsorted(ts, edge, side="left")) for ts in times]
-            parts = [run.slice(start, end - start) for run, start, end in zip(runs, starts, ends, strict=True)]
-            if parts:
-                yield _numbered(_in_order(pa.concat_tables(parts)))
-            starts = ends
-
-
-def _in_order(rows: pa.Table) -> pa.Table:
-    return rows.sort_by([("ts", "ascending"), ("id", "ascending")])
-
-
-def _numbered(rows: pa.Table) -> pa.ChunkedArray:
-    """The lines of rows that are in order, equal ones of a file told apart."""
-    if len(rows) < 2:
-        return rows["line"]
-    (ids, files), n = (rows[name].combine_chunks() for name in ("id", "file")), len(rows) - 1
-    same = pc.and_(pc.equal(ids[1:], ids[:n]), pc.equal(files[1:], files[:n]))
-    same = pc.and_(same, pc.starts_with(ids[1:], ROW))
-    if not pc.any(same).as_py():
-        return rows["line"]
-    lines: list[bytes] = rows["line"].to_pylist()
-    number = 1
-    for row, repeats in enumerate(same.to_pylist(), 1):
-        number = number + 1 if repeats else 1
-        if repeats and lines[row] != ERASED:
-            fields = msgspec.json.decode(lines[row])
-            lines[row] = msgspec.json.encode({**fields, "event_id": f"{fields['event_id']}~{number}"})
-    return pa.chunked_array([pa.array(lines, pa.large_binary())])

@@ -6,7 +6,6 @@ What an adapter cannot read it passes on as it is: the contract then refuses it,
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -14,6 +13,7 @@ import msgspec
 from tailorbird.events.envelope import Event
 
 BATCH_ROWS = 20_000
+BATCH_BYTES = 64 << 20  # rows that are no events may be of any length
 ROW = "row:"  # begins the ids of rows that have none of their own
 
 
@@ -76,5 +76,15 @@ def known_by_content(format_: str, event: Event) -> Event:
 
 def in_batches(file: str, rows: Iterator[tuple[int, bytes]]) -> Iterator[Batch]:
     """Group numbered lines of one file into batches."""
-    while chunk := list(islice(rows, BATCH_ROWS)):
-        yield Batch(file, [line for _, line in chunk], [number for number, _ in chunk])
+    lines: list[bytes] = []
+    numbers: list[int] = []
+    size = 0
+    for number, line in rows:
+        lines.append(line)
+        numbers.append(number)
+        size += len(line)
+        if len(lines) >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield Batch(file, lines, numbers)
+            lines, numbers, size = [], [], 0
+    if lines:
+        yield Batch(file, lines, numbers)

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from tailorbird.events.adapters.batch import BATCH_ROWS, Batch, encode_event, row_id
+from tailorbird.events.adapters.batch import BATCH_BYTES, BATCH_ROWS, Batch, encode_event, row_id
 from tailorbird.events.contract import Unread
 from tailorbird.events.envelope import Event
 from tailorbird.events.plan import PROFILE_TYPES
@@ -85,13 +85,15 @@ def batches_of(format_: str, file: str, rows: Iterable[tuple[int, bytes]], diges
     lines: list[bytes] = []
     numbers: list[int] = []
     left_out: dict[str, int] = {}
+    size = 0
     for number, raw in rows:
         made = lines_of(format_, raw, f"{digest[:12]}:{number}", convert, left_out, by_content=True)
         lines += made
         numbers += [number] * len(made)
-        if len(lines) >= BATCH_ROWS:
+        size += sum(map(len, made))
+        if len(lines) >= BATCH_ROWS or size >= BATCH_BYTES:
             yield Batch(file, lines, numbers, left_out)
-            lines, numbers, left_out = [], [], {}
+            lines, numbers, left_out, size = [], [], {}, 0
     if lines or left_out:
         yield Batch(file, lines, numbers, left_out)
 

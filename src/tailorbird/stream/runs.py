@@ -1,0 +1,122 @@
+"""The rows of an import while it puts them in order, in memory and beyond a bound in files of a folder that goes with it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.adapters.batch import ROW
+from tailorbird.events.contract import ERASED
+
+_RUN_BYTES, _REFUSED_BYTES = 1 << 30, 64 << 20  # held in memory
+_SLICE_ROWS = 2_000
+
+
+class Refused:
+    """Lines in the order in which they were added, in memory up to a bound and beyond that in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._lines = folder / "refused", list[bytes]()
+        self._size = 0
+
+    def add(self, lines: list[bytes]) -> None:
+        self._lines += lines
+        self._size += sum(map(len, lines))
+        if self._size >= _REFUSED_BYTES:
+            self._path.parent.mkdir(exist_ok=True)
+            with self._path.open("ab") as file:
+                file.writelines(line + b"\n" for line in self._lines)
+            self._lines, self._size = [], 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                yield from (line.removesuffix(b"\n") for line in file)
+        yield from self._lines
+
+
+class Runs:
+    """Rows in order of (ts, event_id), sorted in memory up to `run_rows` and beyond that in files, a slice of time at once.
+
+    Rows that are equal in both keep the order in which they were added. Of the rows of one file that have no id of their own and are equal,
+    the second gets an id that ends in `~2`, and so on: none of them repeats another.
+    """
+
+    def __init__(self, folder: Path, run_rows: int) -> None:
+        self._folder = folder
+        self._run_rows = run_rows
+        self._batches: list[pa.RecordBatch] = []
+        self._rows = self._size = 0
+        self._runs: list[pa.Table] = []
+        self._file, self._number = "", 0
+
+    def add(self, ts: list[int], ids: list[str], lines: list[bytes], file: str) -> None:
+        self._number += file != self._file
+        self._file = file
+        files = pa.array([self._number] * len(ts), pa.int32())
+        arrays = [pa.array(ts, pa.int64()), pa.array(ids, pa.string()), files, pa.array(lines, pa.large_binary())]
+        self._batches.append(pa.record_batch(arrays, names=["ts", "id", "file", "line"]))
+        self._rows += len(ts)
+        self._size += self._batches[-1].nbytes
+        if self._rows >= self._run_rows or self._size >= _RUN_BYTES:
+            self._spill()
+
+    def _spill(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        path = self._folder / f"run-{len(self._runs)}.arrow"
+        run = _in_order(pa.Table.from_batches(self._batches))
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, run.schema) as writer:
+            writer.write_table(run)
+        self._runs.append(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+        self._batches, self._rows, self._size = [], 0, 0
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines, in order."""
+        for piece in self._merged():
+            for start in range(0, len(piece), _SLICE_ROWS):
+                yield from piece.slice(start, _SLICE_ROWS).to_pylist()
+
+    def _merged(self) -> Iterator[pa.ChunkedArray]:
+        runs = [*self._runs]
+        if self._batches:
+            runs.append(_in_order(pa.Table.from_batches(self._batches)))
+        if len(runs) == 1:
+            yield _numbered(runs[0])
+            return
+        times = [run["ts"].to_numpy() for run in runs]
+        every = np.sort(np.concatenate([np.zeros(0, np.int64), *times]))
+        step = max(1, max((len(run) for run in runs), default=0) // 2)
+        edges = [*np.unique(every[step::step]), np.iinfo(np.int64).max]
+        starts = [0] * len(runs)
+        for edge in edges:
+            ends = [int(np.searchsorted(ts, edge, side="left")) for ts in times]
+            parts = [run.slice(start, end - start) for run, start, end in zip(runs, starts, ends, strict=True)]
+            if parts:
+                yield _numbered(_in_order(pa.concat_tables(parts)))
+            starts = ends
+
+
+def _in_order(rows: pa.Table) -> pa.Table:
+    return rows.sort_by([("ts", "ascending"), ("id", "ascending")])
+
+
+def _numbered(rows: pa.Table) -> pa.ChunkedArray:
+    """The lines of rows that are in order, equal ones of a file told apart."""
+    if len(rows) < 2:
+        return rows["line"]
+    (ids, files), n = (rows[name].combine_chunks() for name in ("id", "file")), len(rows) - 1
+    same = pc.and_(pc.equal(ids[1:], ids[:n]), pc.equal(files[1:], files[:n]))
+    same = pc.and_(same, pc.starts_with(ids[1:], ROW))
+    if not pc.any(same).as_py():
+        return rows["line"]
+    lines: list[bytes] = rows["line"].to_pylist()
+    number = 1
+    for row, repeats in enumerate(same.to_pylist(), 1):
+        number = number + 1 if repeats else 1
+        if repeats and lines[row] != ERASED:
+            fields = msgspec.json.decode(lines[row])
+            lines[row] = msgspec.json.encode({**fields, "event_id": f"{fields['event_id']}~{number}"})
+    return pa.chunked_array([pa.array(lines, pa.large_binary())])

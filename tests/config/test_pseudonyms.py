@@ -1,0 +1,72 @@
+"""A project that hides its people goes on with the key that it began with, also where one of the two notes of it is lost or damaged."""
+
+from pathlib import Path
+
+import pytest
+from tests.cli.kit import must, must_json, refused, tailorbird
+
+from tailorbird.config.pseudonyms import FILE, pseudonyms_of
+from tailorbird.errors import ConfigError
+
+KEY, OTHER = "a key of thirty-two characters..", "another key of thirty-two chars.."
+EVENT = '{"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1", "ts": "2026-11-20T12:00:00Z"}'
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> tuple[Path, Path]:
+    """The data and the lake of a project that began with `KEY`."""
+    places = tmp_path / "data", tmp_path / "data" / "lake"
+    assert pseudonyms_of(KEY, *places) is not None
+    return places
+
+
+def lose(file: Path) -> None:
+    file.unlink()
+
+
+def flip(file: Path) -> None:
+    file.write_bytes(b"\x80" + file.read_bytes())
+
+
+@pytest.mark.parametrize("harm", [lose, flip])
+@pytest.mark.parametrize("which", [0, 1])
+def test_either_note_alone_keeps_another_key_out_and_is_written_again(begun, harm, which):
+    file = begun[which] / FILE
+    whole = file.read_bytes()
+    harm(file)
+    for key, told in ((OTHER, "is not the key"), ("", "no key for them is set")):
+        with pytest.raises(ConfigError, match=told):
+            pseudonyms_of(key, *begun)
+    assert pseudonyms_of(KEY, *begun, note=False) is not None
+    assert not file.exists() or file.read_bytes() != whole, "who only looks writes nothing"
+    assert pseudonyms_of(KEY, *begun) is not None
+    assert file.read_bytes() == whole
+
+
+def test_with_no_whole_note_a_damaged_one_stops(begun):
+    lose(begun[0] / FILE)
+    flip(begun[1] / FILE)
+    for key in (KEY, OTHER, ""):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            pseudonyms_of(key, *begun)
+
+
+def test_a_project_of_before_the_second_note_gets_one(begun):
+    lose(begun[1] / FILE)
+    pseudonyms_of(KEY, *begun)
+    assert (begun[1] / FILE).read_bytes() == (begun[0] / FILE).read_bytes()
+
+
+def test_commands_tell_another_key_after_the_loss(tmp_path):
+    must("init", tmp_path / "shop")
+    source = tmp_path / "history.jsonl"
+    source.write_text(EVENT)
+    right, wrong = ({"TAILORBIRD_EVENTS__PSEUDONYM_KEY": key} for key in (KEY, OTHER))
+    assert must_json("-C", tmp_path / "shop", "import", "tailorbird", source, env=right)["accepted"] == 1
+    lose(tmp_path / "shop" / "data" / FILE)
+    source.write_text(EVENT.replace("e1", "e2"))
+    refused(tailorbird("-C", tmp_path / "shop", "import", "tailorbird", source, env=wrong), "is not the key", status=2)
+    refused(tailorbird("-C", tmp_path / "shop", "run", "serve", "--port", "0", env=wrong, timeout=60), "is not the key", status=2)
+    told = tailorbird("-C", tmp_path / "shop", "doctor", "--json", env=wrong)
+    assert (told.returncode, "is not the key" in told.stdout) == (1, True)
+    assert must_json("-C", tmp_path / "shop", "import", "tailorbird", source, env=right)["routed"]["accepted"] == 1

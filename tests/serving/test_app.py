@@ -4,6 +4,7 @@ import gzip
 import threading
 import time
 from hashlib import sha256
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -227,6 +228,26 @@ def test_unknown_items_routes_and_methods_are_told_in_json(client):
     for path in ("/v1/items/nope", "/v1/items/nope/similar"):
         answer = client.get(path)
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown_item")
+
+
+@pytest.mark.parametrize(
+    "id_", ["shoes/42", "shoes%2F42", "shoes%2f4%252F2", "%2F", "a%2Fsimilar", "a%2Fchurn", "a/b%20%C3%B8", "a//b", "%C3%B8%2F1"]
+)
+def test_ids_with_a_slash_are_ids(service, monkeypatch, id_):
+    asked = []
+    monkeypatch.setattr(service.pipeline, "item", lambda item: asked.append(("item", item)))
+    monkeypatch.setattr(service.pipeline, "similar", lambda item, size, slot: asked.append(("similar", item)))
+    monkeypatch.setattr(service.churn, "answer", lambda user, name, explain: asked.append(("churn", user)))
+    client = TestClient(create_app(service), base_url="http://127.0.0.1")
+    client.get(f"/v1/items/{id_}")
+    client.get(f"/v1/items/{id_}/similar")
+    client.get(f"/v1/users/{id_}/churn")
+    assert asked == [(name, unquote(id_)) for name in ("item", "similar", "churn")]
+
+
+def test_no_id_at_all_is_no_route(client):
+    for path in ("/v1/items/", "/v1/items//similar/", "/v1/users//churn"):
+        assert client.get(path).status_code == 404
 
 
 @pytest.mark.parametrize("size", ["x", "", "0", "-1", "201", "0200999999", "9" * 5_000, "1e1", "\u0663", "\u00b2"])

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from tailorbird.errors import NotReadyError
@@ -24,6 +24,7 @@ from tailorbird.events import Event
 from tailorbird.events.adapters.webhook import lines_of_body
 from tailorbird.serving import access, openapi, tracker
 from tailorbird.serving.access import Guard
+from tailorbird.serving.addresses import AddressRoute
 from tailorbird.serving.body import Held
 from tailorbird.serving.handling import (
     Handler,
@@ -294,7 +295,7 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     Raises:
         ValueError: a route declares no scope; that is a bug, not a user's mistake.
     """
-    own = [route(path, method, handler, operation.scope, service) for (path, method), (handler, operation) in ROUTES.items()]
+    own = [route(path, method, handler, operation.scope, service, whole=True) for (path, method), (handler, operation) in ROUTES.items()]
     for each in (*own, *routes):
         if getattr(getattr(each, "endpoint", None), "scope", None) not in (OPEN, *SCOPES):
             raise ValueError(f"route {each} declares no scope")
@@ -306,10 +307,12 @@ def create_app(service: Service, routes: Sequence[BaseRoute] = ()) -> ASGIApp:
     return Guard(app, service.perimeter, lambda: service.draining, lambda: service.keys.origins())
 
 
-def route(path: str, method: str, handler: Handler, scope: str, service: Service, *, key_header: str = "") -> Route:
+def route(
+    path: str, method: str, handler: Handler, scope: str, service: Service, *, key_header: str = "", whole: bool = False
+) -> AddressRoute:
     """A route whose handler is reached only with a key of `scope`; errors are turned into their bodies, times measured.
 
-    `key_header` names another header that may carry the bare key, for the clients of others.
+    `key_header` names another header that may carry the bare key, for the clients of others; `whole` is of `AddressRoute`.
     """
 
     async def endpoint(request: Request) -> Response:
@@ -327,7 +330,7 @@ def route(path: str, method: str, handler: Handler, scope: str, service: Service
         return response
 
     endpoint.scope = scope  # type: ignore[attr-defined]
-    return Route(path, endpoint, methods=[method])
+    return AddressRoute(path, endpoint, methods=[method], whole=whole)
 
 
 def _explain(request: Request) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 from tailorbird.serving.keyfile import OPEN
 from tailorbird.version import __version__
 
+_ENCODED = "Percent-encoded, a slash too (`%2F`)."
 _REF = "#/components/schemas/{name}"
 
 
@@ -88,8 +89,10 @@ def _describe(path: str, method: str, operation: Operation, by_type: dict[str, A
     if operation.scope != OPEN:
         described["security"] = [{"key": []}, {}]
         described["description"] = f"Needs a key with the {operation.scope} scope where keys are set."
-    parameters = [
-        {"name": part[1:-1], "in": "path", "required": True, "schema": {"type": "string"}} for part in path.split("/") if part[:1] == "{"
+    parameters: list[dict[str, Any]] = [
+        {"name": part[1:-1], "in": "path", "required": True, "description": _ENCODED, "schema": {"type": "string"}}
+        for part in path.split("/")
+        if part[:1] == "{"
     ]
     parameters += [
         {"name": name, "in": "query", "description": text, "schema": {"type": "string"}} for name, text in operation.queries.items()

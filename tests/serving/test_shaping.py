@@ -205,3 +205,27 @@ def test_a_wish_that_fails_does_not_hold(ask, monkeypatch):
     ):
         answer = ask(replace(SLOT, **wish))
         assert (shown(answer), answer.degraded) == (plain, ["rules"]), wish
+
+
+@pytest.mark.parametrize("text", ["", "coats"])
+@pytest.mark.parametrize("policy", ["model", "popular"])
+def test_an_explanation_adds_up_to_the_score_and_names_boosts_pins_and_promotions(ask, text, policy):
+    slot = replace(
+        SLOT,
+        sources={"popular": 40, "search": 40},
+        boosts=[Boost("item.price > 20", 2.0), Boost("item.stock > 0", 0.5), Boost("item.price > 20", 1.5), Boost("item.price < 0", 3.0)],
+        pins=[Pin("i8", 2), Pin("i1", 1, when="item.price > 5")],
+        promotions=[Promotion("item.price < 20", 0.5)],
+        experiment=Experiment("one", arms={policy: 1.0}),
+    )
+    answer = ask(slot, text=text, explain=True)
+    assert answer.items
+    for item in answer.items:
+        told, price = item.explanation, int(item.item_id[1:])
+        assert told.value + sum(told.moved.values()) == pytest.approx(item.score, rel=1e-9)
+        boosts = {"boost item.stock > 0", *(["boost item.price > 20"] if price > 20 else [])}
+        assert told.moved.keys() == boosts | ({"search"} if text else set())
+        pinned = ["pin 2"] if item.item_id == "i8" else []
+        assert told.placed == [*pinned, *(["promotion item.price < 20"] if price < 20 else [])]
+    assert answer.items[1].item_id == "i8"
+    assert ask(slot, text=text).items[0].explanation is None

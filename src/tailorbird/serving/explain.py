@@ -4,11 +4,13 @@
 out over its way through calibration and weight to the value. `base` + all contributions = the value; `rest` sums those that are not told.
 `occlusion`, for nets: the value of the item less its value with that column missing, by the bundle itself in one batch. Exact for what it
 says, but these do not add up to the value.
+What the search and a slot's wishes make of the value comes after, see `Wished`: value + all that moved it = the score.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -26,6 +28,15 @@ ITEMS_MAX = 50  # of an answer, whose columns are taken out one by one
 Floats = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Wished:
+    """What the search and the slot's wishes made of one item: its `value` before them, by how much each moved it, and what put it there."""
+
+    value: float
+    moved: dict[str, float]
+    placed: list[str]
+
+
 def explanations(
     features: FeatureSet,
     bundle: Bundle | None,
@@ -36,19 +47,20 @@ def explanations(
     scores: Scores | None,
     objective: Mapping[str, float],
     context: Context,
+    wished: Sequence[Wished],
 ) -> list[Explanation]:
-    """One explanation for each shown item; `rows`, `scores`, `item_rows` and `keys` are of the shown items, in order."""
+    """One explanation for each shown item; `rows`, `scores`, `item_rows`, `keys` and `wished` are of the shown items, in order."""
     moved = _moved(bundle, index, keys[:ITEMS_MAX], rows, objective) if bundle is not None and rows is not None else None
     told = []
     for place in range(keys.size):
         read = {} if rows is None else _read(features, index, int(item_rows[place]), rows, place, context)
         heads = {} if scores is None else {name: float(column[place]) for name, column in scores.heads.items()}
-        if moved is None or bundle is None or place >= len(moved.columns):
-            told.append(Explanation(read, heads))
-            continue
-        named = _largest(moved.columns[place], bundle.encoder.names)
-        rest = float(moved.columns[place].sum() - sum(named.values())) if moved.base is not None else None
-        told.append(Explanation(read, heads, named, moved.method, moved.base, rest))
+        one, wish = Explanation(read, heads), wished[place]
+        if moved is not None and bundle is not None and place < len(moved.columns):
+            named = _largest(moved.columns[place], bundle.encoder.names)
+            rest = float(moved.columns[place].sum() - sum(named.values())) if moved.base is not None else None
+            one = Explanation(read, heads, named, moved.method, moved.base, rest)
+        told.append(msgspec.structs.replace(one, value=wish.value, moved=wish.moved, placed=wish.placed))
     return told
 
 

@@ -66,7 +66,8 @@ class SearchQuery(Query, frozen=True, kw_only=True):
 class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     """What stood behind one item's score: the features as read, each head's calibrated probability, and what columns did to the value.
 
-    `method` is `tree_shap` (exact: `base`, `contributions` and `rest` add up to the value) or `occlusion`.
+    `method` is `tree_shap` (exact: `base`, `contributions` and `rest` add up to `value`) or `occlusion`. `value` and all of `moved` (the
+    search, and each boost) add up to the score; `placed` names the pin and the promotions of the item.
     """
 
     features: dict[str, float | str | None] = {}
@@ -75,6 +76,9 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     method: str = ""
     base: float | None = None
     rest: float | None = None
+    value: float | None = None
+    moved: dict[str, float] = {}
+    placed: list[str] = []
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -299,10 +299,9 @@ class Pipeline:
                 rows = self._stages.read(request, found.ids, found.keys)
             with self._stages.timed("score"):
                 scores = self._stages.score(request, found, rows)
-        values = scores.value if scores is not None else self._stages.baseline(request, found)
-        if request.text is not None:
-            values = search_values(found.scores, values)
-        values = self._stages.boosted(request, found, values)
+        valued = scores.value if scores is not None else self._stages.baseline(request, found)
+        searched = valued if request.text is None else search_values(found.scores, valued)
+        values = self._stages.boosted(request, found, searched)
         with self._stages.timed("policy"):
             choice = self._stages.choose(request, found, values, size)
         shown = found.take(choice.items)
@@ -320,7 +319,9 @@ class Pipeline:
         if request.recalled:
             rows = None  # what is logged as features, and what an answer's time says, is what the state said
         with self._stages.timed("tell"):
-            answer = answer_of(request, shown, values[choice.items], choice, rows, scores)
+            kept = choice.items
+            wished = self._stages.wished(request, shown, valued[kept], searched[kept]) if request.query.explain else ()
+            answer = answer_of(request, shown, values[kept], choice, rows, scores, wished)
         with self._stages.timed("log"):
             self._log(request, answer, shown, choice, rows, ranked=scores is not None)
         self._watcher.degraded(request.degraded)

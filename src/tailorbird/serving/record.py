@@ -1,7 +1,7 @@
 """What of an answer goes where: reasons and attributes to the caller, the event and the record of its features to the log."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ from tailorbird.ranking.exploration import Choice
 from tailorbird.ranking.reasons import FOR_YOU, Reason, reasons
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
-from tailorbird.serving.explain import explanations
+from tailorbird.serving.explain import Wished, explanations
 from tailorbird.serving.messages import Answer, FacetTold, Shown
 from tailorbird.serving.request import Candidates, Floats, Request
 
@@ -24,15 +24,23 @@ _encode_event = msgspec.json.Encoder().encode
 _encode_sequences = msgspec.msgpack.Encoder().encode
 
 
-def answer_of(request: Request, shown: Candidates, values: Floats, choice: Choice, rows: Rows | None, scores: Scores | None) -> Answer:
-    """What the caller gets; `shown`, `values`, `rows` and `scores` are of the items shown, in order."""
+def answer_of(
+    request: Request,
+    shown: Candidates,
+    values: Floats,
+    choice: Choice,
+    rows: Rows | None,
+    scores: Scores | None,
+    wished: Sequence[Wished] = (),
+) -> Answer:
+    """What the caller gets; `shown`, `values`, `rows`, `scores` and, where it is asked why, `wished` are of the items shown, in order."""
     index, query = request.index, request.query
     told = reasons_for(request, shown, choice, ranked=scores is not None)
     explained = None
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
         explained = explanations(
-            request.reading.features, bundle, index, shown.rows, shown.keys, rows, scores, request.formula.weights, query.context
+            request.reading.features, bundle, index, shown.rows, shown.keys, rows, scores, request.formula.weights, query.context, wished
         )
     items = []
     for place, item_id in enumerate(shown.ids):

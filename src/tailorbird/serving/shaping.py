@@ -18,12 +18,12 @@ import numpy as np
 
 from tailorbird.events import duration, hash64, hash64s
 from tailorbird.ranking import Pin, Slot
-from tailorbird.ranking.policy import Shape
+from tailorbird.ranking.policy import Shape, boosted
 from tailorbird.ranking.rule_columns import Request as Asked
 from tailorbird.ranking.rule_columns import seen_mask
 from tailorbird.ranking.rules import ITEM_FIELDS, Rules, compile_rules
 from tailorbird.retrieval import Index
-from tailorbird.serving.request import Candidates, Mask, Places, Request, filter_mask
+from tailorbird.serving.request import Candidates, Floats, Mask, Places, Request, filter_mask
 
 PINNED = "pinned"
 VIEWS_MAX = 4  # champion, canary, and the ones before them are asked for in turn
@@ -209,6 +209,28 @@ class Shaping:
         """For each boost its factor and the candidates that it is for."""
         masks = self._masks(request, found, [rules for _, rules in self.boosts])
         return [(factor, mask) for (factor, _), mask in zip(self.boosts, masks, strict=True)]
+
+    def told(self, request: Request, shown: Candidates, values: Floats) -> list[tuple[dict[str, float], list[str]]]:
+        """For each item of an answer what every boost did to its value, and the pin and promotions that it is there for.
+
+        `shown` is in the answer's order; `values` are those before the boosts.
+        """
+        moved: list[dict[str, float]] = [{} for _ in range(len(shown))]
+        placed: list[list[str]] = [[] for _ in range(len(shown))]
+        if request.index is None:
+            return list(zip(moved, placed, strict=True))
+        for boost, factor in zip(self.slot.boosts, self.factors(request, shown), strict=True):
+            after, name = boosted(values, [factor]), f"boost {boost.when}"
+            for place in np.flatnonzero(factor[1]).tolist():
+                moved[place][name] = moved[place].get(name, 0.0) + float(after[place] - values[place])
+            values = after
+        for pin in self._held(request, request.index):
+            if pin.position <= len(shown) and shown.ids[pin.position - 1] == pin.item:
+                placed[pin.position - 1].append(f"pin {pin.position}")
+        for promotion, those in zip(self.slot.promotions, self._masks(request, shown, self.promotions), strict=True):
+            for place in np.flatnonzero(those).tolist():
+                placed[place].append(f"promotion {promotion.when}")
+        return list(zip(moved, placed, strict=True))
 
     def _masks(self, request: Request, found: Candidates, compiled: Sequence[Rules]) -> list[Mask]:
         if not compiled:

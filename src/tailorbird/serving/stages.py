@@ -24,6 +24,7 @@ from tailorbird.ranking.policy import arranged, baseline_values, boosted
 from tailorbird.retrieval import Found, Index, candidates, with_sequence
 from tailorbird.retrieval.facets import Facet, facet_of
 from tailorbird.retrieval.synonyms import Synonyms, Words
+from tailorbird.serving.explain import Wished
 from tailorbird.serving.lastknown import LastKnown
 from tailorbird.serving.parts import FeatureReader, Popular, Watcher
 from tailorbird.serving.patience import Patience
@@ -292,6 +293,15 @@ class Stages:
         """Values as the slot's boosts move them."""
         shaping = self._shaping[request.slot.name]
         return boosted(values, shaping.factors(request, found)) if shaping.boosts and request.index is not None else values
+
+    def wished(self, request: Request, shown: Candidates, values: Floats, searched: Floats) -> list[Wished]:
+        """For `explain`: what stands between the `values` of a model, with search `searched`, and the scores of an answer."""
+        told = self._shaping[request.slot.name].told(request, shown, searched)
+        found = [] if request.text is None else (searched - values).tolist()
+        return [
+            Wished(value, {"search": found[place], **moved} if found else moved, placed)
+            for place, (value, (moved, placed)) in enumerate(zip(values.tolist(), told, strict=True))
+        ]
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

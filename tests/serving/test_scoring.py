@@ -131,6 +131,46 @@ def test_consumers_go_on_where_they_were_and_old_scores_go(routed, tmp_path):
     feed.close()
 
 
+def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tmp_path):
+    models, clock, feed = ByRule({"ann": 0.9, "bob": 0.9}), SimulatedClock(NOW), ScoreFeed(tmp_path / "scores.db")
+    with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
+        scoring.step()
+        routed.append((1, "view", "ann", 0), (2, "view", "bob", 0))
+        drain(scoring)
+    models.risks["bob"] = 0.1  # is back on the first day, in the block that says again that both were above
+    for day in (1, 2, 3):
+        clock.advance_to(NOW + day * 24 * HOUR)
+        with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
+            scoring.step()
+            assert scoring.prune() == 0, "it must be said again first"
+            routed.append((2 + day, "view", "bob", 0))
+            drain(scoring)
+            told = [(score.person, score.crossed) for score in feed.read(0).scores]
+            assert told == {1: [("ann", "above"), ("bob", "above"), ("bob", "below")], 2: [("bob", "below")], 3: []}[day]
+            assert scoring.prune() == 1
+    with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:
+        for p, person, gone in ((6, "ann", 0.95), (7, "ann", 0.1), (8, "bob", 0.9)):
+            models.risks[person] = gone
+            scoring.step()
+            routed.append((p, "view", person, 0))
+            drain(scoring)
+    assert [(score.person, score.crossed) for score in feed.read(0).scores] == [("ann", "below"), ("bob", "above")]
+    feed.close()
+
+
+def test_who_is_scored_more_seldom_than_scores_are_kept_is_remembered_as_long(routed, tmp_path):
+    clock, declared = SimulatedClock(NOW), [NextBest("home", on=["click"], every="3d")]
+    with role(tmp_path, ByRule(), declared, clock=clock, keep_us=HOUR) as scoring:
+        scoring.step()
+    for day in range(5):
+        clock.advance_to(NOW + day * 24 * HOUR)
+        with role(tmp_path, ByRule(), declared, clock=clock, keep_us=HOUR) as scoring:
+            scoring.step()
+            scoring.prune()
+            routed.append((1 + 2 * day, "click", f"u{day}", day * 24 * 60), (2 + 2 * day, "click", "u0", day * 24 * 60))
+            assert [scoring.step().scores, scoring.prune()] == [2 if day == 3 else 1, min(day, 1)]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -6,11 +6,13 @@
 So where the log ends says how far the role has come, in the same append as the scores themselves: after a kill it goes on there, no
 score is there twice and none is missing. The payload of a block is JSON, one score a line. It is a file (`stream/scores.db`) or a topic
 (`scores`); nothing reads it but consumers: it is no raw log, so that no score is an event and no feature counts it.
+
+What blocks say that are deleted, and what the role must know still, stands again in a later block (`Line.held`), for the role alone.
 """
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,8 +72,14 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     begins: int
 
 
+class Line(Scored, frozen=True, kw_only=True, omit_defaults=True):
+    """A score as it stands in a block. `held`: it stood in one that is deleted by now; consumers were told of it then."""
+
+    held: bool = False
+
+
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Scored).decode
+_decode = msgspec.json.Decoder(Line).decode
 
 
 def scores_address(stream: Stream) -> "Address":
@@ -79,13 +87,13 @@ def scores_address(stream: Stream) -> "Address":
     return scores_path(stream) if isinstance(stream, Path) else stream.scores
 
 
-def encode_scores(scores: list[Scored]) -> bytes:
+def encode_scores(scores: Sequence[Scored]) -> bytes:
     """The payload of a block."""
     return b"\n".join(map(_encode, scores))
 
 
-def scores_of(stored: Stored) -> list[Scored]:
-    """The scores of a block. Raises msgspec.DecodeError if it holds no such thing."""
+def scores_of(stored: Stored) -> list[Line]:
+    """The scores of a block, those held over too. Raises msgspec.DecodeError if it holds no such thing."""
     return [_decode(line) for line in stored.block.payload.split(b"\n")] if stored.block.kind == KIND and stored.block.payload else []
 
 
@@ -122,8 +130,8 @@ class ScoreFeed:
             if start >= end:
                 return Scores(scores=[], next=max(start, 0) if start <= end else end, begins=begins)
             blocks = reader.read(start, bytes_max=bytes_max)
-        found = [score for stored in blocks for score in scores_of(stored) if score.p >= start]
-        return Scores(scores=found, next=blocks[-1].end if blocks else start, begins=begins)
+        found = [score for stored in blocks for score in scores_of(stored) if score.p >= start and not score.held]
+        return Scores(scores=list[Scored](found), next=blocks[-1].end if blocks else start, begins=begins)
 
     def all_from(self, start: int) -> Iterator[Scores]:
         """One read after the other, up to the end as it is."""

@@ -4,7 +4,8 @@
 
 Exactly once: a block of the score log stands for the rows of the routed log that it looked at, so that position and scores are one
 append (`serving.score_log`). What must be remembered of a person (whose risk is above, who was scored lately) is a function of that log,
-and is read from it at the start. A score says what is true once the event is counted: the state is waited for.
+and is read from it at the start; before the blocks that say it are deleted as too old, it is said again in a new one. A score says what
+is true once the event is counted: the state is waited for.
 
 Whom a `NextBest` scores after which event is a function of the routed log alone. A `ChurnScore` looks at a person once for all events
 that are taken together. Where no model answers yet, nothing is scored, and that is counted.
@@ -27,7 +28,7 @@ from tailorbird.events import Clock, Context, duration, micros
 from tailorbird.features.receipts import events_of
 from tailorbird.ranking.scores import ChurnScore, NextBest, Score
 from tailorbird.serving.messages import Answer, ChurnAnswer, RecommendQuery
-from tailorbird.serving.score_log import KIND, NAME, READ_BYTES, Scored, ScoredItem, ScoreFigures, encode_scores, scores_of
+from tailorbird.serving.score_log import KIND, NAME, READ_BYTES, Line, Scored, ScoredItem, ScoreFigures, encode_scores, scores_of
 from tailorbird.stream import Address, Block, LogReader, LogWriter, Stored, open_reader, open_writer
 
 POLL_S = 0.01
@@ -88,6 +89,11 @@ class ScoreRole:
         self._writer: LogWriter | None = None
         self._above: set[tuple[str, str]] = set()  # (score, person) whose risk is above
         self._scored: dict[tuple[str, str], int] = {}  # (score, person) → ts of the event that was scored last
+        # Of NextBests that are due more seldom than scores are kept: how seldom.
+        every_us = {score.name: duration(score.every) for score in declared if isinstance(score, NextBest)}
+        self._seldom_us = {name: every for name, every in every_us.items() if every > keep_us}
+        self._held: list[Line] = []  # to be said again with the next append
+        self._held_to, self._said_again_to = 0, 0  # positions before which what holds still is in `_held`, or was said again
         self._at = 0
         self._told_at = time.monotonic()
         self.figures = ScoreFigures()
@@ -114,7 +120,7 @@ class ScoreRole:
         scores = [scored for score in self._declared for scored in self._score(score, triggers)]
         scores.sort(key=lambda scored: scored.p)
         faults.at("score.scored")
-        if not scores and time.monotonic() - self._told_at < EMPTY_AFTER_S:
+        if not scores and not self._held and time.monotonic() - self._told_at < EMPTY_AFTER_S:
             rows, self._at = end - self._at, end  # nothing is lost by looking at these again
             self.figures.rows += rows
             return ScoreReport(rows, 0, end)
@@ -141,23 +147,43 @@ class ScoreRole:
                 prune_at = time.monotonic() + PRUNE_EVERY_S
 
     def prune(self) -> int:
-        """Delete the blocks whose scores are older than `keep_us`; how many. What is remembered of people goes after as long."""
+        """Delete the blocks whose scores are older than `keep_us`; how many.
+
+        What they say of people that holds still is said again with the next rows; until then they stay, and a later call deletes them.
+        """
         if self._writer is None:
             return 0
         newest = max(self._scored.values(), default=0)
-        self._scored = {key: ts for key, ts in self._scored.items() if ts > newest - self._keep_us}
-        oldest, before = self._clock.now() - self._keep_us, 0
+        self._scored = {key: ts for key, ts in self._scored.items() if ts > newest - self._seldom_us.get(key[0], self._keep_us)}
+        before, lines = self._outdated(self._clock.now() - self._keep_us)
+        held = {(line.name, line.person): msgspec.structs.replace(line, held=True, reasons=[]) for line in lines if self._holds(line)}
+        if held and before > self._said_again_to:
+            self._held, self._held_to = list(held.values()), before
+            return 0
+        return self._writer.prune(before) if before else 0
+
+    def _outdated(self, oldest: int) -> tuple[int, list[Line]]:
+        """The position before which all blocks are older than that, and what they say; 0 if none is."""
+        before, lines = 0, list[Line]()
         try:
             with open_reader(self._address) as reader:
                 position = reader.start()
                 while blocks := reader.read(position, bytes_max=READ_BYTES):
                     for stored in blocks:
                         if _written_at(stored.block.receipt) >= oldest:
-                            return self._writer.prune(before) if before else 0
+                            return before, lines
                         before = position = stored.end
+                        lines += scores_of(stored)
         except NotReadyError:
-            return 0
-        return self._writer.prune(before) if before else 0
+            return 0, []
+        return before, lines
+
+    def _holds(self, line: Line) -> bool:
+        """Whether what a line says of a person must be known still, and no block that stays needs to say it."""
+        key = line.name, line.person
+        if line.crossed:
+            return line.crossed == "above" and key in self._above and any(score.name == line.name for score in self._declared)
+        return line.name in self._seldom_us and self._scored.get(key) == line.ts
 
     def close(self) -> None:
         for opened in (self._reader, self._writer):
@@ -304,8 +330,11 @@ class ScoreRole:
         if end > begin:
             faults.at("score.before_append")
             receipt = msgspec.json.encode({"received_at": self._clock.now()})
-            self._writer.append([Block(KIND, end - begin, encode_scores(scores), receipt)])
+            # What was held comes first: a score of the same person is the later word.
+            self._writer.append([Block(KIND, end - begin, encode_scores([*self._held, *scores]), receipt)])
             faults.at("score.after_append")
+            if self._held:
+                self._held, self._said_again_to = [], self._held_to
         self._at, self._told_at = end, time.monotonic()
         for scored in scores:
             self._note(scored)

@@ -46,7 +46,7 @@ class Halting(Prompt):
 class Served:
     """A server whose work can be heaped up, and one connection to it."""
 
-    def __init__(self, service: Service, turn_away: TurningAway) -> None:
+    def __init__(self, service: Service, turn_away: TurningAway, keep_alive_s: int = 15) -> None:
         self.service, self.asked, self.came = service, 0, 0
         self._turns: list[Turn] = []
 
@@ -64,7 +64,15 @@ class Served:
                 super().data_received(data)
                 served.came += 1
 
-        config = uvicorn.Config(create_app(service), http=Protocol, log_config=None, lifespan="off", ws="none", server_header=False)
+        config = uvicorn.Config(
+            create_app(service),
+            http=Protocol,
+            log_config=None,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_keep_alive=keep_alive_s,
+        )
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
@@ -98,6 +106,10 @@ class Served:
             name, _, value = line.partition(": ")
             headers[name.lower()] = value
         return status, headers, json.loads(self._file.read(int(headers["content-length"])))
+
+    def ended(self) -> bool:
+        """Wait until the server closes the connection."""
+        return self._file.read(1) == b""
 
     def close(self) -> None:
         self._peer.close()
@@ -148,6 +160,20 @@ def test_the_connection_goes_on_and_what_is_refused_is_counted(served: Served) -
     assert (status, bool(answer["items"])) == (200, True)
     assert 'tailorbird_requests_total{route="/v1/recommend",status="503"} 3.0' in served.service.metrics.text().decode()
     assert "tailorbird_shed_total 3.0" in served.service.metrics.text().decode()
+
+
+def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_asks_no_more_is_closed(tmp_path: Path) -> None:
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        service = Service(Prompt(), door)
+        served = Served(service, TurningAway(service), keep_alive_s=1)
+        served.heap()
+        for _ in range(8):
+            served.send("/v1/recommend")
+            assert served.read()[0] == 503
+            time.sleep(0.25)
+        assert served.asked == 8
+        assert served.ended(), "nothing was asked for a second"
+        served.close()
 
 
 WHOLE = request("/v1/recommend")

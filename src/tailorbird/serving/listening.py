@@ -6,6 +6,7 @@ leaves open, `PatientProtocol` closes: connections that say nothing, or only hal
 
 import asyncio
 import errno
+import math
 import signal
 import socket
 import threading
@@ -157,6 +158,7 @@ class PatientProtocol(HttpToolsProtocol):
     _between = True  # requests: nothing of the next has come
     _impatience: asyncio.TimerHandle | None = None
     _peer = ""
+    _told_at = -math.inf  # when it was last turned away
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -172,13 +174,26 @@ class PatientProtocol(HttpToolsProtocol):
         answered = self.cycle is None or self.cycle.response_complete
         if answered and self._between and self.app is not _full and (told := self.turn_away(data)) is not None:
             self._calm()
-            self._unset_keepalive_if_required()
             self.transport.write(told)
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            # One timer serves many refusals: to set and unset it each time would cost as much as what is said.
+            self._told_at = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._keep_alive_for(self.timeout_keep_alive)
             return
         if self._impatience is None and answered:
             self._expect_head()
         super().data_received(data)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that asks nothing any more; what was turned away was asked too."""
+        left = self._told_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._keep_alive_for(left)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _keep_alive_for(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def on_message_begin(self) -> None:
         self._between = False

@@ -75,7 +75,7 @@ class RequestLog:
         """`route` is the declared path, never the one asked for."""
         if status < 400 and not self._every:
             return
-        more: dict[str, object] = {"route": route, "status": status, "ms": round(seconds * 1e3, 1), "key": key}
+        left_out: dict[str, object] = {}
         if 400 <= status < 500 or status == 503:
             now = time.monotonic()
             self._left, self._at = min(LINES_PER_S, self._left + (now - self._at) * LINES_PER_S), now
@@ -83,7 +83,8 @@ class RequestLog:
                 self._left_out += 1
                 return
             self._left -= 1
-            more["left_out"], self._left_out = self._left_out, 0
+            left_out["left_out"], self._left_out = self._left_out, 0
+        more = {"route": route, "status": status, "ms": round(seconds * 1e3, 1), "key": key, **left_out}
         log.log(logging.ERROR if status >= 500 else logging.INFO, "request", extra=more)
 
 

@@ -28,9 +28,9 @@ class OverloadedError(StorageError):
 
     code = "overloaded"
 
-    def __init__(self, wait_s: float) -> None:
+    def __init__(self, retry_after_s: int) -> None:
         super().__init__("too many requests wait already", fix="ask again as told in Retry-After")
-        self.retry_after_s = max(1, math.ceil(wait_s))
+        self.retry_after_s = retry_after_s
 
 
 @dataclass
@@ -78,15 +78,15 @@ class Shedder:
         """Whether a question would have to wait too long; `first`: for an answer that a page hangs on."""
         return self.expected_s() > self._wait_s * (1.0 if first else _SECOND_RANK) or self.waiting >= WAITING_MAX
 
-    def refusal(self) -> OverloadedError:
-        """What is said to a question that is not taken; it is counted."""
+    def turned_away(self) -> int:
+        """Count a question that is not taken; the seconds after which it may come again."""
         self.refused += 1
-        return OverloadedError(self.expected_s())
+        return max(1, math.ceil(self.expected_s()))
 
     def require_room(self, *, first: bool = True) -> None:
         """Raise OverloadedError where there is no room, see `full`."""
         if self.full(first=first):
-            raise self.refusal()
+            raise OverloadedError(self.turned_away())
 
     def take(self, kind: str, units: float = 1.0, *, first: bool = True) -> Turn:
         """Take a question, `units` times as large as others of its kind. Raises OverloadedError as `require_room`."""
@@ -101,8 +101,7 @@ class Shedder:
         """A thread begins with it; the seconds that it has waited. Raises OverloadedError where that is beyond use."""
         waited = self._now() - turn.taken_at
         if waited > 2 * self._wait_s:
-            self.refused += 1
-            raise OverloadedError(self.expected_s())
+            raise OverloadedError(self.turned_away())
         return waited
 
     def done(self, turn: Turn, seconds: float | None) -> None:

@@ -7,6 +7,7 @@ what a browser's page asks, which needs headers for its origin; what has no keep
 """
 
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -45,7 +46,9 @@ class TurningAway:
         service.metrics.turned_away(path)
         service.requests.note(path, 503, 0.0, "")
         given = _ID.search(head)
-        return _written(service.shedder.refusal(), request_id_of(given[1].decode("latin-1") if given else None))
+        request_id = request_id_of(given[1].decode("latin-1") if given else None)
+        told, id_at = _written(service.shedder.turned_away(), len(request_id))
+        return told.replace(id_at, request_id.encode())
 
 
 def _plain(head: bytes, length: int) -> bool:
@@ -60,7 +63,10 @@ def _plain(head: bytes, length: int) -> bool:
     )
 
 
-def _written(error: OverloadedError, request_id: str) -> bytes:
-    body = _encode(Fault(error.code, error.message, "", error.fix, request_id))
-    told = f"retry-after: {error.retry_after_s}\r\nx-request-id: {request_id}\r\ncontent-length: {len(body)}\r\n\r\n"
-    return _HEAD + told.encode() + body
+@lru_cache(maxsize=256)
+def _written(retry_after_s: int, length: int) -> tuple[bytes, bytes]:
+    """The whole answer, and what stands in it where the request's id goes, of that length."""
+    error, id_at = OverloadedError(retry_after_s), "\x00" * length
+    body = _encode(Fault(error.code, error.message, "", error.fix, "-" * length)).replace(b"-" * length, id_at.encode())
+    told = f"retry-after: {error.retry_after_s}\r\nx-request-id: {id_at}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return _HEAD + told.encode() + body, id_at.encode()

@@ -1,6 +1,9 @@
 """The client against real servers that die, break off and refuse: what is sent counts once, and what is asked is answered."""
 
 import asyncio
+import inspect
+import json
+import os
 import random
 import socket
 import subprocess
@@ -9,16 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.client.servers import Served, serving
 
-from tailorbird.client import AsyncClient, Client, OutboxFullError, RefusedError, UnreachableError
+import tailorbird
+from tailorbird.client import AsyncClient, Client, ClosedError, Context, OutboxFullError, RefusedError, UnreachableError
+from tailorbird.client.parameters import Asked, ContextFields, EventFields, Searched, Settings
 from tailorbird.client.patience import BUDGET_MAX, RetryBudget, Throttle, backoff_s
 from tailorbird.errors import StorageError, UsageError
+from tailorbird.events import Event
 from tailorbird.serving.keys import Keys
+from tailorbird.serving.messages import Query, RankQuery, RecommendQuery, SearchQuery
 
 WRITE, READ = "write-key-0123456789", "read-key-0123456789"
 NOWHERE = "http://127.0.0.1:1"  # nothing listens there
@@ -55,6 +63,73 @@ def test_all_questions_are_answered_in_types(server: Served) -> None:
         with pytest.raises(UnreachableError, match=r"503"):  # the question arrived: this server has no churn model
             client.churn("u1", explain=True)
         assert client.item("gone") is None
+
+
+def test_filters_and_context_take_every_form(server: Served) -> None:
+    with Client(server.url) as client:
+        filters = {"category": "coats", "brand": ["Nord", "Sud"], "price": {"min": 10, "max": 50.5}, "new": True}
+        for context in (Context(device="phone"), {"device": "phone"}, None):
+            assert client.recommend("home", user_id="u1", context=context, filters=filters, exclude=("i9",)).items
+
+
+def names(*kinds: type) -> set[str]:
+    return {name for kind in kinds for name in get_type_hints(kind)}
+
+
+def test_what_calls_take_is_what_the_server_takes() -> None:
+    assert names(Asked) == names(Query) == names(RecommendQuery) - {"slot"} == names(RankQuery) - {"slot", "items"}
+    assert names(Searched) == names(SearchQuery) - {"query"}
+    assert names(ContextFields) == names(Context)
+    assert names(EventFields) == names(Event) - {"type", "answer", "received_at"}  # those two are the server's own
+    settings = inspect.signature(AsyncClient).parameters
+    assert names(Settings) == set(settings) - {"urls"}
+
+
+def test_both_clients_take_and_give_the_same() -> None:
+    for name, method in inspect.getmembers(AsyncClient, inspect.isfunction):
+        if not name.startswith("_"):
+            assert inspect.signature(method) == inspect.signature(getattr(Client, name)), name
+
+
+WRONG = """
+import tailorbird
+from tailorbird.client import AsyncClient, Client
+
+async def ask(client: AsyncClient, other: Client) -> None:
+    await client.recommend("home", user_id="u1", size=5, context={"device": "phone"}, filters={"price": {"min": 1}, "brand": ["a"]})
+    other.search("coat", facets=["brand"], slot="home")
+    other.track("click", user_id="u1", item_id="i1", properties={"price": 3})
+    await client.recommend("home", sise=5)
+    await client.recommend("home", size="5")
+    other.recommend("home", context={"devise": "phone"})
+    other.rank("home", ["i1"], filters={"price": {"least": 1}})
+    other.search("coat", facets="brand", explain="yes")
+    other.track("click", item=3)
+    Client("http://127.0.0.1:8642", timeout="2")
+"""
+
+
+def test_a_type_checker_sees_a_wrong_call(tmp_path: Path) -> None:
+    pytest.importorskip("pyrefly")
+    file = tmp_path / "wrong.py"
+    file.write_text(WRONG)
+    source = Path(tailorbird.__file__).parents[1]
+    command = [
+        sys.executable,
+        "-m",
+        "pyrefly",
+        "check",
+        str(file),
+        "--search-path",
+        str(source),
+        "--preset",
+        "default",
+        "--output-format",
+        "json",
+    ]
+    told = json.loads(subprocess.run(command, capture_output=True, check=False, cwd=tmp_path).stdout)
+    first = next(number for number, line in enumerate(WRONG.splitlines(), 1) if "sise" in line)
+    assert {error["line"] for error in told["errors"]} == set(range(first, first + 7))
 
 
 @pytest.mark.parametrize(("query", "path"), [({"size": 0}, "size"), ({"sise": 3}, "sise"), ({"context": {"device": 1}}, "device")])
@@ -268,6 +343,73 @@ def test_the_spool_survives_a_kill(server: Served, tmp_path: Path) -> None:
     with Client(server.url, spool=spool, gather_s=0.01) as client:
         until(lambda: client.waiting == 0)
     assert len({event["event_id"] for event in server.events()}) == 500
+
+
+def test_a_closed_client_says_so(server: Served) -> None:
+    client = Client(server.url)
+    client.close()
+    calls: list[Callable[[], object]] = [
+        lambda: client.recommend("home"),
+        lambda: client.rank("home", ["i1"]),
+        lambda: client.search("coat"),
+        lambda: client.similar("i1"),
+        lambda: client.item("i1"),
+        lambda: client.churn("u1"),
+        lambda: client.send([click(1)]),
+        lambda: client.track(**click(1)),
+        lambda: client.flush(),
+    ]
+    for call in calls:
+        with pytest.raises(ClosedError, match="the client is closed"):
+            call()
+    assert server.trouble.requests == 0
+
+
+def test_a_closed_client_of_a_loop_says_so(server: Served) -> None:
+    async def run() -> None:
+        client = AsyncClient(server.url)
+        await client.close()
+        assert await client.close() == 0
+        for call in (client.recommend("home"), client.item("i1"), client.send([click(1)]), client.flush()):
+            with pytest.raises(ClosedError):
+                await call
+        with pytest.raises(ClosedError):
+            client.track(**click(1))
+
+    asyncio.run(run())
+    assert server.trouble.requests == 0
+
+
+def test_who_waits_for_an_answer_while_the_client_is_closed_hears_of_it(server: Served) -> None:
+    server.trouble.next = ["silent"] * 99
+    client, told = Client(server.url, timeout_s=60), []
+
+    def ask() -> None:
+        try:
+            client.recommend("home")
+        except ClosedError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    until(lambda: server.trouble.requests == 1)
+    client.close()
+    thread.join(20)
+    assert [error.code for error in told] == ["closed"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_client_from_before_a_fork_says_so(server: Served) -> None:
+    with Client(server.url) as client:
+        child = os.fork()
+        if not child:
+            try:
+                client.recommend("home")
+            except UsageError as error:
+                os._exit(7 if "before a fork" in error.message else 1)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_a_spool_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -4,26 +4,41 @@
         answer = client.recommend("home", user_id="42")
         client.track("click", user_id="42", item_id="i93", request_id=answer.request_id)
 
-Both are safe to try again: an event has its `event_id` before it is first sent, so it counts once however often it is. `talking` sends
-and tries again, `patience` says when, `outbox` gathers what is tracked and keeps on a disk what could not be sent.
+Both are safe to try again: an event has its `event_id` before it is first sent, so it counts once however often it is. `parameters` has
+the types of what calls take, `talking` sends and tries again, `patience` says when, `outbox` gathers what is tracked and keeps on a disk
+what could not be sent.
 """
 
 from tailorbird.client.asynchronous import AsyncClient
 from tailorbird.client.blocking import Client
 from tailorbird.client.outbox import OutboxFullError
-from tailorbird.client.talking import RefusedError, UnreachableError
-from tailorbird.serving.messages import Answer, ChurnAnswer, EventDecision, Item, Receipts, Shown, Similar
+from tailorbird.client.parameters import Asked, ContextFields, EventFields, Filter, Range, Searched, Settings
+from tailorbird.client.talking import ClosedError, RefusedError, UnreachableError
+from tailorbird.events import Context
+from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnWhy, EventDecision, Explanation, FacetTold, Item, Receipts, Shown, Similar
 
 __all__ = [
     "Answer",
+    "Asked",
     "AsyncClient",
     "ChurnAnswer",
+    "ChurnWhy",
     "Client",
+    "ClosedError",
+    "Context",
+    "ContextFields",
     "EventDecision",
+    "EventFields",
+    "Explanation",
+    "FacetTold",
+    "Filter",
     "Item",
     "OutboxFullError",
+    "Range",
     "Receipts",
     "RefusedError",
+    "Searched",
+    "Settings",
     "Shown",
     "Similar",
     "UnreachableError",

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 from urllib.parse import quote
 from uuid import uuid4
 
 import msgspec
 
 from tailorbird.client.outbox import BATCH_MAX, GATHER_S, HELD_MAX, Outbox
-from tailorbird.client.talking import Reply, Talk, refusal
+from tailorbird.client.parameters import Asked, EventFields, Searched
+from tailorbird.client.talking import ClosedError, Reply, Talk, refusal
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock, SystemClock
 from tailorbird.serving.messages import Answer, ChurnAnswer, EventDecision, Item, RankQuery, Receipts, RecommendQuery, SearchQuery, Similar
@@ -51,6 +52,7 @@ class AsyncClient:
         self._talk = Talk([urls] if isinstance(urls, str) else urls, key, timeout_s=timeout_s, attempts=attempts, connections=connections)
         self._clock, self._timeout_s, self._batch_max = clock or SystemClock(), timeout_s, batch_max
         self._outbox = Outbox(self._send_waiting, batch_max=batch_max, gather_s=gather_s, held_max=held_max, spool=spool)
+        self._closed = False
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -68,27 +70,29 @@ class AsyncClient:
         """Requests that were tried again."""
         return self._talk.retried
 
-    async def recommend(self, slot: str, **query: Any) -> Answer:
-        """Items for a slot of the site; `query` as `RecommendQuery` has it: user_id, anonymous_id, session_id, size, context, exclude,
-        filters, attributes, explain.
+    async def recommend(self, slot: str, **query: Unpack[Asked]) -> Answer:
+        """Items for a slot of the site.
 
         Raises:
-            RefusedError: the server says what is wrong. UnreachableError: nobody answers; show what you would without us.
+            RefusedError: the server says what is wrong.
+            UnreachableError: nobody answers; show what you would without us.
+            UsageError: the question is none, and was not sent.
+            ClosedError: the client is closed.
         """
         return await self._query("/v1/recommend", _made(RecommendQuery, {"slot": slot, **query}))
 
-    async def rank(self, slot: str, items: Sequence[str], **query: Any) -> Answer:
+    async def rank(self, slot: str, items: Sequence[str], **query: Unpack[Asked]) -> Answer:
         """The caller's own items in the order for a person. Raises as `recommend`."""
         return await self._query("/v1/rank", _made(RankQuery, {"slot": slot, "items": list(items), **query}))
 
-    async def search(self, text: str, **query: Any) -> Answer:
+    async def search(self, text: str, **query: Unpack[Searched]) -> Answer:
         """Items found by words, in the order for a person. Raises as `recommend`."""
         return await self._query("/v1/search", _made(SearchQuery, {"query": text, **query}))
 
     async def churn(self, user_id: str, model: str = "churn", *, explain: bool = False) -> ChurnAnswer:
         """How likely a user is to leave, by a model of churn.py; `explain` tells what moves the score. Raises as `recommend`."""
         query = {"model": model, "explain": "true" if explain else "false"}
-        return _decoded(await self._talk.ask("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query), ChurnAnswer)
+        return _decoded(await self._ask("GET", f"/v1/users/{quote(user_id, safe='')}/churn", query=query), ChurnAnswer)
 
     async def similar(self, item_id: str, size: int = 12, slot: str = "") -> Similar | None:
         """Items that go with an item, of those that the rules and lists of a slot allow to everybody, where one is named.
@@ -96,12 +100,12 @@ class AsyncClient:
         None for an item that the live index does not know. Raises as `recommend`.
         """
         query = {"size": str(size)} | ({"slot": slot} if slot else {})
-        reply = await self._talk.ask("GET", f"/v1/items/{quote(item_id, safe='')}/similar", query=query)
+        reply = await self._ask("GET", f"/v1/items/{quote(item_id, safe='')}/similar", query=query)
         return None if reply.status == 404 else _decoded(reply, Similar)
 
     async def item(self, item_id: str) -> Item | None:
         """An item as the live index knows it, or None. Raises as `recommend`."""
-        reply = await self._talk.ask("GET", f"/v1/items/{quote(item_id, safe='')}")
+        reply = await self._ask("GET", f"/v1/items/{quote(item_id, safe='')}")
         return None if reply.status == 404 else _decoded(reply, Item)
 
     async def send(self, events: Sequence[Mapping[str, Any]]) -> Receipts:
@@ -112,28 +116,48 @@ class AsyncClient:
         Raises:
             UnreachableError: nobody answered; some may have arrived. Send events with the same `event_id` again, they count once.
             RefusedError: the request as a whole is not taken (its key, its size).
+            ClosedError: the client is closed.
         """
+        self._require_open()
         return await self._send_made([self._event(event) for event in events])
 
-    def track(self, type: str, **fields: Any) -> str:
+    def track(self, type: str, **fields: Unpack[EventFields]) -> str:
         """Take an event down, to be sent soon with others; returns its `event_id`. Does not wait and does not fail with the server.
 
         Raises:
             OutboxFullError: too many wait already.
+            UsageError: it cannot be written as JSON.
+            ClosedError: the client is closed; the event was not taken.
         """
-        event_id = fields.setdefault("event_id", uuid4().hex)
-        self._outbox.add(self._event({"type": type, **fields}))
+        self._require_open()
+        event_id = fields.get("event_id") or uuid4().hex
+        self._outbox.add(self._event({"type": type, **fields, "event_id": event_id}))
         return event_id
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
-        """Wait until all that was tracked is decided; False if the time did not do."""
+        """Wait until all that was tracked is decided; False if the time did not do. Raises ClosedError."""
+        self._require_open()
         return await self._outbox.flush(timeout_s)
 
     async def close(self, timeout_s: float = 5.0) -> int:
-        """Send what waits, spool the rest, and close; returns how many events are lost for want of a server and a spool."""
+        """Send what waits, spool the rest, and close; returns how many events are lost for want of a server and a spool.
+
+        A second call does nothing. Whoever asks from then on, or still waits for an answer, gets a ClosedError.
+        """
+        if self._closed:
+            return 0
+        self._closed = True
         lost = await self._outbox.close(timeout_s)
         await self._talk.close()
         return lost
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ClosedError
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None, *, query: Mapping[str, str] | None = None) -> Reply:
+        self._require_open()
+        return await self._talk.ask(method, path, body, query=query)
 
     def _event(self, event: Mapping[str, Any]) -> bytes:
         now = self._clock.now()
@@ -164,7 +188,7 @@ class AsyncClient:
         raise refusal(reply)
 
     async def _query(self, path: str, query: msgspec.Struct) -> Answer:
-        return _decoded(await self._talk.ask("POST", path, _encode(query)), Answer)
+        return _decoded(await self._ask("POST", path, _encode(query)), Answer)
 
 
 def _made(kind: type[T], fields: dict[str, Any]) -> T:

@@ -1,11 +1,16 @@
 """The client of threads: the asynchronous one, on a loop of its own in a thread of its own."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar, Unpack
 
 from tailorbird.client.asynchronous import AsyncClient
+from tailorbird.client.parameters import Asked, EventFields, Searched, Settings
+from tailorbird.client.talking import ClosedError
+from tailorbird.errors import TailorbirdError, UsageError
 from tailorbird.serving.messages import Answer, ChurnAnswer, Item, Receipts, Similar
 
 T = TypeVar("T")
@@ -17,7 +22,8 @@ class Client:
     Call `close`, or use it in `with`: what was tracked within the last moments is sent then.
     """
 
-    def __init__(self, urls: str | Sequence[str], **settings: Any) -> None:
+    def __init__(self, urls: str | Sequence[str], **settings: Unpack[Settings]) -> None:
+        self._process, self._lock, self._closed = os.getpid(), threading.Lock(), False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tailorbird-client", daemon=True)
         self._thread.start()
@@ -43,15 +49,15 @@ class Client:
         """Requests that were tried again."""
         return self._client.retried
 
-    def recommend(self, slot: str, **query: Any) -> Answer:
+    def recommend(self, slot: str, **query: Unpack[Asked]) -> Answer:
         """As `AsyncClient.recommend`."""
         return self._wait(self._client.recommend(slot, **query))
 
-    def rank(self, slot: str, items: Sequence[str], **query: Any) -> Answer:
+    def rank(self, slot: str, items: Sequence[str], **query: Unpack[Asked]) -> Answer:
         """As `AsyncClient.rank`."""
         return self._wait(self._client.rank(slot, items, **query))
 
-    def search(self, text: str, **query: Any) -> Answer:
+    def search(self, text: str, **query: Unpack[Searched]) -> Answer:
         """As `AsyncClient.search`."""
         return self._wait(self._client.search(text, **query))
 
@@ -71,8 +77,9 @@ class Client:
         """As `AsyncClient.send`."""
         return self._wait(self._client.send(events))
 
-    def track(self, type: str, **fields: Any) -> str:
+    def track(self, type: str, **fields: Unpack[EventFields]) -> str:
         """As `AsyncClient.track`."""
+        self._require_open()
         return self._client.track(type, **fields)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
@@ -80,22 +87,52 @@ class Client:
         return self._wait(self._client.flush(timeout_s))
 
     def close(self, timeout_s: float = 5.0) -> int:
-        """As `AsyncClient.close`; a second call does nothing."""
-        if not self._thread.is_alive():
-            return 0
+        """As `AsyncClient.close`."""
+        with self._lock:
+            if self._closed:
+                return 0
+            self._closed = True
         try:
-            return self._wait(self._client.close(timeout_s))
+            return self._begun(self._client.close(timeout_s)).result()
         finally:
             self._stop()
 
+    def _require_open(self) -> None:
+        if os.getpid() != self._process:
+            raise UsageError("the client was made before a fork, and its thread stayed behind", fix="make one in each process")
+        if self._closed:
+            raise ClosedError
+
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        try:
+            with self._lock:  # what has begun before `close` is ended by it, nothing begins after
+                self._require_open()
+                future = self._begun(work)
+        except TailorbirdError:
+            work.close()
+            raise
+        try:
+            return future.result()
+        except CancelledError:
+            raise ClosedError from None
+
+    def _begun(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def _stop(self) -> None:
+        self._begun(_end_others()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
-async def _made(urls: str | Sequence[str], settings: dict[str, Any]) -> AsyncClient:
+async def _end_others() -> None:
+    """Cancel what other threads still wait for, so that they hear of it."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+async def _made(urls: str | Sequence[str], settings: Settings) -> AsyncClient:
     return AsyncClient(urls, **settings)

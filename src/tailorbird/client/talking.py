@@ -39,6 +39,15 @@ class UnreachableError(TailorbirdError):
     code = "unreachable"
 
 
+class ClosedError(UsageError):
+    """The client was closed before. What was to be sent was not taken, what was asked has no answer."""
+
+    code = "closed"
+
+    def __init__(self) -> None:
+        super().__init__("the client is closed", fix="make another one, or close it when the last of its users is done")
+
+
 @dataclass(frozen=True)
 class Reply:
     """What a server said: a status that does not pass by itself, and the body."""
@@ -70,6 +79,7 @@ class Talk:
         self._gone_until: dict[str, float] = {}
         self.budget, self.throttle = RetryBudget(), Throttle(self._draw)
         self.retried = 0
+        self.closed = False
 
     async def ask(
         self, method: str, path: str, body: bytes | None = None, *, query: Mapping[str, str] | None = None, waits: bool = False
@@ -81,6 +91,7 @@ class Talk:
 
         Raises:
             UnreachableError: nobody answered within the deadline, or this side gave the request up, since too few are answered.
+            ClosedError: `close` was called before the answer came.
         """
         deadline = time.monotonic() + self._timeout_s
         if not waits and not self.throttle.admits(time.monotonic()):
@@ -98,6 +109,8 @@ class Talk:
             self.throttle.note(reply is not None, time.monotonic())
             if reply is not None:
                 return reply
+            if self.closed:
+                raise ClosedError
             if self._at == at:  # of several requests that fail at one server, the first moves on, lest the second move back to it
                 self._at += 1
             wait_s = max(wait_s, 0.0 if len(self.urls) > attempt else backoff_s(attempt, self._draw))
@@ -113,6 +126,7 @@ class Talk:
         return next((at for at in turn if self._gone_until.get(self.urls[at % len(self.urls)], 0.0) <= now), self._at)
 
     async def close(self) -> None:
+        self.closed = True
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -121,6 +135,8 @@ class Talk:
         self, method: str, url: str, path: str, body: bytes | None, query: Mapping[str, str] | None, timeout_s: float
     ) -> tuple[Reply | None, str, float]:
         """The reply, or why there is none and how long the server asks to be left alone."""
+        if self.closed:
+            raise ClosedError
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._opened().request(

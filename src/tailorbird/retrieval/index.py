@@ -33,8 +33,9 @@ from tailorbird.retrieval.clusters import Clusters
 from tailorbird.retrieval.columns import Column, TextColumn, extended, from_arrow, says_same
 from tailorbird.retrieval.cooccurrence import RECENT_DECAY, RECENT_MAX, Cooccurrence
 from tailorbird.retrieval.sessions import Sessions
+from tailorbird.retrieval.spelling import corrections
 from tailorbird.retrieval.synonyms import Words
-from tailorbird.retrieval.text import TextIndex, documents_of
+from tailorbird.retrieval.text import TextIndex, documents_of, typed_words
 from tailorbird.retrieval.vectors import ItemVectors
 
 Rows = npt.NDArray[np.intp]
@@ -351,9 +352,11 @@ class Index:
 
     def _matching(self, text: str, n: int, beside: Sequence[Words]) -> Found:
         try:
-            rows, scores = self.text.search(text, n, beside) if self.text else (np.zeros(0, np.intp), np.zeros(0))
+            asked = [one for one in (self.text, self.later) if one is not None]
+            meant = corrections(typed_words(text), [one.spelling for one in asked])
+            rows, scores = self.text.search(text, n, beside, meant) if self.text else (np.zeros(0, np.intp), np.zeros(0))
             if self.later is not None:
-                more, their = self.later.search(text, n, beside)
+                more, their = self.later.search(text, n, beside, meant)
                 rows, scores = np.concatenate([rows, more + self.later_at]), np.concatenate([scores, their])
         except (ValueError, OSError) as error:
             raise BundleError(f"cannot search: {error}", fix="tailorbird models rollback") from error

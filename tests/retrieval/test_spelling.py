@@ -1,0 +1,60 @@
+"""Typing errors in a query of several words: the mistyped one finds what was meant, below what was typed, and nothing else changes."""
+
+import numpy as np
+import pytest
+from tests.retrieval import shop
+
+from tailorbird.retrieval import Index, NewItem, build_index
+from tailorbird.retrieval.text import TextIndex
+
+TITLES = [
+    *[f"wireless mouse {n}" for n in range(8)],
+    *[f"wireless keyboard {n}" for n in range(60)],
+    "wireless keybord",
+    "black mouse x1234",
+]
+
+
+@pytest.fixture(scope="module")
+def index():
+    return TextIndex.in_memory({"title": TITLES, "text": ["scart" if n == 3 else "" for n in range(len(TITLES))]})
+
+
+def found(index, query, limit=5):
+    return [TITLES[row] for row in index.search(query, limit)[0].tolist()]
+
+
+@pytest.mark.parametrize("query", ["wireless mouze", "wireless muose", "wireless mose", "wireless mousee", "WIRELESS Mouze"])
+def test_one_mistyped_word_is_put_right_though_the_others_find_many(index, query):
+    assert found(index, query) == found(index, "wireless mouse")
+    assert all("mouse" in title for title in found(index, query))
+
+
+def test_a_word_that_hardly_any_item_has_is_taken_for_an_error_too_but_comes_first(index):
+    titles = found(index, "wireless keybord")
+    assert titles[0] == "wireless keybord"
+    assert all("keyboard" in title for title in titles[1:])
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("wireless x1235", "a part number"),
+        ("wireless mou", "short"),
+        ("wireless scart", "in some text"),
+        ("wireless qwertz", "no neighbour"),
+        ("wireless mouse keyboards", "stems"),
+    ],
+)
+def test_what_is_no_error_stays(index, query, why):
+    typed = index.search(query, 100, (), ())
+    for place, part in enumerate(index.search(query, 100)):
+        assert np.array_equal(part, typed[place]), why
+
+
+def test_a_word_of_an_item_that_came_later_is_no_error(tmp_path):
+    build_index(tmp_path / "index", shop.events(), shop.items(), as_of=shop.AS_OF)
+    built = Index.open(tmp_path / "index")
+    assert "hat" in shop.ids(built, built.search("rain gift cap belt", 9).rows), "felt was meant"
+    later = built.with_items([NewItem("belt", {"title": "Leather belt"}, shop.AS_OF)])
+    assert sorted(shop.ids(later, later.search("rain gift cap belt", 9).rows)) == ["belt", "cap", "coat", "gift", "parka"]

@@ -64,6 +64,22 @@ def test_the_sum_over_all_items_is_close_and_the_same_for_one_and_for_many():
     np.testing.assert_allclose(asked.product(rows), space(USERS[0], None).ask(NOBODY).product(rows), rtol=1e-5)
 
 
+@pytest.mark.parametrize("inverted", [FOUND, None])
+def test_an_item_has_the_same_score_to_the_bit_among_many_and_by_itself(inverted):
+    """What is shown is a part of the candidates: who scores it again, by the bundle and what was logged, must come to the same."""
+    rows = np.random.default_rng(2).choice(N, 500, replace=False)
+    for user in USERS[:10]:
+        here = space(user, inverted)
+
+        def scores(some, here=here):
+            return here.columns(["vector_score"], here.index.keys[some], np.zeros(len(some), np.intp), NOBODY, 1)["vector_score"]
+
+        whole = scores(rows)
+        for count in (1, 3, 7, 20):
+            assert np.array_equal(scores(rows[:count]), whole[:count])
+            assert np.array_equal(scores(rows[-count:]), whole[-count:])
+
+
 def test_all_lists_are_looked_into_where_so_many_are_wanted():
     exact, found = both(USERS[0], N)
     assert sorted(found.rows.tolist()) == sorted(exact.rows.tolist())

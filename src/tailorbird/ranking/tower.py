@@ -123,8 +123,12 @@ class Asked:
     looked: Looked | None = None
 
     def product(self, rows: Rows) -> Matrix:
-        """How near some items are, (n,)."""
-        return self.products[rows] if self.looked is None else self.among.vectors[rows] @ self.user
+        """How near some items are, (n,): of an item the same, whichever others are asked for."""
+        if self.looked is None:
+            return self.products[rows]
+        # Not a matrix product: the last digits of its rows hang on how many there are, so that an answer's few would differ from the
+        # candidates that they were among.
+        return np.einsum("ij,ij->i", self.among.vectors[rows], np.broadcast_to(self.user, (len(rows), self.user.size)))
 
     def of(self, among: ItemVectors, sequence: SequenceLike | None) -> bool:
         """Whether this was asked of that very sequence, in that very space: another version has another tower."""

@@ -83,7 +83,7 @@ class Shop:
         return self.events(type_)
 
     def storage(self) -> dict[str, str]:
-        return self.page.evaluate("({...localStorage})")
+        return self.page.evaluate("({...localStorage, ...sessionStorage})")
 
 
 @pytest.fixture
@@ -190,6 +190,22 @@ def test_before_consent_nothing_is_stored_or_sent(shop: Shop) -> None:
     shop.page.goto(shop.origin)
     shop.page.wait_for_timeout(400)
     assert len(shop.served.bodies()) == before
+    assert shop.storage() == {"tailorbird.consent": "false"}
+
+
+@browser_only
+def test_a_click_before_consent_leaves_nothing_in_the_browser(shop: Shop) -> None:
+    shop.page.goto(shop.origin + "/?consent")
+    stay = "document.addEventListener('click', event => event.preventDefault())"
+    shop.page.evaluate(stay)
+    shop.page.locator("a").nth(1).click()
+    until(lambda: shop.page.evaluate("tailorbird.waiting") >= 1)
+    assert shop.storage() == {}
+    shop.page.evaluate("tailorbird.consent(true); tailorbird.page('i2')")
+    shop.page.evaluate("tailorbird.page()")
+    assert next(view for view in shop.wait_for("view", 2) if view.get("item_id"))["request_id"] == "r55"
+    assert "tailorbird.came" in shop.storage(), "for the page that the click leads to"
+    shop.page.evaluate("tailorbird.consent(false)")
     assert shop.storage() == {"tailorbird.consent": "false"}
 
 

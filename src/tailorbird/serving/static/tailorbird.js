@@ -114,15 +114,16 @@
   }
 
   // Views: one begins with a page or with coming back to it, and ends when it is hidden or left.
-  let view = null;
-  const came = () => { try { return JSON.parse(sessionStorage.getItem(PREFIX + "came") || "{}"); } catch { return {}; } };
+  let view = null, came = {};  // item → the answer whose click led there, on this page or the one before it in the tab
+  const keepCame = () => { try { if (consent) sessionStorage.setItem(PREFIX + "came", JSON.stringify(came)); else sessionStorage.removeItem(PREFIX + "came"); } catch { /* the page's own memory has to do */ } };
+  try { if (consent) came = JSON.parse(sessionStorage.getItem(PREFIX + "came")) || {}; } catch { /* likewise */ }
   function begin(item) {
     const about = document.querySelector("[data-tb-view]");
     view = { from: performance.now(), page: location.origin + location.pathname, item: item || (about && about.dataset.tbView) };
   }
   function end() {
     if (!view) return;
-    const request = view.item && came()[view.item];
+    const request = view.item && came[view.item];
     track("view", {
       ...(view.item && { item_id: view.item }), ...(request && { request_id: request }),
       context: { page: view.page }, properties: { dwell_ms: Math.round(performance.now() - view.from) },
@@ -166,7 +167,7 @@
     const element = event.target.closest?.("[data-tb-item]");
     if (!element) return;
     const item = element.dataset.tbItem, request = requestOf(element);
-    if (request) try { sessionStorage.setItem(PREFIX + "came", JSON.stringify({ ...came(), [item]: request })); } catch { /* the view then has none */ }
+    if (request) { came[item] = request; keepCame(); }
     tell();
     track("click", { item_id: item, ...(request && { request_id: request }) });
   }, true);
@@ -200,6 +201,8 @@
     },
     consent(given) {
       consent = Boolean(given);
+      if (!consent) came = {};
+      keepCame();
       if (!consent) { queue = []; kept.names().forEach(kept.drop); kept.put("consent", false); return; }
       kept.put("consent", true);
       if (memory.user) kept.put("user", memory.user);

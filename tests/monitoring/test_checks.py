@@ -16,7 +16,8 @@ from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SimulatedClock, to_iso
 from tailorbird.events.schema import QUARANTINE, ROUTED
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.monitoring import daily
-from tailorbird.monitoring.checks import Check, Wanted
+from tailorbird.monitoring.amounts import Wanted
+from tailorbird.monitoring.verdict import Check
 from tailorbird.stream import Block, open_writer, routed_path
 
 FIRST = 20_000  # a day since 1970
@@ -147,8 +148,8 @@ def test_a_day_that_is_whole_passes_every_check(good):
 def test_each_fault_fails_its_own_check_and_no_other(tmp_path, name):
     options, fault = FAULTS[name]
     report = check(make_lake(tmp_path, fault, **options))
-    beside = {"categories"} if name == "volume" else set()  # a type that is all but gone is a shift, too
-    assert {one.name for one in report.failed} - beside == {name}
+    beside = {"volume": {"categories"}, "total": {"hours"}}  # a type that is all but gone is a shift, too; and a day is made of hours
+    assert {one.name for one in report.failed} - beside.get(name, set()) == {name}
     (failed,) = [one for one in report.failed if one.name == name]
     assert failed.told
     assert failed.details
@@ -277,7 +278,7 @@ def test_the_schedule_tells_of_a_day_without_any_event(tmp_path, good):
     stop.set()
     thread.join(20)
     report = msgspec.json.decode(told.read_text().splitlines()[0], type=daily.DayReport)
-    assert (report.day, report.rows, report.before) == ("2024-10-13", 0, 7)
+    assert (report.day, report.rows, report.newest_before) == ("2024-10-13", 0, "2024-10-12")
     newest = to_iso(good.table("events").filter(pc.equal(good.table("events")["type"], "click"))["ts"].cast("int64").to_numpy().max())
     assert {one.name: one.told for one in report.failed} == {
         "hours": "00:00 has 0 events, 50 are usual",
@@ -318,10 +319,78 @@ def test_an_alert_that_did_not_go_out_is_tried_again(tmp_path, good):
     assert "2024-10-13" in {msgspec.json.decode(line, type=daily.DayReport).day for line in told.read_text().splitlines()}
 
 
-def test_days_before_the_first_event_and_long_after_the_last_are_of_no_use(tmp_path, good):
+def test_days_before_the_first_event_are_of_no_use(good):
     assert not daily.run_day(good, FIRST - 1, (LAST + 1) * DAY, WANTED).of_use
-    assert daily.run_day(good, LAST + 7, (LAST + 8) * DAY, WANTED).of_use
-    assert not daily.run_day(good, LAST + 8, (LAST + 9) * DAY, WANTED).of_use
+
+
+@pytest.mark.parametrize("days", [7, 8, 30])
+def test_a_site_that_has_been_silent_for_long_is_told_of(good, days):
+    report = daily.run_day(good, LAST + days, (LAST + days + 1) * DAY, WANTED)
+    assert report.of_use
+    assert {one.name for one in report.failed} == {"total", "volume", "freshness"} | ({"hours"} if days < 6 else set())
+    (total,) = [one for one in report.failed if one.name == "total"]
+    told = "1,200 are usual" if days == 7 else "nor has any since 2024-10-12"
+    assert total.told == f"the day has no event at all, {told}"
+
+
+def with_catalogue(day, rows):
+    """The day's events, with as many profiles of items, of the day's first hour."""
+    events = events_of(day)
+    of_item = {"event_id": lambda k: f"c{day}-{k}", "type": lambda k: "item", "ts": lambda k: day * DAY + k, "counts": lambda k: True,
+               "received_at": lambda k: day * DAY + k, "item_id": lambda k: f"i{k}"}  # fmt: skip
+    return {name: values + [of_item.get(name, lambda k: None)(k) for k in range(rows)] for name, values in events.items()}
+
+
+def test_a_catalogue_that_is_sent_anew_is_no_amount_of_visitors(tmp_path):
+    report = check(make_lake(tmp_path, lambda day: with_catalogue(LAST, 3_000)))
+    assert not report.failed
+
+
+def test_a_site_whose_catalogue_goes_on_without_any_visitor_is_told_of(tmp_path):
+    no_visitor = lambda day: without(with_catalogue(LAST, 300), [False] * ROWS + [True] * 300)  # noqa: E731
+    report = daily.run_day(make_lake(tmp_path, no_visitor), LAST, (LAST + 1) * DAY, Wanted())
+    assert "total" in {one.name for one in report.failed}
+
+
+def test_a_young_site_is_not_compared_with_what_its_catalogue_was_before(tmp_path):
+    def of_day(day):
+        events = with_catalogue(day, 30)
+        return events if day == LAST else without(events, [False] * ROWS + [True] * 30)
+
+    report = daily.run_day(make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, Wanted())
+    assert not report.failed
+
+
+def again(columns):
+    """All sent twice at once, under ids of their own."""
+    return {name: values + ([f"{one}-again" for one in values] if name == "event_id" else values) for name, values in columns.items()}
+
+
+def test_what_is_sent_twice_under_ids_of_its_own_is_found(tmp_path):
+    report = check(make_lake(tmp_path, again))
+    assert {one.name for one in report.failed} == {"duplicates", "total", "uniqueness"}
+    (failed,) = [one for one in report.failed if one.name == "duplicates"]
+    assert failed.told == "50% of the events repeat another of that second, under an id of their own: a client sends twice"
+
+
+def test_a_weekday_that_is_always_closed_is_no_fault(tmp_path):
+    def of_day(day):
+        return without(events_of(day), [k % 10 == 0 for k in range(ROWS)]) if day % 7 == LAST % 7 else events_of(day)
+
+    report = daily.run_day(make_lake(tmp_path, of_day=of_day), LAST, (LAST + 1) * DAY, Wanted())
+    assert not [one for one in report.failed if one.name in ("hours", "total")]
+
+
+def test_an_hour_without_the_one_person_that_it_has_as_a_rule_is_no_fault(tmp_path):
+    person = lambda day: changed(day, "person", lambda old, k: f"u{k // 50}", lambda kind, k: True)  # noqa: E731
+    lake = make_lake(tmp_path, lambda day: without(day, [k // 50 != 7 for k in range(ROWS)]), of_day=lambda day: person(events_of(day)))
+    assert not check(lake).failed
+
+
+def test_clocks_of_a_few_who_alone_say_when_they_sent_are_no_fault(tmp_path):
+    off = lambda day: changed(day, "sent_at", lambda old, k: old - HOUR if k % 25 == 0 else None, lambda kind, k: True)  # noqa: E731
+    assert not check(make_lake(tmp_path, off)).failed
+    assert [one.name for one in check(make_lake(tmp_path / "more", FAULTS["skew"][1])).failed] == ["skew"]
 
 
 def test_a_day_that_is_all_but_empty_is_found_where_hours_are_too_small_to_judge(tmp_path):

@@ -10,7 +10,8 @@ from tailorbird.errors import NotReadyError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
-    from tailorbird.monitoring.checks import Check, Wanted
+    from tailorbird.monitoring.amounts import Wanted
+    from tailorbird.monitoring.verdict import Check
 
 
 def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Json = False) -> None:
@@ -18,7 +19,7 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
 
     It is compared with itself and with the seven days before; `contract.toml` may declare more (daily_min, fresh_within, unique). Ends with
     status 1 if a check fails. What was found is kept in data/checks, with a page of all days. `up` does it each day by itself,
-    catching up on the last seven, and tells `checks.alert` of failures. A day without any event fails, if one before has some.
+    catching up on the last seven, and tells `checks.alert` of failures. A day without any event fails, however long ago the newest is.
 
     Example:  tailorbird -C shop checks run
 
@@ -48,7 +49,7 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     lake = Lake(project.paths.lake)
     report = daily.run_day(lake, number, now, wanted(project), lambda number: features_check(project, number))
     if not report.of_use:
-        raise NotReadyError(f"the lake has no event of {report.day}, nor of the seven days before", fix="name another day by --day")
+        raise NotReadyError(f"the lake has no event of {report.day}, nor of any day before", fix="name another day by --day")
     page = daily.keep(project.paths.checks, report)
     if out is not None:
         page = write_page(out, daily.history(project.paths.checks))
@@ -64,7 +65,7 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
 
 def wanted(project: "Project") -> "Wanted":
     """What the project declares of its days."""
-    from tailorbird.monitoring.checks import Wanted
+    from tailorbird.monitoring.amounts import Wanted
 
     return Wanted(project.declared.unique, project.declared.daily_min, project.declared.fresh_within)
 
@@ -74,7 +75,7 @@ def features_check(project: "Project", number: int) -> "Sequence[Check]":
     from tailorbird.events import DAY
     from tailorbird.features.watch import LATELY_US, compare_lately
     from tailorbird.lake import Lake
-    from tailorbird.monitoring.checks import FAILED, NONE, OK, Check
+    from tailorbird.monitoring.verdict import FAILED, NONE, OK, Check
 
     lake = Lake(project.paths.lake)
     if not lake.exists("answers"):

@@ -22,9 +22,11 @@ import msgspec
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.lake import Lake
-from tailorbird.monitoring.checks import FAILED, Check, Wanted, run_checks
+from tailorbird.monitoring.amounts import Wanted
+from tailorbird.monitoring.checks import run_checks
 from tailorbird.monitoring.daily_page import write_page
 from tailorbird.monitoring.day import load_day
+from tailorbird.monitoring.verdict import FAILED, Check
 from tailorbird.places import Place
 from tailorbird.whole import write_whole
 
@@ -46,13 +48,13 @@ class DayReport(msgspec.Struct, frozen=True):
     at: str
     rows: int
     checks: list[Check]
-    before: int = 0  # of the seven days before, how many have events
+    newest_before: str = ""  # the newest day before on which people did something
     untold: bool = False  # an alert was due and did not go out, so that it is tried again
 
     @property
     def of_use(self) -> bool:
-        """Whether there is anything to tell: of days before the first event, or long after the last one, there is not."""
-        return bool(self.rows or self.before)
+        """Whether there is anything to tell: of days before the first event there is not."""
+        return bool(self.rows or self.newest_before)
 
     @property
     def failed(self) -> list[Check]:
@@ -62,7 +64,8 @@ class DayReport(msgspec.Struct, frozen=True):
 def run_day(lake: Lake, number: int, now: int, wanted: Wanted, further: Further = lambda number: ()) -> DayReport:
     """Check a day, given by its number since 1970. Raises NotReadyError if there is no lake."""
     day = load_day(lake, number, now)
-    return DayReport(day.name, to_iso(now), day.events.num_rows, run_checks(day, wanted, further(number)), len(day.before))
+    newest = "" if day.newest_before is None else to_iso(day.newest_before * DAY)[:10]
+    return DayReport(day.name, to_iso(now), day.events.num_rows, run_checks(day, wanted, further(number)), newest)
 
 
 def keep(folder: Path, report: DayReport) -> Path:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from tailorbird.whole import write_whole
 
 if TYPE_CHECKING:
-    from tailorbird.monitoring.checks import Check
     from tailorbird.monitoring.daily import DayReport
+    from tailorbird.monitoring.verdict import Check
 
 DAYS_SHOWN = 60
 _WORDS = {"ok": "fine", "failed": "failed", "none": "not judged"}

@@ -18,6 +18,8 @@ from tailorbird.events.schema import TIME
 from tailorbird.lake import Lake
 
 HISTORY_DAYS = 7
+IMPORTS = "import"  # the raw partition of imported files
+PROFILES = ("item", "user")
 OWN_COLUMNS = ("query", *NUMBERS)  # properties that do not stand among the others, but in a column of their own
 CATEGORIES = ("type", "device", "country", "slot")
 NULLABLE = ("user_id", "session_id", "item_id", "request_id", "device", "country", "page", "query", "price")
@@ -31,8 +33,16 @@ _EPOCH = date(1970, 1, 1)
 
 @dataclass(frozen=True)
 class Profile:
-    """Counts of one day: rows by hour; by type and column how many are null; by column how often each value occurs; the newest by type."""
+    """Counts of one day.
 
+    Attributes:
+        number: the day since 1970, UTC.
+        rows, hours, categories, bots: of what people did (`by_people`): events, by hour, by column how often each value occurs, of bots.
+        types, nulls, newest: of all: events by type, by type and column how many are null, when the newest was.
+        hour_burst, day_burst: how many events come together, being of one person within an hour, or the day.
+    """
+
+    number: int
     rows: int
     hours: tuple[int, ...]
     types: Counter[str]
@@ -40,19 +50,27 @@ class Profile:
     categories: dict[str, Counter[str]]
     bots: int
     newest: dict[str, int]
+    hour_burst: float
+    day_burst: float
 
     @classmethod
-    def of(cls, events: pa.Table) -> "Profile":
-        hours = np.bincount(micros(events["ts"]) % DAY // HOUR, minlength=24)
+    def of(cls, events: pa.Table, number: int) -> "Profile":
+        done = by_people(events)
+        hour = micros(done["ts"]) % DAY // HOUR
         types = Counter(_counts(events["type"]))
         nulls: Counter[tuple[str, str]] = Counter()
         for column in NULLABLE:
             for type_, count in _counts(events["type"].filter(pc.is_null(events[column]))).items():
                 nulls[type_, column] = count
-        categories = {column: Counter(_counts(events[column])) for column in CATEGORIES}
+        by_hour = _events_each(done.append_column("hour", pa.array(hour)), ["person", "hour"])
         return cls(
-            events.num_rows, tuple(hours.tolist()), types, nulls, categories, _counts(events["agent"]).get("bot", 0), _newest(events)
-        )
+            number, done.num_rows, tuple(np.bincount(hour, minlength=24).tolist()), types, nulls,
+            categories={column: Counter(_counts(done[column])) for column in CATEGORIES},
+            bots=_counts(done["agent"]).get("bot", 0),
+            newest=_newest(events),
+            hour_burst=_burst(by_hour),
+            day_burst=_burst(_events_each(done, ["person"])),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,10 +80,12 @@ class Day:
     Attributes:
         number: the day since 1970, UTC.
         until: up to where the day is over, microseconds: the checks of a day that goes on look no further.
-        before: the profiles of the days before that have events, the newest first.
+        before: the profiles of the seven days before on which people did something, the newest first.
+        newest_before: the newest day before on which they did, however long ago.
         answered: request ids of answers of this day and the one before.
         repeats: how many repeats of the day's events the router or the lake dropped.
         refused: reason → rows that were refused on the day.
+        taken: rows that came in with these and were not refused; those of imports happened on other days.
         missing, repeated: raw rows between the day's first and last, by partition, that no table or more than one row holds.
     """
 
@@ -74,15 +94,22 @@ class Day:
     events: pa.Table
     profile: Profile
     before: tuple[Profile, ...]
+    newest_before: int | None = None
     answered: frozenset[str] = frozenset()
     repeats: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    taken: int = 0
     missing: dict[str, int] = field(default_factory=dict)
     repeated: dict[str, int] = field(default_factory=dict)
 
     @property
     def start(self) -> int:
         return self.number * DAY
+
+    @property
+    def week_ago(self) -> Profile | None:
+        """The same weekday a week ago, if people did something."""
+        return next((profile for profile in self.before if profile.number == self.number - 7), None)
 
     @property
     def name(self) -> str:
@@ -94,26 +121,39 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
     start, until = number * DAY, min((number + 1) * DAY, now)
     events = _events(lake, number, list(COLUMNS))
     events = events.filter(pc.less(events["ts"], pa.scalar(until, TIME)))
-    needed = list(dict.fromkeys(("type", "ts", "agent", "timeless", *CATEGORIES, *NULLABLE)))
-    earlier = (_events(lake, before, needed) for before in range(number - 1, number - 1 - HISTORY_DAYS, -1))
+    needed = list(dict.fromkeys(("type", "ts", "agent", "person", "timeless", *CATEGORIES, *NULLABLE)))
+    earlier = (Profile.of(_events(lake, before, needed), before) for before in range(number - 1, number - 1 - HISTORY_DAYS, -1))
+    before = tuple(profile for profile in earlier if profile.rows)
     answers = lake.table("events", ["request_id"], _between(start - DAY, start + DAY) & (ds.field("type") == "answer"))
     missing, repeated = _accounted(lake, events, start)
+    refused, taken = _refused(lake, events, start)
     return Day(
         number,
         until,
         events,
-        Profile.of(events),
-        tuple(Profile.of(table) for table in earlier if table.num_rows),
-        frozenset(answers["request_id"].to_pylist()),
-        _repeats(lake, events),
-        _refused(lake, start),
-        missing,
-        repeated,
+        Profile.of(events, number),
+        before,
+        newest_before=before[0].number if before else _newest_day(lake, number - HISTORY_DAYS),
+        answered=frozenset(answers["request_id"].to_pylist()),
+        repeats=_repeats(lake, events),
+        refused=refused,
+        taken=taken,
+        missing=missing,
+        repeated=repeated,
     )
+
+
+def by_people(events: pa.Table) -> pa.Table:
+    """Without the profiles of items and users: a catalogue that is sent anew is no visitor."""
+    return events.filter(pc.invert(pc.is_in(events["type"], value_set=pa.array(PROFILES))))
 
 
 def _events(lake: Lake, number: int, columns: list[str]) -> pa.Table:
     return lake.events(columns, number * DAY, (number + 1) * DAY).filter(~ds.field("timeless"))
+
+
+def _day(number: int) -> ds.Expression:
+    return ds.field("day") == pa.scalar(_EPOCH + timedelta(days=number), pa.date32())
 
 
 def _between(start: int, end: int, column: str = "ts") -> ds.Expression:
@@ -127,10 +167,27 @@ def _repeats(lake: Lake, events: pa.Table) -> int:
     return int(pc.sum(pc.is_in(repeats, value_set=events["event_id"].combine_chunks())).as_py() or 0)
 
 
-def _refused(lake: Lake, start: int) -> dict[str, int]:
+def _refused(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, int], int]:
+    """Of what came in on the day: how many rows were refused by reason, and how many were not."""
     if not lake.exists("quarantine"):
-        return {}
-    return _counts(lake.table("quarantine", ["code"], _between(start, start + DAY, "received_at"))["code"])
+        return {}, events.num_rows
+    rows = lake.table("quarantine", ["code", "raw_partition", "raw_offset"], _between(start, start + DAY, "received_at"))
+    last = pc.max(rows["raw_offset"].filter(pc.equal(rows["raw_partition"], IMPORTS))).as_py()
+    if last is None:
+        return _counts(rows["code"]), events.num_rows
+    # An imported event tells when it happened, not when it was imported. An import ends with what is refused of it.
+    of_imports, offset = ds.field("raw_partition") == IMPORTS, ds.field("raw_offset")
+    before = lake.table("quarantine", ["raw_offset"], of_imports & (ds.field("received_at") < pa.scalar(start, TIME)))["raw_offset"]
+    imported = lake.rows("events", of_imports & (offset > (pc.max(before).as_py() or -1)) & (offset <= last))
+    return _counts(rows["code"]), events.filter(pc.not_equal(events["raw_partition"], IMPORTS)).num_rows + imported
+
+
+def _newest_day(lake: Lake, end: int) -> int | None:
+    """The newest day before `end` on which people did something."""
+    files = lake.files("events", lake.version("events"))
+    days = {(date.fromisoformat(path.split("/")[0].removeprefix("day=")) - _EPOCH).days for path in files}
+    done = ~ds.field("type").isin(PROFILES) & ~ds.field("timeless")
+    return next((day for day in sorted(days, reverse=True) if day < end and lake.rows("events", _day(day) & done)), None)
 
 
 def _accounted(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -152,6 +209,17 @@ def _accounted(lake: Lake, events: pa.Table, start: int) -> tuple[dict[str, int]
 
 def _numbers(rows: pa.Table) -> np.ndarray:
     return rows["raw_offset"].to_numpy() + rows["raw_row"].to_numpy().astype(np.int64)
+
+
+def _events_each(events: pa.Table, by: list[str]) -> np.ndarray:
+    """How many events each has, bots and events of nobody aside."""
+    human = events.filter(pc.and_(pc.is_valid(events["person"]), pc.fill_null(pc.not_equal(events["agent"], "bot"), True)))
+    return human.group_by(by).aggregate([([], "count_all")])["count_all"].to_numpy()
+
+
+def _burst(events_each: np.ndarray) -> float:
+    """What the variance of the sum of independent bursts is, over its mean."""
+    return float(np.sum(events_each**2) / np.sum(events_each)) if len(events_each) else 1.0
 
 
 def _newest(events: pa.Table) -> dict[str, int]:

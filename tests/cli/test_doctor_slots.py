@@ -31,6 +31,9 @@ def test_a_rule_that_hides_every_item_is_named(stock: int | None, told: list[str
     (tmp_path / "items.jsonl").write_text("\n".join(json.dumps(one) for one in ([older] if stock == 0 else []) + items))
     import_files(project.paths.stream, "tailorbird", tmp_path / "items.jsonl", plan=project.plan, clock=clock)
     drain(project, clock, progress=lambda *_: None)
+    (tmp_path / "shop/lists.toml").write_text('summer = ["i1", "x1", "i0"]\nwinter = ["i2"]')
+    lists = [row for row in _wishes(project) if row[0].startswith("list")]
+    assert lists == [("list: summer", "warning", "1 of 3 items are not known: x1", "mend lists.toml, or send these items")]
     found = [row for row in _wishes(project) if row[0] == "rules: home"]
     assert [row[2] for row in found] == told
     assert {row[1] for row in found} <= {"warning"}

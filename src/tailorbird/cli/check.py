@@ -67,7 +67,9 @@ def check_slots(project: "Project") -> None:
     if find_spec("tantivy") is None:  # of the extra `serve`
         return
     from tailorbird.ranking.rules import check_slot
+    from tailorbird.serving.editorial import FILE, check_lists
 
+    check_lists(project.root / FILE, project.slots.values())
     of_user = [column.name for column in project.features.columns if column.entity == "user" and column.kind == "numeric"]
     for slot in project.slots.values():
         check_slot(slot, user_fields=of_user, sequences=project.features.sequences)

@@ -185,6 +185,7 @@ def _wishes(project: "Project") -> Iterator[Finding]:
         return
     if not len(index):
         return
+    yield from _lists(project, index)
     known = sorted(index.attributes)
     for shaping in shapings:
         slot = shaping.slot.name
@@ -194,6 +195,21 @@ def _wishes(project: "Project") -> Iterator[Finding]:
         if why := shaping.why_nothing(index):
             text = f"shows nothing of {len(index):,} items: {why}"
             yield f"rules: {slot}", "warning", text, "mend the rule in slots.py, or send items that satisfy it"
+
+
+def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":
+    """Items of editorial lists that nobody knows, and lists that nobody keeps."""
+    from tailorbird.serving.editorial import FILE, check_lists
+
+    try:
+        lists = check_lists(project.root / FILE, project.slots.values())
+    except TailorbirdError as error:
+        yield "lists", "error", error.message, error.fix
+        return
+    for name, items in lists.items():
+        if unknown := [item for item, row in zip(items, index.find_ids(items).tolist(), strict=True) if row < 0]:
+            text = f"{len(unknown):,} of {len(items):,} items are not known: {', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
+            yield f"list: {name}", "warning", text, f"mend {FILE}, or send these items"
 
 
 def _items_of_lake(lake: Place) -> "Index":

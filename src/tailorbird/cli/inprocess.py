@@ -11,6 +11,8 @@ from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
+from tailorbird.serving.editorial import FILE as LISTS_FILE
+from tailorbird.serving.editorial import LiveLists
 from tailorbird.serving.formulas import LiveFormulas
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.pipeline import Pipeline, load_bundle
@@ -38,6 +40,7 @@ class InProcess:
         self.bundles = Rollout(registry, lambda folder: self.schemas.complete(load_bundle(folder)), Metrics(), self.schemas)
         self._catalogue = Catalogue(project.routed)
         self._formulas = LiveFormulas(registry, project.slots)
+        self._lists = LiveLists(project.root / LISTS_FILE)
         self.look()
         self.pipeline = self._pipeline(project.slots, door, seed)
 
@@ -56,12 +59,14 @@ class InProcess:
             rng=np.random.default_rng(seed),
             pseudonyms=self._pseudonyms,
             formulas=self._formulas,
+            editors=self._lists,
         )
 
     def look(self) -> None:
         """Take in what is new: a promoted bundle, a formula, items that came since."""
         self.bundles.look()
         self._formulas.look()
+        self._lists.look()
         self._catalogue.refresh()
 
     def close(self) -> None:

@@ -48,6 +48,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     from tailorbird.config.erasures import take_in
     from tailorbird.events import duration
     from tailorbird.serving.access import require_origins
+    from tailorbird.serving.editorial import FILE as LISTS_FILE
     from tailorbird.serving.limits import Networks, ServerLimits
     from tailorbird.serving.logs import configure
     from tailorbird.serving.score_log import scores_address
@@ -105,6 +106,7 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
         read_keys=settings.read_keys,
         admin_keys=settings.admin_keys,
         keys_file=project.root / settings.keys_file,
+        lists_file=project.root / LISTS_FILE,
         origins=settings.origins,
         limits=ServerLimits(
             requests_per_s=settings.requests_per_s,

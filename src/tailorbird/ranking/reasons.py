@@ -14,7 +14,7 @@ from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp]
 
-CODES = ("promoted", "explore", "search", "related", "new", "popular_in_category", "popular", "for_you")
+CODES = ("promoted", "explore", "search", "related", "new", "popular_in_category", "popular", "for_you", "editorial")
 _VERBS = {
     hash64("purchase"): "you bought",
     hash64("cart"): "you put it in your cart:",
@@ -84,6 +84,8 @@ def _without_anchor(index: Index, row: int, source: str) -> Reason:
     category = index.category.text(row)
     if source == "fresh":
         return Reason("new", f"New in {category}" if category else "New")
+    if source == "editorial":
+        return Reason("editorial", "Selected by hand")
     if source == "trending":
         return Reason("popular", "Popular right now")
     if source in ("sessions", "stan"):

@@ -8,6 +8,7 @@ The sources of a slot are declared in `ranking.slot`; rules and scores come afte
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,10 @@ from tailorbird.retrieval.synonyms import Words
 
 # A source's code is its place here; new ones go to the end, since codes are logged.
 SOURCES = ("item_to_item", "popular", "popular_in_category", "fresh", "search", "given", "pinned", "sequence", "clusters")
-SOURCES += (*sessions.SOURCES, "trending", "own_history")
+SOURCES += (*sessions.SOURCES, "trending", "own_history", "editorial")
+EDITORIAL = "editorial"  # of which a slot names a list: `editorial:summer`
 SHARES = (1 / 3, 2 / 3)  # of a slot's candidates, that may come from vectors where there are some: training chooses
+Lists = Mapping[str, Keys]  # name → items, the first first
 _NOTHING = Found(np.zeros(0, np.intp), np.zeros(0))
 
 
@@ -33,7 +36,7 @@ class Candidates:
         source: uint8 (n,): code of the first source, in the slot's order, that had the item; see `SOURCES`.
         also: uint16 (n,): bit c is set if the source with code c had it too.
         score: float64 (n,): its score in that first source; comparable within a source only.
-        contributed: source → how many items came first from it.
+        contributed: source, as the slot names it → how many items came first from it.
         left_out: sources that were not asked, for want of time.
     """
 
@@ -76,6 +79,7 @@ def candidates(
     query: str | None = None,
     beside: Sequence[Words] = (),
     given: Rows | None = None,
+    lists: Lists = MappingProxyType({}),
     late: Callable[[], bool] = lambda: False,
     near: Callable[[int], Found] | None = None,
 ) -> Candidates:
@@ -91,6 +95,7 @@ def candidates(
         query: for `search`.
         beside: phrases that mean the same as the query.
         given: rows of the caller's own candidates, which come first.
+        lists: for `editorial:NAME`; one that is not there is empty.
         late: asked before each source once one has found something; no more sources are asked when it is true.
         near: for `sequence`: so many items nearest to the person's vector; None where nobody has one.
     """
@@ -106,9 +111,18 @@ def candidates(
             continue
         owed += limit
         # As many more as were found before: so many of what it gives may be known.
-        answer = _ask(index, source, owed + merged.size if owed else 0, recent, recent_ts, around, category, query, beside, near)
+        asked = owed + merged.size if owed else 0
+        if kind_of(source) == EDITORIAL:
+            answer = _listed(index, lists.get(source.partition(":")[2]), asked)
+        else:
+            answer = _ask(index, source, asked, recent, recent_ts, around, category, query, beside, near)
         owed -= merged.add(source, answer, owed)
     return merged.all(tuple(left_out))
+
+
+def kind_of(source: str) -> str:
+    """`editorial` of `editorial:summer`; others are their own."""
+    return source.partition(":")[0]
 
 
 class _Merged:
@@ -121,7 +135,7 @@ class _Merged:
 
     def add(self, source: str, found: Found, most: int) -> int:
         """Take at most so many items that are new, with what of it was known before them; how many were new."""
-        rows, bit = found.rows, np.uint16(1 << SOURCES.index(source))
+        rows, bit = found.rows, np.uint16(1 << SOURCES.index(kind_of(source)))
         new = np.flatnonzero(self._had[rows] == 0)
         if new.size > most:
             rows, new = rows[: new[most]], new[:most]
@@ -134,7 +148,7 @@ class _Merged:
         parts = [*self._parts.values(), _NOTHING]
         rows = np.concatenate([each.rows for each in parts])
         contributed = {name: each.rows.size for name, each in self._parts.items()}
-        codes = np.array([SOURCES.index(name) for name in contributed], np.uint8)
+        codes = np.array([SOURCES.index(kind_of(name)) for name in contributed], np.uint8)
         source = np.repeat(codes, list(contributed.values()))
         return Candidates(rows, source, self._had[rows], np.concatenate([each.scores for each in parts]), contributed, left_out)
 
@@ -181,6 +195,15 @@ def _ask(
     if source == "search":
         return index.search(query, limit, beside) if query else _NOTHING
     return _NOTHING
+
+
+def _listed(index: Index, keys: Keys | None, limit: int) -> Found:
+    """The items of a list, in its order."""
+    rows = index.find(keys) if keys is not None else np.zeros(0, np.intp)
+    rows = rows[rows >= 0]
+    if index.shown is not None:
+        rows = rows[index.shown[rows]]
+    return Found(rows[:limit], np.arange(float(rows.size), 0.0, -1.0)[:limit])
 
 
 def _own_history(index: Index, recent: Keys, limit: int) -> Found:

@@ -14,6 +14,7 @@ from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
+from tailorbird.retrieval.candidates import Lists
 from tailorbird.serving.formulas import Formula
 
 Keys = npt.NDArray[np.uint64]
@@ -67,6 +68,13 @@ class Reading:
     def of(cls, features: FeatureSet, reader: FeatureReader | None) -> "Reading":
         of_user = {column.name for column in features.columns if column.entity == "user"}
         return cls(features, reader, tuple((place, name) for place, name in enumerate(features.numeric) if name in of_user))
+
+
+class Editors(Protocol):
+    """Has the editorial lists as they are now; `editorial.LiveLists` does."""
+
+    @property
+    def keys(self) -> Lists: ...
 
 
 class Formulas(Protocol):

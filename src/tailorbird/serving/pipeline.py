@@ -39,7 +39,19 @@ from tailorbird.serving.messages import (
     Shown,
     Similar,
 )
-from tailorbird.serving.parts import AnswerLog, Bundles, Formulas, NoOverlay, Overlay, Popular, Reading, Readings, Unwatched, Watcher
+from tailorbird.serving.parts import (
+    AnswerLog,
+    Bundles,
+    Editors,
+    Formulas,
+    NoOverlay,
+    Overlay,
+    Popular,
+    Reading,
+    Readings,
+    Unwatched,
+    Watcher,
+)
 from tailorbird.serving.patience import UNBOUNDED, Budgets, Patience
 from tailorbird.serving.record import FALLBACK, answer_of, attributes_of, logged, told_facets
 from tailorbird.serving.request import (
@@ -76,6 +88,7 @@ class Pipeline:
         stale_us: past which age of features that are read from copies an answer names `freshness` as missing.
         budgets: how long each stage may take; without, as long as it likes.
         segments: what is popular among people like the one who asks, for when nothing else is known of them.
+        editors: has the editorial lists.
     Raises:
         DeclarationError: a slot's rule is not of the language.
     """
@@ -96,6 +109,7 @@ class Pipeline:
         stale_us: int = STALE_US,
         budgets: Budgets = UNBOUNDED,
         segments: Popular | None = None,
+        editors: Editors | None = None,
     ) -> None:
         self._formulas: Formulas = formulas or Declared()
         self._slots, self._bundles, self._readings = slots, bundles, readings
@@ -106,7 +120,7 @@ class Pipeline:
         self.patience = Patience(budgets)
         self._shadows = Shadows(readings, self._watcher)
         self._last_index: Index | None = None
-        self._stages = Stages(slots, clock, rng, self._watcher, stale_us, patience=self.patience, segments=segments)
+        self._stages = Stages(slots, clock, rng, self._watcher, stale_us, patience=self.patience, segments=segments, editors=editors)
 
     def answer(self, query: RecommendQuery) -> Answer:
         """Fill a slot from its own candidate sources."""

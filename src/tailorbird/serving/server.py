@@ -39,6 +39,7 @@ from tailorbird.serving.bundles import probe_in_child
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.churn import ChurnModels
 from tailorbird.serving.door import Door
+from tailorbird.serving.editorial import LiveLists
 from tailorbird.serving.formulas import LiveFormulas
 from tailorbird.serving.handling import WAIT_S, Service
 from tailorbird.serving.keys import Keys
@@ -110,6 +111,7 @@ class ServeOptions:
     read_keys: Sequence[str] = ()
     admin_keys: Sequence[str] = ()
     keys_file: Path | None = None
+    lists_file: Path | None = None
     limits: ServerLimits = field(default_factory=ServerLimits)
     log_requests: bool = False
     pseudonyms: Pseudonyms | None = None
@@ -191,7 +193,8 @@ def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stac
     registry = Registry(options.registry, clock=clock)
     rollout = Rollout(registry, load, metrics, schemas, probe=probe)
     formulas = LiveFormulas(registry, options.slots)
-    answering = partial(Pipeline, slots=options.slots, bundles=rollout, readings=schemas, catalogue=catalogue, clock=clock)
+    editors = None if options.lists_file is None else LiveLists(options.lists_file)
+    answering = partial(Pipeline, slots=options.slots, bundles=rollout, readings=schemas, catalogue=catalogue, clock=clock, editors=editors)
     pipeline = answering(
         answers=door,
         rng=np.random.default_rng(),
@@ -223,7 +226,7 @@ def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stac
         wait_s=options.wait_s,
     )
     service.warming = warming.going_on
-    beside = [each for each in (Pruner(door, options.lake) if options.lake is not None else None, watch) if each is not None]
+    beside = [each for each in (Pruner(door, options.lake) if options.lake is not None else None, watch, editors) if each is not None]
     loops = [*rollout.loops, formulas.loop, catalogue.loop, *(each.loop for each in beside)]
     metrics.watch_threads(lambda: loops)
     return service, [rollout, formulas, churn, catalogue, *beside, warming]

@@ -26,7 +26,7 @@ from tailorbird.retrieval.facets import Facet, facet_of
 from tailorbird.retrieval.synonyms import Synonyms, Words
 from tailorbird.serving.explain import Wished
 from tailorbird.serving.lastknown import LastKnown
-from tailorbird.serving.parts import FeatureReader, Popular, Watcher
+from tailorbird.serving.parts import Editors, FeatureReader, Popular, Watcher
 from tailorbird.serving.patience import Patience
 from tailorbird.serving.request import NO_CANDIDATES, Candidates, Floats, Keys, Mask, Places, Request
 from tailorbird.serving.shaping import Shaping
@@ -55,6 +55,7 @@ class Stages:
         stale_us: past which age of features that are read from copies an answer names `freshness` as missing.
         patience: how long stages may take, and who is left alone.
         segments: what is popular among people like the one who asks, for when nothing else is known of them.
+        editors: has the editorial lists.
     Raises:
         DeclarationError: a slot's rule is not of the language.
     """
@@ -69,9 +70,11 @@ class Stages:
         *,
         patience: Patience,
         segments: Popular | None = None,
+        editors: Editors | None = None,
     ) -> None:
         self._clock, self._rng, self._watcher, self._stale_us = clock, rng, watcher, stale_us
         self._patience, self._segments, self._known = patience, segments, LastKnown()
+        self._editors = editors
         self._drawing = threading.Lock()  # a Generator is not safe to share
         self._shaping = {name: Shaping(slot, partial(watcher.fault, "rules")) for name, slot in slots.items()}
         self._synonyms = {name: Synonyms.of(slot.synonyms) for name, slot in slots.items()}
@@ -128,6 +131,7 @@ class Stages:
         until = time.perf_counter() + self._patience.budgets.retrieval_s
         found = candidates(
             view, sources, recent=recent, recent_ts=ts, around=around, query=request.text, beside=self._beside(request), near=near,
+            lists=self._editors.keys if self._editors is not None else {},
             late=lambda: time.perf_counter() > until,
         )  # fmt: skip
         if found.left_out:

@@ -1,0 +1,92 @@
+"""Editorial lists: named lists of items that people keep in `lists.toml`, beside `slots.py`, and their swap under running requests.
+
+    summer = ["i17", "i93"]        # the source `editorial:summer` of a slot gives these, in this order
+
+A thread looks at the file's state twice a second. What cannot be read leaves the lists before in force, and is logged. A list that is gone
+is empty, and so is one of unknown items: slots have other sources.
+"""
+
+import logging
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tailorbird.errors import DeclarationError
+from tailorbird.events import hash64s
+from tailorbird.loops import Loop
+from tailorbird.ranking import Slot
+from tailorbird.retrieval.candidates import EDITORIAL, Lists
+
+FILE = "lists.toml"
+POLL_S = 0.5
+log = logging.getLogger(__name__)
+
+
+class LiveLists:
+    """The lists of a project's file, as they are now. `keys` may be read from any thread."""
+
+    def __init__(self, path: Path, *, poll_s: float = POLL_S) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self.keys: Lists = {}
+        self.loop = Loop("lists", self.look, every_s=poll_s, first=False)
+        self.look()
+
+    def look(self) -> bool:
+        """Take in what has changed, and say whether something did."""
+        try:
+            there = self._path.stat()
+            seen = there.st_ino, there.st_mtime_ns, there.st_size
+        except FileNotFoundError:
+            seen = None
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            self.keys = {name: hash64s(items) for name, items in read_lists(self._path).items()}
+        except (DeclarationError, OSError) as error:
+            log.error("the editorial lists were refused, those before stay in force: %s", error)
+            return False
+        log.info("editorial lists: %s", ", ".join(f"{name} ({keys.size})" for name, keys in self.keys.items()) or "none")
+        return True
+
+    def start(self) -> None:
+        self.loop.start()
+
+    def stop(self) -> None:
+        self.loop.stop()
+
+
+def read_lists(path: Path) -> dict[str, list[str]]:
+    """The lists of a file, each item once; none where there is no file.
+
+    Raises:
+        DeclarationError: it is no TOML, or holds something that is no list of item ids; says where.
+    """
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DeclarationError(str(error), where=str(path), fix='such as summer = ["i17", "i93"]') from error
+    for name, items in told.items():
+        if not isinstance(items, list) or not all(isinstance(item, str) and item for item in items):
+            raise DeclarationError(
+                "expected a list of item ids, in quotes", where=f"{path}: {name}", fix=f'such as {name} = ["i17", "i93"]'
+            )
+    return {name: list(dict.fromkeys(items)) for name, items in told.items()}
+
+
+def check_lists(path: Path, slots: Iterable[Slot]) -> Mapping[str, Sequence[str]]:
+    """The lists of a file, held against the slots that name them.
+
+    Raises:
+        DeclarationError: as `read_lists`, or a slot names a list that is not there.
+    """
+    lists = read_lists(path)
+    for slot in slots:
+        for source in slot.sources:
+            kind, _, name = source.partition(":")
+            if kind == EDITORIAL and name not in lists:
+                raise DeclarationError(f"there is no list {name!r}", where=f"slot {slot.name}, sources", fix=f"declare it in {path}")
+    return lists

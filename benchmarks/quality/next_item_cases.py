@@ -167,7 +167,6 @@ CASES = (
         taught=1_000,
         steps=200,
         batch=32,
-        seeds=1,
         cold=(),
         recipes={
             "popular_7d": (Popular(7 * DAY),),

@@ -54,6 +54,10 @@ def sequences(draw):
 def test_against_loops(made, backward):
     matrix = cooccurrence(*flatten(made), items=ITEMS, gap_us=GAP, backward=backward)
     matrix.check(ITEMS)
+    many = cooccurrence(*flatten(made), items=5_000, gap_us=GAP, backward=backward)  # too many to count in a table of all pairs
+    many.check(5_000)
+    assert many.indptr[: ITEMS + 1].tolist() == matrix.indptr.tolist()
+    assert (many.items.tolist(), many.weights.tolist()) == (matrix.items.tolist(), matrix.weights.tolist())
     np.testing.assert_allclose(dense(matrix), by_loops(made, backward=backward), rtol=1e-6)
 
 
@@ -62,10 +66,11 @@ def test_two_items_one_after_the_other():
     np.testing.assert_allclose(dense(matrix, 2), [[0, 1 / 11], [1 / 11, 0]])
 
 
-def test_a_row_keeps_its_best():
+@pytest.mark.parametrize("items", [ROW_MAX + 50, 5_000])
+def test_a_row_keeps_its_best(items):
     n = ROW_MAX + 50
     pairs = [[(0, 0), (item, 1)] for item in range(1, n) for _ in range(1 + (item <= ROW_MAX))]
-    matrix = cooccurrence(*flatten(pairs), items=n, gap_us=GAP)
+    matrix = cooccurrence(*flatten(pairs), items=items, gap_us=GAP)
     assert matrix.items[: matrix.indptr[1]].tolist() == list(range(1, ROW_MAX + 1))
 
 

@@ -8,6 +8,7 @@ cut where more than a day passes. Everything is counted in units of 1/2520 (whic
 does not depend on the order of the events.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ ROW_MAX = 100
 RECENT_MAX = 10  # what goes with a person is asked of so many of the newest items,
 RECENT_DECAY = 0.8  # the newest first, weighted by this to the power of their age
 UNIT = 2520
+DENSE_MAX = 1 << 22  # pairs of items that are counted in a table of all, which needs no sorting: up to 2,048 items
 
 
 @dataclass(frozen=True)
@@ -111,34 +113,60 @@ def cooccurrence(
     cut[1:] = (sequence[1:] != sequence[:-1]) | (ts[1:] - ts[:-1] > gap_us)
     run = np.cumsum(cut)
 
+    dense = items * items <= DENSE_MAX
     keys: list[npt.NDArray[np.int64]] = []
     sums: list[npt.NDArray[np.int64]] = []
+    every = np.zeros(items * items if dense else 0, np.int64)
     for k in range(1, min(DISTANCE_MAX, item.size - 1) + 1):
         near = (run[k:] == run[:-k]) & (item[k:] != item[:-k])
         i, j = item[:-k][near], item[k:][near]
         pairs = [i * items + j, j * items + i] if backward else [i * items + j]
         for pair in pairs:
+            if dense:
+                every += np.bincount(pair, minlength=every.size) * (UNIT // k)
+                continue
             key, count = np.unique(pair, return_counts=True)
             keys.append(key)
             sums.append(count * (UNIT // k))
-    if not keys:
-        return Cooccurrence(np.zeros(items + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-    return _from_runs(np.concatenate(keys), np.concatenate(sums), items)
+    if dense:
+        key = np.flatnonzero(every)
+        return _normalised(key, every[key], items)
+    return _normalised(*_added_up(keys, sums), items) if keys else _normalised(every, every, items)
 
 
-def _from_runs(key: npt.NDArray[np.int64], weight: npt.NDArray[np.int64], items: int) -> Cooccurrence:
-    """Sum equal keys, normalise rows and keep the best of each."""
-    order = np.argsort(key, kind="stable")  # merges the sorted runs it is given
+def _added_up(
+    keys: Sequence[npt.NDArray[np.int64]], sums: Sequence[npt.NDArray[np.int64]]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Keys of several ascending runs, ascending and each once, with the sum of what stands beside them."""
+    key, weight = np.concatenate(keys), np.concatenate(sums)
+    order = np.argsort(key, kind="stable")  # merges the runs
     key, weight = key[order], weight[order]
     first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]])) if key.size else np.zeros(0, np.intp)
-    key, weight = key[first], np.add.reduceat(weight, first) if first.size else weight
-    row, column = key // items, key % items
-    total = np.bincount(row, weights=weight, minlength=items) / UNIT  # exact below 2**53
-    value = (weight / UNIT) / (total[row] + DAMPING)
+    return key[first], np.add.reduceat(weight, first) if first.size else weight
 
-    best = np.lexsort((column, -weight, row))
-    sizes = np.bincount(row, minlength=items)
-    rank = np.arange(best.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    kept = np.sort(best[rank < ROW_MAX])
+
+def _normalised(key: npt.NDArray[np.int64], weight: npt.NDArray[np.int64], items: int) -> Cooccurrence:
+    """Divide rows by their sums and keep the best of each; keys ascend."""
+    starts = np.searchsorted(key, np.arange(items + 1) * items)
+    sizes = np.diff(starts)
+    row = np.repeat(np.arange(items), sizes)
+    column = key - row * items
+    total = np.bincount(row, weights=weight, minlength=items) / UNIT  # exact below 2**53
+    kept = _best(row, weight, sizes)
+    row, column, weight = row[kept], column[kept], weight[kept]
+    value = (weight / UNIT) / (total[row] + DAMPING)
     indptr = np.concatenate([[0], np.cumsum(np.minimum(sizes, ROW_MAX))]).astype(np.int64)
-    return Cooccurrence(indptr, column[kept].astype(np.int32), value[kept].astype(np.float32))
+    return Cooccurrence(indptr, column.astype(np.int32), value.astype(np.float32))
+
+
+def _best(row: Rows, weight: npt.NDArray[np.int64], sizes: Rows) -> npt.NDArray[np.bool_]:
+    """Which entries are among the best of their row, of equal ones the first; entries lie by row, and only crowded rows are sorted."""
+    kept = np.ones(row.size, bool)
+    crowded = np.flatnonzero(sizes[row] > ROW_MAX)
+    if not crowded.size:
+        return kept
+    order = crowded[np.lexsort((-weight[crowded], row[crowded]))]
+    sizes = np.where(sizes > ROW_MAX, sizes, 0)
+    rank = np.arange(order.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept[order[rank >= ROW_MAX]] = False
+    return kept

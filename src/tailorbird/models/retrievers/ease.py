@@ -5,10 +5,12 @@ Here X holds Σ 2^(−age / half_life) in place of ones, ages counted to the per
 moment in serving, so that what somebody liked years ago does not crowd out last week (one entry a (person, item): its newest interaction).
 
 The matrix is dense: only the `catalogue` items most chosen take part, others are never found. 8,000 items are 0.5 GB and
-about half a minute on two cores, and cost grows with the third power. People with more than `history` items count with their newest ones.
+about half a minute on two cores, and cost grows with the third power; with fewer people than items, with the second, times the
+people. People with more than `history` items count with their newest ones.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,9 @@ import numpy.typing as npt
 from tailorbird.events import DAY
 from tailorbird.models.baselines import Interactions
 from tailorbird.models.retrievers.protocol import Contexts, Ints, Scores, Top, best_of, joined
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 ROWS = 2_048  # questions scored at once: 2,048 × 8,000 scores are 64 MB
 
@@ -43,10 +48,11 @@ class EASE:
         column = np.full(seen.items, -1, np.int64)
         column[chosen] = np.arange(len(chosen))
         person, item, ts = (each[known] for each in (seen.person, seen.item, seen.ts))
-        gram = self._gram(person, column[item], ts, len(chosen))
-        return LinearItems(self, chosen, column, _solved(gram, self.regularisation), seen)
+        weights = _solved(self._people(person, column[item], ts, len(chosen)), self.regularisation)
+        return LinearItems(self, chosen, column, weights, seen)
 
-    def _gram(self, person: Ints, column: Ints, ts: Ints, width: int) -> npt.NDArray[np.float64]:
+    def _people(self, person: Ints, column: Ints, ts: Ints, width: int) -> "csr_matrix":
+        """X, shape (people, width)."""
         from scipy.sparse import csr_matrix
 
         order = np.lexsort((ts, person))
@@ -62,8 +68,7 @@ class EASE:
         end = np.cumsum(size)
         recent = end[code] - np.arange(len(code)) <= self.history
         weight = np.ones(len(code)) if self.half_life_us is None else np.exp2(-(ts[end[code] - 1] - ts) / self.half_life_us)
-        x = csr_matrix((weight[recent], (code[recent], column[recent])), shape=(len(size), width))
-        return np.asarray((x.T @ x).todense(), np.float64)
+        return csr_matrix((weight[recent], (code[recent], column[recent])), shape=(len(size), width))
 
 
 @dataclass(frozen=True)
@@ -110,16 +115,41 @@ class LinearItems:
         return x, Contexts(contexts.t, column, contexts.ts, contexts.offsets)
 
 
-def _solved(gram: npt.NDArray[np.float64], regularisation: float) -> Scores:
-    from scipy.linalg import lapack
-
-    if not len(gram):
+def _solved(x: "csr_matrix", regularisation: float) -> Scores:
+    people, width = x.shape
+    if not width:
         return np.zeros((0, 0), np.float32)
-    gram[np.diag_indices(len(gram))] += regularisation
-    # Through Cholesky in place: half the work and a third of the memory of a general inverse.
-    factor, _ = lapack.dpotrf(np.asfortranarray(gram), lower=1, overwrite_a=1)  # pyrefly: ignore[missing-attribute]: made when SciPy is built
-    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)  # pyrefly: ignore[missing-attribute]: made when SciPy is built
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    inverse = _through_people(x, regularisation) if people < width else _through_items(x, regularisation)
     weights = (inverse / -np.diag(inverse)).astype(np.float32)
     np.fill_diagonal(weights, 0)
     return weights
+
+
+def _through_items(x: "csr_matrix", regularisation: float) -> npt.NDArray[np.float64]:
+    """P by a Cholesky factor in place: half the work and a third of the memory of a general inverse."""
+    from scipy.linalg import lapack
+
+    gram = np.asfortranarray((x.T @ x).todense(), np.float64)
+    gram[np.diag_indices(len(gram))] += regularisation
+    factor, _ = lapack.dpotrf(gram, lower=1, overwrite_a=1)  # pyrefly: ignore[missing-attribute]: made when SciPy is built
+    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)  # pyrefly: ignore[missing-attribute]: made when SciPy is built
+    return _mirrored(inverse)
+
+
+def _through_people(x: "csr_matrix", regularisation: float) -> npt.NDArray[np.float64]:
+    """The same where there are fewer people than items: P = (I − YᵀY) / λ, Y = L⁻¹X, LLᵀ = XXᵀ + λI (Woodbury)."""
+    from scipy.linalg import blas, lapack
+
+    gram = np.asfortranarray((x @ x.T).todense(), np.float64)
+    gram[np.diag_indices(len(gram))] += regularisation
+    factor, _ = lapack.dpotrf(gram, lower=1, overwrite_a=1)  # pyrefly: ignore[missing-attribute]: made when SciPy is built
+    y = blas.dtrsm(1.0, factor, np.asfortranarray(x.todense()), lower=1, overwrite_b=1)  # pyrefly: ignore[missing-attribute]: the same
+    inverse = blas.dsyrk(-1 / regularisation, y, trans=1, lower=1)  # pyrefly: ignore[missing-attribute]: the same
+    inverse[np.diag_indices(len(inverse))] += 1 / regularisation
+    return _mirrored(inverse)
+
+
+def _mirrored(lower: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A symmetric matrix of which the lower half is there."""
+    low = np.tril(lower)
+    return low + np.tril(low, -1).T

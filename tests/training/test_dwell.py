@@ -12,6 +12,7 @@ from tests.training.test_train import Shop
 from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.features import count, entity
 from tailorbird.features.featureset import FeatureSet
+from tailorbird.models.deep.batches import Rows
 from tailorbird.models.export import gbdt_to_onnx, largest_difference, score_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
@@ -19,6 +20,7 @@ from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.calibration import Calibration, Scale, fit_scale
 from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
 from tailorbird.registry import Registry
+from tailorbird.training import fit
 from tailorbird.training.amounts import amount_figures
 from tailorbird.training.bootstrap import Bootstrap
 from tailorbird.training.calibrate import choose_scale
@@ -26,6 +28,7 @@ from tailorbird.training.coding import Codes, interactions, seconds_viewed
 from tailorbird.training.dataset import answers_dataset
 from tailorbird.training.happened import Happened
 from tailorbird.training.metrics import deviances
+from tailorbird.training.pieces import looked_at
 from tailorbird.training.rows import Wanted, load_material
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
@@ -192,6 +195,33 @@ def test_without_it_no_head_is_trained(shop):
     plain = shop.train("plain", Slot("home", formula="1.0*click + 5.0*purchase"))
     assert bundle_of(shop, "plain", plain.version).heads == ("click", "purchase")
     assert plain.plain()["amounts"] == {}
+
+
+def test_rows_in_files_are_looked_at_evenly_and_no_more_of_them_than_asked():
+    number = np.arange(1_000, dtype=np.float32)
+    rows = Rows(number[:, None], {"dwell_s": number}, number / 2, block_rows=100)
+    some = looked_at(rows, 350)
+    assert len(some) == 300
+    assert np.unique(some.matrix[:, 0] // 100).tolist() == [0, 4, 9]
+    assert np.array_equal(some.labels["dwell_s"], some.matrix[:, 0])
+    assert np.array_equal(some.weight, some.matrix[:, 0] / 2)
+
+
+def test_beside_a_net_whose_rows_lie_in_files_it_is_learned_from_as_many_as_memory_may_hold(shop, monkeypatch):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    monkeypatch.setattr(fit, "ROWS_AT_ONCE", 2_000)
+    settings = TrainSettings(quick=True, architecture="shared", requests=900, test_requests=600, rows_in_memory=4_000)
+    folders = {"lake": shop.lake, "registry": shop.folder / "files", "reports": shop.folder / "files-reports"}
+    made = train(shop.features, Slot("home", formula="click + 0.002*dwell_s"), **folders, clock=shop.clock, settings=settings)
+    bundle = bundle_of(shop, "files", made.version)
+    assert {head.name: head.file for head in bundle.manifest.heads} == {"click": "model/shared.onnx", "dwell_s": "model/dwell_s.onnx"}
+    (told,) = [note for note in made.notes if "dwell_s was learned by trees" in note]
+    some, every = (int(number.replace(",", "")) for number in re.search(r"from ([\d,]+) of the ([\d,]+) rows in files", told).groups())
+    assert 0 < some <= every == made.rows["train"] > 4_000
+    past = bundle.encoder.history.names
+    assert not {bundle.encoder.names[place] for place in bundle.trees["dwell_s"].feature if place >= 0} & set(past)
+    alone = train(shop.features, Slot("home", formula="dwell_s"), **folders, clock=shop.clock, settings=settings)
+    assert bundle_of(shop, "files", alone.version).heads == ("dwell_s",)
 
 
 def test_beside_a_net_it_is_told_by_trees_that_read_none_of_the_nets_columns(shop):

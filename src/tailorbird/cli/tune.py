@@ -183,6 +183,8 @@ def _print(report: "TuneReport") -> None:
         failed = sum(one.state == "failed" for one in trials)
         spent = report.about["spent"][name]["seconds"]
         out.print(f"{name}: {len(trials)} trials, {pruned} given up early, {failed} failed, {spent:,.0f} s of fits")
+    if report.about["untuned"]:
+        out.print(f"Not tuned: {report.about['untuned']}", markup=False)
     out.print(f"\n{report.choice.why}", markup=False)
     if report.settings:
         out.print("  " + ", ".join(f"{name} {_shown(value)}" for name, value in report.settings.items()), markup=False)

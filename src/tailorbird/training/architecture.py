@@ -30,6 +30,7 @@ from tailorbird.training.dataset import Dataset
 from tailorbird.training.incremental import begun, epoch_log, keep
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.metrics import ndcg, rank_lists
+from tailorbird.training.pieces import looked_at
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Ground:
         labels: of the training part, NaN where unknown.
         heads: those that are learned.
         until: microseconds: the training part is before this.
-        files: the rows of the training part, where they lie in files; only a net learns from them.
+        files: the rows of the training part, where they lie in files: a net learns from them, trees from some of them.
     """
 
     encoder: Encoder
@@ -221,15 +222,30 @@ def fit_heads(ground: Ground, settings: TrainSettings, progress: Progress, sampl
     if not amounts or settings.architecture == "gbdt":
         return _fit_heads(ground, settings, progress, sample)
     if not chances:
-        return _boosters(ground.plain(), settings, progress, sample)
+        return _beside(ground, ground.plain(), amounts, settings, progress, sample)
     made = _fit_heads(replace(ground, heads=chances), settings, progress, sample)
-    if ground.files is not None:
-        left = f"{', '.join(amounts)} was left out: the rows lie in files, from which only nets learn"
-        return replace(made, note="; ".join(part for part in (made.note, left) if part))
     seen = ground.unread() if len(made.encoder.names) == len(ground.encoder.names) else ground.plain()
-    trees = _boosters(replace(seen, heads=amounts), settings, progress, sample)
+    trees = _beside(ground, seen, amounts, settings, progress, sample)
     files, places = {**made.files, **trees.files}, {**made.places, **trees.places}
-    return replace(made, models={**made.models, **trees.models}, files=files, places=places, parity=max(made.parity, trees.parity))
+    note = "; ".join(part for part in (made.note, trees.note) if part)
+    parity = max(made.parity, trees.parity)
+    return replace(made, models={**made.models, **trees.models}, files=files, places=places, parity=parity, note=note)
+
+
+def _beside(
+    ground: Ground, seen: Ground, heads: tuple[str, ...], settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]
+) -> Made:
+    """Trees of expected amounts over the columns that they see; of as many rows as memory may hold, where rows lie in files."""
+    seen = replace(seen, heads=heads)
+    if ground.files is None:
+        return _boosters(seen, settings, progress, sample)
+    rows = looked_at(ground.files.only(heads), settings.rows_in_memory)
+    matrix = rows.matrix.copy()
+    matrix[:, len(without_columns_for_nets(ground.encoder).names) :] = np.nan
+    rows = replace(rows, matrix=np.ascontiguousarray(matrix[:, : len(seen.encoder.names)]))
+    made = _boosters(seen, settings, progress, sample, rows)
+    told = f"{', '.join(heads)} was learned by trees, from {len(rows):,} of the {len(ground.files):,} rows in files, evenly over all"
+    return replace(made, note=told)
 
 
 def _fit_heads(ground: Ground, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]) -> Made:
@@ -248,13 +264,14 @@ def _fit_heads(ground: Ground, settings: TrainSettings, progress: Progress, samp
     return replace(taken, note="; ".join(part for part in (f"{taken.architecture} was chosen: {told}", net.note) if part))
 
 
-def _boosters(ground: Ground, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]) -> Made:
+def _boosters(ground: Ground, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp], rows: Rows | None = None) -> Made:
+    """Trees of each head; `rows` in place of those of the training part."""
     models: dict[str, HeadModel] = {}
     files, places, parity = {}, {}, 0.0
-    lengths, watched = np.diff(ground.train.offsets), np.diff(ground.held.offsets)
+    rows = rows or Rows(ground.matrix, ground.labels, ground.train.weight, np.diff(ground.train.offsets))
+    held = Rows(ground.shown, ground.held.labels, ground.held.weight, np.diff(ground.held.offsets))
     for head in ground.heads:
-        train = sample_of(Rows(ground.matrix, ground.labels, ground.train.weight, lengths), head)
-        watch = sample_of(Rows(ground.shown, ground.held.labels, ground.held.weight, watched), head)
+        train, watch = sample_of(rows, head), sample_of(held, head)
         # Items of one answer are all followed by the same return: there is no order to learn. An amount is no class.
         objective = "binary" if return_of(head) else "tweedie" if is_amount(head) else settings.gbdt.objective
         chosen = replace(settings.gbdt, objective=objective, seed=settings.seed)

@@ -213,7 +213,10 @@ def _learnable(
     labels: Mapping[str, npt.NDArray],
     parts: Parts,
 ) -> _Learnable:
-    matrix, some = (learned.matrix, labels) if learned.files is None else looked_at(learned.files)
+    matrix, some = learned.matrix, labels
+    if learned.files is not None:
+        rows = looked_at(learned.files)
+        matrix, some = rows.matrix, rows.labels
     heads: list[str] = []
     leaks: dict[str, str] = {}
     notes: list[str] = []

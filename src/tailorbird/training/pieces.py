@@ -86,12 +86,13 @@ def streamed(
     return write_parts(folder, each())
 
 
-def looked_at(rows: Blocks) -> tuple[Matrix, dict[str, npt.NDArray]]:
-    """Some blocks, evenly over all: a matrix and the labels of its rows."""
-    count = max(1, min(len(rows.sizes), ROWS_LOOKED_AT // max(max(rows.sizes, default=1), 1)))
+def looked_at(rows: Blocks, rows_max: int = ROWS_LOOKED_AT) -> Rows:
+    """Some blocks, evenly over all, in memory: as many as `rows_max` rows hold, one at least."""
+    count = max(1, min(len(rows.sizes), rows_max // max(max(rows.sizes, default=1), 1)))
     blocks = [rows.block(place) for place in dict.fromkeys(np.linspace(0, len(rows.sizes) - 1, count).astype(int).tolist())]
     label = np.concatenate([block.labels for block in blocks])
-    return np.concatenate([block.matrix for block in blocks]), {head: label[:, place] for place, head in enumerate(rows.heads)}
+    labels = {head: label[:, place] for place, head in enumerate(rows.heads)}
+    return Rows(np.concatenate([block.matrix for block in blocks]), labels, np.concatenate([block.weight for block in blocks]))
 
 
 def _mapped(rows: BackfilledRows, categorical: Keys, folder: Path) -> BackfilledRows:

@@ -17,6 +17,7 @@ from tests.training.test_train import HOME, Shop
 from tailorbird.errors import ConfigError, LockedError, NotReadyError, UsageError
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.ranking import Slot
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune.architectures import architectures, gbdt_defaults
 from tailorbird.training.tune.choose import finalists_of
@@ -168,6 +169,16 @@ def test_every_architecture_is_among_the_last_few(report):
     assert [(one.architecture, one.default) for one in last] == [
         ("gbdt", True), ("other", True), ("gbdt", False), ("other", False), ("gbdt", False),
     ]  # fmt: skip
+
+
+def test_an_expected_amount_is_not_tuned_and_it_is_said(shop, tmp_path):
+    few = replace(SETTINGS, trials=1, splits=1, seeds=1, finalists=1)
+    told = {"lake": shop.lake, "clock": shop.clock, "out": tmp_path / "out", "settings": few, "spaces": SPACE}
+    found = tune(shop.features, Slot("home", formula="click + 0.002*dwell_s"), **told)
+    assert found.about["untuned"].startswith("dwell_s: trials are ordered and judged by the rest of the formula")
+    assert "dwell_s: trials are ordered" in write_tuning(tmp_path / "reports", found, []).read_text()
+    with pytest.raises(UsageError, match="slot home asks for nothing but dwell_s, an expected amount, of which nothing is tuned"):
+        tune(shop.features, Slot("home", formula="dwell_s"), **told)
 
 
 def test_too_little_is_told(shop, tmp_path):

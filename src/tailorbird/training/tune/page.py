@@ -194,5 +194,6 @@ def _shown(value: Value) -> str:
 
 
 def _facts(about: Mapping[str, Any]) -> str:
-    rows = [([escape(name), escape(str(about[name]))], False) for name in ("as_of", "test_from", "budget", "spent", "seed")]
+    names = ("as_of", "test_from", "budget", "spent", "seed", *(["untuned"] if about["untuned"] else []))
+    rows = [([escape(name), escape(str(about[name]))], False) for name in names]
     return f"<h2>What to know</h2>{splits_table('split', about['splits'])}{table(['', ''], rows)}"

@@ -24,6 +24,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.places import Place
 from tailorbird.ranking.slot import Slot
+from tailorbird.ranking.targets import is_amount
 from tailorbird.training.resuming import UNFINISHED, Unfinished
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tune.architectures import NETS, Architecture, architectures
@@ -170,6 +171,12 @@ def _tune(
     more: bool,
     progress: Progress,
 ) -> TuneReport:
+    untuned = [head for head in slot.objective if is_amount(head)]
+    if len(untuned) == len(slot.objective):
+        raise UsageError(
+            f"slot {slot.name} asks for nothing but {', '.join(untuned)}, an expected amount, of which nothing is tuned",
+            fix="train without tuning, or give its formula a chance, such as click",
+        )
     asked = _asked(features, slot, lake, settings, tried)
     _begin(folder, more=more)
     unfinished = Unfinished(folder, asked, clock.now())
@@ -201,6 +208,11 @@ def _tune(
     about["spaces"] = {one.name: space.plain() for one, space in tried}
     spent = {name: {"trials": len(each), "seconds": round(sum(one.seconds for one in each), 1)} for name, each in trials.items()}
     about["spent"] = spent
+    about["untuned"] = (
+        f"{', '.join(untuned)}: trials are ordered and judged by the rest of the formula; training learns it all the same"
+        if untuned
+        else ""
+    )
     known = {one.name: space for one, space in tried}
     return TuneReport(slot.name, trials, choice, importance, known, new, about, unfinished.resumed)
 

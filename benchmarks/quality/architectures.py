@@ -41,7 +41,6 @@ from tailorbird.training.train import train
 Floats = npt.NDArray[np.float64]
 
 DEFAULT = str(inspect.signature(train_command).parameters["architecture"].default)
-SEEDED = ("gbdt", "mlp", "dcn")  # with every seed; the others with the first one alone
 LEARNED = 15_000  # requests, the same for all
 QUESTIONS, CHUNK = 600, 150
 POINTWISE = ("auc", "log_loss")
@@ -50,7 +49,7 @@ POINTWISE = ("auc", "log_loss")
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.architectures", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, help=f"of {', '.join(SEEDED)}; the others are trained once")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each architecture")
     parser.add_argument("--days", type=int, default=simulated.DAYS, help="of logged answers")
     parser.add_argument("--quick", action="store_true", help="as `tailorbird train --quick`: fewer trees and epochs")
     parser.add_argument("--small", action="store_true", help="8 days, --quick, one seed, few questions: some minutes")
@@ -83,7 +82,7 @@ class Design:
 def run(root: Path, design: Design, *, seeds: int, small: bool) -> dict[str, Any]:
     """Train all, ask all, judge."""
     project = imported(root / "project", design)
-    every = [(name, seed) for seed in range(seeds) for name in ARCHITECTURES if available(name) and (name in SEEDED or not seed)]
+    every = [(name, seed) for seed in range(seeds) for name in ARCHITECTURES if available(name)]
     pieces = {f"{name} {seed}": trained(project, root, name, seed, design) for name, seed in every}
     (root / "asked").mkdir(exist_ok=True)
     site = Site(simulated.SEED, users=simulated.USERS, items=simulated.ITEMS, days=design.days + 1)
@@ -106,7 +105,7 @@ def run(root: Path, design: Design, *, seeds: int, small: bool) -> dict[str, Any
             "`ndcg_10`: of the items that people saw in the newest part of the log. `reward`: true expectation of 1 a click and 5 a "
             f"purchase of the {REWARD.size} items that a model puts first, of all that there were, for {len(found['person']):,} requests "
             "of that part; no rule, no exploration",
-            f"figures are means over {seeds} seed(s) of {', '.join(SEEDED)}, one of the others; intervals resample people",
+            f"figures are means over {seeds} seed(s); intervals resample people",
             "oracles know the truth: `oracle` all of it; `oracle_lasting` all but what somebody came for in these four hours, which is "
             "drawn anew each time; `oracle_common` what everybody likes and what people of one's country and age like, exactly, and "
             "nothing of the person",
@@ -119,7 +118,7 @@ def run(root: Path, design: Design, *, seeds: int, small: bool) -> dict[str, Any
         "default": DEFAULT,
         "default_on_front": DEFAULT in front,
         "front": front,
-        "spread": {name: _spread(name, pieces) for name in names if name in SEEDED},
+        "spread": {name: _spread(name, pieces) for name in names},
         "reliability": pieces[f"{DEFAULT} 0"]["reliability"],
         "seconds": {name: round(float(np.mean([p["seconds"] for k, p in pieces.items() if k.split()[0] == name])), 1) for name in names},
         "environment": environment(),

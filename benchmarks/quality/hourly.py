@@ -1,6 +1,7 @@
 """One day of the hourly protocol on Globo.com's clicks: what each model lists for each session. Told in `next_click`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from tailorbird.models.retrievers.sessions import Sequences
 
 Ints = npt.NDArray[np.int64]
 
+FIGURES = ("ndcg_20", "hr_20")
+BY_SEED = "tree_seed_"
 CLICKS_MAX = 20
 K = 20
 DAYS_TUNED = 4
@@ -123,9 +126,14 @@ def contexts_of(log: Log, at: Ints) -> Contexts:
     return Contexts(log.ts[log.first[at] + size - 1], log.item[rows], log.ts[rows], offsets)
 
 
-def run_day(log: Log, day: int, folder: Path, *, threads: int, judge: bool = True) -> dict[str, npt.NDArray]:
-    """Figures of each session of one day, and rows to learn from, which go into the folder; without `judge`, only these."""
-    model = _learned(folder, day, threads) if judge else None
+def run_day(
+    log: Log, day: int, folder: Path, *, threads: int, judge: bool = True, seeds: Sequence[int] = (TREES.seed,)
+) -> dict[str, npt.NDArray]:
+    """Figures of each session of one day, and rows to learn from, which go into the folder; without `judge`, only these.
+
+    Ours are means over the trees of all seeds; of several, `tree_seed_SEED` is the NDCG@20 of each.
+    """
+    models = {seed: _learned(folder, day, threads, seed) for seed in seeds} if judge else {}
     crowd = _crowd(log)
     found: dict[str, list[npt.NDArray]] = {}
     learned: dict[str, list[npt.NDArray]] = {"matrix": [], "label": [], "lengths": []}
@@ -143,10 +151,15 @@ def run_day(log: Log, day: int, folder: Path, *, threads: int, judge: bool = Tru
         truth = pairs.item == questions.truth[pairs.question]
         reached = np.bincount(pairs.question, truth, minlength=len(questions.at)) > 0
         if judge:
-            ours = pairs.best(model.score(matrix), K) if model else tops["stan"]
+            ours = {
+                seed: judged(pairs.best(model.score(matrix), K) if model else tops["stan"], questions.truth)
+                for seed, model in models.items()
+            }
             row = {"hour": np.full(len(questions.at), hour), "user": log.user[log.first[questions.at]], "found": reached}
-            for name, top in {**{name: tops[name] for name in TOLD}, "tailorbird": ours}.items():
-                row |= {f"{name}_{figure}": value for figure, value in judged(top, questions.truth).items()}
+            for name in TOLD:
+                row |= {f"{name}_{figure}": value for figure, value in judged(tops[name], questions.truth).items()}
+            row |= {f"tailorbird_{figure}": np.mean([each[figure] for each in ours.values()], axis=0) for figure in FIGURES}
+            row |= {f"{BY_SEED}{seed}": each[FIGURES[0]] for seed, each in ours.items()} if len(seeds) > 1 else {}
             for name, value in row.items():
                 found.setdefault(name, []).append(value)
         chosen = _to_learn(log, questions, day, hour, reached)
@@ -172,7 +185,7 @@ def _to_learn(log: Log, questions: Asked, day: int, hour: int, reached: npt.NDAr
 def judged(top: Top, truth: Ints) -> dict[str, npt.NDArray]:
     """NDCG@20 and HR@20 of each question, which has one truth."""
     hit = top.item[:, :K] == truth[:, None]
-    return {"ndcg_20": (hit / np.log2(np.arange(K) + 2)).sum(axis=1).astype(np.float32), "hr_20": hit.any(axis=1).astype(np.float32)}
+    return {FIGURES[0]: (hit / np.log2(np.arange(K) + 2)).sum(axis=1).astype(np.float32), FIGURES[1]: hit.any(axis=1).astype(np.float32)}
 
 
 def _tops(log: Log, t: int, contexts: Contexts) -> dict[str, Top]:
@@ -198,7 +211,7 @@ def days_learned_from(day: int) -> range:
     return range(max(day - LEARNED_DAYS, 0), day)
 
 
-def _learned(folder: Path, day: int, threads: int) -> Gbdt | None:
+def _learned(folder: Path, day: int, threads: int, seed: int) -> Gbdt | None:
     """Trees on the rows of the days before; None where there are none."""
     files = [folder / f"rows-{before:02}.npz" for before in days_learned_from(day) if (folder / f"rows-{before:02}.npz").exists()]
     if not files:
@@ -207,4 +220,4 @@ def _learned(folder: Path, day: int, threads: int) -> Gbdt | None:
     matrix, label, lengths = (np.concatenate([part[name] for part in parts]) for name in ("matrix", "label", "lengths"))
     names = parts[0]["columns"].tolist()
     nothing = Sample(np.zeros((0, len(names)), np.float32), np.zeros(0), np.zeros(0, np.int64))
-    return fit_gbdt(Sample(matrix, label, lengths), nothing, names, replace(TREES, threads=threads))
+    return fit_gbdt(Sample(matrix, label, lengths), nothing, names, replace(TREES, threads=threads, seed=seed))

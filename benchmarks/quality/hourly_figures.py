@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FIGURES = ("ndcg_20", "hr_20")
+from benchmarks.quality.hourly import BY_SEED, FIGURES
+
 OURS = "tailorbird"
 REPLICATES = 500
 
@@ -23,11 +24,19 @@ class Judged:
 
     @classmethod
     def of(cls, parts: Sequence[Mapping[str, npt.NDArray]]) -> "Judged":
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "seconds"}
+        names = [name for name in parts[0] if name != "seconds" and not name.startswith(BY_SEED)]
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in names}
         return cls(whole.pop("hour"), whole.pop("user"), whole.pop("found"), whole)
 
     def only(self, kept: npt.NDArray[np.bool_]) -> "Judged":
         return Judged(self.hour[kept], self.user[kept], self.found[kept], {name: value[kept] for name, value in self.values.items()})
+
+
+def by_seed(parts: Sequence[Mapping[str, npt.NDArray]]) -> dict[str, float]:
+    """Seed of the trees → NDCG@20, the mean over hours; nothing where there was one seed."""
+    _, hour = np.unique(np.concatenate([part["hour"] for part in parts]), return_inverse=True)
+    values = {name.removeprefix(BY_SEED): np.concatenate([part[name] for part in parts]) for name in parts[0] if name.startswith(BY_SEED)}
+    return {seed: round(float((np.bincount(hour, each) / np.bincount(hour)).mean()), 6) for seed, each in values.items()}
 
 
 def figures(judged: Judged) -> dict[str, Any]:

@@ -64,10 +64,15 @@ def _clicks(result: dict[str, Any]) -> str:
         f"{result['sessions']:,} sessions in {result['hours']} hours; what the sources found held {result['found']:.1%} of the truths.",
         _table(result["results"], ("ndcg_20", "hr_20")),
         _gains(result["differences"], ("ndcg_20", "hr_20")),
+        *([_tree_seeds(result["tree_seeds"])] if result.get("tree_seeds") else []),
         *([_asked(result["asking"])] if "asking" in result else []),
         _measured(result["environment"], ", ".join(f"{seconds:.0f} s for {what}" for what, seconds in result["seconds"].items())),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _tree_seeds(seeds: dict[str, float]) -> str:
+    return f"Seeds of the trees: {', '.join(f'{value:.4f}' for value in seeds.values())}."
 
 
 def _asked(asking: dict[str, float]) -> str:
@@ -90,8 +95,7 @@ def _items(result: dict[str, Any]) -> str:
             told = ", ".join(f"{value:.4f}" for value in each["seeds"].values())
             parts.append(f"Seeds of the transformer: {told}.")
         if each.get("tree_seeds"):
-            told = ", ".join(f"{value:.4f}" for value in each["tree_seeds"].values())
-            parts.append(f"Seeds of the trees: {told}.")
+            parts.append(_tree_seeds(each["tree_seeds"]))
         if each.get("cold"):
             parts.append("NDCG@10 for people who were never seen before, by how many of their events have been seen:")
             parts.append(_curves(each["cold"]))

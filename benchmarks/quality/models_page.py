@@ -134,6 +134,28 @@ def _learnable(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def _default_columns(result: dict[str, Any]) -> list[str]:
+    figures = ("columns", "backfill_s", "read_us", "request_bytes", "score_us")
+    lines = [f"| | {' | '.join(figures)} | ndcg_10 | by seed |", "|---" * (len(figures) + 3) + "|"]
+    for name, cost in result["cost"].items():
+        quality = result["quality"][name]
+        cells = [f"{({**cost, **quality})[figure]:,.6g}" for figure in figures]
+        seeds = ", ".join(f"{value:.4f}" for value in result["spread"][name])
+        lines.append(f"| {name} | {' | '.join(cells)} | {_cell(quality, 'ndcg_10')} | {seeds} |")
+    ratios = result["ratios"]
+    lines.append(f"| with ÷ without | – | {' | '.join(f'× {ratios[figure]:.2f}' for figure in figures[1:])} | | |")
+    return ["\n".join(lines)]
+
+
+def _of_default_columns(result: dict[str, Any]) -> str:
+    ratios, gain = result["ratios"], result["quality"]["with"]["ndcg_10"] - result["quality"]["without"]["ndcg_10"]
+    return (
+        f"the seven columns of people's kind bring {gain:+.4f} NDCG@10 and cost × {ratios['backfill_s']:.2f} of a backfill, × "
+        f"{ratios['read_us']:.2f} of reading a request, × {ratios['request_bytes']:.2f} of its bytes and × "
+        f"{ratios['score_us']:.2f} of scoring it"
+    )
+
+
 def _of_architectures(result: dict[str, Any]) -> str:
     default = result["default"]
     gain, popular = result["shares"][default], result["popular"]
@@ -173,12 +195,14 @@ def _of_tuning(result: dict[str, Any]) -> str:
 Section = Callable[[dict[str, Any]], list[str]]
 SECTIONS: dict[str, Section] = {
     "architectures": _architectures,
+    "default_columns": _default_columns,
     "learnable": _learnable,
     "incremental": _incremental,
     "tuning": _tuning,
 }
 SUMMARIES: dict[str, Callable[[dict[str, Any]], str]] = {
     "architectures": _of_architectures,
+    "default_columns": _of_default_columns,
     "learnable": _of_learnable,
     "incremental": _of_incremental,
     "tuning": _of_tuning,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import leaving_page, models_page, next_item_page, peers_page, pictures, search_page, tasks_page
+from benchmarks.quality import leaving_page, models_page, next_item_page, peers_page, pictures, search_page, targets_page, tasks_page
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -34,9 +34,10 @@ NAMES = (
     "next_item",
     "kuairand",
 )
-NAMES += ("architectures", "learnable", "incremental", "tuning", "peers", "search")
-MADE = ("architectures", "learnable")  # of data that are made here
+NAMES += ("architectures", "default_columns", "learnable", "incremental", "tuning", "peers", "search")
+MADE = ("architectures", "default_columns", "learnable")  # of data that are made here
 KEEPING = ("next_click", "next_click_product", "next_item", "kuairand", "architectures", "learnable", "incremental", "tuning", "peers")
+KEEPING += ("default_columns",)
 SHOWN = ("ndcg_10", "recall_10", "mrr", "list_auc", "coverage_10")
 OURS = "tailorbird"
 
@@ -107,7 +108,8 @@ def page(text: str, results: list[dict[str, Any]]) -> str:
     of_models = [models_page.summary(models)] if models else []
     of_peers = [peers_page.summary(peers)] if peers else []
     sections = (next(page for chosen, page in _KINDS if chosen(each))(each) for each in results)
-    made = "\n".join([_summary(ranked), *of_next, *of_churn, *of_tasks, *of_models, *of_peers, *sections])
+    wanted = [f"What was wanted, and what was found:\n\n{targets_page.table(results)}"]
+    made = "\n".join([*wanted, _summary(ranked), *of_next, *of_churn, *of_tasks, *of_models, *of_peers, *sections])
     return f"{before}{BEGIN}\n\n{made}\n{END}{after}"
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.cli.kit import each
 from tests.privacy.kit import CLOCK, left_of
 from tests.privacy.test_numbers import bodies, with_refused
-from tests.privacy.test_people import click, sent
+from tests.privacy.test_people import click, people_of, sent
 
 from tailorbird.lake import Lake, verify
 from tailorbird.privacy import erase, look_for
@@ -86,12 +86,21 @@ def test_an_id_that_is_also_an_items_is_not_called_gone(tmp_path: Path) -> None:
     assert "there the id remains" in " ".join(found.stdout.split())
 
 
-def test_somebody_elses_id_in_another_case_is_told_with_the_way_out(tmp_path: Path) -> None:
-    project = sent(tmp_path, [click("e1", ID), click("e2", ID.upper())])
-    done = erase(project, [ID], CLOCK)
-    assert not done.clean
+def test_somebody_elses_id_in_another_case_is_told_and_fails_no_list(tmp_path: Path) -> None:
+    """Nobody can tell whether it is the same person. What is theirs in that case for certain is looked for all the same."""
+    project = sent(tmp_path, [click("e1", ID), click("e2", ID.upper()), click("e3", "user-4711")])
+    notes = project.root / "notes.txt"
+    notes.write_text(f"{ID}, {ID.title()}")
+    assert [Path(one.path) for one in look_for(project, [ID]).found if one.path == str(notes)] == [notes]
+    notes.unlink()
+    done = erase(project, [ID, "user-4711"], CLOCK)
+    assert done.clean, done.searched.found
     assert done.searched.alike == 1
+    assert any("in another form" in one for one in done.searched.limits)
+    assert people_of(project)[ID.upper()] == 1
+    assert left_of(project.root, ID.encode()) == []
     assert erase(project, [ID.upper()], CLOCK).clean
+    assert left_of(project.root, ID.upper().encode()) == []
     assert look_for(project, [ID]).found == []
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from tests.cli.kit import each, environment, refused
 from tests.faults.roles import make_project
-from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site
+from tests.privacy.kit import CANARY, CLOCK, Site, everything, left_of, make_site
 
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
+from tailorbird.events.contract import ERASED
 from tailorbird.lake import Lake, verify
 from tailorbird.privacy import erase, export_person, find_people, look_for
 from tailorbird.privacy.person import hidden
@@ -112,6 +113,35 @@ def test_what_was_sent_again_or_refused_on_a_shared_device_goes(tmp_path: Path) 
     assert verify(project.paths.lake).clean
 
 
+def test_what_is_left_of_a_shared_device_by_right_is_no_find(tmp_path: Path) -> None:
+    login = {"type": "identify", "item_id": None}
+    logins = [click("login a", "alice-1", "tablet-77", **login), click("login b", "robert-2", "tablet-77", **login)]
+    project = sent(tmp_path, [click("before", visitor="tablet-77"), *logins])
+    before, done, then = run(
+        project.root,
+        [["verify", "--erased", "anon:tablet-77"], ["erase", "anon:tablet-77", "--yes"], ["verify", "--erased", "anon:tablet-77"]],
+        tmp_path / "out",
+    )
+    assert (before.returncode, done.returncode, then.returncode) == (1, 0, 0), done.stderr
+    assert "column person" in before.stdout
+    assert "`lake erase` of the same ids takes these out" in before.stdout
+    for told in (done.stdout, then.stdout):
+        assert "1 devices of theirs are those of others too" in " ".join(told.split())
+    assert people_of(project)["robert-2"] == 1
+
+
+def test_what_was_accepted_stays_an_event_where_the_contract_was_tightened_since(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "user-4711", properties={"price": 5}), click("e2", "user-4712", properties={"price": 5})])
+    (project.root / "contract.toml").write_text("[click.colour]\nrequired = true\n")
+    done = erase(open_project(project.root), ["user-4711"], CLOCK)
+    assert done.clean, done.searched.found
+    archived = [data for name, data in everything(project.root) if "archive" in name and name.endswith("unpacked")]
+    assert archived
+    assert not any(ERASED in data for data in archived)
+    assert any(b'"erased-' in data for data in archived)
+    assert verify(project.paths.lake).clean
+
+
 def test_a_visitor_without_a_name_and_mentions_in_texts_of_others(tmp_path: Path) -> None:
     friend = click(
         "f",
@@ -169,11 +199,17 @@ def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path
     asked = ["u1-plain", "anon:v3-plain"]
     commands = [["erase", "-", "--yes"], ["verify", "--erased", asked[0]], ["verify", "--erased", "u2-plain"]]
     done = [
-        subprocess.run([sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", *one], input="\n".join(asked), text=True)
+        subprocess.run(
+            [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", *one],
+            input="\n".join(asked),
+            text=True,
+            capture_output=True,
+        )
         for one in commands
     ]
     assert [one.returncode for one in done] == [0, 0, 1]
     assert left_of(project.root, b"u1-plain", b"v1-plain", b"v3-plain", hidden(asked, project.pseudonyms())[0].encode()) == []
+    assert "of the ids that were given" not in done[0].stdout
     assert people_of(project)["u2-plain"] == 1
 
 
@@ -289,6 +325,17 @@ def test_ids_of_whom_nothing_is_here_are_told(tmp_path: Path) -> None:
     assert set(people_of(project)) & {"user-4711", "user-4712", "anon:visitor-2"} == set()
     assert json.loads(again.stdout)["strangers"] == [], "they were erased before, as far as anybody can tell"
     assert "of 1 of the ids that were given" in told.stdout
+
+
+def test_an_id_that_only_refused_rows_name_is_none_of_whom_nothing_is_here(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "user-4711")])
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+        door.submit(json.dumps([click("bad", "refused-1", item_id=""), click("bad-2", visitor="refused-2", item_id="")]).encode())
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    done = erase(project, ["refused-1", "anon:refused-2", "nobody-1"], CLOCK)
+    assert (done.clean, done.strangers) == (True, [3])
+    assert left_of(project.root, b"refused-1", b"refused-2") == []
 
 
 def test_a_file_of_ones_own_is_told_and_not_touched(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tailorbird.errors import LockedError, UsageError
 if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.privacy import Erased, Preview
+    from tailorbird.privacy.person import Kept
     from tailorbird.privacy.search import Searched
 
 _TOLD = 10  # ids of whom nothing was found
@@ -93,12 +94,12 @@ def export_user(user: str, /, *, out: Path | None = None, json: Json = False) ->
 
     project = open_project(applied=True)
     if out is None:
-        for record in export_person(project, _kept(project, _asked(user, None, needed=True)), SystemClock()):
+        for record in export_person(project, _ids(project, _asked(user, None, needed=True)), SystemClock()):
             sys.stdout.write(msgspec.json.encode(record).decode() + "\n")
         return
     if not out.parent.is_dir():
         raise UsageError("no such folder", where=str(out.parent), fix="name a file in a folder that is there")
-    counts = write_export(export_person(project, _kept(project, _asked(user, None, needed=True)), SystemClock()), out)
+    counts = write_export(export_person(project, _ids(project, _asked(user, None, needed=True)), SystemClock()), out)
     if json:
         print_json({"out": str(out), "records": counts})
         return
@@ -114,7 +115,7 @@ def tell_search(user: str, json: bool) -> None:
 
     project = open_project(applied=True)
     with progress_bars(quiet=json) as progress:
-        found = look_for(project, _kept(project, _asked(user, None, needed=True)), progress)
+        found = look_for(project, _ids(project, _asked(user, None, needed=True)), progress)
     if json:
         print_json(msgspec.to_builtins(found))
     else:
@@ -138,11 +139,17 @@ def _asked(user: str, file: Path | None, *, needed: bool) -> list[str]:
     return asked
 
 
-def _kept(project: "Project", asked: list[str]) -> list[str]:
+def _kept(project: "Project", asked: list[str]) -> "list[Kept]":
     from tailorbird.lake import Lake
     from tailorbird.privacy.person import kept_as
 
     return kept_as(Lake(project.paths.lake), asked, project.pseudonyms(), project.stopped())
+
+
+def _ids(project: "Project", asked: list[str]) -> list[str]:
+    from tailorbird.privacy.person import ids_of
+
+    return ids_of(_kept(project, asked))
 
 
 def _lines(text: str) -> list[str]:
@@ -203,7 +210,7 @@ def _tell_strangers(strangers: list[int]) -> None:
     if strangers:
         which = ", ".join(f"{number:,}" for number in strangers[:_TOLD]) + (", …" if len(strangers) > _TOLD else "")
         count = f"{len(strangers):,} of the ids that were given (number {which})"
-        console().print(f"No event, answer or profile was found of {count}: are they written as the site writes them?")
+        console().print(f"No event, answer, profile or refused row was found of {count}: are they written as the site writes them?")
 
 
 def _tell_bundles(bundles: list[dict[str, object]]) -> None:
@@ -214,10 +221,8 @@ def _tell_bundles(bundles: list[dict[str, object]]) -> None:
         print_table("Models that learned from their events", ["version", "name", "until", "what to do"], rows)
 
 
-def _way_out(found: "Searched", erased: bool) -> str:
+def _way_out(erased: bool) -> str:
     """What takes out what is left in the project's own data."""
-    if found.alike:
-        return "`lake erase` of these ids and of the others that are theirs in another form takes these out."
     if not erased:
         return "`lake erase` of the same ids takes these out."
     return "This erasure did not take them out, and the same one again would not: please report it, with the places above."
@@ -242,7 +247,7 @@ def _tell_found(found: "Searched", project: "Project", *, erased: bool) -> None:
             print_table(title, ["file", "times", "where"], [(one.path, one.count, one.where) for one in some], right=["times"])
     if ours:
         out.print("Do not delete files of the project's own data: they hold everybody's.")
-        out.print(_way_out(found, erased))
+        out.print(_way_out(erased))
     if own:
         out.print("Files of your own, and exports, are not changed: delete them, or take these people out.")
 

@@ -25,7 +25,9 @@ class Bodies:
     """What `Archive.rewrite` asks for; `rows` counts the rows that changed."""
 
     def __init__(self, people: People, marks: Marks, unlinked: Unlinked, plan: RoutePlan, mentions: Mentions) -> None:
-        self._people, self._unlinked, self._plan = people, unlinked, plan
+        self._people, self._unlinked = people, unlinked
+        # What was accepted stays an event, also where the project's contract was tightened since.
+        self._plan = msgspec.structs.replace(plan, rules={}, event_types=tuple(dict.fromkeys((*plan.event_types, *marks.types))))
         self._places = frozenset(marks.places)
         self._refused = frozenset(marks.refused)
         self._repeats = frozenset(marks.repeats)

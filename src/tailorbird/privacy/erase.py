@@ -46,7 +46,7 @@ from tailorbird.privacy.journal import Journal, destroy, journal_path, read_jour
 from tailorbird.privacy.looking import Progress, Sought, counted, everywhere, known_names, ours_of, sought
 from tailorbird.privacy.marks import find_marks
 from tailorbird.privacy.mention import Mentions
-from tailorbird.privacy.person import find_people, strangers
+from tailorbird.privacy.person import Kept, find_people, ids_of, strangers
 from tailorbird.privacy.rows import Rows
 from tailorbird.privacy.search import Searched, search
 from tailorbird.privacy.unlink import Unlinked
@@ -92,7 +92,7 @@ def unfinished(data: Path) -> bool:
     return journal_path(data).exists()
 
 
-def erase(project: Project, kept: Sequence[str], clock: Clock, *, progress: Progress = lambda stage, done, total: None) -> Erased:
+def erase(project: Project, kept: Sequence[Kept], clock: Clock, *, progress: Progress = lambda stage, done, total: None) -> Erased:
     """Erase people, by the ids under which they are kept; one that was cut short is brought to its end, and `kept` is then not looked at.
 
     Raises:
@@ -132,7 +132,7 @@ class _Erasure:
         self._needs: Needs = needs([*self._features, project.features])
         self._known = known_names(project)
 
-    def run(self, kept: Sequence[str]) -> Erased:
+    def run(self, kept: Sequence[Kept]) -> Erased:
         self._journal = read_journal(self._data) or self._begin(kept)
         self._fresh = Fresh(bytes.fromhex(self._journal.key), self._journal.salts)
         self._people, self._marks = self._journal.people, self._journal.marks
@@ -151,10 +151,10 @@ class _Erasure:
         searched = self._search()
         return self._finish(searched)
 
-    def _begin(self, kept: Sequence[str]) -> Journal:
+    def _begin(self, kept: Sequence[Kept]) -> Journal:
         begun_at = self._clock.now()
         lake = Lake(self._project.paths.lake)
-        people = find_people(lake, kept)
+        people = find_people(lake, ids_of(kept))
         fresh = Fresh(secrets.token_bytes(32))
         recent = begun_at - self._plan.dedup_us
         marks = find_marks(lake, people, self._needs, fresh, recent_from=recent, known=self._known, progress=self._progress)

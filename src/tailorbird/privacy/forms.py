@@ -25,7 +25,7 @@ def cases(text: str) -> set[str]:
 
 def forms(text: str) -> set[bytes]:
     """All that the text may look like in a file; each is at least as long as the shortest that tells it."""
-    return {form for one in cases(text) for form in _written(one)}
+    return {form for one in cases(text) for form in written(one)}
 
 
 def plain(text: str) -> set[bytes]:
@@ -33,7 +33,8 @@ def plain(text: str) -> set[bytes]:
     return {text.encode(errors="surrogatepass"), msgspec.json.encode(text)[1:-1]}
 
 
-def _written(text: str) -> Iterator[bytes]:
+def written(text: str) -> Iterator[bytes]:
+    """The forms of a text in this case of its letters alone."""
     raw = text.encode(errors="surrogatepass")
     yield raw
     yield msgspec.json.encode(text)[1:-1]

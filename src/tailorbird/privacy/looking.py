@@ -20,7 +20,7 @@ from tailorbird.privacy.bundles import trained_on
 from tailorbird.privacy.marks import whose
 from tailorbird.privacy.mention import WITHIN_MIN, Mentions, field_names
 from tailorbird.privacy.others import Others, find_others
-from tailorbird.privacy.person import People, find_people, one_of, strangers
+from tailorbird.privacy.person import Kept, People, find_people, ids_of, one_of, strangers
 from tailorbird.privacy.rows import FREE, JSON, THINGS
 from tailorbird.privacy.search import Found, Needles, Searched, hashes_of, search, search_topics
 
@@ -42,10 +42,10 @@ class Preview:
     strangers: list[int]
 
 
-def preview(project: Project, kept: Sequence[str], clock: Clock) -> Preview:
+def preview(project: Project, kept: Sequence[Kept], clock: Clock) -> Preview:
     """What stands in the lake of these people; reads only, and may run beside the roles."""
     lake = Lake(project.paths.lake)
-    people = find_people(lake, kept)
+    people = find_people(lake, ids_of(kept))
     types: dict[str, int] = {}
     first = last = 0
     if lake.exists("events"):
@@ -70,8 +70,9 @@ def preview(project: Project, kept: Sequence[str], clock: Clock) -> Preview:
 def look_for(project: Project, kept: Sequence[str], progress: Progress = lambda stage, done, total: None) -> Searched:
     """Search every byte of a project for people who were erased, by their ids; it may run beside the roles."""
     users = [one for one in kept if not one.startswith(ANONYMOUS_PREFIX)]
-    visitors = [one.removeprefix(ANONYMOUS_PREFIX) for one in kept if one.startswith(ANONYMOUS_PREFIX)]
-    people = People(frozenset(users), frozenset(visitors))
+    visitors = frozenset(one.removeprefix(ANONYMOUS_PREFIX) for one in kept if one.startswith(ANONYMOUS_PREFIX))
+    shared = visitors & find_people(Lake(project.paths.lake), kept).shared
+    people = People(frozenset(users), visitors - shared, shared)
     return everywhere(project, sought(project, people), progress=progress)
 
 
@@ -89,7 +90,7 @@ def sought(project: Project, people: People, texts: Collection[str] = ()) -> Sou
     found = find_others(Lake(project.paths.lake), people, known_names(project))
     users, visitors = people.users - found.words, people.visitors - found.words
     ids, words = people.own_ids, found.words & people.own_ids
-    needles = Needles({*ids, *texts}, hashes_of(users, visitors), found.longer | found.named, ids, found.things, words)
+    needles = Needles({*ids, *texts}, hashes_of(users, visitors), found.longer | found.named, ids, found.things, words, found.alike)
     return Sought(people, needles, found)
 
 
@@ -105,7 +106,8 @@ def everywhere(project: Project, sought: Sought, *, skip: Collection[Place] = ()
     people, needles = sought.people, sought.needles
     found = search(roots_of(project), needles, skip=skip, ours=ours_of(project), told=told)
     found.found += _in_columns(project, people, needles.apart)
-    found.words, found.named, found.alike = len(people.own_ids & sought.others.words), len(sought.others.named), sought.others.alike
+    found.shared = len(people.shared)
+    found.words, found.named, found.alike = len(people.own_ids & sought.others.words), len(sought.others.named), len(sought.others.alike)
     found.limits = _limits(found)
     if not isinstance(project.stream, Path):
         from tailorbird.privacy.topics import contents
@@ -129,8 +131,8 @@ def _in_columns(project: Project, people: People, apart: frozenset[str]) -> Iter
     """What is left of people whose ids cannot be looked for in bytes: whole values of columns, and refused rows."""
     at = project.paths.lake
     lake, ids = Lake(at), people.own_ids & apart
-    few = People(people.users & ids, people.visitors & ids)
-    if not ids:
+    few = People(people.users & ids, people.visitors & ids, people.shared)
+    if not few.persons:
         return
     for table, column, values in (
         ("events", "person", few.persons), ("events", "user_id", few.users), ("events", "anonymous_id", few.visitors),
@@ -139,6 +141,8 @@ def _in_columns(project: Project, people: People, apart: frozenset[str]) -> Iter
     ):  # fmt: skip
         if lake.exists(table) and (count := len(lake.table(table, [column], one_of(column, values)))):
             yield Found(str(at / table), count, f"column {column}", table)
+    if not ids:
+        return
     mentions = Mentions(ids, known_names(project), rename=lambda id_: "")
     looks: tuple[tuple[str, Sequence[str], Callable[[pa.ChunkedArray], np.ndarray]], ...] = (
         ("events", THINGS, mentions.names_in),
@@ -174,9 +178,11 @@ def _limits(found: Searched) -> list[str]:
         told.append(f"{found.named:,} ids of items, types or other values of others hold an id of theirs, and stay.")
     if found.alike:
         told.append(
-            f"{found.alike:,} ids of other users or visitors are one of theirs in another form (its case, say): whoever is the same person"
-            " has to be erased by that id too."
+            f"{found.alike:,} ids of other users or visitors are one of theirs in another form (its case, say), and stay: whoever is the"
+            " same person has to be erased by that id too."
         )
+    if found.shared:
+        told.append(f"{found.shared:,} devices of theirs are those of others too: the ids of these stay where the others used them.")
     return told
 
 

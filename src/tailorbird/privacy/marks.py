@@ -87,14 +87,10 @@ def find_marks(
         known: names of fields, which are nobody's ids.
     """
     marks = Marks()
-    if lake.exists("quarantine"):
-        mentions = Mentions(people.own_ids, known)
-        for batch in lake.batches("quarantine", ["body", *PLACE]):
-            rows = pa.Table.from_batches([batch])
-            mask = [mentions.in_body(body) for body in rows["body"].to_pylist()]
-            marks.refused += places(rows.filter(pa.array(mask, pa.bool_())))
     _keyed(lake, people, needs, known, marks)
+    mentions = Mentions(people.own_ids, known)
     if not lake.exists("events"):
+        marks.refused = _refused(lake, people, mentions, set(), marks)
         return marks
     progress("find events", 0, None)
     mine = lake.table("events", where=whose(people))
@@ -110,7 +106,7 @@ def find_marks(
     marks.first, marks.last = (int(times.min()), int(times.max())) if len(times) else (0, 0)
     marks.requests = _requests(lake, people, mine)
     marks.repeats = _repeats(lake, people, marks)
-    marks.refused += _refused_unnamed(lake, people, mine, marks)
+    marks.refused = _refused(lake, people, mentions, set(mine["session_id"].drop_null().to_pylist()), marks)
     marks.common = _common(lake, people, needs, mine)
     marks.own = _own(lake, people, mine, marks, progress)
     _salt(lake, people, needs, fresh, mine, marks)
@@ -169,28 +165,30 @@ def _repeats(lake: Lake, people: People, marks: Marks) -> list[Place]:
     return [place for place, of in zip(places(rows), first, strict=True) if of[0] is None or of in theirs]
 
 
-def _refused_unnamed(lake: Lake, people: People, mine: pa.Table, marks: Marks) -> list[Place]:
-    """Refused rows that name none of their ids: of their sessions or requests, or of a device of several people, where the session
-    is not another's. Who was on the device is decided of accepted rows alone, so such a row may be theirs."""
-    if not lake.exists("quarantine"):
-        return []
-    known, visitors = set(marks.refused), people.visitors | people.shared
-    sessions, requests = set(mine["session_id"].drop_null().to_pylist()), set(marks.requests)
-    found: dict[Place, str | None] = {}
-    for batch in lake.batches("quarantine", ["body", *PLACE]):
+def _refused(lake: Lake, people: People, mentions: Mentions, sessions: set[str], marks: Marks) -> list[Place]:
+    """Refused rows that mention them, and those that name nobody else: of their sessions or requests, or of a device of several people,
+    where the session is not another's. Who was on the device is decided of accepted rows alone, so such a row may be theirs."""
+    visitors, requests = people.visitors | people.shared, set(marks.requests)
+    naming: list[Place] = []
+    unnamed: dict[Place, str | None] = {}
+    for batch in lake.batches("quarantine", ["body", *PLACE]) if lake.exists("quarantine") else ():
         rows = pa.Table.from_batches([batch])
         for place, body in zip(places(rows), rows["body"].to_pylist(), strict=True):
-            row = whose_of(body)
-            if row is None or place in known:
+            if mentions.in_body(body):
+                naming.append(place)
                 continue
-            if not (_is_none_or_in(row.user_id, people.users) and _is_none_or_in(row.anonymous_id, visitors)):
+            row = whose_of(body)
+            if row is None or not (_is_none_or_in(row.user_id, people.users) and _is_none_or_in(row.anonymous_id, visitors)):
                 continue
             session, request = (one if isinstance(one, str) else None for one in (row.session_id, row.request_id))
             if row.anonymous_id in people.shared or session in sessions or request in requests:
-                found[place] = session
-    rows = lake.table("events", ["session_id", "person", "user_id"], one_of("session_id", {one for one in found.values() if one}))
-    others = set(rows.filter(pc.invert(people.of(rows)))["session_id"].to_pylist())
-    return [place for place, session in found.items() if session not in others]
+                unnamed[place] = session
+    wanted = {one for one in unnamed.values() if one}
+    others: set[str] = set()
+    if wanted and lake.exists("events"):
+        rows = lake.table("events", ["session_id", "person", "user_id"], one_of("session_id", wanted))
+        others = set(rows.filter(pc.invert(people.of(rows)))["session_id"].to_pylist())
+    return naming + [place for place, session in unnamed.items() if session not in others]
 
 
 def _is_none_or_in(id_: object, known: Collection[str]) -> bool:

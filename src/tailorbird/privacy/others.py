@@ -4,7 +4,7 @@ longer    "user-123" where "user-12" is looked for; "martinique" in somebody's t
 things    ids of events, sessions, requests and items that hold an id of digits: orders, say
 named     ids of items, types and the like that hold an id within them, or in another form: they stay
 words     ids that are also an item's, a type's, a field's name: as bytes, and as hashes, they stand everywhere by right
-alike     how many ids of other people are one of theirs in another case of its letters
+alike     ids of other people that are one of theirs in another case of its letters: they stay, until these are erased too
 """
 
 import re
@@ -38,7 +38,7 @@ class Others:
     things: set[str] = field(default_factory=set)
     named: set[str] = field(default_factory=set)
     words: set[str] = field(default_factory=set)
-    alike: int = 0
+    alike: set[str] = field(default_factory=set)
 
 
 def find_others(lake: Lake, people: People, known: frozenset[str]) -> Others:
@@ -52,7 +52,6 @@ def find_others(lake: Lake, people: People, known: frozenset[str]) -> Others:
     mentions = Mentions(ids, known)
     names = Mentions({one for one in ids if not is_number(one)}, known)
     same = {form.decode(errors="surrogatepass") for one in ids if len(one) >= WITHIN_MIN for form in forms(one)} - ids
-    alike: set[str] = set()
     words = around(ids)
     numbers = "|".join(sorted(one for one in ids if is_number(one) and len(one) >= WITHIN_MIN))
     for batch in lake.batches("events", [*dict.fromkeys((*_IDS, *_THINGS, *_TEXTS, *_VALUES, "items"))]):
@@ -61,7 +60,7 @@ def find_others(lake: Lake, people: People, known: frozenset[str]) -> Others:
         for name in _IDS:
             like = {*_like(rows[name], within), *names.seen(rows[name].unique().drop_null().to_pylist())}
             found.longer |= like - same
-            alike |= {one.removeprefix(ANONYMOUS_PREFIX) for one in like} & same
+            found.alike |= {one.removeprefix(ANONYMOUS_PREFIX) for one in like} & same
         if words is not None:
             found.longer.update(
                 word for name in (*_TEXTS, *_THINGS) for text in _like(others[name], within) for word in longer_words(text, words, mentions)
@@ -75,7 +74,6 @@ def find_others(lake: Lake, people: People, known: frozenset[str]) -> Others:
     if words is not None:
         found.longer.update(word for text in _other_texts(lake) for word in longer_words(text, words, mentions))
     found.longer -= {*written, *(f"{ANONYMOUS_PREFIX}{id_}" for id_ in ids)}
-    found.alike = len(alike)
     return found
 
 

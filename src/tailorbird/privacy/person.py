@@ -17,11 +17,12 @@ import pyarrow.dataset as ds
 
 from tailorbird.errors import UsageError
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.erased import StopList
+from tailorbird.events.erased import StopList, who_said, whose_of
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.lake import Lake
 
 Mask = pa.ChunkedArray | pa.Array
+Kept = str | tuple[str, ...]  # the id under which somebody is kept, or all of them
 
 
 @dataclass(frozen=True)
@@ -97,28 +98,38 @@ def find_people(lake: Lake, kept: Iterable[str]) -> People:
     return People(users, frozenset(ids - shared), frozenset(ids & shared))
 
 
-def kept_as(lake: Lake, asked: Sequence[str], pseudonyms: Pseudonyms | None, stopped: StopList) -> list[str]:
-    """The ids under which people are kept: as `hidden` has them, and behind these as they are, of whom something was written before
+def kept_as(lake: Lake, asked: Sequence[str], pseudonyms: Pseudonyms | None, stopped: StopList) -> list[Kept]:
+    """The ids under which each of the people is kept: as `hidden` has them, and as they are, of whom something was written before
     the project had a key of pseudonyms. Both are needed: what is old may come in again, and then under the pseudonym."""
     found = hidden(asked, pseudonyms)
     if pseudonyms is None:
-        return found
+        return list(found)
     unknown = set(strangers(lake, asked, stopped))
-    return found + [one for number, one in enumerate(asked, 1) if number not in unknown]
+    return [kept if number in unknown else (kept, one) for number, (kept, one) in enumerate(zip(found, asked, strict=True), 1)]
 
 
-def strangers(lake: Lake, kept: Sequence[str], stopped: StopList) -> list[int]:
-    """Which of these ids, counted from 1, nothing here is of: no event, answer or profile, nor an erasure of before.
+def ids_of(kept: Iterable[Kept]) -> list[str]:
+    """All ids under which people are kept."""
+    return [id_ for one in kept for id_ in ((one,) if isinstance(one, str) else one)]
+
+
+def strangers(lake: Lake, kept: Sequence[Kept], stopped: StopList) -> list[int]:
+    """Of which of these people, counted from 1, nothing is here: no event, answer, profile or refused row, nor an erasure of before.
 
     An id that is written otherwise than the site writes it is one of these, and so is somebody who never came.
     """
-    users, visitors = set(kept), {one.removeprefix(ANONYMOUS_PREFIX) for one in kept if one.startswith(ANONYMOUS_PREFIX)}
+    ids = ids_of(kept)
+    users, visitors = set(ids), {one.removeprefix(ANONYMOUS_PREFIX) for one in ids if one.startswith(ANONYMOUS_PREFIX)}
     wanted = {"user_id": users, "anonymous_id": visitors, "id": users}
     known: dict[str, set[str]] = {name: set() for name in wanted}
     for table, columns in (("events", ("user_id", "anonymous_id")), ("answers", ("user_id", "anonymous_id")), ("users", ("id",))):
         for name in columns if lake.exists(table) else ():
             for batch in lake.batches(table, [name], one_of(name, wanted[name])):
                 known[name].update(batch.column(name).drop_null().unique().to_pylist())
+    for batch in lake.batches("quarantine", ["body"]) if lake.exists("quarantine") else ():
+        for row in filter(None, map(whose_of, batch.column("body").to_pylist())):
+            known["user_id"].update(text for text in who_said({"user": row.user_id}) if text in users)
+            known["anonymous_id"].update(text for text in who_said({"user": row.anonymous_id}) if text in visitors)
 
     def is_known(one: str) -> bool:
         if one.startswith(ANONYMOUS_PREFIX):
@@ -126,4 +137,4 @@ def strangers(lake: Lake, kept: Sequence[str], stopped: StopList) -> list[int]:
             return id_ in known["anonymous_id"] or stopped.erased_at("a", id_) is not None
         return one in known["user_id"] or one in known["id"] or stopped.erased_at("u", one) is not None
 
-    return [number for number, one in enumerate(kept, 1) if not is_known(one)]
+    return [number for number, one in enumerate(kept, 1) if not any(map(is_known, ids_of([one])))]

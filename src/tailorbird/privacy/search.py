@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from tailorbird.events import hash64
 from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.places import ObjectPath, Place
-from tailorbird.privacy.forms import forms, plain
+from tailorbird.privacy.forms import forms, plain, written
 from tailorbird.privacy.mention import WITHIN_MIN, is_number, stands_alone
 from tailorbird.privacy.spots import Spots
 from tailorbird.stream import Block
@@ -63,7 +63,7 @@ class Searched:
     Attributes:
         short: ids that were not looked for in every byte, since they are too short or mean something else too; `words` of these the latter.
         named: ids of items, types and the like that hold an id and stay.
-        alike: ids of other people that are one of theirs in another form.
+        alike: ids of other people that are one of theirs in another form, and stay; `shared`: devices of theirs that are others' too.
         limits: what was not looked for, or stays, and where; sentences without anybody's id.
     """
 
@@ -73,6 +73,7 @@ class Searched:
     words: int = 0
     named: int = 0
     alike: int = 0
+    shared: int = 0
     found: list[Found] = field(default_factory=list)
     limits: list[str] = field(default_factory=list)
 
@@ -86,15 +87,18 @@ class Needles:
         others: ids and words that hold one of the texts and are somebody else's.
         ids: those of the texts that are looked for in all their forms.
         things: ids of events and the like that hold an id of digits, and are not theirs.
+        alike: ids of other people that are one of `ids` in another form.
         words: ids that mean something else, too. `apart` has these, and those that are too short.
     """
 
     def __init__(
         self, texts: Collection[str], hashes: Collection[bytes] = (), others: Collection[str] = (), ids: Collection[str] = (),
-        things: Collection[str] = (), words: Collection[str] = (),
+        things: Collection[str] = (), words: Collection[str] = (), alike: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.values = frozenset(texts)
-        self._others = sorted({form for other in others for form in forms(other)}) if ids else [other.encode() for other in others]
+        others_ids = {form for other in others for form in forms(other)} if ids else {other.encode() for other in others}
+        theirs = {form for text in ids for form in written(text)}
+        self._others = sorted(others_ids | ({form for one in alike for form in written(one)} - theirs))
         self.apart = frozenset(text for text in texts if len(text) < WITHIN_MIN or text in words)
         texts = self.values - self.apart
         self._texts = {form: text for text in texts for form in plain(text)}

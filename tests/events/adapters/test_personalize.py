@@ -22,6 +22,11 @@ def test_blanks_beside_the_bars_are_no_part_of_ids(tmp_path: Path) -> None:
     assert events("personalize", tmp_path)[0]["items"] == ["73", "70"]
 
 
+def test_an_item_that_an_impression_names_twice_was_shown_once(tmp_path: Path) -> None:
+    (tmp_path / "interactions.csv").write_text(INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606,73|70|73,rec-1,mobile,\n")
+    assert events("personalize", tmp_path)[0]["items"] == ["73", "70"]
+
+
 def test_a_time_in_milliseconds_is_told_as_it_was_given(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_text(INTERACTIONS.splitlines()[0] + "\n35,73,click,,1586731606000,,,mobile,\n")
     ((code, _, message, _),) = refusals("personalize", tmp_path)[1]

@@ -89,7 +89,7 @@ def _interaction(row: Record, place: str) -> list[Event]:
     click = Event(
         event_id=place, type=type_, ts=ts, user_id=user, item_id=item, request_id=request, context=context, properties=properties or None
     )  # fmt: skip
-    shown = [each.strip() for each in (text_at(row, "IMPRESSION") or "").split("|") if each.strip()]
+    shown = list(dict.fromkeys(each.strip() for each in (text_at(row, "IMPRESSION") or "").split("|") if each.strip()))
     if not shown:
         return [click]
     seen = f"{request or place}#impression"

@@ -213,6 +213,35 @@ def test_what_was_written_before_there_was_a_key_of_pseudonyms_goes_too(tmp_path
     assert people_of(project)["u2-plain"] == 1
 
 
+def test_what_others_say_of_somebody_goes_where_pseudonyms_are_kept_too(tmp_path: Path) -> None:
+    """A key hides who did something, not what sites and people write."""
+    said = {"properties": {"seller": "user-4711", "size": 3}, "context": {"page": "/u/user-4711"}}
+    item = {"event_id": "p", "type": "item", "item_id": "i1", "properties": {"seller": "user-4711", "colour": "red"}}
+    project = sent(
+        tmp_path, [click("e1", "user-4711"), click("e2", "user-4712", **said), item], f'[events]\npseudonym_key = "{"k" * 40}"\n'
+    )
+    verify_it = ["verify", "--erased", "user-4711", "--json"]
+    told, before, preview, done, then = run(
+        project.root,
+        [["export-user", "user-4711"], verify_it, ["erase", "user-4711", "--json"], ["erase", "user-4711", "--yes", "--json"], verify_it],
+        tmp_path / "out",
+    )
+    assert "mention" in {json.loads(line)["source"] for line in told.stdout.splitlines()}
+    assert (before.returncode, done.returncode, then.returncode) == (1, 0, 0), done.stderr
+    assert (json.loads(preview.stdout)["users"], json.loads(done.stdout)["counts"]["people"], json.loads(done.stdout)["strangers"]) == (
+        1,
+        1,
+        [],
+    )
+    assert left_of(project.root, b"user-4711", hidden(["user-4711"], project.pseudonyms())[0].encode()) == []
+    (kept,) = [
+        one
+        for one in Lake(project.paths.lake).events(["type", "item_id", "properties", "page"]).to_pylist()
+        if one["properties"] and one["type"] == "click"
+    ]
+    assert (json.loads(kept["properties"]), kept["page"]) == ({"seller": None, "size": 3}, None)
+
+
 def test_features_are_shown_of_the_plain_id_too(tmp_path: Path) -> None:
     """The id as the site knows it is asked for, alone, with an item, and together with what else features are about."""
     login = {"type": "identify", "item_id": None}

@@ -140,10 +140,9 @@ def _asked(user: str, file: Path | None, *, needed: bool) -> list[str]:
 
 
 def _kept(project: "Project", asked: list[str]) -> "list[Kept]":
-    from tailorbird.lake import Lake
     from tailorbird.privacy.person import kept_as
 
-    return kept_as(Lake(project.paths.lake), asked, project.pseudonyms(), project.stopped())
+    return kept_as(asked, project.pseudonyms())
 
 
 def _ids(project: "Project", asked: list[str]) -> list[str]:

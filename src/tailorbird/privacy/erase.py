@@ -46,7 +46,7 @@ from tailorbird.privacy.journal import Journal, destroy, journal_path, read_jour
 from tailorbird.privacy.looking import Progress, Sought, counted, everywhere, known_names, ours_of, sought
 from tailorbird.privacy.marks import find_marks
 from tailorbird.privacy.mention import Mentions
-from tailorbird.privacy.person import Kept, find_people, ids_of, strangers
+from tailorbird.privacy.person import Kept, find_people, ids_of, once, strangers
 from tailorbird.privacy.rows import Rows
 from tailorbird.privacy.search import Searched, search
 from tailorbird.privacy.unlink import Unlinked
@@ -162,6 +162,8 @@ class _Erasure:
             begun_at=begun_at, people=people, key=fresh.key.hex(), marks=marks, salts=fresh.salts, missed=fresh.missed,
             strangers=strangers(lake, kept, StopList.load(self._data)),
         )  # fmt: skip
+        users, visitors = once(kept, people)
+        journal.counts = {"people": users or visitors, "visitors": visitors}
         if self._held.topics is not None:
             journal.topics = [msgspec.to_builtins(each) for each in self._held.topics.describe()]
         write_journal(self._data, journal)
@@ -189,8 +191,6 @@ class _Erasure:
         write_private(self._data / FOLDER / STOP_FILE, listed)
         durable.replace(self._project.paths.lake / MARK, stopped.mark())
         return {
-            "people": len(people.users) or len(people.visitors),
-            "visitors": len(people.visitors),
             "events by type": self._marks.types,
             "not as it was": self._journal.missed,
         }

@@ -20,7 +20,7 @@ from tailorbird.privacy.bundles import trained_on
 from tailorbird.privacy.marks import whose
 from tailorbird.privacy.mention import WITHIN_MIN, Mentions, field_names
 from tailorbird.privacy.others import Others, find_others
-from tailorbird.privacy.person import Kept, People, find_people, ids_of, one_of, strangers
+from tailorbird.privacy.person import Kept, People, find_people, ids_of, once, one_of, strangers
 from tailorbird.privacy.rows import FREE, JSON, THINGS
 from tailorbird.privacy.search import Found, Needles, Searched, hashes_of, search, search_topics
 
@@ -56,8 +56,7 @@ def preview(project: Project, kept: Sequence[Kept], clock: Clock) -> Preview:
         first, last = (min(times), max(times)) if times else (0, 0)
     bundles = trained_on(project, first, last, clock.now(), clock)
     return Preview(
-        len(people.users),
-        len(people.visitors),
+        *once(kept, people),
         len(people.shared),
         types,
         first,

@@ -98,14 +98,18 @@ def find_people(lake: Lake, kept: Iterable[str]) -> People:
     return People(users, frozenset(ids - shared), frozenset(ids & shared))
 
 
-def kept_as(lake: Lake, asked: Sequence[str], pseudonyms: Pseudonyms | None, stopped: StopList) -> list[Kept]:
-    """The ids under which each of the people is kept: as `hidden` has them, and as they are, of whom something was written before
-    the project had a key of pseudonyms. Both are needed: what is old may come in again, and then under the pseudonym."""
+def kept_as(asked: Sequence[str], pseudonyms: Pseudonyms | None) -> list[Kept]:
+    """The ids under which each of the people is kept: as `hidden` has them, and as they are. These stand in what was written before the
+    project had a key of pseudonyms, and in texts of others, which no key hides."""
     found = hidden(asked, pseudonyms)
-    if pseudonyms is None:
-        return list(found)
-    unknown = set(strangers(lake, asked, stopped))
-    return [kept if number in unknown else (kept, one) for number, (kept, one) in enumerate(zip(found, asked, strict=True), 1)]
+    return list(found) if pseudonyms is None else list(zip(found, asked, strict=True))
+
+
+def once(kept: Sequence[Kept], people: People) -> tuple[int, int]:
+    """How many users, and how many visitors that are theirs alone, these people are: each once, under how many ids they are kept."""
+    further = [one for each in kept if not isinstance(each, str) for one in each[1:]]
+    visitors = {one.removeprefix(ANONYMOUS_PREFIX) for one in further if one.startswith(ANONYMOUS_PREFIX)}
+    return len(people.users - {*further}), len(people.visitors - visitors)
 
 
 def ids_of(kept: Iterable[Kept]) -> list[str]:

@@ -44,7 +44,9 @@ _ASIDE = "acknowledged events may be in it, or may be missing: keep it, look at 
 def doctor(*, json: Json = False) -> None:
     """Look at this machine and this project, and say what to do. Changes nothing; ends with status 1 if something is broken.
 
-    Prints versions, disk, locks, clock, ports, settings and the state of the logs; no secrets. Fit for a bug report.
+    Prints versions, disk, clock, port, keys and the state of the logs, and how far their readers are behind; whether brokers,
+    Valkey and bucket answer, and what of each topic is lost; slots whose formulas or rules ask for what there is not, or leave
+    no item. No secrets: fit for a bug report.
 
     Example:  tailorbird -C shop doctor
     """

@@ -76,14 +76,16 @@ def measure(name: str, data: str | None, keep: Path | None = None) -> None:
 
 
 def take(text: str) -> None:
-    """Keep what a benchmark wrote; of one with several data sets, those that it was not asked for stay as they were."""
+    """Keep what a benchmark wrote; of one with several data sets or peers, those that it was not asked for stay as they were."""
     found = json.loads(text)
     if found.get("small"):
         raise SystemExit(f"{found['benchmark']}: the page holds figures of whole runs; run it without --small")
     file = FIGURES / f"{found['benchmark']}.json"
     if "cases" in found and file.exists():
-        before = json.loads(file.read_text())["cases"]
-        found["cases"] = {name: found["cases"].get(name) or before[name] for name in sorted({**before, **found["cases"]})}
+        before = json.loads(file.read_text())
+        for part in ("cases", "versions"):
+            if part in found:
+                found[part] = dict(sorted({**before.get(part, {}), **found[part]}.items()))
     FIGURES.mkdir(exist_ok=True)
     file.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -311,6 +311,17 @@ def test_similar_items_and_an_items_attributes(make):
     assert pipeline.item("nope") is None
 
 
+@pytest.mark.parametrize("source", ["popular", "fresh"])
+@pytest.mark.parametrize("category", [None, "shoes"])
+def test_lists_for_everybody_heed_the_rules_and_lists_of_a_slot(make, source, category):
+    pipeline = make(slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6", "i22"])})
+    everything = {item.item_id for item in pipeline.listed(source, 40, category)}
+    shown = {item.item_id for item in pipeline.listed(source, 40, category, "home")}
+    forbidden = {"i6", "i22", *(f"i{n}" for n in range(40) if n % 10 == 3)}
+    assert shown == everything - forbidden
+    assert {"i6", "i22"} < everything
+
+
 def test_explain_tells_features_heads_and_contributions(make):
     query = RecommendQuery(slot="home", user_id="u1", explain=True, attributes=["title", "price"], context=Context(device="phone"))
     first = make().answer(query).items[0]

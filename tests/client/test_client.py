@@ -221,6 +221,13 @@ def test_a_busy_server_sends_nobody_to_a_dead_one(server: Served) -> None:
         assert client.retried == 2
 
 
+def test_who_is_sent_on_to_a_dead_server_comes_back_to_the_busy_one(server: Served) -> None:
+    with Client([server.url, NOWHERE], attempts=2, timeout_s=30) as client:
+        server.trouble.next = ["busy"]
+        assert client.recommend("home").items
+        assert server.trouble.requests == 2
+
+
 def test_tracked_events_come_in_few_bodies_and_all(server: Served) -> None:
     with Client(server.url, gather_s=0.05) as client:
         ids = [client.track("click", user_id="u1", item_id=f"i{number}") for number in range(1_200)]

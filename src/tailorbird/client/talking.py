@@ -3,7 +3,8 @@
 Everything that is sent may be sent twice: an event counts once by its `event_id`, and a question asked again makes another answer, of
 which the caller sees one. Tried again is what could not be connected, did not answer in time, or was answered 408, 429 or 5xx;
 at another server where there is one, and not before `Retry-After`, if that is within the deadline. Where nobody listened a moment ago,
-nobody is asked while there is somebody else: else a busy server would send its clients to a dead one.
+nobody is asked while there is somebody else: else a busy server would send its clients to a dead one. A try at which nobody listened
+counts as none while somebody else does.
 """
 
 import asyncio
@@ -113,8 +114,13 @@ class Talk:
                 raise ClosedError
             if self._at == at:  # of several requests that fail at one server, the first moves on, lest the second move back to it
                 self._at += 1
-            wait_s = max(wait_s, 0.0 if len(self.urls) > attempt else backoff_s(attempt, self._draw))
-            if attempt >= self._attempts or time.monotonic() + wait_s >= deadline or waits or not self.budget.spend():
+            if wait_s is None and self._somebody_listens():
+                # Nobody was asked, and so nobody is burdened by asking another one: it counts as no try, and needs no budget.
+                attempt, wait_s, may = attempt - 1, 0.0, True
+            else:
+                wait_s = max(wait_s or 0.0, 0.0 if len(self.urls) > attempt else backoff_s(attempt, self._draw))
+                may = attempt < self._attempts and self.budget.spend()
+            if waits or not may or time.monotonic() + wait_s >= deadline:
                 raise UnreachableError(f"no answer from {url}: {why} ({attempt} tries)")
             self.retried += 1
             await asyncio.sleep(wait_s)
@@ -125,6 +131,10 @@ class Talk:
         turn = range(self._at, self._at + len(self.urls))
         return next((at for at in turn if self._gone_until.get(self.urls[at % len(self.urls)], 0.0) <= now), self._at)
 
+    def _somebody_listens(self) -> bool:
+        now = time.monotonic()
+        return any(self._gone_until.get(url, 0.0) <= now for url in self.urls)
+
     async def close(self) -> None:
         self.closed = True
         if self._session is not None:
@@ -133,8 +143,8 @@ class Talk:
 
     async def _once(
         self, method: str, url: str, path: str, body: bytes | None, query: Mapping[str, str] | None, timeout_s: float
-    ) -> tuple[Reply | None, str, float]:
-        """The reply, or why there is none and how long the server asks to be left alone."""
+    ) -> tuple[Reply | None, str, float | None]:
+        """The reply, or why there is none and how long the server asks to be left alone; None where nobody listened."""
         if self.closed:
             raise ClosedError
         timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -147,7 +157,7 @@ class Talk:
             return None, "it took too long", 0.0
         except aiohttp.ClientConnectorError as error:
             self._gone_until[url] = time.monotonic() + PASSED_OVER_S
-            return None, f"{type(error).__name__}: {error}", 0.0
+            return None, f"{type(error).__name__}: {error}", None
         except aiohttp.ClientError as error:
             return None, f"{type(error).__name__}: {error}", 0.0
         if answer.status not in PASSING:

@@ -24,6 +24,7 @@ from tailorbird.config import load_settings
 from tailorbird.config.contract_file import Declared, load_contract
 from tailorbird.events import EVENT_TYPES, Receipt, RoutePlan, check
 from tailorbird.events.adapters.mapping import parse_mapping
+from tailorbird.serving.editorial import read_lists
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md"))
@@ -114,6 +115,9 @@ def test_toml_and_json_say_what_the_code_reads(path: Path, tmp_path: Path) -> No
         elif block.lstrip().startswith("# contract.toml"):
             (tmp_path / "contract.toml").write_text(block)
             assert load_contract(tmp_path / "contract.toml", EVENT_TYPES) != Declared()
+        elif block.lstrip().startswith("# lists.toml"):
+            (tmp_path / "lists.toml").write_text(block)
+            assert read_lists(tmp_path / "lists.toml")
         else:
             (tmp_path / "tailorbird.toml").write_text(block)
             load_settings(tmp_path / "tailorbird.toml", {})

@@ -100,7 +100,8 @@ def details(found: dict[str, Any]) -> str:
     failed = "; ".join(f"{why}: {count}" for why, count in found["failures"].items()) or "none"
     more = ", ".join(f"{name} {value:,.0f}" for name, value in found["more"].items())
     told = f"- **{found['name']}** {where(found)}: {found['per_s']:.0f} requests a second; answers lacked {lacked}; "
-    return f"{told}without an answer: {failed}{'; ' + more if more else ''}."
+    beside = f" Played while `{found['beside']}` was, on the same cores." if found.get("beside") else ""
+    return f"{told}without an answer: {failed}{'; ' + more if more else ''}.{beside}"
 
 
 def page(told: dict[str, Any]) -> str:

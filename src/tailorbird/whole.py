@@ -9,6 +9,16 @@ from contextlib import suppress
 from pathlib import Path
 
 _GONE = ".gone"
+Stamp = tuple[int, int, int]
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What tells one state of a file from another, without reading it; None where there is none. A rename makes a new inode."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def write_whole(path: Path, data: bytes) -> None:

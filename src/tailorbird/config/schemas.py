@@ -5,7 +5,6 @@ attributes that any of them names. When `features.py` is applied by itself, and 
 """
 
 import logging
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from tailorbird.features.state import Position, position_in
 from tailorbird.registry import Registry
 from tailorbird.stream import Address, read_released
 from tailorbird.stream.lock import FileLock
+from tailorbird.whole import Stamp, stamp
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
@@ -221,11 +221,11 @@ class ActiveWatch:
 
     def __init__(self, project: Project) -> None:
         self._files = (project.paths.state / APPLIED, *(path / "aliases.json" for path in _registries(project)))
-        self._seen: list[tuple[int, int, int]] = []
+        self._seen: list[Stamp | None] = []
 
     def changed(self) -> bool:
         """Whether either file is another than at the last call; yes at the first."""
-        seen = [_stamp(file) for file in self._files]
+        seen = [stamp(file) for file in self._files]
         self._seen, before = seen, self._seen
         return seen != before
 
@@ -237,11 +237,3 @@ def _features_of(project: Project, schema: str, bundle: Path) -> FeatureSet:
         if project.features.schema_hash == schema:
             return project.features
         return read_features(bundle / FILE, expect=schema)
-
-
-def _stamp(file: Path) -> tuple[int, int, int]:
-    try:
-        stat = os.stat(file)
-    except OSError:
-        return (0, 0, 0)
-    return (stat.st_ino, stat.st_size, stat.st_mtime_ns)

@@ -11,11 +11,9 @@ A bundle may crash its loader (a native parser reads it), so a server first load
 """
 
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -23,6 +21,7 @@ from tailorbird import faults
 from tailorbird.errors import BundleError, TailorbirdError
 from tailorbird.loops import Loop
 from tailorbird.registry import Registry
+from tailorbird.whole import Stamp, stamp
 
 POLL_S = 0.2
 PROBE_S = 60.0
@@ -52,15 +51,6 @@ class Gate(Protocol[B_contra]):
 
     def caught_up(self, bundle: B_contra, serving: B_contra | None) -> bool: ...
     def serves(self, bundle: B_contra) -> None: ...
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What tells one state of the alias file from another; a rename makes a new inode."""
-
-    inode: int
-    size: int
-    mtime_ns: int
 
 
 class BundleHolder(Generic[B]):
@@ -97,7 +87,7 @@ class BundleHolder(Generic[B]):
         self._waiting: B | None = None
         self._look_behind = False
         self.share = 0.0
-        self._seen: _Seen | None = None
+        self._seen: Stamp | None = None
         self._problem = ""
         self.loop = Loop("bundles" if name == "champion" else name, self.look, every_s=poll_s, first=False)
 
@@ -126,7 +116,7 @@ class BundleHolder(Generic[B]):
 
     def look(self) -> bool:
         """Swap the champion in if the alias file changed since the last look, or if it has waited long enough; whether it was swapped."""
-        seen = self._stat()
+        seen = stamp(self._registry.path / "aliases.json")
         if seen == self._seen:
             if self._look_behind:
                 self._hold_previous()
@@ -206,13 +196,6 @@ class BundleHolder(Generic[B]):
         self._watcher.bundle_refused()
         serving = self._bundle.version if self._bundle is not None else "none"
         log.error("the %s was refused, %s serves on: %s", self._name, serving, problem)
-
-    def _stat(self) -> _Seen | None:
-        try:
-            stat = os.stat(self._registry.path / "aliases.json")
-        except FileNotFoundError:
-            return None
-        return _Seen(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def probe_in_child(folder: Path) -> None:

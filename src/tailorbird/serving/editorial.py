@@ -16,6 +16,7 @@ from tailorbird.events import hash64s
 from tailorbird.loops import Loop
 from tailorbird.ranking import Slot
 from tailorbird.retrieval.candidates import EDITORIAL, Lists
+from tailorbird.whole import Stamp, stamp
 
 FILE = "lists.toml"
 POLL_S = 0.5
@@ -27,18 +28,14 @@ class LiveLists:
 
     def __init__(self, path: Path, *, poll_s: float = POLL_S) -> None:
         self._path = path
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: Stamp | None = None
         self.keys: Lists = {}
         self.loop = Loop("lists", self.look, every_s=poll_s, first=False)
         self.look()
 
     def look(self) -> bool:
         """Take in what has changed, and say whether something did."""
-        try:
-            there = self._path.stat()
-            seen = there.st_ino, there.st_mtime_ns, there.st_size
-        except FileNotFoundError:
-            seen = None
+        seen = stamp(self._path)
         if seen == self._seen:
             return False
         self._seen = seen

@@ -5,7 +5,6 @@ cannot be read, or is no formula, leaves the one before in force, and is logged.
 """
 
 import logging
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from tailorbird.ranking.formula import missing_heads, parse_formula, require_hea
 from tailorbird.registry import FormulaChange, Registry, read_formulas
 from tailorbird.registry.formulas import FILE
 from tailorbird.serving.messages import QueryError, SlotFormula
+from tailorbird.whole import Stamp, stamp
 
 POLL_S = 0.2
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class LiveFormulas:
 
     def __init__(self, registry: Registry, slots: Mapping[str, Slot], *, poll_s: float = POLL_S) -> None:
         self._registry, self._slots = registry, slots
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: Stamp | None = None
         self._set: Mapping[str, Formula] = {}
         self.loop = Loop("formulas", self.look, every_s=poll_s, first=False)
 
@@ -85,11 +85,7 @@ class LiveFormulas:
 
     def look(self) -> bool:
         """Take the formulas in force if the file changed since the last look; whether it did."""
-        try:
-            stat = os.stat(self._registry.path / FILE)
-            seen = stat.st_ino, stat.st_size, stat.st_mtime_ns
-        except FileNotFoundError:
-            seen = None
+        seen = stamp(self._registry.path / FILE)
         if seen == self._seen:
             return False
         self._seen = seen

@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; all without any")
     parser.add_argument("--data", type=Path, default=default_data(), help="the folder that holds the data sets")
     parser.add_argument("--seeds", type=int, default=3, help="of what is drawn: nets and factors")
+    parser.add_argument("--sasrec-seeds", type=int, help="of RecTools' SASRec, which takes longest; as many as --seeds without")
     parser.add_argument("--keep", type=Path, help="keep what was found in this folder, and go on from there")
     parser.add_argument("--libraries", nargs="+", choices=MODULES, default=list(MODULES), help="ask these alone")
     parser.add_argument("--small", action="store_true", help="few questions and rows, one seed, one variant: whether all of it runs")
@@ -51,7 +52,8 @@ def _case(name: str, given: argparse.Namespace, keep: Path, versions: dict[str, 
     if name == TASKS:
         return peers_tasks.run(folder_or_skip("kuairand-feedback", given.data), keep, versions, seeds=seeds, small=given.small)
     case = next(case for case in CASES if case.name == name)
-    return peers_next_item.run(case, folder_or_skip(case.folder, given.data), keep, versions, seeds=seeds, small=given.small)
+    drawn = {"rectools_sasrec": min(seeds, given.sasrec_seeds or seeds)}
+    return peers_next_item.run(case, folder_or_skip(case.folder, given.data), keep, versions, seeds=seeds, drawn=drawn, small=given.small)
 
 
 def told_plainly(result: dict[str, Any]) -> str:

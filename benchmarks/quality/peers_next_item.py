@@ -65,8 +65,10 @@ class Learned:
     variant: str
 
 
-def run(case: Case, folder: Path, keep: Path, versions: Mapping[str, str], *, seeds: int, small: bool) -> dict[str, Any]:
-    """Learn, ask and compare."""
+def run(
+    case: Case, folder: Path, keep: Path, versions: Mapping[str, str], *, seeds: int, drawn: Mapping[str, int], small: bool
+) -> dict[str, Any]:
+    """Learn, ask and compare; `drawn`: peer → its seeds, where they are fewer than ours."""
     data = case.read(folder)
     if small:
         recipes = {name: variants[:1] for name, variants in case.recipes.items()}
@@ -79,7 +81,7 @@ def run(case: Case, folder: Path, keep: Path, versions: Mapping[str, str], *, se
             variants = OF_CASE.get(case.name, {}).get(name, VARIANTS[name])
             variants = [{**variants[0], **({"epochs": 1} if "epochs" in variants[0] else {})}] if small else variants
             try:
-                models[name] = _peer(case, data, keep, name, variants, seeds)
+                models[name] = _peer(case, data, keep, name, variants, drawn.get(name, seeds))
             except RuntimeError as error:
                 failed[name] = str(error)
     truth, offsets, person = _truths(case, data, test, end)
@@ -104,7 +106,9 @@ def run(case: Case, folder: Path, keep: Path, versions: Mapping[str, str], *, se
         "protocol": [
             *case.protocol,
             f"learned from all that came before each of {case.origins} origins in the test part; transformers once; "
-            f"{len(person):,} questions of {len(np.unique(person)):,} people, for all alike; seeds: {seeds}, figures are means over them",
+            f"{len(person):,} questions of {len(np.unique(person)):,} people, for all alike; seeds: {seeds}"
+            + "".join(f" ({count} of {name})" for name, count in drawn.items() if name in models and count < seeds)
+            + ", figures are means over them",
             f"{OURS} is the trees of `next_item`: its time holds all it is made of: every retriever at the origins of both validation "
             "parts and of the test, and the trees",
         ],

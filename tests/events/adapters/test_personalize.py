@@ -1,9 +1,10 @@
 """Amazon Personalize's three datasets, as its guide formats them."""
 
+import json
 from pathlib import Path
 
 import pytest
-from tests.events.adapters.kit import events, refusals
+from tests.events.adapters.kit import events, lines, refusals
 
 from tailorbird.errors import InputError
 
@@ -81,6 +82,36 @@ def test_rows_that_are_wrong_are_kept_with_the_reason(tmp_path: Path) -> None:
     assert refused[0][3]["record"] == {"USER_ID": "1", "ITEM_ID": "2", "TIMESTAMP": "yesterday"}
     assert refused[0][3]["place"].endswith(":2")
     assert refused[4][3]["record"] == {"#row": ["1", "\\xff", "1586735164"]}
+
+
+STRAY = {
+    "to the next quote": ['1,a,10,"broken', "2,b,20,ok", '3,c,30,x"y', "4,d,40,ok"],
+    "to the end": ['1,a,10,"broken', "2,b,20,ok", "3,c,30,ok", "4,d,40,ok"],
+    "over other columns": ['1,"a,10,broken', "2,b,20,ok", '3,c,30,"ok"', "4,d,40,ok"],
+    "further than a row may be": ['1,a,10,"broken', *(f"{user},b,20,{'long' * 9}" for user in range(5_000)), '3,c,30,x"y'],
+}
+
+
+@pytest.mark.parametrize("rows", STRAY.values(), ids=STRAY)
+def test_a_quote_that_is_not_closed_takes_no_other_row_along(rows: list[str], tmp_path: Path) -> None:
+    (tmp_path / "i.csv").write_text("\n".join(["USER_ID,ITEM_ID,TIMESTAMP,TITLE", *rows]))
+    made = [json.loads(line) for line in lines("personalize", tmp_path)]
+    assert [one.get("user_id") for one in made] == [None, *(row.split(",")[0] for row in rows[1:])]
+    assert (made[0]["unread"]["code"], made[0]["unread"]["record"]) == ("wrong_width", {"#row": [rows[0]]})
+
+
+def test_a_row_that_is_too_long_to_be_read_is_kept_whole(tmp_path: Path) -> None:
+    row = f"1,{'a' * 200_000},10"
+    (tmp_path / "i.csv").write_text(f"USER_ID,ITEM_ID,TIMESTAMP\n{row}\n2,b,20\n")
+    refused, read = (json.loads(line) for line in lines("personalize", tmp_path))
+    assert refused["unread"]["record"] == {"#row": [row]}
+    assert read["user_id"] == "2"
+
+
+def test_a_text_of_several_lines_is_one_row(tmp_path: Path) -> None:
+    (tmp_path / "i.csv").write_text('ITEM_ID,TITLE,TEXT\n1,"of ""two""\nlines",more\n2,short,more\n')
+    first, second = events("personalize", tmp_path)
+    assert (first["properties"], second["item_id"]) == ({"title": 'of "two"\nlines', "text": "more"}, "2")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ and "Data format guidelines".
 
 import csv
 import io
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,32 +109,70 @@ def _value(value: Any) -> Any:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Each row as JSON, column → text, with the number of its line; one that does not fit the header under `#row`."""
+    """Each row as JSON, column → text, with the number of its last line; a line that is no part of such a row under `#row`, whole."""
     number = 0
     try:
         with io.TextIOWrapper(open_file(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            reader = csv.reader(stream)
+            lines = _Lines(stream)
+            reader = csv.reader(lines)
             header = _header(file, reader)
-            while True:
-                try:
-                    row = next(reader)
-                except StopIteration:
-                    return
-                except csv.Error as error:
-                    row = [str(error)]
-                number = reader.line_num
+            while (row := _next_row(reader, lines, header)) is not None:
+                number = lines.number
                 if row:
-                    yield number, _encoded(header, row)
+                    yield number, row
     except (OSError, EOFError) as error:
         raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
 
 
-def _encoded(header: list[str], row: list[str]) -> bytes:
+class _Lines:
+    """The lines of a file, of which those of the last row but its first can be given again."""
+
+    def __init__(self, stream: Iterable[str]) -> None:
+        self._stream = iter(stream)
+        self._again: deque[str] = deque()
+        self.of_row: list[str] = []
+        self.number = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._stream)
+        self.of_row.append(line)
+        self.number += 1
+        return line
+
+    def give_again(self) -> str:
+        """All but the first line of the row come once more; that one."""
+        self._again.extendleft(reversed(self.of_row[1:]))
+        self.number -= len(self.of_row) - 1
+        return self.of_row[0]
+
+
+def _next_row(reader: Iterator[list[str]], lines: _Lines, header: list[str]) -> bytes | None:
+    """The next row; None at the end, empty for a blank line.
+
+    A quote that is not closed makes one row of all lines up to the next quote. So a row of several lines has to be of the header's width,
+    and its quotes in their places; else its first line alone is set aside, as it is, and the others are read again as rows of their own.
+    """
+    lines.of_row = []
+    try:
+        row = next(reader)
+        if not row:
+            return b""
+        if len(lines.of_row) > 1 and (len(row) != len(header) or list(csv.reader(lines.of_row, strict=True)) != [row]):
+            return _wrong([lines.give_again().rstrip("\r\n")])
+    except StopIteration:
+        return None
+    except csv.Error:
+        return _wrong([lines.give_again().rstrip("\r\n")])
     if len(row) == len(header):
-        try:
+        with suppress(UnicodeEncodeError):  # bytes that are no UTF-8
             return msgspec.json.encode(dict(zip(header, row, strict=True)))
-        except UnicodeEncodeError:
-            pass  # bytes that are no UTF-8
+    return _wrong(row)
+
+
+def _wrong(row: list[str]) -> bytes:
     return msgspec.json.encode({_WRONG_ROW: [value.encode(errors="surrogateescape").decode(errors="backslashreplace") for value in row]})
 
 

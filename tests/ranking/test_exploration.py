@@ -1,6 +1,7 @@
 """Propensities are the frequencies with which items are shown, and sum to one over what could be shown at a position."""
 
 import os
+import time
 from itertools import permutations
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from tailorbird.errors import DeclarationError
 from tailorbird.ranking import Boost, Cap, Diversity, Explore, Pin, Promotion, Quota, Slot
 from tailorbird.ranking.diversity import Bounds, keep_to
-from tailorbird.ranking.exploration import choose, choose_evenly, marginals
+from tailorbird.ranking.exploration import DRAWN_MAX, choose, choose_evenly, marginals
 
 
 def by_value(values):
@@ -201,6 +202,31 @@ def test_no_draw_breaks_what_the_ranked_answer_keeps(seed, method):
         choice = choose(order, 6, Explore(1.0, pool=4, first=1, method=method), rng, None, bounds)
         assert len(set(choice.items.tolist())) == 6
         assert bounds.broken(choice.items) <= bounds.broken(order[:6])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 5))
+def test_what_another_item_breaks_is_counted_as_by_the_whole_answer(seed, at):
+    order, bounds = shaped(14, seed)
+    answer, items = order[:6], order[6:]
+    after = [bounds.broken(np.concatenate([answer[:at], [item], answer[at + 1 :]])) for item in items]
+    assert (bounds.broken(answer) + bounds.added(answer, at, items)).tolist() == after
+
+
+def test_of_a_long_answer_so_many_positions_are_drawn_that_it_takes_no_time():
+    values, rng = np.random.default_rng(0).random(1_000), np.random.default_rng(1)
+    order = by_value(values)
+    explore = Explore(method="plackett_luce", temperature=0.5, first=2, pool=50)
+    began = time.process_time()
+    choices = [choose(order, order.size, explore, rng, values) for _ in range(20)]
+    assert time.process_time() - began < 5, "of all positions it would be minutes, and gigabytes"
+    for choice in choices:
+        assert sorted(choice.items.tolist()) == list(range(1_000))
+        drawn, rest = slice(1, 1 + DRAWN_MAX), slice(1 + DRAWN_MAX, None)
+        assert choice.items[rest].tolist() == order[rest].tolist()
+        assert (choice.propensities[rest] == 1).all()
+        assert (choice.propensities[drawn] < 1).all()
+        assert choice.explored == ()
+    assert len({tuple(choice.items[drawn].tolist()) for choice in choices}) == 20
 
 
 def test_a_low_temperature_is_nearly_the_order_by_value():

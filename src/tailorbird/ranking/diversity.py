@@ -127,6 +127,32 @@ class Bounds:
                 broken += max(0, promotion.least(positions) - there)
         return broken
 
+    def added(self, answer: Rows, at: int, items: Rows) -> npt.NDArray[np.int64]:
+        """By how much `broken` grows (m,) where another item stands at a position, for each of `items`; below 0 where it shrinks."""
+        more = np.zeros(items.size, np.int64)
+        own = np.array([answer[at]])
+        for quota, code in zip(self.quotas, self.codes, strict=True):
+            kinds = code[answer]
+            spans = [(0, quota.first or answer.size)]
+            if quota.window:
+                last = max(0, answer.size - quota.window)
+                starts = range(max(0, at - quota.window + 1), min(at, last) + 1)
+                spans = [(start, start + quota.window) for start in starts]
+            for start, end in spans:
+                if not start <= at < end:
+                    continue
+                others = np.delete(kinds[start:end], at - start)
+                for sign, those in ((1, items), (-1, own)):  # one more of a kind of which there are enough is one too many
+                    theirs = code[those]
+                    crowded = (theirs >= 0) & (np.count_nonzero(others[:, None] == theirs, axis=0) >= quota.most)
+                    more += sign * crowded
+        for promotion, those in zip(self.promotions, self.promoted, strict=True):
+            lacking = np.array([promotion.least(n) for n in range(at + 1, answer.size + 1)]) - np.cumsum(those[answer])[at:]
+            lacks = {gained: int(np.maximum(0, lacking - gained).sum()) for gained in (-1, 0, 1)}
+            gained = those[items].astype(int) - int(those[answer[at]])
+            more += np.array([lacks[each] - lacks[0] for each in gained.tolist()], np.int64)
+        return more
+
 
 def _crowded(code: Codes, near: Sequence[int], most: int) -> npt.NDArray[np.bool_]:
     """The items of whose kind there are `most` among those near."""

@@ -9,6 +9,7 @@ shown at a position it sums to 1, and a million draws agree with it (`tests/rank
   moves by more than one place, so it costs little, and shows little beyond what is shown anyway. A pair that may not be swapped stays.
 - `plackett_luce`: the explorable positions are filled one after the other, each item with a chance proportional to exp(value /
   temperature) among those left (Plackett 1975, Luce 1959). The marginal probability is an integral, computed to 1e-6, see `marginals`.
+  Where there are more than `DRAWN_MAX` of them, so many are drawn, among the items that are ranked there, and the rest stay as they are.
 What pins hold is never explored, and what quotas and promotions ask for holds in every answer that can be drawn as it does in the ranked
 one (`diversity.Bounds`): which positions, pairs and pools that leaves is known before anything is drawn, so that probabilities stay exact.
 """
@@ -26,6 +27,7 @@ from tailorbird.ranking.slot import Explore
 Rows = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 NODES = 64  # of the integral over time
+DRAWN_MAX = 30  # positions: what a draw costs grows with their square times the pool
 FREE = Bounds()
 
 
@@ -81,26 +83,20 @@ def _one_explored(order: Rows, shown: Rows, explore: Explore, rng: np.random.Gen
     propensities = np.ones(shown.size)
     pool = order[shown.size : shown.size + explore.pool]
     positions = [at for at in range(explore.first - 1, shown.size) if at not in bounds.fixed]
-    most = bounds.broken(shown)
+    may: dict[int, Rows] = {}
     if not bounds.free:
-        positions = [at for at in positions if any(bounds.broken(_with(shown, at, item)) <= most for item in pool)]
+        may = {at: pool[bounds.added(shown, at, pool) <= 0] for at in positions}
+        positions = [at for at in positions if may[at].size]
     if not pool.size or not positions:
         return Choice(shown, propensities)
     propensities[positions] = 1.0 - explore.rate / len(positions)
     if rng.random() >= explore.rate:
         return Choice(shown, propensities)
     at = positions[int(rng.integers(len(positions)))]
-    if not bounds.free:
-        pool = np.array([item for item in pool if bounds.broken(_with(shown, at, item)) <= most], np.intp)
+    pool = may.get(at, pool)
     shown[at] = pool[int(rng.integers(pool.size))]
     propensities[at] = explore.rate / (len(positions) * pool.size)
     return Choice(shown, propensities, (at + 1,))
-
-
-def _with(shown: Rows, at: int, item: int) -> Rows:
-    changed = shown.copy()
-    changed[at] = item
-    return changed
 
 
 def _swapped(order: Rows, shown: Rows, explore: Explore, rng: np.random.Generator, bounds: Bounds) -> Choice:
@@ -143,12 +139,13 @@ def _swappable(order: Rows, size: int, pairs: Sequence[int], bounds: Bounds) -> 
 
 def _drawn(order: Rows, size: int, explore: Explore, rng: np.random.Generator, values: Floats) -> Choice:
     start = explore.first - 1
-    pool = order[start : size + explore.pool]
+    end = min(size, start + DRAWN_MAX)
+    pool = order[start : end if end < size else size + explore.pool]
     strengths = _strengths(values[pool], explore.temperature)
     # Gumbel noise: the order of log-strength + noise is a draw of the model (Yellott 1977).
-    places = np.argsort(-(np.log(strengths) + rng.gumbel(size=pool.size)), kind="stable")[: size - start]
-    shown = np.concatenate([order[:start], pool[places]])
-    propensities = np.concatenate([np.ones(start), marginals(strengths, places)])
+    places = np.argsort(-(np.log(strengths) + rng.gumbel(size=pool.size)), kind="stable")[: end - start]
+    shown = np.concatenate([order[:start], pool[places], order[end:size]])
+    propensities = np.concatenate([np.ones(start), marginals(strengths, places), np.ones(size - end)])
     explored = tuple((np.flatnonzero(places >= size - start) + start + 1).tolist())
     return Choice(shown, propensities, explored)
 

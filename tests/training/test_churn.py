@@ -106,6 +106,18 @@ def test_what_came_in_late_was_not_known_then():
     assert len(activity.as_of(day(10)).present(day(10))) == 1
 
 
+def test_what_an_import_has_of_late_events_was_not_known_then_either():
+    """It stands in the log in order of time: what came in on day 9 has its place before what came in on day 6."""
+    events = pa.concat_tables([events_of(5, received_at=day(9)), events_of(6, 10).set_column(0, ROUTED.field("p"), pa.array([2, 3]))])
+    activity = activity_of(events, CHURN, day(30))
+    people = People(declared(), events, activity, person_columns(declared()))
+    bought = people.columns.numeric.index("bought")
+    who = np.zeros(4, np.int64)
+    read = people.at(who, np.array([day(5.5), day(7), day(9.5), day(11)]))
+    assert np.nan_to_num(read.numeric[:, bought]).tolist() == [0, 1, 2, 3]
+    assert people.leaks([day(7)], [who[:1]]) == {}
+
+
 def test_purchases_of_a_day_are_one_unless_said():
     table = events_of(0.1, 0.2, 3)
     who = np.zeros(1, np.int64)

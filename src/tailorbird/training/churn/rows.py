@@ -105,14 +105,17 @@ class People:
         self._read, self.space = columns, space
         self.columns = columns if space is None else with_vectors(columns, space.tower.plan)
         self.activity = activity
-        self._features, self._events, self._people = features, events, activity.people
+        self._features, self._people = features, activity.people
         self._only = [*columns.numeric, *columns.categorical, *((space.tower.plan.sequence,) if space is not None else ())]
         self._ts = _times(events["ts"])
         self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
         self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
-        order = np.argsort(self._received, kind="stable")
+        # Positions by when events came in, not by where they stand in the log: an import stands there in order of time, what was late too.
+        order = np.lexsort((events["p"].to_numpy(), self._received))
         self._arrived = self._received[order]
-        self._newest = np.maximum.accumulate(events["p"].to_numpy()[order])
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(1, len(order) + 1)
+        self._events = events.set_column(events.schema.get_field_index("p"), events.schema.field("p"), pa.array(place))
         self._all: History | None = None
 
     def reading(self, columns: Columns, space: Space | None) -> "People":
@@ -123,8 +126,7 @@ class People:
         """Each person at a moment, as known then; shape (n,) each."""
         if self._all is None:
             self._all = History(self._features, self._events, only=self._only)
-        place = np.searchsorted(self._arrived, moment, side="right") - 1
-        return self._answer(self._all, person, moment, np.where(place >= 0, self._newest[np.maximum(place, 0)], 0))
+        return self._answer(self._all, person, moment, np.searchsorted(self._arrived, moment, side="right"))
 
     def ahead(self, origin: int, person: Ints, moments: Sequence[int]) -> list[Table]:
         """All people at each of some moments from the origin on, with what was known at the origin.

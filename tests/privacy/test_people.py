@@ -339,6 +339,19 @@ def run(root: Path, commands: list[list[str]], folder: Path) -> list:
     return each([["-C", str(root), "lake", *words] for words in commands], folder, cwd=root)
 
 
+def test_other_ids_than_those_of_an_erasure_that_was_cut_short_are_erased_too(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712"), click("e3", "user-4713")])
+    erasing = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", "erase", "--yes", "--json"]
+    killed = {**environment(), "TAILORBIRD_FAULTS": "erase.before_done.tables=kill"}
+    assert subprocess.run([*erasing, "user-4711"], env=killed, capture_output=True, timeout=120, check=False).returncode == -9
+    done = subprocess.run([*erasing, "user-4712"], env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["clean"], told["cut_short"]["clean"]) == (0, True, True), done.stderr
+    assert told["people"] != told["cut_short"]["people"]
+    assert left_of(project.root, b"user-4711", b"user-4712") == []
+    assert left_of(project.root, b"user-4713")
+
+
 def test_ids_of_whom_nothing_is_here_are_told(tmp_path: Path) -> None:
     profile = {"event_id": "p", "type": "user", "user_id": "quiet-4714", "properties": {"age": 3}}
     project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712", "visitor-1"), click("e3", visitor="visitor-2"), profile])

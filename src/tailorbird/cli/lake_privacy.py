@@ -33,7 +33,7 @@ def erase(
     searched, and a receipt without personal data is left in data/erasure/receipts. Models that learned from their events are named.
 
     Stop `up` before: an erasure must be alone. What it would find is told without --yes, also while `up` runs. One that was cut short
-    goes on with the same command. Many people at once, from a file, cost hardly more than one.
+    goes on with the same command; given other ids, the command ends it first, then erases these. Many people at once, from a file, cost hardly more than one.
 
     An id on the command line stands in the shell's history, and in the list of processes while the command runs: give the ids in a file,
     or by - from standard input.
@@ -54,23 +54,36 @@ def erase(
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
-    from tailorbird.privacy import erase as run_erase
-    from tailorbird.privacy import preview, unfinished
+    from tailorbird.privacy import not_begun, preview, unfinished
 
     project, clock = open_project(applied=True), SystemClock()
-    asked = _asked(user, from_, needed=not (yes and unfinished(project.paths.data)))
-    kept = _kept(project, asked)
+    cut_short = unfinished(project.paths.data)
+    kept = _kept(project, _asked(user, from_, needed=not (yes and cut_short)))
     if not yes:
-        _tell_preview(preview(project, kept, clock), unfinished(project.paths.data), json)
+        _tell_preview(preview(project, kept, clock), cut_short, json)
         return
-    with progress_bars(quiet=json) as progress:
-        _bring_in(project, progress)
-        done = run_erase(project, _kept(project, asked), clock, progress=progress)
+    others = not_begun(project.paths.data, kept) if cut_short else []
+    done = [_erased(project, kept, quiet=json)]
+    if others:
+        if not json:
+            console().print("This was the erasure that had been cut short. Now the ids that were given, of whom it was not:")
+        done.append(_erased(project, others, quiet=json))
     if json:
-        print_json(_told(done))
-    else:
+        earlier, last = done[:-1], done[-1]
+        print_json(_told(last) | ({"cut_short": _told(earlier[0])} if earlier else {}))
+    raise SystemExit(0 if all(one.clean for one in done) else 1)
+
+
+def _erased(project: "Project", kept: "list[Kept]", *, quiet: bool) -> "Erased":
+    from tailorbird.events import SystemClock
+    from tailorbird.privacy import erase as run_erase
+
+    with progress_bars(quiet=quiet) as progress:
+        _bring_in(project, progress)
+        done = run_erase(project, kept, SystemClock(), progress=progress)
+    if not quiet:
         _tell(done, project)
-    raise SystemExit(0 if done.clean else 1)
+    return done
 
 
 def export_user(user: str, /, *, out: Path | None = None, json: Json = False) -> None:

@@ -6,7 +6,7 @@ files ─ what is deleted, and with what topics ─ where the logs are in Kafka 
 export ─ all that is held              stop list, see `events.erased`              journal, receipt
 """
 
-from tailorbird.privacy.erase import Erased, erase, unfinished
+from tailorbird.privacy.erase import Erased, erase, not_begun, unfinished
 from tailorbird.privacy.export import export_person
 from tailorbird.privacy.looking import Preview, look_for, preview
 from tailorbird.privacy.person import People, find_people
@@ -21,6 +21,7 @@ __all__ = [
     "export_person",
     "find_people",
     "look_for",
+    "not_begun",
     "preview",
     "search",
     "unfinished",

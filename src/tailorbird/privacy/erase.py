@@ -93,7 +93,8 @@ def unfinished(data: Path) -> bool:
 
 
 def erase(project: Project, kept: Sequence[Kept], clock: Clock, *, progress: Progress = lambda stage, done, total: None) -> Erased:
-    """Erase people, by the ids under which they are kept; one that was cut short is brought to its end, and `kept` is then not looked at.
+    """Erase people, by the ids under which they are kept; one that was cut short is brought to its end, and `kept` is then not looked at:
+    see `not_begun`.
 
     Raises:
         LockedError: a role is running.
@@ -105,6 +106,14 @@ def erase(project: Project, kept: Sequence[Kept], clock: Clock, *, progress: Pro
     cut_short = read_journal(project.paths.data)
     with hold(project, clock, None if cut_short is None else topics_of(cut_short)) as held:
         return _Erasure(project, held, clock, progress).run(kept)
+
+
+def not_begun(data: Path, kept: Sequence[Kept]) -> list[Kept]:
+    """Of these people, those that an erasure that was cut short is not about: bringing it to its end does not erase them."""
+    journal = read_journal(data)
+    if journal is None:
+        return list(kept)
+    return [one for one in kept if not journal.people.persons.issuperset(ids_of([one]))]
 
 
 def topics_of(journal: Journal) -> "list[Emptying]":

@@ -33,7 +33,8 @@ def erase(
     searched, and a receipt without personal data is left in data/erasure/receipts. Models that learned from their events are named.
 
     Stop `up` before: an erasure must be alone. What it would find is told without --yes, also while `up` runs. One that was cut short
-    goes on with the same command; given other ids, the command ends it first, then erases these. Many people at once, from a file, cost hardly more than one.
+    goes on with the same command; given other ids, the command ends it first, then erases these. Many people at once, from a file,
+    cost hardly more than one.
 
     An id on the command line stands in the shell's history, and in the list of processes while the command runs: give the ids in a file,
     or by - from standard input.

@@ -109,7 +109,7 @@ def _value(value: Any) -> Any:
 
 
 def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Each row as JSON, column → text, with the number of its last line; a line that is no part of such a row under `#row`, whole."""
+    """Each row as JSON, column → text, with the number of its last line; a line that is none under `#row`, cut at its commas."""
     number = 0
     try:
         with io.TextIOWrapper(open_file(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
@@ -153,7 +153,7 @@ def _next_row(reader: Iterator[list[str]], lines: _Lines, header: list[str]) -> 
     """The next row; None at the end, empty for a blank line.
 
     A quote that is not closed makes one row of all lines up to the next quote. So a row of several lines has to be of the header's width,
-    and its quotes in their places; else its first line alone is set aside, as it is, and the others are read again as rows of their own.
+    and its quotes in their places; else its first line alone is set aside, cut at its commas, and the others are read again.
     """
     lines.of_row = []
     try:
@@ -161,11 +161,11 @@ def _next_row(reader: Iterator[list[str]], lines: _Lines, header: list[str]) -> 
         if not row:
             return b""
         if len(lines.of_row) > 1 and (len(row) != len(header) or list(csv.reader(lines.of_row, strict=True)) != [row]):
-            return _wrong([lines.give_again().rstrip("\r\n")])
+            return _wrong(lines.give_again().rstrip("\r\n").split(","))
     except StopIteration:
         return None
     except csv.Error:
-        return _wrong([lines.give_again().rstrip("\r\n")])
+        return _wrong(lines.give_again().rstrip("\r\n").split(","))
     if len(row) == len(header):
         with suppress(UnicodeEncodeError):  # bytes that are no UTF-8
             return msgspec.json.encode(dict(zip(header, row, strict=True)))

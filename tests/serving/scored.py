@@ -21,6 +21,7 @@ class ByRule:
 
     def __init__(self, risks=None, reached=1 << 62):
         self.risks, self.p, self.asked = dict(risks or {}), reached, []
+        self.strangers = set()
 
     def look(self):
         pass
@@ -38,8 +39,9 @@ class ByRule:
             raise NotReadyError("there is no model")
         why = [ChurnWhy("orders", 0.5, "orders is 0: 1.6 times likelier to leave")]
         return ChurnAnswer(
-            user_id=user_id, name=model, model="v0007", gone=self.risks[user_id], purchases=None, known=True, as_of=NOW, reasons=why
-        )
+            user_id=user_id, name=model, model="v0007", gone=self.risks[user_id], purchases=None, known=user_id not in self.strangers,
+            as_of=NOW, reasons=why,
+        )  # fmt: skip
 
 
 def rows(*events):

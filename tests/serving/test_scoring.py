@@ -131,6 +131,21 @@ def test_consumers_go_on_where_they_were_and_old_scores_go(routed, tmp_path):
     feed.close()
 
 
+def test_no_risk_is_told_of_somebody_of_whom_nothing_is_known(routed, tmp_path):
+    models, feed = ByRule({"ann": 0.9, "new": 0.9}), ScoreFeed(tmp_path / "scores.db")
+    models.strangers = {"new"}
+    with role(tmp_path, models) as scoring:
+        scoring.step()
+        routed.append((1, "view", "new", 0), (2, "view", "ann", 0))
+        drain(scoring)
+        assert [(score.person, score.crossed) for score in feed.read(0).scores] == [("ann", "above")]
+        models.strangers = set()
+        routed.append((3, "view", "new", 1))
+        drain(scoring)
+    assert [(score.person, score.crossed) for score in feed.read(0).scores] == [("ann", "above"), ("new", "above")]
+    feed.close()
+
+
 def test_who_is_above_is_known_when_the_block_that_says_so_is_deleted(routed, tmp_path):
     models, clock, feed = ByRule({"ann": 0.9, "bob": 0.9}), SimulatedClock(NOW), ScoreFeed(tmp_path / "scores.db")
     with role(tmp_path, models, clock=clock, keep_us=HOUR) as scoring:

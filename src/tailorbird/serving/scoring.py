@@ -282,6 +282,8 @@ class ScoreRole:
         if row["user_id"] is None:
             return None  # the model knows people by their user id
         answer = self._models.churn(row["user_id"], score.model)
+        if not answer.known:
+            return None  # a stranger has not begun to leave
         was_above = (score.name, row["person"]) in self._above
         if was_above == (answer.gone > (score.below if was_above else score.above)):
             return None

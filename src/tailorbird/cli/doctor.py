@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.doctor_elsewhere import LOST, Finding, elsewhere
+from tailorbird.cli.doctor_models import damaged_models
 from tailorbird.cli.output import Json, console, print_json, print_table
 from tailorbird.cli.servers import running_servers
 from tailorbird.errors import StorageError, TailorbirdError, nearest
@@ -45,8 +46,8 @@ def doctor(*, json: Json = False) -> None:
     """Look at this machine and this project, and say what to do. Changes nothing; ends with status 1 if something is broken.
 
     Prints versions, disk, clock, port, keys and the state of the logs, and how far their readers are behind; whether brokers,
-    Valkey and bucket answer, and what of each topic is lost; slots whose formulas or rules ask for what there is not, or leave
-    no item. No secrets: fit for a bug report.
+    Valkey and bucket answer, and what of each topic is lost; models of which a byte has changed; slots whose formulas or rules
+    ask for what there is not, or leave no item. No secrets: fit for a bug report.
 
     Example:  tailorbird -C shop doctor
     """
@@ -117,6 +118,7 @@ def _project() -> Iterator[Finding]:
         yield from _roles(project)
     yield from elsewhere(project)
     yield from _positions(project)
+    yield from damaged_models(project)
     yield from _formulas(project)
     yield from _wishes(project)
     yield from _behind(project, _SERVED_BEHIND_MAX_S if servers else _BEHIND_MAX_S)

@@ -33,6 +33,6 @@ def damaged_models(project: "Project") -> Iterator[Finding]:
             try:
                 registry.verify(version)
             except TailorbirdError as error:
-                fix = f"tailorbird models rollback{of} --why …, or train again" if name == "champion" else "promote another version, or train again"
+                another = f"tailorbird models rollback{of} --why …" if name == "champion" else "promote another version"
                 text = f"{version}, the {name}, is refused by servers that load it now: {error.message}"
-                yield what, "error" if name == "champion" else "warning", text, fix
+                yield what, "error" if name == "champion" else "warning", text, f"{another}, or train again"

@@ -37,7 +37,7 @@ COLUMNS = (
     "country_category_ctr_28d", "age_category_ctr_28d", "item_lift", "user_lift", "country_lift", "age_lift", "expected_ctr",
 )  # fmt: skip
 WITH, WITHOUT = "with", "without"
-REPEATS, READS = 7, 5
+REPEATS, READS = 7, 3
 BACKFILLED = 4_000  # requests
 SEED = 0
 
@@ -60,7 +60,7 @@ def main() -> None:
 def run(project: Project, scratch: Path, design: Design, *, seeds: int, small: bool) -> dict[str, Any]:
     """Backfill, read, train and judge, with the columns and without."""
     lake, settings = Lake(project.paths.lake), _settings(project, design)
-    fewer, stay = without(project.features, COLUMNS, project.plan.types)
+    fewer, stay = without(project.features, COLUMNS, project.plan.event_types)
     assert not stay, f"{', '.join(stay)} cannot be left away"
     sets = {WITH: project.features, WITHOUT: fewer}
     backfill_s, requests, rows = _backfilled(project, sets, settings)

@@ -37,7 +37,7 @@ COLUMNS = (
     "country_category_ctr_28d", "age_category_ctr_28d", "item_lift", "user_lift", "country_lift", "age_lift", "expected_ctr",
 )  # fmt: skip
 WITH, WITHOUT = "with", "without"
-REPEATS, READS = 7, 3
+REPEATS, READS = 7, 2
 BACKFILLED = 4_000  # requests
 SEED = 0
 
@@ -64,15 +64,16 @@ def run(project: Project, scratch: Path, design: Design, *, seeds: int, small: b
     assert not stay, f"{', '.join(stay)} cannot be left away"
     sets = {WITH: project.features, WITHOUT: fewer}
     backfill_s, requests, rows = _backfilled(project, sets, settings)
-    reads = np.array([read_us_of(list(sets.values()), lake) for _ in range(READS)])
+    orders = [list(sets), list(reversed(sets))] * READS  # who comes second finds the caches warm
+    reads = [dict(zip(order, read_us_of([sets[name] for name in order], lake), strict=True)) for order in orders]
     cost = {
         name: {
             "columns": len(one.numeric) + len(one.categorical),
             "backfill_s": round(backfill_s[name], 3),
-            "read_us": round(float(np.median(reads[:, place])), 1),
+            "read_us": round(min(each[name] for each in reads), 1),
             "request_bytes": request_bytes(one),
         }
-        for place, (name, one) in enumerate(sets.items())
+        for name, one in sets.items()
     }
     quality = {name: [_trained(project, scratch, settings, name, SEED + seed) for seed in range(seeds)] for name in sets}
     return {
@@ -83,8 +84,8 @@ def run(project: Project, scratch: Path, design: Design, *, seeds: int, small: b
             f"{USERS:,} people, {ITEMS} items, {design.days} days; {', '.join(f'`{name}`' for name in COLUMNS)}, with all that `tailorbird "
             "init` declares beside them, and left away",
             f"`backfill_s`: {requests:,} requests, {rows:,} rows, all columns, seconds of the processor, median of {REPEATS}; `read_us`: "
-            f"reading one person and 200 candidates from a state in LMDB, median of {READS} medians of 200 requests; `request_bytes`: of "
-            "the reading records of such a request",
+            f"reading one person and 200 candidates from a state in LMDB, least of {2 * READS} medians of 200 requests; "
+            "`request_bytes`: of the reading records of such a request",
             f"`{PRIMARY}`: of the trees that `architectures` trains, {seeds} seed(s), on the newest part of the log; `score_us`: to score "
             "200 candidates, one thread",
         ],

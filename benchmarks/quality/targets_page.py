@@ -16,6 +16,9 @@ CAUSES = {
     "retail lift_10": "with 64 % of people gone it is at most 1.6, and differences are noise",
     "simulated": "a passing urge and people's own taste are most of what the oracle knows, and are in no log ([learnable](#learnable))",
     "trees": "29,000 to 100,000 rows with good counts are a ground for trees, which `train` takes by itself",
+    "single / fuxictr": "ours attends to the newest 20 videos, a quarter of an epoch; what the rest is was not found out",
+    "mmoe / fuxictr": "ours attends to the newest 20 videos, a quarter of an epoch; what the rest is was not found out",
+    "lightgbm / fuxictr": "trees for each of five targets beside one net for all",
     "tailorbird / implicit": "the default asks seven retrievers, at the origins of both validation parts too, and grows trees over them",
 }
 

@@ -52,8 +52,8 @@ def times(values: Sequence[int]) -> pa.Array:
     return pa.array(values, pa.int64()).cast(TIME)
 
 
-def build(folder: Path, sessions: Plan | None = None) -> Index:
-    """Item 0 is the most popular, item 1 the next, and so on."""
+def build(folder: Path, sessions: Plan | None = None, *, countries: bool = False) -> Index:
+    """Item 0 is the most popular, item 1 the next, and so on; `countries`: the even ones in Norway, the odd ones in Spain."""
     items = pa.table(
         {
             "id": [item_id(number) for number in range(ITEMS)],
@@ -70,6 +70,8 @@ def build(folder: Path, sessions: Plan | None = None) -> Index:
             "item_id": [item_id(number) for number in clicks],
         }
     )
+    if countries:
+        events = events.append_column("country", pa.array(["ES" if number % 2 else "NO" for number in clicks]))
     build_index(folder, events, items, as_of=NOW, sessions=sessions)
     return Index.open(folder)
 
@@ -141,6 +143,7 @@ def write(
     schema_hash: str = "",
     vectors: bool = False,
     sessions: Plan | None = None,
+    countries: bool = False,
     damaged: Mapping[str, bytes] | None = None,
 ) -> Path:
     """A sealed bundle, which by default likes dear items: by price / 20.
@@ -148,10 +151,11 @@ def write(
     Args:
         vectors: with a tower, whose columns the model reads too.
         sessions: with sessions in the index, whose columns the model reads too.
+        countries: with what is popular by country in the index.
         damaged: files of the tower, in place of the right ones.
     """
     index_folder = folder.with_name(f"{folder.name}-index")
-    index = build(index_folder, sessions)
+    index = build(index_folder, sessions, countries=countries)
     columns = Columns(features.numeric, features.categorical, features.sequences)
     categories = np.array([[hash64(name), hash64("phone")] for name in CATEGORIES for _ in range(10)], np.uint64)
     files = {**tower(index, index_folder), **(damaged or {})} if vectors else None

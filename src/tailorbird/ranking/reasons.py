@@ -14,7 +14,7 @@ from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp]
 
-CODES = ("promoted", "explore", "search", "related", "new", "popular_in_category", "popular", "for_you", "editorial")
+CODES = ("promoted", "explore", "search", "related", "new", "popular_in_category", "popular", "for_you", "editorial", "popular_in_segment")
 _VERBS = {
     hash64("purchase"): "you bought",
     hash64("cart"): "you put it in your cart:",
@@ -86,6 +86,8 @@ def _without_anchor(index: Index, row: int, source: str) -> Reason:
         return Reason("new", f"New in {category}" if category else "New")
     if source == "editorial":
         return Reason("editorial", "Selected by hand")
+    if source in ("popular_by", "trending_by"):
+        return Reason("popular_in_segment", f"Popular with visitors like you {'this week' if source == 'popular_by' else 'right now'}")
     if source == "trending":
         return Reason("popular", "Popular right now")
     if source in ("sessions", "stan"):

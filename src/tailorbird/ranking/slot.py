@@ -38,7 +38,7 @@ SOURCES = (
     "trending",
     "own_history",
 )
-_LIST = re.compile(r"editorial:[\w.-]{1,60}")
+_NAMED = re.compile(r"editorial:[\w.-]{1,60}|(popular|trending)_by:(country|device)")
 ARM_POLICIES = ("model", "popular", "recent", "random")
 EXPLORATIONS = ("item", "swap", "plackett_luce")
 DIVERSITIES = ("mmr", "dpp")
@@ -209,7 +209,8 @@ class Slot:
             a new model, see `ranking.formula`.
         sources: candidate source → how many candidates it adds to those of the sources before it; see `SOURCES`. What one lacks, the next
             gives more. Where training chose vectors of people, a share of them comes from `sequence`, unless it is named here. `sessions`
-            and `stan` need an index that was made for them. `editorial:NAME` gives a list of `lists.toml`.
+            and `stan` need an index that was made for them. `editorial:NAME` gives a list of `lists.toml`,
+            `popular_by:country` (or `device`) and `trending_by:…` what is so among those who are alike in that.
         rules: expressions over `item.*`, `user.*` and `context.*` that an item must satisfy to be shown.
         boosts, pins, promotions, caps: what else the shop wants, see `Boost`, `Pin`, `Promotion`, `Cap`.
         allow: ids of the only items that may be shown; empty is no such list. An item of `deny` is not shown, whatever else is said.
@@ -256,10 +257,9 @@ class Slot:
         except ValueError as error:
             raise DeclarationError(str(error), where=f"{where}, synonyms", fix='such as synonyms=[["tv", "television"]]') from None
         for source in self.sources:
-            if source not in SOURCES and not _LIST.fullmatch(source):
-                raise DeclarationError(
-                    f"unknown source {source!r}", where=f"slot {self.name}", fix=f"use one of {', '.join(SOURCES)}, editorial:NAME"
-                )
+            if source not in SOURCES and not _NAMED.fullmatch(source):
+                fix = f"use one of {', '.join(SOURCES)}, editorial:NAME, popular_by:country (or device), trending_by:country (or device)"
+                raise DeclarationError(f"unknown source {source!r}", where=f"slot {self.name}", fix=fix)
         if self.denominator not in ("impression", "answer"):
             raise DeclarationError(f"unknown denominator {self.denominator!r}", where=f"slot {self.name}", fix="use impression or answer")
         if not of_items(self.objective):

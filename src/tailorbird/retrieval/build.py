@@ -19,6 +19,7 @@ from tailorbird.retrieval.clusters import find_clusters
 from tailorbird.retrieval.columns import Column, TextColumn, columns_of
 from tailorbird.retrieval.cooccurrence import Cooccurrence, cooccurrence
 from tailorbird.retrieval.index import FORMAT, Meta
+from tailorbird.retrieval.segments import FIELDS, count_segments
 from tailorbird.retrieval.sessions import Plan, newest_sessions
 from tailorbird.retrieval.text import documents_of, write_text_index
 
@@ -42,7 +43,8 @@ def build_index(
 
     Args:
         folder: made here.
-        events: with at least `type, ts, person, item_id`; `agent` and `counts` are heeded if there. Any order.
+        events: with at least `type, ts, person, item_id`; `agent` and `counts` are heeded if there, and `country` and `device` counted.
+            Any order.
         items: `id, valid_from, attributes` (JSON) and, if there, `timeless`: of each item the newest version counts.
         as_of: later events and versions are left out.
         event_types: which events show interest in an item.
@@ -73,7 +75,7 @@ def build_index(
     _write_items(folder / "items.arrow", ids, keys, first_seen, counts, attributes)
     _write_matrix(folder, matrix)
     write_text_index(folder / "text", documents_of(attributes, np.arange(len(ids))))
-    files = find_clusters(attributes, len(ids)).files()
+    files = find_clusters(attributes, len(ids)).files() | count_segments(seen, row, ts, as_of, counts).files()
     if sessions is not None:
         files |= newest_sessions(*ordered, items=len(ids), as_of=as_of, plan=sessions).files()
     for name, data in files.items():
@@ -83,7 +85,7 @@ def build_index(
 
 def _interests(events: pa.Table, as_of: int, event_types: Sequence[str]) -> pa.Table:
     """The events that show a person's interest in an item, before `as_of`; bots and late events are left out."""
-    columns = [name for name in ("type", "ts", "person", "item_id", "agent", "counts") if name in events.column_names]
+    columns = [name for name in ("type", "ts", "person", "item_id", "agent", "counts", *FIELDS) if name in events.column_names]
     table = events.select(columns)
     kept = pc.and_(pc.is_in(table["type"], pa.array(event_types, pa.string())), pc.is_valid(table["item_id"]))
     kept = pc.and_(kept, pc.and_(pc.is_valid(table["person"]), pc.less(table["ts"].cast(pa.int64()), as_of)))
@@ -91,7 +93,7 @@ def _interests(events: pa.Table, as_of: int, event_types: Sequence[str]) -> pa.T
         kept = pc.and_(kept, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
     if "counts" in columns:
         kept = pc.and_(kept, pc.fill_null(table["counts"], True))
-    return table.filter(kept).select(["ts", "person", "item_id"])
+    return table.filter(kept).select(["ts", "person", "item_id", *(name for name in FIELDS if name in columns)])
 
 
 def _profiles(items: pa.Table, as_of: int) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:

@@ -20,8 +20,10 @@ from tailorbird.retrieval.synonyms import Words
 
 # A source's code is its place here; new ones go to the end, since codes are logged.
 SOURCES = ("item_to_item", "popular", "popular_in_category", "fresh", "search", "given", "pinned", "sequence", "clusters")
-SOURCES += (*sessions.SOURCES, "trending", "own_history", "editorial")
+SOURCES += (*sessions.SOURCES, "trending", "own_history", "editorial", "popular_by", "trending_by")
 EDITORIAL = "editorial"  # of which a slot names a list: `editorial:summer`
+# Of which a slot names a field: `popular_by:country`. Over which time they count, and what is asked where a segment says nothing.
+BY_SEGMENT = {"popular_by": ("7d", "popular"), "trending_by": ("1h", "trending")}
 SHARES = (1 / 3, 2 / 3)  # of a slot's candidates, that may come from vectors where there are some: training chooses
 Lists = Mapping[str, Keys]  # name → items, the first first
 _NOTHING = Found(np.zeros(0, np.intp), np.zeros(0))
@@ -80,6 +82,7 @@ def candidates(
     beside: Sequence[Words] = (),
     given: Rows | None = None,
     lists: Lists = MappingProxyType({}),
+    context: Mapping[str, str | None] = MappingProxyType({}),
     late: Callable[[], bool] = lambda: False,
     near: Callable[[int], Found] | None = None,
 ) -> Candidates:
@@ -96,6 +99,7 @@ def candidates(
         beside: phrases that mean the same as the query.
         given: rows of the caller's own candidates, which come first.
         lists: for `editorial:NAME`; one that is not there is empty.
+        context: `country` and `device` of who asks, for `popular_by` and `trending_by`.
         late: asked before each source once one has found something; no more sources are asked when it is true.
         near: for `sequence`: so many items nearest to the person's vector; None where nobody has one.
     """
@@ -104,7 +108,7 @@ def candidates(
     around = recent if around is None else around
     merged, left_out, owed = _Merged(len(index)), [], 0
     if given is not None:
-        merged.add("given", Found(given, np.zeros(given.size)), given.size)
+        merged.add("given", Found(given, np.zeros(given.size)), given.size, "given")
     for source, limit in sources.items():
         if left_out or (late() and merged.size):
             left_out.append(source)
@@ -112,12 +116,24 @@ def candidates(
         owed += limit
         # As many more as were found before: so many of what it gives may be known.
         asked = owed + merged.size if owed else 0
-        if kind_of(source) == EDITORIAL:
+        kind = kind_of(source)
+        if kind == EDITORIAL:
             answer = _listed(index, lists.get(source.partition(":")[2]), asked)
+        elif kind in BY_SEGMENT:
+            kind, answer = by_segment(index, source, context, asked)
         else:
             answer = _ask(index, source, asked, recent, recent_ts, around, category, query, beside, near)
-        owed -= merged.add(source, answer, owed)
+        owed -= merged.add(source, answer, owed, kind)
     return merged.all(tuple(left_out))
+
+
+def by_segment(index: Index, source: str, context: Mapping[str, str | None], limit: int) -> tuple[str, Found]:
+    """What `popular_by:FIELD` or `trending_by:FIELD` finds, and which kind of source gave it: the same for everybody where the segment
+    is not known or too small."""
+    kind, _, field = source.partition(":")
+    window, instead = BY_SEGMENT[kind]
+    found = index.popular_by(field, context.get(field), limit, window=window)
+    return (kind, found) if found is not None else (instead, index.popular(limit, window=window))
 
 
 def kind_of(source: str) -> str:
@@ -131,16 +147,19 @@ class _Merged:
     def __init__(self, items: int) -> None:
         self._had = np.zeros(items, np.uint16)  # by row, the bits of the sources that had it
         self._parts: dict[str, Found] = {}
+        self._codes: list[int] = []  # of the kind that gave each part
         self.size = 0
 
-    def add(self, source: str, found: Found, most: int) -> int:
+    def add(self, source: str, found: Found, most: int, kind: str) -> int:
         """Take at most so many items that are new, with what of it was known before them; how many were new."""
-        rows, bit = found.rows, np.uint16(1 << SOURCES.index(kind_of(source)))
+        code = SOURCES.index(kind)
+        rows, bit = found.rows, np.uint16(1 << code)
         new = np.flatnonzero(self._had[rows] == 0)
         if new.size > most:
             rows, new = rows[: new[most]], new[:most]
         self._had[rows] |= bit
         self._parts[source] = Found(rows[new], found.scores[new])
+        self._codes.append(code)
         self.size += new.size
         return new.size
 
@@ -148,8 +167,7 @@ class _Merged:
         parts = [*self._parts.values(), _NOTHING]
         rows = np.concatenate([each.rows for each in parts])
         contributed = {name: each.rows.size for name, each in self._parts.items()}
-        codes = np.array([SOURCES.index(kind_of(name)) for name in contributed], np.uint8)
-        source = np.repeat(codes, list(contributed.values()))
+        source = np.repeat(np.array(self._codes, np.uint8), list(contributed.values()))
         return Candidates(rows, source, self._had[rows], np.concatenate([each.scores for each in parts]), contributed, left_out)
 
 

@@ -9,6 +9,7 @@ and scores, best first. An `Index` never changes; `with_items` gives a new one t
     vectors*       see `retrieval.vectors`; not in every index
     clusters*      see `retrieval.clusters`; not in every index
     sessions*      see `retrieval.sessions`; not in every index
+    segments.arrow see `retrieval.segments`; not in every index
     meta.json      format, as_of
 
 How it is built stands in `retrieval.build`; how sources are merged, in `retrieval.candidates`.
@@ -32,6 +33,7 @@ from tailorbird.retrieval.arrays import read_array
 from tailorbird.retrieval.clusters import Clusters
 from tailorbird.retrieval.columns import Column, TextColumn, extended, from_arrow, says_same
 from tailorbird.retrieval.cooccurrence import RECENT_DECAY, RECENT_MAX, Cooccurrence
+from tailorbird.retrieval.segments import Segments
 from tailorbird.retrieval.sessions import Sessions
 from tailorbird.retrieval.spelling import corrections
 from tailorbird.retrieval.synonyms import Words
@@ -94,6 +96,7 @@ class Index:
         vectors: of the items, or None.
         together: clusters of the items, or None.
         sessions: the newest sessions of everybody, or None.
+        segments: what is popular by country and device, or None.
     """
 
     as_of: int
@@ -110,6 +113,7 @@ class Index:
     vectors: ItemVectors | None = None
     together: Clusters | None = None
     sessions: Sessions | None = None
+    segments: Segments | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -136,7 +140,8 @@ class Index:
             ids = tuple(table["id"].to_pylist())
             keys, first_seen = table["key"].to_numpy(), table["first_seen"].to_numpy()
             vectors, together = ItemVectors.read(files, table.num_rows), Clusters.read(files, table.num_rows)
-            more = {"vectors": vectors, "together": together, "sessions": Sessions.read(files, table.num_rows)}
+            sessions, segments = Sessions.read(files, table.num_rows), Segments.read(files, table.num_rows)
+            more = {"vectors": vectors, "together": together, "sessions": sessions, "segments": segments}
         except (KeyError, ValueError, OSError, pa.ArrowException, msgspec.DecodeError) as error:
             raise BundleError(f"the index cannot be read: {error}", fix="tailorbird train") from error
         index = cls(meta.as_of, ids, keys, first_seen, counts, attributes, item_item, text, None, len(ids), **more)
@@ -255,6 +260,15 @@ class Index:
         else:
             rows = {"1h": self._hottest, "1d": self._trending}.get(window, self._popular)[:n]
         return Found(rows, self.popularity[rows].astype(np.float64))
+
+    def popular_by(self, field: str, value: str | None, n: int, *, window: str = "7d") -> Found | None:
+        """The items with most events of a segment, such as the country `DE`; None where it is not known, or too small to tell."""
+        known = self.segments.lists.get((window, field, value)) if self.segments is not None and value is not None else None
+        if known is None:
+            return None
+        rows, counts = known
+        kept = np.flatnonzero(self.shown[rows])[:n] if self.shown is not None else slice(n)
+        return Found(rows[kept].astype(np.intp), counts[kept].astype(np.float64))
 
     def popular_among(self, recent: Keys, n: int) -> Found:
         """The items with most events in the categories of a sequence (keys, oldest first), as many of each as it has weight.

@@ -28,7 +28,8 @@ from tailorbird.events import ROUTED, micros
 from tailorbird.loops import Loop
 from tailorbird.retrieval import Index, NewItem
 from tailorbird.retrieval.build import INTERESTS
-from tailorbird.serving.segments import FIELDS, Segments
+from tailorbird.retrieval.segments import FIELDS
+from tailorbird.serving.segments import Segments
 from tailorbird.stream import Address, EmbeddedReader, LogReader, open_reader
 
 POLL_S = 0.5

@@ -2,6 +2,7 @@
 
 For the time when nothing is known of the person who asks but what stands in the request. Bounded: the segments that come first, up to
 `SEGMENTS_MAX`, and of each the items that matter; counts are halved when they grow old, so that a segment follows its time.
+What a slot names as a source, and training can ask as of any moment, is counted in the index: `retrieval.segments`.
 """
 
 import threading
@@ -16,15 +17,12 @@ import pyarrow.compute as pc
 
 from tailorbird.events import Context
 from tailorbird.retrieval import Index
+from tailorbird.retrieval.segments import FIELDS, INTERESTS_MIN, ITEMS_MAX, SEGMENTS_MAX
 
 Floats = npt.NDArray[np.float64]
 
-FIELDS = ("country", "device")  # the narrower first
-SEGMENTS_MAX = 300
-ITEMS_MAX = 2_000  # of a segment
 HALVED_AT = 100_000  # interests of a segment, and each time it has so many again
 RENEWED_S = 2.0  # how old an order may be
-INTERESTS_MIN = 20  # fewer say nothing
 
 
 class Segments:

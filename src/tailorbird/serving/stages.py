@@ -23,6 +23,7 @@ from tailorbird.ranking.exploration import Choice, choose, choose_evenly
 from tailorbird.ranking.policy import arranged, baseline_values, boosted
 from tailorbird.retrieval import Found, Index, candidates, with_sequence
 from tailorbird.retrieval.facets import Facet, facet_of
+from tailorbird.retrieval.segments import FIELDS
 from tailorbird.retrieval.synonyms import Synonyms, Words
 from tailorbird.serving.explain import Wished
 from tailorbird.serving.lastknown import LastKnown
@@ -132,6 +133,7 @@ class Stages:
         found = candidates(
             view, sources, recent=recent, recent_ts=ts, around=around, query=request.text, beside=self._beside(request), near=near,
             lists=self._editors.keys if self._editors is not None else {},
+            context={field: getattr(request.query.context, field) for field in FIELDS},
             late=lambda: time.perf_counter() > until,
         )  # fmt: skip
         if found.left_out:

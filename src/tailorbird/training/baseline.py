@@ -16,7 +16,7 @@ from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Registry
 from tailorbird.training.card import NOBODY
-from tailorbird.training.indexes import IndexSettings, no_items, write_index
+from tailorbird.training.indexes import READ, IndexSettings, no_items, write_index
 from tailorbird.training.matrix import columns_of
 
 WHY = "there was no champion: popular items, until a model has earned its place"
@@ -35,7 +35,7 @@ def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock:
     source, now = Lake(lake), clock.now()
     if not source.exists("events"):
         raise NotReadyError("the lake is empty", where=str(lake), fix="tailorbird import brings events in")
-    events = source.events(columns=["type", "ts", "person", "item_id", "agent", "counts"], ts_from=now - HORIZON)
+    events = source.events(columns=list(READ), ts_from=now - HORIZON)
     items = source.table("items", ["id", "valid_from", "attributes", "timeless"]) if source.exists("items") else no_items()
     if not events.num_rows:
         raise NotReadyError("the lake holds no event", where=str(lake), fix="tailorbird import brings events in")

@@ -5,6 +5,7 @@ A request is put before an event (or before a session's first event), and its ca
     popular        the `popular` items most chosen in the `popular_window` before the last full `refresh` before the request
     item-to-item   what follows the person's last items, from the newest table with trained_until ≤ t
     sessions, stan what sessions like the person's newest went on to, by the same indexes; where the slot asks for it
+    by segment     what is popular or trending in the request's country or on its device, likewise
     own history    what the person chose before, newest first (where people choose the same item again)
     + the truth    which is added to a test list where no source found it; how often that was needed is told (`found`), since a real
                    system cannot do so. In training such a truth is left out: a candidate that no source could have given would
@@ -18,7 +19,7 @@ weighted rows have the prior of the full list. Nothing of the request's own even
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +31,7 @@ import pyarrow.compute as pc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR, MINUTE, micros
 from tailorbird.models.baselines import History
+from tailorbird.retrieval.candidates import BY_SEGMENT, kind_of
 from tailorbird.training.coding import Codes, interesting
 from tailorbird.training.dataset import Dataset, context_of
 from tailorbird.training.item_to_item import Rolling
@@ -51,6 +53,7 @@ class Scheme:
             session_id, each event), whose items all are.
         popular, popular_window, refresh: see the module; 1,000 items of the day before, counted anew each hour.
         item_to_item, own_history, sessions, stan: how many candidates at most.
+        segments: the same of each source by segment, such as `popular_by:country`.
         repeats: whether people choose the same item again.
         seed: of every draw.
     """
@@ -64,6 +67,7 @@ class Scheme:
     own_history: int = 0
     sessions: int = 0
     stan: int = 0
+    segments: Mapping[str, int] = field(default_factory=dict)
     repeats: bool = False
     seed: int = 7
 
@@ -160,12 +164,13 @@ def guess_scheme(events: pa.Table, head: str, sources: Mapping[str, int] = Mappi
     """A scheme that fits a log: whether people choose the same item again, and whether a session is one basket.
 
     Args:
-        sources: of the slot, of which `sessions` and `stan` are asked as it does.
+        sources: of the slot, of which `sessions`, `stan` and those by segment are asked as it does.
     """
-    like, stan = (sources.get(name, 0) for name in ("sessions", "stan"))
+    asked: dict[str, Any] = {name: sources.get(name, 0) for name in ("sessions", "stan")}
+    asked["segments"] = {name: limit for name, limit in sources.items() if kind_of(name) in BY_SEGMENT}
     kept = events.filter(interesting(events, (head,)))
     if not kept.num_rows:
-        return Scheme(type=head, sessions=like, stan=stan)
+        return Scheme(type=head, **asked)
     pairs = kept.group_by(["person", "item_id"]).aggregate([]).num_rows
     repeats = pairs < 0.8 * kept.num_rows
     sessions = kept.filter(pc.is_valid(kept["session_id"]))
@@ -176,8 +181,7 @@ def guess_scheme(events: pa.Table, head: str, sources: Mapping[str, int] = Mappi
     window = next((span for span in (1, 7, 28, 90) if kept.num_rows / days * span >= 5_000), 365)
     refresh = HOUR if window == 1 else DAY
     truth, own = ("session" if basket else "event"), (300 if repeats else 0)
-    pool = {"popular_window": window * DAY, "refresh": refresh, "own_history": own, "sessions": like, "stan": stan}
-    return Scheme(type=head, truth=truth, repeats=repeats, **pool)
+    return Scheme(type=head, truth=truth, repeats=repeats, popular_window=window * DAY, refresh=refresh, own_history=own, **asked)
 
 
 def _sessions(kept: pa.Table, person: Ints, people: int) -> Ints:
@@ -257,7 +261,8 @@ def _draw(
     """Candidates and labels of some requests, which follow each other."""
     t, person = data.t[picked], data.person[picked]
     items = history.interactions.items
-    key, ease = _merged(_sources(t, person, pools, history, rolling, scheme), items)
+    context = data.context.take(pa.array(picked))
+    key, ease = _merged(_sources(t, person, context, pools, history, rolling, scheme), items)
     low, high = data.offsets[picked[0]], data.offsets[picked[-1] + 1]
     size = np.diff(data.offsets[picked[0] : picked[-1] + 2])
     truth = np.unique(np.repeat(np.arange(len(t)), size) * items + data.item[low:high])
@@ -281,7 +286,9 @@ def _draw(
     return _Part(picked[counts > 0], counts[counts > 0], chosen % items, label[kept], weight, *told)
 
 
-def _sources(t: Ints, person: Ints, pools: _Pools, history: History, rolling: Rolling | None, scheme: Scheme) -> list[_Found]:
+def _sources(
+    t: Ints, person: Ints, context: pa.Table, pools: _Pools, history: History, rolling: Rolling | None, scheme: Scheme
+) -> list[_Found]:
     found = [pools.of(t)]
     if rolling is not None and scheme.item_to_item:
         request, item = rolling.best(history, t, person, scheme.item_to_item)
@@ -289,6 +296,9 @@ def _sources(t: Ints, person: Ints, pools: _Pools, history: History, rolling: Ro
     for name, n in (("sessions", scheme.sessions), ("stan", scheme.stan)):
         if n and rolling is not None and rolling.sessions is not None:
             found.append(_ranked(*rolling.sessions.best(name, history, t, person, n)))
+    for name, n in scheme.segments.items():
+        if rolling is not None and rolling.segments is not None:
+            found.append(_ranked(*rolling.segments.best(name, t, context, n)))
     if scheme.own_history:
         own, offsets = history.recent(person, t, scheme.own_history)
         request = np.repeat(np.arange(len(t)), np.diff(offsets))
@@ -348,6 +358,8 @@ def sources_told(scheme: Mapping[str, Any]) -> str:
         text += f"; up to {scheme['item_to_item']} by item-to-item"
     if asked := [f"{scheme[name]} by {told}" for name, told in (("sessions", "V-SkNN"), ("stan", "STAN")) if scheme.get(name)]:
         text += f"; up to {' and '.join(asked)} over the newest sessions"
+    if by := scheme.get("segments"):
+        text += f"; {', '.join(f'{n} of {name}' for name, n in by.items())}"
     if scheme["own_history"]:
         text += f"; what the person chose in the last {scheme['own_history']} choices"
     text += f"; and the truth, which these sources had found in {scheme['found']:.1%} of cases"

@@ -21,13 +21,16 @@ from tailorbird.events.schema import TIME
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.tower import Space
 from tailorbird.retrieval import Cooccurrence, Index, build_index
+from tailorbird.retrieval.segments import FIELDS
 from tailorbird.retrieval.sessions import SOURCES, Plan
+from tailorbird.training.by_segment import RollingSegments
 from tailorbird.training.coding import INTERESTS, Codes
 from tailorbird.training.item_to_item import Rolling
 from tailorbird.training.like_sessions import RollingSessions
 
 Ints = npt.NDArray[np.int64]
 
+READ = ("type", "ts", "person", "item_id", "agent", "counts", *FIELDS)  # what an index is built from
 ITEMS = pa.schema([("id", pa.string()), ("valid_from", TIME), ("attributes", pa.string()), ("timeless", pa.bool_())])
 
 
@@ -100,10 +103,10 @@ class IndexSeries:
         return any(index.sessions is not None for index in self.indexes)
 
     def rolling(self, items: Codes) -> Rolling:
-        """Their item-to-item tables, and their sessions, with items by code."""
+        """Their item-to-item tables, sessions and segments, with items by code."""
         tables = [_recoded(index, items) for index in self.indexes]
         sessions = RollingSessions(self.moments, self.indexes, items.keys) if self.with_sessions else None
-        return Rolling(self.moments, tables, len(items), sessions)
+        return Rolling(self.moments, tables, len(items), sessions, RollingSegments(self.moments, self.indexes, items.keys))
 
 
 def build_series(
@@ -141,7 +144,7 @@ def build_series(
 
 def write_index(folder: Path, events: pa.Table, items: pa.Table, as_of: int, settings: IndexSettings = IndexSettings()) -> None:
     """Build the index as of one moment in a new folder; without vectors, which a `towers.Learner` lays over it."""
-    columns = [name for name in ("type", "ts", "person", "item_id", "agent", "counts") if name in events.column_names]
+    columns = [name for name in READ if name in events.column_names]
     seen = events.select(columns)
     if settings.memory_us is not None:
         ts = seen["ts"].cast(pa.int64())

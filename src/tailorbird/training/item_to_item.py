@@ -19,6 +19,7 @@ from tailorbird.events import DAY
 from tailorbird.models.baselines import History, Questions
 from tailorbird.retrieval import Cooccurrence, cooccurrence
 from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX
+from tailorbird.training.by_segment import RollingSegments
 from tailorbird.training.like_sessions import RollingSessions
 
 Ints = npt.NDArray[np.int64]
@@ -78,12 +79,13 @@ def followers(table: Cooccurrence, items: int, recent: Ints, offsets: Ints) -> F
 
 @dataclass(frozen=True)
 class Rolling:
-    """Tables by the moment until which they were trained, ascending; and the sessions of the same indexes, where they have them."""
+    """Tables by the moment until which they were trained, ascending; and sessions and segments of the same indexes, where there are any."""
 
     trained_until: Ints
     tables: Sequence[Cooccurrence]
     items: int
     sessions: RollingSessions | None = None
+    segments: RollingSegments | None = None
 
     def slot_of(self, t: Ints) -> Ints:
         """Which table answers at t: the newest with trained_until ≤ t; −1 if none may."""

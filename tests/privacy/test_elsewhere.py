@@ -130,4 +130,7 @@ def test_nothing_starts_on_half_an_erasure(tmp_path: Path) -> None:
     project = make_project(tmp_path / "shop")
     shutil.copytree(journal.parent, project.paths.data / "erasure")
     refused(tailorbird("-C", project.root, "up"), "an erasure was cut short", "lake erase --yes")
+    (tmp_path / "more.jsonl").write_text('{"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}\n')
+    for adding in (["import", "tailorbird", tmp_path / "more.jsonl"], ["lake", "replay", "--reason", "unknown_type"]):
+        refused(tailorbird("-C", project.root, *adding), "an erasure was cut short", "lake erase --yes")
     assert "an erasure was cut short" in tailorbird("-C", project.root, "doctor").stdout

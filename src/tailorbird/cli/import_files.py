@@ -59,11 +59,13 @@ def import_files(
         raise UsageError("expected FORMAT and PATH", fix="tailorbird import --help shows examples")
     from tailorbird.cli.roles import drain
     from tailorbird.config import open_project
+    from tailorbird.config.erasures import take_in
     from tailorbird.events import SystemClock
     from tailorbird.events.adapters import AdapterOptions
     from tailorbird.stream.importer import import_files as run_import
 
     project = open_project()
+    take_in(project)  # what an erasure that was cut short has found is no longer all there is, once more comes in
     if format_ == "auto":
         format_ = _recognised(path)
         console(stderr=True).print(f"{path}: this is {format_}.")

@@ -147,10 +147,13 @@ def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool 
     """
     from tailorbird.cli.roles import drain
     from tailorbird.config import open_project
+    from tailorbird.config.erasures import take_in
     from tailorbird.events import SystemClock
     from tailorbird.lake.replay import replay as run_replay
 
     project, choice = open_project(), _choice(reason, path, since)
+    if not dry_run:
+        take_in(project)
     _check_reasons(project, choice)
     if not dry_run:
         _require_new_routers(project)

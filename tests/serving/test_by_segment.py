@@ -26,11 +26,11 @@ def folder(tmp_path_factory, features):
 
 @pytest.fixture
 def ask(features, folder):
-    def ask(country, *, slot=SLOT, answers=None, bundle=None):
+    def ask(country, *, slot=SLOT, answers=None, bundle=None, reader=None):
         pipeline = Pipeline(
             slots={"home": slot},
             bundles=Fixed(bundle or Bundle.load(folder, schema_hash=features.schema_hash)),
-            readings=OneSchema(features, shop.FakeReader(features)),
+            readings=OneSchema(features, reader or shop.FakeReader(features)),
             answers=answers,
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(0),
@@ -38,6 +38,18 @@ def ask(features, folder):
         return pipeline.answer(RecommendQuery(slot="home", user_id="u1", context=Context(country=country)))
 
     return ask
+
+
+class Listening(shop.FakeReader):
+    """Notes the countries that features are read for."""
+
+    def __init__(self, features):
+        super().__init__(features)
+        self.countries = set()
+
+    def read(self, request, items, item_keys=None):
+        self.countries.add(request.country)
+        return super().read(request, items, item_keys)
 
 
 def of(answer, source):
@@ -59,6 +71,14 @@ def test_an_unknown_country_gets_what_everybody_gets_and_is_told_so(ask, bundle)
         assert of(answer, "popular") == {"i0", "i2", "i4", "i5", "i6", "i7", "i8", "i9"}
         assert {item.reason_code for item in answer.items} == {"popular"}
         assert not answer.degraded
+
+
+def test_a_country_in_small_letters_is_read_as_events_keep_it(ask, features):
+    reader, kept = Listening(features), Kept()
+    answer = ask("es", slot=Slot("home", sources=SLOT.sources, rules=["context.country == 'ES'"]), answers=kept, reader=reader)
+    assert len(of(answer, "popular_by")) == 5
+    assert reader.countries == {"ES"}
+    assert kept.events[0].context.country == "ES"
 
 
 def test_a_server_finds_what_training_asks_of_the_same_index(ask, folder, features):

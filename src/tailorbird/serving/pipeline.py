@@ -57,6 +57,7 @@ from tailorbird.serving.record import FALLBACK, answer_of, attributes_of, logged
 from tailorbird.serving.request import (
     Candidates,
     Request,
+    as_events_say,
     hidden,
     require_contract,
     require_filters,
@@ -233,7 +234,7 @@ class Pipeline:
         now = self.clock.now()
         require_contract(query, now)
         require_filters(query)
-        query = hidden(query, self.pseudonyms)
+        query = hidden(as_events_say(query), self.pseudonyms)
         request_id = self._stages.draw_id()
         anonymous_id = query.anonymous_id
         if query.user_id is None and anonymous_id is None:

@@ -130,6 +130,14 @@ def require_contract(query: Query, now: int) -> None:
         raise QueryError(refusal.message, path=refusal.path, code=refusal.code)
 
 
+def as_events_say(query: AnyQuery) -> AnyQuery:
+    """The query with its country in capital letters, as the router keeps it: training reads for the answer what was read here."""
+    country = query.context.country
+    if country is None or country.isupper():
+        return query
+    return msgspec.structs.replace(query, context=msgspec.structs.replace(query.context, country=country.upper()))
+
+
 def hidden(query: AnyQuery, pseudonyms: Pseudonyms | None) -> AnyQuery:
     """The query under the pseudonyms of its people, where the project has such."""
     if pseudonyms is None:

@@ -11,6 +11,7 @@ from tests.privacy.test_people import click, people_of, sent
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.events import Receipt, RoutePlan
+from tailorbird.events.adapters import AdapterOptions
 from tailorbird.events.contract import ERASED
 from tailorbird.events.erased import StopList
 from tailorbird.lake import Lake, verify
@@ -18,6 +19,7 @@ from tailorbird.privacy import erase, export_person, look_for
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.search import Needles, search
 from tailorbird.serving.door import Door
+from tailorbird.stream.importer import import_files
 
 LATER = 1_795_417_650_998_282  # a time that has the digits of user 417650
 
@@ -33,6 +35,37 @@ def with_refused(project: Project, *rows: dict) -> Project:
 
 def bodies(project: Project) -> list[bytes]:
     return Lake(project.paths.lake).table("quarantine", ["body"])["body"].to_pylist()
+
+
+BROKEN = [
+    b'"%s,i5"',
+    b'"2026-11-20\\t%s\\ti5"',
+    b'{"unread": {"format": "gorse", "record": "{\\"UserId\\": \\"%s\\", "}}',
+    b'"\\"%s\\";i5\\r"',
+    b'%s,i5"',
+]
+
+
+@pytest.mark.parametrize("row", BROKEN)
+def test_a_short_id_is_found_in_a_row_of_a_table_that_was_cut(row: bytes) -> None:
+    mentions = Mentions(["42", "price"], {"price"})
+    assert mentions.in_body(row % b"42")
+    assert not any(mentions.in_body(row % other) for other in (b"424", b"1.42", b"price", b"x 42"))
+
+
+def test_a_short_id_in_a_file_with_broken_rows_is_erased(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("q1", "42"), click("o1", "4243")])
+    (tmp_path / "clicks.csv").write_text("WHO,WHAT,AT\n42,i1,1780000000\n42,i5\n4243,i5\n")
+    mapping = (
+        '[[source]]\nfile = "clicks.csv"\nkind = "events"\ntype = "click"\nts = "AT"\nts_unit = "s"\nuser_id = "WHO"\nitem_id = "WHAT"\n'
+    )
+    options = AdapterOptions(root=str(tmp_path), mapping=mapping)
+    import_files(project.paths.stream, "mapping", tmp_path / "clicks.csv", plan=project.plan, clock=CLOCK, options=options)
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    assert erase(project, ["42"], CLOCK).clean
+    assert sorted(bodies(project)) == sorted([ERASED, b'"4243,i5"'])
+    assert verify(project.paths.lake).clean
 
 
 @pytest.mark.parametrize("user", ["4242", "417650"])

@@ -38,6 +38,7 @@ _BEFORE, _BEHIND = re.compile(rb"(?<![0-9])(?<![0-9]\.)$"), re.compile(rb"[0-9]|
 _MEASURED = re.compile(rf'\\*"(?:{"|".join(sorted(_MEASURES))})\\*"\s*:\s*-?$'.encode())
 _QUOTES = (b'"', b"\\")
 _ESCAPES = re.compile(r'\\+[bfnrt"/]')  # of JSON, as text: what is no part of a word
+_CELLS = re.compile(r"[\t,;|]")  # between the values of a line of a table
 _NAMELESS = 1 << 16  # texts of a column that are looked through at once
 _any = msgspec.json.Decoder().decode
 
@@ -63,12 +64,13 @@ class Mentions:
         self._numbers = frozenset(one for one in long if is_number(one))
         self._cased = {case.encode(errors="surrogatepass"): case for one in long for case in cases(one)}
         self._spots = Spots({form for one in long for form in forms(one)})
-        short = [msgspec.json.encode(one)[1:-1] for one in sorted(self._ids - frozenset(long))]
+        self._short = self._ids - frozenset(long)
+        short = [msgspec.json.encode(one)[1:-1] for one in sorted(self._short)]
         self._bytes = re.compile(b"|".join(map(re.escape, short))) if short else None
         who = "|".join(map(re.escape, sorted(ids)))
         self._named = re.compile(rf'"(?:user_id|anonymous_id)"\s*:\s*(?:"(?:{who})"|(?:{who})(?![\w.]))') if who else None
         # What may mention a short one; only a first look, since RE2 looks neither behind nor ahead.
-        quoted = [msgspec.json.encode(one).decode() for one in sorted(self._ids - frozenset(long))]
+        quoted = [msgspec.json.encode(one).decode() for one in sorted(self._short)]
         self._json = "|".join(map(re.escape, quoted)) or None
 
     def in_text(self, text: str) -> bool:
@@ -117,9 +119,18 @@ class Mentions:
             value = _any(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             text = _ESCAPES.sub(" ", body.decode(errors="replace"))
-            named = self._named is not None and self._named.search(text) is not None
-            return named or self._is_within(text) or any(f'"{id_}"' in text for id_ in self._ids - self._known)
+            return self._is_within(text) or self._is_a_value_in(text)
+        row = value["unread"].get("record") if isinstance(value, dict) and isinstance(value.get("unread"), dict) else value
+        if isinstance(row, str) and self._is_a_value_in(row):
+            return True
         return any(self._is_said(name, one) for name, one in leaves(self._written(value)))
+
+    def _is_a_value_in(self, row: str) -> bool:
+        """Whether a short one is a value of a row that nobody could read: a cell, between quotes, or behind a field's name."""
+        if self._named is not None and self._named.search(row) is not None:
+            return True
+        short = self._short - self._known
+        return not short.isdisjoint(cell.strip(' "\r') for cell in _CELLS.split(row)) or any(f'"{id_}"' in row for id_ in short)
 
     def in_column(self, column: pa.ChunkedArray) -> np.ndarray:
         """Which texts of a column mention one; booleans, False where there is none."""

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import hyp2f1
 
 from tailorbird.errors import NotReadyError
-from tailorbird.models.btyd import BgNbdOfColumns, Purchases, bg_nbd_to_onnx, fit_bg_nbd
+from tailorbird.models.btyd import BgNbd, BgNbdOfColumns, Purchases, bg_nbd_to_onnx, fit_bg_nbd
 from tailorbird.models.export import score_onnx
 from tailorbird.ranking.bg_nbd import BgNbdColumns, hypergeometric
 
@@ -86,6 +86,24 @@ def test_onnx_and_numpy_say_the_same():
     np.testing.assert_allclose(served.purchases(matrix, 0, 90)[1:], model.purchases(customers, 90)[1:], rtol=1e-4)
     both = served.purchases(matrix, 0, 30) + served.purchases(matrix, 30, 90)
     np.testing.assert_allclose(both, served.purchases(matrix, 0, 90), rtol=1e-9)
+
+
+@pytest.mark.parametrize("count", [200, 2_000, 20_000])
+def test_who_bought_thousands_of_times_is_told_the_same_by_all_three(count):
+    """Somebody who clicked every hour is a customer too: chances and counts are numbers, and those of the export."""
+    rng = np.random.default_rng(count)
+    model, day = BgNbd(0.24, 31.0, 0.79, 2.43, 0.0), 86_400
+    repeats, age = np.floor(rng.uniform(count / 2, count, 500)), rng.uniform(100, 1_500, 500)
+    customers = Purchases(repeats, age * rng.uniform(0.3, 1, 500), age)
+    matrix = np.column_stack([(age - customers.recency) * day, repeats + 1, age * day]).astype(np.float32)
+    found = BgNbdOfColumns(model, ("since", "count", "age"), 0, 1, 2, 90.0, 0.01)
+    np.testing.assert_allclose(score_onnx(bg_nbd_to_onnx(found), matrix), found.score(matrix), atol=1e-6)
+    regular = Purchases(repeats, age, age)
+    rate = (0.24 + repeats) / (31.0 + age)  # of one who has never stayed away, and hardly will: b grows with each purchase
+    np.testing.assert_allclose(model.purchases(regular, 30), rate * 30, rtol=0.1)
+    np.testing.assert_allclose(
+        BgNbdColumns(0.24, 31.0, 0.79, 2.43, 0, 1, 2).purchases(matrix, 0, 90), model.purchases(customers, 90), rtol=0.02
+    )
 
 
 def test_the_series_is_that_of_scipy():

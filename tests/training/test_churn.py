@@ -152,6 +152,18 @@ def test_columns_ahead_are_those_of_somebody_who_did_nothing_since():
         people.ahead(day(100), who, [day(99)])
 
 
+def test_a_profile_without_a_time_is_known_from_the_beginning_whenever_it_was_loaded():
+    loaded = {"type": "user", "ts": BEGIN, "timeless": True, "received_at": day(190), "person": "u0"}
+    events = log(profiles=[{**loaded, "properties": json.dumps({"closed": 1})}])
+    features = declared(lambda user: attribute("closed", user, "closed", kind="numeric"))
+    activity = activity_of(events, CHURN, day(200))
+    people = People(features, events, activity, person_columns(features))
+    who = activity.as_of(day(100)).present(day(100))
+    known = people.at(who, np.full(len(who), day(100))).numeric
+    assert np.count_nonzero(known[:, people.columns.numeric.index("closed")] == 1) == 1
+    np.testing.assert_array_equal(known, people.ahead(day(100), who, [day(100)])[0].numeric)
+
+
 def test_a_planted_leak_is_refused_by_name():
     """A profile without a time says who closed the account in the end: valid from the beginning, it knows the future."""
     closed = [

@@ -55,7 +55,8 @@ class BgNbd:
     def alive(self, customers: Purchases) -> Floats:
         """P(still a customer), shape (n,); 1 for everybody without a repeat purchase."""
         x, recency, age = customers.repeats, customers.recency, customers.age
-        odds = self.a / (self.b + np.maximum(x, 1) - 1) * ((self.alpha + age) / (self.alpha + recency)) ** (self.r + x)
+        with np.errstate(over="ignore"):  # of many purchases and none for long: gone for certain
+            odds = self.a / (self.b + np.maximum(x, 1) - 1) * ((self.alpha + age) / (self.alpha + recency)) ** (self.r + x)
         return np.where(x > 0, 1 / (1 + odds), 1.0)
 
     def returning(self, customers: Purchases, span: float) -> Floats:
@@ -65,13 +66,18 @@ class BgNbd:
         return self.alive(customers) * (1 - none)
 
     def purchases(self, customers: Purchases, span: float) -> Floats:
-        """Expected purchases within `span` from now, shape (n,); equation 10."""
+        """Expected purchases within `span` from now, shape (n,); equation 10, its series after Euler's transformation.
+
+        As printed, the series overflows for thousands of purchases: (1 − z)^(r + x) F(r + x, b + x; c; z) is
+        (1 − z)^(a − 1) F(a − 1, a + b − 1 − r; c; z).
+        """
         x, recency, age = customers.repeats, customers.recency, customers.age
         r, alpha, a, b = self.r, self.alpha, self.a, self.b
         z = span / (alpha + age + span)
-        series = hyp2f1(r + x, b + x, a + b + x - 1, z)
-        grown = (a + b + x - 1) / (a - 1) * (1 - ((alpha + age) / (alpha + age + span)) ** (r + x) * series)
-        odds = np.where(x > 0, a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x), 0.0)
+        series = hyp2f1(a - 1, a + b - 1 - r, a + b + x - 1, z)
+        grown = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
+        with np.errstate(over="ignore"):
+            odds = np.where(x > 0, a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x), 0.0)
         return grown / (1 + odds)
 
 
@@ -150,16 +156,20 @@ class BgNbdOfColumns:
 
 
 def bg_nbd_to_onnx(found: BgNbdOfColumns) -> bytes:
-    """The same as a self-contained ONNX file of plain operators."""
+    """The same as a self-contained ONNX file of plain operators.
+
+    It reckons in doubles: of hundreds of purchases, what a float's last digit is wrong by is raised to that power.
+    """
     m = found.model
     numbers = {
         "r": m.r, "alpha": m.alpha, "a": m.a, "b1": m.b - 1, "span": m.alpha + found.span, "lost": found.lost,
         "zero": 0.0, "one": 1.0, "day": SECONDS,
     }  # fmt: skip
-    tensors = {name: np.array(value, np.float32) for name, value in numbers.items()}
+    tensors = {name: np.array(value, np.float64) for name, value in numbers.items()}
     tensors |= {f"at_{name}": np.array(place, np.int64) for name, place in _places(found)}
     steps = [
-        *(("Gather", [INPUT, f"at_{name}"], name) for name, _ in _places(found)),
+        ("Cast", [INPUT], "columns"),
+        *(("Gather", ["columns", f"at_{name}"], name) for name, _ in _places(found)),
         ("Add", ["since", "frequency"], "some"), ("Add", ["some", "age"], "every"), ("IsNaN", ["every"], "gap"),
         *(("Where", ["gap", "zero", name], f"{name}_known") for name, _ in _places(found)),
         ("Sub", ["frequency_known", "one"], "less"), ("Max", ["less", "zero"], "x"),
@@ -172,12 +182,16 @@ def bg_nbd_to_onnx(found: BgNbdOfColumns) -> bytes:
         ("Mul", ["start", "grown"], "odds"), ("Add", ["odds", "one"], "whole"), ("Div", ["one", "whole"], "alive_repeating"),
         ("Greater", ["x", "zero"], "repeating"), ("Where", ["repeating", "alive_repeating", "one"], "alive"),
         ("Sub", ["log_now", "log_end"], "ahead"), ("Mul", ["shape", "ahead"], "lowered"), ("Exp", ["lowered"], "none"),
-        ("Sub", ["one", "none"], "any"), ("Mul", ["alive", "any"], "chance"), ("Where", ["gap", "lost", "chance"], OUTPUT),
+        ("Sub", ["one", "none"], "any"), ("Mul", ["alive", "any"], "chance"), ("Where", ["gap", "lost", "chance"], "said"),
+        ("Cast", ["said"], OUTPUT),
     ]  # fmt: skip
     nodes = [helper.make_node(kind, inputs, [output]) for kind, inputs, output in steps]
     for node in nodes:
         if node.op_type == "Gather":
             node.attribute.append(helper.make_attribute("axis", 1))
+        if node.op_type == "Cast":
+            kind = TensorProto.FLOAT if node.output[0] == OUTPUT else TensorProto.DOUBLE
+            node.attribute.append(helper.make_attribute("to", kind))
     graph = helper.make_graph(
         nodes,
         "head",

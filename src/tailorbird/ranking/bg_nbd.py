@@ -32,15 +32,17 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return np.where(known, told, 0.0)
 
     def _expected(self, x: Floats, recency: Floats, age: Floats, span: float) -> Floats:
-        """Equation 10 of Fader, Hardie, Lee (2005)."""
+        """Equation 10 of Fader, Hardie, Lee (2005), its series after Euler's transformation: as printed it overflows."""
         r, alpha, a, b = self.r, self.alpha, self.a, self.b
-        series = hypergeometric(r + x, b + x, a + b + x - 1, span / (alpha + age + span))
-        grown = (a + b + x - 1) / (a - 1) * (1 - ((alpha + age) / (alpha + age + span)) ** (r + x) * series)
-        odds = np.where(x > 0, a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x), 0.0)
+        z = span / (alpha + age + span)
+        series = hypergeometric(a - 1, a + b - 1 - r, a + b + x - 1, z)
+        grown = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
+        with np.errstate(over="ignore"):  # of many purchases and none for long: gone for certain
+            odds = np.where(x > 0, a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x), 0.0)
         return grown / (1 + odds)
 
 
-def hypergeometric(a: Floats, b: Floats, c: Floats, z: Floats) -> Floats:
+def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -> Floats:
     """₂F₁(a, b; c; z) for 0 ≤ z < 1, by its series, until the last term changes nothing."""
     term = np.ones(np.broadcast_shapes(np.shape(a), np.shape(b), np.shape(c), np.shape(z)))
     total = term.copy()

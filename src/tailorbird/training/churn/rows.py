@@ -111,8 +111,9 @@ class People:
         self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
         self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
         # Positions by when events came in, not by where they stand in the log: an import stands there in order of time, what was late too.
-        order = np.lexsort((events["p"].to_numpy(), self._received))
-        self._arrived = self._received[order]
+        arrived = np.where(self._timeless, 0, self._received)  # a profile without a time is valid from the beginning, whenever it was loaded
+        order = np.lexsort((events["p"].to_numpy(), arrived))
+        self._arrived = arrived[order]
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(1, len(order) + 1)
         self._events = events.set_column(events.schema.get_field_index("p"), events.schema.field("p"), pa.array(place))

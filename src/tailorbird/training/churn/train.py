@@ -46,7 +46,8 @@ from tailorbird.training.trees import trees_of
 from tailorbird.training.watch import Watch
 
 CUTS_MAX = 6
-PARITY_ROWS = 2_000
+PARITY_ROWS = 10_000  # of people at moments, over the whole history, on which model and export are compared
+USUAL_ROWS = 2_000  # of people as they are now, of which the bundle keeps some
 
 
 @dataclass(frozen=True)
@@ -315,9 +316,11 @@ def _write(
         tuple(parts), choice.scale, fitted.bg_nbd,
     )  # fmt: skip
     newest = found.grid.moment == found.grid.moment.max()
-    matrix = fitted.matrix(found.grid.table.take(np.flatnonzero(newest)[:PARITY_ROWS]))
+    present = fitted.matrix(found.grid.table.take(np.flatnonzero(newest)[:USUAL_ROWS]))
+    spread = np.unique(np.linspace(0, len(newest) - 1, PARITY_ROWS).astype(np.intp))
     models = {part.head: fitted.export(part.head) for part in parts}
-    parity = max(_parity(fitted, name, data, matrix) for name, data in models.items())
+    compared = fitted.matrix(found.grid.table.take(spread))
+    parity = max(_parity(fitted, name, data, compared) for name, data in models.items())
     figures = found.figures[-1]
     write_churn_bundle(
         folder,
@@ -327,7 +330,7 @@ def _write(
         encoder=fitted.encoder,
         models=models,
         calibration=choice.table,
-        golden=matrix,
+        golden=present,
         window=Span(found.activity.first, found.activity.known),
         metrics={"results": flat(figures.results), "decision": list(decision.reasons), "about": dict(about), "parity": parity},
         libraries={"lightgbm": lightgbm.__version__, "pyarrow": str(pa.__version__)},

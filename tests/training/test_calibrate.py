@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailorbird.events import DAY
-from tailorbird.training.calibrate import choose, periods_of
+from tailorbird.training.calibrate import choose, choose_scale, periods_of
 
 
 def days(bend, *, drift=lambda day: 0.0, rows=4_000, count=5, seed=0):
@@ -49,8 +49,10 @@ def test_a_score_that_is_no_probability_always_gets_one():
 def test_one_period_cannot_choose_and_says_so():
     raw, label, _ = days(lambda z: z / 3)
     chosen = choose(raw, label, np.zeros(raw.size, int))
-    assert chosen.calibration.name == "isotonic"
+    assert chosen.calibration.name == "none", "what was not proven on a later day is not kept"
     assert "too little to choose by" in chosen.told
+    assert choose(raw, label, np.zeros(raw.size, int), probability=False).calibration.name == "isotonic"
+    assert choose_scale(raw * 9, label, np.zeros(raw.size, int)).calibration.name == "none"
 
 
 @pytest.mark.parametrize(("span", "periods"), [(10 * DAY, 10), (DAY // 2, 5)])

@@ -127,7 +127,7 @@ def test_a_scale_makes_later_amounts_right_on_average_and_is_kept_only_where_it_
     assert choose_scale(mean, amount * jumps, day).calibration.name == "none"
     few = choose_scale(mean[:30], np.arange(30.0), day[:30])
     assert few.losses == {}
-    assert few.told == "scale, as there is too little to choose by"
+    assert few.told == "none, as there is too little to choose by"
     assert fit_scale(np.zeros(3), np.ones(3)) == Scale(1.0)
     assert msgspec.json.decode(msgspec.json.encode(chosen.calibration), type=Calibration) == chosen.calibration
     assert Scale(2.0).apply(np.array([-0.1, 0.0, 3.0])).tolist() == [0.0, 0.0, 6.0]

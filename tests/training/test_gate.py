@@ -26,6 +26,12 @@ def test_a_gain_that_could_be_chance_does_not():
     assert not decision(over_baselines={"popular": UNKNOWN}).promote
 
 
+def test_each_baseline_must_be_beaten_outside_the_noise_not_the_best_alone():
+    result = decision(over_baselines={"popular": Interval(0.01, 0.005, 0.015), "own_history": Interval(0.012, -0.002, 0.026)})
+    assert not result.promote
+    assert result.reason == "no gain that could not be chance: ndcg_10 +0.0120 [-0.0020, +0.0260] over the baseline own_history"
+
+
 def test_beating_a_weak_incumbent_is_not_enough():
     assert not decision(over_incumbent=CLEAR, incumbent="v0003", over_baselines={"popular": WORSE}).promote
 

@@ -87,7 +87,7 @@ def choose(
         period: shape (n,), ascending with time: a day, or an origin; see `periods_of`.
         known_from: shape (n,), the first period that a row's label was known in; the one after its own by default. Where labels look
             far ahead, neighbouring periods share what they look at, and one would confirm the other whatever comes.
-        periods_min: so many must be judged, else nothing is chosen and `losses` are empty.
+        periods_min: so many must be judged, else nothing is chosen and `losses` are empty: a probability stays as it is.
         probability: whether the raw output is one: else something must be taken, and only what takes any score can be.
     """
     target = (label > 0).astype(np.float64)
@@ -107,8 +107,9 @@ def choose(
             fitted = _fitted(name, methods, raw[before], target[before], weight[before])
             total[name] += float(weight[now] @ log_losses(fitted.apply(raw[now]), target[now]))
     if judged < periods_min:
-        fit = fit_isotonic if target.sum() >= POSITIVES_ISOTONIC else fit_platt
-        return Chosen(fit(raw, target, weight), {}, 0)
+        if probability:
+            return Chosen(Identity(), {}, 0)
+        return Chosen((fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight), {}, 0)
     losses = {name: value / mass for name, value in total.items()}
     best = min(losses, key=lambda name: losses[name])  # the raw output stands first, and is taken where none beats it
     return Chosen(_fitted(best, methods, raw, target, weight), losses, judged)
@@ -132,7 +133,7 @@ def choose_scale(raw: Floats, amount: npt.NDArray, period: Ints, weight: Floats 
         for name, calibration in (("none", Identity()), ("scale", fit_scale(raw[before], amount[before], weight[before]))):
             losses[name] += float(weight[now] @ deviances(calibration.apply(raw[now]), amount[now]))
     if not judged:
-        return Chosen(fit_scale(raw, amount, weight), {}, 0)
+        return Chosen(Identity(), {}, 0)
     losses = {name: value / mass for name, value in losses.items()}
     taken = Identity() if losses["none"] <= losses["scale"] else fit_scale(raw, amount, weight)
     return Chosen(taken, losses, judged, "Poisson deviance")

@@ -1,7 +1,7 @@
 """The gate: whether a new model may take the incumbent's place. Pure: figures in, a decision with its reasons out.
 
 A model goes live only if, on a test part that is later than anything it learned from, the *lower end* of the paired interval of
-its gain is above 0: against the incumbent where there is one, and against the best baseline in any case. A model that does not
+its gain is above 0: against the incumbent where there is one, and against every baseline in any case. A model that does not
 pass is kept and not promoted, with the reason. One trained on shuffled labels cannot pass: it has nothing to gain with.
 """
 
@@ -59,8 +59,11 @@ def decide(evidence: Evidence) -> Decision:
     for column, why in (evidence.leaks or {}).items():
         refusals.append(f"column {column} looks as if it knew the answer: {why}")
     if evidence.over_baselines:
-        name, gain = min(evidence.over_baselines.items(), key=lambda entry: entry[1].value)
-        text = f"{evidence.metric} {_signed(gain)} over the best baseline, {name}"
+        ordered = sorted(evidence.over_baselines.items(), key=lambda entry: entry[1].value)
+        best = ordered[0][0]
+        # One that is worse on average may still be as good by chance: its interval is its own.
+        name, gain = next((each for each in ordered if not _above(each[1])), ordered[0])
+        text = f"{evidence.metric} {_signed(gain)} over {'the best baseline, ' if name == best else 'the baseline '}{name}"
         (notes if _above(gain) else refusals).append(text if _above(gain) else f"no gain that could not be chance: {text}")
     if evidence.over_incumbent is not None:
         gain = evidence.over_incumbent

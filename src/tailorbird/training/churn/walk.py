@@ -249,10 +249,9 @@ def _calibration(over: Sequence[Cut], name: str, share: Floats) -> Chosen:
     raw = np.concatenate([cut.scored.raw[name] for cut in over])
     gone = np.concatenate([cut.gone for cut in over])
     after = np.array([_first_after(over, cut) for cut in over])
-    found = choose(
+    return choose(
         raw, gone, np.repeat(np.arange(len(over)), sizes), np.repeat(share, sizes), known_from=np.repeat(after, sizes), periods_min=PROOFS
     )
-    return found if found.losses else RAW
 
 
 def _first_after(over: Sequence[Cut], cut: Cut) -> int:

@@ -73,14 +73,20 @@ def test_a_checkpoint_of_other_data_is_left_alone_and_a_damaged_one_is_told(part
 
 def test_two_processes_end_in_the_bits_of_one(parts: Path) -> None:
     parameters = {**train_a_net.PARAMETERS, "epochs": 2, "shards": 2, "patience": 0}
-    found = [
-        fit_parallel(parts / f"run-{count}", "mmoe", parameters, LAYOUT, parts / "rows", parts / "watched", seed=3, processes=count)
-        for count in (1, 2)
-    ]
+    rows, watched = PartRows.open(parts / "rows"), PartRows.open(parts / "watched")
+    found = [fit_parallel(parts / f"run-{count}", "mmoe", parameters, LAYOUT, rows, watched, seed=3, processes=count) for count in (1, 2)]
     assert same_bits(*found)
     assert found[0].curve["validation"] == found[1].curve["validation"]
     with pytest.raises(UsageError, match="2 shards cannot be shared by 3 processes"):
-        fit_parallel(parts / "run-3", "mmoe", parameters, LAYOUT, parts / "rows", parts / "watched", seed=3, processes=3)
+        fit_parallel(parts / "run-3", "mmoe", parameters, LAYOUT, rows, watched, seed=3, processes=3)
+
+
+def test_processes_that_have_no_gpu_of_their_own_are_refused(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, watched = PartRows.open(parts / "rows"), PartRows.open(parts / "watched")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UsageError, match="2 processes need as many GPUs, and there are 1"):
+        fit_parallel(parts / "run", "mmoe", {"shards": 2}, LAYOUT, rows, watched, seed=3, processes=2)
 
 
 def test_blocks_of_files_are_read_where_they_lie(parts: Path) -> None:

@@ -111,6 +111,24 @@ def test_an_incremental_training_goes_on_from_the_last_one(shop, tmp_path):
     assert len(list((tmp_path / "work" / "logs").rglob("events.out.tfevents.*"))) == 2
 
 
+def test_two_processes_share_a_training_and_end_in_the_bits_of_one(shop, tmp_path):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    told: list[tuple[str, int, int]] = []
+    made, logs = {}, {}
+    for count in (1, 2):
+        work = tmp_path / f"work {count}"
+        settings = replace(QUICK, architecture="shared", processes=count, parameters={**QUICK.parameters, "shards": 2})
+        folders = {"lake": shop.lake, "registry": tmp_path / f"registry {count}", "work": work}
+        report = train(shop.features, HOME, **folders, clock=shop.clock, settings=settings, progress=lambda *each: told.append(each))
+        made[count] = (tmp_path / f"registry {count}" / report.version / "model" / "shared.onnx").read_bytes()
+        logs[count] = len(list((work / "logs").rglob("events.out.tfevents.*")))
+        assert any(stage.startswith("net shared") for stage, _, _ in told)
+        told.clear()
+        assert not (work / "unfinished" / "home").exists(), "what the processes shared goes with the run"
+    assert made[1] == made[2]
+    assert logs == {1: 1, 2: 1}
+
+
 def test_clicks_weigh_by_their_place_where_lists_were_drawn(shop, tmp_path):
     report = train(
         shop.features,

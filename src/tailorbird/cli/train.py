@@ -30,6 +30,7 @@ def train(
     retrieval: Retrieval = "",
     incremental: bool = False,
     parameters: str = "",
+    processes: int = 1,
     position: Position = "column",
     leave_out: str = "",
     untuned: bool = False,
@@ -59,6 +60,8 @@ def train(
 
     Example:  tailorbird -C shop train --architecture dcn --parameters '{"negative_share": 0.2, "patience": 1}'
 
+    Example:  tailorbird -C shop train --architecture mmoe --processes 4
+
     Example:  tailorbird -C shop train churn
 
     Parameters
@@ -85,6 +88,9 @@ def train(
         their embedding, and those that are gone lose theirs
     parameters:
         of a net: what differs from the architecture's own, as a JSON object; names are told where one is wrong
+    processes:
+        of a net: how many processes of this machine share each batch, each on a GPU of its own where there are any; the result is, to the
+        bit, that of one process with as many `shards` and `threads`
     position:
         of a slot whose rows are all that was shown: the place of a row as a column, by weights of clicks learned from lists that were drawn
         at random, or not at all; see docs/how-to/imbalance.md
@@ -120,6 +126,7 @@ def train(
         retrieval=retrieval or ("tables" if quick else project.settings.train.retrieval),
         incremental=incremental,
         parameters=_parameters(parameters, architecture),
+        processes=processes,
         position=position,
         mlflow=os.environ.get("MLFLOW_TRACKING_URI", ""),
     )
@@ -127,6 +134,10 @@ def train(
         settings = with_tuned(settings, declared.name, project.root / FILE)
     if parameters and settings.architecture == "gbdt":
         raise UsageError("these are parameters of nets, and trees were asked for", where="--parameters", fix="--architecture mmoe")
+    if processes < 1:
+        raise UsageError(f"expected at least 1, got {processes}", where="--processes")
+    if processes > 1 and settings.architecture == "gbdt":
+        raise UsageError("trees are grown by the threads of one process", where="--processes", fix="--architecture mmoe")
     paths, clock, by = project.paths, clock_as_of(as_of, project, declared), getpass.getuser()
     ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by, owner=project.settings.project.owner)
     with progress_bars(quiet=json) as progress:

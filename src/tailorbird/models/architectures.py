@@ -7,7 +7,10 @@
 (`GbdtSettings`) and `models.deep.parameters` (`DeepParameters`).
 """
 
-from collections.abc import Callable, Mapping
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,11 +122,14 @@ def fit_net(
     progress: Callable[[int, int], None] | None = None,
     checkpoint: Path | None = None,
     begin: Mapping[str, npt.NDArray] | None = None,
+    processes: int = 1,
 ) -> "Net":
     """The same for a net alone, whose rows may lie in files (`models.deep.batches.PartRows`).
 
     Args:
         begin: weights to begin with, see `models.deep.warm`.
+        processes: that share each batch, see `models.deep.parallel`; with several, `on_epoch` is told of all epochs in the end, and ends
+            nothing.
     """
     if not available(architecture):
         raise UsageError(f"{architecture} needs torch, which is not installed", fix="pip install 'tailorbird[deep]'")
@@ -131,8 +137,30 @@ def fit_net(
     from tailorbird.models.deep.model import fit_deep
     from tailorbird.models.deep.parameters import settled
 
+    if processes > 1:
+        from tailorbird.models.deep.parallel import fit_parallel
+
+        shared = {"shards": processes, "threads": max(1, (os.cpu_count() or 2) // 2 // processes), **parameters}
+        with _folder(checkpoint) as folder:
+            deep = fit_parallel(
+                folder, architecture, shared, layout, rows, validation, seed=seed, processes=processes, progress=progress, begin=begin
+            )  # fmt: skip
+        for epoch in range(1, len(deep.curve["train"]) + 1):
+            if on_epoch is not None:
+                on_epoch(epoch, {name: series[epoch - 1] for name, series in deep.curve.items()})
+        return Net(deep)
     run = Run(checkpoint=checkpoint, on_epoch=on_epoch, progress=progress)
     return Net(fit_deep(architecture, settled(architecture, parameters), layout, rows, validation, seed=seed, run=run, begin=begin))
+
+
+@contextmanager
+def _folder(checkpoint: Path | None) -> Iterator[Path]:
+    """Where several processes meet: beside what a run that is killed goes on from, else for as long as it takes."""
+    if checkpoint is not None:
+        yield checkpoint / "processes"
+        return
+    with tempfile.TemporaryDirectory(prefix="tailorbird-processes-") as folder:
+        yield Path(folder)
 
 
 @dataclass(frozen=True)

@@ -304,6 +304,7 @@ def _net(ground: Ground, architecture: str, settings: TrainSettings, progress: P
         progress=partial(progress, f"net {architecture} (rows)"),
         checkpoint=settings.checkpoint,
         begin=start.weights,
+        processes=settings.processes,
     )
     told = keep(fitted.deep, keys_of(ground.encoder), ground.until, settings)
     files, places = fitted.export()

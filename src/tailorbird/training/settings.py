@@ -45,6 +45,7 @@ class TrainSettings:
         position: where rows are all that was shown, how its place counts: as a `column`, which serving sets to the first; by `weights` of
             clicks, see `training.position`; or as `none`.
         parameters: of a net, what differs from the architecture's own; boosters have `gbdt`.
+        processes: that share the training of a net, see `models.deep.parallel`.
         incremental: a net goes on from the weights of the last training, over the rows since then and as many before them.
         checkpoint, logs, warm: folders of nets, which `train` sets: what a killed training goes on from, figures by epoch for TensorBoard,
             and what the next incremental training begins with; None keeps none.
@@ -77,6 +78,7 @@ class TrainSettings:
     tower: TowerSettings = field(default_factory=TowerSettings)
     position: Position = "column"
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    processes: int = 1
     incremental: bool = False
     checkpoint: Path | None = None
     logs: Path | None = None

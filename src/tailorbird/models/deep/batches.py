@@ -194,17 +194,27 @@ def write_parts(folder: Path, pieces: Iterable[Rows], *, block_rows: int = BLOCK
     """
     folder.mkdir(parents=True)
     for number, (heads, blocks) in enumerate(_blocks(pieces, block_rows)):
-        width = blocks[0].matrix.shape[1]
-        fields = [pa.field(_LABEL + head, pa.float32()) for head in heads]
-        schema = pa.schema([pa.field(_MATRIX, pa.list_(pa.float32(), width)), *fields, pa.field(_WEIGHT, pa.float32())])
-        path = folder / f"{number:06}.arrow"
-        with pa.OSFile(str(path.with_suffix(".part")), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for block in blocks:
-                matrix = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(block.matrix).ravel()), width)
-                labels = [pa.array(np.ascontiguousarray(column)) for column in block.labels.T]
-                writer.write_batch(pa.record_batch([matrix, *labels, pa.array(block.weight)], schema=schema))
-        path.with_suffix(".part").rename(path)
+        _write(folder / f"{number:06}.arrow", heads, blocks[0].matrix.shape[1], blocks)
     return PartRows.open(folder)
+
+
+def write_blocks(folder: Path, rows: Blocks) -> PartRows:
+    """Write rows to a new folder block by block, as they are: whoever maps them draws what the rows themselves would give."""
+    folder.mkdir(parents=True)
+    blocks = (rows.block(place) for place in range(len(rows.sizes)))
+    _write(folder / "000000.arrow", rows.heads, rows.block(0).matrix.shape[1], blocks)
+    return PartRows.open(folder)
+
+
+def _write(path: Path, heads: Sequence[str], width: int, blocks: Iterable[Block]) -> None:
+    fields = [pa.field(_LABEL + head, pa.float32()) for head in heads]
+    schema = pa.schema([pa.field(_MATRIX, pa.list_(pa.float32(), width)), *fields, pa.field(_WEIGHT, pa.float32())])
+    with pa.OSFile(str(path.with_suffix(".part")), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for block in blocks:
+            matrix = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(block.matrix).ravel()), width)
+            labels = [pa.array(np.ascontiguousarray(column)) for column in block.labels.T]
+            writer.write_batch(pa.record_batch([matrix, *labels, pa.array(block.weight)], schema=schema))
+    path.with_suffix(".part").rename(path)
 
 
 def _blocks(pieces: Iterable[Rows], block_rows: int) -> Iterator[tuple[tuple[str, ...], list[Block]]]:

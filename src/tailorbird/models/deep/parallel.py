@@ -4,28 +4,39 @@ Rows lie in files that all processes map; each computes its shards of a batch, a
 the shards. Ranks other than 0 keep nothing; what is trained comes back by rank 0's checkpoint, from which a killed run goes on too.
 
 python -m tailorbird.models.deep.parallel JOB RANK      one of the processes, which `fit_parallel` starts
+
+    JOB/job.json    what is asked for
+    rows/, watched/     the rows of both parts        begin.npz    weights to begin with, where there are any
+    progress        rows done and rows in all, as rank 0 last told them
 """
 
+import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from tailorbird.errors import TailorbirdError, UsageError
-from tailorbird.models.deep.batches import PartRows
+from tailorbird.models.deep.batches import Blocks, PartRows, write_blocks
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.loop import Peers, Run
 from tailorbird.models.deep.model import Deep, fit_deep
 from tailorbird.models.deep.parameters import settled
 
 POLL_S = 0.05
+JOB, ROWS, WATCHED, BEGIN, PROGRESS = "job.json", "rows", "watched", "begin.npz", "progress"
+
+Told = Callable[[int, int], None]
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -34,8 +45,6 @@ class Job(msgspec.Struct, frozen=True):
     architecture: str
     parameters: dict[str, Any]
     layout: Layout
-    rows: str
-    validation: str
     seed: int
     processes: int
     checkpoint_steps: int
@@ -46,10 +55,13 @@ class Group(Peers):
 
     def __init__(self, rank: int, count: int, meeting: Path) -> None:
         self.rank, self.count = rank, count
+        self._parent = os.getppid()
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=count)
 
     def gather(self, flat: Tensor) -> list[Tensor]:
+        if os.getppid() != self._parent:
+            raise SystemExit("who started the training has gone")  # the next one writes where this one does
         found = [torch.empty_like(flat) for _ in range(self.count)]
         dist.all_gather(found, flat)
         return found
@@ -60,32 +72,36 @@ def fit_parallel(
     architecture: str,
     parameters: Mapping[str, Any],
     layout: Layout,
-    rows: Path,
-    validation: Path,
+    rows: Blocks,
+    validation: Blocks,
     *,
     seed: int,
     processes: int,
     checkpoint_steps: int = 500,
+    progress: Told | None = None,
+    begin: Mapping[str, npt.NDArray] | None = None,
 ) -> Deep:
     """Train on several processes.
 
     Args:
-        folder: of the run: its job and checkpoint.
-        rows, validation: folders that `write_parts` made.
-        processes: must divide `shards` of the parameters; the same shards on one process give the same bits.
+        folder: of the run: its job, its checkpoint, and the rows, which are written there for all processes to map.
+        processes: must divide `shards` of the parameters; the same shards and threads on one process give the same bits.
+        progress, begin: see `fit_deep`.
 
     Raises:
-        UsageError: the shards cannot be shared evenly.
+        UsageError: the shards cannot be shared evenly, or there are GPUs, but fewer than processes.
         TailorbirdError: a process ended with an error; the others were ended too.
     """
-    chosen = settled(architecture, parameters)
-    if processes < 1 or chosen.shards % processes:
-        raise UsageError(f"{chosen.shards} shards cannot be shared by {processes} processes", fix="set shards to a multiple of them")
-    folder.mkdir(parents=True, exist_ok=True)
-    meeting = folder / "meeting"
-    meeting.unlink(missing_ok=True)
-    job = Job(architecture, dict(parameters), layout, str(rows), str(validation), seed, processes, checkpoint_steps)
-    (folder / "job.json").write_bytes(msgspec.json.encode(job))
+    _refuse(settled(architecture, parameters).shards, processes)
+    for name, part in ((ROWS, rows), (WATCHED, validation)):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        write_blocks(folder / name, part)
+    for name in ("meeting", PROGRESS, BEGIN):
+        (folder / name).unlink(missing_ok=True)
+    if begin is not None:
+        np.savez(folder / BEGIN, **begin)  # type: ignore[arg-type]
+    job = Job(architecture, dict(parameters), layout, seed, processes, checkpoint_steps)
+    (folder / JOB).write_bytes(msgspec.json.encode(job))
     if processes == 1:
         return _fit(job, folder, Peers())
     command = [sys.executable, "-m", "tailorbird.models.deep.parallel", str(folder)]
@@ -93,16 +109,26 @@ def fit_parallel(
         subprocess.Popen([*command, str(rank)], stdout=subprocess.DEVNULL, stderr=(folder / f"{rank}.log").open("wb"))
         for rank in range(processes)
     ]
-    _wait(started, folder)
+    _wait(started, folder, progress)
     return _fit(job, folder, Peers())  # goes on from the checkpoint, in which nothing is left to do
 
 
-def _wait(started: list[subprocess.Popen[bytes]], folder: Path) -> None:
+def _refuse(shards: int, processes: int) -> None:
+    if processes < 1 or shards % processes:
+        raise UsageError(f"{shards} shards cannot be shared by {processes} processes", fix="set shards to a multiple of them")
+    if torch.cuda.is_available() and processes > (count := torch.cuda.device_count()):
+        raise UsageError(f"{processes} processes need as many GPUs, and there are {count}", fix=f"use at most {count}")
+
+
+def _wait(started: list[subprocess.Popen[bytes]], folder: Path, progress: Told | None) -> None:
     """Until all have ended; where one fails, the others would wait for it for ever."""
     try:
         while any(process.poll() is None for process in started):
             if failed := [rank for rank, process in enumerate(started) if process.poll()]:
                 break
+            if progress is not None and (folder / PROGRESS).exists():
+                done, total = map(int, (folder / PROGRESS).read_text().split())
+                progress(done, total)
             time.sleep(POLL_S)
         failed = [rank for rank, process in enumerate(started) if process.poll()]
     finally:
@@ -117,14 +143,31 @@ def _wait(started: list[subprocess.Popen[bytes]], folder: Path) -> None:
 
 
 def _fit(job: Job, folder: Path, peers: Peers) -> Deep:
-    rows, validation = PartRows.open(Path(job.rows)), PartRows.open(Path(job.validation))
-    run = Run(checkpoint=folder / "checkpoint", checkpoint_steps=job.checkpoint_steps, peers=peers)
-    return fit_deep(job.architecture, settled(job.architecture, job.parameters), job.layout, rows, validation, seed=job.seed, run=run)
+    rows, watched = PartRows.open(folder / ROWS), PartRows.open(folder / WATCHED)
+    told = _to_file(folder / PROGRESS) if peers.rank == 0 else None
+    run = Run(checkpoint=folder / "checkpoint", checkpoint_steps=job.checkpoint_steps, progress=told, peers=peers)
+    begin = None
+    if (folder / BEGIN).exists():
+        with np.load(folder / BEGIN, allow_pickle=False) as held:
+            begin = dict(held)
+    parameters = settled(job.architecture, job.parameters)
+    return fit_deep(job.architecture, parameters, job.layout, rows, watched, seed=job.seed, run=run, begin=begin)
+
+
+def _to_file(path: Path) -> Told:
+    """Progress for the process that waits; a file is renamed into place, so that it is never half written."""
+    part = path.with_suffix(".part")
+
+    def told(done: int, total: int) -> None:
+        part.write_text(f"{done} {total}")
+        part.replace(path)
+
+    return told
 
 
 def main(folder: Path, rank: int) -> None:
     """One of the processes."""
-    job = msgspec.json.decode((folder / "job.json").read_bytes(), type=Job)
+    job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
     peers = Group(rank, job.processes, folder / "meeting")

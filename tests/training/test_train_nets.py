@@ -117,7 +117,9 @@ def test_two_processes_share_a_training_and_end_in_the_bits_of_one(shop, tmp_pat
     made, logs = {}, {}
     for count in (1, 2):
         work = tmp_path / f"work {count}"
-        settings = replace(QUICK, architecture="shared", processes=count, parameters={**QUICK.parameters, "shards": 2})
+        settings = replace(
+            QUICK, architecture="shared", processes=count, parameters={**QUICK.parameters, "shards": 2}, requests=600, test_requests=600
+        )
         folders = {"lake": shop.lake, "registry": tmp_path / f"registry {count}", "work": work}
         report = train(shop.features, HOME, **folders, clock=shop.clock, settings=settings, progress=lambda *each: told.append(each))
         made[count] = (tmp_path / f"registry {count}" / report.version / "model" / "shared.onnx").read_bytes()

@@ -111,7 +111,8 @@ class People:
         self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
         self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
         # Positions by when events came in, not by where they stand in the log: an import stands there in order of time, what was late too.
-        arrived = np.where(self._timeless, 0, self._received)  # a profile without a time is valid from the beginning, whenever it was loaded
+        # A profile without a time is valid from the beginning, whenever it was loaded.
+        arrived = np.where(self._timeless, 0, self._received)
         order = np.lexsort((events["p"].to_numpy(), arrived))
         self._arrived = arrived[order]
         place = np.empty(len(order), np.int64)

@@ -437,6 +437,12 @@ def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(
     assert report["answers"] >= 31
     assert report["compared"] > 0
     assert report["unequal"] == 0
+    rescored = must_json("-C", project, "models", "verify")
+    [of_version] = rescored["versions"].values()
+    assert (rescored["unequal"], of_version["other_bits"]) == (0, 0)
+    assert of_version["answers"] + of_version["skipped"] >= 31  # what arms without a model showed is passed over
+    assert of_version["scores"] >= 60
+    assert "what the bundle says" in must("-C", project, "models", "verify", "champion")
     page = tmp_path / "report.html"
     found = must_json("-C", project, "experiment", "report", "home", "--since", "1h", "--html", page)
     assert sum(arm["users"] for arm in found["arms"]) >= 30

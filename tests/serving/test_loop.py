@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 import pytest
 from tests.serving import shop
 
@@ -13,8 +12,6 @@ from tailorbird.events import MINUTE, SECOND, RoutePlan, SimulatedClock, hash64
 from tailorbird.events.answer_record import decode_answers
 from tailorbird.features import FeatureSet, ReadRequest, count, entity, sequence
 from tailorbird.features.worker import FeatureWorker
-from tailorbird.lake.tables import TABLES
-from tailorbird.ranking.rescoring import READ, rescored
 from tailorbird.router import Router, table
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
@@ -131,30 +128,6 @@ def test_the_record_holds_what_the_state_says_at_its_time(loop, features):
     assert items == [hash64(f"i{number}") for number in (5, 6, 5)]
     assert types == [hash64("click")] * 3
     assert stamps == rows.sequences["recent"].ts.tolist()
-
-
-def test_logged_scores_are_computed_again_to_the_bit(loop, features, bundle):
-    for number in (5, 6, 5, 8):
-        loop.send("click", user_id="u1", item_id=f"i{number}")
-    loop.settle()
-    answers = [loop.pipeline.answer(RecommendQuery(slot="home", user_id=user)) for user in ("u1", "u2", "u1")]
-    loop.pipeline.search(SearchQuery(query="coat", user_id="u1"))
-    loop.door.close()
-    with open_reader(answers_path(loop.folder / "stream", "serve-1")) as reader:
-        records = [record for stored in reader.read(0) for record in decode_answers(stored.block.payload)]
-    schema = TABLES["answers"].schema
-    rows = [{name: getattr(record, name) for name in READ} for record in records]
-    logged = pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in READ]))
-    report = rescored(bundle, features, logged)
-    assert (report.answers, report.skipped, report.unequal) == (3, 1, 0)
-    assert report.scores + report.later == sum(len(answer.items) for answer in answers)
-    assert report.scores
-
-    rows[0]["scores"] = [float(np.nextafter(np.float32(score), np.float32(9))) for score in rows[0]["scores"]]
-    report = rescored(bundle, features, pa.Table.from_pylist(rows, schema=logged.schema))
-    assert report.unequal == len(answers[0].items)
-    assert report.examples[0].request_id == answers[0].request_id
-    assert rescored(bundle, features, logged, boosted=["home"]).answers == 0
 
 
 def test_an_anonymous_person_who_identified_is_the_user(loop):

@@ -54,6 +54,7 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     shadow_scores: list[float] = msgspec.field(default_factory=list)  # its values of `items`
     candidate_sources: list[str] = msgspec.field(default_factory=list)  # that had candidates
     candidate_counts: list[int] = msgspec.field(default_factory=list)  # of each of them: how many candidates came first from it
+    values: list[float] = msgspec.field(default_factory=list)  # of `items`, by the model and the formula, before search and boosts
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -63,6 +63,7 @@ ANSWERS = pa.schema(
         ("shadow_scores", pa.list_(pa.float64())),  # its values of `items`
         ("candidate_sources", pa.list_(pa.string())),  # that had candidates
         ("candidate_counts", pa.list_(pa.int64())),  # of each of them: how many candidates came first from it
+        ("values", pa.list_(pa.float64())),  # of `items`, by the model and the formula, before search and boosts
     ]
 )
 

@@ -338,11 +338,11 @@ class Pipeline:
             wished = self._stages.wished(request, shown, valued[kept], searched[kept]) if request.query.explain else ()
             answer = answer_of(request, shown, values[kept], choice, rows, scores, wished)
         with self._stages.timed("log"):
-            self._log(request, answer, shown, choice, rows, ranked=scores is not None)
+            self._log(request, answer, shown, choice, rows, scores)
         self._watcher.degraded(request.degraded)
         return answer
 
-    def _log(self, request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None, *, ranked: bool) -> None:
+    def _log(self, request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None, scores: Scores | None) -> None:
         if self._answers is None:
             return
         dependency = self.patience.log
@@ -350,7 +350,7 @@ class Pipeline:
             request.lacks("log")
             return
         start = time.perf_counter()
-        event, record = logged(request, answer, shown, choice, rows, request.reading.features.schema_hash, ranked=ranked)
+        event, record = logged(request, answer, shown, choice, rows, request.reading.features.schema_hash, scores)
         kept = self._answers.record_answer(event, record)
         dependency.took(time.perf_counter() - start)
         if not kept:

@@ -78,9 +78,9 @@ def told_facets(facets: Mapping[str, Facet]) -> dict[str, FacetTold]:
 
 
 def logged(
-    request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None, schema_hash: str, *, ranked: bool
+    request: Request, answer: Answer, shown: Candidates, choice: Choice, rows: Rows | None, schema_hash: str, scores: Scores | None
 ) -> tuple[bytes, AnswerRecord]:
-    """The answer's event, as it goes into the raw log, and the record of what it read; `ranked` is whether a model ordered it."""
+    """The answer's event, as it goes into the raw log, and the record of what it read; without `scores` no model ordered it."""
     query, slot = request.query, request.slot
     experiment = slot.experiment.name if slot.experiment is not None and request.arm else ""
     propensities = choice.propensities.tolist()
@@ -123,8 +123,8 @@ def logged(
         sequences=_pack(rows) if rows is not None else b"",
         degraded=request.degraded,
         positions=list(rows.positions) if rows is not None else [],
-        formula=request.formula.text if ranked else None,
-        formula_version=(request.formula.version or None) if ranked else None,
+        formula=request.formula.text if scores is not None else None,
+        formula_version=(request.formula.version or None) if scores is not None else None,
         asked=request.asked or None,
         failure=request.failure or None,
         latency_us=round((time.perf_counter() - request.began) * 1e6),
@@ -132,6 +132,7 @@ def logged(
         shadow_scores=request.shadow_scores,
         candidate_sources=list(request.contributed),
         candidate_counts=list(request.contributed.values()),
+        values=scores.value.tolist() if scores is not None else [],
     )
     return _encode_event(event), record
 

@@ -1,0 +1,177 @@
+"""Whether servers scored as their bundle says: what the model made of each item shown, computed again from the features that were logged.
+
+It shares nothing with the server but the bundle: what is read are the lake's `answers`, what is scored goes through the same encoder,
+models, calibration and formula. `tailorbird models verify` prints the report; whether the logged features are those of the lake is what
+`tailorbird features verify` tells.
+"""
+
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events import hash64s, micros
+from tailorbird.events.clock import SECOND
+from tailorbird.features.recompute import UNLINKED
+from tailorbird.features.request import Rows, Sequence
+from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.formula import parse_formula
+from tailorbird.retrieval import Index, NewItem
+
+RELATIVE, ABSOLUTE = 1e-6, 1e-9  # of another machine, or of a net that scored more items at once
+NEAR_US = 10 * SECOND  # within which a server may not have known what the catalogue said, or the answer's time is not its own
+EXAMPLES_MAX = 20
+COLUMNS = ("request_id", "ts", "model", "items", "numeric", "categorical", "sequences", "degraded", "formula", "values")
+ITEM_COLUMNS = ("id", "valid_from", "attributes", "timeless", "p", "received_at")
+
+Bools = npt.NDArray[np.bool_]
+_sequences = msgspec.msgpack.Decoder(dict[str, list[list[int]]])
+
+
+@dataclass(frozen=True)
+class Otherwise:
+    """An item that was scored otherwise than it is now."""
+
+    request_id: str
+    item: str
+    logged: float
+    recomputed: float
+
+
+@dataclass
+class ScoreReport:
+    """What came of a comparison.
+
+    Attributes:
+        answers, scores: compared.
+        unequal: scores that differ by more than 1e-6 of their size.
+        other_bits: those that differ by less, but in some bit.
+        skipped: answers that no model ordered, whose features were not logged, or with features of what was erased since.
+        moved: scores that were left out since they hang on items that came or changed within seconds of the answer: whether the server
+            knew it already, nothing tells.
+        examples: some of the unequal ones.
+    """
+
+    answers: int = 0
+    scores: int = 0
+    unequal: int = 0
+    other_bits: int = 0
+    skipped: int = 0
+    moved: int = 0
+    examples: list[Otherwise] = field(default_factory=list)
+
+
+class Laid:
+    """A bundle's index with what the catalogue said since, at times that only grow: servers lay it over in the same way.
+
+    Args:
+        items: rows of the lake's `items`.
+    """
+
+    def __init__(self, base: Index, items: pa.Table) -> None:
+        self._base, self._index = base, base
+        self._versions = _later(base, items)
+        self._known = [known for known, *_ in self._versions]
+        self._taken: dict[str, tuple[int, int, str]] = {}
+        self._place = 0
+
+    def at(self, ts: int) -> tuple[Index, frozenset[str]]:
+        """The index at a time, and the items that moved so shortly before or after that a server may have known them or not."""
+        place = self._place
+        while place < len(self._versions) and self._known[place] <= ts:
+            known_since, valid_from, item, text = self._versions[place]
+            before = self._taken.get(item)
+            if before is None or (valid_from, known_since) >= before[:2]:
+                self._taken[item] = valid_from, known_since, text
+            place += 1
+        if place > self._place:
+            self._place = place
+            new = [(item, *one) for item, one in self._taken.items() if one[1] >= self._base.as_of or self._base.find_ids([item])[0] < 0]
+            made = [NewItem(item, json.loads(text), valid_from) for item, valid_from, _, text in new]
+            self._index = self._base.with_items(made) if made else self._base
+        start, stop = bisect_left(self._known, ts - NEAR_US), bisect_right(self._known, ts + NEAR_US)
+        return self._index, frozenset(item for _, _, item, _ in self._versions[start:stop])
+
+
+def _later(base: Index, items: pa.Table) -> list[tuple[int, int, str, str]]:
+    """All versions of items that came or changed after an index, as (known since, valid from, id, attributes) by the first."""
+    valid_from = micros(items["valid_from"])
+    known_since = np.maximum(valid_from, micros(items["received_at"]))
+    ids = items["id"].to_pylist()
+    unknown = base.find_ids(ids) < 0
+    moved = {ids[row] for row in np.flatnonzero(unknown | (known_since >= base.as_of))}
+    starts = np.where(items["timeless"].to_numpy(zero_copy_only=False).astype(bool), 0, valid_from).tolist()
+    rows = zip(known_since.tolist(), starts, ids, items["attributes"].to_pylist(), items["p"].to_pylist(), strict=True)
+    chosen = sorted((row for row in rows if row[2] in moved), key=lambda row: (row[0], row[4]))
+    return [(known, start, item, text or "{}") for known, start, item, text, _ in chosen]
+
+
+def rescored(
+    bundle: Bundle, answers: pa.Table, items: pa.Table, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> ScoreReport:
+    """Score what was shown again, and compare.
+
+    Args:
+        answers: rows of the lake's `answers` with `COLUMNS`; those of other versions are passed over.
+        items: rows of the lake's `items` with `ITEM_COLUMNS`.
+        progress: told how many answers of how many were looked at.
+    """
+    report, laid = ScoreReport(), Laid(bundle.index, items)
+    own = answers.filter(pc.equal(answers["model"], bundle.version))
+    own = own.set_column(own.column_names.index("ts"), "ts", own["ts"].cast(pa.int64())).sort_by("ts")
+    for done, row in enumerate(own.to_pylist(), 1):
+        if not _told(row):
+            report.skipped += 1
+        else:
+            _compare(bundle, row, *laid.at(row["ts"]), report)
+        progress(done, own.num_rows)
+    return report
+
+
+def _told(row: dict) -> bool:
+    """Whether all that the model looked at was logged, and is still there."""
+    items, values = row["items"] or [], row["values"] or []
+    return bool(items) and len(values) == len(items) and bool(row["numeric"] or row["categorical"]) and UNLINKED not in row["degraded"]
+
+
+def _compare(bundle: Bundle, row: dict, index: Index, near: frozenset[str], report: ScoreReport) -> None:
+    ids: list[str] = row["items"]
+    rows, keys = _rows(bundle, row), hash64s(ids)
+    seen = np.concatenate([one.item for one in rows.sequences.values()] or [np.zeros(0, np.uint64)])
+    moved = sorted(near)
+    # Vectors and popularity compare an item with all others: with a new one, all scores move.
+    if near and (bundle.space is not None or (bundle.index.find_ids(moved) < 0).any() or np.isin(seen, hash64s(moved)).any()):
+        report.moved += len(ids)
+        return
+    kept = np.array([one not in near for one in ids])
+    weights = parse_formula(row["formula"]) if row["formula"] else None
+    scorer = (bundle.without_tower() if "vectors" in row["degraded"] else bundle).with_index(index)
+    logged, found = np.array(row["values"], np.float64), scorer.score(rows, keys, objective=weights).value
+    differ = kept & (logged != found)
+    unequal = differ & ~np.isclose(logged, found, rtol=RELATIVE, atol=ABSOLUTE)
+    report.answers += 1
+    report.scores += int(kept.sum())
+    report.moved += int((~kept).sum())
+    report.unequal += int(unequal.sum())
+    report.other_bits += int((differ & ~unequal).sum())
+    for place in np.flatnonzero(unequal)[: EXAMPLES_MAX - len(report.examples)]:
+        report.examples.append(Otherwise(row["request_id"], ids[place], float(logged[place]), float(found[place])))
+
+
+def _rows(bundle: Bundle, row: dict) -> Rows:
+    """The features of one answer, as the log keeps them."""
+    count = len(row["items"])
+    numeric = np.array(row["numeric"] or (), np.float32).reshape(count, len(bundle.columns.numeric))
+    categorical = np.array(row["categorical"] or (), np.int64).view(np.uint64).reshape(count, len(bundle.columns.categorical))
+    packed = _sequences.decode(row["sequences"]) if row["sequences"] else {}
+    sequences = {
+        name: Sequence(np.array(item, np.uint64), np.array(kind, np.uint64), np.array(ts, np.int64))
+        for name, (item, kind, ts, *_) in packed.items()
+    }
+    return Rows(numeric, categorical, sequences, t=row["ts"], commit=0, p=0)

@@ -1,0 +1,119 @@
+"""What a server's model said of what was shown is said again by its bundle, from the features that were logged."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tests.serving import shop
+from tests.serving.test_pipeline import Kept
+
+from tailorbird.events import SimulatedClock
+from tailorbird.events.answer_record import encode_answers
+from tailorbird.lake.etl import answer_rows
+from tailorbird.lake.tables import ANSWERS, TABLES
+from tailorbird.ranking import Boost, Slot
+from tailorbird.retrieval import NewItem
+from tailorbird.serving.messages import RecommendQuery, SearchQuery
+from tailorbird.serving.parts import Fixed
+from tailorbird.serving.pipeline import Pipeline
+from tailorbird.serving.schemas import OneSchema
+from tailorbird.stream import Block, Stored
+from tailorbird.training.rescored import COLUMNS, ITEM_COLUMNS, ScoreReport, rescored
+
+LATE = {"title": "Late coat", "price": 39.0, "stock": 5, "category": "coats"}
+
+
+def item(item_id: str, known_since: int, **attributes) -> pa.Table:
+    """A version of an item as the lake has it."""
+    row = {
+        "id": item_id,
+        "valid_from": known_since,
+        "received_at": known_since,
+        "attributes": json.dumps(attributes),
+        "timeless": False,
+        "p": 1,
+    }
+    schema = pa.schema([TABLES["items"].schema.field(name) for name in ITEM_COLUMNS])
+    return pa.Table.from_pylist([row], schema)
+
+
+CATALOGUE = item("late", shop.NOW - 3_600_000_000, **LATE)
+HOME = Slot("home", size=50, sources={"popular": 40, "fresh": 5}, boosts=[Boost("item.price > 20", 3.0)], hide_seen=())
+
+
+@pytest.fixture
+def logged(features, bundle):
+    """The lake's rows of answers to three people, with a boost and a search, over an index that knows a later item."""
+    kept = Kept()
+    later = bundle.index.with_items([NewItem("late", LATE, shop.NOW - 3_600_000_000)])
+    overlay = type("Overlay", (), {"over": lambda self, index: later})()
+    pipeline = Pipeline(
+        slots={"home": HOME},
+        bundles=Fixed(bundle),
+        readings=OneSchema(features, shop.FakeReader(features, {"u2": [(3, "click"), (5, "purchase")]})),
+        answers=kept,
+        clock=SimulatedClock(shop.NOW),
+        rng=np.random.default_rng(0),
+        catalogue=overlay,
+    )
+    for user in ("u1", "u2"):
+        pipeline.answer(RecommendQuery(slot="home", user_id=user))
+    pipeline.search(SearchQuery(slot="home", user_id="u3", query="coats"))
+    return table(kept.records)
+
+
+def table(records) -> pa.Table:
+    block = Block("answers", len(records), encode_answers(records))
+    return answer_rows([Stored(0, block)], "serve-1").select(COLUMNS)
+
+
+def put(rows: pa.Table, name: str, values: list) -> pa.Table:
+    return rows.set_column(rows.column_names.index(name), name, pa.array(values, ANSWERS.field(name).type))
+
+
+def test_every_score_has_the_same_bits(logged, bundle):
+    report = rescored(bundle, logged, CATALOGUE)
+    assert (report.answers, report.unequal, report.other_bits, report.skipped) == (3, 0, 0, 0)
+    assert report.scores + report.moved == sum(len(items) for items in logged["items"].to_pylist())
+    assert report.scores > 10
+    assert report.moved == 0
+    assert "late" in logged["items"].to_pylist()[0]
+
+
+def test_one_that_was_logged_otherwise_is_told(logged, bundle):
+    values = logged["values"].to_pylist()
+    values[1][2] *= 1.01
+    values[0][0] = float(np.nextafter(values[0][0], 1))
+    report = rescored(bundle, put(logged, "values", values), CATALOGUE)
+    place = (logged["request_id"][1].as_py(), logged["items"][1].as_py()[2])
+    assert (report.unequal, report.other_bits) == (1, 1)
+    assert [(one.request_id, one.item) for one in report.examples] == [place]
+
+
+def test_other_features_give_other_scores(logged, bundle):
+    numeric = logged["numeric"].to_pylist()
+    numeric[0] = [value + 1 for value in numeric[0]]
+    assert rescored(bundle, put(logged, "numeric", numeric), CATALOGUE).unequal > 0
+
+
+def test_what_hangs_on_items_that_moved_just_then_is_left_out(logged, bundle):
+    whole = rescored(bundle, logged, CATALOGUE)
+    moved = pa.concat_tables([CATALOGUE, item("i3", shop.NOW + 1_000_000, price=99.0)])  # u2 looked at it
+    report = rescored(bundle, logged, moved)
+    assert report.answers == whole.answers - 1
+    assert report.unequal == 0
+    assert report.moved > len(logged["items"][1])
+
+
+def test_an_item_is_scored_as_it_was_at_the_time(logged, bundle):
+    then = rescored(bundle, logged, pa.concat_tables([CATALOGUE, item("i3", shop.NOW + 60_000_000, price=99.0)]))
+    assert then == rescored(bundle, logged, CATALOGUE)
+
+
+def test_what_cannot_be_told_is_counted(logged, bundle):
+    nothing = [[]] * 3
+    assert rescored(bundle, put(logged, "values", nothing), CATALOGUE) == ScoreReport(skipped=3)
+    assert rescored(bundle, put(logged, "values", [None] * 3), CATALOGUE) == ScoreReport(skipped=3)
+    assert rescored(bundle, put(logged, "degraded", [["erased"]] * 3), CATALOGUE).skipped == 3
+    assert rescored(bundle, put(logged, "model", ["v9999"] * 3), CATALOGUE) == ScoreReport()

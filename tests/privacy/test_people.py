@@ -18,6 +18,8 @@ from tailorbird.lake import Lake, verify
 from tailorbird.privacy import erase, export_person, find_people, look_for
 from tailorbird.privacy.person import hidden
 from tailorbird.serving.door import Door
+from tailorbird.stream import IMPORTS, open_writer, raw_path
+from tailorbird.stream.importer import import_files
 from tailorbird.stream.lock import FileLock
 
 HOSTILE = ["' OR 1=1 --", "a'b\"c", "x) OR (person IS NOT NULL", "%", "_", "\\", "ü\u2028é", "../../etc", "{canary}", "a" * 256]
@@ -350,6 +352,23 @@ def test_other_ids_than_those_of_an_erasure_that_was_cut_short_are_erased_too(tm
     assert told["people"] != told["cut_short"]["people"]
     assert left_of(project.root, b"user-4711", b"user-4712") == []
     assert left_of(project.root, b"user-4713")
+
+
+def test_a_file_that_was_called_after_somebody_and_imported_is_no_trace(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712")])
+    for user in ("user-4711", "user-4712"):
+        (tmp_path / f"of-{user}.jsonl").write_text(json.dumps(click(f"more-{user[-4:]}", user, ts=1_780_000_000_000_000)))
+        import_files(project.paths.stream, "tailorbird", tmp_path / f"of-{user}.jsonl", plan=project.plan, clock=CLOCK)
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    assert left_of(project.paths.stream, b"of-user-4711") == []
+    with open_writer(raw_path(project.paths.stream, IMPORTS), partition=IMPORTS) as log, log.transaction() as connection:
+        connection.execute("UPDATE import SET path = '/exports/user-4711.jsonl'")  # as earlier versions wrote it
+    done = erase(project, ["user-4711"], CLOCK)
+    assert done.clean, done.searched.found
+    assert import_files(project.paths.stream, "tailorbird", tmp_path / "of-user-4712.jsonl", plan=project.plan, clock=CLOCK).already, (
+        "it is known by its content"
+    )
 
 
 def test_ids_of_whom_nothing_is_here_are_told(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ from tailorbird.privacy.unlink import Unlinked
 from tailorbird.router.erase import Forgotten
 from tailorbird.router.erase import erase as erase_router
 from tailorbird.stream import read_released, sqlite
+from tailorbird.stream.importer import forget_paths
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka.emptied import Emptying
@@ -243,6 +244,7 @@ class _Erasure:
         for producer, log in self._held.raw.items():
             if not faults.cut("erase.raw"):
                 count += log.prune(released.raw(producer))
+                forget_paths(log)
                 log.shrink()
                 faults.at("erase.raw_log")
         for producer, log in self._held.answers.items():

@@ -45,6 +45,7 @@ _EXAMPLES = 5
 
 Progress = Callable[[str, int, int | None], None]
 
+# `path` is empty: a file may be called after somebody, and is known by its content. Earlier versions wrote it: see `forget_paths`.
 _IMPORTS = """
 CREATE TABLE IF NOT EXISTS import(
     key TEXT PRIMARY KEY, path TEXT NOT NULL, format TEXT NOT NULL, began_at INTEGER NOT NULL, plan BLOB NOT NULL,
@@ -151,6 +152,13 @@ def import_files(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         writer.close()
+
+
+def forget_paths(log: EmbeddedWriter) -> None:
+    """Forget where the files of imports stood, which earlier versions kept: a path may say who somebody is."""
+    with log.transaction() as connection:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'import'").fetchone() is not None:
+            connection.execute("UPDATE import SET path = ''")
 
 
 def _open_log(stream: Path, lake: Place | None) -> EmbeddedWriter:
@@ -264,7 +272,7 @@ class _Progress:
                 connection.execute("ALTER TABLE import ADD COLUMN pseudonyms TEXT")
             if writer.set_aside:  # whose rows they were is not known: files given again are taken again, the router drops repeats
                 connection.execute("DELETE FROM import")
-            begun = (key, str(path), format_, now, msgspec.json.encode(plan), hiding)
+            begun = (key, "", format_, now, msgspec.json.encode(plan), hiding)
             connection.execute("INSERT OR IGNORE INTO import VALUES (?, ?, ?, ?, ?, 0, NULL, ?)", begun)
             query = "SELECT began_at, plan, rows_done, finished_at IS NOT NULL, pseudonyms FROM import WHERE key = ?"
             row: tuple[Any, ...] = next(iter(connection.execute(query, (key,))))

@@ -107,12 +107,13 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
     assert early.returncode == 1
     assert "there is no champion of churn yet" in early.stderr
 
-    trained = must_json("-C", project, "train", "churn", "--quick", "--as-of", "latest")
+    trained = must_json("-C", project, "train", "churn", "--quick", "--as-of", "latest", "--no-promote")
     assert trained["version"] == "v0001"
     assert trained["results"]["tailorbird"]["auc"] > 0.65
     assert Path(trained["report"]).read_text().count("<svg") >= 5
-    if not trained["promoted"]:
-        must("-C", project, "models", "promote", "v0001", "--why", "a test", "--churn", "churn")
+    kept = tailorbird("-C", project, "score", "churn", "--out", tmp_path / "early.parquet")
+    assert f"score churn churn --version v0001 --out {tmp_path / 'early.parquet'}" in kept.stderr
+    must("-C", project, "models", "promote", "v0001", "--why", "a test", "--churn", "churn")
     assert must_json("-C", project, "models", "list", "--churn", "churn")["versions"][0]["aliases"] == ["champion"]
 
     told = must_json("-C", project, "score", "churn", "--out", tmp_path / "churn.parquet", "--as-of", "latest", "--reasons", "20")

@@ -111,8 +111,11 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
         raise UsageError(f"there is no folder {out.parent}", where="--out", fix="make it, or name another file")
     clock = clock_as_of(as_of, project)
     registry = Registry(project.paths.churn(name), clock=clock)
-    if not registry.versions() or (version == "champion" and registry.champion() is None):
-        raise NotReadyError(f"there is no {version} of {name} yet", fix=f"{this_command()} train {name}")
+    versions = registry.versions()
+    if not versions or (version == "champion" and registry.champion() is None):
+        kept = f"score churn {name} --version {versions[-1].version} --out {out}" if versions else ""
+        fix = f"{this_command()} {kept or f'train {name}'}"
+        raise NotReadyError(f"there is no {version} of {name} yet", fix=fix)
     bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
     with progress_bars(quiet=json) as progress:
         found = score_everybody(

@@ -427,7 +427,7 @@ def test_a_spool_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 def test_a_loop_of_ones_own(server: Served) -> None:
     async def run() -> list[str]:
-        async with AsyncClient(server.url) as client:
+        async with AsyncClient(server.url, timeout_s=30) as client:  # what stands still here is the machine
             client.track("view", user_id="u1", properties={"dwell_ms": 10})
             answers = await asyncio.gather(*(client.recommend("home", user_id=f"u{number}") for number in range(20)))
             assert (await client.send([click(1)])).accepted == 1

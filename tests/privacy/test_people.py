@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.cli.kit import each, environment, refused
 from tests.faults.roles import make_project
@@ -13,6 +15,7 @@ from tests.privacy.kit import CANARY, CLOCK, Site, everything, left_of, make_sit
 
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
+from tailorbird.config.erasures import READING, reading
 from tailorbird.events.contract import ERASED
 from tailorbird.lake import Lake, verify
 from tailorbird.privacy import erase, export_person, find_people, look_for
@@ -293,6 +296,28 @@ def test_what_waits_in_the_logs_is_told_too(shop: Site) -> None:
         door.submit(json.dumps(click("waits", shop.users[1])).encode())
     waiting = [record for record in export_person(project, [shop.users[1]], CLOCK) if record["source"] == "waiting"]
     assert [json.loads(record["body"])["event_id"] for record in waiting] == ["waits"]
+
+
+def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(shop: Site, tmp_path: Path) -> None:
+    user, data = shop.users[0], shop.project.paths.data
+    wanted, out, folders = tmp_path / "wanted.parquet", tmp_path / "out", [tmp_path / "first", tmp_path / "second"]
+    pq.write_table(pa.table({"person": [user], "item": ["i1"], "ts": pa.array([CLOCK.now()], pa.timestamp("us", "UTC"))}), wanted)
+    commands = [["features", "backfill", "--requests", str(wanted), "--out", str(out)], ["train"], ["sql", "SELECT 1"]]
+    commands = [["-C", str(shop.root), *words] for words in commands]
+    for folder in folders:
+        folder.mkdir()
+    with reading(data), reading(data):
+        (alone,) = run(shop.root, [["erase", user, "--yes"]], tmp_path / "alone")
+    refused(alone, "a command that writes down what it reads is at work", "let it end or stop it")
+    erasing = FileLock(data / "run" / READING)
+    held, train, other = each(commands, folders[0], cwd=shop.root)
+    erasing.release()
+    refused(held, "people are being erased", "run it again")
+    refused(train, "people are being erased", "run it again")
+    assert not out.exists()
+    assert other.returncode == 0, "what only tells something may run"
+    (after,) = each(commands[:1], folders[1], cwd=shop.root)
+    assert after.returncode == 0, after.stderr
 
 
 def test_the_commands(shop: Site, tmp_path: Path) -> None:

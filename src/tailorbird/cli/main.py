@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from importlib import import_module
 
 from cyclopts import App, CycloptsError, Parameter
@@ -75,6 +76,9 @@ _OWN_MODULE = {
     **{f"lake {command}": "lake_privacy" for command in ("erase", "export-user")},
 }  # commands of a group that are not in the group's module
 
+_READERS = ("train", "tune", "score churn", "checks run", "features backfill", "features rank", "lake events", "lake export-user")
+# They write down what they read: no erasure beside them.
+
 _GO_ON = (("features", "backfill"), ("features", "apply"), ("tune",))  # begin where they were stopped
 
 
@@ -91,12 +95,13 @@ def build_app() -> App:
     )
     for name, target in _VERBS.items():
         module, _, function = target.partition(":")
-        app.command(_load(module, function), name=name, version_flags=())
+        app.command(_beside_no_erasure(name, _load(module, function)), name=name, version_flags=())
     for name, (text, commands) in _GROUPS.items():
         group = App(name=name, help=text, version_flags=())  # --version is of the whole, and not an option of a command that has none
         for command in commands:
             module = _OWN_MODULE.get(f"{name} {command}", name)
-            group.command(_load(module, f"{command}_" if command == "list" else command.replace("-", "_")), name=command, version_flags=())
+            function = _load(module, f"{command}_" if command == "list" else command.replace("-", "_"))
+            group.command(_beside_no_erasure(f"{name} {command}", function), name=command, version_flags=())
         app.command(group)
     return app
 
@@ -108,6 +113,22 @@ def _told(default: object) -> object:
 
 def _load(module: str, function: str) -> Callable[..., object]:
     return getattr(import_module(f"tailorbird.cli.{module}"), function)
+
+
+def _beside_no_erasure(name: str, command: Callable[..., object]) -> Callable[..., object]:
+    """The command, which holds erasures off while it is at work if it is one of those that write down what they read."""
+    if name not in _READERS:
+        return command
+
+    @wraps(command)
+    def held(*args: object, **options: object) -> object:
+        from tailorbird.config import data_folder
+        from tailorbird.config.erasures import reading
+
+        with reading(data_folder()):
+            return command(*args, **options)
+
+    return held
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

@@ -4,16 +4,19 @@ Where the logs are topics, other machines keep something of people too: the stat
 These are functions of the lake and of the topics, so they are thrown away here and made again.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tailorbird.config.project import Project
-from tailorbird.errors import DamageError, LockedError
+from tailorbird.errors import DamageError, LockedError, StorageError
 from tailorbird.events.erased import FILE, FOLDER, JOURNAL, KEY_FILE, TAKEN, require_finished
 from tailorbird.features.keypart import part_folders
 from tailorbird.features.schemas import state_folders
 from tailorbird.stream.lock import FileLock
 from tailorbird.whole import end_destroying, write_private
 
+READING = "reading"  # held, shared, by each command that writes down what it read; an erasure holds it alone
 _STATE = ("data.mdb", "lock.mdb", "data.mdb.damaged")
 
 
@@ -50,6 +53,30 @@ def take_in(project: Project) -> bool:
     finally:
         lock.release()
     return True
+
+
+@contextmanager
+def reading(data: Path) -> Iterator[None]:
+    """Keep erasures away from a project's data until the end of the block, whose command writes what it read where an erasure that is
+    through would not look any more. Raises LockedError where one is at work."""
+    if not data.is_dir():
+        yield
+        return
+    try:
+        lock = FileLock(data / "run" / READING, shared=True)
+    except StorageError:  # who may only read here is not kept from it
+        lock = None
+    except LockedError as error:
+        raise LockedError(
+            "people are being erased, and what this command read of them would outlast it",
+            where=error.where,
+            fix="run it again when `tailorbird lake erase` has ended",
+        ) from error
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
 
 
 def taken(project: Project) -> int:

@@ -165,8 +165,7 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     """
     root = find_project(start)
     settings, origins = load_settings(root / FILE)
-    data = (root / settings.project.data).resolve()
-    _check_folder(data, next(origin.source for origin in origins if origin.key == "project.data"))
+    data = _data(root, settings, origins)
     types = event_types(settings)
     features = _applied(root, Paths(data).state, types) if applied else load_features(root / "features.py", event_types=types)
     slots = load_slots(root / "slots.py")
@@ -182,6 +181,12 @@ def open_project(start: Path | None = None, *, applied: bool = False) -> Project
     plan, paths = compile_plan(settings, features, slots, declared), paths_of(root, settings)
     scores = load_scores(root / SCORES, types, slots, churn)
     return Project(root, settings, origins, features, slots, plan, paths, declared, _stream(settings, paths), churn, scores)
+
+
+def data_folder(start: Path | None = None) -> Path:
+    """Where the project in a folder, or in one above it, keeps its data, without loading what it declares. Raises ConfigError."""
+    root = find_project(start)
+    return _data(root, *load_settings(root / FILE))
 
 
 def paths_of(root: Path, settings: Settings) -> Paths:
@@ -215,6 +220,12 @@ def _applied(root: Path, state: Path, types: tuple[str, ...]) -> FeatureSet:
         return stored
     # The same schema may have other transforms by now, which training is to take.
     return declared if stored is None or stored.schema_hash == declared.schema_hash else stored
+
+
+def _data(root: Path, settings: Settings, origins: list[Origin]) -> Path:
+    data = (root / settings.project.data).resolve()
+    _check_folder(data, next(origin.source for origin in origins if origin.key == "project.data"))
+    return data
 
 
 def _check_folder(data: Path, source: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.config import Project
+from tailorbird.config.erasures import READING
 from tailorbird.errors import LockedError, NotReadyError, UsageError
 from tailorbird.events import Clock, duration
 from tailorbird.features.keypart import part_folders, part_name
@@ -44,12 +45,13 @@ def hold(project: Project, clock: Clock, topics: "list[Emptying] | None" = None)
     """Hold everything until the end of the block. `topics`: those of an erasure that was cut short.
 
     Raises:
-        LockedError: a role is running.
+        LockedError: a role is running, or a command that writes down what it read.
         NotReadyError: rows wait in the logs that are not yet in the lake.
         UsageError: files were set aside that nobody can search.
     """
     stream, paths = project.paths.stream, project.paths
     with ExitStack() as stack:
+        stack.callback(_without_readers(paths.run / READING).release)
         try:
             up = FileLock(paths.run / "up")
             stack.callback(up.release)
@@ -77,6 +79,17 @@ def hold(project: Project, clock: Clock, topics: "list[Emptying] | None" = None)
             raise LockedError("a role of this project is running, and an erasure must be alone", where=error.where, fix=STOP) from error
         _check_whole(project, held, check_topics=topics is None)
         yield held
+
+
+def _without_readers(path: Path) -> FileLock:
+    try:
+        return FileLock(path)
+    except LockedError as error:
+        raise LockedError(
+            "a command that writes down what it reads is at work (train, tune, features backfill, checks run, score churn, …)",
+            where=error.where,
+            fix="let it end or stop it, then erase: what it writes later would hold whom this erases",
+        ) from error
 
 
 def set_aside(lake: Place) -> list[Place]:

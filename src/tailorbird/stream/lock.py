@@ -11,9 +11,12 @@ from tailorbird.errors import LockedError, StorageError
 
 
 class FileLock:
-    """Holds `PATH.lock`. Raises LockedError at once if another writer, of this process or another, has it."""
+    """Holds `PATH.lock`. Raises LockedError at once if another writer, of this process or another, has it.
 
-    def __init__(self, path: Path) -> None:
+    With `shared`, others that share it may hold it too, and one that does not share may not.
+    """
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path = path.with_name(path.name + ".lock")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +26,7 @@ class FileLock:
                 f"cannot make the lock file: {error.strerror}", where=str(self.path), fix="make the folder writable, or choose another"
             ) from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError:
             holder = os.pread(self._file, 32, 0).decode(errors="replace").strip()
             os.close(self._file)

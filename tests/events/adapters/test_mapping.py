@@ -1,6 +1,7 @@
 """Any CSV, TSV or Parquet by a mapping: times in every form, ids as they are written, rows that are wrong kept whole."""
 
 import gzip
+import json
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -145,6 +146,41 @@ def test_a_number_that_is_none_spoils_only_its_row(tmp_path: Path) -> None:
     assert b'"price":"cheap"' in made[70_000]
     assert b'"price":70001' in made[70_001]
     assert b'"price":69999' in made[69_999]
+
+
+STRAY = {
+    "to the next quote": ['u1,"i1,10,t', "u2,i2,10,t", 'u3,i3,10,"t"', "u4,i4,10,t"],
+    "to the end": ['u1,i1,10,"t', *(f"u{number},i{number},10,t" for number in range(2, 30_000))],
+    "behind a sign of inches": ['u1,5" pipe,10,"t', "u2,i2,10,t", 'u3,i3,10,x"y'],
+    "each": ['u1,i1,10,"t', 'u2,i2,10,"t', "u3,i3,10,t"],
+}
+
+
+@pytest.mark.parametrize("rows", STRAY.values(), ids=STRAY)
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_a_quote_that_is_not_closed_takes_no_other_row_along(rows: list[str], delimiter: str, tmp_path: Path) -> None:
+    rows = [row.replace(",", delimiter) for row in rows]
+    (tmp_path / ("c.csv" if delimiter == "," else "c.tsv")).write_text(
+        delimiter.join(["who", "what", "when", "title"]) + "\n" + "\n".join(rows)
+    )
+    made = [json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')]
+    stray = [row for row in rows[:2] if row.count('"') % 2 or "pipe" in row]
+    assert [one for one in made if isinstance(one, str)] == stray
+    assert [one["user_id"] for one in made if not isinstance(one, str)] == [row[: row.index(delimiter)] for row in rows if row not in stray]
+
+
+def test_texts_of_several_lines_and_quotes_within_are_one_row(tmp_path: Path) -> None:
+    rows = [
+        'u1,i1,1500000000,"of ""two""\nlines, and\n\nmore"',
+        'u2,5" pipe,1500000000,t',
+        'u3,"i3","1500000000","t"',
+        "u4,i4,1500000000,t",
+    ]
+    (tmp_path / "c.csv").write_text('\n"who",what,when,"the\ntitle"\n' + "\r\n".join(rows) + "\r\n")
+    found = mapped(tmp_path, CLICKS + 'ts_unit = "s"\n[source.properties]\ntitle = "the\\ntitle"\n')
+    assert [(one["user_id"], one["item_id"], one["properties"]["title"]) for one in found] == [
+        ("u1", "i1", 'of "two"\nlines, and\n\nmore'), ("u2", '5" pipe', "t"), ("u3", "i3", "t"), ("u4", "i4", "t"),
+    ]  # fmt: skip
 
 
 def test_rows_of_another_width_are_passed_on_whole(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """CSV, TSV and Parquet files in batches of columns. How columns become events stands in `adapters.mapping`.
 
 The type of a CSV column is what its first megabyte says. A later value that does not fit keeps its row: it is passed on as
-text, for the contract to judge. Rows of another width than the header are set aside, not dropped.
+text, for the contract to judge. Rows of another width than the header, and lines whose quote is not closed, are set aside, not dropped.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import BATCH_ROWS
 from tailorbird.events.adapters.files import bare_suffix, open_file
+from tailorbird.events.adapters.quotes import without_stray_quotes
 
 _MOSTLY = b"mostly"
 
@@ -33,7 +34,8 @@ def read_columns(
     Args:
         columns: only these.
         texts: columns of a CSV file that are read as they are written, whatever they look like.
-        broken: gets the rows of a CSV file that have another width than its header; without it they end the reading.
+        broken: gets the rows of a CSV file that have another width than its header, which without it end the reading, and the lines whose
+            quote is not closed.
 
     Raises:
         InputError: the file cannot be read.
@@ -78,11 +80,11 @@ def _csv(file: Path, convert: pacsv.ConvertOptions, broken: list[str] | None) ->
         broken.append(row.text)
         return "skip"
 
-    parse = pacsv.ParseOptions(
-        delimiter="\t" if bare_suffix(file) == ".tsv" else ",", newlines_in_values=True, invalid_row_handler=set_aside
-    )
+    delimiter = "\t" if bare_suffix(file) == ".tsv" else ","
+    parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside)
+    stream = open_file(file)
     return pacsv.open_csv(
-        pa.PythonFile(open_file(file), mode="r"),
+        pa.PythonFile(stream if broken is None else without_stray_quotes(stream, delimiter, broken), mode="r"),
         read_options=pacsv.ReadOptions(use_threads=False),  # with threads the handler would not see rows in order
         parse_options=parse,
         convert_options=convert,

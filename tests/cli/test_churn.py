@@ -113,7 +113,8 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
     assert Path(trained["report"]).read_text().count("<svg") >= 5
     kept = tailorbird("-C", project, "score", "churn", "--out", tmp_path / "early.parquet")
     assert f"score churn churn --version v0001 --out {tmp_path / 'early.parquet'}" in kept.stderr
-    must("-C", project, "models", "promote", "v0001", "--why", "a test", "--churn", "churn")
+    promoted = must("-C", project, "models", "promote", "v0001", "--why", "a test", "--churn", "churn")
+    assert "models rollback --churn churn --why" in promoted, "without it, the ranker would be rolled back"
     assert must_json("-C", project, "models", "list", "--churn", "churn")["versions"][0]["aliases"] == ["champion"]
 
     told = must_json("-C", project, "score", "churn", "--out", tmp_path / "churn.parquet", "--as-of", "latest", "--reasons", "20")

@@ -443,6 +443,12 @@ def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(
     assert of_version["answers"] + of_version["skipped"] >= 31  # what arms without a model showed is passed over
     assert of_version["scores"] >= 60
     assert "what the bundle says" in must("-C", project, "models", "verify", "champion")
+    calibration = project / "data" / "registry" / next(iter(rescored["versions"])) / "calibration.json"
+    whole = calibration.read_bytes()
+    calibration.write_bytes(whole + b" ")
+    damaged = tailorbird("-C", project, "models", "verify")
+    assert (damaged.returncode, "are not compared" in damaged.stderr) == (1, True)
+    calibration.write_bytes(whole)
     page = tmp_path / "report.html"
     found = must_json("-C", project, "experiment", "report", "home", "--since", "1h", "--html", page)
     assert sum(arm["users"] for arm in found["arms"]) >= 30

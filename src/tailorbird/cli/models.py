@@ -78,7 +78,8 @@ def promote(version: str, *, why: Why, by: By = "", churn: Of = "") -> None:
     """
     _, registry = open_registry(churn)
     registry.promote(version, by=by or getpass.getuser(), why=why)
-    console().print(f"{version} is the champion now. Back:  tailorbird models rollback --why …")
+    of = f" --churn {churn}" if churn else ""
+    console().print(f"{version} is the champion now. Back:  tailorbird models rollback{of} --why …")
 
 
 def rollback(*, why: Why, by: By = "", churn: Of = "") -> None:

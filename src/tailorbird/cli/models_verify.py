@@ -21,7 +21,8 @@ def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> No
 
     On the machine that answered, no score should differ in any bit. One that differs by less than 1e-6 of its size is told, and is no
     error: another machine adds in another order, and so does a net that scored more items at once. What hangs on items that came or
-    changed within seconds of an answer is left out. Ends with status 1 if any other score differs.
+    changed within seconds of an answer is left out. Ends with status 1 if any other score differs,
+    or if a version that answered cannot be loaded any more.
 
     Whether the logged features are the lake's, `tailorbird features verify` says.
 
@@ -42,8 +43,8 @@ def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> No
     project, registry = open_registry()
     lake = Lake(project.paths.lake)
     with progress_bars(quiet=json) as progress:
-        reports = _compared(registry, lake, registry.resolve(version).name if version else "", answers, progress)
-    if not any(report.answers for report in reports.values()):
+        reports, damaged = _compared(registry, lake, registry.resolve(version).name if version else "", answers, progress)
+    if not damaged and not any(report.answers for report in reports.values()):
         raise NotReadyError(
             "nothing could be compared: the lake has no answer of a model of this registry that says what the model made of each item",
             where=str(lake.path),
@@ -51,14 +52,16 @@ def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> No
         )
     unequal = sum(report.unequal for report in reports.values())
     if json:
-        print_json({"unequal": unequal, "versions": {name: _plain(report) for name, report in reports.items()}})
+        print_json({"unequal": unequal, "damaged": damaged, "versions": {name: _plain(report) for name, report in reports.items()}})
     else:
-        _print(reports)
-    raise SystemExit(1 if unequal else 0)
+        _print(reports, whole=not damaged)
+    raise SystemExit(1 if unequal or damaged else 0)
 
 
-def _compared(registry: "Registry", lake: "Lake", version: str, answers: int, progress: Report) -> "dict[str, ScoreReport]":
-    """What came of each version that answered and is still kept."""
+def _compared(
+    registry: "Registry", lake: "Lake", version: str, answers: int, progress: Report
+) -> "tuple[dict[str, ScoreReport], list[str]]":
+    """What came of each version that answered and is still kept; and those that cannot be loaded any more."""
     import pyarrow.compute as pc
 
     from tailorbird.lake.tables import TABLES
@@ -66,6 +69,7 @@ def _compared(registry: "Registry", lake: "Lake", version: str, answers: int, pr
     from tailorbird.training.rescored import ITEM_COLUMNS, rescored
 
     found: dict[str, ScoreReport] = {}
+    damaged: list[str] = []
     kept = {info.version for info in registry.versions()}
     places = lake.table("answers", ("producer", "offset", "model"))
     items = lake.table("items", ITEM_COLUMNS) if lake.exists("items") else TABLES["items"].schema.empty_table()
@@ -76,12 +80,13 @@ def _compared(registry: "Registry", lake: "Lake", version: str, answers: int, pr
             bundle = Bundle.load(registry.resolve(name), schema_hash=None)
         except TailorbirdError as error:
             console(stderr=True).print(f"answers of {name} are not compared: {error.message}", markup=False)
+            damaged.append(name)
             continue
         own = places.filter(pc.equal(places["model"], name))
         chosen = own.take(list(range(0, own.num_rows, max(1, -(-own.num_rows // max(1, answers))))))
         rows = _rows(lake, chosen, name)
         found[name] = rescored(bundle, rows, items, progress=partial(progress, f"answers of {name}"))
-    return found
+    return found, damaged
 
 
 def _rows(lake: "Lake", chosen: "pa.Table", version: str) -> "pa.Table":
@@ -99,7 +104,7 @@ def _plain(report: "ScoreReport") -> dict:
     return asdict(report)
 
 
-def _print(reports: "dict[str, ScoreReport]") -> None:
+def _print(reports: "dict[str, ScoreReport]", *, whole: bool) -> None:
     out = console()
     names = ["version", "answers", "scores", "unequal", "of other bits", "of items that moved", "answers passed over"]
     counts = [
@@ -111,6 +116,7 @@ def _print(reports: "dict[str, ScoreReport]") -> None:
         for one in report.examples[:_EXPLAINED]:
             out.print(f"{name}, answer {one.request_id}, item {one.item}: logged {one.logged!r}, now {one.recomputed!r}", markup=False)
     if not any(report.unequal for report in reports.values()):
-        out.print("[green]Every score that was compared is what the bundle says.[/green]")
+        if whole:
+            out.print("[green]Every score that was compared is what the bundle says.[/green]")
         return
     out.print("Compare the server's version and machine with this one's; a bundle's files are checked by  tailorbird models show")

@@ -14,8 +14,7 @@ and "Data format guidelines".
 
 import csv
 import io
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import as_record, context_of, kept, needed_text, number_of, slug, text_at, time_since_1970, typed
 from tailorbird.events.adapters.files import open_file
+from tailorbird.events.adapters.quotes import Lines, next_row
 from tailorbird.events.adapters.record import Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Event
 
@@ -113,7 +113,7 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with io.TextIOWrapper(open_file(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            lines = _Lines(stream)
+            lines = Lines(stream)
             reader = csv.reader(lines)
             header = _header(file, reader)
             while (row := _next_row(reader, lines, header)) is not None:
@@ -124,48 +124,16 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
 
 
-class _Lines:
-    """The lines of a file, of which those of the last row but its first can be given again."""
-
-    def __init__(self, stream: Iterable[str]) -> None:
-        self._stream = iter(stream)
-        self._again: deque[str] = deque()
-        self.of_row: list[str] = []
-        self.number = 0
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self._stream)
-        self.of_row.append(line)
-        self.number += 1
-        return line
-
-    def give_again(self) -> str:
-        """All but the first line of the row come once more; that one."""
-        self._again.extendleft(reversed(self.of_row[1:]))
-        self.number -= len(self.of_row) - 1
-        return self.of_row[0]
-
-
-def _next_row(reader: Iterator[list[str]], lines: _Lines, header: list[str]) -> bytes | None:
-    """The next row; None at the end, empty for a blank line.
-
-    A quote that is not closed makes one row of all lines up to the next quote. So a row of several lines has to be of the header's width,
-    and its quotes in their places; else its first line alone is set aside, cut at its commas, and the others are read again.
-    """
-    lines.of_row = []
+def _next_row(reader: Iterator[list[str]], lines: Lines, header: list[str]) -> bytes | None:
+    """The next row; None at the end, empty for a blank line, cut at its commas where its quote is not closed."""
     try:
-        row = next(reader)
-        if not row:
-            return b""
-        if len(lines.of_row) > 1 and (len(row) != len(header) or list(csv.reader(lines.of_row, strict=True)) != [row]):
-            return _wrong(lines.give_again().rstrip("\r\n").split(","))
+        row = next_row(reader, lines, len(header))
     except StopIteration:
         return None
-    except csv.Error:
-        return _wrong(lines.give_again().rstrip("\r\n").split(","))
+    if row is None:
+        return _wrong(lines.of_row[0].rstrip("\r\n").split(","))
+    if not row:
+        return b""
     if len(row) == len(header):
         with suppress(UnicodeEncodeError):  # bytes that are no UTF-8
             return msgspec.json.encode(dict(zip(header, row, strict=True)))

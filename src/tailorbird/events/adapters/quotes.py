@@ -1,19 +1,72 @@
-"""A CSV file without the lines whose quote is not closed: such a quote would make one row of all lines up to the next one."""
+"""The rows of a CSV file, without the lines whose quote is not closed: such a quote would make one row of all lines up to the next one.
+
+So a row of several lines has to be of the header's width, and its quotes in their places; else its first line alone is set aside, and
+the others are read again.
+"""
 
 import csv
 import io
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, BinaryIO
 
 _CHUNK = 1 << 20
 
 
-def without_stray_quotes(stream: BinaryIO, delimiter: str, broken: list[str]) -> io.BufferedReader:
-    """The same bytes, but for lines that open a quote which no later line closes in its place: these are put into `broken`.
+class Lines:
+    """The lines of a file, for a reader of rows; `next_row` may have those of a row but its first read again.
 
-    A row of several lines stays if it is of the header's width and its quotes stand where they may; else its first line alone is left out.
+    Attributes:
+        of_row: the lines of the last row; the first alone, where that was set aside.
+        again: whether others of the last row are read again.
+        waiting: those that are.
+        number: of the last line, from 1.
     """
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self.waiting: deque[str] = deque()
+        self.of_row: list[str] = []
+        self.again = False
+        self.number = 0
+
+    def __iter__(self) -> "Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self.waiting.popleft() if self.waiting else next(self._lines)
+        self.of_row.append(line)
+        self.number += 1
+        return line
+
+    def give_again(self) -> None:
+        """All but the first line of the row come once more."""
+        others = self.of_row[1:]
+        self.waiting.extendleft(reversed(others))
+        self.number -= len(others)
+        self.of_row, self.again = self.of_row[:1], bool(others)
+
+
+def next_row(reader: Iterator[list[str]], lines: Lines, width: int, delimiter: str = ",") -> list[str] | None:
+    """The next row of a `csv.reader` over `lines`; None where it is none: its first line is set aside, in `lines.of_row`.
+
+    Raises:
+        StopIteration: there is no more.
+    """
+    lines.of_row, lines.again = [], False
+    try:
+        row = next(reader)
+        if len(lines.of_row) == 1 or (len(row) == width and list(csv.reader(lines.of_row, delimiter=delimiter, strict=True)) == [row]):
+            return row
+    except csv.Error:  # longer than a value may be, or text behind a quote that was closed
+        pass
+    lines.give_again()
+    return None
+
+
+def without_stray_quotes(stream: BinaryIO, delimiter: str, broken: list[str]) -> io.BufferedReader:
+    """The same bytes, but for lines that open a quote which no later line closes in its place: these are put into `broken`."""
     return io.BufferedReader(_Joined(_pieces(stream, delimiter, broken)), _CHUNK)
 
 
@@ -36,21 +89,18 @@ def _pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[byt
     header, width = _header(stream, delimiter)
     yield header
     while chunk := stream.read(_CHUNK) + stream.readline(_CHUNK):
-        waiting, whole = deque(chunk.splitlines(keepends=True)), []
-        if b'"' not in chunk or _is_row_each(waiting, delimiter):
+        if b'"' not in chunk or _is_row_each(ours := list(map(_text, chunk.splitlines(keepends=True))), delimiter):
             yield chunk
             continue
-        while waiting:
-            if b'"' not in waiting[0]:
-                whole.append(waiting.popleft())
-                continue
-            lines = _row(waiting, stream, width, delimiter)
-            if lines:
-                whole += lines
-            else:
-                broken.append(waiting.popleft().decode(errors="backslashreplace").rstrip("\r\n"))
+        lines, whole = Lines(chain(ours, map(_text, iter(lambda: stream.readline(_CHUNK), b"")))), list[str]()
+        reader = csv.reader(lines, delimiter=delimiter)
+        while lines.number < len(ours) or lines.waiting:
+            if next_row(reader, lines, width, delimiter) is None and lines.again:
+                broken.append(lines.of_row[0].encode("latin-1").decode(errors="backslashreplace").rstrip("\r\n"))
+            else:  # where one line is no row, the reader of the columns tells
+                whole += lines.of_row
         if whole:
-            yield b"".join(whole)
+            yield "".join(whole).encode("latin-1")
 
 
 def _header(stream: BinaryIO, delimiter: str) -> tuple[bytes, int]:
@@ -69,35 +119,13 @@ def _header(stream: BinaryIO, delimiter: str) -> tuple[bytes, int]:
     return b"".join(lines), width
 
 
-def _is_row_each(lines: Iterable[bytes], delimiter: str) -> bool:
+def _is_row_each(lines: Iterable[str], delimiter: str) -> bool:
     """Whether each line is a row, which most are: cheaper to tell of all at once than of one by one."""
-    texts = [*map(_text, lines), "."]  # the last one becomes part of a row that is not closed
+    texts = [*lines, "."]  # the last one becomes part of a row that is not closed
     try:
         return sum(1 for _ in csv.reader(texts, delimiter=delimiter)) == len(texts)
     except csv.Error:
         return False
-
-
-def _row(waiting: deque[bytes], stream: BinaryIO, width: int, delimiter: str) -> list[bytes]:
-    """The lines of the next row, taken off `waiting` and the stream; none, and nothing taken off, if its quote is a stray one."""
-    lines: list[bytes] = []
-
-    def following() -> Iterator[str]:
-        while line := waiting.popleft() if waiting else stream.readline(_CHUNK):
-            lines.append(line)
-            yield _text(line)
-
-    try:
-        row = next(csv.reader(following(), delimiter=delimiter))
-        if len(lines) == 1:
-            return lines
-        if len(row) == width and list(csv.reader(map(_text, lines), delimiter=delimiter, strict=True)) == [row]:
-            return lines
-    except csv.Error:  # longer than a row may be, or text behind a quote that was closed
-        if len(lines) == 1:
-            return lines
-    waiting.extendleft(reversed(lines))
-    return []
 
 
 def _text(line: bytes) -> str:

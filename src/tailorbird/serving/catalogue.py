@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apsw
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +27,7 @@ from tailorbird.events import ROUTED, micros
 from tailorbird.loops import Loop
 from tailorbird.retrieval import Index, NewItem
 from tailorbird.retrieval.build import INTERESTS
+from tailorbird.retrieval.overlay import ItemVersion, laid_over, take_version
 from tailorbird.retrieval.segments import FIELDS
 from tailorbird.serving.segments import Segments
 from tailorbird.stream import Address, EmbeddedReader, LogReader, open_reader
@@ -35,15 +35,6 @@ from tailorbird.stream import Address, EmbeddedReader, LogReader, open_reader
 POLL_S = 0.5
 _COLUMNS = ("type", "ts", "received_at", "item_id", "properties", "timeless", *FIELDS)
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Version:
-    """The newest profile of an item: its attributes as JSON, when it came to be, and when we got it."""
-
-    attributes: str
-    valid_from: int
-    known_since: int
 
 
 @dataclass
@@ -70,7 +61,7 @@ class Catalogue:
         self._routed = routed
         self._log: LogReader | None = None
         self._position = -1
-        self._items: dict[str, _Version] = {}
+        self._items: dict[str, ItemVersion] = {}
         self._interests: Counter[str] = Counter()
         self.segments = Segments()
         self.caught_up = False
@@ -121,13 +112,13 @@ class Catalogue:
 
     def _begin(self, reader: LogReader) -> int:
         """Start from what the deleted part of the log said; how many items that was."""
-        items: dict[str, _Version] = {}
+        items: dict[str, ItemVersion] = {}
         interests: Counter[str] = Counter()
         with self._summary(reader) as (connection, position):
             self._position = position
             if connection is not None and connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'pruned_item'").fetchone():
                 for item_id, *version in connection.execute("SELECT item_id, properties, valid_from, known_since FROM pruned_item"):
-                    items[item_id] = _Version(*version)
+                    items[item_id] = ItemVersion(*version)
                 for type_, item_id, events in connection.execute("SELECT type, item_id, events FROM pruned_interest"):
                     if type_ in INTERESTS:
                         interests[item_id] += events
@@ -189,16 +180,14 @@ class Catalogue:
         return next((one for one in self._overlaid if one.base is index), None)
 
     def _overlay(self, index: Index | None) -> Index | None:
-        items = list(self._items.items())
-        if index is None or not len(index):
-            if not items and not self._interests:
-                return None
-            known = {item_id for item_id, _ in items}
-            bare = [NewItem(item_id, {}, 0) for item_id in list(self._interests) if item_id not in known]
-            return _counted(_EMPTY.with_items([*map(_new_item, items), *bare]), self._interests)
-        rows = index.find_ids([item_id for item_id, _ in items])
-        later = [item for item, row in zip(items, rows.tolist(), strict=True) if row < 0 or item[1].known_since >= index.as_of]
-        return index.with_items([_new_item(item) for item in later]) if later else index
+        items = dict(self._items)
+        if index is not None and len(index):
+            return laid_over(index, items)
+        if not items and not self._interests:
+            return None
+        bare = [NewItem(item_id, {}, 0) for item_id in list(self._interests) if item_id not in items]
+        profiled = [version.item(item_id) for item_id, version in items.items()]
+        return _counted(_EMPTY.with_items([*profiled, *bare]), self._interests)
 
     def _take(self, payload: bytes) -> int:
         table = pa.ipc.open_stream(payload, options=_ONLY).read_all()
@@ -213,10 +202,7 @@ class Catalogue:
         valid_from = micros(profiles["ts"]).tolist()
         received = micros(profiles["received_at"]).tolist()
         for item_id, text, always, ts, at in zip(ids, texts, timeless, valid_from, received, strict=True):
-            version = _Version(text or "{}", 0 if always else ts, max(ts, at))
-            before = self._items.get(item_id)
-            if before is None or (version.valid_from, version.known_since) >= (before.valid_from, before.known_since):
-                self._items[item_id] = version
+            take_version(self._items, item_id, ItemVersion(text or "{}", 0 if always else ts, max(ts, at)))
         return profiles.num_rows
 
     def _follow(self) -> None:
@@ -236,12 +222,6 @@ def _nothing_to_do(index: Index) -> None:
 _ONLY = pa.ipc.IpcReadOptions(included_fields=[ROUTED.get_field_index(name) for name in _COLUMNS])  # the rest stays packed
 _INTERESTS = pa.array(INTERESTS, pa.string())
 _EMPTY = Index.bare(())
-
-
-def _new_item(item: tuple[str, _Version]) -> NewItem:
-    item_id, version = item
-    attributes = msgspec.json.decode(version.attributes)
-    return NewItem(item_id, attributes if isinstance(attributes, dict) else {}, version.valid_from)
 
 
 def _counted(index: Index, interests: Counter[str]) -> Index:

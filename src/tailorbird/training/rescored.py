@@ -5,7 +5,6 @@ models, calibration and formula. `tailorbird models verify` prints the report; w
 `tailorbird features verify` tells.
 """
 
-import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +21,8 @@ from tailorbird.features.recompute import UNLINKED
 from tailorbird.features.request import Rows, Sequence
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.formula import parse_formula
-from tailorbird.retrieval import Index, NewItem
+from tailorbird.retrieval import Index
+from tailorbird.retrieval.overlay import ItemVersion, laid_over, take_version
 
 RELATIVE, ABSOLUTE = 1e-6, 1e-9  # of another machine, or of a net that scored more items at once
 NEAR_US = 10 * SECOND  # within which a server may not have known what the catalogue said, or the answer's time is not its own
@@ -77,30 +77,25 @@ class Laid:
     def __init__(self, base: Index, items: pa.Table) -> None:
         self._base, self._index = base, base
         self._versions = _later(base, items)
-        self._known = [known for known, *_ in self._versions]
-        self._taken: dict[str, tuple[int, int, str]] = {}
+        self._known = [version.known_since for _, version in self._versions]
+        self._newest: dict[str, ItemVersion] = {}
         self._place = 0
 
     def at(self, ts: int) -> tuple[Index, frozenset[str]]:
         """The index at a time, and the items that moved so shortly before or after that a server may have known them or not."""
         place = self._place
         while place < len(self._versions) and self._known[place] <= ts:
-            known_since, valid_from, item, text = self._versions[place]
-            before = self._taken.get(item)
-            if before is None or (valid_from, known_since) >= before[:2]:
-                self._taken[item] = valid_from, known_since, text
+            take_version(self._newest, *self._versions[place])
             place += 1
         if place > self._place:
             self._place = place
-            new = [(item, *one) for item, one in self._taken.items() if one[1] >= self._base.as_of or self._base.find_ids([item])[0] < 0]
-            made = [NewItem(item, json.loads(text), valid_from) for item, valid_from, _, text in new]
-            self._index = self._base.with_items(made) if made else self._base
+            self._index = laid_over(self._base, self._newest)
         start, stop = bisect_left(self._known, ts - NEAR_US), bisect_right(self._known, ts + NEAR_US)
-        return self._index, frozenset(item for _, _, item, _ in self._versions[start:stop])
+        return self._index, frozenset(item for item, _ in self._versions[start:stop])
 
 
-def _later(base: Index, items: pa.Table) -> list[tuple[int, int, str, str]]:
-    """All versions of items that came or changed after an index, as (known since, valid from, id, attributes) by the first."""
+def _later(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion]]:
+    """All versions of items that came or changed after an index, in the order in which they got known."""
     valid_from = micros(items["valid_from"])
     known_since = np.maximum(valid_from, micros(items["received_at"]))
     ids = items["id"].to_pylist()
@@ -109,7 +104,7 @@ def _later(base: Index, items: pa.Table) -> list[tuple[int, int, str, str]]:
     starts = np.where(items["timeless"].to_numpy(zero_copy_only=False).astype(bool), 0, valid_from).tolist()
     rows = zip(known_since.tolist(), starts, ids, items["attributes"].to_pylist(), items["p"].to_pylist(), strict=True)
     chosen = sorted((row for row in rows if row[2] in moved), key=lambda row: (row[0], row[4]))
-    return [(known, start, item, text or "{}") for known, start, item, text, _ in chosen]
+    return [(item, ItemVersion(text or "{}", start, known)) for known, start, item, text, _ in chosen]
 
 
 def rescored(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,14 +20,13 @@ from tailorbird.events.schema import micros
 from tailorbird.features.backfill import BackfilledRows, History, RaggedSequence, Requests
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.positions import positions_of
+from tailorbird.features.request import unpack_sequences
 
 Bools = npt.NDArray[np.bool_]
 
 ROWS_MAX = 200_000  # rows (items of answers) that are recomputed at a time
 EXAMPLES_MAX = 20
 UNLINKED = "erased"  # in `degraded`: what the answer's features were made of was taken out of the lake since, see `privacy.rows`
-
-_sequences = msgspec.msgpack.Decoder(dict[str, list[list[int]]])
 
 
 @dataclass(frozen=True)
@@ -252,7 +250,7 @@ def _compare_sequences(answers: pa.Table, found: dict[str, RaggedSequence], repo
     for name in found:
         report.look(name, answers.num_rows)
     for index, packed in enumerate(answers["sequences"].to_pylist()):
-        logged = _sequences.decode(packed) if packed else {}
+        logged = unpack_sequences(packed)
         for name, sequence in found.items():
             recomputed = sequence.of(index).lists()
             if logged.get(name) != recomputed and not excused.request(name, index, report):

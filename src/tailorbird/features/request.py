@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+
+Lists = dict[str, list[list[int]]]  # sequences by name, as `Sequence.lists` has each
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Lists).decode
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,16 @@ class Sequence:
         """Items, types, times and the bits of each further value: how the log keeps it, and how it is compared."""
         values = (one.view(np.uint64).tolist() for one in self.values.values())
         return [self.item.tolist(), self.type.tolist(), self.ts.tolist(), *values]
+
+
+def pack_sequences(lists: Lists) -> bytes:
+    """Sequences as an answer's record keeps them."""
+    return _encode(lists)
+
+
+def unpack_sequences(packed: bytes | None) -> Lists:
+    """What `pack_sequences` was given; nothing where nothing was logged. Raises msgspec.DecodeError."""
+    return _decode(packed) if packed else {}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +23,7 @@ from tailorbird.events.contract import ERASED
 from tailorbird.events.keys import hash64s
 from tailorbird.features.erase import Needs
 from tailorbird.features.recompute import UNLINKED
+from tailorbird.features.request import pack_sequences, unpack_sequences
 from tailorbird.lake.refused import places
 from tailorbird.privacy.marks import Marks, subject_of
 from tailorbird.privacy.mention import Mentions
@@ -33,7 +33,6 @@ from tailorbird.privacy.unlink import Unlinked
 FREE = ("page", "referrer", "query", "answer_query")
 THINGS = ("event_id", "session_id", "request_id", "user_version", "item_version")  # of others: a new id where one mentions somebody
 JSON = ("properties", "user_profile", "item_profile")
-_logged = msgspec.msgpack.Decoder(dict[str, list[list[int]]]).decode
 Change = Callable[[pa.Table], pa.Table | None]
 
 
@@ -175,8 +174,10 @@ class Rows:
 def _sequences_without(packed: bytes, hashes: frozenset[int]) -> bytes:
     """Logged sequences with a missing value in place of each hash of somebody."""
     gone = hashes | {one % (1 << 64) for one in hashes}
-    found = {name: [[0 if one in gone else one for one in values] for values in columns] for name, columns in _logged(packed).items()}
-    return msgspec.msgpack.encode(found)
+    found = {
+        name: [[0 if one in gone else one for one in values] for values in columns] for name, columns in unpack_sequences(packed).items()
+    }
+    return pack_sequences(found)
 
 
 def _holding(rows: pa.Table, things: Mapping[str, Mapping[str, str]]) -> np.ndarray:

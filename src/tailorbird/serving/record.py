@@ -10,6 +10,7 @@ from tailorbird.events import Answer as AnswerOfEvent
 from tailorbird.events import Event
 from tailorbird.events.answer_record import AnswerRecord
 from tailorbird.features import Rows
+from tailorbird.features.request import pack_sequences
 from tailorbird.ranking.bundle import Scores
 from tailorbird.ranking.exploration import Choice
 from tailorbird.ranking.reasons import FOR_YOU, Reason, reasons
@@ -21,7 +22,6 @@ from tailorbird.serving.request import Candidates, Floats, Request
 
 FALLBACK = "fallback"
 _encode_event = msgspec.json.Encoder().encode
-_encode_sequences = msgspec.msgpack.Encoder().encode
 
 
 def answer_of(
@@ -120,7 +120,7 @@ def logged(
         scores=[item.score or 0.0 for item in answer.items],
         numeric=rows.numeric.ravel().tolist() if rows is not None else [],
         categorical=rows.categorical.ravel().tolist() if rows is not None else [],
-        sequences=_pack(rows) if rows is not None else b"",
+        sequences=pack_sequences({name: each.lists() for name, each in rows.sequences.items()}) if rows is not None else b"",
         degraded=request.degraded,
         positions=list(rows.positions) if rows is not None else [],
         formula=request.formula.text if scores is not None else None,
@@ -166,8 +166,3 @@ def attributes_of(index: Index, row: int, names: Iterable[str]) -> dict[str, str
             value = float(column[row])
             told[name] = None if value != value else value
     return told
-
-
-def _pack(rows: Rows) -> bytes:
-    """The sequences as the log keeps them: name → [items, types, times, bits of further values …]."""
-    return _encode_sequences({name: each.lists() for name, each in rows.sequences.items()})

@@ -9,7 +9,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 from tailorbird.events import hash64s, micros
 from tailorbird.events.clock import SECOND
 from tailorbird.features.recompute import UNLINKED
-from tailorbird.features.request import Rows, Sequence
+from tailorbird.features.request import Rows, Sequence, unpack_sequences
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.formula import parse_formula
 from tailorbird.retrieval import Index
@@ -31,7 +30,6 @@ COLUMNS = ("request_id", "ts", "model", "items", "numeric", "categorical", "sequ
 ITEM_COLUMNS = ("id", "valid_from", "attributes", "timeless", "p", "received_at")
 
 Bools = npt.NDArray[np.bool_]
-_sequences = msgspec.msgpack.Decoder(dict[str, list[list[int]]])
 
 
 @dataclass(frozen=True)
@@ -164,9 +162,8 @@ def _rows(bundle: Bundle, row: dict) -> Rows:
     count = len(row["items"])
     numeric = np.array(row["numeric"] or (), np.float32).reshape(count, len(bundle.columns.numeric))
     categorical = np.array(row["categorical"] or (), np.int64).view(np.uint64).reshape(count, len(bundle.columns.categorical))
-    packed = _sequences.decode(row["sequences"]) if row["sequences"] else {}
     sequences = {
         name: Sequence(np.array(item, np.uint64), np.array(kind, np.uint64), np.array(ts, np.int64))
-        for name, (item, kind, ts, *_) in packed.items()
+        for name, (item, kind, ts, *_) in unpack_sequences(row["sequences"]).items()
     }
     return Rows(numeric, categorical, sequences, t=row["ts"], commit=0, p=0)

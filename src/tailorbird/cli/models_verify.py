@@ -1,5 +1,6 @@
 """`tailorbird models verify`: whether servers scored what they showed as their bundle says."""
 
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> No
         )
     unequal = sum(report.unequal for report in reports.values())
     if json:
-        print_json({"unequal": unequal, "damaged": damaged, "versions": {name: _plain(report) for name, report in reports.items()}})
+        print_json({"unequal": unequal, "damaged": damaged, "versions": {name: asdict(report) for name, report in reports.items()}})
     else:
         _print(reports, whole=not damaged)
     raise SystemExit(1 if unequal or damaged else 0)
@@ -96,12 +97,6 @@ def _rows(lake: "Lake", chosen: "pa.Table", version: str) -> "pa.Table":
 
     where = ds.field("offset").isin(chosen["offset"]) & ds.field("producer").isin(chosen["producer"])
     return lake.table("answers", COLUMNS, where & (ds.field("model") == version))
-
-
-def _plain(report: "ScoreReport") -> dict:
-    from dataclasses import asdict
-
-    return asdict(report)
 
 
 def _print(reports: "dict[str, ScoreReport]", *, whole: bool) -> None:

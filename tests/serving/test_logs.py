@@ -102,7 +102,7 @@ def test_no_output_tells_ids_questions_or_keys(service, written, tmp_path):
     token, record = create_key(file, "all", ["read", "write", "admin"], 1)
     plain = "canary-plain-key-7719"
     service.keys = Keys(read=[plain], file=file)
-    secrets = [*CANARIES.values(), token, token.rpartition("_")[2], plain, record.hash, "canary-wrong-key-7719"]
+    secrets = [*CANARIES.values(), token, token.split("_", 2)[2], plain, record.hash, "canary-wrong-key-7719"]
 
     def broken(query):
         raise BundleError(f"no {CANARIES['user']}")

@@ -49,6 +49,7 @@ PAIRED = 400  # people whose records and matrices the floor keeps
 PEERED = 200  # people whom the peers know
 WARM = 200
 CONNECTIONS = 64
+IDLE_MAX_S = 10.0  # the server closes a connection that nothing came on for longer; a client has to put it away first
 HERE = Path(__file__).parents[1]
 
 
@@ -213,12 +214,15 @@ async def _under_load(port: int, requests: Sequence[bytes], meant: np.ndarray) -
     """Seconds from when each request was meant to be sent to its whole answer; NaN of one that was told to come again."""
     free: asyncio.LifoQueue = asyncio.LifoQueue()
     for _ in range(CONNECTIONS):
-        free.put_nowait(await asyncio.open_connection("127.0.0.1", port))
+        free.put_nowait((*await asyncio.open_connection("127.0.0.1", port), time.perf_counter()))
     taken = [0.0] * len(meant)
     began = time.perf_counter() + 0.2
 
     async def ask(place: int) -> None:
-        reader, writer = await free.get()
+        reader, writer, used = await free.get()
+        if time.perf_counter() - used > IDLE_MAX_S:
+            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(requests[place % len(requests)])
         head = await reader.readuntil(b"\r\n\r\n")
         await reader.readexactly(_length(head[:-4]))
@@ -226,7 +230,7 @@ async def _under_load(port: int, requests: Sequence[bytes], meant: np.ndarray) -
         assert head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503")), head
         if head.startswith(b"HTTP/1.1 503"):
             taken[place] = float("nan")
-        free.put_nowait((reader, writer))
+        free.put_nowait((reader, writer, time.perf_counter()))
 
     asked = []
     for place, moment in enumerate(meant.tolist()):

@@ -123,11 +123,11 @@ def test_no_path_leads_out_of_what_is_served(client, path):
     ids=["deep list", "open lists", "open objects", "many keys", "long number", "long time", "long id"],
 )
 def test_depth_length_and_numbers_beyond_sense_are_refused_at_once(client, body):
-    begun = time.perf_counter()
+    begun = time.process_time()
     answer = client.post("/v1/events", content=body)
     assert (answer.status_code, answer.json()["refused"]) == (400, 1)
     assert len(answer.content) < 1_000, "what was sent is not sent back"
-    assert time.perf_counter() - begun < 2, "a tenth of that on a machine that has nothing else to do"
+    assert time.process_time() - begun < 2, "a tenth of that on a machine that has nothing else to do"
 
 
 LOCAL, PUBLIC = ["127.0.0.1", "localhost", "::1", "[::1]", "127.8.8.8"], ["0.0.0.0", "::", "10.0.0.1", "shop.example", "", "*"]

@@ -57,10 +57,8 @@ def test_a_replica_answers_where_the_server_stands_still(tmp_path):
         store = CopiedStore(open_copies(server.url, "test", timeout_s=5.0, hedge=hedge, replica=replica.url))
         warmed(store, hedge)
         with store.snapshot() as snapshot, standing_still(server, 3.0):
-            began = time.monotonic()
             assert snapshot.get(b"a") == b"0"
-            assert time.monotonic() - began < 2.5, "nobody waited for the server"
-        assert hedge.won == 1
+        assert hedge.won == 1, "nobody waited for the server"
         assert value(store) == b"0", "the connection whose answer was not waited for is not read by another"
 
 

@@ -1,5 +1,6 @@
 """Nets through the whole of training: the same bundle, gate and serving as trees, over columns that the stream gives alike."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,12 +8,13 @@ from dataclasses import replace
 import pytest
 from tests.training.test_train import HOME, Shop
 
-from tailorbird.errors import UsageError
+from tailorbird.errors import LockedError, UsageError
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.models import architectures
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.training import fit
+from tailorbird.training.resuming import alone
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 
@@ -90,6 +92,19 @@ def test_without_torch_a_net_is_refused_and_auto_takes_trees(shop, tmp_path, mon
 def test_an_unknown_architecture_is_named(shop, tmp_path):
     with pytest.raises(UsageError, match="no architecture 'forest'"):
         trained(shop, tmp_path / "registry", architecture="forest")
+
+
+def test_two_trainings_of_one_slots_net_are_refused_and_trees_beside_a_net_are_not(shop, tmp_path):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    work = tmp_path / "work"
+    settings = replace(QUICK, architecture="mlp")
+    folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": work}
+    with alone(work / "home.lock", ""):
+        with pytest.raises(LockedError, match=f"a net for slot home is trained by process {os.getpid()} already"):
+            train(shop.features, HOME, **folders, clock=shop.clock, settings=settings)
+        assert not (work / "unfinished").exists(), "nothing of the other's was touched"
+        train(shop.features, HOME, **folders, clock=shop.clock, settings=replace(QUICK, architecture="gbdt", parameters={}))
+    train(shop.features, HOME, **folders, clock=shop.clock, settings=settings)
 
 
 def test_an_incremental_training_goes_on_from_the_last_one(shop, tmp_path):

@@ -4,7 +4,8 @@ A rolling buffer: an incremental training sees the rows since the last one and a
 nor costs more as the window grows. The weights themselves and their ids are in `models.deep.warm`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from tailorbird.models.architectures import OnEpoch
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.logs import EventLog, grouped, to_mlflow
 from tailorbird.ranking.slot import Slot
-from tailorbird.training.resuming import UNFINISHED, Unfinished
+from tailorbird.training.resuming import UNFINISHED, Unfinished, alone
 from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -30,15 +31,25 @@ Keys = npt.NDArray[np.uint64]
 EPOCHS = 2  # of an incremental training, at most
 
 
+@contextmanager
 def working(
     work: Path | None, features: FeatureSet, slot: Slot, settings: TrainSettings, clock: Clock
-) -> tuple[Unfinished | None, TrainSettings]:
+) -> Iterator[tuple[Unfinished | None, TrainSettings]]:
     """The folders of a net in `work`, and the training that was killed there, which this one goes on with as of its time.
 
     Trees keep nothing: they are grown again sooner than looked up. A training that was killed a day ago or longer is not gone on with.
+
+    Raises:
+        LockedError: another process trains a net for this slot: both would write the same files.
     """
     if work is None or settings.architecture == "gbdt":
-        return None, settings
+        yield None, settings
+        return
+    with alone(work / f"{slot.name}.lock", f"a net for slot {slot.name} is trained"):
+        yield _folders(work, features, slot, settings, clock)
+
+
+def _folders(work: Path, features: FeatureSet, slot: Slot, settings: TrainSettings, clock: Clock) -> tuple[Unfinished, TrainSettings]:
     asked = {
         "settings": replace(settings, checkpoint=None, logs=None, warm=None),
         "schema": features.schema_hash,

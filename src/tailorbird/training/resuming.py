@@ -3,10 +3,12 @@
 The folder belongs to one set of settings; another one empties it. It is removed when the run is through.
 """
 
+import fcntl
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from tailorbird.errors import LockedError, StorageError
 
 UNFINISHED = "unfinished"  # the folder, in that of the results
 
@@ -55,6 +59,36 @@ class Unfinished:
     def done(self) -> None:
         """Forget everything: the run is through."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """Do something that only one process may do at a time; the kernel lets the next one in when this one dies, however it dies.
+
+    Args:
+        lock: a file that is made and stays, with the process id of whoever had it last; outside a folder that `Unfinished` may empty.
+        what: as others are told of it, such as "a net for slot home is trained".
+    Raises:
+        LockedError: another process does it; says which.
+        StorageError: the file cannot be made.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StorageError(f"cannot make the lock file: {error.strerror}", where=str(lock), fix="make the folder writable") from error
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            other = os.pread(held, 32, 0).decode(errors="replace").strip() or "(unknown)"
+            fix = f"wait for process {other} to end, or stop it: what it has done so far is kept"
+            raise LockedError(f"{what} by process {other} already", where=str(lock.parent), fix=fix) from None
+        os.ftruncate(held, 0)
+        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(held)
 
 
 def kept_arrays(folder: Path, name: str, make: Callable[[], Mapping[str, npt.NDArray]]) -> dict[str, npt.NDArray]:

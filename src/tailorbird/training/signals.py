@@ -27,7 +27,7 @@ from tailorbird.training.importance import Permuter, gain_fits, quality
 from tailorbird.training.information import Told, leaks, told_by
 from tailorbird.training.judge import PRIMARY
 from tailorbird.training.redundancy import Clusters, find_clusters
-from tailorbird.training.resuming import UNFINISHED, Unfinished
+from tailorbird.training.resuming import UNFINISHED, Unfinished, alone
 from tailorbird.training.rows import Rows
 from tailorbird.training.serving_cost import Cost, costs, read_us, request_bytes, without
 from tailorbird.training.settings import Progress, TrainSettings
@@ -113,19 +113,21 @@ def rank_signals(
     Raises:
         NotReadyError: the lake is empty, or the target happened in too few requests.
         UsageError: there is nothing to choose from.
+        LockedError: another process ranks into the same folder.
     """
     target = target or next(iter(slot.objective))
     if target not in event_types:
         raise UsageError(f"{target!r} is no event type", where="--target", fix=f"use one of {', '.join(event_types)}")
     asked = {**asdict(settings), "schema": features.schema_hash, "slot": slot.name, "target": target, "lake": str(lake)}
-    unfinished = Unfinished(out / UNFINISHED, asked, clock.now())
-    try:
-        ground = _ground(features, slot, target, Lake(lake), settings, unfinished, progress)
-    except TailorbirdError:
-        unfinished.done()  # there is nothing to go on with, and the next try is of its own time
-        raise
-    found = rank_ground(ground, features, Lake(lake), unfinished, target, settings, event_types=event_types, progress=progress)
-    unfinished.done()
+    with alone(out / f"{UNFINISHED}.lock", f"columns for slot {slot.name} are ranked"):
+        unfinished = Unfinished(out / UNFINISHED, asked, clock.now())
+        try:
+            ground = _ground(features, slot, target, Lake(lake), settings, unfinished, progress)
+        except TailorbirdError:
+            unfinished.done()  # there is nothing to go on with, and the next try is of its own time
+            raise
+        found = rank_ground(ground, features, Lake(lake), unfinished, target, settings, event_types=event_types, progress=progress)
+        unfinished.done()
     return found
 
 

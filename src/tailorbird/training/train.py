@@ -38,6 +38,7 @@ from tailorbird.training.incremental import working
 from tailorbird.training.indexes import IndexSeries, build_series, write_index
 from tailorbird.training.item_to_item import Rolling
 from tailorbird.training.judge import PRIMARY, Evaluation
+from tailorbird.training.resuming import Unfinished
 from tailorbird.training.retrieval import Chosen, choose_retrieval
 from tailorbird.training.rows import Material, load_material
 from tailorbird.training.settings import Progress, TrainReport, TrainSettings
@@ -78,9 +79,27 @@ def train(
     Raises:
         NotReadyError: the lake has nothing to learn from yet.
         UsageError: what there is cannot be split or told apart.
+        LockedError: another process trains a net for this slot.
     """
-    settings = (settings or TrainSettings()).hurried()
-    unfinished, settings = working(work, features, slot, settings, clock)
+    with working(work, features, slot, (settings or TrainSettings()).hurried(), clock) as (unfinished, asked):
+        return _train(features, slot, lake, registry, clock, reports, asked, heads, by, owner, promote, unfinished, progress)
+
+
+def _train(
+    features: FeatureSet,
+    slot: Slot,
+    lake: Place,
+    registry: Path,
+    clock: Clock,
+    reports: Path | None,
+    settings: TrainSettings,
+    heads: Sequence[str],
+    by: str,
+    owner: str,
+    promote: bool,
+    unfinished: Unfinished | None,
+    progress: Progress,
+) -> TrainReport:
     settings = replace(settings, index=settings.index_for(slot))
     now = clock.now() if unfinished is None else unfinished.now
     watch = Watch(progress)

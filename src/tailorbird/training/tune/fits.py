@@ -106,7 +106,7 @@ class Bench:
 
 
 def _missing() -> Mapping[str, npt.NDArray]:
-    raise StorageError("the rows of a tuning are gone from its folder", fix="begin anew: tailorbird tune --fresh")
+    raise StorageError("the rows of a tuning are gone from its folder", fix="the same command makes them again")
 
 
 @dataclass(frozen=True)

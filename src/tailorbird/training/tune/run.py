@@ -5,10 +5,8 @@ in `training.tune.choose` and kept for training in `training.tune.tuned`. Nothin
 told by `tailorbird train`, once.
 """
 
-import fcntl
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,14 +16,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import LockedError, UsageError
+from tailorbird.errors import UsageError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.places import Place
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import is_amount
-from tailorbird.training.resuming import UNFINISHED, Unfinished
+from tailorbird.training.resuming import UNFINISHED, Unfinished, alone
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tune.architectures import NETS, Architecture, architectures
 from tailorbird.training.tune.choose import Choice, choose, finalists_of
@@ -138,26 +136,11 @@ def tune(
     Raises:
         NotReadyError: there is too little to judge each split by.
         UsageError: there is no study that more could be asked of.
-    """
-    tried = [(one, (spaces or {}).get(one.name) or one.whole_space()) for one in architectures(settings.names)]
-    with whole_study(out):
-        return _tune(features, slot, lake, clock, out / UNFINISHED, settings, tried, more, progress)
-
-
-@contextmanager
-def whole_study(out: Path) -> Iterator[None]:
-    """Keep the folder of a study to oneself.
-
-    Raises:
         LockedError: another process tunes there.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "lock").open("w") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LockedError("this slot is being tuned by another process", where=str(out)) from None
-        yield
+    tried = [(one, (spaces or {}).get(one.name) or one.whole_space()) for one in architectures(settings.names)]
+    with alone(out / "lock", f"slot {slot.name} is tuned"):
+        return _tune(features, slot, lake, clock, out / UNFINISHED, settings, tried, more, progress)
 
 
 def _tune(

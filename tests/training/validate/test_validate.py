@@ -11,7 +11,7 @@ import pytest
 from tests.training.test_train import HOME, Shop
 
 from tailorbird.errors import UsageError
-from tailorbird.events import HOUR, SECOND
+from tailorbird.events import HOUR, SECOND, micros
 from tailorbird.lake import Lake
 from tailorbird.models.baselines import History, Interactions
 from tailorbird.models.gbdt import GbdtSettings
@@ -164,7 +164,25 @@ def test_a_feature_computed_after_the_label_is_reported_by_name(shop, material, 
     monkeypatch.setattr(leaks, "featured", late)
     found = {one.what: one for one in looks_ahead(material, material.data, shop.features)}
     assert found["item_clicks_1d"].severity == "leak"
-    assert "once what came after the request is taken away" in found["item_clicks_1d"].why
+    assert "once what came, or came in, after the request is taken away" in found["item_clicks_1d"].why
+    assert "device" not in found
+
+
+def test_a_feature_that_knows_what_came_in_late_is_reported_by_name(shop, material, monkeypatch):
+    ts, p = micros(material.events["ts"]), material.events["p"].to_numpy()
+    came_late = np.where(np.arange(len(p)) % 2, p + (1 << 40), p)  # every other event is routed when all requests are answered
+    place = material.events.column_names.index("p")
+    changed = replace(material, events=material.events.set_column(place, "p", pa.chunked_array([came_late])))
+    assert (ts < material.data.t.max()).any()
+    assert not [one for one in looks_ahead(changed, material.data, shop.features) if one.severity == "leak"]
+
+    def late(data, features, events, **more):
+        for piece in featured(replace(data, p=data.p + (1 << 41)), features, events, **more):
+            yield replace(piece, part=data)
+
+    monkeypatch.setattr(leaks, "featured", late)
+    found = {one.what: one for one in looks_ahead(changed, material.data, shop.features)}
+    assert found["item_clicks_1d"].severity == "leak"
     assert "device" not in found
 
 

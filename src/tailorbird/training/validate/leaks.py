@@ -83,11 +83,14 @@ def _alone(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
 def looks_ahead(material: Material, data: Dataset, features: FeatureSet, *, seed: int = 0) -> list[Finding]:
     """Columns whose values change once later events, or profiles without a time, are taken away.
 
+    Later is what happened at or after the request's time, and what happened before it but was routed after the position as of which
+    the request's features were read: a profile or a click that came in late is as unknown as one of tomorrow.
+
     Args:
         data: the rows of requests; some of the requests are looked at, one by one.
     """
     events = material.events
-    ts = micros(events["ts"])
+    ts, p = micros(events["ts"]), events["p"].to_numpy()
     timeless = pc.fill_null(events["timeless"], False).to_numpy(zero_copy_only=False)
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(data.requests, min(data.requests, REQUESTS), replace=False))
@@ -95,12 +98,13 @@ def looks_ahead(material: Material, data: Dataset, features: FeatureSet, *, seed
     rows = 0
     for place in chosen:
         one = data.take(np.array([place]))
-        whole, cut = (_rows(one, features, each) for each in (events, events.filter(pa.array(timeless | (ts < one.t[0])))))
+        known = timeless | ((ts < one.t[0]) & (p <= one.p[0].max()))  # of several parts the one that had read furthest
+        whole, cut = (_rows(one, features, each) for each in (events, events.filter(pa.array(known))))
         rows += one.rows
         for name, count in differences(whole, cut).items():
             ahead[name] = ahead.get(name, 0) + count
     found = [
-        Finding(LEAK, name, f"of {rows:,} rows {count:,} have another value once what came after the request is taken away")
+        Finding(LEAK, name, f"of {rows:,} rows {count:,} have another value once what came, or came in, after the request is taken away")
         for name, count in ahead.items()
     ]
     if timeless.any():

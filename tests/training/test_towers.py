@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tailorbird.errors import UsageError
+from tailorbird.errors import BundleError, UsageError
 from tailorbird.events import DAY, hash64s
 from tailorbird.events.schema import TIME
 from tailorbird.features import FeatureSet, count, entity, sequence
@@ -110,6 +110,21 @@ def test_trained_exported_and_served_are_equal(learned, tmp_path):
     mine, other = (way.columns(tuple(VECTOR_COLUMNS), keys, request, people, requests) for way in (space, served))
     for name in VECTOR_COLUMNS:
         np.testing.assert_allclose(mine[name], other[name], atol=10 * TOLERANCE)
+
+
+def test_an_export_is_held_against_the_net_on_10_000_windows_and_refused_where_it_differs(learned):
+    one, space = learned
+    compared = []
+
+    def net(known, inside, gap):
+        compared.append(len(known))
+        return space.tower.net(known, inside, gap)
+
+    one.files(replace(space, tower=replace(space.tower, net=net)))
+    assert compared == [10_000]
+    off = replace(space.tower, net=lambda *window: space.tower.net(*window) + 2 * TOLERANCE)
+    with pytest.raises(BundleError, match="the exported tower differs from the trained one by"):
+        one.files(replace(space, tower=off))
 
 
 def _ends(ragged):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 
-PARITY_ROWS = 2_000
+PARITY_ROWS = 10_000
 MEASURED_BY = 300  # people, how many lists of the inverted file it takes
 GOLDEN_ROWS = 16
 TOWERS = 6  # of a series, at most: indexes are cheap, towers are not
@@ -155,12 +155,12 @@ class Learner:
         assert self._model is not None
         data = tower_to_onnx(self._model)
         exported = OnnxNet(start_session(data, where="tower"), space.tower.plan.width, "tower")
-        row, gap = self._windows(space, PARITY_ROWS)
+        row, gap = self._compared(space)
         ours, theirs = (replace(space.tower, net=net).read(space.vectors, row, gap) for net in (space.tower.net, exported))
         worst = float(np.abs(ours - theirs).max(initial=0.0))
         if not worst <= TOLERANCE:
             raise BundleError(f"the exported tower differs from the trained one by {worst:.2g} (at most {TOLERANCE:g} is allowed)")
-        drawn = self._drawn(space)
+        drawn = self._drawn(space, GOLDEN_ROWS)
         arrays = {"edges": space.tower.edges, "golden_row": drawn[0], "golden_gap": drawn[1]}
         arrays["golden_user"] = replace(space.tower, net=exported).read(space.vectors, *drawn)
         files = {f"{name}.npy": array_bytes(array) for name, array in arrays.items()}
@@ -176,10 +176,17 @@ class Learner:
         some = np.random.default_rng(self._seed).permutation(len(rows))[:most]
         return rows[some], gaps[some]
 
-    def _drawn(self, space: Space) -> tuple[Ints, Ints]:
+    def _compared(self, space: Space) -> tuple[Ints, Ints]:
+        """`PARITY_ROWS` windows: of people, and of nobody where there are fewer people."""
+        people = self._windows(space, PARITY_ROWS)
+        nobody = self._drawn(space, PARITY_ROWS - len(people[0]))
+        row, gap = (np.concatenate(pair) for pair in zip(people, nobody, strict=True))
+        return row, gap
+
+    def _drawn(self, space: Space, count: int) -> tuple[Ints, Ints]:
         """Windows of nobody: items drawn evenly, so that no bundle holds what a person did."""
         rng, length = np.random.default_rng(self._seed), space.tower.plan.length
-        offsets = np.concatenate(([0], np.cumsum(rng.integers(0, length + 1, GOLDEN_ROWS))))
+        offsets = np.concatenate(([0], np.cumsum(rng.integers(0, length + 1, count))))
         items = rng.integers(0, max(len(space.index), 1), offsets[-1]) if len(space.index) else np.full(offsets[-1], -1)
         return windows(offsets, items, np.cumsum(rng.integers(0, 1 << 32, offsets[-1])), length)
 

@@ -18,11 +18,12 @@ from tailorbird.errors import ConfigError, LockedError, NotReadyError, UsageErro
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Slot
+from tailorbird.training.resuming import alone
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune.architectures import architectures, gbdt_defaults
 from tailorbird.training.tune.choose import finalists_of
 from tailorbird.training.tune.page import write_tuning
-from tailorbird.training.tune.run import TuneSettings, tune, whole_study
+from tailorbird.training.tune.run import TuneSettings, tune
 from tailorbird.training.tune.space import Choices, Range, Space, overridden
 from tailorbird.training.tune.tuned import tuned_of, with_tuned, write_tuned
 
@@ -171,6 +172,13 @@ def test_every_architecture_is_among_the_last_few(report):
     ]  # fmt: skip
 
 
+def test_one_split_under_one_seed_tells_no_spread_so_that_the_defaults_stay(shop, tmp_path):
+    found = tuned(shop, tmp_path, replace(SETTINGS, trials=3, splits=1, seeds=1))
+    assert len(found.choice.finalists) > 1
+    assert found.choice.taken.trial.default
+    assert "on one split under one seed, which does not tell how much it varies" in found.choice.why
+
+
 def test_an_expected_amount_is_not_tuned_and_it_is_said(shop, tmp_path):
     few = replace(SETTINGS, trials=1, splits=1, seeds=1, finalists=1)
     told = {"lake": shop.lake, "clock": shop.clock, "out": tmp_path / "out", "settings": few, "spaces": SPACE}
@@ -297,7 +305,7 @@ def test_nets_are_tuned_beside_trees_with_the_same_budget(shop, tmp_path):
 
 
 def test_two_tunings_of_one_slot_are_refused(shop, tmp_path):
-    with whole_study(tmp_path), pytest.raises(LockedError, match="is being tuned"):
+    with alone(tmp_path / "lock", ""), pytest.raises(LockedError, match=f"slot home is tuned by process {os.getpid()} already"):
         tuned(shop, tmp_path)
 
 

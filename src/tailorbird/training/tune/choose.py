@@ -153,6 +153,9 @@ def _taken(ordered: tuple[Finalist, ...], reference: Finalist) -> Choice:
     cells = f"{reference.quality.shape[0]} splits and {reference.quality.shape[1]} seeds"
     if best is reference:
         return Choice(ordered, reference, reference, "the defaults stay: no trial was fitted for all splits")
+    if reference.quality.size < 2:
+        told = f"{best.name} gains {best.gain:+.4f} over {reference.name} on one split under one seed"
+        return Choice(ordered, reference, reference, f"the defaults stay: {told}, which does not tell how much it varies")
     told = f"{best.name} gains {best.gain:+.4f} over {reference.name}, with a spread of {best.spread:.4f} over {cells}"
     if best.score > 0:
         return Choice(ordered, reference, best, f"{told}: more than it varies by")

@@ -41,8 +41,8 @@ def train(
 
     A name that churn.py declares trains that churn model; any other is a slot's. A net that is killed goes on where it was when the same
     command is given again within a day; its figures by epoch are in data/training/logs, for TensorBoard, and in MLflow where that is
-    installed and MLFLOW_TRACKING_URI is set. Everything is split by time. A model that does
-    not beat the incumbent, or the best baseline, outside the noise is kept and not promoted, with the reason. Writes a report.
+    installed and MLFLOW_TRACKING_URI is set. Everything is split by time. A model goes
+    live only if it beats the incumbent and every baseline outside the noise; else it is kept, with the reason. Writes a report.
 
     Example:  tailorbird -C shop train
 

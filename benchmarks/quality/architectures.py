@@ -1,6 +1,6 @@
 """Every architecture on the simulated site: the order of what was shown, the *true* expected reward of its lists, and what an answer costs.
 
-python -m benchmarks.quality.architectures [--days 21] [--seeds 3] [--quick] [--small] [--keep FOLDER] [--json]
+python -m benchmarks.quality.architectures [--days 21] [--seeds 3] [--quick] [--small] [--only NAME …] [--keep FOLDER] [--json]
 
 All are trained by `tailorbird train`'s own path on the same log. NDCG is of the items that people saw in the newest part of it; the
 true reward is that of the twelve items that a model would have shown, out of all that there were, as the site's truth has it. With
@@ -53,17 +53,18 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=simulated.DAYS, help="of logged answers")
     parser.add_argument("--quick", action="store_true", help="as `tailorbird train --quick`: fewer trees and epochs")
     parser.add_argument("--small", action="store_true", help="8 days, --quick, one seed, few questions: some minutes")
+    parser.add_argument("--only", nargs="+", choices=ARCHITECTURES, help="train these alone; the page keeps what it has of the others")
     parser.add_argument("--keep", type=Path, help="make the project here and keep it, and go on from there")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tailorbird-architectures-") as scratch:
         root = given.keep or Path(scratch) / "kept"
         if given.small:
-            result = run(root, Design(simulated.SMALL_DAYS, quick=True), seeds=1, small=True)
+            result = run(root, Design(simulated.SMALL_DAYS, quick=True), seeds=1, small=True, only=given.only)
         else:
-            result = run(root, Design(given.days, quick=given.quick), seeds=given.seeds, small=False)
+            result = run(root, Design(given.days, quick=given.quick), seeds=given.seeds, small=False, only=given.only)
     print(json.dumps(result, indent=1) if given.json else told(result))
-    raise SystemExit(0 if result["default_on_front"] else 1)
+    raise SystemExit(0 if result["default_on_front"] in (True, None) else 1)
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,10 @@ class Design:
         return f"python -m benchmarks.quality.architectures{options}"
 
 
-def run(root: Path, design: Design, *, seeds: int, small: bool) -> dict[str, Any]:
+def run(root: Path, design: Design, *, seeds: int, small: bool, only: Sequence[str] | None = None) -> dict[str, Any]:
     """Train all, ask all, judge."""
     project = imported(root / "project", design)
-    every = [(name, seed) for seed in range(seeds) for name in ARCHITECTURES if available(name)]
+    every = [(name, seed) for seed in range(seeds) for name in only or ARCHITECTURES if available(name)]
     pieces = {f"{name} {seed}": trained(project, root, name, seed, design) for name, seed in every}
     (root / "asked").mkdir(exist_ok=True)
     site = Site(simulated.SEED, users=simulated.USERS, items=simulated.ITEMS, days=design.days + 1)
@@ -97,6 +98,7 @@ def run(root: Path, design: Design, *, seeds: int, small: bool) -> dict[str, Any
         "benchmark": "architectures",
         "title": "The simulated site: every architecture, the true expected reward of its lists, and what an answer costs",
         "small": small,
+        "some": list(only or ()),
         "command": design.command,
         "protocol": [
             f"{simulated.USERS:,} people, {simulated.ITEMS} items, {design.days} days of logged answers; features, slot and settings are "
@@ -116,13 +118,31 @@ def run(root: Path, design: Design, *, seeds: int, small: bool) -> dict[str, Any
         "shares": shares,
         "popular": popular,
         "default": DEFAULT,
-        "default_on_front": DEFAULT in front,
+        "default_on_front": DEFAULT in front if DEFAULT in names else None,
         "front": front,
         "spread": {name: _spread(name, pieces) for name in names},
-        "reliability": pieces[f"{DEFAULT} 0"]["reliability"],
+        "reliability": pieces[f"{DEFAULT} 0"]["reliability"] if DEFAULT in names else {},
         "seconds": {name: round(float(np.mean([p["seconds"] for k, p in pieces.items() if k.split()[0] == name])), 1) for name in names},
         "environment": environment(),
     }  # fmt: skip
+
+
+def joined(before: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Figures of some architectures, with what a run before had of the others on the same log and the same questions.
+
+    Raises:
+        ValueError: it was of others: then what everybody is held against has other figures.
+    """
+    for name in (*ORACLES, found["popular"]):
+        one, other = (run["results"].get(name, {}).get("reward") for run in (before, found))
+        if one != other or before["popular"] != found["popular"]:
+            raise ValueError(
+                f"{name} has a reward of {one} before and {other} now: the runs are of other logs, and cannot stand in one table"
+            )
+    every = {part: {**before[part], **found[part]} for part in ("results", "heads", "shares", "spread", "seconds")}
+    front = on_front(every["results"])
+    reliability = found["reliability"] or before["reliability"]
+    return {**found, **every, "reliability": reliability, "some": [], "front": front, "default_on_front": DEFAULT in front}
 
 
 def imported(root: Path, design: Design) -> Project:

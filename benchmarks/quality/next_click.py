@@ -100,6 +100,7 @@ def report(folder: Path, *, small: bool, first_day: int, last_day: int) -> dict[
         **figures(judged),
         "tree_seeds": by_seed(parts),
         "sessions": len(judged.hour),
+        "asked_every": 1 if small else ASKED_EVERY,
         "hours": len(np.unique(judged.hour)),
         "found": float(judged.found.mean()),
         "published": PUBLISHED,

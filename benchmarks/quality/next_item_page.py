@@ -65,6 +65,7 @@ def _clicks(result: dict[str, Any]) -> str:
         _table(result["results"], ("ndcg_20", "hr_20")),
         _gains(result["differences"], ("ndcg_20", "hr_20")),
         *([_tree_seeds(result["tree_seeds"])] if result.get("tree_seeds") else []),
+        _undrawn(result),
         *([_asked(result["asking"])] if "asking" in result else []),
         _measured(result["environment"], ", ".join(f"{seconds:.0f} s for {what}" for what, seconds in result["seconds"].items())),
     ]
@@ -73,6 +74,12 @@ def _clicks(result: dict[str, Any]) -> str:
 
 def _tree_seeds(seeds: dict[str, float]) -> str:
     return f"Seeds of the trees: {', '.join(f'{value:.4f}' for value in seeds.values())}."
+
+
+def _undrawn(result: dict[str, Any]) -> str:
+    """Which models every seed would give alike."""
+    names = [f"`{name}`" for name in result["results"] if name not in _ours(result)]
+    return f"Without randomness, so that one run is what every seed gives: {', '.join(names)}."
 
 
 def _asked(asking: dict[str, float]) -> str:
@@ -96,6 +103,7 @@ def _items(result: dict[str, Any]) -> str:
             parts.append(f"Seeds of the transformer: {told}.")
         if each.get("tree_seeds"):
             parts.append(_tree_seeds(each["tree_seeds"]))
+        parts.append(_undrawn(each))
         if each.get("cold"):
             parts.append("NDCG@10 for people who were never seen before, by how many of their events have been seen:")
             parts.append(_curves(each["cold"]))

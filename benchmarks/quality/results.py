@@ -15,7 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality import leaving_page, models_page, next_item_page, peers_page, pictures, search_page, targets_page, tasks_page
+from benchmarks.quality import (
+    architectures,
+    leaving_page,
+    models_page,
+    next_item_page,
+    peers_page,
+    pictures,
+    search_page,
+    targets_page,
+    tasks_page,
+)
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -37,7 +47,7 @@ NAMES = (
 NAMES += ("architectures", "default_columns", "learnable", "incremental", "tuning", "peers", "search")
 MADE = ("architectures", "default_columns", "learnable")  # of data that are made here
 KEEPING = ("next_click", "next_click_product", "next_item", "kuairand", "architectures", "learnable", "incremental", "tuning", "peers")
-KEEPING += ("default_columns",)
+KEEPING += ("default_columns", "globo", "movielens", "baskets", "simulated")
 SHOWN = ("ndcg_10", "recall_10", "mrr", "list_auc", "coverage_10")
 OURS = "tailorbird"
 
@@ -86,6 +96,8 @@ def take(text: str) -> None:
         for part in ("cases", "versions"):
             if part in found:
                 found[part] = dict(sorted({**before.get(part, {}), **found[part]}.items()))
+    if found.get("some"):
+        found = architectures.joined(json.loads(file.read_text()), found)
     FIGURES.mkdir(exist_ok=True)
     file.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -79,7 +79,8 @@ class Counted:
 
 def main(case: Case) -> None:
     """The command line of a case."""
-    parser = options(case.name, case.title, small="a part of the data, within a minute", keep="make the project here and keep it")
+    keep = "keep the project here, and what each training told: a run that was cut short goes on"
+    parser = options(case.name, case.title, small="a part of the data, within a minute", keep=keep)
     parser.add_argument("--retrieval", choices=CHOICES, default="tables", help="where candidates come from, as in `tailorbird train`")
     parser.add_argument("--shuffle", action="store_true", help="train on shuffled labels: the gate must refuse the result")
     parser.add_argument("--seeds", type=int, default=3, help="trainings on the same lake, whose figures are averaged (default 3)")
@@ -152,20 +153,21 @@ def run(
         imported = _import(case, root, data)
         import_s = time.monotonic() - begin
         counted = [] if small else _count(case, root)
-        reports = [_train(case, root, small=small, shuffle=shuffle, retrieval=retrieval, seed=seed) for seed in range(SEED, SEED + seeds)]
-    report = reports[0]
-    every = {SEED + number: each.plain() for number, each in enumerate(reports)}
-    told = {**report.plain(), **{name: mean_over([each[name] for each in every.values()]) for name in OVER_SEEDS}}
+        every = {
+            seed: _told(case, root, small=small, shuffle=shuffle, retrieval=retrieval, seed=seed) for seed in range(SEED, SEED + seeds)
+        }
+    first = every[SEED]
+    told = {**first, **{name: mean_over([each[name] for each in every.values()]) for name in OVER_SEEDS}}
     return {
         "benchmark": case.name,
         "title": case.title,
         "small": small,
-        "protocol": [*case.protocol, *_drawn(report)],
+        "protocol": [*case.protocol, *first["drawn"]],
         "results": told["results"],
         "differences": told["differences"],
         "slices": told["slices"],
         "heads": told["heads"],
-        "promoted": report.promoted,
+        "promoted": told["promoted"],
         "reasons": told["reasons"],
         "requests": told["requests"],
         "people": told["people"],
@@ -235,6 +237,18 @@ def _count(case: Case, root: Path) -> list[Counted]:
     return [Counted(query, int(lake.sql(query).column(0)[0].as_py()), expected) for query, expected in case.expected.items()]
 
 
+def _told(case: Case, root: Path, *, small: bool, shuffle: bool, retrieval: Choice, seed: int) -> dict[str, Any]:
+    """What a training told, kept beside the project: one that is there is not trained again."""
+    variant = f"{retrieval}{'-small' if small else ''}{'-shuffled' if shuffle else ''}"
+    kept = root / f"told-{variant}-{seed}.json"
+    if not kept.exists():
+        report = _train(case, root, small=small, shuffle=shuffle, retrieval=retrieval, seed=seed)
+        part = kept.with_suffix(".part")
+        part.write_text(json.dumps({**report.plain(), "drawn": _drawn(report)}))
+        part.rename(kept)
+    return json.loads(kept.read_text())
+
+
 def _train(case: Case, root: Path, *, small: bool, shuffle: bool, retrieval: Choice, seed: int) -> TrainReport:
     project = open_project(root)
     span = Lake(project.paths.lake).sql("SELECT min(ts) AS low, max(ts) AS high FROM events WHERE NOT timeless")
@@ -244,11 +258,13 @@ def _train(case: Case, root: Path, *, small: bool, shuffle: bool, retrieval: Cho
     slot = project.slots[project.settings.train.slot]
     paths = project.paths
     clock = SimulatedClock(high + 1)
+    registry = paths.registry if seed == SEED else root / f"registry-{seed}"  # so that none is held against the seed before it
+    shutil.rmtree(registry, ignore_errors=True)  # nor against what a run left that was cut short
     return train(
         project.features,
         slot,
         lake=paths.lake,
-        registry=paths.registry if seed == SEED else root / f"registry-{seed}",  # so that none is held against the seed before it
+        registry=registry,
         reports=paths.reports,
         clock=clock,
         settings=settings,

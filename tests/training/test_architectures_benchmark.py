@@ -2,11 +2,12 @@
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from benchmarks.quality import results
-from benchmarks.quality.architectures import on_front
+from benchmarks.quality.architectures import joined, on_front
 from benchmarks.quality.architectures_reward import ORACLES, REWARD, oracle_scores, worth_of
 
 from tailorbird.events import DAY
@@ -57,6 +58,23 @@ def test_the_front_holds_what_nothing_else_is_as_good_and_as_cheap_as():
         "not priced": {"ndcg_10": 0.9},
     }
     assert on_front(figures) == ["cheap", "best"]
+
+
+def told(names: list[str], oracle: float = 2.0) -> dict[str, Any]:
+    figures = {name: {"reward": 1.0, "ndcg_10": 0.5, "us": 9.0} for name in names}
+    known = {"oracle": {"reward": oracle}, "oracle_lasting": {"reward": 1.8}, "oracle_common": {"reward": 1.5}, "popular": {"reward": 1.1}}
+    parts = {part: dict.fromkeys(names, len(names)) for part in ("heads", "shares", "spread", "seconds")}
+    reliability = {"click": {}} if "gbdt" in names else {}
+    return {**parts, "results": figures | known, "popular": "popular", "some": names, "reliability": reliability, "default_on_front": None}
+
+
+def test_some_architectures_take_their_place_beside_what_was_measured_of_the_others():
+    whole = joined(told(["gbdt", "dcn", "mmoe"]), told(["mmoe"]))
+    assert whole["spread"] == {"gbdt": 3, "dcn": 3, "mmoe": 1}
+    assert whole["reliability"] == {"click": {}}
+    assert (whole["some"], whole["default_on_front"]) == ([], True)
+    with pytest.raises(ValueError, match=r"oracle has a reward of 2.0 before and 2.5 now"):
+        joined(told(["gbdt"]), told(["mmoe"], oracle=2.5))
 
 
 @pytest.mark.skipif(not FIGURES.exists(), reason="not measured yet")

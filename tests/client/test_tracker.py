@@ -241,6 +241,48 @@ def test_what_the_server_refuses_is_told_on_the_console_and_does_not_block(shop:
 
 
 @browser_only
+def test_what_is_larger_than_the_server_takes_does_not_hold_up_the_rest(shop: Shop) -> None:
+    """Nor the next page: it would find the same in the queue."""
+    shop.page.goto(shop.origin)
+    large = "tailorbird.track('like', {item_id: 'i1', properties: {text: 'x'.repeat(1_200_000)}})"
+    deep = "let deep = {}; for (let n = 0; n < 3000; n++) deep = {deep}; tailorbird.track('like', {item_id: 'i1', properties: deep})"
+    others = [f"tailorbird.track('like', {{item_id: 'i{number}'}})" for number in range(2, 5)]
+    shop.page.evaluate(";".join([others[0], large, others[1], deep, others[2]]))
+    assert {event["item_id"] for event in shop.wait_for("like", 3)} == {"i2", "i3", "i4"}
+    until(lambda: shop.page.evaluate("tailorbird.waiting") == 0)
+    assert any("larger than the server takes" in text for text in shop.faults)
+    assert any("malformed_json" in text for text in shop.faults)
+    shop.page.evaluate("tailorbird.track('like', {item_id: 'i5'})")
+    assert len(shop.wait_for("like", 4)) == 4
+
+
+@browser_only
+def test_half_an_emoji_takes_no_other_event_along(shop: Shop) -> None:
+    """As `slice` leaves it of a text; a server cannot read a body that has one."""
+    shop.page.goto(shop.origin)
+    half = "tailorbird.track('like', {item_id: 'i1', properties: {title: 'ab\U0001f600'.slice(0, 3), whole: '\U0001f600'}})"
+    shop.page.evaluate(f"tailorbird.track('like', {{item_id: 'i2'}}); {half}; tailorbird.search('c'.repeat(511) + '\U0001f600')")
+    likes = {event["item_id"]: event.get("properties") for event in shop.wait_for("like", 2)}
+    assert likes == {"i1": {"title": "ab\ufffd", "whole": "\U0001f600"}, "i2": None}
+    assert shop.wait_for("search")[0]["properties"]["query"] == "c" * 511 + "\ufffd"
+    assert not shop.faults
+
+
+@browser_only
+def test_what_is_in_sight_again_after_the_page_was_hidden_too_soon_is_an_impression(shop: Shop) -> None:
+    shop.page.add_init_script("let state = 'visible'; Object.defineProperty(document, 'visibilityState', {get: () => state});"
+                              "window.turn = to => { state = to; document.dispatchEvent(new Event('visibilitychange')); }")  # fmt: skip
+    shop.page.goto(shop.origin + "/item/i7")
+    shop.page.evaluate("turn('hidden')")
+    shop.page.evaluate("const item = document.createElement('div'); item.dataset.tbItem = 'i1'; item.textContent = 'one';"
+                       "document.body.append(item)")  # fmt: skip
+    shop.page.wait_for_timeout(500)
+    assert not shop.events("impression")
+    shop.page.evaluate("turn('visible')")
+    assert [event["items"] for event in shop.wait_for("impression")] == [["i1"]]
+
+
+@browser_only
 def test_a_page_that_changes_its_address_begins_another_view(shop: Shop) -> None:
     shop.page.goto(shop.origin + "/item/i7")
     shop.page.evaluate("document.querySelector('main').dataset.tbView = 'i8'; history.pushState({}, '', '/item/i8')")

@@ -163,7 +163,7 @@ class AsyncClient:
         now = self._clock.now()
         try:
             return _encode({"event_id": uuid4().hex, "ts": now, **event})
-        except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise UsageError(f"an event cannot be written as JSON: {error}", where=str(event.get("type", ""))) from None
 
     async def _send_waiting(self, events: Sequence[bytes]) -> Receipts:
@@ -182,9 +182,15 @@ class AsyncClient:
         reply = await self._talk.ask("POST", "/v1/events", b"[" + b",".join(batch) + b"]", waits=waits)
         if reply.status in (200, 400):
             try:
-                return _receipts.decode(reply.body)
+                receipts = _receipts.decode(reply.body)
             except msgspec.MsgspecError:
-                pass  # a fault of the whole request, told below
+                raise refusal(reply) from None  # a fault of the whole request
+            if len(receipts.events) == len(batch) or len(batch) == 1:
+                return receipts
+            # The server could not take the body apart, for the sake of one event: the others go again without it.
+            half = len(batch) // 2
+            first, second = await self._send_batch(batch[:half], waits), await self._send_batch(batch[half:], waits)
+            return Receipts(first.accepted + second.accepted, first.refused + second.refused, [*first.events, *second.events])
         raise refusal(reply)
 
     async def _query(self, path: str, query: msgspec.Struct) -> Answer:

@@ -26,7 +26,7 @@
 
   const mine = "queue." + uid();
   let consent = kept.get("consent") ?? !(set.consent === "required" || navigator.globalPrivacyControl);
-  let queue = [], sending = false, stopped = false, failures = 0, timer = 0, notBefore = 0, dropped = 0;
+  let queue = [], sending = false, stopped = false, failures = 0, timer = 0, notBefore = 0, dropped = 0, most = BATCH;
 
   const session = () => {
     const now = Date.now(), last = kept.get("session");
@@ -65,22 +65,27 @@
     timer = setTimeout(flush, Math.max(ms, notBefore - Date.now()));
   }
 
-  const bodyOf = batch => JSON.stringify(batch.map(event => ({ ...event, sent_at: Date.now() * 1000 })));
+  // Half of an emoji, which slice() may leave, is no text: a server could not read the body.
+  const text = (_, value) => typeof value === "string" ? value.replace(/\p{Cs}/gu, "\ufffd") : value;
+  const bodyOf = batch => JSON.stringify(batch.map(event => ({ ...event, sent_at: Date.now() * 1000 })), text);
 
   async function flush() {
     if (!consent || sending || stopped || !queue.length) return;
     if (Date.now() < notBefore) return schedule(0);  // a timer may be early
     sending = true;
-    const batch = queue.slice(0, BATCH), ids = new Set(batch.map(event => event.event_id));
+    const batch = queue.slice(0, most), ids = new Set(batch.map(event => event.event_id));
+    const decided = () => { queue = queue.filter(event => !ids.has(event.event_id)); failures = 0; most = BATCH; };
     let wait = 0;
     try {
       const headers = { "content-type": "application/json", ...(set.key && { authorization: `Bearer ${set.key}` }) };
       const answer = await fetch(address, { method: "POST", headers, body: bodyOf(batch), credentials: "omit" });
       const told = await answer.json().catch(() => ({}));
-      if (told.events) {  // each is decided: taken, or refused and kept by the server with its reason
+      if (told.events?.length === batch.length) {  // each is decided: taken, or refused and kept by the server with its reason
         told.events.filter(each => !each.accepted).slice(0, 3).forEach(each => console.warn("tailorbird: refused", each.code, each.path || "", each.message || ""));
-        queue = queue.filter(event => !ids.has(event.event_id));
-        failures = 0;
+        decided();
+      } else if (answer.status === 413 || told.events) {  // too large, or not to be read, as a whole; what is so alone must not hold up the rest
+        if (batch.length > 1) most = batch.length >> 1;
+        else { decided(); console.warn("tailorbird: larger than the server takes, not sent:", batch[0].type); }
       } else if (answer.status === 408 || answer.status === 429 || answer.status >= 500) {
         wait = 1000 * Number(answer.headers.get("retry-after") || 0) || later();
       } else {  // a key or an address that is wrong does not mend itself
@@ -151,7 +156,7 @@
   }
   const watcher = new IntersectionObserver(entries => entries.forEach(({ target, intersectionRatio }) => {
     clearTimeout(timers.get(target));
-    if (intersectionRatio >= SEEN_SHARE) timers.set(target, setTimeout(() => document.visibilityState === "visible" && see(target), SEEN_MS));
+    if (intersectionRatio >= SEEN_SHARE) timers.set(target, setTimeout(() => document.visibilityState === "visible" ? see(target) : watched.delete(target), SEEN_MS));
     else timers.delete(target);
   }), { threshold: [0, SEEN_SHARE] });
   const watched = new WeakMap();

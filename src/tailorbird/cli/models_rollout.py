@@ -49,7 +49,8 @@ def canary(
     """Let a version answer a share of the people, always the same ones, and say how it does. Without a version: only say how it does.
 
     The trainer role (`tailorbird up` runs it) judges every ten seconds by the log: it ends a canary that fails answers, is slow, gives
-    scores that are no numbers, or gets fewer clicks; and lets one that does not answer 5 %, 20 %, 50 %, then everybody. `--manual` leaves
+    scores that are no numbers, or gets fewer clicks; and lets one that does not answer 5 %, 20 %, 50 %, then everybody, each after 500
+    answers at least. `--manual` leaves
     that to you: `models canary VERSION --share …`, `models promote`, `models canary --stop`, or `models rollback`, which ends it too.
 
     Example:  tailorbird -C shop models canary v0003 --share 0.05 --why "wins off-line"
@@ -124,13 +125,15 @@ def _verdict(project: "Project", registry: "Registry") -> "Verdict":
     if not aliases.canary:
         raise NotReadyError("there is no canary", fix='tailorbird models canary VERSION --share 0.05 --why "…"')
     lake = Lake(project.paths.lake)
-    # What was answered before it came, or at an earlier share, says as much: the same people are in, and more.
+    # Clicks at an earlier share say as much: the same people are in, and more. Whether it bears its present share, only answers since tell.
+    changes = (entry.at for entry in reversed(registry.audit()) if (entry.action, entry.version) == ("canary", aliases.canary))
+    step_at = next(changes, aliases.canary_at)
     events = lake.events(columns=EVENTS, ts_from=aliases.canary_at)
     answers = lake.answers(columns=ANSWERS, ts_from=aliases.canary_at)
     denominators = {name: slot.denominator for name, slot in project.slots.items()}
     attribution = {name: duration(slot.attribution) for name, slot in project.slots.items()}
     canary_, champion = (
-        figures(events, answers, version, denominators=denominators, attribution=attribution)
+        figures(events, answers, version, step_at=step_at, denominators=denominators, attribution=attribution)
         for version in (aliases.canary, aliases.champion)
     )
     return judge(canary_, champion, aliases.share)

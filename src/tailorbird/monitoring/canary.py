@@ -7,9 +7,10 @@
 | latency | its answers take so much longer than the champion's, at the 95th percentile |
 | clicks | fewer clicks per item seen than the champion, beyond a bound that may be looked at after every event |
 
-It is advanced along `SHARES` when each step has had `answers_min` answers, no guard-rail says no, and the same bound says that it is not
-worse than the champion by more than `margin`. The bound is `experiments.statistics.always_valid_uplift`: an interval of a fixed sample
-size, looked at every ten seconds, would end half of all canaries that are as good as the champion, and promote others.
+It is advanced along `SHARES` when it has given `answers_min` answers at its present share (what an earlier step has shown does not take the
+next one), no guard-rail says no, and the same bound says that it is not worse than the champion by more than `margin`. The bound is
+`experiments.statistics.always_valid_uplift`: an interval of a fixed sample size, looked at every ten seconds, would end half of all
+canaries that are as good as the champion, and promote others.
 """
 
 import math
@@ -19,12 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.events import micros
 from tailorbird.experiments.counts import COLUMNS, count_events
 from tailorbird.experiments.statistics import NOTHING_KNOWN, Interval, Moments, always_valid_uplift, proportion_interval
 
 SHARES = (0.01, 0.05, 0.2, 0.5)  # and then everybody
 EVENTS = (*dict.fromkeys((*COLUMNS, "model")),)
-ANSWERS = ("request_id", "slot", "model", "asked", "failure", "latency_us")
+ANSWERS = ("request_id", "slot", "model", "asked", "failure", "latency_us", "ts")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class GuardRails:
     """When a canary is ended, and when it goes on.
 
     Attributes:
-        answers_min: of a step, before it is judged at all but for scores that are no numbers.
+        answers_min: of the canary and the champion, before it is judged at all but for scores that are no numbers; and of the canary at
+            its present share, before it gets a larger one.
         errors: share of answers that it may fail beyond the champion's.
         latency: factor of the champion's 95th percentile.
         margin: relative fall in clicks per item seen that must be excluded before it advances.
@@ -51,10 +54,12 @@ GUARD_RAILS = GuardRails()
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one version since the canary began: answers that were its to give, those it failed, and what came of them."""
+    """Of one version since the canary began: answers that were its to give, `step` of them at the present share, those it failed, and what
+    came of them."""
 
     version: str
     answers: int
+    step: int
     failed: int
     not_finite: int
     latency_ms_p95: float
@@ -78,12 +83,15 @@ class Verdict:
     uplift: Interval
 
 
-def figures(events: pa.Table, answers: pa.Table, version: str, *, denominators: dict[str, str], attribution: dict[str, int]) -> Figures:
+def figures(
+    events: pa.Table, answers: pa.Table, version: str, *, step_at: int, denominators: dict[str, str], attribution: dict[str, int]
+) -> Figures:
     """What became of the answers that were a version's to give.
 
     Args:
         events: with `EVENTS`, since the canary began.
         answers: with `ANSWERS`, likewise.
+        step_at: since when the canary has its present share.
         denominators, attribution: by slot.
     """
     own = answers.filter(pc.fill_null(pc.equal(answers["asked"], version), False))
@@ -102,6 +110,7 @@ def figures(events: pa.Table, answers: pa.Table, version: str, *, denominators: 
     return Figures(
         version,
         own.num_rows,
+        int((micros(own["ts"]) >= step_at).sum()),
         int(pc.sum(failed).as_py() or 0),
         int(pc.sum(pc.fill_null(pc.equal(own["failure"], "not_finite"), False)).as_py() or 0),
         float(np.quantile(latency, 0.95)) / 1_000 if latency.size else math.nan,
@@ -132,6 +141,8 @@ def judge(canary: Figures, champion: Figures, share: float, rails: GuardRails = 
     if not uplift.low > -rails.margin:
         told = "nothing is known of clicks yet" if math.isnan(uplift.low) else f"clicks {uplift.low:+.1%} to {uplift.high:+.1%}"
         return verdict("wait", f"{told}; it goes on when a fall by {rails.margin:.0%} is excluded")
+    if canary.step < rails.answers_min:
+        return verdict("wait", f"{canary.step:,} answers of the canary's at {share:.0%}; it goes on from {rails.answers_min:,} on")
     following = next((step for step in SHARES if step > share + 1e-9), 1.0)
     told = f"clicks {uplift.low:+.1%} to {uplift.high:+.1%}, {canary.failed:,} of {canary.answers:,} answers failed"
     return verdict("promote" if following == 1.0 else "advance", told, following)

@@ -1,7 +1,8 @@
 """A project's pipeline in this process: for `recommend` without a server, and for the demo's bulk traffic on a simulated clock."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -29,15 +30,24 @@ class InProcess:
         seed: of exploration and request ids; None draws one.
         hide: people of queries, whose ids come from outside; those of our own logs are hidden already.
         copies: a Valkey to read features from, as servers do; None reads the state of this machine.
+        probe: tries each bundle in a child process first, see `serving.bundles`: for what must not end with a bundle that ends its loader.
     """
 
     def __init__(
-        self, project: Project, clock: Clock, *, door: Door | None, seed: int | None, hide: bool = True, copies: CopiesAt | None = None
+        self,
+        project: Project,
+        clock: Clock,
+        *,
+        door: Door | None,
+        seed: int | None,
+        hide: bool = True,
+        copies: CopiesAt | None = None,
+        probe: Callable[[Path], None] | None = None,
     ) -> None:
         self._clock, self._pseudonyms = clock, project.pseudonyms() if hide else None
         self.schemas = Schemas(project.paths.state, project.features, copies=copies, workers=project.workers)
         registry = Registry(project.paths.registry, clock=clock)
-        self.bundles = Rollout(registry, lambda folder: self.schemas.complete(load_bundle(folder)), Metrics(), self.schemas)
+        self.bundles = Rollout(registry, lambda folder: self.schemas.complete(load_bundle(folder)), Metrics(), self.schemas, probe=probe)
         self._catalogue = Catalogue(project.routed)
         self._formulas = LiveFormulas(registry, project.slots)
         self._lists = LiveLists(project.root / LISTS_FILE)

@@ -18,6 +18,7 @@ class Models:
     def __init__(self, project: "Project", clock: "Clock") -> None:
         from tailorbird.cli.inprocess import InProcess
         from tailorbird.ranking import ChurnScore, NextBest
+        from tailorbird.serving.bundles import probe_in_child
         from tailorbird.serving.churn import ChurnModels
         from tailorbird.serving.metrics import Metrics
         from tailorbird.store.valkey import WRITE_TIMEOUT_S
@@ -25,12 +26,12 @@ class Models:
         copies = project.copies()
         # Nobody waits for a score, and what was not scored is not scored later. Ids of the routed log are hidden already.
         copies = None if copies is None else replace(copies, read_timeout_s=WRITE_TIMEOUT_S)
-        self._parts = InProcess(project, clock, door=None, seed=None, hide=False, copies=copies)
+        self._parts = InProcess(project, clock, door=None, seed=None, hide=False, copies=copies, probe=probe_in_child)
         slots = {score.slot: replace(project.slots[score.slot], explore=None, experiment=None) for score in _of(project, NextBest)}
         self._pipeline = self._parts.pipeline_for(slots, None) if slots else None
         self._names = sorted({score.model for score in _of(project, ChurnScore)})
         registries = {name: project.paths.churn(name) for name in self._names}
-        self._churn = ChurnModels(registries, self._parts.schemas, clock, Metrics())
+        self._churn = ChurnModels(registries, self._parts.schemas, clock, Metrics(), probe=probe_in_child)
         self._churn.start()
 
     def look(self) -> None:

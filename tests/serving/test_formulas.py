@@ -68,6 +68,9 @@ def test_a_formula_is_taken_while_requests_run_and_logged_with_each(registry, fe
 def test_what_cannot_be_used_is_refused_or_left_aside(registry):
     with pytest.raises(DeclarationError, match="the champion v0001 predicts no 'purchase'; it predicts click"):
         set_formula(registry, SLOTS["home"], "click + purchase", by="ann", why="more")
+    for text in ("return_7d", "0*click", "0*click + return_7d"):
+        with pytest.raises(DeclarationError, match="no head of the objective tells items apart"):
+            set_formula(registry, SLOTS["home"], text, by="ann", why="loyal")
     assert read_formulas(registry.path).changes == ()
     set_formula(registry, SLOTS["home"], "3*click", by="ann", why="more")
     formulas = LiveFormulas(registry, SLOTS)

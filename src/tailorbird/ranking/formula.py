@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import BundleError, DeclarationError, nearest
+from tailorbird.ranking.targets import of_items
 
 Floats = npt.NDArray[np.float64]
 
@@ -77,6 +78,13 @@ def require_heads(objective: Mapping[str, float], heads: Iterable[str], *, model
     if missing := missing_heads(objective, known):
         fix = nearest(missing[0], known, "let the slot in slots.py ask for it, and run tailorbird train")
         raise DeclarationError(f"{model} predicts no {missing[0]!r}; it predicts {', '.join(known) or 'nothing'}", where=where, fix=fix)
+
+
+def require_items(objective: Mapping[str, float], *, where: str = "") -> None:
+    """Raise DeclarationError if no head of the objective, but those of weight 0, tells items apart: their order would mean nothing."""
+    if not of_items(head for head, weight in objective.items() if weight):
+        fix = "name what people do with items too, such as 1.0*click + 0.5*return_7d"
+        raise DeclarationError("no head of the objective tells items apart", where=where, fix=fix)
 
 
 def value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -> Floats:

@@ -21,8 +21,7 @@ from dataclasses import dataclass, field
 from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import duration
 from tailorbird.experiments.assign import Experiment
-from tailorbird.ranking.formula import checked, parse_formula
-from tailorbird.ranking.targets import of_items
+from tailorbird.ranking.formula import checked, parse_formula, require_items
 from tailorbird.retrieval.synonyms import Synonyms
 
 SOURCES = (
@@ -117,8 +116,8 @@ class Boost:
 class Pin:
     """Puts an item at a position (from 1) where `when` holds; always, unless told.
 
-    What rules forbid, the person has hidden, or the query excludes, no pin shows. Quotas, diversity and promotions give way to it and count
-    it; exploration leaves its position alone.
+    Of several that hold for one position or one item, the first declared stands. What rules forbid, the person has hidden, or the query
+    excludes, no pin shows. Quotas, diversity and promotions give way to it and count it; exploration leaves its position alone.
     """
 
     item: str
@@ -262,9 +261,7 @@ class Slot:
                 raise DeclarationError(f"unknown source {source!r}", where=f"slot {self.name}", fix=fix)
         if self.denominator not in ("impression", "answer"):
             raise DeclarationError(f"unknown denominator {self.denominator!r}", where=f"slot {self.name}", fix="use impression or answer")
-        if not of_items(self.objective):
-            fix = 'name what people do with items too, such as objective={"click": 1.0, "return_7d": 0.5}'
-            raise DeclarationError("no head of the objective tells items apart", where=f"slot {self.name}", fix=fix)
+        require_items(self.objective, where=where)
         if self.size < 1:
             raise DeclarationError(f"expected a size of at least 1, got {self.size}", where=f"slot {self.name}")
         if len({pin.position for pin in self.pins if not pin.when}) < sum(not pin.when for pin in self.pins):

@@ -12,7 +12,7 @@ from pathlib import Path
 from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.loops import Loop
 from tailorbird.ranking import Slot
-from tailorbird.ranking.formula import missing_heads, parse_formula, require_heads, told
+from tailorbird.ranking.formula import missing_heads, parse_formula, require_heads, require_items, told
 from tailorbird.registry import FormulaChange, Registry, read_formulas
 from tailorbird.registry.formulas import FILE
 from tailorbird.serving.messages import QueryError, SlotFormula
@@ -103,16 +103,14 @@ def set_formula(registry: Registry, slot: Slot, text: str, *, by: str, why: str)
     """Put a formula in force for a slot, once the champion's heads are known to answer it; "" gives the slot its own again.
 
     Raises:
-        DeclarationError: it is no formula, or asks for a head that the champion does not have.
+        DeclarationError: it is no formula, tells no items apart, or asks for a head that the champion does not have.
     """
     where = f"slot {slot.name}"
-    champion = registry.champion()
-    if text and champion is not None:
-        require_heads(
-            parse_formula(text, where=where), registry.info(champion.name).heads, model=f"the champion {champion.name}", where=where
-        )
-    elif text:
-        parse_formula(text, where=where)
+    champion, weights = registry.champion(), parse_formula(text, where=where) if text else None
+    if weights is not None:
+        require_items(weights, where=where)
+        if champion is not None:
+            require_heads(weights, registry.info(champion.name).heads, model=f"the champion {champion.name}", where=where)
     return registry.set_formula(slot.name, text, by=by, why=why)
 
 

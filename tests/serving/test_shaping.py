@@ -7,12 +7,13 @@ import pytest
 from tests.serving import shop
 from tests.serving.test_pipeline import Kept
 
-from tailorbird.events import SimulatedClock
+from tailorbird.events import Context, SimulatedClock
 from tailorbird.experiments import Experiment
 from tailorbird.ranking import Boost, Cap, Explore, Pin, Promotion, Quota, Slot
 from tailorbird.ranking.rules import Rule
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
+from tailorbird.serving.patience import Models
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.rule_costs import ALL, Weigher, costs, wishes
 from tailorbird.serving.schemas import OneSchema
@@ -58,6 +59,18 @@ def test_a_slot_whose_rules_leave_nothing_says_so(ask):
     assert ask(SLOT, filters={"category": "coats"}, exclude=[f"i{n}" for n in range(40)]).degraded == []
 
 
+def test_a_slot_that_leaves_nothing_for_this_person_says_so(ask, bundle):
+    """Of somebody new a price that is usual for them is missing, and nothing is less than that."""
+    usual = "item.price < 2 * user.avg_price"
+    empty = ask(replace(SLOT, rules=[usual]))
+    assert (empty.items, empty.degraded) == ([], ["items"])
+    guarded = ask(replace(SLOT, rules=[f"missing(user.avg_price) or {usual}"]))
+    assert (len(guarded.items), guarded.degraded) == (6, [])
+    assert ask(replace(SLOT, caps=[Cap("recent", 1)], allow=["i1"]), recent={"u1": [(1, "click")]}).degraded == ["items"]
+    rules = [usual, f"missing(user.avg_price) or {usual}", "user.avg_price > 3 or context.country == 'NO'"]
+    assert Shaping(replace(SLOT, rules=rules)).empty_for_strangers(bundle.index) == [usual], "in Norway the last one shows something"
+
+
 def test_what_slots_show_is_computed_once_for_each_of_several_indexes(bundle):
     """Champion and canary are asked in turn: neither takes the place of the other, and each later index takes that of its own."""
     shaping = Shaping(replace(SLOT, rules=["item.stock > 0"]))
@@ -96,6 +109,21 @@ def test_a_pin_is_the_reason_also_where_a_source_had_the_item(ask):
     answer = ask(popular)
     assert shown(answer)[:2] == [4, 35]
     assert [item.reason_code for item in answer.items[:3]] == ["promoted", "promoted", "popular"]
+
+
+def test_an_item_that_several_pins_hold_for_is_shown_once(ask):
+    """First in Norway, third elsewhere: in Norway both hold."""
+    pins = [Pin("i36", 1, when="context.country == 'NO'"), Pin("i36", 3)]
+    assert shown(ask(replace(SLOT, pins=pins), context=Context(country="NO"))) == [36, 10, 9, 8, 7, 6]
+    assert shown(ask(replace(SLOT, pins=pins), context=Context(country="SE"))) == [10, 9, 36, 8, 7, 6]
+
+
+def test_no_lack_of_time_cuts_a_pin_off(ask, monkeypatch):
+    """Whether a source had found it, as the last of ten, or nobody had."""
+    monkeypatch.setattr(Models, "fits", lambda models, version: 6)
+    answer = ask(replace(SLOT, pins=[Pin("i10", 1), Pin("i35", 2)]))
+    assert shown(answer)[:2] == [10, 35]
+    assert answer.degraded == ["ranking"]
 
 
 def test_no_pin_shows_what_a_filter_forbids(ask):
@@ -165,6 +193,20 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle):
     assert (found["pin i0 at 1"].changed, found["pin i0 at 1"].low) == (1.0, found["pin i0 at 1"].high)
     assert (found["quota 2 of a category"].value, found["quota 2 of a category"].changed) == (0.0, 0.0)
     assert wishes(replace(SLOT, rules=[], per_category=2, deny=["i1"])).keys() == {"quota 2 of a category", "deny"}
+
+
+@pytest.mark.parametrize("arm", ["random", "popular"])
+def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bundle, arm):
+    slot = replace(SLOT, size=3, pins=[Pin("i0", 1)])
+    told = []
+    for experiment in (None, Experiment("try", arms={arm: 1.0})):
+        clock, declared = SimulatedClock(shop.NOW), replace(slot, experiment=experiment)
+        pipeline = Pipeline(
+            slots={"home": declared}, bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=None,
+            clock=clock, rng=np.random.default_rng(1),
+        )  # fmt: skip
+        told.append(pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), Weigher(declared, clock)))
+    assert told[1] == told[0]
 
 
 def test_where_a_rule_fails_lists_hold_and_so_do_the_other_rules(ask, monkeypatch):

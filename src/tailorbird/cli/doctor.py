@@ -199,6 +199,9 @@ def _wishes(project: "Project") -> Iterator[Finding]:
         if why := shaping.why_nothing(index):
             text = f"shows nothing of {len(index):,} items: {why}"
             yield f"rules: {slot}", "warning", text, "mend the rule in slots.py, or send items that satisfy it"
+        for rule in [] if why else shaping.empty_for_strangers(index):
+            text = f"shows nothing to people of whom nothing is known, as everybody at first: no item satisfies {rule}"
+            yield f"rules: {slot}", "warning", text, "say in the rule what then: missing(user.…) or …"
 
 
 def _lists(project: "Project", index: "Index") -> "Iterator[Finding]":

@@ -82,6 +82,7 @@ class Weigher:
         """The answer with all wishes, as `ALL`, and without each; None where features or the model fail."""
         if not request.scored:
             return None
+        request.policy = "model"  # an arm without a model, to which the person may belong, would weigh nothing
         found: list[Candidates] = []
         for name, stages in self._variants.items():
             request.slot = self._slots[name]

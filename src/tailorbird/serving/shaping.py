@@ -100,6 +100,12 @@ class Shaping:
         """Why nothing of an index may be shown to anybody; "" where something may, or where there is nothing."""
         return self._why_nothing(index, self._common(index, np.arange(len(index))))
 
+    def empty_for_strangers(self, index: Index) -> list[str]:
+        """Rules about the person that hold for no item where nothing is known of who asks: somebody new, or anybody without the store."""
+        about = Asked(index, np.arange(len(index)), index.as_of)
+        of_people = [rule for rule in self.rules.rules if "user." in rule.text and "context." not in rule.text]
+        return [rule.text for rule in of_people if not self._holds(Rules((rule,)), about).any()]
+
     def _tell_nothing(self, why: str) -> None:
         """Once, rather than with each item that comes in."""
         if why and why != self._nothing:
@@ -127,13 +133,21 @@ class Shaping:
 
     def shown(self, request: Request, index: Index, rows: Places) -> Mask:
         """What of some rows may be shown in this request: by lists and rules, the query's own filters, and what the person has had."""
-        query, slot = request.query, self.slot
+        query = request.query
         kept = filter_mask(index, rows, query)
         if query.exclude:
             kept &= ~np.isin(index.keys[rows], hash64s(query.exclude))
-        if slot.hide_seen:
-            kept &= ~seen_mask(index, rows, request.recent, types=slot.hide_seen)
-        for cap in slot.caps:
+        return kept & self._allowed(request, index, rows)
+
+    def allows_nothing(self, request: Request, index: Index) -> bool:
+        """Whether it is the slot that leaves not one item for this person, whatever the query asks for."""
+        return not self._allowed(request, index, np.arange(len(index))).any()
+
+    def _allowed(self, request: Request, index: Index, rows: Places) -> Mask:
+        kept = np.ones(rows.size, bool)
+        if self.slot.hide_seen:
+            kept &= ~seen_mask(index, rows, request.recent, types=self.slot.hide_seen)
+        for cap in self.slot.caps:
             kept &= ~self._capped(request, index, rows, cap.sequence, cap.most, request.now - duration(cap.within))
         return kept & self._listed(index, rows) & self._holds(self.rules, asked(request, rows), request)
 
@@ -167,25 +181,27 @@ class Shaping:
         """The pinned items that hold for this request, which no lack of time cuts off, and the other candidates."""
         keys = [self._pin_keys[pin.item] for pin in self._held(request, index)]
         rows = index.find(np.array(keys, np.uint64))
-        if rows.size:
-            sources = list(found.sources)
-            for place in np.flatnonzero(np.isin(found.rows, rows[rows >= 0])).tolist():
-                sources[place] = PINNED  # it stands where it does because it is pinned, whoever else would have found it
-            found = replace(found, sources=sources)
-        rows = rows[(rows >= 0) & ~np.isin(rows, found.rows)]
         if not rows.size:
             return found
+        there = np.isin(found.rows, rows)
+        if there.any():  # it stands where it does because it is pinned, whoever else would have found it
+            found = found.take(np.argsort(~there, kind="stable"))
+            pinned = int(np.count_nonzero(there))
+            found = replace(found, sources=[*[PINNED] * pinned, *found.sources[pinned:]])
+        rows = rows[~np.isin(rows, found.rows)]
         ids = [index.ids[row] for row in rows.tolist()]
         more = Candidates(rows, ids, index.keys[rows], [PINNED] * rows.size, np.zeros(rows.size))
-        return more.joined(found)
+        return more.joined(found) if rows.size else found
 
     def _held(self, request: Request, index: Index) -> list[Pin]:
-        """The pins whose `when` holds, one a position, the first declared first."""
+        """The pins whose `when` holds, one a position and one an item, the first declared first."""
         held: dict[int, Pin] = {}
         for pin, when in self.pins:
+            if pin.position in held or any(pin.item == other.item for other in held.values()):
+                continue
             row = index.find(np.array([self._pin_keys[pin.item]], np.uint64))
             if row[0] >= 0 and self._holds(when, asked(request, row), request, otherwise=False)[0]:
-                held.setdefault(pin.position, pin)
+                held[pin.position] = pin
         return list(held.values())
 
     def shape(self, request: Request, found: Candidates) -> Shape:

@@ -121,6 +121,8 @@ class Stages:
             view = index.only(self.may_be_shown(request, index, everything))
             again = shaping.with_pins(request, index, self._retrieve(request, view, sources))
             assert view.shown is not None
+            if not view.shown.any() and shaping.allows_nothing(request, index):
+                request.lacks("items")
             return again.take(np.flatnonzero(view.shown[again.rows]))
 
     def _retrieve(self, request: Request, view: Index, sources: Mapping[str, int]) -> Candidates:

@@ -9,8 +9,8 @@ from tailorbird.errors import BundleError
 from tailorbird.events import HOUR
 from tailorbird.ranking.encoders import Ragged, read_encoder
 from tailorbird.ranking.history import History
+from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.columns import TextColumn
-from tailorbird.retrieval.index import Index, NewItem
 from tailorbird.retrieval.words import Words
 
 
@@ -81,7 +81,7 @@ def test_an_item_that_came_later_has_its_words_too(index: Index):
     def columns(keys, of):
         return words.columns(of.attributes, of.find(keys))
 
-    grown = index.with_items([NewItem("late", {"title": "very new thing"}, 5)])
+    grown = with_items(index, [NewItem("late", {"title": "very new thing"}, 5)])
     title = grown.attributes["title"]
     assert isinstance(title, TextColumn)
     late = grown.keys[grown.find_ids(["late"])]

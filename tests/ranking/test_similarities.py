@@ -13,7 +13,7 @@ from tailorbird.events import DAY
 from tailorbird.features import FeatureSet, declare, entity, reference_learned, sequence, similarity
 from tailorbird.ranking.encoders import FORMAT, Ragged, read_encoder
 from tailorbird.ranking.similarities import Similarity
-from tailorbird.retrieval import NewItem
+from tailorbird.retrieval import NewItem, with_items
 
 AS_OF = world.T0 + 9 * DAY
 NAMES = ("sum", "best", "last")
@@ -113,7 +113,7 @@ def test_missing_without_a_past_with_an_unknown_past_of_an_unknown_item_and_befo
 
 def test_an_item_that_came_after_the_table_is_unknown_to_it_while_the_index_serves_it(index):
     made = encoder(computed=("sum", "i2i_score"))
-    later = index.with_items([NewItem("i777", {"category": "hats"}, AS_OF + 1)])
+    later = with_items(index, [NewItem("i777", {"category": "hats"}, AS_OF + 1)])
     rows, keys = world.make_rows([1, 777], recent=[777, 3]), world.keys_of([1, 777])
     found, again = (made.encode_request(rows, keys, known)[:, made.names.index("sum")] for known in (index, later))
     assert bits(found) == bits(again)

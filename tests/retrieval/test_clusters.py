@@ -5,7 +5,7 @@ import pytest
 from tests.ranking import world
 
 from tailorbird.errors import BundleError
-from tailorbird.retrieval import Index, NewItem, candidates
+from tailorbird.retrieval import Index, NewItem, candidates, with_items
 from tailorbird.retrieval.arrays import array_bytes
 
 
@@ -40,11 +40,11 @@ def test_one_event_is_enough_to_see_more_of_it(index):
 
 
 def test_a_new_item_has_a_cluster_at_once(index):
-    grown = index.with_items([NewItem("new", {"title": "Thing 5 felt", "category": "hats"}, 5)])
+    grown = with_items(index, [NewItem("new", {"title": "Thing 5 felt", "category": "hats"}, 5)])
     row = int(grown.find_ids(["new"])[0])
     assert grown.together.of[row] == index.together.of[index.find_ids(["i5"])[0]]
     assert row in grown.clusters(world.keys_of([5]), len(grown)).rows
-    bare = index.with_items([NewItem("bare", {}, 5)])
+    bare = with_items(index, [NewItem("bare", {}, 5)])
     assert bare.together.of[-1] == -1
 
 

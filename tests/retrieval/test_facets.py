@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.retrieval import shop
 
-from tailorbird.retrieval import NewItem
+from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.facets import VALUES_MAX, facet_of
 
 EMPTY = shop.nothing()
@@ -17,7 +17,7 @@ COLOURS = st.lists(st.sampled_from(["red", "blue", "grey"]), max_size=3)
 @given(st.lists(st.tuples(COLOURS, st.none() | st.integers(0, 9)), min_size=1, max_size=20), st.data())
 def test_they_are_what_a_loop_counts(items, data):
     new = [NewItem(f"n{place}", {"colour": colours, "size": size}, 1) for place, (colours, size) in enumerate(items)]
-    index = EMPTY.with_items(new)
+    index = with_items(EMPTY, new)
     chosen = data.draw(st.sets(st.sampled_from(range(len(items)))))
     rows = index.find_ids([f"n{place}" for place in sorted(chosen)])
     if "colour" in index.attributes and any(colours for colours, _ in items):
@@ -35,7 +35,7 @@ def test_they_are_what_a_loop_counts(items, data):
 
 def test_only_the_most_frequent_values_are_told():
     new = [NewItem(f"n{place}", {"brand": f"b{place % 50}"}, 1) for place in range(60)]
-    index = EMPTY.with_items(new)
+    index = with_items(EMPTY, new)
     facet = facet_of(index, np.arange(60), "brand")
     assert len(facet.counts) == VALUES_MAX
     assert list(facet.counts)[:10] == sorted(f"b{number}" for number in range(10))

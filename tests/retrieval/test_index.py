@@ -7,7 +7,7 @@ from tests.retrieval import shop
 
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, HOUR, hash64s
-from tailorbird.retrieval import Index, NewItem, TextColumn, build_index, candidates
+from tailorbird.retrieval import Index, NewItem, TextColumn, build_index, candidates, with_items
 from tailorbird.retrieval.columns import column_of, columns_of, extended
 
 ALL = {"coat", "parka", "hat", "cap", "gift", "unlisted"}
@@ -60,7 +60,7 @@ def test_trending_is_what_was_most_looked_at_in_the_last_hour_and_nothing_else(t
     assert found.source_names() == ["trending", "trending", "popular"]
     shown = np.array([each != "cap" for each in built.ids])
     assert shop.ids(built, candidates(built.only(shown), {"trending": 5}).rows) == ["hat"]
-    later = built.with_items([NewItem("new", {"title": "new"}, shop.AS_OF)])
+    later = with_items(built, [NewItem("new", {"title": "new"}, shop.AS_OF)])
     assert shop.ids(later, later.popular(5, window="1h").rows) == ["cap", "hat"]
 
 
@@ -157,13 +157,13 @@ def test_without_items_without_events_and_without_either(tmp_path):
     assert len(nothing) == 0
     assert nothing.popular(3).rows.size == nothing.fresh(3).rows.size == nothing.search("x", 3).rows.size == 0
     assert nothing.item_to_item(shop.keys("coat"), 3).rows.size == 0
-    more = nothing.with_items([NewItem("first", {"title": "First thing", "price": 3}, shop.AS_OF)])
+    more = with_items(nothing, [NewItem("first", {"title": "First thing", "price": 3}, shop.AS_OF)])
     assert shop.ids(more, more.search("thing", 3).rows) == ["first"]
 
 
 def test_an_item_that_came_later_is_found_by_every_source(index):
-    later = index.with_items(
-        [NewItem("scarf", {"title": "Wool scarf", "category": "scarves", "price": 30, "eco": True}, shop.AS_OF + HOUR)]
+    later = with_items(
+        index, [NewItem("scarf", {"title": "Wool scarf", "category": "scarves", "price": 30, "eco": True}, shop.AS_OF + HOUR)]
     )
     assert len(later) == len(index) + 1
     assert shop.ids(later, later.fresh(1).rows) == ["scarf"]
@@ -179,16 +179,25 @@ def test_an_item_that_came_later_is_found_by_every_source(index):
     assert "scarf" not in index.ids
 
 
+def test_a_truth_is_told_from_a_number_as_long_as_every_item_has_one(tmp_path):
+    told = [("hat", shop.AS_OF - 1, {"eco": True, "stock": 1}), ("cap", shop.AS_OF - 1, {"eco": False, "sale": True, "stock": 0})]
+    build_index(tmp_path / "index", shop.events(), shop.items([*told, ("gift", shop.AS_OF - 1, {"sale": 1})]), as_of=shop.AS_OF)
+    built = Index.open(tmp_path / "index")
+    assert built.truths == {"eco"}
+    later = with_items(built, [NewItem("scarf", {"eco": None, "new": True, "stock": False}, 1)])
+    assert later.truths == {"eco", "new"}
+    assert with_items(later, [NewItem("scarf", {"eco": 1}, 1)]).truths == {"new"}
+
+
 def test_an_item_that_changed_has_its_new_attributes(index):
-    later = index.with_items([NewItem("coat", PROFILE := {"title": "Rain coat", "category": "sale", "price": 40, "stock": 0}, 0)])
+    later = with_items(index, [NewItem("coat", PROFILE := {"title": "Rain coat", "category": "sale", "price": 40, "stock": 0}, 0)])
     row = later.find_ids(["coat"])[0]
     assert (later.attributes["price"][row], later.category.text(row), later.title(row)) == (40, "sale", PROFILE["title"])
     assert later.first_seen[row] == shop.T0
     assert shop.ids(later, later.popular(1, "sale").rows) == ["coat"]
     assert shop.ids(later, later.item_to_item(shop.keys("coat"), 1).rows) == ["parka"]
-    twice = later.with_items([NewItem("x1", {}, 1), NewItem("x2", {"title": "Second"}, 2)]).with_items(
-        [NewItem("x3", {"title": "Third"}, 3)]
-    )
+    twice = with_items(later, [NewItem("x1", {}, 1), NewItem("x2", {"title": "Second"}, 2)])
+    twice = with_items(twice, [NewItem("x3", {"title": "Third"}, 3)])
     assert shop.ids(twice, twice.search("second", 1).rows) == ["x2"]
     assert shop.ids(twice, twice.search("third", 1).rows) == ["x3"]
 

@@ -8,7 +8,7 @@ import pytest
 
 from tailorbird.ranking.encoders import Ragged
 from tailorbird.ranking.tower import Space, Tower, TowerPlan
-from tailorbird.retrieval import Index, NewItem
+from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.inverted import FILES, Inverted, find_inverted
 from tailorbird.retrieval.vectors import Content, ItemVectors
@@ -123,7 +123,7 @@ def test_new_and_changed_items_are_found_at_once():
 
 
 def test_an_item_that_came_later_is_among_the_lists_of_its_index():
-    grown = space(USERS[0], FOUND).index.with_items([NewItem("new", {"title": "x"}, 1), NewItem("i7", {"title": "x"}, 1)])
+    grown = with_items(space(USERS[0], FOUND).index, [NewItem("new", {"title": "x"}, 1), NewItem("i7", {"title": "x"}, 1)])
     assert np.flatnonzero(grown.vectors.inverted.stale).tolist() == [7, N]
 
 

@@ -6,7 +6,7 @@ import pytest
 from tests.retrieval import shop
 
 from tailorbird.errors import BundleError
-from tailorbird.retrieval import Index, NewItem, build_index, candidates
+from tailorbird.retrieval import Index, NewItem, build_index, candidates, with_items
 from tailorbird.retrieval.segments import FILE, INTERESTS_MIN
 
 # (item, country, device, hours before, how often)
@@ -76,7 +76,7 @@ def test_what_the_segment_lacks_the_next_source_gives_and_each_item_comes_once(i
 def test_what_may_not_be_shown_is_left_out_and_later_items_change_nothing(index):
     view = index.only(np.array([each != "parka" for each in index.ids]))
     assert found(view, "popular_by:country", n=1, country="NO")[0] == ["coat"]
-    later = index.with_items([NewItem("new", {"title": "new"}, shop.AS_OF)])
+    later = with_items(index, [NewItem("new", {"title": "new"}, shop.AS_OF)])
     assert found(later, "popular_by:country", country="NO")[0] == ["parka", "coat"]
 
 

@@ -16,7 +16,7 @@ from tailorbird.errors import BundleError
 from tailorbird.events import MINUTE, hash64s
 from tailorbird.models.baselines import Interactions
 from tailorbird.models.retrievers import STAN, Contexts, VSkNN
-from tailorbird.retrieval import Index, NewItem, build_index, candidates
+from tailorbird.retrieval import Index, NewItem, build_index, candidates, with_items
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.neighbours import STAN as S_TAN
 from tailorbird.retrieval.neighbours import VSkNN as V_SKNN
@@ -176,7 +176,7 @@ def test_the_newest_sessions_are_kept_and_of_each_the_last_events(tmp_path_facto
 def test_a_new_item_has_its_place_in_a_session_and_leads_nowhere_yet(tmp_path_factory):
     rows = [(0, 1, 0), (0, 2, 1), (1, 1, 5), (1, 3, 6)]
     index = index_of(tmp_path_factory, rows)
-    grown = index.with_items([NewItem("i99", {"title": "new"}, AS_OF)])
+    grown = with_items(index, [NewItem("i99", {"title": "new"}, AS_OF)])
     assert found(grown, "sessions", [99]) == {}
     assert found(grown, "stan", [1, 99]).keys() == {"i2", "i3"}
     assert found(grown, "stan", [1, 99])["i3"] == pytest.approx(found(index, "stan", [1])["i3"])  # λ1 of the norm falls out with one item

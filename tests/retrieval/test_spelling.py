@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.retrieval import shop
 
-from tailorbird.retrieval import Index, NewItem, build_index
+from tailorbird.retrieval import Index, NewItem, build_index, with_items
 from tailorbird.retrieval.text import TextIndex
 
 TITLES = [
@@ -17,7 +17,7 @@ TITLES = [
 
 @pytest.fixture(scope="module")
 def index():
-    return TextIndex.in_memory({"title": TITLES, "text": ["scart" if n == 3 else "" for n in range(len(TITLES))]})
+    return TextIndex.of({"title": TITLES, "text": ["scart" if n == 3 else "" for n in range(len(TITLES))]})
 
 
 def found(index, query, limit=5):
@@ -56,5 +56,5 @@ def test_a_word_of_an_item_that_came_later_is_no_error(tmp_path):
     build_index(tmp_path / "index", shop.events(), shop.items(), as_of=shop.AS_OF)
     built = Index.open(tmp_path / "index")
     assert "hat" in shop.ids(built, built.search("rain gift cap belt", 9).rows), "felt was meant"
-    later = built.with_items([NewItem("belt", {"title": "Leather belt"}, shop.AS_OF)])
+    later = with_items(built, [NewItem("belt", {"title": "Leather belt"}, shop.AS_OF)])
     assert sorted(shop.ids(later, later.search("rain gift cap belt", 9).rows)) == ["belt", "cap", "coat", "gift", "parka"]

@@ -23,7 +23,7 @@ def test_what_is_no_group_is_refused(groups):
 
 
 def test_a_search_finds_what_is_called_otherwise_below_what_is_called_so():
-    index = TextIndex.in_memory({"title": ["red telly", "blue tv", "hard disk case", "hard shell for a disk", "AND OR NOT"]})
+    index = TextIndex.of({"title": ["red telly", "blue tv", "hard disk case", "hard shell for a disk", "AND OR NOT"]})
     synonyms = Synonyms.of(GROUPS)
     assert index.search("tv", 5)[0].tolist() == [1]
     assert index.search("tv", 5, synonyms.beside("tv"))[0].tolist() == [1, 0]

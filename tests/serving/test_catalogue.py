@@ -7,8 +7,7 @@ import numpy as np
 from tests.serving import shop
 
 from tailorbird.events import RoutePlan, SystemClock
-from tailorbird.retrieval import Index
-from tailorbird.retrieval.index import NewItem
+from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.router import Router
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
@@ -49,12 +48,12 @@ def test_a_price_that_changed_computes_no_order_anew(bundle):
     """Orders are by what items there are and how they were liked; of 100,000 they take far longer than the change itself."""
     index = bundle.index
     [row] = index.find_ids(["i3"]).tolist()
-    dearer = index.with_items([NewItem("i3", {"price": 99.0, "category": index.category.text(row)}, 0)])
+    dearer = with_items(index, [NewItem("i3", {"price": 99.0, "category": index.category.text(row)}, 0)])
     for name in ("_key_order", "_popular", "_trending", "_hottest", "_fresh", "popularity", "_by_category"):
         assert dearer.__dict__[name] is index.__dict__[name]
-    moved = index.with_items([NewItem("i3", {"category": "elsewhere"}, 0)])
+    moved = with_items(index, [NewItem("i3", {"category": "elsewhere"}, 0)])
     assert moved.popular(5, "elsewhere").rows.tolist() == [row]
-    more = index.with_items([NewItem("new", {"category": "coats"}, shop.NOW)])
+    more = with_items(index, [NewItem("new", {"category": "coats"}, shop.NOW)])
     assert more.fresh(1).rows.tolist() == [len(index)]
     view = more.only(np.arange(len(more)) % 2 == 0)
     whole = more.popular(100, "coats").rows

@@ -13,7 +13,7 @@ from tailorbird.events import Context, Event, Receipt, RoutePlan, SimulatedClock
 from tailorbird.experiments import Experiment, assign
 from tailorbird.features import Sequence
 from tailorbird.ranking import Explore, Slot
-from tailorbird.retrieval import NewItem
+from tailorbird.retrieval import NewItem, with_items
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import STALE_US, Pipeline
@@ -137,12 +137,34 @@ def test_a_filter_by_number_and_by_an_unknown_attribute(make):
     assert told.value.path == "$.filters.colour"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"min": "4"}, "$.filters.price.min: expected a number, got a text\n  fix: write it as a number"),
+        ({"max": None}, "$.filters.price.max: expected a number, got null\n  fix: leave max out where there is no bound"),
+        ({"min": True}, "$.filters.price.min: expected a number, got true or false"),
+        ({"min": 1, "max": [2]}, "$.filters.price.max: expected a number, got a list"),
+        ({"min": 1, "above": 2}, '$.filters.price: a range has min and max, and no \'above\'\n  fix: {"price": {"min": 10'),
+        ({}, "$.filters.price: expected min, max or both, got an empty object"),
+    ],
+)
+def test_a_range_that_is_none_says_which_part_and_how_to_mend_it(make, wanted, says):
+    for ask in (make().answer, make().search):
+        query = {"user_id": "u1", "filters": {"price": wanted}}
+        with pytest.raises(QueryError) as told:
+            ask(RecommendQuery(slot="home", **query) if ask.__name__ == "answer" else SearchQuery(query="hats", **query))
+        assert says in str(told.value)
+
+
 def test_a_truth_in_a_filter_matches_truths_only(make, bundle):
     """A text among truths makes a text of the attribute, and `True` would be found there as a word."""
     told = [NewItem("n1", {"sale": True, "stock": 1}, shop.NOW), NewItem("n2", {"sale": False, "stock": 1, "word": "True"}, shop.NOW)]
-    pipeline = make(bundles=Fixed(replace(bundle, index=bundle.index.with_items(told))))
+    pipeline = make(bundles=Fixed(replace(bundle, index=with_items(bundle.index, told))))
     ask = RecommendQuery(slot="home", user_id="u1", filters={"sale": True})
     assert [item.item_id for item in pipeline.answer(ask).items] == ["n1"]
+    [shown] = pipeline.answer(msgspec.structs.replace(ask, attributes=["sale", "stock"])).items
+    assert [shown.attributes["sale"], shown.attributes["stock"]] == [True, 1.0]
+    assert isinstance(shown.attributes["sale"], bool)
     with pytest.raises(QueryError, match="which is not true or false"):
         pipeline.answer(msgspec.structs.replace(ask, filters={"word": True}))
 

@@ -13,7 +13,8 @@ from tailorbird.events.answer_record import encode_answers
 from tailorbird.lake.etl import answer_rows
 from tailorbird.lake.tables import ANSWERS, TABLES
 from tailorbird.ranking import Boost, Slot
-from tailorbird.retrieval import NewItem
+from tailorbird.retrieval import NewItem, with_items
+from tailorbird.retrieval.overlay import laid_over
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
@@ -46,7 +47,7 @@ HOME = Slot("home", size=50, sources={"popular": 40, "fresh": 5}, boosts=[Boost(
 def logged(features, bundle):
     """The lake's rows of answers to three people, with a boost and a search, over an index that knows a later item."""
     kept = Kept()
-    later = bundle.index.with_items([NewItem("late", LATE, shop.NOW - 3_600_000_000)])
+    later = with_items(bundle.index, [NewItem("late", LATE, shop.NOW - 3_600_000_000)])
     overlay = type("Overlay", (), {"over": lambda self, index: later})()
     pipeline = Pipeline(
         slots={"home": HOME},
@@ -73,7 +74,7 @@ def put(rows: pa.Table, name: str, values: list) -> pa.Table:
 
 
 def test_every_score_has_the_same_bits(logged, bundle):
-    report = rescored(bundle, logged, CATALOGUE)
+    report = rescored(bundle, [logged], CATALOGUE)
     assert (report.answers, report.unequal, report.other_bits, report.skipped) == (3, 0, 0, 0)
     assert report.scores + report.moved == sum(len(items) for items in logged["items"].to_pylist())
     assert report.scores > 10
@@ -85,7 +86,7 @@ def test_one_that_was_logged_otherwise_is_told(logged, bundle):
     values = logged["values"].to_pylist()
     values[1][2] *= 1.01
     values[0][0] = float(np.nextafter(values[0][0], 1))
-    report = rescored(bundle, put(logged, "values", values), CATALOGUE)
+    report = rescored(bundle, [put(logged, "values", values)], CATALOGUE)
     place = (logged["request_id"][1].as_py(), logged["items"][1].as_py()[2])
     assert (report.unequal, report.other_bits) == (1, 1)
     assert [(one.request_id, one.item) for one in report.examples] == [place]
@@ -94,26 +95,45 @@ def test_one_that_was_logged_otherwise_is_told(logged, bundle):
 def test_other_features_give_other_scores(logged, bundle):
     numeric = logged["numeric"].to_pylist()
     numeric[0] = [value + 1 for value in numeric[0]]
-    assert rescored(bundle, put(logged, "numeric", numeric), CATALOGUE).unequal > 0
+    assert rescored(bundle, [put(logged, "numeric", numeric)], CATALOGUE).unequal > 0
 
 
 def test_what_hangs_on_items_that_moved_just_then_is_left_out(logged, bundle):
-    whole = rescored(bundle, logged, CATALOGUE)
+    whole = rescored(bundle, [logged], CATALOGUE)
     moved = pa.concat_tables([CATALOGUE, item("i3", shop.NOW + 1_000_000, price=99.0)])  # u2 looked at it
-    report = rescored(bundle, logged, moved)
+    report = rescored(bundle, [logged], moved)
     assert report.answers == whole.answers - 1
     assert report.unequal == 0
     assert report.moved > len(logged["items"][1])
 
 
 def test_an_item_is_scored_as_it_was_at_the_time(logged, bundle):
-    then = rescored(bundle, logged, pa.concat_tables([CATALOGUE, item("i3", shop.NOW + 60_000_000, price=99.0)]))
-    assert then == rescored(bundle, logged, CATALOGUE)
+    then = rescored(bundle, [logged], pa.concat_tables([CATALOGUE, item("i3", shop.NOW + 60_000_000, price=99.0)]))
+    assert then == rescored(bundle, [logged], CATALOGUE)
 
 
 def test_what_cannot_be_told_is_counted(logged, bundle):
     nothing = [[]] * 3
-    assert rescored(bundle, put(logged, "values", nothing), CATALOGUE) == ScoreReport(skipped=3)
-    assert rescored(bundle, put(logged, "values", [None] * 3), CATALOGUE) == ScoreReport(skipped=3)
-    assert rescored(bundle, put(logged, "degraded", [["erased"]] * 3), CATALOGUE).skipped == 3
-    assert rescored(bundle, put(logged, "model", ["v9999"] * 3), CATALOGUE) == ScoreReport()
+    assert rescored(bundle, [put(logged, "values", nothing)], CATALOGUE) == ScoreReport(skipped=3)
+    assert rescored(bundle, [put(logged, "values", [None] * 3)], CATALOGUE) == ScoreReport(skipped=3)
+    assert rescored(bundle, [put(logged, "degraded", [["erased"]] * 3)], CATALOGUE).skipped == 3
+    assert rescored(bundle, [put(logged, "model", ["v9999"] * 3)], CATALOGUE) == ScoreReport()
+
+
+def test_an_index_is_laid_over_only_where_an_answer_hangs_on_what_changed(logged, bundle, monkeypatch):
+    laid = []
+
+    def counted(index, newest, **how):
+        laid.append(len(newest))
+        return laid_over(index, newest, **how)
+
+    monkeypatch.setattr("tailorbird.training.rescored.laid_over", counted)
+    of_coats = put(pa.concat_tables([logged.slice(2)] * 3), "ts", [shop.NOW, shop.NOW + 100_000_000, shop.NOW + 200_000_000])
+    shown = logged["items"].to_pylist()[2]
+    aside = next(each for each in bundle.index.ids if each not in shown)
+    changes = [CATALOGUE, *(item(aside, shop.NOW + seconds * 1_000_000, price=seconds) for seconds in (50, 150))]
+    expected = rescored(bundle, [of_coats], CATALOGUE)
+    assert rescored(bundle, [of_coats.slice(place, 1) for place in range(3)], pa.concat_tables(changes)) == expected
+    assert laid == [1, 1], "for what was new, in each comparison"
+    rescored(bundle, [of_coats], pa.concat_tables([*changes, item(shown[0], shop.NOW + 150_000_000, price=1)]))
+    assert laid == [1, 1, 1, 3], "and for what was shown"

@@ -13,7 +13,7 @@ from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encoders import Ragged
 from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS
-from tailorbird.retrieval import NewItem, with_sequence
+from tailorbird.retrieval import NewItem, with_items, with_sequence
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.vectors import largest
 from tailorbird.serving.messages import RecommendQuery
@@ -41,7 +41,7 @@ class Grown:
         self.items = items
 
     def over(self, index):
-        return index.with_items(self.items)
+        return with_items(index, self.items)
 
 
 def make(bundle, features, reader, catalogue=None):
@@ -83,12 +83,12 @@ def test_a_new_item_is_found_by_what_it_is(bundle, features):
     hat, coat = (NewItem(f"n{name}", {"category": name, "title": "never seen before"}, shop.NOW) for name in ("hats", "coats"))
     shown = near(make(bundle, features, reader, Grown(hat, coat)).answer(query))
     assert "nhats" not in shown  # six others have more of their own
-    space = bundle.with_index(bundle.index.with_items([hat, coat])).space
+    space = bundle.with_index(with_items(bundle.index, [hat, coat])).space
     asked = space.ask(reader.read(ReadRequest(person="u1", now=shop.NOW), ["i1"]).sequences["recent"])
     rows = space.index.find_ids(["nhats", "ncoats", "i2"])
     hats, coats, shoes = asked.products[rows]
     assert hats > 8 > max(coats, shoes)
-    changed = space.index.with_items([NewItem("ncoats", {"category": "hats"}, shop.NOW)])
+    changed = with_items(space.index, [NewItem("ncoats", {"category": "hats"}, shop.NOW)])
     np.testing.assert_allclose(changed.vectors.vectors[rows[1]], space.vectors.vectors[rows[0]], atol=1e-6)
 
 

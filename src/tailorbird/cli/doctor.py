@@ -224,14 +224,14 @@ def _items_of_lake(lake: Place) -> "Index":
     import json
 
     from tailorbird.lake import Lake
-    from tailorbird.retrieval import Index, NewItem
+    from tailorbird.retrieval import Index, NewItem, with_items
 
     reader = Lake(lake)
     if not reader.exists("items"):
         return Index.bare(())
     rows = reader.table("items", ["id", "valid_from", "attributes"]).sort_by("valid_from")
     some = rows.slice(max(0, len(rows) - _ITEMS_MAX)).to_pylist()  # of several versions of an item the last one holds
-    return Index.bare(()).with_items([NewItem(row["id"], json.loads(row["attributes"] or "{}"), 0) for row in some])
+    return with_items(Index.bare(()), [NewItem(row["id"], json.loads(row["attributes"] or "{}"), 0) for row in some])
 
 
 def _behind(project: "Project", most_s: float) -> Iterator[Finding]:

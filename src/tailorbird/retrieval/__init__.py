@@ -4,7 +4,8 @@ from tailorbird.retrieval.build import build_index
 from tailorbird.retrieval.candidates import SHARES, SOURCES, Candidates, candidates, in_order, with_sequence
 from tailorbird.retrieval.columns import Column, TextColumn
 from tailorbird.retrieval.cooccurrence import Cooccurrence, cooccurrence
-from tailorbird.retrieval.index import Found, Index, NewItem
+from tailorbird.retrieval.index import Found, Index
+from tailorbird.retrieval.overlay import NewItem, with_items
 
 __all__ = [
     "SHARES",
@@ -20,5 +21,6 @@ __all__ = [
     "candidates",
     "cooccurrence",
     "in_order",
+    "with_items",
     "with_sequence",
 ]

@@ -16,9 +16,9 @@ from tailorbird.events.keys import hash64s
 from tailorbird.events.schema import micros
 from tailorbird.retrieval.arrays import write_array
 from tailorbird.retrieval.clusters import find_clusters
-from tailorbird.retrieval.columns import Column, TextColumn, columns_of
+from tailorbird.retrieval.columns import Column, TextColumn, columns_of, truths_in
 from tailorbird.retrieval.cooccurrence import Cooccurrence, cooccurrence
-from tailorbird.retrieval.index import FORMAT, Meta
+from tailorbird.retrieval.index import FORMAT, TRUTH, Meta
 from tailorbird.retrieval.segments import FIELDS, count_segments
 from tailorbird.retrieval.sessions import Plan, newest_sessions
 from tailorbird.retrieval.text import documents_of, write_text_index
@@ -72,7 +72,7 @@ def build_index(
     matrix = cooccurrence(*ordered, items=len(ids), gap_us=gap_us, backward=backward)
 
     folder.mkdir(parents=True)
-    _write_items(folder / "items.arrow", ids, keys, first_seen, counts, attributes)
+    _write_items(folder / "items.arrow", ids, keys, first_seen, counts, attributes, truths_in(profiles.values()))
     _write_matrix(folder, matrix)
     write_text_index(folder / "text", documents_of(attributes, np.arange(len(ids))))
     files = find_clusters(attributes, len(ids)).files() | count_segments(seen, row, ts, as_of, counts).files()
@@ -124,7 +124,13 @@ def _first_seen(ids: Sequence[str], valid_from: dict[str, int], row: _NUMPY, ts:
 
 
 def _write_items(
-    path: Path, ids: Sequence[str], keys: Any, first_seen: _NUMPY, counts: dict[str, Any], attributes: dict[str, Column]
+    path: Path,
+    ids: Sequence[str],
+    keys: Any,
+    first_seen: _NUMPY,
+    counts: dict[str, Any],
+    attributes: dict[str, Column],
+    truths: frozenset[str],
 ) -> None:
     columns: dict[str, pa.Array] = {
         "id": pa.array(ids, pa.string()),
@@ -138,7 +144,9 @@ def _write_items(
             columns[f"a:{name}"] = pa.DictionaryArray.from_arrays(codes, pa.array(column.values, pa.string()))
         else:
             columns[f"a:{name}"] = pa.array(column, pa.float64())
-    table = pa.table(columns)
+    marked = {f"a:{name}" for name in truths}
+    fields = [pa.field(name, each.type, metadata={TRUTH: b"1"} if name in marked else None) for name, each in columns.items()]
+    table = pa.table(columns, schema=pa.schema(fields))
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
 

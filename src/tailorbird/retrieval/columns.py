@@ -81,6 +81,17 @@ def columns_of(profiles: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     return columns
 
 
+def truths_in(profiles: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    """Attributes of which every value is true or false: a column keeps them as 1 and 0."""
+    names: set[str] = set()
+    others: set[str] = set()
+    for profile in profiles:
+        for name, value in profile.items():
+            if value is not None:
+                (names if isinstance(value, bool) else others).add(name)
+    return frozenset(names - others)
+
+
 def from_arrow(column: pa.ChunkedArray) -> Column:
     """A column as an index keeps it: numbers, or dictionary-encoded texts."""
     if not pa.types.is_dictionary(column.type):
@@ -111,6 +122,16 @@ def extended(column: Column | None, length: int, values: Mapping[int, Any], tota
     for row, value in values.items():
         numbers[row] = float(value) if isinstance(value, (int, float)) else np.nan
     return numbers
+
+
+def of_other_texts(before: Mapping[str, Column], after: Mapping[str, Column], rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Those of some rows in which a text has become another; `after` is `extended` from `before`, by name."""
+    other = np.zeros(rows.size, bool)
+    for name, column in after.items():
+        if isinstance(column, TextColumn):
+            known = before.get(name)
+            other |= column.codes[rows] != (known.codes[rows] if isinstance(known, TextColumn) else -1)
+    return rows[other]
 
 
 def _as_text(value: Any) -> str:

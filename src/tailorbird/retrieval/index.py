@@ -1,9 +1,9 @@
 """The loaded index: items with their attributes, what is popular and fresh, item-to-item and text, asked by row.
 
 A row is the number of an item within one `Index`; ids and keys lead to rows by `find`. Every answer is a `Found`: rows
-and scores, best first. An `Index` never changes; `with_items` gives a new one that also knows items which came later.
+and scores, best first. An `Index` never changes; `retrieval.overlay` makes a new one that also knows items which came later.
 
-    items.arrow    id, key, first_seen, count_1h, count_1d, count_7d, count_all, and each attribute as `a:NAME`
+    items.arrow    id, key, first_seen, count_1h, count_1d, count_7d, count_all, and each attribute as `a:NAME`, marked if a truth
     i2i_indptr.npy, i2i_items.npy, i2i_weights.npy    see `retrieval.cooccurrence`
     text/          see `retrieval.text`
     vectors*       see `retrieval.vectors`; not in every index
@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -31,13 +30,12 @@ from tailorbird.errors import BundleError
 from tailorbird.events.keys import hash64s
 from tailorbird.retrieval.arrays import read_array
 from tailorbird.retrieval.clusters import Clusters
-from tailorbird.retrieval.columns import Column, TextColumn, extended, from_arrow, says_same
+from tailorbird.retrieval.columns import Column, TextColumn, from_arrow
 from tailorbird.retrieval.cooccurrence import RECENT_DECAY, RECENT_MAX, Cooccurrence
 from tailorbird.retrieval.segments import Segments
 from tailorbird.retrieval.sessions import Sessions
-from tailorbird.retrieval.spelling import corrections
 from tailorbird.retrieval.synonyms import Words
-from tailorbird.retrieval.text import TextIndex, documents_of, typed_words
+from tailorbird.retrieval.text import TextIndex
 from tailorbird.retrieval.vectors import ItemVectors
 
 Rows = npt.NDArray[np.intp]
@@ -46,6 +44,7 @@ Times = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 FORMAT = 1
+TRUTH = b"truth"  # what marks a column of items.arrow that is 1 for true and 0 for false
 WINDOWS = ("1h", "1d", "7d", "all")
 SEARCHED_MAX = 10_000  # hits that are looked at where few are shown
 CATEGORY_DECAY = 0.95  # of what a person looked at, in whose categories something is looked for
@@ -70,15 +69,6 @@ class Found:
 
 
 @dataclass(frozen=True)
-class NewItem:
-    """An item that came, or changed, after the index was built."""
-
-    id: str
-    attributes: Mapping[str, Any]
-    first_seen: int
-
-
-@dataclass(frozen=True)
 class Index:
     """Items and how they hang together, as of one moment.
 
@@ -89,9 +79,10 @@ class Index:
         first_seen: int64 (n,): when the item came; 0 if it has been there from the beginning.
         counts: window (`1h`, `1d`, `7d`, `all`) → int64 (n,): events of persons with the item in that time before `as_of`.
         attributes: name → column of n.
+        truths: names of those that are true or false, and no numbers.
         item_item: what follows what.
         text: full text, or None.
-        later: text of items from `with_items`, whose rows start at `later_at`.
+        later_at: the row from which on items came later than the index was built.
         shown: bool (n,): which items sources may find, see `only`; None is all.
         vectors: of the items, or None.
         together: clusters of the items, or None.
@@ -107,13 +98,13 @@ class Index:
     attributes: Mapping[str, Column]
     item_item: Cooccurrence
     text: TextIndex | None = None
-    later: TextIndex | None = None
     later_at: int = 0
     shown: npt.NDArray[np.bool_] | None = None
     vectors: ItemVectors | None = None
     together: Clusters | None = None
     sessions: Sessions | None = None
     segments: Segments | None = None
+    truths: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,6 +124,8 @@ class Index:
             item_item.check(table.num_rows)
             texts = {name.removeprefix("text/"): data for name, data in files.items() if name.startswith("text/")}
             text = TextIndex.load(texts) if texts else None
+            if text is not None and text.built.documents != table.num_rows:
+                raise ValueError(f"its texts are of {text.built.documents} items, and it has {table.num_rows}")
             attributes = {name[2:]: from_arrow(table[name]) for name in table.column_names if name.startswith("a:")}
             counted = {f"count_{window}": window for window in WINDOWS if window != "1h" or "count_1h" in table.column_names}
             counts = {window: table[name].to_numpy() for name, window in counted.items()}
@@ -141,11 +134,12 @@ class Index:
             keys, first_seen = table["key"].to_numpy(), table["first_seen"].to_numpy()
             vectors, together = ItemVectors.read(files, table.num_rows), Clusters.read(files, table.num_rows)
             sessions, segments = Sessions.read(files, table.num_rows), Segments.read(files, table.num_rows)
-            more = {"vectors": vectors, "together": together, "sessions": sessions, "segments": segments}
+            truths = frozenset(field.name[2:] for field in table.schema if TRUTH in (field.metadata or {}))
+            more = {"vectors": vectors, "together": together, "sessions": sessions, "segments": segments, "truths": truths}
         except (KeyError, ValueError, OSError, pa.ArrowException, msgspec.DecodeError) as error:
             raise BundleError(f"the index cannot be read: {error}", fix="tailorbird train") from error
-        index = cls(meta.as_of, ids, keys, first_seen, counts, attributes, item_item, text, None, len(ids), **more)
-        index._prepare()
+        index = cls(meta.as_of, ids, keys, first_seen, counts, attributes, item_item, text, len(ids), **more)
+        index.prepare()
         return index
 
     @classmethod
@@ -158,10 +152,18 @@ class Index:
         """Items of which nothing is known but perhaps their vectors."""
         none, keys = np.zeros(len(ids), np.int64), hash64s(ids) if len(ids) else np.zeros(0, np.uint64)
         table = Cooccurrence(np.zeros(len(ids) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-        return cls(0, tuple(ids), keys, none, dict.fromkeys(WINDOWS, none), {}, table, None, None, len(ids), vectors=vectors)
+        return cls(0, tuple(ids), keys, none, dict.fromkeys(WINDOWS, none), {}, table, None, len(ids), vectors=vectors)
 
-    def _prepare(self) -> None:
-        """Compute every order now rather than during the first request."""
+    def prepare(self, before: "Index | None" = None, *, categories: bool = False) -> None:
+        """Compute every order now rather than during the first request.
+
+        Args:
+            before: an index of the same items, whose orders are the same then.
+            categories: whether its items are in the same categories too.
+        """
+        if before is not None:
+            for name in (*_OF_ITEMS, *(_OF_CATEGORIES if categories else ())):
+                self.__dict__[name] = getattr(before, name)
         for name in (*_OF_ITEMS, *_OF_CATEGORIES):
             getattr(self, name)
 
@@ -365,58 +367,13 @@ class Index:
             asked *= 4
 
     def _matching(self, text: str, n: int, beside: Sequence[Words]) -> Found:
+        if self.text is None:
+            return Found(np.zeros(0, np.intp), np.zeros(0))
         try:
-            asked = [one for one in (self.text, self.later) if one is not None]
-            meant = corrections(typed_words(text), [one.spelling for one in asked])
-            rows, scores = self.text.search(text, n, beside, meant) if self.text else (np.zeros(0, np.intp), np.zeros(0))
-            if self.later is not None:
-                more, their = self.later.search(text, n, beside, meant)
-                rows, scores = np.concatenate([rows, more + self.later_at]), np.concatenate([scores, their])
+            rows, scores = self.text.search(text, n, beside)
         except (ValueError, OSError) as error:
             raise BundleError(f"cannot search: {error}", fix="tailorbird models rollback") from error
-        if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
-            raise BundleError("the text index names an item that does not exist", fix="tailorbird models rollback")
         return _best(rows, scores, n)
-
-    # Items that came later
-
-    def with_items(self, items: Sequence[NewItem]) -> "Index":
-        """This index with items added, or their attributes replaced where it knows them. Some ms at 100,000 items: not in a request."""
-        unique = {item.id: item for item in items}
-        rows = dict(zip(unique, self.find_ids(list(unique)).tolist(), strict=True))
-        added = [item for item in unique.values() if rows[item.id] < 0]
-        total = len(self) + len(added)
-        for offset, item in enumerate(added):
-            rows[item.id] = len(self) + offset
-        names = set(self.attributes) | {name for item in unique.values() for name in item.attributes}
-        attributes: dict[str, Column] = {}
-        for name in names:
-            values = {rows[item.id]: item.attributes.get(name) for item in unique.values()}
-            attributes[name] = extended(self.attributes.get(name), len(self), values, total)
-        first_seen = np.concatenate([self.first_seen, np.array([item.first_seen for item in added], np.int64)])
-        index = dataclasses.replace(
-            self,
-            ids=(*self.ids, *(item.id for item in added)),
-            keys=np.concatenate([self.keys, hash64s(item.id for item in added)]),
-            first_seen=first_seen,
-            counts={window: np.concatenate([count, np.zeros(len(added), np.int64)]) for window, count in self.counts.items()},
-            attributes=attributes,
-            item_item=self.item_item.widened(total),
-            shown=None,
-        )
-        if self.together is not None:
-            index = dataclasses.replace(index, together=self.together.extended(self.attributes, attributes, total))
-        if self.vectors is not None:
-            changed = np.array([row for row in rows.values() if row < len(self)], np.intp)
-            index = dataclasses.replace(index, vectors=self.vectors.extended(self.attributes, attributes, changed, total))
-        later = documents_of(attributes, np.arange(self.later_at, total))
-        index = dataclasses.replace(index, later=TextIndex.in_memory(later) if total > self.later_at else None)
-        if not added and self.shown is None:  # a price that changed moves nothing in these orders
-            same = says_same(self.attributes.get("category"), attributes.get("category"))
-            for name in (*_OF_ITEMS, *(_OF_CATEGORIES if same else ())):
-                index.__dict__[name] = getattr(self, name)
-        index._prepare()
-        return index
 
 
 def _best(rows: Rows, scores: Floats, n: int) -> Found:

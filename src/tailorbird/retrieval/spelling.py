@@ -41,31 +41,34 @@ class Spelling:
     @classmethod
     def of(cls, terms: Iterable[tuple[str, int]], elsewhere: Callable[[str], int]) -> "Spelling":
         """From the stems of fields, with how many items have each."""
-        counts: dict[str, int] = {}
+        return cls({}, "", elsewhere).with_terms(terms, elsewhere)
+
+    def with_terms(self, terms: Iterable[tuple[str, int]], elsewhere: Callable[[str], int]) -> "Spelling":
+        """With stems of fields that more items have now than before."""
+        added: dict[str, int] = {}
         for stem, count in terms:
             if stem.isalpha():
-                counts[stem] = max(count, counts.get(stem, 0))
-        return cls(counts, "".join(sorted(set().union(*counts))), elsewhere)
+                added[stem] = max(count, added.get(stem) or self.counts.get(stem, 0))
+        return Spelling({**self.counts, **added}, "".join(sorted(set(self.letters).union(*added))), elsewhere)
 
     def items(self, stem: str) -> int:
         """How many items have it anywhere."""
         return max(self.counts.get(stem, 0), self.elsewhere(stem))
 
 
-def corrections(words: Sequence[str], known: Sequence[Spelling]) -> list[str]:
-    """The stems that were probably meant beside some words of a query, in lower case; `known` are the indexes that it asks together."""
+def corrections(words: Sequence[str], known: Spelling) -> list[str]:
+    """The stems that were probably meant beside some words of a query, in lower case."""
     found: dict[str, None] = {}
     looked = 0
     for word in words:
         if len(word) not in LETTERS or not word.isalpha():
             continue
         own = _stem(word)
-        there = sum(each.items(own) for each in known)
+        there = known.items(own)
         if there > RARE_MAX or looked == WORDS_MAX:
             continue
         looked += 1
-        letters = "".join(dict.fromkeys("".join(each.letters for each in known)))
-        near = {stem: sum(each.counts.get(stem, 0) for each in known) for stem in {_stem(edit) for edit in _edits(word, letters)} - {own}}
+        near = {stem: known.counts.get(stem, 0) for stem in {_stem(edit) for edit in _edits(word, known.letters)} - {own}}
         least = max(1, FAR * there)
         best = sorted((stem for stem, count in near.items() if count >= least), key=lambda stem: (-near[stem], stem))
         found.update(dict.fromkeys(best[:VARIANTS_MAX]))

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from tailorbird.errors import NotReadyError, TailorbirdError
 from tailorbird.events import ROUTED, micros
 from tailorbird.loops import Loop
-from tailorbird.retrieval import Index, NewItem
+from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.build import INTERESTS
 from tailorbird.retrieval.overlay import ItemVersion, laid_over, take_version
 from tailorbird.retrieval.segments import FIELDS
@@ -187,7 +187,7 @@ class Catalogue:
             return None
         bare = [NewItem(item_id, {}, 0) for item_id in list(self._interests) if item_id not in items]
         profiled = [version.item(item_id) for item_id, version in items.items()]
-        return _counted(_EMPTY.with_items([*profiled, *bare]), self._interests)
+        return _counted(with_items(_EMPTY, [*profiled, *bare]), self._interests)
 
     def _take(self, payload: bytes) -> int:
         table = pa.ipc.open_stream(payload, options=_ONLY).read_all()

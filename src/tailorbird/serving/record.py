@@ -156,13 +156,13 @@ def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: 
     return [by_place.get(place, FOR_YOU) for place in range(len(shown))]
 
 
-def attributes_of(index: Index, row: int, names: Iterable[str]) -> dict[str, str | float | None]:
-    told: dict[str, str | float | None] = {}
+def attributes_of(index: Index, row: int, names: Iterable[str]) -> dict[str, str | float | bool | None]:
+    told: dict[str, str | float | bool | None] = {}
     for name in names:
         column = index.attributes.get(name)
         if isinstance(column, TextColumn):
             told[name] = column.text(row) or None
         elif column is not None:
             value = float(column[row])
-            told[name] = None if value != value else value
+            told[name] = None if value != value else bool(value) if name in index.truths else value
     return told

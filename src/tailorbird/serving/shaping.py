@@ -87,7 +87,7 @@ class Shaping:
                 log.warning("slot %s asks for %s, which no item has", self.slot.name, ", ".join(unknown))
             shown = self._common(index, np.arange(len(index)))
             self._tell_nothing(self._why_nothing(index, shown))
-            base = index.as_of, id(index.text)
+            base = index.as_of, id(index.text.built) if index.text is not None else 0
             others = [one for one in self._viewed if one.base != base]
             made = _Viewed(base, index, index.only(shown))
             self._viewed = (made, *others[: VIEWS_MAX - 1])

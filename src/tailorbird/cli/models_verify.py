@@ -1,7 +1,7 @@
 """`tailorbird models verify`: whether servers scored what they showed as their bundle says."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, Report, console, print_json, print_table, progress_bars
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tailorbird.training.rescored import ScoreReport
 
 _EXPLAINED = 5
+_AT_ONCE = 500  # answers, with all that was logged of them
 
 
 def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> None:
@@ -46,11 +47,7 @@ def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> No
     with progress_bars(quiet=json) as progress:
         reports, damaged = _compared(registry, lake, registry.resolve(version).name if version else "", answers, progress)
     if not damaged and not any(report.answers for report in reports.values()):
-        raise NotReadyError(
-            "nothing could be compared: the lake has no answer of a model of this registry that says what the model made of each item",
-            where=str(lake.path),
-            fix="tailorbird up, then ask it for some; answers that were logged by an earlier version do not say so",
-        )
+        raise _nothing(reports, str(lake.path))
     unequal = sum(report.unequal for report in reports.values())
     if json:
         print_json({"unequal": unequal, "damaged": damaged, "versions": {name: asdict(report) for name, report in reports.items()}})
@@ -63,7 +60,7 @@ def _compared(
     registry: "Registry", lake: "Lake", version: str, answers: int, progress: Report
 ) -> "tuple[dict[str, ScoreReport], list[str]]":
     """What came of each version that answered and is still kept; and those that cannot be loaded any more."""
-    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
 
     from tailorbird.lake.tables import TABLES
     from tailorbird.ranking.bundle import Bundle
@@ -72,9 +69,9 @@ def _compared(
     found: dict[str, ScoreReport] = {}
     damaged: list[str] = []
     kept = {info.version for info in registry.versions()}
-    places = lake.table("answers", ("producer", "offset", "model"))
+    answered = set().union(*(batch.column(0).unique().to_pylist() for batch in lake.batches("answers", ("model",))))
     items = lake.table("items", ITEM_COLUMNS) if lake.exists("items") else TABLES["items"].schema.empty_table()
-    for name in sorted(kept & set(pc.unique(places["model"]).to_pylist())):
+    for name in sorted(kept & answered):
         if version not in ("", name):
             continue
         try:
@@ -83,20 +80,52 @@ def _compared(
             console(stderr=True).print(f"answers of {name} are not compared: {error.message}", markup=False)
             damaged.append(name)
             continue
-        own = places.filter(pc.equal(places["model"], name))
+        own = lake.table("answers", ("producer", "offset", "ts"), ds.field("model") == name).sort_by("ts")
         chosen = own.take(list(range(0, own.num_rows, max(1, -(-own.num_rows // max(1, answers))))))
-        rows = _rows(lake, chosen, name)
-        found[name] = rescored(bundle, rows, items, progress=partial(progress, f"answers of {name}"))
+
+        def told(done: int, name: str = name, total: int = chosen.num_rows) -> None:
+            progress(f"answers of {name}", done, total)
+
+        found[name] = rescored(bundle, _rows(lake, chosen, name), items, progress=told)
     return found, damaged
 
 
-def _rows(lake: "Lake", chosen: "pa.Table", version: str) -> "pa.Table":
+def _rows(lake: "Lake", chosen: "pa.Table", version: str) -> "Iterator[pa.Table]":
+    """Chosen answers with all that was logged, some at a time, in the order of time."""
+    import pyarrow as pa
     import pyarrow.dataset as ds
 
     from tailorbird.training.rescored import COLUMNS
 
-    where = ds.field("offset").isin(chosen["offset"]) & ds.field("producer").isin(chosen["producer"])
-    return lake.table("answers", COLUMNS, where & (ds.field("model") == version))
+    places = ("producer", "offset")
+    for start in range(0, chosen.num_rows, _AT_ONCE):
+        some = chosen.slice(start, _AT_ONCE)
+        where = ds.field("offset").isin(some["offset"]) & ds.field("producer").isin(some["producer"]) & (ds.field("model") == version)
+        where &= (ds.field("ts") >= some["ts"][0]) & (ds.field("ts") <= some["ts"][-1])  # leaves out most files
+        rows = lake.table("answers", (*places, *COLUMNS), where)
+        wanted = set(zip(*(some[name].to_pylist() for name in places), strict=True))
+        found = zip(*(rows[name].to_pylist() for name in places), strict=True)
+        yield rows.filter(pa.array([place in wanted for place in found], pa.bool_())).select(COLUMNS)
+
+
+def _nothing(reports: "dict[str, ScoreReport]", lake: str) -> NotReadyError:
+    """Why no score was compared."""
+    skipped, moved = sum(report.skipped for report in reports.values()), sum(report.moved for report in reports.values())
+    if not moved and not skipped:
+        return NotReadyError(
+            "nothing could be compared: the lake has no answer of a model of this registry",
+            where=lake,
+            fix="tailorbird up, then ask it for some",
+        )
+    parts = [
+        f"{skipped:,} answers do not say what a model made of each item: none ordered them, or it was not logged" if skipped else "",
+        f"{moved:,} scores hang on items that came or changed within seconds of their answer" if moved else "",
+    ]
+    return NotReadyError(
+        f"nothing could be compared: {', and '.join(filter(None, parts))}",
+        where=lake,
+        fix="ask for more answers while items stay as they are, or look at more of them: tailorbird models verify --answers 20000",
+    )
 
 
 def _print(reports: "dict[str, ScoreReport]", *, whole: bool) -> None:

@@ -6,8 +6,8 @@ models, calibration and formula. `tailorbird models verify` prints the report; w
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -70,24 +70,31 @@ class Laid:
 
     Args:
         items: rows of the lake's `items`.
+        together: whether what one item has become moves the scores of others, as it does where vectors are compared.
     """
 
-    def __init__(self, base: Index, items: pa.Table) -> None:
-        self._base, self._index = base, base
+    def __init__(self, base: Index, items: pa.Table, *, together: bool) -> None:
+        self._base, self._index = replace(base, text=None), replace(base, text=None)
+        self._together = together
         self._versions = _later(base, items)
         self._known = [version.known_since for _, version in self._versions]
+        self._keys = hash64s([item for item, _ in self._versions]) if self._versions else np.zeros(0, np.uint64)
         self._newest: dict[str, ItemVersion] = {}
-        self._place = 0
+        self._taken = self._laid = 0
 
-    def at(self, ts: int) -> tuple[Index, frozenset[str]]:
-        """The index at a time, and the items that moved so shortly before or after that a server may have known them or not."""
-        place = self._place
-        while place < len(self._versions) and self._known[place] <= ts:
-            take_version(self._newest, *self._versions[place])
-            place += 1
-        if place > self._place:
-            self._place = place
-            self._index = laid_over(self._base, self._newest)
+    def at(self, ts: int, about: npt.NDArray[np.uint64]) -> tuple[Index, frozenset[str]]:
+        """The index at a time, and the items that moved so shortly before or after that a server may have known them or not.
+
+        Args:
+            about: keys of the items that scores hang on. Where none of them came or changed, and none is new, an older index says the same.
+        """
+        while self._taken < len(self._versions) and self._known[self._taken] <= ts:
+            take_version(self._newest, *self._versions[self._taken])
+            self._taken += 1
+        waiting = self._keys[self._laid : self._taken]
+        if waiting.size and (self._together or (self._index.find(waiting) < 0).any() or np.isin(waiting, about).any()):
+            self._laid = self._taken
+            self._index = laid_over(self._base, self._newest, texts=False)
         start, stop = bisect_left(self._known, ts - NEAR_US), bisect_right(self._known, ts + NEAR_US)
         return self._index, frozenset(item for item, _ in self._versions[start:stop])
 
@@ -106,24 +113,26 @@ def _later(base: Index, items: pa.Table) -> list[tuple[str, ItemVersion]]:
 
 
 def rescored(
-    bundle: Bundle, answers: pa.Table, items: pa.Table, *, progress: Callable[[int, int], None] = lambda done, total: None
+    bundle: Bundle, answers: Iterable[pa.Table], items: pa.Table, *, progress: Callable[[int], None] = lambda done: None
 ) -> ScoreReport:
     """Score what was shown again, and compare.
 
     Args:
-        answers: rows of the lake's `answers` with `COLUMNS`; those of other versions are passed over.
+        answers: rows of the lake's `answers` with `COLUMNS`, some after others in time; those of other versions are passed over.
         items: rows of the lake's `items` with `ITEM_COLUMNS`.
-        progress: told how many answers of how many were looked at.
+        progress: told how many answers were looked at.
     """
-    report, laid = ScoreReport(), Laid(bundle.index, items)
-    own = answers.filter(pc.equal(answers["model"], bundle.version))
-    own = own.set_column(own.column_names.index("ts"), "ts", own["ts"].cast(pa.int64())).sort_by("ts")
-    for done, row in enumerate(own.to_pylist(), 1):
-        if not _told(row):
-            report.skipped += 1
-        else:
-            _compare(bundle, row, *laid.at(row["ts"]), report)
-        progress(done, own.num_rows)
+    report, laid, done = ScoreReport(), Laid(bundle.index, items, together=bundle.space is not None), 0
+    for some in answers:
+        own = some.filter(pc.equal(some["model"], bundle.version))
+        own = own.set_column(own.column_names.index("ts"), "ts", own["ts"].cast(pa.int64())).sort_by("ts")
+        for row in own.to_pylist():
+            if _told(row):
+                _compare(bundle, row, laid, report)
+            else:
+                report.skipped += 1
+            done += 1
+            progress(done)
     return report
 
 
@@ -133,10 +142,11 @@ def _told(row: dict) -> bool:
     return bool(items) and len(values) == len(items) and bool(row["numeric"] or row["categorical"]) and UNLINKED not in row["degraded"]
 
 
-def _compare(bundle: Bundle, row: dict, index: Index, near: frozenset[str], report: ScoreReport) -> None:
+def _compare(bundle: Bundle, row: dict, laid: Laid, report: ScoreReport) -> None:
     ids: list[str] = row["items"]
     rows, keys = _rows(bundle, row), hash64s(ids)
     seen = np.concatenate([one.item for one in rows.sequences.values()] or [np.zeros(0, np.uint64)])
+    index, near = laid.at(row["ts"], np.concatenate([keys, seen]))
     moved = sorted(near)
     # Vectors and popularity compare an item with all others: with a new one, all scores move.
     if near and (bundle.space is not None or (bundle.index.find_ids(moved) < 0).any() or np.isin(seen, hash64s(moved)).any()):

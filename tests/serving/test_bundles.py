@@ -1,5 +1,6 @@
 """The bundle holder: what serves after a promotion, a refusal, a crash of the loader."""
 
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -86,6 +87,56 @@ def test_a_server_that_starts_with_a_damaged_champion_takes_the_one_before(regis
     holder.start()
     holder.stop()
     assert holder.current().version == "v0001"
+
+
+def test_a_refused_champion_serves_once_it_is_mended_in_its_place(registry, load, seen, monkeypatch):
+    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_S", 0.01)
+    registry.promote("v0001", by="test", why="first")
+    registry.promote("v0002", by="test", why="second")
+    encoder = registry.path / "v0002" / "encoder.json"
+    encoder.chmod(0o644)
+    whole = encoder.read_bytes()
+    encoder.write_bytes(whole.replace(b"price", b"prize"))
+    holder = BundleHolder(registry, load, seen, poll_s=0.01)
+    holder.start()
+    try:
+        assert (holder.current().version, "v0002" in holder.problem) == ("v0001", True)
+        looks = seen.refused
+        encoder.write_bytes(whole)
+        until(lambda: holder.current().version == "v0002", "it is not tried again")
+        assert holder.problem == ""
+        assert seen.loaded[-1] == "v0002"
+        assert looks == 1
+    finally:
+        holder.stop()
+
+
+def test_what_nobody_mended_is_not_tried_at_each_look(registry, load, seen, monkeypatch):
+    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_S", 0.0)
+    tried = []
+
+    def counted(folder):
+        tried.append(folder.name)
+        return load(folder)
+
+    registry.promote("v0001", by="test", why="first")
+    manifest = registry.path / "v0001" / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_bytes(b"{}")
+    holder = BundleHolder(registry, counted, seen)
+    for _ in range(5):
+        assert not holder.look()
+    assert (tried, seen.refused) == (["v0001"], 1)
+    monkeypatch.setattr("tailorbird.serving.bundles.RETRY_ANYWAY_S", 0.0)
+    holder.look()
+    assert seen.refused == 2, "what it lacked may be there by now"
+
+
+def until(holds, why):
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, why
+        time.sleep(0.01)
 
 
 def test_an_old_bundle_lives_as_long_as_a_request_holds_it(registry, load, seen):

@@ -3,9 +3,9 @@
 A thread looks at the registry's alias file five times a second. When it changed, the new champion is loaded beside the
 old one (checked, golden rows compared, warmed up) and then the reference is replaced: requests that began with the old
 bundle end with it, and it is freed with the last of them. One that cannot be loaded is refused, counted, and leaves
-the previous one serving. The champion before stays loaded: it answers where the new one fails, and a rollback need not load it.
-One whose features are still being built, after a change of the declarations, waits beside the one that serves until their state
-has caught up.
+the previous one serving; it is tried again once one of its files changed, and every few minutes in any case. The champion
+before stays loaded: it answers where the new one fails, and a rollback need not load it. One whose features are still being
+built, after a change of the declarations, waits beside the one that serves until their state has caught up.
 
 A bundle may crash its loader (a native parser reads it), so a server first loads it in a child process.
 """
@@ -13,6 +13,7 @@ A bundle may crash its loader (a native parser reads it), so a server first load
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -25,6 +26,8 @@ from tailorbird.whole import Stamp, stamp
 
 POLL_S = 0.2
 PROBE_S = 60.0
+RETRY_S = 5.0  # how often what was refused is looked at
+RETRY_ANYWAY_S = 300.0  # what it lacked may have been memory, or room for files
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +36,29 @@ class Versioned(Protocol):
 
     @property
     def version(self) -> str: ...
+
+
+class _Refused:
+    """A folder that could not be loaded, and its files as they were before that was tried."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = _stamps(folder)
+        self._tried_at = self._looked_at = time.monotonic()
+
+    def worth_another_try(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked_at < RETRY_S:
+            return False
+        self._looked_at = now
+        return now - self._tried_at >= RETRY_ANYWAY_S or _stamps(self.folder) != self._files
+
+
+def _stamps(folder: Path) -> dict[Path, Stamp | None]:
+    try:
+        return {path: stamp(path) for path in folder.rglob("*")}
+    except OSError:  # what keeps it from being loaded may keep it from being looked at
+        return {}
 
 
 B = TypeVar("B", bound=Versioned)
@@ -85,6 +111,7 @@ class BundleHolder(Generic[B]):
         self._bundle: B | None = None
         self._before: B | None = None
         self._waiting: B | None = None
+        self._refused: _Refused | None = None
         self._look_behind = False
         self.share = 0.0
         self._seen: Stamp | None = None
@@ -108,21 +135,28 @@ class BundleHolder(Generic[B]):
         """Load the champion, or the one before it if that cannot be loaded, and watch for changes from then on."""
         self.look()
         if self._bundle is None and self._problem and self._name == "champion":
+            problem, refused = self._problem, self._refused
             self._take(self._registry.previous())
+            self._problem, self._refused = problem, refused
         self.loop.start()
 
     def stop(self) -> None:
         self.loop.stop()
 
     def look(self) -> bool:
-        """Swap the champion in if the alias file changed since the last look, or if it has waited long enough; whether it was swapped."""
+        """Swap the champion in if the alias file changed since the last look, if it has waited long enough, or if what was refused was
+        mended; whether it was swapped.
+        """
         seen = stamp(self._registry.path / "aliases.json")
         if seen == self._seen:
             if self._look_behind:
                 self._hold_previous()
+            if self._refused is not None and self._refused.worth_another_try():
+                return self._take(self._refused.folder)
             return self._waiting is not None and self._try(self._waiting)
         self._seen, self._look_behind = seen, self._keep_previous
         self._stop_waiting()
+        self._refused = None
         try:
             aliases = self._registry.aliases()
             folder = self._registry.behind(self._name)
@@ -148,13 +182,17 @@ class BundleHolder(Generic[B]):
             log.warning("the champion before is not held ready: %s", error)
 
     def _take(self, folder: Path | None) -> bool:
+        self._refused = None
         if folder is None or (self._bundle is not None and self._bundle.version == folder.name):
+            self._problem = ""
             return False
+        refused = _Refused(folder)
         try:
             before = self._before
             bundle = before if before is not None and before.version == folder.name else self._loaded(folder)
         except Exception as error:  # whatever is wrong with a bundle, the previous one goes on serving
             self._refuse(f"{folder.name}: {error}")
+            self._refused = refused
             return False
         return self._try(bundle)
 

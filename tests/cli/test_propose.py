@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from tailorbird.cli.propose import propose
+from tailorbird.errors import InputError
 from tailorbird.features import load_features
 
 NOW = 1_700_000_000_000_000
@@ -24,3 +27,13 @@ def test_what_is_proposed_loads_and_uses_what_the_data_has(tmp_path: Path) -> No
     columns = proposed(tmp_path, 300)
     assert {"user_seen", "user_category_favourite", "user_hour_share", "weekday", "session_seconds"} <= columns
     assert {"still_looking", "price_to_habit"} <= columns
+
+
+def test_where_no_file_has_events_it_says_what_was_found_in_each(tmp_path: Path) -> None:
+    (tmp_path / "goods.csv").write_text("product_id,shade\n" + "\n".join(f"{n},red" for n in range(9)) + "\n")
+    (tmp_path / "other.csv").write_text("klant,artikel\n1,2\n")
+    with pytest.raises(InputError) as told:
+        propose(tmp_path, NOW)
+    assert "goods.csv holds items by its columns product_id, shade" in str(told.value)
+    assert "other.csv no column looks like an item or a user: klant, artikel" in str(told.value)
+    assert "fix: rename the columns" in str(told.value)

@@ -79,7 +79,10 @@ def promote(version: str, *, why: Why, by: By = "", churn: Of = "") -> None:
     _, registry = open_registry(churn)
     registry.promote(version, by=by or getpass.getuser(), why=why)
     of = f" --churn {churn}" if churn else ""
-    console().print(f"{version} is the champion now. Back:  tailorbird models rollback{of} --why …")
+    told = (
+        "" if registry.info(version).heads or churn else " It has no model: items are shown by popularity until one that has is promoted."
+    )
+    console().print(f"{version} is the champion now.{told} Back:  tailorbird models rollback{of} --why …")
 
 
 def rollback(*, why: Why, by: By = "", churn: Of = "") -> None:

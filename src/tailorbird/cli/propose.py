@@ -14,6 +14,7 @@ from tailorbird.events.adapters import SourceGuess, find_files, guess_source
 from tailorbird.events.adapters.columns import read_columns
 
 _REPEATS = 0.05  # from this share on, each pair of a person and an item is worth counting
+_FILES_TOLD = 5
 _UNKNOWN_SPAN = 30.0  # days, of times that are text
 _US = {"s": 1e6, "ms": 1e3, "us": 1.0}
 _LISTS_FOR = ("click", "view", "purchase", "rating")  # what a list is made for: the first of these that the data has
@@ -58,7 +59,11 @@ def propose(data: Path, now: int) -> Proposal:
             reasons.append((f"{file.name}: {column.column}", column.role or "left out", column.why))
     events = [guess for guess in guesses if guess.kind == "events"]
     if not events:
-        raise InputError("no file holds events (a user or a session, an item and a time)", where=str(data))
+        raise InputError(
+            f"no file holds events (a user or a session, an item and a time): {_found(files, guesses, reasons)}",
+            where=str(data),
+            fix="rename the columns, as to user_id, item_id and timestamp, or write the mapping by hand: see docs/how-to/import.md",
+        )
     main = max(events, key=lambda guess: guess.file.stat().st_size)
     chosen = [main, *(guess for guess in guesses if guess.kind != "events")]
     reasons += [
@@ -71,6 +76,17 @@ def propose(data: Path, now: int) -> Proposal:
     own = [name for name in main.types if name not in EVENT_TYPES]
     reasons += [(name, "event type", "not built in, so it is declared in tailorbird.toml") for name in own]
     return Proposal(mapping, features, _slots(facts), own, facts.ended_days, reasons)
+
+
+def _found(files: list[Path], guesses: list[SourceGuess], reasons: list[tuple[str, str, str]]) -> str:
+    """What each file was taken for instead, with its columns."""
+    taken = {
+        guess.file.name: f"holds {guess.kind} by its columns {', '.join(column.column for column in guess.columns if column.column)}"
+        for guess in guesses
+    }
+    left_out = {name: why for name, _, why in reasons}
+    told = [f"{file.name} {taken.get(file.name) or left_out.get(file.name, 'is left out')}" for file in files[:_FILES_TOLD]]
+    return "; ".join(told) + (f"; and {len(files) - _FILES_TOLD} more" if len(files) > _FILES_TOLD else "")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tailorbird.client.blocking import Client
 from tailorbird.client.outbox import OutboxFullError
 from tailorbird.client.parameters import Asked, ContextFields, EventFields, Filter, Range, Searched, Settings
 from tailorbird.client.talking import ClosedError, RefusedError, UnreachableError
+from tailorbird.errors import UsageError
 from tailorbird.events import Context
 from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnWhy, EventDecision, Explanation, FacetTold, Item, Receipts, Shown, Similar
 
@@ -42,4 +43,5 @@ __all__ = [
     "Shown",
     "Similar",
     "UnreachableError",
+    "UsageError",
 ]

@@ -64,6 +64,7 @@ CONTEXT_FIELDS: Mapping[str, "Kind"] = {
 _SPAN_US = {"m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 # Texts and comments, in which nothing is changed, or the time in `seen(30d)`.
 _SPAN = re.compile(r"""('(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|\#[^\n]*)|(?<=\bseen\()(\s*)(\d{1,5})([mhdw])(?=\s*\))""")
+_COUNTRY = re.compile("[A-Z]{2}")  # as the router keeps it, and requests read it
 _LINE_END = re.compile(r"\r\n|\r|\n")  # as Python counts lines
 
 Kind = Literal["number", "text", "truth", "any"]
@@ -258,10 +259,13 @@ class _Parser:
                     raise self._refuse(right_node, "only None comes after `is` and `is not`", "use ==")
                 steps.append(negated(missing(left)) if isinstance(op, ast.IsNot) else missing(left))
             elif isinstance(op, (ast.In, ast.NotIn)):
+                self._check_country(left_node, getattr(right_node, "elts", []))
                 step = self._membership(left, right_node, depth)
                 steps.append(negated(step) if isinstance(op, ast.NotIn) else step)
             elif type(op) in COMPARE:
                 self._check_kinds(op, left_node, right_node)
+                self._check_country(left_node, [right_node])
+                self._check_country(right_node, [left_node])
                 steps.append(compared(type(op), left, self._compile(right_node, depth + 1)))
             else:
                 raise self._refuse(node, "only < <= > >= == != in, not in and `is None` compare")
@@ -295,6 +299,16 @@ class _Parser:
         if "text" in kinds and not isinstance(op, ast.Eq | ast.NotEq):
             text = left if kinds[0] == "text" else right
             raise self._refuse(text, f"{ast.unparse(text)[:40]!r} is a text, which is not more or less than another", "use == or in")
+
+    def _check_country(self, field: ast.expr, others: Sequence[ast.expr]) -> None:
+        """Refuse what a country never is, rather than have a rule that holds for nobody."""
+        match field:
+            case ast.Attribute(value=ast.Name(id="context"), attr="country"):
+                for each in others:
+                    if isinstance(each, ast.Constant) and isinstance(each.value, str) and not _COUNTRY.fullmatch(each.value):
+                        upper = each.value.upper()
+                        fix = f"write {upper!r}" if _COUNTRY.fullmatch(upper) else "write its code, such as 'NO'"
+                        raise self._refuse(each, f"a country is a code of two capital letters, and never {each.value[:40]!r}", fix)
 
     def _membership(self, left: Compiled, right: ast.expr, depth: int) -> Compiled:
         if not isinstance(right, (ast.Tuple, ast.List, ast.Set)):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -150,16 +150,37 @@ def hidden(query: AnyQuery, pseudonyms: Pseudonyms | None) -> AnyQuery:
 def require_filters(query: Query) -> None:
     """Refuse filters that no attribute could match, rather than show nothing."""
     for name, wanted in query.filters.items():
-        if isinstance(wanted, dict) and wanted and wanted.keys() <= {"min", "max"}:
-            values = [None if isinstance(value, str | bool) else value for value in wanted.values()]
+        if isinstance(wanted, dict):
+            values = _bounds(name, wanted)
         else:
             values = wanted if isinstance(wanted, list) else [wanted]
-        for value in values:
-            if not isinstance(value, str | int | float):
-                kind = "null" if value is None else "a list" if isinstance(value, list) else "an object"
-                raise QueryError(f"expected a text, a number or a list of them, got {kind}", path=_path(name))
-            if isinstance(value, int) and abs(value) >= 1 << 63:
-                raise QueryError("expected a number of at most 64 bits", path=_path(name))
+            for value in values:
+                if not isinstance(value, str | int | float):
+                    raise QueryError(f"expected a text, a number or a list of them, got {_kind(value)}", path=_path(name))
+        if any(isinstance(value, int) and abs(value) >= 1 << 63 for value in values):
+            raise QueryError("expected a number of at most 64 bits", path=_path(name))
+
+
+def _bounds(name: str, wanted: Mapping[str, Any]) -> list[Any]:
+    """The bounds of a range, if it is one."""
+    fix = f'{{"{name[:60]}": {{"min": 10, "max": 50}}}}, or only one of the two'
+    if not wanted:
+        raise QueryError("expected min, max or both, got an empty object", path=_path(name), fix=fix)
+    for key, value in wanted.items():
+        if key not in ("min", "max"):
+            raise QueryError(f"a range has min and max, and no {key[:60]!r}", path=_path(name), fix=fix)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            fix = f"leave {key} out where there is no bound" if value is None else "write it as a number"
+            raise QueryError(f"expected a number, got {_kind(value)}", path=f"{_path(name)}.{key}", fix=fix)
+    return list(wanted.values())
+
+
+def _kind(value: Any) -> str:
+    """What kind of JSON a value is."""
+    if isinstance(value, bool):
+        return "true or false"
+    kinds = {str: "a text", list: "a list", dict: "an object", int: "a number", float: "a number"}
+    return kinds.get(type(value), "null")
 
 
 def filter_mask(index: Index, rows: Places, query: Query) -> Mask:

@@ -87,7 +87,8 @@ def guess_source(file: Path) -> SourceGuess:
     kind = _kind(sample, roles)
     if kind == "events" and "ts" not in roles and not ("item_id" in roles and {"user_id", "anonymous_id"} & roles.keys()):
         raise InputError(
-            "its rows are no events (a user and an item, or a time) and no profiles (each a different item or user)",
+            "its rows are no events (a user and an item, or a time) and no profiles (each a different item or user);"
+            f" its columns: {', '.join(sample.schema.names)}",
             where=str(file),
             fix="write the mapping by hand: see docs/how-to/import.md",
         )

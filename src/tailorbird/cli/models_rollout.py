@@ -49,8 +49,8 @@ def canary(
     """Let a version answer a share of the people, always the same ones, and say how it does. Without a version: only say how it does.
 
     The trainer role (`tailorbird up` runs it) judges every ten seconds by the log: it ends a canary that fails answers, is slow, gives
-    scores that are no numbers, or gets fewer clicks; and lets one that does not answer 5 %, 20 %, 50 %, then everybody, each after 500
-    answers at least. `--manual` leaves
+    scores that are no numbers, or gets fewer clicks; and lets one that does not answer 5 %, 20 %, 50 %, then everybody, each by what
+    came of the last step, after 500 answers at least. `--manual` leaves
     that to you: `models canary VERSION --share …`, `models promote`, `models canary --stop`, or `models rollback`, which ends it too.
 
     Example:  tailorbird -C shop models canary v0003 --share 0.05 --why "wins off-line"
@@ -116,6 +116,13 @@ def look_safely(project: "Project", clock: "Clock") -> None:
         log.error("the canary is not judged: %s", error)
 
 
+def share_since(registry: "Registry") -> int:
+    """Since when the canary has its present share, microseconds: what came before is not compared, see `monitoring.canary`."""
+    aliases = registry.aliases()
+    changes = (entry.at for entry in reversed(registry.audit()) if (entry.action, entry.version) == ("canary", aliases.canary))
+    return next(changes, aliases.canary_at)
+
+
 def _verdict(project: "Project", registry: "Registry") -> "Verdict":
     from tailorbird.events import duration
     from tailorbird.lake import Lake
@@ -124,16 +131,13 @@ def _verdict(project: "Project", registry: "Registry") -> "Verdict":
     aliases = registry.aliases()
     if not aliases.canary:
         raise NotReadyError("there is no canary", fix='tailorbird models canary VERSION --share 0.05 --why "…"')
-    lake = Lake(project.paths.lake)
-    # Clicks at an earlier share say as much: the same people are in, and more. Whether it bears its present share, only answers since tell.
-    changes = (entry.at for entry in reversed(registry.audit()) if (entry.action, entry.version) == ("canary", aliases.canary))
-    step_at = next(changes, aliases.canary_at)
-    events = lake.events(columns=EVENTS, ts_from=aliases.canary_at)
-    answers = lake.answers(columns=ANSWERS, ts_from=aliases.canary_at)
+    lake, since = Lake(project.paths.lake), share_since(registry)
+    events = lake.events(columns=EVENTS, ts_from=since)
+    answers = lake.answers(columns=ANSWERS, ts_from=since)
     denominators = {name: slot.denominator for name, slot in project.slots.items()}
     attribution = {name: duration(slot.attribution) for name, slot in project.slots.items()}
     canary_, champion = (
-        figures(events, answers, version, step_at=step_at, denominators=denominators, attribution=attribution)
+        figures(events, answers, version, denominators=denominators, attribution=attribution)
         for version in (aliases.canary, aliases.champion)
     )
     return judge(canary_, champion, aliases.share)

@@ -7,10 +7,12 @@
 | latency | its answers take so much longer than the champion's, at the 95th percentile |
 | clicks | fewer clicks per item seen than the champion, beyond a bound that may be looked at after every event |
 
-It is advanced along `SHARES` when it has given `answers_min` answers at its present share (what an earlier step has shown does not take the
-next one), no guard-rail says no, and the same bound says that it is not worse than the champion by more than `margin`. The bound is
-`experiments.statistics.always_valid_uplift`: an interval of a fixed sample size, looked at every ten seconds, would end half of all
-canaries that are as good as the champion, and promote others.
+It is advanced along `SHARES` when it has given `answers_min` answers, no guard-rail says no, and the same bound says that it is not worse
+than the champion by more than `margin`. Each step is judged by what came since it began, by itself: what an earlier one has shown does not
+take the next, and what came at different shares may not be added up. Where people click more in the evening, and the canary had 1 % of the
+afternoon and half of the evening, it would be ahead for that alone. The bound is `experiments.statistics.always_valid_uplift`, for all
+steps together: an interval of a fixed sample size, looked at every ten seconds, would end half of all canaries that are as good as the
+champion, and promote others.
 """
 
 import math
@@ -20,13 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events import micros
 from tailorbird.experiments.counts import COLUMNS, count_events
 from tailorbird.experiments.statistics import NOTHING_KNOWN, Interval, Moments, always_valid_uplift, proportion_interval
 
 SHARES = (0.01, 0.05, 0.2, 0.5)  # and then everybody
 EVENTS = (*dict.fromkeys((*COLUMNS, "model")),)
-ANSWERS = ("request_id", "slot", "model", "asked", "failure", "latency_us", "ts")
+ANSWERS = ("request_id", "slot", "model", "asked", "failure", "latency_us")
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,11 @@ class GuardRails:
     """When a canary is ended, and when it goes on.
 
     Attributes:
-        answers_min: of the canary and the champion, before it is judged at all but for scores that are no numbers; and of the canary at
-            its present share, before it gets a larger one.
+        answers_min: of a step, of the canary and the champion, before it is judged at all but for scores that are no numbers.
         errors: share of answers that it may fail beyond the champion's.
         latency: factor of the champion's 95th percentile.
         margin: relative fall in clicks per item seen that must be excluded before it advances.
-        level: of the bound of clicks.
+        level: of the bound of clicks, over all steps.
     """
 
     answers_min: int = 500
@@ -54,12 +54,10 @@ GUARD_RAILS = GuardRails()
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one version since the canary began: answers that were its to give, `step` of them at the present share, those it failed, and what
-    came of them."""
+    """Of one version since the canary has its present share: answers that were its to give, those it failed, and what came of them."""
 
     version: str
     answers: int
-    step: int
     failed: int
     not_finite: int
     latency_ms_p95: float
@@ -83,15 +81,12 @@ class Verdict:
     uplift: Interval
 
 
-def figures(
-    events: pa.Table, answers: pa.Table, version: str, *, step_at: int, denominators: dict[str, str], attribution: dict[str, int]
-) -> Figures:
+def figures(events: pa.Table, answers: pa.Table, version: str, *, denominators: dict[str, str], attribution: dict[str, int]) -> Figures:
     """What became of the answers that were a version's to give.
 
     Args:
-        events: with `EVENTS`, since the canary began.
+        events: with `EVENTS`, since the canary has its present share.
         answers: with `ANSWERS`, likewise.
-        step_at: since when the canary has its present share.
         denominators, attribution: by slot.
     """
     own = answers.filter(pc.fill_null(pc.equal(answers["asked"], version), False))
@@ -110,7 +105,6 @@ def figures(
     return Figures(
         version,
         own.num_rows,
-        int((micros(own["ts"]) >= step_at).sum()),
         int(pc.sum(failed).as_py() or 0),
         int(pc.sum(pc.fill_null(pc.equal(own["failure"], "not_finite"), False)).as_py() or 0),
         float(np.quantile(latency, 0.95)) / 1_000 if latency.size else math.nan,
@@ -120,7 +114,8 @@ def figures(
 
 def judge(canary: Figures, champion: Figures, share: float, rails: GuardRails = GUARD_RAILS) -> Verdict:
     """What to do with a canary that answers `share` of the people."""
-    uplift = always_valid_uplift(canary.clicks, champion.clicks, level=rails.level) if _comparable(canary, champion) else NOTHING_KNOWN
+    level = 1.0 - (1.0 - rails.level) / len(SHARES)
+    uplift = always_valid_uplift(canary.clicks, champion.clicks, level=level) if _comparable(canary, champion) else NOTHING_KNOWN
 
     def verdict(action: str, reason: str, to: float = share) -> Verdict:
         return Verdict(action, reason, to, canary, champion, uplift)
@@ -128,7 +123,7 @@ def judge(canary: Figures, champion: Figures, share: float, rails: GuardRails = 
     if canary.not_finite:
         return verdict("end", f"{canary.not_finite} of its answers had a score that is no finite number", 0.0)
     if min(canary.answers, champion.answers) < rails.answers_min:
-        return verdict("wait", f"{canary.answers:,} answers of the canary's; it is judged from {rails.answers_min:,} on")
+        return verdict("wait", f"{canary.answers:,} answers of the canary's at {share:.0%}; it is judged from {rails.answers_min:,} on")
     low, _ = proportion_interval(canary.failed, canary.answers, level=0.99)
     _, high = proportion_interval(champion.failed, champion.answers, level=0.99)
     if low > high + rails.errors:
@@ -141,8 +136,6 @@ def judge(canary: Figures, champion: Figures, share: float, rails: GuardRails = 
     if not uplift.low > -rails.margin:
         told = "nothing is known of clicks yet" if math.isnan(uplift.low) else f"clicks {uplift.low:+.1%} to {uplift.high:+.1%}"
         return verdict("wait", f"{told}; it goes on when a fall by {rails.margin:.0%} is excluded")
-    if canary.step < rails.answers_min:
-        return verdict("wait", f"{canary.step:,} answers of the canary's at {share:.0%}; it goes on from {rails.answers_min:,} on")
     following = next((step for step in SHARES if step > share + 1e-9), 1.0)
     told = f"clicks {uplift.low:+.1%} to {uplift.high:+.1%}, {canary.failed:,} of {canary.answers:,} answers failed"
     return verdict("promote" if following == 1.0 else "advance", told, following)

@@ -172,17 +172,27 @@ def train(
 
 def settings_for(project: "Project", *, window: str, rows: Rows, leave_out: str, quick: bool) -> "TrainSettings":
     """What training, tuning and validation alike are told by their options and by the project."""
-    from tailorbird.events import duration
     from tailorbird.training.settings import TrainSettings
 
     return TrainSettings(
         **index_settings(project),
-        window_us=duration(window or project.settings.train.window),
+        window_us=span_of(window, "--window") if window else span_of(project.settings.train.window, "train.window"),
         lateness_us=project.plan.lateness_us,
         quick=quick,
         rows=rows,
         leave_out=left_out(leave_out, project.features),
     )
+
+
+def span_of(text: str, option: str) -> int:
+    """Microseconds of a duration that an option gives."""
+    from tailorbird.errors import UsageError
+    from tailorbird.events import duration
+
+    try:
+        return duration(text)
+    except UsageError as error:
+        raise UsageError(error.message, where=option) from None
 
 
 def index_settings(project: "Project") -> dict[str, Any]:

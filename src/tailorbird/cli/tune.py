@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
-from tailorbird.cli.train import Rows, settings_for
+from tailorbird.cli.train import Rows, settings_for, span_of
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -94,7 +94,7 @@ def tune(
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
     from tailorbird.config.schemas import for_training
-    from tailorbird.events import SystemClock, duration
+    from tailorbird.events import SystemClock
     from tailorbird.training.tune.page import write_tuning
     from tailorbird.training.tune.run import TuneSettings
 
@@ -105,7 +105,7 @@ def tune(
         train=replace(settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick), seed=seed),
         names=tuple(name.strip() for name in architectures.split(",") if name.strip()),
         trials=trials or (0 if time else 40),
-        seconds=duration(time) / 1e6 if time else 0.0,
+        seconds=span_of(time, "--time") / 1e6 if time else 0.0,
         sampler=sampler,
         pruner=pruner,
         splits=splits,

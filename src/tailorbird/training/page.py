@@ -27,7 +27,7 @@ th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px s
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; } small, .soft { color: var(--soft); }
 .ours td { color: var(--ours); font-weight: 600; } .verdict { font-size: 1.15rem; border-left: 4px solid var(--ours); padding-left: .8rem; }
 .verdict.kept { border-color: #b3541e; } figure { display: inline-block; margin: 0 1rem 1rem 0; vertical-align: top; background: #fff; }
-h2 { margin-top: 2.2rem; font-size: 1.2rem; }
+h2 { margin-top: 2.2rem; font-size: 1.2rem; } svg { max-width: 100%; height: auto; }
 """
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, duration, micros
+from tailorbird.events import DAY, duration, micros, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.attached import AttachedEvents
 from tailorbird.lake import Lake, span
@@ -148,7 +148,7 @@ def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, 
     needed = list(dict.fromkeys(name for each in (features, *beside) for name in needed_columns(each)))
     events = _in_order(AttachedEvents(lake, features, *beside).table(needed, span(ts_to=wanted.now)))
     if not events.num_rows:
-        raise NotReadyError("the lake holds no event yet", where=str(lake.path), fix="tailorbird import FORMAT PATH")
+        raise _nothing(lake, wanted.now)
     people = Codes.of(events["person"])
     codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
     items = _items(lake) if lake.exists("items") else no_items()
@@ -156,6 +156,15 @@ def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, 
     heads = tuple(dict.fromkeys((*slot.objective, *wanted.heads)))
     known = wanted.now - wanted.lateness_us
     return Material(events, items, people, codes, data, scheme, why, wanted.windows, heads, duration(slot.attribution), known)
+
+
+def _nothing(lake: Lake, now: int) -> NotReadyError:
+    """Why there is nothing to learn from."""
+    if lake.exists("events") and lake.sql("SELECT count(*) AS n FROM events").column("n")[0].as_py():
+        return NotReadyError(
+            f"the lake holds no event before {to_iso(now)[:16]}", where=str(lake.path), fix="a later --as-of, such as latest"
+        )
+    return NotReadyError("the lake holds no event yet", where=str(lake.path), fix="tailorbird import FORMAT PATH")
 
 
 def _in_order(rows: pa.Table) -> pa.Table:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +23,11 @@ from tailorbird.training.resuming import alone
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune.architectures import architectures, gbdt_defaults
 from tailorbird.training.tune.choose import finalists_of
+from tailorbird.training.tune.fits import Fit, Found
 from tailorbird.training.tune.page import write_tuning
 from tailorbird.training.tune.run import TuneSettings, tune
 from tailorbird.training.tune.space import Choices, Range, Space, overridden
+from tailorbird.training.tune.study import Budget, Search, open_journal
 from tailorbird.training.tune.tuned import tuned_of, with_tuned, write_tuned
 
 SMALL = TrainSettings(quick=True, gbdt=GbdtSettings(trees=25))
@@ -143,6 +146,40 @@ def test_random_and_halving_and_several_processes(shop, tmp_path):
     assert trials[0].figures == alone.trials["gbdt"][0].figures
 
 
+class Fitted:
+    """Two workers; with `killed`, the first fit goes on for ever, and the run is cut short when it asks for the third trial."""
+
+    workers = 2
+
+    def __init__(self, killed: bool) -> None:
+        self.killed, self.asked = killed, 0
+
+    def submit(self, fit: Fit) -> "Future[Found]":
+        done: Future[Found] = Future()
+        self.asked += 1
+        if self.killed and self.asked > 2:
+            raise KeyboardInterrupt
+        if not self.killed or self.asked > 1:
+            done.set_result(Found(np.array([float(fit.settings["rate"])]), np.array([0.1]), 1.0))
+        return done
+
+
+def test_what_several_processes_were_at_when_they_were_killed_is_drawn_again_the_defaults_above_all(tmp_path):
+    def search(fits):
+        (one,) = architectures(("gbdt",))
+        return Search(open_journal(tmp_path), one, SPACE["gbdt"], {"leaves": 5, "rate": 0.03}, [0], fits, "random", "none", 7)
+
+    budget = Budget(trials=4, seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        search(Fitted(killed=True)).run(budget, lambda trials, seconds: None)
+    cut = search(Fitted(killed=False))
+    assert [one.default for one in cut.trials()] == [False]
+    cut.run(budget, lambda trials, seconds: None)
+    trials = cut.trials()
+    assert [one.default for one in trials].count(True) == 1
+    assert len({one.settings["rate"] for one in trials}) == len(trials) == 4, "nothing was drawn twice"
+
+
 def test_a_budget_of_time_ends_the_search_and_the_defaults_are_always_tried(shop, tmp_path):
     report = tuned(shop, tmp_path, replace(SETTINGS, trials=0, seconds=1e-6, seeds=1))
     assert [one.default for one in report.trials["gbdt"]] == [True]
@@ -199,6 +236,8 @@ def test_the_page_has_history_importance_and_parallel_coordinates(report, tmp_pa
     text = page.read_text()
     assert "Settings of complete trials" in text
     assert "given up early" in text
+    assert "10 trials" in text
+    assert "tpe, median, 7" in text
     assert "<code>tailorbird train &lt;home&gt;</code>" in text
     assert "http" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace("https://matplotlib.org", "").replace(
         "http://creativecommons.org", ""
@@ -315,6 +354,13 @@ def test_a_wrong_use_is_told(project, tmp_path):
     refused(
         tailorbird("-C", project, "tune", "--space", file), "space.toml:3", "gbdt has no setting 'leafs'", "did you mean leaves?", status=2
     )
+    for option, value, status, told in (
+        ("--architectures", ",", 2, ("--architectures: names no architecture", "use some of gbdt")),
+        ("--time", "5x", 2, ("--time: expected a duration such as 30m",)),
+        ("--window", "1x", 2, ("--window: expected a duration such as 30m",)),
+        ("--as-of", "2020-01-01", 1, ("holds no event before 2020-01-01T00:00", "a later --as-of")),
+    ):
+        refused(tailorbird("-C", project, "tune", option, value), *told, status=status)
     with pytest.raises(UsageError, match="no architecture 'gbtd'"):
         architectures(("gbtd",))
     with pytest.raises(UsageError, match="at least 1, got 0"):

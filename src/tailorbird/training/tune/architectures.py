@@ -165,8 +165,10 @@ def architectures(names: tuple[str, ...]) -> list[Architecture]:
     """The architectures of some names.
 
     Raises:
-        UsageError: there is no such one, or it needs what is not installed.
+        UsageError: there is no such one, or none at all, or it needs what is not installed.
     """
+    if not names:
+        raise UsageError("names no architecture", where="--architectures", fix=f"use some of {', '.join(ARCHITECTURES)}")
     if unknown := [name for name in names if name not in ARCHITECTURES]:
         fix = f"use one of {', '.join(ARCHITECTURES)}"
         raise UsageError(f"there is no architecture {unknown[0]!r}", where="--architectures", fix=fix)

@@ -140,7 +140,7 @@ def _finalist(
     spread = float(gains.std(ddof=1)) if gains.size > 1 else 0.0
     seconds = float(np.mean([each.seconds for row in cells for each in row]))
     of_tail = bootstrap.mean(tail[0]), bootstrap.difference(*tail)
-    return Finalist(trial, quality, float(gains.mean()), spread, bootstrap.difference(*whole), *of_tail, seconds)
+    return Finalist(trial, quality, round(float(gains.mean()), 12) + 0.0, spread, bootstrap.difference(*whole), *of_tail, seconds)
 
 
 def _by_request(cells: Sequence[Sequence[Found]], name: str) -> Floats:

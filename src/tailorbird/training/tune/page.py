@@ -128,6 +128,7 @@ def _history(trials: Sequence[Trial]) -> Figure:
         axes.axhline(default.value, color=OTHERS, linewidth=0.8, linestyle="--", label="defaults")
         axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel("trial")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title("NDCG@10, mean over the splits that were fitted; × given up early", fontsize=10)
     return plain(figure)
 
@@ -194,6 +195,16 @@ def _shown(value: Value) -> str:
 
 
 def _facts(about: Mapping[str, Any]) -> str:
-    names = ("as_of", "test_from", "budget", "spent", "seed", *(["untuned"] if about["untuned"] else []))
-    rows = [([escape(name), escape(str(about[name]))], False) for name in names]
+    budget = about["budget"]
+    most = [f"{budget['trials']} trials"] * bool(budget["trials"]) + [f"{budget['seconds']:g} s of fits"] * bool(budget["seconds"])
+    spent = (f"{name}: {each['trials']} trials, {each['seconds']:g} s of fits" for name, each in about["spent"].items())
+    told = {
+        "as of": about["as_of"],
+        "the test part begins": about["test_from"],
+        "budget of an architecture": " or ".join(most),
+        "spent": "; ".join(spent),
+        "sampler, pruner, seed": f"{budget['sampler']}, {budget['pruner']}, {about['seed']}",
+        "not tuned": about["untuned"],
+    }
+    rows = [([escape(name), escape(str(value))], False) for name, value in told.items() if value]
     return f"<h2>What to know</h2>{splits_table('split', about['splits'])}{table(['', ''], rows)}"

@@ -2,12 +2,14 @@
 
 One process, this one, asks and tells; a journal in the study's folder holds every trial, synced line by line. A run that was killed
 goes on: what it was in the middle of is asked again, and what it had fitted is not fitted again (`training.tune.fits`). How a trial is
-drawn depends on the seed and on how many are done, so that with one worker the same seed gives the same trials, killed or not.
+drawn depends on the seed, on its place among the draws and on the trials that are done, so that with one worker the same seed gives
+the same trials, killed or not. With several, a draw that was being fitted when a run was killed is drawn again, the defaults above all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +101,7 @@ def open_journal(folder: Path) -> JournalStorage:
 class _Running:
     trial: "optuna.Trial"
     settings: dict[str, Value]
+    draw: int
     default: bool
     found: list[Found] = field(default_factory=list)
 
@@ -135,18 +138,22 @@ class Search:
 
     def trials(self) -> list[Trial]:
         """All trials that came to an end, in order."""
-        ended = (one for one in self._study.get_trials(deepcopy=False) if one.state.is_finished() and "settings" in one.user_attrs)
-        return [_plain(self.architecture.name, one) for one in ended]
+        return [_plain(self.architecture.name, one) for one in self._ended()]
+
+    def _ended(self) -> "list[FrozenTrial]":
+        return [one for one in self._study.get_trials(deepcopy=False) if one.state.is_finished() and "settings" in one.user_attrs]
 
     def run(self, budget: Budget, progress: Callable[[int, float], None]) -> None:
         """Try until the budget is used up; `progress` is told trials and seconds."""
         done = self.trials()
         trials, seconds = len(done), sum(each.seconds for each in done)
         progress(trials, seconds)
+        drawn = {one.user_attrs.get("draw", place) for place, one in enumerate(self._ended())}  # older studies tell none
         running: dict[Future[Found], _Running] = {}
         while True:
-            while len(running) < self.fits.workers and budget.left(trials + len(running), seconds):
-                one = self._ask(trials + len(running))
+            while len(running) < self.fits.workers and (0 not in drawn or budget.left(trials + len(running), seconds)):
+                one = self._ask(next(draw for draw in count() if draw not in drawn))
+                drawn.add(one.draw)
                 running[self._fit(one)] = one
             if not running:
                 return
@@ -159,14 +166,14 @@ class Search:
                 else:
                     running[self._fit(one)] = one
 
-    def _ask(self, number: int) -> _Running:
-        self._study.sampler = self._sampler(number)
-        defaults = number == 0
+    def _ask(self, draw: int) -> _Running:
+        self._study.sampler = self._sampler(draw)
+        defaults = draw == 0
         if defaults:
             self._study.enqueue_trial(dict(self.first))
         trial = self._study.ask(_distributions(self.space))
         tried = self.architecture.defaults if defaults else {**self.architecture.defaults, **self.space.fixed, **trial.params}
-        return _Running(trial, dict(tried), defaults)
+        return _Running(trial, dict(tried), draw, defaults)
 
     def _fit(self, one: _Running) -> "Future[Found]":
         return self.fits.submit(Fit(self.architecture.name, one.settings, self.order[len(one.found)], self.seed))
@@ -195,14 +202,14 @@ class Search:
 
     def _end(self, one: _Running, state: TrialState, why: str = "") -> None:
         figures = [each.mean for each in one.found if np.isfinite(each.mean)]
-        told = {"settings": one.settings, "figures": figures, "seconds": one.seconds, "default": one.default, "why": why}
+        told = {"settings": one.settings, "figures": figures, "seconds": one.seconds, "draw": one.draw, "default": one.default, "why": why}
         for name, value in told.items():
             one.trial.set_user_attr(name, value)
         value = float(np.mean(figures)) if state == TrialState.COMPLETE else None
         self._study.tell(one.trial, value, state=state)
 
-    def _sampler(self, number: int) -> "optuna.samplers.BaseSampler":
-        seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
+    def _sampler(self, draw: int) -> "optuna.samplers.BaseSampler":
+        seed = int(np.random.SeedSequence([self.seed, draw]).generate_state(1)[0])
         if self.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTUP)

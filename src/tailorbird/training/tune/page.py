@@ -9,6 +9,7 @@ import matplotlib
 import msgspec
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.page import OTHERS, OURS, importance, picture, plain, splits_table, table, write_page
@@ -128,7 +129,7 @@ def _history(trials: Sequence[Trial]) -> Figure:
         axes.axhline(default.value, color=OTHERS, linewidth=0.8, linestyle="--", label="defaults")
         axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel("trial")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("NDCG@10, mean over the splits that were fitted; × given up early", fontsize=10)
     return plain(figure)
 

@@ -12,6 +12,7 @@ from tailorbird.errors import DeclarationError, LockedError, NotReadyError
 from tailorbird.events import HOUR, SimulatedClock
 from tailorbird.ranking import ChurnScore, NextBest
 from tailorbird.serving.score_log import ScoreFeed
+from tailorbird.serving.scoring import EVENTS_MAX
 
 
 @pytest.fixture
@@ -105,6 +106,19 @@ def test_killed_at_any_step_no_score_is_doubled_and_none_is_missing(routed, tmp_
             last[person] = n
             expected.append((n + 1, person))
     assert told == expected
+
+
+def test_of_a_large_backlog_what_is_scored_is_appended_some_at_a_time(routed, tmp_path):
+    """Else a role that is told to end, or killed, within the minutes that thousands take would begin them all again, each time."""
+    with role(tmp_path, ByRule()) as scoring:
+        scoring.step()
+        routed.append(*((n, "click" if n % 2 else "search", f"u{n}", 0) for n in range(1, 501)))  # one block
+        taken = []
+        while (report := scoring.step()).rows:
+            taken.append((report.rows, report.scores))
+            assert len(scores(tmp_path)) == sum(made for _, made in taken)
+    assert taken == [(200, EVENTS_MAX), (200, EVENTS_MAX), (100, 50)]
+    assert [score.p for score in scores(tmp_path)] == list(range(1, 501, 2))
 
 
 def test_consumers_go_on_where_they_were_and_old_scores_go(routed, tmp_path):

@@ -35,6 +35,7 @@ POLL_S = 0.01
 LOOK_S = 0.5  # between looks at models, formulas and items
 TELL_S = 5.0
 ROWS_BYTES = 4 << 20  # of the routed log at once
+EVENTS_MAX = 100  # that somebody is scored after, before what came of it is appended: some seconds of work, which a kill loses
 EMPTY_AFTER_S = 5.0  # after which a block without scores says how far the role is
 PRUNE_EVERY_S = 60.0
 _COLUMNS = ("p", "event_id", "type", "ts", "person", "user_id", "anonymous_id", "session_id", "device", "country", "agent", "counts")
@@ -99,7 +100,9 @@ class ScoreRole:
         self.figures = ScoreFigures()
 
     def step(self, stop: threading.Event | None = None) -> ScoreReport:
-        """Take what the routed log has, about 4 MB at most, score whom it concerns, and append; waits for the state until `stop` is set.
+        """Take what the routed log has, about 4 MB and `EVENTS_MAX` events after which somebody is scored at most, score, and append.
+
+        Waits for the state until `stop` is set.
 
         Raises:
             StorageError: a log could not be read or written; the next start goes on where the log ends.
@@ -115,6 +118,8 @@ class ScoreRole:
             return self._tell_empty()
         end = blocks[-1].end
         triggers = self._triggers(blocks)
+        if len(triggers) > EVENTS_MAX:
+            end, triggers = triggers[EVENTS_MAX]["p"], triggers[:EVENTS_MAX]
         if triggers and not self._wait(end - 1, stop):
             return ScoreReport(0, 0, self._at)
         scores = [scored for score in self._declared for scored in self._score(score, triggers)]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -184,3 +185,13 @@ def test_a_type_that_does_not_exist_is_refused(project: Path, tmp_path: Path) ->
     assert "'purchse' is no event type" in done.stderr
     assert "did you mean purchase?" in done.stderr
     assert json.dumps(done.stderr).count("Traceback") == 0
+
+
+@pytest.mark.slow
+def test_a_log_that_ended_long_ago_says_of_nobody_that_they_stayed_away_since(project: Path) -> None:
+    """Without `--as-of latest` as with it: behind its end nothing is known."""
+    later = (datetime.now(UTC) + timedelta(days=60)).date().isoformat()
+    words = ("train", "churn", "--quick", "--no-promote", "--as-of")
+    latest, long_after = (must_json("-C", project, *words, when) for when in ("latest", later))
+    assert long_after["origins"] == latest["origins"]
+    assert long_after["results"] == latest["results"]

@@ -1,5 +1,8 @@
 """Whether rows are made of logged answers or of what people chose, and that it is said."""
 
+from dataclasses import replace
+
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -47,8 +50,10 @@ def answers(routed, count, start=10 * DAY):
     return rows
 
 
-def load(features, *rows, routed, slot=HOME, **more):
-    return load_material(Lake(routed.table(*rows)), features, slot, Wanted(**({"ts_from": 0, "now": NOW} | more)))
+def load(features, *rows, routed, slot=HOME, ends=NOW - 1, **more):
+    """What is made of some events, where the log goes on until `ends`."""
+    going_on = [routed.event("search", ends, "somebody", None)] if ends else []
+    return load_material(Lake(routed.table(*rows, *going_on)), features, slot, Wanted(**({"ts_from": 0, "now": NOW} | more)))
 
 
 def test_a_handful_of_answers_does_not_make_a_history_of_clicks_forgotten(routed, features):
@@ -111,3 +116,33 @@ def test_drawn_rows_have_labels_of_all_targets(routed, features):
     more = load(features, *rows, routed=routed, slot=slot, heads=("purchase", "click"))
     assert more.heads == ("click", "purchase")
     assert more.label_window == 30 * MINUTE
+
+
+def test_what_the_last_answers_led_to_is_not_known_where_the_log_ended(routed, features):
+    """An import that ended long before now: its last half hour of answers may have been clicked behind its end."""
+    rows = answers(routed, 400)
+    newest = rows[-1]["ts"]
+    found = load(features, *rows, routed=routed, ends=0)
+    assert found.known == newest + 1
+    assert found.data.t.max() == max(row["ts"] for row in rows if row["type"] == "answer" and row["ts"] + 30 * MINUTE <= newest + 1)
+    assert load(features, *rows, routed=routed).data.requests == 400, "where the log went on, nothing came of the others"
+
+
+def test_nobody_is_known_to_stay_away_behind_the_end_of_the_log(routed, features):
+    slot = Slot("home", objective={"click": 1.0, "return_7d": 1.0}, denominator="answer")
+    rows = answers(routed, 400)
+    cut, whole = (load(features, *rows, routed=routed, slot=slot, ends=ends).data.labels["return_7d"] for ends in (0, NOW - 1))
+    assert np.isnan(cut).all()
+    assert np.isfinite(whole).all()
+
+
+def test_drawn_requests_whose_further_targets_may_still_happen_are_left_out(routed, features):
+    """Each choice is bought 20 minutes later, those of the log's last 20 minutes behind its end."""
+    chosen = clicks(routed, 900)
+    bought = [routed.event("purchase", row["ts"] + 20 * MINUTE, row["person"], row["item_id"]) for row in chosen[:-20]]
+    slot = Slot("cart", objective={"click": 1.0, "purchase": 5.0})
+    found = load(features, *chosen, *bought, routed=routed, slot=slot, ends=0)
+    assert found.data.t.max() == 869 * MINUTE
+    assert load(features, *chosen, routed=routed, ends=0).data.t.max() == 899 * MINUTE, "a choice itself is known at once"
+    with pytest.raises(NotReadyError, match="what came of the 900 choices in the window is not known yet"):
+        load(features, *chosen, *bought, routed=routed, slot=replace(slot, attribution="2d"), ends=0)

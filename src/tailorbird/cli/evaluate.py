@@ -42,7 +42,7 @@ def evaluate(
 
     project = open_project(applied=True)
     declared = project.slot(slot)
-    clock = clock_as_of(as_of, project, declared)
+    clock = clock_as_of(as_of, project)
     registry = Registry(project.paths.registry, clock=clock)
     if not versions and registry.champion() is None:
         known = ", ".join(info.version for info in registry.versions())

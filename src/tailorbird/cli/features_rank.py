@@ -117,7 +117,7 @@ def _ranked(
             project.features,
             slot,
             lake=project.paths.lake,
-            clock=clock_as_of(as_of, project, slot),
+            clock=clock_as_of(as_of, project),
             out=out,
             target=target,
             settings=settings,

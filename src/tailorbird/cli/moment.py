@@ -4,14 +4,13 @@ from datetime import UTC, datetime, timedelta
 
 from tailorbird.config import Project
 from tailorbird.errors import UsageError
-from tailorbird.events import Clock, SimulatedClock, SystemClock, duration
+from tailorbird.events import Clock, SimulatedClock, SystemClock
 from tailorbird.lake import Lake
-from tailorbird.ranking import Slot
 
 LATEST = "latest"
 
 
-def clock_as_of(text: str, project: Project, slot: Slot | None = None) -> Clock:
+def clock_as_of(text: str, project: Project) -> Clock:
     """The machine's clock for ""; else one that stands still at a time, or behind the newest event of the lake for `latest`.
 
     Raises:
@@ -22,9 +21,8 @@ def clock_as_of(text: str, project: Project, slot: Slot | None = None) -> Clock:
         return SystemClock()
     if text == LATEST:
         newest = Lake(project.paths.lake).sql("SELECT max(ts) AS ts FROM events WHERE NOT timeless").column("ts")[0]
-        # So late that the outcomes of the last answers are known.
-        settled = duration(slot.attribution) if slot is not None else 1
-        return SimulatedClock((newest.value or 0) + project.plan.lateness_us + settled)
+        # Nothing behind the newest event is known: what the last answers led to was cut off with the log.
+        return SimulatedClock((newest.value or 0) + project.plan.lateness_us + 1)
     return SimulatedClock(time_of(text, "--as-of", f", or {LATEST}"))
 
 

@@ -138,7 +138,7 @@ def train(
         raise UsageError(f"expected at least 1, got {processes}", where="--processes")
     if processes > 1 and settings.architecture == "gbdt":
         raise UsageError("trees are grown by the threads of one process", where="--processes", fix="--architecture mmoe")
-    paths, clock, by = project.paths, clock_as_of(as_of, project, declared), getpass.getuser()
+    paths, clock, by = project.paths, clock_as_of(as_of, project), getpass.getuser()
     ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by, owner=project.settings.project.owner)
     with progress_bars(quiet=json) as progress:
         report = run_train(

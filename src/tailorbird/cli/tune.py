@@ -114,7 +114,7 @@ def tune(
         workers=workers,
         seed=seed,
     )
-    clock = clock_as_of(as_of, project, declared)
+    clock = clock_as_of(as_of, project)
     report = _tuned(project, declared.name, clock, settings, space, more=more, quiet=json)
     told = _keep(project, report)
     page = write_tuning(project.paths.reports, report, told)

@@ -84,7 +84,7 @@ def validate(
             project.features,
             declared,
             lake=project.paths.lake,
-            clock=clock_as_of(as_of, project, declared),
+            clock=clock_as_of(as_of, project),
             settings=ValidateSettings(train=train, splits=splits, variants=variants, seed=seed),
             signals=_ranked(project, declared),
             progress=progress,

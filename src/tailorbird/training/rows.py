@@ -152,10 +152,28 @@ def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, 
     people = Codes.of(events["person"])
     codes = Codes.of(events["item_id"], pc.list_flatten(events["items"]))
     items = _items(lake) if lake.exists("items") else no_items()
-    data, scheme, why = _requests(lake, events, people, codes, slot, wanted)
+    known = min(wanted.now - wanted.lateness_us, log_end(events))
+    data, scheme, why = _requests(lake, events, people, codes, slot, wanted, known)
     heads = tuple(dict.fromkeys((*slot.objective, *wanted.heads)))
-    known = wanted.now - wanted.lateness_us
-    return Material(events, items, people, codes, data, scheme, why, wanted.windows, heads, duration(slot.attribution), known)
+    return _settled(Material(events, items, people, codes, data, scheme, why, wanted.windows, heads, duration(slot.attribution), known))
+
+
+def log_end(events: pa.Table) -> int:
+    """Just behind the newest event: a log that ended, as one that was imported, does not know what came of its last hours."""
+    dated = ~pc.fill_null(events["timeless"], False).to_numpy().astype(bool)
+    return int(micros(events["ts"]).max(initial=0, where=dated)) + 1
+
+
+def _settled(material: Material) -> Material:
+    """Without drawn requests whose further targets may still happen; of logged answers those are not among the rows anyway."""
+    data = material.data
+    if material.logged or not material.label_window:
+        return material
+    settled = np.flatnonzero(data.t + material.label_window <= log_end(material.events))
+    if not len(settled):
+        what = f"what came of the {data.requests:,} choices in the window is not known yet"
+        raise NotReadyError(what, fix="import more history, or shorten the slot's attribution")
+    return replace(material, data=data.take(settled))
 
 
 def _nothing(lake: Lake, now: int) -> NotReadyError:
@@ -178,24 +196,26 @@ def _items(lake: Lake) -> pa.Table:
     return _in_order(lake.table("items", [*names, "p"])).select(names)
 
 
-def _requests(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted) -> tuple[Dataset, Scheme | None, str]:
+def _requests(
+    lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted, known: int
+) -> tuple[Dataset, Scheme | None, str]:
     """Requests of logged answers or of what people chose, the scheme of the latter, and which it is and why."""
     shown = None
     if wanted.rows != "clicks" and wanted.scheme is None:
         try:
-            shown = _shown(lake, events, people, codes, slot, wanted)
+            shown = _shown(lake, events, people, codes, slot, wanted, known)
         except NotReadyError:
             if wanted.rows == "answers" or (_answered(events, slot) and not _chosen(events, slot, wanted)[1]):
                 raise
     count = _with_outcome(shown, slot) if shown else 0
-    known = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
+    told = f"{count:,} answers of slot {slot.name!r} have an outcome that is known by now"
     if shown and wanted.rows == "answers":
-        return shown, None, f"rows are logged answers, as asked for: {known}"
+        return shown, None, f"rows are logged answers, as asked for: {told}"
     if shown and count >= ANSWERS_MIN:
-        return shown, None, f"rows are logged answers: {known}"
+        return shown, None, f"rows are logged answers: {told}"
     head, chosen = _chosen(events, slot, wanted)
     if shown and chosen < 2 * count:  # nearly all that people chose, they chose from these very answers
-        return shown, None, f"rows are logged answers, though only {known}: the log holds hardly any {head} beside them"
+        return shown, None, f"rows are logged answers, though only {told}: the log holds hardly any {head} beside them"
     scheme = wanted.scheme or guess_scheme(events, head, slot.sources)
     data = choices(events, people, codes, scheme, ts_from=wanted.ts_from, ts_to=wanted.now)
     drawn = f"rows are drawn from what people chose ({data.rows:,} of type {scheme.type})"
@@ -203,16 +223,16 @@ def _requests(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: S
         return data, scheme, f"{drawn}, as asked for"
     if not _answered(events, slot):
         return data, scheme, f"{drawn}: slot {slot.name!r} has no logged answer"
-    return data, scheme, f"{drawn}: only {known}, and {ANSWERS_MIN} are needed to learn from them"
+    return data, scheme, f"{drawn}: only {told}, and {ANSWERS_MIN} are needed to learn from them"
 
 
-def _shown(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted) -> Dataset:
+def _shown(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted, known: int) -> Dataset:
     return answers_dataset(
         events,
         slot.name,
         list(slot.objective),
         ts_from=wanted.ts_from,
-        mature_before=wanted.now - wanted.lateness_us,
+        mature_before=known,
         attribution=duration(slot.attribution),
         denominator=slot.denominator,
         answers=lake.answers(["request_id", "p", "positions"]) if lake.exists("answers") else None,

@@ -40,6 +40,7 @@ from tailorbird.training.churn.walk import Choice, Cut, choose_by, grid_of, impo
 from tailorbird.training.gate import Decision, Evidence, decide
 from tailorbird.training.judge import suspicious
 from tailorbird.training.metrics import log_losses
+from tailorbird.training.rows import log_end
 from tailorbird.training.settings import Progress
 from tailorbird.training.towers import Learner, TowerSettings
 from tailorbird.training.trees import trees_of
@@ -199,7 +200,8 @@ def train_churn(
     if not events.num_rows:
         raise NotReadyError("the lake holds no event yet", where=str(lake), fix="tailorbird import FORMAT PATH")
     watch.tell("read", 1, 1)
-    found = study(features, churn, events, now=now, settings=settings, progress=watch.tell)
+    until = min(now, log_end(events) + settings.lateness_us)
+    found = study(features, churn, events, now=until, settings=settings, progress=watch.tell)
     activity, figures = found.activity, found.figures
     window = Window(activity.known, churn.gap_us, churn.window_us)
     watch.tell("last fit", 0, 1)

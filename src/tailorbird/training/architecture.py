@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import UsageError
 from tailorbird.models.architectures import ARCHITECTURES, HeadFile, Net, available, fit_net, sample_of
-from tailorbird.models.deep.batches import Blocks, PartRows, Rows, SomeRows
+from tailorbird.models.deep.batches import Blocks, PartRows, Rows, SomeRows, nothing_to_tell_apart
 from tailorbird.models.deep.layout import Bag, History, Layout
 from tailorbird.models.export import gbdt_to_onnx, largest_difference
 from tailorbird.models.gbdt import Gbdt, fit_gbdt
@@ -27,7 +27,7 @@ from tailorbird.retrieval.columns import TextColumn
 from tailorbird.retrieval.words import Words, is_listed
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.incremental import begun, epoch_log, keep
+from tailorbird.training.incremental import afresh, begun, epoch_log, keep
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.metrics import ndcg, rank_lists
 from tailorbird.training.pieces import looked_at
@@ -288,10 +288,16 @@ def _net(ground: Ground, architecture: str, settings: TrainSettings, progress: P
     parameters = dict(settings.parameters)
     if settings.quick:
         parameters.setdefault("epochs", QUICK_EPOCHS)
-    start = begun(architecture, parameters, layout_of(ground.encoder), keys_of(ground.encoder), ground.heads, ground.until, settings)
+    layout = layout_of(ground.encoder)
+    start = begun(architecture, parameters, layout, keys_of(ground.encoder), ground.heads, ground.until, settings)
     rows: Blocks = Rows(ground.matrix, {head: ground.labels[head] for head in ground.heads}, ground.train.weight)
     rows = rows if ground.files is None else ground.files.only(ground.heads)
-    rows = rows if start.since is None else SomeRows.of(rows, ground.train.t[ground.train.request] >= start.since)
+    if start.since is not None:
+        newest = SomeRows.of(rows, ground.train.t[ground.train.request] >= start.since)
+        if why := nothing_to_tell_apart(newest):
+            start = afresh(layout, parameters, f"since then {why}")
+        else:
+            rows = newest
     held = Rows(ground.shown, {head: ground.held.labels[head] for head in ground.heads}, ground.held.weight)
     fitted: Net = fit_net(
         architecture,

@@ -98,22 +98,24 @@ def begun(
     from tailorbird.models.deep.parameters import settled
     from tailorbird.models.deep.warm import begin, load_warm
 
-    warm = load_warm(settings.warm)
-    why = "there was no training before"
+    warm = load_warm(settings.warm, before=until)
+    why = "nothing has come since the last training" if any(settings.warm.glob("*.npz")) else "there was no training before"
     if warm is not None and warm.architecture == architecture and _same(warm.parameters, settled(architecture, parameters)):
-        if until <= warm.trained_until:
-            why = "nothing has come since the last training"
+        try:
+            start = begin(warm, layout, keys, heads)
+        except UsageError as error:
+            why = error.message
         else:
-            try:
-                start = begin(warm, layout, keys, heads)
-            except UsageError as error:
-                why = error.message
-            else:
-                told = f"went on from the weights of the last training: {start.new:,} new ids got a row, {start.gone:,} lost theirs"
-                chosen = {**parameters, "epochs": min(EPOCHS, settled(architecture, parameters).epochs)}
-                return Start(start.layout, chosen, start.weights, 2 * warm.trained_until - until, told)
+            told = f"went on from the weights of the last training: {start.new:,} new ids got a row, {start.gone:,} lost theirs"
+            chosen = {**parameters, "epochs": min(EPOCHS, settled(architecture, parameters).epochs)}
+            return Start(start.layout, chosen, start.weights, 2 * warm.trained_until - until, told)
     elif warm is not None:
         why = "the last training was of another architecture or other parameters"
+    return afresh(layout, parameters, why)
+
+
+def afresh(layout: Layout, parameters: dict[str, Any], why: str) -> Start:
+    """From scratch, though the weights of the last training were asked for."""
     return Start(layout, parameters, told=f"trained from scratch, though --incremental was asked for: {why}")
 
 

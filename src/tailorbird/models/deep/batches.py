@@ -278,6 +278,15 @@ def mass(rows: Blocks) -> Mass:
     return Mass(positive, negative, sum(rows.sizes))
 
 
+def nothing_to_tell_apart(rows: Blocks) -> str:
+    """What rows have of a head of one class only; "" where every head has both."""
+    counted = mass(rows)
+    for head, positive, negative in zip(rows.heads, counted.positive, counted.negative, strict=True):
+        if not (positive > 0 and negative > 0):
+            return f"there were {positive:g} positives and {negative:g} negatives of {head}"
+    return ""
+
+
 @dataclass(frozen=True)
 class Batch:
     """`matrix` (b, columns), `labels` and `weight` (b, heads), float32; a weight is 0 where a label is unknown or was not drawn."""

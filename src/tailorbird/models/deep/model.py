@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.batches import Blocks, mass
+from tailorbird.models.deep.batches import Blocks, nothing_to_tell_apart
 from tailorbird.models.deep.checkpoint import load_weights
 from tailorbird.models.deep.export import net_to_onnx
 from tailorbird.models.deep.layout import Layout
@@ -70,11 +70,8 @@ def fit_deep(
     Raises:
         UsageError: a head has one class only.
     """
-    counted = mass(rows)
-    for head, positive, negative in zip(rows.heads, counted.positive, counted.negative, strict=True):
-        if not (positive > 0 and negative > 0):
-            found = f"{positive:g} positives and {negative:g} negatives of {head}"
-            raise UsageError(f"the training part has {found}: nothing to tell apart", fix="take a longer window, or leave that head out")
+    if found := nothing_to_tell_apart(rows):
+        raise UsageError(f"{found} in the training part: nothing to tell apart", fix="take a longer window, or leave that head out")
     net = new_net(layout, rows, rows.heads, parameters, seed)
     if begin is not None:
         load_weights(net, begin)

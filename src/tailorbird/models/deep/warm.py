@@ -89,13 +89,17 @@ def save_warm(folder: Path, warm: Warm, *, keep: int = KEPT) -> Path:
     return path
 
 
-def load_warm(folder: Path) -> Warm | None:
+def load_warm(folder: Path, before: int | None = None) -> Warm | None:
     """The newest state of a folder, or None.
+
+    Args:
+        before: microseconds: only states that learned from nothing at or after it. A training that was killed once its own state was
+            kept, or is made again, so begins with what it began with.
 
     Raises:
         DamageError: it cannot be read.
     """
-    paths = sorted(folder.glob("*.npz"))
+    paths = sorted(path for path in folder.glob("*.npz") if before is None or path.stem < f"{before:020}")
     if not paths:
         return None
     try:

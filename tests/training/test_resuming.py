@@ -1,14 +1,15 @@
-"""What only one process may do at a time: the second is told who does it, and is let in when that one dies, however it dies."""
+"""What an unfinished run leaves to the next one; and what one process alone may do, into which the next is let when that one dies."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tailorbird.errors import LockedError
-from tailorbird.training.resuming import alone
+from tailorbird.training.resuming import Unfinished, alone
 
 HOLDS = """
 import sys
@@ -51,3 +52,26 @@ def test_one_that_ends_lets_the_next_one_in(tmp_path):
     second = holder(lock)
     second.communicate("")
     assert (first.returncode, second.returncode) == (0, 0)
+
+
+def test_what_was_found_is_gone_on_with_as_of_the_first_beginning(tmp_path):
+    first = Unfinished(tmp_path / "run", {"seed": 7}, 100)
+    assert not first.resumed
+    assert first.array("rows", lambda: np.arange(3)).tolist() == [0, 1, 2]
+    again = Unfinished(tmp_path / "run", {"seed": 7}, 200)
+    assert (again.resumed, again.now) == (True, 100)
+    assert again.array("rows", lambda: np.zeros(0)).tolist() == [0, 1, 2]
+
+
+def test_other_settings_begin_anew(tmp_path):
+    Unfinished(tmp_path / "run", {"seed": 7}, 100).array("rows", lambda: np.arange(3))
+    other = Unfinished(tmp_path / "run", {"seed": 8}, 200)
+    assert (other.resumed, other.now) == (False, 200)
+    assert other.array("rows", lambda: np.zeros(0)).tolist() == []
+
+
+def test_a_run_that_found_nothing_is_tried_again_as_of_its_own_time(tmp_path):
+    """As where there was too little to learn from, and somebody waited for more."""
+    Unfinished(tmp_path / "run", {"seed": 7}, 100)
+    again = Unfinished(tmp_path / "run", {"seed": 7}, 200)
+    assert (again.resumed, again.now) == (False, 200)

@@ -1,19 +1,22 @@
 """Nets through the whole of training: the same bundle, gate and serving as trees, over columns that the stream gives alike."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from shutil import copytree
 
 import pytest
 from tests.training.test_train import HOME, Shop
 
-from tailorbird.errors import LockedError, UsageError
-from tailorbird.events import DAY, SimulatedClock
+from tailorbird.errors import LockedError, NotReadyError, UsageError
+from tailorbird.events import DAY, HOUR, MINUTE, SimulatedClock, SystemClock
 from tailorbird.models import architectures
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.registry import Registry
 from tailorbird.training import fit
+from tailorbird.training.incremental import working
 from tailorbird.training.resuming import alone
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
@@ -124,6 +127,59 @@ def test_an_incremental_training_goes_on_from_the_last_one(shop, tmp_path):
     assert len(kept) == 2
     assert not (tmp_path / "work" / "unfinished" / "home").exists()
     assert len(list((tmp_path / "work" / "logs").rglob("events.out.tfevents.*"))) == 2
+
+
+def incremental(shop, folder, clock, *, incremental=True):
+    settings = replace(QUICK, architecture="shared", incremental=incremental, requests=600, test_requests=600)
+    folders = {"lake": shop.lake, "registry": folder / "registry", "work": folder / "work"}
+    return train(shop.features, HOME, **folders, clock=clock, settings=settings)
+
+
+def test_an_incremental_training_that_is_killed_once_its_weights_are_kept_ends_in_the_same_bits(shop, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    incremental(shop, tmp_path / "whole", SimulatedClock(shop.clock.now() - DAY))
+    copytree(tmp_path / "whole", tmp_path / "killed")
+    whole = incremental(shop, tmp_path / "whole", shop.clock)
+
+    def kill(site):
+        raise KeyboardInterrupt(site)
+
+    with monkeypatch.context() as armed:
+        armed.setattr("tailorbird.training.train.faults.at", kill)
+        with pytest.raises(KeyboardInterrupt, match="before_add"):
+            incremental(shop, tmp_path / "killed", shop.clock)
+    again = incremental(shop, tmp_path / "killed", shop.clock)
+    assert any(note.startswith("went on from the weights of the last training") for note in again.notes), again.notes
+    assert any(note.startswith("went on with the training that was begun at") for note in again.notes), again.notes
+    made = [(tmp_path / name / "registry" / "v0002" / "model" / "shared.onnx").read_bytes() for name in ("whole", "killed")]
+    assert made[0] == made[1]
+    assert whole.evaluation.plain() == again.evaluation.plain()
+
+
+def test_where_a_head_never_happened_since_the_last_training_the_next_one_begins_anew(shop, tmp_path):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - 10 * MINUTE))
+    report = incremental(shop, tmp_path, shop.clock)
+    (told,) = (note for note in report.notes if note.startswith("trained from scratch, though --incremental was asked for"))
+    assert re.search(r"since then there were 0 positives and \d+ negatives of \w+", told), told
+
+
+def test_a_training_that_had_nothing_to_learn_from_is_as_of_its_own_time_when_it_is_tried_again(shop, tmp_path):
+    pytest.importorskip("torch", reason="needs the extra deep")
+
+    class Machine(SystemClock):
+        def __init__(self, now):
+            self.at = now
+
+        def now(self):
+            return self.at
+
+    nowhere, settings = replace(HOME, name="nowhere"), replace(QUICK, architecture="shared", rows="answers")
+    early, later = (Machine(shop.clock.now() - hours * HOUR) for hours in (12, 0))
+    with pytest.raises(NotReadyError):
+        train(shop.features, nowhere, lake=shop.lake, registry=tmp_path / "registry", clock=early, work=tmp_path, settings=settings)
+    with working(tmp_path, shop.features, nowhere, settings, later) as (unfinished, _):
+        assert (unfinished.now, unfinished.resumed) == (later.now(), False)
 
 
 def test_two_processes_share_a_training_and_end_in_the_bits_of_one(shop, tmp_path):

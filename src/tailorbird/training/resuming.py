@@ -1,6 +1,7 @@
 """What a long run has found so far, in a folder: arrays by name, so that a run that was cut short goes on where it was.
 
-The folder belongs to one set of settings; another one empties it. It is removed when the run is through.
+The folder belongs to one set of settings; another one empties it. It is removed when the run is through. A run that ended before it had
+found anything, as where there was too little to learn from yet, leaves nothing to go on with: the next one begins as of its own time.
 """
 
 import fcntl
@@ -39,7 +40,7 @@ class Unfinished:
             found = msgspec.json.decode(head.read_bytes())
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             found = {}
-        self.resumed = isinstance(found, dict) and found.get("settings") == wanted
+        self.resumed = isinstance(found, dict) and found.get("settings") == wanted and any(each != head for each in folder.iterdir())
         if self.resumed:
             self.now = int(found["now"])
             return

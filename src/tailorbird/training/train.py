@@ -158,6 +158,7 @@ def _train(
     others = _further(fitted, slot, store, champion)
     told = (
         material.why,
+        *((f"went on with the training that was begun at {to_iso(now)} and cut short",) if unfinished and unfinished.resumed else ()),
         *((chosen.told,) if chosen.told else ()),
         *_tuned(settings, before),
         *fitted.notes,

@@ -64,7 +64,8 @@ def test_a_short_id_in_a_file_with_broken_rows_is_erased(tmp_path: Path) -> None
     with Roles(project, CLOCK) as roles:
         roles.drain()
     assert erase(project, ["42"], CLOCK).clean
-    assert sorted(bodies(project)) == sorted([ERASED, b'"4243,i5"'])
+    assert bodies(project).count(ERASED) == 1
+    assert [json.loads(body)["unread"]["record"] for body in bodies(project) if body != ERASED] == ["4243,i5"]
     assert verify(project.paths.lake).clean
 
 

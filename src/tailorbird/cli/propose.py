@@ -116,7 +116,7 @@ def _facts(main: SourceGuess, chosen: list[SourceGuess], now: int) -> _Facts:
     for guess in chosen:
         if guess.kind == "events":
             continue
-        sample = next(read_columns(guess.file))
+        sample = next(read_columns(guess.file, broken=[]))
         for column in guess.columns:
             name = column.role.removeprefix("properties.")
             if not column.role.startswith("properties."):
@@ -171,7 +171,7 @@ def _span(guess: SourceGuess, now: int) -> tuple[float, float]:
         return 0.0, 0.0
     unit = _US[guess.ts_unit]
     lows, highs = [], []
-    for batch in read_columns(guess.file, [column]):
+    for batch in read_columns(guess.file, [column], broken=[]):
         times = batch.column(0)
         if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
             times = times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(pa.int64())
@@ -190,7 +190,7 @@ def _repeats(main: SourceGuess, roles: dict[str, str]) -> float:
     person, item = roles.get("user_id") or roles.get("anonymous_id"), roles.get("item_id")
     if person is None or item is None:
         return 0.0
-    sample = pa.Table.from_batches([next(read_columns(main.file, [person, item]))])
+    sample = pa.Table.from_batches([next(read_columns(main.file, [person, item], broken=[]))])
     return 1 - sample.group_by([person, item]).aggregate([]).num_rows / max(1, sample.num_rows)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tests.events.adapters.kit import lines
 
 from tailorbird.errors import DamageError, InputError
 from tailorbird.events.adapters import digest_files, find_files
@@ -74,3 +75,14 @@ def test_a_file_may_begin_with_a_byte_order_mark_and_be_packed_in_pieces(tmp_pat
     file = tmp_path / "pieces.jsonl.gz"
     file.write_bytes(gzip.compress(b"\xef\xbb\xbfone\n") + gzip.compress(b"two\n"))
     assert list(read_lines(file)) == [(1, b"one"), (2, b"two")]
+
+
+@pytest.mark.parametrize(
+    ("format_", "name"), [("mapping", "c.csv.gz"), ("personalize", "c.csv.gz"), ("movielens", "ratings.csv.gz"), ("gorse", "c.jsonl.gz")]
+)
+def test_a_file_of_which_nothing_can_be_unpacked_is_told_in_every_format(format_: str, name: str, tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(TEXT))
+    packed[10] |= 0b110  # a kind of block that does not exist
+    (tmp_path / name).write_bytes(packed)
+    with pytest.raises(InputError, match=r"damaged|cannot be read"):
+        lines(format_, tmp_path, mapping='[[source]]\nfile = "c.*"\nuser_id = "who"\nitem_id = "what"\n')

@@ -79,6 +79,12 @@ def test_names_are_quoted_for_toml(tmp_path: Path) -> None:
     assert set(event["properties"].values()) == {"L", 1}
 
 
+def test_a_row_that_is_none_spoils_no_proposal(tmp_path: Path) -> None:
+    file = tmp_path / "clicks.csv"
+    file.write_bytes(b"user_id,item_id,title\nu1,i1,t\nu2\nu3,i3,caf\xe9\nu4,i4,t\n")
+    assert guess_source(file).kind == "events"
+
+
 @pytest.mark.parametrize(
     ("text", "message"), [("a,b\n1,2\n", "no column looks like an item or a user: a, b"), ("user_id,item_id\n", "holds no row")]
 )

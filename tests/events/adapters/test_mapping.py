@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.events.adapters.kit import lines, mapped
+from tests.events.adapters.kit import lines, mapped, refusals
 
 from tailorbird.errors import InputError
 
@@ -153,6 +153,8 @@ STRAY = {
     "to the end": ['u1,i1,10,"t', *(f"u{number},i{number},10,t" for number in range(2, 30_000))],
     "behind a sign of inches": ['u1,5" pipe,10,"t', "u2,i2,10,t", 'u3,i3,10,x"y'],
     "each": ['u1,i1,10,"t', 'u2,i2,10,"t', "u3,i3,10,t"],
+    "of the last line": ["u1,i1,10,t", 'u2,"i2,10,t'],
+    "of the last value": ["u1,i1,10,t", 'u2,i2,10,"t'],
 }
 
 
@@ -165,8 +167,8 @@ def test_a_quote_that_is_not_closed_takes_no_other_row_along(rows: list[str], de
     )
     made = [json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')]
     stray = [row for row in rows[:2] if row.count('"') % 2 or "pipe" in row]
-    assert [one for one in made if isinstance(one, str)] == stray
-    assert [one["user_id"] for one in made if not isinstance(one, str)] == [row[: row.index(delimiter)] for row in rows if row not in stray]
+    assert [one["unread"]["record"] for one in made if "unread" in one] == stray
+    assert [one["user_id"] for one in made if "unread" not in one] == [row[: row.index(delimiter)] for row in rows if row not in stray]
 
 
 def test_texts_of_several_lines_and_quotes_within_are_one_row(tmp_path: Path) -> None:
@@ -185,9 +187,27 @@ def test_texts_of_several_lines_and_quotes_within_are_one_row(tmp_path: Path) ->
 
 def test_rows_of_another_width_are_passed_on_whole(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\nu,i,1500000000\nu,i\nu,j,1500000001,extra\nu,k,1500000002\n")
-    made = lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
-    assert len(made) == 4
-    assert made[2:] == [b'"u,i"', b'"u,j,1500000001,extra"']
+    count, refused = refusals("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')
+    assert count == 2
+    assert [(code, path, unread["record"]) for code, path, _, unread in refused] == [
+        ("wrong_width", "$", "u,i"), ("wrong_width", "$", "u,j,1500000001,extra")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [b"", b'u3,i3,10,"of two\nlines"\n'], ids=["plain", "beside quotes"])
+def test_a_row_that_is_no_utf_8_spoils_only_itself(more: bytes, tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_bytes("who,what,when,title\nü1,i1,10,t\n".encode() + b"u2,i2,10,caf\xe9\n" + more + b'u4,i4,10,"t\xff\n"\n')
+    made = [json.loads(line) for line in lines("mapping", tmp_path, mapping=CLICKS + 'ts_unit = "s"\n')]
+    assert [one["unread"]["record"] for one in made if "unread" in one] == ["u2,i2,10,caf\\xe9", 'u4,i4,10,"t\\xff\n"']
+    assert [one["user_id"] for one in made if "unread" not in one] == ["ü1", *(["u3"] if more else [])]
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+def test_a_file_in_another_coding_is_told_with_the_way_to_convert_it(coding: str, tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_bytes("who,what,when,größe\nu,i,10,x\n".encode(coding))
+    with pytest.raises(InputError, match="no text in UTF-8") as refused:
+        lines("mapping", tmp_path, mapping=CLICKS)
+    assert f"iconv -f {'ISO-8859-1' if coding == 'latin-1' else 'UTF-16'} -t UTF-8 c.csv" in refused.value.fix
 
 
 def test_two_sources_of_one_file_make_different_events(tmp_path: Path) -> None:
@@ -228,8 +248,7 @@ def test_a_column_of_lists_is_no_id(tmp_path: Path) -> None:
         lines("mapping", tmp_path, mapping=CLICKS)
 
 
-@pytest.mark.parametrize("content", [b"", b"who,what,when\n\xff\xfe\x00,i,3\n"], ids=["empty", "no UTF-8"])
-def test_a_csv_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "c.csv").write_bytes(content)
+def test_a_csv_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_bytes(b"")
     with pytest.raises(InputError, match=r"c\.csv"):
         lines("mapping", tmp_path, mapping=CLICKS)

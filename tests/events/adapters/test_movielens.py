@@ -1,10 +1,11 @@
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.events.adapters.kit import events, lines
+from tests.events.adapters.kit import events, lines, refusals
 
 from tailorbird.errors import InputError
 
@@ -70,8 +71,27 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_read_are_passed_on_whole(tmp_path: Path) -> None:
-    (tmp_path / "ratings.csv").write_text('userId,movieId,rating,timestamp\n1,2,good,3\n1,2\n"a\nb",2,x,inf\n')
-    assert lines("movielens", tmp_path) == [b'["1","2","good","3"]', b'["1","2"]', b'["a\\nb","2","x","inf"]']
+    rows = b'1,2,good,3\n1,2\n"a\nb",2,x,inf\n1,2,3.5,9,more\ncaf\xe9,2,3.5,9\n'
+    (tmp_path / "ratings.csv").write_bytes(b"userId,movieId,rating,timestamp\n" + rows)
+    count, refused = refusals("movielens", tmp_path)
+    assert count == 0
+    assert [(code, unread["record"]) for code, _, _, unread in refused] == [
+        ("wrong_type", ["1", "2", "good", "3"]), ("wrong_width", ["1,2"]), ("wrong_type", ["a\nb", "2", "x", "inf"]),
+        ("wrong_width", ["1,2,3.5,9,more"]), ("wrong_width", ["caf\\xe9,2,3.5,9"]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [['1,"The X,Drama', "2,Y,Comedy", '3,"Z",Drama'], ['1,"The X,Drama', "2,Y,Comedy"], ["2,Y,Comedy", '1,X,"Drama']],
+    ids=["to the next quote", "to the end", "in the last line"],
+)
+def test_a_quote_that_is_not_closed_takes_no_other_row_along(rows: list[str], tmp_path: Path) -> None:
+    (tmp_path / "movies.csv").write_text("\n".join(["movieId,title,genres", *rows]))
+    made = [json.loads(line) for line in lines("movielens", tmp_path)]
+    stray = next(row for row in rows if row[0] == "1")
+    assert [one["unread"]["record"] for one in made if "unread" in one] == [[stray]]
+    assert [one["item_id"] for one in made if "unread" not in one] == [row[0] for row in rows if row != stray]
 
 
 def test_files_of_something_else(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ STRAY = {
     "to the next quote": ['1,a,10,"broken', "2,b,20,ok", '3,c,30,x"y', "4,d,40,ok"],
     "to the end": ['1,a,10,"broken', "2,b,20,ok", "3,c,30,ok", "4,d,40,ok"],
     "over other columns": ['1,"a,10,broken', "2,b,20,ok", '3,c,30,"ok"', "4,d,40,ok"],
+    "in the last line": ['1,a,10,"broken'],
     "further than a row may be": ['1,a,10,"broken', *(f"{user},b,20,{'long' * 9}" for user in range(5_000)), '3,c,30,x"y'],
 }
 

@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import pytest
 
-from tailorbird.events.adapters.quotes import without_stray_quotes
+from tailorbird.events.adapters.quotes import without_broken_lines
 
 HEADER = b"who,what,title\n"
 ROWS = [b"u%06d,i%06d,some title\n" % (number, number) for number in range(60_000)]
@@ -17,6 +17,6 @@ def test_a_stray_quote_takes_its_line_alone_and_a_text_of_two_lines_stays(place:
     stray, text = b'u,"i,some title\n', b'u,i,"a text\nof two lines"\n'
     for put, lost in ((stray, [stray.decode().rstrip()]), (text, []), (stray + text, [stray.decode().rstrip()])):
         rows, broken = [*ROWS[:place], put, *ROWS[place + 1 :]], list[str]()
-        kept = without_stray_quotes(io.BytesIO(HEADER + b"".join(rows)), ",", broken).read()
+        kept = without_broken_lines(io.BytesIO(HEADER + b"".join(rows)), ",", broken).read()
         assert kept == (HEADER + b"".join(rows)).replace(stray, b"")
         assert broken == lost

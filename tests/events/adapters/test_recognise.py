@@ -13,6 +13,7 @@ SAMPLES = [
     ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n", "movielens"),
     ("u.data", "1\t2\t3\t4\n", "movielens"),
     ("t.csv", "user,item\n1,2\n", "mapping"),
+    ("e.csv", "event_id,type,user_id\ne,click,u\n", "mapping"),
     ("e.tsv", "shop" + "\t" * 130 + "\n", "snowplow"),
     ("e.jsonl", json.dumps({"FeedbackType": "star", "UserId": "u", "ItemId": "i"}), "gorse"),
     ("e.jsonl", json.dumps({"type": "track", "messageId": "m"}), "segment"),

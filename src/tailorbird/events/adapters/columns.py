@@ -1,7 +1,8 @@
 """CSV, TSV and Parquet files in batches of columns. How columns become events stands in `adapters.mapping`.
 
 The type of a CSV column is what its first megabyte says. A later value that does not fit keeps its row: it is passed on as
-text, for the contract to judge. Rows of another width than the header, and lines whose quote is not closed, are set aside, not dropped.
+text, for the contract to judge. Rows of another width than the header or that are no UTF-8, and lines whose quote is not closed, are set
+aside, not dropped.
 """
 
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import BATCH_ROWS
-from tailorbird.events.adapters.files import bare_suffix, open_file
-from tailorbird.events.adapters.quotes import without_stray_quotes
+from tailorbird.events.adapters.files import DAMAGED, bare_suffix, open_table
+from tailorbird.events.adapters.quotes import without_broken_lines
 
 _MOSTLY = b"mostly"
 
@@ -34,8 +35,8 @@ def read_columns(
     Args:
         columns: only these.
         texts: columns of a CSV file that are read as they are written, whatever they look like.
-        broken: gets the rows of a CSV file that have another width than its header, which without it end the reading, and the lines whose
-            quote is not closed.
+        broken: gets the rows of a CSV file that have another width than its header or are no UTF-8, which without it end the reading, and
+            the lines whose quote is not closed.
 
     Raises:
         InputError: the file cannot be read.
@@ -49,7 +50,7 @@ def read_columns(
         for batch in _open_csv(file, wanted, broken):
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 yield _typed(batch.slice(start, BATCH_ROWS), schema, texts)
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise InputError(f"cannot be read: {error}", where=str(file)) from None
 
 
@@ -64,7 +65,7 @@ def _schema(file: Path) -> pa.Schema:
         if "Empty CSV" in str(error):
             raise InputError("no row was found in it", where=str(file)) from None
         raise InputError(f"cannot be read: {error}", where=str(file)) from None
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except DAMAGED as error:
         raise InputError(f"cannot be read: {error}", where=str(file)) from None
 
 
@@ -82,9 +83,9 @@ def _csv(file: Path, convert: pacsv.ConvertOptions, broken: list[str] | None) ->
 
     delimiter = "\t" if bare_suffix(file) == ".tsv" else ","
     parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=set_aside)
-    stream = open_file(file)
+    stream = open_table(file)
     return pacsv.open_csv(
-        pa.PythonFile(stream if broken is None else without_stray_quotes(stream, delimiter, broken), mode="r"),
+        pa.PythonFile(stream if broken is None else without_broken_lines(stream, delimiter, broken), mode="r"),
         read_options=pacsv.ReadOptions(use_threads=False),  # with threads the handler would not see rows in order
         parse_options=parse,
         convert_options=convert,

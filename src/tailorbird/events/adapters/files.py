@@ -4,6 +4,7 @@ import codecs
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,8 +15,11 @@ import pyarrow as pa
 
 from tailorbird.errors import DamageError, InputError
 
+DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what reading a file may end with, of whatever compression
 _COMPRESSED = (".gz", ".zst")
 _CHUNK = 1 << 20
+_HEAD = 4096
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LIST_BYTES_MAX = 1 << 30
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -59,6 +63,30 @@ def open_file(file: Path) -> BinaryIO:
         raise InputError(f"cannot be opened: {error.strerror or error}", where=str(file)) from None
 
 
+def open_table(file: Path) -> BinaryIO:
+    """A file of rows of text opened for reading, as `open_file` does.
+
+    Raises:
+        InputError: it is not in UTF-8, as far as its first line tells, or damaged.
+    """
+    stream = open_file(file)
+    try:
+        head = stream.peek(_HEAD)[:_HEAD]  # type: ignore[attr-defined]
+    except DAMAGED as error:
+        raise InputError(f"damaged: {error}", where=str(file)) from None
+    first = head.partition(b"\n")[0]
+    try:
+        if head.startswith(_UTF_16) or b"\x00" in first:
+            raise UnicodeError
+        codecs.getincrementaldecoder("utf-8")().decode(first, final=len(first) < len(head))
+    except UnicodeError:
+        stream.close()
+        coding = "UTF-16" if head.startswith(_UTF_16) or b"\x00" in first else "ISO-8859-1"
+        fix = f"write it in UTF-8, such as: iconv -f {coding} -t UTF-8 {file.name} > new-{file.name}"
+        raise InputError("its first line is no text in UTF-8", where=str(file), fix=fix) from None
+    return stream
+
+
 def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]:
     """Each line that is not blank, with its number from 1.
 
@@ -75,7 +103,7 @@ def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if stripped := line.strip():
                     yield number, stripped if strip else line.rstrip(b"\r\n")
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except DAMAGED as error:
         raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
 
 

@@ -74,7 +74,7 @@ def guess_source(file: Path) -> SourceGuess:
     Raises:
         InputError: the file is empty or has neither an item nor a user.
     """
-    sample = next(read_columns(file), None)
+    sample = next(read_columns(file, broken=[]), None)
     if sample is None or sample.num_rows == 0:
         raise InputError("holds no row", where=str(file))
     roles, columns = _roles(sample)

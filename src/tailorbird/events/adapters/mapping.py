@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches, known_by_content
 from tailorbird.events.adapters.columns import column_names, mostly, read_columns
+from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.envelope import Context, Event
 
 PATTERNS = ("*.csv", "*.tsv", "*.parquet")
@@ -141,8 +142,9 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
             done += batch.num_rows
     except pa.ArrowException as error:
         raise InputError(f"a column cannot be used as the mapping says: {error}", where=str(file)) from None
-    # Rows of another width than the header: as JSON text, which is no event, they are refused and kept whole.
-    yield from in_batches(str(file), ((done + number, msgspec.json.encode(row)) for number, row in enumerate(broken, 1)))
+    yield from in_batches(
+        str(file), ((number, unread_row("mapping", f"{digest}:{number}", row)) for number, row in enumerate(broken, done + 1))
+    )
 
 
 def _columns_of(source: Source) -> list[str]:

@@ -7,16 +7,18 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, encode_event, in_batches, known_by_content
-from tailorbird.events.adapters.files import open_file
+from tailorbird.events.adapters.files import DAMAGED, open_file, open_table
+from tailorbird.events.adapters.quotes import Lines, next_row
+from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.envelope import Event
 
 PATTERNS = (
@@ -24,6 +26,7 @@ PATTERNS = (
     "ratings.csv", "movies.csv", "ratings.parquet", "movies.parquet",
 )  # fmt: skip
 
+_SURROGATES = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
 # u.item marks genres by 19 columns of 0 and 1, in this order (its README).
 _GENRES_100K = (
@@ -31,6 +34,7 @@ _GENRES_100K = (
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )  # fmt: skip
 
+_NO_NUMBER = ("wrong_type", "$", "a number or a time in it is none")
 Row = list[str]
 
 
@@ -62,9 +66,11 @@ def _convert(
             try:
                 event = convert(row, f"{digest}:{number}")
                 yield number, encode_event(known_by_content("movielens", event) if event.type == "rating" else event)
-            except (ValueError, OverflowError, IndexError):
-                yield number, msgspec.json.encode(row)  # as a list, which is no event: refused, and kept whole
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+            except IndexError:
+                yield number, unread_row("movielens", f"{digest}:{number}", row)
+            except (ValueError, OverflowError):
+                yield number, unread_row("movielens", f"{digest}:{number}", row, _NO_NUMBER)
+    except (*DAMAGED, csv.Error) as error:
         raise InputError(f"damaged after row {number}: {error}", where=str(file)) from None
 
 
@@ -79,10 +85,22 @@ def _separated(separator: str) -> Callable[[Path], Iterator[Row]]:
 
 
 def _csv_rows(file: Path) -> Iterator[Row]:
-    with io.TextIOWrapper(open_file(file), encoding="utf-8", newline="") as stream:
-        reader = csv.reader(stream)
-        next(reader, None)
-        yield from reader
+    """The rows; of those that are none, or not as wide as the header, all in one."""
+    with io.TextIOWrapper(open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        lines = Lines(stream)
+        reader = csv.reader(lines)
+        width = len(next(reader, []))
+        with suppress(StopIteration):
+            while True:
+                row = next_row(reader, lines, width)
+                if row is not None and len(row) == width and _is_text(row):
+                    yield row
+                elif row != []:
+                    yield ["".join(lines.of_row).encode(errors="surrogateescape").decode(errors="backslashreplace").rstrip("\r\n")]
+
+
+def _is_text(row: Row) -> bool:
+    return not any(map(_SURROGATES.search, row))
 
 
 def _parquet_rows(columns: tuple[str, ...]) -> Callable[[Path], Iterator[Row]]:

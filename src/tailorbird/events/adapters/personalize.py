@@ -24,9 +24,9 @@ import msgspec
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import as_record, context_of, kept, needed_text, number_of, slug, text_at, time_since_1970, typed
-from tailorbird.events.adapters.files import open_file
+from tailorbird.events.adapters.files import DAMAGED, open_table
 from tailorbird.events.adapters.quotes import Lines, next_row
-from tailorbird.events.adapters.record import Record, UnreadableError, batches_of
+from tailorbird.events.adapters.record import WRONG_ROW, Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Event
 
 FORMAT = "personalize"
@@ -58,7 +58,7 @@ def convert(record: Any, place: str) -> list[Event]:
     """A row, as column → text, as events."""
     row = as_record(record)
     if _WRONG_ROW in row:
-        raise UnreadableError("wrong_width", "$", "its columns are not those of the header, or it is no text in UTF-8")
+        raise UnreadableError(*WRONG_ROW)
     if "USER_ID" in row and "ITEM_ID" in row:
         return _interaction(row, place)
     if "USER_ID" in row:
@@ -112,7 +112,7 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
     """Each row as JSON, column → text, with the number of its last line; a line that is none under `#row`, cut at its commas."""
     number = 0
     try:
-        with io.TextIOWrapper(open_file(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        with io.TextIOWrapper(open_table(file), encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             lines = Lines(stream)
             reader = csv.reader(lines)
             header = _header(file, reader)
@@ -120,7 +120,7 @@ def _rows(file: Path) -> Iterator[tuple[int, bytes]]:
                 number = lines.number
                 if row:
                     yield number, row
-    except (OSError, EOFError) as error:
+    except DAMAGED as error:
         raise InputError(f"damaged after line {number}: {error}", where=str(file)) from None
 
 

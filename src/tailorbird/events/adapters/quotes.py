@@ -1,7 +1,7 @@
 """The rows of a CSV file, without the lines whose quote is not closed: such a quote would make one row of all lines up to the next one.
 
 So a row of several lines has to be of the header's width, and its quotes in their places; else its first line alone is set aside, and
-the others are read again.
+the others are read again. In `without_broken_lines` rows that are no UTF-8 are set aside, too.
 """
 
 import csv
@@ -21,6 +21,7 @@ class Lines:
         of_row: the lines of the last row; the first alone, where that was set aside.
         again: whether others of the last row are read again.
         waiting: those that are.
+        cut: whether the last row was not at its end where the file was.
         number: of the last line, from 1.
     """
 
@@ -28,14 +29,18 @@ class Lines:
         self._lines = iter(lines)
         self.waiting: deque[str] = deque()
         self.of_row: list[str] = []
-        self.again = False
+        self.again = self.cut = False
         self.number = 0
 
     def __iter__(self) -> "Lines":
         return self
 
     def __next__(self) -> str:
-        line = self.waiting.popleft() if self.waiting else next(self._lines)
+        try:
+            line = self.waiting.popleft() if self.waiting else next(self._lines)
+        except StopIteration:
+            self.cut = bool(self.of_row)
+            raise
         self.of_row.append(line)
         self.number += 1
         return line
@@ -54,10 +59,10 @@ def next_row(reader: Iterator[list[str]], lines: Lines, width: int, delimiter: s
     Raises:
         StopIteration: there is no more.
     """
-    lines.of_row, lines.again = [], False
+    lines.of_row, lines.again, lines.cut = [], False, False
     try:
         row = next(reader)
-        if len(lines.of_row) == 1 or (len(row) == width and list(csv.reader(lines.of_row, delimiter=delimiter, strict=True)) == [row]):
+        if not lines.cut and (len(lines.of_row) == 1 or (len(row) == width and _is_one(lines.of_row, row, delimiter))):
             return row
     except csv.Error:  # longer than a value may be, or text behind a quote that was closed
         pass
@@ -65,8 +70,14 @@ def next_row(reader: Iterator[list[str]], lines: Lines, width: int, delimiter: s
     return None
 
 
-def without_stray_quotes(stream: BinaryIO, delimiter: str, broken: list[str]) -> io.BufferedReader:
-    """The same bytes, but for lines that open a quote which no later line closes in its place: these are put into `broken`."""
+def _is_one(lines: list[str], row: list[str], delimiter: str) -> bool:
+    """Whether lines are this row, with its quotes in their places. Raises csv.Error."""
+    return list(csv.reader(lines, delimiter=delimiter, strict=True)) == [row]
+
+
+def without_broken_lines(stream: BinaryIO, delimiter: str, broken: list[str]) -> io.BufferedReader:
+    """The same bytes, but for lines that open a quote which no later line closes in its place, and rows that are no UTF-8: these are put
+    into `broken`."""
     return io.BufferedReader(_Joined(_pieces(stream, delimiter, broken)), _CHUNK)
 
 
@@ -90,17 +101,40 @@ def _pieces(stream: BinaryIO, delimiter: str, broken: list[str]) -> Iterator[byt
     yield header
     while chunk := stream.read(_CHUNK) + stream.readline(_CHUNK):
         if b'"' not in chunk or _is_row_each(ours := list(map(_text, chunk.splitlines(keepends=True))), delimiter):
-            yield chunk
+            yield _without_bytes(chunk, broken)
             continue
-        lines, whole = Lines(chain(ours, map(_text, iter(lambda: stream.readline(_CHUNK), b"")))), list[str]()
+        lines, whole = Lines(chain(ours, map(_text, iter(lambda: stream.readline(_CHUNK), b"")))), list[bytes]()
         reader = csv.reader(lines, delimiter=delimiter)
         while lines.number < len(ours) or lines.waiting:
-            if next_row(reader, lines, width, delimiter) is None and lines.again:
-                broken.append(lines.of_row[0].encode("latin-1").decode(errors="backslashreplace").rstrip("\r\n"))
-            else:  # where one line is no row, the reader of the columns tells
-                whole += lines.of_row
+            is_row = next_row(reader, lines, width, delimiter) is not None or not (lines.again or lines.cut)
+            found = "".join(lines.of_row).encode("latin-1")
+            if is_row and _is_text(found):  # where one line is no row, the reader of the columns tells
+                whole.append(found)
+            else:
+                broken.append(_shown(found))
         if whole:
-            yield "".join(whole).encode("latin-1")
+            yield b"".join(whole)
+
+
+def _without_bytes(chunk: bytes, broken: list[str]) -> bytes:
+    """Lines that are rows each, without those that are no UTF-8."""
+    if _is_text(chunk) or chunk.rfind(b"\n") < len(chunk) - _CHUNK:  # the last line goes on: where it is cut, any text may look broken
+        return chunk
+    lines = chunk.splitlines(keepends=True)
+    broken += [_shown(line) for line in lines if not _is_text(line)]
+    return b"".join(filter(_is_text, lines))
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _shown(line: bytes) -> str:
+    return line.decode(errors="backslashreplace").rstrip("\r\n")
 
 
 def _header(stream: BinaryIO, delimiter: str) -> tuple[bytes, int]:

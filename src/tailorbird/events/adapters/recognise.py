@@ -38,7 +38,8 @@ def _format_of(file: Path) -> str | None:
         if first.count(b"\t") == snowplow.FIELDS - 1:
             return "snowplow"
     if suffix in (".csv", ".tsv"):
-        return _of_columns(name, _csv_columns(file))
+        found = _of_columns(name, _csv_columns(file))
+        return found if found in ("movielens", "personalize") else "mapping"  # the others are read from JSON and Parquet alone
     return _of_records(file)
 
 

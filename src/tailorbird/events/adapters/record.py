@@ -22,6 +22,7 @@ from tailorbird.events.envelope import Event
 from tailorbird.events.plan import PROFILE_TYPES
 
 Record = dict[str, Any]
+WRONG_ROW = ("wrong_width", "$", "its columns are not those of the header, its quote is not closed, or it is no text in UTF-8")
 Convert = Callable[[Any, str], list[Event]]
 
 _decode = msgspec.json.Decoder().decode
@@ -108,6 +109,11 @@ def of_validation(error: msgspec.ValidationError, below: str = "$") -> Unreadabl
     if "missing required field" in text:
         return UnreadableError("missing", f"{path}.{name}", f"expected {name}")
     return UnreadableError("wrong_type", path, text[:1].lower() + text[1:])
+
+
+def unread_row(format_: str, place: str, record: Any, reason: tuple[str, str, str] = WRONG_ROW) -> bytes:
+    """The line of a row of a table that cannot be read: for a code, a path and a sentence, since it is none unless told otherwise."""
+    return _unread(format_, place, UnreadableError(*reason), record)
 
 
 def _unread(format_: str, place: str, error: UnreadableError, record: Any) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from tailorbird.cli.output import Json, console, print_json, progress_bars, this_command
-from tailorbird.errors import NotReadyError, UsageError, nearest
+from tailorbird.errors import NotReadyError, TailorbirdError, UsageError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,9 +86,14 @@ def backfill(
     if requests is not None and (from_ or to):
         raise UsageError("--requests brings its own times", where="--from", fix="leave --from and --to away")
     read_asked(out, lock=_LOCK)  # before a file of ours is made there
+    fresh = not out.exists()
     lock = FileLock(out / WORK)  # two at a time would write over each other
     try:
-        lake, wanted, ids = _asked(project, out, requests, from_, to)
+        try:
+            lake, wanted, ids = _asked(project, out, requests, from_, to)
+        except TailorbirdError:
+            _leave_none(out, folder=fresh)
+            raise
         newest = int(wanted.p.max(initial=0))
         events = partial(AttachedEvents(lake, project.features).batches, where=ds.field("p") <= newest)
         with progress_bars(quiet=json) as progress:
@@ -112,6 +117,14 @@ def backfill(
         return
     told = f"{len(names)} features of {len(wanted.row_request):,} rows of {len(wanted.t):,} requests"
     console().print(f"{told} are in {out}/rows-*.parquet.", markup=False)
+
+
+def _leave_none(out: Path, *, folder: bool) -> None:
+    """Take the lock file out of a folder that nothing else is in, and the folder away if it was made for it."""
+    if [path.name for path in out.iterdir()] == [_LOCK]:
+        (out / _LOCK).unlink()
+        if folder:
+            out.rmdir()
 
 
 def _asked(project: "Project", out: Path, file: Path | None, since: str, to: str) -> "tuple[Lake, Requests, pa.Array | None]":

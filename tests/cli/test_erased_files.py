@@ -53,6 +53,14 @@ def test_each_kind_of_file_is_known_and_holds_nothing_of_the_erased(shop: Path, 
         path.write_bytes(f"of {LEAVER}".encode())
     assert unknown(project.paths.data) == []
 
+    (tmp_path / "looked").mkdir()
+    (looked,) = each([["-C", str(root), "lake", "verify", "--erased", LEAVER]], tmp_path / "looked", cwd=root)
+    made_of_it, own = looked.stdout.partition("in what commands made of it")[2].split("in files of yours")
+    assert looked.returncode == 1
+    assert "training-set" in made_of_it
+    assert "scores.parquet.part" in own
+    assert "training-set" not in own
+
     found = erase(project, [LEAVER], CLOCK)
 
     assert [Path(path).name for path in found.left] == ["scores.parquet.part"], "nobody can tell whose it is"

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-from tests.cli.kit import refused, tailorbird
+from tests.cli.kit import each, refused, tailorbird
 from tests.faults.roles import make_project
 from tests.faults.test_evolution import bundle_of
 from tests.privacy.kit import CANARY, CLOCK, Site, left_of, make_site
@@ -131,6 +131,10 @@ def test_nothing_starts_on_half_an_erasure(tmp_path: Path) -> None:
     shutil.copytree(journal.parent, project.paths.data / "erasure")
     refused(tailorbird("-C", project.root, "up"), "an erasure was cut short", "lake erase --yes")
     (tmp_path / "more.jsonl").write_text('{"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}\n')
-    for adding in (["import", "tailorbird", tmp_path / "more.jsonl"], ["lake", "replay", "--reason", "unknown_type"]):
-        refused(tailorbird("-C", project.root, *adding), "an erasure was cut short", "lake erase --yes")
+    adding = ["import", "tailorbird", tmp_path / "more.jsonl"], ["lake", "replay", "--reason", "unknown_type"]
+    reading = ["train"], ["run", "trainer"], ["features", "apply", "--yes"], ["lake", "export-user", "u1"], ["checks", "run"]
+    commands = [["-C", str(project.root), *map(str, words)] for words in (*adding, *reading)]
+    (tmp_path / "said").mkdir()
+    for done in each(commands, tmp_path / "said", cwd=project.root):
+        refused(done, "an erasure was cut short", "lake erase --yes")
     assert "an erasure was cut short" in tailorbird("-C", project.root, "doctor").stdout

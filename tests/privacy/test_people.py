@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.cli.kit import each, environment, refused
-from tests.faults.roles import make_project
+from tests.faults.roles import make_project, until
 from tests.privacy.kit import CANARY, CLOCK, Site, everything, left_of, make_site
 
 from tailorbird.cli.roles import Roles
@@ -302,7 +302,14 @@ def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(shop: Site, 
     user, data = shop.users[0], shop.project.paths.data
     wanted, out, folders = tmp_path / "wanted.parquet", tmp_path / "out", [tmp_path / "first", tmp_path / "second"]
     pq.write_table(pa.table({"person": [user], "item": ["i1"], "ts": pa.array([CLOCK.now()], pa.timestamp("us", "UTC"))}), wanted)
-    commands = [["features", "backfill", "--requests", str(wanted), "--out", str(out)], ["train"], ["sql", "SELECT 1"]]
+    (tmp_path / "more.jsonl").write_text(json.dumps(click("more", user)))
+    commands = [
+        ["features", "backfill", "--requests", str(wanted), "--out", str(out)],
+        ["train"],
+        ["import", "tailorbird", str(tmp_path / "more.jsonl")],
+        ["run", "trainer"],
+        ["sql", "SELECT 1"],
+    ]
     commands = [["-C", str(shop.root), *words] for words in commands]
     for folder in folders:
         folder.mkdir()
@@ -310,14 +317,28 @@ def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(shop: Site, 
         (alone,) = run(shop.root, [["erase", user, "--yes"]], tmp_path / "alone")
     refused(alone, "a command that writes down what it reads is at work", "let it end or stop it")
     erasing = FileLock(data / "run" / READING)
-    held, train, other = each(commands, folders[0], cwd=shop.root)
+    *held, other = each(commands, folders[0], cwd=shop.root)
     erasing.release()
-    refused(held, "people are being erased", "run it again")
-    refused(train, "people are being erased", "run it again")
+    for one in held:
+        refused(one, "people are being erased", "run it again")
     assert not out.exists()
     assert other.returncode == 0, "what only tells something may run"
     (after,) = each(commands[:1], folders[1], cwd=shop.root)
     assert after.returncode == 0, after.stderr
+
+
+def test_no_erasure_beside_a_lone_role(shop: Site, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tailorbird", "-C", str(shop.root), "run", "trainer"]
+    role = subprocess.Popen(command, env=environment(), stdin=subprocess.DEVNULL)
+    try:
+        lock = shop.project.paths.run / f"{READING}.lock"
+        until(lambda: lock.exists() and lock.read_text().strip() == str(role.pid), 120, "the trainer did not begin")
+        (alone,) = run(shop.root, [["erase", shop.users[0], "--yes"]], tmp_path / "alone")
+    finally:
+        role.terminate()
+        role.wait(60)
+    refused(alone, "a role", "is at work", "let it end or stop it")
+    assert left_of(shop.root, shop.users[0].encode()), "nothing was changed"
 
 
 def test_the_commands(shop: Site, tmp_path: Path) -> None:
@@ -422,6 +443,52 @@ def test_an_id_that_only_refused_rows_name_is_none_of_whom_nothing_is_here(tmp_p
     done = erase(project, ["refused-1", "anon:refused-2", "nobody-1"], CLOCK)
     assert (done.clean, done.strangers) == (True, [3])
     assert left_of(project.root, b"refused-1", b"refused-2") == []
+
+
+def test_what_commands_made_of_somebody_with_a_short_id_is_found_and_deleted(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "42", "7", item_id="9"), click("e2", "9", item_id="42"), click("e3", "77", item_id="42")])
+    root, wanted = project.root, tmp_path / "wanted.parquet"
+    for who in ("42", "77"):
+        pq.write_table(pa.table({"person": [who], "item": ["42"], "ts": pa.array([CLOCK.now()], pa.timestamp("us", "UTC"))}), wanted)
+        out = tmp_path / f"said-{who}"
+        out.mkdir()
+        made = [
+            ["features", "backfill", "--requests", str(wanted), "--out", str(root / f"set-{who}")],
+            ["lake", "export-user", who, "--out", str(root / f"told-{who}.jsonl")],
+        ]
+        done = each([["-C", str(root), *words] for words in made], out, cwd=root)
+        assert [one.returncode for one in done] == [0, 0], done[0].stderr
+    pq.write_table(pa.table({"person": ["42"]}), root / "own.parquet")
+    told = {str(Path(one.path).relative_to(root)) for one in look_for(project, ["42"]).found if not one.path.startswith(str(root / "data"))}
+    assert told == {"set-42/rows-00000.parquet", "set-42/requests-00000.parquet", "told-42.jsonl"}
+    done = erase(project, ["42"], CLOCK)
+    assert done.clean, done.searched.found
+    left = [path.name for path in sorted(root.iterdir()) if path.name.startswith(("set-77", "told", "own"))]
+    assert left == ["own.parquet", "set-77", "told-77.jsonl"]
+    assert list((root / "set-42").rglob("*.parquet")) == []
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_data_elsewhere_are_searched_too(linked: bool, tmp_path: Path) -> None:
+    root, elsewhere = make_project(tmp_path / "shop").root, tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if linked:
+        (root / "data").symlink_to(elsewhere)
+    else:
+        (root / "tailorbird.toml").write_text(f'[project]\ndata = "{elsewhere}"\n')
+    project = open_project(root)
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+        door.submit(json.dumps([click("e1", "user-4711"), click("e2", "user-4712")]).encode())
+        roles.drain()
+    reports = elsewhere / "reports"
+    reports.mkdir()
+    for user in ("user-4711", "user-4712"):
+        (reports / f"signals-{user[-1]}.html").write_text(f"<p>{user} clicked most")
+    (elsewhere / "notes.txt").write_text("ask user-4711")
+    assert {Path(one.path).parts[-2] for one in look_for(project, ["user-4711"]).found} >= {"stream", "reports"}
+    done = erase(project, ["user-4711"], CLOCK)
+    assert done.left == [str(elsewhere / "notes.txt")]
+    assert [path.name for path in reports.iterdir()] == ["signals-2.html"]
 
 
 def test_a_file_of_ones_own_is_told_and_not_touched(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The search finds an id in whatever form a program wrote it down, in names of files too; and says nothing of it in the receipt."""
 
 import base64
+import bz2
 import gzip
 import json
+import lzma
 import re
 import unicodedata
 import zipfile
@@ -10,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.privacy.kit import CLOCK
 from tests.privacy.test_people import click, sent
@@ -57,9 +61,30 @@ def test_names_and_what_is_packed_are_searched(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(gzip.compress(b"of user-4711"))
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("user-4711.txt", "nothing")
+    (tmp_path / "c.bz2").write_bytes(bz2.compress(b"of user-4711"))
+    (tmp_path / "d.xz").write_bytes(lzma.compress(b"of user-4711"))
+    nested = [{"who": [{"params": [("id", {"text": "user-4711"})]}]}] * 9 + [{"who": [{"params": [("id", {"text": "other"})]}]}]
+    kind = pa.struct([("who", pa.list_(pa.struct([("params", pa.map_(pa.string(), pa.struct([("text", pa.string())])))])))])
+    pq.write_table(pa.table({"event": pa.array(nested, kind)}), tmp_path / "e.parquet", compression="zstd", write_statistics=False)
     found = search([tmp_path], Needles({"user-4711"}, (), {"user-47112"}, {"user-4711"})).found
-    assert [Path(one.path).name for one in found] == ["USER-4711.jsonl", "a.gz", "b.zip", "of user-4711"]
+    names = ["USER-4711.jsonl", "a.gz", "b.zip", "c.bz2", "d.xz", "e.parquet", "of user-4711"]
+    assert [Path(one.path).name for one in found] == names
     assert not [one for one in found if "4711" in one.told + one.where]
+
+
+def test_what_nobody_can_unpack_is_told(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b"".join(b"a line of user-%d\n" % number for number in range(20_000))))
+    for place in range(100, len(packed) - 10, 7):
+        packed[place] ^= 0x55
+    (tmp_path / "flipped.gz").write_bytes(packed)
+    with zipfile.ZipFile(tmp_path / "locked.zip", "w") as archive:
+        archive.writestr("a.txt", "something")
+    data = bytearray((tmp_path / "locked.zip").read_bytes())
+    for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(magic) + flags] |= 1  # as if it were encrypted
+    (tmp_path / "locked.zip").write_bytes(data)
+    found = {Path(one.path).name: one.where for one in search([tmp_path], Needles({"user-4711"})).found}
+    assert found == dict.fromkeys(("flipped.gz", "locked.zip"), "packed, and not whole or encrypted: nobody can tell what is in it")
 
 
 def test_the_receipt_names_no_file_that_names_somebody(tmp_path: Path) -> None:

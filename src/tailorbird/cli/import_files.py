@@ -59,18 +59,19 @@ def import_files(
         raise UsageError("expected FORMAT and PATH", fix="tailorbird import --help shows examples")
     from tailorbird.cli.roles import drain
     from tailorbird.config import open_project
-    from tailorbird.config.erasures import take_in
+    from tailorbird.config.erasures import reading, take_in
     from tailorbird.events import SystemClock
     from tailorbird.events.adapters import AdapterOptions
     from tailorbird.stream.importer import import_files as run_import
 
     project = open_project()
-    take_in(project)  # what an erasure that was cut short has found is no longer all there is, once more comes in
     if format_ == "auto":
         format_ = _recognised(path)
         console(stderr=True).print(f"{path}: this is {format_}.")
     options = AdapterOptions(slot, _read_mapping(format_, mapping), str(mapping or ""), str(path))
-    with progress_bars(quiet=json) as progress:
+    # Whoever is erased meanwhile would not be on the stop list that the files are read with.
+    with reading(project.paths.data, make=True), progress_bars(quiet=json) as progress:
+        take_in(project)
         report = run_import(
             project.paths.stream, format_, path, plan=project.plan, clock=SystemClock(), options=options, progress=progress,
             pseudonyms=project.pseudonyms(), stopped=project.stopped(), lake=project.paths.lake,

@@ -176,7 +176,7 @@ def _bring_in(project: "Project", progress: Any) -> None:
     from tailorbird.config.erasures import take_in
     from tailorbird.events import SystemClock
     from tailorbird.privacy import unfinished
-    from tailorbird.privacy.held import STOP
+    from tailorbird.privacy.held import ALONE, STOP
 
     if not isinstance(project.stream, Path):
         if unfinished(project.paths.data):
@@ -185,7 +185,7 @@ def _bring_in(project: "Project", progress: Any) -> None:
     try:
         drain(project, SystemClock(), progress=progress)
     except LockedError as error:
-        raise LockedError("a role of this project is running, and an erasure must be alone", where=error.where, fix=STOP) from None
+        raise LockedError(ALONE, where=error.where, fix=STOP) from None
 
 
 def _tell_preview(found: "Preview", cut_short: bool, json: bool) -> None:
@@ -242,6 +242,7 @@ def _way_out(erased: bool) -> str:
 
 
 def _tell_found(found: "Searched", project: "Project", *, erased: bool) -> None:
+    from tailorbird.privacy.files import derived
     from tailorbird.privacy.looking import ours_of
     from tailorbird.privacy.search import is_below
 
@@ -254,12 +255,15 @@ def _tell_found(found: "Searched", project: "Project", *, erased: bool) -> None:
         return
     folders = ours_of(project)
     ours = [one for one in found.found if is_below(one.path, folders) or not is_below(one.path, [project.root])]  # or in topics
-    own = [one for one in found.found if one not in ours]
-    for title, some in (("Still there, in the project's own data", ours), ("Still there, in files of yours", own)):
+    made = [one for one in found.found if one not in ours and derived(Path(one.path), project)]
+    own = [one for one in found.found if one not in ours and one not in made]
+    for where, some in (("the project's own data", ours), ("what commands made of it", made), ("files of yours", own)):
         if some:
-            print_table(title, ["file", "times", "where"], [(one.path, one.count, one.where) for one in some], right=["times"])
+            rows = [(one.path, one.count, one.where) for one in some]
+            print_table(f"Still there, in {where}", ["file", "times", "where"], rows, right=["times"])
     if ours:
         out.print("Do not delete files of the project's own data: they hold everybody's.")
+    if ours or made:
         out.print(_way_out(erased))
     if own:
         out.print("Files of your own, and exports, are not changed: delete them, or take these people out.")

@@ -95,7 +95,8 @@ def vacuum(*, keep: str = "", dry_run: bool = False, json: Json = False) -> None
 def events(*, at_version: int | None = None, bundle: str = "", out: Path | None = None, json: Json = False) -> None:
     """The events as they were at a version of the table, or as a bundle's training read them. Without either, as they are now.
 
-    Every version can be read, of however long ago: no later load, compaction or vacuum changes what it gives.
+    Every version can be read, of however long ago: no later load, compaction or vacuum changes what it gives. An erasure does: what
+    the people did is nobody's from then on, in every version.
 
     Example:  tailorbird -C shop lake events --at-version 120
 

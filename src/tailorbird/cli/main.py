@@ -76,8 +76,11 @@ _OWN_MODULE = {
     **{f"lake {command}": "lake_privacy" for command in ("erase", "export-user")},
 }  # commands of a group that are not in the group's module
 
-_READERS = ("train", "tune", "score churn", "checks run", "features backfill", "features rank", "lake events", "lake export-user")
-# They write down what they read: no erasure beside them.
+_READERS = (
+    "train", "tune", "validate", "score churn", "checks run", "rules report", "features backfill", "features rank", "features apply",
+    "features republish", "lake events", "lake export-user", "lake replay",
+)  # fmt: skip
+# They write down what they read: no erasure beside them. Nor beside roles; `import` sees to it itself, since not each needs a project.
 
 _GO_ON = (("features", "backfill"), ("features", "apply"), ("tune",))  # begin where they were stopped
 
@@ -116,8 +119,9 @@ def _load(module: str, function: str) -> Callable[..., object]:
 
 
 def _beside_no_erasure(name: str, command: Callable[..., object]) -> Callable[..., object]:
-    """The command, which holds erasures off while it is at work if it is one of those that write down what they read."""
-    if name not in _READERS:
+    """The command, which holds erasures off while it is at work if it is a role, or one of those that write down what they read."""
+    role = name.startswith("run ")
+    if name not in _READERS and not role:
         return command
 
     @wraps(command)
@@ -125,7 +129,7 @@ def _beside_no_erasure(name: str, command: Callable[..., object]) -> Callable[..
         from tailorbird.config import data_folder
         from tailorbird.config.erasures import reading
 
-        with reading(data_folder()):
+        with reading(data_folder(), make=role):
             return command(*args, **options)
 
     return held

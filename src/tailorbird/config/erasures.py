@@ -16,7 +16,7 @@ from tailorbird.features.schemas import state_folders
 from tailorbird.stream.lock import FileLock
 from tailorbird.whole import end_destroying, write_private
 
-READING = "reading"  # held, shared, by each command that writes down what it read; an erasure holds it alone
+READING = "reading"  # held, shared, by roles and by each command that writes down what it read; an erasure holds it alone
 _STATE = ("data.mdb", "lock.mdb", "data.mdb.damaged")
 
 
@@ -56,10 +56,17 @@ def take_in(project: Project) -> bool:
 
 
 @contextmanager
-def reading(data: Path) -> Iterator[None]:
-    """Keep erasures away from a project's data until the end of the block, whose command writes what it read where an erasure that is
-    through would not look any more. Raises LockedError where one is at work."""
-    if not data.is_dir():
+def reading(data: Path, *, make: bool = False) -> Iterator[None]:
+    """Keep erasures away from a project's data until the end of the block, which writes what it read, or what came in, where an erasure
+    that is through would not look any more.
+
+    Args:
+        make: make the folder if it is not there; else nobody can be erased from it, and nothing is kept away.
+    Raises:
+        LockedError: an erasure is at work.
+        NotReadyError: one was cut short.
+    """
+    if not make and not data.is_dir():
         yield
         return
     try:
@@ -68,11 +75,12 @@ def reading(data: Path) -> Iterator[None]:
         lock = None
     except LockedError as error:
         raise LockedError(
-            "people are being erased, and what this command read of them would outlast it",
+            "people are being erased, and what this reads or takes in of them would outlast it",
             where=error.where,
             fix="run it again when `tailorbird lake erase` has ended",
         ) from error
     try:
+        require_finished(data)
         yield
     finally:
         if lock is not None:

@@ -38,18 +38,20 @@ from tailorbird.features.keypart import parts_of
 from tailorbird.lake import Lake, durable
 from tailorbird.privacy import copies
 from tailorbird.privacy.bodies import Bodies
-from tailorbird.privacy.bundles import trained_on
-from tailorbird.privacy.files import derived, scratch
+from tailorbird.privacy.bundles import trained_on, whole_versions
+from tailorbird.privacy.files import derived, local_roots, of_persons, scratch
 from tailorbird.privacy.fresh import Fresh
 from tailorbird.privacy.held import Held, hold, set_aside
 from tailorbird.privacy.journal import Journal, destroy, journal_path, read_journal, write_journal, write_private
 from tailorbird.privacy.looking import Progress, Sought, counted, everywhere, known_names, ours_of, sought
 from tailorbird.privacy.marks import find_marks
 from tailorbird.privacy.mention import Mentions
+from tailorbird.privacy.models import mentions_any, unsay
 from tailorbird.privacy.person import Kept, find_people, ids_of, once, strangers
 from tailorbird.privacy.rows import Rows
 from tailorbird.privacy.search import Searched, search
 from tailorbird.privacy.unlink import Unlinked
+from tailorbird.registry import Registry
 from tailorbird.router.erase import Forgotten
 from tailorbird.router.erase import erase as erase_router
 from tailorbird.stream import read_released, sqlite
@@ -139,13 +141,13 @@ class _Erasure:
         self._data = project.paths.data
         self._features = active_schemas(project)
         self._plan = plan_for(project, self._features)
-        self._needs: Needs = needs([*self._features, project.features])
         self._known = known_names(project)
 
     def run(self, kept: Sequence[Kept]) -> Erased:
         self._journal = read_journal(self._data) or self._begin(kept)
         self._fresh = Fresh(bytes.fromhex(self._journal.key), self._journal.salts)
         self._people, self._marks = self._journal.people, self._journal.marks
+        self._needs = self._journal.needs or self._needed()
         self._unlinked = Unlinked(self._marks, self._needs, self._fresh)
         self._mentions = Mentions(self._people.own_ids, self._known, self._unlinked.thing)
         self._step("stop list", self._stop)
@@ -157,6 +159,7 @@ class _Erasure:
         self._step("copies", self._copies)
         for features in self._features:
             self._step(f"state {features.schema_hash}", partial(self._state, features))
+        self._step("models", self._models)
         self._step("files", self._files)
         searched = self._search()
         return self._finish(searched)
@@ -167,9 +170,10 @@ class _Erasure:
         people = find_people(lake, ids_of(kept))
         fresh = Fresh(secrets.token_bytes(32))
         recent = begun_at - self._plan.dedup_us
-        marks = find_marks(lake, people, self._needs, fresh, recent_from=recent, known=self._known, progress=self._progress)
+        needed = self._needed()
+        marks = find_marks(lake, people, needed, fresh, recent_from=recent, known=self._known, progress=self._progress)
         journal = Journal(
-            begun_at=begun_at, people=people, key=fresh.key.hex(), marks=marks, salts=fresh.salts, missed=fresh.missed,
+            begun_at=begun_at, people=people, key=fresh.key.hex(), marks=marks, salts=fresh.salts, missed=fresh.missed, needs=needed,
             strangers=strangers(lake, kept, StopList.load(self._data)),
         )  # fmt: skip
         users, visitors = once(kept, people)
@@ -179,6 +183,9 @@ class _Erasure:
         write_journal(self._data, journal)
         faults.at("erase.begun")
         return journal
+
+    def _needed(self) -> Needs:
+        return needs([*self._features, self._project.features])
 
     def _step(self, name: str, do: Callable[[], dict[str, Any]]) -> None:
         if name in self._journal.done:
@@ -287,6 +294,21 @@ class _Erasure:
         rows = sum(remake(part=part) for part in parts)
         return {f"state {schema}": {"rows": rows}}
 
+    def _models(self) -> dict[str, Any]:
+        if faults.cut("erase.models"):
+            return {}
+        root = self._project.paths.registry
+        if self._journal.models is None:
+            self._journal.models = [
+                str(at.relative_to(root)) for at in whole_versions(root, self._clock) if mentions_any(at, self._mentions)
+            ]
+            write_journal(self._data, self._journal)
+        for version in map(Path, self._journal.models):
+            of = Registry(root / version.parent, clock=self._clock)
+            of.amend(version.name, partial(unsay, mentions=self._mentions), by="lake erase", why="people were erased")
+            faults.at("erase.model")
+        return {"models": {"rewritten": len(self._journal.models)}}
+
     def _files(self) -> dict[str, Any]:
         """Delete what was derived from their data and can be made again. What is not ours stays, and is told by the search."""
         count = 0
@@ -294,8 +316,8 @@ class _Erasure:
         for path in list(scratch(self._data, lake if isinstance(lake, Path) else None)):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             count += 1
-        for found in search([self._project.root], self._sought.needles, skip=self._skipped(), ours=ours_of(self._project)).found:
-            path = Path(found.path)
+        found = search(local_roots(self._project), self._sought.needles, skip=self._skipped(), ours=ours_of(self._project)).found
+        for path in [*(Path(one.path) for one in found), *of_persons(self._project, self._sought.apart)]:
             if not path.exists() or faults.cut("erase.files"):
                 continue
             for each in derived(path, self._project):

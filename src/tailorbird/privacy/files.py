@@ -14,14 +14,17 @@ What a command writes where its user says (`--out`) is known by what it says of 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tailorbird.config import Project
 from tailorbird.errors import TailorbirdError
+from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.features import parts
 from tailorbird.lake.made import MADE
 from tailorbird.training.resuming import UNFINISHED
@@ -58,6 +61,21 @@ KINDS = {
 _SCRATCH = re.compile(r"(.+\.(new|part|copy|fresh)|\..+\.\d+)\Z")  # what is renamed into its place once it is whole
 _TRAINING_SET = ("rows-*.parquet", "requests-*.parquet", "categories.parquet", "*.new")  # what a backfill writes for its users
 _EXPORT = b'{"source":"person"'
+_WHO = ("person", "user_id")
+
+
+class _Exported(msgspec.Struct):
+    """The first line of an export: whose it is."""
+
+    asked: list[str] = []
+    users: list[str] = []
+    visitors: list[str] = []
+
+
+def local_roots(project: Project) -> list[Path]:
+    """Where a project keeps things on this machine: its folder, and that of its data where it is elsewhere."""
+    data = project.paths.data
+    return [project.root, *([] if project.root in data.parents else [data])]
 
 
 def kind_of(path: str) -> str | None:
@@ -87,8 +105,9 @@ def scratch(data: Path, lake: Path | None) -> Iterator[Path]:
 
 def derived(path: Path, project: Project) -> list[Path]:
     """What is deleted with a file that holds something: the file, or all of the training set that it is part of; nothing if not ours."""
+    above = {folder.parent for folder in local_roots(project)}
     for folder in path.parents:
-        if folder == project.root.parent:
+        if folder in above:
             break
         works = [each.parent for each in (*folder.glob("manifest.json"), *folder.glob("*/manifest.json")) if _is_backfill(each.parent)]
         if works:
@@ -96,6 +115,36 @@ def derived(path: Path, project: Project) -> list[Path]:
     paths = project.paths
     ours = any(folder in path.parents for folder in (paths.run, paths.checks, paths.reports))
     return [path] if ours or made_by(path) else []
+
+
+def of_persons(project: Project, persons: Collection[str]) -> Iterator[Path]:
+    """What commands made that holds rows of one of these persons, by the columns that say whose they are: for ids of which a search
+    through bytes tells nothing, since they are short or mean something else too."""
+    lake, stream = project.paths.lake, project.paths.stream
+    for path in (path for folder in local_roots(project) for path in sorted(folder.rglob("*"))):
+        if not persons or lake in path.parents or stream in path.parents or not path.is_file() or path.is_symlink():
+            continue
+        if _names(path, persons) and derived(path, project):
+            yield path
+
+
+def _names(path: Path, persons: Collection[str]) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_EXPORT))
+            if head == _EXPORT:
+                said = msgspec.json.decode(head + file.readline(), type=_Exported)
+                return not {*said.asked, *said.users, *(f"{ANONYMOUS_PREFIX}{one}" for one in said.visitors)}.isdisjoint(persons)
+        if head[:4] != b"PAR1":
+            return False
+        names = [name for name in _WHO if name in pq.read_schema(path).names]
+        values = pa.array(sorted(persons), pa.string())
+        for batch in pq.ParquetFile(path).iter_batches(columns=names) if names else ():
+            if any(pc.any(pc.is_in(column.cast(pa.string()), value_set=values)).as_py() for column in batch.columns):
+                return True
+    except (OSError, pa.ArrowException, msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return False
 
 
 def made_by(path: Path) -> str:

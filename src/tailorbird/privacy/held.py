@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Of a table's log, which knows of no rows, only of files: these are deleted with the past.
 LOG_FILE = re.compile(r"(\d{20}\.(json|checkpoint.*\.parquet)|_last_checkpoint)(\.\d+)?\Z")
+ALONE = "a role of this project is running (or an import, or another erasure), and an erasure must be alone"
 STOP = "stop `tailorbird up` (Ctrl-C, or SIGTERM) and all single roles, erase, and start them again"
 
 
@@ -76,7 +77,7 @@ def hold(project: Project, clock: Clock, topics: "list[Emptying] | None" = None)
                     held.states[schema, name] = FileLock(folder / schema / "worker")
                     stack.callback(held.states[schema, name].release)
         except LockedError as error:
-            raise LockedError("a role of this project is running, and an erasure must be alone", where=error.where, fix=STOP) from error
+            raise LockedError(ALONE, where=error.where, fix=STOP) from error
         _check_whole(project, held, check_topics=topics is None)
         yield held
 
@@ -86,7 +87,8 @@ def _without_readers(path: Path) -> FileLock:
         return FileLock(path)
     except LockedError as error:
         raise LockedError(
-            "a command that writes down what it reads is at work (train, tune, features backfill, checks run, score churn, …)",
+            "a role, an import, another erasure, or a command that writes down what it reads is at work (train, tune, features backfill,"
+            " checks run, score churn, …)",
             where=error.where,
             fix="let it end or stop it, then erase: what it writes later would hold whom this erases",
         ) from error

@@ -12,6 +12,7 @@ import msgspec
 from tailorbird import whole
 from tailorbird.errors import DamageError
 from tailorbird.events.erased import FOLDER, JOURNAL
+from tailorbird.features.erase import Needs
 from tailorbird.lake import durable
 from tailorbird.privacy.marks import Marks
 from tailorbird.privacy.person import People
@@ -31,6 +32,8 @@ class Journal(msgspec.Struct, kw_only=True):
     strangers: list[int] = []
     missed: int = 0  # ids that could not be kept in the place that states of items need
     done: list[str] = []
+    models: list[str] | None = None  # whose indexes say something of them, by their folders below the registry; None: not looked for yet
+    needs: Needs | None = None  # of the declarations that it began with: all steps leave the same; journals of before have none
     counts: dict[str, Any] = {}
     topics: list[dict[str, Any]] = []
 

@@ -17,6 +17,7 @@ from tailorbird.features.erase import needs
 from tailorbird.lake import Lake
 from tailorbird.places import Place
 from tailorbird.privacy.bundles import trained_on
+from tailorbird.privacy.files import local_roots, of_persons
 from tailorbird.privacy.marks import whose
 from tailorbird.privacy.mention import WITHIN_MIN, Mentions, field_names
 from tailorbird.privacy.others import Others, find_others
@@ -83,6 +84,12 @@ class Sought:
     needles: Needles
     others: Others
 
+    @property
+    def apart(self) -> frozenset[str]:
+        """The persons whose ids cannot be looked for in bytes."""
+        few = self.needles.apart
+        return People(self.people.users & few, self.people.visitors & few).persons
+
 
 def sought(project: Project, people: People, texts: Collection[str] = ()) -> Sought:
     """What a search for these people looks for; `texts`: what was nobody else's, besides their ids."""
@@ -100,11 +107,11 @@ def known_names(project: Project) -> frozenset[str]:
 
 def everywhere(project: Project, sought: Sought, *, skip: Collection[Place] = (), progress: Progress) -> Searched:
     """Search all that a project has: its files, its lake, its topics; for short ids, the columns of the lake that say who it was."""
-    total = sum(path.stat().st_size for path in project.root.rglob("*") if path.is_file())
+    total = sum(path.stat().st_size for folder in local_roots(project) for path in folder.rglob("*") if path.is_file())
     told = counted("search", total, progress)
     people, needles = sought.people, sought.needles
     found = search(roots_of(project), needles, skip=skip, ours=ours_of(project), told=told)
-    found.found += _in_columns(project, people, needles.apart)
+    found.found += _in_columns(project, sought)
     found.shared = len(people.shared)
     found.words, found.named, found.alike = len(people.own_ids & sought.others.words), len(sought.others.named), len(sought.others.alike)
     found.limits = _limits(found)
@@ -116,9 +123,9 @@ def everywhere(project: Project, sought: Sought, *, skip: Collection[Place] = ()
 
 
 def roots_of(project: Project) -> list[Place]:
-    """Where a project keeps things: its folder, and its lake where that is elsewhere."""
-    lake = project.paths.lake
-    return [project.root, *([] if isinstance(lake, Path) and project.root in lake.parents else [lake])]
+    """Where a project keeps things: on this machine, and its lake where that is elsewhere."""
+    lake, local = project.paths.lake, local_roots(project)
+    return [*local, *([] if isinstance(lake, Path) and any(folder in lake.parents for folder in local) else [lake])]
 
 
 def ours_of(project: Project) -> list[Place]:
@@ -126,13 +133,14 @@ def ours_of(project: Project) -> list[Place]:
     return [project.paths.data, project.paths.lake]
 
 
-def _in_columns(project: Project, people: People, apart: frozenset[str]) -> Iterator[Found]:
+def _in_columns(project: Project, sought: Sought) -> Iterator[Found]:
     """What is left of people whose ids cannot be looked for in bytes: whole values of columns, and refused rows."""
-    at = project.paths.lake
-    lake, ids = Lake(at), people.own_ids & apart
+    at, people = project.paths.lake, sought.people
+    lake, ids = Lake(at), people.own_ids & sought.needles.apart
     few = People(people.users & ids, people.visitors & ids, people.shared)
     if not few.persons:
         return
+    yield from (Found(str(path), 1, "whose it is", "what a command made") for path in of_persons(project, sought.apart))
     for table, column, values in (
         ("events", "person", few.persons), ("events", "user_id", few.users), ("events", "anonymous_id", few.visitors),
         ("users", "id", few.users),

@@ -1,7 +1,7 @@
 """A search through every byte of a project for ids and texts that should be nowhere: as they stand, unpacked, and as hashes.
 
     as it stands     every file, and its name; ids of people in every form that `privacy.forms` knows
-    unpacked         Parquet, Arrow, zstd, gzip, zip; the columns of Arrow blocks in our SQLite logs
+    unpacked         Parquet, Arrow, zstd, gzip, bzip2, xz, LZ4, zip; the columns of Arrow blocks in our SQLite logs
     as hashes        `hash64` of people, which keys of records are made of, and the fingerprints in the index of repeats
 
 A text within a longer one is a find, unless the longer one is an id of somebody else, or a word of others ("user-12" in "user-123"; see
@@ -10,8 +10,10 @@ An id of digits is one only between what are no digits, as in `privacy.mention`:
 characters, and those that mean something else too, are not looked for here but in the columns of the lake (`privacy.looking`).
 """
 
+import bz2
 import gzip
 import io
+import lzma
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tailorbird.events import hash64
+from tailorbird.events.adapters.files import DAMAGED
 from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.places import ObjectPath, Place
 from tailorbird.privacy.forms import forms, plain, written
@@ -33,15 +36,20 @@ from tailorbird.stream import Block
 _CHUNK = 32 << 20
 _COUNTS = frozenset({".json", ".jsonl"})  # of our own: what they have as numbers is counted
 _AS_IT_IS = "the file"
-_NOT_WHOLE = "packed, and not whole: nobody can tell what is in it"
+_NOT_WHOLE = "packed, and not whole or encrypted: nobody can tell what is in it"
+_UNREADABLE = "not permitted to read it: nobody can tell what is in it"
 _PACKED = {
     b"PAR1": ".parquet",
     b"\x28\xb5\x2f\xfd": ".zst",
     b"\x1f\x8b": ".gz",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ\x00": ".xz",
+    b"\x04\x22\x4d\x18": ".lz4",
     b"PK\x03\x04": ".zip",
     b"ARROW1": ".arrow",
     b"SQLite f": ".db",
 }
+_UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 _ROUTED = ("events", "quarantine", "duplicates")
 _TABLES = ("index", "piece")  # changes of the router's tables, and snapshots of them (`router.topic`, `stream.kafka.snapshots`)
 
@@ -176,7 +184,7 @@ def search(
         counted = path.suffix in _COUNTS and is_below(str(path), ours)
         for label, data in contents(path, needles):
             size += len(data) if label == _AS_IT_IS else 0
-            if label == _NOT_WHOLE:
+            if label in (_NOT_WHOLE, _UNREADABLE):
                 count, where = count + 1, where or label
             elif places := needles.find(data, counted=counted and label == _AS_IT_IS):
                 count += len(places)
@@ -234,9 +242,12 @@ def contents(path: Place, needles: Needles) -> Iterator[tuple[str, bytes | memor
             source = str(path)
     except FileNotFoundError:  # it went while others were looked at
         return
+    except PermissionError:
+        yield _UNREADABLE, b""
+        return
     try:
         yield from _unpacked(_packing(source, path.suffix), source, needles)
-    except (pa.ArrowException, OSError, ValueError, EOFError, zipfile.BadZipFile, apsw.Error):
+    except (*DAMAGED, ValueError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, apsw.Error):  # RuntimeError: encrypted
         yield _NOT_WHOLE, b""
 
 
@@ -267,8 +278,11 @@ def _unpacked(suffix: str, source: "str | pa.BufferReader", needles: Needles) ->
             yield "unpacked", stream.read()
     elif isinstance(source, pa.BufferReader):  # a lake has nothing else that is packed
         return
-    elif suffix == ".gz":
-        yield "unpacked", gzip.decompress(Path(source).read_bytes())
+    elif suffix in _UNPACK:
+        yield "unpacked", _UNPACK[suffix](Path(source).read_bytes())
+    elif suffix == ".lz4":
+        with pa.CompressedInputStream(pa.OSFile(source), "lz4") as stream:
+            yield "unpacked", stream.read()
     elif suffix == ".arrow":
         yield from _columns(pa.ipc.open_file(pa.memory_map(source)).read_all(), needles)
     elif suffix == ".zip":  # .npz is one
@@ -297,14 +311,23 @@ def _blocks(path: Path, needles: Needles) -> Iterator[tuple[str, bytes | memoryv
 def _columns(table: pa.Table, needles: Needles) -> Iterator[tuple[str, bytes]]:
     """Texts and bytes of columns, a line each, and the bits of whole numbers; a value that is an id itself stands between marks."""
     for name in table.column_names:
-        column = table[name].combine_chunks()
-        while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            column = column.flatten()
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary
-        if pa.types.is_integer(column.type):
-            yield f"column {name}", np.asarray(column.drop_null()).tobytes()
-        elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            yield f"column {name}", "\n".join(column.drop_null().unique().to_pylist()).encode(errors="surrogatepass")
-        elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-            yield f"column {name}", b"\n".join(column.drop_null().unique().to_pylist())
+        for column in _plain(table[name].combine_chunks()):
+            if pa.types.is_integer(column.type):
+                yield f"column {name}", np.asarray(column.drop_null()).tobytes()
+            elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                yield f"column {name}", "\n".join(column.drop_null().unique().to_pylist()).encode(errors="surrogatepass")
+            elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+                yield f"column {name}", b"\n".join(column.drop_null().unique().to_pylist())
+
+
+def _plain(column: pa.Array) -> Iterator[pa.Array]:
+    """What a column is made of: of lists, maps and structs all that is in them, of a dictionary its values."""
+    kind = column.type
+    if isinstance(kind, pa.MapType):
+        yield from (*_plain(column.keys), *_plain(column.items))
+    elif pa.types.is_struct(kind):
+        yield from (each for part in column.flatten() for each in _plain(part))
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        yield from _plain(column.flatten())
+    else:
+        yield column.dictionary if pa.types.is_dictionary(kind) else column

@@ -129,17 +129,22 @@ def encode(manifest: Manifest) -> bytes:
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Write the manifest of the files that lie in `folder`, and return it with their checksums."""
+    sealed = of_files(folder, manifest)
+    data = encode(sealed)
+    (folder / MANIFEST).write_bytes(data)
+    (folder / DIGEST).write_text(hashlib.sha256(data).hexdigest() + "\n")
+    return sealed
+
+
+def of_files(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest with the checksums of the files that lie in `folder`; writes nothing."""
     files: dict[str, FileEntry] = {}
     for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()):
         if name in (MANIFEST, DIGEST):
             continue
         data = (folder / name).read_bytes()
         files[name] = FileEntry(hashlib.sha256(data).hexdigest(), len(data))
-    sealed = msgspec.structs.replace(manifest, files=files)
-    data = encode(sealed)
-    (folder / MANIFEST).write_bytes(data)
-    (folder / DIGEST).write_text(hashlib.sha256(data).hexdigest() + "\n")
-    return sealed
+    return msgspec.structs.replace(manifest, files=files)
 
 
 def read_sealed(folder: Path) -> Sealed:

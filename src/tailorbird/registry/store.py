@@ -14,7 +14,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from tailorbird import faults
 from tailorbird.errors import BundleError, DamageError, NotReadyError, StorageError, UsageError
 from tailorbird.registry.formulas import FILE as FORMULAS
 from tailorbird.registry.formulas import FormulaChange, encode_formulas, read_formulas
-from tailorbird.registry.manifest import DIGEST, MANIFEST, Manifest, Sealed, encode, read_sealed
+from tailorbird.registry.manifest import DIGEST, MANIFEST, Manifest, Sealed, encode, of_files, read_sealed
 from tailorbird.whole import sync_folder
 
 _HISTORY_MAX = 50
@@ -100,7 +100,8 @@ class Registry:
     """Bundles by version.
 
     Promised: `add`, `promote` and `rollback` survive the death of the process and of the power once they return, and
-    happen whole or not at all; a version never changes; what `champion` names was whole when it was promoted.
+    happen whole or not at all; a version never changes, but where an erasure amends it; what `champion` names was whole when it was
+    promoted.
 
     Args:
         path: the folder; made on the first change.
@@ -125,6 +126,24 @@ class Registry:
             sync_folder(self.path)
             faults.at("registry.after_rename")
         return version
+
+    def amend(self, version: str, change: Callable[[Path], None], *, by: str, why: str) -> None:
+        """Change files of a version that may not stay as they are, and seal it anew.
+
+        Whoever dies on the way leaves a version that does not match its manifest, and has to do it again.
+        """
+        with self._changing():
+            folder = self.path / version
+            for name in (MANIFEST, DIGEST):
+                (folder / f"{name}.new").unlink(missing_ok=True)  # of a try that died
+            change(folder)
+            manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+            data = encode(of_files(folder, manifest))
+            digest = hashlib.sha256(data).hexdigest()
+            self._audit(AuditEntry(self._clock.now(), "amend", version, by, why, digest))
+            self._replace(f"{version}/{MANIFEST}", data)
+            self._replace(f"{version}/{DIGEST}", f"{digest}\n".encode())
+            sync_folder(folder)
 
     def promote(self, version: str, *, by: str, why: str) -> None:
         """Make a version the champion, after checking all of it."""
@@ -257,12 +276,12 @@ class Registry:
         return self._info(version, self.aliases())
 
     def verify(self, version: str) -> Manifest:
-        """Read every byte of a version and check it, also against the checksum that the audit log took down when it was added."""
+        """Read every byte of a version and check it, also against the checksum that the audit log took down of it last."""
         sealed = read_sealed(self.resolve(version))
         name = sealed.path.name
         if sealed.manifest.version != name:
             raise BundleError(f"its manifest says version {sealed.manifest.version!r}", where=str(sealed.path))
-        added = [entry.digest for entry in self.audit() if entry.action == "add" and entry.version == name]
+        added = [entry.digest for entry in self.audit() if entry.action in ("add", "amend") and entry.version == name]
         if added and added[-1] != sealed.digest:
             raise BundleError(
                 "its manifest is not the one that was added", where=str(sealed.path), fix="roll back, and find out who changed it"

@@ -111,6 +111,11 @@ def test_a_pin_is_the_reason_also_where_a_source_had_the_item(ask):
     assert [item.reason_code for item in answer.items[:3]] == ["promoted", "promoted", "popular"]
 
 
+def test_what_an_arm_draws_by_chance_does_not_say_that_it_is_popular(ask):
+    drawn = replace(SLOT, pins=[Pin("i35", 1)], experiment=Experiment("all-random", arms={"random": 1.0}))
+    assert {item.reason_code for item in ask(drawn).items if item.source != "pinned"} == {"explore"}
+
+
 def test_an_item_that_several_pins_hold_for_is_shown_once(ask):
     """First in Norway, third elsewhere: in Norway both hold."""
     pins = [Pin("i36", 1, when="context.country == 'NO'"), Pin("i36", 3)]

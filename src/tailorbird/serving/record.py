@@ -151,6 +151,8 @@ def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: 
         if request.text is None:
             own = "fresh" if request.policy == "recent" else "popular"
             sources = [source if source == "pinned" else own for source in sources]
+            if request.policy == "random":
+                explored = list(range(1, known.size + 1))
     told = reasons(request.index, shown.rows[known], sources, recent=personal, query=request.text, explored=explored)
     by_place = dict(zip(known.tolist(), told, strict=True))
     return [by_place.get(place, FOR_YOU) for place in range(len(shown))]

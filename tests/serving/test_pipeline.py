@@ -93,6 +93,16 @@ def test_categories_are_of_all_sequences_but_not_of_what_was_hidden(make, featur
     assert {shop.CATEGORIES[number % 4] for number in numbers(answer)} == {"coats", "shoes"}
 
 
+def test_what_was_bought_is_hidden_whichever_sequence_keeps_it(make, features):
+    class Bought(Seen):
+        seen = ((39, "purchase"), (38, "view"))
+
+    for reader in (Bought(features, {"u1": [(37, "purchase")]}), Bought(features, {"u1": [(37, "click")]})):
+        assert 39 not in (shown := numbers(make(reader=reader).answer(RecommendQuery(slot="home", user_id="u1"))))
+        assert 38 in shown
+        assert (37 in shown) == (reader.recent["u1"][0][1] == "click")
+
+
 def test_the_model_orders_and_rules_leave_out(make):
     answer = make().answer(RecommendQuery(slot="home", user_id="u1"))
     assert answer.degraded == []

@@ -214,7 +214,7 @@ class Slot:
         boosts, pins, promotions, caps: what else the shop wants, see `Boost`, `Pin`, `Promotion`, `Cap`.
         allow: ids of the only items that may be shown; empty is no such list. An item of `deny` is not shown, whatever else is said.
         synonyms: groups of phrases that mean the same to who searches: `[["tv", "television"], ["hdd", "hard drive"]]`.
-        hide_seen: leave out items of the person's recent sequence with one of these event types.
+        hide_seen: leave out items with which the person had an event of these types, as far as a sequence of theirs keeps it.
         per_category: at most this many items of one category in an answer; 0 is no limit. Short for a `Quota`.
         quotas: limits on how many items of an answer share an attribute.
         diversity: makes items of an answer differ, or None.

@@ -146,7 +146,8 @@ class Shaping:
     def _allowed(self, request: Request, index: Index, rows: Places) -> Mask:
         kept = np.ones(rows.size, bool)
         if self.slot.hide_seen:
-            kept &= ~seen_mask(index, rows, request.recent, types=self.slot.hide_seen)
+            for sequence in request.sequences.values():  # whichever of them keeps such events
+                kept &= ~seen_mask(index, rows, sequence, types=self.slot.hide_seen)
         for cap in self.slot.caps:
             kept &= ~self._capped(request, index, rows, cap.sequence, cap.most, request.now - duration(cap.within))
         return kept & self._listed(index, rows) & self._holds(self.rules, asked(request, rows), request)

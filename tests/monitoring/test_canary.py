@@ -68,6 +68,14 @@ def test_one_that_is_worse_is_ended_and_the_reason_told(canary, says):
     assert says in verdict.reason
 
 
+def test_one_that_no_server_takes_is_told():
+    nobody = Figures("v0002", 0, 0, 0, float("nan"), Moments(0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    assert "0 answers of the canary's at 5%" in judge(nobody, CHAMPION, 0.05).reason, "the champion has 4,000, of which 200 would be its"
+    verdict = judge(nobody, CHAMPION, 0.2)
+    assert verdict.action == "wait"
+    assert "servers refuse it, or wait for its features" in verdict.reason
+
+
 def test_what_is_not_known_yet_is_waited_for():
     assert judge(version("v0002", answers=GUARD_RAILS.answers_min - 1), CHAMPION, 0.05).action == "wait"
     few = replace(version("v0002"), clicks=Moments.of([1.0, 0.0], [20.0, 20.0]))

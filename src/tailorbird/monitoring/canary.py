@@ -122,6 +122,9 @@ def judge(canary: Figures, champion: Figures, share: float, rails: GuardRails = 
 
     if canary.not_finite:
         return verdict("end", f"{canary.not_finite} of its answers had a score that is no finite number", 0.0)
+    if not canary.answers and champion.answers * share / (1.0 - share) > rails.answers_min:
+        told = f"none of {champion.answers:,} answers was its to give: servers refuse it, or wait for its features; their logs say why"
+        return verdict("wait", told)
     if min(canary.answers, champion.answers) < rails.answers_min:
         return verdict("wait", f"{canary.answers:,} answers of the canary's at {share:.0%}; it is judged from {rails.answers_min:,} on")
     low, _ = proportion_interval(canary.failed, canary.answers, level=0.99)

@@ -130,6 +130,8 @@ def run(root: Path, design: Design, *, seeds: int, small: bool, only: Sequence[s
 def joined(before: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """Figures of some architectures, with what a run before had of the others on the same log and the same questions.
 
+    What an answer costs and how long a fit takes stays as it was: times of two runs, each on a machine as busy as it was, do not compare.
+
     Raises:
         ValueError: it was of others: then what everybody is held against has other figures.
     """
@@ -139,7 +141,13 @@ def joined(before: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"{name} has a reward of {one} before and {other} now: the runs are of other logs, and cannot stand in one table"
             )
-    every = {part: {**before[part], **found[part]} for part in ("results", "heads", "shares", "spread", "seconds")}
+    every = {part: {**before[part], **found[part]} for part in ("results", "heads", "shares", "spread")}
+    for name, each in every["results"].items():
+        if "us" in before["results"].get(name, {}):
+            every["results"][name] = {**each, "us": before["results"][name]["us"]}
+    every["seconds"] = {**before["seconds"], **{name: s for name, s in found["seconds"].items() if name not in before["seconds"]}}
+    told = f"{', '.join(found['some'])} were trained in a later run; `us` and seconds are of the run in which all stood together"
+    every["protocol"] = [*found["protocol"], told]
     front = on_front(every["results"])
     reliability = found["reliability"] or before["reliability"]
     return {**found, **every, "reliability": reliability, "some": [], "front": front, "default_on_front": DEFAULT in front}

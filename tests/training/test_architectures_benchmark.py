@@ -60,17 +60,20 @@ def test_the_front_holds_what_nothing_else_is_as_good_and_as_cheap_as():
     assert on_front(figures) == ["cheap", "best"]
 
 
-def told(names: list[str], oracle: float = 2.0) -> dict[str, Any]:
-    figures = {name: {"reward": 1.0, "ndcg_10": 0.5, "us": 9.0} for name in names}
+def told(names: list[str], oracle: float = 2.0, us: float = 9.0) -> dict[str, Any]:
+    figures = {name: {"reward": 1.0, "ndcg_10": 0.5, "us": us} for name in names}
     known = {"oracle": {"reward": oracle}, "oracle_lasting": {"reward": 1.8}, "oracle_common": {"reward": 1.5}, "popular": {"reward": 1.1}}
     parts = {part: dict.fromkeys(names, len(names)) for part in ("heads", "shares", "spread", "seconds")}
     reliability = {"click": {}} if "gbdt" in names else {}
-    return {**parts, "results": figures | known, "popular": "popular", "some": names, "reliability": reliability, "default_on_front": None}
+    return {**parts, "results": figures | known, "popular": "popular", "some": names, "reliability": reliability, "protocol": []}
 
 
 def test_some_architectures_take_their_place_beside_what_was_measured_of_the_others():
-    whole = joined(told(["gbdt", "dcn", "mmoe"]), told(["mmoe"]))
+    whole = joined(told(["gbdt", "dcn", "mmoe"]), told(["mmoe"], us=90.0))
     assert whole["spread"] == {"gbdt": 3, "dcn": 3, "mmoe": 1}
+    assert whole["results"]["mmoe"]["us"] == 9.0, "times of two runs do not compare"
+    assert whole["seconds"]["mmoe"] == 3
+    assert "mmoe were trained in a later run" in whole["protocol"][-1]
     assert whole["reliability"] == {"click": {}}
     assert (whole["some"], whole["default_on_front"]) == ([], True)
     with pytest.raises(ValueError, match=r"oracle has a reward of 2.0 before and 2.5 now"):

@@ -448,6 +448,25 @@ def test_what_is_no_json_is_told(server: Served) -> None:
         client.track("click", user_id="u1", properties={"x": object()})
 
 
+def test_one_event_that_is_nested_too_deeply_takes_no_other_along(server: Served) -> None:
+    """At some depth a client can still write what a server cannot take apart any more, and refuses as a whole."""
+    codes = []
+    with Client(server.url) as client:
+        for depth in range(900, 1_100, 5):
+            deep: dict = {}
+            for _ in range(depth):
+                deep = {"deep": deep}
+            try:
+                receipts = client.send([click(1), click(2), {**click(3), "properties": deep}, click(4), click(5)])
+            except UsageError:
+                break
+            assert [each.accepted for each in receipts.events] == [True, True, False, True, True]
+            assert (receipts.accepted, receipts.refused) == (4, 1)
+            codes.append(receipts.events[2].code)
+    assert codes[0] == "too_large"
+    assert depth < 1_095, "too deep for a client is told before it is sent"
+
+
 @given(st.lists(st.booleans(), max_size=400))
 def test_retries_are_at_most_a_tenth_and_ten(wants: list[bool]) -> None:
     budget, spent = RetryBudget(), 0

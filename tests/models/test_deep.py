@@ -75,6 +75,13 @@ def test_the_same_seed_gives_the_same_bits_from_memory_and_from_files(tmp_path: 
     assert not all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("given", [{"expert_hidden": []}, {"expert_hidden": [16, 0]}, {"tower": [0]}, {"hidden": []}])
+def test_layers_without_a_width_are_refused(given: dict) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(given))} is"):
+        settled("mmoe", given)
+    assert settled("mmoe", {"tower": []}).tower == (), "a head may read the experts at once"
+
+
 @pytest.mark.parametrize("parameters", [{"negative_share": 0.2}, {"positive_weight": 6.0}, {"positive_weight": 0, "negative_share": 0.3}])
 def test_weights_and_drawn_negatives_are_taken_off_again(parameters: dict) -> None:
     rows = world(16_000)

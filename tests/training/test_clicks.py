@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, HOUR
 from tailorbird.models.baselines import History
 from tailorbird.training.clicks import Scheme, choices, guess_scheme, with_candidates
@@ -55,6 +56,17 @@ def test_what_the_person_had_before_is_no_candidate_unless_people_repeat(routed)
     assert lists(again) == [["x", "y"], ["x", "y"]]
     assert truths(again) == [["y"], ["x"]]
     assert again.scheme["found"] == 1
+
+
+def test_where_nothing_is_left_to_ask_it_is_told_why(routed):
+    """Nobody repeats, and either everything was had before, or nothing was ever chosen before by anybody."""
+    e = routed.event
+    again = routed.table(e("click", 1 * HOUR, "a", "x"), e("click", 5 * HOUR, "a", "x"))
+    with pytest.raises(NotReadyError, match="after what people had before was taken out"):
+        draw(again, Scheme(popular=10, item_to_item=0), 5 * HOUR, DAY)
+    rare = routed.table(*(e("click", n * HOUR, f"u{n}", f"i{n}") for n in range(30)))
+    with pytest.raises(NotReadyError, match=r"holds any of the 20 things that people chose \(click\), 20 items all in all"):
+        draw(rare, Scheme(popular=10, item_to_item=0), 10 * HOUR, 2 * DAY, negatives=5)
 
 
 def test_a_basket_is_one_question_before_its_first_item(routed):

@@ -21,7 +21,7 @@ weighted rows have the prior of the full list. Nothing of the request's own even
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -134,7 +134,7 @@ def with_candidates(data: Dataset, history: History, scheme: Scheme, *, rolling:
     parts = [_draw(data, picked, pools, history, rolling, scheme, negatives, rng) for picked in slices]
     request, size = (np.concatenate([getattr(part, name) for part in parts]) for name in ("request", "size"))
     if not len(request):
-        raise NotReadyError("no request is left after what people had before was taken out", fix="set repeats, or widen the window")
+        _refuse(sum(part.truths for part in parts), data, scheme)
     told = {
         "rows": "candidates drawn from sources, and the truth",
         "requests": len(request),
@@ -157,6 +157,17 @@ def with_candidates(data: Dataset, history: History, scheme: Scheme, *, rolling:
         data.people,
         data.items,
         {**data.scheme, **told},
+    )
+
+
+def _refuse(truths: int, data: Dataset, scheme: Scheme) -> NoReturn:
+    """Nothing is left to ask about: people had all of it before, or no source could have offered it."""
+    if not truths:
+        raise NotReadyError("no request is left after what people had before was taken out", fix="widen the window")
+    items = len(np.unique(data.item))
+    why = f"no source of candidates holds any of the {truths:,} things that people chose ({scheme.type}), {items:,} items all in all"
+    raise NotReadyError(
+        f"{why}: each was chosen too rarely before", fix="import more history, widen the window, or learn from logged answers"
     )
 
 

@@ -75,7 +75,9 @@ class DeepParameters:
             _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         _expect(0 < self.negative_share <= 1, "negative_share", self.negative_share, "above 0 and at most 1")
         _expect(self.rate > 0, "rate", self.rate, "above 0")
-        _expect(bool(self.hidden) and min(self.hidden) >= 1, "hidden", self.hidden, "widths of at least one layer")
+        for name in ("hidden", "expert_hidden"):
+            _expect(min(getattr(self, name), default=0) >= 1, name, getattr(self, name), "widths of at least one layer, each at least 1")
+        _expect(min(self.tower, default=1) >= 1, "tower", self.tower, "widths of layers, each at least 1")
 
 
 _REGULARISED = DeepParameters(

@@ -94,6 +94,11 @@ def test_one_class_is_refused_in_words():
         fit_gbdt(Sample(TRAIN.matrix[:10], np.zeros(10)), VALIDATION, COLUMNS, SMALL)
 
 
+def test_without_a_column_there_is_nothing_to_learn_from():
+    with pytest.raises(UsageError, match="no column is left to learn from"):
+        fit_gbdt(Sample(TRAIN.matrix[:, :0], TRAIN.label), Sample(VALIDATION.matrix[:, :0], VALIDATION.label), (), SMALL)
+
+
 def test_a_matrix_of_another_type_is_refused():
     with pytest.raises(UsageError, match="float32"):
         Sample(TRAIN.matrix.astype(np.float64), TRAIN.label)

@@ -222,6 +222,11 @@ def test_an_incumbent_of_another_schema_is_judged_with_its_own_features(shop):
     assert again.figures[first.version]["ndcg_10"].value == judged.value
 
 
+def test_a_time_before_the_log_is_told(shop):
+    with pytest.raises(NotReadyError, match="holds no event before 1970-01-02"):
+        replace(shop, clock=SimulatedClock(DAY)).train("too-early")
+
+
 def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
     report = shop.train("share", slot=Slot("home", objective={"click": 1.0, "share": 3.0}))
     assert report.heads == ("click",)

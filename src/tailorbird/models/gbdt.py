@@ -149,12 +149,14 @@ def fit_gbdt(
         on_tree: told how many trees there are and the metric of `train` and `validation`; True ends there.
 
     Raises:
-        UsageError: the training part has only one class, so there is nothing to learn.
+        UsageError: the training part has only one class, or no column, so there is nothing to learn.
     """
     if not 0 < np.count_nonzero(train.label > 0) < len(train.label):
         found = f"{np.count_nonzero(train.label > 0)} positives of {len(train.label)} rows"
         fix = 'take a longer window, or see whether clicks arrive: tailorbird sql "select type, count(*) from events group by type"'
         raise UsageError(f"the training part has {found}: nothing to tell apart", fix=fix)
+    if not columns:
+        raise UsageError("no column is left to learn from", fix="leave fewer out")
     positives = int(np.count_nonzero(train.label > 0))
     settings = settings.sized(positives, len(train.label))
     categorical = categorical if positives >= settings.sets_from else ()

@@ -1,10 +1,13 @@
 """A state that cannot be read any more does not stop its worker for ever: it is moved aside and built anew."""
 
 import json
+import shutil
+import threading
 
 import pytest
 from tests.faults.roles import make_project
 
+from tailorbird.errors import StorageError
 from tailorbird.events import SystemClock
 from tailorbird.features import ReadRequest
 from tailorbird.features.read import Reader
@@ -90,3 +93,16 @@ def test_a_whole_state_is_kept_whatever_the_last_start_died_of(project):
         assert second.step().rows == 0
         assert not (folder / "starting").exists()
     assert not (folder / "data.mdb.damaged").exists()
+
+
+def test_a_worker_whose_state_is_removed_ends_so_that_the_next_builds_it_anew(project):
+    """It would write on into a file that nobody else can open, and every answer would go without features for ever."""
+    folder, now = project.paths.state / project.features.schema_hash, CLOCK.now() + 1
+    before = values(project, now)
+    with worker(project) as second:
+        shutil.rmtree(folder)
+        with pytest.raises(StorageError, match="the state was removed"):
+            second.run(threading.Event())
+    with worker(project) as third:
+        assert third.step().rows == 400
+    assert values(project, now) == before

@@ -140,6 +140,8 @@ def test_all_rules_must_hold(index):
     ("rule", "message"),
     [
         ("item.price <", "at its end: invalid syntax"),
+        (f"item.price < 1{'0' * 400}", "column 14: the number is too large"),
+        (f"item.price in (1, 1{'0' * 400})", "column 19: the number is too large"),
         ("item.price < < 3", "column 14: invalid syntax"),
         ("", "expected one expression"),
         ("item.price, item.stock", "expected one expression"),

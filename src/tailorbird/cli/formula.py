@@ -57,8 +57,11 @@ def set(slot: str, formula: str, *, why: Why, by: By = "") -> None:
     formula:
         a sum of heads, each with its weight
     """
+    from tailorbird.errors import UsageError
     from tailorbird.serving.formulas import set_formula
 
+    if not formula.strip():
+        raise UsageError("the formula is empty", fix=f"such as 1.0*click; its own: tailorbird formula reset {slot} --why …")
     project, registry = open_registry()
     change = set_formula(registry, project.slot(slot), formula, by=by or getpass.getuser(), why=why)
     console().print(f"{change.version}: slot {slot} orders by {change.text}. Back:  tailorbird formula reset {slot} --why …")

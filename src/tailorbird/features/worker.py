@@ -48,7 +48,7 @@ from tailorbird.features.state import (
     state_folder,
 )
 from tailorbird.features.unfit import Unfit, with_frame
-from tailorbird.store import Store, Transaction
+from tailorbird.store import Store, Transaction, inode
 from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopiesAt
 from tailorbird.stream import Address, LogReader, open_reader
 from tailorbird.stream.lock import FileLock
@@ -109,6 +109,7 @@ class FeatureWorker:
         except BaseException:
             self._lock.release()
             raise
+        self._file = inode(folder)
         self._records = all_records(features.layout)
         self._sweep = Sweep(self._records, -(-entities_max // part.count))
         hot = [Hot(HOT_ONE if same else HOT_MANY) for same in one_row(features.layout, features.composite_spots)]
@@ -283,6 +284,9 @@ class FeatureWorker:
         """Step while there is something, else look again every few milliseconds, until `stop` is set or it `waits` for the lake.
 
         Between steps, a few records that ran out are renewed: many do at once, whenever a tile ends, and no event waits for all.
+
+        Raises:
+            StorageError: as `step`, or the state's file was removed or replaced, where nobody would read what is written on.
         """
         refresh_at = time.monotonic() + REFRESH_S
         more, tell_at = True, 0.0
@@ -297,10 +301,16 @@ class FeatureWorker:
             self._renew_some()
             tell_at = self._tell_at_times(tell_at)
             if time.monotonic() >= refresh_at:
+                self._require_file()
                 self._renewing.look(self._clock.now())
                 self.sweep()
                 self._unfit.tell(time.monotonic())
                 refresh_at = time.monotonic() + REFRESH_S
+
+    def _require_file(self) -> None:
+        if inode(self._folder) != self._file:
+            fix = "tailorbird up starts the worker again, which builds the state anew; else tailorbird run worker"
+            raise StorageError("the state was removed while it was kept up", where=str(self._folder), fix=fix)
 
     def _no_figures(self) -> Figures:
         return Figures(schema_hash=self.features.schema_hash, part=self.part.name)

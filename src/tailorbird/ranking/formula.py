@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 CHARACTERS_MAX = 1_000
 HEADS_MAX = 50
+WEIGHT_MAX = 1e100  # so that no sum of heads is infinite
 
 
 def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
@@ -51,12 +52,13 @@ def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
 
 
 def checked(weights: Mapping[str, float], *, where: str = "") -> dict[str, float]:
-    """The weights as numbers. Raises DeclarationError: there are none, too many, or one is no finite number."""
+    """The weights as numbers. Raises DeclarationError: there are none, too many, or one is no number up to `WEIGHT_MAX`."""
     if not weights or len(weights) > HEADS_MAX:
         raise DeclarationError(f"expected 1 to {HEADS_MAX} heads, got {len(weights)}", where=where, fix="such as 1.0*click + 8.0*purchase")
     for head, weight in weights.items():
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise DeclarationError(f"the weight of {head!r} is {weight!r}", where=where, fix="use a finite number")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= WEIGHT_MAX:
+            fix = f"use a number from -{WEIGHT_MAX:g} to {WEIGHT_MAX:g}"
+            raise DeclarationError(f"the weight of {head!r} is {weight!r}", where=where, fix=fix)
     return {head: float(weight) for head, weight in weights.items()}
 
 
@@ -133,5 +135,5 @@ def _number(node: ast.expr) -> float | None:
         inner = _number(node.operand)
         return None if inner is None else -inner
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return float(node.value)
+        return float(node.value) if abs(node.value) <= WEIGHT_MAX else math.inf
     return None

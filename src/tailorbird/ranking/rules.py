@@ -50,6 +50,7 @@ from tailorbird.ranking.slot import Slot
 
 CHARACTERS_MAX = 1_000
 DEPTH_MAX = 20
+NUMBER_MAX = 1e300
 NODES_MAX = 200
 ITEM_FIELDS = ("id", "age_days", "popularity")
 CONTEXT_FIELDS: Mapping[str, "Kind"] = {
@@ -157,6 +158,9 @@ class _Parser:
             raise DeclarationError("cannot be read as an expression", where=self.where) from error
         if tree.lineno == 1:  # our own bracket: there is nothing in it, or a comma, or one that closes too early
             raise DeclarationError("expected one expression, with all its brackets closed", where=self.where)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) > NUMBER_MAX:
+                raise self._refuse(node, "the number is too large")
         return self._compile(tree, 0)
 
     def _place(self, line: int, column: int) -> str:

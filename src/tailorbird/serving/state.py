@@ -4,7 +4,6 @@ A server may start before the worker has written anything, and goes on when the 
 read then raises NotReadyError at once, and the answer is made without features. What is read is `features.read`.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.features.keypart import parts_of
 from tailorbird.features.read import Reader, breaker_for
+from tailorbird.store import inode
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.valkey import CopiesAt
 
@@ -52,7 +52,7 @@ class StateReader:
         self._breaker = None if copies is None else breaker or breaker_for(workers)
         self.published_at = 0
         self._workers = workers
-        self._files = [part.folder(state) / features.schema_hash / "data.mdb" for part in parts_of(workers)]
+        self._folders = [part.folder(state) / features.schema_hash for part in parts_of(workers)]
         self._held: _Held | None = None
         self._look_at = 0.0
         self._problem = "there is no state yet"
@@ -136,7 +136,7 @@ class StateReader:
                 self._problem = f"the state cannot be opened: {error}"
 
     def _inodes(self) -> tuple[int, ...]:
-        return (1,) if self._copies is not None else tuple(map(_inode, self._files))
+        return (1,) if self._copies is not None else tuple(map(inode, self._folders))
 
     def _give_up(self, held: _Held, error: Exception) -> None:
         """Open anew later, except for a server that did not answer: when it is asked again is for the breaker to say."""
@@ -161,10 +161,3 @@ class StateReader:
             held.uses -= 1
             if held.retired and not held.uses:
                 held.reader.close()
-
-
-def _inode(file: Path) -> int:
-    try:
-        return os.stat(file).st_ino
-    except OSError:
-        return 0

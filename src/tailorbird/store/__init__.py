@@ -1,6 +1,6 @@
 """Records by key: many in one round trip, all of one moment. The promises are in `store.protocol`."""
 
-from tailorbird.store.embedded import EmbeddedStore, open_store
+from tailorbird.store.embedded import EmbeddedStore, inode, open_store
 from tailorbird.store.protocol import Snapshot, Store, Transaction
 
-__all__ = ["EmbeddedStore", "Snapshot", "Store", "Transaction", "open_store"]
+__all__ = ["EmbeddedStore", "Snapshot", "Store", "Transaction", "inode", "open_store"]

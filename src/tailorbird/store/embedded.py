@@ -190,6 +190,14 @@ class EmbeddedStore:
         environment.resize(size)
 
 
+def inode(path: Path) -> int:
+    """Of the file of the store in a folder, 0 if there is none: who has it open does not notice that it was removed or replaced."""
+    try:
+        return (path / "data.mdb").stat().st_ino
+    except OSError:
+        return 0
+
+
 def open_store(path: Path, *, create: bool = False, map_bytes: int = MAP_BYTES) -> EmbeddedStore:
     """Open the store in the folder `path`.
 

@@ -175,6 +175,15 @@ def test_a_name_that_is_not_declared_is_refused(project: Path, tmp_path: Path) -
     assert "churn.py declares no 'chrun'; it declares churn" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["churn.csv", "folder.parquet"])
+def test_what_is_no_name_of_a_parquet_file_is_refused_before_anything_is_scored(project: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.parquet").mkdir()
+    done = tailorbird("-C", project, "score", "churn", "--out", tmp_path / name)
+    assert done.returncode == 2
+    assert f"{name} is no name of a Parquet file" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.parquet"]
+
+
 def test_a_type_that_does_not_exist_is_refused(project: Path, tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     for name in ("tailorbird.toml", "features.py", "slots.py"):

@@ -85,7 +85,7 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
     name:
         a churn model of churn.py
     out:
-        the file to write; one that is there is replaced
+        the file to write, NAME.parquet; one that is there is replaced
     version:
         a version, or champion, previous, challenger
     as_of:
@@ -109,6 +109,8 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
         raise UsageError(f"churn.py declares no {name!r}; it declares {declared}", where=str(project.root / "churn.py"))
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}", where="--out", fix="make it, or name another file")
+    if out.suffix != ".parquet" or out.is_dir():
+        raise UsageError(f"{out} is no name of a Parquet file", where="--out", fix="such as churn.parquet")
     clock = clock_as_of(as_of, project)
     registry = Registry(project.paths.churn(name), clock=clock)
     versions = registry.versions()
@@ -122,8 +124,11 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
             bundle, project.churn[name], lake=project.paths.lake, now=clock.now(), reasons=max(reasons, 0), progress=progress
         )
     part = out.with_name(f"{out.name}.part")
-    pq.write_table(made(found.table, "score churn"), part)
-    part.replace(out)
+    try:
+        pq.write_table(made(found.table, "score churn"), part)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
     people = found.table.num_rows
     if json:
         print_json({"version": bundle.version, "people": people, "out": str(out), "segments": [each.plain() for each in found.segments]})

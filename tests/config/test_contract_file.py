@@ -29,6 +29,13 @@ def load(tmp_path, text):
     return load_contract(tmp_path / "contract.toml", EVENT_TYPES)
 
 
+def test_what_the_server_says_itself_cannot_be_refused(tmp_path):
+    with pytest.raises(ConfigError, match="answers are the server's own") as caught:
+        load(tmp_path, "[answer.currency]\nrequired = true")
+    assert caught.value.where.endswith("[answer.currency]")
+    assert load(tmp_path, "[answer]\ndaily_min = 5").daily_min == {"answer": 5}
+
+
 def test_everything_that_can_be_declared(tmp_path):
     assert load(tmp_path, TEXT) == Declared(
         {"purchase": (Rule("price", True, "number", 0.01), Rule("currency", one_of=("EUR", "NOK")))},

@@ -45,11 +45,18 @@ def test_a_flipped_bit_in_any_file_is_found(lake):
     assert verify(lake).clean
 
 
+def test_a_file_that_is_lost_together_with_the_ledger_that_knew_it_is_a_fault(lake):
+    ledger = lake / "ledger.jsonl"
+    ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:2]))
+    next((lake / "events").rglob("*.parquet")).unlink()
+    assert any(fault.where == "tables" and "cannot be read" in fault.what for fault in verify(lake).faults)
+
+
 def test_a_lost_file_is_found_and_named(lake):
     for path in files_of(lake):
         away = path.rename(path.with_suffix(".away"))
         if path.name == "ledger.jsonl":
-            with pytest.raises(NotReadyError):
+            with pytest.raises(NotReadyError, match=r"ledger\.jsonl is missing"):
                 verify(lake)
         else:
             report = verify(lake)

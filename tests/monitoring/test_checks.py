@@ -402,6 +402,13 @@ def test_a_day_that_is_all_but_empty_is_found_where_hours_are_too_small_to_judge
     assert (found["hours"].status, found["hours"].told) == ("none", "no hour that is over has 20 events as a rule")
 
 
+def test_a_unique_property_that_no_event_has_is_not_judged_and_named(tmp_path):
+    lake = make_lake(tmp_path, first=LAST)
+    found = daily.run_day(lake, LAST, (LAST + 1) * DAY, Wanted({"purchase": ("oder_id",)})).checks
+    (unique,) = (one for one in found if one.name == "uniqueness")
+    assert (unique.status, unique.told) == ("none", "no purchase has a property oder_id")
+
+
 @pytest.mark.parametrize(("name", "value"), [("query", "boots"), ("price", 5.0), ("quantity", 2.0), ("rating", 4.0), ("dwell_ms", 900.0)])
 def test_a_property_with_a_column_of_its_own_can_be_declared_as_unique(tmp_path, name, value):
     lake = make_lake(tmp_path, lambda day: {**day, name: [value if kind == "purchase" else None for kind in day["type"]]}, first=LAST)

@@ -65,6 +65,9 @@ def load_contract(file: Path, types: tuple[str, ...]) -> Declared:
             raise ConfigError(f"[{type_}] is no type of event", where=str(file), fix="one of your own is declared by events.types")
         if not isinstance(content, dict):
             raise ConfigError(f"expected a section [{type_}] or [{type_}.PROPERTY]", where=str(file))
+        if type_ == "answer" and (properties := [name for name, value in content.items() if isinstance(value, dict)]):
+            where = f"{file}: [answer.{properties[0]}]"
+            raise ConfigError("answers are the server's own, and would be refused", where=where, fix="leave it out; [answer] is for days")
         rules = [_rule(type_, name, value, file) for name, value in content.items() if isinstance(value, dict)]
         if rules := [rule for rule in rules if rule != Rule(rule.name)]:
             found.rules[type_] = tuple(rules)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from tailorbird.errors import DamageError
+from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.lake import durable
 from tailorbird.lake.ledger import Ledger
 from tailorbird.places import Place
@@ -43,6 +43,14 @@ def load_positions(lake: Place) -> Positions:
         raise DamageError(
             f"cannot be read: {error}", where=str(path), fix="tailorbird lake repair makes it anew; until then nothing is pruned"
         ) from error
+
+
+def no_ledger(lake: Place) -> NotReadyError:
+    """What to say where the ledger is not there: that there is no lake yet, or that it was lost beside what it vouches for."""
+    if not (lake / FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
+        return NotReadyError("there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH")
+    fix = "restore it from a copy; else tailorbird up, whose lake role writes a new one from the tables' own logs where these are whole"
+    return NotReadyError("ledger.jsonl is missing, so nothing vouches for what is there", where=str(lake), fix=fix)
 
 
 def positions_lost(lake: Place, ledger: Ledger, archived: Mapping[str, int]) -> bool:

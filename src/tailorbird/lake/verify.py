@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.lake import durable
@@ -23,7 +24,7 @@ from tailorbird.lake.check import commit_fault
 from tailorbird.lake.contents import differing
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import Ledger
-from tailorbird.lake.positions import Positions, beyond_logs, load_positions, positions_lost
+from tailorbird.lake.positions import Positions, beyond_logs, load_positions, no_ledger, positions_lost
 from tailorbird.lake.tables import TABLES
 from tailorbird.places import Place
 from tailorbird.stream import Stream, answers_addresses, open_reader, routed_address
@@ -105,10 +106,10 @@ def verify(
         deep: hold the archive against the tables by content too, see `lake.contents`; nothing is read so where something is damaged.
         progress: is told the bytes that were read since it was last told.
     Raises:
-        NotReadyError: there is no lake yet.
+        NotReadyError: there is no lake yet, or no ledger any more.
     """
     if not (lake / "ledger.jsonl").exists():
-        raise NotReadyError("there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH")
+        raise no_ledger(lake)
     report = VerifyReport()
     tell = progress or (lambda _: None)
     try:
@@ -127,7 +128,10 @@ def verify(
     readable = [name for name in TABLES if _table_whole(lake, name, ledger, reader, report, tell)]
     archived = _archive_whole(lake, ledger, positions, report, tell)
     if set(_HOLDING) <= set(readable):
-        _account(reader, archived, positions.routed, report)
+        try:
+            _account(reader, archived, positions.routed, report)
+        except (OSError, pa.ArrowInvalid) as error:  # a file of a commit that is not in the ledger
+            report.faults.append(Fault("tables", f"cannot be read: {str(error).splitlines()[0]}"))
     if deep and report.clean:
         report.faults += [Fault(where, what) for where, what in differing(reader, Archive(lake / "archive"), tell)]
     return report

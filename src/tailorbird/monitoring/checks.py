@@ -161,8 +161,9 @@ def refused(day: Day) -> Check:
 
 
 def uniqueness(day: Day, wanted: Wanted) -> Check:
-    """Properties that are declared as unique differ in all events of the day."""
-    wrong = []
+    """Properties that are declared as unique differ in all events of the day; one that no event has is not judged, and named."""
+    wrong: list[str] = []
+    absent: list[str] = []
     for type_, names in wanted.unique.items():
         of_type = day.events.filter(pc.equal(day.events["type"], type_))
         values: list[dict[str, Any]] = [msgspec.json.decode(text) if text else {} for text in of_type["properties"].to_pylist()]
@@ -171,7 +172,11 @@ def uniqueness(day: Day, wanted: Wanted) -> Check:
             given = [msgspec.json.encode(value) for value in found if value is not None]
             if twice := len(given) - len(set(given)):
                 wrong.append(f"{twice:,} {type_} repeat a {name} of another")
-    return verdict("uniqueness", len(wanted.unique), wrong, len(wrong), 0, "as declared", "contract.toml declares none")
+            if not given:
+                absent.append(f"no {type_} has a property {name}")
+    judged = sum(map(len, wanted.unique.values())) - len(absent)
+    nothing = "; ".join(absent) or "contract.toml declares none"
+    return verdict("uniqueness", judged, wrong, len(wrong), 0, "; ".join(["as declared", *absent]), nothing)
 
 
 _CHECKS: tuple[Callable[[Day], Check], ...] = (hours, total, duplicates, gaps, late, nulls, categories, orphans, skew, bots, refused)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tailorbird.errors import DamageError, NotReadyError, TailorbirdError, UsageError
+from tailorbird.errors import DamageError, TailorbirdError, UsageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import ORIGIN as ARCHIVE_ORIGIN
@@ -33,7 +33,7 @@ from tailorbird.lake.lake import Lake
 from tailorbird.lake.lease import hold
 from tailorbird.lake.ledger import ORIGIN as LEDGER_ORIGIN
 from tailorbird.lake.ledger import File, Ledger, Line
-from tailorbird.lake.positions import Positions, beyond_logs, load_positions, positions_lost, store_positions
+from tailorbird.lake.positions import Positions, beyond_logs, load_positions, no_ledger, positions_lost, store_positions
 from tailorbird.lake.repair import logs, tables, unaccounted
 from tailorbird.lake.repair.bits import chain_turned_back, turned_back
 from tailorbird.lake.repair.rows import RouteAgain, route_archive
@@ -81,7 +81,7 @@ class Repairer:
         route_again: a router on a folder of raw logs; the lake knows none.
     Raises:
         UsageError: the lake is in a bucket, whose objects have versions of their own.
-        NotReadyError: there is no lake.
+        NotReadyError: there is no lake, or no ledger any more.
     """
 
     def __init__(self, stream: Stream, lake: object, *, clock: Clock, route_again: RouteAgain) -> None:
@@ -90,7 +90,7 @@ class Repairer:
                 "repairs lakes on a disk", where=str(lake), fix="objects are whole or not there: restore the bucket's earlier version"
             )
         if not (lake / "ledger.jsonl").exists():
-            raise NotReadyError("there is no ledger, so nothing vouches for anything", where=str(lake), fix="restore the lake from a copy")
+            raise no_ledger(lake)
         self._stream, self._lake, self._clock, self._route_again = stream, lake, clock, route_again
         self._scratch: Path | None = None
         self._routed: dict[str, bool] = {}  # by how it was cut into steps, whether the archive could be routed again

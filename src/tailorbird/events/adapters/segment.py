@@ -1,7 +1,7 @@
 """Segment: messages of its spec, from a warehouse or S3 archive as JSON lines, or as a webhook destination sends them.
 
     identify   → identify (where both ids are given) and, with traits, a user profile
-    alias      → identify: previousId is userId from then on
+    alias      → identify: a visitor who was previousId is userId from then on; events that name a user as userId stay theirs
     page, screen → view, without an item
     track      → by the v2 e-commerce spec (and the names of v1): Products Searched → search; Product List Viewed and Filtered →
                  impression; Product Clicked → click; Product Viewed → view; Product Added → cart; Order Completed → a purchase

@@ -256,6 +256,13 @@ def test_rules_for_everybody_are_told_from_those_of_a_request():
     assert len(rules.for_everybody.rules) == 2
 
 
+@pytest.mark.parametrize("name", ["rules", "hide_seen", "allow", "deny"])
+def test_a_text_where_a_list_belongs_is_refused(name):
+    """Of ("purchase"), which is no tuple, each letter would be a type, and nothing that was bought would be hidden."""
+    with pytest.raises(DeclarationError, match="expected a list, got 'purchase'"):
+        Slot("home", **{name: ("purchase")})
+
+
 def test_a_slot_is_held_against_what_is_declared():
     slot = Slot("home", boosts=[Boost("user.odrers > 2", 2.0)], caps=[Cap("shwon", 3)])
     with pytest.raises(DeclarationError, match=r"there is no user.odrers\n  fix: did you mean user.orders\?"):

@@ -248,6 +248,9 @@ class Slot:
 
     def __post_init__(self) -> None:
         where = f"slot {self.name}"
+        for name in ("rules", "hide_seen", "allow", "deny"):
+            if isinstance(text := getattr(self, name), str):  # as which ("purchase") is read, and each letter then for one of them
+                raise DeclarationError(f"expected a list, got {text[:80]!r}", where=f"{where}, {name}", fix=f"{name}=[{text[:80]!r}]")
         if self.formula:
             object.__setattr__(self, "objective", parse_formula(self.formula, where=where))
         object.__setattr__(self, "objective", checked(self.objective, where=f"{where}, objective"))

@@ -10,7 +10,7 @@ from tests.ranking import world
 
 from tailorbird.errors import DeclarationError
 from tailorbird.events import DAY, hash64
-from tailorbird.ranking import Boost, Cap, Pin, Slot
+from tailorbird.ranking import Boost, Cap, Diversity, Explore, Pin, Quota, Slot
 from tailorbird.ranking.rule_columns import Request, seen_mask
 from tailorbird.ranking.rules import check_slot, compile_rules
 from tailorbird.retrieval import NewItem, with_items
@@ -286,3 +286,24 @@ def test_foreign_text_is_refused_or_compiles_but_never_raises_anything_else(inde
     except DeclarationError:
         return
     assert rules.mask(Request(index, np.arange(5))).shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("declare", "told"),
+    [
+        (lambda: Slot("home", explore={"rate": 0.1}), r"slot home, explore: expected an Explore or None, got \{'rate': 0.1\}"),
+        (lambda: Slot("home", diversity="mmr"), "slot home, diversity: expected a Diversity or None, got 'mmr'"),
+        (lambda: Slot("home", size="12"), "slot home, size: expected a whole number, got '12'"),
+        (lambda: Slot("home", quotas=["brand"]), "slot home, quotas: expected a list of Quotas"),
+        (lambda: Slot("home", sources={"popular": 1.5}), "slot home, sources: expected a dict of whole numbers"),
+        (lambda: Slot("home", sources={"popular": -1}), "slot home, sources, popular: expected a number of candidates, got -1"),
+        (lambda: Explore(pool=1.5), "Explore, pool: expected a whole number, got 1.5"),
+        (lambda: Explore(rate="x"), "Explore, rate: expected a number, got 'x'"),
+        (lambda: Explore(first=True), "Explore, first: expected a whole number, got True"),
+        (lambda: Diversity(balance="a"), "Diversity, balance: expected a number, got 'a'"),
+        (lambda: Quota("brand", 1.5), "Quota brand, most: expected a whole number, got 1.5"),
+    ],
+)
+def test_a_declaration_of_another_kind_is_refused_by_name(declare, told):
+    with pytest.raises(DeclarationError, match=told):
+        declare()

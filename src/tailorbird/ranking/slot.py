@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import duration
 from tailorbird.experiments.assign import Experiment
+from tailorbird.ranking.declared import require_kinds
 from tailorbird.ranking.formula import checked, parse_formula, require_items
 from tailorbird.retrieval.synonyms import Synonyms
 
@@ -62,6 +63,7 @@ class Explore:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
+        require_kinds(self, "Explore")
         if self.method not in EXPLORATIONS:
             raise DeclarationError(f"unknown method {self.method!r}", where="Explore", fix=f"use one of {', '.join(EXPLORATIONS)}")
         for name, holds, wanted in (
@@ -92,6 +94,7 @@ class Quota:
     window: int = 0
 
     def __post_init__(self) -> None:
+        require_kinds(self, f"Quota {self.by}")
         if self.most < 1 or self.first < 0 or self.window < 0 or (self.first and self.window):
             fix = 'such as Quota("brand", 3, first=10) or Quota("category", 1, window=2)'
             raise DeclarationError("expected at least 1 item, and first or window, not both", where=f"Quota {self.by}", fix=fix)
@@ -108,6 +111,7 @@ class Boost:
     factor: float
 
     def __post_init__(self) -> None:
+        require_kinds(self, "Boost")
         if not 0 < self.factor <= 1_000:
             raise DeclarationError(f"expected a factor above 0 and at most 1,000, got {self.factor!r}", where=f"Boost {self.when[:60]!r}")
 
@@ -125,6 +129,7 @@ class Pin:
     when: str = ""
 
     def __post_init__(self) -> None:
+        require_kinds(self, f"Pin {self.item!r}")
         if self.position < 1 or not self.item:
             raise DeclarationError(f"expected an item and a position from 1 on, got {self.position!r}", where=f"Pin {self.item!r}")
 
@@ -140,6 +145,7 @@ class Promotion:
     share: float
 
     def __post_init__(self) -> None:
+        require_kinds(self, "Promotion")
         if not 0 < self.share <= 1:
             raise DeclarationError(f"expected a share above 0 and at most 1, got {self.share!r}", where=f"Promotion {self.when[:60]!r}")
 
@@ -161,6 +167,7 @@ class Cap:
     within: str = "7d"
 
     def __post_init__(self) -> None:
+        require_kinds(self, f"Cap {self.sequence}")
         try:
             known = duration(self.within) > 0 and self.most >= 1
         except (ValueError, TailorbirdError):
@@ -187,6 +194,7 @@ class Diversity:
     among: int = 100
 
     def __post_init__(self) -> None:
+        require_kinds(self, "Diversity", but=("by",))
         if self.method not in DIVERSITIES:
             raise DeclarationError(f"unknown method {self.method!r}", where="Diversity", fix=f"use one of {', '.join(DIVERSITIES)}")
         if not 0 <= self.balance <= 1 or self.among < 1 or not self.by or isinstance(self.by, str):
@@ -251,6 +259,7 @@ class Slot:
         for name in ("rules", "hide_seen", "allow", "deny"):
             if isinstance(text := getattr(self, name), str):  # as which ("purchase") is read, and each letter then for one of them
                 raise DeclarationError(f"expected a list, got {text[:80]!r}", where=f"{where}, {name}", fix=f"{name}=[{text[:80]!r}]")
+        require_kinds(self, where, but=("objective", "synonyms"))  # which say themselves what is wrong
         if self.formula:
             object.__setattr__(self, "objective", parse_formula(self.formula, where=where))
         object.__setattr__(self, "objective", checked(self.objective, where=f"{where}, objective"))
@@ -262,6 +271,8 @@ class Slot:
             if source not in SOURCES and not _NAMED.fullmatch(source):
                 fix = f"use one of {', '.join(SOURCES)}, editorial:NAME, popular_by:country (or device), trending_by:country (or device)"
                 raise DeclarationError(f"unknown source {source!r}", where=f"slot {self.name}", fix=fix)
+            if self.sources[source] < 0:
+                raise DeclarationError(f"expected a number of candidates, got {self.sources[source]}", where=f"{where}, sources, {source}")
         if self.denominator not in ("impression", "answer"):
             raise DeclarationError(f"unknown denominator {self.denominator!r}", where=f"slot {self.name}", fix="use impression or answer")
         require_items(self.objective, where=where)

@@ -1,0 +1,56 @@
+"""Whether what a project declared is of the kinds that a declaration says: Python checks none of it, and a request would find out."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from tailorbird.errors import DeclarationError
+
+_CALLED = {int: "a whole number", float: "a number", str: "a text", NoneType: "None"}
+
+
+def require_kinds(declared: Any, where: str, *, but: Collection[str] = ()) -> None:
+    """Refuse a declaration, a dataclass, of which a field holds something else than its annotation says.
+
+    Args:
+        where: how errors call it.
+        but: fields that are checked elsewhere.
+    Raises:
+        DeclarationError: names the field, what it holds, and what was expected.
+    """
+    for name, kind in _kinds(type(declared)).items():
+        value = getattr(declared, name)
+        if name not in but and not _holds(value, kind):
+            raise DeclarationError(f"expected {_called(kind)}, got {repr(value)[:80]}", where=f"{where}, {name}")
+
+
+@cache
+def _kinds(of: type) -> dict[str, Any]:
+    hints = get_type_hints(of)
+    return {one.name: hints[one.name] for one in fields(of)}
+
+
+def _holds(value: object, kind: Any) -> bool:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in (int, float):
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if origin is UnionType:
+        return any(_holds(value, one) for one in arguments)
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(_holds(key, arguments[0]) and _holds(one, arguments[1]) for key, one in value.items())
+    if origin is not None:
+        return isinstance(value, Collection) and not isinstance(value, str | Mapping) and all(_holds(one, arguments[0]) for one in value)
+    return isinstance(value, kind)
+
+
+def _called(kind: Any) -> str:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return " or ".join(map(_called, arguments))
+    if origin is not None:
+        return f"a {'dict' if issubclass(origin, Mapping) else 'list'} of {_called(arguments[-1]).removeprefix('a ')}s"
+    name = getattr(kind, "__name__", str(kind))
+    return _CALLED.get(kind, f"{'an' if name[0] in 'AEIO' else 'a'} {name}")

@@ -19,7 +19,7 @@ import pytest
 from tests.cli.kit import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
 from tests.cli.test_init import address_of
 
-from tailorbird.stream.lock import FileLock
+from tailorbird.lock import FileLock
 
 
 @pytest.fixture

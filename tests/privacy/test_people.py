@@ -18,12 +18,12 @@ from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import READING, reading
 from tailorbird.events.contract import ERASED
 from tailorbird.lake import Lake, verify
+from tailorbird.lock import FileLock
 from tailorbird.privacy import erase, export_person, find_people, look_for
 from tailorbird.privacy.person import hidden
 from tailorbird.serving.door import Door
 from tailorbird.stream import IMPORTS, open_writer, raw_path
 from tailorbird.stream.importer import import_files
-from tailorbird.stream.lock import FileLock
 
 HOSTILE = ["' OR 1=1 --", "a'b\"c", "x) OR (person IS NOT NULL", "%", "_", "\\", "ü\u2028é", "../../etc", "{canary}", "a" * 256]
 

@@ -226,7 +226,7 @@ def _worker_runs(project: "Project", features: "FeatureSet") -> bool:
     """Whether all workers of a schema do."""
     from tailorbird.features.keypart import parts_of
     from tailorbird.features.state import state_folder
-    from tailorbird.stream.lock import FileLock
+    from tailorbird.lock import FileLock
 
     for part in parts_of(project.workers):
         try:

@@ -77,7 +77,7 @@ def backfill(
     from tailorbird.features.asked import read_asked
     from tailorbird.features.attached import AttachedEvents
     from tailorbird.features.shards import backfill_to, definitions
-    from tailorbird.stream.lock import FileLock
+    from tailorbird.lock import FileLock
 
     project = open_project()
     size = size_of(memory)

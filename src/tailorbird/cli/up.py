@@ -38,7 +38,7 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
     from tailorbird.config.erasures import take_in
     from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
     from tailorbird.events import SystemClock
-    from tailorbird.stream.lock import FileLock
+    from tailorbird.lock import FileLock
 
     die_with_parent()
     project = open_project()

@@ -13,7 +13,7 @@ from tailorbird.errors import DamageError, LockedError, StorageError
 from tailorbird.events.erased import FILE, FOLDER, JOURNAL, KEY_FILE, TAKEN, require_finished
 from tailorbird.features.keypart import part_folders
 from tailorbird.features.schemas import state_folders
-from tailorbird.stream.lock import FileLock
+from tailorbird.lock import FileLock
 from tailorbird.whole import end_destroying, write_private
 
 READING = "reading"  # held, shared, by roles and by each command that writes down what it read; an erasure holds it alone

@@ -18,12 +18,12 @@ from tailorbird.config.project import Project
 from tailorbird.config.schemas import active_schemas, needed_by_workers
 from tailorbird.events import ROUTED, Clock
 from tailorbird.lake import Lake
+from tailorbird.lock import FileLock
 from tailorbird.router.anew import LostRouted, begin_routed_anew, lost_routed
 from tailorbird.stream.held import router_positions
 from tailorbird.stream.kafka import emptied
 from tailorbird.stream.kafka.anew import Lost, begin_anew, held_of, lost, lost_of_doors
 from tailorbird.stream.kafka.logs import KafkaStream
-from tailorbird.stream.lock import FileLock
 from tailorbird.stream.released import read_released
 
 

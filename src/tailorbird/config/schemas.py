@@ -21,9 +21,9 @@ from tailorbird.features.keypart import KeyPart, parts_of
 from tailorbird.features.read import copied_position
 from tailorbird.features.schemas import APPLIED, applied_features, apply, kept_features, read_applied
 from tailorbird.features.state import Position, position_in
+from tailorbird.lock import FileLock
 from tailorbird.registry import Registry
 from tailorbird.stream import Address, read_released
-from tailorbird.stream.lock import FileLock
 from tailorbird.whole import Stamp, stamp
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from tailorbird.features.codec import FILE, encode_features, read_features
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.figures import SHUFFLE_FILE
 from tailorbird.features.keypart import part_folders, parts_of
-from tailorbird.stream.lock import FileLock
+from tailorbird.lock import FileLock
 from tailorbird.whole import sync_folder
 
 APPLIED = "applied.json"

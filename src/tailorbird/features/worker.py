@@ -48,10 +48,10 @@ from tailorbird.features.state import (
     state_folder,
 )
 from tailorbird.features.unfit import Unfit, with_frame
+from tailorbird.lock import FileLock
 from tailorbird.store import Store, Transaction, inode
 from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopiesAt
 from tailorbird.stream import Address, LogReader, open_reader
-from tailorbird.stream.lock import FileLock
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import msgspec
 from tailorbird.errors import ConfigError, LockedError
 from tailorbird.events.clock import SECOND, Clock
 from tailorbird.lake import durable
+from tailorbird.lock import FileLock
 from tailorbird.places import ObjectPath, Place, StaleError
-from tailorbird.stream.lock import FileLock
 
 LEASE_US = 60 * SECOND
 

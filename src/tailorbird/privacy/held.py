@@ -14,9 +14,9 @@ from tailorbird.events import Clock, duration
 from tailorbird.features.keypart import part_folders, part_name
 from tailorbird.features.schemas import state_folders
 from tailorbird.lake import LakeRole
+from tailorbird.lock import FileLock
 from tailorbird.places import Place
 from tailorbird.stream import EmbeddedWriter, answer_logs, open_reader, open_writer, raw_logs, read_released, routed_path, scores_path
-from tailorbird.stream.lock import FileLock
 
 if TYPE_CHECKING:
     from tailorbird.privacy.topics import Topics

@@ -19,6 +19,7 @@ import pyarrow as pa
 from tailorbird import faults
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock
+from tailorbird.lock import FileLock
 from tailorbird.router.emptying import open_routed
 from tailorbird.router.group import member_folder
 from tailorbird.router.order import restart
@@ -31,7 +32,6 @@ from tailorbird.stream.kafka.anew import Lost, begin_anew, lost
 from tailorbird.stream.kafka.cluster import topic_settings
 from tailorbird.stream.kafka.emptied import Emptying, end_of
 from tailorbird.stream.kafka.logs import KafkaStream
-from tailorbird.stream.lock import FileLock
 
 Tables = Callable[[int], Iterator[pa.Table]]  # given a p, the lake's events from it on
 

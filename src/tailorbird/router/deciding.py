@@ -15,7 +15,7 @@ import msgspec
 
 from tailorbird.errors import LockedError
 from tailorbird.events import RoutePlan
-from tailorbird.stream.lock import FileLock
+from tailorbird.lock import FileLock
 
 
 def decides(plan: RoutePlan) -> str:

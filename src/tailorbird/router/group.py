@@ -19,13 +19,13 @@ from typing import Any
 from tailorbird.errors import LockedError, TailorbirdError
 from tailorbird.events import Clock, RoutePlan
 from tailorbird.events.erased import StopList
+from tailorbird.lock import FileLock
 from tailorbird.router.order import SequencerThread
 from tailorbird.router.route import MEMORY_BYTES
 from tailorbird.router.router import Router
 from tailorbird.stream.kafka.client import OFFSET_END, Consumer
 from tailorbird.stream.kafka.cluster import ensure
 from tailorbird.stream.kafka.logs import KafkaStream
-from tailorbird.stream.lock import FileLock
 
 POLL_S = 0.005
 ROWS_MAX = 20_000

@@ -21,11 +21,11 @@ import pyarrow as pa
 
 from tailorbird import faults
 from tailorbird.errors import DamageError, StorageError
+from tailorbird.lock import FileLock
 from tailorbird.stream import Block, open_reader, open_writer, sqlite
 from tailorbird.stream.kafka import KafkaLog
 from tailorbird.stream.kafka.logs import SNAPSHOT_ROWS
 from tailorbird.stream.kafka.snapshots import Newest, Snapshot, SnapshotThread, restore, take
-from tailorbird.stream.lock import FileLock
 from tailorbird.stream.protocol import Stored
 
 INDEX = "index"  # the kind of the block that carries a step's changes to the tables

@@ -21,8 +21,8 @@ import msgspec
 
 from tailorbird import faults
 from tailorbird.errors import InputError, StorageError
+from tailorbird.lock import FileLock
 from tailorbird.stream import chain, sqlite
-from tailorbird.stream.lock import FileLock
 from tailorbird.stream.protocol import Block, Stored
 from tailorbird.stream.reading import COLUMNS, FORMAT, TABLES, check_format, damaged, fitting, head_row, last_of, log_row, lost
 

@@ -4,7 +4,6 @@ The folder belongs to one set of settings; another one empties it. It is removed
 found anything, as where there was too little to learn from yet, leaves nothing to go on with: the next one begins as of its own time.
 """
 
-import fcntl
 import os
 import shutil
 import zipfile
@@ -18,7 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import LockedError, StorageError
+from tailorbird.errors import LockedError
+from tailorbird.lock import take
 
 UNFINISHED = "unfinished"  # the folder, in that of the results
 
@@ -73,20 +73,13 @@ def alone(lock: Path, what: str) -> Iterator[None]:
         LockedError: another process does it; says which.
         StorageError: the file cannot be made.
     """
+
+    def busy(other: str) -> LockedError:
+        fix = f"wait for process {other} to end, or stop it: what it has done so far is kept"
+        return LockedError(f"{what} by process {other} already", where=str(lock.parent), fix=fix)
+
+    held = take(lock, busy)
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise StorageError(f"cannot make the lock file: {error.strerror}", where=str(lock), fix="make the folder writable") from error
-    try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            other = os.pread(held, 32, 0).decode(errors="replace").strip() or "(unknown)"
-            fix = f"wait for process {other} to end, or stop it: what it has done so far is kept"
-            raise LockedError(f"{what} by process {other} already", where=str(lock.parent), fix=fix) from None
-        os.ftruncate(held, 0)
-        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(held)

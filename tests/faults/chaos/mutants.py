@@ -23,11 +23,11 @@ from tailorbird import faults
 from tailorbird.events import columnwise
 from tailorbird.features import worker
 from tailorbird.lake import archive, delta, durable, vacuum
+from tailorbird.lock import FileLock
 from tailorbird.router import route, router
 from tailorbird.serving.door import Door
 from tailorbird.store.embedded import EmbeddedSnapshot, EmbeddedStore
 from tailorbird.stream import embedded, released, sqlite
-from tailorbird.stream.lock import FileLock
 
 TRIES = 60  # points at most, evenly spread, until one shows it
 
@@ -167,7 +167,7 @@ def _the_workers_position_outside_its_transaction() -> None:
 
 def _no_fence() -> None:
     """Two workers on one state, and neither lock nor commit number between them."""
-    FileLock.__init__ = lambda self, path: setattr(self, "_file", -1)  # pyrefly: ignore
+    FileLock.__init__ = lambda self, path, *, shared=False: setattr(self, "_file", -1)  # pyrefly: ignore
     step, second = worker.FeatureWorker.step, []
 
     class Any_:

@@ -40,9 +40,9 @@ from tailorbird.lake.repair.rows import RouteAgain, route_archive
 from tailorbird.lake.role import LakeRole
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.verify import accounts, ends_of, lost_before
+from tailorbird.lock import FileLock
 from tailorbird.places import Place
 from tailorbird.stream import Stored, Stream, answer_logs, open_reader, raw_addresses, raw_logs, routed_path
-from tailorbird.stream.lock import FileLock
 
 _ROUNDS_MAX = 5
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from tailorbird import faults
 from tailorbird.errors import DamageError, InputError, LockedError, StorageError, TailorbirdError
+from tailorbird.lock import FileLock
 from tailorbird.stream.kafka.client import Producer
 from tailorbird.stream.kafka.cluster import KafkaLog, ensure, errors
 from tailorbird.stream.kafka.frames import BEGUN_ANEW, OPENED, Piece, pieces
 from tailorbird.stream.kafka.pruning import Deleter, DeletingThread
 from tailorbird.stream.kafka.tail import Tail
-from tailorbird.stream.lock import FileLock
 from tailorbird.stream.protocol import Block
 
 _TRIES = 5

@@ -14,7 +14,7 @@ import pyarrow as pa
 from tailorbird import faults
 from tailorbird.lake import durable
 from tailorbird.privacy.mention import Mentions
-from tailorbird.retrieval.columns import Column, TextColumn, from_arrow, text_column
+from tailorbird.retrieval.columns import Column, TextColumn, from_arrow, text_column, to_arrow
 from tailorbird.retrieval.text import documents_of, write_text_index
 
 _ITEMS, _TEXT, _OF_ITEMS = "items.arrow", "text", "a:"
@@ -22,16 +22,18 @@ _ITEMS, _TEXT, _OF_ITEMS = "items.arrow", "text", "a:"
 
 def mentions_any(version: Path, mentions: Mentions) -> bool:
     """Whether an index of a version says something of somebody."""
-    return any(_unsaid(name, column, mentions) is not column for index in _indexes(version) for name, column in _attributes(index))
+    tables = map(_table, _indexes(version))
+    return any(_unsaid(name, column, mentions) is not column for table in tables for name, column in _attributes(table))
 
 
 def unsay(version: Path, mentions: Mentions) -> None:
     """Take what is said of somebody out of the indexes of a version; also where that was cut short before."""
     for index in _indexes(version):
         table = _table(index)
-        found = {name: _unsaid(name, column, mentions) for name, column in _attributes(index)}
+        found = {name: _unsaid(name, column, mentions) for name, column in _attributes(table)}
+        kept = {name: column for name, column in found.items() if column is not None}
         arrays = {name: table[name] for name in table.column_names if not name.startswith(_OF_ITEMS)}
-        arrays |= {f"{_OF_ITEMS}{name}": _arrow(column) for name, column in found.items() if column is not None}
+        arrays |= {f"{_OF_ITEMS}{name}": to_arrow(column) for name, column in kept.items()}
         fields = [table.schema.field(name).with_type(column.type) for name, column in arrays.items()]  # with what is marked at them
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, pa.schema(fields)) as writer:
@@ -39,7 +41,6 @@ def unsay(version: Path, mentions: Mentions) -> None:
         durable.replace(index / _ITEMS, sink.getvalue().to_pybytes())
         faults.at("erase.model_items")
         shutil.rmtree(index / _TEXT, ignore_errors=True)
-        kept = {name: column for name, column in found.items() if column is not None}
         write_text_index(index / _TEXT, documents_of(kept, np.arange(table.num_rows)))
         for path in (index / _TEXT).iterdir():
             durable.sync_file(path)
@@ -55,16 +56,9 @@ def _table(index: Path) -> pa.Table:
     return pa.ipc.open_file(pa.BufferReader((index / _ITEMS).read_bytes())).read_all()
 
 
-def _attributes(index: Path) -> Iterator[tuple[str, Column]]:
-    table = _table(index)
+def _attributes(table: pa.Table) -> Iterator[tuple[str, Column]]:
     names = [name for name in table.column_names if name.startswith(_OF_ITEMS)]
     return ((name.removeprefix(_OF_ITEMS), from_arrow(table[name])) for name in names)
-
-
-def _arrow(column: Column) -> pa.Array:
-    if not isinstance(column, TextColumn):
-        return pa.array(column, pa.float64())
-    return pa.DictionaryArray.from_arrays(pa.array(column.codes, pa.int32(), mask=column.codes < 0), pa.array(column.values, pa.string()))
 
 
 def _unsaid(name: str, column: Column, mentions: Mentions) -> Column | None:

@@ -16,7 +16,7 @@ from tailorbird.events.keys import hash64s
 from tailorbird.events.schema import micros
 from tailorbird.retrieval.arrays import write_array
 from tailorbird.retrieval.clusters import find_clusters
-from tailorbird.retrieval.columns import Column, TextColumn, columns_of, truths_in
+from tailorbird.retrieval.columns import Column, columns_of, to_arrow, truths_in
 from tailorbird.retrieval.cooccurrence import Cooccurrence, cooccurrence
 from tailorbird.retrieval.index import FORMAT, TRUTH, Meta
 from tailorbird.retrieval.segments import FIELDS, count_segments
@@ -138,12 +138,7 @@ def _write_items(
         "first_seen": pa.array(first_seen, pa.int64()),
     }
     columns |= {f"count_{name}": pa.array(count, pa.int64()) for name, count in counts.items()}
-    for name, column in attributes.items():
-        if isinstance(column, TextColumn):
-            codes = pa.array(column.codes, pa.int32(), mask=column.codes < 0)
-            columns[f"a:{name}"] = pa.DictionaryArray.from_arrays(codes, pa.array(column.values, pa.string()))
-        else:
-            columns[f"a:{name}"] = pa.array(column, pa.float64())
+    columns |= {f"a:{name}": to_arrow(column) for name, column in attributes.items()}
     marked = {f"a:{name}" for name in truths}
     fields = [pa.field(name, each.type, metadata={TRUTH: b"1"} if name in marked else None) for name, each in columns.items()]
     table = pa.table(columns, schema=pa.schema(fields))

@@ -101,6 +101,13 @@ def from_arrow(column: pa.ChunkedArray) -> Column:
     return TextColumn(array.indices.fill_null(-1).to_numpy().astype(np.int32), tuple(array.dictionary.to_pylist()))
 
 
+def to_arrow(column: Column) -> pa.Array:
+    """The same as an index's file keeps it: what `from_arrow` reads."""
+    if not isinstance(column, TextColumn):
+        return pa.array(column, pa.float64())
+    return pa.DictionaryArray.from_arrays(pa.array(column.codes, pa.int32(), mask=column.codes < 0), pa.array(column.values, pa.string()))
+
+
 def extended(column: Column | None, length: int, values: Mapping[int, Any], total: int) -> Column:
     """A copy of `column` (`length` items, or None: missing for all) for `total` items, with `values` set at their rows."""
     numeric = all(isinstance(value, (int, float)) for value in values.values() if value is not None)

@@ -23,8 +23,11 @@ def require_kinds(declared: Any, where: str, *, but: Collection[str] = ()) -> No
     """
     for name, kind in _kinds(type(declared)).items():
         value = getattr(declared, name)
-        if name not in but and not _holds(value, kind):
-            raise DeclarationError(f"expected {_called(kind)}, got {repr(value)[:80]}", where=f"{where}, {name}")
+        if name in but or _holds(value, kind):
+            continue
+        if isinstance(value, str) and get_args(kind) == (str,):  # as which ("purchase") is read
+            raise DeclarationError(f"expected a list, got {value[:80]!r}", where=f"{where}, {name}", fix=f"{name}=[{value[:80]!r}]")
+        raise DeclarationError(f"expected {_called(kind)}, got {repr(value)[:80]}", where=f"{where}, {name}")
 
 
 @cache

@@ -256,9 +256,6 @@ class Slot:
 
     def __post_init__(self) -> None:
         where = f"slot {self.name}"
-        for name in ("rules", "hide_seen", "allow", "deny"):
-            if isinstance(text := getattr(self, name), str):  # as which ("purchase") is read, and each letter then for one of them
-                raise DeclarationError(f"expected a list, got {text[:80]!r}", where=f"{where}, {name}", fix=f"{name}=[{text[:80]!r}]")
         require_kinds(self, where, but=("objective", "synonyms"))  # which say themselves what is wrong
         if self.formula:
             object.__setattr__(self, "objective", parse_formula(self.formula, where=where))

@@ -32,10 +32,10 @@ def evaluate(
         judge as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
     """
     from tailorbird.cli.moment import clock_as_of
-    from tailorbird.cli.train import index_settings, print_long_tail, print_results
+    from tailorbird.cli.train import index_settings, print_long_tail, print_results, window_of
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError
-    from tailorbird.events import duration, to_iso
+    from tailorbird.events import to_iso
     from tailorbird.registry import Registry
     from tailorbird.training.evaluate import evaluate as run_evaluate
     from tailorbird.training.train import TrainSettings
@@ -50,7 +50,7 @@ def evaluate(
         raise NotReadyError("there is no champion to judge yet", where=str(registry.path), fix=fix)
     chosen = [registry.resolve(name).name for name in versions or ("champion",)]
     learned = {version: to_iso(registry.verify(version).window.ts_to) for version in chosen}
-    window_us = duration(window or project.settings.train.window)
+    window_us = window_of(window, project)
     with progress_bars(quiet=json) as progress:
         found = run_evaluate(
             project.features,

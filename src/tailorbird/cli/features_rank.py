@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
-from tailorbird.cli.train import Rows
+from tailorbird.cli.train import Rows, window_of
 from tailorbird.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ def rank(
         folder of the report, signals-SLOT-TARGET in the project's reports unless told otherwise
     """
     from tailorbird.config import open_project
-    from tailorbird.events import duration
     from tailorbird.training.signals import RankSettings
     from tailorbird.training.signals_page import write_signals
 
@@ -76,7 +75,7 @@ def rank(
     folder = out or project.paths.reports / f"signals-{declared.name}-{goal}"
     _check_out(folder)
     settings = RankSettings(
-        window_us=duration(window or project.settings.train.window),
+        window_us=window_of(window, project),
         lateness_us=project.plan.lateness_us,
         rows=rows,
         requests=requests,

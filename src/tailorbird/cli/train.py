@@ -176,12 +176,17 @@ def settings_for(project: "Project", *, window: str, rows: Rows, leave_out: str,
 
     return TrainSettings(
         **index_settings(project),
-        window_us=span_of(window, "--window") if window else span_of(project.settings.train.window, "train.window"),
+        window_us=window_of(window, project),
         lateness_us=project.plan.lateness_us,
         quick=quick,
         rows=rows,
         leave_out=left_out(leave_out, project.features),
     )
+
+
+def window_of(text: str, project: "Project") -> int:
+    """Microseconds of `--window`, or of the project's own where that is not given."""
+    return span_of(text, "--window") if text else span_of(project.settings.train.window, "train.window")
 
 
 def span_of(text: str, option: str) -> int:

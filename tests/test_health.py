@@ -52,7 +52,7 @@ def test_a_loop_that_comes_round_is_alive_and_one_that_stalls_is_not():
 
 @pytest.mark.parametrize("role", ["router", "worker", "lake", "trainer"])
 def test_a_role_tells_that_it_goes_on(tmp_path, role, monkeypatch):
-    from tests.stream.brokers import free_port
+    from tests.ports import free_port
 
     from tailorbird.cli import run as roles
 

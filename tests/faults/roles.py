@@ -2,13 +2,14 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.ports import free_port
 
 from tailorbird.cli.init import init
 from tailorbird.config import Project, open_project
@@ -19,12 +20,6 @@ ROLES = ("router", "worker", "lake", "serve", "trainer")  # all that `up` runs
 def make_project(folder: Path) -> Project:
     init(folder, json=True)
     return open_project(folder)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Up:

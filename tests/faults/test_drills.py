@@ -17,7 +17,8 @@ from tests.faults.drills.child import Part
 from tests.faults.drills.judging import Found, judged
 from tests.faults.drills.loads import Phase, summed_up
 from tests.faults.drills.site import ROOT
-from tests.faults.roles import free_port, until
+from tests.faults.roles import until
+from tests.ports import free_port
 from tests.serving import shop
 from tests.store.servers import needs_valkey
 from tests.stream.brokers import needs_kafka

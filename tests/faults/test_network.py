@@ -21,8 +21,9 @@ from tests.faults.oracle import Ledger, Load, check, in_lake
 from tests.faults.roles import Up, make_project, until
 from tests.faults.test_kafka import on_kafka
 from tests.lake.bucket import BUCKET, s3_server
+from tests.ports import free_port
 from tests.store.servers import needs_valkey, running
-from tests.stream.brokers import NAMED, broker, free_port, needs_kafka
+from tests.stream.brokers import NAMED, broker, needs_kafka
 
 from tailorbird.cli.roles import drain
 from tailorbird.config import Project, open_project

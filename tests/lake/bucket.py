@@ -3,7 +3,6 @@
 import http.client
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 from tailorbird.places import Place
 
@@ -40,9 +40,7 @@ def s3_server() -> Iterator[str]:
     """
     if importlib.util.find_spec("moto") is None:
         pytest.skip("no moto here (pip install 'moto[server,s3]')")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     before = {name: os.environ.get(name) for name in _OURS}

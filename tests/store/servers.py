@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 BINARY = shutil.which("valkey-server") or shutil.which("redis-server")
 needs_valkey = pytest.mark.skipif(BINARY is None, reason="no valkey-server here (Debian: apt-get install valkey-server)")
@@ -20,16 +21,9 @@ class Server:
     def __init__(self, folder: Path, *arguments: str, cluster: bool = False) -> None:
         self.folder, self._arguments, self._cluster = folder, arguments, cluster
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = self.free_port()
+        self.port = free_port()
         self._process: subprocess.Popen | None = None
         self.start()
-
-    @staticmethod
-    def free_port() -> int:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        return port if port < 55_000 else port - 12_000
 
     @property
     def pid(self) -> int:

@@ -7,7 +7,8 @@ import subprocess
 import time
 
 import pytest
-from tests.store.servers import BINARY, Server, needs_valkey, running
+from tests.ports import free_port
+from tests.store.servers import BINARY, needs_valkey, running
 from tests.stream.tls_proxy import Certificates
 
 from tailorbird.errors import StorageError
@@ -106,7 +107,7 @@ def encrypted(tmp_path, certificates):
     assert BINARY is not None
     if b"libssl" not in subprocess.run(["ldd", BINARY], capture_output=True, check=False).stdout:
         pytest.skip("this valkey-server was built without TLS")
-    plain = Server.free_port()
+    plain = free_port()
     options = ["--tls-port", str(plain), "--tls-auth-clients", "no", "--tls-ca-cert-file", str(certificates.authority)]
     options += ["--tls-cert-file", str(certificates.server), "--tls-key-file", str(certificates.server.with_suffix(".key"))]
     with running(tmp_path / "encrypted", *options):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaLog
@@ -37,18 +38,6 @@ WHY_NOT = (
     else ""
 )
 needs_kafka = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there is one")
-
-
-def free_port() -> int:
-    """A port outside the range from which the kernel gives ports to clients, that nobody listens on."""
-    for port in range(21_000 + os.getpid() % 5_000, 32_000):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
 
 
 # That broker says that a topic ends at the first record of its last batch.

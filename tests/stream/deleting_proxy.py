@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.stream.brokers import NAMED, broker, free_port
+from tests.ports import free_port
+from tests.stream.brokers import NAMED, broker
 
 _FETCH, _LIST_OFFSETS, _API_VERSIONS, _DELETE_RECORDS = 1, 2, 18, 21
 _NEWEST = {_FETCH: 11, _LIST_OFFSETS: 5, _DELETE_RECORDS: 1}

@@ -7,7 +7,8 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from tests.stream.brokers import OPTIONS, _binary, broker, free_port, needs_kafka
+from tests.ports import free_port
+from tests.stream.brokers import OPTIONS, _binary, broker, needs_kafka
 from tests.stream.tls_proxy import Certificates, tls_proxy
 
 from tailorbird.config.settings import load_settings

@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from tests.serving import shop
 
 from tailorbird.cli.models_rollout import share_since
+from tailorbird.config.settings import CanarySection
 from tailorbird.events import HOUR, MINUTE, SimulatedClock
 from tailorbird.events.schema import TIME
 from tailorbird.experiments.statistics import Moments
-from tailorbird.monitoring.canary import ANSWERS, EVENTS, GUARD_RAILS, SHARES, Figures, figures, judge
+from tailorbird.monitoring.canary import ANSWERS, EVENTS, GUARD_RAILS, SHARES, Figures, GuardRails, figures, judge
 from tailorbird.registry import Registry
 
 NOW = 1_800_000_000_000_000
@@ -24,6 +26,12 @@ def version(name: str, *, answers: int = 4_000, failed: int = 0, not_finite: int
 
 
 CHAMPION = version("v1")
+
+
+def test_guard_rails_are_set_in_the_projects_file():
+    assert GuardRails(**msgspec.structs.asdict(CanarySection())) == GUARD_RAILS
+    slow = version("v0002", latency=8.0)
+    assert (judge(slow, CHAMPION, 0.05).action, judge(slow, CHAMPION, 0.05, GuardRails(latency=2.0)).action) == ("end", "advance")
 
 
 def test_one_that_is_as_good_goes_on_step_by_step_to_everybody():

@@ -86,7 +86,10 @@ def test_a_server_that_starts_with_a_damaged_champion_takes_the_one_before(regis
     holder = BundleHolder(registry, load, seen)
     holder.start()
     holder.stop()
-    assert holder.current().version == "v0001"
+    assert (holder.current().version, holder.stands_in) == ("v0001", True)
+    registry.rollback(by="test", why="it is damaged")
+    holder.look()
+    assert (holder.current().version, holder.stands_in) == ("v0001", False)
 
 
 def test_a_refused_champion_serves_once_it_is_mended_in_its_place(registry, load, seen, monkeypatch):

@@ -308,15 +308,27 @@ def test_search_finds_words_and_lifts_what_the_person_likes(make):
     assert nothing.items == []
 
 
-def test_facets_count_all_hits_and_only_those_that_may_be_shown(make):
+def test_facets_count_all_hits_and_only_those_that_may_be_shown(make, kept):
     slots = {"search": replace(shop.slots()["search"], rules=["item.stock > 0"])}
-    answer = make(slots=slots).search(SearchQuery(query="rain", user_id="u1", size=1, facets=["category", "price", "nothing"]))
+    answer = make(slots=slots).search(SearchQuery(query="rain", user_id="u1", size=1, facets=["category", "price"]))
     assert len(answer.items) == 1
     assert set(answer.facets) == {"category", "price"}
     rainy = [number for number in range(shop.ITEMS) if number % 2 and shop.profile(number)["stock"]]
     assert answer.facets["category"].counts == Counter(shop.CATEGORIES[number % 4] for number in rainy)
     assert (answer.facets["price"].low, answer.facets["price"].high) == (min(rainy), max(rainy))
     assert make().search(SearchQuery(query="rain", user_id="u1")).facets is msgspec.UNSET
+    with pytest.raises(QueryError, match="no item has an attribute 'nothing'") as refused:
+        make().search(SearchQuery(query="rain", facets=["category", "nothing"]))
+    assert (refused.value.code, refused.value.path) == ("unknown_attribute", "$.facets")
+    assert len(kept.records) == 2, "what is refused is not logged as an answer"
+
+
+def test_without_a_slot_of_its_own_search_asks_for_one_and_takes_no_others_pins(make):
+    pipeline = make(slots={"home": shop.slots()["home"]})
+    with pytest.raises(QueryError, match="there is no slot 'search'") as refused:
+        pipeline.search(SearchQuery(query="rain"))
+    assert refused.value.code == "unknown_slot"
+    assert pipeline.search(SearchQuery(query="rain", slot="home")).items
 
 
 def test_a_slot_knows_what_else_a_thing_is_called(make):

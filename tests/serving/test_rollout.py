@@ -116,6 +116,25 @@ def test_a_server_that_starts_loads_the_champion_before_too(registry, rollout, l
     assert fresh.versions() == {"champion": "v0002", "previous": "v0001"}
 
 
+def test_a_server_that_starts_with_a_damaged_champion_says_that_the_one_before_answers(registry, features):
+    registry.promote("v0002", by="test", why="second")
+    manifest = registry.path / "v0002" / "manifest.json"
+    manifest.chmod(0o644)
+    whole = manifest.read_bytes()
+    manifest.write_bytes(b"{}")
+    fresh = Rollout(registry, load_bundle, Seen([]), Open())
+    fresh.start()
+    fresh.stop()
+    query, pipeline = RecommendQuery(slot="home", user_id="u1"), pipeline_of(fresh, features)
+    told = pipeline.answer(query)
+    assert (told.model, told.degraded) == ("v0001", ["previous_model"])
+    manifest.write_bytes(whole)
+    registry.cast_shadow("", by="test", why="any change is looked at")
+    fresh.look()
+    told = pipeline.answer(query)
+    assert (told.model, told.degraded) == ("v0002", [])
+
+
 def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, features):
     def load(folder):
         if folder.name == "v0002":

@@ -1,6 +1,9 @@
 """`tailorbird formula show|set|reset`."""
 
 import getpass
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from tailorbird.cli.models import open_registry, time_told
 from tailorbird.cli.output import By, Json, Why, console, print_json, print_table
@@ -43,7 +46,7 @@ def show(*, history: bool = False, json: Json = False) -> None:
             console().print(f"slot {each.slot}: the champion predicts no {', '.join(each.missing)}; left out until a model does")
 
 
-def set(slot: str, formula: str, *, why: Why, by: By = "") -> None:
+def set(slot: str, formula: Annotated[str, Parameter(allow_leading_hyphen=True)], *, why: Why, by: By = "") -> None:
     """Change what an item is worth to a slot: servers take it within a second, without a new model and without a restart.
 
     Each answer logs the formula that ordered it. A head that the champion does not predict is refused.

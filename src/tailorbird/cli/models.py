@@ -27,12 +27,17 @@ def list_(*, churn: Of = "", json: Json = False) -> None:
     versions = sorted(open_registry(churn)[1].versions(), key=lambda info: info.version, reverse=True)
     if json:
         print_json(
-            {"versions": [{"version": v.version, "created_at": time_told(v.created_at), "aliases": list(v.aliases)} for v in versions]}
+            {
+                "versions": [
+                    {"version": v.version, "created_at": time_told(v.created_at) if v.whole else None, "aliases": list(v.aliases)}
+                    for v in versions
+                ]
+            }
         )
         return
     if not versions:
         raise NotReadyError("there is no version yet", fix="tailorbird train makes one")
-    rows = [(info.version, time_told(info.created_at), ", ".join(info.aliases)) for info in versions]
+    rows = [(v.version, time_told(v.created_at) if v.whole else "its manifest is damaged", ", ".join(v.aliases)) for v in versions]
     print_table("", ["version", "made", "is"], rows)
 
 

@@ -124,9 +124,11 @@ def share_since(registry: "Registry") -> int:
 
 
 def _verdict(project: "Project", registry: "Registry") -> "Verdict":
+    import msgspec
+
     from tailorbird.events import duration
     from tailorbird.lake import Lake
-    from tailorbird.monitoring.canary import ANSWERS, EVENTS, figures, judge
+    from tailorbird.monitoring.canary import ANSWERS, EVENTS, GuardRails, figures, judge
 
     aliases = registry.aliases()
     if not aliases.canary:
@@ -140,7 +142,7 @@ def _verdict(project: "Project", registry: "Registry") -> "Verdict":
         figures(events, answers, version, denominators=denominators, attribution=attribution)
         for version in (aliases.canary, aliases.champion)
     )
-    return judge(canary_, champion, aliases.share)
+    return judge(canary_, champion, aliases.share, GuardRails(**msgspec.structs.asdict(project.settings.canary)))
 
 
 def _tell(project: "Project", registry: "Registry", json: bool) -> None:

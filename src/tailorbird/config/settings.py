@@ -229,6 +229,21 @@ class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     check_every: Annotated[str, Meta(description="how often live figures are checked for a fall that calls for retraining")] = "1h"
 
 
+class CanarySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    answers_min: Annotated[
+        int, Meta(ge=1, description="answers of a step, of the canary and of the champion, before a canary is judged")
+    ] = 500
+    errors: Annotated[
+        float, Meta(ge=0, le=1, description="share of its answers that it may fail beyond the champion's; past it a canary is ended")
+    ] = 0.005
+    latency: Annotated[
+        float, Meta(gt=0, description="how many times the champion's 95th percentile its own may be; past it a canary is ended")
+    ] = 1.5
+    margin: Annotated[
+        float, Meta(gt=0, lt=1, description="relative fall in clicks per item seen that must be excluded before a canary goes on")
+    ] = 0.1
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     project: ProjectSection = ProjectSection()
     events: EventsSection = EventsSection()
@@ -241,6 +256,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     score: ScoreSection = ScoreSection()
     checks: ChecksSection = ChecksSection()
     train: TrainSection = TrainSection()
+    canary: CanarySection = CanarySection()
 
 
 SECRET = frozenset(

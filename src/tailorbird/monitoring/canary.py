@@ -32,7 +32,7 @@ ANSWERS = ("request_id", "slot", "model", "asked", "failure", "latency_us")
 
 @dataclass(frozen=True)
 class GuardRails:
-    """When a canary is ended, and when it goes on.
+    """When a canary is ended, and when it goes on; `canary` in tailorbird.toml has them, but `level`.
 
     Attributes:
         answers_min: of a step, of the canary and the champion, before it is judged at all but for scores that are no numbers.

@@ -42,13 +42,10 @@ def parse_formula(text: str, *, where: str = "") -> dict[str, float]:
         raise DeclarationError(f"column {error.offset or 1}: {error.msg}", where=where, fix=fix) from None
     except (ValueError, RecursionError, MemoryError):
         raise DeclarationError("cannot be read as a formula", where=where) from None
-    weights: dict[str, float] = {}
-    for sign, term in _terms(tree.body, 1.0):
-        head, weight = _term(term, where)
-        if head in weights:
-            raise DeclarationError(f"column {term.col_offset + 1}: {head!r} stands there twice", where=where, fix="add its weights up")
-        weights[head] = sign * weight
-    return checked(weights, where=where)
+    try:
+        return checked(_weights(tree.body, where), where=where)
+    except RecursionError:
+        raise DeclarationError("is nested too deeply", where=where, fix="such as 1.0*click + 8.0*purchase") from None
 
 
 def checked(weights: Mapping[str, float], *, where: str = "") -> dict[str, float]:
@@ -105,6 +102,16 @@ def value(heads: Mapping[str, Floats], objective: Mapping[str, float]) -> Floats
     for head in present:
         total += float(objective[head]) * heads[head]
     return total
+
+
+def _weights(tree: ast.expr, where: str) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for sign, term in _terms(tree, 1.0):
+        head, weight = _term(term, where)
+        if head in weights:
+            raise DeclarationError(f"column {term.col_offset + 1}: {head!r} stands there twice", where=where, fix="add its weights up")
+        weights[head] = sign * weight
+    return weights
 
 
 def _terms(node: ast.expr, sign: float) -> Iterable[tuple[float, ast.expr]]:

@@ -32,6 +32,7 @@ from tailorbird.ranking.rule_columns import (
     Compiled,
     Mask,
     Request,
+    Value,
     arithmetic,
     both,
     compared,
@@ -161,7 +162,10 @@ class _Parser:
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) > NUMBER_MAX:
                 raise self._refuse(node, "the number is too large")
-        return self._compile(tree, 0)
+        try:
+            return self._compile(tree, 0)
+        except RecursionError:  # of telling what is not allowed
+            raise DeclarationError("is nested too deeply", where=self.where, fix="split it into several rules") from None
 
     def _place(self, line: int, column: int) -> str:
         """Where something stands in the text, from 1; `line` counts our bracket's too, `column` letters from 0."""
@@ -264,7 +268,7 @@ class _Parser:
                 steps.append(negated(missing(left)) if isinstance(op, ast.IsNot) else missing(left))
             elif isinstance(op, (ast.In, ast.NotIn)):
                 self._check_country(left_node, getattr(right_node, "elts", []))
-                step = self._membership(left, right_node, depth)
+                step = self._membership(left_node, left, right_node, depth)
                 steps.append(negated(step) if isinstance(op, ast.NotIn) else step)
             elif type(op) in COMPARE:
                 self._check_kinds(op, left_node, right_node)
@@ -314,17 +318,17 @@ class _Parser:
                         fix = f"write {upper!r}" if _COUNTRY.fullmatch(upper) else "write its code, such as 'NO'"
                         raise self._refuse(each, f"a country is a code of two capital letters, and never {each.value[:40]!r}", fix)
 
-    def _membership(self, left: Compiled, right: ast.expr, depth: int) -> Compiled:
+    def _membership(self, left_node: ast.expr, left: Compiled, right: ast.expr, depth: int) -> Compiled:
         if not isinstance(right, (ast.Tuple, ast.List, ast.Set)):
+            self._check_part(left_node, right)
             whole = self._compile(right, depth + 1)
             return lambda request: contains(whole(request), left(request), request.rows.size)
         if nothing := next((each for each in right.elts if isinstance(each, ast.Constant) and each.value is None), None):
             raise self._no_none(nothing)
-        members = [element.value for element in right.elts if isinstance(element, ast.Constant)]
         self.nodes += len(right.elts)
-        if len(members) != len(right.elts) or self.nodes > NODES_MAX:
+        if self.nodes > NODES_MAX:
             raise self._refuse(right, f"expected a list of at most {NODES_MAX} constants after `in`")
-        values = [scalar(value) for value in members if isinstance(value, (bool, int, float, str))]
+        values = [self._member(left_node, element) for element in right.elts]
 
         def any_of(request: Request) -> Mask:
             value = left(request)
@@ -334,6 +338,27 @@ class _Parser:
             return kept
 
         return any_of
+
+    def _member(self, field: ast.expr, element: ast.expr) -> Value:
+        """A constant of a list after `in`."""
+        match element:
+            case ast.Constant(value=bool() | int() | float() | str() as value):
+                found = scalar(value)
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if not isinstance(value, bool):
+                found = -float(value)
+            case _:
+                raise self._refuse(element, f"{ast.unparse(element)[:40]!r} is no constant, and a list after `in` has nothing else")
+        self._check_kinds(ast.Eq(), field, element)
+        return found
+
+    def _check_part(self, part: ast.expr, whole: ast.expr) -> None:
+        """Refuse to look for what is never a part of a text, rather than have a rule that holds for nothing."""
+        of_context = isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id == "context"
+        if self._kind(part) != "text" or not (of_context or isinstance(part, ast.Constant)):
+            fix = "such as 'warm' in item.tags, or context.country in item.countries"
+            raise self._refuse(part, f"{ast.unparse(part)[:40]!r} is no text to look for in {ast.unparse(whole)[:40]!r}", fix)
+        if self._kind(whole) in ("number", "truth"):
+            raise self._refuse(whole, f"{ast.unparse(whole)[:40]!r} is no text, and has no parts", "use == or a list after `in`")
 
 
 def check_slot(slot: Slot, *, user_fields: Collection[str], sequences: Collection[str]) -> None:

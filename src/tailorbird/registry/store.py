@@ -94,6 +94,7 @@ class VersionInfo:
     metrics: dict[str, Any]
     aliases: tuple[str, ...]
     learned_from: tuple[int, int] = (0, 0)  # the span of time that model and index learned from, microseconds; zeros: nothing
+    whole: bool = True  # whether its manifest could be read
 
 
 class Registry:
@@ -315,7 +316,7 @@ class Registry:
         try:
             manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return VersionInfo(name, folder, 0, "", (), {"damaged": True}, aliases.of(name))
+            return VersionInfo(name, folder, 0, "", (), {"damaged": True}, aliases.of(name), whole=False)
         heads = tuple(head.name for head in manifest.heads)
         span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)
         return VersionInfo(name, folder, manifest.created_at, manifest.schema_hash, heads, manifest.metrics, aliases.of(name), span)

@@ -92,6 +92,7 @@ class BundleHolder(Generic[B]):
         probe: tries a folder in a child process before it is loaded here, and raises BundleError; None trusts it.
     Attributes:
         share: of the people whom a canary is to answer, as the registry said last.
+        stands_in: whether the bundle is the champion before, taken at the start because the champion cannot be loaded.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class BundleHolder(Generic[B]):
         self._refused: _Refused | None = None
         self._look_behind = False
         self.share = 0.0
+        self.stands_in = False
         self._seen: Stamp | None = None
         self._problem = ""
         self.loop = Loop("bundles" if name == "champion" else name, self.look, every_s=poll_s, first=False)
@@ -136,7 +138,7 @@ class BundleHolder(Generic[B]):
         self.look()
         if self._bundle is None and self._problem and self._name == "champion":
             problem, refused = self._problem, self._refused
-            self._take(self._registry.previous())
+            self.stands_in = self._take(self._registry.previous())
             self._problem, self._refused = problem, refused
         self.loop.start()
 
@@ -184,7 +186,7 @@ class BundleHolder(Generic[B]):
     def _take(self, folder: Path | None) -> bool:
         self._refused = None
         if folder is None or (self._bundle is not None and self._bundle.version == folder.name):
-            self._problem = ""
+            self._problem, self.stands_in = "", False
             return False
         refused = _Refused(folder)
         try:
@@ -215,7 +217,7 @@ class BundleHolder(Generic[B]):
         if self._keep_previous:
             self._before = self._bundle
         self._bundle = bundle
-        self._problem = ""
+        self._problem, self.stands_in = "", False
         if self._gate is not None:
             self._gate.serves(bundle)
         self._watcher.bundle_loaded(bundle.version)

@@ -36,6 +36,10 @@ class Bundles(Protocol):
         """The champion before this one, to answer where this one fails."""
         ...
 
+    def stands_in(self, bundle: Bundle) -> bool:
+        """Whether it answers because the champion cannot be loaded."""
+        ...
+
     def shadow(self) -> Bundle | None:
         """One whose scores are logged beside, and shown to nobody."""
         ...
@@ -133,6 +137,9 @@ class Fixed:
 
     def previous(self) -> Bundle | None:
         return self.before
+
+    def stands_in(self, bundle: Bundle) -> bool:
+        return False
 
     def shadow(self) -> Bundle | None:
         return self.beside

@@ -60,6 +60,7 @@ from tailorbird.serving.request import (
     as_events_say,
     hidden,
     require_contract,
+    require_facets,
     require_filters,
     search_values,
 )
@@ -147,10 +148,11 @@ class Pipeline:
 
     def search(self, query: SearchQuery) -> Answer:
         """Find items by words: text score times what the ranker makes of each hit for this person."""
-        slot = self._slot(query.slot or "search", "$.slot") if query.slot or "search" in self._slots else next(iter(self._slots.values()))
+        slot = self._slot(query.slot or "search", "$.slot")
 
         def find(request: Request) -> Answer:
             request.text = query.query
+            require_facets(request, query.facets)
             size, sources = query.size or slot.size, {"search": slot.sources.get("search", SEARCH_CANDIDATES)}
             answer = self._finish(request, self._stages.find(request, sources, size), size)
             if not query.facets:
@@ -246,7 +248,7 @@ class Pipeline:
                 request = self._begin(query, slot, now, bundle, reading, request_id, anonymous_id)
                 request.scored, request.failure = scored, failure
                 request.asked = meant.version if meant is not None else ""
-                if bundle is not meant:
+                if bundle is not meant or (bundle is not None and scored and self._bundles.stands_in(bundle)):
                     request.lacks("previous_model")
                 elif not scored:
                     request.lacks("model")

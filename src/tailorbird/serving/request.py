@@ -207,6 +207,15 @@ def filter_mask(index: Index, rows: Places, query: Query) -> Mask:
     return kept
 
 
+def require_facets(request: Request, names: Sequence[str]) -> None:
+    """Refuse to count by what no item has, rather than leave it out: as `filters` do, once there are items."""
+    if request.index is None or not len(request.index):
+        return
+    for name in names:
+        if name not in request.index.attributes:
+            raise QueryError(f"no item has an attribute {name[:60]!r}", path="$.facets", code="unknown_attribute")
+
+
 def _path(attribute: str) -> str:
     return f"$.filters.{attribute[:60]}"
 

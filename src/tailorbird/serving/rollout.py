@@ -106,6 +106,9 @@ class Rollout:
     def previous(self) -> Bundle | None:
         return self.champion.previous()
 
+    def stands_in(self, bundle: Bundle) -> bool:
+        return self.champion.stands_in and bundle is self.current()
+
     def shadow(self) -> Bundle | None:
         return self._shadow.current()
 

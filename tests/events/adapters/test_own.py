@@ -1,3 +1,4 @@
+import struct
 from pathlib import Path
 
 import msgspec
@@ -51,6 +52,15 @@ def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
     (tmp_path / "e.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(InputError, match="not a Parquet file"):
         lines("tailorbird", tmp_path)
+
+
+@pytest.mark.parametrize(("format_", "mapping"), [("tailorbird", ""), ("mapping", '[[source]]\nfile = "*"\nuser_id = "user_id"\n')])
+def test_a_text_that_is_no_utf_8_is_told_with_its_column(tmp_path: Path, format_: str, mapping: str) -> None:
+    offsets, texts = struct.pack("<3i", 0, 2, 4), b"u1\xff\xfe"
+    users = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(texts)])
+    pq.write_table(pa.table({"event_id": ["a", "b"], "user_id": users}), tmp_path / "e.parquet")
+    with pytest.raises(InputError, match=r"rows 1 to 2: column user_id is damaged: .*UTF8"):
+        lines(format_, tmp_path, mapping=mapping)
 
 
 def test_numbers_are_those_of_the_rows(tmp_path: Path) -> None:

@@ -59,13 +59,14 @@ def test_ids_follow_from_content_and_row(tmp_path: Path) -> None:
 
 
 def test_users_and_items(tmp_path: Path) -> None:
-    (tmp_path / "users.csv").write_text("USER_ID,AGE,MEMBERSHIP\n5,34,Gold\n6,,\n")
+    (tmp_path / "users.csv").write_text("USER_ID,AGE,MEMBERSHIP,CODE,SHARE\n5,34,Gold,12E4,1e-05\n6,,,,\n")
     (tmp_path / "items.csv").write_text("\ufeffITEM_ID,CREATION_TIMESTAMP,GENRES,PRICE,ZIP\n0001,1570003267,comedy|drama,7,0123\n2,,,,\n")
     item, bare, user, empty = events("personalize", tmp_path)
     assert (item["item_id"], item["ts"], "timeless" in item) == ("0001", 1_570_003_267_000_000, False)
     assert item["properties"] == {"genres": ["comedy", "drama"], "price": 7, "zip": "0123"}
     assert bare["timeless"] is True
-    assert (user["type"], user["properties"], user["timeless"]) == ("user", {"age": 34, "membership": "Gold"}, True)
+    assert (user["type"], user["timeless"]) == ("user", True)
+    assert user["properties"] == {"age": 34, "membership": "Gold", "code": "12E4", "share": 1e-05}
     assert "properties" not in empty
 
 

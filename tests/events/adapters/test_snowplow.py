@@ -7,19 +7,33 @@ from typing import Any
 import pytest
 from tests.events.adapters.kit import events, lines, refusals
 
-NAMES = {
-    "app_id": 0, "platform": 1, "etl_tstamp": 2, "collector_tstamp": 3, "dvce_created_tstamp": 4, "event": 5, "event_id": 6,
-    "user_id": 12, "domain_userid": 15, "network_userid": 17, "geo_country": 18, "page_url": 29, "page_title": 30, "page_referrer": 31,
-    "contexts": 52, "se_category": 53, "se_action": 54, "se_label": 55, "se_property": 56, "se_value": 57, "unstruct_event": 58,
-    "ti_orderid": 67, "ti_sku": 68, "ti_name": 69, "ti_category": 70, "ti_price": 71, "ti_quantity": 72, "useragent": 77, "dvce_type": 98,
-    "domain_sessionid": 120, "derived_tstamp": 121, "event_vendor": 122, "event_name": 123,
-}  # fmt: skip
+from tailorbird.events.adapters import snowplow
+
+# All fields in their order, so that the adapter's positions are held against the format and not against themselves.
+ENRICHED = """
+    app_id platform etl_tstamp collector_tstamp dvce_created_tstamp event event_id txn_id name_tracker v_tracker v_collector v_etl
+    user_id user_ipaddress user_fingerprint domain_userid domain_sessionidx network_userid geo_country geo_region geo_city
+    geo_zipcode geo_latitude geo_longitude geo_region_name ip_isp ip_organization ip_domain ip_netspeed page_url page_title
+    page_referrer page_urlscheme page_urlhost page_urlport page_urlpath page_urlquery page_urlfragment refr_urlscheme refr_urlhost
+    refr_urlport refr_urlpath refr_urlquery refr_urlfragment refr_medium refr_source refr_term mkt_medium mkt_source mkt_term
+    mkt_content mkt_campaign contexts se_category se_action se_label se_property se_value unstruct_event tr_orderid tr_affiliation
+    tr_total tr_tax tr_shipping tr_city tr_state tr_country ti_orderid ti_sku ti_name ti_category ti_price ti_quantity
+    pp_xoffset_min pp_xoffset_max pp_yoffset_min pp_yoffset_max useragent br_name br_family br_version br_type br_renderengine
+    br_lang br_features_pdf br_features_flash br_features_java br_features_director br_features_quicktime br_features_realplayer
+    br_features_windowsmedia br_features_gears br_features_silverlight br_cookies br_colordepth br_viewwidth br_viewheight os_name
+    os_family os_manufacturer os_timezone dvce_type dvce_ismobile dvce_screenwidth dvce_screenheight doc_charset doc_width
+    doc_height tr_currency tr_total_base tr_tax_base tr_shipping_base ti_currency ti_price_base base_currency geo_timezone
+    mkt_clickid mkt_network etl_tags dvce_sent_tstamp refr_domain_userid refr_dvce_tstamp derived_contexts domain_sessionid
+    derived_tstamp event_vendor event_name event_format event_version event_fingerprint true_tstamp
+"""
+FIELDS = ENRICHED.split()
 PAGE = {
     "app_id": "angry-birds", "platform": "web", "etl_tstamp": "2017-01-26 00:01:25.292", "collector_tstamp": "2013-11-26 00:02:05.123",
     "event": "page_view", "event_id": "c6ef3124-b53a-4b13-a233-0088f79dcbcb",
     "user_id": "jon.doe@email.com", "domain_userid": "bc2e92ec6c204a14",
     "geo_country": "GB", "page_url": "http://www.snowplowanalytics.com", "page_title": "On Analytics", "useragent": "Mozilla/5.0",
     "dvce_type": "Computer", "domain_sessionid": "2b15e5c8-d3b1-11e4-b9d6-1681e6b88ec1", "derived_tstamp": "2013-11-26 00:03:57.886",
+    "os_family": "Mac OS X", "refr_domain_userid": "another visitor", "refr_dvce_tstamp": "2013-11-20 08:00:00.000",
 }  # fmt: skip
 ECOMMERCE = "iglu:com.snowplowanalytics.snowplow.ecommerce/{}/jsonschema/1-0-0"
 PRODUCT = {
@@ -34,10 +48,8 @@ PRODUCT = {
 
 
 def _line(**fields: str) -> str:
-    values = [""] * 131
-    for name, value in {**PAGE, **fields}.items():
-        values[NAMES[name]] = value
-    return "\t".join(values)
+    values = {**PAGE, **fields}
+    return "\t".join(values.get(name, "") for name in FIELDS)
 
 
 def _unstruct(schema: str, data: Any) -> dict[str, str]:
@@ -57,6 +69,10 @@ def _action(type_: str, *entities: tuple[str, Any], **more: Any) -> dict[str, st
 def _made(folder: Path, *rows: str) -> list[dict[str, Any]]:
     (folder / "e.tsv").write_text("\n".join(rows))
     return events("snowplow", folder / "e.tsv")
+
+
+def test_the_fields_are_those_of_the_format() -> None:
+    assert len(FIELDS) == len(set(FIELDS)) == snowplow.FIELDS
 
 
 def test_a_page_view(tmp_path: Path) -> None:
@@ -88,7 +104,8 @@ def test_actions_with_a_product_each(tmp_path: Path, action: str, type_: str) ->
 
 def test_a_list_that_was_shown(tmp_path: Path) -> None:
     (made,) = _made(
-        tmp_path, _line(**_action("list_view", ("product", PRODUCT), ("product", {**PRODUCT, "id": "P7"}), name="shop the look"))
+        tmp_path,
+        _line(**_action("list_view", *(("product", {**PRODUCT, "id": one}) for one in ("P125", "P7", "P125")), name="shop the look")),
     )
     assert (made["type"], made["items"], made["properties"]) == ("impression", ["P125", "P7"], {"list": "shop the look"})
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import BATCH_ROWS
-from tailorbird.events.adapters.files import DAMAGED, bare_suffix, open_table
+from tailorbird.events.adapters.files import DAMAGED, bare_suffix, open_table, parquet_batches
 from tailorbird.events.adapters.quotes import without_broken_lines
 
 _MOSTLY = b"mostly"
@@ -43,7 +43,7 @@ def read_columns(
     """
     try:
         if bare_suffix(file) == ".parquet":
-            yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
+            yield from parquet_batches(pq.ParquetFile(file), file, BATCH_ROWS, columns)
             return
         schema = _schema(file)
         wanted = columns if columns is not None else schema.names

@@ -1,5 +1,6 @@
 """Reading the fields of a foreign record: each function gives a value of the type that the wire format has, or says what is wrong."""
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from math import isfinite
@@ -12,6 +13,7 @@ from tailorbird.events.envelope import Context
 _MICROS_MAX = 10**16  # in the year 2286
 _UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 _ABSENT = (None, "")
+_CODE = re.compile(r"\d+[eE]\d+")  # as article numbers and postcodes are; programs write exponents with a point or a sign
 
 
 def as_record(value: Any, path: str = "$") -> Record:
@@ -74,7 +76,9 @@ def number_of(value: Any) -> Any:
 
 
 def typed(text: str) -> Any:
-    """What stands in a CSV field without a type: a number, unless digits would be lost, or text."""
+    """What stands in a CSV field without a type: a number, unless digits would be lost, or text. `12E4` is a code, `1e-05` a number."""
+    if _CODE.fullmatch(text):
+        return text
     number = number_of(text)
     return number if isinstance(number, int | float) and (str(number) == text or isinstance(number, float)) else text
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import msgspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tailorbird.errors import DamageError, InputError
 
@@ -85,6 +86,26 @@ def open_table(file: Path) -> BinaryIO:
         fix = f"write it in UTF-8, such as: iconv -f {coding} -t UTF-8 {file.name} > new-{file.name}"
         raise InputError("its first line is no text in UTF-8", where=str(file), fix=fix) from None
     return stream
+
+
+def parquet_batches(source: pq.ParquetFile, file: Path, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file in batches.
+
+    Raises:
+        InputError: a text is no UTF-8; names its column and about where it stands.
+    """
+    done = 0
+    for batch in source.iter_batches(rows, columns=columns):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid as error:
+                where = f"{file}: rows {done + 1} to {done + batch.num_rows}"
+                raise InputError(
+                    f"column {name} is damaged: {error}", where=where, fix="write its texts in UTF-8; nothing was taken"
+                ) from None
+        done += batch.num_rows
+        yield batch
 
 
 def read_lines(file: Path, *, strip: bool = True) -> Iterator[tuple[int, bytes]]:

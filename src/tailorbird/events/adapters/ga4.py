@@ -34,7 +34,7 @@ from tailorbird.events.adapters.fields import (
     text_at,
     time_since_1970,
 )
-from tailorbird.events.adapters.files import bare_suffix, read_records
+from tailorbird.events.adapters.files import bare_suffix, parquet_batches, read_records
 from tailorbird.events.adapters.products import product_events, with_numbers
 from tailorbird.events.adapters.record import LeftOutError, Record, batches_of
 from tailorbird.events.envelope import Event
@@ -178,7 +178,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, bytes]]:
                 where=str(file),
                 fix="tailorbird import --guess PATH proposes a mapping for files with other columns",
             )
-        for batch in source.iter_batches(min(BATCH_ROWS, 2_000)):
+        for batch in parquet_batches(source, file, min(BATCH_ROWS, 2_000)):
             for row in batch.to_pylist():
                 number += 1
                 yield number, msgspec.json.encode(row, enc_hook=str)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, encode_event, in_batches, known_by_content
-from tailorbird.events.adapters.files import DAMAGED, open_file, open_table
+from tailorbird.events.adapters.files import DAMAGED, open_file, open_table, parquet_batches
 from tailorbird.events.adapters.quotes import Lines, next_row
 from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.envelope import Event
@@ -109,7 +109,7 @@ def _parquet_rows(columns: tuple[str, ...]) -> Callable[[Path], Iterator[Row]]:
         missing = [name for name in columns if name not in source.schema_arrow.names]
         if missing:
             raise InputError(f"expected the columns {', '.join(columns)}, missing {', '.join(missing)}", where=str(file))
-        for batch in source.iter_batches(BATCH_ROWS, columns=list(columns)):
+        for batch in parquet_batches(source, file, BATCH_ROWS, list(columns)):
             values = [_texts(batch.column(name)) for name in columns]
             yield from (list(row) for row in zip(*values, strict=True))
 

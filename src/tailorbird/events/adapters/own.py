@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch, in_batches
-from tailorbird.events.adapters.files import bare_suffix, read_lines
+from tailorbird.events.adapters.files import bare_suffix, parquet_batches, read_lines
 from tailorbird.events.envelope import Event
 
 PATTERNS = ("*.jsonl", "*.ndjson", "*.json", "*.parquet")
@@ -36,7 +36,7 @@ def _read_parquet(file: Path) -> Iterator[Batch]:
                 fix="tailorbird import --guess PATH proposes a mapping for files with other columns",
             )
         done = 0
-        for batch in source.iter_batches(BATCH_ROWS):
+        for batch in parquet_batches(source, file, BATCH_ROWS):
             rows = [{name: value for name, value in row.items() if value is not None} for row in _plain(batch).to_pylist()]
             yield Batch(str(file), [msgspec.json.encode(row) for row in rows], list(range(done + 1, done + 1 + len(rows))))
             done += len(rows)

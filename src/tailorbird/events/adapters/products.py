@@ -1,7 +1,7 @@
 """Events about products, as shops report them: one foreign event names a list of products, ours name one each.
 
 clicks, views, carts, purchases   one event a product; the first keeps the event's id, the others get `id#1`, `id#2`, …
-lists that were shown             one impression with all of them
+lists that were shown             one impression with all of them, each once
 types of the site's own           one event; with its product if there is exactly one, else with all of them in `items`
 """
 
@@ -47,7 +47,7 @@ def product_events(base: Event, products: list[Record], ids: tuple[str, ...], pa
                 "too_large", path, f"so many products with {len(msgspec.json.encode(base.properties))} bytes of properties each"
             )
         return [_one(base, item, product, ids, index) for item, (index, product) in zip(named, numbered, strict=True)]
-    return [msgspec.structs.replace(base, items=named)]
+    return [msgspec.structs.replace(base, items=list(dict.fromkeys(named)))]
 
 
 def _one(base: Event, item: str, product: Record, ids: tuple[str, ...], index: int) -> Event:

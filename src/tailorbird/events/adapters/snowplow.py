@@ -38,8 +38,8 @@ _AT = {
     "app_id": 0, "collector_tstamp": 3, "event": 5, "event_id": 6, "user_id": 12, "domain_userid": 15, "network_userid": 17,
     "geo_country": 18, "page_url": 29, "page_title": 30, "page_referrer": 31, "contexts": 52, "se_category": 53, "se_action": 54,
     "se_label": 55, "se_property": 56, "se_value": 57, "unstruct_event": 58, "ti_orderid": 67, "ti_sku": 68, "ti_name": 69,
-    "ti_category": 70, "ti_price": 71, "ti_quantity": 72, "useragent": 77, "dvce_type": 98, "domain_sessionid": 120,
-    "derived_tstamp": 121, "event_vendor": 122, "event_name": 123,
+    "ti_category": 70, "ti_price": 71, "ti_quantity": 72, "useragent": 77, "dvce_type": 101, "domain_sessionid": 123,
+    "derived_tstamp": 124, "event_vendor": 125, "event_name": 126,
 }  # fmt: skip
 _ACTIONS = {
     "product_view": "view",

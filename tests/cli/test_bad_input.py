@@ -62,6 +62,7 @@ WRONG_USE = [
     (["features", "verify"], "nothing in the lake yet", 1),
     (["lake", "verify"], "nothing in the lake yet", 1),
     (["lake", "quarantine"], "nothing in the lake yet", 1),
+    (["lake", "quarantine", "--limit", "-3"], "expected 0 or more, got -3", 2),
     (["simulate", "--out", "tailorbird.toml"], "already there", 2),
     (["simulate", "--out", "new.jsonl", "--days", "0"], "at least 1 day", 2),
     (["init", "."], "already there; nothing was written", 2),
@@ -119,6 +120,9 @@ def test_rows_that_cannot_be_read_are_kept_and_the_rest_is_imported(fresh: Path)
     assert "events.jsonl:3: $.user_id: expected" in done.stdout
     found = must_json("lake", "quarantine", cwd=fresh)
     assert {sample["body"] for sample in found["samples"]} == set(wrong)
+    refused(
+        tailorbird("lake", "quarantine", "--reason", "bad_tim", cwd=fresh), "the reasons there are: malformed_json, wrong_type", status=2
+    )
 
 
 def test_a_file_of_which_nothing_can_be_read_is_an_error_and_is_kept(fresh: Path) -> None:

@@ -75,6 +75,8 @@ def test_the_rules_of_a_project_stand_in_its_plan(tmp_path):
         ("[purchase.note]\none_of = []", "one_of is empty"),
         ("[purchase.note]\ntype = 'number'\none_of = ['EUR']", "one_of has 'EUR'"),
         ("[purchase.price]\none_of = ['cheap']", "price is a number everywhere"),
+        ("[click.item_id]\nrequired = true", "item_id is a field of the event itself"),
+        ("[purchase.event_id]\nunique = true", "event_id is a field of the event itself"),
         ("[purchase", "cannot be read"),
     ],
 )

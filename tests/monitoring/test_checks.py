@@ -212,7 +212,7 @@ def test_a_command_is_told_of_a_failure(tmp_path):
     told.unlink()
     assert daily.alert(command, daily.DayReport("2024-10-12", "", 3, [])) == ""
     assert not told.exists(), "nothing failed"
-    assert "status 3" in daily.alert(f'{sys.executable} -c "raise SystemExit(3)"', FAILING)
+    assert "status 3; it is started without a shell" in daily.alert(f'{sys.executable} -c "raise SystemExit(3)"', FAILING)
     assert "did not go out" in daily.alert("no-such-program-anywhere", FAILING)
 
 

@@ -89,8 +89,11 @@ def quarantine(
     from tailorbird.lake import Lake, refused
     from tailorbird.lake.replay import replayed
 
+    if limit < 0:
+        raise UsageError(f"expected 0 or more, got {limit}", where="--limit")
     project = open_project()
     lake, choice = Lake(project.paths.lake), _choice(reason, path, since)
+    _check_reasons(project, choice)
     found = refused.reasons(lake, choice, replayed(project.paths.stream))
     shown = refused.samples(lake, choice, limit)
     if json:

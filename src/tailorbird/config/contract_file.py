@@ -29,6 +29,10 @@ from tailorbird.events.rules import KINDS, Rule, violation
 FILE = "contract.toml"
 _OF_TYPE = ("daily_min", "fresh_within")
 _OF_PROPERTY = ("required", "type", "min", "max", "one_of", "unique")
+# What stands in an event beside its properties, under names that nobody gives a property by intention.
+_OF_EVENT = (
+    "event_id", "ts", "sent_at", "received_at", "user_id", "anonymous_id", "session_id", "item_id", "items", "request_id",
+)  # fmt: skip
 
 
 class Declared(msgspec.Struct, frozen=True):
@@ -98,6 +102,9 @@ def _take_of_type(type_: str, content: dict[str, Any], found: Declared, file: Pa
 
 def _rule(type_: str, name: str, content: dict[str, Any], file: Path) -> Rule:
     where = f"{file}: [{type_}.{name}]"
+    if name in _OF_EVENT:
+        fix = "leave it out: which types need an item or a person is known without it"
+        raise ConfigError(f"{name} is a field of the event itself, and rules here are for what is in its properties", where=where, fix=fix)
     if unknown := [key for key in content if key not in _OF_PROPERTY]:
         raise ConfigError(f"unknown key {unknown[0]}", where=where, fix=f"known: {', '.join(_OF_PROPERTY)}")
     kind, low, high, one_of = content.get("type", ""), content.get("min"), content.get("max"), content.get("one_of", [])

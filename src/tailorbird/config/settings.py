@@ -201,7 +201,11 @@ class ScoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class ChecksSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     after: Annotated[str, Meta(description="how long after the end of a day (UTC) its data is checked")] = "1h"
     alert: Annotated[
-        str, Meta(description="a URL that gets a day's report by POST when a check fails, or a command that gets it on its input")
+        str,
+        Meta(
+            description="a URL that gets a day's report by POST when a check fails, or a command that gets it on its input, started "
+            "without a shell: for `|` and `>` write `sh -c '…'`"
+        ),
     ] = ""
 
 

@@ -4,7 +4,7 @@
     CHECKS/index.html         a page of the newest day, with the days before; see `monitoring.daily_page`
 
 A report that is there is not made again by the schedule; by hand it is replaced. It catches up on days on which it
-did not run. An alert is a URL that gets the report as JSON by POST, or a command that gets it on its standard input.
+did not run. An alert is a URL that gets the report as JSON by POST, or a command, started without a shell, that gets it on its input.
 """
 
 import logging
@@ -99,7 +99,9 @@ def alert(target: str, report: DayReport) -> str:
         done = subprocess.run(shlex.split(target), input=data, capture_output=True, timeout=ALERT_S, check=False)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         return f"the alert did not go out: {type(error).__name__}"  # its text may hold the address, which may be secret
-    return "" if done.returncode == 0 else f"the alert's command ended with status {done.returncode}"
+    if done.returncode == 0:
+        return ""
+    return f"the alert's command ended with status {done.returncode}; it is started without a shell: for | and > write sh -c '…'"
 
 
 def due(folder: Path, now: int, after_us: int) -> list[int]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.client.servers import Served, serving
 
 import tailorbird
-from tailorbird.client import AsyncClient, Client, ClosedError, Context, OutboxFullError, RefusedError, UnreachableError
+from tailorbird.client import AsyncClient, Client, ClosedError, Context, OutboxFullError, RefusedError, UnreachableError, patience
 from tailorbird.client.parameters import Asked, ContextFields, EventFields, Searched, Settings
 from tailorbird.client.patience import BUDGET_MAX, RetryBudget, Throttle, backoff_s
 from tailorbird.errors import StorageError, UsageError
@@ -247,7 +247,9 @@ def test_many_threads_track_at_once(server: Served) -> None:
     assert len(server.events()) == 800
 
 
-def test_what_waits_is_sent_though_the_server_took_nothing_for_long(server: Served) -> None:
+def test_what_waits_is_sent_though_the_server_took_nothing_for_long(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "BACKOFF_MAX_S", 0.05)  # else a minute and a half
+    monkeypatch.setattr(Throttle, "admits", lambda *_: False)  # as after so many refusals it nearly always says
     server.trouble.next = ["busy"] * 12
     with Client(server.url, gather_s=0.01) as client:
         client.track(**click(1))

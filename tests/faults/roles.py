@@ -83,9 +83,9 @@ class Up:
             self.process.wait(60)
 
 
-def until(condition: Callable[[], bool], deadline_s: float, otherwise: str) -> None:
+def until(condition: Callable[[], bool], deadline_s: float, otherwise: str | Callable[[], str]) -> None:
     """Poll for a condition."""
     give_up = time.monotonic() + deadline_s
     while not condition():
-        assert time.monotonic() < give_up, otherwise
+        assert time.monotonic() < give_up, otherwise if isinstance(otherwise, str) else otherwise()
         time.sleep(0.02)

@@ -150,7 +150,7 @@ def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, 
 
 
 def test_the_registry_keeps_a_canary_within_what_can_be_compared(registry):
-    for share in (0.0, 1.0, float("nan")):
+    for share in (0.0, 1.0, float("nan"), 0.00001, 0.99999):
         with pytest.raises(UsageError):
             registry.send_canary("v0002", share, by="test", why="try")
     with pytest.raises(UsageError):

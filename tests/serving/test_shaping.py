@@ -116,6 +116,14 @@ def test_what_an_arm_draws_by_chance_does_not_say_that_it_is_popular(ask):
     assert {item.reason_code for item in ask(drawn).items if item.source != "pinned"} == {"explore"}
 
 
+def test_a_pin_behind_the_end_of_an_answer_is_none(ask):
+    pinned = replace(SLOT, pins=[Pin("i9", 8), Pin("i39", 9), Pin("i39", 2)])
+    answer = ask(pinned)
+    assert shown(answer)[:3] == [10, 39, 9], "by value, but for the pin that has room"
+    assert [item.reason_code for item in answer.items[:3]] == ["popular", "promoted", "popular"]
+    assert shown(ask(pinned, size=9))[7:] == [9, 39]
+
+
 def test_an_item_that_several_pins_hold_for_is_shown_once(ask):
     """First in Norway, third elsewhere: in Norway both hold."""
     pins = [Pin("i36", 1, when="context.country == 'NO'"), Pin("i36", 3)]

@@ -79,7 +79,7 @@ def canary(
         if not why:
             raise UsageError("expected a reason for the audit log", where="--why", fix=f'tailorbird models canary {version} --why "…"')
         registry.send_canary(version, share, by=signed, why=why, automatic=not manual)
-        console().print(f"{version} answers {share:.0%} of the people within a second. How it does:  tailorbird models canary")
+        console().print(f"{version} answers {share * 100:.3g}% of the people within a second. How it does:  tailorbird models canary")
     else:
         _tell(project, registry, json)
 
@@ -161,7 +161,7 @@ def _tell(project: "Project", registry: "Registry", json: bool) -> None:
                     "uplift": uplift, "versions": rows})  # fmt: skip
         return
     out = console()
-    out.print(f"[bold]{aliases.canary}[/bold] answers {aliases.share:.0%} of the people, {aliases.champion} the others")
+    out.print(f"[bold]{aliases.canary}[/bold] answers {aliases.share * 100:.3g}% of the people, {aliases.champion} the others")
     for row in rows:
         out.print(
             f"{row['is']:>9} {row['version']}: {row['answers']:,} answers, {row['failed']:,} failed, "

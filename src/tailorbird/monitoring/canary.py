@@ -126,7 +126,9 @@ def judge(canary: Figures, champion: Figures, share: float, rails: GuardRails = 
         told = f"none of {champion.answers:,} answers was its to give: servers refuse it, or wait for its features; their logs say why"
         return verdict("wait", told)
     if min(canary.answers, champion.answers) < rails.answers_min:
-        return verdict("wait", f"{canary.answers:,} answers of the canary's at {share:.0%}; it is judged from {rails.answers_min:,} on")
+        return verdict(
+            "wait", f"{canary.answers:,} answers of the canary's at {share * 100:.3g}%; it is judged from {rails.answers_min:,} on"
+        )
     low, _ = proportion_interval(canary.failed, canary.answers, level=0.99)
     _, high = proportion_interval(champion.failed, champion.answers, level=0.99)
     if low > high + rails.errors:

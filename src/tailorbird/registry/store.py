@@ -30,6 +30,7 @@ from tailorbird.registry.manifest import DIGEST, MANIFEST, Manifest, Sealed, enc
 from tailorbird.whole import sync_folder
 
 _HISTORY_MAX = 50
+SHARE_MIN = 0.0001  # of the people that an assignment tells apart, see `experiments.assign`: of fewer it would be nobody
 
 
 class Clock(Protocol):
@@ -173,8 +174,9 @@ class Registry:
         Raises:
             UsageError: it is the champion, there is none, or the share is none.
         """
-        if not 0 < share < 1:
-            raise UsageError(f"expected a share between 0 and 1, got {share}", where="share", fix="1 is: tailorbird models promote")
+        if not SHARE_MIN <= share <= 1 - SHARE_MIN:
+            told = f"expected a share from {SHARE_MIN:g} to {1 - SHARE_MIN:g}, got {share:g}"
+            raise UsageError(told, where="share", fix="1 is: tailorbird models promote")
         self.verify(version)
         with self._changing():
             aliases = self.aliases()

@@ -178,9 +178,9 @@ class Shaping:
 
     # What stands where
 
-    def with_pins(self, request: Request, index: Index, found: Candidates) -> Candidates:
-        """The pinned items that hold for this request, which no lack of time cuts off, and the other candidates."""
-        keys = [self._pin_keys[pin.item] for pin in self._held(request, index)]
+    def with_pins(self, request: Request, index: Index, found: Candidates, size: int) -> Candidates:
+        """The pinned items that hold for an answer of `size`, which no lack of time cuts off, and the other candidates."""
+        keys = [self._pin_keys[pin.item] for pin in self._held(request, index, size)]
         rows = index.find(np.array(keys, np.uint64))
         if not rows.size:
             return found
@@ -194,24 +194,25 @@ class Shaping:
         more = Candidates(rows, ids, index.keys[rows], [PINNED] * rows.size, np.zeros(rows.size))
         return more.joined(found) if rows.size else found
 
-    def _held(self, request: Request, index: Index) -> list[Pin]:
-        """The pins whose `when` holds, one a position and one an item, the first declared first."""
+    def _held(self, request: Request, index: Index, size: int) -> list[Pin]:
+        """The pins whose `when` holds, one a position and one an item, the first declared first; none behind the answer's end."""
         held: dict[int, Pin] = {}
         for pin, when in self.pins:
-            if pin.position in held or any(pin.item == other.item for other in held.values()):
+            if pin.position > size or pin.position in held or any(pin.item == other.item for other in held.values()):
                 continue
             row = index.find(np.array([self._pin_keys[pin.item]], np.uint64))
             if row[0] >= 0 and self._holds(when, asked(request, row), request, otherwise=False)[0]:
                 held[pin.position] = pin
         return list(held.values())
 
-    def shape(self, request: Request, found: Candidates) -> Shape:
-        """What the policy is asked for."""
+    def shape(self, request: Request, found: Candidates, size: int) -> Shape:
+        """What the policy is asked for, for an answer of `size`."""
         index, slot = request.index, self.slot
         if index is None:
             return Shape(None, found.rows)
         place_of = {key: place for place, key in enumerate(found.keys.tolist())}
-        pins = {pin.position - 1: place_of.get(self._pin_keys[pin.item], -1) for pin in self._held(request, index)} if self.pins else {}
+        held = self._held(request, index, size) if self.pins else []
+        pins = {pin.position - 1: place_of.get(self._pin_keys[pin.item], -1) for pin in held}
         return Shape(
             index,
             found.rows,
@@ -241,8 +242,8 @@ class Shaping:
             for place in np.flatnonzero(factor[1]).tolist():
                 moved[place][name] = moved[place].get(name, 0.0) + float(after[place] - values[place])
             values = after
-        for pin in self._held(request, request.index):
-            if pin.position <= len(shown) and shown.ids[pin.position - 1] == pin.item:
+        for pin in self._held(request, request.index, len(shown)):
+            if shown.ids[pin.position - 1] == pin.item:
                 placed[pin.position - 1].append(f"pin {pin.position}")
         for promotion, those in zip(self.slot.promotions, self._masks(request, shown, self.promotions), strict=True):
             for place in np.flatnonzero(those).tolist():

@@ -111,7 +111,7 @@ class Stages:
             shown = shaping.view(index)
             if shown.shown is not None and not shown.shown.any():
                 request.lacks("items")
-            found = shaping.with_pins(request, index, self._retrieve(request, shown, sources))
+            found = shaping.with_pins(request, index, self._retrieve(request, shown, sources), size)
         with self.timed("rules"):
             kept = np.flatnonzero(self.may_be_shown(request, index, found.rows))
         if min(size, len(found)) <= kept.size:
@@ -119,7 +119,7 @@ class Stages:
         with self.timed("retrieve"):
             everything = np.arange(len(index))
             view = index.only(self.may_be_shown(request, index, everything))
-            again = shaping.with_pins(request, index, self._retrieve(request, view, sources))
+            again = shaping.with_pins(request, index, self._retrieve(request, view, sources), size)
             assert view.shown is not None
             if not view.shown.any() and shaping.allows_nothing(request, index):
                 request.lacks("items")
@@ -286,7 +286,7 @@ class Stages:
         if request.policy == "random":
             with self._drawing:
                 return choose_evenly(len(found), size, self._rng)
-        policy, shape = self._patience.policy, self._shaping[slot.name].shape(request, found)
+        policy, shape = self._patience.policy, self._shaping[slot.name].shape(request, found, size)
         if shape.diversity is not None and not policy.lets():
             request.lacks("policy")
             shape = replace(shape, diversity=None)

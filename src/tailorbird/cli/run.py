@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
     from tailorbird.serving.handling import Service
-    from tailorbird.store.valkey import CopiesAt
 
 LAKE_POLL_S = 0.2
 log = logging.getLogger(__name__)
@@ -44,20 +43,17 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
     shop:
         also show the demo shop at /shop
     """
+    from tailorbird.cli.serve_options import serve_options
     from tailorbird.config import open_project
     from tailorbird.config.erasures import take_in
-    from tailorbird.events import duration
     from tailorbird.serving.access import require_origins
-    from tailorbird.serving.editorial import FILE as LISTS_FILE
-    from tailorbird.serving.limits import Networks, ServerLimits
     from tailorbird.serving.logs import configure
-    from tailorbird.serving.score_log import scores_address
-    from tailorbird.serving.server import BUDGETS, ServeOptions, run
+    from tailorbird.serving.server import run
 
     stop = _begin()
     project = open_project(applied=True)
     take_in(project)
-    settings, paths = project.settings.serve, project.paths
+    settings = project.settings.serve
     configure(as_json=settings.log == "json")
     require_origins(settings.origins)
     more: list[Callable[[Service], Sequence[BaseRoute]]] = []  # beside the API's own
@@ -74,66 +70,17 @@ def serve(*, host: str | None = None, port: int | None = None, shop: bool = Fals
 
         slot = "front" if "front" in project.slots else project.slot().name  # the demo's page has a slot without an experiment
         more.append(partial(shop_routes, slot=slot))
+    project.paths.stream.mkdir(parents=True, exist_ok=True)
     asked = port is not None or any(origin.key == "serve.port" and origin.source.startswith("environment") for origin in project.origins)
-    paths.stream.mkdir(parents=True, exist_ok=True)
-    options = ServeOptions(
-        stream=project.stream,
-        routed=project.routed,
-        state=paths.state,
-        copies=_hedged(project),
-        stale_us=duration(project.settings.store.stale_after),
-        wait_s=settings.wait_ms / 1e3,
-        budgets=replace(
-            BUDGETS,
-            retrieval_s=settings.retrieval_ms / 1e3,
-            features_s=settings.features_ms / 1e3,
-            ranking_s=settings.ranking_ms / 1e3,
-            policy_s=settings.policy_ms / 1e3,
-        ),
-        workers=project.workers,
-        registry=paths.registry,
-        churn={name: paths.churn(name) for name in project.churn},
-        scores=scores_address(project.stream) if project.scores else None,
-        lake=paths.lake,
-        run=paths.run,
-        features=project.features,
+    options = replace(
+        serve_options(project),
         slots=slots,
-        plan=project.plan,
         host=host or settings.host,
         port=settings.port if port is None else port,
         port_asked=asked,
-        write_keys=settings.write_keys,
-        read_keys=settings.read_keys,
-        admin_keys=settings.admin_keys,
-        keys_file=project.root / settings.keys_file,
-        lists_file=project.root / LISTS_FILE,
-        origins=settings.origins,
-        limits=ServerLimits(
-            requests_per_s=settings.requests_per_s,
-            events_per_s=settings.events_per_s,
-            batch_max=settings.batch_max,
-            ids_per_hour=settings.ids_per_hour,
-            address_events_per_s=settings.address_events_per_s,
-            address_clicks_per_hour=settings.address_clicks_per_hour,
-            address_connections=settings.address_connections,
-            proxies=Networks(settings.proxies),
-        ),
-        log_requests=settings.log_requests,
-        pseudonyms=project.pseudonyms(),
-        stopped=project.stopped(),
-        body_bytes_max=settings.body_bytes_max,
-        reserve_bytes=settings.disk_reserve_mb << 20,
         routes=lambda service: [each for routes in more for each in routes(service)],
     )
     run(options, stop=stop)
-
-
-def _hedged(project: "Project") -> "CopiesAt | None":
-    """Where to read copies, with what asks a second time; None where there are no copies."""
-    from tailorbird.store.hedge import Hedge
-
-    copies, share = project.copies(), project.settings.store.hedge
-    return copies if copies is None or not share else replace(copies, hedge=Hedge(share))
 
 
 def router(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:

@@ -1,0 +1,70 @@
+"""What a project says of serving, as the server takes it."""
+
+from dataclasses import replace
+
+from tailorbird.config import Project
+from tailorbird.events import duration
+from tailorbird.serving.editorial import FILE as LISTS_FILE
+from tailorbird.serving.limits import Networks, ServerLimits
+from tailorbird.serving.score_log import scores_address
+from tailorbird.serving.server import BUDGETS, ServeOptions
+from tailorbird.store.hedge import Hedge
+from tailorbird.store.valkey import CopiesAt
+
+
+def serve_options(project: Project) -> ServeOptions:
+    """All but what a command line adds: the port it names, and routes beside the API's own."""
+    settings, paths = project.settings.serve, project.paths
+    return ServeOptions(
+        stream=project.stream,
+        routed=project.routed,
+        state=paths.state,
+        copies=_hedged(project),
+        stale_us=duration(project.settings.store.stale_after),
+        wait_s=settings.wait_ms / 1e3,
+        budgets=replace(
+            BUDGETS,
+            retrieval_s=settings.retrieval_ms / 1e3,
+            features_s=settings.features_ms / 1e3,
+            ranking_s=settings.ranking_ms / 1e3,
+            policy_s=settings.policy_ms / 1e3,
+        ),
+        workers=project.workers,
+        registry=paths.registry,
+        churn={name: paths.churn(name) for name in project.churn},
+        scores=scores_address(project.stream) if project.scores else None,
+        lake=paths.lake,
+        run=paths.run,
+        features=project.features,
+        slots=project.slots,
+        plan=project.plan,
+        host=settings.host,
+        port=settings.port,
+        write_keys=settings.write_keys,
+        read_keys=settings.read_keys,
+        admin_keys=settings.admin_keys,
+        keys_file=project.root / settings.keys_file,
+        lists_file=project.root / LISTS_FILE,
+        origins=settings.origins,
+        limits=ServerLimits(
+            requests_per_s=settings.requests_per_s,
+            events_per_s=settings.events_per_s,
+            batch_max=settings.batch_max,
+            ids_per_hour=settings.ids_per_hour,
+            address_events_per_s=settings.address_events_per_s,
+            address_clicks_per_hour=settings.address_clicks_per_hour,
+            address_connections=settings.address_connections,
+            proxies=Networks(settings.proxies),
+        ),
+        log_requests=settings.log_requests,
+        pseudonyms=project.pseudonyms(),
+        stopped=project.stopped(),
+        body_bytes_max=settings.body_bytes_max,
+        reserve_bytes=settings.disk_reserve_mb << 20,
+    )
+
+
+def _hedged(project: Project) -> CopiesAt | None:
+    """Where to read copies, with what asks a second time; None where there are no copies."""
+    copies, share = project.copies(), project.settings.store.hedge
+    return copies if copies is None or not share else replace(copies, hedge=Hedge(share))

@@ -121,6 +121,8 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
     told = must_json("-C", project, "score", "churn", "--out", tmp_path / "churn.parquet", "--as-of", "latest", "--reasons", "20")
     table = pq.read_table(tmp_path / "churn.parquet")
     assert told["people"] == table.num_rows > 100
+    newest = must_json("-C", project, "sql", "SELECT max(ts) AS ts FROM events WHERE NOT timeless")["rows"][0]["ts"]
+    assert table["as_of"][0].as_py() - datetime.fromisoformat(newest) == timedelta(microseconds=1)
     gone = table["gone"].to_numpy()
     assert ((gone > 0) & (gone < 1)).all()
     assert (np.diff(gone) <= 0).all()

@@ -92,6 +92,22 @@ def test_a_server_that_starts_with_a_damaged_champion_takes_the_one_before(regis
     assert (holder.current().version, holder.stands_in) == ("v0001", False)
 
 
+def test_a_server_starts_without_a_model_where_what_names_the_champion_is_damaged(registry, load, seen):
+    registry.promote("v0001", by="test", why="first")
+    names = registry.path / "aliases.json"
+    whole = names.read_bytes()
+    names.write_bytes(b"{")
+    holder = BundleHolder(registry, load, seen, poll_s=0.01)
+    holder.start()
+    try:
+        assert (holder.current(), seen.refused) == (None, 1)
+        assert "restore it from audit.jsonl" in holder.problem
+        names.write_bytes(whole)
+        until(lambda: holder.current() is not None, "what was mended is not taken")
+    finally:
+        holder.stop()
+
+
 def test_a_refused_champion_serves_once_it_is_mended_in_its_place(registry, load, seen, monkeypatch):
     monkeypatch.setattr("tailorbird.serving.bundles.RETRY_S", 0.01)
     registry.promote("v0001", by="test", why="first")

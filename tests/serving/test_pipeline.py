@@ -298,6 +298,16 @@ def test_rank_orders_the_callers_items_and_knows_strangers_among_them(make, kept
     assert kept.records[0].items == ids(answer)
 
 
+def test_an_answer_without_a_model_never_says_that_it_was_picked_for_somebody(make):
+    query = RankQuery(slot="home", user_id="u1", items=["i3", "unknown"])
+    for pipeline, degraded in ((make(bundles=Fixed(None)), "model"), (make(reader=Broken()), "features")):
+        answer = pipeline.rank(query)
+        assert degraded in answer.degraded
+        assert {item.reason_code for item in answer.items} <= {"popular", "more"}
+    assert {item.item_id: item.reason_code for item in answer.items} == {"i3": "popular", "unknown": "more"}
+    assert {item.reason_code for item in make().rank(query).items} == {"for_you"}
+
+
 def test_search_finds_words_and_lifts_what_the_person_likes(make):
     answer = make().search(SearchQuery(query="rain", user_id="u1"))
     assert len(answer.items) == 5

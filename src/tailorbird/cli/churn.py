@@ -111,7 +111,7 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
         raise UsageError(f"there is no folder {out.parent}", where="--out", fix="make it, or name another file")
     if out.suffix != ".parquet" or out.is_dir():
         raise UsageError(f"{out} is no name of a Parquet file", where="--out", fix="such as churn.parquet")
-    clock = clock_as_of(as_of, project)
+    clock = clock_as_of(as_of, project, settled=False)
     registry = Registry(project.paths.churn(name), clock=clock)
     versions = registry.versions()
     if not versions or (version == "champion" and registry.champion() is None):

@@ -10,8 +10,10 @@ from tailorbird.lake import Lake
 LATEST = "latest"
 
 
-def clock_as_of(text: str, project: Project) -> Clock:
+def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
     """The machine's clock for ""; else one that stands still at a time, or behind the newest event of the lake for `latest`.
+
+    `settled`: so far behind it that labels of the last answers count, which wait for what comes in late.
 
     Raises:
         UsageError: the text is no time.
@@ -22,7 +24,7 @@ def clock_as_of(text: str, project: Project) -> Clock:
     if text == LATEST:
         newest = Lake(project.paths.lake).sql("SELECT max(ts) AS ts FROM events WHERE NOT timeless").column("ts")[0]
         # Nothing behind the newest event is known: what the last answers led to was cut off with the log.
-        return SimulatedClock((newest.value or 0) + project.plan.lateness_us + 1)
+        return SimulatedClock((newest.value or 0) + (project.plan.lateness_us if settled else 0) + 1)
     return SimulatedClock(time_of(text, "--as-of", f", or {LATEST}"))
 
 

@@ -14,7 +14,19 @@ from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp]
 
-CODES = ("promoted", "explore", "search", "related", "new", "popular_in_category", "popular", "for_you", "editorial", "popular_in_segment")
+CODES = (
+    "promoted",
+    "explore",
+    "search",
+    "related",
+    "new",
+    "popular_in_category",
+    "popular",
+    "for_you",
+    "editorial",
+    "popular_in_segment",
+    "more",
+)
 _VERBS = {
     hash64("purchase"): "you bought",
     hash64("cart"): "you put it in your cart:",
@@ -43,6 +55,7 @@ class Reason:
 
 
 FOR_YOU = Reason("for_you", "Picked for you")
+MORE = Reason("more", "More to see")  # of an item that no model put there, and of which nothing else is known
 
 
 def reasons(
@@ -53,6 +66,7 @@ def reasons(
     recent: RecentLike | None = None,
     query: str | None = None,
     explored: Collection[int] = (),
+    otherwise: Reason = FOR_YOU,
 ) -> list[Reason]:
     """A reason for each shown item.
 
@@ -62,6 +76,7 @@ def reasons(
         recent: the person's recent sequence.
         query: what was searched for.
         explored: the positions of `exploration.Choice`.
+        otherwise: the reason of an item to which nothing of this led.
     """
     anchors, types = _anchors(index, rows, recent)
     told: list[Reason] = []
@@ -76,11 +91,11 @@ def reasons(
             verb = _VERBS.get(types[place], "you looked at")
             told.append(Reason("related", f"Because {verb} {index.title(int(anchors[place]))}", index.ids[anchors[place]]))
         else:
-            told.append(_without_anchor(index, row, source))
+            told.append(_without_anchor(index, row, source) or otherwise)
     return told
 
 
-def _without_anchor(index: Index, row: int, source: str) -> Reason:
+def _without_anchor(index: Index, row: int, source: str) -> Reason | None:
     category = index.category.text(row)
     if source == "fresh":
         return Reason("new", f"New in {category}" if category else "New")
@@ -96,7 +111,7 @@ def _without_anchor(index: Index, row: int, source: str) -> Reason:
         if source == "popular_in_category" and category:
             return Reason("popular_in_category", f"Popular in {category} this week")
         return Reason("popular", "Popular this week")
-    return FOR_YOU
+    return None
 
 
 def _anchors(index: Index, rows: Rows, recent: RecentLike | None) -> tuple[Rows, list[int]]:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -138,7 +139,8 @@ class BundleHolder(Generic[B]):
         self.look()
         if self._bundle is None and self._problem and self._name == "champion":
             problem, refused = self._problem, self._refused
-            self.stands_in = self._take(self._registry.previous())
+            with suppress(TailorbirdError):  # what names the one before is damaged, as `look` has said
+                self.stands_in = self._take(self._registry.previous())
             self._problem, self._refused = problem, refused
         self.loop.start()
 

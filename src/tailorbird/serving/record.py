@@ -13,7 +13,7 @@ from tailorbird.features import Rows
 from tailorbird.features.request import pack_sequences
 from tailorbird.ranking.bundle import Scores
 from tailorbird.ranking.exploration import Choice
-from tailorbird.ranking.reasons import FOR_YOU, Reason, reasons
+from tailorbird.ranking.reasons import FOR_YOU, MORE, Reason, reasons
 from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.facets import Facet
 from tailorbird.serving.explain import Wished, explanations
@@ -140,22 +140,22 @@ def logged(
 def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: bool) -> list[Reason]:
     """The reason of each shown item; `ranked` is whether a model ordered them."""
     if request.index is None:
-        return [FOR_YOU] * len(shown)
+        return [MORE] * len(shown)
     known = np.flatnonzero(shown.rows >= 0)
     explored = [place for place, at in enumerate(known.tolist(), 1) if at + 1 in choice.explored]
     sources = [shown.sources[place] for place in known.tolist()]
-    personal = request.recent
+    personal, otherwise = request.recent, FOR_YOU
     if not ranked or request.policy != "model":
         # A baseline is not personal, and must not say so: its reason is its own order, wherever an item came from.
-        personal = None
+        personal, otherwise = None, MORE
         if request.text is None:
             own = "fresh" if request.policy == "recent" else "popular"
             sources = [source if source == "pinned" else own for source in sources]
             if request.policy == "random":
                 explored = list(range(1, known.size + 1))
-    told = reasons(request.index, shown.rows[known], sources, recent=personal, query=request.text, explored=explored)
+    told = reasons(request.index, shown.rows[known], sources, recent=personal, query=request.text, explored=explored, otherwise=otherwise)
     by_place = dict(zip(known.tolist(), told, strict=True))
-    return [by_place.get(place, FOR_YOU) for place in range(len(shown))]
+    return [by_place.get(place, otherwise) for place in range(len(shown))]
 
 
 def attributes_of(index: Index, row: int, names: Iterable[str]) -> dict[str, str | float | bool | None]:

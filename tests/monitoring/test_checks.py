@@ -381,6 +381,20 @@ def test_a_weekday_that_is_always_closed_is_no_fault(tmp_path):
     assert not [one for one in report.failed if one.name in ("hours", "total")]
 
 
+def test_the_days_after_a_day_that_was_wrong_are_right(tmp_path):
+    def of_day(day):
+        columns = events_of(day)
+        if day != LAST - 1:
+            return columns
+        wrong = changed(columns, "country", lambda *_: "XX", lambda kind, k: True)
+        return changed(wrong, "session_id", lambda *_: None, lambda kind, k: kind == "click")
+
+    lake = make_lake(tmp_path, of_day=of_day, first=LAST - 4)
+    yesterday = daily.run_day(lake, LAST - 1, LAST * DAY, Wanted())
+    assert {one.name for one in yesterday.failed} == {"nulls", "categories"}
+    assert not check(lake).failed
+
+
 def test_an_hour_without_the_one_person_that_it_has_as_a_rule_is_no_fault(tmp_path):
     person = lambda day: changed(day, "person", lambda old, k: f"u{k // 50}", lambda kind, k: True)  # noqa: E731
     lake = make_lake(tmp_path, lambda day: without(day, [k // 50 != 7 for k in range(ROWS)]), of_day=lambda day: person(events_of(day)))

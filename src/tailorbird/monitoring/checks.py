@@ -24,6 +24,7 @@ ALIKE_MAX, ALIKE_ROWS = 0.2, 100
 LATE_MAX = 0.02
 NULLS_MAX, NULLS_ROWS = 0.15, 100  # the share of nulls may move so far
 PSI_MAX, PSI_ROWS = 0.25, 200  # the usual limit of "has shifted"
+DAYS_MIN = 3  # of which a median says more than their sum
 ORPHANS_MAX, UNSEEN_MAX, CLICKS_MIN = 0.05, 0.2, 20
 SKEW_US, SKEW_MAX, SKEW_ROWS, SKEW_PEOPLE = 2 * MINUTE, 0.1, 30, 5  # the clocks of a few people are theirs to mend
 BOTS_MAX, ONE_PERSON_MAX, ONE_PERSON_ROWS = 0.15, 0.05, 1_000
@@ -76,7 +77,8 @@ def nulls(day: Day) -> Check:
             for column in {column for kind, column in (*day.profile.nulls, *reference.nulls) if kind == type_}:
                 judged += 1
                 share = day.profile.nulls[type_, column] / rows
-                usual = reference.nulls[type_, column] / reference.types[type_]
+                each = [{"null": one.nulls[type_, column], "": one.types[type_] - one.nulls[type_, column]} for one in day.before]
+                usual = _usual(each, NULLS_ROWS)["null"]
                 worst = max(worst, abs(share - usual))
                 if abs(share - usual) > NULLS_MAX:
                     wrong.append(f"{share:.0%} of {type_} have no {column}, {usual:.0%} are usual")
@@ -85,13 +87,13 @@ def nulls(day: Day) -> Check:
 
 def categories(day: Day) -> Check:
     """How the values of a column are spread, against the days before: the population stability index."""
-    reference, wrong, worst, judged = _sum(day.before), [], 0.0, 0
+    wrong, worst, judged = [], 0.0, 0
     for column, counted in day.profile.categories.items():
-        usual = reference.categories[column] if reference is not None else {}
-        if min(sum(counted.values()), sum(usual.values())) < PSI_ROWS:
+        before = [profile.categories[column] for profile in day.before]
+        if min(sum(counted.values()), sum(sum(each.values()) for each in before)) < PSI_ROWS:
             continue
         judged += 1
-        index, moved = _stability(counted, usual)
+        index, moved = _stability(counted, _usual(before, PSI_ROWS))
         worst = max(worst, index)
         if index > PSI_MAX:
             wrong.append(f"{column} has shifted (PSI {index:.2f}), most of all {moved}")
@@ -197,6 +199,19 @@ def _sum(profiles: Sequence[Profile]) -> Profile | None:
     )
 
 
+def _usual(days: Sequence[Mapping[str, int]], rows_min: int) -> dict[str, float]:
+    """The share of each value on a usual day: the median of the days that have so many rows, so that a day on which something broke is not
+    what is usual for the week after it. Where fewer than three have, it is that of all days together."""
+    values = {value for each in days for value in each}
+    large = [each for each in days if sum(each.values()) >= rows_min]
+    if len(large) >= DAYS_MIN:
+        medians = {value: float(np.median([each.get(value, 0) / sum(each.values()) for each in large])) for value in values}
+        if (whole := sum(medians.values())) > 0:
+            return {value: share / whole for value, share in medians.items()}
+    rows = sum(sum(each.values()) for each in days)
+    return {value: sum(each.get(value, 0) for each in days) / rows for value in values}
+
+
 def _alike(events: pa.Table) -> tuple[int, int]:
     """Of the events that name an item or ask for something: how many there are, and how many say the same as another of that second."""
     said = by_people(events)
@@ -206,7 +221,7 @@ def _alike(events: pa.Table) -> tuple[int, int]:
     return said.num_rows, said.num_rows - different.num_rows
 
 
-def _stability(now: Mapping[str, int], usual: Mapping[str, int]) -> tuple[float, str]:
+def _stability(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple[float, str]:
     values = sorted({*now, *usual})
     shares = [np.maximum(np.array([each.get(value, 0) for value in values]) / sum(each.values()), _FLOOR) for each in (now, usual)]
     parts = (shares[0] - shares[1]) * np.log(shares[0] / shares[1])

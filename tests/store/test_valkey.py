@@ -11,7 +11,7 @@ from tests.ports import free_port
 from tests.store.servers import BINARY, needs_valkey, running
 from tests.stream.tls_proxy import Certificates
 
-from tailorbird.errors import StorageError
+from tailorbird.errors import ConfigError, StorageError
 from tailorbird.store import open_store
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.published import PublishedStore
@@ -120,9 +120,15 @@ def test_tls_with_the_right_authority(tmp_path, encrypted, certificates):
     assert value(CopiedStore(open_copies(url, "test", timeout_s=5))) == b"1"
 
 
+@pytest.mark.parametrize(("option", "told"), [("ssl_ca=ca.crt", "does not know: 'ssl_ca'"), ("ssl_ca_certs=/no/ca.crt", "no such file")])
+def test_an_option_of_no_use_is_told_before_anything_is_asked(option, told):
+    with pytest.raises(ConfigError, match=told):
+        open_copies(f"valkeys://127.0.0.1:1?{option}", "test")
+
+
 def test_a_certificate_of_a_stranger_is_refused(encrypted, certificates):
     copies = open_copies(f"valkeys://{encrypted}?ssl_ca_certs={certificates.stranger}", "test", timeout_s=5)
-    with pytest.raises(StorageError, match="certificate verify failed"):
+    with pytest.raises(StorageError, match=r"certificate verify failed.*\n.*ssl_ca_certs"):
         copies.head()
     with pytest.raises(StorageError):
         copies.set_head(Head(1, 1))

@@ -211,7 +211,9 @@ def _needed_by(project: Project, features: FeatureSet, part: KeyPart) -> int:
         try:
             position = Position() if copies is None else copied_position(copies, features.schema_hash, part)
         except TailorbirdError as error:
-            log.warning("how far %s of schema %s is, is not known: %s", part.name, features.schema_hash, error)
+            log.warning(
+                "how far the worker%s of schema %s is, is not known: %s", part.name and f" {part.name}", features.schema_hash, error
+            )
             position = Position()
     return position.offset if position.ready else 0
 

@@ -145,7 +145,13 @@ class RouterSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class StoreSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    url: Annotated[str, Meta(description="a Valkey or Redis to copy features to and read them from; empty: this machine's files")] = ""
+    url: Annotated[
+        str,
+        Meta(
+            description="a Valkey or Redis to copy features to and read them from, such as valkey://host:6379, valkey+cluster://host:6379, "
+            "or with TLS valkeys://host:6379?ssl_ca_certs=FILE (also ssl_certfile, ssl_keyfile); empty: this machine's files"
+        ),
+    ] = ""
     password: Annotated[str, Meta(description="of the Valkey, in place of one in the url; set it by environment")] = ""
     prefix: Annotated[
         str,

@@ -235,7 +235,12 @@ class Copies:
         except (redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
             if self._breaker is not None:
                 self._breaker.failed()
-            fix = "is the server up, and store.url right?"
+            strange = "CERTIFICATE_VERIFY_FAILED" in str(error)
+            fix = (
+                "its certificate must be for this host, and by ssl_ca_certs of store.url"
+                if strange
+                else "is the server up, and store.url right?"
+            )
             raise StorageError(f"{type(error).__name__}: {error}", where=self.where, fix=fix) from error
 
 

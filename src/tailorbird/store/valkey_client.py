@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -15,6 +16,7 @@ from tailorbird.errors import ConfigError
 from tailorbird.store.hedge import Hedge, Second
 
 _SCAN = 1_000
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _TURN_S = 0.0002  # of waiting for one of two answers
 
 
@@ -164,7 +166,7 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
     another node may have the slots by then.
 
     Raises:
-        ConfigError: the URL cannot be read.
+        ConfigError: the URL cannot be read, has an option that there is not, or names a file that is not there.
     """
     cluster = "+cluster" in url.partition("://")[0]
     plain = url.replace("+cluster", "", 1).replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1)
@@ -176,9 +178,22 @@ def connect(url: str, timeout_s: float, password: str = "") -> ValkeyClient:
         single = redis.Redis.from_url(plain, retry=Retry(NoBackoff(), 0), **options, **own)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"cannot be read: {error}", where="store.url") from error
+    _require_options(single.connection_pool)
     if cluster:
         return ValkeyClient(lambda: RedisCluster.from_url(plain, retry=Retry(NoBackoff(), 1), **options, **own), cluster=True)
     return ValkeyClient(lambda: single, cluster=False, timeout_s=timeout_s)
+
+
+def _require_options(pool: Any) -> None:
+    """A client takes any option of its URL, and says what is wrong with it with its first connection alone."""
+    try:
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError as error:
+        found = f"has an option that the client does not know: {str(error).rpartition(' ')[2]}"
+        raise ConfigError(found, where="store.url", fix=f"for TLS there are {', '.join(_TLS_FILES)}") from None
+    for option in _TLS_FILES:
+        if (file := pool.connection_kwargs.get(option)) and not Path(file).is_file():
+            raise ConfigError(f"{option} names {file}, and there is no such file", where="store.url")
 
 
 def _without_password(url: str) -> str:

@@ -44,6 +44,12 @@ def test_isotonic_keeps_the_order_of_the_model(pairs, asked):
     assert ((p >= 0) & (p <= 1)).all()
 
 
+def test_a_few_that_stand_far_out_are_told_apart_and_nothing_becomes_certain():
+    raw = np.concatenate([0.001 + 1e-6 * np.random.default_rng(0).random(5_000), np.full(50, 0.9)])
+    p = fit_platt(raw, (raw > 0.5).astype(float)).apply(raw)
+    np.testing.assert_allclose([p[:5_000].mean(), p[-1]], [1 / 5_002, 51 / 52], rtol=1e-4)
+
+
 def test_two_items_within_a_flat_part_keep_their_order():
     p = Isotonic([0.0, 1.0], [0.3, 0.3]).apply(np.array([0.2, 0.4, 2.0, 3.0]))
     assert (np.diff(p) > 0).all()

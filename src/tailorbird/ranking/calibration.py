@@ -142,8 +142,8 @@ def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:
     return np.array(starts, np.intp)
 
 
-def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None, *, steps: int = 50) -> Platt:
-    """Logistic regression on one input by Newton's method, with Platt's smoothed targets.
+def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None) -> Platt:
+    """Logistic regression on one input, with Platt's smoothed targets.
 
     Where a higher score would mean less, or all scores are alike, everybody gets the mean.
     """
@@ -155,18 +155,9 @@ def fit_platt(raw: Floats, label: Floats, weight: Floats | None = None, *, steps
     scale = float(np.std(raw))
     if scale <= 1e-12 * float(np.abs(raw).max(initial=0.0)):
         return flat
-    x = raw / scale
-    slope, intercept = 0.0, float(np.log((positive + 1) / (negative + 1)))
-    for _ in range(steps):
-        p = Platt(slope, intercept).apply(x)
-        error, curve = weight * (target - p), weight * np.maximum(p * (1 - p), 1e-12)
-        gradient = np.array([np.sum(error * x), np.sum(error)])
-        hessian = np.array([[np.sum(curve * x * x), np.sum(curve * x)], [np.sum(curve * x), np.sum(curve)]]) + 1e-9 * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        slope, intercept = slope + float(step[0]), intercept + float(step[1])
-        if np.abs(step).max() < 1e-10:
-            break
-    return Platt(slope / scale, intercept) if slope > 0 else flat
+    centre = float(np.average(raw, weights=weight))
+    slope, intercept = _logistic([(raw - centre) / scale], target, weight).tolist()
+    return Platt(slope / scale, intercept - slope / scale * centre) if slope > 0 else flat
 
 
 def fit_beta(raw: Floats, label: Floats, weight: Floats | None = None) -> Beta:
@@ -193,7 +184,12 @@ def fit_temperature(raw: Floats, label: Floats, weight: Floats | None = None) ->
 
 
 def _logistic(columns: list[Floats], label: Floats, weight: Floats | None, *, intercept: bool = True, steps: int = 60) -> Floats:
-    """Coefficients of most likelihood of a logistic regression, that of the constant last: Newton's method with halved steps."""
+    """Coefficients of most likelihood of a logistic regression, that of the constant last: Newton's method, whose steps are halved until
+    they gain something: where a few outliers tell nearly all, whole steps go farther and farther away.
+
+    Args:
+        label: (n,), from 0 to 1.
+    """
     design = np.column_stack([*columns, *([np.ones(label.size)] if intercept else [])])
     weight = np.ones(label.size) if weight is None else weight
     found: Floats = np.zeros(design.shape[1])

@@ -55,6 +55,18 @@ def test_one_period_cannot_choose_and_says_so():
     assert choose_scale(raw * 9, label, np.zeros(raw.size, int)).calibration.name == "none"
 
 
+def test_what_is_known_days_later_confirms_nothing_that_looks_at_the_same_days():
+    """Labels of neighbouring days that look a week ahead are of the same week: whatever comes, one bears the other out."""
+    raw, label, day = days(lambda z: z / 3, count=10)
+    t = day * DAY
+    assert choose(raw, label, day).periods == 9
+    chosen = choose(raw, label, periods_of(t), known_from=periods_of(t, 7 * DAY) + 1)
+    assert chosen.periods == 2, "the ninth and tenth day, by the first and the first two"
+    early = day < 8
+    alone = choose(raw[early], label[early], day[early], known_from=periods_of(t, 7 * DAY)[early] + 1)
+    assert (alone.calibration.name, alone.losses) == ("none", {})
+
+
 @pytest.mark.parametrize(("span", "periods"), [(10 * DAY, 10), (DAY // 2, 5)])
 def test_periods_are_days_or_parts_of_few_days(span, periods):
     t = np.arange(0, span, span // 1_000)[:1_000]

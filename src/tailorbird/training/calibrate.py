@@ -139,13 +139,16 @@ def choose_scale(raw: Floats, amount: npt.NDArray, period: Ints, weight: Floats 
     return Chosen(taken, losses, judged, "Poisson deviance")
 
 
-def periods_of(t: Ints) -> Ints:
-    """The period of each row, shape (n,): its day (UTC), or one of five parts of equal size where there are fewer than three days."""
-    day = t // DAY
-    if len(np.unique(day)) >= 3:
-        return day
+def periods_of(t: Ints, later: int = 0) -> Ints:
+    """The period of each row, shape (n,): its day (UTC), or one of five parts of equal size where there are fewer than three days.
+
+    Args:
+        later: of the moments so many microseconds after the rows instead, by the same periods.
+    """
+    if len(np.unique(t // DAY)) >= 3:
+        return (t + later) // DAY
     edges = np.quantile(t, np.linspace(0, 1, PERIODS + 1)[1:-1])
-    return np.searchsorted(edges, t, side="right").astype(np.int64)
+    return np.searchsorted(edges, t + later, side="right").astype(np.int64)
 
 
 def _fitted(name: str, methods: dict[str, Fit], raw: Floats, target: Floats, weight: Floats) -> Calibration:

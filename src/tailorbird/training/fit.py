@@ -129,7 +129,7 @@ def fit(
         made = fit_heads(ground, settings, progress, sample)
     encoder, served = made.encoder, served[:, : len(made.encoder.names)]
     binary = made.architecture != "gbdt" or settings.gbdt.objective == "binary"
-    chosen = {head: _calibrated(model.score(served), parts.validation, head, binary) for head, model in made.models.items()}
+    chosen = {head: _calibrated(model.score(served), parts.validation, head, label_window, binary) for head, model in made.models.items()}
     calibration = {head: each.calibration for head, each in chosen.items()}
     notes += [made.note] if made.note else []
     files = (made.architecture, made.models, made.files, made.places)
@@ -246,13 +246,16 @@ def _weighed(parts: Parts, head: str) -> tuple[Parts, str]:
     return replace(parts, train=replace(train, weight=weight)), f"positives weigh by how likely their place was looked at: {told}"
 
 
-def _calibrated(raw: Floats, held: Dataset, head: str, binary: bool) -> Chosen:
-    """Chosen by the next day, which is still within the validation part."""
-    known = np.isfinite(held.labels[head])
-    periods = periods_of(held.t[held.request])[known]
+def _calibrated(raw: Floats, held: Dataset, head: str, label_window: int, binary: bool) -> Chosen:
+    """Chosen by the next day, which is still within the validation part; of what is known days later, by the day after it is known."""
+    known, asked = np.isfinite(held.labels[head]), return_of(head)
+    t = held.t[held.request][known]
+    periods, weight, far = periods_of(t), held.weight[known], asked.until if asked else label_window
     if is_amount(head):
-        return choose_scale(raw[known], held.labels[head][known], periods, held.weight[known])
-    return choose(raw[known], held.labels[head][known], periods, held.weight[known], probability=binary or return_of(head) is not None)
+        return choose_scale(raw[known], held.labels[head][known], periods, weight)
+    from_then = periods_of(t, far) + 1 if far >= DAY else None
+    probability = binary or asked is not None
+    return choose(raw[known], held.labels[head][known], periods, weight, known_from=from_then, probability=probability)
 
 
 def _unwatched(head: str, held: Dataset) -> str:

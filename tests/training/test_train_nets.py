@@ -129,6 +129,26 @@ def test_an_incremental_training_goes_on_from_the_last_one(shop, tmp_path):
     assert len(list((tmp_path / "work" / "logs").rglob("events.out.tfevents.*"))) == 2
 
 
+def test_a_net_whose_weights_are_no_numbers_ends_in_a_sentence(shop, tmp_path):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    broken = {"architecture": "shared", "parameters": {**QUICK.parameters, "rate": 1e6}, "requests": 300, "test_requests": 300}
+    with pytest.raises(UsageError, match=r"the net diverged at a rate of 1e\+06: its weights are no numbers\n.*a lower rate"):
+        trained(shop, tmp_path / "registry", **broken)
+
+
+def test_a_net_that_tells_no_more_than_the_mean_says_so_and_is_no_beginning(shop, tmp_path):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    parameters = {**QUICK.parameters, "rate": 1e3}
+    settings = replace(QUICK, architecture="shared", parameters=parameters, requests=300, test_requests=300)
+    folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": tmp_path / "work"}
+    report = train(shop.features, HOME, **folders, clock=shop.clock, settings=settings)
+    (note,) = (note for note in report.notes if note.startswith("the net tells no more of the validation part than its mean does"))
+    assert note.endswith("no later training goes on from it")
+    assert not report.promoted
+    assert note in Bundle.load(tmp_path / "registry" / report.version, schema_hash=None).manifest.card
+    assert not (tmp_path / "work" / "warm").exists()
+
+
 def incremental(shop, folder, clock, *, incremental=True):
     settings = replace(QUICK, architecture="shared", incremental=incremental, requests=600, test_requests=600)
     folders = {"lake": shop.lake, "registry": folder / "registry", "work": folder / "work"}

@@ -46,6 +46,7 @@ BUCKETS = 64  # that other items share
 WORD_WIDTH, WORD_BUCKETS = 8, 2_048
 ROWS_OF_IMPORTANCE = 2_000
 QUICK_EPOCHS = 3
+DIVERGED = 2.0  # times the log loss of always the mean: weights that are worse for every head are no beginning for another training
 
 
 class HeadModel(Protocol):
@@ -259,7 +260,7 @@ def _fit_heads(ground: Ground, settings: TrainSettings, progress: Progress, samp
     other = "mmoe" if len(ground.heads) > 1 else "dcn"
     net = _net(ground, other, settings, progress, sample)
     gain = _gain(ground, net, boosters)
-    told = f"ndcg_10 on the validation part {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] for {other} over gbdt"
+    told = f"ndcg_10 on the validation part {gain.signed} for {other} over gbdt"
     taken = net if gain.known and gain.low > 0 else boosters
     return replace(taken, note="; ".join(part for part in (f"{taken.architecture} was chosen: {told}", net.note) if part))
 
@@ -312,12 +313,32 @@ def _net(ground: Ground, architecture: str, settings: TrainSettings, progress: P
         begin=start.weights,
         processes=settings.processes,
     )
-    told = keep(fitted.deep, keys_of(ground.encoder), ground.until, settings)
+    told = _left(fitted.deep, held, keys_of(ground.encoder), ground.until, settings)
     files, places = fitted.export()
     moved = _moved(fitted, ground.encoder, ground.served[sample[:: max(1, len(sample) // ROWS_OF_IMPORTANCE)]], settings.seed)
     models: dict[str, HeadModel] = {head: NetHead(fitted.deep, head, moved[head]) for head in ground.heads}
     compared = (largest_difference(models[head], files[at.file], ground.served[sample], at.column) for head, at in places.items())
     return Made(architecture, ground.encoder, models, files, places, max(compared), "; ".join(note for note in (start.told, told) if note))
+
+
+def _left(deep: "Deep", held: Rows, keys: dict[int, npt.NDArray[np.uint64]], until: int, settings: TrainSettings) -> str:
+    """Leave the next training what it may begin with; what a reader must know of the net, or "".
+
+    Raises:
+        UsageError: training diverged until weights or losses were no numbers.
+    """
+    if deep.broken:
+        said = f"the net diverged at a rate of {deep.parameters.rate:g}: its weights are no numbers"
+        raise UsageError(said, where=deep.architecture, fix="""a lower rate, such as --parameters '{"rate": 0.0003}'""")
+    worthless = deep.worthless(held)
+    losses = ", ".join(f"{head} {loss:.4f} to {mean:.4f}" for head, (loss, mean) in worthless.items())
+    why = (
+        f"the net tells no more of the validation part than its mean does, by log loss: {losses}: it diverged, or there is little to learn"
+    )
+    lost = all(loss > DIVERGED * mean for loss, mean in worthless.values()) and len(worthless) == len(deep.heads)
+    told = keep(deep, keys, until, replace(settings, warm=None) if lost else settings)
+    kept = "; no later training goes on from it" if lost else ""
+    return "; ".join(note for note in (f"{why}{kept}" if worthless else "", told) if note)
 
 
 def keys_of(encoder: Encoder) -> dict[int, npt.NDArray[np.uint64]]:

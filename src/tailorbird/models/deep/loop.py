@@ -183,7 +183,7 @@ def _judge(
     if sum(watched.sizes):
         both["validation"] = _losses(net, watched, device)
     for name, losses in both.items():
-        told = {name: float(np.nanmean(losses)), **{f"{name}_{head}": float(loss) for head, loss in zip(net.heads, losses, strict=True)}}
+        told = {name: _mean(losses), **{f"{name}_{head}": float(loss) for head, loss in zip(net.heads, losses, strict=True)}}
         for figure, value in told.items():
             position.curve.setdefault(figure, []).append(value)
     position.curve.setdefault("rows_per_second", []).append(round(rate, 1))
@@ -193,11 +193,17 @@ def _judge(
     judged = both.get("validation", both["train"]) / np.maximum(counted.chance_loss, 1e-12)
     state = weights(net)
     for place, heads in enumerate(groups):
-        value = float(np.nanmean(judged[heads]))
+        value = _mean(judged[heads])
         if value < position.best[place]:
             position.best[place], position.best_epoch[place], position.stale = value, position.epoch, 0
             prefix = f"parts.{place}." if len(groups) > 1 else ""
             best |= {name: array for name, array in state.items() if name.startswith(prefix)}
+
+
+def _mean(losses: Floats) -> float:
+    """Over heads that have one: NaN where none has, as in a training that diverged."""
+    known = losses[~np.isnan(losses)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def logits(net: Net, matrix: np.ndarray, device: torch.device | None = None) -> Tensor:

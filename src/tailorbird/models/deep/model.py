@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from tailorbird.errors import UsageError
-from tailorbird.models.deep.batches import Blocks, nothing_to_tell_apart
+from tailorbird.models.deep.batches import Blocks, mass, nothing_to_tell_apart
 from tailorbird.models.deep.checkpoint import load_weights
 from tailorbird.models.deep.export import net_to_onnx
 from tailorbird.models.deep.layout import Layout
@@ -41,6 +41,17 @@ class Deep:
     @property
     def heads(self) -> tuple[str, ...]:
         return self.net.heads
+
+    @property
+    def broken(self) -> bool:
+        """Whether training came apart: a weight is no number, or a head never had a loss that is one."""
+        return not all(bool(torch.isfinite(each).all()) for each in self.net.parameters()) or 0 in self.best_epoch.values()
+
+    def worthless(self, watched: Blocks) -> dict[str, tuple[float, float]]:
+        """Heads that tell no more of the watched rows than their mean does: the log loss, and that of always the mean."""
+        means = dict(zip(watched.heads, mass(watched).chance_loss.tolist(), strict=True))
+        losses = {head: series[self.best_epoch[head] - 1] for head in self.heads if (series := self.curve.get(f"validation_{head}"))}
+        return {head: (loss, means[head]) for head, loss in losses.items() if not loss < means[head]}
 
     def score(self, matrix: Matrix) -> dict[str, Floats]:
         """Probability of each head, shape (n,) each."""

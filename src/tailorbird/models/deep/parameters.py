@@ -8,6 +8,7 @@ import msgspec
 
 from tailorbird.errors import UsageError
 
+RATE_MAX = 1e6  # far beyond what learns anything; an optimiser cannot take any number
 NUMERIC = ("standardise", "quantile", "periodic")
 
 
@@ -74,7 +75,7 @@ class DeepParameters:
         for name in ("dropout", "unknown_share", "position_dropout"):
             _expect(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         _expect(0 < self.negative_share <= 1, "negative_share", self.negative_share, "above 0 and at most 1")
-        _expect(self.rate > 0, "rate", self.rate, "above 0")
+        _expect(0 < self.rate <= RATE_MAX, "rate", self.rate, f"above 0 and at most {RATE_MAX:g}")
         for name in ("hidden", "expert_hidden"):
             _expect(min(getattr(self, name), default=0) >= 1, name, getattr(self, name), "widths of at least one layer, each at least 1")
         _expect(min(self.tower, default=1) >= 1, "tower", self.tower, "widths of layers, each at least 1")

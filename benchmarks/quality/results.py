@@ -97,7 +97,14 @@ def take(text: str) -> None:
             if part in found:
                 found[part] = dict(sorted({**before.get(part, {}), **found[part]}.items()))
     if found.get("some"):
-        found = architectures.joined(json.loads(file.read_text()), found)
+        if not file.exists():
+            raise SystemExit(
+                f"{found['benchmark']}: figures of {', '.join(found['some'])} alone, and none of the others: run it without --only"
+            )
+        try:
+            found = architectures.joined(json.loads(file.read_text()), found)
+        except ValueError as error:
+            raise SystemExit(f"{found['benchmark']}: {error}") from error
     FIGURES.mkdir(exist_ok=True)
     file.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -38,6 +38,10 @@ WRONG_USE = [
     (["train", "--architecture", "dcn", "--parameters", '{"epoch": 5}'], "dcn has no parameter 'epoch'", 2),
     (["train", "--architecture", "auto", "--parameters", '{"epochs": "5"}'], "Expected `int`, got `str` - at `$.epochs`", 2),
     (["train", "--architecture", "mlp", "--parameters", '{"dropout": 1}'], "from 0 to below 1", 2),
+    (["train", "--architecture", "mlp", "--parameters", '{"rate": 1e38}'], "above 0 and at most 1e+06", 2),
+    (["tune", "--seed", "-1"], "--seed: expected 0 to 1,000,000,000, got -1", 2),
+    (["validate", "--seed=-1"], "--seed: expected 0 to 1,000,000,000, got -1", 2),
+    (["features", "rank", "--seed", "99999999999"], "--seed: expected 0 to 1,000,000,000, got 99999999999", 2),
     (["train", "--parameters", '{"epochs": 5}'], "these are parameters of nets, and trees were asked for", 2),
     (["experiment", "report", "hme"], "no slot 'hme'", 2),
     (["experiment", "report", "search"], "runs no experiment", 2),
@@ -65,6 +69,7 @@ WRONG_USE = [
     (["lake", "quarantine", "--limit", "-3"], "expected 0 or more, got -3", 2),
     (["simulate", "--out", "tailorbird.toml"], "already there", 2),
     (["simulate", "--out", "new.jsonl", "--days", "0"], "at least 1 day", 2),
+    (["simulate", "--out", "new.jsonl", "--seed", "-1"], "--seed: expected 0 or more, got -1", 2),
     (["init", "."], "already there; nothing was written", 2),
 ]
 

@@ -123,6 +123,10 @@ def test_train_list_and_score(project: Path, tmp_path: Path) -> None:
     assert told["people"] == table.num_rows > 100
     newest = must_json("-C", project, "sql", "SELECT max(ts) AS ts FROM events WHERE NOT timeless")["rows"][0]["ts"]
     assert table["as_of"][0].as_py() - datetime.fromisoformat(newest) == timedelta(microseconds=1)
+    assert datetime.fromisoformat(told["log_until"]) == table["as_of"][0].as_py()
+    after = (datetime.fromisoformat(newest) + timedelta(days=9, hours=1)).isoformat()
+    said = must("-C", project, "score", "churn", "--out", tmp_path / "after.parquet", "--as-of", after, "--reasons", "0")
+    assert "9 days before these scores: everybody counts as away since" in " ".join(said.split())
     gone = table["gone"].to_numpy()
     assert ((gone > 0) & (gone < 1)).all()
     assert (np.diff(gone) <= 0).all()

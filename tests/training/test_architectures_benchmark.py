@@ -80,6 +80,17 @@ def test_some_architectures_take_their_place_beside_what_was_measured_of_the_oth
         joined(told(["gbdt"]), told(["mmoe"], oracle=2.5))
 
 
+def test_figures_of_another_log_are_refused_in_a_sentence_and_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FIGURES", tmp_path)
+    file, other = tmp_path / "architectures.json", json.dumps({"benchmark": "architectures", **told(["mmoe"], oracle=2.5)})
+    with pytest.raises(SystemExit, match="architectures: figures of mmoe alone, and none of the others"):
+        results.take(other)
+    file.write_text(json.dumps(told(["gbdt"])))
+    with pytest.raises(SystemExit, match=r"architectures: oracle has a reward of 2.0 before and 2.5 now"):
+        results.take(other)
+    assert json.loads(file.read_text()) == told(["gbdt"])
+
+
 @pytest.mark.skipif(not FIGURES.exists(), reason="not measured yet")
 def test_what_train_takes_by_itself_lies_on_the_front():
     found = json.loads(FIGURES.read_text())

@@ -23,7 +23,9 @@ def test_a_gain_that_could_be_chance_does_not():
     assert "popular" in result.reason
     assert not decision(over_incumbent=UNCLEAR, incumbent="v0003").promote
     assert not decision(over_incumbent=WORSE, incumbent="v0003").promote
-    assert not decision(over_baselines={"popular": UNKNOWN}).promote
+    alone = decision(over_baselines={"popular": UNKNOWN})
+    assert not alone.promote
+    assert "+0.0200 (too few people for an interval) over" in alone.reason
 
 
 def test_each_baseline_must_be_beaten_outside_the_noise_not_the_best_alone():

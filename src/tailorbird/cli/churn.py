@@ -98,6 +98,7 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError, UsageError
+    from tailorbird.events import DAY, to_iso
     from tailorbird.lake.made import made
     from tailorbird.ranking.churn_bundle import ChurnBundle
     from tailorbird.registry import Registry
@@ -129,9 +130,10 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
-    people = found.table.num_rows
+    people, late = found.table.num_rows, clock.now() - found.until
     if json:
-        print_json({"version": bundle.version, "people": people, "out": str(out), "segments": [each.plain() for each in found.segments]})
+        plain = {"version": bundle.version, "people": people, "out": str(out), "log_until": to_iso(found.until)}
+        print_json({**plain, "segments": [each.plain() for each in found.segments]})
         return
     rows = [
         (each.column, each.range, f"{each.people:,}", f"{each.gone:.1%}", f"{each.lift:.2f}", f"{each.expected:,.0f}")
@@ -141,3 +143,6 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
         heads = ["column", "range", "people", "gone", "lift", "expected"]
         print_table("Worth contacting, by what churn.py says of cost and value", heads, rows, right=heads[2:])
     console().print(f"{bundle.version} scored {people:,} people into {out}")
+    if late > max(project.plan.lateness_us, DAY):
+        ended = f"The log ends at {to_iso(found.until)[:16]}, {late // DAY:,} days before these scores"
+        console().print(f"  {ended}: everybody counts as away since. For a log that ended, score with --as-of latest.", markup=False)

@@ -40,6 +40,8 @@ def simulate(
         raise UsageError("already there; nothing was written", where=str(out), fix="choose another file")
     if days < 1 or users < 1 or items < 20:
         raise UsageError(f"expected at least 1 day, 1 user and 20 items, got {days}, {users}, {items}")
+    if seed < 0:
+        raise UsageError(f"expected 0 or more, got {seed}", where="--seed")
     start = (SystemClock().now() // DAY - days) * DAY
     site = Site(seed, users=users, items=items, start=start, days=days + 60)
     history = site.history(days, dirt=Dirt() if dirt else Dirt.none())

@@ -9,6 +9,7 @@ from tailorbird.cli.train import Rows, settings_for
 if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.ranking import Slot
+    from tailorbird.training.bootstrap import Interval
     from tailorbird.training.validate.run import ValidationReport
 
 
@@ -124,10 +125,7 @@ def _print(report: "ValidationReport") -> None:
         for name, (count, figures) in {"all": (evaluation.requests, _primary(report)), **evaluation.slices}.items()
     ]
     print_table(title, ["", "requests", NAME, best], table, right=["requests", NAME, best])
-    tests = [
-        (one.other, one.kind, f"{one.gain.value:+.4f} ({one.gain.low:+.4f} – {one.gain.high:+.4f})", one.adjusted, one.verdict)
-        for one in report.tests
-    ]
+    tests = [(one.other, one.kind, _gained(one.gain), one.adjusted, one.verdict) for one in report.tests]
     header = ["against", "kind", "gain", "p, Holm", "verdict"]
     print_table("\nPaired tests on the same requests", header, tests, right=["gain", "p, Holm"])
     gaps = [(one.origin, one.head, *one.auc, *one.log_loss) for one in report.gaps]
@@ -152,3 +150,7 @@ def _interval(figure: Any) -> str:
     if figure.value != figure.value:
         return ""
     return f"{figure.value:.4f}" + (f" ({figure.low:.4f} – {figure.high:.4f})" if figure.known else "")
+
+
+def _gained(gain: "Interval") -> str:
+    return f"{gain.value:+.4f}" + (f" ({gain.low:+.4f} – {gain.high:+.4f})" if gain.known else "")

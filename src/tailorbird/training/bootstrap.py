@@ -17,6 +17,8 @@ from tailorbird.training.metrics import Calibration, calibration_errors, totals
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+TOO_FEW = "(too few people for an interval)"
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -30,8 +32,18 @@ class Interval:
     def known(self) -> bool:
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
+    @property
+    def signed(self) -> str:
+        """As a difference, with its sign."""
+        return f"{self.value:+.4f} " + (f"[{self.low:+.4f}, {self.high:+.4f}]" if self.known else TOO_FEW)
+
+    @property
+    def marked(self) -> str:
+        """The same for a page."""
+        return f"{self.value:+.4f}" + (f" <small>{self.low:+.4f} … {self.high:+.4f}</small>" if self.known else "")
+
     def __str__(self) -> str:
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        return f"{self.value:.4f}" + (f" [{self.low:.4f}, {self.high:.4f}]" if self.known else "")
 
 
 class Bootstrap:

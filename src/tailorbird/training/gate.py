@@ -63,11 +63,11 @@ def decide(evidence: Evidence) -> Decision:
         best = ordered[0][0]
         # One that is worse on average may still be as good by chance: its interval is its own.
         name, gain = next((each for each in ordered if not _above(each[1])), ordered[0])
-        text = f"{evidence.metric} {_signed(gain)} over {'the best baseline, ' if name == best else 'the baseline '}{name}"
+        text = f"{evidence.metric} {gain.signed} over {'the best baseline, ' if name == best else 'the baseline '}{name}"
         (notes if _above(gain) else refusals).append(text if _above(gain) else f"no gain that could not be chance: {text}")
     if evidence.over_incumbent is not None:
         gain = evidence.over_incumbent
-        text = f"{evidence.metric} {_signed(gain)} over the incumbent {evidence.incumbent}"
+        text = f"{evidence.metric} {gain.signed} over the incumbent {evidence.incumbent}"
         if _above(gain):
             notes.insert(0, text)
         else:
@@ -86,7 +86,3 @@ def not_judged(incumbent: str, why: str) -> str:
 
 def _above(gain: Interval) -> bool:
     return gain.known and gain.low > 0
-
-
-def _signed(gain: Interval) -> str:
-    return f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"

@@ -55,7 +55,7 @@ def _figures(evaluation: Evaluation) -> str:
     rows = []
     for name in ordered:
         gain = evaluation.differences.get(name)
-        told = "" if gain is None else f"{gain.value:+.4f} <small>{gain.low:+.4f} … {gain.high:+.4f}</small>"
+        told = "" if gain is None else gain.marked
         cells = [escape(name), *(_cell(evaluation.figures[name][figure]) for figure in names), told]
         rows.append((cells, name == evaluation.model))
     compared = table(["", *names, f"gain of {evaluation.model} in {PRIMARY}"], rows)

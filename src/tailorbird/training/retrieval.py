@@ -100,7 +100,7 @@ def choose_retrieval(
     best, gain, figures = compare(slot, space, learner, between, seed)
     learner.share = best
     cost = figures[_way(best)]["us"] - figures[TABLES]["us"]
-    told = f"{gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] in recall with as many candidates, for {cost:+,.0f} µs"
+    told = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
     if choice == "sequence":
         return Chosen(made, learner, f"{best:.0%} of the candidates come from vectors, as asked for: {told}", figures)
     if gain.known and gain.low > 0 and cost <= COST_US_MAX:

@@ -192,7 +192,7 @@ def _in_order(rows: pa.Table) -> pa.Table:
 
 
 def _items(lake: Lake) -> pa.Table:
-    names = ["id", "valid_from", "attributes", "timeless"]
+    names = ["id", "valid_from", "attributes", "timeless", "received_at"]
     return _in_order(lake.table("items", [*names, "p"])).select(names)
 
 

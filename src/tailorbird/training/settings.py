@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from tailorbird.errors import UsageError
 from tailorbird.events import DAY
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking.slot import Slot
@@ -22,6 +23,15 @@ Progress = Callable[[str, int, int], None]
 
 AUTO = "auto"
 Position = Literal["column", "weights", "none"]
+
+
+SEED_MAX = 1_000_000_000  # LightGBM takes 32 bits, and some draws count on from it
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError unless every draw can begin with it."""
+    if not 0 <= seed <= SEED_MAX:
+        raise UsageError(f"expected 0 to {SEED_MAX:,}, got {seed}", where="--seed")
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,9 @@ class TrainSettings:
     shuffle: bool = False
     tuned: str = ""
     tuned_until: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     def wanted(self, now: int, heads: Sequence[str] = ()) -> Wanted:
         """Which requests are learned from at a moment, with labels for further targets as well."""

@@ -30,7 +30,7 @@ from tailorbird.training.redundancy import Clusters, find_clusters
 from tailorbird.training.resuming import UNFINISHED, Unfinished, alone
 from tailorbird.training.rows import Rows
 from tailorbird.training.serving_cost import Cost, costs, read_us, request_bytes, without
-from tailorbird.training.settings import Progress, TrainSettings
+from tailorbird.training.settings import Progress, TrainSettings, check_seed
 from tailorbird.training.signal_rows import Ground, gather
 from tailorbird.training.stability import Stability, stability
 from tailorbird.training.subset import LEAK, SEEDS, UNDECIDED, Contest, Interval, Signal, Subset, bootstrap_of, judged, propose
@@ -61,6 +61,9 @@ class RankSettings:
     tolerance: float = 0.002
     seed: int = 7
     gbdt: GbdtSettings = field(default_factory=lambda: GbdtSettings(trees=150, rate=0.08, patience=15))
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def _cells(one: Signal) -> list[str]:
 def _interval(interval: Interval) -> str:
     if not np.isfinite(interval.value):
         return "–"
-    return f"{interval.value:+.4f} <small>{interval.low:+.4f} … {interval.high:+.4f}</small>"
+    return interval.marked
 
 
 def _pictures(report: SignalReport) -> str:

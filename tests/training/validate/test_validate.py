@@ -11,7 +11,7 @@ import pytest
 from tests.training.test_train import HOME, Shop
 
 from tailorbird.errors import UsageError
-from tailorbird.events import HOUR, SECOND, micros
+from tailorbird.events import DAY, HOUR, SECOND, micros
 from tailorbird.lake import Lake
 from tailorbird.models.baselines import History, Interactions
 from tailorbird.models.gbdt import GbdtSettings
@@ -23,7 +23,7 @@ from tailorbird.training.rows import load_material
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune import rows as tune_rows
 from tailorbird.training.validate import leaks
-from tailorbird.training.validate.leaks import looks_ahead, of_the_ranking, repeated, too_good
+from tailorbird.training.validate.leaks import dated_back, looks_ahead, of_the_ranking, repeated, too_good
 from tailorbird.training.validate.page import write_validation
 from tailorbird.training.validate.run import NAME, ValidateSettings, holm, validate
 from tailorbird.training.validate.variants import column_groups
@@ -196,6 +196,16 @@ def test_profiles_without_a_time_are_told_with_the_columns_that_read_them(shop, 
     assert found["price"].severity == "look"
     assert "profile without a time" in found["price"].why
     assert "item_clicks_1d" not in found
+
+
+def test_profiles_of_items_that_are_dated_back_are_told(material):
+    assert dated_back(material) == []
+    items = material.items
+    later = pa.array(micros(items["valid_from"]) + 2 * DAY).cast(items.schema.field("received_at").type)
+    changed = items.set_column(items.column_names.index("received_at"), "received_at", later)
+    (found,) = dated_back(replace(material, items=changed))
+    assert (found.severity, found.what) == ("look", "items")
+    assert f"{items.num_rows:,} of {items.num_rows:,} profiles with a time came in over an hour after it, at most 2.0 days" in found.why
 
 
 def test_a_log_that_was_imported_again_is_told():

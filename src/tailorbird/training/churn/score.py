@@ -15,6 +15,7 @@ from tailorbird.ranking.churn_reasons import churn_reasons
 from tailorbird.training.churn.labels import activity_of
 from tailorbird.training.churn.rows import People, needed_columns
 from tailorbird.training.churn.segments import Segment, segments, tastes
+from tailorbird.training.rows import log_end
 from tailorbird.training.settings import Progress
 
 PEOPLE_AT_ONCE = 20_000
@@ -23,10 +24,14 @@ EXPLAINED_AT_ONCE = 200
 
 @dataclass(frozen=True)
 class Everybody:
-    """Everybody's scores: `table`, most likely to leave first, and the `segments` of them that are most worth contacting."""
+    """Everybody's scores: `table`, most likely to leave first, and the `segments` of them that are most worth contacting.
+
+    `until`: what the log says ends here; that nobody was there since is not known.
+    """
 
     table: pa.Table
     segments: list[Segment]
+    until: int
 
 
 def score_everybody(
@@ -88,4 +93,4 @@ def score_everybody(
     matrix, read = np.concatenate(numbers), len(bundle.read.numeric)
     taste = tastes(bundle.space, matrix[:, read:]) if bundle.space is not None else {}
     found = segments(bundle.read.numeric, matrix[:, :read].astype(np.float64), chance, churn.contact, taste)
-    return Everybody(pa.table(columns), found)
+    return Everybody(pa.table(columns), found, log_end(events))

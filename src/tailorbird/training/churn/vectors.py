@@ -64,6 +64,6 @@ def better(plain: Sequence[Cut], by_vectors: Sequence[Cut], seed: int) -> tuple[
     person = np.unique(np.concatenate([a.scored.person for a, _ in pairs]), return_inverse=True)[1]
     gain: Interval = Bootstrap(person, seed=seed).mean(gained)
     by = f"log loss at earlier origins was {abs(gain.value):.4f} {'lower' if gain.value > 0 else 'higher'} with them"
-    told = f"{by} (gain {gain.value:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}])"
+    told = f"{by} (gain {gain.signed})"
     kept = gain.known and gain.low > 0
     return kept, f"vectors of people {'are among the columns' if kept else 'were left out'}: {told}"

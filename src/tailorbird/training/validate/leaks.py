@@ -3,9 +3,10 @@
     too good       alone it tells positives from negatives almost perfectly, or far better than any other column does
     looks ahead    another value once what came after the request is taken away
     timeless       a value from a profile without a time, which is valid from the beginning and may know what came later
+    dated back     a profile of an item came in later than the time that it is valid from, by which indexes of past moments hold it
     repeated       the same person did the same with the same item, again and again after exactly the same time
 
-The first is a guess by size, the second a proof. The third and fourth are facts about the log that need somebody's judgement.
+The first is a guess by size, the second a proof. The others are facts about the log that need somebody's judgement.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.events import SECOND, micros
+from tailorbird.events import DAY, HOUR, SECOND, micros
 from tailorbird.features import FeatureSet
 from tailorbird.training import metrics
 from tailorbird.training.binning import learn_bins
@@ -128,6 +129,21 @@ def differences(one: Featured, other: Featured) -> dict[str, int]:
     for place, name in enumerate(one.rows.categorical_names):
         found[name] = int(np.count_nonzero(one.rows.categorical[:, place] != other.rows.categorical[:, place]))
     return {name: count for name, count in found.items() if count}
+
+
+def dated_back(material: Material) -> list[Finding]:
+    """Whether profiles of items came in later than they are valid from: indexes of past moments hold what nobody may have known then."""
+    items = material.items
+    if "received_at" not in items.column_names or not items.num_rows:
+        return []
+    known = items.filter(pc.invert(pc.fill_null(items["timeless"], False)))
+    late = micros(pc.coalesce(known["received_at"], known["valid_from"])) - micros(known["valid_from"])
+    count = int(np.count_nonzero(late > HOUR))
+    if not count:
+        return []
+    told = f"{count:,} of {known.num_rows:,} profiles with a time came in over an hour after it, at most {late.max() / DAY:,.1f} days"
+    why = f"{told}: columns of indexes know what they say from that time on, which must be something that was known then"
+    return [Finding(LOOK, "items", why)]
 
 
 def repeated(material: Material, borders: Sequence[int]) -> list[Finding]:

@@ -54,7 +54,7 @@ def _figures(report: ValidationReport) -> str:
 
 def _tests(report: ValidationReport) -> str:
     rows = [
-        ([escape(one.other), one.kind, _signed(one.gain), _chance(one.p), _chance(one.adjusted), one.verdict], one.verdict == "behind")
+        ([escape(one.other), one.kind, one.gain.marked, _chance(one.p), _chance(one.adjusted), one.verdict], one.verdict == "behind")
         for one in report.tests
     ]
     header = ["against", "kind", f"gain of {NAME} in {PRIMARY}", "p", "p, Holm", "verdict"]
@@ -140,10 +140,6 @@ def _cell(interval: Interval) -> str:
     if not np.isfinite(interval.value):
         return "–"
     return f"{interval.value:.4f}" + (f" <small>{interval.low:.4f} … {interval.high:.4f}</small>" if interval.known else "")
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.value:+.4f} <small>{interval.low:+.4f} … {interval.high:+.4f}</small>"
 
 
 def _chance(p: float) -> str:

@@ -27,7 +27,7 @@ from tailorbird.training.rows import baselines_of
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.tune.architectures import Ask, Heads, gbdt_heads
 from tailorbird.training.tune.rows import Ground, Part, Split, encode_splits, lay_out, told
-from tailorbird.training.validate.leaks import LEAK, Finding, looks_ahead, of_the_ranking, repeated, too_good
+from tailorbird.training.validate.leaks import LEAK, Finding, dated_back, looks_ahead, of_the_ranking, repeated, too_good
 from tailorbird.training.validate.variants import Variant, variants_of
 
 Floats = npt.NDArray[np.float64]
@@ -209,7 +209,10 @@ def _found(made: Sequence[tuple[Split, Dataset]], ground: Ground, features: Feat
     found = [one for head in split.objective for one in too_good(split.names, split.train.matrix, split.train.labels[head], head)]
     once = {one.what: one for one in reversed(found)}
     known = list(reversed(once.values()))
-    return [*known, *looks_ahead(ground.material, judged, features, seed=seed), *repeated(ground.material, ground.borders[:-1])]
+    material = ground.material
+    return [
+        *known, *looks_ahead(material, judged, features, seed=seed), *dated_back(material), *repeated(material, ground.borders[:-1])
+    ]  # fmt: skip
 
 
 def _variants(split: Split, features: FeatureSet, settings: ValidateSettings, signals: Mapping[str, Any]) -> list[Variant]:

@@ -58,3 +58,11 @@ def test_a_word_of_an_item_that_came_later_is_no_error(tmp_path):
     assert "hat" in shop.ids(built, built.search("rain gift cap belt", 9).rows), "felt was meant"
     later = with_items(built, [NewItem("belt", {"title": "Leather belt"}, shop.AS_OF)])
     assert sorted(shop.ids(later, later.search("rain gift cap belt", 9).rows)) == ["belt", "cap", "coat", "gift", "parka"]
+
+
+def test_a_word_of_a_letter_or_two_is_no_error_of_another():
+    index = TextIndex.of({"title": ["A lamp of oak", "Hat 7"]})
+    for query in ("x", "ß", "8", "0.5", "if"):
+        assert index.search(query, 5)[0].size == 0
+    assert index.search("7", 5)[0].tolist() == [1]
+    assert index.search("x lump", 5)[0].tolist() == [0]

@@ -35,6 +35,7 @@ FIELDS = {"title": 3.0, "category": 2.0, "brand": 2.0, "text": 1.0}
 QUERY_CHARACTERS_MAX = 256
 SYNONYM = 0.8  # what was typed comes first
 CORRECTED = 0.6  # likewise
+LOOSE_MIN = 3  # letters of a word that may have an error: a letter away from shorter ones is half of the language
 _WRITER_BYTES = 64_000_000
 _LATER_BYTES = 15_000_000
 _ITEM_FIELDS = ("title", "category", "brand")
@@ -180,7 +181,10 @@ class TextIndex:
         exact = self._search(words + "".join(f' "{" ".join(phrase)}"^{SYNONYM}' for phrase in beside), limit, meant=meant)
         if exact[0].size >= min(limit, 3):
             return exact
-        loose = self._search(words, limit, fuzzy=True)
+        long = " ".join(word for word in typed if len(word) >= LOOSE_MIN)
+        if not long:
+            return exact
+        loose = self._search(long, limit, fuzzy=True)
         fresh = ~np.isin(loose[0], exact[0])
         # A loose hit never stands above an exact one: fuzzy scores are constants of another scale.
         ceiling = 0.5 * float(exact[1].min()) / max(float(loose[1].max(initial=0.0)), 1e-9) if exact[0].size else 1.0

@@ -111,5 +111,9 @@ def test_of_two_routers_on_two_machines_the_newer_goes_on(topics, servers, tmp_p
 def test_an_index_of_another_topic_is_refused(topics, servers):
     topics.router().close()
     other = Topics(topics.folder, servers, f"test-{uuid4().hex[:12]}")
-    with pytest.raises(DamageError, match="this index is of kafka://"):
+    with pytest.raises(DamageError, match=r"this index is of kafka://.*\n.*move the file away"):
+        other.router()
+    fill(topics)
+    topics.route()
+    with pytest.raises(DamageError, match=r"this index is of kafka://.*\n.*begin-anew, which needs this file"):
         other.router()

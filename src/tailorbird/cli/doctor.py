@@ -151,7 +151,7 @@ def _positions(project: "Project") -> Iterator[Finding]:
     except TailorbirdError as error:
         yield "lake positions", "error", f"{error.where}: {error.message}", error.fix
         return
-    fix = "stop up, and tailorbird lake repair; if the log was lost, or is an older copy, put it back"
+    fix = "stop up, and tailorbird lake repair; if the log was lost, or is an older copy, put it back, or: tailorbird stream begin-anew"
     for table, log, position, end in beyond:
         yield "lake positions", "error", f"table {table} is said to be at {position:,} of {log}, which ends at {end:,}", fix
 

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from tailorbird.stream import Address, Stream
     from tailorbird.stream.kafka.logs import KafkaStream
 
-LOST = "it was lost, or is another cluster's or an older copy: see stream.url and the disk; lake verify names what is missing"
+LOST = (
+    "it was lost, or is another cluster's or an older copy: see stream.url and the disk; lake verify names what is missing; "
+    "topics that are lost for good: tailorbird stream begin-anew"
+)
 
 Finding = tuple[str, str, str, str]  # what, "ok" | "warning" | "error", what was found, what to do
 

@@ -287,7 +287,8 @@ class LakeRole:
             raise DamageError(
                 f"table {table} is said to be at {position:,} of the log {log}, which ends at {end:,}: what comes would be passed over",
                 where=str(self._path / FILE),
-                fix="tailorbird lake repair, if the file is wrong; if the log was lost, or is an older copy, put it back",
+                fix="tailorbird lake repair, if the file is wrong; if the log was lost, or is an older copy, put it back; topics that are "
+                "lost for good: tailorbird stream begin-anew",
             )
         self._believed.add((table, log))
         return position

@@ -104,10 +104,13 @@ class RoutedTopic:
     def _catch_up(self) -> None:
         topic, position = sqlite.one_row(self.connection, "SELECT topic, offset FROM routed_position")
         if topic != str(self.address) or position > self._topic.end():
+            lost = position > self._topic.end()
             raise DamageError(
                 f"this index is of {topic} up to {position}, and the topic {self.address} ends at {self._topic.end()}",
                 where=str(self.path),
-                fix="if the topic is the right one, move the file away: the index is made anew from the topic",
+                fix="is stream.url right? Bring the topic back; if it is lost for good: tailorbird stream begin-anew, which needs this file"
+                if lost
+                else "if the topic is the right one, move the file away: the index is made anew from the topic",
             )
         began = position
         with open_reader(self.address) as reader:

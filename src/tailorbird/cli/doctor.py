@@ -142,12 +142,16 @@ def _roles(project: "Project") -> Iterator[Finding]:
 
 
 def _positions(project: "Project") -> Iterator[Finding]:
-    """Whether the lake's file of positions is what was written, and no table is said to be further than its log."""
-    from tailorbird.lake.positions import beyond_logs, load_positions
+    """Whether the lake's file of positions is what was written, the ledger is there, and no table is said to be further than its log."""
+    from tailorbird.lake.positions import FILE, beyond_logs, load_positions, no_ledger
     from tailorbird.lake.verify import ends_of
 
+    lake = project.paths.lake
     try:
-        beyond = list(beyond_logs(load_positions(project.paths.lake), ends_of(project.stream)))
+        if (lake / FILE).exists() and not (lake / "ledger.jsonl").exists():
+            lost = no_ledger(lake)
+            yield "lake ledger", "error", lost.message, lost.fix
+        beyond = list(beyond_logs(load_positions(lake), ends_of(project.stream)))
     except TailorbirdError as error:
         yield "lake positions", "error", f"{error.where}: {error.message}", error.fix
         return

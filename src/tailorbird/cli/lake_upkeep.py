@@ -170,12 +170,11 @@ def _role(project: "Project", does: str) -> Iterator["LakeRole"]:
     """The lake's writer, for a moment."""
     from tailorbird.events import SystemClock, duration
     from tailorbird.lake import LakeRole
+    from tailorbird.lake.positions import no_ledger
 
     paths = project.paths
     if not (paths.lake / "ledger.jsonl").exists():
-        raise NotReadyError(
-            "there is nothing in the lake yet", where=str(paths.lake), fix="tailorbird import FORMAT PATH, or tailorbird up"
-        )
+        raise no_ledger(paths.lake)
     try:
         settings = project.settings.lake
         role = LakeRole(project.stream, paths.lake, clock=SystemClock(), keep_us=duration(settings.history), sort=settings.sort)

@@ -30,7 +30,7 @@ from tailorbird.places import Place
 
 _COMMIT = re.compile(r"(\d{20})\.json\Z")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
-_REPAIR = "rebuild the table from the archive, or restore the file from a copy"
+_REPAIR = "tailorbird lake repair makes it anew, if the ledger knows it; else restore the file, or ledger.jsonl, from a copy"
 
 
 @dataclass(frozen=True)

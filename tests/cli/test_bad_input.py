@@ -144,6 +144,13 @@ def test_a_file_of_which_nothing_can_be_read_is_an_error_and_is_kept(fresh: Path
 def test_an_empty_file_is_an_error(fresh: Path) -> None:
     (fresh / "events.jsonl").touch()
     refused(tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh), "no row was found in it", status=1)
+    (fresh / "mapping.toml").write_bytes("# für Klicks".encode("latin-1"))
+    refused(
+        tailorbird("import", "mapping", "events.jsonl", "--mapping", "mapping.toml", cwd=fresh),
+        "mapping.toml: cannot be read",
+        "iconv",
+        status=1,
+    )
 
 
 @pytest.mark.parametrize("words", [["import", "tailorbird", "events.jsonl"], ["up"], ["run", "router"], ["run", "serve"], ["run", "lake"],

@@ -137,7 +137,11 @@ def _read_mapping(format_: str, mapping: Path | None) -> str:
         raise UsageError("the format mapping needs --mapping FILE", fix="tailorbird import --guess PATH > mapping.toml proposes one")
     if not mapping.is_file():
         raise UsageError("no such file", where=str(mapping), fix="tailorbird import --guess PATH > mapping.toml proposes one")
-    return mapping.read_text()
+    try:
+        return mapping.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fix = f"write it in UTF-8, such as: iconv -f ISO-8859-1 -t UTF-8 {mapping.name} > new-{mapping.name}"
+        raise InputError(f"cannot be read: {error}", where=str(mapping), fix=fix) from None
 
 
 def _guess(path: Path, json: bool) -> None:

@@ -64,7 +64,7 @@ def test_checksums_beside_the_files_are_verified(tmp_path: Path) -> None:
     file.write_bytes(TEXT)
     digest = hashlib.sha256(TEXT).hexdigest()
     assert digest_files([file]) == {file: digest}
-    (tmp_path / "SHA256SUMS").write_text(f"{digest} *./a.csv\n{'0' * 64}  other.csv\n")
+    (tmp_path / "SHA256SUMS").write_bytes(f"{digest} *./a.csv\n{'0' * 64}  \xfcber.csv\n".encode("latin-1"))
     assert digest_files([file]) == {file: digest}
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  a.csv\n")
     with pytest.raises(DamageError, match="SHA256SUMS says 000000000000"):

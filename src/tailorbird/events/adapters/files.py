@@ -189,5 +189,6 @@ def digest_files(files: list[Path], progress: Callable[[int], None] = lambda _: 
 def _read_sums(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
-    pairs = (line.split(maxsplit=1) for line in file.read_text().splitlines() if line.strip())
+    lines = file.read_text("utf-8", "surrogateescape").splitlines()  # as names of files are read
+    pairs = (line.split(maxsplit=1) for line in lines if line.strip())
     return {name.lstrip("*./"): digest.lower() for digest, name in (pair for pair in pairs if len(pair) == 2)}

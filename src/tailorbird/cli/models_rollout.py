@@ -50,7 +50,7 @@ def canary(
 
     The trainer role (`tailorbird up` runs it) judges every ten seconds by the log: it ends a canary that fails answers, is slow, gives
     scores that are no numbers, or gets fewer clicks; and lets one that does not answer 5 %, 20 %, 50 %, then everybody, each by what
-    came of the last step, after 500 answers at least. `--manual` leaves
+    came of the last step, after 500 answers at least; `canary` in tailorbird.toml has the bounds. `--manual` leaves
     that to you: `models canary VERSION --share …`, `models promote`, `models canary --stop`, or `models rollback`, which ends it too.
 
     Example:  tailorbird -C shop models canary v0003 --share 0.05 --why "wins off-line"

@@ -231,6 +231,8 @@ def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
     report = shop.train("share", slot=Slot("home", objective={"click": 1.0, "share": 3.0}))
     assert report.heads == ("click",)
     assert any("head share was left out: 0 positives" in note for note in report.notes)
+    card = Bundle.load(shop.folder / "share" / report.version, schema_hash=None).manifest.card
+    assert "Orders items by 1 · P(click). The slot asks for share too, which could not be learned: see the limits." in card
 
 
 CLICKS = Slot("home", objective={"click": 1.0})

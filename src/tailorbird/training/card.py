@@ -29,10 +29,13 @@ ALWAYS = (
 
 def model_card(slot: Slot, evaluation: Evaluation, decision: Decision, about: Mapping[str, Any], notes: Sequence[str], by: str) -> str:
     """The card as it lies in the bundle."""
-    objective = " + ".join(f"{weight:g} · {'E' if is_amount(head) else 'P'}({head})" for head, weight in slot.objective.items())
+    learned = about.get("calibration", {})
+    values = [f"{weight:g} · {'E' if is_amount(head) else 'P'}({head})" for head, weight in slot.objective.items() if head in learned]
+    left_out = [head for head in slot.objective if head not in learned]
+    without = f" The slot asks for {', '.join(left_out)} too, which could not be learned: see the limits." if left_out else ""
     parts = [
         f"# Ranker of slot {slot.name}",
-        f"Trained by {by}: {about['architecture']}. Orders items by {objective}.",
+        f"Trained by {by}: {about['architecture']}. Orders items by {' + '.join(values)}.{without}",
         "## Owner",
         about.get("owner") or NOBODY,
         "## Data",

@@ -99,7 +99,7 @@ def begun(
     from tailorbird.models.deep.warm import begin, load_warm
 
     warm = load_warm(settings.warm, before=until)
-    why = "nothing has come since the last training" if any(settings.warm.glob("*.npz")) else "there was no training before"
+    why = "the trainings before it know as much, or more" if any(settings.warm.glob("*.npz")) else "there was no training before"
     if warm is not None and warm.architecture == architecture and _same(warm.parameters, settled(architecture, parameters)):
         try:
             start = begin(warm, layout, keys, heads)

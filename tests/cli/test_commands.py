@@ -521,7 +521,7 @@ def test_what_rules_cost_is_told_and_a_formula_is_set_from_the_shell(copy: Path)
     must("-C", copy, "formula", "set", "home", "2*click", "--why", "a test")
     [home] = [each for each in json.loads(must("-C", copy, "formula", "show", "--json"))["formulas"] if each["slot"] == "home"]
     assert (home["formula"], home["version"], home["why"]) == ("2.0*click", "f0001", "a test")
-    assert "- 1.0*click" in must("-C", copy, "formula", "set", "home", "-1.0*click", "--why", "what nobody wants")
+    assert "orders by -1.0*click" in must("-C", copy, "formula", "set", "home", "-1.0*click", "--why", "what nobody wants")
     refused = tailorbird("-C", copy, "formula", "set", "home", "clik", "--why", "a test")
     assert refused.returncode == 2
     assert "did you mean click?" in refused.stderr

@@ -7,6 +7,7 @@ bounded too (`Budget`): what does not fit is refused with `Retry-After`, before 
 import asyncio
 import sys
 import zlib
+from collections.abc import Callable
 from typing import Protocol
 
 from starlette.requests import ClientDisconnect, Request
@@ -23,6 +24,7 @@ BODY_DEADLINE_S = 10.0
 BODIES_BYTES_MAX = 64 << 20
 RATIO_MAX = 200  # JSON lines that differ in an id only are packed to a fortieth
 RATIO_FREE_BYTES = 65_536  # so much may be unpacked at any ratio
+MEMBERS_MAX = 1_000  # of a body: each costs time to begin, and an empty one is a few bytes
 _WINDOW_LOG_MAX = 23  # 8 MiB: what a zstd frame may make us hold; RFC 8878, 3.1.1.1.2 asks for no more
 
 
@@ -114,60 +116,56 @@ class _Plain:
         return True
 
 
-class _Gzip:
-    """Never holds more than `bytes_max` decompressed bytes, whatever the ratio."""
+class _Inflater(Protocol):
+    """What unpacks one gzip member or one zstd frame."""
 
-    name = "gzip"
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max, self._unpacked = bytes_max, 0
-        self._zlib = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-
-    def feed(self, chunk: bytes) -> bytes:
-        if not chunk:
-            return b""
-        try:
-            data = self._zlib.decompress(chunk, self._bytes_max - self._unpacked + 1)
-        except zlib.error:
-            raise BodyError("the body is not gzip, or is damaged", status=400, code="bad_gzip") from None
-        self._unpacked += len(data)
-        if self._unpacked > self._bytes_max:
-            raise _too_large(self._bytes_max)
-        if self._zlib.unused_data:
-            raise BodyError("bytes follow the end of the gzip body", status=400, code="bad_gzip")
-        return data
-
-    def complete(self) -> bool:
-        return self._zlib.eof
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
 
 
-class _Zstd:
-    """As `_Gzip`; also refuses a frame whose window alone would take more than 8 MiB."""
+class _Packed:
+    """Unpacks members one after another (RFC 1952, 2.2; RFC 8878, 3); of all together it never holds more than `bytes_max` bytes."""
 
-    name = "zstd"
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max, self._unpacked = bytes_max, 0
-        self._zstd = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX})
+    def __init__(self, name: str, bytes_max: int, begin: Callable[[], _Inflater], damaged: type[Exception]) -> None:
+        self.name, self._left, self._begin, self._damaged = name, bytes_max, begin, damaged
+        self._bytes_max, self._members, self._inflater = bytes_max, 1, begin()
 
     def feed(self, chunk: bytes) -> bytes:
-        if not chunk:
-            return b""
-        if self._zstd.eof:
-            raise BodyError("bytes follow the end of the zstd body", status=400, code="bad_zstd")
-        try:
-            data = self._zstd.decompress(chunk, self._bytes_max - self._unpacked + 1)
-        except zstd.ZstdError:
-            raise BodyError("the body is not zstd, or is damaged", status=400, code="bad_zstd") from None
-        self._unpacked += len(data)
-        if self._unpacked > self._bytes_max:
-            raise _too_large(self._bytes_max)
-        if self._zstd.unused_data:
-            raise BodyError("bytes follow the end of the zstd body", status=400, code="bad_zstd")
-        return data
+        data = bytearray()
+        while chunk:
+            if self._inflater.eof:
+                self._next()
+            try:
+                part = self._inflater.decompress(chunk, self._left + 1)
+            except self._damaged:
+                raise BodyError(f"the body is not {self.name}, or is damaged", status=400, code=f"bad_{self.name}") from None
+            self._left -= len(part)
+            if self._left < 0:
+                raise _too_large(self._bytes_max)
+            data += part
+            chunk = self._inflater.unused_data
+        return bytes(data)
+
+    def _next(self) -> None:
+        self._members += 1
+        if self._members > MEMBERS_MAX:
+            fix = f"pack the whole body as one {self.name} stream"
+            raise BodyError(f"the body has more than {MEMBERS_MAX} {self.name} members", status=413, code="too_many_members", fix=fix)
+        self._inflater = self._begin()
 
     def complete(self) -> bool:
-        return self._zstd.eof
+        return self._inflater.eof
+
+
+def _gzip_member() -> _Inflater:
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+
+
+def _zstd_frame() -> _Inflater:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX})
 
 
 def _unpacker(encoding: str, bytes_max: int) -> _Unpacker:
@@ -175,9 +173,9 @@ def _unpacker(encoding: str, bytes_max: int) -> _Unpacker:
     if name in ("", "identity"):
         return _Plain()
     if name in ("gzip", "x-gzip"):
-        return _Gzip(bytes_max)
+        return _Packed("gzip", bytes_max, _gzip_member, zlib.error)
     if name == "zstd":
-        return _Zstd(bytes_max)
+        return _Packed("zstd", bytes_max, _zstd_frame, zstd.ZstdError)
     raise BodyError("expected no content encoding, gzip or zstd", status=415, code="content_encoding")
 
 

@@ -146,3 +146,14 @@ def test_drawn_requests_whose_further_targets_may_still_happen_are_left_out(rout
     assert load(features, *chosen, routed=routed, ends=0).data.t.max() == 899 * MINUTE, "a choice itself is known at once"
     with pytest.raises(NotReadyError, match="what came of the 900 choices in the window is not known yet"):
         load(features, *chosen, *bought, routed=routed, slot=replace(slot, attribution="2d"), ends=0)
+
+
+def test_what_follows_from_a_look_at_the_very_item_is_told(routed, features):
+    looks = clicks(routed, 900)
+    bought = [routed.event("purchase", n * MINUTE + 1, f"u{n % 50}", f"i{n % 7}") for n in range(0, 900, 3)]
+    found = load(features, *looks, *bought, routed=routed, slot=replace(HOME, objective={"purchase": 1.0}))
+    assert "before 100% of these the person had looked at the very item within 30 min" in found.why
+    assert "looked at the very item" not in load(features, *looks, *bought, routed=routed).why, "of clicks nothing comes before"
+    later = [routed.event("purchase", n * MINUTE + DAY, f"u{n % 50}", f"i{(n + 1) % 7}") for n in range(0, 900, 3)]
+    apart = load(features, *looks, *later, routed=routed, slot=replace(HOME, objective={"purchase": 1.0}))
+    assert "looked at the very item" not in apart.why

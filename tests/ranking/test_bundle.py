@@ -9,11 +9,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from tests.ranking import world
 
 from tailorbird.errors import BundleError
-from tailorbird.ranking.bundle import Bundle, write_bundle
-from tailorbird.registry import Manifest, Registry, read_sealed, seal
+from tailorbird.ranking.bundle import Bundle, run_heads, write_bundle
+from tailorbird.ranking.onnx_session import start_session
+from tailorbird.registry import Head, Manifest, Registry, read_sealed, seal
 
 SCHEMA = "abc123abc123"
 
@@ -50,6 +52,30 @@ def test_an_objective_may_name_a_head_that_is_not_there_but_not_only_such(bundle
     np.testing.assert_array_equal(scores.value, scores.heads["click"])
     with pytest.raises(BundleError, match="objective asks for dwell"):
         bundle.score(rows, keys, objective={"dwell": 3.0})
+
+
+def test_a_net_scores_an_item_alike_whichever_others_it_scores_with_it():
+    """In every bit, so that what a server scored among hundreds is made again of the few that it showed (`models verify`)."""
+    draw = np.random.default_rng(2)
+    weights = draw.standard_normal((31, 1)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Log", ["x"], ["logs"]),
+            helper.make_node("MatMul", ["logs", "w"], ["sum"]),
+            helper.make_node("Sigmoid", ["sum"], ["probability"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 31])],
+        [helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None, 1])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    sessions, heads = {"net": start_session(model.SerializeToString(), where="net")}, [Head("click", "net")]
+    rows = draw.uniform(1, 1_000, (96, 31)).astype(np.float32)
+    whole = run_heads(sessions, heads, rows)["click"]
+    for many in range(1, 30):
+        some = draw.integers(0, 96, many)
+        assert run_heads(sessions, heads, np.ascontiguousarray(rows[some]))["click"].tolist() == whole[some].tolist(), many
 
 
 def test_no_items_are_no_scores(bundle_folder):

@@ -22,7 +22,7 @@ def verify(version: str = "", *, answers: int = 2_000, json: Json = False) -> No
     """Score what was shown again, from the features that were logged with it, and compare with what the server's model said.
 
     On the machine that answered, no score should differ in any bit. One that differs by less than 1e-6 of its size is told, and is no
-    error: another machine adds in another order, and so does a net that scored more items at once. What hangs on items that came or
+    error: another machine adds in another order. What hangs on items that came or
     changed within seconds of an answer is left out. Ends with status 1 if any other score differs,
     or if a version that answered cannot be loaded any more.
 

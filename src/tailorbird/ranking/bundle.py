@@ -17,7 +17,7 @@ A bundle without heads carries an index alone: candidates, similar items and sea
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ Floats = npt.NDArray[np.float64]
 ROWS_MAX = 4096  # ONNX Runtime's arena keeps the largest batch it ever saw
 CARD = "card.md"
 GOLDEN_ROWS = 32
+ROWS_OF_A_BLOCK = 16  # as many numbers as a processor computes at a time, at most
 GOLDEN_RELATIVE, GOLDEN_ABSOLUTE = 1e-5, 1e-6
 TREES_TOLERANCE = 1e-4  # of trees in float64 against their export in float32: tells one model from another
 
@@ -178,7 +179,8 @@ class Bundle:
 
     def raw(self, matrix: Matrix) -> dict[str, Floats]:
         """What the models say before calibration: target → (n,)."""
-        raw = run_heads(self.sessions, self.manifest.heads, matrix)
+        forests = {head.file for head in self.manifest.heads if head.name in self.trees}
+        raw = run_heads(self.sessions, self.manifest.heads, matrix, forests)
         for name, column in raw.items():
             if not np.isfinite(column).all():
                 raise NotFiniteError(
@@ -324,26 +326,40 @@ def open_session(data: bytes, *, width: int, where: str) -> ort.InferenceSession
     return session
 
 
-def run_heads(sessions: Mapping[str, ort.InferenceSession], heads: Sequence[Head], matrix: Matrix) -> dict[str, Floats]:
-    parts = [_run_batch(sessions, heads, matrix[start : start + ROWS_MAX]) for start in range(0, max(len(matrix), 1), ROWS_MAX)]
+def run_heads(
+    sessions: Mapping[str, ort.InferenceSession], heads: Sequence[Head], matrix: Matrix, forests: Collection[str] = ()
+) -> dict[str, Floats]:
+    """What the models say: head → (n,), the same in every bit whichever rows are scored together, as `forests` are by themselves."""
+    parts = [_run_batch(sessions, heads, matrix[start : start + ROWS_MAX], forests) for start in range(0, max(len(matrix), 1), ROWS_MAX)]
     return parts[0] if len(parts) == 1 else {head.name: np.concatenate([part[head.name] for part in parts]) for head in heads}
 
 
-def _run_batch(sessions: Mapping[str, ort.InferenceSession], heads: Sequence[Head], matrix: Matrix) -> dict[str, Floats]:
+def _run_batch(
+    sessions: Mapping[str, ort.InferenceSession], heads: Sequence[Head], matrix: Matrix, forests: Collection[str]
+) -> dict[str, Floats]:
     if not len(matrix):
         return {head.name: np.zeros(0) for head in heads}
     raw: dict[str, Floats] = {}
     for file, session in sessions.items():
         mine = [head for head in heads if head.file == file]
+        whole = matrix if file in forests else _padded(matrix)
         last = session.get_outputs()[-1].name
         wanted = list(dict.fromkeys(head.output or last for head in mine))
         try:
-            outputs = dict(zip(wanted, session.run(wanted, {session.get_inputs()[0].name: matrix}), strict=True))
+            outputs = dict(zip(wanted, session.run(wanted, {session.get_inputs()[0].name: whole}), strict=True))
         except Exception as error:  # as above
             raise BundleError(f"the model failed to run ({type(error).__name__})", where=file) from error
         for head in mine:
-            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(matrix))
+            raw[head.name] = _column(np.asarray(outputs[head.output or last]), head, len(whole))[: len(matrix)]
     return {head.name: raw[head.name] for head in heads}
+
+
+def _padded(matrix: Matrix) -> Matrix:
+    """With the last row again until blocks are full: logarithms and the like of what is left over behind full ones are computed otherwise,
+    so that the last bits of a row's score would hang on how many are scored with it.
+    """
+    lacking = -len(matrix) % ROWS_OF_A_BLOCK
+    return np.concatenate([matrix, np.repeat(matrix[-1:], lacking, axis=0)]) if lacking else matrix
 
 
 def _column(output: npt.NDArray[Any], head: Head, rows: int) -> Floats:

@@ -23,7 +23,7 @@ from tailorbird.ranking.formula import parse_formula
 from tailorbird.retrieval import Index
 from tailorbird.retrieval.overlay import ItemVersion, laid_over, take_version
 
-RELATIVE, ABSOLUTE = 1e-6, 1e-9  # of another machine, or of a net that scored more items at once
+RELATIVE, ABSOLUTE = 1e-6, 1e-9  # of another machine
 NEAR_US = 10 * SECOND  # within which a server may not have known what the catalogue said, or the answer's time is not its own
 EXAMPLES_MAX = 20
 COLUMNS = ("request_id", "ts", "model", "items", "numeric", "categorical", "sequences", "degraded", "formula", "values")

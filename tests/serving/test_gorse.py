@@ -118,7 +118,7 @@ def test_users_and_items_become_profiles_that_hold_from_now_on(make):
     user, first, again, newer = site.events()
     assert (user["type"], user["user_id"], user["properties"], user["timeless"]) == ("user", "bob", '{"company":"gorse"}', False)
     assert (first["item_id"], again["item_id"], newer["item_id"]) == ("new", "new", "newer")
-    assert first["properties"] == '{"categories":["web"],"category":"web","comment":"c","timestamp":"2022-02-22","topic":"vue"}'
+    assert first["properties"] == '{"categories":["web"],"category":"web","comment":"c","timestamp":"2022-02-22T00:00:00Z","topic":"vue"}'
     assert first["ts"] == first["received_at"]
 
 
@@ -131,7 +131,8 @@ def test_recommendations_are_ids_page_by_page(make):
     coats = site.client.get("/api/recommend/bob/coats?n=4").json()
     assert coats
     assert all(int(item[1:]) % 4 == 0 for item in coats)  # how the shop gives out its categories
-    assert coats == site.client.get("/api/recommend/bob", params={"category": "coats", "n": 4}).json()
+    for same in (["coats"], ["coats", "coats"], ["", "coats"]):
+        assert coats == site.client.get("/api/recommend/bob", params={"category": same, "n": 4}).json()
 
 
 def test_newer_clients_ask_for_scores_and_end_with_a_slash(make):
@@ -197,6 +198,8 @@ def test_health(make):
         ("POST", "/api/feedback", "x", 400, "wrong_type"),
         ("POST", "/api/user", {"Labels": []}, 400, "missing"),
         ("GET", "/api/recommend/bob?n=many", None, 400, "bad_query"),
+        ("GET", "/api/recommend/bob?category=coats&category=hats", None, 400, "bad_query"),
+        ("GET", "/api/latest?category=coats&category=hats", None, 400, "bad_query"),
         ("GET", "/api/recommend/" + "x" * 300, None, 400, "bad_id"),
         ("GET", "/api/item/gone", None, 404, "unknown_item"),
         ("GET", "/api/item/gone/neighbors", None, 404, "unknown_item"),

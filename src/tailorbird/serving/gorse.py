@@ -24,6 +24,7 @@ import threading
 import uuid
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -154,8 +155,13 @@ def _user(fields: Record, raw: bytes) -> Event:
 def _item(fields: Record, raw: bytes) -> Event:
     """What an item is from now on; when it came to be is an attribute."""
     event = gorse.item(fields, _new_id())
-    since = {"timestamp": fields["Timestamp"]} if event.ts is not None else {}
+    since = {"timestamp": _as_go_reads(event.ts)} if isinstance(event.ts, int) else {}
     return msgspec.structs.replace(event, ts=None, timeless=False, properties={**(event.properties or {}), **since} or None)
+
+
+def _as_go_reads(micros: int) -> str:
+    """A time as RFC 3339 has it: the clients in Go read no other."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)).isoformat().replace("+00:00", "Z")
 
 
 def _new_id() -> str:
@@ -174,7 +180,7 @@ async def _recommend(request: Request, service: Service, *, slot: str, remembere
     if write_back:
         require_too(request, service, WRITE)  # before anything is made: it is a write, whatever the route is called
     user = request.path_params["user"]
-    category = request.path_params.get("category") or request.query_params.get("category")
+    category = _category(request)
     query = RecommendQuery(
         slot=slot, user_id=user, size=min(count + offset, SIZE_MAX), filters={"category": category} if category else {}
     )  # fmt: skip
@@ -229,7 +235,7 @@ async def _neighbors(request: Request, service: Service, *, slot: str) -> Respon
 
 async def _list(request: Request, service: Service, *, name: str, slot: str) -> Response:
     count, offset = _number(request, "n", SIZE), _number(request, "offset", 0)
-    category = request.path_params.get("category") or request.query_params.get("category") or None
+    category = _category(request)
     found = await in_thread(service, service.pipeline.listed, _LISTS[name], count + offset, category, slot)
     return _scored(found[offset : offset + count])
 
@@ -272,6 +278,15 @@ def _scored(items: list[Shown]) -> Response:
 
 def _no_item() -> Response:
     return fault(404, "unknown_item", "the live index has no such item")
+
+
+def _category(request: Request) -> str | None:
+    """The category that items are to be of. Gorse takes several, all of which an item must have; here it has one."""
+    named = [request.path_params.get("category") or "", *request.query_params.getlist("category")]
+    wanted = named[:1] if named[0] else list(dict.fromkeys(filter(None, named)))
+    if len(wanted) > 1:
+        raise QueryError(f"expected one category, got {len(wanted)}: an item has its first one only", path="category", fix="ask for one")
+    return wanted[0] if wanted else None
 
 
 def _number(request: Request, name: str, default: int) -> int:

@@ -4,11 +4,13 @@
     ItemId, IsHidden, Categories, Timestamp, Labels, Comment      → item profile, from Timestamp on where there is one
     UserId, Labels, Comment                                       → timeless user profile
 
-Labels may be a list or an object, whose fields become properties. Times are dates, or dates and times, UTC unless they say.
+Labels may be a list or an object, whose fields become properties. Times are dates, or dates and times, UTC unless they say,
+also as Go prints them: `2020-01-01 01:01:01.000000001 +0000 UTC`.
 
 Source: Gorse's documentation, "Data Objects" and "RESTful API", and the structs of its REST clients.
 """
 
+import re
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +29,7 @@ PATTERNS = ("*.jsonl", "*.ndjson", "*.json")
 
 _TYPES = {"read": "view", "star": "like", "buy": "purchase", "add_to_cart": "cart", "rate": "rating"}
 _NO_TIME = "0001-01-01"  # what Gorse writes where there is none
+_OF_GO = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})(?: \S+){0,2}")  # a zone's name, `m=+0.01` of its clock
 
 
 def read_gorse(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -110,4 +113,5 @@ def _time(fields: Record) -> int | None:
     value = fields.get("Timestamp")
     if value in (None, "") or (isinstance(value, str) and value.startswith(_NO_TIME)):
         return None
-    return time_of_text(value, "$.Timestamp")
+    of_go = _OF_GO.fullmatch(value) if isinstance(value, str) else None
+    return time_of_text(value if of_go is None else of_go[1] + of_go[2], "$.Timestamp")

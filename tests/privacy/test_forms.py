@@ -13,7 +13,7 @@ from tests.privacy.test_numbers import bodies, with_refused
 from tests.privacy.test_people import click, people_of, sent
 
 from tailorbird.lake import Lake, verify
-from tailorbird.privacy import erase, look_for
+from tailorbird.privacy import erase, export_person, look_for
 from tailorbird.privacy.forms import cases, forms
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.others import around, longer_words
@@ -39,6 +39,7 @@ REFUSED = [
     {**click("bad5", "other-1"), "type": "clack"},
 ]
 NEEDLES = [ID.encode(), ID.upper().encode(), b"canary.ann%40", base64.b64encode(ID.encode()[1:-1])[:-4], BASE64.encode()]
+THINGS = ("event_id", "session_id", "request_id", "version")
 COLUMNS = ["event_id", "session_id", "request_id", "page", "referrer", "properties", "item_id", "item_version"]
 
 
@@ -46,6 +47,13 @@ def test_what_others_said_in_other_forms_goes_and_the_rest_stays(tmp_path: Path)
     project = sent(tmp_path, [*(click(f"e{number}", ID) for number in range(5)), *SAID, SAID[0], SAID[5]])
     with_refused(project, *REFUSED)
     rows = {row["event_id"]: row for row in Lake(project.paths.lake).events(COLUMNS).to_pylist()}
+    told = {
+        (name, one[name]) for one in export_person(project, [ID], CLOCK) if one["source"] == "mention" for name in THINGS if name in one
+    }
+    assert told == {
+        ("event_id", f"mail:{ID}:1"), ("session_id", ID), ("session_id", f"s-1.{ID}"),
+        ("request_id", f"r/{ID.upper()}"), ("request_id", "r/canary.ann%40example.com"), ("version", f"i:{ID}"),
+    }  # fmt: skip
     done = erase(project, [ID], CLOCK)
     assert done.clean, done.searched.found
     assert done.searched.limits == []

@@ -5,7 +5,8 @@
     answer      what they were shown: items, arm, model, scores, and the features that were read, by name
     arm         which arm of which experiment decided for them, and when
     refused     rows of the quarantine that mention them, whole         repeat      events that came more than once
-    mention     what others said of them: items whole; of the events and profiles of others the fields that do, and not whose they are
+    mention     what others said of them: items whole; of the events, answers and profiles of others the fields that do, and not whose they
+                are
     waiting     rows of the logs that are not yet in the lake           feature     what the features say of them now
     erased      when they were erased before
 
@@ -38,9 +39,11 @@ from tailorbird.privacy.looking import known_names
 from tailorbird.privacy.marks import asked, whose
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.person import People, find_people, is_any, one_of
-from tailorbird.privacy.rows import FREE
+from tailorbird.privacy.rows import FREE, THINGS
 from tailorbird.stream import Address, Stored, answers_addresses, open_reader, raw_addresses, read_released
 
+_OF_ANSWERS = ("request_id", "session_id")  # whose ids may hold a person's
+_SAID = ("properties", "user_profile")  # profiles of items are told by their own table
 _ITEMS_READ = 20  # of which the features are told, those touched last
 _receipt = msgspec.json.Decoder(Receipt).decode
 
@@ -58,7 +61,7 @@ def export_person(project: Project, kept: Sequence[str], clock: Clock) -> Iterat
     ids = {"users": sorted(people.users), "visitors": sorted(people.visitors), "shared devices": sorted(people.shared)}
     yield {"source": "person", "asked": list(kept), **ids, "pseudonyms": project.pseudonyms() is not None}
     sets, known = active_schemas(project), known_names(project)
-    mentions = Mentions(people.own_ids, known)
+    mentions = Mentions(people.own_ids, known, rename=lambda id_: "")
     events = _table(lake, "events", whose(people))
     yield from ({"source": "profile", **row} for row in _plain(_table(lake, "users", one_of("id", people.users))))
     yield from ({"source": "event", **{name: value for name, value in row.items() if value is not None}} for row in _plain(events))
@@ -136,25 +139,47 @@ def _mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record
     if lake.exists("items"):
         for batch in lake.batches("items", TABLES["items"].schema.names):
             rows = pa.Table.from_batches([batch])
-            found = rows.filter(pa.array(mentions.in_json(rows["attributes"]), pa.bool_()))
+            found = rows.filter(pa.array(mentions.in_json(rows["attributes"]) | mentions.names_in(rows["version"]), pa.bool_()))
             yield from ({"source": "mention", "table": "items", **row} for row in _plain(found.to_pylist()))
     if lake.exists("users"):
-        for batch in lake.batches("users", ["id", "attributes"]):
+        for batch in lake.batches("users", ["id", "version", "attributes"]):
             rows = pa.Table.from_batches([batch])
             rows = rows.filter(pc.invert(is_any(rows["id"], people.users)))
-            for row in rows.filter(pa.array(mentions.in_json(rows["attributes"]), pa.bool_())).to_pylist():
-                yield {"source": "mention", "table": "users", "attributes": _saying(mentions, row["attributes"])}
-    if not lake.exists("events"):
-        return
-    for batch in lake.batches("events", ["type", "ts", "item_id", "person", "user_id", *FREE, "properties", "user_profile"]):
-        rows = pa.Table.from_batches([batch])
-        rows = rows.filter(pc.and_(pc.invert(people.of(rows)), pc.not_equal(rows["type"], "item")))
-        masks = {name: mentions.in_column(rows[name]) for name in FREE}
-        masks |= {name: mentions.in_json(rows[name]) for name in ("properties", "user_profile")}
-        for index in np.flatnonzero(np.logical_or.reduce(list(masks.values()))).tolist():
-            row = rows.slice(index, 1).to_pylist()[0]
-            said = {name: row[name] if name in FREE else _saying(mentions, row[name]) for name, mask in masks.items() if mask[index]}
-            yield {"source": "mention", "table": "events", "type": row["type"], "ts": _value(row["ts"]), "item_id": row["item_id"], **said}
+            yield from (
+                {"source": "mention", "table": "users", **said} for _, said in _said(mentions, rows, ("version",), (), ("attributes",))
+            )
+    if lake.exists("events"):
+        for batch in lake.batches("events", ["type", "ts", "item_id", "person", "user_id", *THINGS, *FREE, *_SAID]):
+            rows = pa.Table.from_batches([batch])
+            rows = rows.filter(pc.and_(pc.invert(people.of(rows)), pc.not_equal(rows["type"], "item")))
+            for row, said in _said(mentions, rows, THINGS, FREE, _SAID):
+                yield {
+                    "source": "mention",
+                    "table": "events",
+                    "type": row["type"],
+                    "ts": _value(row["ts"]),
+                    "item_id": row["item_id"],
+                    **said,
+                }
+    if lake.exists("answers"):
+        for batch in lake.batches("answers", ["ts", "person", "user_id", "anonymous_id", *_OF_ANSWERS, "query"]):
+            rows = pa.Table.from_batches([batch])
+            rows = rows.filter(pc.invert(pc.or_(people.of(rows), is_any(rows["anonymous_id"], people.visitors))))
+            for row, said in _said(mentions, rows, _OF_ANSWERS, ("query",), ()):
+                yield {"source": "mention", "table": "answers", "ts": _value(row["ts"]), **said}
+
+
+def _said(
+    mentions: Mentions, rows: pa.Table, things: Sequence[str], free: Sequence[str], json: Sequence[str]
+) -> Iterator[tuple[Record, Record]]:
+    """Each row that mentions one, with the fields that do: ids of other things, texts, and of JSON its own fields."""
+    masks = {name: mentions.names_in(rows[name]) for name in things}
+    masks |= {name: mentions.in_column(rows[name]) for name in free}
+    masks |= {name: mentions.in_json(rows[name]) for name in json}
+    for index in np.flatnonzero(np.logical_or.reduce(list(masks.values()))).tolist():
+        row = rows.slice(index, 1).to_pylist()[0]
+        held = [name for name, mask in masks.items() if mask[index]]
+        yield row, {name: _saying(mentions, row[name]) if name in json else row[name] for name in held}
 
 
 def _saying(mentions: Mentions, text: str) -> Record:

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from tests.events.adapters.kit import events, lines, refusals
 
+from tailorbird.errors import UsageError
+from tailorbird.events.adapters.webhook import lines_of_body
+
 COMMON = {
     "anonymousId": "507f191e810c19729de860ea", "channel": "browser",
     "context": {
@@ -81,12 +84,17 @@ def test_a_product_without_an_id_does_not_cost_the_order(tmp_path: Path) -> None
 
 
 def test_a_batch_is_its_messages(tmp_path: Path) -> None:
-    messages = [{**COMMON, **_track("Product Viewed", **UNO)}, {**COMMON, "messageId": "m2", **_track("Product Added", **UNO)}]
-    (tmp_path / "s.jsonl").write_text(json.dumps({"batch": messages, "sentAt": "2015-12-12T19:11:01.249Z"}))
-    assert [(made["event_id"], made["type"]) for made in events("segment", tmp_path / "s.jsonl")] == [
-        (COMMON["messageId"], "view"),
-        ("m2", "cart"),
-    ]
+    own = {**COMMON, "context": {name: value for name, value in COMMON["context"].items() if name != "device"}}
+    messages = [{**own, **_track("Product Viewed", **UNO)}, {**own, "messageId": "m2", **_track("Product Added", **UNO)}]
+    batch = {"batch": messages, "sentAt": "2015-12-12T19:11:01.249Z", "context": {"device": {"type": "ios"}, "userAgent": "theirs"}}
+    (tmp_path / "s.jsonl").write_text(json.dumps(batch))
+    made = events("segment", tmp_path / "s.jsonl")
+    assert [(one["event_id"], one["type"]) for one in made] == [(COMMON["messageId"], "view"), ("m2", "cart")]
+    assert {(one["context"]["device"], one["context"]["user_agent"]) for one in made} == {("ios", COMMON["context"]["userAgent"])}
+    posted = [json.loads(line) for line in lines_of_body("segment", json.dumps(batch).encode())]
+    assert [one["context"] for one in posted] == [one["context"] for one in made], "as a webhook, too"
+    with pytest.raises(UsageError, match="written to each of its 100 messages"):
+        lines_of_body("segment", json.dumps({**batch, "batch": messages * 50, "context": {"page": "x" * 100_000}}).encode())
 
 
 def test_a_list_that_was_shown_and_a_search(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@
                  a product; Product Added to Wishlist → like; Product Shared → share; Product Reviewed → rating.
                  Any other name is a type of the site's own: `Video Played` is `video_played`, to be declared in `[events] types`.
     group      → left out
-    batch      → the messages in it, as Segment's HTTP API takes them
+    batch      → the messages in it, as Segment's HTTP API takes them, each with the `context` and `sentAt` of the batch
 
 `timestamp` is taken as it is, for Segment has corrected it by the client's clock; without it `originalTimestamp` and `sentAt`
 are. A `request_id` among the properties joins the event to the answer that it follows.
@@ -64,8 +64,7 @@ def convert(record: Any, place: str) -> list[Event]:
     """One message, or a batch of them; of a batch all or, where one cannot be read, none."""
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
-        shared = {name: message[name] for name in ("sentAt", "context") if message.get(name) is not None}
-        return [event for each in message["batch"] for event in convert({**shared, **as_record(each)}, place)]
+        return [event for each in messages_of(message) for event in convert(each, place)]
     kind = needed_text(message, "type")
     if kind == "track":
         return _track(message)
@@ -81,6 +80,18 @@ def convert(record: Any, place: str) -> list[Event]:
     if kind == "group":
         raise LeftOutError("group")
     raise UnreadableError("unknown_kind", "$.type", f"expected track, identify, page, screen, alias or group, got {kind[:60]}")
+
+
+def messages_of(batch: Record) -> list[Any]:
+    """The messages of a batch, each with what the batch says of all: when it was sent, and a context that is merged with the message's."""
+    shared = {name: batch[name] for name in ("sentAt", "context") if batch.get(name) is not None}
+    return [_with_shared(each, shared) if isinstance(each, dict) else each for each in batch["batch"]]
+
+
+def _with_shared(message: Record, shared: Record) -> Record:
+    merged = {**shared, **message}
+    contexts = [each["context"] for each in (shared, message) if isinstance(each.get("context"), dict)]
+    return {**merged, "context": {**contexts[0], **contexts[1]}} if len(contexts) > 1 else merged
 
 
 def _track(message: Record) -> list[Event]:

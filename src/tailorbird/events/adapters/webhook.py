@@ -7,11 +7,10 @@ import msgspec
 from tailorbird.errors import UsageError
 from tailorbird.events.adapters import cloudevents, segment
 from tailorbird.events.adapters.files import split_records
-from tailorbird.events.adapters.record import Convert, lines_of
+from tailorbird.events.adapters.record import Convert, Record, lines_of
 
 WEBHOOKS: dict[str, Convert] = {"segment": segment.convert, "cloudevents": cloudevents.convert}
-
-_batch = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_COPIES_BYTES_MAX = 1 << 22
 
 
 def lines_of_body(format_: str, body: bytes) -> list[bytes]:
@@ -20,7 +19,7 @@ def lines_of_body(format_: str, body: bytes) -> list[bytes]:
     A list, one a line, one alone, and Segment's `{"batch": [...]}` are taken. The same body gives the same ids.
 
     Raises:
-        UsageError: no such format.
+        UsageError: no such format, or a context that is too large for so many messages.
     """
     if format_ not in WEBHOOKS:
         raise UsageError(
@@ -37,9 +36,17 @@ def _records(format_: str, body: bytes) -> list[bytes]:
     records = split_records(body)
     if format_ == "segment" and len(records) == 1:
         try:
-            fields = _batch(records[0])
+            batch = msgspec.json.decode(records[0])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return records
-        if "batch" in fields and "messageId" not in fields:
-            return split_records(bytes(fields["batch"]))
+        if isinstance(batch, dict) and "messageId" not in batch and isinstance(batch.get("batch"), list):
+            return _messages(batch)
     return records
+
+
+def _messages(batch: Record) -> list[bytes]:
+    copies = len(batch["batch"]) * len(msgspec.json.encode([batch.get("context"), batch.get("sentAt")]))
+    if copies > _COPIES_BYTES_MAX:  # or a small body would become a very large one
+        what = f"what it says of all, written to each of its {len(batch['batch']):,} messages, takes {copies:,} bytes"
+        raise UsageError(what, where="batch", fix=f"send fewer at once, so that it is at most {_COPIES_BYTES_MAX:,}")
+    return [msgspec.json.encode(each) for each in segment.messages_of(batch)]

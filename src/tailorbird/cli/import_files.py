@@ -111,7 +111,9 @@ def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, rou
         counts = f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, {routed['quarantined']:,} to quarantine"
         out.print(f"Routed {counts}; all in the lake.")
     elif route:
-        out.print(f'The roles are running and take it from here: {this_command()} sql "SELECT count(*) FROM events"')
+        out.print("Another process is writing the log or the lake. If it is up, or a role, it takes the events from here:")
+        out.print(f'  {this_command()} sql "SELECT count(*) FROM events"')
+        out.print("After any other command, import the same again: what is in the log already is routed then.")
 
 
 def _recognised(path: Path) -> str:

@@ -8,7 +8,7 @@ from tests.retrieval import shop
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, HOUR, hash64s
 from tailorbird.retrieval import Index, NewItem, TextColumn, build_index, candidates, with_items
-from tailorbird.retrieval.columns import column_of, columns_of, extended
+from tailorbird.retrieval.columns import ATTRIBUTES_MAX, column_of, columns_of, extended
 
 ALL = {"coat", "parka", "hat", "cap", "gift", "unlisted"}
 
@@ -235,6 +235,19 @@ def test_one_bad_row_makes_no_text_of_a_number(caplog):
     np.testing.assert_array_equal(stocks["stock"], [*range(30), np.nan, np.nan])
     assert "attribute stock is a number, and 1 items have a text there" in caplog.text
     assert stocks["size"].text(0) == "M"
+
+
+def test_names_of_attributes_that_somebody_makes_up_do_not_become_columns_without_end(index, caplog):
+    made_up = [{f"junk{item}_{n}": n for n in range(20)} for item in range(30)]
+    columns = columns_of([{"title": f"Item {n}", "price": n, **junk} for n, junk in enumerate(made_up)])
+    assert len(columns) == ATTRIBUTES_MAX
+    assert {"title", "price"} <= columns.keys()
+    assert "602 attributes, and 300 are kept: 302 that few have are left out, such as 'junk" in caplog.text
+
+    later = with_items(index, [NewItem(f"n{n}", {"price": n, "colour": "red", **junk}, 1) for n, junk in enumerate(made_up)])
+    assert len(later.attributes) == ATTRIBUTES_MAX
+    assert {*index.attributes, "colour"} <= later.attributes.keys()
+    assert later.attributes["price"][later.find_ids(["n7"])[0]] == 7
 
 
 def test_a_column_that_grew_knows_old_and_new_texts():

@@ -4,7 +4,8 @@ A list of texts is one text with `|` between its parts. How attributes are found
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int32]
 
+ATTRIBUTES_MAX = 300  # each is a column over all items, and whoever may send items makes up their names
 NUMBERS_SHARE = 0.95  # of what is there, from which on an attribute is a number, and a text among it a mistake
 log = logging.getLogger(__name__)
 
@@ -70,8 +72,8 @@ def text_column(texts: Iterable[str | None]) -> TextColumn:
 
 
 def columns_of(profiles: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
-    """All attributes that any of the profiles has, by name."""
-    names = sorted({name for profile in profiles for name in profile})
+    """The attributes that profiles have, by name: all of them, or the most frequent `ATTRIBUTES_MAX`."""
+    names = names_kept(profiles)
     columns = {}
     for name in names:
         values = [profile.get(name) for profile in profiles]
@@ -79,6 +81,19 @@ def columns_of(profiles: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
         if not isinstance(column, TextColumn) and (odd := sum(isinstance(value, (str, list, dict)) for value in values)):
             log.warning("attribute %s is a number, and %d items have a text there: it counts as missing", name, odd)
     return columns
+
+
+def names_kept(profiles: Iterable[Mapping[str, Any]], known: Collection[str] = ()) -> list[str]:
+    """The names of attributes that become columns, in order: those that are known already, then what most profiles have, as long as there
+    is room. What is left out is told in the log.
+    """
+    counts = Counter(name for profile in profiles for name in profile if name not in known)
+    new = sorted(counts, key=lambda name: (-counts[name], name))
+    room = max(0, ATTRIBUTES_MAX - len(known))
+    if left_out := new[room:]:
+        told = f"items have {len(known) + len(new)} attributes, and {ATTRIBUTES_MAX} are kept: {len(left_out)} that few have are left out"
+        log.warning("%s, such as %s", told, ", ".join(repr(name[:40]) for name in left_out[:3]))
+    return sorted([*known, *new[:room]])
 
 
 def truths_in(profiles: Iterable[Mapping[str, Any]]) -> frozenset[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.events.keys import hash64s
-from tailorbird.retrieval.columns import Column, extended, of_other_texts, says_same, truths_in
+from tailorbird.retrieval.columns import Column, extended, names_kept, of_other_texts, says_same, truths_in
 from tailorbird.retrieval.index import Index
 from tailorbird.retrieval.text import TextIndex, documents_of
 
@@ -74,9 +74,8 @@ def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) ->
     for offset, item in enumerate(added):
         rows[item.id] = len(index) + offset
     changed = np.array(sorted(row for row in rows.values() if row < len(index)), np.intp)
-    names = set(index.attributes) | {name for item in unique.values() for name in item.attributes}
     attributes: dict[str, Column] = {}
-    for name in names:
+    for name in names_kept((item.attributes for item in unique.values()), index.attributes):
         values = {rows[item.id]: item.attributes.get(name) for item in unique.values()}
         attributes[name] = extended(index.attributes.get(name), len(index), values, total)
     before, together, vectors = index.attributes, index.together, index.vectors

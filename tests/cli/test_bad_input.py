@@ -128,6 +128,11 @@ def test_rows_that_cannot_be_read_are_kept_and_the_rest_is_imported(fresh: Path)
     refused(
         tailorbird("lake", "quarantine", "--reason", "bad_tim", cwd=fresh), "the reasons there are: malformed_json, wrong_type", status=2
     )
+    (data,) = (fresh / "data" / "lake" / "events").glob("day=2*/*.parquet")
+    data.write_bytes(data.read_bytes()[:-300])
+    refused(tailorbird("lake", "events", "--out", "out.parquet", cwd=fresh), data.name, "lake repair", status=1)
+    data.unlink()
+    refused(tailorbird("lake", "events", "--out", "out.parquet", cwd=fresh), data.name, "lake repair", status=1)
     (fresh / "data" / "lake" / "ledger.jsonl").unlink()
     refused(tailorbird("lake", "compact", cwd=fresh), "ledger.jsonl is missing", status=1)
     assert "lake ledger: restore it from a copy" in tailorbird("doctor", cwd=fresh).stdout

@@ -148,6 +148,8 @@ def test_a_session_is_answered_by_what_goes_with_its_items(make):
     found = [one["Id"] for one in site.client.post("/api/session/recommend?n=5", json=session).json()]
     assert len(found) == 5
     assert not {"i3", "i4"} & set(found)
+    alone = [one["Id"] for one in site.client.post("/api/session/recommend?n=200", json=session[:1]).json()]
+    assert alone == [one["Id"] for one in site.client.get("/api/item/i3/neighbors?n=200").json()]
     assert site.client.post("/api/session/recommend", json=[{"UserId": "u"}]).status_code == 400
     assert site.client.post("/api/session/recommend", json=[]).json() == []
 

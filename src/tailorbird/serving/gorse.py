@@ -223,7 +223,7 @@ def _together(pipeline: Answers, items: list[str], size: int, slot: str) -> list
         for shown in near.items if near is not None else ():
             if shown.item_id not in items:
                 scores[shown.item_id] = scores.get(shown.item_id, 0.0) + (shown.score or 0.0)
-    ranked = sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
+    ranked = sorted(scores.items(), key=lambda entry: -entry[1])  # what only fills up stays in the order of what is popular
     return [{"Id": item, "Score": score} for item, score in ranked[:size]]
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from tests.cli.kit import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
 from tests.cli.test_init import address_of
 
@@ -47,6 +50,19 @@ def _post(url: str, body: dict[str, Any]) -> Any:
     asked = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
     with urllib.request.urlopen(asked, timeout=10) as response:
         return json.load(response)
+
+
+def _check_of_features(project: Path, day: str) -> dict[str, Any]:
+    done = tailorbird("-C", project, "checks", "run", "--day", day, "--json")
+    return next(check for check in json.loads(done.stdout)["checks"] if check["name"] == "features")
+
+
+def _change_a_feature(answers: Path) -> None:
+    """As if servers had read another value of one column than the lake has."""
+    rows = DeltaTable(answers).to_pyarrow_table()
+    place, values = rows.column_names.index("numeric"), rows["numeric"].to_pylist()
+    changed = pa.array([[*each[:-1], each[-1] + 1.0] if each else each for each in values], rows["numeric"].type)
+    write_deltalake(answers, rows.set_column(place, "numeric", changed), mode="overwrite")
 
 
 def test_check_says_what_is_declared(shop: Path) -> None:
@@ -448,6 +464,14 @@ def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(
     assert of_version["answers"] + of_version["skipped"] >= 31  # what arms without a model showed is passed over
     assert of_version["scores"] >= 60
     assert "what the bundle says" in must("-C", project, "models", "verify", "champion")
+    changed = tmp_path / "changed"
+    shutil.copytree(project, changed, ignore=shutil.ignore_patterns("*.lock", "stream", "state", "run"))
+    day = must_json("-C", changed, "sql", "SELECT max(ts) AS newest FROM answers")["rows"][0]["newest"][:10]
+    assert _check_of_features(changed, day)["status"] == "ok"
+    _change_a_feature(changed / "data" / "lake" / "answers")
+    check = _check_of_features(changed, day)
+    assert check["status"] == "failed"
+    assert re.match(r"\d+ values of price_to_habit differ from the lake", check["told"])
     calibration = project / "data" / "registry" / next(iter(rescored["versions"])) / "calibration.json"
     whole = calibration.read_bytes()
     calibration.write_bytes(whole + b" ")

@@ -98,6 +98,12 @@ def test_commands_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=_name)
+def test_versions_of_models_are_written_as_the_registry_writes_them(path: Path) -> None:
+    commands = [line for line in _lines(path) if line.startswith("tailorbird")]
+    assert [line for line in commands if re.search(r"\bv(?!\d{4}\b)\d+\b", line)] == [], "the registry knows v0003, and no v3"
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=_name)
 def test_python_runs(path: Path) -> None:
     names: dict[str, object] = {}
     exec(_GIVEN, names)

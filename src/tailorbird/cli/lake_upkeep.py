@@ -100,7 +100,7 @@ def events(*, at_version: int | None = None, bundle: str = "", out: Path | None 
 
     Example:  tailorbird -C shop lake events --at-version 120
 
-    Example:  tailorbird -C shop lake events --bundle v3 --out trained-on.parquet
+    Example:  tailorbird -C shop lake events --bundle v0003 --out trained-on.parquet
 
     Parameters
     ----------

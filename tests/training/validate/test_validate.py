@@ -26,7 +26,7 @@ from tailorbird.training.validate import leaks
 from tailorbird.training.validate.leaks import dated_back, looks_ahead, of_the_ranking, repeated, too_good
 from tailorbird.training.validate.page import write_validation
 from tailorbird.training.validate.run import NAME, ValidateSettings, holm, validate
-from tailorbird.training.validate.variants import column_groups
+from tailorbird.training.validate.variants import column_groups, variants_of
 
 QUICK = TrainSettings(quick=True, gbdt=GbdtSettings(trees=40))
 SETTINGS = ValidateSettings(train=QUICK, splits=2, judged=1_000)
@@ -123,6 +123,12 @@ def test_column_groups_hold_every_column_once(shop, report):
     assert sorted(listed) == sorted(set(names) - {"position"})
     assert set(groups["columns of the index"]) == {"popularity", "i2i_score"}
     assert "item_ctr_7d" in groups["columns of item"]
+
+
+@pytest.mark.parametrize(("keep", "tried"), [((), False), (("gone",), False), (("item_ctr_7d",), True)])
+def test_columns_that_rank_keeps_are_tried_only_where_it_kept_some(shop, keep, tried):
+    found = variants_of(["item_ctr_7d", "popularity", "position"], shop.features, keep)
+    assert ("columns that rank keeps" in {one.name for one in found}) == tried
 
 
 def test_the_gap_is_of_rows_that_stand_for_the_same(report):

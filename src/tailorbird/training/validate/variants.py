@@ -52,7 +52,7 @@ def variants_of(names: Sequence[str], features: FeatureSet, keep: Sequence[str] 
     groups = column_groups(names, features)
     found += [Variant(f"without {group}", "columns", _without(columns)) for group, columns in groups.items() if len(groups) > 1]
     kept = [name for name in names if name in keep or name == POSITION]
-    if kept and len(kept) < len(names):
+    if set(kept) - {POSITION} and len(kept) < len(names):
         found.append(Variant("columns that rank keeps", "columns", _only(kept)))
     if defaults:
         found.append(Variant("default settings", "settings", _defaults))

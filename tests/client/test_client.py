@@ -448,6 +448,8 @@ def test_an_address_that_is_none(url: str) -> None:
 def test_what_is_no_json_is_told(server: Served) -> None:
     with Client(server.url) as client, pytest.raises(UsageError, match="cannot be written as JSON"):
         client.track("click", user_id="u1", properties={"x": object()})
+    with Client(server.url) as client, pytest.raises(UsageError, match="a question cannot be written as JSON"):
+        client.search("lamp \ud83d")
 
 
 def test_one_event_that_is_nested_too_deeply_takes_no_other_along(server: Served) -> None:

@@ -160,11 +160,8 @@ class AsyncClient:
         return await self._talk.ask(method, path, body, query=query)
 
     def _event(self, event: Mapping[str, Any]) -> bytes:
-        now = self._clock.now()
-        try:
-            return _encode({"event_id": uuid4().hex, "ts": now, **event})
-        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-            raise UsageError(f"an event cannot be written as JSON: {error}", where=str(event.get("type", ""))) from None
+        made = {"event_id": uuid4().hex, "ts": self._clock.now(), **event}
+        return _written(made, "an event", str(event.get("type", "")))
 
     async def _send_waiting(self, events: Sequence[bytes]) -> Receipts:
         return await self._send_made(events, waits=True)
@@ -194,7 +191,15 @@ class AsyncClient:
         raise refusal(reply)
 
     async def _query(self, path: str, query: msgspec.Struct) -> Answer:
-        return _decoded(await self._ask("POST", path, _encode(query)), Answer)
+        return _decoded(await self._ask("POST", path, _written(query, "a question", path)), Answer)
+
+
+def _written(said: Any, what: str, where: str) -> bytes:
+    """As JSON. Raises UsageError, also where a text holds half a letter, as Python reads "\\ud83d" from JSON."""
+    try:
+        return _encode(said)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise UsageError(f"{what} cannot be written as JSON: {error}", where=where) from None
 
 
 def _made(kind: type[T], fields: dict[str, Any]) -> T:

@@ -49,3 +49,5 @@ def test_without_randomisation_there_is_nothing_to_learn_from() -> None:
         examination(position, clicked, np.ones(1_000))
     with pytest.raises(UsageError, match="only 0 clicks on the first place"):
         examination(position, np.zeros(1_000), np.full(1_000, 0.5))
+    with pytest.raises(UsageError, match="on the first place was never drawn"):  # as by Explore(), which begins with the second
+        examination(position, clicked, np.where(position == 1, 1.0, 0.5))

@@ -44,7 +44,7 @@ def examination(position: npt.NDArray, clicked: npt.NDArray, propensity: Floats)
         clicked: shape (n,).
         propensity: shape (n,), with which probability the item was shown at that place.
     Raises:
-        UsageError: nothing was drawn at random, or no first place was clicked, so there is nothing to learn from.
+        UsageError: nothing was drawn at random, or nothing on the first place, or that was hardly clicked: there is nothing to learn from.
     """
     shown = position >= 1
     drawn = shown & (propensity < 1)
@@ -57,6 +57,9 @@ def examination(position: npt.NDArray, clicked: npt.NDArray, propensity: Floats)
     mass = np.bincount(place, weight, places)
     rate = np.bincount(place, weight * good, places) / np.maximum(mass, 1e-12)
     clicks = np.bincount(place, good, places).astype(np.int64)
+    if not mass[0]:
+        fix = "let the slot explore from the first place on, as Explore(first=1) does, or take the position as a column"
+        raise UsageError("what stood on the first place was never drawn at random", fix=fix)
     if clicks[0] < CLICKS_MIN:
         raise UsageError(f"only {clicks[0]} clicks on the first place of drawn lists", fix="take a longer window")
     chance = np.ones(places)

@@ -437,6 +437,28 @@ def test_guess_proposes_shows_ten_rows_and_says_why(fresh: Path) -> None:
     assert "imported before" in must("import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh)
 
 
+def test_up_answers_though_the_registry_is_damaged_and_starts_all_once_it_is_mended(copy: Path) -> None:
+    aliases = copy / "data" / "registry" / "aliases.json"
+    whole = aliases.read_bytes()
+    aliases.write_bytes(b"{")
+    command = [sys.executable, "-m", "tailorbird", "-C", str(copy), "up", "--no-train", "--port", "0"]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        url = address_of(copy, process)
+        deadline = time.monotonic() + 120
+        while not (answer := _post(f"{url}/v1/recommend", {"slot": "home", "user_id": "nobody"}))["items"]:  # the log is being read
+            assert time.monotonic() < deadline
+        assert answer["model"] == "fallback"
+        assert "model" in answer["degraded"]
+        assert _post(f"{url}/v1/events", {"event_id": "meanwhile", "type": "click", "item_id": "i1", "user_id": "u1"})["accepted"] == 1
+        aliases.write_bytes(whole)
+        while not must_json("-C", copy, "sql", "SELECT 1 FROM events WHERE event_id = 'meanwhile'")["rows"]:
+            assert time.monotonic() < deadline
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
 def test_a_running_server_is_asked_and_its_answers_reach_lake_parity_and_report(served: tuple[Path, str], tmp_path: Path) -> None:
     project, url = served
     for number in range(30):

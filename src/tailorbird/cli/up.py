@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import console
-from tailorbird.errors import LockedError
+from tailorbird.errors import DamageError, LockedError
 
 if TYPE_CHECKING:
     from tailorbird.cli.supervisor import Role
@@ -77,9 +77,14 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         sys.stdout.flush()
 
     try:
-        if said := settle(project, SystemClock()).said:
-            say("up", said)
-        status = asyncio.run(Supervisor(project.root, wanted() or [], say, wanted).run())
+        try:
+            if said := settle(project, SystemClock()).said:
+                say("up", said)
+            roles = wanted() or []
+        except DamageError as error:  # answers without a model are better than none until somebody is awake
+            say("up", f"{error}\nonly `serve` is started, and answers without a model; the other roles follow once this is mended")
+            roles = [Role("serve", serve)]
+        status = asyncio.run(Supervisor(project.root, roles, say, wanted).run())
     finally:
         lock.release()
     if status:

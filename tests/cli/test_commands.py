@@ -511,7 +511,7 @@ def test_import_where_the_roles_are_running_leaves_the_rest_to_them(served: tupl
     project, _ = served
     event = '{"event_id": "late", "type": "wish", "ts": "2026-01-02T03:04:05Z", "user_id": "nobody-else"}'
     (tmp_path / "e.jsonl").write_text(event.replace("wish", "view"))
-    assert "The roles are running" in must("-C", project, "import", "tailorbird", tmp_path / "e.jsonl")
+    assert "If it is up, or a role, it takes the events from here" in must("-C", project, "import", "tailorbird", tmp_path / "e.jsonl")
     deadline = time.monotonic() + 30
     query = "SELECT count(*) AS n FROM events WHERE user_id = 'nobody-else'"
     while must_json("-C", project, "sql", query)["rows"][0]["n"] != 1:

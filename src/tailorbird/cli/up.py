@@ -76,15 +76,18 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         out.print(line, markup=False)
         sys.stdout.flush()
 
-    try:
+    def first() -> list[Role]:
+        """Those to begin with: where it cannot be known which, `serve`, since answers without a model are better than none."""
         try:
             if said := settle(project, SystemClock()).said:
                 say("up", said)
-            roles = wanted() or []
-        except DamageError as error:  # answers without a model are better than none until somebody is awake
+            return wanted() or []
+        except DamageError as error:
             say("up", f"{error}\nonly `serve` is started, and answers without a model; the other roles follow once this is mended")
-            roles = [Role("serve", serve)]
-        status = asyncio.run(Supervisor(project.root, roles, say, wanted).run())
+            return [Role("serve", serve)]
+
+    try:
+        status = asyncio.run(Supervisor(project.root, first(), say, wanted).run())
     finally:
         lock.release()
     if status:

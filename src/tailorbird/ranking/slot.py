@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import duration
+from tailorbird.events.contract import ITEMS_MAX
 from tailorbird.experiments.assign import Experiment
 from tailorbird.ranking.declared import require_kinds
 from tailorbird.ranking.formula import checked, parse_formula, require_items
@@ -40,7 +41,6 @@ SOURCES = (
 )
 _NAMED = re.compile(r"editorial:[\w.-]{1,60}|(popular|trending)_by:(country|device)")
 ARM_POLICIES = ("model", "popular", "recent", "random")
-SIZE_MAX = 1_000  # as many items as an answer's event may hold
 EXPLORATIONS = ("item", "swap", "plackett_luce")
 DIVERSITIES = ("mmr", "dpp")
 
@@ -274,8 +274,8 @@ class Slot:
         if self.denominator not in ("impression", "answer"):
             raise DeclarationError(f"unknown denominator {self.denominator!r}", where=f"slot {self.name}", fix="use impression or answer")
         require_items(self.objective, where=where)
-        if not 1 <= self.size <= SIZE_MAX:
-            raise DeclarationError(f"expected a size from 1 to {SIZE_MAX}, got {self.size}", where=f"slot {self.name}")
+        if not 1 <= self.size <= ITEMS_MAX:  # an answer is an event too
+            raise DeclarationError(f"expected a size from 1 to {ITEMS_MAX}, got {self.size}", where=f"slot {self.name}")
         if len({pin.position for pin in self.pins if not pin.when}) < sum(not pin.when for pin in self.pins):
             raise DeclarationError("two pins want the same position", where=where, fix="tell them apart by when=, or move one")
         shaped = self.limits or self.diversity or self.promotions or self.pins

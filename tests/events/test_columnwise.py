@@ -50,10 +50,11 @@ offsets = st.sampled_from([0, 840, 841, -840, -841, 1.5, None])
 contexts = st.fixed_dictionaries(
     {}, optional={"device": odd_texts, "page": odd_texts, "user_agent": odd_texts, "country": countries, "utc_offset_min": offsets}
 )
+merging = st.sampled_from(["u2", "", "anon:u2", 7, None]).map(lambda into: {"merged_into": into})
 answers = st.fixed_dictionaries(
     {"slot": st.just("home")}, optional={"propensities": st.sampled_from([[], [1.0, 0.5], [1], [0, 1.0], [1.5, 0.1], [1e-300, 1]])}
 )
-TYPES = ["click", "view", "purchase", "search", "answer", "user", "item", "identify", "listen", "clack", "rating"]
+TYPES = ["click", "view", "purchase", "search", "answer", "user", "item", "identify", "merge", "listen", "clack", "rating"]
 usual = st.fixed_dictionaries(
     {"event_id": usual_id, "type": st.sampled_from(["view", "click", "purchase", "search"]), "user_id": usual_id, "item_id": usual_id},
     optional={"ts": whole, "context": st.just({"device": "phone", "country": "NO"}), "properties": good},
@@ -63,7 +64,7 @@ odd = st.fixed_dictionaries(
     optional={
         "ts": times, "sent_at": times, "user_id": ids | usual_id, "anonymous_id": ids, "session_id": ids, "item_id": ids, "request_id": ids,
         "items": st.lists(ids, max_size=3) | st.just(["i1", "i2"]) | st.just(["i"] * 1_001), "context": contexts,
-        "properties": properties, "timeless": st.sampled_from([True, False, None]), "received_at": times, "answer": answers,
+        "properties": properties | merging, "timeless": st.sampled_from([True, False, None]), "received_at": times, "answer": answers,
         "colour": st.just("red"),
     },
 )  # fmt: skip

@@ -27,11 +27,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from tests.faults.names import ITEMS, PEOPLE
 from tests.faults.roles import Up, until
 
 from tailorbird.config import Project
+from tailorbird.events.merges import Merge, survivor
 from tailorbird.features import ReadRequest
 from tailorbird.features.backfill import Requests, backfill
 from tailorbird.features.positions import joined
@@ -130,6 +132,8 @@ def an_event(rng: random.Random, event_id: str) -> dict:
     if rng.random() < 0.04:
         return {"event_id": event_id, "type": "nonsense", "user_id": rng.choice(PEOPLE)}
     event = {"event_id": event_id, "user_id": rng.choice(PEOPLE), "session_id": f"s{rng.randint(0, 60)}"}
+    if rng.random() < 0.02:
+        return {**event, "type": "merge", "properties": {"merged_into": rng.choice(PEOPLE)}}
     kind = rng.choice(["click", "click", "click", "purchase", "impression", "identify"])
     if kind == "identify":
         return {**event, "type": kind, "anonymous_id": f"a{rng.randint(0, 20)}"}
@@ -204,6 +208,14 @@ def check(project: Project, ledger: Ledger) -> list[str]:
     return wrong + unequal_state(project)
 
 
+def _survivors(events: pa.Table) -> dict[str, str]:
+    """Whom each user of the load is, by the merges among the events."""
+    rows = events.filter(pc.equal(events["type"], "merge")).sort_by([("ts", "ascending"), ("p", "ascending")])
+    columns = (rows[name].to_pylist() for name in ("user_id", "p", "person"))
+    newest = {user: Merge(ts, p, into) for ts, user, p, into in zip(rows["ts"].cast("int64").to_pylist(), *columns, strict=True)}
+    return {user: survivor(user, newest.get)[0] for user in PEOPLE}
+
+
 def unequal_state(project: Project) -> list[str]:
     """Features in the state, read as a server reads them, that differ from those that the lake's events make at the same (t, p)."""
     events = Lake(project.paths.lake).events()
@@ -212,6 +224,11 @@ def unequal_state(project: Project) -> list[str]:
     features = project.features
     reader = Reader(project.paths.state, features, workers=project.workers)
     rows = [reader.read(ReadRequest(person, None, None, "phone", "NO", 12, newest + 1), ITEMS) for person in persons]
+    wrong = [
+        f"{user} is read as {found} in the state, as {by_lake} in the lake"
+        for user, by_lake in _survivors(events).items()
+        if (found := reader.read(ReadRequest(user_id=user, now=newest + 1), ITEMS[:1]).person) != by_lake
+    ]
     reader.close()
     count = len(persons)
     requests = Requests(
@@ -228,7 +245,6 @@ def unequal_state(project: Project) -> list[str]:
     again = backfill(features, events, requests)
     numeric = np.concatenate([row.numeric for row in rows])
     same = (numeric.view(np.uint32) == again.numeric.view(np.uint32)) | (np.isnan(numeric) & np.isnan(again.numeric))
-    wrong = []
     for row, column in np.argwhere(~same)[:5].tolist():
         where = f"{features.numeric[column]} of {persons[row // len(ITEMS)]}, {ITEMS[row % len(ITEMS)]}"
         wrong.append(f"state differs from the lake: {where}: {numeric[row, column]} against {again.numeric[row, column]}")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from tailorbird.events import DAY, ROUTED, SECOND, SimulatedClock
 from tailorbird.events.keys import hash64
+from tailorbird.events.merges import Merge, survivor
 from tailorbird.features import (
     FeatureSet,
     ReadRequest,
@@ -160,6 +161,7 @@ def event(type: str, ts: int, **columns: object) -> dict:
 def routed(events: Sequence[dict], start: int = 1) -> list[dict]:
     """Drop repeats, number the events and say whose they are, as the router does."""
     known: dict[str, list[tuple[int, int, str]]] = {}
+    merges: dict[str, list[Merge]] = {}
     seen: set[tuple[str, str]] = set()
     found: list[dict] = []
     for one in events:
@@ -171,6 +173,12 @@ def routed(events: Sequence[dict], start: int = 1) -> list[dict]:
         if person is None and one["anonymous_id"] is not None:
             before = [identify for identify in known.get(one["anonymous_id"], []) if identify[0] <= one["ts"]]
             person = max(before)[2] if before else "anon:" + one["anonymous_id"]
+        if merges and person is not None and one["type"] not in ("user", "item"):
+            known_then = {user: max((told for told in all_ if told.ts <= one["ts"]), default=None) for user, all_ in merges.items()}
+            person = survivor(person, known_then.get)[0]
+        if one["type"] == "merge":
+            person = json.loads(one["properties"])["merged_into"]
+            merges.setdefault(one["user_id"], []).append(Merge(one["ts"], p, person))
         if one["type"] == "identify":
             known.setdefault(one["anonymous_id"], []).append((one["ts"], p, one["user_id"]))
         found.append({**one, "p": p, "person": person})

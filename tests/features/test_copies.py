@@ -47,13 +47,16 @@ def events(kit, rng, count, at):
             made.append(kit.event("item", at + n, item_id=rng.choice(ITEMS), properties=profile))
         elif rng.random() < 0.05:
             made.append(kit.event("identify", at + n, user_id=rng.choice(PEOPLE), anonymous_id="a1"))
+        elif rng.random() < 0.03:
+            made.append(kit.event("merge", at + n, user_id=rng.choice(PEOPLE), properties=f'{{"merged_into":"{rng.choice(PEOPLE)}"}}'))
         else:
             made.append(kit.event(str(rng.choice(["click", "view"])), at + n, user_id=rng.choice(PEOPLE), item_id=rng.choice(ITEMS)))
     return made
 
 
 def requests(now):
-    return [ReadRequest(person=person, now=now) for person in PEOPLE] + [ReadRequest(anonymous_id="a1", now=now)]
+    exact = [ReadRequest(person=person, now=now) for person in PEOPLE]
+    return exact + [ReadRequest(user_id=person, now=now) for person in PEOPLE] + [ReadRequest(anonymous_id="a1", now=now)]
 
 
 def assert_equal(one, other):

@@ -54,7 +54,7 @@ def records(state: Path, features: FeatureSet, part: KeyPart) -> dict[bytes, byt
     """What a state has of entities and anonymous ids; of a reading record, without the commit that it was written by."""
     store = open_state(state, features, part)
     with store.snapshot() as snapshot:
-        found = {key: value for tag in (b"s", b"a") for key, value in snapshot.scan(tag)}
+        found = {key: value for tag in (b"s", b"a", b"u") for key, value in snapshot.scan(tag)}
     store.close()
     return found
 
@@ -65,6 +65,9 @@ def site(kit, tmp_path):
     features, rows = kit.every_kind(), crowd(kit, 11)
     rows[7] |= {"type": "identify", "user_id": "u1", "anonymous_id": "a1", "item_id": None}
     rows[90] |= {"type": "identify", "user_id": "u2", "anonymous_id": "a2", "item_id": None}
+    for row, user, into in ((91, "u2", "u3"), (120, "u3", "u1")):
+        merged = {"person": into, "properties": f'{{"merged_into":"{into}"}}'}
+        rows[row] |= {"type": "merge", "user_id": user, "anonymous_id": None, "item_id": None, **merged}
     log = kit.Log(tmp_path)
     log.append([rows[start : start + 40] for start in range(0, len(rows), 40)])
     log.close()
@@ -94,13 +97,14 @@ def test_the_states_of_all_parts_are_that_of_one_worker(site) -> None:
         f"worker {features.schema_hash[:8]} part-{number}-of-3" for number in range(3)
     ]
     assert {position_in(folder / "state", features, part).offset for part in (KeyPart(), *parts_of(3))} == {263}
-    request = ReadRequest("u1", now=clock.now())
+    request = ReadRequest(user_id="u2", now=clock.now())
     with_one, with_three = Reader(folder / "state", features), Reader(folder / "state", features, workers=3)
     one, three = with_one.read(request, ["i1", "i2", "i3"]), with_three.read(request, ["i1", "i2", "i3"])
     with_one.close()
     with_three.close()
     assert (one.positions, three.positions) == ((), (one.p,) * 3)
     assert three.p == one.p
+    assert three.person == one.person == "u1"
     assert np.array_equal(one.numeric.view(np.uint32), three.numeric.view(np.uint32))
 
 

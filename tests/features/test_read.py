@@ -1,5 +1,6 @@
 """Reading and the worker's duties around it: who someone is, what has run out, building anew, one worker a state."""
 
+import json
 import shutil
 import threading
 
@@ -118,6 +119,31 @@ def test_an_anonymous_visitor_is_who_the_newest_identify_says(running):
     assert running.read(**anonymous).person == "u1"
     assert running.value("user_clicks", **anonymous) == 1
     assert running.read(person=None, anonymous_id="a1", now=1).t >= kit.T0 + 1
+
+
+def test_a_user_who_was_merged_is_read_as_the_survivor(running):
+    kit = running.kit
+
+    def merge(ts: int, user: str, into: str) -> dict:
+        return kit.event("merge", ts, user_id=user, properties=json.dumps({"merged_into": into}))
+
+    running.take(
+        click(kit, kit.T0, user_id="41"),
+        click(kit, kit.T0, user_id="42"),
+        click(kit, kit.T0 + 1, user_id="42"),
+        kit.event("identify", kit.T0, user_id="41", anonymous_id="a1"),
+    )
+    assert running.value("user_clicks", person=None, user_id="41") == 1
+    running.take(merge(kit.T0 + 5, "41", "42"))
+    for who in ({"user_id": "41"}, {"user_id": "42"}, {"anonymous_id": "a1"}):
+        assert running.read(person=None, **who).person == "42"
+        assert running.value("user_clicks", person=None, **who) == 2
+    assert running.read(person=None, user_id="41", now=1).t == kit.T0 + 6
+    assert running.value("user_clicks", person="41") == 1  # as the router called them
+    running.take(merge(kit.T0 + 5, "42", "43"))
+    assert running.read(person=None, anonymous_id="a1").person == "43"
+    running.take(merge(kit.T0 + 4, "42", "44"))  # late: 43 came after it
+    assert running.read(person=None, user_id="41").person == "43"
 
 
 def test_clicks_of_an_unknown_visitor_stay_theirs(running):

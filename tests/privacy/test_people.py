@@ -16,6 +16,7 @@ from tests.privacy.kit import CANARY, CLOCK, Site, everything, left_of, make_sit
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import READING, reading
+from tailorbird.events import HOUR
 from tailorbird.events.contract import ERASED
 from tailorbird.lake import Lake, verify
 from tailorbird.lock import FileLock
@@ -499,3 +500,43 @@ def test_a_file_of_ones_own_is_told_and_not_touched(tmp_path: Path) -> None:
     assert not done.clean
     assert done.left == [str(own)]
     assert own.read_text() == "ask user-4711"
+
+
+def merge(event_id: str, user: str, into: str) -> dict:
+    return {"event_id": event_id, "type": "merge", "user_id": user, "properties": {"merged_into": into}}
+
+
+def test_who_was_merged_into_somebody_goes_with_them_and_nobody_else(tmp_path: Path) -> None:
+    """An account of guests that was merged into several stays theirs, and whom somebody was merged into is told, not taken."""
+    events = [
+        click("e1", "alice-old", "phone-of-alice"), click("e2", "alice-1"), click("e3", "guest-77"), click("e4", "robert-2"),
+        merge("m1", "alice-oldest", "alice-old"), merge("m2", "alice-old", "alice-1"),
+        merge("m3", "guest-77", "alice-1"), click("e5", "guest-77"), merge("m4", "guest-77", "robert-2"), click("e6", "guest-77"),
+        click("e7", "alice-old"),
+    ]  # fmt: skip
+    project = sent(tmp_path, events)
+    assert people_of(project) == {"alice-old": 2, "alice-1": 5, "guest-77": 1, "robert-2": 3}
+    lake = Lake(project.paths.lake)
+    people = find_people(lake, ["alice-1"])
+    assert (people.users, people.visitors) == ({"alice-1", "alice-old", "alice-oldest"}, {"phone-of-alice"})
+    assert (find_people(lake, ["alice-old"]).users, find_people(lake, ["alice-old"]).into) == ({"alice-old", "alice-oldest"}, {"alice-1"})
+    (told,) = run(project.root, [["erase", "alice-old"]], tmp_path / "out")
+    assert "merged into 1 other users, who stay" in " ".join(told.stdout.split())
+    exported = {one["event_id"] for one in export_person(project, ["alice-1"], CLOCK) if one["source"] == "event"}
+    assert exported == {"e1", "e2", "e5", "e7", "m1", "m2", "m3"}
+
+    done = erase(project, ["alice-1"], CLOCK)
+    assert done.clean, done.searched.found
+    assert left_of(project.root, b"alice-", b"phone-of-alice") == []
+    left = people_of(project)
+    assert (left["robert-2"], left["guest-77"]) == (3, 1)
+    assert Lake(project.paths.lake).events(["type"])["type"].to_pylist().count("merge") == 4
+    assert verify(project.paths.lake).clean
+    old = {**merge("m5", "stranger", "alice-1"), "ts": CLOCK.now() - HOUR}
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
+        again = door.submit(json.dumps([merge("m2", "alice-old", "alice-1"), old, click("e8", "guest-77")]).encode())
+    assert [one.accepted for one in again] == [False, False, True]
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    assert people_of(project)["robert-2"] == 4  # the router still knows whom the guest was merged into last
+    assert left_of(project.root, b"alice-") == []

@@ -52,9 +52,11 @@ def parted(servers, tmp_path):
 
 
 def profiles():
+    """What any event may name: items, users, and that u0 is u1, who is u2, who is u3."""
     items = [{"event_id": f"i{n}", "type": "item", "item_id": f"i{n}", "ts": NOW - 9, "properties": {"price": n}} for n in range(5)]
     users = [{"event_id": f"u{n}", "type": "user", "user_id": f"u{n}", "ts": NOW - 9, "properties": {"plan": f"p{n}"}} for n in range(5)]
-    return items + users
+    merges = [{"event_id": f"m{n}", "type": "merge", "user_id": f"u{n}", "properties": {"merged_into": f"u{n + 1}"}} for n in range(3)]
+    return items + users + merges
 
 
 def traffic(number):
@@ -108,6 +110,8 @@ def test_what_is_decided_is_what_one_router_decides(parted, stream):
         fill(site)
     assert decided(parted) == decided(stream)
     assert {row["raw_partition"] for row in parted.events()} == {f"door.{number}" for number in range(COUNT)}
+    assert any(row["person"] == "u3" and row["user_id"] in ("u0", "u1", "u2") for row in decided(parted))
+    assert any(row["person"] == "u3" and row["user_id"] is None for row in decided(parted))
     assert any(row["user_profile"] and row["item_profile"] and row["slot"] for row in decided(parted))
     refused = [[(row["code"], row["path"], row["body"]) for row in site.rows("quarantine")] for site in (parted, stream)]
     assert sorted(refused[0]) == sorted(refused[1])

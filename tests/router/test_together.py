@@ -18,6 +18,9 @@ profiles = st.fixed_dictionaries(
     optional={"timeless": st.just(True), "user_id": st.just("u1"), "anonymous_id": st.just("a1")},
 ) | st.fixed_dictionaries({"type": st.just("user"), "user_id": id_(["u1", "anon", "u2"]), "properties": st.just({"plan": "pro"})})
 identifies = st.fixed_dictionaries({"type": st.just("identify"), "user_id": id_(["u1", "u2"]), "anonymous_id": id_(["a1", "a2"])})
+merges = st.tuples(id_(["u1", "u2", "u3"]), id_(["u1", "u2", "u3"])).map(
+    lambda pair: {"type": "merge", "user_id": pair[0], "properties": {"merged_into": pair[1]}}
+)
 given_answers = st.fixed_dictionaries(
     {"type": st.just("answer"), "user_id": id_(["u1", "u2"]), "request_id": id_(["r1", "r2"]), "items": id_([["i1", "i2"], ["i2"]]),
      "answer": st.fixed_dictionaries({"slot": id_(["home", "cart"]), "model": st.just("v1")}, optional={"query": st.just("coat")})}
@@ -35,9 +38,8 @@ shown = st.fixed_dictionaries(
     {"type": st.just("impression"), "items": id_([["i1", "i2"], ["i3", "i1"], []])}, optional={"request_id": id_(["r1", "r2"])}
 )
 visits = st.tuples(what | shown, people).map(lambda parts: parts[0] | parts[1])
-sent = st.lists(
-    st.tuples(st.one_of(visits, visits, visits, profiles, identifies, given_answers), times, st.integers(0, 40)), min_size=1, max_size=40
-)
+one_event = st.one_of(visits, visits, visits, profiles, identifies, merges, given_answers)
+sent = st.lists(st.tuples(one_event, times, st.integers(0, 40)), min_size=1, max_size=40)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -24,7 +24,7 @@ ORIGIN = "https://shop.example"
 PLAN = RoutePlan(event_types=(*EVENT_TYPES, "quiz_taken"))
 BROWSERS = ("page", "login")
 TYPES = [*(name for name in PLAN.event_types if name != "answer"), "timeless item", "timeless user"]
-NEVER = {"item", "user", "timeless item", "timeless user"}
+NEVER = {"item", "user", "merge", "timeless item", "timeless user"}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,8 @@ def site(tmp_path_factory):
 def event(kind: str, number: int = 0) -> dict[str, Any]:
     timeless, _, type_ = kind.rpartition(" ")
     sent: dict[str, Any] = {"event_id": f"{kind}-{number}", "type": type_, "user_id": "victim", "anonymous_id": "a1", "item_id": "i1"}
-    return {**sent, "timeless": True} if timeless else sent
+    merging = {"properties": {"merged_into": "attacker"}} if type_ == "merge" else {}
+    return {**sent, **merging, "timeless": True} if timeless else {**sent, **merging}
 
 
 def allowed(kind: str, holder: str) -> bool:

@@ -54,6 +54,10 @@ def test_features_work_and_no_file_holds_an_id(loop, tmp_path):
         send({"event_id": f"a{number}", "type": "click", "anonymous_id": device, "item_id": "i7"})
         send({"event_id": f"u{number}", "type": "click", "user_id": user, "item_id": "i7"})
         send({"event_id": f"i{number}", "type": "identify", "user_id": user, "anonymous_id": device})
+        into = {"merged_into": USERS[number - number % 2]}  # 1 is 0, 3 is 2, …
+        send({"event_id": f"g{number}", "type": "merge", "user_id": user, "properties": into})
+        send({"event_id": f"h{number}", "type": "merge", "properties": into}, status=400)
+        send({"event_id": f"j{number}", "type": "merge", "user_id": user, "properties": {"merged_into": [user]}}, status=400)
         send({"event_id": f"b{number}", "type": "click", "user_id": user}, status=400)
         send({"event_id": f"c{number}", "type": "click", "userId": user, "item_id": "i7"}, status=400)
         send({"event_id": f"d{number}", "type": f"met {user}", "user_id": "x", "item_id": "i7"}, status=400)
@@ -71,6 +75,7 @@ def test_features_work_and_no_file_holds_an_id(loop, tmp_path):
     loop.settle()
     assert clicks(user_id=USERS[3]) >= 1
     assert clicks(anonymous_id=DEVICES[3]) == clicks(user_id=USERS[3]), "the device is the user's since they identified"
+    assert clicks(user_id=USERS[3]) == clicks(user_id=USERS[2]), "one user since the merge"
     assert clicks(user_id="somebody else") == 0
     send({"event_id": "last", "type": "view", "user_id": USERS[0], "item_id": "i1"})  # whose commit takes the answers along
     loop.settle()

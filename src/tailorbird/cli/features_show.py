@@ -124,7 +124,7 @@ class _Asked:
         from tailorbird.features import ReadRequest
 
         user, anonymous = (self.name or None, None) if self.kind != "anonymous" else (None, self.name)
-        return ReadRequest(user, anonymous, None, None, None, None, self.t)
+        return ReadRequest(anonymous_id=anonymous, user_id=user, now=self.t)
 
     def titled(self, person: str) -> str:
         who = [] if self.kind == "item" else [person or "nobody"]
@@ -275,11 +275,13 @@ def _known(project: "Project", known: list[int] | None) -> tuple[int, ...]:
 
 
 def _person(project: "Project", asked: _Asked, p: int) -> str:
-    return resolved(project, asked.name, p) if asked.kind == "anonymous" else asked.name
+    if asked.kind == "anonymous":
+        return resolved(project, asked.name, p)
+    return _survivor(project, asked.name, p) if asked.name else ""
 
 
 def resolved(project: "Project", anonymous: str, p: int) -> str:
-    """Who an anonymous id was: the user of the newest identify that was known."""
+    """Who an anonymous id was: the user of the newest identify that was known, or whom that user was merged into."""
     from tailorbird.lake import Lake
 
     query = (
@@ -287,7 +289,17 @@ def resolved(project: "Project", anonymous: str, p: int) -> str:
         "ORDER BY ts DESC, p DESC LIMIT 1"
     )
     found = Lake(project.paths.lake).sql(query)
-    return found.column("user_id")[0].as_py() if found.num_rows else f"anon:{anonymous}"
+    return _survivor(project, found.column("user_id")[0].as_py(), p) if found.num_rows else f"anon:{anonymous}"
+
+
+def _survivor(project: "Project", user: str, p: int) -> str:
+    """Whom a user was by the merges that were known."""
+    from tailorbird.events.merges import Merge, survivor
+    from tailorbird.lake import Lake
+
+    known = Lake(project.paths.lake).sql(f"SELECT user_id, ts, p, person FROM events WHERE type = 'merge' AND p <= {p} ORDER BY ts, p")
+    newest = {user_id: Merge(*told) for user_id, *told in zip(*(column.to_pylist() for column in known.columns), strict=True)}
+    return survivor(user, newest.get)[0]
 
 
 def _of(asked: _Asked, person: str) -> str:

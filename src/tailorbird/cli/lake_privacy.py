@@ -200,6 +200,8 @@ def _tell_preview(found: "Preview", cut_short: bool, json: bool) -> None:
     rows = sorted(found.events.items(), key=lambda each: -each[1])
     print_table("Would be unlinked", ["type", "events"], rows, right=["events"])
     out.print(f"{found.users:,} users, {found.visitors:,} visitors who are theirs alone, {found.shared:,} devices that others used too.")
+    if found.into:
+        out.print(f"Some of them were merged into {found.into:,} other users, who stay: ask for those to take both.")
     _tell_strangers(found.strangers)
     _tell_bundles(found.bundles)
     out.print("Nothing was changed. --yes does it, and cannot be undone.")

@@ -130,7 +130,7 @@ def _facts(main: SourceGuess, chosen: list[SourceGuess], now: int) -> _Facts:
             elif kind == "numeric":
                 numeric.append(name)
     span, ended = _span(main, now)
-    shown = [name for name in main.types if name not in ("impression", "answer", "search", "identify")]
+    shown = [name for name in main.types if name not in ("impression", "answer", "search", "identify", "merge")]
     return _Facts(
         type=next((name for name in _LISTS_FOR if name in shown), shown[0] if shown else "click"),
         types=tuple(shown),

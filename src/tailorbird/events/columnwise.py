@@ -134,7 +134,7 @@ class _Decoders:
         trusted = source in contract.TRUSTED
         never: set[str] = set() if trusted else {"answer"}
         if source in (contract.BROWSER, contract.BROWSER_IDENTIFY):
-            never.update(PROFILE_TYPES if source == contract.BROWSER_IDENTIFY else ("identify", *PROFILE_TYPES))
+            never.update(("merge", *PROFILE_TYPES) if source == contract.BROWSER_IDENTIFY else ("identify", "merge", *PROFILE_TYPES))
         types: Any = Literal[tuple(type_ for type_ in plan.event_types if type_ not in never)]  # pyrefly: ignore
         fields = [
             ("event_id", _Id), ("type", types), ("ts", _Time, None), ("sent_at", _Time, None),
@@ -282,6 +282,8 @@ def _without_subject(fields: Fields, types: set[str]) -> Iterable[int]:
                 clear = user is not None or type_ == "item" or (visitor is not None and type_ != "user")
             if not clear:
                 yield row
+    if "merge" in types:  # rare, and what it names stands among its properties
+        yield from (row for row, type_ in enumerate(fields.type) if type_ == "merge")
     names: Any = [user for user in users if user is not None] if None in users else users
     if _NEWLINE_ANONYMOUS in "\n" + "\n".join(names):  # cheaper than to ask each; the names are looked at only then
         yield from (row for row, user in enumerate(users) if user and user.startswith(contract.ANONYMOUS_PREFIX))

@@ -19,7 +19,7 @@ import msgspec
 
 from tailorbird.events.clock import to_iso
 from tailorbird.events.envelope import Event
-from tailorbird.events.plan import PROFILE_TYPES, RoutePlan
+from tailorbird.events.plan import MERGED_INTO, PROFILE_TYPES, RoutePlan
 from tailorbird.events.rules import show, violation
 
 CONTRACT_VERSION = 1
@@ -249,12 +249,8 @@ def resolve(ts: int | None, sent_at: int | None, said: int | None, receipt: Rece
 
 def _check_ids(event: Event) -> None:
     for name, value in zip(_IDS, _ids_of(event), strict=True):
-        if value is None:
-            continue
-        if not value or len(value) > ID_LENGTH_MAX:
-            raise Breach("bad_id", f"$.{name}", f"expected 1 to {ID_LENGTH_MAX} characters, got {len(value)}")
-        if "\x00" in value:
-            raise Breach("bad_id", f"$.{name}", "expected text without NUL characters")
+        if value is not None:
+            _check_id(value, f"$.{name}")
     if event.user_id is not None and event.user_id.startswith(ANONYMOUS_PREFIX):
         raise Breach("reserved_prefix", "$.user_id", f"{ANONYMOUS_PREFIX} marks people who are not known; choose another id")
     if event.items is not None:
@@ -263,6 +259,13 @@ def _check_ids(event: Event) -> None:
         for index, item in enumerate(event.items):
             if not item or len(item) > ID_LENGTH_MAX or "\x00" in item:
                 raise Breach("bad_id", f"$.items[{index}]", f"expected 1 to {ID_LENGTH_MAX} characters without NUL")
+
+
+def _check_id(value: str, path: str) -> None:
+    if not value or len(value) > ID_LENGTH_MAX:
+        raise Breach("bad_id", path, f"expected 1 to {ID_LENGTH_MAX} characters, got {len(value)}")
+    if "\x00" in value:
+        raise Breach("bad_id", path, "expected text without NUL characters")
 
 
 def _check_owner(event: Event, receipt: Receipt) -> None:
@@ -279,7 +282,7 @@ def _check_owner(event: Event, receipt: Receipt) -> None:
 
 def _check_browser(event: Event, receipt: Receipt) -> None:
     """Whoever opens the page has the key: they may tell what happened, not who somebody is or what an item is."""
-    if event.type in PROFILE_TYPES:
+    if event.type in PROFILE_TYPES or event.type == "merge":
         raise Breach("browser_key", "$.type", f"a browser's key may not send {event.type}; send it from your own server, with a write key")
     if event.type == "identify" and receipt.source != BROWSER_IDENTIFY:
         raise Breach("browser_key", "$.type", "this browser's key may not send identify; send it from your own server, with a write key")
@@ -299,10 +302,27 @@ def _check_subject(event: Event) -> None:
         raise Breach("missing", path, "identify ties an anonymous_id to a user_id and needs both")
     if event.user_id is None and event.anonymous_id is None:
         raise Breach("missing", "$.user_id", "expected a user_id or an anonymous_id")
+    if event.type == "merge":
+        _check_merge(event)
     if event.type in NEEDS_ITEM and event.item_id is None:
         raise Breach("missing", "$.item_id", f"a {event.type} needs an item_id")
     if event.type == "answer":
         _check_answer(event)
+
+
+def _check_merge(event: Event) -> None:
+    path, into = f"$.properties.{MERGED_INTO}", (event.properties or {}).get(MERGED_INTO)
+    if event.user_id is None:
+        raise Breach(
+            "missing", "$.user_id", f"a merge needs the user_id that is somebody else from now on, named by properties.{MERGED_INTO}"
+        )
+    if into is None:
+        raise Breach("missing", path, "a merge needs the user whom its user_id is from now on; itself, to take back an earlier one")
+    if not isinstance(into, str):
+        raise Breach("wrong_type", path, f"expected text, got {show(into)}")
+    _check_id(into, path)
+    if into.startswith(ANONYMOUS_PREFIX):
+        raise Breach("reserved_prefix", path, f"{ANONYMOUS_PREFIX} marks people who are not known; a visitor is tied to a user by identify")
 
 
 def _check_answer(event: Event) -> None:

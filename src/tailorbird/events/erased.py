@@ -199,7 +199,7 @@ class StopList:
         changed |= {one.row: ERASED for one in refused if one.row in saying or (one.row in listed and self._stops_refused(parts[one.row]))}
         for one in accepted:
             if one.row in saying and (unsaid := self._unsaid(parts[one.row], one, timeless_import)) is not None:
-                changed[one.row] = unsaid
+                changed[one.row] = ERASED if one.event.type == "merge" else unsaid  # without whom it names it is none
         return joined([changed.get(row, part) for row, part in enumerate(parts)], body, receipt.encoding) if changed else body
 
     def line(self, line: bytes, receipt: Receipt, plan: RoutePlan) -> bytes:

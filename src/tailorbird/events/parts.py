@@ -1,6 +1,6 @@
 """In which partition an event is routed, where the logs have several, and how a body is cut for them.
 
-    item, user        0, from where every router follows them: any event may name any item or user
+    item, user, merge 0, from where every router follows them: any event may name any item or user
     anonymous_id      hash64 of it: what identifies a visitor stands beside all that this visitor does, and before it
     else user_id      hash64 of it
     neither, or not readable   0
@@ -38,7 +38,7 @@ def partition_of(type_: str, user_id: str | None, anonymous_id: str | None, coun
     (0, 0)
     """
     id_ = anonymous_id or user_id
-    if id_ is None or type_ in PROFILE_TYPES:
+    if id_ is None or type_ in PROFILE_TYPES or type_ == "merge":
         return 0
     return hash64(id_) % count
 

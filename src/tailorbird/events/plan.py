@@ -28,8 +28,10 @@ EVENT_TYPES = (
     "user",
     "item",
     "identify",
+    "merge",
 )
 PROFILE_TYPES = ("user", "item")
+MERGED_INTO = "merged_into"  # the property of a `merge` that says whom its user is from then on
 
 
 class SlotPlan(msgspec.Struct, frozen=True):

@@ -3,8 +3,8 @@
     pseudonym = hexadecimal BLAKE2b(id in UTF-8, 16 bytes, key, person = "user_id" or "anonymous_id")
 
 Whoever has the data but not the key cannot tell whose it is; when the key is destroyed, nobody can. Queries are treated alike, so
-that features are found. What stands in `properties`, in addresses of pages and in the ids of events and sessions is the site's and
-stays as it is.
+that features are found; so is whom a `merge` names. What else stands in `properties`, in addresses of pages and in the ids of events and
+sessions is the site's and stays as it is.
 
 A body keeps its rows and what is right or wrong about each, so that the contract decides on it as on the original; but what is
 refused is kept whole in quarantine, and so a row must not hold an id where nobody looks for one. What cannot be vouched for goes:
@@ -28,7 +28,7 @@ from tailorbird.errors import ConfigError
 from tailorbird.events.adapters.batch import ROW, Batch
 from tailorbird.events.contract import ANONYMOUS_PREFIX, COUNTRY, ID_LENGTH_MAX, Breach, split, to_micros, unread_of
 from tailorbird.events.envelope import Answer, Context, Event
-from tailorbird.events.plan import EVENT_TYPES
+from tailorbird.events.plan import EVENT_TYPES, MERGED_INTO
 
 KEY_LENGTH_MIN = 32
 SETTING = "events.pseudonym_key"
@@ -96,6 +96,8 @@ class Pseudonyms:
         for name in _SUBJECTS:
             if name in fields:
                 fields[name] = msgspec.Raw(_encode(self._subject(name, bytes(fields[name]))))
+        if _read(bytes(fields.get("type", b"null"))) == "merge" and "properties" in fields:
+            fields["properties"] = self._merged(fields["properties"])
         event_id = _read(bytes(fields.get("event_id", b"null")))
         if isinstance(event_id, str) and (foreign or event_id.startswith(ROW)):
             prefix = ROW if event_id.startswith(ROW) else ""
@@ -120,6 +122,14 @@ class Pseudonyms:
             return _encode(_EMPTY[type(_read(raw))])
         found = _only_typed(name, fields)
         return _encode(found | {each: self._vouched(each, found[each]) for each in ("country",) if each in found})
+
+    def _merged(self, raw: msgspec.Raw) -> msgspec.Raw:
+        """The properties of a merge, of which one is the id of a user."""
+        properties = _read(bytes(raw))
+        if not isinstance(properties, dict) or MERGED_INTO not in properties:
+            return raw
+        hashed = self._subject("user_id", _encode(properties[MERGED_INTO]))
+        return msgspec.Raw(_encode(properties | {MERGED_INTO: hashed}))
 
     def _vouched(self, name: str, raw: msgspec.Raw, types: Collection[str] = ()) -> msgspec.Raw:
         """A type, a time or a country as it is; what is none, as one that is none for the same reason, and says nothing."""

@@ -35,7 +35,7 @@ LOOK_RECORDS = 1_000  # a step of the sweep, while no kind is past its cap
 LOOK_RECORDS_MAX = 20_000
 
 _TALLY = struct.Struct("<5q")
-_SWEPT_KEY = b"e"
+SWEPT_KEY = b"e"
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,12 @@ def together(parts: Sequence[dict[str, Tally]]) -> dict[str, Tally]:
 
 def read_swept(snapshot: Snapshot) -> int:
     """Up to when idle entities have expired: no request is read at an earlier time."""
-    found = snapshot.get(_SWEPT_KEY)
-    return 0 if found is None else int.from_bytes(found, "little")
+    return swept_of(snapshot.get(SWEPT_KEY))
+
+
+def swept_of(found: bytes | None) -> int:
+    """That time as its record has it."""
+    return int.from_bytes(found, "little") if found else 0
 
 
 def reach(layout: EntityLayout) -> int:
@@ -189,7 +193,7 @@ class Sweep:
         tally = replace(tally.after(-len(gone), grown), expired=tally.expired + len(rows), dropped=tally.dropped + int(dropped.sum()))
         newest = int(look.held.states[dropped, NEWEST].max(initial=tally.dropped_newest))
         tally = replace(tally, dropped_newest=newest)
-        transaction.put_many([tally.encode(records.layout), (_SWEPT_KEY, max(until, read_swept(transaction)).to_bytes(8, "little"))])
+        transaction.put_many([tally.encode(records.layout), (SWEPT_KEY, max(until, read_swept(transaction)).to_bytes(8, "little"))])
         return tally
 
 

@@ -20,10 +20,10 @@ import pyarrow as pa
 from tailorbird.errors import NotReadyError
 from tailorbird.events.keys import hash64, hash64s
 from tailorbird.features import finish
+from tailorbird.features.aliases import begin
 from tailorbird.features.columns import entity_key
 from tailorbird.features.featureset import FeatureSet
 from tailorbird.features.fields import query_words
-from tailorbird.features.idle import read_swept
 from tailorbird.features.keypart import KeyPart, parts_of
 from tailorbird.features.layout import COMMIT, NEWEST, NEXT_CHANGE, SEQUENCE_READING, VALID_FROM, Spot, Step
 from tailorbird.features.parted import PartedSnapshot
@@ -31,7 +31,7 @@ from tailorbird.features.plain import asked_text, weekday
 from tailorbird.features.request import ReadRequest, Rows, Sequence
 from tailorbird.features.runs import OneRun, Runs
 from tailorbird.features.stacks import Entries, Stacks, one_row
-from tailorbird.features.state import Position, all_records, open_state, read_alias, read_position
+from tailorbird.features.state import Position, all_records, open_state, read_position
 from tailorbird.features.tiles import NEVER
 from tailorbird.store import EmbeddedStore, Snapshot
 from tailorbird.store.breaker import FAILURES, Breaker
@@ -44,7 +44,6 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 ATTEMPTS = 5  # to read copies that are written meanwhile
-ANONYMOUS_PREFIX = "anon:"
 
 
 class Reader:
@@ -106,13 +105,12 @@ class Reader:
         each = map if self._pool is None else self._pool.map
         with ExitStack() as stack:
             parts = list(each(stack.enter_context, [store.snapshot() for store in self._stores]))
-            positions, swept = list(each(read_position, parts)), max(each(read_swept, parts))
-            if not all(position.ready for position in positions):
+            begun = begin(parts, request, each)
+            if not all(position.ready for position in begun.positions):
                 raise NotReadyError(f"the state of schema {self.features.schema_hash} is still being built")
             snapshot = parts[0] if len(parts) == 1 else PartedSnapshot(parts, each)
-            person, alias_ts = _person(snapshot, request)
-            asked = request if person == request.person else replace(request, person=person)
-            rows = _Moment(self._plan, snapshot, asked, keys, swept).rows_read(positions, alias_ts)
+            asked = request if begun.person == request.person else replace(request, person=begun.person)
+            rows = _Moment(self._plan, snapshot, asked, keys, begun.swept).rows_read(begun.positions, begun.since)
             copied = [part.published_at for part in parts if isinstance(part, CopiedSnapshot)]
             return replace(rows, published_at=min(copied)) if copied else rows
 
@@ -144,16 +142,6 @@ def copied_position(copies: CopiesAt, schema: str, part: KeyPart) -> Position:
             return read_position(snapshot)
     finally:
         store.close()
-
-
-def _person(snapshot: Snapshot, request: ReadRequest) -> tuple[str | None, int]:
-    """The person of a request, and the time of the identify that says so."""
-    if request.person is not None or request.anonymous_id is None:
-        return request.person, 0
-    alias = read_alias(snapshot, request.anonymous_id)
-    if alias is None:
-        return ANONYMOUS_PREFIX + request.anonymous_id, 0
-    return alias.user_id, alias.ts
 
 
 class _Plan:

@@ -17,7 +17,9 @@ class ReadRequest:
     """Who asks, and when.
 
     Attributes:
-        person: the user's id; None if only an `anonymous_id` is known, which is then looked up.
+        person: whose features are read, as the router calls them; None if it has to be looked up by one of the next two.
+        anonymous_id: of a visitor, who may be a user by now.
+        user_id: of a user, who may be another by now; goes before the visitor.
         local_hour: 0 to 23 where the person is; None if unknown.
         query: what is searched for, as it was typed.
         now: the clock, microseconds; the values are read at this time or later.
@@ -35,6 +37,7 @@ class ReadRequest:
     query: str | None = None
     position: int = 1
     given: Mapping[str, str] = field(default_factory=dict)
+    user_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -205,11 +205,10 @@ class Shuffle:
         taken = [one.take(frame) for one in self._accumulators]
         for batch in {id(batch): batch for batch in taken}.values():  # sources that are the same give one extract
             owned[np.searchsorted(p, batch.p), part_of(batch.key, count)] = True
-        known = pc.and_(pc.is_valid(table["anonymous_id"]), pc.is_valid(table["user_id"]))
-        identified = np.flatnonzero(pc.and_(pc.equal(table["type"], "identify"), known).to_numpy())
-        if len(identified):
-            who = hash64s(table["anonymous_id"].take(pa.array(identified)).to_pylist())
-            owned[identified, part_of(who, count)] = True
+        for type_, of in (("identify", "anonymous_id"), ("merge", "user_id")):  # say who somebody is, see `features.aliases`
+            told = np.flatnonzero(pc.and_(pc.equal(table["type"], type_), pc.is_valid(table[of])).to_numpy())
+            if len(told):
+                owned[told, part_of(hash64s(table[of].take(pa.array(told)).to_pylist()), count)] = True
         return owned
 
 

@@ -6,6 +6,8 @@ or where several workers share the entities, one for each: `state/part-0-of-3/<s
     c  commit u64            p, written_at: what each commit stands for; answers log the commit that they read
     a  key u64               alias: ts, p, user id of the newest identify of an anonymous id; for good, since a person may come
                              back, and the router goes on to count the anonymous id's events for that person
+    u  key u64               merge: the same of a user's newest merge, and whom it names
+    g                        there are merges in this state
     n  entity u16            tally: how many entities of a kind, and their bytes (`features.idle`)
     e                        up to when idle entities have expired
     s  entity u16  key u64   state record        (big-endian keys, so that a batch is written in the order of the tree;
@@ -44,9 +46,11 @@ COMMITS_KEPT = 100_000  # answers carry commit and p themselves; the table is fo
 _POSITION = struct.Struct("<6q")
 _COMMIT = struct.Struct("<2q")
 _ALIAS = struct.Struct("<2q")
-_POSITION_KEY = b"m"
+POSITION_KEY = b"m"
 COMMITS = b"c"
 ALIASES = b"a"
+MERGES = b"u"
+ANY_MERGES_KEY = b"g"
 _RECORD_KEY = np.dtype("V11")  # a list of these is one of bytes
 _SCHEMA_KEY = b"h"
 
@@ -72,16 +76,21 @@ class Position:
     ready: int = 1
 
     def encode(self) -> tuple[bytes, bytes]:
-        return _POSITION_KEY, _POSITION.pack(self.commit, self.p, self.offset, self.newest, self.rows, self.ready)
+        return POSITION_KEY, _POSITION.pack(self.commit, self.p, self.offset, self.newest, self.rows, self.ready)
 
 
 @dataclass(frozen=True)
 class Alias:
-    """Who an anonymous id is: the newest identify by (ts, p)."""
+    """Who an anonymous id is by the newest identify by (ts, p), or a user by the newest merge."""
 
     ts: int
     p: int
     user_id: str
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Alias":
+        ts, p = _ALIAS.unpack_from(data)
+        return cls(ts, p, data[_ALIAS.size :].decode())
 
     def encode(self) -> bytes:
         return _ALIAS.pack(self.ts, self.p) + self.user_id.encode()
@@ -116,8 +125,12 @@ def schema_record(features: FeatureSet) -> tuple[bytes, bytes]:
 
 
 def read_position(snapshot: Snapshot) -> Position:
-    found = snapshot.get(_POSITION_KEY)
-    return Position() if found is None else Position(*_POSITION.unpack(found))
+    return position_of(snapshot.get(POSITION_KEY))
+
+
+def position_of(found: bytes | None) -> Position:
+    """A position as its record has it; that of a state without one."""
+    return Position(*_POSITION.unpack(found)) if found else Position()
 
 
 def position_in(state: Path, features: FeatureSet, part: KeyPart = WHOLE) -> Position:
@@ -153,12 +166,14 @@ def alias_key(anonymous_id: str) -> bytes:
     return ALIASES + hash64(anonymous_id).to_bytes(8, "big")
 
 
-def read_alias(snapshot: Snapshot, anonymous_id: str) -> Alias | None:
-    found = snapshot.get(alias_key(anonymous_id))
-    if found is None:
-        return None
-    ts, p = _ALIAS.unpack_from(found)
-    return Alias(ts, p, found[_ALIAS.size :].decode())
+def merge_key(user_id: str) -> bytes:
+    return MERGES + hash64(user_id).to_bytes(8, "big")
+
+
+def read_alias(snapshot: Snapshot, key: bytes) -> Alias | None:
+    """What stands under an `alias_key` or a `merge_key`."""
+    found = snapshot.get(key)
+    return None if found is None else Alias.decode(found)
 
 
 def count_aliases(snapshot: Snapshot) -> tuple[int, int]:

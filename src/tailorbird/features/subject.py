@@ -23,7 +23,7 @@ from tailorbird.features.reference import Event, Known, Row, Value, expanded, mo
 from tailorbird.features.request import ReadRequest
 
 ANONYMOUS = "anonymous"
-_PROFILES = ("user", "item", "identify")
+_PROFILES = ("user", "item", "identify", "merge")
 _PIECE = 2_000  # events that are looked at in one go, the newest first
 _WHOLE = {"local_hour": range(24), "weekday": range(7), "position": range(1, 10_001)}
 

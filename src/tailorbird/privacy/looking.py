@@ -31,7 +31,12 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class Preview:
-    """What an erasure would find. `strangers`: which of the ids that were asked for nothing here is of, counted from 1."""
+    """What an erasure would find.
+
+    Attributes:
+        strangers: which of the ids that were asked for nothing here is of, counted from 1.
+        into: how many users there are whom some of them were merged into, and who are not asked for.
+    """
 
     users: int
     visitors: int
@@ -41,6 +46,7 @@ class Preview:
     last: int
     bundles: list[dict[str, object]]
     strangers: list[int]
+    into: int = 0
 
 
 def preview(project: Project, kept: Sequence[Kept], clock: Clock) -> Preview:
@@ -64,6 +70,7 @@ def preview(project: Project, kept: Sequence[Kept], clock: Clock) -> Preview:
         last,
         bundles,
         strangers(lake, kept, StopList.load(project.paths.data)),
+        len(people.into),
     )
 
 

@@ -276,7 +276,7 @@ def _salt(lake: Lake, people: People, needs: Needs, fresh: Fresh, mine: pa.Table
             key = who_key(row["request_id"], event, requests)
             if users and row["person"] is not None:
                 fresh.choose_place("who", key, row["person"], users, ANONYMOUS_PREFIX)
-                if row["type"] in ("user", "identify"):
+                if row["type"] in ("user", "identify", "merge"):
                     fresh.choose_place("user", key, row["person"], users)
             for name, value in (("session", row["session_id"]), *((each, row[each]) for each in names)):
                 if value is not None and needs.precisions(name):

@@ -1,11 +1,13 @@
 """Who a person is: a user id, the visitors that were identified as it, and which events are theirs.
 
-    asked "42"         user 42, and every anonymous id that an `identify` tied to it
+    asked "42"         user 42, every user that a `merge` made 42, and every anonymous id that an `identify` tied to one of them
     asked "anon:c7"    a visitor who never said who they are
 
 An event is a person's when the router decided so (`person`), or when it carries their user id. A device that several people
 were identified on is shared: what happened on it before anybody was identified goes with the first who is erased, since it may be
-theirs; what another person did on it stays theirs, their anonymous id included.
+theirs; what another person did on it stays theirs, their anonymous id included. A user who was merged into several, or back into
+itself, is not taken along with one of them: an account of guests, say. And whom somebody was merged into is another id than was asked
+for: it is told, not taken.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -33,11 +35,13 @@ class People:
         users: user ids.
         visitors: anonymous ids that are theirs alone.
         shared: anonymous ids that were also somebody else's.
+        into: users whom some of them were merged into, and who are none of them.
     """
 
     users: frozenset[str]
     visitors: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
+    into: frozenset[str] = frozenset()
 
     @property
     def persons(self) -> frozenset[str]:
@@ -84,6 +88,7 @@ def find_people(lake: Lake, kept: Iterable[str]) -> People:
     named = {one.removeprefix(ANONYMOUS_PREFIX) for one in kept if one.startswith(ANONYMOUS_PREFIX)}
     if not lake.exists("events"):
         return People(users, frozenset(named))
+    users, into = _with_merged(lake, users)
     columns = ["anonymous_id", "user_id"]
     told = lake.table("events", columns, ds.field("type") == "identify")
     mine = told.filter(is_any(told["user_id"], users))
@@ -95,7 +100,19 @@ def find_people(lake: Lake, kept: Iterable[str]) -> People:
     also = lake.table("events", columns, one_of("anonymous_id", ids) & ds.field("user_id").is_valid())
     shared = {id_ for id_, user in zip(*(also[name].to_pylist() for name in columns), strict=True) if user not in users}
     shared |= set(others["anonymous_id"].to_pylist())
-    return People(users, frozenset(ids - shared), frozenset(ids & shared))
+    return People(users, frozenset(ids - shared), frozenset(ids & shared), into)
+
+
+def _with_merged(lake: Lake, users: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """The users with those who were merged into them and into nobody else; and whom some of all these were merged into besides."""
+    told = lake.table("events", ["user_id", "person"], ds.field("type") == "merge")
+    into: dict[str, set[str]] = {}
+    for former, user in zip(told["user_id"].to_pylist(), told["person"].to_pylist(), strict=True):
+        into.setdefault(former, set()).add(user)
+    found = set(users)
+    while more := {former for former, all_ in into.items() if former not in found and all_ <= found}:
+        found |= more
+    return frozenset(found), frozenset(user for former in found for user in into.get(former, ())) - found
 
 
 def kept_as(asked: Sequence[str], pseudonyms: Pseudonyms | None) -> list[Kept]:

@@ -5,6 +5,7 @@
     person                                                   a visitor of one request and what followed from it, or of one event
     device, country, page, referrer, query                   null, but for what `needs` and enough other people keep
     ts, sent_at as the client said them                      null: the time that was decided on stays
+    whom a user was merged into                              the fresh user itself: a merge that changes nothing
     properties, profile                                      numbers and truths that `needs`; a user's profile is emptied
     type, ts, item, items, position, propensity, arm, numbers of columns, agent (person or bot)       stay
 
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.contract import ANONYMOUS_PREFIX
+from tailorbird.events.plan import MERGED_INTO
 from tailorbird.features.erase import Needs
 from tailorbird.privacy.fresh import Fresh
 from tailorbird.privacy.marks import TEXTS, Marks, who_key
@@ -51,6 +53,8 @@ class Unlinked:
         found["user_id"], found["anonymous_id"] = self._who(row["type"], key)
         found["person"] = found["user_id"] or f"{ANONYMOUS_PREFIX}{found['anonymous_id']}"
         found["properties"] = "{}" if row["type"] == "user" else self._numbers(row["properties"], "properties")
+        if row["type"] == "merge":
+            found["properties"] = msgspec.json.encode({MERGED_INTO: found["user_id"]}).decode()
         return found
 
     def linked(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +79,8 @@ class Unlinked:
             found["context"] = context
         if event["type"] == "user":
             found["properties"] = {}
+        elif event["type"] == "merge":
+            found["properties"] = {MERGED_INTO: user_id}
         elif properties := self._properties(event.get("properties") or {}, whose):
             found["properties"] = properties
         if (answer := event.get("answer")) is not None:
@@ -96,8 +102,8 @@ class Unlinked:
 
     def _who(self, type_: str, key: tuple[str, ...]) -> tuple[str | None, str | None]:
         """`user_id` and `anonymous_id`; only where the contract asks for a user is there one."""
-        user = self._fresh.text("user", *key) if type_ in ("user", "identify") else None
-        return user, None if type_ == "user" else self._fresh.text("who", *key)
+        user = self._fresh.text("user", *key) if type_ in ("user", "identify", "merge") else None
+        return user, None if type_ in ("user", "merge") else self._fresh.text("who", *key)
 
     def _text(self, name: str, value: str | None, event: Event) -> str | None:
         if value is None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tailorbird.events import ROUTED, Answer, Context, Receipt
 from tailorbird.events.columnwise import Checked, Contract, some
 from tailorbird.events.parts import own_rows
-from tailorbird.events.plan import PROFILE_TYPES
+from tailorbird.events.plan import MERGED_INTO, PROFILE_TYPES
 from tailorbird.router import enrich
 from tailorbird.router.columns import Refused
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints_of
@@ -76,6 +76,7 @@ class Arrivals:
         ts: when it happened, as far as it knows itself.
         utc_offset_min: of the client's clock, 0 where it did not say.
         profiles, answers, identifies: those among them that teach something about what comes after, by row, ascending.
+        merges: likewise, each with whom its user is from then on.
         producers: their names, by the number that `entries` has.
         refused: what was not accepted.
     """
@@ -87,6 +88,7 @@ class Arrivals:
     profiles: Sequence[Profile] = ()
     answers: Sequence[Given] = ()
     identifies: Sequence[int] = ()
+    merges: Sequence[tuple[int, str]] = ()
     producers: dict[int, str] = field(default_factory=dict)
     refused: Sequence[Refused] = ()
 
@@ -108,6 +110,7 @@ class Arrivals:
             profiles=[replace(one, row=int(places[one.row])) for one in self.profiles if kept[one.row]],
             answers=[replace(one, row=int(places[one.row])) for one in self.answers if kept[one.row]],
             identifies=[int(places[row]) for row in self.identifies if kept[row]],
+            merges=[(int(places[row]), into) for row, into in self.merges if kept[row]],
         )
 
     def __len__(self) -> int:
@@ -158,6 +161,7 @@ class Gathering:
             [one for piece in pieces for one in piece.profiles],
             [one for piece in pieces for one in piece.answers],
             [row for piece in pieces for row in piece.identifies],
+            [one for piece in pieces for one in piece.merges],
             names,
             self._refused,
         )
@@ -197,6 +201,10 @@ def _piece(checked: Checked, bodies: Sequence[Body], numbers: dict[str, int], fi
             if type_ == "answer" and answer is not None and items is not None
         ]
     identifies = [first + row for row, type_ in enumerate(fields.type) if type_ == "identify"] if "identify" in types else []
+    merges: list[tuple[int, str]] = []
+    if "merge" in types:
+        said_of = zip(fields.type, fields.properties, strict=True)
+        merges = [(first + row, (properties or {})[MERGED_INTO]) for row, (type_, properties) in enumerate(said_of) if type_ == "merge"]
     said = {name: pa.array(getattr(fields, name), ROUTED.field(name).type) for name in _ids}
     said |= {name: pa.array(getattr(checked, name), ROUTED.field(name).type) for name in ("ts_original", "sent_at", "received_at")}
     said["items"] = pa.array(fields.items, ROUTED.field("items").type)
@@ -211,6 +219,7 @@ def _piece(checked: Checked, bodies: Sequence[Body], numbers: dict[str, int], fi
         [replace(one, row=first + one.row) for one in profiles],
         answers,
         identifies,
+        merges,
     )
 
 

@@ -91,6 +91,7 @@ def forget(
     """As `erase`, of the tables alone, within a transaction."""
     repeats = _forget_repeats(connection, _prints(events))
     identities = _delete(connection, "identity", "user_id", users) + _delete(connection, "identity", "anonymous_id", visitors)
+    identities += _delete(connection, "merge", "user_id", users) + _delete(connection, "merge", "merged_into", users)
     profiles = _delete(connection, "profile", "kind = 'user' AND id", users)
     answers = _forget_answers(connection, frozenset(requests))
     unsaid = _unsay(connection, "profile", ("kind", "id", "ts", "p"), mentions.rewritten) + unsay_items(connection, mentions)

@@ -1,6 +1,7 @@
-"""Profiles of users and items for the routers that do not route them: they are in partition 0, and any event may name any of them.
+"""Profiles of users and items, and merges of users, for the routers that do not route them: they are in partition 0, and any event may
+name any of them.
 
-A router takes a profile only once the order log has it, so its events, which carry the profile's version, come behind it for
+A router takes one only once the order log has it, so its events, which carry the profile's version and the person, come behind it for
 everybody. What it took, and up to where, is saved with its step: its index stays a function of its own topic.
 
     routed[0] ──► profiles up to where the order names rows of partition 0 ──► this router's catalogue
@@ -26,7 +27,7 @@ CREATE TABLE IF NOT EXISTS followed(
     id INTEGER PRIMARY KEY CHECK (id = 1), offset INTEGER NOT NULL  -- the next row of partition 0 to look at
 ) STRICT;
 """
-_NAMES = ("type", "ts", "event_id", "user_id", "item_id", "properties")
+_NAMES = ("type", "ts", "event_id", "user_id", "item_id", "person", "properties")
 _ONLY = pa.ipc.IpcReadOptions(included_fields=[ROUTED.get_field_index(name) for name in _NAMES])
 _BYTES_MAX = 16 << 20  # of partition 0 a step
 _decode = msgspec.json.Decoder(dict).decode
@@ -95,8 +96,13 @@ def _apply(memory: Memory, payload: bytes, first: int) -> None:
     with pa.ipc.open_stream(payload, options=_ONLY) as stream:
         rows = stream.read_all()
     rows = rows.append_column("p", pa.array(range(first, first + len(rows)), pa.int64()))
-    rows = rows.filter(pc.is_in(rows["type"], pa.array(["user", "item"])))
-    columns = [rows[name].to_pylist() for name in ("type", "event_id", "user_id", "item_id", "properties", "p")]
-    for ts, (type_, version, user_id, item_id, text, p) in zip(micros(rows["ts"]).tolist(), zip(*columns, strict=True), strict=True):
+    rows = rows.filter(pc.is_in(rows["type"], pa.array(["user", "item", "merge"])))
+    columns = [rows[name].to_pylist() for name in ("type", "event_id", "user_id", "item_id", "person", "properties", "p")]
+    for ts, (type_, version, user_id, item_id, person, text, p) in zip(
+        micros(rows["ts"]).tolist(), zip(*columns, strict=True), strict=True
+    ):
+        if type_ == "merge":
+            memory.merges.apply(user_id, ts, p, person)
+            continue
         known, id_ = (memory.items, item_id) if type_ == "item" else (memory.users, user_id)
         known.apply(id_ or "", ts, p, version, _decode(text or "{}"), text or "{}")

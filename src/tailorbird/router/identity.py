@@ -1,17 +1,25 @@
-"""Who an anonymous visitor is: the user of the newest applied `identify` with a time at or before the event's.
+"""Who somebody is: an anonymous visitor, the user of the newest applied `identify` with a time at or before the event's; a user, whom
+the merges of that time say that it is (`events.merges`).
 
-The past is never keyed again: an event keeps the person that it was routed with. All identifies stand in the table; memory
+The past is never keyed again: an event keeps the person that it was routed with. All identifies and merges stand in the tables; memory
 has those asked for lately, see `router.timeline`.
 """
 
+from collections.abc import Iterable
+
 import apsw
 
+from tailorbird.events.merges import Merge, survivor
 from tailorbird.router.timeline import Timeline
 
-TABLE = """
+TABLES = """
 CREATE TABLE IF NOT EXISTS identity(
     anonymous_id TEXT NOT NULL, ts INTEGER NOT NULL, p INTEGER NOT NULL, user_id TEXT NOT NULL,
     PRIMARY KEY (anonymous_id, ts, p)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS merge(
+    user_id TEXT NOT NULL, ts INTEGER NOT NULL, p INTEGER NOT NULL, merged_into TEXT NOT NULL,
+    PRIMARY KEY (user_id, ts, p)
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -44,3 +52,45 @@ class Identity:
             connection.executemany("INSERT INTO identity VALUES (?, ?, ?, ?)", self._new)
             self._new = []
         self.timeline.saved()
+
+
+class Merges:
+    """The merges applied so far, kept as identifies are.
+
+    Attributes:
+        any: whether there are some at all; most sites have none, and nothing needs to be asked.
+    """
+
+    def __init__(self, connection: apsw.Connection, bytes_max: int) -> None:
+        select = "SELECT ts, ts, p, merged_into FROM merge WHERE user_id = ?1"
+        self._timeline: Timeline[Merge] = Timeline(connection, select, Merge, lambda one: len(one.into), bytes_max=bytes_max)
+        self._new: list[tuple[str, int, int, str]] = []
+        self.any = connection.execute("SELECT EXISTS (SELECT 1 FROM merge)").get == 1
+
+    @property
+    def bytes(self) -> int:
+        """About what memory holds."""
+        return self._timeline.bytes
+
+    def apply(self, user_id: str, ts: int, p: int, into: str) -> None:
+        """From `ts` on, `user_id` is `into`."""
+        self._timeline.put(user_id, ts, Merge(ts, p, into))
+        self._new.append((user_id, ts, p, into))
+        self.any = True
+
+    def known(self, users: Iterable[str]) -> set[str]:
+        """Those of the users of whom there are merges, of whatever time."""
+        users = list(users)
+        self._timeline.ready(users)
+        return {user for user in users if self._timeline.values(user)}
+
+    def at(self, user_id: str, ts: int) -> str:
+        """Whom `user_id` is at `ts`."""
+        return survivor(user_id, lambda user: self._timeline.at(user, ts))[0]
+
+    def save(self, connection: apsw.Connection) -> None:
+        """Write what was applied since the last time."""
+        if self._new:
+            connection.executemany("INSERT INTO merge VALUES (?, ?, ?, ?)", self._new)
+            self._new = []
+        self._timeline.saved()

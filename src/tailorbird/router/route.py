@@ -38,22 +38,24 @@ class Memory:
     """
 
     def __init__(self, connection: apsw.Connection, plan: RoutePlan, bytes_max: int = MEMORY_BYTES) -> None:
-        share = bytes_max // 3
+        share = bytes_max // 4
         self.seen = dedup.DedupIndex(connection, plan.dedup_us)
         self.identity = identity.Identity(connection, share)
+        self.merges = identity.Merges(connection, share)
         self.users = catalogue.Catalogue(connection, "user", plan.user_attributes, share)
         self.items = catalogue.Catalogue(connection, "item", plan.item_attributes, share)
         self.answers = attribution.Answers(connection, plan.answer_us)
 
     @staticmethod
     def make_tables(connection: apsw.Connection) -> None:
-        for table in (dedup.TABLE, identity.TABLE, catalogue.TABLE, attribution.TABLE):
+        for table in (dedup.TABLE, identity.TABLES, catalogue.TABLE, attribution.TABLE):
             connection.execute(table)
 
     def save(self, connection: apsw.Connection, newest: dict[int, int], past: Sequence[int]) -> None:
         """Write all that changed; `newest` is each producer's newest time of receipt, `past` the producers of imports and replays."""
         self.seen.save(connection, past)
         self.identity.save(connection)
+        self.merges.save(connection)
         self.users.save(connection)
         self.items.save(connection)
         self.answers.save(connection, newest)
@@ -79,7 +81,7 @@ def route(arrivals: Arrivals, memory: Memory, plan: RoutePlan, first_p: int) -> 
     profile[[one.row for one in arrivals.profiles]] = True
     shown = _attribute(arrivals, memory.answers, profile)
     ts = shown.ts
-    person = _persons(arrivals, memory.identity, profile, ts, first_p)
+    person = _persons(arrivals, memory, profile, ts, first_p)
     late = arrivals.received_at - ts
     hour = (ts + arrivals.utc_offset_min * MINUTE) // HOUR % 24
     columns = said | shown.columns | {
@@ -168,9 +170,12 @@ def _scattered(found: dict[int, Any], rows: int, kind: pa.DataType) -> pa.Array:
     return pa.array([found.get(row) for row in range(rows)], kind) if found else pa.nulls(rows, kind)
 
 
-def _persons(arrivals: Arrivals, known: identity.Identity, profile: Bools, ts: Int64s, first_p: int) -> pa.Array:
-    """Its user, else the one whom an identify named for its anonymous id, else that id itself. A profile belongs to its user alone."""
-    said = arrivals.said
+def _persons(arrivals: Arrivals, memory: Memory, profile: Bools, ts: Int64s, first_p: int) -> pa.Array:
+    """Its user, else the one whom an identify named for its anonymous id, as merges have them; else that id itself.
+
+    A profile belongs to its user alone, and a merge to the user that it names.
+    """
+    said, known = arrivals.said, memory.identity
     users, visitors = said["user_id"], said["anonymous_id"]
     ids = {row: (visitors[row].as_py() or "", users[row].as_py() or "") for row in arrivals.identifies}
 
@@ -181,16 +186,38 @@ def _persons(arrivals: Arrivals, known: identity.Identity, profile: Bools, ts: I
     puts = [_Put(row, ids[row][0], put) for row in arrivals.identifies]
     unnamed = pc.if_else(pc.or_(users.is_valid(), pa.array(profile)), None, visitors)
     if unnamed.null_count == len(unnamed) and not puts:
-        persons = users
+        persons = _merged(arrivals, users, memory.merges, profile, ts, first_p)
     else:
         identified = _over_time(unnamed, ts, known.timeline, puts).column(pa.string(), str)
-        persons = pc.coalesce(users, identified, pc.binary_join_element_wise(_ANONYMOUS, unnamed, ""))
+        persons = _merged(arrivals, pc.coalesce(users, identified), memory.merges, profile, ts, first_p)
+        persons = pc.coalesce(persons, pc.binary_join_element_wise(_ANONYMOUS, unnamed, ""))
     items = [one.row for one in arrivals.profiles if one.type == "item"]
     if items:
         of_item = np.zeros(len(arrivals), bool)
         of_item[items] = True
         persons = pc.if_else(pa.array(of_item), None, persons)
     return persons
+
+
+def _merged(arrivals: Arrivals, users: pa.Array, known: identity.Merges, profile: Bools, ts: Int64s, first_p: int) -> pa.Array:
+    """Whom users are at the times of their events, with the merges of the rows before; all merges are applied."""
+    if not known.any and not arrivals.merges:
+        return users
+    into = dict(arrivals.merges)
+    encoded = users.dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    touched = known.known(names) | {users[row].as_py() for row in into}
+    asked = np.array([name in touched for name in names] + [False])[encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)]
+    if not asked.any():
+        return users
+    persons = users.to_pylist()
+    for row in np.flatnonzero(asked).tolist():
+        if row in into:
+            known.apply(persons[row], int(ts[row]), first_p + row, into[row])
+            persons[row] = into[row]
+        elif not profile[row]:
+            persons[row] = known.at(persons[row], int(ts[row]))
+    return pa.array(persons, pa.string())
 
 
 class _Put(NamedTuple):

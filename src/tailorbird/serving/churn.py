@@ -99,7 +99,7 @@ class ChurnModels:
         with self._schemas.reading_of(bundle.features) as reading:
             if reading.reader is None:
                 raise NotReadyError("the features are not there at the moment", fix="ask again later")
-            read = [reading.reader.person(ReadRequest(person, now=moment)) for moment in bundle.moments(now)]
+            read = [reading.reader.person(ReadRequest(user_id=person, now=moment)) for moment in bundle.moments(now)]
         rows = [_columns(each, bundle, reading.features) for each in read]
         scores = bundle.score(rows)
         purchases = float(scores.purchases[0])

@@ -276,7 +276,7 @@ class Pipeline:
         context = query.context
         hour = (now + (context.utc_offset_min or 0) * MINUTE) // HOUR % 24
         text = query.query if isinstance(query, SearchQuery) else None
-        read = ReadRequest(query.user_id, anonymous_id, query.session_id, context.device, context.country, hour, now, text)
+        read = ReadRequest(None, anonymous_id, query.session_id, context.device, context.country, hour, now, text, user_id=query.user_id)
         request = Request(request_id, slot, query, bundle, reading, index, now, read, anonymous_id)
         request.person = query.user_id or f"anon:{anonymous_id}"
         request.formula = self._formulas.of(slot)

@@ -121,8 +121,15 @@ def test_identify_ties_the_ids_and_its_traits_are_a_profile(tmp_path: Path) -> N
 
 
 def test_alias_ties_what_was_before(tmp_path: Path) -> None:
-    (tied,) = _made(tmp_path, {"type": "alias", "previousId": "old", "anonymousId": None})
+    tied, merged = _made(tmp_path, {"type": "alias", "previousId": "old", "anonymousId": None})
     assert (tied["type"], tied["anonymous_id"], tied["user_id"]) == ("identify", "old", "AiUGstSDIg")
+    assert (merged["type"], merged["user_id"], merged["properties"]) == ("merge", "old", {"merged_into": "AiUGstSDIg"})
+    assert merged["event_id"] != tied["event_id"]
+
+
+def test_alias_of_the_messages_own_visitor_merges_no_user(tmp_path: Path) -> None:
+    (tied,) = _made(tmp_path, {"type": "alias", "previousId": COMMON["anonymousId"]})
+    assert (tied["type"], tied["anonymous_id"], tied["user_id"]) == ("identify", COMMON["anonymousId"], "AiUGstSDIg")
 
 
 def test_a_page_is_a_view_without_an_item(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Segment: messages of its spec, from a warehouse or S3 archive as JSON lines, or as a webhook destination sends them.
 
     identify   → identify (where both ids are given) and, with traits, a user profile
-    alias      → identify: a visitor who was previousId is userId from then on; events that name a user as userId stay theirs
+    alias      → identify: a visitor who was previousId is userId from then on; and, unless previousId is the message's own
+                 anonymousId, a merge too: a user who was previousId is userId from then on
     page, screen → view, without an item
     track      → by the v2 e-commerce spec (and the names of v1): Products Searched → search; Product List Viewed and Filtered →
                  impression; Product Clicked → click; Product Viewed → view; Product Added → cart; Order Completed → a purchase
@@ -28,6 +29,7 @@ from tailorbird.events.adapters.files import read_records
 from tailorbird.events.adapters.products import product_events, with_numbers
 from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Context, Event
+from tailorbird.events.plan import MERGED_INTO
 
 FORMAT = "segment"
 PATTERNS = ("*.jsonl", "*.ndjson", "*.json")
@@ -75,8 +77,7 @@ def convert(record: Any, place: str) -> list[Event]:
     if kind == "identify":
         return _identify(message)
     if kind == "alias":
-        previous = needed_text(message, "previousId")
-        return [msgspec.structs.replace(_event(message, "identify", {}), anonymous_id=previous, user_id=needed_text(message, "userId"))]
+        return _alias(message)
     if kind == "group":
         raise LeftOutError("group")
     raise UnreadableError("unknown_kind", "$.type", f"expected track, identify, page, screen, alias or group, got {kind[:60]}")
@@ -121,6 +122,19 @@ def _identify(message: Record) -> list[Event]:
     if not made:
         raise LeftOutError("identify without userId" if base.user_id is None else "identify without traits")
     return made
+
+
+def _alias(message: Record) -> list[Event]:
+    """Segment does not say whether `previousId` is a visitor's or a user's, unless it is that of the message's own visitor."""
+    previous, user_id = needed_text(message, "previousId"), needed_text(message, "userId")
+    base = msgspec.structs.replace(_event(message, "identify", {}), anonymous_id=previous, user_id=user_id)
+    if previous == message.get("anonymousId"):
+        return [base]
+    merge = Event(
+        event_id=f"{base.event_id}#merge", type="merge", ts=base.ts, sent_at=base.sent_at, user_id=previous,
+        properties={MERGED_INTO: user_id},
+    )  # fmt: skip
+    return [base, merge]
 
 
 def _event(message: Record, type_: str, properties: dict[str, Any]) -> Event:

@@ -1,0 +1,44 @@
+"""Whom a user is after merges: a site found out that two of its users are one, and says so by a `merge`.
+
+    merge at t: user_id 41, merged_into 42        events of 41 from t on are those of 42; what was before stays 41's
+    then at u:  user_id 42, merged_into 43        from u on, those of 41 and of 42 are those of 43
+    then at v:  user_id 41, merged_into 41        taken back: from v on, 41 is 41 again
+
+Of merges that go round in a circle the newest holds: whom it names, all of the circle are. So the result depends on the merges alone,
+and not on the order in which they came. Router and readers of the state both ask this function, each of what it knows.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Merge(NamedTuple):
+    """That a user is `into` from `ts` on; of several, the newest by (ts, p) holds."""
+
+    ts: int
+    p: int
+    into: str
+
+
+def survivor(user: str, merge_of: Callable[[str], Merge | None]) -> tuple[str, int]:
+    """Whom `user` is, and the newest time of the merges that say so; the user itself and 0 where none does.
+
+    Args:
+        merge_of: the merge of a user that holds at the time in question.
+    """
+    path: dict[str, Merge] = {}
+    while (merge := merge_of(user)) is not None:
+        path[user] = merge
+        if merge.into in path:
+            user = _newest_of_circle(path, merge.into)
+            break
+        user = merge.into
+    return user, max((merge.ts for merge in path.values()), default=0)
+
+
+def _newest_of_circle(path: dict[str, Merge], begin: str) -> str:
+    circle, user = [path[begin]], path[begin].into
+    while user != begin:
+        circle.append(path[user])
+        user = path[user].into
+    return max(circle).into

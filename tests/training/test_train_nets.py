@@ -237,3 +237,19 @@ def test_clicks_weigh_by_their_place_where_lists_were_drawn(shop, tmp_path):
     assert 0.1 < chances[-1] < 0.7, "the site's visitors see the end of a list half as often, and look there less"
     bundle = Bundle.load(tmp_path / "registry" / report.version, schema_hash=None)
     assert "position" not in bundle.encoder.names
+
+
+def test_clicks_on_what_was_seen_weigh_by_their_place_too(shop, tmp_path):
+    folders = {"lake": shop.lake, "registry": tmp_path / "registry", "clock": shop.clock}
+    asked = replace(QUICK, position="weights", architecture="gbdt")
+    report = train(shop.features, HOME, **folders, settings=asked)
+    (told,) = (note for note in report.notes if note.startswith("positives weigh by"))
+    chances = [float(each) for each in told.partition(": ")[2].split(", ")]
+    assert chances[0] == 1.0
+    assert 0.35 < chances[-1] < 0.75, "the site's visitors look at the twelfth of what they have on the screen half as often"
+    plain = train(shop.features, HOME, **folders, settings=replace(asked, position="none"))
+    trees = [(tmp_path / "registry" / each.version / "model" / "click.onnx").read_bytes() for each in (report, plain)]
+    assert trees[0] != trees[1]
+    with pytest.raises(UsageError, match="stood at no place") as refused:
+        train(shop.features, HOME, **folders, settings=replace(asked, rows="clicks"))
+    assert "--rows answers" in refused.value.fix

@@ -92,8 +92,8 @@ def train(
         of a net: how many processes of this machine share each batch, each on a GPU of its own where there are any; the result is, to the
         bit, that of one process with as many `shards` and `threads`
     position:
-        of a slot whose rows are all that was shown: the place of a row as a column, by weights of clicks learned from lists that were drawn
-        at random, or not at all; see docs/how-to/imbalance.md
+        of a slot: the place of a row as a column, where rows are all that was shown; by weights of clicks learned from lists that were
+        drawn at random; or not at all; see docs/how-to/imbalance.md
     leave_out:
         columns that the model must not see, with commas between them, as `features rank` proposes them
     untuned:

@@ -97,15 +97,17 @@ def fit(
 
     Args:
         position: whether rows are all that was shown, looked at or not: the model then takes the position into account, which
-            serving sets to the first. Where only seen items are rows, position tells nothing but what the old policy liked.
+            serving sets to the first. Where only seen items are rows, position tells nothing but what the old policy liked. Weights of
+            clicks are learned from rows of either kind: among seen items, from how much less is clicked further down though it was seen.
         label_window: microseconds until a row's label is known; target encodings look at no younger one.
         heads: further targets, of other slots, that have labels; one that cannot be learned here is left out.
 
     Raises:
         NotReadyError: no head of the objective has enough positives.
+        UsageError: clicks are to be weighed by their place, and no row had one, or none was drawn at random.
     """
     weighed = ""
-    if position and settings.position == "weights":
+    if settings.position == "weights":
         parts, weighed = _weighed(parts, of_items(objective)[0])
     position = position and settings.position == "column"
     progress("features", 0, 2)

@@ -2,7 +2,9 @@
 
 An item further down is clicked less, because fewer look there and because worse items stand there. Where the logged policy drew items at
 random, the second can be taken out: weighted by 1 ÷ propensity, the rows of each place are of the same mixture of items, and what is left
-of the difference between places is examination (a position-based model: P(click) = P(looked at | place) · P(click | item)).
+of the difference between places is examination (a position-based model: P(click) = P(looked at | place) · P(click | item)). Where only
+what the client reported as seen is a row, that holds as well, as whether it does depends on the place and not on the item: what is found
+is then how likely an item that was on the screen is looked at.
 
 Source: Joachims, Swaminathan and Schnabel, WSDM 2017 (weights); propensities by randomisation, section 5 there.
 """
@@ -44,12 +46,16 @@ def examination(position: npt.NDArray, clicked: npt.NDArray, propensity: Floats)
         clicked: shape (n,).
         propensity: shape (n,), with which probability the item was shown at that place.
     Raises:
-        UsageError: nothing was drawn at random, or nothing on the first place, or that was hardly clicked: there is nothing to learn from.
+        UsageError: nothing was shown, or nothing drawn at random, or nothing on the first place, or that was hardly clicked: there is
+            nothing to learn from.
     """
     shown = position >= 1
+    if not shown.any():
+        fix = "ask for logged answers by --rows answers, or train without --position weights"
+        raise UsageError("rows are drawn from what people chose, and stood at no place", where="--position weights", fix=fix)
     drawn = shown & (propensity < 1)
     if not drawn.any():
-        raise UsageError("no logged row was drawn at random", fix="let the slot explore, or take the position as a column")
+        raise UsageError("no logged row was drawn at random", fix="let the slot explore, or train without --position weights")
     place = position[drawn].astype(np.int64) - 1
     weight = np.minimum(1.0 / np.maximum(propensity[drawn], 1e-12), IMPORTANCE_MAX)
     good = clicked[drawn] > 0
@@ -58,7 +64,7 @@ def examination(position: npt.NDArray, clicked: npt.NDArray, propensity: Floats)
     rate = np.bincount(place, weight * good, places) / np.maximum(mass, 1e-12)
     clicks = np.bincount(place, good, places).astype(np.int64)
     if not mass[0]:
-        fix = "let the slot explore from the first place on, as Explore(first=1) does, or take the position as a column"
+        fix = "let the slot explore from the first place on, as Explore(first=1) does, or train without --position weights"
         raise UsageError("what stood on the first place was never drawn at random", fix=fix)
     if clicks[0] < CLICKS_MIN:
         raise UsageError(f"only {clicks[0]} clicks on the first place of drawn lists", fix="take a longer window")

@@ -52,8 +52,8 @@ class TrainSettings:
         index_room: bytes that the indexes of `index_every_us` may take together.
         architecture: of `models.architectures`, or `auto`: a net where the validation part shows that it is better than boosters.
         retrieval, tower: where candidates come from, see `training.retrieval`, and how large a tower of vectors is.
-        position: where rows are all that was shown, how its place counts: as a `column`, which serving sets to the first; by `weights` of
-            clicks, see `training.position`; or as `none`.
+        position: how the place of a logged row counts: as a `column`, which serving sets to the first, where rows are all that was shown;
+            by `weights` of clicks, see `training.position`; or as `none`.
         parameters: of a net, what differs from the architecture's own; boosters have `gbdt`.
         processes: that share the training of a net, see `models.deep.parallel`.
         incremental: a net goes on from the weights of the last training, over the rows since then and as many before them.

@@ -148,6 +148,16 @@ def test_drawn_requests_whose_further_targets_may_still_happen_are_left_out(rout
         load(features, *chosen, *bought, routed=routed, slot=replace(slot, attribution="2d"), ends=0)
 
 
+def test_drawn_requests_wait_for_late_events_as_answers_do(routed, features):
+    """What came of the last day may still come in where the log goes on: the clicks of its end are not known to have led to nothing."""
+    chosen = clicks(routed, 900)
+    bought = [routed.event("purchase", row["ts"] + MINUTE, row["person"], row["item_id"]) for row in chosen]
+    slot, now = Slot("cart", objective={"click": 1.0, "purchase": 5.0}), 900 * MINUTE
+    found = load(features, *chosen, *bought, routed=routed, slot=slot, ends=now - 1, now=now, lateness_us=300 * MINUTE)
+    assert found.known == 600 * MINUTE
+    assert found.data.t.max() == 570 * MINUTE
+
+
 def test_what_follows_from_a_look_at_the_very_item_is_told(routed, features):
     looks = clicks(routed, 900)
     bought = [routed.event("purchase", n * MINUTE + 1, f"u{n % 50}", f"i{n % 7}") for n in range(0, 900, 3)]

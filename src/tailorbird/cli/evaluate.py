@@ -29,7 +29,7 @@ def evaluate(
     rows:
         judge on logged answers, or on clicks and the like with drawn candidates; auto: answers, where enough have a known outcome
     as_of:
-        judge as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
+        judge as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, or now while events come
     """
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.cli.train import index_settings, print_long_tail, print_results, window_of

@@ -60,7 +60,7 @@ def rank(
     seed:
         of all draws; the same seed and data give the same figures
     as_of:
-        rank as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
+        rank as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, or now while events come
     out:
         folder of the report, signals-SLOT-TARGET in the project's reports unless told otherwise
     """

@@ -11,9 +11,12 @@ LATEST = "latest"
 
 
 def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
-    """The machine's clock for ""; else one that stands still at a time, or behind the newest event of the lake for `latest`.
+    """The machine's clock for ""; else one that stands still at a time, or at the end of what the lake holds for `latest`.
 
-    `settled`: so far behind it that labels of the last answers count, which wait for what comes in late.
+    `settled`: labels are read there, of which those count that no late event may change any more. Behind the newest event such events
+    have as long to come as has passed since, and none counts that takes longer than the allowed lateness. So it is the end of the log and
+    the lateness where that has passed, as for a history that ended long ago, and now while events still come. Otherwise it is just behind
+    the newest event.
 
     Raises:
         UsageError: the text is no time.
@@ -23,9 +26,15 @@ def clock_as_of(text: str, project: Project, *, settled: bool = True) -> Clock:
         return SystemClock()
     if text == LATEST:
         newest = Lake(project.paths.lake).sql("SELECT max(ts) AS ts FROM events WHERE NOT timeless").column("ts")[0]
-        # Nothing behind the newest event is known: what the last answers led to was cut off with the log.
-        return SimulatedClock((newest.value or 0) + (project.plan.lateness_us if settled else 0) + 1)
+        end = (newest.value or 0) + 1
+        return _latest(end, project.plan.lateness_us, SystemClock()) if settled else SimulatedClock(end)
     return SimulatedClock(time_of(text, "--as-of", f", or {LATEST}"))
+
+
+def _latest(end: int, lateness_us: int, machine: Clock) -> Clock:
+    """The machine's own clock where late events may still come; of a machine whose clock is behind the log, nothing is known of them."""
+    now = machine.now()
+    return machine if end <= now < end + lateness_us else SimulatedClock(max(end, min(now, end + lateness_us)))
 
 
 def time_of(text: str, option: str, otherwise: str = "") -> int:

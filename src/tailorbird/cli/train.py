@@ -99,7 +99,8 @@ def train(
     untuned:
         of a slot: leave out of account what `tailorbird tune` chose
     as_of:
-        train as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event, for a history that ended long ago
+        train as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, with the labels up to there, or
+        now while events come, as labels of the last `events.lateness` may then still change
     """
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project

@@ -87,7 +87,7 @@ def tune(
     seed:
         of all draws
     as_of:
-        tune as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
+        tune as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, or now while events come
     more:
         go on with the last study, which came to its end, until it has so many trials
     """

@@ -62,7 +62,7 @@ def validate(
     seed:
         of all draws
     as_of:
-        validate as if it were this time, such as 2026-11-25, or `latest`: just behind the newest event
+        validate as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, or now while events come
     strict:
         end with status 1 if there is a leak
     """

@@ -171,7 +171,7 @@ def _settled(material: Material) -> Material:
     data = material.data
     if material.logged or not material.label_window:
         return material
-    settled = np.flatnonzero(data.t + material.label_window <= log_end(material.events))
+    settled = np.flatnonzero(data.t + material.label_window <= material.known)
     if not len(settled):
         what = f"what came of the {data.requests:,} choices in the window is not known yet"
         raise NotReadyError(what, fix="import more history, or shorten the slot's attribution")

@@ -1,0 +1,56 @@
+"""`--as-of latest`: the end of what the lake holds, with the labels that no late event may change any more."""
+
+import time
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+
+from tailorbird.cli.moment import clock_as_of
+from tailorbird.config.project import Paths
+from tailorbird.events import DAY, HOUR, MINUTE, SystemClock
+from tailorbird.events.schema import ROUTED
+from tailorbird.lake.tables import TABLES
+
+LATENESS = DAY
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project whose newest event happened so many microseconds ago."""
+
+    def written(ago):
+        newest = time.time_ns() // 1_000 - ago
+        row = {"event_id": "e1", "type": "click", "ts": newest, "p": 1, "timeless": False}
+        columns = {field.name: pa.array([row.get(field.name)], field.type) for field in ROUTED}
+        day = pa.array([newest // DAY], pa.int32()).cast(pa.date32())
+        paths = Paths(tmp_path)
+        write_deltalake(paths.lake / "events", pa.table(columns).append_column("day", day), partition_by=[TABLES["events"].partition])
+        return SimpleNamespace(paths=paths, plan=SimpleNamespace(lateness_us=LATENESS)), newest
+
+    return written
+
+
+def test_while_events_come_the_latest_is_now(project):
+    """A click of a minute ago may still come in: nothing of the last day is settled."""
+    shop, newest = project(2 * HOUR)
+    clock = clock_as_of("latest", shop)
+    assert isinstance(clock, SystemClock), "a net that was killed goes on by the same command"
+    assert newest + 2 * HOUR <= clock.now() < newest + 2 * HOUR + 5 * MINUTE
+
+
+def test_what_comes_later_than_is_allowed_does_not_count(project):
+    """So a history that ended long ago is settled to its end."""
+    shop, newest = project(30 * DAY)
+    assert clock_as_of("latest", shop).now() == newest + 1 + LATENESS
+
+
+def test_a_machine_behind_the_log_does_not_look_ahead(project):
+    shop, newest = project(-3 * DAY)
+    assert clock_as_of("latest", shop).now() == newest + 1
+
+
+def test_scores_are_just_behind_the_newest_event_whatever_may_come(project):
+    shop, newest = project(2 * HOUR)
+    assert clock_as_of("latest", shop, settled=False).now() == newest + 1

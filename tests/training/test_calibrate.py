@@ -67,6 +67,20 @@ def test_what_is_known_days_later_confirms_nothing_that_looks_at_the_same_days()
     assert (alone.calibration.name, alone.losses) == ("none", {})
 
 
+def test_an_amount_that_is_known_days_later_is_scaled_by_what_was_known():
+    """The mean doubles on the sixth day: what is summed over a week tells of it on the thirteenth at the earliest."""
+    rng = np.random.default_rng(0)
+    day = np.repeat(np.arange(15), 500)
+    expected = rng.gamma(2.0, 2.0, day.size)
+    amount = expected * np.where(day < 6, 1.0, 2.0)
+    at_once = choose_scale(expected, amount, day)
+    assert (at_once.periods, at_once.calibration.name) == (14, "scale")
+    later = choose_scale(expected, amount, day, known_from=day + 8)
+    assert later.periods == 7, "the ninth day to the fifteenth"
+    assert later.losses["scale"] > 1.5 * at_once.losses["scale"], "what the days before would have told was not known on any of them"
+    assert choose_scale(expected[day < 8], amount[day < 8], day[day < 8], known_from=day[day < 8] + 8).periods == 0
+
+
 @pytest.mark.parametrize(("span", "periods"), [(10 * DAY, 10), (DAY // 2, 5)])
 def test_periods_are_days_or_parts_of_few_days(span, periods):
     t = np.arange(0, span, span // 1_000)[:1_000]

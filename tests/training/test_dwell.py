@@ -191,6 +191,17 @@ def test_its_error_stands_beside_a_constants_everywhere(shop, report):
     assert again.amounts["dwell_s"].rows == told["rows"]
 
 
+def test_seconds_that_are_known_a_day_later_are_scaled_by_what_was_known(shop):
+    """Of three days of validation, only the third has one before it whose seconds were known when it began."""
+    borders = {"validation_from": shop.clock.now() - 139 * HOUR, "test_from": shop.clock.now() - 65 * HOUR}
+    told = {}
+    for attribution in ("30m", "1d"):
+        slot = Slot("home", formula="1.0*click + 0.002*dwell_s", attribution=attribution)
+        told[attribution] = shop.train(f"known-{attribution}", slot, **borders).about["calibration"]["dwell_s"]
+    assert "on the next of 3 periods" in told["30m"]
+    assert "on the next of 1 periods" in told["1d"]
+
+
 def test_without_it_no_head_is_trained(shop):
     plain = shop.train("plain", Slot("home", formula="1.0*click + 5.0*purchase"))
     assert bundle_of(shop, "plain", plain.version).heads == ("click", "purchase")

@@ -115,18 +115,20 @@ def choose(
     return Chosen(_fitted(best, methods, raw, target, weight), losses, judged)
 
 
-def choose_scale(raw: Floats, amount: npt.NDArray, period: Ints, weight: Floats | None = None) -> Chosen:
+def choose_scale(raw: Floats, amount: npt.NDArray, period: Ints, weight: Floats | None = None, *, known_from: Ints | None = None) -> Chosen:
     """The same for expected amounts: a factor, or the output as it is, by the Poisson deviance, which is least where the mean is right.
 
     Args:
         raw: shape (n,), what the model expects.
         amount: shape (n,), from 0 on.
+        period, known_from: as in `choose`.
     """
     weight = np.ones(raw.size) if weight is None else weight
     amount = amount.astype(np.float64)
     losses, mass, judged = {"none": 0.0, "scale": 0.0}, 0.0, 0
+    known = period + 1 if known_from is None else known_from
     for each in np.unique(period)[1:]:
-        before, now = period < each, period == each
+        before, now = known <= each, period == each
         if min(np.count_nonzero(amount[before]), np.count_nonzero(amount[now])) < POSITIVES_MIN:
             continue
         judged, mass = judged + 1, mass + float(weight[now].sum())

@@ -253,9 +253,9 @@ def _calibrated(raw: Floats, held: Dataset, head: str, label_window: int, binary
     known, asked = np.isfinite(held.labels[head]), return_of(head)
     t = held.t[held.request][known]
     periods, weight, far = periods_of(t), held.weight[known], asked.until if asked else label_window
-    if is_amount(head):
-        return choose_scale(raw[known], held.labels[head][known], periods, weight)
     from_then = periods_of(t, far) + 1 if far >= DAY else None
+    if is_amount(head):
+        return choose_scale(raw[known], held.labels[head][known], periods, weight, known_from=from_then)
     probability = binary or asked is not None
     return choose(raw[known], held.labels[head][known], periods, weight, known_from=from_then, probability=probability)
 

@@ -105,9 +105,7 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
     from tailorbird.training.churn.score import score_everybody
 
     project = open_project(applied=True)
-    if name not in project.churn:
-        declared = ", ".join(project.churn) or "nothing"
-        raise UsageError(f"churn.py declares no {name!r}; it declares {declared}", where=str(project.root / "churn.py"))
+    declared = project.churn_model(name)
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}", where="--out", fix="make it, or name another file")
     if out.suffix != ".parquet" or out.is_dir():
@@ -121,9 +119,7 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
         raise NotReadyError(f"there is no {version} of {name} yet", fix=fix)
     bundle = ChurnBundle.load(registry.resolve(version), schema_hash=None)
     with progress_bars(quiet=json) as progress:
-        found = score_everybody(
-            bundle, project.churn[name], lake=project.paths.lake, now=clock.now(), reasons=max(reasons, 0), progress=progress
-        )
+        found = score_everybody(bundle, declared, lake=project.paths.lake, now=clock.now(), reasons=max(reasons, 0), progress=progress)
     part = out.with_name(f"{out.name}.part")
     try:
         pq.write_table(made(found.table, "score churn"), part)

@@ -110,14 +110,11 @@ def rollback(*, why: Why, by: By = "", churn: Of = "") -> None:
 def open_registry(churn: str = "") -> "tuple[Project, Registry]":
     """The project of this folder, and its registry, or that of one of its churn models."""
     from tailorbird.config import open_project
-    from tailorbird.errors import UsageError
     from tailorbird.events import SystemClock
     from tailorbird.registry import Registry
 
     project = open_project()
-    if churn and churn not in project.churn:
-        raise UsageError(f"churn.py declares no {churn!r}; it declares {', '.join(project.churn) or 'nothing'}", where="--churn")
-    return project, Registry(project.paths.churn(churn) if churn else project.paths.registry, clock=SystemClock())
+    return project, Registry(project.paths.churn(project.churn_model(churn).name) if churn else project.paths.registry, clock=SystemClock())
 
 
 def time_told(moment: int) -> str:

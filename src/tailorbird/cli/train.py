@@ -107,6 +107,7 @@ def train(
     from tailorbird.config.schemas import for_training
     from tailorbird.errors import UsageError
     from tailorbird.events import SystemClock
+    from tailorbird.ranking import Churn
     from tailorbird.training.baseline import ensure_champion
     from tailorbird.training.train import train as run_train
     from tailorbird.training.tune.tuned import FILE, with_tuned
@@ -115,12 +116,12 @@ def train(
     project = settled.project
     if settled.said:
         console(stderr=True).print(settled.said, markup=False)
-    if name in project.churn:
+    declared = project.slot_or_churn(name)
+    if isinstance(declared, Churn):
         from tailorbird.cli.churn import train_named
 
         without = left_out(leave_out, project.features)
         return train_named(project, name, quick=quick, promote=promote, as_of=as_of, leave_out=without, json=json)
-    declared = project.slot(name)
     settings = replace(
         settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
         architecture=architecture,

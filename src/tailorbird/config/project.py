@@ -137,6 +137,38 @@ class Project:
             raise UsageError(f"slots.py declares no slot {name!r}", where=str(self.root / "slots.py"), fix=fix)
         return self.slots[name]
 
+    def churn_model(self, name: str) -> Churn:
+        """A churn model by its name.
+
+        Raises:
+            UsageError: churn.py declares no such model, or is not there.
+        """
+        if name not in self.churn:
+            file = self.root / CHURN
+            declared = f"{CHURN} declares no {name!r}; it declares {', '.join(self.churn) or 'nothing'}"
+            wrong = declared if file.exists() else f"there is no {CHURN} yet, which would declare {name!r}"
+            raise UsageError(wrong, where=str(file), fix=nearest(name, self.churn, churn_example(name)))
+        return self.churn[name]
+
+    def slot_or_churn(self, name: str) -> Slot | Churn:
+        """What is trained by a name: a churn model, or a slot; without one, the slot of `train.slot`.
+
+        Raises:
+            UsageError: nothing is declared by that name.
+        """
+        if name in self.churn:
+            return self.churn[name]
+        if not name or name in self.slots:
+            return self.slot(name)
+        known = (*self.slots, *self.churn)
+        fix = nearest(name, known, f"use one of {', '.join(known)}; or, if it is to be a churn model, {churn_example(name)}")
+        raise UsageError(f"slots.py declares no slot {name!r}, and {CHURN} no churn model", where=str(self.root), fix=fix)
+
+
+def churn_example(name: str) -> str:
+    """What to write where a churn model is asked for that is not declared."""
+    return f"""write into {CHURN}: from tailorbird.ranking import Churn; churn = Churn("{name}", types=("purchase",), window="90d")"""
+
 
 def find_project(start: Path | None = None) -> Path:
     """The folder of the project that `start` (the current folder unless told otherwise) lies in.

@@ -14,7 +14,8 @@ from tailorbird.errors import DamageError, UsageError  # noqa: E402
 from tailorbird.models.architectures import fit_net  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
 from tailorbird.models.deep.layout import Layout  # noqa: E402
-from tailorbird.models.deep.warm import Warm, begin, load_warm, save_warm  # noqa: E402
+from tailorbird.models.deep.parameters import settled  # noqa: E402
+from tailorbird.models.deep.warm import Warm, begin, clear_series, load_warm, save_warm, series_of  # noqa: E402
 
 SMALL = {"hidden": [16, 8], "epochs": 1, "threads": 1}
 PLACE = 4  # of the column of codes
@@ -46,6 +47,27 @@ def test_rows_follow_their_ids(tmp_path: Path) -> None:
 
 def new_codes(begun) -> np.ndarray:
     return begun.weights["parts.0.fields.codes.0.weight"]
+
+
+def test_nets_of_another_shape_are_of_another_series() -> None:
+    heads = ("click", "buy")
+    mine = series_of("mmoe", settled("mmoe", {}), LAYOUT, heads)
+    assert series_of("mmoe", settled("mmoe", {"rate": 0.1, "epochs": 3}), replace(LAYOUT, codes={PLACE: 7}), heads) == mine
+    others = [
+        series_of("shared", settled("mmoe", {}), LAYOUT, heads),
+        series_of("mmoe", settled("mmoe", {"hidden": [8]}), LAYOUT, heads),
+        series_of("mmoe", settled("mmoe", {}), replace(LAYOUT, columns=("other", *LAYOUT.columns[1:])), heads),
+        series_of("mmoe", settled("mmoe", {}), LAYOUT, heads[::-1]),
+    ]
+    assert len({mine, *others}) == 5
+
+
+def test_the_series_that_were_trained_last_are_kept(tmp_path: Path) -> None:
+    for series, until in (("a", 3), ("b", 1), ("c", 2)):
+        (tmp_path / series).mkdir()
+        (tmp_path / series / f"{until:020}.npz").touch()
+    clear_series(tmp_path, keep=2)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "c"]
 
 
 def test_it_begins_where_the_last_one_ended() -> None:

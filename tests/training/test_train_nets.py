@@ -123,8 +123,8 @@ def test_an_incremental_training_goes_on_from_the_last_one(shop, tmp_path):
     assert any("--incremental was asked for: there was no training before" in note for note in first.notes)
     second = at(shop.clock, incremental=True)
     assert any(note.startswith("went on from the weights of the last training") for note in second.notes), second.notes
-    kept = sorted((tmp_path / "work" / "warm" / "home").iterdir())
-    assert len(kept) == 2
+    (series,) = (tmp_path / "work" / "warm" / "home").iterdir()
+    assert len(list(series.iterdir())) == 2
     assert not (tmp_path / "work" / "unfinished" / "home").exists()
     assert len(list((tmp_path / "work" / "logs").rglob("events.out.tfevents.*"))) == 2
 
@@ -174,6 +174,25 @@ def test_an_incremental_training_that_is_killed_once_its_weights_are_kept_ends_i
     made = [(tmp_path / name / "registry" / "v0002" / "model" / "shared.onnx").read_bytes() for name in ("whole", "killed")]
     assert made[0] == made[1]
     assert whole.evaluation.plain() == again.evaluation.plain()
+
+
+def test_a_net_goes_on_from_its_own_weights_whatever_was_trained_in_between(shop, tmp_path):
+    """Also where all of them end at the same moment: one must not take the place of another."""
+    pytest.importorskip("torch", reason="needs the extra deep")
+
+    def at(clock, **changes):
+        settings = replace(QUICK, incremental=True, requests=600, test_requests=600, **changes)
+        folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": tmp_path / "work"}
+        report = train(shop.features, HOME, **folders, clock=clock, settings=settings)
+        return next(note for note in report.notes if "went on from the weights" in note or "trained from scratch" in note)
+
+    earlier = SimulatedClock(shop.clock.now() - DAY)
+    narrow = {"parameters": {**QUICK.parameters, "hidden": [8]}}
+    at(earlier, architecture="shared")
+    assert "asked for: there was no training of mmoe before" in at(earlier, architecture="mmoe")
+    assert "the trainings of shared before it were of other columns, heads or parameters" in at(earlier, architecture="shared", **narrow)
+    assert at(shop.clock, architecture="shared").startswith("went on from the weights of the last training")
+    assert at(shop.clock, architecture="mmoe").startswith("went on from the weights of the last training")
 
 
 def test_where_a_head_never_happened_since_the_last_training_the_next_one_begins_anew(shop, tmp_path):

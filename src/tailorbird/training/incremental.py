@@ -96,22 +96,29 @@ def begun(
     if not settings.incremental or settings.warm is None:
         return fresh
     from tailorbird.models.deep.parameters import settled
-    from tailorbird.models.deep.warm import begin, load_warm
+    from tailorbird.models.deep.warm import begin, load_warm, series_of
 
-    warm = load_warm(settings.warm, before=until)
-    why = "the trainings before it know as much, or more" if any(settings.warm.glob("*.npz")) else "there was no training before"
-    if warm is not None and warm.architecture == architecture and _same(warm.parameters, settled(architecture, parameters)):
-        try:
-            start = begin(warm, layout, keys, heads)
-        except UsageError as error:
-            why = error.message
-        else:
-            told = f"went on from the weights of the last training: {start.new:,} new ids got a row, {start.gone:,} lost theirs"
-            chosen = {**parameters, "epochs": min(EPOCHS, settled(architecture, parameters).epochs)}
-            return Start(start.layout, chosen, start.weights, 2 * warm.trained_until - until, told)
-    elif warm is not None:
-        why = "the last training was of another architecture or other parameters"
-    return afresh(layout, parameters, why)
+    asked = settled(architecture, parameters)
+    series = settings.warm / series_of(architecture, asked, layout, heads)
+    warm = load_warm(series, before=until)
+    if warm is None:
+        return afresh(layout, parameters, _nothing_to_go_on_with(settings.warm, series, architecture))
+    try:
+        start = begin(warm, layout, keys, heads)
+    except UsageError as error:
+        return afresh(layout, parameters, error.message)
+    told = f"went on from the weights of the last training: {start.new:,} new ids got a row, {start.gone:,} lost theirs"
+    chosen = {**parameters, "epochs": min(EPOCHS, asked.epochs)}
+    return Start(start.layout, chosen, start.weights, 2 * warm.trained_until - until, told)
+
+
+def _nothing_to_go_on_with(warm: Path, series: Path, architecture: str) -> str:
+    """Why there are no weights to begin with."""
+    if any(series.glob("*.npz")):
+        return "the trainings before it know as much, or more"
+    if any(warm.glob(f"{architecture}-*/*.npz")):
+        return f"the trainings of {architecture} before it were of other columns, heads or parameters"
+    return f"there was no training of {architecture} before" if any(warm.glob("*/*.npz")) else "there was no training before"
 
 
 def afresh(layout: Layout, parameters: dict[str, Any], why: str) -> Start:
@@ -119,19 +126,15 @@ def afresh(layout: Layout, parameters: dict[str, Any], why: str) -> Start:
     return Start(layout, parameters, told=f"trained from scratch, though --incremental was asked for: {why}")
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether parameters make the same net; how long it is trained does not matter."""
-    names = ("hidden", "numeric", "bins", "width", "embedding_max", "crosses", "rank", "attention", "experts", "expert_hidden", "tower")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
-
-
 def keep(deep: "Deep", keys: Mapping[int, Keys], until: int, settings: TrainSettings) -> str:
     """Leave the next training its weights, and MLflow its figures; what a reader must know of it, or ""."""
     if settings.warm is not None:
         from tailorbird.models.deep.checkpoint import weights
-        from tailorbird.models.deep.warm import Warm, save_warm
+        from tailorbird.models.deep.warm import Warm, clear_series, save_warm, series_of
 
-        save_warm(settings.warm, Warm(deep.architecture, deep.parameters, deep.heads, deep.layout, keys, weights(deep.net), until))
+        series = settings.warm / series_of(deep.architecture, deep.parameters, deep.layout, deep.heads)
+        save_warm(series, Warm(deep.architecture, deep.parameters, deep.heads, deep.layout, keys, weights(deep.net), until))
+        clear_series(settings.warm)
     if not settings.mlflow:
         return ""
     try:

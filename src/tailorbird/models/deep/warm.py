@@ -4,13 +4,18 @@ Between two trainings ids come and go. A row whose id is still frequent moves to
 was learned from rare ones; the row of an id that is gone is dropped. Scales and cut points of numbers stay, as layers were learned behind
 them, and so do the widths of embeddings, whatever the sizes are by now.
 
-    FOLDER/TRAINED_UNTIL.npz    w/NAME: weights;  k/PLACE: ids (u64) of the codes of a column;  meta: JSON
+    FOLDER/SERIES/TRAINED_UNTIL.npz    w/NAME: weights;  k/PLACE: ids (u64) of the codes of a column;  meta: JSON
+
+A series is of nets of one shape: those of another architecture, of other columns or heads are no beginning for each other, and one must
+not take the place of the other.
 """
 
 import os
+import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
@@ -25,6 +30,8 @@ Keys = npt.NDArray[np.uint64]
 Arrays = dict[str, npt.NDArray]
 
 KEPT = 3
+SERIES_KEPT = 8  # of a slot: what was tried with other parameters months ago is no beginning any more
+SHAPES = ("hidden", "numeric", "bins", "width", "embedding_max", "crosses", "rank", "attention", "experts", "expert_hidden", "tower")
 RESERVED = 2  # codes before the first id: missing and unknown
 UNKNOWN = 1
 
@@ -68,6 +75,20 @@ class Begin:
     weights: Arrays
     new: int
     gone: int
+
+
+def series_of(architecture: str, parameters: DeepParameters, layout: Layout, heads: tuple[str, ...]) -> str:
+    """The name of the series that holds states of nets of this shape; how long they are trained, and how, does not matter."""
+    shape = [getattr(parameters, name) for name in SHAPES]
+    told = msgspec.json.encode([architecture, shape, layout.columns, layout.numbers, heads])
+    return f"{architecture}-{blake2b(told, digest_size=8).hexdigest()}"
+
+
+def clear_series(folder: Path, *, keep: int = SERIES_KEPT) -> None:
+    """Keep only the series of a folder whose newest states are the newest."""
+    newest = {each: max((path.stem for path in each.glob("*.npz")), default="") for each in folder.iterdir() if each.is_dir()}
+    for old in sorted(newest, key=lambda each: (newest[each], each.name))[:-keep]:
+        shutil.rmtree(old)
 
 
 def save_warm(folder: Path, warm: Warm, *, keep: int = KEPT) -> Path:

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, MINUTE
+from tailorbird.events import DAY, HOUR, MINUTE
 from tailorbird.features import load_features
 from tailorbird.ranking import Slot
+from tailorbird.training.clicks import Scheme
 from tailorbird.training.rows import ANSWERS_MIN, Wanted, load_material
 
 NOW = 20 * DAY
@@ -158,12 +159,43 @@ def test_drawn_requests_wait_for_late_events_as_answers_do(routed, features):
     assert found.data.t.max() == 570 * MINUTE
 
 
-def test_what_follows_from_a_look_at_the_very_item_is_told(routed, features):
+def test_what_follows_from_a_look_at_the_very_item_is_asked_before_it(routed, features):
+    """Each purchase follows two looks, 20 and 5 minutes before it; in between the person looks at something else."""
+    rows = []
+    for n in range(0, 900, 3):
+        person, item, t = f"u{n % 50}", f"i{n % 7}", n * HOUR // 2 + HOUR
+        rows += [routed.event("click", t - 20 * MINUTE, person, item), routed.event("view", t - 5 * MINUTE, person, item)]
+        rows += [routed.event("click", t - 10 * MINUTE, person, "other"), routed.event("purchase", t, person, item, session_id=f"s{n}")]
+    slot = replace(HOME, objective={"purchase": 1.0})
+    found = load(features, *rows, routed=routed, slot=slot)
+    assert "before 100% of these the person had looked at the very item within 30 min, so each is asked just before that look" in found.why
+    first = [p for p, row in enumerate(rows, 1) if row["type"] == "click" and row["item_id"] != "other"]
+    assert found.data.t.tolist() == [rows[p - 1]["ts"] for p in first]
+    assert found.data.p.tolist() == [p - 1 for p in first], "the look itself is not known yet"
+    assert found.data.items.decode(found.data.item) == [rows[p - 1]["item_id"] for p in first]
+    assert found.data.context["session_id"].null_count == len(first), "as it was at the look"
+    assert found.label_window == 30 * MINUTE, "the purchase is known that much later"
+    as_before = load(features, *rows, routed=routed, slot=slot, scheme=Scheme(type="purchase", before_looks=False))
+    assert (as_before.data.t - found.data.t == 20 * MINUTE).all()
+    assert "looked at the very item" not in as_before.why
+
+
+def test_a_choice_whose_looks_began_longer_before_than_the_attribution_is_none_of_a_requests(routed, features):
     looks = clicks(routed, 900)
-    bought = [routed.event("purchase", n * MINUTE + 1, f"u{n % 50}", f"i{n % 7}") for n in range(0, 900, 3)]
-    found = load(features, *looks, *bought, routed=routed, slot=replace(HOME, objective={"purchase": 1.0}))
-    assert "before 100% of these the person had looked at the very item within 30 min" in found.why
-    assert "looked at the very item" not in load(features, *looks, *bought, routed=routed).why, "of clicks nothing comes before"
+    bought = [routed.event("purchase", n * MINUTE + (1 if n % 2 else 12 * MINUTE), f"u{n % 50}", f"i{n % 7}") for n in range(0, 900, 3)]
+    slot = replace(HOME, objective={"purchase": 1.0}, attribution="10m")
+    found = load(features, *looks, *bought, routed=routed, slot=slot)
+    assert "150 whose looks began longer before than the slot's attribution are left out" in found.why
+    assert found.data.requests == 150
+    with pytest.raises(NotReadyError, match="longer before than the slot's attribution, 1m"):
+        load(features, *looks, *bought[::2], routed=routed, slot=replace(slot, attribution="1m"))
+
+
+def test_where_most_did_not_follow_a_look_requests_stay_where_they_were(routed, features):
+    looks = clicks(routed, 900)
+    assert "looked at the very item" not in load(features, *looks, routed=routed).why, "of clicks nothing comes before"
     later = [routed.event("purchase", n * MINUTE + DAY, f"u{n % 50}", f"i{(n + 1) % 7}") for n in range(0, 900, 3)]
     apart = load(features, *looks, *later, routed=routed, slot=replace(HOME, objective={"purchase": 1.0}))
     assert "looked at the very item" not in apart.why
+    assert apart.data.t.tolist() == [row["ts"] for row in later]
+    assert apart.label_window == 0

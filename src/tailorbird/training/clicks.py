@@ -55,6 +55,8 @@ class Scheme:
         item_to_item, own_history, sessions, stan: how many candidates at most.
         segments: the same of each source by segment, such as `popular_by:country`.
         repeats: whether people choose the same item again.
+        before_looks: whether requests stand before the looks at the very item that most of these events follow, where they do; see
+            `training.before_looks`.
         seed: of every draw.
     """
 
@@ -69,6 +71,7 @@ class Scheme:
     stan: int = 0
     segments: Mapping[str, int] = field(default_factory=dict)
     repeats: bool = False
+    before_looks: bool = True
     seed: int = 7
 
 

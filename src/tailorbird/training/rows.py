@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, MINUTE, duration, micros, to_iso
+from tailorbird.events import DAY, duration, micros, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.attached import AttachedEvents
 from tailorbird.lake import Lake, span
 from tailorbird.models.baselines import History, simple_baselines
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
+from tailorbird.training.before_looks import ASKED, before_looks
 from tailorbird.training.clicks import Scheme, choices, guess_scheme, with_candidates
 from tailorbird.training.coding import INTERESTS, Codes, interactions, interesting, seconds_viewed
 from tailorbird.training.dataset import Dataset, answers_dataset
@@ -37,8 +38,6 @@ Rows = Literal["auto", "answers", "clicks"]
 
 WINDOWS: dict[str, int | None] = {"1d": DAY, "7d": 7 * DAY, "ever": None}
 NEGATIVES = 60  # of a drawn request in training and validation
-JUST_BEFORE = 30 * MINUTE  # a click, or the like, on an item, of which a cart or a purchase is what came next
-MOSTLY = 0.5  # of what is predicted
 ANSWERS_MIN = 300  # answers with an outcome, below which the log's choices teach more: split in three, fewer leave too few positives
 
 
@@ -106,8 +105,9 @@ class Material:
 
     @property
     def label_window(self) -> int:
-        """How long after a request its labels may still change; what is drawn for happens at the request itself."""
-        return self.attribution if self.logged or any(len(each) for each in self._further.values()) else 0
+        """How long after a request its labels may still change; what is drawn for happens at the request itself, unless that was moved."""
+        later = self.logged or ASKED in self.data.scheme or any(len(each) for each in self._further.values())
+        return self.attribution if later else 0
 
     @cached_property
     def _further(self) -> dict[str, Happened]:
@@ -220,24 +220,14 @@ def _requests(
         return shown, None, f"rows are logged answers, though only {told}: the log holds hardly any {head} beside them"
     scheme = wanted.scheme or guess_scheme(events, head, slot.sources)
     data = choices(events, people, codes, scheme, ts_from=wanted.ts_from, ts_to=wanted.now)
-    drawn, led = f"rows are drawn from what people chose ({data.rows:,} of type {scheme.type})", _led_to(events, data, scheme)
+    drawn, asked = f"rows are drawn from what people chose ({data.rows:,} of type {scheme.type})", ""
+    if moved := before_looks(events, data, scheme.type, duration(slot.attribution)) if scheme.before_looks else None:
+        data, asked = moved.data, f"; {moved.told}"
     if wanted.scheme or wanted.rows == "clicks":
-        return data, scheme, f"{drawn}, as asked for{led}"
+        return data, scheme, f"{drawn}, as asked for{asked}"
     if not _answered(events, slot):
-        return data, scheme, f"{drawn}: slot {slot.name!r} has no logged answer{led}"
-    return data, scheme, f"{drawn}: only {told}, and {ANSWERS_MIN} are needed to learn from them{led}"
-
-
-def _led_to(events: pa.Table, data: Dataset, scheme: Scheme) -> str:
-    """What to know where most of what is predicted follows from what the person did with the very item just before; else ""."""
-    others = [each for each in INTERESTS if each != scheme.type]
-    earlier = Happened(interactions(events, data.people, data.items, others))
-    share = float(np.mean(earlier.within(replace(data, t=data.t - JUST_BEFORE), JUST_BEFORE)))
-    if share < MOSTLY:
-        return ""
-    looked = f"the person had looked at the very item within {JUST_BEFORE // MINUTE} min, and what people did last is among the columns"
-    worth = "figures say what they end up with, and not what to offer them. Learn from logged answers, or from clicks"
-    return f"; before {share:.0%} of these {looked}: {worth}"
+        return data, scheme, f"{drawn}: slot {slot.name!r} has no logged answer{asked}"
+    return data, scheme, f"{drawn}: only {told}, and {ANSWERS_MIN} are needed to learn from them{asked}"
 
 
 def _shown(lake: Lake, events: pa.Table, people: Codes, codes: Codes, slot: Slot, wanted: Wanted, known: int) -> Dataset:

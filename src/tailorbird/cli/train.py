@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.features import FeatureSet
     from tailorbird.training.judge import Evaluation
-    from tailorbird.training.settings import TrainSettings
+    from tailorbird.training.settings import TrainReport, TrainSettings
 
 Rows = Literal["auto", "answers", "clicks"]  # as training.rows has it, which takes half a second to load
 Position = Literal["column", "weights", "none"]
@@ -105,7 +105,6 @@ def train(
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
     from tailorbird.config.schemas import for_training
-    from tailorbird.errors import UsageError
     from tailorbird.events import SystemClock
     from tailorbird.ranking import Churn
     from tailorbird.training.baseline import ensure_champion
@@ -134,12 +133,7 @@ def train(
     )
     if not untuned:
         settings = with_tuned(settings, declared.name, project.root / FILE)
-    if parameters and settings.architecture == "gbdt":
-        raise UsageError("these are parameters of nets, and trees were asked for", where="--parameters", fix="--architecture mmoe")
-    if processes < 1:
-        raise UsageError(f"expected at least 1, got {processes}", where="--processes")
-    if processes > 1 and settings.architecture == "gbdt":
-        raise UsageError("trees are grown by the threads of one process", where="--processes", fix="--architecture mmoe")
+    _check(settings, parameters)
     paths, clock, by = project.paths, clock_as_of(as_of, project), getpass.getuser()
     ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by, owner=project.settings.project.owner)
     with progress_bars(quiet=json) as progress:
@@ -161,6 +155,23 @@ def train(
     if json:
         print_json(report.plain())
         return
+    _print(report)
+
+
+def _check(settings: "TrainSettings", parameters: str) -> None:
+    """That what is asked for goes together."""
+    from tailorbird.errors import UsageError
+
+    if parameters and settings.architecture == "gbdt":
+        raise UsageError("these are parameters of nets, and trees were asked for", where="--parameters", fix="--architecture mmoe")
+    if settings.processes < 1:
+        raise UsageError(f"expected at least 1, got {settings.processes}", where="--processes")
+    if settings.processes > 1 and settings.architecture == "gbdt":
+        raise UsageError("trees are grown by the threads of one process", where="--processes", fix="--architecture mmoe")
+
+
+def _print(report: "TrainReport") -> None:
+    """What came of a training, and what to do next."""
     print_results(report.evaluation.plain()["results"], "On the last part of the time, which nothing learned from")
     print_long_tail(report.evaluation)
     out = console()

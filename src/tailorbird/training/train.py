@@ -113,25 +113,7 @@ def _train(
     data = material.data
     split = _split(data, material, settings)
     watch.tell("read", 1, 1)
-    series = build_series(
-        material.events,
-        material.items,
-        _moments(data, split, settings),
-        settings.index,
-        room=settings.room,
-        progress=partial(watch.tell, "index"),
-    )
-    chosen = choose_retrieval(
-        material,
-        features,
-        slot,
-        series,
-        (split.train_until, split.validation_until),
-        settings.retrieval,
-        settings.tower,
-        seed=settings.seed,
-        tell=partial(watch.tell, "vectors"),
-    )
+    chosen = _retrieval(material, features, slot, split, settings, watch)
     series = chosen.series
     rolling = series.rolling(material.codes)
     parts, dropped = _parts(material, data, split, series, rolling, settings)
@@ -155,14 +137,13 @@ def _train(
         material, features, parts.test, rolling, scorers, slot.objective, before=before, seed=settings.seed, progress=watch.tell
     )
     decision = _decide(evaluation, fitted, champion, unjudged)
-    others = _further(fitted, slot, store, champion)
     told = (
         material.why,
         *((f"went on with the training that was begun at {to_iso(now)} and cut short",) if unfinished and unfinished.resumed else ()),
         *((chosen.told,) if chosen.told else ()),
         *_tuned(settings, before),
         *fitted.notes,
-        *others,
+        *_further(fitted, slot, store, champion),
         *_fairness(champion, bundle, unjudged, parts.test, before),
     )
     notes = tuple(note for note in told if note not in decision.reasons)
@@ -191,18 +172,44 @@ def _train(
 
     rows = {"train": parts.train.rows, "validation": parts.validation.rows, "test": evaluation.rows}
     report = TrainReport(version, promoted, champion, decision, evaluation, rows, tuple(fitted.models), notes, about, watch.seconds)
-    if reports is None:
-        return report
+    return report if reports is None else _on_a_page(report, fitted, bundle, len(material.codes), reports)
+
+
+def _retrieval(material: Material, features: FeatureSet, slot: Slot, split: Split, settings: TrainSettings, watch: Watch) -> Chosen:
+    """The indexes over time, with vectors where they were asked for and found more."""
+    series = build_series(
+        material.events,
+        material.items,
+        _moments(material.data, split, settings),
+        settings.index,
+        room=settings.room,
+        progress=partial(watch.tell, "index"),
+    )
+    return choose_retrieval(
+        material,
+        features,
+        slot,
+        series,
+        (split.train_until, split.validation_until),
+        settings.retrieval,
+        settings.tower,
+        seed=settings.seed,
+        tell=partial(watch.tell, "vectors"),
+    )
+
+
+def _on_a_page(report: TrainReport, fitted: Fitted, incumbent: Bundle | None, items: int, reports: Path) -> TrainReport:
+    """The report with what an answer costs by each that was judged, and the page that it is written on."""
     from tailorbird.training.pareto import baseline_us, bundle_us, model_us, priced  # half a second of matplotlib, for who wants pictures
     from tailorbird.training.report import write_report
 
-    looked_up = baseline_us(len(material.codes))
-    us = {name: looked_up for name in evaluation.figures if name not in (NAME, champion)}
+    looked_up = baseline_us(items)
+    us = {name: looked_up for name in report.evaluation.figures if name not in (NAME, report.incumbent)}
     us[NAME] = model_us(fitted.exported, _heads(fitted), fitted.golden)
-    if bundle is not None:
-        us[champion] = bundle_us(bundle)
-    report = replace(report, priced=tuple(one.plain() for one in priced(evaluation, us)))
-    return replace(report, report=write_report(reports / f"{version}.html", report, fitted.models))
+    if incumbent is not None:
+        us[report.incumbent] = bundle_us(incumbent)
+    report = replace(report, priced=tuple(one.plain() for one in priced(report.evaluation, us)))
+    return replace(report, report=write_report(reports / f"{report.version}.html", report, fitted.models))
 
 
 def _heads(fitted: Fitted) -> list[Head]:

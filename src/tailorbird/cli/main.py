@@ -5,7 +5,6 @@ Modules of commands import what is heavy only inside their functions, so that `-
 
 import errno
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -26,9 +25,6 @@ Your own site:  tailorbird init shop, then the lines that it prints.
 Options before the command: `-C DIR` works on the project in DIR (else the folder you are in, or one above it),
 `--debug` shows tracebacks.
 """
-
-_DAMAGED = re.compile(r"Could not open Parquet|\.parquet not found|decompression failed|[Dd]ata corruption|Couldn't deserialize thrift")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 # command → module and function in this package
 _VERBS = {
@@ -164,8 +160,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         status = 0
-    except (OSError, ValueError) as error:  # a ValueError is Arrow's: what it says of a damaged file
-        sentence = _of_a_damaged_file(error) or (_sentence(error) if isinstance(error, OSError) else None)
+    except OSError as error:
+        sentence = _sentence(error)
         if debug or sentence is None:
             raise
         _say(sentence)
@@ -212,14 +208,6 @@ def _sentence(error: OSError) -> str | None:
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST) and error.filename:
         return f"{where}{os.strerror(error.errno).lower()}\n  fix: choose another path"
     return None
-
-
-def _of_a_damaged_file(error: Exception) -> str | None:
-    """A user's sentence for a data file that is damaged or gone, as Arrow and deltalake tell it; None for anything else."""
-    told = " ".join(_COLOURS.sub("", str(error)).split())
-    if getattr(error, "errno", None) is not None or not _DAMAGED.search(told):
-        return None
-    return f"a data file cannot be read: {told[:400]}\n  fix: tailorbird lake verify says what is damaged, lake repair mends it"
 
 
 def _say(message: str) -> None:

@@ -14,7 +14,8 @@ hashed; of data files only name and size are checked here, their content by `lak
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -22,6 +23,7 @@ import msgspec
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable
+from tailorbird.lake.damage import damaged, file_fault
 from tailorbird.lake.delta import COMMIT_INFO, CommitInfo, commit_path
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.tables import TableSpec
@@ -75,6 +77,34 @@ def check_table(
 def commit_fault(path: Place, version: int, line: Line) -> str | None:
     """What is wrong with a commit file that the ledger knows; None if nothing is."""
     return _fault(path, version, line)
+
+
+@contextmanager
+def opened_whole(lake: Place, table: str) -> Iterator[None]:
+    """Around the opening of a table: where it fails by a commit or a checkpoint that is damaged or gone, that file is told.
+
+    Raises:
+        DamageError: a file of its log is not as it was written.
+    """
+    try:
+        yield
+    except Exception as error:  # deltalake raises what it likes
+        ledger, path = Ledger(lake / "ledger.jsonl"), lake / table
+        begin = ledger.log_begin(table)
+        commits = (
+            (commit_path(path, version), commit_fault(path, version, line))
+            for version, line in sorted(ledger.commits(table).items())
+            if version >= begin
+        )
+        checkpoints = (
+            (file, file_fault(file, line.files[0]))
+            for version, line in sorted(ledger.checkpoints(table).items())
+            if version >= begin and ((file := path / "_delta_log" / line.files[0].path).exists() or version == begin)
+        )
+        for file, fault in (*commits, *checkpoints):
+            if fault is not None:
+                raise damaged(f"a file of the log of table {table} {fault}", file) from error
+        raise
 
 
 def _versions(path: Place) -> list[int]:

@@ -15,6 +15,7 @@ Deletion vectors are off and stay off. Which files are put together stands in `l
 import hashlib
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import msgspec
 import pyarrow as pa
@@ -26,6 +27,7 @@ from tailorbird import faults
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import compaction, durable, vacuum
+from tailorbird.lake.damage import read_whole
 from tailorbird.lake.datafiles import is_sorted, parquet_of, split_by_partition, statistics_of
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import delta_table
@@ -295,11 +297,15 @@ class DurableTable:
         return len(group.files) - len(files)
 
     def _read(self, file: File) -> pa.Table:
-        return self._opened(file).read()
+        with self._whole(file):
+            return self._opened(file).read()
 
     def _opened(self, file: File) -> pq.ParquetFile:
         source = self.path / file.path
         return pq.ParquetFile(pa.BufferReader(source.read_bytes()) if isinstance(source, ObjectPath) else source)
+
+    def _whole(self, file: File) -> AbstractContextManager[None]:
+        return read_whole(self.path.parent, self.spec.name, lambda: [file.path])
 
     def rewrite(self, change: Callable[[pa.Table], pa.Table | None], told: Callable[[int], None] = lambda done: None) -> int:
         """Write those files anew for whose rows `change` gives others (None: they stay), by one commit; how many there were.
@@ -312,8 +318,10 @@ class DurableTable:
         actions: list[AddAction | RemoveAction] = []
         removed: list[File] = []
         for file in list(self._files.values()):
-            parquet = self._opened(file)
-            rows = change(aligned(parquet.read(), self.spec.file_schema))
+            with self._whole(file):
+                parquet = self._opened(file)
+                found = parquet.read()
+            rows = change(aligned(found, self.spec.file_schema))
             told(1)
             if rows is None:
                 continue

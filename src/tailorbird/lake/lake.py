@@ -10,15 +10,18 @@ False
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, timedelta
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
-from tailorbird.errors import NotReadyError, UsageError
+from tailorbird.errors import NotReadyError, TailorbirdError, UsageError
 from tailorbird.events.clock import DAY
 from tailorbird.events.schema import ROUTED, TIME
+from tailorbird.lake.check import opened_whole
+from tailorbird.lake.damage import blamed, read_whole
 from tailorbird.lake.opening import delta_table
 from tailorbird.lake.query import run_query
 from tailorbird.lake.tables import TABLES
@@ -36,6 +39,7 @@ class Lake:
     Raises:
         NotReadyError: there is no such table yet.
         UsageError: a table or a column of that name is not known.
+        DamageError: a file of the table is damaged or gone; names it.
     """
 
     def __init__(self, path: Place, *, at: Mapping[str, TableVersion] | None = None) -> None:
@@ -60,7 +64,7 @@ class Lake:
 
     def count(self, name: str) -> int:
         """The rows of a table, from its log alone where it is read as of now."""
-        return self._table(name).count() if self.at is None else self._dataset(name).count_rows(filter=self._only(name, None))
+        return self._table(name).count() if self.at is None else self._rows(name, self._only(name, None))
 
     def table(self, name: str, columns: Sequence[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
         """A table's rows, all columns unless said."""
@@ -68,15 +72,17 @@ class Lake:
         unknown = [column for column in names if column not in TABLES[self._known(name)].schema.names]
         if unknown:
             raise UsageError(f"table {name} has no column {unknown[0]!r}", fix=f"its columns: {', '.join(TABLES[name].schema.names)}")
-        return self._dataset(name).to_table(columns=names, filter=self._only(name, where))
+        with self._whole(name) as dataset:
+            return dataset.to_table(columns=names, filter=self._only(name, where))
 
     def batches(self, name: str, columns: Sequence[str], where: ds.Expression | None = None) -> Iterator[pa.RecordBatch]:
         """A table's rows piece by piece, for what is larger than memory."""
-        yield from self._dataset(self._known(name)).to_batches(columns=list(columns), filter=self._only(name, where))
+        with self._whole(self._known(name)) as dataset:
+            yield from dataset.to_batches(columns=list(columns), filter=self._only(name, where))
 
     def rows(self, name: str, where: ds.Expression) -> int:
         """How many rows of a table a filter leaves, without loading them."""
-        return self._dataset(name).count_rows(filter=self._only(name, where))
+        return self._rows(name, self._only(name, where))
 
     def events(self, columns: Sequence[str] | None = None, ts_from: int | None = None, ts_to: int | None = None) -> pa.Table:
         """Events that happened in [ts_from, ts_to), with the columns of `events.schema.ROUTED` unless said."""
@@ -95,7 +101,7 @@ class Lake:
         tables = {name: self._table(name) for name in TABLES if self.exists(name)}
         if not tables:
             raise self._nothing_yet()
-        return run_query(query, tables)
+        return run_query(query, tables, self._blamed)
 
     def files(self, name: str, version: int) -> dict[str, int]:
         """The data files of a table as of a version, by path below its folder, with the rows of each."""
@@ -123,10 +129,11 @@ class Lake:
             raise self._nothing_yet()
         if self.at is not None and rows_of(name, self.at[name]) is None:
             return self._old(name, self.at[name].version)
-        if name in self._open:
-            self._open[name].update_incremental()
-        else:
-            self._open[name] = delta_table(self.path / name)
+        with opened_whole(self.path, name):
+            if name in self._open:
+                self._open[name].update_incremental()
+            else:
+                self._open[name] = delta_table(self.path / name)
         return self._open[name]
 
     def _old(self, name: str, version: int) -> DeltaTable:
@@ -141,8 +148,21 @@ class Lake:
                 ) from error
         return self._open[name]
 
-    def _dataset(self, name: str) -> ds.Dataset:
-        return self._table(name).to_pyarrow_dataset(schema=TABLES[name].schema)
+    @contextmanager
+    def _whole(self, name: str) -> Iterator[ds.Dataset]:
+        """A table's files to read; one that cannot be read is told by name."""
+        table = self._table(name)
+        with read_whole(self.path, name, lambda: _paths(table)):
+            yield table.to_pyarrow_dataset(schema=TABLES[name].schema)
+
+    def _blamed(self, told: str) -> TailorbirdError | None:
+        """Which file of the tables that are open is to blame for a query that broke off."""
+        found = (blamed(self.path, name, _paths(table), told) for name, table in self._open.items())
+        return next((error for error in found if error is not None), None)
+
+    def _rows(self, name: str, where: ds.Expression | None) -> int:
+        with self._whole(name) as dataset:
+            return dataset.count_rows(filter=where)
 
     def _only(self, name: str, where: ds.Expression | None) -> ds.Expression | None:
         rows = rows_of(name, self.at[name]) if self.at is not None else None
@@ -152,6 +172,10 @@ class Lake:
         return NotReadyError(
             "there is nothing in the lake yet", where=str(self.path), fix="tailorbird import FORMAT PATH, or tailorbird up"
         )
+
+
+def _paths(table: DeltaTable) -> list[str]:
+    return pa.table(table.get_add_actions()).column("path").to_pylist()
 
 
 def _any_commit(log: Place) -> bool:

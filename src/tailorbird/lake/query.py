@@ -5,12 +5,12 @@ what is refused is refused with a sentence and not by luck; string literals, quo
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 
-from tailorbird.errors import UsageError
+from tailorbird.errors import TailorbirdError, UsageError
 
 _READS = ("SELECT", "WITH", "SHOW", "DESCRIBE", "EXPLAIN")
 _WRITES = frozenset(("INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "DROP", "ALTER", "COPY", "TRUNCATE", "INTO", "VACUUM", "OPTIMIZE"))
@@ -42,8 +42,15 @@ def check_query(query: str) -> str:
     return query.strip().rstrip(";")
 
 
-def run_query(query: str, tables: Mapping[str, DeltaTable]) -> pa.Table:
-    """The rows of a query over these tables. Raises UsageError for a query that cannot be run."""
+def run_query(query: str, tables: Mapping[str, DeltaTable], blamed: Callable[[str], TailorbirdError | None]) -> pa.Table:
+    """The rows of a query over these tables.
+
+    Args:
+        blamed: which file is to blame where rows could not be read, from what was said of it; None where none is damaged.
+    Raises:
+        UsageError: the query cannot be run.
+        TailorbirdError: what `blamed` gave.
+    """
     text = check_query(query)
     if text.upper().split() == ["SHOW", "TABLES"]:  # ours only, not the engine's own
         return pa.table({"table_name": pa.array(sorted(tables), pa.string())})
@@ -51,11 +58,17 @@ def run_query(query: str, tables: Mapping[str, DeltaTable]) -> pa.Table:
     for name, table in tables.items():
         engine = engine.register(name, table)
     try:
-        return _plain(pa.table(engine.execute(text).read_all()))
+        stream = engine.execute(text)
     except Exception as error:  # deltalake raises its own errors, ValueError and OSError alike
-        raise UsageError(
-            f"the query cannot be run: {_first_line(error)}", fix="SHOW TABLES lists the tables, DESCRIBE events its columns"
-        ) from error
+        raise _not_run(error) from error
+    try:
+        return _plain(pa.table(stream.read_all()))
+    except Exception as error:
+        raise (blamed(str(error)) or _not_run(error)) from error
+
+
+def _not_run(error: Exception) -> UsageError:
+    return UsageError(f"the query cannot be run: {_first_line(error)}", fix="SHOW TABLES lists the tables, DESCRIBE events its columns")
 
 
 def _first_line(error: Exception) -> str:

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from tailorbird.errors import DamageError, NotReadyError, StorageError
-from tailorbird.lake import durable
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.check import commit_fault
 from tailorbird.lake.contents import differing
+from tailorbird.lake.damage import file_fault
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.positions import Positions, beyond_logs, load_positions, no_ledger, positions_lost
@@ -130,8 +129,8 @@ def verify(
     if set(_HOLDING) <= set(readable):
         try:
             _account(reader, archived, positions.routed, report)
-        except (OSError, pa.ArrowInvalid) as error:  # a file of a commit that is not in the ledger
-            report.faults.append(Fault("tables", f"cannot be read: {str(error).splitlines()[0]}"))
+        except DamageError as error:  # a file of a commit that is not in the ledger
+            report.faults.append(Fault("tables", f"cannot be read: {error.where}: {error.message}"))
     if deep and report.clean:
         report.faults += [Fault(where, what) for where, what in differing(reader, Archive(lake / "archive"), tell)]
     return report
@@ -150,12 +149,12 @@ def _table_whole(lake: Place, name: str, ledger: Ledger, reader: Lake, report: V
             report.faults.append(Fault(f"{name}/_delta_log/{version:020d}.json", f"version {version} {fault}"))
     for version, line in sorted(ledger.checkpoints(name).items()):
         path = lake / name / "_delta_log" / line.files[0].path
-        if path.exists() and (fault := _file_fault(path, line.files[0].size, line.files[0].sha256)):
+        if path.exists() and (fault := file_fault(path, line.files[0])):
             report.faults.append(Fault(f"{name}/_delta_log/{line.files[0].path}", f"checkpoint {version} {fault}"))
     for file in ledger.files(name).values():
         report.files += 1
         report.bytes += file.size
-        fault = _file_fault(lake / name / file.path, file.size, file.sha256)
+        fault = file_fault(lake / name / file.path, file)
         if fault is not None:
             report.faults.append(Fault(f"{name}/{file.path}", f"{fault} ({file.rows} rows)"))
         tell(file.size)
@@ -181,14 +180,6 @@ def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport)
     return True
 
 
-def _file_fault(path: Place, size: int, sha256: str) -> str | None:
-    if not path.exists():
-        return "is missing"
-    if path.stat().st_size != size:
-        return f"has {path.stat().st_size} bytes, {size} were written"
-    return None if durable.sha256_of(path) == sha256 else "does not match its checksum"
-
-
 def _archive_whole(
     lake: Place, ledger: Ledger, positions: Positions, report: VerifyReport, tell: Callable[[int], None]
 ) -> dict[str, list[Archived]]:
@@ -203,7 +194,7 @@ def _archive_whole(
     for file in archive.files:
         report.archive_files += 1
         report.bytes += file.size
-        fault = _file_fault(archive.path / file.file, file.size, file.sha256)
+        fault = file_fault(archive.path / file.file, file)
         if fault is not None:
             report.faults.append(Fault(f"archive/{file.file}", f"{fault} ({file.rows} rows of {file.partition})"))
         earlier = partitions.setdefault(file.partition, [])

@@ -28,6 +28,7 @@ from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import ORIGIN as ARCHIVE_ORIGIN
 from tailorbird.lake.archive import Archive, Archived, packed
 from tailorbird.lake.chained import ChainedFile
+from tailorbird.lake.damage import file_fault
 from tailorbird.lake.delta import DurableTable, checkpoint_path, commit_path
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.lease import hold
@@ -247,7 +248,7 @@ class Repairer:
                 plan.mends.append(Mend(str(path), fault, found.source, partial(self._put_commit, table, line, found)))
         log_whole = len(plan.mends) == before
         for file in ledger.files(table).values():
-            fault = tables.file_fault(folder / file.path, file)
+            fault = file_fault(folder / file.path, file)
             if fault is None:
                 continue
             found = tables.data_file(sources, table, file)
@@ -279,7 +280,7 @@ class Repairer:
         whole: list[int] = []
         for version, line in sorted(ledger.checkpoints(table).items()):
             path = checkpoint_path(folder, version)
-            fault = tables.file_fault(path, line.files[0])
+            fault = file_fault(path, line.files[0])
             if fault is None:
                 whole.append(version)
             elif path.exists():
@@ -333,7 +334,7 @@ class Repairer:
 
     def _archived(self, archive: Archive, file: Archived, plan: Plan) -> None:
         path = self._lake / "archive" / file.file
-        fault = tables.file_fault(path, File(file.file, file.size, file.sha256))
+        fault = file_fault(path, file)
         if fault is None:
             return
         data = self._from_raw(file)

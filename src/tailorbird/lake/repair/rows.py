@@ -185,7 +185,7 @@ def _without(events: pa.Table, lake: Lake, table: str) -> pa.Table:
     if not pc.any(imported).as_py():
         return events if table == "duplicates" else events.slice(0, 0)
     known: set[tuple] = set()
-    with suppress(OSError, pa.ArrowException):
+    with suppress(TailorbirdError, OSError, pa.ArrowException):
         known = set(zip(*(lake.table(table, _RAW).column(name).to_pylist() for name in _RAW), strict=True))
     keys = zip(*(events.column(name).to_pylist() for name in _RAW), strict=True)
     return events.filter(pa.array([key not in known for key in keys], pa.bool_()))

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from tailorbird.errors import TailorbirdError
-from tailorbird.lake import durable
 from tailorbird.lake.check import commit_fault
+from tailorbird.lake.damage import file_fault
 from tailorbird.lake.datafiles import parquet_of, statistics_of
 from tailorbird.lake.delta import COMMIT_INFO, CONFIGURATION, commit_path
 from tailorbird.lake.lake import Lake
@@ -30,7 +30,6 @@ from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.repair.bits import turned_back
 from tailorbird.lake.repair.rows import before, from_events, from_ledger, from_log, part_of
 from tailorbird.lake.tables import TABLES, TableSpec, aligned
-from tailorbird.places import Place
 from tailorbird.stream import Stream
 
 
@@ -41,16 +40,6 @@ class Found:
     source: str
     data: bytes = b""
     rows: pa.Table | None = None
-
-
-def file_fault(path: Place, file: File) -> str | None:
-    """What is wrong with a file that the ledger knows."""
-    if not path.is_file():
-        return "is missing"
-    size = path.stat().st_size
-    if size != file.size:
-        return f"has {size:,} bytes, {file.size:,} were written"
-    return None if durable.sha256_of(path) == file.sha256 else "does not match its checksum"
 
 
 @dataclass(frozen=True)

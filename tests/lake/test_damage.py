@@ -63,9 +63,7 @@ def test_the_role_that_puts_files_together_names_the_damaged_one(home, lake):
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
         path.write_bytes(DATA["cut"](path.read_bytes()))
         with pytest.raises(DamageError, match=path.name):
-            role.drain()
-            while role.upkeep(everything=True):
-                pass
+            _small_files_put_together(role)
 
 
 def test_a_file_that_went_while_it_was_read_is_no_damage(home, lake):
@@ -73,9 +71,7 @@ def test_a_file_that_went_while_it_was_read_is_no_damage(home, lake):
     reader = Lake(lake, at={"quarantine": at["quarantine"]})
     assert reader.table("quarantine").num_rows
     with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
-        role.drain()
-        while role.upkeep(everything=True):
-            pass
+        _small_files_put_together(role)
         role.vacuum(keep_us=0)
     with pytest.raises(StorageError, match="deleted while it was read"):
         reader.table("quarantine")
@@ -84,3 +80,9 @@ def test_a_file_that_went_while_it_was_read_is_no_damage(home, lake):
 def test_a_query_that_is_wrong_blames_no_file(lake):
     with pytest.raises(UsageError, match="cannot be run"):
         Lake(lake).sql("SELECT arrow_cast('x', 'Int64') FROM events")
+
+
+def _small_files_put_together(role):
+    role.drain()
+    while role.upkeep(everything=True):
+        pass

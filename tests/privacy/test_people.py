@@ -20,7 +20,7 @@ from tailorbird.events import HOUR
 from tailorbird.events.contract import ERASED
 from tailorbird.lake import Lake, verify
 from tailorbird.lock import FileLock
-from tailorbird.privacy import erase, export_person, find_people, look_for
+from tailorbird.privacy import erase, export_person, find_people, look_for, preview
 from tailorbird.privacy.person import hidden
 from tailorbird.serving.door import Door
 from tailorbird.stream import IMPORTS, open_writer, raw_path
@@ -110,8 +110,10 @@ def test_what_was_sent_again_or_refused_on_a_shared_device_goes(tmp_path: Path) 
         assert not any(one.accepted for one in door.submit(json.dumps(bad).encode()))
     with Roles(project, CLOCK) as roles:
         roles.drain()
+    assert preview(project, ["alice-1"], CLOCK).refused == 3
     done = erase(project, ["alice-1"], CLOCK)
     assert done.clean, done.searched.found
+    assert preview(project, ["alice-1"], CLOCK).refused == 0
     assert left_of(project.root, b"secret", b"her own click") == []
     left = [json.loads(row) for row in Lake(project.paths.lake).table("quarantine", ["body"])["body"].to_pylist()]
     assert sorted(row["event_id"] for row in left if "event_id" in row) == ["bad-4", "bad-5", "bad-6"]  # not hers, or nobody knows whose
@@ -354,6 +356,7 @@ def test_the_commands(shop: Site, tmp_path: Path) -> None:
     assert {json.loads(line)["source"] for line in printed.stdout.splitlines()} >= {"person", "event", "profile"}
     running.release()
     assert json.loads(preview.stdout)["events"]["click"] >= 2
+    assert json.loads(preview.stdout)["refused"] == 1
     refused(alone, "a role of this project is running", "stop `tailorbird up`")
     assert sum(json.loads(told.stdout)["records"].values()) == len((tmp_path / "told.jsonl").read_text().splitlines())
     assert (tmp_path / "told.jsonl").stat().st_mode & 0o777 == 0o600
@@ -441,6 +444,7 @@ def test_an_id_that_only_refused_rows_name_is_none_of_whom_nothing_is_here(tmp_p
         door.submit(json.dumps([click("bad", "refused-1", item_id=""), click("bad-2", visitor="refused-2", item_id="")]).encode())
     with Roles(project, CLOCK) as roles:
         roles.drain()
+    assert preview(project, ["refused-1", "anon:refused-2", "nobody-1"], CLOCK).refused == 2
     done = erase(project, ["refused-1", "anon:refused-2", "nobody-1"], CLOCK)
     assert (done.clean, done.strangers) == (True, [3])
     assert left_of(project.root, b"refused-1", b"refused-2") == []

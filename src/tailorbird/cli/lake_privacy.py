@@ -199,6 +199,8 @@ def _tell_preview(found: "Preview", cut_short: bool, json: bool) -> None:
         out.print("An erasure was cut short; --yes brings it to its end before anything else.")
     rows = sorted(found.events.items(), key=lambda each: -each[1])
     print_table("Would be unlinked", ["type", "events"], rows, right=["events"])
+    if found.refused:
+        out.print(f"{found.refused:,} rows that were refused, in the quarantine, which hold something of theirs.")
     out.print(f"{found.users:,} users, {found.visitors:,} visitors who are theirs alone, {found.shared:,} devices that others used too.")
     if found.into:
         out.print(f"Some of them were merged into {found.into:,} other users, who stay: ask for those to take both.")

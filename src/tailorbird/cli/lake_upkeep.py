@@ -153,7 +153,13 @@ def _read_by(project: "Project", version: str) -> "dict[str, TableVersion]":
     from tailorbird.registry.manifest import read_sealed
 
     folder = Registry(project.paths.registry, clock=SystemClock()).resolve(version)
-    about = read_sealed(folder).manifest.metrics.get("about", {})
+    manifest = read_sealed(folder).manifest
+    about = manifest.metrics.get("about", {})
+    if not manifest.heads:
+        raise UsageError(
+            f"bundle {version} was trained on no events: it is an index without a model, which shows items by popularity",
+            fix="name a version that train made: tailorbird models list; or --at-version",
+        )
     if "lake" not in about:
         raise UsageError(f"bundle {version} does not say which versions it was trained on", fix="an older release trained it; train anew")
     return from_plain(about["lake"])

@@ -18,7 +18,7 @@ from tailorbird.lake import Lake
 from tailorbird.places import Place
 from tailorbird.privacy.bundles import trained_on
 from tailorbird.privacy.files import local_roots, of_persons
-from tailorbird.privacy.marks import whose
+from tailorbird.privacy.marks import refused_rows, whose
 from tailorbird.privacy.mention import WITHIN_MIN, Mentions, field_names
 from tailorbird.privacy.others import Others, find_others
 from tailorbird.privacy.person import Kept, People, find_people, ids_of, once, one_of, strangers
@@ -34,6 +34,7 @@ class Preview:
     """What an erasure would find.
 
     Attributes:
+        refused: rows of the quarantine.
         strangers: which of the ids that were asked for nothing here is of, counted from 1.
         into: how many users there are whom some of them were merged into, and who are not asked for.
     """
@@ -42,6 +43,7 @@ class Preview:
     visitors: int
     shared: int
     events: dict[str, int]
+    refused: int
     first: int
     last: int
     bundles: list[dict[str, object]]
@@ -66,6 +68,7 @@ def preview(project: Project, kept: Sequence[Kept], clock: Clock) -> Preview:
         *once(kept, people),
         len(people.shared),
         types,
+        len(refused_rows(lake, people, known_names(project))),
         first,
         last,
         bundles,

@@ -118,6 +118,16 @@ def find_marks(
     return marks
 
 
+def refused_rows(lake: Lake, people: People, known: Collection[str]) -> list[Place]:
+    """Where the refused rows stand that an erasure of these people would unlink; `known` as of `find_marks`."""
+    marks, sessions = Marks(), set[str]()
+    if lake.exists("events"):
+        mine = lake.table("events", ["session_id", "request_id"], whose(people))
+        marks.requests = _requests(lake, people, mine)
+        sessions = set(mine["session_id"].drop_null().to_pylist())
+    return _refused(lake, people, Mentions(people.own_ids, known), sessions, marks)
+
+
 def _keyed(lake: Lake, people: People, needs: Needs, known: Collection[str], marks: Marks) -> None:
     """Find the profiles of items and of others with a mention in an attribute that features are made of."""
     mentions = Mentions(people.own_ids, known)

@@ -548,12 +548,19 @@ def test_what_was_refused_is_replayed_after_a_fix(fresh: Path) -> None:
     settings.write_text(settings.read_text().replace("types = []", 'types = ["zoomed"]'))
     dry = must_json("lake", "replay", "--reason", "unknown_type", "--dry-run", cwd=fresh)
     assert (dry["accepted"], dry["routed"]) == (3, None)
+    compacting = FileLock(fresh / "data" / "lake" / "ledger.jsonl")  # as `lake compact` holds it, which routes nothing
+    told = " ".join(must("lake", "replay", "--reason", "unknown_type", cwd=fresh).split())
+    compacting.release()
+    assert "If it is up, or a role, it takes the events from here" in told
+    assert "After any other command, replay the same again" in told
     told = must("lake", "replay", "--reason", "unknown_type", cwd=fresh)
     assert "Routed 3 events, 0 repeats, 0 to quarantine" in told
     assert must_json("lake", "replay", "--reason", "unknown_type", cwd=fresh)["replayed_before"] == 3
     assert must_json("lake", "quarantine", cwd=fresh)["counts"][0]["replayed"] == 3
     assert must_json("sql", "SELECT count(*) AS n FROM events WHERE type = 'zoomed'", cwd=fresh)["rows"] == [{"n": 3}]
     assert must_json("lake", "verify", cwd=fresh)["faults"] == []
+    tailorbird("train", cwd=fresh)  # too few events for a model, and enough for an index
+    refused(tailorbird("lake", "events", "--bundle", "v0001", cwd=fresh), "v0001 was trained on no events", "models list", status=2)
 
 
 def test_doctor_names_an_attribute_that_no_item_has(copy: Path) -> None:

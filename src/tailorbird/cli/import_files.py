@@ -107,13 +107,10 @@ def _tell(report: "ImportReport", routed: dict[str, int] | None, path: Path, rou
         out.print(f"{sum(report.refused.values()):,} rows are in quarantine: {reasons}. See: {this_command()} lake quarantine")
         for example in report.examples:
             out.print(f"  {example}")
-    if routed is not None:
-        counts = f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, {routed['quarantined']:,} to quarantine"
-        out.print(f"Routed {counts}; all in the lake.")
-    elif route:
-        out.print("Another process is writing the log or the lake. If it is up, or a role, it takes the events from here:")
-        out.print(f'  {this_command()} sql "SELECT count(*) FROM events"')
-        out.print("After any other command, import the same again: what is in the log already is routed then.")
+    if route:
+        from tailorbird.cli.roles import tell_routed
+
+        tell_routed(routed, "import")
 
 
 def _recognised(path: Path) -> str:

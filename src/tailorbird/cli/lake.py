@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
+from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
 from tailorbird.errors import LockedError, NotReadyError, UsageError
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool 
             try:
                 routed = drain(project, SystemClock(), progress=progress)
             except LockedError:
-                routed = None  # the roles are running
+                routed = None  # a role or another command is at work
     if json:
         print_json(_as_json(report, routed, dry_run))
     else:
@@ -215,11 +215,15 @@ def _as_json(report: "ReplayReport", routed: dict[str, int] | None, dry_run: boo
 
 
 def _tell(report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, route: bool) -> None:
+    from tailorbird.cli.roles import tell_routed
+
     out = console()
     if report.before:
         out.print(f"{report.before:,} rows were replayed before.")
     if not report.examined:
         out.print("Nothing else was refused for that.")
+        if route and not dry_run and report.before and (routed is None or any(routed.values())):
+            tell_routed(routed, "replay")
         return
     columns = ["accepted", "repeats", "left_out", "refused"]
     rows = [(reason, *(outcomes.get(column, 0) for column in columns)) for reason, outcomes in sorted(report.by_reason.items())]
@@ -232,11 +236,8 @@ def _tell(report: "ReplayReport", routed: dict[str, int] | None, dry_run: bool, 
             out.print(f"  {example}", markup=False)
     if dry_run:
         out.print("Nothing was sent.")
-    elif routed is not None:
-        counts = f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, {routed['quarantined']:,} to quarantine"
-        out.print(f"Routed {counts}; all in the lake.")
-    elif route and report.sent:
-        out.print(f"The roles are running and take the {report.sent:,} events from here: {this_command()} lake quarantine")
+    elif route and (routed is not None or report.sent):
+        tell_routed(routed, "replay")
 
 
 def _named(paths: dict[str, int]) -> str:

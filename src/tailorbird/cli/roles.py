@@ -3,7 +3,7 @@
 import threading
 from typing import TYPE_CHECKING
 
-from tailorbird.cli.output import Report
+from tailorbird.cli.output import Report, console, this_command
 from tailorbird.config import Project
 from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
 from tailorbird.events import Clock, RoutePlan, duration
@@ -122,8 +122,20 @@ def drain(project: Project, clock: Clock, *, progress: Report) -> dict[str, int]
     """Bring everything that is in the raw logs into state and lake; counts by what the router decided.
 
     Raises:
-        LockedError: the roles run elsewhere, and take it from there.
+        LockedError: the roles run elsewhere, and take it from there; or a command is at work that takes nothing, see `tell_routed`.
     """
     with Roles(project, clock) as roles:
         roles.drain(progress)
         return {"accepted": roles.accepted, "duplicates": roles.duplicates, "quarantined": roles.quarantined}
+
+
+def tell_routed(routed: dict[str, int] | None, command: str) -> None:
+    """Print what `drain` did of a command's events; None where it was locked out, and nobody can tell by whom."""
+    out = console()
+    if routed is not None:
+        counts = f"{routed['accepted']:,} events, {routed['duplicates']:,} repeats, {routed['quarantined']:,} to quarantine"
+        out.print(f"Routed {counts}; all in the lake.")
+        return
+    out.print("Another process is writing the log or the lake. If it is up, or a role, it takes the events from here:")
+    out.print(f'  {this_command()} sql "SELECT count(*) FROM events"')
+    out.print(f"After any other command, {command} the same again: what is in the log already is routed then.")

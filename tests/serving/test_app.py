@@ -20,6 +20,7 @@ from tailorbird.serving.handling import Service
 from tailorbird.serving.keys import AccessError, Keys
 from tailorbird.serving.messages import Answer, ChurnAnswer, ChurnWhy, Item, QueryError, Shown, Similar, SlotFormula
 from tailorbird.serving.score_log import Scores
+from tailorbird.stream import open_reader, raw_path
 
 READ_KEY = "read-key-0123456789"
 SHOWN = Shown(item_id="i1", position=1, score=0.5, reason="Popular", reason_code="popular", source="popular")
@@ -395,6 +396,46 @@ def test_events_of_cloudevents_are_taken(client):
     envelope = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "shop.click", "data": {"user_id": "u1", "item_id": "i1"}}
     answer = client.post("/v1/events?format=cloudevents", json=[envelope])
     assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+
+
+BINARY = {
+    "ce-specversion": "1.0",
+    "ce-type": "com.shop.click",
+    "ce-source": "/caf%C3%A9",
+    "ce-id": '"A-1"',
+    "ce-time": "2026-01-02T03:04:05Z",
+}
+
+
+def test_a_cloudevent_whose_attributes_are_headers_is_taken(client, tmp_path):
+    answer = client.post("/v1/events?format=cloudevents", headers=BINARY, json={"user_id": 42, "item_id": "i1"})
+    assert (answer.status_code, answer.json()["accepted"]) == (200, 1)
+    with open_reader(raw_path(tmp_path, "serve-1")) as reader:
+        (stored,) = reader.read(reader.start())
+    taken = msgspec.json.decode(stored.block.payload)
+    assert (taken["event_id"], taken["user_id"], taken["type"]) == ("/café#A-1", "42", "click")
+    structured = {**BINARY, "content-type": "application/cloudevents+json", "ce-specversion": "9"}
+    envelope = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "shop.click", "data": {"user_id": "u1", "item_id": "i1"}}
+    assert client.post("/v1/events?format=cloudevents", headers=structured, content=msgspec.json.encode(envelope)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "code", "path"),
+    [
+        ({}, b'{"user_id": "u1"', "malformed_json", "$.data"),
+        ({"content-type": "application/json"}, b'{"user_id": "\\ud800"}', "malformed_json", "$.data"),
+        ({}, b"\xff\xfe", "malformed_json", "$.data_base64"),
+        ({}, b"", "wrong_type", "$.data"),
+        ({"ce-id": ""}, b"{}", "missing", "$.id"),
+        ({"ce-specversion": "3.0"}, b"{}", "unknown_kind", "$.specversion"),
+        ({"ce-data": "x"}, b'[{"user_id": "u1", "item_id": "i1"}]', "wrong_type", "$.data"),
+    ],
+)
+def test_a_cloudevent_in_headers_that_cannot_be_read_says_why_and_is_kept(client, service, headers, body, code, path):
+    answer = client.post("/v1/events?format=cloudevents", headers={**BINARY, **headers}, content=body)
+    (event,) = answer.json()["events"]
+    assert (answer.status_code, event["code"], event["path"]) == (400, code, path)
+    assert service.door.figures().refused == {code: 1}
 
 
 def test_what_a_webhook_cannot_be_read_says_so_and_is_kept(client, service):

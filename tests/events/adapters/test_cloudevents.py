@@ -53,6 +53,11 @@ def test_around_the_events_of_other_systems(tmp_path: Path) -> None:
     assert (viewed["anonymous_id"], viewed["type"]) == ("v", "view")
 
 
+def test_ids_that_are_numbers_are_their_digits(tmp_path: Path) -> None:
+    (made,) = _made(tmp_path, {**ENVELOPE, "data": {**OURS, "user_id": 42, "item_id": 7.0, "session_id": 2**60 + 1}})
+    assert (made["user_id"], made["item_id"], made["session_id"]) == ("42", "7", "1152921504606846977")
+
+
 def test_a_very_long_identity_is_hashed(tmp_path: Path) -> None:
     (made,) = _made(tmp_path, {**ENVELOPE, "source": "s" * 300, "data": OURS})
     assert len(made["event_id"]) == 64
@@ -68,7 +73,8 @@ def test_a_very_long_identity_is_hashed(tmp_path: Path) -> None:
         ({"data": "<much wow='xml'/>", "datacontenttype": "application/xml"}, "malformed_json", "$.data"),
         ({"data_base64": "no"}, "malformed_json", "$.data_base64"),
         ({"data": {**OURS, "colour": 1}}, "unknown_field", "$.data.colour"),
-        ({"data": {**OURS, "user_id": 7}}, "wrong_type", "$.data.user_id"),
+        ({"data": {**OURS, "user_id": True}}, "wrong_type", "$.data.user_id"),
+        ({"data": {**OURS, "item_id": 7.5}}, "wrong_type", "$.data.item_id"),
         ({"data": {**OURS, "context": {"country": 7}}}, "wrong_type", "$.data.context.country"),
         ({"data": {**OURS, "received_at": 7}}, "server_owned", "$.data.received_at"),
         ({"time": "soon"}, "bad_time", "$.time"),

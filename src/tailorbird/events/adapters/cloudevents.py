@@ -4,17 +4,19 @@
     other data                                    → our own event; what the envelope says fills in what it leaves out:
                                                     event_id (source#id), ts (time), type (the last word of the envelope's type)
 
-`data_base64` is read where it holds JSON. The binary mode of the HTTP binding, whose attributes are headers, is not read.
+`data_base64` is read where it holds JSON. An event in the binary mode of the HTTP binding, whose attributes are headers, is put into the
+JSON format first (`in_envelope`). Ids that are whole numbers are taken as their digits.
 
-Source: CloudEvents specification 1.0.2, "JSON Event Format".
+Source: CloudEvents specification 1.0.2, "JSON Event Format" and "HTTP Protocol Binding".
 """
 
 import binascii
-from base64 import b64decode
-from collections.abc import Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -30,12 +32,45 @@ FORMAT = "cloudevents"
 PATTERNS = ("*.json", "*.jsonl", "*.ndjson")
 
 _SERVERS = ("received_at", "answer")
+_IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
+_HEADER = "ce-"
 
 
 def read_cloudevents(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Read the files in order of their names."""
     for file, digest in files.items():
         yield from batches_of(FORMAT, str(file), read_records(file), digest, convert)
+
+
+def is_binary(headers: Mapping[str, str]) -> bool:
+    """Whether a request carries an event in binary mode; `headers` by their names in lower case."""
+    return f"{_HEADER}specversion" in headers and not headers.get("content-type", "").lower().startswith("application/cloudevents")
+
+
+def in_envelope(headers: Mapping[str, str], body: bytes) -> bytes:
+    """An event in binary mode as one in the JSON format: headers are its attributes, the body its data."""
+    envelope: Record = {name.removeprefix(_HEADER): _attribute(one) for name, one in headers.items() if name.startswith(_HEADER)}
+    if "content-type" in headers:
+        envelope["datacontenttype"] = headers["content-type"]
+    for name in ("data", "data_base64"):
+        envelope.pop(name, None)  # which no attribute may be called
+    try:
+        if body:
+            msgspec.json.decode(body)
+            envelope["data"] = msgspec.Raw(body)
+        return msgspec.json.encode(envelope)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        envelope["datacontenttype"] = "text/plain"  # whatever it was called; it is refused, and kept to be read by people
+    try:
+        return msgspec.json.encode({**envelope, "data": body.decode()})
+    except UnicodeDecodeError:
+        return msgspec.json.encode({**envelope, "data_base64": b64encode(body).decode()})
+
+
+def _attribute(header: str) -> str:
+    """An attribute's value from its header: percent-encoded, and by some senders between quotes."""
+    quoted = len(header) > 1 and header[0] == header[-1] == '"'
+    return unquote(header[1:-1].replace('\\"', '"').replace("\\\\", "\\") if quoted else header)
 
 
 def convert(record: Any, place: str) -> list[Event]:
@@ -83,6 +118,9 @@ def _own(envelope: Record, data: Record, identity: str) -> Event:
     given.setdefault("type", slug(needed_text(envelope, "type").rpartition(".")[2]))
     if "ts" not in given and not given.get("timeless") and envelope.get("time"):
         given["ts"] = time_of_text(envelope["time"], "$.time")
+    for name in _IDS:
+        if isinstance(given.get(name), int | float):
+            given[name] = needed_text(given, name, path="$.data")
     for name in _SERVERS:
         if name in given:
             raise UnreadableError("server_owned", f"$.data.{name}", "only the server sets it; leave it out")

@@ -1,5 +1,6 @@
 """Bodies that other systems post, turned into bodies of our own: what `POST /v1/events?format=…` takes."""
 
+from collections.abc import Mapping
 from hashlib import sha256
 
 import msgspec
@@ -13,10 +14,11 @@ WEBHOOKS: dict[str, Convert] = {"segment": segment.convert, "cloudevents": cloud
 _COPIES_BYTES_MAX = 1 << 22
 
 
-def lines_of_body(format_: str, body: bytes) -> list[bytes]:
+def lines_of_body(format_: str, body: bytes, headers: Mapping[str, str] | None = None) -> list[bytes]:
     """The events of a body, one a line; what cannot be read stands there as such, to be refused with its reason.
 
-    A list, one a line, one alone, and Segment's `{"batch": [...]}` are taken. The same body gives the same ids.
+    A list, one a line, one alone, Segment's `{"batch": [...]}`, and a CloudEvent whose attributes are `headers` are taken. The same body
+    gives the same ids.
 
     Raises:
         UsageError: no such format, or a context that is too large for so many messages.
@@ -25,6 +27,8 @@ def lines_of_body(format_: str, body: bytes) -> list[bytes]:
         raise UsageError(
             f"unknown format {format_[:40]!r}", where="format", fix=f"one of {', '.join(WEBHOOKS)}, or none for our own events"
         )
+    if format_ == "cloudevents" and headers is not None and cloudevents.is_binary(headers):
+        body = cloudevents.in_envelope(headers, body)
     place = sha256(body).hexdigest()[:12]
     lines: list[bytes] = []
     for row, raw in enumerate(_records(format_, body)):

@@ -335,6 +335,15 @@ def test_the_command_says_what_it_would_do_and_does_it_when_told(base, tmp_path:
     assert (status, told["done"], told["beyond"]) == (1, False, [])
     assert [one["what"] for one in told["mends"]] == ["is missing"]
     assert not verify(site.project.paths.lake).clean
+    events = Ledger(site.project.paths.lake / "ledger.jsonl").files("events")
+    for path in events:
+        (site.project.paths.lake / "events" / path).unlink()
+    text = subprocess.run(
+        command[:-1], capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "COLUMNS": "200"}
+    ).stdout
+    assert len(events) > 1
+    assert all(f"data/lake/events/{path}  is missing" in text for path in events)
+    assert text.count("its log, which still has the rows") == 1, "what is said of many files is said once"
     status, told = run("--yes")
     assert (status, told["done"], told["clean"]) == (0, True, True)
     assert verify(site.project.paths.lake).clean

@@ -1,6 +1,6 @@
 """`tailorbird lake repair`: what is damaged, what it can be made anew from, and doing it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,8 @@ from tailorbird.errors import LockedError
 if TYPE_CHECKING:
     from tailorbird.config import Project
     from tailorbird.lake.repair import Plan
+
+_SHOWN = 20  # files of which the same is said
 
 
 def repair(*, yes: bool = False, json: Json = False) -> None:
@@ -58,7 +60,7 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
         mends = [{"where": one.where, "what": one.what, "from": one.source} for one in plan.mends]
         print_json({"done": yes, "mends": mends, "beyond": [vars(one) for one in plan.beyond], "clean": clean and (yes or not mends)})
     else:
-        _tell(plan, yes, clean)
+        _tell(plan, project.root, yes, clean)
     raise SystemExit(1 if plan.beyond or not clean or (plan.mends and not yes) else 0)
 
 
@@ -77,16 +79,35 @@ def _router(project: "Project", folder: Path) -> Iterator[Callable[[], None]]:
         yield route
 
 
-def _tell(plan: "Plan", yes: bool, clean: bool) -> None:
+def _print_grouped(files: Iterable[tuple[str, Sequence[str], Sequence[str]]]) -> None:
+    """A table for all files of which the same is said: what that is, the columns, and the row of each."""
+    groups: dict[tuple[str, Sequence[str]], list[Sequence[str]]] = {}
+    for said, columns, row in files:
+        groups.setdefault((said, columns), []).append(row)
+    for (said, columns), rows in groups.items():
+        print_table(said, columns, rows[:_SHOWN])
+        if len(rows) > _SHOWN:
+            console().print(f"… and {len(rows) - _SHOWN:,} more; --json names all")
+
+
+def _below(where: str, root: Path) -> str:
+    """A file by its place in the project."""
+    return where.removeprefix(f"{root}/")
+
+
+def _tell(plan: "Plan", root: Path, yes: bool, clean: bool) -> None:
     out = console()
     if not plan.mends and not plan.beyond:
         out.print("Nothing is damaged.")
         return
-    if plan.mends:
-        title = "Mended" if yes else "Can be mended"
-        print_table(title, ["file", "what", "from"], [(one.where, one.what, one.source) for one in plan.mends])
-    if plan.beyond:
-        print_table("Cannot be mended", ["file", "what", "lost"], [(one.where, one.what, one.lost) for one in plan.beyond])
+    begin = "Mended" if yes else "Can be mended"
+    _print_grouped((f"{begin}: {one.source}", ("file", "what"), (_below(one.where, root), one.what)) for one in plan.mends)
+    _print_grouped(
+        (f"Cannot be mended. {one.kept}", ("file", "what", "lost"), (_below(one.where, root), one.what, one.lost))
+        if one.kept
+        else (f"Cannot be mended; lost: {one.lost}", ("file", "what"), (_below(one.where, root), one.what))
+        for one in plan.beyond
+    )
     if not yes:
         out.print(f"Nothing was changed. {this_command()} lake repair --yes does it; more may show once this is mended.")
     elif clean:

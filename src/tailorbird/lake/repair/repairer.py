@@ -7,16 +7,14 @@ damage: the ledger is mended before what it tells of is looked at, so there may 
     ledger, manifest       a flipped bit in a line, turned back; last commits by the tables themselves, at the role's start
     positions.json         ledger, manifest and tables
     rows in no table       see `repair.unaccounted`
-    archived file          a flipped bit; the raw log, where it still has the rows
     tables                 see `repair.tables`
-    raw and answer logs    see `repair.logs`
+    archive and logs       see `repair.received`
 """
 
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from tailorbird.errors import DamageError, TailorbirdError, UsageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import ORIGIN as ARCHIVE_ORIGIN
-from tailorbird.lake.archive import Archive, Archived, packed
+from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.chained import ChainedFile
 from tailorbird.lake.damage import file_fault
 from tailorbird.lake.delta import DurableTable, checkpoint_path, commit_path
@@ -35,44 +33,16 @@ from tailorbird.lake.lease import hold
 from tailorbird.lake.ledger import ORIGIN as LEDGER_ORIGIN
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.positions import Positions, beyond_logs, load_positions, no_ledger, positions_lost, store_positions
-from tailorbird.lake.repair import logs, tables, unaccounted
-from tailorbird.lake.repair.bits import chain_turned_back, turned_back
+from tailorbird.lake.repair import received, tables, unaccounted
+from tailorbird.lake.repair.bits import chain_turned_back
+from tailorbird.lake.repair.plan import Beyond, Mend, Plan, put_aside, put_back
 from tailorbird.lake.repair.rows import RouteAgain, route_archive
 from tailorbird.lake.role import LakeRole
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.verify import accounts, ends_of, lost_before
-from tailorbird.lock import FileLock
-from tailorbird.places import Place
-from tailorbird.stream import Stored, Stream, answer_logs, open_reader, raw_addresses, raw_logs, routed_path
+from tailorbird.stream import Stream
 
 _ROUNDS_MAX = 5
-
-
-@dataclass(frozen=True)
-class Mend:
-    """A damaged file that can be had again."""
-
-    where: str
-    what: str
-    source: str
-    apply: Callable[[], None] = field(compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Beyond:
-    """A damaged file that cannot be had again, and what is lost with it."""
-
-    where: str
-    what: str
-    lost: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What would be done now. After that more may show, see `Repairer.run`."""
-
-    mends: list[Mend] = field(default_factory=list)
-    beyond: list[Beyond] = field(default_factory=list)
 
 
 class Repairer:
@@ -148,20 +118,10 @@ class Repairer:
             lost = "their bodies as they were received, and what nobody had routed of them"
             plan.beyond.append(Beyond(str(archive.path / partition), lost_before(first, end), lost))
         for file in archive.files:
-            self._archived(archive, file, plan)
+            received.archived_file(self._lake, self._stream, file, plan)
         if isinstance(self._stream, Path):
-            self._logs(self._stream, archive, positions, plan)
+            received.logs_of(self._lake, self._stream, archive, positions, plan)
         return plan
-
-    def _put_aside(self, path: Place) -> None:
-        durable.move_aside(path, self._lake / "set-aside" / path.parent.name)
-
-    def _put(self, path: Place, data: bytes) -> None:
-        if path.exists():
-            self._put_aside(path)
-        durable.make_folder(path.parent)
-        durable.write_new(path, data)
-        durable.sync_folder(path.parent)
 
     def _chained(self, name: str, origin: str, plan: Plan) -> None:
         path = self._lake / name
@@ -175,7 +135,9 @@ class Repairer:
                 return
             data, lines = found
             where = f"{path}:{', '.join(str(line + 1) for line in lines)}"
-            plan.mends.append(Mend(where, "does not match its checksum", "a flipped bit, turned back", partial(self._put, path, data)))
+            plan.mends.append(
+                Mend(where, "does not match its checksum", "a flipped bit, turned back", partial(put_back, self._lake, path, data))
+            )
 
     def _positions(self, ledger: Ledger, archive: Archive, plan: Plan) -> Positions | None:
         try:
@@ -253,13 +215,13 @@ class Repairer:
                 continue
             found = tables.data_file(sources, table, file)
             if found is None or (found.rows is not None and not log_whole):
-                plan.beyond.append(Beyond(str(folder / file.path), fault, _lost_rows(table, file)))
+                plan.beyond.append(Beyond(str(folder / file.path), fault, *_lost_rows(table, file)))
             else:
                 plan.mends.append(Mend(str(folder / file.path), fault, found.source, partial(self._put_file, table, file, found)))
         self._checkpoints(ledger, table, plan)
 
     def _put_commit(self, table: str, line: Line, found: tables.Found) -> None:
-        self._put(commit_path(self._lake / table, line.version), found.data)
+        put_back(self._lake, commit_path(self._lake / table, line.version), found.data)
         sha256 = hashlib.sha256(found.data).hexdigest()
         if sha256 != line.commit_sha256:
             ledger = Ledger(self._lake / "ledger.jsonl", writer=True)
@@ -268,7 +230,7 @@ class Repairer:
     def _put_file(self, table: str, file: File, found: tables.Found) -> None:
         path = self._lake / table / file.path
         if found.rows is None:
-            self._put(path, found.data)
+            put_back(self._lake, path, found.data)
             return
         ledger = Ledger(self._lake / "ledger.jsonl", writer=True)
         DurableTable(self._lake / table, TABLES[table], ledger, self._clock).replace(file, found.rows)
@@ -285,7 +247,7 @@ class Repairer:
                 whole.append(version)
             elif path.exists():
                 source = "nothing needs it: the commit files hold everything"
-                plan.mends.append(Mend(str(path), fault, source, partial(self._put_aside, path)))
+                plan.mends.append(Mend(str(path), fault, source, partial(put_aside, self._lake, path)))
         if begin and max(whole, default=-1) < begin:
             data, where = tables.checkpoint(self._lake, ledger, table), checkpoint_path(folder, begin)
             plan.mends[:] = [mend for mend in plan.mends if mend.where != str(where)]
@@ -297,7 +259,7 @@ class Repairer:
 
     def _put_checkpoint(self, table: str, version: int, data: bytes) -> None:
         path = checkpoint_path(self._lake / table, version)
-        self._put(path, data)
+        put_back(self._lake, path, data)
         ledger = Ledger(self._lake / "ledger.jsonl", writer=True)
         file = File(path.name, len(data), hashlib.sha256(data).hexdigest())
         ledger.append("checkpoint", table, version, files=[file], written_at=self._clock.now())
@@ -332,41 +294,6 @@ class Repairer:
             if table in rows:
                 DurableTable(self._lake / table, TABLES[table], ledger, self._clock).restore(rows[table], "routed")
 
-    def _archived(self, archive: Archive, file: Archived, plan: Plan) -> None:
-        path = self._lake / "archive" / file.file
-        fault = file_fault(path, file)
-        if fault is None:
-            return
-        data = self._from_raw(file)
-        source = "the raw log, which still has the rows"
-        if data is None and path.is_file() and path.stat().st_size == file.size:
-            data, source = turned_back(path.read_bytes(), file.sha256), "a flipped bit, turned back"
-        if data is None:
-            rows = f"rows {file.first:,} to {file.end - 1:,} of {file.partition}"
-            lost = f"the bodies of {rows} as they were received; what was made of them stands in the tables, as far as these are whole"
-            plan.beyond.append(Beyond(str(path), fault, lost))
-            return
-        plan.mends.append(Mend(str(path), fault, source, partial(self._put, path, data)))
-
-    def _from_raw(self, file: Archived) -> bytes | None:
-        address = raw_addresses(self._stream).get(file.partition)
-        if address is None:
-            return None
-        try:
-            with open_reader(address) as reader:
-                blocks: list[Stored] = []
-                at = file.first
-                while at < file.end:
-                    more = [stored for stored in reader.read(at) if stored.end <= file.end]
-                    if not more:
-                        break
-                    blocks += more
-                    at = more[-1].end
-        except TailorbirdError:
-            return None
-        data = packed(blocks) if blocks else b""
-        return data if hashlib.sha256(data).hexdigest() == file.sha256 else None
-
     def _routed_again(self, archive: Archive, ledger: Ledger) -> Iterator[Path]:
         """Folders with the archive routed anew, which are thrown away; none where that cannot be."""
         assert self._scratch is not None
@@ -382,64 +309,15 @@ class Repairer:
             if self._routed[name]:
                 yield folder
 
-    def _logs(self, stream: Path, archive: Archive, positions: Positions, plan: Plan) -> None:
-        for producer, path in raw_logs(stream).items():
-            archived = [file for file in archive.files if file.partition == producer]
-            needed = min(archive.positions().get(producer, 0), positions.routed.get(producer, 0))
-            copies = partial(_blocks_of, archive, [file for file in archived if file.end > needed])
-            lost = "events that were acknowledged and are nowhere else"
-            self._log(path, producer, copies, needed, archive.positions().get(producer, 0), lost, plan)
-        for producer, path in answer_logs(stream).items():
-            needed = positions.tables.get("answers", {}).get(path.stem, 0)
-            self._log(path, producer, list, needed, needed, "the features that answers were given by", plan)
-        path = routed_path(stream)
-        if path.exists() and (fault := logs.log_fault(path)) is not None:
-            reached = min((logs_[log] for logs_ in positions.tables.values() for log in logs_ if log == "routed"), default=0)
-            lost = (
-                f"what was routed before {reached:,} is in the lake, what came behind is still in the raw logs; but what the router knows "
-                "of events, people and answers of the last days stands in this file alone: restore it from a copy"
-            )
-            plan.beyond.append(Beyond(str(path), fault, lost))
-
-    def _log(
-        self, path: Path, producer: str, elsewhere: Callable[[], list[Stored]], needed: int, end: int, lost: str, plan: Plan
-    ) -> None:  # fmt: skip
-        fault = logs.log_fault(path)
-        if fault is None:
-            return
-        found = logs.salvage(path, elsewhere, needed, end)
-        if found.lost:
-            plan.beyond.append(Beyond(str(path), fault, f"{logs.spans(found.lost)}: {lost}"))
-            return
-        source = "archive and tables, and the blocks behind them that are whole" if found.blocks else "nobody needs what it held"
-        plan.mends.append(Mend(str(path), fault, source, partial(self._put_log, path, producer, found)))
-
-    def _put_log(self, path: Path, producer: str, found: logs.Salvage) -> None:
-        lock = FileLock(path)
-        try:
-            logs.write_anew(path, producer, found, self._lake / "set-aside" / "stream")
-        finally:
-            lock.release()
-
 
 def _done() -> None:
     """The rows of another raw log came with those before."""
 
 
-def _blocks_of(archive: Archive, files: list[Archived]) -> list[Stored]:
-    blocks: list[Stored] = []
-    for file in files:
-        try:
-            blocks += archive.read(file)
-        except DamageError:
-            continue  # the log may have them
-    return blocks
-
-
-def _lost_rows(table: str, file: File) -> str:
+def _lost_rows(table: str, file: File) -> tuple[str, str]:
+    """What of a table is lost with a file, and what of these rows is elsewhere."""
     day = file.path.rpartition("/")[0].partition("=")[2]
     of = f" of {day}" if day else ""
     if table == "answers":
-        return f"{file.rows:,} answers' features; that they were given, and what they showed, is in events"
-    kept = " Their bodies as received are in the archive." if table in ("events", "quarantine") else ""
-    return f"{file.rows:,} rows of {table}{of}.{kept}"
+        return f"the features of {file.rows:,} answers", "That they were given, and what they showed, is in events."
+    return f"{file.rows:,} rows of {table}{of}", "Their bodies as received are in the archive." if table in ("events", "quarantine") else ""

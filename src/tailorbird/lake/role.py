@@ -6,11 +6,11 @@
     ledger        ─► commits
 
 Each table's commit carries its own position, so each can be repeated alone: after a crash anywhere a table goes on from
-its own last commit. Its loop as a process is `lake.loop`. Reading the lake is `lake.lake`; checking it from outside, `lake.verify`; what an
-erasure writes anew, `lake.rewriting`.
+its own last commit. What it reads of the logs is `lake.feeds`, its loop as a process `lake.loop`. Reading the lake is `lake.lake`; checking
+it from outside, `lake.verify`; what an erasure writes anew, `lake.rewriting`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +18,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from tailorbird import faults
-from tailorbird.errors import DamageError, NotReadyError, StorageError
+from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
 from tailorbird.lake.check import Finding, check_table
 from tailorbird.lake.delta import DurableTable, create_table, read_back
+from tailorbird.lake.feeds import ROUTED, Feeds, read_some
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.lease import hold
 from tailorbird.lake.ledger import Ledger
@@ -32,13 +33,11 @@ from tailorbird.lake.rewriting import Rewriting
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.vacuum import KEEP_US, Vacuumed
 from tailorbird.places import ObjectPath, Place
-from tailorbird.stream import PAST, Address, LogReader, Stored, Stream, answers_addresses, open_reader, raw_addresses, routed_address
+from tailorbird.stream import PAST, Address, LogReader, Stream
 from tailorbird.stream.released import FILE
 
 ROWS_MAX = 250_000  # of a commit: some 200 MB in memory
 
-_ROUTED = "routed"
-_BATCH_BYTES = 256 << 20
 _MIRROR_LINES = 50  # of the ledger that make a commit of `commits`; a commit for each would double the small files
 
 
@@ -85,7 +84,7 @@ class LakeRole:
         self._clock = clock
         self._keep_us, self._sort = keep_us, sort
         self._failed = ""
-        self._readers: dict[Address, LogReader] = {}
+        self._feeds = Feeds(stream)
         durable.make_folder(self._path)
         self._lock = hold(self._path / "ledger.jsonl", clock)
         try:
@@ -111,7 +110,7 @@ class LakeRole:
         for name, spec in TABLES.items():
             found = check_table(
                 self._path / name, spec, self._ledger, self._path / "set-aside", self._clock,
-                may_replay=self._holds, keep_us=self._keep_us,
+                may_replay=self._feeds.hold, keep_us=self._keep_us,
             )  # fmt: skip
             if any(finding.what == "withdrawn" for finding in found):
                 self._forget(name)
@@ -123,17 +122,6 @@ class LakeRole:
         for log in self._positions.tables.pop(table, {}):
             self._positions.safe.pop(log, None)
         store_positions(self._path, self._positions)
-
-    def _holds(self, positions: dict[str, int]) -> bool:
-        """Whether the logs still have the rows from these positions on."""
-        for log, position in positions.items():
-            if log == "ledger":
-                continue
-            named = {path.stem: path for path in (*raw_addresses(self._stream).values(), *answers_addresses(self._stream).values())}
-            path = named.get(log) if log != _ROUTED else routed_address(self._stream)
-            if path is None or not self._made({log: path}) or self._log(path).start() > max(position, 1):
-                return False
-        return True
 
     def _open_table(self, name: str) -> DurableTable:
         path, spec = self._path / name, TABLES[name]
@@ -152,7 +140,7 @@ class LakeRole:
             rows: dict[str, int] = {}
             archived = self._archive_raw(flush)
             self._take_routed(rows_max, rows)
-            for producer, path in self._made(answers_addresses(self._stream)).items():
+            for producer, path in self._feeds.answers.items():
                 self._take_answers(producer, path, rows_max, rows)
             self._mirror_ledger(rows, _MIRROR_LINES if not flush else 1)
             if rows or archived or self._moved:
@@ -226,23 +214,20 @@ class LakeRole:
     def pending(self) -> int:
         """Rows of the routed and answer logs that are not yet in the tables."""
         waiting = 0
-        for path in self._made(self._routed).values():
-            end = self._log(path).end()
-            waiting += max(0, end - min(self._position(name, self._log(path), _ROUTED) for name in etl.ROUTED_TABLES))
-        for path in self._made(answers_addresses(self._stream)).values():
-            waiting += max(0, self._log(path).end() - self._position("answers", self._log(path), path.stem))
+        for path in self._feeds.routed.values():
+            end = self._feeds.reader(path).end()
+            waiting += max(0, end - min(self._position(name, self._feeds.reader(path), ROUTED) for name in etl.ROUTED_TABLES))
+        for path in self._feeds.answers.values():
+            waiting += max(0, self._feeds.reader(path).end() - self._position("answers", self._feeds.reader(path), path.stem))
         return waiting
 
     def changed(self) -> bool:
         """Whether any log may have more than at the last call; cheap enough to poll."""
-        logs = (self._made(found) for found in (raw_addresses(self._stream), answers_addresses(self._stream), self._routed))
-        return sum(self._log(path).changed() for found in logs for path in found.values()) > 0  # not any(…): each must be asked
+        return self._feeds.changed()
 
     def close(self) -> None:
         """Let go of logs and lock; harmless when already closed."""
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()
+        self._feeds.close()
         self._lock.release()
 
     def __enter__(self) -> "LakeRole":
@@ -250,26 +235,6 @@ class LakeRole:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def _routed(self) -> dict[str, Address]:
-        return {_ROUTED: routed_address(self._stream)}
-
-    def _made(self, logs: Mapping[str, Address]) -> dict[str, Address]:
-        """Those of the logs that are there; one whose writer is just making it comes with the next step."""
-        found: dict[str, Address] = {}
-        for name, path in logs.items():
-            try:
-                self._log(path)
-            except NotReadyError:
-                continue
-            found[name] = path
-        return found
-
-    def _log(self, path: Address) -> LogReader:
-        if path not in self._readers:
-            self._readers[path] = open_reader(path)
-        return self._readers[path]
 
     def _position(self, table: str, reader: LogReader, log: str) -> int:
         """From where a table has to be fed."""
@@ -295,8 +260,8 @@ class LakeRole:
 
     def _archive_raw(self, flush: bool) -> int:
         archived = 0
-        for path in self._made(raw_addresses(self._stream)).values():
-            reader = self._log(path)
+        for path in self._feeds.raw.values():
+            reader = self._feeds.reader(path)
             archived += self._archive.take(reader, flush=flush, archived=self._positions.archive.get(path.stem, 0))
             end = self._archive.positions().get(reader.partition)
             if end is not None and self._positions.archive.get(path.stem) != end:
@@ -305,14 +270,14 @@ class LakeRole:
         return archived
 
     def _take_routed(self, rows_max: int, rows: dict[str, int]) -> None:
-        if not self._made(self._routed):
+        if not (found := self._feeds.routed):
             return
-        reader = self._log(routed_address(self._stream))
-        starts = {name: self._position(name, reader, _ROUTED) for name in etl.ROUTED_TABLES}
+        reader = self._feeds.reader(found[ROUTED])
+        starts = {name: self._position(name, reader, ROUTED) for name in etl.ROUTED_TABLES}
         # From where the file of positions is: a crash may have come between the commits and it. What a table has is not appended again.
         known = self._positions.tables
-        told = [known[name].get(_ROUTED, start) if name in known else start if known else 0 for name, start in starts.items()]
-        blocks = _read(reader, max(reader.start(), min(told)), rows_max)
+        told = [known[name].get(ROUTED, start) if name in known else start if known else 0 for name, start in starts.items()]
+        blocks = read_some(reader, max(reader.start(), min(told)), rows_max)
         if not blocks:
             return
         end = blocks[-1].end
@@ -321,12 +286,12 @@ class LakeRole:
         events, repeats = etl.split_repeats(arrived["events"], self._known)
         duplicates = [etl.routed_rows(new["duplicates"], "duplicates"), etl.as_duplicates(etl.behind(repeats, starts["duplicates"]))]
         # Before the events that carry their versions, so that whoever finds an event finds its profiles.
-        self._append("users", etl.profiles(etl.behind(events, starts["users"]), "user"), _ROUTED, end, rows)
-        self._append("items", etl.profiles(etl.behind(events, starts["items"]), "item"), _ROUTED, end, rows)
-        self._append("events", etl.with_day(etl.behind(events, starts["events"])), _ROUTED, end, rows)
+        self._append("users", etl.profiles(etl.behind(events, starts["users"]), "user"), ROUTED, end, rows)
+        self._append("items", etl.profiles(etl.behind(events, starts["items"]), "item"), ROUTED, end, rows)
+        self._append("events", etl.with_day(etl.behind(events, starts["events"])), ROUTED, end, rows)
         faults.at("lake.between_tables")
-        self._append("quarantine", etl.routed_rows(new["quarantine"], "quarantine"), _ROUTED, end, rows)
-        self._append("duplicates", pa.concat_tables(duplicates), _ROUTED, end, rows)
+        self._append("quarantine", etl.routed_rows(new["quarantine"], "quarantine"), ROUTED, end, rows)
+        self._append("duplicates", pa.concat_tables(duplicates), ROUTED, end, rows)
         ends = etl.raw_ends(*arrived.values())
         if not isinstance(self._stream, Path) and self._stream.count > 1:  # of a log that several routers share, rows do not tell
             ends = {name: end for name, end in ends.items() if name not in PAST} | etl.taken_by_all(blocks, self._positions.taken)
@@ -337,9 +302,9 @@ class LakeRole:
         return self._reader.rows_of_days(days, p, list(etl.KEY_COLUMNS))
 
     def _take_answers(self, producer: str, path: Address, rows_max: int, rows: dict[str, int]) -> None:
-        reader = self._log(path)
+        reader = self._feeds.reader(path)
         position = self._position("answers", reader, path.stem)
-        blocks = _read(reader, position, rows_max)
+        blocks = read_some(reader, position, rows_max)
         if blocks:
             self._append("answers", etl.answer_rows(blocks, producer), path.stem, blocks[-1].end, rows)
         elif position > max(reader.start(), self._positions.tables.get("answers", {}).get(path.stem, 0)):
@@ -376,7 +341,7 @@ class LakeRole:
         self._verified = len(lines)
         safe = dict(self._positions.archive)
         for log in {log for logs in self._positions.tables.values() for log in logs}:
-            tables = ["answers"] if log != _ROUTED else list(etl.ROUTED_TABLES)
+            tables = ["answers"] if log != ROUTED else list(etl.ROUTED_TABLES)
             safe[log] = min(self._positions.tables.get(table, {}).get(log, 0) for table in tables)
         self._positions.safe = safe
         self._positions.ledger = len(lines)
@@ -384,20 +349,3 @@ class LakeRole:
         store_positions(self._path, self._positions)
         self._moved = False
         faults.at("lake.after_positions")
-
-
-def _read(reader: LogReader, start: int, rows_max: int) -> list[Stored]:
-    blocks: list[Stored] = []
-    rows = size = 0
-    while rows < rows_max and size < _BATCH_BYTES:
-        more = reader.read(start)
-        if not more:
-            break
-        for stored in more:
-            if rows >= rows_max:
-                return blocks
-            blocks.append(stored)
-            rows += stored.block.rows
-            size += len(stored.block.payload)
-        start = more[-1].end
-    return blocks

@@ -52,10 +52,12 @@ def test_retries_imports_and_replays_bring_nothing_back(erased: tuple[Site, Path
     with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
         sent = [{**event, "ts": event.get("ts", CLOCK.now() - HOUR)} for user in site.users for event in present(user)]
         without_time = [event for user in site.users for event in present(user) if "ts" not in event and event["type"] != "user"]
-        decisions = door.submit(json.dumps(sent).encode())
-        decisions += door.submit(json.dumps(without_time).encode())
-        decisions += door.submit(b"\n".join(refused(user) for user in site.users), "ndjson")
-        assert {decision.code for decision in decisions} <= {"erased"}
+        bodies = [(json.dumps(sent).encode(), "json"), (json.dumps(without_time).encode(), "json")]
+        bodies.append((b"\n".join(refused(user) for user in site.users), "ndjson"))
+        told = [door.submit(*body) for body in bodies]
+        assert set(door.figures().refused) == {"erased"}, "which only the operator is told"
+    with Door(tmp_path / "elsewhere", "serve-1", project.plan, CLOCK) as door:
+        assert told == [door.submit(*body) for body in bodies], "nobody can ask whether somebody was erased"
     history = tmp_path / "old.jsonl"
     history.write_text("\n".join(json.dumps(event) for event in past([*site.users, "other-user-900"])))
     report = import_files(project.paths.stream, "tailorbird", history, plan=project.plan, clock=CLOCK, stopped=project.stopped())

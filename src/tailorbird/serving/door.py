@@ -120,7 +120,8 @@ class Door:
 
         `format_` says from which other format an adapter made the lines; `admit` may refuse the whole, see `decisions.decide`.
 
-        Refused events are appended as well: the router finds them by the same check and keeps them in quarantine.
+        Refused events are appended as well: the router finds them by the same check and keeps them in quarantine. Of a row that is kept
+        out since somebody was erased the decision is that of anybody's: whoever may send events could else ask who was.
 
         Raises:
             BusyError: the queue is full. DiskFullError: the disk almost is. ClosedError: the log cannot be written. Nothing of it was
@@ -212,8 +213,9 @@ class Door:
         if self._pseudonyms is not None:
             body = self._pseudonyms.body(body, encoding, foreign=bool(format_), types=self._plan.event_types)
         receipt = Receipt(self._clock.now(), source, encoding, format_)
-        body = self._stopped.without(body, receipt, self._plan)
-        decisions = decide(body, receipt, self._contract, admit)
+        sent, body = body, self._stopped.without(body, receipt, self._plan)
+        told = decide(sent, receipt, self._contract, admit)
+        decisions = told if body is sent else decide(body, receipt, self._contract)
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
         with self._changed:
@@ -222,13 +224,14 @@ class Door:
                 # Another thread came in between. Within a partition received_at never goes back, and the router
                 # decides by the stored receipt, so the decision is made again by that one.
                 receipt = Receipt(self._stamp(), source, encoding, format_)
-                decisions = decide(body, receipt, self._contract)
+                told = decide(sent, receipt, self._contract)
+                decisions = told if body is sent else decide(body, receipt, self._contract)
             self._newest_received = receipt.received_at
             self._queue.append(_Entry(Block("body", len(decisions), body, _RECEIPT.encode(receipt)), decisions, done))
             self._queue_bytes += len(body)
             self._events_waiting += 1
             self._changed.notify_all()
-        return decisions, done
+        return told, done
 
     def _refuse_if_full(self, size: int) -> None:
         if self._closing:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 from tests.faults.chaos.site import CLOCK, Site, make_site, submit
+from tests.lake.conftest import Site as Logs
 
 from tailorbird.cli.lake_repair import _router
 from tailorbird.cli.roles import Roles
 from tailorbird.config import open_project
 from tailorbird.config.schemas import released
-from tailorbird.errors import DamageError, LockedError, TailorbirdError
+from tailorbird.errors import DamageError, LockedError, NotReadyError, TailorbirdError
 from tailorbird.lake import Lake, LakeRole, delta, verify
 from tailorbird.lake.idle import prune_idle
 from tailorbird.lake.ledger import Ledger
@@ -202,6 +203,70 @@ def test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy(bas
     assert done.mends, what
     assert verify(project.paths.lake).clean, what
     assert _content(project) == before, what
+
+
+def _newest_files(lake: Path, table: str) -> list[Path]:
+    """The data files of the last commit that brought rows into a table."""
+    lines = Ledger(lake / "ledger.jsonl").commits(table)
+    newest = max(version for version, line in lines.items() if line.positions and line.files and not line.removed)
+    return [lake / table / file.path for file in lines[newest].files]
+
+
+@pytest.mark.parametrize("table", ["", "events", "quarantine", "duplicates", "users"])
+def test_a_ledger_is_written_anew_and_a_file_that_is_lost_with_it_comes_back(base, table: str, tmp_path: Path) -> None:
+    _, whole = base
+    shutil.copytree(whole, tmp_path / "site")
+    site = Site(tmp_path / "site")
+    project = site.project
+    before, lake = _content(project), project.paths.lake
+    lost = _newest_files(lake, table) if table else []
+    (lake / "ledger.jsonl").unlink()
+    for path in lost:
+        path.unlink()
+    if table == "users":
+        _flip(lake / "positions.json", random.Random(7))
+    with pytest.raises(NotReadyError, match="lake repair"):
+        verify(lake)
+    assert [Path(mend.where).name for mend in _repairer(project).plan().mends] == ["ledger.jsonl"]
+    done = _repairer(project).run()
+    assert not done.beyond, done.beyond
+    assert {Path(mend.where) for mend in done.mends} - {lake / "positions.json"} == {lake / "ledger.jsonl", *lost}
+    assert _content(project) == before
+    with site.door() as door:
+        assert submit(door, 4, 0)["acked"]
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    report = verify(lake, stream=project.stream, deep=True)
+    assert report.clean, report
+
+
+def test_of_a_commit_of_several_days_the_rows_of_the_lost_day_come_back(tmp_path: Path) -> None:
+    logs = Logs(tmp_path / "stream")
+    logs.add(3)
+    lake = tmp_path / "lake"
+    with LakeRole(logs.stream, lake, clock=CLOCK) as role:
+        role.drain()
+    logs.close()
+    before = sorted(Lake(lake).events(["event_id"])["event_id"].to_pylist())
+    days = sorted((lake / "events").glob("day=*/*.parquet"))
+    assert len(days) > 1
+    (lake / "ledger.jsonl").unlink()
+    days[0].unlink()
+    done = Repairer(logs.stream, lake, clock=CLOCK, route_again=lambda folder: pytest.fail("its log has the rows")).run()
+    assert not done.beyond
+    assert sorted(Lake(lake).events(["event_id"])["event_id"].to_pylist()) == before
+
+
+def test_a_ledger_of_a_table_whose_log_is_not_whole_is_not_made_up(base, tmp_path: Path) -> None:
+    _, whole = base
+    shutil.copytree(whole, tmp_path / "site")
+    project = Site(tmp_path / "site").project
+    lake = project.paths.lake
+    (lake / "ledger.jsonl").unlink()
+    sorted((lake / "events/_delta_log").glob("*.json"))[-2].unlink()
+    (told,) = _repairer(project).run().beyond
+    assert "the log of table events is not whole" in told.lost
+    assert not (lake / "ledger.jsonl").exists()
 
 
 def _moved(project, position: int) -> None:

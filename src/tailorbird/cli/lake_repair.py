@@ -20,12 +20,14 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
     """Mend what `lake verify` finds damaged in lake, archive and logs, from what is whole. Without --yes it only says what it would do.
 
     A flipped bit in a small file or in a line of ledger and manifest is turned back. A file of the archive comes from the raw log while
-    that still has the rows; a data file of a table from the files that were put together in it, from its log, from other tables, or from
-    the archive, routed again; a commit file and a checkpoint from the ledger; a raw log from the archive and what is whole in it; rows
-    that were routed and are in no table from the routed log, or from the archive, routed again. What comes back has the checksum that it
-    had, or is entered into the ledger as new; nothing is guessed. What cannot be had is named with what is lost, and left as it is.
-    Damaged files are kept in data/lake/set-aside: they are evidence, which nothing reads and nothing vouches for, so `lake verify` does
-    not look at them. Ends with status 1 if anything is left.
+    that still has the rows; a data file of a table from the files that were put together in it, from its log, from other tables, or
+    from the archive, routed again; a commit file and a checkpoint from the ledger; a raw log from the archive and what is whole in it;
+    rows that were routed and are in no table from the routed log, or from the archive, routed again. What comes back has the checksum
+    that it had, or is entered into the ledger as new; nothing is guessed. A ledger that is gone is written anew from the tables' own
+    logs, which know no checksums: run `lake verify --deep` then, which compares what the files hold with the archive; a file that is
+    gone as well comes back where its rows are elsewhere and make its size. What cannot be had is named with what is lost, and left as
+    it is. Damaged files are kept in data/lake/set-aside: they are evidence, which nothing reads and nothing vouches for, so `lake
+    verify` does not look at them. Ends with status 1 if anything is left.
 
     Stop `up` before --yes: it writes to the same files.
 

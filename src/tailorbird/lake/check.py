@@ -119,13 +119,13 @@ def _fault(path: Place, version: int, line: Line | None) -> str | None:
         return "is missing"
     data = file.read_bytes()
     if line is None:
-        return _torn(data, version)
+        return torn(data, version)
     if hashlib.sha256(data).hexdigest() == line.commit_sha256:
         return None
     return "is empty" if not data else "does not match the ledger's checksum"
 
 
-def _torn(data: bytes, version: int) -> str | None:
+def torn(data: bytes, version: int) -> str | None:
     """What is missing from a commit that the ledger does not know: it says itself how many files and rows it has."""
     if not data:
         return "is empty"

@@ -49,7 +49,7 @@ def no_ledger(lake: Place) -> NotReadyError:
     """What to say where the ledger is not there: that there is no lake yet, or that it was lost beside what it vouches for."""
     if not (lake / FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
         return NotReadyError("there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH")
-    fix = "restore it from a copy; else tailorbird up, whose lake role writes a new one from the tables' own logs where these are whole"
+    fix = "restore it from a copy; else tailorbird lake repair writes a new one from the tables' own logs, where these are whole"
     return NotReadyError("ledger.jsonl is missing, so nothing vouches for what is there", where=str(lake), fix=fix)
 
 

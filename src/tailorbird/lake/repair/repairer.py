@@ -4,6 +4,7 @@ A plan first, which changes nothing: for each damaged file where its content com
 the checksum that it had, or by a commit that says so; nothing is guessed. What is damaged is kept in `set-aside`. Damage hides other
 damage: the ledger is mended before what it tells of is looked at, so there may be several rounds.
 
+    ledger, where it is gone    see `repair.ledger_lost`
     ledger, manifest       a flipped bit in a line, turned back; last commits by the tables themselves, at the role's start
     positions.json         ledger, manifest and tables
     rows in no table       see `repair.unaccounted`
@@ -33,7 +34,7 @@ from tailorbird.lake.lease import hold
 from tailorbird.lake.ledger import ORIGIN as LEDGER_ORIGIN
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.positions import Positions, beyond_logs, load_positions, no_ledger, positions_lost, store_positions
-from tailorbird.lake.repair import received, tables, unaccounted
+from tailorbird.lake.repair import ledger_lost, received, tables, unaccounted
 from tailorbird.lake.repair.bits import chain_turned_back
 from tailorbird.lake.repair.plan import Beyond, Mend, Plan, put_aside, put_back
 from tailorbird.lake.repair.rows import RouteAgain, route_archive
@@ -52,7 +53,7 @@ class Repairer:
         route_again: a router on a folder of raw logs; the lake knows none.
     Raises:
         UsageError: the lake is in a bucket, whose objects have versions of their own.
-        NotReadyError: there is no lake, or no ledger any more.
+        NotReadyError: there is no lake, or neither a ledger nor a table any more.
     """
 
     def __init__(self, stream: Stream, lake: object, *, clock: Clock, route_again: RouteAgain) -> None:
@@ -60,7 +61,7 @@ class Repairer:
             raise UsageError(
                 "repairs lakes on a disk", where=str(lake), fix="objects are whole or not there: restore the bucket's earlier version"
             )
-        if not (lake / "ledger.jsonl").exists():
+        if not (lake / "ledger.jsonl").exists() and not ledger_lost.is_lost(lake):
             raise no_ledger(lake)
         self._stream, self._lake, self._clock, self._route_again = stream, lake, clock, route_again
         self._scratch: Path | None = None
@@ -101,6 +102,8 @@ class Repairer:
 
     def _plan(self) -> Plan:
         plan = Plan()
+        if not (self._lake / "ledger.jsonl").exists():
+            self._ledger_anew(plan)
         self._chained("ledger.jsonl", LEDGER_ORIGIN, plan)
         self._chained("archive/manifest.jsonl", ARCHIVE_ORIGIN, plan)
         if plan.mends or plan.beyond:
@@ -122,6 +125,16 @@ class Repairer:
         if isinstance(self._stream, Path):
             received.logs_of(self._lake, self._stream, archive, positions, plan)
         return plan
+
+    def _ledger_anew(self, plan: Plan) -> None:
+        where = str(self._lake / "ledger.jsonl")
+        try:
+            lines = ledger_lost.lines_anew(self._lake)
+        except (ValueError, KeyError, TailorbirdError) as error:
+            plan.beyond.append(Beyond(where, "is missing", f"{error}, so that nothing tells what the lines said: restore a copy"))
+            return
+        source = "the tables' own logs; lake verify --deep then compares what the files hold with the archive"
+        plan.mends.append(Mend(where, "is missing", source, partial(ledger_lost.write_anew, self._lake, lines, self._clock)))
 
     def _chained(self, name: str, origin: str, plan: Plan) -> None:
         path = self._lake / name

@@ -1,10 +1,11 @@
 """What answers of others logged stays comparable with the lake after an erasure, or is said not to be."""
 
+import json
 from pathlib import Path
 
 from tests.cli.kit import must
 from tests.privacy.kit import CLOCK
-from tests.privacy.test_people import click, sent
+from tests.privacy.test_people import click, merge, sent
 
 from tailorbird.cli.inprocess import InProcess
 from tailorbird.cli.roles import Roles
@@ -52,3 +53,33 @@ def test_answers_with_an_item_whose_category_is_erased_are_left_out_of_the_compa
     assert all(shown == said for shown, said in told)
     assert after.answers + after.skipped == 3
     must("-C", project.root, "features", "verify")
+
+
+def test_answers_of_whom_somebody_was_for_a_while_are_left_out_of_the_comparison(tmp_path: Path) -> None:
+    profile = {"category": "c", "price": 1.0, "stock": 9}
+    events = [{"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": profile} for n in range(1, 4)]
+    events += [click(f"c{n}", "other-1") for n in range(3)]
+    events += [merge("m1", "hanna-8", "ida-9"), click("e1", "hanna-8"), click("e2", "hanna-8"), click("e3", "ida-9")]
+    project = sent(tmp_path, events)
+    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+        parts = InProcess(project, CLOCK, door=door, seed=1)
+        for user in ("other-1", "ida-9", "hanna-8"):
+            parts.pipeline.answer(RecommendQuery(slot="home", user_id=user))
+        parts.close()
+        door.close()
+        roles.drain()
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+        door.submit(json.dumps(merge("m2", "hanna-8", "hanna-8")).encode())
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    lake = Lake(project.paths.lake)
+    before = parity(project.features, lake.table("events"), lake.table("answers"))
+    assert (before.answers, before.unequal) == (3, 0), before.examples
+    assert erase(project, ["hanna-8"], CLOCK).clean
+    lake = Lake(project.paths.lake)
+    answers = lake.table("answers")
+    told = ["erased" in (degraded or ()) for degraded in answers["degraded"].to_pylist()]
+    assert dict(zip(answers["person"].to_pylist(), told, strict=True)) == {"other-1": False, "ida-9": True}
+    after = parity(project.features, lake.table("events"), answers)
+    assert (after.answers, after.unequal) == (1, 0), after.examples
+    assert parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal > 0, "what is said is needed"

@@ -227,7 +227,7 @@ class FakeReader:
         self.commit = 7
 
     def read(self, request: ReadRequest, items: Sequence[str], item_keys: object = None) -> Rows:
-        person = request.person or f"anon:{request.anonymous_id}"
+        person = request.person or request.user_id or f"anon:{request.anonymous_id}"
         numbers = [float(item[1:]) if item[1:].isdecimal() else np.nan for item in items]
         events = self.recent.get(person, ())
         numeric = np.array([[1.0, float(len(events)), number] for number in numbers], np.float32).reshape(len(items), 3)

@@ -138,6 +138,36 @@ def test_an_anonymous_person_who_identified_is_the_user(loop):
     assert answer.items[0].explanation.features["user_clicks"] == 1
 
 
+@pytest.mark.parametrize(
+    ("who", "event", "asked"),
+    [
+        ("41", {"type_": "merge", "user_id": "41", "properties": {"merged_into": "42"}}, {"user_id": "41"}),
+        ("anon:a1", {"type_": "identify", "user_id": "42", "anonymous_id": "a1"}, {"anonymous_id": "a1"}),
+    ],
+)
+def test_who_asks_does_not_change_within_a_request(loop, monkeypatch, who, event, asked):
+    for _ in range(2):
+        loop.send("click", user_id="42", item_id="i7")
+    loop.settle()
+    ask = loop.reader.person
+
+    def meanwhile(request):
+        rows = ask(request)
+        loop.send(**event)
+        loop.settle()
+        return rows
+
+    monkeypatch.setattr(loop.reader, "person", meanwhile)
+    answer = loop.pipeline.answer(RecommendQuery(slot="home", explain=True, **asked))
+    assert answer.items[0].explanation.features["user_clicks"] == 0
+    monkeypatch.undo()
+    assert loop.pipeline.answer(RecommendQuery(slot="home", explain=True, **asked)).items[0].explanation.features["user_clicks"] == 2
+    loop.door.close()
+    with open_reader(answers_path(loop.folder / "stream", "serve-1")) as reader:
+        records = [record for stored in reader.read(0) for record in decode_answers(stored.block.payload)]
+    assert [record.person for record in records] == [who, "42"]
+
+
 def test_a_new_item_is_found_and_one_that_sold_out_disappears(loop):
     loop.settle()
     first = loop.pipeline.answer(RecommendQuery(slot="home", user_id="u1")).items[0].item_id

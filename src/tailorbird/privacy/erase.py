@@ -148,7 +148,7 @@ class _Erasure:
         self._fresh = Fresh(bytes.fromhex(self._journal.key), self._journal.salts)
         self._people, self._marks = self._journal.people, self._journal.marks
         self._needs = self._journal.needs or self._needed()
-        self._unlinked = Unlinked(self._marks, self._needs, self._fresh)
+        self._unlinked = Unlinked(self._people.users, self._marks, self._needs, self._fresh)
         self._mentions = Mentions(self._people.own_ids, self._known, self._unlinked.thing)
         self._step("stop list", self._stop)
         self._step("archive", self._archive)

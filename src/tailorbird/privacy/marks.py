@@ -44,7 +44,8 @@ class Marks(msgspec.Struct):
         repeats: where rows stand that repeat what they did on a device of several people, if it is by that device.
         common: by name, the texts that stay.
         own: ids and texts that were nobody else's: they must be nowhere in the end.
-        keyed_items, keyed_users: whose profiles lose an attribute by which features are keyed; `read`: or of which features are made.
+        keyed_items, keyed_users: whose profiles lose an attribute by which features are keyed, or who lose events; `read`: or of which
+            features are made.
         types: how many events of each type.
         first, last: when the first and the last of them was, microseconds; 0 without any.
     """
@@ -100,6 +101,8 @@ def find_marks(
     late = micros(mine["received_at"]) >= recent_from
     marks.recent = [event for event, one in zip(marks.events, late.tolist(), strict=True) if one]
     marks.places = places(mine)
+    others = mine.filter(pc.and_(pc.is_valid(mine["person"]), pc.invert(is_any(mine["person"], people.persons))))
+    marks.keyed_users = sorted({*marks.keyed_users, *others["person"].to_pylist()})  # who they were for a while by a merge
     marks.types = dict(Counter(mine["type"].to_pylist()))
     times = micros(mine["ts"])
     times = times[times > 0]

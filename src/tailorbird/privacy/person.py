@@ -1,13 +1,13 @@
 """Who a person is: a user id, the visitors that were identified as it, and which events are theirs.
 
-    asked "42"         user 42, every user that a `merge` made 42, and every anonymous id that an `identify` tied to one of them
+    asked "42"         user 42, every user who is one with it by a `merge`, and every anonymous id that an `identify` tied to one of them
     asked "anon:c7"    a visitor who never said who they are
 
 An event is a person's when the router decided so (`person`), or when it carries their user id. A device that several people
 were identified on is shared: what happened on it before anybody was identified goes with the first who is erased, since it may be
 theirs; what another person did on it stays theirs, their anonymous id included. A user who was merged into several, or back into
-itself, is not taken along with one of them: an account of guests, say. And whom somebody was merged into is another id than was asked
-for: it is told, not taken.
+itself, is not one with them: an account of guests, say. What it did while it was another is then its own, and the other's features change
+with it, which their answers say; whom it was merged into is told, not taken.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -100,17 +100,22 @@ def find_people(lake: Lake, kept: Iterable[str]) -> People:
     also = lake.table("events", columns, one_of("anonymous_id", ids) & ds.field("user_id").is_valid())
     shared = {id_ for id_, user in zip(*(also[name].to_pylist() for name in columns), strict=True) if user not in users}
     shared |= set(others["anonymous_id"].to_pylist())
+    if into:  # a visitor of somebody who was another for a while
+        persons = users | {f"{ANONYMOUS_PREFIX}{id_}" for id_ in ids}
+        whose = lake.table("events", ["anonymous_id", "person"], one_of("anonymous_id", ids) & ds.field("person").is_valid())
+        shared |= set(whose.filter(pc.invert(is_any(whose["person"], persons)))["anonymous_id"].to_pylist())
     return People(users, frozenset(ids - shared), frozenset(ids & shared), into)
 
 
 def _with_merged(lake: Lake, users: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
-    """The users with those who were merged into them and into nobody else; and whom some of all these were merged into besides."""
+    """The users with those who are one with them; and whom some of all these were merged into besides."""
     told = lake.table("events", ["user_id", "person"], ds.field("type") == "merge")
     into: dict[str, set[str]] = {}
     for former, user in zip(told["user_id"].to_pylist(), told["person"].to_pylist(), strict=True):
         into.setdefault(former, set()).add(user)
+    one = [{former, *all_} for former, all_ in into.items() if len(all_) == 1]
     found = set(users)
-    while more := {former for former, all_ in into.items() if former not in found and all_ <= found}:
+    while more := {user for pair in one if pair & found for user in pair - found}:
         found |= more
     return frozenset(found), frozenset(user for former in found for user in into.get(former, ())) - found
 

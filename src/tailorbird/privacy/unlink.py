@@ -5,14 +5,14 @@
     person                                                   a visitor of one request and what followed from it, or of one event
     device, country, page, referrer, query                   null, but for what `needs` and enough other people keep
     ts, sent_at as the client said them                      null: the time that was decided on stays
-    whom a user was merged into                              the fresh user itself: a merge that changes nothing
+    whom a user was merged into                              that user itself: from then on it is nobody else
     properties, profile                                      numbers and truths that `needs`; a user's profile is emptied
     type, ts, item, items, position, propensity, arm, numbers of columns, agent (person or bot)       stay
 
 A row that was refused, and whatever else cannot be read, is replaced whole by `contract.ERASED`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -31,7 +31,8 @@ Event = tuple[str, str, str]
 class Unlinked:
     """Makes the events of erased people those of nobody."""
 
-    def __init__(self, marks: Marks, needs: Needs, fresh: Fresh) -> None:
+    def __init__(self, users: Collection[str], marks: Marks, needs: Needs, fresh: Fresh) -> None:
+        self._users = frozenset(users)
         self.requests = frozenset(marks.requests)
         self._common = {name: frozenset(texts) for name, texts in marks.common.items()}
         self._needs, self._fresh = needs, fresh
@@ -50,7 +51,7 @@ class Unlinked:
         key = who_key(row["request_id"], event, self.requests)
         found["event_id"] = self._fresh.text("event", *event)
         found["request_id"] = self.request(row["request_id"])
-        found["user_id"], found["anonymous_id"] = self._who(row["type"], key)
+        found["user_id"], found["anonymous_id"] = self._who(row["type"], key, row["user_id"])
         found["person"] = found["user_id"] or f"{ANONYMOUS_PREFIX}{found['anonymous_id']}"
         found["properties"] = "{}" if row["type"] == "user" else self._numbers(row["properties"], "properties")
         if row["type"] == "merge":
@@ -71,7 +72,7 @@ class Unlinked:
         if event["type"] == "item":
             return found | {"properties": event.get("properties") or {}}
         found["event_id"] = self._fresh.text("event", *whose)
-        user_id, anonymous_id = self._who(event["type"], who_key(event.get("request_id"), whose, self.requests))
+        user_id, anonymous_id = self._who(event["type"], who_key(event.get("request_id"), whose, self.requests), event.get("user_id"))
         found |= {name: id_ for name, id_ in (("user_id", user_id), ("anonymous_id", anonymous_id)) if id_ is not None}
         found |= {} if (request := self.request(event.get("request_id"))) is None else {"request_id": request}
         found |= {} if (session := self._session(event.get("session_id"), whose)) is None else {"session_id": session}
@@ -100,8 +101,13 @@ class Unlinked:
         """In place of the id of an event that was a repeat."""
         return self._fresh.text("repeat", event_id, *map(str, place))
 
-    def _who(self, type_: str, key: tuple[str, ...]) -> tuple[str | None, str | None]:
-        """`user_id` and `anonymous_id`; only where the contract asks for a user is there one."""
+    def _who(self, type_: str, key: tuple[str, ...], was: str | None) -> tuple[str | None, str | None]:
+        """`user_id` and `anonymous_id`; only where the contract asks for a user is there one.
+
+        Somebody else who was merged into one of theirs stays who that is, and from then on is nobody but itself.
+        """
+        if type_ == "merge" and was not in self._users:
+            return was, None
         user = self._fresh.text("user", *key) if type_ in ("user", "identify", "merge") else None
         return user, None if type_ in ("user", "merge") else self._fresh.text("who", *key)
 

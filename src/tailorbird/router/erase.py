@@ -91,7 +91,8 @@ def forget(
     """As `erase`, of the tables alone, within a transaction."""
     repeats = _forget_repeats(connection, _prints(events))
     identities = _delete(connection, "identity", "user_id", users) + _delete(connection, "identity", "anonymous_id", visitors)
-    identities += _delete(connection, "merge", "user_id", users) + _delete(connection, "merge", "merged_into", users)
+    identities += _delete(connection, "merge", "user_id", users)
+    connection.executemany("UPDATE merge SET merged_into = user_id WHERE merged_into = ?", [(user,) for user in users])
     profiles = _delete(connection, "profile", "kind = 'user' AND id", users)
     answers = _forget_answers(connection, frozenset(requests))
     unsaid = _unsay(connection, "profile", ("kind", "id", "ts", "p"), mentions.rewritten) + unsay_items(connection, mentions)

@@ -11,6 +11,7 @@ What a query and an answer are stands in `serving.messages`, what a pipeline is 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -295,6 +296,8 @@ class Pipeline:
         if rows is None:
             return
         request.person = rows.person or request.person
+        if not request.recalled:  # who it is does not change within a request, whatever is merged or identified meanwhile
+            request.read = replace(request.read, person=rows.person, now=max(request.read.now, rows.t))
         names = list(rows.sequences)
         wanted = request.bundle.encoder.sequence if request.bundle is not None else ""
         if wanted in rows.sequences or names:

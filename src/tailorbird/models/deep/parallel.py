@@ -3,9 +3,10 @@
 Rows lie in files that all processes map; each computes its shards of a batch, all gather the gradients and add them in the order of
 the shards. Ranks other than 0 keep nothing; what is trained comes back by rank 0's checkpoint, from which a killed run goes on too.
 
-python -m tailorbird.models.deep.parallel JOB RANK      one of the processes, which `fit_parallel` starts
+The processes end with the one that started them (`member`), and all of them hold the lock of the folder: a run that begins again begins
+when the last of those that were left behind is gone.
 
-    JOB/job.json    what is asked for
+    job.json        what is asked for                 run.lock     held by whoever started the processes, and by each of them
     rows/, watched/     the rows of both parts        begin.npz    weights to begin with, where there are any
     progress        rows done and rows in all, as rank 0 last told them
 """
@@ -15,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tailorbird.errors import TailorbirdError, UsageError
+from tailorbird.errors import LockedError, TailorbirdError, UsageError
+from tailorbird.lock import take
 from tailorbird.models.deep.batches import Blocks, PartRows, write_blocks
 from tailorbird.models.deep.layout import Layout
 from tailorbird.models.deep.loop import Peers, Run
@@ -34,7 +37,8 @@ from tailorbird.models.deep.model import Deep, fit_deep
 from tailorbird.models.deep.parameters import settled
 
 POLL_S = 0.05
-JOB, ROWS, WATCHED, BEGIN, PROGRESS = "job.json", "rows", "watched", "begin.npz", "progress"
+LEAVE_S = 30.0  # within which the processes of a run that was killed have seen it, also while they load torch
+LOCK, JOB, ROWS, WATCHED, BEGIN, PROGRESS = "run.lock", "job.json", "rows", "watched", "begin.npz", "progress"
 
 Told = Callable[[int, int], None]
 
@@ -55,13 +59,10 @@ class Group(Peers):
 
     def __init__(self, rank: int, count: int, meeting: Path) -> None:
         self.rank, self.count = rank, count
-        self._parent = os.getppid()
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=count)
 
     def gather(self, flat: Tensor) -> list[Tensor]:
-        if os.getppid() != self._parent:
-            raise SystemExit("who started the training has gone")  # the next one writes where this one does
         found = [torch.empty_like(flat) for _ in range(self.count)]
         dist.all_gather(found, flat)
         return found
@@ -90,9 +91,42 @@ def fit_parallel(
 
     Raises:
         UsageError: the shards cannot be shared evenly, or there are GPUs, but fewer than processes.
+        LockedError: processes of another run are still in the folder.
         TailorbirdError: a process ended with an error; the others were ended too.
     """
     _refuse(settled(architecture, parameters).shards, processes)
+    job = Job(architecture, dict(parameters), layout, seed, processes, checkpoint_steps)
+    with _alone(folder) as lock:
+        _write(folder, job, rows, validation, begin)
+        if processes > 1:
+            _wait(_started(folder, processes, lock), folder, progress)
+        return _fit(job, folder, Peers())  # of several, it goes on from the checkpoint, in which nothing is left to do
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[int]:
+    """The lock of a folder, which those who inherit its descriptor hold too."""
+
+    def busy(holder: str) -> LockedError:
+        fix = f"wait until it ends; if process {holder} is gone, end those that were started with this folder (ps ax | grep deep.member)"
+        return LockedError(f"a training that process {holder} began is still at work here", where=str(folder), fix=fix)
+
+    until = time.monotonic() + LEAVE_S
+    while True:
+        try:
+            lock = take(folder / LOCK, busy)
+            break
+        except LockedError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(POLL_S)
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _write(folder: Path, job: Job, rows: Blocks, validation: Blocks, begin: Mapping[str, npt.NDArray] | None) -> None:
     for name, part in ((ROWS, rows), (WATCHED, validation)):
         shutil.rmtree(folder / name, ignore_errors=True)
         write_blocks(folder / name, part)
@@ -100,17 +134,16 @@ def fit_parallel(
         (folder / name).unlink(missing_ok=True)
     if begin is not None:
         np.savez(folder / BEGIN, **begin)  # type: ignore[arg-type]
-    job = Job(architecture, dict(parameters), layout, seed, processes, checkpoint_steps)
     (folder / JOB).write_bytes(msgspec.json.encode(job))
-    if processes == 1:
-        return _fit(job, folder, Peers())
-    command = [sys.executable, "-m", "tailorbird.models.deep.parallel", str(folder)]
-    started = [
-        subprocess.Popen([*command, str(rank)], stdout=subprocess.DEVNULL, stderr=(folder / f"{rank}.log").open("wb"))
-        for rank in range(processes)
-    ]
-    _wait(started, folder, progress)
-    return _fit(job, folder, Peers())  # goes on from the checkpoint, in which nothing is left to do
+
+
+def _started(folder: Path, processes: int, lock: int) -> list[subprocess.Popen[bytes]]:
+    started = []
+    for rank in range(processes):
+        command = [sys.executable, "-m", "tailorbird.models.deep.member", str(folder), str(rank), str(os.getpid())]
+        with (folder / f"{rank}.log").open("wb") as log:
+            started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, pass_fds=(lock,)))
+    return started
 
 
 def _refuse(shards: int, processes: int) -> None:
@@ -165,8 +198,8 @@ def _to_file(path: Path) -> Told:
     return told
 
 
-def main(folder: Path, rank: int) -> None:
-    """One of the processes."""
+def take_part(folder: Path, rank: int) -> None:
+    """What one of the processes does."""
     job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
@@ -175,7 +208,3 @@ def main(folder: Path, rank: int) -> None:
         _fit(job, folder, peers)
     finally:
         dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

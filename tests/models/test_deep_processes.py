@@ -1,0 +1,119 @@
+"""Processes that share a training: wherever the one that started them is killed, they go, and the run that begins again is alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
+
+from tests.models import train_in_processes  # noqa: E402
+from tests.models.deep import world  # noqa: E402
+from tests.models.test_deep_engine import same_bits  # noqa: E402
+from tests.models.train_in_processes import RUN  # noqa: E402
+
+from tailorbird.errors import LockedError  # noqa: E402
+from tailorbird.models.deep import parallel  # noqa: E402
+from tailorbird.models.deep.batches import write_parts  # noqa: E402
+from tailorbird.models.deep.checkpoint import FILE  # noqa: E402
+
+LONG_S = 240  # far more than anything here takes, on a machine that does much else
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    write_parts(tmp_path / "rows", [world(3_000), world(3_000, seed=2)], block_rows=700)
+    write_parts(tmp_path / "watched", [world(1_000, seed=1)])
+    return tmp_path
+
+
+@pytest.fixture
+def started(parts: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
+    """Who trains, and the two processes that it started, just now."""
+    parent = subprocess.Popen([sys.executable, "-m", "tests.models.train_in_processes", str(parts)], env=dict(os.environ))
+    children: list[int] = []
+    try:
+        wait_for(lambda: parent.poll() is not None or len(children_of(parent.pid)) == 2)
+        children = children_of(parent.pid)
+        assert len(children) == 2, "it has not ended"
+        yield parent, children
+    finally:
+        parent.kill()
+        parent.wait()
+        for pid in filter(alive, children):
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + LONG_S
+    while not what():
+        assert time.monotonic() < until, "it takes too long"
+        time.sleep(0.01)
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for each in filter(str.isdigit, os.listdir("/proc")):
+        if state := state_of(int(each)):
+            found += [int(each)] * (state[1] == str(pid))
+    return sorted(found)
+
+
+def state_of(pid: int) -> list[str]:
+    """State and parent of a process; nothing where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def alive(pid: int) -> bool:
+    return bool(state := state_of(pid)) and state[0] not in "ZX"
+
+
+def kill(parent: subprocess.Popen[bytes]) -> None:
+    parent.send_signal(signal.SIGKILL)
+    assert parent.wait() == -signal.SIGKILL, "it was killed in the middle of its work"
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+
+
+@linux
+@pytest.mark.parametrize("moment", ["while they load", "while they train"])
+def test_who_is_left_behind_goes_and_the_next_run_ends_in_the_same_bits(parts, started, moment) -> None:
+    parent, children = started
+    if moment == "while they train":
+        wait_for((parts / RUN / "checkpoint" / FILE).exists)
+    else:
+        assert not (parts / RUN / "meeting").exists(), "none has come as far as to wait for the other"
+    kill(parent)
+    wait_for(lambda: not any(map(alive, children)))
+    assert (parts / RUN / "checkpoint" / FILE).exists() == (moment == "while they train")
+    assert same_bits(train_in_processes.fit(parts), train_in_processes.fit(parts, "undisturbed", 1))
+
+
+@linux
+@pytest.mark.parametrize("moment", ["before they met", "in a step"])
+def test_who_waits_for_another_goes_too_and_none_begins_beside_who_cannot_go(parts, started, moment, monkeypatch) -> None:
+    parent, (waits, held) = started
+    if moment == "in a step":
+        wait_for((parts / RUN / "checkpoint" / FILE).exists)
+        os.kill(held, signal.SIGSTOP)
+    else:
+        os.kill(held, signal.SIGSTOP)
+        wait_for((parts / RUN / "meeting").exists)
+    kill(parent)
+    wait_for(lambda: not alive(waits))
+    monkeypatch.setattr(parallel, "LEAVE_S", 0.2)
+    with pytest.raises(LockedError, match=f"a training that process {parent.pid} began is still at work here"):
+        train_in_processes.fit(parts)
+    os.kill(held, signal.SIGCONT)
+    wait_for(lambda: not alive(held))
+    monkeypatch.setattr(parallel, "LEAVE_S", LONG_S)
+    assert same_bits(train_in_processes.fit(parts, count=1), train_in_processes.fit(parts, "undisturbed", 1))

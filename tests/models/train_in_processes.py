@@ -1,0 +1,23 @@
+"""A process that trains a net with two more, to be killed: python -m tests.models.train_in_processes FOLDER."""
+
+import sys
+from pathlib import Path
+
+from tests.models.deep import LAYOUT
+from tests.models.train_a_net import PARAMETERS
+
+from tailorbird.models.deep.batches import PartRows
+from tailorbird.models.deep.model import Deep
+from tailorbird.models.deep.parallel import fit_parallel
+
+RUN = "processes"
+
+
+def fit(folder: Path, run: str = RUN, count: int = 2) -> Deep:
+    rows, watched = PartRows.open(folder / "rows"), PartRows.open(folder / "watched")
+    parameters = {**PARAMETERS, "epochs": 3, "shards": 2}
+    return fit_parallel(folder / run, "mmoe", parameters, LAYOUT, rows, watched, seed=3, processes=count, checkpoint_steps=7)
+
+
+if __name__ == "__main__":
+    fit(Path(sys.argv[1]))

@@ -12,15 +12,15 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
 
-from tests.models import train_in_processes  # noqa: E402
-from tests.models.deep import world  # noqa: E402
-from tests.models.test_deep_engine import same_bits  # noqa: E402
-from tests.models.train_in_processes import RUN  # noqa: E402
+from tests.models import train_in_processes
+from tests.models.deep import world
+from tests.models.test_deep_engine import same_bits
+from tests.models.train_in_processes import RUN
 
-from tailorbird.errors import LockedError  # noqa: E402
-from tailorbird.models.deep import parallel  # noqa: E402
-from tailorbird.models.deep.batches import write_parts  # noqa: E402
-from tailorbird.models.deep.checkpoint import FILE  # noqa: E402
+from tailorbird.errors import LockedError
+from tailorbird.models.deep import parallel
+from tailorbird.models.deep.batches import write_parts
+from tailorbird.models.deep.checkpoint import FILE
 
 LONG_S = 240  # far more than anything here takes, on a machine that does much else
 

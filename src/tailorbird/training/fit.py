@@ -22,8 +22,8 @@ from tailorbird.ranking.targets import is_amount, of_items, return_of
 from tailorbird.training.architecture import Ground, HeadModel, fit_heads, wants_net, with_columns_for_nets
 from tailorbird.training.calibrate import Chosen, choose, choose_scale, periods_of
 from tailorbird.training.dataset import Dataset
+from tailorbird.training.giveaways import suspicious
 from tailorbird.training.indexes import IndexSeries
-from tailorbird.training.judge import suspicious
 from tailorbird.training.matrix import Featured, encoded, featured
 from tailorbird.training.pieces import ROWS_AT_ONCE, Pieces, looked_at, streamed
 from tailorbird.training.position import click_weights, examination

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.training.binning import entropy, information, learn_bins
-from tailorbird.training.judge import suspicious
+from tailorbird.training.giveaways import suspicious
 from tailorbird.training.shuffling import among_requests, within_requests
 from tailorbird.training.signal_rows import SignalRows
 

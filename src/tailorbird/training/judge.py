@@ -10,7 +10,7 @@ that a purchase weighs as much as the slot says. Who is judged on what is decide
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,25 +213,6 @@ def flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
     for name, figure in figures.items():
         out[name], out[f"{name}_low"], out[f"{name}_high"] = (_rounded(x) for x in (figure.value, figure.low, figure.high))
     return out
-
-
-def suspicious(columns: Sequence[str], matrix: npt.NDArray[np.float32], label: npt.NDArray, *, limit: float = 0.98) -> dict[str, str]:
-    """Columns that alone tell positives from negatives better than an honest one could, by name, with why.
-
-    Both directions count, and so does missingness: a column that is filled in only after the fact gives itself away by being there.
-    """
-    found: dict[str, str] = {}
-    if not 0 < np.count_nonzero(label) < len(label):
-        return found
-    for place, name in enumerate(columns):
-        column = matrix[:, place].astype(np.float64)
-        missing = np.isnan(column)
-        value = metrics.auc(np.where(missing, -np.inf, column), label)
-        there = metrics.auc(missing.astype(np.float64), label)
-        for worth, what in ((value, "its value"), (there, "whether it is there")):
-            if max(worth, 1 - worth) >= limit:
-                found[name] = f"by {what} alone it reaches an AUC of {max(worth, 1 - worth):.3f}"
-    return found
 
 
 def _listwise(ranked: metrics.Ranked, some: Mapping[str, metrics.Ranked], item: Ints, share: Floats) -> dict[str, Floats]:

@@ -19,7 +19,7 @@ from tailorbird.events import DAY, duration, micros, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.attached import AttachedEvents
 from tailorbird.lake import Lake, span
-from tailorbird.models.baselines import History, simple_baselines
+from tailorbird.models.baselines import History, Interactions, simple_baselines
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
 from tailorbird.training.before_looks import ASKED, before_looks
@@ -100,8 +100,16 @@ class Material:
     @cached_property
     def history(self) -> History:
         """What people did with items; where requests are drawn, only what is to be predicted."""
-        types = INTERESTS if self.scheme is None else (self.scheme.type,)
-        return History(interactions(self.events, self.people, self.codes, types))
+        return History(interactions(self.events, self.people, self.codes, self._types))
+
+    @property
+    def by_type(self) -> dict[str, Interactions]:
+        """What is in `history`, each type apart."""
+        return {each: interactions(self.events, self.people, self.codes, (each,)) for each in self._types}
+
+    @property
+    def _types(self) -> Sequence[str]:
+        return INTERESTS if self.scheme is None else (self.scheme.type,)
 
     @property
     def label_window(self) -> int:

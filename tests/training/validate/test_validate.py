@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +10,9 @@ import pytest
 from tests.training.test_train import HOME, Shop
 
 from tailorbird.errors import UsageError
-from tailorbird.events import DAY, HOUR, SECOND, micros
+from tailorbird.events import DAY, HOUR, MINUTE, SECOND, micros
 from tailorbird.lake import Lake
-from tailorbird.models.baselines import History, Interactions
+from tailorbird.models.baselines import Interactions
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.registry import Registry
 from tailorbird.training import fit
@@ -218,16 +217,27 @@ def test_a_log_that_was_imported_again_is_told():
     rng = np.random.default_rng(2)
     person, item = rng.integers(0, 300, 4_000), rng.integers(0, 40, 4_000)
     ts = np.sort(rng.integers(0, 10**12, 4_000))
-    honest = SimpleNamespace(history=History(Interactions(person, item, ts, 300, 40)))
-    assert repeated(honest, [5 * 10**11]) == []
+    border = [5 * 10**11]
+    assert repeated({"click": Interactions(person, item, ts, 300, 40)}, border) == []
     again = rng.random(4_000) < 0.1
     doubled = [np.concatenate([each, each[again]]) for each in (person, item)]
     later = np.concatenate([ts, ts[again] + 3_600 * SECOND])
-    copied = SimpleNamespace(history=History(Interactions(*doubled, later, 300, 40)))
-    (found,) = repeated(copied, [5 * 10**11])
+    (found,) = repeated({"click": Interactions(*doubled, later, 300, 40)}, border)
     assert found.severity == "leak"
     assert "exactly 3,600 s later" in found.why
     assert "both sides of a border" in found.why
+
+
+def test_events_whose_times_are_days_or_hours_repeat_nothing_and_neither_does_a_view_that_a_click_opened():
+    rng = np.random.default_rng(0)
+    person, item = rng.integers(0, 2_000, 60_000), rng.integers(0, 100, 60_000)
+    for unit, many in ((DAY, 60), (HOUR, 24 * 60)):
+        for offset in (0, 90 * MINUTE):  # of days by the time of some zone
+            ts = rng.integers(0, many, 60_000) * unit + offset
+            assert repeated({"purchase": Interactions(person, item, ts, 2_000, 100)}, [40 * DAY]) == []
+    exact = rng.integers(0, 60 * DAY, 60_000)
+    assert repeated({each: Interactions(person, item, exact, 2_000, 100) for each in ("click", "view")}, [40 * DAY]) == []
+    assert repeated({}, [40 * DAY]) == []
 
 
 def test_a_column_far_ahead_of_the_others_is_told_and_close_ones_are_not():

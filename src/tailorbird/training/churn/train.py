@@ -38,7 +38,7 @@ from tailorbird.training.churn.rows import People, needed_columns, person_column
 from tailorbird.training.churn.vectors import better, tower_before
 from tailorbird.training.churn.walk import Choice, Cut, choose_by, grid_of, importance_of, read_until, starts_of, walk, windows_of
 from tailorbird.training.gate import Decision, Evidence, decide
-from tailorbird.training.judge import suspicious
+from tailorbird.training.giveaways import suspicious
 from tailorbird.training.metrics import log_losses
 from tailorbird.training.rows import log_end
 from tailorbird.training.settings import Progress

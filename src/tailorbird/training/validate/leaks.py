@@ -20,22 +20,19 @@ import pyarrow.compute as pc
 
 from tailorbird.events import DAY, HOUR, SECOND, micros
 from tailorbird.features import FeatureSet
-from tailorbird.training import metrics
-from tailorbird.training.binning import learn_bins
+from tailorbird.models.baselines import Interactions
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.judge import suspicious
+from tailorbird.training.giveaways import alone, far_ahead, suspicious
 from tailorbird.training.matrix import Featured, featured
 from tailorbird.training.rows import Material
 
 Matrix = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-FAR = 0.12  # by which a column's AUC may be above that of the next best one
-GOOD = 0.75  # below, being far ahead of the others is no wonder
-BINS = 32  # a rate is learned in each
 REQUESTS = 12  # looked at one by one
 REPEATED = 0.01  # of the events that repeat an earlier one: so many after exactly the same time are no chance
 REPEATS_MIN = 20
+COARSE = 0.1  # of the events at the same place of the hour: their times are days or hours
 
 LEAK, LOOK = "leak", "look"
 
@@ -59,26 +56,10 @@ def too_good(names: Sequence[str], matrix: Matrix, label: npt.NDArray, head: str
     """Columns that alone tell more of a target than an honest one could, or far more than all others do."""
     known = suspicious(names, matrix, label)
     found = [Finding(LEAK, name, f"{why} for {head}") for name, why in known.items()]
-    reached = {name: _alone(matrix[:, place], label) for place, name in enumerate(names) if name not in known}
-    ordered = sorted(reached, key=lambda name: -reached[name])
-    for name in ordered[:1]:
-        rest = [reached[other] for other in ordered[1:]]
-        if reached[name] >= GOOD and rest and reached[name] >= rest[0] + FAR:
-            why = f"alone it reaches an AUC of {reached[name]:.3f} for {head}, while no other column is above {rest[0]:.3f}"
-            found.append(Finding(LEAK, name, why))
-    return found
-
-
-def _alone(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
-    """The AUC of a column in the better direction, or of the rate in each of some bins: a column may know the answer in its middle.
-
-    What is missing stands below everything, or is a bin of its own.
-    """
-    value = metrics.auc(np.where(np.isnan(column), -np.inf, column.astype(np.float64)), label)
-    place = learn_bins(column, bins_max=BINS).place(column)
-    rate = np.bincount(place, label) / np.maximum(np.bincount(place), 1)
-    binned = metrics.auc(rate[place], label)
-    return max(value, 1 - value, binned) if np.isfinite(value) else 0.5
+    reached = {name: alone(matrix[:, place], label) for place, name in enumerate(names) if name not in known}
+    ahead, rest = far_ahead(reached)
+    why = f"for {head}, while no other column is above {rest:.3f}"
+    return found + [Finding(LEAK, name, f"alone it reaches an AUC of {reached[name]:.3f} {why}") for name in ahead]
 
 
 def looks_ahead(material: Material, data: Dataset, features: FeatureSet, *, seed: int = 0) -> list[Finding]:
@@ -146,14 +127,20 @@ def dated_back(material: Material) -> list[Finding]:
     return [Finding(LOOK, "items", why)]
 
 
-def repeated(material: Material, borders: Sequence[int]) -> list[Finding]:
-    """Whether the log holds things twice, so that what is judged was learned from: an import that ran again with other times or ids."""
-    seen = material.history.interactions
-    known = np.flatnonzero((seen.person >= 0) & (seen.item >= 0))
-    order = known[np.lexsort((seen.ts[known], seen.item[known], seen.person[known]))]
-    person, item, ts = seen.person[order], seen.item[order], seen.ts[order]
-    again = (person[1:] == person[:-1]) & (item[1:] == item[:-1])
-    lag, at = (ts[1:] - ts[:-1])[again], ts[1:][again]
+def repeated(seen: Mapping[str, Interactions], borders: Sequence[int]) -> list[Finding]:
+    """Whether the log holds things twice, so that what is judged was learned from: an import that ran again with other times or ids.
+
+    Where many events stand at the same place of the hour, as those do that are known by the day or the hour alone, whole hours between two
+    of them say nothing: whatever people do again is then whole days or hours later.
+
+    Args:
+        seen: what people did, by type: a click and the view that it opened are not the same done twice.
+        borders: moments between what is learned from and what is judged.
+    """
+    found = [_again(each) for each in seen.values()]
+    lag, at = (np.concatenate([np.zeros(0, np.int64), *(each[place] for each in found)]) for place in (0, 1))
+    told = _by_chance(lag, at, np.concatenate([np.zeros(0, np.int64), *(each.ts for each in seen.values())]))
+    lag, at = lag[~told], at[~told]
     if not len(lag):
         return []
     values, counts = np.unique(lag, return_counts=True)
@@ -167,6 +154,21 @@ def repeated(material: Material, borders: Sequence[int]) -> list[Finding]:
     told = f"{count:,} times somebody did the same with the same item {when}: {count / len(lag):.1%} of all that was done again"
     more = f"; {across:,} of them lie on both sides of a border between what is learned from and what is judged" if across else ""
     return [Finding(LEAK if across else LOOK, "the log", told + more)]
+
+
+def _again(seen: Interactions) -> tuple[Ints, Ints]:
+    """How long after the last time somebody did it with an item again, and when."""
+    known = np.flatnonzero((seen.person >= 0) & (seen.item >= 0))
+    order = known[np.lexsort((seen.ts[known], seen.item[known], seen.person[known]))]
+    person, item, ts = seen.person[order], seen.item[order], seen.ts[order]
+    again = (person[1:] == person[:-1]) & (item[1:] == item[:-1])
+    return (ts[1:] - ts[:-1])[again], ts[1:][again]
+
+
+def _by_chance(lag: Ints, at: Ints, ts: Ints) -> npt.NDArray[np.bool_]:
+    """Which of what was done again is whole hours later because the times are no finer."""
+    places, counts = np.unique(ts % HOUR, return_counts=True)
+    return (lag % HOUR == 0) & np.isin(at % HOUR, places[counts >= COARSE * len(ts)])
 
 
 def of_the_ranking(signals: Mapping[str, Any]) -> list[Finding]:

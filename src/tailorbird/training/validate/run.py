@@ -211,7 +211,7 @@ def _found(made: Sequence[tuple[Split, Dataset]], ground: Ground, features: Feat
     known = list(reversed(once.values()))
     material = ground.material
     return [
-        *known, *looks_ahead(material, judged, features, seed=seed), *dated_back(material), *repeated(material, ground.borders[:-1])
+        *known, *looks_ahead(material, judged, features, seed=seed), *dated_back(material), *repeated(material.by_type, ground.borders[:-1])
     ]  # fmt: skip
 
 

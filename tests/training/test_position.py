@@ -1,28 +1,101 @@
-"""Examination by place is found again where the policy drew at random, and only there."""
+"""Examination by place is found again where the policy exchanged what stood on the places, by whatever method, and only there."""
 
 import numpy as np
 import pytest
 
 from tailorbird.errors import UsageError
+from tailorbird.ranking import Explore, Slot
+from tailorbird.ranking.exploration import choose, choose_evenly
 from tailorbird.training.position import click_weights, examination
 
 TRUE = np.array([1.0, 0.7, 0.5, 0.2])
+LOOKED_AT = np.array([1.0, 0.8, 0.65, 0.5, 0.4, 0.3])  # of the lists that the policy itself explores
+ITEM = Explore(method="item", rate=0.4, pool=10, first=1)
+PLACKETT_LUCE = Explore(method="plackett_luce", rate=1.0, first=1, pool=4, temperature=0.3)
+
+
+def swap(first, rate=0.3):
+    return Explore(method="swap", rate=rate, first=first)
 
 
 def logged(rows: int, seed: int = 0, *, randomised: float = 0.3):
     """Lists of a policy that puts its best item first, and with some chance any item anywhere."""
     rng = np.random.default_rng(seed)
     quality = np.array([0.6, 0.3, 0.2, 0.1])  # of four items, of which the policy knows the order
-    position = rng.integers(1, 5, rows)
+    position = np.tile(np.arange(1, 5), rows // 4)
     item = np.where(rng.random(rows) < randomised, rng.integers(0, 4, rows), position - 1)
     propensity = randomised / 4 + (1 - randomised) * (item == position - 1)
     clicked = rng.random(rows) < TRUE[position - 1] * quality[item]
-    return position, clicked, propensity
+    return position, clicked, propensity, np.repeat(np.arange(rows // 4), 4)
+
+
+def explored(explores, answers, *, size=6, candidates=14, seed=0, see=None):
+    """Answers as the policy makes them of a good ranking, one exploration after the other; None draws evenly, `see` how many are seen."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(answers):
+        explore = explores[number * len(explores) // answers]
+        quality = np.sort(rng.beta(1, 4, candidates))[::-1]
+        order = np.arange(candidates)
+        choice = choose_evenly(candidates, size, rng) if explore is None else choose(order, size, explore, rng, quality)
+        seen = size if see is None else int(rng.integers(see, size + 1))
+        clicked = rng.random(seen) < LOOKED_AT[:seen] * quality[choice.items[:seen]]
+        rows.append((np.arange(1, seen + 1), clicked, choice.propensities[:seen], np.full(seen, number)))
+    return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
+
+
+def naive(position, clicked):
+    rate = np.array([clicked[position == place].mean() for place in range(1, len(LOOKED_AT) + 1)])
+    return rate / rate[0]
+
+
+@pytest.mark.parametrize(
+    ("explores", "answers"),
+    [
+        pytest.param([swap(1), swap(2)], 60_000, id="swap"),
+        pytest.param([swap(2, 0.5), swap(1, 0.2)], 60_000, id="swap at two rates"),
+        pytest.param([PLACKETT_LUCE], 8_000, id="plackett_luce"),
+        pytest.param([None], 24_000, id="evenly"),
+        pytest.param([ITEM, swap(1), None, swap(2)], 40_000, id="one after the other"),
+    ],
+)
+def test_what_is_looked_at_is_found_again_from_what_the_policy_exchanged(explores, answers):
+    position, clicked, propensity, request = explored(explores, answers)
+    np.testing.assert_allclose(examination(position, clicked, propensity, request).chance, LOOKED_AT, atol=0.06)
+    if None not in explores:
+        assert naive(position, clicked)[5] < 0.2, "rates by place alone confuse what is looked at with what is good"
+
+
+def test_pairs_are_told_where_only_what_was_seen_is_a_row():
+    position, clicked, propensity, request = explored([swap(1), swap(2)], 60_000, see=3)
+    np.testing.assert_allclose(examination(position, clicked, propensity, request).chance, LOOKED_AT, atol=0.06)
+
+
+def test_pairs_that_do_not_overlap_say_nothing_about_each_other():
+    with pytest.raises(UsageError, match="no answer could have exchanged what stood on places 2 and 3, 4 and 5") as refused:
+        examination(*explored([swap(1)], 3_000))
+    assert "first=2, so that the pairs overlap" in refused.value.fix
+    with pytest.raises(UsageError, match="on the first place was never drawn"):
+        examination(*explored([swap(2)], 3_000))
+    found = examination(*explored([swap(1)], 6_000, size=2))
+    np.testing.assert_allclose(found.chance, LOOKED_AT[:2], atol=0.06)
+
+
+@pytest.mark.parametrize("pool", [1, 10])
+def test_other_items_on_one_place_say_nothing_about_places(pool):
+    with pytest.raises(UsageError, match="no two places can be compared") as refused:
+        examination(*explored([Explore(method="item", rate=0.4, pool=pool, first=1)], 3_000))
+    assert 'Explore(method="plackett_luce", first=1' in refused.value.fix
+
+
+def test_what_the_errors_ask_for_can_be_declared():
+    Slot("home", explore=Explore(method="plackett_luce", first=1, rate=1))
+    Slot("home", explore=Explore(method="swap", first=2))
 
 
 def test_what_is_looked_at_is_told_apart_from_what_is_good() -> None:
-    position, clicked, propensity = logged(200_000)
-    np.testing.assert_allclose(examination(position, clicked, propensity).chance, TRUE, atol=0.05)
+    position, clicked, propensity, request = logged(200_000)
+    np.testing.assert_allclose(examination(position, clicked, propensity, request).chance, TRUE, atol=0.05)
     raw = np.array([clicked[position == place].mean() for place in range(1, 5)])
     assert raw[3] / raw[0] < 0.1, "rates by place alone confuse the two"
 
@@ -36,18 +109,18 @@ def test_weights_are_bounded_and_rows_without_a_click_keep_theirs() -> None:
 
 
 def test_a_place_that_hardly_anybody_clicked_is_as_the_one_before_it() -> None:
-    position, clicked, propensity = logged(20_000)
+    position, clicked, propensity, request = logged(20_000)
     clicked[position == 4] = False
-    found = examination(position, clicked, propensity)
+    found = examination(position, clicked, propensity, request)
     assert found.chance[3] == found.chance[2]
     assert np.all(np.diff(found.chance) <= 0)
 
 
 def test_without_randomisation_there_is_nothing_to_learn_from() -> None:
-    position, clicked, _ = logged(1_000)
+    position, clicked, _, request = logged(1_000)
     with pytest.raises(UsageError, match="no logged row was drawn at random"):
-        examination(position, clicked, np.ones(1_000))
+        examination(position, clicked, np.ones(1_000), request)
     with pytest.raises(UsageError, match="only 0 clicks on the first place"):
-        examination(position, np.zeros(1_000), np.full(1_000, 0.5))
+        examination(position, np.zeros(1_000), np.full(1_000, 0.5), request)
     with pytest.raises(UsageError, match="on the first place was never drawn"):  # as by Explore(), which begins with the second
-        examination(position, clicked, np.where(position == 1, 1.0, 0.5))
+        examination(position, clicked, np.where(position == 1, 1.0, 0.25), request)

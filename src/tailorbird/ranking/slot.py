@@ -51,7 +51,8 @@ class Explore:
 
     Args:
         method: `item`: with probability `rate` one position shows an item drawn evenly from the pool. `swap`: each pair of neighbours
-            changes places with probability `rate`. `plackett_luce`: all positions, at most 30, are drawn, by value and `temperature`.
+            changes places with probability `rate`; the first pair begins at `first`. `plackett_luce`: all positions, at most 30, are
+            drawn, by value and `temperature`.
         pool: how many candidates after the answer may come into it.
         temperature: of `plackett_luce`, as a share of the range of the values: at 0.1 the best of two items that are a tenth of the range
             apart comes first in 73 of 100 draws.

@@ -241,7 +241,7 @@ def _learnable(
 def _weighed(parts: Parts, head: str) -> tuple[Parts, str]:
     """The training part with clicks weighed by how likely their place was looked at, and a sentence on it."""
     train = parts.train
-    examined = examination(train.position, train.labels[head] > 0, train.propensity)
+    examined = examination(train.position, train.labels[head] > 0, train.propensity, train.request)
     positive = np.logical_or.reduce([train.labels[each] > 0 for each in of_items(train.labels)])
     weight = train.weight * click_weights(examined, train.position, positive)
     told = ", ".join(f"{chance:.2f}" for chance in examined.chance)

@@ -160,5 +160,29 @@ def test_the_first_evening_works_as_it_is_written(tmp_path: Path) -> None:
             assert server.wait(20) == 0
 
 
+@pytest.mark.slow
+def test_the_page_on_churn_works_from_init_to_scores(tmp_path: Path) -> None:
+    """Its files as they stand there, its lines in a shell, in order; only the history is made smaller."""
+    pytest.importorskip("lightgbm", reason="needs the extra train")
+    page = ROOT / "docs" / "how-to" / "churn.md"
+    columns, churn = _blocks(page, "python")
+    lines = [line for line in _lines(page) if line.startswith("tailorbird")]
+    written = lines.index("tailorbird -C shop check")
+    assert lines[-1].startswith("tailorbird -C shop score churn")
+    _in_shell(lines[:written], tmp_path)
+    with (tmp_path / "shop" / "features.py").open("a") as features:
+        features.write(columns)
+    (tmp_path / "shop" / "churn.py").write_text(churn)
+    _in_shell(lines[written:], tmp_path)
+    assert (tmp_path / "churn.parquet").exists()
+
+
+def _in_shell(lines: list[str], folder: Path) -> None:
+    for line in lines:
+        smaller = line.replace("--users 600", "--users 200 --items 60").replace("train churn", "train churn --quick")
+        done = subprocess.run(["sh", "-c", smaller], cwd=folder, env=_environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+
+
 def _environment(**more: str) -> dict[str, str]:
     return environment(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more)

@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from tailorbird.cli.check import check_settings, check_slots
+from tailorbird.cli.check import check_churn, check_settings, check_slots
 from tailorbird.cli.init import init
 from tailorbird.config import open_project
-from tailorbird.errors import TailorbirdError
+from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.version import __version__
 
 WRONG = {
@@ -60,3 +60,53 @@ def test_the_version_is_of_the_whole(tmp_path):
     refused = subprocess.run([*program, "lake", "events", "--version", "0"], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert refused.returncode == 2
     assert "--version" in refused.stderr
+
+
+CHURN = 'from tailorbird.ranking import Churn\n\nchurn = Churn(types=("purchase",), recency="since", frequency="bought", age="age")\n'
+COLUMNS = """
+from tailorbird.features import count, time_since, time_since_first
+
+since = time_since("since", user, "purchase")
+bought = count("bought", user, "purchase")
+age = time_since_first("age", user, "purchase")
+"""
+
+
+def test_a_churn_model_is_held_against_the_columns_that_there_are(tmp_path):
+    init(tmp_path / "shop", json=True)
+    (tmp_path / "shop" / "churn.py").write_text(CHURN)
+    features = tmp_path / "shop" / "features.py"
+    plain = features.read_text()
+    for _ in range(3):  # each refusal says the next line, until all is there
+        with pytest.raises(DeclarationError, match="is no column of features") as caught:
+            check_churn(open_project(tmp_path / "shop"))
+        imported, line = "from tailorbird.features import *\n", caught.value.fix.removeprefix("add to features.py: ")
+        features.write_text(features.read_text() + imported + line + "\n")
+    check_churn(open_project(tmp_path / "shop"))
+
+    features.write_text(plain + COLUMNS)
+    check_churn(open_project(tmp_path / "shop"))
+    features.write_text(plain + COLUMNS.replace("bought", "boughts"))
+    with pytest.raises(DeclarationError, match="did you mean boughts"):
+        check_churn(open_project(tmp_path / "shop"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (
+            CHURN.replace('"since"', '"item_clicks_7d"'),
+            'user_item_clicks_7d = time_since("user_item_clicks_7d", entity("user"), "purchase")',
+        ),
+        (CHURN.replace("age=", 'leave_out=("age",), age='), "take it out of leave_out"),
+        (CHURN.replace("age=", 'amount="spent", age='), 'spent = total("spent", entity("user"), "purchase", of="price")'),
+    ],
+)
+def test_check_says_what_to_write_for_a_column_of_a_churn_model(tmp_path, wrong, told):
+    init(tmp_path / "shop", json=True)
+    features = tmp_path / "shop" / "features.py"
+    features.write_text(features.read_text() + COLUMNS)
+    (tmp_path / "shop" / "churn.py").write_text(wrong)
+    with pytest.raises(DeclarationError) as caught:
+        check_churn(open_project(tmp_path / "shop"))
+    assert told in caught.value.fix

@@ -14,11 +14,12 @@ from tailorbird.features.checks import collecting
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
 from tailorbird.ranking.churn_bundle import ChurnPlan, Part
+from tailorbird.ranking.churn_columns import person_columns
 from tailorbird.training.churn.contact import curve_of
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.judge import OURS, Ordered
 from tailorbird.training.churn.labels import Window, activity_of
-from tailorbird.training.churn.rows import People, person_columns
+from tailorbird.training.churn.rows import People
 from tailorbird.training.churn.train import ChurnSettings, study
 from tailorbird.training.churn.walk import read_until, windows_of
 

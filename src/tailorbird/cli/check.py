@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check(*, json: Json = False) -> None:
-    """Load the project's settings, features and slots and say what they declare. Touches no data.
+    """Load the project's settings, features, slots and churn models and say what they declare. Touches no data.
 
     What a setting names is held against what there is: slots, networks, programs, folders, addresses.
 
@@ -28,6 +28,7 @@ def check(*, json: Json = False) -> None:
     project = open_project()
     features = project.features
     check_slots(project)
+    check_churn(project)
     check_settings(project)
     found = {
         "project": str(project.root),
@@ -39,6 +40,7 @@ def check(*, json: Json = False) -> None:
         "transforms": {one.output: {"column": one.column, "gives": list(one.outputs)} for one in features.transforms},
         "slots": list(project.slots),
         "experiments": {name: slot.experiment.name for name, slot in project.slots.items() if slot.experiment},
+        "churn": list(project.churn),
     }
     if json:
         print_json(found)
@@ -56,6 +58,8 @@ def check(*, json: Json = False) -> None:
     for name, slot in project.slots.items():
         experiment = f", experiment {slot.experiment.name}" if slot.experiment else ""
         out.print(f"  slot       {name}: {slot.size} items from {', '.join(slot.sources)}{experiment}")
+    for name, churn in project.churn.items():
+        out.print(f"  churn      {name}: {churn.told()}")
 
 
 def check_slots(project: "Project") -> None:
@@ -73,6 +77,18 @@ def check_slots(project: "Project") -> None:
     of_user = [column.name for column in project.features.columns if column.entity == "user" and column.kind == "numeric"]
     for slot in project.slots.values():
         check_slot(slot, user_fields=of_user, sequences=project.features.sequences)
+
+
+def check_churn(project: "Project") -> None:
+    """Hold the columns that churn models name against those that are declared.
+
+    Raises:
+        DeclarationError, NotReadyError: as `columns_for`.
+    """
+    from tailorbird.ranking.churn_columns import columns_for
+
+    for churn in project.churn.values():
+        columns_for(churn, project.features)
 
 
 def check_settings(project: "Project") -> None:

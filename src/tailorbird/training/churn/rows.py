@@ -18,10 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tailorbird.errors import LeakError, NotReadyError
+from tailorbird.errors import LeakError
 from tailorbird.features import FeatureSet
 from tailorbird.features.backfill import History, Requests, event_columns
-from tailorbird.features.layout import Step
 from tailorbird.ranking.churn_bundle import with_vectors
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
@@ -30,8 +29,6 @@ from tailorbird.training.churn.labels import Activity, Ints
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
 
-# They need an item or a request, or look at the session of one.
-_OF_REQUESTS = frozenset(("context", "match", "seen", "session", "length", "depth", "duration", "refinements"))
 _OF_ROWS = ("p", "event_id", "type", "ts", "received_at", "person", "session_id", "agent", "price", "quantity", "counts", "timeless")
 EVER = 1 << 62  # a p that knows everything
 CHECKED = 1_000  # people of a moment whose columns are computed a second time, without what must not matter
@@ -54,36 +51,6 @@ class Table:
     def only(self, columns: Columns) -> "Table":
         """Without the numeric columns behind those of `columns`."""
         return Table(columns, np.ascontiguousarray(self.numeric[:, : len(columns.numeric)]), self.categorical)
-
-
-def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Columns:
-    """The columns that are about a person alone.
-
-    Raises:
-        NotReadyError: there is none.
-    """
-    steps = {step.name: step for step in features.layout.steps}
-    known: dict[str, bool] = {}
-
-    def about(step: Step) -> bool:
-        if step.name not in known:
-            if step.expression is not None:
-                known[step.name] = all(about(steps[name]) for name, _ in step.expression.names)
-            else:
-                fields = [features.layout.entities[spot.entity].entity.fields for spot in step.spots]
-                known[step.name] = step.operation not in _OF_REQUESTS and bool(fields) and all(map(_of_user, fields))
-        return known[step.name]
-
-    numeric = tuple(name for name in features.numeric if name not in leave_out and about(steps[name]))
-    categorical = tuple(name for name in features.categorical if name not in leave_out and about(steps[name]))
-    if not numeric:
-        fix = 'declare some in features.py, such as time_since("since_purchase", entity("user"), "purchase")'
-        raise NotReadyError("features.py has no numeric column about the user alone", fix=fix)
-    return Columns(numeric, categorical)
-
-
-def _of_user(fields: tuple[str, ...]) -> bool:
-    return bool(fields) and all(field == "user" or field.startswith("user.") for field in fields)
 
 
 def needed_columns(features: FeatureSet) -> list[str]:

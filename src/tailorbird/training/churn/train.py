@@ -14,7 +14,7 @@ import lightgbm
 import numpy as np
 import pyarrow as pa
 
-from tailorbird.errors import BundleError, DeclarationError, LeakError, NotReadyError, UsageError
+from tailorbird.errors import BundleError, LeakError, NotReadyError, UsageError
 from tailorbird.events import DAY, Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.attached import AttachedEvents
@@ -24,6 +24,7 @@ from tailorbird.models.gbdt import Gbdt
 from tailorbird.places import Place
 from tailorbird.ranking.churn import Churn
 from tailorbird.ranking.churn_bundle import ChurnBundle, ChurnPlan, Part, space_files, write_churn_bundle
+from tailorbird.ranking.churn_columns import columns_for
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
@@ -34,7 +35,7 @@ from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FitSettings,
 from tailorbird.training.churn.judge import CutFigures, flat, judge
 from tailorbird.training.churn.labels import Activity, Window, activity_of
 from tailorbird.training.churn.report import ChurnReport
-from tailorbird.training.churn.rows import People, needed_columns, person_columns
+from tailorbird.training.churn.rows import People, needed_columns
 from tailorbird.training.churn.vectors import better, tower_before
 from tailorbird.training.churn.walk import Choice, Cut, choose_by, grid_of, importance_of, read_until, starts_of, walk, windows_of
 from tailorbird.training.gate import Decision, Evidence, decide
@@ -116,9 +117,7 @@ def study(
         NotReadyError: too little is known.
     """
     activity = activity_of(events, churn, now, settings.lateness_us)
-    columns = person_columns(features, churn.leave_out)
-    if unknown := [name for name in churn.rfm if name not in columns.numeric]:
-        raise DeclarationError(f"churn {churn.name}: {unknown[0]!r} is no numeric column about the user alone", where="churn.py")
+    columns = columns_for(churn, features)
     people = People(features, events, activity, columns)
     known = activity.as_of(learn_until) if learn_until else activity
     windows = windows or windows_of(known, churn, settings.cuts)

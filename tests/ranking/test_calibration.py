@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from tailorbird.ranking.calibration import (
@@ -29,8 +30,33 @@ def sample(n=20_000, seed=0):
 def test_three_points_that_one_sees_at_once():
     # 0.4 and 0.6 are out of order and become one block of mean 0.5.
     fitted = fit_isotonic(np.array([0.2, 0.4, 0.6, 0.8]), np.array([0.0, 1.0, 0.0, 1.0]))
-    np.testing.assert_allclose(fitted.x, [0.2, 0.5, 0.8])
-    np.testing.assert_allclose(fitted.y, [0.0, 0.5, 1.0])
+    np.testing.assert_allclose(fitted.x, [0.2, 0.4, 0.6, 0.8])
+    np.testing.assert_allclose(fitted.y, [0.25, 0.5, 0.5, 0.75])  # one row proves nothing for certain
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_isotonic_says_what_happened_on_average_as_scikit_learn_does(weighted):
+    """Half of the rows are of .02 and half of .08, and most scores lie near 0: lines between the centres of blocks said .055 of .051."""
+    rng = np.random.default_rng(1)
+    rank = rng.random(16_000)
+    raw, truth = 0.3 * np.exp(4 * (rank - 1)), np.where(rank < 0.5, 0.02, 0.08)
+    label, weight = (rng.random(rank.size) < truth).astype(float), rng.exponential(1, rank.size) if weighted else None
+    fitted = fit_isotonic(raw, label, weight)
+    said = fitted.apply(raw)
+    assert np.average(said, weights=weight) == pytest.approx(np.average(label, weights=weight), abs=1e-4)
+    theirs = IsotonicRegression(out_of_bounds="clip").fit(raw, label, sample_weight=weight)
+    certain = (theirs.predict(raw) <= 0) | (theirs.predict(raw) >= 1)
+    np.testing.assert_allclose(said[~certain], theirs.predict(raw)[~certain], atol=2e-7)
+    assert ((said[certain] > 1e-4) & (said[certain] < 1 - 1e-4)).all(), "nothing becomes certain"
+    assert (np.diff(fitted.apply(np.sort(raw))) > 0).all(), "and no two items change places"
+
+
+def test_a_table_of_many_blocks_is_bounded_and_right_on_average():
+    raw = np.arange(40_000) / 40_000
+    fitted = fit_isotonic(raw, raw**2)
+    assert len(fitted.x) <= 1_000
+    assert fitted.apply(raw).mean() == pytest.approx((raw**2).mean(), abs=1e-6)
+    np.testing.assert_allclose(fitted.apply(raw), raw**2, atol=2e-3)
 
 
 @settings(deadline=None)

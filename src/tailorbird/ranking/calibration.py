@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-KNOTS_MAX = 500
+BLOCKS_MAX = 500  # of an isotonic table; each has two knots
 _TILT = 1e-7
 _EDGE = 1e-7  # probabilities are kept this far away from 0 and 1 before their logarithm is taken
 
@@ -30,7 +30,7 @@ class Isotonic(msgspec.Struct, frozen=True, tag="isotonic"):
     y: list[float]
 
     def apply(self, raw: Floats) -> Floats:
-        """Probabilities (n,). Where the table is flat, a tilt of at most 1e-7 keeps the order that the model gave."""
+        """Probabilities (n,). Where the table is flat, as it is within each block, a tilt of at most 1e-7 keeps the order of the model."""
         p = np.interp(raw, self.x, self.y)
         return np.clip(p + _TILT * raw / (1.0 + np.abs(raw)), 0.0, 1.0)
 
@@ -107,22 +107,31 @@ def fit_scale(raw: Floats, amount: Floats, weight: Floats | None = None) -> Scal
 
 
 def fit_isotonic(raw: Floats, label: Floats, weight: Floats | None = None) -> Isotonic:
-    """The monotone least-squares fit (pool adjacent violators), its steps joined by lines between their centres.
+    """The monotone least-squares fit (pool adjacent violators): level within each block, a line from one block to the next.
 
-    Lines rather than steps keep the order of two items within a step, which a ranking needs. Labels are in [0, 1].
+    A block has a knot at either end, so that what is said of its rows is what happened to them on average. Lines between the centres of
+    blocks pull a large one towards its neighbours. The order of two items within a block is kept by the tilt of `Isotonic.apply`. Where
+    nothing, or everything, happened in a block, half a row more is taken to have gone the other way: nothing becomes certain.
+    Labels are in [0, 1].
     """
     weight = np.ones(raw.size) if weight is None else weight
     x, position = np.unique(raw, return_inverse=True)
     mass = np.bincount(position, weights=weight).astype(np.float64)
     y = np.bincount(position, weights=weight * label) / mass
     starts = _pool(y, mass)
+    if starts.size > BLOCKS_MAX:  # neighbours become one: the mean stays right
+        starts = starts[np.linspace(0, starts.size, BLOCKS_MAX, endpoint=False).astype(np.intp)]
     total = np.add.reduceat(mass, starts)
-    centre = np.add.reduceat(mass * x, starts) / total
-    level = np.add.reduceat(mass * y, starts) / total
-    if centre.size > KNOTS_MAX:
-        kept = np.unique(np.linspace(0, centre.size - 1, KNOTS_MAX).round().astype(np.intp))
-        centre, level = centre[kept], level[kept]
-    return Isotonic(centre.tolist(), np.maximum.accumulate(level).tolist())
+    level = np.maximum.accumulate(np.add.reduceat(mass * y, starts) / total)
+    least, most = 0.5 / (total + 1), (total + 0.5) / (total + 1)
+    if level.size > 1:
+        least[0], most[-1] = min(least[0], level[1]), max(most[-1], level[-2])
+    level = np.where(level <= 0, least, np.where(level >= 1, most, level))
+    first, last = x[starts], x[np.append(starts[1:], x.size) - 1]
+    single = first == last
+    knots = np.column_stack([first, last]).ravel()
+    kept = ~np.column_stack([np.zeros(starts.size, bool), single]).ravel()
+    return Isotonic(knots[kept].tolist(), np.repeat(level, 2)[kept].tolist())
 
 
 def _pool(y: Floats, mass: Floats) -> npt.NDArray[np.intp]:

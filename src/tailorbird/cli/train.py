@@ -26,7 +26,7 @@ def train(
     quick: bool = False,
     promote: bool = True,
     rows: Rows = "auto",
-    architecture: Architecture = "gbdt",
+    architecture: Architecture | None = None,
     retrieval: Retrieval = "",
     incremental: bool = False,
     parameters: str = "",
@@ -77,8 +77,9 @@ def train(
     rows:
         of a slot: learn from logged answers, or from clicks with drawn candidates; auto: answers, where enough have a known outcome
     architecture:
-        of a slot: boosted trees; nets, which need the extra `deep` (mlp and dcn have a net for each head, shared and mmoe one for all); or
-        auto: a net only where the validation part shows that it orders better than trees
+        of a slot: boosted trees (gbdt); nets, which need the extra `deep` (mlp and dcn have a net for each head, shared and mmoe one for
+        all); or auto: a net only where the validation part shows that it orders better than trees. Unless told otherwise what tuned.toml
+        names, or gbdt
     retrieval:
         of a slot: candidates from tables alone; a third of them from vectors of people and items too (`sequence`), which need the extra
         `deep`; or auto: vectors where the validation part shows that as many candidates then hold more of what people did next. Unless
@@ -123,16 +124,16 @@ def train(
         return train_named(project, name, quick=quick, promote=promote, as_of=as_of, leave_out=without, json=json)
     settings = replace(
         settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
-        architecture=architecture,
+        architecture=architecture or "gbdt",
         retrieval=retrieval or ("tables" if quick else project.settings.train.retrieval),
         incremental=incremental,
-        parameters=_parameters(parameters, architecture),
+        parameters=_parameters(parameters, architecture or "gbdt"),
         processes=processes,
         position=position,
         mlflow=os.environ.get("MLFLOW_TRACKING_URI", ""),
     )
     if not untuned:
-        settings = with_tuned(settings, declared.name, project.root / FILE)
+        settings = with_tuned(settings, declared.name, project.root / FILE, asked=architecture is not None)
     _check(settings, parameters)
     paths, clock, by = project.paths, clock_as_of(as_of, project), getpass.getuser()
     ensure_champion(project.features, lake=paths.lake, registry=paths.registry, clock=clock, by=by, owner=project.settings.project.owner)

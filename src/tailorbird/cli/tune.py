@@ -18,7 +18,7 @@ Pruner = Literal["median", "halving", "none"]
 def tune(
     slot: str = "",
     *,
-    trials: int = 0,
+    trials: int | None = None,
     time: str = "",
     sampler: Sampler = "tpe",
     pruner: Pruner = "median",
@@ -57,7 +57,7 @@ def tune(
     slot:
         train.slot unless told otherwise
     trials:
-        of each architecture at most; 40 unless this or --time is given
+        of each architecture at most, from 1 on; 40 unless this or --time is given
     time:
         that fits of each architecture may take, such as 10m; all get the same
     sampler:
@@ -94,10 +94,14 @@ def tune(
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.config import open_project
     from tailorbird.config.schemas import for_training
+    from tailorbird.errors import UsageError
     from tailorbird.events import SystemClock
     from tailorbird.training.tune.page import write_tuning
     from tailorbird.training.tune.run import TuneSettings
 
+    if trials is not None and trials < 1:
+        fix = "tailorbird tune --trials 40, or --time 10m alone for as many as fit into it"
+        raise UsageError(f"expected at least 1, got {trials}", where="--trials", fix=fix)
     settled = for_training(open_project(), SystemClock())
     project = settled.project
     declared = project.slot(slot)

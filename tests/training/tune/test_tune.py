@@ -277,7 +277,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_end(project):
     assert not whole["resumed"]
 
     def trials(found):
-        return [{name: value for name, value in one.items() if name not in ("seconds", "number")} for one in found["trials"]]
+        return [{name: value for name, value in one.items() if name != "seconds"} for one in found["trials"]]
 
     assert trials(killed) == trials(whole)
     assert {**killed["chosen"], "why": ""} == {**whole["chosen"], "why": ""}
@@ -338,6 +338,8 @@ def test_nets_are_tuned_beside_trees_with_the_same_budget(shop, tmp_path):
     assert taken.architecture == "dcn"
     assert taken.parameters["crosses"] == found.trials["dcn"][1].settings["crosses"]
     assert with_tuned(replace(SMALL, architecture="mmoe"), "home", path).parameters == {}
+    assert with_tuned(SMALL, "home", path, asked=True) == SMALL, "trees that were asked for stay trees"
+    assert with_tuned(replace(SMALL, architecture="dcn"), "home", path, asked=True).parameters == taken.parameters
     path.write_text(path.read_text().replace("crosses", "corsses"))
     with pytest.raises(ConfigError, match="dcn has no parameter 'corsses'"):
         with_tuned(SMALL, "home", path)
@@ -356,6 +358,7 @@ def test_a_wrong_use_is_told(project, tmp_path):
     )
     for option, value, status, told in (
         ("--architectures", ",", 2, ("--architectures: names no architecture", "use some of gbdt")),
+        ("--trials", "0", 2, ("--trials: expected at least 1, got 0", "--time 10m alone")),
         ("--time", "5x", 2, ("--time: expected a duration such as 30m",)),
         ("--window", "1x", 2, ("--window: expected a duration such as 30m",)),
         ("--as-of", "2020-01-01", 1, ("holds no event before 2020-01-01T00:00", "a later --as-of")),

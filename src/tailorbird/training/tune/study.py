@@ -138,7 +138,7 @@ class Search:
 
     def trials(self) -> list[Trial]:
         """All trials that came to an end, in order."""
-        return [_plain(self.architecture.name, one) for one in self._ended()]
+        return [_plain(self.architecture.name, place, one) for place, one in enumerate(self._ended())]
 
     def _ended(self) -> "list[FrozenTrial]":
         return [one for one in self._study.get_trials(deepcopy=False) if one.state.is_finished() and "settings" in one.user_attrs]
@@ -242,13 +242,14 @@ def _distributions(space: Space) -> dict[str, "optuna.distributions.BaseDistribu
     return found
 
 
-def _plain(architecture: str, one: "FrozenTrial") -> Trial:
+def _plain(architecture: str, number: int, one: "FrozenTrial") -> Trial:
+    """Numbers are places among the trials that ended: the study's own go on behind those that a killed run left."""
     states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
     told = one.user_attrs
     value = float(one.value) if one.state == TrialState.COMPLETE and one.value is not None else float("nan")
     return Trial(
         architecture,
-        one.number,
+        number,
         told["settings"],
         dict(one.params),
         states[one.state],

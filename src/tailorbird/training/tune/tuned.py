@@ -101,9 +101,11 @@ def _toml(value: Value) -> str:
     return json.dumps(value) if isinstance(value, str | bool) else repr(value)
 
 
-def with_tuned(settings: TrainSettings, slot: str, path: Path) -> TrainSettings:
+def with_tuned(settings: TrainSettings, slot: str, path: Path, *, asked: bool = False) -> TrainSettings:
     """The settings with what a file holds for a slot.
 
+    Args:
+        asked: whether the architecture of the settings was asked for: a tuned net then takes no other's place, that of trees neither.
     Raises:
         ConfigError: it holds what no training can take.
     """
@@ -118,7 +120,7 @@ def with_tuned(settings: TrainSettings, slot: str, path: Path) -> TrainSettings:
     if one.architecture not in DEEP:
         fix = "train without it: tailorbird train --untuned"
         raise ConfigError(f"{slot}.architecture: training does not know {one.architecture!r}", where=str(path), fix=fix)
-    if settings.architecture not in ("gbdt", one.architecture):  # another one was asked for
+    if settings.architecture not in (*(() if asked else ("gbdt",)), one.architecture):  # another one was asked for
         return settings
     try:
         settled(one.architecture, one.settings)

@@ -333,3 +333,15 @@ def test_a_bundle_scores_through_its_transforms(index, tmp_path):
     weights = np.random.default_rng(0).normal(size=(len(encoder.names), 2)).astype(np.float32) * 0.1
     expected = np.nan_to_num(golden) @ weights
     np.testing.assert_allclose(bundle.raw(encoder.encode_request(rows, keys, index))["click"], expected[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_hashing_of_a_bundle_that_lists_no_buckets_knows_them_all():
+    keys = np.array([0, 3, 4, 9], np.uint64)
+    before, now = (
+        msgspec.json.decode(text, type=Hashed) for text in ('{"step":"hashing","buckets":5}', '{"step":"hashing","buckets":5,"seen":[3]}')
+    )
+    np.testing.assert_array_equal(before.apply(keys), [0, 5, 6, 6])
+    np.testing.assert_array_equal(now.apply(keys), [0, 5, 1, 1])
+    assert before.size == now.size == 7
+    with pytest.raises(BundleError, match="a bucket that there is not"):
+        Hashed(5, [5])

@@ -22,6 +22,7 @@ from tailorbird.features.declare import RESERVED
 
 NUMBER, KEY, CODE = "a number", "a category", "a code"
 CODES_MAX = (1 << 24) - 2  # float32 holds every whole number up to here
+HASHED_MIN = 5  # training rows of a bucket for it to have a code
 TABLE_MAX = 1_000_000
 BINS_MAX = 10_000
 LARGEST = 3.4028234663852886e38  # of float32
@@ -253,7 +254,8 @@ def vocabulary(*, count_min: int = 5, size_max: int = 100_000) -> VocabularyStep
 def hashing(buckets: int = 1_024) -> HashingStep:
     """Codes for values without end: 0 missing, 2 + key mod `buckets`, where the key is the 64-bit BLAKE2 hash of the text.
 
-    Nothing is learned, so nothing is unknown; values that fall into one bucket are one.
+    Values that fall into one bucket are one. A bucket that fewer than 5 training rows fell into is unknown, 1: a model would say of it
+    what it learned from next to nothing.
     """
     if not _whole(buckets, 2, CODES_MAX - 2):
         raise wrong(f"hashing: expected 2 to {CODES_MAX - 2:,} buckets, got {buckets!r}")

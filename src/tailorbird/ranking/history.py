@@ -4,8 +4,10 @@
     recent_item_1 … _L            the newest items, newest first; 0 where there is none
     recent_gap_1 … _L             hours since each; NaN where there is none
 
-Codes: 0 missing, 1 unknown, 2.. as learned; with `buckets`, what is not known has one of so many codes behind them instead of 1. Words of
-the candidate's attributes are in `retrieval.words`.
+Codes: 0 missing, 1 unknown, 2.. as learned. An item that training did not see has the code of the unknown, whose vector was learned: from
+items of a few rows, which have it too, and from a share of all codes (`unknown_share`). With `buckets`, what has no code of its own has one
+of so many codes behind them instead of 1; training does not ask for them any more: of a bucket that no training row fell into, a net says
+what its first weights say, and of one of a few rare items little else. Words of the candidate's attributes are in `retrieval.words`.
 """
 
 from functools import cached_property
@@ -31,7 +33,7 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         sequence: which sequence the items are of.
         length: how many of them.
         keys: the item at place i has the code i + 2.
-        buckets: codes that all other items share by hash; 0 makes them unknown.
+        buckets: codes that all other items share by hash; 0, as training has it, makes them unknown.
     """
 
     sequence: str

@@ -206,12 +206,29 @@ class Codes(Table, frozen=True, tag="vocabulary"):
 
 
 class Hashed(KeyStep, frozen=True, tag="hashing"):
-    """2 + key mod buckets; 0 is missing, 1 is not used."""
+    """2 + key mod buckets; 0 is missing, 1 is unknown.
+
+    Attributes:
+        seen: buckets that training learned something of; what falls into another one is unknown. None, as in bundles from before there
+            was a list: all.
+    """
 
     buckets: int
+    seen: list[int] | None = None
 
     def __post_init__(self) -> None:
         expect(2 <= self.buckets < 1 << 24, "hashing without buckets")
+        expect(all(0 <= bucket < self.buckets for bucket in self.seen or ()), "hashing that has seen a bucket that there is not")
+
+    @cached_property
+    def _codes(self) -> Floats:
+        """By bucket."""
+        codes = np.arange(2.0, self.buckets + 2.0)
+        if self.seen is not None:
+            known = np.zeros(self.buckets, bool)
+            known[self.seen] = True
+            codes[~known] = UNKNOWN
+        return codes
 
     @property
     def codes(self) -> bool:
@@ -222,10 +239,11 @@ class Hashed(KeyStep, frozen=True, tag="hashing"):
         return self.buckets + 2
 
     def apply(self, keys: Keys) -> Floats:
-        return np.where(keys == 0, float(MISSING), 2.0 + (keys % np.uint64(self.buckets)).astype(np.float64))
+        return np.where(keys == 0, float(MISSING), self._codes[(keys % np.uint64(self.buckets)).astype(np.intp)])
 
     def told(self) -> str:
-        return f"codes of {self.buckets:,} hash buckets"
+        known = "" if self.seen is None else f"; {len(self.seen):,} are known"
+        return f"codes of {self.buckets:,} hash buckets{known}"
 
 
 class Frequency(Table, frozen=True, tag="frequency"):

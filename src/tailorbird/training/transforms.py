@@ -187,13 +187,19 @@ def _learn_keys(step: declared.Step, one: Transform, keys: Keys, labelled: Label
         case declared.VocabularyStep():
             return learned.Codes(_frequent(keys[keys != 0], step)[0].tolist())
         case declared.HashingStep():
-            return learned.Hashed(step.buckets)
+            return _hashed(step, keys[keys != 0])
         case declared.FrequencyStep():
             known, counts = _frequent(keys[keys != 0], step)
             return learned.Frequency(known.tolist(), (counts / max(len(keys), 1)).tolist())
         case declared.VectorsStep():
             return _vectors(step, one, labelled)
     raise AssertionError(step)
+
+
+def _hashed(step: declared.HashingStep, keys: Keys) -> learned.Hashed:
+    """Buckets of a few rows are left to the unknown: an embedding of them would be little but the noise that it began with."""
+    buckets, counts = np.unique(keys % np.uint64(step.buckets), return_counts=True)
+    return learned.Hashed(step.buckets, buckets[counts >= declared.HASHED_MIN].tolist())
 
 
 def _clip(step: declared.ClipStep, x: Floats) -> learned.Clip:

@@ -30,7 +30,8 @@ class DeepParameters:
         numeric: `standardise` takes numbers as they are, on one scale; `quantile` as how far they are through each of `bins` bins of equal
             count; `periodic` as sines and cosines of learned frequencies. The latter two give each number a vector of `width`.
         embedding_max: widest embedding; one of n codes has min(embedding_max, 2 · n^0.35).
-        unknown_share: of the codes of a training row, so many are taken as unknown, so that the row of the unknown is learned.
+        unknown_share: of the codes of a training row, so many are taken as unknown, so that the row of the unknown is learned. At 0 it is
+            learned from what was too rare to have a code, and stays noise where there is nothing such.
         position_dropout: of the training rows, so many are taken as if shown first, as all are in serving.
         crosses, rank: cross layers of DCN-v2; rank of their matrices, 0 for full ones.
         attention: whether the candidate looks at the person's newest items; without it their mean is taken.
@@ -53,7 +54,7 @@ class DeepParameters:
     bins: int = 16
     width: int = 8
     embedding_max: int = 16
-    unknown_share: float = 0.0
+    unknown_share: float = 0.02
     position_dropout: float = 0.0
     crosses: int = 0
     rank: int = 0
@@ -81,9 +82,7 @@ class DeepParameters:
         _expect(min(self.tower, default=1) >= 1, "tower", self.tower, "widths of layers, each at least 1")
 
 
-_REGULARISED = DeepParameters(
-    weight_decay=1e-5, embedding_l2=1e-4, patience=2, numeric="quantile", unknown_share=0.02, position_dropout=0.1, attention=True
-)
+_REGULARISED = DeepParameters(weight_decay=1e-5, embedding_l2=1e-4, patience=2, numeric="quantile", position_dropout=0.1, attention=True)
 DEFAULTS: Mapping[str, DeepParameters] = {
     "mlp": DeepParameters(),
     "dcn": replace(_REGULARISED, crosses=2),

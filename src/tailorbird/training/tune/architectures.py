@@ -127,7 +127,7 @@ _NET_SPACE: dict[str, Range | Choices] = {
     "batch": Choices((128, 256, 512, 1_024)),
     "numeric": Choices(("standardise", "quantile", "periodic")),
     "embedding_max": Range(4, 32, log=True),
-    "unknown_share": Range(0.0, 0.2),
+    "unknown_share": Range(0.005, 0.2),
 }
 _MORE: Mapping[str, Mapping[str, Range | Choices]] = {"dcn": {"crosses": Range(1, 4)}, "mmoe": {"experts": Range(2, 8)}}
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests.cli.kit import environment, must, must_json, tailorbird
 
+from tailorbird.cli.churn import train_named
 from tailorbird.config import open_project
 from tailorbird.events import HOUR, SimulatedClock
 from tailorbird.privacy.files import made_by
@@ -25,6 +27,7 @@ from tailorbird.ranking.churn_bundle import ChurnBundle
 from tailorbird.serving.churn import ChurnModels
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.schemas import Schemas
+from tailorbird.training.churn import train
 from tailorbird.training.churn.score import score_everybody
 
 FEATURES = """
@@ -188,6 +191,35 @@ def test_what_is_no_name_of_a_parquet_file_is_refused_before_anything_is_scored(
     assert done.returncode == 2
     assert f"{name} is no name of a Parquet file" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["folder.parquet"]
+
+
+def test_a_baseline_without_a_figure_is_listed_behind_the_others(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that overflows has no log loss: its cell is empty, and the training ends as any other."""
+    plain = {
+        "results": {
+            "bg_nbd_count": {"auc": 0.5, "log_loss": None},
+            "tailorbird": {"auc": 0.7, "log_loss": 0.4321},
+            "rfm": {"log_loss": 0.5},
+        },
+        "origins": [{"origin": "2026-11-01T00:00:00Z"}],
+    }
+    report = SimpleNamespace(
+        plain=lambda: plain,
+        last=SimpleNamespace(cut=SimpleNamespace(gone=np.array([True, False]))),
+        version="v0001",
+        promoted=True,
+        decision=SimpleNamespace(reason="first", reasons=("first",)),
+        notes=(),
+        curve=SimpleNamespace(best=0),
+        report=None,
+    )
+    monkeypatch.setattr(train, "train_churn", lambda *args, **more: report)
+    train_named(open_project(project), "churn", quick=True, promote=True, as_of="latest", leave_out=(), json=False)
+    told = capsys.readouterr().out
+    assert told.index("0.4321") < told.index("0.5000") < told.index("bg_nbd_count")
+    assert "v0001 goes live" in told
 
 
 def test_a_type_that_does_not_exist_is_refused(project: Path, tmp_path: Path) -> None:

@@ -68,7 +68,11 @@ def _print(results: dict[str, dict[str, Any]], title: str) -> None:
             return ""
         return f"{value:.4f}" if low is None or high is None else f"{value:.4f} ({low:.4f} – {high:.4f})"
 
-    ranked = sorted(results.items(), key=lambda pair: pair[1]["log_loss"])
+    def loss(pair: tuple[str, dict[str, Any]]) -> tuple[bool, float]:
+        value = pair[1]["log_loss"]  # None where it is no number, as of a baseline that overflows: behind the others
+        return (True, 0.0) if value is None else (False, value)
+
+    ranked = sorted(results.items(), key=loss)
     print_table(title, ["", *COLUMNS], [(name, *(cell(figures, column) for column in COLUMNS)) for name, figures in ranked], right=COLUMNS)
 
 

@@ -44,9 +44,10 @@ class CutFigures:
     slices: dict[str, metrics.Calibration]
 
     def best(self, figure: str) -> str:
-        """The baseline that is best in a figure."""
+        """The baseline that is best in a figure; one whose figure is no number is not."""
         sign = 1 if figure in HIGHER else -1
-        return max((name for name in self.results if name != OURS), key=lambda name: sign * self.results[name][figure].value)
+        value = {name: each[figure].value for name, each in self.results.items() if name != OURS}
+        return max(value, key=lambda name: sign * value[name] if np.isfinite(value[name]) else -np.inf)
 
 
 class Ordered:

@@ -56,7 +56,7 @@ def _head(report: "ChurnReport") -> str:
 
 def _figures(last: CutFigures) -> str:
     rows = []
-    for name, figures in sorted(last.results.items(), key=lambda entry: entry[1]["log_loss"].value):
+    for name, figures in sorted(last.results.items(), key=lambda entry: _or_last(entry[1]["log_loss"].value)):
         rows.append(([escape(name), *(_cell(figures.get(figure)) for figure in SHOWN)], name == OURS))
     intro = "At the last origin, by what was known then; 95 % intervals from resampling people. log loss: less is better."
     return f"<h2>Beside the baselines</h2><p class='soft'>{intro}</p>{table(['', *SHOWN], rows)}"
@@ -128,7 +128,12 @@ def _value(curve: Curve) -> Figure:
 
 
 def _cell(interval: Interval | None) -> str:
-    if interval is None:
+    if interval is None or not np.isfinite(interval.value):
         return "–"
     spread = f" <small>{interval.low:.4f} … {interval.high:.4f}</small>" if np.isfinite(interval.low) else ""
     return f"{interval.value:.4f}{spread}"
+
+
+def _or_last(value: float) -> float:
+    """For sorting: what is no number comes behind all."""
+    return value if np.isfinite(value) else np.inf

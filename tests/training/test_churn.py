@@ -1,6 +1,7 @@
 """Churn: labels that know their limits, features that do not look ahead, figures beside others' figures, and a planted leak."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tailorbird.errors import DeclarationError, LeakError, NotReadyError
 from tailorbird.events import DAY, ROUTED
+from tailorbird.events.merges import Merge, survivor
 from tailorbird.features import FeatureSet, attribute, count, entity, time_since, time_since_first
 from tailorbird.features.checks import collecting
 from tailorbird.models.gbdt import GbdtSettings
@@ -16,10 +18,11 @@ from tailorbird.ranking import Churn, Contact
 from tailorbird.ranking.churn_bundle import ChurnPlan, Part
 from tailorbird.ranking.churn_columns import person_columns
 from tailorbird.training.churn.contact import curve_of
-from tailorbird.training.churn.fit import FitSettings
+from tailorbird.training.churn.fit import FitSettings, labelled
 from tailorbird.training.churn.judge import OURS, Ordered
 from tailorbird.training.churn.labels import Window, activity_of
-from tailorbird.training.churn.rows import People
+from tailorbird.training.churn.report import plain_cut
+from tailorbird.training.churn.rows import People, needed_columns
 from tailorbird.training.churn.train import ChurnSettings, study
 from tailorbird.training.churn.walk import read_until, windows_of
 
@@ -216,6 +219,68 @@ def test_features_are_not_read_where_they_begin_to_forget():
     assert read_until(day(0), day(500)) > day(10_000)
     plan = ChurnPlan("churn", ("purchase",), 60 * DAY, 0, 0, 30 * DAY, 2, day(399), (Part("hazard_trees", "hazard"),))
     assert plan.moments(day(380)) == [day(380), day(380), day(399)]
+
+
+def merge(user, into, at, **more):
+    """A row of `log`: that a user is another one from a day on."""
+    return {"type": "merge", "ts": day(at), "user_id": user, "person": into, **more}
+
+
+def present_at(activity, at):
+    return set(activity.people.decode(activity.as_of(day(at)).present(day(at))))
+
+
+def test_who_was_merged_into_somebody_is_nobody_to_ask_about_until_it_is_taken_back():
+    rows = [{"type": "purchase", "ts": day(1), "person": person} for person in ("guest", "account", "late")]
+    rows += [merge("guest", "account", 10), merge("guest", "guest", 20), merge("late", "account", 10, received_at=day(15))]
+    activity = activity_of(log(people=0, profiles=rows).select(needed_columns(declared())), CHURN, day(40))
+    assert present_at(activity, 9) == {"guest", "account", "late"}
+    assert present_at(activity, 12) == {"account", "late"}, "the merge of the second was not known yet"
+    assert present_at(activity, 16) == {"account"}
+    assert present_at(activity, 21) == {"guest", "account"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_is_somebody_else_is_what_the_merges_say(seed):
+    """Chains, circles and those taken back, known late or at once."""
+    rng = np.random.default_rng(seed)
+    names = [f"u{number}" for number in range(8)]
+    rows = [{"type": "purchase", "ts": day(0), "person": name} for name in names]
+    for _ in range(30):
+        at = float(rng.integers(1, 40))
+        rows.append(merge(*rng.choice(names, 2).tolist(), at, received_at=day(at + rng.choice([0, 0, 0, 7]))))
+    events = log(people=0, profiles=rows)
+    activity = activity_of(events, CHURN, day(60))
+    merges = [row for row in events.to_pylist() if row["type"] == "merge"]
+    at = lambda row, name: int(row[name].timestamp()) * 1_000_000  # noqa: E731
+    for cut in range(1, 50):
+        known = [row for row in merges if at(row, "ts") < day(cut) and at(row, "received_at") <= day(cut)]
+        newest = {row["user_id"]: Merge(at(row, "ts"), row["p"], row["person"]) for row in known}
+        assert present_at(activity, cut) == {name for name in names if survivor(name, newest.get)[0] == name}
+
+
+def test_who_is_merged_within_a_window_teaches_nothing_and_counts_for_nothing():
+    """A hundred people are other names of others from a day within the last window on, as if all of them had stayed away."""
+    at, merged = 180.0, {f"u{number}" for number in range(100)}
+    merges = [merge(name, f"u{int(name[1:]) + 100}", at) for name in sorted(merged)]
+    settings = replace(QUICK, fit=replace(QUICK.fit, rows=1_000_000), grid_rows=1_000_000)
+    found = study(declared(), CHURN, log(profiles=merges), now=day(200), settings=settings)
+    last, names = found.cuts[-1], found.activity.people
+    window = last.scored.window
+    assert window.origin < day(at) < window.stop
+    then = found.activity.as_of(window.origin).present(window.origin)
+    assert merged & set(names.decode(then)), "nobody knew of it at the origin"
+    assert not merged & set(names.decode(last.scored.person))
+    assert last.merged == len(then) - len(last.scored.person) > 50
+    assert plain_cut(found.figures[-1])["merged"] == last.merged
+
+    grid, now = found.grid, Window(found.activity.known, 0, window.length)
+    other = np.isin(grid.person, names.encode(pa.array(sorted(merged))))
+    taught = grid.origin & (grid.moment + window.length <= day(200))
+    cut_off = other & (grid.moment + window.length > day(at))
+    assert np.count_nonzero(taught & cut_off) > 50
+    _, label = labelled(last.fitted, grid, found.activity, now, settings.fit)
+    assert len(label) == np.count_nonzero(taught & ~cut_off)
 
 
 @pytest.mark.parametrize("seed", range(5))

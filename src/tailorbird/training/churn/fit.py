@@ -213,21 +213,21 @@ def _encoder(grid: Grid, until: int) -> Encoder:
 
 def _direct(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
     """Rows of origins whose whole window is known; label: active in it."""
-    chosen = _thinned(grid.origin & (grid.moment + window.gap + window.length <= activity.known), settings)
+    chosen = _known(grid, activity, grid.origin, window.gap + window.length, window.gap + window.length, settings)
     label = _counts(grid, activity, chosen, window.gap, window.length) > 0
     return _Labelled(grid.table.take(chosen), grid.person[chosen], label.astype(np.float64), _weights(grid, chosen, window, settings))
 
 
 def _hazard(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
     """Rows of every period that is known; label: active in it."""
-    chosen = _thinned(grid.moment + grid.period <= activity.known, settings)
+    chosen = _known(grid, activity, np.ones(len(grid.moment), bool), grid.period, grid.period, settings)
     label = _counts(grid, activity, chosen, 0, grid.period) > 0
     return _Labelled(grid.table.take(chosen), grid.person[chosen], label.astype(np.float64), _weights(grid, chosen, window, settings))
 
 
 def _counted(grid: Grid, activity: Activity, window: Window, settings: FitSettings) -> _Labelled:
     """Rows of origins of whose window at least a period is known; label: purchases for a whole window, weight: the part known."""
-    chosen = _thinned(grid.origin & (grid.moment + window.gap + grid.period <= activity.known), settings)
+    chosen = _known(grid, activity, grid.origin, window.gap + grid.period, window.gap + window.length, settings)
     label, weight = np.zeros(len(chosen)), np.zeros(len(chosen))
     for moment in np.unique(grid.moment[chosen]).tolist():
         rows = np.flatnonzero(grid.moment[chosen] == moment)
@@ -253,8 +253,11 @@ def _counts(grid: Grid, activity: Activity, chosen: Ints, gap: int, length: int)
     return counts
 
 
-def _thinned(mask: npt.NDArray[np.bool_], settings: FitSettings) -> Ints:
-    rows = np.flatnonzero(mask)
+def _known(grid: Grid, activity: Activity, mask: npt.NDArray[np.bool_], least: int, reach: int, settings: FitSettings) -> Ints:
+    """Rows of a mask of which `least` µs behind their moment are known, thinned; without who was merged into another within `reach`."""
+    rows = np.flatnonzero(mask & (grid.moment + least <= activity.known))
+    moment = grid.moment[rows]
+    rows = rows[~activity.merged_within(grid.person[rows], moment, np.minimum(moment + reach, activity.known))]
     if len(rows) <= settings.rows:
         return rows
     return np.sort(np.random.default_rng(settings.seed).choice(rows, settings.rows, replace=False))

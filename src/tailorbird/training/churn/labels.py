@@ -4,7 +4,8 @@
                  origin    start                      stop      returned: at least one ● in [start, stop)
 
 Everything is asked of an `Activity`, which holds what had been received by `known` and refuses what would need more: a window that
-ends later is *censored*, its label is not "gone" but unknown. Features of the same people are in `training.churn.rows`.
+ends later is *censored*, its label is not "gone" but unknown; so is that of somebody who was merged into another user within it. A user
+who is somebody else already (`training.churn.merged`) was not there. Features of the same people are in `training.churn.rows`.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from tailorbird.models.baselines import Counter
 from tailorbird.models.btyd import Purchases
 from tailorbird.models.rfm import Rfm
 from tailorbird.ranking.churn import Churn
+from tailorbird.training.churn.merged import Merged
 from tailorbird.training.coding import Codes, people_only
 
 Ints = npt.NDArray[np.int64]
@@ -38,6 +40,7 @@ class Activity:
         person, ts, received: shape (n,).
         amount: shape (n,), 0 where none is known.
         known: the moment up to which this is all that was received.
+        merged: who was somebody else, and when.
     """
 
     people: Codes
@@ -46,13 +49,15 @@ class Activity:
     received: Ints
     amount: Floats
     known: int
+    merged: Merged
 
     def as_of(self, moment: int) -> "Activity":
         """What had been received by a moment."""
         if moment > self.known:
             raise LeakError(f"nothing is known of {to_iso(moment)}: the log was read up to {to_iso(self.known)}")
         kept = (self.received <= moment) & (self.ts < moment)
-        return Activity(self.people, self.person[kept], self.ts[kept], self.received[kept], self.amount[kept], moment)
+        merged = self.merged.as_of(moment)
+        return Activity(self.people, self.person[kept], self.ts[kept], self.received[kept], self.amount[kept], moment, merged)
 
     @cached_property
     def _counter(self) -> Counter:
@@ -64,12 +69,27 @@ class Activity:
         return int(self.ts.min(initial=self.known))
 
     def present(self, origin: int, active_us: int = 0) -> Ints:
-        """Who was there before a moment: codes of people with activity in [origin − active, origin), ascending; ever, for 0."""
+        """Who was there before a moment: codes of people with activity in [origin − active, origin), ascending; ever, for 0.
+
+        A user who is somebody else by then is nobody to ask about.
+        """
         self._check(origin)
         there = self.ts < origin
         if active_us:
             there &= self.ts >= origin - active_us
-        return np.unique(self.person[there])
+        person = np.unique(self.person[there])
+        return person[~self.merged_within(person, origin, origin)]
+
+    def merged_within(self, person: Ints, since: Ints | int, until: Ints | int) -> npt.NDArray[np.bool_]:
+        """Whose label of a window is unknown: who was somebody else at a moment from `since` to `until`, shape (n,).
+
+        Raises:
+            LeakError: a window ends after what is known.
+        """
+        shape = len(person)
+        begins, ends = (np.broadcast_to(np.asarray(moment, np.int64), shape) for moment in (since, until))
+        self._check(int(ends.max(initial=0)))
+        return self.merged.elsewhere(person, begins, ends)
 
     def counts(self, person: Ints, start: int, stop: int) -> Floats:
         """How often each person was there in [start, stop), shape (n,).
@@ -157,7 +177,8 @@ def activity_of(events: pa.Table, churn: Churn, known: int, lateness_us: int = 0
         amount = np.add.reduceat(amount, begins)
     end = known - lateness_us
     seen = ts < end
-    return Activity(people, person[seen], ts[seen], np.minimum(received[seen], end), amount[seen], end)
+    merged = Merged.of(events, people, end)
+    return Activity(people, person[seen], ts[seen], np.minimum(received[seen], end), amount[seen], end, merged)
 
 
 def _amount(rows: pa.Table) -> Floats:

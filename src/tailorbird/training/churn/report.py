@@ -68,6 +68,7 @@ def plain_cut(figures: CutFigures) -> dict[str, Any]:
         "window_days": window.length / DAY,
         "people": len(cut.gone),
         "gone": float(cut.gone.mean()),
+        "merged": cut.merged,
         "choice": cut.choice.told,
         "results": flat(figures.results),
         "differences": flat(figures.differences),

@@ -29,7 +29,10 @@ from tailorbird.training.churn.labels import Activity, Ints
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
 
-_OF_ROWS = ("p", "event_id", "type", "ts", "received_at", "person", "session_id", "agent", "price", "quantity", "counts", "timeless")
+_OF_ROWS = (
+    *("p", "event_id", "type", "ts", "received_at", "person", "user_id", "session_id"),
+    *("agent", "price", "quantity", "counts", "timeless"),
+)
 EVER = 1 << 62  # a p that knows everything
 CHECKED = 1_000  # people of a moment whose columns are computed a second time, without what must not matter
 

@@ -271,6 +271,8 @@ def _notes(churn: Churn, found: Study, window: Window) -> tuple[str, ...]:
             f"the history is shorter than three windows: figures and calibration are of windows of {judged / DAY:.0f} days, "
             f"while {window.length / DAY:.0f} are predicted"
         )
+    if merged := found.cuts[-1].merged:
+        notes.append(f"{merged:,} people were merged into another user within the last window: left out, as what became of them is unknown")
     if churn.gap_us and set(HAZARD) & set(found.cuts[-1].fitted.models):
         notes.append("hazards are read as if nobody came back within the gap; calibration on past origins corrects their level")
     if churn.trust:

@@ -99,6 +99,7 @@ class Cut:
     baseline_purchases: Mapping[str, Floats]
     fitted: Fitted
     frequency: Floats  # purchases before the origin
+    merged: int = 0  # people who were merged into another user within gap and window, and left out: their label is unknown
 
 
 def windows_of(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
@@ -196,6 +197,9 @@ def walk(
         asked = then.present(window.origin, churn.active_us)
         if len(asked) > asked_max:
             asked = np.sort(rng.choice(asked, asked_max, replace=False))
+        outcome = activity.as_of(window.stop)
+        known = ~outcome.merged_within(asked, window.origin, window.stop)
+        asked, merged = asked[known], int(np.count_nonzero(~known))
         try:
             fitted = fit_at(grid, then, window, settings, churn.rfm)
             baselines, counted = baselines_at(then, asked, window, churn)
@@ -204,13 +208,12 @@ def walk(
                 raise
             continue
         scored = score_at(fitted, people, asked, window, churn, read_until(then.first, window.origin))
-        outcome = activity.as_of(window.stop)
         bought = outcome.counts(asked, window.start, window.stop)
         choice = choose_by([cut for cut in cuts if cut.scored.window.stop <= window.origin], tuple(scored.raw), window, settings.half_life)
         probability = choice.table.apply(scored.raw[choice.model])
         expected = None if scored.purchases is None else scored.purchases * choice.scale
         count = then.rfm(asked, window.origin).frequency
-        cuts.append(Cut(scored, bought == 0, bought, choice, probability, expected, baselines, counted, fitted, count))
+        cuts.append(Cut(scored, bought == 0, bought, choice, probability, expected, baselines, counted, fitted, count, merged))
     tell("origins", len(windows), len(windows))
     return cuts
 
@@ -290,6 +293,8 @@ def baselines_at(then: Activity, asked: Ints, window: Window, churn: Churn) -> t
         length = window.origin - origin - window.gap
     earlier = then.as_of(origin)
     present = earlier.present(origin, churn.active_us)
+    if length > 0:
+        present = present[~then.merged_within(present, origin, origin + window.gap + length)]
     returned = then.counts(present, origin + window.gap, origin + window.gap + length) > 0 if length > 0 else np.zeros(0, bool)
     if not 0 < np.count_nonzero(returned) < len(returned):
         raise NotReadyError("no earlier origin has people who came back and people who did not")

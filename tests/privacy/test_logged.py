@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import pytest
 from tests.cli.kit import must
+from tests.faults.roles import make_project
 from tests.privacy.kit import CLOCK
 from tests.privacy.test_people import click, merge, sent
 
 from tailorbird.cli.inprocess import InProcess
 from tailorbird.cli.roles import Roles
+from tailorbird.config import open_project
 from tailorbird.features.recompute import parity
 from tailorbird.lake import Lake
 from tailorbird.privacy import erase
@@ -80,6 +83,41 @@ def test_answers_of_whom_somebody_was_for_a_while_are_left_out_of_the_comparison
     answers = lake.table("answers")
     told = ["erased" in (degraded or ()) for degraded in answers["degraded"].to_pylist()]
     assert dict(zip(answers["person"].to_pylist(), told, strict=True)) == {"other-1": False, "ida-9": True}
+    after = parity(project.features, lake.table("events"), answers)
+    assert (after.answers, after.unequal) == (1, 0), after.examples
+    assert parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal > 0, "what is said is needed"
+
+
+@pytest.mark.parametrize("field", ["user.age_group", "device", "country"])
+def test_answers_that_read_the_state_of_a_text_that_goes_are_left_out_of_the_comparison(field: str, tmp_path: Path) -> None:
+    root = make_project(tmp_path / "shop").root
+    more = f'\ngroup_clicks = count("group_clicks", entity("{field}"), "click", window="28d")\n'
+    (root / "features.py").write_text((root / "features.py").read_text() + more)
+    project = open_project(root)
+    rare = {"device": "tablet", "country": "NO"}
+    profile = {"category": "c", "price": 1.0, "stock": 9}
+    events = [{"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": profile} for n in range(1, 4)]
+    groups = {"other-1": "40s", "other-2": "20s", "hanna-8": "40s"}
+    events += [{"event_id": f"u-{one}", "type": "user", "user_id": one, "properties": {"age_group": age}} for one, age in groups.items()]
+    events += [click(f"c{one}-{n}", one, context=rare if age == "40s" else {}) for one, age in groups.items() for n in range(3)]
+    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+        assert all(one.accepted for one in door.submit(json.dumps(events).encode()))
+        roles.drain()
+        parts = InProcess(project, CLOCK, door=door, seed=1)
+        for user in ("other-1", "other-2"):
+            context = rare if groups[user] == "40s" else {}
+            parts.pipeline.answer(RecommendQuery(slot="home", user_id=user, **context))
+        parts.close()
+        door.close()
+        roles.drain()
+    lake = Lake(project.paths.lake)
+    before = parity(project.features, lake.table("events"), lake.table("answers"))
+    assert (before.answers, before.unequal) == (2, 0), before.examples
+    assert erase(project, ["hanna-8"], CLOCK).clean
+    lake = Lake(project.paths.lake)
+    answers = lake.table("answers")
+    told = ["erased" in (degraded or ()) for degraded in answers["degraded"].to_pylist()]
+    assert dict(zip(answers["person"].to_pylist(), told, strict=True)) == {"other-1": True, "other-2": False}
     after = parity(project.features, lake.table("events"), answers)
     assert (after.answers, after.unequal) == (1, 0), after.examples
     assert parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal > 0, "what is said is needed"

@@ -6,6 +6,7 @@ of follows from the declarations: `needs` tells it, so that nothing else has to 
     kept      texts and numbers that a filter or an entity without a person reads
     counted   texts of which such a state knows how many different ones there were: another text takes their place which falls into
               the same register of the sketch with the same rank, so that it stays as it is to the bit
+    shared    fields by which states of more than one person are told apart; `shared_read`: of which their values and filters are made
     keyed     fields by which entities are told apart, of persons too; `read`: fields of which values are made, or filters
     ordered   whether such a state keeps events by (ts, id): then another id must not change the order of what happened at one time
 """
@@ -42,6 +43,8 @@ class Needs:
     ordered: bool = False
     keyed: frozenset[str] = frozenset()
     read: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
+    shared_read: frozenset[str] = frozenset()
 
     def precisions(self, name: str) -> tuple[int, ...]:
         return dict(self.counted).get(name, ())
@@ -54,9 +57,15 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
     ordered = False
     keyed: set[str] = set()
     read: set[str] = set()
+    shared: set[str] = set()
+    shared_read: set[str] = set()
     for layout in (layout for features in sets for layout in features.layout.entities):
         keyed.update(layout.entity.fields)
-        read.update(name for source, more in _sources(layout) for one in _expressions(source, more) for name, _ in one.names)
+        names = {name for source, more in _sources(layout) for one in _expressions(source, more) for name, _ in one.names}
+        read |= names
+        if not any(name in PERSONAL for name in layout.entity.fields):
+            shared.update(layout.entity.fields)
+            shared_read |= names
         if is_personal(layout.entity):
             continue
         kept.update(layout.entity.fields)
@@ -71,7 +80,7 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
         ordered |= bool(layout.lasts or layout.sequences or layout.first_values)
     kept.update(more for name in tuple(kept) for more in _READ_WITH.get(name, ()))
     sketched_names = tuple(sorted((name, tuple(sorted(each))) for name, each in counted.items()))
-    return Needs(frozenset(kept), sketched_names, ordered, frozenset(keyed), frozenset(read))
+    return Needs(frozenset(kept), sketched_names, ordered, frozenset(keyed), frozenset(read), frozenset(shared), frozenset(shared_read))
 
 
 def is_personal(entity: Entity) -> bool:

@@ -42,7 +42,7 @@ class Marks(msgspec.Struct):
         requests: what they asked for, and nobody else.
         places, refused: where their accepted and their refused rows stand in the raw logs.
         repeats: where rows stand that repeat what they did on a device of several people, if it is by that device.
-        common: by name, the texts that stay.
+        common: by name, the texts that stay; `lost`: those that go, of fields by which states of several people are told apart.
         own: ids and texts that were nobody else's: they must be nowhere in the end.
         keyed_items, keyed_users: whose profiles lose an attribute by which features are keyed, or who lose events; `read`: or of which
             features are made.
@@ -57,6 +57,7 @@ class Marks(msgspec.Struct):
     refused: list[Place] = []
     repeats: list[Place] = []
     common: dict[str, list[str]] = {}
+    lost: dict[str, list[str]] = {}
     own: list[str] = []
     keyed_items: list[str] = []
     keyed_users: list[str] = []
@@ -111,6 +112,7 @@ def find_marks(
     marks.repeats = _repeats(lake, people, marks)
     marks.refused = _refused(lake, people, mentions, set(mine["session_id"].drop_null().to_pylist()), marks)
     marks.common = _common(lake, people, needs, mine)
+    _lost(lake, needs, mine, marks)
     marks.own = _own(lake, people, mine, marks, progress)
     _salt(lake, people, needs, fresh, mine, marks)
     if precisions := needs.precisions("session"):
@@ -225,6 +227,46 @@ def _common(lake: Lake, people: People, needs: Needs, mine: pa.Table) -> dict[st
                     carriers[text].add(person)
         found[name] = sorted(text for text, some in carriers.items() if len(some) >= COMMON_MIN)
     return found
+
+
+def _lost(lake: Lake, needs: Needs, mine: pa.Table, marks: Marks) -> None:
+    """Find what goes that states of several people are made of: answers that read these cannot be computed again.
+
+    Whoever ever had an attribute by which one of theirs told states apart is taken for one who read that state. Where filters or
+    values are made of what goes, no cheap look tells which states: then all answers are.
+    """
+    for name in TEXTS:
+        gone = set(mine[name].drop_null().to_pylist()) - set(marks.common.get(name, ()))
+        if not gone or needs.precisions(name):
+            continue
+        if name in needs.shared or (name == "answer_query" and "query" in needs.shared):
+            marks.lost[name] = sorted(gone)
+        marks.read |= name in needs.shared_read or (name == "answer_query" and "query" in needs.shared_read)
+    profiles = [_object(one) for one in pc.unique(mine["user_profile"]).to_pylist()]
+    said = [_object(one) for one in pc.unique(mine["properties"]).to_pylist()]
+    for owner, objects in (("user", profiles), ("properties", said)):
+        for name in sorted(one for one in needs.shared | needs.shared_read if one.startswith(f"{owner}.")):
+            key = name.partition(".")[2]
+            values = [one[key] for one in objects if one.get(key) is not None]
+            texts = [one for one in values if name not in needs.kept or not isinstance(one, bool | int | float)]
+            marks.read |= bool(texts) and (name in needs.shared_read or owner == "properties")
+            if texts and owner == "user" and name in needs.shared:
+                marks.keyed_users = sorted({*marks.keyed_users, *_having(lake, key, texts)})
+
+
+def _having(lake: Lake, name: str, values: list) -> set[str]:
+    """The users of whom a version of the profile says one of these."""
+    found: set[str] = set()
+    for batch in lake.batches("users", ["id", "attributes"]) if lake.exists("users") else ():
+        for id_, text in zip(batch.column("id").to_pylist(), batch.column("attributes").to_pylist(), strict=True):
+            if _object(text).get(name) in values:
+                found.add(id_)
+    return found
+
+
+def _object(text: str | None) -> dict:
+    found = _json(text) if text else None
+    return found if isinstance(found, dict) else {}
 
 
 def _own(

@@ -47,6 +47,7 @@ class Rows:
         self._hashes = pa.array(hash64s(sorted(people.own_ids)).view(np.int64), pa.int64())
         self._keyed_items, self._keyed_users = frozenset(marks.keyed_items), frozenset(marks.keyed_users)
         self._read_counts, self._query_counts = marks.read, bool({"query", "answer_query"} & (needs.keyed | needs.read))
+        self._lost = marks.lost
         self.counts: Counter[str] = Counter()
 
     def changes(self) -> dict[str, Change]:
@@ -161,6 +162,9 @@ class Rows:
         found = np.full(len(rows), self._read_counts)
         items, owners = pc.list_flatten(rows["items"]), np.asarray(pc.list_parent_indices(rows["items"].combine_chunks()))
         found[owners[_mask(is_any(items, self._keyed_items))]] = True
+        for name, texts in self._lost.items():
+            column = "query" if name == "answer_query" else name
+            found |= _mask(is_any(rows[column], frozenset(texts))) if column in rows.column_names else True
         return found | _mask(is_any(rows["user_id"], self._keyed_users)) | _mask(is_any(rows["person"], self._keyed_users))
 
     def _renamed(self, rows: pa.Table, names: Sequence[str]) -> dict[str, dict[str, str]]:

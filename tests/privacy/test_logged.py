@@ -16,7 +16,7 @@ from tailorbird.features.recompute import parity
 from tailorbird.lake import Lake
 from tailorbird.privacy import erase
 from tailorbird.serving.door import Door
-from tailorbird.serving.messages import RecommendQuery
+from tailorbird.serving.messages import Context, RecommendQuery
 
 ID = "canary.ann@example.com"
 
@@ -105,8 +105,8 @@ def test_answers_that_read_the_state_of_a_text_that_goes_are_left_out_of_the_com
         roles.drain()
         parts = InProcess(project, CLOCK, door=door, seed=1)
         for user in ("other-1", "other-2"):
-            context = rare if groups[user] == "40s" else {}
-            parts.pipeline.answer(RecommendQuery(slot="home", user_id=user, **context))
+            context = Context(**rare) if groups[user] == "40s" else Context()
+            parts.pipeline.answer(RecommendQuery(slot="home", user_id=user, context=context))
         parts.close()
         door.close()
         roles.drain()

@@ -86,7 +86,9 @@ def _send(site: Site, first: int, end: int) -> None:
             assert submit(door, 3, number)["acked"]
         profile = {"event_id": f"p{first}", "type": "item", "item_id": f"i{first}", "properties": {"category": "c", "price": 5.0}}
         person = {"event_id": f"q{first}", "type": "user", "user_id": f"u{first}", "properties": {"plan": "gold"}}
-        assert all(each.accepted for each in door.submit(json.dumps([profile, person]).encode()))
+        refused = {"event_id": f"x{first}", "type": "nonsense", "user_id": f"u{first}"}  # and a repeat, so that each table gets rows
+        told = door.submit(json.dumps([profile, person, refused, profile]).encode())
+        assert [each.accepted for each in told] == [True, True, False, True]
     with Roles(site.project, CLOCK) as roles:
         roles.drain()
 

@@ -26,7 +26,6 @@ from tailorbird.events.schema import micros
 from tailorbird.features import ReadRequest, Rows, asof, asof_runs, finish, idle, read, records, rings, runs, tiles, worker
 from tailorbird.features.declare import HORIZON, SESSION_GAP
 from tailorbird.features.read import Reader
-from tailorbird.features.state import alias_key
 from tailorbird.features.worker import FeatureWorker
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -216,7 +215,7 @@ def _the_backfill_counts_what_does_not_count(patch: pytest.MonkeyPatch) -> None:
 
 def _an_identify_that_came_late_wins(patch: pytest.MonkeyPatch) -> None:
     """Not the newest in time, but the last to arrive, says who an anonymous id is."""
-    patch.setattr(worker, "newer", lambda transaction, found: [(alias_key(name), one.encode()) for name, one in found.items()])
+    patch.setattr(worker, "newer", lambda transaction, found: [(key, one.encode()) for key, one in found.items()])
 
 
 def _a_reading_record_never_runs_out(patch: pytest.MonkeyPatch) -> None:
@@ -246,10 +245,9 @@ def _a_reader_mixes_two_snapshots(patch: pytest.MonkeyPatch) -> None:
         with store.snapshot() as snapshot:
             position = read.read_position(snapshot)
         with store.snapshot() as snapshot:
-            person, alias_ts = read._person(snapshot, request)
-            asked = replace(request, person=person)
-            moment = read._Moment(self._plan, snapshot, asked, keys, read.read_swept(snapshot))
-            return moment.rows_read([position], alias_ts)
+            begun = read.begin([snapshot], request)
+            moment = read._Moment(self._plan, snapshot, replace(request, person=begun.person), keys, begun.swept)
+            return moment.rows_read([position], begun.since)
 
     patch.setattr(Reader, "_read", mixed)
 

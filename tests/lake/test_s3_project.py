@@ -15,12 +15,12 @@ from tailorbird.training.settings import TrainSettings
 
 @pytest.fixture
 def shop(tmp_path: Path, bucket) -> Path:
-    """A project with four days of history in a bucket."""
+    """A project with six days of history in a bucket."""
     folder = tmp_path / "shop"
     must("init", folder)
     settings = (folder / "tailorbird.toml").read_text()
     (folder / "tailorbird.toml").write_text(f'{settings}\n[lake]\nurl = "{bucket}"\n')
-    must("-C", folder, "simulate", "--days", 4, "--users", 150, "--items", 60, "--out", folder / "history.jsonl")
+    must("-C", folder, "simulate", "--days", 6, "--users", 150, "--items", 60, "--out", folder / "history.jsonl")
     must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
     return folder
 

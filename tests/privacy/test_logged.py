@@ -88,10 +88,13 @@ def test_answers_of_whom_somebody_was_for_a_while_are_left_out_of_the_comparison
     assert parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal > 0, "what is said is needed"
 
 
+@pytest.mark.parametrize(
+    "counted", ["", 'from tailorbird.features import distinct\ndevices = distinct("devices", item, "click", of="device", window="28d")\n']
+)
 @pytest.mark.parametrize("field", ["user.age_group", "device", "country"])
-def test_answers_that_read_the_state_of_a_text_that_goes_are_left_out_of_the_comparison(field: str, tmp_path: Path) -> None:
+def test_answers_that_read_the_state_of_a_text_that_goes_are_left_out_of_the_comparison(field: str, counted: str, tmp_path: Path) -> None:
     root = make_project(tmp_path / "shop").root
-    more = f'\ngroup_clicks = count("group_clicks", entity("{field}"), "click", window="28d")\n'
+    more = f'\ngroup_clicks = count("group_clicks", entity("{field}"), "click", window="28d")\n{counted}'
     (root / "features.py").write_text((root / "features.py").read_text() + more)
     project = open_project(root)
     rare = {"device": "tablet", "country": "NO"}
@@ -121,3 +124,31 @@ def test_answers_that_read_the_state_of_a_text_that_goes_are_left_out_of_the_com
     after = parity(project.features, lake.table("events"), answers)
     assert (after.answers, after.unequal) == (1, 0), after.examples
     assert parity(project.features, lake.table("events"), answers.drop_columns(["degraded"])).unequal > 0, "what is said is needed"
+
+
+def test_a_text_that_is_counted_and_tells_states_apart_stays_where_enough_others_have_it(tmp_path: Path) -> None:
+    root = make_project(tmp_path / "shop").root
+    more = """
+group_clicks = count("group_clicks", entity("device"), "click", window="28d")
+from tailorbird.features import distinct
+devices = distinct("devices", item, "click", of="device", window="28d")
+on_phones = count("on_phones", item, "click", where="device == 'phone'", window="28d")
+"""
+    (root / "features.py").write_text((root / "features.py").read_text() + more)
+    project = open_project(root)
+    profile = {"category": "c", "price": 1.0, "stock": 9}
+    events = [{"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": profile} for n in range(1, 4)]
+    events += [click(f"c{one}-{n}", one, context={"device": "phone"}) for one in ("hanna-8", *map(str, range(12))) for n in range(2)]
+    with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+        assert all(one.accepted for one in door.submit(json.dumps(events).encode()))
+        roles.drain()
+        parts = InProcess(project, CLOCK, door=door, seed=1)
+        parts.pipeline.answer(RecommendQuery(slot="home", user_id="1", context=Context(device="phone")))
+        parts.close()
+        door.close()
+        roles.drain()
+    assert erase(project, ["hanna-8"], CLOCK).clean
+    lake = Lake(project.paths.lake)
+    after = parity(project.features, lake.table("events"), lake.table("answers"))
+    assert (after.answers, after.unequal) == (1, 0), after.examples
+    assert set(lake.table("events")["device"].drop_null().to_pylist()) == {"phone"}

@@ -570,9 +570,33 @@ def test_one_whose_merge_was_taken_back_goes_alone(tmp_path: Path) -> None:
     people = find_people(Lake(project.paths.lake), ["hanna-8"])
     assert (people.users, people.shared, people.into) == ({"hanna-8"}, {"phone-of-hanna"}, {"ida-9"})
     (told,) = run(project.root, [["erase", "hanna-8"]], tmp_path / "out")
-    assert "those others stay" in " ".join(told.stdout.split())
+    assert "by merges, and stay" in " ".join(told.stdout.split())
     done = erase(project, ["hanna-8"], CLOCK)
     assert done.clean, done.searched.found
     assert left_of(project.root, b"hanna-8") == []
     assert people_of(project)["ida-9"] == 2  # what came from the phone while they were one, and her own
+    assert verify(project.paths.lake).clean
+
+
+def test_who_is_one_with_somebody_by_now_goes_with_them_however_they_came_to_be_one(tmp_path: Path) -> None:
+    """Merged anew whenever the other was merged on, as sites send their aliases again; and merged, taken back, and merged again."""
+    events = [
+        click("e1", "carol-41", "phone-of-carol"), merge("m1", "carol-41", "carol-42"), merge("m2", "carol-42", "carol-43"),
+        merge("m3", "carol-41", "carol-43"), click("e2", "carol-41"),
+        click("e3", "dora-41"), merge("m4", "dora-41", "dora-42"), merge("m5", "dora-41", "dora-41"), merge("m6", "dora-41", "dora-42"),
+        click("e4", "frank-1"), merge("m7", "frank-1", "grace-1"), merge("m8", "frank-1", "henry-1"),
+    ]  # fmt: skip
+    project = sent(tmp_path, events)
+    lake = Lake(project.paths.lake)
+    for asked in ("carol-41", "carol-42", "carol-43"):
+        assert find_people(lake, [asked]).users == {"carol-41", "carol-42", "carol-43"}
+    for asked in ("dora-41", "dora-42"):
+        assert find_people(lake, [asked]).users == {"dora-41", "dora-42"}
+    for asked in ("frank-1", "grace-1", "henry-1"):  # who was one of two is one with none, and the others are told of
+        people = find_people(lake, [asked])
+        assert (people.users, people.into) == ({asked}, {"frank-1", "grace-1", "henry-1"} - {asked})
+    for asked in ("carol-43", "dora-42"):
+        done = erase(project, [asked], CLOCK)
+        assert done.clean, done.searched.found
+    assert left_of(project.root, b"carol-", b"phone-of-carol", b"dora-") == []
     assert verify(project.paths.lake).clean

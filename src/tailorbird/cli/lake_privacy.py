@@ -203,7 +203,7 @@ def _tell_preview(found: "Preview", cut_short: bool, json: bool) -> None:
         out.print(f"{found.refused:,} rows that were refused, in the quarantine, which hold something of theirs.")
     out.print(f"{found.users:,} users, {found.visitors:,} visitors who are theirs alone, {found.shared:,} devices that others used too.")
     if found.into:
-        out.print(f"Some of them were merged into {found.into:,} others, and into somebody besides or back: those others stay.")
+        out.print(f"{found.into:,} others were one with some of them for a while, by merges, and stay.")
     _tell_strangers(found.strangers)
     _tell_bundles(found.bundles)
     out.print("Nothing was changed. --yes does it, and cannot be undone.")

@@ -60,24 +60,25 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
     shared: set[str] = set()
     shared_read: set[str] = set()
     for layout in (layout for features in sets for layout in features.layout.entities):
+        personal = is_personal(layout.entity)
+        sketched = frozenset() if personal else frozenset(sketch.source for sketch in layout.sketches)
+        names: set[str] = set()  # what is read but for what is counted alone
         keyed.update(layout.entity.fields)
-        names = {name for source, more in _sources(layout) for one in _expressions(source, more) for name, _ in one.names}
-        read |= names
-        if not any(name in PERSONAL for name in layout.entity.fields):
-            shared.update(layout.entity.fields)
-            shared_read |= names
-        if is_personal(layout.entity):
-            continue
-        kept.update(layout.entity.fields)
-        sketched = {sketch.source for sketch in layout.sketches}
         for source, more in _sources(layout):
             of = source.value.of if isinstance(source.value, Amount) else source.value
+            read.update(name for one in (source.where, of, *more) if one is not None for name, _ in one.names)
             plain = isinstance(of, Expression) and of.kind == "text" and of.text in dict(of.names)
             if source in sketched and plain and isinstance(of, Expression):
                 counted.setdefault(of.text, set()).update(one.precision for one in layout.sketches if one.source == source)
                 of = None
-            kept.update(name for one in (source.where, of, *more) if one is not None for name, _ in one.names)
-        ordered |= bool(layout.lasts or layout.sequences or layout.first_values)
+            names.update(name for one in (source.where, of, *more) if one is not None for name, _ in one.names)
+        if not any(name in PERSONAL for name in layout.entity.fields):
+            shared.update(layout.entity.fields)
+            shared_read |= names
+        if not personal:
+            kept.update(layout.entity.fields)
+            kept |= names
+            ordered |= bool(layout.lasts or layout.sequences or layout.first_values)
     kept.update(more for name in tuple(kept) for more in _READ_WITH.get(name, ()))
     sketched_names = tuple(sorted((name, tuple(sorted(each))) for name, each in counted.items()))
     return Needs(frozenset(kept), sketched_names, ordered, frozenset(keyed), frozenset(read), frozenset(shared), frozenset(shared_read))
@@ -86,11 +87,6 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
 def is_personal(entity: Entity) -> bool:
     """Whether an entity is a person, or one of a person's things."""
     return any(name in PERSONAL or name.startswith("user.") for name in entity.fields)
-
-
-def _expressions(source: Source, more: Sequence[Expression]) -> Iterator[Expression]:
-    of = source.value.of if isinstance(source.value, Amount) else source.value
-    yield from (one for one in (source.where, of, *more) if one is not None)
 
 
 def _sources(layout: EntityLayout) -> Iterator[tuple[Source, Sequence[Expression]]]:

@@ -36,7 +36,7 @@ class Preview:
     Attributes:
         refused: rows of the quarantine.
         strangers: which of the ids that were asked for nothing here is of, counted from 1.
-        into: how many users there are whom some of them were merged into, and who are not asked for.
+        into: how many users were one with some of them for a while, by merges, and stay.
     """
 
     users: int

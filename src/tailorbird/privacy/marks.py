@@ -237,7 +237,7 @@ def _lost(lake: Lake, needs: Needs, mine: pa.Table, marks: Marks) -> None:
     """
     for name in TEXTS:
         gone = set(mine[name].drop_null().to_pylist()) - set(marks.common.get(name, ()))
-        if not gone or needs.precisions(name):
+        if not gone or (needs.precisions(name) and name not in needs.kept):  # of what is only counted, another takes its place
             continue
         if name in needs.shared or (name == "answer_query" and "query" in needs.shared):
             marks.lost[name] = sorted(gone)

@@ -20,7 +20,9 @@ import pyarrow.dataset as ds
 from tailorbird.errors import UsageError
 from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.events.erased import StopList, who_said, whose_of
+from tailorbird.events.merges import Merge, survivor
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.schema import micros
 from tailorbird.lake import Lake
 
 Mask = pa.ChunkedArray | pa.Array
@@ -35,7 +37,7 @@ class People:
         users: user ids.
         visitors: anonymous ids that are theirs alone.
         shared: anonymous ids that were also somebody else's.
-        into: users whom some of them were merged into, and who are none of them.
+        into: users whom some of them were one with for a while, by merges, and who are none of them.
     """
 
     users: frozenset[str]
@@ -108,16 +110,25 @@ def find_people(lake: Lake, kept: Iterable[str]) -> People:
 
 
 def _with_merged(lake: Lake, users: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
-    """The users with those who are one with them; and whom some of all these were merged into besides."""
-    told = lake.table("events", ["user_id", "person"], ds.field("type") == "merge")
+    """The users with those who are one with them; and whom some of all these were one with besides, for a while.
+
+    A user who was merged is one with all whom it was merged into, if these are one by now: who was one of others too is one with none.
+    """
+    told = lake.table("events", ["user_id", "person", "ts", "p"], ds.field("type") == "merge")
+    told = told.sort_by([("ts", "ascending"), ("p", "ascending")])
+    newest: dict[str, Merge] = {}
     into: dict[str, set[str]] = {}
-    for former, user in zip(told["user_id"].to_pylist(), told["person"].to_pylist(), strict=True):
+    columns = (*(told[name].to_pylist() for name in ("user_id", "person", "p")), micros(told["ts"]).tolist())
+    for former, user, p, ts in zip(*columns, strict=True):
+        newest[former] = Merge(ts, p, user)
         into.setdefault(former, set()).add(user)
-    one = [{former, *all_} for former, all_ in into.items() if len(all_) == 1]
+    now = {user: survivor(user, newest.get)[0] for user in {*into, *(user for all_ in into.values() for user in all_)}}
+    one = [{former, *all_} for former, all_ in into.items() if {now[user] for user in (former, *all_ - {former})} == {now[former]}]
     found = set(users)
-    while more := {user for pair in one if pair & found for user in pair - found}:
+    while more := {user for each in one if each & found for user in each - found}:
         found |= more
-    return frozenset(found), frozenset(user for former in found for user in into.get(former, ())) - found
+    others = {user for former, all_ in into.items() for user in (former, *all_) if found & {former, *all_}}
+    return frozenset(found), frozenset(others - found)
 
 
 def kept_as(asked: Sequence[str], pseudonyms: Pseudonyms | None) -> list[Kept]:

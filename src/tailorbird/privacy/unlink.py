@@ -112,11 +112,9 @@ class Unlinked:
         return user, None if type_ in ("user", "merge") else self._fresh.text("who", *key)
 
     def _text(self, name: str, value: str | None, event: Event) -> str | None:
-        if value is None:
-            return None
-        if self._needs.precisions(name):
-            return self._fresh.text(name, *event)
-        return value if value in self._common.get(name, ()) else None
+        if value is None or value in self._common.get(name, ()):
+            return value
+        return self._fresh.text(name, *event) if self._needs.precisions(name) else None
 
     def _session(self, value: str | None, event: Event) -> str | None:
         return self._fresh.text("session", *event) if value is not None and self._needs.precisions("session") else None

@@ -9,7 +9,6 @@ true reward is that of the twelve items that a model would have shown, out of al
 """
 
 import argparse
-import inspect
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,6 @@ import pyarrow as pa
 from benchmarks.quality import simulated
 from benchmarks.quality.architectures_reward import ORACLES, REWARD, rewards_of
 from benchmarks.quality.running import _import, environment
-from tailorbird.cli.train import train as train_command
 from tailorbird.config import Project, open_project
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.lake import Lake
@@ -40,7 +38,7 @@ from tailorbird.training.train import train
 
 Floats = npt.NDArray[np.float64]
 
-DEFAULT = str(inspect.signature(train_command).parameters["architecture"].default)
+DEFAULT = TrainSettings().architecture
 LEARNED = 15_000  # requests, the same for all
 QUESTIONS, CHUNK = 600, 150
 POINTWISE = ("auc", "log_loss")

@@ -149,8 +149,11 @@ def test_a_net_that_tells_no_more_than_the_mean_says_so_and_is_no_beginning(shop
     assert not (tmp_path / "work" / "warm").exists()
 
 
+LEARNING = {**QUICK.parameters, "rate": 0.01}  # so fast that a few requests take it far from where it began: else nothing goes on from it
+
+
 def incremental(shop, folder, clock, *, incremental=True):
-    settings = replace(QUICK, architecture="shared", incremental=incremental, requests=600, test_requests=600)
+    settings = replace(QUICK, architecture="shared", parameters=LEARNING, incremental=incremental, requests=600, test_requests=600)
     folders = {"lake": shop.lake, "registry": folder / "registry", "work": folder / "work"}
     return train(shop.features, HOME, **folders, clock=clock, settings=settings)
 
@@ -181,13 +184,13 @@ def test_a_net_goes_on_from_its_own_weights_whatever_was_trained_in_between(shop
     pytest.importorskip("torch", reason="needs the extra deep")
 
     def at(clock, **changes):
-        settings = replace(QUICK, incremental=True, requests=600, test_requests=600, **changes)
+        settings = replace(QUICK, **{"parameters": LEARNING, **changes}, incremental=True, requests=600, test_requests=600)
         folders = {"lake": shop.lake, "registry": tmp_path / "registry", "work": tmp_path / "work"}
         report = train(shop.features, HOME, **folders, clock=clock, settings=settings)
         return next(note for note in report.notes if "went on from the weights" in note or "trained from scratch" in note)
 
     earlier = SimulatedClock(shop.clock.now() - DAY)
-    narrow = {"parameters": {**QUICK.parameters, "hidden": [8]}}
+    narrow = {"parameters": {**LEARNING, "hidden": [8]}}
     at(earlier, architecture="shared")
     assert "asked for: there was no training of mmoe before" in at(earlier, architecture="mmoe")
     assert "the trainings of shared before it were of other columns, heads or parameters" in at(earlier, architecture="shared", **narrow)

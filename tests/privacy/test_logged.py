@@ -7,7 +7,8 @@ import pytest
 from tests.cli.kit import must
 from tests.faults.roles import make_project
 from tests.privacy.kit import CLOCK
-from tests.privacy.test_people import click, merge, sent
+from tests.privacy.test_merged import merge
+from tests.privacy.test_people import click, sent
 
 from tailorbird.cli.inprocess import InProcess
 from tailorbird.cli.roles import Roles

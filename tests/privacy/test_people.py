@@ -16,7 +16,6 @@ from tests.privacy.kit import CANARY, CLOCK, Site, everything, left_of, make_sit
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import READING, reading
-from tailorbird.events import HOUR
 from tailorbird.events.contract import ERASED
 from tailorbird.lake import Lake, verify
 from tailorbird.lock import FileLock
@@ -504,99 +503,3 @@ def test_a_file_of_ones_own_is_told_and_not_touched(tmp_path: Path) -> None:
     assert not done.clean
     assert done.left == [str(own)]
     assert own.read_text() == "ask user-4711"
-
-
-def merge(event_id: str, user: str, into: str) -> dict:
-    return {"event_id": event_id, "type": "merge", "user_id": user, "properties": {"merged_into": into}}
-
-
-def test_users_who_are_one_by_a_merge_are_one_person(tmp_path: Path) -> None:
-    """An account of guests that was merged into several is nobody's alone."""
-    events = [
-        click("e1", "alice-old", "phone-of-alice"), click("e2", "alice-1"), click("e3", "guest-77"), click("e4", "robert-2"),
-        merge("m1", "alice-oldest", "alice-old"), merge("m2", "alice-old", "alice-1"),
-        merge("m3", "guest-77", "alice-1"), click("e5", "guest-77"), merge("m4", "guest-77", "robert-2"), click("e6", "guest-77"),
-        click("e7", "alice-old"), click("e9", visitor="phone-of-alice"),
-    ]  # fmt: skip
-    project = sent(tmp_path, events)
-    assert people_of(project) == {"alice-old": 2, "alice-1": 5, "guest-77": 1, "robert-2": 3, "anon:phone-of-alice": 1}
-    lake = Lake(project.paths.lake)
-    for asked in ("alice-1", "alice-old", "alice-oldest"):
-        people = find_people(lake, [asked])
-        assert (people.users, people.visitors) == ({"alice-1", "alice-old", "alice-oldest"}, {"phone-of-alice"})
-    exported = {one["event_id"] for one in export_person(project, ["alice-1"], CLOCK) if one["source"] == "event"}
-    assert exported == {"e1", "e2", "e5", "e7", "e9", "m1", "m2", "m3"}
-
-    done = erase(project, ["alice-old"], CLOCK)
-    assert done.clean, done.searched.found
-    assert left_of(project.root, b"alice-", b"phone-of-alice") == []
-    left = people_of(project)
-    assert (left["robert-2"], left["guest-77"]) == (3, 2)  # what is left of the merge into Alice is one of guests into themselves
-    assert Lake(project.paths.lake).events(["type"])["type"].to_pylist().count("merge") == 4
-    assert verify(project.paths.lake).clean
-    old = {**merge("m5", "stranger", "alice-1"), "ts": CLOCK.now() - HOUR}
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
-        door.submit(json.dumps([merge("m2", "alice-old", "alice-1"), old, click("e8", "guest-77")]).encode())
-    with Roles(project, CLOCK) as roles:
-        roles.drain()
-    assert people_of(project)["robert-2"] == 4  # the router still knows whom the guest was merged into last
-    assert left_of(project.root, b"alice-") == []
-
-
-def test_who_was_merged_into_one_who_is_erased_is_itself_from_then_on(tmp_path: Path) -> None:
-    """And not again somebody else whom it was merged into before."""
-    events = [merge("m1", "ellen-5", "frank-6"), click("e1", "ellen-5"), merge("m2", "ellen-5", "grace-7"), click("e2", "ellen-5")]
-    project = sent(tmp_path, events)
-    assert people_of(project) == {"frank-6": 2, "grace-7": 2}
-    assert erase(project, ["grace-7"], CLOCK).clean
-    assert verify(project.paths.lake).clean
-    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
-        door.submit(json.dumps(click("e3", "ellen-5")).encode())
-    with Roles(project, CLOCK) as roles:
-        roles.drain()
-    assert people_of(project)["ellen-5"] == 2
-    assert people_of(project)["frank-6"] == 2
-
-
-def test_one_whose_merge_was_taken_back_goes_alone(tmp_path: Path) -> None:
-    login = {"type": "identify", "item_id": None}
-    events = [
-        click("login", "hanna-8", "phone-of-hanna", **login), merge("m1", "hanna-8", "ida-9"), click("e1", "hanna-8"),
-        click("e2", visitor="phone-of-hanna"), merge("m2", "hanna-8", "hanna-8"), click("e3", visitor="phone-of-hanna"),
-        click("e4", "ida-9"),
-    ]  # fmt: skip
-    project = sent(tmp_path, events)
-    assert people_of(project) == {"hanna-8": 3, "ida-9": 4}
-    people = find_people(Lake(project.paths.lake), ["hanna-8"])
-    assert (people.users, people.shared, people.into) == ({"hanna-8"}, {"phone-of-hanna"}, {"ida-9"})
-    (told,) = run(project.root, [["erase", "hanna-8"]], tmp_path / "out")
-    assert "by merges, and stay" in " ".join(told.stdout.split())
-    done = erase(project, ["hanna-8"], CLOCK)
-    assert done.clean, done.searched.found
-    assert left_of(project.root, b"hanna-8") == []
-    assert people_of(project)["ida-9"] == 2  # what came from the phone while they were one, and her own
-    assert verify(project.paths.lake).clean
-
-
-def test_who_is_one_with_somebody_by_now_goes_with_them_however_they_came_to_be_one(tmp_path: Path) -> None:
-    """Merged anew whenever the other was merged on, as sites send their aliases again; and merged, taken back, and merged again."""
-    events = [
-        click("e1", "carol-41", "phone-of-carol"), merge("m1", "carol-41", "carol-42"), merge("m2", "carol-42", "carol-43"),
-        merge("m3", "carol-41", "carol-43"), click("e2", "carol-41"),
-        click("e3", "dora-41"), merge("m4", "dora-41", "dora-42"), merge("m5", "dora-41", "dora-41"), merge("m6", "dora-41", "dora-42"),
-        click("e4", "frank-1"), merge("m7", "frank-1", "grace-1"), merge("m8", "frank-1", "henry-1"),
-    ]  # fmt: skip
-    project = sent(tmp_path, events)
-    lake = Lake(project.paths.lake)
-    for asked in ("carol-41", "carol-42", "carol-43"):
-        assert find_people(lake, [asked]).users == {"carol-41", "carol-42", "carol-43"}
-    for asked in ("dora-41", "dora-42"):
-        assert find_people(lake, [asked]).users == {"dora-41", "dora-42"}
-    for asked in ("frank-1", "grace-1", "henry-1"):  # who was one of two is one with none, and the others are told of
-        people = find_people(lake, [asked])
-        assert (people.users, people.into) == ({asked}, {"frank-1", "grace-1", "henry-1"} - {asked})
-    for asked in ("carol-43", "dora-42"):
-        done = erase(project, [asked], CLOCK)
-        assert done.clean, done.searched.found
-    assert left_of(project.root, b"carol-", b"phone-of-carol", b"dora-") == []
-    assert verify(project.paths.lake).clean

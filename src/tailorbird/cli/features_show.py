@@ -294,12 +294,13 @@ def resolved(project: "Project", anonymous: str, p: int) -> str:
 
 def _survivor(project: "Project", user: str, p: int) -> str:
     """Whom a user was by the merges that were known."""
-    from tailorbird.events.merges import Merge, survivor
+    import pyarrow.dataset as ds
+
+    from tailorbird.events.merges import COLUMNS, merge_rows, merges_of, survivor
     from tailorbird.lake import Lake
 
-    known = Lake(project.paths.lake).sql(f"SELECT user_id, ts, p, person FROM events WHERE type = 'merge' AND p <= {p} ORDER BY ts, p")
-    newest = {user_id: Merge(*told) for user_id, *told in zip(*(column.to_pylist() for column in known.columns), strict=True)}
-    return survivor(user, newest.get)[0]
+    known = Lake(project.paths.lake).table("events", COLUMNS, (ds.field("type") == "merge") & (ds.field("p") <= p))
+    return survivor(user, dict(merges_of(merge_rows(known))).get)[0]
 
 
 def _of(asked: _Asked, person: str) -> str:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from tailorbird.events import contract
 from tailorbird.events.contract import Accepted, Receipt, Refusal, check, check_row, resolve, split, to_micros
 from tailorbird.events.envelope import Answer, Event
-from tailorbird.events.plan import PROFILE_TYPES, RoutePlan
+from tailorbird.events.plan import PROFILE_TYPES, SHARED_TYPES, RoutePlan
 from tailorbird.events.rules import all_keep, violation
 from tailorbird.events.schema import TIME
 
@@ -134,7 +134,7 @@ class _Decoders:
         trusted = source in contract.TRUSTED
         never: set[str] = set() if trusted else {"answer"}
         if source in (contract.BROWSER, contract.BROWSER_IDENTIFY):
-            never.update(("merge", *PROFILE_TYPES) if source == contract.BROWSER_IDENTIFY else ("identify", "merge", *PROFILE_TYPES))
+            never.update(SHARED_TYPES if source == contract.BROWSER_IDENTIFY else ("identify", *SHARED_TYPES))
         types: Any = Literal[tuple(type_ for type_ in plan.event_types if type_ not in never)]  # pyrefly: ignore
         fields = [
             ("event_id", _Id), ("type", types), ("ts", _Time, None), ("sent_at", _Time, None),

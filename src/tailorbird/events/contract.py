@@ -19,7 +19,7 @@ import msgspec
 
 from tailorbird.events.clock import to_iso
 from tailorbird.events.envelope import Event
-from tailorbird.events.plan import MERGED_INTO, PROFILE_TYPES, RoutePlan
+from tailorbird.events.plan import MERGED_INTO, PROFILE_TYPES, SHARED_TYPES, RoutePlan
 from tailorbird.events.rules import show, violation
 
 CONTRACT_VERSION = 1
@@ -282,7 +282,7 @@ def _check_owner(event: Event, receipt: Receipt) -> None:
 
 def _check_browser(event: Event, receipt: Receipt) -> None:
     """Whoever opens the page has the key: they may tell what happened, not who somebody is or what an item is."""
-    if event.type in PROFILE_TYPES or event.type == "merge":
+    if event.type in SHARED_TYPES:
         raise Breach("browser_key", "$.type", f"a browser's key may not send {event.type}; send it from your own server, with a write key")
     if event.type == "identify" and receipt.source != BROWSER_IDENTIFY:
         raise Breach("browser_key", "$.type", "this browser's key may not send identify; send it from your own server, with a write key")

@@ -11,6 +11,13 @@ and not on the order in which they came. Router and readers of the state both as
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events.schema import micros
+
+COLUMNS = ("type", "user_id", "person", "ts", "p")  # of routed events, by which their merges are known
+
 
 class Merge(NamedTuple):
     """That a user is `into` from `ts` on; of several, the newest by (ts, p) holds."""
@@ -18,6 +25,19 @@ class Merge(NamedTuple):
     ts: int
     p: int
     into: str
+
+
+def merge_rows(events: pa.Table) -> pa.Table:
+    """The merges among routed events, by (ts, p): of a user's the last is the newest. Needs `COLUMNS`."""
+    whole = pc.and_(pc.is_valid(events["user_id"]), pc.is_valid(events["person"]))
+    kept = pc.fill_null(pc.and_(pc.equal(events["type"], "merge"), whole), False)
+    return events.filter(kept).sort_by([("ts", "ascending"), ("p", "ascending")])
+
+
+def merges_of(rows: pa.Table) -> list[tuple[str, Merge]]:
+    """The user and the merge of each of the `merge_rows`."""
+    merges = map(Merge, micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows["person"].to_pylist())
+    return list(zip(rows["user_id"].to_pylist(), merges, strict=True))
 
 
 def survivor(user: str, merge_of: Callable[[str], Merge | None]) -> tuple[str, int]:

@@ -15,7 +15,7 @@ import msgspec
 from tailorbird.events.columnwise import Fields
 from tailorbird.events.contract import Receipt, split
 from tailorbird.events.keys import hash64
-from tailorbird.events.plan import PROFILE_TYPES
+from tailorbird.events.plan import SHARED_TYPES
 
 
 class _Keyed(msgspec.Struct, frozen=True, gc=False):
@@ -38,7 +38,7 @@ def partition_of(type_: str, user_id: str | None, anonymous_id: str | None, coun
     (0, 0)
     """
     id_ = anonymous_id or user_id
-    if id_ is None or type_ in PROFILE_TYPES or type_ == "merge":
+    if id_ is None or type_ in SHARED_TYPES:
         return 0
     return hash64(id_) % count
 

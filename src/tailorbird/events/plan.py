@@ -31,6 +31,7 @@ EVENT_TYPES = (
     "merge",
 )
 PROFILE_TYPES = ("user", "item")
+SHARED_TYPES = (*PROFILE_TYPES, "merge")  # what they say holds for events of anybody: every router knows it, and no browser may send it
 MERGED_INTO = "merged_into"  # the property of a `merge` that says whom its user is from then on
 
 

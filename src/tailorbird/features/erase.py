@@ -66,12 +66,12 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
         keyed.update(layout.entity.fields)
         for source, more in _sources(layout):
             of = source.value.of if isinstance(source.value, Amount) else source.value
-            read.update(name for one in (source.where, of, *more) if one is not None for name, _ in one.names)
+            read |= _names(source.where, of, *more)
             plain = isinstance(of, Expression) and of.kind == "text" and of.text in dict(of.names)
             if source in sketched and plain and isinstance(of, Expression):
                 counted.setdefault(of.text, set()).update(one.precision for one in layout.sketches if one.source == source)
                 of = None
-            names.update(name for one in (source.where, of, *more) if one is not None for name, _ in one.names)
+            names |= _names(source.where, of, *more)
         if not any(name in PERSONAL for name in layout.entity.fields):
             shared.update(layout.entity.fields)
             shared_read |= names
@@ -87,6 +87,10 @@ def needs(sets: Iterable[FeatureSet]) -> Needs:
 def is_personal(entity: Entity) -> bool:
     """Whether an entity is a person, or one of a person's things."""
     return any(name in PERSONAL or name.startswith("user.") for name in entity.fields)
+
+
+def _names(*expressions: Expression | None) -> set[str]:
+    return {name for one in expressions if one is not None for name, _ in one.names}
 
 
 def _sources(layout: EntityLayout) -> Iterator[tuple[Source, Sequence[Expression]]]:

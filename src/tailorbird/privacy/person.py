@@ -20,9 +20,8 @@ import pyarrow.dataset as ds
 from tailorbird.errors import UsageError
 from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.events.erased import StopList, who_said, whose_of
-from tailorbird.events.merges import Merge, survivor
+from tailorbird.events.merges import COLUMNS, merge_rows, merges_of, survivor
 from tailorbird.events.pseudonyms import Pseudonyms
-from tailorbird.events.schema import micros
 from tailorbird.lake import Lake
 
 Mask = pa.ChunkedArray | pa.Array
@@ -114,14 +113,11 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> tuple[frozenset[str], fro
 
     A user who was merged is one with all whom it was merged into, if these are one by now: who was one of others too is one with none.
     """
-    told = lake.table("events", ["user_id", "person", "ts", "p"], ds.field("type") == "merge")
-    told = told.sort_by([("ts", "ascending"), ("p", "ascending")])
-    newest: dict[str, Merge] = {}
+    told = merges_of(merge_rows(lake.table("events", COLUMNS, ds.field("type") == "merge")))
+    newest = dict(told)
     into: dict[str, set[str]] = {}
-    columns = (*(told[name].to_pylist() for name in ("user_id", "person", "p")), micros(told["ts"]).tolist())
-    for former, user, p, ts in zip(*columns, strict=True):
-        newest[former] = Merge(ts, p, user)
-        into.setdefault(former, set()).add(user)
+    for former, merge in told:
+        into.setdefault(former, set()).add(merge.into)
     now = {user: survivor(user, newest.get)[0] for user in {*into, *(user for all_ in into.values() for user in all_)}}
     one = [{former, *all_} for former, all_ in into.items() if {now[user] for user in (former, *all_ - {former})} == {now[former]}]
     found = set(users)

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import ROUTED, micros
+from tailorbird.events.plan import SHARED_TYPES
 from tailorbird.router.route import Memory
 from tailorbird.stream import LogReader, open_reader
 
@@ -96,7 +97,7 @@ def _apply(memory: Memory, payload: bytes, first: int) -> None:
     with pa.ipc.open_stream(payload, options=_ONLY) as stream:
         rows = stream.read_all()
     rows = rows.append_column("p", pa.array(range(first, first + len(rows)), pa.int64()))
-    rows = rows.filter(pc.is_in(rows["type"], pa.array(["user", "item", "merge"])))
+    rows = rows.filter(pc.is_in(rows["type"], pa.array(SHARED_TYPES)))
     columns = [rows[name].to_pylist() for name in ("type", "event_id", "user_id", "item_id", "person", "properties", "p")]
     for ts, (type_, version, user_id, item_id, person, text, p) in zip(
         micros(rows["ts"]).tolist(), zip(*columns, strict=True), strict=True

@@ -214,8 +214,7 @@ class Door:
             body = self._pseudonyms.body(body, encoding, foreign=bool(format_), types=self._plan.event_types)
         receipt = Receipt(self._clock.now(), source, encoding, format_)
         sent, body = body, self._stopped.without(body, receipt, self._plan)
-        told = decide(sent, receipt, self._contract, admit)
-        decisions = told if body is sent else decide(body, receipt, self._contract)
+        told, decisions = self._decided(sent, body, receipt, admit)
         done: Future[None] = Future()
         done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
         with self._changed:
@@ -224,14 +223,18 @@ class Door:
                 # Another thread came in between. Within a partition received_at never goes back, and the router
                 # decides by the stored receipt, so the decision is made again by that one.
                 receipt = Receipt(self._stamp(), source, encoding, format_)
-                told = decide(sent, receipt, self._contract)
-                decisions = told if body is sent else decide(body, receipt, self._contract)
+                told, decisions = self._decided(sent, body, receipt)
             self._newest_received = receipt.received_at
             self._queue.append(_Entry(Block("body", len(decisions), body, _RECEIPT.encode(receipt)), decisions, done))
             self._queue_bytes += len(body)
             self._events_waiting += 1
             self._changed.notify_all()
         return told, done
+
+    def _decided(self, sent: bytes, body: bytes, receipt: Receipt, admit: Admit | None = None) -> tuple[list[Decision], list[Decision]]:
+        """What the sender is told of a body, and what is decided on it without the rows that are kept out."""
+        told = decide(sent, receipt, self._contract, admit)
+        return told, told if body is sent else decide(body, receipt, self._contract)
 
     def _refuse_if_full(self, size: int) -> None:
         if self._closing:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import micros
-from tailorbird.events.merges import Merge, survivor
+from tailorbird.events.merges import Merge, merge_rows, merges_of, survivor
 from tailorbird.training.coding import Codes
 
 Ints = npt.NDArray[np.int64]
@@ -40,11 +40,10 @@ class Merged:
         """The merges in a table of events; `known`: when, at the latest, all of it was."""
         if not {"user_id", "p"} <= set(events.column_names):
             return cls(people, (), (), np.zeros(0, np.int64))
-        kept = pc.and_(pc.equal(events["type"], "merge"), pc.and_(pc.is_valid(events["user_id"]), pc.is_valid(events["person"])))
-        rows = events.filter(pc.fill_null(kept, False)).sort_by([("ts", "ascending"), ("p", "ascending")])
-        ts, received = micros(rows["ts"]), micros(pc.coalesce(rows["received_at"], rows["ts"]))
-        merges = map(Merge, ts.tolist(), rows["p"].to_pylist(), rows["person"].to_pylist())
-        return cls(people, tuple(rows["user_id"].to_pylist()), tuple(merges), np.minimum(received, known))
+        rows = merge_rows(events)
+        told = merges_of(rows)
+        received = micros(pc.coalesce(rows["received_at"], rows["ts"]))
+        return cls(people, tuple(user for user, _ in told), tuple(merge for _, merge in told), np.minimum(received, known))
 
     def as_of(self, moment: int) -> "Merged":
         """What was known at a moment; may still have merges of after it, about which nobody may ask."""

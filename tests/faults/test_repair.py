@@ -234,12 +234,26 @@ def test_a_ledger_is_written_anew_and_a_file_that_is_lost_with_it_comes_back(bas
     assert not done.beyond, done.beyond
     assert {Path(mend.where) for mend in done.mends} - {lake / "positions.json"} == {lake / "ledger.jsonl", *lost}
     assert _content(project) == before
+    told = _told(lake)
     with site.door() as door:
         assert submit(door, 4, 0)["acked"]
     with Roles(project, CLOCK) as roles:
         roles.drain()
     report = verify(lake, stream=project.stream, deep=True)
     assert report.clean, report
+    ledger = Ledger(lake / "ledger.jsonl")
+    standing = {
+        (name, version) for name in TABLES if name != "commits" for version in ledger.commits(name) if version >= ledger.log_begin(name)
+    }
+    assert standing <= set(_told(lake))
+    assert len(_told(lake)) == len(set(_told(lake)))
+    assert set(_told(lake)) > set(told)
+
+
+def _told(lake: Path) -> list[tuple[str, int]]:
+    """Of which commits the ledger's mirror has a row."""
+    rows = Lake(lake).table("commits", ["table", "version"])
+    return list(zip(rows["table"].to_pylist(), rows["version"].to_pylist(), strict=True))
 
 
 def test_of_a_commit_of_several_days_the_rows_of_the_lost_day_come_back(tmp_path: Path) -> None:

@@ -322,10 +322,10 @@ class LakeRole:
 
     def _mirror_ledger(self, rows: dict[str, int], lines_min: int) -> None:
         table = self._tables["commits"]
-        position = table.position("ledger") or 0
-        lines = [line for line in self._ledger.lines[position:] if line.kind == "commit" and line.table != "commits"]
+        end = self._ledger.end
+        lines = self._ledger.told(max(table.position("ledger") or 0, self._ledger.begin), end)
         if len(lines) >= lines_min:
-            table.append(etl.ledger_rows(lines), "ledger", len(self._ledger.lines))
+            table.append(etl.ledger_rows(lines), "ledger", end)
             rows["commits"] = len(lines)
 
     def publish(self) -> None:

@@ -5,6 +5,9 @@ The checksum of a file that is there, of the size that its commit says, is taken
 their log, or from the archive, where size and number of rows are what the commit says.
 
 A log that was trimmed begins with a checkpoint: what that says enters as one commit, and versions before it are not known any more.
+
+The new ledger has fewer lines than the old one had, so the place up to which the table `commits` has mirrored it would lie beyond its end.
+What the table has rows of comes first, then a line that says so, then the rest.
 """
 
 import hashlib
@@ -24,9 +27,10 @@ from tailorbird.lake.delta import checkpoint_path, commit_path
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import delta_table
 from tailorbird.lake.positions import Positions, load_positions, store_positions
-from tailorbird.lake.tables import TABLES
+from tailorbird.lake.tables import COMMITS, TABLES
 from tailorbird.stream.released import FILE
 
+MIRROR = "commits"
 _COMMIT = re.compile(r"(\d{20})\.json\Z")
 
 
@@ -43,7 +47,31 @@ def lines_anew(lake: Path) -> list[Line]:
     """
     logs = _logs(lake)
     lines = [line for table in TABLES if (lake / table / "_delta_log").is_dir() for line in _of_table(lake / table, table, logs)]
-    return sorted(lines, key=lambda line: line.written_at)
+    lines.sort(key=lambda line: line.written_at)
+    position, told = _mirrored(lake / MIRROR)
+    mirrored = [
+        line for line in lines if line.table == MIRROR or line.kind != "commit" or told is None or (line.table, line.version) in told
+    ]
+    if not position:
+        return lines
+    rest = [line for line in lines if line not in mirrored]
+    return [*mirrored, Line(n=0, kind="anew", table=MIRROR, version=position), *rest]
+
+
+def _mirrored(path: Path) -> tuple[int, set[tuple[str, int]] | None]:
+    """How far the table `commits` has the old ledger, and of which commits it has a row; None where a file of it cannot be read."""
+    if not (path / "_delta_log").is_dir():
+        return 0, set()
+    try:
+        delta = delta_table(path)
+        position = delta.transaction_version("ledger") or 0
+    except Exception as error:  # deltalake raises what it likes
+        raise ValueError(f"the log of table {MIRROR} cannot be read") from error
+    try:
+        rows = delta.to_pyarrow_dataset(schema=COMMITS).to_table(["table", "version"])
+    except (OSError, pa.ArrowException):
+        return position, None
+    return position, set(zip(rows["table"].to_pylist(), rows["version"].to_pylist(), strict=True))
 
 
 def write_anew(lake: Path, lines: list[Line], clock: Clock) -> None:

@@ -74,10 +74,9 @@ def from_events(lake: Lake, table: str, line: Line, start: int) -> pa.Table | No
         return None
 
 
-def from_ledger(ledger: Ledger, line: Line, start: int) -> pa.Table:
-    """The rows of `commits`."""
-    lines = ledger.lines[start : line.positions["ledger"]]
-    return etl.ledger_rows([each for each in lines if each.kind == "commit" and each.table != "commits"])
+def from_ledger(ledger: Ledger, line: Line, start: int) -> pa.Table | None:
+    """The rows of `commits`; None where the ledger that held them was lost itself."""
+    return None if start < ledger.begin else etl.ledger_rows(ledger.told(start, line.positions["ledger"]))
 
 
 def part_of(rows: pa.Table, path: str, spec: TableSpec) -> pa.Table | None:

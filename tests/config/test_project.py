@@ -61,6 +61,13 @@ def test_a_type_of_its_own_may_be_counted(project: Path) -> None:
     assert "wishes" in open_project(project).features.numeric
 
 
+def test_a_type_of_its_own_may_not_be_called_as_the_one_that_merges_users(project: Path) -> None:
+    text = (project / "tailorbird.toml").read_text().replace("types = []", 'types = ["wish", "merge"]')
+    (project / "tailorbird.toml").write_text(text)
+    with pytest.raises(ConfigError, match="merge is built in"):
+        open_project(project)
+
+
 def test_a_slot_by_name_or_the_one_that_is_trained(project: Path) -> None:
     opened = open_project(project)
     assert opened.slot().name == "home"

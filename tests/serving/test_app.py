@@ -166,6 +166,7 @@ def test_only_listed_origins_may_call_from_a_browser(service):
         bad = client.options("/v1/events", headers={"origin": "https://evil.example", **asked})
         plain = client.get("/healthz", headers={"origin": "https://shop.example"})
     assert (good.status_code, good.headers["access-control-allow-origin"]) == (204, "https://shop.example")
+    assert BINARY.keys() < set(good.headers["access-control-allow-headers"].split(", "))
     assert "access-control-allow-origin" not in bad.headers
     assert plain.headers["access-control-allow-origin"] == "https://shop.example"
 
@@ -414,6 +415,12 @@ def test_a_cloudevent_whose_attributes_are_headers_is_taken(client, tmp_path):
         (stored,) = reader.read(reader.start())
     taken = msgspec.json.decode(stored.block.payload)
     assert (taken["event_id"], taken["user_id"], taken["type"]) == ("/café#A-1", "42", "click")
+    for raw in ("%ff", "%fe"):  # no UTF-8: two events, and not twice the same
+        told = client.post("/v1/events?format=cloudevents", headers={**BINARY, "ce-id": raw}, json={"user_id": 42, "item_id": "i1"})
+        assert told.json()["accepted"] == 1
+    with open_reader(raw_path(tmp_path, "serve-1")) as reader:
+        written = [msgspec.json.decode(each.block.payload)["event_id"] for each in reader.read(reader.start())]
+    assert written == ["/café#A-1", "/café#%ff", "/café#%fe"]
     structured = {**BINARY, "content-type": "application/cloudevents+json", "ce-specversion": "9"}
     envelope = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "shop.click", "data": {"user_id": "u1", "item_id": "i1"}}
     assert client.post("/v1/events?format=cloudevents", headers=structured, content=msgspec.json.encode(envelope)).status_code == 200

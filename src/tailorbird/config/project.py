@@ -270,7 +270,14 @@ def _check_folder(data: Path, source: str) -> None:
 
 
 def event_types(settings: Settings) -> tuple[str, ...]:
-    """The types of events that the project knows: the built-in ones and its own."""
+    """The types of events that the project knows: the built-in ones and its own.
+
+    Raises:
+        ConfigError: one of its own is called as the built-in type that moves a user's events to another user.
+    """
+    if "merge" in settings.events.types:
+        fix = "give your own type another name; leave it out to send merges of users, which every project knows"
+        raise ConfigError("merge is built in, and says that two users are one", where="events.types", fix=fix)
     return tuple(dict.fromkeys((*EVENT_TYPES, *settings.events.types)))
 
 

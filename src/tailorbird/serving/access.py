@@ -30,6 +30,11 @@ SECURITY_HEADERS = {
     "cache-control": "no-store",
 }
 
+_ASKED_BY_BROWSERS = (
+    "Authorization, Content-Type, Content-Encoding, X-Request-Id, "
+    "ce-specversion, ce-id, ce-source, ce-type, ce-time, ce-subject, ce-dataschema"
+)
+
 
 def is_local(host: str) -> bool:
     """Whether an address to bind is reached from this machine only."""
@@ -140,7 +145,7 @@ class Guard:
         if origin:
             headers["access-control-allow-origin"] = origin
             headers["access-control-allow-methods"] = "GET, POST"
-            headers["access-control-allow-headers"] = "Authorization, Content-Type, Content-Encoding, X-Request-Id"
+            headers["access-control-allow-headers"] = _ASKED_BY_BROWSERS
             headers["access-control-expose-headers"] = "Retry-After, X-Request-Id"
             headers["access-control-max-age"] = "600"
         if self._draining():

@@ -70,7 +70,11 @@ def in_envelope(headers: Mapping[str, str], body: bytes) -> bytes:
 def _attribute(header: str) -> str:
     """An attribute's value from its header: percent-encoded, and by some senders between quotes."""
     quoted = len(header) > 1 and header[0] == header[-1] == '"'
-    return unquote(header[1:-1].replace('\\"', '"').replace("\\\\", "\\") if quoted else header)
+    text = header[1:-1].replace('\\"', '"').replace("\\\\", "\\") if quoted else header
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        return text  # as it is: two ids that are no UTF-8 must not become the same
 
 
 def convert(record: Any, place: str) -> list[Event]:

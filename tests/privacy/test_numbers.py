@@ -37,6 +37,22 @@ def bodies(project: Project) -> list[bytes]:
     return Lake(project.paths.lake).table("quarantine", ["body"])["body"].to_pylist()
 
 
+@pytest.mark.parametrize("user", ["42", "417650", "7759428595", "shoes", "red-shoes"])
+def test_an_id_that_a_refused_row_has_for_its_item_is_an_items_too(user: str, tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("q1", user), click("o1", "bob")])
+    rows = [{**click("o2", "bob"), "type": "addtocart", "item_id": user}]
+    rows += (
+        [{**click("o3", "bob"), "item_id": int(user)}, {**click("o4", "bob"), "items": [user], "type": "seen"}] if user.isdigit() else []
+    )
+    with_refused(project, *rows)
+    done = erase(project, [user], CLOCK)
+    assert done.clean, done.searched.found
+    assert done.searched.words == (0 if user == "red-shoes" else 1), "which is told"
+    assert bodies(project).count(ERASED) == (1 if user == "red-shoes" else 0)
+    assert verify(project.paths.lake).clean
+    assert look_for(project, [user]).found == []
+
+
 BROKEN = [
     b'"%s,i5"',
     b'"2026-11-20\\t%s\\ti5"',

@@ -420,6 +420,18 @@ def test_a_file_that_was_called_after_somebody_and_imported_is_no_trace(tmp_path
     )
 
 
+def test_a_file_of_ids_has_an_id_a_line_as_editors_end_one(tmp_path: Path) -> None:
+    odd = [f"uni-1{end}anna-77" for end in "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"]
+    project = sent(tmp_path, [click(f"e{number}", user) for number, user in enumerate([*odd, "uni-1", "anna-77"])])
+    leavers = tmp_path / "leavers.txt"
+    leavers.write_bytes("\r\n".join(odd).encode())
+    (done,) = run(project.root, [["erase", "--from", str(leavers), "--yes", "--json"]], tmp_path / "out")
+    assert (done.returncode, json.loads(done.stdout)["strangers"]) == (0, []), done.stderr
+    left = people_of(project)
+    assert left["uni-1"] == left["anna-77"] == 1
+    assert not set(odd) & set(left)
+
+
 def test_ids_of_whom_nothing_is_here_are_told(tmp_path: Path) -> None:
     profile = {"event_id": "p", "type": "user", "user_id": "quiet-4714", "properties": {"age": 3}}
     project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712", "visitor-1"), click("e3", visitor="visitor-2"), profile])

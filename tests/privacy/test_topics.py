@@ -7,11 +7,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from tests.cli.kit import environment
 from tests.privacy.kit import CANARY, CLOCK, Site, in_topics, left_of, make_site, present, rebuilt_states, states, without_flats
+from tests.privacy.test_merged import merge
+from tests.privacy.test_people import click
 from tests.stream.brokers import OPTIONS, WHY_NOT, broker, needs_kafka
 
 from tailorbird.cli.roles import Roles
@@ -120,6 +123,51 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(site: Site, tm
     emptied.unmark(project.stream.cluster)
     ours, theirs = (sorted(map(tables, each.stream.index_paths())) for each in (project, other))
     assert ours == theirs, "a router that starts elsewhere has the same tables"
+
+
+def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> None:
+    """A chain of former accounts, each with events where its own browser's key leads; one of them names the person."""
+    with in_topics_of(tmp_path, 3, canaries=1, others=12) as site:
+        project, (last,) = site.project, site.users
+        assert not isinstance(project.stream, Path)
+        former = [f"canary-former-{number}" for number in range(8)]
+        chain = [merge(f"canary-m{number}", one, next_) for number, (one, next_) in enumerate(pairwise([*former, last]))]
+        guest, other = "guest-of-many", "other-user-003"
+        with Door(project.stream, "serve-1", project.plan, CLOCK) as door, Roles(project, CLOCK) as roles:
+            for number, events in enumerate(
+                (
+                    [click(f"canary-c{user}", user, f"canary-phone-{user}") for user in former],
+                    [*chain, merge("canary-m-guest", guest, last), click("guest-1", guest)],
+                    [click(f"canary-d{user}", user, f"canary-phone-{user}") for user in former],
+                    [merge("m-other", guest, other), click("guest-2", guest)],
+                )
+            ):
+                assert all(told.accepted for told in door.submit(json.dumps(events).encode())), number
+                roles.drain()
+        said = [user.encode() for user in former]
+        held = {where.rpartition("@")[0] for where, data in in_topics(project) if any(user in data for user in said)}
+        rows = Lake(project.paths.lake).events(["event_id", "person", "raw_partition"])
+        of = dict(zip(rows["event_id"].to_pylist(), rows["person"].to_pylist(), strict=True))
+        assert {of[f"canary-d{user}"] for user in former} == {last} == {of["guest-1"]}
+        assert of["guest-2"] == other
+        assert len({project.stream.partition_of(user) for user in former}) == 3 if hasattr(project.stream, "partition_of") else held
+        count, before = Lake(project.paths.lake).count("events"), states(project)
+
+        done = erase(project, [former[3]], CLOCK)
+
+        assert done.clean, done.searched.found
+        assert left(site) == []
+        assert verify(project.paths.lake).clean
+        assert Lake(project.paths.lake).count("events") == count
+        assert without_flats(states(project)) == without_flats(before)
+        assert states(project) == rebuilt_states(project)
+        with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door, Roles(project, CLOCK) as roles:
+            door.submit(json.dumps([*chain, click("canary-late", former[0])]).encode())
+            assert all(told.accepted for told in door.submit(json.dumps([click("guest-3", guest)]).encode()))
+            roles.drain()
+        rows = Lake(project.paths.lake).events(["event_id", "person"])
+        assert dict(zip(rows["event_id"].to_pylist(), rows["person"].to_pylist(), strict=True))["guest-3"] == other
+        assert left(site) == []
 
 
 def tables(index: Path) -> str:

@@ -166,8 +166,12 @@ def _ids(project: "Project", asked: list[str]) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """Ids, one a line, without the mark that some programs begin a file with, and without blanks around them."""
-    return [line.strip() for line in text.removeprefix("\ufeff").splitlines() if line.strip()]
+    """Ids, one a line, without the mark that some programs begin a file with, and without blanks around them.
+
+    A line ends where an editor ends one: what Python takes for the end of a line besides may stand within an id.
+    """
+    lines = (line.strip(" \t\r") for line in text.removeprefix("\ufeff").split("\n"))
+    return [line for line in lines if line]
 
 
 def _bring_in(project: "Project", progress: Any) -> None:

@@ -125,6 +125,18 @@ class Mentions:
             return True
         return any(self._is_said(name, one) for name, one in leaves(self._written(value)))
 
+    def left_in(self, body: bytes) -> set[str]:
+        """Ids that a refused row, which mentions nobody, has where it says what it is about: an item's, say. There they stay."""
+        if not self.may_be_in(body) or self.in_body(body):
+            return set()
+        try:
+            value = _any(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return set()
+        said_of = [value.get(name) for name in _STRUCTURE] if isinstance(value, dict) else []
+        plain = [one for each in said_of for one in (each if isinstance(each, list) else [each])]
+        return {text for one in plain if (text := one if isinstance(one, str) else as_text(one)) in self._ids}
+
     def _is_a_value_in(self, row: str) -> bool:
         """Whether a short one is a value of a row that nobody could read: a cell, between quotes, or behind a field's name."""
         if self._named is not None and self._named.search(row) is not None:

@@ -71,6 +71,8 @@ def find_others(lake: Lake, people: People, known: frozenset[str]) -> Others:
             values = column.drop_null().unique()
             found.words.update(values.filter(is_any(values, ids)).to_pylist())
             found.named |= names.seen(values.to_pylist()) - ids
+    for batch in lake.batches("quarantine", ["body"]) if lake.exists("quarantine") else ():
+        found.words.update(id_ for body in batch.column("body").drop_null().to_pylist() for id_ in mentions.left_in(body))
     if words is not None:
         found.longer.update(word for text in _other_texts(lake) for word in longer_words(text, words, mentions))
     found.longer -= {*written, *(f"{ANONYMOUS_PREFIX}{id_}" for id_ in ids)}

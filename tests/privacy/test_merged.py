@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
-from tests.privacy.kit import CLOCK, left_of
+import pytest
+from tests.privacy.kit import CLOCK, left_of, states
 from tests.privacy.test_people import click, people_of, run, sent
 
 from tailorbird.cli.roles import Roles
-from tailorbird.events import HOUR
+from tailorbird.config import Project
+from tailorbird.events import DAY, HOUR
 from tailorbird.lake import Lake, verify
-from tailorbird.privacy import erase, export_person, find_people
+from tailorbird.privacy import erase, export_person, find_people, look_for
 from tailorbird.serving.door import Door
+from tailorbird.stream.importer import import_files
 
 
 def merge(event_id: str, user: str, into: str) -> dict:
@@ -107,3 +110,52 @@ def test_who_is_one_with_somebody_by_now_goes_with_them_however_they_came_to_be_
         assert done.clean, done.searched.found
     assert left_of(project.root, b"carol-", b"phone-of-carol", b"dora-") == []
     assert verify(project.paths.lake).clean
+
+
+@pytest.mark.parametrize("days", [2, 20])  # within and beyond what the router remembers
+def test_what_others_did_while_they_were_one_with_the_erased_does_not_come_back(days: int, tmp_path: Path) -> None:
+    """It is unlinked with it, under new ids, and would count a second time: sent again, or in a newer export of the same history."""
+    begun = CLOCK.now() - days * DAY
+    events = [
+        merge("m1", "guest-1", "anna-7755"), click("c1", "guest-1"), {"event_id": "i1", "type": "identify", "user_id": "guest-1"} | TABLET,
+        click("c2", visitor="tablet-2"), merge("m2", "guest-1", "bert-8866"), click("c3", "guest-1"), click("c4", visitor="tablet-2"),
+        click("gift:anna-7755", "carl-1", session_id="s:anna-7755"),
+        {"event_id": "flat:anna-7755", "type": "item", "item_id": "flat-1", "properties": {"price": 3.0}},
+    ]  # fmt: skip
+    history = [event | {"ts": begun + place} for place, event in enumerate(events)]
+    project = sent(tmp_path, [click("now", "carl-1")])
+    imported(project, tmp_path / "history.jsonl", history)
+    assert people_of(project) == {"anna-7755": 4, "bert-8866": 3, "carl-1": 2, None: 1}
+    clicks = clicks_of(project, "i1")
+    assert erase(project, ["anna-7755"], CLOCK).clean
+    count, states_then = Lake(project.paths.lake).count("events"), states(project)
+
+    imported(project, tmp_path / "newer.jsonl", [*history, click("c5", "carl-1") | {"ts": begun + 99}])
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
+        door.submit(json.dumps(history if days < 7 else history[:4]).encode())
+        said = click("new:anna-7755", "carl-1", session_id="s:anna-7755", ts=begun + 100)
+        assert all(told.accepted for told in door.submit(json.dumps([said, said]).encode())), "nothing of others is lost"
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+
+    assert Lake(project.paths.lake).count("events") == count + 2
+    assert clicks_of(project, "i1") == clicks + 1, "what came by the door came too late to count"
+    assert states_then.keys() == states(project).keys()
+    assert left_of(project.root / "data", b"anna-7755") == []
+    assert look_for(project, ["anna-7755"]).found == []
+    assert verify(project.paths.lake).clean
+
+
+TABLET = {"anonymous_id": "tablet-2"}
+
+
+def imported(project: Project, file: Path, events: list[dict]) -> None:
+    file.write_text("\n".join(map(json.dumps, events)))
+    import_files(project.paths.stream, "tailorbird", file, plan=project.plan, clock=CLOCK, stopped=project.stopped())
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+
+
+def clicks_of(project: Project, item: str) -> int:
+    rows = Lake(project.paths.lake).events(["type", "item_id", "counts"]).to_pylist()
+    return sum(row["counts"] for row in rows if (row["type"], row["item_id"]) == ("click", item))

@@ -158,12 +158,12 @@ def test_only_the_rows_that_are_kept_out_are_replaced() -> None:
     assert lines.split(b"\n") == [rows[0], ERASED, rows[2], ERASED]
 
 
-def test_the_list_says_nothing_without_its_key() -> None:
+def test_the_list_says_nothing_without_its_key(tmp_path: Path) -> None:
     stopped = StopList(b"").with_people([("u", "u1")], [], AT, 0)
     text, key = stopped.encoded()
     assert b"u1" not in text
-    assert StopList(key, json.loads(text)["people"]).erased_at("u", "u1") == AT
-    assert StopList(bytes(32), json.loads(text)["people"]).erased_at("u", "u1") is None
+    for known, at in ((key, AT), (bytes(32), None)):
+        assert before_checksums(tmp_path / known.hex(), text, known).erased_at("u", "u1") == at
 
 
 def told_by(*ids: str) -> StopList:
@@ -270,10 +270,14 @@ def test_the_commands_tell_that_the_list_is_lost(erased: tuple[Site, Path], tmp_
 
 
 def test_a_list_of_before_there_were_checksums_is_read(tmp_path: Path) -> None:
-    listed, key = StopList(b"").with_people([("u", "u1")], [], AT, 0).encoded()
+    assert before_checksums(tmp_path, *StopList(b"").with_people([("u", "u1")], [], AT, 0).encoded()).erased_at("u", "u1") == AT
+
+
+def before_checksums(data: Path, listed: bytes, key: bytes) -> StopList:
+    """The list as it was written before it had a checksum."""
     content = json.loads(listed)
     del content["checksum"]
-    (tmp_path / "erasure").mkdir()
-    (tmp_path / "erasure" / "stop.json").write_text(json.dumps(content))
-    (tmp_path / "erasure" / "stop.key").write_bytes(key)
-    assert StopList.load(tmp_path).erased_at("u", "u1") == AT
+    (data / "erasure").mkdir(parents=True)
+    (data / "erasure" / "stop.json").write_text(json.dumps(content))
+    (data / "erasure" / "stop.key").write_bytes(key)
+    return StopList.load(data)

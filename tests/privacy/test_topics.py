@@ -21,6 +21,7 @@ from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import take_in
 from tailorbird.errors import LockedError, NotReadyError
+from tailorbird.events import HOUR
 from tailorbird.events.erased import StopList
 from tailorbird.lake import Lake, verify
 from tailorbird.privacy import erase, export_person, look_for, unfinished
@@ -127,7 +128,7 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(site: Site, tm
 
 def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> None:
     """A chain of former accounts, each with events where its own browser's key leads; one of them names the person."""
-    with in_topics_of(tmp_path, 3, canaries=1, others=12) as site:
+    with in_topics_of(tmp_path, 3, canaries=1, others=24) as site:
         project, (last,) = site.project, site.users
         assert not isinstance(project.stream, Path)
         former = [f"canary-former-{number}" for number in range(8)]
@@ -162,7 +163,7 @@ def test_users_who_are_one_are_erased_from_all_partitions(tmp_path: Path) -> Non
         assert without_flats(states(project)) == without_flats(before)
         assert states(project) == rebuilt_states(project)
         with Door(project.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door, Roles(project, CLOCK) as roles:
-            door.submit(json.dumps([*chain, click("canary-late", former[0])]).encode())
+            door.submit(json.dumps([*chain, {**click("canary-late", former[0]), "ts": CLOCK.now() - HOUR}]).encode())
             assert all(told.accepted for told in door.submit(json.dumps([click("guest-3", guest)]).encode()))
             roles.drain()
         rows = Lake(project.paths.lake).events(["event_id", "person"])

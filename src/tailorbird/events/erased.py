@@ -4,7 +4,8 @@ A retry, a replay, a restored log or a new import of an old file would bring bac
 router look at the list: such a row is replaced by `contract.ERASED` before anything is written, which the contract refuses. The
 list knows keyed hashes alone: without the key, which stands in a file of its own, nobody can ask it about a person.
 
-    kept out     what happened, or says that it happened, before the erasure; the ids of events that came shortly before it
+    kept out     what happened, or says that it happened, before the erasure; the ids of events that came shortly before it, and of
+                 all that somebody else did while one with them, or with their id in that of the event: these have new ids
     unsaid       what others said of them before the erasure, in an item's properties, say: the rest of that row is taken
     taken        what happens from then on: somebody who comes back is somebody new, of whom nothing is known
 
@@ -25,7 +26,6 @@ import msgspec
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import free
 from tailorbird.events.contract import ERASED, Accepted, Receipt, check, split, unread_of
-from tailorbird.events.envelope import Event
 from tailorbird.events.plan import RoutePlan
 from tailorbird.places import Place
 
@@ -33,6 +33,7 @@ FOLDER = "erasure"  # below a project's data
 FILE, KEY_FILE = "stop.json", "stop.key"
 JOURNAL = "journal.json"  # of an erasure that is not through
 NAME = "\0name"  # see `leaves`
+RENAMED = "erased-"  # what a new id begins with
 RECEIPTS = "receipts"  # what each erasure left to be told
 MARK = "erasures.json"  # in the lake: how many were on the list when it was last written, so that its loss is noticed
 TAKEN = "taken"  # the number of the last erasure that this machine knows of, where the logs are topics
@@ -45,7 +46,7 @@ _RESTORE = (
     f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK} of the lake, and erase all these people again: until then"
     " what is old of them would be taken again"
 )
-Subject = tuple[str, str]  # ("u", user_id) or ("a", anonymous_id)
+Subject = tuple[str, str]  # ("u", user_id) or ("a", anonymous_id); of an event that is nobody's ("i", item_id)
 
 
 class Whose(msgspec.Struct):
@@ -54,6 +55,7 @@ class Whose(msgspec.Struct):
     event_id: Any = None
     user_id: Any = None
     anonymous_id: Any = None
+    item_id: Any = None
     session_id: Any = None
     request_id: Any = None
     ts: Any = None
@@ -63,6 +65,7 @@ class Whose(msgspec.Struct):
 class _Listed(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     people: dict[str, int] = {}  # hash of the subject → when it was erased, microseconds
     events: dict[str, int] = {}  # hash of subject and event id → when it was erased
+    apart: dict[str, int] = {}  # hash of subject and event id, of what was others' and was given a new id → when
     words: tuple[int, ...] = (1, 2, 3)  # of how many words the ids of people are made; lists of before do not say
     checksum: str = ""  # keyed, over all the rest, so that neither the list nor its key changes unnoticed; lists of before have none
 
@@ -93,10 +96,10 @@ _encode = msgspec.json.Encoder().encode
 class StopList:
     """Who is on the list. Safe to call from any thread once it is loaded."""
 
-    def __init__(
-        self, key: bytes, people: dict[str, int] | None = None, events: dict[str, int] | None = None, words: Iterable[int] = (1,)
-    ) -> None:
-        self._key, self._people, self._events, self._words = key, people or {}, events or {}, frozenset(words)
+    def __init__(self, key: bytes, listed: _Listed | None = None) -> None:
+        listed = listed or _Listed(words=(1,))
+        self._key, self._people, self._events, self._apart = key, listed.people, listed.events, listed.apart
+        self._words = frozenset(listed.words)
 
     @classmethod
     def load(cls, data: Path) -> "StopList":
@@ -115,7 +118,7 @@ class StopList:
             raise DamageError(f"the stop list cannot be read: {error}", where=str(folder / FILE), fix=_RESTORE) from error
         if listed.checksum and listed.checksum != _digest(listed, key):
             raise DamageError("the stop list, or its key, does not match its checksum", where=str(folder / FILE), fix=_RESTORE)
-        return cls(key, listed.people, listed.events, listed.words)
+        return cls(key, listed)
 
     def require_marked(self, lake: Place, data: Path) -> None:
         """Raise DamageError where the lake says that more people were erased than are listed here, or what it says is damaged.
@@ -147,19 +150,25 @@ class StopList:
         text = "\0".join(parts).encode(errors="surrogatepass")
         return blake2b(text, digest_size=16, key=self._key, person=b"erased").hexdigest()
 
-    def with_people(self, people: Iterable[Subject], events: Iterable[tuple[Subject, str]], at: int, events_since: int) -> "StopList":
-        """The list with these people and events on it; events that were erased before `events_since` go."""
-        key = self._key or os.urandom(32)
-        people = list(people)
-        words = self._words | {free.words_of(id_) for _, id_ in people}
-        found = StopList(key, dict(self._people), {each: when for each, when in self._events.items() if when >= events_since}, words)
-        found._people.update({found.hash(*subject): at for subject in people})
-        found._events.update({found.hash(*subject, event_id): at for subject, event_id in events})
-        return found
+    def with_people(
+        self, people: Iterable[Subject], events: Iterable[tuple[Subject, str]], at: int, events_since: int,
+        apart: Iterable[tuple[Subject, str]] = (),
+    ) -> "StopList":  # fmt: skip
+        """The list with these people and events on it; events that were erased before `events_since` go, others' (`apart`) stay."""
+        key, people = self._key or os.urandom(32), list(people)
+        hashed = StopList(key).hash
+        kept = {each: when for each, when in self._events.items() if when >= events_since}
+        listed = _Listed(
+            self._people | {hashed(*subject): at for subject in people},
+            kept | {hashed(*subject, event_id): at for subject, event_id in events},
+            self._apart | {hashed(*subject, event_id): at for subject, event_id in apart},
+            tuple(self._words | {free.words_of(id_) for _, id_ in people}),
+        )
+        return StopList(key, listed)
 
     def encoded(self) -> tuple[bytes, bytes]:
         """The list and its key, as the two files hold them."""
-        listed = _Listed(self._people, self._events, tuple(sorted(self._words - {0})))
+        listed = _Listed(self._people, self._events, self._apart, tuple(sorted(self._words - {0})))
         return msgspec.json.encode(msgspec.structs.replace(listed, checksum=_digest(listed, self._key)), order="sorted"), self._key
 
     def erased_at(self, *subject: str) -> int | None:
@@ -169,9 +178,11 @@ class StopList:
     def stops(self, accepted: Accepted) -> bool:
         """Whether an event is one of those that are kept out."""
         event = accepted.event
-        if (subject := _subject_of(event)) is None or (at := self.erased_at(*subject)) is None:
-            return False
-        return _said_from(accepted) < at or (not event.timeless and self.hash(*subject, event.event_id) in self._events)
+        subject = subject_of(None if event.type == "item" else event.user_id, event.anonymous_id, event.item_id)
+        id_ = "" if event.timeless else self.hash(*subject, event.event_id)
+        if (at := self.erased_at(*subject)) is None:
+            return id_ in self._apart
+        return _said_from(accepted) < at or id_ in self._events
 
     def without(self, body: bytes, receipt: Receipt, plan: RoutePlan) -> bytes:
         """The body with `ERASED` in place of each row that is kept out, and others' rows without what they say of somebody on the list.
@@ -210,8 +221,14 @@ class StopList:
         if whose is None:
             return self._names_listed(part)
         if whose.user_id is None and whose.anonymous_id is None:
-            return unread_of(part) is not None and self._names_listed(part)
-        return bool(self._erased(whose))
+            return self._is_apart(whose) or (unread_of(part) is not None and self._names_listed(part))
+        return bool(self._erased(whose)) or self._is_apart(whose)
+
+    def _is_apart(self, whose: Whose) -> bool:
+        ids = (whose.user_id, whose.anonymous_id, whose.item_id)
+        if not self._apart or not isinstance(whose.event_id, str) or not all(one is None or isinstance(one, str) for one in ids):
+            return False
+        return self.hash(*subject_of(*ids), whose.event_id) in self._apart
 
     def _stops_refused(self, part: bytes) -> bool:
         """A refused row would be kept whole: it is kept out unless it says that it is newer than the erasure."""
@@ -241,8 +258,9 @@ class StopList:
         old = timeless_import if whose.ts is None else moment is None or moment < newest
         if not (whose.timeless or old):
             return False
-        texts = who_said({name: value for name, value in _any(part).items() if name in _WRITTEN})
-        return any(self._said_at(text) for text in texts)
+        fields = _any(part)
+        texts = who_said({name: value for name, value in fields.items() if name in _WRITTEN})
+        return any(self._said_at(text) for text in texts) or any(self._named_at(fields.get(name)) for name in free.THINGS)
 
     def _unsaid(self, part: bytes, accepted: Accepted, timeless_import: bool) -> bytes | None:
         """An event of somebody else without what it says of people on the list who were erased since; None where that is nothing."""
@@ -255,11 +273,22 @@ class StopList:
             return bool(at) and (always or first < at)
 
         found = free.of_another(was, says, lambda name: says("", name))
+        named = {name: was[name] for name in free.THINGS if (at := self._named_at(was.get(name))) and (always or first < at)}
+        found |= {name: f"{RENAMED}{self.hash('thing', id_)}" for name, id_ in named.items()}
         return None if found == was else _encode(found)
+
+    def _named_at(self, thing: object) -> int:
+        """When the last of those was erased whose id stands in that of a session, a request or an event; numbers are what they count."""
+        if not isinstance(thing, str) or len(thing) < free.WITHIN_MIN:
+            return 0
+        ids = (id_ for id_ in free.candidates(thing, self._words) if len(id_) >= free.WITHIN_MIN and not free.is_number(id_))
+        return self._last_of(set(ids))
 
     def _said_at(self, text: str) -> int:
         """When the last of those was erased whom a text names or mentions; 0 without any."""
-        ids = set(free.candidates(text, self._words))
+        return self._last_of(set(free.candidates(text, self._words)))
+
+    def _last_of(self, ids: Iterable[str]) -> int:
         return max((at for id_ in ids for mark in ("u", "a") if (at := self.erased_at(mark, id_)) is not None), default=0)
 
 
@@ -341,12 +370,11 @@ def _said_from(accepted: Accepted) -> int:
     return accepted.ts if accepted.ts_original is None else min(accepted.ts, accepted.ts_original)
 
 
-def _subject_of(event: Event) -> Subject | None:
-    if event.type == "item":
-        return None
-    if event.user_id is not None:
-        return "u", event.user_id
-    return None if event.anonymous_id is None else ("a", event.anonymous_id)
+def subject_of(user_id: str | None, anonymous_id: str | None, item_id: str | None = None) -> Subject:
+    """Whose event it is."""
+    if user_id is not None:
+        return "u", user_id
+    return ("i", item_id or "") if anonymous_id is None else ("a", anonymous_id)
 
 
 def _micros(value: object) -> int | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 CONTEXT = ("page", "referrer", "user_agent")  # what of an event's context is free text
+THINGS = ("event_id", "session_id", "request_id")  # ids that a site makes, and may make of somebody's
 WITHIN_MIN = 6  # characters from which on an id is looked for within texts
 LENGTH_MAX = 256  # of what is taken for an id
 WORD = r"[\w\u0300-\u036f-]"  # what words and ids are made of
@@ -35,6 +36,11 @@ def candidates(text: str, words: Collection[int]) -> Iterator[str]:
             if WITHIN_MIN <= end - start <= LENGTH_MAX:
                 yield text[start:end]
     yield from _NUMBERS.findall(text)
+
+
+def is_number(id_: str) -> bool:
+    """Whether an id is digits alone."""
+    return id_.isascii() and id_.isdigit()
 
 
 def words_of(text: str) -> int:

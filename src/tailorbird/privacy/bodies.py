@@ -8,9 +8,9 @@ import msgspec
 
 from tailorbird.events import Receipt, RoutePlan, check
 from tailorbird.events.contract import ERASED, split
-from tailorbird.events.erased import Whose, joined, whose_of
+from tailorbird.events.erased import Whose, joined, subject_of, whose_of
 from tailorbird.lake.archive import Archived
-from tailorbird.privacy.marks import Marks, subject_of
+from tailorbird.privacy.marks import Marks
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.person import People
 from tailorbird.privacy.unlink import Unlinked

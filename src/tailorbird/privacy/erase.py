@@ -200,8 +200,8 @@ class _Erasure:
     def _stop(self) -> dict[str, Any]:
         people, at = self._people, self._journal.begun_at
         subjects = [*(("u", id_) for id_ in people.users), *(("a", id_) for id_ in (*people.visitors, *people.shared))]
-        recent = [((mark, who), id_) for mark, who, id_ in self._marks.recent]
-        stopped = StopList.load(self._data).with_people(subjects, recent, at, at - self._plan.dedup_us)
+        recent, apart = ([((mark, who), id_) for mark, who, id_ in each] for each in (self._marks.recent, self._marks.apart))
+        stopped = StopList.load(self._data).with_people(subjects, recent, at, at - self._plan.dedup_us, apart)
         listed, key = stopped.encoded()
         write_private(self._data / FOLDER / KEY_FILE, key)
         faults.at("erase.stop_key")

@@ -15,10 +15,11 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.events.erased import RENAMED
 from tailorbird.events.keys import hash64s
 from tailorbird.features.sketch import places
 
-MARK = "erased-"
+MARK = RENAMED
 _POOL_MAX, _POOL_STEP = 1 << 22, 1 << 16
 
 Keys = npt.NDArray[np.uint64]

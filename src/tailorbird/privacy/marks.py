@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.erased import texts_in, whose_of
+from tailorbird.events.erased import subject_of, texts_in, whose_of
 from tailorbird.events.keys import combine, hash64s
 from tailorbird.events.schema import micros
 from tailorbird.features.erase import Needs
@@ -29,6 +29,7 @@ COMMON_MIN = 10  # a text that stays is one that at least so many other people's
 TEXT_MIN = 8  # shorter texts are not looked for: they stand everywhere
 TEXTS = ("device", "country", "page", "referrer", "query", "answer_query")  # context and free text of an event
 OWN = ("event_id", "session_id", "request_id")
+_WHOSE = ("event_id", "user_id", "anonymous_id", "item_id", "person")
 _LINKED = ("request_id", "answer_query")  # what an event that names their request loses with it
 
 Place = tuple[str, int, int]
@@ -39,6 +40,8 @@ class Marks(msgspec.Struct):
 
     Attributes:
         events: of each event its subject's mark ("u" or "a"), the subject, and its id; `recent` those of the last days alone.
+        apart: events of others, told likewise ("i" and the item for nobody's), which are given a new id: what these did while they were
+            one with them, and what has one of their ids in its own. A repeat of it is known by the stop list alone.
         requests: what they asked for, and nobody else.
         places, refused: where their accepted and their refused rows stand in the raw logs.
         repeats: where rows stand that repeat what they did on a device of several people, if it is by that device.
@@ -52,6 +55,7 @@ class Marks(msgspec.Struct):
 
     events: list[tuple[str, str, str]] = []
     recent: list[tuple[str, str, str]] = []
+    apart: list[tuple[str, str, str]] = []
     requests: list[str] = []
     places: list[Place] = []
     refused: list[Place] = []
@@ -65,11 +69,6 @@ class Marks(msgspec.Struct):
     types: dict[str, int] = {}
     first: int = 0
     last: int = 0
-
-
-def subject_of(user_id: str | None, anonymous_id: str | None) -> tuple[str, str]:
-    """Whose event it is, as the index of repeats has it."""
-    return ("u", user_id) if user_id is not None else ("a", anonymous_id or "")
 
 
 def find_marks(
@@ -97,8 +96,7 @@ def find_marks(
     progress("find events", 0, None)
     mine = lake.table("events", where=whose(people))
     progress("find events", len(mine), None)
-    subjects = [subject_of(*ids) for ids in zip(mine["user_id"].to_pylist(), mine["anonymous_id"].to_pylist(), strict=True)]
-    marks.events = [(*subject, id_) for subject, id_ in zip(subjects, mine["event_id"].to_pylist(), strict=True)]
+    marks.events = _told(mine)
     late = micros(mine["received_at"]) >= recent_from
     marks.recent = [event for event, one in zip(marks.events, late.tolist(), strict=True) if one]
     marks.places = places(mine)
@@ -115,12 +113,22 @@ def find_marks(
     _lost(lake, needs, mine, marks)
     marks.own = _own(lake, people, mine, marks, progress)
     _salt(lake, people, needs, fresh, mine, marks)
-    if precisions := needs.precisions("session"):
-        naming = Mentions(people.own_ids, known, rename=lambda id_: "")
-        for batch in lake.batches("events", ["session_id"]):
-            for id_ in naming.renamed_in(pa.chunked_array([batch.column("session_id")])):
-                fresh.choose_place("thing", (id_,), id_, precisions)
+    marks.apart = [
+        event for event in marks.events if event[1] not in (people.users if event[0] == "u" else people.visitors | people.shared)
+    ]
+    naming, precisions = Mentions(people.own_ids, known, rename=lambda id_: ""), needs.precisions("session")
+    for batch in lake.batches("events", [*_WHOSE, "session_id"]):
+        rows = pa.Table.from_batches([batch])
+        marks.apart += _told(rows.filter(pc.and_(pa.array(naming.names_in(rows["event_id"])), pc.invert(people.of(rows)))))
+        for id_ in naming.renamed_in(rows["session_id"]) if precisions else ():
+            fresh.choose_place("thing", (id_,), id_, precisions)
     return marks
+
+
+def _told(rows: pa.Table) -> list[tuple[str, str, str]]:
+    """Events as (mark, subject, id)."""
+    whose_ids = zip(*(rows[name].to_pylist() for name in ("user_id", "anonymous_id", "item_id", "event_id")), strict=True)
+    return [(*subject_of(user, visitor, item), id_) for user, visitor, item, id_ in whose_ids]
 
 
 def refused_rows(lake: Lake, people: People, known: Collection[str]) -> list[Place]:

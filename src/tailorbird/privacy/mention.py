@@ -26,13 +26,12 @@ from tailorbird.events import free
 from tailorbird.events.contract import NUMBERS
 from tailorbird.events.envelope import Answer, Context, Event
 from tailorbird.events.erased import NAME, as_text, leaves, said
-from tailorbird.events.free import NO_DIGIT_BEFORE, NO_DIGIT_BEHIND, WITHIN_MIN, WORD
+from tailorbird.events.free import NO_DIGIT_BEFORE, NO_DIGIT_BEHIND, THINGS, WITHIN_MIN, WORD, is_number
 from tailorbird.events.plan import EVENT_TYPES, RoutePlan
 from tailorbird.privacy.forms import cases, forms
 from tailorbird.privacy.spots import Spots
 
 _STRUCTURE = ("type", "item_id", "items", "ts", "sent_at", "received_at", "timeless")
-_THINGS = ("event_id", "session_id", "request_id")
 _MEASURES = frozenset({"ts", "sent_at", "received_at", "price", "quantity", "rating", "dwell_ms", "utc_offset_min"})  # numbers, never ids
 _BEFORE, _BEHIND = re.compile(rb"(?<![0-9])(?<![0-9]\.)$"), re.compile(rb"[0-9]|\.[0-9]")
 _MEASURED = re.compile(rf'\\*"(?:{"|".join(sorted(_MEASURES))})\\*"\s*:\s*-?$'.encode())
@@ -157,7 +156,7 @@ class Mentions:
         found = free.of_another(event, self._is_in, self._is_said_by_name)
         if self._rename is None:
             return found
-        return found | {name: self.renamed(found[name]) for name in _THINGS if isinstance(found.get(name), str)}
+        return found | {name: self.renamed(found[name]) for name in THINGS if isinstance(found.get(name), str)}
 
     def without(self, value: object, name: str = "") -> object:
         """A JSON value with null in place of each text and number that mentions one, and without fields whose names do."""
@@ -204,12 +203,12 @@ class Mentions:
 
     def _says_what(self, name: str, value: object) -> bool:
         """Whether a field of a refused row says what it is about, and not who somebody is."""
-        if name not in _STRUCTURE and name not in _THINGS:
+        if name not in _STRUCTURE and name not in THINGS:
             return False
         if not _is_plain(value):
             return False
         texts = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
-        if name in _THINGS:
+        if name in THINGS:
             return len(texts) == 1 and not self._is_within(texts[0])
         return not any(self._is_name(one) for one in texts if name != "type" or one not in EVENT_TYPES)
 
@@ -247,11 +246,6 @@ def _stands_in(text: str, case: str) -> bool:
 
 def _is_plain(value: object) -> bool:
     return not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(one, dict | list) for one in value))
-
-
-def is_number(id_: str) -> bool:
-    """Whether an id is digits alone."""
-    return id_.isascii() and id_.isdigit()
 
 
 def stands_alone(data: bytes, start: int, end: int, *, counted: bool) -> bool:

@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 
 from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.events.erased import who_said
+from tailorbird.events.free import is_number
 from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.lake import Lake
 from tailorbird.privacy.forms import cases, forms
-from tailorbird.privacy.mention import WITHIN_MIN, WORD, Mentions, is_number
+from tailorbird.privacy.mention import WITHIN_MIN, WORD, Mentions
 from tailorbird.privacy.person import People, is_any
 
 _IDS = ("user_id", "anonymous_id", "person")

@@ -20,12 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.contract import ERASED
+from tailorbird.events.erased import subject_of
 from tailorbird.events.keys import hash64s
 from tailorbird.features.erase import Needs
 from tailorbird.features.recompute import UNLINKED
 from tailorbird.features.request import pack_sequences, unpack_sequences
 from tailorbird.lake.refused import places
-from tailorbird.privacy.marks import Marks, subject_of
+from tailorbird.privacy.marks import Marks
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.person import People, is_any
 from tailorbird.privacy.unlink import Unlinked

@@ -27,9 +27,10 @@ import pyarrow.parquet as pq
 from tailorbird.events import hash64
 from tailorbird.events.adapters.files import DAMAGED
 from tailorbird.events.contract import ANONYMOUS_PREFIX
+from tailorbird.events.free import is_number
 from tailorbird.places import ObjectPath, Place
 from tailorbird.privacy.forms import forms, plain, written
-from tailorbird.privacy.mention import WITHIN_MIN, is_number, stands_alone
+from tailorbird.privacy.mention import WITHIN_MIN, stands_alone
 from tailorbird.privacy.spots import Spots
 from tailorbird.stream import Block
 

@@ -16,6 +16,7 @@ from tests.privacy.kit import CANARY, CLOCK, Site, everything, left_of, make_sit
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import READING, reading
+from tailorbird.events import HOUR
 from tailorbird.events.contract import ERASED
 from tailorbird.lake import Lake, verify
 from tailorbird.lock import FileLock
@@ -89,6 +90,32 @@ def test_a_shared_device_stays_the_other_persons(tmp_path: Path) -> None:
     with Roles(project, CLOCK) as roles:
         roles.drain()
     assert people_of(project)["robert-2"] == 4  # the router still knows who uses it
+
+
+def test_what_comes_late_of_a_shared_device_is_whose_it_was_then(tmp_path: Path) -> None:
+    begun = CLOCK.now() - 3 * HOUR
+    identify = {"type": "identify", "item_id": None}
+    told = [
+        click("k0", visitor="kiosk", ts=begun + 10), click("k1", "vera-41", "kiosk", ts=begun + 20, **identify),
+        click("k2", visitor="kiosk", ts=begun + 30), click("k3", "wim-42", "kiosk", ts=begun + 40, **identify),
+        click("k4", visitor="kiosk", ts=begun + 50), click("k5", "vera-41", "kiosk", ts=begun + 60, **identify),
+        click("k6", visitor="kiosk", ts=begun + 70),
+    ]  # fmt: skip
+    project = sent(tmp_path, [{name: value for name, value in one.items() if value is not None} for one in told])
+    assert people_of(project) == {"anon:kiosk": 1, "vera-41": 4, "wim-42": 2}
+    assert erase(project, ["vera-41"], CLOCK).clean
+    late = {f"late-{place}": place for place in (5, 25, 39, 40, 45, 59, 60, 65, 99)}
+    rows = [click(name, visitor="kiosk", ts=begun + place) for name, place in late.items()]
+    new = click("new", visitor="kiosk")
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
+        assert all(one.accepted for one in door.submit(json.dumps([*rows, *told[::2], new]).encode()))
+        assert door.figures().refused == {"erased": len(late) - 3 + 3}
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    rows = Lake(project.paths.lake).events(["event_id", "person"]).to_pylist()
+    assert {row["event_id"] for row in rows if row["event_id"].startswith("late")} == {"late-40", "late-45", "late-59"}
+    assert [row["person"] for row in rows if row["event_id"] == "late-45"] == ["wim-42"]
+    assert verify(project.paths.lake).clean
 
 
 def test_what_was_sent_again_or_refused_on_a_shared_device_goes(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ router look at the list: such a row is replaced by `contract.ERASED` before anyt
 list knows keyed hashes alone: without the key, which stands in a file of its own, nobody can ask it about a person.
 
     kept out     what happened, or says that it happened, before the erasure; the ids of events that came shortly before it, and of
-                 all that somebody else did while one with them, or with their id in that of the event: these have new ids
+                 all that somebody else did while one with them, or with their id in that of the event: these have new ids; what
+                 was done on a device of several people while it was theirs
     unsaid       what others said of them before the erasure, in an item's properties, say: the rest of that row is taken
     taken        what happens from then on: somebody who comes back is somebody new, of whom nothing is known
 
@@ -15,10 +16,11 @@ Of a text only what `free.candidates` finds in it can be hashed and looked up. W
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -66,6 +68,7 @@ class _Listed(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     people: dict[str, int] = {}  # hash of the subject → when it was erased, microseconds
     events: dict[str, int] = {}  # hash of subject and event id → when it was erased
     apart: dict[str, int] = {}  # hash of subject and event id, of what was others' and was given a new id → when
+    shared: dict[str, list[tuple[int, int]]] = {}  # hash of a device of several people → from when to before when it was of one erased
     words: tuple[int, ...] = (1, 2, 3)  # of how many words the ids of people are made; lists of before do not say
     checksum: str = ""  # keyed, over all the rest, so that neither the list nor its key changes unnoticed; lists of before have none
 
@@ -99,6 +102,7 @@ class StopList:
     def __init__(self, key: bytes, listed: _Listed | None = None) -> None:
         listed = listed or _Listed(words=(1,))
         self._key, self._people, self._events, self._apart = key, listed.people, listed.events, listed.apart
+        self._shared = listed.shared
         self._words = frozenset(listed.words)
 
     @classmethod
@@ -152,9 +156,15 @@ class StopList:
 
     def with_people(
         self, people: Iterable[Subject], events: Iterable[tuple[Subject, str]], at: int, events_since: int,
-        apart: Iterable[tuple[Subject, str]] = (),
+        apart: Iterable[tuple[Subject, str]] = (), shared: Mapping[str, Sequence[tuple[int, int]]] = MappingProxyType({}),
     ) -> "StopList":  # fmt: skip
-        """The list with these people and events on it; events that were erased before `events_since` go, others' (`apart`) stay."""
+        """The list with these people and events on it.
+
+        Args:
+            events: theirs; those that were erased before `events_since` go.
+            apart: events of others that were given a new id; they stay.
+            shared: by anonymous id, when a device of several people was theirs.
+        """
         key, people = self._key or os.urandom(32), list(people)
         hashed = StopList(key).hash
         kept = {each: when for each, when in self._events.items() if when >= events_since}
@@ -162,13 +172,14 @@ class StopList:
             self._people | {hashed(*subject): at for subject in people},
             kept | {hashed(*subject, event_id): at for subject, event_id in events},
             self._apart | {hashed(*subject, event_id): at for subject, event_id in apart},
+            self._shared | {hashed("a", id_): [*self._shared.get(hashed("a", id_), ()), *when] for id_, when in shared.items()},
             tuple(self._words | {free.words_of(id_) for _, id_ in people}),
         )
         return StopList(key, listed)
 
     def encoded(self) -> tuple[bytes, bytes]:
         """The list and its key, as the two files hold them."""
-        listed = _Listed(self._people, self._events, self._apart, tuple(sorted(self._words - {0})))
+        listed = _Listed(self._people, self._events, self._apart, self._shared, tuple(sorted(self._words - {0})))
         return msgspec.json.encode(msgspec.structs.replace(listed, checksum=_digest(listed, self._key)), order="sorted"), self._key
 
     def erased_at(self, *subject: str) -> int | None:
@@ -180,9 +191,13 @@ class StopList:
         event = accepted.event
         subject = subject_of(None if event.type == "item" else event.user_id, event.anonymous_id, event.item_id)
         id_ = "" if event.timeless else self.hash(*subject, event.event_id)
-        if (at := self.erased_at(*subject)) is None:
-            return id_ in self._apart
-        return _said_from(accepted) < at or id_ in self._events
+        moment = _said_from(accepted)
+        if (at := self.erased_at(*subject)) is not None:
+            return moment < at or id_ in self._events
+        if id_ in self._apart:
+            return True
+        spans = self._shared.get(self.hash(*subject)) if self._shared else None
+        return spans is not None and (id_ in self._events or any(first <= moment < end for first, end in spans))
 
     def without(self, body: bytes, receipt: Receipt, plan: RoutePlan) -> bytes:
         """The body with `ERASED` in place of each row that is kept out, and others' rows without what they say of somebody on the list.
@@ -242,7 +257,10 @@ class StopList:
     def _erased(self, whose: Whose) -> list[int]:
         """When those were erased whom a row names, be the id a text, a number, or within something else."""
         said = [(mark, id_) for mark, one in (("u", whose.user_id), ("a", whose.anonymous_id)) for id_ in who_said({"user": one})]
-        return [at for subject in said if (at := self.erased_at(*subject)) is not None]
+        found = [at for subject in said if (at := self.erased_at(*subject)) is not None]
+        if self._shared:
+            found += [spans[-1][1] for subject in said if (spans := self._shared.get(self.hash(*subject)))]
+        return found
 
     def _names_listed(self, part: bytes) -> bool:
         """Whether a text in what is no event of ours is, or mentions, the id of somebody on the list."""

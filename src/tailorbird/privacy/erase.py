@@ -171,7 +171,7 @@ class _Erasure:
         fresh = Fresh(secrets.token_bytes(32))
         recent = begun_at - self._plan.dedup_us
         needed = self._needed()
-        marks = find_marks(lake, people, needed, fresh, recent_from=recent, known=self._known, progress=self._progress)
+        marks = find_marks(lake, people, needed, fresh, recent_from=recent, until=begun_at, known=self._known, progress=self._progress)
         journal = Journal(
             begun_at=begun_at, people=people, key=fresh.key.hex(), marks=marks, salts=fresh.salts, missed=fresh.missed, needs=needed,
             strangers=strangers(lake, kept, StopList.load(self._data)),
@@ -199,9 +199,9 @@ class _Erasure:
 
     def _stop(self) -> dict[str, Any]:
         people, at = self._people, self._journal.begun_at
-        subjects = [*(("u", id_) for id_ in people.users), *(("a", id_) for id_ in (*people.visitors, *people.shared))]
+        subjects = [*(("u", id_) for id_ in people.users), *(("a", id_) for id_ in people.visitors)]
         recent, apart = ([((mark, who), id_) for mark, who, id_ in each] for each in (self._marks.recent, self._marks.apart))
-        stopped = StopList.load(self._data).with_people(subjects, recent, at, at - self._plan.dedup_us, apart)
+        stopped = StopList.load(self._data).with_people(subjects, recent, at, at - self._plan.dedup_us, apart, self._marks.spans)
         listed, key = stopped.encoded()
         write_private(self._data / FOLDER / KEY_FILE, key)
         faults.at("erase.stop_key")

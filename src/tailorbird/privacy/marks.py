@@ -24,6 +24,7 @@ from tailorbird.privacy.fresh import Fresh
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.person import People, is_any, one_of
 from tailorbird.privacy.search import Needles
+from tailorbird.privacy.shared import Span, spans
 
 COMMON_MIN = 10  # a text that stays is one that at least so many other people's events carry
 TEXT_MIN = 8  # shorter texts are not looked for: they stand everywhere
@@ -42,6 +43,7 @@ class Marks(msgspec.Struct):
         events: of each event its subject's mark ("u" or "a"), the subject, and its id; `recent` those of the last days alone.
         apart: events of others, told likewise ("i" and the item for nobody's), which are given a new id: what these did while they were
             one with them, and what has one of their ids in its own. A repeat of it is known by the stop list alone.
+        spans: see `privacy.shared`.
         requests: what they asked for, and nobody else.
         places, refused: where their accepted and their refused rows stand in the raw logs.
         repeats: where rows stand that repeat what they did on a device of several people, if it is by that device.
@@ -56,6 +58,7 @@ class Marks(msgspec.Struct):
     events: list[tuple[str, str, str]] = []
     recent: list[tuple[str, str, str]] = []
     apart: list[tuple[str, str, str]] = []
+    spans: dict[str, list[Span]] = {}
     requests: list[str] = []
     places: list[Place] = []
     refused: list[Place] = []
@@ -78,13 +81,14 @@ def find_marks(
     fresh: Fresh,
     *,
     recent_from: int,
+    until: int,
     known: Collection[str],
     progress: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
 ) -> Marks:
     """All marks of these people; looks for salts, too. Reads the lake some times over.
 
     Args:
-        recent_from: events received since then are on the stop list one by one.
+        recent_from: events received since then are on the stop list one by one; what happens from `until` on is taken again.
         known: names of fields, which are nobody's ids.
     """
     marks = Marks()
@@ -99,7 +103,7 @@ def find_marks(
     marks.events = _told(mine)
     late = micros(mine["received_at"]) >= recent_from
     marks.recent = [event for event, one in zip(marks.events, late.tolist(), strict=True) if one]
-    marks.places = places(mine)
+    marks.places, marks.spans = places(mine), spans(lake, people, until)
     others = mine.filter(pc.and_(pc.is_valid(mine["person"]), pc.invert(is_any(mine["person"], people.persons))))
     marks.keyed_users = sorted({*marks.keyed_users, *others["person"].to_pylist()})  # who they were for a while by a merge
     marks.types = dict(Counter(mine["type"].to_pylist()))

@@ -1,6 +1,7 @@
 """Users whom a merge made one are one person to an erasure, and those who were one for a while are not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.privacy.test_people import click, people_of, run, sent
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.events import DAY, HOUR
+from tailorbird.features.read import Reader, ReadRequest
 from tailorbird.lake import Lake, verify
 from tailorbird.privacy import erase, export_person, find_people, look_for
 from tailorbird.serving.door import Door
@@ -112,6 +114,45 @@ def test_who_is_one_with_somebody_by_now_goes_with_them_however_they_came_to_be_
     assert verify(project.paths.lake).clean
 
 
+def test_a_visitor_of_somebody_who_was_one_with_the_erased_stays_that_users(tmp_path: Path) -> None:
+    """What ties the two, and what is known of the user, was said while they were one: it is of those who stay."""
+    profile = {"event_id": "p1", "type": "user", "user_id": "guest-1", "properties": {"country": "NO", "note": "a friend of anna-7755"}}
+    events = [
+        merge("m1", "guest-1", "anna-7755"), {"event_id": "i1", "type": "identify", "user_id": "guest-1"} | TABLET, profile,
+        click("c1", visitor="tablet-2"), merge("m2", "guest-1", "bert-8866"), click("c2", visitor="tablet-2"),
+    ]  # fmt: skip
+    project = sent(tmp_path, events)
+    people, before = people_of(project), known_of(project, "tablet-2")
+    assert (people["bert-8866"], before) == (2, 1.0)
+    assert erase(project, ["anna-7755"], CLOCK).clean
+    assert left_of(project.root / "data", b"anna-7755") == []
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    assert known_of(project, "tablet-2") == before, "of the state as it is made anew from the lake"
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
+        door.submit(json.dumps([click("c3", visitor="tablet-2"), events[1]]).encode())
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+        assert roles.duplicates == 1
+    assert people_of(project)["bert-8866"] == 3
+    assert known_of(project, "tablet-2") == known_of(project, user="bert-8866") == 2.0
+    shutil.rmtree(project.paths.state)
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    assert known_of(project, "tablet-2") == known_of(project, user="bert-8866") == 2.0
+    assert verify(project.paths.lake, stream=project.stream).clean
+
+
+def known_of(project: Project, visitor: str | None = None, user: str | None = None) -> float:
+    """How many clicks a request by them is answered from."""
+    reader = Reader(project.paths.state, project.features, workers=project.workers)
+    try:
+        rows = reader.read(ReadRequest(user_id=user, anonymous_id=visitor, now=CLOCK.now()), ["i1"])
+        return float(rows.numeric[0][project.features.numeric.index("user_clicks_7d")])
+    finally:
+        reader.close()
+
+
 @pytest.mark.parametrize("days", [2, 20])  # within and beyond what the router remembers
 def test_what_others_did_while_they_were_one_with_the_erased_does_not_come_back(days: int, tmp_path: Path) -> None:
     """It is unlinked with it, under new ids, and would count a second time: sent again, or in a newer export of the same history."""
@@ -132,7 +173,7 @@ def test_what_others_did_while_they_were_one_with_the_erased_does_not_come_back(
 
     imported(project, tmp_path / "newer.jsonl", [*history, click("c5", "carl-1") | {"ts": begun + 99}])
     with Door(project.paths.stream, "serve-1", project.plan, CLOCK, stopped=project.stopped()) as door:
-        door.submit(json.dumps(history if days < 7 else history[:4]).encode())
+        door.submit(json.dumps(history if days < 7 else [*history[:2], history[3]]).encode())
         said = click("new:anna-7755", "carl-1", session_id="s:anna-7755", ts=begun + 100)
         assert all(told.accepted for told in door.submit(json.dumps([said, said]).encode())), "nothing of others is lost"
     with Roles(project, CLOCK) as roles:

@@ -99,6 +99,7 @@ def find_marks(
         return marks
     progress("find events", 0, None)
     mine = lake.table("events", where=whose(people))
+    mine = mine.filter(pc.invert(people.kept(mine)))
     progress("find events", len(mine), None)
     marks.events = _told(mine)
     late = micros(mine["received_at"]) >= recent_from

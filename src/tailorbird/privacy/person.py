@@ -58,6 +58,14 @@ class People:
         """Which rows are theirs; needs the columns `person` and `user_id`."""
         return pc.or_(is_any(events.column("person"), self.persons), is_any(events.column("user_id"), self.users))
 
+    def kept(self, events: pa.Table | pa.RecordBatch) -> Mask:
+        """Which of these rows stay another user's although it was one with them then: what says whose a visitor is, or what a user is.
+
+        Without it a visitor of that user would be nobody's to whatever is made of the lake, and still that user's to the router.
+        """
+        another = pc.and_(pc.is_valid(events.column("user_id")), pc.invert(is_any(events.column("user_id"), self.users)))
+        return pc.and_(is_any(events.column("type"), ("identify", "user")), another)
+
 
 def is_any(column: pa.ChunkedArray | pa.Array, values: Collection[str]) -> Mask:
     """Which values of a column are among these; false where it has none. Values are data, never part of a query's text."""

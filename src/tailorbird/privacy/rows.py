@@ -62,13 +62,14 @@ class Rows:
         }
 
     def events(self, rows: pa.Table) -> pa.Table | None:
-        mine = _mask(self._people.of(rows))
+        kept = _mask(pc.and_(self._people.of(rows), self._people.kept(rows)))
+        mine = _mask(self._people.of(rows)) & ~kept
         linked = _mask(is_any(rows["request_id"], self._unlinked.requests)) & ~mine
         mentions = {name: self._mentions.in_column(rows[name]) & ~mine for name in FREE}
         mentions |= {name: self._mentions.in_json(rows[name]) & (~mine | (name == "item_profile")) for name in JSON}
         things = self._renamed(rows, THINGS)
         renamed = _holding(rows, things)
-        changed = np.flatnonzero(mine | linked | renamed | np.logical_or.reduce(list(mentions.values())))
+        changed = np.flatnonzero(mine | kept | linked | renamed | np.logical_or.reduce(list(mentions.values())))
         if not len(changed):
             return None
         new: list[dict[str, Any]] = []
@@ -77,6 +78,7 @@ class Rows:
                 row = self._unlinked.row(row, (*subject_of(row["user_id"], row["anonymous_id"]), row["event_id"]))
             elif linked[index]:
                 row = self._unlinked.linked(row)
+            row |= {"person": row["user_id"]} if kept[index] else {}
             row |= {name: None for name in FREE if mentions[name][index]}
             row |= {name: self._without(row[name]) for name in JSON if mentions[name][index]}
             new.append(row if mine[index] and row["type"] != "item" else _with(row, things))

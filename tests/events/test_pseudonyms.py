@@ -38,6 +38,13 @@ def test_ids_become_the_same_pseudonyms_everywhere_and_differ_by_kind_and_key():
     assert HIDDEN.fingerprint != other.fingerprint
 
 
+@pytest.mark.parametrize("type_", ["merge", "Merge", "MERGE ", None, 7, ["merge"]])
+def test_whom_a_user_is_merged_into_is_hidden_in_a_refused_row_too(type_):
+    event = {"event_id": "e1", "type": type_, "user_id": "u1", "properties": {"merged_into": CANARY}}
+    assert CANARY.encode() not in hidden(json.dumps(event).encode())
+    assert b"mine" in hidden(json.dumps({**CLICK, "properties": {"merged_into": "mine"}}).encode()), "of a click it is the site's own"
+
+
 def test_the_id_that_an_adapter_made_of_a_record_tells_nothing_of_it():
     """It is a plain hash, which whoever guesses the user could make again; it stays the same for the same record."""
     line = json.dumps({**CLICK, "event_id": "gorse:0123"}).encode()

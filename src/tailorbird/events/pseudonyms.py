@@ -96,7 +96,9 @@ class Pseudonyms:
         for name in _SUBJECTS:
             if name in fields:
                 fields[name] = msgspec.Raw(_encode(self._subject(name, bytes(fields[name]))))
-        if _read(bytes(fields.get("type", b"null"))) == "merge" and "properties" in fields:
+        type_ = _read(bytes(fields.get("type", b"null")))
+        known = isinstance(type_, str) and type_ in types
+        if (type_ == "merge" or not known) and "properties" in fields:  # a refused "Merge" is kept, too
             fields["properties"] = self._merged(fields["properties"])
         event_id = _read(bytes(fields.get("event_id", b"null")))
         if isinstance(event_id, str) and (foreign or event_id.startswith(ROW)):

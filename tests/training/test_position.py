@@ -11,11 +11,14 @@ from tailorbird.training.position import click_weights, examination
 TRUE = np.array([1.0, 0.7, 0.5, 0.2])
 LOOKED_AT = np.array([1.0, 0.8, 0.65, 0.5, 0.4, 0.3])  # of the lists that the policy itself explores
 ITEM = Explore(method="item", rate=0.4, pool=10, first=1)
-PLACKETT_LUCE = Explore(method="plackett_luce", rate=1.0, first=1, pool=4, temperature=0.3)
 
 
 def swap(first, rate=0.3):
     return Explore(method="swap", rate=rate, first=first)
+
+
+def plackett_luce(temperature):
+    return Explore(method="plackett_luce", rate=1.0, first=1, pool=4, temperature=temperature)
 
 
 def logged(rows: int, seed: int = 0, *, randomised: float = 0.3):
@@ -50,18 +53,19 @@ def naive(position, clicked):
 
 
 @pytest.mark.parametrize(
-    ("explores", "answers"),
+    ("explores", "answers", "off"),
     [
-        pytest.param([swap(1), swap(2)], 60_000, id="swap"),
-        pytest.param([swap(2, 0.5), swap(1, 0.2)], 60_000, id="swap at two rates"),
-        pytest.param([PLACKETT_LUCE], 8_000, id="plackett_luce"),
-        pytest.param([None], 24_000, id="evenly"),
-        pytest.param([ITEM, swap(1), None, swap(2)], 40_000, id="one after the other"),
+        pytest.param([swap(1), swap(2)], 60_000, 0.06, id="swap"),
+        pytest.param([swap(2, 0.5), swap(1, 0.2)], 60_000, 0.06, id="swap at two rates"),
+        pytest.param([plackett_luce(0.3)], 8_000, 0.06, id="plackett_luce"),
+        pytest.param([plackett_luce(0.2)], 8_000, 0.1, id="plackett_luce, the least that is enough"),
+        pytest.param([None], 24_000, 0.06, id="evenly"),
+        pytest.param([ITEM, swap(1), None, swap(2)], 40_000, 0.06, id="one after the other"),
     ],
 )
-def test_what_is_looked_at_is_found_again_from_what_the_policy_exchanged(explores, answers):
+def test_what_is_looked_at_is_found_again_from_what_the_policy_exchanged(explores, answers, off):
     position, clicked, propensity, request = explored(explores, answers)
-    np.testing.assert_allclose(examination(position, clicked, propensity, request).chance, LOOKED_AT, atol=0.06)
+    np.testing.assert_allclose(examination(position, clicked, propensity, request).chance, LOOKED_AT, atol=off)
     if None not in explores:
         assert naive(position, clicked)[5] < 0.2, "rates by place alone confuse what is looked at with what is good"
 
@@ -81,15 +85,40 @@ def test_pairs_that_do_not_overlap_say_nothing_about_each_other():
     np.testing.assert_allclose(found.chance, LOOKED_AT[:2], atol=0.06)
 
 
+@pytest.mark.parametrize(
+    ("explore", "answers", "told"),
+    [
+        pytest.param(
+            plackett_luce(0.1), 4_000, r"weigh [3-7]\.\d in the mean, and would weigh ([89]|1\d)\.\d", id="weak items never stand first"
+        ),
+        pytest.param(plackett_luce(0.01), 2_000, r"weigh [12]\.\d in the mean, and would weigh 6\.0", id="each stands at its own place"),
+        pytest.param(swap(1, 0.0002), 3_000, "in the mean, and would weigh 2.0", id="hardly any pair is exchanged"),
+    ],
+)
+def test_a_place_where_items_never_stood_is_refused(explore, answers, told):
+    """Else the curve would be nearly that of rates by place, in which what is looked at is mixed up with what is good."""
+    with pytest.raises(UsageError, match=rf"place \d of drawn lists hardly ever had the items.*{told}") as refused:
+        examination(*explored([explore], answers, size=2 if explore.method == "swap" else 6))
+    assert "temperature=0.3" in refused.value.fix
+
+
+def test_answers_with_fewer_candidates_are_no_missing_items():
+    """Of a short list from few and a long one from many: its first places have fewer items in the mean, and each of those stood there."""
+    short, long = explored([None], 9_000, size=3, candidates=4), explored([None], 9_000, size=6, candidates=30, seed=1)
+    shifted = (*long[:3], long[3] + 9_000)
+    found = examination(*(np.concatenate(both) for both in zip(short, shifted, strict=True)))
+    np.testing.assert_allclose(found.chance, LOOKED_AT, atol=0.07)
+
+
 @pytest.mark.parametrize("pool", [1, 10])
 def test_other_items_on_one_place_say_nothing_about_places(pool):
     with pytest.raises(UsageError, match="no two places can be compared") as refused:
         examination(*explored([Explore(method="item", rate=0.4, pool=pool, first=1)], 3_000))
-    assert 'Explore(method="plackett_luce", first=1' in refused.value.fix
+    assert 'Explore(method="plackett_luce", first=1, rate=1, temperature=0.3' in refused.value.fix
 
 
 def test_what_the_errors_ask_for_can_be_declared():
-    Slot("home", explore=Explore(method="plackett_luce", first=1, rate=1))
+    Slot("home", explore=Explore(method="plackett_luce", first=1, rate=1, temperature=0.3))
     Slot("home", explore=Explore(method="swap", first=2))
 
 

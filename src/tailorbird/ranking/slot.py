@@ -55,7 +55,8 @@ class Explore:
             drawn, by value and `temperature`.
         pool: how many candidates after the answer may come into it.
         temperature: of `plackett_luce`, as a share of the range of the values: at 0.1 the best of two items that are a tenth of the range
-            apart comes first in 73 of 100 draws.
+            apart comes first in 73 of 100 draws. To learn what a position is worth (`--position weights`), 0.3: at 0.1 weak items never
+            come first.
     """
 
     rate: float = 0.1

@@ -23,24 +23,24 @@ from tailorbird.models.export import TOLERANCE, score_onnx
 from tailorbird.models.gbdt import Gbdt
 from tailorbird.places import Place
 from tailorbird.ranking.churn import Churn
-from tailorbird.ranking.churn_bundle import ChurnBundle, ChurnPlan, Part, space_files, write_churn_bundle
+from tailorbird.ranking.churn_bundle import ChurnPlan, Part, space_files, write_churn_bundle
 from tailorbird.ranking.churn_columns import columns_for
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Registry
 from tailorbird.registry import Window as Span
-from tailorbird.training.bootstrap import Bootstrap, Interval
+from tailorbird.training.bootstrap import Interval
 from tailorbird.training.churn.card import churn_card
 from tailorbird.training.churn.contact import curve_of
 from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FitSettings, Fitted, Grid, fit_at, labelled
+from tailorbird.training.churn.incumbent import RECIPE, Against, Recipe, against_champion
 from tailorbird.training.churn.judge import CutFigures, flat, judge
 from tailorbird.training.churn.labels import Activity, Window, activity_of
 from tailorbird.training.churn.report import ChurnReport
 from tailorbird.training.churn.rows import People, needed_columns
 from tailorbird.training.churn.vectors import better, tower_before
 from tailorbird.training.churn.walk import Choice, Cut, choose_by, grid_of, importance_of, read_until, starts_of, walk, windows_of
-from tailorbird.training.gate import Decision, Evidence, decide
+from tailorbird.training.gate import Decision, Evidence, decide, not_judged
 from tailorbird.training.giveaways import suspicious
-from tailorbird.training.metrics import log_losses
 from tailorbird.training.rows import log_end
 from tailorbird.training.settings import Progress
 from tailorbird.training.towers import Learner, TowerSettings
@@ -207,10 +207,12 @@ def train_churn(
     fitted = fit_at(found.grid, activity, window, settings.fit, churn.rfm)
     choice = choose_by(found.cuts, fitted.candidates, window, settings.fit.half_life)
     watch.tell("last fit", 1, 1)
-    incumbent, gain, unjudged, notes = _incumbent(store, found)
-    decision = _decide(figures[-1], found, incumbent, gain, unjudged)
-    told = (*((found.vectors,) if found.vectors else ()), *_notes(churn, found, window), *notes)
-    about = {**_about(churn, found, window, fitted), "owner": owner}
+    watch.tell("incumbent", 0, 1)
+    against = against_champion(store, churn, found.people, activity, found.cuts)
+    watch.tell("incumbent", 1, 1)
+    decision = _decide(figures[-1], found, against)
+    told = (*((found.vectors,) if found.vectors else ()), *_notes(churn, found, window), *_notes_on(against, decision))
+    about = {**_about(churn, found, window, fitted), "owner": owner, RECIPE: Recipe(churn, settings.fit, settings.grid_rows).plain()}
     curve = curve_of(found.cuts[-1].probability, found.cuts[-1].gone, churn.contact)
     importance = importance_of(fitted, choice.model)
     with tempfile.TemporaryDirectory(prefix="tailorbird-churn-") as folder:
@@ -219,7 +221,7 @@ def train_churn(
     promoted = decision.promote and promote
     if promoted:
         store.promote(version, by=by, why=decision.reason)
-    report = ChurnReport(version, promoted, incumbent, decision, figures, choice, curve, importance, told, about, watch.seconds)
+    report = ChurnReport(version, promoted, against.version, decision, figures, choice, curve, importance, told, about, watch.seconds)
     if reports is None:
         return report
     from tailorbird.training.churn.page import write_page  # half a second of matplotlib, for those who want pictures
@@ -227,35 +229,15 @@ def train_churn(
     return replace(report, report=write_page(reports / f"churn-{churn.name}-{version}.html", report, churn))
 
 
-def _incumbent(store: Registry, found: Study) -> tuple[str, Interval | None, str, list[str]]:
-    """The champion, our gain in log loss over it on the last cut, else why it could not be judged, and what to know of that."""
-    path = store.champion()
-    if path is None:
-        return "", None, "", []
-    cut, columns = found.cuts[-1], found.people.columns
-    try:
-        bundle = ChurnBundle.load(path, schema_hash=None)
-    except BundleError as error:
-        return path.name, None, f"cannot be loaded: {error.message}", []
-    missing = [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name not in (*columns.numeric, *columns.categorical)]
-    if missing:
-        return path.name, None, f"reads the column {missing[0]}, which is not there any more", []
-    if (bundle.plan.window, bundle.plan.gap) != (cut.scored.window.length, cut.scored.window.gap):
-        return path.name, None, "predicts another window", []
-    people = found.people.reading(bundle.read, bundle.space)
-    tables = people.ahead(cut.scored.window.origin, cut.scored.person, bundle.moments(cut.scored.window.origin))
-    gone = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
-    gained = log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)
-    notes = []
-    if bundle.manifest.window.ts_to > cut.scored.window.origin:
-        notes.append(f"the incumbent {bundle.version} learned from what came after the last origin, so the comparison favours it")
-    return path.name, Bootstrap(np.arange(len(gained))).mean(gained), "", notes
-
-
-def _decide(last: CutFigures, found: Study, incumbent: str, gain: Interval | None, unjudged: str) -> Decision:
+def _decide(last: CutFigures, found: Study, against: Against) -> Decision:
     over = {name: _turned(each["log_loss"]) for name, each in last.differences.items()}
     both = int(min(last.cut.gone.sum(), (~last.cut.gone).sum()))
-    return decide(Evidence("log loss", over, gain, incumbent, unjudged, both, found.leaks))
+    return decide(Evidence("log loss", over, against.gain, against.version, against.unjudged, both, found.leaks))
+
+
+def _notes_on(against: Against, decision: Decision) -> list[str]:
+    note = not_judged(against.version, against.unjudged) if against.unjudged else against.note
+    return [note] if note and note not in decision.reasons else []
 
 
 def _turned(difference: Interval) -> Interval:

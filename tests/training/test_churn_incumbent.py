@@ -1,0 +1,185 @@
+"""What a new churn model is held against: its champion where that has not seen the last window, else what its recipe was worth."""
+
+import shutil
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tailorbird.events import DAY, ROUTED, SimulatedClock
+from tailorbird.features import FeatureSet, count, entity, time_since, time_since_first
+from tailorbird.features.checks import collecting
+from tailorbird.lake import Lake
+from tailorbird.lake.role import LakeRole
+from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.ranking import Churn
+from tailorbird.ranking.churn_bundle import ChurnBundle
+from tailorbird.registry import Registry, seal
+from tailorbird.stream import Block, open_writer
+from tailorbird.stream.partitions import routed_path
+from tailorbird.training.churn.fit import FitSettings
+from tailorbird.training.churn.rows import needed_columns
+from tailorbird.training.churn.train import ChurnSettings, study, train_churn
+from tailorbird.training.churn.walk import read_until, score_at
+from tailorbird.training.metrics import log_losses
+
+BEGIN, DAYS = 20_000 * DAY, 260
+CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")
+QUICK = ChurnSettings(
+    FitSettings(gbdt=GbdtSettings(trees=30, rate=0.1, patience=10), rows=6_000), cuts=4, grid_rows=12_000, lateness_us=0, replicates=50
+)
+
+
+def declared():
+    with collecting() as found:
+        user = entity("user")
+        time_since("since", user, "purchase")
+        time_since_first("age", user, "purchase")
+        count("bought", user, "purchase", window="56d", hop="7d")
+        count("viewed", user, "view", window="14d", hop="1d")
+    return FeatureSet.from_declarations(found)
+
+
+FEATURES = declared()
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory):
+    """Purchases at each person's own rate until they leave, with chance, after each; who is still there looks in, unseen by baselines."""
+    rng = np.random.default_rng(0)
+    done = []
+    for number in range(400):
+        rate, at, leaves = rng.gamma(1.5, 0.05), float(rng.uniform(0, DAYS / 1.5)), rng.beta(1.0, 6.0)
+        while at < DAYS:
+            done.append((at, "purchase", f"u{number}"))
+            gone, until = rng.random() < leaves, at + rng.exponential(1 / max(rate, 1e-3)) + 1
+            done += [(view, "view", f"u{number}") for view in np.arange(at, min(at + 3 if gone else until, DAYS), 2.0).tolist()]
+            if gone:
+                break
+            at = until
+    day, kind, who = (list(column) for column in zip(*sorted(done), strict=True))
+    ts = [BEGIN + int(at * DAY) for at in day]
+    n, folder = len(ts), tmp_path_factory.mktemp("lake")
+    columns = {
+        "p": range(1, n + 1), "event_id": [f"e{p}" for p in range(n)], "type": kind, "ts": ts, "received_at": ts,
+        "person": who, "user_id": who, "item_id": ["i"] * n, "counts": [True] * n, "timeless": [False] * n, "agent": ["person"] * n,
+        "raw_partition": ["door"] * n, "raw_offset": range(n), "raw_row": [0] * n,
+    }  # fmt: skip
+    arrays = [pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(n, field.type) for field in ROUTED]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, ROUTED) as writer:
+        writer.write_table(pa.table(arrays, schema=ROUTED))
+    with open_writer(routed_path(folder / "stream"), partition="routed", first=1) as log:
+        log.append([Block("events", n, sink.getvalue().to_pybytes())])
+    with LakeRole(folder / "stream", folder / "lake", clock=SimulatedClock(BEGIN + DAYS * DAY)) as role:
+        role.drain()
+    return folder / "lake"
+
+
+@pytest.fixture(scope="module")
+def young(lake, tmp_path_factory):
+    """A registry whose champion was trained on day 230."""
+    folder = tmp_path_factory.mktemp("young") / "registry"
+    trained(lake, folder, 230, promoted=True)
+    return folder
+
+
+def trained(lake, registry, day, churn=CHURN, settings=QUICK, *, promoted=False):
+    """A training as of a day; `promoted` lets it go live whatever the gate says."""
+    clock = SimulatedClock(BEGIN + day * DAY)
+    report = train_churn(FEATURES, churn, lake=lake, registry=registry, clock=clock, settings=settings)
+    if promoted:
+        Registry(registry, clock=clock).promote(report.version, by="test", why="a test")
+    return report
+
+
+def bundle_of(registry, version):
+    return ChurnBundle.load(registry / version, schema_hash=None)
+
+
+def compared(report):
+    """The sentence on the incumbent, and the gain that it tells."""
+    (told,) = [reason for reason in report.decision.reasons if "the incumbent" in reason]
+    return told, float(told.partition("log loss ")[2].split()[0]) if "log loss" in told else None
+
+
+def said_of(report):
+    return " ".join((*report.decision.reasons, *report.notes))
+
+
+def test_a_younger_champion_is_judged_by_what_its_recipe_said_when_it_was_made(lake, young, tmp_path):
+    """The same as the last cut of its own training, on the people of today's last origin."""
+    registry = shutil.copytree(young, tmp_path / "registry")
+    report = trained(lake, registry, 244)
+    (note,) = [note for note in report.notes if "incumbent" in note]
+    assert "in its place stands its recipe, learned as of its own last origin" in note
+    known = bundle_of(registry, "v0001").manifest.window.ts_to
+    before = study(FEATURES, CHURN, Lake(lake).table("events", needed_columns(FEATURES)), now=known, settings=QUICK)
+    cut, theirs = report.last.cut, before.cuts[-1]
+    origin = theirs.scored.window.origin
+    assert report.last.cut.scored.window.origin - origin == bundle_of(registry, report.version).manifest.window.ts_to - known
+    scored = score_at(theirs.fitted, before.people, cut.scored.person, cut.scored.window, CHURN, read_until(before.activity.first, origin))
+    gone = theirs.choice.table.apply(scored.raw[theirs.choice.model])
+    gain = float((log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)).mean())
+    assert compared(report)[1] == pytest.approx(gain, abs=1e-4)
+
+    bundle = bundle_of(registry, "v0001")
+    tables = before.people.ahead(cut.scored.window.origin, cut.scored.person, bundle.moments(cut.scored.window.origin))
+    knows = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
+    unfair = float((log_losses(knows, cut.gone) - log_losses(cut.probability, cut.gone)).mean())
+    assert unfair < 0 < gain, "itself it would win by the two weeks of the window that it knows"
+
+
+def test_the_same_recipe_on_the_same_data_gains_nothing(lake, young, tmp_path):
+    report = trained(lake, shutil.copytree(young, tmp_path / "registry"), 230)
+    told, gain = compared(report)
+    assert gain == 0.0
+    assert not report.promoted
+    assert told.startswith("does not beat the incumbent")
+
+
+def test_a_better_recipe_takes_the_place_of_a_champion_that_knows_the_last_window(lake, tmp_path):
+    """A champion that reads next to nothing: what it knows of the last window must not keep it there."""
+    trained(lake, tmp_path, 244, Churn(window="28d", period="7d", leave_out=("since", "bought", "viewed")), promoted=True)
+    report = trained(lake, tmp_path, 245)
+    assert compared(report)[1] > 0
+    assert report.promoted, report.decision.reasons
+
+
+def test_a_champion_from_before_the_last_origin_is_judged_itself(lake, tmp_path):
+    trained(lake, tmp_path, 200, promoted=True)
+    report = trained(lake, tmp_path, 244)
+    assert not [note for note in report.notes if "incumbent" in note]
+    cut, bundle = report.last.cut, bundle_of(tmp_path, "v0001")
+    origin = cut.scored.window.origin
+    assert bundle.manifest.window.ts_to <= origin
+    now = study(FEATURES, CHURN, Lake(lake).table("events", needed_columns(FEATURES)), now=BEGIN + 244 * DAY, settings=QUICK)
+    tables = now.people.ahead(origin, cut.scored.person, bundle.moments(origin))
+    gone = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
+    gain = float((log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)).mean())
+    assert compared(report)[1] == pytest.approx(gain, abs=1e-4)
+
+
+@pytest.mark.parametrize("told", [{}, {"about": {"recipe": {"churn": {"window": "never"}, "fit": {}, "grid_rows": 1}}}])
+def test_a_young_champion_that_does_not_tell_its_recipe_is_not_judged(lake, young, tmp_path, told):
+    shutil.copytree(young / "v0001", tmp_path / "old")
+    seal(tmp_path / "old", msgspec.structs.replace(bundle_of(young, "v0001").manifest, metrics=told))
+    store = Registry(tmp_path / "registry", clock=SimulatedClock(BEGIN + 230 * DAY))
+    store.promote(store.add(tmp_path / "old", by="test", why="a test"), by="test", why="a test")
+    report = trained(lake, tmp_path / "registry", 231)
+    assert "it was trained on what came after the last origin, and does not tell how" in said_of(report)
+
+
+def test_where_shorter_windows_stand_for_the_declared_one_the_recipe_is_learned_for_them(lake, tmp_path):
+    trained(lake, tmp_path, 54, promoted=True)
+    report = trained(lake, tmp_path, 58)
+    assert report.last.cut.scored.window.length < CHURN.window_us
+    assert "in its place stands its recipe" in " ".join(report.notes)
+
+
+def test_a_champion_of_too_short_a_history_is_not_judged(lake, tmp_path):
+    """As of an origin a whole window before its training, nothing could be learned; there, shorter windows stood for it."""
+    trained(lake, tmp_path, 50, promoted=True)
+    report = trained(lake, tmp_path, 72)
+    assert "cannot be learned again as of its own last origin" in said_of(report)

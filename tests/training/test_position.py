@@ -117,6 +117,15 @@ def test_other_items_on_one_place_say_nothing_about_places(pool):
     assert 'Explore(method="plackett_luce", first=1, rate=1, temperature=0.3' in refused.value.fix
 
 
+def test_where_little_was_seen_of_answers_that_say_nothing_the_fix_is_no_more_of_them():
+    """Of one row behind the first nothing shows that it was explored by `item`, whose first place would say as little."""
+    rows = explored([Explore(method="item", rate=0.4, pool=10, first=2)], 3_000, size=2)
+    with pytest.raises(UsageError, match="on the first place was never drawn") as refused:
+        examination(*rows)
+    assert 'Explore(method="swap", first=1)' in refused.value.fix
+    assert 'Explore(method="plackett_luce", first=1' in refused.value.fix
+
+
 def test_what_the_errors_ask_for_can_be_declared():
     Slot("home", explore=Explore(method="plackett_luce", first=1, rate=1, temperature=0.3))
     Slot("home", explore=Explore(method="swap", first=2))

@@ -129,13 +129,12 @@ def _refuse_gaps(linked: npt.NDArray[np.bool_], clicks: npt.NDArray[np.int64], f
     if not gaps.size:
         return
     if not clicks[0] and gaps[0] == 1:
-        fix = f"let the slot explore from the first place on, as Explore(first=1) does, {_OTHERWISE}"
-        raise UsageError("what stood on the first place was never drawn at random", fix=fix)
-    names = ", ".join(f"{gap} and {gap + 1}" for gap in gaps[:3].tolist()) + (", …" if gaps.size > 3 else "")
+        problem = "what stood on the first place was never drawn at random"
+    else:
+        names = ", ".join(f"{gap} and {gap + 1}" for gap in gaps[:3].tolist()) + (", …" if gaps.size > 3 else "")
+        problem = f"no answer could have exchanged what stood on places {names}"
     overlap = 'log answers of Explore(method="swap", first=1) and, for as long, of first=2, so that the pairs overlap'
-    raise UsageError(
-        f"no answer could have exchanged what stood on places {names}", where="--position weights", fix=f"{overlap}; or {_EXPLORE}"
-    )
+    raise UsageError(problem, where="--position weights", fix=f"{overlap}; or {_EXPLORE}")
 
 
 def _refuse_missing(above: "_Rates", below: "_Rates", least: Floats) -> None:

@@ -66,6 +66,7 @@ def test_the_series_that_were_trained_last_are_kept(tmp_path: Path) -> None:
     for series, until in (("a", 3), ("b", 1), ("c", 2)):
         (tmp_path / series).mkdir()
         (tmp_path / series / f"{until:020}.npz").touch()
+    (tmp_path / f"{9:020}.npz").touch()  # as they lay there before there were series: nothing goes on from it
     clear_series(tmp_path, keep=2)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "c"]
 

@@ -85,10 +85,12 @@ def series_of(architecture: str, parameters: DeepParameters, layout: Layout, hea
 
 
 def clear_series(folder: Path, *, keep: int = SERIES_KEPT) -> None:
-    """Keep only the series of a folder whose newest states are the newest."""
+    """Keep only the series of a folder whose newest states are the newest, and no state that lies there by itself, from before series."""
     newest = {each: max((path.stem for path in each.glob("*.npz")), default="") for each in folder.iterdir() if each.is_dir()}
     for old in sorted(newest, key=lambda each: (newest[each], each.name))[:-keep]:
         shutil.rmtree(old)
+    for path in folder.glob("*.npz"):
+        path.unlink()
 
 
 def save_warm(folder: Path, warm: Warm, *, keep: int = KEPT) -> Path:

@@ -45,7 +45,7 @@ class Chosen:
 
     Attributes:
         losses: method → mean loss over the periods that it was judged on, `none` (the raw output) included where that is a
-            probability; empty where no period could be judged.
+            probability; empty where too few periods could be judged.
         periods: how many were judged.
         by: what loss it is.
     """
@@ -108,8 +108,8 @@ def choose(
             total[name] += float(weight[now] @ log_losses(fitted.apply(raw[now]), target[now]))
     if judged < periods_min:
         if probability:
-            return Chosen(Identity(), {}, 0)
-        return Chosen((fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight), {}, 0)
+            return Chosen(Identity(), {}, judged)
+        return Chosen((fit_isotonic if "isotonic" in methods else fit_platt)(raw, target, weight), {}, judged)
     losses = {name: value / mass for name, value in total.items()}
     best = min(losses, key=lambda name: losses[name])  # the raw output stands first, and is taken where none beats it
     return Chosen(_fitted(best, methods, raw, target, weight), losses, judged)

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tailorbird.events import DAY, to_iso
+from tailorbird.ranking.churn import Churn
 from tailorbird.training.churn.contact import Curve
 from tailorbird.training.churn.judge import CutFigures, flat
-from tailorbird.training.churn.walk import Choice
+from tailorbird.training.churn.walk import Choice, cuts_to_calibrate, history_of
 from tailorbird.training.gate import Decision
 
 
@@ -58,6 +59,29 @@ class ChurnReport:
             "seconds": self.seconds,
             "report": str(self.report) if self.report else None,
         }
+
+
+def told_of_choices(judged: Choice, shipped: Choice, churn: Churn) -> list[str]:
+    """Sentences: that nothing is calibrated, or that what was judged is not what the bundle has, and what it would take."""
+    if shipped.unproven:
+        return [f"not calibrated: {shipped.unproven}; {_takes(churn, judged=False)}"]
+    if judged.unproven:
+        return [
+            f"the bundle has {_named(shipped)}, while the gate, the diagram and the list of whom to contact judge {_named(judged)}: by the "
+            f"last origin {judged.unproven}; {_takes(churn, judged=True)}"
+        ]
+    return []
+
+
+def _named(choice: Choice) -> str:
+    name = choice.table.name
+    return f"{choice.model} {'without calibration' if name == 'none' else f'calibrated by {name}'}"
+
+
+def _takes(churn: Churn, *, judged: bool) -> str:
+    cuts = cuts_to_calibrate(churn, judged=judged)
+    days = -(-history_of(churn, cuts) // DAY)
+    return f"that takes {cuts} origins, which a history of {days} days has (--quick asks at two)"
 
 
 def plain_cut(figures: CutFigures) -> dict[str, Any]:

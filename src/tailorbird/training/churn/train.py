@@ -35,10 +35,10 @@ from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FitSettings,
 from tailorbird.training.churn.incumbent import RECIPE, Against, Recipe, against_champion
 from tailorbird.training.churn.judge import CutFigures, flat, judge
 from tailorbird.training.churn.labels import Activity, Window, activity_of
-from tailorbird.training.churn.report import ChurnReport
+from tailorbird.training.churn.report import ChurnReport, told_of_choices
 from tailorbird.training.churn.rows import People, needed_columns
 from tailorbird.training.churn.vectors import better, tower_before
-from tailorbird.training.churn.walk import Choice, Cut, choose_by, grid_of, importance_of, read_until, starts_of, walk, windows_of
+from tailorbird.training.churn.walk import CUTS_MAX, Choice, Cut, choose_by, grid_of, importance_of, read_until, starts_of, walk, windows_of
 from tailorbird.training.gate import Decision, Evidence, decide, not_judged
 from tailorbird.training.giveaways import suspicious
 from tailorbird.training.rows import log_end
@@ -47,7 +47,7 @@ from tailorbird.training.towers import Learner, TowerSettings
 from tailorbird.training.trees import trees_of
 from tailorbird.training.watch import Watch
 
-CUTS_MAX = 6
+JUDGED_MAX = 6
 PARITY_ROWS = 10_000  # of people at moments, over the whole history, on which model and export are compared
 USUAL_ROWS = 2_000  # of people as they are now, of which the bundle keeps some
 
@@ -57,7 +57,8 @@ class ChurnSettings:
     """How a churn model is trained.
 
     Attributes:
-        cuts: at how many origins, at most, what is learned is held against what came; a third of a window lies between two.
+        cuts: at how many origins, at most, what is learned is held against what came; see `walk.windows_of`. The newest `JUDGED_MAX`
+            get figures; those before only choose and calibrate for them.
         grid_rows: of people at moments, in all; asked: people scored at an origin.
         lateness_us: how late events may come: what is younger teaches nothing.
         vectors: of which size a tower is tried; None tries none.
@@ -78,7 +79,7 @@ class Study:
     """What was learned and seen at past origins.
 
     Attributes:
-        figures: of each cut, oldest first.
+        figures: of the newest cuts, oldest first.
         leaks: columns that look as if they knew the answer.
         vectors: whether people's vectors are among the columns, and why, as a sentence; "" where none were tried.
         tower: files of their tower, if they are.
@@ -133,11 +134,11 @@ def study(
         kept, told = better(cuts, by_vectors, settings.fit.seed)
         if kept:
             people, grid, cuts, tower = wide, whole, by_vectors, learner.files(space)
-    progress("figures", 0, len(cuts))
-    figures = []
-    for place, cut in enumerate(cuts):
+    figures, judged = [], cuts[-JUDGED_MAX:]
+    progress("figures", 0, len(judged))
+    for place, cut in enumerate(judged):
         figures.append(judge(cut, replicates=settings.replicates, seed=settings.fit.seed))
-        progress("figures", place + 1, len(cuts))
+        progress("figures", place + 1, len(judged))
     last = cuts[-1]
     matrix, label = labelled(last.fitted, grid, activity.as_of(last.scored.window.origin), last.scored.window, settings.fit)
     return Study(activity, people, grid, cuts, figures, suspicious(last.fitted.encoder.names, matrix, label), told, tower)
@@ -211,7 +212,7 @@ def train_churn(
     against = against_champion(store, churn, found.people, activity, found.cuts)
     watch.tell("incumbent", 1, 1)
     decision = _decide(figures[-1], found, against)
-    told = (*((found.vectors,) if found.vectors else ()), *_notes(churn, found, window), *_notes_on(against, decision))
+    told = (*((found.vectors,) if found.vectors else ()), *_notes(churn, found, window, choice), *_notes_on(against, decision))
     about = {**_about(churn, found, window, fitted), "owner": owner, RECIPE: Recipe(churn, settings.fit, settings.grid_rows).plain()}
     curve = curve_of(found.cuts[-1].probability, found.cuts[-1].gone, churn.contact)
     importance = importance_of(fitted, choice.model)
@@ -245,25 +246,26 @@ def _turned(difference: Interval) -> Interval:
     return Interval(-difference.value, -difference.high, -difference.low)
 
 
-def _notes(churn: Churn, found: Study, window: Window) -> tuple[str, ...]:
+def _notes(churn: Churn, found: Study, window: Window, choice: Choice) -> tuple[str, ...]:
     notes = []
     judged = found.cuts[-1].scored.window.length
     if judged != window.length:
         notes.append(
-            f"the history is shorter than three windows: figures and calibration are of windows of {judged / DAY:.0f} days, "
-            f"while {window.length / DAY:.0f} are predicted"
+            f"the history is too short for the window: figures are of windows of {judged / DAY:.0f} days, while "
+            f"{window.length / DAY:.0f} are predicted"
         )
     if merged := found.cuts[-1].merged:
         notes.append(f"{merged:,} people were merged into another user within the last window: left out, as what became of them is unknown")
     if churn.gap_us and set(HAZARD) & set(found.cuts[-1].fitted.models):
-        notes.append("hazards are read as if nobody came back within the gap; calibration on past origins corrects their level")
+        corrected = "" if choice.table.name == "none" else f"; calibration on past origins ({choice.table.name}) corrects the level"
+        notes.append(f"hazards are read as if nobody came back within the gap{corrected}")
+    notes.extend(told_of_choices(found.cuts[-1].choice, choice, churn))
     if churn.trust:
         notes.append(f"trusted though they read profiles without a time: {', '.join(churn.trust)}")
     return tuple(notes)
 
 
 def _about(churn: Churn, found: Study, window: Window, fitted: Fitted) -> dict[str, Any]:
-    cuts = found.cuts
     return {
         "churn": churn.name,
         "definition": churn.told(),
@@ -271,7 +273,7 @@ def _about(churn: Churn, found: Study, window: Window, fitted: Fitted) -> dict[s
         "window_text": {"from": to_iso(found.activity.first), "to": to_iso(found.activity.known)},
         "people": len(found.activity.people),
         "asked_now": len(found.activity.present(window.origin, churn.active_us)),
-        "origins": [to_iso(cut.scored.window.origin) for cut in cuts],
+        "origins": [to_iso(each.cut.scored.window.origin) for each in found.figures],
         "rows": dict(fitted.rows),
         "columns": fitted.encoder.told(),
     }

@@ -6,7 +6,13 @@
                                        └ cut 1 is over: it may choose the model and calibrate it for cut 3
 
 What is told of a cut is made of nothing that was not known at its origin: models, calibration, and which model is taken. The last cut
-stands for what a bundle made now would be worth. Figures are made of cuts in `training.churn.judge`.
+stands for what a bundle made now would be worth, so its calibration has to be chosen as the bundle's is: by `PROOFS` cuts that began when
+an earlier one was over, all of them over by its own origin. With `PER_REACH` cuts from an origin to the end of its window that takes
+
+    1 2 3 │ 4 5 6 │ 7 8 9        9 is judged; by its origin 1 to 6 are over; 4, 5 and 6 began when 1, 2 and 3 were
+    fitted  proofs      judged   for the bundle, made when 9 is over, 4 to 9 are proofs: six origins would do
+
+Figures are made of cuts in `training.churn.judge`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +36,8 @@ from tailorbird.training.metrics import log_losses
 
 ORDER = (BLEND, HAZARD[0], HAZARD[1], DIRECT[0], DIRECT[1])  # where there is nothing to choose by
 PROOFS = 3  # later cuts, to choose anything by
+PER_REACH = 3  # cuts, at most, from an origin until its window is over, the gap counted in
+CUTS_MAX = PROOFS + 2 * PER_REACH  # so many let the last cut be calibrated
 SCALES = (0.5, 2.0)  # of the expected purchases: more is no calibration, but another model
 RAW = Chosen(Identity(), {}, 0)  # the output as it is
 
@@ -59,23 +67,35 @@ class Choice:
     Attributes:
         losses: candidate → mean log loss on those cuts, after a curve of two numbers; see `choose_by`.
         scale: of the expected purchases.
+        over: how many cuts were over; fewer than `PROOFS` choose no model.
     """
 
     model: str
     calibration: Chosen
     losses: Mapping[str, float]
     scale: float
+    over: int
 
     @property
     def table(self) -> Calibration:
         return self.calibration.calibration
 
     @property
+    def unproven(self) -> str:
+        """Why there was too little to choose a calibration by; "" where there was enough, whatever was chosen."""
+        if self.calibration.losses:
+            return ""
+        return f"{self.calibration.periods} of the {PROOFS} origins that it takes had people enough and began when an earlier one was over"
+
+    @property
     def told(self) -> str:
         """A sentence."""
         listed = ", ".join(f"{name} {loss:.4f}" for name, loss in sorted(self.losses.items(), key=lambda entry: entry[1]))
-        by = f"by how well it told people apart at earlier origins (log loss): {listed}" if listed else "as no earlier origin is over"
-        return f"{self.model}, {by}; calibration {self.calibration.told}; purchases times {self.scale:.3f}"
+        by = f"by how well it told people apart at earlier origins (log loss): {listed}"
+        if self.over < PROOFS:
+            by = f"as {self.over} of the {PROOFS} earlier origins that a choice takes were over"
+        calibration = f"none, as {self.unproven}" if self.unproven else self.calibration.told
+        return f"{self.model}, {by}; calibration {calibration}; purchases times {self.scale:.3f}"
 
 
 @dataclass(frozen=True)
@@ -103,17 +123,16 @@ class Cut:
 
 
 def windows_of(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
-    """The past windows to be judged on, oldest first, a third of a window apart, each with as long a history before it as it is long.
+    """The past windows to be walked over, oldest first, `step_of` apart, each with as long a history before it as it reaches ahead.
 
-    Where the history is shorter than three windows, shorter ones are taken, at a third, a half and two thirds of it.
+    Where the history is too short for any, shorter ones are taken, at a third, a half and two thirds of it.
 
     Raises:
         NotReadyError: it is shorter than six periods.
     """
     length, known, first = churn.window_us, activity.known, activity.first
     last = known - churn.gap_us - length
-    step = max(churn.period_us, round(length / 3 / churn.period_us) * churn.period_us)
-    origins = [last - k * step for k in range(cuts) if last - k * step >= first + length + churn.gap_us + churn.period_us]
+    origins = [last - k * step_of(churn) for k in range(cuts) if known - first >= history_of(churn, k + 1)]
     if origins:
         return [Window(origin, churn.gap_us, length) for origin in reversed(origins)]
     short = ((known - first) // 3 - churn.gap_us) // churn.period_us * churn.period_us
@@ -121,6 +140,23 @@ def windows_of(activity: Activity, churn: Churn, cuts: int) -> list[Window]:
         told = f"the history of {(known - first) / DAY:.0f} days is too short for a window of {churn.window}"
         raise NotReadyError(told, fix="a shorter window or gap in churn.py, or a longer history")
     return [Window(first + int((known - first) * share), churn.gap_us, short) for share in (1 / 3, 1 / 2, 2 / 3)]
+
+
+def step_of(churn: Churn) -> int:
+    """From one cut to the next: so long that a cut is over at the `PER_REACH`-th after it, whatever the gap; whole days, if it has any."""
+    unit = min(DAY, churn.period_us)
+    return -(-(churn.gap_us + churn.window_us) // (PER_REACH * unit)) * unit
+
+
+def history_of(churn: Churn, cuts: int) -> int:
+    """How long a history has so many cuts, in µs."""
+    return 2 * (churn.gap_us + churn.window_us) + (cuts - 1) * step_of(churn) + churn.period_us
+
+
+def cuts_to_calibrate(churn: Churn, *, judged: bool) -> int:
+    """How many cuts let a bundle be calibrated, or the judged one, the last, too."""
+    ahead = -(-(churn.gap_us + churn.window_us) // step_of(churn))
+    return PROOFS + (2 * ahead if judged else ahead)
 
 
 def grid_of(people: People, activity: Activity, churn: Churn, *, rows_max: int, seed: int, tell: Tell) -> Grid:
@@ -230,14 +266,14 @@ def choose_by(over: Sequence[Cut], candidates: Sequence[str], window: Window, ha
     """
     usual = next(name for name in ORDER if name in candidates)
     if not over:
-        return Choice(usual, RAW, {}, 1.0)
+        return Choice(usual, RAW, {}, 1.0, 0)
     age = np.array([(window.origin - cut.scored.window.origin) / window.length for cut in over])
     share = 0.5 ** (age / half_life) if half_life else np.ones(len(over))
     everywhere = [name for name in candidates if all(name in cut.scored.raw for cut in over)]
     losses = {name: float(np.average([_told_apart(cut, name) for cut in over], weights=share)) for name in everywhere}
     model = min(losses, key=lambda name: losses[name]) if losses and len(over) >= PROOFS else usual
     calibration = _calibration(over, model, share) if model in everywhere else RAW
-    return Choice(model, calibration, losses, _scale(over))
+    return Choice(model, calibration, losses, _scale(over), len(over))
 
 
 def _told_apart(cut: Cut, name: str) -> float:

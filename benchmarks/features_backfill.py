@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -265,7 +266,7 @@ def main() -> None:
     few = FEAST_EVENTS // (5 if arguments.small else 1)
     parts["feast"] = compared(Workload.draw(few, few * 2 // 5, few // 25, skew=False), ("feast",), arguments.runs)
     parts["forty"] = cost_of_forty(Workload.draw(**sizes, skew=False), arguments.runs)
-    report = {
+    report: dict[str, Any] = {
         "results": {name: part.get("results", part) for name, part in parts.items()},
         "ratios": _ratios(parts),
         "ratios_by_spread": {name: parts[name]["ratios"] for name in ("even", "skewed", "feast")},

@@ -19,12 +19,16 @@ Answer = tuple[np.ndarray, float]
 
 
 class Work(Protocol):
-    user: np.ndarray
-    ts: np.ndarray
-    cents: np.ndarray
-    asked: np.ndarray
-    t: np.ndarray
-
+    @property
+    def user(self) -> np.ndarray: ...
+    @property
+    def ts(self) -> np.ndarray: ...
+    @property
+    def cents(self) -> np.ndarray: ...
+    @property
+    def asked(self) -> np.ndarray: ...
+    @property
+    def t(self) -> np.ndarray: ...
     def names(self) -> pa.Array: ...
 
 

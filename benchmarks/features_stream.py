@@ -275,7 +275,8 @@ def main() -> None:
             }
             results["state_on_disk_mb"] = {"all": round(store.size_bytes() / 1e6, 1)}
         store.close()
-        few = Site(*(getattr(site, column)[: arguments.peer_events] for column in ("person", "item", "type", "ts", "cents")), people, items)
+        first = slice(arguments.peer_events)
+        few = Site(site.person[first], site.item[first], site.type[first], site.ts[first], site.cents[first], people, items)
         part = ours if len(few) == events else totals_of(folder / "few", features, few, windows)
         peers = {one: ask_peer(one, arguments.peer_python, folder, few, windows) for one in PEERS}
     slower = max(statistics.median(router.cpu), statistics.median(worker.cpu)) / events

@@ -16,6 +16,7 @@ import sys
 import time
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -48,7 +49,7 @@ def main() -> None:
         ratios[str(size)] = results[str(size)]["exact_over_file"]
     results["even"] = measured(min(max(sizes), 200_000), kinds=0)
     versions = {name: version(name) for name in ("numpy",)}
-    report = {"results": results, "ratios": ratios, "width": WIDTH, "nearest": NEAREST, "versions": versions, "cpu": cpu()}
+    report: dict[str, Any] = {"results": results, "ratios": ratios, "width": WIDTH, "nearest": NEAREST, "versions": versions, "cpu": cpu()}
     report["load"] = [round(one, 1) for one in os.getloadavg()]
     json.dump(report, sys.stdout, indent=None if given.json else 2)
     print()
@@ -59,6 +60,7 @@ def measured(size: int, *, kinds: int) -> dict:
     at = rng.normal(size=(max(kinds, 1), WIDTH)).astype(np.float32)
     draw = partial(drawn, rng, at if kinds else None)
     vectors = draw(size) * np.exp(0.25 * rng.normal(size=(size, 1)).astype(np.float32)) / np.float32(np.sqrt(WIDTH))
+    vectors = vectors.astype(np.float32, copy=False)
     learned, asking = draw(300), draw(PEOPLE)
     began = time.process_time()
     made = find_inverted(vectors, learned)
@@ -90,7 +92,11 @@ def spaced(vectors: np.ndarray, inverted, users: np.ndarray) -> Space:
     given = iter(users)
     plan = TowerPlan("recent", 1, WIDTH, repeats=False, trained_until=0, share=1 / 3)
     index = Index.bare([str(one) for one in range(len(vectors))], known)
-    return Space(Tower(plan, np.zeros((2, WIDTH), np.float32), lambda *window: next(given)[None]), index)
+
+    def net(vectors: np.ndarray, there: np.ndarray, gap: np.ndarray) -> np.ndarray:
+        return next(given)[None]
+
+    return Space(Tower(plan, np.zeros((2, WIDTH), np.float32), net), index)
 
 
 def asked(space: Space, n: int) -> tuple[list[tuple[np.ndarray, float]], dict[str, float]]:

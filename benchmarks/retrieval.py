@@ -175,7 +175,8 @@ def nearest(space: Space, asked: list[Asked]) -> dict[str, float | int | None]:
         return {"file": None, "exact_us": exact_us, "exact_over_file": None}
     got, file_us = near(by_file, asked)
     hits = [len(np.intersect1d(one, other)) / NEAREST for one, other in zip(want, got, strict=True)]
-    told = {"recall_100": round(float(np.mean(hits)), 4), "recall_least": min(hits), "exact_us": exact_us, "file_us": file_us}
+    recall = {"recall_100": round(float(np.mean(hits)), 4), "recall_least": min(hits)}
+    told: dict[str, float | int | None] = {**recall, "exact_us": exact_us, "file_us": file_us}
     lists = {"lists": inverted.measured.lists, "of": inverted.begin.size - 1, "looked_at": inverted.measured.share}
     return told | lists | {"exact_over_file": round(exact_us / file_us, 2)}
 

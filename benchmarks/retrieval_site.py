@@ -84,11 +84,12 @@ class LearnedSite(Site):
 
     def _write_lake(self, drawn: Drawn) -> None:
         """The tables, and a ledger that vouches for them."""
-        lake, parts = self.folder / "lake", 0
+        lake, parts, by = self.folder / "lake", 0, TABLES["events"].partition
+        assert by is not None
         for table in drawn.history():
             parts += 1
             days = pa.array(table["ts"].cast(pa.int64()).to_numpy() // DAY, pa.int32()).cast(pa.date32())
-            write_deltalake(lake / "events", table.append_column("day", days), partition_by=[TABLES["events"].partition], mode="append")
+            write_deltalake(lake / "events", table.append_column("day", days), partition_by=[by], mode="append")
         items = drawn.catalogue()
         columns = {name: items[name] for name in items.column_names}
         columns |= {"version": items["id"], "received_at": items["valid_from"]}

@@ -113,7 +113,7 @@ def _asked(site: Site, bundle: Bundle, bodies: Sequence[dict]) -> Iterator[tuple
     reader = StateReader(site.state, site.features)
     readings, rng = OneSchema(site.features, reader), np.random.default_rng(1)
     pipeline = Pipeline(slots=SLOTS, bundles=Fixed(bundle), readings=readings, answers=None, clock=CLOCK, rng=rng)
-    Encoder.encode_request = noted
+    Encoder.encode_request = noted  # type: ignore[method-assign]
     try:
         for body in bodies:
             pipeline.answer(msgspec.convert(body, RecommendQuery))

@@ -123,7 +123,7 @@ class Floor:
             seen.append(matrix)
             return raw(bundle, matrix)
 
-        Bundle.raw = noted
+        Bundle.raw = noted  # type: ignore[method-assign]
         try:
             keys = keys_read(lambda: answers.append(self._pipeline.answer(query)))
         finally:

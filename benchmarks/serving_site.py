@@ -156,7 +156,9 @@ class Site:
         for place in rng.choice(chosen, SAMPLED).tolist():
             items = [item(one) for one in {int(drawn.item[place]), *rng.choice(drawn.item, DRAWN).tolist()}]
             one = int(drawn.person[place])
-            rows = reader.read(ReadRequest(person=user(one), now=START, **context(one)), items)
+            where = context(one)
+            request = ReadRequest(person=user(one), now=START, device=where["device"], country=where["country"])
+            rows = reader.read(request, items)
             found.append((items.index(item(int(drawn.item[place]))), items, rows))
         reader.close()
         return found

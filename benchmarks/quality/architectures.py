@@ -139,7 +139,7 @@ def joined(before: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"{name} has a reward of {one} before and {other} now: the runs are of other logs, and cannot stand in one table"
             )
-    every = {part: {**before[part], **found[part]} for part in ("results", "heads", "shares", "spread")}
+    every: dict[str, Any] = {part: {**before[part], **found[part]} for part in ("results", "heads", "shares", "spread")}
     for name, each in every["results"].items():
         if "us" in before["results"].get(name, {}):
             every["results"][name] = {**each, "us": before["results"][name]["us"]}

@@ -125,7 +125,8 @@ def _trained(project: Project, scratch: Path, settings: TrainSettings, name: str
     )  # fmt: skip
     figures = flat(report.evaluation.figures["tailorbird"])
     score = next(one["us"] for one in report.priced if one["name"] == "tailorbird")
-    return {key: figures[key] for key in (PRIMARY, f"{PRIMARY}_low", f"{PRIMARY}_high")} | {"score_us": score}
+    wanted = (PRIMARY, f"{PRIMARY}_low", f"{PRIMARY}_high")
+    return {key: value for key in wanted if (value := figures[key]) is not None} | {"score_us": score}
 
 
 def _mean(each: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -168,7 +168,7 @@ def run_day(
             learned[name].append(value)
     whole = {name: np.concatenate(values) for name, values in learned.items()}
     with (folder / f"rows-{day:02}.{os.getpid()}").open("wb") as file:
-        np.savez(file, columns=np.array(columns), **whole)
+        np.savez(file, columns=np.array(columns), **whole)  # type: ignore[arg-type]  # no array is called as an argument is
     Path(file.name).rename(folder / f"rows-{day:02}.npz")
     return {name: np.concatenate(values) for name, values in found.items()}
 

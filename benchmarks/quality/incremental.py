@@ -72,12 +72,13 @@ def run(data: Path, root: Path, *, days_max: int, seeds: int, small: bool) -> di
     share = 10 if small else 1
     log = read_log(data, every=8 if small else 1)
     days = min(days_max, log.hours // 24)
-    rows = [kept_arrays(root, f"rows {day} {small}", partial(rows_of, log, day, LEARNED // share, JUDGED // share)) for day in range(days)]
+    drawn = partial(rows_of, log, learned=LEARNED // share, judged=JUDGED // share)
+    rows: list[Arrays] = [kept_arrays(root, f"rows {day} {small}", partial(drawn, day)) for day in range(days)]
     parameters = {"threads": 1, **({"epochs": 2} if small else {})}
     said: dict[str, list[list[Arrays]]] = {way: [] for way in WAYS}
     for seed in range(seeds):
         for way in WAYS:
-            found = []
+            found: list[Arrays] = []
             for day in range(FIRST, days):
                 warm = root / f"warm-{small}-{seed}-{way}"
                 make = partial(trained, rows, day, way, warm, parameters, log.begin, seed)
@@ -216,7 +217,7 @@ def _ndcg(rows: Arrays, said: Floats) -> Floats:
     first = np.searchsorted(question[order], question[order])
     nth = np.arange(len(order)) - first
     gain = np.where(truth[order] & (nth < K), 1 / np.log2(nth + 2), 0.0)
-    return np.bincount(question[order], gain, minlength=len(rows["judge t"]))
+    return np.bincount(question[order], gain, minlength=len(rows["judge t"])).astype(np.float64, copy=False)
 
 
 def _judged(rows: list[Arrays], said: dict[str, list[list[Arrays]]], seeds: int, share: int) -> dict[str, Any]:

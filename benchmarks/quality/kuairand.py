@@ -134,7 +134,7 @@ def features(columns: dict[str, Ints], cut: int) -> tuple[npt.NDArray[np.float32
     ts, user, video = columns["ts"], columns["user_id"], columns["video_id"]
     numbers: dict[str, Floats] = {
         "duration": np.where(columns["duration_ms"] > 0, columns["duration_ms"], np.nan) / 1000.0,
-        "hour": (ts // HOUR_US + 8) % 24.0,  # where the people live
+        "hour": ((ts // HOUR_US + 8) % 24).astype(np.float64),  # where the people live
     }
     for who, key in (("user", user), ("video", video)):
         before = _before(key, ts)

@@ -81,7 +81,7 @@ def run(data: Path, folder: Path, *, small: bool, days: tuple[int, int] | None =
                 run_day(log, before, folder, threads=threads, judge=False)
         judged = run_day(log, day, folder, threads=threads, seeds=SEEDS)
         with (path.with_suffix(".part")).open("wb") as file:
-            np.savez(file, seconds=time.process_time() - begun, **judged)
+            np.savez(file, seconds=time.process_time() - begun, **judged)  # type: ignore[arg-type]  # no array is called as an argument is
         path.with_suffix(".part").rename(path)
     if days is not None:
         return None

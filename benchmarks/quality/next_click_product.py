@@ -91,13 +91,13 @@ def run(data: Path, folder: Path, *, small: bool, day: int | None = None, thread
         seconds["import"] = round(time.monotonic() - begun, 1)
         (folder / "imported").touch()
     paths = {each: folder / f"judged-{each:02}.npz" for each in days}
-    for each in (day,) if day in days else days:
+    for each in (day,) if day is not None and day in days else days:
         path = paths[each]
         if not path.exists():
             begun = time.monotonic()
             found = _day(log, root, each, folder, threads)
             with path.with_suffix(".part").open("wb") as file:
-                np.savez(file, seconds=time.monotonic() - begun, **found)
+                np.savez(file, seconds=time.monotonic() - begun, **found)  # type: ignore[arg-type]  # no array is called as an argument is
             path.with_suffix(".part").rename(path)
     if day is not None and len(days) > 1:
         return None

@@ -105,7 +105,7 @@ def _peer(name: str, keep: Path, layout: Layout, train: Rows, held: Rows, test: 
         parts = {"train": train, "held": held, "test": last}
         arrays = {f"{part}_matrix": each.matrix for part, each in parts.items()}
         arrays |= {f"{part}_label": np.stack(list(each.labels.values()), axis=1) for part, each in parts.items()}
-        np.savez(desk / "rows.npz", **arrays)
+        np.savez(desk / "rows.npz", **arrays)  # type: ignore[arg-type]  # no array is called as an argument is
         job = {"model": PEERS[name], "variant": dict(variant), "seed": seed, "out": "said", **({"epochs": 1} if small else {})}
         (desk / "jobs.json").write_text(json.dumps([job]))
         run_peer(HERE / "several_targets.py", desk)

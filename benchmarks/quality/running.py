@@ -214,7 +214,7 @@ def show(result: dict[str, Any]) -> None:
 def environment() -> dict[str, str]:
     """Versions, machine and day."""
     versions = {"tailorbird": __version__, "python": platform.python_version(), "lightgbm": lightgbm.__version__}
-    machine = {"numpy": numpy.__version__, "pyarrow": pa.__version__, "cpu": _cpu(), "cores": str(os.cpu_count())}
+    machine = {"numpy": numpy.__version__, "pyarrow": str(pa.__version__), "cpu": _cpu(), "cores": str(os.cpu_count())}
     return versions | machine | {"day": time.strftime("%Y-%m-%d")}
 
 

@@ -31,6 +31,7 @@ from typing import Any
 
 import lightgbm
 import numpy as np
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from threadpoolctl import threadpool_limits
@@ -70,7 +71,7 @@ class Searcher:
 
     def near(self, query: str) -> tuple[np.ndarray, np.ndarray]:
         """The cosine of each product, and the nearest, best first."""
-        words = self._words.transform([query])
+        words = csr_matrix(self._words.transform([query]))
         cosines = self._vectors @ _unit((words.data @ self._lifted[words.indices])[None])[0].astype(np.float32)
         near = np.argpartition(-cosines, min(HITS, len(cosines)) - 1)[:HITS]
         return cosines, near[np.lexsort((near, -cosines[near]))]

@@ -91,6 +91,7 @@ def _case(
     clock = SimulatedClock(high + 1)
     searches: list[dict[str, Any]] = []
     defaults: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     for architecture in architectures:
         mine = replace(settings, architecture=architecture)
         plain = _kept(root / f"defaults-{architecture}.json", partial(_trained, project, clock, mine, architecture, ""))

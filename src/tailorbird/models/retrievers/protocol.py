@@ -73,7 +73,10 @@ class Retriever(Protocol):
     `repeats=False` no item of the question's own context is listed. Not promised: scores that can be compared between retrievers.
     """
 
-    items: int
+    @property
+    def items(self) -> int:
+        """How many there are."""
+        ...
 
     def top(self, contexts: Contexts, n: int, *, repeats: bool = False) -> Top:
         """The best `n` of all items for each question."""

@@ -1,9 +1,11 @@
 """Whose events are whose, under whatever ids; and what of them is told to whoever asks."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ from tests.privacy.kit import CANARY, CLOCK, Site, everything, left_of, make_sit
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project, open_project
 from tailorbird.config.erasures import READING, reading
+from tailorbird.errors import DamageError
 from tailorbird.events import HOUR
 from tailorbird.events.contract import ERASED
 from tailorbird.lake import Lake, verify
@@ -445,6 +448,20 @@ def test_a_file_that_was_called_after_somebody_and_imported_is_no_trace(tmp_path
     assert import_files(project.paths.stream, "tailorbird", tmp_path / "of-user-4712.jsonl", plan=project.plan, clock=CLOCK).already, (
         "it is known by its content"
     )
+
+
+def test_a_router_that_lost_a_part_of_its_index_is_told_by_name(tmp_path: Path) -> None:
+    """As a disk leaves it that confirmed a write and swallowed it."""
+    project = sent(tmp_path, [click("e1", "user-4711")])
+    path = project.paths.stream / "routed.db"
+    with closing(sqlite3.connect(path)) as connection:
+        segments = connection.execute("SELECT count(*) FROM dedup_segment").fetchone()[0]
+        if not segments:
+            connection.execute("INSERT INTO dedup_segment VALUES (1, 0, 0, x'', x'')")
+        connection.execute("DELETE FROM dedup_page")
+        connection.commit()
+    with pytest.raises(DamageError, match="index of repeats has lost"):
+        erase(project, ["user-4711"], CLOCK)
 
 
 def test_a_file_of_ids_has_an_id_a_line_as_editors_end_one(tmp_path: Path) -> None:

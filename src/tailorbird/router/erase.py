@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from tailorbird import faults
+from tailorbird.errors import DamageError
 from tailorbird.events import Event
 from tailorbird.router import attribution, dedup, pruned
 from tailorbird.router.dedup import ENTRY, Entries, fingerprints
@@ -164,6 +165,9 @@ def _forget_repeats(connection: apsw.Connection, gone: Entries) -> int:
             count += len(entries) - len(kept)
     for (segment,) in connection.execute("SELECT id FROM dedup_segment").fetchall():
         pages = connection.execute("SELECT entries FROM dedup_page WHERE segment = ? ORDER BY page", (segment,)).fetchall()
+        if not pages:
+            fix = "stop all roles, keep a copy of the file, look at the disk, and see what is left elsewhere: tailorbird lake verify"
+            raise DamageError(f"the index of repeats has lost the pages of segment {segment}", where=connection.filename, fix=fix)
         entries = np.concatenate([np.frombuffer(data, ENTRY) for (data,) in pages])
         kept = entries[~_among(entries, gone)]
         if len(kept) < len(entries):

@@ -48,6 +48,7 @@ _RESTORE = (
     f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK} of the lake, and erase all these people again: until then"
     " what is old of them would be taken again"
 )
+Span = tuple[int, int]  # from a first to before a last time, microseconds
 Subject = tuple[str, str]  # ("u", user_id) or ("a", anonymous_id); of an event that is nobody's ("i", item_id)
 
 
@@ -68,7 +69,7 @@ class _Listed(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     people: dict[str, int] = {}  # hash of the subject → when it was erased, microseconds
     events: dict[str, int] = {}  # hash of subject and event id → when it was erased
     apart: dict[str, int] = {}  # hash of subject and event id, of what was others' and was given a new id → when
-    shared: dict[str, list[tuple[int, int]]] = {}  # hash of a device of several people → from when to before when it was of one erased
+    shared: dict[str, list[Span]] = {}  # hash of a device of several people → from when to before when it was of one erased
     words: tuple[int, ...] = (1, 2, 3)  # of how many words the ids of people are made; lists of before do not say
     checksum: str = ""  # keyed, over all the rest, so that neither the list nor its key changes unnoticed; lists of before have none
 
@@ -156,7 +157,7 @@ class StopList:
 
     def with_people(
         self, people: Iterable[Subject], events: Iterable[tuple[Subject, str]], at: int, events_since: int,
-        apart: Iterable[tuple[Subject, str]] = (), shared: Mapping[str, Sequence[tuple[int, int]]] = MappingProxyType({}),
+        apart: Iterable[tuple[Subject, str]] = (), shared: Mapping[str, Sequence[Span]] = MappingProxyType({}),
     ) -> "StopList":  # fmt: skip
         """The list with these people and events on it.
 
@@ -188,16 +189,13 @@ class StopList:
 
     def stops(self, accepted: Accepted) -> bool:
         """Whether an event is one of those that are kept out."""
-        event = accepted.event
-        subject = subject_of(None if event.type == "item" else event.user_id, event.anonymous_id, event.item_id)
+        event, moment = accepted.event, _said_from(accepted)
+        subject = subject_of(event.user_id, event.anonymous_id, event.item_id)
         id_ = "" if event.timeless else self.hash(*subject, event.event_id)
-        moment = _said_from(accepted)
-        if (at := self.erased_at(*subject)) is not None:
+        if event.type != "item" and (at := self.erased_at(*subject)) is not None:
             return moment < at or id_ in self._events
-        if id_ in self._apart:
-            return True
-        spans = self._shared.get(self.hash(*subject)) if self._shared else None
-        return spans is not None and (id_ in self._events or any(first <= moment < end for first, end in spans))
+        spans = self._shared.get(self.hash(*subject), ()) if self._shared else ()
+        return id_ in self._apart or (bool(spans) and id_ in self._events) or _is_within(moment, spans)
 
     def without(self, body: bytes, receipt: Receipt, plan: RoutePlan) -> bytes:
         """The body with `ERASED` in place of each row that is kept out, and others' rows without what they say of somebody on the list.
@@ -208,24 +206,27 @@ class StopList:
             return body
         parts = [bytes(part) for part in split(body, receipt.encoding)]
         newest, timeless_import = max(self._people.values()), receipt.source == "import"
-        listed: set[int] = set()
-        saying: set[int] = set()
-        for row, part in enumerate(parts):
-            whose = whose_of(part)
-            if self._may_stop(part, whose):
-                listed.add(row)
-            elif whose is not None and self._may_say(part, whose, newest, timeless_import):
-                saying.add(row)
+        told = [whose_of(part) for part in parts]
+        listed = {row for row, whose in enumerate(told) if self._may_stop(parts[row], whose)}
+        saying = {row for row, whose in enumerate(told) if whose is not None and self._may_say(parts[row], whose, newest, timeless_import)}
         if not listed and not saying:
             return body
         accepted, refused = check(body, receipt, plan)
-        changed = {
-            one.row: ERASED for one in accepted if one.row in listed and (self.stops(one) or (timeless_import and one.event.timeless))
-        }
-        changed |= {one.row: ERASED for one in refused if one.row in saying or (one.row in listed and self._stops_refused(parts[one.row]))}
+        changed: dict[int, bytes] = {}
         for one in accepted:
-            if one.row in saying and (unsaid := self._unsaid(parts[one.row], one, timeless_import)) is not None:
+            whose = told[one.row]
+            if one.row in listed and (
+                self.stops(one) or (timeless_import and one.event.timeless and whose is not None and self._erased(whose))
+            ):
+                changed[one.row] = ERASED
+            elif one.row in saying and (unsaid := self._unsaid(parts[one.row], one, timeless_import)) is not None:
                 changed[one.row] = ERASED if one.event.type == "merge" else unsaid  # without whom it names it is none
+        for each in refused:
+            whose, moment = told[each.row], _moment(told[each.row], receipt)
+            if (each.row in listed and self._stops_refused(whose, moment)) or (
+                each.row in saying and self._last_said(_any(parts[each.row])) > moment
+            ):
+                changed[each.row] = ERASED
         return joined([changed.get(row, part) for row, part in enumerate(parts)], body, receipt.encoding) if changed else body
 
     def line(self, line: bytes, receipt: Receipt, plan: RoutePlan) -> bytes:
@@ -237,7 +238,7 @@ class StopList:
             return self._names_listed(part)
         if whose.user_id is None and whose.anonymous_id is None:
             return self._is_apart(whose) or (unread_of(part) is not None and self._names_listed(part))
-        return bool(self._erased(whose)) or self._is_apart(whose)
+        return bool(self._erased(whose)) or self._spans(whose) is not None or self._is_apart(whose)
 
     def _is_apart(self, whose: Whose) -> bool:
         ids = (whose.user_id, whose.anonymous_id, whose.item_id)
@@ -245,22 +246,26 @@ class StopList:
             return False
         return self.hash(*subject_of(*ids), whose.event_id) in self._apart
 
-    def _stops_refused(self, part: bytes) -> bool:
-        """A refused row would be kept whole: it is kept out unless it says that it is newer than the erasure."""
-        whose = whose_of(part)
+    def _stops_refused(self, whose: Whose | None, moment: int) -> bool:
+        """A refused row would be kept whole: it is kept out unless it says that it is newer, or others had the device at `moment`."""
         if whose is None:
             return True
-        moment = _micros(whose.ts)
-        erased = self._erased(whose)
-        return not erased or moment is None or moment < max(erased)
+        if erased := self._erased(whose):
+            said_from = _micros(whose.ts)
+            return said_from is None or said_from < max(erased)
+        spans = self._spans(whose)
+        return spans is None or not moment or _is_within(moment, spans)
 
     def _erased(self, whose: Whose) -> list[int]:
         """When those were erased whom a row names, be the id a text, a number, or within something else."""
         said = [(mark, id_) for mark, one in (("u", whose.user_id), ("a", whose.anonymous_id)) for id_ in who_said({"user": one})]
-        found = [at for subject in said if (at := self.erased_at(*subject)) is not None]
-        if self._shared:
-            found += [spans[-1][1] for subject in said if (spans := self._shared.get(self.hash(*subject)))]
-        return found
+        return [at for subject in said if (at := self.erased_at(*subject)) is not None]
+
+    def _spans(self, whose: Whose) -> Sequence[Span] | None:
+        """When the device of a row that names no user was theirs, if it is one of several people."""
+        if not self._shared or whose.user_id is not None or not isinstance(whose.anonymous_id, str):
+            return None
+        return self._shared.get(self.hash("a", whose.anonymous_id))
 
     def _names_listed(self, part: bytes) -> bool:
         """Whether a text in what is no event of ours is, or mentions, the id of somebody on the list."""
@@ -276,9 +281,12 @@ class StopList:
         old = timeless_import if whose.ts is None else moment is None or moment < newest
         if not (whose.timeless or old):
             return False
-        fields = _any(part)
+        return self._last_said(_any(part)) > 0
+
+    def _last_said(self, fields: Mapping[str, Any]) -> int:
+        """When the last of those was erased whom a row mentions; 0 without any."""
         texts = who_said({name: value for name, value in fields.items() if name in _WRITTEN})
-        return any(self._said_at(text) for text in texts) or any(self._named_at(fields.get(name)) for name in free.THINGS)
+        return max((*map(self._said_at, texts), *(self._named_at(fields.get(name)) for name in free.THINGS)), default=0)
 
     def _unsaid(self, part: bytes, accepted: Accepted, timeless_import: bool) -> bytes | None:
         """An event of somebody else without what it says of people on the list who were erased since; None where that is nothing."""
@@ -386,6 +394,17 @@ def _said_from(accepted: Accepted) -> int:
     if accepted.event.timeless:
         return accepted.received_at
     return accepted.ts if accepted.ts_original is None else min(accepted.ts, accepted.ts_original)
+
+
+def _moment(whose: Whose | None, receipt: Receipt) -> int:
+    """Of when a refused row says that it is; of what was just sent without a time when it came in; 0 where nobody can tell."""
+    if whose is None or (whose.ts is None and receipt.source == "import"):
+        return 0
+    return receipt.received_at if whose.ts is None else _micros(whose.ts) or 0
+
+
+def _is_within(moment: int, spans: Sequence[Span]) -> bool:
+    return any(first <= moment < end for first, end in spans)
 
 
 def subject_of(user_id: str | None, anonymous_id: str | None, item_id: str | None = None) -> Subject:

@@ -69,11 +69,14 @@ class Bodies:
         return None if found == was else _encode(found)
 
     def _is_theirs(self, whose: Whose, place: tuple[str, int, int]) -> bool:
+        if place in self._places:
+            return True
         if isinstance(whose.user_id, str):
-            return whose.user_id in self._people.users or place in self._places
+            repeats = place in self._repeats and ("u", whose.user_id, whose.event_id) in self._events
+            return repeats or whose.user_id in self._people.users
         if place in self._repeats and ("a", whose.anonymous_id, whose.event_id) in self._events:
             return True
-        return place in self._places or (isinstance(whose.anonymous_id, str) and whose.anonymous_id in self._people.visitors)
+        return isinstance(whose.anonymous_id, str) and whose.anonymous_id in self._people.visitors
 
     def _unlink(self, part: bytes, receipt: Receipt) -> bytes:
         accepted, _ = check(b"[" + part + b"]", msgspec.structs.replace(receipt, encoding="json"), self._plan)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.erased import subject_of, texts_in, whose_of
+from tailorbird.events.erased import Span, subject_of, texts_in, whose_of
 from tailorbird.events.keys import combine, hash64s
 from tailorbird.events.schema import micros
 from tailorbird.features.erase import Needs
@@ -22,9 +22,9 @@ from tailorbird.lake import Lake
 from tailorbird.lake.refused import PLACE, places
 from tailorbird.privacy.fresh import Fresh
 from tailorbird.privacy.mention import Mentions
-from tailorbird.privacy.person import People, is_any, one_of
+from tailorbird.privacy.person import People, is_any, one_of, persons_then
 from tailorbird.privacy.search import Needles
-from tailorbird.privacy.shared import Span, spans
+from tailorbird.privacy.shared import spans
 
 COMMON_MIN = 10  # a text that stays is one that at least so many other people's events carry
 TEXT_MIN = 8  # shorter texts are not looked for: they stand everywhere
@@ -43,7 +43,7 @@ class Marks(msgspec.Struct):
         events: of each event its subject's mark ("u" or "a"), the subject, and its id; `recent` those of the last days alone.
         apart: events of others, told likewise ("i" and the item for nobody's), which are given a new id: what these did while they were
             one with them, and what has one of their ids in its own. A repeat of it is known by the stop list alone.
-        spans: see `privacy.shared`.
+        spans: see `privacy.shared`; `then`: see `privacy.person.persons_then`.
         requests: what they asked for, and nobody else.
         places, refused: where their accepted and their refused rows stand in the raw logs.
         repeats: where rows stand that repeat what they did on a device of several people, if it is by that device.
@@ -59,6 +59,7 @@ class Marks(msgspec.Struct):
     recent: list[tuple[str, str, str]] = []
     apart: list[tuple[str, str, str]] = []
     spans: dict[str, list[Span]] = {}
+    then: dict[int, str] = {}
     requests: list[str] = []
     places: list[Place] = []
     refused: list[Place] = []
@@ -99,11 +100,15 @@ def find_marks(
         return marks
     progress("find events", 0, None)
     mine = lake.table("events", where=whose(people))
+    marks.then = persons_then(lake, people, mine.filter(people.kept(mine)))
     mine = mine.filter(pc.invert(people.kept(mine)))
     progress("find events", len(mine), None)
     marks.events = _told(mine)
     late = micros(mine["received_at"]) >= recent_from
     marks.recent = [event for event, one in zip(marks.events, late.tolist(), strict=True) if one]
+    marks.apart = [
+        event for event in marks.events if event[1] not in (people.users if event[0] == "u" else people.visitors | people.shared)
+    ]
     marks.places, marks.spans = places(mine), spans(lake, people, until)
     others = mine.filter(pc.and_(pc.is_valid(mine["person"]), pc.invert(is_any(mine["person"], people.persons))))
     marks.keyed_users = sorted({*marks.keyed_users, *others["person"].to_pylist()})  # who they were for a while by a merge
@@ -118,9 +123,6 @@ def find_marks(
     _lost(lake, needs, mine, marks)
     marks.own = _own(lake, people, mine, marks, progress)
     _salt(lake, people, needs, fresh, mine, marks)
-    marks.apart = [
-        event for event in marks.events if event[1] not in (people.users if event[0] == "u" else people.visitors | people.shared)
-    ]
     naming, precisions = Mentions(people.own_ids, known, rename=lambda id_: ""), needs.precisions("session")
     for batch in lake.batches("events", [*_WHOSE, "session_id"]):
         rows = pa.Table.from_batches([batch])
@@ -183,8 +185,8 @@ def _requests(lake: Lake, people: People, mine: pa.Table) -> list[str]:
 
 
 def _repeats(lake: Lake, people: People, marks: Marks) -> list[Place]:
-    """Repeats name the device at most, as what they repeat does; and only of that it is known who was on it."""
-    ids = {id_ for mark, subject, id_ in marks.events if mark == "a" and subject in people.shared}
+    """Repeats name the device, or the other user, as what they repeat does; and only of that it is known whose it was then."""
+    ids = {id_ for mark, subject, id_ in marks.events if mark == "a" and subject in people.shared} | {id_ for _, _, id_ in marks.apart}
     if not ids or not lake.exists("duplicates"):
         return []
     rows = lake.table("duplicates", where=one_of("event_id", ids))

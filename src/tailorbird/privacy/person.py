@@ -19,11 +19,13 @@ import pyarrow.dataset as ds
 
 from tailorbird.errors import UsageError
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.erased import StopList, who_said, whose_of
+from tailorbird.events.erased import RENAMED, StopList, who_said, whose_of
 from tailorbird.events.merges import COLUMNS, merge_rows, merges_of, survivor
 from tailorbird.events.pseudonyms import Pseudonyms
+from tailorbird.events.schema import micros
 from tailorbird.lake import Lake
 
+_STRANGER = "\0"  # before the name of somebody who is erased, which no id begins with
 Mask = pa.ChunkedArray | pa.Array
 Kept = str | tuple[str, ...]  # the id under which somebody is kept, or all of them
 
@@ -120,19 +122,38 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> tuple[frozenset[str], fro
     """The users with those who are one with them; and whom some of all these were one with besides, for a while.
 
     A user who was merged is one with all whom it was merged into, if these are one by now: who was one of others too is one with none.
+    A merge into somebody who is erased was made one into the user itself, and still counts as one into a stranger.
     """
-    told = merges_of(merge_rows(lake.table("events", COLUMNS, ds.field("type") == "merge")))
+    rows = merge_rows(lake.table("events", [*COLUMNS, "event_id"], ds.field("type") == "merge"))
+    told = merges_of(rows)
     newest = dict(told)
     into: dict[str, set[str]] = {}
-    for former, merge in told:
-        into.setdefault(former, set()).add(merge.into)
+    for (former, merge), id_ in zip(told, rows["event_id"].to_pylist(), strict=True):
+        gone = merge.into == former and id_.startswith(RENAMED)
+        into.setdefault(former, set()).add(f"{_STRANGER}{id_}" if gone else merge.into)
     now = {user: survivor(user, newest.get)[0] for user in {*into, *(user for all_ in into.values() for user in all_)}}
     one = [{former, *all_} for former, all_ in into.items() if {now[user] for user in (former, *all_ - {former})} == {now[former]}]
     found = set(users)
     while more := {user for each in one if each & found for user in each - found}:
         found |= more
     others = {user for former, all_ in into.items() for user in (former, *all_) if found & {former, *all_}}
-    return frozenset(found), frozenset(others - found)
+    return frozenset(found), frozenset(user for user in others - found if not user.startswith(_STRANGER))
+
+
+def persons_then(lake: Lake, people: People, rows: pa.Table) -> dict[int, str]:
+    """Of rows that stay another user's, by `p`, whom this user was one with then without these people; who was itself is left out."""
+    found: dict[int, str] = {}
+    if not len(rows):
+        return found
+    told = merges_of(merge_rows(lake.table("events", COLUMNS, ds.field("type") == "merge")))
+    ids, times = zip(rows["p"].to_pylist(), rows["user_id"].to_pylist(), strict=True), micros(rows["ts"]).tolist()
+    for (p, user), ts in zip(ids, times, strict=True):
+        then = {
+            former: one._replace(into=former) if one.into in people.users else one for former, one in told if one.p < p and one.ts <= ts
+        }
+        if (person := survivor(user, then.get)[0]) != user:
+            found[p] = person
+    return found
 
 
 def kept_as(asked: Sequence[str], pseudonyms: Pseudonyms | None) -> list[Kept]:

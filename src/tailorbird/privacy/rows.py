@@ -42,6 +42,7 @@ class Rows:
 
     def __init__(self, people: People, marks: Marks, unlinked: Unlinked, mentions: Mentions, needs: Needs) -> None:
         self._people, self._unlinked = people, unlinked
+        self._then = marks.then
         self._places, self._refused = frozenset(marks.places), frozenset(marks.refused)
         self._event_ids = {event for event in (id_ for _, _, id_ in marks.events) if event in frozenset(marks.own)}
         self._mentions = mentions
@@ -78,7 +79,7 @@ class Rows:
                 row = self._unlinked.row(row, (*subject_of(row["user_id"], row["anonymous_id"]), row["event_id"]))
             elif linked[index]:
                 row = self._unlinked.linked(row)
-            row |= {"person": row["user_id"]} if kept[index] else {}
+            row |= {"person": self._then.get(row["p"], row["user_id"])} if kept[index] else {}
             row |= {name: None for name in FREE if mentions[name][index]}
             row |= {name: self._without(row[name]) for name in JSON if mentions[name][index]}
             new.append(row if mine[index] and row["type"] != "item" else _with(row, things))

@@ -5,11 +5,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from tailorbird.events.erased import Span
 from tailorbird.events.schema import micros
 from tailorbird.lake import Lake
 from tailorbird.privacy.person import People, one_of
-
-Span = tuple[int, int]
 
 
 def spans(lake: Lake, people: People, until: int) -> dict[str, list[Span]]:

@@ -52,7 +52,8 @@ class Churn:
         window: a person without any of them for so long is gone.
         gap: from the moment of asking to the window's beginning: the time that it takes to act. "" for none.
         active: only people with such an event within this long before are asked about; "" takes all who ever had one.
-        per: "day" counts several events of a day as one purchase, "event" counts each.
+        per: "day" counts several events of a UTC day as one purchase, "event" counts each. A day that is cut in two by a moment counts on
+            either side where there is one.
         period: the step of the hazard; "" takes a twelfth of the window.
         trust: columns that may read profiles without a time. Such a profile is valid from the beginning, so it may know what came later.
         leave_out: columns that the model must not see.

@@ -35,12 +35,15 @@ ANONYMOUS = "anon:"
 class Activity:
     """Purchases, or whatever shows that a person is still there; one row each, sorted by (person, ts).
 
+    Several of a person's UTC day may count as one. A day is no row of its own: of one that a moment cuts in two, the first part was known.
+
     Attributes:
         people: of all rows, and of later ones too, so that codes stay.
         person, ts, received: shape (n,).
         amount: shape (n,), 0 where none is known.
         known: the moment up to which this is all that was received.
         merged: who was somebody else, and when.
+        by_day: whether days are counted, and not rows.
     """
 
     people: Codes
@@ -50,6 +53,7 @@ class Activity:
     amount: Floats
     known: int
     merged: Merged
+    by_day: bool
 
     def as_of(self, moment: int) -> "Activity":
         """What had been received by a moment."""
@@ -57,10 +61,22 @@ class Activity:
             raise LeakError(f"nothing is known of {to_iso(moment)}: the log was read up to {to_iso(self.known)}")
         kept = (self.received <= moment) & (self.ts < moment)
         merged = self.merged.as_of(moment)
-        return Activity(self.people, self.person[kept], self.ts[kept], self.received[kept], self.amount[kept], moment, merged)
+        columns = (self.person[kept], self.ts[kept], self.received[kept], self.amount[kept])
+        return Activity(self.people, *columns, moment, merged, self.by_day)
 
     @cached_property
-    def _counter(self) -> Counter:
+    def _counting(self) -> npt.NDArray[np.bool_]:
+        """Which rows count, shape (n,): each, or the first of a person's day."""
+        if not self.by_day:
+            return np.ones(len(self.ts), bool)
+        return (np.diff(self.person, prepend=-1) != 0) | (np.diff(self.ts // DAY, prepend=-1) != 0)
+
+    @cached_property
+    def _counted(self) -> Counter:
+        return Counter.over(self.person[self._counting], self.ts[self._counting])
+
+    @cached_property
+    def _every(self) -> Counter:
         return Counter.over(self.person, self.ts)
 
     @property
@@ -92,14 +108,18 @@ class Activity:
         return self.merged.elsewhere(person, begins, ends)
 
     def counts(self, person: Ints, start: int, stop: int) -> Floats:
-        """How often each person was there in [start, stop), shape (n,).
+        """How often each person was there in [start, stop), shape (n,); a day counts that was begun before, if they came again.
 
         Raises:
             LeakError: the window ends after what is known.
         """
         self._check(stop)
-        each = np.arange(len(person))
-        return self._counter.count(person, np.full(len(person), stop, np.int64), each, stop - start)
+        found = _within(self._counted, person, start, stop)
+        midnight = start // DAY * DAY
+        if not self.by_day or start == midnight:
+            return found
+        begun = _within(self._counted, person, midnight, start) > 0
+        return found + (begun & (_within(self._every, person, start, min(stop, midnight + DAY)) > 0))
 
     def rfm(self, person: Ints, origin: int) -> Rfm:
         """Recency, frequency, age and amount before a moment, in days."""
@@ -118,7 +138,7 @@ class Activity:
         first, last = np.full(size, origin, np.int64), np.zeros(size, np.int64)
         np.minimum.at(first, person, ts)
         np.maximum.at(last, person, ts)
-        count = np.bincount(person, minlength=size).astype(np.float64)
+        count = np.bincount(self.person[before & self._counting], minlength=size).astype(np.float64)
         return first, last, count, np.bincount(person, self.amount[before], size).astype(np.float64)
 
     def _check(self, moment: int) -> None:
@@ -169,16 +189,14 @@ def activity_of(events: pa.Table, churn: Churn, known: int, lateness_us: int = 0
     amount = _amount(rows)
     order = np.lexsort((ts, person))
     person, ts, received, amount = person[order], ts[order], received[order], amount[order]
-    if churn.per == "day":
-        day = ts // DAY
-        begins = np.flatnonzero((np.diff(person, prepend=-1) != 0) | (np.diff(day, prepend=-1) != 0))
-        # a day is known of once its first event has come
-        person, ts, received = person[begins], ts[begins], received[begins]
-        amount = np.add.reduceat(amount, begins)
     end = known - lateness_us
     seen = ts < end
     merged = Merged.of(events, people, end)
-    return Activity(people, person[seen], ts[seen], np.minimum(received[seen], end), amount[seen], end, merged)
+    return Activity(people, person[seen], ts[seen], np.minimum(received[seen], end), amount[seen], end, merged, churn.per == "day")
+
+
+def _within(counter: Counter, person: Ints, start: int, stop: int) -> Floats:
+    return counter.count(person, np.full(1, stop, np.int64), np.zeros(len(person), np.int64), stop - start)
 
 
 def _amount(rows: pa.Table) -> Floats:

@@ -1,0 +1,87 @@
+"""Purchases counted by day: what came after a moment changes nothing at it, wherever in a day it lies, and days are counted as they are."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.training.test_churn import CHURN, day, events_of, log
+
+from tailorbird.events import DAY
+from tailorbird.ranking import Churn
+from tailorbird.training.churn.labels import Activity, activity_of
+from tailorbird.training.churn.walk import baselines_at, windows_of
+
+KNOWN = day(22)
+PEOPLE = ("a", "b", "c")
+EIGHTHS = st.integers(0, 10 * 8).map(lambda number: number / 8)  # of a day: many fall on one day, and on one moment
+BOUGHT = st.lists(st.tuples(st.sampled_from(PEOPLE), EIGHTHS, st.sampled_from((0.0, 0.0, 1.5)), st.integers(1, 9)), min_size=1, max_size=20)
+
+
+def bought(rows):
+    """Purchases: (person, day, days until it came in, price)."""
+    made = [events_of(at, person=person, price=float(price), quantity=1.0, received_at=day(at + late)) for person, at, late, price in rows]
+    return pa.concat_tables(made)
+
+
+def told(activity: Activity, origin):
+    """All that is said of people at an origin, by name."""
+    who = activity.present(origin)
+    rfm, repeats = activity.rfm(who, origin), activity.purchases(who, origin)
+    columns = (rfm.recency, rfm.frequency, rfm.age, rfm.amount, repeats.repeats, repeats.recency, repeats.age)
+    return dict(zip(activity.people.decode(who), np.column_stack(columns).tolist(), strict=True))
+
+
+@settings(deadline=None, max_examples=200)
+@given(BOUGHT, EIGHTHS, st.sampled_from(("day", "event")))
+def test_what_came_after_a_moment_changes_nothing_at_it(rows, at, per):
+    known = [row for row in rows if row[1] < at and row[1] + row[2] <= at]
+    said = told(activity_of(bought(rows), Churn(per=per), KNOWN).as_of(day(at)), day(at))
+    assert said == (told(activity_of(bought(known), Churn(per=per), KNOWN), day(at)) if known else {})
+    for person, (_, frequency, _, amount, *_) in said.items():
+        mine = [row for row in known if row[0] == person]
+        assert frequency == (len({int(row[1]) for row in mine}) if per == "day" else len(mine))
+        assert amount == sum(row[3] for row in mine)
+
+
+@settings(deadline=None, max_examples=200)
+@given(BOUGHT, EIGHTHS, EIGHTHS)
+def test_a_window_counts_the_days_that_have_a_purchase_in_it(rows, start, length):
+    stop = start + length + 1 / 8
+    activity = activity_of(bought(rows), Churn(), KNOWN)
+    counts = activity.counts(np.arange(len(activity.people)), day(start), day(stop))
+    days = {person: {int(at) for who, at, *_ in rows if who == person and start <= at < stop} for person in PEOPLE}
+    assert dict(zip(activity.people.decode(np.arange(len(counts))), counts.tolist(), strict=True)) == {
+        person: len(found) for person, found in days.items() if person in {row[0] for row in rows}
+    }
+
+
+def test_who_buys_before_and_after_a_moment_of_a_day_came_back():
+    activity = activity_of(events_of(3, 10.3, 10.8), Churn(), day(30))
+    who = activity.as_of(day(10.5)).present(day(10.5))
+    assert activity.counts(who, day(10.5), day(17.5)).tolist() == [1.0]
+    assert activity.as_of(day(10.5)).rfm(who, day(10.5)).frequency.tolist() == [2.0]
+    assert activity.as_of(day(30)).rfm(who, day(30)).frequency.tolist() == [2.0]
+
+
+def test_the_baselines_at_noon_do_not_know_what_is_spent_in_the_evening():
+    events = log(people=300)
+    activity = activity_of(events, CHURN, day(200.5))
+    window = windows_of(activity, CHURN, 1)[0]
+    noon = (window.origin - day(0)) / DAY
+    assert noon % 1 == 0.5
+    names = activity.people.decode(activity.as_of(window.origin).present(window.origin))
+    buys = [events_of(noon - 0.1, noon + 0.1, person=person, price=1e6, quantity=1.0) for person in names[::2]]
+    said = []
+    for parts in (buys, [each.slice(0, 1) for each in buys]):
+        then = activity_of(pa.concat_tables([events, *parts]), CHURN, day(200.5)).as_of(window.origin)
+        said.append(baselines_at(then, then.people.encode(pa.array(names)), window, CHURN)[0])
+    for name in said[0]:
+        np.testing.assert_array_equal(said[0][name], said[1][name], err_msg=name)
+
+
+@pytest.mark.parametrize("at", [0.25, 0.5])
+def test_a_part_of_a_day_has_what_was_spent_in_it(at):
+    activity = activity_of(events_of(10.1, 10.3, 10.9, price=5.0, quantity=1.0), Churn(), day(30))
+    then = activity.as_of(day(10 + at))
+    assert then.rfm(then.present(day(10 + at)), day(10 + at)).amount.tolist() == [{0.25: 5.0, 0.5: 10.0}[at]]

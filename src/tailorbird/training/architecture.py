@@ -26,6 +26,7 @@ from tailorbird.ranking.targets import is_amount, return_of
 from tailorbird.retrieval.columns import TextColumn
 from tailorbird.retrieval.words import Words, is_listed
 from tailorbird.training.bootstrap import Bootstrap, Interval
+from tailorbird.training.calibrate import Chosen, choose_for
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.incremental import afresh, begun, epoch_log, keep
 from tailorbird.training.indexes import IndexSeries
@@ -105,6 +106,7 @@ class Ground:
         labels: of the training part, NaN where unknown.
         heads: those that are learned.
         until: microseconds: the training part is before this.
+        label_window: microseconds until a row's label is known.
         files: the rows of the training part, where they lie in files: a net learns from them, trees from some of them.
     """
 
@@ -118,6 +120,7 @@ class Ground:
     heads: tuple[str, ...]
     objective: Mapping[str, float]
     until: int
+    label_window: int
     files: PartRows | None = None
 
     def plain(self) -> "Ground":
@@ -126,7 +129,7 @@ class Ground:
         if encoder is self.encoder:
             return self
         matrix, shown, served = (np.ascontiguousarray(each[:, : len(encoder.names)]) for each in (self.matrix, self.shown, self.served))
-        return Ground(encoder, matrix, shown, served, self.train, self.held, self.labels, self.heads, self.objective, self.until)
+        return replace(self, encoder=encoder, matrix=matrix, shown=shown, served=served, files=None)
 
     def unread(self) -> "Ground":
         """The same where columns for nets tell nothing: trees beside a net see as many columns as it, and split on none of these."""
@@ -144,6 +147,7 @@ class Made:
     Attributes:
         places: head → where it is in `files`.
         parity: the largest difference between a trained model and its export.
+        probability: whether heads of classes tell a probability by themselves.
         note: how the architecture was chosen; "" where it was asked for.
     """
 
@@ -153,7 +157,16 @@ class Made:
     files: dict[str, bytes]
     places: dict[str, HeadFile]
     parity: float
+    probability: bool
     note: str = ""
+
+    def score(self, matrix: Matrix) -> dict[str, Floats]:
+        """What each head's model says of rows as it was learned, before any calibration."""
+        return {head: model.score(matrix) for head, model in self.models.items()}
+
+    def calibrations(self, raw: Mapping[str, Floats], held: Dataset, label_window: int) -> dict[str, Chosen]:
+        """How each head's output is calibrated, by what it said of the validation part, as that would be served."""
+        return {head: choose_for(head, score, held, label_window, probability=self.probability) for head, score in raw.items()}
 
 
 def wants_net(settings: TrainSettings) -> bool:
@@ -287,7 +300,7 @@ def _boosters(ground: Ground, settings: TrainSettings, progress: Progress, sampl
         file = f"model/{head}.onnx"
         models[head], files[file], places[head] = model, gbdt_to_onnx(model), HeadFile(file)
         parity = max(parity, largest_difference(model, files[file], ground.served[sample]))
-    return Made("gbdt", ground.encoder, models, files, places, parity)
+    return Made("gbdt", ground.encoder, models, files, places, parity, settings.gbdt.objective == "binary")
 
 
 def _net(ground: Ground, architecture: str, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp]) -> Made:
@@ -323,7 +336,8 @@ def _net(ground: Ground, architecture: str, settings: TrainSettings, progress: P
     moved = _moved(fitted, ground.encoder, ground.served[sample[:: max(1, len(sample) // ROWS_OF_IMPORTANCE)]], settings.seed)
     models: dict[str, HeadModel] = {head: NetHead(fitted.deep, head, moved[head]) for head in ground.heads}
     compared = (largest_difference(models[head], files[at.file], ground.served[sample], at.column) for head, at in places.items())
-    return Made(architecture, ground.encoder, models, files, places, max(compared), "; ".join(note for note in (start.told, told) if note))
+    note = "; ".join(each for each in (start.told, told) if each)
+    return Made(architecture, ground.encoder, models, files, places, max(compared), True, note)
 
 
 def _left(deep: "Deep", held: Rows, keys: dict[int, npt.NDArray[np.uint64]], until: int, settings: TrainSettings) -> str:
@@ -379,15 +393,17 @@ def _moved(model: Net, encoder: Encoder, matrix: Matrix, seed: int) -> dict[str,
 
 
 def _gain(ground: Ground, ours: Made, theirs: Made) -> Interval:
-    """What a net orders the validation part better by than boosters do."""
+    """What a net orders the validation part better by than boosters do, each by the formula as it would be served.
+
+    An order learned as such has no scale: until it is calibrated, its heads are not to be added.
+    """
     gain, person = ground.held.gain(ground.objective), ground.held.person
     figures = []
     for made in (ours, theirs):
-        matrix = ground.served[:, : len(made.encoder.names)]
-        value = np.zeros(len(matrix))
-        for head, weight in ground.objective.items():
-            if head in made.models:
-                value += weight * made.models[head].score(np.ascontiguousarray(matrix))
+        raw = made.score(np.ascontiguousarray(ground.served[:, : len(made.encoder.names)]))
+        chosen = made.calibrations(raw, ground.held, ground.label_window)
+        served = [weight * chosen[head].calibration.apply(raw[head]) for head, weight in ground.objective.items() if head in raw]
+        value = sum(served, np.zeros(len(ground.served)))
         figures.append(ndcg(rank_lists(value, gain, ground.held.offsets)))
     nobody = int(person.max(initial=0)) + 1 + np.arange(len(person))  # requests of nobody are a person each
     _, codes = np.unique(np.where(person >= 0, person, nobody), return_inverse=True)

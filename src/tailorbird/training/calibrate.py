@@ -27,6 +27,8 @@ from tailorbird.ranking.calibration import (
     fit_scale,
     fit_temperature,
 )
+from tailorbird.ranking.targets import is_amount, return_of
+from tailorbird.training.dataset import Dataset
 from tailorbird.training.metrics import deviances, log_losses
 
 Ints = npt.NDArray[np.int64]
@@ -139,6 +141,24 @@ def choose_scale(raw: Floats, amount: npt.NDArray, period: Ints, weight: Floats 
     losses = {name: value / mass for name, value in losses.items()}
     taken = Identity() if losses["none"] <= losses["scale"] else fit_scale(raw, amount, weight)
     return Chosen(taken, losses, judged, "Poisson deviance")
+
+
+def choose_for(head: str, raw: Floats, held: Dataset, label_window: int, *, probability: bool) -> Chosen:
+    """A head's calibration, by the next day within the held part; of what is known days later, by the day after it is known.
+
+    Args:
+        raw: of each row of the held part.
+        label_window: microseconds until a row's label is known.
+        probability: whether the raw output of heads of classes is one.
+    """
+    known, asked = np.isfinite(held.labels[head]), return_of(head)
+    t = held.t[held.request][known]
+    periods, weight, far = periods_of(t), held.weight[known], asked.until if asked else label_window
+    from_then = periods_of(t, far) + 1 if far >= DAY else None
+    if is_amount(head):
+        return choose_scale(raw[known], held.labels[head][known], periods, weight, known_from=from_then)
+    probability = probability or asked is not None
+    return choose(raw[known], held.labels[head][known], periods, weight, known_from=from_then, probability=probability)
 
 
 def periods_of(t: Ints, later: int = 0) -> Ints:

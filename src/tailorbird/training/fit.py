@@ -18,9 +18,9 @@ from tailorbird.models.architectures import DEEP, HeadFile
 from tailorbird.models.deep.batches import PartRows
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.encoders import Encoder
-from tailorbird.ranking.targets import is_amount, of_items, return_of
+from tailorbird.ranking.targets import of_items, return_of
 from tailorbird.training.architecture import Ground, HeadModel, fit_heads, wants_net, with_columns_for_nets
-from tailorbird.training.calibrate import Chosen, choose, choose_scale, periods_of
+from tailorbird.training.calibrate import Chosen
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.giveaways import suspicious
 from tailorbird.training.indexes import IndexSeries
@@ -126,12 +126,11 @@ def fit(
         if not any(head in found.heads for head in objective):
             raise NotReadyError("; ".join(notes) or f"none of {', '.join(objective)} ever happened", fix="train on a longer window")
         data, until = (parts.train, parts.validation, labels), int(parts.train.t[-1])
-        ground = Ground(encoder, learned.matrix, shown, served, *data, found.heads, objective, until, learned.files)
+        ground = Ground(encoder, learned.matrix, shown, served, *data, found.heads, objective, until, label_window, learned.files)
         sample = _some(len(served), settings.seed)
         made = fit_heads(ground, settings, progress, sample)
     encoder, served = made.encoder, served[:, : len(made.encoder.names)]
-    binary = made.architecture != "gbdt" or settings.gbdt.objective == "binary"
-    chosen = {head: _calibrated(model.score(served), parts.validation, head, label_window, binary) for head, model in made.models.items()}
+    chosen = made.calibrations(made.score(served), parts.validation, label_window)
     calibration = {head: each.calibration for head, each in chosen.items()}
     notes += [made.note] if made.note else []
     files = (made.architecture, made.models, made.files, made.places)
@@ -246,18 +245,6 @@ def _weighed(parts: Parts, head: str) -> tuple[Parts, str]:
     weight = train.weight * click_weights(examined, train.position, positive)
     told = ", ".join(f"{chance:.2f}" for chance in examined.chance)
     return replace(parts, train=replace(train, weight=weight)), f"positives weigh by how likely their place was looked at: {told}"
-
-
-def _calibrated(raw: Floats, held: Dataset, head: str, label_window: int, binary: bool) -> Chosen:
-    """Chosen by the next day, which is still within the validation part; of what is known days later, by the day after it is known."""
-    known, asked = np.isfinite(held.labels[head]), return_of(head)
-    t = held.t[held.request][known]
-    periods, weight, far = periods_of(t), held.weight[known], asked.until if asked else label_window
-    from_then = periods_of(t, far) + 1 if far >= DAY else None
-    if is_amount(head):
-        return choose_scale(raw[known], held.labels[head][known], periods, weight, known_from=from_then)
-    probability = binary or asked is not None
-    return choose(raw[known], held.labels[head][known], periods, weight, known_from=from_then, probability=probability)
 
 
 def _unwatched(head: str, held: Dataset) -> str:

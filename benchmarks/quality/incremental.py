@@ -1,6 +1,6 @@
 """Going on from yesterday's weights against training from scratch, over the days of Globo.com's clicks.
 
-python -m benchmarks.quality.incremental [--data PATH] [--days 14] [--seeds 1] [--small] [--keep FOLDER] [--json]
+python -m benchmarks.quality.incremental [--data PATH] [--days 8] [--seeds 3] [--small] [--keep FOLDER] [--json]
 
 Each midnight two nets are made of the same rows: one from scratch on the days before, one by what `tailorbird train --incremental` does
 (`training.incremental`): yesterday's weights, rows for new ids, the rows since then and as many before. Both rank the next day's clicks.
@@ -44,6 +44,7 @@ WINDOW, FIRST = 5, 3  # days learned from; the first day that is judged
 LEARNED, JUDGED = 1_600, 1_000  # clicks of a day
 CANDIDATES, NEGATIVES, LENGTH, K = 100, 10, 10, 20
 COUNT_MIN = 5
+DAYS, SEEDS = 8, 3
 WINDOWS = (HOUR, 3 * HOUR, 6 * HOUR, 24 * HOUR)
 
 
@@ -55,8 +56,8 @@ def main() -> None:
         small="the first five days, few clicks, one epoch",
         keep="keep what is done in this folder, and go on from there",
     )
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--days", type=int, default=14, help="the first so many of the log")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--days", type=int, default=DAYS, help="the first so many of the log, which has 14")
     given = parser.parse_args()
     data = folder_or_skip("globo-clicks", given.data)
     with tempfile.TemporaryDirectory(prefix="tailorbird-incremental-") as scratch:
@@ -84,8 +85,13 @@ def run(data: Path, root: Path, *, days_max: int, seeds: int, small: bool) -> di
                 make = partial(trained, rows, day, way, warm, parameters, log.begin, seed)
                 found.append(kept_arrays(root, f"{way} {day} {seed} {small}", make))
             said[way].append(found)
-    told = "python -m benchmarks.quality.incremental" + f" --days {days_max}" * (days_max < 14)
-    return {"benchmark": "incremental", "small": small, "command": told, **_judged(rows, said, seeds, share), "environment": environment()}
+    found = _judged(rows, said, seeds, share)
+    return {"benchmark": "incremental", "small": small, "command": command(days_max, seeds), **found, "environment": environment()}
+
+
+def command(days: int, seeds: int) -> str:
+    """What to type for the same figures."""
+    return f"python -m benchmarks.quality.incremental --days {days} --seeds {seeds}"
 
 
 def rows_of(log: Log, day: int, learned: int, judged: int) -> Arrays:

@@ -41,7 +41,7 @@ def main() -> None:
     whole = {"benchmark": "peers", "kind": "peers", "title": __doc__.splitlines()[0], "small": given.small}
     with tempfile.TemporaryDirectory(prefix="tailorbird-peers-") as scratch:
         keep = given.keep or Path(scratch)
-        cases = {name: _case(name, given, keep / name, versions) for name in given.names or NAMES}
+        cases = dict(_named(name, _case(name, given, keep / name, versions), given.libraries) for name in given.names or NAMES)
     whole |= {"cases": cases, "versions": versions, "missing": missing, "environment": environment()}
     print(json.dumps(whole, indent=1) if given.json else told_plainly(whole))
 
@@ -54,6 +54,13 @@ def _case(name: str, given: argparse.Namespace, keep: Path, versions: dict[str, 
     case = next(case for case in CASES if case.name == name)
     drawn = {"rectools_sasrec": min(seeds, given.sasrec_seeds or seeds)}
     return peers_next_item.run(case, folder_or_skip(case.folder, given.data), keep, versions, seeds=seeds, drawn=drawn, small=given.small)
+
+
+def _named(name: str, case: dict[str, Any], libraries: list[str]) -> tuple[str, dict[str, Any]]:
+    """RecTools alone stands beside a run of the others: its SASRec takes longest, and may have fewer seeds."""
+    if name == TASKS or libraries != ["rectools"]:
+        return name, case
+    return f"{name}, SASRec", case | {"title": f"{case['title']} RecTools' SASRec, of a run of its own"}
 
 
 def told_plainly(result: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from benchmarks.quality.commands import commands_of
+
 LIBRARIES = ("implicit", "rectools", "fuxictr")
 UNDRAWN = ("cooccurrence", "ease_decayed", "popular_7d", "implicit_item_item")  # without randomness: every seed gives the same
 
@@ -23,7 +25,7 @@ def summary(results: list[dict[str, Any]]) -> str:
 def section(result: dict[str, Any]) -> str:
     """Protocols and tables."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    parts = ["## peers", result["title"], "`make peers`, then `python -m benchmarks.quality.peers`"]
+    parts = ["## peers", result["title"], f"`make peers`, then {', '.join(f'`{command}`' for command in commands_of('peers'))}"]
     parts.append(f"Peers: {versions}. Seconds are CPU time of one thread; what it takes to choose variants is in none of them.")
     if result["missing"]:
         told = "\n".join(f"- {name} could not be installed or loaded: {why}" for name, why in result["missing"].items())

@@ -26,6 +26,7 @@ from benchmarks.quality import (
     targets_page,
     tasks_page,
 )
+from benchmarks.quality.commands import commands_of, runs_of
 
 HERE = Path(__file__).parent
 FIGURES = HERE / "figures"
@@ -74,15 +75,16 @@ def measure(name: str, data: str | None, keep: Path | None = None) -> None:
     """Run one benchmark and keep its figures; one whose data are not here is left as it was."""
     named = ["--data", data] if data and name not in MADE else []
     kept = ["--keep", str(keep / name)] if keep is not None and name in KEEPING else []
-    command = [sys.executable, "-m", f"benchmarks.quality.{name}", "--json", *named, *kept]
-    print(" ".join(command[1:]), file=sys.stderr)
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 3:
-        print(done.stderr.strip(), file=sys.stderr)
-        return
-    if done.returncode and not done.stdout:
-        raise SystemExit(done.stderr)
-    take(done.stdout)
+    for options in runs_of(name):
+        command = [sys.executable, "-m", f"benchmarks.quality.{name}", *options.split(), "--json", *named, *kept]
+        print(" ".join(command[1:]), file=sys.stderr)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 3:
+            print(done.stderr.strip(), file=sys.stderr)
+            return
+        if done.returncode and not done.stdout:
+            raise SystemExit(done.stderr)
+        take(done.stdout)
 
 
 def take(text: str) -> None:
@@ -169,7 +171,7 @@ def _section(result: dict[str, Any]) -> str:
     parts = [
         f"## {name}",
         result["title"],
-        f"`python -m benchmarks.quality.{name}`",
+        f"`{commands_of(name)[0]}`",
         "\n".join(f"- {sentence}" for sentence in result["protocol"]),
         "\n".join(table),
         *([_seeds(result["seeds"])] if "seeds" in result else []),

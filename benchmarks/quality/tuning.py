@@ -1,7 +1,7 @@
 """What tuning is worth: the defaults and what each sampler chooses, architecture by architecture under equal budgets, judged on later data.
 
 python -m benchmarks.quality.tuning [simulated|movielens …] [--data PATH] [--keep FOLDER] [--architectures gbdt,mlp,dcn]
-                                    [--seconds 25] [--trials 20] [--small] [--json]
+                                    [--seconds 60] [--trials 12] [--small] [--json]
 
 Each architecture and each sampler gets the same budget, seconds of fits or trials, whichever ends first, over the same splits in time;
 then its defaults and its best trial are trained, and judged on the test part, which no trial saw, in paired differences. Where `--keep`
@@ -39,6 +39,7 @@ SAMPLERS: tuple[Sampler, ...] = ("random", "tpe")
 NAMES = ("gbdt", "mlp", "dcn")
 SPLITS, SEEDS, FINALISTS = 3, 2, 1
 REQUESTS, JUDGED, TESTED = 1_500, 400, 1_000
+BUDGET = Budget(12, 60.0)
 
 
 def main() -> None:
@@ -48,8 +49,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=default_data(), help="the folder that holds the data sets")
     parser.add_argument("--keep", type=Path, help="make the projects here and keep them, and go on from there")
     parser.add_argument("--architectures", default=",".join(NAMES), help="each gets the same budget")
-    parser.add_argument("--seconds", type=float, default=25.0, help="of fits, of each architecture and sampler")
-    parser.add_argument("--trials", type=int, default=20, help="at most, of each architecture and sampler")
+    parser.add_argument("--seconds", type=float, default=BUDGET.seconds, help="of fits, of each architecture and sampler")
+    parser.add_argument("--trials", type=int, default=BUDGET.trials, help="at most, of each architecture and sampler")
     parser.add_argument("--small", action="store_true", help="trees alone, four trials")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout and nothing else")
     given = parser.parse_args()
@@ -68,11 +69,16 @@ def main() -> None:
         f"at most {REQUESTS:,} requests to learn from, nets at most three epochs: small, so that a budget holds several trials of a net",
         "on later data: the newest fifth, which no trial saw; gain over the same architecture's defaults, paired, taken or not",
     ]
-    command = f"python -m benchmarks.quality.tuning {' '.join(found)} --trials {budget.trials} --seconds {budget.seconds:g}"
-    result = {"benchmark": "tuning", "title": "What tuning is worth under equal budgets", "command": command, "protocol": protocol}
+    title = "What tuning is worth under equal budgets"
+    result = {"benchmark": "tuning", "title": title, "command": command(list(found), budget), "protocol": protocol}
     result |= {"cases": found}
     result |= {"budget": {"seconds": budget.seconds, "trials": budget.trials}, "small": given.small, "environment": environment()}
     print(json.dumps(result, indent=1)) if given.json else _show(found)
+
+
+def command(names: Sequence[str], budget: Budget) -> str:
+    """What to type for the same figures."""
+    return f"python -m benchmarks.quality.tuning {' '.join(names)} --trials {budget.trials} --seconds {budget.seconds:g}"
 
 
 def _case(

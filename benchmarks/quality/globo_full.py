@@ -85,6 +85,8 @@ def run(data: Path, scratch: Path, given: argparse.Namespace) -> dict[str, Any]:
             *globo.CASE.protocol,
             f"`{FIRST}` is the model of [globo](#globo) with its features, trained and judged in the same run on the same requests; the "
             f"fuller set adds {', '.join(name for name in newer if name not in (*PARTS, *given.leave_out))}.",
+            "`user_fading_1d`, a reader's clicks that halve within a day, moves with the time since the last of them, and so a little with "
+            "the invented 30 s: it could tell that a session ends, though not by which article.",
             "The set was fixed before; the last day was judged once." if not given.validation else "Without the last day: to choose by.",
             *_drawn(second),
         ],

@@ -45,6 +45,7 @@ WRONG_USE = [
     (["tune", "--seed", "-1"], "--seed: expected 0 to 1,000,000,000, got -1", 2),
     (["validate", "--seed=-1"], "--seed: expected 0 to 1,000,000,000, got -1", 2),
     (["features", "rank", "--seed", "99999999999"], "--seed: expected 0 to 1,000,000,000, got 99999999999", 2),
+    (["train", "--incremental"], "--incremental: trees are grown anew each time", 2),
     (["train", "--parameters", '{"epochs": 5}'], "these are parameters of nets, and trees were asked for", 2),
     (["experiment", "report", "hme"], "no slot 'hme'", 2),
     (["experiment", "report", "search"], "runs no experiment", 2),

@@ -165,6 +165,8 @@ def _check(settings: "TrainSettings", parameters: str) -> None:
 
     if parameters and settings.architecture == "gbdt":
         raise UsageError("these are parameters of nets, and trees were asked for", where="--parameters", fix="--architecture mmoe")
+    if settings.incremental and settings.architecture == "gbdt":
+        raise UsageError("trees are grown anew each time: no weights to go on from", where="--incremental", fix="--architecture mmoe")
     if settings.processes < 1:
         raise UsageError(f"expected at least 1, got {settings.processes}", where="--processes")
     if settings.processes > 1 and settings.architecture == "gbdt":

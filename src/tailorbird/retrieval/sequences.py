@@ -1,7 +1,8 @@
 """Sequences as a tower reads them: windows of the newest items, the newest last, one row a question.
 
     row     rows of an index; START before a sequence's first item; PAD further left
-    gap     ⌊log2(1 + seconds between an item and the one before it)⌋, at most 31; NO_GAP where there is none
+    gap     ⌊log2(1 + seconds between an item and the one before it)⌋, at most 31; NO_GAP where there is none, and at the oldest place:
+            a state may hold no item before those of the window
 
 Learning (`models.retrievers.transformer`) and serving (`ranking.tower`) cut windows by this one function.
 """
@@ -37,6 +38,7 @@ def windows(offsets: Ints, row: Ints, ts: Ints, length: int) -> tuple[Ints, Ints
     place = np.clip(at, 0, len(row) - 1)
     rows = np.where(inside, row[place], np.where(at == begin - 1, START, PAD))
     gap = np.where(at > begin, gap_of(ts[place] - ts[np.maximum(place - 1, 0)]), NO_GAP)
+    gap[:, 0] = NO_GAP
     return rows, np.where(inside, gap, NO_GAP)
 
 

@@ -81,6 +81,23 @@ def test_a_stretch_is_shifted_by_one_and_begins_with_the_start():
     assert gap_of(np.array([0, SECOND, -5, 1 << 62])).tolist() == [0, 1, 0, 31]
 
 
+def test_what_is_asked_is_what_was_learned_from_of_long_histories_too():
+    """The window of a question is the stretch that its answer ended, whether what lies before the window is at hand or not."""
+    seen = log(people=40, seed=5)
+    stretches, length, longer = Stretches.of(seen), 4, 0
+    for step in range(20):
+        source, gap, _ = stretches.batch(1, step, 16, length)
+        for row, last in enumerate(np.random.default_rng((1, step)).integers(0, len(stretches.item), 16)):
+            before = slice(stretches.begin[last], last)
+            past = Contexts(stretches.ts[[last]], stretches.item[before], stretches.ts[before], np.array([0, last - stretches.begin[last]]))
+            longer += len(past.item) > length
+            for asked_of in (past, past.newest(length)):
+                asked_source, asked_gap = inputs_of(asked_of, ITEMS, length)
+                assert asked_source[0].tolist() == source[row].tolist()
+                assert asked_gap[0].tolist() == gap[row].tolist()
+    assert longer > 20
+
+
 def test_items_without_any_event_are_found_by_their_content():
     recipe = SequenceTransformer(
         width=16, heads=2, layers=1, length=4, steps=250, batch=32, rate=1e-2, negatives=16, dropout=0.0, id_dropout=0.4, content=KINDS

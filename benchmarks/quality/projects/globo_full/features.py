@@ -1,7 +1,8 @@
 """News lives for hours: what is read now, in the last hours and on this device; what goes with what this reader just read.
 
-No feature looks at the time since the reader's last click: the publishers stamped each session's last click exactly 30 s after the
-one before, so such a feature would know that a session ends.
+No feature is the time since the reader's last click: the publishers stamped each session's last click exactly 30 s after the one
+before, so such a feature would know that a session ends. `session_clicks` and its like, cut by pauses of 30 minutes, know a
+little of it: 7 % of the true gaps within sessions are longer, and none of the invented ones. `user_fading_1d` moves with it, if little.
 """
 
 from tailorbird.features import (

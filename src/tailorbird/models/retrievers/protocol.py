@@ -2,7 +2,7 @@
 
 A *recipe* (a frozen dataclass of settings) is fitted on interactions and gives a *retriever*. Both know items and people as codes;
 `Interactions.person` is whose sequence it is: a person, or a session. Recipes: `popular`, `cooccurrence`, `ease`, `neighbours`
-(V-SkNN and STAN), `esasrec` (a sequence transformer, extra `deep`).
+(V-SkNN and STAN), `transformer` (of sequences, extra `deep`).
 """
 
 from dataclasses import dataclass

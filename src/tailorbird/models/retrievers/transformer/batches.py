@@ -56,6 +56,7 @@ class Stretches:
         before = np.maximum(at - 1, 0)
         source = np.where(row > begin, self.item[before] + 1, np.where(row == begin, self.items + 1, PAD))
         gap = np.where(row - 1 > begin, gap_of(self.ts[before] - self.ts[np.maximum(before - 1, 0)]), NO_GAP)
+        gap[:, 0] = NO_GAP  # as `retrieval.sequences` cuts what is asked
         return source, gap, target
 
 

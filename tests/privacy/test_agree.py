@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 from tests.faults.test_repair import _router
 from tests.privacy.kit import CLOCK, left_of
-from tests.privacy.test_merged import merge
+from tests.privacy.test_merged import imported, merge
 from tests.privacy.test_people import click, people_of, sent
 
 from tailorbird.cli.roles import Roles
@@ -98,6 +98,14 @@ def test_a_user_who_was_two_peoples_is_nobodys_after_one_of_them_is_erased(tmp_p
     assert people_of(project)["guest-1"] == 2, "two merges that are into itself now"
 
 
+def test_a_merge_that_was_taken_back_by_its_own_user_stays_one(tmp_path: Path) -> None:
+    """Though its id is a new one, as it held that of somebody erased."""
+    project = sent(tmp_path, [merge("m1", "dora-1", "dora-2"), merge("m2:anna-7755", "dora-1", "dora-1"), merge("m3", "dora-1", "dora-2")])
+    send(project, [click("a", "anna-7755")])
+    gone(project, "anna-7755")
+    assert find_people(Lake(project.paths.lake), ["dora-2"]).users == {"dora-1", "dora-2"}
+
+
 def test_what_is_told_of_a_chain_of_users_is_whose_it_was_without_the_erased(tmp_path: Path) -> None:
     profile = {"event_id": "p1", "type": "user", "user_id": "xeno-1", "properties": {"age": 4}}
     events = [
@@ -145,6 +153,28 @@ def test_what_is_taken_of_others_says_nothing_of_the_erased(tmp_path: Path) -> N
     agree(project)
 
 
+def test_a_device_is_whose_it_was_identified_as(tmp_path: Path) -> None:
+    """Not whose an event was that named somebody else besides; and of a user who was one with somebody, that one's meanwhile."""
+    begun = CLOCK.now() - 3 * HOUR
+    told = [
+        identify("i1", "anna-7755", "kiosk", ts=begun), click("b1", "bert-8866", "kiosk", ts=begun + 20),
+        identify("i2", "carl-1", "till", ts=begun), click("d1", "dora-9", "till", ts=begun + 20),
+        click("d2", "dora-9", "till", ts=begun + 40),
+        identify("i3", "guest-1", "lobby", ts=begun), click("g0", "anna-7755", "lobby", ts=begun + 5),
+        merge("m1", "guest-1", "anna-7755") | {"ts": begun + 10}, merge("m2", "guest-1", "guest-1") | {"ts": begun + 30},
+    ]  # fmt: skip
+    project = sent(tmp_path, told)
+    gone(project, "anna-7755", "dora-9")
+    late = [
+        click(f"{visitor}-{place}", visitor=visitor, ts=begun + place) for visitor in ("kiosk", "till", "lobby") for place in (8, 25, 45)
+    ]
+    assert send(project, late) == {"erased": 4}
+    rows = Lake(project.paths.lake).events(["event_id", "person"]).to_pylist()
+    taken = {row["event_id"]: row["person"] for row in rows if "-" in row["event_id"] and not row["event_id"].startswith("erased-")}
+    assert taken == {**dict.fromkeys(("till-8", "till-25", "till-45"), "carl-1"), **dict.fromkeys(("lobby-8", "lobby-45"), "guest-1")}
+    agree(project)
+
+
 def test_refused_rows_of_others_on_a_device_of_several_people_are_kept(tmp_path: Path) -> None:
     begun = CLOCK.now() - 3 * HOUR
     project = sent(tmp_path, [identify("i1", "anna-7755", "kiosk", ts=begun), identify("i2", "bert-8866", "kiosk", ts=begun + 20)])
@@ -153,3 +183,22 @@ def test_refused_rows_of_others_on_a_device_of_several_people_are_kept(tmp_path:
     others = [{"user_id": "bert-8866"}, {}, {"ts": begun + 40}, {"ts": begun + 5, "user_id": "bert-8866"}, {"ts": CLOCK.now()}]
     assert send(project, [bad | {"event_id": f"x{place}"} | one for place, one in enumerate(others)]) == {"unknown_type": len(others)}
     assert send(project, [bad | {"event_id": "of-anna", "ts": begun + 5}]) == {"erased": 1}
+
+
+def test_refused_rows_that_mention_the_erased_anywhere_do_not_come_back(tmp_path: Path) -> None:
+    begun = CLOCK.now() - 30 * HOUR
+    bad = click("", "bob-1", ts=begun)
+    rows = [
+        {"seller": "anna-7755"}, {"type": "anna-7755"}, {"item_id": "anna-7755", "type": "clack"}, {"ts": "anna-7755"}, {"anna-7755": 1},
+        {"items": ["anna-7755"], "type": "clack"}, {"type": "clack", "item_id": "417650417"}, {"unknown": "x"},
+    ]  # fmt: skip
+    rows = [bad | {"event_id": f"x{place}"} | more for place, more in enumerate(rows)]
+    project = sent(tmp_path, [click("a", "anna-7755"), click("b", "417650417")])
+    imported(project, tmp_path / "bad.jsonl", rows)
+    gone(project, "anna-7755", "417650417")
+    assert left_of(project.root / "data", b"anna-7755") == []
+    (tmp_path / "bad.jsonl").unlink()
+    imported(project, tmp_path / "again.jsonl", [*rows, bad | {"event_id": "c"}])
+    assert left_of(project.root / "data", b"anna-7755") == []
+    bodies = Lake(project.paths.lake).table("quarantine", ["body"])["body"].to_pylist()
+    assert sum(b"417650417" in body for body in bodies) == 2, "an item's number, as it is taken for"

@@ -42,7 +42,6 @@ TAKEN = "taken"  # the number of the last erasure that this machine knows of, wh
 
 _QUOTED = re.compile(rb'"([^"\\\\]{1,256})"')
 _NAMED = re.compile(rb'"(?:user_id|anonymous_id)"\s*:\s*([0-9]{1,256})')
-_WRITTEN = ("context", "properties", "answer")  # the parts of an event in which others may be mentioned
 _WHO = re.compile("user|anonymous|visitor|customer", re.IGNORECASE)  # names of fields that say who somebody is, ours and foreign ones
 _RESTORE = (
     f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK} of the lake, and erase all these people again: until then"
@@ -208,8 +207,8 @@ class StopList:
         newest, timeless_import = max(self._people.values()), receipt.source == "import"
         told = [whose_of(part) for part in parts]
         listed = {row for row, whose in enumerate(told) if self._may_stop(parts[row], whose)}
-        saying = {row for row, whose in enumerate(told) if whose is not None and self._may_say(parts[row], whose, newest, timeless_import)}
-        if not listed and not saying:
+        old = {row for row, whose in enumerate(told) if whose is not None and _may_be_before(whose, newest, timeless_import)}
+        if not listed and not old:
             return body
         accepted, refused = check(body, receipt, plan)
         changed: dict[int, bytes] = {}
@@ -219,13 +218,12 @@ class StopList:
                 self.stops(one) or (timeless_import and one.event.timeless and whose is not None and self._erased(whose))
             ):
                 changed[one.row] = ERASED
-            elif one.row in saying and (unsaid := self._unsaid(parts[one.row], one, timeless_import)) is not None:
+            elif one.row in old and (unsaid := self._unsaid(parts[one.row], one, timeless_import)) is not None:
                 changed[one.row] = ERASED if one.event.type == "merge" else unsaid  # without whom it names it is none
         for each in refused:
             whose, moment = told[each.row], _moment(told[each.row], receipt)
-            if (each.row in listed and self._stops_refused(whose, moment)) or (
-                each.row in saying and self._last_said(_any(parts[each.row])) > moment
-            ):
+            stopped = each.row in listed and self._stops_refused(whose, moment)
+            if stopped or (each.row in old and self._last_named(parts[each.row]) > moment):
                 changed[each.row] = ERASED
         return joined([changed.get(row, part) for row, part in enumerate(parts)], body, receipt.encoding) if changed else body
 
@@ -269,24 +267,16 @@ class StopList:
 
     def _names_listed(self, part: bytes) -> bool:
         """Whether a text in what is no event of ours is, or mentions, the id of somebody on the list."""
+        return self._last_named(part) > 0
+
+    def _last_named(self, part: bytes) -> int:
+        """When the last of those was erased whom a text anywhere in a row is, or mentions; 0 without any."""
         try:
-            texts = list(who_said(_any(part)))
+            said_by = [(name, text) for name, one in leaves(_any(part)) if (text := said(name, one)) is not None]
+            texts = [text for name, text in said_by if name not in ("item_id", "items") or not free.is_number(text)]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             texts = [text.decode(errors="replace") for text in (*_QUOTED.findall(part), *_NAMED.findall(part), part)]
-        return any(self._said_at(text) for text in texts)
-
-    def _may_say(self, part: bytes, whose: Whose, newest: int, timeless_import: bool) -> bool:
-        """Whether an event, or a refused row, that may be from before an erasure mentions somebody; what was just sent is not looked at."""
-        moment = _micros(whose.ts)
-        old = timeless_import if whose.ts is None else moment is None or moment < newest
-        if not (whose.timeless or old):
-            return False
-        return self._last_said(_any(part)) > 0
-
-    def _last_said(self, fields: Mapping[str, Any]) -> int:
-        """When the last of those was erased whom a row mentions; 0 without any."""
-        texts = who_said({name: value for name, value in fields.items() if name in _WRITTEN})
-        return max((*map(self._said_at, texts), *(self._named_at(fields.get(name)) for name in free.THINGS)), default=0)
+        return max(map(self._said_at, texts), default=0)
 
     def _unsaid(self, part: bytes, accepted: Accepted, timeless_import: bool) -> bytes | None:
         """An event of somebody else without what it says of people on the list who were erased since; None where that is nothing."""
@@ -394,6 +384,12 @@ def _said_from(accepted: Accepted) -> int:
     if accepted.event.timeless:
         return accepted.received_at
     return accepted.ts if accepted.ts_original is None else min(accepted.ts, accepted.ts_original)
+
+
+def _may_be_before(whose: Whose, newest: int, timeless_import: bool) -> bool:
+    """Whether a row may be from before an erasure; what was just sent is not."""
+    moment = _micros(whose.ts)
+    return bool(whose.timeless) or (timeless_import if whose.ts is None else moment is None or moment < newest)
 
 
 def _moment(whose: Whose | None, receipt: Receipt) -> int:

@@ -8,7 +8,7 @@ Of merges that go round in a circle the newest holds: whom it names, all of the 
 and not on the order in which they came. Router and readers of the state both ask this function, each of what it knows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -38,6 +38,14 @@ def merges_of(rows: pa.Table) -> list[tuple[str, Merge]]:
     """The user and the merge of each of the `merge_rows`."""
     merges = map(Merge, micros(rows["ts"]).tolist(), rows["p"].to_pylist(), rows["person"].to_pylist())
     return list(zip(rows["user_id"].to_pylist(), merges, strict=True))
+
+
+def by_former(told: Iterable[tuple[str, Merge]]) -> dict[str, list[Merge]]:
+    """The merges of each user, in their order."""
+    found: dict[str, list[Merge]] = {}
+    for former, merge in told:
+        found.setdefault(former, []).append(merge)
+    return found
 
 
 def survivor(user: str, merge_of: Callable[[str], Merge | None]) -> tuple[str, int]:

@@ -33,6 +33,7 @@ EVENT_TYPES = (
 PROFILE_TYPES = ("user", "item")
 SHARED_TYPES = (*PROFILE_TYPES, "merge")  # what they say holds for events of anybody: every router knows it, and no browser may send it
 MERGED_INTO = "merged_into"  # the property of a `merge` that says whom its user is from then on
+INTO_ERASED = "into_erased"  # true of a merge into somebody who is erased, which is one into the user itself by now
 
 
 class SlotPlan(msgspec.Struct, frozen=True):

@@ -13,14 +13,16 @@ with it, which their answers say; whom it was merged into is told, not taken.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.errors import UsageError
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.erased import RENAMED, StopList, who_said, whose_of
-from tailorbird.events.merges import COLUMNS, merge_rows, merges_of, survivor
+from tailorbird.events.erased import StopList, who_said, whose_of
+from tailorbird.events.merges import COLUMNS, Merge, by_former, merge_rows, merges_of, survivor
+from tailorbird.events.plan import INTO_ERASED
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.schema import micros
 from tailorbird.lake import Lake
@@ -124,13 +126,13 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> tuple[frozenset[str], fro
     A user who was merged is one with all whom it was merged into, if these are one by now: who was one of others too is one with none.
     A merge into somebody who is erased was made one into the user itself, and still counts as one into a stranger.
     """
-    rows = merge_rows(lake.table("events", [*COLUMNS, "event_id"], ds.field("type") == "merge"))
+    rows = merge_rows(lake.table("events", [*COLUMNS, "properties"], ds.field("type") == "merge"))
     told = merges_of(rows)
     newest = dict(told)
     into: dict[str, set[str]] = {}
-    for (former, merge), id_ in zip(told, rows["event_id"].to_pylist(), strict=True):
-        gone = merge.into == former and id_.startswith(RENAMED)
-        into.setdefault(former, set()).add(f"{_STRANGER}{id_}" if gone else merge.into)
+    for (former, merge), properties in zip(told, rows["properties"].to_pylist(), strict=True):
+        gone = merge.into == former and msgspec.json.decode(properties or "{}").get(INTO_ERASED) is True
+        into.setdefault(former, set()).add(f"{_STRANGER}{merge.p}" if gone else merge.into)
     now = {user: survivor(user, newest.get)[0] for user in {*into, *(user for all_ in into.values() for user in all_)}}
     one = [{former, *all_} for former, all_ in into.items() if {now[user] for user in (former, *all_ - {former})} == {now[former]}]
     found = set(users)
@@ -143,15 +145,14 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> tuple[frozenset[str], fro
 def persons_then(lake: Lake, people: People, rows: pa.Table) -> dict[int, str]:
     """Of rows that stay another user's, by `p`, whom this user was one with then without these people; who was itself is left out."""
     found: dict[int, str] = {}
-    if not len(rows):
-        return found
-    told = merges_of(merge_rows(lake.table("events", COLUMNS, ds.field("type") == "merge")))
-    ids, times = zip(rows["p"].to_pylist(), rows["user_id"].to_pylist(), strict=True), micros(rows["ts"]).tolist()
-    for (p, user), ts in zip(ids, times, strict=True):
-        then = {
-            former: one._replace(into=former) if one.into in people.users else one for former, one in told if one.p < p and one.ts <= ts
-        }
-        if (person := survivor(user, then.get)[0]) != user:
+    told = by_former(merges_of(merge_rows(lake.table("events", COLUMNS, ds.field("type") == "merge")))) if len(rows) else {}
+    for p, user, ts in zip(rows["p"].to_pylist(), rows["user_id"].to_pylist(), micros(rows["ts"]).tolist(), strict=True):
+
+        def then(former: str, p: int = p, ts: int = ts) -> Merge | None:
+            merge = next((one for one in reversed(told.get(former, ())) if one.p < p and one.ts <= ts), None)
+            return merge._replace(into=former) if merge is not None and merge.into in people.users else merge
+
+        if (person := survivor(user, then)[0]) != user:
             found[p] = person
     return found
 

@@ -1,11 +1,12 @@
 """When a device of several people was one person's: so that what comes late of it is kept out if it is of then, and taken if it is not."""
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from collections.abc import Iterator
+from itertools import pairwise
+
 import pyarrow.dataset as ds
 
 from tailorbird.events.erased import Span
+from tailorbird.events.merges import COLUMNS, Merge, by_former, merge_rows, merges_of, survivor
 from tailorbird.events.schema import micros
 from tailorbird.lake import Lake
 from tailorbird.privacy.person import People, one_of
@@ -14,25 +15,46 @@ from tailorbird.privacy.person import People, one_of
 def spans(lake: Lake, people: People, until: int) -> dict[str, list[Span]]:
     """By anonymous id, when a shared device was theirs, or nobody's yet: from a first to before a last time, microseconds.
 
-    A span reaches up to the next event of somebody else, which tied the device to them; the first one begins before anybody was known.
+    It is whose the newest `identify` says, or whom that user was one with then: as the router decides.
 
     Args:
-        until: where a span ends that no other person's event ends.
+        until: where a span ends that nobody else's ends.
     """
     if not people.shared or not lake.exists("events"):
         return {}
-    where = one_of("anonymous_id", people.shared) & ds.field("ts").is_valid() & ~ds.field("timeless")
-    rows = lake.table("events", ["anonymous_id", "user_id", "person", "ts", "p"], where)
-    rows = rows.sort_by([("anonymous_id", "ascending"), ("ts", "ascending"), ("p", "ascending")])
-    device = pc.dictionary_encode(rows["anonymous_id"].combine_chunks())
-    code, ts = device.indices.to_numpy(), micros(rows["ts"])
-    mine = np.asarray(pa.chunked_array(people.of(rows)).to_numpy(zero_copy_only=False), bool)
-    begins = np.flatnonzero(np.r_[True, (code[1:] != code[:-1]) | (mine[1:] != mine[:-1])])
+    where = one_of("anonymous_id", people.shared) & (ds.field("type") == "identify")
+    ties = lake.table("events", ["anonymous_id", "user_id", "ts", "p"], where).sort_by([("ts", "ascending"), ("p", "ascending")])
+    told = by_former(merges_of(merge_rows(lake.table("events", COLUMNS, ds.field("type") == "merge"))))
+    by_device: dict[str, list[tuple[int, str | None]]] = {id_: [(0, None)] for id_ in people.shared}
+    for id_, user, ts in zip(ties["anonymous_id"].to_pylist(), ties["user_id"].to_pylist(), micros(ties["ts"]).tolist(), strict=True):
+        by_device[id_].append((ts, user))
     found: dict[str, list[Span]] = {}
-    for first, end in zip(begins.tolist(), [*begins[1:].tolist(), len(rows)], strict=True):
-        if not len(rows) or not mine[first]:
-            continue
-        low = int(ts[first]) if first and code[first - 1] == code[first] else 0
-        high = int(ts[end]) if end < len(rows) and code[end] == code[first] else until
-        found.setdefault(device.dictionary[int(code[first])].as_py(), []).append((low, high))
+    for id_, changes in by_device.items():
+        theirs: list[Span] = []
+        for (begin, user), (end, _) in pairwise([*changes, (until, None)]):
+            for first, last in _theirs(user, begin, end, told, people) if begin < end else ():
+                if theirs and theirs[-1][1] == first:
+                    first = theirs.pop()[0]
+                theirs.append((first, last))
+        if theirs:
+            found[id_] = theirs
     return found
+
+
+def _theirs(user: str | None, begin: int, end: int, told: dict[str, list[Merge]], people: People) -> Iterator[Span]:
+    """When, within a span, somebody was one of these people: cut where a merge changes who that is."""
+    if user is None:
+        yield begin, end
+        return
+    within, times = [user], {begin}
+    for former in within:
+        for merge in told.get(former, ()):
+            times |= {merge.ts} if begin < merge.ts < end else set()
+            within += [] if merge.into in within else [merge.into]
+    for first, last in pairwise([*sorted(times), end]):
+
+        def then(former: str, first: int = first) -> Merge | None:
+            return next((one for one in reversed(told.get(former, ())) if one.ts <= first), None)
+
+        if survivor(user, then)[0] in people.users:
+            yield first, last

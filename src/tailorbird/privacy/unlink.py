@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.plan import MERGED_INTO
+from tailorbird.events.plan import INTO_ERASED, MERGED_INTO
 from tailorbird.features.erase import Needs
 from tailorbird.privacy.fresh import Fresh
 from tailorbird.privacy.marks import TEXTS, Marks, who_key
@@ -55,7 +55,7 @@ class Unlinked:
         found["person"] = found["user_id"] or f"{ANONYMOUS_PREFIX}{found['anonymous_id']}"
         found["properties"] = "{}" if row["type"] == "user" else self._numbers(row["properties"], "properties")
         if row["type"] == "merge":
-            found["properties"] = msgspec.json.encode({MERGED_INTO: found["user_id"]}).decode()
+            found["properties"] = msgspec.json.encode({MERGED_INTO: found["user_id"], INTO_ERASED: True}).decode()
         return found
 
     def linked(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Unlinked:
         if event["type"] == "user":
             found["properties"] = {}
         elif event["type"] == "merge":
-            found["properties"] = {MERGED_INTO: user_id}
+            found["properties"] = {MERGED_INTO: user_id, INTO_ERASED: True}
         elif properties := self._properties(event.get("properties") or {}, whose):
             found["properties"] = properties
         if (answer := event.get("answer")) is not None:

@@ -89,7 +89,7 @@ def places(seeds: int) -> dict[str, Any]:
     """Clicks that lists of random items get, in expectation, by how the place of a training row counted."""
     site = Site(SEED, users=USERS, items=ITEMS, days=DAYS + 1)
     rows = _rows(site)
-    examined = examination(rows["position"], rows["click"], rows["propensity"])
+    examined = examination(rows["position"], rows["click"], rows["propensity"], rows["request"])
     rng = np.random.default_rng(SEED)
     users = rng.integers(0, USERS, LISTS).tolist()
     drawn = np.stack([rng.permutation(ITEMS // 2)[:LENGTH] for _ in range(LISTS)]) + 1
@@ -143,9 +143,10 @@ def _rows(site: Site) -> dict[str, npt.NDArray]:
             answers.setdefault(event["request_id"], event)
         elif event["type"] == "click" and event.get("request_id"):
             clicked.add((event["request_id"], event["item_id"]))
-    found: dict[str, list[float]] = {"item": [], "position": [], "propensity": [], "click": []}
-    for request, event in answers.items():
+    found: dict[str, list[float]] = {"request": [], "item": [], "position": [], "propensity": [], "click": []}
+    for number, (request, event) in enumerate(answers.items()):
         for place, (item, propensity) in enumerate(zip(event["items"], event["answer"]["propensities"], strict=True), 1):
+            found["request"].append(number)
             found["item"].append(int(item[1:]) + 1)
             found["position"].append(place)
             found["propensity"].append(propensity)

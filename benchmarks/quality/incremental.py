@@ -85,8 +85,8 @@ def run(data: Path, root: Path, *, days_max: int, seeds: int, small: bool) -> di
                 make = partial(trained, rows, day, way, warm, parameters, log.begin, seed)
                 found.append(kept_arrays(root, f"{way} {day} {seed} {small}", make))
             said[way].append(found)
-    found = _judged(rows, said, seeds, share)
-    return {"benchmark": "incremental", "small": small, "command": command(days_max, seeds), **found, "environment": environment()}
+    judged = _judged(rows, said, seeds, share)
+    return {"benchmark": "incremental", "small": small, "command": command(days_max, seeds), **judged, "environment": environment()}
 
 
 def command(days: int, seeds: int) -> str:

@@ -153,6 +153,23 @@ def test_what_is_taken_of_others_says_nothing_of_the_erased(tmp_path: Path) -> N
     agree(project)
 
 
+def test_a_device_of_one_who_was_another_for_a_while_stays_the_others_when_both_are_erased_in_turn(tmp_path: Path) -> None:
+    events = [
+        identify("i1", "dora-1", "phone-77"), merge("m1", "dora-1", "anna-7755"), click("c1", visitor="phone-77"),
+        merge("m2", "dora-1", "dora-1"), identify("i2", "bert-8866", "phone-77"), click("c2", visitor="phone-77"),
+    ]  # fmt: skip
+    project = sent(tmp_path, events)
+    for user in ("dora-1", "bert-8866"):
+        done = erase(project, [user], CLOCK)
+        assert done.clean, done.searched.found
+        with Roles(project, CLOCK) as roles:
+            roles.drain()
+    assert people_of(project)["anna-7755"] == 1
+    archive = Archive(project.paths.lake / "archive")
+    bodies = b"".join(stored.block.payload for file in archive.files for stored in archive.read(file))
+    assert b'"event_id": "c1"' in bodies
+
+
 def test_a_device_is_whose_it_was_identified_as(tmp_path: Path) -> None:
     """Not whose an event was that named somebody else besides; and of a user who was one with somebody, that one's meanwhile."""
     begun = CLOCK.now() - 3 * HOUR

@@ -450,6 +450,28 @@ def test_a_file_that_was_called_after_somebody_and_imported_is_no_trace(tmp_path
     )
 
 
+@pytest.mark.parametrize("asked", ["v0a1b2c3", "anon:v0a1b2c3"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_id_that_is_a_users_and_anothers_visitors_stays_the_others(tied: bool, asked: str, tmp_path: Path) -> None:
+    """Guests who are users under the id of their browser, on which somebody else is identified; and two that nothing ties together."""
+    same = "v0a1b2c3"
+    events = [click("e1", same, same if tied else None), click("e2", visitor=same), click("e4", "bert-88")]
+    events += (
+        [{"event_id": "i1", "type": "identify", "user_id": "bert-88", "anonymous_id": same}, click("e3", visitor=same)] if tied else []
+    )
+    project = sent(tmp_path, events)
+    before = people_of(project)
+    done = erase(project, [asked], CLOCK)
+    assert done.clean, done.searched.found
+    assert done.searched.words + done.searched.shared >= 1, "which is told"
+    left = people_of(project)
+    assert left["bert-88"] == before["bert-88"]
+    gone = asked if asked in before else None
+    assert gone is None or left[gone] == 0
+    assert look_for(project, [asked]).found == []
+    assert verify(project.paths.lake).clean
+
+
 def test_a_router_that_lost_a_part_of_its_index_is_told_by_name(tmp_path: Path) -> None:
     """As a disk leaves it that confirmed a write and swallowed it."""
     project = sent(tmp_path, [click("e1", "user-4711")])

@@ -188,8 +188,9 @@ def _limits(found: Searched) -> list[str]:
         told.append(f"{short:,} ids are shorter than {WITHIN_MIN} characters: they were compared as whole values only, {_WHERE}.")
     if found.words:
         told.append(
-            f"{found.words:,} ids are also that of an item, a type or another value that stays: there the id remains, in the tables, the"
-            f" archive and the state. They were compared {_WHERE}; other bytes, and files of yours, were not searched for them."
+            f"{found.words:,} ids are also that of an item, a type, another user or visitor, or another value that stays: there the id"
+            f" remains, in the tables, the archive and the state."
+            f" They were compared {_WHERE}; other bytes, and files of yours, were not searched for them."
         )
     if found.named:
         told.append(f"{found.named:,} ids of items, types or other values of others hold an id of theirs, and stay.")

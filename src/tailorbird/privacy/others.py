@@ -3,7 +3,8 @@
 longer    "user-123" where "user-12" is looked for; "martinique" in somebody's text where "martin" is
 things    ids of events, sessions, requests and items that hold an id of digits: orders, say
 named     ids of items, types and the like that hold an id within them, or in another form: they stay
-words     ids that are also an item's, a type's, a field's name: as bytes, and as hashes, they stand everywhere by right
+words     ids that are also an item's, a type's, a field's name, or as a user's a visitor's who is somebody else: as bytes, and as
+          hashes, they stand everywhere by right
 alike     ids of other people that are one of theirs in another case of its letters: they stay, until these are erased too
 """
 
@@ -68,16 +69,22 @@ def find_others(lake: Lake, people: People, known: frozenset[str]) -> Others:
             )
         if numbers:
             found.things.update(text for name in _THINGS for text in _like(others[name], f"(?:^|[^0-9])(?:{numbers})(?:[^0-9]|$)"))
+        # A visitor may have the id of a user who is somebody else, as where guests are users under the id of their browser.
+        found.words.update(id_ for name in ("user_id", "anonymous_id") for id_ in _among(others[name], ids))
         for column in (*(rows[name] for name in _VALUES), pc.list_flatten(rows["items"])):
-            values = column.drop_null().unique()
-            found.words.update(values.filter(is_any(values, ids)).to_pylist())
-            found.named |= names.seen(values.to_pylist()) - ids
+            found.words.update(_among(column, ids))
+            found.named |= names.seen(column.drop_null().unique().to_pylist()) - ids
     for batch in lake.batches("quarantine", ["body"]) if lake.exists("quarantine") else ():
         found.words.update(id_ for body in batch.column("body").drop_null().to_pylist() for id_ in mentions.left_in(body))
     if words is not None:
         found.longer.update(word for text in _other_texts(lake) for word in longer_words(text, words, mentions))
     found.longer -= {*written, *(f"{ANONYMOUS_PREFIX}{id_}" for id_ in ids)}
     return found
+
+
+def _among(column: pa.ChunkedArray | pa.Array, ids: Collection[str]) -> list[str]:
+    values = column.drop_null().unique()
+    return values.filter(is_any(values, ids)).to_pylist()
 
 
 def around(ids: Collection[str]) -> re.Pattern[str] | None:

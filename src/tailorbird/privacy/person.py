@@ -113,10 +113,10 @@ def find_people(lake: Lake, kept: Iterable[str]) -> People:
     also = lake.table("events", columns, one_of("anonymous_id", ids) & ds.field("user_id").is_valid())
     shared = {id_ for id_, user in zip(*(also[name].to_pylist() for name in columns), strict=True) if user not in users}
     shared |= set(others["anonymous_id"].to_pylist())
-    if into:  # a visitor of somebody who was another for a while
-        persons = users | {f"{ANONYMOUS_PREFIX}{id_}" for id_ in ids}
-        whose = lake.table("events", ["anonymous_id", "person"], one_of("anonymous_id", ids) & ds.field("person").is_valid())
-        shared |= set(whose.filter(pc.invert(is_any(whose["person"], persons)))["anonymous_id"].to_pylist())
+    # Or a visitor of somebody who was another for a while, be it of one whose own events are erased by now.
+    persons = users | {f"{ANONYMOUS_PREFIX}{id_}" for id_ in ids}
+    whose = lake.table("events", ["anonymous_id", "person"], one_of("anonymous_id", ids) & ds.field("person").is_valid())
+    shared |= set(whose.filter(pc.invert(is_any(whose["person"], persons)))["anonymous_id"].to_pylist())
     return People(users, frozenset(ids - shared), frozenset(ids & shared), into)
 
 

@@ -106,6 +106,26 @@ def test_a_merge_that_was_taken_back_by_its_own_user_stays_one(tmp_path: Path) -
     assert find_people(Lake(project.paths.lake), ["dora-2"]).users == {"dora-1", "dora-2"}
 
 
+def test_what_is_kept_under_a_new_id_does_not_come_twice(tmp_path: Path) -> None:
+    profile = {"event_id": "p1:anna-7755", "type": "user", "user_id": "bert-8866", "properties": {"age": 4}}
+    told = [
+        merge("m1", "bert-8866", "anna-7755"),
+        identify("i1:anna-7755", "bert-8866", "phone"),
+        profile,
+        merge("m2", "bert-8866", "bert-8866"),
+    ]
+    begun = CLOCK.now() - 30 * HOUR
+    told = [event | {"ts": begun + place} for place, event in enumerate(told)]
+    project = sent(tmp_path, [click("a", "anna-7755")])
+    imported(project, tmp_path / "told.jsonl", told)
+    gone(project, "anna-7755")
+    count = Lake(project.paths.lake).count("events")
+    (tmp_path / "told.jsonl").unlink()
+    imported(project, tmp_path / "again.jsonl", [*told, click("b", "bert-8866", ts=begun + 9)])
+    assert Lake(project.paths.lake).count("events") == count + 1
+    agree(project)
+
+
 def test_what_is_told_of_a_chain_of_users_is_whose_it_was_without_the_erased(tmp_path: Path) -> None:
     profile = {"event_id": "p1", "type": "user", "user_id": "xeno-1", "properties": {"age": 4}}
     events = [

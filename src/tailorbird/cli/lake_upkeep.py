@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tailorbird.lake import LakeRole, TableVersion
 
 _SHOWN = 20
+_KEEP_ALL = 1 << 62  # when the lake is opened: what goes is for `vacuum` to say, and to delete
 
 
 def compact(*, all_days: bool = False, json: Json = False) -> None:
@@ -174,7 +175,7 @@ def _project() -> "Project":
 @contextmanager
 def _role(project: "Project", does: str) -> Iterator["LakeRole"]:
     """The lake's writer, for a moment."""
-    from tailorbird.events import SystemClock, duration
+    from tailorbird.events import SystemClock
     from tailorbird.lake import LakeRole
     from tailorbird.lake.positions import no_ledger
 
@@ -182,8 +183,7 @@ def _role(project: "Project", does: str) -> Iterator["LakeRole"]:
     if not (paths.lake / "ledger.jsonl").exists():
         raise no_ledger(paths.lake)
     try:
-        settings = project.settings.lake
-        role = LakeRole(project.stream, paths.lake, clock=SystemClock(), keep_us=duration(settings.history), sort=settings.sort)
+        role = LakeRole(project.stream, paths.lake, clock=SystemClock(), keep_us=_KEEP_ALL, sort=project.settings.lake.sort)
     except LockedError as error:
         raise LockedError(f"the lake role is running, and {does} by itself", where=error.where, fix="stop it to do it by hand") from error
     with role:

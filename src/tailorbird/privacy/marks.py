@@ -30,7 +30,7 @@ COMMON_MIN = 10  # a text that stays is one that at least so many other people's
 TEXT_MIN = 8  # shorter texts are not looked for: they stand everywhere
 TEXTS = ("device", "country", "page", "referrer", "query", "answer_query")  # context and free text of an event
 OWN = ("event_id", "session_id", "request_id")
-_WHOSE = ("event_id", "user_id", "anonymous_id", "item_id", "person")
+_WHOSE = ("event_id", "type", "user_id", "anonymous_id", "item_id", "person")
 _LINKED = ("request_id", "answer_query")  # what an event that names their request loses with it
 
 Place = tuple[str, int, int]
@@ -126,7 +126,9 @@ def find_marks(
     naming, precisions = Mentions(people.own_ids, known, rename=lambda id_: ""), needs.precisions("session")
     for batch in lake.batches("events", [*_WHOSE, "session_id"]):
         rows = pa.Table.from_batches([batch])
-        marks.apart += _told(rows.filter(pc.and_(pa.array(naming.names_in(rows["event_id"])), pc.invert(people.of(rows)))))
+        marks.apart += _told(
+            rows.filter(pc.and_(pa.array(naming.names_in(rows["event_id"])), pc.or_(pc.invert(people.of(rows)), people.kept(rows))))
+        )
         for id_ in naming.renamed_in(rows["session_id"]) if precisions else ():
             fresh.choose_place("thing", (id_,), id_, precisions)
     return marks

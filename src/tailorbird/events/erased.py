@@ -16,7 +16,7 @@ Of a text only what `free.candidates` finds in it can be hashed and looked up. W
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -28,13 +28,13 @@ import msgspec
 from tailorbird.errors import DamageError, NotReadyError
 from tailorbird.events import free
 from tailorbird.events.contract import ERASED, Accepted, Receipt, check, split, unread_of
+from tailorbird.events.free import leaves, said, who_said
 from tailorbird.events.plan import RoutePlan
 from tailorbird.places import Place
 
 FOLDER = "erasure"  # below a project's data
 FILE, KEY_FILE = "stop.json", "stop.key"
 JOURNAL = "journal.json"  # of an erasure that is not through
-NAME = "\0name"  # see `leaves`
 RENAMED = "erased-"  # what a new id begins with
 RECEIPTS = "receipts"  # what each erasure left to be told
 MARK = "erasures.json"  # in the lake: how many were on the list when it was last written, so that its loss is noticed
@@ -42,7 +42,6 @@ TAKEN = "taken"  # the number of the last erasure that this machine knows of, wh
 
 _QUOTED = re.compile(rb'"([^"\\\\]{1,256})"')
 _NAMED = re.compile(rb'"(?:user_id|anonymous_id)"\s*:\s*([0-9]{1,256})')
-_WHO = re.compile("user|anonymous|visitor|customer", re.IGNORECASE)  # names of fields that say who somebody is, ours and foreign ones
 _RESTORE = (
     f"restore data/{FOLDER} from a copy; without one, set it aside, delete {MARK} of the lake, and erase all these people again: until then"
     " what is old of them would be taken again"
@@ -331,44 +330,6 @@ def joined(parts: Sequence[bytes], body: bytes, encoding: str) -> bytes:
     if encoding == "ndjson":
         return b"\n".join(parts)
     return b"[" + b",".join(parts) + b"]" if body.lstrip()[:1] == b"[" else parts[0]
-
-
-def texts_in(value: object) -> Iterable[str]:
-    """All texts in a JSON value, the names of fields left out."""
-    return (one for name, one in leaves(value) if isinstance(one, str) and name != NAME)
-
-
-def who_said(value: object) -> Iterator[str]:
-    """All texts that may be an id in a JSON value: texts, names of fields, and numbers in fields that say who somebody is."""
-    return (text for name, one in leaves(value) if (text := said(name, one)) is not None)
-
-
-def said(name: str, value: object) -> str | None:
-    """The text that may be an id of one of the `leaves`."""
-    if isinstance(value, str):
-        return value
-    return as_text(value) if _WHO.search(name) else None
-
-
-def leaves(value: object) -> Iterator[tuple[str, object]]:
-    """Each value of a JSON value with the name of its field, and each name as the value of `NAME`."""
-    stack: list[tuple[str, object]] = [("", value)]
-    while stack:
-        name, one = stack.pop()
-        if isinstance(one, dict):
-            stack.extend((NAME, each) for each in one)
-            stack.extend((name if _WHO.search(name) else each, inner) for each, inner in one.items())
-        elif isinstance(one, list):
-            stack.extend((name, inner) for inner in one)
-        else:
-            yield name, one
-
-
-def as_text(value: object) -> str | None:
-    """A whole number as an id that is a text; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
-        return None
-    return str(int(value))
 
 
 def whose_of(part: bytes) -> Whose | None:

@@ -7,7 +7,7 @@ many as ids have. "from user-12 (ord-417650)" may mention "user-12", "ord-417650
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 CONTEXT = ("page", "referrer", "user_agent")  # what of an event's context is free text
@@ -18,6 +18,9 @@ WORD = r"[\w\u0300-\u036f-]"  # what words and ids are made of
 NO_DIGIT_BEFORE, NO_DIGIT_BEHIND = r"(?<![0-9])(?<![0-9]\.)", r"(?![0-9]|\.[0-9])"
 _WORDS = re.compile(f"{WORD}+")
 _NUMBERS = re.compile(f"{NO_DIGIT_BEFORE}[0-9]{{{WITHIN_MIN},{LENGTH_MAX}}}{NO_DIGIT_BEHIND}")
+
+NAME = "\0name"  # see `leaves`
+_WHO = re.compile("user|anonymous|visitor|customer", re.IGNORECASE)  # names of fields that say who somebody is, ours and foreign ones
 
 Says = Callable[[str, object], bool]  # whether the value of a field, by its name, mentions somebody
 
@@ -66,3 +69,41 @@ def of_another(event: Mapping[str, Any], says: Says, is_name: Callable[[str], bo
     if "properties" in event:
         found["properties"] = without(event["properties"], says, is_name)
     return found
+
+
+def texts_in(value: object) -> Iterable[str]:
+    """All texts in a JSON value, the names of fields left out."""
+    return (one for name, one in leaves(value) if isinstance(one, str) and name != NAME)
+
+
+def who_said(value: object) -> Iterator[str]:
+    """All texts that may be an id in a JSON value: texts, names of fields, and numbers in fields that say who somebody is."""
+    return (text for name, one in leaves(value) if (text := said(name, one)) is not None)
+
+
+def said(name: str, value: object) -> str | None:
+    """The text that may be an id of one of the `leaves`."""
+    if isinstance(value, str):
+        return value
+    return as_text(value) if _WHO.search(name) else None
+
+
+def leaves(value: object) -> Iterator[tuple[str, object]]:
+    """Each value of a JSON value with the name of its field, and each name as the value of `NAME`."""
+    stack: list[tuple[str, object]] = [("", value)]
+    while stack:
+        name, one = stack.pop()
+        if isinstance(one, dict):
+            stack.extend((NAME, each) for each in one)
+            stack.extend((name if _WHO.search(name) else each, inner) for each, inner in one.items())
+        elif isinstance(one, list):
+            stack.extend((name, inner) for inner in one)
+        else:
+            yield name, one
+
+
+def as_text(value: object) -> str | None:
+    """A whole number as an id that is a text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+        return None
+    return str(int(value))

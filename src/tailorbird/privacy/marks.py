@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.erased import Span, subject_of, texts_in, whose_of
+from tailorbird.events.erased import Span, subject_of, whose_of
+from tailorbird.events.free import texts_in
 from tailorbird.events.keys import combine, hash64s
 from tailorbird.events.schema import micros
 from tailorbird.features.erase import Needs

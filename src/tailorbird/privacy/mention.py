@@ -25,8 +25,7 @@ import pyarrow.compute as pc
 from tailorbird.events import free
 from tailorbird.events.contract import NUMBERS
 from tailorbird.events.envelope import Answer, Context, Event
-from tailorbird.events.erased import NAME, as_text, leaves, said
-from tailorbird.events.free import NO_DIGIT_BEFORE, NO_DIGIT_BEHIND, THINGS, WITHIN_MIN, WORD, is_number
+from tailorbird.events.free import NAME, NO_DIGIT_BEFORE, NO_DIGIT_BEHIND, THINGS, WITHIN_MIN, WORD, as_text, is_number, leaves, said
 from tailorbird.events.plan import EVENT_TYPES, RoutePlan
 from tailorbird.privacy.forms import cases, forms
 from tailorbird.privacy.spots import Spots

@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.erased import who_said
-from tailorbird.events.free import is_number
+from tailorbird.events.free import is_number, who_said
 from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.lake import Lake
 from tailorbird.privacy.forms import cases, forms

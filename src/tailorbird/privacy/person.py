@@ -20,7 +20,8 @@ import pyarrow.dataset as ds
 
 from tailorbird.errors import UsageError
 from tailorbird.events.contract import ANONYMOUS_PREFIX
-from tailorbird.events.erased import StopList, who_said, whose_of
+from tailorbird.events.erased import StopList, whose_of
+from tailorbird.events.free import who_said
 from tailorbird.events.merges import COLUMNS, Merge, by_former, merge_rows, merges_of, survivor
 from tailorbird.events.plan import INTO_ERASED
 from tailorbird.events.pseudonyms import Pseudonyms

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+from tests.faults.roles import make_project
 from tests.faults.test_repair import _router
 from tests.privacy.kit import CLOCK, left_of
 from tests.privacy.test_merged import imported, merge
@@ -104,6 +105,24 @@ def test_a_merge_that_was_taken_back_by_its_own_user_stays_one(tmp_path: Path) -
     send(project, [click("a", "anna-7755")])
     gone(project, "anna-7755")
     assert find_people(Lake(project.paths.lake), ["dora-2"]).users == {"dora-1", "dora-2"}
+
+
+def test_what_stays_another_users_is_without_the_profile_of_the_erased(tmp_path: Path) -> None:
+    profile = {"event_id": "p1", "type": "user", "user_id": "anna-7755", "properties": {"city": "Longyearbyen", "age": 40}}
+    root = make_project(tmp_path / "shop").root
+    (root / "features.py").write_text((root / "features.py").read_text() + CITY)
+    told = [profile, merge("m1", "guest-1", "anna-7755"), identify("i1", "guest-1", "tablet"), merge("m2", "guest-1", "bert-8866")]
+    project = open_project(root)
+    send(project, told)
+    assert left_of(project.root / "data" / "lake", b"Longyearbyen")
+    gone(project, "anna-7755")
+    assert left_of(project.root / "data", b"Longyearbyen") == []
+
+
+CITY = """
+from tailorbird.features import attribute
+user_city = attribute("user_city", user, "city", kind="categorical")
+"""
 
 
 def test_what_is_kept_under_a_new_id_does_not_come_twice(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def find_marks(
         return marks
     progress("find events", 0, None)
     mine = lake.table("events", where=whose(people))
-    marks.then = persons_then(lake, people, mine.filter(people.kept(mine)))
+    kept = mine.filter(people.kept(mine))
+    marks.then = persons_then(lake, people, kept)
     mine = mine.filter(pc.invert(people.kept(mine)))
     progress("find events", len(mine), None)
     marks.events = _told(mine)
@@ -112,7 +113,8 @@ def find_marks(
     ]
     marks.places, marks.spans = places(mine), spans(lake, people, until)
     others = mine.filter(pc.and_(pc.is_valid(mine["person"]), pc.invert(is_any(mine["person"], people.persons))))
-    marks.keyed_users = sorted({*marks.keyed_users, *others["person"].to_pylist()})  # who they were for a while by a merge
+    by_merges = {*others["person"].to_pylist(), *kept["user_id"].to_pylist(), *marks.then.values()}  # who they were for a while
+    marks.keyed_users = sorted({*marks.keyed_users, *by_merges})
     marks.types = dict(Counter(mine["type"].to_pylist()))
     times = micros(mine["ts"])
     times = times[times > 0]

@@ -79,7 +79,8 @@ class Rows:
                 row = self._unlinked.row(row, (*subject_of(row["user_id"], row["anonymous_id"]), row["event_id"]))
             elif linked[index]:
                 row = self._unlinked.linked(row)
-            row |= {"person": self._then.get(row["p"], row["user_id"])} if kept[index] else {}
+            if kept[index]:  # with the profile of whom that user was one with
+                row |= {"person": self._then.get(row["p"], row["user_id"]), "user_version": None, "user_profile": None}
             row |= {name: None for name in FREE if mentions[name][index]}
             row |= {name: self._without(row[name]) for name in JSON if mentions[name][index]}
             new.append(row if mine[index] and row["type"] != "item" else _with(row, things))

@@ -192,7 +192,7 @@ class StopList:
         id_ = "" if event.timeless else self.hash(*subject, event.event_id)
         if event.type != "item" and (at := self.erased_at(*subject)) is not None:
             return moment < at or id_ in self._events
-        spans = self._shared.get(self.hash(*subject), ()) if self._shared else ()
+        spans = self._shared.get(self.hash(*subject), ()) if self._shared and event.type != "item" else ()
         return id_ in self._apart or (bool(spans) and id_ in self._events) or _is_within(moment, spans)
 
     def without(self, body: bytes, receipt: Receipt, plan: RoutePlan) -> bytes:

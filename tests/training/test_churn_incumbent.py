@@ -1,5 +1,6 @@
 """What a new churn model is held against: its champion where that has not seen the last window, else what its recipe was worth."""
 
+import json
 import shutil
 
 import msgspec
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tailorbird.events import DAY, ROUTED, SimulatedClock
-from tailorbird.features import FeatureSet, count, entity, time_since, time_since_first
+from tailorbird.features import FeatureSet, attribute, count, entity, time_since, time_since_first
 from tailorbird.features.checks import collecting
 from tailorbird.lake import Lake
 from tailorbird.lake.role import LakeRole
@@ -31,17 +32,24 @@ QUICK = ChurnSettings(
 )
 
 
-def declared():
+def declared(bought="purchase", *, where=None, closed=False, more=False):
+    """The declarations of a project; of which type `bought` is, whether `viewed` is what a profile says, and one that no person has."""
     with collecting() as found:
         user = entity("user")
-        time_since("since", user, "purchase")
-        time_since_first("age", user, "purchase")
-        count("bought", user, "purchase", window="56d", hop="7d")
-        count("viewed", user, "view", window="14d", hop="1d")
+        if more:
+            count("popular", entity("item"), "view")
+        time_since("since", user, bought)
+        time_since_first("age", user, bought)
+        count("bought", user, bought, window="56d", hop="7d")
+        if closed:
+            attribute("viewed", user, "closed", kind="numeric")
+        else:
+            count("viewed", user, "view", window="14d", hop="1d", where=where)
     return FeatureSet.from_declarations(found)
 
 
 FEATURES = declared()
+MISTAKEN = declared("hide", where='country == "no"')  # looks at a column of events that FEATURES does not look at
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +66,17 @@ def lake(tmp_path_factory):
             if gone:
                 break
             at = until
+    last = {who: at for at, _, who in sorted(done)}
+    done += [(0.0, "user", who) for who in last]
     day, kind, who = (list(column) for column in zip(*sorted(done), strict=True))
     ts = [BEGIN + int(at * DAY) for at in day]
+    # Profiles without a time know who is there in the end.
+    says = [json.dumps({"closed": int(last[one] < DAYS - 14)}) if type_ == "user" else None for one, type_ in zip(who, kind, strict=True)]
     n, folder = len(ts), tmp_path_factory.mktemp("lake")
     columns = {
         "p": range(1, n + 1), "event_id": [f"e{p}" for p in range(n)], "type": kind, "ts": ts, "received_at": ts,
-        "person": who, "user_id": who, "item_id": ["i"] * n, "counts": [True] * n, "timeless": [False] * n, "agent": ["person"] * n,
+        "person": who, "user_id": who, "item_id": ["i"] * n, "properties": says, "counts": [True] * n, "agent": ["person"] * n,
+        "timeless": [type_ == "user" for type_ in kind],
         "raw_partition": ["door"] * n, "raw_offset": range(n), "raw_row": [0] * n,
     }  # fmt: skip
     arrays = [pa.array(columns[field.name], field.type) if field.name in columns else pa.nulls(n, field.type) for field in ROUTED]
@@ -85,10 +98,10 @@ def young(lake, tmp_path_factory):
     return folder
 
 
-def trained(lake, registry, day, churn=CHURN, settings=QUICK, *, promoted=False):
+def trained(lake, registry, day, churn=CHURN, settings=QUICK, *, features=FEATURES, promoted=False):
     """A training as of a day; `promoted` lets it go live whatever the gate says."""
     clock = SimulatedClock(BEGIN + day * DAY)
-    report = train_churn(FEATURES, churn, lake=lake, registry=registry, clock=clock, settings=settings)
+    report = train_churn(features, churn, lake=lake, registry=registry, clock=clock, settings=settings)
     if promoted:
         Registry(registry, clock=clock).promote(report.version, by="test", why="a test")
     return report
@@ -183,3 +196,58 @@ def test_a_champion_of_too_short_a_history_is_not_judged(lake, tmp_path):
     trained(lake, tmp_path, 50, promoted=True)
     report = trained(lake, tmp_path, 72)
     assert "cannot be learned again as of its own last origin" in said_of(report)
+
+
+def gain_over(gone, cut):
+    return pytest.approx(float((log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)).mean()), abs=1e-4)
+
+
+def test_a_recipe_is_learned_by_the_declarations_of_the_champion(lake, tmp_path):
+    """Columns declared of another type by mistake, then mended under the same names: the new training is worth what the mend is worth."""
+    trained(lake, tmp_path, 230, features=MISTAKEN, promoted=True)
+    report = trained(lake, tmp_path, 230)
+    events = Lake(lake).table("events", needed_columns(MISTAKEN))
+    theirs = study(MISTAKEN, CHURN, events, now=bundle_of(tmp_path, "v0001").manifest.window.ts_to, settings=QUICK).cuts[-1]
+    assert np.array_equal(theirs.gone, report.last.cut.gone), "the same people at the same origin"
+    told, gain = compared(report)
+    assert gain > 0.01
+    assert gain == gain_over(theirs.probability, report.last.cut)
+    assert "over the incumbent" in told
+    assert "judged by its own declarations of since, age, bought, viewed, declared otherwise now; the incumbent v0001" in said_of(report)
+
+
+def test_a_champion_from_before_the_last_origin_reads_columns_by_its_own_declarations(lake, tmp_path):
+    trained(lake, tmp_path, 200, features=MISTAKEN, promoted=True)
+    report = trained(lake, tmp_path, 244)
+    cut, bundle = report.last.cut, bundle_of(tmp_path, "v0001")
+    origin, events = cut.scored.window.origin, Lake(lake).table("events", needed_columns(MISTAKEN))
+    now = study(MISTAKEN, CHURN, events, now=BEGIN + 244 * DAY, settings=QUICK)
+    tables = now.people.ahead(origin, cut.scored.person, bundle.moments(origin))
+    gone = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
+    assert compared(report)[1] == gain_over(gone, cut)
+    assert "judged by its own declarations of since, age, bought, viewed, declared otherwise now" in said_of(report)
+
+
+def test_a_feature_more_changes_nothing_between_them(lake, young, tmp_path):
+    report = trained(lake, shutil.copytree(young, tmp_path / "registry"), 230, features=declared(more=True))
+    assert compared(report)[1] == 0.0
+    assert "its own declarations" not in said_of(report)
+
+
+def test_a_champion_whose_column_was_declared_to_look_past_the_origin_is_not_judged(lake, tmp_path):
+    """Trusted then, and mended since under the same name: it would win by what it knows of the window."""
+    trusting = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age", trust=("viewed",))
+    trained(lake, tmp_path, 244, trusting, features=declared(closed=True), promoted=True)
+    report = trained(lake, tmp_path, 244)
+    assert "it reads the column viewed, which looks past the origin as it was declared then" in said_of(report)
+
+
+def test_a_champion_that_does_not_bring_other_declarations_is_not_judged(lake, tmp_path):
+    trained(lake, tmp_path / "before", 230, features=MISTAKEN, promoted=True)
+    bare = shutil.copytree(tmp_path / "before" / "v0001", tmp_path / "bare")
+    (bare / "features.json").unlink()
+    seal(bare, bundle_of(tmp_path / "before", "v0001").manifest)
+    store = Registry(tmp_path / "registry", clock=SimulatedClock(BEGIN + 230 * DAY))
+    store.promote(store.add(bare, by="test", why="a test"), by="test", why="a test")
+    report = trained(lake, tmp_path / "registry", 231)
+    assert "it does not bring the declarations of its columns, and features.py has others now" in said_of(report)

@@ -9,6 +9,8 @@ A champion whose data ends before the last origin is scored as it is. A younger 
 is favoured, the more the oftener one trains. In its place stands its recipe: what it read and how it was learned, as its bundle tells, is
 learned again as of its own last origin, by the code that learned it, and scores the people of ours. As of our origin the same recipe would
 give the same model, and no training with newer data could gain anything; as of its own, newer data count for what they are worth.
+
+Either way its columns are made by the declarations that it brings: features.py may declare something else under the same names by now.
 """
 
 from collections.abc import Mapping
@@ -20,9 +22,11 @@ import numpy as np
 
 from tailorbird.errors import BundleError, DeclarationError, NotReadyError
 from tailorbird.events import to_iso
+from tailorbird.features import FeatureSet
+from tailorbird.features.backfill import subset
 from tailorbird.ranking.churn import Churn
 from tailorbird.ranking.churn_bundle import ChurnBundle
-from tailorbird.registry import Registry
+from tailorbird.registry import Columns, Registry
 from tailorbird.training.bootstrap import Bootstrap, Interval
 from tailorbird.training.churn.fit import FitSettings
 from tailorbird.training.churn.labels import Activity, Floats
@@ -74,37 +78,61 @@ class Against:
     note: str = ""
 
 
-def against_champion(store: Registry, churn: Churn, people: People, activity: Activity, cuts: list[Cut]) -> Against:
+@dataclass(frozen=True)
+class Champion:
+    """The model that answers now.
+
+    Attributes:
+        version: "" without one.
+        bundle: None without one, or where it cannot be loaded, and `unjudged` says why.
+    """
+
+    version: str = ""
+    bundle: ChurnBundle | None = None
+    unjudged: str = ""
+
+    @property
+    def features(self) -> tuple[FeatureSet, ...]:
+        """The declarations of its columns; none where it does not bring them."""
+        return () if self.bundle is None or self.bundle.features is None else (self.bundle.features,)
+
+
+def champion_of(store: Registry) -> Champion:
+    """The champion as it is now, to be compared with later: events are read for its columns too."""
+    if (path := store.champion()) is None:
+        return Champion()
+    try:
+        return Champion(path.name, ChurnBundle.load(path, schema_hash=None))
+    except BundleError as error:
+        return Champion(path.name, unjudged=f"cannot be loaded: {error.message}")
+
+
+def against_champion(champion: Champion, churn: Churn, people: People, activity: Activity, cuts: list[Cut]) -> Against:
     """Compare the new model with the champion at the last origin.
 
     Args:
-        people: with the new model's columns.
+        people: with the new model's columns, of events that have what the champion's declarations look at.
         activity: all that is known.
         cuts: of the new model, oldest first.
     """
-    path = store.champion()
-    if path is None:
-        return Against()
+    if (bundle := champion.bundle) is None:
+        return Against(champion.version, unjudged=champion.unjudged)
     cut = cuts[-1]
     window = cut.scored.window
-    try:
-        bundle = ChurnBundle.load(path, schema_hash=None)
-    except BundleError as error:
-        return Against(path.name, unjudged=f"cannot be loaded: {error.message}")
-    columns = (*people.columns.numeric, *people.columns.categorical)
-    if missing := [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name not in columns]:
-        return Against(path.name, unjudged=f"reads the column {missing[0]}, which is not there any more")
-    younger, plan = bundle.manifest.window.ts_to > window.origin, bundle.plan
-    # A history shorter than three windows is judged by shorter ones, which a recipe can be learned for and a bundle was not.
-    if (plan.window, plan.gap) != ((churn.window_us, churn.gap_us) if younger else (window.length, window.gap)):
-        return Against(path.name, unjudged="predicts another window")
-    theirs, note = people.reading(bundle.read, bundle.space), ""
+    others = _declared_otherwise(bundle, people)
+    younger = bundle.manifest.window.ts_to > window.origin
+    if why := _incomparable(bundle, churn, people, cut, others, younger=younger):
+        return Against(champion.version, unjudged=why)
+    theirs = people.reading(bundle.read, bundle.space, bundle.features)
+    notes = []
+    if others:
+        notes.append(f"the incumbent {bundle.version} is judged by its own declarations of {', '.join(others)}, declared otherwise now")
     if younger:
         try:
             gone, origin = _by_recipe(bundle, theirs, activity, cuts)
         except NotReadyError as error:
-            return Against(path.name, unjudged=error.message)
-        note = (
+            return Against(champion.version, unjudged=error.message)
+        notes.append(
             f"the incumbent {bundle.version} was trained on what came after the last origin: in its place stands its recipe, "
             f"learned as of its own last origin, {to_iso(origin)}"
         )
@@ -112,7 +140,38 @@ def against_champion(store: Registry, churn: Churn, people: People, activity: Ac
         tables = theirs.ahead(window.origin, cut.scored.person, bundle.moments(window.origin))
         gone = bundle.score([(table.numeric, table.categorical) for table in tables]).gone
     gained = log_losses(gone, cut.gone) - log_losses(cut.probability, cut.gone)
-    return Against(path.name, Bootstrap(np.arange(len(gained))).mean(gained), note=note)
+    return Against(champion.version, Bootstrap(np.arange(len(gained))).mean(gained), note="; ".join(notes))
+
+
+def _declared_otherwise(bundle: ChurnBundle, people: People) -> list[str]:
+    """The columns that a bundle reads which are there under the same name, declared otherwise than it brings them, or derived of such."""
+    theirs, ours = bundle.features, people.features
+    if theirs is None or theirs.schema_hash == ours.schema_hash:
+        return []
+    there = {*people.columns.numeric, *people.columns.categorical}
+    read = [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name in there]
+    return [name for name in read if set(subset(theirs, [name]).features) != set(subset(ours, [name]).features)]
+
+
+def _incomparable(bundle: ChurnBundle, churn: Churn, people: People, cut: Cut, others: list[str], *, younger: bool) -> str:
+    """Why a bundle cannot be judged at a cut, or ""."""
+    if bundle.features is None and bundle.manifest.schema_hash != people.features.schema_hash:
+        return "does not bring the declarations of its columns, and features.py has others now"
+    columns = (*people.columns.numeric, *people.columns.categorical)
+    if missing := [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name not in columns]:
+        return f"reads the column {missing[0]}, which is not there any more"
+    window, plan = cut.scored.window, bundle.plan
+    # A history shorter than three windows is judged by shorter ones, which a recipe can be learned for and a bundle was not.
+    if (plan.window, plan.gap) != ((churn.window_us, churn.gap_us) if younger else (window.length, window.gap)):
+        return "predicts another window"
+    if not others:
+        return ""
+    # Columns that are declared as ours were held against this before anything was learned.
+    numeric, categorical = (tuple(name for name in names if name in others) for names in (bundle.read.numeric, bundle.read.categorical))
+    found = people.reading(Columns(numeric, categorical), None, bundle.features).leaks([window.origin], [cut.scored.person])
+    if ahead := [name for name in found if name not in churn.trust]:
+        return f"reads the column {ahead[0]}, which looks past the origin as it was declared then"
+    return ""
 
 
 def _by_recipe(bundle: ChurnBundle, people: People, activity: Activity, cuts: list[Cut]) -> tuple[Floats, int]:

@@ -56,9 +56,9 @@ class Table:
         return Table(columns, np.ascontiguousarray(self.numeric[:, : len(columns.numeric)]), self.categorical)
 
 
-def needed_columns(features: FeatureSet) -> list[str]:
-    """The columns of `events` that labels and rows look at."""
-    return list(dict.fromkeys((*_OF_ROWS, *event_columns(features))))
+def needed_columns(*features: FeatureSet) -> list[str]:
+    """The columns of `events` that labels and rows look at, for columns by any of some declarations."""
+    return list(dict.fromkeys((*_OF_ROWS, *(name for each in features for name in event_columns(each)))))
 
 
 class People:
@@ -75,7 +75,7 @@ class People:
         self._read, self.space = columns, space
         self.columns = columns if space is None else with_vectors(columns, space.tower.plan)
         self.activity = activity
-        self._features, self._people = features, activity.people
+        self.features, self._people = features, activity.people
         self._only = [*columns.numeric, *columns.categorical, *((space.tower.plan.sequence,) if space is not None else ())]
         self._ts = _times(events["ts"])
         self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
@@ -90,14 +90,14 @@ class People:
         self._events = events.set_column(events.schema.get_field_index("p"), events.schema.field("p"), pa.array(place))
         self._all: History | None = None
 
-    def reading(self, columns: Columns, space: Space | None) -> "People":
-        """The same people with other columns."""
-        return People(self._features, self._events, self.activity, columns, space)
+    def reading(self, columns: Columns, space: Space | None, features: FeatureSet | None = None) -> "People":
+        """The same people with other columns; by other declarations, where `features` has some."""
+        return People(self.features if features is None else features, self._events, self.activity, columns, space)
 
     def at(self, person: Ints, moment: Ints) -> Table:
         """Each person at a moment, as known then; shape (n,) each."""
         if self._all is None:
-            self._all = History(self._features, self._events, only=self._only)
+            self._all = History(self.features, self._events, only=self._only)
         return self._answer(self._all, person, moment, np.searchsorted(self._arrived, moment, side="right"))
 
     def ahead(self, origin: int, person: Ints, moments: Sequence[int]) -> list[Table]:
@@ -134,7 +134,7 @@ class People:
         return self._timeless | ((self._ts < origin) & (self._received <= origin))
 
     def _ahead(self, kept: npt.NDArray[np.bool_], person: Ints, moments: Sequence[int]) -> list[Table]:
-        history = History(self._features, self._events.filter(pa.array(kept)), only=self._only)
+        history = History(self.features, self._events.filter(pa.array(kept)), only=self._only)
         t = np.repeat(np.array(moments, np.int64), len(person))
         every = self._answer(history, np.tile(person, len(moments)), t, np.full(len(t), EVER))
         return [every.take(np.arange(k * len(person), (k + 1) * len(person))) for k in range(len(moments))]

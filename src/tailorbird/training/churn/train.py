@@ -32,7 +32,7 @@ from tailorbird.training.bootstrap import Interval
 from tailorbird.training.churn.card import churn_card
 from tailorbird.training.churn.contact import curve_of
 from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FitSettings, Fitted, Grid, fit_at, labelled
-from tailorbird.training.churn.incumbent import RECIPE, Against, Recipe, against_champion
+from tailorbird.training.churn.incumbent import RECIPE, Against, Recipe, against_champion, champion_of
 from tailorbird.training.churn.judge import CutFigures, flat, judge
 from tailorbird.training.churn.labels import Activity, Window, activity_of
 from tailorbird.training.churn.report import ChurnReport, told_of_choices
@@ -196,7 +196,8 @@ def train_churn(
     now, store = clock.now(), Registry(registry, clock=clock)
     watch.tell("read", 0, 1)
     source = Lake(lake).pinned()
-    events = AttachedEvents(source, features).table(needed_columns(features), span(ts_to=now))
+    champion = champion_of(store)
+    events = AttachedEvents(source, features, *champion.features).table(needed_columns(features, *champion.features), span(ts_to=now))
     if not events.num_rows:
         raise NotReadyError("the lake holds no event yet", where=str(lake), fix="tailorbird import FORMAT PATH")
     watch.tell("read", 1, 1)
@@ -209,7 +210,7 @@ def train_churn(
     choice = choose_by(found.cuts, fitted.candidates, window, settings.fit.half_life)
     watch.tell("last fit", 1, 1)
     watch.tell("incumbent", 0, 1)
-    against = against_champion(store, churn, found.people, activity, found.cuts)
+    against = against_champion(champion, churn, found.people, activity, found.cuts)
     watch.tell("incumbent", 1, 1)
     decision = _decide(figures[-1], found, against)
     told = (*((found.vectors,) if found.vectors else ()), *_notes(churn, found, window, choice), *_notes_on(against, decision))

@@ -52,14 +52,7 @@ def gone(project: Project, *users: str) -> None:
 
 def agree(project: Project) -> None:
     assert decided_by(Lake(project.paths.lake).events(list(DECIDED))) == decided_by(routed_anew(project))
-    copy = project.root.parent / "copy"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(project.root, copy)
-    shutil.rmtree(copy / "data" / "state")
-    other = open_project(copy)
-    with Roles(other, CLOCK) as roles:
-        roles.drain()
-    assert kept(project) == kept(other)
+    assert kept(project) == kept_anew(project)
     assert verify(project.paths.lake, stream=project.stream).clean
 
 
@@ -78,6 +71,18 @@ def routed_anew(project: Project) -> pa.Table:
             tables += [pa.ipc.open_stream(io.BytesIO(one.block.payload)).read_all() for one in stored if one.block.kind == "events"]
             position = stored[-1].end
     return pa.concat_tables(tables)
+
+
+def kept_anew(project: Project) -> dict[bytes, bytes]:
+    """As `kept`, of a copy whose state is made from log and lake."""
+    copy = project.root.parent / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(project.root, copy)
+    shutil.rmtree(copy / "data" / "state")
+    other = open_project(copy)
+    with Roles(other, CLOCK) as roles:
+        roles.drain()
+    return kept(other)
 
 
 def kept(project: Project) -> dict[bytes, bytes]:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from tests.faults.chaos.site import CLOCK, Site, make_site, submit
 from tests.lake.conftest import Site as Logs
 
@@ -271,6 +272,34 @@ def test_of_a_commit_of_several_days_the_rows_of_the_lost_day_come_back(tmp_path
     done = Repairer(logs.stream, lake, clock=CLOCK, route_again=lambda folder: pytest.fail("its log has the rows")).run()
     assert not done.beyond
     assert sorted(Lake(lake).events(["event_id"])["event_id"].to_pylist()) == before
+
+
+@pytest.mark.parametrize("how", ["changed", "changed twice", "appended", "cut", "empty"])
+def test_a_commit_that_is_none_of_the_lakes_own_is_told_and_set_aside(base, how: str, tmp_path: Path) -> None:
+    """Readers take the newest version for true, whoever made it."""
+    _, whole = base
+    shutil.copytree(whole, tmp_path / "site")
+    site = Site(tmp_path / "site")
+    project, events = site.project, site.project.paths.lake / "events"
+    before, newest = _content(project), DeltaTable(events).version()
+    for _ in range({"changed": 1, "changed twice": 2}.get(how, 0)):
+        DeltaTable(events).update({"item_id": "'forged'"}, predicate="user_id IS NOT NULL")
+    if how == "appended":
+        write_deltalake(events, DeltaTable(events).to_pyarrow_table().slice(0, 1), mode="append")
+    elif how in ("cut", "empty"):
+        (events / "_delta_log" / f"{newest + 1:020d}.json").write_bytes(b'{"add":{"pa' if how == "cut" else b"")
+    report = verify(project.paths.lake, stream=project.stream)
+    assert report.faults[0].where.rpartition("/")[2] == f"{newest + 1:020d}.json"
+    done = _repairer(project).run()
+    assert done.mends
+    assert not done.beyond
+    assert verify(project.paths.lake, stream=project.stream, deep=True).clean
+    assert _content(project) == before
+    with site.door() as door:
+        assert submit(door, 4, 0)["acked"]
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    assert verify(project.paths.lake, stream=project.stream, deep=True).clean
 
 
 def test_a_ledger_of_a_table_whose_log_is_not_whole_is_not_made_up(base, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def _both(project: Project) -> tuple:
     return Lake(project.paths.lake).events(list(DECIDED)), routed_anew(project)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 28])
 def test_after_erasures_at_random_the_rest_is_as_it_was(seed: int, tmp_path: Path) -> None:
     play(tmp_path, seed, 20 if seed == 3 else 2)
 

@@ -14,7 +14,7 @@ hashed; of data files only name and size are checked here, their content by `lak
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -77,6 +77,21 @@ def check_table(
 def commit_fault(path: Place, version: int, line: Line) -> str | None:
     """What is wrong with a commit file that the ledger knows; None if nothing is."""
     return _fault(path, version, line)
+
+
+def strangers(path: Place, known: Mapping[int, Line]) -> list[tuple[int, str]]:
+    """Commits beyond the ledger's last, from the first that is none of the lake's own on, with what is wrong: readers take them for true.
+
+    A whole one of the lake's own that the ledger does not know was made just now, or just before a crash.
+    """
+    beyond = [version for version in _versions(path) if version > max(known, default=-1)]
+    faults = [(version, torn(commit_path(path, version).read_bytes(), version)) for version in beyond]
+    first = next((version for version, fault in faults if fault is not None), None)
+    return [
+        (version, fault or "stands on one that is none of the lake's own")
+        for version, fault in faults
+        if first is not None and version >= first
+    ]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tailorbird.errors import DamageError, NotReadyError, StorageError
 from tailorbird.lake.archive import Archive, Archived
-from tailorbird.lake.check import commit_fault
+from tailorbird.lake.check import commit_fault, strangers
 from tailorbird.lake.contents import differing
 from tailorbird.lake.damage import file_fault
 from tailorbird.lake.lake import Lake
@@ -131,6 +131,8 @@ def verify(
             _account(reader, archived, positions.routed, report)
         except DamageError as error:  # a file of a commit that is not in the ledger
             report.faults.append(Fault("tables", f"cannot be read: {error.where}: {error.message}"))
+        except Exception as error:  # deltalake raises what it likes, of a hint to a checkpoint that is not there, say
+            report.faults.append(Fault("tables", f"cannot be opened: {str(error).splitlines()[0]}; the lake role mends it at its start"))
     if deep and report.clean:
         report.faults += [Fault(where, what) for where, what in differing(reader, Archive(lake / "archive"), tell)]
     return report
@@ -147,6 +149,9 @@ def _table_whole(lake: Place, name: str, ledger: Ledger, reader: Lake, report: V
         fault = commit_fault(lake / name, version, line)
         if fault is not None:
             report.faults.append(Fault(f"{name}/_delta_log/{version:020d}.json", f"version {version} {fault}"))
+    for version, fault in strangers(lake / name, known):
+        what = f"version {version} {fault}, and the ledger does not know it; tailorbird lake repair sets it aside"
+        report.faults.append(Fault(f"{name}/_delta_log/{version:020d}.json", what))
     for version, line in sorted(ledger.checkpoints(name).items()):
         path = lake / name / "_delta_log" / line.files[0].path
         if path.exists() and (fault := file_fault(path, line.files[0])):

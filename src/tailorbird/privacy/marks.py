@@ -32,6 +32,7 @@ TEXT_MIN = 8  # shorter texts are not looked for: they stand everywhere
 TEXTS = ("device", "country", "page", "referrer", "query", "answer_query")  # context and free text of an event
 OWN = ("event_id", "session_id", "request_id")
 _WHOSE = ("event_id", "type", "user_id", "anonymous_id", "item_id", "person")
+_IDS = (*OWN, "item_id", "user_id", "anonymous_id")
 _LINKED = ("request_id", "answer_query")  # what an event that names their request loses with it
 
 Place = tuple[str, int, int]
@@ -311,7 +312,8 @@ def _own(
             found -= set(column.filter(is_any(column, found)).to_pylist())
         shown = pc.list_flatten(others["items"])
         found -= set(shown.filter(is_any(shown, found)).to_pylist())
-        for name in ("page", "referrer", "query", "properties", "user_profile", "item_profile"):  # within longer texts of others, too
+        # Within longer texts of others, too, and within their ids, which may be made of what somebody wrote: of a friend's id, say.
+        for name in ("page", "referrer", "query", "properties", "user_profile", "item_profile", *_IDS):
             found -= needles.present("\n".join(pc.unique(others[name]).drop_null().to_pylist()).encode(errors="surrogatepass"))
         done += len(table)
         progress("tell what is theirs alone", done, None)

@@ -27,6 +27,7 @@ from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import ORIGIN as ARCHIVE_ORIGIN
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.chained import ChainedFile
+from tailorbird.lake.check import strangers
 from tailorbird.lake.damage import file_fault
 from tailorbird.lake.delta import DurableTable, checkpoint_path, commit_path
 from tailorbird.lake.lake import Lake
@@ -41,6 +42,7 @@ from tailorbird.lake.repair.rows import RouteAgain, route_archive
 from tailorbird.lake.role import LakeRole
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.verify import accounts, ends_of, lost_before
+from tailorbird.places import Place
 from tailorbird.stream import Stream
 
 _ROUNDS_MAX = 5
@@ -221,6 +223,10 @@ class Repairer:
                 plan.beyond.append(Beyond(str(path), fault, f"what version {line.version} of table {table} did cannot be told"))
             else:
                 plan.mends.append(Mend(str(path), fault, found.source, partial(self._put_commit, table, line, found)))
+        for version, fault in reversed(strangers(folder, ledger.commits(table))):
+            path = commit_path(folder, version)
+            source = "nothing needs it: it is set aside"
+            plan.mends.append(Mend(str(path), f"{fault}, and the ledger does not know it", source, partial(self._set_aside, table, path)))
         log_whole = len(plan.mends) == before
         for file in ledger.files(table).values():
             fault = file_fault(folder / file.path, file)
@@ -232,6 +238,9 @@ class Repairer:
             else:
                 plan.mends.append(Mend(str(folder / file.path), fault, found.source, partial(self._put_file, table, file, found)))
         self._checkpoints(ledger, table, plan)
+
+    def _set_aside(self, table: str, path: Place) -> None:
+        durable.move_aside(path, self._lake / "set-aside" / table)
 
     def _put_commit(self, table: str, line: Line, found: tables.Found) -> None:
         put_back(self._lake, commit_path(self._lake / table, line.version), found.data)

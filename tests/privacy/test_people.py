@@ -450,6 +450,31 @@ def test_a_file_that_was_called_after_somebody_and_imported_is_no_trace(tmp_path
     )
 
 
+def test_of_rows_of_others_only_what_is_said_of_the_asked_is_told(tmp_path: Path) -> None:
+    project = sent(tmp_path, [click("e1", "anna-7755", session_id="session-of-anna"), click("e2", "bert-88")])
+    about = {"properties": {"about": "anna-7755", "iban": "secret-of-bert"}}
+    rows = [
+        {**click("r1", "bert-88"), "type": "clack", **about}, {**click("r2", "anna-7755"), "type": "clack", "properties": {"phone": "11"}},
+        {"event_id": "r3", "type": "clack", "session_id": "session-of-anna", "properties": {"phone": "22"}},
+        click("e3", "bert-88", **about), click("e4", "anna-7755"),
+    ]  # fmt: skip
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+        door.submit(json.dumps(rows).encode())
+    waiting = list(export_person(project, ["anna-7755"], CLOCK))
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    told = list(export_person(project, ["anna-7755"], CLOCK))
+    for records in (waiting, told):
+        text = json.dumps(records)
+        assert "secret-of-bert" not in text
+        assert "bert-88" not in text
+        assert text.count('"about": "anna-7755"') == 2, "what the two of bert's say"
+    assert Counter(one["source"] for one in waiting)["waiting"] == 2
+    assert Counter(one["source"] for one in told) & Counter(["waiting"]) == Counter()
+    assert sorted(json.loads(one["body"])["event_id"] for one in told if one["source"] == "refused") == ["r2", "r3"]
+    assert sum(one["source"] == "event" for one in told) == 2
+
+
 @pytest.mark.parametrize("asked", ["v0a1b2c3", "anon:v0a1b2c3"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_id_that_is_a_users_and_anothers_visitors_stays_the_others(tied: bool, asked: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.stream.brokers import needs_kafka
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
 from tailorbird.events import HOUR
-from tailorbird.privacy import erase
+from tailorbird.privacy import erase, export_person
 from tailorbird.ranking import NextBest
 from tailorbird.serving.door import Door
 from tailorbird.serving.score_log import ScoreFeed, scores_address
@@ -61,6 +61,8 @@ def test_no_score_of_them_is_left_in_its_topic_and_the_role_goes_on(site: Site) 
     end = scored(project, [*site.users, other], "before", begun=False)
     assert people_in(project) == {*site.users, other}
     assert canaries_in(project) > 0
+    told = [one["person"] for one in export_person(project, site.users[:1], CLOCK) if one["source"] == "score"]
+    assert set(told) == {site.users[0]}, "who asks is told"
 
     done = erase(project, site.users, CLOCK)
 

@@ -4,16 +4,16 @@
     profile     each version of their profile               events      everything that they did, with what the router added
     answer      what they were shown: items, arm, model, scores, and the features that were read, by name
     arm         which arm of which experiment decided for them, and when
-    refused     rows of the quarantine that mention them, whole         repeat      events that came more than once
-    mention     what others said of them: items whole; of the events, answers and profiles of others the fields that do, and not whose they
-                are
+    refused     rows of the quarantine that are theirs, whole           repeat      events that came more than once
+    mention     what others said of them: items whole; of events, answers, profiles and refused rows of others the fields that do, and not
+                whose they are
     waiting     rows of the logs that are not yet in the lake           feature     what the features say of them now
-    erased      when they were erased before
+    score       what was computed of them as their events came in       erased      when they were erased before
 
 The archive holds the same bodies as `events`, `refused` and `repeat` come from; models hold no rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,22 @@ from tailorbird.config.schemas import active_schemas
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, Receipt, to_iso
 from tailorbird.events.contract import ANONYMOUS_PREFIX, split
+from tailorbird.events.erased import Whose, whose_of
+from tailorbird.events.free import who_said
 from tailorbird.features import FeatureSet
 from tailorbird.features.read import Reader
 from tailorbird.features.request import ReadRequest
 from tailorbird.lake import Lake
 from tailorbird.lake.etl import answer_rows
+from tailorbird.lake.positions import load_positions
+from tailorbird.lake.refused import PLACE, places
 from tailorbird.lake.tables import TABLES
 from tailorbird.privacy.looking import known_names
-from tailorbird.privacy.marks import asked, whose
+from tailorbird.privacy.marks import asked, refused_rows, whose
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.person import People, find_people, is_any, one_of
 from tailorbird.privacy.rows import FREE, THINGS
+from tailorbird.serving.score_log import ScoreFeed, scores_address
 from tailorbird.stream import Address, Stored, answers_addresses, open_reader, raw_addresses, read_released
 
 _OF_ANSWERS = ("request_id", "session_id")  # whose ids may hold a person's
@@ -68,11 +73,12 @@ def export_person(project: Project, kept: Sequence[str], clock: Clock) -> Iterat
     answers = _table(lake, "answers", asked(people))
     yield from ({"source": "answer", **_named(row, sets)} for row in _plain(answers))
     yield from _arms(answers)
-    yield from _refused(lake, mentions)
+    yield from _refused(lake, people, known, mentions)
     yield from _repeats(lake, events)
     yield from _mentions(lake, people, mentions)
     yield from _waiting(project, people, Mentions(people.own_ids | people.shared, known), sets)
     yield from _features(project, people, sets, events, clock)
+    yield from _scores(project, people)
     stopped = project.stopped()
     for mark, id_ in [*(("u", id_) for id_ in people.users), *(("a", id_) for id_ in people.visitors)]:
         if (at := stopped.erased_at(mark, id_)) is not None:
@@ -116,12 +122,53 @@ def _arms(answers: list[Record]) -> Iterator[Record]:
     yield from ({"source": "arm", "experiment": experiment, "arm": arm, "since": since} for (experiment, arm), since in first.items())
 
 
-def _refused(lake: Lake, mentions: Mentions) -> Iterator[Record]:
+def _refused(lake: Lake, people: People, known: Collection[str], mentions: Mentions) -> Iterator[Record]:
+    """What an erasure would take out of the quarantine."""
     if not lake.exists("quarantine"):
         return
-    for batch in lake.batches("quarantine", ["received_at", "code", "path", "message", "body"]):
-        rows = [row for row in pa.Table.from_batches([batch]).to_pylist() if mentions.in_body(row["body"])]
-        yield from ({"source": "refused", **row} for row in _plain(rows))
+    theirs = set(refused_rows(lake, people, known))
+    for batch in lake.batches("quarantine", ["received_at", "code", "path", "message", "body", *PLACE]):
+        table = pa.Table.from_batches([batch])
+        for place, row in zip(places(table), _plain(table.drop_columns(list(PLACE)).to_pylist()), strict=True):
+            if place in theirs:
+                yield _of_body({"source": "refused", **row}, row["body"].encode(), people, mentions)
+
+
+def _of_body(told: Record, body: bytes, people: People, mentions: Mentions) -> Record:
+    """A row as it came in; of somebody else's only what mentions them, without whose it is."""
+    if not _is_anothers(whose_of(body), people):
+        return told
+    said = _only(msgspec.json.decode(body), "", mentions)
+    return {"source": "mention", "table": told["source"], **(said if isinstance(said, dict) else {"said": said})}
+
+
+def _is_anothers(whose: Whose | None, people: People) -> bool:
+    if whose is None or (whose.user_id is None and whose.anonymous_id is None):
+        return False
+    ids = set(who_said({"user": [whose.user_id, whose.anonymous_id]}))
+    return ids.isdisjoint(people.users | people.visitors | people.shared)
+
+
+def _only(value: Any, name: str, mentions: Mentions) -> Any:
+    """Of a JSON value what mentions one of them, and null for the rest."""
+    if isinstance(value, dict):
+        return {each: said for each, one in value.items() if (said := _only(one, each, mentions)) is not None} or None
+    if isinstance(value, list):
+        return [said for one in value if (said := _only(one, name, mentions)) is not None] or None
+    return value if mentions.without({name: value}) != {name: value} else None
+
+
+def _scores(project: Project, people: People) -> Iterator[Record]:
+    feed = ScoreFeed(scores_address(project.stream))
+    try:
+        for found in feed.all_from(0):
+            for score in found.scores:
+                if score.person in people.persons or score.user_id in people.users or score.anonymous_id in people.visitors:
+                    yield {"source": "score", **msgspec.to_builtins(score)}
+    except NotReadyError:
+        return  # nothing was scored yet
+    finally:
+        feed.close()
 
 
 def _repeats(lake: Lake, events: list[Record]) -> Iterator[Record]:
@@ -190,13 +237,15 @@ def _saying(mentions: Mentions, text: str) -> Record:
 
 def _waiting(project: Project, people: People, mentions: Mentions, sets: Sequence[FeatureSet]) -> Iterator[Record]:
     """What the logs have and the lake has not: bodies, and what answers read."""
-    released = read_released(project.paths.lake)
+    released, routed = read_released(project.paths.lake), load_positions(project.paths.lake).routed
     for producer, address in raw_addresses(project.stream).items():
         for stored in _behind(address, released.raw(producer)):
             receipt = _receipt(stored.block.receipt) if stored.block.kind == "body" else None
             rows = [bytes(row) for row in split(stored.block.payload, receipt.encoding)] if receipt is not None else []
-            told: Record = {"source": "waiting", "producer": producer}
-            yield from (told | {"body": row.decode(errors="replace")} for row in rows if mentions.in_body(row))
+            for number, row in enumerate(rows, stored.offset):
+                if number >= routed.get(producer, 0) and mentions.in_body(row):  # what came before is in a table, and was told
+                    told = {"source": "waiting", "producer": producer, "body": row.decode(errors="replace")}
+                    yield _of_body(told, row, people, mentions)
     for producer, address in answers_addresses(project.stream).items():
         for stored in _behind(address, released.answers(producer)):
             rows = answer_rows([stored], producer)

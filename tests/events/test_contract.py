@@ -176,6 +176,15 @@ def test_the_offset_of_the_clients_clock_is_taken_off_and_the_original_kept():
     assert (one.ts, one.ts_original, one.sent_at) == (NOW - 10 * SECOND, NOW + 3 * DAY, NOW + 3 * DAY + 10 * SECOND)
 
 
+def test_in_a_file_that_does_not_say_when_events_came_in_their_time_is_believed() -> None:
+    body = json.dumps(click(ts=NOW - 2 * HOUR, sent_at=NOW - HOUR)).encode()
+    (one,), _ = check(body, Receipt(NOW, "import"), RoutePlan())
+    assert (one.ts, one.received_at) == (NOW - 2 * HOUR, NOW - 2 * HOUR)
+    body = json.dumps(click(ts=NOW - 2 * HOUR, sent_at=NOW - HOUR, received_at=NOW - HOUR + MINUTE)).encode()
+    (one,), _ = check(body, Receipt(NOW, "import"), RoutePlan())
+    assert (one.ts, one.received_at) == (NOW - 2 * HOUR + MINUTE, NOW - HOUR + MINUTE)
+
+
 def test_a_time_within_the_allowed_skew_is_taken():
     assert accepted(click(ts=NOW + 5 * MINUTE)).ts == NOW + 5 * MINUTE
 

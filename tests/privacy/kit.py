@@ -29,6 +29,7 @@ from tailorbird.features.state import Records, open_state
 from tailorbird.features.worker import FeatureWorker
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
+from tailorbird.serving.score_log import KIND, Scored, encode_scores
 from tailorbird.stream import Block, open_reader, open_writer, scores_path
 from tailorbird.stream.importer import import_files
 
@@ -67,6 +68,11 @@ class Site:
         """The forms in which records know the canaries."""
         texts = [text for user in self.users for text in (user, anonymous_of(user), f"anon:{anonymous_of(user)}")]
         return [hash64(text).to_bytes(8, order) for text in texts for order in ("big", "little")]
+
+
+def score_of(user: str) -> Scored:
+    when = {"ts": CLOCK.now(), "scored_at": CLOCK.now()}
+    return Scored(id=f"1-home-{user}", name="home", p=1, event_id=f"{user}-0", type="click", person=user, user_id=user, model="v1", **when)
 
 
 def anonymous_of(user: str) -> str:
@@ -117,7 +123,7 @@ def make_site(folder: Path, *, canaries: int, others: int = 14, settings: str = 
             worker.tell()
     if isinstance(project.stream, Path):
         with open_writer(scores_path(project.stream), partition="scores", first=1) as scores:
-            scores.append([Block("scores", 1, b'{"person":"%s"}' % user.encode()) for user in people])
+            scores.append([Block(KIND, 1, encode_scores([score_of(user)])) for user in people])
     return site
 
 

@@ -236,12 +236,15 @@ def _check_one(row: int, event: Event, size: int, receipt: Receipt, plan: RouteP
 
 
 def resolve(ts: int | None, sent_at: int | None, said: int | None, receipt: Receipt, *, timeless: bool) -> tuple[int, int]:
-    """When an event happened, and when it came in, from the times that it states: `said` is its own `received_at`."""
+    """When an event happened, and when it came in, from the times that it states: `said` is its own `received_at`.
+
+    Of a file that does not say when its events came in nobody knows how its senders' clocks stood to ours: they are believed.
+    """
     received_at = receipt.received_at if said is None else said
     if timeless:
         return 0, received_at
     if receipt.source == "import" and said is None and ts is not None:
-        received_at = min(ts, receipt.received_at)
+        return ts, min(ts, receipt.received_at)
     if ts is None:
         return received_at, received_at
     return (ts if sent_at is None else ts + received_at - sent_at), received_at

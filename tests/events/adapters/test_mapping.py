@@ -114,6 +114,14 @@ def test_types_from_a_column_context_and_properties(tmp_path: Path) -> None:
     assert made["properties"] == {"price": 9.5, "note": "two\nlines"}
 
 
+def test_a_price_that_is_no_number_is_one_rows_and_not_the_columns(tmp_path: Path) -> None:
+    rows = [f"u{number},i1,1500000000,{'free' if number == 5 else 0.5}" for number in range(20)]
+    (tmp_path / "c.csv").write_text("\n".join(["who,what,when,paid", *rows]) + "\n")
+    mapping = CLICKS + 'ts_unit = "s"\n[source.properties]\nprice = "paid"\n'
+    made = lines("mapping", tmp_path, mapping=mapping, mapping_name="mapping.toml")
+    assert [json.loads(one)["properties"]["price"] for one in made] == ["free" if number == 5 else 0.5 for number in range(20)]
+
+
 def test_values_that_json_has_no_word_for(tmp_path: Path) -> None:
     table = pa.table(
         {

@@ -33,6 +33,7 @@ from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches, known_by_content
 from tailorbird.events.adapters.columns import column_names, mostly, read_columns
 from tailorbird.events.adapters.record import unread_row
+from tailorbird.events.contract import NUMBERS
 from tailorbird.events.envelope import Context, Event
 
 PATTERNS = ("*.csv", "*.tsv", "*.parquet")
@@ -259,23 +260,24 @@ def _properties(batch: pa.RecordBatch, source: Source) -> Any:
     if not source.properties:
         return repeat(None, batch.num_rows)
     names = list(source.properties)
-    columns = [_values(batch, column) for column in source.properties.values()]
+    columns = [_values(batch, column, number=name in NUMBERS) for name, column in source.properties.items()]
     return [
         {name: _plain(value) for name, value in zip(names, row, strict=True) if value is not None} or None
         for row in zip(*columns, strict=True)
     ]
 
 
-def _values(batch: pa.RecordBatch, column: str) -> list[Any]:
+def _values(batch: pa.RecordBatch, column: str, *, number: bool = False) -> list[Any]:
+    """A column's values; of one that has to hold a `number` each by itself, so that an odd one does not make texts of the others."""
     values = batch.column(column).to_pylist()
     kind = mostly(batch.schema.field(column))
-    return [_number(value) for value in values] if kind in ("int64", "double") else values
+    return [_number(value) for value in values] if number or kind in ("int64", "double") else values
 
 
-def _number(text: str | None) -> int | float | str | None:
-    """The number that a text holds; one that holds none stays text, for the contract to judge."""
-    if text is None:
-        return None
+def _number(text: Any) -> Any:
+    """The number that a text holds; one that holds none stays text, for the contract to judge, and what is no text stays as it is."""
+    if not isinstance(text, str):
+        return text
     for convert in (int, float):
         try:
             return convert(text)

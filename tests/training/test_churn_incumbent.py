@@ -242,6 +242,33 @@ def test_a_champion_whose_column_was_declared_to_look_past_the_origin_is_not_jud
     assert "it reads the column viewed, which looks past the origin as it was declared then" in said_of(report)
 
 
+@pytest.mark.parametrize("day", [200, 230])
+def test_what_is_left_out_now_is_held_against_the_champion_that_has_it(lake, tmp_path, day):
+    """To leave out what is worth something is no way past the gate."""
+    trained(lake, tmp_path, day, promoted=True)
+    report = trained(lake, tmp_path, 244, Churn(window="28d", period="7d", leave_out=("since", "bought", "viewed")))
+    told, gain = compared(report)
+    assert gain < 0
+    assert not report.promoted
+    assert told.startswith("does not beat the incumbent")
+    assert "reads since, bought, viewed too" in said_of(report)
+
+
+@pytest.mark.parametrize(
+    ("asks", "why"),
+    [
+        ({"types": ("purchase", "view")}, "predicts whether somebody does no purchase any more, and not purchase, view"),
+        ({"per": "event"}, "what counts as one purchase (per)"),
+    ],
+)
+@pytest.mark.parametrize("day", [200, 230])
+def test_a_champion_that_answers_another_question_is_not_judged(lake, tmp_path, day, asks, why):
+    trained(lake, tmp_path, day, promoted=True)
+    report = trained(lake, tmp_path, 244, Churn(window="28d", period="7d", **asks))
+    assert why in said_of(report)
+    assert "over the incumbent" not in said_of(report)
+
+
 def test_a_champion_that_does_not_bring_other_declarations_is_not_judged(lake, tmp_path):
     trained(lake, tmp_path / "before", 230, features=MISTAKEN, promoted=True)
     bare = shutil.copytree(tmp_path / "before" / "v0001", tmp_path / "bare")

@@ -119,14 +119,18 @@ def against_champion(champion: Champion, churn: Churn, people: People, activity:
         return Against(champion.version, unjudged=champion.unjudged)
     cut = cuts[-1]
     window = cut.scored.window
-    others = _declared_otherwise(bundle, people)
+    others, left = _declared_otherwise(bundle, people), _left_out(bundle, people)
     younger = bundle.manifest.window.ts_to > window.origin
-    if why := _incomparable(bundle, churn, people, cut, others, younger=younger):
+    if why := _incomparable(bundle, churn, people, cut, [*others, *left], younger=younger):
         return Against(champion.version, unjudged=why)
     theirs = people.reading(bundle.read, bundle.space, bundle.features)
     notes = []
     if others:
         notes.append(f"the incumbent {bundle.version} is judged by its own declarations of {', '.join(others)}, declared otherwise now")
+    if left:
+        notes.append(
+            f"the incumbent {bundle.version} reads {', '.join(left)} too, which the new model was told to leave out or does not have"
+        )
     if younger:
         try:
             gone, origin = _by_recipe(bundle, theirs, activity, cuts)
@@ -153,14 +157,21 @@ def _declared_otherwise(bundle: ChurnBundle, people: People) -> list[str]:
     return [name for name in read if set(subset(theirs, [name]).features) != set(subset(ours, [name]).features)]
 
 
+def _left_out(bundle: ChurnBundle, people: People) -> list[str]:
+    """The columns that a bundle reads and the new model does not."""
+    there = {*people.columns.numeric, *people.columns.categorical}
+    return [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name not in there]
+
+
 def _incomparable(bundle: ChurnBundle, churn: Churn, people: People, cut: Cut, others: list[str], *, younger: bool) -> str:
     """Why a bundle cannot be judged at a cut, or ""."""
     if bundle.features is None and bundle.manifest.schema_hash != people.features.schema_hash:
         return "does not bring the declarations of its columns, and features.py has others now"
-    columns = (*people.columns.numeric, *people.columns.categorical)
-    if missing := [name for name in (*bundle.read.numeric, *bundle.read.categorical) if name not in columns]:
-        return f"reads the column {missing[0]}, which is not there any more"
-    window, plan = cut.scored.window, bundle.plan
+    window, plan, recipe = cut.scored.window, bundle.plan, Recipe.of(bundle.manifest.metrics)
+    if set(plan.types) != set(churn.types):
+        return f"predicts whether somebody does no {', '.join(plan.types)} any more, and not {', '.join(churn.types)}"
+    if plan.active != churn.active_us or (recipe is not None and recipe.churn.per != churn.per):
+        return "was told otherwise who is asked about (active), or what counts as one purchase (per)"
     # A history shorter than three windows is judged by shorter ones, which a recipe can be learned for and a bundle was not.
     if (plan.window, plan.gap) != ((churn.window_us, churn.gap_us) if younger else (window.length, window.gap)):
         return "predicts another window"

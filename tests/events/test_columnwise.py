@@ -54,6 +54,7 @@ merging = st.sampled_from(["u2", "", "anon:u2", 7, None]).map(lambda into: {"mer
 answers = st.fixed_dictionaries(
     {"slot": st.just("home")}, optional={"propensities": st.sampled_from([[], [1.0, 0.5], [1], [0, 1.0], [1.5, 0.1], [1e-300, 1]])}
 )
+LONG = st.sampled_from([{"stock": 10**400}, {"stock": -(10**309)}, {"a": {"b": 10**310}}, {"a": 10**307, "b": 10**308}])
 TYPES = ["click", "view", "purchase", "search", "answer", "user", "item", "identify", "merge", "listen", "clack", "rating"]
 usual = st.fixed_dictionaries(
     {"event_id": usual_id, "type": st.sampled_from(["view", "click", "purchase", "search"]), "user_id": usual_id, "item_id": usual_id},
@@ -64,7 +65,7 @@ odd = st.fixed_dictionaries(
     optional={
         "ts": times, "sent_at": times, "user_id": ids | usual_id, "anonymous_id": ids, "session_id": ids, "item_id": ids, "request_id": ids,
         "items": st.lists(ids, max_size=3) | st.just(["i1", "i2"]) | st.just(["i"] * 1_001), "context": contexts,
-        "properties": properties | merging, "timeless": st.sampled_from([True, False, None]), "received_at": times, "answer": answers,
+        "properties": properties | merging | LONG, "timeless": st.sampled_from([True, False, None]), "received_at": times, "answer": answers,
         "colour": st.just("red"),
     },
 )  # fmt: skip

@@ -21,6 +21,7 @@ from tailorbird.config.erasures import READING, reading
 from tailorbird.errors import DamageError
 from tailorbird.events import HOUR
 from tailorbird.events.contract import ERASED
+from tailorbird.events.free import as_text
 from tailorbird.lake import Lake, verify
 from tailorbird.lock import FileLock
 from tailorbird.privacy import erase, export_person, find_people, look_for, preview
@@ -495,6 +496,20 @@ def test_an_id_that_is_a_users_and_anothers_visitors_stays_the_others(tied: bool
     assert gone is None or left[gone] == 0
     assert look_for(project, [asked]).found == []
     assert verify(project.paths.lake).clean
+
+
+def test_a_lake_with_an_integer_that_no_float_holds_can_be_asked_and_erased(tmp_path: Path) -> None:
+    """As doors took them once; now they are refused, and kept."""
+    project = sent(tmp_path, [click("e1", "user-4711"), click("e2", "user-4712")])
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+        told = door.submit(json.dumps([click("long", "user-4712", properties={"stock": 10**400})]).encode())
+        assert [one.code for one in told] == ["number_out_of_range"]
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    assert [one["source"] for one in export_person(project, ["user-4711"], CLOCK)].count("event") == 1
+    assert erase(project, ["user-4711"], CLOCK).clean
+    assert as_text(10**400) is None
+    assert as_text(4711) == as_text(4711.0) == "4711"
 
 
 def test_a_router_that_lost_a_part_of_its_index_is_told_by_name(tmp_path: Path) -> None:

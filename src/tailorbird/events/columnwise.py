@@ -322,6 +322,9 @@ def _bad_properties(column: Sequence[dict[str, Any] | None], body_bytes_max: int
     types = set(map(type, chain.from_iterable(map(dict.values, given))))
     alarm = body_bytes_max * contract.GROWTH_MAX > contract.PROPERTIES_BYTES_MAX and len(_encode(given)) > contract.PROPERTIES_BYTES_MAX
     alarm = alarm or not types.isdisjoint(contract.NESTED)
+    if body_bytes_max > contract.DIGITS and int in types:
+        integers = [value for value in chain.from_iterable(map(dict.values, given)) if type(value) is int]
+        alarm = alarm or not -contract.LARGEST < min(integers) <= max(integers) < contract.LARGEST
     for name in names & _COLUMNS:
         values = [value for properties in given if (value := properties.get(name)) is not None]
         alarm = alarm or (bool(values) and not _fits(name, values))
@@ -342,6 +345,7 @@ def _is_bad(properties: dict[str, Any]) -> bool:
     return (
         any(value is not None and not _fits(name, (value,)) for name, value in values)
         or contract.too_deep(properties) is not None
+        or contract.too_long(properties) is not None
         or len(_encode(properties)) > contract.PROPERTIES_BYTES_MAX
     )
 

@@ -33,6 +33,8 @@ ANONYMOUS_PREFIX = "anon:"
 DOOR, BROWSER, BROWSER_IDENTIFY = "door", "browser", "browser+identify"  # a client; one whose key everybody can read; see `Receipt`
 ERASED = b'{"erased":true}'  # stands in place of a row of somebody whose data were erased, see `events.erased`
 
+DIGITS = 308  # as many has the first integer that no float may hold; who has fewer bytes has none
+LARGEST = 1 << 1023
 # Inclusive bounds of the properties that have a column of their own.
 NUMBERS = {
     "dwell_ms": (0.0, 86_400_000.0),
@@ -372,6 +374,8 @@ def _check_properties(event: Event, size: int) -> None:
             raise Breach("number_out_of_range", f"$.properties.{name}", f"expected {low:g} to {high:g}, got {show(value)}")
     if not NESTED.isdisjoint(map(type, properties.values())) and (path := too_deep(properties)) is not None:
         raise Breach("too_large", path, f"nested more than {DEPTH_MAX} levels deep")
+    if size > DIGITS and (path := too_long(properties)) is not None:
+        raise Breach("number_out_of_range", path, "expected a number below 1e308")
     if size * GROWTH_MAX > PROPERTIES_BYTES_MAX and (size := len(msgspec.json.encode(properties))) > PROPERTIES_BYTES_MAX:
         raise Breach("too_large", "$.properties", f"expected at most {PROPERTIES_BYTES_MAX} bytes, got {size}")
 
@@ -379,6 +383,18 @@ def _check_properties(event: Event, size: int) -> None:
 def too_deep(properties: dict) -> str | None:
     """Where properties are nested too deeply, if anywhere."""
     return next((path for path, depth in _depths(properties) if depth > DEPTH_MAX), None)
+
+
+def too_long(properties: dict) -> str | None:
+    """Where an integer stands that no float holds, if anywhere: what reads numbers of events could not go on."""
+    stack = [(f"$.properties.{name}", value) for name, value in properties.items()]
+    while stack:
+        path, value = stack.pop()
+        if type(value) is int and not -LARGEST < value < LARGEST:
+            return path
+        if isinstance(value, dict | list):
+            stack.extend((path, inner) for inner in (value.values() if isinstance(value, dict) else value))
+    return None
 
 
 def _depths(properties: dict) -> Iterator[tuple[str, int]]:

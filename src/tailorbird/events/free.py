@@ -104,6 +104,7 @@ def leaves(value: object) -> Iterator[tuple[str, object]]:
 
 def as_text(value: object) -> str | None:
     """A whole number as an id that is a text; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
-        return None
-    return str(int(value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    # Longer ones are nobody's id, and Python writes none of more than 4,300 digits.
+    return str(value) if type(value) is int and abs(value) < 10**LENGTH_MAX else None

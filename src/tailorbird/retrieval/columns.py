@@ -60,8 +60,16 @@ def column_of(values: Sequence[Any]) -> Column:
     present = sum(value is not None for value in values)
     numbers = sum(isinstance(value, (int, float)) for value in values)
     if numbers and numbers >= NUMBERS_SHARE * present:
-        return np.array([float(value) if isinstance(value, (int, float)) else np.nan for value in values], np.float64)
+        return np.array([_as_number(value) for value in values], np.float64)
     return text_column(None if value is None else _as_text(value) for value in values)
+
+
+def _as_number(value: Any) -> float:
+    """A value as a number; what is none, or an integer that no float holds, is missing."""
+    try:
+        return float(value) if isinstance(value, (int, float)) else np.nan
+    except OverflowError:
+        return np.nan
 
 
 def text_column(texts: Iterable[str | None]) -> TextColumn:
@@ -142,7 +150,7 @@ def extended(column: Column | None, length: int, values: Mapping[int, Any], tota
         return grown
     numbers = np.concatenate([column, np.full(total - length, np.nan)])
     for row, value in values.items():
-        numbers[row] = float(value) if isinstance(value, (int, float)) else np.nan
+        numbers[row] = _as_number(value)
     return numbers
 
 

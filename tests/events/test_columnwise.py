@@ -65,8 +65,8 @@ odd = st.fixed_dictionaries(
     optional={
         "ts": times, "sent_at": times, "user_id": ids | usual_id, "anonymous_id": ids, "session_id": ids, "item_id": ids, "request_id": ids,
         "items": st.lists(ids, max_size=3) | st.just(["i1", "i2"]) | st.just(["i"] * 1_001), "context": contexts,
-        "properties": properties | merging | LONG, "timeless": st.sampled_from([True, False, None]), "received_at": times, "answer": answers,
-        "colour": st.just("red"),
+        "properties": properties | merging | LONG, "timeless": st.sampled_from([True, False, None]), "received_at": times,
+        "answer": answers, "colour": st.just("red"),
     },
 )  # fmt: skip
 one_off = st.tuples(usual, odd, st.sampled_from(["ts", "sent_at", "properties", "context", "items", "timeless", "item_id", "user_id"])).map(

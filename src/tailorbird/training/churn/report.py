@@ -65,12 +65,13 @@ def told_of_choices(judged: Choice, shipped: Choice, churn: Churn) -> list[str]:
     """Sentences: that nothing is calibrated, or that what was judged is not what the bundle has, and what it would take."""
     if shipped.unproven:
         return [f"not calibrated: {shipped.unproven}; {_takes(churn, judged=False)}"]
-    if judged.unproven:
-        return [
-            f"the bundle has {_named(shipped)}, while the gate, the diagram and the list of whom to contact judge {_named(judged)}: by the "
-            f"last origin {judged.unproven}; {_takes(churn, judged=True)}"
-        ]
-    return []
+    if _named(judged) == _named(shipped):
+        return []
+    why = f"{judged.unproven}; {_takes(churn, judged=True)}" if judged.unproven else "that was the better choice"
+    return [
+        f"the bundle has {_named(shipped)}, while the gate, the diagram and the list of whom to contact judge {_named(judged)}: by the "
+        f"last origin {why}"
+    ]
 
 
 def _named(choice: Choice) -> str:

@@ -8,7 +8,7 @@ Of merges that go round in a circle the newest holds: whom it names, all of the 
 and not on the order in which they came. Router and readers of the state both ask this function, each of what it knows.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -46,6 +46,15 @@ def by_former(told: Iterable[tuple[str, Merge]]) -> dict[str, list[Merge]]:
     for former, merge in told:
         found.setdefault(former, []).append(merge)
     return found
+
+
+def holding_at(told: Mapping[str, list[Merge]], ts: int, p: int = 1 << 63) -> Callable[[str], Merge | None]:
+    """Of users' merges (`by_former`) the one that holds at a time, as `survivor` asks for it; of those alone that had come before `p`."""
+
+    def holding(user: str) -> Merge | None:
+        return next((merge for merge in reversed(told.get(user, ())) if merge.ts <= ts and merge.p < p), None)
+
+    return holding
 
 
 def survivor(user: str, merge_of: Callable[[str], Merge | None]) -> tuple[str, int]:

@@ -102,9 +102,10 @@ def find_marks(
         return marks
     progress("find events", 0, None)
     mine = lake.table("events", where=whose(people))
-    kept = mine.filter(people.kept(mine))
+    stays = people.kept(mine)
+    kept = mine.filter(stays)
     marks.then = persons_then(lake, people, kept)
-    mine = mine.filter(pc.invert(people.kept(mine)))
+    mine = mine.filter(pc.invert(stays))
     progress("find events", len(mine), None)
     marks.events = _told(mine)
     late = micros(mine["received_at"]) >= recent_from

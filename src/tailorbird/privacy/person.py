@@ -10,7 +10,7 @@ itself, is not one with them: an account of guests, say. What it did while it wa
 with it, which their answers say; whom it was merged into is told, not taken.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -22,7 +22,7 @@ from tailorbird.errors import UsageError
 from tailorbird.events.contract import ANONYMOUS_PREFIX
 from tailorbird.events.erased import StopList, whose_of
 from tailorbird.events.free import who_said
-from tailorbird.events.merges import COLUMNS, Merge, by_former, merge_rows, merges_of, survivor
+from tailorbird.events.merges import COLUMNS, Merge, by_former, holding_at, merge_rows, merges_of, survivor
 from tailorbird.events.plan import INTO_ERASED
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.schema import micros
@@ -143,14 +143,20 @@ def _with_merged(lake: Lake, users: frozenset[str]) -> tuple[frozenset[str], fro
     return frozenset(found), frozenset(user for user in others - found if not user.startswith(_STRANGER))
 
 
+def told_merges(lake: Lake) -> dict[str, list[Merge]]:
+    """The merges of each user that the lake has, the newest last."""
+    return by_former(merges_of(merge_rows(lake.table("events", COLUMNS, ds.field("type") == "merge"))))
+
+
 def persons_then(lake: Lake, people: People, rows: pa.Table) -> dict[int, str]:
     """Of rows that stay another user's, by `p`, whom this user was one with then without these people; who was itself is left out."""
     found: dict[int, str] = {}
-    told = by_former(merges_of(merge_rows(lake.table("events", COLUMNS, ds.field("type") == "merge")))) if len(rows) else {}
+    told = told_merges(lake) if len(rows) else {}
     for p, user, ts in zip(rows["p"].to_pylist(), rows["user_id"].to_pylist(), micros(rows["ts"]).tolist(), strict=True):
+        holding = holding_at(told, ts, p)
 
-        def then(former: str, p: int = p, ts: int = ts) -> Merge | None:
-            merge = next((one for one in reversed(told.get(former, ())) if one.p < p and one.ts <= ts), None)
+        def then(former: str, holding: Callable[[str], Merge | None] = holding) -> Merge | None:
+            merge = holding(former)
             return merge._replace(into=former) if merge is not None and merge.into in people.users else merge
 
         if (person := survivor(user, then)[0]) != user:

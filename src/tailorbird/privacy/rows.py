@@ -63,8 +63,9 @@ class Rows:
         }
 
     def events(self, rows: pa.Table) -> pa.Table | None:
-        kept = _mask(pc.and_(self._people.of(rows), self._people.kept(rows)))
-        mine = _mask(self._people.of(rows)) & ~kept
+        theirs = _mask(self._people.of(rows))
+        kept = theirs & _mask(self._people.kept(rows))
+        mine = theirs & ~kept
         linked = _mask(is_any(rows["request_id"], self._unlinked.requests)) & ~mine
         mentions = {name: self._mentions.in_column(rows[name]) & ~mine for name in FREE}
         mentions |= {name: self._mentions.in_json(rows[name]) & (~mine | (name == "item_profile")) for name in JSON}

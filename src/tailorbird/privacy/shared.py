@@ -6,10 +6,10 @@ from itertools import pairwise
 import pyarrow.dataset as ds
 
 from tailorbird.events.erased import Span
-from tailorbird.events.merges import COLUMNS, Merge, by_former, merge_rows, merges_of, survivor
+from tailorbird.events.merges import Merge, holding_at, survivor
 from tailorbird.events.schema import micros
 from tailorbird.lake import Lake
-from tailorbird.privacy.person import People, one_of
+from tailorbird.privacy.person import People, one_of, told_merges
 
 
 def spans(lake: Lake, people: People, until: int) -> dict[str, list[Span]]:
@@ -24,7 +24,7 @@ def spans(lake: Lake, people: People, until: int) -> dict[str, list[Span]]:
         return {}
     where = one_of("anonymous_id", people.shared) & (ds.field("type") == "identify")
     ties = lake.table("events", ["anonymous_id", "user_id", "ts", "p"], where).sort_by([("ts", "ascending"), ("p", "ascending")])
-    told = by_former(merges_of(merge_rows(lake.table("events", COLUMNS, ds.field("type") == "merge"))))
+    told = told_merges(lake)
     by_device: dict[str, list[tuple[int, str | None]]] = {id_: [(0, None)] for id_ in people.shared}
     for id_, user, ts in zip(ties["anonymous_id"].to_pylist(), ties["user_id"].to_pylist(), micros(ties["ts"]).tolist(), strict=True):
         by_device[id_].append((ts, user))
@@ -52,9 +52,5 @@ def _theirs(user: str | None, begin: int, end: int, told: dict[str, list[Merge]]
             times |= {merge.ts} if begin < merge.ts < end else set()
             within += [] if merge.into in within else [merge.into]
     for first, last in pairwise([*sorted(times), end]):
-
-        def then(former: str, first: int = first) -> Merge | None:
-            return next((one for one in reversed(told.get(former, ())) if one.ts <= first), None)
-
-        if survivor(user, then)[0] in people.users:
+        if survivor(user, holding_at(told, first))[0] in people.users:
             yield first, last

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
+from tests.training.churn_columns import habits
 
 from tailorbird.errors import DeclarationError, LeakError, NotReadyError
 from tailorbird.events import DAY, ROUTED
 from tailorbird.events.merges import Merge, survivor
-from tailorbird.features import FeatureSet, attribute, count, entity, time_since, time_since_first
+from tailorbird.features import FeatureSet, attribute, count, entity
 from tailorbird.features.checks import collecting
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
@@ -37,9 +38,7 @@ def declared(*more):
     """Three features about the user, and what else a test declares by a function."""
     with collecting() as found:
         user, item = entity("user"), entity("item")
-        time_since("since", user, "purchase")
-        time_since_first("age", user, "purchase")
-        count("bought", user, "purchase", window="56d", hop="7d")
+        habits(user)
         count("sold", item, "purchase", window="7d")
         for each in more:
             each(user)

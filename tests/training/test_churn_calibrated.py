@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.training.churn_columns import habits
 
 from tailorbird.errors import NotReadyError
 from tailorbird.events import DAY, RoutePlan, SimulatedClock, micros, to_iso
-from tailorbird.features import FeatureSet, count, entity, time_since, time_since_first
+from tailorbird.features import FeatureSet, entity
 from tailorbird.features.checks import collecting
 from tailorbird.lake import Lake, LakeRole
 from tailorbird.models.gbdt import GbdtSettings
@@ -43,9 +44,7 @@ def day(number):
 def declared():
     with collecting() as found:
         user = entity("user")
-        time_since("since", user, "purchase")
-        time_since_first("age", user, "purchase")
-        count("bought", user, "purchase", window="56d", hop="7d")
+        habits(user)
     return FeatureSet.from_declarations(found)
 
 

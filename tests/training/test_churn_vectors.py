@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.training.churn_columns import habits
 
 from tailorbird.events import DAY, ROUTED
-from tailorbird.features import FeatureSet, count, entity, sequence, time_since, time_since_first
+from tailorbird.features import FeatureSet, entity, sequence
 from tailorbird.features.checks import collecting
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
@@ -40,9 +41,7 @@ SETTINGS = ChurnSettings(
 def declared():
     with collecting() as found:
         user = entity("user")
-        time_since("since", user, "purchase")
-        time_since_first("age", user, "purchase")
-        count("bought", user, "purchase", window="56d", hop="7d")
+        habits(user)
         sequence("recent", user, "purchase", length=16)
     return FeatureSet.from_declarations(found)
 

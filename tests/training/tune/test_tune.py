@@ -390,3 +390,25 @@ def test_a_file_of_a_space_takes_the_place_of_what_it_names(tmp_path: Path):
         file.write_text(text)
         with pytest.raises(ConfigError, match=told):
             overridden(file, SPACE)
+
+
+class Worsening(Fitted):
+    """Later settings do well on the first split, which is easy, and badly on the second."""
+
+    workers = 1
+
+    def submit(self, fit: Fit) -> "Future[Found]":
+        self.asked += 1
+        later = self.asked > 12  # four trials of three splits are whole by then
+        figure = (0.6, 0.5, 0.5)[fit.split] + later * (0.01, -0.15, 0.0)[fit.split]
+        done: Future[Found] = Future()
+        done.set_result(Found(np.array([figure]), np.array([figure]), 1.0))
+        return done
+
+
+def test_a_trial_whose_mean_falls_below_the_median_is_given_up_though_its_first_split_did_well(tmp_path):
+    (one,) = architectures(("gbdt",))
+    first = {"leaves": 5, "rate": 0.03}
+    search = Search(open_journal(tmp_path), one, SPACE["gbdt"], first, [0, 1, 2], Worsening(False), "random", "median", 7)
+    search.run(Budget(trials=6, seconds=0.0), lambda trials, seconds: None)
+    assert [(each.state, len(each.figures)) for each in search.trials()] == [("complete", 3)] * 4 + [("pruned", 2)] * 2

@@ -195,10 +195,22 @@ class Search:
         if len(one.found) == len(self.order):
             self._end(one, TrialState.COMPLETE)
             return True
-        if not one.default and trial.should_prune():
+        if not one.default and self._given_up(one):
             self._end(one, TrialState.PRUNED)
             return True
         return False
+
+    def _given_up(self, one: _Running) -> bool:
+        """Whether others did better by now.
+
+        Optuna's own median holds the best of a trial's running means against the median: where the first split is easy, nothing goes.
+        """
+        if self.pruner != "median":
+            return one.trial.should_prune()
+        step = len(one.found)
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        others = [each.intermediate_values[step] for each in complete if step in each.intermediate_values]
+        return len(complete) >= UNPRUNED and bool(others) and float(np.mean([each.mean for each in one.found])) < float(np.median(others))
 
     def _end(self, one: _Running, state: TrialState, why: str = "") -> None:
         figures = [each.mean for each in one.found if np.isfinite(each.mean)]
@@ -215,11 +227,9 @@ class Search:
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTUP)
 
     def _pruner(self) -> "optuna.pruners.BasePruner":
-        if self.pruner == "none":
-            return optuna.pruners.NopPruner()
         if self.pruner == "halving":
             return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
-        return optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
+        return optuna.pruners.NopPruner()  # the median is `_given_up`'s own
 
     def importance(self) -> dict[str, float]:
         """Share of what the trials differ by that each setting explains, largest first; empty where there are too few trials."""

@@ -118,6 +118,8 @@ def _print(report: "ValidationReport") -> None:
     from tailorbird.training.validate.run import NAME
 
     evaluation, out = report.evaluation, console()
+    if report.instead:
+        out.print(f"{report.instead}.\n", markup=False)
     best = best_baseline(report)
     title = f"Slot {report.slot}: NDCG@10 over {len(report.about['splits'])} origins, {evaluation.requests:,} requests"
     table = [

@@ -266,3 +266,15 @@ def test_holm_is_as_its_author_says():
 def test_a_wrong_use_is_told():
     with pytest.raises(UsageError, match="at least 1, got 0"):
         ValidateSettings(splits=0)
+
+
+def test_where_the_slot_is_tuned_to_a_net_the_report_says_at_its_top_that_its_figures_are_of_trees(shop, report, tmp_path):
+    train = replace(QUICK, architecture="dcn", tuned="dcn as tuned")
+    found = validated(shop, replace(SETTINGS, train=train, splits=1, variants=False))
+    assert "of trees" in found.instead
+    assert "dcn" in found.instead
+    assert found.plain()["about"]["tuned"] == f"dcn as tuned; {found.instead}"
+    page = write_validation(tmp_path, found).read_text()
+    assert page.index(found.instead) < page.index("<h2>")
+    assert not report.instead
+    assert report.plain()["about"]["tuned"] == "no"

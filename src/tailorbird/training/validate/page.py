@@ -34,7 +34,7 @@ def _head(report: ValidationReport) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     return (
         f'<h1>Validation of slot {escape(report.slot)}</h1><p class="verdict{" kept" if leaks else ""}">{verdict}</p>'
-        f"<ul>{listed}{notes}</ul>"
+        f"{f'<p><b>{escape(report.instead)}.</b></p>' if report.instead else ''}<ul>{listed}{notes}</ul>"
     )
 
 

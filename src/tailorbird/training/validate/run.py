@@ -115,6 +115,7 @@ class ValidationReport:
         tests: against baselines and other ways of training.
         curve: share of the requests learned from → NDCG@10; 1 is the model.
         findings: of the search for leaks, and over-fit heads.
+        instead: that trees were fitted, where the slot is tuned to a net; else empty.
     """
 
     slot: str
@@ -125,6 +126,7 @@ class ValidationReport:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     about: dict[str, Any]
+    instead: str = ""
 
     @property
     def leaks(self) -> tuple[Finding, ...]:
@@ -135,7 +137,7 @@ class ValidationReport:
         curve = [{"share": share, **flat({PRIMARY: figure})} for share, figure in self.curve.items()]
         more = {"tests": [one.plain() for one in self.tests], "gaps": [one.plain() for one in self.gaps], "learning_curve": curve}
         told = {"findings": [one.plain() for one in self.findings], "notes": list(self.notes), "about": self.about}
-        return {"slot": self.slot, **self.evaluation.plain(), **more, **told}
+        return {"slot": self.slot, "instead": self.instead, **self.evaluation.plain(), **more, **told}
 
 
 def validate(
@@ -191,15 +193,16 @@ def validate(
     kinds = {one.name: one.kind for one in variants}
     tests = holm([(name, kinds.get(name, "baseline"), gain) for name, gain in evaluation.differences.items()])
     findings += _overfit(gaps)
-    trees = [f"validated with trees, though the slot is tuned to {train.architecture}"] if train.architecture != "gbdt" else []
+    net = train.architecture if train.architecture != "gbdt" else ""
+    instead = f"All figures are of trees with default settings, not of {net}, which the slot is tuned to" if net else ""
+    tuned = f"{train.tuned}; {instead}" if net else train.tuned
     notes = [
         ground.material.why,
-        *trees,
         *(f"{name} was left out: too few positives to learn from at some origin" for name in sorted(gone)),
     ]
-    about = {**told(ground, [split for split, _ in made]), "seed": settings.seed, "tuned": train.tuned or "no", "gbdt": asdict(train.gbdt)}
+    about = {**told(ground, [split for split, _ in made]), "seed": settings.seed, "tuned": tuned or "no", "gbdt": asdict(train.gbdt)}
     return ValidationReport(
-        slot.name, evaluation, tuple(tests), tuple(gaps), _curve(evaluation), tuple(findings), tuple(notes), about
+        slot.name, evaluation, tuple(tests), tuple(gaps), _curve(evaluation), tuple(findings), tuple(notes), about, instead
     )  # fmt: skip
 
 
@@ -219,7 +222,7 @@ def _variants(split: Split, features: FeatureSet, settings: ValidateSettings, si
     if not settings.variants:
         return []
     keep = signals.get("subset", {}).get("keep", ())
-    return variants_of(split.names, features, keep, defaults=bool(settings.train.tuned))
+    return variants_of(split.names, features, keep, defaults=bool(settings.train.tuned) and settings.train.architecture == "gbdt")
 
 
 def _gaps(origin: str, split: Split, model: Heads) -> list[Gap]:

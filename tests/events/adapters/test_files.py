@@ -7,7 +7,7 @@ import pytest
 from tests.events.adapters.kit import lines
 
 from tailorbird.errors import DamageError, InputError
-from tailorbird.events.adapters import digest_files, find_files
+from tailorbird.events.adapters import FORMATS, digest_files, find_files
 from tailorbird.events.adapters.files import bare_suffix, read_lines
 
 TEXT = b"one\n\n  two \nthree"
@@ -19,6 +19,18 @@ def test_a_folder_gives_what_matches_compressed_or_not_sorted(tmp_path: Path) ->
         (tmp_path / name).touch()
     found = find_files(tmp_path, ("*.csv",))
     assert [str(file.relative_to(tmp_path)) for file in found] == ["a.csv.gz", "b.csv", "deep/c.csv.zst"]
+
+
+@pytest.mark.parametrize("format_", ["snowplow", "ga4"])
+def test_what_loaders_write_has_no_suffix(format_: str, tmp_path: Path) -> None:
+    names = ["2026-11-20-100512-4964-4965.gz", "events_20261118_000000000000", "shop-2026-11-20-100512-4964-4965"]
+    for name in (*names, "_SUCCESS", ".DS_Store", "LICENSE", "SHA256SUMS", "note.pdf"):
+        (tmp_path / name).touch()
+    assert [file.name for file in find_files(tmp_path, FORMATS[format_][1])] == names
+    for name in names:
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match="nor one without a suffix"):
+        find_files(tmp_path, FORMATS[format_][1])
 
 
 def test_a_named_file_is_taken_whatever_its_name(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which format files are in."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -17,6 +18,8 @@ SAMPLES = [
     ("e.tsv", "shop" + "\t" * 130 + "\n", "snowplow"),
     ("e.jsonl", json.dumps({"FeedbackType": "star", "UserId": "u", "ItemId": "i"}), "gorse"),
     ("e.jsonl", json.dumps({"type": "track", "messageId": "m"}), "segment"),
+    ("2026-11-20-100512-4964-4965", "shop" + "\t" * 130 + "\n", "snowplow"),
+    ("events_20261118_000000000000", json.dumps({"event_name": "x", "event_timestamp": 1}), "ga4"),
     ("e.json", "\nnot JSON\n" + json.dumps({"event_name": "x", "event_timestamp": 1}), "ga4"),
     ("e.json", json.dumps([{"specversion": "1.0", "source": "/", "id": "1"}], indent=1), "cloudevents"),
     ("e.jsonl", json.dumps({"event": "ranking", "id": "1", "timestamp": 1}), "metarank"),
@@ -36,6 +39,18 @@ def test_files_of_several_formats_are_no_one_format(tmp_path: Path) -> None:
     for name, content, _ in SAMPLES[:2]:
         (tmp_path / name).write_text(content)
     assert recognise(look_in(tmp_path)) is None
+
+
+def test_files_without_a_suffix_count_only_where_they_are_exports(tmp_path: Path) -> None:
+    (tmp_path / "i.csv").write_text("USER_ID,ITEM_ID,TIMESTAMP\n1,2,3\n")
+    (tmp_path / "notes").write_text("not this one")
+    (tmp_path / "binary").write_bytes(b"\x00" * 100)
+    assert look_in(tmp_path) == [tmp_path / "i.csv"]
+    loaded = tmp_path / "enriched" / "2026-11-20-100512-4964-4965.gz"
+    loaded.parent.mkdir()
+    loaded.write_bytes(gzip.compress(b"shop" + b"\t" * 130 + b"\n"))
+    assert look_in(loaded.parent) == [loaded]
+    assert recognise([loaded]) == "snowplow"
 
 
 def test_nothing_to_look_at(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from tailorbird.errors import DamageError, InputError
 
 DAMAGED = (OSError, EOFError, zlib.error, pa.ArrowException)  # what reading a file may end with, of whatever compression
+NO_SUFFIX = "*"  # among patterns: files whose name has none, but for what commonly lies beside data
+_BESIDE = ("readme", "license", "copying", "notice", "changelog", "makefile", "manifest", "sha256sums", "md5sums")
 _COMPRESSED = (".gz", ".zst")
 _CHUNK = 1 << 20
 _HEAD = 4096
@@ -35,11 +37,20 @@ def find_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
         return [path]
     if not path.exists():
         raise InputError("no such file or folder", where=str(path))
-    wanted = [pattern + ending for pattern in patterns for ending in ("", *_COMPRESSED)]
-    found = sorted({file for pattern in wanted for file in path.rglob(pattern) if file.is_file()})
-    if not found:
-        raise InputError(f"no file like {' or '.join(patterns)} (or .gz, .zst) in this folder", where=str(path))
-    return found
+    named = [pattern for pattern in patterns if pattern != NO_SUFFIX]
+    wanted = [pattern + ending for pattern in named for ending in ("", *_COMPRESSED)]
+    matching = {file for pattern in wanted for file in path.rglob(pattern) if file.is_file()}
+    if NO_SUFFIX in patterns:
+        matching.update(file for file in path.rglob("*") if has_no_suffix(file) and file.is_file())
+    if not matching:
+        also = ", nor one without a suffix," if NO_SUFFIX in patterns else ""
+        raise InputError(f"no file like {' or '.join(named)} (or .gz, .zst){also} in this folder", where=str(path))
+    return sorted(matching)
+
+
+def has_no_suffix(file: Path) -> bool:
+    """Whether a name has no suffix but that of its compression, and is none of what commonly lies beside data (`_SUCCESS`, `LICENSE`)."""
+    return not bare_suffix(file) and not file.name.startswith((".", "_")) and file.stem.lower() not in _BESIDE
 
 
 def bare_suffix(file: Path) -> str:

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters import movielens, snowplow
-from tailorbird.events.adapters.files import bare_suffix, read_lines, read_records
+from tailorbird.events.adapters.files import DAMAGED, bare_suffix, has_no_suffix, open_file, read_lines, read_records
 
 _LOOKED_AT = 20
+_HEAD = 4096
 _METARANK = ("item", "user", "ranking", "interaction")
 
 
@@ -115,6 +116,17 @@ def look_in(path: Path) -> list[Path]:
     found = sorted(
         file for file in path.rglob("*") if file.is_file() and bare_suffix(file) in known and not file.name.lower().startswith("readme")
     )
+    found = sorted([*found, *(file for file in path.rglob("*") if has_no_suffix(file) and file.is_file() and _is_export(file))])
     if not found:
         raise InputError("no file in it that any format reads", where=str(path), fix="name the format: tailorbird import --help")
     return found
+
+
+def _is_export(file: Path) -> bool:
+    """Whether a file whose name says nothing is in a format whose files come so; others may lie in a folder of data."""
+    try:
+        with open_file(file) as stream:
+            head = stream.read(_HEAD)
+    except DAMAGED:
+        return True  # by its name it was packed: whoever reads it says what is wrong
+    return b"\x00" not in head and _format_of(file) in ("ga4", "snowplow")

@@ -128,6 +128,19 @@ def test_all_that_a_project_may_have_is_there(tmp_path):
     assert str(tmp_path / "data") in done.stdout
 
 
+def test_servers_are_given_the_file_of_keys():
+    """Keys of pages are in no setting."""
+    place = Path(environment()["TAILORBIRD_SERVE__KEYS_FILE"])
+    (spec, serve) = next((spec, container) for spec, container in pods() if container["name"] == "serve")
+    (mount,) = [each for each in serve["volumeMounts"] if each["mountPath"] == str(place.parent)]
+    assert "subPath" not in mount, "such a mount does not follow changes"
+    (volume,) = [each for each in spec["volumes"] if each["name"] == mount["name"]]
+    assert volume["secret"]["optional"], "a project without such keys has no such Secret"
+    assert volume["secret"]["defaultMode"] & 0o040, "read by fsGroup"
+    assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsUser"]
+    assert f"kubectl create secret generic {volume['secret']['secretName']} --from-file={place.name} " in SECRET.read_text()
+
+
 def test_nobody_is_root_and_nothing_can_be_written_but_data():
     for spec, container in pods():
         assert spec["securityContext"]["runAsNonRoot"]

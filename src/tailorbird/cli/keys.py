@@ -47,7 +47,8 @@ def create(
     name:
         what it is for; shown in lists
     scope:
-        what it may do, several times for several: `write` sends events, `read` asks for answers and metrics, `admin` sees the status
+        what it may do, several times for several: `write` sends events, `read` asks for answers and metrics, `admin` sees the status,
+        and reads and changes formulas
     origin:
         a web origin whose pages may use it, several times for several
     identify:

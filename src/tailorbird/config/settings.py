@@ -47,7 +47,10 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     port: Annotated[int, Meta(ge=0, le=65_535, description="port to bind; the next free one is taken if it is busy")] = 8642
     write_keys: Annotated[list[str], Meta(description="keys that may send events; set them by environment")] = []
     read_keys: Annotated[list[str], Meta(description="keys that may ask for answers; set them by environment")] = []
-    admin_keys: Annotated[list[str], Meta(description="keys that may see what the server does; set them by environment")] = []
+    admin_keys: Annotated[
+        list[str],
+        Meta(description="keys that may see what the server does, and read and change the formulas of slots; set them by environment"),
+    ] = []
     keys_file: Annotated[
         str, Meta(description="file of hashed keys that `tailorbird keys` writes, relative to the project; servers follow its changes")
     ] = "keys.json"

@@ -2,7 +2,6 @@
 
 # Where that is not the command without options, which has the sizes and seeds of the page.
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "globo": ("--seeds 1",),  # three would take over an hour of two cores
     # RecTools' SASRec takes longer than all others together, and has one seed.
     "peers": (
         "ml-latest-small --sasrec-seeds 1",

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.quality import globo, hourly
-from benchmarks.quality.hourly import Log, contexts_of, days_learned_from, judged, read_log, run_day
-from benchmarks.quality.hourly_figures import Judged, figures, show
+from benchmarks.quality.hourly import BY_SEED, FIGURES, Log, contexts_of, days_learned_from, judged, read_log, run_day
+from benchmarks.quality.hourly_figures import OURS, Judged, by_seed, figures, show
+from benchmarks.quality.next_click import SEEDS
 from benchmarks.quality.next_click_bundle import Asking, judge_day
 from benchmarks.quality.running import PROJECTS, _import, environment, folder_or_skip, options
 from tailorbird.events import HOUR, MINUTE, to_iso
@@ -45,7 +46,7 @@ PROTOCOL = (
     "the slot's sources (60 by V-SkNN, 60 by STAN, 40 by co-occurrence, 80 of the last hour), less what the reader clicked before, "
     "features as of the moment, and of the ranked the best 20. Indexes are as of the beginning of the hour, as all tables of the "
     "protocol: a server has them so if it is trained anew each hour. `bundle_all_day` is the same bundle with the index that it came "
-    "with, all day.",
+    "with, all day. Both are means over three seeds of the training, and `hourly_ranker` over three of its trees.",
     "The stream's counts, which are columns of the product, know the clicks until the moment that is asked, while the protocol's "
     f"baselines know those until the hour. `{'`, `'.join(NOW)}` are these baselines as of ten minutes ago at most.",
     "Sessions of the product are runs of a reader's clicks without a pause of 30 minutes, over the newest 100,000 of the day before, "
@@ -95,7 +96,7 @@ def run(data: Path, folder: Path, *, small: bool, day: int | None = None, thread
         path = paths[each]
         if not path.exists():
             begun = time.monotonic()
-            found = _day(log, root, each, folder, threads)
+            found = _day(log, root, each, folder, threads, SEEDS[:1] if small else SEEDS)
             with path.with_suffix(".part").open("wb") as file:
                 np.savez(file, seconds=time.monotonic() - begun, **found)  # type: ignore[arg-type]  # no array is called as an argument is
             path.with_suffix(".part").rename(path)
@@ -121,6 +122,7 @@ def report(parts: list[dict[str, Any]], *, small: bool, seconds: Mapping[str, fl
         "small": small,
         "protocol": list(PROTOCOL),
         **figures(whole),
+        "tree_seeds": by_seed(parts),
         "sessions": len(whole.hour),
         "hours": len(np.unique(whole.hour)),
         "found": asking.found,
@@ -137,23 +139,24 @@ def _trim(data: Path, target: Path, every: int) -> None:
     pq.write_table(table.filter(pa.array(table["user_id"].to_numpy() % every == 0)), target / globo.CLICKS)
 
 
-def _day(log: Log, root: Path, day: int, folder: Path, threads: int) -> dict[str, npt.NDArray]:
-    """Figures of each session of one day."""
+def _day(log: Log, root: Path, day: int, folder: Path, threads: int, seeds: Sequence[int]) -> dict[str, npt.NDArray]:
+    """Figures of each session of one day; ours are means over the trainings of all seeds, of which each is a `tree_seed_SEED` too."""
     for before in days_learned_from(day):
         if not (folder / f"rows-{before:02}.npz").exists():
             run_day(log, before, folder, threads=threads, judge=False)
-    found = run_day(log, day, folder, threads=threads)
-    found = {name.replace("tailorbird_", "hourly_ranker_"): values for name, values in found.items()}
+    found = run_day(log, day, folder, threads=threads, seeds=seeds)
+    found = {name.replace("tailorbird_", "hourly_ranker_"): values for name, values in found.items() if not name.startswith(BY_SEED)}
     at = np.concatenate([hourly.asked(log, hour).at for hour in range(24 * day, 24 * day + 24)])
     found |= _as_of_now(log, at)
-    version = _train(root, log.begin + 24 * day * HOUR)
-    return found | judge_day(root, version, log, at)
+    told = {seed: judge_day(root, _train(root, log.begin + 24 * day * HOUR, seed), log, at) for seed in seeds}
+    found |= {name: np.mean([each[name] for each in told.values()], axis=0) for name in told[seeds[0]]}
+    return found | ({f"{BY_SEED}{seed}": each[f"{OURS}_{FIGURES[0]}"] for seed, each in told.items()} if len(seeds) > 1 else {})
 
 
-def _train(root: Path, moment: int) -> str:
+def _train(root: Path, moment: int, seed: int) -> str:
     """The version that the command makes as of a moment."""
-    command = [str(Path(sys.executable).with_name("tailorbird")), "-C", str(root), "train", "--quick", "--as-of", to_iso(moment), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [str(Path(sys.executable).with_name("tailorbird")), "-C", str(root), "train", "--quick", "--as-of", to_iso(moment)]
+    done = subprocess.run([*command, "--seed", str(seed), "--json"], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr or done.stdout}")
     return json.loads(done.stdout)["version"]

@@ -42,6 +42,7 @@ WRONG_USE = [
     (["train", "--architecture", "auto", "--parameters", '{"epochs": "5"}'], "Expected `int`, got `str` - at `$.epochs`", 2),
     (["train", "--architecture", "mlp", "--parameters", '{"dropout": 1}'], "from 0 to below 1", 2),
     (["train", "--architecture", "mlp", "--parameters", '{"rate": 1e38}'], "above 0 and at most 1e+06", 2),
+    (["train", "--seed", "-1"], "--seed: expected 0 to 1,000,000,000, got -1", 2),
     (["tune", "--seed", "-1"], "--seed: expected 0 to 1,000,000,000, got -1", 2),
     (["validate", "--seed=-1"], "--seed: expected 0 to 1,000,000,000, got -1", 2),
     (["features", "rank", "--seed", "99999999999"], "--seed: expected 0 to 1,000,000,000, got 99999999999", 2),

@@ -184,6 +184,12 @@ def test_a_name_that_is_not_declared_is_refused(project: Path, tmp_path: Path) -
     assert "churn.py declares no 'chrun'; it declares churn" in done.stderr
 
 
+def test_options_of_a_slot_are_refused_for_a_churn_model(project):
+    done = tailorbird("-C", project, "train", "churn", "--window", "14d", "--architecture", "mmoe", "--incremental")
+    assert done.returncode == 2
+    assert "churn is a churn model, and --window, --architecture, --incremental are of a slot's" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["churn.csv", "folder.parquet"])
 def test_what_is_no_name_of_a_parquet_file_is_refused_before_anything_is_scored(project: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.parquet").mkdir()
@@ -216,7 +222,7 @@ def test_a_baseline_without_a_figure_is_listed_behind_the_others(
         report=None,
     )
     monkeypatch.setattr(train, "train_churn", lambda *args, **more: report)
-    train_named(open_project(project), "churn", quick=True, promote=True, as_of="latest", leave_out=(), json=False)
+    train_named(open_project(project), "churn", quick=True, promote=True, as_of="latest", leave_out=(), seed=7, json=False)
     told = capsys.readouterr().out
     assert told.index("0.4321") < told.index("0.5000") < told.index("bg_nbd_count")
     assert "v0001 goes live" in told

@@ -13,19 +13,23 @@ if TYPE_CHECKING:
 COLUMNS = ("auc", "ap", "log_loss", "lift_10", "mae", "bias")
 
 
-def train_named(project: "Project", name: str, *, quick: bool, promote: bool, as_of: str, leave_out: tuple[str, ...], json: bool) -> None:
+def train_named(
+    project: "Project", name: str, *, quick: bool, promote: bool, as_of: str, leave_out: tuple[str, ...], seed: int, json: bool
+) -> None:
     """Train the churn model of a name and say what came of it."""
     from tailorbird.cli.moment import clock_as_of
     from tailorbird.training.churn.fit import FitSettings
     from tailorbird.training.churn.train import ChurnSettings, train_churn
     from tailorbird.training.churn.vectors import SMALL
+    from tailorbird.training.settings import check_seed
 
+    check_seed(seed)
     churn = project.churn[name]
     churn = replace(churn, leave_out=(*churn.leave_out, *leave_out))
     vectors = None if quick or project.settings.train.retrieval == "tables" else SMALL
-    settings = ChurnSettings(lateness_us=project.plan.lateness_us, vectors=vectors)
+    settings = ChurnSettings(FitSettings(seed=seed), lateness_us=project.plan.lateness_us, vectors=vectors)
     if quick:
-        settings = replace(settings, cuts=2, grid_rows=100_000, asked=10_000, replicates=200, fit=FitSettings(rows=30_000))
+        settings = replace(settings, cuts=2, grid_rows=100_000, asked=10_000, replicates=200, fit=FitSettings(rows=30_000, seed=seed))
     paths = project.paths
     with progress_bars(quiet=json) as progress:
         report = train_churn(

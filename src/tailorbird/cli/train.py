@@ -34,6 +34,7 @@ def train(
     position: Position = "column",
     leave_out: str = "",
     untuned: bool = False,
+    seed: int = 7,
     as_of: str = "",
     json: Json = False,
 ) -> None:
@@ -99,6 +100,8 @@ def train(
         columns that the model must not see, with commas between them, as `features rank` proposes them
     untuned:
         of a slot: leave out of account what `tailorbird tune` chose
+    seed:
+        of all draws: with another one, and nothing else changed, the figures say what is chance
     as_of:
         train as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, with the labels up to there, or
         now while events come, as labels of the last `events.lateness` may then still change
@@ -120,8 +123,20 @@ def train(
     if isinstance(declared, Churn):
         from tailorbird.cli.churn import train_named
 
+        _of_slots_alone(
+            name,
+            window=window,
+            rows=rows != "auto",
+            architecture=architecture,
+            retrieval=retrieval,
+            incremental=incremental,
+            parameters=parameters,
+            processes=processes != 1,
+            position=position != "column",
+            untuned=untuned,
+        )
         without = left_out(leave_out, project.features)
-        return train_named(project, name, quick=quick, promote=promote, as_of=as_of, leave_out=without, json=json)
+        return train_named(project, name, quick=quick, promote=promote, as_of=as_of, leave_out=without, seed=seed, json=json)
     settings = replace(
         settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
         architecture=architecture or "gbdt",
@@ -130,6 +145,7 @@ def train(
         parameters=_parameters(parameters, architecture or "gbdt"),
         processes=processes,
         position=position,
+        seed=seed,
         mlflow=os.environ.get("MLFLOW_TRACKING_URI", ""),
     )
     if not untuned:
@@ -157,6 +173,17 @@ def train(
         print_json(report.plain())
         return
     _print(report)
+
+
+def _of_slots_alone(name: str, **given: object) -> None:
+    """That nothing was asked of a churn model that only slots' models have."""
+    from tailorbird.errors import UsageError
+
+    if asked := [f"--{option}" for option, said in given.items() if said]:
+        fix = f"leave out {', '.join(asked)}; how {name} is learned stands in churn.py, such as its window"
+        raise UsageError(
+            f"{name} is a churn model, and {', '.join(asked)} {'are' if asked[1:] else 'is'} of a slot's", where=asked[0], fix=fix
+        )
 
 
 def _check(settings: "TrainSettings", parameters: str) -> None:

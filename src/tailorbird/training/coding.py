@@ -30,6 +30,12 @@ class Codes:
         chunks = [chunk for column in columns for chunk in (column.chunks if isinstance(column, pa.ChunkedArray) else [column])]
         return cls(pc.drop_null(pc.unique(pa.chunked_array(chunks, pa.string()))))
 
+    @classmethod
+    def sorted_of(cls, *columns: pa.Array | pa.ChunkedArray) -> "Codes":
+        """The same texts in ascending order, whatever the order of the columns."""
+        values = cls.of(*columns).values
+        return cls(values.take(pc.sort_indices(values)))
+
     def __len__(self) -> int:
         return len(self.values)
 

@@ -170,7 +170,7 @@ def fit_at(grid: Grid, activity: Activity, window: Window, settings: FitSettings
         if min(np.count_nonzero(sample.label > 0), np.count_nonzero(sample.label <= 0)) < POSITIVES_MIN:
             continue
         matrix = encoder.encode_people(sample.table.numeric, sample.table.categorical)
-        models[names[0]] = _trees(encoder, matrix, sample, settings)
+        models[names[0]] = _trees(encoder, matrix, sample, activity, settings)
         models[names[1]] = _line(encoder, matrix, sample, settings, encoder.categorical_names)
         if names is DIRECT and rfm:
             models["rfm"] = _line(encoder, matrix, sample, settings, [name for name in encoder.names if name not in rfm])
@@ -185,7 +185,7 @@ def fit_at(grid: Grid, activity: Activity, window: Window, settings: FitSettings
     counted = _counted(grid, activity, window, settings)
     if np.count_nonzero(counted.label) >= POSITIVES_MIN:
         matrix = encoder.encode_people(counted.table.numeric, counted.table.categorical)
-        models[PURCHASES] = _trees(encoder, matrix, counted, settings, objective="poisson")
+        models[PURCHASES] = _trees(encoder, matrix, counted, activity, settings, objective="poisson")
         rows[PURCHASES] = len(counted.label)
     return Fitted(encoder, models, rows)
 
@@ -263,9 +263,12 @@ def _known(grid: Grid, activity: Activity, mask: npt.NDArray[np.bool_], least: i
     return np.sort(np.random.default_rng(settings.seed).choice(rows, settings.rows, replace=False))
 
 
-def _trees(encoder: Encoder, matrix: Matrix, sample: _Labelled, settings: FitSettings, *, objective: str = "binary") -> Model:
-    """Trees that stop by people who taught them nothing: rows of one person resemble each other."""
-    held = sample.person % HELD == 0
+def _trees(
+    encoder: Encoder, matrix: Matrix, sample: _Labelled, activity: Activity, settings: FitSettings, *, objective: str = "binary"
+) -> Model:
+    """Trees that stop by people who taught them nothing: rows of one person resemble each other. Who these are goes by their ids alone,
+    so that it stays when others come."""
+    held = activity.people.keys[sample.person] % HELD == 0
     gbdt = replace(settings.gbdt, objective=objective, seed=settings.seed)
     parts = []
     for rows in (~held, held):

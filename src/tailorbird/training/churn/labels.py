@@ -184,10 +184,10 @@ def activity_of(events: pa.Table, churn: Churn, known: int, lateness_us: int = 0
     rows = rows.filter(pc.invert(pc.fill_null(rows["timeless"], False)))
     if not rows.num_rows:
         raise NotReadyError(f"no event of type {' or '.join(churn.types)} by a known user", fix="tailorbird import FORMAT PATH")
-    people = Codes.of(rows["person"])
+    people = Codes.sorted_of(rows["person"])  # so that nothing that is drawn by code goes by the lake's order
     person, ts, received = people.encode(rows["person"]), micros(rows["ts"]), micros(pc.coalesce(rows["received_at"], rows["ts"]))
     amount = _amount(rows)
-    order = np.lexsort((ts, person))
+    order = np.lexsort((amount, received, ts, person))
     person, ts, received, amount = person[order], ts[order], received[order], amount[order]
     end = known - lateness_us
     seen = ts < end

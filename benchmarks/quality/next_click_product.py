@@ -155,8 +155,9 @@ def _day(log: Log, root: Path, day: int, folder: Path, threads: int, seeds: Sequ
 
 def _train(root: Path, moment: int, seed: int) -> str:
     """The version that the command makes as of a moment."""
-    command = [str(Path(sys.executable).with_name("tailorbird")), "-C", str(root), "train", "--quick", "--as-of", to_iso(moment)]
-    done = subprocess.run([*command, "--seed", str(seed), "--json"], capture_output=True, text=True)
+    command = [str(Path(sys.executable).with_name("tailorbird")), "-C", str(root), "train", "--quick"]
+    command += ["--as-of", to_iso(moment), "--seed", str(seed), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr or done.stdout}")
     return json.loads(done.stdout)["version"]

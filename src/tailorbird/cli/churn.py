@@ -21,15 +21,13 @@ def train_named(
     from tailorbird.training.churn.fit import FitSettings
     from tailorbird.training.churn.train import ChurnSettings, train_churn
     from tailorbird.training.churn.vectors import SMALL
-    from tailorbird.training.settings import check_seed
 
-    check_seed(seed)
     churn = project.churn[name]
     churn = replace(churn, leave_out=(*churn.leave_out, *leave_out))
     vectors = None if quick or project.settings.train.retrieval == "tables" else SMALL
     settings = ChurnSettings(FitSettings(seed=seed), lateness_us=project.plan.lateness_us, vectors=vectors)
     if quick:
-        settings = replace(settings, cuts=2, grid_rows=100_000, asked=10_000, replicates=200, fit=FitSettings(rows=30_000, seed=seed))
+        settings = replace(settings, cuts=2, grid_rows=100_000, asked=10_000, replicates=200, fit=replace(settings.fit, rows=30_000))
     paths = project.paths
     with progress_bars(quiet=json) as progress:
         report = train_churn(

@@ -14,6 +14,7 @@ from tailorbird.events.adapters.files import DAMAGED, bare_suffix, has_no_suffix
 
 _LOOKED_AT = 20
 _HEAD = 4096
+_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".dat", ".data", ".item", ".user")
 _METARANK = ("item", "user", "ranking", "interaction")
 
 
@@ -112,14 +113,16 @@ def look_in(path: Path) -> list[Path]:
         return [path]
     if not path.exists():
         raise InputError("no such file or folder", where=str(path))
-    known = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".dat", ".data", ".item", ".user")
-    found = sorted(
-        file for file in path.rglob("*") if file.is_file() and bare_suffix(file) in known and not file.name.lower().startswith("readme")
-    )
-    found = sorted([*found, *(file for file in path.rglob("*") if has_no_suffix(file) and file.is_file() and _is_export(file))])
+    found = sorted(file for file in path.rglob("*") if file.is_file() and _might_be_read(file))
     if not found:
         raise InputError("no file in it that any format reads", where=str(path), fix="name the format: tailorbird import --help")
     return found
+
+
+def _might_be_read(file: Path) -> bool:
+    if bare_suffix(file) in _SUFFIXES:
+        return not file.name.lower().startswith("readme")
+    return has_no_suffix(file) and _is_export(file)
 
 
 def _is_export(file: Path) -> bool:

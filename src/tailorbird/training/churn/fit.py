@@ -30,6 +30,7 @@ from tailorbird.ranking.churn_bundle import together
 from tailorbird.ranking.encoders import Encoder, fit_encoder
 from tailorbird.training.churn.labels import Activity, Floats, Ints, Window
 from tailorbird.training.churn.rows import Matrix, Table
+from tailorbird.training.settings import check_seed
 
 DIRECT, HAZARD = ("trees", "logistic", "rfm", "bg_nbd"), ("hazard_trees", "hazard_logistic")
 BLEND = "blend"
@@ -56,6 +57,9 @@ class FitSettings:
     half_life: float = 1.0
     rows: int = 100_000
     seed: int = 7
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 class Model(Protocol):

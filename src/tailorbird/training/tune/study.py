@@ -191,17 +191,18 @@ class Search:
         if why:
             self._end(one, TrialState.FAIL, why)
             return True
-        trial.report(float(np.mean([each.mean for each in one.found])), len(one.found))
+        running = float(np.mean([each.mean for each in one.found]))
+        trial.report(running, len(one.found))
         if len(one.found) == len(self.order):
             self._end(one, TrialState.COMPLETE)
             return True
-        if not one.default and self._given_up(one):
+        if not one.default and self._given_up(one, running):
             self._end(one, TrialState.PRUNED)
             return True
         return False
 
-    def _given_up(self, one: _Running) -> bool:
-        """Whether others did better by now.
+    def _given_up(self, one: _Running, running: float) -> bool:
+        """Whether others did better by now than a trial with this mean over its splits so far.
 
         Optuna's own median holds the best of a trial's running means against the median: where the first split is easy, nothing goes.
         """
@@ -210,7 +211,7 @@ class Search:
         step = len(one.found)
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         others = [each.intermediate_values[step] for each in complete if step in each.intermediate_values]
-        return len(complete) >= UNPRUNED and bool(others) and float(np.mean([each.mean for each in one.found])) < float(np.median(others))
+        return len(others) >= UNPRUNED and running < float(np.median(others))
 
     def _end(self, one: _Running, state: TrialState, why: str = "") -> None:
         figures = [each.mean for each in one.found if np.isfinite(each.mean)]

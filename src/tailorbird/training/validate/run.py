@@ -195,7 +195,7 @@ def validate(
     findings += _overfit(gaps)
     net = train.architecture if train.architecture != "gbdt" else ""
     instead = f"All figures are of trees with default settings, not of {net}, which the slot is tuned to" if net else ""
-    tuned = f"{train.tuned}; {instead}" if net else train.tuned
+    tuned = "; ".join(each for each in (train.tuned, instead) if each)
     notes = [
         ground.material.why,
         *(f"{name} was left out: too few positives to learn from at some origin" for name in sorted(gone)),

@@ -15,6 +15,7 @@ from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
+from tailorbird.whole import write_whole
 
 SLOT = Slot("home", size=6, sources={"editorial:summer": 3, "popular": 2}, rules=["item.stock > 0"], deny=["i35"], hide_seen=())
 
@@ -61,14 +62,33 @@ def test_a_list_gives_as_many_as_the_slot_says_of_what_may_be_shown(ask):
 
 def test_a_change_is_taken_in_while_it_serves_and_what_cannot_be_read_changes_nothing(ask, lists, caplog):
     path, _ = lists
-    path.write_text('summer = ["i20"]')
+    write_whole(path, b'summer = ["i20"]')
     until(lambda: of_list(ask()) == {"i20"})
-    path.write_text("summer = [20]")
+    write_whole(path, b"summer = [20]")
     until(lambda: "expected a list of item ids" in caplog.text)
     assert of_list(ask()) == {"i20"}
     path.unlink()
     until(lambda: of_list(ask()) == set())
     assert len(ask().items) == 5, "popular gives what the list lacks"
+
+
+def test_a_file_that_is_being_written_is_not_taken_in_half_way(tmp_path):
+    path = tmp_path / "lists.toml"
+    path.write_text('summer = ["i1"]')
+    live = LiveLists(path)
+    before = live.keys["summer"].tolist()
+    assert len(before) == 1
+    with path.open("w") as file:
+        assert not live.look()
+        file.write('summer = ["i1", "i2"]\nwinter = [')
+        file.flush()
+        assert not live.look()
+        file.write('"i3"]\n')
+    assert not live.look()
+    assert live.keys["summer"].tolist() == before, "empty, then half of it, then all of it, each seen once"
+    assert live.look()
+    assert {name: keys.size for name, keys in live.keys.items()} == {"summer": 2, "winter": 1}
+    assert not live.look()
 
 
 def until(holds):

@@ -2,8 +2,9 @@
 
     summer = ["i17", "i93"]        # the source `editorial:summer` of a slot gives these, in this order
 
-A thread looks at the file's state twice a second. What cannot be read leaves the lists before in force, and is logged. A list that is gone
-is empty, and so is one of unknown items: slots have other sources.
+A thread looks at the file's state twice a second, and takes in one that stood for two looks: most editors empty a file before they write
+it. What cannot be read leaves the lists before in force, and is logged. A list that is gone is empty, and so is one of unknown items:
+slots have other sources.
 """
 
 import logging
@@ -28,17 +29,18 @@ class LiveLists:
 
     def __init__(self, path: Path, *, poll_s: float = POLL_S) -> None:
         self._path = path
-        self._seen: Stamp | None = None
+        self._taken: Stamp | None = None
+        self._seen = stamp(path)
         self.keys: Lists = {}
         self.loop = Loop("lists", self.look, every_s=poll_s, first=False)
         self.look()
 
     def look(self) -> bool:
-        """Take in what has changed, and say whether something did."""
-        seen = stamp(self._path)
-        if seen == self._seen:
+        """Take in what has changed and stood since the look before, and say whether something did."""
+        before, self._seen = self._seen, stamp(self._path)
+        if self._seen == self._taken or self._seen != before:
             return False
-        self._seen = seen
+        self._taken = self._seen
         try:
             self.keys = {name: hash64s(items) for name, items in read_lists(self._path).items()}
         except (DeclarationError, OSError) as error:

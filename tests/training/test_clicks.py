@@ -42,6 +42,8 @@ def test_the_pool_is_that_of_the_day_before_the_last_full_hour(routed):
     assert lists(data) == [["truth", "x", "y"]]
     assert truths(data) == [["truth"]]
     assert data.scheme["found"] == 0
+    weights = dict(zip(data.items.decode(data.item), data.weight, strict=True))
+    assert weights == {"truth": 0, "x": 1, "y": 1}, "lists are judged by what no source found, probabilities are not"
     assert data.p.tolist() == [4]  # all but the request's own event
 
 

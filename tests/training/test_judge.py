@@ -1,5 +1,7 @@
 """Judging: who counts as new, what is long tail, which columns know too much."""
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -51,6 +53,21 @@ def test_the_truth_beats_chance_and_slices_add_up():
     plain = found.plain()
     assert plain["results"]["oracle"]["ndcg_10_low"] == 1.0
     assert plain["results"]["oracle"]["coverage_10_low"] is None
+
+
+def test_probabilities_are_judged_on_what_a_server_would_be_asked_about():
+    """A truth that no source found is in the list all the same, and would make every head look too low."""
+    data, past = questions(), history()
+    truth = data.labels["click"]
+    unfound = truth & (np.cumsum(truth) % 2 == 0)
+    data = dataclasses.replace(data, weight=np.where(unfound, 0.0, 1.0))
+    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    judge.add(data, {"oracle": truth.astype(float)}, {"click": np.full(data.rows, 60 / 540)})
+    found = judge.result("oracle")
+    assert (found.heads["click"].positives, found.heads["click"].rows) == (60, 540)
+    assert found.heads["click"].calibration_error.value == pytest.approx(0, abs=1e-12)
+    assert found.figures["oracle"]["ndcg_10"].value == 1.0
+    assert found.requests == 120
 
 
 def test_parts_do_not_change_the_result():

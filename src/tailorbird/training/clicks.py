@@ -125,7 +125,7 @@ def with_candidates(data: Dataset, history: History, scheme: Scheme, *, rolling:
         history: interactions from the beginning of what is known; the sources look into it.
         rolling: item-to-item tables, where that source is used.
         negatives: how many of a request's negatives are kept, weighted, and truths that no source found are left out: for training;
-            0 keeps all rows, for a test.
+            0 keeps all rows, for a test, truths that no source found with a weight of 0: lists are judged by them, probabilities are not.
 
     Raises:
         NotReadyError: nothing is left to ask about.
@@ -288,12 +288,14 @@ def _draw(
     found = _among(key, truth)
     missing = truth[~_among(truth, key[found])] if not negatives else truth[:0]
     order = np.argsort(np.concatenate([key, missing]), kind="stable")
+    drawn = (np.arange(len(order)) < len(key))[order]
     key, ease = np.concatenate([key, missing])[order], np.concatenate([ease, np.zeros(len(missing))])[order]
     label = np.concatenate([found, np.ones(len(missing), bool)])[order]
     request = key // items
     answerable = (np.bincount(request, label, minlength=len(t)) > 0)[request]
-    key, ease, label, request = key[answerable], ease[answerable], label[answerable], request[answerable]
+    key, ease, label, request, drawn = key[answerable], ease[answerable], label[answerable], request[answerable], drawn[answerable]
     kept, weight = _sample(request, label, ease, negatives, len(t), rng)
+    weight *= drawn[kept]
     chosen = key[kept]
     counts = np.bincount(request[kept], minlength=len(t))
     told = (len(key), int(found.sum()), len(truth))

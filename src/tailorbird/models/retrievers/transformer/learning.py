@@ -2,8 +2,9 @@
 
 Half of the negatives are drawn evenly from the items that anybody has met, half are the batch's own targets, so that both rare and popular
 items are learned to be refused (mixed negatives, Yang et al., WWW 2020). A negative i counts exp(s − log q), q = how often it is expected
-among the negatives, which makes the sum an unbiased estimate of the softmax's over all other items (log-Q correction, Yi et al., RecSys
-2019); the target itself is not sampled, so it carries no correction, and where it is drawn as a negative it does not count.
+among the negatives: an estimate of the softmax's sum over all other items (log-Q correction, Yi et al., RecSys 2019), and not quite an
+unbiased one, since a batch's targets go together and q is of items drawn each by itself. The target itself is not sampled, so it carries
+no correction, and where it is drawn as a negative it does not count.
 """
 
 from dataclasses import replace

@@ -65,7 +65,7 @@ roles start again, the client sends half of what got no answer once more, and a 
 |---|---|
 | lost | acknowledged and not in the lake; refused and not in the quarantine; raw rows that are in no table |
 | doubled | in the lake, or in its tables as a raw row, more than once |
-| unequal | state that differs from what the lake's events make; a lake that does not verify; a click without the answer that it followed; a sync that is believed though one before failed to write the same; a recovery that needs hands |
+| unequal | state that differs from what the lake's events make; a lake that does not verify; a click without the answer that it followed; an event of another person than identifies and merges say; a sync that is believed though one before failed to write the same; a recovery that needs hands |
 
 The drills run the real processes, as `tailorbird up` starts them, under load. `make test` has some 120 of these faults in it, and all unsafe
 changes to the data plane. A new role's step is a function and a line in `tests/faults/chaos/scenes.py`.

@@ -2,7 +2,8 @@
 
     lost      acknowledged and not in the lake; refused and not in the quarantine; raw rows that are in no table
     doubled   in the lake, or in the tables as a raw row, more than once
-    unequal   state that differs from what the lake's events make; a lake that does not verify; a click without the answer it followed
+    unequal   state that differs from what the lake's events make; a lake that does not verify; a click without the answer it followed;
+              an event of another person than identifies and merges say
 
 Half of the bodies without an answer are sent again, half are not: both must end well.
 """
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tests.faults.chaos.site import CLOCK, Site, Told, body, submit
 from tests.faults.names import ITEMS
-from tests.faults.oracle import in_lake, unequal_state
+from tests.faults.oracle import in_lake, unequal_state, wrong_persons
 
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
@@ -143,9 +144,10 @@ def count_rest(project: Project, verdict: Verdict) -> None:
         verdict.named_by = "lake verify"
     if others:
         return  # what is damaged is not read
+    persons = wrong_persons(Lake(project.paths.lake).events())
     state = unequal_state(project)
-    verdict.unequal += len(state)
-    verdict.notes += state
+    verdict.unequal += len(state) + len(persons)
+    verdict.notes += state + persons[:5]
     if state and not verdict.named_by:
         verdict.named_by = "features verify"
     _count_followers(Lake(project.paths.lake), verdict)

@@ -24,7 +24,7 @@ from tailorbird.events import columnwise
 from tailorbird.features import worker
 from tailorbird.lake import archive, delta, durable, vacuum
 from tailorbird.lock import FileLock
-from tailorbird.router import route, router
+from tailorbird.router import identity, route, router
 from tailorbird.serving.door import Door
 from tailorbird.store.embedded import EmbeddedSnapshot, EmbeddedStore
 from tailorbird.stream import embedded, released, sqlite
@@ -109,6 +109,14 @@ def _the_routers_position_outside_its_transaction() -> None:
         connection.execute("BEGIN IMMEDIATE")
 
     route.Memory.save = apart  # pyrefly: ignore
+
+
+def _identifies_are_remembered_until_it_dies() -> None:
+    def save(self: identity.Identity, connection: apsw.Connection) -> None:
+        self._new = []
+        self.timeline.saved()
+
+    identity.Identity.save = save  # pyrefly: ignore
 
 
 def _the_index_before_the_output() -> None:
@@ -279,6 +287,7 @@ MUTANTS = (
     Mutant(_no_deduplication, ("router",), "none"),
     Mutant(_the_routers_position_outside_its_transaction, ("router",), "kill"),
     Mutant(_the_index_before_the_output, ("router",), "kill"),
+    Mutant(_identifies_are_remembered_until_it_dies, ("router",), "kill"),
     Mutant(_lateness_by_the_imports_clock, ("import",), "none", judged=True),
     Mutant(_the_workers_position_outside_its_transaction, ("worker",), "kill"),
     Mutant(_no_fence, ("worker",), "none"),

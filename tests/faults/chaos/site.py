@@ -92,6 +92,9 @@ def body(seed: int, number: int) -> list[dict[str, Any]]:
     events = [an_event(rng, f"t{seed}-{number}-{n}") for n in range(rng.randint(2, 5))]
     items = {"event_id": f"t{seed}-{number}-a", "type": "click", "user_id": f"u{number % 25}", "item_id": ITEMS[number % 30]}
     events.append({**items, "request_id": f"r{seed}-{number}"})
+    device = {"anonymous_id": f"d{number % 2}"}  # passed on from body to body: the click is of whom the body before the last named
+    events.append({"event_id": f"t{seed}-{number}-d", "type": "click", "item_id": ITEMS[number % 30], **device})
+    events.append({"event_id": f"t{seed}-{number}-i", "type": "identify", "user_id": f"u{number % 25}", **device})
     if number and rng.random() < 0.4:
         again = [event for event in body_of_its_own(seed, rng.randrange(number)) if event["type"] != "nonsense"]
         events += again[:1]

@@ -10,10 +10,11 @@
     waiting     rows of the logs that are not yet in the lake           feature     what the features say of them now
     score       what was computed of them as their events came in       erased      when they were erased before
 
-The archive holds the same bodies as `events`, `refused` and `repeat` come from; models hold no rows.
+What others did on a device that they share is not told, see `privacy.theirs`. The archive holds the same bodies as `events`, `refused`
+and `repeat` come from; models hold no rows.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,29 +29,27 @@ from tailorbird.config import Project
 from tailorbird.config.schemas import active_schemas
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Clock, Receipt, to_iso
-from tailorbird.events.contract import ANONYMOUS_PREFIX, split
-from tailorbird.events.erased import Whose, whose_of
-from tailorbird.events.free import who_said
+from tailorbird.events.schema import micros
 from tailorbird.features import FeatureSet
 from tailorbird.features.read import Reader
 from tailorbird.features.request import ReadRequest
 from tailorbird.lake import Lake
-from tailorbird.lake.etl import answer_rows
-from tailorbird.lake.positions import load_positions
 from tailorbird.lake.refused import PLACE, places
 from tailorbird.lake.tables import TABLES
 from tailorbird.privacy.looking import known_names
 from tailorbird.privacy.marks import asked, refused_rows, whose
 from tailorbird.privacy.mention import Mentions
-from tailorbird.privacy.person import People, find_people, is_any, one_of
+from tailorbird.privacy.person import Mask, People, find_people, is_any, one_of
 from tailorbird.privacy.rows import FREE, THINGS
+from tailorbird.privacy.shared import spans
+from tailorbird.privacy.theirs import Theirs
+from tailorbird.privacy.waiting import ties_of, waiting_answers, waiting_rows
 from tailorbird.serving.score_log import ScoreFeed, scores_address
-from tailorbird.stream import Address, Stored, answers_addresses, open_reader, raw_addresses, read_released
 
 _OF_ANSWERS = ("request_id", "session_id")  # whose ids may hold a person's
 _SAID = ("properties", "user_profile")  # profiles of items are told by their own table
+_EVER = 1 << 62  # behind all times
 _ITEMS_READ = 20  # of which the features are told, those touched last
-_receipt = msgspec.json.Decoder(Receipt).decode
 
 Record = dict[str, Any]
 
@@ -67,26 +66,37 @@ def export_person(project: Project, kept: Sequence[str], clock: Clock) -> Iterat
     yield {"source": "person", "asked": list(kept), **ids, "pseudonyms": project.pseudonyms() is not None}
     sets, known = active_schemas(project), known_names(project)
     mentions = Mentions(people.own_ids, known, rename=lambda id_: "")
-    events = _table(lake, "events", whose(people))
+    # Looked for before what the lake has: it may take some of them in meanwhile.
+    waiting = list(waiting_rows(project, Mentions(people.own_ids | people.shared, known)))
+    theirs = Theirs(people, spans(lake, people, _EVER, ties_of(waiting)))
+    events = _table(lake, "events", whose(people), theirs.decided)
     yield from ({"source": "profile", **row} for row in _plain(_table(lake, "users", one_of("id", people.users))))
     yield from ({"source": "event", **{name: value for name, value in row.items() if value is not None}} for row in _plain(events))
-    answers = _table(lake, "answers", asked(people))
+    answers = _table(lake, "answers", asked(people), theirs.answers)
     yield from ({"source": "answer", **_named(row, sets)} for row in _plain(answers))
     yield from _arms(answers)
-    yield from _refused(lake, people, known, mentions)
+    yield from _refused(lake, theirs, known, mentions)
     yield from _repeats(lake, events)
-    yield from _mentions(lake, people, mentions)
-    yield from _waiting(project, people, Mentions(people.own_ids | people.shared, known), sets)
+    yield from _mentions(lake, theirs, mentions)
+    for one in waiting:
+        told = {"source": "waiting", "producer": one.producer, "body": one.row.decode(errors="replace")}
+        yield from _of_body(told, one.row, mentions, theirs=one.is_of(theirs, mentions))
+    for producer, rows in waiting_answers(project):
+        found = _plain(rows.filter(theirs.answers(rows)).to_pylist())
+        yield from ({"source": "waiting", "producer": producer, **_named(row, sets)} for row in found)
     yield from _features(project, people, sets, events, clock)
-    yield from _scores(project, people)
+    yield from _scores(project, theirs)
     stopped = project.stopped()
     for mark, id_ in [*(("u", id_) for id_ in people.users), *(("a", id_) for id_ in people.visitors)]:
         if (at := stopped.erased_at(mark, id_)) is not None:
             yield {"source": "erased", "id": id_, "at": to_iso(at)}
 
 
-def _table(lake: Lake, name: str, where: ds.Expression) -> list[Record]:
-    return lake.table(name, where=where).to_pylist() if lake.exists(name) else []
+def _table(lake: Lake, name: str, where: ds.Expression, are_theirs: Callable[[pa.Table], Mask] | None = None) -> list[Record]:
+    if not lake.exists(name):
+        return []
+    rows = lake.table(name, where=where)
+    return (rows if are_theirs is None else rows.filter(are_theirs(rows))).to_pylist()
 
 
 def _plain(rows: list[Record]) -> Iterator[Record]:
@@ -122,31 +132,31 @@ def _arms(answers: list[Record]) -> Iterator[Record]:
     yield from ({"source": "arm", "experiment": experiment, "arm": arm, "since": since} for (experiment, arm), since in first.items())
 
 
-def _refused(lake: Lake, people: People, known: Collection[str], mentions: Mentions) -> Iterator[Record]:
-    """What an erasure would take out of the quarantine."""
+def _refused(lake: Lake, theirs: Theirs, known: Collection[str], mentions: Mentions) -> Iterator[Record]:
+    """Of what an erasure would take out of the quarantine what is theirs, and what the rest says of them."""
     if not lake.exists("quarantine"):
         return
-    theirs = set(refused_rows(lake, people, known))
-    for batch in lake.batches("quarantine", ["received_at", "code", "path", "message", "body", *PLACE]):
-        table = pa.Table.from_batches([batch])
-        for place, row in zip(places(table), _plain(table.drop_columns(list(PLACE)).to_pylist()), strict=True):
-            if place in theirs:
-                yield _of_body({"source": "refused", **row}, row["body"].encode(), people, mentions)
+    taken = set(refused_rows(lake, theirs.people, known))
+    for batch in lake.batches("quarantine", ["received_at", "source", "code", "path", "message", "body", *PLACE]):
+        rows = pa.Table.from_batches([batch])
+        rows = rows.filter(pa.array([place in taken for place in places(rows)], pa.bool_()))
+        receipts = [Receipt(*of) for of in zip(micros(rows["received_at"]).tolist(), rows["source"].to_pylist(), strict=True)]
+        told = _plain(rows.drop_columns(["source", *PLACE]).to_pylist())
+        for row, receipt, body in zip(told, receipts, rows["body"].to_pylist(), strict=True):
+            yield from _of_body({"source": "refused", **row}, body, mentions, theirs=theirs.says(body, receipt))
 
 
-def _of_body(told: Record, body: bytes, people: People, mentions: Mentions) -> Record:
-    """A row as it came in; of somebody else's only what mentions them, without whose it is."""
-    if not _is_anothers(whose_of(body), people):
-        return told
-    said = _only(msgspec.json.decode(body), "", mentions)
-    return {"source": "mention", "table": told["source"], **(said if isinstance(said, dict) else {"said": said})}
-
-
-def _is_anothers(whose: Whose | None, people: People) -> bool:
-    if whose is None or (whose.user_id is None and whose.anonymous_id is None):
-        return False
-    ids = set(who_said({"user": [whose.user_id, whose.anonymous_id]}))
-    return ids.isdisjoint(people.users | people.visitors | people.shared)
+def _of_body(told: Record, body: bytes, mentions: Mentions, *, theirs: bool) -> Iterator[Record]:
+    """A row as it came in, if it is theirs; of somebody else's only what mentions them, without whose it is."""
+    if theirs:
+        yield told
+        return
+    try:
+        value = msgspec.json.decode(body.decode(errors="replace"))
+    except (msgspec.MsgspecError, RecursionError):
+        return
+    if (said := _only(value, "", mentions)) is not None:
+        yield {"source": "mention", "table": told["source"], **(said if isinstance(said, dict) else {"said": said})}
 
 
 def _only(value: Any, name: str, mentions: Mentions) -> Any:
@@ -158,12 +168,13 @@ def _only(value: Any, name: str, mentions: Mentions) -> Any:
     return value if mentions.without({name: value}) != {name: value} else None
 
 
-def _scores(project: Project, people: People) -> Iterator[Record]:
+def _scores(project: Project, theirs: Theirs) -> Iterator[Record]:
+    """What was computed after the events that are theirs."""
     feed = ScoreFeed(scores_address(project.stream))
     try:
         for found in feed.all_from(0):
             for score in found.scores:
-                if score.person in people.persons or score.user_id in people.users or score.anonymous_id in people.visitors:
+                if theirs.scored(score.person, score.user_id, score.ts):
                     yield {"source": "score", **msgspec.to_builtins(score)}
     except NotReadyError:
         return  # nothing was scored yet
@@ -181,8 +192,8 @@ def _repeats(lake: Lake, events: list[Record]) -> Iterator[Record]:
             yield {"source": "repeat", **row}
 
 
-def _mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record]:
-    """What an erasure would unlink of others."""
+def _mentions(lake: Lake, theirs: Theirs, mentions: Mentions) -> Iterator[Record]:
+    """What others say of them, which an erasure would unlink."""
     if lake.exists("items"):
         for batch in lake.batches("items", TABLES["items"].schema.names):
             rows = pa.Table.from_batches([batch])
@@ -191,14 +202,14 @@ def _mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record
     if lake.exists("users"):
         for batch in lake.batches("users", ["id", "version", "attributes"]):
             rows = pa.Table.from_batches([batch])
-            rows = rows.filter(pc.invert(is_any(rows["id"], people.users)))
+            rows = rows.filter(pc.invert(is_any(rows["id"], theirs.people.users)))
             yield from (
                 {"source": "mention", "table": "users", **said} for _, said in _said(mentions, rows, ("version",), (), ("attributes",))
             )
     if lake.exists("events"):
         for batch in lake.batches("events", ["type", "ts", "item_id", "person", "user_id", *THINGS, *FREE, *_SAID]):
             rows = pa.Table.from_batches([batch])
-            rows = rows.filter(pc.and_(pc.invert(people.of(rows)), pc.not_equal(rows["type"], "item")))
+            rows = rows.filter(pc.and_(pc.invert(theirs.decided(rows)), pc.not_equal(rows["type"], "item")))
             for row, said in _said(mentions, rows, THINGS, FREE, _SAID):
                 yield {
                     "source": "mention",
@@ -211,7 +222,7 @@ def _mentions(lake: Lake, people: People, mentions: Mentions) -> Iterator[Record
     if lake.exists("answers"):
         for batch in lake.batches("answers", ["ts", "person", "user_id", "anonymous_id", *_OF_ANSWERS, "query"]):
             rows = pa.Table.from_batches([batch])
-            rows = rows.filter(pc.invert(pc.or_(people.of(rows), is_any(rows["anonymous_id"], people.visitors))))
+            rows = rows.filter(pc.invert(theirs.answers(rows)))
             for row, said in _said(mentions, rows, _OF_ANSWERS, ("query",), ()):
                 yield {"source": "mention", "table": "answers", "ts": _value(row["ts"]), **said}
 
@@ -235,37 +246,6 @@ def _saying(mentions: Mentions, text: str) -> Record:
     return {name: one for name, one in value.items() if mentions.without({name: one}) != {name: one}}
 
 
-def _waiting(project: Project, people: People, mentions: Mentions, sets: Sequence[FeatureSet]) -> Iterator[Record]:
-    """What the logs have and the lake has not: bodies, and what answers read."""
-    released, routed = read_released(project.paths.lake), load_positions(project.paths.lake).routed
-    for producer, address in raw_addresses(project.stream).items():
-        for stored in _behind(address, released.raw(producer)):
-            receipt = _receipt(stored.block.receipt) if stored.block.kind == "body" else None
-            rows = [bytes(row) for row in split(stored.block.payload, receipt.encoding)] if receipt is not None else []
-            for number, row in enumerate(rows, stored.offset):
-                if number >= routed.get(producer, 0) and mentions.in_body(row):  # what came before is in a table, and was told
-                    told = {"source": "waiting", "producer": producer, "body": row.decode(errors="replace")}
-                    yield _of_body(told, row, people, mentions)
-    for producer, address in answers_addresses(project.stream).items():
-        for stored in _behind(address, released.answers(producer)):
-            rows = answer_rows([stored], producer)
-            theirs = pc.or_(people.of(rows), is_any(rows["anonymous_id"], people.visitors))
-            found = _plain(rows.filter(theirs).to_pylist())
-            yield from ({"source": "waiting", "producer": producer, **_named(row, sets)} for row in found)
-
-
-def _behind(address: Address, position: int) -> Iterator[Stored]:
-    try:
-        reader = open_reader(address)
-    except NotReadyError:
-        return
-    with reader:
-        position = max(position, reader.start())
-        while stored := reader.read(position):
-            yield from stored
-            position = stored[-1].end
-
-
 def _features(
     project: Project, people: People, sets: Sequence[FeatureSet], events: list[Record], clock: Clock
 ) -> Iterator[Record]:  # fmt: skip
@@ -276,8 +256,7 @@ def _features(
             continue
         try:
             for person in sorted(people.persons):
-                visitor = person.removeprefix(ANONYMOUS_PREFIX) if person.startswith(ANONYMOUS_PREFIX) else None
-                request = ReadRequest(person=None if visitor else person, anonymous_id=visitor, now=clock.now())
+                request = ReadRequest(person=person, now=clock.now())  # not by a device: that is whoever was identified on it last
                 for item, row in zip(items[:_ITEMS_READ], _rows(reader, request, items[:_ITEMS_READ]), strict=False):
                     yield {"source": "feature", "schema": features.schema_hash, "person": person, "item": item, **row}
         finally:

@@ -143,6 +143,28 @@ def test_a_visitor_of_somebody_who_was_one_with_the_erased_stays_that_users(tmp_
     assert verify(project.paths.lake, stream=project.stream).clean
 
 
+def test_of_whom_pseudonyms_alone_are_known_it_is_said_that_what_others_wrote_of_them_stays(tmp_path: Path) -> None:
+    """The raw id of a user who was merged is nowhere but in texts of others, and is found there once it is given."""
+    said = {"properties": {"seller": "alice-old"}}
+    events = [click("e1", "alice-old"), merge("m1", "alice-old", "alice-1"), click("e2", "alice-1"), click("e3", "robert-2", **said)]
+    project = sent(tmp_path, events, f'[events]\npseudonym_key = "{"k" * 40}"\n')
+    (tmp_path / "both.txt").write_text("alice-1\nalice-old\n")
+    asked = [["alice-1", "--json"], ["alice-1"], ["--from", str(tmp_path / "both.txt"), "--json"], ["robert-2", "--json"]]
+    before, told, both, other = run(project.root, [["erase", *words] for words in asked], tmp_path / "before")
+    assert [json.loads(one.stdout)["unnamed"] for one in (before, both, other)] == [1, 0, 0]
+    assert "1 users are one with them by merges, and only their pseudonyms are known" in " ".join(told.stdout.split())
+    done, then, again = run(
+        project.root,
+        [["erase", "alice-1", "--yes", "--json"], ["verify", "--erased", "alice-old"], ["erase", "alice-old", "--yes", "--json"]],
+        tmp_path / "done",
+    )
+    report = json.loads(done.stdout)
+    assert (report["clean"], report["unnamed"], then.returncode) == (True, 1, 1), done.stderr
+    assert json.loads(Path(report["receipt"]).read_text())["unnamed"] == 1
+    assert (json.loads(again.stdout)["clean"], json.loads(again.stdout)["unnamed"]) == (True, 0), again.stderr
+    assert left_of(project.root / "data", b"alice-1", b"alice-old") == []
+
+
 def known_of(project: Project, visitor: str | None = None, user: str | None = None) -> float:
     """How many clicks a request by them is answered from."""
     reader = Reader(project.paths.state, project.features, workers=project.workers)

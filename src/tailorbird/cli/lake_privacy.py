@@ -208,6 +208,7 @@ def _tell_preview(found: "Preview", cut_short: bool, json: bool) -> None:
     out.print(f"{found.users:,} users, {found.visitors:,} visitors who are theirs alone, {found.shared:,} devices that others used too.")
     if found.into:
         out.print(f"{found.into:,} others were one with some of them for a while, by merges, and stay.")
+    _tell_unnamed(found.unnamed)
     _tell_strangers(found.strangers)
     _tell_bundles(found.bundles)
     out.print("Nothing was changed. --yes does it, and cannot be undone.")
@@ -223,8 +224,17 @@ def _tell(done: "Erased", project: "Project") -> None:
     print_table("Erased", ["place", "what"], rows)
     _tell_bundles(done.bundles)
     _tell_found(done.searched, project, erased=True)
+    _tell_unnamed(done.unnamed)
     _tell_strangers(done.strangers)
     out.print(f"Receipt: {done.receipt}", markup=False)
+
+
+def _tell_unnamed(count: int) -> None:
+    if count:
+        console().print(
+            f"{count:,} users are one with them by merges, and only their pseudonyms are known here: what others wrote of these by the ids"
+            " that the site knows is not found. Erase those ids too, at any time, in the same file or by themselves."
+        )
 
 
 def _tell_strangers(strangers: list[int]) -> None:

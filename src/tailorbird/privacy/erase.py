@@ -47,7 +47,7 @@ from tailorbird.privacy.looking import Progress, Sought, counted, everywhere, kn
 from tailorbird.privacy.marks import find_marks
 from tailorbird.privacy.mention import Mentions
 from tailorbird.privacy.models import mentions_any, unsay
-from tailorbird.privacy.person import Kept, find_people, ids_of, once, strangers
+from tailorbird.privacy.person import Kept, find_people, ids_of, once, strangers, unnamed
 from tailorbird.privacy.rows import Rows
 from tailorbird.privacy.search import Searched, search
 from tailorbird.privacy.unlink import Unlinked
@@ -70,6 +70,7 @@ class Erased:
         counts: by place.
         bundles: the models that learned from their events, and when they are due.
         strangers: which of the ids that were given nothing here was of, counted from 1.
+        unnamed: how many users they were by merges, of whom pseudonyms alone are known: see `privacy.person.unnamed`.
         left: files with something of theirs that are not the project's own to change, and why.
         receipt: where all this was written to.
     """
@@ -83,6 +84,7 @@ class Erased:
     strangers: list[int] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     receipt: str = ""
+    unnamed: int = 0
 
     @property
     def clean(self) -> bool:
@@ -174,7 +176,7 @@ class _Erasure:
         marks = find_marks(lake, people, needed, fresh, recent_from=recent, until=begun_at, known=self._known, progress=self._progress)
         journal = Journal(
             begun_at=begun_at, people=people, key=fresh.key.hex(), marks=marks, salts=fresh.salts, missed=fresh.missed, needs=needed,
-            strangers=strangers(lake, kept, StopList.load(self._data)),
+            strangers=strangers(lake, kept, StopList.load(self._data)), unnamed=unnamed(kept, people, self._project.pseudonyms()),
         )  # fmt: skip
         users, visitors = once(kept, people)
         journal.counts = {"people": users or visitors, "visitors": visitors}
@@ -349,7 +351,10 @@ class _Erasure:
         folder = self._data / FOLDER / RECEIPTS
         number = 1 + max((int(path.stem) for path in folder.glob("*.json") if path.stem.isdigit()), default=0)
         path = folder / f"{number:06d}.json"
-        erased = Erased(people, journal.begun_at, self._clock.now(), journal.counts, bundles, searched, journal.strangers, left, str(path))
+        erased = Erased(
+            people, journal.begun_at, self._clock.now(), journal.counts, bundles, searched, journal.strangers, left, str(path),
+            journal.unnamed,
+        )  # fmt: skip
         write_private(path, json.dumps(_impersonal(erased), indent=1).encode() + b"\n")
         faults.at("erase.receipt")
         if self._held.topics is not None:

@@ -21,7 +21,7 @@ from tailorbird.privacy.person import People
 class Journal(msgspec.Struct, kw_only=True):
     """See above. `counts` are of what was done so far, by place; `topics`, where the logs are such, how each is made again.
 
-    `strangers` are which of the ids that were given nothing here was of, counted from 1.
+    `strangers` are which of the ids that were given nothing here was of, counted from 1; `unnamed`: see `privacy.person.unnamed`.
     """
 
     begun_at: int
@@ -30,6 +30,7 @@ class Journal(msgspec.Struct, kw_only=True):
     marks: Marks
     salts: dict[str, int] = {}
     strangers: list[int] = []
+    unnamed: int = 0
     missed: int = 0  # ids that could not be kept in the place that states of items need
     done: list[str] = []
     models: list[str] | None = None  # whose indexes say something of them, by their folders below the registry; None: not looked for yet

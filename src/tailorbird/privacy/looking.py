@@ -21,7 +21,7 @@ from tailorbird.privacy.files import local_roots, of_persons
 from tailorbird.privacy.marks import refused_rows, whose
 from tailorbird.privacy.mention import WITHIN_MIN, Mentions, field_names
 from tailorbird.privacy.others import Others, find_others
-from tailorbird.privacy.person import Kept, People, find_people, ids_of, once, one_of, strangers
+from tailorbird.privacy.person import Kept, People, find_people, ids_of, once, one_of, strangers, unnamed
 from tailorbird.privacy.rows import FREE, JSON, THINGS
 from tailorbird.privacy.search import Found, Needles, Searched, hashes_of, search, search_topics
 
@@ -37,6 +37,7 @@ class Preview:
         refused: rows of the quarantine.
         strangers: which of the ids that were asked for nothing here is of, counted from 1.
         into: how many users were one with some of them for a while, by merges, and stay.
+        unnamed: how many users they are by merges, of whom pseudonyms alone are known: see `privacy.person.unnamed`.
     """
 
     users: int
@@ -49,6 +50,7 @@ class Preview:
     bundles: list[dict[str, object]]
     strangers: list[int]
     into: int = 0
+    unnamed: int = 0
 
 
 def preview(project: Project, kept: Sequence[Kept], clock: Clock) -> Preview:
@@ -74,6 +76,7 @@ def preview(project: Project, kept: Sequence[Kept], clock: Clock) -> Preview:
         bundles,
         strangers(lake, kept, StopList.load(project.paths.data)),
         len(people.into),
+        unnamed(kept, people, project.pseudonyms()),
     )
 
 

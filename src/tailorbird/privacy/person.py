@@ -10,6 +10,7 @@ itself, is not one with them: an account of guests, say. What it did while it wa
 with it, which their answers say; whom it was merged into is told, not taken.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.events.schema import micros
 from tailorbird.lake import Lake
 
+_PSEUDONYM = re.compile("[0-9a-f]{32}")
 _STRANGER = "\0"  # before the name of somebody who is erased, which no id begins with
 Mask = pa.ChunkedArray | pa.Array
 Kept = str | tuple[str, ...]  # the id under which somebody is kept, or all of them
@@ -176,6 +178,18 @@ def once(kept: Sequence[Kept], people: People) -> tuple[int, int]:
     further = [one for each in kept if not isinstance(each, str) for one in each[1:]]
     visitors = {one.removeprefix(ANONYMOUS_PREFIX) for one in further if one.startswith(ANONYMOUS_PREFIX)}
     return len(people.users - {*further}), len(people.visitors - visitors)
+
+
+def unnamed(kept: Sequence[Kept], people: People, pseudonyms: Pseudonyms | None) -> int:
+    """How many users these people are by merges whose ids nobody gave, and nobody here knows: their pseudonyms alone are kept.
+
+    What others wrote of them, by their ids as the site knows them, is not found until these are given.
+    """
+    if pseudonyms is None:
+        return 0
+    others = people.users - {*ids_of(kept)}
+    known = {pseudonyms.user_id(one) for one in others}  # whose ids were written before there was a key
+    return sum(_PSEUDONYM.fullmatch(one) is not None for one in others - known)
 
 
 def ids_of(kept: Iterable[Kept]) -> list[str]:

@@ -74,16 +74,19 @@ FAULTS = (
         "F6", "a commit of the lake is torn, empty, changed or missing",
         "The start names table, version and file. The last commit is set aside and its rows are appended again, if the log still has them; "
         "damage in the middle stops the lake, and nothing is counted on it. `lake repair` makes it anew where there is another copy of what it "
-        "held, with the checksum that it had, or says what is lost.",
+        "held, with the checksum that it had, or says what is lost. Commits of other writers, their checkpoints and hints to checkpoints that are "
+        "not there are set aside, by the start and by `lake repair`.",
         ("tests/lake/test_check.py::test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again",
          "tests/lake/test_check.py::test_a_torn_commit_that_the_ledger_never_saw_is_appended_again",
          "tests/lake/test_check.py::test_damage_in_the_middle_stops_the_role_and_is_named",
          "tests/lake/test_check.py::test_a_lost_data_file_stops_the_role_and_is_named",
          "tests/lake/test_check.py::test_a_damaged_checkpoint_never_makes_a_table_unreadable",
-         "tests/faults/test_repair.py::test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy"),
+         "tests/lake/test_check.py::test_commits_of_others_are_told_with_what_mends_them_and_set_aside_at_the_start",
+         "tests/faults/test_repair.py::test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy",
+         "tests/faults/test_repair.py::test_what_hides_a_table_is_set_aside_before_it_is_read_and_everything_goes_on"),
         "Events and refusals whose log was pruned come from the archive, routed again, and count only if every byte is the same: not after the "
         "declarations or a library have changed since, and not where the router's steps cannot be told from the commits. Answers' features are "
-        "not in the archive. A lake in a bucket is not mended: it has versions of its objects.",
+        "not in the archive. What the start does not mend of a lake in a bucket stays as it is: a bucket has versions of its objects.",
     ),
     Fault(
         "F7", "a crash between two effects that belong together",

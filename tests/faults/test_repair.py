@@ -302,6 +302,132 @@ def test_a_commit_that_is_none_of_the_lakes_own_is_told_and_set_aside(base, how:
     assert verify(project.paths.lake, stream=project.stream, deep=True).clean
 
 
+def _update(events: Path) -> None:
+    DeltaTable(events).update({"item_id": "'forged'"}, predicate="user_id IS NOT NULL")
+
+
+def _delete(events: Path) -> None:
+    DeltaTable(events).delete("ts IS NOT NULL")
+
+
+def _append(events: Path) -> None:
+    write_deltalake(events, DeltaTable(events).to_pyarrow_table().slice(0, 1), mode="append")
+
+
+def _checkpoint(events: Path) -> None:
+    DeltaTable(events).create_checkpoint()
+
+
+def _checkpoint_of_own_version(events: Path) -> None:
+    """One of the newest version of the lake's own that says that there are no rows."""
+    log, newest = events / "_delta_log", DeltaTable(events).version()
+    _delete(events)
+    _checkpoint(events)
+    (log / f"{newest + 1:020d}.json").unlink()
+    (log / f"{newest + 1:020d}.checkpoint.parquet").rename(log / f"{newest:020d}.checkpoint.parquet")
+    _hint(events, newest)
+
+
+def _torn_checkpoint(events: Path) -> None:
+    _checkpoint(events)
+    path = max((events / "_delta_log").glob("*.checkpoint.parquet"))
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def _hint(events: Path, version: int = 99) -> None:
+    (events / "_delta_log" / "_last_checkpoint").write_text(json.dumps({"version": version, "size": 9}))
+
+
+def _hinted_goes(events: Path) -> None:
+    max((events / "_delta_log").glob("*.checkpoint.parquet")).unlink()
+
+
+OTHERS = {  # what others did to the table, and what of it is in the way then; numbers are of versions behind the newest of the lake's own
+    "changed, checkpoint": ((_update, _checkpoint), ["1.json", "1.checkpoint", "_last_checkpoint"]),
+    "deleted, checkpoint": ((_delete, _checkpoint), ["1.json", "1.checkpoint", "_last_checkpoint"]),
+    "appended, checkpoint": ((_append, _checkpoint), ["1.json", "1.checkpoint", "_last_checkpoint"]),
+    "two, checkpoint between": ((_append, _checkpoint, _delete), ["1.json", "2.json", "1.checkpoint", "_last_checkpoint"]),
+    "two, checkpoints": (
+        (_update, _checkpoint, _delete, _checkpoint),
+        ["1.json", "2.json", "1.checkpoint", "2.checkpoint", "_last_checkpoint"],
+    ),
+    "hint to what never was": ((_hint,), ["_last_checkpoint"]),
+    "hinted checkpoint gone": ((_hinted_goes,), ["_last_checkpoint"]),
+    "checkpoint of own version": ((_checkpoint_of_own_version,), ["0.checkpoint", "_last_checkpoint"]),
+    "torn checkpoint": ((_torn_checkpoint,), ["0.checkpoint", "_last_checkpoint"]),
+}
+
+
+def _others(base: Path, folder: Path, how: str) -> tuple[Site, list[str]]:
+    """A site to whose events somebody else did that, and the names of the files that are in the way."""
+    shutil.copytree(base, folder)
+    site = Site(folder)
+    events = site.project.paths.lake / "events"
+    newest, (steps, names) = DeltaTable(events).version(), OTHERS[how]
+    for step in steps:
+        step(events)
+    suffixes = {"json": "json", "checkpoint": "checkpoint.parquet"}
+    split = [name.partition(".") for name in names]
+    return site, [f"{newest + int(behind):020d}.{suffixes[kind]}" if kind else behind for behind, _, kind in split]
+
+
+@pytest.mark.parametrize("how", OTHERS)
+def test_what_hides_a_table_is_set_aside_before_it_is_read_and_everything_goes_on(base, how: str, tmp_path: Path) -> None:
+    """Readers begin with the checkpoint that the hint names, and cannot open a table without it."""
+    logs, whole = base
+    before = _content(Site(whole).project)
+    site, names = _others(whole, tmp_path / "site", how)
+    project = site.project
+    lake, aside = project.paths.lake, project.paths.lake / "set-aside" / "events"
+    trimmed = logs == "pruned" and how == "hinted checkpoint gone"  # the log begins with it: it comes back from the ledger
+    assert not verify(lake, stream=project.stream).clean
+    brought = {path.name for path in (lake / "events").rglob("part-*.parquet")} - _written(lake)
+    assert bool(brought) == ("append" in how or "changed" in how or "two" in how)
+    done = _repairer(project).run()
+    assert not done.beyond
+    mended = [Path(mend.where).name for mend in done.mends]
+    assert sorted(mended) == sorted(names + ([f"{Ledger(lake / 'ledger.jsonl').log_begin('events'):020d}.checkpoint.parquet"] * trimmed))
+    assert {path.name for path in aside.iterdir()} == {*names, *brought}, "nothing is deleted"
+    assert all("set-aside/events" in mend.source for mend in done.mends if Path(mend.where).name in names)
+    assert verify(lake, stream=project.stream, deep=True).clean
+    assert _content(project) == before
+    assert not _repairer(project).plan().mends
+    with site.door() as door:
+        sent = submit(door, 4, 0)["acked"]
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    assert set(sent) <= set(Lake(lake).events(["event_id"])["event_id"].to_pylist())
+    assert verify(lake, stream=project.stream, deep=True).clean
+
+
+def _written(lake: Path) -> set[str]:
+    """The names of all data files that the lake's own commits brought into `events`."""
+    return {Path(file.path).name for line in Ledger(lake / "ledger.jsonl").commits("events").values() for file in line.files}
+
+
+@pytest.mark.parametrize("how", ["two, checkpoints", "checkpoint of own version"])
+def test_a_repair_that_ends_between_two_files_is_gone_on_with(base, how: str, tmp_path: Path) -> None:
+    _, whole = base
+    before = _content(Site(whole).project)
+    site, names = _others(whole, tmp_path / "site", how)
+    moved = 0
+    while mends := _repairer(site.project).plan().mends:
+        mends[0].apply()
+        moved += 1
+    assert moved == len(names)
+    assert verify(site.project.paths.lake, deep=True).clean
+    assert _content(site.project) == before
+
+
+def test_who_reads_a_table_that_cannot_be_opened_is_told_what_mends_it(base, tmp_path: Path) -> None:
+    _, whole = base
+    for how, name in (("hint to what never was", "_last_checkpoint"), ("torn checkpoint", "events")):
+        site, _ = _others(whole, tmp_path / how, how)
+        with pytest.raises(DamageError, match="tailorbird lake repair") as told:
+            Lake(site.project.paths.lake).events()
+        assert Path(told.value.where).name == name
+
+
 def test_a_ledger_of_a_table_whose_log_is_not_whole_is_not_made_up(base, tmp_path: Path) -> None:
     _, whole = base
     shutil.copytree(whole, tmp_path / "site")

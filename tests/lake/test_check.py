@@ -4,10 +4,12 @@ import json
 import shutil
 
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from tailorbird.errors import DamageError
 from tailorbird.events import SystemClock
 from tailorbird.lake import Lake, LakeRole, delta, safe_positions, verify
+from tailorbird.places import ObjectPath, client_options
 
 
 def open_role(tmp_path):
@@ -179,6 +181,59 @@ def test_data_that_was_never_committed_is_removed(tmp_path, site, lake):
     with open_role(tmp_path) as role:
         assert [finding.what for finding in role.findings] == ["removed"]
     assert not orphan.exists()
+
+
+def add_of_others(lake, times=1):
+    """Rows that another writer put into `events`."""
+    options = client_options() if isinstance(lake, ObjectPath) else None
+    table = DeltaTable(str(lake / "events"), storage_options=options)
+    rows = table.to_pyarrow_table().slice(0, 1)
+    for _ in range(times):
+        write_deltalake(table, rows, mode="append")
+        table.create_checkpoint()
+
+
+def test_commits_of_others_are_told_with_what_mends_them_and_set_aside_at_the_start(home, site):
+    """`lake repair` does not mend a bucket."""
+    lake = home / "lake"
+    with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
+        role.drain()
+    own = {file.name for file in lake.rglob("*.parquet")}
+    add_of_others(lake, 2)
+    brought = {file.name for file in lake.rglob("*.parquet")} - own
+    mends = "the lake role sets it aside when it starts" if isinstance(lake, ObjectPath) else "tailorbird lake repair sets it aside"
+    faults = verify(lake).faults
+    assert [fault.what.endswith(mends) for fault in faults] == [True] * 5  # two commits, two checkpoints, and the hint
+    assert all("is none of the lake's own" in fault.what for fault in faults)
+    with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
+        assert {(finding.table, finding.what) for finding in role.findings} == {("events", "set aside")}
+        site.add()
+        role.drain()
+    assert verify(lake).clean
+    assert len(Lake(lake).events(["event_id"])) == 32
+    kept = {file.name for file in (lake / "set-aside" / "events").rglob("*") if file.is_file()}
+    assert kept == {commit(lake, 2).name, commit(lake, 3).name, "_last_checkpoint", *brought}
+    assert len(brought) == 4  # two checkpoints, two files of rows
+
+
+def test_what_stands_on_a_torn_commit_is_told_with_what_mends_it(home, site):
+    lake = home / "lake"
+    with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
+        role.drain()
+    for version in (2, 3):
+        commit(lake, version).write_bytes(b"")
+    mends = (
+        "move it and what is named beside it out of _delta_log" if isinstance(lake, ObjectPath) else "tailorbird lake repair sets it aside"
+    )
+    assert [mends in fault.what for fault in verify(lake).faults] == [True, True]
+    with pytest.raises(DamageError, match=mends):
+        LakeRole(home / "stream", lake, clock=SystemClock())
+    for version in (3, 2):
+        commit(lake, version).rename(lake / f"away-{version}")
+    with LakeRole(home / "stream", lake, clock=SystemClock()) as role:
+        site.add()
+        role.drain()
+    assert verify(lake).clean
 
 
 @pytest.mark.parametrize("harm", ["torn", "gone", "stale hint", "garbage hint"])

@@ -25,9 +25,10 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
     rows that were routed and are in no table from the routed log, or from the archive, routed again. What comes back has the checksum
     that it had, or is entered into the ledger as new; nothing is guessed. A ledger that is gone is written anew from the tables' own
     logs, which know no checksums: run `lake verify --deep` then, which compares what the files hold with the archive; a file that is
-    gone as well comes back where its rows are elsewhere and make its size. What cannot be had is named with what is lost, and left as
-    it is. Damaged files are kept in data/lake/set-aside: they are evidence, which nothing reads and nothing vouches for, so `lake
-    verify` does not look at them. Ends with status 1 if anything is left.
+    gone as well comes back where its rows are elsewhere and make its size. What another writer put into the log of a table is set
+    aside, with the data files that it brought, and so is a hint to a checkpoint that is not there. What cannot be had is named with
+    what is lost, and left as it is. Damaged files are kept in data/lake/set-aside: they are evidence, which nothing reads and nothing
+    vouches for, so `lake verify` does not look at them. Ends with status 1 if anything is left.
 
     Stop `up` before --yes: it writes to the same files.
 

@@ -2,6 +2,7 @@
 
     last commit not in the ledger, whole        → entered into the ledger: the crash came between the two
     last commit not in the ledger, torn         → set aside; its position was never given, so its rows are appended again
+    last commits another writer's               → set aside, with the files that they brought (`lake.foreign`)
     last commit in the ledger, damaged          → set aside and withdrawn, if the log still has its rows
     any other commit missing or damaged         → DamageError that names file and version: nothing is guessed
     a checkpoint that the ledger does not know  → set aside: the commit files hold everything
@@ -13,25 +14,24 @@ hashed; of data files only name and size are checked here, their content by `lak
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import msgspec
+from deltalake.exceptions import DeltaError
 
-from tailorbird.errors import DamageError
+from tailorbird.errors import DamageError, TailorbirdError
 from tailorbird.events.clock import Clock
-from tailorbird.lake import durable
+from tailorbird.lake import durable, foreign
 from tailorbird.lake.damage import damaged, file_fault
-from tailorbird.lake.delta import COMMIT_INFO, CommitInfo, commit_path
+from tailorbird.lake.delta import commit_path
+from tailorbird.lake.foreign import torn, versions
 from tailorbird.lake.ledger import File, Ledger, Line
+from tailorbird.lake.opening import unreadable
 from tailorbird.lake.tables import TableSpec
 from tailorbird.lake.vacuum import KEEP_US, needless_files
 from tailorbird.places import Place
 
-_COMMIT = re.compile(r"(\d{20})\.json\Z")
-_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint.*\.parquet\Z")
 _REPAIR = "tailorbird lake repair makes it anew, if the ledger knows it; else restore the file, or ledger.jsonl, from a copy"
 
 
@@ -59,9 +59,8 @@ def check_table(
         DamageError: something is damaged that no crash explains, or that the logs no longer hold.
     """
     known = ledger.commits(spec.name)
-    versions = _versions(path)
-    newest = max([*known, *versions], default=-1)
-    findings: list[Finding] = []
+    findings = _set_others_aside(path, spec, ledger, aside)
+    newest = max([*known, *versions(path)], default=-1)
     for version in range(ledger.log_begin(spec.name), newest + 1):
         if _fault(path, version, known.get(version)) is None and version in known:
             continue
@@ -79,53 +78,46 @@ def commit_fault(path: Place, version: int, line: Line) -> str | None:
     return _fault(path, version, line)
 
 
-def strangers(path: Place, known: Mapping[int, Line]) -> list[tuple[int, str]]:
-    """Commits beyond the ledger's last, from the first that is none of the lake's own on, with what is wrong: readers take them for true.
-
-    A whole one of the lake's own that the ledger does not know was made just now, or just before a crash.
-    """
-    beyond = [version for version in _versions(path) if version > max(known, default=-1)]
-    faults = [(version, torn(commit_path(path, version).read_bytes(), version)) for version in beyond]
-    first = next((version for version, fault in faults if fault is not None), None)
-    return [
-        (version, fault or "stands on one that is none of the lake's own")
-        for version, fault in faults
-        if first is not None and version >= first
-    ]
-
-
 @contextmanager
 def opened_whole(lake: Place, table: str) -> Iterator[None]:
-    """Around the opening of a table: where it fails by a commit or a checkpoint that is damaged or gone, that file is told.
+    """Around the opening of a table: where it fails by a file of its log that is damaged or gone, or none of the lake's own, that is told.
 
     Raises:
-        DamageError: a file of its log is not as it was written.
+        DamageError, StorageError: which file it is, or what deltalake says where no file is known to be to blame.
     """
     try:
         yield
     except Exception as error:  # deltalake raises what it likes
-        ledger, path = Ledger(lake / "ledger.jsonl"), lake / table
-        begin = ledger.log_begin(table)
-        commits = (
-            (commit_path(path, version), commit_fault(path, version, line))
-            for version, line in sorted(ledger.commits(table).items())
-            if version >= begin
-        )
-        checkpoints = (
-            (file, file_fault(file, line.files[0]))
-            for version, line in sorted(ledger.checkpoints(table).items())
-            if version >= begin and ((file := path / "_delta_log" / line.files[0].path).exists() or version == begin)
-        )
-        for file, fault in (*commits, *checkpoints):
-            if fault is not None:
-                raise damaged(f"a file of the log of table {table} {fault}", file) from error
-        raise
+        ledger = Ledger(lake / "ledger.jsonl")
+        for file, fault in log_faults(lake / table, table, ledger):
+            raise damaged(f"a file of the log of table {table} {fault}", file) from error
+        if not isinstance(error, TailorbirdError | DeltaError):
+            raise
+        for one in foreign.strangers(lake / table, ledger.commits(table)):
+            raise DamageError(f"a file of the log of table {table} {one.what}", where=str(one.file), fix=one.remedy) from error
+        raise error if isinstance(error, TailorbirdError) else unreadable(lake / table, error) from error
 
 
-def _versions(path: Place) -> list[int]:
-    log = path / "_delta_log"
-    names = [entry.name for entry in log.iterdir()] if log.is_dir() else []
-    return sorted(int(match[1]) for name in names if (match := _COMMIT.match(name)))
+def log_faults(path: Place, table: str, ledger: Ledger) -> Iterator[tuple[Place, str]]:
+    """The files of a table's log that the ledger knows and that are not as they were written, with what is wrong with each."""
+    begin = ledger.log_begin(table)
+    for version, line in sorted(ledger.commits(table).items()):
+        if version >= begin and (fault := commit_fault(path, version, line)) is not None:
+            yield commit_path(path, version), fault
+    for version, line in sorted(ledger.checkpoints(table).items()):
+        file = path / "_delta_log" / line.files[0].path
+        if version >= begin and (file.exists() or version == begin) and (fault := file_fault(file, line.files[0])) is not None:
+            yield file, fault
+
+
+def _set_others_aside(path: Place, spec: TableSpec, ledger: Ledger, aside: Place) -> list[Finding]:
+    """What another writer put at the end of the log: readers take it for true, and nobody needs it."""
+    known = ledger.commits(spec.name)
+    if not foreign.of_others(foreign.strange_commits(path, known)):
+        return []
+    named = {file.path for line in known.values() for file in line.files}
+    moved = [(one, foreign.set_aside(one.file, named, aside / spec.name)) for one in reversed(foreign.strangers(path, known))]
+    return [Finding(spec.name, one.version, "set aside", f"{one.file}: {one.what}; kept as {place}") for one, place in moved]
 
 
 def _fault(path: Place, version: int, line: Line | None) -> str | None:
@@ -140,24 +132,6 @@ def _fault(path: Place, version: int, line: Line | None) -> str | None:
     return "is empty" if not data else "does not match the ledger's checksum"
 
 
-def torn(data: bytes, version: int) -> str | None:
-    """What is missing from a commit that the ledger does not know: it says itself how many files and rows it has."""
-    if not data:
-        return "is empty"
-    try:
-        actions = [json.loads(line) for line in data.splitlines()]
-        keys = [next(iter(action)) for action in actions]
-        if version == 0:
-            return None if {"protocol", "metaData"} <= set(keys) else "is not whole"
-        info = msgspec.convert(actions[keys.index("commitInfo")]["commitInfo"][COMMIT_INFO], CommitInfo)
-        rows = [json.loads(action["add"]["stats"])["numRecords"] for action in actions if "add" in action]
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, msgspec.ValidationError):
-        return "is not whole"
-    whole = len(rows) == info.files and sum(rows) == info.rows and keys.count("remove") == info.removed
-    of_use = "txn" in keys or info.removed or (info.columns and "metaData" in keys)
-    return None if whole and of_use else "is not whole"
-
-
 def _mend_last(
     path: Place, spec: TableSpec, version: int, newest: int, known: dict[int, Line], ledger: Ledger, aside: Place, clock: Clock,
     may_replay: Callable[[dict[str, int]], bool],
@@ -167,7 +141,8 @@ def _mend_last(
     if fault is None:
         return _recover(path, spec, version, ledger, clock)
     if version != newest:
-        raise DamageError(f"version {version} of table {spec.name} {fault}, and later versions stand on it", where=str(file), fix=_REPAIR)
+        fix = _REPAIR if version <= max(known, default=-1) else foreign.remedy(path, at_start=False)
+        raise DamageError(f"version {version} of table {spec.name} {fault}, and later versions stand on it", where=str(file), fix=fix)
     line = known.get(version)
     if line is not None and not (version > 0 and may_replay(_before(line, known))):
         raise DamageError(
@@ -245,7 +220,7 @@ def _set_checkpoints_aside(path: Place, spec: TableSpec, ledger: Ledger, aside: 
     bad: list[tuple[int, Place]] = []
     findings: list[Finding] = []
     for file in sorted(log.iterdir()):
-        match = _CHECKPOINT.match(file.name)
+        match = foreign.CHECKPOINT.match(file.name)
         if not match:
             continue
         version = int(match[1])
@@ -264,15 +239,8 @@ def _set_checkpoints_aside(path: Place, spec: TableSpec, ledger: Ledger, aside: 
     for version, file in bad:
         moved = durable.move_aside(file, aside / spec.name)
         findings.append(Finding(spec.name, version, "set aside", f"a checkpoint that was not whole, as {moved}; nothing needs it"))
-    hint = log / "_last_checkpoint"
-    if hint.exists() and _hinted(hint) != max(good, default=None):
+    hint = log / foreign.HINT
+    if hint.exists() and foreign.hinted_version(hint) != max(good, default=None):
         durable.move_aside(hint, aside / spec.name)
         findings.append(Finding(spec.name, -1, "set aside", "the hint to a checkpoint that is not there"))
     return findings
-
-
-def _hinted(hint: Place) -> int | None:
-    try:
-        return json.loads(hint.read_bytes())["version"]
-    except (ValueError, KeyError, TypeError):
-        return None

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import DamageError, NotReadyError, StorageError
+from tailorbird.errors import DamageError, NotReadyError, StorageError, TailorbirdError
 from tailorbird.lake.archive import Archive, Archived
-from tailorbird.lake.check import commit_fault, strangers
+from tailorbird.lake.check import commit_fault
 from tailorbird.lake.contents import differing
 from tailorbird.lake.damage import file_fault
+from tailorbird.lake.foreign import strangers
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import Ledger
 from tailorbird.lake.positions import Positions, beyond_logs, load_positions, no_ledger, positions_lost
@@ -129,9 +130,9 @@ def verify(
     if set(_HOLDING) <= set(readable):
         try:
             _account(reader, archived, positions.routed, report)
-        except DamageError as error:  # a file of a commit that is not in the ledger
+        except (DamageError, StorageError) as error:  # a file of a commit that is not in the ledger
             report.faults.append(Fault("tables", f"cannot be read: {error.where}: {error.message}"))
-        except Exception as error:  # deltalake raises what it likes, of a hint to a checkpoint that is not there, say
+        except Exception as error:  # deltalake raises what it likes
             report.faults.append(Fault("tables", f"cannot be opened: {str(error).splitlines()[0]}; the lake role mends it at its start"))
     if deep and report.clean:
         report.faults += [Fault(where, what) for where, what in differing(reader, Archive(lake / "archive"), tell)]
@@ -149,9 +150,8 @@ def _table_whole(lake: Place, name: str, ledger: Ledger, reader: Lake, report: V
         fault = commit_fault(lake / name, version, line)
         if fault is not None:
             report.faults.append(Fault(f"{name}/_delta_log/{version:020d}.json", f"version {version} {fault}"))
-    for version, fault in strangers(lake / name, known):
-        what = f"version {version} {fault}, and the ledger does not know it; tailorbird lake repair sets it aside"
-        report.faults.append(Fault(f"{name}/_delta_log/{version:020d}.json", what))
+    for stranger in strangers(lake / name, known):
+        report.faults.append(Fault(f"{name}/_delta_log/{stranger.file.name}", f"{stranger.what}; {stranger.remedy}"))
     for version, line in sorted(ledger.checkpoints(name).items()):
         path = lake / name / "_delta_log" / line.files[0].path
         if path.exists() and (fault := file_fault(path, line.files[0])):
@@ -174,7 +174,8 @@ def _delta_agrees(name: str, ledger: Ledger, reader: Lake, report: VerifyReport)
     try:
         files = reader.files(name, max(known, default=0))
     except Exception as error:  # deltalake raises what it likes; whatever it is, the table cannot be read
-        report.faults.append(Fault(name, f"cannot be read: {str(error).splitlines()[0]}"))
+        told = error.message if isinstance(error, TailorbirdError) else str(error).splitlines()[0]
+        report.faults.append(Fault(name, f"cannot be read: {told}"))
         return False
     expected = {file.path: file.rows for file in ledger.files(name).values()}
     if files != expected:

@@ -22,8 +22,8 @@ import pyarrow as pa
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable
-from tailorbird.lake.check import torn
 from tailorbird.lake.delta import checkpoint_path, commit_path
+from tailorbird.lake.foreign import torn
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import delta_table
 from tailorbird.lake.positions import Positions, load_positions, store_positions

@@ -14,7 +14,7 @@ class Mend:
     where: str
     what: str
     source: str
-    apply: Callable[[], None] = field(compare=False, repr=False)
+    apply: Callable[[], object] = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)

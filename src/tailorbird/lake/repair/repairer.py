@@ -6,6 +6,7 @@ damage: the ledger is mended before what it tells of is looked at, so there may 
 
     ledger, where it is gone    see `repair.ledger_lost`
     ledger, manifest       a flipped bit in a line, turned back; last commits by the tables themselves, at the role's start
+    logs of the tables     what is none of the lake's own (`lake.foreign`) is set aside, before any table is read
     positions.json         ledger, manifest and tables
     rows in no table       see `repair.unaccounted`
     tables                 see `repair.tables`
@@ -27,13 +28,15 @@ from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import ORIGIN as ARCHIVE_ORIGIN
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.chained import ChainedFile
-from tailorbird.lake.check import strangers
+from tailorbird.lake.check import log_faults
 from tailorbird.lake.damage import file_fault
 from tailorbird.lake.delta import DurableTable, checkpoint_path, commit_path
+from tailorbird.lake.foreign import HINT, set_aside, strangers
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.lease import hold
 from tailorbird.lake.ledger import ORIGIN as LEDGER_ORIGIN
 from tailorbird.lake.ledger import File, Ledger, Line
+from tailorbird.lake.opening import delta_errors
 from tailorbird.lake.positions import Positions, beyond_logs, load_positions, no_ledger, positions_lost, store_positions
 from tailorbird.lake.repair import ledger_lost, received, tables, unaccounted
 from tailorbird.lake.repair.bits import chain_turned_back
@@ -42,10 +45,9 @@ from tailorbird.lake.repair.rows import RouteAgain, route_archive
 from tailorbird.lake.role import LakeRole
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.verify import accounts, ends_of, lost_before
-from tailorbird.places import Place
 from tailorbird.stream import Stream
 
-_ROUNDS_MAX = 5
+_ROUNDS_MAX = 8
 
 
 class Repairer:
@@ -73,14 +75,15 @@ class Repairer:
         """What is damaged now, as far as it can be seen; changes nothing."""
         with tempfile.TemporaryDirectory(prefix="tailorbird-repair-") as scratch:
             self._scratch, self._routed = Path(scratch), {}
-            return self._plan()
+            with delta_errors(self._lake):
+                return self._plan()
 
     def run(self, told: Callable[[Mend], None] = lambda mend: None) -> Plan:
         """Mend what can be mended, and say what was done and what is beyond it. The lake role and, for logs, their writers must not run.
 
         Raises:
             LockedError: one of them runs.
-            DamageError: what was mended does not stand.
+            DamageError: what was mended does not stand, or deltalake cannot read or write what is whole by the ledger.
         """
         done: list[Mend] = []
         left: list[Beyond] = []
@@ -89,6 +92,7 @@ class Repairer:
                 self._scratch, self._routed = Path(scratch), {}
                 lock = hold(self._lake / "ledger.jsonl", self._clock)
                 held.callback(lock.release)
+                held.enter_context(delta_errors(self._lake))
                 plan = self._plan()
                 for mend in plan.mends:
                     mend.apply()
@@ -111,6 +115,10 @@ class Repairer:
         if plan.mends or plan.beyond:
             return plan
         ledger, archive = Ledger(self._lake / "ledger.jsonl"), Archive(self._lake / "archive")
+        for table in TABLES:
+            self._log(ledger, table, plan)
+        if plan.mends:
+            return plan
         positions = self._positions(ledger, archive, plan)
         if positions is None:
             return plan
@@ -213,6 +221,23 @@ class Repairer:
     def _start_role(self) -> None:
         """Nothing now: the role enters what it finds when it is started at the end, and is looked at again in the next round."""
 
+    def _log(self, ledger: Ledger, table: str, plan: Plan) -> None:
+        """What hides what a table holds: in its log, but none of the lake's own."""
+        path, known = self._lake / table, ledger.commits(table)
+        found = [(one.file, one.what) for one in reversed(strangers(path, known))]
+        if (
+            not found
+            and known
+            and next(log_faults(path, table, ledger), None) is None
+            and not tables.reads_as_told(self._lake, ledger, table)
+        ):
+            what = "the ledger does not know it, and by it the table is not what the ledger says"
+            found = [(file, what) for file in tables.unvouched(path, ledger, table)]
+        named = {file.path for line in known.values() for file in line.files}
+        source = f"nothing needs it: it is kept in set-aside/{table}"
+        for file, what in found:
+            plan.mends.append(Mend(str(file), what, source, partial(set_aside, file, named, self._lake / "set-aside" / table)))
+
     def _table(self, ledger: Ledger, archive: Archive, table: str, plan: Plan) -> None:
         folder = self._lake / table
         before = len(plan.mends)
@@ -223,10 +248,6 @@ class Repairer:
                 plan.beyond.append(Beyond(str(path), fault, f"what version {line.version} of table {table} did cannot be told"))
             else:
                 plan.mends.append(Mend(str(path), fault, found.source, partial(self._put_commit, table, line, found)))
-        for version, fault in reversed(strangers(folder, ledger.commits(table))):
-            path = commit_path(folder, version)
-            source = "nothing needs it: it is set aside"
-            plan.mends.append(Mend(str(path), f"{fault}, and the ledger does not know it", source, partial(self._set_aside, table, path)))
         log_whole = len(plan.mends) == before
         for file in ledger.files(table).values():
             fault = file_fault(folder / file.path, file)
@@ -238,9 +259,6 @@ class Repairer:
             else:
                 plan.mends.append(Mend(str(folder / file.path), fault, found.source, partial(self._put_file, table, file, found)))
         self._checkpoints(ledger, table, plan)
-
-    def _set_aside(self, table: str, path: Place) -> None:
-        durable.move_aside(path, self._lake / "set-aside" / table)
 
     def _put_commit(self, table: str, line: Line, found: tables.Found) -> None:
         put_back(self._lake, commit_path(self._lake / table, line.version), found.data)
@@ -285,7 +303,8 @@ class Repairer:
         ledger = Ledger(self._lake / "ledger.jsonl", writer=True)
         file = File(path.name, len(data), hashlib.sha256(data).hexdigest())
         ledger.append("checkpoint", table, version, files=[file], written_at=self._clock.now())
-        path.with_name("_last_checkpoint").unlink(missing_ok=True)
+        if (hint := path.with_name(HINT)).exists():
+            durable.move_aside(hint, self._lake / "set-aside" / table)
 
     def _unaccounted(self, ledger: Ledger, archive: Archive, positions: Positions, plan: Plan) -> None:
         """Raw rows that are in no table, where all tables are whole."""

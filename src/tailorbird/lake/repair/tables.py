@@ -25,6 +25,7 @@ from tailorbird.lake.check import commit_fault
 from tailorbird.lake.damage import file_fault
 from tailorbird.lake.datafiles import parquet_of, statistics_of
 from tailorbird.lake.delta import COMMIT_INFO, CONFIGURATION, commit_path
+from tailorbird.lake.foreign import CHECKPOINT, HINT
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.repair.bits import turned_back
@@ -202,3 +203,20 @@ def commits_at_fault(lake: Path, ledger: Ledger, table: str) -> Iterator[tuple[L
     for version, line in sorted(ledger.commits(table).items()):
         if version >= begin and (fault := commit_fault(lake / table, version, line)) is not None:
             yield line, fault
+
+
+def reads_as_told(lake: Path, ledger: Ledger, table: str) -> bool:
+    """Whether deltalake can open a table, and finds the files in it that the ledger says."""
+    try:
+        found = Lake(lake).files(table, max(ledger.commits(table)))
+    except Exception:  # deltalake raises what it likes
+        return False
+    return found == {file.path: file.rows for file in ledger.files(table).values()}
+
+
+def unvouched(path: Path, ledger: Ledger, table: str) -> list[Path]:
+    """The hint and the checkpoints in the log of a table that are not the ledger's, in the order in which they can go."""
+    known = {line.files[0].path for line in ledger.checkpoints(table).values()}
+    log = path / "_delta_log"
+    hint = [log / HINT] if (log / HINT).exists() else []
+    return hint + sorted(file for file in log.iterdir() if CHECKPOINT.match(file.name) and file.name not in known)

@@ -438,6 +438,9 @@ def test_a_ledger_of_a_table_whose_log_is_not_whole_is_not_made_up(base, tmp_pat
     (told,) = _repairer(project).run().beyond
     assert "the log of table events is not whole" in told.lost
     assert not (lake / "ledger.jsonl").exists()
+    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", "repair", "--yes", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, [one["lost"] for one in json.loads(done.stdout)["beyond"]]) == (1, [told.lost])
 
 
 def _moved(project, position: int) -> None:

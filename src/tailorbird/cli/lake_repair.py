@@ -58,7 +58,7 @@ def repair(*, yes: bool = False, json: Json = False) -> None:
                 raise LockedError(
                     "a role of this project is running, and a repair must be alone", where=error.where, fix="stop up"
                 ) from error
-    clean = not plan.beyond if not yes else verify(project.paths.lake).clean and not plan.beyond
+    clean = not plan.beyond and (not yes or verify(project.paths.lake).clean)
     if json:
         mends = [{"where": one.where, "what": one.what, "from": one.source} for one in plan.mends]
         print_json({"done": yes, "mends": mends, "beyond": [vars(one) for one in plan.beyond], "clean": clean and (yes or not mends)})

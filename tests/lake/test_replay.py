@@ -16,6 +16,7 @@ from tailorbird.events import MINUTE, SECOND, Receipt, RoutePlan, SimulatedClock
 from tailorbird.events.adapters.webhook import lines_of_body
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract import Origin
+from tailorbird.events.erased import StopList
 from tailorbird.events.plan import EVENT_TYPES
 from tailorbird.lake import Lake, LakeRole, verify
 from tailorbird.lake.refused import Choice, reasons, samples, slices
@@ -95,6 +96,18 @@ def test_each_row_keeps_a_trace_of_where_it_came_from(site: Site) -> None:
             origins |= {event["event_id"]: origin for event, origin in zip(events, receipt.origins, strict=True)}
     assert origins == {"e1": Origin("serve-1", 0, 0), "e2": Origin("serve-1", 0, 2), "e4": Origin("serve-1", 3, 1)}
     assert replayed(site.stream) == {("serve-1", 0, 0), ("serve-1", 0, 2), ("serve-1", 3, 1)}
+
+
+def test_what_is_of_erased_people_is_told_as_refused_and_not_sent(site: Site) -> None:
+    site.post(played(5, user_id="gone", ts="2025-11-25T11:00:00Z"), played(6, user_id="gone"))
+    site.load()
+    stopped = StopList(b"").with_people([("u", "gone")], [], site.now, 0)
+    dry = site.replay(dry_run=True, stopped=stopped)
+    report = site.replay(stopped=stopped)
+    assert dry.refused == report.refused == {"erased": 2, "bad_time": 1}
+    assert dry.accepted == report.accepted == report.sent == 3
+    assert site.load(MENDED) == {"accepted": report.sent}
+    assert site.replay(stopped=stopped).refused["erased"] == 2
 
 
 def test_a_second_replay_sends_nothing(site: Site) -> None:

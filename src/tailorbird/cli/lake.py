@@ -163,8 +163,9 @@ def replay(*, reason: list[str], path: str = "", since: str = "", dry_run: bool 
     routed = None
     with progress_bars(quiet=json) as progress:
         report = run_replay(
-            project.paths.lake, project.paths.stream, choice, plan=project.plan, clock=SystemClock(), dry_run=dry_run, progress=progress
-        )
+            project.paths.lake, project.paths.stream, choice, plan=project.plan, clock=SystemClock(), stopped=project.stopped(),
+            dry_run=dry_run, progress=progress,
+        )  # fmt: skip
         if route and not dry_run:
             try:
                 routed = drain(project, SystemClock(), progress=progress)

@@ -29,6 +29,7 @@ from tailorbird.events.adapters import CONVERTERS
 from tailorbird.events.adapters.record import lines_of
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract import Origin, Unread, split, unread_of
+from tailorbird.events.erased import StopList
 from tailorbird.events.schema import micros
 from tailorbird.lake.etl import KEY_COLUMNS
 from tailorbird.lake.lake import Lake
@@ -105,18 +106,21 @@ def replay(
     *,
     plan: RoutePlan,
     clock: Clock,
+    stopped: StopList | None = None,
     dry_run: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> ReplayReport:
     """Send the chosen rows of the quarantine again, as far as they are accepted now.
 
+    Args:
+        stopped: of whom nothing old is taken again: the router would leave it out, so it is not sent.
     Raises:
         NotReadyError: there is no lake yet.
         LockedError: another replay is running.
     """
     reader = Lake(lake)
     total = count(reader, choice)
-    report = ReplayReport()
+    report, stopped = ReplayReport(), stopped or StopList(b"")
     writer = None if dry_run else _open_log(stream, lake)
     try:
         done_before = replayed(stream)
@@ -124,7 +128,7 @@ def replay(
         for table in slices(reader, choice):
             received = micros(table.column("received_at")).tolist()
             rows = zip(table.select(_READ).to_pylist(), received, places(table), strict=True)
-            again = [one for row in rows if (one := _examine(*row, done_before, plan, report))]
+            again = [one for row in rows if (one := _examine(*row, done_before, plan, stopped, report))]
             known = _known(reader, again)
             new = [one for one in again if not _is_known(one, known)]
             for one in again:
@@ -176,9 +180,9 @@ def _open_log(stream: Path, lake: LakePlace) -> EmbeddedWriter:
 
 
 def _examine(
-    row: dict[str, Any], received_at: int, place: Place, before: frozenset[Place], plan: RoutePlan, report: ReplayReport
+    row: dict[str, Any], received_at: int, place: Place, before: frozenset[Place], plan: RoutePlan, stopped: StopList, report: ReplayReport
 ) -> _Again | None:
-    """The row as events, if all that it becomes is accepted now; else it is counted."""
+    """The row as events, if all that it becomes is accepted now, but what is of erased people; else it is counted."""
     if place in before:
         report.before += 1
         return None
@@ -190,18 +194,23 @@ def _examine(
         report.count(reason, "left_out")
         return None
     receipt = Receipt(received_at, row["source"], "json", format_)
+    kept: list[bytes] = []
     events: list[Accepted] = []
-    for line in lines:
-        accepted, refusals = check(b"[" + line + b"]", receipt, plan)  # as the router will find it
-        if len(accepted) != 1:
-            code, path, message = (refusals[0].code, refusals[0].path, refusals[0].message) if refusals else _SEVERAL
-            report.refused[code] += 1
-            report.count(reason, "refused")
-            if len(report.examples) < _EXAMPLES:
-                report.examples.append(f"{place[0]} {place[1]}:{place[2]}: {path}: {message}")
-            return None
-        events += accepted
-    return _Again(reason, place, receipt, lines, events)
+    for number, line in enumerate(lines, 1):
+        accepted, refusals = check(stopped.without(b"[" + line + b"]", receipt, plan), receipt, plan)  # as the router will find it
+        if len(accepted) == 1:
+            kept.append(line)
+            events += accepted
+            continue
+        code, path, message = (refusals[0].code, refusals[0].path, refusals[0].message) if refusals else _SEVERAL
+        if code == "erased" and (kept or number < len(lines)):
+            continue
+        report.refused[code] += 1
+        report.count(reason, "refused")
+        if len(report.examples) < _EXAMPLES:
+            report.examples.append(f"{place[0]} {place[1]}:{place[2]}: {path}: {message}")
+        return None
+    return _Again(reason, place, receipt, kept, events)
 
 
 def _lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:

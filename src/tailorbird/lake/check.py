@@ -95,7 +95,9 @@ def opened_whole(lake: Place, table: str) -> Iterator[None]:
             raise
         for one in foreign.strangers(lake / table, ledger.commits(table)):
             raise DamageError(f"a file of the log of table {table} {one.what}", where=str(one.file), fix=one.remedy) from error
-        raise error if isinstance(error, TailorbirdError) else unreadable(lake / table, error) from error
+        if isinstance(error, DeltaError):
+            raise unreadable(lake / table, error) from error
+        raise
 
 
 def log_faults(path: Place, table: str, ledger: Ledger) -> Iterator[tuple[Place, str]]:

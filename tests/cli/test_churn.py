@@ -70,6 +70,17 @@ def purchases(file: Path, people: int = 600, days: int = 200) -> None:
     pq.write_table(pa.table({"user": user, "item": ["i"] * len(ts), "ts": pa.array(ts, pa.timestamp("us"))}), file)
 
 
+def users_of(bought: Path, file: Path) -> None:
+    """A table of the users who bought, as it is exported on the last day: since when they are there, and what became of them."""
+    spans = pq.read_table(bought).group_by("user").aggregate([("ts", "min"), ("ts", "max")]).to_pylist()
+    end = max(each["ts_max"] for each in spans)
+    rows = ["user,created_at,plan,exported"]
+    for each in spans:
+        plan = "cancelled" if each["ts_max"] < end - timedelta(days=30) else "paid"
+        rows.append(f"{each['user']},{each['ts_min'].isoformat()},{plan},{end.isoformat()}")
+    file.write_text("\n".join(rows) + "\n")
+
+
 @contextmanager
 def running(project: Path) -> Iterator[httpx.Client]:
     """`up` on the project, and a client of its server."""
@@ -188,6 +199,29 @@ def test_options_of_a_slot_are_refused_for_a_churn_model(project):
     done = tailorbird("-C", project, "train", "churn", "--window", "14d", "--architecture", "mmoe", "--incremental")
     assert done.returncode == 2
     assert "churn is a churn model, and --window, --architecture, --incremental are of a slot's" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_users_table_that_knows_who_left_is_refused_and_says_how_to_say_when_it_was_exported(tmp_path: Path) -> None:
+    """Imported by the day of each sign-up, with what was known today; with the time of its export, nobody knew of it before."""
+    told = []
+    for arrival in ("", 'received_at = "exported"\n'):
+        folder = tmp_path / f"shop{len(told)}"
+        must("init", folder)
+        plan = 'attribute("plan", user, "plan", kind="categorical")\n'
+        (folder / "features.py").write_text(FEATURES.replace("import count", "import attribute, count") + plan)
+        (folder / "churn.py").write_text(CHURN)
+        (folder / "slots.py").write_text('from tailorbird.ranking import Slot\n\nhome = Slot("home")\n')
+        purchases(folder / "purchases.parquet", people=150)
+        users_of(folder / "purchases.parquet", folder / "users.csv")
+        source = f'file = "users.csv"\nkind = "users"\nts = "created_at"\n{arrival}user_id = "user"\nproperties = {{ plan = "plan" }}\n'
+        (folder / "mapping.toml").write_text(f"{MAPPING}\n[[source]]\n{source}")
+        must("-C", folder, "import", "mapping", folder, "--mapping", folder / "mapping.toml")
+        told.append(tailorbird("-C", folder, "train", "churn", "--quick", "--no-promote", "--as-of", "latest"))
+    dated_back, told_when = told
+    assert dated_back.returncode == 1
+    assert "column plan looks past the origin" in " ".join(dated_back.stderr.split())
+    assert told_when.returncode == 0, told_when.stderr
 
 
 @pytest.mark.parametrize("name", ["churn.csv", "folder.parquet"])

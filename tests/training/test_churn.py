@@ -192,6 +192,66 @@ def test_a_planted_leak_is_refused_by_name():
     assert "closed" in trusted.people.columns.numeric
 
 
+def left(**more):
+    """A profile a user that says who left in the end, dated to the first day, as a table imported today by the day of sign-up gives it."""
+    one = {"type": "user", "ts": BEGIN, "ts_original": BEGIN, "raw_partition": "import", **more}
+    return [one | {"person": f"u{number}", "properties": json.dumps({"left": "yes" if number % 2 else "no"})} for number in range(400)]
+
+
+def with_left(user):
+    attribute("left", user, "left", kind="categorical")
+
+
+def leaking(profiles, features=None):
+    """The columns that are told to look past the 100th day."""
+    features = declared(with_left) if features is None else features
+    events = log(profiles=profiles)
+    activity = activity_of(events, CHURN, day(200))
+    people = People(features, events, activity, person_columns(features))
+    return people.leaks([day(100)], [activity.as_of(day(100)).present(day(100))])
+
+
+def test_profiles_of_a_table_that_was_dated_back_are_refused_by_name():
+    """Exported today, and valid from the sign-up on: the log has no word of when anybody knew what it says."""
+    features, events = declared(with_left), log(profiles=left())
+    with pytest.raises(LeakError, match=r"column left looks past the origin: .* from the one profile that was imported of them") as told:
+        study(features, CHURN, events, now=day(200), settings=QUICK)
+    assert 'trust=("left",)' in told.value.fix
+    assert "received_at" in told.value.fix
+    trusted = study(features, Churn(window="28d", period="7d", trust=("left",)), events, now=day(200), settings=QUICK)
+    assert "left" in trusted.people.columns.categorical
+    again = left() + left(event_id="of-the-next-export")
+    assert set(leaking(again)) == {"left"}, "the same table once more is no history"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"raw_partition": "serve-1"},  # by the door, which saw it come
+        {"received_at": day(120)},  # said when it was exported: before that nobody knew
+        {"ts_original": None},  # of the moment of the import
+        {"sent_at": BEGIN},  # a message of the time, from an archive of them
+    ],
+)
+def test_profiles_that_were_known_when_they_say_are_not_refused(more):
+    assert leaking(left(**more)) == {}
+
+
+def test_a_user_whose_profiles_are_of_several_times_says_what_was_known_when():
+    assert leaking(left() + left(ts=day(50), ts_original=day(50))) == {}
+
+
+def test_events_that_were_told_apart_by_a_profile_that_was_dated_back_are_refused_too():
+    """What the router kept with each purchase of the profile is of the profile."""
+
+    def bought_by(user):
+        count("bought_by_leavers", user, "purchase", where="user.left == 'yes'")
+
+    kept = json.dumps({"left": "yes"})
+    profiles = left() + [{"type": "purchase", "ts": day(at), "person": "u1", "item_id": "i", "user_profile": kept} for at in (3, 5)]
+    assert set(leaking(profiles, declared(bought_by))) == {"bought_by_leavers"}
+
+
 def test_a_study_learns_without_the_future_and_tells_people_apart():
     events = log(people=900)
     found = study(declared(), CHURN, events, now=day(200), settings=QUICK)

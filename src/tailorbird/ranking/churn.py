@@ -55,7 +55,7 @@ class Churn:
         per: "day" counts several events of a UTC day as one purchase, "event" counts each. A day that is cut in two by a moment counts on
             either side where there is one.
         period: the step of the hazard; "" takes a twelfth of the window.
-        trust: columns that may read profiles without a time. Such a profile is valid from the beginning, so it may know what came later.
+        trust: columns that may read profiles without a time, or of one imported time alone. Such a profile may know what came later.
         leave_out: columns that the model must not see.
         recency, frequency, age, amount: numeric columns that say how many seconds ago a person last bought, how often they did, how many
             seconds ago first, and for how much in all. Where they are named, BG/NBD and a regression on these four alone are learned

@@ -44,6 +44,11 @@ def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
     [
         ("product_id,title\n1,a\n2,b\n", "items", {}),
         ("user_id,age\n1,30\n2,40\n", "users", {}),
+        ("user_id,plan,created_at\n1,free,2020-01-01\n2,paid,2020-01-02\n", "users", {}),
+        ("user_id,plan,created_at\n1,free,2020-01-01\n1,paid,2020-01-02\n", "events", {"e": 2}),  # not one row a user
+        ("user_id,plan,event_time\n1,free,2020-01-01\n2,paid,2020-01-02\n", "events", {"e": 2}),
+        ("user_id,action,created_at\n1,login,2020-01-01\n2,login,2020-01-02\n", "events", {"login": 2}),
+        ("user_id,created_at\n1,2020-01-01\n2,2020-01-02\n", "events", {"e": 2}),  # says nothing about them
         ("user_id,product_id\n1,2\n1,3\n", "events", {"click": 2}),
         ("customer_id,product_id,invoice,date\n1,2,x,2020-01-01\n", "events", {"purchase": 1}),
         ("user,movie_id,rating,timestamp\n1,2,3.5,1500000000\n", "events", {"rating": 1}),
@@ -52,6 +57,13 @@ def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
 def test_what_kind_of_rows_a_file_holds(tmp_path: Path, text: str, kind: str, kinds: dict[str, int]) -> None:
     guess = guess_source(_csv(tmp_path, text))
     assert (guess.kind, guess.types) == (kind, kinds)
+
+
+def test_a_table_of_users_is_read_as_profiles_that_do_not_claim_to_have_been_known_at_the_sign_up(tmp_path: Path) -> None:
+    file = _csv(tmp_path, "user_id,plan,last_login,created_at\n7,cancelled,2026-01-02,2020-01-01\n8,free,2026-01-01,2020-01-02\n")
+    event, _ = mapped(file, guess_source(file).toml)
+    assert (event["type"], event["user_id"], event["timeless"], "ts" in event) == ("user", "7", True, False)
+    assert event["properties"] == {"plan": "cancelled", "last_login": "2026-01-02", "created_at": "2020-01-01"}
 
 
 def test_a_session_stands_for_a_person_where_there_is_no_user(tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ def test_zones_of_text(tmp_path: Path, written: str, zone: str, expected: int) -
     assert _one(tmp_path, written, f'ts_zone = "{zone}"') == expected
 
 
+def test_when_a_row_came_in_is_read_as_its_time_is(tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("who,since,exported\nu,2017-07-14 04:40:00,2026-11-01 12:00:00\nv,2017-07-14 04:40:00,\n")
+    source = 'file = "users.csv"\nkind = "users"\nuser_id = "who"\nts = "since"\nts_zone = "Europe/Oslo"\nreceived_at = "exported"\n'
+    known, unknown = mapped(tmp_path, f"[[source]]\n{source}")
+    assert (known["ts"], known["received_at"]) == (TS - 250_000, 1_793_530_800_000_000)
+    assert "received_at" not in unknown
+
+
 def test_times_of_mixed_forms_are_each_read(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("who,what,when\nu,i,2017-07-14T02:40:00Z\nu,j,yesterday\nu,k,\n")
     made = lines("mapping", tmp_path, mapping=CLICKS + 'ts_zone = "Europe/Oslo"\n')

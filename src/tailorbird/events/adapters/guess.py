@@ -2,7 +2,7 @@
 
 Rules are few and visible: a name is looked up in a table of usual names; a value decides the unit of a time, whether a
 country is a two-letter code, and whether a file holds events (it has a time or a user and an item) or profiles (each
-row a different item or user, and no time).
+row a different item or user, and no time; of users also with one, such as that of their sign-up, where nothing says what they did).
 """
 
 import json
@@ -44,6 +44,7 @@ _PROPERTIES: dict[str, tuple[str, ...]] = {
 }
 _TYPE_VALUES = {"addtocart": "cart", "add_to_cart": "cart", "carts": "cart", "transaction": "purchase", "order": "purchase",
                 "orders": "purchase", "buy": "purchase", "clicks": "click", "pageview": "view", "page_view": "view"}  # fmt: skip
+_OF_EVENTS = ("event_time", "event_date", "clicked_at", "occurred_at")  # times of something that was done
 _EPOCH_S_MIN = 3e8  # 1979 in seconds: a smaller number is a year, a week or a date written as a number
 
 
@@ -85,6 +86,11 @@ def guess_source(file: Path) -> SourceGuess:
             fix="write the mapping by hand: see docs/how-to/import.md",
         )
     kind = _kind(sample, roles)
+    if kind == "users" and "ts" in roles:
+        told = [entry for entry in columns if entry.column != roles["ts"]]
+        why = "an attribute: what the row says was not all known then, so the profile has no time of its own"
+        columns = [*told, ColumnGuess(roles["ts"], f"properties.{_slug(roles['ts'])}", why)]
+        del roles["ts"]
     if kind == "events" and "ts" not in roles and not ("item_id" in roles and {"user_id", "anonymous_id"} & roles.keys()):
         raise InputError(
             "its rows are no events (a user and an item, or a time) and no profiles (each a different item or user);"
@@ -138,12 +144,19 @@ def _typical(column: pa.Array) -> float | None:
 
 def _kind(sample: pa.RecordBatch, roles: dict[str, str]) -> str:
     if "ts" in roles:
-        return "events"
+        return "users" if _is_of_users(sample, roles) else "events"
     if "item_id" in roles and "user_id" not in roles and _is_unique(sample.column(roles["item_id"])):
         return "items"
     if "user_id" in roles and "item_id" not in roles and _is_unique(sample.column(roles["user_id"])):
         return "users"
     return "events"
+
+
+def _is_of_users(sample: pa.RecordBatch, roles: dict[str, str]) -> bool:
+    """Whether rows with a time are users with attributes, one each, and not what they did."""
+    attributes = set(sample.schema.names) - {roles.get("user_id"), roles["ts"]}
+    did = roles["ts"].lower() in _OF_EVENTS or roles.keys() - {"user_id", "ts"}
+    return "user_id" in roles and not did and bool(attributes) and _is_unique(sample.column(roles["user_id"]))
 
 
 def _is_unique(column: pa.Array) -> bool:

@@ -6,6 +6,7 @@ kind = "events"             # or "items", "users": profiles, timeless without ts
 type = "click"              # or: type = { column = "event", values = { addtocart = "cart" } }
 ts = "clicked_at"           # a column of times; for numbers say ts_unit = "s", "ms" or "us"
 ts_zone = "Europe/Oslo"     # of times that name no zone; UTC unless said
+received_at = "exported_at" # when the row came in, a time as `ts`; of a profile, before which nobody knew what it says
 user_id = "visitor"
 item_id = "article_id"
 [source.context]            # device, country, page, referrer, user_agent: column names
@@ -56,6 +57,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ts: str | None = None
     ts_unit: str = "us"
     ts_zone: str = "UTC"
+    received_at: str | None = None
     event_id: str | None = None
     user_id: str | None = None
     anonymous_id: str | None = None
@@ -149,7 +151,7 @@ def _read_source(file: Path, digest: str, source: Source, name: str) -> Iterator
 
 
 def _columns_of(source: Source) -> list[str]:
-    direct = (*_ids_of(source), source.ts)
+    direct = (*_ids_of(source), source.ts, source.received_at)
     typed = (source.type.column,) if isinstance(source.type, TypeColumn) else ()
     every = (*direct, *typed, *source.context.values(), *source.properties.values())
     return list(dict.fromkeys(column for column in every if column is not None))
@@ -168,7 +170,7 @@ def _ids_of(source: Source) -> tuple[str | None, ...]:
 def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> list[bytes]:
     texts = {name: _texts(batch, getattr(source, name)) for name in ("user_id", "anonymous_id", "session_id", "item_id", "request_id")}
     ids = _texts(batch, source.event_id)
-    times = _times(batch, source)
+    times, arrivals = _times(batch, source.ts, source), _times(batch, source.received_at, source)
     types = _types(batch, source)
     contexts = _contexts(batch, source)
     properties = _properties(batch, source)
@@ -186,9 +188,10 @@ def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> li
             context=context,
             properties=props,
             timeless=timeless,
+            received_at=received,
         )
-        for row, (event_id, kind, ts, user, anonymous, session, item, request, context, props) in enumerate(
-            zip(ids, types, times, *texts.values(), contexts, properties, strict=True), 1
+        for row, (event_id, kind, ts, received, user, anonymous, session, item, request, context, props) in enumerate(
+            zip(ids, types, times, arrivals, *texts.values(), contexts, properties, strict=True), 1
         )
     )
     return [encode_event(event if event.event_id else known_by_content("mapping", event)) for event in events]
@@ -212,10 +215,10 @@ def _types(batch: pa.RecordBatch, source: Source) -> Any:
     return [values.get(text, text) for text in _texts(batch, source.type.column)]
 
 
-def _times(batch: pa.RecordBatch, source: Source) -> Any:
-    if source.ts is None:
+def _times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:
+    if name is None:
         return repeat(None, batch.num_rows)
-    column = batch.column(source.ts)
+    column = batch.column(name)
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us"))
     if pa.types.is_timestamp(column.type):

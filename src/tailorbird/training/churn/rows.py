@@ -25,16 +25,17 @@ from tailorbird.ranking.churn_bundle import with_vectors
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.churn.labels import Activity, Ints
+from tailorbird.training.dated_back import LOOKED_AT, dated_back
 
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
 
-_OF_ROWS = (
-    *("p", "event_id", "type", "ts", "received_at", "person", "user_id", "session_id"),
-    *("agent", "price", "quantity", "counts", "timeless"),
-)
+_OF_ROWS = ("p", "event_id", "person", "session_id", "agent", "price", "quantity", "counts", *LOOKED_AT)
 EVER = 1 << 62  # a p that knows everything
 CHECKED = 1_000  # people of a moment whose columns are computed a second time, without what must not matter
+WITHOUT_TIME = "have a value from a profile without a time, which may know what came later"
+DATED_BACK = "have a value from the one profile that was imported of them, which may know what came after the time that it is dated to"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class People:
         self._ts = _times(events["ts"])
         self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
         self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
+        self._dated_back = dated_back(events)
         # Positions by when events came in, not by where they stand in the log: an import stands there in order of time, what was late too.
         # A profile without a time is valid from the beginning, whenever it was loaded.
         arrived = np.where(self._timeless, 0, self._received)
@@ -108,33 +110,44 @@ class People:
         """
         if min(moments, default=origin) < origin:
             raise LeakError("features were asked for at a moment before their origin")
-        return self._ahead(self._before(origin), person, moments)
+        return self._ahead(self._events, self._before(origin), person, moments)
 
     def leaks(self, origins: Sequence[int], person: Sequence[Ints], *, seed: int = 0) -> dict[str, str]:
         """Columns that say something else once what came later is taken away, by name, with why.
 
         Taken away are, for what is computed `at` an origin, all events that happened or came in after it; then profiles without a
-        time, which are valid from the beginning and may know everything.
+        time, which are valid from the beginning and may know everything; then those of which only the time that they are dated to is
+        known, see `training.dated_back`.
         """
         rng = np.random.default_rng(seed)
         found: dict[str, str] = {}
+        doubtful = [(which, why) for which, why in ((self._timeless, WITHOUT_TIME), (self._dated_back, DATED_BACK)) if which.any()]
         for origin, people in zip(origins, person, strict=True):
             some = np.sort(rng.choice(people, min(len(people), CHECKED), replace=False))
             told = self.at(some, np.full(len(some), origin, np.int64))
             before = self._before(origin)
-            cut, timed = (self._ahead(kept, some, [origin])[0] for kept in (before, before & ~self._timeless))
+            cut = self._ahead(self._events, before, some, [origin])[0]
             for name, count in _differences(told, cut).items():
                 found.setdefault(name, f"of {len(some):,} people {count:,} have another value once later events are taken away")
-            for name, count in _differences(cut, timed).items():
-                why = f"of {len(some):,} people {count:,} have a value from a profile without a time, which may know what came later"
-                found.setdefault(name, why)
+            for which, why in doubtful:
+                untold = self._ahead(self._untold(which), before & ~which, some, [origin])[0]
+                for name, count in _differences(cut, untold).items():
+                    found.setdefault(name, f"of {len(some):,} people {count:,} {why}")
         return found
 
-    def _before(self, origin: int) -> npt.NDArray[np.bool_]:
+    def _untold(self, profiles: Mask) -> pa.Table:
+        """The events without what was kept with them of some profiles of users."""
+        if "user_profile" not in self._events.column_names:
+            return self._events
+        whose = pc.unique(self._events["person"].filter(pa.array(profiles)))
+        kept = pc.if_else(pc.is_in(self._events["person"], whose), pa.scalar(None, pa.string()), self._events["user_profile"])
+        return self._events.set_column(self._events.column_names.index("user_profile"), "user_profile", kept)
+
+    def _before(self, origin: int) -> Mask:
         return self._timeless | ((self._ts < origin) & (self._received <= origin))
 
-    def _ahead(self, kept: npt.NDArray[np.bool_], person: Ints, moments: Sequence[int]) -> list[Table]:
-        history = History(self.features, self._events.filter(pa.array(kept)), only=self._only)
+    def _ahead(self, events: pa.Table, kept: Mask, person: Ints, moments: Sequence[int]) -> list[Table]:
+        history = History(self.features, events.filter(pa.array(kept)), only=self._only)
         t = np.repeat(np.array(moments, np.int64), len(person))
         every = self._answer(history, np.tile(person, len(moments)), t, np.full(len(t), EVER))
         return [every.take(np.arange(k * len(person), (k + 1) * len(person))) for k in range(len(moments))]

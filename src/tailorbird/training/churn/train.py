@@ -49,6 +49,7 @@ from tailorbird.training.watch import Watch
 
 JUDGED_MAX = 6
 PARITY_ROWS = 10_000  # of people at moments, over the whole history, on which model and export are compared
+KNOWN_BY = "their time and when they came in (received_at)"
 USUAL_ROWS = 2_000  # of people as they are now, of which the bundle keeps some
 
 
@@ -164,7 +165,7 @@ def _refuse_leaks(people: People, activity: Activity, churn: Churn, windows: Seq
     if refused := {name: why for name, why in found.items() if name not in churn.trust}:
         name, why = next(iter(refused.items()))
         more = f" (and {', '.join(list(refused)[1:])})" if len(refused) > 1 else ""
-        fix = f'leave_out=("{name}",) in churn.py, or trust=("{name}",) if it cannot know what came later, or load profiles with their time'
+        fix = f'leave_out=("{name}",) in churn.py, or trust=("{name}",) if it cannot know what came later, or load profiles with {KNOWN_BY}'
         raise LeakError(f"column {name}{more} looks past the origin: {why}", where=f"churn {churn.name}", fix=fix)
 
 
@@ -262,7 +263,7 @@ def _notes(churn: Churn, found: Study, window: Window, choice: Choice) -> tuple[
         notes.append(f"hazards are read as if nobody came back within the gap{corrected}")
     notes.extend(told_of_choices(found.cuts[-1].choice, choice, churn))
     if churn.trust:
-        notes.append(f"trusted though they read profiles without a time: {', '.join(churn.trust)}")
+        notes.append(f"trusted though they may read profiles of which nobody knows when what they say was known: {', '.join(churn.trust)}")
     return tuple(notes)
 
 

@@ -67,7 +67,8 @@ def test_a_risk_that_crosses_the_threshold_is_told_once_and_so_is_its_return(rou
             drain(scoring)
     found = scores(tmp_path)
     assert [(score.gone, score.crossed) for score in found] == [(0.8, "above"), (0.6, "below"), (0.75, "above")]
-    assert (found[0].name, found[0].model, found[0].reasons) == ("leaving", "v0007", ["orders is 0: 1.6 times likelier to leave"])
+    assert (found[0].name, found[0].model) == ("leaving", "v0007")
+    assert found[0].reasons == ["orders is 0: raises the chance of leaving from 72% to 81%"]
 
 
 def test_the_state_is_waited_for(routed, tmp_path):

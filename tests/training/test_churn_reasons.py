@@ -1,14 +1,16 @@
 """Why somebody is likely to leave, where forests say so: exact contributions in log-odds after calibration, which add up."""
 
+import re
+
 import numpy as np
 import pytest
 
-from tailorbird.features import FeatureSet, count, entity
+from tailorbird.features import FeatureSet, count, entity, gap_mean, time_since
 from tailorbird.models.export import gbdt_to_onnx
 from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking.calibration import Platt
 from tailorbird.ranking.churn_bundle import ChurnBundle, ChurnPlan, Part, log_odds, write_churn_bundle
-from tailorbird.ranking.churn_reasons import churn_reasons
+from tailorbird.ranking.churn_reasons import churn_reasons, told_value
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.registry import Columns, Window
 from tailorbird.training.trees import trees_of
@@ -16,8 +18,12 @@ from tailorbird.training.trees import trees_of
 NAMES = ("views", "orders")
 
 
-def bundle_of(folder, *, trees=True) -> ChurnBundle:
-    features = FeatureSet.from_declarations([count(name, entity("user"), "view", window="7d") for name in NAMES])
+def counts():
+    return [count(name, entity("user"), "view", window="7d") for name in NAMES]
+
+
+def bundle_of(folder, *, trees=True, declared=counts) -> ChurnBundle:
+    features = FeatureSet.from_declarations(declared())
     encoder = fit_encoder(Columns(features.numeric), np.zeros((0, 0), np.uint64), computed=())
     rng = np.random.default_rng(1)
     matrix = rng.uniform(0, 10, size=(2_000, len(encoder.names))).astype(np.float32)
@@ -59,3 +65,37 @@ def test_without_trees_columns_are_made_as_usual(tmp_path):
     rows = [(np.array([[5.0, 0.0], [5.0, 10.0]], np.float32), np.zeros((2, 0), np.uint64))]
     first, second = churn_reasons(bundle, rows)
     assert (first[0].column, first[0].effect > 0, second[0].effect < 0) == ("orders", True, True)
+
+
+@pytest.mark.parametrize("trees", [True, False])
+def test_a_reason_tells_chances_and_not_odds(tmp_path, trees):
+    """From where the chance would be without the column to where it is: twice the odds are not twice the chance."""
+    bundle = bundle_of(tmp_path / "bundle", trees=trees)
+    rows = [(np.array([[5.0, 0.0], [5.0, 10.0]], np.float32), np.zeros((2, 0), np.uint64))]
+    effects, gone = bundle.effects(rows), bundle.score(rows).gone
+    orders = bundle.encoder.names.index("orders")
+    for person, (reasons, moved) in enumerate(zip(churn_reasons(bundle, rows), ("raises", "lowers"), strict=True)):
+        told = re.fullmatch(r"orders is (?:0|10): (raises|lowers) the chance of leaving from ([\d.]+)% to ([\d.]+)%", reasons[0].text)
+        assert told is not None
+        assert told[1] == moved
+        without, chance = float(told[2]) / 100, float(told[3]) / 100
+        digits = 10.0 ** -(len(told[3].partition(".")[2]) + 2)
+        assert chance == pytest.approx(gone[person], abs=digits)
+        assert without == pytest.approx(1 / (1 + np.exp(effects[person, orders] - log_odds(gone)[person])), abs=digits)
+        assert 0 < without < 1
+        assert 0 < chance < 1
+
+
+def test_spans_of_time_are_told_in_the_unit_that_suits_them(tmp_path):
+    def spans():
+        return [gap_mean("views", entity("user"), "view"), time_since("orders", entity("user"), "purchase")]
+
+    bundle = bundle_of(tmp_path / "bundle", declared=spans)
+    values = [[5.0, 8_100_000.0], [5.0, 10_800.0], [5.0, np.nan]]
+    rows = [(np.array(values, np.float32), np.zeros((3, 0), np.uint64))]
+    told = [next(reason.text for reason in reasons if reason.column == "orders") for reasons in churn_reasons(bundle, rows)]
+    assert [text.partition(":")[0] for text in told] == ["orders is 94 days", "orders is 3 h", "orders is missing"]
+    assert told_value(90.0, seconds=True) == "90 s"
+    assert told_value(216_000.0, seconds=True) == "2.5 days"
+    assert told_value(-300.0, seconds=True) == "-5 min"
+    assert told_value(12_345.0, seconds=False) == "12,345"

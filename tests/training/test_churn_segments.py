@@ -29,3 +29,13 @@ def test_people_without_a_value_are_a_group_and_few_people_are_none():
     assert np.isclose(found.gone, 0.9)
     few = np.where(np.arange(N) < LEAST_PEOPLE - 1, np.nan, 1.0)
     assert [each.range for each in segments(("bought",), few[:, None], gone, Contact())] == []
+
+
+def test_spans_of_time_are_told_as_people_say_them_and_different_ones_differ():
+    since = np.linspace(0, 100, N) * 86_400
+    gone = np.where(since > 75 * 86_400, 0.8, 0.1)
+    [found] = segments(("since",), since[:, None], gone, Contact(cost=1, value=20, success=0.1), seconds={"since"})
+    assert found.range == "75 days to 100 days"
+    close = np.linspace(50, 50.8, N) * 86_400
+    told = segments(("since",), close[:, None], np.where(close > 50.6 * 86_400, 0.8, 0.1), Contact(), seconds={"since"})
+    assert told[0].range == "50.6 days to 50.8 days"

@@ -1,4 +1,5 @@
-"""Which columns of features.py a churn model reads: those about a person alone, and among them those that churn.py names."""
+"""Which columns of features.py a churn model reads: those about a person alone, and among them those that churn.py names; and what is in
+seconds, for those who tell a value."""
 
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from tailorbird.registry import Columns
 
 # They need an item or a request, or look at the session of one.
 _OF_REQUESTS = frozenset(("context", "match", "seen", "session", "length", "depth", "duration", "refinements"))
+_OF_SECONDS = frozenset(("since", "first", "age", "duration", "gap", "gap_min", "gap_max", "gap_deviation", "gap_last"))
 _ALIKE = 0.85  # a name so much like a known one is a slip of the pen; any other is to be declared
 
 
@@ -37,6 +39,12 @@ def person_columns(features: FeatureSet, leave_out: Sequence[str] = ()) -> Colum
         fix = 'declare some in features.py, such as time_since("since_purchase", entity("user"), "purchase")'
         raise NotReadyError("features.py has no numeric column about the user alone", fix=fix)
     return Columns(numeric, categorical)
+
+
+def in_seconds(features: FeatureSet | None) -> frozenset[str]:
+    """The columns that hold a span of time; none where no declarations are known. What is calculated of such holds whatever it says."""
+    steps = () if features is None else features.layout.steps
+    return frozenset(step.name for step in steps if step.operation in _OF_SECONDS)
 
 
 def columns_for(churn: Churn, features: FeatureSet) -> Columns:

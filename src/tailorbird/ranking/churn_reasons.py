@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tailorbird.ranking.churn_bundle import VECTOR, ChurnBundle
+from tailorbird.ranking.churn_bundle import VECTOR, ChurnBundle, log_odds
+from tailorbird.ranking.churn_columns import in_seconds
 from tailorbird.ranking.encoders import Keys, Matrix
 
 LEAST = 0.05  # of log-odds: what moves them less is no reason
+DIGITS_MAX = 5  # behind the point of a percentage, where fewer would tell no difference
+_SPANS = ((2 * 86_400, 86_400, "day"), (2 * 3_600, 3_600, "h"), (2 * 60, 60, "min"), (0, 1, "s"))  # from, unit, name
 
 
 @dataclass(frozen=True)
@@ -26,18 +29,45 @@ def churn_reasons(bundle: ChurnBundle, rows: Sequence[tuple[Matrix, Keys]], most
     Args:
         rows: as for `ChurnBundle.score`.
     """
-    effects, matrix = bundle.effects(rows), bundle.encoder.encode_people(*rows[0])
-    names, codes = bundle.encoder.names, set(bundle.encoder.categorical_names)
+    effects, matrix, gone = bundle.effects(rows), bundle.encoder.encode_people(*rows[0]), bundle.score(rows).gone
+    without = 1 / (1 + np.exp(effects - log_odds(gone)[:, None]))  # P(gone) with no part of the column in it
+    names, codes, seconds = bundle.encoder.names, set(bundle.encoder.categorical_names), in_seconds(bundle.features)
     unsaid = {at for at, name in enumerate(names) if name.startswith(VECTOR)}  # a coordinate says nothing to anybody
     told = []
-    for row, values in zip(effects, matrix, strict=True):
+    for row, values, others, chance in zip(effects, matrix, without, gone, strict=True):
         strongest = [at for at in np.argsort(-np.abs(row), kind="stable").tolist() if at not in unsaid][:most]
-        reasons = [_reason(names[at], float(row[at]), float(values[at]), names[at] in codes) for at in strongest if abs(row[at]) >= LEAST]
+        reasons = []
+        for at in (at for at in strongest if abs(row[at]) >= LEAST):
+            name = names[at]
+            said = name if name in codes else f"{name} is {told_value(float(values[at]), seconds=name in seconds)}"
+            reasons.append(ChurnReason(name, float(row[at]), f"{said}: {_moved(float(others[at]), float(chance))}"))
         told.append(reasons)
     return told
 
 
-def _reason(name: str, effect: float, value: float, is_code: bool) -> ChurnReason:
-    said = name if is_code else f"{name} is missing" if np.isnan(value) else f"{name} is {value:,.4g}"
-    factor = float(np.exp(abs(effect)))
-    return ChurnReason(name, effect, f"{said}: {factor:.1f} times {'likelier to leave' if effect > 0 else 'likelier to stay'}")
+def told_value(value: float, *, seconds: bool, digits: int = 0) -> str:
+    """A value of a column as people read it; one of seconds in the unit that suits it.
+
+    Args:
+        digits: more of them, to tell one from another.
+
+    >>> told_value(8_100_000, seconds=True), told_value(86_400 * 2.5, seconds=True), told_value(12_345, seconds=False)
+    ('94 days', '2.5 days', '12,345')
+    """
+    if np.isnan(value):
+        return "missing"
+    if not seconds:
+        return f"{value:,.{digits}f}" if abs(value) >= 1_000 else f"{value:.{4 + digits}g}"
+    unit, name = next((unit, name) for least, unit, name in _SPANS if abs(value) >= least)
+    number = f"{value / unit:,.{digits + (abs(value) < 10 * unit)}f}"
+    number = number.rstrip("0").rstrip(".") if "." in number else number
+    return f"{number} {name}{'s' if name == 'day' else ''}"
+
+
+def _moved(without: float, chance: float) -> str:
+    """From which chance of leaving to which, with as many digits as it takes to see that they differ and are not certain."""
+    for digits in range(DIGITS_MAX + 1):
+        old, new = (f"{each:.{digits}%}" for each in (without, chance))
+        if old != new and not {old, new} & {f"{each:.{digits}%}" for each in (0.0, 1.0)}:
+            break
+    return f"{'raises' if chance > without else 'lowers'} the chance of leaving from {old} to {new}"

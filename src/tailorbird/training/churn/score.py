@@ -11,6 +11,7 @@ from tailorbird.lake import Lake, span
 from tailorbird.places import Place
 from tailorbird.ranking.churn import Churn
 from tailorbird.ranking.churn_bundle import ChurnBundle
+from tailorbird.ranking.churn_columns import in_seconds
 from tailorbird.ranking.churn_reasons import churn_reasons
 from tailorbird.training.churn.labels import activity_of
 from tailorbird.training.churn.rows import People, needed_columns
@@ -92,5 +93,6 @@ def score_everybody(
     }
     matrix, read = np.concatenate(numbers), len(bundle.read.numeric)
     taste = tastes(bundle.space, matrix[:, read:]) if bundle.space is not None else {}
-    found = segments(bundle.read.numeric, matrix[:, :read].astype(np.float64), chance, churn.contact, taste)
+    numbers_read, seconds = matrix[:, :read].astype(np.float64), in_seconds(bundle.features)
+    found = segments(bundle.read.numeric, numbers_read, chance, churn.contact, taste, seconds)
     return Everybody(pa.table(columns), found, log_end(events))

@@ -4,14 +4,16 @@ A group is a value of a column, a quarter of its range, or people whose vectors 
 leave, and Σ P(gone)·success·value − cost, by `Contact`. It ranks groups and proves nothing: only an experiment says what a contact keeps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tailorbird.ranking.churn import Contact
+from tailorbird.ranking.churn_reasons import told_value
 from tailorbird.ranking.tower import Space
 from tailorbird.retrieval.directions import centres
 from tailorbird.retrieval.vectors import largest
@@ -20,6 +22,7 @@ Floats = npt.NDArray[np.float64]
 SEGMENTS_MAX = 10
 LEAST_PEOPLE = 30  # fewer say little, and may say who they are
 QUARTERS = 4
+DIGITS_MAX = 6  # more than are usual, to tell two edges apart
 TASTES, ROUNDS, NAMED = 6, 25, 3  # groups by vectors, how often their centres move at most, and items that name one
 
 
@@ -39,7 +42,12 @@ class Segment:
 
 
 def segments(
-    names: tuple[str, ...], columns: Floats, gone: Floats, contact: Contact, taste: Mapping[str, npt.NDArray[np.bool_]] | None = None
+    names: tuple[str, ...],
+    columns: Floats,
+    gone: Floats,
+    contact: Contact,
+    taste: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+    seconds: Collection[str] = (),
 ) -> list[Segment]:
     """The groups from which contacting a person brings most, best first; none that is expected to cost more than it brings.
 
@@ -48,10 +56,11 @@ def segments(
         columns: (n, len(names)): numbers, NaN missing.
         gone: (n,): P(gone).
         taste: groups by what people choose, see `tastes`.
+        seconds: columns that hold a span of time.
     """
     worth = gone * contact.success * contact.value - contact.cost
     found = []
-    groups = [(name, _groups(column)) for name, column in zip(names, columns.T, strict=True)]
+    groups = [(name, _groups(column, seconds=name in seconds)) for name, column in zip(names, columns.T, strict=True)]
     for name, each in [*groups, ("taste", list((taste or {}).items()))]:
         for text, members in each:
             if members.sum() >= LEAST_PEOPLE and members.sum() < len(gone):
@@ -87,15 +96,26 @@ def tastes(space: Space, users: npt.NDArray[np.float32], *, seed: int = 0) -> di
     return found
 
 
-def _groups(column: Floats) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+def _groups(column: Floats, *, seconds: bool) -> list[tuple[str, npt.NDArray[np.bool_]]]:
     """Quarters of a column, or its values where there are few; those without a value are a group of their own."""
     there = ~np.isnan(column)
     groups = [("missing", ~there)]
     values = np.unique(column[there])
     if len(values) <= QUARTERS:
-        return [*((f"{value:,.4g}", column == value) for value in values.tolist()), *groups]
+        return [*((text, column == value) for text, value in zip(_told(values, seconds=seconds), values, strict=True)), *groups]
     edges = np.unique(np.quantile(column[there], np.linspace(0, 1, QUARTERS + 1)))
-    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+    told = _told(edges, seconds=seconds)
+    for place, (low, high) in enumerate(pairwise(edges.tolist())):
         last = high == edges[-1]
-        groups.append((f"{low:,.4g} to {high:,.4g}", (column >= low) & ((column <= high) if last else (column < high))))
+        groups.append((f"{told[place]} to {told[place + 1]}", (column >= low) & ((column <= high) if last else (column < high))))
     return groups
+
+
+def _told(values: Floats, *, seconds: bool) -> list[str]:
+    """Different values in words, with as many digits as it takes to tell them apart."""
+    told: list[str] = []
+    for digits in range(DIGITS_MAX):
+        told = [told_value(value, seconds=seconds, digits=digits) for value in values.tolist()]
+        if len(set(told)) == len(told):
+            break
+    return told

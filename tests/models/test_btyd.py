@@ -12,7 +12,7 @@ from scipy.special import hyp2f1
 from tailorbird.errors import NotReadyError
 from tailorbird.models.btyd import BgNbd, BgNbdOfColumns, Purchases, bg_nbd_to_onnx, fit_bg_nbd
 from tailorbird.models.export import score_onnx
-from tailorbird.ranking.bg_nbd import BgNbdColumns, hypergeometric
+from tailorbird.ranking.bg_nbd import BgNbdColumns, hypergeometric, integrated
 
 DATA = Path(os.environ.get("TAILORBIRD_DATA") or Path(__file__).parents[3] / "shared" / "data") / "cdnow" / "sample_summary.parquet"
 
@@ -104,6 +104,41 @@ def test_who_bought_thousands_of_times_is_told_the_same_by_all_three(count):
     np.testing.assert_allclose(
         BgNbdColumns(0.24, 31.0, 0.79, 2.43, 0, 1, 2).purchases(matrix, 0, 90), model.purchases(customers, 90), rtol=0.02
     )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BgNbd(1.5e5, 155.0, 0.146, 1.7e-5, 0.0),  # nearly the same rate for all
+        BgNbd(6e-4, 3.6, 2.9e4, 1.2e4, 0.0),  # nearly the same chance of staying away
+        BgNbd(1.9e4, 171.0, 1.74, 0.2, 0.0),
+        BgNbd(2.05e4, 5.4e4, 0.00145, 8.7e-6, 0.0),
+        BgNbd(5e4, 0.08, 0.0285, 1.49, 0.0),
+    ],
+)
+def test_what_is_expected_is_a_number_at_the_ends_of_what_is_fitted_too(model):
+    """There the series overflows. Nobody is expected to buy more often than they would if they never stayed away."""
+    rng = np.random.default_rng(0)
+    repeats, age, day = np.repeat([0.0, 1.0, 30.0, 3_000.0], 25), rng.uniform(10, 900, 100), 86_400
+    customers = Purchases(repeats, np.where(repeats > 0, age, 0.0), age)
+    told = model.purchases(customers, 90.0)
+    assert ((told >= 0) & (told <= (model.r + repeats) / (model.alpha + age) * 90 * 1.001)).all()
+    matrix = np.column_stack([(age - customers.recency) * day, repeats + 1, age * day]).astype(np.float32)
+    served = BgNbdColumns(model.r, model.alpha, model.a, model.b, 0, 1, 2).purchases(matrix, 0, 90)
+    np.testing.assert_allclose(served, told, rtol=0.02, atol=1e-6)
+    # One by one: how many of a rate and a chance that are drawn as the model says.
+    p, rate = rng.beta(model.a, model.b + repeats[25], 200_000), rng.gamma(model.r + repeats[25], 1 / (model.alpha + age[25]), 200_000)
+    one = np.where(p > 1e-12, -np.expm1(-rate * p * 90) / np.maximum(p, 1e-12), rate * 90)
+    alive = model.alive(customers)[25]
+    assert abs(told[25] - alive * one.mean()) < 5 * alive * one.std() / np.sqrt(len(one)) + 1e-9
+
+
+@pytest.mark.parametrize("model", [BgNbd(0.24, 4.4, 0.79, 2.43, 0.0), BgNbd(3.0, 60.0, 0.2, 0.4, 0.0), BgNbd(0.5, 9.0, 8.0, 20.0, 0.0)])
+def test_the_integral_is_the_series_where_both_are_known(model):
+    x, age = np.repeat([0.0, 1.0, 10.0], 20), np.random.default_rng(1).uniform(10, 900, 60)
+    told = integrated(model.r + x, model.alpha + age, model.a, model.b + x, 90.0)
+    alive = Purchases(x, age, age)
+    np.testing.assert_allclose(told, model.purchases(alive, 90.0) / model.alive(alive), rtol=2e-3)
 
 
 def test_the_series_is_that_of_scipy():

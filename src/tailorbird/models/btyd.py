@@ -9,12 +9,13 @@ stayed away after a repeat purchase, so it is 1, however long ago that was. `ret
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, checker, helper, numpy_helper
 from scipy.optimize import minimize
-from scipy.special import gammaln, hyp2f1
+from scipy.special import betaincinv, gammaln, hyp2f1
 
 from tailorbird.errors import NotReadyError
 from tailorbird.models.export import INPUT, OPSET, OUTPUT
@@ -25,6 +26,8 @@ Floats = npt.NDArray[np.float64]
 CUSTOMERS_MIN = 20
 SECONDS = 86_400.0  # of a day, the unit of what is read from columns
 IR_VERSION = 8
+# Of a chance, where the series overflows: close together at 0, as a few who hardly ever stay away may buy most of all.
+QUANTILES = np.concatenate([[0.0], np.geomspace(1e-12, 1e-2, 500), np.linspace(1e-2, 1, 1_000)[1:]])
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,25 @@ class BgNbd:
         x, recency, age = customers.repeats, customers.recency, customers.age
         r, alpha, a, b = self.r, self.alpha, self.a, self.b
         z = span / (alpha + age + span)
-        series = hyp2f1(a - 1, a + b - 1 - r, a + b + x - 1, z)
-        grown = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            grown = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * hyp2f1(a - 1, a + b - 1 - r, a + b + x - 1, z))
+        rate = (r + x) / (alpha + age)
+        if (lost := ~((grown >= 0) & (grown <= rate * span * (1 + 1e-6)))).any():  # at the ends of what is fitted the series overflows
+            grown[lost] = _by_quantiles((r + x)[lost], (alpha + age)[lost], a, (b + x)[lost], span)
         with np.errstate(over="ignore"):
             odds = np.where(x > 0, a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x), 0.0)
         return grown / (1 + odds)
+
+
+def _by_quantiles(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
+    """Expected purchases of those who are alive: the mean over quantiles of the chance of staying away after one, which is beta (a, b)."""
+    total, per = np.zeros(len(shape)), span / scale
+    kinds, of = np.unique(b, return_inverse=True)
+    for low, high in pairwise(QUANTILES.tolist()):
+        p = betaincinv(a, kinds, (low + high) / 2)[of]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            total += (high - low) * np.where(p > 1e-200, -np.expm1(-shape * np.log1p(p * per)) / p, shape * per)
+    return total
 
 
 def fit_bg_nbd(customers: Purchases) -> BgNbd:

@@ -9,6 +9,10 @@ Floats = npt.NDArray[np.float64]
 DAY_S = 86_400.0
 TERMS_MAX = 4_000  # of the hypergeometric series; it ends by itself long before, unless the span is many times the known time
 _ENOUGH = 1e-12
+_LARGEST = 1e6  # times the total, of a term: of sixteen digits ten are left
+POINTS, ROWS = 256, 4_096  # of each part of an integral; and how many are worked out at once
+_NONE = 1e-200  # a chance that is none
+_BELOW, _MIDDLE = 40.0, 60.0  # logarithms: what is so far under the highest point is nothing; beyond it log-odds of p are straight lines
 
 
 class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,19 +40,74 @@ class BgNbdColumns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         r, alpha, a, b = self.r, self.alpha, self.a, self.b
         z = span / (alpha + age + span)
         series = hypergeometric(a - 1, a + b - 1 - r, a + b + x - 1, z)
-        grown = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            grown = (a + b + x - 1) / (a - 1) * (1 - (1 - z) ** (a - 1) * series)
+        grown = kept(grown, r + x, alpha + age, a, b + x, span)
         with np.errstate(over="ignore"):  # of many purchases and none for long: gone for certain
             odds = np.where(x > 0, a / (b + np.maximum(x, 1) - 1) * ((alpha + age) / (alpha + recency)) ** (r + x), 0.0)
         return grown / (1 + odds)
 
 
 def hypergeometric(a: Floats | float, b: Floats | float, c: Floats, z: Floats) -> Floats:
-    """₂F₁(a, b; c; z) for 0 ≤ z < 1, by its series, until the last term changes nothing."""
+    """₂F₁(a, b; c; z) for 0 ≤ z < 1, by its series, until the last term changes nothing.
+
+    NaN where terms overflow, or take away so much of each other that few digits are left.
+    """
     term = np.ones(np.broadcast_shapes(np.shape(a), np.shape(b), np.shape(c), np.shape(z)))
-    total = term.copy()
-    for n in range(TERMS_MAX):
-        term = term * (a + n) * (b + n) / ((c + n) * (n + 1)) * z
-        total += term
-        if np.all(np.abs(term) <= _ENOUGH * np.abs(total)):
-            break
-    return total
+    total, largest = term.copy(), term.copy()
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is no finite number, see `kept`
+        for n in range(TERMS_MAX):
+            term = term * (a + n) * (b + n) / ((c + n) * (n + 1)) * z
+            total += term
+            largest = np.maximum(largest, np.abs(term))
+            if np.all((np.abs(term) <= _ENOUGH * np.abs(total)) | ~np.isfinite(total)):
+                break
+        return np.where(largest <= _LARGEST * np.abs(total), total, np.nan)
+
+
+def kept(grown: Floats, shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
+    """Expected purchases of those who are alive, by the series where it gave what can be, else by `integrated`.
+
+    Between 0 and all of their rate is what can be. At the ends of what is fitted (everybody at the same rate, say) the series overflows.
+    """
+    lost = ~((grown >= 0) & (grown <= shape / scale * span * (1 + 1e-6)))
+    if lost.any():
+        grown = grown.copy()
+        grown[lost] = integrated(shape[lost], scale[lost], a, b[lost], span)
+    return grown
+
+
+def integrated(shape: Floats, scale: Floats, a: float, b: Floats, span: float) -> Floats:
+    """The same expectation, shape (n,), as an integral over the chance p of staying away after a purchase, which is beta (a, b).
+
+    E[(1 − (scale / (scale + p span))^shape) / p], by the trapezoidal rule over the log-odds of p: of values of p from where its density
+    falls away to where it does.
+    """
+    pieces = [slice(start, start + ROWS) for start in range(0, len(shape), ROWS)]
+    return np.concatenate([_integral(shape[piece], scale[piece], b[piece], a, span) for piece in pieces])
+
+
+def _integral(shape: Floats, scale: Floats, b: Floats, a: float, span: float) -> Floats:
+    def height(u: Floats, b: Floats) -> Floats:
+        return -a * np.logaddexp(0, -u) - b * np.logaddexp(0, u)
+
+    top = np.log(a) - np.log(b)
+    highest, ends = height(top, b), []
+    for far in (top - _BELOW / a - _BELOW - abs(top), top + _BELOW / b + _BELOW + abs(top)):
+        inside, outside = top, far
+        for _ in range(60):
+            middle = (inside + outside) / 2
+            enough = height(middle, b) > highest - _BELOW
+            inside, outside = np.where(enough, middle, inside), np.where(enough, outside, middle)
+        ends.append(outside[:, None])
+    steps, (low, high), start = np.linspace(0, 1, POINTS), ends, np.clip(top[:, None], *ends)
+    middle = np.clip(_MIDDLE * (2 * steps - 1), low, high)
+    u = np.sort(np.concatenate([low + (start - low) * steps, start + (high - start) * steps, middle], axis=1), axis=1)
+    weight = np.exp(height(u, b[:, None]) - highest[:, None])
+    p = np.exp(-np.logaddexp(0, -u))
+    shape, each = shape[:, None], p * (span / scale)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bought = np.where(p > _NONE, -np.expm1(-shape * np.log1p(each)) / p, shape * (span / scale)[:, None])
+    value = weight * bought
+    width = np.diff(u, axis=1)
+    return ((value[:, 1:] + value[:, :-1]) * width).sum(axis=1) / ((weight[:, 1:] + weight[:, :-1]) * width).sum(axis=1)

@@ -1,16 +1,25 @@
 """Purchases counted by day: what came after a moment changes nothing at it, wherever in a day it lies, and days are counted as they are."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.training.churn_columns import habits
 from tests.training.test_churn import CHURN, day, events_of, log
 
 from tailorbird.events import DAY
+from tailorbird.features import FeatureSet, count, entity
+from tailorbird.features.checks import collecting
 from tailorbird.ranking import Churn
+from tailorbird.ranking.churn_columns import person_columns
 from tailorbird.training.churn.labels import Activity, activity_of
-from tailorbird.training.churn.walk import baselines_at, windows_of
+from tailorbird.training.churn.report import told_of_days
+from tailorbird.training.churn.rows import People
+from tailorbird.training.churn.walk import baselines_at, grid_of, windows_of
 
 KNOWN = day(22)
 PEOPLE = ("a", "b", "c")
@@ -85,3 +94,24 @@ def test_a_part_of_a_day_has_what_was_spent_in_it(at):
     activity = activity_of(events_of(10.1, 10.3, 10.9, price=5.0, quantity=1.0), Churn(), day(30))
     then = activity.as_of(day(10 + at))
     assert then.rfm(then.present(day(10 + at)), day(10 + at)).amount.tolist() == [{0.25: 5.0, 0.5: 10.0}[at]]
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_a_column_of_frequency_that_counts_the_lines_of_a_purchase_is_told(lines):
+    """BG/NBD is fitted on days, and would read three a purchase."""
+    with collecting() as found:
+        user = entity("user")
+        habits(user)
+        count("every", user, "purchase")
+    features, churn = FeatureSet.from_declarations(found), replace(CHURN, frequency="every")
+    once = log(people=150)
+    events = pa.concat_tables(
+        [once.set_column(1, "event_id", pc.binary_join_element_wise(once["event_id"], str(n), "-")) for n in range(lines)]
+    )
+    events = events.set_column(0, "p", pa.array(np.arange(1, len(events) + 1)))
+    activity = activity_of(events, churn, day(200))
+    people = People(features, events, activity, person_columns(features))
+    grid = grid_of(people, activity, churn, rows_max=5_000, seed=0, tell=lambda *told: None)
+    said = told_of_days(churn, grid, activity)
+    assert said.startswith("every counts 3.0 events for each day") if lines == 3 else said == ""
+    assert told_of_days(replace(churn, per="event"), grid, activity) == ""

@@ -4,12 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tailorbird.events import DAY, to_iso
 from tailorbird.ranking.churn import Churn
 from tailorbird.training.churn.contact import Curve
+from tailorbird.training.churn.fit import Grid
 from tailorbird.training.churn.judge import CutFigures, flat
+from tailorbird.training.churn.labels import Activity
 from tailorbird.training.churn.walk import Choice, cuts_to_calibrate, history_of
 from tailorbird.training.gate import Decision
+
+EVENTS_A_DAY = 1.2  # from where a column of frequency counts no days
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,24 @@ def told_of_choices(judged: Choice, shipped: Choice, churn: Churn) -> list[str]:
         f"the bundle has {_named(shipped)}, while the gate, the diagram and the list of whom to contact judge {_named(judged)}: by the "
         f"last origin {why}"
     ]
+
+
+def told_of_days(churn: Churn, grid: Grid, activity: Activity) -> str:
+    """That BG/NBD, which is fitted on days, reads a column that counts each event of a day; "" where these are as many."""
+    if not churn.rfm or churn.per != "day":
+        return ""
+    moment = int(grid.moment.max())
+    newest = np.flatnonzero(grid.moment == moment)
+    counted = grid.table.numeric[newest, grid.table.columns.numeric.index(churn.frequency)]
+    days = activity.as_of(moment).rfm(grid.person[newest], moment).frequency
+    known = np.isfinite(counted)
+    each = float(counted[known].sum() / max(days[known].sum(), 1.0))
+    if each < EVENTS_A_DAY:
+        return ""
+    return (
+        f'{churn.frequency} counts {each:.1f} events for each day with any, while BG/NBD is fitted on days (per="day"): it takes people '
+        'for more frequent than they are; send one event a purchase, or say per="event" in churn.py'
+    )
 
 
 def _named(choice: Choice) -> str:

@@ -35,7 +35,7 @@ from tailorbird.training.churn.fit import BLEND, HAZARD, PURCHASES, FitSettings,
 from tailorbird.training.churn.incumbent import RECIPE, Against, Recipe, against_champion, champion_of
 from tailorbird.training.churn.judge import CutFigures, flat, judge
 from tailorbird.training.churn.labels import Activity, Window, activity_of
-from tailorbird.training.churn.report import ChurnReport, told_of_choices
+from tailorbird.training.churn.report import ChurnReport, told_of_choices, told_of_days
 from tailorbird.training.churn.rows import People, needed_columns
 from tailorbird.training.churn.vectors import better, tower_before
 from tailorbird.training.churn.walk import CUTS_MAX, Choice, Cut, choose_by, grid_of, importance_of, read_until, starts_of, walk, windows_of
@@ -262,6 +262,8 @@ def _notes(churn: Churn, found: Study, window: Window, choice: Choice) -> tuple[
         corrected = "" if choice.table.name == "none" else f"; calibration on past origins ({choice.table.name}) corrects the level"
         notes.append(f"hazards are read as if nobody came back within the gap{corrected}")
     notes.extend(told_of_choices(found.cuts[-1].choice, choice, churn))
+    if told := told_of_days(churn, found.grid, found.activity):
+        notes.append(told)
     if churn.trust:
         notes.append(f"trusted though they may read profiles of which nobody knows when what they say was known: {', '.join(churn.trust)}")
     return tuple(notes)

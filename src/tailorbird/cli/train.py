@@ -142,7 +142,7 @@ def train(
         architecture=architecture or "gbdt",
         retrieval=retrieval or ("tables" if quick else project.settings.train.retrieval),
         incremental=incremental,
-        parameters=_parameters(parameters, architecture or "gbdt"),
+        parameters=parameters_of(parameters, architecture or "gbdt"),
         processes=processes,
         position=position,
         seed=seed,
@@ -190,14 +190,21 @@ def _check(settings: "TrainSettings", parameters: str) -> None:
     """That what is asked for goes together."""
     from tailorbird.errors import UsageError
 
-    if parameters and settings.architecture == "gbdt":
-        raise UsageError("these are parameters of nets, and trees were asked for", where="--parameters", fix="--architecture mmoe")
+    check_parameters(settings, parameters)
     if settings.incremental and settings.architecture == "gbdt":
         raise UsageError("trees are grown anew each time: no weights to go on from", where="--incremental", fix="--architecture mmoe")
     if settings.processes < 1:
         raise UsageError(f"expected at least 1, got {settings.processes}", where="--processes")
     if settings.processes > 1 and settings.architecture == "gbdt":
         raise UsageError("trees are grown by the threads of one process", where="--processes", fix="--architecture mmoe")
+
+
+def check_parameters(settings: "TrainSettings", parameters: str) -> None:
+    """That `--parameters` are given to a net alone."""
+    from tailorbird.errors import UsageError
+
+    if parameters and settings.architecture == "gbdt":
+        raise UsageError("these are parameters of nets, and trees were asked for", where="--parameters", fix="--architecture mmoe")
 
 
 def _print(report: "TrainReport") -> None:
@@ -287,7 +294,7 @@ def print_long_tail(evaluation: "Evaluation") -> None:
     console().print(f"Long-tail items, {count:,} requests: {evaluation.model} {figures[evaluation.model]}{beside}", markup=False)
 
 
-def _parameters(text: str, architecture: str) -> dict[str, object]:
+def parameters_of(text: str, architecture: str) -> dict[str, object]:
     """What `--parameters` gives, before anything is read."""
     import msgspec
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars
-from tailorbird.cli.train import Rows, settings_for
+from tailorbird.cli.train import Architecture, Rows, check_parameters, parameters_of, settings_for
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -20,6 +20,8 @@ def validate(
     variants: bool = True,
     window: str = "",
     rows: Rows = "auto",
+    architecture: Architecture | None = None,
+    parameters: str = "",
     leave_out: str = "",
     untuned: bool = False,
     quick: bool = False,
@@ -30,16 +32,19 @@ def validate(
 ) -> None:
     """Say whether the way a slot's model is trained is sound, and what it is worth, for whom, and by what. Changes nothing.
 
-    At several origins in time a model learns from the past and is judged on what follows, beside the baselines. It looks for
-    columns that know the answer or the future, profiles without a time and a log that repeats itself; holds the model against
-    itself with less data, without each group of columns and for people it has not seen (paired tests, adjusted after Holm); and
-    tells the figures of the long tail, new items and new users, and how far the model is over-fitted. Writes a report.
+    At several origins in time the model that `train` would train, trees or a net, learns from the past and is judged on what follows,
+    beside the baselines. It looks for columns that know the answer or the future, profiles without a time and a log that repeats
+    itself; holds the model against itself with less data, without each group of columns and for people it has not seen, and a net
+    against trees (paired tests, adjusted after Holm); and tells the figures of the long tail, new items and new users, and how far
+    the model is over-fitted. Writes a report.
 
     What `features rank` found earlier is taken up: its leaks are told, its subset is tried.
 
     Example:  tailorbird -C shop validate
 
     Example:  tailorbird -C shop validate home --splits 5 --window 28d --strict
+
+    Example:  tailorbird -C shop validate --architecture dcn
 
     Parameters
     ----------
@@ -48,11 +53,16 @@ def validate(
     splits:
         origins in time
     variants:
-        try less data, fewer columns and unseen people too, which takes most of the time
+        try less data, fewer columns and unseen people too, and trees beside a net, which takes most of the time: 11 fits more an origin
     window:
         how much of the past to look at, train.window unless told otherwise
     rows:
         logged answers, or clicks with drawn candidates; auto: answers, where enough have a known outcome
+    architecture:
+        as for `train`: boosted trees (gbdt), a net (mlp, dcn, shared, mmoe), or auto: at each origin a net only where what it watches shows
+        that it orders better than trees. Unless told otherwise what tuned.toml names, or gbdt
+    parameters:
+        of a net, as for `train`: what differs from the architecture's own, as a JSON object
     leave_out:
         columns that the model must not see, with commas between them
     untuned:
@@ -70,23 +80,33 @@ def validate(
     from tailorbird.config import open_project
     from tailorbird.config.schemas import for_training
     from tailorbird.events import SystemClock
-    from tailorbird.training.tune.tuned import FILE, with_tuned
+    from tailorbird.training.tune.tuned import FILE, read_tuned, with_tuned
     from tailorbird.training.validate.page import write_validation
     from tailorbird.training.validate.run import ValidateSettings
     from tailorbird.training.validate.run import validate as run_validate
 
     project = for_training(open_project(), SystemClock()).project
     declared = project.slot(slot)
-    train = replace(settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick), seed=seed)
+    train = replace(
+        settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
+        architecture=architecture or "gbdt",
+        parameters=parameters_of(parameters, architecture or "gbdt"),
+        seed=seed,
+    )
+    tuned_to = ""
     if not untuned:
-        train = with_tuned(train, declared.name, project.root / FILE)
+        path = project.root / FILE
+        train = with_tuned(train, declared.name, path, asked=architecture is not None)
+        chosen = read_tuned(path).get(declared.name)
+        tuned_to = chosen.architecture if chosen and not train.tuned else ""
+    check_parameters(train, parameters)
     with progress_bars(quiet=json) as progress:
         report = run_validate(
             project.features,
             declared,
             lake=project.paths.lake,
             clock=clock_as_of(as_of, project),
-            settings=ValidateSettings(train=train, splits=splits, variants=variants, seed=seed),
+            settings=ValidateSettings(train=train, splits=splits, variants=variants, seed=seed, tuned_to=tuned_to),
             signals=_ranked(project, declared),
             progress=progress,
         )
@@ -121,7 +141,9 @@ def _print(report: "ValidationReport") -> None:
     if report.instead:
         out.print(f"{report.instead}.\n", markup=False)
     best = best_baseline(report)
-    title = f"Slot {report.slot}: NDCG@10 over {len(report.about['splits'])} origins, {evaluation.requests:,} requests"
+    title = (
+        f"Slot {report.slot}: NDCG@10 of {report.architecture} over {len(report.about['splits'])} origins, {evaluation.requests:,} requests"
+    )
     table = [
         (name, count, _interval(figures[NAME]), _interval(figures[best]) if best else "")
         for name, (count, figures) in {"all": (evaluation.requests, _primary(report)), **evaluation.slices}.items()

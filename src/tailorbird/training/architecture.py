@@ -4,7 +4,7 @@ Both see the same matrix; a net sees, behind it, the columns of `ranking.history
 its paired gain on the validation part is above 0: it costs more to serve, and the gate looks at the test part alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -47,6 +47,10 @@ WORD_WIDTH, WORD_BUCKETS = 8, 2_048
 ROWS_OF_IMPORTANCE = 2_000
 QUICK_EPOCHS = 3
 DIVERGED = 2.0  # times the log loss of always the mean: weights that are worse for every head are no beginning for another training
+
+
+class Diverged(UsageError):
+    """A net whose training came apart."""
 
 
 class HeadModel(Protocol):
@@ -275,12 +279,17 @@ def _fit_heads(ground: Ground, settings: TrainSettings, progress: Progress, samp
     boosters = _boosters(ground.plain(), settings, progress, sample)
     if not wants_net(settings):
         return replace(boosters, note="gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets auto try nets")
-    other = "mmoe" if len(ground.heads) > 1 else "dcn"
+    other = net_beside_trees(ground.heads)
     net = _net(ground, other, settings, progress, sample)
     gain = _gain(ground, net, boosters)
     told = f"ndcg_10 on the validation part {gain.signed} for {other} over gbdt"
     taken = net if gain.known and gain.low > 0 else boosters
     return replace(taken, note="; ".join(part for part in (f"{taken.architecture} was chosen: {told}", net.note) if part))
+
+
+def net_beside_trees(heads: Collection[str]) -> str:
+    """The net that `auto` holds against trees."""
+    return "mmoe" if len(heads) > 1 else "dcn"
 
 
 def _boosters(ground: Ground, settings: TrainSettings, progress: Progress, sample: npt.NDArray[np.intp], rows: Rows | None = None) -> Made:
@@ -344,11 +353,9 @@ def _left(deep: "Deep", held: Rows, keys: dict[int, npt.NDArray[np.uint64]], unt
     """Leave the next training what it may begin with; what a reader must know of the net, or "".
 
     Raises:
-        UsageError: training diverged until weights or losses were no numbers.
+        Diverged: training went on until weights or losses were no numbers.
     """
-    if deep.broken:
-        said = f"the net diverged at a rate of {deep.parameters.rate:g}: its weights are no numbers"
-        raise UsageError(said, where=deep.architecture, fix="""a lower rate, such as --parameters '{"rate": 0.0003}'""")
+    check_whole(deep)
     worthless = deep.worthless(held)
     losses = ", ".join(f"{head} {loss:.4f} to {mean:.4f}" for head, (loss, mean) in worthless.items())
     why = (
@@ -358,6 +365,17 @@ def _left(deep: "Deep", held: Rows, keys: dict[int, npt.NDArray[np.uint64]], unt
     told = keep(deep, keys, until, replace(settings, warm=None) if lost else settings)
     kept = "; no later training goes on from it" if lost else ""
     return "; ".join(note for note in (f"{why}{kept}" if worthless else "", told) if note)
+
+
+def check_whole(deep: "Deep") -> None:
+    """That training did not come apart.
+
+    Raises:
+        Diverged: weights or losses are no numbers.
+    """
+    if deep.broken:
+        said = f"the net diverged at a rate of {deep.parameters.rate:g}: its weights are no numbers"
+        raise Diverged(said, where=deep.architecture, fix="""a lower rate, such as --parameters '{"rate": 0.0003}'""")
 
 
 def keys_of(encoder: Encoder) -> dict[int, npt.NDArray[np.uint64]]:
@@ -397,14 +415,18 @@ def _gain(ground: Ground, ours: Made, theirs: Made) -> Interval:
 
     An order learned as such has no scale: until it is calibrated, its heads are not to be added.
     """
-    gain, person = ground.held.gain(ground.objective), ground.held.person
-    figures = []
+    values = []
     for made in (ours, theirs):
         raw = made.score(np.ascontiguousarray(ground.served[:, : len(made.encoder.names)]))
         chosen = made.calibrations(raw, ground.held, ground.label_window)
         served = [weight * chosen[head].calibration.apply(raw[head]) for head, weight in ground.objective.items() if head in raw]
-        value = sum(served, np.zeros(len(ground.served)))
-        figures.append(ndcg(rank_lists(value, gain, ground.held.offsets)))
+        values.append(sum(served, np.zeros(len(ground.served))))
+    return ordered_better(values[0], values[1], ground.held.gain(ground.objective), ground.held.offsets, ground.held.person)
+
+
+def ordered_better(ours: Floats, theirs: Floats, gain: Floats, offsets: npt.NDArray[np.int64], person: npt.NDArray[np.int64]) -> Interval:
+    """What one value of the rows of requests orders them better by than another, in NDCG@10, paired, with its interval over people."""
+    figures = [ndcg(rank_lists(value, gain, offsets)) for value in (ours, theirs)]
     nobody = int(person.max(initial=0)) + 1 + np.arange(len(person))  # requests of nobody are a person each
     _, codes = np.unique(np.where(person >= 0, person, nobody), return_inverse=True)
     return Bootstrap(codes, seed=0).difference(figures[0], figures[1])

@@ -8,8 +8,8 @@
 The encoder that makes such a matrix is `ranking.encoders`, which knows no net.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tailorbird.errors import UsageError
 
@@ -56,12 +56,41 @@ class Layout:
 
     def __post_init__(self) -> None:
         bags = [place for bag in self.bags for place in bag.places]
-        history = [self.history.candidate, *self.history.items, *self.history.gaps] if self.history else []
-        used = [*self.numbers, *self.codes, *bags, *history]
+        used = [*self.numbers, *self.codes, *bags, *self.of_history]
         if len(set(used)) != len(used) or any(not 0 <= place < len(self.columns) for place in used):
             raise UsageError("a column of the matrix is used twice, or does not exist", fix="name each place once")
         if not used:
             raise UsageError("a net needs at least one column", fix="leave fewer columns out")
+
+    @property
+    def for_nets(self) -> tuple[str, ...]:
+        """Names of the columns that nothing but a net can use: those of the history, and of bags."""
+        places = [*self.of_history, *(place for bag in self.bags for place in bag.places)]
+        return tuple(self.columns[place] for place in places)
+
+    @property
+    def of_history(self) -> tuple[int, ...]:
+        """Places of the candidate's code, of the newest items and of their gaps; none without a history."""
+        return (self.history.candidate, *self.history.items, *self.history.gaps) if self.history else ()
+
+    def only(self, names: Sequence[str]) -> "Layout":
+        """The layout of a matrix of some of the columns, in this order. A bag, or the history, stays where all of its columns do."""
+        at = {self.columns.index(name): place for place, name in enumerate(names)}
+
+        def some(places: Iterable[int]) -> tuple[int, ...]:
+            return tuple(at[place] for place in places if place in at)
+
+        past, bags = self.history, [bag for bag in self.bags if all(place in at for place in bag.places)]
+        kept = past and all(place in at for place in self.of_history)
+        return Layout(
+            tuple(names),
+            some(self.numbers),
+            {at[place]: size for place, size in self.codes.items() if place in at},
+            tuple(replace(bag, places=some(bag.places)) for bag in bags),
+            History(at[past.candidate], some(past.items), some(past.gaps), past.size) if past and kept else None,
+            at.get(self.position, -1),
+            {at[place]: size for place, size in self.nominal.items() if place in at},
+        )
 
 
 def layout(columns: Sequence[str], sizes: Mapping[str, int], *, position: str = "position") -> Layout:

@@ -1,7 +1,8 @@
 """The architectures that can be tuned: settings, what is tried of them, and how one fit goes. To add one, add a line to `ARCHITECTURES`.
 
 A fit sees the rows of one split and gives a value for each row that is judged: what the slot's list would be ordered by. All
-architectures get the same rows, the same splits and the same budget; the first trial of each has its defaults as they are.
+architectures get the same rows, the same splits and the same budget; the first trial of each has its defaults as they are. Validation
+fits by them too (`training.validate.model`).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tailorbird.errors import UsageError
-from tailorbird.models.architectures import DEEP, available, fit_net
+from tailorbird.models.architectures import DEEP, Forests, Ranker, available, fit_net
 from tailorbird.models.deep.batches import Rows
 from tailorbird.models.deep.parameters import DEFAULTS
-from tailorbird.models.gbdt import Gbdt, GbdtSettings, Sample, fit_gbdt
+from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.training.architecture import QUICK_EPOCHS
 from tailorbird.training.calibrate import choose, periods_of
@@ -40,12 +41,34 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """A fitted model with the calibration of each head, and what a list is ordered by: the slot's formula over them.
+
+    Attributes:
+        places: of the matrix's columns that the model sees; None for all.
+    """
+
+    model: Ranker
+    calibration: Mapping[str, Calibration]
+    objective: Mapping[str, float]
+    places: npt.NDArray[np.intp] | None = None
+
+    def probabilities(self, matrix: Matrix) -> dict[str, Floats]:
+        seen = matrix if self.places is None else np.ascontiguousarray(matrix[:, self.places])
+        return {head: self.calibration[head].apply(raw) for head, raw in self.model.score(seen).items()}
+
+    def value(self, matrix: Matrix) -> Floats:
+        found = self.probabilities(matrix)
+        return sum((weight * found[head] for head, weight in self.objective.items()), np.zeros(len(matrix)))
+
+
+@dataclass(frozen=True)
 class Architecture:
     """Attributes:
     defaults: the settings that can be tried, as they are without tuning.
     space: what is tried; a project's `tune.toml` may change it.
-    columns: which matrix a fit sees: `TREES`, or `NETS` with codes of the candidate and of the newest items behind it.
-    fit: the value of each judged row of a split.
+    columns: which matrix a fit needs: `TREES`, or `NETS` with codes of the candidate and of the newest items behind it.
+    heads: what is fitted to a split.
     sized: the defaults with what depends on the data filled in, given positives and rows: where the search begins.
     """
 
@@ -53,11 +76,15 @@ class Architecture:
     defaults: Mapping[str, Value]
     space: Mapping[str, Range | Choices]
     columns: str
-    fit: Callable[[Split, Ask], Floats]
+    heads: Callable[[Split, Ask], Heads]
     sized: Callable[[Mapping[str, Value], int, int], Mapping[str, Value]] = lambda settings, positives, rows: settings
 
     def whole_space(self) -> Space:
         return Space(self.space, {}, self.defaults)
+
+    def fit(self, split: Split, ask: Ask) -> Floats:
+        """The value of each judged row."""
+        return self.heads(split, ask).value(split.judge.matrix)
 
 
 _GBDT = ("objective", "leaves", "leaf_positives", "rate", "l2", "columns", "rows")
@@ -77,41 +104,27 @@ def gbdt_defaults() -> dict[str, Value]:
     return {name: value for name, value in asdict(GbdtSettings()).items() if name in _GBDT}
 
 
-@dataclass(frozen=True)
-class Heads:
-    """Trees for each head with their calibrations, and what a list is ordered by: the slot's formula over them."""
-
-    models: Mapping[str, Gbdt]
-    calibration: Mapping[str, Calibration]
-    objective: Mapping[str, float]
-
-    def probabilities(self, matrix: Matrix) -> dict[str, Floats]:
-        return {head: self.calibration[head].apply(model.score(matrix)) for head, model in self.models.items()}
-
-    def value(self, matrix: Matrix) -> Floats:
-        found = self.probabilities(matrix)
-        return sum((weight * found[head] for head, weight in self.objective.items()), np.zeros(len(matrix)))
-
-
 def gbdt_heads(split: Split, ask: Ask) -> Heads:
-    """Trees for each head, calibrated by the part that early stopping watched."""
+    """Trees for each head, calibrated by the part that early stopping watched. Columns for nets, where there are any, they do not see."""
     settings = replace(ask.train.gbdt, **ask.settings, seed=ask.seed, threads=ask.threads)  # type: ignore[arg-type]
-    train, watch = split.train, split.watch
-    periods = periods_of(watch.t[watch.request])
-    models, calibration = {}, {}
+    seen = split if split.for_trees == split.names else split.only(split.for_trees)
+    train, watch = seen.train, seen.watch
+    boosters, raw = {}, {}
     for head in split.objective:
         learned = Sample(train.matrix, train.labels[head], np.diff(train.offsets), train.weight)
         watched = Sample(watch.matrix, watch.labels[head], np.diff(watch.offsets), watch.weight)
-        models[head] = fit_gbdt(learned, watched, split.names, settings, categorical=split.categorical)
-        raw = models[head].score(split.served)
-        chosen = choose(raw, watch.labels[head], periods, watch.weight, probability=settings.objective == "binary")
-        calibration[head] = chosen.calibration
-    return Heads(models, calibration, split.objective)
+        boosters[head] = fit_gbdt(learned, watched, seen.names, settings, categorical=seen.categorical)
+        raw[head] = boosters[head].score(seen.served)
+    places = None if seen is split else np.array([split.names.index(name) for name in seen.names])
+    calibration = _calibrated(raw, split, probability=settings.objective == "binary")
+    return Heads(Forests(boosters, {}), calibration, split.objective, places)
 
 
-def gbdt_fit(split: Split, ask: Ask) -> Floats:
-    """The value of each judged row."""
-    return gbdt_heads(split, ask).value(split.judge.matrix)
+def _calibrated(raw: Mapping[str, Floats], split: Split, *, probability: bool = True) -> dict[str, Calibration]:
+    """Of each head, by what the model said of the watched part as it would be served."""
+    watch = split.watch
+    periods = periods_of(watch.t[watch.request])
+    return {head: choose(raw[head], watch.labels[head], periods, watch.weight, probability=probability).calibration for head in raw}
 
 
 def _gbdt_sized(settings: Mapping[str, Value], positives: int, rows: int) -> dict[str, Value]:
@@ -132,31 +145,30 @@ _NET_SPACE: dict[str, Range | Choices] = {
 _MORE: Mapping[str, Mapping[str, Range | Choices]] = {"dcn": {"crosses": Range(1, 4)}, "mmoe": {"experts": Range(2, 8)}}
 
 
-def _net_fit(name: str, split: Split, ask: Ask) -> Floats:
+def net_settings(ask: Ask) -> dict[str, Value]:
+    """What a net is fitted with where it differs from the architecture's own; with `quick` fewer epochs, as training has it."""
+    return {"threads": ask.threads, **({"epochs": QUICK_EPOCHS} if ask.train.quick else {}), **ask.settings}
+
+
+def net_heads(name: str, split: Split, ask: Ask) -> Heads:
     """A net for all heads, each calibrated by the part that ended its training."""
     assert split.layout is not None
-    settings = {**ask.settings, "threads": ask.threads, **({"epochs": QUICK_EPOCHS} if ask.train.quick else {})}
     train, watch = (
         Rows(part.matrix, {head: part.labels[head] for head in split.objective}, part.weight, np.diff(part.offsets))
         for part in (split.train, split.watch)
     )
-    model = fit_net(name, settings, split.layout, train, watch, seed=ask.seed)
-    raw, judged, value = model.score(split.served), model.score(split.judge.matrix), np.zeros(len(split.judge.matrix))
-    periods = periods_of(split.watch.t[split.watch.request])
-    for head, weight in split.objective.items():
-        chosen = choose(raw[head], split.watch.labels[head], periods, split.watch.weight)
-        value += weight * chosen.calibration.apply(judged[head])
-    return value
+    model = fit_net(name, net_settings(ask), split.layout, train, watch, seed=ask.seed)
+    return Heads(model, _calibrated(model.score(split.served), split), split.objective)
 
 
 def _net(name: str) -> Architecture:
     space = {**_NET_SPACE, **_MORE.get(name, {})}
     defaults = {setting: value for setting, value in asdict(DEFAULTS[name]).items() if setting in space}
-    return Architecture(name, defaults, space, NETS, partial(_net_fit, name))
+    return Architecture(name, defaults, space, NETS, partial(net_heads, name))
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "gbdt": Architecture("gbdt", gbdt_defaults(), _GBDT_SPACE, TREES, gbdt_fit, _gbdt_sized),
+    "gbdt": Architecture("gbdt", gbdt_defaults(), _GBDT_SPACE, TREES, gbdt_heads, _gbdt_sized),
     **{name: _net(name) for name in DEEP},
 }
 

@@ -122,7 +122,13 @@ class Split:
 
         train, watch, judge = (replace(part, matrix=some(part.matrix)) for part in (self.train, self.watch, self.judge))
         categorical = tuple(name for name in self.categorical if name in names)
-        return Split(tuple(names), categorical, self.objective, self.worth, train, watch, judge, some(self.served), self.tail)
+        layout = self.layout.only(names) if self.layout else None
+        return Split(tuple(names), categorical, self.objective, self.worth, train, watch, judge, some(self.served), self.tail, layout)
+
+    @property
+    def for_trees(self) -> tuple[str, ...]:
+        """Names of the columns that trees see: all but those that only a net can use."""
+        return tuple(name for name in self.names if name not in self.layout.for_nets) if self.layout else self.names
 
     def learned_from(self, train: Bools, watch: Bools) -> "Split":
         """The same with some requests of what is learned from and watched."""

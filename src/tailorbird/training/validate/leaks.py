@@ -102,13 +102,18 @@ def _rows(data: Dataset, features: FeatureSet, events: pa.Table) -> Featured:
 
 
 def differences(one: Featured, other: Featured) -> dict[str, int]:
-    """Column → rows that differ in any bit; two missing values are equal."""
+    """Column, or sequence, → rows that differ in any bit; two missing values are equal."""
     found = {}
     for place, name in enumerate(one.rows.numeric_names):
         a, b = one.rows.numeric[:, place], other.rows.numeric[:, place]
         found[name] = int(np.count_nonzero(~((a == b) | (np.isnan(a) & np.isnan(b)))))
     for place, name in enumerate(one.rows.categorical_names):
         found[name] = int(np.count_nonzero(one.rows.categorical[:, place] != other.rows.categorical[:, place]))
+    lengths = np.diff(one.part.offsets)
+    for name, sequence in one.rows.sequences.items():
+        beside = other.rows.sequences[name]
+        changed = [request for request in range(len(lengths)) if sequence.of(request).lists() != beside.of(request).lists()]
+        found[f"sequence {name}"] = int(lengths[changed].sum())
     return {name: count for name, count in found.items() if count}
 
 

@@ -47,7 +47,8 @@ def _figures(report: ValidationReport) -> str:
     origins = len(report.about["splits"])
     intro = (
         f"Over {origins} origins in time: {evaluation.requests:,} requests with something to find, by {evaluation.people:,} people. "
-        "Each origin's model learned from what came before it alone. 95 % intervals from resampling people."
+        f"Each origin's model ({escape(report.architecture)}) learned from what came before it alone. "
+        "95 % intervals from resampling people."
     )
     return f"<h2>Beside the baselines</h2><p class='soft'>{intro}</p>{table(['', *names], rows)}"
 
@@ -126,7 +127,7 @@ def _heads(report: ValidationReport) -> str:
 
 
 def _facts(report: ValidationReport) -> str:
-    known = [([escape(name), escape(str(report.about[name]))], False) for name in ("seed", "tuned", "gbdt")]
+    known = [([escape(name), escape(str(report.about[name]))], False) for name in ("seed", "tuned", "architecture", "settings")]
     return f"<h2>What to know</h2>{splits_table('origin', report.about['splits'])}{table(['', ''], known)}"
 
 

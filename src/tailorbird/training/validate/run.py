@@ -1,13 +1,14 @@
 """Validation, start to end: is the way in which a model is trained sound, and what is it worth, for whom, and by what?
 
-Several origins in time; at each a model learns from the past and is judged on what follows, beside the baselines and beside other ways
-of training (`training.validate.variants`). Leaks are looked for first (`training.validate.leaks`). Nothing is promoted and nothing is
-kept but the report. All figures are of NDCG@10 with the slot's formula, over all origins together, intervals over people.
+Several origins in time; at each the model that training would fit (`training.validate.model`) learns from the past and is judged on what
+follows, beside the baselines and beside other ways of training (`training.validate.variants`). Leaks are looked for first
+(`training.validate.leaks`). Nothing is promoted and nothing is kept but the report. All figures are of NDCG@10 with the slot's formula,
+over all origins together, intervals over people.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +21,20 @@ from tailorbird.lake import Lake
 from tailorbird.places import Place
 from tailorbird.ranking.slot import Slot
 from tailorbird.training import metrics
+from tailorbird.training.architecture import wants_net
 from tailorbird.training.bootstrap import Interval
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.judge import PRIMARY, Evaluation, Judge, flat, shares
 from tailorbird.training.rows import baselines_of
-from tailorbird.training.settings import Progress, TrainSettings
-from tailorbird.training.tune.architectures import Ask, Heads, gbdt_heads
+from tailorbird.training.settings import AUTO, Progress, TrainSettings
+from tailorbird.training.tune.architectures import Ask, Heads
 from tailorbird.training.tune.rows import Ground, Part, Split, encode_splits, lay_out, told
 from tailorbird.training.validate.leaks import LEAK, Finding, dated_back, looks_ahead, of_the_ranking, repeated, too_good
+from tailorbird.training.validate.model import TREES, ask_of, fit_model, settings_of
 from tailorbird.training.validate.variants import Variant, variants_of
 
 Floats = npt.NDArray[np.float64]
+Found = TypeVar("Found")
 
 NAME = "tailorbird"
 OVERFIT = 0.1  # of the AUC between what was learned from and what follows: more is called over-fit
@@ -41,10 +45,11 @@ class ValidateSettings:
     """How it is validated.
 
     Attributes:
-        train: what is validated is a training by these settings.
+        train: what is validated is a training by these settings, of the architecture that they name.
         splits: origins in time.
         judged: requests of each origin at most.
         variants: whether other ways of training are tried too, which takes most of the time.
+        tuned_to: the architecture that the slot is tuned to, where another one was asked for.
     """
 
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -52,6 +57,7 @@ class ValidateSettings:
     judged: int = 6_000
     variants: bool = True
     seed: int = 7
+    tuned_to: str = ""
 
     def __post_init__(self) -> None:
         for name in ("splits", "judged"):
@@ -115,7 +121,7 @@ class ValidationReport:
         tests: against baselines and other ways of training.
         curve: share of the requests learned from → NDCG@10; 1 is the model.
         findings: of the search for leaks, and over-fit heads.
-        instead: that trees were fitted, where the slot is tuned to a net; else empty.
+        instead: that another architecture was asked for than the slot is tuned to; else empty.
     """
 
     slot: str
@@ -127,6 +133,11 @@ class ValidationReport:
     notes: tuple[str, ...]
     about: dict[str, Any]
     instead: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """What was fitted, at each origin where `auto` chose."""
+        return ", ".join(dict.fromkeys(one["architecture"] for one in self.about["splits"]))
 
     @property
     def leaks(self) -> tuple[Finding, ...]:
@@ -157,53 +168,87 @@ def validate(
 
     Raises:
         NotReadyError: there is too little to judge each origin by.
+        UsageError: there is no such architecture, it needs what is not installed, or it diverged.
     """
     train = settings.train.hurried()
+    nets = wants_net(train)
     ground = lay_out(features, slot, Lake(lake), clock.now(), settings.splits, train, progress, whole=True)
-    made = encode_splits(ground, features, slot, train, judged_max=settings.judged, progress=progress, evenly=True)
+    made = encode_splits(ground, features, slot, train, judged_max=settings.judged, progress=progress, evenly=True, nets=nets)
     progress("leaks", 0, 1)
     findings = [*_found(made, ground, features, settings.seed), *of_the_ranking(signals or {})]
     progress("leaks", 1, 1)
     variants = _variants(made[-1][0], features, settings, signals or {})
-    ask = Ask({}, settings.seed, train, train.gbdt.threads)
+    ask = ask_of(train, settings.seed)
+    models, scores, gone = _fitted(made, variants, ask, progress)
     panel = Judge(ground.material.history, shares(ground.material.history, 0), slot.objective, seed=settings.seed)
     gaps: list[Gap] = []
-    skipped: dict[str, int] = {}
-    steps, done = len(made) * (len(variants) + 1), 0
-    for number, (split, judged) in enumerate(made):
+    for number, ((split, judged), model) in enumerate(zip(made, models, strict=True)):
         origin = f"from {to_iso(ground.borders[number + 1])[:16]}"
-        progress("origins", done, steps)
-        model = gbdt_heads(split, ask)
         gaps += _gaps(origin, split, model)
         heads = model.probabilities(split.judge.matrix)
-        scores = {NAME: model.value(split.judge.matrix)}
-        done += 1
-        for one in variants:
-            progress("origins", done, steps)
-            value = one.value(split, ask)
-            skipped[one.name] = skipped.get(one.name, 0) + (value is None)
-            scores[one.name] = np.full(len(split.judge.matrix), np.nan) if value is None else value
-            done += 1
         panel.as_of(shares(ground.material.history, ground.borders[number + 1]))
-        panel.add(judged, scores | baselines_of(ground.material, judged, ground.rolling, settings.seed), heads, named=origin)
-    progress("origins", done, steps)
+        panel.add(judged, scores[number] | baselines_of(ground.material, judged, ground.rolling, settings.seed), heads, named=origin)
     evaluation = panel.result(NAME)
-    gone = {name for name, count in skipped.items() if count}
-    evaluation = _less(evaluation, gone)
     kinds = {one.name: one.kind for one in variants}
     tests = holm([(name, kinds.get(name, "baseline"), gain) for name, gain in evaluation.differences.items()])
-    findings += _overfit(gaps)
-    net = train.architecture if train.architecture != "gbdt" else ""
-    instead = f"All figures are of trees with default settings, not of {net}, which the slot is tuned to" if net else ""
-    tuned = "; ".join(each for each in (train.tuned, instead) if each)
-    notes = [
-        ground.material.why,
-        *(f"{name} was left out: too few positives to learn from at some origin" for name in sorted(gone)),
-    ]
-    about = {**told(ground, [split for split, _ in made]), "seed": settings.seed, "tuned": tuned or "no", "gbdt": asdict(train.gbdt)}
+    fitted = [model.model.architecture for model in models]
+    findings += _overfit(gaps, nets=fitted[-1] != TREES)
+    instead = _instead(train.architecture, settings.tuned_to)
+    notes = [ground.material.why, *_chosen(train.architecture, fitted, nets=nets), *gone]
+    about = told(ground, [split for split, _ in made])
+    about["splits"] = [{**one, "architecture": name} for one, name in zip(about["splits"], fitted, strict=True)]
+    about |= {
+        "seed": settings.seed,
+        "tuned": "; ".join(each for each in (train.tuned, instead) if each) or "no",
+        "architecture": train.architecture,
+        "settings": {name: settings_of(name, ask) for name in dict.fromkeys(fitted)},
+    }
     return ValidationReport(
         slot.name, evaluation, tuple(tests), tuple(gaps), _curve(evaluation), tuple(findings), tuple(notes), about, instead
     )  # fmt: skip
+
+
+def _fitted(
+    made: Sequence[tuple[Split, Dataset]], variants: Sequence[Variant], ask: Ask, progress: Progress
+) -> tuple[list[Heads], list[dict[str, Floats]], list[str]]:
+    """The model of each origin, what it and each variant say of the origin's judged rows, and which variants are left out, in words."""
+    architecture = ask.train.architecture
+    models = _at_each(architecture, made, lambda split: fit_model(split, ask), progress)
+    scores = [{NAME: model.value(split.judge.matrix)} for model, (split, _) in zip(models, made, strict=True)]
+    gone = []
+    for one in variants:
+        what = one.name if one.kind == "architecture" else f"{architecture}, {one.name}"
+        values = _at_each(what, made, lambda split, one=one: one.value(split, ask), progress)
+        found = [value for value in values if value is not None]
+        if len(found) < len(made):  # at some origins alone it would be compared on other requests
+            gone.append(f"{one.name} was left out: too little to learn from, or it diverged, at some origin")
+            continue
+        for mine, value in zip(scores, found, strict=True):
+            mine[one.name] = value
+    return models, scores, gone
+
+
+def _at_each(what: str, made: Sequence[tuple[Split, Dataset]], fit: Callable[[Split], Found], progress: Progress) -> list[Found]:
+    """What a fit gives at each origin; progress says what is fitted, and at how many of them it was."""
+    found = []
+    for number, (split, _) in enumerate(made):
+        progress(what, number, len(made))
+        found.append(fit(split))
+    progress(what, len(made), len(made))
+    return found
+
+
+def _instead(architecture: str, tuned_to: str) -> str:
+    return f"All figures are of {architecture}, which was asked for, not of {tuned_to}, which the slot is tuned to" if tuned_to else ""
+
+
+def _chosen(architecture: str, fitted: Sequence[str], *, nets: bool) -> list[str]:
+    """What `auto` took, in words."""
+    if architecture != AUTO:
+        return []
+    if not nets:
+        return ["auto took gbdt, as torch is not installed: pip install 'tailorbird[deep]' lets it try nets"]
+    return [f"auto took, by what each origin watched: {', '.join(fitted)}"]
 
 
 def _found(made: Sequence[tuple[Split, Dataset]], ground: Ground, features: FeatureSet, seed: int) -> list[Finding]:
@@ -222,7 +267,7 @@ def _variants(split: Split, features: FeatureSet, settings: ValidateSettings, si
     if not settings.variants:
         return []
     keep = signals.get("subset", {}).get("keep", ())
-    return variants_of(split.names, features, keep, defaults=bool(settings.train.tuned) and settings.train.architecture == "gbdt")
+    return variants_of(split.names, features, keep, defaults=bool(settings.train.tuned), layout=split.layout)
 
 
 def _gaps(origin: str, split: Split, model: Heads) -> list[Gap]:
@@ -239,8 +284,9 @@ def _gaps(origin: str, split: Split, model: Heads) -> list[Gap]:
     return found
 
 
-def _overfit(gaps: Sequence[Gap]) -> list[Finding]:
+def _overfit(gaps: Sequence[Gap], *, nets: bool) -> list[Finding]:
     found = []
+    less = "more dropout or weight decay, fewer epochs" if nets else "fewer leaves, more rows of a leaf"
     for head in dict.fromkeys(one.head for one in gaps):
         mine = [one for one in gaps if one.head == head and np.isfinite(one.overfit)]
         gap = float(np.mean([one.overfit for one in mine])) if mine else 0.0
@@ -248,7 +294,7 @@ def _overfit(gaps: Sequence[Gap]) -> list[Finding]:
             reached = (
                 f"{np.mean([one.auc[0] for one in mine]):.3f} on what it learned from, {np.mean([one.auc[2] for one in mine]):.3f} later"
             )
-            fix = "fewer leaves, more rows of a leaf or more data may help: tailorbird tune"
+            fix = f"{less} or more data may help: tailorbird tune"
             found.append(Finding("look", f"head {head}", f"over-fit: an AUC of {reached}; {fix}"))
     return found
 
@@ -272,19 +318,6 @@ def holm(compared: Sequence[tuple[str, str, Interval]]) -> list[Test]:
         adjusted[place] = worst
     rows = zip(compared, chances, adjusted, strict=True)
     return [Test(name, kind, gain, chance, after) for (name, kind, gain), chance, after in rows]
-
-
-def _less(evaluation: Evaluation, gone: set[str]) -> Evaluation:
-    """Without what could not be fitted at every origin: it would be compared on other requests."""
-    if not gone:
-        return evaluation
-    figures = {name: each for name, each in evaluation.figures.items() if name not in gone}
-    differences = {name: each for name, each in evaluation.differences.items() if name not in gone}
-    slices = {
-        name: (count, {model: each for model, each in mine.items() if model not in gone})
-        for name, (count, mine) in evaluation.slices.items()
-    }
-    return replace(evaluation, figures=figures, differences=differences, slices=slices)
 
 
 def _curve(evaluation: Evaluation) -> dict[float, Interval]:

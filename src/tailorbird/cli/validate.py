@@ -53,7 +53,7 @@ def validate(
     splits:
         origins in time
     variants:
-        try less data, fewer columns and unseen people too, and trees beside a net, which takes most of the time: 11 fits more an origin
+        try less data, fewer columns and unseen people too, and trees beside a net: a dozen fits or more an origin, most of the time
     window:
         how much of the past to look at, train.window unless told otherwise
     rows:

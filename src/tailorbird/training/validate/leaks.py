@@ -3,7 +3,8 @@
     too good       alone it tells positives from negatives almost perfectly, or far better than any other column does
     looks ahead    another value once what came after the request is taken away
     timeless       a value from a profile without a time, which is valid from the beginning and may know what came later
-    dated back     a profile of an item came in later than the time that it is valid from, by which indexes of past moments hold it
+    dated back     a profile of an item came in later than the time that it is valid from, by which indexes of past moments hold it;
+                   of a user one was imported that may say what was known only when it was exported
     repeated       the same person did the same with the same item, again and again after exactly the same time
 
 The first is a guess by size, the second a proof. The others are facts about the log that need somebody's judgement.
@@ -17,11 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from tailorbird.events import DAY, HOUR, SECOND, micros
 from tailorbird.features import FeatureSet
+from tailorbird.lake import Lake
 from tailorbird.models.baselines import Interactions
 from tailorbird.training.dataset import Dataset
+from tailorbird.training.dated_back import LOOKED_AT
+from tailorbird.training.dated_back import dated_back as undated
 from tailorbird.training.giveaways import alone, far_ahead, suspicious
 from tailorbird.training.matrix import Featured, featured
 from tailorbird.training.rows import Material
@@ -130,6 +135,22 @@ def dated_back(material: Material) -> list[Finding]:
     told = f"{count:,} of {known.num_rows:,} profiles with a time came in over an hour after it, at most {late.max() / DAY:,.1f} days"
     why = f"{told}: columns of indexes know what they say from that time on, which must be something that was known then"
     return [Finding(LOOK, "items", why)]
+
+
+def users_dated_back(lake: Lake, features: FeatureSet) -> list[Finding]:
+    """Whether the profiles of users whose attributes features read may say more than was known at the time that they are dated to."""
+    if not features.user_attributes or not lake.exists("events"):
+        return []
+    profiles = lake.table("events", LOOKED_AT, ds.field("type") == "user")
+    count = int(np.count_nonzero(undated(profiles)))
+    if not count:
+        return []
+    read = ", ".join(features.user_attributes)
+    why = (
+        f"{count:,} of {profiles.num_rows:,} profiles are the one that was imported of its user, and nobody said when it came in: "
+        f"what features read of it ({read}) counts from the time that it is dated to, and must have been known then"
+    )
+    return [Finding(LOOK, "users", why)]
 
 
 def repeated(seen: Mapping[str, Interactions], borders: Sequence[int]) -> list[Finding]:

@@ -14,7 +14,7 @@ from tailorbird.config import Project
 from tailorbird.events import DAY, HOUR, MINUTE, to_iso
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.lake import Lake
-from tailorbird.privacy import export_person, find_people
+from tailorbird.privacy import erase, export_person, find_people
 from tailorbird.serving.door import Door
 from tailorbird.serving.score_log import KIND, Scored, encode_scores
 from tailorbird.stream import Block, answers_path, open_writer, scores_path
@@ -170,6 +170,31 @@ def test_an_event_that_came_before_the_login_that_says_whose_it_was_is_not_told_
     assert ids_of(project, "alice-1", "event") == {"at-30", "login a", "at-70"}
     assert ids_of(project, "robert-2", "event") == {"at-30", "login b", "at-50", "at-55"}
     assert "robert" not in all_of(project, "alice-1")
+
+
+def test_an_erased_event_that_came_before_the_login_of_another_stays_away(tmp_path: Path) -> None:
+    """By what is known since it would be Robert's, and count a second time for its item."""
+    project = sent(tmp_path, [click("now", "carol-3")])
+    early = [login("login a", "alice-1", "tablet-77", 20), click("at-50", visitor="tablet-77", ts=at(50))]
+    late = [login("login b", "robert-2", "tablet-77", 40), click("at-55", visitor="tablet-77", ts=at(55))]
+    files = [tmp_path / "early.jsonl", tmp_path / "late.jsonl"]
+    for file, events in zip(files, (early, late), strict=True):
+        old = [event | {"ts": event["ts"] - 400 * DAY} for event in events]  # beyond the days of which each event is listed
+        file.write_text("\n".join(map(json.dumps, old)))
+        brought(project, file)
+    assert people_of(project) == {"alice-1": 2, "robert-2": 2, "carol-3": 1}
+    erase(project, ["alice-1"], CLOCK)
+    before = people_of(project)
+    assert "alice-1" not in before
+    again = tmp_path / "again.jsonl"
+    again.write_text("\n".join(file.read_text() for file in files))
+    brought(project, again)
+    assert people_of(project) == before
+
+
+def brought(project: Project, file: Path) -> None:
+    import_files(project.paths.stream, "tailorbird", file, plan=project.plan, clock=CLOCK, stopped=project.stopped())
+    drain(project)
 
 
 def test_scores_and_features_of_a_device_are_those_of_who_had_it(tablet: tuple[Project, bool]) -> None:

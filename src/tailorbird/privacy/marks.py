@@ -44,7 +44,8 @@ class Marks(msgspec.Struct):
     Attributes:
         events: of each event its subject's mark ("u" or "a"), the subject, and its id; `recent` those of the last days alone.
         apart: events of others, told likewise ("i" and the item for nobody's), which are given a new id: what these did while they were
-            one with them, and what has one of their ids in its own. A repeat of it is known by the stop list alone.
+            one with them, and what has one of their ids in its own; and of shared devices what is not within `spans`. A repeat of it is
+            known by the stop list alone.
         spans: see `privacy.shared`; `then`: see `privacy.person.persons_then`.
         requests: what they asked for, and nobody else.
         places, refused: where their accepted and their refused rows stand in the raw logs.
@@ -114,6 +115,7 @@ def find_marks(
         event for event in marks.events if event[1] not in (people.users if event[0] == "u" else people.visitors | people.shared)
     ]
     marks.places, marks.spans = places(mine), spans(lake, people, until)
+    marks.apart += _beyond_spans(people, marks, micros(mine["ts"]).tolist())
     others = mine.filter(pc.and_(pc.is_valid(mine["person"]), pc.invert(is_any(mine["person"], people.persons))))
     by_merges = {*others["person"].to_pylist(), *kept["user_id"].to_pylist(), *marks.then.values()}  # who they were for a while
     marks.keyed_users = sorted({*marks.keyed_users, *by_merges})
@@ -137,6 +139,15 @@ def find_marks(
         for id_ in naming.renamed_in(rows["session_id"]) if precisions else ():
             fresh.choose_place("thing", (id_,), id_, precisions)
     return marks
+
+
+def _beyond_spans(people: People, marks: Marks, ts: list[int]) -> list[tuple[str, str, str]]:
+    """What came from a shared device before a login that says now whose it was at its time: by that time alone it would be another's."""
+    return [
+        event
+        for event, moment in zip(marks.events, ts, strict=True)
+        if event[0] == "a" and event[1] in people.shared and not any(begin <= moment < end for begin, end in marks.spans.get(event[1], ()))
+    ]
 
 
 def _told(rows: pa.Table) -> list[tuple[str, str, str]]:

@@ -43,7 +43,7 @@ def test_the_pool_is_that_of_the_day_before_the_last_full_hour(routed):
     assert truths(data) == [["truth"]]
     assert data.scheme["found"] == 0
     weights = dict(zip(data.items.decode(data.item), data.weight, strict=True))
-    assert weights == {"truth": 0, "x": 1, "y": 1}, "lists are judged by what no source found, probabilities are not"
+    assert weights == {"truth": 0, "x": 0, "y": 0}, "of a request of which no source found the truth only lists are judged"
     assert data.p.tolist() == [4]  # all but the request's own event
 
 
@@ -58,6 +58,15 @@ def test_what_the_person_had_before_is_no_candidate_unless_people_repeat(routed)
     assert lists(again) == [["x", "y"], ["x", "y"]]
     assert truths(again) == [["y"], ["x"]]
     assert again.scheme["found"] == 1
+
+
+def test_probabilities_are_judged_by_what_was_found_of_requests_where_something_was(routed):
+    e = routed.event
+    baskets = [e("purchase", 30 * HOUR + n, "c", item, session_id="s1") for n, item in enumerate(["x", "unheard-of"])]
+    events = routed.table(e("purchase", 9 * HOUR, "a", "x"), e("purchase", 9 * HOUR, "b", "y"), *baskets)
+    data = draw(events, Scheme(type="purchase", truth="session", popular=10, item_to_item=0, repeats=True), 30 * HOUR, 2 * DAY)
+    assert truths(data, "purchase") == [["x", "unheard-of"]] or truths(data, "purchase") == [["unheard-of", "x"]]
+    assert dict(zip(data.items.decode(data.item), data.weight, strict=True)) == {"x": 1, "y": 1, "unheard-of": 0}
 
 
 def test_where_nothing_is_left_to_ask_it_is_told_why(routed):

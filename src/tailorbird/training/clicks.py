@@ -125,7 +125,8 @@ def with_candidates(data: Dataset, history: History, scheme: Scheme, *, rolling:
         history: interactions from the beginning of what is known; the sources look into it.
         rolling: item-to-item tables, where that source is used.
         negatives: how many of a request's negatives are kept, weighted, and truths that no source found are left out: for training;
-            0 keeps all rows, for a test, truths that no source found with a weight of 0: lists are judged by them, probabilities are not.
+            0 keeps all rows, for a test, with a weight of 0 truths that no source found, and requests of which none was found: lists are
+            judged by them, probabilities are not.
 
     Raises:
         NotReadyError: nothing is left to ask about.
@@ -294,8 +295,9 @@ def _draw(
     request = key // items
     answerable = (np.bincount(request, label, minlength=len(t)) > 0)[request]
     key, ease, label, request, drawn = key[answerable], ease[answerable], label[answerable], request[answerable], drawn[answerable]
+    asked = (np.bincount(request, label & drawn, minlength=len(t)) > 0)[request] & drawn  # as training has them
     kept, weight = _sample(request, label, ease, negatives, len(t), rng)
-    weight *= drawn[kept]
+    weight *= asked[kept]
     chosen = key[kept]
     counts = np.bincount(request[kept], minlength=len(t))
     told = (len(key), int(found.sum()), len(truth))

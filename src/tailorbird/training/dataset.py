@@ -48,7 +48,7 @@ class Dataset:
         position: shape (n,), from 1 as shown; 0 for a candidate that was never shown.
         propensity: shape (n,), with which probability it was shown there; 1 where unknown.
         labels: target → shape (n,): whether it happened; of returning (`ranking.targets`) 1, 0, or NaN where it is not known (yet).
-        weight: shape (n,), how many rows of the full set a sampled row stands for; 0 of a truth that no source found (`clicks`).
+        weight: shape (n,), how many rows of the full set a sampled row stands for; 0 of what heads are not judged by (`clicks`).
         people, items: the codes.
         scheme: how rows were chosen, in words and numbers, for reports and manifests.
     """

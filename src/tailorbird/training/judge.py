@@ -146,7 +146,7 @@ class Judge:
         done = sum(len(each) for each in self._person)
         for head, probability in (probabilities or {}).items():
             if head in part.labels and self._rows < ROWS_OF_HEADS_MAX:  # a bundle may predict for other slots what nobody labelled here
-                known = np.isfinite(part.labels[head]) & (part.weight > 0)  # what no source found, no server is asked about
+                known = np.isfinite(part.labels[head]) & (part.weight > 0)  # without what no source found, as it was learned
                 if known.any():
                     self._heads[head].append((probability[known], part.labels[head][known], part.request[known] + done))
         self._person.append(part.person)

@@ -279,9 +279,14 @@ def _gaps(origin: str, split: Split, model: Heads) -> list[Gap]:
     ]
     for head in split.objective:
         areas = [metrics.auc(told[head], part.labels[head], part.weight) for part, told in parts]
-        losses = [float(np.average(metrics.log_losses(told[head], part.labels[head]), weights=part.weight)) for part, told in parts]
+        losses = [_weighted(metrics.log_losses(told[head], part.labels[head]), part.weight) for part, told in parts]
         found.append(Gap(origin, head, tuple(areas), tuple(losses)))  # type: ignore[arg-type]
     return found
+
+
+def _weighted(values: Floats, weight: Floats) -> float:
+    """Their mean; NaN where nothing counts, as of requests of which no source found what was chosen."""
+    return float(np.average(values, weights=weight)) if weight.sum() > 0 else float("nan")
 
 
 def _overfit(gaps: Sequence[Gap], *, nets: bool) -> list[Finding]:

@@ -428,6 +428,25 @@ def test_who_reads_a_table_that_cannot_be_opened_is_told_what_mends_it(base, tmp
         assert Path(told.value.where).name == name
 
 
+def test_the_role_does_not_begin_a_ledger_anew_beside_tables(base, tmp_path: Path) -> None:
+    """It would know the newest commit of each table alone, and `lake repair` find no way on."""
+    _, whole = base
+    shutil.copytree(whole, tmp_path / "site")
+    project = Site(tmp_path / "site").project
+    lake, before = project.paths.lake, _content(project)
+    (lake / "ledger.jsonl").unlink()
+    for _ in range(2):
+        with pytest.raises(DamageError, match="the ledger is missing, and tables have rows") as told:
+            LakeRole(project.stream, lake, clock=CLOCK)
+        assert "tailorbird lake repair" in told.value.fix
+    assert not (lake / "ledger.jsonl").exists()
+    assert not _repairer(project).run().beyond
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    assert _content(project) == before
+    assert verify(lake, stream=project.stream, deep=True).clean
+
+
 def test_a_ledger_of_a_table_whose_log_is_not_whole_is_not_made_up(base, tmp_path: Path) -> None:
     _, whole = base
     shutil.copytree(whole, tmp_path / "site")

@@ -28,7 +28,7 @@ from tailorbird.lake.delta import commit_path
 from tailorbird.lake.foreign import torn, versions
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import unreadable
-from tailorbird.lake.tables import TableSpec
+from tailorbird.lake.tables import TABLES, TableSpec
 from tailorbird.lake.vacuum import KEEP_US, needless_files
 from tailorbird.places import Place
 
@@ -71,6 +71,11 @@ def check_table(
         file.unlink()
         findings.append(Finding(spec.name, -1, "removed", f"{file}: not, or no longer, part of the table"))
     return findings
+
+
+def ledger_is_lost(lake: Place) -> bool:
+    """Whether there is no ledger beside tables that have rows: begun anew, it would know the newest commit of each and no other."""
+    return not (lake / "ledger.jsonl").exists() and any(max(versions(lake / table), default=0) > 0 for table in TABLES)
 
 
 def commit_fault(path: Place, version: int, line: Line) -> str | None:

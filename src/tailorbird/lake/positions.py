@@ -20,6 +20,8 @@ from tailorbird.lake.ledger import Ledger
 from tailorbird.places import Place
 from tailorbird.stream.released import FILE, sealed, unsealed
 
+LEDGER_LOST = "restore it from a copy; else tailorbird lake repair writes a new one from the tables' own logs, where these are whole"
+
 
 class Positions(msgspec.Struct, forbid_unknown_fields=True):
     """The content of the file."""
@@ -49,8 +51,7 @@ def no_ledger(lake: Place) -> NotReadyError:
     """What to say where the ledger is not there: that there is no lake yet, or that it was lost beside what it vouches for."""
     if not (lake / FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
         return NotReadyError("there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH")
-    fix = "restore it from a copy; else tailorbird lake repair writes a new one from the tables' own logs, where these are whole"
-    return NotReadyError("ledger.jsonl is missing, so nothing vouches for what is there", where=str(lake), fix=fix)
+    return NotReadyError("ledger.jsonl is missing, so nothing vouches for what is there", where=str(lake), fix=LEDGER_LOST)
 
 
 def positions_lost(lake: Place, ledger: Ledger, archived: Mapping[str, int]) -> bool:

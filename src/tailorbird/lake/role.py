@@ -22,13 +22,13 @@ from tailorbird.errors import DamageError, StorageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import AGE_US, BYTES_MAX, Archive
-from tailorbird.lake.check import Finding, check_table
+from tailorbird.lake.check import Finding, check_table, ledger_is_lost
 from tailorbird.lake.delta import DurableTable, create_table, read_back
 from tailorbird.lake.feeds import ROUTED, Feeds, read_some
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.lease import hold
 from tailorbird.lake.ledger import Ledger
-from tailorbird.lake.positions import load_positions, store_positions
+from tailorbird.lake.positions import LEDGER_LOST, load_positions, store_positions
 from tailorbird.lake.rewriting import Rewriting
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.vacuum import KEEP_US, Vacuumed
@@ -88,6 +88,8 @@ class LakeRole:
         durable.make_folder(self._path)
         self._lock = hold(self._path / "ledger.jsonl", clock)
         try:
+            if ledger_is_lost(self._path):
+                raise DamageError("the ledger is missing, and tables have rows", where=str(self._path / "ledger.jsonl"), fix=LEDGER_LOST)
             self._ledger = Ledger(self._path / "ledger.jsonl", writer=True)
             self._positions = load_positions(self._path)
             self._believed: set[tuple[str, str]] = set()  # tables and logs whose positions were held against the log's end

@@ -34,11 +34,6 @@ MIRROR = "commits"
 _COMMIT = re.compile(r"(\d{20})\.json\Z")
 
 
-def is_lost(lake: Path) -> bool:
-    """Whether there is no ledger beside tables that have rows."""
-    return not (lake / "ledger.jsonl").exists() and any(commit_path(lake / table, 1).exists() or _begin(lake / table) for table in TABLES)
-
-
 def lines_anew(lake: Path) -> list[Line]:
     """The lines, without their numbers, in the order in which they were written.
 
@@ -99,10 +94,6 @@ def _logs(lake: Path) -> Collection[str]:
     """The names of logs that a table may have rows of, as far as they are known."""
     positions = _positions(lake)
     return {"routed", "ledger", *(log for logs in (positions.tables.values() if positions is not None else ()) for log in logs)}
-
-
-def _begin(path: Path) -> int:
-    return min((version for version in _versions(path)), default=0)
 
 
 def _versions(path: Path) -> list[int]:

@@ -28,7 +28,7 @@ from tailorbird.lake import durable, etl
 from tailorbird.lake.archive import ORIGIN as ARCHIVE_ORIGIN
 from tailorbird.lake.archive import Archive, Archived
 from tailorbird.lake.chained import ChainedFile
-from tailorbird.lake.check import log_faults
+from tailorbird.lake.check import ledger_is_lost, log_faults
 from tailorbird.lake.damage import file_fault
 from tailorbird.lake.delta import DurableTable, checkpoint_path, commit_path
 from tailorbird.lake.foreign import HINT, set_aside, strangers
@@ -65,7 +65,7 @@ class Repairer:
             raise UsageError(
                 "repairs lakes on a disk", where=str(lake), fix="objects are whole or not there: restore the bucket's earlier version"
             )
-        if not (lake / "ledger.jsonl").exists() and not ledger_lost.is_lost(lake):
+        if not (lake / "ledger.jsonl").exists() and not ledger_is_lost(lake):
             raise no_ledger(lake)
         self._stream, self._lake, self._clock, self._route_again = stream, lake, clock, route_again
         self._scratch: Path | None = None

@@ -237,6 +237,32 @@ def test_it_may_be_killed_and_goes_on(tmp_path: Path) -> None:
         assert Lake(project.paths.lake).count("events") == before
 
 
+def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(tmp_path: Path) -> None:
+    """It has no journal to go on with, and its marker keeps all roles out; which a plain call of the library takes for its own."""
+    with in_topics_of(tmp_path, 1, canaries=1, others=3) as site:
+        project, (user,) = site.project, site.users
+        assert not isinstance(project.stream, Path)
+        assert run(project, "erase.marked=kill", user) == -9
+        with pytest.raises(NotReadyError, match="erased, or their erasure was cut short"):
+            open_writer(project.stream.answers("serve-2"), partition="serve-2")
+        told = erase_command(project, "")
+        assert (told.returncode, "expected the id of a user" in told.stderr) == (2, True)
+        assert "was cut short before it changed anything" in " ".join(told.stdout.split())
+        open_writer(project.stream.answers("serve-2"), partition="serve-2").close()
+        assert run(project, "erase.marked=kill", user) == -9
+        told = erase_command(project, user)
+        assert told.returncode == 0, told.stderr
+        assert [where for where, data in in_topics(project) if user.encode() in data] == []
+        with Roles(project, CLOCK) as roles:
+            roles.drain()
+        assert verify(project.paths.lake).clean
+
+
+def erase_command(project: Project, leavers: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", "erase", "--from", "-", "--yes"]
+    return subprocess.run(command, input=leavers, env=environment(), timeout=300, capture_output=True, text=True, check=False)
+
+
 def run(project: Project, armed: str, user: str) -> int:
     command = [sys.executable, "-c", _KILLS, str(project.root), armed, user]
     done = subprocess.run(command, env=environment(), timeout=120, capture_output=True, text=True, check=False)

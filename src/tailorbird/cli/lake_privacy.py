@@ -55,9 +55,11 @@ def erase(
     """
     from tailorbird.config import open_project
     from tailorbird.events import SystemClock
-    from tailorbird.privacy import not_begun, preview, unfinished
+    from tailorbird.privacy import forget_unbegun, not_begun, preview, unfinished
 
     project, clock = open_project(applied=True), SystemClock()
+    if yes and forget_unbegun(project) and not json:
+        console().print("An erasure was cut short before it changed anything. Roles may start again; whoever was to be erased is not.")
     cut_short = unfinished(project.paths.data)
     kept = _kept(project, _asked(user, from_, needed=not (yes and cut_short)))
     if not yes:

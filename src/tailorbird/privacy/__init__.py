@@ -8,6 +8,7 @@ export ─ all that is held              stop list, see `events.erased`         
 
 from tailorbird.privacy.erase import Erased, erase, not_begun, unfinished
 from tailorbird.privacy.export import export_person
+from tailorbird.privacy.held import forget_unbegun
 from tailorbird.privacy.looking import Preview, look_for, preview
 from tailorbird.privacy.person import People, find_people
 from tailorbird.privacy.search import Found, search
@@ -20,6 +21,7 @@ __all__ = [
     "erase",
     "export_person",
     "find_people",
+    "forget_unbegun",
     "look_for",
     "not_begun",
     "preview",

@@ -82,6 +82,25 @@ def hold(project: Project, clock: Clock, topics: "list[Emptying] | None" = None)
         yield held
 
 
+def forget_unbegun(project: Project) -> bool:
+    """Let roles in again where an erasure died before its first change, with nothing but its marker left in the cluster.
+
+    Returns:
+        Whether there was one; it is to be begun again.
+    Raises:
+        LockedError: an erasure is at work, or what must not run beside one.
+    """
+    if isinstance(project.stream, Path):
+        return False
+    from tailorbird.privacy.topics import release_left
+
+    lock = _without_readers(project.paths.run / READING)
+    try:
+        return release_left(project.stream, project.paths.data)
+    finally:
+        lock.release()
+
+
 def _without_readers(path: Path) -> FileLock:
     try:
         return FileLock(path)

@@ -93,6 +93,7 @@ def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) 
     except NotReadyError:  # it is another's
         marked.unlink(missing_ok=True)
         raise
+    faults.at("erase.marked")
     try:
         for was in topics or ():
             emptied.begin(logs_of(stream, was), was)
@@ -115,6 +116,17 @@ def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) 
         if topics is None and not journal_path(data).exists():  # nothing was changed yet
             release(stream.cluster, data)
         raise
+
+
+def release_left(stream: KafkaStream, data: Path) -> bool:
+    """Let others in again where an erasure of this machine died before it wrote down what it does: it had changed nothing. Whether it had.
+
+    Whoever calls it vouches that no erasure is at work here.
+    """
+    if journal_path(data).exists() or not (data / FOLDER / _MARKED).exists():
+        return False
+    release(stream.cluster, data)
+    return True
 
 
 def release(cluster: Cluster, data: Path) -> None:

@@ -112,12 +112,18 @@ def check(lake, further=lambda number: ()):
     return daily.run_day(lake, LAST, (LAST + 1) * DAY + HOUR, WANTED, further)
 
 
+def late(columns):
+    """Some of what came in on the day happened three days before, whose report was written long ago."""
+    back = changed(columns, "ts", lambda old, k: old - 3 * DAY, lambda kind, k: k % 20 == 3)
+    return changed(back, "counts", lambda *_: False, lambda kind, k: k % 20 == 3)
+
+
 FAULTS = {
     "total": ({}, lambda day: without(day, [k // 5 % 5 == 0 for k in range(ROWS)])),
     "hours": ({}, lambda day: without(day, [not 13 * HOUR <= ts % DAY < 14 * HOUR for ts in day["ts"]])),
     "duplicates": ({"doubled": 4}, lambda day: day),
     "gaps": ({"hole": True}, lambda day: day),
-    "late": ({}, lambda day: changed(day, "counts", lambda *_: False, lambda kind, k: k % 20 == 0)),
+    "late": ({}, late),
     "nulls": ({}, lambda day: changed(day, "session_id", lambda *_: None, lambda kind, k: kind == "click" and k % 2)),
     "categories": ({}, lambda day: changed(day, "country", lambda *_: "XX", lambda kind, k: k % 3 == 0)),
     "orphans": ({}, lambda day: changed(day, "request_id", lambda old, k: f"x{k}", lambda kind, k: kind == "click" and k % 2)),
@@ -142,6 +148,17 @@ def test_a_day_that_is_whole_passes_every_check(good):
     report = check(good)
     assert report.rows == ROWS
     assert {one.name: one.status for one in report.checks} == dict.fromkeys(FAULTS, "ok")
+
+
+def test_where_another_system_answers_clicks_follow_what_was_seen(tmp_path):
+    def without_answers(day):
+        found = events_of(day)
+        return without(found, [kind != "answer" for kind in found["type"]])
+
+    found = {one.name: one for one in check(make_lake(tmp_path, of_day=without_answers)).checks}
+    assert found["orphans"].status == "ok"
+    stray = make_lake(tmp_path / "stray", FAULTS["orphans"][1], of_day=without_answers)
+    assert {one.name: one for one in check(stray).checks}["orphans"].status == "failed"
 
 
 @pytest.mark.parametrize("name", FAULTS)

@@ -60,11 +60,10 @@ def gaps(day: Day) -> Check:
 
 
 def late(day: Day) -> Check:
-    """Events that came so late that no feature counts them."""
-    count = int(pc.sum(pc.invert(day.events["counts"])).as_py() or 0)
-    share = count / max(1, day.events.num_rows)
-    wrong = [f"{count:,} events came too late to count in features"] if share > LATE_MAX else []
-    return verdict("late", day.events.num_rows, wrong, share, LATE_MAX, f"{share:.1%} came too late to count")
+    """Events that came in on the day, and so late that no feature counts them: when they happened is a day whose report is written."""
+    share = day.too_late / max(1, day.came)
+    wrong = [f"{day.too_late:,} events came too late to count in features ({share:.0%} of what came in)"] if share > LATE_MAX else []
+    return verdict("late", day.came, wrong, share, LATE_MAX, f"{share:.1%} came too late to count")
 
 
 def nulls(day: Day) -> Check:
@@ -101,7 +100,7 @@ def categories(day: Day) -> Check:
 
 
 def orphans(day: Day) -> Check:
-    """Clicks that name an answer which there is not, or an item that nobody reported as seen."""
+    """Clicks that name an answer which there is not, nor anything that was seen of it, or an item that nobody reported as seen."""
     clicks = day.events.filter(pc.and_(pc.equal(day.events["type"], "click"), pc.is_valid(day.events["request_id"])))
     if clicks.num_rows < CLICKS_MIN:
         return Check("orphans", NONE, 0.0, ORPHANS_MAX, "hardly any click names an answer")

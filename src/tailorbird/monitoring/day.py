@@ -82,7 +82,9 @@ class Day:
         until: up to where the day is over, microseconds: the checks of a day that goes on look no further.
         before: the profiles of the seven days before on which people did something, the newest first.
         newest_before: the newest day before on which they did, however long ago.
-        answered: request ids of answers of this day and the one before.
+        came, too_late: events that came in on the day, whenever they happened; how many of them no feature counts for that.
+        answered: request ids of answers of this day and the one before; where there are none, since another system gave them, of what
+            was reported as seen.
         repeats: how many repeats of the day's events the router or the lake dropped.
         refused: reason → rows that were refused on the day.
         taken: rows that came in with these and were not refused; those of imports happened on other days.
@@ -95,6 +97,8 @@ class Day:
     profile: Profile
     before: tuple[Profile, ...]
     newest_before: int | None = None
+    came: int = 0
+    too_late: int = 0
     answered: frozenset[str] = frozenset()
     repeats: int = 0
     refused: dict[str, int] = field(default_factory=dict)
@@ -124,7 +128,10 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
     needed = list(dict.fromkeys(("type", "ts", "agent", "person", "timeless", *CATEGORIES, *NULLABLE)))
     earlier = (Profile.of(_events(lake, before, needed), before) for before in range(number - 1, number - 1 - HISTORY_DAYS, -1))
     before = tuple(profile for profile in earlier if profile.rows)
-    answers = lake.table("events", ["request_id"], _between(start - DAY, start + DAY) & (ds.field("type") == "answer"))
+    said = ds.field("type").isin(("answer", "impression")) & ds.field("request_id").is_valid()
+    shown = lake.table("events", ["type", "request_id"], _between(start - DAY, start + DAY) & said)
+    answers = shown.filter(pc.equal(shown["type"], "answer"))
+    came = lake.table("events", ["counts"], _between(start, until, "received_at") & ~ds.field("timeless"))["counts"]
     missing, repeated = _accounted(lake, events, start)
     refused, taken = _refused(lake, events, start)
     return Day(
@@ -134,7 +141,9 @@ def load_day(lake: Lake, number: int, now: int) -> Day:
         Profile.of(events, number),
         before,
         newest_before=before[0].number if before else _newest_day(lake, number - HISTORY_DAYS),
-        answered=frozenset(answers["request_id"].to_pylist()),
+        came=len(came),
+        too_late=len(came) - int(pc.sum(came).as_py() or 0),
+        answered=frozenset((answers if answers.num_rows else shown)["request_id"].to_pylist()),
         repeats=_repeats(lake, events),
         refused=refused,
         taken=taken,

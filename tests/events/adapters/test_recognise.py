@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tailorbird.errors import InputError
-from tailorbird.events.adapters import look_in, recognise
+from tailorbird.events.adapters import FORMATS, look_in, recognise
+from tailorbird.events.adapters.files import find_files
 
 SAMPLES = [
     ("i.csv", "USER_ID,ITEM_ID,TIMESTAMP\n1,2,3\n", "personalize"),
@@ -51,6 +52,13 @@ def test_files_without_a_suffix_count_only_where_they_are_exports(tmp_path: Path
     loaded.write_bytes(gzip.compress(b"shop" + b"\t" * 130 + b"\n"))
     assert look_in(loaded.parent) == [loaded]
     assert recognise([loaded]) == "snowplow"
+    archived = tmp_path / "segment-logs" / "source" / "1450214400000" / "1450214400000.1.19.5.gz"
+    archived.parent.mkdir(parents=True)
+    archived.write_bytes(gzip.compress(b'{"type": "track", "event": "Product Clicked", "userId": "u", "messageId": "m"}\n'))
+    (tmp_path / "segment-logs" / "old.log.gz").write_bytes(gzip.compress(b"not this one"))
+    assert look_in(tmp_path / "segment-logs") == [archived]
+    assert recognise([archived]) == "segment"
+    assert archived in find_files(tmp_path / "segment-logs", FORMATS["segment"][1])
 
 
 def test_nothing_to_look_at(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def look_in(path: Path) -> list[Path]:
 def _might_be_read(file: Path) -> bool:
     if bare_suffix(file) in _SUFFIXES:
         return not file.name.lower().startswith("readme")
-    return has_no_suffix(file) and _is_export(file)
+    return (has_no_suffix(file) or file.suffix == ".gz") and _is_export(file)
 
 
 def _is_export(file: Path) -> bool:
@@ -132,4 +132,4 @@ def _is_export(file: Path) -> bool:
             head = stream.read(_HEAD)
     except DAMAGED:
         return True  # by its name it was packed: whoever reads it says what is wrong
-    return b"\x00" not in head and _format_of(file) in ("ga4", "snowplow")
+    return b"\x00" not in head and _format_of(file) in ("ga4", "segment", "snowplow")

@@ -25,14 +25,14 @@ import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
 from tailorbird.events.adapters.fields import as_record, context_of, kept, needed_text, record_at, records_at, slug, text_at, time_of_text
-from tailorbird.events.adapters.files import read_records
+from tailorbird.events.adapters.files import NO_SUFFIX, read_records
 from tailorbird.events.adapters.products import product_events, with_numbers
 from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Context, Event
 from tailorbird.events.plan import MERGED_INTO
 
 FORMAT = "segment"
-PATTERNS = ("*.jsonl", "*.ndjson", "*.json")
+PATTERNS = ("*.jsonl", "*.ndjson", "*.json", "*.gz", NO_SUFFIX)  # its S3 archive has segment-logs/SOURCE/DAY/NAME.gz
 
 _TYPES = {
     "products_searched": "search",

@@ -428,12 +428,15 @@ def test_who_reads_a_table_that_cannot_be_opened_is_told_what_mends_it(base, tmp
         assert Path(told.value.where).name == name
 
 
-def test_the_role_does_not_begin_a_ledger_anew_beside_tables(base, tmp_path: Path) -> None:
-    """It would know the newest commit of each table alone, and `lake repair` find no way on."""
+@pytest.mark.parametrize("others", [0, 1, 3])
+def test_the_role_does_not_begin_a_ledger_anew_beside_tables(base, others: int, tmp_path: Path) -> None:
+    """It would know the newest commit of each table alone, and `lake repair` find no way on; with commits of others behind them as well."""
     _, whole = base
     shutil.copytree(whole, tmp_path / "site")
     project = Site(tmp_path / "site").project
     lake, before = project.paths.lake, _content(project)
+    for _ in range(others):
+        write_deltalake(lake / "events", DeltaTable(lake / "events").to_pyarrow_table().slice(0, 1), mode="append")
     (lake / "ledger.jsonl").unlink()
     for _ in range(2):
         with pytest.raises(DamageError, match="the ledger is missing, and tables have rows") as told:

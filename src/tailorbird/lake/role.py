@@ -89,7 +89,8 @@ class LakeRole:
         self._lock = hold(self._path / "ledger.jsonl", clock)
         try:
             if ledger_is_lost(self._path):
-                raise DamageError("the ledger is missing, and tables have rows", where=str(self._path / "ledger.jsonl"), fix=LEDGER_LOST)
+                fix = LEDGER_LOST if isinstance(self._path, Path) else "restore it: a bucket has versions of its objects"
+                raise DamageError("the ledger is missing, and tables have rows", where=str(self._path / "ledger.jsonl"), fix=fix)
             self._ledger = Ledger(self._path / "ledger.jsonl", writer=True)
             self._positions = load_positions(self._path)
             self._believed: set[tuple[str, str]] = set()  # tables and logs whose positions were held against the log's end

@@ -23,7 +23,7 @@ from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
 from tailorbird.lake import durable
 from tailorbird.lake.delta import checkpoint_path, commit_path
-from tailorbird.lake.foreign import torn
+from tailorbird.lake.foreign import FOREIGN, torn
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import delta_table
 from tailorbird.lake.positions import Positions, load_positions, store_positions
@@ -109,11 +109,15 @@ def _of_table(path: Path, table: str, logs: Collection[str]) -> list[Line]:
     for version in versions[1:] if versions[0] else versions:
         data = commit_path(path, version).read_bytes()
         if (fault := torn(data, version)) is not None:
-            if version == versions[-1] and version:
-                break  # which the role sets aside
+            if version and (version == versions[-1] or _are_of_others(path, [each for each in versions if each >= version])):
+                break  # what is set aside once there is a ledger
             raise ValueError(f"version {version} of table {table} {fault}")
         lines.append(_of_commit(path, table, version, data))
     return lines
+
+
+def _are_of_others(path: Path, versions: Collection[int]) -> bool:
+    return all(torn(commit_path(path, version).read_bytes(), version) == FOREIGN for version in versions)
 
 
 def _of_commit(path: Path, table: str, version: int, data: bytes) -> Line:

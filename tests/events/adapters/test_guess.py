@@ -49,6 +49,11 @@ def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
         ("user_id,plan,event_time\n1,free,2020-01-01\n2,paid,2020-01-02\n", "events", {"e": 2}),
         ("user_id,action,created_at\n1,login,2020-01-01\n2,login,2020-01-02\n", "events", {"login": 2}),
         ("user_id,created_at\n1,2020-01-01\n2,2020-01-02\n", "events", {"e": 2}),  # says nothing about them
+        ("customer_id,created_at,total\n1,2020-01-01,5\n2,2020-01-02,7\n", "events", {"e": 2}),  # an order each
+        ("user_id,query,created_at\n1,shoes,2020-01-01\n2,hats,2020-01-02\n", "events", {"e": 2}),
+        ("user_id,campaign,date\n1,a,2020-01-01\n2,b,2020-01-02\n", "events", {"e": 2}),  # a time of anything
+        ("product_id,category,price,created_at\n1,a,5,2020-01-01\n2,b,6,2020-01-02\n", "items", {}),
+        ("product_id,category,date\n1,a,2020-01-01\n2,b,2020-01-02\n", "events", {"click": 2}),
         ("user_id,product_id\n1,2\n1,3\n", "events", {"click": 2}),
         ("customer_id,product_id,invoice,date\n1,2,x,2020-01-01\n", "events", {"purchase": 1}),
         ("user,movie_id,rating,timestamp\n1,2,3.5,1500000000\n", "events", {"rating": 1}),
@@ -57,6 +62,15 @@ def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
 def test_what_kind_of_rows_a_file_holds(tmp_path: Path, text: str, kind: str, kinds: dict[str, int]) -> None:
     guess = guess_source(_csv(tmp_path, text))
     assert (guess.kind, guess.types) == (kind, kinds)
+
+
+def test_a_file_whose_name_says_what_people_did_holds_events(tmp_path: Path) -> None:
+    rows = "user_id,device,created_at\n1,phone,2020-01-01\n2,desktop,2020-01-02\n"
+    kinds = {}
+    for name in ("logins.csv", "shop-visits.csv", "customers.csv"):
+        (tmp_path / name).write_text(rows)
+        kinds[name] = guess_source(tmp_path / name).kind
+    assert kinds == {"logins.csv": "events", "shop-visits.csv": "events", "customers.csv": "users"}
 
 
 def test_a_table_of_users_is_read_as_profiles_that_do_not_claim_to_have_been_known_at_the_sign_up(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tailorbird.training.rows import load_material
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.tune import rows as tune_rows
 from tailorbird.training.validate import leaks
-from tailorbird.training.validate.leaks import dated_back, looks_ahead, of_the_ranking, repeated, too_good, users_dated_back
+from tailorbird.training.validate.leaks import dated_back, imported_back, looks_ahead, of_the_ranking, repeated, too_good
 from tailorbird.training.validate.page import write_validation
 from tailorbird.training.validate.run import NAME, ValidateSettings, holm, validate
 from tailorbird.training.validate.variants import column_groups, variants_of
@@ -207,13 +207,12 @@ def test_profiles_without_a_time_are_told_with_the_columns_that_read_them(shop, 
 
 
 class Imported:
-    """A lake of a user's profile each, imported by the day of the sign-up."""
+    """A lake of a profile each of users or items, imported by the day since which there is one."""
 
-    def __init__(self, **more):
-        of_all = {"type": "user", "ts": DAY, "ts_original": DAY, "raw_partition": "import", **more}
-        self._events = pa.Table.from_pylist(
-            [of_all | {"user_id": f"u{number}"} for number in range(30)], pa.schema([ROUTED.field(name) for name in LOOKED_AT])
-        )
+    def __init__(self, of="user", **more):
+        of_all = {"type": of, "ts": DAY, "ts_original": DAY, "raw_partition": "import", **more}
+        rows = [of_all | {f"{of}_id": f"u{number}"} for number in range(30)]
+        self._events = pa.Table.from_pylist(rows, pa.schema([ROUTED.field(name) for name in (*LOOKED_AT, "item_id")]))
 
     def exists(self, name):
         return name == "events"
@@ -222,16 +221,19 @@ class Imported:
         return self._events.select(list(columns)).filter(where)
 
 
-def test_profiles_of_users_that_are_dated_back_are_told_where_a_column_reads_them(shop):
+def test_profiles_that_were_imported_dated_back_are_told_where_a_column_reads_them(shop):
     plan = FeatureSet.from_declarations([attribute("plan", entity("user"), "plan", kind="categorical")])
-    (found,) = users_dated_back(Imported(), plan)
+    (found,) = imported_back(Imported(), plan)
     assert (found.severity, found.what) == ("look", "users")
-    assert "30 of 30 profiles are the one that was imported of its user" in found.why
+    assert "30 of 30 profiles are the one that was imported of their user" in found.why
     assert "(plan)" in found.why
-    assert users_dated_back(Imported(received_at=2 * DAY), plan) == [], "it says when it came in"
-    assert users_dated_back(Imported(raw_partition="serve-1"), plan) == [], "the door saw it come"
-    assert users_dated_back(Imported(), FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1d")])) == []
-    assert users_dated_back(Lake(shop.lake), plan) == []
+    assert imported_back(Imported(received_at=2 * DAY), plan) == [], "it says when it came in"
+    assert imported_back(Imported(raw_partition="serve-1"), plan) == [], "the door saw it come"
+    assert imported_back(Imported(), FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1d")])) == []
+    sold = FeatureSet.from_declarations([attribute("sold", entity("item"), "sold_ever", kind="numeric")])
+    assert [one.what for one in imported_back(Imported("item"), sold)] == ["items"]
+    assert imported_back(Imported(), sold) == []
+    assert imported_back(Lake(shop.lake), plan) == []
 
 
 def test_profiles_of_items_that_are_dated_back_are_told(material):

@@ -2,12 +2,14 @@
 
 Rules are few and visible: a name is looked up in a table of usual names; a value decides the unit of a time, whether a
 country is a two-letter code, and whether a file holds events (it has a time or a user and an item) or profiles (each
-row a different item or user, and no time; of users also with one, such as that of their sign-up, where nothing says what they did).
+row a different item or user, and no time, or that since which there is one and nothing that says what was done).
 """
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -44,7 +46,16 @@ _PROPERTIES: dict[str, tuple[str, ...]] = {
 }
 _TYPE_VALUES = {"addtocart": "cart", "add_to_cart": "cart", "carts": "cart", "transaction": "purchase", "order": "purchase",
                 "orders": "purchase", "buy": "purchase", "clicks": "click", "pageview": "view", "page_view": "view"}  # fmt: skip
-_OF_EVENTS = ("event_time", "event_date", "clicked_at", "occurred_at")  # times of something that was done
+_SINCE = frozenset(
+    ("created_at", "created", "created_on", "creation_date", "date_created", "signup_date", "sign_up_date", "signed_up_at",
+     "registered_at", "registration_date", "joined_at", "join_date", "date_joined", "member_since", "first_seen", "updated_at",
+     "added_at", "launch_date", "release_date", "published_at"),
+)  # fmt: skip  # since when there is somebody, or something
+_DONE = frozenset((*chain.from_iterable(_PROPERTIES.values()), *_CONTEXT["page"], *_CONTEXT["referrer"], "total", "revenue", "search"))
+_OF_EVENTS = frozenset(
+    f"{word}{ending}" for ending in ("", "s", "es")
+    for word in ("event", "order", "purchase", "transaction", "click", "view", "search", "visit", "session", "login", "email", "cart")
+)  # fmt: skip  # in the name of a file
 _EPOCH_S_MIN = 3e8  # 1979 in seconds: a smaller number is a year, a week or a date written as a number
 
 
@@ -85,8 +96,8 @@ def guess_source(file: Path) -> SourceGuess:
             where=str(file),
             fix="write the mapping by hand: see docs/how-to/import.md",
         )
-    kind = _kind(sample, roles)
-    if kind == "users" and "ts" in roles:
+    kind = _kind(sample, roles, _stem(file))
+    if kind != "events" and "ts" in roles:
         told = [entry for entry in columns if entry.column != roles["ts"]]
         why = "an attribute: what the row says was not all known then, so the profile has no time of its own"
         columns = [*told, ColumnGuess(roles["ts"], f"properties.{_slug(roles['ts'])}", why)]
@@ -142,9 +153,9 @@ def _typical(column: pa.Array) -> float | None:
     return pc.quantile(column, 0.5)[0].as_py()
 
 
-def _kind(sample: pa.RecordBatch, roles: dict[str, str]) -> str:
+def _kind(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     if "ts" in roles:
-        return "users" if _is_of_users(sample, roles) else "events"
+        return _profiles_with_a_time(sample, roles, stem) or "events"
     if "item_id" in roles and "user_id" not in roles and _is_unique(sample.column(roles["item_id"])):
         return "items"
     if "user_id" in roles and "item_id" not in roles and _is_unique(sample.column(roles["user_id"])):
@@ -152,11 +163,14 @@ def _kind(sample: pa.RecordBatch, roles: dict[str, str]) -> str:
     return "events"
 
 
-def _is_of_users(sample: pa.RecordBatch, roles: dict[str, str]) -> bool:
-    """Whether rows with a time are users with attributes, one each, and not what they did."""
-    attributes = set(sample.schema.names) - {roles.get("user_id"), roles["ts"]}
-    did = roles["ts"].lower() in _OF_EVENTS or roles.keys() - {"user_id", "ts"}
-    return "user_id" in roles and not did and bool(attributes) and _is_unique(sample.column(roles["user_id"]))
+def _profiles_with_a_time(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
+    """`users` or `items` where each row is another one with attributes, and its time that since which there is one; else nothing."""
+    id_ = "user_id" if "user_id" in roles else "item_id"
+    attributes = {name.lower() for name in sample.schema.names if name not in (roles.get(id_), roles["ts"])}
+    did = roles.keys() - {id_, "ts"} or (id_ == "user_id" and attributes & _DONE) or _OF_EVENTS & set(re.split(r"[^a-z]+", stem.lower()))
+    if did or not attributes or roles["ts"].lower() not in _SINCE or not _is_unique(sample.column(roles[id_])):
+        return ""
+    return "users" if id_ == "user_id" else "items"
 
 
 def _is_unique(column: pa.Array) -> bool:

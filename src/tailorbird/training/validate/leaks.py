@@ -137,20 +137,20 @@ def dated_back(material: Material) -> list[Finding]:
     return [Finding(LOOK, "items", why)]
 
 
-def users_dated_back(lake: Lake, features: FeatureSet) -> list[Finding]:
-    """Whether the profiles of users whose attributes features read may say more than was known at the time that they are dated to."""
-    if not features.user_attributes or not lake.exists("events"):
-        return []
-    profiles = lake.table("events", LOOKED_AT, ds.field("type") == "user")
-    count = int(np.count_nonzero(undated(profiles)))
-    if not count:
-        return []
-    read = ", ".join(features.user_attributes)
-    why = (
-        f"{count:,} of {profiles.num_rows:,} profiles are the one that was imported of its user, and nobody said when it came in: "
-        f"what features read of it ({read}) counts from the time that it is dated to, and must have been known then"
-    )
-    return [Finding(LOOK, "users", why)]
+def imported_back(lake: Lake, features: FeatureSet) -> list[Finding]:
+    """Whether profiles whose attributes features read were imported, and may say more than was known at the time that they are dated to."""
+    found = []
+    for of, read in (("user", features.user_attributes), ("item", features.item_attributes)):
+        if not read or not lake.exists("events"):
+            continue
+        profiles = lake.table("events", [*LOOKED_AT, "item_id"], ds.field("type") == of)
+        count = int(np.count_nonzero(undated(profiles, of)))
+        why = (
+            f"{count:,} of {profiles.num_rows:,} profiles are the one that was imported of their {of}, and nobody said when it came in: "
+            f"what features read of it ({', '.join(read)}) counts from the time that it is dated to, and must have been known then"
+        )
+        found += [Finding(LOOK, f"{of}s", why)] * bool(count)
+    return found
 
 
 def repeated(seen: Mapping[str, Interactions], borders: Sequence[int]) -> list[Finding]:

@@ -29,7 +29,7 @@ from tailorbird.training.rows import baselines_of
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 from tailorbird.training.tune.architectures import Ask, Heads
 from tailorbird.training.tune.rows import Ground, Part, Split, encode_splits, lay_out, told
-from tailorbird.training.validate.leaks import LEAK, Finding, dated_back, looks_ahead, of_the_ranking, repeated, too_good, users_dated_back
+from tailorbird.training.validate.leaks import LEAK, Finding, dated_back, imported_back, looks_ahead, of_the_ranking, repeated, too_good
 from tailorbird.training.validate.model import TREES, ask_of, fit_model, settings_of
 from tailorbird.training.validate.variants import Variant, variants_of
 
@@ -175,7 +175,7 @@ def validate(
     ground = lay_out(features, slot, Lake(lake), clock.now(), settings.splits, train, progress, whole=True)
     made = encode_splits(ground, features, slot, train, judged_max=settings.judged, progress=progress, evenly=True, nets=nets)
     progress("leaks", 0, 1)
-    findings = [*_found(made, ground, features, settings.seed), *users_dated_back(Lake(lake), features), *of_the_ranking(signals or {})]
+    findings = [*_found(made, ground, features, settings.seed), *imported_back(Lake(lake), features), *of_the_ranking(signals or {})]
     progress("leaks", 1, 1)
     variants = _variants(made[-1][0], features, settings, signals or {})
     ask = ask_of(train, settings.seed)

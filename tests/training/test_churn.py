@@ -240,6 +240,8 @@ def test_profiles_that_were_known_when_they_say_are_not_refused(more):
 def test_a_user_whose_profiles_are_of_several_times_says_what_was_known_when():
     assert leaking(left() + left(ts=day(50), ts_original=day(50))) == {}
     assert leaking(left() + left(ts=day(50), ts_original=day(50))[:20]) == {}, "a row for each change, and few changed"
+    of_plans = [one | {"properties": json.dumps({"plan": "gold"})} for one in left()[:10] + left(ts=day(50), ts_original=day(50))[:10]]
+    assert set(leaking(left() + of_plans)) == {"left"}, "another table is one of changes, and says nothing of this one"
 
 
 def test_events_that_were_told_apart_by_a_profile_that_was_dated_back_are_refused_too():

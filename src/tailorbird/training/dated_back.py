@@ -1,11 +1,15 @@
 """Which profiles say no more than when they are dated to, and not when anybody knew what they say.
 
 A table of users that was exported today and is imported by the day of each sign-up gives everybody one profile, valid from that day on:
-with what the table says today. Who left in the end stands in it from the beginning. Where some have profiles of several times, the table
-is one of changes, and says itself what was known when; so does a sender who was there, and whoever says when the profile came in. It is
+with what the table says today. Who left in the end stands in it from the beginning. An attribute of which some have several times is
+one of changes, and says itself what was known when; so does a sender who was there, and whoever says when the profile came in. It is
 the same with items.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,19 +18,20 @@ import pyarrow.compute as pc
 from tailorbird.lake.etl import PAST_PARTITIONS
 
 LOOKED_AT = ("type", "ts", "ts_original", "sent_at", "received_at", "user_id", "timeless", "raw_partition")
-CHANGED = 0.01  # of those who have profiles: so many of several times are no chance, but a history
+CHANGED = 0.01  # of those who have an attribute: so many of several times are no chance, but a history
 _IDS = {"user": "user_id", "item": "item_id"}
 
 
 def dated_back(events: pa.Table, of: str = "user") -> npt.NDArray[np.bool_]:
-    """The profiles that were imported with a time, of which nobody said when they came in, and of one time for each user (or item).
+    """The profiles that were imported with a time, of which nobody said when they came in, with an attribute that is no history.
 
     Args:
-        events: `LOOKED_AT` of `events.schema.ROUTED`, and the item's id for `of="item"`.
+        events: `LOOKED_AT` of `events.schema.ROUTED`, and `properties`, without which no column reads a profile; for items their id.
         of: "user" or "item".
 
     Returns:
-        Shape (n,); false for all other events, and for all where `CHANGED` of those in question have profiles of several times.
+        Shape (n,); false for all other events, and for profiles of attributes alone of which `CHANGED` of those who have them have
+        several times.
     """
     doubtful = pc.and_(pc.equal(events["type"], of), pc.is_in(events["raw_partition"], pa.array(PAST_PARTITIONS)))
     # What was imported without a time is of the import; of what says no time of arrival, the time that it is dated to stands for it.
@@ -34,10 +39,23 @@ def dated_back(events: pa.Table, of: str = "user") -> npt.NDArray[np.bool_]:
     doubtful = pc.and_(doubtful, pc.equal(pc.coalesce(events["received_at"], events["ts"]), events["ts"]))
     doubtful = pc.fill_null(pc.and_(doubtful, pc.invert(pc.fill_null(events["timeless"], False))), False)
     found = doubtful.to_numpy().astype(bool)
-    if not found.any():
-        return found
-    some = events.select([_IDS[of], "ts"]).filter(doubtful)
-    times = some.group_by(_IDS[of]).aggregate([("ts", "count_distinct")])["ts_count_distinct"]
-    if np.mean(times.to_numpy() > 1) >= CHANGED:
-        found[:] = False
+    if not found.any() or "properties" not in events.column_names:
+        return np.zeros(len(found), bool)
+    some = events.select([_IDS[of], "ts", "properties"]).filter(doubtful)
+    found[found] = _without_history(some.select([_IDS[of], "ts"]), some["properties"].to_pylist())
+    return found
+
+
+def _without_history(rows: pa.Table, properties: Sequence[str | None]) -> npt.NDArray[np.bool_]:
+    """Which rows have an attribute that hardly anybody has of several times; `rows`: whose they are, and when."""
+    having: dict[str, list[int]] = defaultdict(list)
+    for row, text in enumerate(properties):
+        for name in msgspec.json.decode(text, type=dict[str, msgspec.Raw]) if text else ():
+            having[name].append(row)
+    found = np.zeros(len(rows), bool)
+    whose, ts = rows.column_names
+    for places in having.values():
+        times = rows.take(pa.array(places)).group_by(whose).aggregate([(ts, "count_distinct")])[f"{ts}_count_distinct"]
+        if np.mean(times.to_numpy() > 1) < CHANGED:
+            found[places] = True
     return found

@@ -211,8 +211,8 @@ class Imported:
 
     def __init__(self, of="user", **more):
         of_all = {"type": of, "ts": DAY, "ts_original": DAY, "raw_partition": "import", **more}
-        rows = [of_all | {f"{of}_id": f"u{number}"} for number in range(30)]
-        self._events = pa.Table.from_pylist(rows, pa.schema([ROUTED.field(name) for name in (*LOOKED_AT, "item_id")]))
+        rows = [of_all | {f"{of}_id": f"u{number}", "properties": json.dumps({"plan": "gold", "sold_ever": 3})} for number in range(30)]
+        self._events = pa.Table.from_pylist(rows, pa.schema([ROUTED.field(name) for name in (*LOOKED_AT, "item_id", "properties")]))
 
     def exists(self, name):
         return name == "events"

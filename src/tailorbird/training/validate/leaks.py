@@ -143,7 +143,7 @@ def imported_back(lake: Lake, features: FeatureSet) -> list[Finding]:
     for of, read in (("user", features.user_attributes), ("item", features.item_attributes)):
         if not read or not lake.exists("events"):
             continue
-        profiles = lake.table("events", [*LOOKED_AT, "item_id"], ds.field("type") == of)
+        profiles = lake.table("events", [*LOOKED_AT, "item_id", "properties"], ds.field("type") == of)
         count = int(np.count_nonzero(undated(profiles, of)))
         why = (
             f"{count:,} of {profiles.num_rows:,} profiles are the one that was imported of their {of}, and nobody said when it came in: "

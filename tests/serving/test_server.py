@@ -318,6 +318,52 @@ def test_ambiguous_requests_are_refused_and_closed(start):
     assert server.http.get("/healthz").text == "ok\n"
 
 
+def offering(body: bytes, *, chunked: bool = False, to: bytes = b"h2c") -> bytes:
+    """A request as Java's client makes its first one over plain HTTP; `to`: what it offers to go on with."""
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+    head = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\nUpgrade: %s\r\n" % to
+    return _POST + length + b"\r\n" + head + b"\r\n" + (b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("to", [b"h2c", b"websocket"])
+def test_an_offer_to_upgrade_is_not_taken_up_and_its_body_is_read_as_that(start, chunked, to):
+    server = start()
+    host, port = server.url.removeprefix("http://").split(":")
+    said = offering(json.dumps(CLICK).encode(), chunked=chunked, to=to)
+    after_head = said.index(b"\r\n\r\n") + 4
+    for pieces in ([said + said + WHOLE], [said[:after_head], said[after_head:] + said[:30], said[30:], WHOLE]):
+        with socket.create_connection((host, int(port))) as peer:
+            peer.settimeout(8)
+            for piece in pieces:
+                peer.sendall(piece)
+                time.sleep(0.05)  # so that they come one by one
+            heard = heard_up_to(peer, b"ok\n")
+        assert heard.count(b"HTTP/1.1 200") == 3, heard
+        assert heard.count(b'"accepted":true') == 2, heard
+    with socket.create_connection((host, int(port))) as peer:
+        peer.settimeout(8)
+        peer.sendall(offering(WHOLE, chunked=chunked, to=to) + WHOLE)
+        heard = heard_up_to(peer, b"ok\n")
+        assert heard.startswith(b"HTTP/1.1 400"), "a body is no request, whatever stands in it"
+        assert heard.count(b"HTTP/1.1") == 2, heard
+    with socket.create_connection((host, int(port))) as peer:
+        peer.settimeout(8)
+        peer.sendall(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n" + WHOLE)
+        heard = heard_up_to(peer, b"received.")
+        assert (heard[:12], heard.count(b"HTTP/1.1")) == (b"HTTP/1.1 400", 1)
+        assert peer.recv(10_000) == b""
+
+
+def heard_up_to(peer: socket.socket, ending: bytes) -> bytes:
+    heard = b""
+    while not heard.endswith(ending):
+        more = peer.recv(10_000)
+        assert more, heard
+        heard += more
+    return heard
+
+
 def test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_again(start):
     server = start(connections_max=2)
     host, port = server.url.removeprefix("http://").split(":")

@@ -9,6 +9,7 @@ import errno
 import math
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+import httptools
 import uvicorn
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -145,10 +147,19 @@ def _nobody(data: bytes) -> bytes | None:
     return None
 
 
+def _without_offer(name: bytes, value: bytes) -> bytes:
+    """The value of a header, without the word by which `Connection` offers an upgrade."""
+    if name != b"connection":
+        return value
+    return b", ".join(word for word in map(bytes.strip, value.split(b",")) if word.lower() != b"upgrade")
+
+
 class PatientProtocol(HttpToolsProtocol):
     """Closes a connection that has not brought a whole request head in time; the body's deadline is in `serving.body`.
 
-    `turn_away` gives the whole answer to what is not to become a request at all, see `serving.turning_away`.
+    `turn_away` gives the whole answer to what is not to become a request at all, see `serving.turning_away`. An offer to speak another
+    protocol (`Upgrade: h2c`, as Java's client makes it with its first request) is not taken up, as RFC 9110, 7.8 allows: the request is
+    read as the plain one that it is. httptools ends its message at the head, and what followed would be taken for the next request.
     """
 
     deadline_s = HEADER_DEADLINE_S
@@ -159,6 +170,7 @@ class PatientProtocol(HttpToolsProtocol):
     _impatience: asyncio.TimerHandle | None = None
     _peer = ""
     _told_at = -math.inf  # when it was last turned away
+    _fed = b""  # to the parser, last
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -182,7 +194,26 @@ class PatientProtocol(HttpToolsProtocol):
             return
         if self._impatience is None and answered:
             self._expect_head()
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        self._fed = data
         super().data_received(data)
+
+    def _should_upgrade(self) -> bool:
+        return True  # so that what offers an upgrade is left to the next method, which uvicorn calls while it handles the parser's error
+
+    def handle_websocket_upgrade(self) -> None:
+        """Read a request anew without its offer to upgrade."""
+        error, method = sys.exception(), self.parser.get_method()
+        if method == b"CONNECT" or not isinstance(error, httptools.HttpParserUpgrade):  # a tunnel is no request
+            self.send_400_response("Invalid HTTP request received.")
+            return
+        head = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
+        head += [name + b": " + _without_offer(name, value) for name, value in self.headers if name != b"upgrade"]
+        rest = self._fed[error.args[0] :]
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(b"\r\n".join([*head, b"", b""]) + rest)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that asks nothing any more; what was turned away was asked too."""

@@ -9,10 +9,12 @@ from typing import Any
 from tailorbird.events.adapters.record import Record, UnreadableError
 from tailorbird.events.contract import TEXT_LENGTH_MAX, show
 from tailorbird.events.envelope import Context
+from tailorbird.events.plan import SHARED_TYPES
 
 _MICROS_MAX = 10**16  # in the year 2286
 _UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 _ABSENT = (None, "")
+_NEVER_DONE = frozenset((*SHARED_TYPES, "identify", "answer"))
 _CODE = re.compile(r"\d+[eE]\d+")  # as article numbers and postcodes are; programs write exponents with a point or a sign
 
 
@@ -136,6 +138,15 @@ def kept(values: Mapping[str, Any], without: Iterable[str] = ()) -> dict[str, An
     """The fields that say something, but for those that stand elsewhere."""
     left_out = frozenset(without)
     return {name: value for name, value in values.items() if name not in left_out and value is not None and value != ""}
+
+
+def done_type(name: str) -> str:
+    """The type of something that somebody did, by the name that another system has for it.
+
+    Whoever may name an event as they like, as visitors of a page may, must not change an item's profile by it, or merge two users: such a
+    name gets another, `item_event`, which is a type only where it is declared.
+    """
+    return f"{name}_event" if name.lower() in _NEVER_DONE else name
 
 
 def slug(name: str) -> str:

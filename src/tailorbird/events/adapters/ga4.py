@@ -26,6 +26,7 @@ from tailorbird.events.adapters.batch import BATCH_ROWS, AdapterOptions, Batch
 from tailorbird.events.adapters.fields import (
     as_record,
     context_of,
+    done_type,
     kept,
     needed_text,
     number_of,
@@ -91,7 +92,7 @@ def convert(record: Any, place: str) -> list[Event]:
     name = needed_text(row, "event_name")
     if name in LEFT_OUT:
         raise LeftOutError(name)
-    type_ = TYPES.get(name, name)
+    type_ = TYPES.get(name) or done_type(name)
     parameters = _parameters(row)
     items = [_without_unset(item) for item in _elements(row, "items")]
     if not items and type_ == "share" and parameters.get("item_id") is not None:

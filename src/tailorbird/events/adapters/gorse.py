@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
-from tailorbird.events.adapters.fields import as_record, kept, needed_text, number_of, slug, time_of_text
+from tailorbird.events.adapters.fields import as_record, done_type, kept, needed_text, number_of, slug, time_of_text
 from tailorbird.events.adapters.files import read_records
 from tailorbird.events.adapters.record import Record, UnreadableError, batches_of
 from tailorbird.events.envelope import Event
@@ -55,7 +55,7 @@ def feedback(fields: Record) -> Event:
     same = [needed_text(fields, name) for name in ("FeedbackType", "UserId", "ItemId")]
     event_id = f"gorse:{sha256(msgspec.json.encode([*same, _time(fields)])).hexdigest()[:32]}"
     name = slug(needed_text(fields, "FeedbackType"))
-    type_ = _TYPES.get(name, name)
+    type_ = _TYPES.get(name) or done_type(name)
     properties = _described(kept(fields, ("FeedbackType", "UserId", "ItemId", "Value", "Timestamp", "Updated")))
     value = number_of(fields.get("Value"))
     if value is not None and (type_ == "rating" or value != 0):

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
+from tailorbird.events.adapters.fields import done_type
 from tailorbird.events.adapters.files import read_lines
 from tailorbird.events.adapters.record import UnreadableError, batches_of, of_validation
 from tailorbird.events.contract import show
@@ -84,7 +85,7 @@ def _convert(record: _Record, ts: int | str, options: AdapterOptions) -> Iterato
         yield Event(event_id=record.id, type="answer", answer=answer, **shown)
         yield Event(event_id=f"{record.id}#impression", type="impression", **shown)
     else:
-        name = record.type or record.event
+        name = done_type(record.type or record.event)
         yield Event(event_id=record.id, type=name, ts=ts, item_id=record.item, request_id=record.ranking, properties=properties, **who)
 
 

@@ -23,7 +23,18 @@ import msgspec
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
-from tailorbird.events.adapters.fields import as_record, context_of, kept, needed_text, number_of, slug, text_at, time_since_1970, typed
+from tailorbird.events.adapters.fields import (
+    as_record,
+    context_of,
+    done_type,
+    kept,
+    needed_text,
+    number_of,
+    slug,
+    text_at,
+    time_since_1970,
+    typed,
+)
 from tailorbird.events.adapters.files import DAMAGED, open_table
 from tailorbird.events.adapters.quotes import Lines, next_row
 from tailorbird.events.adapters.record import WRONG_ROW, Record, UnreadableError, batches_of
@@ -80,7 +91,7 @@ def _interaction(row: Record, place: str) -> list[Event]:
     ts = time_since_1970(row.get("TIMESTAMP"), "$.TIMESTAMP", "seconds")
     user, item = needed_text(row, "USER_ID"), needed_text(row, "ITEM_ID")
     name = text_at(row, "EVENT_TYPE") or "click"
-    type_ = _TYPES.get(name.lower().replace(" ", ""), slug(name))
+    type_ = _TYPES.get(name.lower().replace(" ", "")) or done_type(slug(name))
     request = text_at(row, "RECOMMENDATION_ID")
     device = next((row[column] for column in _DEVICES if row.get(column)), None)
     context = context_of(device=device, country=row.get("COUNTRY"))

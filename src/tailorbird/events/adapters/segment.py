@@ -24,7 +24,18 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
-from tailorbird.events.adapters.fields import as_record, context_of, kept, needed_text, record_at, records_at, slug, text_at, time_of_text
+from tailorbird.events.adapters.fields import (
+    as_record,
+    context_of,
+    done_type,
+    kept,
+    needed_text,
+    record_at,
+    records_at,
+    slug,
+    text_at,
+    time_of_text,
+)
 from tailorbird.events.adapters.files import NO_SUFFIX, read_records
 from tailorbird.events.adapters.products import product_events, with_numbers
 from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
@@ -97,7 +108,7 @@ def _with_shared(message: Record, shared: Record) -> Record:
 
 def _track(message: Record) -> list[Event]:
     name = slug(needed_text(message, "event"))
-    type_ = _TYPES.get(name, name)
+    type_ = _TYPES.get(name) or done_type(name)
     properties = record_at(message, "properties")
     if type_ == "search" and not isinstance(properties.get("query", ""), str):
         properties = {**properties, "query": msgspec.json.encode(properties["query"]).decode()}

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from tailorbird.events.adapters.batch import AdapterOptions, Batch
-from tailorbird.events.adapters.fields import as_record, context_of, kept, number_of, record_at, slug, text_at, time_of_text
+from tailorbird.events.adapters.fields import as_record, context_of, done_type, kept, number_of, record_at, slug, text_at, time_of_text
 from tailorbird.events.adapters.files import NO_SUFFIX, read_lines
 from tailorbird.events.adapters.products import product_events, with_numbers
 from tailorbird.events.adapters.record import LeftOutError, Record, UnreadableError, batches_of
@@ -84,7 +84,7 @@ def convert(record: Any, place: str) -> list[Event]:
         names = ("se_category", "se_label", "se_property")
         value = number_of(fields.get("se_value"))
         properties = kept({**{name[3:]: fields.get(name) for name in names}, "value": value})
-        return [_event(fields, place, slug(text_at(fields, "se_action") or ""), properties)]
+        return [_event(fields, place, done_type(slug(text_at(fields, "se_action") or "")), properties)]
     if kind == "unstruct":
         return _self_describing(fields, place)
     raise UnreadableError(
@@ -109,12 +109,12 @@ def _self_describing(fields: Record, place: str) -> list[Event]:
         return product_events(
             _event(fields, place, "cart" if name == "add_to_cart" else name, {}), [product], ("sku",), "$.unstruct_event.data.data"
         )
-    return [_event(fields, place, slug(name), with_numbers(kept(data)))]
+    return [_event(fields, place, done_type(slug(name)), with_numbers(kept(data)))]
 
 
 def _ecommerce_action(fields: Record, place: str, data: Record) -> list[Event]:
     action = text_at(data, "type", "$.unstruct_event.data.data") or ""
-    type_ = _ACTIONS.get(action, slug(action))
+    type_ = _ACTIONS.get(action) or done_type(slug(action))
     properties = kept({"list": data.get("name")})
     products: list[Record] = []
     for name, entity in _entities(fields):

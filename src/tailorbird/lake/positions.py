@@ -11,6 +11,7 @@ it are committed, synced, and were read back and compared with the ledger. Logs 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -19,8 +20,6 @@ from tailorbird.lake import durable
 from tailorbird.lake.ledger import Ledger
 from tailorbird.places import Place
 from tailorbird.stream.released import FILE, sealed, unsealed
-
-LEDGER_LOST = "restore it from a copy; else tailorbird lake repair writes a new one from the tables' own logs, where these are whole"
 
 
 class Positions(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,7 +50,14 @@ def no_ledger(lake: Place) -> NotReadyError:
     """What to say where the ledger is not there: that there is no lake yet, or that it was lost beside what it vouches for."""
     if not (lake / FILE).exists() and not (lake / "archive" / "manifest.jsonl").exists():
         return NotReadyError("there is nothing in the lake yet", where=str(lake), fix="tailorbird import FORMAT PATH")
-    return NotReadyError("ledger.jsonl is missing, so nothing vouches for what is there", where=str(lake), fix=LEDGER_LOST)
+    return NotReadyError("ledger.jsonl is missing, so nothing vouches for what is there", where=str(lake), fix=ledger_lost(lake))
+
+
+def ledger_lost(lake: Place) -> str:
+    """What to do where the ledger is gone."""
+    if not isinstance(lake, Path):
+        return "restore it: a bucket has versions of its objects"
+    return "restore it from a copy; else tailorbird lake repair writes a new one from the tables' own logs, where these are whole"
 
 
 def positions_lost(lake: Place, ledger: Ledger, archived: Mapping[str, int]) -> bool:

@@ -28,7 +28,7 @@ from tailorbird.lake.feeds import ROUTED, Feeds, read_some
 from tailorbird.lake.lake import Lake
 from tailorbird.lake.lease import hold
 from tailorbird.lake.ledger import Ledger
-from tailorbird.lake.positions import LEDGER_LOST, load_positions, store_positions
+from tailorbird.lake.positions import ledger_lost, load_positions, store_positions
 from tailorbird.lake.rewriting import Rewriting
 from tailorbird.lake.tables import TABLES
 from tailorbird.lake.vacuum import KEEP_US, Vacuumed
@@ -89,8 +89,8 @@ class LakeRole:
         self._lock = hold(self._path / "ledger.jsonl", clock)
         try:
             if ledger_is_lost(self._path):
-                fix = LEDGER_LOST if isinstance(self._path, Path) else "restore it: a bucket has versions of its objects"
-                raise DamageError("the ledger is missing, and tables have rows", where=str(self._path / "ledger.jsonl"), fix=fix)
+                where, fix = str(self._path / "ledger.jsonl"), ledger_lost(self._path)
+                raise DamageError("the ledger is missing, and tables have rows", where=where, fix=fix)
             self._ledger = Ledger(self._path / "ledger.jsonl", writer=True)
             self._positions = load_positions(self._path)
             self._believed: set[tuple[str, str]] = set()  # tables and logs whose positions were held against the log's end

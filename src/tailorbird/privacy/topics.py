@@ -90,8 +90,9 @@ def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) 
     write_private(marked, b"")  # before the marker, which this machine would take for another's otherwise
     try:
         emptied.mark(stream.cluster, again=again)
-    except NotReadyError:  # it is another's
-        marked.unlink(missing_ok=True)
+    except BaseException as error:  # there is none, or it is another's: a later erasure here would take that away
+        if not again or isinstance(error, NotReadyError):
+            marked.unlink(missing_ok=True)
         raise
     faults.at("erase.marked")
     try:

@@ -53,7 +53,8 @@ def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
         ("user_id,query,created_at\n1,shoes,2020-01-01\n2,hats,2020-01-02\n", "events", {"e": 2}),
         ("user_id,campaign,date\n1,a,2020-01-01\n2,b,2020-01-02\n", "events", {"e": 2}),  # a time of anything
         ("product_id,category,price,created_at\n1,a,5,2020-01-01\n2,b,6,2020-01-02\n", "items", {}),
-        ("product_id,category,date\n1,a,2020-01-01\n2,b,2020-01-02\n", "events", {"click": 2}),
+        ("article_id,title,type,date\n1,a,news,2020-01-01\n2,b,blog,2020-01-02\n", "items", {}),  # nobody did anything
+        ("article_id,session_id,date\n1,a,2020-01-01\n2,b,2020-01-02\n", "events", {"click": 2}),
         ("user_id,product_id\n1,2\n1,3\n", "events", {"click": 2}),
         ("customer_id,product_id,invoice,date\n1,2,x,2020-01-01\n", "events", {"purchase": 1}),
         ("user,movie_id,rating,timestamp\n1,2,3.5,1500000000\n", "events", {"rating": 1}),

@@ -56,6 +56,10 @@ _OF_EVENTS = frozenset(
     f"{word}{ending}" for ending in ("", "s", "es")
     for word in ("event", "order", "purchase", "transaction", "click", "view", "search", "visit", "session", "login", "email", "cart")
 )  # fmt: skip  # in the name of a file
+_OF_PROFILES = {
+    "ts": "an attribute: what the row says was not all known then, so the profile has no time of its own",
+    "type": "an attribute of the profile",
+}
 _EPOCH_S_MIN = 3e8  # 1979 in seconds: a smaller number is a year, a week or a date written as a number
 
 
@@ -97,11 +101,9 @@ def guess_source(file: Path) -> SourceGuess:
             fix="write the mapping by hand: see docs/how-to/import.md",
         )
     kind = _kind(sample, roles, _stem(file))
-    if kind != "events" and "ts" in roles:
-        told = [entry for entry in columns if entry.column != roles["ts"]]
-        why = "an attribute: what the row says was not all known then, so the profile has no time of its own"
-        columns = [*told, ColumnGuess(roles["ts"], f"properties.{_slug(roles['ts'])}", why)]
-        del roles["ts"]
+    for role in [role for role in ("ts", "type") if role in roles and kind != "events"]:
+        name = roles.pop(role)
+        columns = [*(one for one in columns if one.column != name), ColumnGuess(name, f"properties.{_slug(name)}", _OF_PROFILES[role])]
     if kind == "events" and "ts" not in roles and not ("item_id" in roles and {"user_id", "anonymous_id"} & roles.keys()):
         raise InputError(
             "its rows are no events (a user and an item, or a time) and no profiles (each a different item or user);"
@@ -164,13 +166,15 @@ def _kind(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
 
 
 def _profiles_with_a_time(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
-    """`users` or `items` where each row is another one with attributes, and its time that since which there is one; else nothing."""
-    id_ = "user_id" if "user_id" in roles else "item_id"
-    attributes = {name.lower() for name in sample.schema.names if name not in (roles.get(id_), roles["ts"])}
-    did = roles.keys() - {id_, "ts"} or (id_ == "user_id" and attributes & _DONE) or _OF_EVENTS & set(re.split(r"[^a-z]+", stem.lower()))
-    if did or not attributes or roles["ts"].lower() not in _SINCE or not _is_unique(sample.column(roles[id_])):
+    """`items` where each row is another and there is nobody, `users` where each is another with attributes and a time since which there is
+    one; else nothing."""
+    if not roles.keys() & {"user_id", "anonymous_id"}:  # nobody did anything
+        return "items" if _is_unique(sample.column(roles["item_id"])) else ""
+    attributes = {name.lower() for name in sample.schema.names if name not in (roles.get("user_id"), roles["ts"])}
+    did = roles.keys() - {"user_id", "ts"} or attributes & _DONE or _OF_EVENTS & set(re.split(r"[^a-z]+", stem.lower()))
+    if did or not attributes or roles["ts"].lower() not in _SINCE or not _is_unique(sample.column(roles["user_id"])):
         return ""
-    return "users" if id_ == "user_id" else "items"
+    return "users"
 
 
 def _is_unique(column: pa.Array) -> bool:

@@ -1,5 +1,6 @@
 """The serve process as a whole: it starts, takes events, swaps bundles under load, stops cleanly, and stays light."""
 
+import contextlib
 import json
 import os
 import signal
@@ -353,6 +354,44 @@ def test_an_offer_to_upgrade_is_not_taken_up_and_its_body_is_read_as_that(start,
         heard = heard_up_to(peer, b"received.")
         assert (heard[:12], heard.count(b"HTTP/1.1")) == (b"HTTP/1.1 400", 1)
         assert peer.recv(10_000) == b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        WHOLE[:-2] + b"x: a\r\n" * 300_000,
+        WHOLE[:-2] + b"x: " + b"a" * 3_000_000,  # without an end
+        b"GET /" + b"a" * 3_000_000,
+        WHOLE[:-2] + b"".join(b"x%d: %s\r\n" % (number, b"a" * 1_000) for number in range(100)) + b"\r\n",
+        WHOLE[:-2] + b"x: a\r\n" * 250 + b"\r\n" + WHOLE,
+    ],
+    ids=["many lines", "a long line", "a long address", "large", "a few too many"],
+)
+def test_a_head_of_a_request_is_no_larger_than_that_of_honest_ones(start, head):
+    server = start()
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as peer:
+        peer.settimeout(8)
+        with contextlib.suppress(OSError):  # closed while we send
+            peer.sendall(head)
+        heard = b""
+        with contextlib.suppress(ConnectionResetError):
+            while more := peer.recv(10_000):
+                heard += more
+    assert heard.startswith(b"HTTP/1.1 400") or not heard, heard
+    assert heard.count(b"HTTP/1.1") <= 1, heard
+    assert server.http.get("/healthz", headers={"cookie": "a" * 30_000, "x": "b"}).text == "ok\n"
+
+
+def test_many_offers_at_once_are_read_one_by_one(start):
+    server = start()
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as peer:
+        peer.settimeout(20)
+        peer.sendall(offering(b"{}") * 3_000 + WHOLE)
+        heard = heard_up_to(peer, b"ok\n")
+    assert heard.count(b"HTTP/1.1 400") == 3_000
+    assert heard.count(b"HTTP/1.1") == 3_001
 
 
 def heard_up_to(peer: socket.socket, ending: bytes) -> bytes:

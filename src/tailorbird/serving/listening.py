@@ -34,6 +34,7 @@ STOP_S = 0.3  # for answers under way
 HEADER_DEADLINE_S = 10.0
 REFUSED_DEADLINE_S = 1.0
 CONNECTIONS_MAX = 4_096
+HEAD_BYTES_MAX, HEADERS_MAX = 1 << 16, 200  # more than browsers send and proxies add
 
 
 def bind(host: str, port: int, *, asked: bool) -> socket.socket:
@@ -155,7 +156,8 @@ def _without_offer(name: bytes, value: bytes) -> bytes:
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection that has not brought a whole request head in time; the body's deadline is in `serving.body`.
+    """Closes a connection that has not brought a whole request head in time, or a very large one; what holds for bodies is in
+    `serving.body`.
 
     `turn_away` gives the whole answer to what is not to become a request at all, see `serving.turning_away`. An offer to speak another
     protocol (`Upgrade: h2c`, as Java's client makes it with its first request) is not taken up, as RFC 9110, 7.8 allows: the request is
@@ -170,7 +172,9 @@ class PatientProtocol(HttpToolsProtocol):
     _impatience: asyncio.TimerHandle | None = None
     _peer = ""
     _told_at = -math.inf  # when it was last turned away
-    _fed = b""  # to the parser, last
+    _fed = _again = b""  # to the parser, last; what is to be fed next
+    _head_bytes = 0  # of the head that is being read
+    _awaited_bytes = 0  # that came since it began, without its end
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -197,8 +201,31 @@ class PatientProtocol(HttpToolsProtocol):
         self._feed(data)
 
     def _feed(self, data: bytes) -> None:
-        self._fed = data
-        super().data_received(data)
+        awaited = self._impatience is not None
+        self._again = data
+        while self._again:
+            self._fed, self._again = self._again, b""
+            super().data_received(self._fed)
+        # Of a line that does not end nothing is told before its end.
+        self._awaited_bytes = self._awaited_bytes + len(data) if awaited and self._impatience is not None else 0
+        if self._awaited_bytes > 2 * HEAD_BYTES_MAX and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too large.")
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value))
+        if len(self.headers) >= HEADERS_MAX:
+            raise ValueError("too many headers")
+        super().on_header(name, value)
+
+    def _count_head(self, size: int) -> None:
+        """Count what a head has brought; what is raised in here is a 400."""
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise ValueError("the head is too large")
 
     def _should_upgrade(self) -> bool:
         return True  # so that what offers an upgrade is left to the next method, which uvicorn calls while it handles the parser's error
@@ -213,7 +240,7 @@ class PatientProtocol(HttpToolsProtocol):
         head += [name + b": " + _without_offer(name, value) for name, value in self.headers if name != b"upgrade"]
         rest = self._fed[error.args[0] :]
         self.parser = httptools.HttpRequestParser(self)
-        self._feed(b"\r\n".join([*head, b"", b""]) + rest)
+        self._again = b"\r\n".join([*head, b"", b""]) + rest
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that asks nothing any more; what was turned away was asked too."""
@@ -227,7 +254,7 @@ class PatientProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def on_message_begin(self) -> None:
-        self._between = False
+        self._between, self._head_bytes = False, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:

@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.batch import AdapterOptions, Batch, encode_event, in_batches, known_by_content
 from tailorbird.events.adapters.columns import column_names, mostly, read_columns
+from tailorbird.events.adapters.fields import done_type
 from tailorbird.events.adapters.record import unread_row
 from tailorbird.events.contract import NUMBERS
 from tailorbird.events.envelope import Context, Event
@@ -212,7 +213,7 @@ def _types(batch: pa.RecordBatch, source: Source) -> Any:
     if isinstance(source.type, str):
         return repeat(source.type, batch.num_rows)
     values = source.type.values
-    return [values.get(text, text) for text in _texts(batch, source.type.column)]
+    return [values.get(text) or (text and done_type(text)) for text in _texts(batch, source.type.column)]
 
 
 def _times(batch: pa.RecordBatch, name: str | None, source: Source) -> Any:

@@ -16,7 +16,7 @@ from tailorbird.events.envelope import Event
 
 ONE_EACH = frozenset(("click", "view", "cart", "purchase", "like", "dislike", "hide", "share", "rating"))
 _NEED_ITEM = ONE_EACH - {"view", "purchase"}
-_COPIES_BYTES_MAX = 1 << 18  # of what the products of one event share
+_COPIES_BYTES_MAX = 1 << 19  # of what the products of one event share: its ids and context too, which the contract bounds only later
 
 
 def product_events(base: Event, products: list[Record], ids: tuple[str, ...], path: str) -> list[Event]:
@@ -41,11 +41,9 @@ def product_events(base: Event, products: list[Record], ids: tuple[str, ...], pa
     if len(named) > ITEMS_MAX:
         raise UnreadableError("too_large", path, f"expected at most {ITEMS_MAX} products, got {len(named)}")
     if base.type in ONE_EACH or (base.type != "impression" and len(named) == 1):
-        copies = (len(named) - 1) * len(msgspec.json.encode(base.properties))
-        if copies > _COPIES_BYTES_MAX:  # or a small body would become a very large one
-            raise UnreadableError(
-                "too_large", path, f"so many products with {len(msgspec.json.encode(base.properties))} bytes of properties each"
-            )
+        shared = len(msgspec.json.encode(base))
+        if (len(named) - 1) * shared > _COPIES_BYTES_MAX:  # or a small body would become a very large one
+            raise UnreadableError("too_large", path, f"so many products with {shared} bytes each of ids, context and properties")
         return [_one(base, item, product, ids, index) for item, (index, product) in zip(named, numbered, strict=True)]
     return [msgspec.structs.replace(base, items=list(dict.fromkeys(named)))]
 

@@ -35,6 +35,7 @@ HEADER_DEADLINE_S = 10.0
 REFUSED_DEADLINE_S = 1.0
 CONNECTIONS_MAX = 4_096
 HEAD_BYTES_MAX, HEADERS_MAX = 1 << 16, 200  # more than browsers send and proxies add
+PIPELINED_MAX = 64  # requests of a connection that wait for the answers before theirs
 
 
 def bind(host: str, port: int, *, asked: bool) -> socket.socket:
@@ -259,6 +260,8 @@ class PatientProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._calm()
+        if len(self.pipeline) >= PIPELINED_MAX:
+            raise ValueError("too many requests at once")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -25,6 +25,7 @@ HealthHost = Annotated[str, Parameter(help="address of that port; anything but t
 _WIDTH_OF_FILES = 240  # columns of a table that is written to a file or a pipe
 
 Report = Callable[[str, int, int | None], None]
+_OBEYED = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -65,7 +66,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def show(value: object) -> str:
-    """A value in a table: numbers with separators, nothing for None."""
+    """A value in a table: numbers with separators, nothing for None, and of what others wrote nothing that a terminal obeys."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -74,7 +75,7 @@ def show(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
-    return str(value)
+    return str(value).translate(_OBEYED)
 
 
 @contextmanager

@@ -1,0 +1,19 @@
+"""What the commands print of what others wrote."""
+
+import pytest
+
+from tailorbird.cli.output import print_table, show
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("a\x1b]0;b\x07\x9b2J\x7f", "a\\x1b]0;b\\x07\\x9b2J\\x7f"), ("Å\tb\nc", "Å\tb\nc"), (None, ""), (1234, "1,234")]
+)
+def test_nothing_is_shown_that_a_terminal_obeys(value: object, shown: str) -> None:
+    assert show(value) == shown
+
+
+def test_a_table_escapes_what_stands_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("Refused", ["type"], [("view\x1b[2J",)])
+    told = capsys.readouterr().out
+    assert "view\\x1b[2J" in told
+    assert "\x1b" not in told

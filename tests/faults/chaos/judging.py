@@ -144,7 +144,7 @@ def count_rest(project: Project, verdict: Verdict) -> None:
         verdict.named_by = "lake verify"
     if others:
         return  # what is damaged is not read
-    persons = wrong_persons(Lake(project.paths.lake).events())
+    persons = wrong_persons(project)
     state = unequal_state(project)
     verdict.unequal += len(state) + len(persons)
     verdict.notes += state + persons[:5]

@@ -244,6 +244,15 @@ def test_a_user_whose_profiles_are_of_several_times_says_what_was_known_when():
     assert set(leaking(left() + of_plans)) == {"left"}, "another table is one of changes, and says nothing of this one"
 
 
+def test_an_attribute_that_nobody_has_twice_does_not_make_its_row_one_without_history():
+    """As why somebody left, which stands in the last row of a history alone; `left` stands in all, and a country is read by no column."""
+    more = {"why": "too dear", "country": "NO"}
+    last = [one | {"properties": json.dumps(json.loads(one["properties"]) | more)} for one in left(ts=day(50), ts_original=day(50))]
+    assert leaking(left() + last) == {}
+    both = declared(lambda user: (with_left(user), attribute("why", user, "why", kind="categorical")))
+    assert set(leaking(left() + last, both)) == {"why"}
+
+
 def test_events_that_were_told_apart_by_a_profile_that_was_dated_back_are_refused_too():
     """What the router kept with each purchase of the profile is of the profile."""
 

@@ -22,8 +22,9 @@ CHANGED = 0.01  # of those who have an attribute: so many of several times are n
 _IDS = {"user": "user_id", "item": "item_id"}
 
 
-def dated_back(events: pa.Table, of: str = "user") -> npt.NDArray[np.bool_]:
-    """The profiles that were imported with a time, of which nobody said when they came in, with an attribute that is no history.
+def dated_back(events: pa.Table, of: str = "user") -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
+    """The profiles that were imported with a time, of which nobody said when they came in, with an attribute that is no history; and which
+    attributes are none.
 
     Args:
         events: `LOOKED_AT` of `events.schema.ROUTED`, and `properties`, without which no column reads a profile; for items their id.
@@ -31,7 +32,7 @@ def dated_back(events: pa.Table, of: str = "user") -> npt.NDArray[np.bool_]:
 
     Returns:
         Shape (n,); false for all other events, and for profiles of attributes alone of which `CHANGED` of those who have them have
-        several times.
+        several times. The names of the other attributes.
     """
     doubtful = pc.and_(pc.equal(events["type"], of), pc.is_in(events["raw_partition"], pa.array(PAST_PARTITIONS)))
     # What was imported without a time is of the import; of what says no time of arrival, the time that it is dated to stands for it.
@@ -40,22 +41,37 @@ def dated_back(events: pa.Table, of: str = "user") -> npt.NDArray[np.bool_]:
     doubtful = pc.fill_null(pc.and_(doubtful, pc.invert(pc.fill_null(events["timeless"], False))), False)
     found = doubtful.to_numpy().astype(bool)
     if not found.any() or "properties" not in events.column_names:
-        return np.zeros(len(found), bool)
+        return np.zeros(len(found), bool), frozenset()
     some = events.select([_IDS[of], "ts", "properties"]).filter(doubtful)
-    found[found] = _without_history(some.select([_IDS[of], "ts"]), some["properties"].to_pylist())
-    return found
+    found[found], names = _without_history(some.select([_IDS[of], "ts"]), some["properties"].to_pylist())
+    return found, names
 
 
-def _without_history(rows: pa.Table, properties: Sequence[str | None]) -> npt.NDArray[np.bool_]:
-    """Which rows have an attribute that hardly anybody has of several times; `rows`: whose they are, and when."""
+def without(texts: pa.ChunkedArray, rows: npt.NDArray[np.bool_], names: frozenset[str]) -> pa.Array:
+    """Profiles as JSON, of some rows without the attributes that are called so."""
+    known: dict[str | None, str | None] = {None: None}
+    told = texts.filter(pa.array(rows)).to_pylist()
+    for text in told:
+        if text not in known:
+            kept = {name: value for name, value in _attributes(text).items() if name not in names}
+            known[text] = msgspec.json.encode(kept).decode()
+    return pc.replace_with_mask(texts.combine_chunks(), pa.array(rows), pa.array([known[text] for text in told], texts.type))
+
+
+_attributes = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def _without_history(rows: pa.Table, properties: Sequence[str | None]) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
+    """Which rows have an attribute that hardly anybody has of several times, and which these are; `rows`: whose they are, and when."""
     having: dict[str, list[int]] = defaultdict(list)
     for row, text in enumerate(properties):
-        for name in msgspec.json.decode(text, type=dict[str, msgspec.Raw]) if text else ():
+        for name in _attributes(text) if text else ():
             having[name].append(row)
-    found = np.zeros(len(rows), bool)
+    found, names = np.zeros(len(rows), bool), set[str]()
     whose, ts = rows.column_names
-    for places in having.values():
+    for name, places in having.items():
         times = rows.take(pa.array(places)).group_by(whose).aggregate([(ts, "count_distinct")])[f"{ts}_count_distinct"]
         if np.mean(times.to_numpy() > 1) < CHANGED:
             found[places] = True
-    return found
+            names.add(name)
+    return found, frozenset(names)

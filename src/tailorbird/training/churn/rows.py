@@ -10,7 +10,7 @@ The second is what `value(entity, t, p)` gives for t after p; here events from t
 computed, so that no order in which history was imported can bring them back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from tailorbird.ranking.churn_bundle import with_vectors
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.churn.labels import Activity, Ints
-from tailorbird.training.dated_back import LOOKED_AT, dated_back
+from tailorbird.training.dated_back import LOOKED_AT, dated_back, without
 
 Matrix = npt.NDArray[np.float32]
 Keys = npt.NDArray[np.uint64]
@@ -81,7 +81,7 @@ class People:
         self._ts = _times(events["ts"])
         self._received = _times(pc.coalesce(events["received_at"], events["ts"]))
         self._timeless = pc.fill_null(events["timeless"], False).to_numpy()
-        self._dated_back = dated_back(events)
+        self._dated_back, self._undated = dated_back(events)
         # Positions by when events came in, not by where they stand in the log: an import stands there in order of time, what was late too.
         # A profile without a time is valid from the beginning, whenever it was loaded.
         arrived = np.where(self._timeless, 0, self._received)
@@ -121,7 +121,6 @@ class People:
         """
         rng = np.random.default_rng(seed)
         found: dict[str, str] = {}
-        doubtful = [(which, why) for which, why in ((self._timeless, WITHOUT_TIME), (self._dated_back, DATED_BACK)) if which.any()]
         for origin, people in zip(origins, person, strict=True):
             some = np.sort(rng.choice(people, min(len(people), CHECKED), replace=False))
             told = self.at(some, np.full(len(some), origin, np.int64))
@@ -129,19 +128,29 @@ class People:
             cut = self._ahead(self._events, before, some, [origin])[0]
             for name, count in _differences(told, cut).items():
                 found.setdefault(name, f"of {len(some):,} people {count:,} have another value once later events are taken away")
-            for which, why in doubtful:
-                untold = self._ahead(self._untold(which), before & ~which, some, [origin])[0]
+            for events, kept, why in self._untold(before):
+                untold = self._ahead(events, kept, some, [origin])[0]
                 for name, count in _differences(cut, untold).items():
                     found.setdefault(name, f"of {len(some):,} people {count:,} {why}")
         return found
 
-    def _untold(self, profiles: Mask) -> pa.Table:
-        """The events without what was kept with them of some profiles of users."""
-        if "user_profile" not in self._events.column_names:
-            return self._events
-        whose = pc.unique(self._events["person"].filter(pa.array(profiles)))
-        kept = pc.if_else(pc.is_in(self._events["person"], whose), pa.scalar(None, pa.string()), self._events["user_profile"])
-        return self._events.set_column(self._events.column_names.index("user_profile"), "user_profile", kept)
+    def _untold(self, before: Mask) -> Iterator[tuple[pa.Table, Mask, str]]:
+        """The events without what nobody knows when it was known, with which of them to look at, and why it is left out."""
+        if self._timeless.any():
+            yield self._without_profiles(self._timeless, None), before & ~self._timeless, WITHOUT_TIME
+        if self._dated_back.any():
+            yield self._without_profiles(self._dated_back, self._undated), before, DATED_BACK
+
+    def _without_profiles(self, profiles: Mask, names: frozenset[str] | None) -> pa.Table:
+        """The events without some attributes of these profiles, or any, where they stand and where they were kept with other events."""
+        events, whose = self._events, pc.unique(self._events["person"].filter(pa.array(profiles)))
+        theirs = pc.fill_null(pc.is_in(events["person"], whose), False).to_numpy()
+        for column, rows in (("properties", profiles), ("user_profile", theirs)):
+            if column in events.column_names and (column != "properties" or names is not None):
+                place, texts = events.column_names.index(column), events[column]
+                kept = without(texts, rows, names) if names is not None else pc.if_else(pa.array(rows), pa.scalar(None, pa.string()), texts)
+                events = events.set_column(place, column, kept)
+        return events
 
     def _before(self, origin: int) -> Mask:
         return self._timeless | ((self._ts < origin) & (self._received <= origin))

@@ -88,3 +88,11 @@ def make_shop(folder: Path) -> Path:
     version = must_json("-C", folder, "train", "--quick")["version"]
     must("-C", folder, "models", "promote", version, "--why", "small on purpose, so the gate may not like it")
     return folder
+
+
+def small_shop(folder: Path) -> Path:
+    """A project with five days of a simulated shop in its lake."""
+    must("init", folder)
+    must("-C", folder, "simulate", "--days", 5, "--users", 500, "--items", 120, "--out", folder / "history.jsonl")
+    must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
+    return folder

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.cli.kit import environment, must, must_json, refused, tailorbird
+from tests.cli.kit import environment, must_json, refused, small_shop, tailorbird
 from tests.training.test_train import HOME, Shop
 
 from tailorbird.errors import ConfigError, LockedError, NotReadyError, UsageError
@@ -247,11 +247,7 @@ def test_the_page_has_history_importance_and_parallel_coordinates(report, tmp_pa
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "shop"
-    must("init", folder)
-    must("-C", folder, "simulate", "--days", 5, "--users", 500, "--items", 120, "--out", folder / "history.jsonl")
-    must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
-    return folder
+    return small_shop(tmp_path_factory.mktemp("cli") / "shop")
 
 
 WORDS = ("tune", "--quick", "--splits", 2, "--seeds", 1, "--trials", 6, "--as-of", "latest")

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from tests.cli.kit import must, must_json, refused, tailorbird
+from tests.cli.kit import must, must_json, refused, small_shop, tailorbird
 from tests.training.test_train import HOME, Shop
 
 from tailorbird.errors import UsageError
@@ -159,11 +159,7 @@ def test_columns_that_only_nets_see_have_groups_and_can_be_left_out(shop):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cli") / "shop"
-    must("init", folder)
-    must("-C", folder, "simulate", "--days", 5, "--users", 500, "--items", 120, "--out", folder / "history.jsonl")
-    must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
-    return folder
+    return small_shop(tmp_path_factory.mktemp("cli") / "shop")
 
 
 WORDS = ("validate", "--quick", "--splits", 1, "--no-variants", "--as-of", "latest")

@@ -12,7 +12,6 @@ What the table has rows of comes first, then a line that says so, then the rest.
 
 import hashlib
 import json
-import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,9 +20,8 @@ import pyarrow as pa
 
 from tailorbird.errors import DamageError
 from tailorbird.events.clock import Clock
-from tailorbird.lake import durable
+from tailorbird.lake import durable, foreign
 from tailorbird.lake.delta import checkpoint_path, commit_path
-from tailorbird.lake.foreign import FOREIGN, torn
 from tailorbird.lake.ledger import File, Ledger, Line
 from tailorbird.lake.opening import delta_table
 from tailorbird.lake.positions import Positions, load_positions, store_positions
@@ -31,7 +29,6 @@ from tailorbird.lake.tables import COMMITS, TABLES
 from tailorbird.stream.released import FILE
 
 MIRROR = "commits"
-_COMMIT = re.compile(r"(\d{20})\.json\Z")
 
 
 def lines_anew(lake: Path) -> list[Line]:
@@ -96,28 +93,19 @@ def _logs(lake: Path) -> Collection[str]:
     return {"routed", "ledger", *(log for logs in (positions.tables.values() if positions is not None else ()) for log in logs)}
 
 
-def _versions(path: Path) -> list[int]:
-    log = path / "_delta_log"
-    return sorted(int(match[1]) for entry in log.iterdir() if (match := _COMMIT.match(entry.name))) if log.is_dir() else []
-
-
 def _of_table(path: Path, table: str, logs: Collection[str]) -> list[Line]:
-    versions = _versions(path)
+    versions = foreign.versions(path)
     if not versions or versions != list(range(versions[0], versions[-1] + 1)):
         raise ValueError(f"the log of table {table} is not whole")
     lines = _trimmed(path, table, versions[0], logs) if versions[0] else []
     for version in versions[1:] if versions[0] else versions:
         data = commit_path(path, version).read_bytes()
-        if (fault := torn(data, version)) is not None:
-            if version and (version == versions[-1] or _are_of_others(path, [each for each in versions if each >= version])):
+        if (fault := foreign.torn(data, version)) is not None:
+            if version and (version == versions[-1] or foreign.of_others(foreign.strange_commits(path, {}))):
                 break  # what is set aside once there is a ledger
             raise ValueError(f"version {version} of table {table} {fault}")
         lines.append(_of_commit(path, table, version, data))
     return lines
-
-
-def _are_of_others(path: Path, versions: Collection[int]) -> bool:
-    return all(torn(commit_path(path, version).read_bytes(), version) == FOREIGN for version in versions)
 
 
 def _of_commit(path: Path, table: str, version: int, data: bytes) -> Line:

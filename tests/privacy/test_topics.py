@@ -29,7 +29,7 @@ from tailorbird.router import open_router
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
 from tailorbird.stream import Block, open_writer, sqlite
-from tailorbird.stream.kafka import emptied
+from tailorbird.stream.kafka import emptied, marker
 
 pytestmark = needs_kafka
 
@@ -116,12 +116,12 @@ def test_no_message_holds_anything_of_them_and_everything_goes_on(site: Site, tm
     assert not list((elsewhere / "data" / "state").glob("*/data.mdb"))
     assert StopList.load(other.paths.data).encoded() == project.stopped().encoded()
     open_router(other.stream, other.plan, clock=CLOCK).close()
-    emptied.mark(project.stream.cluster, again=False)
+    marker.mark(project.stream.cluster, "here")
     with pytest.raises(NotReadyError, match="cut short"):
         take_in(other)
     with pytest.raises(NotReadyError, match="another erasure"):
-        emptied.mark(project.stream.cluster, again=False)
-    emptied.unmark(project.stream.cluster)
+        marker.mark(project.stream.cluster, "there")
+    assert marker.unmark(project.stream.cluster, "here")
     ours, theirs = (sorted(map(tables, each.stream.index_paths())) for each in (project, other))
     assert ours == theirs, "a router that starts elsewhere has the same tables"
 
@@ -249,6 +249,10 @@ def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(tm
         assert (told.returncode, "expected the id of a user" in told.stderr) == (2, True)
         assert "was cut short before it changed anything" in " ".join(told.stdout.split())
         open_writer(project.stream.answers("serve-2"), partition="serve-2").close()
+        assert run(project, "erase.marker=kill", user) == -9  # it made the topic, and had not said yet that it is its own
+        told = erase_command(project, "")
+        assert "was cut short before it changed anything" in " ".join(told.stdout.split())
+        open_writer(project.stream.answers("serve-2"), partition="serve-2").close()
         assert run(project, "erase.marked=kill", user) == -9
         told = erase_command(project, user)
         assert told.returncode == 0, told.stderr
@@ -256,6 +260,25 @@ def test_one_that_died_before_it_changed_anything_is_forgotten_by_the_command(tm
         with Roles(project, CLOCK) as roles:
             roles.drain()
         assert verify(project.paths.lake).clean
+
+
+def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
+    """Its machine was given up, its marker deleted by hand, and another machine erases when it comes back."""
+    with in_topics_of(tmp_path, 1, canaries=1, others=3) as site:
+        project, (user,) = site.project, site.users
+        assert not isinstance(project.stream, Path)
+        cluster = project.stream.cluster
+        assert run(project, "erase.marked=kill", user) == -9
+        emptied.delete(cluster, cluster.marker)
+        marker.mark(cluster, "another")
+        for _ in range(2):
+            told = erase_command(project, user)
+            assert (told.returncode != 0, "on the machine where it was begun" in " ".join(told.stderr.split())) == (True, True), told.stderr
+            assert "before it changed anything" not in " ".join(told.stdout.split())
+        with pytest.raises(NotReadyError, match="erased, or their erasure was cut short"):
+            open_writer(project.stream.answers("serve-2"), partition="serve-2")
+        assert marker.unmark(cluster, "another")
+        assert erase_command(project, user).returncode == 0
 
 
 def erase_command(project: Project, leavers: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from tailorbird.events.erased import FOLDER, TAKEN
 from tailorbird.privacy.journal import journal_path, write_private
 from tailorbird.router.emptying import RoutedTopics, hold_routed
 from tailorbird.stream import Block, open_reader, open_writer
-from tailorbird.stream.kafka import Cluster, KafkaLog, emptied
+from tailorbird.stream.kafka import Cluster, KafkaLog, emptied, marker
 from tailorbird.stream.kafka.emptied import Emptying
 from tailorbird.stream.kafka.logs import SHUFFLED, KafkaStream
 from tailorbird.stream.released import Released
@@ -25,7 +25,7 @@ from tailorbird.stream.released import Released
 if TYPE_CHECKING:
     from tailorbird.stream.kafka import KafkaWriter
 
-_MARKED = "marked"  # below `data/erasure`: the marker in the cluster is this machine's
+_MARKED = "marked"  # below `data/erasure`: the name under which this machine's erasure may have a marker in the cluster
 
 
 @dataclass
@@ -85,14 +85,12 @@ class Topics:
 def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) -> Iterator[Topics]:
     """All topics, for one writer; `topics` are those of an erasure that was cut short, which may have deleted some."""
     stream = KafkaStream(replace(stream.cluster, erasing=True), stream.folder)
-    marked = data / FOLDER / _MARKED
-    again = topics is not None or marked.exists()
-    write_private(marked, b"")  # before the marker, which this machine would take for another's otherwise
+    owner = _owner(data) or marker.new_owner()
+    write_private(data / FOLDER / _MARKED, owner.encode())  # first: a marker that nobody here knows of would keep all out
     try:
-        emptied.mark(stream.cluster, again=again)
-    except BaseException as error:  # there is none, or it is another's: a later erasure here would take that away
-        if not again or isinstance(error, NotReadyError):
-            marked.unlink(missing_ok=True)
+        marker.mark(stream.cluster, owner)
+    except NotReadyError:
+        (data / FOLDER / _MARKED).unlink(missing_ok=True)  # it is another's, and stays
         raise
     faults.at("erase.marked")
     try:
@@ -120,20 +118,29 @@ def hold_topics(stream: KafkaStream, data: Path, topics: list[Emptying] | None) 
 
 
 def release_left(stream: KafkaStream, data: Path) -> bool:
-    """Let others in again where an erasure of this machine died before it wrote down what it does: it had changed nothing. Whether it had.
+    """Let others in again where an erasure of this machine died before it wrote down what it does: it had changed nothing.
 
     Whoever calls it vouches that no erasure is at work here.
+
+    Returns:
+        Whether its marker stood in the cluster. Another machine's is left.
     """
-    if journal_path(data).exists() or not (data / FOLDER / _MARKED).exists():
-        return False
-    release(stream.cluster, data)
-    return True
+    return not journal_path(data).exists() and release(stream.cluster, data)
 
 
-def release(cluster: Cluster, data: Path) -> None:
-    """Let others in again."""
-    emptied.unmark(cluster)
+def release(cluster: Cluster, data: Path) -> bool:
+    """Let others in again, as far as this machine's erasure kept them out. Whether it did."""
+    owner = _owner(data)
+    stood = owner is not None and marker.unmark(cluster, owner)
     (data / FOLDER / _MARKED).unlink(missing_ok=True)
+    return stood
+
+
+def _owner(data: Path) -> str | None:
+    try:
+        return (data / FOLDER / _MARKED).read_text() or None
+    except FileNotFoundError:
+        return None
 
 
 def logs_of(stream: KafkaStream, was: Emptying) -> list[KafkaLog]:

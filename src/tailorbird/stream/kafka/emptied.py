@@ -7,14 +7,14 @@ So a topic goes as a whole, once all that it holds is in the lake:
     raw.serve-1     1 ─────────────────► 812 │ deleted
     raw.serve-1                          812 ──► …        the same name, settings and copies
 
-While this goes on a topic `PREFIX.erasing` is there, which every writer looks for when it opens (`cluster.ensure`); those that had
-opened before are fenced by the erasure's own writers, as any second writer fences the first.
+While this goes on a topic `PREFIX.erasing` is there (`stream.kafka.marker`), which every writer looks for when it opens (`cluster.ensure`);
+those that had opened before are fenced by the erasure's own writers, as any second writer fences the first.
 
 `PREFIX.erased` is a log of the erasures: to each, the stop list as it was then, for the doors and routers of other machines.
 """
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 
 import msgspec
 
@@ -55,29 +55,6 @@ class Erasure(msgspec.Struct, frozen=True):
     key: bytes
 
 
-def mark(cluster: Cluster, *, again: bool) -> None:
-    """Let nobody begin to write. Raises NotReadyError if another erasure is at work, unless this is that one, `again`."""
-    admin = cluster.admin()
-    try:
-        topic = NewTopic(cluster.marker, num_partitions=1, replication_factor=cluster.replication)
-        admin.create_topics([topic], operation_timeout=cluster.timeout_s)[cluster.marker].result(cluster.timeout_s)
-    except KafkaException as error:
-        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise storage_error(error.args[0], cluster, admin) from error
-        if not again:
-            raise NotReadyError(
-                "another erasure is at work, or was cut short",
-                where=str(cluster),
-                fix=f"finish it on the machine where it was begun: tailorbird lake erase --yes. If that machine is lost with its disk, "
-                f"delete the topic {cluster.marker} and erase these people again",
-            ) from None
-
-
-def unmark(cluster: Cluster) -> None:
-    """Let writers in again."""
-    _delete(cluster, cluster.marker)
-
-
 def describe(logs: list[KafkaLog], ends: list[int]) -> Emptying:
     """A topic by its partitions, as it is now."""
     cluster, name = logs[0].cluster, logs[0].name
@@ -103,7 +80,7 @@ def empty(logs: list[KafkaLog], was: Emptying, *, anew: bool = False) -> None:
         StorageError: the broker does not delete topics, or cannot be reached.
     """
     if _is_there(logs[0]) and not _is_empty(logs, was):
-        _delete(logs[0].cluster, logs[0].name)
+        delete(logs[0].cluster, logs[0].name)
     begin(logs, was, anew=anew)
 
 
@@ -174,7 +151,7 @@ def end_of(log: KafkaLog, there: Collection[str]) -> int:
         return 0
 
 
-def messages(cluster: Cluster, name: str, partition: int) -> Iterator[tuple[int, dict[str, bytes], bytes]]:
+def messages(cluster: Cluster, name: str, partition: int) -> Generator[tuple[int, dict[str, bytes], bytes], None, None]:
     """Every message that a partition holds, whether it counts or not: offset, headers with the key, value."""
     log = KafkaLog(cluster, name.removeprefix(f"{cluster.prefix}."), "")
     consumer = consumer_of(log)
@@ -216,7 +193,8 @@ def _is_empty(logs: list[KafkaLog], was: Emptying) -> bool:
     return True
 
 
-def _delete(cluster: Cluster, name: str) -> None:
+def delete(cluster: Cluster, name: str) -> None:
+    """Delete a topic, if it is there, and wait until the brokers know of it no more. Raises StorageError."""
     admin = cluster.admin()
     with errors(cluster, admin):
         try:

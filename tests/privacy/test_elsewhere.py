@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from tests.cli.kit import each, refused, tailorbird
 from tests.faults.roles import make_project
 from tests.faults.test_evolution import bundle_of
@@ -15,7 +16,7 @@ from tests.privacy.test_people import click, sent
 
 from tailorbird.cli.roles import Roles
 from tailorbird.config import Project
-from tailorbird.errors import NotReadyError
+from tailorbird.errors import NotReadyError, UsageError
 from tailorbird.events import DAY
 from tailorbird.events.erased import require_finished
 from tailorbird.lake import Lake, verify
@@ -90,6 +91,31 @@ def bounds(lake: Path) -> list[str]:
         if column.is_stats_set:
             found += [column.statistics.min, column.statistics.max]
     return found
+
+
+def test_what_was_set_aside_is_told_file_by_file_with_what_to_do(tmp_path: Path) -> None:
+    """It may hold anybody's rows: of a file that was damaged, or of another writer's commit, which nobody needs."""
+    site = make_site(tmp_path, canaries=1, others=3)
+    project, lake = site.project, site.project.paths.lake
+    table = DeltaTable(str(lake / "events"))
+    own = set(table.file_uris())
+    write_deltalake(table, table.to_pyarrow_table().slice(0, 1), mode="append")
+    (rows,) = set(DeltaTable(str(lake / "events")).file_uris()) - own
+    with LakeRole(project.stream, lake, clock=CLOCK):
+        pass
+    foreign, damaged = (lake / "set-aside" / "events" / name for name in (Path(rows).name, "part-7.parquet"))
+    assert foreign.exists()
+    with pytest.raises(UsageError, match="1 files") as told:
+        erase(project, site.users, CLOCK)
+    assert f"another writer had put into a table of the lake, which never read it ({foreign})" in told.value.fix
+    assert "damaged" not in told.value.fix
+    damaged.write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match="2 files") as told:
+        erase(project, site.users, CLOCK)
+    assert f"then delete it ({damaged})" in told.value.fix
+    foreign.unlink()
+    damaged.unlink()
+    assert erase(project, site.users, CLOCK).clean
 
 
 def test_models_that_learned_from_them_are_named_with_when_they_are_due(tmp_path: Path) -> None:

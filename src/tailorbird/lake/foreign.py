@@ -26,6 +26,7 @@ FOREIGN = "is none of the lake's own"
 NOT_THERE = "names a checkpoint that is not there"
 
 _COMMIT = re.compile(r"(\d{20})\.json\Z")
+_ASIDE_COMMIT = re.compile(r"\d{20}\.json(\.\d+)?\Z")
 _BESIDE = re.compile(r"(\d{20})\.(?!json\Z).+\Z")  # checkpoints, and what other writers put beside a commit
 _BY_HAND = "move it and what is named beside it out of _delta_log, the newest first, then start the lake role"
 
@@ -149,6 +150,14 @@ def set_aside(file: Place, named: Collection[str], folder: Place) -> Place:
             if path not in named and (brought := table / path).is_file():
                 durable.move_aside(brought, folder)
     return durable.move_aside(file, folder)
+
+
+def brought(folder: Place) -> set[Place]:
+    """The data files in a folder that `set_aside` moved there with a commit of another writer's: the lake never had a row of them."""
+    files = [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+    commits = [data for path in files if _ASIDE_COMMIT.match(path.name) and torn(data := path.read_bytes(), -1) == FOREIGN]
+    names = {path.rpartition("/")[2] for data in commits for path in _added(data)}
+    return {path for path in files if {path.name, path.name.rpartition(".")[0]} & names}
 
 
 def _added(data: bytes) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """All of a project's files for one writer: an erasure must be alone, since each file has one writer and no reader may see half of it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from tailorbird.events import Clock, duration
 from tailorbird.features.keypart import part_folders, part_name
 from tailorbird.features.schemas import state_folders
 from tailorbird.lake import LakeRole
+from tailorbird.lake.foreign import brought
 from tailorbird.lock import FileLock
 from tailorbird.places import Place
 from tailorbird.stream import EmbeddedWriter, answer_logs, open_reader, open_writer, raw_logs, read_released, routed_path, scores_path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # Of a table's log, which knows of no rows, only of files: these are deleted with the past.
 LOG_FILE = re.compile(r"(\d{20}\.(json|checkpoint.*\.parquet)|_last_checkpoint)(\.\d+)?\Z")
+_NAMED = 20  # files in a message
 ALONE = "a role of this project is running (or an import, or another erasure), and an erasure must be alone"
 STOP = "stop `tailorbird up` (Ctrl-C, or SIGTERM) and all single roles, erase, and start them again"
 
@@ -138,10 +140,32 @@ def _check_whole(project: Project, held: Held, *, check_topics: bool) -> None:
             where=str(paths.stream),
             fix="tailorbird lake erase brings them in",
         )
-    aside = [*paths.stream.glob("*.damaged-*"), *(path for path in set_aside(paths.lake) if not LOG_FILE.match(path.name))]
-    if aside:
-        raise UsageError(
-            f"{len(aside)} files hold damaged pieces that were set aside, and nobody can tell whose data are in them",
-            where=", ".join(str(path) for path in aside[:3]),
-            fix="take out of them what is needed, then delete them; see tailorbird doctor",
+    _check_aside(paths.stream, paths.lake)
+
+
+def _check_aside(stream: Path, lake: Place) -> None:
+    """That no file was set aside that may hold rows: what is damaged cannot be searched, and what others wrote is not ours to delete."""
+    rows = [path for path in set_aside(lake) if not LOG_FILE.match(path.name)]
+    foreign = set().union(*(brought(folder) for folder in {path.parent for path in rows}))
+    others, damaged = [path for path in rows if path in foreign], [path for path in rows if path not in foreign]
+    damaged += stream.glob("*.damaged-*")
+    if not damaged and not others:
+        return
+    fixes = []
+    if damaged:
+        fixes.append(f"take out of what is damaged what is needed, then delete it ({_named(damaged)}); see tailorbird doctor")
+    if others:
+        fixes.append(
+            f"delete what another writer had put into a table of the lake, which never read it ({_named(others)}), or move it out of "
+            "the project and erase these people there"
         )
+    raise UsageError(
+        f"{len(damaged) + len(others)} files were set aside, and nobody can tell whose data are in them",
+        where=str(lake / "set-aside" if rows else stream),
+        fix=". ".join(fixes),
+    )
+
+
+def _named(paths: Sequence[Path | Place]) -> str:
+    more = f" and {len(paths) - _NAMED:,} more beside them" if len(paths) > _NAMED else ""
+    return ", ".join(sorted(map(str, paths))[:_NAMED]) + more

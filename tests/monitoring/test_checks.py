@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from tests.cli.kit import environment
 
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, SimulatedClock, to_iso
 from tailorbird.events.schema import QUARANTINE, ROUTED
@@ -333,6 +335,30 @@ def test_an_alert_that_did_not_go_out_is_tried_again(tmp_path, good):
     watched(good, folder, "no-such-program-anywhere", lambda: any(report.untold for report in daily.history(folder)))
     command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
     watched(good, folder, command, lambda: not any(report.untold for report in daily.history(folder)))
+    assert "2024-10-13" in {msgspec.json.decode(line, type=daily.DayReport).day for line in told.read_text().splitlines()}
+
+
+_WATCH = """
+import sys, threading
+from pathlib import Path
+from tests.monitoring.test_checks import HOUR, LAST, WANTED, DAY
+from tailorbird.events import SimulatedClock
+from tailorbird.monitoring import daily
+
+lake, folder, target = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+options = {"wanted": WANTED, "after_us": HOUR, "target": target, "further": lambda number: (), "look_s": 0.01}
+daily.watch(lake, folder, SimulatedClock((LAST + 2) * DAY + 2 * HOUR), threading.Event(), **options)
+"""
+
+
+def test_an_alert_goes_out_though_the_role_is_killed_while_it_does(tmp_path, good):
+    folder, told = tmp_path / "checks", tmp_path / "told.json"
+    kills = f'{sys.executable} -c "import os; os.kill(os.getppid(), 9)"'
+    role = [sys.executable, "-c", _WATCH, str(good.path), str(folder), kills]
+    assert subprocess.run(role, env=environment(), timeout=120, check=False).returncode == -9
+    assert [report.day for report in daily.history(folder)] == ["2024-10-13"]
+    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
+    watched(good, folder, command, lambda: told.exists() and not any(report.untold for report in daily.history(folder)))
     assert "2024-10-13" in {msgspec.json.decode(line, type=daily.DayReport).day for line in told.read_text().splitlines()}
 
 

@@ -49,7 +49,7 @@ class DayReport(msgspec.Struct, frozen=True):
     rows: int
     checks: list[Check]
     newest_before: str = ""  # the newest day before on which people did something
-    untold: bool = False  # an alert was due and did not go out, so that it is tried again
+    untold: bool = False  # an alert is due and is not known to have gone out, so that it is tried again
 
     @property
     def of_use(self) -> bool:
@@ -117,7 +117,8 @@ def watch(
 ) -> None:  # fmt: skip
     """Check each day once it is over, until `stop`. What goes wrong is said and never stops the role.
 
-    An alert that does not go out is tried again, also by the role that is started next, until its day is older than a week.
+    An alert that does not go out is tried again, also by the role that is started next, until its day is older than a week. One that
+    went out when the role was killed goes out twice.
     """
     tried = 0.0
     while not stop.wait(look_s):
@@ -129,9 +130,10 @@ def watch(
             try:
                 report = run_day(Lake(lake), number, clock.now(), wanted, further)
                 if report.of_use:
-                    keep(folder, report)
-                    if _tell(target, report):
-                        keep(folder, msgspec.structs.replace(report, untold=True))
+                    due_alert = bool(target and report.failed)
+                    keep(folder, msgspec.structs.replace(report, untold=due_alert))  # before: who dies meanwhile tells when it is back
+                    if not _tell(target, report) and due_alert:
+                        keep(folder, report)
             except NotReadyError:
                 break
             except (TailorbirdError, OSError, ValueError) as error:

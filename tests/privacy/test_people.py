@@ -331,6 +331,29 @@ def test_what_waits_in_the_logs_is_told_too(shop: Site) -> None:
     assert [json.loads(record["body"])["event_id"] for record in waiting] == ["waits"]
 
 
+def test_a_login_that_waits_is_said_to_make_more_theirs(tmp_path: Path) -> None:
+    """What was done on the device before is hers by it, and is told once the lake has it."""
+    project = sent(tmp_path, [click("before", None, "phone-of-anna"), click("e1", "anna-7755", "laptop-of-anna")])
+    login = click("login", "anna-7755", "phone-of-anna", type="identify", item_id=None)
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+        assert all(one.accepted for one in door.submit(json.dumps([login, click("e2", "anna-7755", "laptop-of-anna")]).encode()))
+    records = list(export_person(project, ["anna-7755"], CLOCK))
+    (incomplete,) = [one for one in records if one["source"] == "incomplete"]
+    assert incomplete["logins and merges that wait"] == 1
+    assert {one["event_id"] for one in records if one["source"] == "event"} == {"e1"}
+    with Roles(project, CLOCK) as roles:
+        roles.drain()
+    records = list(export_person(project, ["anna-7755"], CLOCK))
+    assert {one["event_id"] for one in records if one["source"] == "event"} == {"before", "e1", "e2", "login"}
+    assert "incomplete" not in {one["source"] for one in records}
+    with Door(project.paths.stream, "serve-1", project.plan, CLOCK) as door:
+        door.submit(json.dumps(click("e3", "anna-7755", "phone-of-anna")).encode())
+        assert "incomplete" not in {one["source"] for one in export_person(project, ["anna-7755"], CLOCK)}, "that is known"
+        merge = {"event_id": "m1", "type": "merge", "user_id": "old-anna", "properties": {"merged_into": "anna-7755"}}
+        assert all(one.accepted for one in door.submit(json.dumps(merge).encode()))
+    assert "incomplete" in {one["source"] for one in export_person(project, ["anna-7755"], CLOCK)}
+
+
 def test_no_erasure_beside_a_command_that_writes_down_what_it_reads(shop: Site, tmp_path: Path) -> None:
     user, data = shop.users[0], shop.project.paths.data
     wanted, out, folders = tmp_path / "wanted.parquet", tmp_path / "out", [tmp_path / "first", tmp_path / "second"]

@@ -8,6 +8,7 @@
     mention     what others said of them: items whole; of events, answers, profiles and refused rows of others the fields that do, and not
                 whose they are
     waiting     rows of the logs that are not yet in the lake           feature     what the features say of them now
+    incomplete  a login or a merge of theirs waits there, and may make more theirs: how many, and what to do
     score       what was computed of them as their events came in       erased      when they were erased before
 
 What others did on a device that they share is not told, see `privacy.theirs`. The archive holds the same bodies as `events`, `refused`
@@ -49,6 +50,7 @@ from tailorbird.serving.score_log import ScoreFeed, scores_address
 _OF_ANSWERS = ("request_id", "session_id")  # whose ids may hold a person's
 _SAID = ("properties", "user_profile")  # profiles of items are told by their own table
 _EVER = 1 << 62  # behind all times
+_AGAIN = "what was done on a device, or by a user, that is theirs by these is not told: export again once the lake has them, while up runs"
 _ITEMS_READ = 20  # of which the features are told, those touched last
 
 Record = dict[str, Any]
@@ -68,6 +70,8 @@ def export_person(project: Project, kept: Sequence[str], clock: Clock) -> Iterat
     mentions = Mentions(people.own_ids, known, rename=lambda id_: "")
     # Looked for before what the lake has: it may take some of them in meanwhile.
     waiting = list(waiting_rows(project, Mentions(people.own_ids | people.shared, known)))
+    if count := sum(one.may_tie(people) for one in waiting):
+        yield {"source": "incomplete", "logins and merges that wait": count, "what to do": _AGAIN}
     theirs = Theirs(people, spans(lake, people, _EVER, ties_of(waiting)))
     events = _table(lake, "events", whose(people), theirs.decided)
     yield from ({"source": "profile", **row} for row in _plain(_table(lake, "users", one_of("id", people.users))))

@@ -10,9 +10,11 @@ from tailorbird.config import Project
 from tailorbird.errors import NotReadyError
 from tailorbird.events import Receipt
 from tailorbird.events.contract import Accepted, check_row, split
+from tailorbird.events.plan import MERGED_INTO
 from tailorbird.lake.etl import answer_rows
 from tailorbird.lake.positions import load_positions
 from tailorbird.privacy.mention import Mentions
+from tailorbird.privacy.person import People
 from tailorbird.privacy.shared import Tie
 from tailorbird.privacy.theirs import Theirs, names_nobody
 from tailorbird.stream import Address, Stored, answers_addresses, open_reader, raw_addresses, read_released
@@ -34,6 +36,16 @@ class Waiting:
         if names_nobody(self.row) and not mentions.in_body(self.row):
             return False
         return theirs.says(self.row, self.receipt, None if self.accepted is None else self.accepted.ts)
+
+    def may_tie(self, people: People) -> bool:
+        """Whether the router will learn from it who they are besides: a device of theirs that it does not know of, or another user."""
+        if self.accepted is None:
+            return False
+        event = self.accepted.event
+        if event.type == "merge":
+            return not people.users.isdisjoint({event.user_id, (event.properties or {}).get(MERGED_INTO)})
+        known = people.visitors | people.shared
+        return event.user_id in people.users and bool(event.anonymous_id) and event.anonymous_id not in known
 
 
 def waiting_rows(project: Project, mentions: Mentions) -> Iterator[Waiting]:

@@ -94,6 +94,10 @@ class NotReadyError(TailorbirdError):
     code = "not_ready"
 
 
+class BehindError(NotReadyError):
+    """Rows stand in the logs that those who read them have not taken yet; letting them go on is the remedy."""
+
+
 def nearest(name: str, known: Iterable[str], otherwise: str, *, owner: str = "", cutoff: float = 0.6) -> str:
     """How to mend a name that is not known: the known one that is most like it, behind `owner`; `otherwise` where none is."""
     from difflib import get_close_matches  # errors are loaded by every command, and few have one

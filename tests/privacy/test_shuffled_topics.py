@@ -100,6 +100,9 @@ def test_what_was_shuffled_is_erased_and_workers_go_on_in_it(site: Site, tmp_pat
         again = [{**event, "event_id": f"{event['event_id']}-new"} for event in present("other-user-007")]
         assert all(told.accepted for told in door.submit(json.dumps(again).encode()))
     routed_only(project)
+    for part in parts_of(WORKERS):
+        with FeatureWorker(worker_log(project, features, part), project.paths.state, features, clock=CLOCK, part=part) as worker:
+            assert (worker.needs_history(), worker.step().rows) == (False, 0), "it waits for the shuffle, and nothing was lost"
     with Shuffle(project.routed, logs, features, first=1) as role:
         while role.step().rows:
             pass

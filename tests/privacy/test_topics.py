@@ -281,6 +281,19 @@ def test_one_that_died_leaves_the_marker_of_another(tmp_path: Path) -> None:
         assert erase_command(project, user).returncode == 0
 
 
+@pytest.mark.slow
+def test_rows_that_the_broker_tells_of_late_are_brought_in_by_the_command(tmp_path: Path) -> None:
+    """The one of our tests does so where the client may put several messages into one batch; the next that is written shows them all."""
+    if WHY_NOT:
+        pytest.skip(WHY_NOT)
+    with broker(tmp_path) as servers:
+        settings = on(servers, tmp_path, 4).replace(json.dumps([f"{name}={value}" for name, value in OPTIONS.items()]), "[]")
+        site = make_site(tmp_path, canaries=1, others=12, settings=settings)
+        told = erase_command(site.project, site.users[0])
+        assert told.returncode == 0, told.stderr
+        assert left(site) == []
+
+
 def erase_command(project: Project, leavers: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tailorbird", "-C", str(project.root), "lake", "erase", "--from", "-", "--yes"]
     return subprocess.run(command, input=leavers, env=environment(), timeout=300, capture_output=True, text=True, check=False)

@@ -1,13 +1,14 @@
 """`tailorbird lake erase|export-user`: a person's data unlinked everywhere, or told."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from tailorbird.cli.output import STDIN, Json, console, print_json, print_table, progress_bars, this_command
-from tailorbird.errors import LockedError, UsageError
+from tailorbird.errors import BehindError, LockedError, UsageError
 
 if TYPE_CHECKING:
     from tailorbird.config import Project
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from tailorbird.privacy.person import Kept
     from tailorbird.privacy.search import Searched
 
+_ROUNDS = 3  # of bringing in what brokers, or doors elsewhere that were stopped by it, show only once an erasure tries to begin
 _TOLD = 10  # ids of whom nothing was found
 
 
@@ -82,8 +84,14 @@ def _erased(project: "Project", kept: "list[Kept]", *, quiet: bool) -> "Erased":
     from tailorbird.privacy import erase as run_erase
 
     with progress_bars(quiet=quiet) as progress:
-        _bring_in(project, progress)
-        done = run_erase(project, kept, SystemClock(), progress=progress)
+        for _ in range(_ROUNDS):
+            _bring_in(project, progress)
+            with suppress(BehindError):
+                done = run_erase(project, kept, SystemClock(), progress=progress)
+                break
+        else:
+            _bring_in(project, progress)
+            done = run_erase(project, kept, SystemClock(), progress=progress)
     if not quiet:
         _tell(done, project)
     return done

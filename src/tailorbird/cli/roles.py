@@ -34,6 +34,7 @@ class Roles:
         self._lake: LakeRole | None = None
         self.workers: dict[tuple[str, KeyPart], FeatureWorker] = {}
         self.accepted = self.duplicates = self.quarantined = 0
+        self.more = False  # whether the last step took anything: rows, or what routers learn of each other
         try:
             self.look()
             self._lake = LakeRole(self._project.stream, paths.lake, clock=clock, keep_us=duration(project.settings.lake.history))
@@ -83,6 +84,7 @@ class Roles:
         """Route what came in and update the states; how many raw rows there were. The lake is stepped apart."""
         self.look()
         report = self.router.step()
+        self.more = report.more
         self.accepted += report.accepted
         self.duplicates += report.duplicates
         self.quarantined += report.quarantined
@@ -96,8 +98,10 @@ class Roles:
     def drain(self, progress: Report = lambda stage, done, total: None, *, label: str = "route") -> None:
         """Step until nothing is left, the lake included."""
         done = 0
-        while rows := self.step():
-            done += rows
+        while True:
+            done += self.step()
+            if not self.more:
+                break
             progress(label, done, None)
         self.lake.drain()
         self._follow()  # what lacked an attribute in the log is in the lake now

@@ -51,7 +51,7 @@ from tailorbird.features.unfit import Unfit, with_frame
 from tailorbird.lock import FileLock
 from tailorbird.store import Store, Transaction, inode
 from tailorbird.store.valkey import WRITE_TIMEOUT_S, CopiesAt
-from tailorbird.stream import Address, LogReader, open_reader
+from tailorbird.stream import Address, LogReader, is_made_of_another, open_reader
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class FeatureWorker:
         self._renewing = Renewing(self._records, hot)
         self._known = KnownTexts()
         self._reader: LogReader | None = None
-        self._begins_later = False
+        self._begins_later = self._maybe_ahead = False
         self._unfit = Unfit()
         self.waits = False  # the log goes on with events that lack an attribute, or begins further on: the lake has them
         told = read_figures(folder)
@@ -138,7 +138,8 @@ class FeatureWorker:
             raise NotReadyError("the building of this state was cut short", where=path, fix="tailorbird run worker builds it anew")
         reader = self._open_reader()
         self._begins_later = self.waits = self._begins_later and self.is_behind_log()
-        blocks = [] if reader is None or self.waits else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
+        nothing = reader is None or self.waits or self._is_ahead(reader)
+        blocks = [] if nothing else reader.read(self.position.offset, bytes_max=ROW_BYTES * rows_max)
         rows, tables = 0, []
         position = self.position
         for stored in blocks:
@@ -338,14 +339,19 @@ class FeatureWorker:
 
     def _next_lacks(self) -> bool:
         reader = self._open_reader()
-        blocks = [] if reader is None else reader.read(self.position.offset, bytes_max=1)
+        blocks = [] if reader is None or self._is_ahead(reader) else reader.read(self.position.offset, bytes_max=1)
         return any(only_in_lake(stored.block, self.features) for stored in blocks)
+
+    def _is_ahead(self, reader: LogReader) -> bool:
+        """Whether a shuffle has yet to come to where this state is, which was built of the lake or the routed log, as after an erasure."""
+        self._maybe_ahead = self._maybe_ahead and reader.end() < self.position.offset
+        return self._maybe_ahead
 
     def _open_reader(self) -> LogReader | None:
         if self._reader is None:
             try:
                 self._reader = open_reader(self._routed)
-                self._begins_later = self.is_behind_log()
+                self._begins_later, self._maybe_ahead = self.is_behind_log(), is_made_of_another(self._routed)
             except NotReadyError:  # there is no router yet, or it is just making its file
                 return None
         return self._reader

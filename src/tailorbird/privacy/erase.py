@@ -103,7 +103,8 @@ def erase(project: Project, kept: Sequence[Kept], clock: Clock, *, progress: Pro
 
     Raises:
         LockedError: a role is running.
-        NotReadyError: there is no lake, or rows wait that are not yet in it.
+        BehindError: rows wait that are not yet in the lake.
+        NotReadyError: there is no lake.
         UsageError: files lie there that nobody can search.
     """
     if not (project.paths.lake / "ledger.jsonl").exists():

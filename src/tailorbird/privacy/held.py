@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tailorbird.config import Project
 from tailorbird.config.erasures import READING
-from tailorbird.errors import LockedError, NotReadyError, UsageError
+from tailorbird.errors import BehindError, LockedError, UsageError
 from tailorbird.events import Clock, duration
 from tailorbird.features.keypart import part_folders, part_name
 from tailorbird.features.schemas import state_folders
@@ -49,7 +49,7 @@ def hold(project: Project, clock: Clock, topics: "list[Emptying] | None" = None)
 
     Raises:
         LockedError: a role is running, or a command that writes down what it read.
-        NotReadyError: rows wait in the logs that are not yet in the lake.
+        BehindError: rows wait in the logs that are not yet in the lake.
         UsageError: files were set aside that nobody can search.
     """
     stream, paths = project.paths.stream, project.paths
@@ -135,7 +135,7 @@ def _check_whole(project: Project, held: Held, *, check_topics: bool) -> None:
         behind.append("routed")
     behind += held.topics.behind(released) if held.topics is not None and check_topics else []
     if behind:
-        raise NotReadyError(
+        raise BehindError(
             f"rows of {', '.join(sorted(set(behind)))} are not yet in the lake",
             where=str(paths.stream),
             fix="tailorbird lake erase brings them in",

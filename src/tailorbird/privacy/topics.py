@@ -43,7 +43,7 @@ class Topics:
         return [some for held in (self.raw, self.answers, self.shuffled) for some in held.values()]
 
     def behind(self, released: Released) -> list[str]:
-        """The logs of which rows are not in the lake yet. Raises NotReadyError, as `RoutedTopics.end`."""
+        """The logs of which rows are not in the lake yet. Raises BehindError, as `RoutedTopics.end`."""
         raw = [each.partition for some in self.raw.values() for each in some if each.end() > released.raw(each.partition)]
         answers = [each.partition for some in self.answers.values() for each in some if each.end() > released.answers(each.partition)]
         return [*raw, *answers, *(["routed"] if self.routed.end() > max(released.of_routed(), 1) else [])]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird import faults
-from tailorbird.errors import NotReadyError
+from tailorbird.errors import BehindError
 from tailorbird.events import Clock
 from tailorbird.router.erase import Forgotten, Mentions, forget, unsay_items
 from tailorbird.router.group import member_folder
@@ -50,7 +50,7 @@ class RoutedTopics:
         return [topic.end() for topic in self.topics]
 
     def end(self) -> int:
-        """Behind the last row of the whole. Raises NotReadyError where rows are in no order yet, or profiles not with all routers."""
+        """Behind the last row of the whole. Raises BehindError where rows are in no order yet, or profiles not with all routers."""
         if self.order is None:
             return self.ends[0]
         assert isinstance(self.stream.routed, MergedLog)
@@ -60,8 +60,10 @@ class RoutedTopics:
         followed = [topic.connection.execute("SELECT offset FROM followed").get or 0 for topic in self.topics[1:]]
         unfollowed = self.ends[0] > FIRST_P and any(one < self.ends[0] for one in followed)
         if known != self.ends or unfollowed:
-            raise NotReadyError(
-                "rows of the routed log are not in order yet", where=str(self.stream), fix="erase again, which brings them in"
+            raise BehindError(
+                "rows of the routed log are not in order yet",
+                where=str(self.stream),
+                fix="stop the routers of all machines, and erase again, which brings them in",
             )
         return end
 

@@ -129,3 +129,8 @@ def checked(producer: str) -> str:
     if not _PRODUCER.match(producer):
         raise UsageError(f"expected a producer's name of letters, digits, '.', '_' and '-', got {producer!r}")
     return producer
+
+
+def is_made_of_another(log: Address) -> bool:
+    """Whether a role makes a log of another one, as the shuffle does: it may end before where those are who read it."""
+    return getattr(log, "topic", "").startswith("shuffled.")

@@ -86,7 +86,7 @@ FAULTS = (
          "tests/faults/test_repair.py::test_what_hides_a_table_is_set_aside_before_it_is_read_and_everything_goes_on"),
         "Events and refusals whose log was pruned come from the archive, routed again, and count only if every byte is the same: not after the "
         "declarations or a library have changed since, and not where the router's steps cannot be told from the commits. Answers' features are "
-        "not in the archive. What the start does not mend of a lake in a bucket stays as it is: a bucket has versions of its objects.",
+        "not in the archive. What the start does not mend of a lake in a bucket stays as it is, unless the bucket keeps versions of its objects, which few do unless told.",
     ),
     Fault(
         "F7", "a crash between two effects that belong together",

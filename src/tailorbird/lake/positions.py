@@ -56,7 +56,7 @@ def no_ledger(lake: Place) -> NotReadyError:
 def ledger_lost(lake: Place) -> str:
     """What to do where the ledger is gone."""
     if not isinstance(lake, Path):
-        return "restore it: a bucket has versions of its objects"
+        return "restore it: where the bucket keeps versions, the one before; else from a copy of the bucket. Without either it is gone"
     return "restore it from a copy; else tailorbird lake repair writes a new one from the tables' own logs, where these are whole"
 
 

@@ -70,6 +70,13 @@ def test_users_and_items(tmp_path: Path) -> None:
     assert "properties" not in empty
 
 
+@pytest.mark.parametrize("unknown", ["0", "0.0", ""])
+def test_an_item_of_1970_is_one_whose_time_is_not_known(tmp_path: Path, unknown: str) -> None:
+    (tmp_path / "items.csv").write_text(f"ITEM_ID,CREATION_TIMESTAMP,GENRES\n1,{unknown},comedy\n")
+    (item,) = events("personalize", tmp_path)
+    assert (item["timeless"], item.get("ts"), item["properties"]) == (True, None, {"genres": "comedy"})
+
+
 def test_rows_that_are_wrong_are_kept_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "i.csv").write_bytes(
         b"USER_ID,ITEM_ID,TIMESTAMP\n1,2,yesterday\n,2,1586735164\n1,2\n1,2,1586735164,9\n1,\xff,1586735164\n1,2,1586735164\n"

@@ -85,6 +85,14 @@ def test_a_page_view(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("vendor", ["mobile", "snowplow"])
+def test_a_screen_of_an_app_is_a_view_as_a_page_is(tmp_path: Path, vendor: str) -> None:
+    screen = {"id": "68a3e4f2-1d77-4a5c-9c5b-8a3f5c2f7d10", "name": "Basket", "type": "Cart", "previousName": "Home"}
+    (made,) = _made(tmp_path, _line(**_unstruct(f"iglu:com.snowplowanalytics.{vendor}/screen_view/jsonschema/1-0-0", screen)))
+    assert (made["type"], made.get("item_id")) == ("view", None)
+    assert made["properties"] == {"title": "Basket", "id": screen["id"], "type": "Cart", "previousName": "Home"}
+
+
 @pytest.mark.parametrize(
     ("action", "type_"), [("product_view", "view"), ("list_click", "click"), ("add_to_cart", "cart"), ("transaction", "purchase")]
 )

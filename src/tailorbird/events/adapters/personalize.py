@@ -4,7 +4,8 @@
         IMPRESSION                   → and an impression of its items, once for each RECOMMENDATION_ID where that is given
         EVENT_VALUE                  → properties.rating of a rating, else properties.event_value
     USER_ID, …                       → timeless user profile
-    ITEM_ID, …                       → item profile, from CREATION_TIMESTAMP on where there is one, else timeless
+    ITEM_ID, …                       → item profile, from CREATION_TIMESTAMP on where there is one, else timeless; 0 is what exports
+                                   write that do not know it, and is none
 
 Times are seconds since 1970; `|` joins several values. Other columns become properties in small letters.
 
@@ -81,10 +82,15 @@ def convert(record: Any, place: str) -> list[Event]:
     item = needed_text(row, "ITEM_ID")
     properties = _properties(row, ("ITEM_ID", "CREATION_TIMESTAMP"))
     created = row.get("CREATION_TIMESTAMP")
-    if created in (None, ""):
+    if created in (None, "") or _is_zero(created):
         return [Event(event_id=place, type="item", item_id=item, timeless=True, properties=properties)]
     ts = time_since_1970(created, "$.CREATION_TIMESTAMP", "seconds")
     return [Event(event_id=place, type="item", ts=ts, item_id=item, properties=properties)]
+
+
+def _is_zero(value: Any) -> bool:
+    number = number_of(value)
+    return isinstance(number, int | float) and not isinstance(number, bool) and number == 0
 
 
 def _interaction(row: Record, place: str) -> list[Event]:

@@ -5,6 +5,7 @@
     self-describing     com.snowplowanalytics.snowplow.ecommerce/snowplow_ecommerce_action 1-0-*: product_view → view, list_view →
                         impression, list_click → click, add_to_cart → cart, transaction → a purchase a product; others keep their name
                         com.snowplowanalytics.snowplow/add_to_cart 1-0-* → cart, site_search 1-0-* → search
+                        com.snowplowanalytics.mobile/screen_view 1-0-*, and that of …snowplow → view, without an item
                         link_click, *_form, application_*, screen_end, … (`LEFT_OUT`) are left out
                         any other → a type of the site's own, called as its schema, with its data as properties
     entities (contexts) com.snowplowanalytics.snowplow.ecommerce/product, transaction and user 1-0-*
@@ -55,6 +56,7 @@ LEFT_OUT = frozenset(
     )
 )  # fmt: skip
 _ECOMMERCE = "com.snowplowanalytics.snowplow.ecommerce"
+_MOBILE = "com.snowplowanalytics.mobile"
 _CORE = "com.snowplowanalytics.snowplow"
 
 
@@ -104,6 +106,8 @@ def _self_describing(fields: Record, place: str) -> list[Event]:
         terms = data.get("terms")
         query = " ".join(str(term) for term in terms) if isinstance(terms, list) else terms
         return [_event(fields, place, "search", {**kept(data, ("terms",)), "query": query})]
+    if (vendor, name) in ((_MOBILE, "screen_view"), (_CORE, "screen_view")):
+        return [_event(fields, place, "view", {**kept(data, ("name",)), **kept({"title": data.get("name")})})]
     if (vendor, name) in ((_CORE, "add_to_cart"), (_CORE, "remove_from_cart")):
         product = {**kept(data, ("unitPrice",)), **kept({"price": data.get("unitPrice")})}
         return product_events(

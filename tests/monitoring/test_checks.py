@@ -180,6 +180,17 @@ def test_an_impression_that_nobody_sent_is_found(tmp_path):
     assert (failed.name, "without an impression" in failed.told) == ("orphans", True)
 
 
+def test_clicks_on_what_another_system_answered_are_told_apart(tmp_path):
+    def of_others(day):
+        """Every second request, with what was seen of it and the click, is another system's: there is no answer of ours."""
+        return changed(day, "request_id", lambda old, k: f"x{k // 5}", lambda kind, k: kind in ("impression", "click") and k // 5 % 2)
+
+    (failed,) = check(make_lake(tmp_path, of_others)).failed
+    assert (failed.name, "another system gives some" in failed.told) == ("orphans", True)
+    (failed,) = check(make_lake(tmp_path / "stray", FAULTS["orphans"][1])).failed
+    assert "another system" not in failed.told
+
+
 def test_one_person_who_is_no_person_is_found(tmp_path):
     lake = make_lake(tmp_path, lambda day: changed(day, "person", lambda *_: "crawler", lambda kind, k: k < 1_100))
     (failed,) = check(lake).failed

@@ -21,6 +21,9 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     status 1 if a check fails. What was found is kept in data/checks, with a page of all days. `up` does it each day by itself,
     catching up on the last seven, and tells `checks.alert` of failures. A day without any event fails, however long ago the newest is.
 
+    Where another system answers some of the slots, leave `request_id` out of its impressions and clicks: nothing else in an event says
+    whose answer it follows, and `orphans` takes such clicks for those of answers that were lost.
+
     Example:  tailorbird -C shop checks run
 
     Example:  tailorbird -C shop checks run --day 2026-11-24 --out checks.html

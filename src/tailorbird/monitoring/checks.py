@@ -5,7 +5,7 @@ the check; they are wide, since a check that fails every week is not read. How m
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -100,14 +100,19 @@ def categories(day: Day) -> Check:
 
 
 def orphans(day: Day) -> Check:
-    """Clicks that name an answer which there is not, nor anything that was seen of it, or an item that nobody reported as seen."""
+    """Clicks that name an answer which there is not, nor anything that was seen of it, or an item that nobody reported as seen.
+
+    Where this system gives answers and another one does too, nothing in an event says whose a click follows: that is told, and fails.
+    """
     clicks = day.events.filter(pc.and_(pc.equal(day.events["type"], "click"), pc.is_valid(day.events["request_id"])))
     if clicks.num_rows < CLICKS_MIN:
         return Check("orphans", NONE, 0.0, ORPHANS_MAX, "hardly any click names an answer")
     known = pc.is_in(clicks["request_id"], value_set=pa.array(sorted(day.answered), pa.string()))
     share = 1 - (pc.sum(known).as_py() or 0) / clicks.num_rows
-    wrong = [f"{share:.0%} of the clicks name an answer that is not in the lake"] if share > ORPHANS_MAX else []
     seen = _seen(day.events)
+    wrong = [f"{share:.0%} of the clicks name an answer that is not in the lake"] if share > ORPHANS_MAX else []
+    if wrong and _mostly(clicks.filter(pc.invert(known))["request_id"].to_pylist(), {request for request, _ in seen}):
+        wrong[0] += "; most of these were reported as seen: answers were lost, or another system gives some (leave their request_id out)"
     if seen and not wrong:
         named = clicks.filter(known)
         pairs = list(zip(named["request_id"].to_pylist(), named["item_id"].to_pylist(), strict=True))
@@ -231,6 +236,10 @@ def _stability(now: Mapping[str, int], usual: Mapping[str, float]) -> tuple[floa
 def _key(events: pa.Table) -> pa.Array:
     subject = pc.coalesce(events["person"], events["item_id"], pa.scalar(""))
     return pc.binary_join_element_wise(events["event_id"], subject, "\x1f")
+
+
+def _mostly(values: Sequence[str], among: Collection[str]) -> bool:
+    return 2 * sum(value in among for value in values) > len(values)
 
 
 def _seen(events: pa.Table) -> set[tuple[str, str]]:

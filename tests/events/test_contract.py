@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tailorbird.events import DAY, HOUR, MINUTE, SECOND, Receipt, RoutePlan, check
-from tailorbird.events.contract import PROPERTIES_BYTES_MAX, split
+from tailorbird.events.contract import PROPERTIES_BYTES_MAX, count_rows, split
 
 NOW = 1_764_072_000_000_000  # 2025-11-25T12:00:00Z
 PLAN = RoutePlan()
@@ -221,10 +221,18 @@ def every_row_is_accounted_for(body, receipt):
     taken, refused = check(body, receipt, PLAN)
     assert sorted(one.row for one in [*taken, *refused]) == list(range(rows))
     assert rows >= 1
+    assert count_rows(body, receipt.encoding) == rows
     assert check(body, receipt, PLAN) == (taken, refused)
 
 
-@given(st.binary(max_size=200), st.sampled_from(["json", "ndjson"]), st.sampled_from(["door", "import", "server"]))
+PIECES = st.sampled_from([b"[", b"]", b"{}", b'{"a":[1,"},{"]}', b",", b"\n", b"\r\n", b" ", b"\x0b", b"1", b'"x', b"\xff"])
+
+
+@given(
+    st.binary(max_size=200) | st.lists(PIECES, max_size=12).map(b"".join),
+    st.sampled_from(["json", "ndjson"]),
+    st.sampled_from(["door", "import", "server"]),
+)
 def test_no_bytes_crash_it(body, encoding, source):
     every_row_is_accounted_for(body, Receipt(NOW, source, encoding))
 

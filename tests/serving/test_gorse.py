@@ -20,7 +20,7 @@ from tailorbird.serving.gorse import Remembered, gorse_routes, hiding
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import OPEN, SCOPES
 from tailorbird.serving.keys import Keys
-from tailorbird.serving.limits import LimitError
+from tailorbird.serving.limits import Limiter, ServerLimits
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
@@ -299,17 +299,19 @@ def test_noting_what_was_shown_is_a_write(make):
 
 def test_what_cannot_be_noted_is_answered_all_the_same(make):
     site = make(Keys(read=[KEY], write=[KEY]))
-
-    def admit(*_: object):
-        def refuse(*_: object) -> None:
-            raise LimitError("too many", limit="events")
-
-        return refuse
-
-    site.service.limiter.admit = admit
-    answer = site.client.get("/api/recommend/bob?n=3&write-back-type=read", headers={"X-API-Key": KEY})
+    site.service.limiter = Limiter(ServerLimits(events_per_s=0.001))
+    headers = {"X-API-Key": KEY}
+    assert site.client.post("/api/feedback", json=[STAR] * 2, headers=headers).status_code == 200, "more than may be sent"
+    answer = site.client.get("/api/recommend/bob?n=3&write-back-type=read", headers=headers)
     assert (answer.status_code, len(answer.json()), answer.headers["x-write-back"]) == (200, 3, "rate")
-    assert [event["type"] for event in site.events()] == ["answer"]
+    assert [event["type"] for event in site.events()] == ["like", "answer"]
+
+
+def test_too_much_feedback_is_refused_before_anything_is_made_of_it_and_charged(make):
+    site = make(Keys(write=[KEY]))
+    site.service.limiter = Limiter(ServerLimits(batch_max=3, events_per_s=0.1))
+    told = [site.client.post("/api/feedback", json=[STAR] * count, headers={"X-API-Key": KEY}) for count in (4, 1)]
+    assert [(answer.status_code, answer.json()["code"]) for answer in told] == [(413, "batch_too_long"), (429, "rate")]
 
 
 def test_what_a_batch_lost_is_told(make):

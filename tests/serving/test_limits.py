@@ -16,7 +16,7 @@ from tailorbird.errors import ConfigError
 from tailorbird.events import RoutePlan, SystemClock
 from tailorbird.serving.app import create_app
 from tailorbird.serving.body import MEMBERS_MAX, Budget
-from tailorbird.serving.door import Door
+from tailorbird.serving.door import QUEUE_BYTES_MAX, Door
 from tailorbird.serving.handling import Service
 from tailorbird.serving.keyfile import Limits, create_key
 from tailorbird.serving.keys import Caller, Keys
@@ -43,12 +43,14 @@ def make(tmp_path, seconds):
     """A client of a server with these limits, and the headers of a key with those of its own."""
     open_doors = []
 
-    def make(server: ServerLimits | None = None, own: Limits | None = None, *, page: bool = False, **more) -> tuple[TestClient, dict]:
+    def make(
+        server: ServerLimits | None = None, own: Limits | None = None, *, page: bool = False, queue_bytes_max: int = QUEUE_BYTES_MAX, **more
+    ) -> tuple[TestClient, dict]:
         file = tmp_path / "keys.json"
         origins = ["https://shop.example"] if page else []
         scopes = ["write"] if page else ["read", "write"]
         token, _ = create_key(file, "k", scopes, 1, origins=origins, limits=own or Limits())
-        door = Door(tmp_path, f"serve-{len(open_doors)}", RoutePlan(), SystemClock())
+        door = Door(tmp_path, f"serve-{len(open_doors)}", RoutePlan(), SystemClock(), queue_bytes_max=queue_bytes_max)
         open_doors.append(door)
         service = Service(Prompt(), door, Keys(file=file), limiter=Limiter(server, seconds), **more)
         headers = {"authorization": f"Bearer {token}", **({"origin": origins[0]} if page else {})}
@@ -177,6 +179,85 @@ def test_a_body_holds_so_many_events(make):
     lines = b"\n".join([b"{}"] * 4)
     refused(client.post("/v1/events", content=lines, headers={**headers, "content-type": "application/x-ndjson"}), 413, "batch_too_long")
     assert "tailorbird_events_accepted_total 3.0" in client.get("/metrics", headers=headers).text
+
+
+NDJSON = "application/x-ndjson"
+TRACK = {"type": "track", "event": "Product Viewed", "userId": "u", "messageId": "m", "timestamp": "2026-11-20T10:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "query"),
+    [
+        (b"[" + b"1," * 400_000 + b"1]", "application/json", ""),
+        (b"1\n" * 400_000, NDJSON, ""),
+        (b'{"batch":[' + b"1," * 400_000 + b"1]}", "application/json", "?format=segment"),
+        (b"[" + b"1," * 400_000 + b"1]", "application/json", "?format=segment"),
+        (b"[" + b"{}," * 300_000 + b"1]", "application/json", "?format=cloudevents"),
+        (b"{}\n" * 300_000, NDJSON, "?format=cloudevents"),
+    ],
+    ids=["list", "lines", "batch", "list of segment", "list of cloudevents", "lines of cloudevents"],
+)
+def test_a_body_of_very_many_rows_is_refused_before_anything_is_made_of_them(make, body, content_type, query):
+    client, headers = make(ServerLimits(events_per_s=20))
+    tracemalloc.start()
+    try:
+        answer = client.post("/v1/events" + query, content=body, headers={**headers, "content-type": content_type})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    refused(answer, 413, "batch_too_long")
+    assert peak < 50 * len(body)
+    again = client.post("/v1/events", json=click(1), headers=headers)
+    refused(again, 429, "rate")
+    assert int(again.headers["retry-after"]) < 10_000 / 20, "as for the longest body that is taken"
+
+
+def test_what_one_message_becomes_counts_too(make):
+    client, headers = make(ServerLimits(batch_max=10, events_per_s=1))
+    order = {**TRACK, "event": "Order Completed", "properties": {"products": [{"product_id": f"i{number}"} for number in range(11)]}}
+    refused(client.post("/v1/events?format=segment", json=order, headers=headers), 413, "batch_too_long")
+    refused(client.post("/v1/events", json=click(1), headers=headers), 429, "rate")
+
+
+def test_a_message_is_charged_once_with_all_that_it_becomes(make):
+    client, headers = make(ServerLimits(events_per_s=1))
+    order = {**TRACK, "event": "Order Completed", "properties": {"products": [{"product_id": f"i{number}"} for number in range(9)]}}
+    assert client.post("/v1/events?format=segment", json=order, headers=headers).json()["accepted"] == 9
+    assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200, "nine of ten were charged"
+    refused(client.post("/v1/events", json=click(2), headers=headers), 429, "rate")
+
+
+def test_who_is_beyond_its_own_limit_is_told_so_and_not_that_the_door_is_busy(make):
+    """Of two bodies of a key that come at once, the second is looked at once it is whole: after the first was charged."""
+    body = msgspec.json.encode([click(number) for number in range(30)])
+    client, headers = make(ServerLimits(events_per_s=1), queue_bytes_max=len(body))
+
+    async def send() -> tuple[httpx.Response, httpx.Response]:
+        begun, whole = asyncio.Event(), asyncio.Event()
+
+        async def slowly():
+            yield body
+            begun.set()
+            await whole.wait()
+            yield b" "  # by which it does not fit into the queue
+
+        transport = httpx.ASGITransport(client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", headers=headers) as sender:
+            slow = asyncio.create_task(sender.post("/v1/events", content=slowly()))
+            await begun.wait()
+            first = await sender.post("/v1/events", content=body)
+            whole.set()
+            return first, await slow
+
+    first, slow = asyncio.run(send())
+    assert first.status_code == 200
+    refused(slow, 429, "rate")
+
+
+def test_what_a_busy_door_refuses_is_not_charged(make):
+    client, headers = make(ServerLimits(events_per_s=1), queue_bytes_max=1)
+    for _ in range(3):
+        refused(client.post("/v1/events", json=[click(number) for number in range(30)], headers=headers), 429, "busy")
 
 
 def test_a_key_may_have_a_smaller_body_than_others(make):

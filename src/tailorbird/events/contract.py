@@ -134,6 +134,7 @@ class Breach(Exception):
 _event = msgspec.json.Decoder(Event)
 _unread = msgspec.json.Decoder(_UnreadLine)
 _rows = msgspec.json.Decoder(list[msgspec.Raw])
+_LINE = re.compile(rb"\S[^\n]*")
 
 
 def check(body: bytes, receipt: Receipt, plan: RoutePlan) -> tuple[list[Accepted], list[Refusal]]:
@@ -167,6 +168,18 @@ def split(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return [body]
     return [body]
+
+
+def count_rows(body: bytes, encoding: str) -> int:
+    """How many rows `split` gives. None of them is decoded or kept, so that too many cost next to nothing."""
+    if encoding == "ndjson":
+        return sum(1 for _ in _LINE.finditer(body)) or 1
+    if body.lstrip()[:1] == b"[":
+        try:
+            return len(_rows.decode(body)) or 1
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return 1
+    return 1
 
 
 def unread_of(line: bytes | memoryview) -> Unread | None:

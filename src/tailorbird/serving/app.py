@@ -76,7 +76,7 @@ async def post_events(request: Request, service: Service) -> Response:
     format_ = request.query_params.get("format", "")
     if not format_:
         decisions = await service.door.submit_async(body, encoding, source=source, admit=admit)
-    elif lines := await asyncio.to_thread(lines_of_body, format_, body, request.headers):
+    elif lines := await asyncio.to_thread(lines_of_body, format_, body, request.headers, admit.rows):
         decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", source=source, format_=format_, admit=admit)
     else:
         return as_json(Receipts(0, 0, []))  # nothing in it says anything about people and items

@@ -1,7 +1,7 @@
 """What the door says of each event, and of itself: decisions, the reasons why it takes nothing, and its figures."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -79,18 +79,31 @@ class DoorFigures:
     open: bool
 
 
-Admit = Callable[[Fields, int], None]
+class Admit(Protocol):
+    """Whether a body may be taken, for its sender's sake; `limits.Admission` is what says so. What it refuses it raises."""
+
+    def rows(self, count: int) -> None:
+        """It has so many rows in all, of which nothing was made yet; they are charged to its sender, each once."""
+        ...
+
+    def events(self, accepted: Fields) -> None:
+        """These of them keep the contract."""
+        ...
+
+    def give_back(self) -> None:
+        """Nothing was taken, for another's sake; nothing is charged."""
+        ...
 
 
 def decide(body: bytes, receipt: Receipt, contract: Contract, admit: Admit | None = None) -> list[Decision]:
     """One decision for each row of a body, in order, by the contract that the router applies again.
 
-    `admit` is shown the accepted events and the number of rows, and raises where the body is not to be taken at all.
+    `admit` is shown the accepted events, and raises where the body is not to be taken at all.
     """
     checked = contract.check([(body, receipt)])
     rows = len(checked) + len(checked.refused)
     if admit is not None:
-        admit(checked.fields, rows)
+        admit.events(checked.fields)
     decisions = [_ACCEPTED] * rows
     for _, refusal in checked.refused:
         decisions[refusal.row] = _refusal(refusal)

@@ -26,10 +26,11 @@ from typing import Any
 import msgspec
 
 from tailorbird import faults
-from tailorbird.errors import LockedError, TailorbirdError
+from tailorbird.errors import LockedError, StorageError, TailorbirdError
 from tailorbird.events import Clock, Receipt, RoutePlan
 from tailorbird.events.answer_record import AnswerRecord, encode_answers
 from tailorbird.events.columnwise import Contract
+from tailorbird.events.contract import count_rows
 from tailorbird.events.erased import StopList
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.places import Place
@@ -118,7 +119,7 @@ class Door:
     ) -> list[Decision]:
         """Check, append and sync a body; one decision for each event, in order. Returns after the sync.
 
-        `format_` says from which other format an adapter made the lines; `admit` may refuse the whole, see `decisions.decide`.
+        `format_` says from which other format an adapter made the lines; `admit` may refuse the whole, see `decisions.Admit`.
 
         Refused events are appended as well: the router finds them by the same check and keeps them in quarantine. Of a row that is kept
         out since somebody was erased the decision is that of anybody's: whoever may send events could else ask who was.
@@ -209,6 +210,17 @@ class Door:
     # Below: the queue (any thread), then the writer (its own thread only).
 
     def _enqueue(self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None) -> tuple[list[Decision], "Future[None]"]:
+        if admit is None:
+            return self._queued(body, encoding, source, format_, None)
+        # Before the queue is looked at: who sends beyond its own limit is told so, and does not fill it for the others.
+        admit.rows(count_rows(body, encoding))
+        try:
+            return self._queued(body, encoding, source, format_, admit)
+        except StorageError:
+            admit.give_back()
+            raise
+
+    def _queued(self, body: bytes, encoding: str, source: str, format_: str, admit: Admit | None) -> tuple[list[Decision], "Future[None]"]:
         self._refuse_if_full(len(body))  # before the work of checking: shedding must be cheap
         if self._pseudonyms is not None:
             body = self._pseudonyms.body(body, encoding, foreign=bool(format_), types=self._plan.event_types)

@@ -39,7 +39,7 @@ from tailorbird.events import Event
 from tailorbird.events.adapters import gorse
 from tailorbird.events.adapters.batch import encode_event
 from tailorbird.events.adapters.fields import as_record
-from tailorbird.events.adapters.files import split_records
+from tailorbird.events.adapters.files import count_records, split_records
 from tailorbird.events.adapters.record import Record, lines_of
 from tailorbird.ranking.slot import Slot
 from tailorbird.serving.app import route
@@ -123,10 +123,10 @@ def gorse_routes(service: Service, slot: str) -> list[Route]:
 
 async def _insert(request: Request, service: Service, *, convert: Convert) -> Response:
     body = await body_of(request, service)
-    lines = await asyncio.to_thread(_lines, body, convert)
+    admit, source = admission(request, service), request.state.caller.source
+    lines = await asyncio.to_thread(_lines, body, convert, admit.rows)
     decisions = []
     if lines:
-        admit, source = admission(request, service), request.state.caller.source
         decisions = await service.door.submit_async(b"\n".join(lines), "ndjson", source=source, format_=gorse.FORMAT, admit=admit)
     refused = [decision for decision in decisions if not decision.accepted]
     if refused and len(refused) == len(decisions):
@@ -135,7 +135,8 @@ async def _insert(request: Request, service: Service, *, convert: Convert) -> Re
     return as_json({"RowAffected": len(decisions) - len(refused), **({"RowRefused": len(refused), "Refused": told} if refused else {})})
 
 
-def _lines(body: bytes, convert: Convert) -> list[bytes]:
+def _lines(body: bytes, convert: Convert, counted: Callable[[int], None]) -> list[bytes]:
+    counted(count_records(body))
     lines: list[bytes] = []
     for raw in split_records(body):
         place = f"gorse:{sha256(raw).hexdigest()[:32]}"

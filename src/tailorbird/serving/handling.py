@@ -20,11 +20,10 @@ from tailorbird.errors import NotReadyError, StorageError, TailorbirdError, Usag
 from tailorbird.serving import access
 from tailorbird.serving.access import Perimeter
 from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, Budget, read_body
-from tailorbird.serving.decisions import Admit
 from tailorbird.serving.door import Door
 from tailorbird.serving.keyfile import WRITE
 from tailorbird.serving.keys import AccessError, Caller, Keys
-from tailorbird.serving.limits import Limiter, LimitError, address_of
+from tailorbird.serving.limits import Admission, Limiter, LimitError, address_of
 from tailorbird.serving.logs import REQUEST_ID, RequestLog
 from tailorbird.serving.messages import (
     Answer,
@@ -168,10 +167,10 @@ async def body_of(request: Request, service: Service, *, bytes_max: int = 0) -> 
     return await read_body(request, bytes_max=most, deadline_s=service.body_deadline_s, held=request.state.held)
 
 
-def admission(request: Request, service: Service) -> Admit:
-    """What the door asks whether the key may send all this."""
+def admission(request: Request, service: Service) -> Admission:
+    """What is asked whether the key may send all this; for one body."""
     caller: Caller = request.state.caller
-    return service.limiter.admit(caller, _address(request, service, caller))
+    return Admission(service.limiter, caller, _address(request, service, caller))
 
 
 def _address(request: Request, service: Service, caller: Caller) -> str:

@@ -1,8 +1,9 @@
 """How much one key, and one browser's address, may send: requests, events, events a body, and different ids within an hour.
 
 Buckets may go into debt: a body is taken whole if anything is left, and what it took too much is waited for afterwards, so that any
-batch passes at any rate. Reading and writing have buckets of their own, so that a flood of events leaves answers alone. All of it
-is in the memory of one process: with n servers a key may do n times as much.
+batch passes at any rate. Rows are counted and charged before anything is made of them, whatever is decided on each; a body of too many
+is charged as the longest that is taken. Reading and writing have buckets of their own, so that a flood of events leaves answers alone.
+All of it is in the memory of one process: with n servers a key may do n times as much.
 
     key ──► bucket of requests (read), bucket of events (write), sketch of ids within the hour
     address of a browser ──► bucket of events, bucket of clicks, of the newest 10,000 addresses; an IPv6 address counts by its /64
@@ -21,7 +22,6 @@ from itertools import chain
 from tailorbird.errors import ConfigError, TailorbirdError
 from tailorbird.events.columnwise import Fields
 from tailorbird.events.contract import NEEDS_ITEM
-from tailorbird.serving.decisions import Admit
 from tailorbird.serving.keyfile import READ, WRITE
 from tailorbird.serving.keys import Caller
 
@@ -161,36 +161,54 @@ class Limiter:
         with self._lock:
             now = self._monotonic()
             for bucket, what in self._of(caller, scope, address, now):
-                if wait_s := bucket.wait_s(now):
-                    self.limited[what] += 1
-                    raise LimitError(f"too much within a short time ({what})", limit=what, retry_after_s=wait_s)
+                self._require_left(bucket, what, now)
                 if what == "requests":
                     bucket.take(1)
 
-    def admit(self, caller: Caller, address: str) -> Admit:
-        """What the door is to ask about a body whose events it has checked, before it takes them."""
+    def charge(self, caller: Caller, address: str, rows: int, charged: int) -> None:
+        """Take the rows of a body, of which `charged` were taken before, from its sender's buckets.
 
-        def admit(accepted: Fields, rows: int) -> None:
-            batch_max = self._limit(caller.limits.batch_max, self.server.batch_max)
-            if batch_max and rows > batch_max:
-                self.refused("batch")
+        Raises LimitError where one body may not hold so many, or the sender has to wait for what it sent since `begin`.
+        """
+        batch_max = int(self._limit(caller.limits.batch_max, self.server.batch_max))
+        too_many = 0 < batch_max < rows
+        with self._lock:
+            now = self._monotonic()
+            buckets = self._of(caller, WRITE, address, now)
+            if not charged:
+                for bucket, what in buckets:
+                    self._require_left(bucket, what, now)
+            for bucket, _ in buckets:
+                bucket.take((batch_max if too_many else rows) - charged)
+            if too_many:
+                self.limited["batch"] += 1
                 raise LimitError(
                     f"{rows} events in one body, at most {batch_max} are taken",
                     limit="batch", status=413, code="batch_too_long", fix="send fewer at once",
                 )  # fmt: skip
-            with self._lock:
-                now = self._monotonic()
-                self._require_few_ids(caller, accepted, now)
-                self._take_clicks(caller, accepted, address, now)
-                for bucket, _ in self._of(caller, WRITE, address, now):
-                    bucket.take(rows)
 
-        return admit
+    def give_back(self, caller: Caller, address: str, charged: int) -> None:
+        """Put back what `charge` took."""
+        with self._lock:
+            for bucket, _ in self._of(caller, WRITE, address, self._monotonic()):
+                bucket.take(-charged)
+
+    def require_wanted(self, caller: Caller, address: str, accepted: Fields) -> None:
+        """Raises LimitError where these events name too many people and items, or hold too many clicks."""
+        with self._lock:
+            now = self._monotonic()
+            self._require_few_ids(caller, accepted, now)
+            self._take_clicks(caller, accepted, address, now)
 
     def refused(self, limit: str) -> None:
         """Count what somebody else refused for a limit's sake."""
         with self._lock:
             self.limited[limit] += 1
+
+    def _require_left(self, bucket: Bucket, what: str, now: float) -> None:
+        if wait_s := bucket.wait_s(now):
+            self.limited[what] += 1
+            raise LimitError(f"too much within a short time ({what})", limit=what, retry_after_s=wait_s)
 
     def _of(self, caller: Caller, scope: str, address: str, now: float) -> list[tuple[Bucket, str]]:
         own, server = caller.limits, self.server
@@ -240,6 +258,26 @@ class Limiter:
     @staticmethod
     def _limit(own: float | None, server: float) -> float:
         return server if own is None else own
+
+
+class Admission:
+    """One body before the limits of its sender, as `decisions.Admit` has it. Not to be used by two threads at a time."""
+
+    def __init__(self, limiter: Limiter, caller: Caller, address: str) -> None:
+        self._limiter, self._caller, self._address = limiter, caller, address
+        self._charged = 0
+
+    def rows(self, count: int) -> None:
+        if count > self._charged:
+            self._limiter.charge(self._caller, self._address, count, self._charged)
+            self._charged = count
+
+    def events(self, accepted: Fields) -> None:
+        self._limiter.require_wanted(self._caller, self._address, accepted)
+
+    def give_back(self) -> None:
+        self._limiter.give_back(self._caller, self._address, self._charged)
+        self._charged = 0
 
 
 class Connections:

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from tests.events.adapters.kit import lines
 
 from tailorbird.errors import DamageError, InputError
 from tailorbird.events.adapters import FORMATS, digest_files, find_files
-from tailorbird.events.adapters.files import bare_suffix, read_lines
+from tailorbird.events.adapters.files import bare_suffix, count_records, read_lines, split_records
 
 TEXT = b"one\n\n  two \nthree"
 
@@ -98,3 +100,17 @@ def test_a_file_of_which_nothing_can_be_unpacked_is_told_in_every_format(format_
     (tmp_path / name).write_bytes(packed)
     with pytest.raises(InputError, match=r"damaged|cannot be read"):
         lines(format_, tmp_path, mapping='[[source]]\nfile = "c.*"\nuser_id = "who"\nitem_id = "what"\n')
+
+
+PIECES = st.sampled_from(
+    [b"[", b"]", b"{", b"}", b"{}", b'{"a":[1,"},{"]}', b",", b"\n", b"\r\n", b" ", b"\t", b"\x0b", b"1", b'"x', b"\xff"]
+)
+
+
+@given(st.lists(PIECES, max_size=12).map(b"".join) | st.lists(st.sampled_from([b"{}", b'{"a":1}', b" ", b""]), max_size=9).map(b"\n".join))
+@example(b"")
+@example(b"[]")
+@example(b" [1, {}, []] ")
+@example(b"[" * 100_000)
+def test_records_are_counted_as_they_are_split(body: bytes) -> None:
+    assert count_records(body) == len(split_records(body))

@@ -181,3 +181,10 @@ def test_a_small_message_does_not_become_a_very_large_one(tmp_path: Path) -> Non
     order = _track("Order Completed", note="x" * 5_000, products=[{"sku": str(n)} for n in range(900)])
     (tmp_path / "s.jsonl").write_text(json.dumps({**COMMON, **order}))
     assert [code for code, *_ in refusals("segment", tmp_path / "s.jsonl")[1]] == ["too_large"]
+
+
+def test_batches_in_a_list_do_not_become_a_very_large_body() -> None:
+    message = {"type": "page", "userId": "u", "timestamp": "2018-04-05T17:31:00Z"}
+    batch = {"batch": [{**message, "messageId": f"m{number}"} for number in range(5_000)], "context": {"page": {"url": "x" * 2_000}}}
+    with pytest.raises(UsageError, match="send fewer at once"):
+        lines_of_body("segment", json.dumps([batch, batch]).encode())

@@ -4,6 +4,7 @@ import codecs
 import gzip
 import hashlib
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -24,6 +25,7 @@ _CHUNK = 1 << 20
 _HEAD = 4096
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LIST_BYTES_MAX = 1 << 30
+_LINE = re.compile(rb"\S[^\n]*")
 _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -170,6 +172,22 @@ def split_records(body: bytes) -> list[bytes]:
             return [body]
     lines = [line.strip() for line in body.split(b"\n") if line.strip()]
     return lines if len(lines) > 1 and all(line[:1] == b"{" and line[-1:] == b"}" for line in lines) else [body]
+
+
+def count_records(body: bytes) -> int:
+    """How many records `split_records` gives. None of them is kept, so that too many cost next to nothing."""
+    if body.lstrip()[:1] == b"[":
+        try:
+            return len(_elements(body))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return 1
+    count = 0
+    for found in _LINE.finditer(body):
+        line = found[0].rstrip()
+        if line[:1] != b"{" or line[-1:] != b"}":
+            return 1
+        count += 1
+    return max(1, count)
 
 
 def digest_files(files: list[Path], progress: Callable[[int], None] = lambda _: None) -> dict[Path, str]:

@@ -1,25 +1,44 @@
 """Bodies that other systems post, turned into bodies of our own: what `POST /v1/events?format=…` takes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 
 from tailorbird.errors import UsageError
 from tailorbird.events.adapters import cloudevents, segment
-from tailorbird.events.adapters.files import split_records
+from tailorbird.events.adapters.batch import encode_event
+from tailorbird.events.adapters.files import count_records, split_records
 from tailorbird.events.adapters.record import Convert, Record, lines_of
+from tailorbird.events.envelope import Event
 
 WEBHOOKS: dict[str, Convert] = {"segment": segment.convert, "cloudevents": cloudevents.convert}
 _COPIES_BYTES_MAX = 1 << 22
+_GROWTH_MAX = 4  # times what came in, and that
 
 
-def lines_of_body(format_: str, body: bytes, headers: Mapping[str, str] | None = None) -> list[bytes]:
+class _Opened(msgspec.Struct):
+    """A batch as far as its messages can be counted, none of which is decoded."""
+
+    batch: list[msgspec.Raw]
+    messageId: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_opened = msgspec.json.Decoder(_Opened).decode
+
+
+def lines_of_body(
+    format_: str, body: bytes, headers: Mapping[str, str] | None = None, counted: Callable[[int], None] = lambda _: None
+) -> list[bytes]:
     """The events of a body, one a line; what cannot be read stands there as such, to be refused with its reason.
 
     A list, one a line, one alone, Segment's `{"batch": [...]}`, and a CloudEvent whose attributes are `headers` are taken. The same body
     gives the same ids.
 
+    Args:
+        counted: told how many rows the body has, before anything is made of them, and again where one of them becomes several; raises
+            what says that they are too many.
     Raises:
         UsageError: no such format, or a context that is too large for so many messages.
     """
@@ -29,22 +48,45 @@ def lines_of_body(format_: str, body: bytes, headers: Mapping[str, str] | None =
         )
     if format_ == "cloudevents" and headers is not None and cloudevents.is_binary(headers):
         body = cloudevents.in_envelope(headers, body)
-    place = sha256(body).hexdigest()[:12]
+    place, bytes_max = sha256(body).hexdigest()[:12], _GROWTH_MAX * len(body) + _COPIES_BYTES_MAX
     lines: list[bytes] = []
-    for row, raw in enumerate(_records(format_, body)):
-        lines += lines_of(format_, raw, f"{place}:{row}", WEBHOOKS[format_], {})
+    size = 0
+
+    def convert(record: Any, place: str) -> list[Event]:
+        events = WEBHOOKS[format_](record, place)
+        if len(events) > 1:
+            counted(len(lines) + len(events))
+            _require_room(events, bytes_max - size)
+        return events
+
+    for row, raw in enumerate(_records(format_, body, counted)):
+        made = lines_of(format_, raw, f"{place}:{row}", convert, {})
+        size += sum(map(len, made))
+        lines += made
     return lines
 
 
-def _records(format_: str, body: bytes) -> list[bytes]:
+def _require_room(events: list[Event], left: int) -> None:
+    """Raise UsageError where events of one record take more than is left, before all of them are written."""
+    for event in events:
+        left -= len(encode_event(event))
+        if left < 0:
+            what = f"what its records say of each of their events, such as {len(events):,} of one, takes too many bytes"
+            raise UsageError(what, where="format", fix="send fewer at once")
+
+
+def _records(format_: str, body: bytes, counted: Callable[[int], None]) -> list[bytes]:
+    counted(count_records(body))
     records = split_records(body)
     if format_ == "segment" and len(records) == 1:
         try:
-            batch = msgspec.json.decode(records[0])
+            opened = _opened(records[0])
+            if opened.messageId is not msgspec.UNSET:
+                return records
+            counted(len(opened.batch))
+            return _messages(msgspec.json.decode(records[0]))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return records
-        if isinstance(batch, dict) and "messageId" not in batch and isinstance(batch.get("batch"), list):
-            return _messages(batch)
     return records
 
 

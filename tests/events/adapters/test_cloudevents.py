@@ -26,8 +26,58 @@ def test_the_envelope_fills_in_what_our_event_leaves_out(tmp_path: Path) -> None
 
 
 def test_what_our_event_says_itself_stands(tmp_path: Path) -> None:
-    (made,) = _made(tmp_path, {**ENVELOPE, "data": {**OURS, "event_id": "e1", "type": "view", "ts": "2018-04-05T17:00:00Z"}})
-    assert (made["event_id"], made["type"], made["ts"]) == ("e1", "view", "2018-04-05T17:00:00Z")
+    (made,) = _made(tmp_path, {**ENVELOPE, "data": {**OURS, "event_id": "e1", "ts": "2018-04-05T17:00:00Z"}})
+    assert (made["event_id"], made["ts"]) == ("e1", "2018-04-05T17:00:00Z")
+
+
+@pytest.mark.parametrize("said", ["view", "item", "user", "merge", "identify", "answer", 7, None])
+def test_of_what_type_it_is_the_envelope_says(tmp_path: Path, said: Any) -> None:
+    (made,) = _made(tmp_path, {**ENVELOPE, "data": {**OURS, "type": said}})
+    assert made["type"] == "click"
+
+
+@pytest.mark.parametrize("name", ["item", "user", "merge", "identify"])
+def test_an_envelope_that_names_a_profile_or_a_merge_is_one(tmp_path: Path, name: str) -> None:
+    data = {"user_id": "u", "anonymous_id": "v", "item_id": "i", "properties": {"merged_into": "w"}}
+    for type_ in (f"com.example.{name}", f"com.example.{name}.v2", name):
+        (made,) = _made(tmp_path, {**ENVELOPE, "type": type_, "data": data})
+        assert made["type"] == name
+
+
+ALIAS = {"type": "alias", "messageId": "m", "previousId": "a", "userId": "b", "timestamp": ENVELOPE["time"]}
+IDENTIFY = {"type": "identify", "messageId": "m", "anonymousId": "v", "userId": "b", "traits": {"age": 7}, "timestamp": ENVELOPE["time"]}
+PROFILE = {"ItemId": "i", "IsHidden": True, "Timestamp": "2018-04-05"}
+TRACK = {"type": "track", "messageId": "m", "userId": "u", "event": "Product Viewed", "properties": {"sku": "i"}, "timestamp": "2018-04-05"}
+
+
+@pytest.mark.parametrize("named", ["shop.click", "shop.video_played", "shop.message"])
+@pytest.mark.parametrize("data", [ALIAS, IDENTIFY, PROFILE, {"UserId": "u", "Labels": ["x"]}], ids=["alias", "identify", "item", "user"])
+def test_data_in_anothers_shape_make_no_profile_login_or_merge_that_the_envelope_does_not_name(
+    tmp_path: Path, named: str, data: dict[str, Any]
+) -> None:
+    (tmp_path / "e.jsonl").write_text(json.dumps({**ENVELOPE, "type": named, "data": data}))
+    accepted, refused = refusals("cloudevents", tmp_path / "e.jsonl")
+    assert (accepted, [(code, path) for code, path, _, _ in refused]) == (0, [("unknown_kind", "$.type")])
+
+
+def test_nor_another_type_than_the_envelope_says(tmp_path: Path) -> None:
+    (tmp_path / "e.jsonl").write_text(json.dumps({**ENVELOPE, "type": "shop.click", "data": TRACK}))
+    accepted, refused = refusals("cloudevents", tmp_path / "e.jsonl")
+    assert (accepted, [(code, path) for code, path, _, _ in refused]) == (0, [("unknown_kind", "$.type")])
+    (made,) = _made(tmp_path, {**ENVELOPE, "type": "shop.view", "data": TRACK})
+    assert made["type"] == "view"
+
+
+@pytest.mark.parametrize(
+    ("named", "data", "types"),
+    [
+        ("com.segment.identify", IDENTIFY, ["identify", "user"]),
+        ("com.segment.alias", ALIAS, ["identify", "merge"]),
+        ("gorse.item", PROFILE, ["item"]),
+    ],
+)
+def test_what_the_envelope_names_is_made(tmp_path: Path, named: str, data: dict[str, Any], types: list[str]) -> None:
+    assert [made["type"] for made in _made(tmp_path, {**ENVELOPE, "type": named, "data": data})] == types
 
 
 def test_a_batch_and_binary_data(tmp_path: Path) -> None:
@@ -47,7 +97,7 @@ def test_around_the_events_of_other_systems(tmp_path: Path) -> None:
     }
     read = {"FeedbackType": "read", "UserId": "u", "ItemId": "i", "Timestamp": "2018-04-05"}
     row = {"event_name": "view_item", "event_timestamp": 1522949460000000, "user_pseudo_id": "v", "items": [{"item_id": "i"}]}
-    clicked, was_read, viewed = _made(tmp_path, *({**ENVELOPE, "data": data} for data in (track, read, row)))
+    clicked, was_read, viewed = _made(tmp_path, *({**ENVELOPE, "type": "shop.message", "data": data} for data in (track, read, row)))
     assert (clicked["event_id"], clicked["type"]) == ("m1", "click")
     assert (was_read["event_id"][:6], was_read["type"]) == ("gorse:", "view")
     assert (viewed["anonymous_id"], viewed["type"]) == ("v", "view")

@@ -1,8 +1,12 @@
 """CloudEvents 1.0 in the JSON format: single events, one a line, or a batch (a list). What is inside is ours or another system's.
 
     data with Segment's, Gorse's or GA4's fields → as those adapters have it
-    other data                                    → our own event; what the envelope says fills in what it leaves out:
-                                                    event_id (source#id), ts (time), type (the last word of the envelope's type)
+    other data                                    → our own event, of the envelope's type: the last word, but for a version;
+                                                    what it leaves out the envelope fills in: event_id (source#id), ts (time)
+
+The envelope is written by a program, data often by a page. So data never say against the envelope what kind of event it is: our own are of
+the envelope's type, whatever theirs says; those of others are refused where they make something else of an envelope that names a type of
+ours, and where they make a profile, a login or a merge of one that does not name that.
 
 `data_base64` is read where it holds JSON. An event in the binary mode of the HTTP binding, whose attributes are headers, is put into the
 JSON format first (`in_envelope`). Ids that are whole numbers are taken as their digits.
@@ -11,6 +15,7 @@ Source: CloudEvents specification 1.0.2, "JSON Event Format" and "HTTP Protocol 
 """
 
 import binascii
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
@@ -27,6 +32,7 @@ from tailorbird.events.adapters.files import read_records
 from tailorbird.events.adapters.record import Convert, Record, UnreadableError, batches_of, of_validation
 from tailorbird.events.contract import ID_LENGTH_MAX
 from tailorbird.events.envelope import Event
+from tailorbird.events.plan import EVENT_TYPES, SHARED_TYPES
 
 FORMAT = "cloudevents"
 PATTERNS = ("*.json", "*.jsonl", "*.ndjson")
@@ -34,6 +40,9 @@ PATTERNS = ("*.json", "*.jsonl", "*.ndjson")
 _SERVERS = ("received_at", "answer")
 _IDS = ("event_id", "user_id", "anonymous_id", "session_id", "item_id", "request_id")
 _HEADER = "ce-"
+_VERSION = re.compile(r"\.v\d+\Z")  # as the specification has it: com.example.click.v2
+_NAMED_ONLY = frozenset((*SHARED_TYPES, "identify"))  # what an envelope has to name
+_ALSO = {"identify": ("identify", "user"), "alias": ("identify", "merge")}  # of Segment's messages
 
 
 def read_cloudevents(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
@@ -86,9 +95,18 @@ def convert(record: Any, place: str) -> list[Event]:
     identity = f"{needed_text(envelope, 'source')}#{needed_text(envelope, 'id')}"
     if len(identity) > ID_LENGTH_MAX - 12:
         identity = sha256(identity.encode()).hexdigest()
-    data = _data(envelope)
+    data, type_ = _data(envelope), slug(_VERSION.sub("", needed_text(envelope, "type")).rpartition(".")[2])
     foreign = _foreign(data)
-    return foreign(data, identity) if foreign is not None else [_own(envelope, data, identity)]
+    return _as_named(foreign(data, identity), type_) if foreign is not None else [_own(envelope, data, identity, type_)]
+
+
+def _as_named(events: list[Event], type_: str) -> list[Event]:
+    """The events, where they are what their envelope says that they are."""
+    named = _ALSO.get(type_, (type_,))
+    for event in events:
+        if event.type not in named and (type_ in EVENT_TYPES or event.type in _NAMED_ONLY):
+            raise UnreadableError("unknown_kind", "$.type", f"expected the type of what data say, {event.type}, got {type_[:60]}")
+    return events
 
 
 def _foreign(data: Record) -> Convert | None:
@@ -116,10 +134,10 @@ def _data(envelope: Record) -> Record:
     return as_record(value, "$.data")
 
 
-def _own(envelope: Record, data: Record, identity: str) -> Event:
+def _own(envelope: Record, data: Record, identity: str, type_: str) -> Event:
     given = {name: value for name, value in data.items() if value is not None}
     given.setdefault("event_id", identity)
-    given.setdefault("type", slug(needed_text(envelope, "type").rpartition(".")[2]))
+    given["type"] = type_
     if "ts" not in given and not given.get("timeless") and envelope.get("time"):
         given["ts"] = time_of_text(envelope["time"], "$.time")
     for name in _IDS:

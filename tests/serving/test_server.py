@@ -356,6 +356,21 @@ def test_an_offer_to_upgrade_is_not_taken_up_and_its_body_is_read_as_that(start,
         assert peer.recv(10_000) == b""
 
 
+def test_what_is_behind_the_last_request_of_a_connection_is_not_looked_at_whatever_it_offers(start):
+    server = start()
+    host, port = server.url.removeprefix("http://").split(":")
+    body = json.dumps(CLICK).encode()
+    for connection in (b"close", b"close, Upgrade\r\nUpgrade: h2c", b"Upgrade, close\r\nUpgrade: websocket"):
+        for behind in (b"", WHOLE, b"xx"):
+            with socket.create_connection((host, int(port))) as peer:
+                peer.settimeout(8)
+                peer.sendall(_POST + b"Content-Length: %d\r\nConnection: %s\r\n\r\n" % (len(body), connection) + body + behind)
+                heard = b""
+                while more := peer.recv(10_000):
+                    heard += more
+            assert (heard[:12], heard.count(b"HTTP/1.1")) == (b"HTTP/1.1 200", 1), (connection, behind, heard)
+
+
 @pytest.mark.parametrize(
     "head",
     [

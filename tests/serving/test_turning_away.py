@@ -1,5 +1,6 @@
 """Questions to a server that has too much to do are refused before they are requests, and told the same as by the long way."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -46,7 +47,7 @@ class Halting(Prompt):
 class Served:
     """A server whose work can be heaped up, and one connection to it."""
 
-    def __init__(self, service: Service, turn_away: TurningAway, keep_alive_s: int = 15) -> None:
+    def __init__(self, service: Service, turn_away: TurningAway, keep_alive_s: int = 15, unread_deadline_s: float = 30.0) -> None:
         self.service, self.asked, self.came = service, 0, 0
         self._turns: list[Turn] = []
 
@@ -59,6 +60,10 @@ class Served:
 
         class Protocol(PatientProtocol):
             turn_away = staticmethod(counted)
+
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+                self.unread_deadline_s = unread_deadline_s
+                super().connection_made(transport)
 
             def data_received(self, data: bytes) -> None:
                 super().data_received(data)
@@ -74,6 +79,7 @@ class Served:
             timeout_keep_alive=keep_alive_s,
         )
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8_192)  # so that what is not read soon waits in the server
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
         self._thread.start()
@@ -106,6 +112,21 @@ class Served:
             name, _, value = line.partition(": ")
             headers[name.lower()] = value
         return status, headers, json.loads(self._file.read(int(headers["content-length"])))
+
+    def another(self) -> socket.socket:
+        """Another connection, whose peer takes little at a time."""
+        peer = socket.socket()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        peer.settimeout(8)
+        peer.connect(self._socket.getsockname())
+        return peer
+
+    def hang_up(self) -> None:
+        self._file.close()
+        self._peer.close()
+
+    def connections(self) -> int:
+        return len(self._server.server_state.connections)
 
     def ended(self) -> bool:
         """Wait until the server closes the connection."""
@@ -173,6 +194,57 @@ def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_ask
             time.sleep(0.25)
         assert served.asked == 8
         assert served.ended(), "nothing was asked for a second"
+        served.close()
+
+
+LARGE = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "asked", [LARGE * 60, LARGE, LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")], ids=["many", "one", "last"]
+)
+def test_who_reads_no_answer_is_closed(tmp_path: Path, asked: bytes) -> None:
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        service = Service(Prompt(), door)
+        served = Served(service, TurningAway(service), keep_alive_s=1, unread_deadline_s=0.2)
+        served.hang_up()
+        with served.another() as peer:
+            peer.sendall(asked)
+            until(lambda: 'route="/openapi.json"' in service.metrics.text().decode(), 10, "it was not asked")
+            until(lambda: served.connections() == 0, 10, "it was not closed")
+        served.close()
+
+
+def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        service = Service(Prompt(), door)
+        served = Served(service, TurningAway(service), keep_alive_s=1, unread_deadline_s=0.5)
+        with served.another() as peer:
+            peer.sendall(LARGE * 9 + LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            heard, begun = b"", time.monotonic()
+            while more := peer.recv(4_096):
+                heard += more
+                time.sleep(0.02)  # slower than it is told
+        assert heard.count(b"HTTP/1.1 200") == 10
+        assert heard.endswith(b"}")
+        assert time.monotonic() - begun > 0.5
+        served.close()
+
+
+def test_who_asks_on_and_reads_nothing_is_not_told_on_and_on(tmp_path: Path) -> None:
+    """What it is told waits in the memory of the server."""
+    with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
+        service = Service(Prompt(), door)
+        served = Served(service, TurningAway(service))
+        served.heap()
+        with served.another() as peer:
+            for _ in range(3_000):
+                before = served.came
+                peer.sendall(request("/v1/recommend"))
+                until(lambda before=before: served.came > before, 10, "it was not read")
+                if served.asked < served.came:
+                    break
+        assert 100 < served.asked < 1_000
         served.close()
 
 

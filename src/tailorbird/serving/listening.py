@@ -1,7 +1,7 @@
 """The HTTP server under the serve process: it binds, waits for nobody who dawdles, and stops without turning anybody away.
 
 SIGTERM drains: answers close their connections, then nothing new is accepted, what runs is finished; all within a second. What uvicorn
-leaves open, `PatientProtocol` closes: connections that say nothing, or only half a request.
+leaves open, `PatientProtocol` closes: connections that say nothing, or only half a request, or that do not read what they are told.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ DRAIN_S = 0.25  # for balancers to notice, and clients to be told to close
 LINGER_S = 0.3  # for those who connected before we stopped listening and have not asked yet
 STOP_S = 0.3  # for answers under way
 HEADER_DEADLINE_S = 10.0
+UNREAD_DEADLINE_S = 30.0  # within which something of an answer has to be read
 REFUSED_DEADLINE_S = 1.0
 CONNECTIONS_MAX = 4_096
 HEAD_BYTES_MAX, HEADERS_MAX = 1 << 16, 200  # more than browsers send and proxies add
@@ -157,8 +158,8 @@ def _without_offer(name: bytes, value: bytes) -> bytes:
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """Closes a connection that has not brought a whole request head in time, or a very large one; what holds for bodies is in
-    `serving.body`.
+    """Closes a connection that has not brought a whole request head in time, or a very large one, and one that reads nothing of what waits
+    for it; what holds for bodies is in `serving.body`.
 
     `turn_away` gives the whole answer to what is not to become a request at all, see `serving.turning_away`. An offer to speak another
     protocol (`Upgrade: h2c`, as Java's client makes it with its first request) is not taken up, as RFC 9110, 7.8 allows: the request is
@@ -166,11 +167,13 @@ class PatientProtocol(HttpToolsProtocol):
     """
 
     deadline_s = HEADER_DEADLINE_S
+    unread_deadline_s = UNREAD_DEADLINE_S
     connections_max = CONNECTIONS_MAX
     by_address = Connections(ServerLimits())
     turn_away: Callable[[bytes], bytes | None] = staticmethod(_nobody)
     _between = True  # requests: nothing of the next has come
     _impatience: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _peer = ""
     _told_at = -math.inf  # when it was last turned away
     _fed = _again = b""  # to the parser, last; what is to be fed next
@@ -189,7 +192,8 @@ class PatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         answered = self.cycle is None or self.cycle.response_complete
-        if answered and self._between and self.app is not _full and (told := self.turn_away(data)) is not None:
+        plain = answered and self._between and self.app is not _full and not self.flow.write_paused
+        if plain and (told := self.turn_away(data)) is not None:
             self._calm()
             self.transport.write(told)
             # One timer serves many refusals: to set and unset it each time would cost as much as what is said.
@@ -241,6 +245,7 @@ class PatientProtocol(HttpToolsProtocol):
         head += [name + b": " + _without_offer(name, value) for name, value in self.headers if name != b"upgrade"]
         rest = self._fed[error.args[0] :]
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has its own: what is behind is not looked at
         self._again = b"\r\n".join([*head, b"", b""]) + rest
 
     def timeout_keep_alive_handler(self) -> None:
@@ -250,9 +255,45 @@ class PatientProtocol(HttpToolsProtocol):
             self._keep_alive_for(left)
         else:
             super().timeout_keep_alive_handler()
+            self._expect_reading()
 
     def _keep_alive_for(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_expecting()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._expect_reading()
+
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response(msg)
+        self._expect_reading()
+
+    def _expect_reading(self) -> None:
+        """From now on something of what waits for the peer has to go each `unread_deadline_s`; what is closed is not gone before."""
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.unread_deadline_s, self._look_unread, self.transport.get_write_buffer_size())
+
+    def _look_unread(self, before: int) -> None:
+        self._unread, left = None, self.transport.get_write_buffer_size()
+        if left >= before > 0:
+            self.transport.abort()
+        elif left:
+            self._expect_reading()
+
+    def _stop_expecting(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def on_message_begin(self) -> None:
         self._between, self._head_bytes = False, 0
@@ -270,6 +311,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._calm()
+        self._stop_expecting()
         self.by_address.went(self._peer)
         super().connection_lost(exc)
 
@@ -285,3 +327,4 @@ class PatientProtocol(HttpToolsProtocol):
         self._impatience = None
         if not self.transport.is_closing():
             self.transport.close()
+            self._expect_reading()

@@ -202,6 +202,13 @@ def test_a_timeless_profile_is_valid_from_the_beginning():
     assert accepted({"event_id": "p", "type": "item", "item_id": "i1", "timeless": True}).ts == 0
 
 
+def test_of_the_types_that_are_named_none_is_the_servers_own():
+    _, (one,) = decide(click(type="clack"))
+    message = one.message
+    assert "click" in message
+    assert "answer" not in message
+
+
 def test_a_project_may_declare_types_of_its_own():
     plan = RoutePlan(event_types=(*PLAN.event_types, "listen"))
     assert accepted(click(type="listen"), plan=plan).event.type == "listen"

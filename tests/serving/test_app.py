@@ -95,6 +95,15 @@ def client(service):
         yield client
 
 
+def test_where_a_project_scores_nobody_there_are_no_scores(service, client):
+    assert client.get("/v1/scores").status_code == 200
+    service.scores = None
+    answer = client.get("/v1/scores")
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_scores")
+    assert "scores.py" in answer.json()["fix"]
+    assert "404" in client.get("/openapi.json").json()["paths"]["/v1/scores"]["get"]["responses"]
+
+
 CLICK = {"event_id": "e1", "type": "click", "user_id": "u1", "item_id": "i1"}
 BODIES = {
     "/v1/events": CLICK,

@@ -297,6 +297,24 @@ def test_noting_what_was_shown_is_a_write(make):
     assert [event["type"] for event in site.events()] == ["answer"]
 
 
+@pytest.mark.parametrize("keys", [Keys(), Keys(read=[KEY], write=[KEY])], ids=["open", "with a key"])
+def test_no_foreign_page_notes_what_was_shown(make, keys):
+    site = make(keys)
+    headers, asked = {"X-API-Key": KEY, "origin": "https://evil.example"}, "/api/recommend/bob?n=3&write-back-type=read"
+    written = site.client.post("/api/feedback", json=[STAR], headers=headers)
+    refused = site.client.get(asked, headers=headers)
+    assert (refused.status_code, refused.json()["code"], refused.json()["message"]) == (
+        written.status_code,
+        written.json()["code"],
+        written.json()["message"],
+    )
+    assert (refused.status_code, refused.json()["code"]) == (403, "wrong_origin")
+    own = {**headers, "origin": "http://127.0.0.1:8642"}
+    assert site.client.get("/api/recommend/bob?n=3", headers=headers).status_code == 200
+    assert len(site.client.get(asked, headers=own).json()) == 3
+    assert [event["type"] for event in site.events()] == ["answer", "answer", "impression"]
+
+
 def test_what_cannot_be_noted_is_answered_all_the_same(make):
     site = make(Keys(read=[KEY], write=[KEY]))
     site.service.limiter = Limiter(ServerLimits(events_per_s=0.001))

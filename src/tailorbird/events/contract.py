@@ -230,7 +230,7 @@ def _check_list(raw: bytes | memoryview) -> None:
 def _check_one(row: int, event: Event, size: int, receipt: Receipt, plan: RoutePlan) -> Accepted:
     _check_ids(event)
     if event.type not in plan.event_types:
-        raise Breach("unknown_type", "$.type", f"expected one of {', '.join(plan.event_types)}, got {show(event.type)}")
+        raise Breach("unknown_type", "$.type", f"expected one of {', '.join(_sendable(plan))}, got {show(event.type)}")
     _check_owner(event, receipt)
     _check_subject(event)
     _check_context(event)
@@ -248,6 +248,11 @@ def _check_one(row: int, event: Event, size: int, receipt: Receipt, plan: RouteP
     if ts <= 0:
         raise Breach("ts_absurd", "$.ts", f"expected a time after 1970, got {show(event.ts)}")
     return Accepted(row, event, ts, ts_original, sent_at, received_at)
+
+
+def _sendable(plan: RoutePlan) -> list[str]:
+    """The types that somebody may send; answers are the server's own."""
+    return [type_ for type_ in plan.event_types if type_ != "answer"]
 
 
 def resolve(ts: int | None, sent_at: int | None, said: int | None, receipt: Receipt, *, timeless: bool) -> tuple[int, int]:

@@ -7,7 +7,7 @@ answers. Nor may it write: what comes from a web origin that is not named here, 
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailorbird.errors import ConfigError
-from tailorbird.serving.keys import Keys
+from tailorbird.serving.keys import AccessError, Keys
 from tailorbird.serving.logs import REQUEST_ID, request_id_of
 from tailorbird.serving.messages import Fault
 
@@ -89,6 +89,7 @@ class Perimeter:
     origins: frozenset[str] = frozenset()
 
 
+WRONG_ORIGIN = "wrong_origin", "pages of that web origin may not call this server"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 LOCAL_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]"))
 
@@ -124,7 +125,7 @@ class Guard:
         elif scope["method"] == "OPTIONS" and allowed and "access-control-request-method" in headers:
             await _plain(send_guarded, 204, b"")
         elif scope["method"] not in _SAFE and not allowed and _is_foreign(headers):
-            await _plain(send_guarded, 403, _fault("wrong_origin", "pages of that web origin may not call this server"))
+            await _plain(send_guarded, 403, _fault(*WRONG_ORIGIN))
         else:
             await self.app(scope, receive, send_guarded)
 
@@ -150,6 +151,13 @@ class Guard:
             headers["access-control-max-age"] = "600"
         if self._draining():
             headers["connection"] = "close"
+
+
+def require_own_origin(headers: Headers, origins: Collection[str]) -> None:
+    """As `Guard` has it of what is no GET, for one that writes all the same. Raises AccessError."""
+    if headers.get("origin") not in origins and _is_foreign(headers):
+        code, message = WRONG_ORIGIN
+        raise AccessError(message, status=403, code=code)
 
 
 def _is_foreign(headers: Headers) -> bool:

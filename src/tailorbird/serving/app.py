@@ -123,7 +123,7 @@ async def churn(request: Request, service: Service) -> Response:
 
 async def scores(request: Request, service: Service) -> Response:
     if service.scores is None:
-        raise NotReadyError("nothing is scored", fix="declare what to score in scores.py")
+        return fault(404, "no_scores", "this project scores nobody", fix="declare what to score in scores.py, and run tailorbird up")
     text = request.query_params.get("start", "0")
     start = int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else -1
     if start < 0:
@@ -256,7 +256,7 @@ ROUTES: dict[tuple[str, str], tuple[Handler, Operation]] = {
             "What was scored as events came in, from a position on.",
             gives=Scores,
             queries={"start": "the `next` of the last answer; 0, or none, for the oldest that is kept"},
-            statuses=(400, *_GET_STATUSES),
+            statuses=(400, 404, *_GET_STATUSES),
         ),
     ),
     ("/v1/formulas", "GET"): (

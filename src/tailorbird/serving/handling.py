@@ -150,7 +150,9 @@ def _fault_of(error: TailorbirdError) -> Response:
 
 
 def require_too(request: Request, service: Service, scope: str) -> None:
-    """That the key has another scope as well as that of its route. Raises AccessError."""
+    """That the key has another scope as well as that of its route, and of WRITE that no foreign page asks. Raises AccessError."""
+    if scope == WRITE:
+        access.require_own_origin(request.headers, service.perimeter.origins | service.keys.origins())
     service.keys.require(scope, request.state.authorization, request.headers.get("origin"))
 
 

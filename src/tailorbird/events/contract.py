@@ -171,7 +171,7 @@ def split(body: bytes, encoding: str) -> Sequence[bytes | memoryview]:
 
 
 def count_rows(body: bytes, encoding: str) -> int:
-    """How many rows `split` gives. None of them is decoded or kept, so that too many cost next to nothing."""
+    """How many rows `split` gives. None is decoded; of a list each is pointed at for a moment, 72 bytes, which is what too many cost."""
     if encoding == "ndjson":
         return sum(1 for _ in _LINE.finditer(body)) or 1
     if body.lstrip()[:1] == b"[":

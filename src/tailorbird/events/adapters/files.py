@@ -175,7 +175,7 @@ def split_records(body: bytes) -> list[bytes]:
 
 
 def count_records(body: bytes) -> int:
-    """How many records `split_records` gives. None of them is kept, so that too many cost next to nothing."""
+    """How many records `split_records` gives. None is decoded or copied, so that too many cost little."""
     if body.lstrip()[:1] == b"[":
         try:
             return len(_elements(body))

@@ -1,5 +1,7 @@
 """Roles without HTTP answer probes where they are asked to, and threads that look after something outlive any error."""
 
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -30,6 +32,21 @@ def get(port, path):
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def test_a_signal_in_the_midst_of_a_wait_stops_the_role():
+    """`wait` holds the lock of its condition now and then, and a handler runs wherever the main thread is: here, within that lock."""
+    told = """
+import os, signal
+from tailorbird.health import FollowedStop
+stop = FollowedStop()
+stop.on_signals(signal.SIGTERM)
+with stop._cond:
+    os.kill(os.getpid(), signal.SIGTERM)
+assert stop.wait(20)
+"""
+    done = subprocess.run([sys.executable, "-c", told], timeout=60)
+    assert done.returncode == 0
 
 
 def test_a_loop_that_comes_round_is_alive_and_one_that_stalls_is_not():

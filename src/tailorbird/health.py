@@ -8,6 +8,8 @@ The loop is followed by the event that each role asks whether to stop: asking is
 """
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +34,23 @@ class FollowedStop(threading.Event):
         self._owner = threading.get_ident()
         self.rounds = 0
         self._asked_at = time.monotonic()
+
+    def on_signals(self, *numbers: int) -> None:
+        """Be set by these signals, by a thread of its own.
+
+        A handler runs in the midst of what the main thread does, which may be `wait`: to set the event there would wait for a lock that the
+        main thread holds, for ever.
+        """
+        told, tell = os.pipe()
+        os.set_blocking(tell, False)
+        for number in numbers:
+            signal.signal(number, lambda *_: os.write(tell, b"\0"))
+
+        def listen() -> None:
+            os.read(told, 1)
+            self.set()
+
+        threading.Thread(target=listen, name="told to stop", daemon=True).start()
 
     def is_set(self) -> bool:
         self._note()

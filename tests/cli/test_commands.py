@@ -440,6 +440,22 @@ def test_guess_proposes_shows_ten_rows_and_says_why(fresh: Path) -> None:
     assert "imported before" in must("import", "mapping", "clicks.csv", "--mapping", "mapping.toml", cwd=fresh)
 
 
+def test_up_ends_its_roles_in_order_where_nobody_reads_it_any_more(copy: Path) -> None:
+    """As of `up | tee log` of which a Ctrl-C ended `tee` first."""
+    up = subprocess.Popen(
+        [sys.executable, "-m", "tailorbird", "-C", str(copy), "up", "--port", "0", "--no-train"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert up.stdout is not None
+    assert up.stderr is not None
+    try:
+        assert up.stdout.readline()
+        up.stdout.close()
+        assert (up.wait(120), up.stderr.read()) == (0, "")
+    finally:
+        up.kill()
+
+
 def test_up_answers_though_the_registry_is_damaged_and_starts_all_once_it_is_mended(copy: Path) -> None:
     aliases = copy / "data" / "registry" / "aliases.json"
     whole = aliases.read_bytes()

@@ -206,6 +206,7 @@ def test_of_a_day_that_goes_on_only_the_hours_that_are_over_are_judged(good):
     report = daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, WANTED)
     assert report.rows == ROWS // 4
     assert "hours" not in {one.name for one in report.failed}
+    assert {one.told for one in report.checks if one.name in ("total", "volume")} == {"the day is not over"}
 
 
 def test_without_days_before_shifts_are_not_judged(good):

@@ -70,6 +70,23 @@ def test_who_was_merged_into_one_who_is_erased_is_itself_from_then_on(tmp_path: 
     assert people_of(project)["frank-6"] == 2
 
 
+def test_a_login_that_stays_keeps_its_session_though_it_was_one_with_the_erased_then(tmp_path: Path) -> None:
+    """And the session is not looked for as theirs alone: it would be found in that login for ever."""
+    evening = {"session_id": "session-of-an-evening"}
+    login = {"type": "identify", "item_id": None}
+    events = [
+        merge("m1", "ellen-5", "frank-6"), click("e1", "ellen-5", "phone-of-ellen", **evening),
+        click("login", "ellen-5", "phone-of-ellen", **login, **evening), merge("m2", "ellen-5", "grace-7"), click("e2", "ellen-5"),
+    ]  # fmt: skip
+    project = sent(tmp_path, events)
+    done = erase(project, ["frank-6"], CLOCK)
+    assert done.clean, done.searched.found
+    assert left_of(project.root, b"frank-6") == []
+    sessions = Lake(project.paths.lake).events(["type", "person", "session_id"]).to_pylist()
+    assert [(one["type"], one["person"]) for one in sessions if one["session_id"]] == [("identify", "ellen-5")]
+    assert verify(project.paths.lake).clean
+
+
 def test_one_whose_merge_was_taken_back_goes_alone(tmp_path: Path) -> None:
     login = {"type": "identify", "item_id": None}
     events = [

@@ -344,6 +344,5 @@ def _begin() -> FollowedStop:
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     stop = FollowedStop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop.on_signals(signal.SIGTERM, signal.SIGINT)
     return stop

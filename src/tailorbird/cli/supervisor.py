@@ -90,6 +90,13 @@ class Supervisor:
         """End every role and return from `run`."""
         self._stopping.set()
 
+    def _tell(self, role: str, line: str) -> None:
+        """Say it; where nobody reads any more, end in order: of `up | tee log`, a Ctrl-C may end `tee` first."""
+        try:
+            self.say(role, line)
+        except (BrokenPipeError, SystemExit):  # the second is how `rich` says it
+            self.stop()
+
     def _start(self, role: Role) -> None:
         self._keepers = [task for task in self._keepers if not task.done()]
         self._keepers.append(asyncio.create_task(self._keep(role)))
@@ -99,7 +106,7 @@ class Supervisor:
         try:
             wanted = self.wanted()
         except TailorbirdError as error:
-            self.say("up", f"the roles stay as they are: {error}")
+            self._tell("up", f"the roles stay as they are: {error}")
             return
         if wanted is None:
             return
@@ -123,13 +130,13 @@ class Supervisor:
             lived = loop.time() - started
             role.founding = role.founding and lived <= (FOUND_OUT_S if status == REFUSED else STABLE_S)
             if status == REFUSED and role.founding:
-                self.say(role.name, "cannot run as it is set up; stopping the others")
+                self._tell(role.name, "cannot run as it is set up; stopping the others")
                 self._status = REFUSED
                 self.stop()
                 return
             wait = BACKOFF_MIN_S if lived > STABLE_S else min(wait * 2, BACKOFF_MAX_S)
             role.restarts += 1
-            self.say(role.name, f"ended with {_describe(status)}; starting it again in {wait:.2g} s")
+            self._tell(role.name, f"ended with {_describe(status)}; starting it again in {wait:.2g} s")
             try:
                 await asyncio.wait_for(self._stopping.wait(), wait)
             except TimeoutError:
@@ -151,7 +158,7 @@ class Supervisor:
             except ValueError:  # longer than a line may be; what was read of it is dropped
                 continue
             if line:
-                self.say(role.name, line.decode(errors="replace").rstrip())
+                self._tell(role.name, line.decode(errors="replace").rstrip())
         return await role.process.wait()
 
     async def _end(self, role: Role) -> None:
@@ -162,7 +169,7 @@ class Supervisor:
         try:
             await asyncio.wait_for(process.wait(), STOP_S)
         except TimeoutError:
-            self.say(role.name, f"did not stop within {STOP_S:.0f} s; killed, which it survives")
+            self._tell(role.name, f"did not stop within {STOP_S:.0f} s; killed, which it survives")
             process.kill()
 
 

@@ -75,7 +75,8 @@ def volume(day: Day, wanted: Wanted) -> Check:
         for type_, least in wanted.daily_min.items()
         if over and day.profile.types[type_] < least
     ]
-    return verdict("volume", len(wanted.daily_min) * over, wrong, len(wrong), 0, "as declared", "contract.toml declares none")
+    nothing = "the day is not over" if wanted.daily_min else "contract.toml declares none"
+    return verdict("volume", len(wanted.daily_min) * over, wrong, len(wrong), 0, "as declared", nothing)
 
 
 def freshness(day: Day, wanted: Wanted) -> Check:

@@ -305,7 +305,7 @@ def _object(text: str | None) -> dict:
 def _own(
     lake: Lake, people: People, mine: pa.Table, marks: Marks, progress: Callable[[str, int, int | None], None]
 ) -> list[str]:  # fmt: skip
-    """Ids and texts of these events that no other row of the lake has, be it accepted or refused."""
+    """Ids and texts of these events that no row has that stays, be it accepted or refused."""
     profiles = pc.is_in(mine["type"], value_set=pa.array(["item"]))
     rows = mine.filter(pc.invert(profiles))
     found = {text for name in (*OWN, *TEXTS) for text in rows[name].drop_null().to_pylist()}
@@ -315,10 +315,11 @@ def _own(
     columns = (*OWN, *TEXTS, "item_id", "user_id", "anonymous_id", "person")
     done = 0
     for batch in lake.batches(
-        "events", [*dict.fromkeys((*columns, "properties", "user_profile", "item_profile", "items", "model", "experiment"))]
+        "events", [*dict.fromkeys((*columns, "type", "properties", "user_profile", "item_profile", "items", "model", "experiment"))]
     ):
         table = pa.Table.from_batches([batch])
-        others = table.filter(pc.invert(people.of(table)))
+        others = table.filter(pc.or_(pc.invert(people.of(table)), people.kept(table)))
+        profiles_of_others = others.filter(pc.invert(people.of(others)))["user_profile"]  # what is kept loses it
         for name in (*columns, "model", "experiment"):
             column = (others.filter(pc.invert(is_any(others["request_id"], marks.requests))) if name in _LINKED else others)[name]
             found -= set(column.filter(is_any(column, found)).to_pylist())
@@ -326,7 +327,8 @@ def _own(
         found -= set(shown.filter(is_any(shown, found)).to_pylist())
         # Within longer texts of others, too, and within their ids, which may be made of what somebody wrote: of a friend's id, say.
         for name in ("page", "referrer", "query", "properties", "user_profile", "item_profile", *_IDS):
-            found -= needles.present("\n".join(pc.unique(others[name]).drop_null().to_pylist()).encode(errors="surrogatepass"))
+            column = profiles_of_others if name == "user_profile" else others[name]
+            found -= needles.present("\n".join(pc.unique(column).drop_null().to_pylist()).encode(errors="surrogatepass"))
         done += len(table)
         progress("tell what is theirs alone", done, None)
     return sorted(found - _said_in_refused(lake, needles, marks))

@@ -44,7 +44,7 @@ class Rows:
         self._people, self._unlinked = people, unlinked
         self._then = marks.then
         self._places, self._refused = frozenset(marks.places), frozenset(marks.refused)
-        self._event_ids = {event for event in (id_ for _, _, id_ in marks.events) if event in frozenset(marks.own)}
+        self._event_ids = frozenset(marks.own).intersection(id_ for _, _, id_ in marks.events)
         self._mentions = mentions
         self._hashes = pa.array(hash64s(sorted(people.own_ids)).view(np.int64), pa.int64())
         self._keyed_items, self._keyed_users = frozenset(marks.keyed_items), frozenset(marks.keyed_users)

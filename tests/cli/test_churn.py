@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from tests.cli.kit import environment, must, must_json, tailorbird
@@ -22,6 +23,7 @@ from tests.cli.kit import environment, must, must_json, tailorbird
 from tailorbird.cli.churn import train_named
 from tailorbird.config import open_project
 from tailorbird.events import HOUR, SimulatedClock
+from tailorbird.lake import Lake
 from tailorbird.privacy.files import made_by
 from tailorbird.ranking.churn_bundle import ChurnBundle
 from tailorbird.serving.churn import ChurnModels
@@ -29,6 +31,7 @@ from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.schemas import Schemas
 from tailorbird.training.churn import train
 from tailorbird.training.churn.score import score_everybody
+from tailorbird.training.validate.leaks import imported_back
 
 FEATURES = """
 from tailorbird.features import count, entity, time_since, time_since_first
@@ -223,6 +226,38 @@ def test_a_users_table_that_knows_who_left_is_refused_and_says_how_to_say_when_i
     assert dated_back.returncode == 1
     assert "column plan looks past the origin" in " ".join(dated_back.stderr.split())
     assert told_when.returncode == 0, told_when.stderr
+
+
+def archive_of(bought: Path, file: Path) -> None:
+    """Segment's archive of the same people: what they bought, and a plan that each told on the day of the first purchase."""
+    rows, known = [], set()
+    for number, each in enumerate(pq.read_table(bought).to_pylist()):
+        at, user = each["ts"].replace(tzinfo=UTC), each["user"]
+        told = {"userId": user, "timestamp": at.isoformat(), "originalTimestamp": (at + timedelta(minutes=9)).isoformat()}
+        told |= {"sentAt": (at + timedelta(minutes=9)).isoformat(), "receivedAt": at.isoformat()}
+        rows.append(told | {"type": "track", "messageId": f"t{number}", "event": "Order Completed", "properties": {"product_id": "i"}})
+        if user not in known:
+            rows.append(told | {"type": "identify", "messageId": f"i{user}", "traits": {"plan": "paid" if int(user[-1]) % 2 else "free"}})
+            known.add(user)
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+
+@pytest.mark.slow
+def test_traits_of_a_segment_archive_are_believed_as_segment_received_them(tmp_path: Path) -> None:
+    folder = tmp_path / "shop"
+    must("init", folder)
+    plan = 'attribute("plan", user, "plan", kind="categorical")\n'
+    (folder / "features.py").write_text(FEATURES.replace("import count", "import attribute, count") + plan)
+    (folder / "churn.py").write_text(CHURN)
+    (folder / "slots.py").write_text('from tailorbird.ranking import Slot\n\nhome = Slot("home")\n')
+    purchases(folder / "purchases.parquet", people=150)
+    archive_of(folder / "purchases.parquet", folder / "segment.jsonl")
+    must("-C", folder, "import", "segment", folder / "segment.jsonl")
+    trained = tailorbird("-C", folder, "train", "churn", "--quick", "--no-promote", "--as-of", "latest")
+    assert trained.returncode == 0, trained.stderr
+    project = open_project(folder)
+    assert Lake(project.paths.lake).table("events", ["type"], ds.field("type") == "user").num_rows > 100
+    assert imported_back(Lake(project.paths.lake), project.features) == [], "what `validate` asks"
 
 
 @pytest.mark.parametrize("name", ["churn.csv", "folder.parquet"])

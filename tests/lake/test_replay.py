@@ -180,6 +180,22 @@ def test_what_an_adapter_could_not_read_is_read_again_by_it(tmp_path: Path, monk
     assert (event_id, item) == ("m1", "i7")
 
 
+def test_what_a_client_sent_is_read_again_without_the_time_at_which_it_says_that_it_came_in(tmp_path: Path) -> None:
+    """An archive is believed, a webhook is not, neither at first nor when the adapter that could not read it is mended."""
+    site = Site(tmp_path)
+    message = {"type": "identify", "messageId": "m1", "userId": "u", "traits": {"plan": "gold"}, "receivedAt": "2025-11-01T00:00:00Z"}
+    unread = {"format": "segment", "place": "x", "code": "missing", "path": "$.userId", "message": "no", "record": message}
+    with open_writer(raw_path(site.stream, "serve-1"), partition="serve-1") as writer:  # as an adapter of an older release left it
+        for source, who in (("door", "u"), ("import", "v")):
+            body = msgspec.json.encode({"unread": {**unread, "record": {**message, "userId": who}}})
+            writer.append([Block("body", 1, body, msgspec.json.encode(Receipt(NOW, source, "ndjson", "segment")))])
+    site.load()
+    assert site.replay(Choice(("missing",))).sent == 2
+    site.load()
+    received = {one["user_id"]: int(one["received_at"].timestamp() * SECOND) for one in site.events("received_at", "user_id")}
+    assert received == {"u": NOW, "v": 1_761_955_200_000_000}
+
+
 def test_several_documents_in_one_row_do_not_pass_for_one(tmp_path: Path) -> None:
     site = Site(tmp_path)
     with open_writer(raw_path(site.stream, "serve-1"), partition="serve-1") as writer:

@@ -27,6 +27,7 @@ from tailorbird.errors import LockedError, NotReadyError
 from tailorbird.events import Accepted, Clock, Receipt, RoutePlan, check
 from tailorbird.events.adapters import CONVERTERS
 from tailorbird.events.adapters.record import lines_of
+from tailorbird.events.adapters.webhook import WEBHOOKS
 from tailorbird.events.clock import DAY
 from tailorbird.events.contract import Origin, Unread, split, unread_of
 from tailorbird.events.erased import StopList
@@ -214,11 +215,12 @@ def _examine(
 
 
 def _lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
-    """What a refused row is read as now, and by which adapter."""
+    """What a refused row is read as now, and by which adapter: what came by HTTP as the door reads it, which believes less than a file."""
     unread = unread_of(body)
-    if unread is None or (unread.code, unread.path) != (row["code"], row["path"]) or unread.format not in CONVERTERS:
+    converters = CONVERTERS if row["source"] == "import" else WEBHOOKS
+    if unread is None or (unread.code, unread.path) != (row["code"], row["path"]) or unread.format not in converters:
         return [bytes(line) for line in split(body, "json")], ""
-    return lines_of(unread.format, _record(unread), unread.place, CONVERTERS[unread.format], {}, by_content=True), unread.format
+    return lines_of(unread.format, _record(unread), unread.place, converters[unread.format], {}, by_content=True), unread.format
 
 
 def _record(unread: Unread) -> bytes:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.events.adapters.kit import events, lines, refusals
+from tests.events.adapters.kit import NOW, events, lines, refusals
 
 from tailorbird.errors import UsageError
+from tailorbird.events import Accepted, Receipt, RoutePlan, check
 from tailorbird.events.adapters.webhook import lines_of_body
 
 COMMON = {
@@ -120,6 +121,51 @@ def test_identify_ties_the_ids_and_its_traits_are_a_profile(tmp_path: Path) -> N
     assert profile["event_id"] != tied["event_id"]
 
 
+TRAITS = {"type": "identify", "traits": {"plan": "premium"}}
+RECEIVED = TS + 17_000
+
+
+def _stored(folder: Path, *messages: dict[str, Any]) -> list[Accepted]:
+    """As the router takes what was imported."""
+    (folder / "s.jsonl").write_text("\n".join(json.dumps({**COMMON, **message}) for message in messages))
+    accepted, refused = check(b"\n".join(lines("segment", folder / "s.jsonl")), Receipt(NOW, "import", "ndjson"), RoutePlan())
+    assert refused == []
+    return accepted
+
+
+@pytest.mark.parametrize(
+    ("times", "ts", "received"),
+    [
+        ({}, TS, RECEIVED),  # the clock of the client is corrected already
+        ({"sentAt": "2015-12-12T18:00:00Z"}, TS, RECEIVED),
+        ({"receivedAt": "2015-12-12T19:11:01.249Z"}, TS, TS),  # at once, as a server's
+        ({"receivedAt": "2015-12-12T18:00:00Z"}, TS, TS),  # nothing comes in before it is
+        ({"timestamp": None}, TS, RECEIVED),  # originalTimestamp and sentAt, which correct it now
+        ({"timestamp": None, "originalTimestamp": None}, RECEIVED, RECEIVED),
+    ],
+)
+def test_traits_of_an_archive_say_when_segment_received_them(tmp_path: Path, times: dict[str, Any], ts: int, received: int) -> None:
+    tied, profile = _stored(tmp_path, {**TRAITS, **times})
+    assert (profile.event.type, profile.ts, profile.received_at) == ("user", ts, received)
+    assert profile.sent_at is not None, "somebody was there who sent it: it is no table that was dated back"
+    assert tied.event.received_at is None
+
+
+def test_what_was_done_is_believed_at_its_time_as_in_any_file(tmp_path: Path) -> None:
+    (made,) = _stored(tmp_path, {**_track("Product Viewed", **UNO), "receivedAt": "2024-01-01T00:00:00Z"})
+    assert (made.ts, made.received_at) == (TS, TS), "or a history that was loaded into Segment would be years late"
+
+
+def test_a_client_cannot_say_when_its_traits_came_in() -> None:
+    message = {**COMMON, **TRAITS, "context": {}}
+    for body in (message, [message], {"batch": [message], "receivedAt": "2001-01-01T00:00:00Z"}):
+        (_, profile), refused = check(
+            b"\n".join(lines_of_body("segment", json.dumps(body).encode())), Receipt(NOW, "door", "ndjson", "segment"), RoutePlan()
+        )
+        assert refused == []
+        assert (profile.event.received_at, profile.received_at, profile.ts) == (None, NOW, TS)
+
+
 def test_alias_ties_what_was_before(tmp_path: Path) -> None:
     tied, merged = _made(tmp_path, {"type": "alias", "previousId": "old", "anonymousId": None})
     assert (tied["type"], tied["anonymous_id"], tied["user_id"]) == ("identify", "old", "AiUGstSDIg")
@@ -162,6 +208,7 @@ def test_a_name_of_the_sites_own_is_a_type_to_declare(tmp_path: Path) -> None:
     [
         ({"messageId": None, **_track("Product Viewed", **UNO)}, "missing", "$.messageId"),
         ({"timestamp": 1449947461, **_track("Product Viewed", **UNO)}, "bad_time", "$.timestamp"),
+        ({"receivedAt": "yesterday", "type": "identify", "traits": {"plan": "premium"}}, "bad_time", "$.receivedAt"),
         (_track("Product Added"), "missing", "$.properties.product_id"),
         (_track("Order Completed", products=[{"name": "x"}]), "missing", "$.properties.products[0].product_id"),
         (_track("Order Completed", products="none"), "wrong_type", "$.properties.products"),

@@ -1,7 +1,7 @@
 """Other formats: each adapter turns files into events of the wire format. How they get into the log stands in `stream.importer`.
 
 Formats of which each record stands by itself also have a function `convert(record, place)` (`CONVERTERS`), by which what could
-not be read is read again, and by which the door takes them (`adapters.webhook`).
+not be read of a file is read again. The door has its own of some (`adapters.webhook`): a file may say more than a client may.
 """
 
 from tailorbird.events.adapters import cloudevents, ga4, gorse, mapping, metarank, movielens, own, personalize, segment, snowplow
@@ -25,7 +25,10 @@ FORMATS: dict[str, tuple[Adapter, tuple[str, ...]]] = {
     "mapping": (mapping.read_mapping, mapping.PATTERNS),
 }
 
-CONVERTERS: dict[str, Convert] = {module.FORMAT: module.convert for module in (personalize, gorse, segment, ga4, snowplow, cloudevents)}
+CONVERTERS: dict[str, Convert] = {
+    **{module.FORMAT: module.convert for module in (personalize, gorse, ga4, snowplow, cloudevents)},
+    segment.FORMAT: segment.convert_stored,
+}
 
 __all__ = [
     "CONVERTERS",

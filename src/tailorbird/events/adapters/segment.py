@@ -14,6 +14,9 @@
 `timestamp` is taken as it is, for Segment has corrected it by the client's clock; without it `originalTimestamp` and `sentAt`
 are. A `request_id` among the properties joins the event to the answer that it follows.
 
+In an archive `receivedAt` says when traits came in, before which nobody knew them (`convert_stored`); what a client posts may not say so
+(`convert`). What was done keeps its time alone, as in any file: a history that was loaded into Segment later is none that came late.
+
 Source: Segment's documentation, "Spec: Common Fields", "Spec: Track", "Spec: Identify", "Spec: V2 Ecommerce Events".
 """
 
@@ -70,7 +73,7 @@ _JOINING = ("request_id", "session_id")
 def read_segment(files: dict[Path, str], options: AdapterOptions) -> Iterator[Batch]:
     """Read the files in order of their names."""
     for file, digest in files.items():
-        yield from batches_of(FORMAT, str(file), read_records(file), digest, convert)
+        yield from batches_of(FORMAT, str(file), read_records(file), digest, convert_stored)
 
 
 def convert(record: Any, place: str) -> list[Event]:
@@ -78,6 +81,29 @@ def convert(record: Any, place: str) -> list[Event]:
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
         return [event for each in messages_of(message) for event in convert(each, place)]
+    return _converted(message)
+
+
+def convert_stored(record: Any, place: str) -> list[Event]:
+    """The same of a message, or a batch, of an archive: traits say when Segment received them."""
+    message = as_record(record)
+    if isinstance(message.get("batch"), list) and "type" not in message:
+        return [event for each in messages_of(message) for event in convert_stored(each, place)]
+    received = message.get("receivedAt")
+    if received in (None, ""):
+        return _converted(message)
+    received_at = time_of_text(received, "$.receivedAt")
+    return [_received(event, received_at) if event.type == "user" else event for event in _converted(message)]
+
+
+def _received(profile: Event, received_at: int) -> Event:
+    """By a corrected `timestamp` a message was sent when it was received, and never before it was made; else `sentAt` corrects it now."""
+    if isinstance(profile.ts, int) and profile.sent_at is None:
+        received_at = max(received_at, profile.ts)
+    return msgspec.structs.replace(profile, received_at=received_at, sent_at=profile.sent_at or received_at)
+
+
+def _converted(message: Record) -> list[Event]:
     kind = needed_text(message, "type")
     if kind == "track":
         return _track(message)

@@ -1,6 +1,7 @@
 """Churn: labels that know their limits, features that do not look ahead, figures beside others' figures, and a planted leak."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tests.training.churn_columns import habits
 
 from tailorbird.errors import DeclarationError, LeakError, NotReadyError
-from tailorbird.events import DAY, ROUTED
+from tailorbird.events import DAY, ROUTED, SECOND
 from tailorbird.events.merges import Merge, survivor
-from tailorbird.features import FeatureSet, attribute, count, entity
+from tailorbird.features import FeatureSet, attribute, count, entity, time_since, time_since_first
 from tailorbird.features.checks import collecting
 from tailorbird.models.gbdt import GbdtSettings
 from tailorbird.ranking import Churn, Contact
@@ -190,6 +191,26 @@ def test_a_planted_leak_is_refused_by_name():
         study(features, CHURN, events, now=day(200), settings=QUICK)
     trusted = study(features, Churn(window="28d", period="7d", trust=("closed",)), events, now=day(200), settings=QUICK)
     assert "closed" in trusted.people.columns.numeric
+
+
+def test_a_column_that_is_far_ahead_of_all_others_is_told_and_recency_is_none():
+    """An account that is closed with the last purchase: some who stay do not buy within a window either, so it does not tell all."""
+    told = {"type": "user", "raw_partition": "serve-1", "properties": json.dumps({"closed": 1})}
+    last = log().group_by("person").aggregate([("ts", "max")]).to_pylist()
+    profiles = [told | {"person": each["person"], "ts": int(each["ts_max"].timestamp() * SECOND)} for each in last]
+    user = entity("user")
+    age, since = time_since_first("age", user, "purchase"), time_since("since", user, "purchase")
+    closed = attribute("closed", user, "closed", kind="numeric")
+
+    def found(*columns, **named):
+        features = FeatureSet.from_declarations(columns)
+        return study(features, Churn(window="28d", period="7d", **named), log(profiles=profiles), now=day(200), settings=QUICK)
+
+    told = found(age, closed)
+    assert (list(told.ahead), told.leaks) == (["closed"], {})
+    assert re.search(r"an AUC of 0\.8\d\d for leaving, while no other column is above 0\.\d+", told.ahead["closed"])
+    assert list(found(age, since).ahead) == ["since"]
+    assert found(age, since, recency="since", frequency="age", age="age").ahead == {}, "it is said to be what it is"
 
 
 def left(**more):

@@ -43,15 +43,14 @@ class Shop:
     clock: SimulatedClock
 
     @classmethod
-    def open(cls, folder, answers=None):
+    def open(cls, folder, change=lambda history: None):
         (folder / "features.py").write_text((files("tailorbird.cli") / "templates" / "features.py").read_text())
         features = load_features(folder / "features.py")
         lake = folder / "lake"
         site = Site(3, users=900, items=250, days=DAYS + 2)
         clock = SimulatedClock(site.start + DAYS * DAY)
         site.history(DAYS).write(folder / "history.jsonl")
-        if answers is not None:
-            keep_answers(folder / "history.jsonl", answers)
+        change(folder / "history.jsonl")
         plan = RoutePlan(user_attributes=features.user_attributes, item_attributes=features.item_attributes, slots={"home": SlotPlan()})
         stream = folder / "stream"
         stream.mkdir()
@@ -79,6 +78,19 @@ def keep_answers(path, last):
     shown = [place for place, line in enumerate(lines) if line.startswith('{"type":"answer"')]
     gone = set(shown[:-last])
     path.write_text("".join(f"{line}\n" for place, line in enumerate(lines) if place not in gone))
+
+
+def tell_by_the_device(path):
+    """Where somebody clicked, or nobody did, nearly every answer says so by its device: known before, it would tell most of the target."""
+    lines = path.read_text().rstrip("\n").split("\n")
+    clicked = set(re.findall(r'\{"type":"click".*"request_id":"(\w+)"', "\n".join(lines)))
+    rng = np.random.default_rng(0)
+    for place, line in enumerate(lines):
+        if line.startswith('{"type":"answer"'):
+            named = re.search(r'"request_id":"(\w+)"', line)
+            device = ("tablet", "phone")[(named is not None and named[1] in clicked) == (rng.random() < 0.03)]
+            lines[place] = re.sub(r'"device":"\w+"', f'"device":"{device}"', line)
+    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +247,15 @@ def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
     assert "Orders items by 1 · P(click). The slot asks for share too, which could not be learned: see the limits." in card
 
 
+def test_a_column_that_is_far_ahead_of_all_others_is_named_and_refuses_nothing(tmp_path_factory, report):
+    told = Shop.open(tmp_path_factory.mktemp("told"), tell_by_the_device).train("registry")
+    notes = [note for note in told.notes if "far ahead" in note]
+    assert [note.split(":")[0] for note in notes] == ["column device is far ahead of all others"]
+    assert re.search(r"alone it reaches an AUC of 0\.8\d\d for click, while no other column is above 0\.\d+; if it knows", notes[0])
+    assert not any("looks as if" in reason for reason in told.decision.reasons)
+    assert not [note for note in report.notes if "far ahead" in note]
+
+
 CLICKS = Slot("home", objective={"click": 1.0})
 CARTS = Slot("home", objective={"purchase": 1.0})
 
@@ -315,7 +336,7 @@ def test_a_slot_with_answers_learns_from_clicks_if_asked(shop, report):
 
 
 def test_the_first_answers_do_not_make_a_history_of_clicks_useless(tmp_path):
-    young = Shop.open(tmp_path, answers=1_100)
+    young = Shop.open(tmp_path, lambda history: keep_answers(history, 1_100))
     report = young.train("registry", requests=800, test_requests=300)
     assert report.about["source"].startswith("what people chose")
     assert re.search(r"only \d+ answers of slot 'home' have an outcome that is known by now, and 300 are needed", report.notes[0])

@@ -22,7 +22,7 @@ from tailorbird.ranking.targets import of_items, return_of
 from tailorbird.training.architecture import Ground, HeadModel, fit_heads, wants_net, with_columns_for_nets
 from tailorbird.training.calibrate import Chosen
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.giveaways import suspicious
+from tailorbird.training.giveaways import giveaways, notes_on_ahead
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.matrix import Featured, encoded, featured
 from tailorbird.training.pieces import ROWS_AT_ONCE, Pieces, looked_at, streamed
@@ -220,6 +220,7 @@ def _learnable(
         matrix, some = rows.matrix, rows.labels
     heads: list[str] = []
     leaks: dict[str, str] = {}
+    ahead: dict[str, str] = {}
     notes: list[str] = []
     for head in dict.fromkeys(wanted):
         if why := _unwatched(head, parts.validation):
@@ -228,13 +229,15 @@ def _learnable(
         if (count := int(np.count_nonzero(labels[head] > 0))) < POSITIVES_MIN:
             notes.append(f"head {head} was left out: {count} positives in the training part, at least {POSITIVES_MIN} are needed")
             continue
-        known = suspicious(encoder.names, *_known(matrix, some[head]))
+        told = giveaways(encoder.names, *_known(matrix, some[head]))
+        known = told.known
         if known and head not in objective:
             notes.append(f"head {head} of another slot was left out: columns that look as if they knew the answer: {', '.join(known)}")
             continue
         leaks |= known
+        ahead = told.told_of_ahead(head) | ahead
         heads.append(head)
-    return _Learnable(tuple(heads), leaks, tuple(notes))
+    return _Learnable(tuple(heads), leaks, (*notes, *notes_on_ahead(ahead)))
 
 
 def _weighed(parts: Parts, head: str) -> tuple[Parts, str]:

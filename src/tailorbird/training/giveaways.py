@@ -7,6 +7,7 @@ request say the same in many columns.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,24 +26,64 @@ POSITIVES_MAX, NEGATIVES_MAX = 50_000, 150_000  # looked at in bins
 EACH_MIN = 5  # positives, and negatives, of each half: fewer may stand apart by chance
 
 
-def suspicious(columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = CERTAIN) -> dict[str, str]:
-    """Columns that alone tell positives from negatives better than an honest one could, by name, with why."""
-    found: dict[str, str] = {}
+@dataclass(frozen=True)
+class Giveaways:
+    """Columns that may have been told a target.
+
+    Attributes:
+        known: those that alone tell more than an honest one could, by name, with why.
+        ahead: of the others, those that alone tell far more than all others do, by name, with the AUC that they reach.
+        rest: the best of those others.
+    """
+
+    known: dict[str, str]
+    ahead: dict[str, float]
+    rest: float = 0.0
+
+    def told_of_ahead(self, head: str) -> dict[str, str]:
+        """Columns that are far ahead, with why, as words on a target."""
+        but = f"for {head}, while no other column is above {self.rest:.3f}"
+        return {name: f"alone it reaches an AUC of {reached:.3f} {but}" for name, reached in self.ahead.items()}
+
+
+def notes_on_ahead(ahead: Mapping[str, str]) -> list[str]:
+    """Sentences for a report on columns that are far ahead; unlike those that tell nearly all they refuse nothing."""
+    return [f"column {name} is far ahead of all others: {why}; if it knows the answer, leave it out" for name, why in ahead.items()]
+
+
+def giveaways(columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = CERTAIN) -> Giveaways:
+    """Columns that alone tell positives from negatives better than an honest one could, or far better than all others do."""
+    known: dict[str, str] = {}
+    reached: dict[str, float] = {}
     if not 0 < np.count_nonzero(label) < len(label):
-        return found
+        return Giveaways(known, {})
     some = _some(label)
     for place, name in enumerate(columns):
         column = matrix[:, place]
-        there = metrics.auc(np.isnan(column).astype(np.float64), label)
+        best = 0.0
         for what, worth in (
             ("its value", lambda column=column: by_order(column, label)),
-            ("whether it is there", lambda there=there: max(there, 1 - there)),
+            ("whether it is there", lambda column=column: _by_being_there(column, label)),
             ("bins of its value", lambda column=column: by_bins(column[some], label[some])),
         ):
-            if (reached := worth()) >= limit:
-                found[name] = f"by {what} alone it reaches an AUC of {reached:.3f}"
+            best = max(best, found := worth())
+            if found >= limit:
+                known[name] = f"by {what} alone it reaches an AUC of {found:.3f}"
                 break
-    return found
+        else:
+            reached[name] = best
+    ahead, rest = far_ahead(reached)
+    return Giveaways(known, {name: reached[name] for name in ahead}, rest)
+
+
+def _by_being_there(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
+    there = metrics.auc(np.isnan(column).astype(np.float64), label)
+    return max(there, 1 - there)
+
+
+def suspicious(columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, limit: float = CERTAIN) -> dict[str, str]:
+    """The columns of `Giveaways.known`, without a look at what is far ahead."""
+    return giveaways(columns, matrix, label, limit=limit).known
 
 
 def alone(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:

@@ -40,7 +40,7 @@ from tailorbird.training.churn.rows import People, needed_columns
 from tailorbird.training.churn.vectors import better, tower_before
 from tailorbird.training.churn.walk import CUTS_MAX, Choice, Cut, choose_by, grid_of, importance_of, read_until, starts_of, walk, windows_of
 from tailorbird.training.gate import Decision, Evidence, decide, not_judged
-from tailorbird.training.giveaways import suspicious
+from tailorbird.training.giveaways import giveaways, notes_on_ahead
 from tailorbird.training.rows import log_end
 from tailorbird.training.settings import Progress
 from tailorbird.training.towers import Learner, TowerSettings
@@ -82,6 +82,7 @@ class Study:
     Attributes:
         figures: of the newest cuts, oldest first.
         leaks: columns that look as if they knew the answer.
+        ahead: columns that alone tell far more than all others, with why.
         vectors: whether people's vectors are among the columns, and why, as a sentence; "" where none were tried.
         tower: files of their tower, if they are.
     """
@@ -92,6 +93,7 @@ class Study:
     cuts: list[Cut]
     figures: list[CutFigures]
     leaks: dict[str, str]
+    ahead: dict[str, str]
     vectors: str = ""
     tower: Mapping[str, bytes] | None = None
 
@@ -142,7 +144,10 @@ def study(
         progress("figures", place + 1, len(judged))
     last = cuts[-1]
     matrix, label = labelled(last.fitted, grid, activity.as_of(last.scored.window.origin), last.scored.window, settings.fit)
-    return Study(activity, people, grid, cuts, figures, suspicious(last.fitted.encoder.names, matrix, label), told, tower)
+    told_away = giveaways(last.fitted.encoder.names, matrix, label)
+    # Recency, frequency and age may well say most, as baselines do.
+    ahead = {name: why for name, why in told_away.told_of_ahead("leaving").items() if name not in churn.rfm}
+    return Study(activity, people, grid, cuts, figures, told_away.known, ahead, told, tower)
 
 
 def _tower(
@@ -261,6 +266,7 @@ def _notes(churn: Churn, found: Study, window: Window, choice: Choice) -> tuple[
     if churn.gap_us and set(HAZARD) & set(found.cuts[-1].fitted.models):
         corrected = "" if choice.table.name == "none" else f"; calibration on past origins ({choice.table.name}) corrects the level"
         notes.append(f"hazards are read as if nobody came back within the gap{corrected}")
+    notes.extend(notes_on_ahead(found.ahead))
     notes.extend(told_of_choices(found.cuts[-1].choice, choice, churn))
     if told := told_of_days(churn, found.grid, found.activity):
         notes.append(told)

@@ -27,7 +27,7 @@ from tailorbird.models.baselines import Interactions
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.dated_back import LOOKED_AT
 from tailorbird.training.dated_back import dated_back as undated
-from tailorbird.training.giveaways import alone, far_ahead, suspicious
+from tailorbird.training.giveaways import giveaways
 from tailorbird.training.matrix import Featured, featured
 from tailorbird.training.rows import Material
 
@@ -59,12 +59,9 @@ class Finding:
 
 def too_good(names: Sequence[str], matrix: Matrix, label: npt.NDArray, head: str) -> list[Finding]:
     """Columns that alone tell more of a target than an honest one could, or far more than all others do."""
-    known = suspicious(names, matrix, label)
-    found = [Finding(LEAK, name, f"{why} for {head}") for name, why in known.items()]
-    reached = {name: alone(matrix[:, place], label) for place, name in enumerate(names) if name not in known}
-    ahead, rest = far_ahead(reached)
-    why = f"for {head}, while no other column is above {rest:.3f}"
-    return found + [Finding(LEAK, name, f"alone it reaches an AUC of {reached[name]:.3f} {why}") for name in ahead]
+    told = giveaways(names, matrix, label)
+    found = [Finding(LEAK, name, f"{why} for {head}") for name, why in told.known.items()]
+    return found + [Finding(LEAK, name, why) for name, why in told.told_of_ahead(head).items()]
 
 
 def looks_ahead(material: Material, data: Dataset, features: FeatureSet, *, seed: int = 0) -> list[Finding]:

@@ -58,9 +58,26 @@ def test_what_is_proposed_can_be_imported(tmp_path: Path) -> None:
         ("user_id,product_id\n1,2\n1,3\n", "events", {"click": 2}),
         ("customer_id,product_id,invoice,date\n1,2,x,2020-01-01\n", "events", {"purchase": 1}),
         ("user,movie_id,rating,timestamp\n1,2,3.5,1500000000\n", "events", {"rating": 1}),
+        ("user,movie_id,score,timestamp\n1,2,3.5,1500000000\n", "events", {"rating": 1}),
+        ("user,movie_id,score,timestamp\n1,2,-.31,1500000000\n", "events", {"click": 1}),  # what a program computed
+        ("user_id,score,created_at\n1,0.7,2020-01-01\n2,0.2,2020-01-02\n", "users", {}),
+        ("user_id,birth_date\n1,1980-01-01\n2,1990-01-02\n", "users", {}),  # nothing that happened on a site
+        ("user_id,plan,valid_from,valid_to\n1,free,2020-01-01,2020-05-01\n1,paid,2020-05-01,\n", "users", {}),
+        ("user_id,plan,created_at,updated_at\n1,free,2019-01-01,2020-01-01\n1,paid,2019-01-01,2020-05-01\n", "users", {}),
+        ("user_id,month,total\n1,2020-01-01,5\n1,2020-02-01,7\n2,2020-02-01,7\n", None, {}),  # neither
+        ("user_id,month,plan\n1,2020-01,a\n1,2020-02,b\n", None, {}),  # no time that can be read
+        ("product_id,title,price,updated_at\n1,Coat,80,2020-01-01\n1,Coat,70,2020-02-01\n", "items", {}),
+        ("product_id,title,date\n1,Coat,2020-01-01\n1,Warm coat,2020-02-01\n", "items", {}),  # nobody did anything
+        ("product_id,version,title\n1,1,Coat\n1,2,Warm coat\n", None, {}),  # which held when, nobody knows
+        ("customer_id,room,nights,created_at\n1,double,3,2020-01-01\n2,single,2,2020-01-02\n", "events", {"e": 2}),
+        ("customer_id,booking_no,created_at\n1,a,2020-01-01\n2,b,2020-01-02\n", "events", {"e": 2}),
     ],
 )
-def test_what_kind_of_rows_a_file_holds(tmp_path: Path, text: str, kind: str, kinds: dict[str, int]) -> None:
+def test_what_kind_of_rows_a_file_holds(tmp_path: Path, text: str, kind: str | None, kinds: dict[str, int]) -> None:
+    if kind is None:
+        with pytest.raises(InputError, match="or several of one with the time from which each holds, such as valid_from"):
+            guess_source(_csv(tmp_path, text))
+        return
     guess = guess_source(_csv(tmp_path, text))
     assert (guess.kind, guess.types) == (kind, kinds)
 
@@ -68,10 +85,42 @@ def test_what_kind_of_rows_a_file_holds(tmp_path: Path, text: str, kind: str, ki
 def test_a_file_whose_name_says_what_people_did_holds_events(tmp_path: Path) -> None:
     rows = "user_id,device,created_at\n1,phone,2020-01-01\n2,desktop,2020-01-02\n"
     kinds = {}
-    for name in ("logins.csv", "shop-visits.csv", "customers.csv"):
+    for name in ("logins.csv", "shop-visits.csv", "bookings.csv", "customers.csv"):
         (tmp_path / name).write_text(rows)
         kinds[name] = guess_source(tmp_path / name).kind
-    assert kinds == {"logins.csv": "events", "shop-visits.csv": "events", "customers.csv": "users"}
+    assert kinds == {"logins.csv": "events", "shop-visits.csv": "events", "bookings.csv": "events", "customers.csv": "users"}
+
+
+def test_rows_of_a_history_are_profiles_that_hold_each_from_its_time_on(tmp_path: Path) -> None:
+    file = _csv(tmp_path, "user_id,plan,valid_from,valid_to\n7,free,2020-01-01,2020-05-01\n7,cancelled,2020-05-01,\n")
+    guess = guess_source(file)
+    first, second = mapped(file, guess.toml)
+    assert first["ts"] < second["ts"]
+    assert [one["properties"] for one in (first, second)] == [{"plan": "free"}, {"plan": "cancelled"}]
+    assert "timeless" not in first
+    assert "a leak" in next(column.why for column in guess.columns if column.column == "valid_to")
+
+
+@pytest.mark.parametrize(
+    ("text", "role", "why"),
+    [
+        (
+            "user_id,room,created_at\n1,a,2020-01-01\n2,b,2020-01-02\n",
+            'kind = "users"',
+            'if each is something that was done: kind = "events"',
+        ),
+        (
+            "user_id,room,valid_from\n1,a,2020-01-01\n1,b,2020-01-02\n",
+            'kind = "users"',
+            "each replaces the one before whole, from valid_from on",
+        ),
+        ("user_id,nights,date\n1,3,2020-01-01\n1,4,2020-01-02\n", 'kind = "events"', 'if it says what a user is: kind = "users"'),
+        ("user_id,item_id,score\n1,3,-.4\n", "properties.score", 'if people gave it: type = "rating", and in properties rating = "score"'),
+    ],
+)
+def test_what_is_a_guess_says_which_line_to_change(tmp_path: Path, text: str, role: str, why: str) -> None:
+    guess = guess_source(_csv(tmp_path, text))
+    assert any(column.role == role and why in column.why for column in guess.columns), guess.columns
 
 
 def test_a_table_of_users_is_read_as_profiles_that_do_not_claim_to_have_been_known_at_the_sign_up(tmp_path: Path) -> None:

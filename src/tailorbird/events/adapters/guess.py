@@ -1,22 +1,19 @@
 """Proposes a mapping for CSV and Parquet files from the names and values of their columns, and says why.
 
-Rules are few and visible: a name is looked up in a table of usual names; a value decides the unit of a time, whether a
-country is a two-letter code, and whether a file holds events (it has a time or a user and an item) or profiles (each
-row a different item or user, and no time, or that since which there is one and nothing that says what was done).
+Rules are few and visible: a name is looked up in a table of usual names; a value decides the unit of a time and whether a
+country is a two-letter code. Whether a file holds events or profiles stands in `kind`.
 """
 
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.columns import read_columns
+from tailorbird.events.adapters.kind import HOLDS_UNTIL, NOT_THEN, can_be_time, kind_of, typical
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "ts": ("ts", "timestamp", "time", "event_time", "datetime", "created_at", "date", "clicked_at", "occurred_at", "event_date"),
@@ -46,21 +43,13 @@ _PROPERTIES: dict[str, tuple[str, ...]] = {
 }
 _TYPE_VALUES = {"addtocart": "cart", "add_to_cart": "cart", "carts": "cart", "transaction": "purchase", "order": "purchase",
                 "orders": "purchase", "buy": "purchase", "clicks": "click", "pageview": "view", "page_view": "view"}  # fmt: skip
-_SINCE = frozenset(
-    ("created_at", "created", "created_on", "creation_date", "date_created", "signup_date", "sign_up_date", "signed_up_at",
-     "registered_at", "registration_date", "joined_at", "join_date", "date_joined", "member_since", "first_seen", "updated_at",
-     "added_at", "launch_date", "release_date", "published_at"),
-)  # fmt: skip  # since when there is somebody, or something
-_DONE = frozenset((*chain.from_iterable(_PROPERTIES.values()), *_CONTEXT["page"], *_CONTEXT["referrer"], "total", "revenue", "search"))
-_OF_EVENTS = frozenset(
-    f"{word}{ending}" for ending in ("", "s", "es")
-    for word in ("event", "order", "purchase", "transaction", "click", "view", "search", "visit", "session", "login", "email", "cart")
-)  # fmt: skip  # in the name of a file
 _OF_PROFILES = {
     "ts": "an attribute: what the row says was not all known then, so the profile has no time of its own",
     "type": "an attribute of the profile",
 }
-_EPOCH_S_MIN = 3e8  # 1979 in seconds: a smaller number is a year, a week or a date written as a number
+
+
+_RATING_MAX = 100
 
 
 @dataclass(frozen=True)
@@ -100,20 +89,29 @@ def guess_source(file: Path) -> SourceGuess:
             where=str(file),
             fix="write the mapping by hand: see docs/how-to/import.md",
         )
-    kind = _kind(sample, roles, _stem(file))
+    found = kind_of(sample, roles, _stem(file))
+    kind = found.name
     for role in [role for role in ("ts", "type") if role in roles and kind != "events"]:
         name = roles.pop(role)
         columns = [*(one for one in columns if one.column != name), ColumnGuess(name, f"properties.{_slug(name)}", _OF_PROFILES[role])]
+    if kind != "events" and found.ts is not None:
+        roles["ts"] = found.ts
+        columns = [*(one for one in columns if one.column != found.ts), ColumnGuess(found.ts, "ts", "from then on the row holds")]
+    if found.why:
+        columns.append(ColumnGuess("", f'kind = "{kind}"', found.why))
     if kind == "events" and "ts" not in roles and not ("item_id" in roles and {"user_id", "anonymous_id"} & roles.keys()):
         raise InputError(
-            "its rows are no events (a user and an item, or a time) and no profiles (each a different item or user);"
+            "its rows are no events (a user and an item, or a time) and no profiles (each a different item or user, or several of one with"
+            " the time from which each holds, such as valid_from);"
             f" its columns: {', '.join(sample.schema.names)}",
             where=str(file),
             fix="write the mapping by hand: see docs/how-to/import.md",
         )
     if kind == "events" and "ts" not in roles:
         columns.append(ColumnGuess("", "ts", "no column is a time (ISO 8601, or seconds since 1970): each row counts as of its import"))
-    columns += [_rest(sample, name, kind) for name in sample.schema.names if name not in {entry.column for entry in columns}]
+    columns += [
+        _rest(sample, name, kind, versions="ts" in roles) for name in sample.schema.names if name not in {entry.column for entry in columns}
+    ]
     unit = _ts_unit(sample.column(roles["ts"])) if "ts" in roles else "us"
     return SourceGuess(
         file, kind, columns, _toml(file, kind, sample, roles, columns), unit, _types(sample, roles, _stem(file)) if kind == "events" else {}
@@ -126,11 +124,11 @@ def _roles(sample: pa.RecordBatch) -> tuple[dict[str, str], list[ColumnGuess]]:
     lower = {name.lower(): name for name in sample.schema.names}
     for role, names in _NAMES.items():
         for name in names:
-            if name in lower and role not in roles and (role != "ts" or _can_be_time(sample.column(lower[name]))):
+            if name in lower and role not in roles and (role != "ts" or can_be_time(sample.column(lower[name]))):
                 roles[role] = lower[name]
                 columns.append(ColumnGuess(lower[name], role, "its name is usual for it"))
     times = [name for name in sample.schema.names if pa.types.is_timestamp(sample.column(name).type) or name.lower().endswith("_date")]
-    times = [name for name in times if _can_be_time(sample.column(name))]
+    times = [name for name in times if name.lower() not in NOT_THEN and can_be_time(sample.column(name))]
     if "ts" not in roles and len(times) == 1:
         roles["ts"] = times[0]
         columns.append(ColumnGuess(times[0], "ts", "the only column of times"))
@@ -140,49 +138,10 @@ def _roles(sample: pa.RecordBatch) -> tuple[dict[str, str], list[ColumnGuess]]:
     return roles, columns
 
 
-def _can_be_time(column: pa.Array) -> bool:
-    if pa.types.is_string(column.type):
-        first = next((value for value in column.to_pylist() if value), "")
-        return first[:4].isdigit() and "-" in first
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        return True
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        return False
-    return (_typical(column) or 0) > _EPOCH_S_MIN
-
-
-def _typical(column: pa.Array) -> float | None:
-    return pc.quantile(column, 0.5)[0].as_py()
-
-
-def _kind(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
-    if "ts" in roles:
-        return _profiles_with_a_time(sample, roles, stem) or "events"
-    if "item_id" in roles and "user_id" not in roles and _is_unique(sample.column(roles["item_id"])):
-        return "items"
-    if "user_id" in roles and "item_id" not in roles and _is_unique(sample.column(roles["user_id"])):
-        return "users"
-    return "events"
-
-
-def _profiles_with_a_time(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
-    """`items` where each row is another and there is nobody, `users` where each is another with attributes and a time since which there is
-    one; else nothing."""
-    if not roles.keys() & {"user_id", "anonymous_id"}:  # nobody did anything
-        return "items" if _is_unique(sample.column(roles["item_id"])) else ""
-    attributes = {name.lower() for name in sample.schema.names if name not in (roles.get("user_id"), roles["ts"])}
-    did = roles.keys() - {"user_id", "ts"} or attributes & _DONE or _OF_EVENTS & set(re.split(r"[^a-z]+", stem.lower()))
-    if did or not attributes or roles["ts"].lower() not in _SINCE or not _is_unique(sample.column(roles["user_id"])):
-        return ""
-    return "users"
-
-
-def _is_unique(column: pa.Array) -> bool:
-    return pc.count_distinct(column).as_py() == len(column)
-
-
-def _rest(sample: pa.RecordBatch, name: str, kind: str) -> ColumnGuess:
+def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> ColumnGuess:
     column = sample.column(name)
+    if kind != "events" and versions and name.lower() in HOLDS_UNTIL:
+        return ColumnGuess(name, "", "left out: when a row ceased to hold was not known when it began to, a leak; add it by hand if it was")
     if kind != "events":
         return ColumnGuess(name, f"properties.{_slug(name)}", "an attribute of the profile")
     for role, names in _CONTEXT.items():
@@ -190,6 +149,10 @@ def _rest(sample: pa.RecordBatch, name: str, kind: str) -> ColumnGuess:
             if role == "country" and not _two_letters(column):
                 return ColumnGuess(name, f"properties.{_slug(name)}", "a country, but not in two letters, so it stays a property")
             return ColumnGuess(name, f"context.{role}", "its name is usual for it")
+    if name.lower() == "score" and not _are_ratings(column):
+        return ColumnGuess(
+            name, "properties.score", 'kept as it is; if people gave it: type = "rating", and in properties rating = "score"'
+        )
     for role, names in _PROPERTIES.items():
         if name.lower() in names:
             if role == "query" or pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
@@ -198,6 +161,14 @@ def _rest(sample: pa.RecordBatch, name: str, kind: str) -> ColumnGuess:
     if name.lower().endswith(("_size", "_total")):
         return ColumnGuess(name, "", "left out: it looks like a total that is known only afterwards, a leak; add it by hand if not")
     return ColumnGuess(name, f"properties.{_slug(name)}", "kept as a property of the event")
+
+
+def _are_ratings(column: pa.Array) -> bool:
+    """Whether scores are what people give, in whole or half points, and not what a program computed."""
+    known = column.drop_null()
+    if not (pa.types.is_integer(known.type) or pa.types.is_floating(known.type)) or not len(known):
+        return False
+    return all(0 <= value <= _RATING_MAX and value * 2 == int(value * 2) for value in known.unique().to_pylist())
 
 
 def _two_letters(column: pa.Array) -> bool:
@@ -213,8 +184,8 @@ def _slug(name: str) -> str:
 def _ts_unit(column: pa.Array) -> str:
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return "us"
-    typical = _typical(column) or 0
-    return "s" if typical < 1e11 else "ms" if typical < 1e14 else "us"
+    usual = typical(column) or 0
+    return "s" if usual < 1e11 else "ms" if usual < 1e14 else "us"
 
 
 def _toml(file: Path, kind: str, sample: pa.RecordBatch, roles: dict[str, str], columns: list[ColumnGuess]) -> str:
@@ -277,7 +248,7 @@ def _one_type(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:
     names = {name.lower() for name in sample.schema.names}
     if "item_id" not in roles:
         return stem
-    if names & {"rating", "stars"}:
+    if names & {"rating", "stars"} or any(name.lower() == "score" and _are_ratings(sample.column(name)) for name in sample.schema.names):
         return "rating"
     if names & {"basket_id", "invoice", "order_id", "sales_value", "quantity"}:
         return "purchase"

@@ -1,0 +1,162 @@
+"""What the rows of a table are, for `--guess`: events, or profiles of items or users, told by names, by ids and by times.
+
+    a person and an item            events
+    an item and nobody              items: one row each, or several, each a version of it that holds from its time on
+    a user and no item              users, if nothing says that something was done: one row each, or several, each a period of theirs
+                                    that holds from its time on; else events
+
+It is a guess, so it comes with words on what it was taken for, and which lines to change where it is something else.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+HOLDS_UNTIL = frozenset(
+    ("valid_to", "valid_until", "effective_to", "effective_until", "period_end", "end_date", "ended_at", "ends_at", "to_date", "churned_at",
+     "cancelled_at"),
+)  # fmt: skip
+NOT_THEN = HOLDS_UNTIL | {
+    "birth_date",
+    "birthdate",
+    "expiry_date",
+    "expiration_date",
+    "due_date",
+}  # dates of which no row is: nothing happened to the site then
+HOLDS_FROM = (
+    "valid_from", "effective_from", "effective_date", "effective_at", "period_start", "start_date", "from_date", "snapshot_date", "as_of",
+    "version_date", "changed_at", "changed_on", "modified_at", "updated_at", "month", "week",
+)  # fmt: skip
+_SINCE = frozenset(
+    ("created_at", "created", "created_on", "creation_date", "date_created", "signup_date", "sign_up_date", "signed_up_at",
+     "registered_at", "registration_date", "joined_at", "join_date", "date_joined", "member_since", "first_seen", "updated_at",
+     "added_at", "launch_date", "release_date", "published_at"),
+)  # fmt: skip  # since when there is somebody, or something
+_DONE_WITH = frozenset(("quantity", "qty", "units", "sales_value", "query", "search_term", "search", "dwell_ms", "play_time_ms"))
+_DONE = _DONE_WITH | frozenset(
+    ("price", "unit_price", "amount", "price_usd", "total", "revenue", "rating", "stars", "page_url", "url", "referrer", "referer",
+     "check_in", "checkin", "check_out", "checkout", "nights", "guests", "arrival", "departure", "fare", "seat"),
+)  # fmt: skip
+_DEEDS = frozenset(
+    f"{word}{ending}" for ending in ("", "s", "es")
+    for word in (
+        "event", "order", "purchase", "transaction", "click", "view", "search", "visit", "session", "login", "email", "cart", "booking",
+        "reservation", "appointment", "rental", "payment", "ticket", "refund", "sale", "trip", "ride", "stay", "download", "call",
+    )
+)  # fmt: skip
+_OF_A_DEED = re.compile(r"(\w+?)_(?:id|no|nr|number|date|time|at|status)")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What rows are.
+
+    Attributes:
+        name: `events`, `items` or `users`.
+        ts: the column of the time; None for none.
+        why: words on what rows were taken for, and what to change if they are not; "" where there is hardly a doubt.
+    """
+
+    name: str
+    ts: str | None
+    why: str = ""
+
+
+def kind_of(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Kind:
+    """What the rows of a table are, by the roles of its columns and the name of its file."""
+    if not roles.keys() & {"user_id", "anonymous_id"} and "item_id" in roles:
+        return _of_items(sample, roles)
+    if "user_id" in roles and "item_id" not in roles:
+        return _of_users(sample, roles, stem)
+    return Kind("events", roles.get("ts"))
+
+
+def can_be_time(column: pa.Array) -> bool:
+    """Whether values look like times: dates, or numbers of seconds or less since 1970."""
+    if pa.types.is_string(column.type):
+        first = next((value for value in column.to_pylist() if value), "")
+        return first[:4].isdigit() and "-" in first
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        return True
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return False
+    return (typical(column) or 0) > _EPOCH_S_MIN
+
+
+_EPOCH_S_MIN = 3e8  # 1979 in seconds: a smaller number is a year, a week or a date written as a number
+
+
+def typical(column: pa.Array) -> float | None:
+    return pc.quantile(column, 0.5)[0].as_py()
+
+
+def _of_items(sample: pa.RecordBatch, roles: Mapping[str, str]) -> Kind:
+    ts = roles.get("ts")
+    if _is_unique(sample.column(roles["item_id"])):
+        return Kind("items", None, _once("item", ts))
+    since = _holds_from(sample) or ts
+    if since is None or roles.keys() & {"type", "event_id", "request_id"} or _DONE_WITH & _attributes(sample, roles):
+        return Kind("events", ts)
+    return Kind("items", since, _versions("item", since))
+
+
+def _of_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Kind:
+    ts, unique = roles.get("ts"), _is_unique(sample.column(roles["user_id"]))
+    if ts is None and unique:
+        return Kind("users", None, _once("user", ts))
+    attributes = _attributes(sample, roles)
+    did = roles.keys() - {"user_id", "ts"} or attributes & _DONE or any(map(_is_of_a_deed, attributes)) or _DEEDS & _words(stem)
+    if not did and attributes:
+        if unique and ts is not None and ts.lower() in _SINCE:
+            return Kind("users", None, _once("user", ts))
+        if not unique and (since := _holds_from(sample)) is not None and attributes - {since.lower()}:
+            return Kind("users", since, _versions("user", since))
+    return Kind("events", ts, _deeds(stem) if ts is not None and "type" not in roles else "")
+
+
+def _attributes(sample: pa.RecordBatch, roles: Mapping[str, str]) -> set[str]:
+    known = {roles.get("user_id"), roles.get("item_id"), roles.get("ts")}
+    return {name.lower() for name in sample.schema.names if name not in known}
+
+
+def _is_of_a_deed(name: str) -> bool:
+    found = _OF_A_DEED.fullmatch(name)
+    return found is not None and found[1] in _DEEDS
+
+
+def _words(stem: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", stem.lower()))
+
+
+def _holds_from(sample: pa.RecordBatch) -> str | None:
+    """The column of the time from which a row holds."""
+    lower = {name.lower(): name for name in sample.schema.names}
+    return next((lower[name] for name in HOLDS_FROM if name in lower and _is_moment(sample.column(lower[name]))), None)
+
+
+def _is_moment(column: pa.Array) -> bool:
+    """A time that can be read as one, which the text `2020-01` cannot."""
+    whole = not pa.types.is_string(column.type) or all(len(value) >= len("2020-01-01") for value in column.drop_null().to_pylist())
+    return whole and can_be_time(column)
+
+
+def _is_unique(column: pa.Array) -> bool:
+    return pc.count_distinct(column).as_py() == len(column)
+
+
+def _once(of: str, ts: str | None) -> str:
+    told = f"each row is another {of}, and what it says counts as known from the beginning"
+    time = f', ts = "{ts}"' if ts is not None else ""
+    return f'{told}; if each is something that was done: kind = "events", type = "…"{time}'
+
+
+def _versions(of: str, since: str) -> str:
+    told = f"several rows of one {of}: each replaces the one before whole, from {since} on, and must have been known then"
+    return f'{told}; if each is something that was done: kind = "events", type = "…"'
+
+
+def _deeds(stem: str) -> str:
+    return f'each row is something that a user did, of type {stem}; if it says what a user is: kind = "users", without type and ts'

@@ -193,9 +193,21 @@ def test_a_net_goes_on_from_its_own_weights_whatever_was_trained_in_between(shop
     narrow = {"parameters": {**LEARNING, "hidden": [8]}}
     at(earlier, architecture="shared")
     assert "asked for: there was no training of mmoe before" in at(earlier, architecture="mmoe")
-    assert "the trainings of shared before it were of other columns, heads or parameters" in at(earlier, architecture="shared", **narrow)
+    assert "the training of shared before it had other parameters (hidden)" in at(earlier, architecture="shared", **narrow)
     assert at(shop.clock, architecture="shared").startswith("went on from the weights of the last training")
     assert at(shop.clock, architecture="mmoe").startswith("went on from the weights of the last training")
+
+
+def test_where_a_head_has_become_too_rare_to_be_learned_the_next_training_says_that_it_begins_anew_by_that(shop, tmp_path, monkeypatch):
+    pytest.importorskip("torch", reason="needs the extra deep")
+    with monkeypatch.context() as learnable:
+        learnable.setattr("tailorbird.training.fit.POSITIVES_MIN", 3)
+        first = incremental(shop, tmp_path, SimulatedClock(shop.clock.now() - DAY))
+    report = incremental(shop, tmp_path, shop.clock)
+    (rare,) = set(first.heads) - set(report.heads)
+    (told,) = (note for note in report.notes if note.startswith("trained from scratch, though --incremental was asked for"))
+    assert f"the training of shared before it learned {rare} too, which this one cannot or is not asked to" in told
+    assert any(note.startswith(f"head {rare} was left out: ") for note in report.notes), "why stands beside it"
 
 
 def test_where_a_head_never_happened_since_the_last_training_the_next_one_begins_anew(shop, tmp_path):

@@ -25,6 +25,8 @@ from tailorbird.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from tailorbird.models.deep.model import Deep
+    from tailorbird.models.deep.parameters import DeepParameters
+    from tailorbird.models.deep.warm import Warm
 
 Keys = npt.NDArray[np.uint64]
 
@@ -102,7 +104,7 @@ def begun(
     series = settings.warm / series_of(architecture, asked, layout, heads)
     warm = load_warm(series, before=until)
     if warm is None:
-        return afresh(layout, parameters, _nothing_to_go_on_with(settings.warm, series, architecture))
+        return afresh(layout, parameters, _nothing_to_go_on_with(settings.warm, series, architecture, asked, layout, heads))
     try:
         start = begin(warm, layout, keys, heads)
     except UsageError as error:
@@ -112,13 +114,35 @@ def begun(
     return Start(start.layout, chosen, start.weights, 2 * warm.trained_until - until, told)
 
 
-def _nothing_to_go_on_with(warm: Path, series: Path, architecture: str) -> str:
+def _nothing_to_go_on_with(
+    warm: Path, series: Path, architecture: str, asked: "DeepParameters", layout: Layout, heads: tuple[str, ...]
+) -> str:
     """Why there are no weights to begin with."""
+    from tailorbird.models.deep.warm import load_warm
+
     if any(series.glob("*.npz")):
         return "the trainings before it know as much, or more"
-    if any(warm.glob(f"{architecture}-*/*.npz")):
-        return f"the trainings of {architecture} before it were of other columns, heads or parameters"
+    found = [state for each in sorted(warm.glob(f"{architecture}-*")) if (state := load_warm(each)) is not None]
+    if found:
+        last = max(found, key=lambda state: state.trained_until)
+        return f"the training of {architecture} before it {_otherwise(last, asked, layout, heads)}"
     return f"there was no training of {architecture} before" if any(warm.glob("*/*.npz")) else "there was no training before"
+
+
+def _otherwise(last: "Warm", asked: "DeepParameters", layout: Layout, heads: tuple[str, ...]) -> str:
+    """In what a training was another, so that its weights mean something else."""
+    from tailorbird.models.deep.warm import SHAPES
+
+    told = []
+    if lost := [head for head in last.heads if head not in heads]:
+        told.append(f"learned {', '.join(lost)} too, which this one cannot or is not asked to")
+    if gained := [head for head in heads if head not in last.heads]:
+        told.append(f"did not learn {', '.join(gained)}")
+    if (last.layout.columns, last.layout.numbers) != (layout.columns, layout.numbers):
+        told.append("had other columns")
+    if other := [name for name in SHAPES if getattr(last.parameters, name) != getattr(asked, name)]:
+        told.append(f"had other parameters ({', '.join(other)})")
+    return " and ".join(told) or "had its heads in another order"
 
 
 def afresh(layout: Layout, parameters: dict[str, Any], why: str) -> Start:

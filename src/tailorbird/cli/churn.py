@@ -146,5 +146,6 @@ def churn(name: str = "churn", *, out: Path, version: str = "champion", as_of: s
         print_table("Worth contacting, by what churn.py says of cost and value", heads, rows, right=heads[2:])
     console().print(f"{bundle.version} scored {people:,} people into {out}")
     if late > max(project.plan.lateness_us, DAY):
-        ended = f"The log ends at {to_iso(found.until)[:16]}, {late // DAY:,} days before these scores"
+        days = late // DAY
+        ended = f"The log ends at {to_iso(found.until)[:16]}, {days:,} day{'s' * (days != 1)} before these scores"
         console().print(f"  {ended}: everybody counts as away since. For a log that ended, score with --as-of latest.", markup=False)

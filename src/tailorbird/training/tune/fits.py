@@ -145,6 +145,7 @@ def open_fits(folder: Path, train: TrainSettings, workers: int) -> Iterator[Fits
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_open, initargs=(folder, train))
     try:
         yield _Processes(pool, workers)
+        pool.shutdown()  # all fits are done: its processes end at once, and what they shared is given back before this process leaves
     except BrokenProcessPool:
         fix = "the same command goes on; with fewer --workers it needs less memory"
         raise StorageError("a process that fitted models died", fix=fix) from None

@@ -232,6 +232,23 @@ def test_reports_are_kept_with_a_page_of_all_days(tmp_path, good):
     assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, 3 * HOUR)[0] == LAST - 2, "the last day is not over for long enough"
 
 
+def test_what_was_looked_at_by_hand_while_the_day_went_on_is_checked_when_it_is_over(tmp_path, good):
+    folder = tmp_path / "checks"
+    daily.keep(folder, daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, WANTED))
+    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST
+    daily.keep(folder, daily.run_day(good, LAST, (LAST + 1) * DAY, WANTED))
+    assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST - 1
+
+
+def test_a_run_by_hand_takes_no_alert_from_the_schedule(tmp_path):
+    assert daily.owed(tmp_path, FAILING, "a-program")
+    assert not daily.owed(tmp_path, FAILING, ""), "nobody is to be told"
+    for untold in (True, False):
+        daily.keep(tmp_path, msgspec.structs.replace(FAILING, untold=untold))
+        assert daily.owed(tmp_path, FAILING, "a-program") is untold
+    assert not daily.owed(tmp_path, daily.DayReport("2024-10-11", "", 3, []), "a-program")
+
+
 FAILING = daily.DayReport("2024-10-12", "", 3, [Check("gaps", "failed", 1.0, 0.0, "a row is missing")])
 
 
@@ -275,7 +292,7 @@ def test_a_url_is_told_of_a_failure():
 def test_the_schedule_checks_yesterday_and_the_days_that_nobody_checked_once_and_tells(tmp_path):
     lake = make_lake(tmp_path, FAULTS["gaps"][1], hole=True)
     for day in (LAST - k for k in (1, 2, 4, 5, 6)):
-        daily.keep(tmp_path / "checks", daily.DayReport(to_iso(day * DAY)[:10], "", ROWS, []))
+        daily.keep(tmp_path / "checks", daily.DayReport(to_iso(day * DAY)[:10], to_iso((day + 1) * DAY), ROWS, []))
     told, stop = tmp_path / "told.json", threading.Event()
     command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
     clock = SimulatedClock((LAST + 1) * DAY + 2 * HOUR)

@@ -53,10 +53,12 @@ def run(*, day: str = "", out: Path | None = None, alert: bool = False, json: Js
     report = daily.run_day(lake, number, now, wanted(project), lambda number: features_check(project, number))
     if not report.of_use:
         raise NotReadyError(f"the lake has no event of {report.day}, nor of any day before", fix="name another day by --day")
-    page = daily.keep(project.paths.checks, report)
+    target = project.settings.checks.alert
+    told = daily.alert(target, report) if alert else ""
+    untold = bool(told) if alert else daily.owed(project.paths.checks, report, target)
+    page = daily.keep(project.paths.checks, msgspec.structs.replace(report, untold=untold))
     if out is not None:
         page = write_page(out, daily.history(project.paths.checks))
-    told = daily.alert(project.settings.checks.alert, report) if alert else ""
     if json:
         print_json({**msgspec.to_builtins(report), "page": str(page), "alert": told})
     else:

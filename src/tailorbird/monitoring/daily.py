@@ -3,8 +3,9 @@
     CHECKS/2026-11-24.json    a day's report, written whole and renamed into place
     CHECKS/index.html         a page of the newest day, with the days before; see `monitoring.daily_page`
 
-A report that is there is not made again by the schedule; by hand it is replaced. It catches up on days on which it
-did not run. An alert is a URL that gets the report as JSON by POST, or a command, started without a shell, that gets it on its input.
+A report of a whole day is not made again by the schedule, one that was made by hand while the day went on is; by hand both are replaced.
+The schedule catches up on days on which it did not run, and tells of what a run by hand found before it, without telling anybody. An alert
+is a URL that gets the report as JSON by POST, or a command, started without a shell, that gets it on its input.
 """
 
 import logging
@@ -64,7 +65,7 @@ class DayReport(msgspec.Struct, frozen=True):
 def run_day(lake: Lake, number: int, now: int, wanted: Wanted, further: Further = lambda number: ()) -> DayReport:
     """Check a day, given by its number since 1970. Raises NotReadyError if there is no lake."""
     day = load_day(lake, number, now)
-    newest = "" if day.newest_before is None else to_iso(day.newest_before * DAY)[:10]
+    newest = "" if day.newest_before is None else _name(day.newest_before)
     return DayReport(day.name, to_iso(now), day.events.num_rows, run_checks(day, wanted, further(number)), newest)
 
 
@@ -105,10 +106,21 @@ def alert(target: str, report: DayReport) -> str:
 
 
 def due(folder: Path, now: int, after_us: int) -> list[int]:
-    """The last days, the newest first, that are over for `after_us` and have no report: yesterday, and those on which nobody checked."""
+    """The last days, the newest first, that are over for `after_us` and have no report of all their hours: yesterday, and those on which
+    nobody checked."""
     newest = (now - after_us) // DAY - 1
-    days = range(newest, newest - CATCH_UP_DAYS, -1)
-    return [number for number in days if not (folder / f"{to_iso(number * DAY)[:10]}.json").exists()]
+    made = {report.day: report.at for report in history(folder)}
+    return [number for number in range(newest, newest - CATCH_UP_DAYS, -1) if made.get(_name(number), "") < to_iso((number + 1) * DAY)]
+
+
+def owed(folder: Path, report: DayReport, target: str) -> bool:
+    """Whether the schedule has yet to tell of this day, of which a report is made by hand: it fails, and nobody was told before."""
+    before = next((one for one in history(folder) if one.day == report.day), None)
+    return bool(target and report.failed) and (before is None or before.untold)
+
+
+def _name(number: int) -> str:
+    return to_iso(number * DAY)[:10]
 
 
 def watch(

@@ -89,11 +89,11 @@ def convert_stored(record: Any, place: str) -> list[Event]:
     message = as_record(record)
     if isinstance(message.get("batch"), list) and "type" not in message:
         return [event for each in messages_of(message) for event in convert_stored(each, place)]
-    received = message.get("receivedAt")
-    if received in (None, ""):
-        return _converted(message)
+    found, received = _converted(message), message.get("receivedAt")
+    if received in (None, "") or not any(event.type == "user" for event in found):
+        return found
     received_at = time_of_text(received, "$.receivedAt")
-    return [_received(event, received_at) if event.type == "user" else event for event in _converted(message)]
+    return [_received(event, received_at) if event.type == "user" else event for event in found]
 
 
 def _received(profile: Event, received_at: int) -> Event:

@@ -1,5 +1,6 @@
-"""Where some of many byte strings stand in long data: by their first six bytes, all places at once."""
+"""Where some of many byte strings stand in long data: by six bytes of each, all places at once."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 
 import numpy as np
@@ -8,35 +9,56 @@ from tailorbird.events.free import WITHIN_MIN
 
 _TABLE_BITS = 22
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+_LOOKED_AT = 12  # places at each end of a string, of which one is chosen
 
 
 class Spots:
-    """Finds strings of six bytes or more; what it costs hardly depends on how many there are.
+    """Finds strings of six bytes or more, and none that is shorter; what it costs hardly depends on how many there are.
+
+    Each is looked for by the six of its bytes that fewest of the others have: ids of events may all begin alike, or end alike, and would
+    else be held against every such id in the data.
 
     >>> list(Spots([b"user-12", b"user-1"]).at(b"of user-12"))
     [(3, b'user-1'), (3, b'user-12')]
     """
 
     def __init__(self, needles: Collection[bytes]) -> None:
-        self._by_prefix: dict[int, list[bytes]] = {}
-        for needle in sorted(needles):
-            self._by_prefix.setdefault(int.from_bytes(needle[:WITHIN_MIN], "little"), []).append(needle)
-        self._prefixes = np.array(sorted(self._by_prefix), np.uint64)
+        needles = [needle for needle in needles if len(needle) >= WITHIN_MIN]
+        seen = Counter(needle[at : at + WITHIN_MIN] for needle in needles for at in _places(needle))
+        # By six bytes: by where these stand in a string and how long it is, the strings.
+        self._by_six: dict[int, dict[tuple[int, int], set[bytes]]] = {}
+        for needle in needles:
+            at = min(_places(needle), key=lambda at: seen[needle[at : at + WITHIN_MIN]])
+            alike = self._by_six.setdefault(int.from_bytes(needle[at : at + WITHIN_MIN], "little"), {})
+            alike.setdefault((at, len(needle)), set()).add(needle)
+        self._sixes = np.array(sorted(self._by_six), np.uint64)
         self._table = np.zeros(1 << _TABLE_BITS if needles else 0, bool)
         if needles:
-            self._table[_slot(self._prefixes)] = True
+            self._table[_slot(self._sixes)] = True
         self.longest = max(map(len, needles), default=0)
 
     def at(self, data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
         """Each place where one stands, in order, with which."""
-        if len(data) < WITHIN_MIN or not len(self._prefixes):
+        if len(data) < WITHIN_MIN or not len(self._sixes):
             return
         padded = bytes(data) + bytes(8)
         values = np.ndarray((len(padded) - 8,), np.dtype("<u8"), padded, strides=(1,)) & np.uint64((1 << 8 * WITHIN_MIN) - 1)
         places = np.flatnonzero(self._table[_slot(values)])
-        places = places[np.isin(values[places], self._prefixes)]
-        for place, prefix in zip(places.tolist(), values[places].tolist(), strict=True):
-            yield from ((place, needle) for needle in self._by_prefix[prefix] if padded.startswith(needle, place))
+        places = places[np.isin(values[places], self._sixes)]
+        found: list[tuple[int, bytes]] = []
+        for place, six in zip(places.tolist(), values[places].tolist(), strict=True):
+            for (at, length), alike in self._by_six[six].items():
+                if at <= place and (stands := padded[place - at : place - at + length]) in alike:
+                    found.append((place - at, stands))
+        yield from sorted(found)
+
+
+def _places(needle: bytes) -> Collection[int]:
+    """Where six bytes of a string may be chosen from."""
+    last = len(needle) - WITHIN_MIN
+    if last < 2 * _LOOKED_AT:
+        return range(last + 1)
+    return [*range(_LOOKED_AT), *range(last + 1 - _LOOKED_AT, last + 1)]
 
 
 def _slot(values: np.ndarray) -> np.ndarray:

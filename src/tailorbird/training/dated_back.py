@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.events import HOUR, micros
 from tailorbird.lake.etl import PAST_PARTITIONS
 
 LOOKED_AT = ("type", "ts", "ts_original", "sent_at", "received_at", "user_id", "timeless", "raw_partition")
@@ -38,6 +39,20 @@ def dated_back(events: pa.Table, of: str = "user") -> tuple[npt.NDArray[np.bool_
     # What was imported without a time is of the import; of what says no time of arrival, the time that it is dated to stands for it.
     doubtful = pc.and_(doubtful, pc.and_(pc.is_valid(events["ts_original"]), pc.is_null(events["sent_at"])))
     doubtful = pc.and_(doubtful, pc.equal(pc.coalesce(events["received_at"], events["ts"]), events["ts"]))
+    return _no_history(events, of, doubtful)
+
+
+def came_later(events: pa.Table, of: str = "user") -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
+    """The same of profiles, however they came, that say themselves that they came in over an hour after the time that they are dated to.
+
+    Whoever asks what was known when knows them from then on; who asks what holds at a time, as rankers do, believes the time.
+    """
+    late = np.zeros(len(events), bool)
+    late[:] = micros(pc.coalesce(events["received_at"], events["ts"])) - micros(events["ts"]) > HOUR
+    return _no_history(events, of, pc.and_(pc.equal(events["type"], of), pa.array(late)))
+
+
+def _no_history(events: pa.Table, of: str, doubtful: pa.ChunkedArray) -> tuple[npt.NDArray[np.bool_], frozenset[str]]:
     doubtful = pc.fill_null(pc.and_(doubtful, pc.invert(pc.fill_null(events["timeless"], False))), False)
     found = doubtful.to_numpy().astype(bool)
     if not found.any() or "properties" not in events.column_names:

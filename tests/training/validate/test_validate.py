@@ -227,7 +227,11 @@ def test_profiles_that_were_imported_dated_back_are_told_where_a_column_reads_th
     assert (found.severity, found.what) == ("look", "users")
     assert "30 of 30 profiles are the one that was imported of their user" in found.why
     assert "(plan)" in found.why
-    assert imported_back(Imported(received_at=2 * DAY), plan) == [], "it says when it came in"
+    assert imported_back(Imported(received_at=DAY + 60 * SECOND), plan) == [], "it says when it came in"
+    (later,) = imported_back(Imported(received_at=2 * DAY), plan)
+    assert "30 of 30 profiles came in over an hour after the time that they are dated to" in later.why
+    assert (later.what, "(plan)" in later.why) == ("users", True)
+    assert imported_back(Imported(received_at=2 * DAY, timeless=True), plan) == [], "it is told with the columns that read it"
     assert imported_back(Imported(raw_partition="serve-1"), plan) == [], "the door saw it come"
     assert imported_back(Imported(), FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="1d")])) == []
     sold = FeatureSet.from_declarations([attribute("sold", entity("item"), "sold_ever", kind="numeric")])

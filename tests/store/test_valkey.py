@@ -15,7 +15,7 @@ from tailorbird.errors import ConfigError, StorageError
 from tailorbird.store import open_store
 from tailorbird.store.breaker import Breaker
 from tailorbird.store.published import PublishedStore
-from tailorbird.store.valkey import CopiedStore, open_copies
+from tailorbird.store.valkey import ACL, CopiedStore, open_copies
 from tailorbird.store.versions import Head
 
 pytestmark = needs_valkey
@@ -87,11 +87,13 @@ def test_a_wrong_answer_is_no_outage(tmp_path):
 
 def test_a_user_of_the_servers_list_needs_its_own_keys_alone(tmp_path):
     with running(tmp_path / "server") as server:
-        rules = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"
-        assert b"OK" in server.ask(f"ACL SETUSER shop on >pass ~tb:* {rules}")
+        assert b"OK" in server.ask(f"ACL SETUSER shop on >pass ~tb:* {ACL}")
         url = server.url.replace("//", "//shop:pass@")
         filled(server, tmp_path / "records", url)
         assert value(CopiedStore(open_copies(url, "test", timeout_s=5))) == b"1"
+        server.ask("ACL SETUSER shop -mget -get")
+        with pytest.raises(StorageError, match=r"(?s)refused a command.*\+get \+mget"):
+            open_copies(url, "test", timeout_s=5).head()
 
 
 @pytest.fixture(scope="module")

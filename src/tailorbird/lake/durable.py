@@ -120,7 +120,7 @@ def disk_errors(path: Place) -> Iterator[None]:
         raise StorageError(
             f"the disk refused: {error.strerror or error}",
             where=str(path),
-            fix="free some space or mend the disk, then start the role again",
+            fix="free some space or mend the disk, then start the role, or run the command, again",
         ) from error
 
 

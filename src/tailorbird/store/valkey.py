@@ -25,6 +25,7 @@ from tailorbird.store.protocol import MovedError
 from tailorbird.store.versions import Change, Head, encode_head, encode_versions, head_of, of_epoch, version_at
 
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "valkey+cluster", "valkeys+cluster")
+ACL = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"  # all that is asked of a server
 READ_TIMEOUT_S = 0.05
 WRITE_TIMEOUT_S = 5.0
 SNAPSHOT_S = 30.0  # how long a snapshot may be read; tombstones live longer
@@ -229,6 +230,9 @@ class Copies:
             yield
             if self._breaker is not None:
                 self._breaker.answered()
+        except redis.exceptions.NoPermissionError as error:
+            fix = f"let the user of store.url have its keys, and the commands {ACL}"
+            raise StorageError(f"the server refused a command: {error}", where=self.where, fix=fix) from error
         except redis.exceptions.AuthenticationError as error:
             fix = "check the user and password of store.url, and the server's ACL"
             raise StorageError(f"the server lets nobody in: {error}", where=self.where, fix=fix) from error

@@ -93,6 +93,15 @@ def tell_by_the_device(path):
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
+def receive_users_later(path):
+    """As in an archive of traits that were loaded into the system that sends them, with the time of each sign-up."""
+    lines = path.read_text().rstrip("\n").split("\n")
+    for place, line in enumerate(lines):
+        if line.startswith('{"type":"user"'):
+            lines[place] = re.sub(r'"received_at":(\d+)', lambda said: f'"received_at":{int(said[1]) + 2 * DAY}', line)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     return Shop.open(tmp_path_factory.mktemp("shop"))
@@ -254,6 +263,14 @@ def test_a_column_that_is_far_ahead_of_all_others_is_named_and_refuses_nothing(t
     assert re.search(r"alone it reaches an AUC of 0\.8\d\d for click, while no other column is above 0\.\d+; if it knows", notes[0])
     assert not any("looks as if" in reason for reason in told.decision.reasons)
     assert not [note for note in report.notes if "far ahead" in note]
+
+
+def test_attributes_of_users_that_came_in_later_than_they_are_dated_to_are_named(tmp_path_factory, report):
+    later = Shop.open(tmp_path_factory.mktemp("later"), receive_users_later).train("registry")
+    (note,) = [note for note in later.notes if note.startswith("users: ")]
+    assert "came in over an hour after the time that they are dated to" in note
+    assert "must have been known then" in note
+    assert not [note for note in report.notes if note.startswith("users: ")]
 
 
 CLICKS = Slot("home", objective={"click": 1.0})

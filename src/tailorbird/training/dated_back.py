@@ -14,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from tailorbird.events import HOUR, micros
+from tailorbird.features import FeatureSet
+from tailorbird.lake import Lake
 from tailorbird.lake.etl import PAST_PARTITIONS
 
 LOOKED_AT = ("type", "ts", "ts_original", "sent_at", "received_at", "user_id", "timeless", "raw_partition")
@@ -60,6 +63,27 @@ def _no_history(events: pa.Table, of: str, doubtful: pa.ChunkedArray) -> tuple[n
     some = events.select([_IDS[of], "ts", "properties"]).filter(doubtful)
     found[found], names = _without_history(some.select([_IDS[of], "ts"]), some["properties"].to_pylist())
     return found, names
+
+
+def told_of_dated_back(lake: Lake, features: FeatureSet) -> list[tuple[str, str]]:
+    """Of "users" and "items", why features that read their profiles may know more than was known at the time that these are dated to.
+
+    Of profiles that were imported and do not say when they came in; and of those of users that came in later. Rankers believe the time.
+    """
+    found = []
+    for of, read in (("user", features.user_attributes), ("item", features.item_attributes)):
+        if not read or not lake.exists("events"):
+            continue
+        profiles = lake.table("events", [*LOOKED_AT, "item_id", "properties"], ds.field("type") == of)
+        asked = [(dated_back(profiles, of), f"are the one that was imported of their {of}, and nobody said when it came in")]
+        asked += [(came_later(profiles), "came in over an hour after the time that they are dated to")] if of == "user" else []
+        for (doubted, names), what in asked:
+            told = [name for name in read if name in names]
+            if told and np.mean(doubted) >= CHANGED:  # a few come late to everybody
+                many = f"{np.count_nonzero(doubted):,} of {profiles.num_rows:,} profiles {what}"
+                since = "counts from the time that it is dated to, and must have been known then"
+                found.append((f"{of}s", f"{many}: what features read of it ({', '.join(told)}) {since}"))
+    return found
 
 
 def without(texts: pa.ChunkedArray, rows: npt.NDArray[np.bool_], names: frozenset[str]) -> pa.Array:

@@ -31,6 +31,7 @@ from tailorbird.registry import Head, Registry, Window
 from tailorbird.retrieval import Index
 from tailorbird.training.card import model_card
 from tailorbird.training.dataset import Dataset
+from tailorbird.training.dated_back import told_of_dated_back
 from tailorbird.training.evaluate import Scorer, foreign, judge, thinned, version_scorer
 from tailorbird.training.fit import Fitted, Parts, fit
 from tailorbird.training.gate import Decision, Evidence, decide, not_judged
@@ -143,6 +144,7 @@ def _train(
         *((chosen.told,) if chosen.told else ()),
         *_tuned(settings, before),
         *fitted.notes,
+        *(f"{what}: {why}" for what, why in told_of_dated_back(source, features) if what == "users"),
         *_further(fitted, slot, store, champion),
         *_fairness(champion, bundle, unjudged, parts.test, before),
     )

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tailorbird.errors import InputError
 from tailorbird.events.adapters.columns import read_columns
-from tailorbird.events.adapters.kind import HOLDS_UNTIL, NOT_THEN, can_be_time, kind_of, typical
+from tailorbird.events.adapters.kind import HOLDS_UNTIL, NOT_THEN, STILL_HOLDS, can_be_time, kind_of, typical
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "ts": ("ts", "timestamp", "time", "event_time", "datetime", "created_at", "date", "clicked_at", "occurred_at", "event_date"),
@@ -140,8 +140,12 @@ def _roles(sample: pa.RecordBatch) -> tuple[dict[str, str], list[ColumnGuess]]:
 
 def _rest(sample: pa.RecordBatch, name: str, kind: str, *, versions: bool) -> ColumnGuess:
     column = sample.column(name)
-    if kind != "events" and versions and name.lower() in HOLDS_UNTIL:
-        return ColumnGuess(name, "", "left out: when a row ceased to hold was not known when it began to, a leak; add it by hand if it was")
+    if kind != "events" and versions and name.lower() in HOLDS_UNTIL | STILL_HOLDS:
+        return ColumnGuess(
+            name,
+            "",
+            "left out: when a row ceased to hold was not known when it began to, a leak; add it by hand if it was",
+        )
     if kind != "events":
         return ColumnGuess(name, f"properties.{_slug(name)}", "an attribute of the profile")
     for role, names in _CONTEXT.items():

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 HOLDS_UNTIL = frozenset(
-    ("valid_to", "valid_until", "effective_to", "effective_until", "period_end", "end_date", "ended_at", "ends_at", "to_date", "churned_at",
-     "cancelled_at"),
+    ("valid_to", "dbt_valid_to", "valid_until", "effective_to", "effective_until", "period_end", "end_date", "ended_at", "ends_at",
+     "to_date", "churned_at", "cancelled_at"),
 )  # fmt: skip
+STILL_HOLDS = frozenset(("is_current", "current_flag", "is_current_flag", "current_row", "is_latest", "row_is_current", "dw_is_current"))
 NOT_THEN = HOLDS_UNTIL | {
     "birth_date",
     "birthdate",
@@ -27,8 +28,8 @@ NOT_THEN = HOLDS_UNTIL | {
     "due_date",
 }  # dates of which no row is: nothing happened to the site then
 HOLDS_FROM = (
-    "valid_from", "effective_from", "effective_date", "effective_at", "period_start", "start_date", "from_date", "snapshot_date", "as_of",
-    "version_date", "changed_at", "changed_on", "modified_at", "updated_at", "month", "week",
+    "valid_from", "dbt_valid_from", "effective_from", "effective_date", "effective_at", "period_start", "start_date", "from_date",
+    "snapshot_date", "as_of", "version_date", "changed_at", "changed_on", "modified_at", "updated_at", "month", "week",
 )  # fmt: skip
 _SINCE = frozenset(
     ("created_at", "created", "created_on", "creation_date", "date_created", "signup_date", "sign_up_date", "signed_up_at",
@@ -114,7 +115,7 @@ def _of_users(sample: pa.RecordBatch, roles: Mapping[str, str], stem: str) -> Ki
             return Kind("users", None, _once("user", ts))
         if not unique and (since := _holds_from(sample)) is not None and attributes - {since.lower()}:
             return Kind("users", since, _versions("user", since))
-    return Kind("events", ts, _deeds(stem) if ts is not None and "type" not in roles else "")
+    return Kind("events", ts, _deeds(stem, _holds_from(sample)) if ts is not None and "type" not in roles else "")
 
 
 def _attributes(sample: pa.RecordBatch, roles: Mapping[str, str]) -> set[str]:
@@ -158,5 +159,6 @@ def _versions(of: str, since: str) -> str:
     return f'{told}; if each is something that was done: kind = "events", type = "…"'
 
 
-def _deeds(stem: str) -> str:
-    return f'each row is something that a user did, of type {stem}; if it says what a user is: kind = "users", without type and ts'
+def _deeds(stem: str, since: str | None) -> str:
+    instead = "without type and ts" if since is None else f'ts = "{since}", without type'
+    return f'each row is something that a user did, of type {stem}; if it says what a user is: kind = "users", {instead}'

@@ -18,15 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from tailorbird.events import DAY, HOUR, SECOND, micros
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.baselines import Interactions
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.dated_back import CHANGED, LOOKED_AT, came_later
-from tailorbird.training.dated_back import dated_back as undated
+from tailorbird.training.dated_back import told_of_dated_back
 from tailorbird.training.giveaways import giveaways
 from tailorbird.training.matrix import Featured, featured
 from tailorbird.training.rows import Material
@@ -135,23 +133,8 @@ def dated_back(material: Material) -> list[Finding]:
 
 
 def imported_back(lake: Lake, features: FeatureSet) -> list[Finding]:
-    """Whether profiles whose attributes features read may say more than was known at the time that they are dated to: those that were
-    imported and do not say when they came in, and those of users that came in later (of items `dated_back` tells)."""
-    found = []
-    for of, read in (("user", features.user_attributes), ("item", features.item_attributes)):
-        if not read or not lake.exists("events"):
-            continue
-        profiles = lake.table("events", [*LOOKED_AT, "item_id", "properties"], ds.field("type") == of)
-        asked = [(undated(profiles, of), f"are the one that was imported of their {of}, and nobody said when it came in")]
-        asked += [(came_later(profiles), "came in over an hour after the time that they are dated to")] if of == "user" else []
-        for (doubted, names), what in asked:
-            told = [name for name in read if name in names]
-            why = (
-                f"{int(np.count_nonzero(doubted)):,} of {profiles.num_rows:,} profiles {what}: "
-                f"what features read of it ({', '.join(told)}) counts from the time that it is dated to, and must have been known then"
-            )
-            found += [Finding(LOOK, f"{of}s", why)] * bool(told and np.mean(doubted) >= CHANGED)  # a few come late to everybody
-    return found
+    """What `told_of_dated_back` finds of the profiles that features read."""
+    return [Finding(LOOK, what, why) for what, why in told_of_dated_back(lake, features)]
 
 
 def repeated(seen: Mapping[str, Interactions], borders: Sequence[int]) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Clocks never go back; reports show times in UTC."""
+"""Clocks go back only from far ahead; reports show times in UTC."""
 
 import time
 
@@ -7,11 +7,18 @@ import pytest
 from tailorbird.events import DAY, SimulatedClock, SystemClock, to_iso
 
 
-def test_the_systems_clock_stands_still_while_the_machines_is_set_back(monkeypatch):
+def test_the_systems_clock_stands_still_while_the_machines_goes_back_a_little(monkeypatch):
     moments = iter([2_000_000, 1_000_000, 3_000_000])
     monkeypatch.setattr(time, "time_ns", lambda: next(moments))
     clock = SystemClock()
     assert [clock.now(), clock.now(), clock.now()] == [2_000, 2_000, 3_000]
+
+
+def test_the_systems_clock_is_set_back_with_the_machines_that_was_far_ahead(monkeypatch):
+    moments = iter([5_000_000_000, 86_400_000_000_000, 5_001_000_000, 5_000_500_000])
+    monkeypatch.setattr(time, "time_ns", lambda: next(moments))
+    clock = SystemClock()
+    assert [clock.now() for _ in range(4)] == [5_000_000, 86_400_000_000, 5_001_000, 5_001_000]
 
 
 def test_a_simulated_clock_moves_only_when_told_and_never_back():

@@ -32,6 +32,16 @@ def open_role(tmp_path, bucket, clock=None):
     return LakeRole(tmp_path / "stream", bucket, clock=clock or SystemClock())
 
 
+class SetClock:
+    """A clock that stands at `moment`, wherever that is set."""
+
+    def __init__(self, moment: int) -> None:
+        self.moment = moment
+
+    def now(self) -> int:
+        return self.moment
+
+
 def assert_whole(bucket, rounds):
     ids = Lake(bucket).events(["event_id"]).column("event_id").to_pylist()
     assert sorted(ids) == sorted(f"e{10 * r + k}" for r in range(rounds) for k in range(8))
@@ -142,6 +152,21 @@ def test_of_two_roles_the_later_writes_and_the_earlier_stops(tmp_path, bucket, s
         site.add()
         second.drain()
     assert_whole(bucket, 5)
+
+
+def test_a_lease_of_a_clock_that_was_ahead_runs_out_in_its_time(tmp_path, bucket, site, samples):
+    clock = SetClock(samples.START + DAY)
+    first = open_role(tmp_path, bucket, clock)
+    first.step()
+    clock.moment = samples.START  # the machine's clock is set right
+    first.step()
+    clock.moment += 61 * SECOND  # and the role hangs
+    with open_role(tmp_path, bucket, clock) as second:
+        with pytest.raises(LockedError, match="by now"):
+            first.step()
+        second.drain()
+        first.close()
+    assert_whole(bucket, 3)
 
 
 def test_a_role_that_missed_that_it_was_overtaken_is_refused_by_ledger_and_tables(tmp_path, bucket, site, samples):

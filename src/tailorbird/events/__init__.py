@@ -1,6 +1,6 @@
 """The contract between a site and Tailorbird: what an event is, how it is checked, and what everything else calls it."""
 
-from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND, Clock, SimulatedClock, SystemClock, duration, show_duration, to_iso
+from tailorbird.events.clock import DAY, HOUR, MINUTE, SECOND, SET_BACK, Clock, SimulatedClock, SystemClock, duration, show_duration, to_iso
 from tailorbird.events.contract import BROWSER, BROWSER_IDENTIFY, DOOR, Accepted, Receipt, Refusal, check
 from tailorbird.events.envelope import Answer, Context, Event
 from tailorbird.events.keys import combine, hash64, hash64s
@@ -18,6 +18,7 @@ __all__ = [
     "QUARANTINE",
     "ROUTED",
     "SECOND",
+    "SET_BACK",
     "Accepted",
     "Answer",
     "Clock",

@@ -14,23 +14,25 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+SET_BACK = 2 * SECOND  # a clock that goes back by no more is taken to stand still; one that goes back by more, to have been ahead
 
 
 class Clock(Protocol):
-    """What a role asks for the time: microseconds since 1970, UTC. Never goes back within a process."""
+    """What a role asks for the time: microseconds since 1970, UTC. Goes back by more than `SET_BACK`, or not at all."""
 
     def now(self) -> int: ...
 
 
 class SystemClock:
-    """The machine's clock, held still while the machine's own is set back."""
+    """The machine's clock, held still while the machine's own goes back a little, and set back with it where that was far ahead."""
 
     def __init__(self) -> None:
         self._newest = 0
 
     def now(self) -> int:
-        self._newest = max(self._newest, time.time_ns() // 1_000)
-        return self._newest
+        newest, now = self._newest, time.time_ns() // 1_000  # in this order: a thread that is held up between sees no clock go back
+        self._newest = now = now if now < newest - SET_BACK else max(newest, now)
+        return now
 
 
 class SimulatedClock:

@@ -127,7 +127,7 @@ class Archive:
             self._waiting_since.pop(reader.partition, None)
             return 0
         now = self._clock.now()
-        since = self._waiting_since.setdefault(reader.partition, now)
+        since = self._waiting_since[reader.partition] = min(now, self._waiting_since.get(reader.partition, now))  # a clock may be set back
         old = flush or now - since >= self._age_us
         blocks: list[Stored] = []
         size = 0

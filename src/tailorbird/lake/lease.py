@@ -92,7 +92,7 @@ class Lease:
     def renew(self) -> None:
         """Hold on. Raises LockedError if somebody else has taken over."""
         now = self._clock.now()
-        if now >= self._until - LEASE_US // 2:
+        if not self._until - LEASE_US <= now < self._until - LEASE_US // 2:  # also where the clock was set back: nobody waits that long
             with durable.disk_errors(self._path):
                 self._put(now + LEASE_US)
 

@@ -4,12 +4,12 @@ import platform
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailorbird.cli.doctor_clock import dated_ahead, machine_clock
 from tailorbird.cli.doctor_elsewhere import LOST, Finding, elsewhere
 from tailorbird.cli.doctor_models import damaged_models
 from tailorbird.cli.output import Json, console, print_json, print_table
@@ -69,7 +69,7 @@ def _look() -> Iterator[Finding]:
     yield "system", "ok", f"{platform.system()} {platform.release()} {platform.machine()}", ""
     yield from _packages()
     yield _sqlite()
-    yield _clock()
+    yield machine_clock()
     yield from _project()
 
 
@@ -88,13 +88,6 @@ def _sqlite() -> Finding:
     if tuple(int(part) for part in found.split(".")) < _SQLITE_MIN:
         return "sqlite", "error", found, "upgrade apsw: SQLite below 3.51.3 can corrupt a log that is written and read at once"
     return "sqlite", "ok", found, ""
-
-
-def _clock() -> Finding:
-    now = time.time()
-    if now < 1_750_000_000:
-        return "clock", "error", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)), "set the machine's clock; it is years behind"
-    return "clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)), ""
 
 
 def _project() -> Iterator[Finding]:
@@ -118,6 +111,7 @@ def _project() -> Iterator[Finding]:
         yield from _roles(project)
     yield from elsewhere(project)
     yield from _positions(project)
+    yield from dated_ahead(project)
     yield from damaged_models(project)
     yield from _formulas(project)
     yield from _wishes(project)

@@ -53,6 +53,20 @@ They are counted (`answers_lost`).
 **A write that the disk confirms and swallows** is another exception. What was swallowed is gone; nearly always it is found and named. Of what
 the door wrote it can take acknowledged events along with nobody told, if the process dies before anybody reads them. The last run has how often.
 
+## A clock that was ahead
+
+It leaves something behind, since nobody can tell at the time that it is ahead. What came in meanwhile keeps its time of receipt, which is ahead,
+and `ts` with it, but where the sender said `ts` without `sent_at`: that stays right, and counts as late where the jump is longer than
+`events.lateness`. A value is read behind the newest event of each record that it is made of (decision 4). So until the clock has passed these events,
+
+- an answer that reads a record of such an event (the person's, an item's, a category's, or everybody's, which all answers read where a feature
+  is about everyone) is read, and dated, as of then, and so is an event that names that answer: in reports it stands on a later day;
+- windows shorter than the jump are empty of what happens meanwhile. Longer ones count it, and nothing that comes from then on counts as late;
+- clicks on answers from before a jump longer than `events.answer` do not find them; `checks run` may have looked at a day before it was over;
+- after a jump of more than a day, people and items that would have been idle by then may be gone from the state, and nothing is read as of earlier.
+
+It mends itself once the clock has passed them, and windows as they move on. Sooner, it takes copies of stream, lake and state from before.
+
 ## How it is tried
 
 `make chaos` (`KILLS=n` for fewer or more). Each scene is a role's step, as the role runs, on a small site that has been through some traffic: in a

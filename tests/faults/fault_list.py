@@ -141,9 +141,19 @@ FAULTS = (
     ),
     Fault(
         "F13", "clocks that are wrong, jump, or differ between roles",
-        "Nothing is lost, doubled or unequal; within a run of the door the time of receipt never goes back.",
-        ("tests/faults/test_clocks.py::test_wrong_clocks_lose_nothing_and_leave_nothing_unequal",),
-        "A server that is started again with its clock set back receives at that time.",
+        "Nothing is lost, doubled or unequal. A clock that goes back by up to two seconds stands still; one that goes back by more was ahead, and "
+        "times of receipt go back with it, so that what comes from then on is dated right, whether the server is started again or not. The log says "
+        "so, `tailorbird_clock_set_back` counts it, and `tailorbird doctor` and `tailorbird_answers_ahead` tell of what is still dated ahead. Lake, archive and "
+        "lease go on.",
+        ("tests/faults/test_clocks.py::test_wrong_clocks_lose_nothing_and_leave_nothing_unequal",
+         "tests/faults/test_clocks.py::test_once_a_clock_that_was_ahead_is_right_again_so_are_times",
+         "tests/faults/test_clocks.py::test_a_server_that_is_started_while_its_clock_is_ahead_follows_it_back",
+         "tests/faults/test_clocks.py::test_of_two_servers_one_whose_clock_was_ahead_holds_the_other_up_in_nothing",
+         "tests/faults/test_clocks.py::test_an_answer_that_read_of_something_ahead_is_kept_counted_and_told",
+         "tests/faults/test_clocks.py::test_the_lake_goes_on_when_its_clock_was_ahead"),
+        "What came in while a clock was ahead keeps times that are ahead, and answers that read of it are dated so: see [below](#a-clock-that-was-ahead). "
+        "A server whose clock is set back though it was right receives at that time. An event that is sent again across a jump longer than "
+        "`events.dedup` counts twice.",
     ),
     Fault(
         "F14", "memory: floods of bodies, bombs, ids",

@@ -84,7 +84,12 @@ class Answers:
 
     def _remember(self, run: _Run) -> None:
         self._last_run = run.id
-        self._runs.setdefault(run.producer, deque()).append(run)
+        runs = self._runs.setdefault(run.producer, deque())
+        for earlier in reversed(runs):  # of a clock that was ahead and is set back: they would keep all behind them until then
+            if earlier.newest <= run.newest:
+                break
+            earlier.newest = run.newest
+        runs.append(run)
         for given in run.answers:
             self._by_request[given.request_id] = given
 

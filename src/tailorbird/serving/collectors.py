@@ -273,6 +273,8 @@ class DoorCollector:
             ("tailorbird_answers", "Answers given.", now.answers),
             ("tailorbird_answers_dropped", "Answers that could not be logged.", now.answers_dropped),
             ("tailorbird_answers_lost", "Answers that the last run lost by dying, at most.", now.answers_lost),
+            ("tailorbird_answers_ahead", "Answers dated ahead of the clock, as what they read of is. Alarm on any.", now.answers_ahead),
+            ("tailorbird_clock_set_back", "Times that the clock was set back, from far ahead. Alarm on any.", now.clock_set_back),
         ):
             yield CounterMetricFamily(name, text, value=value)
         for name, text, value in (

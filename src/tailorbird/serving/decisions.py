@@ -61,6 +61,8 @@ class DoorFigures:
         answers_waiting: answers that a crash now would lose.
         answers_dropped: answers given up because the log was full or broken.
         answers_lost: at most so many did the last run of this producer lose by dying.
+        answers_ahead: answers dated further ahead of the clock than a client's clock may be, since what they read of is.
+        clock_set_back: how often the clock was set back, and times of receipt with it.
         set_aside: files of damaged ends of this producer's logs, or of logs that were lost; they may hold what was acknowledged.
         queue_bytes: what waits for the writer.
         open: whether writes are taken.
@@ -74,6 +76,8 @@ class DoorFigures:
     answers_waiting: int
     answers_dropped: int
     answers_lost: int
+    answers_ahead: int
+    clock_set_back: int
     set_aside: int
     queue_bytes: int
     open: bool

@@ -37,6 +37,7 @@ from tailorbird.places import Place
 from tailorbird.serving.answer_count import AnswerCount
 from tailorbird.serving.decisions import Admit, BusyError, ClosedError, Decision, DiskFullError, DoorFigures, UnknownError, decide
 from tailorbird.serving.door_logs import DoorLogs
+from tailorbird.serving.receipt_times import ReceiptTimes
 from tailorbird.serving.reserve import RESERVE_BYTES, Reserve
 from tailorbird.stream import Block, Stream, folder_of, raw_names
 
@@ -97,7 +98,7 @@ class Door:
         self._prunes: list[tuple[Sequence[int], int]] = []
         self._queue_bytes = self._events_waiting = self._records_ready = 0
         self._oldest_answer = 0.0  # monotonic time at which the oldest waiting answer came
-        self._newest_received = 0
+        self._times = ReceiptTimes(clock, plan.skew_us)
         self._accepted = self._batches = self._failures = self._dropped = 0
         self._refused: Counter[str] = Counter()
         self._changed = threading.Condition()
@@ -157,7 +158,8 @@ class Door:
                 self._dropped += 1
                 self._ledger.kept(1)
                 return False
-            receipt = _RECEIPT.encode(Receipt(self._stamp(), "server"))
+            receipt = _RECEIPT.encode(Receipt(self._times.next(), "server"))
+            self._times.note_answer(record.ts)
             if not self._records:
                 self._oldest_answer = time.monotonic()
             self._queue.append(_Entry(Block("body", 1, event_body, receipt), (), None))
@@ -185,6 +187,8 @@ class Door:
                 answers_waiting=len(self._records),
                 answers_dropped=self._dropped,
                 answers_lost=self._lost,
+                answers_ahead=self._times.ahead,
+                clock_set_back=self._times.set_back,
                 set_aside=self._logs.set_aside,
                 queue_bytes=self._queue_bytes,
                 open=not self._failure and not self._closing,
@@ -231,12 +235,12 @@ class Door:
         done.set_running_or_notify_cancel()  # a caller that goes away cannot take its events back
         with self._changed:
             self._refuse_if_full(len(body))
-            if receipt.received_at < self._newest_received:
-                # Another thread came in between. Within a partition received_at never goes back, and the router
-                # decides by the stored receipt, so the decision is made again by that one.
-                receipt = Receipt(self._stamp(), source, encoding, format_)
+            at = self._times.next(receipt.received_at)
+            if at != receipt.received_at:
+                # Another thread came in between, or the clock was set back meanwhile. The router decides by the stored receipt,
+                # so the decision is made again by that one.
+                receipt = Receipt(at, source, encoding, format_)
                 told, decisions = self._decided(sent, body, receipt)
-            self._newest_received = receipt.received_at
             self._queue.append(_Entry(Block("body", len(decisions), body, _RECEIPT.encode(receipt)), decisions, done))
             self._queue_bytes += len(body)
             self._events_waiting += 1
@@ -257,10 +261,6 @@ class Door:
             raise DiskFullError("the disk is almost full", fix="free some space; events are taken again as soon as there is some")
         if self._queue_bytes + size > self._queue_bytes_max:
             raise BusyError("events come in faster than the disk takes them", fix="send the events again in a second")
-
-    def _stamp(self) -> int:
-        self._newest_received = max(self._newest_received, self._clock.now())
-        return self._newest_received
 
     def _run(self) -> None:
         while True:
@@ -346,7 +346,7 @@ class Door:
         if not records:
             return
         faults.at("door.before_records")
-        receipt = _RECEIPT.encode(Receipt(self._newest_received, "server"))
+        receipt = _RECEIPT.encode(Receipt(self._times.newest, "server"))
         self._logs.answers.append([Block("answers", len(records), encode_answers(records), receipt)])
         faults.at("door.after_records")
         with self._changed:

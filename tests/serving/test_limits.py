@@ -106,6 +106,51 @@ def test_a_forged_forwarding_header_is_no_way_around(make):
     refused(client.post("/v1/events", json=click(1), headers={**headers, "x-forwarded-for": "198.51.100.1"}), 429, "rate")
 
 
+BEHIND = ServerLimits(address_events_per_s=1, proxies=Networks(["203.0.113.7", "10.0.0.0/8"]))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["{forged}", "198.51.100.1"],  # HAProxy's `option forwardfor`: a line of its own behind the client's
+        ["{forged}, 6.6.6.6", "{forged}", "198.51.100.1, 10.0.0.2", "10.0.0.3"],
+        ["{forged}, 198.51.100.1"],
+        ["198.51.100.1:{port}"],
+        ["{forged}", "[2001:db8::{number}]:{port}"],
+        ["fe80::{number}%eth{number}"],
+        ["::ffff:198.51.100.1"],
+        ["unknown"],
+        ["{forged}, unknown"],
+        ["{forged}", "nonsense {number}"],
+        ["{forged}", "198.51.100.1.{number}:80"],
+    ],
+)
+def test_whatever_is_sent_along_behind_a_proxy_an_address_is_bounded(make, lines):
+    client, headers = make(BEHIND, page=True)
+
+    def send(number: int, events: int) -> httpx.Response:
+        given = [line.format(forged=f"192.0.2.{number}", port=50_000 + number, number=number) for line in lines]
+        return client.post(
+            "/v1/events",
+            json=[click(one) for one in range(events)],
+            headers=[*headers.items(), *(("x-forwarded-for", line) for line in given)],
+        )
+
+    assert send(1, 20).status_code == 200
+    for number in range(2, 6):
+        refused(send(number, 1), 429, "rate")
+    other = client.post("/v1/events", json=click(1), headers={**headers, "x-forwarded-for": "198.51.100.77"})
+    assert other.status_code == 200, "another visitor is not touched"
+
+
+def test_those_whose_address_cannot_be_told_share_one_limit(make):
+    client, headers = make(ServerLimits(address_events_per_s=1), page=True)
+    nowhere = [TestClient(client.app, base_url="http://127.0.0.1", client=(name, 1)) for name in ("a-socket", "another")]
+    assert nowhere[0].post("/v1/events", json=[click(number) for number in range(20)], headers=headers).status_code == 200
+    refused(nowhere[1].post("/v1/events", json=click(1), headers=headers), 429, "rate")
+    assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
+
+
 def test_forged_clicks_of_one_address_are_bounded(make, seconds):
     """However it tries for a day, in small bodies and large ones, an address gets in what is allowed at once, and so many an hour."""
     per_hour, hours = 600, 24
@@ -153,9 +198,20 @@ def test_connections_are_counted_by_address():
         ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
         ("10.0.0.1", "6.6.6.6, 198.51.100.1", "198.51.100.1"),
         ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
-        ("10.0.0.1", None, "10.0.0.1"),
-        ("10.0.0.1", "nonsense", ""),
-        ("2001:db8:1:2:3:4:5:6", None, "2001:db8:1:2::/64"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "nonsense", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1, unknown", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1, unknown, 10.0.0.2", "10.0.0.2"),
+        ("10.0.0.1", " , 198.51.100.1 ,,", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1:51234", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1, 10.0.0.2:80", "198.51.100.1"),
+        ("10.0.0.1", "[2001:db8:1:2::9]:51234", "2001:db8:1:2::/64"),
+        ("10.0.0.1", '"[2001:db8:1:2::9]"', "2001:db8:1:2::/64"),
+        ("10.0.0.1", "fe80::1%eth0", "fe80::/64"),
+        ("10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
+        ("::ffff:203.0.113.7", "", "203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "", "2001:db8:1:2::/64"),
+        ("", "198.51.100.1", "unknown"),
     ],
 )
 def test_whose_address_counts(peer, forwarded, expected):

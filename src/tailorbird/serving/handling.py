@@ -176,9 +176,11 @@ def admission(request: Request, service: Service) -> Admission:
 
 
 def _address(request: Request, service: Service, caller: Caller) -> str:
-    if not caller.public or request.client is None:
+    """Whose limits by address hold; empty for a caller who has none."""
+    if not caller.public:
         return ""
-    return address_of(request.client.host, request.headers.get("x-forwarded-for"), service.limiter.server.proxies)
+    peer = request.client.host if request.client is not None else ""
+    return address_of(peer, ",".join(request.headers.getlist("x-forwarded-for")), service.limiter.server.proxies)
 
 
 async def in_thread(service: Service, call: Callable[..., Any], *args: Any) -> Any:

@@ -16,7 +16,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import chain
 
 from tailorbird.errors import ConfigError, TailorbirdError
@@ -28,6 +28,7 @@ from tailorbird.serving.keys import Caller
 BURST_S = 10.0  # a bucket holds so many seconds' worth
 CLICKS = NEEDS_ITEM | {"purchase"}  # what features, figures and training take for interest
 ADDRESSES_MAX = 10_000
+UNKNOWN = "unknown"  # all whose address cannot be told share the limits of one
 HOUR_S = 3_600.0
 _PRECISION = 12  # 4,096 registers: about 2 % off
 _REGISTERS = 1 << _PRECISION
@@ -65,14 +66,9 @@ class Networks:
                 fix = "write it as 10.0.0.7 or 10.0.0.0/8, without bits beyond the prefix"
                 raise ConfigError(f"{text!r} is no address and no network: {error}", where=where, fix=fix) from None
 
-    def __contains__(self, address: str) -> bool:
-        try:
-            found = ip_address(address)
-        except ValueError:
-            return False
-        if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
-            found = found.ipv4_mapped
-        return any(found in network for network in self._networks)
+    def __contains__(self, address: str | IPv4Address | IPv6Address) -> bool:
+        found = _parsed(address) if isinstance(address, str) else address
+        return any(found in network for network in self._networks if found is not None)
 
 
 @dataclass(frozen=True)
@@ -301,7 +297,7 @@ class Connections:
             del self._open[address]
 
     def _counted(self, peer: str) -> str:
-        return "" if not self._most or peer in self._proxies else address_of(peer, None, self._proxies)
+        return "" if not self._most or not peer or peer in self._proxies else address_of(peer, "", self._proxies)
 
 
 def _newest(buckets: OrderedDict[str, Bucket], address: str, fresh: Bucket) -> Bucket:
@@ -313,15 +309,32 @@ def _newest(buckets: OrderedDict[str, Bucket], address: str, fresh: Bucket) -> B
     return bucket
 
 
-def address_of(peer: str, forwarded: str | None, proxies: Networks) -> str:
-    """Who is calling: the peer, or the last address that a trusted proxy did not add itself. An IPv6 address is cut to its /64."""
-    hops = [hop.strip() for hop in (forwarded or "").split(",") if hop.strip()] if peer in proxies else []
-    while peer in proxies and hops:
-        peer = hops.pop()
+def address_of(peer: str, forwarded: str, proxies: Networks) -> str:
+    """Who is calling, whom no request is without: the peer, or the last hop that a trusted proxy did not add itself.
+
+    Of an IPv6 address it is the /64. Where a proxy names no address ("unknown"), the request counts for that proxy.
+
+    Args:
+        forwarded: all lines of `X-Forwarded-For`, in their order, joined by commas; some proxies add to the last, others add one.
+    """
+    caller = _parsed(peer)
+    if caller is None:
+        return UNKNOWN
+    hops = [hop for hop in map(str.strip, forwarded.split(",")) if hop]
+    while hops and caller in proxies and (named := _parsed(hops.pop())) is not None:
+        caller = named
+    return str(caller) if isinstance(caller, IPv4Address) else f"{IPv6Address(int(caller) >> 64 << 64)}/64"
+
+
+def _parsed(hop: str) -> IPv4Address | IPv6Address | None:
+    """The address of a hop, without its port or zone: `203.0.113.8:51234`, `[2001:db8::1]:51234`, `fe80::1%eth0`."""
+    text = hop.strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
     try:
-        address = ip_address(peer)
+        found = ip_address(text.partition("%")[0])
     except ValueError:
-        return ""
-    if isinstance(address, IPv6Address):
-        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-    return str(address)
+        return None
+    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found

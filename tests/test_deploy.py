@@ -15,6 +15,7 @@ from tests.cli.test_help import parse
 from tailorbird.cli.init import init
 from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
+from tailorbird.events import SECOND, duration
 from tailorbird.serving.app import ROUTES
 
 yaml = pytest.importorskip("yaml", reason="no PyYAML here")
@@ -47,6 +48,8 @@ def services() -> dict[str, dict[str, Any]]:
 def environment() -> dict[str, str]:
     """All variables that manifests set."""
     found = {name: value for each in services().values() for name, value in each["environment"].items()}
+    for _, container in pods():
+        found |= {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
     for document in documents():
         found |= document.get("data", {}) if document["kind"] == "ConfigMap" else {}
         found |= document.get("stringData", {})
@@ -139,6 +142,13 @@ def test_servers_are_given_the_file_of_keys():
     assert volume["secret"]["defaultMode"] & 0o040, "read by fsGroup"
     assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsUser"]
     assert f"kubectl create secret generic {volume['secret']['secretName']} --from-file={place.name} " in SECRET.read_text()
+
+
+def test_a_server_that_is_told_to_stop_is_left_the_time_to_drain():
+    (spec, serve) = next((spec, container) for spec, container in pods() if container["name"] == "serve")
+    (drain,) = [each["value"] for each in serve["env"] if each["name"] == "TAILORBIRD_SERVE__DRAIN"]
+    assert duration(drain) >= 5 * SECOND, "nodes and balancers need some to hear of it"
+    assert duration(drain) + 10 * SECOND <= spec["terminationGracePeriodSeconds"] * SECOND
 
 
 def test_nobody_is_root_and_nothing_can_be_written_but_data():

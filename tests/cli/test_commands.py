@@ -22,6 +22,7 @@ from deltalake import DeltaTable, write_deltalake
 from tests.cli.kit import EXAMPLE_USER, environment, must, must_json, refused, tailorbird
 from tests.cli.test_init import address_of
 
+from tailorbird.cli.supervisor import STOP_S
 from tailorbird.lock import FileLock
 
 
@@ -454,6 +455,25 @@ def test_up_ends_its_roles_in_order_where_nobody_reads_it_any_more(copy: Path) -
         assert (up.wait(120), up.stderr.read()) == (0, "")
     finally:
         up.kill()
+
+
+@pytest.mark.slow
+def test_up_waits_for_a_server_that_drains_longer_than_another_role_may_take_to_stop(copy: Path) -> None:
+    drain_s = STOP_S + 1
+    up = subprocess.Popen(
+        [sys.executable, "-m", "tailorbird", "-C", str(copy), "up", "--port", "0", "--no-train"],
+        stdout=subprocess.PIPE, text=True, env=environment(TAILORBIRD_SERVE__DRAIN=f"{drain_s:.0f}s"),
+    )  # fmt: skip
+    try:
+        address_of(copy, up)
+        told_at = time.monotonic()
+        up.send_signal(signal.SIGTERM)
+        said, _ = up.communicate(timeout=120)
+    finally:
+        up.kill()
+    assert up.returncode == 0
+    assert time.monotonic() >= told_at + drain_s
+    assert "did not stop" not in said
 
 
 def test_up_answers_though_the_registry_is_damaged_and_starts_all_once_it_is_mended(copy: Path) -> None:

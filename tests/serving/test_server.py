@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -26,7 +27,7 @@ from tailorbird.stream import open_reader, raw_path
 NEVER = {"torch", "numba", "deltalake", "duckdb", "pandas", "lightgbm", "sklearn", "scipy", "matplotlib", "pickle5", "joblib"}
 
 CHILD = """
-import os, sys, threading
+import json, os, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.serving import shop_plan
@@ -37,19 +38,25 @@ from tailorbird.serving.server import ServeOptions, run
 if room := int(os.environ.get("ROOM_FOR_BODIES", "0")):
     body.Budget.__init__.__defaults__ = (room,)
 data, told = Path(sys.argv[2]), threading.Event()
-if sys.argv[7:]:
+if sys.argv[8:]:
     told.set()
 run(ServeOptions(
     stream=data / "stream", routed=data / "stream" / "routed.db", state=data / "state", registry=data / "registry", run=data / "run",
     features=shop_plan.feature_set(), slots=shop_plan.slots(), plan=RoutePlan(), port=0, probe=sys.argv[3] == "probe",
     header_deadline_s=float(sys.argv[4]), connections_max=int(sys.argv[5]), limits=ServerLimits(address_connections=int(sys.argv[6])),
+    **json.loads(sys.argv[7]),
 ), stop=told)
 print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
 
 class Server:
-    """A serve process over a data folder; asks it over one connection pool. `bodies_bytes_max`: room for bodies, if little."""
+    """A serve process over a data folder; asks it over one connection pool.
+
+    Args:
+        bodies_bytes_max: room for bodies, if little.
+        more: other options of `ServeOptions`.
+    """
 
     def __init__(
         self,
@@ -60,6 +67,7 @@ class Server:
         connections_max: int = 4_096,
         address_connections: int = 512,
         bodies_bytes_max: int = 0,
+        **more: float,
     ) -> None:
         self.data = data
         command = [
@@ -72,6 +80,7 @@ class Server:
             str(header_deadline_s),
             str(connections_max),
             str(address_connections),
+            json.dumps(more),
         ]
         room = {**os.environ, "ROOM_FOR_BODIES": str(bodies_bytes_max)}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=room)
@@ -101,8 +110,20 @@ class Server:
 
 
 def test_who_was_told_to_stop_while_it_started_stops(tmp_path):
-    """As the role's own handler notes it, before the server has its own."""
-    command = [sys.executable, "-c", CHILD, str(Path(__file__).parents[2]), str(tmp_path), "trust", "10", "10", "10", "told"]
+    """As the role's own handler notes it, before the server has its own; at once, since no balancer has heard of it."""
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(Path(__file__).parents[2]),
+        str(tmp_path),
+        "trust",
+        "10",
+        "10",
+        "10",
+        '{"drain_s": 600}',
+        "told",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert not list((tmp_path / "run").glob("*.json"))
@@ -233,16 +254,21 @@ def test_what_was_acknowledged_survives_kill_9_and_the_name_is_taken_again(start
 
 
 def test_a_drain_fails_no_request(start):
-    server = start()
+    """Within the drain nobody finds the door shut; afterwards a balancer has had the time to ask its other servers."""
+    drain_s = 2.0
+    server = start(drain_s=drain_s)
     failed, served = [], []
+    told_at = math.inf
 
     def ask() -> None:
         with httpx.Client(base_url=server.url, timeout=10) as http:
             while True:
                 try:
                     answer = http.post("/v1/events", json=CLICK)
-                except httpx.ConnectError:
-                    return  # it no longer listens: the balancer's other servers would have been asked
+                except httpx.ConnectError as error:
+                    if time.monotonic() < told_at + drain_s:
+                        failed.append(repr(error))
+                    return
                 except httpx.TransportError as error:
                     failed.append(repr(error))
                     return
@@ -251,10 +277,32 @@ def test_a_drain_fails_no_request(start):
     with ThreadPoolExecutor(3) as pool:
         asking = [pool.submit(ask) for _ in range(3)]
         wait_for(lambda: len(served) > 50)
+        told_at = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         for one in asking:
-            one.result(timeout=10)
+            one.result(timeout=30)
     assert failed == []
+
+
+def test_a_server_that_is_told_to_stop_goes_on_answering_while_balancers_find_out(start):
+    drain_s = 4.0
+    server = start(drain_s=drain_s)
+    wait_for(lambda: server.http.get("/readyz").status_code == 200, 30)
+    told_at = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: httpx.get(f"{server.url}/readyz", timeout=10).status_code == 503)
+    answered = 0
+    while time.monotonic() < told_at + drain_s - 1:
+        with httpx.Client(base_url=server.url, timeout=10) as newcomer:
+            assert newcomer.get("/readyz").text == "not ready\n"
+            answer = newcomer.post("/v1/events", json=CLICK)
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        answered += 1
+    assert answered > 0
+    assert server.process.wait(30) == 0
+    assert time.monotonic() >= told_at + drain_s
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(server.url)
 
 
 WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"

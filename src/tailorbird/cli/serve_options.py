@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tailorbird.config import Project
-from tailorbird.events import duration
+from tailorbird.events import SECOND, duration
 from tailorbird.serving.editorial import FILE as LISTS_FILE
 from tailorbird.serving.limits import Networks, ServerLimits
 from tailorbird.serving.score_log import scores_address
@@ -56,6 +56,7 @@ def serve_options(project: Project) -> ServeOptions:
             address_connections=settings.address_connections,
             proxies=Networks(settings.proxies),
         ),
+        drain_s=duration(settings.drain) / SECOND,
         log_requests=settings.log_requests,
         pseudonyms=project.pseudonyms(),
         stopped=project.stopped(),

@@ -25,7 +25,7 @@ BACKOFF_MIN_S = 0.25
 BACKOFF_MAX_S = 15.0
 LOOK_S = 0.5  # between looks at which roles are wanted
 STABLE_S = 2.5  # a role that lived this long starts again at once
-STOP_S = 10.0
+STOP_S = 10.0  # and as long as the role drains
 FOUND_OUT_S = 60.0  # on a busy machine, to load its code and find out that it cannot run
 REFUSED = 2  # exit status of a wrong setting, declaration or option: starting again would not help
 PARENT_VARIABLE = "TAILORBIRD_PARENT"
@@ -37,11 +37,16 @@ Say = Callable[[str, str], None]
 
 @dataclass(eq=False)
 class Role:
-    """A role as the supervisor sees it. One that is wanted with other arguments, or `made_for` something else, is another."""
+    """A role as the supervisor sees it. One that is wanted with other arguments, or `made_for` something else, is another.
+
+    Attributes:
+        drain_s: how long it goes on, as it should, when it was told to stop.
+    """
 
     name: str
     arguments: list[str]
     made_for: str = ""
+    drain_s: float = 0.0
     restarts: int = 0
     process: asyncio.subprocess.Process | None = None
     retired: bool = False
@@ -166,10 +171,11 @@ class Supervisor:
         if process is None or process.returncode is not None:
             return
         process.terminate()
+        wait_s = STOP_S + role.drain_s
         try:
-            await asyncio.wait_for(process.wait(), STOP_S)
+            await asyncio.wait_for(process.wait(), wait_s)
         except TimeoutError:
-            self._tell(role.name, f"did not stop within {STOP_S:.0f} s; killed, which it survives")
+            self._tell(role.name, f"did not stop within {wait_s:.0f} s; killed, which it survives")
             process.kill()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.output import console
@@ -37,7 +38,7 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
     from tailorbird.config import open_project
     from tailorbird.config.erasures import take_in
     from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
-    from tailorbird.events import SystemClock
+    from tailorbird.events import SECOND, SystemClock, duration
     from tailorbird.lock import FileLock
 
     die_with_parent()
@@ -53,7 +54,8 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         lock = FileLock(project.paths.run / "up")
     except LockedError:
         raise LockedError("these roles are running already", where=str(project.root), fix="stop the other `tailorbird up`") from None
-    serve = ["run", "serve", *(["--shop"] if shop else []), *([] if port is None else ["--port", str(port)])]
+    arguments = ["run", "serve", *(["--shop"] if shop else []), *([] if port is None else ["--port", str(port)])]
+    serve = partial(Role, "serve", arguments, drain_s=duration(project.settings.serve.drain) / SECOND)
     watch = ActiveWatch(project)
 
     def wanted() -> list[Role] | None:
@@ -67,7 +69,7 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         trainer = [Role("trainer", ["run", "trainer"])] if train else []
         routers = [Role("router" if not n else f"router {n + 1}", ["run", "router"], made_for=kept) for n in range(_routers(project))]
         score = [Role("score", ["run", "score"])] if project.scores else []
-        return [*routers, *workers, Role("lake", ["run", "lake"]), Role("serve", serve), *score, *trainer]
+        return [*routers, *workers, Role("lake", ["run", "lake"]), serve(), *score, *trainer]
 
     out = console()
 
@@ -84,7 +86,7 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
             return wanted() or []
         except DamageError as error:
             say("up", f"{error}\nonly `serve` is started, and answers without a model; the other roles follow once this is mended")
-            return [Role("serve", serve)]
+            return [serve()]
 
     try:
         status = asyncio.run(Supervisor(project.root, first(), say, wanted).run())

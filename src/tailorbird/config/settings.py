@@ -79,6 +79,13 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     proxies: Annotated[
         list[str], Meta(description="addresses or networks (10.0.0.0/8) of your proxies, whose X-Forwarded-For is believed")
     ] = []
+    drain: Annotated[
+        str,
+        Meta(
+            description="how long a server that was told to stop still answers, while /readyz says 503; behind a balancer longer than that "
+            "needs to notice, such as 10s"
+        ),
+    ] = "250ms"
     wait_ms: Annotated[
         int, Meta(ge=1, description="how long a question may have to wait for its turn; who would wait longer is told to come again")
     ] = 250
@@ -280,7 +287,7 @@ SECRET = frozenset(
     )
 )  # fmt: skip
 _DURATIONS = (
-    "events.skew", "events.lateness", "events.dedup", "events.answer", "stream.timeout", "stream.session",
+    "events.skew", "events.lateness", "events.dedup", "events.answer", "serve.drain", "stream.timeout", "stream.session",
     "store.stale_after", "lake.commit_every", "lake.history", "score.keep", "checks.after", "train.window", "train.check_every",
     "train.index_memory", "train.index_every",
 )  # fmt: skip

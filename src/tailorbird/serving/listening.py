@@ -1,7 +1,8 @@
 """The HTTP server under the serve process: it binds, waits for nobody who dawdles, and stops without turning anybody away.
 
-SIGTERM drains: answers close their connections, then nothing new is accepted, what runs is finished; all within a second. What uvicorn
-leaves open, `PatientProtocol` closes: connections that say nothing, or only half a request, or that do not read what they are told.
+SIGTERM drains: for a while (`serve.drain`) whoever comes is still answered, and each answer closes its connection; then nothing new is
+accepted, and what runs is finished within a second. What uvicorn leaves open, `PatientProtocol` closes: connections that say nothing, or
+only half a request, or that do not read what they are told.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from tailorbird.errors import UsageError
 from tailorbird.serving.limits import Connections, ServerLimits
 
 PORTS_TRIED = 20
-DRAIN_S = 0.25  # for balancers to notice, and clients to be told to close
+DRAIN_S = 0.25  # for balancers to notice, and clients to be told to close; without a balancer
 LINGER_S = 0.3  # for those who connected before we stopped listening and have not asked yet
 STOP_S = 0.3  # for answers under way
 HEADER_DEADLINE_S = 10.0
@@ -68,12 +69,20 @@ class HttpServer(uvicorn.Server):
     """uvicorn with our way to stop, and quiet signals: a drained server exits with status 0.
 
     Args:
-        drain: called when it is told to stop, a while before it listens no more.
+        drain: called when it is told to stop, `drain_s` before it listens no more.
         given: what the connections' protocol goes by, see `PatientProtocol`.
         told: set where somebody was told to stop before this listens to signals itself.
     """
 
-    def __init__(self, app: ASGIApp, *, drain: Callable[[], None], given: Mapping[str, Any], told: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        drain: Callable[[], None],
+        drain_s: float,
+        given: Mapping[str, Any],
+        told: threading.Event | None = None,
+    ) -> None:
         self._protocol = type("Protocol", (PatientProtocol,), dict(given))
         config = uvicorn.Config(
             app,
@@ -89,13 +98,14 @@ class HttpServer(uvicorn.Server):
             timeout_graceful_shutdown=STOP_S,  # type: ignore[arg-type]
         )
         super().__init__(config)
-        self._begin_to_drain, self._told_before = drain, told
+        self._begin_to_drain, self._drain_s, self._told_before = drain, drain_s, told
         self._stop_at: float | None = None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         held = {number: signal.signal(number, self._drain) for number in (signal.SIGTERM, signal.SIGINT)}
         if self._told_before is not None and self._told_before.is_set():
+            self._drain_s = 0.0  # no balancer has heard of it
             self._drain(signal.SIGTERM, None)
         try:
             yield
@@ -108,7 +118,7 @@ class HttpServer(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self._begin_to_drain()
-        self._stop_at = time.monotonic() + DRAIN_S
+        self._stop_at = time.monotonic() + self._drain_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening without turning away anybody who has already knocked: a closed listener resets its queue."""

@@ -1,7 +1,7 @@
 """The serve process: a socket, one event loop, threads for answers, and a clean way to start and to stop.
 
 It writes `<producer>.json` with its address into the run folder once it listens. SIGTERM drains, see `serving.listening`: `/readyz` says
-no meanwhile, and at the end the log is flushed.
+no while all else is answered still, and at the end the log is flushed.
 """
 
 import gc
@@ -44,7 +44,7 @@ from tailorbird.serving.formulas import LiveFormulas
 from tailorbird.serving.handling import WAIT_S, Service
 from tailorbird.serving.keys import Keys
 from tailorbird.serving.limits import Connections, Limiter, ServerLimits
-from tailorbird.serving.listening import CONNECTIONS_MAX, HEADER_DEADLINE_S, HttpServer, bind
+from tailorbird.serving.listening import CONNECTIONS_MAX, DRAIN_S, HEADER_DEADLINE_S, HttpServer, bind
 from tailorbird.serving.logs import RequestLog
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.naming import first_free
@@ -86,6 +86,7 @@ class ServeOptions:
         threads: how many answers are made at a time.
         header_deadline_s: how long a connection may take to bring a request's head.
         connections_max: open at a time; whoever comes then is told when to come again.
+        drain_s: for how long it still answers when it is told to stop.
         copies: a Valkey to read features from; None reads the folder `state`.
         stale_us: past which age of the copies answers name `freshness` as missing.
         workers: how many share the entities of each schema.
@@ -124,6 +125,7 @@ class ServeOptions:
     threads: int = 2
     header_deadline_s: float = HEADER_DEADLINE_S
     connections_max: int = CONNECTIONS_MAX
+    drain_s: float = DRAIN_S
     routes: Callable[[Service], Sequence[BaseRoute]] | None = None
     copies: CopiesAt | None = None
     stale_us: int = STALE_US
@@ -172,7 +174,7 @@ def run(options: ServeOptions, clock: Clock | None = None, stop: threading.Event
             "turn_away": TurningAway(service),
         }
         app = create_app(service, options.routes(service) if options.routes else ())
-        HttpServer(app, drain=service.drain, given=given, told=stop).run([listener])
+        HttpServer(app, drain=service.drain, drain_s=options.drain_s, given=given, told=stop).run([listener])
 
 
 def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stack: ExitStack) -> tuple[Service, list[Thread]]:

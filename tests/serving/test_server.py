@@ -18,8 +18,9 @@ import msgspec
 import pytest
 from tests.serving import shop
 
+from tailorbird.config.settings import ServeSection
 from tailorbird.errors import UsageError
-from tailorbird.events import Event, SystemClock
+from tailorbird.events import SECOND, Event, SystemClock, duration
 from tailorbird.registry import Registry
 from tailorbird.serving.listening import bind
 from tailorbird.stream import open_reader, raw_path
@@ -309,7 +310,9 @@ WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HALF = b"POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConte"
 
 
-@pytest.mark.parametrize("said", [[b""], [HALF], [WHOLE, HALF]], ids=["nothing", "half", "half after a whole"])
+@pytest.mark.parametrize(
+    "said", [[b""], [HALF], [WHOLE, HALF], [WHOLE + HALF]], ids=["nothing", "half", "half after a whole", "and at once"]
+)
 def test_a_silent_and_a_half_said_connection_are_closed(start, said):
     server = start(header_deadline_s=0.5)
     host, port = server.url.removeprefix("http://").split(":")
@@ -317,7 +320,7 @@ def test_a_silent_and_a_half_said_connection_are_closed(start, said):
         peer.settimeout(8)
         for part in said:
             peer.sendall(part)
-            if part is WHOLE:
+            if part.startswith(WHOLE):
                 heard = b""
                 while not heard.endswith(b"ok\n"):
                     heard += peer.recv(1_000)
@@ -489,6 +492,49 @@ def test_whoever_comes_while_all_connections_are_taken_is_told_when_to_come_agai
         assert heard.startswith(b"HTTP/1.1 503"), heard
         assert b"retry-after: 1\r\n" in heard
     wait_for(lambda: server.http.get("/healthz").status_code == 200)
+
+
+def asked(peer: socket.socket) -> bytes:
+    """What one more question on a connection is answered; nothing where it is closed."""
+    peer.settimeout(8)
+    heard = b""
+    with contextlib.suppress(ConnectionError):
+        peer.sendall(WHOLE)
+        while not heard.endswith((b"ok\n", b"connections\n")) and (more := peer.recv(10_000)):
+            heard += more
+    return heard[:12]
+
+
+def test_where_all_places_are_taken_whoever_asks_gets_that_of_the_longest_idle(start):
+    server = start(connections_max=3)
+    host, port = server.url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        silent, first, second, third, fourth = (stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(5))
+        # Those who say nothing displace nobody: of the first three one does so, and so do the last two until they ask.
+        assert [asked(first), asked(second), asked(first)] == [b"HTTP/1.1 200"] * 3
+        assert asked(third) == b"HTTP/1.1 200"
+        assert asked(second) == b"", "the longest idle"
+        assert [asked(first), asked(third)] == [b"HTTP/1.1 200"] * 2
+        assert asked(fourth) == b"HTTP/1.1 200"
+        assert [asked(first), asked(third)] == [b"", b"HTTP/1.1 200"]
+        third.sendall(HALF)
+        fourth.sendall(HALF)
+        with socket.create_connection((host, int(port))) as last:
+            assert asked(last) == b"HTTP/1.1 503"
+        assert asked(silent) == b"HTTP/1.1 200"
+
+
+def test_a_connection_that_asks_nothing_is_kept_so_long(start):
+    keep_alive_s = 1.0
+    server = start(keep_alive_s=keep_alive_s)
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as peer:
+        for _ in range(2):
+            assert asked(peer) == b"HTTP/1.1 200"
+        asked_at = time.monotonic()
+        assert peer.recv(10_000) == b"", "closed by the server"
+        assert time.monotonic() > asked_at + keep_alive_s - 0.1
+    assert duration(ServeSection().keep_alive) > 60 * SECOND, "longer than pools of proxies keep theirs"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")

@@ -57,6 +57,7 @@ def serve_options(project: Project) -> ServeOptions:
             proxies=Networks(settings.proxies),
         ),
         drain_s=duration(settings.drain) / SECOND,
+        keep_alive_s=duration(settings.keep_alive) / SECOND,
         log_requests=settings.log_requests,
         pseudonyms=project.pseudonyms(),
         stopped=project.stopped(),

@@ -86,6 +86,9 @@ class ServeSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
             "needs to notice, such as 10s"
         ),
     ] = "250ms"
+    keep_alive: Annotated[
+        str, Meta(description="how long a connection that asks nothing is kept; the idle time of a proxy in front has to be shorter")
+    ] = "75s"
     wait_ms: Annotated[
         int, Meta(ge=1, description="how long a question may have to wait for its turn; who would wait longer is told to come again")
     ] = 250
@@ -287,7 +290,8 @@ SECRET = frozenset(
     )
 )  # fmt: skip
 _DURATIONS = (
-    "events.skew", "events.lateness", "events.dedup", "events.answer", "serve.drain", "stream.timeout", "stream.session",
+    "events.skew", "events.lateness", "events.dedup", "events.answer", "serve.drain", "serve.keep_alive",
+    "stream.timeout", "stream.session",
     "store.stale_after", "lake.commit_every", "lake.history", "score.keep", "checks.after", "train.window", "train.check_every",
     "train.index_memory", "train.index_every",
 )  # fmt: skip

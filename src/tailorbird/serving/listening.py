@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import httptools
 import uvicorn
@@ -32,6 +32,7 @@ PORTS_TRIED = 20
 DRAIN_S = 0.25  # for balancers to notice, and clients to be told to close; without a balancer
 LINGER_S = 0.3  # for those who connected before we stopped listening and have not asked yet
 STOP_S = 0.3  # for answers under way
+KEEP_ALIVE_S = 75.0  # longer than the idle time of usual pools, 60 s: who closes first must not be the one who is asked
 HEADER_DEADLINE_S = 10.0
 UNREAD_DEADLINE_S = 30.0  # within which something of an answer has to be read
 REFUSED_DEADLINE_S = 1.0
@@ -70,6 +71,7 @@ class HttpServer(uvicorn.Server):
 
     Args:
         drain: called when it is told to stop, `drain_s` before it listens no more.
+        keep_alive_s: after which a connection that asks nothing is closed.
         given: what the connections' protocol goes by, see `PatientProtocol`.
         told: set where somebody was told to stop before this listens to signals itself.
     """
@@ -80,10 +82,11 @@ class HttpServer(uvicorn.Server):
         *,
         drain: Callable[[], None],
         drain_s: float,
+        keep_alive_s: float,
         given: Mapping[str, Any],
         told: threading.Event | None = None,
     ) -> None:
-        self._protocol = type("Protocol", (PatientProtocol,), dict(given))
+        self._protocol = type("Protocol", (PatientProtocol,), {"idle": {}, **given})
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -94,7 +97,7 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,  # nobody's word is taken for who is calling
-            timeout_keep_alive=15,
+            timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]
             timeout_graceful_shutdown=STOP_S,  # type: ignore[arg-type]
         )
         super().__init__(config)
@@ -169,7 +172,8 @@ def _without_offer(name: bytes, value: bytes) -> bytes:
 
 class PatientProtocol(HttpToolsProtocol):
     """Closes a connection that has not brought a whole request head in time, or a very large one, and one that reads nothing of what waits
-    for it; what holds for bodies is in `serving.body`.
+    for it; what holds for bodies is in `serving.body`. Where all places are taken, whoever asks gets that of the connection which has asked
+    nothing for longest, of those that were answered and have read it.
 
     `turn_away` gives the whole answer to what is not to become a request at all, see `serving.turning_away`. An offer to speak another
     protocol (`Upgrade: h2c`, as Java's client makes it with its first request) is not taken up, as RFC 9110, 7.8 allows: the request is
@@ -179,8 +183,10 @@ class PatientProtocol(HttpToolsProtocol):
     deadline_s = HEADER_DEADLINE_S
     unread_deadline_s = UNREAD_DEADLINE_S
     connections_max = CONNECTIONS_MAX
+    idle: ClassVar[dict["PatientProtocol", None]] = {}  # those of a server, the longest idle first
     by_address = Connections(ServerLimits())
     turn_away: Callable[[bytes], bytes | None] = staticmethod(_nobody)
+    _waits_for_a_place = False
     _between = True  # requests: nothing of the next has come
     _impatience: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
@@ -196,12 +202,14 @@ class PatientProtocol(HttpToolsProtocol):
         too_many = self.by_address.came(self._peer)
         if too_many:
             self.deadline_s = min(self.deadline_s, REFUSED_DEADLINE_S)  # to ask, and be told
-        if too_many or len(self.connections) > self.connections_max:
+        self._waits_for_a_place = not too_many and len(self.connections) > self.connections_max
+        if too_many or self._waits_for_a_place:
             self.app = _full
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        answered = self.cycle is None or self.cycle.response_complete
+        self.idle.pop(self, None)
+        answered = self._answered()
         plain = answered and self._between and self.app is not _full and not self.flow.write_paused
         if plain and (told := self.turn_away(data)) is not None:
             self._calm()
@@ -210,6 +218,7 @@ class PatientProtocol(HttpToolsProtocol):
             self._told_at = self.loop.time()
             if self.timeout_keep_alive_task is None:
                 self._keep_alive_for(self.timeout_keep_alive)
+            self._is_idle()
             return
         if self._impatience is None and answered:
             self._expect_head()
@@ -283,6 +292,29 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._expect_reading()
+        elif not self._answered():
+            return
+        elif self._between:
+            self._is_idle()
+        elif self._impatience is None:
+            self._expect_head()  # the beginning of the next one has come already
+
+    def _answered(self) -> bool:
+        """Whether every request whose head has come has its answer."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _is_idle(self) -> None:
+        if not self.transport.get_write_buffer_size():
+            self.idle[self] = None
+
+    def _take_a_place(self) -> None:
+        """Become an ordinary connection instead of the one that has been idle for longest, if there is any."""
+        if self.idle:
+            given_up = next(iter(self.idle))
+            del self.idle[given_up]
+            self.connections.discard(given_up)
+            given_up.transport.close()
+            self.app, self._waits_for_a_place = self.config.loaded_app, False
 
     def send_400_response(self, msg: str) -> None:
         super().send_400_response(msg)
@@ -313,6 +345,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._calm()
         if len(self.pipeline) >= PIPELINED_MAX:
             raise ValueError("too many requests at once")
+        if self._waits_for_a_place:
+            self._take_a_place()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -320,6 +354,7 @@ class PatientProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.idle.pop(self, None)
         self._calm()
         self._stop_expecting()
         self.by_address.went(self._peer)

@@ -44,7 +44,7 @@ from tailorbird.serving.formulas import LiveFormulas
 from tailorbird.serving.handling import WAIT_S, Service
 from tailorbird.serving.keys import Keys
 from tailorbird.serving.limits import Connections, Limiter, ServerLimits
-from tailorbird.serving.listening import CONNECTIONS_MAX, DRAIN_S, HEADER_DEADLINE_S, HttpServer, bind
+from tailorbird.serving.listening import CONNECTIONS_MAX, DRAIN_S, HEADER_DEADLINE_S, KEEP_ALIVE_S, HttpServer, bind
 from tailorbird.serving.logs import RequestLog
 from tailorbird.serving.metrics import Metrics
 from tailorbird.serving.naming import first_free
@@ -85,8 +85,9 @@ class ServeOptions:
         probe: load each bundle in a child process first.
         threads: how many answers are made at a time.
         header_deadline_s: how long a connection may take to bring a request's head.
-        connections_max: open at a time; whoever comes then is told when to come again.
+        connections_max: open at a time; whoever asks then takes the place of one that asks nothing, or is told when to come again.
         drain_s: for how long it still answers when it is told to stop.
+        keep_alive_s: how long a connection is kept that asks nothing.
         copies: a Valkey to read features from; None reads the folder `state`.
         stale_us: past which age of the copies answers name `freshness` as missing.
         workers: how many share the entities of each schema.
@@ -126,6 +127,7 @@ class ServeOptions:
     header_deadline_s: float = HEADER_DEADLINE_S
     connections_max: int = CONNECTIONS_MAX
     drain_s: float = DRAIN_S
+    keep_alive_s: float = KEEP_ALIVE_S
     routes: Callable[[Service], Sequence[BaseRoute]] | None = None
     copies: CopiesAt | None = None
     stale_us: int = STALE_US
@@ -174,7 +176,8 @@ def run(options: ServeOptions, clock: Clock | None = None, stop: threading.Event
             "turn_away": TurningAway(service),
         }
         app = create_app(service, options.routes(service) if options.routes else ())
-        HttpServer(app, drain=service.drain, drain_s=options.drain_s, given=given, told=stop).run([listener])
+        times = {"drain_s": options.drain_s, "keep_alive_s": options.keep_alive_s}
+        HttpServer(app, drain=service.drain, **times, given=given, told=stop).run([listener])
 
 
 def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stack: ExitStack) -> tuple[Service, list[Thread]]:

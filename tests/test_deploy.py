@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tailorbird.cli.main import build_app
 from tailorbird.config import load_settings
 from tailorbird.events import SECOND, duration
 from tailorbird.serving.app import ROUTES
+from tailorbird.serving.limits import Networks
 
 yaml = pytest.importorskip("yaml", reason="no PyYAML here")
 
@@ -142,6 +144,21 @@ def test_servers_are_given_the_file_of_keys():
     assert volume["secret"]["defaultMode"] & 0o040, "read by fsGroup"
     assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsUser"]
     assert f"kubectl create secret generic {volume['secret']['secretName']} --from-file={place.name} " in SECRET.read_text()
+
+
+@pytest.mark.parametrize("file", [COMPOSE, DEPLOY / "kubernetes" / "config.yaml"], ids=["compose", "kubernetes"])
+def test_whoever_puts_a_proxy_in_front_finds_where_to_name_it(tmp_path, file):
+    """Nobody else knows which it is, so that it stands there behind a `#`: as YAML of its place, and as a setting that is one."""
+    line = re.compile(r"^( +)# (TAILORBIRD_SERVE__PROXIES: .*)$", re.MULTILINE)
+    text, count = line.subn(r"\1\2", file.read_text())
+    assert count == 1
+    found = list(yaml.safe_load_all(text))
+    given = found[0]["services"]["serve"]["environment"] if file is COMPOSE else found[0]["data"]
+    named = {"TAILORBIRD_SERVE__PROXIES": given["TAILORBIRD_SERVE__PROXIES"]}
+    init(tmp_path / "shop", json=True)
+    settings, _ = load_settings(tmp_path / "shop" / "tailorbird.toml", named)
+    assert settings.serve.proxies
+    Networks(settings.serve.proxies)
 
 
 def test_a_server_that_is_told_to_stop_is_left_the_time_to_drain():

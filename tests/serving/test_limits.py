@@ -143,6 +143,29 @@ def test_whatever_is_sent_along_behind_a_proxy_an_address_is_bounded(make, lines
     assert other.status_code == 200, "another visitor is not touched"
 
 
+def test_a_proxy_that_is_not_named_is_said_once(make, caplog):
+    client, headers = make(ServerLimits(proxies=Networks(["203.0.113.7"])))
+    by_ingress = TestClient(client.app, base_url="http://127.0.0.1", client=("10.42.0.9", 50_000))
+    with caplog.at_level("WARNING"):
+        client.get("/healthz", headers={"x-forwarded-for": "198.51.100.1"})  # the proxy that is named
+        by_ingress.get("/healthz")
+        assert not caplog.messages
+        for path in ("/readyz", "/v1/items/i1", "/healthz"):
+            by_ingress.get(path, headers={**headers, "x-forwarded-for": "198.51.100.1"})
+    (said,) = [message for message in caplog.messages if "serve.proxies" in message]
+    assert "10.42.0.9" in said
+    assert "198.51.100.1" not in said
+
+
+def test_a_visitor_who_forges_the_header_is_not_named_in_the_log(make, caplog):
+    client, headers = make()
+    visitor = TestClient(client.app, base_url="http://127.0.0.1", client=("8.8.8.8", 50_000))
+    with caplog.at_level("WARNING"):
+        visitor.get("/v1/items/i1", headers={**headers, "x-forwarded-for": "198.51.100.1"})
+    (said,) = caplog.messages
+    assert "8.8.8.8" not in said
+
+
 def test_those_whose_address_cannot_be_told_share_one_limit(make):
     client, headers = make(ServerLimits(address_events_per_s=1), page=True)
     nowhere = [TestClient(client.app, base_url="http://127.0.0.1", client=(name, 1)) for name in ("a-socket", "another")]

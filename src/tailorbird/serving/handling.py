@@ -23,7 +23,7 @@ from tailorbird.serving.body import BODY_BYTES_MAX, BODY_DEADLINE_S, BodyError, 
 from tailorbird.serving.door import Door
 from tailorbird.serving.keyfile import WRITE
 from tailorbird.serving.keys import AccessError, Caller, Keys
-from tailorbird.serving.limits import Admission, Limiter, LimitError, address_of
+from tailorbird.serving.limits import Admission, Limiter, LimitError, address_of, is_public
 from tailorbird.serving.logs import REQUEST_ID, RequestLog
 from tailorbird.serving.messages import (
     Answer,
@@ -78,6 +78,7 @@ class Service:
     Attributes:
         wait_s: how long a question may have to wait for a thread, see `serving.shedding`.
         draining: set at shutdown; answers then close their connections and `/readyz` says no.
+        warned_of_proxy: it was said already that a proxy in front of us is not named.
         warming: whether what the first request would wait for is still being done; `/readyz` says no meanwhile.
     """
 
@@ -97,6 +98,7 @@ class Service:
     threads: int = 2
     wait_s: float = WAIT_S
     draining: bool = False
+    warned_of_proxy: bool = False
     warming: Callable[[], bool] = lambda: False
     pool: ThreadPoolExecutor = field(init=False)
     shedder: Shedder = field(init=False)
@@ -117,6 +119,8 @@ async def guarded(request: Request, handler: Handler, scope: str, service: Servi
     authorization = request.headers.get("authorization")
     if authorization is None and key_header and (key := request.headers.get(key_header)) is not None:
         authorization = f"Bearer {key}"
+    if not service.warned_of_proxy:
+        _look_for_proxy(request, service)
     try:
         in_address = request.query_params.get("key") if scope == WRITE else None
         request.state.authorization = authorization
@@ -136,6 +140,21 @@ async def guarded(request: Request, handler: Handler, scope: str, service: Servi
         return fault(error.status, error.code, error.message, fix=error.fix, headers={**wait, "connection": "close"})
     except TailorbirdError as error:
         return _fault_of(error)
+
+
+def _look_for_proxy(request: Request, service: Service) -> None:
+    """Say once that somebody forwards for others who is not named as a proxy: nothing seems wrong until all share one limit."""
+    peer = request.client.host if request.client is not None else ""
+    if "x-forwarded-for" not in request.headers or peer in service.limiter.server.proxies:
+        return
+    service.warned_of_proxy = True
+    # A public address may be a visitor's, who sent the header: that is not for a log.
+    who = peer if peer and not is_public(peer) else "an address"
+    log.warning(
+        "X-Forwarded-For comes from %s, which is not in serve.proxies: all who come from there share the limits of one address. "
+        "If it is your proxy, name it in serve.proxies, or TAILORBIRD_SERVE__PROXIES",
+        who,
+    )
 
 
 def _fault_of(error: TailorbirdError) -> Response:

@@ -326,6 +326,12 @@ def address_of(peer: str, forwarded: str, proxies: Networks) -> str:
     return str(caller) if isinstance(caller, IPv4Address) else f"{IPv6Address(int(caller) >> 64 << 64)}/64"
 
 
+def is_public(peer: str) -> bool:
+    """Whether an address is one of the internet's, and not of a network of somebody's own."""
+    found = _parsed(peer)
+    return found is not None and found.is_global
+
+
 def _parsed(hop: str) -> IPv4Address | IPv6Address | None:
     """The address of a hop, without its port or zone: `203.0.113.8:51234`, `[2001:db8::1]:51234`, `fe80::1%eth0`."""
     text = hop.strip('"')

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -420,6 +421,37 @@ def test_what_is_behind_the_last_request_of_a_connection_is_not_looked_at_whatev
                 while more := peer.recv(10_000):
                     heard += more
             assert (heard[:12], heard.count(b"HTTP/1.1")) == (b"HTTP/1.1 200", 1), (connection, behind, heard)
+
+
+@pytest.mark.parametrize("good", [1, 3])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"garbage\r\n\r\n",
+        b"\x00\x01",
+        WHOLE[:-2] + b"x: a\r\n" * 250 + b"\r\n",
+        _POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        _POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        _POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nzz\r\n",
+    ],
+    ids=["garbage", "zeros", "a large head", "two lengths", "a bad chunk", "a bad chunk behind a good one"],
+)
+def test_what_is_no_request_is_refused_after_the_answers_to_what_came_before_it(start, good, bad):
+    server = start()
+    host, port = server.url.removeprefix("http://").split(":")
+    body = json.dumps(CLICK).encode()
+    taken = _POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with socket.create_connection((host, int(port))) as peer:
+        peer.settimeout(8)
+        peer.sendall(taken * good + bad + WHOLE)
+        heard = b""
+        while more := peer.recv(10_000):
+            heard += more
+    assert re.findall(rb"HTTP/1\.1 (\d+)", heard) == [b"200"] * good + [b"400"], heard
+    assert heard.count(b'"accepted":true') == good
+    server.process.send_signal(signal.SIGTERM)
+    _, said = server.process.communicate(timeout=20)
+    assert "Exception" not in said
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ class PatientProtocol(HttpToolsProtocol):
     by_address = Connections(ServerLimits())
     turn_away: Callable[[bytes], bytes | None] = staticmethod(_nobody)
     _waits_for_a_place = False
+    _refusal: str | None = None  # what is said when the requests before it are answered; nothing more is read
     _between = True  # requests: nothing of the next has come
     _impatience: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
@@ -208,6 +209,8 @@ class PatientProtocol(HttpToolsProtocol):
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return
         self.idle.pop(self, None)
         answered = self._answered()
         plain = answered and self._between and self.app is not _full and not self.flow.write_paused
@@ -289,9 +292,13 @@ class PatientProtocol(HttpToolsProtocol):
             self._stop_expecting()
 
     def on_response_complete(self) -> None:
+        last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():
             self._expect_reading()
+        elif self._refusal is not None:
+            if last:
+                self._refuse(self._refusal)
         elif not self._answered():
             return
         elif self._between:
@@ -317,6 +324,19 @@ class PatientProtocol(HttpToolsProtocol):
             self.app, self._waits_for_a_place = self.config.loaded_app, False
 
     def send_400_response(self, msg: str) -> None:
+        """Refuse what was read last, after the answers to what came before it on the connection."""
+        if self._answered():
+            self._refuse(msg)
+        elif not self.cycle.more_body:
+            self._refusal = msg
+        elif self.pipeline and self.pipeline[0][0] is self.cycle:
+            self.pipeline.popleft()  # it is the body of one that waits for its turn
+            self._refusal = msg
+        else:
+            self.cycle.disconnected = True  # this is its answer, and whoever reads its body is not to give another
+            self._refuse(msg)
+
+    def _refuse(self, msg: str) -> None:
         super().send_400_response(msg)
         self._expect_reading()
 

@@ -184,8 +184,10 @@ FAULTS = (
     ),
     Fault(
         "F17", "SIGTERM under load",
-        "No request fails: nothing new is accepted, what runs is finished, connections are told to close.",
-        ("tests/serving/test_server.py::test_a_drain_fails_no_request",),
+        "No request fails: for `serve.drain` whoever comes is answered and told to close, and `/readyz` says 503; then nothing new is accepted, and "
+        "what runs is finished.",
+        ("tests/serving/test_server.py::test_a_drain_fails_no_request",
+         "tests/serving/test_server.py::test_a_server_that_is_told_to_stop_goes_on_answering_while_balancers_find_out"),
         "A clean end of the other roles is a kill that they survive, see F1.",
     ),
     Fault(

@@ -10,7 +10,7 @@ from tests.events.test_contract import ANSWER, CLICK, EVENTS, NOW, click, deep
 
 from tailorbird.events import DAY, MINUTE, Receipt, RoutePlan, check, columnwise
 from tailorbird.events.columnwise import Contract, Fields
-from tailorbird.events.contract import PROPERTIES_BYTES_MAX, Refusal
+from tailorbird.events.contract import PROPERTIES_BYTES_MAX, Refusal, split
 from tailorbird.events.envelope import Event
 from tailorbird.events.rules import Rule
 
@@ -186,3 +186,19 @@ def test_columns_have_the_fields_of_events_in_their_order():
     assert found.fields.event_id == ("e1", "e2") * 20
     assert [(number, one.row, one.code) for number, one in found.refused] == [(0, row, "wrong_type") for row in range(1, 60, 3)]
     assert isinstance(found.refused[0][1], Refusal)
+
+
+def test_at_no_depth_is_a_body_taken_apart_in_one_place_and_not_in_another() -> None:
+    """How deep can be decoded depends on how many calls stand above: not as many where columns fail and the contract is asked."""
+
+    def body(levels: int) -> bytes:
+        deep = b'{"d":' * levels + b"1" + b"}" * levels
+        rows = [json.dumps(click(event_id=f"e{number}")).encode() for number in range(3)]
+        rows.insert(1, json.dumps(click(event_id="deep")).encode()[:-1] + b', "properties": ' + deep + b"}")
+        return b"[" + b",".join(rows) + b"]"
+
+    receipt = Receipt(NOW, "door", "json")
+    until = next(levels for levels in range(200, 20_000) if len(split(body(levels), "json")) == 1)
+    for levels in range(until - 40, until + 40):
+        checked = CONTRACTS[0].check([(body(levels), receipt)])
+        assert (len(checked), len(checked.refused)) in ((3, 1), (0, 1))

@@ -180,6 +180,20 @@ def test_what_an_adapter_could_not_read_is_read_again_by_it(tmp_path: Path, monk
     assert (event_id, item) == ("m1", "i7")
 
 
+def test_what_came_by_the_routes_of_another_system_is_read_again_by_its_adapter(tmp_path: Path) -> None:
+    """Which is no webhook's: Gorse's clients write through routes of their own."""
+    site = Site(tmp_path)
+    record = {"FeedbackType": "click", "UserId": "u", "ItemId": "i", "Timestamp": "2025-11-25T11:00:00Z"}
+    unread = {"format": "gorse", "place": "x", "code": "missing", "path": "$.ItemId", "message": "no", "record": record}
+    with open_writer(raw_path(site.stream, "serve-1"), partition="serve-1") as writer:  # as an adapter of an older release left it
+        receipt = msgspec.json.encode(Receipt(NOW, "door", "ndjson", "gorse"))
+        writer.append([Block("body", 1, msgspec.json.encode({"unread": unread}), receipt)])
+    site.load()
+    assert site.replay(Choice(("missing",))).sent == 1
+    site.load()
+    assert [one["item_id"] for one in site.events("item_id")] == ["i"]
+
+
 def test_what_a_client_sent_is_read_again_without_the_time_at_which_it_says_that_it_came_in(tmp_path: Path) -> None:
     """An archive is believed, a webhook is not, neither at first nor when the adapter that could not read it is mended."""
     site = Site(tmp_path)

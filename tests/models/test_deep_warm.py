@@ -15,7 +15,7 @@ from tailorbird.models.architectures import fit_net  # noqa: E402
 from tailorbird.models.deep.checkpoint import weights  # noqa: E402
 from tailorbird.models.deep.layout import Layout  # noqa: E402
 from tailorbird.models.deep.parameters import settled  # noqa: E402
-from tailorbird.models.deep.warm import Warm, begin, clear_series, load_warm, save_warm, series_of  # noqa: E402
+from tailorbird.models.deep.warm import Warm, begin, clear_series, load_warm, newest_meta, save_warm, series_of  # noqa: E402
 
 SMALL = {"hidden": [16, 8], "epochs": 1, "threads": 1}
 PLACE = 4  # of the column of codes
@@ -31,6 +31,8 @@ def state(layout: Layout = LAYOUT, until: int = 1) -> Warm:
 def test_rows_follow_their_ids(tmp_path: Path) -> None:
     save_warm(tmp_path, state())
     warm = load_warm(tmp_path)
+    meta = newest_meta(tmp_path)
+    assert (meta.heads, meta.layout, meta.trained_until) == (warm.heads, warm.layout, warm.trained_until)
     assert warm is not None
     now = np.array([147, 100, 9_000], np.uint64)
     layout = replace(LAYOUT, codes={PLACE: 2 + len(now)})
@@ -94,6 +96,7 @@ def test_only_the_newest_states_are_kept_and_a_damaged_one_is_told(tmp_path: Pat
     with pytest.raises(DamageError, match="train without --incremental"):
         load_warm(tmp_path)
     assert load_warm(tmp_path / "nothing") is None
+    assert newest_meta(tmp_path) is newest_meta(tmp_path / "nothing") is None, "it only words a note"
 
 
 def test_other_columns_or_heads_are_refused() -> None:

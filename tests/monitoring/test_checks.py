@@ -220,7 +220,7 @@ def test_reports_are_kept_with_a_page_of_all_days(tmp_path, good):
     folder = tmp_path / "checks"
     for day in (LAST - 1, LAST):
         page = daily.keep(
-            folder, daily.run_day(good, day, (LAST + 1) * DAY, WANTED, lambda number: [Check("features", "failed", 1, 0, "<b>")])
+            folder, daily.run_day(good, day, (LAST + 1) * DAY + 3 * HOUR, WANTED, lambda number: [Check("features", "failed", 1, 0, "<b>")])
         )
     assert [report.day for report in daily.history(folder)] == ["2024-10-12", "2024-10-11"]
     text = page.read_text()
@@ -236,7 +236,7 @@ def test_what_was_looked_at_by_hand_while_the_day_went_on_is_checked_when_it_is_
     folder = tmp_path / "checks"
     daily.keep(folder, daily.run_day(good, LAST, LAST * DAY + 6 * HOUR, WANTED))
     assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST
-    daily.keep(folder, daily.run_day(good, LAST, (LAST + 1) * DAY, WANTED))
+    daily.keep(folder, daily.run_day(good, LAST, (LAST + 1) * DAY + HOUR, WANTED))
     assert daily.due(folder, (LAST + 1) * DAY + 2 * HOUR, HOUR)[0] == LAST - 1
 
 
@@ -292,7 +292,7 @@ def test_a_url_is_told_of_a_failure():
 def test_the_schedule_checks_yesterday_and_the_days_that_nobody_checked_once_and_tells(tmp_path):
     lake = make_lake(tmp_path, FAULTS["gaps"][1], hole=True)
     for day in (LAST - k for k in (1, 2, 4, 5, 6)):
-        daily.keep(tmp_path / "checks", daily.DayReport(to_iso(day * DAY)[:10], to_iso((day + 1) * DAY), ROWS, []))
+        daily.keep(tmp_path / "checks", daily.DayReport(to_iso(day * DAY)[:10], to_iso((day + 1) * DAY + HOUR), ROWS, []))
     told, stop = tmp_path / "told.json", threading.Event()
     command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
     clock = SimulatedClock((LAST + 1) * DAY + 2 * HOUR)
@@ -389,6 +389,21 @@ def test_an_alert_goes_out_though_the_role_is_killed_while_it_does(tmp_path, goo
     command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
     watched(good, folder, command, lambda: told.exists() and not any(report.untold for report in daily.history(folder)))
     assert "2024-10-13" in {msgspec.json.decode(line, type=daily.DayReport).day for line in told.read_text().splitlines()}
+
+
+def test_a_day_that_goes_on_is_told_of_when_it_is_checked_as_a_whole(tmp_path, good):
+    """What was found by hand meanwhile is not; and what was found by hand afterwards, with nobody told, is."""
+    folder, told = tmp_path / "checks", tmp_path / "told.json"
+    fails = [Check("gaps", "failed", 1.0, 0.0, "a row is missing")]
+    for day, at in ((LAST + 2, (LAST + 2) * DAY + HOUR), (LAST, (LAST + 1) * DAY + 2 * HOUR), (LAST - 9, (LAST + 1) * DAY + 2 * HOUR)):
+        report = daily.DayReport(to_iso(day * DAY)[:10], to_iso(at), ROWS, fails)
+        daily.keep(folder, msgspec.structs.replace(report, untold=daily.owed(folder, report, "a-program")))
+    command = f"{sys.executable} -c \"import sys; open({str(told)!r}, 'a').write(sys.stdin.read() + chr(10))\""
+    last = to_iso(LAST * DAY)[:10]
+    watched(good, folder, command, lambda: not any(report.untold for report in daily.history(folder) if report.day == last))
+    days = {msgspec.json.decode(line, type=daily.DayReport).day for line in told.read_text().splitlines()}
+    assert last in days
+    assert days.isdisjoint({to_iso((LAST + 2) * DAY)[:10], to_iso((LAST - 9) * DAY)[:10]})
 
 
 def test_days_before_the_first_event_are_of_no_use(good):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tailorbird.training.giveaways import alone, far_ahead, suspicious
+from tailorbird.training.giveaways import by_order, far_ahead, suspicious
 from tailorbird.training.validate.leaks import too_good
 
 ROWS = 20_000
@@ -52,7 +52,7 @@ def test_the_answer_in_the_middle_of_a_column_is_named(world):
 def test_what_is_far_ahead_is_named_alone_beside_a_copy_and_beside_others(world):
     rng, label, honest = world
     strong = rng.normal(size=ROWS) + 2.4 * label
-    assert 0.93 < alone(strong.astype(np.float32), label) < 0.96
+    assert 0.93 < by_order(strong.astype(np.float32), label) < 0.96
     zero = np.where(label, 0.0, rng.choice([-1, 1], ROWS) * rng.uniform(1, 5, ROWS))
     middle = np.where(label, 4, rng.integers(5, 31, ROWS))
     for others in ({}, {"copy": 2 * strong + 0.1 * rng.normal(size=ROWS)}, {"zero": zero, "middle": middle}):

@@ -206,10 +206,13 @@ class _Batch:
         times = self._times(fields, doubted)
         if not doubted and not self._rest:
             return Checked(self._body, self._row, fields, *times, ())
+        asked = {*self._rest, *((self._body[index], self._row[index]) for index in doubted)}
+        # A body so deep that it was decoded here, and cannot be split a few calls further down: it is one row, as to the contract.
+        too_deep = {body for body, row in asked if row >= len(self._rows(body))}
         whole = enumerate(zip(self._body, self._row, zip(self._decoded, *times, strict=True), strict=True))
-        accepted: list[_Decided] = [entry for index, entry in whole if index not in doubted]
+        accepted: list[_Decided] = [entry for index, entry in whole if index not in doubted and entry[0] not in too_deep]
         refused: list[tuple[int, Refusal]] = []
-        for body, row in sorted([*self._rest, *((self._body[index], self._row[index]) for index in doubted)]):
+        for body, row in sorted({(body, 0 if body in too_deep else row) for body, row in asked}):
             one = check_row(row, self._rows(body)[row], self._bodies[body][1], self._plan)
             if isinstance(one, Accepted):
                 accepted.append((body, row, _whole(one)))

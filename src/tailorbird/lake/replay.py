@@ -217,7 +217,7 @@ def _examine(
 def _lines(body: bytes, row: dict[str, Any]) -> tuple[list[bytes], str]:
     """What a refused row is read as now, and by which adapter: what came by HTTP as the door reads it, which believes less than a file."""
     unread = unread_of(body)
-    converters = CONVERTERS if row["source"] == "import" else WEBHOOKS
+    converters = CONVERTERS if row["source"] == "import" else {**CONVERTERS, **WEBHOOKS}
     if unread is None or (unread.code, unread.path) != (row["code"], row["path"]) or unread.format not in converters:
         return [bytes(line) for line in split(body, "json")], ""
     return lines_of(unread.format, _record(unread), unread.place, converters[unread.format], {}, by_content=True), unread.format

@@ -110,7 +110,11 @@ def due(folder: Path, now: int, after_us: int) -> list[int]:
     nobody checked."""
     newest = (now - after_us) // DAY - 1
     made = {report.day: report.at for report in history(folder)}
-    return [number for number in range(newest, newest - CATCH_UP_DAYS, -1) if made.get(_name(number), "") < to_iso((number + 1) * DAY)]
+    return [
+        number
+        for number in range(newest, newest - CATCH_UP_DAYS, -1)
+        if made.get(_name(number), "") < to_iso((number + 1) * DAY + after_us)
+    ]
 
 
 def owed(folder: Path, report: DayReport, target: str) -> bool:
@@ -135,7 +139,7 @@ def watch(
     tried = 0.0
     while not stop.wait(look_s):
         if time.monotonic() - tried >= again_s:
-            _tell_again(folder, target)
+            _tell_again(folder, target, clock.now())
             tried = time.monotonic()
         for number in due(folder, clock.now(), after_us):
             begun = time.monotonic()
@@ -154,8 +158,11 @@ def watch(
                 return
 
 
-def _tell_again(folder: Path, target: str) -> None:
-    for report in history(folder)[:CATCH_UP_DAYS]:
+def _tell_again(folder: Path, target: str, now: int) -> None:
+    """Tell of the last days; of one that goes on, whose report was made by hand, when it is checked as a whole."""
+    for report in history(folder):
+        if not _name(now // DAY - CATCH_UP_DAYS) <= report.day < report.at[:10]:
+            continue
         if report.untold and not (told := alert(target, report)):
             log.info("the alert of %s went out", report.day)
             keep(folder, msgspec.structs.replace(report, untold=False))

@@ -9,6 +9,8 @@ from tailorbird.events.free import WITHIN_MIN
 
 _TABLE_BITS = 22
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+_COUNTED = 20_000  # strings, of which it is counted which bytes many have
+Shapes = tuple[tuple[int, int], ...]  # where the six bytes stand in strings that have them, and how long these are
 _LOOKED_AT = 12  # places at each end of a string, of which one is chosen
 
 
@@ -24,13 +26,17 @@ class Spots:
 
     def __init__(self, needles: Collection[bytes]) -> None:
         needles = [needle for needle in needles if len(needle) >= WITHIN_MIN]
-        seen = Counter(needle[at : at + WITHIN_MIN] for needle in needles for at in _places(needle))
-        # By six bytes: by where these stand in a string and how long it is, the strings.
-        self._by_six: dict[int, dict[tuple[int, int], set[bytes]]] = {}
+        seen = Counter(needle[at : at + WITHIN_MIN] for needle in needles[:_COUNTED] for at in _places(needle))
+        self._needles = frozenset(needles)
+        self._by_six: dict[int, Shapes] = {}
+        same: dict[Shapes, Shapes] = {}  # few, for many strings
         for needle in needles:
             at = min(_places(needle), key=lambda at: seen[needle[at : at + WITHIN_MIN]])
-            alike = self._by_six.setdefault(int.from_bytes(needle[at : at + WITHIN_MIN], "little"), {})
-            alike.setdefault((at, len(needle)), set()).add(needle)
+            six, shape = int.from_bytes(needle[at : at + WITHIN_MIN], "little"), (at, len(needle))
+            before = self._by_six.get(six, ())
+            if shape not in before:
+                shapes = (*before, shape)
+                self._by_six[six] = same.setdefault(shapes, shapes)
         self._sixes = np.array(sorted(self._by_six), np.uint64)
         self._table = np.zeros(1 << _TABLE_BITS if needles else 0, bool)
         if needles:
@@ -45,11 +51,11 @@ class Spots:
         values = np.ndarray((len(padded) - 8,), np.dtype("<u8"), padded, strides=(1,)) & np.uint64((1 << 8 * WITHIN_MIN) - 1)
         places = np.flatnonzero(self._table[_slot(values)])
         places = places[np.isin(values[places], self._sixes)]
-        found: list[tuple[int, bytes]] = []
+        found: set[tuple[int, bytes]] = set()  # a string may have the six, and the place of them, by which another is looked for
         for place, six in zip(places.tolist(), values[places].tolist(), strict=True):
-            for (at, length), alike in self._by_six[six].items():
-                if at <= place and (stands := padded[place - at : place - at + length]) in alike:
-                    found.append((place - at, stands))
+            for at, length in self._by_six[six]:
+                if at <= place and (stands := padded[place - at : place - at + length]) in self._needles:
+                    found.add((place - at, stands))
         yield from sorted(found)
 
 

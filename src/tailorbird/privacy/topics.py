@@ -137,8 +137,9 @@ def release(cluster: Cluster, data: Path) -> bool:
 
 
 def _owner(data: Path) -> str | None:
+    """Whose marker this machine's is; an erasure of before markers had owners left nobody's, which whoever asks first takes."""
     try:
-        return (data / FOLDER / _MARKED).read_text() or None
+        return (data / FOLDER / _MARKED).read_text() or marker.new_owner()
     except FileNotFoundError:
         return None
 

@@ -148,6 +148,8 @@ class HttpServer(uvicorn.Server):
                 await loop.connect_accepted_socket(partial(self._protocol, self.config, self.server_state, {}, loop), connection)
 
     async def on_tick(self, counter: int) -> bool:
+        if self._stop_at is None and self._told_before is not None and self._told_before.is_set():
+            self._drain(signal.SIGTERM, None)  # told just before the signals were ours, by a thread that was slower
         if self._stop_at is not None and time.monotonic() >= self._stop_at:
             self.should_exit = True
         return await super().on_tick(counter)
@@ -315,13 +317,15 @@ class PatientProtocol(HttpToolsProtocol):
             self.idle[self] = None
 
     def _take_a_place(self) -> None:
-        """Become an ordinary connection instead of the one that has been idle for longest, if there is any."""
-        if self.idle:
-            given_up = next(iter(self.idle))
+        """Become an ordinary connection: where there is room by now, or else instead of the one that has been idle for longest."""
+        if len(self.connections) > self.connections_max:
+            given_up = next(iter(self.idle), None)
+            if given_up is None:
+                return
             del self.idle[given_up]
             self.connections.discard(given_up)
             given_up.transport.close()
-            self.app, self._waits_for_a_place = self.config.loaded_app, False
+        self.app, self._waits_for_a_place = self.config.loaded_app, False
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what was read last, after the answers to what came before it on the connection."""

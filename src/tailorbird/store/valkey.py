@@ -25,7 +25,7 @@ from tailorbird.store.protocol import MovedError
 from tailorbird.store.versions import Change, Head, encode_head, encode_versions, head_of, of_epoch, version_at
 
 SCHEMES = ("valkey", "valkeys", "redis", "rediss", "valkey+cluster", "valkeys+cluster")
-ACL = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"  # all that is asked of a server
+ACL = "+get +mget +set +pexpire +unlink +del +scan +info +ping +hello +client"  # all that is asked of one server, in database 0
 READ_TIMEOUT_S = 0.05
 WRITE_TIMEOUT_S = 5.0
 SNAPSHOT_S = 30.0  # how long a snapshot may be read; tombstones live longer

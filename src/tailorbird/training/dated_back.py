@@ -65,21 +65,22 @@ def _no_history(events: pa.Table, of: str, doubtful: pa.ChunkedArray) -> tuple[n
     return found, names
 
 
-def told_of_dated_back(lake: Lake, features: FeatureSet) -> list[tuple[str, str]]:
+def told_of_dated_back(lake: Lake, features: FeatureSet, of_what: Sequence[str] = ("user", "item")) -> list[tuple[str, str]]:
     """Of "users" and "items", why features that read their profiles may know more than was known at the time that these are dated to.
 
     Of profiles that were imported and do not say when they came in; and of those of users that came in later. Rankers believe the time.
     """
     found = []
     for of, read in (("user", features.user_attributes), ("item", features.item_attributes)):
-        if not read or not lake.exists("events"):
+        if of not in of_what or not read or not lake.exists("events"):
             continue
         profiles = lake.table("events", [*LOOKED_AT, "item_id", "properties"], ds.field("type") == of)
         asked = [(dated_back(profiles, of), f"are the one that was imported of their {of}, and nobody said when it came in")]
-        asked += [(came_later(profiles), "came in over an hour after the time that they are dated to")] if of == "user" else []
+        later, names = came_later(profiles) if of == "user" else (np.zeros(0, bool), frozenset())
+        if len(later) and np.mean(later) >= CHANGED:  # a few come late to everybody
+            asked.append(((later, names), "came in over an hour after the time that they are dated to"))
         for (doubted, names), what in asked:
-            told = [name for name in read if name in names]
-            if told and np.mean(doubted) >= CHANGED:  # a few come late to everybody
+            if told := [name for name in read if name in names]:
                 many = f"{np.count_nonzero(doubted):,} of {profiles.num_rows:,} profiles {what}"
                 since = "counts from the time that it is dated to, and must have been known then"
                 found.append((f"{of}s", f"{many}: what features read of it ({', '.join(told)}) {since}"))

@@ -86,14 +86,6 @@ def suspicious(columns: Sequence[str], matrix: Matrix, label: npt.NDArray, *, li
     return giveaways(columns, matrix, label, limit=limit).known
 
 
-def alone(column: npt.NDArray[np.float32], label: npt.NDArray) -> float:
-    """The AUC of a column by its order or by bins, whichever tells more; 0.5 where there is one class only."""
-    if not 0 < np.count_nonzero(label) < len(label):
-        return 0.5
-    some = _some(label)
-    return max(by_order(column, label), by_bins(column[some], label[some]))
-
-
 def far_ahead(reached: Mapping[str, float]) -> tuple[list[str], float]:
     """Columns that are far above all others, and what the best of those others reaches.
 

@@ -26,7 +26,7 @@ from tailorbird.training.settings import TrainSettings
 if TYPE_CHECKING:
     from tailorbird.models.deep.model import Deep
     from tailorbird.models.deep.parameters import DeepParameters
-    from tailorbird.models.deep.warm import Warm
+    from tailorbird.models.deep.warm import Meta
 
 Keys = npt.NDArray[np.uint64]
 
@@ -118,18 +118,18 @@ def _nothing_to_go_on_with(
     warm: Path, series: Path, architecture: str, asked: "DeepParameters", layout: Layout, heads: tuple[str, ...]
 ) -> str:
     """Why there are no weights to begin with."""
-    from tailorbird.models.deep.warm import load_warm
+    from tailorbird.models.deep.warm import newest_meta
 
     if any(series.glob("*.npz")):
         return "the trainings before it know as much, or more"
-    found = [state for each in sorted(warm.glob(f"{architecture}-*")) if (state := load_warm(each)) is not None]
+    found = [state for each in sorted(warm.glob(f"{architecture}-*")) if (state := newest_meta(each)) is not None]
     if found:
         last = max(found, key=lambda state: state.trained_until)
         return f"the training of {architecture} before it {_otherwise(last, asked, layout, heads)}"
     return f"there was no training of {architecture} before" if any(warm.glob("*/*.npz")) else "there was no training before"
 
 
-def _otherwise(last: "Warm", asked: "DeepParameters", layout: Layout, heads: tuple[str, ...]) -> str:
+def _otherwise(last: "Meta", asked: "DeepParameters", layout: Layout, heads: tuple[str, ...]) -> str:
     """In what a training was another, so that its weights mean something else."""
     from tailorbird.models.deep.warm import SHAPES
 

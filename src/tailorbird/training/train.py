@@ -144,7 +144,7 @@ def _train(
         *((chosen.told,) if chosen.told else ()),
         *_tuned(settings, before),
         *fitted.notes,
-        *(f"{what}: {why}" for what, why in told_of_dated_back(source, features) if what == "users"),
+        *(f"{what}: {why}" for what, why in told_of_dated_back(source, features, ("user",))),
         *_further(fitted, slot, store, champion),
         *_fairness(champion, bundle, unjudged, parts.test, before),
     )

@@ -14,6 +14,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -36,7 +37,9 @@ RESERVED = 2  # codes before the first id: missing and unknown
 UNKNOWN = 1
 
 
-class _Meta(msgspec.Struct, frozen=True):
+class Meta(msgspec.Struct, frozen=True):
+    """What a state is of: `Warm` without its ids and weights."""
+
     architecture: str
     parameters: DeepParameters
     heads: tuple[str, ...]
@@ -96,7 +99,7 @@ def clear_series(folder: Path, *, keep: int = SERIES_KEPT) -> None:
 def save_warm(folder: Path, warm: Warm, *, keep: int = KEPT) -> Path:
     """Keep a state, and only the newest `keep` of a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    meta = _Meta(warm.architecture, warm.parameters, warm.heads, warm.layout, warm.trained_until)
+    meta = Meta(warm.architecture, warm.parameters, warm.heads, warm.layout, warm.trained_until)
     arrays: Arrays = {f"w/{name}": value for name, value in warm.weights.items()}
     arrays |= {f"k/{place}": np.asarray(keys, np.uint64) for place, keys in warm.keys.items()}
     arrays["meta"] = np.frombuffer(msgspec.json.encode(meta), np.uint8)
@@ -128,12 +131,20 @@ def load_warm(folder: Path, before: int | None = None) -> Warm | None:
     try:
         with np.load(paths[-1], allow_pickle=False) as held:
             arrays = dict(held)
-        meta = msgspec.json.decode(arrays.pop("meta").tobytes(), type=_Meta)
+        meta = msgspec.json.decode(arrays.pop("meta").tobytes(), type=Meta)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
         raise DamageError(f"cannot be read: {error}", where=str(paths[-1]), fix="remove it, and train without --incremental") from error
     keys = {int(name[2:]): value for name, value in arrays.items() if name.startswith("k/")}
     weights = {name[2:]: value for name, value in arrays.items() if name.startswith("w/")}
     return Warm(meta.architecture, meta.parameters, meta.heads, meta.layout, keys, weights, meta.trained_until)
+
+
+def newest_meta(folder: Path) -> Meta | None:
+    """What the newest state of a folder is of, its weights unread; None where there is none that can be read."""
+    for path in sorted(folder.glob("*.npz"))[-1:]:
+        with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError), np.load(path, allow_pickle=False) as held:
+            return msgspec.json.decode(held["meta"].tobytes(), type=Meta)
+    return None
 
 
 def begin(warm: Warm, layout: Layout, keys: Mapping[int, Keys], heads: tuple[str, ...]) -> Begin:

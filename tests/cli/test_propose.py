@@ -29,6 +29,12 @@ def test_what_is_proposed_loads_and_uses_what_the_data_has(tmp_path: Path) -> No
     assert {"still_looking", "price_to_habit"} <= columns
 
 
+def test_an_attribute_that_two_tables_have_is_declared_once(tmp_path: Path) -> None:
+    for name, level in (("crm", "gold"), ("users", 7)):
+        (tmp_path / f"{name}.csv").write_text("user_id,level,country\n" + "\n".join(f"{n},{level},NO" for n in range(7)) + "\n")
+    assert {"user_level", "user_country"} <= proposed(tmp_path, 300)
+
+
 def test_where_no_file_has_events_it_says_what_was_found_in_each(tmp_path: Path) -> None:
     (tmp_path / "goods.csv").write_text("product_id,shade\n" + "\n".join(f"{n},red" for n in range(9)) + "\n")
     (tmp_path / "other.csv").write_text("klant,artikel\n1,2\n")

@@ -109,26 +109,20 @@ class _Facts:
 
 def _facts(main: SourceGuess, chosen: list[SourceGuess], now: int) -> _Facts:
     roles = {column.role: column.column for column in main.columns}
-    numeric: list[str] = []
-    categorical: list[str] = []
-    user_numeric: list[str] = []
-    user_categorical: list[str] = []
+    found: dict[tuple[str, str], str] = {}  # of items or users, and which attribute: its kind; several files may have one
     for guess in chosen:
         if guess.kind == "events":
             continue
         sample = next(read_columns(guess.file, broken=[]))
         for column in guess.columns:
-            name = column.role.removeprefix("properties.")
-            if not column.role.startswith("properties."):
-                continue
-            kind = _kind_of(column.column, sample.column(column.column))
-            if guess.kind == "users":
-                user_categorical += [name] if kind == "categorical" else []
-                user_numeric += [name] if kind == "numeric" else []
-            elif kind == "categorical":
-                categorical.append(name)
-            elif kind == "numeric":
-                numeric.append(name)
+            if column.role.startswith("properties."):
+                name = column.role.removeprefix("properties.")
+                found.setdefault((guess.kind, name), _kind_of(column.column, sample.column(column.column)))
+
+    def named(of: str, kind: str) -> tuple[str, ...]:
+        return tuple(name for (whose, name), what in found.items() if (whose, what) == (of, kind))
+
+    categorical = named("items", "categorical")
     span, ended = _span(main, now)
     shown = [name for name in main.types if name not in ("impression", "answer", "search", "identify", "merge")]
     return _Facts(
@@ -141,10 +135,10 @@ def _facts(main: SourceGuess, chosen: list[SourceGuess], now: int) -> _Facts:
         has_session="session_id" in roles,
         searches="search" in main.types,
         context=tuple(name for name in ("device", "country") if f"context.{name}" in roles),
-        numeric=tuple(numeric[:6]),
-        categorical=tuple(categorical[:6]),
-        user_numeric=tuple(user_numeric[:6]),
-        user_categorical=tuple(user_categorical[:6]),
+        numeric=named("items", "numeric")[:6],
+        categorical=categorical[:6],
+        user_numeric=named("users", "numeric")[:6],
+        user_categorical=named("users", "categorical")[:6],
         category=next((name for name in _CATEGORY_NAMES if name in categorical), categorical[0] if categorical else ""),
     )
 

@@ -117,8 +117,8 @@ def features_page() -> str:
         "A project declares what is known about people and items in `features.py`, once; the stream keeps it up to date, training reads "
         "it as it was at any past moment, and answers use it: the same values, to the bit.", "",
         "```python", _EXAMPLE.strip(), "```", "",
-        "A window is counted by tiles of `hop`, a twelfth of it by default: at a moment it holds the tile that goes on and as many whole ones "
-        "before as fit into it, so `28d` reaches back 28 to 30⅓ days. A smaller `hop` is sharper, and costs more state.", "",
+        "A window is counted by tiles of `hop`, a twelfth of it by default: at a moment it holds the tile that goes on and as many "
+        "whole ones before as fit into it, so `28d` reaches back 28 to 30⅓ days. A smaller `hop` is sharper, and costs more state.", "",
     ]  # fmt: skip
     for name in vocabulary():
         lines += _call(getattr(features, name))

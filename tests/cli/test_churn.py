@@ -208,18 +208,23 @@ def test_options_of_a_slot_are_refused_for_a_churn_model(project):
     assert "churn is a churn model, and --window, --architecture, --incremental are of a slot's" in done.stderr
 
 
+def shop_that_reads_plans(folder: Path) -> None:
+    """Of a churn model with the attribute `plan`; the purchases lie there and are not imported yet."""
+    must("init", folder)
+    plan = 'attribute("plan", user, "plan", kind="categorical")\n'
+    (folder / "features.py").write_text(FEATURES.replace("import count", "import attribute, count") + plan)
+    (folder / "churn.py").write_text(CHURN)
+    (folder / "slots.py").write_text('from tailorbird.ranking import Slot\n\nhome = Slot("home")\n')
+    purchases(folder / "purchases.parquet", people=150)
+
+
 @pytest.mark.slow
 def test_a_users_table_that_knows_who_left_is_refused_and_says_how_to_say_when_it_was_exported(tmp_path: Path) -> None:
     """Imported by the day of each sign-up, with what was known today; with the time of its export, nobody knew of it before."""
     told = []
     for arrival in ("", 'received_at = "exported"\n'):
         folder = tmp_path / f"shop{len(told)}"
-        must("init", folder)
-        plan = 'attribute("plan", user, "plan", kind="categorical")\n'
-        (folder / "features.py").write_text(FEATURES.replace("import count", "import attribute, count") + plan)
-        (folder / "churn.py").write_text(CHURN)
-        (folder / "slots.py").write_text('from tailorbird.ranking import Slot\n\nhome = Slot("home")\n')
-        purchases(folder / "purchases.parquet", people=150)
+        shop_that_reads_plans(folder)
         users_of(folder / "purchases.parquet", folder / "users.csv")
         source = f'file = "users.csv"\nkind = "users"\nts = "created_at"\n{arrival}user_id = "user"\nproperties = {{ plan = "plan" }}\n'
         (folder / "mapping.toml").write_text(f"{MAPPING}\n[[source]]\n{source}")
@@ -248,12 +253,7 @@ def archive_of(bought: Path, file: Path) -> None:
 @pytest.mark.slow
 def test_traits_of_a_segment_archive_are_believed_as_segment_received_them(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
-    must("init", folder)
-    plan = 'attribute("plan", user, "plan", kind="categorical")\n'
-    (folder / "features.py").write_text(FEATURES.replace("import count", "import attribute, count") + plan)
-    (folder / "churn.py").write_text(CHURN)
-    (folder / "slots.py").write_text('from tailorbird.ranking import Slot\n\nhome = Slot("home")\n')
-    purchases(folder / "purchases.parquet", people=150)
+    shop_that_reads_plans(folder)
     archive_of(folder / "purchases.parquet", folder / "segment.jsonl")
     must("-C", folder, "import", "segment", folder / "segment.jsonl")
     trained = tailorbird("-C", folder, "train", "churn", "--quick", "--no-promote", "--as-of", "latest")

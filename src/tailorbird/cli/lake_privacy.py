@@ -1,7 +1,6 @@
 """`tailorbird lake erase|export-user`: a person's data unlinked everywhere, or told."""
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from tailorbird.privacy.person import Kept
     from tailorbird.privacy.search import Searched
 
-_ROUNDS = 3  # of bringing in what brokers, or doors elsewhere that were stopped by it, show only once an erasure tries to begin
+_ROUNDS = 4  # of bringing in what brokers, or doors elsewhere that were stopped by it, show only once an erasure tries to begin
 _TOLD = 10  # ids of whom nothing was found
 
 
@@ -84,14 +83,16 @@ def _erased(project: "Project", kept: "list[Kept]", *, quiet: bool) -> "Erased":
     from tailorbird.privacy import erase as run_erase
 
     with progress_bars(quiet=quiet) as progress:
-        for _ in range(_ROUNDS):
+        left = _ROUNDS
+        while True:
             _bring_in(project, progress)
-            with suppress(BehindError):
+            try:
                 done = run_erase(project, kept, SystemClock(), progress=progress)
                 break
-        else:
-            _bring_in(project, progress)
-            done = run_erase(project, kept, SystemClock(), progress=progress)
+            except BehindError:
+                left -= 1
+                if not left:
+                    raise
     if not quiet:
         _tell(done, project)
     return done

@@ -50,8 +50,7 @@ def came_later(events: pa.Table, of: str = "user") -> tuple[npt.NDArray[np.bool_
 
     Whoever asks what was known when knows them from then on; who asks what holds at a time, as rankers do, believes the time.
     """
-    late = np.zeros(len(events), bool)
-    late[:] = micros(pc.coalesce(events["received_at"], events["ts"])) - micros(events["ts"]) > HOUR
+    late = micros(pc.coalesce(events["received_at"], events["ts"])) - micros(events["ts"]) > HOUR
     return _no_history(events, of, pc.and_(pc.equal(events["type"], of), pa.array(late)))
 
 
@@ -76,9 +75,10 @@ def told_of_dated_back(lake: Lake, features: FeatureSet, of_what: Sequence[str] 
             continue
         profiles = lake.table("events", [*LOOKED_AT, "item_id", "properties"], ds.field("type") == of)
         asked = [(dated_back(profiles, of), f"are the one that was imported of their {of}, and nobody said when it came in")]
-        later, names = came_later(profiles) if of == "user" else (np.zeros(0, bool), frozenset())
-        if len(later) and np.mean(later) >= CHANGED:  # a few come late to everybody
-            asked.append(((later, names), "came in over an hour after the time that they are dated to"))
+        if of == "user" and len(profiles):
+            later = came_later(profiles)
+            if np.mean(later[0]) >= CHANGED:  # a few come late to everybody
+                asked.append((later, "came in over an hour after the time that they are dated to"))
         for (doubted, names), what in asked:
             if told := [name for name in read if name in names]:
                 many = f"{np.count_nonzero(doubted):,} of {profiles.num_rows:,} profiles {what}"

@@ -1,0 +1,109 @@
+"""The metrics of all roles: names, types and label names.
+
+A server that nothing has happened to yet has no sample of most families, and so no labels. They
+are taken from the same collectors, given an example of everything that they can tell.
+"""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from tests.golden.site import Recorded
+
+from tailorbird.features.compared import Compared
+from tailorbird.features.figures import CopiesFigures, Figures, Kind
+from tailorbird.health import FollowedStop
+from tailorbird.loops import Loop
+from tailorbird.serving.collectors import ScoresCollector, role_metrics
+from tailorbird.serving.decisions import DoorFigures
+from tailorbird.serving.metrics import Metrics
+from tailorbird.serving.patience import State
+from tailorbird.serving.score_log import ScoreFigures
+from tailorbird.serving.shedding import Shedder
+from tailorbird.store.hedge import Hedge
+from tailorbird.stream.lag import Lag
+
+_ONE = {"example": 1}
+_LATER = "tailorbird_features_compare"  # told once the lake has compared, a minute after it began
+
+
+def metrics(made: Recorded) -> str:
+    """Return what can be exposed, and which role exposes what, as text."""
+    families = _families(_of_server().decode()) | _families(_of_role().decode())
+    exposed = {
+        role: [name for name in sorted(_families(text)) if not name.startswith(_LATER)]
+        for role, text in made.metrics.items()
+    }
+    unknown = {name for names in exposed.values() for name in names} - families.keys()
+    assert not unknown, f"add an example of these metrics to {__name__}: {sorted(unknown)}"
+    found = {"exposed by role": exposed, "families": families}
+    return json.dumps(found, indent=1, sort_keys=True) + "\n"
+
+
+def _families(text: str) -> dict[str, dict[str, Any]]:
+    return {
+        f"{family.name}_total" if family.type == "counter" else family.name: {
+            "type": family.type,
+            "labels": sorted({name for sample in family.samples for name in sample.labels}),
+        }
+        for family in text_string_to_metric_families(text)
+        if not family.name.endswith("_created")  # by the client library, with the first sample
+    }
+
+
+def _of_server() -> bytes:
+    """The metrics of a server to which everything has happened once."""
+    told = Metrics()
+    told.request("/example", 200, 0.1)
+    told.stage("example", 0.1)
+    told.waited(0.1)
+    told.degraded(_ONE)
+    told.fault("example")
+    told.bundle_loaded("v0001")
+    told.bundle_refused()
+    told.churn_loaded("example", "v0001")
+    told.watch_shedding(Shedder(threads=1))
+    told.watch_limits(lambda: _ONE)
+    told.watch_patience(lambda: [State("example", open=False, opened=0, late=0)])
+    told.watch_hedge(Hedge())
+    told.watch_rollout(lambda: {"champion": "v0001"})
+    told.watch_door(_door)
+    told.watch_features(lambda: Compared(schema_hash="example", compared=_ONE, unequal=_ONE))
+    told.watch_workers(lambda: [_worker()])
+    told.watch_copies(lambda: _ONE)
+    told.watch_threads(lambda: [Loop("example", lambda: None, every_s=1.0)])
+    lag = Lag("example", "example", rows=1, blocks=1, waiting_since=0)
+    told.watch_lag(SimpleNamespace(lags=[lag], measured_at=0))  # type: ignore[arg-type]
+    return told.text()
+
+
+def _of_role() -> bytes:
+    """The metrics that only roles without HTTP have."""
+    figures = ScoreFigures()
+    figures.scores["example"] = figures.unscored["example"] = 1
+    return role_metrics("example", FollowedStop(), [ScoresCollector(lambda: figures)])()
+
+
+def _door() -> DoorFigures:
+    return DoorFigures(
+        accepted=1,
+        refused=_ONE,
+        batches=1,
+        failures=0,
+        answers=1,
+        answers_waiting=0,
+        answers_dropped=0,
+        answers_lost=0,
+        answers_ahead=0,
+        clock_set_back=0,
+        set_aside=0,
+        queue_bytes=0,
+        open=True,
+    )
+
+
+def _worker() -> Figures:
+    copies, kinds = CopiesFigures(), {"example": Kind()}
+    unfit = {"capped": _ONE, "unreadable": _ONE, "converted": _ONE}
+    return Figures(schema_hash="example", copies=copies, kinds=kinds, **unfit)

@@ -1,0 +1,61 @@
+"""All recordings: how each is made, where it lies, and how it differs from the code of today."""
+
+import difflib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tests.golden import files
+from tests.golden.commands import CASES, PRINTED, recorded
+from tests.golden.metrics import metrics
+from tests.golden.shapes import readable, shape
+from tests.golden.site import Recorded
+
+FOLDER = Path(__file__).parent
+RENEW = "python -m tests.golden.record"
+
+
+def difference(name: str, made: Recorded) -> str:
+    """Return how a recording differs from today's text, as a unified diff; empty if it does not."""
+    path = path_of(name)
+    before = path.read_text() if path.exists() else ""
+    after = RECORDINGS[name](made)
+    lines = difflib.unified_diff(
+        before.splitlines(keepends=True),
+        after.splitlines(keepends=True),
+        f"recorded/{path.relative_to(FOLDER)}",
+        f"today/{path.relative_to(FOLDER)}",
+    )
+    return "".join(lines)
+
+
+def file_of(name: str) -> str:
+    """Return what the file of a recording is called: `commands/lake-verify-erased`."""
+    return name.replace("(", "").replace(")", "").replace(" ", "-")
+
+
+def path_of(name: str) -> Path:
+    """Return the file of a recording."""
+    return FOLDER / f"{file_of(name)}.json"
+
+
+def _openapi(made: Recorded) -> str:
+    return json.dumps(made.openapi, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _printed(name: str, made: Recorded) -> str:
+    return readable(shape(made.printed[name], PRINTED[name]))
+
+
+SLOW = {f"commands/{case.name}" for case in CASES if case.slow}
+RECORDINGS: dict[str, Callable[[Recorded], str]] = {
+    "bundle": files.bundle,
+    "files": files.files,
+    "metrics": metrics,
+    "openapi": _openapi,
+    "routed": files.routed,
+    "tables": files.tables,
+    **{f"commands/{name}": partial(_printed, name) for name in PRINTED},
+    **{f"commands/{case.name}": partial(recorded, case) for case in CASES},
+}

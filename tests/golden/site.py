@@ -1,0 +1,247 @@
+"""A small shop to record: simulated, imported, trained, and served for a while by every role.
+
+Its history ends on a fixed day, so that it is the same history whenever it is recorded.
+"""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tests.cli.kit import environment
+from tests.cli.test_churn import CHURN, FEATURES, MAPPING, purchases
+from tests.ports import free_port
+
+from tailorbird.cli.main import run
+from tailorbird.events import DAY
+from tailorbird.simulator import Dirt, Site
+
+LAST_DAY = "2025-05-31"
+_END = 20_240 * DAY  # midnight after it
+_DAYS, _USERS, _ITEMS = 8, 400, 120
+_WAIT_S = 120.0
+_SCORES = """
+from tailorbird.ranking import NextBest
+
+next_home = NextBest("home", size=3, on=["click"], every="1s")
+"""
+_SLOTS = 'from tailorbird.ranking import Slot\n\nhome = Slot("home")\n'
+SERVE = "serve"
+ROLES = ("router", "worker", "lake", "score", "trainer")  # that answer on a health port
+_VISITORS = 40
+_STAGES = ("RETRIEVAL", "FEATURES", "RANKING", "POLICY", "WAIT")
+_PATIENT = {f"TAILORBIRD_SERVE__{stage}_MS": "10000" for stage in _STAGES}  # no answer lacks a part
+
+
+@dataclass
+class Recorded:
+    """What the recordings are made of.
+
+    Attributes:
+        folder: for files that commands write.
+        project: trained and served; not to be changed.
+        trained: the version with a model.
+        printed: what the commands printed that made the project, as JSON, by name.
+        metrics: the text of `/metrics` of each role.
+        openapi: the document of the server.
+        user, item, moment: who clicked last, on what, and when.
+        schema_hash: of the features that the project declares.
+    """
+
+    folder: Path
+    project: Path
+    trained: str = ""
+    printed: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
+    openapi: Any = None
+    user: str = ""
+    item: str = ""
+    moment: str = ""
+    schema_hash: str = ""
+
+    @property
+    def new(self) -> Path:
+        """A project without data."""
+        return self.folder / "new"
+
+    @cached_property
+    def churn(self) -> Path:
+        """A project of purchases from which churn is learned; made when it is first asked for."""
+        project = self.folder / "churn"
+        command("init", project)
+        (project / "features.py").write_text(FEATURES)
+        (project / "churn.py").write_text(CHURN)
+        (project / "mapping.toml").write_text(MAPPING)
+        (project / "slots.py").write_text(_SLOTS)
+        purchases(project / "purchases.parquet")
+        words = ("import", "mapping", project / "purchases.parquet")
+        command("-C", project, *words, "--mapping", project / "mapping.toml")
+        return project
+
+
+def act(*words: object) -> str:
+    """Run a command in this process and return what it prints, whatever status it ends with."""
+    printed, complaints = io.StringIO(), io.StringIO()
+    before = dict(os.environ)
+    try:
+        with redirect_stdout(printed), redirect_stderr(complaints):
+            run([str(word) for word in words])
+    except SystemExit:
+        pass  # whatever its status: what matters is whether it printed anything
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    assert printed.getvalue(), f"{words} printed nothing: {complaints.getvalue()}"
+    return printed.getvalue()
+
+
+def command(*words: object) -> Any:
+    """Run a command with `--json` in this process and return what it prints."""
+    return json.loads(act(*words, "--json"))
+
+
+def make(folder: Path) -> Recorded:
+    """Make the shop in an empty folder."""
+    made = Recorded(folder, folder / "shop")
+    project = made.project
+    made.printed["init"] = command("init", made.new)
+    command("init", project)
+    (folder / "interactions.csv").write_text("USER_ID,ITEM_ID,TIMESTAMP\nu,i,1586735164\n")
+    (project / "scores.py").write_text(_SCORES)
+    history = folder / "history.jsonl"
+    _write_history(history)
+    made.printed["import"] = command("-C", project, "import", "tailorbird", history)
+    report = command("-C", project, "train", "--quick", "--as-of", "latest")
+    made.printed["train"], made.trained = report, report["version"]
+    _promote(project, made.trained)
+    with _running(project) as urls:
+        _visit(urls[SERVE])
+        _wait(lambda: _rows(project, "answers") >= _VISITORS, "no answers in the lake")
+        _wait(lambda: _rows(project, "events WHERE type = 'click' AND arm <> ''"), "no clicks")
+        _wait(lambda: "worker_rows" in _get(f"{urls[SERVE]}/metrics"), "no figures of the worker")
+        made.metrics = {role: _get(f"{url}/metrics") for role, url in urls.items()}
+        made.openapi = json.loads(_get(f"{urls[SERVE]}/openapi.json"))
+    last = "SELECT user_id, item_id, ts FROM events WHERE type = 'click' AND user_id IS NOT NULL"
+    [row] = command("-C", project, "sql", f"{last} ORDER BY ts DESC LIMIT 1")["rows"]
+    made.user, made.item, made.moment = row["user_id"], row["item_id"], row["ts"]
+    made.schema_hash = command("-C", project, "check")["schema_hash"]
+    return made
+
+
+@contextmanager
+def changed(project: Path, folder: Path) -> Iterator[Path]:
+    """A copy of a project that a command may change."""
+    copy = folder / f"{project.name}-changed"
+    shutil.copytree(project, copy, ignore=shutil.ignore_patterns("*.lock"))
+    try:
+        yield copy
+    finally:
+        shutil.rmtree(copy)
+
+
+def _write_history(file: Path) -> None:
+    site = Site(1, users=_USERS, items=_ITEMS, start=_END - _DAYS * DAY, days=_DAYS + 60)
+    with file.open("wb") as lines:
+        for arrival in site.history(_DAYS, dirt=Dirt()):
+            lines.write(arrival.body + b"\n")
+
+
+def _promote(project: Path, version: str) -> None:
+    """Let the version answer, whatever the gate made of it."""
+    told = act("-C", project, "models", "promote", version, "--why", "to be recorded")
+    assert version in told
+
+
+def _rows(project: Path, of: str) -> int:
+    return command("-C", project, "sql", f"SELECT count(*) AS n FROM {of}")["rows"][0]["n"]
+
+
+@contextmanager
+def _running(project: Path) -> Iterator[dict[str, str]]:
+    """Run every role; the address of each. All have ended well when the block is left."""
+    ports = {role: free_port() for role in (SERVE, *ROLES)}
+    env = environment(**_PATIENT, TAILORBIRD_LAKE__COMMIT_EVERY="1s")
+    with ExitStack() as stack:
+        for role, port in ports.items():
+            option = "--port" if role == SERVE else "--health-port"
+            words = ["-C", str(project), "run", role, option, str(port)]
+            stack.enter_context(_role([sys.executable, "-m", "tailorbird", *words], env))
+        urls = {role: f"http://127.0.0.1:{port}" for role, port in ports.items()}
+        for role, url in urls.items():
+            _wait(lambda url=url: _is_ready(url), f"{role} does not get ready")
+        yield urls
+
+
+@contextmanager
+def _role(words: list[str], env: dict[str, str]) -> Iterator[None]:
+    process = subprocess.Popen(
+        words,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_WAIT_S) == 0, f"{words} did not end well"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _visit(url: str) -> None:
+    """Send what several visitors do, with one event and one question that are refused."""
+    for number in range(_VISITORS):
+        who = {"user_id": f"u{number:06}", "session_id": f"s{number}"}
+        shown = _post(f"{url}/v1/recommend", {"slot": "home", **who})
+        items = [each["item_id"] for each in shown["items"]]
+        about = {"request_id": shown["request_id"], **who}
+        seen = {"event_id": f"seen-{number}", "type": "impression", "items": items, **about}
+        clicked = {"event_id": f"c-{number}", "type": "click", "item_id": items[0], **about}
+        for event in (seen, clicked) if number % 3 else (seen,):
+            assert _post(f"{url}/v1/events", event)["accepted"] == 1
+    _post(f"{url}/v1/search", {"slot": "search", "query": "coat", "user_id": "u000001"})
+    _post(f"{url}/v1/events", {"event_id": "refused", "type": "no such type"})
+    _post(f"{url}/v1/recommend", {"slot": "no such slot"})
+
+
+def _post(url: str, body: dict[str, Any]) -> Any:
+    words = {"content-type": "application/json"}
+    asked = urllib.request.Request(url, json.dumps(body).encode(), words)
+    try:
+        with urllib.request.urlopen(asked, timeout=_WAIT_S) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as refusal:
+        return json.load(refusal)
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=_WAIT_S) as response:
+        return response.read().decode()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return bool(_get(f"{url}/readyz"))
+    except OSError:
+        return False
+
+
+def _wait(holds: Callable[[], object], otherwise: str) -> None:
+    deadline = time.monotonic() + _WAIT_S
+    while not holds():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)

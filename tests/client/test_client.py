@@ -120,6 +120,8 @@ def test_a_type_checker_sees_a_wrong_call(tmp_path: Path) -> None:
         "pyrefly",
         "check",
         str(file),
+        "--python-interpreter-path",
+        sys.executable,  # else it asks whichever Python is first on the path, which may lack what the source imports
         "--search-path",
         str(source),
         "--preset",

@@ -5,7 +5,7 @@ VENV := .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test test-s3 chaos drills fuzz fuzz-http fuzz-decoder lint format bench results peers docs clean
+.PHONY: help setup setup-dev demo check test test-s3 chaos drills fuzz fuzz-http fuzz-decoder lint format bench results peers docs clean
 
 help:          ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -29,7 +29,11 @@ setup-dev: $(VENV)/.dev     ## install what developing needs too
 demo: setup    ## the whole loop on a synthetic site; ONCE=1 ends by itself and prints the figures
 	$(BIN)/tailorbird demo $(if $(ONCE),--once) $(DEMO)
 
-test: setup-dev    ## lint, types and every test
+check: setup-dev    ## lint, types and all tests but slow ones: under five minutes on two cores
+	$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow' $(PYTEST)
+
+test: setup-dev    ## lint, types and every test: most of an hour on two cores
 	@sh tests/system_packages.sh
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)

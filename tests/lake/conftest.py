@@ -147,7 +147,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="long on object storage: make test-s3"))
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
 def home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
     """Logs on the disk, and a lake on either kind of storage."""
     return Home(tmp_path, tmp_path / "lake" if request.param == "local" else request.getfixturevalue("bucket"))

@@ -57,6 +57,7 @@ def assert_whole(tmp_path, lake, rounds=4):
     assert report.clean, str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["events", "quarantine", "duplicates", "users", "items"])
 def test_while_a_table_catches_up_the_log_is_released_only_behind_it(tmp_path, site, table):
     lake = tmp_path / "lake"
@@ -88,6 +89,7 @@ def test_a_torn_last_commit_is_set_aside_and_its_rows_are_appended_again(tmp_pat
     assert_whole(tmp_path, lake)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tear", TEARS)
 @pytest.mark.parametrize("table", ["events", "commits"])
 def test_a_torn_commit_that_the_ledger_never_saw_is_appended_again(tmp_path, site, table, tear):
@@ -236,6 +238,7 @@ def test_what_stands_on_a_torn_commit_is_told_with_what_mends_it(home, site):
     assert verify(lake).clean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["torn", "gone", "stale hint", "garbage hint"])
 def test_a_damaged_checkpoint_never_makes_a_table_unreadable(tmp_path, site, monkeypatch, harm):
     monkeypatch.setattr(delta, "CHECKPOINT_EVERY", 2)

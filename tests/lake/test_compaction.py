@@ -44,6 +44,7 @@ def test_rows_stay_while_files_become_few(home, site, samples, small):
     assert counted == [{"n": 17 * 8}]
 
 
+@pytest.mark.slow
 def test_old_files_stay_for_readers_and_go_after_a_week(home, site, samples, small):
     clock = SimulatedClock(samples.START)
     fill(home, site, 2, clock)

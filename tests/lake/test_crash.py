@@ -68,7 +68,7 @@ def run_child(home, faults=""):
 
 
 @pytest.mark.parametrize(
-    ("site_name", "hit"), [pytest.param(*each, marks=[] if each in SOON else pytest.mark.long_on_s3) for each in SITES]
+    ("site_name", "hit"), [pytest.param(*each, marks=[] if each in SOON else [pytest.mark.slow, pytest.mark.long_on_s3]) for each in SITES]
 )
 def test_a_kill_loses_nothing_and_repeats_nothing(home, site, site_name, hit):
     killed = run_child(home, f"{site_name}=kill@{hit}")

@@ -259,6 +259,7 @@ SITES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", SITES)
 @pytest.mark.parametrize("hit", [1, 3])
 def test_a_kill_at_any_point_loses_nothing_and_doubles_nothing(tmp_path: Path, fault: str, hit: int) -> None:

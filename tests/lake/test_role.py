@@ -142,6 +142,7 @@ def test_raw_bodies_wait_until_a_file_is_full_or_old(home, site, samples):
         assert role.step().archived == 30
 
 
+@pytest.mark.slow
 @pytest.mark.long_on_s3
 def test_readers_see_whole_commits_while_the_role_writes(home, site):
     role = open_role(home)

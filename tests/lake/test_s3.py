@@ -19,6 +19,8 @@ from tailorbird.serving.door import Door
 from tailorbird.serving.pruning import Pruner
 from tailorbird.stream import read_released
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def proxy(s3, monkeypatch):

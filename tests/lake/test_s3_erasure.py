@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 from tests.lake.test_s3_project import copied
 from tests.privacy.kit import CANARY, CLOCK, left_of, make_site, states, without_flats
 
 from tailorbird.lake import tails, verify
 from tailorbird.privacy import erase
+
+pytestmark = pytest.mark.slow
 
 
 def test_nothing_is_left_in_a_bucket(tmp_path: Path, bucket, monkeypatch) -> None:

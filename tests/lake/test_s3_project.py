@@ -12,6 +12,8 @@ from tailorbird.lake import Lake
 from tailorbird.training.rows import load_material
 from tailorbird.training.settings import TrainSettings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shop(tmp_path: Path, bucket) -> Path:

@@ -58,6 +58,7 @@ def test_a_dry_run_deletes_nothing_and_tells_what_would_go(home, lake, clock):
     assert len(gone) == len(told) == sum(each.files + each.log_files for each in found.values())
 
 
+@pytest.mark.slow
 def test_rows_and_ledger_hold_after_it_and_loading_goes_on(home, site, lake, clock):
     before = content(Lake(lake))
     with role_of(home, clock) as role:
@@ -85,6 +86,7 @@ def test_nothing_goes_before_its_time(home, lake, clock):
         assert on_disk(lake) == before
 
 
+@pytest.mark.slow
 def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(home, site, clock):
     lake, seen = home / "lake", {}
     with role_of(home, clock) as role:
@@ -105,6 +107,7 @@ def test_every_version_of_the_events_is_read_after_compaction_and_vacuum(home, s
     assert len({len(events) for _, events, _ in seen.values()}) == len(seen), "each has other rows"
 
 
+@pytest.mark.slow
 def test_a_version_of_another_table_is_kept_as_long_as_its_files(home, lake, clock):
     at = version_at(lake, "quarantine", 2)
     assert Lake(lake, at=at).count("quarantine") > 0
@@ -114,6 +117,7 @@ def test_a_version_of_another_table_is_kept_as_long_as_its_files(home, lake, clo
         Lake(lake, at=at).count("quarantine")
 
 
+@pytest.mark.slow
 def test_a_reader_that_was_pinned_sees_nothing_of_later_loads(home, site, lake, clock):
     then = Lake(lake).pinned()
     before = content(then)
@@ -132,6 +136,7 @@ def test_a_trimmed_log_whose_checkpoints_are_lost_is_named(home, lake, clock):
         role_of(home, clock)
 
 
+@pytest.mark.slow
 def test_a_log_is_not_trimmed_to_a_checkpoint_that_does_not_read_back(home, lake, clock):
     with role_of(home, clock) as role:
         for path in (lake / "events" / "_delta_log").glob("*.checkpoint.parquet"):

@@ -30,6 +30,7 @@ def files_of(lake):
     )
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_file_is_found(lake):
     rng = random.Random(7)
     assert verify(lake).clean

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import pytest
 from tests.cli.kit import tailorbird
 from tests.faults.roles import make_project, until
 
@@ -37,6 +38,7 @@ def test_one_that_was_killed_counts_no_more(tmp_path: Path) -> None:
     assert deciding_otherwise(tmp_path, other) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_to_be_refused_again(tmp_path: Path) -> None:
     project = make_project(tmp_path / "shop")
     event = {"event_id": "e1", "type": "video_played", "ts": "2025-01-01T00:00:00Z", "user_id": "u", "item_id": "i"}

@@ -48,6 +48,7 @@ def post(stream, kind, round_):
         stream.post(*events[start : start + 1_000])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["identify", "user", "item"])
 def test_a_flood_of_ids_takes_disk_by_the_id_and_memory_up_to_its_bound(stream, kind):
     used = []

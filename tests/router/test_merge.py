@@ -1,6 +1,7 @@
 """Several raw logs are routed in order of receipt, however unlike their backlogs: what follows from an answer finds it."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,7 @@ def clicks(stream):
 EXPECTED = [(f"c{number}", "home", 1, 0.5, f"u{number}", f"p{number}") for number in range(ROUNDS)]
 
 
+@pytest.mark.slow
 def test_with_a_backlog_what_follows_an_answer_in_another_log_comes_after_it(new_stream):
     for rows_max in (7, 20_000):
         stream = new_stream()
@@ -82,6 +84,7 @@ def test_an_import_holds_nobody_up_and_is_not_held_up(stream):
     assert clicks(stream) == EXPECTED
 
 
+@pytest.mark.slow
 def test_an_import_from_a_clock_ahead_holds_nobody_up_either(stream):
     stream.post(*(view(f"i{k}") for k in range(5)), producer="import", source="import", received_at=NOW + 1_000 * HOUR)
     backlog(stream)

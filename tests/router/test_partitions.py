@@ -165,6 +165,7 @@ def test_a_profile_stands_before_the_events_that_carry_it(parted):
         each.close()
 
 
+@pytest.mark.slow
 def test_a_partition_goes_to_another_machine_and_the_one_before_is_told(parted, stream):
     fill(stream)
     parted.post(*profiles())
@@ -188,6 +189,7 @@ def test_a_partition_goes_to_another_machine_and_the_one_before_is_told(parted, 
     assert decided(parted) == decided(stream)
 
 
+@pytest.mark.slow
 def test_an_order_that_was_cut_short_goes_on_with_the_next_writer_and_an_older_one_is_told(parted):
     from tailorbird.router.order import Sequencer
 
@@ -210,6 +212,7 @@ def test_an_order_that_was_cut_short_goes_on_with_the_next_writer_and_an_older_o
     router.close()
 
 
+@pytest.mark.slow
 def test_imports_are_shared_out_and_the_lake_accounts_for_every_row(parted, tmp_path):
     history = [event for event, source in traffic(0) if source == "door"]
     body = msgspec.json.encode([*profiles(), *history])

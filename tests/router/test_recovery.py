@@ -74,6 +74,7 @@ def whole(stream):
     return stream.blocks()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("hit", [1, 4])
 def test_a_kill_at_any_point_changes_nothing(new_stream, site, hit):
@@ -119,6 +120,7 @@ def failing_at(count):
     return at
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bodies=BODIES, actions=ACTIONS, together=st.booleans())
 def test_the_accepted_set_is_what_was_sent_each_once_whatever_happens(new_stream, bodies, actions, together):

@@ -76,6 +76,7 @@ def topics(deleting_servers, tmp_path):
     made.close()
 
 
+@pytest.mark.slow
 def test_routers_that_begin_with_nothing_decide_as_one_that_has_all(topics, stream, tmp_path, deleting_servers):
     for each in (topics, stream):
         fill(each)
@@ -97,6 +98,7 @@ def test_routers_that_begin_with_nothing_decide_as_one_that_has_all(topics, stre
     assert not (topics.folder / "routed-index.db").exists(), "each machine had an index of its own"
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_later_knows_all_items(topics):
     fill(topics)
     with topics.router() as router:
@@ -138,6 +140,7 @@ def test_nothing_is_deleted_that_is_not_released_or_has_no_snapshot(topics, dele
     bare.close()
 
 
+@pytest.mark.slow
 def test_an_index_that_ends_before_the_topic_begins_is_replaced_and_without_a_snapshot_is_refused(
     topics, tmp_path, deleting_servers, monkeypatch
 ):

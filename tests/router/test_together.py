@@ -1,5 +1,6 @@
 """What is decided on many events at once is what is decided on each by itself, in whatever order things are learned."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +43,7 @@ one_event = st.one_of(visits, visits, visits, profiles, identifies, merges, give
 sent = st.lists(st.tuples(one_event, times, st.integers(0, 40)), min_size=1, max_size=40)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(sent, st.sampled_from([3, 7, 20_000]))
 def test_events_routed_together_are_as_those_routed_one_by_one(new_stream, events, rows_max):

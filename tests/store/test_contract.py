@@ -27,7 +27,7 @@ class Copied:
             yield snapshot
 
 
-@pytest.fixture(params=["lmdb", "valkey", "valkey cluster"])
+@pytest.fixture(params=["lmdb", *(pytest.param(name, marks=pytest.mark.slow) for name in ("valkey", "valkey cluster"))])
 def store(request, tmp_path):
     local = open_store(tmp_path / "records", create=True)
     if request.param == "lmdb":

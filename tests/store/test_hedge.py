@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import pytest
 from tests.store.servers import needs_valkey, running
 
 from tailorbird.store import open_store
@@ -49,6 +50,7 @@ def standing_still(server, seconds: float):
         wake.join()
 
 
+@pytest.mark.slow
 def test_a_replica_answers_where_the_server_stands_still(tmp_path):
     with running(tmp_path / "one") as server, running(tmp_path / "two", "--replicaof", f"127.0.0.1 {server.port}") as replica:
         publish(server, tmp_path / "records").close()

@@ -274,6 +274,7 @@ def test_a_head_tells_when_it_was_last_the_newest_also_while_nothing_is_written(
     published.close()
 
 
+@pytest.mark.slow
 def test_a_cluster_is_pruned_of_a_schema_that_nobody_publishes(tmp_path, local):
     with running(tmp_path / "cluster", cluster=True) as server:
         at = CopiesAt(server.url, "shop")

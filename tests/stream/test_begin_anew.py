@@ -81,6 +81,7 @@ def items(project: Project) -> tuple[dict, dict]:
     return dict(found._items), dict(found._interests)
 
 
+@pytest.mark.slow
 def test_a_cluster_without_its_disk_is_gone_on_with(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     catalogue = [{"event_id": f"p{n}", "type": "item", "item_id": f"i{n}", "properties": {"title": f"title {n}"}} for n in range(3)]
     send(project, [*catalogue, *views("old", 12)])
@@ -122,6 +123,7 @@ def test_a_cluster_without_its_disk_is_gone_on_with(project: Project, monkeypatc
     assert items(project)[1]["i0"] == known[1]["i0"] + 3
 
 
+@pytest.mark.slow
 def test_what_was_routed_and_not_loaded_is_told_and_counted(project: Project) -> None:
     send(project, views("old", 6))
     drain(project)
@@ -140,6 +142,7 @@ def test_what_was_routed_and_not_loaded_is_told_and_counted(project: Project) ->
     assert not report.clean, "what is lost is named"
 
 
+@pytest.mark.slow
 def test_a_door_alone_that_lost_its_topic(project: Project) -> None:
     send(project, views("old", 6))
     drain(project)

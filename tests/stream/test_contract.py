@@ -35,7 +35,7 @@ class Kafka:
         return open_reader(self.address)
 
 
-@pytest.fixture(params=["embedded", "kafka"])
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow)])
 def make_log(request):
     """Makes a log in a folder, of each kind."""
     if request.param == "embedded":
@@ -49,7 +49,7 @@ def log(make_log, tmp_path):
     return make_log(tmp_path)
 
 
-@pytest.fixture(params=["embedded", "kafka"])
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow)])
 def pruned_log(request, tmp_path):
     """A log that can be pruned; what stands before the broker of the tests deletes records for it."""
     if request.param == "embedded":

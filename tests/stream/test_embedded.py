@@ -415,6 +415,7 @@ def test_files_are_found_by_their_producers(tmp_path):
         raw_path(tmp_path, "../b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("blocks", "payload"), [(40, 200), (3, 23_000)], ids=["within a page", "over pages"])
 def test_a_log_whose_readers_keep_pace_does_not_grow(tmp_path, blocks, payload):
     """The room of what was pruned is used again, whatever sizes the blocks have: the file is as large as the most that ever waited."""

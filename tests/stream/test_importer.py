@@ -154,6 +154,7 @@ def test_a_wrong_checksum_stops_before_anything_is_written(tmp_path: Path) -> No
     assert not (tmp_path / "stream").exists()
 
 
+@pytest.mark.slow
 def test_a_second_import_at_the_same_time_is_refused(tmp_path: Path) -> None:
     (tmp_path / "e.jsonl").write_text(_event(1, TS))
     (tmp_path / "stream").mkdir()
@@ -163,6 +164,7 @@ def test_a_second_import_at_the_same_time_is_refused(tmp_path: Path) -> None:
     writer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["import.before_commit", "import.after_commit", "stream.before_commit", "stream.after_commit"])
 def test_killed_at_any_commit_it_goes_on_without_loss_or_repeat(tmp_path: Path, site: str) -> None:
     """Twelve thousand rows are one transaction; with a run of 5,000 the sorting spills too. Each commit is killed once."""

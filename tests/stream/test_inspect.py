@@ -63,6 +63,7 @@ def test_a_cluster_that_is_not_there_is_an_error():
         look(log_at("127.0.0.1:1", timeout_s=1).cluster)
 
 
+@pytest.mark.slow
 def test_doctor_holds_the_topics_against_the_settings(kafka_servers, tmp_path):
     address = log_at(kafka_servers)
     open_writer(address, partition="door").close()

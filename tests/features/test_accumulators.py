@@ -37,6 +37,7 @@ def all_keys(records: Records, frame: Frame) -> np.ndarray:
     return np.unique(np.concatenate([one.take(frame).key for one in records.accumulators]))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, phases=PHASES)
 @given(data=st.data())
 def test_any_order_and_any_batches_lead_to_the_same_state(kit, data):

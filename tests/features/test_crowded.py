@@ -117,6 +117,7 @@ def test_what_is_read_of_crowded_entities_is_the_reference(kit, seed, tmp_path):
     assert found == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_what_is_computed_of_a_past_with_many_events_in_flight_is_the_reference(kit, seed):
     features, events, rng = windows(), crowd(kit, seed), np.random.default_rng(seed)

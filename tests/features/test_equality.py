@@ -59,6 +59,7 @@ def test_reference_backfill_and_stream_are_equal_to_the_bit(declared, script):
         assert differences(features, events, asked) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_equal_to_the_bit_by_itself(kind):
     @settings(settings.get_profile("equality"), max_examples=EXAMPLES // 10, suppress_health_check=list(HealthCheck))
@@ -131,6 +132,7 @@ def through_the_router(folder: Path, features: FeatureSet, visit: list[Post]) ->
     return (pa.concat_tables(tables) if tables else ROUTED.empty_table()), asked
 
 
+@pytest.mark.slow
 @settings(settings.get_profile("equality"), suppress_health_check=list(HealthCheck))
 @given(posts())
 def test_they_are_equal_for_what_two_doors_and_the_router_make_of_a_visit(visit):

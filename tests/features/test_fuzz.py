@@ -47,6 +47,7 @@ def test_every_kind_of_the_vocabulary_is_made_by_a_call() -> None:
     assert words.kinds() <= made, f"no call of tailorbird.features makes {words.kinds() - made}; what is to be drawn?"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", sorted(words.calls()))
 def test_every_call_can_be_drawn(call: str) -> None:
     if call == "derived":
@@ -58,6 +59,7 @@ def test_every_call_can_be_drawn(call: str) -> None:
     assert {type(one) for one in words.made(text)} <= words.made_by(words.calls()[call])
 
 
+@pytest.mark.slow
 def test_whatever_happens_the_readings_are_one() -> None:
     Site.drawn.clear()
     run_state_machine_as_test(Site, settings=profile(EXAMPLES, phases=[Phase.generate]))
@@ -77,6 +79,7 @@ def test_an_engine_that_is_wrong_shows_in_its_scene(mutant: Mutant, tmp_path: Pa
     assert any("reference, backfill" in one or "is taken for" in one for one in found)
 
 
+@pytest.mark.slow
 @settings(profile(int(os.environ.get("FUZZ_KILLS", "4")), phases=[Phase.generate]))
 @given(
     lines=words.declarations(),

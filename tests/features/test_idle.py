@@ -222,6 +222,7 @@ def test_the_tallies_are_what_there_is(kit, tmp_path):
     log.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["worker.before_swept", "worker.after_swept"])
 def test_a_sweep_killed_at_any_point_leaves_every_value_as_it_was(kit, site, tmp_path):
     features, log = kit.every_kind(), kit.Log(tmp_path)

@@ -49,6 +49,7 @@ def unpacked(packing: Packing, records: list[bytes]) -> np.ndarray:
     return packing.unpack(b"".join(records), sizes).states(packing.width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [FILLED, BARE], ids=["sequence", "windows"])
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
@@ -65,6 +66,7 @@ def test_what_is_packed_comes_back(layout, data):
         np.testing.assert_array_equal(unpacked(packing, [one])[0], row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [FILLED, BARE], ids=["sequence", "windows"])
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())

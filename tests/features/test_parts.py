@@ -32,6 +32,7 @@ from tailorbird.features.worker import FeatureWorker
 from tailorbird.lake.tables import ANSWERS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffled", [False, True], ids=["routed", "shuffled"])
 def test_reference_backfill_and_three_workers_are_equal_to_the_bit(shuffled: bool) -> None:
     apart = 0
@@ -133,6 +134,7 @@ def test_states_of_another_number_of_workers_are_pruned(site) -> None:
     assert not list((folder / "state").glob("part-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["all", "shards", "stretches"])
 def test_a_backfill_by_parts_is_the_same_whatever_memory_there_is(kit, tmp_path, memory) -> None:
     features, rng, m = kit.every_kind(), np.random.default_rng(3), 40

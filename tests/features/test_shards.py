@@ -85,6 +85,7 @@ def test_what_was_finished_before_a_kill_is_not_computed_again(tmp_path):
     assert read == []
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_memory_is_the_same_for_every_kind(kit, tmp_path):
     features, rng = kit.every_kind(), np.random.default_rng(3)
     rows = kit.table(crowd(kit, 11))
@@ -95,6 +96,7 @@ def test_what_does_not_fit_into_memory_is_the_same_for_every_kind(kit, tmp_path)
     assert not list(tmp_path.rglob("spill")), "what was spilled is removed at the end"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["shards by user", "shards by item", "shards by item.category"])
 def test_a_run_that_was_cut_short_among_shards_goes_on(tmp_path, stage):
     asked, read = requests(), []
@@ -146,6 +148,7 @@ def test_many_requests_about_events_that_fit_are_answered_part_by_part_without_a
     assert_same(all_of(folder, FEATURES), asked, backfill(FEATURES, events(), asked))
 
 
+@pytest.mark.slow
 def test_a_piece_is_written_once_however_many_lanes_it_has(tmp_path):
     asked, rows, written = many(600), 600, []
 
@@ -214,6 +217,7 @@ print((most() - before) // 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("items", [500, 1])
 def test_memory_is_bounded_by_the_setting(tmp_path, items):
     """A million events are 90 MB as they are read; at once they would take several times that, all about one item and everyone too."""

@@ -58,6 +58,7 @@ def written(folder: Path) -> list[list[tuple[int, str]]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", ["shuffle.between_parts=kill@1", "shuffle.between_parts=kill@2", "shuffle.before_step=kill@4", "stream.after_commit=kill@8"]
 )

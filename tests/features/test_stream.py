@@ -52,6 +52,7 @@ def played(kit, data, folder: Path) -> list[str]:
 
 
 # Shrinking takes minutes here and is worth it only while looking for the cause: add Phase.shrink then.
+@pytest.mark.slow
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -91,6 +92,7 @@ def differences_of_one_click_a_window_ago(kit, folder: Path) -> list[str]:
         reader.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["worker.before_step", "worker.before_commit", "worker.after_commit"])
 def test_a_worker_killed_at_any_point_goes_on_as_if_nothing_had_been(kit, site, tmp_path):
     log = kit.Log(tmp_path)

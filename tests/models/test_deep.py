@@ -23,6 +23,7 @@ from tailorbird.ranking.onnx_check import check_onnx  # noqa: E402
 SMALL = {"hidden": [16, 8], "epochs": 2, "threads": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "numeric"), [("mlp", "standardise"), ("dcn", "quantile"), ("mmoe", "periodic")])
 def test_the_export_answers_as_the_net_on_10_000_rows(architecture: str, numeric: str) -> None:
     rows = world(10_000)
@@ -41,6 +42,7 @@ def test_the_export_answers_as_the_net_on_10_000_rows(architecture: str, numeric
     assert np.isfinite(said).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", DEEP)
 def test_each_architecture_learns(architecture: str) -> None:
     rows, later = world(12_000), world(4_000, seed=1)
@@ -62,6 +64,7 @@ def test_the_reference_net_is_the_one_that_is_told() -> None:
     assert len(model.curve["validation"]) == 10, "the newest fifth is watched, and ends nothing"
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_from_memory_and_from_files(tmp_path: Path) -> None:
     rows, later = world(6_000, block_rows=500), world(1_000, seed=1)
     cuts = (slice(3_100), slice(3_100, 3_200), slice(3_200, None))
@@ -82,6 +85,7 @@ def test_layers_without_a_width_are_refused(given: dict) -> None:
     assert settled("mmoe", {"tower": []}).tower == (), "a head may read the experts at once"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{"negative_share": 0.2}, {"positive_weight": 6.0}, {"positive_weight": 0, "negative_share": 0.3}])
 def test_weights_and_drawn_negatives_are_taken_off_again(parameters: dict) -> None:
     rows = world(16_000)

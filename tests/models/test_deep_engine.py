@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch", reason="needs the extra deep: pip install 'tailorbird[deep]'")
 
 from tests.models import train_a_net, train_within  # noqa: E402

@@ -22,6 +22,8 @@ from tailorbird.models.deep import parallel
 from tailorbird.models.deep.batches import write_parts
 from tailorbird.models.deep.checkpoint import FILE
 
+pytestmark = pytest.mark.slow
+
 LONG_S = 240  # far more than anything here takes, on a machine that does much else
 
 

@@ -73,6 +73,7 @@ def test_the_series_that_were_trained_last_are_kept(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "c"]
 
 
+@pytest.mark.slow
 def test_it_begins_where_the_last_one_ended() -> None:
     """One epoch from warm weights is better than one from scratch."""
     rows, later = world(6_000, seed=5), world(3_000, seed=6)

@@ -206,6 +206,7 @@ def test_sealing_again_makes_a_bundle_whole_again(copy):
     assert "notes.txt" in read_sealed(copy).manifest.files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_damage_under_fitting_checksums_is_refused_or_harmless_and_never_crashes(copy, seed):
     command = [sys.executable, "-m", "tests.ranking.mutants", copy, str(seed), "80"]

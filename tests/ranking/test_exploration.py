@@ -39,6 +39,7 @@ def frequencies(draw, n, size, draws):
     return count / draws, logged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "pool", "first", "n"), [(0.2, 5, 2, 20), (1.0, 3, 1, 7), (0.5, 50, 4, 9), (0.3, 10, 3, 6)])
 def test_frequencies_agree_with_logged_propensities(rate, pool, first, n):
     size, draws = 5, 200_000
@@ -53,6 +54,7 @@ def test_frequencies_agree_with_logged_propensities(rate, pool, first, n):
     np.testing.assert_allclose(p.sum(axis=1), 1.0)  # everything that can be shown was seen in so many draws
 
 
+@pytest.mark.slow
 def test_even_draws_have_the_propensity_that_is_logged():
     rng = np.random.default_rng(3)
     frequency, logged = frequencies(lambda: choose_evenly(8, 3, rng), 8, 3, 100_000)
@@ -98,6 +100,7 @@ def test_the_same_seed_gives_the_same_answer():
 DRAWS = 1_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 5, 9])
 def test_a_million_swaps_agree_with_their_propensities(n):
     order, explore, size = by_value(np.random.default_rng(1).random(n)), Explore(0.3, method="swap", first=2), 4
@@ -129,6 +132,7 @@ def test_marginals_are_those_of_the_definition(logs, draw):
     np.testing.assert_allclose(marginals(strengths, places), by_enumeration(strengths, places), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_million_draws_agree_with_their_propensities():
     """By Gumbel noise in blocks, as `choose` draws one by one."""
     values, explore, size = (
@@ -171,6 +175,7 @@ def shaped(n, seed=0):
     return order[kept], Bounds(quotas, (brands, brands), promotions, (promoted,), frozenset({2}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["item", "swap"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_with_quotas_promotions_and_a_pin_frequencies_agree_and_all_of_them_hold(method, seed):

@@ -85,6 +85,7 @@ def test_all_lists_are_looked_into_where_so_many_are_wanted():
     assert sorted(found.rows.tolist()) == sorted(exact.rows.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.002, 0.05, 0.5])
 def test_it_finds_what_may_be_shown_however_little_that_is(share):
     shown = np.random.default_rng(1).random(N) < share

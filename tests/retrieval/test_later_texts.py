@@ -125,6 +125,7 @@ def test_a_damaged_text_index_under_later_items_ends_no_process(folder):
                 continue
 
 
+@pytest.mark.slow
 def test_files_of_an_index_are_closed_with_it(folder):
     gc.collect()
     before = len(os.listdir("/dev/fd"))

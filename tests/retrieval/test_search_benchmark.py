@@ -85,6 +85,7 @@ def test_the_two_figures_by_hand() -> None:
     assert public_ndcg(np.array([1, 2]), judged) == ndcg(np.array([1, 2]), judged) == 0.0
 
 
+@pytest.mark.slow
 def test_the_command_on_a_copy(copy: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.quality.search", "--wands", str(copy), "--json"], capture_output=True, text=True, timeout=300
@@ -111,6 +112,7 @@ def test_the_page_says_that_no_copy_was_there() -> None:
     assert "No copy was there" in section({"title": "", "cases": {}, "environment": environment})
 
 
+@pytest.mark.slow
 def test_a_copy_that_lacks_a_file_ends_the_command_with_a_sentence(copy: Path) -> None:
     (copy / "label.csv").unlink()
     command = [sys.executable, "-m", "benchmarks.quality.search", "--wands", str(copy)]

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from tailorbird.events import DAY, HOUR
 from tailorbird.training.architecture import Ground, Made, _gain
 from tailorbird.training.coding import Codes
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.metrics import ndcg, rank_lists
+
+pytestmark = pytest.mark.slow
 
 REQUESTS, LENGTH = 3_000, 10
 WORTH = {"click": 1.0, "purchase": 5.0}

@@ -80,6 +80,7 @@ def test_the_calibration_interval_lies_around_the_figure():
     assert interval.low > 0.03
 
 
+@pytest.mark.slow
 def test_many_people_are_drawn_in_parts_with_the_same_result_each_time():
     value = np.random.default_rng(6).random(60_000)
     first, second = (Bootstrap(np.arange(60_000), replicates=900, seed=7).mean(value) for _ in range(2))

@@ -55,6 +55,7 @@ def test_one_period_cannot_choose_and_says_so():
     assert choose_scale(raw * 9, label, np.zeros(raw.size, int)).calibration.name == "none"
 
 
+@pytest.mark.slow
 def test_what_is_known_days_later_confirms_nothing_that_looks_at_the_same_days():
     """Labels of neighbouring days that look a week ahead are of the same week: whatever comes, one bears the other out."""
     raw, label, day = days(lambda z: z / 3, count=10)

@@ -134,6 +134,7 @@ def test_nobody_unknown_is_asked_about():
         activity_of(events_of(1, person="anon:x"), CHURN, day(9))
 
 
+@pytest.mark.slow
 def test_the_order_of_the_lake_changes_nothing():
     """Rows of the same past in another order, as compaction or another import leaves them: the same people are drawn and held back."""
     events = log(people=250, days=130)
@@ -193,6 +194,7 @@ def test_a_planted_leak_is_refused_by_name():
     assert "closed" in trusted.people.columns.numeric
 
 
+@pytest.mark.slow
 def test_a_column_that_is_far_ahead_of_all_others_is_told_and_recency_is_none():
     """An account that is closed with the last purchase: some who stay do not buy within a window either, so it does not tell all."""
     told = {"type": "user", "raw_partition": "serve-1", "properties": json.dumps({"closed": 1})}
@@ -232,6 +234,7 @@ def leaking(profiles, features=None):
     return people.leaks([day(100)], [activity.as_of(day(100)).present(day(100))])
 
 
+@pytest.mark.slow
 def test_profiles_of_a_table_that_was_dated_back_are_refused_by_name():
     """Exported today, and valid from the sign-up on: the log has no word of when anybody knew what it says."""
     features, events = declared(with_left), log(profiles=left())
@@ -285,6 +288,7 @@ def test_events_that_were_told_apart_by_a_profile_that_was_dated_back_are_refuse
     assert set(leaking(profiles, declared(bought_by))) == {"bought_by_leavers"}
 
 
+@pytest.mark.slow
 def test_a_study_learns_without_the_future_and_tells_people_apart():
     events = log(people=900)
     found = study(declared(), CHURN, events, now=day(200), settings=QUICK)
@@ -362,6 +366,7 @@ def test_who_is_somebody_else_is_what_the_merges_say(seed):
         assert present_at(activity, cut) == {name for name in names if survivor(name, newest.get)[0] == name}
 
 
+@pytest.mark.slow
 def test_who_is_merged_within_a_window_teaches_nothing_and_counts_for_nothing():
     """A hundred people are other names of others from a day within the last window on, as if all of them had stayed away."""
     at, merged = 180.0, {f"u{number}" for number in range(100)}

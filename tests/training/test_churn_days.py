@@ -41,6 +41,7 @@ def told(activity: Activity, origin):
     return dict(zip(activity.people.decode(who), np.column_stack(columns).tolist(), strict=True))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(BOUGHT, EIGHTHS, st.sampled_from(("day", "event")))
 def test_what_came_after_a_moment_changes_nothing_at_it(rows, at, per):
@@ -53,6 +54,7 @@ def test_what_came_after_a_moment_changes_nothing_at_it(rows, at, per):
         assert amount == sum(row[3] for row in mine)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(BOUGHT, EIGHTHS, EIGHTHS)
 def test_a_window_counts_the_days_that_have_a_purchase_in_it(rows, start, length):
@@ -73,6 +75,7 @@ def test_who_buys_before_and_after_a_moment_of_a_day_came_back():
     assert activity.as_of(day(30)).rfm(who, day(30)).frequency.tolist() == [2.0]
 
 
+@pytest.mark.slow
 def test_the_baselines_at_noon_do_not_know_what_is_spent_in_the_evening():
     events = log(people=300)
     activity = activity_of(events, CHURN, day(200.5))

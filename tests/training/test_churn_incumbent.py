@@ -25,6 +25,8 @@ from tailorbird.training.churn.train import ChurnSettings, study, train_churn
 from tailorbird.training.churn.walk import read_until, score_at
 from tailorbird.training.metrics import log_losses
 
+pytestmark = pytest.mark.slow
+
 BEGIN, DAYS = 20_000 * DAY, 260
 CHURN = Churn(window="28d", period="7d", recency="since", frequency="bought", age="age")
 QUICK = ChurnSettings(

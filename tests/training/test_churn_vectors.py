@@ -22,6 +22,8 @@ from tailorbird.training.churn.segments import segments, tastes
 from tailorbird.training.churn.train import ChurnSettings, study
 from tailorbird.training.towers import TowerSettings
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch", reason="needs the extra `deep`")
 pytest.importorskip("onnxscript", reason="needs the extra `deep`")
 

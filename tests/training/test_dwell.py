@@ -34,6 +34,8 @@ from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 from tailorbird.training.trees import trees_of
 
+pytestmark = pytest.mark.slow
+
 FORMULA = "1.0*click + 5.0*purchase + 0.002*dwell_s"
 NOW = 1_000 * MINUTE
 

@@ -9,6 +9,8 @@ from benchmarks.quality.learnable_taste import inferred, told, untold
 
 from tailorbird.simulator import Site
 
+pytestmark = pytest.mark.slow
+
 DAYS, USERS, ITEMS = 12, 300, 200
 
 

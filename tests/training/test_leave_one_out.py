@@ -24,6 +24,7 @@ def test_the_film_after_the_last_is_found_by_what_knows_of_order(folder):
     assert found["results"]["popular"]["ndcg_10"] < 0.7
 
 
+@pytest.mark.slow
 def test_as_a_command(folder):
     command = [sys.executable, "-m", "benchmarks.quality.next_item", "--ml-1m", str(folder), "--seeds", "0", "--json"]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -31,6 +32,7 @@ def test_as_a_command(folder):
     assert told["results"]["ease"]["hr_10"] > 0
 
 
+@pytest.mark.slow
 def test_the_help_says_where_the_data_come_from_and_how_they_look():
     command = [sys.executable, "-m", "benchmarks.quality.next_item", "--help"]
     told = subprocess.run(command, check=True, capture_output=True, text=True).stdout

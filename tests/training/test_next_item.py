@@ -39,6 +39,7 @@ def test_questions_know_nothing_of_their_answer(case):
         assert contexts.offsets[q + 1] - contexts.offsets[q] >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(DATA is None or not (DATA / "eshop-clothing").is_dir(), reason="needs eshop-clothing")
 def test_the_default_is_what_was_best_in_the_validation_period_and_what_is_kept_is_not_made_again(tmp_path):

@@ -24,6 +24,7 @@ def page_of(**pair: float) -> str:
     return summary([{"cases": {"kuairand": case}}]).splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_without_an_environment_it_says_how_to_make_one(tmp_path: Path) -> None:
     done = command(TAILORBIRD_PEERS=str(tmp_path / "none"))
     assert done.returncode == 3

@@ -52,6 +52,7 @@ def naive(position, clicked):
     return rate / rate[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("explores", "answers", "off"),
     [
@@ -70,6 +71,7 @@ def test_what_is_looked_at_is_found_again_from_what_the_policy_exchanged(explore
         assert naive(position, clicked)[5] < 0.2, "rates by place alone confuse what is looked at with what is good"
 
 
+@pytest.mark.slow
 def test_pairs_are_told_where_only_what_was_seen_is_a_row():
     position, clicked, propensity, request = explored([swap(1), swap(2)], 60_000, see=3)
     np.testing.assert_allclose(examination(position, clicked, propensity, request).chance, LOOKED_AT, atol=0.06)
@@ -85,6 +87,7 @@ def test_pairs_that_do_not_overlap_say_nothing_about_each_other():
     np.testing.assert_allclose(found.chance, LOOKED_AT[:2], atol=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("explore", "answers", "told"),
     [

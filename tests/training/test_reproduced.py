@@ -15,6 +15,8 @@ from tailorbird.stream.importer import import_files
 from tailorbird.training.rows import load_material
 from tailorbird.training.settings import TrainSettings
 
+pytestmark = pytest.mark.slow
+
 HOME = Slot("home", objective={"click": 1.0})
 DAYS = 4
 

@@ -18,6 +18,8 @@ from tailorbird.training.dataset import answers_dataset
 from tailorbird.training.returning import Returns
 from tailorbird.training.target import Labelled, rates_in_time
 
+pytestmark = pytest.mark.slow
+
 KNOWN = 30 * DAY
 
 

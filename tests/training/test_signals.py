@@ -23,6 +23,8 @@ from tailorbird.training.signals import RankSettings, rank_ground, rank_signals
 from tailorbird.training.signals_page import write_signals
 from tailorbird.training.subset import ENOUGH, Signal, beyond_chance, judged
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = RankSettings(requests=2_000, nulls=12)
 NOISE = ("noise_1", "noise_2", "noise_3", "noise_4", "noise_of_request")
 

@@ -23,6 +23,8 @@ from tailorbird.training.indexes import ITEMS, build_series
 from tailorbird.training.retrieval import choose_retrieval
 from tailorbird.training.towers import Learner, TowerSettings
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("torch", reason="needs the extra `deep`")
 pytest.importorskip("onnxscript", reason="needs the extra `deep`")
 

@@ -194,6 +194,7 @@ def test_evaluating_a_version_again_gives_its_figures_again(shop, report):
     assert again.value == pytest.approx(first.value, abs=2e-3)  # ONNX in float32 for LightGBM in float64: a rank or two
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model(shop, report):
     other = shop.train("other")
     files = [(shop.folder / name / "v0001" / "model" / "click.onnx").read_bytes() for name in ("registry", "other")]
@@ -201,6 +202,7 @@ def test_the_same_seed_gives_the_same_model(shop, report):
     assert other.plain()["results"] == report.plain()["results"]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_trees_of_the_same_rows(shop, report):
     other = shop.train("seeded", seed=8)
     assert other.rows == report.rows
@@ -209,6 +211,7 @@ def test_another_seed_gives_other_trees_of_the_same_rows(shop, report):
     assert files[0] != files[1]
 
 
+@pytest.mark.slow
 def test_shuffled_labels_are_refused_and_kept_with_the_reason(shop):
     report = shop.train("shuffled", shuffle=True)
     assert not report.promoted
@@ -218,6 +221,7 @@ def test_shuffled_labels_are_refused_and_kept_with_the_reason(shop):
     assert [info.version for info in registry.versions()] == ["v0001"]
 
 
+@pytest.mark.slow
 def test_the_incumbent_is_judged_on_the_same_requests_and_not_replaced_by_its_equal(shop):
     first = shop.train("twice")
     Registry(shop.folder / "twice", clock=shop.clock).promote(first.version, by="test", why="to have an incumbent")
@@ -229,6 +233,7 @@ def test_the_incumbent_is_judged_on_the_same_requests_and_not_replaced_by_its_eq
     assert Registry(shop.folder / "twice", clock=shop.clock).champion().name == first.version
 
 
+@pytest.mark.slow
 def test_an_incumbent_of_another_schema_is_judged_with_its_own_features(shop):
     first = shop.train("evolving")
     Registry(shop.folder / "evolving", clock=shop.clock).promote(first.version, by="test", why="an incumbent")
@@ -248,6 +253,7 @@ def test_a_time_before_the_log_is_told(shop):
         replace(shop, clock=SimulatedClock(DAY)).train("too-early")
 
 
+@pytest.mark.slow
 def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
     report = shop.train("share", slot=Slot("home", objective={"click": 1.0, "share": 3.0}))
     assert report.heads == ("click",)
@@ -256,6 +262,7 @@ def test_a_head_with_too_few_positives_is_left_out_and_said_so(shop):
     assert "Orders items by 1 · P(click). The slot asks for share too, which could not be learned: see the limits." in card
 
 
+@pytest.mark.slow
 def test_a_column_that_is_far_ahead_of_all_others_is_named_and_refuses_nothing(tmp_path_factory, report):
     told = Shop.open(tmp_path_factory.mktemp("told"), tell_by_the_device).train("registry")
     notes = [note for note in told.notes if "far ahead" in note]
@@ -265,6 +272,7 @@ def test_a_column_that_is_far_ahead_of_all_others_is_named_and_refuses_nothing(t
     assert not [note for note in report.notes if "far ahead" in note]
 
 
+@pytest.mark.slow
 def test_attributes_of_users_that_came_in_later_than_they_are_dated_to_are_named(tmp_path_factory, report):
     later = Shop.open(tmp_path_factory.mktemp("later"), receive_users_later).train("registry")
     (note,) = [note for note in later.notes if note.startswith("users: ")]
@@ -283,6 +291,7 @@ def several(shop):
     return shop.train("several", slot=CLICKS, heads=("purchase", "click", "share"))
 
 
+@pytest.mark.slow
 def test_the_bundle_carries_heads_of_all_slots(shop, several):
     assert several.heads == ("click", "purchase")
     bundle = Bundle.load(shop.folder / "several" / several.version, schema_hash=shop.features.schema_hash)
@@ -293,6 +302,7 @@ def test_the_bundle_carries_heads_of_all_slots(shop, several):
     assert shop.evaluate("several", CARTS, several.version).figures[several.version]["ndcg_10"].known
 
 
+@pytest.mark.slow
 def test_other_slots_heads_have_no_part_in_the_judgement(shop, several):
     alone = shop.train("alone", slot=CLICKS)
     assert several.plain()["results"] == alone.plain()["results"]
@@ -300,6 +310,7 @@ def test_other_slots_heads_have_no_part_in_the_judgement(shop, several):
     assert several.rows == alone.rows
 
 
+@pytest.mark.slow
 def test_an_incumbent_that_does_not_predict_what_the_slot_asks_for_is_not_judged(shop):
     first = shop.train("lacking", slot=CLICKS)
     Registry(shop.folder / "lacking", clock=shop.clock).promote(first.version, by="test", why="to have an incumbent")
@@ -333,6 +344,7 @@ def test_calibration_is_told_for_each_slice(report):
         assert 0 <= each["calibration_error_debiased"] < 0.1
 
 
+@pytest.mark.slow
 def test_without_answers_requests_are_drawn_from_the_log(shop):
     report = shop.train("drawn", slot=Slot("elsewhere", objective={"click": 1.0}), requests=800, test_requests=300)
     assert report.about["source"].startswith("what people chose")
@@ -343,6 +355,7 @@ def test_without_answers_requests_are_drawn_from_the_log(shop):
     assert figures["tailorbird"]["list_auc"].value > figures["random"]["list_auc"].value
 
 
+@pytest.mark.slow
 def test_a_slot_with_answers_learns_from_clicks_if_asked(shop, report):
     assert "rows are logged answers" in report.notes[0]
     other = shop.train("clicks", rows="clicks", requests=1_500, test_requests=300)
@@ -352,6 +365,7 @@ def test_a_slot_with_answers_learns_from_clicks_if_asked(shop, report):
     assert 0 < other.evaluation.heads["purchase"].positives < other.evaluation.heads["click"].positives
 
 
+@pytest.mark.slow
 def test_the_first_answers_do_not_make_a_history_of_clicks_useless(tmp_path):
     young = Shop.open(tmp_path, lambda history: keep_answers(history, 1_100))
     report = young.train("registry", requests=800, test_requests=300)
@@ -360,6 +374,7 @@ def test_the_first_answers_do_not_make_a_history_of_clicks_useless(tmp_path):
     assert "click" in report.heads
 
 
+@pytest.mark.slow
 def test_columns_that_are_left_out_are_not_seen(shop):
     report = shop.train("without", leave_out=("popularity", "item_ctr_7d"))
     bundle = Bundle.load(shop.folder / "without" / report.version, schema_hash=shop.features.schema_hash)
@@ -380,6 +395,7 @@ def transformed(shop, **more):
     return replace(shop, features=replace(shop.features, transforms=TRANSFORMS, similarities=SIMILARITIES), **more)
 
 
+@pytest.mark.slow
 def test_a_slot_that_asks_sessions_gets_them_drawn_ranked_by_and_in_the_bundle(shop):
     slot = replace(HOME, sources={"sessions": 60, "stan": 40, "popular": 100})
     report = shop.train("sessions", slot=slot, rows="clicks")
@@ -397,6 +413,7 @@ def declared(shop):
     return transformed(shop).train("transforms")
 
 
+@pytest.mark.slow
 def test_declared_transforms_are_in_the_bundle_the_card_and_the_report(shop, declared):
     bundle = Bundle.load(shop.folder / "transforms" / declared.version, schema_hash=shop.features.schema_hash)
     names = bundle.encoder.names
@@ -430,6 +447,7 @@ def matrices(shop, monkeypatch, rows_max):
     return caught.value.args
 
 
+@pytest.mark.slow
 def test_training_rows_get_encodings_of_their_time_and_later_ones_the_final_table(shop, monkeypatch):
     train, watch, columns = matrices(shop, monkeypatch, 1_000_000)
     in_time, later = (sample.matrix[:, columns.index("category_target_click")] for sample in (train, watch))
@@ -442,12 +460,14 @@ def test_training_rows_get_encodings_of_their_time_and_later_ones_the_final_tabl
     np.testing.assert_array_equal(pieces.matrix, train.matrix)
 
 
+@pytest.mark.slow
 def test_a_transformed_model_is_judged_as_it_will_serve(shop, declared):
     found = transformed(shop).evaluate("transforms", HOME, declared.version)
     again, first = found.figures[declared.version]["ndcg_10"], declared.evaluation.figures["tailorbird"]["ndcg_10"]
     assert again.value == pytest.approx(first.value, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_transforms_are_learned_from_the_training_part_alone(shop):
     """What came after the border is other data at the other time, and no label of it, nor any value, is in the tables."""
     now = shop.clock.now()
@@ -460,12 +480,14 @@ def test_transforms_are_learned_from_the_training_part_alone(shop):
     assert encoders[0] == encoders[1]
 
 
+@pytest.mark.slow
 def test_a_target_encoding_of_shuffled_labels_is_refused(shop):
     report = transformed(shop).train("shuffled-transforms", shuffle=True)
     assert not report.promoted
     assert "no gain that could not be chance" in report.decision.reason
 
 
+@pytest.mark.slow
 def test_the_preset_for_nets_leaves_nothing_missing(shop):
     known = replace(shop.features, similarities=SIMILARITIES)
     report = replace(shop, features=known).train("nets", preset="nets")
@@ -476,6 +498,7 @@ def test_the_preset_for_nets_leaves_nothing_missing(shop):
     assert encoder.sizes.keys() == set(shop.features.categorical)
 
 
+@pytest.mark.slow
 def test_a_transform_that_learns_from_a_head_without_labels_is_told(shop):
     features = replace(shop.features, transforms=(transform("category", target("share")),))
     with pytest.raises(DeclarationError, match="learns from share, which has no labels here"):
@@ -495,6 +518,7 @@ def test_borders_that_leave_a_part_empty_are_told(shop, tmp_path):
         train(shop.features, HOME, lake=shop.lake, registry=tmp_path, clock=shop.clock, settings=late)
 
 
+@pytest.mark.slow
 def test_progress_names_its_stages(shop, tmp_path):
     seen: dict[str, list[tuple[int, int]]] = {}
     train(

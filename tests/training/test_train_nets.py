@@ -21,6 +21,8 @@ from tailorbird.training.resuming import alone
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 
+pytestmark = pytest.mark.slow
+
 QUICK = TrainSettings(quick=True, requests=2_500, test_requests=2_500, parameters={"epochs": 1, "hidden": [16, 8], "threads": 1})
 
 

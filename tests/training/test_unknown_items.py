@@ -16,6 +16,8 @@ from tailorbird.training.architecture import layout_of, with_columns_for_nets
 from tailorbird.training.target import Labelled
 from tailorbird.training.transforms import fit_transforms
 
+pytestmark = pytest.mark.slow
+
 fit_deep = pytest.importorskip("tailorbird.models.deep.model", reason="needs the extra deep").fit_deep
 
 FREQUENT, RARE, NEW = 200, 100, 300

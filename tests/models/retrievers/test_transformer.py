@@ -35,12 +35,14 @@ def model():
     return SMALL.fit(log(), 10**12)
 
 
+@pytest.mark.slow
 def test_it_learns_what_follows(model):
     top = model.top(asked([3, 4, 5], [11], [9, 10, 11, 0, 1, 2, 3, 4]), 1)
     assert top.item[:, 0].tolist() == [6, 0, 5]
     assert np.mean(model.losses[-20:]) < 0.6 * np.mean(model.losses[:5])
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(model):
     again = SMALL.fit(log(), 10**12)
     np.testing.assert_array_equal(again.item_vectors, model.item_vectors)
@@ -121,6 +123,7 @@ def test_an_update_goes_on_from_the_weights(model):
     assert updated.top(asked([3, 4, 5]), 1).item[0, 0] == 6
 
 
+@pytest.mark.slow
 def test_the_tower_as_onnx_gives_the_same_vectors(model):
     pytest.importorskip("onnxscript", reason="needs the extra `deep`")
     onnxruntime = pytest.importorskip("onnxruntime")

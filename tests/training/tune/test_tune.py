@@ -30,6 +30,8 @@ from tailorbird.training.tune.space import Choices, Range, Space, overridden
 from tailorbird.training.tune.study import Budget, Search, open_journal
 from tailorbird.training.tune.tuned import tuned_of, with_tuned, write_tuned
 
+pytestmark = pytest.mark.slow
+
 SMALL = TrainSettings(quick=True, gbdt=GbdtSettings(trees=25))
 SETTINGS = TuneSettings(train=SMALL, trials=10, splits=2, seeds=2, finalists=2, judged=400)
 SPACE = {"gbdt": Space({"leaves": Range(3, 31, log=True), "rate": Range(0.001, 0.2, log=True)}, {}, gbdt_defaults())}

@@ -29,6 +29,8 @@ from tailorbird.training.validate.page import write_validation
 from tailorbird.training.validate.run import NAME, ValidateSettings, holm, validate
 from tailorbird.training.validate.variants import column_groups, variants_of
 
+pytestmark = pytest.mark.slow
+
 QUICK = TrainSettings(quick=True, gbdt=GbdtSettings(trees=40))
 SETTINGS = ValidateSettings(train=QUICK, splits=2, judged=1_000)
 SIGNALS = {

@@ -17,6 +17,8 @@ from tailorbird.training.validate.page import write_validation
 from tailorbird.training.validate.run import NAME, ValidateSettings, validate
 from tailorbird.training.validate.variants import BOOSTED, IDS, SHARES, amount_name, column_groups
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"epochs": 2, "batch": 128, "rate": 0.01, "hidden": [16, 8], "threads": 1}
 TREES = TrainSettings(quick=True, requests=1_500, gbdt=GbdtSettings(trees=25))
 NET = replace(TREES, architecture="mlp", parameters=SMALL)

@@ -19,6 +19,8 @@ from tests.console.shop_server import chromium, launch
 from tailorbird.serving.keyfile import create_key
 from tailorbird.serving.keys import Keys
 
+pytestmark = pytest.mark.slow
+
 browser_only = pytest.mark.skipif(chromium() is None, reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM")
 
 # A list of twelve, four of which are in sight of a window of 800 × 600, and a page for each item.

@@ -9,7 +9,10 @@ from playwright.sync_api import ConsoleMessage, Page, Request, expect, sync_play
 from tests.cli.kit import make_shop
 from tests.console.shop_server import FRONT, chromium, launch, serving
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium() is None, reason="no chromium here: apt-get install chromium, or set TAILORBIRD_CHROMIUM"),
+]
 
 
 @pytest.fixture(scope="module")

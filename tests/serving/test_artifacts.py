@@ -152,6 +152,7 @@ def test_a_damaged_champion_is_refused_the_one_before_answers_and_an_alarm_count
     site.require_unmoved()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "says"), [("kill", "by signal 9"), ("stall:30", "took more than")])
 def test_a_model_that_ends_or_holds_its_loader_does_so_to_a_child_alone(tmp_path, features, bundle_folder, monkeypatch, fault, says):
     monkeypatch.setattr("tailorbird.serving.bundles.PROBE_S", 3.0 if fault != "kill" else 60.0)

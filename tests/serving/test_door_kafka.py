@@ -16,7 +16,7 @@ from tailorbird.stream import open_reader
 from tailorbird.stream.lag import LagMeter
 from tailorbird.stream.released import FILE
 
-pytestmark = needs_kafka
+pytestmark = [pytest.mark.slow, needs_kafka]
 PLAN = RoutePlan()
 
 

@@ -174,6 +174,7 @@ def test_those_whose_address_cannot_be_told_share_one_limit(make):
     assert client.post("/v1/events", json=click(1), headers=headers).status_code == 200
 
 
+@pytest.mark.slow
 def test_forged_clicks_of_one_address_are_bounded(make, seconds):
     """However it tries for a day, in small bodies and large ones, an address gets in what is allowed at once, and so many an hour."""
     per_hour, hours = 600, 24
@@ -264,6 +265,7 @@ NDJSON = "application/x-ndjson"
 TRACK = {"type": "track", "event": "Product Viewed", "userId": "u", "messageId": "m", "timestamp": "2026-11-20T10:00:00Z"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "content_type", "query"),
     [
@@ -453,6 +455,7 @@ def test_bodies_that_do_not_fit_together_are_refused_and_their_room_is_given_bac
     assert budget.held == 0
 
 
+@pytest.mark.slow
 def test_a_stalled_disk_is_felt_by_the_senders_and_not_by_memory(tmp_path, monkeypatch):
     """Many senders at once, a disk that takes nothing: what is not refused waits in a queue whose size is known."""
     stalled, free = threading.Event(), threading.Event()

@@ -265,6 +265,7 @@ def test_each_policy_answers_by_the_same_rules(make, policy):
     assert not {3, 13, 23, 33} & set(shown)
 
 
+@pytest.mark.slow
 def test_logged_propensities_are_the_frequencies(make, kept):
     slots = {"home": Slot("home", size=4, sources={"popular": 40}, explore=Explore(rate=0.6, pool=5, first=2))}
     pipeline = make(slots=slots)

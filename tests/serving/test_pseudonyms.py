@@ -38,6 +38,7 @@ def loop(tmp_path, features, bundle):
     loop.close()
 
 
+@pytest.mark.slow
 def test_features_work_and_no_file_holds_an_id(loop, tmp_path):
     service = Service(loop.pipeline, loop.door)
     client = TestClient(create_app(service, gorse_routes(service, "home")), base_url="http://127.0.0.1")
@@ -96,6 +97,7 @@ def test_a_search_that_can_fail(tmp_path):
     assert len(holding(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_the_command_line_hides_them_too_and_goes_on_with_one_key_only(fresh):
     env = {"TAILORBIRD_EVENTS__PSEUDONYM_KEY": KEY}
     lines = [

@@ -83,6 +83,7 @@ def test_the_state_is_waited_for(routed, tmp_path):
         assert scoring.step(stop).scores == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["score.scored", "score.before_append", "score.after_append"])
 def test_killed_at_any_step_no_score_is_doubled_and_none_is_missing(routed, tmp_path, site):
     with role(tmp_path, ByRule()) as scoring:

@@ -111,6 +111,7 @@ class Server:
         self.http.close()
 
 
+@pytest.mark.slow
 def test_who_was_told_to_stop_while_it_started_stops(tmp_path):
     """As the role's own handler notes it, before the server has its own; at once, since no balancer has heard of it."""
     command = [
@@ -216,6 +217,7 @@ def test_a_promoted_bundle_is_swapped_in_without_a_failed_request(start, registr
     assert {model for model, _ in answers} == {"v0001", "v0002"}
 
 
+@pytest.mark.slow
 def test_a_bundle_that_cannot_be_loaded_leaves_the_previous_one(start, registry, features, bundle_folder, tmp_path):
     registry.promote(registry.add(bundle_folder), by="test", why="first")
     server = start(probe=True)
@@ -234,6 +236,7 @@ def test_without_bundle_and_state_it_answers_and_says_so(start):
     assert set(answer["degraded"]) == {"model", "features", "index"}
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_kill_9_and_the_name_is_taken_again(start, tmp_path):
     acknowledged = []
     server = start()
@@ -286,6 +289,7 @@ def test_a_drain_fails_no_request(start):
     assert failed == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_told_to_stop_goes_on_answering_while_balancers_find_out(start):
     drain_s = 4.0
     server = start(drain_s=drain_s)
@@ -311,6 +315,7 @@ WHOLE = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HALF = b"POST /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConte"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "said", [[b""], [HALF], [WHOLE, HALF], [WHOLE + HALF]], ids=["nothing", "half", "half after a whole", "and at once"]
 )
@@ -378,6 +383,7 @@ def offering(body: bytes, *, chunked: bool = False, to: bytes = b"h2c") -> bytes
     return _POST + length + b"\r\n" + head + b"\r\n" + (b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("to", [b"h2c", b"websocket"])
 def test_an_offer_to_upgrade_is_not_taken_up_and_its_body_is_read_as_that(start, chunked, to):
@@ -423,6 +429,7 @@ def test_what_is_behind_the_last_request_of_a_connection_is_not_looked_at_whatev
             assert (heard[:12], heard.count(b"HTTP/1.1")) == (b"HTTP/1.1 200", 1), (connection, behind, heard)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("good", [1, 3])
 @pytest.mark.parametrize(
     "bad",
@@ -454,6 +461,7 @@ def test_what_is_no_request_is_refused_after_the_answers_to_what_came_before_it(
     assert "Exception" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "head",
     [
@@ -556,6 +564,7 @@ def test_where_all_places_are_taken_whoever_asks_gets_that_of_the_longest_idle(s
         assert asked(silent) == b"HTTP/1.1 200"
 
 
+@pytest.mark.slow
 def test_a_connection_that_asks_nothing_is_kept_so_long(start):
     keep_alive_s = 1.0
     server = start(keep_alive_s=keep_alive_s)

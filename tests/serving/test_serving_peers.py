@@ -26,6 +26,7 @@ def questions(site: Site) -> list[serving_peers.Question]:
     return serving_peers.prepared(site, site.requests(QUESTIONS), site.folder / "peers")
 
 
+@pytest.mark.slow
 def test_what_the_peer_looks_up_makes_the_rows_that_we_score(site: Site, questions: list[serving_peers.Question]) -> None:
     folder = site.folder / "peers"
     told, catalogue = (json.loads((folder / f"{name}.json").read_text()) for name in ("views", "catalogue"))
@@ -50,6 +51,7 @@ def test_what_the_peer_looks_up_makes_the_rows_that_we_score(site: Site, questio
         serving_peers.checked(json.dumps({"items": [{"score": score} for score in scores.tolist()]}).encode(), question)
 
 
+@pytest.mark.slow
 def test_an_answer_with_other_scores_is_refused(questions: list[serving_peers.Question]) -> None:
     wrong = [{"score": score + 0.001} for score in questions[0].scores.tolist()]
     with pytest.raises(AssertionError, match=r"the peer's scores differ by 0\.001"):

@@ -157,6 +157,7 @@ def test_a_cap_hides_what_was_shown_too_often_lately(ask, features):
     assert shown(ask(replace(SLOT, caps=[Cap("recent", 3, within="1d")]), recent=recent))[0] == 10
 
 
+@pytest.mark.slow
 def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bundle):
     kept, draws = Kept(), 1_500
     slot = replace(

@@ -183,6 +183,7 @@ def test_the_connection_goes_on_and_what_is_refused_is_counted(served: Served) -
     assert "tailorbird_shed_total 3.0" in served.service.metrics.text().decode()
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_asks_no_more_is_closed(tmp_path: Path) -> None:
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
@@ -200,6 +201,7 @@ def test_a_connection_that_is_turned_away_again_and_again_stays_and_one_that_ask
 LARGE = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", [LARGE * 60, LARGE, LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")], ids=["many", "one", "last"]
 )
@@ -215,6 +217,7 @@ def test_who_reads_no_answer_is_closed(tmp_path: Path, asked: bytes) -> None:
         served.close()
 
 
+@pytest.mark.slow
 def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:
         service = Service(Prompt(), door)
@@ -231,6 +234,7 @@ def test_who_reads_slowly_gets_the_whole_answer(tmp_path: Path) -> None:
         served.close()
 
 
+@pytest.mark.slow
 def test_who_asks_on_and_reads_nothing_is_not_told_on_and_on(tmp_path: Path) -> None:
     """What it is told waits in the memory of the server."""
     with Door(tmp_path, "serve-1", RoutePlan(), SystemClock()) as door:

@@ -87,6 +87,7 @@ def of_wrong_use(untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> l
     return each([words for words, _, _ in WRONG_USE], said, cwd=project)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(len(WRONG_USE)), ids=lambda place: " ".join(WRONG_USE[place][0]))
 def test_wrong_use(of_wrong_use: list[subprocess.CompletedProcess[str]], place: int) -> None:
     _, expected, status = WRONG_USE[place]
@@ -120,6 +121,7 @@ def test_a_wrong_variable(fresh: Path) -> None:
     refused(tailorbird("check", cwd=fresh, env={"TAILORBIRD_SERVE__PORT": "x"}), "environment TAILORBIRD_SERVE__PORT", status=2)
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_read_are_kept_and_the_rest_is_imported(fresh: Path) -> None:
     wrong = ["not json", '{"event_id": "e2", "type": "click", "ts": "2026-01-02T03:04:05Z", "user_id": 5, "item_id": "i"}']
     (fresh / "events.jsonl").write_text("\n".join([EVENT, *wrong]) + "\n")
@@ -163,6 +165,7 @@ def test_an_empty_file_is_an_error(fresh: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["import", "tailorbird", "events.jsonl"], ["up"], ["run", "router"], ["run", "serve"], ["run", "lake"],
                                    ["run", "worker"], ["train"], ["recommend"], ["sql", "SELECT 1"]], ids=" ".join)  # fmt: skip
 def test_a_data_path_that_is_a_file(fresh: Path, words: list[str]) -> None:
@@ -179,6 +182,7 @@ def test_a_folder_below_data_that_cannot_be_made(fresh: Path) -> None:
     refused(tailorbird("import", "tailorbird", "events.jsonl", cwd=fresh), "data/stream")
 
 
+@pytest.mark.slow
 def test_a_port_in_use_that_was_asked_for(fresh: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -193,6 +197,7 @@ def test_a_slot_for_gorse_that_is_not_there(fresh: Path) -> None:
     refused(done, "serve.gorse_slot: there is no slot 'nope'", "use one of home", status=2)
 
 
+@pytest.mark.slow
 def test_a_public_address_without_a_key(fresh: Path) -> None:
     refused(tailorbird("run", "serve", "--host", "0.0.0.0", cwd=fresh), "key", status=2)
     done = tailorbird("up", cwd=fresh, env={"TAILORBIRD_SERVE__HOST": "0.0.0.0"})
@@ -200,6 +205,7 @@ def test_a_public_address_without_a_key(fresh: Path) -> None:
     assert "cannot run as it is set up" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_role_that_finds_out_late_that_it_cannot_run_ends_all_the_same(fresh: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(f"import os, time\nif {PARENT_VARIABLE!r} in os.environ: time.sleep({2 * STABLE_S})\n")
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
@@ -208,6 +214,7 @@ def test_a_role_that_finds_out_late_that_it_cannot_run_ends_all_the_same(fresh: 
     assert "starting it again" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
@@ -224,6 +231,7 @@ def test_sql_that_is_no_select(shop: Path, query: str, expected: str) -> None:
     assert must_json("sql", "SELECT count(*) AS n FROM events", cwd=shop) == before
 
 
+@pytest.mark.slow
 def test_a_second_writer(fresh: Path) -> None:
     command = [sys.executable, "-m", "tailorbird", "run", "router"]
     first = subprocess.Popen(command, cwd=fresh, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -248,6 +256,7 @@ def test_declarations_that_do_not_load(fresh: Path) -> None:
     must("config", "show", cwd=fresh)  # what does not need them goes on working
 
 
+@pytest.mark.slow
 def test_transforms_are_listed_and_a_wrong_one_is_told_with_its_line(fresh: Path) -> None:
     text = (fresh / "features.py").read_text() + "\nfrom tailorbird.features.transforms import impute, log, target, transform\n"
     (fresh / "features.py").write_text(text + 'transform("price", log(), impute("median"), indicator=True)\n')

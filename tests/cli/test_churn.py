@@ -33,6 +33,8 @@ from tailorbird.training.churn import train
 from tailorbird.training.churn.score import score_everybody
 from tailorbird.training.validate.leaks import imported_back
 
+pytestmark = pytest.mark.slow
+
 FEATURES = """
 from tailorbird.features import count, entity, time_since, time_since_first
 

@@ -25,6 +25,8 @@ from tests.cli.test_init import address_of
 from tailorbird.cli.supervisor import STOP_S
 from tailorbird.lock import FileLock
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def copy(shop: Path, tmp_path: Path) -> Path:

@@ -30,6 +30,8 @@ from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader
 
+pytestmark = pytest.mark.slow
+
 CLOCK = SystemClock()
 ASKED = 60
 

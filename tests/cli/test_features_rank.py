@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from tests.cli.kit import must, must_json, refused, tailorbird
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -68,6 +68,7 @@ def _steps(printed: str) -> list[str]:
     return [line.strip() for line in printed.split("Next:\n")[1].splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 def test_every_next_step_works_when_pasted(tmp_path: Path) -> None:
     steps = _steps(must("init", "my shop", cwd=tmp_path))
     assert [step.split("'")[2].split()[0] for step in steps] == ["check", "simulate", "import", "train", "recommend", "up"]
@@ -111,6 +112,7 @@ def tables(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_next_step_works_from_ones_own_tables(tmp_path: Path, tables: Path) -> None:
     printed = must("init", "mine", "--from", "export", cwd=tmp_path)
     assert "its name is usual for it" in printed

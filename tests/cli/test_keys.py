@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 from tests.cli.kit import must, must_json, refused, tailorbird
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_key_is_shown_once_listed_without_it_replaced_and_revoked(fresh: Path) -> None:

@@ -21,7 +21,7 @@ from tailorbird.store import open_store
 from tailorbird.store.published import OURS, PublishedStore
 from tailorbird.store.valkey import CopiedStore, CopiesAt, open_copies
 
-pytestmark = needs_valkey
+pytestmark = [pytest.mark.slow, needs_valkey]
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ def test_a_model_that_ends_its_loader_does_not_end_the_role(tmp_path: Path, monk
         models.close()
 
 
+@pytest.mark.slow
 @needs_valkey
 @pytest.mark.parametrize("beside", [False, True])
 def test_away_from_the_state_it_reads_what_was_copied(tmp_path: Path, beside: bool) -> None:

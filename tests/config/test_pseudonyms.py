@@ -57,6 +57,7 @@ def test_a_project_of_before_the_second_note_gets_one(begun):
     assert (begun[1] / FILE).read_bytes() == (begun[0] / FILE).read_bytes()
 
 
+@pytest.mark.slow
 def test_commands_tell_another_key_after_the_loss(tmp_path):
     must("init", tmp_path / "shop")
     source = tmp_path / "history.jsonl"

@@ -213,6 +213,7 @@ def run_role(site, faults=""):
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site_of_kill", ["worker.before_commit", "worker.after_commit", "worker.before_ready"])
 def test_the_role_builds_again_what_a_kill_cut_short(site, site_of_kill):
     paths, features = site.project.paths, site.project.features

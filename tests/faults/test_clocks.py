@@ -49,6 +49,7 @@ CLOCKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clocks", CLOCKS.values(), ids=CLOCKS)
 def test_wrong_clocks_lose_nothing_and_leave_nothing_unequal(tmp_path, clocks):
     project = make_project(tmp_path / "shop")

@@ -40,6 +40,8 @@ from tailorbird.serving.door import Door
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.stream import open_reader, read_released
 
+pytestmark = pytest.mark.slow
+
 CLOCK = SystemClock()
 # One column more, one changed, one gone: another entity, and an attribute of items that the router did not keep before.
 CHANGES = (

@@ -144,6 +144,7 @@ def _seen(project, path: Path) -> bool:
     return path.suffix == ".db" and path.exists() and log_fault(path) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flipped_bit_is_seen_and_mended_exactly_or_refused_with_what_is_lost(base, kind: str, tmp_path: Path) -> None:
     logs, whole = base
@@ -189,6 +190,7 @@ LOST = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "how"), LOST)
 def test_a_file_that_is_gone_or_cut_is_made_anew_where_there_is_another_copy(base, kind: str, how, tmp_path: Path) -> None:
     logs, whole = base
@@ -215,6 +217,7 @@ def _newest_files(lake: Path, table: str) -> list[Path]:
     return [lake / table / file.path for file in lines[newest].files]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["", "events", "quarantine", "duplicates", "users"])
 def test_a_ledger_is_written_anew_and_a_file_that_is_lost_with_it_comes_back(base, table: str, tmp_path: Path) -> None:
     _, whole = base
@@ -274,6 +277,7 @@ def test_of_a_commit_of_several_days_the_rows_of_the_lost_day_come_back(tmp_path
     assert sorted(Lake(lake).events(["event_id"])["event_id"].to_pylist()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["changed", "changed twice", "appended", "cut", "empty"])
 def test_a_commit_that_is_none_of_the_lakes_own_is_told_and_set_aside(base, how: str, tmp_path: Path) -> None:
     """Readers take the newest version for true, whoever made it."""
@@ -371,6 +375,7 @@ def _others(base: Path, folder: Path, how: str) -> tuple[Site, list[str]]:
     return site, [f"{newest + int(behind):020d}.{suffixes[kind]}" if kind else behind for behind, _, kind in split]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", OTHERS)
 def test_what_hides_a_table_is_set_aside_before_it_is_read_and_everything_goes_on(base, how: str, tmp_path: Path) -> None:
     """Readers begin with the checkpoint that the hint names, and cannot open a table without it."""
@@ -405,6 +410,7 @@ def _written(lake: Path) -> set[str]:
     return {Path(file.path).name for line in Ledger(lake / "ledger.jsonl").commits("events").values() for file in line.files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["two, checkpoints", "checkpoint of own version"])
 def test_a_repair_that_ends_between_two_files_is_gone_on_with(base, how: str, tmp_path: Path) -> None:
     _, whole = base
@@ -419,6 +425,7 @@ def test_a_repair_that_ends_between_two_files_is_gone_on_with(base, how: str, tm
     assert _content(site.project) == before
 
 
+@pytest.mark.slow
 def test_who_reads_a_table_that_cannot_be_opened_is_told_what_mends_it(base, tmp_path: Path) -> None:
     _, whole = base
     for how, name in (("hint to what never was", "_last_checkpoint"), ("torn checkpoint", "events")):
@@ -428,6 +435,7 @@ def test_who_reads_a_table_that_cannot_be_opened_is_told_what_mends_it(base, tmp
         assert Path(told.value.where).name == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [0, 1, 3])
 def test_the_role_does_not_begin_a_ledger_anew_beside_tables(base, others: int, tmp_path: Path) -> None:
     """It would know the newest commit of each table alone, and `lake repair` find no way on; with commits of others behind them as well."""
@@ -474,6 +482,7 @@ def _moved(project, position: int) -> None:
     path.write_text(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
     _, whole = base
     for checksum in (True, False):
@@ -498,6 +507,7 @@ def test_a_position_that_a_bit_moved_loses_no_row(base, tmp_path: Path) -> None:
         assert report.clean, report
 
 
+@pytest.mark.slow
 def test_rows_that_were_passed_over_come_back(base, tmp_path: Path) -> None:
     """As a lake of an older release has them, whose positions a flipped bit had moved while the log was behind."""
     logs, whole = base
@@ -580,6 +590,7 @@ def test_a_repair_must_be_alone(base, tmp_path: Path) -> None:
         lock.release()
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_would_do_and_does_it_when_told(base, tmp_path: Path) -> None:
     logs, whole = base
     if logs == "pruned":

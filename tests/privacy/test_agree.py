@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from tests.faults.roles import make_project
 from tests.faults.test_repair import _router
 from tests.privacy.kit import CLOCK, left_of
@@ -24,6 +25,8 @@ from tailorbird.lake.repair.rows import route_archive
 from tailorbird.privacy import erase, find_people, look_for
 from tailorbird.serving.door import Door
 from tailorbird.stream import open_reader
+
+pytestmark = pytest.mark.slow
 
 DECIDED = ("event_id", "type", "user_id", "anonymous_id", "person", "item_id", "counts")
 

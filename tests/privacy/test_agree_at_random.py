@@ -24,6 +24,8 @@ from tailorbird.events import DAY, MINUTE
 from tailorbird.lake import Lake, verify
 from tailorbird.privacy import erase, find_people
 
+pytestmark = pytest.mark.slow
+
 USERS = ("anna-100", "bert-101", "carl-102", "dora-103", "evan-104")
 DEVICES = ("dev-x-77", "dev-y-77", "dev-z-77")
 

@@ -39,6 +39,7 @@ def erased(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return site
 
 
+@pytest.mark.slow
 def test_the_archive_routed_anew_gives_what_the_lake_has(erased: Site, tmp_path: Path) -> None:
     project = erased.project
     archive = Archive(project.paths.lake / "archive")
@@ -93,6 +94,7 @@ def bounds(lake: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_what_was_set_aside_is_told_file_by_file_with_what_to_do(tmp_path: Path) -> None:
     """It may hold anybody's rows: of a file that was damaged, or of another writer's commit, which nobody needs."""
     site = make_site(tmp_path, canaries=1, others=3)
@@ -146,6 +148,7 @@ def trained(project: Project, folder: Path, window: Window) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_nothing_starts_on_half_an_erasure(tmp_path: Path) -> None:
     journal = tmp_path / "erasure" / "journal.json"
     require_finished(tmp_path)

@@ -18,6 +18,8 @@ from tailorbird.lake import Lake, verify
 from tailorbird.privacy import erase, export_person
 from tailorbird.serving.door import Door
 
+pytestmark = pytest.mark.slow
+
 # Where an erasure is killed, and where it leaves something out; the sites of the lake's own commits are among the former.
 KILLED = (
     "erase.begun", "erase.stop_key", "erase.after_done.stop", "erase.archive_files", "erase.archive_manifest", "erase.before_done.archive",

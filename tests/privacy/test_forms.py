@@ -73,6 +73,7 @@ def test_what_others_said_in_other_forms_goes_and_the_rest_stays(tmp_path: Path)
     assert [json.loads(body)["event_id"] for body in bodies(project) if body != b"\0" and b"bad" in body] == ["bad5"]
 
 
+@pytest.mark.slow
 def test_an_id_that_is_also_an_items_is_not_called_gone(tmp_path: Path) -> None:
     project = sent(tmp_path, [click("e1", ID), *SAID, click("o8", "other-8") | {"item_id": ID}])
     with_refused(project, *REFUSED)

@@ -19,6 +19,8 @@ from tailorbird.privacy import erase
 from tailorbird.serving.door import Door
 from tailorbird.serving.messages import Context, RecommendQuery
 
+pytestmark = pytest.mark.slow
+
 ID = "canary.ann@example.com"
 
 

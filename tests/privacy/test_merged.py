@@ -17,6 +17,8 @@ from tailorbird.privacy import erase, export_person, find_people, look_for
 from tailorbird.serving.door import Door
 from tailorbird.stream.importer import import_files
 
+pytestmark = pytest.mark.slow
+
 
 def merge(event_id: str, user: str, into: str) -> dict:
     return {"event_id": event_id, "type": "merge", "user_id": user, "properties": {"merged_into": into}}

@@ -22,6 +22,8 @@ from tailorbird.registry import Registry
 from tailorbird.registry.manifest import MANIFEST, Manifest, read_sealed, seal
 from tailorbird.retrieval import Index, build_index
 
+pytestmark = pytest.mark.slow
+
 SELLER, NUMBER, LISTED = "annsmith", "417650", "auth0|4711aa"
 SAID = [
     ("coat", {"title": "Rain coat", "category": "coats", "seller": SELLER, "text": f"Call {SELLER}!", "owner": int(NUMBER), "sale": True}),

@@ -37,6 +37,7 @@ def bodies(project: Project) -> list[bytes]:
     return Lake(project.paths.lake).table("quarantine", ["body"])["body"].to_pylist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", ["42", "417650", "7759428595", "shoes", "red-shoes"])
 def test_an_id_that_a_refused_row_has_for_its_item_is_an_items_too(user: str, tmp_path: Path) -> None:
     project = sent(tmp_path, [click("q1", user), click("o1", "bob")])
@@ -85,6 +86,7 @@ def test_a_short_id_in_a_file_with_broken_rows_is_erased(tmp_path: Path) -> None
     assert verify(project.paths.lake).clean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", ["4242", "417650"])
 def test_a_refused_row_whose_id_is_a_number_is_told_found_and_erased(user: str, tmp_path: Path) -> None:
     project = sent(tmp_path, [click("q1", user), click("o1", "4243"), click("o2", "other-user")])

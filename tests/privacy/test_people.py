@@ -30,6 +30,8 @@ from tailorbird.serving.door import Door
 from tailorbird.stream import IMPORTS, open_writer, raw_path
 from tailorbird.stream.importer import import_files
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = ["' OR 1=1 --", "a'b\"c", "x) OR (person IS NOT NULL", "%", "_", "\\", "ü\u2028é", "../../etc", "{canary}", "a" * 256]
 
 

@@ -19,7 +19,7 @@ from tailorbird.serving.door import Door
 from tailorbird.serving.score_log import ScoreFeed, scores_address
 from tailorbird.serving.scoring import ScoreRole
 
-pytestmark = needs_kafka
+pytestmark = [pytest.mark.slow, needs_kafka]
 DECLARED = [NextBest("home", size=2, on=["click", "purchase"], every="1s")]
 
 

@@ -20,6 +20,8 @@ from tailorbird.serving.score_log import KIND, Scored, encode_scores
 from tailorbird.stream import Block, answers_path, open_writer, scores_path
 from tailorbird.stream.importer import import_files
 
+pytestmark = pytest.mark.slow
+
 BEGUN = CLOCK.now() - 3 * HOUR
 LOGIN = {"type": "identify", "item_id": None}
 HERS, HIS = {"properties": {"note": "hers"}}, {"properties": {"note": "secret of robert"}}

@@ -45,6 +45,7 @@ def drained(site: Site) -> None:
         roles.drain()
 
 
+@pytest.mark.slow
 def test_retries_imports_and_replays_bring_nothing_back(erased: tuple[Site, Path], tmp_path: Path) -> None:
     site, _ = erased
     project = site.project
@@ -70,6 +71,7 @@ def test_retries_imports_and_replays_bring_nothing_back(erased: tuple[Site, Path
     assert verify(project.paths.lake).clean
 
 
+@pytest.mark.slow
 def test_an_old_file_whose_line_was_cut_brings_nobody_back(erased: tuple[Site, Path], tmp_path: Path) -> None:
     site, _ = erased
     project = site.project

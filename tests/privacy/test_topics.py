@@ -31,7 +31,7 @@ from tailorbird.serving.door import Door
 from tailorbird.stream import Block, open_writer, sqlite
 from tailorbird.stream.kafka import emptied, marker
 
-pytestmark = needs_kafka
+pytestmark = [pytest.mark.slow, needs_kafka]
 
 
 @pytest.fixture(params=[1, 3])

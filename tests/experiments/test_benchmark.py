@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_it_prints_one_json_object():
     command = [sys.executable, "-m", "benchmarks.quality.experiment", "--small", "--runs", "8", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)

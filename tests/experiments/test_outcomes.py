@@ -112,6 +112,7 @@ outcomes = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(answers, outcomes)
 @settings(max_examples=150, deadline=None)
 def test_it_is_what_training_learns(given_, done):

@@ -79,6 +79,7 @@ def test_without_clicks_nothing_is_claimed():
     assert not relative_uplift(some, nothing).excludes_zero
 
 
+@pytest.mark.slow
 def test_looking_every_day_finds_too_much_with_the_fixed_interval_and_not_with_the_always_valid():
     rng = np.random.default_rng(6)
     fixed = always = 0

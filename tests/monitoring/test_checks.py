@@ -289,6 +289,7 @@ def test_a_url_is_told_of_a_failure():
     assert "secret" not in failed
 
 
+@pytest.mark.slow
 def test_the_schedule_checks_yesterday_and_the_days_that_nobody_checked_once_and_tells(tmp_path):
     lake = make_lake(tmp_path, FAULTS["gaps"][1], hole=True)
     for day in (LAST - k for k in (1, 2, 4, 5, 6)):
@@ -380,6 +381,7 @@ daily.watch(lake, folder, SimulatedClock((LAST + 2) * DAY + 2 * HOUR), threading
 """
 
 
+@pytest.mark.slow
 def test_an_alert_goes_out_though_the_role_is_killed_while_it_does(tmp_path, good):
     folder, told = tmp_path / "checks", tmp_path / "told.json"
     kills = f'{sys.executable} -c "import os; os.kill(os.getppid(), 9)"'

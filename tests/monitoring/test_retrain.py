@@ -29,6 +29,7 @@ def alarms(reference, watched, runs=1_000, seed=0, trigger=TRIGGER):
     return sum(decide_on(sequence(rng, reference), sequence(rng, watched), trigger).retrain for _ in range(runs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reference", [4, 16])
 @pytest.mark.parametrize("false_alarm", [0.02, 0.10])
 def test_the_false_alarm_rate_of_a_whole_watch_is_the_stated_one(reference, false_alarm):

@@ -64,6 +64,7 @@ def test_every_event_passes_the_door_but_what_was_spoiled(site):
     assert len(accepted) == live.injected.events
 
 
+@pytest.mark.slow
 def test_clicks_are_as_many_as_the_truth_expects(site):
     start = site.start + 3 * DAY
     live = site.live(start, dirt=Dirt.none())

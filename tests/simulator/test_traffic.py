@@ -44,6 +44,7 @@ def lives():
     return live_through(site, best, 14), live_through(site, poor, 14)
 
 
+@pytest.mark.slow
 def test_good_lists_bring_people_back_and_poor_ones_drive_them_away(lives):
     (good, _, _, pleased), (poor, _, _, disappointed) = lives
     assert sum(good[7:]) > 1.2 * sum(poor[7:])

@@ -28,7 +28,7 @@ from tailorbird.serving.editorial import read_lists
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md"))
-TEXTS = [path for path in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *DOCS) if path.exists()]
+TEXTS = [path for path in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", *DOCS) if path.exists()]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 # Names of the vocabulary that a snippet may use without the line that imports them.
@@ -135,6 +135,7 @@ def test_toml_and_json_say_what_the_code_reads(path: Path, tmp_path: Path) -> No
             assert refused == []
 
 
+@pytest.mark.slow
 def test_the_first_evening_works_as_it_is_written(tmp_path: Path) -> None:
     """Each line of the tutorial in a shell, in order; only the history is made smaller, and the shop has another port."""
     lines = _lines(ROOT / "docs" / "tutorials" / "first-evening.md")

@@ -28,7 +28,7 @@ MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 SECRET = DEPLOY / "kubernetes" / "secret.yaml.example"
 WORKERS = sorted((DEPLOY / "kubernetes" / "workers").glob("*.yaml"))  # applied only where several share the entities
 SCORE = sorted((DEPLOY / "kubernetes" / "score").glob("*.yaml"))  # applied only where a project has a scores.py
-ROLES = {"serve", "router", "worker", "lake", "trainer", "shuffle", "score"}
+ROLES = {"serve", "router", "worker", "candidates", "lake", "trainer", "shuffle", "score"}
 
 
 def documents() -> list[dict[str, Any]]:

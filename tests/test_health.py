@@ -190,4 +190,4 @@ def test_the_catalogue_goes_on_after_any_error_and_counts_nothing_twice(tmp_path
     poll(lambda: found._items.keys() == right._items.keys() and found.loop.done_at)
     found.stop()
     assert found.loop.failures == 1
-    assert found._interests == right._interests
+    assert found._items == right._items

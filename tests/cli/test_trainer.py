@@ -9,6 +9,7 @@ from deltalake import write_deltalake
 
 from tailorbird.cli import trainer
 from tailorbird.config.project import Paths
+from tailorbird.config.settings import Settings, TrainSection
 from tailorbird.events import DAY, HOUR, SimulatedClock
 from tailorbird.events.schema import ROUTED
 from tailorbird.experiments import Experiment
@@ -24,10 +25,10 @@ SLOT = Slot("home", experiment=Experiment("test", arms={"popular": 0.5, "model":
 GOOD, FALLEN = {"popular": 0.06, "model": 0.12}, {"popular": 0.06, "model": 0.03}
 
 
-def add(registry, folder, by, slot="home"):
+def add(registry, folder, by, slot="home", created_at=0):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.bin").write_bytes(b"weights")
-    seal(folder, Manifest(created_at=0, schema_hash="s", metrics={"about": {"slot": slot}}))
+    seal(folder, Manifest(created_at=created_at, schema_hash="s", metrics={"about": {"slot": slot}}))
     return registry.add(folder, by=by, why="test")
 
 
@@ -60,16 +61,17 @@ def write(lake, rows):
 class Shop:
     """A project with a champion that was promoted at a given time, and a training that only notes that it was called."""
 
-    def __init__(self, folder, monkeypatch, promoted_at=LIVE - HOUR):
+    def __init__(self, folder, monkeypatch, promoted_at=LIVE - HOUR, every="1d"):
         self.folder, self.trained = folder, []
-        self.project = SimpleNamespace(paths=Paths(folder))
+        settings = Settings(train=TrainSection(slot="home", every=every))
+        self.project = SimpleNamespace(paths=Paths(folder), settings=settings, slots={"home": SLOT, "search": Slot("search")})
         registry = Registry(folder / "registry", clock=SimulatedClock(promoted_at))
         self.champion = add(registry, folder / "new", "train")
         registry.promote(self.champion, by="train", why="test")
         monkeypatch.setattr(trainer, "train_once", self._train)
 
-    def _train(self, project, clock, slot, *, since, by):
-        version = add(Registry(project.paths.registry, clock=clock), self.folder / "new", by, slot)
+    def _train(self, project, clock, slot, *, since=None, by):
+        version = add(Registry(project.paths.registry, clock=clock), self.folder / "new", by, slot, clock.now())
         self.trained.append(clock.now())
         self.since = since
         return trainer.TrainOutcome(version, self.champion, False, "refused by the gate", None, {})
@@ -79,6 +81,9 @@ class Shop:
 
     def look(self, now):
         return trainer.look(self.project, SimulatedClock(now), SLOT)
+
+    def renew(self, now):
+        return trainer.renew(self.project, SimulatedClock(now), SLOT)
 
     def looks(self, begin, end, every=HOUR):
         for now in range(begin, end, every):
@@ -159,3 +164,56 @@ def test_only_the_columns_that_are_needed_are_read(shop, monkeypatch):
     shop.look(LIVE + 3 * DAY)
     assert len(asked) == 2
     assert all(columns is not None and set(columns) <= {*COLUMNS, "model"} for columns in asked)
+
+
+@pytest.fixture
+def scheduled(tmp_path, monkeypatch):
+    """A model that was trained when the traffic began, and two days of traffic."""
+    shop = Shop(tmp_path, monkeypatch)
+    add(Registry(tmp_path / "registry", clock=SimulatedClock(LIVE)), tmp_path / "new", "train", created_at=LIVE)
+    shop.write(traffic([GOOD] * 2, shop.champion, people=5))
+    return shop
+
+
+def test_a_model_is_trained_anew_when_it_is_as_old_as_the_schedule_says_whatever_the_figures(scheduled):
+    assert scheduled.renew(LIVE + DAY - HOUR) is None
+    outcome = scheduled.renew(LIVE + DAY)
+    assert outcome is not None
+    assert scheduled.since is None, "on the whole window"
+    assert scheduled.renew(LIVE + DAY + HOUR) is None, "the one that was just trained is the newest, though the gate refused it"
+    assert scheduled.trained == [LIVE + DAY]
+
+
+def test_without_new_events_there_is_nothing_to_train_on(scheduled):
+    scheduled.renew(LIVE + 3 * DAY)
+    assert scheduled.trained == [LIVE + 3 * DAY]
+    assert scheduled.renew(LIVE + 9 * DAY) is None, "traffic ended two days in"
+
+
+def test_before_the_first_training_and_where_the_schedule_says_never_nothing_is_trained(tmp_path, monkeypatch):
+    """The first training is a user's; what other slots' models are like does not matter."""
+    never = Shop(tmp_path / "never", monkeypatch, every="")
+    never.write(traffic([GOOD] * 2, never.champion, people=5))
+    assert never.renew(LIVE + 99 * DAY) is None
+    first = Shop(tmp_path / "first", monkeypatch)
+    registry = Registry(first.project.paths.registry, clock=SimulatedClock(LIVE))
+    assert trainer.renew(first.project, SimulatedClock(LIVE + 9 * DAY), Slot("search")) is None
+    first.write(traffic([GOOD] * 2, first.champion, people=5))
+    add(registry, tmp_path / "new", "train", slot="search", created_at=LIVE + 99 * DAY)
+    assert first.renew(LIVE + DAY) is not None, "the newest of this slot was trained long before"
+
+
+def test_the_role_renews_the_slot_that_is_trained_and_a_fall_comes_first(scheduled, monkeypatch):
+    renewed, fallen = [], {"search"}
+    monkeypatch.setattr(trainer, "applied", lambda project: project)
+    monkeypatch.setattr(trainer, "look_safely", lambda project, clock: None)
+    monkeypatch.setattr(trainer, "look", lambda project, clock, slot: object() if slot.name in fallen else None)
+    monkeypatch.setattr(trainer, "renew", lambda project, clock, slot: renewed.append(slot.name))
+    looks = iter([False, True])
+    stop = SimpleNamespace(wait=lambda seconds: next(looks))
+    trainer.watch(scheduled.project, SimulatedClock(LIVE), stop)
+    assert renewed == ["home"], "train.slot, once at each look"
+    fallen.add("home")
+    looks = iter([False, True])
+    trainer.watch(scheduled.project, SimulatedClock(LIVE), stop)
+    assert renewed == ["home"], "it was trained for its fall just now"

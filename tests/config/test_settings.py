@@ -70,7 +70,7 @@ def test_keys_are_shown_as_stars_and_nothing_of_them(tmp_path: Path) -> None:
         ("[events]\ntypes = ['a', 2]", {}, "tailorbird.toml:2: events.types: expected `str`, got `int`"),
         ("[events]\nskew = '5 minutes'", {}, "tailorbird.toml:2: events.skew: expected a duration such as 30m, 6h or 7d"),
         ("[train]\ncheck_every = '0s'", {}, "train.check_every: expected a duration"),
-        ("[train]\nindex_every = 'often'", {}, "train.index_every: expected a duration"),
+        ("[train]\nevery = 'often'", {}, "train.every: expected a duration"),
         ("", {"TAILORBIRD_SERVE__POR": "1"}, "did you mean TAILORBIRD_SERVE__PORT?"),
         ("", {"TAILORBIRD_SERVE__PORT": "x"}, "environment TAILORBIRD_SERVE__PORT: serve.port: expected `int`"),
         ("", {"TAILORBIRD_LAKE__COMMIT_EVERY": "x"}, "environment TAILORBIRD_LAKE__COMMIT_EVERY: lake.commit_every: expected a duration"),
@@ -82,6 +82,11 @@ def test_what_cannot_be_used_is_named_with_its_place(tmp_path: Path, text: str, 
     with pytest.raises(ConfigError) as caught:
         load_settings(_write(tmp_path, text), environ)
     assert message in str(caught.value)
+
+
+def test_a_model_is_trained_anew_each_day_unless_it_is_to_be_never(tmp_path: Path) -> None:
+    assert load_settings(_write(tmp_path, ""), {})[0].train.every == "1d"
+    assert load_settings(_write(tmp_path, "[train]\nevery = ''"), {})[0].train.every == ""
 
 
 def test_variables_of_other_parts_are_let_be(tmp_path: Path) -> None:

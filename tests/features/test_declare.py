@@ -150,7 +150,7 @@ def refused(tmp_path: Path, line: str) -> str:
         ('derived("x", "clicks / (2 - 2)")', "x: clicks / (2 - 2) divides by 0"),
         ('derived("x", "clicks + sqrt(0 - 1)")', "x: sqrt(0 - 1) cannot be computed, so it is always missing"),
         ('total("x", item, "click", of="price / 0")', "price / 0 divides by 0"),
-        ('count("i2i_score", item, "click")', "i2i_score is what a column of every model is called"),
+        ('count("recent_age", item, "click")', "recent_age is what a column of every model is called"),
         ('context("weekday", name="position")', "position is what a column of every model is called"),
         ('count("item", item, "click")', "item is what a column of a backfill's rows is called: request_id, person, ts, p, item"),
         ('count("p", item, "click")', "p is what a column of a backfill's rows is called"),
@@ -165,7 +165,7 @@ def refused(tmp_path: Path, line: str) -> str:
         (RECENT + 'similarity("x", of="recent", length=8, table="vectors")', "table: expected cooccurrence, got 'vectors'"),
         (RECENT + 'similarity("x", of="recent", length=8, how="mean")', "how: expected sum or max, got 'mean'"),
         (RECENT + 'similarity("clicks", of="recent", length=8)', "clicks is declared twice, first at"),
-        (RECENT + 'similarity("i2i_last", of="recent", length=8)', "i2i_last is what a column of every model is called"),
+        (RECENT + 'similarity("category_share", of="recent", length=8)', "category_share is what a column of every model is called"),
         (
             RECENT + 'similarity("s", of="recent", length=8); derived("x", "s + 1")',
             "x: s is no field\n  fix: a similarity is known to the model alone",

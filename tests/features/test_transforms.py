@@ -88,7 +88,7 @@ def test_no_call_of_it_is_called_as_one_of_the_vocabulary_is():
         ('transform("category", vectors({"a": ["x"]}, trained_until=0))', "a list of numbers"),
         ('transform("category", vectors({"a": [1.0]}, trained_until=-1))', "trained_until"),
         ('transform("price", log(), name="clicks")', "a column of the matrix is called clicks, as a feature is"),
-        ('transform("price", log(), name="i2i_score")', "a column of the matrix is called i2i_score, as one of every model is"),
+        ('transform("price", log(), name="recent_age")', "a column of the matrix is called recent_age, as one of every model is"),
         ('transform("category", ranks())', "ranks takes a number, and category is a category there"),
         ('transform("price", log(), name="a b")', "letters, digits and _"),
     ],

@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from tests.golden.site import Recorded
 
+from tailorbird.candidates.query import group_of
 from tailorbird.features.compared import Compared
 from tailorbird.features.figures import CopiesFigures, Figures, Kind
 from tailorbird.health import FollowedStop
@@ -72,6 +73,7 @@ def _of_server() -> bytes:
     told.watch_features(lambda: Compared(schema_hash="example", compared=_ONE, unequal=_ONE))
     told.watch_workers(lambda: [_worker()])
     told.watch_copies(lambda: _ONE)
+    told.watch_candidates(lambda: {group_of("popular"): 1}, ["popular"])
     told.watch_threads(lambda: [Loop("example", lambda: None, every_s=1.0)])
     lag = Lag("example", "example", rows=1, blocks=1, waiting_since=0)
     told.watch_lag(SimpleNamespace(lags=[lag], measured_at=0))  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from tests.cli.kit import environment
 from tests.cli.test_churn import CHURN, FEATURES, MAPPING, purchases
 from tests.ports import free_port
 
+from tailorbird.cli.demo.world import with_experiment
 from tailorbird.cli.main import run
 from tailorbird.events import DAY
 from tailorbird.simulator import Dirt, Site
@@ -39,7 +40,8 @@ next_home = NextBest("home", size=3, on=["click"], every="1s")
 """
 _SLOTS = 'from tailorbird.ranking import Slot\n\nhome = Slot("home")\n'
 SERVE = "serve"
-ROLES = ("router", "worker", "lake", "score", "trainer")  # that answer on a health port
+# Roles that answer on a health port.
+ROLES = ("router", "worker", "candidates", "lake", "score", "trainer")
 _VISITORS = 40
 _STAGES = ("RETRIEVAL", "FEATURES", "RANKING", "POLICY", "WAIT")
 _PATIENT = {f"TAILORBIRD_SERVE__{stage}_MS": "10000" for stage in _STAGES}  # no answer lacks a part
@@ -118,6 +120,8 @@ def make(folder: Path) -> Recorded:
     project = made.project
     made.printed["init"] = command("init", made.new)
     command("init", project)
+    slots = project / "slots.py"
+    slots.write_text(with_experiment(slots.read_text()))
     (folder / "interactions.csv").write_text("USER_ID,ITEM_ID,TIMESTAMP\nu,i,1586735164\n")
     (project / "scores.py").write_text(_SCORES)
     history = folder / "history.jsonl"

@@ -1,4 +1,4 @@
-"""The index and the bundle of the sample shop in `world.py`, made once."""
+"""The index, the candidate tables and the bundle of the sample shop in `world.py`, made once."""
 
 import pytest
 from tests.ranking import world
@@ -7,6 +7,11 @@ from tests.ranking import world
 @pytest.fixture(scope="session")
 def index(tmp_path_factory):
     return world.make_index(tmp_path_factory.mktemp("shop") / "index")
+
+
+@pytest.fixture(scope="session")
+def tables():
+    return world.make_tables()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from tests.ranking import world
 
 from tailorbird.errors import TailorbirdError
@@ -29,8 +30,9 @@ def use(folder):
     bundle = Bundle.load(folder, schema_hash=None)
     bundle.score(world.make_rows([1, 2, 3], recent=[4, 5]), world.keys_of([1, 2, 3]))
     bundle.index.search("rain coat", 3)
-    bundle.index.item_to_item(world.keys_of([4]), 5)
-    bundle.index.popular(3, "coats")
+    rows = bundle.index.find(world.keys_of([4]))
+    bundle.index.clusters(rows, np.ones(len(rows)), np.ones(len(bundle.index), np.int64), 5)
+    bundle.index.category.text(0)
 
 
 def main(folder, seed, count):

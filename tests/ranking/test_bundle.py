@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.ranking import world
 
+from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError
 from tailorbird.ranking.bundle import Bundle, run_heads, write_bundle
 from tailorbird.ranking.onnx_session import start_session
@@ -229,8 +230,32 @@ def test_without_heads_it_is_an_index_alone(bundle_folder, tmp_path):
         heads=[],
         index=bundle_folder / "index",
         golden=np.zeros((0, 0), np.float32),
+        baseline="item_knn+popular:24h",
     )
     assert manifest.heads == ()
+    assert manifest.sources == ("item_knn", "popular:24h")
     bundle = Bundle.load(tmp_path / "index-alone", schema_hash=SCHEMA)
     assert bundle.heads == ()
+    assert (bundle.baseline, bundle.sources) == ("item_knn+popular:24h", manifest.sources)
     assert len(bundle.index) > 0
+
+
+@pytest.mark.parametrize("changed", [{"sources": ("popular:24h", "crowd")}, {"baseline": "crowd"}, {"baseline": "search"}])
+def test_a_bundle_that_reads_sources_which_are_none_is_refused(copy, changed):
+    seal(copy, msgspec.structs.replace(read_manifest(copy), **changed))
+    with pytest.raises(BundleError, match=r"unknown source 'crowd'|'search' orders no items"):
+        Bundle.load(copy, schema_hash=SCHEMA)
+
+
+def test_it_says_which_sources_its_encoder_reads(tmp_path):
+    live = CandidateColumns(("trending", "item_knn:2"))
+    encoder = world.make_encoder(candidates=live, computed=live.names)
+    models, golden = {"model/all.onnx": world.linear_model(len(encoder.names))}, np.zeros((1, len(encoder.names)), np.float32)
+    world.make_bundle(tmp_path / "bundle", encoder=encoder, models=models, golden=golden)
+    bundle = Bundle.load(tmp_path / "bundle", schema_hash=SCHEMA)
+    assert bundle.sources == ("trending", "item_knn:2")
+    rows, keys = world.make_rows([1, 2]), world.keys_of([1, 2])
+    live_columns = np.ones((2, 4), np.float32)
+    expected = bundle.score_matrix(bundle.encoder.encode_request(rows, keys, bundle.index, live=live_columns))
+    np.testing.assert_array_equal(bundle.score(rows, keys, live=live_columns).value, expected.value)
+    assert (bundle.score(rows, keys).value != expected.value).all()

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.ranking import world
 
+from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, hash64
+from tailorbird.ranking.computed import COMPUTED
 from tailorbird.ranking.encoders import Ragged, fit_encoder
 from tailorbird.ranking.vocabulary import Vocabulary
-from tailorbird.retrieval.index import RECENT_DECAY
 
 
 def column(encoder, matrix, name):
@@ -28,20 +29,24 @@ def test_numeric_columns_are_taken_by_name_and_categories_by_vocabulary(index):
     np.testing.assert_array_equal(column(encoder, matrix, "category"), expected)
 
 
-def test_item_to_item_columns_are_the_weighted_sum_over_the_last_ten(index):
-    encoder = world.make_encoder()
-    recent = [4, 1, 2, 3, 5, 6, 7, 8, 9, 2, 0, 3]
-    matrix = encoder.encode_request(world.make_rows(range(world.ITEMS), recent=recent), world.keys_of(range(world.ITEMS)), index)
-    dense = np.zeros((len(index), len(index)))
-    for row in range(len(index)):
-        entries = slice(index.item_item.indptr[row], index.item_item.indptr[row + 1])
-        dense[row, index.item_item.items[entries]] = index.item_item.weights[entries]
-    rows = index.find(world.keys_of(range(world.ITEMS)))
-    expected = np.zeros(world.ITEMS)
-    for age, item in enumerate(recent[::-1][:10]):
-        expected += RECENT_DECAY**age * dense[index.find(world.keys_of([item]))[0], rows]
-    np.testing.assert_allclose(column(encoder, matrix, "i2i_score"), expected, rtol=1e-6)
-    np.testing.assert_allclose(column(encoder, matrix, "i2i_last"), dense[index.find(world.keys_of([3]))[0], rows])
+def live_encoder():
+    live = CandidateColumns(("item_knn:2", "popular:24h"))
+    return world.make_encoder(candidates=live, computed=(*COMPUTED, *live.names))
+
+
+def test_columns_of_sources_are_rank_and_score_in_the_lists_of_the_request(index, tables):
+    encoder, recent, numbers = live_encoder(), [4, 1, 2], range(world.ITEMS)
+    rows, keys, lists = world.make_rows(numbers, recent=recent), world.keys_of(numbers), world.lists_of(tables, recent)
+    matrix = encoder.encode_request(rows, keys, index, live=encoder.read_live(lists, rows, keys))
+    for source, name in (("item_knn:2", "item_knn_2"), ("popular:24h", "popular_24h")):
+        found = lists.of(source)
+        listed = dict(zip(found.keys.tolist(), enumerate(found.scores.tolist()), strict=True))
+        assert 0 < len(listed) < world.ITEMS
+        expected = np.array([listed.get(key, (np.nan, 0.0)) for key in keys.tolist()], np.float32)
+        np.testing.assert_array_equal(column(encoder, matrix, f"{name}_rank"), expected[:, 0])
+        np.testing.assert_array_equal(column(encoder, matrix, f"{name}_score"), expected[:, 1])
+    without = encoder.encode_request(rows, keys, index)
+    assert all(np.isnan(column(encoder, without, name)).all() for name in encoder.live.names)
 
 
 def test_recent_age_and_category_share(index):
@@ -52,13 +57,14 @@ def test_recent_age_and_category_share(index):
     np.testing.assert_allclose(column(encoder, matrix, "category_share"), [2 / 3, 1 / 3, 0, 2 / 3], rtol=1e-6)
 
 
-def test_a_person_without_a_past_and_an_item_that_the_index_does_not_know(index):
-    encoder = world.make_encoder()
-    matrix = encoder.encode_request(world.make_rows([1, 9999]), world.keys_of([1, 9999]), index)
+def test_a_person_without_a_past_and_an_item_that_the_index_does_not_know(index, tables):
+    encoder, rows, keys = live_encoder(), world.make_rows([1, 9999]), world.keys_of([1, 9999])
+    matrix = encoder.encode_request(rows, keys, index, live=encoder.read_live(world.lists_of(tables), rows, keys))
     assert np.isnan(column(encoder, matrix, "recent_age")).all()
     assert np.isnan(column(encoder, matrix, "category_share")).all()
-    np.testing.assert_array_equal(column(encoder, matrix, "i2i_score"), [0, 0])
-    assert column(encoder, matrix, "popularity")[1] == 0
+    np.testing.assert_array_equal(column(encoder, matrix, "item_knn_2_score"), [0, 0])
+    assert np.isnan(column(encoder, matrix, "item_knn_2_rank")).all()
+    assert column(encoder, matrix, "popular_24h_score")[1] == 0
     assert np.isnan(column(encoder, matrix, "age_days")[1])
 
 
@@ -81,12 +87,13 @@ def test_position_is_what_was_shown_in_training_and_one_in_serving(index):
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.lists(st.integers(0, 50), max_size=8), st.lists(st.integers(0, 50), max_size=14)), min_size=1, max_size=6))
-def test_many_requests_at_once_are_the_same_as_one_by_one(index, requests):
-    encoder = world.make_encoder()
-    singles, numeric, categorical, keys, request, items, offsets = [], [], [], [], [], [], [0]
+def test_many_requests_at_once_are_the_same_as_one_by_one(index, tables, requests):
+    encoder = live_encoder()
+    singles, numeric, categorical, keys, request, items, offsets, live = [], [], [], [], [], [], [0], []
     for number, (candidates, recent) in enumerate(requests):
         rows = world.make_rows(candidates, recent=recent, seed=number)
-        singles.append(encoder.encode_request(rows, world.keys_of(candidates), index))
+        live.append(encoder.read_live(world.lists_of(tables, recent), rows, world.keys_of(candidates)))
+        singles.append(encoder.encode_request(rows, world.keys_of(candidates), index, live=live[-1]))
         numeric.append(rows.numeric)
         categorical.append(rows.categorical)
         keys.append(world.keys_of(candidates))
@@ -102,17 +109,18 @@ def test_many_requests_at_once_are_the_same_as_one_by_one(index, requests):
         {"recent": Ragged(np.array(offsets), np.concatenate(items))},
         t,
         index,
+        live=encoder.live.by_name(np.concatenate(live)),
     )
     np.testing.assert_array_equal(whole.view(np.uint32), np.concatenate(singles).view(np.uint32))
 
 
 def test_rare_values_are_unknown_and_the_most_frequent_come_first():
     keys = np.array([[7, 1]] * 5 + [[9, 1]] * 8 + [[3, 0]] * 2, np.uint64)
-    encoder = fit_encoder(world.COLUMNS, keys, count_min=3, leave_out=("device", "popularity"))
+    encoder = fit_encoder(world.COLUMNS, keys, count_min=3, leave_out=("device", "age_days"))
     (vocabulary,) = encoder.vocabularies
     assert vocabulary == Vocabulary("category", [9, 7])
     np.testing.assert_array_equal(vocabulary.encode(np.array([9, 7, 3, 0], np.uint64)), [2, 3, 1, 0])
-    assert "popularity" not in encoder.names
+    assert "age_days" not in encoder.names
 
 
 def test_a_column_that_does_not_exist_is_named():

@@ -1,32 +1,9 @@
-"""From values to an order: baselines, diversity and quotas by attributes of the index."""
+"""From values to an order: diversity and quotas by attributes of the index."""
 
 import numpy as np
 
 from tailorbird.ranking import Diversity, Quota
-from tailorbird.ranking.policy import Shape, arranged, baseline_values, codes_of
-
-
-def order_of(values):
-    return np.argsort(-values, kind="stable")
-
-
-def test_baselines_order_by_popularity_and_by_age(index):
-    rows = np.arange(len(index))
-    popular = order_of(baseline_values("popular", index, rows))[:5]
-    assert (np.diff(index.counts["7d"][popular]) <= 0).all()
-    recent = order_of(baseline_values("recent", index, rows))[0]
-    assert index.first_seen[recent] == index.first_seen.max()
-
-
-def test_without_a_model_what_goes_with_the_recent_items_comes_before_what_is_popular(index):
-    rows = np.arange(len(index))
-    recent = index.keys[:1]
-    near = index.item_to_item(recent, 3)
-    assert near.rows.size, "the world's people leave pairs"
-    related = order_of(baseline_values("related", index, rows, recent))
-    assert related[0] == near.rows[0]
-    stranger = baseline_values("related", index, rows, None)
-    assert order_of(stranger).tolist() == order_of(baseline_values("popular", index, rows)).tolist()
+from tailorbird.ranking.policy import Shape, arranged, codes_of
 
 
 def test_a_quota_holds_in_the_answer_and_leaves_nothing_out(index):

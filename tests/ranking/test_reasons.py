@@ -14,32 +14,44 @@ def recent(*items, kind="click"):
     return dataclasses.replace(sequence, type=np.full(len(items), hash64(kind), np.uint64))
 
 
-def test_an_item_that_goes_with_a_recent_one_says_so(index):
-    shown = index.item_to_item(world.keys_of([4]), 3).rows
-    looked = reasons(index, shown, ["item_to_item"] * 3, recent=recent(4))
+def nearest(tables, item, n):
+    return tables.neighbours(world.keys_of([item])).keys[:n]
+
+
+def test_an_item_that_goes_with_a_recent_one_says_so(index, tables):
+    shown, lists = index.find(nearest(tables, 4, 3)), world.lists_of(tables, [4])
+    looked = reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4))
     assert looked[0] == Reason("related", "Because you looked at Thing 4 rain coat", "i4")
-    bought = reasons(index, shown, ["item_to_item"] * 3, recent=recent(4, kind="purchase"))
+    bought = reasons(index, shown, ["item_knn"] * 3, lists, recent=recent(4, kind="purchase"))
     assert bought[0].text == "Because you bought Thing 4 rain coat"
 
 
-def test_the_strongest_of_several_recent_items_is_named(index):
+def test_the_strongest_of_several_recent_items_is_named(index, tables):
     past, shown = [4, 9, 30], index.find_ids(["i1", "i2", "i3"])
-    pull = np.array([index.item_item.lookup(np.repeat(index.find_ids([f"i{item}"]), 3), shown) for item in past])
+    pull = np.zeros((3, 3))
+    for row, item in enumerate(past):
+        found = tables.neighbours(world.keys_of([item]))
+        pull[row] = [found.weights[found.keys == key].sum() for key in index.keys[shown]]
     strongest = np.argmax(pull * np.array([[0.64], [0.8], [1.0]]), axis=0)
-    told = reasons(index, shown, ["item_to_item"] * 3, recent=recent(*past))
+    assert pull.max(axis=0).all()
+    told = reasons(index, shown, ["item_knn"] * 3, world.lists_of(tables, past), recent=recent(*past))
     assert [each.item_id for each in told] == [f"i{past[place]}" for place in strongest]
 
 
-def test_without_a_past_the_source_gives_the_reason(index):
+def test_without_a_past_the_source_gives_the_reason(index, tables):
+    lists = world.lists_of(tables)
     rows = index.find_ids(["i0", "i1", "i2", "i3", "i4", "i5"])
-    sources = ["popular_in_category", "popular", "fresh", "search", "given", "popular"]
-    told = reasons(index, rows, sources, query="warm", explored=(6,))
+    sources = ["popular:7d:category", "popular", "new_items", "search", "given", "popular"]
+    told = reasons(index, rows, sources, lists, query="warm", explored=(6,))
     assert [each.code for each in told] == ["popular_in_category", "popular", "new", "search", "for_you", "explore"]
     assert [each.text for each in told[:4]] == ["Popular in coats this week", "Popular this week", "New in shoes", "Matches “warm”"]
-    more = reasons(index, rows[:3], ["trending", "sessions", "stan"])
-    assert [(each.code, each.item_id) for each in more] == [("popular", ""), ("related", ""), ("related", "")]
+    more = reasons(index, rows, ["trending", "session_knn", "stan", "repeat", "popular:24h", "popular:24h:device"], lists)
+    assert [(each.code, each.item_id) for each in more] == [
+        ("popular", ""), ("related", ""), ("related", ""), ("again", ""), ("popular", ""), ("popular", ""),
+    ]  # fmt: skip
+    assert [more[at].text for at in (0, 4, 5)] == ["Popular right now", "Popular today", "Popular today"], "of a device that is not known"
     assert {each.code for each in (*told, *more)} <= set(CODES)
 
 
-def test_nothing_shown_needs_no_reason(index):
-    assert reasons(index, np.zeros(0, np.intp), [], recent=recent(1)) == []
+def test_nothing_shown_needs_no_reason(index, tables):
+    assert reasons(index, np.zeros(0, np.intp), [], world.lists_of(tables, [1]), recent=recent(1)) == []

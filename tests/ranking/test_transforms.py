@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from tests.ranking import world
 
+from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import BundleError
 from tailorbird.events import hash64
 from tailorbird.ranking.bundle import Bundle
@@ -119,7 +120,7 @@ def test_a_value_is_the_same_however_many_come_with_it(x, data):
 
 @given(st.lists(st.lists(st.integers(0, 50), max_size=9), min_size=1, max_size=6))
 def test_in_bulk_and_one_request_at_a_time_are_the_same_bits(index, requests):
-    encoder = make_encoder(numeric=("price",), computed=("i2i_score",))
+    encoder = make_encoder(numeric=("price",), computed=("recent_age",))
     rows = [world.make_rows(candidates, seed=number) for number, candidates in enumerate(requests)]
     singles = [encoder.encode_request(each, world.keys_of(candidates), index) for each, candidates in zip(rows, requests, strict=True)]
     whole = encoder.encode(
@@ -222,19 +223,23 @@ def test_it_survives_the_file():
     assert "step" in json.loads(msgspec.json.encode(encoder))["transforms"][0]["steps"][0]
 
 
-def test_a_file_from_before_transforms_still_loads(index):
-    old = b"""{"columns":{"numeric":["clicks","price"],"categorical":["category","device"],"sequences":["recent"]},
-        "numeric":["price","clicks"],"vocabularies":[{"name":"category","keys":[3,5]}],"computed":["popularity"],
-        "sequence":"recent","position":false}"""
-    encoder = read_encoder(old, where="here")
-    assert encoder.names == ("price", "clicks", "category", "popularity")
-    assert encoder.encode_request(world.make_rows([1]), world.keys_of([1]), index).shape == (1, 4)
+def test_a_file_of_another_version_is_refused_and_says_what_to_do():
+    """One from before formats were told is of format 1."""
+    old = b'{"columns":{"numeric":["price"],"categorical":[],"sequences":["recent"]},"numeric":["price"],"computed":["popularity"]}'
+    for data, found in ((old, 1), (json.dumps({"format": FORMAT + 1, "new": 1}).encode(), FORMAT + 1)):
+        with pytest.raises(BundleError, match=f"has the format {found}, this version reads {FORMAT}") as caught:
+            read_encoder(data, where="bundle v7")
+        assert caught.value.fix == "tailorbird train"
 
 
 def with_step(step, column="price"):
     plain = json.loads(msgspec.json.encode(make_encoder(())))
     plain["transforms"] = [{"name": "x", "column": column, "steps": step if isinstance(step, list) else [step]}]
     return json.dumps(plain).encode()
+
+
+def with_sources(*names):
+    return json.dumps(json.loads(msgspec.json.encode(make_encoder(()))) | {"candidates": {"sources": names}}).encode()
 
 
 @pytest.mark.parametrize(
@@ -271,7 +276,8 @@ def with_step(step, column="price"):
             with_step({"step": "vectors", "keys": [1], "width": 2, "flat": [1], "trained_until": 0}, "category"),
             "several lengths",
         ),
-        (json.dumps({"format": FORMAT + 1, "new": 1}).encode(), "reads up to"),
+        (with_sources("populr"), "cannot be read: unknown source 'populr'"),
+        (with_sources("trending", "popular:1h"), "called like another"),
         (b"{", "cannot be read"),
         (b"\xff", "cannot be read"),
     ],
@@ -295,7 +301,12 @@ ODD = [None, True, -1, 0, 1, 2, 1 << 63, 1 << 64, 0.5, -1e308, 1e308, "", "log",
 
 @given(st.data())
 def test_any_damage_is_refused_or_still_gives_a_matrix(index, data):
-    plain = json.loads(msgspec.json.encode(make_encoder(vocabularies=world.make_encoder().vocabularies, outputs=NUMERIC + CATEGORICAL[1:])))
+    made = make_encoder(
+        vocabularies=world.make_encoder().vocabularies,
+        outputs=NUMERIC + CATEGORICAL[1:],
+        candidates=CandidateColumns(("popular:24h", "item_knn:2")),
+    )
+    plain = json.loads(msgspec.json.encode(made))
     *path, last = data.draw(st.sampled_from([path for path in leaves(plain) if path]))
     holder = plain
     for key in path:

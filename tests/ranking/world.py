@@ -8,7 +8,14 @@ import numpy as np
 import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
+from tests.training import routed
 
+from tailorbird.candidates.batch import COLUMNS as LOGGED
+from tailorbird.candidates.batch import batch_of
+from tailorbird.candidates.contract import contract_of
+from tailorbird.candidates.fold import CandidateFold, FoldTables
+from tailorbird.candidates.protocol import CandidateRequest
+from tailorbird.candidates.query import RequestLists
 from tailorbird.events import DAY, hash64, hash64s
 from tailorbird.events.schema import TIME
 from tailorbird.ranking.bundle import write_bundle
@@ -84,6 +91,25 @@ def events_table(n=3_000, items=ITEMS, people=60, seed=0):
 def make_index(folder):
     build_index(folder, events_table(), items_table(), as_of=T0 + 9 * DAY)
     return Index.open(folder)
+
+
+def make_tables(*sources) -> FoldTables:
+    """The candidate tables of the same items and events, and of what `sources` ask for."""
+    profiles = [
+        routed.event("item", ts, None, item, properties=text, timeless=timeless)
+        for item, ts, text, timeless in zip(*(column.to_pylist() for column in items_table().columns), strict=True)
+    ]
+    kind, ts, person, item = (events_table().sort_by("ts")[name].to_pylist() for name in ("type", "ts", "person", "item_id"))
+    events = [routed.event(*row) for row in zip(kind, ts, person, item, strict=True)]
+    contract = contract_of(["item_knn", *sources])
+    fold = CandidateFold(contract)
+    fold.update(batch_of(routed.table(*profiles, *events).select(list(LOGGED)), contract, len(profiles) + len(events)))
+    return fold.tables()
+
+
+def lists_of(tables, recent=()) -> RequestLists:
+    """The lists of somebody with these items, oldest first."""
+    return RequestLists(tables, CandidateRequest(keys_of(recent), T0 + 8 * DAY + np.arange(len(recent), dtype=np.int64)))
 
 
 def make_encoder(**changes):

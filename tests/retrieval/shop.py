@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tailorbird.events import DAY, HOUR, hash64s
+from tailorbird.events import DAY, HOUR
 from tailorbird.events.schema import TIME
 from tailorbird.retrieval import Index, build_index
 
@@ -67,10 +67,6 @@ def events(rows=EVENTS):
             "counts": counts,
         }
     )
-
-
-def keys(*ids):
-    return hash64s(ids)
 
 
 def ids(index, rows):

@@ -5,7 +5,7 @@ import pytest
 from tests.ranking import world
 
 from tailorbird.errors import BundleError
-from tailorbird.retrieval import Index, NewItem, candidates, with_items
+from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
 
 
@@ -25,14 +25,20 @@ def categories(index, rows):
     return [index.category.text(int(row)) for row in rows]
 
 
+def asked(index, past, n):
+    """What somebody finds who had these items, the newest first; items of a lower number are wanted more."""
+    rows = index.find(world.keys_of(past))
+    return index.clusters(rows, 0.8 ** np.arange(len(rows)), np.arange(len(index), 0, -1), n)
+
+
 def test_somebody_new_sees_something_of_everything(index):
-    found = index.clusters(np.zeros(0, np.uint64), 12)
+    found = asked(index, [], 12)
     assert set(categories(index, found.rows)) == {"coats", "hats", "shoes", "bags"}
     assert np.all(np.diff(found.scores) <= 0)
 
 
 def test_one_event_is_enough_to_see_more_of_it(index):
-    none, one, five = (index.clusters(world.keys_of(past), 10) for past in ([], [5], [2, 6, 5, 9, 13]))
+    none, one, five = (asked(index, past, 10) for past in ([], [5], [13, 9, 5, 6, 2]))
     share = [categories(index, found.rows).count("hats") / 10 for found in (none, one, five)]
     assert share[0] < share[1]
     assert share[0] < share[2]
@@ -43,17 +49,16 @@ def test_a_new_item_has_a_cluster_at_once(index):
     grown = with_items(index, [NewItem("new", {"title": "Thing 5 felt", "category": "hats"}, 5)])
     row = int(grown.find_ids(["new"])[0])
     assert grown.together.of[row] == index.together.of[index.find_ids(["i5"])[0]]
-    assert row in grown.clusters(world.keys_of([5]), len(grown)).rows
+    assert row in asked(grown, [5], len(grown)).rows
     bare = with_items(index, [NewItem("bare", {}, 5)])
     assert bare.together.of[-1] == -1
 
 
-def test_it_is_a_source_that_rules_bind(index):
+def test_what_may_not_be_shown_is_left_out(index):
     shown = np.array([index.category.text(row) != "hats" for row in range(len(index))])
-    found = candidates(index.only(shown), {"clusters": 20}, recent=world.keys_of([5]))
+    found = asked(index.only(shown), [5], 20)
     assert found.rows.size
     assert "hats" not in categories(index, found.rows)
-    assert set(found.source_names()) == {"clusters"}
 
 
 @pytest.mark.parametrize("array", [np.zeros(3, np.int16), np.full(world.ITEMS, 99, np.int16), np.zeros(world.ITEMS, np.int64)])

@@ -7,7 +7,7 @@ from tests.retrieval import shop
 
 from tailorbird.errors import BundleError
 from tailorbird.events import DAY, HOUR, hash64s
-from tailorbird.retrieval import Index, NewItem, TextColumn, build_index, candidates, with_items
+from tailorbird.retrieval import Index, NewItem, TextColumn, build_index, with_items
 from tailorbird.retrieval.columns import ATTRIBUTES_MAX, column_of, columns_of, extended
 
 ALL = {"coat", "parka", "hat", "cap", "gift", "unlisted"}
@@ -36,63 +36,22 @@ def test_attributes_keep_their_kinds(index):
     assert index.title(index.find_ids(["unlisted"])[0]) == "unlisted"
 
 
-def test_bots_late_events_impressions_and_the_future_do_not_count(index):
-    row = index.find_ids(["gift"])[0]
-    assert [index.counts[window][row] for window in ("1d", "7d", "all")] == [0, 0, 0]
+def test_bots_late_events_impressions_and_the_future_make_no_item(tmp_path):
+    rows = [(person, f"{item}-{person}", *more) for person, item, *more in shop.EVENTS if item == "gift"]
+    assert {item for _, item, *_ in rows} == {"gift-robot", "gift-late", "gift-w", "gift-future"}
+    build_index(tmp_path / "index", shop.events([*shop.EVENTS, *rows]), shop.items(), as_of=shop.AS_OF)
+    assert set(Index.open(tmp_path / "index").ids) == ALL
 
 
-def test_popular_over_seven_days_then_over_all_time(index):
-    assert shop.ids(index, index.popular(4).rows) == ["coat", "parka", "hat", "cap"]
-    assert shop.ids(index, index.popular(2, window="1d").rows) == ["hat", "coat"]
-    assert shop.ids(index, index.popular(5, "hats").rows) == ["hat", "cap"]
-    assert index.popular(5, "boats").rows.size == 0
-    popularity = dict(zip(index.ids, index.popularity.tolist(), strict=True))
-    assert popularity["coat"] > popularity["parka"] > popularity["hat"] > popularity["cap"] > 0 == popularity["gift"]
-
-
-def test_trending_is_what_was_most_looked_at_in_the_last_hour_and_nothing_else(tmp_path, index):
-    assert index.popular(5, window="1h").rows.size == 0
-    rows = [*shop.EVENTS, *[(f"n{i}", "cap", "click", 0.5, "person", True) for i in range(2)], ("n", "hat", "click", 0.9, "person", True)]
-    build_index(tmp_path / "index", shop.events(rows), shop.items(), as_of=shop.AS_OF)
-    built = Index.open(tmp_path / "index")
-    found = candidates(built, {"trending": 2, "popular": 1})
-    assert shop.ids(built, found.rows) == ["cap", "hat", "coat"]
-    assert found.source_names() == ["trending", "trending", "popular"]
-    shown = np.array([each != "cap" for each in built.ids])
-    assert shop.ids(built, candidates(built.only(shown), {"trending": 5}).rows) == ["hat"]
-    later = with_items(built, [NewItem("new", {"title": "new"}, shop.AS_OF)])
-    assert shop.ids(later, later.popular(5, window="1h").rows) == ["cap", "hat"]
-
-
-def test_an_index_of_before_the_last_hour_was_counted_is_read(tmp_path):
-    build_index(tmp_path / "index", shop.events(), shop.items(), as_of=shop.AS_OF)
-    path = tmp_path / "index" / "items.arrow"
-    table = pa.ipc.open_file(path).read_all().drop_columns(["count_1h"])
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
-    older = Index.open(tmp_path / "index")
-    assert candidates(older, {"trending": 5}).rows.size == 0
-    assert shop.ids(older, older.popular(1).rows) == ["coat"]
-
-
-def test_fresh_items_newest_first_without_those_that_were_always_there(index):
+def test_an_item_came_with_its_first_dated_version_or_its_first_event(tmp_path, index):
+    came = dict(zip(index.ids, index.first_seen.tolist(), strict=True))
     # The hat is timeless: its first event dates it. The unlisted item came with its event, as old as the parka's and the cap's.
-    found = shop.ids(index, index.fresh(10).rows)
-    assert (found[:2], set(found[2:5]), found[5:]) == (["hat", "gift"], {"cap", "parka", "unlisted"}, ["coat"])
-
-
-def test_item_to_item_leaves_the_sequence_out_and_sums_its_items(index):
-    assert shop.ids(index, index.item_to_item(shop.keys("coat"), 5).rows) == ["parka"]
-    assert index.item_to_item(shop.keys("coat", "parka"), 5).rows.size == 0
-    assert index.item_to_item(shop.keys("nothing"), 5).rows.size == 0
-    assert index.item_to_item(shop.keys(), 5).rows.size == 0
-    assert index.item_to_item(shop.keys("coat"), 0).rows.size == 0
-
-
-def test_similar_is_filled_up_with_the_category_and_then_with_what_is_popular(index):
-    assert shop.ids(index, index.similar("coat", 3).rows) == ["parka", "hat", "cap"]
-    assert shop.ids(index, index.similar("cap", 2).rows) == ["hat", "coat"]
-    assert index.similar("nothing", 3).rows.size == 0
+    assert came["hat"] == shop.AS_OF - 5 * HOUR
+    assert (came["coat"], came["gift"]) == (shop.T0, shop.T0 + 9 * DAY)
+    assert came["parka"] == came["cap"] == came["unlisted"] == shop.T0 + DAY
+    build_index(tmp_path / "index", shop.events().slice(0, 0), shop.items(), as_of=shop.AS_OF)
+    quiet = Index.open(tmp_path / "index")
+    assert quiet.first_seen[quiet.find_ids(["hat"])[0]] == 0, "there from the beginning, for all that is known"
 
 
 @pytest.mark.parametrize(
@@ -136,46 +95,41 @@ def test_the_order_of_the_events_does_not_matter(tmp_path, index):
     build_index(tmp_path / "index", shuffled, shop.items(), as_of=shop.AS_OF)
     again = Index.open(tmp_path / "index")
     assert again.ids == index.ids
-    np.testing.assert_array_equal(again.item_item.weights, index.item_item.weights)
-    np.testing.assert_array_equal(again.item_item.items, index.item_item.items)
-    for window in index.counts:
-        np.testing.assert_array_equal(again.counts[window], index.counts[window])
+    np.testing.assert_array_equal(again.first_seen, index.first_seen)
 
 
 def test_without_items_without_events_and_without_either(tmp_path):
     no_items, no_events = shop.items().slice(0, 0), shop.events().slice(0, 0)
     build_index(tmp_path / "events", shop.events(), no_items, as_of=shop.AS_OF)
     only_events = Index.open(tmp_path / "events")
-    assert shop.ids(only_events, only_events.popular(1).rows) == ["coat"]
-    assert only_events.popular(3, "coats").rows.size == only_events.search("coat", 3).rows.size == 0
+    assert set(only_events.ids) == ALL - {"gift"}
+    assert only_events.category.code("coats") < 0
+    assert only_events.search("coat", 3).rows.size == 0
     build_index(tmp_path / "items", no_events, shop.items(), as_of=shop.AS_OF)
     only_items = Index.open(tmp_path / "items")
     assert len(only_items) == 5
-    assert only_items.item_to_item(shop.keys("coat"), 3).rows.size == 0
+    assert shop.ids(only_items, only_items.search("rain coat", 3).rows) == ["coat", "parka"]
     build_index(tmp_path / "nothing", no_events, no_items, as_of=shop.AS_OF)
     nothing = Index.open(tmp_path / "nothing")
     assert len(nothing) == 0
-    assert nothing.popular(3).rows.size == nothing.fresh(3).rows.size == nothing.search("x", 3).rows.size == 0
-    assert nothing.item_to_item(shop.keys("coat"), 3).rows.size == 0
+    assert nothing.search("x", 3).rows.size == 0
+    assert nothing.find_ids(["coat"]).tolist() == [-1]
     more = with_items(nothing, [NewItem("first", {"title": "First thing", "price": 3}, shop.AS_OF)])
     assert shop.ids(more, more.search("thing", 3).rows) == ["first"]
 
 
-def test_an_item_that_came_later_is_found_by_every_source(index):
+def test_an_item_that_came_later_is_found_by_id_words_and_attributes(index):
     later = with_items(
         index, [NewItem("scarf", {"title": "Wool scarf", "category": "scarves", "price": 30, "eco": True}, shop.AS_OF + HOUR)]
     )
     assert len(later) == len(index) + 1
-    assert shop.ids(later, later.fresh(1).rows) == ["scarf"]
     assert shop.ids(later, later.search("wool", 5).rows) == ["scarf"]
     assert shop.ids(later, later.search("rain coat", 1).rows) == ["coat"]
-    assert shop.ids(later, later.popular(5, "scarves").rows) == ["scarf"]
     row = later.find_ids(["scarf"])[0]
+    assert (later.category.text(row), later.first_seen[row]) == ("scarves", shop.AS_OF + HOUR)
     assert later.attributes["price"][row] == 30
     assert later.attributes["eco"][row] == 1
     assert np.isnan(later.attributes["eco"][0])
-    assert later.item_to_item(shop.keys("scarf"), 3).rows.size == 0
-    assert shop.ids(later, later.similar("scarf", 2).rows) == ["coat", "parka"]
     assert "scarf" not in index.ids
 
 
@@ -194,8 +148,6 @@ def test_an_item_that_changed_has_its_new_attributes(index):
     row = later.find_ids(["coat"])[0]
     assert (later.attributes["price"][row], later.category.text(row), later.title(row)) == (40, "sale", PROFILE["title"])
     assert later.first_seen[row] == shop.T0
-    assert shop.ids(later, later.popular(1, "sale").rows) == ["coat"]
-    assert shop.ids(later, later.item_to_item(shop.keys("coat"), 1).rows) == ["parka"]
     twice = with_items(later, [NewItem("x1", {}, 1), NewItem("x2", {"title": "Second"}, 2)])
     twice = with_items(twice, [NewItem("x3", {"title": "Third"}, 3)])
     assert shop.ids(twice, twice.search("second", 1).rows) == ["x2"]
@@ -207,13 +159,13 @@ def test_a_damaged_index_is_refused_with_a_sentence(tmp_path):
     files = {
         path.relative_to(tmp_path / "index").as_posix(): path.read_bytes() for path in (tmp_path / "index").rglob("*") if path.is_file()
     }
-    for name in ("meta.json", "items.arrow", "i2i_items.npy", "i2i_indptr.npy"):
+    for name in ("meta.json", "items.arrow", "clusters.npy", "clusters_at.npy"):
         for content in (None, b"", files[name][: len(files[name]) // 2]):
             broken = {key: data for key, data in files.items() if key != name} | ({} if content is None else {name: content})
             with pytest.raises(BundleError):
                 Index.load(broken)
-    with pytest.raises(BundleError, match="format 2, expected 1"):
-        Index.load(files | {"meta.json": b'{"format":2,"as_of":0}'})
+    with pytest.raises(BundleError, match="format 1, expected 2"):
+        Index.load(files | {"meta.json": b'{"format":1,"as_of":0}'})
     texts = {key: b"" for key in files if key.startswith("text/")}
     with pytest.raises(BundleError):
         Index.load(files | texts)

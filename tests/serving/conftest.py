@@ -1,4 +1,4 @@
-"""The bundle of the shop in `shop.py`, made once for all tests of this package."""
+"""The bundle and the candidate tables of the shop in `shop.py`, made once for all tests of this package."""
 
 import pytest
 from tests.serving import shop
@@ -19,3 +19,8 @@ def bundle(bundle_folder, features):
     from tailorbird.ranking.bundle import Bundle
 
     return Bundle.load(bundle_folder, schema_hash=features.schema_hash)
+
+
+@pytest.fixture(scope="session")
+def live():
+    return shop.Live()

@@ -1,7 +1,8 @@
 """A tiny shop: a feature set, slots, an index and a bundle whose scores are known, and features read from a table in memory."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,13 @@ import onnx
 import pyarrow as pa
 from onnx import TensorProto, helper, numpy_helper
 from tests.serving.shop_plan import feature_set, slots
+from tests.training import routed
 
+from tailorbird.candidates.batch import COLUMNS, batch_of
+from tailorbird.candidates.contract import contract_of
+from tailorbird.candidates.fold import CandidateFold
+from tailorbird.candidates.protocol import CandidateTables
+from tailorbird.candidates.query import CandidateColumns, live_sources
 from tailorbird.events import DAY, hash64, hash64s
 from tailorbird.events.schema import TIME
 from tailorbird.features import FeatureSet, ReadRequest, Rows
@@ -19,18 +26,17 @@ from tailorbird.features import Sequence as Recent
 from tailorbird.ranking.bundle import write_bundle
 from tailorbird.ranking.computed import COMPUTED
 from tailorbird.ranking.encoders import fit_encoder
-from tailorbird.ranking.session_columns import SESSION_COLUMNS
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Tower, TowerPlan
 from tailorbird.registry import Columns, Head
 from tailorbird.retrieval import Index, build_index
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.sequences import windows
-from tailorbird.retrieval.sessions import Plan
 from tailorbird.retrieval.vectors import ItemVectors, content_of
 
 __all__ = ["feature_set", "slots"]
 
 NOW = 1_800_000_000_000_000
+CAME = NOW - 10 * DAY  # the items: new enough for `new_items`
 ITEMS = 40
 CATEGORIES = ("coats", "hats", "shoes", "bags")
 
@@ -52,28 +58,61 @@ def times(values: Sequence[int]) -> pa.Array:
     return pa.array(values, pa.int64()).cast(TIME)
 
 
-def build(folder: Path, sessions: Plan | None = None, *, countries: bool = False) -> Index:
-    """Item 0 is the most popular, item 1 the next, and so on; `countries`: the even ones in Norway, the odd ones in Spain."""
+def build(folder: Path) -> Index:
     items = pa.table(
         {
             "id": [item_id(number) for number in range(ITEMS)],
-            "valid_from": times([NOW - 20 * DAY + number for number in range(ITEMS)]),
+            "valid_from": times([CAME + number for number in range(ITEMS)]),
             "attributes": [json.dumps(profile(number)) for number in range(ITEMS)],
         }
     )
-    clicks = [number for number in range(ITEMS) for _ in range(2 * (ITEMS - number))]
-    events = pa.table(
-        {
-            "type": ["click"] * len(clicks),
-            "ts": times([NOW - DAY - place for place in range(len(clicks))]),
-            "person": [f"p{place % 50}" for place in range(len(clicks))],
-            "item_id": [item_id(number) for number in clicks],
-        }
-    )
-    if countries:
-        events = events.append_column("country", pa.array(["ES" if number % 2 else "NO" for number in clicks]))
-    build_index(folder, events, items, as_of=NOW, sessions=sessions)
+    events = log(countries=False).select(["type", "ts", "item_id"])
+    build_index(folder, events.filter(pa.compute.equal(events["type"], "click")), items, as_of=NOW)
     return Index.open(folder)
+
+
+def log(further: Iterable[dict] = (), *, countries: bool = True) -> pa.Table:
+    """The routed log. Item 0 is the most popular, item 1 the next, and so on, an hour ago and a day ago; with `countries` the even ones
+    in Norway, the odd ones in Spain. `further` comes after it, see `routed.event`."""
+    rows = [routed.event("item", CAME + number, None, item_id(number), properties=json.dumps(profile(number))) for number in range(ITEMS)]
+    clicks = [number for number in range(ITEMS) for _ in range(2 * (ITEMS - number))]
+    stamps = [NOW - DAY - 1_000 * place for place in range(len(clicks))]
+    for place, (number, ts) in enumerate(sorted(zip(clicks, stamps, strict=True), key=lambda pair: pair[1])):
+        country = ("ES" if number % 2 else "NO") if countries else None
+        rows.append(routed.event("click", ts, f"p{place % 50}", item_id(number), country=country))
+    return routed.table(*rows, *further)
+
+
+class Live:
+    """The candidate tables of the shop's log, as servers read published ones. Implements `serving.parts.Tables`.
+
+    Args:
+        sources: further sources than those of the shop's slots.
+        events: the log.
+        age_us: how long ago the tables were known to be the newest.
+    """
+
+    def __init__(self, sources: Iterable[str] = (), events: pa.Table | None = None, *, age_us: int = 0) -> None:
+        named = [name for slot in slots().values() for name in (*slot.sources, *slot.columns)]
+        self.fold = CandidateFold(contract_of(live_sources([*named, *sources])))
+        self._age_us = age_us
+        self.take(log() if events is None else events)
+
+    def take(self, events: pa.Table) -> None:
+        """Take in more of the log."""
+        self.fold.update(batch_of(events.select(list(COLUMNS)), self.fold.contract, events["p"][-1].as_py()))
+
+    def follow(self, events: pa.Table) -> None:
+        """Take in what comes behind it, of a log that counts from the beginning."""
+        p = pa.array(range(self.fold.p + 1, self.fold.p + 1 + len(events)), pa.int64())
+        self.take(events.set_column(events.column_names.index("p"), "p", p))
+
+    @contextmanager
+    def tables(self) -> Iterator[CandidateTables]:
+        yield self.fold.tables()
+
+    def ages(self) -> Mapping[str, int]:
+        return dict.fromkeys(("boards", "neighbours", "sessions"), self._age_us)
 
 
 def model(names: Sequence[str], weights: Mapping[str, float]) -> bytes:
@@ -142,26 +181,24 @@ def write(
     weights: Mapping[str, float] | None = None,
     schema_hash: str = "",
     vectors: bool = False,
-    sessions: Plan | None = None,
-    countries: bool = False,
+    columns: Sequence[str] = (),
     damaged: Mapping[str, bytes] | None = None,
 ) -> Path:
     """A sealed bundle, which by default likes dear items: by price / 20.
 
     Args:
         vectors: with a tower, whose columns the model reads too.
-        sessions: with sessions in the index, whose columns the model reads too.
-        countries: with what is popular by country in the index.
+        columns: live sources whose rank and score the model reads too.
         damaged: files of the tower, in place of the right ones.
     """
     index_folder = folder.with_name(f"{folder.name}-index")
-    index = build(index_folder, sessions, countries=countries)
-    columns = Columns(features.numeric, features.categorical, features.sequences)
+    index = build(index_folder)
+    read = Columns(features.numeric, features.categorical, features.sequences)
     categories = np.array([[hash64(name), hash64("phone")] for name in CATEGORIES for _ in range(10)], np.uint64)
     files = {**tower(index, index_folder), **(damaged or {})} if vectors else None
-    encoder = fit_encoder(
-        columns, categories, computed=(*COMPUTED, *(VECTOR_COLUMNS if vectors else ()), *(SESSION_COLUMNS if sessions else ()))
-    )
+    live = CandidateColumns(tuple(columns))
+    computed = (*COMPUTED, *(VECTOR_COLUMNS if vectors else ()), *live.names)
+    encoder = fit_encoder(read, categories, computed=computed, candidates=live)
     rows = FakeReader(features).read(ReadRequest(person="u1", now=NOW), list(index.ids))
     write_bundle(
         folder,

@@ -22,7 +22,7 @@ def feature_set() -> FeatureSet:
 def slots(**home) -> dict[str, Slot]:
     settings = {
         "size": 6,
-        "sources": {"item_to_item": 20, "popular": 30, "fresh": 5},
+        "sources": {"item_knn": 20, "popular": 30, "new_items": 5},
         "objective": {"click": 1.0},
         "rules": ["item.stock > 0"],
     }

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 from tests.serving import shop
 
-from tailorbird.events import RoutePlan, SystemClock
+from tailorbird.events import SECOND, RoutePlan, SystemClock
 from tailorbird.retrieval import Index, NewItem, with_items
 from tailorbird.router import Router
 from tailorbird.serving.catalogue import Catalogue
@@ -45,25 +45,42 @@ def test_requests_go_on_with_the_items_before_while_those_of_now_are_laid_over(t
 
 
 def test_a_price_that_changed_computes_no_order_anew(bundle):
-    """Orders are by what items there are and how they were liked; of 100,000 they take far longer than the change itself."""
+    """Orders are by what items there are; of 100,000 they take far longer than the change itself."""
     index = bundle.index
     [row] = index.find_ids(["i3"]).tolist()
     dearer = with_items(index, [NewItem("i3", {"price": 99.0, "category": index.category.text(row)}, 0)])
-    for name in ("_key_order", "_popular", "_trending", "_hottest", "_fresh", "popularity", "_by_category"):
+    view = dearer.only(np.arange(len(index)) % 2 == 0)
+    for name in ("_key_order", "category"):
         assert dearer.__dict__[name] is index.__dict__[name]
+        assert view.__dict__[name] is index.__dict__[name]
     moved = with_items(index, [NewItem("i3", {"category": "elsewhere"}, 0)])
-    assert moved.popular(5, "elsewhere").rows.tolist() == [row]
+    assert (moved.category.text(row), index.category.text(row)) == ("elsewhere", shop.CATEGORIES[3])
     more = with_items(index, [NewItem("new", {"category": "coats"}, shop.NOW)])
-    assert more.fresh(1).rows.tolist() == [len(index)]
-    view = more.only(np.arange(len(more)) % 2 == 0)
-    whole = more.popular(100, "coats").rows
-    assert view.popular(100, "coats").rows.tolist() == whole[whole % 2 == 0].tolist()
+    assert more.find_ids(["new", "i3"]).tolist() == [len(index), row]
+
+
+def test_an_item_without_a_profile_is_known_by_what_people_do_and_a_profile_adds_to_it(tmp_path):
+    base, came = Index.bare(["i1"]), SystemClock().now() - SECOND
+    with Site(tmp_path) as site:
+        for item in ("i1", "bare", "bare"):
+            site.click(item, ts=came)
+        site.catalogue.refresh()
+        index = site.catalogue.over(base)
+        assert index.ids == ("i1", "bare")
+        assert index.first_seen.tolist() == [0, came]
+        assert len(site.catalogue.over(None)) == 2, "nor does it take a bundle"
+        site.item("bare")
+        site.catalogue.refresh()
+        index = site.catalogue.over(base)
+        assert index.ids == ("i1", "bare")
+        assert index.attributes["price"][1] == 1.0
 
 
 class Site:
     """A door, a router and the catalogue behind them."""
 
     def __init__(self, folder):
+        self.clicks = 0
         clock, plan = SystemClock(), RoutePlan()
         self.door = Door(folder, "serve-1", plan, clock)
         self.router = Router(folder, plan, clock=clock)
@@ -78,7 +95,13 @@ class Site:
         self.door.close()
 
     def item(self, item_id):
-        event = {"event_id": item_id, "type": "item", "item_id": item_id, "properties": {"price": 1.0}}
+        self._take({"event_id": item_id, "type": "item", "item_id": item_id, "properties": {"price": 1.0}})
+
+    def click(self, item_id, ts):
+        self.clicks += 1
+        self._take({"event_id": f"click-{self.clicks}", "type": "click", "ts": ts, "user_id": "u1", "item_id": item_id})
+
+    def _take(self, event):
         assert self.door.submit(json.dumps(event).encode())[0].accepted
         while self.router.step().more:
             pass

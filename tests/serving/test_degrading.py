@@ -3,22 +3,21 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from tests.serving import shop
 from tests.serving.test_pipeline import Kept, numbers
 
 from tailorbird.errors import NotReadyError
-from tailorbird.events import Context, SimulatedClock
+from tailorbird.events import SECOND, SimulatedClock
+from tailorbird.experiments import Experiment
 from tailorbird.ranking import Diversity, Slot
-from tailorbird.retrieval import candidates
+from tailorbird.retrieval import Index
 from tailorbird.serving.lastknown import AGE_S, RENEWED_S, LastKnown
-from tailorbird.serving.messages import RankQuery, RecommendQuery
+from tailorbird.serving.messages import RankQuery, RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.patience import ROWS_MIN, Budgets, Models
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
-from tailorbird.serving.segments import INTERESTS_MIN, Segments
 from tailorbird.serving.shedding import OverloadedError, Shedder
 
 ASKED = RecommendQuery(slot="home", user_id="u1")
@@ -49,17 +48,17 @@ class Model:
     def with_index(self, index):
         return self
 
-    def score(self, rows, keys, *, objective, asked=None):
+    def score(self, rows, keys, *, objective, asked=None, live=None):
         self.asked += 1
         if isinstance(self.gives, Exception):
             raise self.gives
-        scores = self._bundle.score(rows, keys, objective=objective, asked=asked)
+        scores = self._bundle.score(rows, keys, objective=objective, asked=asked, live=live)
         return scores if self.gives is None else replace(scores, value=np.full(len(keys), self.gives))
 
 
 @pytest.fixture
-def make(features, bundle):
-    def make(*, bundles=None, reader=None, slots=None, budgets=None, segments=None, kept=None) -> Pipeline:
+def make(features, bundle, live):
+    def make(*, bundles=None, reader=None, slots=None, budgets=None, tables=live, kept=None) -> Pipeline:
         return Pipeline(
             slots=slots or shop.slots(),
             bundles=bundles or Fixed(bundle),
@@ -68,7 +67,7 @@ def make(features, bundle):
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(0),
             budgets=budgets or Budgets(),
-            segments=segments,
+            tables=tables,
         )
 
     return make
@@ -130,16 +129,23 @@ def test_items_are_taken_in_again_after_a_while_and_new_ones_at_once(features):
     assert rows.numeric[:, price].tolist() == [7, 8, 3]
 
 
-def test_of_whom_nothing_is_known_the_segments_favourites_come_first(make, features):
-    segments = Segments()
-    clicks = ["i30"] * INTERESTS_MIN + ["i31"]
-    segments.take(pa.table({"item_id": clicks, "country": ["NO"] * len(clicks), "device": ["phone"] * len(clicks)}))
-    store = Store(features)
-    store.gone = True
-    pipeline = make(reader=store, segments=segments)
-    ours = pipeline.answer(RecommendQuery(slot="home", context=Context(country="NO"), size=3))
-    assert numbers(ours)[0] == 30, "though it is not among the most popular"
-    assert 30 not in numbers(pipeline.answer(RecommendQuery(slot="home", context=Context(country="SE"), size=3)))
+def test_without_candidate_tables_the_newest_items_are_shown_and_none_is_called_popular(make):
+    kept = Kept()
+    pipeline = make(tables=None, kept=kept)
+    assert (numbers(answer := pipeline.answer(ASKED)), answer.degraded) == ([39, 38, 37, 36, 35, 34], ["candidates"])
+    assert kept.records[0].candidate_positions == [0, 0, 0, 0], "of four lists, which were empty"
+    experiment = Experiment("e", arms={"a": 1.0}, policies={"a": "popular"})
+    plain = make(tables=None, slots={"home": Slot("home", experiment=experiment)}).answer(ASKED)
+    assert {item.reason_code for item in plain.items} == {"more"}
+
+
+def test_old_candidate_tables_are_used_and_named(make):
+    expected = make().answer(ASKED)
+    for age_us, degraded in ((30 * SECOND, []), (31 * SECOND, ["stale_candidates"])):
+        answer = make(tables=shop.Live(age_us=age_us)).answer(ASKED)
+        assert (numbers(answer), answer.degraded) == (numbers(expected), degraded)
+    searching = make(tables=shop.Live(age_us=31 * SECOND)).search(SearchQuery(query="rain"))
+    assert searching.degraded == [], "a search asks no tables"
 
 
 @pytest.mark.parametrize(("gives", "failure"), [(RuntimeError("no"), "error"), (float("nan"), "not_finite")])
@@ -163,11 +169,7 @@ def test_an_index_without_items_leaves_those_that_were_known(make, bundle):
     whole = Fixed(bundle)
     pipeline = make(bundles=(holder := Swapped(whole)))
     pipeline.answer(ASKED)
-    holder.now = Fixed(replace(bundle, index=bundle.index.__class__(
-        as_of=0, ids=(), keys=np.zeros(0, np.uint64), first_seen=np.zeros(0, np.int64),
-        counts={name: np.zeros(0, np.int64) for name in bundle.index.counts}, attributes={},
-        item_item=bundle.index.item_item.__class__(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32)),
-    )))  # fmt: skip
+    holder.now = Fixed(replace(bundle, index=Index.bare(())))
     answer = pipeline.answer(ASKED)
     assert answer.degraded == ["index"]
     assert len(answer.items) == 6
@@ -183,13 +185,12 @@ class Swapped:
         return getattr(self.now, name)
 
 
-def test_sources_that_there_is_no_time_for_are_left_out(make, bundle):
-    late = iter([False, True])
-    found = candidates(bundle.index, {"popular": 5, "fresh": 5}, late=lambda: next(late))
-    assert (found.contributed, found.left_out) == ({"popular": 5}, ("fresh",))
-    answer = make(budgets=Budgets(retrieval_s=0.0)).answer(ASKED)
+def test_sources_that_there_is_no_time_for_are_left_out(make):
+    kept = Kept()
+    answer = make(budgets=Budgets(retrieval_s=0.0), kept=kept).answer(ASKED)
     assert answer.degraded == ["retrieval"]
     assert {item.source for item in answer.items} == {"popular"}, "of the sources that found something the first is asked in any case"
+    assert kept.records[0].candidate_lists == ["item_knn", "popular"]
 
 
 def test_no_more_candidates_are_scored_than_there_is_time_for(make):

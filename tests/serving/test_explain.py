@@ -31,7 +31,7 @@ def fitted(features, tmp_path_factory):
     matrix = rng.uniform(0, 40, size=(2_000, len(encoder.names))).astype(np.float32)
     settings = GbdtSettings(trees=20, patience=0, leaves=7, leaf_rows=20, rate=0.1, threads=1)
     models = {}
-    for head, column in (("click", "price"), ("purchase", "popularity")):
+    for head, column in (("click", "price"), ("purchase", "age_days")):
         label = (rng.uniform(0, 40, 2_000) < matrix[:, encoder.names.index(column)]).astype(float)
         models[head] = fit_gbdt(Sample(matrix, label), Sample(matrix[:100], label[:100]), encoder.names, settings)
     return folder, index, encoder, matrix, models

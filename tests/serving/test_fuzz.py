@@ -87,6 +87,7 @@ def client(stream, features, bundle):
             answers=door,
             clock=clock,
             rng=np.random.default_rng(0),
+            tables=shop.Live(),
         )
         with TestClient(create_app(Service(pipeline, door)), base_url="http://localhost") as client:
             yield client

@@ -39,7 +39,7 @@ class Site:
         self.door = Door(folder, "serve-1", RoutePlan(), SystemClock())
         pipeline = Pipeline(
             slots=hiding(shop.slots(), "home"), bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features, None)),
-            answers=self.door, clock=SystemClock(), rng=np.random.default_rng(1),
+            answers=self.door, clock=SystemClock(), rng=np.random.default_rng(1), tables=shop.Live(["popular:7d:category"]),
         )  # fmt: skip
         self.service = Service(pipeline, self.door, keys)
         app = create_app(self.service, gorse_routes(self.service, "home"))

@@ -37,8 +37,9 @@ class Loop:
         self.worker = FeatureWorker(routed_path(folder / "stream"), folder / "state", features, clock=self.clock)
         self.reader = StateReader(folder / "state", features, retry_s=0)
         self.catalogue = Catalogue(routed_path(folder / "stream"))
+        self.live = shop.Live()
         self.pipeline = self.make_pipeline(bundle)
-        self.sent = 0
+        self.sent = self.published = 0
 
     def make_pipeline(self, bundle) -> Pipeline:
         return Pipeline(
@@ -50,6 +51,7 @@ class Loop:
             clock=self.clock,
             rng=np.random.default_rng(0),
             pseudonyms=self.pseudonyms,
+            tables=self.live,
         )
 
     def send(self, type_: str, **more) -> None:
@@ -65,6 +67,11 @@ class Loop:
         while self.worker.step().rows:
             pass
         self.catalogue.refresh()
+        with open_reader(routed_path(self.folder / "stream")) as reader:
+            for stored in reader.read(self.published):
+                if stored.block.kind == "events":
+                    self.live.follow(table(stored.block))
+                self.published = stored.end
 
     def routed(self):
         with open_reader(routed_path(self.folder / "stream")) as reader:
@@ -183,6 +190,7 @@ def test_a_new_item_is_found_and_one_that_sold_out_disappears(loop):
 
 
 def test_without_a_bundle_the_items_seen_so_far_are_shown_by_popularity(loop):
+    loop.live = shop.Live(events=shop.log().slice(0, 1))
     loop.pipeline = loop.make_pipeline(None)
     for number in (3, 1, 1, 2, 1, 2):
         loop.send("click", user_id=f"u{number}", item_id=f"i{number}")

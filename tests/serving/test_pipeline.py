@@ -1,6 +1,7 @@
 """The pipeline in process: what is shown, why, with which probability, what is logged, and what happens when parts are missing."""
 
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import msgspec
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 from tests.serving import shop
 
-from tailorbird.errors import DeclarationError, NotReadyError
+from tailorbird.candidates.protocol import CandidateRequest, Epoch, NoTables
+from tailorbird.candidates.query import RequestLists
+from tailorbird.errors import DeclarationError, NotReadyError, StorageError
 from tailorbird.events import Context, Event, Receipt, RoutePlan, SimulatedClock, check, hash64s
 from tailorbird.experiments import Experiment, assign
 from tailorbird.features import Sequence
 from tailorbird.ranking import Explore, Slot
 from tailorbird.retrieval import NewItem, with_items
+from tailorbird.serving.candidates import Reachable
 from tailorbird.serving.messages import QueryError, RankQuery, RecommendQuery, SearchQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import STALE_US, Pipeline
@@ -52,8 +56,8 @@ def kept():
 
 
 @pytest.fixture
-def make(features, bundle, kept):
-    def make(*, slots=None, bundles=None, reader=None, recent=None, seed=0, answers=kept) -> Pipeline:
+def make(features, bundle, kept, live):
+    def make(*, slots=None, bundles=None, reader=None, recent=None, seed=0, answers=kept, tables=live) -> Pipeline:
         return Pipeline(
             slots=slots or shop.slots(),
             bundles=bundles or Fixed(bundle),
@@ -61,6 +65,7 @@ def make(features, bundle, kept):
             answers=answers,
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(seed),
+            tables=tables,
         )
 
     return make
@@ -86,11 +91,11 @@ class Seen(shop.FakeReader):
         return replace(rows, sequences={"seen": seen, **rows.sequences})
 
 
-def test_categories_are_of_all_sequences_but_not_of_what_was_hidden(make, features):
-    slots = {"home": Slot("home", size=40, sources={"popular_in_category": 40})}
+def test_categories_are_those_of_the_sequence_that_the_model_looks_at(make, features):
+    slots = {"home": Slot("home", size=40, sources={"popular:7d:category": 40})}
     reader = Seen(features, {"u1": [(4, "click")]})  # a coat was clicked on, a shoe seen, a hat hidden
-    answer = make(slots=slots, reader=reader).answer(RecommendQuery(slot="home", user_id="u1"))
-    assert {shop.CATEGORIES[number % 4] for number in numbers(answer)} == {"coats", "shoes"}
+    answer = make(slots=slots, reader=reader, tables=shop.Live(["popular:7d:category"])).answer(RecommendQuery(slot="home", user_id="u1"))
+    assert {shop.CATEGORIES[number % 4] for number in numbers(answer)} == {"coats"}
 
 
 def test_what_was_bought_is_hidden_whichever_sequence_keeps_it(make, features):
@@ -106,10 +111,39 @@ def test_what_was_bought_is_hidden_whichever_sequence_keeps_it(make, features):
 def test_the_model_orders_and_rules_leave_out(make):
     answer = make().answer(RecommendQuery(slot="home", user_id="u1"))
     assert answer.degraded == []
-    # The bundle likes dear items; the fresh source holds the newest, which are the dearest; none of them is out of stock.
+    # The bundle likes dear items; the source of new items holds the newest, which are the dearest; none of them is out of stock.
     assert numbers(answer) == [39, 38, 37, 36, 35, 34]
     assert [item.position for item in answer.items] == [1, 2, 3, 4, 5, 6]
     assert all(item.reason and item.reason_code and item.source for item in answer.items)
+
+
+def test_candidates_hold_what_is_answered_heed_its_rules_and_are_not_logged(make, kept):
+    query = RecommendQuery(slot="home", user_id="u1", exclude=["i5"], size=20)
+    found = make().candidates(query)
+    assert not kept.events
+    assert len(found) == len(set(found)) > 0
+    assert "i5" not in found
+    assert set(ids(make().answer(query))) <= set(found)
+
+
+def test_candidate_tables_out_of_reach_take_the_sources_from_an_answer_and_not_the_answer(make):
+    class Gone(NoTables):
+        """Tables whose store dies with the first read."""
+
+        def board(self, board, segment=0):
+            raise StorageError("the server did not answer lately")
+
+    class Tables:
+        @contextmanager
+        def tables(self):
+            yield Reachable(Gone({"boards": Epoch(7, 8)}), lambda problem: None)
+
+        def ages(self):
+            return {}
+
+    answer = make(tables=Tables()).answer(RecommendQuery(slot="home", user_id="u1"))
+    assert "candidates" in answer.degraded
+    assert answer.items
 
 
 def test_seen_bought_excluded_and_filtered_items_are_not_shown(make):
@@ -214,11 +248,30 @@ def test_what_is_logged_is_what_was_shown(make, kept, features):
 
 
 def test_what_each_source_gave_is_logged(make, kept):
-    slots = {"home": Slot("home", size=3, sources={"popular": 4, "fresh": 2})}
+    slots = {"home": Slot("home", size=3, sources={"popular": 4, "new_items": 2})}
     make(slots=slots).answer(RecommendQuery(slot="home", user_id="u1"))
     [record] = kept.records
-    assert dict(zip(record.candidate_sources, record.candidate_counts, strict=True)) == {"popular": 4, "fresh": 2}
+    assert dict(zip(record.candidate_sources, record.candidate_counts, strict=True)) == {"popular": 4, "new_items": 2}
     assert set(record.sources) <= set(record.candidate_sources)
+
+
+def test_which_lists_were_read_and_as_of_where_in_the_log_is_logged(make, kept, live):
+    make(recent={"u1": [(4, "click")]}).answer(RecommendQuery(slot="home", user_id="u1", context=Context(referrer="https://a.example/x")))
+    [record] = kept.records
+    assert record.candidate_lists == ["item_knn", "popular", "new_items"]
+    with live.tables() as tables:
+        lists = RequestLists(tables, CandidateRequest(hash64s(["i4"]), np.array([shop.NOW])))
+        assert record.candidate_digests == [lists.of(name).digest for name in record.candidate_lists]
+    assert record.candidate_positions == [live.fold.p] * 3
+    assert (record.referrer, record.live) == ("https://a.example/x", [])
+
+
+def test_a_bundle_without_a_model_orders_by_its_baseline(make, bundle):
+    baseline = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, heads=(), baseline="repeat+popular:24h"))
+    pipeline = make(bundles=Fixed(baseline), recent={"u1": [(7, "click"), (38, "click"), (7, "click")]})
+    answer = pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
+    assert numbers(answer) == [7, 38, 0, 1, 2, 4]
+    assert (answer.degraded, answer.model) == ([], baseline.version)
 
 
 def test_a_stranger_is_answered_and_logged_as_nobody_else(make, kept):
@@ -263,6 +316,8 @@ def test_each_policy_answers_by_the_same_rules(make, policy):
     shown = numbers(pipeline.answer(RecommendQuery(slot="home", user_id="u1")))
     assert len(set(shown)) == 30
     assert not {3, 13, 23, 33} & set(shown)
+    order = {"popular": sorted(shown), "recent": sorted(shown, reverse=True), "model": sorted(shown, reverse=True)}
+    assert shown == order.get(policy, shown)
 
 
 @pytest.mark.slow
@@ -366,10 +421,11 @@ def test_similar_items_and_an_items_attributes(make):
     assert pipeline.item("nope") is None
 
 
-@pytest.mark.parametrize("source", ["popular", "fresh"])
+@pytest.mark.parametrize("source", ["popular", "new_items"])
 @pytest.mark.parametrize("category", [None, "shoes"])
 def test_lists_for_everybody_heed_the_rules_and_lists_of_a_slot(make, source, category):
-    pipeline = make(slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6", "i22"])})
+    tables = shop.Live(["popular:7d:category"])
+    pipeline = make(slots={"home": Slot("home", rules=["item.stock > 0"], deny=["i6", "i22"])}, tables=tables)
     everything = {item.item_id for item in pipeline.listed(source, 40, category)}
     shown = {item.item_id for item in pipeline.listed(source, 40, category, "home")}
     forbidden = {"i6", "i22", *(f"i{n}" for n in range(40) if n % 10 == 3)}
@@ -409,12 +465,12 @@ def test_without_a_bundle_there_is_an_answer_that_says_so(make, kept):
 def test_a_model_that_fails_leaves_the_popular_items(make, bundle):
     class Failing:
         version = "v0009"
-        index, encoder, recent, heads, space = bundle.index, bundle.encoder, bundle.recent, bundle.heads, None
+        index, encoder, heads, space, tower, baseline = bundle.index, bundle.encoder, bundle.heads, None, None, ""
 
         def with_index(self, index):
             return self
 
-        def score(self, rows, keys, *, objective, asked):
+        def score(self, rows, keys, *, objective, asked, live):
             raise RuntimeError("segfault, nearly")
 
     answer = make(bundles=Fixed(Failing())).answer(RecommendQuery(slot="home", user_id="u1"))

@@ -7,12 +7,14 @@ import pyarrow as pa
 import pytest
 from tests.serving import shop
 from tests.serving.test_pipeline import Kept
+from tests.training.routed import event
 
-from tailorbird.events import SimulatedClock
+from tailorbird.events import HOUR, SimulatedClock
 from tailorbird.events.answer_record import encode_answers
 from tailorbird.lake.etl import answer_rows
 from tailorbird.lake.tables import ANSWERS, TABLES
 from tailorbird.ranking import Boost, Slot
+from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.overlay import laid_over
 from tailorbird.serving.messages import RecommendQuery, SearchQuery
@@ -39,15 +41,27 @@ def item(item_id: str, known_since: int, **attributes) -> pa.Table:
     return pa.Table.from_pylist([row], schema)
 
 
-CATALOGUE = item("late", shop.NOW - 3_600_000_000, **LATE)
-HOME = Slot("home", size=50, sources={"popular": 40, "fresh": 5}, boosts=[Boost("item.price > 20", 3.0)], hide_seen=())
+CAME = shop.NOW - HOUR
+CATALOGUE = item("late", CAME, **LATE)
+HOME = Slot("home", size=50, sources={"popular": 40, "new_items": 5}, boosts=[Boost("item.price > 20", 3.0)], hide_seen=())
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, features):
+    weights = {"price": 0.05, "age_days": 0.01, "popular_24h_score": 3.0, "item_knn_rank": 0.02}
+    folder = shop.write(tmp_path_factory.mktemp("live") / "bundle", features, columns=["popular:24h", "item_knn"], weights=weights)
+    return Bundle.load(folder, schema_hash=features.schema_hash)
 
 
 @pytest.fixture
 def logged(features, bundle):
     """The lake's rows of answers to three people, with a boost and a search, over an index that knows a later item."""
-    kept = Kept()
-    later = with_items(bundle.index, [NewItem("late", LATE, shop.NOW - 3_600_000_000)])
+    return answered(features, bundle, NewItem("late", LATE, CAME))
+
+
+def answered(features, bundle, *items):
+    kept, later = Kept(), with_items(bundle.index, items)
+    live = shop.Live(events=shop.log(event("click", shop.NOW - HOUR, f"q{n}", one.id) for n, one in enumerate(items)))
     overlay = type("Overlay", (), {"over": lambda self, index: later})()
     pipeline = Pipeline(
         slots={"home": HOME},
@@ -57,6 +71,7 @@ def logged(features, bundle):
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
         catalogue=overlay,
+        tables=live,
     )
     for user in ("u1", "u2"):
         pipeline.answer(RecommendQuery(slot="home", user_id=user))
@@ -96,6 +111,21 @@ def test_other_features_give_other_scores(logged, bundle):
     numeric = logged["numeric"].to_pylist()
     numeric[0] = [value + 1 for value in numeric[0]]
     assert rescored(bundle, [put(logged, "numeric", numeric)], CATALOGUE).unequal > 0
+
+
+def test_what_was_read_live_is_taken_from_the_log(logged, bundle):
+    live = logged["live"].to_pylist()
+    assert [len(row) for row in live] == [4 * len(items) for items in logged["items"].to_pylist()]
+    live[0] = [value + 1 for value in live[0]]
+    assert rescored(bundle, [put(logged, "live", live)], CATALOGUE).unequal > 0
+
+
+def test_items_of_which_no_profile_tells_are_left_out(features, bundle):
+    """A server knows of them, and since when, by what people do."""
+    logged = answered(features, bundle, NewItem("late", LATE, CAME), NewItem("bare", {}, CAME))
+    assert "bare" in logged["items"].to_pylist()[0]
+    report = rescored(bundle, [logged], CATALOGUE)
+    assert (report.answers, report.unequal, report.other_bits, report.moved) == (3, 0, 0, 2)
 
 
 def test_what_hangs_on_items_that_moved_just_then_is_left_out(logged, bundle):

@@ -67,6 +67,7 @@ def pipeline_of(rollout, features, kept=None):
         answers=kept,
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
+        tables=shop.Live(),
     )
 
 
@@ -149,6 +150,26 @@ def test_a_canary_that_cannot_be_loaded_answers_nobody_and_is_counted(registry, 
     assert seen.refused == 1
 
 
+def test_a_champion_waits_for_the_candidate_tables_that_it_reads(registry, features, tmp_path):
+    class Published:
+        sources = {"popular:24h"}
+
+        def covers(self, sources):
+            return set(sources) <= self.sources
+
+    tables = Published()
+    rollout = Rollout(registry, load_bundle, Seen([]), Open(), tables=tables)
+    rollout.look()
+    registry.add(shop.write(tmp_path / "live", features, columns=["popular:24h", "stan"]))
+    registry.promote("v0003", by="test", why="reads sessions")
+    rollout.look()
+    assert rollout.current().version == "v0001"
+    assert "its candidate tables are built" in rollout.champion.problem
+    tables.sources = {"popular:24h", "stan"}
+    rollout.look()
+    assert (rollout.current().version, rollout.champion.problem) == ("v0003", "")
+
+
 def test_the_registry_keeps_a_canary_within_what_can_be_compared(registry):
     for share in (0.0, 1.0, float("nan"), 0.00001, 0.99999):
         with pytest.raises(UsageError):
@@ -183,12 +204,12 @@ def test_a_shadow_is_logged_and_changes_nothing_that_is_shown(registry, rollout,
 
 def test_a_shadow_that_fails_or_takes_too_long_is_left_out(rollout, features, bundle, monkeypatch):
     class Failing:
-        version, heads, schema_hash, index, asked = "v0009", ("click",), bundle.schema_hash, bundle.index, 0
+        version, heads, schema_hash, index, encoder, asked = "v0009", ("click",), bundle.schema_hash, bundle.index, bundle.encoder, 0
 
         def with_index(self, index):
             return self
 
-        def score(self, rows, keys, *, objective, asked=None):
+        def score(self, rows, keys, *, objective, live):
             self.asked += 1
             raise RuntimeError("no")
 

@@ -164,7 +164,7 @@ def test_declarations_that_are_not_the_manifests_are_refused(tmp_path, bundle_fo
         Bundle.load(tmp_path / "copy", schema_hash=None)
 
 
-def test_an_answer_logs_the_schema_that_it_read(site, schemas, features, other, bundle, other_bundle):
+def test_an_answer_logs_the_schema_that_it_read(site, schemas, features, other, bundle, other_bundle, live):
     from tailorbird.serving.parts import Fixed
 
     class Kept:
@@ -180,8 +180,9 @@ def test_an_answer_logs_the_schema_that_it_read(site, schemas, features, other, 
         follow(site.worker(each))
     for each in (bundle, other_bundle):
         pipeline = Pipeline(
-            slots=shop.slots(), bundles=Fixed(each), readings=schemas, answers=kept, clock=site.clock, rng=np.random.default_rng(0)
-        )
+            slots=shop.slots(), bundles=Fixed(each), readings=schemas, answers=kept, clock=site.clock, rng=np.random.default_rng(0),
+            tables=live,
+        )  # fmt: skip
         assert pipeline.answer(RecommendQuery(slot="home", user_id="u1")).degraded == []
         assert pipeline.missing() == []
     assert kept.schemas == [features.schema_hash, other.schema_hash]

@@ -38,7 +38,7 @@ def schema(tmp_path_factory, features, bundle):
     with Door(tmp_path_factory.mktemp("drawn"), "serve-1", RoutePlan(), SystemClock()) as door:
         pipeline = Pipeline(
             slots=shop.slots(), bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=door,
-            clock=SystemClock(), rng=np.random.default_rng(0),
+            clock=SystemClock(), rng=np.random.default_rng(0), tables=shop.Live(),
         )  # fmt: skip
         service = Service(pipeline, door, perimeter=Perimeter(), churn=PromptChurn(), formulas=PromptFormulas(), scores=PromptScores())
         yield schemathesis.openapi.from_asgi("/openapi.json", create_app(service))

@@ -206,12 +206,14 @@ def test_a_promoted_bundle_is_swapped_in_without_a_failed_request(start, registr
 
     with ThreadPoolExecutor(3) as pool:
         asking = [pool.submit(ask) for _ in range(3)]
-        wait_for(lambda: len(answers) > 30)
-        registry.promote(cheap, by="test", why="cheaper")
-        wait_for(lambda: any(model == "v0002" for model, _ in answers[-20:]))
-        registry.rollback(by="test", why="dearer after all")
-        wait_for(lambda: answers[-1][0] == "v0001")
-        stop.set()
+        try:
+            wait_for(lambda: len(answers) > 30)
+            registry.promote(cheap, by="test", why="cheaper")
+            wait_for(lambda: any(model == "v0002" for model, _ in answers[-20:]))
+            registry.rollback(by="test", why="dearer after all")
+            wait_for(lambda: answers[-1][0] == "v0001")
+        finally:
+            stop.set()
         for one in asking:
             one.result()
     assert {model for model, _ in answers} == {"v0001", "v0002"}

@@ -3,75 +3,73 @@
 import numpy as np
 import pytest
 from tests.serving import shop
+from tests.serving.test_pipeline import Kept
 
-from tailorbird.errors import BundleError
-from tailorbird.events import SimulatedClock
+from tailorbird.candidates.protocol import CandidateRequest
+from tailorbird.candidates.query import RequestLists
+from tailorbird.events import SimulatedClock, hash64s
 from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
-from tailorbird.retrieval.sessions import FILES, SOURCES, Plan
 from tailorbird.serving.messages import RecommendQuery
 from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
-SLOTS = {"home": Slot("home", size=12, sources={"sessions": 5, "stan": 5, "popular": 6})}
+SOURCES = ("session_knn", "stan")
+SLOTS = {"home": Slot("home", size=12, sources={"session_knn": 5, "stan": 5, "popular": 6})}
+QUERY = RecommendQuery(slot="home", user_id="u1")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, features):
-    path = tmp_path_factory.mktemp("sessions") / "bundle"
-    return shop.write(path, features, sessions=Plan(), weights={"sessions_score": 0.02})
+def live():
+    return shop.Live(SOURCES)
 
 
 @pytest.fixture(scope="module")
-def bundle(folder, features):
+def bundle(tmp_path_factory, features):
+    folder = shop.write(
+        tmp_path_factory.mktemp("sessions") / "bundle", features, columns=["session_knn"], weights={"session_knn_score": 0.02}
+    )
     return Bundle.load(folder, schema_hash=features.schema_hash)
 
 
-def make(bundle, features, reader):
-    return Pipeline(
-        slots=SLOTS, bundles=Fixed(bundle), readings=OneSchema(features, reader), answers=None, clock=SimulatedClock(shop.NOW),
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
+@pytest.fixture
+def make(bundle, features, live):
+    def make(reader, answers=None):
+        return Pipeline(
+            slots=SLOTS, bundles=Fixed(bundle), readings=OneSchema(features, reader), answers=answers, clock=SimulatedClock(shop.NOW),
+            rng=np.random.default_rng(0), tables=live,
+        )  # fmt: skip
+
+    return make
 
 
-def test_answers_name_them_as_sources_and_follow_the_newest_click(bundle, features):
+def test_answers_name_them_as_sources_and_follow_the_newest_click(make, features):
     reader = shop.FakeReader(features)
-    pipeline = make(bundle, features, reader)
-    query = RecommendQuery(slot="home", user_id="u1")
-    assert {item.source for item in pipeline.answer(query).items} == {"popular"}  # nothing was done yet
+    pipeline = make(reader)
+    assert {item.source for item in pipeline.answer(QUERY).items} == {"popular"}  # nothing was done yet
     lists = []
     for item in (3, 30):
         reader.recent["u1"] = [(item, "click")]
-        answer = pipeline.answer(query)
-        assert {"sessions", "popular"} <= {item.source for item in answer.items}
+        answer = pipeline.answer(QUERY)
+        assert {"session_knn", "popular"} <= {item.source for item in answer.items}
         assert not answer.degraded
         lists.append([each.item_id for each in answer.items if each.source in SOURCES])
     assert lists[0] != lists[1]
 
 
-def test_a_server_lists_and_scores_what_the_index_of_the_bundle_says(bundle, features):
-    reader = shop.FakeReader(features, {"u1": [(3, "click"), (8, "click")]})
-    rows = reader.read(ReadRequest(person="u1", now=shop.NOW), list(bundle.index.ids))
-    recent = rows.sequences["recent"]
-    listed = bundle.index.like_sessions("sessions", recent.item, recent.ts, 5)
-    answer = make(bundle, features, reader).answer(RecommendQuery(slot="home", user_id="u1"))
-    assert {each.item_id for each in answer.items if each.source == "sessions"} == {bundle.index.ids[row] for row in listed.rows}
-    matrix = bundle.encoder.encode_request(rows, bundle.index.keys, bundle.index)
-    column = matrix[:, bundle.encoder.names.index("sessions_score")]
-    assert np.array_equal(column[listed.rows], listed.scores.astype(np.float32))
-    scores = bundle.score(rows, bundle.index.keys)
-    assert np.argmax(scores.value) == listed.rows[0]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_bundle_with_a_damaged_file_of_sessions_is_refused(folder, features, name):
-    path = folder / "index" / name
-    before = path.read_bytes()
-    try:
-        path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-        with pytest.raises(BundleError, match="does not match its checksum"):
-            Bundle.load(folder, schema_hash=features.schema_hash)
-    finally:
-        path.write_bytes(before)
+def test_a_server_lists_and_scores_what_the_tables_say(make, bundle, features, live):
+    reader, kept = shop.FakeReader(features, {"u1": [(3, "click"), (8, "click")]}), Kept()
+    recent = reader.person(ReadRequest(person="u1", now=shop.NOW)).sequences["recent"]
+    answer = make(reader, kept).answer(QUERY)
+    with live.tables() as tables:
+        lists = RequestLists(tables, CandidateRequest(recent.item, recent.ts))
+        listed = lists.of("session_knn")
+        shown = hash64s(each.item_id for each in answer.items)
+        columns = bundle.encoder.live.matrix(lists, {"recent": recent}, shown)
+    found = hash64s(each.item_id for each in answer.items if each.source == "session_knn")
+    assert set(found.tolist()) == set(listed.keys[:5].tolist())
+    assert answer.items[0].item_id == bundle.index.ids[bundle.index.find(listed.keys[:1])[0]]
+    np.testing.assert_array_equal(np.array(kept.records[0].live, np.float32).reshape(len(shown), 2), columns)
+    assert (columns[:, 1] > 0).any()

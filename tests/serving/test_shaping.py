@@ -23,7 +23,7 @@ SLOT = Slot("home", size=6, sources={"popular": 10}, rules=["item.stock > 0"], h
 
 
 @pytest.fixture
-def ask(features, bundle):
+def ask(features, bundle, live):
     def ask(slot, *, recent=None, answers=None, seed=0, text="", **query):
         pipeline = Pipeline(
             slots={"home": slot},
@@ -32,6 +32,7 @@ def ask(features, bundle):
             answers=answers,
             clock=SimulatedClock(shop.NOW),
             rng=np.random.default_rng(seed),
+            tables=live,
         )
         if text:
             return pipeline.search(SearchQuery(slot="home", user_id="u1", query=text, **query))
@@ -158,7 +159,7 @@ def test_a_cap_hides_what_was_shown_too_often_lately(ask, features):
 
 
 @pytest.mark.slow
-def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bundle):
+def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bundle, live):
     kept, draws = Kept(), 1_500
     slot = replace(
         SLOT,
@@ -170,7 +171,7 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
     )
     pipeline = Pipeline(
         slots={"home": slot}, bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=kept,
-        clock=SimulatedClock(shop.NOW), rng=np.random.default_rng(1),
+        clock=SimulatedClock(shop.NOW), rng=np.random.default_rng(1), tables=live,
     )  # fmt: skip
     for _ in range(draws):
         pipeline.answer(RecommendQuery(slot="home", user_id="u1"))
@@ -188,12 +189,12 @@ def test_logged_propensities_are_the_frequencies_with_all_of_it_on(features, bun
         assert max(np.bincount([int(item[1:]) % 4 for item in record.items])) <= 2
 
 
-def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle):
+def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle, live):
     slot = replace(SLOT, size=3, rules=["item.stock > 0", "item.price < 1000"], pins=[Pin("i0", 1)], quotas=[Quota("category", 2)])
     clock = SimulatedClock(shop.NOW)
     pipeline = Pipeline(
         slots={"home": slot}, bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=None,
-        clock=clock, rng=np.random.default_rng(1),
+        clock=clock, rng=np.random.default_rng(1), tables=live,
     )  # fmt: skip
     weigher = Weigher(slot, clock)
     told = pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), weigher)
@@ -210,14 +211,14 @@ def test_each_wish_costs_what_its_answer_is_worth_less(features, bundle):
 
 
 @pytest.mark.parametrize("arm", ["random", "popular"])
-def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bundle, arm):
+def test_what_a_wish_costs_does_not_hang_on_an_arm_of_an_experiment(features, bundle, live, arm):
     slot = replace(SLOT, size=3, pins=[Pin("i0", 1)])
     told = []
     for experiment in (None, Experiment("try", arms={arm: 1.0})):
         clock, declared = SimulatedClock(shop.NOW), replace(slot, experiment=experiment)
         pipeline = Pipeline(
             slots={"home": declared}, bundles=Fixed(bundle), readings=OneSchema(features, shop.FakeReader(features)), answers=None,
-            clock=clock, rng=np.random.default_rng(1),
+            clock=clock, rng=np.random.default_rng(1), tables=live,
         )  # fmt: skip
         told.append(pipeline.weighed(RecommendQuery(slot="home", user_id="u1"), Weigher(declared, clock)))
     assert told[1] == told[0]

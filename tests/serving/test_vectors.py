@@ -12,8 +12,8 @@ from tailorbird.features import ReadRequest
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.encoders import Ragged
-from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS
-from tailorbird.retrieval import NewItem, with_items, with_sequence
+from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, with_sequence
+from tailorbird.retrieval import NewItem, with_items
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.vectors import largest
 from tailorbird.serving.messages import RecommendQuery
@@ -21,7 +21,7 @@ from tailorbird.serving.parts import Fixed
 from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 
-SLOTS = {"home": Slot("home", size=6, sources={"item_to_item": 6, "popular": 6, "fresh": 6})}
+SLOTS = {"home": Slot("home", size=6, sources={"item_knn": 6, "popular": 6, "new_items": 6})}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,7 @@ def make(bundle, features, reader, catalogue=None):
         clock=SimulatedClock(shop.NOW),
         rng=np.random.default_rng(0),
         catalogue=catalogue,
+        tables=shop.Live(),
     )
 
 
@@ -154,15 +155,11 @@ def test_a_damaged_tower_is_refused(tmp_path, features, name, data):
         Bundle.load(folder, schema_hash=None)
 
 
-def test_a_third_comes_from_vectors_unless_the_slot_says_otherwise():
-    assert with_sequence({"item_to_item": 100, "popular": 60, "fresh": 20}) == {
-        "sequence": 60,
-        "item_to_item": 66,
-        "popular": 40,
-        "fresh": 13,
-    }
-    assert with_sequence({"sequence": 5, "item_to_item": 5}) == {"sequence": 5, "item_to_item": 5}
-    assert with_sequence({"search": 200}) == {"search": 200}
+def test_a_share_comes_from_vectors_unless_the_slot_says_otherwise_or_asks_nothing_of_what_the_person_did():
+    third = {"sequence": 60, "item_knn:2": 66, "popular": 40, "new_items": 13}
+    assert with_sequence({"item_knn:2": 100, "popular": 60, "new_items": 20}, 1 / 3) == third
+    for own in ({"sequence": 5, "item_knn": 5}, {"search": 200}, {"popular": 60, "repeat": 20}):
+        assert with_sequence(own, 1 / 3) == own
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 1_000, 9_999])

@@ -1,87 +1,110 @@
-"""Candidates as serving would draw them: nothing of the request's own moment or after it, and the truth told apart."""
+"""Candidates as a server would have had them: nothing of the request's own moment or after it, and what no source gave told apart."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from tests.training import routed
 
+from tailorbird.candidates.batch import COLUMNS, batch_of, segment_keys
+from tailorbird.candidates.contract import contract_of
+from tailorbird.candidates.fold import CandidateFold
+from tailorbird.candidates.protocol import CandidateRequest
+from tailorbird.candidates.query import RequestLists, group_of
+from tailorbird.candidates.replay import EVERY_US
 from tailorbird.errors import NotReadyError
-from tailorbird.events import DAY, HOUR
-from tailorbird.models.baselines import History
-from tailorbird.training.clicks import Scheme, choices, guess_scheme, with_candidates
+from tailorbird.events import DAY, HOUR, MINUTE, hash64s
+from tailorbird.features import FeatureSet, entity, sequence
+from tailorbird.ranking import Slot
+from tailorbird.training.clicks import Scheme, choices, joined, sampled, scheme_of, with_candidates
 from tailorbird.training.coding import Codes, interactions
+from tailorbird.training.dataset import Dataset
 from tailorbird.training.happened import Happened
-from tailorbird.training.item_to_item import roll
+from tailorbird.training.replaying import Replay, joined_slates, live_columns
+
+FEATURES = FeatureSet.from_declarations([sequence("recent", entity("user"), ["click", "purchase"], length=16)])
+CLICK, BUY = Scheme(), Scheme(type="purchase", truth="session")
+e = routed.event
 
 
-def draw(events, scheme, ts_from, ts_to, *, moments=(), negatives=0):
+def asked(events: pa.Table, scheme: Scheme, ts_from: int, ts_to: int, slot: Slot, **more: list[str]) -> tuple[Dataset, Replay]:
     people, items = Codes.of(events["person"]), Codes.of(events["item_id"])
-    history = History(interactions(events, people, items, (scheme.type,)))
-    data = choices(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to)
-    return with_candidates(data, history, scheme, rolling=roll(history, moments) if moments else None, negatives=negatives)
+    replay = Replay(events, FEATURES, slot, items, live_columns(FEATURES, slot), **more)
+    return choices(events, people, items, scheme, ts_from=ts_from, ts_to=ts_to), replay
 
 
-def lists(data):
+def draw(
+    events: pa.Table, sources: dict[str, int], ts_from: int, ts_to: int, scheme: Scheme = CLICK, *, hide: tuple[str, ...] = ()
+) -> Dataset:
+    data, replay = asked(events, scheme, ts_from, ts_to, Slot("home", sources=sources, hide_seen=hide))
+    return joined([each.data for each in with_candidates(data, replay, scheme)])[0]
+
+
+def going_on(*clicks: dict) -> pa.Table:
+    """A log in which something else happens two minutes after each click, by when the click is in the tables."""
+    return routed.table(*(row for click in clicks for row in (click, e("search", click["ts"] + 2 * MINUTE, "somebody", None))))
+
+
+def lists(data: Dataset) -> list[list[str]]:
     items = data.items.decode(data.item)
     return [sorted(items[a:b]) for a, b in zip(data.offsets, data.offsets[1:], strict=False)]
 
 
-def truths(data, type_="click"):
+def truths(data: Dataset, type_: str = "click") -> list[list[str]]:
     items = data.items.decode(data.item)
     return [[items[row] for row in range(a, b) if data.labels[type_][row]] for a, b in zip(data.offsets, data.offsets[1:], strict=False)]
 
 
-def test_the_pool_is_that_of_the_day_before_the_last_full_hour(routed):
-    e = routed.event
+def missed(data: Dataset) -> list[tuple[int, str]]:
+    return list(zip(data.missed.request.tolist(), data.items.decode(data.missed.item), strict=True))
+
+
+def test_a_request_stands_just_before_its_event_and_knows_the_log_up_to_the_last_tables() -> None:
     events = routed.table(
         e("click", 1 * HOUR, "a", "old"),
         e("click", 9 * HOUR, "b", "x"),
         e("click", 20 * HOUR, "b", "y"),
-        e("click", 28 * HOUR + 5, "b", "z"),  # within the request's hour: not counted yet
-        e("click", 28 * HOUR + 9, "c", "truth"),
+        e("click", 28 * HOUR + 5, "b", "z"),  # within the request's minute: in no table yet
+        e("click", 28 * HOUR + 9, "c", "x"),
     )
-    data = draw(events, Scheme(popular=10, item_to_item=0), 28 * HOUR + 9, 30 * HOUR)
-    assert lists(data) == [["truth", "x", "y"]]
-    assert truths(data) == [["truth"]]
-    assert data.scheme["found"] == 0
-    weights = dict(zip(data.items.decode(data.item), data.weight, strict=True))
-    assert weights == {"truth": 0, "x": 0, "y": 0}, "of a request of which no source found the truth only lists are judged"
+    data = draw(events, {"popular:18h": 10}, 28 * HOUR + 9, 30 * HOUR)
+    assert lists(data) == [["x", "y"]]
+    assert truths(data) == [["x"]]
+    assert data.t.tolist() == [28 * HOUR + 10]
     assert data.p.tolist() == [4]  # all but the request's own event
+    assert missed(data) == []
 
 
-def test_what_the_person_had_before_is_no_candidate_unless_people_repeat(routed):
-    e = routed.event
-    events = routed.table(
-        e("click", 1 * HOUR, "a", "x"), e("click", 2 * HOUR, "b", "y"), e("click", 5 * HOUR, "a", "y"), e("click", 6 * HOUR, "a", "x")
-    )
-    once = draw(events, Scheme(popular=10, item_to_item=0), 5 * HOUR, DAY)
-    assert lists(once) == [["y"]]  # the second request chose x again: no question where nobody repeats
-    again = draw(events, Scheme(popular=10, item_to_item=0, repeats=True), 5 * HOUR, DAY)
+def test_what_no_source_gave_is_no_row_and_counts_as_missed() -> None:
+    events = going_on(*(e("click", hour * HOUR, "a", item) for hour, item in enumerate("xyz", 1)), e("click", 5 * HOUR, "b", "never"))
+    data = draw(events, {"popular:24h": 2}, 2 * HOUR, DAY)
+    assert lists(data)[:2] == [["x"], ["x", "y"]]
+    assert [len(each) for each in lists(data)] == [1, 2, 2]
+    assert truths(data) == [[], [], []]
+    assert missed(data) == [(0, "y"), (1, "z"), (2, "never")]
+    some = data.take(np.array([2, 0]))
+    assert missed(some) == [(0, "never"), (1, "y")]
+
+
+def test_what_the_slot_does_not_show_again_is_no_candidate() -> None:
+    clicks = [(1, "a", "x"), (2, "b", "y"), (5, "a", "y"), (6, "a", "x")]
+    events = going_on(*(e("click", hour * HOUR, person, item) for hour, person, item in clicks))
+    hidden = draw(events, {"popular": 10}, 5 * HOUR, DAY, hide=("click",))
+    assert (lists(hidden), missed(hidden)) == ([["y"], []], [(1, "x")])
+    again = draw(events, {"popular": 10}, 5 * HOUR, DAY, hide=("purchase",))
     assert lists(again) == [["x", "y"], ["x", "y"]]
     assert truths(again) == [["y"], ["x"]]
-    assert again.scheme["found"] == 1
 
 
-def test_probabilities_are_judged_by_what_was_found_of_requests_where_something_was(routed):
-    e = routed.event
-    baskets = [e("purchase", 30 * HOUR + n, "c", item, session_id="s1") for n, item in enumerate(["x", "unheard-of"])]
-    events = routed.table(e("purchase", 9 * HOUR, "a", "x"), e("purchase", 9 * HOUR, "b", "y"), *baskets)
-    data = draw(events, Scheme(type="purchase", truth="session", popular=10, item_to_item=0, repeats=True), 30 * HOUR, 2 * DAY)
-    assert truths(data, "purchase") == [["x", "unheard-of"]] or truths(data, "purchase") == [["unheard-of", "x"]]
-    assert dict(zip(data.items.decode(data.item), data.weight, strict=True)) == {"x": 1, "y": 1, "unheard-of": 0}
-
-
-def test_where_nothing_is_left_to_ask_it_is_told_why(routed):
-    """Nobody repeats, and either everything was had before, or nothing was ever chosen before by anybody."""
-    e = routed.event
-    again = routed.table(e("click", 1 * HOUR, "a", "x"), e("click", 5 * HOUR, "a", "x"))
-    with pytest.raises(NotReadyError, match="after what people had before was taken out"):
-        draw(again, Scheme(popular=10, item_to_item=0), 5 * HOUR, DAY)
+def test_where_no_source_gave_anything_it_is_told() -> None:
     rare = routed.table(*(e("click", n * HOUR, f"u{n}", f"i{n}") for n in range(30)))
-    with pytest.raises(NotReadyError, match=r"holds any of the 20 things that people chose \(click\), 20 items all in all"):
-        draw(rare, Scheme(popular=10, item_to_item=0), 10 * HOUR, 2 * DAY, negatives=5)
+    data, replay = asked(rare, CLICK, 10 * HOUR, 2 * DAY, Slot("home", sources={"popular": 10}))
+    with pytest.raises(NotReadyError, match=r"no source of candidates gave any of the 20 things that people chose \(click\)"):
+        sampled(data, replay, CLICK, 5)
+    with pytest.raises(NotReadyError, match="no event of type 'share' in the window"):
+        draw(rare, {"popular": 10}, 0, DAY, Scheme(type="share"))
 
 
-def test_a_basket_is_one_question_before_its_first_item(routed):
-    e = routed.event
+def test_a_basket_is_one_question_before_its_first_item() -> None:
     events = routed.table(
         e("purchase", 1 * HOUR, "a", "milk", session_id="s1"),
         e("purchase", 1 * HOUR + 1, "a", "bread", session_id="s1"),
@@ -89,48 +112,130 @@ def test_a_basket_is_one_question_before_its_first_item(routed):
         e("purchase", 5 * HOUR + 1, "a", "eggs", session_id="s2"),
         e("purchase", 5 * HOUR + 2, "a", "milk", session_id="s2"),
     )
-    scheme = Scheme(type="purchase", truth="session", popular=0, item_to_item=0, own_history=5, repeats=True)
-    data = draw(events, scheme, 4 * HOUR, DAY)
-    assert lists(data) == [["bread", "eggs", "milk"]]
-    assert sorted(truths(data, "purchase")[0]) == ["eggs", "milk"]
-    assert data.t.tolist() == [5 * HOUR]
+    data = draw(events, {"repeat": 5}, 4 * HOUR, DAY, BUY)
+    assert lists(data) == [["bread", "milk"]]
+    assert truths(data, "purchase") == [["milk"]]
+    assert missed(data) == [(0, "eggs")]
+    assert data.t.tolist() == [5 * HOUR + 1]
 
 
-def test_sampled_negatives_keep_the_prior_by_weight(routed):
-    e = routed.event
+def test_sampled_negatives_keep_the_prior_by_weight_and_what_is_hot_is_kept_more_often() -> None:
+    clicks = [e("click", n, f"b{n}-{k}", f"i{n}") for n in range(1, 101) for k in range(101 - n)]
     events = routed.table(
-        *(e("click", n, f"b{n}", f"i{n}") for n in range(1, 101)), *(e("click", 2 * HOUR + n, f"a{n}", f"i{n}") for n in range(1, 51))
+        *clicks, e("search", 2 * HOUR - MINUTE, "b", None), *(e("click", 2 * HOUR + n, f"a{n}", f"i{n}") for n in range(1, 51))
     )
-    full = draw(events, Scheme(popular=1_000, item_to_item=0), 2 * HOUR, DAY)
-    some = draw(events, Scheme(popular=1_000, item_to_item=0), 2 * HOUR, DAY, negatives=7)
+    data, replay = asked(events, CLICK, 2 * HOUR, DAY, Slot("home", sources={"popular": 400}))
+    full, some = sampled(data, replay, CLICK, 0), sampled(data, replay, CLICK, 7)
     assert full.rows == 50 * 100
     assert some.rows == pytest.approx(50 * 8, rel=0.1)
     assert some.weight.sum() == pytest.approx(full.rows, rel=0.15)
     assert some.labels["click"].sum() == 50
     assert np.all(some.weight[some.labels["click"]] == 1)
     assert some.weight.min() >= 1
+    assert some.scheme["candidate_recall"] == 1
+    assert some.scheme["candidates_mean"] == 100
+    kept = np.array([int(item[1:]) for item, label in zip(some.items.decode(some.item), some.labels["click"], strict=True) if not label])
+    assert (kept <= 20).sum() > 2 * (kept > 80).sum()
 
 
-def test_item_to_item_candidates_come_from_a_table_of_the_past(routed):
-    e = routed.event
+def test_what_goes_with_the_persons_items_comes_from_the_past() -> None:
     pairs = [e("click", HOUR + 10 * n + k, f"p{n}", item) for n in range(20) for k, item in enumerate("xy")]
     events = routed.table(*pairs, e("click", 3 * DAY, "me", "x"), e("click", 3 * DAY + 5, "me", "q"))
-    data = draw(events, Scheme(popular=10, item_to_item=5), 3 * DAY + 1, 4 * DAY, moments=[2 * DAY])
-    assert lists(data) == [["q", "y"]]
+    assert lists(draw(events, {"item_knn": 5}, 3 * DAY + 1, 4 * DAY)) == [["y"]]
 
 
-def test_a_log_tells_how_it_wants_to_be_asked(routed):
-    news = routed.table(*(routed.event("click", n * HOUR, f"u{n % 9}", f"i{n}") for n in range(1, 100)))
-    assert not guess_scheme(news, "click").repeats
-    shop = routed.table(*(routed.event("purchase", n * HOUR, "u", f"i{n % 5}", session_id=f"s{n // 9}") for n in range(1, 100)))
-    guessed = guess_scheme(shop, "purchase")
-    assert guessed.repeats
-    assert guessed.truth == "session"
-    assert guessed.own_history > 0
+SOURCES = {"popular:6h:country": 4, "trending:device": 3, "popular:24h": 5, "item_knn:2": 6, "session_knn": 4, "stan": 3, "repeat": 2}
+COUNTRIES, DEVICES = ("NO", "ES", "IS", None), ("phone", "desktop", None)
 
 
-def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after(routed):
-    e = routed.event
+@pytest.fixture(scope="module")
+def lively() -> pa.Table:
+    """Every country likes other items, and others again in the second half; Iceland has too few people to tell."""
+    rng, rows = np.random.default_rng(3), []
+    for place, hour in enumerate(np.sort(rng.uniform(0, 30, 1_200))):
+        country = COUNTRIES[rng.choice(4, p=(0.5, 0.4, 0.001, 0.099))]
+        item = 10 * COUNTRIES.index(country) + int(rng.geometric(0.3)) + (5 if hour > 12 else 0)
+        context = {"country": country, "device": DEVICES[rng.integers(3)]}
+        rows.append(e("click", int(hour * HOUR) + place, f"u{rng.integers(40)}", f"i{item}", **context))
+    return routed.table(*rows)
+
+
+def test_training_draws_the_candidates_that_a_server_would_find(lively: pa.Table) -> None:
+    """By tables published when the minute, or the ten of sessions, began, and the person's items at the request."""
+    slot, names = Slot("home", sources=SOURCES, hide_seen=()), list(SOURCES)
+    data, replay = asked(lively, CLICK, 28 * HOUR, 28 * HOUR + 40 * MINUTE, slot)
+    drawn = joined([each.data for each in with_candidates(data, replay, CLICK)])[0]
+    contract, ts = contract_of(names), lively["ts"].cast(pa.int64()).to_numpy()
+    columns, different = replay.live, set()
+    folds: dict[int, CandidateFold] = {}
+    for number in range(drawn.requests):
+        served = RequestLists(CandidateFold(contract).tables(), CandidateRequest())
+        here = slice(drawn.offsets[number], drawn.offsets[number + 1])
+        mine = lively["person"].to_numpy() == drawn.context["person"][number].as_py()
+        past = np.flatnonzero(mine & (np.arange(1, len(ts) + 1) <= drawn.p[number]))
+        keys = hash64s(lively["item_id"].take(pa.array(past)).to_pylist()) if len(past) else np.zeros(0, np.uint64)
+        context = {name: drawn.context[name][number].as_py() for name in ("country", "device")}
+        request = CandidateRequest(keys[-16:], ts[past][-16:], segment_keys(context))
+        for group, every in EVERY_US.items():
+            before = int(np.searchsorted(ts, ts[drawn.p[number] - 1] // every * every))  # what came before this minute began
+            if before not in folds:
+                folds[before] = CandidateFold(contract)
+                folds[before].update(batch_of(lively.slice(0, before).select(list(COLUMNS)), contract, before))
+            of_group = RequestLists(folds[before].tables(), request)
+            served.asked |= {name: of_group.of(name) for name in columns.candidates.sources if group_of(name) in (group, "")}
+        owed, listed = 0, []
+        for name, limit in SOURCES.items():
+            owed += limit
+            fresh = [key for key in served.of(name).keys.tolist() if key not in listed][:owed]
+            owed -= len(fresh)
+            listed += fresh
+        assert drawn.items.keys[drawn.item[here]].tolist() == listed
+        expected = columns.candidates.matrix(served, drawn.items.keys[drawn.item[here]])
+        np.testing.assert_array_equal(drawn.live[here], expected)
+        different.add(tuple(listed))
+    assert drawn.requests > 15
+    assert len(different) > 10
+
+
+def test_what_comes_later_changes_no_candidate_and_no_column(lively: pa.Table) -> None:
+    """The same requests, whose own events and all later ones are about other items."""
+    slot, border = Slot("home", sources=SOURCES), 20 * HOUR
+    late = lively["ts"].cast(pa.int64()).to_numpy() >= border
+    other = np.where(late, np.roll(lively["item_id"].to_numpy(), 11), lively["item_id"].to_numpy())
+    changed = lively.set_column(lively.column_names.index("item_id"), "item_id", pa.array(other.tolist()))
+    found = []
+    for events in (lively, changed):
+        data, replay = asked(events, CLICK, 14 * HOUR, border + 2 * MINUTE, slot)
+        drawn = joined([each.data for each in with_candidates(data, replay, CLICK)])[0]
+        early = drawn.take(np.flatnonzero(drawn.p < np.flatnonzero(late)[0] + 1))
+        found.append((lists(early), early.live))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    assert len(found[0][0]) > 150
+
+
+def test_baselines_show_lists_of_their_own(lively: pa.Table) -> None:
+    """Not only what the slot's sources gave, and without what is not shown again."""
+    slot = Slot("home", sources={"repeat": 3}, hide_seen=("click",))
+    data, replay = asked(lively, CLICK, 29 * HOUR, 30 * HOUR, slot, baselines=["popular:24h", "item_knn+popular:7d"])
+    drawn = list(with_candidates(data, replay, CLICK))
+    slates = joined_slates([each.slates for each in drawn])
+    assert list(slates) == ["popular:24h", "item_knn+popular:7d"]
+    for slate in slates.values():
+        assert len(slate.offsets) == data.requests + 1
+        shown = {data.items.values[code].as_py() for code in slate.item.tolist()}
+        assert len(shown) > 10
+    assert all(each.data.rows == 0 for each in drawn), "what people had is all that the slot asks for, and is hidden"
+
+
+def test_a_log_tells_whether_a_session_is_one_basket() -> None:
+    news = routed.table(*(e("click", n * HOUR, f"u{n % 9}", f"i{n}", session_id=f"s{n // 9}") for n in range(1, 100)))
+    assert scheme_of(news, "click") == Scheme(type="click", truth="event")
+    shop = routed.table(*(e("purchase", n * HOUR, "u", f"i{n % 5}", session_id=f"s{n // 9}") for n in range(1, 100)))
+    assert scheme_of(shop, "purchase") == Scheme(type="purchase", truth="session")
+
+
+def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after() -> None:
     events = routed.table(
         e("click", 1 * HOUR, "a", "x"),
         e("click", 1 * HOUR, "a", "y"),
@@ -138,15 +243,15 @@ def test_further_labels_are_of_what_the_person_did_with_the_item_soon_after(rout
         e("click", 10 * HOUR, "b", "y"),
         e("purchase", 10 * HOUR + 5, "b", "y"),
         e("purchase", 10 * HOUR + 5, "c", "x"),  # somebody else
-        e("purchase", 11 * HOUR, "b", "x"),  # too late
+        e("purchase", 11 * HOUR + 1, "b", "x"),  # too late
     )
-    data = draw(events, Scheme(item_to_item=0), 10 * HOUR, 11 * HOUR)
+    data = draw(events, {"popular": 10}, 10 * HOUR, 11 * HOUR)
     bought = Happened(interactions(events, data.people, data.items, ("purchase",)))
     assert lists(data) == [["x", "y"]]
     named = data.items.decode(data.item)
     assert [item for item, label in zip(named, bought.within(data, HOUR), strict=True) if label] == ["y"]
     assert bought.within(data, HOUR + 1).all()
-    assert not bought.within(data, 5).any()
+    assert not bought.within(data, 4).any()
     shared = Happened(interactions(events, data.people, data.items, ("share",)))
     assert not len(shared)
     assert not shared.within(data, HOUR).any()

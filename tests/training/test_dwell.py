@@ -91,7 +91,7 @@ def test_requests_are_drawn_from_views_where_a_formula_asks_for_nothing_else(rou
     features = FeatureSet.from_declarations([count("clicks", entity("item"), "click", window="7d")])
     rows = [routed.event("view", n * MINUTE, f"u{n % 50}", f"i{n % 7}", dwell_ms=1_000.0) for n in range(900)]
     slot = Slot("home", formula="dwell_s", denominator="answer")
-    found = load_material(Lake(routed.table(*rows)), features, slot, Wanted(0, 20 * DAY, windows={}))
+    found = load_material(Lake(routed.table(*rows)), features, slot, Wanted(0, 20 * DAY))
     assert found.scheme.type == "view"
     assert found.heads == ("dwell_s",)
 

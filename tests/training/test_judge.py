@@ -8,8 +8,9 @@ import pytest
 
 from tailorbird.models.baselines import History, Interactions
 from tailorbird.training.coding import Codes
-from tailorbird.training.dataset import Dataset
+from tailorbird.training.dataset import Dataset, Missed
 from tailorbird.training.judge import Judge, shares
+from tailorbird.training.replaying import Slates
 
 
 def questions(people=60, items=40, seed=0):
@@ -55,19 +56,47 @@ def test_the_truth_beats_chance_and_slices_add_up():
     assert plain["results"]["oracle"]["coverage_10_low"] is None
 
 
-def test_probabilities_are_judged_on_what_a_server_would_be_asked_about():
-    """A truth that no source found is in the list all the same, and would make every head look too low."""
-    data, past = questions(), history()
+def with_half_missed(data):
+    """The same requests, where of every second one no source gave what was chosen."""
     truth = data.labels["click"]
     unfound = truth & (np.cumsum(truth) % 2 == 0)
-    data = dataclasses.replace(data, weight=np.where(unfound, 0.0, 1.0))
+    kept = ~unfound
+    offsets = np.concatenate(([0], np.cumsum(np.bincount(data.request[kept], minlength=data.requests))))
+    columns = {name: getattr(data, name)[kept] for name in ("item", "position", "propensity", "weight")}
+    missed = Missed(data.request[unfound], data.item[unfound])
+    return dataclasses.replace(data, **columns, offsets=offsets, labels={"click": truth[kept]}, missed=missed)
+
+
+def test_what_no_source_gave_counts_as_not_found_and_probabilities_are_judged_without_it():
+    """A server would not have been asked about it, so it would make every head look too low; a list that lacks it is the worse for it."""
+    data, past = with_half_missed(questions()), history()
     judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
-    judge.add(data, {"oracle": truth.astype(float)}, {"click": np.full(data.rows, 60 / 540)})
+    for part in data.chunks(200):
+        judge.add(part, {"oracle": part.labels["click"].astype(float)}, {"click": np.full(part.rows, 60 / 540)})
     found = judge.result("oracle")
     assert (found.heads["click"].positives, found.heads["click"].rows) == (60, 540)
     assert found.heads["click"].calibration_error.value == pytest.approx(0, abs=1e-12)
-    assert found.figures["oracle"]["ndcg_10"].value == 1.0
+    assert found.figures["oracle"]["ndcg_10"].value == 0.5
+    assert found.figures["oracle"]["hr_20"].value == 0.5
     assert found.requests == 120
+    whole = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    whole.add(questions(), {"oracle": questions().labels["click"].astype(float)})
+    assert found.slices["long-tail items"][0] == whole.result("oracle").slices["long-tail items"][0], "missed ones are of it too"
+
+
+def test_a_baseline_shows_a_list_of_its_own_and_may_find_what_no_source_gave():
+    data, past = with_half_missed(questions()), history()
+    unfound = dict(zip(data.missed.request.tolist(), data.missed.item.tolist(), strict=True))
+    rows = {request: data.item[low:high] for request, (low, high) in enumerate(zip(data.offsets, data.offsets[1:], strict=False))}
+    slates = [np.array([unfound[one]]) if one in unfound else rows[one][:1] for one in range(data.requests)]
+    first = sum(bool(data.labels["click"][data.offsets[one]]) for one in range(data.requests) if one not in unfound)
+    baseline = Slates(np.arange(data.requests + 1), np.concatenate(slates))
+    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    judge.add(data, {"oracle": data.labels["click"].astype(float)}, slates={"popular": baseline})
+    found = judge.result("oracle")
+    assert found.figures["popular"]["ndcg_10"].value == pytest.approx((60 + first) / 120)
+    assert found.differences["popular"].value == pytest.approx(0.5 - (60 + first) / 120)
+    assert found.figures["popular"]["coverage_10"].value > 0
 
 
 def test_parts_do_not_change_the_result():

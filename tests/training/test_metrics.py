@@ -154,7 +154,22 @@ def test_the_chance_within_a_list():
 def test_counting_only_some_positives_leaves_ranks_alone():
     score, label, offsets = lists(([4, 3, 2, 1], [1, 0, 1, 0]), ([2, 1], [1, 0]))
     ranked = metrics.rank_lists(score, label, offsets)
-    tail = ranked.only(np.array([False, True, False]))
+    tail = ranked.only(np.array([False, True, False]), np.array([0, 0]))
     assert tail.rank.tolist() == [3]
     assert metrics.ndcg(tail).tolist()[0] == pytest.approx(0.5)
     assert np.isnan(metrics.ndcg(tail)[1])
+    assert metrics.ndcg(ranked.only(np.array([False, True, False]), np.array([0, 2])))[1] == 0.0, "it was missed"
+
+
+def test_what_is_in_no_row_of_a_list_counts_as_not_found():
+    """Of two positives one at rank 2 and one missed; of one that was missed nothing is left to rank; of a whole list nothing changes."""
+    score, label, offsets = lists(([3, 2, 1], [0, 1, 0]), ([2, 1], [0, 0]), ([2, 1], [1, 0]), ([1.0], [0]))
+    found = metrics.rank_lists(score, label, offsets, missed=np.array([1, 1, 0, 0]))
+    second = 1 / np.log2(3)
+    assert metrics.ndcg(found)[:3].tolist() == pytest.approx([second / (1 + second), 0.0, 1.0])
+    assert metrics.recall(found)[:3].tolist() == [0.5, 0.0, 1.0]
+    assert metrics.reciprocal_rank(found)[:3].tolist() == [0.5, 0.0, 1.0]
+    assert found.judged.tolist() == [True, True, True, False]
+    assert all(np.isnan(figure(found)[3]) for figure in (metrics.ndcg, metrics.recall, metrics.reciprocal_rank))
+    worth = metrics.rank_lists(score, 5.0 * label, offsets, missed=np.array([1, 0, 0, 0]), missed_gain=1.0)
+    assert metrics.ndcg(worth)[0] == pytest.approx(5 * second / (5 + second))

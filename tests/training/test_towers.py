@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.training import routed
 
+from tailorbird.candidates.protocol import CandidateRequest
 from tailorbird.errors import BundleError, UsageError
-from tailorbird.events import DAY, hash64s
+from tailorbird.events import DAY, HOUR, MINUTE, hash64s
 from tailorbird.events.schema import TIME
 from tailorbird.features import FeatureSet, count, entity, sequence
 from tailorbird.ranking import Slot
@@ -18,9 +20,10 @@ from tailorbird.ranking.tower import TOLERANCE, VECTOR_COLUMNS, Space, read_towe
 from tailorbird.retrieval import inverted, vectors
 from tailorbird.retrieval.vectors import content_of
 from tailorbird.training import towers
+from tailorbird.training.clicks import Scheme, choices
 from tailorbird.training.coding import Codes
-from tailorbird.training.indexes import ITEMS, build_series
-from tailorbird.training.retrieval import choose_retrieval
+from tailorbird.training.indexes import ITEMS, IndexSeries, build_series
+from tailorbird.training.retrieval import choose_retrieval, nearest_in
 from tailorbird.training.towers import Learner, TowerSettings
 
 pytestmark = pytest.mark.slow
@@ -31,7 +34,7 @@ pytest.importorskip("onnxscript", reason="needs the extra `deep`")
 T0 = 1_700_000_000_000_000 // DAY * DAY
 KINDS, EACH = 12, 60
 FEATURES = FeatureSet.from_declarations([sequence("recent", entity("user"), ["click"], length=32)])
-SLOT = Slot("home", sources={"item_to_item": 18, "popular": 18, "fresh": 9})
+SLOT = Slot("home", sources={"item_knn": 18, "popular": 18, "new_items": 9})
 SMALL = TowerSettings(width=16, layers=1, heads=2, length=8, epochs=6, steps_min=80, steps_max=80, rate=2e-2)
 
 
@@ -52,20 +55,21 @@ def log(*, loyal, people=400, clicks=10, days=4):
     wanted = rng.integers(0, KINDS, people)[person] if loyal else rng.integers(0, KINDS, len(person))
     number = wanted + KINDS * rng.integers(0, EACH, len(person))
     ts = T0 + np.sort(rng.integers(0, days * DAY, len(person)))
-    rng.shuffle(ts)
-    return pa.table(
-        {
-            "type": ["click"] * len(ts),
-            "ts": pa.array(ts, pa.int64()).cast(TIME),
-            "person": [f"u{each}" for each in person],
-            "item_id": [f"i{each}" for each in number],
-            "agent": ["person"] * len(ts),
-        }
-    )
+    order = rng.permutation(len(person))
+    clicks = zip(ts.tolist(), person[order].tolist(), number[order].tolist(), strict=True)
+    return routed.table(*(routed.event("click", at, f"u{who}", f"i{what}") for at, who, what in clicks))
 
 
 def material(events, codes=None):
-    return SimpleNamespace(events=events, people=Codes.of(events["person"]), codes=codes or Codes.of(events["item_id"]))
+    known = codes or Codes.of(events["item_id"], items()["id"])  # as in a log, which has the profiles too
+    return SimpleNamespace(events=events, log=events, people=Codes.of(events["person"]), codes=known)
+
+
+def chosen(events, choice, *, features=FEATURES, slot=SLOT, made=None):
+    """What is chosen on the last of four days, by indexes and towers as of its beginning."""
+    log, between = material(events), (T0 + 3 * DAY, T0 + 4 * DAY)
+    held = choices(events, log.people, log.codes, Scheme(), ts_from=between[0], ts_to=between[1])
+    return choose_retrieval(log, features, slot, made or series(events, 3), between, choice, SMALL, held=held, seed=0)
 
 
 def series(events, *days):
@@ -165,7 +169,7 @@ def test_no_golden_window_is_what_somebody_did(learned, loyal):
 
 def test_a_tower_knows_nothing_of_what_comes_later(loyal):
     made = series(loyal, 1, 2)
-    changed = loyal.set_column(3, "item_id", [_shuffled_after(loyal, T0 + 2 * DAY)])
+    changed = loyal.set_column(loyal.column_names.index("item_id"), "item_id", [_shuffled_after(loyal, T0 + 2 * DAY)])
     found, codes = [], Codes.of(loyal["item_id"])
     for events in (loyal, changed):
         one = learner(events, made.indexes[0], replace(SMALL, steps_min=8, steps_max=8), codes)
@@ -182,8 +186,7 @@ def _shuffled_after(events, moment):
 
 
 def test_auto_takes_vectors_where_they_find_more(loyal):
-    between = (T0 + 3 * DAY, T0 + 4 * DAY)
-    found = choose_retrieval(material(loyal), FEATURES, SLOT, series(loyal, 3), between, "auto", SMALL, seed=0)
+    found = chosen(loyal, "auto")
     assert found.learner is not None
     assert len(found.series.spaces) == 1
     figures = found.figures
@@ -192,21 +195,35 @@ def test_auto_takes_vectors_where_they_find_more(loyal):
     assert figures[best]["candidates"] <= figures["tables"]["candidates"] == 45
     assert all(each["us"] > 0 for each in figures.values())
     assert "of the candidates come from vectors" in found.told
+    assert "sequence" in found.sources(SLOT)
 
 
 def test_auto_leaves_vectors_where_nothing_follows_from_anything():
-    events = log(loyal=False)
-    between = (T0 + 3 * DAY, T0 + 4 * DAY)
-    found = choose_retrieval(material(events), FEATURES, SLOT, series(events, 3), between, "auto", SMALL, seed=0)
+    found = chosen(log(loyal=False), "auto")
     assert (found.learner, found.series.spaces) == (None, ())
     assert "tables alone" in found.told
+    assert found.near() is None
+    assert found.sources(SLOT) == dict(SLOT.sources)
 
 
 def test_what_cannot_be_had_is_said(loyal):
-    made, between = series(loyal, 3), (T0 + 3 * DAY, T0 + 4 * DAY)
+    made = series(loyal, 3)
     without = FeatureSet.from_declarations([count("clicks", entity("user"), "click", window="7d")])
     search = replace(SLOT, sources={"search": 10})
     for features, slot, why in ((without, SLOT, "no sequence"), (FEATURES, search, "does not ask")):
         with pytest.raises(UsageError, match=why):
-            choose_retrieval(material(loyal), features, slot, made, between, "sequence", SMALL, seed=0)
-        assert why in choose_retrieval(material(loyal), features, slot, made, between, "auto", SMALL, seed=0).told
+            chosen(loyal, "sequence", features=features, slot=slot, made=made)
+        assert why in chosen(loyal, "auto", features=features, slot=slot, made=made).told
+
+
+def test_vectors_give_nothing_that_had_not_come_yet(learned):
+    """An index also holds what came until the next one, so that rows of that time find it."""
+    _, space = learned
+    late = space.index.first_seen.copy()
+    late[::2] = T0 + 3 * DAY + HOUR
+    made = IndexSeries(np.array([T0 + 3 * DAY]), (space.index,), (replace(space, index=replace(space.index, first_seen=late)),))
+    near, request = nearest_in(made), CandidateRequest(hash64s(["i5"]), np.array([T0]))
+    before, after = (near(T0 + 3 * DAY + minutes * MINUTE, request, 60).keys for minutes in (30, 90))
+    assert not np.isin(before, space.index.keys[::2]).any()
+    assert np.isin(after, space.index.keys[::2]).any()
+    assert len(near(T0, request, 60)) == 0, "there was no index yet"

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailorbird.cli.doctor_candidates import candidate_sources
 from tailorbird.cli.doctor_clock import dated_ahead, machine_clock
 from tailorbird.cli.doctor_elsewhere import LOST, Finding, elsewhere
 from tailorbird.cli.doctor_models import damaged_models
@@ -46,7 +47,8 @@ def doctor(*, json: Json = False) -> None:
     """Look at this machine and this project, and say what to do. Changes nothing; ends with status 1 if something is broken.
 
     Prints versions, disk, clock, port, keys and the state of the logs, and how far their readers are behind; whether brokers,
-    Valkey and bucket answer, and what of each topic is lost; models of which a byte has changed; slots whose formulas or rules
+    Valkey and bucket answer, and what of each topic is lost; models of which a byte has changed; candidate sources that are
+    empty or late; slots whose formulas or rules
     ask for what there is not, or leave no item. No secrets: fit for a bug report.
 
     Example:  tailorbird -C shop doctor
@@ -113,6 +115,7 @@ def _project() -> Iterator[Finding]:
     yield from _positions(project)
     yield from dated_ahead(project)
     yield from damaged_models(project)
+    yield from candidate_sources(project, served=bool(servers))
     yield from _formulas(project)
     yield from _wishes(project)
     yield from _behind(project, _SERVED_BEHIND_MAX_S if servers else _BEHIND_MAX_S)

@@ -27,12 +27,12 @@ def evaluate(
     quick:
         judge fewer requests
     rows:
-        judge on logged answers, or on clicks and the like with drawn candidates; auto: answers, where enough have a known outcome
+        judge on logged answers, or on clicks and the like; auto: answers, where enough have a known outcome
     as_of:
         judge as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, or now while events come
     """
     from tailorbird.cli.moment import clock_as_of
-    from tailorbird.cli.train import index_settings, print_long_tail, print_results, window_of
+    from tailorbird.cli.train import print_long_tail, print_results, window_of
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError
     from tailorbird.events import to_iso
@@ -59,9 +59,7 @@ def evaluate(
             lake=project.paths.lake,
             registry=project.paths.registry,
             clock=clock,
-            settings=TrainSettings(
-                window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows, **index_settings(project)
-            ),
+            settings=TrainSettings(window_us=window_us, lateness_us=project.plan.lateness_us, quick=quick, rows=rows),
             progress=progress,
         )
     if json:

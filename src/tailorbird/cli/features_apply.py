@@ -123,7 +123,9 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
     unnamed:
         also remove from the Valkey what earlier versions wrote, whose keys name no project: that of all projects on the server
     """
+    from tailorbird.candidates.folder import copied_name
     from tailorbird.config import open_project
+    from tailorbird.config.candidates import kept_contracts
     from tailorbird.config.schemas import active_schemas
     from tailorbird.features import schemas
     from tailorbird.features.keypart import parts_of
@@ -135,6 +137,7 @@ def prune(*, unnamed: bool = False, json: Json = False) -> None:
         raise UsageError("no records are copied", where="store.url", fix="leave --unnamed out, or set store.url to the Valkey")
     removed = schemas.prune(project.paths.state, wanted, workers=project.workers)
     kept = {part.copies(schema) for schema in (*wanted, *schemas.state_folders(project.paths.state)) for part in parts_of(project.workers)}
+    kept |= {copied_name(contract) for contract in kept_contracts(project)}
     copied = {} if copies is None else copies.prune(kept, unnamed=unnamed)
     if json:
         print_json({"removed": removed, "copies_removed": copied, "kept": schemas.state_folders(project.paths.state)})

@@ -56,7 +56,7 @@ def rank(
     tolerance:
         how much NDCG@10 a redundant or unstable column may cost where the subset is chosen, to be left out
     rows:
-        logged answers, or clicks and the like with drawn candidates; auto: answers, where enough have a known outcome
+        logged answers, or clicks and the like with the candidates of that moment; auto: answers, where enough have a known outcome
     seed:
         of all draws; the same seed and data give the same figures
     as_of:

@@ -1,4 +1,4 @@
-"""`tailorbird features verify`: whether servers and state say what the lake says."""
+"""`tailorbird features verify`: whether servers and state say what the lake says, of features and of lists of candidates."""
 
 import shlex
 import tempfile
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tailorbird.cli.features_backfill import size_of
+from tailorbird.cli.features_verify_lists import compare_logged_lists, plain_lists, print_lists
 from tailorbird.cli.output import Json, Report, console, print_json, print_table, progress_bars, this_command
 from tailorbird.errors import NotReadyError, TailorbirdError
 
@@ -28,11 +29,12 @@ _EXPLAINED = 5
 
 
 def verify(*, answers: int = 2_000, samples: int = 1_000, memory: str = "2GB", json: Json = False) -> None:
-    """Recompute features from the lake and compare them to the bit: those of logged answers, and those of a sample of the state now.
+    """Recompute features and lists of candidates from the lake and compare them to the bit.
 
-    Each logged answer is recomputed at its own (t, p). The sample takes people and items out of the lake's events and reads them as a
-    request would. What differs because a flood made the worker drop entities (entities_max) is counted apart. Ends with status 1 if any
-    other value differs, and says how to look into the first of them.
+    Each logged answer is recomputed at its own (t, p), and each list that it read at the position of its tables. Beside them a sample of
+    the state now: people and items out of the lake's events, read as a request would. What differs because a flood made the worker drop
+    entities (entities_max) is counted apart. Ends with status 1 if any other value or list differs, and says how to look into the first
+    of them.
 
     Example:  tailorbird -C shop features verify
 
@@ -55,6 +57,7 @@ def verify(*, answers: int = 2_000, samples: int = 1_000, memory: str = "2GB", j
     lake = Lake(project.paths.lake)
     with progress_bars(quiet=json) as progress:
         reports = _logged(project, lake, answers, memory_bytes, progress)
+        lists = compare_logged_lists(project, lake, answers, progress)
         sampled, why = _sampled(project, lake, samples, memory_bytes, progress)
     logged = _together(reports)
     if not logged.answers and not sampled.answers:
@@ -65,10 +68,11 @@ def verify(*, answers: int = 2_000, samples: int = 1_000, memory: str = "2GB", j
         )
     unequal = {name: count for name, count in _together({"": logged, " ": sampled}).by_feature.items() if count}
     if json:
-        print_json(_plain(reports, logged, sampled, unequal))
+        print_json(_plain(reports, logged, sampled, unequal) | {"lists": plain_lists(lists)})
     else:
         _print(reports, logged, sampled, unequal, why)
-    raise SystemExit(1 if unequal else 0)
+        print_lists(lists)
+    raise SystemExit(1 if unequal or lists.unequal else 0)
 
 
 def _together(reports: "dict[str, ParityReport]") -> "ParityReport":

@@ -39,14 +39,14 @@ def init(folder: Path, *, from_: Annotated[Path | None, Parameter(name="--from")
     reasons: list[tuple[str, str, str]] = []
     ended_long_ago = False
     if from_ is not None:
-        from tailorbird.cli.propose import propose
+        from tailorbird.cli.proposal import propose
         from tailorbird.events import SystemClock
 
         proposal = propose(from_, SystemClock().now())
         ended_long_ago = proposal.ended_days > _ENDED_DAYS
         contents |= {"features.py": proposal.features, "slots.py": proposal.slots, "mapping.toml": proposal.mapping}
         toml = contents["tailorbird.toml"].replace("types = []", f"types = {json_.dumps(proposal.types)}")
-        contents["tailorbird.toml"] = toml
+        contents["tailorbird.toml"] = toml.replace('window = "28d"', f'window = "{proposal.train_window}"')
         reasons = proposal.reasons
     contents["tailorbird.toml"] = contents["tailorbird.toml"].replace(
         'name = "shop"', f"name = {json_.dumps(folder.resolve().name, ensure_ascii=False)}"

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from tailorbird.config import Project
+from tailorbird.config.candidates import wanted_contract
 from tailorbird.events import Clock
 from tailorbird.ranking import Slot
 from tailorbird.registry import Registry
+from tailorbird.serving.candidates import LiveTables
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.door import Door
 from tailorbird.serving.editorial import FILE as LISTS_FILE
@@ -47,7 +50,11 @@ class InProcess:
         self._clock, self._pseudonyms = clock, project.pseudonyms() if hide else None
         self.schemas = Schemas(project.paths.state, project.features, copies=copies, workers=project.workers)
         registry = Registry(project.paths.registry, clock=clock)
-        self.bundles = Rollout(registry, lambda folder: self.schemas.complete(load_bundle(folder)), Metrics(), self.schemas, probe=probe)
+        self.tables = LiveTables(project.paths.candidates, clock, copies=copies, wanted=partial(wanted_contract, project))
+        self.tables.look()
+        self.bundles = Rollout(
+            registry, lambda folder: self.schemas.complete(load_bundle(folder)), Metrics(), self.schemas, probe=probe, tables=self.tables
+        )
         self._catalogue = Catalogue(project.routed)
         self._formulas = LiveFormulas(registry, project.slots)
         self._lists = LiveLists(project.root / LISTS_FILE)
@@ -70,10 +77,12 @@ class InProcess:
             pseudonyms=self._pseudonyms,
             formulas=self._formulas,
             editors=self._lists,
+            tables=self.tables,
         )
 
     def look(self) -> None:
-        """Take in what is new: a promoted bundle, a formula, items that came since."""
+        """Take in what is new: candidate tables, a promoted bundle, a formula, items that came since."""
+        self.tables.look()
         self.bundles.look()
         self._formulas.look()
         self._lists.look()
@@ -82,6 +91,7 @@ class InProcess:
     def close(self) -> None:
         self.schemas.close()
         self._catalogue.stop()
+        self.tables.stop()
 
 
 @contextmanager

@@ -44,7 +44,10 @@ _VERBS = {
 }
 _GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "config": ("Settings and where each came from.", ("show",)),
-    "run": ("Run one role in this terminal, as `up` does with all.", ("serve", "router", "worker", "shuffle", "score", "lake", "trainer")),
+    "run": (
+        "Run one role in this terminal, as `up` does with all.",
+        ("serve", "router", "worker", "shuffle", "candidates", "score", "lake", "trainer"),
+    ),
     "features": (
         "Look at features, rank them, hold their readings against each other, and change what is declared.",
         ("list", "show", "rank", "plan", "apply", "backfill", "prune", "verify", "republish"),

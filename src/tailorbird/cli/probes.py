@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tailorbird.stream.lag import LagWatch
 
 # Past the longest step of each; a training takes hours.
-STALLED_AFTER_S = {"router": 600.0, "worker": 600.0, "shuffle": 600.0, "score": 600.0, "lake": 900.0, "trainer": 0.0}
+STALLED_AFTER_S = {"router": 600.0, "worker": 600.0, "shuffle": 600.0, "score": 600.0, "candidates": 600.0, "lake": 900.0, "trainer": 0.0}
 
 
 @contextmanager

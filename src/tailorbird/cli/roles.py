@@ -3,8 +3,11 @@
 import threading
 from typing import TYPE_CHECKING
 
+from tailorbird.candidates.history import build_from_lake as tables_from_lake
+from tailorbird.candidates.role import CandidatesRole
 from tailorbird.cli.output import Report, console, this_command
 from tailorbird.config import Project
+from tailorbird.config.candidates import wanted_contract
 from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
 from tailorbird.events import Clock, RoutePlan, duration
 from tailorbird.features.bootstrap import build_from_lake, follow, lake_is_ahead
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Roles:
-    """Router, feature workers and lake of one project, each under its lock. Applies `features.py`, as `up` does.
+    """Router, feature workers, candidates and lake of one project, each under its lock. Applies `features.py`, as `up` does.
 
     Raises:
         LockedError: one of them runs elsewhere.
@@ -32,6 +35,7 @@ class Roles:
         self._plan = project.plan
         self._router: Router | WholeRouter | None = None
         self._lake: LakeRole | None = None
+        self._candidates: CandidatesRole | None = None
         self.workers: dict[tuple[str, KeyPart], FeatureWorker] = {}
         self.accepted = self.duplicates = self.quarantined = 0
         self.more = False  # whether the last step took anything: rows, or what routers learn of each other
@@ -75,6 +79,25 @@ class Roles:
             lake = Lake(paths.lake)
             if worker.needs_history() and lake_is_ahead(worker, lake):  # it is new, and the log was pruned or lacks an attribute
                 build_from_lake(worker, lake, threading.Event())
+        self._keep_tables()
+
+    def _keep_tables(self) -> None:
+        """Keep up the candidate tables that slots and bundles ask for; new ones are built from the lake where they must be."""
+        contract, role = wanted_contract(self._project), self._candidates
+        if role is None or role.contract != contract:
+            if role is not None:
+                self._candidates = None
+                role.close()
+            root = self._project.paths.candidates
+            root.mkdir(parents=True, exist_ok=True)
+            role = self._candidates = CandidatesRole(self._project.routed, root, contract, clock=self._clock)
+        if role.needs_history():
+            tables_from_lake(role, Lake(self._project.paths.lake), threading.Event())
+
+    @property
+    def candidates(self) -> CandidatesRole:
+        assert self._candidates is not None
+        return self._candidates
 
     def _open_router(self, plan: RoutePlan) -> "Router | WholeRouter":
         project, memory = self._project, self._project.settings.router.memory_mb << 20
@@ -94,6 +117,9 @@ class Roles:
     def _follow(self) -> None:
         for worker in self.workers.values():
             follow(worker, Lake(self._project.paths.lake))
+        while self.candidates.step():
+            pass
+        self.candidates.publish()
 
     def drain(self, progress: Report = lambda stage, done, total: None, *, label: str = "route") -> None:
         """Step until nothing is left, the lake included."""
@@ -105,6 +131,8 @@ class Roles:
             progress(label, done, None)
         self.lake.drain()
         self._follow()  # what lacked an attribute in the log is in the lake now
+        self.candidates.publish(everything=True)
+        self.candidates.save()
 
     def close(self) -> None:
         """Let go of all files."""
@@ -112,6 +140,8 @@ class Roles:
             self._lake.close()
         for worker in self.workers.values():
             worker.close()
+        if self._candidates is not None:
+            self._candidates.close()
         if self._router is not None:
             self._router.close()
 

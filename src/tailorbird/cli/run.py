@@ -259,6 +259,52 @@ def score(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1")
         models.close()
 
 
+def candidates(*, contract: str = "", health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
+    """Keep the tables of candidate sources up with the routed log: what is popular, what goes with what, what is new.
+
+    Servers read them at the request's time, so a click counts in `trending` within a second. Where slots or bundles ask for other
+    sources, their tables are built from the lake, beside the current ones.
+
+    Example:  tailorbird -C shop run candidates
+
+    Parameters
+    ----------
+    contract:
+        which tables, by the hash of their contract; those that slots and bundles ask for unless told otherwise
+    """
+    from tailorbird.candidates.role import CandidatesRole
+    from tailorbird.config import open_project
+    from tailorbird.config.candidates import kept_contracts
+    from tailorbird.config.erasures import take_in
+    from tailorbird.events import SystemClock
+
+    stop = _begin()
+    project = open_project(applied=True)
+    take_in(project)
+    known = {each.hash: each for each in kept_contracts(project)}
+    if contract and contract not in known:
+        raise UsageError(f"no slot and no bundle asks for the tables {contract}", where="--contract", fix=f"use {' or '.join(known)}")
+    chosen = known[contract] if contract else list(known.values())[-1]
+    project.paths.candidates.mkdir(parents=True, exist_ok=True)
+    from_lake = False
+    with (
+        probes("candidates", project, stop, host=health_host, port=health_port),
+        CandidatesRole(project.routed, project.paths.candidates, chosen, clock=SystemClock(), copies=project.copies()) as role,
+    ):
+        while not stop.is_set():
+            if role.needs_history():
+                from tailorbird.candidates.history import build_from_lake
+                from tailorbird.lake import Lake
+
+                from_lake = True
+                build_from_lake(role, Lake(project.paths.lake), stop)
+            role.run(stop)
+    if from_lake:
+        from tailorbird.lake import leave
+
+        leave(0)
+
+
 def lake(*, health_port: HealthPort = 0, health_host: HealthHost = "127.0.0.1") -> None:
     """Archive what came in and load it into the tables; between two loads put small files together, and delete old ones.
 

@@ -1,8 +1,10 @@
 """What a project says of serving, as the server takes it."""
 
 from dataclasses import replace
+from functools import partial
 
 from tailorbird.config import Project
+from tailorbird.config.candidates import wanted_contract
 from tailorbird.events import SECOND, duration
 from tailorbird.serving.editorial import FILE as LISTS_FILE
 from tailorbird.serving.limits import Networks, ServerLimits
@@ -29,6 +31,8 @@ def serve_options(project: Project) -> ServeOptions:
             ranking_s=settings.ranking_ms / 1e3,
             policy_s=settings.policy_ms / 1e3,
         ),
+        candidates=paths.candidates,
+        contract=partial(wanted_contract, project),
         workers=project.workers,
         registry=paths.registry,
         churn={name: paths.churn(name) for name in project.churn},

@@ -3,7 +3,7 @@
 import getpass
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tailorbird.cli.output import Json, console, print_json, print_table, progress_bars, this_command
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Rows = Literal["auto", "answers", "clicks"]  # as training.rows has it, which takes half a second to load
 Position = Literal["column", "weights", "none"]
 Retrieval = Literal["", "auto", "tables", "sequence"]  # as training.retrieval has it
+REQUESTS = 25_000  # as training.settings has it
 Architecture = Literal["gbdt", "mlp", "dcn", "shared", "mmoe", "auto"]  # as training.architecture has it
 
 
@@ -24,6 +25,7 @@ def train(
     *,
     window: str = "",
     quick: bool = False,
+    requests: int = REQUESTS,
     promote: bool = True,
     rows: Rows = "auto",
     architecture: Architecture | None = None,
@@ -42,8 +44,8 @@ def train(
 
     A name that churn.py declares trains that churn model; any other is a slot's. A net that is killed goes on where it was when the same
     command is given again within a day; its figures by epoch are in data/training/logs, for TensorBoard, and in MLflow where that is
-    installed and MLFLOW_TRACKING_URI is set. Everything is split by time. A model goes
-    live only if it beats the incumbent and every baseline outside the noise; else it is kept, with the reason. Writes a report.
+    installed and MLFLOW_TRACKING_URI is set. Everything is split by time. A model goes live only if it beats the incumbent and the best
+    baseline outside the noise; a fresher one of the same recipe, if it is not worse. Else it is kept, with the reason. Writes a report.
 
     Example:  tailorbird -C shop train
 
@@ -73,10 +75,14 @@ def train(
         of a slot: how much of the past to learn from, train.window unless told otherwise
     quick:
         fewer rows and trees: a first model within seconds
+    requests:
+        of a slot: how many requests to learn from at most, drawn evenly over the window; 0 takes all. As many as ten minutes of two cores
+        and 8 GB of memory allow, unless told otherwise
     promote:
         let it go live if it passes the gate
     rows:
-        of a slot: learn from logged answers, or from clicks with drawn candidates; auto: answers, where enough have a known outcome
+        of a slot: learn from logged answers, or from clicks and what the slot's sources gave before them; auto: answers, where enough have
+        a known outcome
     architecture:
         of a slot: boosted trees (gbdt); nets, which need the extra `deep` (mlp and dcn have a net for each head, shared and mmoe one for
         all); or auto: a net only where the validation part shows that it orders better than trees. Unless told otherwise what tuned.toml
@@ -126,6 +132,7 @@ def train(
         _of_slots_alone(
             name,
             window=window,
+            requests=requests != REQUESTS,
             rows=rows != "auto",
             architecture=architecture,
             retrieval=retrieval,
@@ -139,6 +146,7 @@ def train(
         return train_named(project, name, quick=quick, promote=promote, as_of=as_of, leave_out=without, seed=seed, json=json)
     settings = replace(
         settings_for(project, window=window, rows=rows, leave_out=leave_out, quick=quick),
+        requests=requests,
         architecture=architecture or "gbdt",
         retrieval=retrieval or ("tables" if quick else project.settings.train.retrieval),
         incremental=incremental,
@@ -193,6 +201,8 @@ def _check(settings: "TrainSettings", parameters: str) -> None:
     check_parameters(settings, parameters)
     if settings.incremental and settings.architecture == "gbdt":
         raise UsageError("trees are grown anew each time: no weights to go on from", where="--incremental", fix="--architecture mmoe")
+    if settings.requests < 0:
+        raise UsageError(f"expected 0 or more, got {settings.requests}", where="--requests")
     if settings.processes < 1:
         raise UsageError(f"expected at least 1, got {settings.processes}", where="--processes")
     if settings.processes > 1 and settings.architecture == "gbdt":
@@ -213,6 +223,8 @@ def _print(report: "TrainReport") -> None:
     print_long_tail(report.evaluation)
     out = console()
     out.print(f"\n{report.version} {'goes live' if report.promoted else 'is kept, not promoted'}: {report.decision.reason}")
+    if report.instead:
+        out.print(f"{report.instead} serves until then: the best baseline that was judged")
     if not report.promoted:
         out.print(f'  To let it answer nevertheless:  {this_command()} models promote {report.version} --why "a first try"')
     for note in (*report.decision.reasons[1:], *report.notes):
@@ -225,7 +237,6 @@ def settings_for(project: "Project", *, window: str, rows: Rows, leave_out: str,
     from tailorbird.training.settings import TrainSettings
 
     return TrainSettings(
-        **index_settings(project),
         window_us=window_of(window, project),
         lateness_us=project.plan.lateness_us,
         quick=quick,
@@ -250,22 +261,10 @@ def span_of(text: str, option: str) -> int:
         raise UsageError(error.message, where=option) from None
 
 
-def index_settings(project: "Project") -> dict[str, Any]:
-    """How the indexes of a project are made, as `TrainSettings` has it."""
-    from tailorbird.events import duration
-    from tailorbird.training.indexes import IndexSettings
-
-    told = project.settings.train
-    memory = duration(told.index_memory) if told.index_memory else None
-    every = duration(told.index_every) if told.index_every else 0
-    index = IndexSettings(memory_us=memory).asked_by(*project.slots.values())
-    return {"index": index, "index_every_us": every, "index_room": told.index_room_mb << 20}
-
-
 def left_out(text: str, features: "FeatureSet") -> tuple[str, ...]:
     """The columns of `--leave-out`, each of which must exist."""
     from tailorbird.errors import UsageError, nearest
-    from tailorbird.features.declare import COMPUTED_NAMES, SESSION_NAMES, VECTOR_NAMES
+    from tailorbird.features.declare import COMPUTED_NAMES, OF_CANDIDATES, VECTOR_NAMES
 
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     known = (
@@ -273,11 +272,10 @@ def left_out(text: str, features: "FeatureSet") -> tuple[str, ...]:
         *features.categorical,
         *COMPUTED_NAMES,
         *VECTOR_NAMES,
-        *SESSION_NAMES,
         *(one.name for one in features.similarities),
         *(one.output for one in features.transforms),
     )
-    if unknown := [name for name in names if name not in known]:
+    if unknown := [name for name in names if name not in known and not OF_CANDIDATES.fullmatch(name)]:
         fix = nearest(unknown[0], known, "tailorbird features list")
         raise UsageError(f"there is no column {unknown[0]!r}", where="--leave-out", fix=fix)
     return names
@@ -312,7 +310,7 @@ def parameters_of(text: str, architecture: str) -> dict[str, object]:
 
 def print_results(results: dict[str, dict[str, float | None]], title: str) -> None:
     """Figures of a model and its baselines, best first, with their 95 % intervals."""
-    columns = ["ndcg_10", "recall_10", "mrr", "auc", "coverage_10"]
+    columns = ["ndcg_10", "recall_10", "mrr", "auc", "candidate_recall", "coverage_10"]
     known = [name for name in columns if any(name in figures for figures in results.values())]
 
     def cell(figures: dict[str, float | None], name: str) -> str:

@@ -1,4 +1,7 @@
-"""Training as the command, the demo and the trainer role do it; and the role: watch live figures, train anew when they fall.
+"""Training as the command, the demo and the trainer role do it; and the role: train anew on a schedule, and when live figures fall.
+
+Every `train.every` a model of the same recipe is trained for `train.slot` on what has come since: the gate lets it take the incumbent's
+place if it is not worse by more than the margin, so that what serves stays fresh.
 
 The role looks at each slot that runs an experiment with an arm `model` against a control, every `train.check_every`. The
 reference is the first `REFERENCE_US` from the champion's first answer on; see `monitoring.retrain` for the rule. When it was
@@ -22,7 +25,6 @@ import pyarrow.compute as pc
 
 from tailorbird.cli.models_rollout import look_safely
 from tailorbird.cli.output import Report
-from tailorbird.cli.train import index_settings
 from tailorbird.config import Project
 from tailorbird.config.schemas import applied
 from tailorbird.errors import NotReadyError, TailorbirdError
@@ -78,8 +80,7 @@ def train_once(
     window, lateness = duration(project.settings.train.window), project.plan.lateness_us
     if since is not None:
         window, lateness = clock.now() - since, HOUR
-    index = index_settings(project)
-    settings = TrainSettings(window_us=window, lateness_us=lateness, quick=quick, retrieval=retrieval, **index)
+    settings = TrainSettings(window_us=window, lateness_us=lateness, quick=quick, retrieval=retrieval)
     settings = with_tuned(settings, slot, project.root / FILE)
     return outcome_of(run_train(project, clock, project.slots[slot], settings, by=by, progress=progress))
 
@@ -129,11 +130,32 @@ def _watch_slots(project: Project, clock: Clock, stop: threading.Event) -> None:
         project = applied(project)
         for slot in project.slots.values():
             try:
-                look(project, clock, slot)
+                if look(project, clock, slot) is None and slot.name == project.settings.train.slot:
+                    renew(project, clock, slot)
             except NotReadyError as error:
                 log.info("slot %s: %s", slot.name, error.message)
             except TailorbirdError as error:
                 log.error("slot %s: %s", slot.name, error)
+
+
+def renew(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:
+    """Train anew if the last training was `train.every` ago, and events came since; None if there was no call for it."""
+    every = project.settings.train.every
+    if not every:
+        return None
+    registry, now = Registry(project.paths.registry, clock=clock), clock.now()
+    mine = [info for info in registry.versions() if info.metrics.get("about", {}).get("slot") == slot.name]
+    newest = max(mine, key=lambda info: info.created_at, default=None)
+    if newest is None or now < newest.created_at + duration(every):
+        return None
+    lake = Lake(project.paths.lake)
+    if not lake.events(columns=("ts",), ts_from=newest.created_at).num_rows:
+        log.info("slot %s: nothing came since %s was trained", slot.name, newest.version)
+        return None
+    log.info("slot %s: %s is older than train.every, %s", slot.name, newest.version, every)
+    outcome = train_once(project, clock, slot.name, by=BY)
+    log.info("slot %s: %s %s: %s", slot.name, outcome.version, "promoted" if outcome.promoted else "kept", outcome.reason)
+    return outcome
 
 
 def look(project: Project, clock: Clock, slot: Slot) -> TrainOutcome | None:

@@ -79,7 +79,7 @@ def tune(
     window:
         how much of the past to look at, train.window unless told otherwise
     rows:
-        logged answers, or clicks with drawn candidates; auto: answers, where enough have a known outcome
+        logged answers, or clicks with the candidates of that moment; auto: answers, where enough have a known outcome
     leave_out:
         columns that the model must not see, with commas between them
     quick:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> None:
-    """Run all roles of the project on this machine: serve, router, worker, lake and trainer; score too, where scores.py declares any.
+    """Run all roles of the project on this machine: serve, router, worker, candidates, lake and trainer; score too, where scores.py
+    declares any.
 
     A role that dies is started again. Ctrl-C stops them in order; whatever was acknowledged is safe, also after `kill -9`.
 
@@ -36,6 +37,7 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
     from tailorbird.cli.check import check_slots
     from tailorbird.cli.supervisor import Role, Supervisor, die_with_parent
     from tailorbird.config import open_project
+    from tailorbird.config.candidates import kept_contracts
     from tailorbird.config.erasures import take_in
     from tailorbird.config.schemas import ActiveWatch, active_schemas, plan_for, settle
     from tailorbird.events import SECOND, SystemClock, duration
@@ -69,7 +71,12 @@ def up(*, port: int | None = None, train: bool = True, shop: bool = False) -> No
         trainer = [Role("trainer", ["run", "trainer"])] if train else []
         routers = [Role("router" if not n else f"router {n + 1}", ["run", "router"], made_for=kept) for n in range(_routers(project))]
         score = [Role("score", ["run", "score"])] if project.scores else []
-        return [*routers, *workers, Role("lake", ["run", "lake"]), serve(), *score, *trainer]
+        contracts = kept_contracts(project)
+        tables = [
+            Role("candidates" if each is contracts[-1] else f"candidates {each.hash[:4]}", ["run", "candidates", "--contract", each.hash])
+            for each in contracts
+        ]
+        return [*routers, *workers, *tables, Role("lake", ["run", "lake"]), serve(), *score, *trainer]
 
     out = console()
 

@@ -57,7 +57,7 @@ def validate(
     window:
         how much of the past to look at, train.window unless told otherwise
     rows:
-        logged answers, or clicks with drawn candidates; auto: answers, where enough have a known outcome
+        logged answers, or clicks with the candidates of that moment; auto: answers, where enough have a known outcome
     architecture:
         as for `train`: boosted trees (gbdt), a net (mlp, dcn, shared, mmoe), or auto: at each origin a net only where what it watches shows
         that it orders better than trees. Unless told otherwise what tuned.toml names, or gbdt

@@ -52,6 +52,10 @@ class Paths:
         return self.data / "state"
 
     @property
+    def candidates(self) -> Path:
+        return self.data / "candidates"
+
+    @property
     def lake(self) -> Place:
         return self.lake_at or self.data / "lake"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tailorbird.candidates.folder import CURRENT
 from tailorbird.config.project import Project, compile_plan
 from tailorbird.errors import DeclarationError, LockedError, NotReadyError, TailorbirdError
 from tailorbird.events import Clock, RoutePlan, SystemClock
@@ -219,14 +220,16 @@ def _needed_by(project: Project, features: FeatureSet, part: KeyPart) -> int:
 
 
 class ActiveWatch:
-    """Notices that the active schemas may have changed, by the files that say so: what is applied, and who is champion."""
+    """Notices that the active schemas or candidate tables may have changed, by the files that say so: what is applied, which tables are
+    current, and who is champion."""
 
     def __init__(self, project: Project) -> None:
-        self._files = (project.paths.state / APPLIED, *(path / "aliases.json" for path in _registries(project)))
+        files = (path / "aliases.json" for path in _registries(project))
+        self._files = (project.paths.state / APPLIED, project.paths.candidates / CURRENT, *files)
         self._seen: list[Stamp | None] = []
 
     def changed(self) -> bool:
-        """Whether either file is another than at the last call; yes at the first."""
+        """Whether any file is another than at the last call; yes at the first."""
         seen = [stamp(file) for file in self._files]
         self._seen, before = seen, self._seen
         return seen != before

@@ -235,20 +235,9 @@ class TrainSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         Literal["auto", "tables", "sequence"],
         Meta(description="where candidates come from: tables, vectors too (`sequence`), or vectors where they find more"),
     ] = "auto"
-    index_memory: Annotated[
-        str, Meta(description="only events of this long before it are counted in an index, such as `1d` where items are news; empty: all")
-    ] = ""
-    index_every: Annotated[
-        str,
-        Meta(description="training rows see indexes that were made this often, as often as you train; empty: some, evenly over the rows"),
-    ] = ""
-    index_room_mb: Annotated[
-        int,
-        Meta(
-            ge=1,
-            description="megabytes that the indexes of `index_every` may take together; a training whose would take more ends, and says so",
-        ),
-    ] = 4_096
+    every: Annotated[
+        str, Meta(description="how often the trainer trains anew, whatever the figures say, so that a model stays fresh; empty: never")
+    ] = "1d"
     check_every: Annotated[str, Meta(description="how often live figures are checked for a fall that calls for retraining")] = "1h"
 
 
@@ -293,9 +282,9 @@ _DURATIONS = (
     "events.skew", "events.lateness", "events.dedup", "events.answer", "serve.drain", "serve.keep_alive",
     "stream.timeout", "stream.session",
     "store.stale_after", "lake.commit_every", "lake.history", "score.keep", "checks.after", "train.window", "train.check_every",
-    "train.index_memory", "train.index_every",
+    "train.every",
 )  # fmt: skip
-_MAY_BE_EMPTY = ("train.index_memory", "train.index_every")
+_MAY_BE_EMPTY = ("train.every",)
 
 
 class Origin(msgspec.Struct, frozen=True):

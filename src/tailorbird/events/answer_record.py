@@ -55,6 +55,11 @@ class AnswerRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True, o
     candidate_sources: list[str] = msgspec.field(default_factory=list)  # that had candidates
     candidate_counts: list[int] = msgspec.field(default_factory=list)  # of each of them: how many candidates came first from it
     values: list[float] = msgspec.field(default_factory=list)  # of `items`, by the model and the formula, before search and boosts
+    candidate_lists: list[str] = msgspec.field(default_factory=list)  # live sources whose lists were read
+    candidate_digests: list[int] = msgspec.field(default_factory=list)  # of each list: a checksum of its items in their order
+    candidate_positions: list[int] = msgspec.field(default_factory=list)  # of each list: the routed position of its tables
+    live: list[float] = msgspec.field(default_factory=list)  # row-major, items × columns that the model reads live
+    referrer: str | None = None
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -23,6 +23,7 @@ from tailorbird.features.declare import (
     HOPS_MAX,
     HORIZON,
     HORIZON_HOP,
+    OF_CANDIDATES,
     RESERVED,
     Amount,
     Entity,
@@ -81,6 +82,9 @@ def declare(feature: F) -> F:
     if feature.name in (*RESERVED, *ASKED_NAMES):
         told, taken = ("every model", RESERVED) if feature.name in RESERVED else ("a backfill's rows", ASKED_NAMES)
         message = f"{feature.name} is what a column of {told} is called: {', '.join(taken)}"
+        raise DeclarationError(message, where=feature.place, fix=f"another name, such as {feature.name}_declared")
+    if OF_CANDIDATES.fullmatch(feature.name):
+        message = f"{feature.name} is what a column of a candidate source is called"
         raise DeclarationError(message, where=feature.place, fix=f"another name, such as {feature.name}_declared")
     declared = _collector.get()
     if declared is not None:

@@ -7,6 +7,7 @@ counts is in `features.extracts`; how declarations become records, in `features.
 in `features.reference`.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,11 +43,12 @@ SIMILARITY_LENGTH = 10
 SIMILARITY_LENGTH_MAX = 64  # of the last items that a similarity looks at
 
 # What a model sees besides the features, see `ranking.computed`: no feature is called so.
-COMPUTED_NAMES = ("i2i_score", "i2i_last", "recent_age", "category_share", "popularity", "age_days")
+COMPUTED_NAMES = ("recent_age", "category_share", "age_days")
 POSITION = "position"
 VECTOR_NAMES = ("vector_score", "vector_cosine")
-SESSION_NAMES = ("sessions_score", "sessions_share", "sessions_best", "stan_score", "stan_share", "stan_best")
-RESERVED = (*COMPUTED_NAMES, *VECTOR_NAMES, *SESSION_NAMES, POSITION)
+RESERVED = (*COMPUTED_NAMES, *VECTOR_NAMES, POSITION)
+# Columns of candidate sources, see `candidates.query.CandidateColumns`.
+OF_CANDIDATES = re.compile(r"(popular_\d+\w+|item_knn(?:_\d+)?|session_knn|stan|repeat|new_items)_(rank|score)")
 # What stands beside the features in the rows of a backfill: no feature is called so either.
 ASKED_NAMES = ("request_id", "person", "ts", "p", "item")
 

@@ -11,26 +11,20 @@ from tailorbird.features.declare import Similarity
 Table = Mapping[str, Mapping[str, float]]
 
 
-def similarity(feature: Similarity, recent: Sequence[str | None], candidate: str, t: int, tables: Mapping[int, Table]) -> float:
-    """How much a candidate goes with what somebody did last.
+def similarity(feature: Similarity, recent: Sequence[str | None], candidate: str, table: Table) -> float:
+    """Return how much a candidate goes with what somebody did last.
 
     Args:
         recent: the items of the sequence, oldest first; None for an event without one, which ages the others all the same.
-        tables: by the moment until which each was trained: item → what goes with it → how much. An item that a table knows is in it.
+        table: item → what goes with it → how much, as of the request.
     Returns:
         A float32; NaN where it is missing.
     """
-    trained = [moment for moment in tables if moment <= t]
-    if not trained:
-        return float("nan")
-    table = tables[max(trained)]
-    weight, value, heard = 1.0, 0.0, False
+    weight, value, known = 1.0, 0.0, False
     for item in list(reversed(recent))[: feature.length]:
-        if item in table:
-            heard = True
-            worth = weight * table[item].get(candidate, 0.0)
-            value = max(value, worth) if feature.how == "max" else value + worth
+        near = table.get(item, {}) if item is not None else {}
+        known = known or bool(near)
+        worth = near.get(candidate, 0.0) * weight
+        value = max(value, worth) if feature.how == "max" else value + worth
         weight *= feature.decay
-    if not heard or candidate not in table:
-        return float("nan")
-    return struct.unpack("f", struct.pack("f", value))[0]
+    return struct.unpack("f", struct.pack("f", value))[0] if known else float("nan")

@@ -1,11 +1,10 @@
-"""What is read from tables that training learns: they come with a bundle, not from the stream.
+"""What is read from tables of all people's events, which the candidates role keeps up rather than a worker.
 
     sequence("bought", user, "purchase", length=32)
     similarity("goes_with_bought", of="bought")
 
-A table knows the future of what it was learned from, so each has a moment until which it was trained, and a row at t is read by the
-newest one whose moment is not after t: in training one of several, at a request the bundle's. What the value is, in plain Python, is
-in `features.reference_learned`; how it is computed for many rows, in `ranking.similarities`.
+A request reads the tables as they are then, and a training row as they were at its moment. What the value is, in plain Python, is in
+`features.reference_learned`; how it is computed, in `ranking.similarities`.
 """
 
 from collections.abc import Sequence
@@ -37,12 +36,12 @@ def similarity(
 ) -> Similarity:
     """How much the candidate goes with the person's last items: `similarity("goes_with_bought", of="bought", length=5)`.
 
-    0 where it was never seen with any of them; missing where the table knows none of them, or not the candidate. Models see it beside
-    the features; `derived` columns do not.
+    0 where it was never seen with any of them; missing where none of them goes with anything yet. Models see it beside the features;
+    `derived` columns do not.
 
     Args:
         of: the name of a `sequence`.
-        table: `cooccurrence`: which items follow which in what people do, as the bundle's index has learned it.
+        table: `cooccurrence`: which items people have within a few events of each other, as the source `item_knn` has it.
         how: `sum` over the items, or `max`: the one that goes with it best.
         length: of how many of its last items, 1 to 64, and no more than the sequence keeps.
         decay: what an item weighs beside the one after it, above 0 and at most 1.

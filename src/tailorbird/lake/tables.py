@@ -64,6 +64,11 @@ ANSWERS = pa.schema(
         ("candidate_sources", pa.list_(pa.string())),  # that had candidates
         ("candidate_counts", pa.list_(pa.int64())),  # of each of them: how many candidates came first from it
         ("values", pa.list_(pa.float64())),  # of `items`, by the model and the formula, before search and boosts
+        ("candidate_lists", pa.list_(pa.string())),  # live sources whose lists were read
+        ("candidate_digests", pa.list_(pa.int64())),  # of each list: a checksum of its items in their order
+        ("candidate_positions", pa.list_(pa.int64())),  # of each list: the routed position that its tables went up to
+        ("live", pa.list_(pa.float32())),  # row-major, items × columns that the model reads live
+        ("referrer", pa.string()),
     ]
 )
 

@@ -2,7 +2,7 @@
 
 Each scores any (moment, person, item) from the interactions before that moment alone, exactly: a count over a window is
 the difference of two binary searches in the item's sorted times. They learn nothing, so they need no training part and cannot
-leak. `item_to_item`, which does learn a table, is in `training.item_to_item`.
+leak. Baselines that read candidate sources are in `ranking.baseline`.
 """
 
 from collections.abc import Mapping

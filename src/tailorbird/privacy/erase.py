@@ -7,6 +7,7 @@
     router       its tables without them, and what they say of them; its log emptied and the file written anew
     logs         raw and answer logs, and that of scores, emptied, the files written anew; topics deleted, and made again where they ended
     states       of every active schema built anew from the lake; copies in Valkey deleted, the worker publishes them again
+    candidates   their tables built anew from the lake likewise
     files        reports, comparisons, training sets and unfinished runs that hold something of theirs deleted
     search       every byte of the project looked through; then the journal is destroyed, and a receipt stays
 
@@ -26,7 +27,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tailorbird import faults
+from tailorbird.candidates.history import rebuild
 from tailorbird.config import Project
+from tailorbird.config.candidates import wanted_contract
 from tailorbird.config.schemas import active_schemas, plan_for
 from tailorbird.errors import NotReadyError, StorageError
 from tailorbird.events import Clock
@@ -162,6 +165,7 @@ class _Erasure:
         self._step("copies", self._copies)
         for features in self._features:
             self._step(f"state {features.schema_hash}", partial(self._state, features))
+        self._step("candidates", self._candidates)
         self._step("models", self._models)
         self._step("files", self._files)
         searched = self._search()
@@ -296,6 +300,14 @@ class _Erasure:
         )  # fmt: skip
         rows = sum(remake(part=part) for part in parts)
         return {f"state {schema}": {"rows": rows}}
+
+    def _candidates(self) -> dict[str, Any]:
+        root, contract = self._project.paths.candidates, wanted_contract(self._project)
+        while self._held.candidates:
+            self._held.candidates.pop().release()
+        if not root.exists() or faults.cut("erase.candidates"):
+            return {}
+        return {"candidates": {"position": rebuild(self._project.routed, root, contract, Lake(self._project.paths.lake), self._clock)}}
 
     def _models(self) -> dict[str, Any]:
         if faults.cut("erase.models"):

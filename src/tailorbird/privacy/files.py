@@ -2,7 +2,7 @@
 
     rewritten    logs, tables, archive: written anew
     emptied      the log of scores, whole
-    rebuilt      states: made anew from the lake; what stands beside them names declarations alone
+    rebuilt      states and candidate tables: made anew from the lake; what stands beside them names declarations alone
     derived      can be made again: deleted where it holds something of theirs; see `derived`
     scratch      of a command that was cut short, or what the next training would begin with: deleted in any case, see `scratch`
     models       named, with when they are due; the search looks through them
@@ -44,6 +44,8 @@ KINDS = {
     r"lake/set-aside/.+": "rewritten",
     r"state/([^/]+/)?[0-9a-f]{12}/(data|lock)\.mdb(\.damaged)?": "rebuilt",
     r"state/(([^/]+/)?[0-9a-f]{12}/[a-z-]+\.json|applied\.json|score\.json)": "nobody",
+    r"candidates/[0-9a-f]{12}/((data|lock)\.mdb(\.damaged)?|state-\d+\.npz)": "rebuilt",
+    r"candidates/current\.json": "nobody",
     r"registry/(churn/[^/]+/)?(v\d+/.+)": "models",
     r"registry/(churn/[^/]+/)?(aliases\.json|formulas\.json|audit\.jsonl|lock)": "nobody",
     r"registry/(churn/[^/]+/)?\.incoming/.+": "scratch",

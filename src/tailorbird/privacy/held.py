@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tailorbird.candidates.folder import ROLE, contract_folders
 from tailorbird.config import Project
 from tailorbird.config.erasures import READING
 from tailorbird.errors import BehindError, LockedError, UsageError
@@ -32,7 +33,12 @@ STOP = "stop `tailorbird up` (Ctrl-C, or SIGTERM) and all single roles, erase, a
 
 @dataclass
 class Held:
-    """The writers of everything. `states`: the locks of the workers, by schema and part; given up one by one to make a state anew."""
+    """The writers of everything.
+
+    Attributes:
+        states: the locks of the workers, by schema and part; given up one by one to make a state anew.
+        candidates: those of the tables of each contract.
+    """
 
     lake: LakeRole
     raw: dict[str, EmbeddedWriter] = field(default_factory=dict)
@@ -41,6 +47,7 @@ class Held:
     scores: EmbeddedWriter | None = None
     topics: "Topics | None" = None
     states: dict[tuple[str, str], FileLock] = field(default_factory=dict)
+    candidates: list[FileLock] = field(default_factory=list)
 
 
 @contextmanager
@@ -78,6 +85,9 @@ def hold(project: Project, clock: Clock, topics: "list[Emptying] | None" = None)
                     name = part_name(folder, paths.state)
                     held.states[schema, name] = FileLock(folder / schema / "worker")
                     stack.callback(held.states[schema, name].release)
+            for folder in contract_folders(paths.candidates):
+                held.candidates.append(FileLock(folder / ROLE))
+                stack.callback(held.candidates[-1].release)
         except LockedError as error:
             raise LockedError(ALONE, where=error.where, fix=STOP) from error
         _check_whole(project, held, check_topics=topics is None)

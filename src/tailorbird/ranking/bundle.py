@@ -12,7 +12,8 @@
 
 `Bundle.load` uses the very bytes that it checked. What happens to the values afterwards stands in `ranking.policy`.
 
-A bundle without heads carries an index alone: candidates, similar items and search, until a model has earned its place.
+A bundle without heads carries an index alone, for search, or names a baseline, by which items are ordered until a model has earned
+its place. What people do with items is in no bundle: it names the candidate sources that it reads, whose tables are live.
 """
 
 import dataclasses
@@ -27,12 +28,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from tailorbird.candidates.contract import contract_of
 from tailorbird.errors import BundleError, DamageError, DeclarationError
 from tailorbird.features import FeatureSet
 from tailorbird.features.codec import FILE as DECLARED
 from tailorbird.features.codec import decode_features, encode_features
+from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.calibration import Calibration, Identity
-from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, SequenceLike, read_encoder
+from tailorbird.ranking.encoders import Encoder, Keys, Matrix, RowsLike, read_encoder
 from tailorbird.ranking.formula import value
 from tailorbird.ranking.onnx_session import start_session
 from tailorbird.ranking.tower import FOLDER as TOWER
@@ -108,6 +111,7 @@ class Bundle:
             raise BundleError(f"{error.args[0]} is missing", where=str(path)) from error
         except (ValueError, msgspec.DecodeError) as error:
             raise BundleError(f"cannot be read: {error}", where=str(path)) from error
+        _require_sources(manifest, where=str(path))
         features = declared_in(files, manifest.schema_hash, where=f"{path}/{DECLARED}")
         if encoder.columns != manifest.columns:
             raise BundleError("its encoder was made for other columns than the manifest names", where=str(path))
@@ -153,11 +157,25 @@ class Bundle:
         """By which people and items have vectors, or None."""
         return Space(self.tower, self.index) if self.tower is not None and self.index.vectors is not None else None
 
-    def recent(self, rows: RowsLike) -> SequenceLike | None:
-        """The sequence that the encoder and item-to-item look at, or None."""
-        return rows.sequences.get(self.encoder.sequence)
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The candidate sources whose tables it reads."""
+        return self.manifest.sources
 
-    def score(self, rows: RowsLike, item_keys: Keys, *, objective: Mapping[str, float] | None = None, asked: Asked | None = None) -> Scores:
+    @property
+    def baseline(self) -> str:
+        """By which sources items are ordered where it has no heads; "" where there are none either."""
+        return self.manifest.baseline
+
+    def score(
+        self,
+        rows: RowsLike,
+        item_keys: Keys,
+        *,
+        objective: Mapping[str, float] | None = None,
+        asked: Asked | None = None,
+        live: Matrix | None = None,
+    ) -> Scores:
         """Score one request's items.
 
         Args:
@@ -165,10 +183,11 @@ class Bundle:
             item_keys: uint64 (n,).
             objective: head → weight, as a slot has it; the manifest's formula by default.
             asked: the person's vector, where retrieval asked for it; made anew if it is of another sequence than the rows hold.
+            live: their columns of `encoder.live`; missing without them.
         Raises:
             NotFiniteError: the model gave something that is no number; serve with the previous bundle.
         """
-        matrix = self.encoder.encode_request(rows, item_keys, self.index, self.space, asked)
+        matrix = self.encoder.encode_request(rows, item_keys, self.index, self.space, asked, live)
         return self.score_matrix(matrix, objective=objective)
 
     def score_matrix(self, matrix: Matrix, *, objective: Mapping[str, float] | None = None) -> Scores:
@@ -224,6 +243,7 @@ def write_bundle(
     card: str = "",
     trees: Mapping[str, Trees] | None = None,
     tower: Mapping[str, bytes] | None = None,
+    baseline: str = "",
 ) -> Manifest:
     """Write a sealed bundle into a new folder, ready for `Registry.add`.
 
@@ -239,6 +259,7 @@ def write_bundle(
         calibration: head → table; the output as it is for a head that is not there.
         tower: file → bytes, as `ranking.tower` has them; None without one.
         formula: head → weight, used where a slot declares no objective.
+        baseline: sources joined by "+" that order items, of a bundle without heads.
     """
     calibration = dict(calibration or {})
     folder.mkdir(parents=True)
@@ -276,9 +297,20 @@ def write_bundle(
         golden_rows=len(rows),
         engine=__version__,
         index_as_of=Index.open(index).as_of,
+        sources=(*encoder.live.sources, *(name for name in baseline.split("+") if name)),
+        baseline=baseline,
         card=card,
     )
     return seal(folder, manifest)
+
+
+def _require_sources(manifest: Manifest, *, where: str) -> None:
+    try:
+        contract_of(manifest.sources)
+        if manifest.baseline:
+            Baseline.parse(manifest.baseline)
+    except DeclarationError as error:
+        raise BundleError(error.message, where=where, fix="tailorbird train") from error
 
 
 def declared_in(files: Mapping[str, bytes], schema_hash: str, *, where: str) -> FeatureSet | None:

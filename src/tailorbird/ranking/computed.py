@@ -1,6 +1,6 @@
-"""The columns that every model may see: made from the index and the person's recent sequence, see `COMPUTED`.
+"""The columns that every model may see: made from the items and the person's recent sequence, see `COMPUTED`.
 
-How they get into a matrix stands in `ranking.encoders`; what a project declares of this kind, in `ranking.similarities`.
+How they get into a matrix stands in `ranking.encoders`; what is read live from candidate sources, in `ranking.live`.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,16 @@ import numpy.typing as npt
 
 from tailorbird.events.clock import DAY
 from tailorbird.features.declare import COMPUTED_NAMES
-from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX, Index
+from tailorbird.retrieval.index import Index
 
 Keys = npt.NDArray[np.uint64]
 Times = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.intp]
 
+RECENT_MAX = 10
 COMPUTED = {
-    "i2i_score": "how much the item goes with the person's last ten: their weights times 0.8 ** age, summed",
-    "i2i_last": "how much it goes with the last one",
     "recent_age": "how many of the last ten came after the person last had this very item; NaN if it is not among them",
     "category_share": "share of the last ten that are of its category; NaN without any of known category",
-    "popularity": "share of items that are less popular, as of the index",
     "age_days": "days since the item came; NaN if it has been there from the beginning",
 }
 assert tuple(COMPUTED) == COMPUTED_NAMES
@@ -54,31 +52,22 @@ def computed_columns(
     columns: dict[str, npt.NDArray[np.generic]] = {}
     if len(index) == 0:
         return dict.fromkeys(wanted, np.full(item_keys.size, np.nan, np.float32))
-    columns["popularity"] = np.where(known, index.popularity[at], np.float32(0))
     first_seen = np.where(known, index.first_seen[at], 0)
     columns["age_days"] = np.where(first_seen > 0, (t[request] - first_seen) / DAY, np.nan)
 
     category = np.where(known, index.category.codes[at], -1)
-    score, last = np.zeros(item_keys.size), np.zeros(item_keys.size, np.float32)
     same, any_category = np.zeros(item_keys.size), np.zeros(item_keys.size)
     age_of_item = np.full(item_keys.size, np.nan)
     for age in range(RECENT_MAX if sequence is not None and sequence.item.size else 0):
         assert sequence is not None
         recent_key, there = recent_at(sequence, age)
         recent_row = np.where(there, index.find(recent_key), -1)
-        if recent_row.size == 1:
-            weight = index.item_item.lookup_row(int(recent_row[0]), row)
-        else:
-            weight = index.item_item.lookup(recent_row[request], row)
-        score += RECENT_DECAY**age * weight
-        if age == 0:
-            last = weight
         recent_category = np.where(recent_row >= 0, index.category.codes[np.maximum(recent_row, 0)], -1)[request]
         any_category += recent_category >= 0
         same += (recent_category >= 0) & (recent_category == category)
         is_item = there[request] & (recent_key[request] == item_keys) & np.isnan(age_of_item)
         age_of_item[is_item] = age
-    columns["i2i_score"], columns["i2i_last"], columns["recent_age"] = score, last, age_of_item
+    columns["recent_age"] = age_of_item
     columns["category_share"] = np.divide(same, any_category, out=np.full(same.size, np.nan), where=any_category > 0)
     return columns
 

@@ -4,8 +4,8 @@ The columns of the matrix, in this order:
 
     numeric        float32 as read; NaN is missing
     categorical    codes of a vocabulary: 0 missing, 1 unknown, 2.. as learned
-    computed       from the index and the person's recent sequence, see `COMPUTED`, by vectors, see `ranking.tower`, and by sessions,
-                   see `ranking.session_columns`; then what is declared so, see `ranking.similarities`
+    computed       from the items and the person's recent sequence, see `COMPUTED`; by vectors, see `ranking.tower`; and what is read
+                   live: rank and score in candidate sources, and declared similarities, see `ranking.live`
     position       where the item was shown in training, 1 in serving; only if the model was trained with it
     transformed    made of any of these by what was learned in training, see `ranking.transforms`
     for nets       the candidate, the newest items and words as codes, see `ranking.history`
@@ -23,13 +23,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.errors import BundleError
+from tailorbird.candidates.query import CandidateColumns, RequestLists
+from tailorbird.errors import BundleError, DeclarationError
 from tailorbird.features import declare
 from tailorbird.features.declare import POSITION
 from tailorbird.ranking.computed import COMPUTED, Keys, RaggedLike, Rows, Times, computed_columns
 from tailorbird.ranking.history import History
-from tailorbird.ranking.session_columns import SESSION_COLUMNS, session_columns
-from tailorbird.ranking.similarities import Similarity
+from tailorbird.ranking.live import LiveColumns
+from tailorbird.ranking.similarities import Similarity, kept
 from tailorbird.ranking.steps import MISSING
 from tailorbird.ranking.together import Together, together
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Asked, Space, no_columns
@@ -42,8 +43,9 @@ from tailorbird.retrieval.words import Words
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-FORMAT = 6  # of encoder.json: 1 knows no transforms, 2 no similarities, 3 no columns for nets, 4 no vectors, 5 no sessions
-OF_INDEX = COMPUTED | VECTOR_COLUMNS | SESSION_COLUMNS  # columns that nobody declares, and what each is
+NO_CANDIDATE_COLUMNS = CandidateColumns()
+FORMAT = 7  # of encoder.json; another one is not read
+OF_ITEMS = COMPUTED | VECTOR_COLUMNS  # columns that nobody declares, beside those of candidate sources, and what each is
 
 
 class SequenceLike(Protocol):
@@ -84,11 +86,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         columns: the columns of the feature set, in the order in which they are read.
         numeric: the numeric columns that the model uses.
         vocabularies: of the categorical columns that the model uses.
-        computed: which of `COMPUTED` and of the similarities it uses as they are.
+        computed: which of `COMPUTED`, of the vectors' columns and of those that are read live it uses as they are.
         sequence: the sequence that the computed columns look at; "" for none.
         position: whether the model was trained with the position.
         transforms: further columns, made of any of these by learned steps.
-        similarities: columns by learned tables, that it uses or transforms.
+        candidates, similarities: columns that are read live, that it uses or transforms.
         history, words: columns for nets, after all others.
         format: of the file.
     """
@@ -100,23 +102,24 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
     sequence: str = ""
     position: bool = False
     transforms: tuple[Output, ...] = ()
+    candidates: CandidateColumns = CandidateColumns()
     similarities: tuple[Similarity, ...] = ()
     history: History | None = None
     words: tuple[Words, ...] = ()
-    format: int = 1
+    format: int = FORMAT
 
     def __post_init__(self) -> None:
         categorical = [vocabulary.name for vocabulary in self.vocabularies]
-        made = (*OF_INDEX, *self._similar)
+        made = (*OF_ITEMS, *self.live.names)
         for names, known in ((self.numeric, self.columns.numeric), (categorical, self.columns.categorical), (self.computed, made)):
             if unknown := [name for name in names if name not in known]:
                 raise BundleError(f"the encoder uses a column {unknown[0]!r} that does not exist")
-        for sequence in self._sequences:
+        for sequence in (*self._sequences, *(one.of for one in self.similarities)):
             if sequence not in self.columns.sequences:
                 raise BundleError(f"the encoder uses a sequence {sequence!r} that does not exist")
-        others = {*OF_INDEX, *self.columns.numeric, *self.columns.categorical}
-        if len(self._similar) < len(self.similarities) or others & set(self._similar):
-            raise BundleError("a similarity of the encoder is called like another of its columns")
+        others = {*OF_ITEMS, *self.columns.numeric, *self.columns.categorical}
+        if len(set(self.live.names)) < len(self.live.names) or others & set(self.live.names):
+            raise BundleError("a column of the encoder that is read live is called like another of its columns")
         for output in self.transforms:
             self._check(output)
         made = [name for output in self.transforms for name in output.names]
@@ -127,14 +130,15 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             raise BundleError(f"{twice[0]!r} is the name of a column for nets and of another", fix="give the feature another name")
 
     @cached_property
-    def _similar(self) -> dict[str, Similarity]:
-        return {one.name: one for one in self.similarities}
+    def live(self) -> LiveColumns:
+        """The columns that are read live."""
+        return LiveColumns(self.candidates, self.similarities)
 
     @cached_property
     def _sequences(self) -> tuple[str, ...]:
         """The sequences that any column is made of."""
         history = self.history.sequence if self.history else ""
-        return tuple(dict.fromkeys(name for name in (self.sequence, history, *(one.of for one in self.similarities)) if name))
+        return tuple(dict.fromkeys(name for name in (self.sequence, history) if name))
 
     @cached_property
     def _for_nets(self) -> tuple[str, ...]:
@@ -164,7 +168,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """What each column of the matrix, shape (width,), holds where there is nothing."""
         numeric = np.full((1, len(self.columns.numeric)), np.nan, np.float32)
         categorical = np.zeros((1, len(self.columns.categorical)), np.uint64)
-        computed = dict.fromkeys((*OF_INDEX, *self._similar), np.full(1, np.nan, np.float32))
+        computed = dict.fromkeys((*OF_ITEMS, *self.live.names), np.full(1, np.nan, np.float32))
         matrix = self._filled(numeric, categorical, computed, np.full(1, np.nan), {})
         nobody, never = np.zeros(1, np.uint64), np.zeros(1, np.int64)
         if self.history:
@@ -180,7 +184,8 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         """What each column of the matrix is, in words."""
         told = dict.fromkeys(self.names, "as read")
         told |= {vocabulary.name: f"codes of {len(vocabulary.keys):,} values" for vocabulary in self.vocabularies}
-        told |= {name: OF_INDEX[name] if name in OF_INDEX else self._similar[name].told() for name in self.computed}
+        made = OF_ITEMS | self.live.told()
+        told |= {name: made[name] for name in self.computed}
         told |= {name: f"{output.column}: {output.told()}" for output in self.transforms for name in output.names}
         told |= {name: text for one in (*((self.history,) if self.history else ()), *self.words) for name, text in one.told().items()}
         return told
@@ -189,7 +194,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         name = output.column
         if name in self.columns.categorical:
             right = output.of_keys or output.either
-        elif name in self.columns.numeric or name in OF_INDEX or name in self._similar or name == POSITION:
+        elif name in self.columns.numeric or name in OF_ITEMS or name in self.live.names or name == POSITION:
             right = not output.of_keys
         else:
             raise BundleError(f"the encoder uses a column {name!r} that does not exist")
@@ -215,6 +220,7 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         learned: Mapping[str, Floats] | None = None,
         space: Space | None = None,
         asked: Asked | None = None,
+        live: Mapping[str, npt.NDArray[np.generic]] | None = None,
     ) -> Matrix:
         """The matrix (n, len(names)) of n rows that belong to some requests.
 
@@ -229,17 +235,16 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
             learned: of training rows, name of a transform → (n,): what its target encoding was as of each row's time.
             space: for the columns by vectors, which are missing without it; in training, one that is as old as the index.
             asked: of a single request, the person's vector, if it is known already.
+            live: column that is read live → (n,); all are missing without it.
         """
-        wanted, near, like, similar = self._wanted
+        wanted, near, live_wanted = self._wanted
         columns = computed_columns(wanted, item_keys, request, sequences.get(self.sequence), t, index) if wanted else {}
         if near and space is not None and len(space.index):
             columns |= space.columns(near, item_keys, request, sequences.get(space.tower.plan.sequence), len(t), asked)
         elif near:
             columns |= no_columns(near, item_keys.size)
-        if like:
-            columns |= session_columns(like, item_keys, request, sequences.get(self.sequence), t, index)
-        for one in similar:
-            columns[one.name] = one.column(item_keys, request, sequences.get(one.of), t, index)
+        nothing = np.full(item_keys.size, np.nan, np.float32)
+        columns |= {name: nothing if live is None else live[name] for name in live_wanted}
         shown = np.ones(item_keys.size, np.float32) if position is None else position
         matrix = self._filled(numeric, categorical, columns, shown, learned or {})
         at = matrix.shape[1] - len(self._for_nets)
@@ -253,12 +258,11 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return matrix
 
     @cached_property
-    def _wanted(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[Similarity, ...]]:
-        """The computed columns that any column of the matrix needs, those by vectors, those by sessions, and the similarities."""
+    def _wanted(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """The computed columns that any column of the matrix needs, those by vectors, and those that are read live."""
         sources = {*self.computed, *(output.column for output in self.transforms)}
-        kinds = (COMPUTED, VECTOR_COLUMNS, SESSION_COLUMNS)
-        by_table, near, like = (tuple(name for name in names if name in sources) for names in kinds)
-        return by_table, near, like, tuple(one for one in self.similarities if one.name in sources)
+        by_items, near, live = (tuple(name for name in names if name in sources) for names in (COMPUTED, VECTOR_COLUMNS, self.live.names))
+        return by_items, near, live
 
     def _filled(
         self,
@@ -320,9 +324,15 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         return self._filled(numeric, categorical, {}, np.ones(len(numeric), np.float32), {})
 
     def encode_request(
-        self, rows: RowsLike, item_keys: Keys, index: Index, space: Space | None = None, asked: Asked | None = None
+        self,
+        rows: RowsLike,
+        item_keys: Keys,
+        index: Index,
+        space: Space | None = None,
+        asked: Asked | None = None,
+        live: Matrix | None = None,
     ) -> Matrix:
-        """The matrix of one request's candidates."""
+        """The matrix of one request's candidates; `live`: their columns of `self.live`."""
         ragged: dict[str, RaggedLike] = {}
         read = () if space is None else (space.tower.plan.sequence,)
         for name in (*self._sequences, *read):
@@ -333,23 +343,30 @@ class Encoder(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True
         if asked is not None and space is not None and not asked.of(space.vectors, rows.sequences.get(space.tower.plan.sequence)):
             asked = None
         t = np.array([rows.t], np.int64)
-        return self.encode(rows.numeric, rows.categorical, item_keys, request, ragged, t, index, space=space, asked=asked)
+        columns = None if live is None else self.live.by_name(live)
+        return self.encode(rows.numeric, rows.categorical, item_keys, request, ragged, t, index, space=space, asked=asked, live=columns)
+
+    def read_live(self, lists: RequestLists, rows: RowsLike, item_keys: Keys) -> Matrix:
+        """The columns of one request's candidates that are read live, (n, columns)."""
+        return self.live.matrix(lists, rows.sequences, item_keys)
 
 
 def read_encoder(data: bytes, *, where: str) -> Encoder:
-    """The encoder of a bundle's `encoder.json`, of this format or an older one.
+    """The encoder of a bundle's `encoder.json`.
 
     Raises:
-        BundleError: it cannot be read, contradicts itself, or was written by a later version.
+        BundleError: it cannot be read, contradicts itself, or was written by another version.
     """
     try:
-        if (found := msgspec.json.decode(data, type=_Format).format) > FORMAT:
-            raise BundleError(f"its encoder has the format {found}, this version reads up to {FORMAT}", where=where, fix="upgrade")
+        if (found := msgspec.json.decode(data, type=_Format).format) != FORMAT:
+            raise BundleError(f"its encoder has the format {found}, this version reads {FORMAT}", where=where, fix="tailorbird train")
         return msgspec.json.decode(data, type=Encoder)
     except BundleError as error:
         raise error if error.where else BundleError(error.message, where=where, fix=error.fix) from None
     except (ValueError, msgspec.DecodeError) as error:
         raise BundleError(f"its encoder cannot be read: {error}", where=where) from error
+    except DeclarationError as error:  # a candidate source that is none
+        raise BundleError(f"its encoder cannot be read: {error.message}", where=where, fix="tailorbird train") from error
 
 
 class _Format(msgspec.Struct):
@@ -367,6 +384,7 @@ def fit_encoder(
     size_max: int = 100_000,
     leave_out: Sequence[str] = (),
     similarities: Sequence[declare.Similarity] = (),
+    candidates: CandidateColumns = NO_CANDIDATE_COLUMNS,
 ) -> Encoder:
     """Learn the vocabularies from training rows.
 
@@ -378,18 +396,19 @@ def fit_encoder(
         size_max: the most values of one column, the most frequent ones.
         leave_out: columns of any kind that the model must not see.
         similarities: as declared; the encoder keeps also those that are left out, since a transform may be made of them.
+        candidates: columns of candidate sources, likewise.
     """
     vocabularies: list[Vocabulary] = []
     for place, name in enumerate(columns.categorical):
         if name in leave_out:
             continue
         keys, counts = np.unique(categorical[:, place], return_counts=True)
-        kept = (keys != 0) & (counts >= count_min)
-        keys, counts = keys[kept], counts[kept]
+        often = (keys != 0) & (counts >= count_min)
+        keys, counts = keys[often], counts[often]
         order = np.lexsort((keys, -counts))[:size_max]
         vocabularies.append(Vocabulary(name, keys[order].tolist()))
     used = tuple(name for name in (columns.numeric if numeric is None else numeric) if name not in leave_out)
-    kept = tuple(Similarity(one.name, one.of, one.table, one.how, one.length, one.decay) for one in similarities)  # type: ignore[arg-type]
-    chosen = tuple(name for name in (*computed, *(one.name for one in kept)) if name not in leave_out)
+    similar = tuple(kept(one) for one in similarities)
+    chosen = tuple(name for name in (*computed, *candidates.names, *(one.name for one in similar)) if name not in leave_out)
     sequence = columns.sequences[0] if columns.sequences else ""
-    return Encoder(columns, used, tuple(vocabularies), chosen, sequence, position, similarities=kept, format=FORMAT)
+    return Encoder(columns, used, tuple(vocabularies), chosen, sequence, position, candidates=candidates, similarities=similar)

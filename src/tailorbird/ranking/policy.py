@@ -100,22 +100,3 @@ def _diverse(values: Floats, order: Rows, size: int, index: Index, rows: Rows, d
     alike = likeness([codes_of(index, rows[best], name) for name in diversity.by])
     pick = dpp if diversity.method == "dpp" else mmr
     return np.concatenate([best[pick(values[best], alike, size, balance=diversity.balance)], order[best.size :]])
-
-
-def baseline_values(policy: str, index: Index, rows: Rows, recent: Keys | None = None) -> Floats:
-    """The values (n,) of a policy without a model: `popular`, `recent`, or `related`.
-
-    `related` puts first what goes with the items of the person's sequence `recent` (keys, oldest first), then what is popular.
-    """
-    if policy == "recent":
-        return index.first_seen[rows].astype(np.float64)
-    popularity = index.popularity.astype(np.float64)
-    if policy == "popular":
-        return popularity[rows]
-    if policy != "related":
-        raise ValueError(f"{policy!r} is no baseline")
-    values = popularity / max(float(popularity.max(initial=0.0)), 1.0)
-    if recent is not None and recent.size:
-        near = index.item_to_item(recent, len(index))
-        values[near.rows] += near.scores / max(float(near.scores.max(initial=0.0)), 1e-12)
-    return values[rows]

@@ -7,12 +7,17 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.candidates.item_knn.query import RECENT_MAX
+from tailorbird.candidates.popularity.query import of_segment
+from tailorbird.candidates.protocol import RankedList
+from tailorbird.candidates.query import RequestLists, source_of
+from tailorbird.events.clock import DAY, HOUR
 from tailorbird.events.keys import hash64
 from tailorbird.retrieval import Index
-from tailorbird.retrieval.index import RECENT_DECAY, RECENT_MAX
 
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp]
+_DECAY = 0.8  # of what a recent item says, by how many came after it
 
 CODES = (
     "promoted",
@@ -23,6 +28,7 @@ CODES = (
     "popular_in_category",
     "popular",
     "for_you",
+    "again",
     "editorial",
     "popular_in_segment",
     "more",
@@ -62,6 +68,7 @@ def reasons(
     index: Index,
     rows: Rows,
     sources: Sequence[str],
+    lists: RequestLists,
     *,
     recent: RecentLike | None = None,
     query: str | None = None,
@@ -72,13 +79,14 @@ def reasons(
 
     Args:
         rows: (k,): the shown items, best first.
-        sources: the candidate source of each, see `retrieval.SOURCES`.
+        sources: the candidate source of each.
+        lists: of the request.
         recent: the person's recent sequence.
         query: what was searched for.
         explored: the positions of `exploration.Choice`.
         otherwise: the reason of an item to which nothing of this led.
     """
-    anchors, types = _anchors(index, rows, recent)
+    anchors, types = _anchors(index, rows, lists, recent)
     told: list[Reason] = []
     for place, (row, source) in enumerate(zip(rows.tolist(), sources, strict=True)):
         if source == "pinned":
@@ -91,38 +99,47 @@ def reasons(
             verb = _VERBS.get(types[place], "you looked at")
             told.append(Reason("related", f"Because {verb} {index.title(int(anchors[place]))}", index.ids[anchors[place]]))
         else:
-            told.append(_without_anchor(index, row, source) or otherwise)
+            told.append(_without_anchor(index, row, source, lists) or otherwise)
     return told
 
 
-def _without_anchor(index: Index, row: int, source: str) -> Reason | None:
+def _without_anchor(index: Index, row: int, source: str, lists: RequestLists) -> Reason | None:
     category = index.category.text(row)
-    if source == "fresh":
+    told = source_of(source) if source not in ("given", "pinned") else None
+    if told is None:
+        return None
+    if told.kind == "new_items":
         return Reason("new", f"New in {category}" if category else "New")
-    if source == "editorial":
+    if told.kind == "editorial":
         return Reason("editorial", "Selected by hand")
-    if source in ("popular_by", "trending_by"):
-        return Reason("popular_in_segment", f"Popular with visitors like you {'this week' if source == 'popular_by' else 'right now'}")
-    if source == "trending":
-        return Reason("popular", "Popular right now")
-    if source in ("sessions", "stan"):
+    if told.kind == "repeat":
+        return Reason("again", "You chose it before")
+    if told.kind in ("session_knn", "stan"):
         return Reason("related", "Where others went on to from here")
-    if source in ("popular", "popular_in_category") and index.counts["7d"][row] > 0:
-        if source == "popular_in_category" and category:
-            return Reason("popular_in_category", f"Popular in {category} this week")
-        return Reason("popular", "Popular this week")
-    return None
+    if told.board is None:
+        return None
+    lately = "right now" if told.board.window_us <= 6 * HOUR else "today" if told.board.window_us <= DAY else "this week"
+    if told.board.segment == "category":
+        return Reason("popular_in_category", f"Popular in {category} {lately}" if category else f"Popular {lately}")
+    if of_segment(lists.tables, lists.request, told.board) is not None:
+        return Reason("popular_in_segment", f"Popular with visitors like you {lately}")
+    return Reason("popular", f"Popular {lately}")
 
 
-def _anchors(index: Index, rows: Rows, recent: RecentLike | None) -> tuple[Rows, list[int]]:
+def _anchors(index: Index, rows: Rows, lists: RequestLists, recent: RecentLike | None) -> tuple[Rows, list[int]]:
     """For each shown item the recent item that speaks most for it (-1 if none does), and the type of that event."""
     if recent is None or not recent.item.size or not rows.size:
         return np.full(rows.size, -1, np.intp), [0] * rows.size
     newest = slice(-1, -RECENT_MAX - 1, -1)
-    known = index.find(recent.item[newest])
-    decay = RECENT_DECAY ** np.arange(known.size)
-    left, right = np.repeat(known, rows.size), np.tile(rows, known.size)
-    pull = index.item_item.lookup(left, right).reshape(known.size, rows.size) * decay[:, None]
+    known, keys = index.find(recent.item[newest]), index.keys[rows]
+    found = lists.neighbours_of(recent.item[newest])
+    pull = np.zeros((known.size, rows.size))
+    for age in range(known.size):
+        here = slice(found.offsets[age], found.offsets[age + 1])
+        near = RankedList(found.keys[here], found.weights[here].astype(np.float64))
+        rank = near.ranks(keys)
+        there = rank >= 0
+        pull[age, there] = near.scores[rank[there]] * _DECAY**age
     best = np.argmax(pull, axis=0)
-    there = pull[best, np.arange(rows.size)] > 0
+    there = (pull[best, np.arange(rows.size)] > 0) & (known[best] >= 0)
     return np.where(there, known[best], -1), recent.type[newest][best].tolist()

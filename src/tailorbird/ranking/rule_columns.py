@@ -43,6 +43,7 @@ class Request:
         now: the time of the request.
         user, context: the fields by name; what is not there is missing.
         recent: the person's recent sequence, for `seen`.
+        popularity: gives how popular items are by their keys, from 0 to 1; None: nothing is known of it.
     """
 
     index: Index
@@ -51,6 +52,7 @@ class Request:
     user: Mapping[str, str | float | bool | None] | None = None
     context: Mapping[str, str | float | bool | None] | None = None
     recent: RecentLike | None = None
+    popularity: Callable[[Keys], npt.NDArray[np.float64]] | None = None
 
 
 def seen_mask(
@@ -162,7 +164,7 @@ def item_field(request: Request, name: str) -> Value:
         first_seen = index.first_seen[rows]
         return np.where(first_seen > 0, (request.now - first_seen) / DAY, np.nan)
     if name == "popularity":
-        return index.popularity[rows].astype(np.float64)
+        return np.zeros(rows.size) if request.popularity is None else request.popularity(index.keys[rows])
     return None
 
 

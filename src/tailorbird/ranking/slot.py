@@ -7,17 +7,17 @@ home = Slot(
     "home",
     size=12,
     objective={"click": 1.0, "purchase": 8.0},
-    sources={"item_to_item": 200, "popular": 200, "fresh": 40},
+    sources={"item_knn": 200, "popular": 200, "new_items": 40},
     rules=["item.stock > 0"],
     explore=Explore(rate=0.2, pool=50),
     experiment=Experiment("home-model", arms={"popular": 0.5, "model": 0.5}),
 )
 """
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tailorbird.candidates.contract import parse_source
 from tailorbird.errors import DeclarationError, TailorbirdError
 from tailorbird.events.clock import duration
 from tailorbird.events.contract import ITEMS_MAX
@@ -26,23 +26,10 @@ from tailorbird.ranking.declared import require_kinds
 from tailorbird.ranking.formula import checked, parse_formula, require_items
 from tailorbird.retrieval.synonyms import Synonyms
 
-SOURCES = (
-    "item_to_item",
-    "popular",
-    "popular_in_category",
-    "fresh",
-    "search",
-    "sequence",
-    "clusters",
-    "sessions",
-    "stan",
-    "trending",
-    "own_history",
-)
-_NAMED = re.compile(r"editorial:[\w.-]{1,60}|(popular|trending)_by:(country|device)")
 ARM_POLICIES = ("model", "popular", "recent", "random")
 EXPLORATIONS = ("item", "swap", "plackett_luce")
 DIVERSITIES = ("mmr", "dpp")
+SOURCES = {"item_knn": 150, "trending": 150, "popular": 150, "new_items": 50}
 
 
 @dataclass(frozen=True)
@@ -217,10 +204,11 @@ class Slot:
             seconds that are expected to be spent on it. See `ranking.targets`.
         formula: the same as text, such as `1.0*click + 8.0*purchase + 0.002*dwell_s`, instead of `objective`. Either can be changed without
             a new model, see `ranking.formula`.
-        sources: candidate source → how many candidates it adds to those of the sources before it; see `SOURCES`. What one lacks, the next
-            gives more. Where training chose vectors of people, a share of them comes from `sequence`, unless it is named here. `sessions`
-            and `stan` need an index that was made for them. `editorial:NAME` gives a list of `lists.toml`,
-            `popular_by:country` (or `device`) and `trending_by:…` what is so among those who are alike in that.
+        sources: candidate source → how many candidates it adds to those of the sources before it; see `candidates.contract`. What one
+            lacks, the next gives more. Where training chose vectors of people, a share of them comes from `sequence`, unless it is named
+            here.
+        columns: further live sources whose rank and score of a candidate the ranker sees, though they add no candidates, such as
+            `popular:1h:device`.
         rules: expressions over `item.*`, `user.*` and `context.*` that an item must satisfy to be shown.
         boosts, pins, promotions, caps: what else the shop wants, see `Boost`, `Pin`, `Promotion`, `Cap`.
         allow: ids of the only items that may be shown; empty is no such list. An item of `deny` is not shown, whatever else is said.
@@ -238,7 +226,8 @@ class Slot:
     name: str
     size: int = 12
     objective: Mapping[str, float] = field(default_factory=lambda: {"click": 1.0})
-    sources: Mapping[str, int] = field(default_factory=lambda: {"item_to_item": 200, "popular": 200, "fresh": 40})
+    sources: Mapping[str, int] = field(default_factory=lambda: dict(SOURCES))
+    columns: Sequence[str] = ()
     rules: Sequence[str] = ()
     hide_seen: Sequence[str] = ("purchase",)
     per_category: int = 0
@@ -267,11 +256,12 @@ class Slot:
             Synonyms.of(self.synonyms)
         except ValueError as error:
             raise DeclarationError(str(error), where=f"{where}, synonyms", fix='such as synonyms=[["tv", "television"]]') from None
-        for source in self.sources:
-            if source not in SOURCES and not _NAMED.fullmatch(source):
-                fix = f"use one of {', '.join(SOURCES)}, editorial:NAME, popular_by:country (or device), trending_by:country (or device)"
-                raise DeclarationError(f"unknown source {source!r}", where=f"slot {self.name}", fix=fix)
-            if self.sources[source] < 0:
+        for source in (*self.sources, *self.columns):
+            try:
+                parse_source(source)
+            except DeclarationError as error:
+                raise DeclarationError(error.message, where=where, fix=error.fix) from None
+            if self.sources.get(source, 0) < 0:
                 raise DeclarationError(f"expected a number of candidates, got {self.sources[source]}", where=f"{where}, sources, {source}")
         if self.denominator not in ("impression", "answer"):
             raise DeclarationError(f"unknown denominator {self.denominator!r}", where=f"slot {self.name}", fix="use impression or answer")

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from tailorbird.candidates.query import reads_neighbours
 from tailorbird.errors import BundleError
 from tailorbird.features.declare import VECTOR_NAMES
 from tailorbird.ranking.computed import Keys, RaggedLike, Rows, Times
@@ -252,6 +253,16 @@ class Space:
 def _those(looked: Looked, shown: npt.NDArray[np.bool_]) -> tuple[Rows, Matrix]:
     kept = shown[looked.rows]
     return looked.rows[kept], looked.products[kept]
+
+
+def with_sequence(sources: Mapping[str, int], share: float) -> dict[str, int]:
+    """Return the sources of a slot where people have vectors: as many candidates, a share of them by `sequence`, unless the slot says
+    how many. A slot that does not ask for what goes with a person's items is left as it is."""
+    if "sequence" in sources or not any(reads_neighbours(name) for name in sources):
+        return dict(sources)
+    total = sum(sources.values())
+    near = int(total * share)
+    return {"sequence": near} | {name: limit * (total - near) // total for name, limit in sources.items()}
 
 
 def no_columns(wanted: Sequence[str], rows: int) -> dict[str, Matrix]:

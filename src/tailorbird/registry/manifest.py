@@ -81,12 +81,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         columns: the feature columns it reads.
         heads: the targets it predicts.
         formula: head → weight in the value, where a slot does not say otherwise.
+        sources: candidate sources whose tables it reads, by name; the contract of a project has to cover them.
+        baseline: sources joined by "+", by whose scores, added up, items are ordered; "" where heads order them.
         window: what it was trained on.
         metrics: figures of the evaluation, with their intervals; free form.
         libraries: name → version of what trained it.
         golden_rows: how many rows the golden file holds, which are scored and compared at load.
         engine: the version of Tailorbird that wrote it.
-        index_as_of: the moment up to which the retrieval index counts.
+        index_as_of: the moment up to which the index knows items.
         card: the model card, Markdown.
         files: name → length and checksum, for every file but the manifest.
     """
@@ -103,6 +105,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     golden_rows: int = 0
     engine: str = ""
     index_as_of: int = 0
+    sources: tuple[str, ...] = ()
+    baseline: str = ""
     card: str = ""
     files: dict[str, FileEntry] = {}
 

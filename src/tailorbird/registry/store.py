@@ -96,6 +96,7 @@ class VersionInfo:
     aliases: tuple[str, ...]
     learned_from: tuple[int, int] = (0, 0)  # the span of time that model and index learned from, microseconds; zeros: nothing
     whole: bool = True  # whether its manifest could be read
+    sources: tuple[str, ...] = ()  # candidate sources whose tables it reads
 
 
 class Registry:
@@ -321,7 +322,8 @@ class Registry:
             return VersionInfo(name, folder, 0, "", (), {"damaged": True}, aliases.of(name), whole=False)
         heads = tuple(head.name for head in manifest.heads)
         span = manifest.window.ts_from, max(manifest.window.ts_to, manifest.index_as_of)
-        return VersionInfo(name, folder, manifest.created_at, manifest.schema_hash, heads, manifest.metrics, aliases.of(name), span)
+        told = (manifest.created_at, manifest.schema_hash, heads, manifest.metrics, aliases.of(name), span)
+        return VersionInfo(name, folder, *told, sources=manifest.sources)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Building an index from the events and items of the lake, as columns. What it holds stands in `retrieval.index`."""
+"""Building an index from the items and events of the lake, as columns. What it holds stands in `retrieval.index`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.candidates.contract import INTERESTS
 from tailorbird.errors import InputError
-from tailorbird.events.clock import DAY, HOUR
 from tailorbird.events.keys import hash64s
 from tailorbird.events.schema import micros
-from tailorbird.retrieval.arrays import write_array
 from tailorbird.retrieval.clusters import find_clusters
 from tailorbird.retrieval.columns import Column, columns_of, to_arrow, truths_in
-from tailorbird.retrieval.cooccurrence import Cooccurrence, cooccurrence
 from tailorbird.retrieval.index import FORMAT, TRUTH, Meta
-from tailorbird.retrieval.segments import FIELDS, count_segments
-from tailorbird.retrieval.sessions import Plan, newest_sessions
 from tailorbird.retrieval.text import documents_of, write_text_index
 
-INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
-_WINDOWS_US = {"1h": HOUR, "1d": DAY, "7d": 7 * DAY, "all": 1 << 62}
 _NUMPY = npt.NDArray[np.int64]
 
 
@@ -35,25 +29,23 @@ def build_index(
     *,
     as_of: int,
     event_types: Sequence[str] = INTERESTS,
-    gap_us: int = DAY,
-    backward: bool = True,
-    sessions: Plan | None = None,
+    until: int | None = None,
+    texts: bool = True,
 ) -> None:
     """Build an index in a new folder from what was known before `as_of`.
 
     Args:
         folder: made here.
-        events: with at least `type, ts, person, item_id`; `agent` and `counts` are heeded if there, and `country` and `device` counted.
-            Any order.
+        events: with at least `type, ts, item_id`; `agent` and `counts` are heeded if there. Any order.
         items: `id, valid_from, attributes` (JSON) and, if there, `timeless`: of each item the newest version counts.
         as_of: later events and versions are left out.
-        event_types: which events show interest in an item.
-        gap_us: a person's sequence is cut where more time passes between two events.
-        backward: whether an item also leads to what came before it.
-        sessions: how the newest sessions are kept, which `sessions` and `stan` ask; None keeps none.
+        event_types: which events show that there is an item.
+        until: items that came until then are there too, as they were when they came.
+        texts: whether it can be searched.
     """
-    seen = _interests(events, as_of, event_types)
-    profiles, valid_from = _profiles(items, as_of)
+    until = as_of if until is None else until
+    seen = _interests(events, until, event_types)
+    profiles, valid_from = _profiles(items, as_of, until)
     ids = sorted(set(profiles) | set(pc.unique(seen["item_id"]).to_pylist()))
     keys = hash64s(ids)
     order = np.argsort(keys, kind="stable")
@@ -62,42 +54,32 @@ def build_index(
         raise InputError("two items have the same 64-bit key", where=str(folder), fix="rename one of them")
 
     row = pc.index_in(seen["item_id"], pa.array(ids, pa.string())).to_numpy().astype(np.int64)
-    ts = micros(seen["ts"])
-    counts = {name: np.bincount(row[ts >= as_of - span], minlength=len(ids)) for name, span in _WINDOWS_US.items()}
-    first_seen = _first_seen(ids, valid_from, row, ts)
+    first_seen = _first_seen(ids, valid_from, row, micros(seen["ts"]))
     attributes = columns_of([profiles.get(each, {}) for each in ids])
-    person = seen["person"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    by_person = np.lexsort((row, ts, person))
-    ordered = (person[by_person], row[by_person], ts[by_person])
-    matrix = cooccurrence(*ordered, items=len(ids), gap_us=gap_us, backward=backward)
-
     folder.mkdir(parents=True)
-    _write_items(folder / "items.arrow", ids, keys, first_seen, counts, attributes, truths_in(profiles.values()))
-    _write_matrix(folder, matrix)
-    write_text_index(folder / "text", documents_of(attributes, np.arange(len(ids))))
-    files = find_clusters(attributes, len(ids)).files() | count_segments(seen, row, ts, as_of, counts).files()
-    if sessions is not None:
-        files |= newest_sessions(*ordered, items=len(ids), as_of=as_of, plan=sessions).files()
-    for name, data in files.items():
+    _write_items(folder / "items.arrow", ids, keys, first_seen, attributes, truths_in(profiles.values()))
+    if texts:
+        write_text_index(folder / "text", documents_of(attributes, np.arange(len(ids))))
+    for name, data in find_clusters(attributes, len(ids)).files().items():
         (folder / name).write_bytes(data)
     (folder / "meta.json").write_bytes(msgspec.json.encode(Meta(FORMAT, as_of)))
 
 
-def _interests(events: pa.Table, as_of: int, event_types: Sequence[str]) -> pa.Table:
-    """The events that show a person's interest in an item, before `as_of`; bots and late events are left out."""
-    columns = [name for name in ("type", "ts", "person", "item_id", "agent", "counts", *FIELDS) if name in events.column_names]
+def _interests(events: pa.Table, until: int, event_types: Sequence[str]) -> pa.Table:
+    """The events that name an item, before a moment; those of bots and late ones are left out."""
+    columns = [name for name in ("type", "ts", "item_id", "agent", "counts") if name in events.column_names]
     table = events.select(columns)
     kept = pc.and_(pc.is_in(table["type"], pa.array(event_types, pa.string())), pc.is_valid(table["item_id"]))
-    kept = pc.and_(kept, pc.and_(pc.is_valid(table["person"]), pc.less(table["ts"].cast(pa.int64()), as_of)))
+    kept = pc.and_(kept, pc.less(table["ts"].cast(pa.int64()), until))
     if "agent" in columns:
         kept = pc.and_(kept, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))
     if "counts" in columns:
         kept = pc.and_(kept, pc.fill_null(table["counts"], True))
-    return table.filter(kept).select(["ts", "person", "item_id", *(name for name in FIELDS if name in columns)])
+    return table.filter(kept).select(["ts", "item_id"])
 
 
-def _profiles(items: pa.Table, as_of: int) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """Of each item the newest version at `as_of`, and when its first dated version began."""
+def _profiles(items: pa.Table, as_of: int, until: int) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Of each item the newest version at `as_of`, or the first before `until`, and when its first dated version began."""
     profiles: dict[str, dict[str, Any]] = {}
     began: dict[str, int] = {}
     if not items.num_rows:
@@ -106,7 +88,7 @@ def _profiles(items: pa.Table, as_of: int) -> tuple[dict[str, dict[str, Any]], d
     timeless = table["timeless"].to_pylist() if "timeless" in table.column_names else [False] * table.num_rows
     rows = zip(table["id"].to_pylist(), table["valid_from"].to_pylist(), table["attributes"].to_pylist(), timeless, strict=True)
     for each, start, attributes, always in sorted(rows, key=lambda entry: (0 if entry[3] else entry[1], entry[2] or "")):
-        if not always and start >= as_of:
+        if not always and start >= (until if each not in profiles else as_of):
             continue
         profiles[each] = msgspec.json.decode(attributes) if attributes else {}
         if not always:
@@ -128,7 +110,6 @@ def _write_items(
     ids: Sequence[str],
     keys: Any,
     first_seen: _NUMPY,
-    counts: dict[str, Any],
     attributes: dict[str, Column],
     truths: frozenset[str],
 ) -> None:
@@ -137,15 +118,9 @@ def _write_items(
         "key": pa.array(keys, pa.uint64()),
         "first_seen": pa.array(first_seen, pa.int64()),
     }
-    columns |= {f"count_{name}": pa.array(count, pa.int64()) for name, count in counts.items()}
     columns |= {f"a:{name}": to_arrow(column) for name, column in attributes.items()}
     marked = {f"a:{name}" for name in truths}
     fields = [pa.field(name, each.type, metadata={TRUTH: b"1"} if name in marked else None) for name, each in columns.items()]
     table = pa.table(columns, schema=pa.schema(fields))
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-
-
-def _write_matrix(folder: Path, matrix: Cooccurrence) -> None:
-    for name in ("indptr", "items", "weights"):
-        write_array(folder / f"i2i_{name}.npy", getattr(matrix, name))

@@ -1,18 +1,16 @@
-"""The loaded index: items with their attributes, what is popular and fresh, item-to-item and text, asked by row.
+"""The loaded index: items with their attributes, full text, vectors and clusters, asked by row.
 
 A row is the number of an item within one `Index`; ids and keys lead to rows by `find`. Every answer is a `Found`: rows
 and scores, best first. An `Index` never changes; `retrieval.overlay` makes a new one that also knows items which came later.
+What people do with items is not in it: that is read live, see `candidates`.
 
-    items.arrow    id, key, first_seen, count_1h, count_1d, count_7d, count_all, and each attribute as `a:NAME`, marked if a truth
-    i2i_indptr.npy, i2i_items.npy, i2i_weights.npy    see `retrieval.cooccurrence`
+    items.arrow    id, key, first_seen, and each attribute as `a:NAME`, marked if a truth
     text/          see `retrieval.text`
     vectors*       see `retrieval.vectors`; not in every index
     clusters*      see `retrieval.clusters`; not in every index
-    sessions*      see `retrieval.sessions`; not in every index
-    segments.arrow see `retrieval.segments`; not in every index
     meta.json      format, as_of
 
-How it is built stands in `retrieval.build`; how sources are merged, in `retrieval.candidates`.
+How it is built stands in `retrieval.build`.
 """
 
 import dataclasses
@@ -28,12 +26,8 @@ import pyarrow as pa
 
 from tailorbird.errors import BundleError
 from tailorbird.events.keys import hash64s
-from tailorbird.retrieval.arrays import read_array
 from tailorbird.retrieval.clusters import Clusters
 from tailorbird.retrieval.columns import Column, TextColumn, from_arrow
-from tailorbird.retrieval.cooccurrence import RECENT_DECAY, RECENT_MAX, Cooccurrence
-from tailorbird.retrieval.segments import Segments
-from tailorbird.retrieval.sessions import Sessions
 from tailorbird.retrieval.synonyms import Words
 from tailorbird.retrieval.text import TextIndex
 from tailorbird.retrieval.vectors import ItemVectors
@@ -43,14 +37,11 @@ Keys = npt.NDArray[np.uint64]
 Times = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-FORMAT = 1
+FORMAT = 2
 TRUTH = b"truth"  # what marks a column of items.arrow that is 1 for true and 0 for false
-WINDOWS = ("1h", "1d", "7d", "all")
 SEARCHED_MAX = 10_000  # hits that are looked at where few are shown
-CATEGORY_DECAY = 0.95  # of what a person looked at, in whose categories something is looked for
-# Orders that are computed once: which items there are decides of these, and of those their categories too.
-_OF_ITEMS = ("_key_order", "_popular", "_trending", "_hottest", "_fresh", "popularity")
-_OF_CATEGORIES = ("category", "_by_category")
+# Computed once: the first by which items there are, the second by their categories too.
+_OF_ITEMS, _OF_CATEGORIES = ("_key_order",), ("category",)
 
 
 class Meta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,42 +59,37 @@ class Found:
     scores: Floats
 
 
+NOTHING = Found(np.zeros(0, np.intp), np.zeros(0))
+
+
 @dataclass(frozen=True)
 class Index:
-    """Items and how they hang together, as of one moment.
+    """Items, as of one moment.
 
     Attributes:
-        as_of: counts are of events before this, microseconds.
+        as_of: profiles are those before this, microseconds.
         ids: of n items.
         keys: uint64 (n,): `events.hash64` of the ids.
         first_seen: int64 (n,): when the item came; 0 if it has been there from the beginning.
-        counts: window (`1h`, `1d`, `7d`, `all`) → int64 (n,): events of persons with the item in that time before `as_of`.
         attributes: name → column of n.
         truths: names of those that are true or false, and no numbers.
-        item_item: what follows what.
         text: full text, or None.
         later_at: the row from which on items came later than the index was built.
         shown: bool (n,): which items sources may find, see `only`; None is all.
         vectors: of the items, or None.
         together: clusters of the items, or None.
-        sessions: the newest sessions of everybody, or None.
-        segments: what is popular by country and device, or None.
     """
 
     as_of: int
     ids: tuple[str, ...]
     keys: Keys
     first_seen: npt.NDArray[np.int64]
-    counts: Mapping[str, npt.NDArray[np.int64]]
     attributes: Mapping[str, Column]
-    item_item: Cooccurrence
     text: TextIndex | None = None
     later_at: int = 0
     shown: npt.NDArray[np.bool_] | None = None
     vectors: ItemVectors | None = None
     together: Clusters | None = None
-    sessions: Sessions | None = None
-    segments: Segments | None = None
     truths: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
@@ -120,25 +106,19 @@ class Index:
                 raise BundleError(f"the index has format {meta.format}, expected {FORMAT}", fix="tailorbird train")
             table = pa.ipc.open_file(pa.BufferReader(files["items.arrow"])).read_all()
             table.validate(full=True)  # Arrow trusts offsets and codes otherwise, and reads beyond its buffers
-            item_item = Cooccurrence(*(read_array(files[f"i2i_{name}.npy"]) for name in ("indptr", "items", "weights")))
-            item_item.check(table.num_rows)
             texts = {name.removeprefix("text/"): data for name, data in files.items() if name.startswith("text/")}
             text = TextIndex.load(texts) if texts else None
             if text is not None and text.built.documents != table.num_rows:
                 raise ValueError(f"its texts are of {text.built.documents} items, and it has {table.num_rows}")
             attributes = {name[2:]: from_arrow(table[name]) for name in table.column_names if name.startswith("a:")}
-            counted = {f"count_{window}": window for window in WINDOWS if window != "1h" or "count_1h" in table.column_names}
-            counts = {window: table[name].to_numpy() for name, window in counted.items()}
-            counts.setdefault("1h", np.zeros(table.num_rows, np.int64))  # an index of before it was counted
             ids = tuple(table["id"].to_pylist())
             keys, first_seen = table["key"].to_numpy(), table["first_seen"].to_numpy()
             vectors, together = ItemVectors.read(files, table.num_rows), Clusters.read(files, table.num_rows)
-            sessions, segments = Sessions.read(files, table.num_rows), Segments.read(files, table.num_rows)
             truths = frozenset(field.name[2:] for field in table.schema if TRUTH in (field.metadata or {}))
-            more = {"vectors": vectors, "together": together, "sessions": sessions, "segments": segments, "truths": truths}
+            more = {"vectors": vectors, "together": together, "truths": truths}
         except (KeyError, ValueError, OSError, pa.ArrowException, msgspec.DecodeError) as error:
             raise BundleError(f"the index cannot be read: {error}", fix="tailorbird train") from error
-        index = cls(meta.as_of, ids, keys, first_seen, counts, attributes, item_item, text, len(ids), **more)
+        index = cls(meta.as_of, ids, keys, first_seen, attributes, text, len(ids), **more)
         index.prepare()
         return index
 
@@ -150,9 +130,8 @@ class Index:
     @classmethod
     def bare(cls, ids: Sequence[str], vectors: ItemVectors | None = None) -> "Index":
         """Items of which nothing is known but perhaps their vectors."""
-        none, keys = np.zeros(len(ids), np.int64), hash64s(ids) if len(ids) else np.zeros(0, np.uint64)
-        table = Cooccurrence(np.zeros(len(ids) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-        return cls(0, tuple(ids), keys, none, dict.fromkeys(WINDOWS, none), {}, table, None, len(ids), vectors=vectors)
+        keys = hash64s(ids) if len(ids) else np.zeros(0, np.uint64)
+        return cls(0, tuple(ids), keys, np.zeros(len(ids), np.int64), {}, None, len(ids), vectors=vectors)
 
     def prepare(self, before: "Index | None" = None, *, categories: bool = False) -> None:
         """Compute every order now rather than during the first request.
@@ -170,14 +149,8 @@ class Index:
     def only(self, shown: npt.NDArray[np.bool_]) -> "Index":
         """The same items in the same rows, of which sources find no others than `shown` (n,). What is told of an item stays as it is."""
         view = dataclasses.replace(self, shown=shown)
-        for name in ("_key_order", "popularity", "category"):
+        for name in (*_OF_ITEMS, *_OF_CATEGORIES):
             view.__dict__[name] = getattr(self, name)
-        for name in ("_popular", "_trending", "_hottest", "_fresh"):
-            order: Rows = getattr(self, name)
-            view.__dict__[name] = order[shown[order]]
-        ordered, starts = self._by_category
-        kept = shown[ordered]
-        view.__dict__["_by_category"] = ordered[kept], np.concatenate([[0], np.cumsum(kept)])[starts]
         return view
 
     # Orders, computed once
@@ -186,40 +159,6 @@ class Index:
     def _key_order(self) -> tuple[Keys, Rows]:
         order = np.argsort(self.keys, kind="stable")
         return self.keys[order], order
-
-    @cached_property
-    def _popular(self) -> Rows:
-        """All rows, by the count of 7 days, then of all time, then by key."""
-        return np.lexsort((self.keys, -self.counts["all"], -self.counts["7d"]))
-
-    @cached_property
-    def _trending(self) -> Rows:
-        return np.lexsort((self.keys, -self.counts["7d"], -self.counts["1d"]))
-
-    @cached_property
-    def _hottest(self) -> Rows:
-        rows = np.lexsort((self.keys, -self.counts["1d"], -self.counts["1h"]))
-        return rows[self.counts["1h"][rows] > 0]
-
-    @cached_property
-    def _by_category(self) -> tuple[Rows, npt.NDArray[np.intp]]:
-        """Rows ordered by (category, popularity), and where each category's run starts."""
-        codes = self.category.codes[self._popular]
-        order = np.argsort(codes, kind="stable")
-        starts = np.searchsorted(codes[order], np.arange(len(self.category.values) + 1))
-        return self._popular[order], starts
-
-    @cached_property
-    def _fresh(self) -> Rows:
-        rows = np.lexsort((self.keys, -self.first_seen))
-        return rows[self.first_seen[rows] > 0]
-
-    @cached_property
-    def popularity(self) -> npt.NDArray[np.float32]:
-        """Share of items that are less popular, float32 (n,) in [0, 1): a rank does not drift with the traffic, as a count does."""
-        rank = np.empty(len(self), np.float32)
-        rank[self._popular] = np.arange(len(self) - 1, -1, -1, dtype=np.float32) / max(len(self), 1)
-        return np.where(self.counts["all"] > 0, rank, np.float32(0))
 
     @cached_property
     def category(self) -> TextColumn:
@@ -253,100 +192,20 @@ class Index:
         text = column.text(row) if isinstance(column, TextColumn) else ""
         return text or self.ids[row]
 
-    def popular(self, n: int, category: str | None = None, *, window: str = "7d") -> Found:
-        """The items with most events, of one category if it is told; `1d`, `1h`: by those of that time alone."""
-        if category is not None:
-            code = self.category.code(category)
-            ordered, starts = self._by_category
-            rows = ordered[starts[code] : starts[code + 1]][:n] if code >= 0 else ordered[:0]
-        else:
-            rows = {"1h": self._hottest, "1d": self._trending}.get(window, self._popular)[:n]
-        return Found(rows, self.popularity[rows].astype(np.float64))
+    def clusters(self, recent: Rows, decay: Floats, counts: npt.NDArray[np.int64], n: int) -> Found:
+        """Something of each cluster of items, more of those that a person's newest items are of.
 
-    def popular_by(self, field: str, value: str | None, n: int, *, window: str = "7d") -> Found | None:
-        """The items with most events of a segment, such as the country `DE`; None where it is not known, or too small to tell."""
-        known = self.segments.lists.get((window, field, value)) if self.segments is not None and value is not None else None
-        if known is None:
-            return None
-        rows, counts = known
-        kept = np.flatnonzero(self.shown[rows])[:n] if self.shown is not None else slice(n)
-        return Found(rows[kept].astype(np.intp), counts[kept].astype(np.float64))
-
-    def popular_among(self, recent: Keys, n: int) -> Found:
-        """The items with most events in the categories of a sequence (keys, oldest first), as many of each as it has weight.
-
-        score = Σ over the items of the sequence that are of its category, the newest first, of 0.95 ** age
-                ÷ the item's place in its category
+        Args:
+            recent, decay: rows of the newest items, and what each weighs.
+            counts: of each item (n,), how much it is wanted.
         """
-        rows = self.find(recent[::-1])
-        codes, decay = self.category.codes[rows[rows >= 0]], (CATEGORY_DECAY ** np.arange(rows.size))[rows >= 0]
-        weight = np.bincount(codes[codes >= 0], decay[codes >= 0])
-        ordered, starts = self._by_category
-        parts, scores = [ordered[:0]], [np.zeros(0)]
-        for code in np.flatnonzero(weight).tolist():
-            parts.append(ordered[starts[code] : starts[code + 1]][:n])
-            scores.append(weight[code] / np.arange(1, parts[-1].size + 1))
-        return _best(np.concatenate(parts), np.concatenate(scores), n)
-
-    def fresh(self, n: int) -> Found:
-        """The newest items; those that have been there from the beginning are not among them."""
-        rows = self._fresh[:n]
-        return Found(rows, self.first_seen[rows].astype(np.float64))
-
-    def item_to_item(self, recent: Keys, n: int) -> Found:
-        """What goes with the newest items of a sequence (keys, oldest first): each item's weights × 0.8 ** age, summed.
-
-        The items of the sequence themselves are left out: whether to show something again is the slot's own question.
-        """
-        rows = self.find(recent[::-1][:RECENT_MAX])
-        decay = RECENT_DECAY ** np.arange(rows.size)
-        known = rows >= 0
-        rows, decay = rows[known], decay[known]
-        if not rows.size:
-            return Found(np.zeros(0, np.intp), np.zeros(0))
-        at, owner = self.item_item.entries(rows)
-        columns, position = np.unique(self.item_item.items[at], return_inverse=True)
-        scores = np.bincount(position, weights=self.item_item.weights[at] * decay[owner], minlength=columns.size).astype(np.float64)
-        scores[np.isin(columns, rows)] = 0.0
-        if self.shown is not None:
-            scores[~self.shown[columns]] = 0.0
-        return _best(columns.astype(np.intp), scores, n)
-
-    def clusters(self, recent: Keys, n: int) -> Found:
-        """Something of each cluster of items, more of those that the newest items of a sequence (keys, oldest first) are of."""
         if self.together is None:
-            return Found(np.zeros(0, np.intp), np.zeros(0))
-        rows = self.find(recent[::-1][:RECENT_MAX])
-        known = rows >= 0
-        scores = self.together.scores(self.counts["7d"], rows[known], (RECENT_DECAY ** np.arange(rows.size))[known])
-        scores[rows[known]] = 0.0
+            return NOTHING
+        scores = self.together.scores(counts, recent, decay)
+        scores[recent] = 0.0
         if self.shown is not None:
             scores[~self.shown] = 0.0
         return _best(np.arange(len(self)), scores, n)
-
-    def like_sessions(self, source: str, recent: Keys, ts: Times, n: int) -> Found:
-        """What sessions like the newest run of a sequence went on to.
-
-        Args:
-            source: `sessions` (V-SkNN) or `stan`.
-            recent, ts: the sequence's keys, oldest first, and their times; without times it is one run.
-        """
-        if self.sessions is None:
-            return Found(np.zeros(0, np.intp), np.zeros(0))
-        near = self.sessions.near(source, np.array([0, recent.size], np.int64), self.find(recent), ts)
-        return _best(near.row, near.gain if self.shown is None else np.where(self.shown[near.row], near.gain, 0.0), n)
-
-    def similar(self, item_id: str, n: int) -> Found:
-        """What goes with one item, filled up with what is popular in its category and then overall; empty if it is unknown."""
-        row = int(self.find_ids([item_id])[0])
-        if row < 0:
-            return Found(np.zeros(0, np.intp), np.zeros(0))
-        near = self.item_to_item(self.keys[row : row + 1], n)
-        fill = np.concatenate([self.popular(n + 1, self.category.text(row) or None).rows, self.popular(n + 1).rows])
-        _, first = np.unique(fill, return_index=True)
-        fill = fill[np.sort(first)]
-        fill = fill[~np.isin(fill, near.rows) & (fill != row)][: n - near.rows.size]
-        return Found(np.concatenate([near.rows, fill]), np.concatenate([near.scores, np.zeros(fill.size)]))
 
     def search(self, text: str, n: int, beside: Sequence[Words] = ()) -> Found:
         """The items whose words match a query as typed, best first; empty without a text index.
@@ -368,7 +227,7 @@ class Index:
 
     def _matching(self, text: str, n: int, beside: Sequence[Words]) -> Found:
         if self.text is None:
-            return Found(np.zeros(0, np.intp), np.zeros(0))
+            return NOTHING
         try:
             rows, scores = self.text.search(text, n, beside)
         except (ValueError, OSError) as error:

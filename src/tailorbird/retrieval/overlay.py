@@ -46,10 +46,11 @@ def take_version(newest: dict[str, ItemVersion], item_id: str, version: ItemVers
         newest[item_id] = version
 
 
-def laid_over(index: Index, newest: Mapping[str, ItemVersion], *, texts: bool = True) -> Index:
+def laid_over(index: Index, newest: Mapping[str, ItemVersion], bare: Sequence[NewItem] = (), *, texts: bool = True) -> Index:
     """An index that also knows the items that it lacks, and what was known since it was built; itself where that is nothing.
 
     Args:
+        bare: items without a profile, none of which the index knows.
         texts: whether search is to know them too.
     """
     rows = index.find_ids(list(newest)).tolist()
@@ -58,6 +59,7 @@ def laid_over(index: Index, newest: Mapping[str, ItemVersion], *, texts: bool = 
         for (item_id, version), row in zip(newest.items(), rows, strict=True)
         if row < 0 or version.known_since >= index.as_of
     ]
+    later = [*(one for one in bare if one.id not in newest), *later]
     return with_items(index, later, texts=texts) if later else index
 
 
@@ -84,10 +86,8 @@ def with_items(index: Index, items: Sequence[NewItem], *, texts: bool = True) ->
         ids=(*index.ids, *(item.id for item in added)),
         keys=np.concatenate([index.keys, hash64s(item.id for item in added)]),
         first_seen=np.concatenate([index.first_seen, np.array([item.first_seen for item in added], np.int64)]),
-        counts={window: np.concatenate([count, np.zeros(len(added), np.int64)]) for window, count in index.counts.items()},
         attributes=attributes,
         truths=_truths(index, unique.values()),
-        item_item=index.item_item.widened(total),
         shown=None,
         together=together.extended(before, attributes, total) if together is not None else None,
         vectors=vectors.extended(before, attributes, changed, total) if vectors is not None else None,

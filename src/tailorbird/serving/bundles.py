@@ -212,7 +212,7 @@ class BundleHolder(Generic[B]):
         if self._gate is not None and may_wait and not self._gate.caught_up(bundle, self._bundle):
             if self._waiting is not bundle:
                 self._waiting = bundle
-                self._problem = f"{bundle.version} waits until the state of its features is built"
+                self._problem = f"{bundle.version} waits until the state of its features and its candidate tables are built"
                 log.info("%s; %s serves until then", self._problem, self._bundle.version if self._bundle is not None else "the champion")
             return False
         self._waiting = None

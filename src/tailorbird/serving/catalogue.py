@@ -1,7 +1,7 @@
 """Items as they are now: what the routed log says of them since the bundle's index was built.
 
-A new item can be shown, and one that went out of stock disappears, within a second of its event, without a new bundle.
-Without any bundle the items seen so far, ordered by how often people took interest in them, are what is left to show.
+A new item can be shown, and one that went out of stock disappears, within a second of its event, without a new bundle: also one
+that has no profile, and of which only what people do says that it is there.
 
 The routed log is read from its beginning once, in the background, and then followed; only `item` events and the item
 ids of interests are looked at. What stood in the part that was deleted is summed up in two tables beside the log
@@ -11,29 +11,27 @@ made beside the one in use.
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tailorbird.candidates.contract import INTERESTS
 from tailorbird.errors import NotReadyError, TailorbirdError
-from tailorbird.events import ROUTED, micros
+from tailorbird.events import ROUTED, hash64s, micros
 from tailorbird.loops import Loop
-from tailorbird.retrieval import Index, NewItem, with_items
-from tailorbird.retrieval.build import INTERESTS
+from tailorbird.retrieval import Index, NewItem
 from tailorbird.retrieval.overlay import ItemVersion, laid_over, take_version
-from tailorbird.retrieval.segments import FIELDS
-from tailorbird.serving.segments import Segments
 from tailorbird.stream import Address, EmbeddedReader, LogReader, open_reader
 
 POLL_S = 0.5
-_COLUMNS = ("type", "ts", "received_at", "item_id", "properties", "timeless", *FIELDS)
+_COLUMNS = ("type", "ts", "received_at", "item_id", "properties", "timeless")
 log = logging.getLogger(__name__)
 
 
@@ -52,7 +50,6 @@ class Catalogue:
     `over` may be called from any thread; `refresh` by one at a time. `loop` is the thread.
 
     Attributes:
-        segments: what is popular by country and device, as far as the log still tells it.
         ready: told of each index that is made, before requests get it: to compute what they will need of it.
         caught_up: whether the log, if there is one, was read to its end once.
     """
@@ -62,8 +59,7 @@ class Catalogue:
         self._log: LogReader | None = None
         self._position = -1
         self._items: dict[str, ItemVersion] = {}
-        self._interests: Counter[str] = Counter()
-        self.segments = Segments()
+        self._seen = _Seen()
         self.caught_up = False
         self._overlaid: tuple[_Overlaid, ...] = ()
         self.ready: Callable[[Index], None] = _nothing_to_do
@@ -90,7 +86,7 @@ class Catalogue:
         self._position = -1
 
     def refresh(self, *, bytes_max: int = 8 << 20) -> int:
-        """Read what is new in the log; how many item events were among it."""
+        """Read what is new in the log; how many profiles and new items were among it."""
         found = 0
         if self._log is None:
             try:
@@ -113,17 +109,17 @@ class Catalogue:
     def _begin(self, reader: LogReader) -> int:
         """Start from what the deleted part of the log said; how many items that was."""
         items: dict[str, ItemVersion] = {}
-        interests: Counter[str] = Counter()
+        seen = _Seen()
         with self._summary(reader) as (connection, position):
             self._position = position
             if connection is not None and connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'pruned_item'").fetchone():
                 for item_id, *version in connection.execute("SELECT item_id, properties, valid_from, known_since FROM pruned_item"):
                     items[item_id] = ItemVersion(*version)
-                for type_, item_id, events in connection.execute("SELECT type, item_id, events FROM pruned_interest"):
+                for type_, item_id in connection.execute("SELECT type, item_id FROM pruned_interest"):
                     if type_ in INTERESTS:
-                        interests[item_id] += events
-        self._items, self._interests = items, interests
-        return len(items)
+                        seen.take([item_id], [0])
+        self._items, self._seen = items, seen
+        return len(items) + len(seen.ids)
 
     @contextmanager
     def _summary(self, reader: LogReader) -> Iterator[tuple[apsw.Connection | None, int]]:
@@ -180,30 +176,24 @@ class Catalogue:
         return next((one for one in self._overlaid if one.base is index), None)
 
     def _overlay(self, index: Index | None) -> Index | None:
-        items = dict(self._items)
-        if index is not None and len(index):
-            return laid_over(index, items)
-        if not items and not self._interests:
-            return None
-        bare = [NewItem(item_id, {}, 0) for item_id in list(self._interests) if item_id not in items]
-        profiled = [version.item(item_id) for item_id, version in items.items()]
-        return _counted(with_items(_EMPTY, [*profiled, *bare]), self._interests)
+        items, base = dict(self._items), _EMPTY if index is None else index
+        laid = laid_over(base, items, self._seen.unknown_to(base))
+        return laid if len(laid) or index is not None else None
 
     def _take(self, payload: bytes) -> int:
         table = pa.ipc.open_stream(payload, options=_ONLY).read_all()
-        interests = table.filter(pc.is_in(table["type"], _INTERESTS))
-        self.segments.take(interests)
-        for counted in pc.value_counts(interests["item_id"].drop_null()).to_pylist():
-            self._interests[counted["values"]] += counted["counts"]
+        interests = table.filter(pc.and_(pc.is_in(table["type"], _INTERESTS), pc.is_valid(table["item_id"])))
+        first = interests.group_by("item_id").aggregate([("ts", "min")])
+        found = self._seen.take(first["item_id"].to_pylist(), micros(first["ts_min"]).tolist())
         profiles = table.filter(pc.equal(table["type"], "item"))
         if not profiles.num_rows:
-            return 0
+            return found
         ids, texts, timeless = (profiles[name].to_pylist() for name in ("item_id", "properties", "timeless"))
         valid_from = micros(profiles["ts"]).tolist()
         received = micros(profiles["received_at"]).tolist()
         for item_id, text, always, ts, at in zip(ids, texts, timeless, valid_from, received, strict=True):
             take_version(self._items, item_id, ItemVersion(text or "{}", 0 if always else ts, max(ts, at)))
-        return profiles.num_rows
+        return found + profiles.num_rows
 
     def _follow(self) -> None:
         try:
@@ -224,6 +214,26 @@ _INTERESTS = pa.array(INTERESTS, pa.string())
 _EMPTY = Index.bare(())
 
 
-def _counted(index: Index, interests: Counter[str]) -> Index:
-    counts = np.array([interests[item_id] for item_id in index.ids], np.int64)
-    return replace(index, counts=dict.fromkeys(index.counts, counts))
+class _Seen:
+    """The items of which any event was seen, in the order in which they came, and when each was seen first."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self._first: dict[str, int] = {}
+        self._keys: list[npt.NDArray[np.uint64]] = []
+
+    def take(self, ids: list[str], ts: list[int]) -> int:
+        """Note items; how many of them are new."""
+        fresh = [(item_id, at) for item_id, at in zip(ids, ts, strict=True) if item_id not in self._first]
+        if fresh:
+            self.ids += [item_id for item_id, _ in fresh]
+            self._first.update(fresh)
+            self._keys.append(hash64s([item_id for item_id, _ in fresh]))
+        return len(fresh)
+
+    def unknown_to(self, index: Index) -> list[NewItem]:
+        """The items that an index does not know, without a profile."""
+        if len(self._keys) > 1:
+            self._keys = [np.concatenate(self._keys)]
+        rows = index.find(self._keys[0]) if self._keys else np.zeros(0, np.intp)
+        return [NewItem(self.ids[at], {}, self._first[self.ids[at]]) for at in np.flatnonzero(rows < 0).tolist()]

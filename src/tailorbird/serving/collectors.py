@@ -4,12 +4,13 @@ What a serve process counts by itself stands in `serving.metrics`.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tailorbird.candidates.query import group_of
 from tailorbird.features.compared import Compared
 from tailorbird.features.figures import Figures
 from tailorbird.health import FollowedStop
@@ -60,6 +61,23 @@ class CopiesCollector:
         now = time.time()
         for schema, at in self._published_at().items():
             age.add_metric([schema], max(0.0, now - at / 1e6))
+        yield age
+
+
+class CandidatesCollector(Collector):
+    """How old the tables are that each candidate source reads: grows where the candidates role stopped, or is behind the log."""
+
+    def __init__(self, ages: Callable[[], Mapping[str, int]], sources: Sequence[str]) -> None:
+        self._ages, self._sources = ages, sources
+
+    def collect(self) -> Iterable[Metric]:
+        text = "For how long a candidate source has not been known to show the newest state of the log. "
+        text += "Alarm beyond 30 seconds; of session_knn and stan, whose tables come once a minute, beyond two minutes."
+        age = GaugeMetricFamily("tailorbird_candidates_age_seconds", text, labels=["source"])
+        ages = self._ages()
+        for name in self._sources:
+            if (group := group_of(name)) in ages:
+                age.add_metric([name], ages[group] / 1e6)
         yield age
 
 

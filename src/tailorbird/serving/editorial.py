@@ -12,11 +12,12 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tailorbird.candidates.query import source_of
 from tailorbird.errors import DeclarationError
 from tailorbird.events import hash64s
 from tailorbird.loops import Loop
 from tailorbird.ranking import Slot
-from tailorbird.retrieval.candidates import EDITORIAL, Lists
+from tailorbird.serving.parts import Lists
 from tailorbird.whole import Stamp, stamp
 
 FILE = "lists.toml"
@@ -85,7 +86,7 @@ def check_lists(path: Path, slots: Iterable[Slot]) -> Mapping[str, Sequence[str]
     lists = read_lists(path)
     for slot in slots:
         for source in slot.sources:
-            kind, _, name = source.partition(":")
-            if kind == EDITORIAL and name not in lists:
-                raise DeclarationError(f"there is no list {name!r}", where=f"slot {slot.name}, sources", fix=f"declare it in {path}")
+            named = source_of(source)
+            if named.kind == "editorial" and named.list not in lists:
+                raise DeclarationError(f"there is no list {named.list!r}", where=f"slot {slot.name}, sources", fix=f"declare it in {path}")
     return lists

@@ -48,9 +48,11 @@ def explanations(
     objective: Mapping[str, float],
     context: Context,
     wished: Sequence[Wished],
+    live: npt.NDArray[np.float32] | None = None,
 ) -> list[Explanation]:
-    """One explanation for each shown item; `rows`, `scores`, `item_rows`, `keys` and `wished` are of the shown items, in order."""
-    moved = _moved(bundle, index, keys[:ITEMS_MAX], rows, objective) if bundle is not None and rows is not None else None
+    """One explanation for each shown item; all but the first two, the index and the context are of these, in order."""
+    some = None if live is None else live[:ITEMS_MAX]
+    moved = _moved(bundle, index, keys[:ITEMS_MAX], rows, objective, some) if bundle is not None and rows is not None else None
     told = []
     for place in range(keys.size):
         read = {} if rows is None else _read(features, index, int(item_rows[place]), rows, place, context)
@@ -97,8 +99,16 @@ class _Moved:
     base: float | None = None
 
 
-def _moved(bundle: Bundle, index: Index, keys: npt.NDArray[np.uint64], rows: Rows, objective: Mapping[str, float]) -> _Moved:
-    matrix = bundle.encoder.encode_request(take(rows, np.arange(keys.size)), keys, index, bundle.with_index(index).space)
+def _moved(
+    bundle: Bundle,
+    index: Index,
+    keys: npt.NDArray[np.uint64],
+    rows: Rows,
+    objective: Mapping[str, float],
+    live: npt.NDArray[np.float32] | None,
+) -> _Moved:
+    space = bundle.with_index(index).space
+    matrix = bundle.encoder.encode_request(take(rows, np.arange(keys.size)), keys, index, space, live=live)
     heads = [head for head in objective if head in bundle.heads]
     if all(head in bundle.trees for head in heads):
         return _by_trees(bundle, matrix, {head: objective[head] for head in heads})

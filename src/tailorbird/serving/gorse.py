@@ -53,7 +53,7 @@ ANSWERS_MAX = 3
 REFUSED_TOLD = 10
 _HIDES = "not item.is_hidden"
 SESSION_MAX = 10  # items of a session that are looked at, the newest
-_LISTS = {"popular": "popular", "latest": "fresh"}
+_LISTS = {"popular": "popular", "latest": "new_items"}
 _KNOWN = ("categories", "category", "comment", "is_hidden", "timestamp")
 
 log = logging.getLogger(__name__)

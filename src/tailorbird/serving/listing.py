@@ -2,33 +2,45 @@
 
 import numpy as np
 
+from tailorbird.candidates.contract import Board
+from tailorbird.candidates.item_knn.query import similar
+from tailorbird.candidates.protocol import CandidateTables, RankedList
+from tailorbird.candidates.query import WEEK
+from tailorbird.events.keys import hash64
 from tailorbird.retrieval import Index
 from tailorbird.serving.messages import Shown
 
-_REASONS = {"popular": "Popular", "fresh": "New"}
+_REASONS = {"popular": "Popular", "new_items": "New"}
 
 
-def list_items(index: Index, source: str, size: int, category: str | None = None) -> list[Shown]:
-    """The first items of `popular` or `fresh`, of one category if it is named; none of a category that no item has."""
-    if source == "popular":
-        found = index.popular(size, category)
-    else:
-        found = index.fresh(size if category is None else len(index))
-    rows, scores = found.rows, found.scores
-    if source == "fresh" and category is not None:
+def list_items(index: Index, tables: CandidateTables, source: str, size: int, category: str | None = None) -> list[Shown]:
+    """Return the first items of `popular` or `new_items`, of one category if it is named; none of a category that no item has."""
+    listed = tables.new_items() if source == "new_items" else tables.board(WEEK).shares
+    if source == "popular" and category is not None:
+        of_category = tables.board(Board(WEEK.window_us, "category"), hash64(category))
+        listed = of_category.shares if len(of_category.items) else listed
+    rows, scores = _shown(index, listed)
+    if category is not None:
         code = index.category.code(category)
-        kept = np.flatnonzero((index.category.codes[rows] == code) & (code >= 0))[:size]
+        kept = np.flatnonzero((index.category.codes[rows] == code) & (code >= 0))
         rows, scores = rows[kept], scores[kept]
-    shown = zip(rows.tolist(), scores.tolist(), strict=True)
+    shown = zip(rows[:size].tolist(), scores[:size].tolist(), strict=True)
     return [
         Shown(item_id=index.ids[row], position=place, score=score, reason=_REASONS[source], reason_code=source, source=source)
         for place, (row, score) in enumerate(shown, 1)
     ]
 
 
-def similar_items(index: Index, item_id: str, size: int) -> list[Shown]:
-    """What goes with an item that the index knows, best first, filled up with what is popular."""
-    found = index.similar(item_id, size)
+def similar_items(index: Index, tables: CandidateTables, item_id: str, size: int) -> list[Shown]:
+    """Return what goes with an item that the index knows, best first, filled up with what is popular in its category and then overall."""
+    row = int(index.find_ids([item_id])[0])
+    near, scores = _shown(index, similar(tables, int(index.keys[row])))
+    fill, _ = _shown(index, tables.board(WEEK).items)
+    mine = index.category.codes[row]
+    fill = fill[np.argsort(~((index.category.codes[fill] == mine) & (mine >= 0)), kind="stable")]
+    fill = fill[~np.isin(fill, near) & (fill != row)]
+    rows = np.concatenate([near, fill])[:size]
+    scores = np.concatenate([scores, np.zeros(len(fill))])[:size]
     return [
         Shown(
             item_id=index.ids[row],
@@ -36,7 +48,15 @@ def similar_items(index: Index, item_id: str, size: int) -> list[Shown]:
             score=score,
             reason="Goes with it" if score > 0 else "Popular",
             reason_code="related" if score > 0 else "popular",
-            source="item_to_item" if score > 0 else "popular",
+            source="item_knn" if score > 0 else "popular",
         )
-        for place, (row, score) in enumerate(zip(found.rows.tolist(), found.scores.tolist(), strict=True), 1)
+        for place, (row, score) in enumerate(zip(rows.tolist(), scores.tolist(), strict=True), 1)
     ]
+
+
+def _shown(index: Index, listed: RankedList) -> tuple[np.ndarray, np.ndarray]:
+    rows = index.find(listed.keys)
+    there = rows >= 0
+    if index.shown is not None:
+        there &= index.shown[np.maximum(rows, 0)]
+    return rows[there], listed.scores[there]

@@ -112,8 +112,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """An answer. Send its `request_id` with the impressions and clicks that follow it.
 
     `degraded` names what was missing, by the stable codes of docs/reference/degraded.md: `last_known`, `features`, `freshness`,
-    `previous_model`, `model`, `index`, `items`, `vectors`, `retrieval`, `ranking`, `policy`, `rules`, `log`. The answer is
-    then less personal.
+    `previous_model`, `model`, `index`, `candidates`, `stale_candidates`, `items`, `vectors`, `retrieval`, `ranking`, `policy`,
+    `rules`, `log`. The answer is then less personal.
     `t` is the time for which its features hold, `commit` the state's version that they were read from.
     `facets` are those that a search asked for.
     """

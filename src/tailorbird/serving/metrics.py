@@ -4,7 +4,7 @@ The registry is this process's own, so that tests and several servers in one pro
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -12,6 +12,7 @@ from tailorbird.features.compared import Compared
 from tailorbird.features.figures import Figures
 from tailorbird.loops import Loop
 from tailorbird.serving.collectors import (
+    CandidatesCollector,
     CopiesCollector,
     DoorCollector,
     FeaturesCollector,
@@ -146,6 +147,10 @@ class Metrics:
     def watch_copies(self, published_at: Callable[[], dict[str, int]]) -> None:
         """Let each scrape read how old the copies are that features are read from."""
         self.registry.register(CopiesCollector(published_at))
+
+    def watch_candidates(self, ages: Callable[[], Mapping[str, int]], sources: Sequence[str]) -> None:
+        """Let each scrape read how old the tables are that candidate sources read."""
+        self.registry.register(CandidatesCollector(ages, sources))
 
     def watch_threads(self, loops: Callable[[], Iterable[Loop]]) -> None:
         """Let each scrape read how often threads failed in a way that nobody thought of."""

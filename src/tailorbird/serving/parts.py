@@ -1,23 +1,23 @@
 """What a pipeline is put together from, as it sees each part; and stand-ins for the parts that it can do without."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.events import Context
+from tailorbird.candidates.protocol import NO_TABLES, CandidateTables
 from tailorbird.events.answer_record import AnswerRecord
 from tailorbird.features import FeatureSet, ReadRequest, Rows
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.retrieval import Index
-from tailorbird.retrieval.candidates import Lists
 from tailorbird.serving.formulas import Formula
 
 Keys = npt.NDArray[np.uint64]
+Lists = Mapping[str, Keys]  # name of an editorial list → items, the first first
 Floats = npt.NDArray[np.float64]
 
 
@@ -49,10 +49,22 @@ class Overlay(Protocol):
     def over(self, index: Index | None) -> Index | None: ...
 
 
-class Popular(Protocol):
-    """Says what is popular among people like the one who asks; `segments.Segments` does."""
+class Tables(Protocol):
+    """Opens the published candidate tables for a request; `candidates.LiveTables` does."""
 
-    def values(self, context: Context, index: Index) -> Floats | None: ...
+    def tables(self) -> AbstractContextManager[CandidateTables]: ...
+    def ages(self) -> Mapping[str, int]: ...
+
+
+class NoLiveTables:
+    """No tables at all: for who ranks the caller's own items, and for tests."""
+
+    @contextmanager
+    def tables(self) -> Iterator[CandidateTables]:
+        yield NO_TABLES
+
+    def ages(self) -> Mapping[str, int]:
+        return {}
 
 
 class FeatureReader(Protocol):

@@ -18,6 +18,9 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
+from tailorbird.candidates.batch import segment_keys
+from tailorbird.candidates.protocol import CandidateRequest, CandidateTables
+from tailorbird.candidates.query import RequestLists
 from tailorbird.events import HOUR, MINUTE, Clock, hash64s
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.experiments.assign import assign
@@ -45,11 +48,12 @@ from tailorbird.serving.parts import (
     Bundles,
     Editors,
     Formulas,
+    NoLiveTables,
     NoOverlay,
     Overlay,
-    Popular,
     Reading,
     Readings,
+    Tables,
     Unwatched,
     Watcher,
 )
@@ -90,7 +94,7 @@ class Pipeline:
         formulas: what items are worth to each slot; what slots declare unless told otherwise.
         stale_us: past which age of features that are read from copies an answer names `freshness` as missing.
         budgets: how long each stage may take; without, as long as it likes.
-        segments: what is popular among people like the one who asks, for when nothing else is known of them.
+        tables: opens the published candidate tables; `candidates.LiveTables`.
         editors: has the editorial lists.
     Raises:
         DeclarationError: a slot's rule is not of the language.
@@ -111,7 +115,7 @@ class Pipeline:
         formulas: Formulas | None = None,
         stale_us: int = STALE_US,
         budgets: Budgets = UNBOUNDED,
-        segments: Popular | None = None,
+        tables: Tables | None = None,
         editors: Editors | None = None,
     ) -> None:
         self._formulas: Formulas = formulas or Declared()
@@ -123,7 +127,9 @@ class Pipeline:
         self.patience = Patience(budgets)
         self._shadows = Shadows(readings, self._watcher)
         self._last_index: Index | None = None
-        self._stages = Stages(slots, clock, rng, self._watcher, stale_us, patience=self.patience, segments=segments, editors=editors)
+        self._tables: Tables = tables or NoLiveTables()
+        how = {"patience": self.patience, "ages": self._tables.ages, "editors": editors}
+        self._stages = Stages(slots, clock, rng, self._watcher, stale_us, **how)
 
     def answer(self, query: RecommendQuery) -> Answer:
         """Fill a slot from its own candidate sources."""
@@ -163,6 +169,11 @@ class Pipeline:
 
         return self._answered(query, slot, find)
 
+    def candidates(self, query: RecommendQuery) -> list[str]:
+        """Return the items among which a slot chooses for a query, at most `CANDIDATES_MAX`; logs nothing."""
+        slot = self._slot(query.slot, "$.slot")
+        return self._answered(query, slot, lambda request: list(self._stages.find(request, slot.sources, query.size or slot.size).ids))
+
     def weighed(self, query: RecommendQuery, weigher: Weigher) -> dict[str, Weighed] | None:
         """What a slot's wishes make of an answer, see `rule_costs`; logs nothing. None where no model can say."""
         slot = self._slot(query.slot, "$.slot")
@@ -179,7 +190,8 @@ class Pipeline:
             return Similar(item_id=item_id, items=[], model=model, degraded=["model"])
         if index.find_ids([item_id])[0] < 0:
             return None
-        items = similar_items(self._shown_in(slot, index), item_id, size)  # of the item itself a slot may show nothing
+        with self._tables.tables() as tables:
+            items = similar_items(self._shown_in(slot, index), tables, item_id, size)  # of the item itself a slot may show nothing
         return Similar(item_id=item_id, items=items, model=model, degraded=[] if bundle else ["model"])
 
     def item(self, item_id: str) -> Item | None:
@@ -191,12 +203,13 @@ class Pipeline:
         return Item(item_id=item_id, attributes=attributes_of(index, row, sorted(index.attributes)))
 
     def listed(self, source: str, size: int, category: str | None = None, slot: str = "") -> list[Shown]:
-        """What is `popular` or `fresh`, perhaps of one category: the same for everybody, not logged; empty while there is no index.
+        """What is `popular` or `new_items`, perhaps of one category: the same for everybody, not logged; empty while there is no index.
 
         `slot`: as for `similar`.
         """
         _, index = self._live()
-        return [] if index is None else list_items(self._shown_in(slot, index), source, size, category)
+        with self._tables.tables() as tables:
+            return [] if index is None else list_items(self._shown_in(slot, index), tables, source, size, category)
 
     def _shown_in(self, slot: str, index: Index) -> Index:
         return self._stages.view(self._slot(slot, "$.slot"), index) if slot else index
@@ -245,8 +258,8 @@ class Pipeline:
         meant = self._bundles.of(query.user_id or f"anon:{anonymous_id}")
         failure = ""
         for bundle, scored in self._attempts(meant):
-            with self._readings.reading(bundle) as reading:
-                request = self._begin(query, slot, now, bundle, reading, request_id, anonymous_id)
+            with self._readings.reading(bundle) as reading, self._tables.tables() as tables:
+                request = self._begin(query, slot, now, bundle, reading, tables, request_id, anonymous_id)
                 request.scored, request.failure = scored, failure
                 request.asked = meant.version if meant is not None else ""
                 if bundle is not meant or (bundle is not None and scored and self._bundles.stands_in(bundle)):
@@ -270,7 +283,15 @@ class Pipeline:
         yield meant, False
 
     def _begin(
-        self, query: Query, slot: Slot, now: int, bundle: Bundle | None, reading: Reading, request_id: str, anonymous_id: str | None
+        self,
+        query: Query,
+        slot: Slot,
+        now: int,
+        bundle: Bundle | None,
+        reading: Reading,
+        tables: CandidateTables,
+        request_id: str,
+        anonymous_id: str | None,
     ) -> Request:
         """Find out who asks, and assign the arm."""
         index = self._items(bundle)
@@ -283,6 +304,10 @@ class Pipeline:
         request.formula = self._formulas.of(slot)
         with self._stages.timed("person"):
             self._know_person(request)
+        recent = request.recent
+        segments = segment_keys({"device": context.device, "country": context.country, "referrer": context.referrer})
+        asked = CandidateRequest(segments=segments) if recent is None else CandidateRequest(recent.item, recent.ts, segments)
+        request.lists = RequestLists(tables, asked)
         if slot.experiment is not None:
             request.arm = assign(slot.experiment, request.person)
             request.policy = slot.experiment.policy_of(request.arm) if request.arm else "model"
@@ -332,6 +357,7 @@ class Pipeline:
                 rows = self._stages.read(request, shown.ids, shown.keys)
         if scores is not None:
             scores = Scores({name: column[choice.items] for name, column in scores.heads.items()}, scores.value[choice.items])
+            request.live = None if request.live is None else request.live[choice.items]
         shadow = self._bundles.shadow()
         if shadow is not None and rows is not None:
             with self._stages.timed("shadow"):  # over its own index: vectors of another bundle's would say nothing to it

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 import numpy as np
 
+from tailorbird.candidates.query import RequestLists, group_of
 from tailorbird.events import Answer as AnswerOfEvent
 from tailorbird.events import Event
 from tailorbird.events.answer_record import AnswerRecord
@@ -40,8 +41,9 @@ def answer_of(
     if query.explain and index is not None:
         bundle = request.bundle if scores is not None else None
         explained = explanations(
-            request.reading.features, bundle, index, shown.rows, shown.keys, rows, scores, request.formula.weights, query.context, wished
-        )
+            request.reading.features, bundle, index, shown.rows, shown.keys, rows, scores, request.formula.weights, query.context, wished,
+            request.live,
+        )  # fmt: skip
     items = []
     for place, item_id in enumerate(shown.ids):
         reason = told[place]
@@ -113,6 +115,7 @@ def logged(
         query=request.text,
         device=query.context.device,
         country=query.context.country,
+        referrer=query.context.referrer,
         local_hour=request.read.local_hour,
         items=list(shown.ids),
         sources=list(shown.sources),
@@ -132,9 +135,19 @@ def logged(
         shadow_scores=request.shadow_scores,
         candidate_sources=list(request.contributed),
         candidate_counts=list(request.contributed.values()),
+        candidate_lists=list(request.lists.asked),
+        candidate_digests=[listed.digest for listed in request.lists.asked.values()],
+        candidate_positions=_positions(request.lists),
+        live=request.live.ravel().tolist() if request.live is not None and scores is not None else [],
         values=scores.value.tolist() if scores is not None else [],
     )
     return _encode_event(event), record
+
+
+def _positions(lists: RequestLists) -> list[int]:
+    """Up to which position of the log the tables went that each list was read from; 0 for one that reads none."""
+    epochs = lists.tables.epochs
+    return [epochs[group].p if (group := group_of(name)) in epochs else 0 for name in lists.asked]
 
 
 def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: bool) -> list[Reason]:
@@ -149,11 +162,13 @@ def reasons_for(request: Request, shown: Candidates, choice: Choice, *, ranked: 
         # A baseline is not personal, and must not say so: its reason is its own order, wherever an item came from.
         personal, otherwise = None, MORE
         if request.text is None:
-            own = "fresh" if request.policy == "recent" else "popular"
-            sources = [source if source == "pinned" else own for source in sources]
+            popular = request.lists.popularity(shown.keys[known]) > 0  # not so where nothing is published
+            own = ["new_items" if request.policy == "recent" else "popular" if there else "given" for there in popular.tolist()]
+            sources = [source if source == "pinned" else mine for source, mine in zip(sources, own, strict=True)]
             if request.policy == "random":
                 explored = list(range(1, known.size + 1))
-    told = reasons(request.index, shown.rows[known], sources, recent=personal, query=request.text, explored=explored, otherwise=otherwise)
+    how = {"recent": personal, "query": request.text, "explored": explored, "otherwise": otherwise}
+    told = reasons(request.index, shown.rows[known], sources, request.lists, **how)
     by_place = dict(zip(known.tolist(), told, strict=True))
     return [by_place.get(place, otherwise) for place in range(len(shown))]
 

@@ -9,14 +9,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.events import Event, Receipt, RoutePlan, check, hash64s
+from tailorbird.candidates.protocol import NO_TABLES, CandidateRequest
+from tailorbird.candidates.query import RequestLists
+from tailorbird.events import Event, Receipt, RoutePlan, check
 from tailorbird.events.pseudonyms import Pseudonyms
 from tailorbird.features import ReadRequest
 from tailorbird.features import Sequence as Recent
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.ranking.tower import Asked
-from tailorbird.retrieval import Index, TextColumn, in_order
+from tailorbird.retrieval import Index, TextColumn
 from tailorbird.retrieval.columns import of_truths
 from tailorbird.serving.formulas import Formula
 from tailorbird.serving.messages import Query, QueryError, RankQuery
@@ -25,11 +27,11 @@ from tailorbird.serving.parts import Reading
 Places = npt.NDArray[np.intp]
 Keys = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 AnyQuery = TypeVar("AnyQuery", bound=Query)
 
-UNWELCOME = hash64s(["dislike", "hide"])  # events that say what a person does not want more of
 SEARCH_PERSONAL = 1.0  # how far the ranker may lift a hit: at most to twice its text score
 _encode = msgspec.json.Encoder().encode
 _PLAN = RoutePlan()
@@ -53,6 +55,8 @@ class Request:
     arm: str = ""
     policy: str = "model"
     formula: Formula = field(default_factory=lambda: Formula({}))
+    lists: RequestLists = field(default_factory=lambda: RequestLists(NO_TABLES, CandidateRequest()))
+    live: Matrix | None = None  # of the candidates that were scored, their columns that are read live
     recent: Recent | None = None
     sequences: Mapping[str, Recent] = field(default_factory=dict)
     vector: Asked | None = None  # of the person, if retrieval asked for it
@@ -66,15 +70,6 @@ class Request:
     shadow_scores: list[float] = field(default_factory=list)
     contributed: dict[str, int] = field(default_factory=dict)  # by source: how many candidates came first from it
     began: float = field(default_factory=time.perf_counter)
-
-    @property
-    def around(self) -> Keys | None:
-        """Keys of the items of all sequences of the person, the newest last; without what was disliked or hidden."""
-        if self.recent is None:
-            return None
-        if len(self.sequences) < 2:
-            return self.recent.item
-        return in_order([(each.item[~(bad := np.isin(each.type, UNWELCOME))], each.ts[~bad]) for each in self.sequences.values()])
 
     def lacks(self, what: str) -> None:
         if what not in self.degraded:

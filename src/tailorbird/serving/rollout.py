@@ -11,8 +11,9 @@ What becomes of a canary is for `monitoring.rollout` to say.
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from tailorbird.experiments.assign import in_share
@@ -37,17 +38,33 @@ class _Beside:
         self._watcher.bundle_refused()
 
 
-class _Kept:
-    """Lets a bundle beside the champion be used once its state is there, and keeps that open; implements `bundles.Gate`."""
+class Covering(Protocol):
+    """Says whether the published candidate tables are enough; `candidates.LiveTables` does."""
 
-    def __init__(self, name: str, schemas: Schemas) -> None:
-        self._name, self._schemas = name, schemas
+    def covers(self, sources: Collection[str]) -> bool: ...
+
+
+class _Gate:
+    """Lets a bundle be used once its state is there and its candidate tables are published; implements `bundles.Gate`."""
+
+    def __init__(self, name: str, schemas: Schemas, tables: Covering | None) -> None:
+        self._name, self._schemas, self._tables = name, schemas, tables
 
     def caught_up(self, bundle: Bundle, serving: Bundle | None) -> bool:
-        return self._schemas.caught_up(bundle, None)
+        there = self._schemas.caught_up(bundle, serving if self._name == "champion" else None)
+        return there and self._has_tables(bundle, serving)
+
+    def _has_tables(self, bundle: Bundle, serving: Bundle | None) -> bool:
+        """Whether a bundle finds its candidate tables, or the one that serves has none either and there is nothing to wait for."""
+        if self._tables is None or self._tables.covers(bundle.sources):
+            return True
+        return serving is not None and not self._tables.covers(serving.sources)
 
     def serves(self, bundle: Bundle) -> None:
-        self._schemas.keep_open({bundle.schema_hash}, by=self._name)
+        if self._name == "champion":
+            self._schemas.serves(bundle)
+        else:
+            self._schemas.keep_open({bundle.schema_hash}, by=self._name)
 
 
 class Rollout:
@@ -56,6 +73,7 @@ class Rollout:
     Args:
         load: makes a bundle of a folder, whole and warm, or raises BundleError.
         probe: tries a folder in a child process first, and raises BundleError; None trusts it.
+        tables: the candidate tables that bundles read; None asks for none.
     """
 
     def __init__(
@@ -66,15 +84,18 @@ class Rollout:
         schemas: Schemas,
         *,
         probe: Callable[[Path], None] | None = None,
+        tables: Covering | None = None,
         poll_s: float = POLL_S,
     ) -> None:
         self._registry, self._load, self._probe = registry, load, probe
         self._loaded: WeakValueDictionary[str, Bundle] = WeakValueDictionary()
         self._recent: deque[Bundle] = deque(maxlen=RECENT)  # held, so that going back and forth loads nothing
         self._loading = threading.Lock()
-        self.champion = BundleHolder(registry, self._bundle, watcher, gate=schemas, keep_previous=True, poll_s=poll_s)
+        self.champion = BundleHolder(
+            registry, self._bundle, watcher, gate=_Gate("champion", schemas, tables), keep_previous=True, poll_s=poll_s
+        )
         self._canary, self._shadow = (
-            BundleHolder(registry, self._bundle, _Beside(name, watcher), gate=_Kept(name, schemas), name=name, poll_s=poll_s)
+            BundleHolder(registry, self._bundle, _Beside(name, watcher), gate=_Gate(name, schemas, tables), name=name, poll_s=poll_s)
             for name in ("canary", "shadow")
         )
         self._holders = {"champion": self.champion, "canary": self._canary, "shadow": self._shadow}

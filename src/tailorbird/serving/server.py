@@ -21,6 +21,8 @@ import msgspec
 import numpy as np
 from starlette.routing import BaseRoute
 
+from tailorbird.candidates.contract import Contract
+from tailorbird.candidates.query import live_sources
 from tailorbird.errors import StorageError
 from tailorbird.events import Clock, RoutePlan, SystemClock
 from tailorbird.events.erased import StopList
@@ -36,6 +38,7 @@ from tailorbird.serving.access import LOCAL_HOSTS, Perimeter, is_local, require_
 from tailorbird.serving.app import create_app
 from tailorbird.serving.body import BODY_BYTES_MAX
 from tailorbird.serving.bundles import probe_in_child
+from tailorbird.serving.candidates import LiveTables
 from tailorbird.serving.catalogue import Catalogue
 from tailorbird.serving.churn import ChurnModels
 from tailorbird.serving.door import Door
@@ -93,6 +96,8 @@ class ServeOptions:
         workers: how many share the entities of each schema.
         churn: the registries of churn models, by name.
         budgets: how long each stage of an answer may take.
+        candidates: the folder of candidate tables.
+        contract: says which tables to read, where only copies are at hand.
         wait_s: how long a question may have to wait for its turn; who would wait longer is told at once to come again.
         scores: the log of the score role; None where nothing is declared.
         routes: more routes, given the service, such as a demo's shop page.
@@ -136,6 +141,8 @@ class ServeOptions:
     scores: "Address | None" = None
     budgets: Budgets = BUDGETS
     wait_s: float = WAIT_S
+    candidates: Path = Path("candidates")
+    contract: Callable[[], Contract] | None = None
 
 
 class Thread(Protocol):
@@ -187,6 +194,9 @@ def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stac
     stack.callback(schemas.close)
     metrics.watch_copies(schemas.published_at)
     catalogue = Catalogue(options.routed)
+    tables = LiveTables(options.candidates, clock, copies=options.copies, wanted=options.contract)
+    sources = live_sources(dict.fromkeys(name for slot in options.slots.values() for name in slot.sources))
+    metrics.watch_candidates(tables.ages, sources)
 
     def load(folder: Path) -> Bundle:
         bundle = schemas.complete(load_bundle(folder))
@@ -196,10 +206,12 @@ def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stac
 
     probe = probe_in_child if options.probe else None
     registry = Registry(options.registry, clock=clock)
-    rollout = Rollout(registry, load, metrics, schemas, probe=probe)
+    rollout = Rollout(registry, load, metrics, schemas, probe=probe, tables=tables)
     formulas = LiveFormulas(registry, options.slots)
     editors = None if options.lists_file is None else LiveLists(options.lists_file)
-    answering = partial(Pipeline, slots=options.slots, bundles=rollout, readings=schemas, catalogue=catalogue, clock=clock, editors=editors)
+    answering = partial(
+        Pipeline, slots=options.slots, bundles=rollout, readings=schemas, catalogue=catalogue, clock=clock, editors=editors, tables=tables
+    )
     pipeline = answering(
         answers=door,
         rng=np.random.default_rng(),
@@ -208,7 +220,6 @@ def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stac
         formulas=formulas,
         stale_us=options.stale_us,
         budgets=options.budgets,
-        segments=catalogue.segments,
     )
     catalogue.ready = pipeline.prepare
     metrics.watch_patience(pipeline.patience.states)
@@ -232,9 +243,9 @@ def _assembled(options: ServeOptions, door: Door, keys: Keys, clock: Clock, stac
     )
     service.warming = warming.going_on
     beside = [each for each in (Pruner(door, options.lake) if options.lake is not None else None, watch, editors) if each is not None]
-    loops = [*rollout.loops, formulas.loop, catalogue.loop, *(each.loop for each in beside)]
+    loops = [*rollout.loops, formulas.loop, catalogue.loop, tables.loop, *(each.loop for each in beside)]
     metrics.watch_threads(lambda: loops)
-    return service, [rollout, formulas, churn, catalogue, *beside, warming]
+    return service, [tables, rollout, formulas, churn, catalogue, *beside, warming]
 
 
 def _measured(options: ServeOptions, door: Door) -> tuple[Metrics, LagWatch | None]:

@@ -41,7 +41,8 @@ class Shadows:
                     if reading.reader is None:
                         return
                     rows = reading.reader.read(request.read, shown.ids, shown.keys)
-            scores = shadow.with_index(index).score(rows, shown.keys, objective=request.formula.weights)
+            live = shadow.encoder.read_live(request.lists, rows, shown.keys)
+            scores = shadow.with_index(index).score(rows, shown.keys, objective=request.formula.weights, live=live)
             request.shadow, request.shadow_scores = shadow.version, scores.value.tolist()
             self._breaker.answered()
         except NotReadyError:

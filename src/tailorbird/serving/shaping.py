@@ -261,4 +261,4 @@ def asked(request: Request, rows: Places) -> Asked:
     """What rules may look at, for some rows of the request's index."""
     assert request.index is not None
     context = msgspec.structs.asdict(request.query.context) | {"local_hour": request.read.local_hour}
-    return Asked(request.index, rows, request.now, request.user, context, request.recent)
+    return Asked(request.index, rows, request.now, request.user, context, request.recent, request.lists.popularity)

@@ -14,27 +14,31 @@ from functools import partial
 
 import numpy as np
 
+from tailorbird.candidates.query import LIVE, source_of
 from tailorbird.errors import BundleError, NotReadyError
 from tailorbird.events import SECOND, Clock
 from tailorbird.features import Rows
 from tailorbird.ranking import Slot
+from tailorbird.ranking.baseline import FALLBACK as FALLBACK_BASELINE
+from tailorbird.ranking.baseline import Baseline
 from tailorbird.ranking.bundle import NotFiniteError, Scores
 from tailorbird.ranking.exploration import Choice, choose, choose_evenly
-from tailorbird.ranking.policy import arranged, baseline_values, boosted
-from tailorbird.retrieval import Found, Index, candidates, with_sequence
+from tailorbird.ranking.policy import arranged, boosted
+from tailorbird.ranking.slot import SOURCES
+from tailorbird.retrieval import NOTHING, Found, Index
 from tailorbird.retrieval.facets import Facet, facet_of
-from tailorbird.retrieval.segments import FIELDS
 from tailorbird.retrieval.synonyms import Synonyms, Words
 from tailorbird.serving.explain import Wished
+from tailorbird.serving.finding import Finder, check_tables, newest_of, sources_for
 from tailorbird.serving.lastknown import LastKnown
-from tailorbird.serving.parts import Editors, FeatureReader, Popular, Watcher
+from tailorbird.serving.parts import Editors, FeatureReader, Watcher
 from tailorbird.serving.patience import Patience
 from tailorbird.serving.request import NO_CANDIDATES, Candidates, Floats, Keys, Mask, Places, Request
 from tailorbird.serving.shaping import Shaping
 
 FACET_HITS = 1_000  # of which facets are counted
 STALE_US = 30 * SECOND
-LIKED_MAX = 100  # candidates that a segment adds
+NEWEST_MAX = 200  # items that are shown where nothing else is known
 log = logging.getLogger(__name__)
 
 
@@ -55,7 +59,7 @@ class Stages:
         watcher: counts stages, faults and what was missing.
         stale_us: past which age of features that are read from copies an answer names `freshness` as missing.
         patience: how long stages may take, and who is left alone.
-        segments: what is popular among people like the one who asks, for when nothing else is known of them.
+        ages: by group of candidate tables, for how long it has not been known to be the newest.
         editors: has the editorial lists.
     Raises:
         DeclarationError: a slot's rule is not of the language.
@@ -70,11 +74,12 @@ class Stages:
         stale_us: int,
         *,
         patience: Patience,
-        segments: Popular | None = None,
+        ages: Callable[[], Mapping[str, int]] = dict,
         editors: Editors | None = None,
     ) -> None:
         self._clock, self._rng, self._watcher, self._stale_us = clock, rng, watcher, stale_us
-        self._patience, self._segments, self._known = patience, segments, LastKnown()
+        self._patience, self._ages, self._known = patience, ages, LastKnown()
+        self._finder = Finder()
         self._editors = editors
         self._drawing = threading.Lock()  # a Generator is not safe to share
         self._shaping = {name: Shaping(slot, partial(watcher.fault, "rules")) for name, slot in slots.items()}
@@ -126,35 +131,27 @@ class Stages:
             return again.take(np.flatnonzero(view.shown[again.rows]))
 
     def _retrieve(self, request: Request, view: Index, sources: Mapping[str, int]) -> Candidates:
-        recent, ts = (request.recent.item, request.recent.ts) if request.recent is not None else (None, None)
         near = self._near(request, view)
-        if near is not None and request.bundle is not None and request.bundle.tower is not None:
-            sources = with_sequence(sources, request.bundle.tower.plan.share)
-        around = request.around if "popular_in_category" in sources else None
-        until = time.perf_counter() + self._patience.budgets.retrieval_s
-        found = candidates(
-            view, sources, recent=recent, recent_ts=ts, around=around, query=request.text, beside=self._beside(request), near=near,
-            lists=self._editors.keys if self._editors is not None else {},
-            context={field: getattr(request.query.context, field) for field in FIELDS},
-            late=lambda: time.perf_counter() > until,
-        )  # fmt: skip
-        if found.left_out:
-            request.lacks("retrieval")
+        asked = sources_for(request, sources)
+        how = {
+            "near": near,
+            "search": lambda most: self._search(request, view, most),
+            "lists": self._editors.keys if self._editors is not None else {},
+            "until": time.perf_counter() + self._patience.budgets.retrieval_s,
+        }
+        found = self._finder.find(request, view, asked, **how)
+        check_tables(request, self._ages(), any(source_of(name).kind in LIVE for name in asked))
         if not found.rows.size and request.text is None:
             # A slot whose own sources have nothing for this person still shows something.
-            found = candidates(view, {"popular": 200})
-        rows, named, scores = found.rows, found.source_names(), found.score
+            found = self._finder.find(request, view, SOURCES, **how)
+            if not found.rows.size:
+                return newest_of(view, NEWEST_MAX)
         request.contributed = {source: count for source, count in found.contributed.items() if count}
-        liked = self._liked(request, view)
-        if liked is not None and request.text is None:
-            liked = liked if view.shown is None else np.where(view.shown, liked, 0.0)
-            more = np.argsort(-liked, kind="stable")[:LIKED_MAX]
-            more = more[(liked[more] > 0) & ~np.isin(more, rows)]
-            rows, scores = np.concatenate([rows, more]), np.concatenate([scores, liked[more]])
-            named = [*named, *["popular"] * more.size]
-            if more.size:
-                request.contributed["popular"] = request.contributed.get("popular", 0) + more.size
-        return Candidates(rows, [view.ids[row] for row in rows.tolist()], view.keys[rows], named, scores)
+        rows = found.rows
+        return Candidates(rows, [view.ids[row] for row in rows.tolist()], view.keys[rows], found.source_names(), found.score)
+
+    def _search(self, request: Request, view: Index, most: int) -> Found:
+        return view.search(request.text, most, self._beside(request)) if request.text else NOTHING
 
     def _beside(self, request: Request) -> Sequence[Words]:
         """What means the same as the words that are searched for."""
@@ -169,14 +166,6 @@ class Stages:
         hits = hits[self.may_be_shown(request, index, hits)]
         found = {name: facet_of(index, hits, name) for name in names}
         return {name: facet for name, facet in found.items() if facet is not None}
-
-    def _liked(self, request: Request, index: Index) -> Floats | None:
-        """What people like this one look at, where nothing can be known of the person, or no model can be asked about somebody new."""
-        recent = request.recent
-        unknown = recent is None or (not request.scored and not recent.item.size)
-        if not unknown or request.policy != "model" or self._segments is None:
-            return None
-        return self._segments.values(request.query.context, index)
 
     def _near(self, request: Request, index: Index) -> Callable[[int], Found] | None:
         """Finds what is nearest to the person's vector, by the latest events that were read; None without a tower, or if it fails."""
@@ -256,7 +245,8 @@ class Stages:
             bundle = request.bundle.with_index(request.index)
             if "vectors" in request.degraded:
                 bundle = bundle.without_tower()
-            scores = bundle.score(rows, found.keys, objective=request.formula.weights, asked=request.vector)
+            live = bundle.encoder.read_live(request.lists, rows, found.keys)
+            scores = bundle.score(rows, found.keys, objective=request.formula.weights, asked=request.vector, live=live)
             if not np.isfinite(scores.value).all():
                 raise NotFiniteError(f"{version} gave a value that is no finite number")
         except Exception as error:  # a model that fails at run time must not take the site down
@@ -265,18 +255,18 @@ class Stages:
             models.of(version).took(time.perf_counter() - start, failed=True)
             raise ModelLostError(version, "not_finite" if isinstance(error, NotFiniteError) else "error") from error
         models.scored(version, len(found), time.perf_counter() - start)
+        request.live = live
         return scores
 
     def baseline(self, request: Request, found: Candidates) -> Floats:
-        """Values without a model: by the arm's own policy; where a model is wanted, what goes with the person's recent items."""
+        """Values without a model: by the arm's own policy; where a model is wanted, by the baseline that was judged best."""
         if request.index is None or not len(found):
             return np.zeros(len(found))
-        policy = "related" if request.policy == "model" else "recent" if request.policy == "recent" else "popular"
-        recent = request.recent.item if request.recent is not None else None
-        values = baseline_values(policy, request.index, np.maximum(found.rows, 0), recent)
-        liked = self._liked(request, request.index)
-        if liked is not None:  # first what people like this one look at, then what is popular
-            values = values + liked[np.maximum(found.rows, 0)]
+        if request.policy == "recent":
+            values = request.index.first_seen[np.maximum(found.rows, 0)].astype(np.float64)
+        else:
+            told = request.bundle.baseline if request.bundle is not None and request.policy == "model" else ""
+            values = Baseline.parse(told or FALLBACK_BASELINE).values(request.lists, found.keys)
         return np.where(found.rows >= 0, values, 0.0)
 
     def choose(self, request: Request, found: Candidates, values: Floats, size: int) -> Choice:

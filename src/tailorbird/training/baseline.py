@@ -1,4 +1,8 @@
-"""The first bundle of a project: an index alone, so that lists, similar items and search work before a model has earned its place."""
+"""Bundles without a model: items to search in and a baseline to order them by, until a model has earned its place.
+
+The first bundle of a project orders by what is popular. Once a training has judged baselines, the best of them takes its place where the
+gate refuses the model.
+"""
 
 import tempfile
 from pathlib import Path
@@ -6,24 +10,28 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tailorbird.errors import NotReadyError
+from tailorbird.errors import BundleError, NotReadyError
 from tailorbird.events import Clock, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.declare import HORIZON
 from tailorbird.lake import Lake
 from tailorbird.places import Place
-from tailorbird.ranking.bundle import write_bundle
+from tailorbird.ranking.baseline import FALLBACK, default_baselines
+from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.encoders import fit_encoder
+from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
 from tailorbird.training.card import NOBODY
-from tailorbird.training.indexes import READ, IndexSettings, no_items, write_index
+from tailorbird.training.indexes import READ, no_items, write_index
+from tailorbird.training.judge import PRIMARY, Evaluation
 from tailorbird.training.matrix import columns_of
+from tailorbird.training.rows import Material
 
 WHY = "there was no champion: popular items, until a model has earned its place"
 
 
 def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock: Clock, by: str, owner: str = "") -> str:
-    """The champion's version. Where there is none, an index of what the lake holds becomes it, as a bundle without heads.
+    """Return the champion's version. Where there is none, what is popular becomes it, over the items that the lake holds.
 
     Raises:
         NotReadyError: there is none, and the lake has nothing to make an index of.
@@ -39,9 +47,47 @@ def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock:
     items = source.table("items", ["id", "valid_from", "attributes", "timeless"]) if source.exists("items") else no_items()
     if not events.num_rows:
         raise NotReadyError("the lake holds no event", where=str(lake), fix="tailorbird import brings events in")
+    told = "Nothing was learned and nothing was judged: there is no figure of quality."
+    card = _card(FALLBACK, WHY, f"{events.num_rows:,} events from {to_iso(now - HORIZON)} to {to_iso(now)}", told, owner)
+    version = _add(store, features, events, items, FALLBACK, now, card, why=WHY, by=by)
+    store.promote(version, by=by, why=WHY)
+    return version
+
+
+def serve_best_baseline(
+    store: Registry, evaluation: Evaluation, features: FeatureSet, slot: Slot, material: Material, now: int, *, by: str, owner: str
+) -> str:
+    """Promote the best judged baseline where no model serves and another baseline does; its version, "" if nothing was changed."""
+    champion = store.champion()
+    before = ""
+    if champion is not None:
+        try:
+            bundle = Bundle.load(champion, schema_hash=None)
+        except BundleError:
+            return ""
+        if bundle.heads:
+            return ""
+        before = bundle.baseline
+    judged = {name: evaluation.figures[name][PRIMARY] for name in default_baselines(slot.sources) if name in evaluation.figures}
+    if not judged:
+        return ""
+    best = max(judged, key=lambda name: judged[name].value)
+    if best == before:
+        return ""
+    why = f"the gate refused the model, and nothing judged served: {best} was the best baseline, {PRIMARY} {judged[best]}"
+    told = f"{PRIMARY} {judged[best]} on {evaluation.requests:,} requests of the test part."
+    card = _card(best, why, f"{material.events.num_rows:,} events until {to_iso(now)}", told, owner)
+    version = _add(store, features, material.events, material.items, best, now, card, why=why, by=by)
+    store.promote(version, by=by, why=why)
+    return version
+
+
+def _add(
+    store: Registry, features: FeatureSet, events: pa.Table, items: pa.Table, baseline: str, now: int, card: str, *, why: str, by: str
+) -> str:
     columns = columns_of(features)
     with tempfile.TemporaryDirectory(prefix="tailorbird-bundle-") as folder:
-        write_index(Path(folder) / "index", events, items, now, IndexSettings())
+        write_index(Path(folder) / "index", events, items, now)
         write_bundle(
             Path(folder) / "bundle",
             created_at=now,
@@ -51,22 +97,21 @@ def ensure_champion(features: FeatureSet, *, lake: Place, registry: Path, clock:
             heads=[],
             index=Path(folder) / "index",
             golden=np.zeros((0, 0), np.float32),
-            card=_card(events, now, owner),
+            card=card,
+            baseline=baseline,
         )
-        version = store.add(Path(folder) / "bundle", by=by, why=WHY)
-    store.promote(version, by=by, why=WHY)
-    return version
+        return store.add(Path(folder) / "bundle", by=by, why=why)
 
 
-def _card(events: pa.Table, now: int, owner: str) -> str:
+def _card(baseline: str, why: str, data: str, judged: str, owner: str) -> str:
     parts = [
-        "# An index without a model",
-        f"Made because {WHY}. Answers are the most popular items, what goes with a person's last ones, and what is new.",
+        f"# A baseline: {baseline}",
+        f"Made because {why}. Items are ordered by the scores of these sources, added up.",
         "## Owner",
         owner or NOBODY,
         "## Data",
-        f"{events.num_rows:,} events from {to_iso(now - HORIZON)} to {to_iso(now)}.",
-        "## Limits",
-        "- Nothing was learned and nothing was judged: there is no figure of quality.",
+        f"{data}.",
+        "## Figures",
+        judged,
     ]
     return "\n\n".join(parts) + "\n"

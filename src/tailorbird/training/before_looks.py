@@ -63,7 +63,7 @@ def before_looks(events: pa.Table, data: Dataset, type_: str, attribution: int) 
     if (share := float(np.mean(first >= 0))) < MOSTLY:
         return None
     # Of a basket, the request stands before the earliest look at any of it.
-    ts = np.where(first >= 0, looks.ts[first], data.t[data.request])
+    ts = np.where(first >= 0, looks.ts[first] + 1, data.t[data.request])  # just behind what came before it, as `clicks.choices` has it
     order = np.lexsort((ts, data.request))
     earliest = order[data.offsets[:-1]]
     look, moved = first[earliest], first[earliest] >= 0
@@ -110,7 +110,7 @@ class _Looks:
 
     def first(self, data: Dataset) -> Ints:
         """Of each choice the first look of the visit that it followed, −1 where it followed none; shape (rows,)."""
-        person, t = data.person[data.request], data.t[data.request]
+        person, t = data.person[data.request], data.t[data.request] - 1  # when it was chosen
         if not len(self.ts):
             return np.full(data.rows, -1, np.int64)
         pairs, code = np.unique(self.pair, return_inverse=True)

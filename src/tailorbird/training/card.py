@@ -83,8 +83,7 @@ def _data(about: Mapping[str, Any]) -> list[str]:
         f"{about['source']}; learned from {window['from']} to {window['train_until']} ({requests['train']:,} requests), "
         f"stopped and calibrated until {window['test_from']} ({requests['validation']:,}), "
         f"judged until {window['test_to']} ({requests['test']:,}).",
-        f"Judged over an index as of {' to '.join(dict.fromkeys(about['index_judged_as_of']))}; "
-        f"carries one as of {about['index_served_as_of']}.",
+        f"Candidates are those of {', '.join(about['sources'])} at each request's moment; items are known as of {about['items_as_of']}.",
         _read(about),
     ]
 

@@ -32,7 +32,24 @@ from tailorbird.training.returning import Returns, censored, of_return
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-CONTEXT = ("person", "session_id", "device", "country", "local_hour")
+CONTEXT = ("person", "session_id", "device", "country", "referrer", "local_hour")
+
+
+@dataclass(frozen=True)
+class Missed:
+    """What people chose that was no candidate of their request: pairs of request and item code, by request; shape (m,) each."""
+
+    request: Ints
+    item: Ints
+
+    def take(self, requests: Ints, count: int) -> "Missed":
+        """Those of some of `count` requests, in their order."""
+        place = np.full(count, -1, np.int64)
+        place[requests] = np.arange(len(requests))
+        mine = place[self.request]
+        kept = np.flatnonzero(mine >= 0)
+        kept = kept[np.argsort(mine[kept], kind="stable")]
+        return Missed(mine[kept], self.item[kept])
 
 
 @dataclass(frozen=True)
@@ -48,9 +65,11 @@ class Dataset:
         position: shape (n,), from 1 as shown; 0 for a candidate that was never shown.
         propensity: shape (n,), with which probability it was shown there; 1 where unknown.
         labels: target → shape (n,): whether it happened; of returning (`ranking.targets`) 1, 0, or NaN where it is not known (yet).
-        weight: shape (n,), how many rows of the full set a sampled row stands for; 0 of what heads are not judged by (`clicks`).
+        weight: shape (n,), how many rows of the full set a sampled row stands for.
         people, items: the codes.
         scheme: how rows were chosen, in words and numbers, for reports and manifests.
+        live: shape (n, columns), columns that are read live, as `ranking.live` has them; None where they were not read.
+        missed: what was chosen and is no row, since no source gave it.
     """
 
     t: Ints
@@ -66,6 +85,8 @@ class Dataset:
     people: Codes
     items: Codes
     scheme: Mapping[str, Any] = field(default_factory=dict)
+    live: npt.NDArray[np.float32] | None = None
+    missed: Missed = field(default_factory=lambda: Missed(np.zeros(0, np.int64), np.zeros(0, np.int64)))
 
     @property
     def requests(self) -> int:
@@ -133,7 +154,9 @@ class Dataset:
         labels = {name: label[rows] for name, label in self.labels.items()}
         of_requests = (self.t[requests], self.p[requests], self.person[requests], self.context.take(pa.array(requests)))
         of_rows = (self.item[rows], self.position[rows], self.propensity[rows], labels, self.weight[rows])
-        return Dataset(*of_requests, offsets, *of_rows, self.people, self.items, self.scheme)
+        live = None if self.live is None else self.live[rows]
+        missed = self.missed.take(requests, self.requests)
+        return Dataset(*of_requests, offsets, *of_rows, self.people, self.items, self.scheme, live, missed)
 
 
 def context_of(events: pa.Table) -> pa.Table:

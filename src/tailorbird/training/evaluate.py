@@ -1,6 +1,6 @@
 """Who is judged on what: models, versions of the registry and all baselines on the same requests, through the path that serving takes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,26 +10,32 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tailorbird.candidates.merge import bounded
+from tailorbird.candidates.query import CandidateColumns
 from tailorbird.errors import UsageError
 from tailorbird.events import Clock
 from tailorbird.features import FeatureSet
 from tailorbird.features.backfill import History
 from tailorbird.lake import Lake
 from tailorbird.places import Place
+from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle
+from tailorbird.ranking.live import LiveColumns
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Registry
-from tailorbird.training.clicks import sources_told
+from tailorbird.training.clicks import Drawn, sources_told, with_candidates
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries, build_series
-from tailorbird.training.item_to_item import Rolling
 from tailorbird.training.judge import Evaluation, Judge, shares
 from tailorbird.training.matrix import Featured, encoded, featured_from
-from tailorbird.training.rows import Material, baselines_of, load_material
+from tailorbird.training.replaying import Replay, Slates
+from tailorbird.training.rows import Material, load_material
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.split import split_at, split_by_time
+from tailorbird.training.thinned import thinned
 
 Floats = npt.NDArray[np.float64]
+Values = Mapping[str, Floats]
 Scorer = Callable[[Featured], tuple[Mapping[str, Floats], Floats]]  # probability by head, and the value
 
 ROWS_AT_ONCE = 1_000_000
@@ -40,7 +46,8 @@ def judge(
     material: Material,
     features: FeatureSet,
     test: Dataset,
-    rolling: Rolling,
+    replay: Replay,
+    sources: Mapping[str, int],
     scorers: Mapping[str, Scorer],
     objective: Mapping[str, float],
     *,
@@ -48,46 +55,71 @@ def judge(
     seed: int = 0,
     progress: Progress = lambda stage, done, total: None,
 ) -> Evaluation:
-    """Judge scorers and baselines on a test part. The first scorer is the one that others are compared with.
+    """Judge scorers on a test part, beside the baselines of a replay. The first scorer is the one that others are compared with.
 
     Args:
+        replay: of the slot, with the live columns that any scorer reads.
+        sources: that it asks, for reports.
         before: when the test part begins: popularity, novelty and the long tail are as of then.
     """
     model = next(iter(scorers))
-    schemes: list[Mapping[str, Any]] = []
     panel = Judge(material.history, shares(material.history, before), objective, seed=seed)
     past = History(features, material.events)
-    done = 0
-    for start in range(0, test.requests, _STEP):
-        whole = material.complete(test.take(np.arange(start, min(start + _STEP, test.requests))), rolling, sampled=False)
-        schemes.append(whole.scheme)
-        for piece in featured_from(past, whole, rows_max=ROWS_AT_ONCE):
+    told = partial(progress, "judge")
+    truths = found = candidates = 0
+    for drawn, values in _parts(material, test, replay, told):
+        done = rows = 0
+        for piece in featured_from(past, drawn.data, rows_max=ROWS_AT_ONCE):
             scores: dict[str, Floats] = {}
             heads: Mapping[str, Floats] = {}
             for name, scorer in scorers.items():
-                found, scores[name] = scorer(piece)
-                heads = found if name == model else heads
-            panel.add(piece.part, scores | baselines_of(material, piece.part, rolling, seed), heads)
-        done = min(start + _STEP, test.requests)
-        progress("judge", done, test.requests)
-    found = panel.result(model)
-    return replace(found, about={"source": material.why, **(_drawn(schemes) if material.scheme is not None else {})})
+                said, scores[name] = scorer(piece)
+                heads = said if name == model else heads
+            count, here = piece.part.requests, slice(rows, rows + piece.part.rows)
+            scores |= {name: each[here] for name, each in values.items()}
+            panel.add(piece.part, scores, heads, {name: _cut(each, done, count) for name, each in drawn.slates.items()})
+            done, rows = done + count, rows + piece.part.rows
+        truths, found = truths + drawn.truths, found + drawn.found
+        candidates += int(drawn.data.scheme.get("candidates", drawn.data.rows))
+    about: dict[str, Any] = {"source": material.why}
+    if material.scheme is not None:
+        about |= {"candidate_recall": found / max(truths, 1), "candidates_mean": candidates / max(test.requests, 1)}
+        about["candidates"] = sources_told(sources, about)
+    return replace(panel.result(model), about=about)
 
 
-def _drawn(schemes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How candidates were drawn, over all steps."""
-    requests = [scheme["requests"] for scheme in schemes]
-    mean = {name: float(np.average([scheme[name] for scheme in schemes], weights=requests)) for name in ("found", "candidates_mean")}
-    return {**mean, "candidates": sources_told({**schemes[-1], **mean})}
+def _parts(material: Material, test: Dataset, replay: Replay, told: Callable[[int, int], None]) -> Iterator[tuple[Drawn, Values]]:
+    """The test part with its candidates and live columns, in pieces that fit into memory; of logged answers with baselines' values."""
+    if material.scheme is not None:
+        for drawn in with_candidates(test, replay, material.scheme, progress=told):
+            yield replace(drawn, data=material.labelled(drawn.data)), {}
+        return
+    live, values = replay.of_rows(test, progress=told)
+    rows = replace(test, live=live)
+    for start in range(0, rows.requests, _STEP):
+        chosen = np.arange(start, min(start + _STEP, rows.requests))
+        here = slice(rows.offsets[chosen[0]], rows.offsets[chosen[-1] + 1])
+        yield Drawn(rows.take(chosen), {}, 0, 0), {name: each[here] for name, each in values.items()}
+
+
+def _cut(slates: Slates, low: int, count: int) -> Slates:
+    offsets = slates.offsets[low : low + count + 1]
+    return Slates(offsets - offsets[0], slates.item[offsets[0] : offsets[-1]])
 
 
 def version_scorer(
-    bundle: Bundle, series: IndexSeries, objective: Mapping[str, float], features: FeatureSet | None = None, events: pa.Table | None = None
+    bundle: Bundle,
+    series: IndexSeries,
+    objective: Mapping[str, float],
+    live: LiveColumns,
+    features: FeatureSet | None = None,
+    events: pa.Table | None = None,
 ) -> Scorer:
     """A bundle as a scorer, over the indexes of the time instead of its own, which may know what came later; vectors are the bundle's own
     where the series has none.
 
     Args:
+        live: the live columns of the pieces, among which are the bundle's own.
         features: what the pieces to score were made by, where it may be another schema than the bundle's; the bundle is then given
             values of its own, made of the same `events`.
     """
@@ -97,7 +129,7 @@ def version_scorer(
     def score(piece: Featured) -> tuple[Mapping[str, Floats], Floats]:
         if past is not None:
             piece = next(featured_from(past, piece.part, rows_max=max(1, piece.part.rows)))
-        scores = bundle.score_matrix(encoded(piece, bundle.encoder, series, otherwise=bundle.space), objective=objective)
+        scores = bundle.score_matrix(encoded(piece, bundle.encoder, series, otherwise=bundle.space, live=live), objective=objective)
         return scores.heads, scores.value
 
     return score
@@ -143,24 +175,22 @@ def evaluate(
     gap = material.label_window
     border = settings.test_from
     split = split_at(data.t, settings.validation_from or border, border, gap=gap) if border else split_by_time(data.t, gap=gap)
-    last = int(data.t[split.test[-1]])
-    every = settings.index_every_us
-    moments = range(split.validation_until, last + 1, every) if every else [split.validation_until]
-    series = build_series(
-        material.events, material.items, moments, settings.index_for(slot), room=settings.room, progress=partial(progress, "index")
-    )
-    scorers = {bundle.version: version_scorer(bundle, series, slot.objective) for bundle in bundles}
+    series = build_series(material.events, material.items, [split.validation_until], progress=partial(progress, "index"))
+    live = joined_columns([bundle.encoder.live for bundle in bundles])
+    scorers = {bundle.version: version_scorer(bundle, series, slot.objective, live) for bundle in bundles}
     test = data.take(thinned(split.test, settings.test_requests, settings.seed))
-    rolling = series.rolling(material.codes)
+    sources = bounded(slot.sources)
+    baselines = default_baselines(slot.sources)
+    replay = Replay(material.log, features, slot, material.codes, live, baselines=baselines, sources=sources)
     before = split.validation_until
-    return judge(material, features, test, rolling, scorers, slot.objective, before=before, seed=settings.seed, progress=progress)
+    return judge(material, features, test, replay, sources, scorers, slot.objective, before=before, seed=settings.seed, progress=progress)
 
 
-def thinned(chosen: npt.NDArray[np.int64], limit: int, seed: int) -> npt.NDArray[np.int64]:
-    """At most `limit` of the indices, drawn evenly, in order; 0 keeps all."""
-    if not limit or len(chosen) <= limit:
-        return chosen
-    return np.sort(np.random.default_rng(seed).choice(chosen, limit, replace=False))
+def joined_columns(each: Sequence[LiveColumns]) -> LiveColumns:
+    """Return the live columns that any of several models reads."""
+    sources = dict.fromkeys(name for live in each for name in live.candidates.sources)
+    similar = {one.name: one for live in each for one in live.similarities}
+    return LiveColumns(CandidateColumns(tuple(sources)), tuple(similar.values()))
 
 
 def _paths(registry: Registry, versions: tuple[str, ...]) -> list[Path]:

@@ -18,6 +18,7 @@ from tailorbird.models.architectures import DEEP, HeadFile
 from tailorbird.models.deep.batches import PartRows
 from tailorbird.ranking.calibration import Calibration
 from tailorbird.ranking.encoders import Encoder
+from tailorbird.ranking.live import NOTHING_LIVE, LiveColumns
 from tailorbird.ranking.targets import of_items, return_of
 from tailorbird.training.architecture import Ground, HeadModel, fit_heads, wants_net, with_columns_for_nets
 from tailorbird.training.calibrate import Chosen
@@ -41,11 +42,12 @@ ROWS = "rows"  # the folder of rows that memory is not to hold
 
 @dataclass(frozen=True)
 class Parts:
-    """The three parts of a split, with all their rows."""
+    """The three parts of a split; `live`: what the live columns of their rows are."""
 
     train: Dataset
     validation: Dataset
     test: Dataset
+    live: LiveColumns = NOTHING_LIVE
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,11 @@ class Fitted:
     notes: tuple[str, ...]
     chosen: dict[str, Chosen] = field(default_factory=dict)  # head → how its calibration was chosen
 
-    def score(self, piece: Featured, series: IndexSeries, objective: Mapping[str, float]) -> tuple[dict[str, Floats], Floats]:
+    def score(
+        self, piece: Featured, series: IndexSeries, objective: Mapping[str, float], live: LiveColumns
+    ) -> tuple[dict[str, Floats], Floats]:
         """Calibrated probability by head, and the value, of each row of a piece: what serving computes from the export."""
-        matrix = encoded(piece, self.encoder, series)
+        matrix = encoded(piece, self.encoder, series, live=live)
         heads = {name: self.calibration[name].apply(model.score(matrix)) for name, model in self.models.items()}
         value = sum((weight * heads[name] for name, weight in objective.items() if name in heads), np.zeros(len(matrix)))
         return heads, value
@@ -114,11 +118,11 @@ def fit(
     labels = labels_of(parts.train, settings)
     labelled = Labelled(parts.train.t[parts.train.request], labels, parts.train.weight, label_window)
     with _folder(parts.train, settings) as folder:
-        encoder, learned = _learned(events, features, parts.train, series, settings, labelled, folder, position=position)
+        encoder, learned = _learned(events, features, parts, series, settings, labelled, folder, position=position)
         progress("features", 1, 2)
         held = list(featured(parts.validation, features, events))
-        shown = stack(held, encoder, series, position=position)
-        served = stack(held, encoder, series, position=False) if position else shown
+        shown = stack(held, encoder, series, position=position, live=parts.live)
+        served = stack(held, encoder, series, position=False, live=parts.live) if position else shown
         del held
         progress("features", 2, 2)
         found = _learnable((*objective, *heads), objective, encoder, learned, labels, parts)
@@ -172,7 +176,7 @@ def _folder(train: Dataset, settings: TrainSettings) -> Iterator[Path | None]:
 def _learned(
     events: pa.Table,
     features: FeatureSet,
-    train: Dataset,
+    parts: "Parts",
     series: IndexSeries,
     settings: TrainSettings,
     labelled: Labelled,
@@ -181,17 +185,18 @@ def _learned(
     position: bool,
 ) -> tuple[Encoder, _Learned]:
     """The encoder, and the rows as it encodes them."""
+    train, live = parts.train, parts.live
     if folder is None:
         pieces = Pieces.of(list(featured(train, features, events)))
     else:
         pieces = Pieces.in_files(featured(train, features, events, rows_max=ROWS_AT_ONCE), folder / "features", train.rows)
-    encoder, in_time = learn_encoder(pieces, features, series, settings, labelled, position=position)
+    encoder, in_time = learn_encoder(pieces, features, series, settings, labelled, position=position, live=live)
     if wants_net(settings):
         encoder = with_columns_for_nets(encoder, train, series)
     if folder is None:
-        return encoder, _Learned(stack(pieces.each, encoder, series, position=position, learned=in_time))
+        return encoder, _Learned(stack(pieces.each, encoder, series, position=position, learned=in_time, live=live))
     labels, weight = labelled.labels, labelled.weight
-    files = streamed(pieces, encoder, series, folder / "matrix", labels, weight, position=position, learned=in_time)
+    files = streamed(pieces, encoder, series, folder / "matrix", labels, weight, position=position, learned=in_time, live=live)
     del pieces
     shutil.rmtree(folder / "features")
     return encoder, _Learned(np.zeros((0, len(encoder.names)), np.float32), files)

@@ -1,17 +1,18 @@
 """Judging: the same test requests, every model and baseline, figures with intervals over people, by slice, and paired differences.
 
     judge = Judge(…)
-    for part in test.chunks(…): judge.add(part, {"tailorbird": scores, "popular_7d": …})
+    for drawn in …: judge.add(drawn.data, {"tailorbird": scores}, slates=drawn.slates)
     evaluation = judge.result("tailorbird")
 
-Figures of a list are those of the whole list of a request, ordered by score; `gain` is the slot's value formula over what happened, so
-that a purchase weighs as much as the slot says. Who is judged on what is decided in `training.evaluate`; what decides on promotion is in
-`training.gate`; pictures are in `training.report`.
+A model orders the candidates of a request; a baseline shows a list of its own. What people chose that is in neither counts as missed.
+`gain` is the slot's value formula over what happened, so that a purchase weighs as much as the slot says. Who is judged on what is
+decided in `training.evaluate`; what decides on promotion is in `training.gate`; pictures are in `training.report`.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from tailorbird.ranking.targets import is_amount
 from tailorbird.training import metrics
 from tailorbird.training.amounts import AmountFigures, amount_figures
 from tailorbird.training.bootstrap import Bootstrap, Interval
-from tailorbird.training.dataset import Dataset
+from tailorbird.training.dataset import Dataset, Missed
+from tailorbird.training.replaying import Slates
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -31,8 +33,9 @@ K = 10
 TAIL_SHARE = 0.8  # the long tail: all items but the fifth that is most popular
 ROWS_OF_HEADS_MAX = 2_000_000  # rows kept for the pointwise figures of the model's heads
 DEVICES_MAX = 4
-LISTWISE = (f"ndcg_{K}", f"recall_{K}", "mrr", "list_auc", f"novelty_{K}")
+LISTWISE = (f"ndcg_{K}", f"recall_{K}", "hr_20", "mrr", "list_auc", f"novelty_{K}")
 PRIMARY = f"ndcg_{K}"
+CANDIDATE_RECALL = "candidate_recall"  # of models, where requests were asked for their candidates
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,13 @@ class HeadFigures:
     positives: int
     rows: int
     slices: dict[str, metrics.Calibration] = field(default_factory=dict)
+
+    @property
+    def mean_ratio(self) -> float:
+        """Mean of the predictions ÷ mean of what happened."""
+        rows = self.calibration.count
+        predicted, observed = (float(np.nansum(rows * each)) for each in (self.calibration.predicted, self.calibration.observed))
+        return predicted / max(observed, 1e-12)
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ class Judge:
         self._seed = seed
         self._values: dict[str, dict[str, list[Floats]]] = defaultdict(lambda: defaultdict(list))
         self._shown: dict[str, npt.NDArray[np.bool_]] = {}
-        self._offered = np.zeros(len(share), bool)
+        self._chosen = np.zeros(len(share), bool)
         self._person: list[Ints] = []
         self._new: list[npt.NDArray[np.bool_]] = []
         self._device: list[list[str | None]] = []
@@ -127,26 +137,33 @@ class Judge:
         self._share, self._tail, self._unseen = share, long_tail(share), share == 0
 
     def add(
-        self, part: Dataset, scores: Mapping[str, Floats], probabilities: Mapping[str, Floats] | None = None, *, named: str = ""
+        self,
+        part: Dataset,
+        scores: Mapping[str, Floats],
+        probabilities: Mapping[str, Floats] | None = None,
+        slates: Mapping[str, Slates] = MappingProxyType({}),
+        *,
+        named: str = "",
     ) -> None:
         """Judge some requests: scores by model, shape (rows,) each, and the judged model's probability by head.
 
         Args:
+            slates: by baseline, what it would show to these requests.
             named: a slice that these requests are, such as the origin that they follow; "" is none.
         """
         gain = part.gain(self._objective)
         for name, score in scores.items():
-            ranked = metrics.rank_lists(score, gain, part.offsets, k=K, seed=self._seed)
-            tail, new = (ranked.only(mask[part.item[ranked.row]]) for mask in (self._tail, self._unseen))
-            for figure, value in _listwise(ranked, {"tail": tail, "new": new}, part.item, self._share).items():
-                self._values[name][figure].append(value)
-            shown = self._shown.setdefault(name, np.zeros(len(self._share), bool))
-            shown[part.item[ranked.top[ranked.top >= 0]]] = True
-        self._offered[part.item] = True
+            ranked = self._rank(name, score, gain, part.item, part.offsets, part.missed)
+            if slates:
+                self._values[name][CANDIDATE_RECALL].append(ranked.found)
+        truths = _truths(part, gain, self._missed_gain)
+        for name, slate in slates.items():
+            self._rank(name, -np.arange(len(slate.item), dtype=np.float64), *_on_slate(slate, truths))
+        self._chosen[truths.item] = True
         done = sum(len(each) for each in self._person)
         for head, probability in (probabilities or {}).items():
             if head in part.labels and self._rows < ROWS_OF_HEADS_MAX:  # a bundle may predict for other slots what nobody labelled here
-                known = np.isfinite(part.labels[head]) & (part.weight > 0)  # without what no source found, as it was learned
+                known = np.isfinite(part.labels[head])
                 if known.any():
                     self._heads[head].append((probability[known], part.labels[head][known], part.request[known] + done))
         self._person.append(part.person)
@@ -154,6 +171,24 @@ class Judge:
         self._device.append(part.context["device"].to_pylist())
         self._named += [named] * part.requests
         self._rows += part.rows
+
+    @property
+    def _missed_gain(self) -> float:
+        """What something that no source gave would have been worth: as much as the first target."""
+        return float(next(iter(self._objective.values()), 1.0)) or 1.0
+
+    def _rank(self, name: str, score: Floats, gain: Floats, item: Ints, offsets: Ints, missed: Missed) -> metrics.Ranked:
+        count = np.bincount(missed.request, minlength=len(offsets) - 1)
+        ranked = metrics.rank_lists(score, gain, offsets, k=K, seed=self._seed, missed=count, missed_gain=self._missed_gain)
+        some = {}
+        for figure, mask in (("tail", self._tail), ("new", self._unseen)):
+            gone = np.bincount(missed.request[mask[missed.item]], minlength=len(offsets) - 1)
+            some[figure] = ranked.only(mask[item[ranked.row]], gone)
+        for figure, value in _listwise(ranked, some, item, self._share).items():
+            self._values[name][figure].append(value)
+        shown = self._shown.setdefault(name, np.zeros(len(self._share), bool))
+        shown[item[ranked.top[ranked.top >= 0]]] = True
+        return ranked
 
     def result(self, model: str) -> Evaluation:
         """All figures; `model` is the one that the others are compared with."""
@@ -172,8 +207,9 @@ class Judge:
         return Evaluation(model, figures, differences, self._slices(values, bootstrap), heads, *sizes, amounts=amounts)
 
     def _figures(self, name: str, values: Mapping[str, Floats], bootstrap: Bootstrap) -> dict[str, Interval]:
-        found = dict(zip(LISTWISE, bootstrap.means([values[figure] for figure in LISTWISE]), strict=True))
-        covered = self._shown[name].sum() / max(self._offered.sum(), 1)
+        names = [*LISTWISE, *(name for name in (CANDIDATE_RECALL,) if name in values)]
+        found = dict(zip(names, bootstrap.means([values[figure] for figure in names]), strict=True))
+        covered = (self._shown[name] & self._chosen).sum() / max(self._chosen.sum(), 1)
         return found | {f"coverage_{K}": Interval(float(covered), float("nan"), float("nan"))}
 
     @property
@@ -200,6 +236,36 @@ class Judge:
         return slices
 
 
+@dataclass(frozen=True)
+class _Truths:
+    """What people chose: request, item and gain of each, in order of request and item; shape (m,) each."""
+
+    request: Ints
+    item: Ints
+    gain: Floats
+    items: int
+
+
+def _truths(part: Dataset, gain: Floats, missed_gain: float) -> _Truths:
+    at = np.flatnonzero(gain > 0)
+    request = np.concatenate([part.request[at], part.missed.request])
+    item = np.concatenate([part.item[at], part.missed.item])
+    worth = np.concatenate([gain[at], np.full(len(part.missed.item), missed_gain)])
+    order = np.lexsort((item, request))
+    return _Truths(request[order], item[order], worth[order], max(len(part.items), 1))
+
+
+def _on_slate(slate: Slates, truths: _Truths) -> tuple[Floats, Ints, Ints, Missed]:
+    """The gain of each item of a slate, the items, where each request's begin, and what people chose that is not on it."""
+    request = np.repeat(np.arange(len(slate.offsets) - 1), np.diff(slate.offsets))
+    wanted, there = truths.request * truths.items + truths.item, request * truths.items + slate.item
+    at = np.minimum(np.searchsorted(wanted, there), max(len(wanted) - 1, 0))
+    hit = wanted[at] == there if len(wanted) else np.zeros(len(there), bool)
+    gain = np.where(hit, truths.gain[at], 0.0) if len(wanted) else np.zeros(len(there))
+    gone = ~np.isin(wanted, there)
+    return gain, slate.item, slate.offsets, Missed(truths.request[gone], truths.item[gone])
+
+
 def shares(history: History, before: int) -> Floats:
     """Share of interactions of each item before a moment, shape (items,)."""
     seen = history.interactions.before(before)
@@ -216,10 +282,11 @@ def flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
 
 
 def _listwise(ranked: metrics.Ranked, some: Mapping[str, metrics.Ranked], item: Ints, share: Floats) -> dict[str, Floats]:
-    judged = ranked.positives > 0
+    judged = ranked.judged
     return {
         f"ndcg_{K}": metrics.ndcg(ranked, K),
         f"recall_{K}": metrics.recall(ranked, K),
+        "hr_20": metrics.recall(ranked, 20),
         "mrr": metrics.reciprocal_rank(ranked),
         "list_auc": metrics.list_auc(ranked),
         f"novelty_{K}": np.where(judged, metrics.novelty(ranked, item, share), np.nan),

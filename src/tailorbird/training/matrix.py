@@ -15,6 +15,7 @@ from tailorbird.events.schema import ROUTED
 from tailorbird.features import FeatureSet
 from tailorbird.features.backfill import BackfilledRows, History, Requests, event_columns
 from tailorbird.ranking.encoders import Encoder, Ragged
+from tailorbird.ranking.live import NOTHING_LIVE, LiveColumns
 from tailorbird.ranking.tower import Space
 from tailorbird.registry import Columns
 from tailorbird.training.dataset import Dataset
@@ -41,7 +42,7 @@ _OF_ROWS = (
     "timeless",
     "dwell_ms",
 )
-_OF_CONTEXT = ("device", "country", "local_hour")
+_OF_CONTEXT = ("device", "country", "referrer", "local_hour")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def encoded(
     position: bool = False,
     learned: Mapping[str, npt.NDArray[np.float64]] | None = None,
     otherwise: Space | None = None,
+    live: LiveColumns = NOTHING_LIVE,
 ) -> Matrix:
     """The matrix of a piece, shape (rows, columns).
 
@@ -79,8 +81,10 @@ def encoded(
         position: whether rows carry the position at which they were shown; False puts all at the first, as serving does.
         learned: of training rows, target encodings as of each row's time; see `Encoder.encode`.
         otherwise: vectors where the series has none: those of a bundle, which may know what came later.
+        live: what the live columns of the piece's data are.
     """
     part, rows = piece.part, piece.rows
+    columns = {} if part.live is None else {name: part.live[:, at] for at, name in enumerate(live.names)}
     place = series.place_of(part.t)
     assert np.all(place >= 0)
     matrix = np.empty((part.rows, len(encoder.names)), np.float32)
@@ -102,6 +106,7 @@ def encoded(
             part.position[here] if position else None,
             {name: column[here] for name, column in (learned or {}).items()},
             series.space(int(index)) or otherwise,
+            live={name: column[here] for name, column in columns.items()} if columns else None,
         )
     return matrix
 

@@ -32,6 +32,7 @@ class Ranked:
         positives: shape (requests,), how many positives a list has.
         lengths: shape (requests,), how many rows.
         top: shape (requests, k), row numbers of the first k, −1 where a list is shorter.
+        missed: shape (requests,), how many positives are in no row of the list, and `missed_gain`, what each would have been worth.
     """
 
     request: Ints
@@ -41,15 +42,37 @@ class Ranked:
     positives: Ints
     lengths: Ints
     top: Ints
+    missed: Ints
+    missed_gain: float = 1.0
 
-    def only(self, positives: npt.NDArray[np.bool_]) -> "Ranked":
-        """The same lists where only some of the positives count as such; ranks stay those in the whole list."""
+    @property
+    def judged(self) -> npt.NDArray[np.bool_]:
+        """Which lists had anything to find."""
+        return self.positives + self.missed > 0
+
+    @property
+    def found(self) -> Floats:
+        """The share of the positives that are in any row, shape (requests,); NaN with nothing to find."""
+        return _divide(self.positives.astype(np.float64), (self.positives + self.missed).astype(np.float64))
+
+    def only(self, positives: npt.NDArray[np.bool_], missed: Ints) -> "Ranked":
+        """The same lists where only some of the positives count as such, and so many of the missed; ranks stay those in the whole list."""
         request = self.request[positives]
         count = np.bincount(request, minlength=len(self.positives))
-        return Ranked(request, self.row[positives], self.rank[positives], self.gain[positives], count, self.lengths, self.top)
+        of_some = (request, self.row[positives], self.rank[positives], self.gain[positives], count)
+        return Ranked(*of_some, self.lengths, self.top, missed, self.missed_gain)
 
 
-def rank_lists(score: npt.NDArray[np.floating], label: npt.NDArray, offsets: Ints, *, k: int = 10, seed: int = 0) -> Ranked:
+def rank_lists(
+    score: npt.NDArray[np.floating],
+    label: npt.NDArray,
+    offsets: Ints,
+    *,
+    k: int = 10,
+    seed: int = 0,
+    missed: Ints | None = None,
+    missed_gain: float = 1.0,
+) -> Ranked:
     """Rank all lists at once: O(n · positives of a list) comparisons and a partial sort, no loop over requests.
 
     Args:
@@ -58,6 +81,7 @@ def rank_lists(score: npt.NDArray[np.floating], label: npt.NDArray, offsets: Int
         offsets: shape (requests + 1,).
         k: how many of the top to keep.
         seed: of the hash that breaks ties.
+        missed, missed_gain: shape (requests,), positives that are in no row; see `Ranked`.
     """
     assert score.shape == label.shape
     assert offsets[-1] == len(score)
@@ -76,35 +100,40 @@ def rank_lists(score: npt.NDArray[np.floating], label: npt.NDArray, offsets: Int
     rank = np.concatenate(ranks) if ranks else np.zeros(0, np.int64)
     request = np.searchsorted(offsets, row, side="right") - 1
     order = np.lexsort((rank, request))
-    return Ranked(request[order], row[order], rank[order], label[row[order]].astype(np.float64), positives, lengths, top)
+    of_positives = request[order], row[order], rank[order], label[row[order]].astype(np.float64)
+    missed = np.zeros(len(lengths), np.int64) if missed is None else missed
+    return Ranked(*of_positives, positives, lengths, top, missed, missed_gain)
 
 
 def ndcg(ranked: Ranked, k: int = 10) -> Floats:
-    """Normalised discounted cumulative gain, shape (requests,); NaN for a list without a positive.
+    """Normalised discounted cumulative gain, shape (requests,); NaN for a list with nothing to find.
 
-    DCG = Σ over positives at rank ≤ k of gain / log2(rank + 1), divided by that of the best order of the same list.
+    DCG = Σ over positives at rank ≤ k of gain / log2(rank + 1), divided by that of the best order of all positives, missed ones too.
     """
     size = len(ranked.positives)
-    best = np.lexsort((-ranked.gain, ranked.request))
-    nth = 1 + np.arange(len(best)) - np.searchsorted(ranked.request, ranked.request)  # rank in the best order
+    lists = np.concatenate([ranked.request, np.repeat(np.arange(size), ranked.missed)])
+    gain = np.concatenate([ranked.gain, np.full(len(lists) - len(ranked.request), ranked.missed_gain)])
+    best = np.lexsort((-gain, lists))
+    lists = lists[best]
+    nth = 1 + np.arange(len(best)) - np.searchsorted(lists, lists)  # rank in the best order
     dcg = totals(ranked.request, ranked.gain * _discount(ranked.rank, k), size)
-    return _divide(dcg, totals(ranked.request, ranked.gain[best] * _discount(nth, k), size))
+    return _divide(dcg, totals(lists, gain[best] * _discount(nth, k), size))
 
 
 def recall(ranked: Ranked, k: int = 10) -> Floats:
-    """Share of a list's positives among its first k, divided by the best possible (min(positives, k)); NaN without a positive.
+    """Share of a list's positives among its first k, divided by the best possible (min(positives, k)); NaN with nothing to find.
 
     With one positive this is the hit rate.
     """
     hits = totals(ranked.request, ranked.rank <= k, len(ranked.positives))
-    return _divide(hits, np.minimum(ranked.positives, k).astype(np.float64))
+    return _divide(hits, np.minimum(ranked.positives + ranked.missed, k).astype(np.float64))
 
 
 def reciprocal_rank(ranked: Ranked) -> Floats:
-    """1 / rank of the first positive, shape (requests,); NaN for a list without one. Its mean is MRR."""
+    """1 / rank of the first positive, 0 where all were missed, shape (requests,); NaN with nothing to find. Its mean is MRR."""
     best = np.full(len(ranked.positives), np.inf)
     np.minimum.at(best, ranked.request, ranked.rank.astype(np.float64))
-    return np.where(np.isfinite(best), 1.0 / best, np.nan)
+    return np.where(ranked.judged, 1.0 / best, np.nan)
 
 
 def list_auc(ranked: Ranked) -> Floats:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tailorbird.features.bulk import BackfilledRows, RaggedSequence
 from tailorbird.models.deep.batches import Blocks, PartRows, Rows, write_parts
 from tailorbird.ranking.encoders import Encoder
+from tailorbird.ranking.live import LiveColumns
 from tailorbird.training.indexes import IndexSeries
 from tailorbird.training.matrix import Featured, encoded
 
@@ -72,6 +73,7 @@ def streamed(
     *,
     position: bool,
     learned: Mapping[str, npt.NDArray[np.float64]],
+    live: LiveColumns,
 ) -> PartRows:
     """The rows that a net learns from, in files: of the matrix one piece is in memory at a time."""
 
@@ -80,7 +82,7 @@ def streamed(
         for piece in pieces.each:
             here = slice(at, at := at + piece.part.rows)
             mine = {name: column[here] for name, column in learned.items()}
-            matrix = encoded(piece, encoder, series, position=position, learned=mine)
+            matrix = encoded(piece, encoder, series, position=position, learned=mine, live=live)
             yield Rows(matrix, {head: label[here] for head, label in labels.items()}, weight[here])
 
     return write_parts(folder, each())

@@ -14,7 +14,7 @@ from tailorbird.features import FeatureSet
 from tailorbird.features.declare import POSITION
 from tailorbird.ranking.computed import COMPUTED
 from tailorbird.ranking.encoders import Encoder, fit_encoder
-from tailorbird.ranking.session_columns import SESSION_COLUMNS
+from tailorbird.ranking.live import LiveColumns
 from tailorbird.ranking.tower import VECTOR_COLUMNS
 from tailorbird.ranking.transforms import Column
 from tailorbird.training.dataset import Dataset
@@ -36,12 +36,19 @@ def labels_of(train: Dataset, settings: TrainSettings) -> dict[str, npt.NDArray]
 
 
 def learn_encoder(
-    pieces: Pieces, features: FeatureSet, series: IndexSeries, settings: TrainSettings, labelled: Labelled, *, position: bool
+    pieces: Pieces,
+    features: FeatureSet,
+    series: IndexSeries,
+    settings: TrainSettings,
+    labelled: Labelled,
+    *,
+    position: bool,
+    live: LiveColumns,
 ) -> tuple[Encoder, Mapping[str, Floats]]:
     """The encoder, learned from training rows, and the target encodings of these very rows as of their times."""
     columns = columns_of(features)
-    near = (*(VECTOR_COLUMNS if series.spaces else ()), *(SESSION_COLUMNS if series.with_sessions else ()))
-    similar = (*near, *(one.name for one in features.similarities))
+    near = tuple(VECTOR_COLUMNS) if series.spaces else ()
+    similar = (*near, *live.names)
     wanted = plan(
         columns, features.transforms, preset(settings.preset), position=position, leave_out=settings.leave_out, similarities=similar
     )
@@ -49,8 +56,9 @@ def learn_encoder(
     placed = position and POSITION not in wanted.hidden
     computed = (*COMPUTED, *near)
     encoder = fit_encoder(
-        columns, categorical, computed=computed, position=placed, leave_out=wanted.hidden, similarities=features.similarities
-    )
+        columns, categorical, computed=computed, position=placed, leave_out=wanted.hidden, similarities=features.similarities,
+        candidates=live.candidates,
+    )  # fmt: skip
     sources = {one.column for one in wanted.transforms}
     rows: dict[str, Column] = {name: categorical[:, place] for place, name in enumerate(columns.categorical) if name in sources}
     for place, name in enumerate(columns.numeric):
@@ -60,19 +68,25 @@ def learn_encoder(
         probe = msgspec.structs.replace(
             encoder, numeric=(), vocabularies=(), computed=tuple(name for name in others if name != POSITION), position=POSITION in others
         )
-        probed = stack(pieces.each, probe, series, position=position)
+        probed = stack(pieces.each, probe, series, position=position, live=live)
         rows |= {name: probed[:, place] for place, name in enumerate(probe.names)}
     learned = fit_transforms(wanted.transforms, rows, labelled)
     return msgspec.structs.replace(encoder, transforms=learned.outputs), learned.in_time
 
 
 def stack(
-    pieces: Sequence[Featured], encoder: Encoder, series: IndexSeries, *, position: bool, learned: Mapping[str, Floats] | None = None
+    pieces: Sequence[Featured],
+    encoder: Encoder,
+    series: IndexSeries,
+    *,
+    position: bool,
+    live: LiveColumns,
+    learned: Mapping[str, Floats] | None = None,
 ) -> Matrix:
     """The matrix of several pieces, one after the other; see `training.matrix.encoded`."""
     matrices, at = [], 0
     for piece in pieces:
         here = slice(at, at := at + piece.part.rows)
         mine = {name: column[here] for name, column in (learned or {}).items()}
-        matrices.append(encoded(piece, encoder, series, position=position, learned=mine))
+        matrices.append(encoded(piece, encoder, series, position=position, learned=mine, live=live))
     return np.concatenate(matrices)

@@ -56,7 +56,8 @@ def _figures(evaluation: Evaluation) -> str:
     for name in ordered:
         gain = evaluation.differences.get(name)
         told = "" if gain is None else gain.marked
-        cells = [escape(name), *(_cell(evaluation.figures[name][figure]) for figure in names), told]
+        figures = evaluation.figures[name]
+        cells = [escape(name), *(_cell(figures[figure]) if figure in figures else "–" for figure in names), told]
         rows.append((cells, name == evaluation.model))
     compared = table(["", *names, f"gain of {evaluation.model} in {PRIMARY}"], rows)
     intro = "95 % intervals from resampling people; differences are paired over the same requests."

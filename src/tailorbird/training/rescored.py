@@ -26,7 +26,7 @@ from tailorbird.retrieval.overlay import ItemVersion, laid_over, take_version
 RELATIVE, ABSOLUTE = 1e-6, 1e-9  # of another machine
 NEAR_US = 10 * SECOND  # within which a server may not have known what the catalogue said, or the answer's time is not its own
 EXAMPLES_MAX = 20
-COLUMNS = ("request_id", "ts", "model", "items", "numeric", "categorical", "sequences", "degraded", "formula", "values")
+COLUMNS = ("request_id", "ts", "model", "items", "numeric", "categorical", "sequences", "degraded", "formula", "values", "live")
 ITEM_COLUMNS = ("id", "valid_from", "attributes", "timeless", "p", "received_at")
 
 Bools = npt.NDArray[np.bool_]
@@ -52,7 +52,7 @@ class ScoreReport:
         other_bits: those that differ by less, but in some bit.
         skipped: answers that no model ordered, whose features were not logged, or with features of what was erased since.
         moved: scores that were left out since they hang on items that came or changed within seconds of the answer: whether the server
-            knew it already, nothing tells.
+            knew it already, nothing tells; or on one without a profile, of which it knew by what people did.
         examples: some of the unequal ones.
     """
 
@@ -148,14 +148,14 @@ def _compare(bundle: Bundle, row: dict, laid: Laid, report: ScoreReport) -> None
     seen = np.concatenate([one.item for one in rows.sequences.values()] or [np.zeros(0, np.uint64)])
     index, near = laid.at(row["ts"], np.concatenate([keys, seen]))
     moved = sorted(near)
-    # Vectors and popularity compare an item with all others: with a new one, all scores move.
-    if near and (bundle.space is not None or (bundle.index.find_ids(moved) < 0).any() or np.isin(seen, hash64s(moved)).any()):
+    if near and (bundle.space is not None or np.isin(seen, hash64s(moved)).any()):  # vectors compare an item with all others
         report.moved += len(ids)
         return
-    kept = np.array([one not in near for one in ids])
+    kept = np.array([one not in near for one in ids]) & (index.find(keys) >= 0)
     weights = parse_formula(row["formula"]) if row["formula"] else None
     scorer = (bundle.without_tower() if "vectors" in row["degraded"] else bundle).with_index(index)
-    logged, found = np.array(row["values"], np.float64), scorer.score(rows, keys, objective=weights).value
+    live = np.array(row["live"], np.float32).reshape(len(ids), -1) if row["live"] else None
+    logged, found = np.array(row["values"], np.float64), scorer.score(rows, keys, objective=weights, live=live).value
     differ = kept & (logged != found)
     unequal = differ & ~np.isclose(logged, found, rtol=RELATIVE, atol=ABSOLUTE)
     report.answers += 1

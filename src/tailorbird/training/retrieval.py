@@ -1,4 +1,4 @@
-"""Which sources retrieval asks: tables alone, or a tower's vectors too. Chosen on the validation part, at the cost that is measured there.
+"""Where candidates come from: tables alone, or a tower's vectors too. Chosen on the validation part, at the cost that is measured there.
 
 Asked is what people did next, whatever they had been shown: of each question, whether it is among the candidates, of which both ways
 have equally many. `auto` takes vectors where the lower end of the paired gain in recall is above 0 and a request costs at most
@@ -8,37 +8,41 @@ have equally many. `auto` takes vectors where the lower end of the paired gain i
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tailorbird.candidates.merge import bounded
+from tailorbird.candidates.protocol import CandidateRequest, RankedList
 from tailorbird.errors import UsageError
 from tailorbird.features import FeatureSet
 from tailorbird.ranking.computed import Keys, Times
+from tailorbird.ranking.live import NOTHING_LIVE
 from tailorbird.ranking.slot import Slot
-from tailorbird.ranking.tower import Space
-from tailorbird.retrieval import SHARES, candidates, with_sequence
+from tailorbird.ranking.tower import with_sequence
 from tailorbird.training.bootstrap import Bootstrap, Interval
+from tailorbird.training.dataset import Dataset
 from tailorbird.training.indexes import IndexSeries
+from tailorbird.training.replaying import Near, Replay
 from tailorbird.training.rows import Material
-from tailorbird.training.towers import Learner, TowerSettings, learner_for, past_of, why_none, with_spaces
+from tailorbird.training.thinned import thinned
+from tailorbird.training.towers import Learner, TowerSettings, learner_for, why_none, with_spaces
 
 Floats = npt.NDArray[np.float64]
 Choice = Literal["auto", "tables", "sequence"]
 
 CHOICES: tuple[Choice, ...] = ("auto", "tables", "sequence")
 TABLES = "tables"
+SHARES = (1 / 3, 2 / 3)  # of the candidates, that may come from vectors
 QUESTIONS = 1_000
-PAST = 64  # events of a person that are looked back at
 COST_US_MAX = 3_000.0
 FEWEST = 100  # events, below which nothing is learned even if asked for
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What retrieval asks.
+    """Where candidates come from.
 
     Attributes:
         series: the indexes, with vectors where these were taken.
@@ -52,6 +56,15 @@ class Chosen:
     told: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
 
+    def sources(self, slot: Slot) -> dict[str, int]:
+        """The sources of the slot as a server with this choice asks them."""
+        share = None if self.learner is None else self.learner.share
+        return bounded(slot.sources if share is None else with_sequence(slot.sources, share))
+
+    def near(self) -> Near | None:
+        """What gives candidates by vectors, as of a time; None without them."""
+        return None if self.learner is None else nearest_in(self.series)
+
 
 @dataclass(frozen=True)
 class _One:
@@ -59,6 +72,20 @@ class _One:
 
     item: Keys
     ts: Times
+
+
+def nearest_in(series: IndexSeries) -> Near:
+    """Return what is nearest to a person by the vectors over the newest index that a time may see."""
+
+    def near(t: int, request: CandidateRequest, most: int) -> RankedList:
+        space = series.space(int(series.place_of(np.array([t]))[0]))
+        if space is None:
+            return RankedList(np.zeros(0, np.uint64), np.zeros(0))
+        found = space.nearest(space.ask(_One(request.recent, request.recent_ts)), most)
+        came = space.index.first_seen[found.rows] < t  # the index holds what came until the next one
+        return RankedList(space.index.keys[found.rows[came]], found.scores[came])
+
+    return near
 
 
 def choose_retrieval(
@@ -70,6 +97,7 @@ def choose_retrieval(
     choice: Choice,
     settings: TowerSettings,
     *,
+    held: Dataset,
     seed: int,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Chosen:
@@ -77,6 +105,7 @@ def choose_retrieval(
 
     Args:
         between: where the validation part begins and ends; an index must be of its beginning.
+        held: the requests of the validation part.
     Raises:
         UsageError: vectors were asked for, and cannot be had.
     """
@@ -97,7 +126,7 @@ def choose_retrieval(
     place = int(series.place_of(np.array([between[0]]))[0])
     space = made.spaces[place]
     assert space is not None  # enough had happened before the border, and an index is of it
-    best, gain, figures = compare(slot, space, learner, between, seed)
+    best, gain, figures = compare(material, features, slot, made, held, seed)
     learner.share = best
     cost = figures[_way(best)]["us"] - figures[TABLES]["us"]
     told = f"{gain.signed} in recall with as many candidates, for {cost:+,.0f} µs"
@@ -110,35 +139,32 @@ def choose_retrieval(
 
 def _why_not(slot: Slot, features: FeatureSet) -> str:
     """Why vectors are out of the question, "" if they are not."""
-    if "sequence" not in with_sequence(slot.sources):
+    if "sequence" not in with_sequence(slot.sources, SHARES[0]):
         return f"slot {slot.name} does not ask for what goes with a person's items"
     return why_none(features)
 
 
 def compare(
-    slot: Slot, space: Space, learner: Learner, between: tuple[int, int], seed: int
+    material: Material, features: FeatureSet, slot: Slot, series: IndexSeries, held: Dataset, seed: int
 ) -> tuple[float, Interval, dict[str, dict[str, float]]]:
-    """The better share of vectors, its gain in recall over tables alone, and what each source and each way finds at which cost."""
-    person, truth, offsets, past, ts = past_of(learner.done, *between, QUESTIONS, PAST, seed)
-    keys = learner.codes.keys
-    ways: dict[str, dict[str, int]] = {TABLES: {name: n for name, n in slot.sources.items() if name != "sequence"}}
-    ways |= {_way(share): with_sequence(slot.sources, share) for share in SHARES}
+    """Return the better share of vectors, its gain in recall over tables alone, and what each source and each way finds at which cost."""
+    data = held.take(thinned(np.arange(held.requests), QUESTIONS, seed))
+    ways: dict[str, dict[str, int]] = {TABLES: bounded({name: n for name, n in slot.sources.items() if name != "sequence"})}
+    ways |= {_way(share): bounded(with_sequence(slot.sources, share)) for share in SHARES}
     total = sum(ways[TABLES].values())
     ways |= {name: {name: total} for name in ("sequence", *ways[TABLES])}
-    found = {name: np.full(len(person), np.nan) for name in ways}
+    near = nearest_in(series)
+    replay = Replay(material.log, features, slot, material.codes, NOTHING_LIVE, near=near)
+    found = {name: np.full(data.requests, np.nan) for name in ways}
     spent: dict[str, list[float]] = {name: [] for name in ways}
-    row = space.index.find(keys[truth])
-    for question in range(len(person)):
-        here = slice(offsets[question], offsets[question + 1])
-        if not learner.repeats and truth[question] in past[here]:
-            continue
-        one = _One(keys[past[here]], ts[here])
+    for question, lists in replay.asked(data, replay.sequences(data)):
+        truth = data.item[data.offsets[question] : data.offsets[question + 1]]
         for name, sources in ways.items():
             start = time.process_time()  # so that what else the machine does decides nothing
-            near = partial(space.nearest, space.ask(one)) if "sequence" in sources else None
-            rows = candidates(space.index, sources, recent=one.item, recent_ts=one.ts, near=near).rows
+            rows = replay.merged(int(data.t[question]), lists, sources).rows
             spent[name].append(time.process_time() - start)
-            found[name][question] = float(row[question] >= 0 and row[question] in rows)
+            found[name][question] = float(np.isin(truth, rows).mean()) if len(truth) else np.nan
+    person = np.where(data.person < 0, -1 - np.arange(data.requests), data.person)
     bootstrap = Bootstrap(np.unique(person, return_inverse=True)[1], seed=seed)
     best = max(SHARES, key=lambda share: (np.nansum(found[_way(share)]), -share))
     figures = {name: _figures(bootstrap.mean(hit), spent[name], sum(ways[name].values())) for name, hit in found.items()}

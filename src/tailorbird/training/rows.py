@@ -1,11 +1,11 @@
-"""What training takes from the lake: events, items and logged answers in columns, coded once; and the rows that come of them.
+"""What training takes from the lake: events, items and logged answers in columns, coded once; and the requests that come of them.
 
 Logged answers give rows of what was shown (`training.dataset`); where too few of them have a known outcome, what people chose gives
-requests with drawn candidates (`training.clicks`). Everything after that treats both alike.
+requests, whose candidates are those of the slot at that moment (`training.clicks`). Everything after that treats both alike.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -19,16 +19,15 @@ from tailorbird.events import DAY, duration, micros, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.attached import AttachedEvents
 from tailorbird.lake import Lake, span
-from tailorbird.models.baselines import History, Interactions, simple_baselines
+from tailorbird.models.baselines import History, Interactions
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
 from tailorbird.training.before_looks import ASKED, before_looks
-from tailorbird.training.clicks import Scheme, choices, guess_scheme, with_candidates
+from tailorbird.training.clicks import Scheme, choices, scheme_of
 from tailorbird.training.coding import INTERESTS, Codes, interactions, interesting, seconds_viewed
 from tailorbird.training.dataset import Dataset, answers_dataset
 from tailorbird.training.happened import Happened
 from tailorbird.training.indexes import no_items
-from tailorbird.training.item_to_item import Rolling
 from tailorbird.training.matrix import needed_columns
 from tailorbird.training.returning import Returns, of_return
 
@@ -36,7 +35,6 @@ Floats = npt.NDArray[np.float64]
 
 Rows = Literal["auto", "answers", "clicks"]
 
-WINDOWS: dict[str, int | None] = {"1d": DAY, "7d": 7 * DAY, "ever": None}
 NEGATIVES = 60  # of a drawn request in training and validation
 ANSWERS_MIN = 300  # answers with an outcome, below which the log's choices teach more: split in three, fewer leave too few positives
 
@@ -50,7 +48,6 @@ class Wanted:
         lateness_us: how late events may come: younger answers are left out.
         rows: `answers` or `clicks`; `auto` takes answers where enough have an outcome, else what people chose, where that is more.
         scheme: how requests are drawn although there may be answers; None guesses it where it is needed.
-        windows: name → length of the popularity baselines; None counts all.
         heads: targets of other slots, which get labels as well.
     """
 
@@ -59,7 +56,6 @@ class Wanted:
     lateness_us: int = DAY
     rows: Rows = "auto"
     scheme: Scheme | None = None
-    windows: Mapping[str, int | None] = field(default_factory=lambda: WINDOWS)
     heads: Sequence[str] = ()
 
 
@@ -71,10 +67,9 @@ class Material:
         events: all that features may look back at, up to now.
         items: item profiles, all versions.
         people, codes: of persons and items.
-        data: all requests of the window: of logged answers with their rows, else with the truth alone (see `complete`).
+        data: all requests of the window: of logged answers with their rows, else with the truth alone.
         scheme: how requests are drawn, or None where they are logged answers.
         why: which of the two was taken and why, as a sentence.
-        windows: name → length of the popularity baselines; None counts all.
         heads: all targets: the slot's, then those of other slots.
         attribution: the slot's: how long after a request something still belongs to it.
         known: the moment up to which the log is complete.
@@ -87,10 +82,14 @@ class Material:
     data: Dataset
     scheme: Scheme | None
     why: str
-    windows: Mapping[str, int | None]
     heads: tuple[str, ...]
     attribution: int
     known: int
+
+    @cached_property
+    def log(self) -> pa.Table:
+        """The events as candidate sources see them: with what profiles said of items."""
+        return with_profiles(self.events, self.items)
 
     @property
     def logged(self) -> bool:
@@ -127,16 +126,15 @@ class Material:
         kept = self.events.filter(interesting(self.events, (head,)))
         return Happened(interactions(kept, self.people, self.codes, (head,)), seconds_viewed(kept) if is_amount(head) else None)
 
-    def complete(self, part: Dataset, rolling: Rolling, *, sampled: bool) -> Dataset:
-        """The rows of a part: as logged, or with drawn candidates, of which `sampled` keeps some."""
+    def labelled(self, drawn: Dataset) -> Dataset:
+        """Add the labels of further targets to requests with their candidates."""
         if self.scheme is None:
-            return part
-        drawn = with_candidates(part, self.history, self.scheme, rolling=rolling, negatives=NEGATIVES if sampled else 0)
+            return drawn
         further: dict[str, npt.NDArray] = {
             head: each.total(drawn, self.attribution) if is_amount(head) else each.within(drawn, self.attribution)
             for head, each in self._further.items()
         }
-        # What was drawn beside the truth was not seen, so nobody returned, or stayed away, because of it.
+        # What was a candidate beside the truth was not seen, so nobody returned, or stayed away, because of it.
         chosen = drawn.labels[self.scheme.type]
         for head, asked in of_return(self.heads).items():
             further[head] = np.where(chosen, self._returns.label(asked, drawn.person, drawn.t)[drawn.request], np.float32(np.nan))
@@ -165,7 +163,7 @@ def load_material(lake: Lake, features: FeatureSet, slot: Slot, wanted: Wanted, 
     known = min(wanted.now - wanted.lateness_us, log_end(events))
     data, scheme, why = _requests(lake, events, people, codes, slot, wanted, known)
     heads = tuple(dict.fromkeys((*slot.objective, *wanted.heads)))
-    return _settled(Material(events, items, people, codes, data, scheme, why, wanted.windows, heads, duration(slot.attribution), known))
+    return _settled(Material(events, items, people, codes, data, scheme, why, heads, duration(slot.attribution), known))
 
 
 def log_end(events: pa.Table) -> int:
@@ -203,7 +201,7 @@ def _in_order(rows: pa.Table) -> pa.Table:
 
 def _items(lake: Lake) -> pa.Table:
     names = ["id", "valid_from", "attributes", "timeless", "received_at"]
-    return _in_order(lake.table("items", [*names, "p"])).select(names)
+    return _in_order(lake.table("items", [*names, "p"]))
 
 
 def _requests(
@@ -226,9 +224,9 @@ def _requests(
     head, chosen = _chosen(events, slot, wanted)
     if shown and chosen < 2 * count:  # nearly all that people chose, they chose from these very answers
         return shown, None, f"rows are logged answers, though only {told}: the log holds hardly any {head} beside them"
-    scheme = wanted.scheme or guess_scheme(events, head, slot.sources)
+    scheme = wanted.scheme or scheme_of(events, head)
     data = choices(events, people, codes, scheme, ts_from=wanted.ts_from, ts_to=wanted.now)
-    drawn, asked = f"rows are drawn from what people chose ({data.rows:,} of type {scheme.type})", ""
+    drawn, asked = f"requests are put before what people chose ({data.rows:,} of type {scheme.type})", ""
     if moved := before_looks(events, data, scheme.type, duration(slot.attribution)) if scheme.before_looks else None:
         data, asked = moved.data, f"; {moved.told}"
     if wanted.scheme or wanted.rows == "clicks":
@@ -278,26 +276,9 @@ def _chosen(events: pa.Table, slot: Slot, wanted: Wanted) -> tuple[str, int]:
     return heads[0], 0
 
 
-def baselines_of(material: Material, part: Dataset, rolling: Rolling, seed: int) -> dict[str, Floats]:
-    """Scores of every baseline for the rows of a part, by name.
-
-    `item_to_item` uses the very tables that the model's column uses; where nothing leads to an item, it falls back to popularity.
-    """
-    questions = part.questions()
-    repeats = material.scheme is None or material.scheme.repeats
-    scores = simple_baselines(material.history, questions, material.windows, seed=seed, repeats=repeats)
-    crowd = next(score for name, score in scores.items() if name.startswith("popular_"))
-    related = rolling.score(material.history, questions)
-    scores["item_to_item"] = related + 1e-9 * crowd
-    scores["newest"] = _newest(material.history, part)
-    return scores
-
-
-def _newest(history: History, part: Dataset) -> Floats:
-    """When the item was first chosen; one that nobody had chosen before the request comes last, for nobody knew of it."""
-    i = history.interactions
-    first = np.full(i.items, np.iinfo(np.int64).max)
-    known = i.item >= 0
-    np.minimum.at(first, i.item[known], i.ts[known])
-    age = part.t[part.request] - first[part.item]
-    return np.where(age > 0, -age.astype(np.float64), -np.inf)
+def with_profiles(events: pa.Table, items: pa.Table) -> pa.Table:
+    """Return the events with the properties of item profiles, which the lake keeps in a table of their own, and no others."""
+    if "properties" in events.column_names or "p" not in items.column_names:
+        return events
+    at = pc.index_in(events["p"], value_set=items["p"].combine_chunks())
+    return events.append_column("properties", items["attributes"].combine_chunks().take(at.combine_chunks()))

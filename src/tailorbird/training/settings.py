@@ -5,15 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
 from tailorbird.errors import UsageError
 from tailorbird.events import DAY
 from tailorbird.models.gbdt import GbdtSettings
-from tailorbird.ranking.slot import Slot
 from tailorbird.training.clicks import Scheme
 from tailorbird.training.gate import Decision
-from tailorbird.training.indexes import IndexSettings, Room
 from tailorbird.training.judge import Evaluation
 from tailorbird.training.retrieval import Choice
 from tailorbird.training.rows import Rows, Wanted
@@ -25,6 +21,8 @@ AUTO = "auto"
 Position = Literal["column", "weights", "none"]
 
 
+REQUESTS = 25_000
+QUICK_REQUESTS, QUICK_TEST = 6_000, 2_000
 SEED_MAX = 1_000_000_000  # LightGBM takes 32 bits, and some draws count on from it
 
 
@@ -41,15 +39,14 @@ class TrainSettings:
     Attributes:
         window_us: how much of the past the rows cover; features look further back, as they declare.
         lateness_us: how late events may come: younger answers are left out.
-        quick: fewer rows, trees and indexes: a first model within seconds.
+        quick: fewer rows and trees: a first model within seconds.
         rows: what is learned from: `answers`, or what people chose, `clicks`; `auto` takes answers where enough have an outcome.
         scheme: how requests are drawn from what people chose, and that they are; None guesses it from the log.
         requests, test_requests: of training, and of validation and test each, at most; drawn evenly over the part's whole time, so
-            that all hours and weekdays are in it; 0 takes all.
+            that all hours and weekdays are in it; 0 takes all. The defaults keep a training within ten minutes and 8 GB on two cores,
+            however long the log is.
         validation_from, test_from: fixed borders, microseconds; 0 cuts by shares of requests.
-        index: how item-to-item and popularity are counted.
-        index_every_us: a new index this often over training and test; 0 divides the training part into `index_parts`.
-        index_room: bytes that the indexes of `index_every_us` may take together.
+        index_parts: how many indexes of items are made over the training part.
         architecture: of `models.architectures`, or `auto`: a net where the validation part shows that it is better than boosters.
         retrieval, tower: where candidates come from, see `training.retrieval`, and how large a tower of vectors is.
         position: how the place of a logged row counts: as a `column`, which serving sets to the first, where rows are all that was shown;
@@ -61,7 +58,6 @@ class TrainSettings:
             and what the next incremental training begins with; None keeps none.
         mlflow: tracking URI that trainings of nets are logged to, where MLflow is installed; "" logs none.
         rows_in_memory: where more rows than these are learned from, nets take them from files, see `training.pieces`.
-        windows: name → length of the popularity baselines; None counts all.
         leave_out: columns that the model must not see.
         seed: of every draw: which requests are taken, what trees see of rows and columns, how nets begin; that of `gbdt` is not asked.
         preset: how columns are taken that no transform names: as `trees` like them, or `nets`; see `training.transforms`.
@@ -74,13 +70,10 @@ class TrainSettings:
     quick: bool = False
     rows: Rows = "auto"
     scheme: Scheme | None = None
-    requests: int = 0
-    test_requests: int = 0
+    requests: int = REQUESTS
+    test_requests: int = 6_000
     validation_from: int = 0
     test_from: int = 0
-    index: IndexSettings = field(default_factory=IndexSettings)
-    index_every_us: int = 0
-    index_room: int = 4 << 30
     index_parts: int = 4
     gbdt: GbdtSettings = field(default_factory=GbdtSettings)
     architecture: str = "gbdt"
@@ -95,7 +88,6 @@ class TrainSettings:
     warm: Path | None = None
     mlflow: str = ""
     rows_in_memory: int = 2_000_000
-    windows: dict[str, int | None] = field(default_factory=lambda: {"1d": DAY, "7d": 7 * DAY, "ever": None})
     leave_out: tuple[str, ...] = ()
     preset: str = "trees"
     seed: int = 7
@@ -108,26 +100,15 @@ class TrainSettings:
 
     def wanted(self, now: int, heads: Sequence[str] = ()) -> Wanted:
         """Which requests are learned from at a moment, with labels for further targets as well."""
-        return Wanted(now - self.window_us, now, self.lateness_us, self.rows, self.scheme, self.windows, heads)
-
-    def index_for(self, slot: Slot) -> IndexSettings:
-        """How indexes are built for a slot; of sessions, none that ended before the window, so that a bundle says when its events were."""
-        index = self.index.asked_by(slot)
-        if index.sessions is None or index.sessions.within_us <= self.window_us:
-            return index
-        return replace(index, sessions=msgspec.structs.replace(index.sessions, within_us=self.window_us))
-
-    @property
-    def room(self) -> Room | None:
-        """How much indexes may take; of a few over the rows there is no bound."""
-        return Room(self.index_room, self.index_every_us) if self.index_every_us else None
+        return Wanted(now - self.window_us, now, self.lateness_us, self.rows, self.scheme, heads)
 
     def hurried(self) -> "TrainSettings":
         """The same with what `quick` means filled in."""
         if not self.quick:
             return self
         gbdt = replace(self.gbdt, trees=min(self.gbdt.trees, 150), rate=max(self.gbdt.rate, 0.08), patience=15)
-        return replace(self, requests=self.requests or 15_000, test_requests=self.test_requests or 6_000, index_parts=2, gbdt=gbdt)
+        few = min(self.requests or QUICK_REQUESTS, QUICK_REQUESTS), min(self.test_requests or QUICK_TEST, QUICK_TEST)
+        return replace(self, requests=few[0], test_requests=few[1], index_parts=2, gbdt=gbdt)
 
 
 @dataclass(frozen=True)
@@ -137,6 +118,7 @@ class TrainReport:
     Attributes:
         version: in the registry.
         promoted: whether it became the champion; `decision` says why or why not.
+        instead: the version that serves where it did not and nothing did before: the best judged baseline; "" otherwise.
         incumbent: the champion before, "" without one.
         rows: of each part.
         heads: those that the bundle carries: of the slot, then of other slots.
@@ -157,11 +139,13 @@ class TrainReport:
     about: dict[str, Any]
     seconds: dict[str, float]
     report: Path | None = None
+    instead: str = ""
     priced: tuple[Mapping[str, Any], ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As JSON."""
-        told = {"version": self.version, "promoted": self.promoted, "reasons": list(self.decision.reasons), "incumbent": self.incumbent}
+        told = {"version": self.version, "promoted": self.promoted, "reasons": list(self.decision.reasons)}
+        told |= {"incumbent": self.incumbent, "instead": self.instead}
         more = {"notes": list(self.notes), "rows": self.rows, "about": self.about, "seconds": self.seconds}
         return {
             **self.evaluation.plain(),

@@ -22,13 +22,15 @@ from tailorbird.lake import Lake
 from tailorbird.models.gbdt import Sample
 from tailorbird.ranking.encoders import fit_encoder
 from tailorbird.ranking.slot import Slot
+from tailorbird.training.completing import completed
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.evaluate import thinned
 from tailorbird.training.indexes import build_series
 from tailorbird.training.matrix import columns_of, encoded, featured
+from tailorbird.training.replaying import Replay, live_columns
 from tailorbird.training.rows import Material, load_material
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.split import split_at, split_by_time
+from tailorbird.training.thinned import thinned
 
 Matrix = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -151,10 +153,11 @@ def gather(
     progress("read", 1, 1)
 
     start = data.t[first.train]
-    places = np.linspace(0, len(start), settings.index_parts + 2).astype(int)[1:-1]
+    places = np.linspace(0, len(start), settings.index_parts + 1).astype(int)[:-1]
     moments = sorted({*(int(start[place]) for place in places), first.train_until, first.validation_until, middle})
-    series = build_series(material.events, material.items, moments, settings.index_for(slot), progress=partial(progress, "index"))
-    rolling = series.rolling(material.codes)
+    series = build_series(material.events, material.items, moments, progress=partial(progress, "index"))
+    live = live_columns(features, slot)
+    replay = Replay(material.log, features, slot, material.codes, live)
     learned = first.train[series.place_of(start) >= 0]
     everyone = np.ones(data.requests, bool)
     chosen = {
@@ -167,13 +170,13 @@ def gather(
     encoder = None
     for place, (name, (requests, evenly)) in enumerate(chosen.items()):
         progress("features", place, len(chosen))
-        part = material.complete(data.take(requests), rolling, sampled=True)
+        part = completed(material, data.take(requests), replay)
         _enough(part, target, FOUND_MIN, f"the {part.requests:,} requests of the part to {name} by")
         pieces = list(featured(part, features, material.events))
         if encoder is None:
             seen = np.concatenate([piece.rows.categorical for piece in pieces])
-            encoder = fit_encoder(columns_of(features), seen, similarities=features.similarities)
-        matrix = np.concatenate([encoded(piece, encoder, series) for piece in pieces])
+            encoder = fit_encoder(columns_of(features), seen, similarities=features.similarities, candidates=live.candidates)
+        matrix = np.concatenate([encoded(piece, encoder, series, live=live) for piece in pieces])
         drawn = evenly[requests] if material.logged else np.ones(part.requests, bool)
         parts[name] = SignalRows(matrix, part.labels[target], part.weight, part.offsets, part.t, part.person, drawn)
     progress("features", len(chosen), len(chosen))

@@ -17,10 +17,9 @@ import pyarrow as pa
 from tailorbird.errors import BundleError
 from tailorbird.features import FeatureSet
 from tailorbird.models.architectures import available
-from tailorbird.models.baselines import Interactions
 from tailorbird.models.retrievers.transformer import SequenceTransformer
 from tailorbird.ranking.tower import TOLERANCE, OnnxNet, Space, Tower, TowerPlan
-from tailorbird.retrieval import SHARES, Index
+from tailorbird.retrieval import Index
 from tailorbird.retrieval.arrays import array_bytes
 from tailorbird.retrieval.sequences import windows
 from tailorbird.retrieval.vectors import INDEXED_FROM, Content, ItemVectors, content_of
@@ -37,6 +36,7 @@ PARITY_ROWS = 10_000
 MEASURED_BY = 300  # people, how many lists of the inverted file it takes
 GOLDEN_ROWS = 16
 TOWERS = 6  # of a series, at most: indexes are cheap, towers are not
+SEQUENCE_SHARE = 1 / 3  # of a slot's candidates
 REPEATED = 0.8  # distinct pairs of person and item, as a share of interactions: below, people choose the same item again
 
 
@@ -114,7 +114,7 @@ class Learner:
         self._sequence, self._content, self._settings, self._seed = sequence, content, settings, seed
         self._model: SequenceVectors | None = None
         self._until = 0
-        self.share = SHARES[0]
+        self.share = SEQUENCE_SHARE
 
     def count(self, before: int) -> int:
         """How many interactions came before a moment."""
@@ -231,18 +231,3 @@ def learner_for(material: Material, features: FeatureSet, series: IndexSeries, s
     if read is None:
         return None
     return Learner(material, *read, content_of(series.indexes[0].attributes), settings, seed)
-
-
-def past_of(done: Interactions, low: int, high: int, most: int, length: int, seed: int) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-    """Interactions of a stretch of time as questions, drawn evenly: person, item and, ragged, the items and times before it (offsets)."""
-    order = np.lexsort((done.ts, done.person))
-    order = order[(done.person[order] >= 0) & (done.item[order] >= 0)]
-    person, item, ts = done.person[order], done.item[order], done.ts[order]
-    begin = np.maximum.accumulate(np.where(np.diff(person, prepend=-1) != 0, np.arange(len(person)), 0))
-    at = np.flatnonzero((ts >= low) & (ts < high))
-    if len(at) > most:
-        at = np.sort(np.random.default_rng(seed).choice(at, most, replace=False))
-    size = np.minimum(at - begin[at], length)
-    offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
-    rows = np.arange(offsets[-1]) + np.repeat(at - offsets[1:], size)
-    return person[at], item[at], offsets, item[rows], ts[rows]

@@ -1,19 +1,20 @@
-"""Training, start to end, read in one sitting: window → requests → split → indexes → rows → features → heads → judgement → gate →
-registry.
+"""Training, start to end, read in one sitting: window → requests → split → candidates → features → heads → judgement → gate → registry.
 
 Everything is cut by time: heads learn from the first part, early stopping and calibration look at the second, every figure is of the
-third. What is judged is the model over the index as of the test part's beginning; the bundle carries the same model over an index as of
-now (`index_as_of` in its manifest), since a server that starts now should know today's items.
+third. Candidates are those that servers would have had at each request's moment, in all three parts. Where the gate refuses the model
+and nothing that was judged serves yet, the best judged baseline becomes the champion.
 """
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import lightgbm
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -25,25 +26,30 @@ from tailorbird.lake import Lake
 from tailorbird.lake.versions import plain
 from tailorbird.models.gbdt import Gbdt
 from tailorbird.places import Place
+from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.bundle import Bundle, write_bundle
+from tailorbird.ranking.live import LiveColumns
 from tailorbird.ranking.slot import Slot
 from tailorbird.registry import Head, Registry, Window
 from tailorbird.retrieval import Index
+from tailorbird.training.baseline import serve_best_baseline
 from tailorbird.training.card import model_card
+from tailorbird.training.clicks import sampled
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.dated_back import told_of_dated_back
-from tailorbird.training.evaluate import Scorer, foreign, judge, thinned, version_scorer
+from tailorbird.training.evaluate import Scorer, foreign, joined_columns, judge, version_scorer
 from tailorbird.training.fit import Fitted, Parts, fit
-from tailorbird.training.gate import Decision, Evidence, decide, not_judged
+from tailorbird.training.gate import SUPERIORITY, Decision, Evidence, Rival, decide, not_judged
 from tailorbird.training.incremental import working
 from tailorbird.training.indexes import IndexSeries, build_series, write_index
-from tailorbird.training.item_to_item import Rolling
-from tailorbird.training.judge import PRIMARY, Evaluation
+from tailorbird.training.judge import PRIMARY, Evaluation, K
+from tailorbird.training.replaying import Replay, live_columns
 from tailorbird.training.resuming import Unfinished
 from tailorbird.training.retrieval import Chosen, choose_retrieval
-from tailorbird.training.rows import Material, load_material
+from tailorbird.training.rows import NEGATIVES, Material, load_material
 from tailorbird.training.settings import Progress, TrainReport, TrainSettings
 from tailorbird.training.split import Split, split_at, split_by_time
+from tailorbird.training.thinned import thinned
 from tailorbird.training.trees import trees_of
 from tailorbird.training.watch import Watch
 
@@ -101,7 +107,6 @@ def _train(
     unfinished: Unfinished | None,
     progress: Progress,
 ) -> TrainReport:
-    settings = replace(settings, index=settings.index_for(slot))
     now = clock.now() if unfinished is None else unfinished.now
     watch = Watch(progress)
     store = Registry(registry, clock=clock)
@@ -116,8 +121,9 @@ def _train(
     watch.tell("read", 1, 1)
     chosen = _retrieval(material, features, slot, split, settings, watch)
     series = chosen.series
-    rolling = series.rolling(material.codes)
-    parts, dropped = _parts(material, data, split, series, rolling, settings)
+    rivals = _rivals(store, bundle, features, slot)
+    plan = _Plan(live_columns(features, slot), default_baselines(slot.sources), chosen, slot)
+    parts, dropped = _parts(material, features, data, split, plan, settings, watch)
     fitted = fit(
         material.events,
         features,
@@ -130,19 +136,17 @@ def _train(
         progress=watch.tell,
         heads=heads,
     )
-    scorers: dict[str, Scorer] = {NAME: partial(fitted.score, series=series, objective=slot.objective)}
-    if bundle is not None:
-        scorers[champion] = version_scorer(bundle, series, slot.objective, features, material.events)
-    before = split.validation_until
-    evaluation = judge(
-        material, features, parts.test, rolling, scorers, slot.objective, before=before, seed=settings.seed, progress=watch.tell
-    )
-    decision = _decide(evaluation, fitted, champion, unjudged)
+    before, recipe = split.validation_until, recipe_of(features, slot, settings)
+    evaluation = _judged(material, features, parts, plan, series, fitted, rivals, slot, before, settings, watch)
+    told_of_it = not_judged(champion, unjudged) if unjudged else ""
+    judged = _Judged(evaluation, fitted, champion if bundle is not None else "", told_of_it, rivals, recipe)
+    decision = decide(judged.evidence(store))
     told = (
         material.why,
         *((f"went on with the training that was begun at {to_iso(now)} and cut short",) if unfinished and unfinished.resumed else ()),
         *((chosen.told,) if chosen.told else ()),
         *_tuned(settings, before),
+        *_sampled(parts, dropped),
         *fitted.notes,
         *(f"{what}: {why}" for what, why in told_of_dated_back(source, features, ("user",))),
         *_further(fitted, slot, store, champion),
@@ -150,7 +154,10 @@ def _train(
     )
     notes = tuple(note for note in told if note not in decision.reasons)
     about = {
-        **_about(slot, material, data, split, parts, series, dropped, settings, now),
+        **_about(slot, material, data, split, parts, plan, dropped, settings, now),
+        "recipe": recipe,
+        "decided_by": decision.by,
+        "anchor": judged.anchor_after(store, decision),
         "architecture": fitted.architecture,
         "owner": owner,
         "columns": fitted.encoder.told(),
@@ -168,25 +175,43 @@ def _train(
     if unfinished is not None:
         unfinished.done()
     promoted = decision.promote and promote
+    instead = ""
     if promoted:
         store.promote(version, by=by, why=decision.reason)
+    elif not decision.promote and promote:
+        instead = serve_best_baseline(store, evaluation, features, slot, material, now, by=by, owner=owner)
     watch.tell("bundle", 1, 1)
 
     rows = {"train": parts.train.rows, "validation": parts.validation.rows, "test": evaluation.rows}
     report = TrainReport(version, promoted, champion, decision, evaluation, rows, tuple(fitted.models), notes, about, watch.seconds)
+    report = replace(report, instead=instead)
     return report if reports is None else _on_a_page(report, fitted, bundle, len(material.codes), reports)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where candidates come from and which columns are read live, in all parts alike."""
+
+    live: LiveColumns
+    baselines: Sequence[str]
+    chosen: Chosen
+    slot: Slot
+
+    def replay(self, material: Material, features: FeatureSet, live: LiveColumns, *, baselines: Sequence[str] = ()) -> Replay:
+        return Replay(
+            material.log, features, self.slot, material.codes, live,
+            baselines=baselines, sources=self.sources, near=self.chosen.near(),
+        )  # fmt: skip
+
+    @property
+    def sources(self) -> dict[str, int]:
+        return self.chosen.sources(self.slot)
 
 
 def _retrieval(material: Material, features: FeatureSet, slot: Slot, split: Split, settings: TrainSettings, watch: Watch) -> Chosen:
     """The indexes over time, with vectors where they were asked for and found more."""
-    series = build_series(
-        material.events,
-        material.items,
-        _moments(material.data, split, settings),
-        settings.index,
-        room=settings.room,
-        progress=partial(watch.tell, "index"),
-    )
+    moments = _moments(material.data, split, settings)
+    series = build_series(material.events, material.items, moments, progress=partial(watch.tell, "index"))
     return choose_retrieval(
         material,
         features,
@@ -195,6 +220,7 @@ def _retrieval(material: Material, features: FeatureSet, slot: Slot, split: Spli
         (split.train_until, split.validation_until),
         settings.retrieval,
         settings.tower,
+        held=material.data.take(split.validation),
         seed=settings.seed,
         tell=partial(watch.tell, "vectors"),
     )
@@ -212,6 +238,14 @@ def _on_a_page(report: TrainReport, fitted: Fitted, incumbent: Bundle | None, it
         us[report.incumbent] = bundle_us(incumbent)
     report = replace(report, priced=tuple(one.plain() for one in priced(report.evaluation, us)))
     return replace(report, report=write_report(reports / f"{report.version}.html", report, fitted.models))
+
+
+def _sampled(parts: Parts, dropped: int) -> list[str]:
+    """What was left out so that a training keeps to its time and memory."""
+    if not dropped:
+        return []
+    learned = parts.train.requests
+    return [f"learned from {learned:,} of {learned + dropped:,} requests, drawn evenly over the time; --requests says how many"]
 
 
 def _heads(fitted: Fitted) -> list[Head]:
@@ -232,32 +266,150 @@ def _split(data: Dataset, material: Material, settings: TrainSettings) -> Split:
 
 
 def _moments(data: Dataset, split: Split, settings: TrainSettings) -> list[int]:
-    """When indexes are built: over the training part, at both borders, and at regular times if asked.
-
-    The first part of the training requests only fills the first index: a model that learns from rows without any would trust it less.
-    """
-    last = int(data.t[split.test[-1]])
-    borders = [split.train_until, split.validation_until]
-    if settings.index_every_us:
-        every = settings.index_every_us
-        return [*range(int(data.t[split.train[0]]) // every * every, last + 1, every), *borders]
-    places = np.linspace(0, len(split.train), settings.index_parts + 2).astype(int)[1:-1]
-    return [*(int(data.t[split.train[place]]) for place in places), *borders]
+    """When indexes are made: before the first request, over the training part, and at both borders."""
+    places = np.linspace(0, len(split.train), settings.index_parts + 1).astype(int)[:-1]
+    return [*(int(data.t[split.train[place]]) for place in places), split.train_until, split.validation_until]
 
 
 def _parts(
-    material: Material, data: Dataset, split: Split, series: IndexSeries, rolling: Rolling, settings: TrainSettings
+    material: Material, features: FeatureSet, data: Dataset, split: Split, plan: _Plan, settings: TrainSettings, watch: Watch
 ) -> tuple[Parts, int]:
-    """The rows of the three parts, and how many training requests lie before the first index or beyond the number asked for."""
-    train = split.train[series.place_of(data.t[split.train]) >= 0]
-    train = thinned(train, settings.requests, settings.seed)
-    if not len(train):
-        raise UsageError("no training request is left after the first index", fix="train on a longer window")
+    """The rows of the three parts, those of the test part without candidates yet, and how many training requests were left out."""
+    limit = settings.requests
+    if material.logged:  # as many rows as drawn requests would have
+        limit = limit * (NEGATIVES + 1) // max(round(data.rows / max(data.requests, 1)), 1)
+    train = thinned(split.train, limit, settings.seed)
     held = thinned(split.validation, settings.test_requests, settings.seed)
     test = thinned(split.test, settings.test_requests, settings.seed)
-    learned, watched = (material.complete(data.take(chosen), rolling, sampled=True) for chosen in (train, held))
+    replay, told = plan.replay(material, features, plan.live), partial(watch.tell, "candidates")
+    both = data.take(np.concatenate([train, held]))
+    if material.scheme is None:
+        rows = replace(both, live=replay.of_rows(both, progress=told)[0])
+    else:
+        rows = material.labelled(sampled(both, replay, material.scheme, NEGATIVES, told))
+    border = int(np.searchsorted(rows.t, split.train_until))
+    learned, watched = rows.take(np.arange(border)), rows.take(np.arange(border, rows.requests))
+    if not learned.requests or not watched.requests:
+        raise UsageError("no request is left to learn from, or to watch", fix="train on a longer window")
     known = learned.known_at(split.train_until), watched.known_at(split.validation_until)
-    return Parts(*known, data.take(test)), len(split.train) - len(train)
+    return Parts(*known, data.take(test), plan.live), len(split.train) - len(train)
+
+
+@dataclass(frozen=True)
+class _Rivals:
+    """Bundles of the registry that are judged beside the new model: the champion, and the last that won by superiority."""
+
+    bundles: Mapping[str, Bundle]
+    champion: str = ""
+    anchor: str = ""
+
+
+def _rivals(store: Registry, champion: Bundle | None, features: FeatureSet, slot: Slot) -> _Rivals:
+    if champion is None:
+        return _Rivals({})
+    named = str(champion.manifest.metrics.get("about", {}).get("anchor", ""))
+    bundles = {champion.version: champion}
+    known = {info.version: info.path for info in store.versions()}
+    if named and named != champion.version and named in known:
+        try:
+            anchor = Bundle.load(known[named], schema_hash=None)
+        except BundleError:
+            return _Rivals(bundles, champion.version)
+        readable = anchor.features is not None or anchor.schema_hash == features.schema_hash
+        if readable and not foreign(anchor, slot):
+            return _Rivals(bundles | {named: anchor}, champion.version, named)
+    return _Rivals(bundles, champion.version)
+
+
+def _judged(
+    material: Material,
+    features: FeatureSet,
+    parts: Parts,
+    plan: _Plan,
+    series: IndexSeries,
+    fitted: Fitted,
+    rivals: _Rivals,
+    slot: Slot,
+    before: int,
+    settings: TrainSettings,
+    watch: Watch,
+) -> Evaluation:
+    """The new model, its rivals and all baselines on the test part."""
+    live = joined_columns([plan.live, *(bundle.encoder.live for bundle in rivals.bundles.values())])
+    scorers: dict[str, Scorer] = {NAME: partial(fitted.score, series=series, objective=slot.objective, live=live)}
+    for version, bundle in rivals.bundles.items():
+        scorers[version] = version_scorer(bundle, series, slot.objective, live, features, material.events)
+    replay = plan.replay(material, features, live, baselines=plan.baselines)
+    return judge(
+        material, features, parts.test, replay, plan.sources, scorers, slot.objective,
+        before=before, seed=settings.seed, progress=watch.tell,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What came of the judgement, as the gate looks at it."""
+
+    evaluation: Evaluation
+    fitted: Fitted
+    champion: str
+    unjudged: str
+    rivals: _Rivals
+    recipe: str
+
+    def evidence(self, store: Registry) -> Evidence:
+        evaluation = self.evaluation
+        versions = set(self.rivals.bundles)
+        baselines = tuple(self._rival(name) for name in evaluation.differences if name not in versions)
+        incumbent = self._rival(self.champion) if self.champion in evaluation.differences else None
+        anchor = self._rival(self.rivals.anchor) if self.rivals.anchor in evaluation.differences else None
+        named = self.champion or evaluation.best_baseline
+        coverage = f"coverage_{K}"
+        figures = evaluation.figures
+        return Evidence(
+            PRIMARY,
+            baselines,
+            incumbent,
+            anchor,
+            self._is_fresher(),
+            self.unjudged,
+            evaluation.people,
+            {head: each.mean_ratio for head, each in evaluation.heads.items()},
+            figures[NAME][coverage].value,
+            figures[named][coverage].value if named in figures else 0.0,
+            self.fitted.leaks,
+        )
+
+    def anchor_after(self, store: Registry, decision: Decision) -> str:
+        """The last model that won by superiority, once this one is the champion; "" for this one itself."""
+        if decision.by == SUPERIORITY or self.champion not in self.rivals.bundles:
+            return ""
+        return self.rivals.anchor or self.champion
+
+    def _is_fresher(self) -> bool:
+        bundle = self.rivals.bundles.get(self.champion)
+        return bundle is not None and bundle.manifest.metrics.get("about", {}).get("recipe") == self.recipe
+
+    def _rival(self, name: str) -> Rival:
+        return Rival(name, self.evaluation.differences[name], self.evaluation.figures[name][PRIMARY].value)
+
+
+def recipe_of(features: FeatureSet, slot: Slot, settings: TrainSettings) -> str:
+    """Return a hash of how a model is made, whatever data it learns from: two with the same one differ in freshness alone."""
+    told = {
+        "schema": features.schema_hash,
+        "slot": {name: repr(getattr(slot, name)) for name in ("sources", "columns", "objective", "formula", "hide_seen", "rules")},
+        "transforms": repr(features.transforms),
+        "similarities": repr(features.similarities),
+        "settings": {name: repr(getattr(settings, name)) for name in _OF_RECIPE},
+    }
+    return blake2b(msgspec.json.encode(told, order="sorted"), digest_size=8).hexdigest()
+
+
+# Of the settings, what says how a model is made: not what it is made of, nor which draws were made.
+_OF_RECIPE = (
+    "rows", "requests", "gbdt", "architecture", "retrieval", "tower", "position", "parameters", "leave_out", "preset", "shuffle",
+)  # fmt: skip
 
 
 def _champion(store: Registry, features: FeatureSet, slot: Slot) -> tuple[str, Bundle | None, str]:
@@ -275,12 +427,6 @@ def _champion(store: Registry, features: FeatureSet, slot: Slot) -> tuple[str, B
         return path.name, None, "has another schema, whose declarations it does not bring"
     why = foreign(bundle, slot)
     return path.name, None if why else bundle, why
-
-
-def _decide(evaluation: Evaluation, fitted: Fitted, champion: str, unjudged: str) -> Decision:
-    over = {name: gain for name, gain in evaluation.differences.items() if name != champion}
-    against = evaluation.differences.get(champion)
-    return decide(Evidence(PRIMARY, over, against, champion, unjudged, evaluation.people, fitted.leaks))
 
 
 def _further(fitted: Fitted, slot: Slot, store: Registry, champion: str) -> list[str]:
@@ -321,25 +467,25 @@ def _about(
     data: Dataset,
     split: Split,
     parts: Parts,
-    series: IndexSeries,
+    plan: _Plan,
     dropped: int,
     settings: TrainSettings,
     now: int,
 ) -> dict[str, Any]:
     """What a reader must know to trust the figures, as JSON."""
     borders = {"from": parts.train.t[0], "train_until": split.train_until, "test_from": split.validation_until, "test_to": data.t[-1]}
-    judged = series.moments[series.place_of(parts.test.t)]
     return {
         "slot": slot.name,
         "objective": dict(slot.objective),
-        "source": "logged answers" if material.logged else "what people chose: candidates are drawn",
+        "source": "logged answers" if material.logged else "what people chose",
+        "sources": plan.sources,
+        "live_columns": list(plan.live.names),
         "scheme": dict(parts.train.scheme),
         "window": {name: int(moment) for name, moment in borders.items()},
         "window_text": {name: to_iso(int(moment)) for name, moment in borders.items()},
         "requests": {"train": parts.train.requests, "validation": parts.validation.requests, "test": parts.test.requests},
-        "dropped": {"label window reaches over a border": split.dropped, "before the first index or above the limit": dropped},
-        "index_judged_as_of": [to_iso(int(judged.min())), to_iso(int(judged.max()))],
-        "index_served_as_of": to_iso(now),
+        "dropped": {"label window reaches over a border": split.dropped, "above the limit": dropped},
+        "items_as_of": to_iso(now),
         "seed": settings.seed,
         "shuffled": settings.shuffle,
         "tuned": settings.tuned or "no",
@@ -361,7 +507,7 @@ def _write(
     card: str,
 ) -> None:
     """Write the bundle, with an index as of now."""
-    write_index(folder / "index", material.events, material.items, now, settings.index)
+    write_index(folder / "index", material.events, material.items, now)
     tower = None
     if chosen.learner is not None:
         space = chosen.learner.indexed(chosen.learner.space(Index.open(folder / "index"), now))

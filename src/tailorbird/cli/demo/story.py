@@ -217,5 +217,5 @@ class Story:
 
 def _experiment(project: Project) -> Experiment:
     experiment = project.slots[SLOT].experiment
-    assert experiment is not None, "the template of slots.py declares it"
+    assert experiment is not None, "the demo turns on the one that slots.py shows"
     return experiment

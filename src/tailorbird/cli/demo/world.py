@@ -47,7 +47,12 @@ def make_project(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("tailorbird.toml", "features.py", "slots.py"):
         text = (files("tailorbird.cli") / "templates" / name).read_text()
-        (folder / name).write_text(text + _FRONT if name == "slots.py" else text)
+        (folder / name).write_text(with_experiment(text) + _FRONT if name == "slots.py" else text)
+
+
+def with_experiment(slots: str) -> str:
+    """Return the template's slots with the experiment that it shows as a comment, which the demo's story is about."""
+    return slots.replace("# from tailorbird.experiments", "from tailorbird.experiments").replace("# experiment=", "experiment=")
 
 
 def make_site(scale: Scale, seed: int, now: int) -> Site:

@@ -32,7 +32,7 @@ _CONTEXT: dict[str, tuple[str, ...]] = {
     "device": ("device", "device_type", "device_group", "platform"),
     "country": ("country", "country_code"),
     "page": ("page_url", "url"),
-    "referrer": ("referrer", "referer"),
+    "referrer": ("referrer", "referer", "referrer_type", "traffic_source"),
 }
 _PROPERTIES: dict[str, tuple[str, ...]] = {
     "price": ("price", "unit_price", "sales_value", "amount", "price_usd"),
@@ -63,7 +63,14 @@ class ColumnGuess:
 
 @dataclass(frozen=True)
 class SourceGuess:
-    """What was decided about one file: its kind, its columns, the TOML that says so, and which event types its first rows have."""
+    """What was decided about one file.
+
+    Attributes:
+        kind: `events`, `items` or `users`.
+        toml: says so, for mapping.toml.
+        types: event types of the first rows, most frequent first, as the mapping calls them.
+        values: of the column of types, what the file writes → the event type.
+    """
 
     file: Path
     kind: str
@@ -71,6 +78,7 @@ class SourceGuess:
     toml: str
     ts_unit: str
     types: dict[str, int]
+    values: dict[str, str]
 
 
 def guess_source(file: Path) -> SourceGuess:
@@ -113,9 +121,9 @@ def guess_source(file: Path) -> SourceGuess:
         _rest(sample, name, kind, versions="ts" in roles) for name in sample.schema.names if name not in {entry.column for entry in columns}
     ]
     unit = _ts_unit(sample.column(roles["ts"])) if "ts" in roles else "us"
-    return SourceGuess(
-        file, kind, columns, _toml(file, kind, sample, roles, columns), unit, _types(sample, roles, _stem(file)) if kind == "events" else {}
-    )
+    toml = _toml(file, kind, sample, roles, columns)
+    types, values = (_types(sample, roles, _stem(file)), _values(sample, roles)) if kind == "events" else ({}, {})
+    return SourceGuess(file, kind, columns, toml, unit, types, values)
 
 
 def _roles(sample: pa.RecordBatch) -> tuple[dict[str, str], list[ColumnGuess]]:
@@ -237,6 +245,14 @@ def _types(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> dict[str
     for value, count in found.items():
         renamed[_TYPE_VALUES.get(value.lower(), value)] += count
     return dict(renamed.most_common())
+
+
+def _values(sample: pa.RecordBatch, roles: dict[str, str]) -> dict[str, str]:
+    """What the column of types holds, as it is written → the event type."""
+    if "type" not in roles:
+        return {}
+    seen = [str(value) for value in sample.column(roles["type"]).unique().to_pylist() if value is not None]
+    return {value: _TYPE_VALUES.get(value.lower(), value) for value in seen}
 
 
 def _type_line(sample: pa.RecordBatch, roles: dict[str, str], stem: str) -> str:

@@ -195,7 +195,19 @@ def _events(batch: pa.RecordBatch, done: int, digest: str, source: Source) -> li
             zip(ids, types, times, arrivals, *texts.values(), contexts, properties, strict=True), 1
         )
     )
-    return [encode_event(event if event.event_id else known_by_content("mapping", event)) for event in events]
+    known = (event if event.event_id else known_by_content("mapping", event) for event in events)
+    if source.kind == "events" and source.ts is not None and pa.types.is_date(batch.column(source.ts).type):
+        known = (_in_order(event, done + row) for row, event in enumerate(known))
+    return [encode_event(event) for event in known]
+
+
+def _in_order(event: Event, row: int) -> Event:
+    """Return an event of a day, whose time of day is not known, as many microseconds into it as rows stand before it in the file.
+
+    Events of one time would otherwise lose the order that the file has them in. Its id is made before, so that another file with the
+    same event has the same one.
+    """
+    return msgspec.structs.replace(event, ts=event.ts + row) if isinstance(event.ts, int) else event
 
 
 def _texts(batch: pa.RecordBatch, column: str | None) -> Any:

@@ -39,7 +39,7 @@ from tailorbird.training.churn.report import ChurnReport, told_of_choices, told_
 from tailorbird.training.churn.rows import People, needed_columns
 from tailorbird.training.churn.vectors import better, tower_before
 from tailorbird.training.churn.walk import CUTS_MAX, Choice, Cut, choose_by, grid_of, importance_of, read_until, starts_of, walk, windows_of
-from tailorbird.training.gate import Decision, Evidence, decide, not_judged
+from tailorbird.training.gate import Decision, Evidence, Rival, decide, not_judged
 from tailorbird.training.giveaways import giveaways, notes_on_ahead
 from tailorbird.training.rows import log_end
 from tailorbird.training.settings import Progress
@@ -238,9 +238,11 @@ def train_churn(
 
 
 def _decide(last: CutFigures, found: Study, against: Against) -> Decision:
-    over = {name: _turned(each["log_loss"]) for name, each in last.differences.items()}
+    over = tuple(Rival(name, _turned(each["log_loss"]), each["log_loss"].value) for name, each in last.differences.items())
     both = int(min(last.cut.gone.sum(), (~last.cut.gone).sum()))
-    return decide(Evidence("log loss", over, against.gain, against.version, against.unjudged, both, found.leaks))
+    incumbent = None if against.gain is None else Rival(against.version, against.gain, 0.0)
+    unjudged = not_judged(against.version, against.unjudged) if against.unjudged else ""
+    return decide(Evidence("log loss", over, incumbent, unjudged=unjudged, people=both, leaks=found.leaks))
 
 
 def _notes_on(against: Against, decision: Decision) -> list[str]:

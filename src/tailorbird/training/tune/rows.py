@@ -24,23 +24,26 @@ from tailorbird.events import to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
 from tailorbird.models.deep.layout import Layout
+from tailorbird.ranking.baseline import default_baselines
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import chances_of_items
 from tailorbird.training import metrics
 from tailorbird.training.architecture import layout_of, with_columns_for_nets
+from tailorbird.training.completing import Judged, completed
+from tailorbird.training.completing import judged as judged_rows
 from tailorbird.training.dataset import Dataset
-from tailorbird.training.evaluate import thinned
 from tailorbird.training.fit import POSITIVES_MIN
 from tailorbird.training.indexes import IndexSeries, build_series
-from tailorbird.training.item_to_item import Rolling
 from tailorbird.training.judge import K, long_tail, shares
 from tailorbird.training.matrix import Featured, featured
 from tailorbird.training.pieces import Pieces
 from tailorbird.training.prepared import learn_encoder, stack
+from tailorbird.training.replaying import Replay, live_columns
 from tailorbird.training.rows import Material, load_material
 from tailorbird.training.settings import Progress, TrainSettings
 from tailorbird.training.split import split_at, split_by_time
 from tailorbird.training.target import Labelled
+from tailorbird.training.thinned import thinned
 
 Matrix = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -142,7 +145,7 @@ class Split:
     def quality_of_tail(self, value: Floats) -> Floats:
         """The same where only items of the long tail are worth finding."""
         ranked = self._ranked(value)
-        return metrics.ndcg(ranked.only(self.tail[ranked.row]), K)
+        return metrics.ndcg(ranked.only(self.tail[ranked.row], np.zeros_like(ranked.missed)), K)
 
     def _ranked(self, value: Floats) -> metrics.Ranked:
         return metrics.rank_lists(value, self.judge.gain(self.worth), self.judge.offsets, k=K)
@@ -183,6 +186,7 @@ class Ground:
 
     Attributes:
         segments: indices of requests of each, in order of time; the first one is only ever learned from.
+        replay: gives requests their candidates.
         borders: where each segment but the first begins, then where the test part begins.
     """
 
@@ -190,7 +194,7 @@ class Ground:
     segments: tuple[Ints, ...]
     borders: tuple[int, ...]
     series: IndexSeries
-    rolling: Rolling
+    replay: Replay
 
 
 def lay_out(
@@ -233,11 +237,10 @@ def lay_out(
             why = f"split {number} of {splits} has {found} requests with something to find to judge by; at least {FOUND_MIN} are needed"
             raise NotReadyError(why, fix="tune on a longer --window, with fewer --splits, or when there is more traffic")
     progress("read", 1, 1)
-    series = build_series(
-        material.events, material.items, _moments(t, segments[0], data, cuts, settings), settings.index_for(slot),
-        room=settings.room, progress=partial(progress, "index"),
-    )  # fmt: skip
-    return Ground(material, segments, borders, series, series.rolling(material.codes))
+    moments = _moments(segments[0], data, cuts, settings)
+    series = build_series(material.events, material.items, moments, progress=partial(progress, "index"))
+    live, baselines = live_columns(features, slot), default_baselines(slot.sources)
+    return Ground(material, segments, borders, series, Replay(material.log, features, slot, material.codes, live, baselines=baselines))
 
 
 def _untouched(data: Dataset, segments: Sequence[Ints], test_from: int, gap: int) -> None:
@@ -253,11 +256,8 @@ def _found(data: Dataset, requests: Ints, slot: Slot) -> Ints:
     return requests[np.isin(requests, np.unique(data.request[good]))]
 
 
-def _moments(t: Ints, first: Ints, data: Dataset, cuts: Sequence[int], settings: TrainSettings) -> list[int]:
-    if settings.index_every_us:
-        every = settings.index_every_us
-        return [*range(int(t[0]) // every * every, int(t[-1]) + 1, every), *cuts]
-    places = np.linspace(0, len(first), settings.index_parts + 2).astype(int)[1:-1]
+def _moments(first: Ints, data: Dataset, cuts: Sequence[int], settings: TrainSettings) -> list[int]:
+    places = np.linspace(0, len(first), settings.index_parts + 1).astype(int)[:-1]
     return [*(int(data.t[first[place]]) for place in places), *cuts]
 
 
@@ -267,7 +267,7 @@ class _Pieces:
 
     learned: Dataset
     learned_pieces: list[Featured]
-    judged: Dataset | None
+    judged: "Judged | None"
     judged_pieces: list[Featured]
 
 
@@ -281,7 +281,7 @@ def encode_splits(
     progress: Progress,
     evenly: bool = False,
     nets: bool = False,
-) -> list[tuple[Split, Dataset]]:
+) -> list[tuple[Split, Judged]]:
     """Every split, encoded, and the requests that it is judged by.
 
     `settings.requests` bounds what is learned from, `judged_max` the requests each split is judged by: those in which there is something
@@ -294,13 +294,13 @@ def encode_splits(
         progress("features", number, len(segments))
         usable = requests[ground.series.place_of(data.t[requests]) >= 0]
         limit = round(settings.requests * share[number] / sum(share)) if settings.requests else 0
-        learned = material.complete(data.take(thinned(usable, limit, settings.seed)), ground.rolling, sampled=True)
+        learned = completed(material, data.take(thinned(usable, limit, settings.seed)), ground.replay)
         judged = None
         if number >= 2:
             chosen = thinned(requests if evenly else _found(data, requests, slot), judged_max, settings.seed)
-            judged = material.complete(data.take(chosen), ground.rolling, sampled=False)
+            judged = judged_rows(material, data.take(chosen), ground.replay)
         pieces = list(featured(learned, features, material.events))
-        made.append(_Pieces(learned, pieces, judged, list(featured(judged, features, material.events)) if judged is not None else []))
+        made.append(_Pieces(learned, pieces, judged, list(featured(judged.rows, features, material.events)) if judged is not None else []))
     progress("features", len(segments), len(segments))
     position = material.logged and slot.denominator == "answer"
     found = []
@@ -308,7 +308,7 @@ def encode_splits(
         progress("encode", number - 2, len(segments) - 2)
         judged = made[number].judged
         assert judged is not None
-        tail = long_tail(shares(material.history, ground.borders[number - 1]))[judged.item]
+        tail = long_tail(shares(material.history, ground.borders[number - 1]))[judged.rows.item]
         past, watch = made[: number - 1], made[number - 1]
         split = _split(past, watch, made[number], tail, ground, features, slot, settings, position=position, nets=nets)
         found.append((split, judged))
@@ -329,7 +329,7 @@ def _split(
     position: bool,
     nets: bool,
 ) -> Split:
-    series = ground.series
+    series, live = ground.series, ground.replay.live
     pieces = [piece for part in past for piece in part.learned_pieces]
     learned, t = [part.learned for part in past], [part.learned.t[part.learned.request] for part in past]
     labels = {head: np.concatenate([part.labels[head] for part in learned]) for head in learned[0].labels}
@@ -343,15 +343,15 @@ def _split(
             f"no target of slot {slot.name} has enough positives in the first split: {least}", fix="tune on a longer --window"
         )
     labelled = Labelled(np.concatenate(t), labels, weight, ground.material.label_window)
-    encoder, in_time = learn_encoder(Pieces.of(pieces), features, series, settings, labelled, position=position)
+    encoder, in_time = learn_encoder(Pieces.of(pieces), features, series, settings, labelled, position=position, live=live)
     if nets:
         everything = replace(learned[0], item=np.concatenate([part.item for part in learned]))  # of which only the items are looked at
         encoder = with_columns_for_nets(encoder, everything, series)
-    train = stack(pieces, encoder, series, position=position, learned=in_time)
-    shown = stack(watch.learned_pieces, encoder, series, position=position)
-    served = stack(watch.learned_pieces, encoder, series, position=False) if position else shown
+    train = stack(pieces, encoder, series, position=position, learned=in_time, live=live)
+    shown = stack(watch.learned_pieces, encoder, series, position=position, live=live)
+    served = stack(watch.learned_pieces, encoder, series, position=False, live=live) if position else shown
     assert judge.judged is not None
-    judged = stack(judge.judged_pieces, encoder, series, position=False)
+    judged = stack(judge.judged_pieces, encoder, series, position=False, live=live)
     offsets = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(part.offsets) for part in learned]))]).astype(np.int64)
     of_requests = (np.concatenate([part.t for part in learned]), np.concatenate([part.person for part in learned]))
     heads = {head: labels[head] for head in objective}
@@ -362,7 +362,7 @@ def _split(
         ordering,
         Part(train, heads, weight, offsets, *of_requests),
         _part(watch.learned, shown, objective),
-        _part(judge.judged, judged, ordering),
+        _part(judge.judged.rows, judged, ordering),
         served,
         tail,
         layout_of(encoder) if nets else None,

@@ -23,9 +23,8 @@ from tailorbird.ranking.slot import Slot
 from tailorbird.training import metrics
 from tailorbird.training.architecture import wants_net
 from tailorbird.training.bootstrap import Interval
-from tailorbird.training.dataset import Dataset
+from tailorbird.training.completing import Judged
 from tailorbird.training.judge import PRIMARY, Evaluation, Judge, flat, shares
-from tailorbird.training.rows import baselines_of
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 from tailorbird.training.tune.architectures import Ask, Heads
 from tailorbird.training.tune.rows import Ground, Part, Split, encode_splits, lay_out, told
@@ -187,7 +186,7 @@ def validate(
         gaps += _gaps(origin, split, model)
         heads = model.probabilities(split.judge.matrix)
         panel.as_of(shares(ground.material.history, ground.borders[number + 1]))
-        panel.add(judged, scores[number] | baselines_of(ground.material, judged, ground.rolling, settings.seed), heads, named=origin)
+        panel.add(judged.rows, {**scores[number], **judged.values}, heads, judged.slates, named=origin)
     evaluation = panel.result(NAME)
     kinds = {one.name: one.kind for one in variants}
     tests = holm([(name, kinds.get(name, "baseline"), gain) for name, gain in evaluation.differences.items()])
@@ -209,7 +208,7 @@ def validate(
 
 
 def _fitted(
-    made: Sequence[tuple[Split, Dataset]], variants: Sequence[Variant], ask: Ask, progress: Progress
+    made: Sequence[tuple[Split, Judged]], variants: Sequence[Variant], ask: Ask, progress: Progress
 ) -> tuple[list[Heads], list[dict[str, Floats]], list[str]]:
     """The model of each origin, what it and each variant say of the origin's judged rows, and which variants are left out, in words."""
     architecture = ask.train.architecture
@@ -228,7 +227,7 @@ def _fitted(
     return models, scores, gone
 
 
-def _at_each(what: str, made: Sequence[tuple[Split, Dataset]], fit: Callable[[Split], Found], progress: Progress) -> list[Found]:
+def _at_each(what: str, made: Sequence[tuple[Split, Judged]], fit: Callable[[Split], Found], progress: Progress) -> list[Found]:
     """What a fit gives at each origin; progress says what is fitted, and at how many of them it was."""
     found = []
     for number, (split, _) in enumerate(made):
@@ -251,9 +250,9 @@ def _chosen(architecture: str, fitted: Sequence[str], *, nets: bool) -> list[str
     return [f"auto took, by what each origin watched: {', '.join(fitted)}"]
 
 
-def _found(made: Sequence[tuple[Split, Dataset]], ground: Ground, features: FeatureSet, seed: int) -> list[Finding]:
+def _found(made: Sequence[tuple[Split, Judged]], ground: Ground, features: FeatureSet, seed: int) -> list[Finding]:
     """What the search for leaks finds in the largest split, and in the log."""
-    split, judged = made[-1]
+    split, judged = made[-1][0], made[-1][1].rows
     found = [one for head in split.objective for one in too_good(split.names, split.train.matrix, split.train.labels[head], head)]
     once = {one.what: one for one in reversed(found)}
     known = list(reversed(once.values()))

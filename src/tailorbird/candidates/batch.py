@@ -1,0 +1,168 @@
+"""What candidate sources see of events: columns of keys, the same from the routed log and from the lake."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.candidates.contract import CATEGORY_ATTRIBUTE, SEGMENTS, Contract
+from tailorbird.events.keys import hash64, hash64s
+from tailorbird.events.schema import ROUTED, micros
+
+Keys = npt.NDArray[np.uint64]
+Int64s = npt.NDArray[np.int64]
+
+CONTEXT = tuple(name for name in SEGMENTS if name != CATEGORY_ATTRIBUTE)
+COLUMNS = (
+    "p", "type", "ts", "person", "item_id", "items", "agent", "counts", "timeless", "properties", *CONTEXT,
+)  # fmt: skip
+INTEREST, SHOWN, PROFILE = 0, 1, 2
+_HOST = re.compile(r"^[a-z]+://(?:www\.)?([^/?#]*).*$", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """Events in log order, one row for each item that they name; (n,) each.
+
+    Attributes:
+        p: position of the event in the routed log, ascending.
+        ts: when it happened; of a timeless profile 0.
+        kind: INTEREST (a person showed interest in the item), SHOWN or PROFILE.
+        person: key of the person; 0 where nobody is known. Only interests have one.
+        item: key of the item.
+        category: of a profile, the key of its category; 0 without one.
+        segments: context field → key of its value; 0 where there is none. Only interests have any.
+        ids: the items' ids.
+        end: the events of the log up to this position are in this batch or before it.
+    """
+
+    p: Int64s
+    ts: Int64s
+    kind: npt.NDArray[np.uint8]
+    person: Keys
+    item: Keys
+    category: Keys
+    segments: Mapping[str, Keys]
+    ids: pa.Array
+    end: int
+
+    def __len__(self) -> int:
+        return len(self.p)
+
+    def slice(self, low: int, high: int, end: int) -> "EventBatch":
+        """Return the rows from `low` to `high`, as a batch that ends at a position."""
+        here = slice(low, high)
+        segments = {name: keys[here] for name, keys in self.segments.items()}
+        arrays = (self.p[here], self.ts[here], self.kind[here], self.person[here], self.item[here], self.category[here])
+        return EventBatch(*arrays, segments, self.ids.slice(low, high - low), end)
+
+
+def batch_of(events: pa.Table, contract: Contract, end: int) -> EventBatch:
+    """Read a batch from routed events.
+
+    Args:
+        events: columns `COLUMNS` of `events.schema.ROUTED`, in order of p. Those of bots, and those that came too late to count,
+            are left out.
+        end: position of the last event of the log that was looked at.
+    """
+    table = events.select([name for name in COLUMNS if name in events.column_names]).combine_chunks()
+    wanted = pa.array([*contract.event_types, contract.shown, "item"], pa.string())
+    kept = pc.and_(pc.is_in(table["type"], wanted), pc.fill_null(table["counts"], True))
+    table = table.filter(pc.and_(kept, pc.fill_null(pc.not_equal(table["agent"], "bot"), True))).combine_chunks()
+    kinds = _kinds(table, contract)
+    table, kind = _one_item_a_row(table, kinds)
+    is_interest = kind == INTEREST
+    segments = {name: np.where(is_interest, _segments(name, table[name]), np.uint64(0)) for name in CONTEXT}
+    ts = np.where(pc.fill_null(table["timeless"], False).to_numpy(), 0, micros(table["ts"]))
+    person = np.where(is_interest, _keys(table["person"]), np.uint64(0))
+    ids = table["item_id"].combine_chunks() if isinstance(table["item_id"], pa.ChunkedArray) else table["item_id"]
+    ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) and ids.num_chunks == 1 else ids
+    return EventBatch(
+        table["p"].to_numpy(), ts.astype(np.int64), kind, person, _keys(ids), _categories(table, kind), segments, _array(ids), end
+    )
+
+
+def empty_batch(end: int) -> EventBatch:
+    """Return a batch without events, which only moves the position on."""
+    none, keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+    segments = dict.fromkeys(CONTEXT, keys)
+    return EventBatch(none, none, np.zeros(0, np.uint8), keys, keys, keys, segments, pa.array([], pa.string()), end)
+
+
+def segment_keys(context: Mapping[str, str | None]) -> dict[str, int]:
+    """Return the keys of the segments that a request is in, by context field."""
+    return {name: hash64(_segment(name, value)) for name in CONTEXT if (value := context.get(name))}
+
+
+def _array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray):
+        return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    return column
+
+
+def _kinds(table: pa.Table, contract: Contract) -> npt.NDArray[np.uint8]:
+    kinds = np.full(table.num_rows, INTEREST, np.uint8)
+    kinds[pc.equal(table["type"], contract.shown).to_numpy()] = SHOWN
+    kinds[pc.equal(table["type"], "item").to_numpy()] = PROFILE
+    return kinds
+
+
+def _one_item_a_row(table: pa.Table, kind: npt.NDArray[np.uint8]) -> tuple[pa.Table, npt.NDArray[np.uint8]]:
+    """Return the events that name an item, and those that show several as often as they show any."""
+    named = pc.is_valid(table["item_id"]).to_numpy(zero_copy_only=False)
+    listed = (kind == SHOWN) & ~named
+    if "items" not in table.column_names or not listed.any():
+        at = np.flatnonzero(named)
+        return table.take(pa.array(at)), kind[at]
+    lists = _array(table["items"])
+    size = np.where(listed, pc.fill_null(pc.list_value_length(lists), 0).to_numpy(), named.astype(np.int64)).astype(np.int64)
+    at = np.repeat(np.arange(table.num_rows), size)
+    spread = table.take(pa.array(at))
+    shown = pc.list_flatten(lists.take(pa.array(np.flatnonzero(listed))))
+    ids = np.array(spread["item_id"].to_pylist(), object)
+    ids[listed[at]] = shown.to_pylist()
+    column = spread.schema.get_field_index("item_id")
+    return spread.set_column(column, "item_id", pa.array(ids.tolist(), pa.string())), kind[at]
+
+
+def _keys(column: pa.Array | pa.ChunkedArray) -> Keys:
+    """Hash a column of texts, each different one once; 0 for null."""
+    encoded = _array(column).dictionary_encode()
+    keys = np.concatenate([hash64s(encoded.dictionary.to_pylist()), np.zeros(1, np.uint64)])
+    return keys[pc.fill_null(encoded.indices, len(keys) - 1).to_numpy()]
+
+
+def _segments(name: str, column: pa.Array | pa.ChunkedArray) -> Keys:
+    """Hash the segments that the values of a context field belong to; 0 for null."""
+    encoded = _array(column).dictionary_encode()
+    values = [_segment(name, value) for value in encoded.dictionary.to_pylist()]
+    keys = np.concatenate([hash64s(values), np.zeros(1, np.uint64)])
+    return keys[pc.fill_null(encoded.indices, len(keys) - 1).to_numpy()]
+
+
+def _segment(name: str, value: str) -> str:
+    """Return a context field's segment: of a referring page its host, else the value itself."""
+    return _HOST.sub(r"\1", value).lower() if name == "referrer" else value
+
+
+def _categories(table: pa.Table, kind: npt.NDArray[np.uint8]) -> Keys:
+    found = np.zeros(table.num_rows, np.uint64)
+    at = np.flatnonzero(kind == PROFILE)
+    if len(at) and "properties" in table.column_names:
+        texts: Sequence[str | None] = table["properties"].take(pa.array(at)).to_pylist()
+        found[at] = [_category(text) for text in texts]
+    return found
+
+
+def _category(text: str | None) -> int:
+    value = msgspec.json.decode(text, type=dict[str, Any]).get(CATEGORY_ATTRIBUTE) if text else None
+    return hash64(value if isinstance(value, str) else f"{value:g}") if isinstance(value, str | float | int) else 0
+
+
+assert set(COLUMNS) <= set(ROUTED.names)

@@ -1,0 +1,215 @@
+"""The contract of candidate sources: which tables a project keeps, as its slots name them. Bundles name a contract, not contents.
+
+sources={"trending": 100, "popular:24h": 100, "popular:7d:category": 60, "item_knn": 150, "repeat": 60, "new_items": 30}
+
+popular[:WINDOW][:SEGMENT]    most events in the window (7d unless told); SEGMENT is category, country, device or referrer
+trending[:SEGMENT]            the same over 1h
+item_knn[:LAST]               what goes with the person's last items, about so many of them (5 unless told)
+session_knn, stan             what sessions like the person's went on to (V-SkNN, STAN)
+repeat                        what the person had before, most often first
+new_items                     what came lately, with or without a profile
+sequence, clusters, search, editorial:NAME     from indexes and files, see docs/how-to/retrieval.md
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+
+import msgspec
+
+from tailorbird.errors import DeclarationError, UsageError, nearest
+from tailorbird.events.clock import DAY, HOUR, MINUTE, duration
+
+VERSION = 1  # of the folds: another one builds all tables anew
+INTERESTS = ("click", "view", "cart", "purchase", "rating", "like", "share")
+CATEGORY_ATTRIBUTE = "category"  # of items
+SEGMENTS = (CATEGORY_ATTRIBUTE, "country", "device", "referrer")
+KINDS = (
+    "popular", "trending", "item_knn", "session_knn", "stan", "repeat", "new_items", "sequence", "clusters", "search", "editorial",
+)  # fmt: skip
+POPULAR, TRENDING = 7 * DAY, HOUR
+LAST, LAST_MAX = 5, 10  # of a person's items, in `item_knn`
+WINDOW_MIN, WINDOW_MAX = 5 * MINUTE, 400 * DAY
+_LIST = re.compile(r"[\w.-]{1,60}")
+
+
+class Board(msgspec.Struct, frozen=True, order=True):
+    """A leaderboard: items by their events within `window_us`, of everybody or by the values of a segment."""
+
+    window_us: int
+    segment: str = ""
+
+    @property
+    def name(self) -> str:
+        """As columns and metrics name it, such as `popular_1h_device`."""
+        return f"popular_{window_text(self.window_us)}{f'_{self.segment}' if self.segment else ''}"
+
+
+class ItemKnn(msgspec.Struct, frozen=True):
+    """Co-occurrence of items: what people have within `distance` events of each other.
+
+    Attributes:
+        distance: of how many of a person's items before it an event goes with, each with the weight 1 / steps.
+        gap_us: a longer pause cuts a person's sequence.
+        backward: weight of what came before an item, where what comes after it has 1.
+        half_life_us: after which an event counts half; 0: never.
+        neighbours: of an item, at most; past it the weakest gives way (Space-Saving).
+    """
+
+    distance: int = 10
+    gap_us: int = DAY
+    backward: float = 0.5
+    half_life_us: int = 0
+    neighbours: int = 200
+
+
+class SessionKnn(msgspec.Struct, frozen=True):
+    """The newest sessions of everybody.
+
+    Attributes:
+        gap_us: a longer pause ends a session.
+        most: so many sessions are kept,
+        within_us: none whose last event is older,
+        length: and of each the last so many events.
+    """
+
+    gap_us: int = 30 * MINUTE
+    most: int = 100_000
+    within_us: int = 28 * DAY
+    length: int = 50
+
+
+class Contract(msgspec.Struct, frozen=True, dict=True):
+    """Which tables are kept, and how.
+
+    Attributes:
+        boards: sorted.
+        item_knn, session_knn: None where no source asks for them.
+        event_types: which events show interest in an item.
+        shown: which event says that an item was shown: `impression` or `answer`.
+        new_within_us: how long an item is new.
+        items_max, people_max: past so many, those idle longest are dropped, and counted.
+    """
+
+    boards: tuple[Board, ...]
+    item_knn: ItemKnn | None = ItemKnn()
+    session_knn: SessionKnn | None = None
+    event_types: tuple[str, ...] = INTERESTS
+    shown: str = "impression"
+    new_within_us: int = 14 * DAY
+    items_max: int = 2_000_000
+    people_max: int = 5_000_000
+    version: int = VERSION
+
+    @cached_property
+    def hash(self) -> str:
+        """Names the folder of the tables."""
+        return blake2b(msgspec.json.encode(self), digest_size=6, person=b"candidates").hexdigest()
+
+    def covers(self, other: "Contract") -> bool:
+        """Whether these tables answer all that another contract asks for."""
+        same = ("event_types", "shown", "new_within_us", "version")
+        return (
+            set(other.boards) <= set(self.boards)
+            and other.item_knn in (None, self.item_knn)
+            and other.session_knn in (None, self.session_knn)
+            and all(getattr(self, name) == getattr(other, name) for name in same)
+        )
+
+    def joined(self, other: "Contract") -> "Contract":
+        """Return a contract that has the boards and sources of both; settings are this one's."""
+        boards = tuple(sorted({*self.boards, *other.boards}))
+        item_knn, session_knn = self.item_knn or other.item_knn, self.session_knn or other.session_knn
+        return msgspec.structs.replace(self, boards=boards, item_knn=item_knn, session_knn=session_knn)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source as a slot names it.
+
+    Attributes:
+        board: of `popular` and `trending`.
+        last: of `item_knn`.
+        list: of `editorial`.
+    """
+
+    name: str
+    kind: str
+    board: Board | None = None
+    last: int = 0
+    list: str = ""
+
+    @property
+    def column(self) -> str:
+        """What its columns begin with."""
+        if self.board is not None:
+            return self.board.name
+        return self.name.replace(":", "_") if self.kind == "item_knn" else self.kind
+
+
+BASE = tuple(Board(window) for window in (HOUR, DAY, 7 * DAY))  # of every project
+
+
+def parse_source(name: str) -> Source:
+    """Read the name of a source.
+
+    Raises:
+        DeclarationError: there is no such source; names the nearest.
+    """
+    kind, *rest = name.split(":")
+    if kind not in KINDS:
+        fix = nearest(kind, KINDS, f"use one of {', '.join(KINDS)}")
+        raise DeclarationError(f"unknown source {name!r}", fix=fix)
+    if kind == "editorial":
+        if len(rest) != 1 or not _LIST.fullmatch(rest[0]):
+            raise DeclarationError(f"{name!r} names no list", fix="name one of lists.toml: editorial:NAME")
+        return Source(name, kind, list=rest[0])
+    if kind in ("popular", "trending"):
+        return Source(name, kind, board=_board(name, kind, rest))
+    if kind == "item_knn":
+        return Source(name, kind, last=_last(name, rest))
+    if rest:
+        raise DeclarationError(f"{kind} takes nothing after it, got {name!r}", fix=f"write {kind!r}")
+    return Source(name, kind)
+
+
+def _last(name: str, rest: list[str]) -> int:
+    if not rest:
+        return LAST
+    if len(rest) > 1 or not rest[0].isdecimal() or not 1 <= int(rest[0]) <= LAST_MAX:
+        raise DeclarationError(f"{name!r}: expected a number of items from 1 to {LAST_MAX}", fix="such as item_knn:2")
+    return int(rest[0])
+
+
+def _board(name: str, kind: str, rest: list[str]) -> Board:
+    window = TRENDING if kind == "trending" else POPULAR
+    if rest and rest[0] not in SEGMENTS:
+        try:
+            window = duration(rest.pop(0))
+        except UsageError as error:
+            raise DeclarationError(f"{name!r}: {error.message}", fix=f"such as popular:24h or popular:7d:{SEGMENTS[0]}") from None
+        if not WINDOW_MIN <= window <= WINDOW_MAX:
+            raise DeclarationError(f"{name!r}: a window is from 5m to 400d", fix="such as popular:24h")
+    segment = rest.pop(0) if rest else ""
+    if rest or (segment and segment not in SEGMENTS):
+        raise DeclarationError(f"{name!r} names no segment", fix=f"use one of {', '.join(SEGMENTS)}, such as popular:7d:category")
+    return Board(window, segment)
+
+
+def contract_of(sources: Iterable[str], *, shown: str = "impression") -> Contract:
+    """Return the contract of a project whose slots name these sources: what every project keeps, and what they ask for beside it."""
+    parsed = [parse_source(name) for name in sources]
+    boards = {*BASE, *(source.board for source in parsed if source.board is not None)}
+    boards |= {Board(board.window_us) for board in boards}  # asked where a segment is not known, or too small
+    sessions = SessionKnn() if any(source.kind in ("session_knn", "stan") for source in parsed) else None
+    return Contract(tuple(sorted(boards)), session_knn=sessions, shown=shown)
+
+
+def window_text(window_us: int) -> str:
+    """Return a window as it is written in names: `1h`, `24h`, `7d`."""
+    for unit, name in ((DAY, "d"), (HOUR, "h"), (MINUTE, "m")):
+        if window_us % unit == 0 and not (name == "d" and window_us == DAY):
+            return f"{window_us // unit}{name}"
+    return f"{window_us}us"

@@ -1,0 +1,83 @@
+"""The folder of candidates: which contract is current, and how servers open its tables. The writer is `role`.
+
+candidates/current.json     the current contract
+candidates/<hash>/          its tables
+"""
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from tailorbird.candidates.contract import Contract
+from tailorbird.candidates.tables import TableReader
+from tailorbird.errors import DamageError, LockedError, NotReadyError
+from tailorbird.lock import FileLock
+from tailorbird.store import open_store
+from tailorbird.store.breaker import Breaker
+from tailorbird.store.valkey import CopiedStore, CopiesAt
+from tailorbird.whole import write_whole
+
+CURRENT = "current.json"
+ROLE = "role"  # whose lock the writer of a contract's tables holds
+
+
+def folder_of(root: Path, contract: Contract) -> Path:
+    """Return where the tables of a contract are."""
+    return root / contract.hash
+
+
+def contract_folders(root: Path) -> list[Path]:
+    """Return the folders of all contracts that have any tables."""
+    return [path for path in root.iterdir() if path.is_dir()] if root.exists() else []
+
+
+def current_contract(root: Path) -> Contract | None:
+    """Return the contract whose tables servers read, None before there are any. Raises DamageError."""
+    path = root / CURRENT
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Contract)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DamageError(f"cannot be read: {error}", where=str(path), fix="remove data/candidates; the role builds it anew") from error
+
+
+def keep_current(root: Path, contract: Contract) -> None:
+    """Let servers read a contract's tables from now on; the tables of others are removed."""
+    if current_contract(root) == contract:
+        return
+    write_whole(root / CURRENT, msgspec.json.encode(contract))
+    for other in contract_folders(root):
+        if other.name != contract.hash:
+            _remove(other)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the tables of a contract unless a role keeps them up; a server that has them open keeps them until it looks again."""
+    try:
+        lock = FileLock(folder / ROLE)
+    except LockedError:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
+
+
+def open_tables(root: Path, contract: Contract, *, copies: CopiesAt | None = None, breaker: Breaker | None = None) -> TableReader:
+    """Open the tables of a contract, of this machine or as they were copied to a Valkey.
+
+    Raises:
+        NotReadyError: nothing was published yet.
+        StorageError: the server of the copies cannot be reached.
+    """
+    if copies is not None:
+        return TableReader(CopiedStore(copies.open(copied_name(contract), breaker=breaker)), contract)
+    try:
+        return TableReader(open_store(folder_of(root, contract)), contract)
+    except NotReadyError as error:
+        raise NotReadyError("no candidates yet", where=str(root), fix="start the role: tailorbird run candidates") from error
+
+
+def copied_name(contract: Contract) -> str:
+    """Return under which name the copies of a contract's tables stand in a Valkey."""
+    return f"candidates-{contract.hash}"

@@ -1,0 +1,76 @@
+"""Events of the lake for the folds, where the routed log no longer has them: after a new contract, or a lost snapshot."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from tailorbird.candidates.batch import COLUMNS
+from tailorbird.candidates.contract import Contract
+from tailorbird.candidates.role import CandidatesRole
+from tailorbird.errors import DamageError
+from tailorbird.events import Clock
+from tailorbird.lake import Lake
+from tailorbird.stream import Address, read_released
+
+BATCH_ROWS = 500_000
+
+
+class _Stopped(Exception):
+    """The role is to stop before the tables are built."""
+
+
+def build_from_lake(
+    role: CandidatesRole,
+    lake: Lake,
+    stop: threading.Event,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> bool:
+    """Build the folds of a role from the lake; False if `stop` was set before they were done.
+
+    Raises:
+        DamageError: the lake does not have all that the log has deleted.
+    """
+    end, start = read_released(lake.path).of_routed(), role.log_start()
+    if end < start:
+        raise DamageError(
+            f"the routed log begins at {start}, the lake has only what stood before {end}",
+            where=str(lake.path),
+            fix="restore the lake from a copy, or let the lake role catch up",
+        )
+    try:
+        role.build(lambda after: _events(lake, after, end, stop, progress), end - 1)
+    except _Stopped:
+        return False
+    return True
+
+
+def rebuild(routed: Address, root: Path, contract: Contract, lake: Lake, clock: Clock) -> int:
+    """Remove all tables and build those of a contract anew from lake and log, as after an erasure; the position they stand at."""
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    with CandidatesRole(routed, root, contract, clock=clock) as role:
+        if role.needs_history():
+            build_from_lake(role, lake, threading.Event())
+        while role.step():
+            pass
+        role.publish(everything=True)
+        role.save()
+        return role.fold.p
+
+
+def _events(
+    lake: Lake, after: int, end: int, stop: threading.Event, progress: Callable[[int, int], None]
+) -> Iterator[pa.Table]:  # fmt: skip
+    for first in range(after + 1, end, BATCH_ROWS):
+        if stop.is_set():
+            raise _Stopped
+        last = min(first + BATCH_ROWS, end)
+        rows = lake.table("events", COLUMNS, where=(ds.field("p") >= first) & (ds.field("p") < last)) if lake.exists("events") else None
+        if rows is not None and rows.num_rows:
+            yield rows.sort_by("p")
+        progress(last - 1, end - 1)

@@ -1,0 +1,1 @@
+"""Item-kNN: what people have within a few events of each other."""

@@ -1,0 +1,185 @@
+"""Co-occurrence rows, kept up event by event.
+
+    w[i, j] += 2 ** ((ts − landmark) / half-life) / k      where j is the k-th item of a person after i, k <= distance
+    w[j, i] += the same × backward
+
+    value[i, j] = w[i, j] / (Σ over all that was ever added to row i + damping)      both as of the row's newest event
+
+Weights grow with time instead of fading (forward decay: Cormode et al., ICDE 2009), so that nothing is rewritten. A row keeps at most
+`neighbours` entries; past them the weakest gives way, and its successor inherits its weight (Space-Saving: Metwally et al., ICDT
+2005). The damping of 10 events keeps rows with few events small. A published row is a function of the log alone, not of the hour.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.candidates.contract import ItemKnn
+from tailorbird.candidates.kernels import POWERS, STEPS, cooccur
+from tailorbird.candidates.keytable import KeyTable, grown
+from tailorbird.candidates.protocol import Neighbours
+from tailorbird.candidates.ragged import spread
+
+Keys = npt.NDArray[np.uint64]
+Int64s = npt.NDArray[np.int64]
+
+DAMPING = 10.0
+ENTRY_MIN = 1e-6  # of a value: less is not published
+_POOL = 1 << 16
+_BY_ROW = ("start", "room", "size", "total", "at")
+_BY_PERSON = ("recent", "recent_count", "recent_ts")
+
+
+class ItemKnnFold:
+    """Rows of neighbours by item; `items` and the rows of people are shared with the other folds.
+
+    Attributes:
+        evicted: how many neighbours gave way to others.
+    """
+
+    def __init__(self, settings: ItemKnn, items: KeyTable) -> None:
+        self._settings, self._items = settings, items
+        self._recent = np.zeros((0, settings.distance), np.int32)
+        self._recent_count, self._recent_ts = np.zeros(0, np.uint8), np.zeros(0, np.int64)
+        self._start, self._room, self._size = np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32)
+        self._total, self._at = np.zeros(0), np.zeros(0, np.int64)
+        self._dirty = np.zeros(0, np.uint8)
+        self._entry, self._weight = np.zeros(_POOL, np.int32), np.zeros(_POOL)
+        self._free, self._landmark, self._evicted = np.zeros(1, np.int64), np.zeros(2, np.int64), np.zeros(1, np.int64)
+
+    @property
+    def evicted(self) -> int:
+        return int(self._evicted[0])
+
+    def update(self, person: Int64s, item: Int64s, ts: Int64s, newest: Int64s, people: int) -> None:
+        """Take up interests in log order: rows of people (−1: nobody) and items, times, and the largest time of the log so far."""
+        self._reserve(people, self._items.count)
+        done = 0
+        while True:
+            done = cooccur(
+                person, item, ts, newest, done, self._recent, self._recent_count, self._recent_ts,
+                self._start, self._room, self._size, self._total, self._entry, self._weight, self._free, self._dirty,
+                self._landmark, self._settings.gap_us, self._settings.half_life_us, self._settings.backward,
+                self._settings.neighbours, POWERS, self._evicted,
+            )  # fmt: skip
+            if done == len(item):
+                break
+            self._compact()
+        known = person >= 0
+        np.maximum.at(self._at, item[known], ts[known])
+
+    def _reserve(self, people: int, items: int) -> None:
+        self._recent, self._recent_count = grown(self._recent, people), grown(self._recent_count, people)
+        self._recent_ts = grown(self._recent_ts, people)
+        self._start, self._room, self._size = grown(self._start, items), grown(self._room, items), grown(self._size, items)
+        self._total, self._at, self._dirty = grown(self._total, items), grown(self._at, items), grown(self._dirty, items)
+
+    def _compact(self) -> None:
+        """Give the pool room: entries that rows left behind go, and it grows where that is not enough."""
+        at, _ = spread(self._start, self._size.astype(np.int64))
+        needed = len(at) + 2 * self._settings.distance * self._settings.neighbours
+        size = max(len(self._entry), 1 << (2 * needed).bit_length())
+        entry, weight = np.zeros(size, np.int32), np.zeros(size)
+        entry[: len(at)], weight[: len(at)] = self._entry[at], self._weight[at]
+        self._start[:] = np.cumsum(self._size) - self._size
+        self._room[:] = self._size
+        self._entry, self._weight, self._free[0] = entry, weight, len(at)
+
+    def changed(self) -> Int64s:
+        """Return the rows of items that changed since this was last asked."""
+        rows = np.flatnonzero(self._dirty)
+        self._dirty[rows] = 0
+        return rows
+
+    def every(self) -> Int64s:
+        """Return the rows of all items that have neighbours."""
+        self._dirty[:] = 0
+        return np.flatnonzero(self._size)
+
+    def table(self, rows: Int64s) -> Neighbours:
+        """Return the neighbours of some items by row, −1 has none; strongest first, ties by key."""
+        rows = np.where(rows < len(self._size), rows, -1)
+        at_row = np.maximum(rows, 0)
+        size = np.where(rows >= 0, self._size[at_row], 0).astype(np.int64) if len(self._size) else np.zeros(len(rows), np.int64)
+        at, owner = spread(self._start[at_row] if len(self._size) else np.zeros(len(rows), np.int64), size)
+        scale = self._scale(at_row)
+        total = self._total[at_row] * scale if len(self._total) else np.zeros(len(rows))
+        value = (self._weight[at] * scale[owner] / (total[owner] + DAMPING)).astype(np.float32)
+        keys = self._items.keys[self._entry[at]]
+        order = np.lexsort((keys, -value, owner))
+        order = order[value[order] >= ENTRY_MIN]
+        offsets = np.concatenate(([0], np.cumsum(np.bincount(owner[order], minlength=len(rows))))).astype(np.int64)
+        return Neighbours(offsets, keys[order], value[order])
+
+    def _scale(self, rows: Int64s) -> npt.NDArray[np.float64]:
+        """What makes weights of the landmark weights of each row's newest event."""
+        half_life = self._settings.half_life_us
+        if not half_life or not len(self._at):
+            return np.ones(len(rows))
+        steps = np.clip((self._at[rows] - self._landmark[0]) * STEPS // half_life, -1000 * STEPS, 1000 * STEPS)
+        return np.ldexp(1.0 / POWERS[steps % STEPS], -(steps // STEPS).astype(np.int32))
+
+    def move_people(self, moved: Int64s, people: int) -> None:
+        """Number people anew: the new row of each old one, −1 where it goes."""
+        kept = np.flatnonzero(moved >= 0)
+        kept = kept[kept < len(self._recent_ts)]
+        for name in _BY_PERSON:
+            array = getattr(self, f"_{name}")
+            fresh = np.zeros((people, *array.shape[1:]), array.dtype)
+            fresh[moved[kept]] = array[kept]
+            setattr(self, f"_{name}", fresh)
+
+    def move_items(self, moved: Int64s, items: int) -> None:
+        """Number items anew; what goes with one that goes, goes."""
+        self._reserve(0, len(moved))
+        at, owner = spread(self._start, self._size.astype(np.int64))
+        entry = moved[self._entry[at]]
+        left = entry >= 0
+        self._dirty[owner[~left]] = 1  # what is published of these still names what goes
+        at, owner, entry = at[left], owner[left], entry[left]
+        size = np.bincount(owner, minlength=len(self._size))
+        kept = np.flatnonzero(moved >= 0)
+        at = at[moved[owner] >= 0]
+        entry = entry[moved[owner] >= 0]
+        fresh = {name: np.zeros(items, getattr(self, f"_{name}").dtype) for name in _BY_ROW}
+        fresh["size"][:] = size[kept]
+        fresh["room"][:] = size[kept]
+        fresh["start"][:] = np.cumsum(size[kept]) - size[kept]
+        fresh["total"][:], fresh["at"][:] = self._total[kept], self._at[kept]
+        dirty = self._dirty[kept].copy()
+        pool = np.zeros(max(len(self._entry), len(at)), np.int32), np.zeros(max(len(self._entry), len(at)))
+        pool[0][: len(at)], pool[1][: len(at)] = entry, self._weight[at]
+        for name, array in fresh.items():
+            setattr(self, f"_{name}", array)
+        self._dirty, self._entry, self._weight, self._free[0] = dirty, *pool, len(at)
+        self._drop_recent(moved)
+
+    def _drop_recent(self, moved: Int64s) -> None:
+        """Take items that went out of what people had last."""
+        count = self._recent_count.astype(np.int64)
+        row = np.repeat(np.arange(len(count)), count)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        item = moved[self._recent[row, place]]
+        kept = item >= 0
+        left = np.bincount(row[kept], minlength=len(count))
+        place = np.arange(int(kept.sum())) - np.repeat(np.cumsum(left) - left, left)
+        self._recent = np.zeros_like(self._recent)
+        self._recent[row[kept], place] = item[kept]
+        self._recent_count = left.astype(np.uint8)
+
+    def arrays(self) -> dict[str, npt.NDArray]:
+        """Return the state as arrays, of which `restore` makes it again."""
+        self._compact()
+        used = int(self._free[0])
+        names = (*_BY_PERSON, *_BY_ROW, "landmark", "evicted", "dirty")
+        found = {name: getattr(self, f"_{name}") for name in names}
+        return found | {"entry": self._entry[:used], "weight": self._weight[:used]}
+
+    def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
+        for name in (*_BY_PERSON, *_BY_ROW, "landmark", "evicted", "dirty"):
+            setattr(self, f"_{name}", arrays[name].copy())
+        used = len(arrays["entry"])
+        size = max(_POOL, 1 << (2 * used).bit_length())
+        self._entry, self._weight = np.zeros(size, np.int32), np.zeros(size)
+        self._entry[:used], self._weight[:used], self._free[0] = arrays["entry"], arrays["weight"], used

@@ -1,0 +1,32 @@
+"""What goes with a person's last items: score = Σ over the items i, the newest first, of (1 − 1/last) ** age · value[i, j].
+
+With `last` = 1 the newest item alone counts; with 2 each counts half as much as the one after it. Where people go from one thing to the
+next, as in a news site's sessions, few tell most; where they gather, as in baskets, many do.
+"""
+
+import numpy as np
+
+from tailorbird.candidates.contract import LAST_MAX
+from tailorbird.candidates.protocol import CandidateTables, Keys, Neighbours, RankedList, ranked
+from tailorbird.candidates.ragged import spread
+
+RECENT_MAX = LAST_MAX
+SIZE = 1_000
+
+
+def scored(recent: Keys, found: Neighbours, last: int) -> RankedList:
+    """Add up the neighbours of a person's last items, the newest first; these items themselves are left out."""
+    decay = 1.0 - 1.0 / last
+    entries = len(found.keys) if decay else int(found.offsets[1])
+    _, age = spread(found.offsets[:-1], np.diff(found.offsets))
+    keys, at = np.unique(found.keys[:entries], return_inverse=True)
+    weights = found.weights[:entries] * decay ** age[:entries]
+    scores = np.bincount(at, weights=weights, minlength=len(keys)).astype(np.float64)
+    scores[np.isin(keys, recent)] = 0.0
+    return ranked(keys, scores, SIZE)
+
+
+def similar(tables: CandidateTables, key: int) -> RankedList:
+    """Return what goes with one item."""
+    found = tables.neighbours(np.array([key], np.uint64))
+    return RankedList(found.keys, found.weights.astype(np.float64))

@@ -1,0 +1,73 @@
+"""Rows for keys: the first key that comes has row 0, the next new one row 1. A plain hash table over arrays, see `kernels`."""
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.candidates.kernels import assign, fill_table, find
+
+Keys = npt.NDArray[np.uint64]
+Int64s = npt.NDArray[np.int64]
+
+_FIRST = 1 << 10
+
+
+class KeyTable:
+    """Numbers keys in the order in which they come.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    def __init__(self, keys: Keys | None = None) -> None:
+        self.count = 0
+        self._known: Keys = np.zeros(_FIRST, np.uint64)
+        self._table: Int64s = np.full(2 * _FIRST, -1, np.int64)
+        if keys is not None and len(keys):
+            self.assign(keys)
+
+    @property
+    def keys(self) -> Keys:
+        """The keys by row."""
+        return self._known[: self.count]
+
+    def assign(self, keys: Keys) -> Int64s:
+        """Return the row of each key, (n,), and give new ones the next; −1 for the key 0."""
+        self._reserve(len(keys))
+        rows = np.empty(len(keys), np.int64)
+        self.count = assign(np.ascontiguousarray(keys), self._table, self._known, self.count, rows)
+        return rows
+
+    def find(self, keys: Keys) -> Int64s:
+        """Return the row of each key, (n,); −1 for one that is not known."""
+        rows = np.empty(len(keys), np.int64)
+        find(np.ascontiguousarray(keys), self._table, self._known, rows)
+        return rows
+
+    def keep(self, kept: npt.NDArray[np.bool_]) -> Int64s:
+        """Forget the rows that are not `kept` and number the others anew, in order: the new row of each old one, −1 if it is gone."""
+        left = self.keys[kept].copy()
+        moved = np.full(self.count, -1, np.int64)
+        moved[kept] = np.arange(len(left))
+        self.__init__(left)
+        return moved
+
+    def _reserve(self, more: int) -> None:
+        needed = self.count + more
+        if needed <= len(self._known):
+            return
+        size = 1 << (needed - 1).bit_length()
+        known = np.zeros(size, np.uint64)
+        known[: self.count] = self.keys
+        table = np.full(2 * size, -1, np.int64)
+        fill_table(table, known, self.count)
+        self._known, self._table = known, table
+
+
+def grown(array: npt.NDArray, rows: int, fill: float = 0) -> npt.NDArray:
+    """Return an array with room for so many rows: itself, or a copy of twice the length whose new rows hold `fill`."""
+    if rows <= len(array):
+        return array
+    size = max(1 << (rows - 1).bit_length(), _FIRST)
+    larger = np.full((size, *array.shape[1:]), fill, array.dtype)
+    larger[: len(array)] = array
+    return larger

@@ -1,0 +1,1 @@
+"""New items: what came lately, with or without a profile."""

@@ -1,0 +1,123 @@
+"""Whether servers read the candidate lists that the lake gives: each list that a response logged, recomputed at its own position.
+
+A response logs, of each live list that it read, a checksum of the items in their order and the position in the routed log that the
+tables had. `tailorbird features verify` prints the report.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tailorbird.candidates.batch import CONTEXT, segment_keys
+from tailorbird.candidates.contract import Contract
+from tailorbird.candidates.protocol import GROUPS, CandidateRequest
+from tailorbird.candidates.query import group_of, source_of
+from tailorbird.candidates.replay import Questions, replayed
+from tailorbird.errors import DeclarationError
+
+Int64s = npt.NDArray[np.int64]
+
+EXAMPLES_MAX = 20
+LOGGED = ("request_id", "candidate_lists", "candidate_digests", "candidate_positions", *CONTEXT)
+
+
+@dataclass(frozen=True)
+class UnequalList:
+    """A list that was served otherwise than the lake gives it; `p` is the position of its tables."""
+
+    request_id: str
+    source: str
+    p: int
+
+
+@dataclass
+class ListReport:
+    """What came of a comparison.
+
+    Attributes:
+        responses, lists: compared.
+        unequal: by source, lists with other items or another order.
+        pending: responses whose tables are of later than the events that are there.
+        examples: some of the unequal lists.
+    """
+
+    responses: int = 0
+    lists: int = 0
+    pending: int = 0
+    unequal: dict[str, int] = field(default_factory=dict)
+    examples: list[UnequalList] = field(default_factory=list)
+
+    def note(self, one: UnequalList) -> None:
+        """Count an unequal list."""
+        self.unequal[one.source] = self.unequal.get(one.source, 0) + 1
+        if len(self.examples) < EXAMPLES_MAX:
+            self.examples.append(one)
+
+
+def compare_lists(
+    contract: Contract,
+    events: pa.Table,
+    answers: pa.Table,
+    recent: list[tuple[npt.NDArray[np.uint64], Int64s]],
+    *,
+    known: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ListReport:
+    """Recompute the lists of logged responses.
+
+    Args:
+        contract: covers every source that a response read.
+        events: columns `batch.COLUMNS` of the lake's events, in order of p, from the beginning.
+        answers: rows of the lake's `answers` with the columns `LOGGED`.
+        recent: of each, keys and times of the person's newest items as they were logged, oldest first.
+        known: the position up to which the events are complete.
+    """
+    report = ListReport()
+    columns = {name: answers[name].to_pylist() for name in LOGGED}
+    kept, requests, epochs = [], [], []
+    for row, (names, positions) in enumerate(zip(columns["candidate_lists"], columns["candidate_positions"], strict=True)):
+        of_group = _epochs(names or (), positions or ())
+        if not any(of_group.values()):
+            continue
+        if max(of_group.values()) > known:
+            report.pending += 1
+            continue
+        keys, times = recent[row]
+        kept.append(row)
+        requests.append(CandidateRequest(keys, times, segment_keys({name: columns[name][row] for name in CONTEXT})))
+        epochs.append(of_group)
+    asked = list(dict.fromkeys(name for row in kept for name in columns["candidate_lists"][row] if is_source(name)))
+    questions = Questions(requests, {group: np.array([one[group] for one in epochs], np.int64) for group in GROUPS})
+    for chosen, lists in replayed(contract, events, questions, asked, progress=progress) if kept else ():
+        for question, found in zip(chosen.tolist(), lists, strict=True):
+            row = kept[question]
+            report.responses += 1
+            logged = zip(*(columns[name][row] for name in ("candidate_lists", "candidate_digests", "candidate_positions")), strict=True)
+            for name, digest, p in logged:
+                if not is_source(name):
+                    continue
+                report.lists += 1
+                if found.of(name).digest != digest:
+                    report.note(UnequalList(columns["request_id"][row], name, p))
+    return report
+
+
+def _epochs(names: list[str] | tuple[()], positions: list[int] | tuple[()]) -> Mapping[str, int]:
+    """Return by group the position of the tables that a response read; 0 for a group that it did not read."""
+    found = dict.fromkeys(GROUPS, 0)
+    for name, p in zip(names, positions, strict=True):
+        if is_source(name) and (group := group_of(name)):
+            found[group] = max(found[group], p)
+    return found
+
+
+def is_source(name: str) -> bool:
+    """Return whether a name that was logged is still a source."""
+    try:
+        source_of(name)
+    except DeclarationError:
+        return False
+    return True

@@ -1,0 +1,260 @@
+"""Counts of items by window and segment, from which leaderboards are read.
+
+A window of length W is twelve tiles of W / 12 and the partial one at t, as the windows of features are: an event counts at t if its
+tile is among these thirteen. Counts are integers, so that order and batches do not matter, and an event that comes late is added to
+the tile of its time.
+
+    everybody      a count for each item
+    a segment      a count for each pair of a segment's value and an item that occurred
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.candidates.contract import Board
+from tailorbird.candidates.keytable import KeyTable, grown
+from tailorbird.candidates.protocol import BoardTable, Keys, RankedList
+from tailorbird.events.keys import combine
+
+Int64s = npt.NDArray[np.int64]
+
+TILES = 12
+SIZE, SEGMENT_SIZE = 2_000, 500  # items of a leaderboard
+_CHUNKS_MAX = 64  # of a tile, before they are put together
+
+
+@dataclass
+class _Window:
+    """Counts of one window: `count` by slot, and what each tile added to it."""
+
+    window_us: int
+    count: Int64s = field(default_factory=lambda: np.zeros(0, np.int64))
+    tiles: dict[int, list[tuple[Int64s, Int64s]]] = field(default_factory=dict)
+    now: int = 0  # the newest tile
+
+    @property
+    def hop_us(self) -> int:
+        return -(-self.window_us // TILES)
+
+    def add(self, slot: Int64s, ts: Int64s, slots: int) -> Int64s:
+        """Count events, and return the slots whose count changed."""
+        self.count = grown(self.count, slots)
+        tile = ts // self.hop_us
+        counted = tile >= self.now - TILES
+        tile, slot = tile[counted], slot[counted]
+        for each in np.unique(tile).tolist():
+            here, times = np.unique(slot[tile == each], return_counts=True)
+            self.count[here] += times
+            chunks = self.tiles.setdefault(each, [])
+            chunks.append((here, times.astype(np.int64)))
+            if len(chunks) > _CHUNKS_MAX:
+                self.tiles[each] = [_summed(chunks)]
+        return slot
+
+    def advance(self, t: int) -> Int64s:
+        """Drop the tiles that left the window by `t`, and return the slots whose count changed."""
+        self.now = max(self.now, t // self.hop_us)
+        gone = [tile for tile in self.tiles if tile < self.now - TILES]
+        changed = [np.zeros(0, np.int64)]
+        for tile in gone:
+            for slot, times in self.tiles.pop(tile):
+                self.count[slot] -= times
+                changed.append(slot)
+        return np.concatenate(changed)
+
+    def moved(self, rows: Int64s, slots: int) -> None:
+        """Number slots anew: the new one of each old slot, −1 where it goes."""
+        count = np.zeros(slots, np.int64)
+        here = np.flatnonzero(rows[: len(self.count)] >= 0)
+        count[rows[here]] = self.count[here]
+        self.count = count
+        for tile, chunks in self.tiles.items():
+            slot, times = _summed(chunks)
+            kept = rows[slot] >= 0
+            self.tiles[tile] = [(rows[slot[kept]], times[kept])]
+
+    def arrays(self) -> dict[str, npt.NDArray]:
+        """Return the state as arrays, of which `restore` makes it again."""
+        parts = [(tile, *_summed(self.tiles[tile])) for tile in sorted(self.tiles)]
+        tile = np.concatenate([np.zeros(0, np.int64), *(np.full(len(slot), each, np.int64) for each, slot, _ in parts)])
+        slots = np.concatenate([np.zeros(0, np.int64), *(slot for _, slot, _ in parts)])
+        times = np.concatenate([np.zeros(0, np.int64), *(times for _, _, times in parts)])
+        return {"count": self.count, "tile": tile, "slot": slots, "times": times, "now": np.array([self.now])}
+
+    def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
+        self.count, self.now = arrays["count"].copy(), int(arrays["now"][0])
+        tile = arrays["tile"]
+        self.tiles = {}
+        for each in np.unique(tile).tolist():
+            here = tile == each
+            self.tiles[each] = [(arrays["slot"][here], arrays["times"][here])]
+
+
+def _summed(chunks: list[tuple[Int64s, Int64s]]) -> tuple[Int64s, Int64s]:
+    if len(chunks) == 1:
+        return chunks[0]
+    slot, at = np.unique(np.concatenate([slot for slot, _ in chunks]), return_inverse=True)
+    return slot, np.bincount(at, np.concatenate([times for _, times in chunks]), len(slot)).astype(np.int64)
+
+
+class PopularityFold:
+    """Counts for all boards of a contract.
+
+    `items`: the table of items that all folds share; a slot of everybody's counts is an item's row there.
+    """
+
+    def __init__(self, boards: tuple[Board, ...], items: KeyTable) -> None:
+        self._items = items
+        self._fields = {name: _Segments(name) if name else None for name in dict.fromkeys(board.segment for board in boards)}
+        self._windows = {board: _Window(board.window_us) for board in boards}
+        self._changed: dict[Board, list[Keys]] = {board: [] for board in boards}
+
+    @property
+    def boards(self) -> tuple[Board, ...]:
+        return tuple(self._windows)
+
+    def update(self, item: Int64s, ts: Int64s, segments: Mapping[str, Keys]) -> None:
+        """Count interests: rows of the items, their times, and the key of each segment's value (0: none)."""
+        if not len(item):
+            return
+        for name, own in self._fields.items():
+            if own is None:
+                self._add(name, item, ts, self._items.count)
+                continue
+            known = np.flatnonzero(segments[name] != 0)
+            slot = own.slots(segments[name][known], item[known], self._items.keys[item[known]])
+            self._add(name, slot, ts[known], own.pairs.count)
+
+    def _add(self, name: str, slot: Int64s, ts: Int64s, slots: int) -> None:
+        for board, window in self._windows.items():
+            if board.segment == name:
+                self._note(board, window.add(slot, ts, slots))
+
+    def _note(self, board: Board, slots: Int64s) -> None:
+        if len(slots):
+            own = self._fields[board.segment]
+            self._changed[board].append(np.zeros(1, np.uint64) if own is None else np.unique(own.value[slots]))
+
+    def advance(self, t: int) -> None:
+        """Let windows end at `t`; one before an earlier one moves nothing."""
+        for board, window in self._windows.items():
+            self._note(board, window.advance(t))
+
+    def changed(self) -> list[tuple[Board, int]]:
+        """Return the boards and segments whose counts changed since this was last asked."""
+        found = [(board, value) for board in self._windows for value in self._waiting(board).tolist()]
+        self._changed = {board: [] for board in self._windows}
+        return found
+
+    def every(self) -> list[tuple[Board, int]]:
+        """Return all boards and segments that there are."""
+        fields = {name: [0] if own is None else np.unique(own.value[: own.pairs.count]).tolist() for name, own in self._fields.items()}
+        return [(board, value) for board in self._windows for value in fields[board.segment]]
+
+    def _waiting(self, board: Board) -> Keys:
+        return np.unique(np.concatenate([np.zeros(0, np.uint64), *self._changed[board]]))
+
+    def table(self, board: Board, segment: int = 0) -> BoardTable:
+        """Return the leaderboard: by count, then by the count of the field's longest window, then by key."""
+        window, own = self._windows[board], self._fields[board.segment]
+        if own is None:
+            slots, rows, most = np.flatnonzero(window.count), None, SIZE
+        else:
+            slots, most = own.of(segment), SEGMENT_SIZE
+            slots = slots[slots < len(window.count)]
+            slots = slots[window.count[slots] > 0]
+            rows = own.item[slots]
+        count = window.count[slots]
+        total = int(count.sum())
+        if len(count) > most:  # what may be among the first: all that reach the count of the last of them
+            best = np.flatnonzero(count >= np.partition(count, len(count) - most)[len(count) - most])
+            slots, count, rows = slots[best], count[best], rows if rows is None else rows[best]
+        longest = self._windows[max(other for other in self._windows if other.segment == board.segment)].count
+        further = np.where(slots < len(longest), longest[np.minimum(slots, max(len(longest) - 1, 0))], 0)
+        keys = self._items.keys[slots if rows is None else rows]
+        order = np.lexsort((keys, -further, -count))[:most]
+        return BoardTable(RankedList(keys[order], count[order].astype(np.float64)), total)
+
+    def move_items(self, moved: Int64s, items: int) -> None:
+        """Number items anew: the new row of each old one, −1 where it goes. Pairs that count nothing go too."""
+        for board, window in self._windows.items():
+            own, counted = self._fields[board.segment], np.flatnonzero(window.count)
+            self._note(board, counted[moved[counted if own is None else own.item[counted]] < 0])
+        for name, own in self._fields.items():
+            windows = [window for board, window in self._windows.items() if board.segment == name]
+            if own is None:
+                slots, count = moved, items
+            else:
+                live = np.zeros(own.pairs.count, bool)
+                for window in windows:
+                    live[np.flatnonzero(window.count[: len(live)])] = True
+                slots, count = own.keep(live & (moved[own.item[: len(live)]] >= 0), moved)
+            for window in windows:
+                window.count = grown(window.count, len(slots))
+                window.moved(slots, count)
+
+    def arrays(self) -> dict[str, npt.NDArray]:
+        found: dict[str, npt.NDArray] = {}
+        for board, window in self._windows.items():
+            found |= {f"{board.name}/{name}": array for name, array in window.arrays().items()}
+            found[f"{board.name}/changed"] = self._waiting(board)
+        for name, own in self._fields.items():
+            if own is not None:
+                count = own.pairs.count
+                found |= {f"{name}/pairs": own.pairs.keys, f"{name}/value": own.value[:count], f"{name}/item": own.item[:count]}
+        return found
+
+    def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
+        for board, window in self._windows.items():
+            window.restore({name: arrays[f"{board.name}/{name}"] for name in ("count", "tile", "slot", "times", "now")})
+            self._changed[board] = [arrays[f"{board.name}/changed"]]
+        for name, own in self._fields.items():
+            if own is not None:
+                own.restore(arrays[f"{name}/pairs"], arrays[f"{name}/value"], arrays[f"{name}/item"])
+
+
+class _Segments:
+    """The pairs of a segment's values and items: a slot each, in the order in which they came."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.restore(np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
+
+    def restore(self, pairs: Keys, value: Keys, item: Int64s) -> None:
+        self.pairs = KeyTable(pairs)
+        self.value, self.item = value.copy(), item.copy()
+        self._of: dict[int, list[Int64s]] = {}
+        self._listed = 0
+
+    def slots(self, value: Keys, item: Int64s, key: Keys) -> Int64s:
+        """Return the slot of each pair, new ones the next."""
+        slot = self.pairs.assign(combine(value, key))
+        self.value, self.item = grown(self.value, self.pairs.count), grown(self.item, self.pairs.count)
+        self.value[slot], self.item[slot] = value, item
+        return slot
+
+    def of(self, value: int) -> Int64s:
+        """Return the slots of one value."""
+        count = self.pairs.count
+        if self._listed < count:
+            fresh = np.arange(self._listed, count)
+            order = fresh[np.argsort(self.value[fresh], kind="stable")]
+            values, first = np.unique(self.value[order], return_index=True)
+            for each, slots in zip(values.tolist(), np.split(order, first[1:]), strict=True):
+                self._of.setdefault(each, []).append(slots)
+            self._listed = count
+        parts = self._of.get(value, [])
+        if len(parts) > 1:
+            parts = self._of[value] = [np.concatenate(parts)]
+        return parts[0] if parts else np.zeros(0, np.int64)
+
+    def keep(self, kept: npt.NDArray[np.bool_], moved: Int64s) -> tuple[Int64s, int]:
+        """Keep some pairs, whose items are numbered anew; the new slot of each old one, and how many there are."""
+        count = self.pairs.count
+        value, item = self.value[:count][kept], moved[self.item[:count][kept]]
+        slots = self.pairs.keep(kept)
+        self.value, self.item, self._of, self._listed = value, item, {}, 0
+        return slots, self.pairs.count

@@ -1,0 +1,198 @@
+"""What a candidate source is: a fold over the routed log, and a query over what the fold published.
+
+    routed log ──► CandidateFold.update ──► published tables, at the position p ──► query ──► RankedList
+                   (the candidates role, or a replay of the lake)                   (a server, or the same replay)
+
+Promised by every fold: updating in log order gives the same state whatever the batch sizes; a restart from a snapshot at p equals
+an uninterrupted run; memory stays within the settings of the contract, and what was evicted is counted. Tables published at
+position p hold exactly the events routed at or before p. A query is a pure function of tables and request, so that the list that
+a server logged can be recomputed from the lake, ties included.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.candidates.contract import Board
+from tailorbird.candidates.session_knn.sessions import Sessions
+
+Keys = npt.NDArray[np.uint64]
+Int64s = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+NO_KEYS: Keys = np.zeros(0, np.uint64)
+NO_TIMES: Int64s = np.zeros(0, np.int64)
+
+
+BOARDS, NEIGHBOURS, SESSIONS = GROUPS = ("boards", "neighbours", "sessions")  # tables that are published together
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A published state: all events routed at or before `p`; `t` (microseconds) lies just behind the newest of them."""
+
+    p: int = 0
+    t: int = 0
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """Items that a source gives, best first.
+
+    Attributes:
+        keys: (n,): `events.hash64` of the ids, each once.
+        scores: (n,): comparable within the source only.
+    """
+
+    keys: Keys
+    scores: Floats
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def order(self) -> Rows:
+        """Positions by ascending key, for lookups."""
+        return np.argsort(self.keys, kind="stable")
+
+    @cached_property
+    def ordered(self) -> Keys:
+        """The keys, ascending."""
+        return self.keys[self.order]
+
+    @cached_property
+    def digest(self) -> int:
+        """A checksum of the items and their order, as a signed 64-bit integer."""
+        return int.from_bytes(blake2b(self.keys.astype("<u8").tobytes(), digest_size=8).digest(), "little", signed=True)
+
+    def ranks(self, keys: Keys) -> Rows:
+        """Return the position of each key in the list, −1 where it is not in it."""
+        if not len(self.keys):
+            return np.full(len(keys), -1, np.intp)
+        at = np.minimum(np.searchsorted(self.ordered, keys), len(self.keys) - 1)
+        return np.where(self.ordered[at] == keys, self.order[at], -1)
+
+
+EMPTY_LIST = RankedList(NO_KEYS, np.zeros(0))
+
+
+@dataclass(frozen=True)
+class BoardTable:
+    """The most frequent items of one segment in one window.
+
+    Attributes:
+        items: the items, most frequent first; their scores are counts.
+        total: all events of the segment in the window, those of items beyond the table included.
+    """
+
+    items: RankedList = EMPTY_LIST
+    total: int = 0
+
+    @cached_property
+    def shares(self) -> RankedList:
+        """The same items by their share of the segment's traffic."""
+        shares = RankedList(self.items.keys, self.items.scores / max(self.total, 1))
+        shares.__dict__["order"], shares.__dict__["ordered"] = self.items.order, self.items.ordered
+        return shares
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What goes with some items: item i has the entries offsets[i]:offsets[i + 1], strongest first.
+
+    Attributes:
+        keys, weights: (entries,): the neighbours and how strongly they follow, from 0 to 1.
+    """
+
+    offsets: Int64s
+    keys: Keys
+    weights: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ItemFacts:
+    """What the log says of some items, (n,) each.
+
+    Attributes:
+        first_seen: when the item came: its first event or profile, microseconds; 0 where it is not known.
+        category: key of its newest category; 0 without one.
+    """
+
+    first_seen: Int64s
+    category: Keys
+
+
+class CandidateTables(Protocol):
+    """Published tables, all of one moment of reading. Servers read them from the store, a replay from the fold itself."""
+
+    @property
+    def epochs(self) -> Mapping[str, Epoch]:
+        """By group of tables the state that is published."""
+        ...
+
+    def board(self, board: Board, segment: int = 0) -> BoardTable:
+        """Return the items of a segment, by the key of its value; 0 is everybody."""
+        ...
+
+    def new_items(self) -> RankedList: ...
+    def neighbours(self, keys: Keys) -> Neighbours: ...
+    def sessions(self) -> Sessions | None: ...
+    def facts(self, keys: Keys) -> ItemFacts: ...
+
+
+@dataclass(frozen=True)
+class CandidateRequest:
+    """Who asks, as far as sources look at it.
+
+    Attributes:
+        recent, recent_ts: keys and times of the person's newest items, oldest first.
+        segments: key of the value of each context field, such as `device`; a field that is not known is missing.
+    """
+
+    recent: Keys = field(default_factory=lambda: NO_KEYS)
+    recent_ts: Int64s = field(default_factory=lambda: NO_TIMES)
+    segments: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoTables:
+    """Tables of a project in which nothing was published yet."""
+
+    epochs: Mapping[str, Epoch] = field(default_factory=dict)
+
+    def board(self, board: Board, segment: int = 0) -> BoardTable:
+        return BoardTable()
+
+    def new_items(self) -> RankedList:
+        return EMPTY_LIST
+
+    def neighbours(self, keys: Keys) -> Neighbours:
+        return Neighbours(np.zeros(len(keys) + 1, np.int64), NO_KEYS, np.zeros(0, np.float32))
+
+    def sessions(self) -> Sessions | None:
+        return None
+
+    def facts(self, keys: Keys) -> ItemFacts:
+        return ItemFacts(np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64))
+
+
+NO_TABLES = NoTables()
+
+
+def ranked(keys: Keys, scores: Floats, most: int) -> RankedList:
+    """Return the items with a positive score, best first, ties by key; at most `most`."""
+    kept = np.flatnonzero(scores > 0)
+    order = kept[np.lexsort((keys[kept], -scores[kept]))[:most]]
+    return RankedList(keys[order], scores[order])
+
+
+def concatenated(parts: Sequence[RankedList]) -> tuple[Keys, Floats]:
+    """Return keys and scores of several lists, one after another."""
+    keys = np.concatenate([NO_KEYS, *(part.keys for part in parts)])
+    return keys, np.concatenate([np.zeros(0), *(part.scores for part in parts)])

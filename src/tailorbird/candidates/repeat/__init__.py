@@ -1,0 +1,1 @@
+"""Repeat consumption: what the person had before, most often first."""

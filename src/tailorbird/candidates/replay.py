@@ -1,0 +1,180 @@
+"""The offline driver: events of the lake and questions, interleaved in log order, so that each question sees the tables of its moment.
+
+    for asked in replayed(contract, events, questions, names): ...
+
+A question sees, of each group of tables, the newest epoch at or before its position. Where responses logged their epochs these are
+taken. History from before has regular ones, in the log's own time: `EVERY_US` by group, or less often where that would be many.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tailorbird.candidates.batch import EventBatch, batch_of
+from tailorbird.candidates.contract import Contract
+from tailorbird.candidates.fold import CandidateFold, FoldTables
+from tailorbird.candidates.protocol import BOARDS, NEIGHBOURS, NO_TABLES, SESSIONS, CandidateRequest, ranked
+from tailorbird.candidates.query import RequestLists, group_of, live_sources, source_of
+from tailorbird.candidates.session_knn.query import SIZE as SESSION_SIZE
+from tailorbird.events.clock import MINUTE
+from tailorbird.events.schema import micros
+
+Int64s = npt.NDArray[np.int64]
+
+EVERY_US = {BOARDS: MINUTE, NEIGHBOURS: MINUTE, SESSIONS: 10 * MINUTE}
+EPOCHS_MAX = 2_000  # of a group over all questions: more cost more than the minutes between them are worth
+BATCH_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked, and of which moment: by group of tables the position up to which each of the n requests knows the log."""
+
+    requests: Sequence[CandidateRequest]
+    epochs: Mapping[str, Int64s]
+
+
+def regular_epochs(log_p: Int64s, log_ts: Int64s, p: Int64s, every_us: int) -> Int64s:
+    """Return the positions, (n,), of the epochs of questions in a log that recorded none.
+
+    The k-th epoch ends before the first event at which the log's time, which never goes back, reaches k · every_us.
+
+    Args:
+        log_p, log_ts: positions, ascending, and times of the log's events.
+        p: (n,): positions up to which the log is known to each question.
+    """
+    if not len(log_p):
+        return np.zeros(len(p), np.int64)
+    newest = np.maximum.accumulate(log_ts)
+    at = np.searchsorted(log_p, p, side="right") - 1  # the last event that is known
+    edge = np.where(at >= 0, newest[np.maximum(at, 0)], 0) // every_us * every_us
+    last = np.searchsorted(newest, edge, side="left") - 1
+    return np.where(last >= 0, log_p[np.maximum(last, 0)], 0)
+
+
+def epochs_by_group(events: pa.Table, p: Int64s) -> dict[str, Int64s]:
+    """Return the regular epochs of questions at positions of a log, by group of tables."""
+    log_p, log_ts = positions_and_times(events)
+    at = np.searchsorted(log_p, p, side="right") - 1
+    asked = log_ts[at[at >= 0]] if len(log_p) else log_ts
+    span = int(asked.max() - asked.min()) if len(asked) else 0
+    every = {group: max(least, -(-span // EPOCHS_MAX)) for group, least in EVERY_US.items()}
+    return {group: regular_epochs(log_p, log_ts, p, each) for group, each in every.items()}
+
+
+def replayed(
+    contract: Contract,
+    events: pa.Table,
+    questions: Questions,
+    names: Sequence[str],
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[Int64s, list[RequestLists]]]:
+    """Yield questions with their lists, those of one moment at a time; lists that were not asked for before are read then.
+
+    Args:
+        events: columns `batch.COLUMNS` of routed events, in order of p, from the beginning.
+        names: the live sources that any question asks.
+    """
+    wanted = live_sources(names)
+    pending = [RequestLists(NO_TABLES, request) for request in questions.requests]
+    groups = [group for group in (SESSIONS, NEIGHBOURS) if any(group_of(name) == group for name in wanted)]
+    fold, batches = CandidateFold(contract), _Batches(events, contract)
+    left = np.full(len(pending), len(groups) + 1)
+    for p, group, chosen in _stops(questions, (*groups, BOARDS)):
+        for batch in batches.until(p):
+            fold.update(batch)
+        tables = fold.tables()
+        asked = [pending[question] for question in chosen.tolist()]
+        for lists in asked:
+            lists.tables = tables
+        left[chosen] -= 1
+        if group == SESSIONS:
+            _ask_sessions(asked, tables, wanted)
+        elif group == NEIGHBOURS:
+            for lists in asked:
+                assert lists.neighbours is not None  # read now, and kept
+        elif left[chosen].any():  # a later epoch is wanted of another group
+            for lists in asked:
+                for name in wanted:
+                    if group_of(name) == BOARDS:
+                        lists.of(name)
+        ready = chosen[left[chosen] == 0]
+        if len(ready):
+            yield ready, [pending[question] for question in ready.tolist()]
+            for question in ready.tolist():
+                pending[question] = _DONE
+            progress(int(np.count_nonzero(left == 0)), len(pending))
+
+
+_DONE = RequestLists(NO_TABLES, CandidateRequest())
+
+
+def _stops(questions: Questions, groups: Sequence[str]) -> Iterator[tuple[int, str, Int64s]]:
+    """Yield the positions at which tables of a group are read, ascending, and by which questions; of one position leaderboards last."""
+    found: list[tuple[int, int, Int64s]] = []
+    for place, group in enumerate(groups):
+        epochs = questions.epochs[group]
+        order = np.argsort(epochs, kind="stable")
+        cuts = np.flatnonzero(np.diff(epochs[order], prepend=-1))
+        parts = np.split(order, cuts[1:])
+        found += [(int(epochs[order[cut]]), place, chosen) for cut, chosen in zip(cuts, parts, strict=True)]
+    for p, place, chosen in sorted(found, key=lambda stop: stop[:2]):
+        yield p, groups[place], np.sort(chosen)
+
+
+def _ask_sessions(asked: list[RequestLists], tables: FoldTables, wanted: Sequence[str]) -> None:
+    """Ask the sessions for many questions at once."""
+    sessions = tables.sessions()
+    if sessions is None:
+        return
+    sizes = [len(lists.request.recent) for lists in asked]
+    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    keys = np.concatenate([lists.request.recent for lists in asked])
+    ts = np.concatenate([lists.request.recent_ts for lists in asked])
+    for name in wanted:
+        if group_of(name) != SESSIONS:
+            continue
+        near = sessions.near(source_of(name).kind, offsets, keys, ts)
+        for place, lists in enumerate(asked):
+            here = slice(near.offsets[place], near.offsets[place + 1])
+            lists.asked[name] = ranked(near.keys[here], near.gain[here], SESSION_SIZE)
+
+
+class _Batches:
+    """Batches of the log, of which some rows may be taken at a time."""
+
+    def __init__(self, events: pa.Table, contract: Contract) -> None:
+        self._events, self._contract = events, contract
+        self._p = events["p"].to_numpy()
+        self._next = 0  # row of `events` from which the next batch is made
+        self._batch: EventBatch | None = None
+        self._at = 0  # row of the batch that comes next
+
+    def until(self, p: int) -> Iterator[EventBatch]:
+        """Yield what lies between the last call's position and p, p included."""
+        while True:
+            if self._batch is None:
+                if self._next >= len(self._p) or self._p[self._next] > p:
+                    return
+                end = min(self._next + BATCH_ROWS, len(self._p))
+                self._batch = batch_of(self._events.slice(self._next, end - self._next), self._contract, int(self._p[end - 1]))
+                self._next, self._at = end, 0
+            batch = self._batch
+            high = int(np.searchsorted(batch.p, p, side="right"))
+            if high > self._at or p >= batch.end:
+                yield batch.slice(self._at, high, min(p, batch.end))
+            self._at = high
+            if batch.end > p:
+                return
+            self._batch = None
+
+
+def positions_and_times(events: pa.Table) -> tuple[Int64s, Int64s]:
+    """Return p and ts of events in log order; a timeless one has the time 0."""
+    ts = micros(events["ts"])
+    timeless = events["timeless"].to_numpy(zero_copy_only=False) if "timeless" in events.column_names else np.zeros(len(ts), bool)
+    return events["p"].to_numpy(), np.where(timeless.astype(bool), 0, ts)

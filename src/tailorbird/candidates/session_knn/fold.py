@@ -1,0 +1,88 @@
+"""The newest sessions, kept up event by event in a ring; the table of a moment is made of it, see `sessions`."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.candidates.contract import SessionKnn
+from tailorbird.candidates.kernels import distinct_entries, sessions
+from tailorbird.candidates.keytable import KeyTable, grown
+from tailorbird.candidates.session_knn.sessions import S_TAN, Sessions
+
+Int64s = npt.NDArray[np.int64]
+
+_RING = ("owner", "last_ts", "size", "entries")
+
+
+class SessionKnnFold:
+    """Sessions by the order in which they began; `items` and the rows of people are shared with the other folds."""
+
+    def __init__(self, settings: SessionKnn, items: KeyTable) -> None:
+        self._settings, self._items = settings, items
+        self._current = np.zeros(0, np.int64)
+        self._owner, self._last_ts = np.full(settings.most, -1, np.int64), np.zeros(settings.most, np.int64)
+        self._size, self._entries = np.zeros(settings.most, np.int32), np.zeros((settings.most, settings.length), np.int32)
+        self._head = np.zeros(1, np.int64)
+
+    def update(self, person: Int64s, item: Int64s, ts: Int64s, newest: Int64s, people: int) -> None:
+        """Take up interests in log order: rows of people (−1: nobody) and items, times, and the largest time of the log so far."""
+        self._current = grown(self._current, people, fill=-1)
+        sessions(
+            person, item, ts, newest, self._current, self._owner, self._last_ts, self._size, self._entries, self._head,
+            self._settings.gap_us,
+        )  # fmt: skip
+
+    def table(self) -> Sessions:
+        """Return the sessions as they are now, by the time of their last event."""
+        begun, most = int(self._head[0]), self._settings.most
+        at = np.arange(max(begun - most, 0), begun) % most  # in the order in which they began
+        newest = int(self._last_ts[at].max(initial=0))
+        at = at[(self._size[at] >= 2) & (self._last_ts[at] >= newest - self._settings.within_us)]
+        order = at[np.argsort(self._last_ts[at], kind="stable")]
+        room = int(self._size[order].sum())
+        starts, ends = np.zeros(len(order) + 1, np.int64), np.zeros(len(order) + 1, np.int64)
+        item, place, used = np.zeros(room, np.int32), np.zeros(room, np.int32), np.zeros(max(self._items.count, 1), np.int32)
+        count, known = distinct_entries(order, self._size, self._entries, self._last_ts, starts, ends, item, place, used)
+        entries = int(starts[count])
+        by_number = np.zeros(known, np.int64)
+        rows = np.flatnonzero(used)
+        by_number[used[rows] - 1] = rows
+        keys = self._items.keys[by_number]
+        by_key = np.argsort(keys)
+        number = np.empty(known, np.int32)
+        number[by_key] = np.arange(known, dtype=np.int32)
+        fade = np.exp(-(newest - ends[:count]) / S_TAN.recency_us)
+        return Sessions(keys[by_key], starts[: count + 1], number[item[:entries]], place[:entries], fade, self._settings.gap_us)
+
+    def move_people(self, moved: Int64s, people: int) -> None:
+        """Number people anew: the new row of each old one, −1 where it goes. Their sessions stay, without anybody's name."""
+        current = np.full(people, -1, np.int64)
+        kept = np.flatnonzero(moved >= 0)
+        kept = kept[kept < len(self._current)]
+        current[moved[kept]] = self._current[kept]
+        self._current = current
+        begun = self._owner >= 0
+        self._owner[begun] = moved[self._owner[begun]]
+        # One whose person is forgotten is not free: it is nobody's, and goes when its turn comes.
+        self._owner[begun & (self._owner < 0)] = -2
+
+    def move_items(self, moved: Int64s, items: int) -> None:
+        """Number items anew; one that goes is taken out of its sessions."""
+        length = self._settings.length
+        there = np.arange(length)[None, :] < self._size[:, None]
+        item = np.where(there, moved[np.where(there, self._entries, 0)], -1)
+        order = np.argsort(item < 0, axis=1, kind="stable")
+        self._entries = np.maximum(np.take_along_axis(item, order, axis=1), 0).astype(np.int32)
+        self._size = (item >= 0).sum(axis=1).astype(np.int32)
+
+    def arrays(self) -> dict[str, npt.NDArray]:
+        """Return the state as arrays, of which `restore` makes it again."""
+        used = min(int(self._head[0]), self._settings.most)
+        found = {name: getattr(self, f"_{name}")[:used] for name in _RING}
+        return found | {"current": self._current, "head": self._head}
+
+    def restore(self, arrays: Mapping[str, npt.NDArray]) -> None:
+        for name in _RING:
+            getattr(self, f"_{name}")[: len(arrays[name])] = arrays[name]
+        self._current, self._head = arrays["current"].copy(), arrays["head"].copy()

@@ -1,0 +1,227 @@
+"""The newest sessions of everybody, and what people who did the like went on to: V-SkNN and STAN (see `similarity`).
+
+A session is a run of one person's events without a pause of more than `gap_us`, with at least two items. A table numbers sessions
+by the time of their last event. It holds neither whose they are nor when they were, only how much STAN lets their age count:
+
+    keys     uint64 (items,)     keys of the items that any session holds, ascending
+    starts   int64 (m + 1,)      session s has the entries starts[s]:starts[s + 1]
+    item     int32 (entries,)    positions in `keys`; an item once in a session, at its last place
+    place    int32 (entries,)    places, from 1
+    fade     float64 (m,)        exp(−(newest event of the table − last event of the session) / λ2)
+
+A context is the newest run of a person's sequence, cut in the same way. Sums run in float64 in a fixed order, so a question has the
+same answer, bit for bit, however many are asked at once: a replay asks thousands, a server one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.candidates.ragged import spread
+from tailorbird.candidates.session_knn.similarity import CONTEXT_MAX, STAN, Search, VSkNN
+
+Ints = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+Keys = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+# As far as the newest 500 with an item: more cost a request more than they were worth on the sets in docs/results.md.
+V_SKNN = VSkNN(k=500, sample=500, weighting="quadratic", weighting_score="quadratic")
+S_TAN = STAN(k=500, sample=500)
+SEARCHES = {"session_knn": V_SKNN.search(), "stan": S_TAN.search()}
+_AT_ONCE = 200  # questions, which bounds what is spread out
+
+
+@dataclass(frozen=True)
+class Near:
+    """What similar sessions went on to, without what a question's own context has; sorted by question and key.
+
+    Attributes:
+        offsets: (questions + 1,): question q has the entries offsets[q]:offsets[q + 1].
+        keys: (n,): of the items.
+        gain: (n,), above 0.
+    """
+
+    offsets: Ints
+    keys: Keys
+    gain: Floats
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """The newest sessions. It never changes, and may be asked from several threads.
+
+    Attributes:
+        keys, starts, item, place, fade: see the module.
+        gap_us: a longer pause cuts the sequence of who asks.
+    """
+
+    keys: Keys
+    starts: Ints
+    item: Int32s
+    place: Int32s
+    fade: Floats
+    gap_us: int
+    _last: dict[str, tuple[bytes, Near]] = field(default_factory=dict, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.fade)
+
+    @cached_property
+    def postings(self) -> tuple[Ints, Int32s]:
+        """For each item the sessions that hold it, ascending: where its list begins, and the lists."""
+        lists = np.concatenate(([0], np.cumsum(np.bincount(self.item, minlength=len(self.keys))))).astype(np.int64)
+        owner = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
+        return lists, owner[np.argsort(self.item, kind="stable")]
+
+    @cached_property
+    def _searches(self) -> dict[str, tuple[Search, Floats, Floats]]:
+        """Source → its tables: of the search, of rare items, and of distances within a session."""
+        held = np.diff(self.postings[0])
+        apart = np.arange(int(self.place.max(initial=0)) + 1)
+        return {name: (how, how.lift(held, len(self)), np.exp(-apart / how.closeness)) for name, how in SEARCHES.items()}
+
+    def prepare(self) -> None:
+        """Compute what the first question would wait for."""
+        assert self._searches is not None
+
+    def near(self, source: str, offsets: Ints, keys: Keys, ts: Ints) -> Near:
+        """Find what sessions like the newest run of each sequence went on to.
+
+        Args:
+            source: `session_knn` or `stan`.
+            offsets: (questions + 1,): question q has keys[offsets[q]:offsets[q + 1]], oldest first.
+            keys: of items; those that no session holds are skipped, but have their places.
+            ts: their times, microseconds; empty: each sequence is one run.
+        """
+        offsets, at = newest_runs(offsets, ts, self.gap_us, CONTEXT_MAX)
+        row = self._rows(keys[at])
+        if len(offsets) > 2:
+            parts = [self._ask(source, offsets[low : low + _AT_ONCE + 1], row) for low in range(0, len(offsets) - 1, _AT_ONCE)]
+            sizes = np.concatenate([np.diff(part.offsets) for part in parts])
+            joined = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+            return Near(joined, np.concatenate([part.keys for part in parts]), np.concatenate([part.gain for part in parts]))
+        asked = row.tobytes()  # of one person, whose candidates are asked for before their columns are
+        before = self._last.get(source)
+        if before is None or before[0] != asked:
+            before = self._last[source] = asked, self._ask(source, offsets, row)
+        return before[1]
+
+    def _rows(self, keys: Keys) -> Ints:
+        if not len(self.keys):
+            return np.full(len(keys), -1, np.int64)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where((self.keys[at] == keys) & (keys != 0), at, -1)
+
+    def _ask(self, source: str, offsets: Ints, row: Ints) -> Near:
+        how, lift, apart = self._searches[source]
+        offsets = np.asarray(offsets)
+        base = int(offsets[0])
+        offsets, row = offsets - base, row[base : int(offsets[-1])]
+        questions, items = len(offsets) - 1, max(len(self.keys), 1)
+        own = _own(offsets, row, how, items)
+        if not len(own.row) or not len(self):
+            return Near(np.zeros(questions + 1, np.int64), np.zeros(0, np.uint64), np.zeros(0))
+        owner, session, gain = self._neighbours(own, how, questions)
+        size = self.starts[session + 1] - self.starts[session]
+        at, nth = spread(self.starts[session], size)
+        key = owner[nth] * items + self.item[at]
+        mine = np.sort(own.owner * items + own.row)
+        is_own = mine[np.minimum(np.searchsorted(mine, key), len(mine) - 1)] == key
+        gain = gain[nth]
+        if math.isfinite(how.closeness):
+            star = np.maximum.reduceat(np.where(is_own, self.place[at], 0), np.cumsum(size) - size)
+            gain = gain * apart[np.abs(self.place[at] - star[nth])]
+        gain = gain * lift[self.item[at]]
+        kept = ~is_own & (gain > 0)
+        distinct = _distinct(key[kept])
+        summed = np.bincount(np.searchsorted(distinct, key[kept]), gain[kept], len(distinct)).astype(np.float64)
+        ends = np.searchsorted(distinct, np.arange(questions + 1) * items).astype(np.int64)
+        return Near(ends, self.keys[distinct % items], summed)
+
+    def _neighbours(self, own: "_Own", how: Search, questions: int) -> tuple[Ints, Ints, Floats]:
+        """The nearest sessions of each question, the newest first or, where there are more than k, the nearest: who asks, which,
+        and what each of its items gains."""
+        lists, holder = self.postings
+        low = np.maximum(lists[own.row], lists[own.row + 1] - how.sample)  # none of the newest with any item lies before
+        at, nth = spread(low, lists[own.row + 1] - low)
+        count = max(len(self), 1)
+        key = own.owner[nth] * count + (count - 1 - holder[at])
+        distinct = _distinct(key)
+        distinct = distinct[_rank(distinct // count) < how.sample]
+        owner, session = distinct // count, count - 1 - distinct % count
+        place = np.minimum(np.searchsorted(distinct, key), max(len(distinct) - 1, 0))
+        inside = distinct[place] == key if len(distinct) else np.zeros(len(key), bool)
+        place, nth = place[inside], nth[inside]
+        alike = np.bincount(place, own.weight[nth], len(distinct))
+        back = np.zeros(len(distinct), np.int64)
+        back[place[::-1]] = own.back[nth[::-1]]  # newest first, of which the first is to stay
+        known = np.bincount(own.owner, minlength=questions)
+        if how.cosine:
+            norm = np.sqrt(np.maximum(np.bincount(own.owner, own.weight**2, questions), 1e-300))
+            alike = alike / norm[owner] / np.sqrt(np.diff(self.starts)[session])
+        else:
+            alike = alike / known[owner]
+        if math.isfinite(how.recency):
+            alike = alike * self.fade[session]
+        many = np.bincount(owner, minlength=questions) > how.k
+        order = np.lexsort((np.where(many[owner], -alike, 0.0), owner))
+        order = order[_rank(owner[order]) < how.k]
+        return owner[order], session[order], alike[order] * how.decay[back[order]]
+
+
+def newest_runs(offsets: Ints, ts: Ints, gap_us: int, length: int) -> tuple[Ints, Rows]:
+    """Return the newest run of each sequence, of at most `length` entries: offsets, and where its entries stand.
+
+    Args:
+        offsets: (sequences + 1,).
+        ts: of the entries, oldest first; empty: none is cut.
+    """
+    begin, end = offsets[:-1], offsets[1:]
+    if len(ts):
+        cut = np.zeros(len(ts) + 1, bool)
+        cut[1:-1] = ts[1:] - ts[:-1] > gap_us
+        cut[begin] = True
+        since = np.maximum.accumulate(np.where(cut, np.arange(len(cut)), 0))
+        begin = np.where(end > begin, since[np.maximum(end - 1, 0)], begin)
+    begin = np.maximum(begin, end - length)
+    at, _ = spread(begin, end - begin)
+    return np.concatenate(([0], np.cumsum(end - begin))).astype(np.int64), at
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The different known items of some contexts, of each the newest first: who asks, row, steps back from the end, weight."""
+
+    owner: Ints
+    row: Rows
+    back: Ints
+    weight: Floats
+
+
+def _own(offsets: Ints, row: Rows, how: Search, items: int) -> _Own:
+    size = np.diff(offsets)
+    at, owner = spread(offsets[:-1], size)
+    at = offsets[owner + 1] - 1 - (at - offsets[owner])  # the newest first
+    known = np.flatnonzero((row[at] >= 0) & (row[at] < items))
+    _, first = np.unique(owner[known] * items + row[at[known]], return_index=True)
+    known = known[np.sort(first)]
+    at, owner = at[known], owner[known]
+    back = offsets[owner + 1] - 1 - at
+    return _Own(owner, row[at], back, how.weight[size[owner], size[owner] - 1 - back])
+
+
+def _distinct(key: Ints) -> Ints:
+    """Each key once, ascending: several times as fast as `np.unique`, which hashes."""
+    ordered = np.sort(key)
+    return ordered[np.diff(ordered, prepend=-1) != 0]  # no key is negative
+
+
+def _rank(owner: Sequence[int] | Ints) -> Ints:
+    """The place of each entry among those of its owner, who ascend, from 0."""
+    return np.arange(len(owner)) - np.searchsorted(owner, owner)

@@ -1,0 +1,133 @@
+"""Nearest sessions: V-SkNN and STAN. What similar sessions, the newest of them, went on to is what is recommended.
+
+Both take the `sample` newest sessions that share an item with the context s, keep the `k` most similar and add up what these hold:
+
+    score(i) = Σ over neighbours n of sim(s, n) · decay(s, n, i), where n holds i
+
+**V-SkNN** (Ludewig and Jannach, UMUAI 28, 2018, section 3.2.3): sim(s, n) = Σ of w(p, l) over the items of s that n holds, divided by the
+number of different items in s, where p is the item's place in s, from 1, and l the length of s; decay = v(x), where x is how many steps
+before its end s has its newest item that n holds; optionally × (1 + idf_weight · idf(i)). w and v are one of `Weighting`.
+
+**STAN** (Garg, Gupta, Malhotra, Vig, Shroff, SIGIR 2019, equations 2 to 6): w1 = exp((p − l) / λ1);
+sim = Σ w1 over common items ÷ (√Σ w1² over s · √|n|) · exp(−(t − t_n) / λ2), t_n the time of n's last interaction;
+decay = exp(−|place of i in n − place of i* in n| / λ3), i* the item of s that stands last in n.
+
+Where the papers leave a choice, we follow what their authors published with (github.com/rn5l/session-rec), except for ties: the newer
+session comes first. The context is the last `CONTEXT_MAX` items; an item occurs in it at its last place.
+
+Here are the settings, and what both have in common as tables of weights in place of formulas. The sessions themselves, and how they
+are asked, are in `sessions`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.events.clock import DAY
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Weighting = Literal["same", "div", "linear", "quadratic", "log"]
+
+CONTEXT_MAX = 50
+SAMPLE_MAX = 5_000  # beyond which a server would sort for milliseconds
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the two have in common.
+
+    Attributes:
+        k, sample: as in `VSkNN`.
+        weight: (length, place − 1): of an item of the context.
+        cosine: whether likeness is divided by both norms, else by the number of items of the context.
+        recency: λ2, microseconds; infinite where time does not count.
+        decay: (steps back − 1,): of the newest common item.
+        closeness: λ3, places; infinite where places do not count.
+        idf_weight: as in `VSkNN`.
+    """
+
+    k: int
+    sample: int
+    weight: Floats
+    cosine: bool
+    recency: float
+    decay: Floats
+    closeness: float
+    idf_weight: float = 0.0
+
+    def lift(self, holders: Ints, sessions: int) -> Floats:
+        """How much rare items are lifted, (items,), by how many of the sessions hold each."""
+        if not self.idf_weight:
+            return np.ones(len(holders))
+        return 1 + self.idf_weight * np.log(max(sessions, 1) / np.maximum(holders, 1))
+
+
+@dataclass(frozen=True)
+class VSkNN:
+    """V-SkNN; see the module. The defaults are those of its paper's implementation.
+
+    Attributes:
+        k: how many neighbours count.
+        sample: of how many of the newest sessions they are taken.
+        weighting: w, of an item's place in the context.
+        weighting_score: v, of how far back the newest common item is.
+        idf_weight: how much rare items are lifted; 0 not at all.
+    """
+
+    k: int = 100
+    sample: int = 1_000
+    weighting: Weighting = "div"
+    weighting_score: Weighting = "div"
+    idf_weight: float = 0.0
+
+    def search(self) -> Search:
+        lengths = np.arange(CONTEXT_MAX + 1)[:, None]
+        places = np.arange(1, CONTEXT_MAX + 1)[None, :]
+        weight = np.where(places <= lengths, _weights(self.weighting, places, np.maximum(lengths, 1)), 0.0)
+        decay = _decays(self.weighting_score, np.arange(1, CONTEXT_MAX + 1))
+        return Search(self.k, self.sample, weight, False, math.inf, decay, math.inf, self.idf_weight)
+
+
+@dataclass(frozen=True)
+class STAN:
+    """STAN; see the module. The defaults are those of its paper's implementation.
+
+    Attributes:
+        k, sample: as in `VSkNN`.
+        position: λ1, in places.
+        recency_us: λ2.
+        closeness: λ3, in places.
+    """
+
+    k: int = 500
+    sample: int = 5_000
+    position: float = 1.02
+    recency_us: float = 5.0 * DAY
+    closeness: float = 2.05
+
+    def search(self) -> Search:
+        lengths = np.arange(CONTEXT_MAX + 1)[:, None]
+        places = np.arange(1, CONTEXT_MAX + 1)[None, :]
+        weight = np.where(places <= lengths, np.exp(np.minimum(places - lengths, 0) / self.position), 0.0)
+        return Search(self.k, self.sample, weight, True, float(self.recency_us), np.ones(CONTEXT_MAX), self.closeness)
+
+
+def _weights(name: Weighting, place: Ints, length: Ints) -> Floats:
+    back = length - place
+    if name == "linear":
+        return np.where(place <= 10, 1 - 0.1 * back, 0.0)
+    if name == "log":
+        return 1 / np.log10(np.maximum(back, 0) + 1.7)
+    return {"same": np.ones_like(place / length), "div": place / length, "quadratic": (place / length) ** 2}[name]
+
+
+def _decays(name: Weighting, steps: Ints) -> Floats:
+    if name == "linear":
+        return np.where(steps <= 100, 1 - 0.1 * steps, 0.0)
+    if name == "log":
+        return 1 / np.log10(steps + 1.7)
+    return {"same": np.ones(len(steps)), "div": 1.0 / steps, "quadratic": 1.0 / steps**2}[name]

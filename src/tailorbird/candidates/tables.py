@@ -1,0 +1,297 @@
+"""Published tables as records of a store, and how a server reads them.
+
+    e                      JSON: contract, and by group of tables p, t and when it was last known to be the newest
+    b  board segment       total, items and counts of a leaderboard; segment 0 is everybody
+    n                      new items and scores
+    k  item                neighbours and weights
+    i  item                first seen, category, id
+    s  n                   the session table, in parts of at most a megabyte
+
+Numbers are little-endian. The role commits the records of an epoch and `e` in one transaction, so a snapshot shows whole epochs.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from tailorbird.candidates.contract import Board, Contract
+from tailorbird.candidates.protocol import (
+    BOARDS,
+    EMPTY_LIST,
+    SESSIONS,
+    BoardTable,
+    Epoch,
+    ItemFacts,
+    Keys,
+    Neighbours,
+    RankedList,
+)
+from tailorbird.candidates.session_knn.sessions import Sessions
+from tailorbird.errors import DamageError
+from tailorbird.store.protocol import Snapshot
+
+PART_BYTES = 1 << 20
+_FACTS = struct.Struct("<qQ")
+_HEAD = struct.Struct("<qI")
+
+
+class GroupEpoch(msgspec.Struct, frozen=True):
+    """An epoch as it is published; `at`: when it was last known to be the newest state of the log, microseconds."""
+
+    p: int
+    t: int
+    at: int
+
+
+class Published(msgspec.Struct, frozen=True):
+    """The record `e`.
+
+    Attributes:
+        contract: hash of the contract.
+        boards: leaderboards in the order in which records number them.
+        groups: by group of tables.
+        sessions: how many parts the session table has.
+        evicted: by kind, what was forgotten because there was too much of it.
+    """
+
+    contract: str
+    boards: tuple[Board, ...]
+    groups: dict[str, GroupEpoch]
+    sessions: int = 0
+    evicted: dict[str, int] = {}
+
+
+# Encoding
+
+
+def epoch_record(published: Published) -> tuple[bytes, bytes]:
+    return b"e", msgspec.json.encode(published)
+
+
+def board_record(number: int, segment: int, table: BoardTable) -> tuple[bytes, bytes]:
+    items = table.items
+    return _board_key(number, segment), _HEAD.pack(table.total, len(items)) + _bytes(items.keys, "<u8") + _bytes(items.scores, "<i8")
+
+
+def new_items_record(items: RankedList) -> tuple[bytes, bytes]:
+    return b"n", _HEAD.pack(0, len(items)) + _bytes(items.keys, "<u8") + _bytes(items.scores, "<f8")
+
+
+def neighbour_records(keys: Keys, found: Neighbours) -> Iterator[tuple[bytes, bytes]]:
+    """Yield a record for each item of `keys`."""
+    joined, weights = _bytes(found.keys, "<u8"), _bytes(found.weights, "<f4")
+    for name, low, high in zip(_item_keys(b"k", keys), found.offsets[:-1].tolist(), found.offsets[1:].tolist(), strict=True):
+        yield name, joined[8 * low : 8 * high] + weights[4 * low : 4 * high]
+
+
+def gone_keys(keys: Keys) -> list[bytes]:
+    """Return under which keys the records of items stand that are to be deleted."""
+    return [*_item_keys(b"k", keys), *_item_keys(b"i", keys)]
+
+
+def facts_records(keys: Keys, facts: ItemFacts, ids: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
+    for name, first, category, item_id in zip(_item_keys(b"i", keys), facts.first_seen.tolist(), facts.category.tolist(), ids, strict=True):
+        yield name, _FACTS.pack(first, category) + item_id.encode()
+
+
+def session_records(table: Sessions) -> list[tuple[bytes, bytes]]:
+    """Return the parts of the session table, in order."""
+    arrays = ((table.keys, "<u8"), (table.starts, "<i8"), (table.item, "<i4"), (table.place, "<i4"), (table.fade, "<f8"))
+    body = struct.pack("<q", table.gap_us)
+    for array, kind in arrays:
+        data = _bytes(array, kind)
+        body += struct.pack("<q", len(data)) + data
+    starts = range(0, len(body), PART_BYTES)
+    return [(_session_key(number), body[start : start + PART_BYTES]) for number, start in enumerate(starts)]
+
+
+def session_keys(low: int, high: int) -> list[bytes]:
+    """Return the keys of parts of a session table that are to be deleted."""
+    return [_session_key(number) for number in range(low, high)]
+
+
+def _session_key(number: int) -> bytes:
+    return b"s" + struct.pack(">I", number)
+
+
+def _bytes(array: np.ndarray, kind: str) -> bytes:
+    return np.ascontiguousarray(array).astype(kind).tobytes()
+
+
+def _board_key(number: int, segment: int) -> bytes:
+    return b"b" + struct.pack(">HQ", number, segment)
+
+
+def _item_keys(kind: bytes, keys: Keys) -> list[bytes]:
+    return [kind + each for each in (keys.astype(">u8").tobytes()[at : at + 8] for at in range(0, 8 * len(keys), 8))]
+
+
+# Reading
+
+
+@dataclass
+class _Kept:
+    """What was decoded of the newest epochs."""
+
+    epoch: bytes = b""
+    published: Published | None = None
+    boards: dict[tuple[Board, int], tuple[int, bytes, BoardTable]] = field(default_factory=dict)
+    new: tuple[bytes, RankedList] | None = None
+    sessions: tuple[Epoch, Sessions] | None = None
+
+
+class Readable(Protocol):
+    """A store that is only read."""
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]: ...
+    def close(self) -> None: ...
+
+
+class TableReader:
+    """Opens the tables of a store for requests, and keeps what it decoded as long as it is the newest. Safe to use from several threads.
+
+    Args:
+        contract: whose tables the store holds.
+    """
+
+    def __init__(self, store: Readable, contract: Contract) -> None:
+        self._store, self.contract = store, contract
+        self._kept = _Kept()
+
+    @contextmanager
+    def tables(self) -> Iterator["PublishedTables"]:
+        """Open the newest tables; they are read until the end of the block."""
+        with self._store.snapshot() as snapshot:
+            yield PublishedTables(snapshot, self._kept_of(snapshot))
+
+    def look(self) -> None:
+        """Decode a new session table now rather than in the next request."""
+        with self._store.snapshot() as snapshot:
+            PublishedTables(snapshot, self._kept_of(snapshot)).renew_sessions()
+
+    def published(self) -> Published | None:
+        """Return what is published, None before anything is."""
+        with self._store.snapshot() as snapshot:
+            return self._kept_of(snapshot).published
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _kept_of(self, snapshot: Snapshot) -> _Kept:
+        epoch = snapshot.get(b"e") or b""
+        kept = self._kept
+        if kept.epoch == epoch:
+            return kept
+        published = _published(epoch) if epoch else None
+        fresh = _Kept(epoch, published, dict(kept.boards), kept.new, kept.sessions)
+        self._kept = fresh
+        return fresh
+
+
+def _published(data: bytes) -> Published:
+    try:
+        return msgspec.json.decode(data, type=Published)
+    except msgspec.MsgspecError as error:
+        raise DamageError(f"the published candidates cannot be read: {error}", fix="remove data/candidates; they are built anew") from error
+
+
+class PublishedTables:
+    """The tables of one snapshot. Implements `protocol.CandidateTables`."""
+
+    def __init__(self, snapshot: Snapshot, kept: _Kept) -> None:
+        self._snapshot, self._kept = snapshot, kept
+        self.published = kept.published
+
+    @property
+    def epochs(self) -> Mapping[str, Epoch]:
+        groups = self.published.groups if self.published is not None else {}
+        epochs = {name: Epoch(group.p, group.t) for name, group in groups.items()}
+        # The session table that is read is the one that was decoded last, which may be older than the newest.
+        return epochs | ({SESSIONS: self._kept.sessions[0]} if self._kept.sessions is not None else {})
+
+    def board(self, board: Board, segment: int = 0) -> BoardTable:
+        if self.published is None or board not in self.published.boards:
+            return BoardTable()
+        p = self.published.groups[BOARDS].p
+        kept = self._kept.boards.get((board, segment))
+        if kept is None or kept[0] != p:
+            data = self._snapshot.get(_board_key(self.published.boards.index(board), segment)) or b""
+            # Most boards of a new epoch are those of the one before, and what was decoded and sorted of them is kept.
+            kept = (p, data, kept[2] if kept is not None and kept[1] == data else _board(data))
+            self._kept.boards[board, segment] = kept
+        return kept[2]
+
+    def new_items(self) -> RankedList:
+        data = self._snapshot.get(b"n")
+        if data is None:
+            return EMPTY_LIST
+        if self._kept.new is None or self._kept.new[0] != data:
+            _, count = _HEAD.unpack_from(data)
+            self._kept.new = data, RankedList(*_columns(data, count, "<f8"))
+        return self._kept.new[1]
+
+    def neighbours(self, keys: Keys) -> Neighbours:
+        joined, sizes = self._snapshot.get_sized(_item_keys(b"k", keys))
+        ends = np.cumsum(sizes)
+        counts = np.array(sizes, np.int64) // 12
+        found, weights = [np.zeros(0, np.uint64)], [np.zeros(0, np.float32)]
+        for end, count in zip(ends.tolist(), counts.tolist(), strict=True):
+            begin = end - 12 * count
+            found.append(np.frombuffer(joined, "<u8", count, begin))
+            weights.append(np.frombuffer(joined, "<f4", count, begin + 8 * count))
+        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        return Neighbours(offsets, np.concatenate(found), np.concatenate(weights))
+
+    def sessions(self) -> Sessions | None:
+        if self._kept.sessions is None:
+            self.renew_sessions()
+        return self._kept.sessions[1] if self._kept.sessions is not None else None
+
+    def renew_sessions(self) -> None:
+        """Decode the session table if it is another than the one that is kept."""
+        if self.published is None or SESSIONS not in self.published.groups or not self.published.sessions:
+            return
+        group, kept = self.published.groups[SESSIONS], self._kept.sessions
+        if kept is None or kept[0].p != group.p:
+            parts = [self._snapshot.get(_session_key(number)) or b"" for number in range(self.published.sessions)]
+            table = _sessions(b"".join(parts))
+            table.prepare()
+            self._kept.sessions = Epoch(group.p, group.t), table
+
+    def facts(self, keys: Keys) -> ItemFacts:
+        joined, sizes = self._snapshot.get_sized(_item_keys(b"i", keys))
+        first, category = np.zeros(len(keys), np.int64), np.zeros(len(keys), np.uint64)
+        begin = 0
+        for place, size in enumerate(sizes):
+            if size:
+                first[place], category[place] = _FACTS.unpack_from(joined, begin)
+            begin += size
+        return ItemFacts(first, category)
+
+
+def _board(data: bytes) -> BoardTable:
+    if not data:
+        return BoardTable()
+    total, count = _HEAD.unpack_from(data)
+    return BoardTable(RankedList(*_columns(data, count, "<i8")), total)
+
+
+def _columns(data: bytes, count: int, kind: str) -> tuple[Keys, np.ndarray]:
+    keys = np.frombuffer(data, "<u8", count, _HEAD.size)
+    return keys, np.frombuffer(data, kind, count, _HEAD.size + 8 * count).astype(np.float64)
+
+
+def _sessions(data: bytes) -> Sessions:
+    (gap_us,) = struct.unpack_from("<q", data)
+    at, arrays = 8, []
+    for kind in ("<u8", "<i8", "<i4", "<i4", "<f8"):
+        (size,) = struct.unpack_from("<q", data, at)
+        arrays.append(np.frombuffer(data, kind, size // np.dtype(kind).itemsize, at + 8))
+        at += 8 + size
+    keys, starts, item, place, fade = arrays
+    return Sessions(keys, starts, item, place, fade, gap_us)

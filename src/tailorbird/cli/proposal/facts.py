@@ -1,0 +1,103 @@
+"""What is known of a user's files: roles and attributes from their columns, and the figures of their events."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.cli.proposal.statistics import LogStatistics, measure
+from tailorbird.events import DAY
+from tailorbird.events.adapters import SourceGuess
+from tailorbird.events.adapters.columns import read_columns
+
+Reasons = list[tuple[str, str, str]]
+
+REPEATS = 0.05  # from this share on, what a person had before is worth showing again
+_LISTS_FOR = ("click", "view", "purchase", "rating")  # what a list is made for: the first of these that the data has
+_CATEGORY_NAMES = ("category", "product_category", "department", "genre", "brand", "topic", "section", "colour", "color")
+_NOT_SHOWN = ("impression", "answer", "search", "identify", "merge")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a site's files.
+
+    Attributes:
+        type: the event type that lists are made for; `types`: all that people do.
+        log: figures of the events of that type.
+        numeric, categorical, user_numeric, user_categorical: attributes of items and users.
+        category: the attribute of items that says what they are, "" without one.
+    """
+
+    type: str
+    types: tuple[str, ...]
+    log: LogStatistics
+    has_price: bool
+    has_session: bool
+    searches: bool
+    context: tuple[str, ...]
+    numeric: tuple[str, ...]
+    categorical: tuple[str, ...]
+    user_numeric: tuple[str, ...]
+    user_categorical: tuple[str, ...]
+    category: str
+
+    @property
+    def again(self) -> bool:
+        """Whether people come back to items."""
+        return self.log.repeats >= REPEATS
+
+    @property
+    def fast(self) -> bool:
+        """Whether what is wanted changes within a day, as on a news site."""
+        return self.log.best_window <= DAY
+
+
+def facts_of(main: SourceGuess, chosen: list[SourceGuess], now: int) -> Facts:
+    """Return what is known of a site from its main file of events and the files of profiles beside it."""
+    roles = {column.role: column.column for column in main.columns}
+    found: dict[tuple[str, str], str] = {}  # of items or users, and which attribute: its kind; several files may have one
+    for guess in chosen:
+        if guess.kind == "events":
+            continue
+        sample = next(read_columns(guess.file, broken=[]))
+        for column in guess.columns:
+            if column.role.startswith("properties."):
+                name = column.role.removeprefix("properties.")
+                found.setdefault((guess.kind, name), _kind_of(column.column, sample.column(column.column)))
+
+    def named(of: str, kind: str) -> tuple[str, ...]:
+        return tuple(name for (whose, name), what in found.items() if (whose, what) == (of, kind))
+
+    categorical = named("items", "categorical")
+    shown = [name for name in main.types if name not in _NOT_SHOWN]
+    kind = next((name for name in _LISTS_FOR if name in shown), shown[0] if shown else "click")
+    return Facts(
+        type=kind,
+        types=tuple(shown),
+        log=measure(main, [written for written, name in main.values.items() if name == kind], now),
+        has_price="properties.price" in roles,
+        has_session="session_id" in roles,
+        searches="search" in main.types,
+        context=tuple(name for name in ("device", "country", "referrer") if f"context.{name}" in roles),
+        numeric=named("items", "numeric")[:6],
+        categorical=categorical[:6],
+        user_numeric=named("users", "numeric")[:6],
+        user_categorical=named("users", "categorical")[:6],
+        category=next((name for name in _CATEGORY_NAMES if name in categorical), categorical[0] if categorical else ""),
+    )
+
+
+def _kind_of(name: str, column: pa.Array) -> str:
+    if pa.types.is_floating(column.type):
+        return "numeric"
+    if pa.types.is_list(column.type) or pa.types.is_nested(column.type):
+        return "other"
+    distinct = pc.count_distinct(column).as_py()
+    if name.lower().endswith("_id"):
+        return "categorical"
+    if pa.types.is_integer(column.type) and distinct > 50:
+        return "numeric"
+    if distinct > 20 and distinct > len(column) / 2:
+        return "other"  # nearly each its own, such as a title: nothing to learn from as a category
+    return "categorical" if distinct <= 2_000 else "other"

@@ -1,0 +1,104 @@
+"""Which features a site gets, and why: habits, profiles and the request. What is popular is read live, from candidate sources."""
+
+import json
+from collections.abc import Iterator
+
+from tailorbird.cli.proposal.facts import Facts, Reasons
+
+_LENGTH_MIN, _LENGTH_MAX = 64, 1_024
+
+
+def features_text(facts: Facts, reasons: Reasons) -> str:
+    """Return features.py."""
+    lines = list(_declarations(facts, reasons))
+    used = sorted(
+        {line.split(" = ")[1].split("(")[0] for line in lines if " = " in line and "(" in line and not line.lstrip().startswith("#")}
+    )
+    head = '"""What is known about people and items, proposed from the data. Edit freely; `tailorbird check` says whether it loads."""\n\n'
+    return head + f"from tailorbird.features import {', '.join(used)}\n\n" + "\n".join(lines) + "\n"
+
+
+def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
+    kind, short, long = facts.type, *_windows(facts)
+    yield 'user = entity("user")'
+    yield 'item = entity("item")'
+    if facts.again:
+        yield 'user_item = entity("user", "item")'
+    if facts.category:
+        yield f'category = entity("item.{facts.category}")'
+        yield f'user_category = entity("user", "item.{facts.category}")'
+    yield f"\n# items; windows chosen for {facts.log.span_days:.0f} days of data"
+    for window in (short, long):
+        yield f'item_{window} = count("item_{window}", item, "{kind}", window="{window}")'
+        reasons.append((f"item_{window}", "feature", f"popularity over {window}: the data covers {facts.log.span_days:.0f} days"))
+    yield from _of_people(facts, reasons, long)
+    if facts.has_price:
+        paid = "purchase" if "purchase" in facts.types else kind
+        yield f'user_spend_{long} = total("user_spend_{long}", user, "{paid}", of="price", unit=0.01, max=100_000, window="{long}")'
+        yield f'item_price_{long} = mean("item_price_{long}", item, "{paid}", of="price", unit=0.01, max=100_000, window="{long}")'
+        reasons.append(("price", "features", "a number on each event: what people spend, what items cost"))
+    if facts.category:
+        yield f'user_category_{long} = count("user_category_{long}", user_category, "{kind}", window="{long}")'
+        yield f'category_{long} = count("category_{long}", category, "{kind}", window="{long}")'
+        yield f'user_category_favourite = favourite("user_category_favourite", user, "{kind}", of="item.{facts.category}")'
+        reasons.append((facts.category, "entity", "few values on many items: a category, counted for each person"))
+    yield from _of_profiles(facts)
+    if "price" in facts.numeric and facts.has_price:
+        yield "\n# from the others"
+        yield f'user_price_{long} = mean("user_price_{long}", user, "{kind}", of="price", unit=0.01, max=100_000, window="{long}")'
+        yield f'price_to_habit = derived("price_to_habit", "price / user_price_{long}")'
+        reasons.append(("price_to_habit", "feature", "items have a price and so have events: is it dear for this person?"))
+
+
+def _windows(facts: Facts) -> tuple[str, str]:
+    """Return a short and a long window, by how fast the site changes and how long the data are."""
+    days = facts.log.span_days
+    return ("6h" if facts.fast else "7d", "84d" if days > 120 else "28d" if days > 21 else "7d" if facts.fast else "14d")
+
+
+def _of_people(facts: Facts, reasons: Reasons, long: str) -> Iterator[str]:
+    kind = facts.type
+    yield "\n# people: habits and the last things they did"
+    yield f'user_{long} = count("user_{long}", user, "{kind}", window="{long}")'
+    told = f"{facts.log.repeats:.1%} of the events are about an item that the person had before"
+    if facts.again:
+        yield f'user_item_ever = count("user_item_ever", user_item, "{kind}")'
+        yield f'user_item_{long} = count("user_item_{long}", user_item, "{kind}", window="{long}")'
+        yield f'user_item_since = time_since("user_item_since", user_item, "{kind}")'
+        reasons.append(("user_item_ever", "feature", told))
+    yield f'user_since = time_since("user_since", user, "{kind}")'
+    followed = [kind, *(name for name in ("cart", "purchase") if name in facts.types and name != kind)]
+    length = _length(facts)
+    yield f'recent = sequence("recent", user, {json.dumps(followed)}, length={length})'
+    reasons.append(("recent", "feature", f"one person of ten has {facts.log.person_events:,} events or more: the last {length} are kept"))
+    if not facts.again:
+        yield f'user_seen = seen("user_seen", user, {json.dumps(followed)})'
+        reasons.append(("user_seen", "feature", f"{told}: whether it is among the last events says enough"))
+    yield f'user_hour_share = share("user_hour_share", entity("user", "local_hour"), "{kind}", within=user, window="{long}")'
+    if facts.has_session:
+        yield f'session_events = session("session_events", "{kind}")'
+        yield 'session_seconds = session_duration("session_seconds")'
+    if facts.searches:
+        yield 'still_looking = refinements("still_looking")'
+
+
+def _length(facts: Facts) -> int:
+    """Return how many of a person's events are kept: all those of nine people of ten."""
+    length = _LENGTH_MIN
+    while length < min(facts.log.person_events, _LENGTH_MAX):
+        length *= 2
+    return length
+
+
+def _of_profiles(facts: Facts) -> Iterator[str]:
+    yield "\n# profiles and the request"
+    for name in facts.categorical:
+        yield f'item_{name} = attribute("{name}", item, "{name}", kind="categorical")'
+    for name in facts.numeric:
+        yield f'item_{name} = attribute("{name}", item, "{name}", kind="numeric")'
+    for name in facts.user_categorical:
+        yield f'user_{name} = attribute("user_{name}", user, "{name}", kind="categorical")'
+    for name in facts.user_numeric:
+        yield f'user_{name} = attribute("user_{name}", user, "{name}", kind="numeric")'
+    for name in (*(name for name in facts.context if name != "referrer"), "local_hour", "weekday"):
+        yield f'{name} = context("{name}")'

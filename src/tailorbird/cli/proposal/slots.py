@@ -1,0 +1,119 @@
+"""Which candidate sources a site's slot gets, how long the past is that it learns from, and why."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tailorbird.candidates.contract import CATEGORY_ATTRIBUTE, window_text
+from tailorbird.cli.proposal.facts import Facts, Reasons
+from tailorbird.cli.proposal.statistics import WINDOWS
+
+_SESSION_EVENTS = 1.5  # events of a session, as a mean, from which on sessions are worth comparing
+_NEW_ITEMS = 0.01
+_OFTEN = 0.2  # share of repeats from which on most of a list may be what the person had
+_NEAR = 0.75  # a window that tells nearly as much as the best is worth a column
+_TRAIN_WINDOWS = (28, 84, 182, 365)  # days
+_VISITS = 40_000  # from so many visits on, a longer past teaches little more
+
+
+@dataclass(frozen=True)
+class _Sources:
+    sources: dict[str, int]
+    columns: list[str]
+
+
+def slots_text(facts: Facts, reasons: Reasons) -> str:
+    """Return slots.py."""
+    chosen = _chosen(facts, reasons)
+    seen = _hidden(facts, reasons)
+    objective = {facts.type: 1.0} | ({"purchase": 5.0} if "purchase" in facts.types and facts.type != "purchase" else {})
+    sources = "".join(f'        "{name}": {limit},\n' for name, limit in chosen.sources.items())
+    columns = f"    columns=[{', '.join(f'{chr(34)}{name}{chr(34)}' for name in chosen.columns)}],\n" if chosen.columns else ""
+    hidden = ", ".join(f'"{name}"' for name in seen) + ("," if len(seen) == 1 else "")
+    worth = ", ".join(f'"{head}": {weight}' for head, weight in objective.items())
+    return f'''"""The places of the site that show something, proposed from the data; `tailorbird check` says whether it loads."""
+
+from tailorbird.ranking import Explore, Slot
+
+home = Slot(
+    "home",
+    size=12,
+    sources={{  # where candidates come from, and how many each adds
+{sources}    }},
+{columns}    objective={{{worth}}},
+    hide_seen=({hidden}),
+    denominator="answer",
+    explore=Explore(rate=0.1, pool=50),
+)
+'''
+
+
+def _chosen(facts: Facts, reasons: Reasons) -> _Sources:
+    boards = _boards(facts)
+    found = facts.log.found or {}
+    for window in boards[:2]:
+        told = f"the 20 most popular items of {window_text(window)} have {found[window]:.0%} of the next events" if window in found else ""
+        reasons.append((f"popular:{window_text(window)}", "source", told or f"{facts.log.span_days:.0f} days of events"))
+    short, long = f"popular:{window_text(boards[0])}", f"popular:{window_text(boards[1])}"
+    sources: dict[str, int] = {}
+    if facts.again:
+        sources["repeat"] = 200 if facts.log.repeats >= _OFTEN else 60
+        reasons.append(("repeat", "source", f"{facts.log.repeats:.0%} of the events are about an item that the person had before"))
+    sources |= {short: 160, "item_knn:2" if facts.type in ("click", "view") else "item_knn:10": 100}
+    if facts.log.session_events >= _SESSION_EVENTS:
+        sources["session_knn"] = 60
+        reasons.append(("session_knn", "source", f"a session has {facts.log.session_events:.1f} events, as a mean"))
+    sources[long] = 100
+    if facts.log.new_items >= _NEW_ITEMS:
+        sources["new_items"] = 40
+        told = f"{facts.log.new_items:.0%} of the last fifth's events are about items that came in it"
+        reasons.append(("new_items", "source", told))
+    if facts.category == CATEGORY_ATTRIBUTE:
+        sources[f"{long}:category"] = 60
+    return _Sources(sources, list(dict.fromkeys(_columns(facts, boards, sources, reasons))))
+
+
+def _boards(facts: Facts) -> list[int]:
+    """Return windows of leaderboards: the best, one about ten times as long, and others that tell nearly as much."""
+    found = facts.log.found or {}
+    best = facts.log.best_window
+    longer = [window for window in WINDOWS if window > 10 * best]
+    further = longer[0] if longer else max(window for window in WINDOWS if 10 * window < best)
+    near = [window for window, share in found.items() if share >= _NEAR * found[best]]
+    return list(dict.fromkeys([best, further, *near]))
+
+
+def _columns(facts: Facts, boards: list[int], sources: dict[str, int], reasons: Reasons) -> Iterator[str]:
+    """Yield the sources that add no candidates, though the ranker sees them."""
+    named = [f"popular:{window_text(window)}" for window in boards[2:]]
+    yield from (name for name in named if name not in sources)
+    yield from (name for name in ("item_knn:2", "item_knn:10") if name not in sources)
+    if "session_knn" in sources:
+        yield "stan"
+    for segment in facts.context:
+        best = boards[0]
+        yield f"popular:{window_text(best)}:{segment}"
+        if facts.fast:
+            yield f"popular:{window_text(next(window for window in WINDOWS if window > best))}:{segment}"
+        reasons.append((f"popular:{window_text(best)}:{segment}", "column", f"events say the {segment}: what is popular there"))
+
+
+def _hidden(facts: Facts, reasons: Reasons) -> list[str]:
+    """Return the event types whose items are not shown again."""
+    if facts.type != "purchase" and "purchase" in facts.types:
+        return ["purchase"]
+    if facts.again:
+        return []
+    share = f"{facts.log.repeats:.1%} of the events are about an item that the person had before"
+    reasons.append(("hide_seen", facts.type, f"{share}: what somebody had is not shown again"))
+    return [facts.type]
+
+
+def train_window(facts: Facts, reasons: Reasons) -> str:
+    """Return how much of the past is learned from: what holds enough visits."""
+    visits = facts.log.visits_a_day
+    if not visits or facts.log.span_days <= _TRAIN_WINDOWS[0]:
+        return f"{_TRAIN_WINDOWS[0]}d"
+    days = next((days for days in _TRAIN_WINDOWS if days * visits >= _VISITS or days >= facts.log.span_days), _TRAIN_WINDOWS[-1])
+    if days > _TRAIN_WINDOWS[0]:
+        reasons.append(("train.window", f"{days}d", f"{visits:,.0f} visits a day: fewer days would hold too few to learn from"))
+    return f"{days}d"

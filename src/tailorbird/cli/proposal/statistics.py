@@ -1,0 +1,191 @@
+"""What a file of events says about its site: how fast tastes move, how often people come back, how long sessions are.
+
+`init` chooses candidate sources and windows by these figures, and prints them as its reasons.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tailorbird.events import DAY, HOUR, MINUTE, hash64s
+from tailorbird.events.adapters import SourceGuess
+from tailorbird.events.adapters.columns import read_columns
+
+Ints = npt.NDArray[np.int64]
+
+ROWS_MAX = 3_000_000  # of larger files, whole people are drawn until about so many rows are left
+GAP = 30 * MINUTE  # between sessions, where the file names none
+WINDOWS = (15 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY, 84 * DAY, 365 * DAY)
+_AS_GOOD = 0.97  # of two windows that tell about as much, the longer moves less
+UNKNOWN_SPAN = 30.0  # days, of times that are text
+_PROBES, _NEXT, _TOP = 60, 200, 20  # moments, events after each, items of the list that is judged
+_US = {"s": 1e6, "ms": 1e3, "us": 1.0}
+
+
+@dataclass(frozen=True)
+class LogStatistics:
+    """Figures of a file of events.
+
+    Attributes:
+        events, people, items: how many there are; events may be of a sample of the people.
+        span_days, ended_days: how many days the events cover, and how long ago the last one was; 0 where that cannot be told.
+        repeats: share of the events whose person had the item before.
+        session_events: events of a session, as a mean.
+        person_events: events of a person, exceeded by one of ten.
+        new_items: share of the events of the last fifth of the time that are about items which came in that fifth.
+        found: window → share of the next events that are about the twenty items which had most in it.
+        visits_a_day: sessions of all people, per day.
+    """
+
+    events: int = 0
+    people: int = 0
+    items: int = 0
+    span_days: float = 0.0
+    ended_days: float = 0.0
+    repeats: float = 0.0
+    session_events: float = 1.0
+    person_events: int = 1
+    new_items: float = 0.0
+    found: dict[int, float] | None = None
+    visits_a_day: float = 0.0
+
+    @property
+    def best_window(self) -> int:
+        """The window whose most popular items are best at telling what comes next; a week where that is not known."""
+        if not self.found:
+            return 7 * DAY
+        best = max(self.found.values())
+        return max(window for window, share in self.found.items() if share >= _AS_GOOD * best)
+
+
+def measure(guess: SourceGuess, values: Sequence[str], now: int) -> LogStatistics:
+    """Measure a file of events.
+
+    Args:
+        guess: what its columns are.
+        values: of its column of types, those that count; empty takes all rows.
+        now: in microseconds.
+    """
+    roles = {column.role: column.column for column in guess.columns if column.column}  # without a time, rows count as of their import
+    person, item, session = roles.get("user_id") or roles.get("anonymous_id"), roles.get("item_id"), roles.get("session_id")
+    if "ts" not in roles or person is None or item is None:
+        return LogStatistics()
+    ts, columns = _read(guess, [roles["ts"], person, item, *([session] if session else [])], roles.get("type"), values)
+    if not len(ts):
+        return LogStatistics(span_days=UNKNOWN_SPAN)
+    order = np.argsort(ts, kind="stable")
+    ts, (who, what, *named) = ts[order], [codes[order] for codes in columns]
+    sitting = named[0] if named else _sittings(ts, who)
+    span = (int(ts[-1]) - int(ts[0])) / DAY
+    of_person = np.bincount(who)
+    pair = np.unique(who * (what.max() + 1) + what).size
+    visits = np.unique(sitting).size
+    return LogStatistics(
+        events=len(ts),
+        people=int((of_person > 0).sum()),
+        items=int(np.unique(what).size),
+        span_days=span,
+        ended_days=max(0.0, (now - int(ts[-1])) / DAY),
+        repeats=1 - pair / len(ts),
+        session_events=len(ts) / visits,
+        person_events=int(np.quantile(of_person[of_person > 0], 0.9)),
+        new_items=_new_items(ts, what),
+        found=_found(ts, what),
+        visits_a_day=visits * _part_of(guess.file) / max(span, 1.0),
+    )
+
+
+def _read(guess: SourceGuess, names: list[str], type_: str | None, values: Sequence[str]) -> tuple[Ints, list[Ints]]:
+    """Return times and codes of the other columns, for the events of a sample of the people."""
+    every = _part_of(guess.file)
+    rows = list(_kept(guess.file, names, type_, values, every))
+    if not rows:
+        return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
+    table = pa.Table.from_batches(rows)
+    ts = _micros(table.column(0), guess.ts_unit)
+    if ts is None:
+        return np.zeros(0, np.int64), [np.zeros(0, np.int64) for _ in names[1:]]
+    known = pc.is_valid(ts)
+    for place in range(1, len(names)):
+        known = pc.and_(known, pc.is_valid(table.column(place)))
+    codes = [_codes(table.column(place).filter(known)) for place in range(1, len(names))]
+    return pc.filter(ts, known).to_numpy().astype(np.int64), codes
+
+
+def _kept(file: Path, names: list[str], type_: str | None, values: Sequence[str], every: int) -> Iterator[pa.RecordBatch]:
+    wanted = list(dict.fromkeys([*names, *([type_] if type_ else [])]))
+    for batch in read_columns(file, wanted, broken=[]):
+        if type_ and values:
+            batch = batch.filter(pc.is_in(batch.column(type_).cast(pa.string()), pa.array(values)))
+        if every > 1:
+            people = batch.column(names[1]).cast(pa.string()).dictionary_encode()
+            drawn = np.append(hash64s(people.dictionary.to_pylist()) % np.uint64(every) == 0, False)
+            batch = batch.filter(pa.array(drawn[pc.fill_null(people.indices, len(drawn) - 1).to_numpy()]))
+        yield pa.record_batch([batch.column(name) for name in names], [str(place) for place in range(len(names))])
+
+
+def _part_of(file: Path) -> int:
+    """Return of how many people one is read, by the size of the file."""
+    first = next(read_columns(file, broken=[]), None)
+    if first is None or not first.num_rows:
+        return 1
+    if file.name.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        rows = pq.ParquetFile(file).metadata.num_rows
+    else:
+        rows = file.stat().st_size * first.num_rows // max(first.nbytes, 1)
+    return -(-rows // ROWS_MAX)
+
+
+def _micros(times: pa.ChunkedArray, unit: str) -> pa.ChunkedArray | None:
+    """Return times as microseconds; None where they are text of an unknown form."""
+    if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
+        return times.cast(pa.timestamp("us", getattr(times.type, "tz", None)), safe=False).cast(pa.int64())
+    if pa.types.is_integer(times.type) or pa.types.is_floating(times.type):
+        return pc.multiply(times.cast(pa.float64()), _US[unit]).cast(pa.int64(), safe=False)
+    return None
+
+
+def _codes(column: pa.ChunkedArray) -> Ints:
+    return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+
+
+def _sittings(ts: Ints, who: Ints) -> Ints:
+    """Number the sessions by pauses."""
+    order = np.lexsort((np.arange(len(ts)), who))
+    begins = np.ones(len(ts), bool)
+    begins[1:] = (np.diff(who[order]) != 0) | (np.diff(ts[order]) > GAP)
+    found = np.empty(len(ts), np.int64)
+    found[order] = np.cumsum(begins)
+    return found
+
+
+def _new_items(ts: Ints, what: Ints) -> float:
+    border = int(ts[-1]) - (int(ts[-1]) - int(ts[0])) // 5
+    at = int(np.searchsorted(ts, border))
+    late = what[at:]
+    return float(1 - np.isin(late, np.unique(what[:at])).mean()) if 0 < at < len(ts) else 0.0
+
+
+def _found(ts: Ints, what: Ints) -> dict[int, float]:
+    """Return how well the most popular items of each window that the file fills tell the next events."""
+    span, kinds = int(ts[-1] - ts[0]), int(what.max()) + 1
+    ends = np.unique(np.linspace(0.6 * len(ts), len(ts) - 1, _PROBES).astype(np.int64))
+    found: dict[int, float] = {}
+    for window in WINDOWS:
+        if found and window > 0.75 * span:
+            break
+        shares = []
+        for end in ends.tolist():
+            begin = int(np.searchsorted(ts, ts[end] - window))
+            count = np.bincount(what[begin:end], minlength=kinds)
+            top = np.argsort(-count, kind="stable")[:_TOP]
+            shares.append(float(np.isin(what[end : end + _NEXT], top[count[top] > 0]).mean()))
+        found[window] = float(np.mean(shares))
+    return found

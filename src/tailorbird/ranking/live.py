@@ -1,0 +1,67 @@
+"""Columns that are read live, from the candidate sources: rank and score of a candidate in each, and declared similarities.
+
+A server reads them from published tables at the request, training from a replay of the log at each row's moment: by this one function.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tailorbird.candidates.query import CandidateColumns, RequestLists, reads_neighbours
+from tailorbird.ranking.similarities import Similarity
+
+Keys = npt.NDArray[np.uint64]
+Matrix = npt.NDArray[np.float32]
+
+
+class HasItems(Protocol):
+    """A person's sequence, oldest first."""
+
+    @property
+    def item(self) -> Keys: ...
+
+
+@dataclass(frozen=True)
+class LiveColumns:
+    """Which columns are read live.
+
+    Attributes:
+        candidates: of the sources.
+        similarities: as declared.
+    """
+
+    candidates: CandidateColumns = field(default_factory=CandidateColumns)
+    similarities: Sequence[Similarity] = ()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return (*self.candidates.names, *(one.name for one in self.similarities))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The candidate sources whose tables are read."""
+        further = ("item_knn",) if self.similarities and not any(reads_neighbours(name) for name in self.candidates.sources) else ()
+        return (*self.candidates.sources, *further)
+
+    def told(self) -> dict[str, str]:
+        """What each column is, in words."""
+        return self.candidates.told() | {one.name: one.told() for one in self.similarities}
+
+    def matrix(self, lists: RequestLists, sequences: Mapping[str, HasItems], keys: Keys) -> Matrix:
+        """Return the columns of one request's candidates, (n, columns)."""
+        parts = [self.candidates.matrix(lists, keys)]
+        for one in self.similarities:
+            sequence = sequences[one.of].item if one.of in sequences else np.zeros(0, np.uint64)
+            parts.append(one.column(lists, sequence, keys).astype(np.float32)[:, None])
+        return np.concatenate(parts, axis=1)
+
+    def by_name(self, matrix: Matrix) -> dict[str, Matrix]:
+        """Return the columns of such a matrix by name."""
+        return {name: matrix[:, place] for place, name in enumerate(self.names)}
+
+
+NOTHING_LIVE = LiveColumns()

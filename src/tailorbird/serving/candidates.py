@@ -1,0 +1,234 @@
+"""The published candidate tables, as a server reads them: opened when they are there, followed when another contract takes over.
+
+A thread looks every fifth of a second: whether another contract is current, and whether there is a new session table, which is decoded
+here rather than in the next request. Where nothing is published yet, or the store cannot be read, requests have no tables and say so.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tailorbird.candidates.contract import Board, Contract, contract_of
+from tailorbird.candidates.folder import CURRENT, current_contract, folder_of, open_tables
+from tailorbird.candidates.protocol import (
+    NO_TABLES,
+    BoardTable,
+    CandidateTables,
+    Epoch,
+    ItemFacts,
+    Keys,
+    Neighbours,
+    RankedList,
+)
+from tailorbird.candidates.query import group_of
+from tailorbird.candidates.session_knn.sessions import Sessions
+from tailorbird.candidates.tables import TableReader
+from tailorbird.errors import TailorbirdError
+from tailorbird.events.clock import Clock
+from tailorbird.loops import Loop
+from tailorbird.store import inode
+from tailorbird.store.breaker import Breaker
+from tailorbird.store.valkey import CopiesAt
+from tailorbird.whole import Stamp, stamp
+
+POLL_S = 0.2
+RETRY_S = 1.0
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass
+class _Open:
+    """Tables that are open, with how many requests read them: they are closed by the last of these."""
+
+    reader: TableReader
+    inode: int
+    uses: int = 0
+    retired: bool = False
+
+
+class LiveTables:
+    """Implements `parts.Tables` over `data/candidates`, or over copies in a Valkey. Safe to use from several threads.
+
+    Args:
+        root: the folder of candidates.
+        wanted: says which contract to read where only copies are at hand, whose `current.json` is on another machine.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        clock: Clock,
+        *,
+        copies: CopiesAt | None = None,
+        wanted: Callable[[], Contract] | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self._root, self._clock, self._copies, self._wanted = root, clock, copies, wanted
+        self._breaker = Breaker() if copies is not None else None
+        self._open: _Open | None = None
+        self._seen: Stamp | None = None
+        self._retry_at = 0.0
+        self.problem = "nothing is published yet"
+        self._lock = threading.Lock()
+        self.loop = Loop("candidates", self.look, every_s=poll_s)
+
+    def start(self) -> None:
+        self.look()
+        self.loop.start()
+
+    def stop(self) -> None:
+        self.loop.stop()
+        with self._lock:
+            self._retire()
+
+    @contextmanager
+    def tables(self) -> Iterator[CandidateTables]:
+        """Open the newest tables for a request, `NO_TABLES` where there are none or they are out of reach."""
+        opened = self._enter()
+        if opened is None:
+            yield NO_TABLES
+            return
+        try:
+            with ExitStack() as stack:
+                try:
+                    tables: CandidateTables = Reachable(stack.enter_context(opened.reader.tables()), self._tell)
+                except TailorbirdError as error:
+                    self._tell(str(error))
+                    tables = NO_TABLES
+                yield tables
+        finally:
+            self._leave(opened)
+
+    def covers(self, sources: Collection[str]) -> bool:
+        """Whether the tables answer all that some sources ask for."""
+        with self._lock:
+            return self._open is not None and self._open.reader.contract.covers(contract_of(sources, shown=self._shown))
+
+    @property
+    def _shown(self) -> str:
+        return self._open.reader.contract.shown if self._open is not None else "impression"
+
+    def ages(self) -> Mapping[str, int]:
+        """By group of tables, for how long it has not been known to be the newest state of the log, microseconds."""
+        opened = self._enter()
+        if opened is None:
+            return {}
+        try:
+            published = opened.reader.published()
+        except TailorbirdError:
+            return {}
+        finally:
+            self._leave(opened)
+        now = self._clock.now()
+        return {name: max(now - group.at, 0) for name, group in published.groups.items()} if published is not None else {}
+
+    def look(self) -> None:
+        """Follow the current contract, and make ready what is new."""
+        self._follow()
+        opened = self._enter()
+        if opened is None:
+            return
+        try:
+            opened.reader.look()
+        except TailorbirdError as error:
+            self._tell(str(error))
+        finally:
+            self._leave(opened)
+
+    def _follow(self) -> None:
+        seen = stamp(self._root / CURRENT) if self._copies is None else None
+        with self._lock:
+            opened = self._open
+        if opened is not None and self._copies is None and seen == self._seen:
+            if inode(folder_of(self._root, opened.reader.contract)) == opened.inode:
+                return
+        elif time.monotonic() < self._retry_at:
+            return
+        self._retry_at = time.monotonic() + RETRY_S
+        try:
+            contract = current_contract(self._root) if self._copies is None or self._wanted is None else self._wanted()
+            if contract is None or (opened is not None and self._copies is not None and opened.reader.contract == contract):
+                return
+            reader = open_tables(self._root, contract, copies=self._copies, breaker=self._breaker)
+            reader.look()
+        except TailorbirdError as error:
+            self._tell(error.message)
+            return
+        with self._lock:
+            self._retire()
+            self._open = _Open(reader, inode(folder_of(self._root, contract)))
+            self._seen, self.problem = seen, ""
+        log.info("candidates of contract %s are read", contract.hash)
+
+    def _tell(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            log.warning("candidate tables: %s", problem)
+
+    def _enter(self) -> _Open | None:
+        with self._lock:
+            if self._open is not None:
+                self._open.uses += 1
+            return self._open
+
+    def _leave(self, opened: _Open) -> None:
+        with self._lock:
+            opened.uses -= 1
+            if opened.retired and not opened.uses:
+                opened.reader.close()
+
+    def _retire(self) -> None:
+        opened, self._open = self._open, None
+        if opened is None:
+            return
+        opened.retired = True
+        if not opened.uses:
+            opened.reader.close()
+
+
+class Reachable:
+    """Tables that are empty from the first read on that fails: a store out of reach takes the sources from an answer, not the answer.
+
+    Implements `protocol.CandidateTables`.
+    """
+
+    def __init__(self, tables: CandidateTables, tell: Callable[[str], None]) -> None:
+        self._tables, self._tell = tables, tell
+
+    @property
+    def epochs(self) -> Mapping[str, Epoch]:
+        return self._tables.epochs
+
+    def board(self, board: Board, segment: int = 0) -> BoardTable:
+        return self._read(lambda tables: tables.board(board, segment))
+
+    def new_items(self) -> RankedList:
+        return self._read(lambda tables: tables.new_items())
+
+    def neighbours(self, keys: Keys) -> Neighbours:
+        return self._read(lambda tables: tables.neighbours(keys))
+
+    def sessions(self) -> Sessions | None:
+        return self._read(lambda tables: tables.sessions())
+
+    def facts(self, keys: Keys) -> ItemFacts:
+        return self._read(lambda tables: tables.facts(keys))
+
+    def _read(self, ask: Callable[[CandidateTables], T]) -> T:
+        try:
+            return ask(self._tables)
+        except TailorbirdError as error:
+            self._tell(str(error))
+            self._tables = NO_TABLES
+            return ask(self._tables)
+
+
+def groups_of(sources: Collection[str]) -> list[str]:
+    """Return the groups of tables that some sources read."""
+    return sorted({group for name in sources if (group := group_of(name))})

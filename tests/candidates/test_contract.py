@@ -1,0 +1,113 @@
+"""Names of sources, what a project keeps for them, and what the sources see of events."""
+
+import pyarrow as pa
+import pytest
+from tests.training import routed
+
+from tailorbird.candidates.batch import COLUMNS, batch_of, segment_keys
+from tailorbird.candidates.contract import Board, contract_of, parse_source
+from tailorbird.candidates.fold import CandidateFold
+from tailorbird.candidates.protocol import CandidateRequest
+from tailorbird.candidates.query import CandidateColumns, RequestLists
+from tailorbird.errors import DeclarationError
+from tailorbird.events import DAY, HOUR, MINUTE, hash64
+from tailorbird.ranking import Slot
+
+T = 1_700_000_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "board"),
+    [
+        ("popular", Board(7 * DAY)),
+        ("popular:24h", Board(DAY)),
+        ("popular:15m:referrer", Board(15 * MINUTE, "referrer")),
+        ("popular:category", Board(7 * DAY, "category")),
+        ("trending", Board(HOUR)),
+        ("trending:device", Board(HOUR, "device")),
+    ],
+)
+def test_a_name_says_window_and_segment(name: str, board: Board) -> None:
+    assert parse_source(name).board == board
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("populr", "popular"),
+        ("popular:2m", "from 5m"),
+        ("popular:24h:size", "segment"),
+        ("popular:soon", "such as popular:24h"),
+        ("item_knn:0", "from 1 to 10"),
+        ("item_knn:x", "from 1 to 10"),
+        ("repeat:3", "takes nothing"),
+        ("editorial", "names no list"),
+        ("fresh", "use one of"),
+    ],
+)
+def test_what_is_no_source_is_refused_with_what_to_write(name: str, told: str) -> None:
+    with pytest.raises(DeclarationError) as error:
+        parse_source(name)
+    assert told in f"{error.value.message} {error.value.fix}"
+    with pytest.raises(DeclarationError, match="slot home"):
+        Slot("home", sources={name: 10})
+
+
+def test_a_contract_has_what_slots_ask_for_and_everybodys_board_beside_each_segment() -> None:
+    plain, further = contract_of(["item_knn"]), contract_of(["popular:6h:device", "session_knn"])
+    assert {Board(6 * HOUR, "device"), Board(6 * HOUR)} <= set(further.boards)
+    assert plain.session_knn is None
+    assert further.session_knn is not None
+    assert further.covers(plain)
+    assert not plain.covers(further)
+    assert plain.joined(further).covers(further)
+    assert plain.hash != further.hash
+    assert plain.hash == contract_of(["item_knn:2", "repeat", "sequence"]).hash, "these ask for no table of their own"
+
+
+def test_columns_are_named_after_sources() -> None:
+    columns = CandidateColumns(("trending", "popular:24h:device", "item_knn:2", "repeat"))
+    assert columns.names[::2] == ("popular_1h_rank", "popular_24h_device_rank", "item_knn_2_rank", "repeat_rank")
+    assert set(columns.told()) == set(columns.names)
+
+
+def batch(*rows: dict) -> CandidateFold:
+    contract = contract_of(["popular:24h:referrer", "new_items"])
+    fold, table = CandidateFold(contract), routed.table(*rows)
+    fold.update(batch_of(table.select(list(COLUMNS)), contract, table.num_rows))
+    return fold
+
+
+def test_bots_late_events_and_what_shows_no_interest_count_nothing() -> None:
+    fold = batch(
+        routed.event("click", T, "u1", "i1"),
+        routed.event("click", T, "u1", "i2", agent="bot"),
+        routed.event("click", T, "u1", "i3", counts=False),
+        routed.event("scroll", T, "u1", "i4"),
+        routed.event("search", T, "u1", None),
+    )
+    assert RequestLists(fold.tables(), CandidateRequest()).of("trending").keys.tolist() == [hash64("i1")]
+
+
+def test_a_referring_page_counts_for_its_site() -> None:
+    pages = ("https://www.google.com/search?q=a", "https://google.com/", "android-app://com.google", "https://t.co/x")
+    rows = [routed.event("click", T, f"u{k}", "i1", referrer=page) for k, page in enumerate(pages * 10)]
+    fold = batch(*rows, *(routed.event("click", T, "u", "i2") for _ in range(60)))
+    segments = segment_keys({"referrer": "http://www.google.com/news"})
+    listed = RequestLists(fold.tables(), CandidateRequest(segments=segments)).of("popular:24h:referrer")
+    assert listed.keys.tolist() == [hash64("i1")]
+    everybody = RequestLists(fold.tables(), CandidateRequest()).of("popular:24h:referrer")
+    assert everybody.keys.tolist() == [hash64("i2"), hash64("i1")]
+
+
+def test_answers_that_show_several_items_count_for_each() -> None:
+    contract = contract_of(["new_items"], shown="answer")
+    fold = CandidateFold(contract)
+    rows = [routed.event("item", T, None, f"i{k}") for k in range(3)]
+    rows += [routed.answer(T + 1, "u1", ["i0", "i1"], f"r{k}") for k in range(50)]
+    rows += [routed.event("click", T + 2, "u1", "i1")] * 40
+    table = routed.table(*rows)
+    fold.update(batch_of(table, contract, table.num_rows))
+    keys = fold.tables().new_items().keys.tolist()
+    assert keys == [hash64("i2"), hash64("i1"), hash64("i0")], "what was never shown comes first, then what is clicked"
+    assert isinstance(table, pa.Table)

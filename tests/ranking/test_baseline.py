@@ -1,0 +1,56 @@
+"""Orders by candidate sources alone: the first source that knows an item decides, a later one breaks ties, and a name is checked."""
+
+import numpy as np
+import pytest
+from tests.ranking import world
+
+from tailorbird.errors import DeclarationError
+from tailorbird.ranking.baseline import Baseline, default_baselines
+
+KEYS = world.keys_of(range(world.ITEMS))
+
+
+def order_of(values):
+    return KEYS[np.lexsort((KEYS, -values))].tolist()
+
+
+def test_a_board_orders_by_its_share_and_leaves_out_nothing(tables):
+    lists = world.lists_of(tables)
+    values = Baseline.parse("popular").values(lists, KEYS)
+    listed = lists.of("popular").keys.tolist()
+    assert order_of(values)[: len(listed)] == listed
+    assert (values[~np.isin(KEYS, lists.of("popular").keys)] == 0).all()
+
+
+def test_the_first_source_that_knows_an_item_decides():
+    """What the person had twice, then what they had once, then what is popular."""
+    lists = world.lists_of(world.make_tables("popular:28d"), [30, 7, 30])
+    baseline = Baseline.parse("repeat+popular:28d")
+    assert str(baseline) == "repeat+popular:28d"
+    popular = [key for key in lists.of("popular:28d").keys.tolist() if key not in world.keys_of([30, 7])]
+    assert order_of(baseline.values(lists, KEYS))[:12] == [*world.keys_of([30, 7]).tolist(), *popular[:10]]
+    top = baseline.top(lists, without=world.keys_of([30]), most=3).tolist()
+    assert top == [*world.keys_of([7]).tolist(), *popular[:2]]
+
+
+def test_without_a_past_what_goes_with_it_says_nothing_and_popularity_decides(tables):
+    stranger, somebody = world.lists_of(tables), world.lists_of(tables, [4])
+    both, popular = Baseline.parse("item_knn + popular"), Baseline.parse("popular")
+    assert order_of(both.values(stranger, KEYS)) == order_of(popular.values(stranger, KEYS))
+    near = somebody.of("item_knn").keys
+    assert len(near), "the world's people leave pairs"
+    assert order_of(both.values(somebody, KEYS)) != order_of(popular.values(somebody, KEYS))
+
+
+@pytest.mark.parametrize(("text", "told"), [("search", "orders no items"), ("popular+sequence", "orders no items"), ("populr", "popular")])
+def test_what_orders_nothing_is_refused(text, told):
+    with pytest.raises(DeclarationError) as error:
+        Baseline.parse(text)
+    assert told in f"{error.value.message} {error.value.fix}"
+
+
+def test_a_model_is_judged_beside_boards_and_beside_what_is_personal_with_the_longest_board_behind():
+    assert default_baselines(["item_knn", "popular"]) == ["popular:1h", "popular:24h", "popular:7d", "item_knn+popular:7d"]
+    found = default_baselines(["repeat", "popular:30d", "trending:device", "search"])
+    assert {"popular:30d", "trending:device", "item_knn+popular:30d", "repeat+popular:30d"} <= set(found)
+    assert len(set(found)) == len(found)

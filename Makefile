@@ -77,7 +77,7 @@ bench: setup-dev    ## the benchmarks, small, beside their peers; full ones: pyt
 results: setup-dev    ## model quality on the real data sets (DATA=folder) into docs/results.md; KEEP=folder goes on where it was cut short
 	$(BIN)/python -m benchmarks.quality.results $(if $(DATA),--data $(DATA)) $(if $(KEEP),--keep $(KEEP)) $(if $(ONLY),--only $(ONLY))
 
-peers:         ## the libraries that models are held against, in an environment of their own (.peers/); python -m benchmarks.quality.peers
+peers:         ## the libraries that we are held against, in environments of their own (.peers/); python -m benchmarks.serving
 	$(PYTHON) -m benchmarks.peers.install
 
 docs: setup-dev    ## the documentation as a site in site/

@@ -6,10 +6,10 @@
     distributed   the same over a broker of the Kafka protocol and a Valkey: the broker and the server that the tests start, or a broker
                   that TAILORBIRD_TEST_KAFKA names
 
-A project of its own over the history of a simulated shop, trained once; a process for each of serve, router, worker and lake.
-Somebody is answered, clicks the first item, and asks again without a pause until it is not shown any more: the slot hides what was clicked.
-So the time holds the door's log, router, worker, what a server reads, and the answer itself. Wanted are 100 ms and 1 s at the 99th
-percentile; a ratio is what was wanted over what was found.
+A project of its own over the history of a simulated shop, trained once; a process for each role. Somebody is answered, clicks the first
+item, and asks again without a pause until it is not shown any more: the slot hides what was clicked. So the time holds the door's log,
+router, worker, what a server reads, and the answer itself. Wanted are 100 ms and 1 s at the 99th percentile; a ratio is what was wanted
+over what was found.
 """
 
 import argparse
@@ -33,13 +33,13 @@ import numpy as np
 from benchmarks.ingest import cpu
 
 WANTED_MS = {"embedded": 100.0, "distributed": 1_000.0}
-ROLES = ("router", "worker", "lake", "serve")
+ROLES = ("router", "worker", "candidates", "lake", "serve")
 PAUSE_S = 0.02  # between one person and the next
 GIVE_UP_S = 30.0
 READY_S = 300.0
 SLOTS = """from tailorbird.ranking import Slot
 
-home = Slot("home", size=12, sources={"popular": 200, "item_to_item": 100}, hide_seen=("click",))
+home = Slot("home", size=12, sources={"popular": 200, "item_knn": 100}, hide_seen=("click",))
 """
 
 
@@ -128,7 +128,7 @@ def _whole(port: int) -> bool:
         answer = Site(port).shown("nobody")
     except (OSError, AssertionError, http.client.HTTPException):
         return False
-    return bool(answer["items"]) and not {"features", "model", "freshness"} & set(answer["degraded"])
+    return bool(answer["items"]) and not {"features", "model", "freshness", "candidates"} & set(answer["degraded"])
 
 
 def clicked(port: int, people: Sequence[str], clicks: int) -> Found:

@@ -6,6 +6,7 @@ A server process on one core answers for a site of 1M people and 100,000 items: 
 choice, log. The client has the other core.
 
     service   one request in flight: from sending to the last byte of the answer
+    degraded  what these answers lacked, and how often
     floor     the same, of a bare server of the same kind on the same core, which for each question reads the very records from the very
               state that our answer needed, runs the very matrix through the very model, and sends as many bytes; in turns with ours
     load      requests at random moments (Poisson), each timed from when it was meant to be sent; shares of what one after another gives.
@@ -32,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
@@ -137,6 +139,15 @@ def one_by_one(server: Server, requests: Sequence[bytes]) -> tuple[list[float], 
     spent = (server.cpu_s() - began) / len(requests)
     connection.close()
     return taken, spent
+
+
+def lacking(server: Server, requests: Sequence[bytes]) -> dict[str, int]:
+    """What answers lacked, and how often."""
+    connection, found = Connection(server.port), Counter[str]()
+    for request in requests:
+        found.update(json.loads(connection.ask(request)[1])["degraded"])
+    connection.close()
+    return dict(found)
 
 
 def beside_floor(ours: Server, floor: Server, requests: Sequence[bytes], rounds: int) -> dict[str, list[float]]:
@@ -304,6 +315,7 @@ def measured(site: Site, count: int, seconds: float, to: Path | None) -> dict:
             with serving(what, site) as other:
                 variants[name] = in_turns(ours, other, requests[: max(count // 2, 100)])
         service, spent = one_by_one(ours, requests)
+        lacked = lacking(ours, requests)
         ranked, rank_spent = one_by_one(ours, given)
         found, search_spent = one_by_one(ours, words)
         curve = loaded(ours, requests, service, seconds)
@@ -315,6 +327,7 @@ def measured(site: Site, count: int, seconds: float, to: Path | None) -> dict:
     middle = {name: float(np.median(some)) for name, some in paired.items()}
     results = {
         "service": summary(service) | {"cpu_ms": round(spent * 1_000, 3)},
+        "degraded": lacked,
         "rank": summary(ranked) | {"cpu_ms": round(rank_spent * 1_000, 3)},
         "search": summary(found) | {"cpu_ms": round(search_spent * 1_000, 3)},
         "beside the floor": {name: round(value * 1_000, 3) for name, value in middle.items()},

@@ -1,7 +1,7 @@
 """Whom `benchmarks.serving` is held against: LightGBM behind FastAPI with Feast's online store, in the environment of `make peers`.
 
-The peer is given what it has no part for: the candidates of each question, found by our retrieval, and the three columns that retrieval
-and the person's last items make of them. It looks the other 42 columns up by user, item, user × category and item × country, as floats
+The peer is given what it has no part for: the candidates of each question, found by our retrieval, and the columns that candidate sources
+and the person's last items make of them. It looks the other 41 columns up by user, item, user × category and item × country, as floats
 that were computed before, scores them by the same trees, and answers the best twenty. Its stores hold only what is asked for. So it does
 less than ours: no retrieval, no windows that end now, no choice by a policy, no log. That both score alike is checked with each answer.
 """
@@ -36,7 +36,6 @@ from tailorbird.serving.state import StateReader
 SCRIPT = Path(__file__).with_name("peers") / "serving.py"
 SHOWN = 20
 TOLERANCE = 1e-5  # of a probability, between trees by LightGBM and by ONNX Runtime
-GIVEN = ("i2i_score", "i2i_last", "recent_age")
 KEYS = {"items": ("item",), "users": ("user",), "mine": ("user", "category"), "places": ("item", "country")}
 
 
@@ -52,9 +51,9 @@ class Question:
     scores: np.ndarray
 
 
-def view_of(column: str) -> str:
+def view_of(column: str, live: Sequence[str]) -> str:
     """Where a column of the matrix is kept; "" is with the question."""
-    if column in GIVEN:
+    if column == "recent_age" or column in live:
         return ""
     if column.startswith("mine_") or column == "category_share":
         return "mine"
@@ -70,9 +69,9 @@ def prepared(site: Site, bodies: Sequence[dict], folder: Path) -> list[Question]
     names = [item(number) for number in range(site.size.items)]
     numbers = {key: number for number, key in enumerate(hash64s(names).tolist())}
     bundle = site.bundle()
-    columns = bundle.encoder.names
+    columns, live = bundle.encoder.names, bundle.encoder.live.names
     tables: dict[str, dict[tuple[str, ...], np.ndarray]] = {view: {} for view in KEYS}
-    places = {view: [at for at, column in enumerate(columns) if view_of(column) == view] for view in ("", *KEYS)}
+    places = {view: [at for at, column in enumerate(columns) if view_of(column, live) == view] for view in ("", *KEYS)}
     questions = []
     for body, (keys, matrix) in zip(bodies, _asked(site, bundle, bodies), strict=True):
         chosen = [numbers[key] for key in keys.tolist()]
@@ -111,8 +110,8 @@ def _asked(site: Site, bundle: Bundle, bodies: Sequence[dict]) -> Iterator[tuple
         return matrix
 
     reader = StateReader(site.state, site.features)
-    readings, rng = OneSchema(site.features, reader), np.random.default_rng(1)
-    pipeline = Pipeline(slots=SLOTS, bundles=Fixed(bundle), readings=readings, answers=None, clock=CLOCK, rng=rng)
+    readings, rng, tables = OneSchema(site.features, reader), np.random.default_rng(1), site.tables()
+    pipeline = Pipeline(slots=SLOTS, bundles=Fixed(bundle), readings=readings, answers=None, clock=CLOCK, rng=rng, tables=tables)
     Encoder.encode_request = noted  # type: ignore[method-assign]
     try:
         for body in bodies:

@@ -19,6 +19,7 @@ import uvicorn
 
 from benchmarks.features_read import keys_read
 from benchmarks.serving_site import CLOCK, SLOTS, Site, Size
+from tailorbird.candidates.folder import folder_of
 from tailorbird.features.state import open_state
 from tailorbird.ranking.bundle import Bundle
 from tailorbird.serving.lastknown import LastKnown
@@ -29,6 +30,7 @@ from tailorbird.serving.pipeline import Pipeline
 from tailorbird.serving.schemas import OneSchema
 from tailorbird.serving.server import ServeOptions, run
 from tailorbird.serving.state import StateReader
+from tailorbird.store import Store, open_store
 from tailorbird.stream import routed_path
 
 
@@ -47,6 +49,7 @@ def tailorbird(site: Site, registry: Path | None = None) -> None:
         port=0,
         port_asked=True,
         threads=1,
+        candidates=site.candidates,
     )
     threading.Thread(target=_tell_address, args=(folder,), daemon=True).start()
     run(options, CLOCK)
@@ -74,9 +77,9 @@ def _tell_address(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Needs:
-    """Of one question: keys by read of the store, the matrix of the model, the answer's bytes."""
+    """Of one question: keys by read of each store, the matrix of the model, the answer's bytes."""
 
-    keys: list[list[bytes]]
+    keys: list[tuple[Store, list[list[bytes]]]]
     matrix: np.ndarray
     answer: bytes
 
@@ -85,13 +88,13 @@ class Floor:
     """A bare ASGI app: what an answer cannot do without."""
 
     def __init__(self, site: Site) -> None:
-        self._store = open_state(site.state, site.features)
+        self._stores: tuple[Store, ...] = open_state(site.state, site.features), open_store(folder_of(site.candidates, site.contract))
         self._bundle = site.bundle()
         self._reader = StateReader(site.state, site.features)
         self._needs: dict[bytes, Needs] = {}
         self._pipeline = Pipeline(
             slots=SLOTS, bundles=Fixed(self._bundle), readings=OneSchema(site.features, self._reader), answers=None, clock=CLOCK,
-            rng=np.random.default_rng(1),
+            rng=np.random.default_rng(1), tables=site.tables(),
         )  # fmt: skip
 
     async def __call__(self, scope, receive, send) -> None:
@@ -107,9 +110,10 @@ class Floor:
         await send({"type": "http.response.body", "body": answer})
 
     def _work(self, needs: Needs) -> None:
-        with self._store.snapshot() as snapshot:
-            for keys in needs.keys:
-                snapshot.get_many(keys, default=b"")
+        for store, asked in needs.keys:
+            with store.snapshot() as snapshot:
+                for keys in asked:
+                    snapshot.get_many(keys, default=b"")
         for session in self._bundle.sessions.values():
             session.run([session.get_outputs()[-1].name], {session.get_inputs()[0].name: needs.matrix})
 
@@ -128,7 +132,18 @@ class Floor:
             keys = keys_read(lambda: answers.append(self._pipeline.answer(query)))
         finally:
             Bundle.raw = raw
-        self._needs[body] = Needs(keys, seen[-1], msgspec.json.encode(answers[-1]))
+        by_store = [(store, [one for one in keys if self._store_of(one) is store]) for store in self._stores]
+        self._needs[body] = Needs(by_store, seen[-1], msgspec.json.encode(answers[-1]))
+
+    def _store_of(self, keys: list[bytes]) -> Store:
+        """The store that has most of some keys, or most of the first where both have as many: which one was asked is not noted."""
+
+        def has(store: Store) -> tuple[int, ...]:
+            with store.snapshot() as snapshot:
+                sizes = snapshot.get_sized(keys)[1]
+            return int(np.count_nonzero(sizes)), *sizes[:1]
+
+        return max(self._stores, key=has)
 
 
 def floor(site: Site) -> None:

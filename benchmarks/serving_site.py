@@ -1,4 +1,5 @@
-"""A site to be asked by the benchmark of serving: a state of many people, an index, a bundle of 300 trees, in a folder that is kept.
+"""A site to be asked by the benchmark of serving: a state of many people, candidate tables, an index, a bundle of 300 trees, in a folder
+that is kept.
 
 People like three of the categories, and choose there in seven of ten cases, otherwise anywhere; within a category a few items have
 most of the events. The trees learn from the final state, which knows what they are asked for: they cost what an honest model costs,
@@ -18,6 +19,11 @@ import pyarrow as pa
 
 from benchmarks.forty import TYPES, forty
 from benchmarks.site import START
+from tailorbird.candidates.batch import segment_keys
+from tailorbird.candidates.contract import Contract, contract_of
+from tailorbird.candidates.protocol import CandidateRequest
+from tailorbird.candidates.query import RequestLists, live_sources
+from tailorbird.candidates.role import CandidatesRole
 from tailorbird.events import DAY, MINUTE, RoutePlan, SimulatedClock
 from tailorbird.events.keys import hash64s
 from tailorbird.events.schema import ROUTED
@@ -29,14 +35,17 @@ from tailorbird.models.gbdt import GbdtSettings, Sample, fit_gbdt
 from tailorbird.ranking import Slot
 from tailorbird.ranking.bundle import Bundle, write_bundle
 from tailorbird.ranking.computed import COMPUTED
-from tailorbird.ranking.encoders import fit_encoder
+from tailorbird.ranking.encoders import Matrix, fit_encoder
+from tailorbird.ranking.live import LiveColumns
 from tailorbird.ranking.tower import VECTOR_COLUMNS, Space
 from tailorbird.registry import Head, Registry
 from tailorbird.retrieval import Index, build_index
 from tailorbird.retrieval.vectors import content_of
+from tailorbird.serving.candidates import LiveTables
 from tailorbird.stream import routed_path
 from tailorbird.training.coding import Codes
 from tailorbird.training.matrix import columns_of
+from tailorbird.training.replaying import live_columns
 
 SPAN = 3 * DAY
 CATEGORIES, BRANDS, COUNTRIES = 500, 3_000, ("NO", "SE", "DK", "FI")
@@ -46,7 +55,7 @@ TOWER_STEPS = 100
 SAMPLED, DRAWN = 600, 40  # requests that the trees learn from, and items of each beside those that were chosen
 CLOCK = SimulatedClock(START)
 SLOTS = {
-    "home": Slot("home", size=20, sources={"item_to_item": 200, "popular_in_category": 150, "popular": 150}),
+    "home": Slot("home", size=20, sources={"item_knn": 200, "popular:7d:category": 150, "popular": 150}),
     "search": Slot("search", size=20, sources={"search": 500}),
 }
 
@@ -58,7 +67,7 @@ class Size(msgspec.Struct, frozen=True):
     items: int = 100_000
     events: int = 3_000_000
     trees: int = TREES
-    format: int = 3
+    format: int = 4
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,16 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A request that the trees learn from: items, what is known of each, and the place of the one that was chosen."""
+
+    items: list[str]
+    rows: Rows
+    live: Matrix
+    chosen: int
+
+
+@dataclass(frozen=True)
 class Site:
     """The site's files below `folder`, made on the first use."""
 
@@ -80,6 +99,25 @@ class Site:
     @cached_property
     def features(self) -> FeatureSet:
         return forty()
+
+    @cached_property
+    def live(self) -> LiveColumns:
+        """The columns of the bundle that are read from candidate tables: those that `train` takes for the slot."""
+        return live_columns(self.features, SLOTS["home"])
+
+    @property
+    def contract(self) -> Contract:
+        return contract_of(live_sources([name for slot in SLOTS.values() for name in slot.sources]))
+
+    @property
+    def candidates(self) -> Path:
+        return self.folder / "candidates"
+
+    def tables(self) -> LiveTables:
+        """The candidate tables, open as a server has them."""
+        opened = LiveTables(self.candidates, CLOCK)
+        opened.look()
+        return opened
 
     @property
     def state(self) -> Path:
@@ -115,8 +153,10 @@ class Site:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.stream.mkdir(parents=True)
         told(f"the state of {self.size.people:,} people and {self.size.items:,} items, of {self.size.events:,} events")
-        drawn = self._draw()
+        drawn = Drawn.of(self.size)
         self._build_state(drawn)
+        told("candidate tables")
+        self._build_tables(drawn)
         self._build_bundle(drawn, told)
         done.write_bytes(msgspec.json.encode(self.size))
 
@@ -126,13 +166,15 @@ class Site:
         people = Drawn.people_of(rng, count, self.size.people)
         return [{"slot": "home", "user_id": user(one), "context": context(one)} for one in people.tolist()]
 
-    def _draw(self) -> "Drawn":
-        return Drawn.of(self.size)
-
     def _build_state(self, drawn: "Drawn") -> None:
         with FeatureWorker(routed_path(self.stream), self.state, self.features, clock=CLOCK) as worker:
             worker.bootstrap(lambda after: drawn.history(), drawn.last_p)
             worker.refresh()  # as the role does each second
+
+    def _build_tables(self, drawn: "Drawn") -> None:
+        with CandidatesRole(routed_path(self.stream), self.candidates, self.contract, clock=CLOCK) as role:
+            role.build(lambda after: drawn.history(), drawn.last_p)
+            role.publish(everything=True)
 
     def _build_bundle(self, drawn: "Drawn", told: Callable[[str], None]) -> None:
         told("the index")
@@ -147,10 +189,9 @@ class Site:
         space.vectors.write(self.folder / "index-vectors")
         self._fit(asked, space.index, space, tower, self.registry_vectors)
 
-    def _asked(self, drawn: "Drawn") -> list[tuple[int, list[str], Rows]]:
-        """Requests to learn from: the place of the item that was chosen, items, and what is known of them."""
-        reader = Reader(self.state, self.features)
-        rng = np.random.default_rng(11)
+    def _asked(self, drawn: "Drawn") -> list[Asked]:
+        reader, tables = Reader(self.state, self.features), self.tables()
+        rng, recent = np.random.default_rng(11), columns_of(self.features).sequences[0]
         chosen = np.flatnonzero(drawn.type == TYPES.index("click"))
         found = []
         for place in rng.choice(chosen, SAMPLED).tolist():
@@ -159,18 +200,22 @@ class Site:
             where = context(one)
             request = ReadRequest(person=user(one), now=START, device=where["device"], country=where["country"])
             rows = reader.read(request, items)
-            found.append((items.index(item(int(drawn.item[place]))), items, rows))
+            mine = rows.sequences[recent]
+            with tables.tables() as opened:
+                lists = RequestLists(opened, CandidateRequest(mine.item, mine.ts, segment_keys(where)))
+                live = self.live.matrix(lists, rows.sequences, hash64s(items))
+            found.append(Asked(items, rows, live, items.index(item(int(drawn.item[place])))))
         reader.close()
+        tables.stop()
         return found
 
-    def _fit(
-        self, asked: list[tuple[int, list[str], Rows]], index: Index, space: Space | None, tower: Mapping[str, bytes], registry: Path
-    ) -> None:
+    def _fit(self, asked: list[Asked], index: Index, space: Space | None, tower: Mapping[str, bytes], registry: Path) -> None:
         """A bundle of trees in a registry of its own."""
         computed = (*COMPUTED, *(VECTOR_COLUMNS if space is not None else ()))
-        encoder = fit_encoder(columns_of(self.features), np.concatenate([one.categorical for *_, one in asked]), computed=computed)
-        parts = [encoder.encode_request(rows, hash64s(items), index, space) for _, items, rows in asked]
-        labels = [np.arange(len(items)) == place for place, items, _ in asked]
+        keys = np.concatenate([one.rows.categorical for one in asked])
+        encoder = fit_encoder(columns_of(self.features), keys, computed=computed, candidates=self.live.candidates)
+        parts = [encoder.encode_request(one.rows, hash64s(one.items), index, space, live=one.live) for one in asked]
+        labels = [np.arange(len(one.items)) == one.chosen for one in asked]
         sample = Sample(np.concatenate(parts), np.concatenate(labels).astype(np.float64))
         settings = GbdtSettings(trees=self.size.trees, patience=0, leaves=LEAVES, leaf_rows=20, threads=1)
         model = fit_gbdt(sample, Sample(sample.matrix[:0], sample.label[:0]), encoder.names, settings)

@@ -42,7 +42,7 @@ from tailorbird.lake import Lake, leave
 from tailorbird.stream.lag import LagMeter
 
 LOGS = ("raw log", "raw log in use", "routed log", "routed log in use", "index of repeats")
-ROLES = ("serve", "router", "worker", "lake")
+ROLES = ("serve", "router", "worker", "candidates", "lake")
 BODY_ROWS = 100
 SENDERS = 4
 EVERY_S = 2.0

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.quality import simulated
-from benchmarks.quality.architectures_reward import REWARD, oracle_scores, worth_of
 from benchmarks.quality.learnable_taste import Rows, Taste, inferred, told, untold, worth
 from benchmarks.quality.running import environment
+from benchmarks.quality.true_reward import ITEMS, REWARD, SEED, USERS, oracle_scores, worth_of
 from tailorbird.events import DAY
 from tailorbird.simulator import Site
 from tailorbird.simulator.house import HousePolicy
@@ -63,16 +62,13 @@ def run(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[
     """Each length, over all sites."""
     found = {}
     for days in lengths:
-        each = [
-            kept_arrays(keep, f"{days} {seed} {questions}", partial(_found, simulated.SEED + seed, days, questions))
-            for seed in range(seeds)
-        ]
+        each = [kept_arrays(keep, f"{days} {seed} {questions}", partial(_found, SEED + seed, days, questions)) for seed in range(seeds)]
         found[days] = _judged(each)
     return {
         "benchmark": "learnable",
         "title": "The simulated site: how much of the oracle's true gain over popularity its log can tell anybody",
         "protocol": [
-            f"{simulated.USERS:,} people, {simulated.ITEMS} items; {seeds} site(s); {questions} of the newest {NEWEST:.0%} of each site's "
+            f"{USERS:,} people, {ITEMS} items; {seeds} site(s); {questions} of the newest {NEWEST:.0%} of each site's "
             f"requests; out of all items that there are, the {REWARD.size} first by expected reward; intervals resample people",
             "what a learner knows it was told, exactly, as no model can be; `learner` takes the most likely taste of each person, with its "
             "spread, after all that was shown, clicked, passed over, read and searched before the request, by Bayes' rule with the very "
@@ -87,7 +83,7 @@ def run(keep: Path, lengths: Sequence[int], seeds: int, questions: int) -> dict[
 
 def _found(seed: int, days: int, questions: int) -> dict[str, npt.NDArray]:
     """True expected reward of each question's list, by who made it."""
-    site = Site(seed, users=simulated.USERS, items=simulated.ITEMS, days=days + 1)
+    site = Site(seed, users=USERS, items=ITEMS, days=days + 1)
     seen, asked, requests, query = lived(site, days)
     home = np.flatnonzero(~query)
     newest = home[round(len(home) * (1 - NEWEST)) :]

@@ -1,4 +1,4 @@
-"""One table of several trainings that differ in their seed alone: the mean of each figure, and how far the seeds lie apart."""
+"""One table of several trainings that differ in their seed alone: the mean of each figure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,10 +21,3 @@ def mean_over(told: Sequence[Any]) -> Any:
         return first
     mean = sum(told) / len(told)
     return round(mean) if all(isinstance(each, int) for each in told) else round(mean, 6)
-
-
-def by_seed(told: Mapping[int, Mapping[str, Any]], ours: str, figure: str) -> dict[str, dict[str, float]]:
-    """Seed → our figure, and how far ahead of the baseline that is best on average it is."""
-    gains = mean_over([each["results"] for each in told.values()])
-    best = max((name for name in gains if name != ours), key=lambda name: gains[name][figure] or 0)
-    return {str(seed): {figure: each["results"][ours][figure], "gain": each["differences"][best][figure]} for seed, each in told.items()}

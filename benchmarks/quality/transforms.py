@@ -12,21 +12,23 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.running import environment
-from benchmarks.quality.simulated import ITEMS, SMALL_DAYS, USERS, make_project, write_history
+from benchmarks.quality.true_reward import DAYS, ITEMS, SEED, SMALL_DAYS, USERS
 from tailorbird.config import Project, open_project
 from tailorbird.events import DAY, SimulatedClock
 from tailorbird.features.transforms import Transform, frequency, hashing, target, transform
 from tailorbird.lake import Lake
 from tailorbird.registry import Registry
+from tailorbird.simulator import Site
 from tailorbird.training.judge import PRIMARY
+from tailorbird.training.replaying import live_columns
 from tailorbird.training.settings import TrainSettings
 from tailorbird.training.train import train
 
-DAYS = 21
 COLUMN = "title"
 WAYS: dict[str, tuple[Transform, ...]] = {
     "codes": (),
@@ -35,9 +37,7 @@ WAYS: dict[str, tuple[Transform, ...]] = {
     "target": (transform(COLUMN, target("click", smoothing=50)),),
     "codes and target": (transform(COLUMN), transform(COLUMN, target("click", smoothing=50))),
 }
-COUNTED = (
-    "item_clicks_1d", "item_clicks_7d", "item_ctr_7d", "item_purchases_28d", "popularity", "i2i_score", "i2i_last",
-)  # fmt: skip
+COUNTED = ("item_clicks_1d", "item_clicks_7d", "item_ctr_7d", "item_purchases_28d", "item_lift")
 
 
 def main() -> None:
@@ -48,6 +48,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tailorbird-transforms-") as scratch:
         result = run(Path(scratch), small=given.small)
     print(json.dumps(result, indent=1) if given.json else told(result))
+
+
+def write_history(folder: Path, days: int) -> None:
+    """What the site would have kept, as lines of our own format."""
+    Site(SEED, users=USERS, items=ITEMS, days=days + 1).history(days).write(folder / "history.jsonl")
+
+
+def make_project(folder: Path) -> None:
+    """The project that `tailorbird init` writes."""
+    folder.mkdir()
+    for name in ("tailorbird.toml", "features.py", "slots.py"):
+        (folder / name).write_text((files("tailorbird.cli") / "templates" / name).read_text())
 
 
 def run(folder: Path, *, small: bool) -> dict[str, Any]:
@@ -63,7 +75,8 @@ def run(folder: Path, *, small: bool) -> dict[str, Any]:
     subprocess.run(command, check=True, capture_output=True)
     project = open_project(root)
     results = {}
-    for name, left in (("beside counts by item", ()), ("without counts by item", COUNTED)):
+    by_sources = live_columns(project.features, project.slot()).candidates.names
+    for name, left in (("beside counts by item", ()), ("without counts by item", (*COUNTED, *by_sources))):
         results |= {f"{name}: {way}": figures for way, figures in _compare(project, folder / name, left, days).items()}
     title = f"Ways to take a column of {ITEMS} values: the simulated site, {USERS:,} people, {days} days"
     return {"benchmark": "transforms", "title": title, "small": small, "results": results, "environment": environment()}

@@ -50,10 +50,10 @@ def test_the_posterior_finds_the_tastes_of_who_was_seen_often(site, log):
 
 
 def test_who_knows_more_shows_better_lists(monkeypatch):
-    from benchmarks.quality import simulated
+    from benchmarks.quality import learnable
 
-    monkeypatch.setattr(simulated, "USERS", USERS)
-    monkeypatch.setattr(simulated, "ITEMS", ITEMS)
+    monkeypatch.setattr(learnable, "USERS", USERS)
+    monkeypatch.setattr(learnable, "ITEMS", ITEMS)
     found = _found(3, DAYS, 200)
     means = [found[name].mean() for name in ("popular_7d", "kind", "learner", "lasting", "oracle")]
     assert means == sorted(means)

@@ -1,7 +1,7 @@
-"""Tables of the quality benchmarks over several seeds: means of what trainings say, and each seed beside them."""
+"""Tables of the quality benchmarks over several seeds: means of what trainings say."""
 
 import pytest
-from benchmarks.quality.over_seeds import by_seed, mean_over
+from benchmarks.quality.over_seeds import mean_over
 
 
 def figures(ours: float, theirs: float) -> dict[str, float | None]:
@@ -21,12 +21,6 @@ def test_figures_are_means_and_what_is_none_stays_none():
 
 def test_what_only_some_seeds_have_is_left_out():
     assert mean_over([{"a": 1.0, "device 5": 2.0}, {"a": 3.0}]) == {"a": 2.0}
-
-
-def test_each_seed_stands_beside_the_mean():
-    found = by_seed({7: figures(0.3, 0.2), 8: figures(0.5, 0.2)}, "tailorbird", "ndcg_10")
-    assert found["7"] == {"ndcg_10": 0.3, "gain": pytest.approx(0.1)}
-    assert found["8"]["gain"] == pytest.approx(0.3)
 
 
 def test_no_seed_is_no_table():

@@ -1,23 +1,18 @@
-"""What `make results` runs is what the page says was run, with the seeds and sizes of the figures that stand there."""
+"""What `make results` runs is what the page says was run, and the page holds what lies in the figures."""
 
 import json
 import subprocess
 from types import SimpleNamespace
 
 import pytest
-from benchmarks.quality import incremental, results, tuning
-from benchmarks.quality.commands import commands_of
+from benchmarks.quality import results
+from benchmarks.quality.product_page import is_product
 
-SECTIONS = results.PAGE.read_text().split("\n## ")
-FIGURES = {each["benchmark"]: each for each in results.read()}
-
-
-def section(name):
-    return next(each for each in SECTIONS if each.startswith(f"{name}\n"))
+FIGURES = results.read()
 
 
-@pytest.mark.parametrize("name", results.NAMES)
-def test_a_section_names_what_is_run_for_it(name, monkeypatch):
+@pytest.mark.parametrize("name", results.COMMANDS)
+def test_a_command_is_run_as_it_stands_in_the_list(name, monkeypatch):
     ran = []
 
     def run(command, **_):
@@ -27,32 +22,23 @@ def test_a_section_names_what_is_run_for_it(name, monkeypatch):
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(results, "take", lambda text: None)
     results.measure(name, None)
-    assert [" ".join(["python", *command[1:]]).replace(" --json", "") for command in ran] == commands_of(name)
-    told = FIGURES[name].get("command")
-    if told is None:
-        assert all(f"`{command}`" in section(name) for command in commands_of(name))
-    else:
-        assert f"`{told}`" in section(name)
-        assert told.startswith(commands_of(name)[0])
+    assert [" ".join(command[1:]) for command in ran] == [f"-m benchmarks.quality.{results.COMMANDS[name]} --json"]
 
 
-def test_defaults_are_those_of_the_figures():
-    assert FIGURES["incremental"]["command"] == incremental.command(incremental.DAYS, incremental.SEEDS)
-    assert f"{incremental.SEEDS} seed(s); " in FIGURES["incremental"]["protocol"][-1]
-    assert FIGURES["incremental"]["days"][-1]["day"] == incremental.DAYS - 1
-    assert FIGURES["tuning"]["command"] == tuning.command(list(FIGURES["tuning"]["cases"]), tuning.BUDGET)
-    assert FIGURES["tuning"]["budget"] == {"seconds": tuning.BUDGET.seconds, "trials": tuning.BUDGET.trials}
+def test_the_page_is_what_the_figures_make():
+    text = results.PAGE.read_text()
+    assert results.page(text, FIGURES) == text
 
 
-@pytest.mark.parametrize("name", ["globo", "movielens", "baskets", "simulated"])
-def test_a_table_of_one_seed_says_so_in_its_command(name):
-    assert (commands_of(name) == [f"python -m benchmarks.quality.{name}"]) == (len(FIGURES[name].get("seeds", "1")) == 3)
+def test_each_set_names_its_command_and_its_revision():
+    served = [each for each in FIGURES if is_product(each)]
+    assert served
+    for each in served:
+        section = results.page("", [each])
+        assert each["command"] in section
+        assert each["revision"][:12] in section
 
 
-def test_peers_are_run_for_each_case_with_its_seeds():
-    cases = json.loads((results.FIGURES / "peers.json").read_text())["cases"]
-    assert {name.partition(",")[0] for name in cases} == {command.split()[3] for command in commands_of("peers")}
-    assert len(cases) == len(commands_of("peers"))
-    assert len(cases["ml-latest-small"]["results"]["rectools_sasrec"]["seeds"]) == 1
-    assert len(cases["eshop-clothing, SASRec"]["results"]["rectools_sasrec"]["seeds"]) == 1
-    assert len(cases["eshop-clothing"]["results"]["implicit_als"]["seeds"]) == 3
+def test_a_small_run_is_not_taken():
+    with pytest.raises(SystemExit, match="without --small"):
+        results.take(json.dumps({"benchmark": "cdnow", "small": True}))

@@ -1,0 +1,232 @@
+"""Compute figures of lists beside each other, with intervals that resample people.
+
+Of a question with truth T: DCG over the ideal DCG (`ndcg_10`, `ndcg_20`), whether any of T is among
+20 (`hr_20`), 1 ÷ the place of the first of T among 20 (`mrr`). With w(i) = 1 ÷ (rows of item i in
+the training part + 1), `ndcg_10_ipw` = Σ over questions of DCG@10 with gains w ÷ Σ of its ideal.
+`coverage_10` is the share of the test part's items that stand in any top ten.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_matrix
+
+from benchmarks.quality.product.baselines import SIZE
+from benchmarks.quality.product.log import Ints, Log, Questions, Texts
+from tailorbird.events import HOUR
+
+Floats = npt.NDArray[np.float64]
+
+K = 10
+OURS = "tailorbird"
+MEANS = ("ndcg_10", "ndcg_20", "hr_20", "mrr", "candidate_recall")
+REPLICATES, COVERAGE_REPLICATES = 1_000, 200
+EARLY, LATE = (0, 3), (20, 24)  # hours of the test part whose ratios to the best are compared
+_DISCOUNT = 1 / np.log2(np.arange(2, SIZE + 2))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Figures of every question of one cut; `values`: entry → figure → shape (questions,).
+
+    Attributes:
+        person: whom each question is about; hour: of the test part, from 0.
+        ipw_ideal: the ideal of `ipw`, which is among the figures.
+        top: entry → top tens, shape (questions, K), of each seed.
+        chosen: codes of the items of the test part.
+    """
+
+    person: Texts
+    hour: Ints
+    ipw_ideal: Floats
+    values: dict[str, dict[str, Floats]]
+    top: dict[str, list[Ints]]
+    chosen: Ints
+
+
+def judge(
+    log: Log,
+    questions: Questions,
+    lists: Mapping[str, Sequence[Ints]],
+    found: Sequence[Floats] = (),
+) -> Judged:
+    """Compare lists with what was chosen; an entry with lists of several seeds gets their means.
+
+    `found` is the candidate recall of ours, of each seed.
+    """
+    weight = item_weights(log)
+    values = {}
+    for name, each in lists.items():
+        by_seed = [score(one, questions, weight) for one in each]
+        values[name] = {f: np.mean([one[f] for one in by_seed], axis=0) for f in by_seed[0]}
+    if found:
+        values[OURS]["candidate_recall"] = np.mean(found, axis=0)
+    test = np.arange(log.test_from, len(log))
+    chosen = np.unique(log.item[test[log.valid[test] & (log.item[test] >= 0)]])
+    hour = (questions.now + 1 - log.cut.at) // HOUR
+    top = {name: [one[:, :K] for one in each] for name, each in lists.items()}
+    ideal = ideal_ipw(questions, weight)
+    return Judged(log.people[log.person[questions.asker]], hour, ideal, values, top, chosen)
+
+
+def item_weights(log: Log) -> Floats:
+    """Return 1 ÷ (rows of each item in the training part + 1)."""
+    train = np.arange(log.test_from)
+    counted = log.item[train[log.valid[train] & (log.item[train] >= 0)]]
+    return 1 / (np.bincount(counted, minlength=len(log.items)) + 1.0)
+
+
+def score(lists: Ints, questions: Questions, weight: Floats) -> dict[str, Floats]:
+    """Return the figures of each question's list."""
+    hit = hits(lists, questions).astype(np.float64)
+    size = np.diff(questions.offsets)
+    ideal = np.concatenate(([0.0], np.cumsum(_DISCOUNT)))
+    any_hit = hit.max(axis=1)
+    first = hit.argmax(axis=1) + 1
+    gain = hit[:, :K] * weight[np.clip(lists[:, :K], 0, len(weight) - 1)]
+    return {
+        "ndcg_10": (hit[:, :K] @ _DISCOUNT[:K]) / ideal[np.minimum(size, K)],
+        "ndcg_20": (hit @ _DISCOUNT) / ideal[np.minimum(size, SIZE)],
+        "hr_20": any_hit,
+        "mrr": any_hit / first,
+        "ipw": gain @ _DISCOUNT[:K],
+    }
+
+
+def hits(lists: Ints, questions: Questions) -> npt.NDArray[np.bool_]:
+    """Return which places of the lists hold an item of the truth."""
+    many = int(max(lists.max(initial=0), questions.truth.max(initial=0))) + 1
+    number = np.arange(len(questions))
+    wanted = np.repeat(number, np.diff(questions.offsets)) * many + questions.truth
+    given = number[:, None] * many + lists
+    return np.isin(given, wanted) & (lists >= 0)
+
+
+def ideal_ipw(questions: Questions, weight: Floats) -> Floats:
+    """Return the DCG@10 of the heaviest items of each truth, in order of weight."""
+    number = np.repeat(np.arange(len(questions)), np.diff(questions.offsets))
+    gain = weight[questions.truth]
+    order = np.lexsort((-gain, number))
+    place = np.arange(len(order)) - questions.offsets[number[order]]
+    kept = place < K
+    gain = gain[order][kept] * _DISCOUNT[place[kept]]
+    return np.bincount(number[order][kept], gain, len(questions)).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Poisson counts of people, the same for every figure, so that differences are paired."""
+
+    person: Ints
+
+    @classmethod
+    def of(cls, people: Texts) -> "Resampling":
+        """Resample the people of some questions."""
+        return cls(np.unique(people, return_inverse=True)[1].astype(np.int64))
+
+    @cached_property
+    def weights(self) -> npt.NDArray[np.float32]:
+        """How often each person counts, shape (replicates, people)."""
+        people = int(self.person.max()) + 1
+        return np.random.default_rng(0).poisson(1.0, (REPLICATES, people)).astype(np.float32)
+
+    def sums(self, values: Floats) -> Floats:
+        """Return the sum over questions in each replicate."""
+        return (self.weights @ np.bincount(self.person, values).astype(np.float32)).astype(float)
+
+    def ratio(self, over: Floats, under: Floats) -> tuple[float, Floats]:
+        """Return Σ over ÷ Σ under, and the same in each replicate."""
+        total = self.sums(under)  # 0 where a replicate has nobody
+        draws = np.divide(self.sums(over), total, out=np.full(len(total), np.nan), where=total > 0)
+        return over.sum() / under.sum(), draws
+
+    def mean(self, values: Floats) -> tuple[float, Floats]:
+        """Return the mean over questions, and the same in each replicate."""
+        return self.ratio(values, np.ones(len(values)))
+
+    def coverage(self, top: Ints, chosen: Ints) -> tuple[float, Floats]:
+        """Return the share of `chosen` that is listed for anybody, and draws centred on it.
+
+        A replicate lacks a third of the people and so covers less: draws are moved by that bias.
+        """
+        place = np.searchsorted(chosen, top).clip(0, len(chosen) - 1)
+        row, column = np.nonzero(chosen[place] == top)
+        people = int(self.person.max()) + 1
+        where = (self.person[row], place[row, column])
+        shown = csr_matrix((np.ones(len(row), np.float32), where), (people, len(chosen)))
+        there = self.weights[:COVERAGE_REPLICATES] > 0
+        draws = np.array([(shown.T @ each > 0).mean() for each in there.astype(np.float32)])
+        value = float((shown.sum(axis=0) > 0).mean())
+        return value, np.clip(draws - draws.mean() + value, 0.0, 1.0)
+
+
+def figures(parts: Sequence[Judged]) -> dict[str, Any]:
+    """Return `results`, `gains` and the best baseline, pooled over the questions of all cuts."""
+    resampling = Resampling.of(np.concatenate([part.person for part in parts]))
+    names = list(parts[0].values)
+    results = {name: _of_entry(parts, resampling, name) for name in names}
+    gains: dict[str, dict[str, float]] = {}
+    for name in names:
+        if name != OURS:
+            draws = resampling.mean(pooled(parts, OURS, "ndcg_10") - pooled(parts, name, "ndcg_10"))
+            gains[name] = interval("ndcg_10", *draws)
+    best = max(gains, key=lambda name: results[name]["ndcg_10"])
+    return {"results": results, "gains": gains, "best_baseline": best}
+
+
+def pooled(parts: Sequence[Judged], entry: str, figure: str) -> Floats:
+    """Return a figure of all questions of all cuts."""
+    return np.concatenate([part.values[entry][figure] for part in parts])
+
+
+def _of_entry(parts: Sequence[Judged], resampling: Resampling, name: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for figure in MEANS:
+        if figure in parts[0].values[name]:
+            found |= interval(figure, *resampling.mean(pooled(parts, name, figure)))
+    ideal = np.concatenate([part.ipw_ideal for part in parts])
+    found |= interval("ndcg_10_ipw", *resampling.ratio(pooled(parts, name, "ipw"), ideal))
+    each = [
+        Resampling.of(part.person).coverage(top, part.chosen)
+        for part in parts
+        for top in part.top[name]
+    ]
+    value, draws = np.mean([one[0] for one in each]), np.mean([one[1] for one in each], axis=0)
+    return found | interval("coverage_10", float(value), draws)
+
+
+def by_hour(parts: Sequence[Judged], best: str) -> dict[str, Any]:
+    """Return NDCG by hour of the test part, and how ours over the best baseline ends and begins."""
+    resampling = Resampling.of(np.concatenate([part.person for part in parts]))
+    hour = np.concatenate([part.hour for part in parts])
+    ours, theirs = pooled(parts, OURS, "ndcg_10"), pooled(parts, best, "ndcg_10")
+    early, late = (((hour >= low) & (hour < high)) for low, high in (EARLY, LATE))
+    end, end_draws = resampling.ratio(ours * late, theirs * late)
+    start, start_draws = resampling.ratio(ours * early, theirs * early)
+    each = [
+        {"hour": at + 1, "questions": int(here.sum())}
+        | {OURS: round(ours[here].mean(), 6), best: round(theirs[here].mean(), 6)}
+        for at in np.unique(hour).tolist()
+        if (here := hour == at).any()
+    ]
+    return {
+        "baseline": best,
+        **interval("early", start, start_draws),
+        **interval("late", end, end_draws),
+        **interval("late_over_early", end / start, end_draws / start_draws),
+        "hours": each,
+    }
+
+
+def interval(name: str, value: float, draws: Floats) -> dict[str, float]:
+    """Return a figure with the 95 % interval of its draws."""
+    low, high = np.quantile(draws[np.isfinite(draws)], (0.025, 0.975))
+    return {
+        name: round(float(value), 6),
+        f"{name}_low": round(float(low), 6),
+        f"{name}_high": round(float(high), 6),
+    }

@@ -1,0 +1,166 @@
+"""Put the report of a run together: figures, gains, what commands reported, how it was run."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.over_seeds import mean_over
+from benchmarks.quality.product.baselines import DESCRIPTIONS
+from benchmarks.quality.product.figures import OURS, by_hour, figures
+from benchmarks.quality.product.replay import BATCH_US, CANDIDATES_MAX
+from benchmarks.quality.product.run import CutResult, Run
+from benchmarks.quality.running import environment
+from tailorbird.events import MINUTE, to_iso
+
+PROTOCOL = (
+    "`tailorbird init --from`, `import` and `train` run as `init` prints them; no file is edited.",
+    "Test events go to collector, router and worker on a simulated clock, in order of (time, row). "
+    "A question comes 1 µs before its event, when every row before it is applied, and asks for 20 "
+    f"items. Events come in at most {BATCH_US // MINUTE} minutes late. Answers are not logged.",
+    "Baselines list 20 items of the whole catalogue each, from the same rows. Where the set has no "
+    "repeats, lists of clicks and neighbours leave out what the person had before.",
+    "Figures are means over questions; of several seeds, over these first. Intervals (95 %) "
+    "resample people. Exploration of the slot is on, as `init` declares it.",
+    f"`candidate_recall`: share of the truth among the first {CANDIDATES_MAX} candidates.",
+)
+COLUMNS = ("ndcg_10", "ndcg_20", "hr_20", "mrr", "coverage_10", "ndcg_10_ipw", "candidate_recall")
+COLUMNS += ("reward", "share_of_oracle", "share_of_learner")
+QUICK = "`train` was given --quick, which a user is not told to."
+
+
+def make_report(run: Run, cuts: Sequence[CutResult]) -> dict[str, Any]:
+    """Return the result of all cuts as one object for JSON."""
+    parts = [cut.judged for cut in cuts]
+    found = figures(parts)
+    reported = [each for cut in cuts for each in cut.trained.values()]
+    told = found["results"]
+    results = {OURS: told[OURS], "report": _reported(reported)} | told
+    data_set = run.data_set
+    return {
+        "benchmark": "product",
+        "set": data_set.name,
+        "title": data_set.title,
+        "small": run.small,
+        "quick": run.quick,
+        "protocol": [*PROTOCOL, *data_set.protocol, *([QUICK] if run.quick else [])],
+        "results": results,
+        "gains": found["gains"],
+        "best_baseline": found["best_baseline"],
+        "report_gains": report_gains(reported, found["gains"]),
+        **({"by_hour": by_hour(parts, found["best_baseline"])} if data_set.hourly else {}),
+        "baselines": DESCRIPTIONS,
+        "cuts": {cut.name: _about(cut) for cut in cuts},
+    }
+
+
+SAME = {"clicked_1h": "popular:1h", "clicked_24h": "popular:24h", "clicked_7d": "popular:7d"}
+
+
+def report_gains(
+    trainings: Sequence[Mapping[str, Any]], served: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return what `train` claimed over each baseline that both have, beside what was served."""
+    found = {}
+    for name, ours in SAME.items():
+        told = [each["report"]["differences"] for each in trainings if "report" in each]
+        claims = [each[ours]["ndcg_10"] for each in told if ours in each]
+        if claims and name in served:
+            claimed, gained = sum(claims) / len(claims), served[name]["ndcg_10"]
+            found[name] = {
+                "report": round(claimed, 6),
+                "served": gained,
+                "report_minus_served": round(claimed - gained, 6),
+            }
+    return found
+
+
+def how_run(command: str) -> dict[str, Any]:
+    """Return how a result was made: the command, the source's revision, and the machine."""
+    return {"command": command, "revision": _revision(), "environment": environment()}
+
+
+def _reported(trainings: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return what `train` said of its model on its own test part, the mean over seeds and cuts."""
+    reports = [each["report"]["results"][OURS] for each in trainings if "report" in each]
+    return mean_over(reports) if reports else {}
+
+
+def _about(cut: CutResult) -> dict[str, Any]:
+    """Return what one cut was, and what became of it."""
+    log, steps = cut.log, cut.imported["steps"]
+    imported = steps["import"]["report"]
+    return {
+        "train_from": to_iso(log.cut.begin),
+        "test_from": to_iso(log.cut.at),
+        "test_to": to_iso(log.cut.end),
+        "train_rows": log.test_from,
+        "test_rows": len(log) - log.test_from,
+        "questions": len(cut.questions),
+        "truths": len(cut.questions.truth),
+        "people": len(set(cut.judged.person.tolist())),
+        "imported": {name: imported[name] for name in ("rows", "accepted", "refused")},
+        "training": {str(seed): training_report(each) for seed, each in cut.trained.items()},
+        "replay": {str(seed): each for seed, each in cut.replayed.items()},
+        "seconds": {**{name: step["seconds"] for name, step in steps.items()}, **cut.seconds},
+    }
+
+
+def training_report(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what one training reported, and what it took."""
+    about = {name: trained[name] for name in ("seconds", "peak_mb")}
+    command = [part for part in trained["command"].split() if "/" not in part and part != "-C"]
+    about["command"] = " ".join(command)
+    if "failed" in trained:
+        return {**about, "failed": trained["failed"], "promoted": False}
+    kept = ("results", "differences", "promoted", "reasons", "notes", "rows", "requests", "people")
+    report = trained["report"]
+    return about | {name: report[name] for name in kept} | {"stages": report["seconds"]}
+
+
+def _revision() -> str:
+    """Return the git revision of the benchmark's source, `+` behind it where files were changed."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print a report for people."""
+    print(result["title"])
+    for sentence in result["protocol"]:
+        print(f"  {sentence}")
+    columns = [each for each in COLUMNS if any(each in row for row in result["results"].values())]
+    print(f"{'':24}" + "".join(f"{name:>28}" for name in columns))
+    for name, each in sorted(result["results"].items(), key=_by_first):
+        print(f"{name:24}" + "".join(f"{_cell(each, column):>28}" for column in columns))
+    for name, gain in result["gains"].items():
+        print(f"over {name:19}{_cell(gain, next(iter(gain))):>28}")
+    for name, each in result.get("report_gains", {}).items():
+        print(f"over {name}: report {each['report']:+.4f}, served {each['served']:+.4f}")
+    if "by_hour" in result:
+        hours = result["by_hour"]
+        print("ours ÷ best, late over early hours:", _cell(hours, "late_over_early").strip())
+    for name, cut in result["cuts"].items():
+        print(f"{name}: {cut['questions']:,} questions, seconds {cut['seconds']}")
+        for seed, each in cut["replay"].items():
+            training = cut["training"][seed]
+            print(f"  seed {seed}: train {training['seconds']} s, promoted {training['promoted']}")
+            print(f"  {training.get('failed', '; '.join(training.get('reasons', ())))}")
+            print(f"  {each}")
+
+
+def _by_first(entry: tuple[str, Mapping[str, Any]]) -> float:
+    return -(entry[1].get("ndcg_10") or entry[1].get("reward") or 0)
+
+
+def _cell(figures_: Mapping[str, Any], name: str) -> str:
+    value = figures_.get(name)
+    if value is None:
+        return "–"
+    low, high = figures_.get(f"{name}_low"), figures_.get(f"{name}_high")
+    return f"{value:.4f}" if low is None else f"{value:.4f} ({low:.4f}–{high:.4f})"

@@ -1,0 +1,294 @@
+"""Measure what the default path serves on the simulated site, where every list's truth is known.
+
+A project as `tailorbird init` makes it imports and trains on the site's own log; the days after it
+are replayed, and the lists that are served are judged by their true expected reward. What a learner
+could gain that knows all but the person, `benchmarks.quality.learnable` tells.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from benchmarks.quality import learnable
+from benchmarks.quality.product import project
+from benchmarks.quality.product.baselines import find_rows, own, popular
+from benchmarks.quality.product.figures import OURS, Floats, Resampling, interval
+from benchmarks.quality.product.log import Ints, Log, Questions
+from benchmarks.quality.product.replay import Stream, replay
+from benchmarks.quality.product.report import training_report
+from benchmarks.quality.product.run import Arrays, kept_arrays, replay_report, served_arrays
+from benchmarks.quality.product.sets import Cut
+from benchmarks.quality.true_reward import (
+    DAYS,
+    ITEMS,
+    REWARD,
+    SEED,
+    SMALL_DAYS,
+    USERS,
+    oracle_scores,
+    worth_of,
+)
+from tailorbird.events import DAY, Event
+from tailorbird.simulator import Site
+
+POPULAR, ORACLE, LEARNER = "clicked_7d", "oracle", "learner"
+PROTOCOL = [
+    "`tailorbird init`, `import` and `train --as-of latest` as they are; the log that `init` would "
+    "have simulated is that of the benchmark's own site, under the site's house policy.",
+    "The days after it are replayed, without the site's own answers. Before requests of the first "
+    "page the served pipeline is asked for 20 items; the first 12 are judged, by their true "
+    "expected reward: 1 for a click, 5 for a purchase. Nobody reacts to what is served.",
+    "`share_of_oracle`: of the gain over `clicked_7d` of who knows all. `share_of_learner`: of who "
+    "knows all but the person, and infers that from a log as long as ours, though not the same.",
+]
+WEIGHTS = {"click": REWARD.click, "purchase": REWARD.purchase}
+
+
+@dataclass(frozen=True)
+class World:
+    """The simulated site and how long it is looked at.
+
+    Attributes:
+        days: of the log that is trained on; live: days that are replayed.
+        questions: drawn of the requests of the replayed days.
+    """
+
+    users: int
+    items: int
+    days: int
+    live: int
+    questions: int
+
+    @cached_property
+    def site(self) -> Site:
+        """The site, which its seed makes."""
+        return Site(SEED, users=self.users, items=self.items, days=self.days + self.live + 1)
+
+    @property
+    def cut(self) -> Cut:
+        """From when on events are replayed."""
+        at = self.site.start + self.days * DAY
+        return Cut(self.site.start, at, at + self.live * DAY)
+
+
+WHOLE = World(USERS, ITEMS, DAYS, 3, 2_000)
+SMALL = World(USERS // 3, ITEMS, SMALL_DAYS, 1, 200)
+
+
+def run_simulated(
+    keep: Path, seeds: tuple[int, ...], *, small: bool, quick: bool
+) -> dict[str, Any]:
+    """Import, train and replay with each seed, and compare the true rewards."""
+    world = SMALL if small else WHOLE
+    folder = keep / ("simulated-small" if small else "simulated")
+    folder.mkdir(parents=True, exist_ok=True)
+    log, stream, history = read_history(world)
+    questions = draw_requests(log, stream, world.questions)
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"".join(line + b"\n" for line in history))
+
+    made = project.kept(
+        folder / "imported.json", lambda: project.make_project(folder / "imported", None, write)
+    )
+    trained, served = {}, {}
+    for seed in seeds:
+        name = f"{seed}-quick" if quick else str(seed)
+        root = folder / f"seed-{name}" / project.NAME
+        trained[seed] = project.kept(
+            folder / f"trained-{name}.json", partial(train, made, root, seed, quick)
+        )
+        served[seed] = kept_arrays(
+            folder / f"served-{name}.npz", partial(serve, root, stream, log, questions, seed)
+        )
+    rewards = kept_arrays(folder / "rewards.npz", lambda: known_rewards(world, log, questions))
+    found = compare(world, log, questions, served, rewards)
+    return {
+        "benchmark": "product",
+        "set": "simulated",
+        "title": f"The simulated site: {world.users:,} people, {world.items} items",
+        "small": small,
+        "quick": quick,
+        "protocol": PROTOCOL,
+        **found,
+        "knowing": learnable.KNOWING,
+        "cuts": {"test": _about(world, log, questions, made, trained, served)},
+    }
+
+
+def _about(
+    world: World,
+    log: Log,
+    questions: Questions,
+    made: Mapping[str, Any],
+    trained: Mapping[int, Mapping[str, Any]],
+    served: Mapping[int, Arrays],
+) -> dict[str, Any]:
+    """Return what was imported and replayed, and what became of it."""
+    return {
+        "days": world.days,
+        "live_days": world.live,
+        "test_rows": len(log) - log.test_from,
+        "questions": len(questions),
+        "people": len(np.unique(log.person[questions.asker])),
+        "training": {str(seed): training_report(each) for seed, each in trained.items()},
+        "replay": {str(seed): replay_report(each) for seed, each in served.items()},
+        "seconds": {name: step["seconds"] for name, step in made["steps"].items()},
+    }
+
+
+def read_history(world: World) -> tuple[Log, Stream, list[bytes]]:
+    """Return clicks of both parts and events of the replayed one, and the lines to be imported.
+
+    The site's own answers are in the history as events that only a server writes: they are in the
+    stream to say who asked what, without a line.
+    """
+    at = world.cut.at
+    history: list[bytes] = []
+    stream = Stream([], [])
+    rows: list[tuple[int, int, int, bool]] = []
+    decoder = msgspec.json.Decoder(Event)
+    for arrival in world.site.history(world.days + world.live):
+        if arrival.received_at < at:
+            history.append(arrival.body)
+        try:
+            event = decoder.decode(arrival.body)
+        except msgspec.DecodeError:  # dirt, which the contract refuses
+            continue
+        is_click = event.type == "click" and event.item_id is not None
+        if arrival.received_at >= at:
+            plain = {k: v for k, v in json.loads(arrival.body).items() if k != "received_at"}
+            line = json.dumps(plain).encode()
+            stream.lines.append(None if event.type == "answer" else line)
+            stream.events.append(event)
+        elif not is_click:
+            continue
+        item = int((event.item_id or "i-1")[1:]) if is_click else -1
+        rows.append((arrival.received_at, _visitor(event), item, is_click))
+    ts, person, item, valid = (np.array(column) for column in zip(*rows, strict=True))
+    people = np.array([f"{code}" for code in range(world.site.users.count)])
+    items = np.array([f"i{code:05d}" for code in range(world.site.items.count)])
+    first = int(np.searchsorted(ts, at))
+    log = Log(ts, person, np.full(len(ts), -1), item, valid, people, items, first, world.cut)
+    return log, stream, history
+
+
+def _visitor(event: Event) -> int:
+    """Return the site's number of who an event is of, -1 for its crawler and for profiles."""
+    name = event.user_id or event.anonymous_id or ""
+    return int(name[1:]) if name[1:].isdigit() else -1
+
+
+def draw_requests(log: Log, stream: Stream, most: int) -> Questions:
+    """Return requests of the first page, drawn evenly."""
+    asked = [
+        log.test_from + row
+        for row, event in enumerate(stream.events)
+        if event is not None and event.answer is not None and event.answer.slot == "home"
+    ]
+    at = np.array([row for row in asked if log.person[row] >= 0])
+    at = np.sort(np.random.default_rng(0).choice(at, min(most, len(at)), replace=False))
+    return Questions.before(log, at, np.arange(len(at) + 1), np.zeros(len(at), np.int64))
+
+
+def train(made: dict[str, Any], root: Path, seed: int, quick: bool) -> dict[str, Any]:
+    """Train in a copy of the imported project, as of the end of the log."""
+    project.copy_project(Path(made["root"]), root)
+    extra = ["--as-of", "latest", *(["--quick"] if quick else [])]
+    return project.train(made, root, seed, extra)
+
+
+def serve(root: Path, stream: Stream, log: Log, questions: Questions, seed: int) -> Arrays:
+    """Replay in a copy of the trained project."""
+    live = root.parent / "live"
+    project.copy_project(root, live)
+    return served_arrays(replay(live, stream, log, questions, seed), stream.refused)
+
+
+def known_rewards(world: World, log: Log, questions: Questions) -> dict[str, Floats]:
+    """Return the true reward of each question's list by baselines, oracle and learners."""
+    rows, asked = find_rows(log, questions, hide=False)
+    found = {
+        name: reward(world, log, questions, lists)
+        for name, lists in {**popular(rows, asked), **own(rows, asked)}.items()
+    }
+    user, day = log.person[questions.asker], _days(world, questions)
+    lists = [world.site.items.available(float(t)) for t in day]
+    offsets = np.concatenate(([0], np.cumsum([len(each) for each in lists]))).astype(np.int64)
+    item = np.concatenate(lists)
+    scores = oracle_scores(world.site, user, item, day, offsets)
+    scores = {ORACLE: scores[ORACLE]} | learners(world, user, day, lists)
+    rewards = {
+        name: worth_of(world.site, user, item, day, offsets, each) for name, each in scores.items()
+    }
+    return found | rewards
+
+
+def learners(world: World, user: Ints, day: Floats, lists: list[Ints]) -> dict[str, Floats]:
+    """Return the scores of who knows all but the person, without and with a log as long as ours."""
+    seen, asked, _, _ = learnable.lived(world.site, world.days + world.live)
+    knowing = {
+        "kind": learnable.untold(world.site, user),
+        LEARNER: learnable.inferred(world.site, seen, asked, user, day),
+    }
+    weights = (REWARD.click, REWARD.purchase)
+    return {
+        name: np.concatenate(
+            [
+                learnable.worth(world.site, taste, row, user[row], day[row], these, weights)
+                for row, these in enumerate(lists)
+            ]
+        )
+        for name, taste in knowing.items()
+    }
+
+
+def _days(world: World, questions: Questions) -> Floats:
+    return (questions.now - world.site.start) / DAY
+
+
+def reward(world: World, log: Log, questions: Questions, lists: Ints) -> Floats:
+    """Return the true expected reward of each list's first items."""
+    shown = [log.items[row[row >= 0]].tolist() for row in np.asarray(lists)[:, : REWARD.size]]
+    users = log.person[questions.asker].tolist()
+    return world.site.truth.expected(users, shown, questions.now.tolist()).reward(WEIGHTS)
+
+
+def compare(
+    world: World,
+    log: Log,
+    questions: Questions,
+    served: Mapping[int, Arrays],
+    known: Arrays,
+) -> dict[str, Any]:
+    """Return true rewards, and shares of what oracle and learner gain over `clicked_7d`."""
+    by_seed = [reward(world, log, questions, each["lists"]) for each in served.values()]
+    in_arm = np.mean([each["arms"] == "model" for each in served.values()], axis=0) > 0.5
+    rewards = {OURS: np.mean(by_seed, axis=0), **known}
+    resampling = Resampling.of(log.people[log.person[questions.asker]])
+    results = {name: _shares(resampling, each, rewards) for name, each in rewards.items()}
+    if in_arm.any():  # arms are by person, so that their people are others
+        part = Resampling.of(log.people[log.person[questions.asker[in_arm]]])
+        only = {name: each[in_arm] for name, each in rewards.items()}
+        results[f"{OURS}_in_arm_model"] = _shares(part, only[OURS], only)
+    gains = {
+        name: interval("reward", *resampling.mean(rewards[OURS] - each))
+        for name, each in known.items()
+    }
+    return {"results": results, "gains": gains}
+
+
+def _shares(
+    resampling: Resampling, each: Floats, rewards: Mapping[str, Floats]
+) -> dict[str, float]:
+    found = interval("reward", *resampling.mean(each))
+    for best in (ORACLE, LEARNER):
+        gain, possible = each - rewards[POPULAR], rewards[best] - rewards[POPULAR]
+        found |= interval(f"share_of_{best}", *resampling.ratio(gain, possible))
+    return found

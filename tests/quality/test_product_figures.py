@@ -1,0 +1,124 @@
+"""Figures of the product benchmark on examples that can be checked by hand."""
+
+import numpy as np
+import pytest
+from benchmarks.quality.product import figures
+from benchmarks.quality.product.figures import OURS, Judged, Resampling
+from benchmarks.quality.product.log import Log, Questions
+from benchmarks.quality.product.sets import Cut
+
+from tailorbird.events import HOUR
+
+ONE, TWO, THREE = 1.0, 1 / np.log2(3), 0.5  # discounts of the first places
+
+
+def padded(*lists: list[int]) -> np.ndarray:
+    return np.array([[*each, *[-1] * (20 - len(each))] for each in lists])
+
+
+def asked(count: int, offsets: np.ndarray, truth: np.ndarray) -> Questions:
+    """Questions of which only the truth matters."""
+    return Questions(*[np.arange(count)] * 3, offsets, truth)
+
+
+def test_a_single_truth() -> None:
+    questions = asked(3, np.arange(4), np.array([5, 6, 7]))
+    weight = np.full(10, 0.25)
+    twelfth = [0, 1, 2, 3, 4, 5, 8, 9, 0, 0, 0, 7]
+    found = figures.score(padded([5, 1], [1, 6], twelfth), questions, weight)
+    assert found["ndcg_10"] == pytest.approx([ONE, TWO, 0.0])
+    assert found["hr_20"].tolist() == [1, 1, 1]
+    assert found["mrr"] == pytest.approx([1, 1 / 2, 1 / 12])
+    assert found["ipw"] == pytest.approx([ONE / 4, TWO / 4, 0.0])
+
+
+def test_a_truth_of_several_items() -> None:
+    questions = asked(2, np.array([0, 2, 5]), np.array([5, 6, 1, 2, 3]))
+    weight = np.array([0, 0.5, 0.1, 0.2, 0, 0.5, 1.0])
+    found = figures.score(padded([6, 0, 5], [0, 0]), questions, weight)
+    assert found["ndcg_10"] == pytest.approx([(ONE + THREE) / (ONE + TWO), 0.0])
+    assert found["hr_20"].tolist() == [1, 0]
+    assert found["ipw"] == pytest.approx([ONE + THREE * 0.5, 0.0])
+    ideal = figures.ideal_ipw(questions, weight)
+    assert ideal == pytest.approx([ONE + TWO * 0.5, 0.5 + TWO * 0.2 + THREE * 0.1])
+
+
+def test_an_empty_place_is_no_hit_of_the_question_before() -> None:
+    questions = asked(2, np.arange(3), np.array([9, 0]))
+    assert not figures.hits(padded([1], []), questions).any()
+
+
+def make_log() -> Log:
+    """Four training and six test rows; of items 0 to 4 the last is new, and 1 does not count."""
+    item = np.array([0, 0, 1, 2, 0, 2, 3, 4, 1, 0])
+    ts = np.concatenate([np.arange(4), np.arange(4, 10) * HOUR])
+    people = np.array(["a", "b", "c"])
+    person = np.array([0, 1, 2, 0, 0, 1, 2, 0, 1, 2])
+    items = np.array([str(code) for code in range(5)])
+    cut = Cut(0, 4 * HOUR, 10 * HOUR)
+    return Log(ts, person, person, item, item != 1, people, items, 4, cut)
+
+
+def test_weights_are_of_the_training_part_alone() -> None:
+    assert figures.item_weights(make_log()) == pytest.approx([1 / 3, 1, 1 / 2, 1, 1])
+
+
+def test_judging_means_seeds_and_finds_what_was_chosen() -> None:
+    log = make_log()
+    questions = Questions.before(log, np.array([4, 7]), np.arange(3), np.array([0, 4]))
+    lists = {OURS: [padded([0], [4]), padded([1], [1])], "clicked_1h": [padded([0], [0])]}
+    judged = figures.judge(log, questions, lists, [np.array([1.0, 0.0]), np.array([1.0, 1.0])])
+    assert judged.person.tolist() == ["a", "a"]
+    assert judged.hour.tolist() == [0, 3]
+    assert judged.values[OURS]["ndcg_10"] == pytest.approx([0.5, 0.5])
+    assert judged.values[OURS]["candidate_recall"] == pytest.approx([1.0, 0.5])
+    assert judged.chosen.tolist() == [0, 2, 3, 4]
+    told = figures.figures([judged])
+    results = told["results"]
+    assert results[OURS]["ndcg_10"] == 0.5
+    assert results[OURS]["ndcg_10_ipw"] == pytest.approx(0.5)
+    assert results["clicked_1h"]["ndcg_10_ipw"] == pytest.approx((1 / 3) / (1 / 3 + 1))
+    assert results[OURS]["coverage_10"] == pytest.approx((2 / 4 + 0) / 2)
+    assert told["gains"]["clicked_1h"]["ndcg_10"] == 0.0
+    assert told["best_baseline"] == "clicked_1h"
+
+
+def test_cuts_are_pooled_by_question_and_person() -> None:
+    values = {OURS: {"ndcg_10": np.array([1.0, 0.0]), "ipw": np.array([1.0, 0.0])}}
+    top = {OURS: [np.array([[0], [1]])]}
+    person, hour = np.array(["a", "b"]), np.array([0, 1])
+    part = Judged(person, hour, np.ones(2), values, top, np.array([0, 1]))
+    other = {OURS: {"ndcg_10": np.array([1.0, 1.0]), "ipw": np.array([1.0, 1.0])}}
+    more = Judged(person, hour, np.ones(2), other, top, np.array([0, 1]))
+    assert figures.pooled([part, more], OURS, "ndcg_10").tolist() == [1, 0, 1, 1]
+
+
+def test_intervals_hold_the_mean_of_people_and_narrow_with_their_number() -> None:
+    rng = np.random.default_rng(0)
+
+    def width(people: int) -> float:
+        resampling = Resampling(np.repeat(np.arange(people), 2))
+        value, draws = resampling.mean(np.repeat(rng.random(people), 2))
+        found = figures.interval("mean", value, draws)
+        assert found["mean_low"] < value < found["mean_high"]
+        return found["mean_high"] - found["mean_low"]
+
+    assert width(400) == pytest.approx(width(100) / 2, rel=0.3)
+
+
+def test_coverage_counts_each_chosen_item_once() -> None:
+    top = np.array([[1, 2, -1], [2, 9, -1]])
+    value, draws = Resampling(np.array([0, 1])).coverage(top, np.array([1, 2, 5, 7]))
+    assert value == 0.5
+    assert ((draws >= 0) & (draws <= 1)).all()
+
+
+def test_the_ratio_to_the_best_is_compared_by_hour() -> None:
+    hour = np.array([0, 1, 2, 5, 20, 21, 22, 23])
+    ours = np.array([0.4, 0.4, 0.4, 9.0, 0.1, 0.1, 0.1, 0.1])
+    values = {OURS: {"ndcg_10": ours}, "best": {"ndcg_10": np.full(8, 0.2)}}
+    person = np.array(list("abcdefgh"))
+    part = Judged(person, hour, np.ones(8), values, {}, np.zeros(0, np.int64))
+    found = figures.by_hour([part], "best")
+    assert (found["early"], found["late"], found["late_over_early"]) == (2.0, 0.5, 0.25)
+    assert found["hours"][3] == {"hour": 6, "questions": 1, OURS: 9.0, "best": 0.2}

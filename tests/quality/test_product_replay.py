@@ -80,7 +80,7 @@ def test_what_is_served_beats_what_is_popular_at_the_same_moment(served: tuple) 
     ours = score(lists.lists, questions, weight)["ndcg_10"].mean()
     theirs = {name: score(each, questions, weight)["ndcg_10"].mean() for name, each in baselines.items()}
     assert ours > max(theirs[name] for name in ("clicked_1h", "clicked_24h", "clicked_7d")), (ours, theirs)
-    assert lists.found.mean() > 0.9
+    assert lists.found.mean() > 0.85, "what nobody had read before is in no list"
 
 
 @pytest.mark.slow
@@ -100,3 +100,11 @@ def test_a_command_that_fails_says_so(tmp_path: Path) -> None:
     assert failed["failed"].startswith("ended with ")
     with pytest.raises(SystemExit, match="ended with"):
         project.run_command(["tailorbird", "-C", str(tmp_path), "train"])
+
+
+def test_training_as_of_the_latest_event_knows_the_last_hour(served: tuple) -> None:
+    """Counts of an hour are there at the end of the log: the report's popularity is as good as live popularity."""
+    log, questions, trained, _ = served
+    baselines, _ = run_baselines(NEWS, log, questions)
+    live = score(baselines["clicked_1h"], questions, np.ones(len(log.items)))["ndcg_10"].mean()
+    assert trained["report"]["results"]["popular:1h"]["ndcg_10"] > 0.7 * live

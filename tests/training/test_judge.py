@@ -56,6 +56,24 @@ def test_the_truth_beats_chance_and_slices_add_up():
     assert plain["results"]["oracle"]["coverage_10_low"] is None
 
 
+def test_cold_start_is_a_curve_over_the_events_before_the_request():
+    """Thirty of sixty people come with one event, as often as others; item 0 had twenty, ten items one each, the others none."""
+    data, past = with_half_missed(questions()), history()
+    judge = Judge(past, shares(past, 100), {"click": 1.0}, replicates=100)
+    for part in data.chunks(50):
+        judge.add(part, {"oracle": part.labels["click"].astype(float)})
+    found = judge.result("oracle")
+    people, items = ({step.events: step for step in found.cold[of]} for of in ("people", "items"))
+    assert {events: step.requests for events, step in people.items()} == {"0": 60, "1": 60}
+    chosen = np.concatenate([data.item[data.labels["click"]], data.missed.item])
+    of_items = {"0": ((chosen > 0) & ~((chosen >= 20) & (chosen < 30))).sum(), "1": ((chosen >= 20) & (chosen < 30)).sum()}
+    of_items["10 and more"] = (chosen == 0).sum()
+    assert {events: step.requests for events, step in items.items()} == {events: int(n) for events, n in of_items.items() if n}
+    assert sum(step.figures["oracle"].value * step.requests for step in people.values()) == pytest.approx(60), "half were missed"
+    assert sum(step.figures["oracle"].value * step.requests for step in items.values()) == pytest.approx(60)
+    assert [step["events"] for step in found.plain()["cold_start"]["people"]] == ["0", "1"]
+
+
 def with_half_missed(data):
     """The same requests, where of every second one no source gave what was chosen."""
     truth = data.labels["click"]

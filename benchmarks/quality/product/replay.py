@@ -150,6 +150,8 @@ class Site:
         self._move_to(
             max(now, self._newest + 1)
         )  # days without a time of day have rows at one time
+        with self._timed("route and apply"):
+            self._roles.candidates.publish()  # tables follow the clock too, as windows go on without events
         with self._timed("look"):
             self.parts.look()
 

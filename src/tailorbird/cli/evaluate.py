@@ -32,7 +32,7 @@ def evaluate(
         judge as if it were this time, such as 2026-11-25, or `latest`: where the history in the lake ended, or now while events come
     """
     from tailorbird.cli.moment import clock_as_of
-    from tailorbird.cli.train import print_long_tail, print_results, window_of
+    from tailorbird.cli.train import print_cold_start, print_long_tail, print_results, window_of
     from tailorbird.config import open_project
     from tailorbird.errors import NotReadyError
     from tailorbird.events import to_iso
@@ -67,6 +67,7 @@ def evaluate(
         return
     title = f"Slot {declared.name}: {found.requests:,} requests, {found.people:,} people, {found.rows:,} rows of the newest part"
     print_results(found.plain()["results"], title)
+    print_cold_start(found)
     print_long_tail(found)
     out = console()
     for name, amount in found.amounts.items():

@@ -292,6 +292,18 @@ def print_long_tail(evaluation: "Evaluation") -> None:
     console().print(f"Long-tail items, {count:,} requests: {evaluation.model} {figures[evaluation.model]}{beside}", markup=False)
 
 
+def print_cold_start(evaluation: "Evaluation") -> None:
+    """NDCG@10 by how much was known of the person, and of the item that was chosen."""
+    best = evaluation.best_baseline
+    for of, steps in evaluation.cold.items():
+        rows = [
+            (step.events, f"{step.requests:,}", str(step.figures[evaluation.model]), str(step.figures[best]) if best else "")
+            for step in steps
+        ]
+        columns = ["events before", "requests", evaluation.model, best or "–"]
+        print_table(f"Cold start, by events of {of}", columns, rows, right=columns[1:])
+
+
 def parameters_of(text: str, architecture: str) -> dict[str, object]:
     """What `--parameters` gives, before anything is read."""
     import msgspec

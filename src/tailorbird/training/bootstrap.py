@@ -6,7 +6,7 @@ every figure that is a ratio of sums then costs one matrix product over per-pers
 models and figures, so that differences are paired. Figures themselves are in `training.metrics`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,3 +140,15 @@ class Bootstrap:
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
+
+
+def flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
+    """figure, figure_low, figure_high; what is not known is null."""
+    out: dict[str, float | None] = {}
+    for name, figure in figures.items():
+        out[name], out[f"{name}_low"], out[f"{name}_high"] = (rounded(x) for x in (figure.value, figure.low, figure.high))
+    return out
+
+
+def rounded(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None

@@ -22,7 +22,8 @@ from tailorbird.models.baselines import History
 from tailorbird.ranking.targets import is_amount
 from tailorbird.training import metrics
 from tailorbird.training.amounts import AmountFigures, amount_figures
-from tailorbird.training.bootstrap import Bootstrap, Interval
+from tailorbird.training.bootstrap import Bootstrap, Interval, flat, rounded
+from tailorbird.training.cold import STEPS, Step, curve, step_of
 from tailorbird.training.dataset import Dataset, Missed
 from tailorbird.training.replaying import Slates
 
@@ -67,6 +68,7 @@ class Evaluation:
         figures: model or baseline → figure → interval.
         differences: baseline → paired interval of (judged model − baseline) in `PRIMARY`.
         slices: slice → (requests, model → interval of `PRIMARY`).
+        cold: by how many events of the person, and of the item, there were before the request; keys `people` and `items`.
         heads: head → figures of the judged model's probabilities; of the amounts that it expects, in `amounts`.
         model: the name of the judged model.
         requests, people, rows: sizes of the test part; people with a positive.
@@ -82,6 +84,7 @@ class Evaluation:
     rows: int
     about: dict[str, Any] = field(default_factory=dict)
     amounts: dict[str, AmountFigures] = field(default_factory=dict)
+    cold: dict[str, tuple[Step, ...]] = field(default_factory=dict)
 
     @property
     def best_baseline(self) -> str:
@@ -98,6 +101,7 @@ class Evaluation:
                 name: {"requests": count, **{model: flat({PRIMARY: figure}) for model, figure in figures.items()}}
                 for name, (count, figures) in self.slices.items()
             },
+            "cold_start": {name: [step.plain() for step in steps] for name, steps in self.cold.items()},
             "heads": {name: _plain_head(head) for name, head in self.heads.items()},
             "amounts": {name: each.plain() for name, each in self.amounts.items()},
             "requests": self.requests,
@@ -126,7 +130,7 @@ class Judge:
         self._shown: dict[str, npt.NDArray[np.bool_]] = {}
         self._chosen = np.zeros(len(share), bool)
         self._person: list[Ints] = []
-        self._new: list[npt.NDArray[np.bool_]] = []
+        self._step: list[Ints] = []
         self._device: list[list[str | None]] = []
         self._named: list[str] = []
         self._heads: dict[str, list[tuple[Floats, npt.NDArray, Ints]]] = defaultdict(list)
@@ -153,12 +157,12 @@ class Judge:
         """
         gain = part.gain(self._objective)
         for name, score in scores.items():
-            ranked = self._rank(name, score, gain, part.item, part.offsets, part.missed)
+            ranked = self._rank(name, score, gain, part.item, part.offsets, part.missed, part.t)
             if slates:
                 self._values[name][CANDIDATE_RECALL].append(ranked.found)
         truths = _truths(part, gain, self._missed_gain)
         for name, slate in slates.items():
-            self._rank(name, -np.arange(len(slate.item), dtype=np.float64), *_on_slate(slate, truths))
+            self._rank(name, -np.arange(len(slate.item), dtype=np.float64), *_on_slate(slate, truths), part.t)
         self._chosen[truths.item] = True
         done = sum(len(each) for each in self._person)
         for head, probability in (probabilities or {}).items():
@@ -167,7 +171,7 @@ class Judge:
                 if known.any():
                     self._heads[head].append((probability[known], part.labels[head][known], part.request[known] + done))
         self._person.append(part.person)
-        self._new.append(self._history.by_person.count(part.person, part.t, np.arange(part.requests)) == 0)
+        self._step.append(step_of(self._history.by_person.count(part.person, part.t, np.arange(part.requests))))
         self._device.append(part.context["device"].to_pylist())
         self._named += [named] * part.requests
         self._rows += part.rows
@@ -177,13 +181,18 @@ class Judge:
         """What something that no source gave would have been worth: as much as the first target."""
         return float(next(iter(self._objective.values()), 1.0)) or 1.0
 
-    def _rank(self, name: str, score: Floats, gain: Floats, item: Ints, offsets: Ints, missed: Missed) -> metrics.Ranked:
+    def _rank(self, name: str, score: Floats, gain: Floats, item: Ints, offsets: Ints, missed: Missed, t: Ints) -> metrics.Ranked:
         count = np.bincount(missed.request, minlength=len(offsets) - 1)
         ranked = metrics.rank_lists(score, gain, offsets, k=K, seed=self._seed, missed=count, missed_gain=self._missed_gain)
         some = {}
         for figure, mask in (("tail", self._tail), ("new", self._unseen)):
             gone = np.bincount(missed.request[mask[missed.item]], minlength=len(offsets) - 1)
             some[figure] = ranked.only(mask[item[ranked.row]], gone)
+        step = step_of(self._history.by_item.count(item[ranked.row], t, ranked.request))
+        step_missed = step_of(self._history.by_item.count(missed.item, t, missed.request))
+        for place, events in enumerate(STEPS):
+            gone = np.bincount(missed.request[step_missed == place], minlength=len(offsets) - 1)
+            some[f"items {events}"] = ranked.only(step == place, gone)
         for figure, value in _listwise(ranked, some, item, self._share).items():
             self._values[name][figure].append(value)
         shown = self._shown.setdefault(name, np.zeros(len(self._share), bool))
@@ -204,7 +213,15 @@ class Judge:
         heads = {name: _head(*_joined(parts), bootstrap, self._masks) for name, parts in self._heads.items() if not is_amount(name)}
         amounts = {name: amount_figures(*_joined(parts), bootstrap) for name, parts in self._heads.items() if is_amount(name)}
         sizes = int(judged.sum()), people, self._rows
-        return Evaluation(model, figures, differences, self._slices(values, bootstrap), heads, *sizes, amounts=amounts)
+        slices, cold = self._slices(values, bootstrap), self._cold(values, bootstrap)
+        return Evaluation(model, figures, differences, slices, heads, *sizes, amounts=amounts, cold=cold)
+
+    def _cold(self, values: Mapping[str, Mapping[str, Floats]], bootstrap: Bootstrap) -> dict[str, tuple[Step, ...]]:
+        """The curves of people and of items."""
+        step = np.concatenate(self._step)
+        people = [{name: np.where(step == place, each[PRIMARY], np.nan) for name, each in values.items()} for place in range(len(STEPS))]
+        items = [{name: each[f"items {events}"] for name, each in values.items()} for events in STEPS]
+        return {"people": curve(people, bootstrap), "items": curve(items, bootstrap)}
 
     def _figures(self, name: str, values: Mapping[str, Floats], bootstrap: Bootstrap) -> dict[str, Interval]:
         names = [*LISTWISE, *(name for name in (CANDIDATE_RECALL,) if name in values)]
@@ -215,7 +232,7 @@ class Judge:
     @property
     def _masks(self) -> dict[str, npt.NDArray[np.bool_]]:
         """Which requests are in each slice."""
-        new = np.concatenate(self._new)
+        new = np.concatenate(self._step) == 0
         device = np.array([each or "unknown" for part in self._device for each in part])
         names, counts = np.unique(device, return_counts=True)
         devices = names[np.argsort(-counts)][:DEVICES_MAX] if len(names) > 1 else []
@@ -273,20 +290,12 @@ def shares(history: History, before: int) -> Floats:
     return count / max(count.sum(), 1.0)
 
 
-def flat(figures: Mapping[str, Interval]) -> dict[str, float | None]:
-    """figure, figure_low, figure_high; what is not known is null."""
-    out: dict[str, float | None] = {}
-    for name, figure in figures.items():
-        out[name], out[f"{name}_low"], out[f"{name}_high"] = (_rounded(x) for x in (figure.value, figure.low, figure.high))
-    return out
-
-
 def _listwise(ranked: metrics.Ranked, some: Mapping[str, metrics.Ranked], item: Ints, share: Floats) -> dict[str, Floats]:
     judged = ranked.judged
     return {
         f"ndcg_{K}": metrics.ndcg(ranked, K),
         f"recall_{K}": metrics.recall(ranked, K),
-        "hr_20": metrics.recall(ranked, 20),
+        "hr_20": metrics.hit_rate(ranked, 20),
         "mrr": metrics.reciprocal_rank(ranked),
         "list_auc": metrics.list_auc(ranked),
         f"novelty_{K}": np.where(judged, metrics.novelty(ranked, item, share), np.nan),
@@ -319,7 +328,7 @@ def _head(
 
 def _plain_head(head: HeadFigures) -> dict[str, Any]:
     figures = flat({"auc": head.auc, "log_loss": head.log_loss, "calibration_error": head.calibration_error})
-    more = {"log_loss_mean": _rounded(head.log_loss_mean), "calibration_error_debiased": _rounded(head.calibration.debiased)}
+    more = {"log_loss_mean": rounded(head.log_loss_mean), "calibration_error_debiased": rounded(head.calibration.debiased)}
     slices = {name: _plain_calibration(each) for name, each in head.slices.items()}
     return {**figures, **more, "positives": head.positives, "rows": head.rows, "calibration_slices": slices}
 
@@ -327,8 +336,8 @@ def _plain_head(head: HeadFigures) -> dict[str, Any]:
 def _plain_calibration(each: metrics.Calibration) -> dict[str, Any]:
     """Of a slice: how many rows, what was said and what happened on average, and the error without the noise's part."""
     rows = each.count.sum()
-    means = {name: _rounded(float(np.nansum(each.count * value) / rows)) for name, value in _of_bins(each)}
-    return {"rows": int(rows), **means, "calibration_error_debiased": _rounded(each.debiased)}
+    means = {name: rounded(float(np.nansum(each.count * value) / rows)) for name, value in _of_bins(each)}
+    return {"rows": int(rows), **means, "calibration_error_debiased": rounded(each.debiased)}
 
 
 def _of_bins(each: metrics.Calibration) -> tuple[tuple[str, Floats], ...]:
@@ -342,7 +351,3 @@ def long_tail(share: Floats) -> npt.NDArray[np.bool_]:
     tail = np.ones(len(share), bool)
     tail[head] = False
     return tail
-
-
-def _rounded(value: float) -> float | None:
-    return round(float(value), 6) if np.isfinite(value) else None

@@ -129,6 +129,12 @@ def recall(ranked: Ranked, k: int = 10) -> Floats:
     return _divide(hits, np.minimum(ranked.positives + ranked.missed, k).astype(np.float64))
 
 
+def hit_rate(ranked: Ranked, k: int = 20) -> Floats:
+    """1 where any positive is among the first k of a list, else 0, shape (requests,); NaN with nothing to find."""
+    hits = totals(ranked.request, ranked.rank <= k, len(ranked.positives))
+    return np.where(ranked.judged, np.minimum(hits, 1.0), np.nan)
+
+
 def reciprocal_rank(ranked: Ranked) -> Floats:
     """1 / rank of the first positive, 0 where all were missed, shape (requests,); NaN with nothing to find. Its mean is MRR."""
     best = np.full(len(ranked.positives), np.inf)

@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 from tailorbird.ranking.bundle import Bundle, open_session, run_heads
 from tailorbird.registry import Head
-from tailorbird.training.bootstrap import Interval
-from tailorbird.training.judge import PRIMARY, Evaluation, K, flat
+from tailorbird.training.bootstrap import Interval, flat
+from tailorbird.training.judge import PRIMARY, Evaluation, K
 from tailorbird.training.page import OTHERS, OURS, plain
 from tailorbird.training.serving_cost import ITEMS
 

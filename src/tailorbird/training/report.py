@@ -28,6 +28,7 @@ def write_report(path: Path, report: TrainReport, models: Mapping[str, HeadModel
         _head(report),
         _figures(report.evaluation),
         _slices(report.evaluation),
+        _cold(report.evaluation),
         _costs(report),
         *(_of_head(name, report.evaluation, model) for name, model in models.items()),
         _facts(report),
@@ -71,6 +72,34 @@ def _slices(evaluation: Evaluation) -> str:
         for name, (count, figures) in evaluation.slices.items()
     ]
     return f"<h2>For whom</h2>{table(['slice', 'requests', evaluation.model, best or '–'], rows)}"
+
+
+def _cold(evaluation: Evaluation) -> str:
+    """Cold start: the curves of people and of items, as tables and as one picture."""
+    if not any(evaluation.cold.values()):
+        return ""
+    best = evaluation.best_baseline
+    tables = []
+    for of, steps in evaluation.cold.items():
+        rows = []
+        for step in steps:
+            theirs = _cell(step.figures[best]) if best else ""
+            rows.append(([step.events, f"{step.requests:,}", _cell(step.figures[evaluation.model]), theirs], False))
+        tables.append(f"<h3>By events of {of}</h3>" + table(["events before", "requests", evaluation.model, best or "–"], rows))
+    intro = f"{PRIMARY} by how many events of the person, and of the item that was chosen, there were before the request."
+    return f"<h2>Cold start</h2><p class='soft'>{intro}</p>{''.join(tables)}{picture(_curves(evaluation))}"
+
+
+def _curves(evaluation: Evaluation) -> Figure:
+    figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+    for axes, (of, steps) in zip(figure.subplots(1, len(evaluation.cold), sharey=True), evaluation.cold.items(), strict=True):
+        for name, colour in ((evaluation.model, OURS), (evaluation.best_baseline, OTHERS)):
+            if name:
+                axes.plot([step.events for step in steps], [step.figures[name].value for step in steps], "o-", color=colour, label=name)
+        axes.set_title(f"events of {of}", fontsize=10)
+        axes.tick_params(labelsize=8)
+        axes.legend(frameon=False, fontsize=8)
+    return plain(figure)
 
 
 def _costs(report: TrainReport) -> str:

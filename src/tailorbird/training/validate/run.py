@@ -22,9 +22,9 @@ from tailorbird.places import Place
 from tailorbird.ranking.slot import Slot
 from tailorbird.training import metrics
 from tailorbird.training.architecture import wants_net
-from tailorbird.training.bootstrap import Interval
+from tailorbird.training.bootstrap import Interval, flat
 from tailorbird.training.completing import Judged
-from tailorbird.training.judge import PRIMARY, Evaluation, Judge, flat, shares
+from tailorbird.training.judge import PRIMARY, Evaluation, Judge, shares
 from tailorbird.training.settings import AUTO, Progress, TrainSettings
 from tailorbird.training.tune.architectures import Ask, Heads
 from tailorbird.training.tune.rows import Ground, Part, Split, encode_splits, lay_out, told

@@ -151,7 +151,7 @@ class Site:
             max(now, self._newest + 1)
         )  # days without a time of day have rows at one time
         with self._timed("route and apply"):
-            self._roles.candidates.publish()  # tables follow the clock too, as windows go on without events
+            self._roles.candidates.publish()  # as its role does each second
         with self._timed("look"):
             self.parts.look()
 

@@ -31,7 +31,7 @@ KINDS = (
 )  # fmt: skip
 POPULAR, TRENDING = 7 * DAY, HOUR
 LAST, LAST_MAX = 5, 10  # of a person's items, in `item_knn`
-WINDOW_MIN, WINDOW_MAX = 5 * MINUTE, 400 * DAY
+WINDOW_MIN, WINDOW_MAX = 5 * MINUTE, 3_650 * DAY
 _LIST = re.compile(r"[\w.-]{1,60}")
 
 
@@ -191,7 +191,7 @@ def _board(name: str, kind: str, rest: list[str]) -> Board:
         except UsageError as error:
             raise DeclarationError(f"{name!r}: {error.message}", fix=f"such as popular:24h or popular:7d:{SEGMENTS[0]}") from None
         if not WINDOW_MIN <= window <= WINDOW_MAX:
-            raise DeclarationError(f"{name!r}: a window is from 5m to 400d", fix="such as popular:24h")
+            raise DeclarationError(f"{name!r}: a window is from 5m to 3650d", fix="such as popular:24h")
     segment = rest.pop(0) if rest else ""
     if rest or (segment and segment not in SEGMENTS):
         raise DeclarationError(f"{name!r} names no segment", fix=f"use one of {', '.join(SEGMENTS)}, such as popular:7d:category")

@@ -53,7 +53,9 @@ def _declarations(facts: Facts, reasons: Reasons) -> Iterator[str]:
 def _windows(facts: Facts) -> tuple[str, str]:
     """Return a short and a long window, by how fast the site changes and how long the data are."""
     days = facts.log.span_days
-    return ("6h" if facts.fast else "7d", "84d" if days > 120 else "28d" if days > 21 else "7d" if facts.fast else "14d")
+    if days <= 21:
+        return ("6h", "7d") if facts.fast else ("7d", "14d")
+    return "6h" if facts.fast else "7d", "365d" if days > 1_000 else "84d" if days > 120 else "28d"
 
 
 def _of_people(facts: Facts, reasons: Reasons, long: str) -> Iterator[str]:

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from tailorbird.candidates.contract import CATEGORY_ATTRIBUTE, window_text
 from tailorbird.cli.proposal.facts import Facts, Reasons
 from tailorbird.cli.proposal.statistics import WINDOWS
+from tailorbird.events import DAY
 
 _SESSION_EVENTS = 1.5  # events of a session, as a mean, from which on sessions are worth comparing
 _NEW_ITEMS = 0.01
 _OFTEN = 0.2  # share of repeats from which on most of a list may be what the person had
 _NEAR = 0.75  # a window that tells nearly as much as the best is worth a column
 _TRAIN_WINDOWS = (28, 84, 182, 365)  # days
+_LONG_WINDOWS = (730, 1825, 3650, 7300)  # of sites where a year holds next to nothing
 _VISITS = 40_000  # from so many visits on, a longer past teaches little more
+_FEW_VISITS = 5_000  # a year with fewer is too little to learn from
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def _boards(facts: Facts) -> list[int]:
     """Return windows of leaderboards: the best, one about ten times as long, and others that tell nearly as much."""
     found = facts.log.found or {}
     best = facts.log.best_window
-    longer = [window for window in WINDOWS if window > 10 * best]
+    longer = [window for window in WINDOWS if 10 * best < window <= max(facts.log.span_days * DAY, 365 * DAY)]
     further = longer[0] if longer else max(window for window in WINDOWS if 10 * window < best)
     near = [window for window, share in found.items() if share >= _NEAR * found[best]]
     return list(dict.fromkeys([best, further, *near]))
@@ -114,6 +117,9 @@ def train_window(facts: Facts, reasons: Reasons) -> str:
     if not visits or facts.log.span_days <= _TRAIN_WINDOWS[0]:
         return f"{_TRAIN_WINDOWS[0]}d"
     days = next((days for days in _TRAIN_WINDOWS if days * visits >= _VISITS or days >= facts.log.span_days), _TRAIN_WINDOWS[-1])
+    if days == _TRAIN_WINDOWS[-1] and days * visits < _FEW_VISITS:
+        enough = (days for days in _LONG_WINDOWS if days * visits >= _FEW_VISITS or days >= facts.log.span_days)
+        days = next(enough, _LONG_WINDOWS[-1])
     if days > _TRAIN_WINDOWS[0]:
         reasons.append(("train.window", f"{days}d", f"{visits:,.0f} visits a day: fewer days would hold too few to learn from"))
     return f"{days}d"

@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 
 ROWS_MAX = 3_000_000  # of larger files, whole people are drawn until about so many rows are left
 GAP = 30 * MINUTE  # between sessions, where the file names none
-WINDOWS = (15 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY, 84 * DAY, 365 * DAY)
+WINDOWS = (15 * MINUTE, HOUR, 6 * HOUR, DAY, 7 * DAY, 28 * DAY, 84 * DAY, 365 * DAY, 1825 * DAY)
 _AS_GOOD = 0.97  # of two windows that tell about as much, the longer moves less
 UNKNOWN_SPAN = 30.0  # days, of times that are text
 _PROBES, _NEXT, _TOP = 60, 200, 20  # moments, events after each, items of the list that is judged

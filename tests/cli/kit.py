@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tailorbird.cli.demo.world import with_experiment
+
 EXAMPLE_USER = "u000001"
 
 
@@ -81,8 +83,10 @@ def refused(done: subprocess.CompletedProcess[str], *expected: str, status: int 
 
 
 def make_shop(folder: Path) -> Path:
-    """A project with six days of history, and a model that answers."""
+    """A project with six days of history, a model that answers, and the experiment that slots.py shows."""
     must("init", folder)
+    slots = folder / "slots.py"
+    slots.write_text(with_experiment(slots.read_text()))
     must("-C", folder, "simulate", "--days", 6, "--users", 300, "--items", 120, "--out", folder / "history.jsonl")
     must("-C", folder, "import", "tailorbird", folder / "history.jsonl")
     version = must_json("-C", folder, "train", "--quick")["version"]

@@ -67,7 +67,7 @@ WRONG_USE = [
     (["models", "show"], "there is no version", 2),
     (["models", "rollback", "--why", "x"], "no earlier champion", 1),
     (["sql", "SELECT 1"], "nothing in the lake yet", 1),
-    (["experiment", "report"], "nothing in the lake yet", 1),
+    (["experiment", "report"], "slot home runs no experiment", 2),
     (["features", "verify"], "nothing in the lake yet", 1),
     (["lake", "verify"], "nothing in the lake yet", 1),
     (["lake", "quarantine"], "nothing in the lake yet", 1),

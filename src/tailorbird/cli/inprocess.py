@@ -50,12 +50,18 @@ class InProcess:
         self._clock, self._pseudonyms = clock, project.pseudonyms() if hide else None
         self.schemas = Schemas(project.paths.state, project.features, copies=copies, workers=project.workers)
         registry = Registry(project.paths.registry, clock=clock)
-        self.tables = LiveTables(project.paths.candidates, clock, copies=copies, wanted=partial(wanted_contract, project))
+        self._catalogue = Catalogue(project.routed)
+        self.tables = LiveTables(
+            project.paths.candidates,
+            clock,
+            copies=copies,
+            wanted=partial(wanted_contract, project),
+            log_end=lambda: self._catalogue.position,
+        )
         self.tables.look()
         self.bundles = Rollout(
             registry, lambda folder: self.schemas.complete(load_bundle(folder)), Metrics(), self.schemas, probe=probe, tables=self.tables
         )
-        self._catalogue = Catalogue(project.routed)
         self._formulas = LiveFormulas(registry, project.slots)
         self._lists = LiveLists(project.root / LISTS_FILE)
         self.look()

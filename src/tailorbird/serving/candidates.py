@@ -58,6 +58,7 @@ class LiveTables:
     Args:
         root: the folder of candidates.
         wanted: says which contract to read where only copies are at hand, whose `current.json` is on another machine.
+        log_end: position behind the routed log; tables that hold all of it are the newest, whoever publishes them or does not.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class LiveTables:
         *,
         copies: CopiesAt | None = None,
         wanted: Callable[[], Contract] | None = None,
+        log_end: Callable[[], int] | None = None,
         poll_s: float = POLL_S,
     ) -> None:
         self._root, self._clock, self._copies, self._wanted = root, clock, copies, wanted
+        self._log_end = log_end
         self._breaker = Breaker() if copies is not None else None
         self._open: _Open | None = None
         self._seen: Stamp | None = None
@@ -125,8 +128,10 @@ class LiveTables:
             return {}
         finally:
             self._leave(opened)
-        now = self._clock.now()
-        return {name: max(now - group.at, 0) for name, group in published.groups.items()} if published is not None else {}
+        if published is None:
+            return {}
+        now, end = self._clock.now(), self._log_end() if self._log_end is not None else 1 << 62
+        return {name: 0 if group.p >= end - 1 else max(now - group.at, 0) for name, group in published.groups.items()}
 
     def look(self) -> None:
         """Follow the current contract, and make ready what is new."""

@@ -142,6 +142,11 @@ class Catalogue:
         with closing(load(address, newest)) as connection:
             yield connection, newest.position
 
+    @property
+    def position(self) -> int:
+        """Behind the newest row of the log that was taken."""
+        return self._position
+
     def over(self, index: Index | None) -> Index | None:
         """An index that knows the items as they were at the last `refresh`; `index` itself if nothing changed, None if there is nothing.
 

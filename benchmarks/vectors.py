@@ -84,7 +84,7 @@ def made(items: int, width: int, length: int) -> Space:
     """Drawn vectors and weights."""
     import torch
 
-    from tailorbird.models.baselines import Interactions
+    from tailorbird.models.interactions import Interactions
     from tailorbird.models.retrievers.transformer import SequenceTransformer
     from tailorbird.models.retrievers.transformer.export import tower_to_onnx
     from tailorbird.models.retrievers.transformer.net import SequenceNet

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tailorbird.models.baselines import History, Interactions
+from tailorbird.models.interactions import History, Interactions
 from tailorbird.training.coding import Codes
 from tailorbird.training.dataset import Dataset, Missed
 from tailorbird.training.judge import Judge, shares

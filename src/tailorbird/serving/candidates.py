@@ -25,7 +25,6 @@ from tailorbird.candidates.protocol import (
     Neighbours,
     RankedList,
 )
-from tailorbird.candidates.query import group_of
 from tailorbird.candidates.session_knn.sessions import Sessions
 from tailorbird.candidates.tables import TableReader
 from tailorbird.errors import TailorbirdError
@@ -232,8 +231,3 @@ class Reachable:
             self._tell(str(error))
             self._tables = NO_TABLES
             return ask(self._tables)
-
-
-def groups_of(sources: Collection[str]) -> list[str]:
-    """Return the groups of tables that some sources read."""
-    return sorted({group for name in sources if (group := group_of(name))})

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import hash64s, micros
-from tailorbird.models.baselines import Interactions
+from tailorbird.models.interactions import Interactions
 from tailorbird.ranking.targets import DWELL, DWELL_MAX_S, is_amount
 
 Ints = npt.NDArray[np.int64]

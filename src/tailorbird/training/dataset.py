@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 from tailorbird.errors import NotReadyError
 from tailorbird.events import MINUTE, micros
 from tailorbird.features.positions import positions_of, widened
-from tailorbird.models.baselines import Questions
 from tailorbird.ranking.targets import is_amount, of_items
 from tailorbird.training.coding import Codes, happened, people_only, seconds_viewed
 from tailorbird.training.returning import Returns, censored, of_return
@@ -100,10 +99,6 @@ class Dataset:
     def request(self) -> Ints:
         """The request of each row, shape (n,)."""
         return np.repeat(np.arange(self.requests), np.diff(self.offsets))
-
-    def questions(self) -> Questions:
-        """The rows as baselines are asked about them."""
-        return Questions(self.t, self.person, self.request, self.item)
 
     def digest(self) -> str:
         """A hash of the requests, rows and labels: equal for sets that are equal."""

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.models.baselines import Interactions
+from tailorbird.models.interactions import Interactions
 from tailorbird.training.dataset import Dataset
 
 Ints = npt.NDArray[np.int64]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.models.baselines import History
+from tailorbird.models.interactions import History
 from tailorbird.ranking.targets import is_amount
 from tailorbird.training import metrics
 from tailorbird.training.amounts import AmountFigures, amount_figures

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tailorbird.events import micros
-from tailorbird.models.baselines import Counter
+from tailorbird.models.interactions import Counter
 from tailorbird.ranking.targets import Return, return_of
 from tailorbird.training.coding import INTERESTS, Codes, people_only
 

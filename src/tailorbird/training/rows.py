@@ -19,7 +19,7 @@ from tailorbird.events import DAY, duration, micros, to_iso
 from tailorbird.features import FeatureSet
 from tailorbird.features.attached import AttachedEvents
 from tailorbird.lake import Lake, span
-from tailorbird.models.baselines import History, Interactions
+from tailorbird.models.interactions import History, Interactions
 from tailorbird.ranking.slot import Slot
 from tailorbird.ranking.targets import chances_of_items, is_amount, of_items
 from tailorbird.training.before_looks import ASKED, before_looks

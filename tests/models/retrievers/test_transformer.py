@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tailorbird.events import SECOND
-from tailorbird.models.baselines import Interactions
+from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers import Contexts
 from tailorbird.models.retrievers.transformer import SequenceTransformer
 from tailorbird.models.retrievers.transformer.batches import NO_GAP, Stretches, gap_of, inputs_of

@@ -13,8 +13,8 @@ from tailorbird.errors import UsageError
 from tailorbird.events import DAY, HOUR, MINUTE, ROUTED, SECOND, micros
 from tailorbird.features import FeatureSet, attribute, count, entity
 from tailorbird.lake import Lake
-from tailorbird.models.baselines import Interactions
 from tailorbird.models.gbdt import GbdtSettings
+from tailorbird.models.interactions import Interactions
 from tailorbird.registry import Registry
 from tailorbird.training import fit
 from tailorbird.training.bootstrap import Interval

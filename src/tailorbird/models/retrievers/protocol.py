@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.models.baselines import Interactions
+from tailorbird.models.interactions import Interactions
 
 Ints = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from tailorbird.errors import LeakError, NotReadyError
 from tailorbird.events import DAY, micros, to_iso
-from tailorbird.models.baselines import Counter
 from tailorbird.models.btyd import Purchases
+from tailorbird.models.interactions import Counter
 from tailorbird.models.rfm import Rfm
 from tailorbird.ranking.churn import Churn
 from tailorbird.training.churn.merged import Merged

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from tailorbird.events import DAY, HOUR, SECOND, micros
 from tailorbird.features import FeatureSet
 from tailorbird.lake import Lake
-from tailorbird.models.baselines import Interactions
+from tailorbird.models.interactions import Interactions
 from tailorbird.training.dataset import Dataset
 from tailorbird.training.dated_back import told_of_dated_back
 from tailorbird.training.giveaways import giveaways

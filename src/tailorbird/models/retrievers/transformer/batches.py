@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.models.baselines import Interactions
+from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers.protocol import Contexts
 from tailorbird.retrieval.sequences import GAPS, NO_GAP, START, gap_of, windows
 

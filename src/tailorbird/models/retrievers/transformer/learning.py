@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tailorbird.errors import UsageError
-from tailorbird.models.baselines import Interactions
+from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers.transformer.batches import Stretches
 from tailorbird.models.retrievers.transformer.net import SequenceNet
 from tailorbird.models.retrievers.transformer.recipe import SequenceTransformer

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tailorbird.models.baselines import Interactions
+from tailorbird.models.interactions import Interactions
 
 if TYPE_CHECKING:
     from tailorbird.models.retrievers.transformer.vectors import SequenceVectors

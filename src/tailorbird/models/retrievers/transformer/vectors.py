@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tailorbird.models.baselines import Interactions
+from tailorbird.models.interactions import Interactions
 from tailorbird.models.retrievers.protocol import Contexts, Scores, Top, best_of, joined
 from tailorbird.models.retrievers.transformer.batches import inputs_of
 from tailorbird.models.retrievers.transformer.net import SequenceNet

@@ -1,11 +1,8 @@
-"""What every model has to stand beside: chance, popularity over several windows, what follows what, and one's own habits.
+"""What people did with items, and how often by a moment: counts by person and item, and the newest items of a person.
 
-Each scores any (moment, person, item) from the interactions before that moment alone, exactly: a count over a window is
-the difference of two binary searches in the item's sorted times. They learn nothing, so they need no training part and cannot
-leak. Baselines that read candidate sources are in `ranking.baseline`.
+A count over a window is exact: the difference of two binary searches in the sorted times of a key.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,8 +11,6 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-DAY = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -40,21 +35,6 @@ class Interactions:
         if since is not None:
             kept &= self.ts >= since
         return Interactions(self.person[kept], self.item[kept], self.ts[kept], self.people, self.items)
-
-
-@dataclass(frozen=True)
-class Questions:
-    """Rows to be scored: request by request.
-
-    Attributes:
-        t, person: shape (requests,), moment and person code (−1: nobody known).
-        request, item: shape (n,), the request and the item code of each row.
-    """
-
-    t: Ints
-    person: Ints
-    request: Ints
-    item: Ints
 
 
 @dataclass(frozen=True)
@@ -92,7 +72,7 @@ class Counter:
 
 @dataclass(frozen=True)
 class History:
-    """Interactions, sorted in the ways that baselines ask."""
+    """Interactions, sorted by person and by item."""
 
     interactions: Interactions
 
@@ -103,25 +83,6 @@ class History:
     @cached_property
     def by_person(self) -> Counter:
         return Counter.over(self.interactions.person, self.interactions.ts)
-
-    @cached_property
-    def _pairs(self) -> Ints:
-        i = self.interactions
-        known = (i.person >= 0) & (i.item >= 0)
-        return np.unique(i.person[known] * i.items + i.item[known])
-
-    def pair(self, person: Ints, item: Ints) -> Ints:
-        """A code for each (person, item) that ever met, −1 for others."""
-        if not len(self._pairs):
-            return np.full(len(person), -1, np.int64)
-        wanted = person * self.interactions.items + item
-        at = np.minimum(np.searchsorted(self._pairs, wanted), len(self._pairs) - 1)
-        return np.where((self._pairs[at] == wanted) & (person >= 0) & (item >= 0), at, -1)
-
-    @cached_property
-    def by_pair(self) -> Counter:
-        i = self.interactions
-        return Counter.over(self.pair(i.person, i.item), i.ts)
 
     @cached_property
     def _sequence(self) -> tuple[Ints, Ints]:
@@ -136,11 +97,6 @@ class History:
         at, offsets = self.recent_at(person, t, length)
         return self._sequence[0][at], offsets
 
-    def recent_with_times(self, person: Ints, t: Ints, length: int) -> tuple[Ints, Ints, Ints]:
-        """The same, and when each was: item codes, times, and offsets."""
-        at, offsets = self.recent_at(person, t, length)
-        return self._sequence[0][at], self._sequence[1][at], offsets
-
     def recent_at(self, person: Ints, t: Ints, length: int) -> tuple[Ints, Ints]:
         """Where they stand in the order of (person, ts)."""
         each = np.arange(len(person))
@@ -150,32 +106,3 @@ class History:
         size = np.where(person >= 0, stop - start, 0)
         offsets = np.concatenate(([0], np.cumsum(size))).astype(np.int64)
         return np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], size), offsets
-
-
-def popular(history: History, questions: Questions, window: int | None) -> Floats:
-    """How often the item was chosen by anybody in the last `window` µs (ever, without one), shape (n,)."""
-    return history.by_item.count(questions.item, questions.t, questions.request, window)
-
-
-def own_history(history: History, questions: Questions) -> Floats:
-    """How often this person chose this item before; ties by how popular it was in the last 30 days. Hard to beat for groceries."""
-    pair = history.pair(questions.person[questions.request], questions.item)
-    mine = history.by_pair.count(pair, questions.t, questions.request)
-    crowd = popular(history, questions, 30 * DAY)
-    return mine + crowd / (crowd + 1e6)
-
-
-def chance(questions: Questions, seed: int) -> Floats:
-    """A number drawn evenly for each row, shape (n,)."""
-    return np.random.default_rng(seed).random(len(questions.item))
-
-
-def simple_baselines(
-    history: History, questions: Questions, windows: Mapping[str, int | None], *, seed: int = 0, repeats: bool = True
-) -> dict[str, Floats]:
-    """Scores by name: `random`, `popular_NAME` for each window, and `own_history` where people choose the same item again."""
-    scores = {"random": chance(questions, seed)}
-    scores |= {f"popular_{name}": popular(history, questions, window) for name, window in windows.items()}
-    if repeats:
-        scores["own_history"] = own_history(history, questions)
-    return scores

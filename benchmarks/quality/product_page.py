@@ -25,14 +25,15 @@ def is_product(result: dict[str, Any]) -> bool:
 def summary(results: Sequence[dict[str, Any]]) -> str:
     """A row for each set: what is served beside the best live baseline."""
     lines = [
-        "| set | served | best live baseline | gain, 95 % interval | candidate recall | coverage | report − served | |",
-        "|---" * 8 + "|",
+        "| set | served | best live baseline | gain, 95 % interval | weighted against popularity | candidate recall | coverage | report − served | |",
+        "|---" * 9 + "|",
     ]
     for result in results:
         name, best = result["set"], result["best_baseline"]
         figure = next(each for each in ("ndcg_10", "reward") if each in result["results"][OURS])
         ours, theirs, gain = result["results"][OURS], result["results"][best], result["gains"][best]
         cells = [f"[{name}](#{name})", _value(ours, figure), f"{best} {_value(theirs, figure)}", signed(gain, figure)]
+        cells += [f"{_value(ours, 'ndcg_10_ipw')}, {best} {_value(theirs, 'ndcg_10_ipw')}" if "ndcg_10_ipw" in ours else "–"]
         cells += [_value(ours, "candidate_recall"), _value(ours, "coverage_10"), _gap(result)]
         lines.append(f"| {' | '.join([*cells, 'ahead' if gain[f'{figure}_low'] > 0 else '**not ahead**'])} |")
     return "\n".join(lines) + "\n"

@@ -97,7 +97,7 @@ def test_an_import_publishes_what_the_lake_gives(project: Project, tmp_path: Pat
     check_published(project, tmp_path)
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", [SITES[0], *(pytest.param(site, marks=pytest.mark.slow) for site in SITES[1:])])
 def test_kills_at_any_commit_lose_nothing_and_double_nothing(project: Project, tmp_path: Path, site: str) -> None:
     end = published(project)
     contract = current_contract(project.paths.candidates)

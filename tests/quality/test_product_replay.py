@@ -102,6 +102,7 @@ def test_a_command_that_fails_says_so(tmp_path: Path) -> None:
         project.run_command(["tailorbird", "-C", str(tmp_path), "train"])
 
 
+@pytest.mark.slow
 def test_training_as_of_the_latest_event_knows_the_last_hour(served: tuple) -> None:
     """Counts of an hour are there at the end of the log: the report's popularity is as good as live popularity."""
     log, questions, trained, _ = served

@@ -25,14 +25,15 @@ def is_product(result: dict[str, Any]) -> bool:
 def summary(results: Sequence[dict[str, Any]]) -> str:
     """A row for each set: what is served beside the best live baseline."""
     lines = [
-        "| set | served | best live baseline | gain, 95 % interval | weighted against popularity | candidate recall | coverage | report − served | |",
+        "| set | served | best live baseline | gain, 95 % interval | weighted against popularity "
+        "| candidate recall | coverage | report − served | |",
         "|---" * 9 + "|",
     ]
     for result in results:
         name, best = result["set"], result["best_baseline"]
         figure = next(each for each in ("ndcg_10", "reward") if each in result["results"][OURS])
         ours, theirs, gain = result["results"][OURS], result["results"][best], result["gains"][best]
-        cells = [f"[{name}](#{name})", _value(ours, figure), f"{best} {_value(theirs, figure)}", signed(gain, figure)]
+        cells = [f"[{name}](#product-{name})", _value(ours, figure), f"{best} {_value(theirs, figure)}", signed(gain, figure)]
         cells += [f"{_value(ours, 'ndcg_10_ipw')}, {best} {_value(theirs, 'ndcg_10_ipw')}" if "ndcg_10_ipw" in ours else "–"]
         cells += [_value(ours, "candidate_recall"), _value(ours, "coverage_10"), _gap(result)]
         lines.append(f"| {' | '.join([*cells, 'ahead' if gain[f'{figure}_low'] > 0 else '**not ahead**'])} |")
@@ -47,7 +48,7 @@ def section(result: dict[str, Any]) -> str:
         mark = "**" if name == OURS else ""
         told = "what `train` reported" if name == REPORT else name
         table.append(f"| {mark}{told}{mark} | {' | '.join(cell(row, column) for column in columns)} |")
-    parts = [f"## {result['set']}", result["title"], f"`{result['command']}`", "\n".join(table)]
+    parts = [f"## product {result['set']}", result["title"], f"`{result['command']}`", "\n".join(table)]
     if late := result.get("by_hour"):
         parts.append(f"Served ÷ best baseline, hours 21–24 over hours 1–3: {cell(late, 'late_over_early')}.")
     parts += ["\n".join(_cut(name, cut) for name, cut in result["cuts"].items())]
